@@ -1,0 +1,292 @@
+//! The checks that cross fields: what a contract on one field cannot see.
+//!
+//! Run twice, over the same data: by the compiler, which has the spans to point with, and by the daemon, which trusts
+//! no client. All problems are found at once, in the order of their paths.
+
+use crate::{
+    name::{Name, nearest},
+    spec::{Condition, Config, Container, Network, Pod, Probe, Restart},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// One mistake, with the field at fault.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Stable, of the form `tank::mount::unknown_volume`.
+    pub code: &'static str,
+    /// The field, as its path from the top of the configuration.
+    pub path: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: String,
+    /// Another field that matters, with its role.
+    pub related: Option<(Vec<String>, &'static str)>,
+}
+
+/// Every problem of `config`.
+pub fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, pod) in &config.pods {
+        Pass { problems: &mut problems, at: path(["pods", name.as_str()]) }.pod(name, pod, config);
+    }
+    published_twice(config, &mut problems);
+    dependency_cycles(config, &mut problems);
+    problems.sort_by(|a, b| (&a.path, a.code).cmp(&(&b.path, b.code)));
+    problems
+}
+
+fn path<'a>(parts: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    parts.into_iter().map(str::to_owned).collect()
+}
+
+/// The fields below one place of the configuration.
+struct Pass<'a> {
+    problems: &'a mut Vec<Problem>,
+    at: Vec<String>,
+}
+
+impl Pass<'_> {
+    fn report(&mut self, code: &'static str, field: &[&str], message: String, help: impl Into<String>) {
+        let mut path = self.at.clone();
+        path.extend(field.iter().map(|part| (*part).to_owned()));
+        self.problems.push(Problem { code, path, message, help: help.into(), related: None });
+    }
+
+    fn pod(&mut self, name: &Name, pod: &Pod, config: &Config) {
+        if pod.containers.is_empty() {
+            let help = "add one under `containers`, with at least its `image`";
+            self.report("tank::pod::empty", &["containers"], format!("pod `{name}` has no container"), help);
+        }
+        for (volume, source) in &pod.volumes {
+            if source.host.is_some() && source.tmpfs.is_some() {
+                let message = format!("volume `{volume}` is both a path of the host and in memory");
+                self.report("tank::volume::two_kinds", &["volumes", volume.as_str()], message, "keep one of the two");
+            }
+            if let Some(host) = source.host.as_deref().filter(|host| !is_absolute(host)) {
+                let field = ["volumes", volume.as_str(), "host"];
+                self.relative(&field, host);
+            }
+        }
+        for other in pod.depends_on.keys() {
+            if !config.pods.contains_key(other) {
+                let candidates = config.pods.keys().map(Name::as_str).filter(|other| *other != name.as_str());
+                let help = did_you_mean(other.as_str(), candidates, "no such pod is declared");
+                let message = format!("pod `{name}` depends on `{other}`, which is not declared");
+                self.report("tank::depends_on::unknown_pod", &["depends_on", other.as_str()], message, help);
+            }
+        }
+        for (other, condition) in &pod.depends_on {
+            let dependency = config.pods.get(other);
+            if *condition == Condition::Completed && dependency.is_some_and(|pod| pod.restart == Restart::Always) {
+                let message = format!("`{other}` never completes: it is restarted whenever it ends");
+                let help = format!("set `pods.{other}.restart` to `'on_failure` or `'never`");
+                self.report("tank::depends_on::never_completes", &["depends_on", other.as_str()], message, help);
+            }
+        }
+        if let Some(hostname) = &pod.hostname
+            && (hostname.len() > 64 || !hostname.split('.').all(|label| Name::new(label).is_ok()))
+        {
+            let message = format!("`{hostname}` is no host name");
+            self.report("tank::hostname::invalid", &["hostname"], message, "use at most 64 of `a-z`, `0-9`, `-`, `.`");
+        }
+        if pod.network != Network::Bridge && !pod.publish.is_empty() {
+            let message = format!("pod `{name}` publishes ports but has no address of its own");
+            let help = "use `network = 'bridge`, or drop `publish`: with `'host` its ports are the host's already";
+            self.report("tank::publish::no_network", &["publish"], message, help);
+        }
+        for (port, publish) in &pod.publish {
+            for (field, number) in [("port", publish.port), ("to", publish.target())] {
+                if number == 0 {
+                    let message = "0 is no port".to_owned();
+                    self.report(
+                        "tank::publish::port_zero",
+                        &["publish", port.as_str(), field],
+                        message,
+                        "use 1 to 65535",
+                    );
+                }
+            }
+            if publish.address == IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]) {
+                let message = "a port can't be published on `::1`".to_owned();
+                let help = "the kernel routes IPv6 loopback nowhere else; use `127.0.0.1`";
+                self.report("tank::publish::ipv6_loopback", &["publish", port.as_str(), "address"], message, help);
+            }
+        }
+        for key in pod.sysctls.keys() {
+            if !(key.starts_with("net.") || key.starts_with("kernel.shm") || key.starts_with("kernel.msg")) {
+                let message = format!("`{key}` is a setting of the whole host");
+                let help = "a pod has its own `net.*`, `kernel.shm*` and `kernel.msg*` only";
+                self.report("tank::sysctl::not_namespaced", &["sysctls", key], message, help);
+            }
+        }
+        for (container, spec) in &pod.containers {
+            let mut at = self.at.clone();
+            at.extend(path(["containers", container.as_str()]));
+            Pass { problems: self.problems, at }.container(container, spec, pod);
+        }
+    }
+
+    fn container(&mut self, name: &Name, spec: &Container, pod: &Pod) {
+        let mut targets: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (mount, at) in &spec.mounts {
+            if !pod.volumes.contains_key(&at.volume) {
+                let message = format!("mount `{mount}` names the volume `{}`, which its pod does not have", at.volume);
+                let declare = format!("declare it: `volumes.{} = {{}}`", at.volume);
+                let help = did_you_mean(at.volume.as_str(), pod.volumes.keys().map(Name::as_str), &declare);
+                self.report("tank::mount::unknown_volume", &["mounts", mount.as_str(), "volume"], message, help);
+            }
+            self.target(&["mounts", mount.as_str(), "path"], &at.path, &mut targets);
+        }
+        for file in spec.files.keys() {
+            self.target(&["files", file], file, &mut targets);
+        }
+        for (secret, at) in &spec.secrets {
+            self.target(&["secrets", secret.as_str(), "path"], &at.path, &mut targets);
+            if !is_absolute(&at.file) {
+                self.relative(&["secrets", secret.as_str(), "file"], &at.file);
+            }
+        }
+        if let Some(dir) = spec.working_dir.as_deref().filter(|dir| !is_absolute(dir)) {
+            self.relative(&["working_dir"], dir);
+        }
+        if spec.command.as_ref().is_some_and(Vec::is_empty) {
+            let message = format!("container `{name}` has an empty `command`");
+            self.report("tank::command::empty", &["command"], message, "leave it out to use the image's own");
+        }
+        for variable in spec.env.keys().filter(|key| key.is_empty() || key.contains(['=', '\0'])) {
+            let message = format!("`{variable}` is no name of an environment variable");
+            self.report("tank::env::invalid", &["env", variable], message, "it can't be empty or hold `=`");
+        }
+        let texts = spec.env.values().chain(spec.command.iter().flatten()).chain(spec.args.iter().flatten());
+        if texts.chain(spec.user.iter()).chain(spec.working_dir.iter()).any(|text| text.contains('\0')) {
+            let message = format!("container `{name}` has a NUL byte in a text the kernel ends at one");
+            self.report("tank::text::nul", &[], message, "remove it");
+        }
+        if let Some(memory) = spec.limits.memory.filter(|memory| memory.0 < 4 << 20) {
+            let message = format!("{memory} of memory are not enough to start a process");
+            self.report("tank::limits::memory", &["limits", "memory"], message, "give at least \"4MiB\"");
+        }
+        if spec.limits.pids == Some(0) {
+            let message = "0 processes are not enough to start one".to_owned();
+            self.report("tank::limits::pids", &["limits", "pids"], message, "give at least 1");
+        }
+        if spec.limits.cpu.is_some_and(|cpu| cpu.0 < 10) {
+            let message = "less than a hundredth of a CPU is below what the kernel can give".to_owned();
+            self.report("tank::limits::cpu", &["limits", "cpu"], message, "give at least 0.01");
+        }
+        if let Some(probe) = &spec.readiness {
+            self.probe(probe, pod);
+        }
+    }
+
+    fn probe(&mut self, probe: &Probe, pod: &Pod) {
+        let kinds = [probe.http.is_some(), probe.tcp.is_some(), probe.exec.is_some()];
+        if kinds.iter().filter(|given| **given).count() != 1 {
+            let message = "a probe is exactly one of `http`, `tcp` and `exec`".to_owned();
+            self.report("tank::probe::kind", &["readiness"], message, "for example `readiness = { tcp.port = 80 }`");
+        }
+        if probe.exec.as_ref().is_some_and(Vec::is_empty) {
+            let message = "the probe has an empty command".to_owned();
+            self.report("tank::probe::empty", &["readiness", "exec"], message, "name the program to run");
+        }
+        if probe.period.0 == 0 || probe.timeout.0 == 0 {
+            let message = "a probe needs time to answer and time between two of them".to_owned();
+            self.report("tank::probe::zero", &["readiness"], message, "give `period` and `timeout` more than 0");
+        }
+        if pod.network == Network::None && probe.exec.is_none() {
+            let message = "a pod without a network can't be asked over one".to_owned();
+            self.report("tank::probe::no_network", &["readiness"], message, "use an `exec` probe");
+        }
+    }
+
+    /// A path inside the container that something is put at.
+    fn target<'p>(&mut self, field: &[&'p str], target: &'p str, seen: &mut BTreeMap<&'p str, Vec<&'p str>>) {
+        if !is_absolute(target) {
+            self.relative(field, target);
+            return;
+        }
+        let special = ["/", "/proc", "/sys", "/dev"];
+        if special.iter().any(|dir| target == *dir || (dir.len() > 1 && target.starts_with(&format!("{dir}/")))) {
+            let message = format!("`{target}` is Tank's own to mount");
+            self.report("tank::mount::reserved", field, message, "choose a path outside /proc, /sys and /dev");
+        }
+        if let Some(first) = seen.insert(target.trim_end_matches('/'), field.to_vec()) {
+            let message = format!("two things are put at `{target}`");
+            self.report("tank::mount::same_path", field, message, format!("the other is `{}`", first.join(".")));
+        }
+    }
+
+    fn relative(&mut self, field: &[&str], given: &str) {
+        let message = format!("`{given}` is no absolute path");
+        self.report("tank::path::relative", field, message, "begin it with `/` and leave out `.`, `..` and `//`");
+    }
+}
+
+/// Absolute, without empty, `.` or `..` components and without NUL: one spelling per place.
+fn is_absolute(path: &str) -> bool {
+    let Some(rest) = path.strip_prefix('/') else { return false };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    path.len() < 4096
+        && !path.contains('\0')
+        && (rest.is_empty() || rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+}
+
+/// `did you mean` and the nearest candidate, or what to say when nothing is near.
+fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>, otherwise: &str) -> String {
+    nearest(word, candidates).map_or_else(|| otherwise.to_owned(), |near| format!("did you mean `{near}`?"))
+}
+
+/// Two pods can't listen on one port of one protocol, where either of the addresses covers the other.
+fn published_twice(config: &Config, problems: &mut Vec<Problem>) {
+    let mut taken: Vec<(IpAddr, u16, crate::spec::Protocol, Vec<String>)> = Vec::new();
+    for (pod, name, publish) in
+        config.pods.iter().flat_map(|(pod, spec)| spec.publish.iter().map(move |(name, port)| (pod, name, port)))
+    {
+        let at = path(["pods", pod.as_str(), "publish", name.as_str(), "port"]);
+        let covers =
+            |a: IpAddr, b: IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()));
+        let clash = taken.iter().find(|(address, port, protocol, _)| {
+            covers(*address, publish.address) && *port == publish.port && *protocol == publish.protocol
+        });
+        if let Some((_, _, _, first)) = clash {
+            problems.push(Problem {
+                code: "tank::publish::port_taken",
+                path: at.clone(),
+                message: format!("port {} of the host is published twice", publish.port),
+                help: format!("`{}.{}` has it already; choose another port or address", first[1], first[3]),
+                related: Some((first.clone(), "taken here")),
+            });
+        }
+        taken.push((publish.address, publish.port, publish.protocol, at));
+    }
+}
+
+/// Each cycle is reported once, at the dependency that closes it, starting from its alphabetically first pod.
+fn dependency_cycles(config: &Config, problems: &mut Vec<Problem>) {
+    let mut reported: BTreeSet<BTreeSet<&Name>> = BTreeSet::new();
+    for start in config.pods.keys() {
+        let mut stack = vec![vec![start]];
+        let mut seen = BTreeSet::new();
+        while let Some(trail) = stack.pop() {
+            let Some(pod) = trail.last().and_then(|last| config.pods.get_key_value(*last)) else { continue };
+            for next in pod.1.depends_on.keys() {
+                if next == start && reported.insert(trail.iter().copied().collect()) {
+                    let names: Vec<_> = trail.iter().chain([&start]).map(|name| name.to_string()).collect();
+                    problems.push(Problem {
+                        code: "tank::depends_on::cycle",
+                        path: path(["pods", pod.0.as_str(), "depends_on", next.as_str()]),
+                        message: format!("pods wait for each other: {}", names.join(" → ")),
+                        help: "remove one of these dependencies".to_owned(),
+                        related: None,
+                    });
+                } else if next > start && seen.insert(next) {
+                    stack.push(trail.iter().copied().chain([next]).collect());
+                }
+            }
+        }
+    }
+}

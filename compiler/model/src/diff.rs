@@ -1,0 +1,106 @@
+//! What differs between two graphs, field by field, for people and for `--json`.
+//!
+//! This compares what was *declared*. What it costs the host is the planner's to say.
+
+use crate::graph::{Entry, Graph, Key};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One node that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub key: Key,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum What {
+    Added,
+    Removed,
+    Modified { fields: Vec<FieldChange> },
+}
+
+/// One field, by its path within the node. None: it was or is not set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldChange {
+    pub field: String,
+    pub before: Option<Value>,
+    pub after: Option<Value>,
+}
+
+/// What has to change to get from `before` to `after`. Nodes that differ only in what they need are left out: that
+/// is listed where it happened. Equal pods are recognised by their hash and not looked into.
+pub fn diff(before: &Graph, after: &Graph) -> Vec<Change> {
+    if before.root() == after.root() {
+        return Vec::new();
+    }
+    let untouched: BTreeSet<_> = after
+        .pods()
+        .filter(|pod| {
+            let hash = |graph: &Graph| graph.get(&Key::Pod((*pod).clone())).map(|entry| entry.hash);
+            hash(before) == hash(after)
+        })
+        .collect();
+    let concerns = |key: &Key| key.pod().is_none_or(|pod| !untouched.contains(pod));
+    let of = |graph: &'_ Graph| -> BTreeMap<Key, Entry> {
+        let entries = graph.entries().filter(|entry| concerns(&entry.key));
+        entries.map(|entry| (entry.key.clone(), entry.clone())).collect()
+    };
+    let (old, new) = (of(before), of(after));
+    let keys: BTreeSet<&Key> = old.keys().chain(new.keys()).collect();
+    keys.into_iter().filter_map(|key| compare(key, old.get(key), new.get(key))).collect()
+}
+
+fn compare(key: &Key, old: Option<&Entry>, new: Option<&Entry>) -> Option<Change> {
+    let what = match (old, new) {
+        (None, Some(_)) => What::Added,
+        (Some(_), None) => What::Removed,
+        (Some(old), Some(new)) if old.node != new.node => {
+            What::Modified { fields: field_changes(&payload(old), &payload(new)) }
+        }
+        _ => return None,
+    };
+    Some(Change { key: key.clone(), what })
+}
+
+/// The node's own fields, without the tag that says which kind it is.
+fn payload(entry: &Entry) -> Value {
+    match serde_json::to_value(&entry.node) {
+        Ok(Value::Object(fields)) => fields.into_iter().next().map_or(Value::Null, |(_, value)| value),
+        _ => Value::Null,
+    }
+}
+
+/// The leaves in which two JSON values differ. Objects are descended into, arrays are compared whole.
+pub fn field_changes(before: &Value, after: &Value) -> Vec<FieldChange> {
+    let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
+    flatten(before, String::new(), &mut old);
+    flatten(after, String::new(), &mut new);
+    let fields: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let differing = fields.into_iter().filter(|field| old.get(*field) != new.get(*field));
+    differing
+        .map(|field| FieldChange {
+            field: field.clone(),
+            before: old.get(field).cloned(),
+            after: new.get(field).cloned(),
+        })
+        .collect()
+}
+
+fn flatten(value: &Value, path: String, out: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                flatten(field, path, out);
+            }
+        }
+        Value::Null => {}
+        leaf => {
+            out.insert(path, leaf.clone());
+        }
+    }
+}

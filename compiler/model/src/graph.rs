@@ -1,0 +1,556 @@
+//! The desired state as a graph of content-hashed nodes.
+//!
+//! An edge means *needs*. A node's hash is SHA-256 over a domain, its canonical bytes and the hashes of what it needs,
+//! so the root's hash names the whole desired state, equal sub-graphs are equal hashes, and comparing two graphs costs
+//! what changed. The split into nodes follows what can change in place: a container's limits and lifecycle need the
+//! container and not the other way round, so editing them leaves the container's own hash, and the process, alone.
+//!
+//! ```text
+//! root ─► pod ─┬─► lifecycle ─► container ─┬─► image
+//!              ├─► limits ────► container  ├─► volume ─► sandbox
+//!              └─► publish ───► sandbox    ├─► files
+//!                                          └─► sandbox
+//! ```
+
+use crate::{
+    canonical::{self, CanonicalError},
+    digest::{Digest, Hasher},
+    name::Name,
+    reference::Reference,
+    spec::{self, Config},
+};
+use petgraph::{
+    Direction,
+    graph::{DiGraph, NodeIndex},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+/// Separates node hashes from all others and versions their layout.
+const DOMAIN: &str = "tank.node.v1";
+
+/// The most nodes a stored graph may have.
+const MAX_NODES: usize = 200_000;
+
+/// Which node: the identity that stays when its content changes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    Root,
+    Image(Reference),
+    Pod(Name),
+    Sandbox(Name),
+    Volume(Name, Name),
+    Publish(Name, Name),
+    Files(Name, Name),
+    Container(Name, Name),
+    Limits(Name, Name),
+    Lifecycle(Name, Name),
+}
+
+/// What a node says, without what it needs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Node {
+    Root {},
+    /// The digest is none only in a graph that was compiled and not yet resolved.
+    Image {
+        digest: Option<Digest>,
+    },
+    Pod(PodNode),
+    Sandbox(SandboxNode),
+    Volume(spec::Volume),
+    Publish(spec::Publish),
+    Files(BTreeMap<String, spec::File>),
+    Container(ContainerNode),
+    Limits(spec::Limits),
+    Lifecycle(LifecycleNode),
+}
+
+/// What can change without touching a process of the pod.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PodNode {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    pub restart: spec::Restart,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub depends_on: BTreeMap<Name, spec::Condition>,
+}
+
+/// The namespaces a pod's containers share.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SandboxNode {
+    pub hostname: String,
+    pub network: spec::Network,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// What a container's main process is made from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ContainerNode {
+    pub image: Reference,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mounts: BTreeMap<Name, spec::Mount>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<Name, spec::Secret>,
+    #[serde(default)]
+    pub capabilities: spec::Capabilities,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+}
+
+/// How a running container is watched and ended.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LifecycleNode {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<spec::Probe>,
+    #[serde(default)]
+    pub stop: spec::Stop,
+}
+
+/// A node with its place in the graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub key: Key,
+    pub node: Node,
+    pub hash: Digest,
+}
+
+/// A node as the store keeps it, under its hash.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    key: Key,
+    node: Node,
+    needs: Vec<Digest>,
+}
+
+/// Why stored nodes make no graph.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("node {0} is missing")]
+    Missing(Digest),
+    #[error("node {0} does not hash to its name")]
+    Corrupt(Digest),
+    #[error("node {0} can't be read")]
+    Unreadable(Digest, #[source] CanonicalError),
+    #[error("the graph has more than {MAX_NODES} nodes")]
+    TooLarge,
+    #[error("the graph holds `{0}` twice, needs something missing, or holds a node of the wrong kind")]
+    Malformed(Key),
+}
+
+/// A whole desired state. See the module's documentation.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    dag: DiGraph<Entry, ()>,
+    index: BTreeMap<Key, NodeIndex>,
+}
+
+impl Graph {
+    /// Builds the graph of `config`. `digest_of` resolves an image reference; where it says none, the reference's own
+    /// pinned digest is used, or none at all.
+    ///
+    /// # Errors
+    /// Only when a value has no canonical bytes, which no value of the model's own types causes.
+    pub fn build(config: &Config, digest_of: impl Fn(&Reference) -> Option<Digest>) -> Result<Self, CanonicalError> {
+        let mut graph = Self { dag: DiGraph::new(), index: BTreeMap::new() };
+        let mut pods = Vec::new();
+        for (name, pod) in &config.pods {
+            pods.push(graph.add_pod(name, pod, &digest_of)?);
+        }
+        graph.add(Key::Root, Node::Root {}, &pods)?;
+        Ok(graph)
+    }
+
+    fn add_pod(
+        &mut self,
+        name: &Name,
+        pod: &spec::Pod,
+        digest_of: &impl Fn(&Reference) -> Option<Digest>,
+    ) -> Result<Key, CanonicalError> {
+        let sandbox = Key::Sandbox(name.clone());
+        let node = SandboxNode {
+            hostname: pod.hostname.clone().unwrap_or_else(|| name.to_string()),
+            network: pod.network,
+            sysctls: pod.sysctls.clone(),
+        };
+        self.add(sandbox.clone(), Node::Sandbox(node), &[])?;
+        let mut parts = vec![sandbox.clone()];
+        for (volume, source) in &pod.volumes {
+            let key = Key::Volume(name.clone(), volume.clone());
+            parts.push(self.add(key, Node::Volume(source.clone()), std::slice::from_ref(&sandbox))?);
+        }
+        for (port, publish) in &pod.publish {
+            let key = Key::Publish(name.clone(), port.clone());
+            parts.push(self.add(key, Node::Publish(publish.clone()), std::slice::from_ref(&sandbox))?);
+        }
+        for (container, spec) in &pod.containers {
+            parts.extend(self.add_container(name, container, spec, digest_of)?);
+        }
+        let node = PodNode { labels: pod.labels.clone(), restart: pod.restart, depends_on: pod.depends_on.clone() };
+        self.add(Key::Pod(name.clone()), Node::Pod(node), &parts)
+    }
+
+    /// Adds a container and what belongs to it; returns what its pod needs.
+    fn add_container(
+        &mut self,
+        pod: &Name,
+        name: &Name,
+        spec: &spec::Container,
+        digest_of: &impl Fn(&Reference) -> Option<Digest>,
+    ) -> Result<Vec<Key>, CanonicalError> {
+        let of = |key: fn(Name, Name) -> Key| key(pod.clone(), name.clone());
+        let image = Key::Image(spec.image.clone());
+        if !self.index.contains_key(&image) {
+            let digest = digest_of(&spec.image).or_else(|| spec.image.digest());
+            self.add(image.clone(), Node::Image { digest }, &[])?;
+        }
+        let mut needs = vec![image, Key::Sandbox(pod.clone())];
+        let volumes: BTreeSet<_> = spec.mounts.values().map(|mount| &mount.volume).collect();
+        // A dangling mount is the checks' to report; here it simply adds no edge.
+        needs.extend(
+            volumes
+                .into_iter()
+                .map(|volume| Key::Volume(pod.clone(), volume.clone()))
+                .filter(|key| self.index.contains_key(key)),
+        );
+        if !spec.files.is_empty() {
+            needs.push(self.add(of(Key::Files), Node::Files(spec.files.clone()), &[])?);
+        }
+        let node = ContainerNode {
+            image: spec.image.clone(),
+            command: spec.command.clone(),
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            working_dir: spec.working_dir.clone(),
+            user: spec.user.clone(),
+            tty: spec.tty,
+            mounts: spec.mounts.clone(),
+            secrets: spec.secrets.clone(),
+            capabilities: spec.capabilities.clone(),
+            read_only: spec.read_only,
+        };
+        let container = self.add(of(Key::Container), Node::Container(node), &needs)?;
+        let lifecycle = LifecycleNode { readiness: spec.readiness.clone(), stop: spec.stop.clone() };
+        Ok(vec![
+            self.add(of(Key::Limits), Node::Limits(spec.limits.clone()), std::slice::from_ref(&container))?,
+            self.add(of(Key::Lifecycle), Node::Lifecycle(lifecycle), std::slice::from_ref(&container))?,
+            container,
+        ])
+    }
+
+    /// Adds a node whose needs are already there, and returns its key.
+    fn add(&mut self, key: Key, node: Node, needs: &[Key]) -> Result<Key, CanonicalError> {
+        let needs: Vec<NodeIndex> = needs.iter().map(|need| self.index[need]).collect();
+        let hashes: Vec<Digest> = needs.iter().map(|need| self.dag[*need].hash).collect();
+        let hash = node_hash(&key, &node, &hashes)?;
+        let index = self.dag.add_node(Entry { key: key.clone(), node, hash });
+        for need in needs {
+            self.dag.add_edge(index, need, ());
+        }
+        self.index.insert(key.clone(), index);
+        Ok(key)
+    }
+
+    /// The hash that names the whole desired state.
+    pub fn root(&self) -> Digest {
+        self.dag[self.index[&Key::Root]].hash
+    }
+
+    pub fn get(&self, key: &Key) -> Option<&Entry> {
+        self.index.get(key).map(|index| &self.dag[*index])
+    }
+
+    /// All nodes, ordered by key.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.index.values().map(|index| &self.dag[*index])
+    }
+
+    /// What `key` needs directly, ordered by key.
+    pub fn needs(&self, key: &Key) -> Vec<&Entry> {
+        let Some(index) = self.index.get(key) else { return Vec::new() };
+        let neighbours = self.dag.neighbors_directed(*index, Direction::Outgoing);
+        let mut needs: Vec<&Entry> = neighbours.map(|need| &self.dag[need]).collect();
+        needs.sort_by(|a, b| a.key.cmp(&b.key));
+        needs
+    }
+
+    pub fn pods(&self) -> impl Iterator<Item = &Name> {
+        self.entries().filter_map(|entry| match &entry.key {
+            Key::Pod(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// The containers of `pod`, by name.
+    pub fn containers<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a ContainerNode, Digest)> {
+        self.entries().filter_map(move |entry| match (&entry.key, &entry.node) {
+            (Key::Container(of, name), Node::Container(node)) if of == pod => Some((name, node, entry.hash)),
+            _ => None,
+        })
+    }
+
+    pub fn pod(&self, pod: &Name) -> Option<&PodNode> {
+        match &self.get(&Key::Pod(pod.clone()))?.node {
+            Node::Pod(node) => Some(node),
+            _ => None,
+        }
+    }
+
+    /// The sandbox of `pod` and its hash.
+    pub fn sandbox(&self, pod: &Name) -> Option<(&SandboxNode, Digest)> {
+        let entry = self.get(&Key::Sandbox(pod.clone()))?;
+        match &entry.node {
+            Node::Sandbox(node) => Some((node, entry.hash)),
+            _ => None,
+        }
+    }
+
+    pub fn container(&self, pod: &Name, container: &Name) -> Option<(&ContainerNode, Digest)> {
+        let entry = self.get(&Key::Container(pod.clone(), container.clone()))?;
+        match &entry.node {
+            Node::Container(node) => Some((node, entry.hash)),
+            _ => None,
+        }
+    }
+
+    pub fn limits(&self, pod: &Name, container: &Name) -> spec::Limits {
+        match self.get(&Key::Limits(pod.clone(), container.clone())).map(|entry| &entry.node) {
+            Some(Node::Limits(limits)) => limits.clone(),
+            _ => spec::Limits::default(),
+        }
+    }
+
+    pub fn lifecycle(&self, pod: &Name, container: &Name) -> LifecycleNode {
+        match self.get(&Key::Lifecycle(pod.clone(), container.clone())).map(|entry| &entry.node) {
+            Some(Node::Lifecycle(lifecycle)) => lifecycle.clone(),
+            _ => LifecycleNode::default(),
+        }
+    }
+
+    pub fn files(&self, pod: &Name, container: &Name) -> BTreeMap<String, spec::File> {
+        match self.get(&Key::Files(pod.clone(), container.clone())).map(|entry| &entry.node) {
+            Some(Node::Files(files)) => files.clone(),
+            _ => BTreeMap::new(),
+        }
+    }
+
+    pub fn volume(&self, pod: &Name, volume: &Name) -> Option<&spec::Volume> {
+        match &self.get(&Key::Volume(pod.clone(), volume.clone()))?.node {
+            Node::Volume(volume) => Some(volume),
+            _ => None,
+        }
+    }
+
+    pub fn published<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a spec::Publish)> {
+        self.entries().filter_map(move |entry| match (&entry.key, &entry.node) {
+            (Key::Publish(of, name), Node::Publish(publish)) if of == pod => Some((name, publish)),
+            _ => None,
+        })
+    }
+
+    /// The digest that `reference` was resolved to.
+    pub fn image(&self, reference: &Reference) -> Option<Digest> {
+        match &self.get(&Key::Image(reference.clone()))?.node {
+            Node::Image { digest } => *digest,
+            _ => None,
+        }
+    }
+
+    /// Every image reference with the digest it was resolved to.
+    pub fn images(&self) -> BTreeMap<Reference, Digest> {
+        let images = self.entries().filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Image(reference), Node::Image { digest: Some(digest) }) => Some((reference.clone(), *digest)),
+            _ => None,
+        });
+        images.collect()
+    }
+
+    /// The configuration this graph was built from: `build(config()) == self`.
+    pub fn config(&self) -> Config {
+        let pods = self.pods().filter_map(|name| Some((name.clone(), self.pod_config(name)?)));
+        Config { pods: pods.collect() }
+    }
+
+    fn pod_config(&self, pod: &Name) -> Option<spec::Pod> {
+        let (node, (sandbox, _)) = (self.pod(pod)?, self.sandbox(pod)?);
+        let volumes = self.entries().filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Volume(of, name), Node::Volume(volume)) if of == pod => Some((name.clone(), volume.clone())),
+            _ => None,
+        });
+        let containers =
+            self.containers(pod).map(|(name, node, _)| (name.clone(), self.container_config(pod, name, node)));
+        Some(spec::Pod {
+            containers: containers.collect(),
+            network: sandbox.network,
+            volumes: volumes.collect(),
+            publish: self.published(pod).map(|(name, publish)| (name.clone(), publish.clone())).collect(),
+            restart: node.restart,
+            depends_on: node.depends_on.clone(),
+            hostname: (sandbox.hostname != pod.as_str()).then(|| sandbox.hostname.clone()),
+            labels: node.labels.clone(),
+            sysctls: sandbox.sysctls.clone(),
+        })
+    }
+
+    fn container_config(&self, pod: &Name, name: &Name, node: &ContainerNode) -> spec::Container {
+        let lifecycle = self.lifecycle(pod, name);
+        spec::Container {
+            image: node.image.clone(),
+            command: node.command.clone(),
+            args: node.args.clone(),
+            env: node.env.clone(),
+            working_dir: node.working_dir.clone(),
+            user: node.user.clone(),
+            tty: node.tty,
+            mounts: node.mounts.clone(),
+            files: self.files(pod, name),
+            secrets: node.secrets.clone(),
+            limits: self.limits(pod, name),
+            capabilities: node.capabilities.clone(),
+            read_only: node.read_only,
+            readiness: lifecycle.readiness,
+            stop: lifecycle.stop,
+        }
+    }
+
+    /// Every node as the store keeps it: its hash, and the bytes [`Graph::load`] reads.
+    ///
+    /// # Errors
+    /// As [`Graph::build`].
+    pub fn stored(&self) -> Result<Vec<(Digest, Vec<u8>)>, CanonicalError> {
+        let store = |entry: &Entry| {
+            let needs = self.needs(&entry.key).into_iter().map(|need| need.hash).collect();
+            let stored = Stored { key: entry.key.clone(), node: entry.node.clone(), needs };
+            Ok((entry.hash, canonical::encode(&stored)?))
+        };
+        self.entries().map(store).collect()
+    }
+
+    /// Reads the graph whose root is `root`. Every node is hashed again, so a graph that loads is the one committed.
+    ///
+    /// # Errors
+    /// [`LoadError`], or what `read` returns.
+    pub fn load<E: From<LoadError>>(
+        root: Digest,
+        mut read: impl FnMut(&Digest) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Self, E> {
+        let mut stored: BTreeMap<Digest, Stored> = BTreeMap::new();
+        let mut order = Vec::new();
+        let mut stack = vec![(root, false)];
+        while let Some((hash, needs_are_loaded)) = stack.pop() {
+            if needs_are_loaded {
+                order.push(hash);
+                continue;
+            }
+            if stored.contains_key(&hash) {
+                continue;
+            }
+            if stored.len() >= MAX_NODES {
+                return Err(LoadError::TooLarge.into());
+            }
+            let bytes = read(&hash)?.ok_or(LoadError::Missing(hash))?;
+            let node: Stored = canonical::decode(&bytes).map_err(|e| LoadError::Unreadable(hash, e))?;
+            let actual = node_hash(&node.key, &node.node, &node.needs).map_err(|e| LoadError::Unreadable(hash, e))?;
+            if actual != hash {
+                return Err(LoadError::Corrupt(hash).into());
+            }
+            stack.push((hash, true));
+            stack.extend(node.needs.iter().map(|need| (*need, false)));
+            stored.insert(hash, node);
+        }
+        let mut graph = Self { dag: DiGraph::new(), index: BTreeMap::new() };
+        let mut keys: BTreeMap<Digest, Key> = BTreeMap::new();
+        for hash in order {
+            let Some(node) = stored.remove(&hash) else { continue };
+            let needs: Vec<Key> = node.needs.iter().filter_map(|need| keys.get(need).cloned()).collect();
+            let whole = needs.len() == node.needs.len();
+            if !whole || graph.index.contains_key(&node.key) || !node.node.fits(&node.key) {
+                return Err(LoadError::Malformed(node.key).into());
+            }
+            keys.insert(hash, node.key.clone());
+            graph.add(node.key, node.node, &needs).map_err(|e| LoadError::Unreadable(hash, e))?;
+        }
+        if !graph.index.contains_key(&Key::Root) || graph.root() != root {
+            return Err(LoadError::Malformed(Key::Root).into());
+        }
+        Ok(graph)
+    }
+}
+
+impl Node {
+    /// Whether a node under `key` can be of this kind.
+    fn fits(&self, key: &Key) -> bool {
+        matches!(
+            (self, key),
+            (Self::Root {}, Key::Root)
+                | (Self::Image { .. }, Key::Image(_))
+                | (Self::Pod(_), Key::Pod(_))
+                | (Self::Sandbox(_), Key::Sandbox(_))
+                | (Self::Volume(_), Key::Volume(..))
+                | (Self::Publish(_), Key::Publish(..))
+                | (Self::Files(_), Key::Files(..))
+                | (Self::Container(_), Key::Container(..))
+                | (Self::Limits(_), Key::Limits(..))
+                | (Self::Lifecycle(_), Key::Lifecycle(..))
+        )
+    }
+}
+
+/// Needs are hashed in the order of their hashes, so their listing order never matters.
+fn node_hash(key: &Key, node: &Node, needs: &[Digest]) -> Result<Digest, CanonicalError> {
+    let mut needs = needs.to_vec();
+    needs.sort_unstable();
+    let hasher = Hasher::new(DOMAIN).field(&canonical::encode(key)?).field(&canonical::encode(node)?);
+    Ok(needs.iter().fold(hasher, |hasher, need| hasher.field(need.as_bytes())).finish())
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => write!(f, "root"),
+            Self::Image(reference) => write!(f, "image {reference}"),
+            Self::Pod(pod) => write!(f, "pod {pod}"),
+            Self::Sandbox(pod) => write!(f, "sandbox {pod}"),
+            Self::Volume(pod, name) => write!(f, "volume {pod}/{name}"),
+            Self::Publish(pod, name) => write!(f, "publish {pod}/{name}"),
+            Self::Files(pod, name) => write!(f, "files {pod}/{name}"),
+            Self::Container(pod, name) => write!(f, "container {pod}/{name}"),
+            Self::Limits(pod, name) => write!(f, "limits {pod}/{name}"),
+            Self::Lifecycle(pod, name) => write!(f, "lifecycle {pod}/{name}"),
+        }
+    }
+}
+
+impl Key {
+    /// The pod a node belongs to. Images and the root belong to none.
+    pub fn pod(&self) -> Option<&Name> {
+        match self {
+            Self::Root | Self::Image(_) => None,
+            Self::Pod(pod) | Self::Sandbox(pod) => Some(pod),
+            Self::Volume(pod, _)
+            | Self::Publish(pod, _)
+            | Self::Files(pod, _)
+            | Self::Container(pod, _)
+            | Self::Limits(pod, _)
+            | Self::Lifecycle(pod, _) => Some(pod),
+        }
+    }
+}

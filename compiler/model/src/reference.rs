@@ -1,0 +1,207 @@
+//! Image references: which bytes a container runs.
+//!
+//! Two transports, named as skopeo names them: a registry (`nginx:1.27`, `ghcr.io/a/b@sha256:…`, the default) and an
+//! OCI image layout on disk (`oci:PATH[:TAG]`). Defaults are the ones container users know: the registry
+//! `docker.io`, its `library/` for one-word names, the tag `latest`.
+
+use crate::digest::Digest;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{fmt, str::FromStr};
+
+/// A checked image reference. Its canonical bytes are the text the user wrote.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Reference {
+    text: String,
+    source: Source,
+}
+
+/// Where an image comes from.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Source {
+    Registry {
+        /// Host and optional port.
+        registry: String,
+        repository: String,
+        tag: Option<String>,
+        digest: Option<Digest>,
+    },
+    /// An OCI image layout. The path is as written; one that is relative counts from the configuration's folder.
+    Layout { path: String, tag: String },
+}
+
+/// Why a text is no image reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no image reference: {why}")]
+pub struct ReferenceError {
+    text: String,
+    why: &'static str,
+}
+
+impl Reference {
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The digest the user pinned, if any.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.source {
+            Source::Registry { digest, .. } => *digest,
+            Source::Layout { .. } => None,
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for Reference {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let parsed = match text.strip_prefix("oci:") {
+            _ if text.len() > 512 => Err("more than 512 characters"),
+            Some(layout) => parse_layout(layout),
+            None => parse_registry(text),
+        };
+        match parsed {
+            Ok(source) => Ok(Self { text: text.to_owned(), source }),
+            Err(why) => Err(ReferenceError { text: text.chars().take(80).collect(), why }),
+        }
+    }
+}
+
+fn parse_layout(rest: &str) -> Result<Source, &'static str> {
+    let (path, tag) = match rest.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, tag),
+        _ => (rest, "latest"),
+    };
+    if path.is_empty() || path.contains('\0') {
+        return Err("the path of the OCI layout is missing");
+    }
+    check_tag(tag)?;
+    Ok(Source::Layout { path: path.to_owned(), tag: tag.to_owned() })
+}
+
+fn parse_registry(text: &str) -> Result<Source, &'static str> {
+    let (rest, digest) = match text.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest.parse().map_err(|_| "the part after `@` is no `sha256:` digest")?)),
+        None => (text, None),
+    };
+    let (name, tag) = match rest.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (rest, None),
+    };
+    if let Some(tag) = tag {
+        check_tag(tag)?;
+    }
+    // A first component is a host when it could not be one of a repository: it has a dot, a port, or is `localhost`.
+    let (registry, repository) = match name.split_once('/') {
+        Some((host, path)) if host == "localhost" || host.contains(['.', ':']) => (host.to_owned(), path.to_owned()),
+        Some(_) => ("docker.io".to_owned(), name.to_owned()),
+        None => ("docker.io".to_owned(), format!("library/{name}")),
+    };
+    check_registry(&registry)?;
+    check_repository(&repository)?;
+    let tag = match (tag, digest) {
+        (Some(tag), _) => Some(tag.to_owned()),
+        (None, Some(_)) => None,
+        (None, None) => Some("latest".to_owned()),
+    };
+    Ok(Source::Registry { registry, repository, tag, digest })
+}
+
+fn check_registry(registry: &str) -> Result<(), &'static str> {
+    let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    if host.is_empty() || !host.bytes().all(legal) {
+        return Err("the registry is no host name");
+    }
+    match port.map(str::parse::<u16>) {
+        Some(Err(_) | Ok(0)) => Err("the port of the registry is no port"),
+        _ => Ok(()),
+    }
+}
+
+/// A path component is `[a-z0-9]+([._-]+[a-z0-9]+)*` (distribution specification, "pulling manifests").
+fn check_repository(repository: &str) -> Result<(), &'static str> {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    for part in repository.split('/') {
+        if part.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err("repository names are lower case");
+        }
+        if !part.bytes().all(legal) || !edge(part.bytes().next()) || !edge(part.bytes().last()) {
+            return Err("the repository holds an empty part or a character it can't have");
+        }
+    }
+    Ok(())
+}
+
+fn check_tag(tag: &str) -> Result<(), &'static str> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if tag.is_empty() || tag.len() > 128 || !tag.bytes().all(legal) || tag.starts_with(['.', '-']) {
+        return Err("the tag is empty or holds a character it can't have");
+    }
+    Ok(())
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Serialize for Reference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(text: &str) -> (String, String, Option<String>) {
+        match text.parse::<Reference>().expect(text).source {
+            Source::Registry { registry, repository, tag, .. } => (registry, repository, tag),
+            Source::Layout { .. } => panic!("{text} is a layout"),
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_ones_users_know() {
+        let own = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), Some(c.to_owned()));
+        assert_eq!(registry("nginx"), own("docker.io", "library/nginx", "latest"));
+        assert_eq!(registry("nginx:1.27"), own("docker.io", "library/nginx", "1.27"));
+        assert_eq!(registry("a/b"), own("docker.io", "a/b", "latest"));
+        assert_eq!(registry("localhost:5000/a/b:c"), own("localhost:5000", "a/b", "c"));
+        let pinned = format!("ghcr.io/a/b@{}", Digest::of(b""));
+        assert_eq!(registry(&pinned).2, None);
+        assert_eq!(pinned.parse::<Reference>().expect("parses").digest(), Some(Digest::of(b"")));
+    }
+
+    #[test]
+    fn layouts_have_a_path_and_a_tag() {
+        for (text, path, tag) in [("oci:./image", "./image", "latest"), ("oci:/a/b:v1", "/a/b", "v1")] {
+            let expected = Source::Layout { path: path.to_owned(), tag: tag.to_owned() };
+            assert_eq!(text.parse::<Reference>().expect(text).source, expected);
+        }
+    }
+
+    #[test]
+    fn the_rest_is_refused() {
+        let long = "a".repeat(600);
+        for bad in
+            ["", "NGINX", "a b", "nginx:", "nginx:a/b:", "a//b", "x@sha256:12", "-", "h.io:99999/a", "oci:", &long]
+        {
+            assert!(bad.parse::<Reference>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Quantities with units. People write `"256MiB"`, `"30s"`, `0.5`; the model holds integers.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::Value;
+use std::{fmt, time::Duration};
+
+/// A text is no quantity of the expected kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is no {what}, write {example}")]
+pub struct UnitError {
+    text: String,
+    what: &'static str,
+    example: &'static str,
+}
+
+/// A number of bytes. Reads a number, or a text with `B`, `KiB`, `MiB`, `GiB`, `TiB`, `kB`, `MB`, `GB` or `TB`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Bytes(pub u64);
+
+/// A span of time in milliseconds. Reads a text with `ms`, `s`, `m` or `h`; canonical bytes hold the milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Millis(pub u64);
+
+/// A share of processor time in thousandths of one CPU. Reads `0.5`, `"0.5"` or `"500m"`; canonical bytes hold the
+/// last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct MilliCpu(pub u32);
+
+impl Bytes {
+    /// # Errors
+    /// When the text is no number of bytes, or one of 2⁶⁴ or more.
+    pub fn parse(text: &str) -> Result<Self, UnitError> {
+        const UNITS: [(&str, u64); 9] = [
+            ("KiB", 1 << 10),
+            ("MiB", 1 << 20),
+            ("GiB", 1 << 30),
+            ("TiB", 1 << 40),
+            ("kB", 1_000),
+            ("MB", 1_000_000),
+            ("GB", 1_000_000_000),
+            ("TB", 1_000_000_000_000),
+            ("B", 1),
+        ];
+        scaled(text, &UNITS, 1).map(Self).ok_or_else(|| UnitError {
+            text: text.to_owned(),
+            what: "size",
+            example: "a number of bytes, or for example \"256MiB\"",
+        })
+    }
+}
+
+impl Millis {
+    /// # Errors
+    /// When the text is no time, or one of 2⁶⁴ ms or more.
+    pub fn parse(text: &str) -> Result<Self, UnitError> {
+        const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+        scaled(text, &UNITS, 0).map(Self).ok_or_else(|| UnitError {
+            text: text.to_owned(),
+            what: "time",
+            example: "for example \"500ms\", \"30s\" or \"5m\"",
+        })
+    }
+
+    pub const fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+}
+
+impl MilliCpu {
+    /// # Errors
+    /// When the text is no positive number of CPUs.
+    pub fn parse(text: &str) -> Result<Self, UnitError> {
+        let thousandths = match text.strip_suffix('m') {
+            Some(millis) => millis.parse::<u32>().ok(),
+            None => scaled(text, &[], 1_000).and_then(|value| u32::try_from(value).ok()),
+        };
+        thousandths.map(Self).ok_or_else(|| UnitError {
+            text: text.to_owned(),
+            what: "number of CPUs",
+            example: "for example 0.5, \"1.5\" or \"500m\"",
+        })
+    }
+}
+
+/// `"1.5GiB"` as an integer: decimal digits, at most one point, one of `units`. Without a unit the number counts
+/// `bare` (0: a unit is needed). Fractions are exact or refused, so that no rounding hides in a hash.
+fn scaled(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim_start() {
+        "" if bare > 0 => bare,
+        "" => return None,
+        unit => units.iter().find(|(name, _)| *name == unit)?.1,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() || fraction.len() > 9 || (number.contains('.') && fraction.is_empty()) {
+        return None;
+    }
+    let scale = 10u128.pow(fraction.len() as u32);
+    let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let scaled = digits.checked_mul(u128::from(factor))?;
+    (scaled % scale == 0).then(|| u64::try_from(scaled / scale).ok()).flatten()
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, size) in [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1u64 << 10)] {
+            if self.0 >= size && self.0 % size == 0 {
+                return write!(f, "{}{name}", self.0 / size);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000u64)] {
+            if self.0 >= size && self.0 % size == 0 {
+                return write!(f, "{}{name}", self.0 / size);
+            }
+        }
+        write!(f, "{}ms", self.0)
+    }
+}
+
+impl fmt::Display for MilliCpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}m", self.0)
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
+impl Serialize for Millis {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
+impl Serialize for MilliCpu {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The number or text a quantity was written as.
+fn scalar<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(Option<u64>, String), D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Number(number) => Ok((number.as_u64(), number.to_string())),
+        Value::String(text) => Ok((None, text)),
+        other => Err(de::Error::custom(format!("expected a number or a text, not `{other}`"))),
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (number, text) = scalar(deserializer)?;
+        number.map_or_else(|| Self::parse(&text).map_err(de::Error::custom), |number| Ok(Self(number)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Millis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (number, text) = scalar(deserializer)?;
+        number.map_or_else(|| Self::parse(&text).map_err(de::Error::custom), |number| Ok(Self(number)))
+    }
+}
+
+impl<'de> Deserialize<'de> for MilliCpu {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&scalar(deserializer)?.1).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_read_what_people_write() {
+        assert_eq!(Bytes::parse("256MiB"), Ok(Bytes(256 << 20)));
+        assert_eq!(Bytes::parse("1.5 GiB"), Ok(Bytes(3 << 29)));
+        assert_eq!(Bytes::parse("10"), Ok(Bytes(10)));
+        assert_eq!(Millis::parse("1.5s"), Ok(Millis(1_500)));
+        assert_eq!(MilliCpu::parse("0.5"), Ok(MilliCpu(500)));
+        assert_eq!(MilliCpu::parse("500m"), Ok(MilliCpu(500)));
+    }
+
+    #[test]
+    fn quantities_refuse_the_rest() {
+        for bad in ["", "MiB", "-1", "1e3", "0.3B", "1.2.3", "1.", ".5", "99999999999TiB", "5 parsecs"] {
+            assert!(Bytes::parse(bad).is_err(), "{bad}");
+        }
+        assert!(Millis::parse("30").is_err(), "a time needs its unit");
+        assert!(MilliCpu::parse("0.0001").is_err(), "finer than a thousandth");
+    }
+
+    #[test]
+    fn display_reads_back() {
+        for bytes in [0, 1, 1023, 1 << 10, 3 << 20, (1 << 30) + 1] {
+            assert_eq!(Bytes::parse(&Bytes(bytes).to_string()), Ok(Bytes(bytes)));
+        }
+        for millis in [0, 1, 999, 1_000, 90_000, 7_200_000] {
+            assert_eq!(Millis::parse(&Millis(millis).to_string()), Ok(Millis(millis)));
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! A host made of data: applying a step changes the observation as carrying it out would change a real host's.
+
+use crate::{
+    observed::{Container, Observed, Pod, Sandbox, State},
+    planner::{Desired, effective_limits},
+    step::{Plan, Step},
+};
+
+/// Carries a whole plan out.
+pub fn apply(plan: &Plan, desired: &Desired<'_>, host: &mut Observed) {
+    for step in &plan.steps {
+        apply_step(&step.step, desired, host);
+    }
+}
+
+/// Carries one step out.
+pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
+    let now = host.now;
+    match step {
+        Step::EnsureBridge => host.bridge = Some(desired.bridge.clone()),
+        Step::RemoveBridge => host.bridge = None,
+        Step::EnsureFirewall => host.firewall = desired.firewall.clone(),
+        Step::RemoveFirewall => host.firewall.clear(),
+        Step::StartSandbox { pod, hash } => {
+            let sandbox = Some(Sandbox { hash: *hash, pid: 1, network: None });
+            host.pods.insert(pod.clone(), Pod { sandbox, ..Pod::default() });
+        }
+        Step::StopSandbox { pod } | Step::SweepPod { pod } => {
+            host.pods.remove(pod);
+        }
+        Step::EnsureNetwork { pod } => {
+            if let Some(sandbox) = host.pods.get_mut(pod).and_then(|pod| pod.sandbox.as_mut()) {
+                sandbox.network = desired.addresses.get(pod).cloned();
+            }
+        }
+        Step::StartContainer { pod, container, hash, attempt } => {
+            let started = Container {
+                hash: *hash,
+                attempt: *attempt,
+                started: now,
+                state: State::Running { pid: 2, ready: true },
+                limits: effective_limits(&desired.graph.limits(pod, container)),
+                tty: false,
+                stop_signal: 15,
+                stop_timeout: 10_000,
+            };
+            if let Some(pod) = host.pods.get_mut(pod) {
+                pod.containers.insert(container.clone(), started);
+            }
+        }
+        Step::StopContainer { pod, container, .. } => {
+            if let Some(pod) = host.pods.get_mut(pod) {
+                pod.containers.remove(container);
+            }
+        }
+        Step::SetLimits { pod, container, limits } => {
+            if let Some(found) = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)) {
+                found.limits = limits.clone();
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The host as data: what is, read from the shims and the kernel, never from memory of what was done.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use tank_model::{Digest, Name, spec};
+
+/// Everything the planner may know of the host.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Observed {
+    /// Milliseconds since the Unix epoch.
+    pub now: u64,
+    pub pods: BTreeMap<Name, Pod>,
+    /// Addresses of the bridge, with their prefix. None: there is no bridge, or it is down.
+    pub bridge: Option<BTreeSet<String>>,
+    /// What each rule of Tank's nftables table is for.
+    pub firewall: BTreeSet<String>,
+}
+
+/// What bears one pod's name.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Pod {
+    /// None: there is no shim, and what else is here (cgroups, folders) is left over.
+    pub sandbox: Option<Sandbox>,
+    pub containers: BTreeMap<Name, Container>,
+}
+
+/// A shim and the namespaces it holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// The hash of the sandbox node it was made from.
+    pub hash: Digest,
+    /// The shim's pid.
+    pub pid: i32,
+    /// None: the pod has no link of its own, or it is not in order (down, off the bridge, without a route).
+    pub network: Option<BTreeSet<String>>,
+}
+
+/// A container its shim knows of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Container {
+    /// The hash of the container node it was started from.
+    pub hash: Digest,
+    /// Restarts in a row.
+    pub attempt: u32,
+    /// Milliseconds since the epoch.
+    pub started: u64,
+    pub state: State,
+    /// As the kernel has them; meaningless once it has ended.
+    pub limits: spec::Limits,
+    pub tty: bool,
+    pub stop_signal: i32,
+    /// Milliseconds.
+    pub stop_timeout: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    Running {
+        pid: i32,
+        /// Whether its readiness probe has succeeded; true where there is none.
+        ready: bool,
+    },
+    Exited {
+        /// As shells have it: 128 and the signal where one ended it.
+        status: i32,
+        at: u64,
+    },
+}
+
+impl Pod {
+    /// Whether every one of `containers` runs.
+    pub fn started<'a>(&self, containers: impl IntoIterator<Item = &'a Name>) -> bool {
+        self.all(containers, |state| matches!(state, State::Running { .. }))
+    }
+
+    /// Whether every one of `containers` runs and is ready.
+    pub fn ready<'a>(&self, containers: impl IntoIterator<Item = &'a Name>) -> bool {
+        self.all(containers, |state| matches!(state, State::Running { ready: true, .. }))
+    }
+
+    /// Whether every one of `containers` has ended well.
+    pub fn completed<'a>(&self, containers: impl IntoIterator<Item = &'a Name>) -> bool {
+        self.all(containers, |state| matches!(state, State::Exited { status: 0, .. }))
+    }
+
+    fn all<'a>(&self, containers: impl IntoIterator<Item = &'a Name>, is: impl Fn(&State) -> bool) -> bool {
+        containers.into_iter().all(|name| self.containers.get(name).is_some_and(|found| is(&found.state)))
+    }
+}

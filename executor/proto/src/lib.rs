@@ -1,0 +1,12 @@
+//! What Tank's processes say to each other.
+//!
+//! * [`varlink`]: the interface `io.tank.Executor`, spoken on `/run/tank/tank.sock` by anyone who may.
+//! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
+//! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the byte pump of `attach`
+//!   and the exit status of `exec` do not pass through the daemon and survive it.
+
+#![forbid(unsafe_code)]
+
+pub mod shim;
+pub mod terminal;
+pub mod varlink;

@@ -1,0 +1,192 @@
+//! Packets between `tankd` and a pod's shim.
+//!
+//! The shim is told what to do in full and decides nothing. Requests are answered in order, each with one
+//! [`Reply`]; between replies the shim sends [`Event`]s. Descriptors travel beside the packet and are named by their
+//! place in it. A [`Request::Start`] or [`Request::Exec`] can be larger than a packet, so what it says is in a sealed
+//! memory file, the first descriptor.
+//!
+//! [`VERSION`] is part of the state a shim reports: a newer `tankd` takes over the shims of an older one.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of these messages.
+pub const VERSION: u32 = 1;
+
+/// The most bytes of a start or exec specification: 4 MiB (`ARG_MAX` is 2 MiB).
+pub const MAX_SPEC: u64 = 4 << 20;
+
+/// What a shim is started with, on its standard input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    pub pod: String,
+    /// The hash of the sandbox node it stands for.
+    pub sandbox: String,
+    pub hostname: String,
+    /// The first host id of the pod's 65,536.
+    pub id_base: u32,
+    /// Whether the pod has its own network namespace.
+    pub own_network: bool,
+    pub sysctls: Vec<(String, String)>,
+    /// The socket to listen on.
+    pub socket: String,
+    /// Where logs are written, a folder per pod.
+    pub log_dir: String,
+    /// An empty directory, to attach root file systems on for a moment.
+    pub attach_on: String,
+    /// `cgroup.procs` files, as paths, of the group the shim itself belongs in.
+    pub cgroup: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Answered by [`Reply::State`].
+    State,
+    /// Answered by [`Reply::Namespaces`], with the user namespace and, where there is one, the network namespace.
+    Namespaces,
+    /// Starts a main process. Descriptors: the [`StartSpec`], then those it names.
+    Start,
+    /// Sends a signal to a main process.
+    Signal { container: String, signal: i32 },
+    /// Forgets an ended container.
+    Forget { container: String },
+    /// Runs a second process. Descriptors: the [`ExecSpec`], then stdin, stdout and stderr unless it has a terminal.
+    /// Answered with a control socket ([`crate::terminal`]) and, with a terminal, its master.
+    Exec,
+    /// Answered with a socket of [`crate::terminal`] to the main process's terminal.
+    Attach { container: String },
+    /// Ends every container and the shim itself.
+    Shutdown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    State(State),
+    Namespaces,
+    Started { pid: i32 },
+    Executed { pid: i32 },
+    Attached,
+    Done,
+    Failed(Failure),
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was attempted.
+    pub what: String,
+    /// Why it failed.
+    pub why: String,
+    pub kind: FailureKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The program does not exist in the container.
+    NotFound,
+    /// It exists and can't be executed.
+    NotExecutable,
+    NotRunning,
+    NotATty,
+    Other,
+}
+
+/// Said without being asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    Exited { container: String, exit: ExitStatus, at: u64 },
+}
+
+/// A packet from the shim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FromShim {
+    Reply(Reply),
+    Event(Event),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub version: u32,
+    pub pod: String,
+    pub sandbox: String,
+    pub pid: i32,
+    pub id_base: u32,
+    pub containers: Vec<ContainerState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    pub name: String,
+    /// The hash of the container node it was started from.
+    pub hash: String,
+    /// How many times in a row it has been restarted.
+    pub attempt: u32,
+    pub pid: i32,
+    pub tty: bool,
+    /// Milliseconds since the epoch.
+    pub started: u64,
+    /// None: it runs.
+    pub exited: Option<(ExitStatus, u64)>,
+    /// Kept here, so that a stop needs neither the image nor the generation it came from.
+    pub stop_signal: i32,
+    /// Milliseconds between that signal and `SIGKILL`.
+    pub stop_timeout: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitStatus {
+    Code(i32),
+    Signal(i32),
+}
+
+/// Everything a main process is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartSpec {
+    pub name: String,
+    pub hash: String,
+    pub attempt: u32,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    pub user: User,
+    pub tty: bool,
+    pub read_only: bool,
+    pub bounding: Vec<String>,
+    pub ambient: Vec<String>,
+    pub stop_signal: i32,
+    pub stop_timeout: u64,
+    /// The root file system: a detached mount.
+    pub root: usize,
+    /// Detached mounts and their places, parents first.
+    pub mounts: Vec<(usize, String)>,
+    /// A detached mount of generated files, and each file's name and place.
+    pub files: Option<(usize, Vec<(String, String)>)>,
+    /// `cgroup.procs` files.
+    pub cgroup: Vec<usize>,
+}
+
+/// Everything a second process in a container is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    pub container: String,
+    pub argv: Vec<String>,
+    /// On top of the main process's environment.
+    pub env: Vec<(String, String)>,
+    pub cwd: Option<String>,
+    /// Rows and columns. None: no terminal.
+    pub terminal: Option<(u16, u16)>,
+}
+
+/// Ids inside the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}

@@ -1,0 +1,376 @@
+//! From a specification to a running main process.
+//!
+//! ```text
+//! shim ──fork──► carrier: joins the cgroups, enters the pod's namespaces
+//!                   └──clone3(new pid, mount and cgroup namespace; a child of the shim)──► main process:
+//!                      root file system, terminal or streams, ids, capabilities, filter, exec
+//! ```
+//!
+//! The carrier ends as soon as the main process exists, so the shim itself never changes where it is. A failure comes
+//! back over a pipe that closes by itself when the program is executed.
+
+use crate::{
+    describe,
+    log::{Lines, LogFile, now_millis},
+    relay::Relay,
+};
+use rustix::thread::ThreadNameSpaceType;
+use std::{
+    ffi::CString,
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tank_proto::shim::{ContainerState, ExitStatus, Failure, FailureKind, Setup, StartSpec, User};
+use tank_sys::{
+    Context, cgroup,
+    namespace::{self, Namespaces},
+    packet, privilege,
+    process::{self, Exit, Process, flags},
+    pty,
+    rootfs::{self, FileMount, Rootfs},
+    seccomp,
+};
+
+/// How long a process may take from fork to exec before it is given up on.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A container that runs or has run.
+pub struct Container {
+    pub spec: StartSpec,
+    pub process: Process,
+    pub cgroup: Vec<OwnedFd>,
+    pub output: Output,
+    pub log: LogFile,
+    pub started: u64,
+    pub exited: Option<(ExitStatus, u64)>,
+}
+
+/// Where a main process's output comes from.
+pub enum Output {
+    Pipes(Vec<(OwnedFd, Lines)>),
+    Terminal(Relay, Lines),
+}
+
+impl Container {
+    pub fn state(&self) -> ContainerState {
+        ContainerState {
+            name: self.spec.name.clone(),
+            hash: self.spec.hash.clone(),
+            attempt: self.spec.attempt,
+            pid: self.process.pid,
+            tty: self.spec.tty,
+            started: self.started,
+            exited: self.exited,
+            stop_signal: self.spec.stop_signal,
+            stop_timeout: self.spec.stop_timeout,
+        }
+    }
+
+    /// Starts a main process. `fds` are those that came with the request, the specification's own taken out.
+    pub fn start(
+        setup: &Setup,
+        namespaces: &Namespaces,
+        spec: StartSpec,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Self, Failure> {
+        let parts = Parts::sort(&spec, fds)?;
+        let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
+        let log = LogFile::open(path).map_err(|e| other("open the log", &e))?;
+        let filter = seccomp::default_filter().map_err(|e| failure(&e))?;
+        let (out, out_end) = namespace::pipe().map_err(|e| failure(&e))?;
+        let (err, err_end) = namespace::pipe().map_err(|e| failure(&e))?;
+        let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
+        let main = |report: &mut Report| -> Result<(), tank_sys::Error> {
+            let files: Vec<FileMount> = spec.files.iter().flat_map(|(_, files)| files).map(file_mount).collect();
+            rootfs::enter(&Rootfs {
+                root: parts.root.as_fd(),
+                attach_on: Path::new(&setup.attach_on),
+                mounts: &parts.mounts,
+                files: parts.files.as_ref().map(|fd| (fd.as_fd(), files.as_slice())),
+                owner: setup.id_base,
+                read_only: spec.read_only,
+            })?;
+            if spec.tty {
+                let (master, slave) = pty::open(setup.id_base + spec.user.uid)?;
+                packet::send(terminal_end.as_fd(), b"m", &[master.as_fd()]).doing(|| "hand over a terminal")?;
+                pty::adopt(slave.as_fd())?;
+            } else {
+                let null = File::open("/dev/null").doing(|| "open /dev/null")?;
+                rustix::process::setsid().doing(|| "start a session")?;
+                pty::streams(null.as_fd(), out_end.as_fd(), err_end.as_fd())?;
+            }
+            let _ = rootfs::make_directories(Path::new(&spec.cwd), setup.id_base);
+            let program = Program { argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, user: &spec.user };
+            program.run(namespaces.user.as_fd(), &spec.bounding, &spec.ambient, &filter, report)
+        };
+        let enter = || -> Result<(), tank_sys::Error> {
+            cgroup::join(&parts.cgroup)?;
+            if let Some(net) = &namespaces.net {
+                namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
+            }
+            namespace::enter(namespaces.uts.as_fd(), ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)?;
+            namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)
+        };
+        let process = launch(flags::NEWPID | flags::NEWNS | flags::NEWCGROUP, enter, main)?;
+        drop((out_end, err_end, terminal_end));
+        let output = if spec.tty {
+            let master = packet::receive(terminal.as_fd()).ok().flatten().and_then(|(_, mut fds)| fds.pop());
+            let master = master.ok_or_else(|| other("take the terminal", &io::Error::from(io::ErrorKind::NotFound)))?;
+            Output::Terminal(Relay::new(master).map_err(|e| other("watch the terminal", &e))?, Lines::new("stdout"))
+        } else {
+            for pipe in [&out, &err] {
+                rustix::io::ioctl_fionbio(pipe, true).map_err(|e| other("watch the output", &e.into()))?;
+            }
+            Output::Pipes(vec![(out, Lines::new("stdout")), (err, Lines::new("stderr"))])
+        };
+        Ok(Self { spec, process, cgroup: parts.cgroup, output, log, started: now_millis(), exited: None })
+    }
+
+    /// Reads what is there from one source of output; false: it is at its end. A log that can't be written loses
+    /// lines, never the container.
+    pub fn read_output(&mut self, source: usize, buffer: &mut [u8]) -> bool {
+        let log = &mut self.log;
+        match &mut self.output {
+            Output::Terminal(relay, lines) => match relay.read(buffer) {
+                Some(length) => {
+                    let _ = lines.push(&buffer[..length], log);
+                    true
+                }
+                None => false,
+            },
+            Output::Pipes(pipes) => {
+                let Some((pipe, lines)) = pipes.get_mut(source) else { return false };
+                match rustix::io::read(&*pipe, &mut *buffer) {
+                    Ok(0) => {
+                        let _ = lines.finish(log);
+                        false
+                    }
+                    Ok(length) => {
+                        let _ = lines.push(&buffer[..length], log);
+                        true
+                    }
+                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
+                    Err(_) => false,
+                }
+            }
+        }
+    }
+
+    /// Reads what is still in the pipes of an ended process and closes them.
+    pub fn drain(&mut self, buffer: &mut [u8]) {
+        let sources = match &self.output {
+            Output::Pipes(pipes) => pipes.len(),
+            Output::Terminal(..) => 1,
+        };
+        for source in 0..sources {
+            // Bounded: no more than a pipe holds can be left of a process that has ended.
+            for _ in 0..64 {
+                let before = self.log_length();
+                if !self.read_output(source, buffer) || self.log_length() == before {
+                    break;
+                }
+            }
+        }
+        let log = &mut self.log;
+        match &mut self.output {
+            Output::Pipes(pipes) => {
+                for (_, lines) in pipes.iter_mut() {
+                    let _ = lines.finish(log);
+                }
+                pipes.clear();
+            }
+            Output::Terminal(_, lines) => drop(lines.finish(log)),
+        }
+    }
+
+    fn log_length(&self) -> u64 {
+        self.log.length()
+    }
+}
+
+fn file_mount((name, path): &(String, String)) -> FileMount {
+    FileMount { name: name.clone(), path: path.clone() }
+}
+
+/// The descriptors of a start, each where it belongs.
+struct Parts {
+    root: OwnedFd,
+    mounts: Vec<(OwnedFd, String)>,
+    files: Option<OwnedFd>,
+    cgroup: Vec<OwnedFd>,
+}
+
+impl Parts {
+    fn sort(spec: &StartSpec, fds: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+        let mut take = |index: usize| {
+            let fd = fds.get_mut(index).and_then(Option::take);
+            fd.ok_or_else(|| other("read the request", &io::Error::other(format!("descriptor {index} is missing"))))
+        };
+        Ok(Self {
+            root: take(spec.root)?,
+            mounts: spec
+                .mounts
+                .iter()
+                .map(|(index, target)| Ok((take(*index)?, target.clone())))
+                .collect::<Result<_, Failure>>()?,
+            files: spec.files.as_ref().map(|(index, _)| take(*index)).transpose()?,
+            cgroup: spec.cgroup.iter().map(|index| take(*index)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// A program with what it is to see of the world.
+pub struct Program<'a> {
+    pub argv: &'a [String],
+    pub env: &'a [(String, String)],
+    pub cwd: &'a str,
+    pub user: &'a User,
+}
+
+impl Program<'_> {
+    /// Gives every privilege up and executes the program. Returns only on failure.
+    pub fn run(
+        &self,
+        user_namespace: BorrowedFd<'_>,
+        bounding: &[String],
+        ambient: &[String],
+        filter: &[seccomp::Instruction],
+        report: &mut Report,
+    ) -> Result<(), tank_sys::Error> {
+        let text = |text: String| CString::new(text).map_err(|e| io::Error::other(e.to_string()));
+        let argv: Vec<CString> =
+            self.argv.iter().map(|a| text(a.clone())).collect::<Result<_, _>>().doing(|| "read the arguments")?;
+        let env: Vec<CString> = self
+            .env
+            .iter()
+            .map(|(key, value)| text(format!("{key}={value}")))
+            .collect::<Result<_, _>>()
+            .doing(|| "read the environment")?;
+        let User { uid, gid, groups } = self.user.clone();
+        let identity = privilege::Identity { uid, gid, groups };
+        privilege::become_user(user_namespace, &identity, bounding, ambient)?;
+        std::env::set_current_dir(self.cwd).doing(|| format!("enter the working directory {}", self.cwd))?;
+        process::reset_signals();
+        process::close_descriptors_on_exec()?;
+        process::die_with_parent()?;
+        seccomp::install(filter)?;
+        let error = process::exec(&argv, &env);
+        let program = self.argv.first().map_or("", String::as_str);
+        report.kind = match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => FailureKind::NotFound,
+            Some(libc::EACCES | libc::ENOEXEC | libc::EISDIR) => FailureKind::NotExecutable,
+            _ => FailureKind::Other,
+        };
+        Err(error).doing(|| format!("execute `{program}`"))
+    }
+}
+
+/// What went wrong in a process that did not get as far as its program.
+pub struct Report {
+    pub kind: FailureKind,
+}
+
+/// Makes a process through a carrier: `enter` runs in the carrier, `main` in the process, which is a child of the
+/// shim. Returns once the program is executed, or with why it was not.
+pub fn launch(
+    namespaces: u64,
+    enter: impl FnOnce() -> Result<(), tank_sys::Error>,
+    main: impl FnOnce(&mut Report) -> Result<(), tank_sys::Error>,
+) -> Result<Process, Failure> {
+    let (status, status_end) = namespace::pipe().map_err(|e| failure(&e))?;
+    let (pid, pid_end) = namespace::pipe().map_err(|e| failure(&e))?;
+    let tell = |result: Result<(), tank_sys::Error>, kind: FailureKind| -> i32 {
+        let Err(error) = result else { return 0 };
+        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        let failure = Failure { what: error.what().to_owned(), why, kind };
+        let text = serde_json::to_vec(&failure).unwrap_or_default();
+        let _ = rustix::io::write(&status_end, &text);
+        125
+    };
+    let carrier = process::spawn(0, || {
+        let launched = enter().and_then(|()| {
+            process::spawn(namespaces | flags::PARENT, || {
+                let mut report = Report { kind: FailureKind::Other };
+                let result = main(&mut report);
+                tell(result, report.kind)
+            })
+        });
+        match launched {
+            Ok(process) => {
+                let _ = rustix::io::write(&pid_end, &process.pid.to_le_bytes());
+                0
+            }
+            Err(error) => tell(Err(error), FailureKind::Other),
+        }
+    })
+    .map_err(|e| failure(&e))?;
+    drop(pid_end);
+    let mut bytes = [0; 4];
+    let known = File::from(pid).read_exact(&mut bytes);
+    process::wait(&carrier).map_err(|e| failure(&e))?;
+    drop(status_end);
+    let process = match known {
+        Ok(()) => Some(process::open(i32::from_le_bytes(bytes)).map_err(|e| failure(&e))?),
+        Err(_) => None,
+    };
+    let outcome = read_status(status);
+    match (process, outcome) {
+        (Some(process), Ok(None)) => Ok(process),
+        (process, outcome) => {
+            if let Some(process) = process {
+                let _ = process::signal(process.pidfd.as_fd(), libc::SIGKILL);
+                let _ = process::wait(&process);
+            }
+            let unknown = || other("make a process", &io::Error::from(io::ErrorKind::UnexpectedEof));
+            Err(outcome.and_then(|failure| failure.ok_or_else(unknown)).unwrap_or_else(|failure| failure))
+        }
+    }
+}
+
+/// Waits until the pipe closes (the program runs) or says why not, for [`START_LIMIT`] at most.
+fn read_status(status: OwnedFd) -> Result<Option<Failure>, Failure> {
+    let deadline = Instant::now() + START_LIMIT;
+    let mut file = File::from(status);
+    let mut text = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut poll = [rustix::event::PollFd::new(&file, rustix::event::PollFlags::IN)];
+        match rustix::event::poll(&mut poll, Some(&timeout)) {
+            Ok(0) => return Err(other("start a process", &io::ErrorKind::TimedOut.into())),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(other("start a process", &error.into())),
+            Ok(_) => {}
+        }
+        let mut buffer = [0; 4096];
+        match file.read(&mut buffer) {
+            Ok(0) if text.is_empty() => return Ok(None),
+            Ok(0) => {
+                let parsed = serde_json::from_slice(&text);
+                return parsed.map(Some).map_err(|e| other("start a process", &io::Error::other(e)));
+            }
+            Ok(length) => text.extend(&buffer[..length]),
+            Err(error) => return Err(other("start a process", &error)),
+        }
+    }
+}
+
+pub fn failure(error: &tank_sys::Error) -> Failure {
+    let why = std::error::Error::source(error).map(describe).unwrap_or_default();
+    Failure { what: error.what().to_owned(), why, kind: FailureKind::Other }
+}
+
+pub fn other(what: &str, error: &io::Error) -> Failure {
+    Failure { what: what.to_owned(), why: error.to_string(), kind: FailureKind::Other }
+}
+
+pub fn exit_status(exit: Exit) -> ExitStatus {
+    match exit {
+        Exit::Code(code) => ExitStatus::Code(code),
+        Exit::Signal(signal) => ExitStatus::Signal(signal),
+    }
+}

@@ -1,0 +1,400 @@
+//! The loop: one `poll(2)` over everything the shim waits for. It never wakes without an event.
+
+use crate::{
+    container::{Container, Output, exit_status, failure, other},
+    exec::{self, Exec},
+    log::now_millis,
+};
+use rustix::event::{PollFd, PollFlags};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+use tank_proto::{
+    shim::{
+        Event, ExecSpec, ExitStatus, Failure, FailureKind, FromShim, MAX_SPEC, Reply, Request, Setup, StartSpec, State,
+        VERSION,
+    },
+    terminal,
+};
+use tank_sys::{
+    Context, Error, Result,
+    namespace::{self, Namespaces},
+    packet, process,
+};
+
+/// The most connections at once: `tankd`, and one that is going away.
+const MAX_CONNECTIONS: usize = 16;
+
+/// The most second processes at once.
+const MAX_EXECS: usize = 256;
+
+pub struct Pod {
+    setup: Setup,
+    namespaces: Namespaces,
+    listener: OwnedFd,
+    connections: Vec<OwnedFd>,
+    containers: BTreeMap<String, Container>,
+    execs: Vec<Exec>,
+    shutting_down: bool,
+}
+
+/// What a descriptor in the poll set stands for.
+#[derive(Clone)]
+enum Token {
+    Listener,
+    Connection(usize),
+    Exit(String),
+    Output(String, usize),
+    Client(String, usize),
+    ExecExit(usize),
+    ExecControl(usize),
+    ExecTerminal(usize),
+}
+
+impl Pod {
+    /// Makes the namespaces and listens, then says `ready` on standard output.
+    pub fn set_up(setup: Setup) -> Result<Self> {
+        rustix::process::setsid().doing(|| "start a session")?;
+        for path in &setup.cgroup {
+            fs::write(path, "0").doing(|| format!("join {path}"))?;
+        }
+        let namespaces = namespace::create(setup.id_base, setup.own_network, &setup.hostname)?;
+        set_sysctls(&setup, &namespaces)?;
+        fs::create_dir_all(&setup.log_dir).doing(|| format!("make {}", setup.log_dir))?;
+        let listener = packet::listen(Path::new(&setup.socket))?;
+        println!("ready");
+        // Nobody reads standard output from here on, and tankd's end of it must see the end.
+        let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").doing(|| "open /dev/null")?;
+        rustix::stdio::dup2_stdin(&null).doing(|| "let go of stdin")?;
+        rustix::stdio::dup2_stdout(&null).doing(|| "let go of stdout")?;
+        rustix::process::chdir("/").doing(|| "enter /")?;
+        Ok(Self {
+            setup,
+            namespaces,
+            listener,
+            connections: Vec::new(),
+            containers: BTreeMap::new(),
+            execs: Vec::new(),
+            shutting_down: false,
+        })
+    }
+
+    /// Serves until told to end.
+    pub fn serve(mut self) -> Result<()> {
+        let mut buffer = vec![0; 32 << 10];
+        loop {
+            if self.shutting_down && self.containers.values().all(|container| container.exited.is_some()) {
+                let _ = fs::remove_file(&self.setup.socket);
+                return Ok(());
+            }
+            for token in self.wait()? {
+                self.handle(&token, &mut buffer);
+            }
+            self.tidy();
+        }
+    }
+
+    /// Everything that has something to say.
+    fn wait(&self) -> Result<Vec<Token>> {
+        let mut tokens = Vec::new();
+        let mut fds = Vec::new();
+        for (token, fd, flags) in self.watched() {
+            tokens.push(token);
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+        }
+        loop {
+            match rustix::event::poll(&mut fds, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error).doing(|| "wait for events"),
+            }
+        }
+        let ready = tokens.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ready.map(|(token, _)| token).collect())
+    }
+
+    fn watched(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
+        let read = PollFlags::IN;
+        let mut watched = vec![(Token::Listener, self.listener.as_fd(), read)];
+        watched.extend(self.connections.iter().enumerate().map(|(i, fd)| (Token::Connection(i), fd.as_fd(), read)));
+        for (name, container) in self.containers.iter().filter(|(_, container)| container.exited.is_none()) {
+            watched.push((Token::Exit(name.clone()), container.process.pidfd.as_fd(), read));
+            match &container.output {
+                Output::Pipes(pipes) => {
+                    for (i, (fd, _)) in pipes.iter().enumerate() {
+                        watched.push((Token::Output(name.clone(), i), fd.as_fd(), read));
+                    }
+                }
+                Output::Terminal(relay, _) => {
+                    let flags = if relay.has_input() { read | PollFlags::OUT } else { read };
+                    watched.push((Token::Output(name.clone(), 0), relay.master.as_fd(), flags));
+                    let clients = relay.clients.iter().enumerate();
+                    watched.extend(clients.map(|(i, fd)| (Token::Client(name.clone(), i), fd.as_fd(), read)));
+                }
+            }
+        }
+        for (i, exec) in self.execs.iter().enumerate() {
+            watched.push((Token::ExecExit(i), exec.process.pidfd.as_fd(), read));
+            match (&exec.control, &exec.master) {
+                (Some(control), _) => watched.push((Token::ExecControl(i), control.as_fd(), read)),
+                (None, Some(master)) => watched.push((Token::ExecTerminal(i), master.as_fd(), read)),
+                (None, None) => {}
+            }
+        }
+        watched
+    }
+
+    fn handle(&mut self, token: &Token, buffer: &mut [u8]) {
+        match token {
+            Token::Listener => {
+                if let Ok(Some(socket)) = packet::accept(self.listener.as_fd())
+                    && self.connections.len() < MAX_CONNECTIONS
+                {
+                    self.connections.push(socket);
+                }
+            }
+            Token::Connection(index) => self.answer(*index),
+            Token::Exit(name) => self.exited(name, buffer),
+            Token::Output(name, source) => {
+                if let Some(container) = self.containers.get_mut(name) {
+                    if let Output::Terminal(relay, _) = &mut container.output {
+                        relay.flush();
+                    }
+                    if !container.read_output(*source, buffer)
+                        && let Output::Pipes(pipes) = &mut container.output
+                        && *source < pipes.len()
+                    {
+                        // The other source of the same container is found again at the next turn.
+                        pipes.remove(*source);
+                    }
+                }
+            }
+            Token::Client(name, index) => {
+                if let Some(Container { output: Output::Terminal(relay, _), .. }) = self.containers.get_mut(name)
+                    && !relay.receive(*index)
+                    && *index < relay.clients.len()
+                {
+                    relay.clients.remove(*index);
+                }
+            }
+            Token::ExecExit(index) => self.exec_exited(*index),
+            Token::ExecControl(index) => {
+                if let Some(exec) = self.execs.get_mut(*index)
+                    && let Some(control) = &exec.control
+                    && !matches!(packet::receive(control.as_fd()), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+                {
+                    exec.detach();
+                }
+            }
+            Token::ExecTerminal(index) => {
+                if let Some(exec) = self.execs.get_mut(*index)
+                    && let Some(master) = &exec.master
+                    && !matches!(rustix::io::read(master, &mut *buffer), Ok(1..) | Err(rustix::io::Errno::AGAIN))
+                {
+                    exec.master = None;
+                }
+            }
+        }
+    }
+
+    /// Reads one request and answers it.
+    fn answer(&mut self, index: usize) {
+        let Some(socket) = self.connections.get(index) else { return };
+        let received = packet::receive(socket.as_fd());
+        let (reply, fds) = match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(None) | Err(_) => return self.hang_up(index),
+            Ok(Some((bytes, fds))) => match serde_json::from_slice::<Request>(&bytes) {
+                Ok(request) => self.carry_out(request, fds).unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new())),
+                Err(error) => (Reply::Failed(other("read a request", &error.into())), Vec::new()),
+            },
+        };
+        if !self.send(index, &FromShim::Reply(reply), &fds) {
+            self.hang_up(index);
+        }
+    }
+
+    /// Closed sockets are kept in place until [`Pod::tidy`], so that the tokens of this turn stay right.
+    fn hang_up(&mut self, index: usize) {
+        if let (Some(socket), Ok((closed, _))) = (self.connections.get_mut(index), packet::pair()) {
+            *socket = closed;
+        }
+    }
+
+    fn tidy(&mut self) {
+        let mut probe = [0];
+        self.connections.retain(|socket| {
+            let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+            !matches!(rustix::net::recv(socket, &mut probe, flags), Ok((0, _)))
+        });
+        self.execs.retain(|exec| exec.process.pid != 0);
+    }
+
+    fn send(&self, index: usize, message: &FromShim, fds: &[OwnedFd]) -> bool {
+        let (Some(socket), Ok(bytes)) = (self.connections.get(index), serde_json::to_vec(message)) else { return false };
+        packet::send(socket.as_fd(), &bytes, &packet::borrow(fds)).is_ok()
+    }
+
+    fn carry_out(&mut self, request: Request, mut fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+        match request {
+            Request::State => Ok((Reply::State(self.state()), Vec::new())),
+            Request::Namespaces => {
+                let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| other("copy a namespace", &e));
+                let namespaces = [Some(&self.namespaces.user), self.namespaces.net.as_ref()];
+                Ok((Reply::Namespaces, namespaces.into_iter().flatten().map(copy).collect::<Result<_, _>>()?))
+            }
+            Request::Start => {
+                let spec: StartSpec = read_spec(&mut fds)?;
+                if self.containers.get(&spec.name).is_some_and(|container| container.exited.is_none()) {
+                    return Err(other("start a container", &io::ErrorKind::AlreadyExists.into()));
+                }
+                let container = Container::start(&self.setup, &self.namespaces, spec, fds)?;
+                let pid = container.process.pid;
+                self.containers.insert(container.spec.name.clone(), container);
+                Ok((Reply::Started { pid }, Vec::new()))
+            }
+            Request::Signal { container, signal } => {
+                if let Some(container) = self.containers.get(&container).filter(|found| found.exited.is_none()) {
+                    process::signal(container.process.pidfd.as_fd(), signal).map_err(|e| failure(&e))?;
+                }
+                Ok((Reply::Done, Vec::new()))
+            }
+            Request::Forget { container } => {
+                if self.containers.get(&container).is_some_and(|found| found.exited.is_some()) {
+                    self.containers.remove(&container);
+                }
+                Ok((Reply::Done, Vec::new()))
+            }
+            Request::Exec => {
+                let spec: ExecSpec = read_spec(&mut fds)?;
+                if self.execs.len() >= MAX_EXECS {
+                    let why = format!("{MAX_EXECS} run already");
+                    return Err(other("run a command", &io::Error::other(why)));
+                }
+                let container = self.running(&spec.container)?;
+                let (exec, for_client) = exec::start(&self.setup, &self.namespaces, container, &spec, &fds)?;
+                let pid = exec.process.pid;
+                self.execs.push(exec);
+                Ok((Reply::Executed { pid }, for_client))
+            }
+            Request::Attach { container } => {
+                self.running(&container)?;
+                match self.containers.get_mut(&container).map(|found| &mut found.output) {
+                    Some(Output::Terminal(relay, _)) => {
+                        let end = relay.attach().map_err(|why| other("attach", &io::Error::other(why)))?;
+                        Ok((Reply::Attached, vec![end]))
+                    }
+                    _ => Err(Failure {
+                        what: format!("attach to container `{container}`"),
+                        why: "it has no terminal".to_owned(),
+                        kind: FailureKind::NotATty,
+                    }),
+                }
+            }
+            Request::Shutdown => {
+                self.shutting_down = true;
+                for container in self.containers.values().filter(|container| container.exited.is_none()) {
+                    process::signal(container.process.pidfd.as_fd(), libc::SIGKILL).map_err(|e| failure(&e))?;
+                }
+                Ok((Reply::Done, Vec::new()))
+            }
+        }
+    }
+
+    fn running(&self, name: &str) -> Result<&Container, Failure> {
+        let found = self.containers.get(name).filter(|container| container.exited.is_none());
+        found.ok_or_else(|| exec::not_running(name))
+    }
+
+    fn state(&self) -> State {
+        State {
+            version: VERSION,
+            pod: self.setup.pod.clone(),
+            sandbox: self.setup.sandbox.clone(),
+            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            id_base: self.setup.id_base,
+            containers: self.containers.values().map(Container::state).collect(),
+        }
+    }
+
+    fn exited(&mut self, name: &str, buffer: &mut [u8]) {
+        let Some(container) = self.containers.get_mut(name) else { return };
+        let Ok(Some(exit)) = process::try_wait(container.process.pidfd.as_fd()) else { return };
+        container.drain(buffer);
+        let (exit, at) = (exit_status(exit), now_millis());
+        container.exited = Some((exit, at));
+        if let Output::Terminal(relay, _) = &mut container.output {
+            relay.broadcast(&terminal::FromShim::Exited(status(exit)));
+            relay.clients.clear();
+        }
+        let event = FromShim::Event(Event::Exited { container: name.to_owned(), exit, at });
+        for index in 0..self.connections.len() {
+            self.send(index, &event, &[]);
+        }
+    }
+
+    /// A pid of 0 marks an ended one until [`Pod::tidy`].
+    fn exec_exited(&mut self, index: usize) {
+        let Some(exec) = self.execs.get_mut(index) else { return };
+        let Ok(Some(exit)) = process::try_wait(exec.process.pidfd.as_fd()) else { return };
+        if let Some(control) = &exec.control {
+            let packet = terminal::FromShim::Exited(status(exit_status(exit))).encode();
+            let _ = packet::send(control.as_fd(), &packet, &[]);
+        }
+        exec.process.pid = 0;
+    }
+}
+
+fn status(exit: ExitStatus) -> i32 {
+    match exit {
+        ExitStatus::Code(code) => code,
+        ExitStatus::Signal(signal) => 128 + signal,
+    }
+}
+
+/// A specification is the first descriptor of its request.
+fn read_spec<T: serde::de::DeserializeOwned>(fds: &mut Vec<OwnedFd>) -> Result<T, Failure> {
+    let what = "read a specification";
+    if fds.is_empty() {
+        return Err(other(what, &io::ErrorKind::NotFound.into()));
+    }
+    let bytes = packet::read_sealed(fds.remove(0), MAX_SPEC).map_err(|e| other(what, &e))?;
+    serde_json::from_slice(&bytes).map_err(|e| other(what, &e.into()))
+}
+
+/// `net.*` settings belong to the network namespace and the others to the IPC namespace: both are entered by a
+/// process of their own.
+fn set_sysctls(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
+    use rustix::thread::ThreadNameSpaceType;
+    if setup.sysctls.is_empty() {
+        return Ok(());
+    }
+    let (report, report_end) = namespace::pipe()?;
+    let helper = process::spawn(0, || {
+        let set = || -> Result<()> {
+            if let Some(net) = &namespaces.net {
+                namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
+            }
+            namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
+            for (key, value) in &setup.sysctls {
+                let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));
+                fs::write(path, value).doing(|| format!("set the sysctl {key} to {value}"))?;
+            }
+            Ok(())
+        };
+        let Err(error) = set() else { return 0 };
+        let _ = rustix::io::write(&report_end, crate::describe(&error).as_bytes());
+        1
+    })?;
+    drop(report_end);
+    let status = process::wait(&helper)?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let _ = io::Read::read_to_string(&mut fs::File::from(report), &mut text);
+    Err(Error::new(text, io::Error::from(io::ErrorKind::InvalidInput)))
+}

@@ -1,0 +1,272 @@
+//! Control groups: version 2, and where a host still has its controllers on version 1, those beside it.
+//!
+//! Everything lives under one directory of Tank's own, `PREFIX/POD/CONTAINER`; that place is the mark by which Tank
+//! knows what it made. On a hybrid host version 2 still groups the processes (`cgroup.kill` ends a whole pod), and
+//! limits go to the version 1 controllers.
+
+use crate::{Context, Result};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, OpenOptions},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// The controllers Tank sets limits with.
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+
+/// Where the hierarchies are mounted. Pure data, read from `mountinfo`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// The version 2 hierarchy.
+    pub v2: PathBuf,
+    /// Version 1 hierarchies by controller; empty on a host of version 2 only.
+    pub v1: BTreeMap<String, PathBuf>,
+}
+
+/// Limits as the kernel holds them. None: no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<u64>,
+    pub pids: Option<u64>,
+    /// Thousandths of one CPU.
+    pub cpu: Option<u64>,
+}
+
+/// The bandwidth period, in microseconds: the kernel's own default.
+const CPU_PERIOD: u64 = 100_000;
+
+impl Layout {
+    /// Reads the layout from the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)). None: there is no
+    /// version 2 hierarchy at all.
+    pub fn parse(mountinfo: &str) -> Option<Self> {
+        let mut v2 = None;
+        let mut v1 = BTreeMap::new();
+        for line in mountinfo.lines() {
+            let Some((fields, rest)) = line.split_once(" - ") else { continue };
+            let Some(point) = fields.split(' ').nth(4) else { continue };
+            let mut rest = rest.split(' ');
+            match (rest.next(), rest.nth(1)) {
+                (Some("cgroup2"), _) => v2 = v2.or_else(|| Some(PathBuf::from(point))),
+                (Some("cgroup"), Some(options)) => {
+                    for option in options.split(',').filter(|option| CONTROLLERS.contains(option)) {
+                        v1.entry(option.to_owned()).or_insert_with(|| PathBuf::from(point));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Some(Self { v2: v2?, v1 })
+    }
+}
+
+/// Tank's part of the hierarchies.
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    layout: Layout,
+    prefix: String,
+}
+
+impl Cgroups {
+    /// `prefix` is one directory name; everything below it is Tank's.
+    pub fn new(layout: Layout, prefix: &str) -> Self {
+        Self { layout, prefix: prefix.to_owned() }
+    }
+
+    fn roots(&self) -> BTreeSet<PathBuf> {
+        self.layout.v1.values().chain([&self.layout.v2]).map(|root| root.join(&self.prefix)).collect()
+    }
+
+    /// Ensures `pod/part` exists in every hierarchy and opens each `cgroup.procs`, to be written `0` by whoever joins.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn ensure(&self, pod: &str, part: &str) -> Result<Vec<OwnedFd>> {
+        let mut entrances = Vec::new();
+        for root in self.roots() {
+            let leaf = root.join(pod).join(part);
+            if !leaf.is_dir() {
+                self.make(&root, &leaf)?;
+            }
+            let path = leaf.join("cgroup.procs");
+            let file = OpenOptions::new().write(true).open(&path).doing(|| format!("open {}", path.display()))?;
+            entrances.push(file.into());
+        }
+        Ok(entrances)
+    }
+
+    fn make(&self, root: &Path, leaf: &Path) -> Result<()> {
+        fs::create_dir_all(leaf).doing(|| format!("make {}", leaf.display()))?;
+        if root.starts_with(&self.layout.v2) && self.layout.v1.is_empty() {
+            // Controllers reach a leaf only where every parent passes them on (cgroups(7), "subtree_control").
+            let parents = [self.layout.v2.as_path(), root, leaf.parent().unwrap_or(root)];
+            for parent in parents {
+                self.delegate(parent)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn delegate(&self, parent: &Path) -> Result<()> {
+        let file = parent.join("cgroup.subtree_control");
+        let available = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
+        let passed_on = fs::read_to_string(&file).unwrap_or_default();
+        let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
+        for name in CONTROLLERS.iter().filter(|name| has(&available, name) && !has(&passed_on, name)) {
+            fs::write(&file, format!("+{name}")).doing(|| format!("pass {name} on in {}", parent.display()))?;
+        }
+        Ok(())
+    }
+
+    fn control(&self, controller: &str, pod: &str, part: &str) -> PathBuf {
+        let root = self.layout.v1.get(controller).unwrap_or(&self.layout.v2);
+        root.join(&self.prefix).join(pod).join(part)
+    }
+
+    /// Sets the limits of an existing group.
+    ///
+    /// # Errors
+    /// What the kernel gives; a controller the host lacks is an error only where a limit is asked of it.
+    pub fn set_limits(&self, pod: &str, part: &str, limits: &Limits) -> Result<()> {
+        let v1 = |controller: &str| self.layout.v1.contains_key(controller);
+        let text = |limit: Option<u64>, none: &str| limit.map_or_else(|| none.to_owned(), |limit| limit.to_string());
+        let memory = if v1("memory") { ("memory.limit_in_bytes", "-1") } else { ("memory.max", "max") };
+        self.write("memory", pod, part, memory.0, &text(limits.memory, memory.1), limits.memory.is_some())?;
+        self.write("pids", pod, part, "pids.max", &text(limits.pids, "max"), limits.pids.is_some())?;
+        let quota = limits.cpu.map(|cpu| cpu * CPU_PERIOD / 1000);
+        if v1("cpu") {
+            self.write("cpu", pod, part, "cpu.cfs_quota_us", &text(quota, "-1"), quota.is_some())
+        } else {
+            let value = format!("{} {CPU_PERIOD}", text(quota, "max"));
+            self.write("cpu", pod, part, "cpu.max", &value, quota.is_some())
+        }
+    }
+
+    fn write(&self, controller: &str, pod: &str, part: &str, file: &str, value: &str, needed: bool) -> Result<()> {
+        let path = self.control(controller, pod, part).join(file);
+        match fs::write(&path, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !needed => Ok(()),
+            other => other.doing(|| format!("set {file} to {value} for {pod}/{part}")),
+        }
+    }
+
+    /// The limits a group has now.
+    pub fn limits(&self, pod: &str, part: &str) -> Limits {
+        let read = |controller: &str, file: &str| {
+            fs::read_to_string(self.control(controller, pod, part).join(file)).unwrap_or_default()
+        };
+        let number = |text: &str| text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+        let v1 = |controller: &str| self.layout.v1.contains_key(controller);
+        // Version 1 says "no limit" as the largest number of whole pages.
+        let memory = number(&read("memory", if v1("memory") { "memory.limit_in_bytes" } else { "memory.max" }));
+        let quota = number(&read("cpu", if v1("cpu") { "cpu.cfs_quota_us" } else { "cpu.max" }));
+        Limits {
+            memory: memory.filter(|bytes| *bytes < 1 << 62),
+            pids: number(&read("pids", "pids.max")),
+            cpu: quota.map(|quota| quota * 1000 / CPU_PERIOD),
+        }
+    }
+
+    /// The pods that have a directory in any hierarchy.
+    pub fn pods(&self) -> BTreeSet<String> {
+        let mut pods = BTreeSet::new();
+        for root in self.roots() {
+            for entry in fs::read_dir(&root).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    pods.extend(entry.file_name().into_string());
+                }
+            }
+        }
+        pods
+    }
+
+    /// Ends every process of a pod and removes its groups. A group that is not there is where the caller wanted it.
+    ///
+    /// # Errors
+    /// What the kernel gives; `EBUSY` when processes outlive `SIGKILL` for more than five seconds.
+    pub fn remove_pod(&self, pod: &str) -> Result<()> {
+        let tree = self.layout.v2.join(&self.prefix).join(pod);
+        if tree.is_dir() {
+            fs::write(tree.join("cgroup.kill"), "1").doing(|| format!("kill what is left of {pod}"))?;
+        }
+        let deadline = Instant::now() + Duration::from_secs(5);
+        for root in self.roots() {
+            remove_tree(&root.join(pod), deadline).doing(|| format!("remove the cgroups of {pod}"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes Tank's own directory where nothing is in it any more.
+    pub fn remove_prefix_if_empty(&self) {
+        for root in self.roots() {
+            let _ = fs::remove_dir(root);
+        }
+    }
+}
+
+/// Joins the calling process to groups opened by [`Cgroups::ensure`].
+///
+/// # Errors
+/// What the kernel gives.
+pub fn join(entrances: &[OwnedFd]) -> Result<()> {
+    for entrance in entrances {
+        rustix::io::write(entrance, b"0").doing(|| "join a cgroup")?;
+    }
+    Ok(())
+}
+
+/// Removes directories from the bottom up. Processes that were just killed keep a group busy for a moment.
+fn remove_tree(dir: &Path, deadline: Instant) -> io::Result<()> {
+    let children: Vec<PathBuf> = match fs::read_dir(dir) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for child in children {
+        remove_tree(&child, deadline)?;
+    }
+    loop {
+        match fs::remove_dir(dir) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => return other,
+        }
+    }
+}
+
+/// Reads this process's layout.
+///
+/// # Errors
+/// When there is no version 2 hierarchy.
+pub fn detect() -> Result<Layout> {
+    let text = fs::read_to_string("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo")?;
+    Layout::parse(&text)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
+        .doing(|| "find the cgroup version 2 hierarchy (is it mounted?)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_read_from_mountinfo() {
+        let pure = "25 1 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        let layout = Layout::parse(pure).expect("has version 2");
+        assert_eq!(layout, Layout { v2: "/sys/fs/cgroup".into(), v1: BTreeMap::new() });
+
+        let hybrid = "30 1 0:25 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n\
+                      31 1 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup none rw,cpu,cpuacct\n\
+                      32 1 0:27 / /sys/fs/cgroup/memory rw shared:3 - cgroup none rw,memory\n";
+        let layout = Layout::parse(hybrid).expect("has version 2");
+        assert_eq!(layout.v2, Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(layout.v1["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(layout.v1["memory"], Path::new("/sys/fs/cgroup/memory"));
+        assert_eq!(Layout::parse("1 1 0:1 / / rw - ext4 /dev/vda rw\n"), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! The Linux kernel, typed: the only crate of Tank that may hold `unsafe`.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`process`] | `clone3`, pidfds, exit statuses |
+//! | [`namespace`] | a user namespace with its map, and the network, UTS and IPC namespaces it owns |
+//! | [`mount`] | detached mounts: idmapped layers, overlay, tmpfs (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`) |
+//! | [`rootfs`] | what a container's first process does to its own mount namespace |
+//! | [`privilege`] | ids, capabilities, `no_new_privs`, [`seccomp`] |
+//! | [`pty`] | terminals, made inside a container |
+//! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
+//! | [`route`] | links, addresses and routes (rtnetlink), in any network namespace |
+//! | [`nft`] | one owned nftables table, replaced in one transaction |
+//! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
+//!
+//! It knows no pods: names, policies and the store are other rooms' concern. Everything is descriptor-typed and
+//! close-on-exec. Kernel: Linux 6.15 or later (overlay over detached mounts).
+
+#![allow(unsafe_code, reason = "this crate is where Tank's unsafe code is; every block states its invariant")]
+
+pub mod cgroup;
+pub mod mount;
+pub mod namespace;
+pub mod nft;
+pub mod packet;
+pub mod privilege;
+pub mod process;
+pub mod pty;
+pub mod rootfs;
+pub mod route;
+pub mod seccomp;
+
+use std::{fmt, io};
+
+/// A kernel call that failed: what was attempted, on what, and the errno.
+#[derive(Debug, thiserror::Error)]
+pub struct Error {
+    what: String,
+    #[source]
+    source: io::Error,
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub fn new(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self { what: what.into(), source: source.into() }
+    }
+
+    /// What was attempted.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The errno behind it, when the kernel gave one.
+    pub fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+/// Says what was attempted, lazily, since nearly nothing fails.
+pub trait Context<T> {
+    /// # Errors
+    /// The same, with its context.
+    fn doing<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+    fn doing<W: Into<String>>(self, what: impl FnOnce() -> W) -> Result<T> {
+        self.map_err(|source| Error::new(what(), source))
+    }
+}

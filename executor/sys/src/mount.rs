@@ -1,0 +1,192 @@
+//! Detached mounts: file systems that hang in no mount table until a container attaches them.
+//!
+//! Made with `fsopen(2)`, `open_tree(2)` and `mount_setattr(2)`. A detached mount is a descriptor: when the last one
+//! closes the kernel unmounts it, so a crash anywhere on the way leaves nothing behind. Overlay takes detached mounts
+//! as layers since Linux 6.15.
+
+use crate::{Context, Result};
+use rustix::{
+    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags},
+};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+/// `struct mount_attr` of `mount_setattr(2)`.
+#[repr(C)]
+#[derive(Default)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Attributes of a mount, as `mount_setattr(2)` has them.
+pub mod attr {
+    pub const RDONLY: u64 = 0x1;
+    pub const NOSUID: u64 = 0x2;
+    pub const NODEV: u64 = 0x4;
+    pub const NOEXEC: u64 = 0x8;
+    pub(super) const IDMAP: u64 = 0x0010_0000;
+}
+
+/// A detached copy of the mount at `path`, optionally with everything mounted below it.
+///
+/// # Errors
+/// What `open_tree(2)` gives.
+pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(CWD, path, flags).doing(|| format!("copy the mount at {}", path.display()))
+}
+
+/// Sets attributes on `mount` and everything below it.
+///
+/// # Errors
+/// What `mount_setattr(2)` gives.
+pub fn restrict(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<()> {
+    let attr = MountAttr { attr_set: attributes, ..MountAttr::default() };
+    set_attributes(mount, &attr, recursive).doing(|| "restrict a mount")
+}
+
+/// Makes ids on the file system of the detached `mount` appear through the map of the user namespace `user`: what is
+/// owned by 0 on disk belongs to the pod's own root.
+///
+/// # Errors
+/// `EINVAL` when the file system can't do that; what else `mount_setattr(2)` gives.
+pub fn idmap(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<()> {
+    let attr = MountAttr { attr_set: attr::IDMAP, userns_fd: user.as_raw_fd() as u64, ..MountAttr::default() };
+    set_attributes(mount, &attr, false).doing(|| "map the ids of a mount (does its file system support it?)")
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: `attr` is the structure the call expects, of the size given, and outlives it.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size_of::<MountAttr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A detached file system of its own: `kind` with `options`.
+///
+/// # Errors
+/// What the kernel gives, with the last line of its own explanation where there is one.
+pub fn filesystem(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| format!("open a {kind}"))?;
+    for (key, value) in options {
+        configure(&context, kind, key, value)?;
+    }
+    create(&context, kind, attributes)
+}
+
+fn configure(context: &OwnedFd, kind: &str, key: &str, value: &str) -> Result<()> {
+    rustix::mount::fsconfig_set_string(context, key, value)
+        .map_err(|e| explain(context, e))
+        .doing(|| format!("set {key}={value} on a {kind}"))
+}
+
+fn create(context: &OwnedFd, kind: &str, attributes: u64) -> Result<OwnedFd> {
+    rustix::mount::fsconfig_create(context).map_err(|e| explain(context, e)).doing(|| format!("make a {kind}"))?;
+    let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
+    rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).doing(|| format!("mount a {kind}"))
+}
+
+/// The kernel logs why it refused into the context itself (fsopen(2), "Message retrieval interface").
+fn explain(context: &OwnedFd, error: rustix::io::Errno) -> io::Error {
+    let mut buffer = [0u8; 512];
+    match rustix::io::read(context, &mut buffer) {
+        Ok(length) if length > 0 => {
+            let line = String::from_utf8_lossy(&buffer[..length]);
+            io::Error::other(format!("{} ({})", line.trim().trim_start_matches("e "), io::Error::from(error)))
+        }
+        _ => error.into(),
+    }
+}
+
+/// A detached overlay: `layers` from the lowest to the topmost, all idmapped by the caller, and writes going to
+/// `upper` (with `work` beside it).
+///
+/// # Errors
+/// As [`filesystem`].
+pub fn overlay(layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<OwnedFd> {
+    let kind = "overlay";
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "open an overlay")?;
+    // `lowerdir+` appends downwards: the first given is the topmost.
+    for layer in layers.iter().rev() {
+        configure(&context, kind, "lowerdir+", &format!("/proc/self/fd/{}", layer.as_raw_fd()))?;
+    }
+    configure(&context, kind, "upperdir", &upper.to_string_lossy())?;
+    configure(&context, kind, "workdir", &work.to_string_lossy())?;
+    create(&context, kind, 0)
+}
+
+/// Attaches a detached mount on the place `target` names.
+///
+/// # Errors
+/// What `move_mount(2)` gives.
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", target, "", flags).doing(|| "attach a mount")
+}
+
+/// Opens `path` beneath `root`, following links as a process with that root directory would.
+///
+/// # Errors
+/// What `openat2(2)` gives.
+pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+}
+
+/// Writes a new file into a directory (of a mount of Tank's own, so nothing can be in the way).
+///
+/// # Errors
+/// What the kernel gives.
+pub fn write_file(dir: BorrowedFd<'_>, name: &str, content: &[u8], mode: u32, owner: u32) -> Result<()> {
+    use std::io::Write;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).doing(|| format!("create {name}"))?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(content).doing(|| format!("write {name}"))?;
+    let (uid, gid) = (rustix::fs::Uid::from_raw(owner), rustix::fs::Gid::from_raw(owner));
+    rustix::fs::fchown(&file, Some(uid), Some(gid)).doing(|| format!("own {name}"))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).doing(|| format!("set the mode of {name}"))
+}
+
+/// Whether `fd` is a directory.
+pub fn is_directory(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)
+        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
+/// A directory opened to be attached on, or to look beneath.
+///
+/// # Errors
+/// What `open(2)` gives.
+pub fn open_path(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
+}
+
+/// The mount's root, readable: from a detached mount's own descriptor (opened with `O_PATH` semantics).
+///
+/// # Errors
+/// What `openat(2)` gives.
+pub fn open_root(mount: &OwnedFd) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(mount.as_fd(), ".", flags, Mode::empty()).doing(|| "open the root of a mount")
+}

@@ -1,0 +1,120 @@
+//! A pod's namespaces: a user namespace, and the network, UTS and IPC namespaces that it owns.
+//!
+//! They are made by a helper process that ends at once and are kept alive by descriptors, so they die with the last
+//! holder: nothing is pinned in the file system.
+
+use crate::{
+    Context, Error, Result,
+    process::{self, flags},
+};
+use rustix::thread::ThreadNameSpaceType;
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+/// How many ids a pod has: 0 to 65535 inside.
+pub const ID_COUNT: u32 = 65_536;
+
+/// The namespaces a pod's containers share. `net` is none where the pod uses the host's.
+#[derive(Debug)]
+pub struct Namespaces {
+    pub user: OwnedFd,
+    pub uts: OwnedFd,
+    pub ipc: OwnedFd,
+    pub net: Option<OwnedFd>,
+}
+
+/// Makes them. Ids 0 to 65535 inside are `id_base` onwards outside. The caller must be single-threaded and root.
+///
+/// # Errors
+/// What the kernel gives; nothing is left behind.
+pub fn create(id_base: u32, own_network: bool, hostname: &str) -> Result<Namespaces> {
+    let (ready_rx, ready_tx) = pipe()?;
+    let network = if own_network { flags::NEWNET } else { 0 };
+    let namespaces = flags::NEWUSER | flags::NEWUTS | flags::NEWIPC | network;
+    let helper = process::spawn(namespaces, || {
+        let named = rustix::system::sethostname(hostname.as_bytes());
+        let _ = rustix::io::write(&ready_tx, &[u8::from(named.is_ok())]);
+        // Holds the namespaces until the parent has opened them and kills it, or ends itself.
+        if process::die_with_parent().is_ok() {
+            let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 30, tv_nsec: 0 });
+        }
+        0
+    })?;
+    drop(ready_tx);
+    let opened = (|| {
+        let pid = helper.pid;
+        let map = format!("0 {id_base} {ID_COUNT}");
+        fs::write(format!("/proc/{pid}/uid_map"), &map).doing(|| format!("map user ids {map}"))?;
+        fs::write(format!("/proc/{pid}/gid_map"), &map).doing(|| format!("map group ids {map}"))?;
+        let mut named = [0];
+        File::from(ready_rx).read_exact(&mut named).doing(|| "wait for the namespaces")?;
+        if named != [1] {
+            return Err(Error::new(format!("set the host name `{hostname}`"), io::Error::from_raw_os_error(libc::EPERM)));
+        }
+        let open = |kind: &str| -> Result<OwnedFd> {
+            let file = File::open(format!("/proc/{pid}/ns/{kind}")).doing(|| format!("open the {kind} namespace"))?;
+            Ok(file.into())
+        };
+        Ok(Namespaces {
+            user: open("user")?,
+            uts: open("uts")?,
+            ipc: open("ipc")?,
+            net: if own_network { Some(open("net")?) } else { None },
+        })
+    })();
+    process::signal(helper.pidfd.as_fd(), libc::SIGKILL)?;
+    process::wait(&helper)?;
+    opened
+}
+
+/// Enters one namespace. For a user namespace the caller must be single-threaded.
+///
+/// # Errors
+/// What `setns(2)` gives.
+pub fn enter(namespace: BorrowedFd<'_>, kind: ThreadNameSpaceType) -> Result<()> {
+    // SAFETY: a plain system call on a borrowed descriptor; it changes only which namespaces this thread sees.
+    match unsafe { libc::setns(namespace.as_raw_fd(), kind.bits() as i32) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).doing(|| format!("enter a namespace ({kind:?})")),
+    }
+}
+
+/// Enters the mount, pid, network, UTS, IPC and cgroup namespaces of a process at once, or none of them. The pid
+/// namespace is that of processes made from then on.
+///
+/// # Errors
+/// What `setns(2)` gives.
+pub fn enter_process(pidfd: BorrowedFd<'_>) -> Result<()> {
+    let all = flags::NEWNS | flags::NEWPID | flags::NEWNET | flags::NEWUTS | flags::NEWIPC | flags::NEWCGROUP;
+    // SAFETY: a plain system call on a borrowed descriptor; it changes only which namespaces this thread sees.
+    match unsafe { libc::setns(pidfd.as_raw_fd(), all as libc::c_int) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).doing(|| "enter a container's namespaces"),
+    }
+}
+
+/// A close-on-exec pipe: reading end, writing end.
+///
+/// # Errors
+/// What `pipe2(2)` gives.
+pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "make a pipe")
+}
+
+/// Runs `body` on a thread of its own inside the network namespace `net`, so that no thread of a runtime changes
+/// where it is. Sockets stay in the namespace they were made in.
+///
+/// # Errors
+/// What `setns(2)` or `body` gives.
+pub fn in_network<T: Send>(net: BorrowedFd<'_>, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            enter(net, ThreadNameSpaceType::NETWORK)?;
+            body()
+        });
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")).doing(|| "work in a network namespace"))
+    })
+}

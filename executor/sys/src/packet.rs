@@ -1,0 +1,188 @@
+//! `SOCK_SEQPACKET` Unix sockets whose packets carry descriptors.
+//!
+//! A packet arrives whole or not at all, so there is no framing to get wrong and no half-read message. What has to be
+//! larger than [`MAX_PACKET`] travels in a sealed memory file.
+
+use crate::{Context, Result};
+use rustix::{
+    fs::{MemfdFlags, SealFlags},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    },
+};
+use std::{
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+/// The most bytes of one packet: 64 KiB.
+pub const MAX_PACKET: usize = 64 << 10;
+
+/// The most descriptors of one packet (the kernel's own limit is 253, `SCM_MAX_FD`).
+pub const MAX_FDS: usize = 128;
+
+/// A connected pair.
+///
+/// # Errors
+/// What `socketpair(2)` gives.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")
+}
+
+/// Listens at `path`, which must not exist. Only root may connect: the folder's mode says so.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn listen(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("listen on {}", path.display());
+    let socket = new_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).doing(what)?;
+    let address = SocketAddrUnix::new(path).doing(what)?;
+    rustix::net::bind(&socket, &address).doing(what)?;
+    rustix::net::listen(&socket, 16).doing(what)?;
+    Ok(socket)
+}
+
+/// Connects to `path`, without waiting for whoever listens.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn connect(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("connect to {}", path.display());
+    let socket = new_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).doing(what)?;
+    let address = SocketAddrUnix::new(path).doing(what)?;
+    rustix::net::connect(&socket, &address).doing(what)?;
+    Ok(socket)
+}
+
+fn new_socket(flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+/// The next waiting connection, if one waits.
+///
+/// # Errors
+/// What `accept4(2)` gives.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => Ok(None),
+        Err(error) => Err(error).doing(|| "accept a connection"),
+    }
+}
+
+/// Sends one packet. `WouldBlock` when the other side does not keep up, `BrokenPipe` when it is gone.
+///
+/// # Errors
+/// What `sendmsg(2)` gives.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(fds).size().max(1)];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    loop {
+        match rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return other.map(drop).map_err(Into::into),
+        }
+    }
+}
+
+/// Receives one packet. None: the other side has closed. `WouldBlock` when nothing is there.
+///
+/// # Errors
+/// What `recvmsg(2)` gives, and `InvalidData` for a packet over the limits.
+pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; MAX_PACKET];
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        match rustix::net::recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    if received.bytes == 0 && fds.is_empty() {
+        return Ok(None);
+    }
+    bytes.truncate(received.bytes);
+    Ok(Some((bytes, fds)))
+}
+
+/// A memory file that holds `bytes` and can't change any more.
+///
+/// # Errors
+/// What `memfd_create(2)` gives.
+pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
+    let fd = rustix::fs::memfd_create(name, flags).doing(|| "make a memory file")?;
+    let mut file = File::from(fd);
+    file.write_all(bytes).doing(|| "fill a memory file")?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals).doing(|| "seal a memory file")?;
+    Ok(file.into())
+}
+
+/// What a memory file holds, if that is at most `limit` bytes.
+///
+/// # Errors
+/// What reading gives, and `InvalidData` over the limit.
+pub fn read_sealed(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
+    use std::io::Seek;
+    let mut file = File::from(fd);
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
+}
+
+/// Borrows every descriptor of a list, for [`send`].
+pub fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_carry_bytes_and_descriptors() {
+        let (a, b) = pair().expect("pair");
+        let file = sealed("test", b"hello").expect("sealed");
+        send(a.as_fd(), b"one", &[file.as_fd()]).expect("send");
+        send(a.as_fd(), b"two", &[]).expect("send");
+        let (bytes, mut fds) = receive(b.as_fd()).expect("receive").expect("open");
+        assert_eq!((bytes.as_slice(), fds.len()), (&b"one"[..], 1));
+        assert_eq!(read_sealed(fds.remove(0), 5).expect("read"), b"hello");
+        assert_eq!(receive(b.as_fd()).expect("receive").expect("open").0, b"two");
+        drop(a);
+        assert!(receive(b.as_fd()).expect("receive").is_none());
+    }
+
+    #[test]
+    fn limits_hold_on_both_sides() {
+        let (a, b) = pair().expect("pair");
+        assert!(send(a.as_fd(), &vec![0; MAX_PACKET + 1], &[]).is_err());
+        send(a.as_fd(), &vec![0; MAX_PACKET], &[]).expect("send");
+        assert_eq!(receive(b.as_fd()).expect("receive").expect("open").0.len(), MAX_PACKET);
+        assert!(read_sealed(sealed("test", b"123456").expect("sealed"), 5).is_err());
+    }
+}

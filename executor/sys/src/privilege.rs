@@ -1,0 +1,83 @@
+//! Giving privileges up, in the one order that works, just before a program is executed.
+
+use crate::{Context, Result, namespace};
+use caps::{CapSet, Capability, CapsHashSet};
+use rustix::thread::ThreadNameSpaceType;
+use serde::{Deserialize, Serialize};
+use std::{io, os::fd::BorrowedFd};
+
+/// Who a process is, inside its user namespace.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Identity {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// The capabilities a container's root has unless told otherwise: Docker's set without `NET_RAW`, `MKNOD` and
+/// `AUDIT_WRITE`. All of them count only against what the pod's own user namespace owns.
+pub const DEFAULT_CAPABILITIES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// Whether the kernel's headers know a capability by this name.
+pub fn is_capability(name: &str) -> bool {
+    name.parse::<Capability>().is_ok()
+}
+
+/// Enters the pod's user namespace and becomes `identity` with at most `bounding`. Those in `ambient` a user other
+/// than root keeps as well. Ends with `no_new_privs`, so no program can gain anything back.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn become_user(user: BorrowedFd<'_>, identity: &Identity, bounding: &[String], ambient: &[String]) -> Result<()> {
+    // Between here and exec this process still has the host's memory image: no one inside may look at it.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .doing(|| "hide a process from tracing")?;
+    namespace::enter(user, ThreadNameSpaceType::USER)?;
+    let bounding = parse(bounding)?;
+    let ambient: CapsHashSet = parse(ambient)?.intersection(&bounding).copied().collect();
+    for capability in caps::runtime::thread_all_supported().difference(&bounding) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(io::Error::other).doing(|| "drop a capability")?;
+    }
+    rustix::thread::set_keep_capabilities(true).doing(|| "keep capabilities")?;
+    set_ids(identity)?;
+    let permitted = if identity.uid == 0 { &bounding } else { &ambient };
+    let set = |kind, to: &CapsHashSet| caps::set(None, kind, to).map_err(io::Error::other);
+    set(CapSet::Effective, permitted).doing(|| "set the effective capabilities")?;
+    set(CapSet::Permitted, permitted).doing(|| "set the permitted capabilities")?;
+    let inherited = if identity.uid == 0 { CapsHashSet::new() } else { ambient };
+    set(CapSet::Inheritable, &inherited).doing(|| "set the inheritable capabilities")?;
+    set(CapSet::Ambient, &inherited).doing(|| "set the ambient capabilities")?;
+    rustix::thread::set_no_new_privs(true).doing(|| "refuse new privileges")
+}
+
+fn parse(names: &[String]) -> Result<CapsHashSet> {
+    let parsed = names.iter().map(|name| name.parse::<Capability>().map_err(io::Error::other));
+    parsed.collect::<io::Result<_>>().doing(|| "read a list of capabilities")
+}
+
+fn set_ids(identity: &Identity) -> Result<()> {
+    // SAFETY: the process is single-threaded, so the raw calls change all of it; the slice outlives its call.
+    let results = unsafe {
+        [
+            libc::setgroups(identity.groups.len(), identity.groups.as_ptr()),
+            libc::setresgid(identity.gid, identity.gid, identity.gid),
+            libc::setresuid(identity.uid, identity.uid, identity.uid),
+        ]
+    };
+    if results.iter().all(|result| *result == 0) {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error()).doing(|| format!("become user {} of group {}", identity.uid, identity.gid))
+}

@@ -1,0 +1,275 @@
+//! Processes: made with `clone3(2)`, known by pidfd, ended with a status.
+
+use crate::{Context, Result};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// `CLONE_*` flags of `clone3(2)`.
+pub mod flags {
+    pub const NEWNS: u64 = libc::CLONE_NEWNS as u64;
+    pub const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+    pub const NEWUTS: u64 = libc::CLONE_NEWUTS as u64;
+    pub const NEWIPC: u64 = libc::CLONE_NEWIPC as u64;
+    pub const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
+    pub const NEWPID: u64 = libc::CLONE_NEWPID as u64;
+    pub const NEWNET: u64 = libc::CLONE_NEWNET as u64;
+    /// The new process is a sibling: a child of the caller's parent.
+    pub const PARENT: u64 = libc::CLONE_PARENT as u64;
+}
+
+/// A process and a descriptor that keeps naming it after its pid is used again.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+impl Exit {
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+
+    /// As shells and containers have it: the code itself, or 128 and the signal.
+    pub fn status(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "status {code}"),
+            Self::Signal(signal) => write!(f, "signal {}", signal_name(*signal)),
+        }
+    }
+}
+
+/// Makes a process that runs `body` and ends when it returns. The caller must be single-threaded: `body` is ordinary
+/// Rust, which allocates, and a lock held by another thread would stay held for ever.
+///
+/// # Errors
+/// What `clone3(2)` gives, or when the caller has more than one thread.
+pub fn spawn(flags: u64, body: impl FnOnce() -> i32) -> Result<Process> {
+    assert_single_threaded()?;
+    let mut pidfd: libc::c_int = -1;
+    // A sibling's exit signal is that of the caller, and naming one is an error (clone(2), "The clone_args").
+    let exit_signal = if flags & self::flags::PARENT == 0 { libc::SIGCHLD as u64 } else { 0 };
+    let args = libc::clone_args {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own copy of everything. There
+    // is one thread (checked above), so no lock is left held in the child. `args` and `pidfd` outlive the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()).doing(|| "make a process"),
+        0 => {
+            SPAWNED.store(true, Ordering::Relaxed);
+            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(125);
+            // SAFETY: ends this process without running the parent's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        pid => {
+            // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Process { pid: pid as i32, pidfd })
+        }
+    }
+}
+
+/// Set in every process that [`spawn`] made: it has one thread by construction, and its `/proc` may be another
+/// namespace's already.
+static SPAWNED: AtomicBool = AtomicBool::new(false);
+
+fn assert_single_threaded() -> Result<()> {
+    if SPAWNED.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let threads = std::fs::read_dir("/proc/self/task").doing(|| "count this process's threads")?.count();
+    if threads == 1 { Ok(()) } else { Err(io::Error::from(io::ErrorKind::Unsupported)).doing(|| "fork with threads") }
+}
+
+/// Names a process that can't have been reaped, because it is the caller's own child.
+///
+/// # Errors
+/// What `pidfd_open(2)` gives.
+pub fn open(pid: i32) -> Result<Process> {
+    let raw = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from);
+    let raw = raw.doing(|| format!("name process {pid}"))?;
+    let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).doing(|| format!("name process {pid}"))?;
+    Ok(Process { pid, pidfd })
+}
+
+/// Sends a signal. A process that has ended is no error: it is where the caller wanted it.
+///
+/// # Errors
+/// What `pidfd_send_signal(2)` gives otherwise.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    // SAFETY: a plain system call on a descriptor that is borrowed for its length; a null siginfo is allowed.
+    let sent = unsafe {
+        let info = std::ptr::null::<libc::siginfo_t>();
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0)
+    };
+    match sent {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            error => Err(error).doing(|| format!("send {}", signal_name(signal))),
+        },
+    }
+}
+
+/// The status of an ended child, and reaps it. None: it still runs.
+///
+/// # Errors
+/// What `waitid(2)` gives.
+pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
+    wait_with(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+}
+
+/// Waits for a child to end. Only for children that end by themselves soon.
+///
+/// # Errors
+/// What `waitid(2)` gives.
+pub fn wait(process: &Process) -> Result<Exit> {
+    Ok(wait_with(process.pidfd.as_fd(), WaitIdOptions::EXITED)?.unwrap_or(Exit::Code(125)))
+}
+
+fn wait_with(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Exit>> {
+    let status = loop {
+        match rustix::process::waitid(WaitId::PidFd(pidfd), options) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other.doing(|| "wait for a process")?,
+        }
+    };
+    Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Code(125),
+    }))
+}
+
+/// Ends this process with SIGKILL when its parent ends. Call it after the last change of credentials: the kernel
+/// forgets it at each (prctl(2), PR_SET_PDEATHSIG).
+///
+/// # Errors
+/// What `prctl(2)` gives.
+pub fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .doing(|| "tie a process to its parent")
+}
+
+/// All signals back to their default action and none blocked, as a program expects to be started.
+pub fn reset_signals() {
+    // SAFETY: sets dispositions and the mask of this single-threaded process; no handler is installed.
+    unsafe {
+        for number in 1..=64 {
+            libc::signal(number, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Makes every descriptor above standard error close when a program is executed: a last line of defence, since all
+/// of Tank's are opened that way.
+///
+/// # Errors
+/// What `close_range(2)` gives.
+pub fn close_descriptors_on_exec() -> Result<()> {
+    // SAFETY: only sets flags on descriptors, whoever owns them.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()).doing(|| "mark descriptors close-on-exec") }
+}
+
+/// Replaces this process by the program `argv[0]`, looked for along `PATH` of `env` unless it holds a `/`.
+/// Returns only the failure: `ENOENT`, `EACCES`, or what `execve(2)` gave.
+pub fn exec(argv: &[std::ffi::CString], env: &[std::ffi::CString]) -> io::Error {
+    let Some(program) = argv.first() else { return io::Error::from_raw_os_error(libc::ENOENT) };
+    let pointers = |list: &[std::ffi::CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (args, vars) = (pointers(argv), pointers(env));
+    let attempt = |path: &std::ffi::CStr| {
+        // SAFETY: all three are NUL-terminated and outlive the call, which returns only on failure.
+        unsafe { libc::execve(path.as_ptr(), args.as_ptr(), vars.as_ptr()) };
+        io::Error::last_os_error()
+    };
+    if program.as_bytes().contains(&b'/') {
+        return attempt(program);
+    }
+    let path = env.iter().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH=")).unwrap_or(b"/usr/bin:/bin");
+    let mut failure = io::Error::from_raw_os_error(libc::ENOENT);
+    for dir in path.split(|b| *b == b':').filter(|dir| !dir.is_empty()) {
+        let Ok(candidate) = std::ffi::CString::new([dir, b"/", program.as_bytes()].concat()) else { continue };
+        let error = attempt(&candidate);
+        // As execvp(3): a program that may not be run is worth telling of, one that is elsewhere is not.
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            Some(libc::EACCES) => failure = error,
+            _ => return error,
+        }
+    }
+    failure
+}
+
+/// The name of a signal, `SIGTERM`, or its number.
+pub fn signal_name(signal: i32) -> String {
+    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |known| known.as_str().to_owned())
+}
+
+/// The number of a signal given as `SIGTERM`, `TERM`, `SIGRTMIN+3` or `15`.
+pub fn signal_number(name: &str) -> Option<i32> {
+    if let Ok(number) = name.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    if let Some(offset) = full.strip_prefix("SIGRTMIN") {
+        let offset = if offset.is_empty() { Some(0) } else { offset.strip_prefix('+')?.parse::<i32>().ok() }?;
+        return (0..=30).contains(&offset).then(|| libc::SIGRTMIN() + offset);
+    }
+    full.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (name, number) in [("SIGTERM", 15), ("quit", 3), ("9", 9), ("SIGRTMIN+3", libc::SIGRTMIN() + 3)] {
+            assert_eq!(signal_number(name), Some(number), "{name}");
+        }
+        for bad in ["", "SIG", "SIGNOPE", "0", "65", "SIGRTMIN+99", "SIGRTMIN-1"] {
+            assert_eq!(signal_number(bad), None, "{bad}");
+        }
+        assert_eq!(signal_name(9), "SIGKILL");
+    }
+}
