@@ -1,1 +1,122 @@
-fn main() {}
+//! `tankd`: keeps a host as its current generation declares.
+//!
+//! ```text
+//! server ─► engine ─► observe ─► plan (tank-plan) ─► actuate ─► start ─► shims
+//!             │
+//!             ├─► images    references to layers
+//!             └─► store     nodes, generations, pointers
+//! ```
+//!
+//! It evaluates no Nickel: a client sends canonical bytes, and nothing in them is taken on trust. It may be killed at
+//! any time: what runs belongs to the shims, what is declared to the store, and the next start finds both.
+
+#![forbid(unsafe_code)]
+
+mod actuate;
+mod engine;
+mod events;
+mod host;
+mod images;
+mod logs;
+mod observe;
+mod probe;
+mod server;
+mod settings;
+mod shims;
+mod start;
+mod store;
+mod user;
+mod views;
+
+use clap::Parser;
+use engine::Engine;
+use host::Host;
+use settings::{Flags, Settings};
+use std::{process::ExitCode, sync::Arc};
+use tank_proto::shim::Event;
+use tank_sys::{cgroup, route::Routes};
+use tokio::sync::mpsc;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("TANK_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(run(&flags)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tankd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(flags: &Flags) -> Result<(), String> {
+    let settings = Settings::settle(flags)?;
+    let said = |error: &dyn std::error::Error| {
+        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        format!("{error}{source}")
+    };
+    if !rustix::process::geteuid().is_root() {
+        return Err("it has to run as root".to_owned());
+    }
+    // What is in these folders is nobody else's to read; the socket's folder has to let callers through.
+    private_dir(&settings.state_dir, 0o700)?;
+    private_dir(&settings.run_dir, 0o711)?;
+    private_dir(&settings.run_dir.join("pods"), 0o700)?;
+    let store = store::rocks::RocksStore::open(&settings.state_dir.join("store")).map_err(|e| said(&e))?;
+    let images = images::Images::open(&settings.state_dir.join("images"), &settings.config.insecure_registries)
+        .map_err(|e| format!("open the image store: {e}"))?;
+    let layout = cgroup::detect().map_err(|e| said(&e))?;
+    let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
+    let routes = Routes::here().map_err(|e| said(&e))?;
+    let (notices, mut received) = mpsc::unbounded_channel();
+    let socket = settings.socket.clone();
+    let host = Arc::new(Host::new(settings, Box::new(store), images, cgroups, routes, notices));
+    host.adopt();
+    let engine = Arc::new(Engine::new(Arc::clone(&host)));
+
+    let listening = Arc::clone(&host);
+    tokio::spawn(async move {
+        while let Some(notice) = received.recv().await {
+            match notice {
+                shims::Notice::Event(pod, Event::Exited { container, exit, .. }) => {
+                    let message = format!("container {container} ended with {exit:?}");
+                    listening.events.add("exited", Some(&pod), message);
+                }
+                shims::Notice::Gone(pod) => listening.events.add("gone", Some(&pod), "its shim is gone"),
+            }
+            listening.wake.notify_one();
+        }
+    });
+
+    if let Some(path) = &flags.seed {
+        let fresh = host.store.current().map_err(|e| said(&e))?.is_none();
+        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let base = path.parent().map(std::path::Path::to_owned);
+        if fresh {
+            let engine = Arc::clone(&engine);
+            tokio::spawn(async move { engine.seed(&text, base.as_deref()).await });
+        } else {
+            host.events.add("note", None, format!("the seed {} is ignored: this store has generations", path.display()));
+        }
+    }
+
+    tokio::spawn(Arc::clone(&engine).run());
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|e| e.to_string())?;
+    tokio::select! {
+        served = server::serve(engine, &socket) => served,
+        _ = terminate.recv() => Ok(()),
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+fn private_dir(path: &std::path::Path, mode: u32) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|e| format!("{}: {e}", path.display()))
+}

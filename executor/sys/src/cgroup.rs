@@ -85,17 +85,22 @@ impl Cgroups {
     /// # Errors
     /// What the kernel gives.
     pub fn ensure(&self, pod: &str, part: &str) -> Result<Vec<OwnedFd>> {
-        let mut entrances = Vec::new();
         for root in self.roots() {
             let leaf = root.join(pod).join(part);
             if !leaf.is_dir() {
                 self.make(&root, &leaf)?;
             }
-            let path = leaf.join("cgroup.procs");
-            let file = OpenOptions::new().write(true).open(&path).doing(|| format!("open {}", path.display()))?;
-            entrances.push(file.into());
         }
-        Ok(entrances)
+        let open = |path: PathBuf| -> Result<OwnedFd> {
+            let file = OpenOptions::new().write(true).open(&path).doing(|| format!("open {}", path.display()))?;
+            Ok(file.into())
+        };
+        self.entrances(pod, part).into_iter().map(open).collect()
+    }
+
+    /// The `cgroup.procs` files of `pod/part`, one in each hierarchy.
+    pub fn entrances(&self, pod: &str, part: &str) -> Vec<PathBuf> {
+        self.roots().into_iter().map(|root| root.join(pod).join(part).join("cgroup.procs")).collect()
     }
 
     fn make(&self, root: &Path, leaf: &Path) -> Result<()> {

@@ -131,7 +131,8 @@ pub fn overlay(layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<OwnedFd>
     }
     configure(&context, kind, "upperdir", &upper.to_string_lossy())?;
     configure(&context, kind, "workdir", &work.to_string_lossy())?;
-    create(&context, kind, 0)
+    // No device of an image is one (the layers hold none either): devices are Tank's to give.
+    create(&context, kind, attr::NODEV)
 }
 
 /// Attaches a detached mount on the place `target` names.

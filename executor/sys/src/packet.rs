@@ -18,6 +18,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
+use tokio::io::unix::AsyncFd;
 
 /// The most bytes of one packet: 64 KiB.
 pub const MAX_PACKET: usize = 64 << 10;
@@ -152,6 +153,15 @@ pub fn read_sealed(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
+}
+
+/// Watches a descriptor on the current tokio runtime.
+///
+/// # Errors
+/// What `epoll_ctl(2)` gives.
+pub fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by the value that watches it, so it stays open and the same for as long.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from).doing(|| "watch a descriptor")
 }
 
 /// Borrows every descriptor of a list, for [`send`].

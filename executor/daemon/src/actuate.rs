@@ -1,0 +1,269 @@
+//! The impure writer: carries steps out, the independent ones side by side.
+
+use crate::{
+    host::Host,
+    shims::{self, failure},
+    start,
+};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::fd::AsFd,
+    sync::Arc,
+    time::Duration,
+};
+use tank_model::{Digest, Graph, Name, spec::Network};
+use tank_plan::{Plan, Step, StepId};
+use tank_proto::shim::{Failure, FailureKind, Request, Setup};
+use tokio::time::{Instant, sleep};
+
+/// The most steps at once.
+const AT_ONCE: usize = 16;
+
+/// A step that was not carried out.
+#[derive(Clone, Debug)]
+pub struct Failed {
+    pub step: Step,
+    pub failure: Failure,
+}
+
+/// Carries a plan out: each step when those before it are done. What depends on a failed step is left; the failures
+/// that are returned are root causes.
+pub async fn carry_out(host: &Arc<Host>, graph: &Arc<Graph>, plan: &Plan, told: &(dyn Fn(&Step) + Sync)) -> Vec<Failed> {
+    let mut done: BTreeSet<StepId> = BTreeSet::new();
+    let mut begun: BTreeSet<StepId> = BTreeSet::new();
+    let mut failed = Vec::new();
+    let mut running = FuturesUnordered::new();
+    loop {
+        for (id, planned) in plan.steps.iter().enumerate() {
+            let ready = planned.after.iter().all(|before| done.contains(before));
+            if running.len() < AT_ONCE && ready && begun.insert(id) {
+                told(&planned.step);
+                let (host, graph, step) = (Arc::clone(host), Arc::clone(graph), planned.step.clone());
+                running.push(async move { (id, perform(&host, &graph, &step).await) });
+            }
+        }
+        let Some((id, outcome)) = running.next().await else { return failed };
+        let step = plan.steps[id].step.clone();
+        match outcome {
+            Ok(()) => {
+                host.events.add("step", step.pod().map(Name::as_str), format!("{step}: {}", plan.steps[id].why));
+                done.insert(id);
+            }
+            Err(failure) => {
+                let message = format!("can't {step}: {}: {}", failure.what, failure.why);
+                host.events.add("failed", step.pod().map(Name::as_str), message);
+                failed.push(Failed { step, failure });
+            }
+        }
+    }
+}
+
+fn other(what: &str, why: impl std::fmt::Display) -> Failure {
+    Failure { what: what.to_owned(), why: why.to_string(), kind: FailureKind::Other }
+}
+
+/// Runs what blocks on a thread for it.
+async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| other(what, e))?
+}
+
+async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::EnsureBridge => ensure_bridge(host).await,
+        Step::RemoveBridge => {
+            let link = host.routes.link(&host.settings.config.bridge).await.map_err(|e| failure(&e))?;
+            match link {
+                Some(link) => host.routes.delete(link.index).await.map_err(|e| failure(&e)),
+                None => Ok(()),
+            }
+        }
+        Step::StartSandbox { pod, hash } => start_sandbox(host, graph, pod, *hash).await,
+        Step::StopSandbox { pod } => {
+            if let Some(shim) = host.shim(pod) {
+                let _ = shim.request(&Request::Shutdown, &[]).await;
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while shim.is_alive() && Instant::now() < deadline {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+            sweep(host, pod).await
+        }
+        Step::SweepPod { pod } => sweep(host, pod).await,
+        Step::EnsureNetwork { pod } => ensure_network(host, pod).await,
+        Step::StartContainer { pod, container, hash, attempt } => {
+            start::start(host, graph, pod, container, *hash, *attempt).await.map(drop)
+        }
+        Step::StopContainer { pod, container, signal, timeout } => {
+            stop(host, pod, container, *signal, Duration::from_millis(*timeout)).await
+        }
+        Step::SetLimits { pod, container, limits } => {
+            let (host, pod, container, limits) = (Arc::clone(host), pod.clone(), container.clone(), limits.clone());
+            blocking("set limits", move || start::set_limits(&host, &pod, &container, &limits)).await
+        }
+        Step::EnsureFirewall => {
+            let ruleset = host.ruleset(graph).map_err(|e| other("work out the rules", e))?;
+            let Some(ruleset) = ruleset else { return Ok(()) };
+            blocking("publish ports", move || tank_sys::nft::replace(&ruleset).map_err(|e| failure(&e))).await
+        }
+        Step::RemoveFirewall => {
+            blocking("remove the rules", || tank_sys::nft::remove().map_err(|e| failure(&e))).await
+        }
+    }
+}
+
+async fn ensure_bridge(host: &Host) -> Result<(), Failure> {
+    let name = &host.settings.config.bridge;
+    let index = host.routes.ensure_bridge(name).await.map_err(|e| failure(&e))?;
+    for address in host.bridge_addresses() {
+        host.routes.ensure_address(index, address).await.map_err(|e| failure(&e))?;
+    }
+    let mut settings = Vec::new();
+    for network in &host.settings.config.networks {
+        if network.address.is_ipv4() {
+            settings.push("net/ipv4/ip_forward".to_owned());
+            // Lets a port on 127.0.0.1 lead to a pod; the table's guard keeps pods from the host's loopback.
+            settings.push(format!("net/ipv4/conf/{name}/route_localnet"));
+        } else {
+            settings.push("net/ipv6/conf/all/forwarding".to_owned());
+        }
+    }
+    for setting in settings {
+        let path = format!("/proc/sys/{setting}");
+        if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+            continue;
+        }
+        fs::write(&path, "1").map_err(|e| other(&format!("set {}", setting.replace('/', ".")), e))?;
+    }
+    Ok(())
+}
+
+/// The host's end of a pod's link: the shim's pid makes it unique while an older one is still going away.
+pub fn link_name(shim: i32) -> String {
+    format!("tk{shim}")
+}
+
+async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest) -> Result<(), Failure> {
+    let (node, _) = graph.sandbox(pod).ok_or_else(|| other("create a pod", "it is not declared"))?;
+    let settings = &host.settings;
+    let dir = settings.pod_dir(pod.as_str());
+    let id_base = host.id_base(pod).map_err(|e| other("lease ids", e))?;
+    let cgroups = {
+        let (host, pod) = (Arc::clone(host), pod.clone());
+        let paths = move || {
+            host.cgroups.ensure(pod.as_str(), "_shim").map_err(|e| failure(&e))?;
+            Ok(host.cgroups.entrances(pod.as_str(), "_shim"))
+        };
+        blocking("make cgroups", paths).await?
+    };
+    let make = |path: &std::path::Path| fs::create_dir_all(path).map_err(|e| other(&format!("make {}", path.display()), e));
+    make(&dir.join("root"))?;
+    let socket = dir.join("shim.sock");
+    let _ = fs::remove_file(&socket);
+    let stderr = fs::File::create(dir.join("shim.err")).map_err(|e| other("open the shim's error log", e))?;
+    let setup = Setup {
+        pod: pod.to_string(),
+        sandbox: hash.to_string(),
+        hostname: node.hostname.clone(),
+        id_base,
+        own_network: node.network != Network::Host,
+        sysctls: node.sysctls.clone().into_iter().collect(),
+        socket: socket.display().to_string(),
+        log_dir: settings.log_dir(pod.as_str()).display().to_string(),
+        attach_on: dir.join("root").display().to_string(),
+        cgroup: cgroups.iter().map(|path| path.display().to_string()).collect(),
+    };
+    shims::spawn(&settings.shim, &setup, stderr).await?;
+    let shim = host.connect(pod).map_err(|e| failure(&e))?;
+    if node.network == Network::None {
+        set_loopback_up(&shim).await?;
+    }
+    Ok(())
+}
+
+async fn set_loopback_up(shim: &shims::Shim) -> Result<(), Failure> {
+    // Index 1 in every network namespace: it is the first link the kernel makes there.
+    shim.routes().await?.set_up(1).await.map_err(|e| failure(&e))
+}
+
+async fn ensure_network(host: &Host, pod: &Name) -> Result<(), Failure> {
+    let shim = host.shim(pod).ok_or_else(|| other("connect a pod", "its shim is gone"))?;
+    let pid = shim.state().await?.pid;
+    let lease = host.store.lease(pod.as_str()).map_err(|e| other("lease an address", e))?;
+    let namespaces = shim.namespaces().await?;
+    let Some(net) = &namespaces.net else { return Err(other("connect a pod", "it uses the host's network")) };
+    let inside = shim.routes().await?;
+    let name = link_name(pid);
+    let work = async {
+        let bridge = host.routes.ensure_bridge(&host.settings.config.bridge).await?;
+        let outer = host.routes.link(&name).await?;
+        let inner = inside.link("eth0").await?;
+        // A pair can't be half there; a link that is down or off its bridge is put back by making it anew.
+        let sound = outer.as_ref().is_some_and(|link| link.up && link.controller == Some(bridge)) && inner.is_some();
+        if !sound {
+            if let Some(link) = outer {
+                host.routes.delete(link.index).await?;
+            }
+            // Locally administered, "tk", and the lease: a pod keeps its hardware address, and neighbours their entry.
+            let [_, _, high, low] = lease.to_be_bytes();
+            host.routes.add_veth(&name, bridge, "eth0", [0x02, 0x74, 0x6b, 0, high, low], net.as_fd()).await?;
+        }
+        inside.set_up(1).await?;
+        let missing = || tank_sys::Error::new("find the pod's link", std::io::Error::from(std::io::ErrorKind::NotFound));
+        let index = inside.link("eth0").await?.ok_or_else(missing)?.index;
+        inside.set_up(index).await?;
+        for address in host.addresses(pod).unwrap_or_default() {
+            inside.ensure_address(index, address).await?;
+        }
+        for gateway in host.bridge_addresses() {
+            inside.ensure_default_route(gateway.address).await?;
+        }
+        Ok(())
+    };
+    work.await.map_err(|e: tank_sys::Error| failure(&e))
+}
+
+/// Asks, waits, kills; then the shim forgets it.
+async fn stop(host: &Host, pod: &Name, container: &Name, signal: i32, limit: Duration) -> Result<(), Failure> {
+    let Some(shim) = host.shim(pod) else { return Ok(()) };
+    let ended = || async {
+        let state = shim.state().await?;
+        let found = state.containers.iter().find(|found| found.name == container.as_str());
+        Ok::<bool, Failure>(found.is_none_or(|found| found.exited.is_some()))
+    };
+    for (signal, limit) in [(signal, limit), (9, Duration::from_secs(10))] {
+        if ended().await? {
+            break;
+        }
+        let request = Request::Signal { container: container.to_string(), signal };
+        shim.request(&request, &[]).await?;
+        let deadline = Instant::now() + limit;
+        let mut pause = Duration::from_millis(1);
+        while Instant::now() < deadline && !ended().await? {
+            sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+    if !ended().await? {
+        return Err(other("stop a container", "it outlives SIGKILL"));
+    }
+    shim.request(&Request::Forget { container: container.to_string() }, &[]).await.map(drop)
+}
+
+/// Removes what a pod left: processes, cgroups, its folder, its scratch space. Volumes and logs stay.
+async fn sweep(host: &Arc<Host>, pod: &Name) -> Result<(), Failure> {
+    host.forget_shim(pod);
+    let (host, pod) = (Arc::clone(host), pod.clone());
+    let work = move || {
+        host.cgroups.remove_pod(pod.as_str()).map_err(|e| failure(&e))?;
+        for dir in [host.settings.pod_dir(pod.as_str()), host.settings.scratch_dir(pod.as_str())] {
+            start::remove_dir(&dir).map_err(|e| other(&format!("remove {}", dir.display()), e))?;
+        }
+        Ok(())
+    };
+    blocking("sweep a pod", work).await
+}

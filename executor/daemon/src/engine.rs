@@ -1,0 +1,555 @@
+//! The loop, and what changes the desired state: switch, delete, rollback, seed. All of them end in one code path:
+//! observe, plan, carry out, observe again.
+//!
+//! *Flow of a switch*: check, fetch, commit, converge, wait for health; then good, or the parent again. Until the
+//! commit nothing is disturbed. *Guarantees*: one change of the desired state at a time; a pass never runs beside
+//! another; going back is never gated on health. *Caveat*: a daemon that ends while it waits leaves the generation
+//! pending; the loop goes on with it at the next start.
+
+use crate::{
+    actuate::{self, Failed},
+    events::now,
+    host::Host,
+    observe,
+    store::{self, StoreError},
+};
+use futures_util::stream::{self, StreamExt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tank_model::{
+    Digest, Generation, Graph, Key, Name, Outcome, canonical, check,
+    reference::Reference,
+    spec::{Config, Restart},
+};
+use tank_plan::{
+    Desired, Observed, Plan, Step,
+    observed::{self, State},
+};
+use tank_proto::{
+    shim::{Failure, FailureKind},
+    varlink::{self, Error, Progress, SwitchCall},
+};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::{Instant, sleep, timeout},
+};
+
+/// The most images fetched at once.
+const FETCHES: usize = 4;
+
+/// How often a start may fail before a switch gives up on it.
+const PATIENCE: u32 = 3;
+
+/// The engine of one host.
+pub struct Engine {
+    pub host: Arc<Host>,
+    /// Held by whoever observes and acts.
+    passing: Mutex<()>,
+    /// Held by whoever changes the desired state.
+    changing: Mutex<()>,
+}
+
+/// Where progress goes. Sending never waits and never fails: a caller that is gone stops nothing.
+pub type Told = mpsc::UnboundedSender<Progress>;
+
+/// What one pass found and did.
+pub struct Pass {
+    pub observed: Observed,
+    pub plan: Plan,
+    pub failed: Vec<Failed>,
+}
+
+/// What is asked of a change.
+pub struct Change {
+    pub graph: Graph,
+    pub source: String,
+    pub uid: u32,
+    /// Whether to put the parent back when it does not become healthy. None: do not wait for health at all.
+    pub gate: Option<Gate>,
+}
+
+#[derive(Clone, Copy)]
+pub struct Gate {
+    pub rollback: bool,
+    pub wait: Duration,
+}
+
+pub fn internal(what: &str, error: impl std::fmt::Display) -> Error {
+    Error::Failed { what: what.to_owned(), why: error.to_string() }
+}
+
+pub fn store_error(error: StoreError) -> Error {
+    let mut why = error.to_string();
+    if let Some(source) = std::error::Error::source(&error) {
+        why = format!("{why}: {source}");
+    }
+    Error::Failed { what: "use the store".to_owned(), why }
+}
+
+fn failure_error(failure: &Failure) -> Error {
+    Error::Failed { what: failure.what.clone(), why: failure.why.clone() }
+}
+
+fn tell(told: &Told, stage: &str, message: impl Into<String>) {
+    let _ = told.send(Progress { stage: stage.to_owned(), message: message.into() });
+}
+
+impl Engine {
+    pub fn new(host: Arc<Host>) -> Self {
+        Self { host, passing: Mutex::new(()), changing: Mutex::new(()) }
+    }
+
+    /// Runs for ever: whenever something happens, when a wait is over, and at least every `resync`.
+    pub async fn run(self: Arc<Self>) {
+        let mut failures = 0;
+        loop {
+            let resync = self.host.settings.config.resync.duration();
+            let pause = match self.converge_current().await {
+                Ok(Some(pass)) if !pass.failed.is_empty() => {
+                    failures += 1;
+                    Duration::from_millis(tank_plan::backoff::delay(failures).max(500))
+                }
+                Ok(Some(pass)) if pass.plan.steps.is_empty() => {
+                    failures = 0;
+                    let wake = pass.plan.wake_at().map(|at| Duration::from_millis(at.saturating_sub(now()).max(1)));
+                    wake.unwrap_or(resync)
+                }
+                // Something was done: look again at once.
+                Ok(Some(_)) => Duration::ZERO,
+                Ok(None) => resync,
+                Err(error) => {
+                    failures += 1;
+                    self.host.events.add("failed", None, error.to_string());
+                    Duration::from_millis(tank_plan::backoff::delay(failures).max(500))
+                }
+            };
+            let _ = timeout(pause.min(resync), self.host.wake.notified()).await;
+        }
+    }
+
+    /// One pass towards the current generation. None: there is none.
+    async fn converge_current(&self) -> Result<Option<Pass>, Error> {
+        let _passing = self.passing.lock().await;
+        let Some(current) = self.host.store.current().map_err(store_error)? else {
+            return Ok(None);
+        };
+        let Some(graph) = self.host.generation_graph(current).map_err(store_error)? else { return Ok(None) };
+        self.pass(&graph, Some(&graph), &|_| {}).await.map(Some)
+    }
+
+    /// Observes, plans, carries out. The caller holds `passing`.
+    async fn pass(
+        &self,
+        graph: &Arc<Graph>,
+        previous: Option<&Graph>,
+        told: &(dyn Fn(&Step) + Sync),
+    ) -> Result<Pass, Error> {
+        let observed = observe::observe(&self.host, graph).await.map_err(|e| failure_error(&e))?;
+        let plan = self.plan(graph, previous, &observed)?;
+        let failed = actuate::carry_out(&self.host, graph, &plan, told).await;
+        Ok(Pass { observed, plan, failed })
+    }
+
+    /// The pure planner, with what this host leases handed to it as data.
+    pub fn plan(&self, graph: &Graph, previous: Option<&Graph>, observed: &Observed) -> Result<Plan, Error> {
+        let mut addresses = BTreeMap::new();
+        let mut stop_signals = BTreeMap::new();
+        for pod in graph.pods() {
+            let bridged = graph.sandbox(pod).is_some_and(|(node, _)| node.network == tank_model::spec::Network::Bridge);
+            if bridged {
+                let own = self.host.addresses(pod).map_err(store_error)?;
+                addresses.insert(pod.clone(), own.iter().map(ToString::to_string).collect::<BTreeSet<_>>());
+            }
+            for (container, _, _) in graph.containers(pod) {
+                let signal = graph.lifecycle(pod, container).stop.signal;
+                if let Some(signal) = signal.and_then(|name| tank_sys::process::signal_number(&name)) {
+                    stop_signals.insert((pod.clone(), container.clone()), signal);
+                }
+            }
+        }
+        let ruleset = self.host.ruleset(graph).map_err(store_error)?;
+        let desired = Desired {
+            graph,
+            previous,
+            addresses: &addresses,
+            bridge: &self.host.bridge_addresses().iter().map(ToString::to_string).collect(),
+            firewall: &ruleset.map(|ruleset| ruleset.marks()).unwrap_or_default(),
+            stop_signals: &stop_signals,
+        };
+        Ok(tank_plan::plan(&desired, observed))
+    }
+
+    /// The current generation and its graph; the empty graph where there is none.
+    pub fn current(&self) -> Result<(Option<u64>, Arc<Graph>), Error> {
+        let current = self.host.store.current().map_err(store_error)?;
+        let graph = current.map(|number| self.host.generation_graph(number)).transpose().map_err(store_error)?.flatten();
+        match graph {
+            Some(graph) => Ok((current, graph)),
+            None => Ok((current, Arc::new(empty_graph()?))),
+        }
+    }
+
+    /// What a switch to `graph` would do. Looks and does not touch.
+    pub async fn preview(&self, graph: &Graph, previous: &Graph) -> Result<(Observed, Plan), Error> {
+        let observed = observe::observe(&self.host, graph).await.map_err(|e| failure_error(&e))?;
+        let plan = self.plan(graph, Some(previous), &observed)?;
+        Ok((observed, plan))
+    }
+
+    /// Decodes and checks a configuration that came over the socket: nothing a client says is taken on trust.
+    pub fn read_config(text: &str) -> Result<Config, Error> {
+        let config: Config = canonical::decode(text.as_bytes()).map_err(|e| {
+            let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
+            Error::Invalid { problems: vec![format!("{e}{cause}")] }
+        })?;
+        let mut problems: Vec<String> =
+            check::check(&config).iter().map(|p| format!("{}: {} ({})", p.path.join("."), p.message, p.help)).collect();
+        for (pod, name, container) in
+            config.pods.iter().flat_map(|(pod, spec)| spec.containers.iter().map(move |(name, c)| (pod, name, c)))
+        {
+            let capabilities = container.capabilities.add.iter().chain(&container.capabilities.drop);
+            for unknown in capabilities.filter(|name| *name != "ALL" && !tank_sys::privilege::is_capability(name)) {
+                problems.push(format!("pods.{pod}.containers.{name}.capabilities: `{unknown}` is no capability"));
+            }
+            if let Some(signal) = container.stop.signal.as_ref()
+                && tank_sys::process::signal_number(signal).is_none()
+            {
+                problems.push(format!("pods.{pod}.containers.{name}.stop.signal: `{signal}` is no signal"));
+            }
+        }
+        if problems.is_empty() { Ok(config) } else { Err(Error::Invalid { problems }) }
+    }
+
+    /// Resolves and fetches every image, checks every path of the host, and builds the graph. Disturbs nothing.
+    /// Images of unchanged references are those of `current` unless `update`.
+    pub async fn prepare(&self, config: &Config, base_dir: Option<&Path>, told: &Told) -> Result<Graph, Error> {
+        for (pod, spec) in &config.pods {
+            for (name, volume) in &spec.volumes {
+                if let Some(path) = volume.host.as_deref().filter(|path| !Path::new(path).is_dir()) {
+                    let why = format!("there is no directory `{path}` on this host");
+                    return Err(Error::Failed { what: format!("use the volume `{name}` of pod `{pod}`"), why });
+                }
+            }
+            for secret in spec.containers.values().flat_map(|container| container.secrets.values()) {
+                if !Path::new(&secret.file).is_file() {
+                    let why = format!("there is no file `{}` on this host", secret.file);
+                    return Err(Error::Failed { what: format!("use a secret of pod `{pod}`"), why });
+                }
+            }
+        }
+        let references: BTreeSet<Reference> = config
+            .pods
+            .values()
+            .flat_map(|pod| pod.containers.values())
+            .map(|container| container.image.clone())
+            .collect();
+        // Owned values in and out: the futures are moved between threads.
+        let fetches: Vec<_> = references.into_iter().map(|reference| self.fetch(reference, base_dir, told)).collect();
+        let fetched: Vec<Result<_, Error>> = stream::iter(fetches).buffer_unordered(FETCHES).collect().await;
+        let digests: BTreeMap<Reference, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
+        Graph::build(config, |reference| digests.get(reference).copied()).map_err(|e| internal("build the graph", e))
+    }
+
+    async fn fetch(
+        &self,
+        reference: Reference,
+        base_dir: Option<&Path>,
+        told: &Told,
+    ) -> Result<(Reference, Digest), Error> {
+        tell(told, "pull", reference.to_string());
+        match self.host.images.pull(&reference, base_dir).await {
+            Ok(digest) => Ok((reference, digest)),
+            Err(e) => {
+                Err(Error::ImageUnavailable { image: reference.to_string(), why: e.why, help: e.help })
+            }
+        }
+    }
+
+    /// A switch as it comes over the socket.
+    ///
+    /// # Errors
+    /// Whatever stops it before the commit; after it, how it went is the outcome.
+    pub async fn switch(&self, call: &SwitchCall, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
+        let _changing = self.changing.try_lock().map_err(|_| self.busy())?;
+        let mut config = Self::read_config(&call.config)?;
+        let (current, before) = self.current()?;
+        if call.merge == Some(true) {
+            let mut merged = before.config();
+            merged.pods.append(&mut config.pods);
+            config = merged;
+            let problems: Vec<String> = check::check(&config).iter().map(|problem| problem.message.clone()).collect();
+            if !problems.is_empty() {
+                return Err(Error::Invalid { problems });
+            }
+        }
+        let base_dir = call.base_dir.as_deref().map(PathBuf::from);
+        let graph = self.prepare(&config, base_dir.as_deref(), told).await?;
+        if let Some(expected) = &call.plan {
+            let (_, plan) = self.preview(&graph, &before).await?;
+            let actual = plan.hash(graph.root()).to_string();
+            if actual != *expected {
+                return Err(Error::PlanChanged { expected: expected.clone(), actual });
+            }
+        }
+        let wait = call.wait.map_or(self.host.settings.config.wait.duration(), Duration::from_millis);
+        let gate = Gate { rollback: call.rollback != Some(false), wait };
+        let change = Change { graph, source: call.source.chars().take(512).collect(), uid, gate: Some(gate) };
+        self.change(current, &before, change, told).await
+    }
+
+    fn busy(&self) -> Error {
+        let current = self.host.store.current().ok().flatten();
+        let current = current.map_or_else(|| "none".to_owned(), |number| number.to_string());
+        Error::Busy { message: format!("another change is under way (current generation: {current}); try again when it is done") }
+    }
+
+    /// Removes one pod, as a new generation.
+    ///
+    /// # Errors
+    /// As [`Engine::switch`].
+    pub async fn delete(&self, pod: &str, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
+        let _changing = self.changing.try_lock().map_err(|_| self.busy())?;
+        let (current, before) = self.current()?;
+        let mut config = before.config();
+        let name = self.declared(&before, pod)?;
+        config.pods.remove(&name);
+        let problems: Vec<String> = check::check(&config).iter().map(|problem| problem.message.clone()).collect();
+        if !problems.is_empty() {
+            return Err(Error::Invalid { problems });
+        }
+        let images = before.images();
+        let graph = Graph::build(&config, |reference| images.get(reference).copied())
+            .map_err(|e| internal("build the graph", e))?;
+        let change = Change { graph, source: format!("delete {pod}"), uid, gate: None };
+        self.change(current, &before, change, told).await
+    }
+
+    /// The name of a declared pod, or an error with the nearest one.
+    pub fn declared(&self, graph: &Graph, pod: &str) -> Result<Name, Error> {
+        let found = graph.pods().find(|name| name.as_str() == pod).cloned();
+        found.ok_or_else(|| Error::NoSuchPod {
+            pod: pod.to_owned(),
+            nearest: tank_model::name::nearest(pod, graph.pods().map(Name::as_str)).map(str::to_owned),
+        })
+    }
+
+    /// Goes back to an earlier generation, as a new one.
+    ///
+    /// # Errors
+    /// When there is no such generation, or the store refuses.
+    pub async fn rollback(&self, to: Option<u64>, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
+        let _changing = self.changing.try_lock().map_err(|_| self.busy())?;
+        let (current, before) = self.current()?;
+        let parent = || -> Option<u64> {
+            self.host.store.generation(current?).ok().flatten().and_then(|generation| generation.parent)
+        };
+        let target = to.or_else(parent).ok_or(Error::NoSuchGeneration { number: to })?;
+        let graph = self.host.generation_graph(target).map_err(store_error)?;
+        let graph = graph.ok_or(Error::NoSuchGeneration { number: Some(target) })?;
+        let change = Change { graph: (*graph).clone(), source: format!("rollback to {target}"), uid, gate: None };
+        self.change(current, &before, change, told).await
+    }
+
+    /// Declares pods where nothing was ever declared.
+    pub async fn seed(&self, text: &str, base_dir: Option<&Path>) {
+        let (told, _) = mpsc::unbounded_channel();
+        let call = SwitchCall {
+            config: text.trim_end().to_owned(),
+            base_dir: base_dir.map(|dir| dir.display().to_string()),
+            source: "seed".to_owned(),
+            rollback: Some(false),
+            ..SwitchCall::default()
+        };
+        if let Err(error) = self.switch(&call, 0, &told).await {
+            self.host.events.add("failed", None, format!("the seed was not taken: {error}"));
+        }
+    }
+
+    /// Commits and converges. `changing` is held by the caller.
+    async fn change(
+        &self,
+        parent: Option<u64>,
+        before: &Arc<Graph>,
+        change: Change,
+        told: &Told,
+    ) -> Result<varlink::Outcome, Error> {
+        let root = change.graph.root();
+        let unchanged = parent.filter(|_| root == before.root());
+        if let Some(number) = unchanged.filter(|_| !change.source.starts_with("rollback")) {
+            self.host.wake.notify_one();
+            return Ok(outcome(number, root, false, None, false));
+        }
+        let number = self.commit(parent, &change)?;
+        tell(told, "commit", format!("generation {number}"));
+        let graph = Arc::new(change.graph);
+        let changed = changed_pods(before, &graph);
+        let failure = self.reach(&graph, before, &changed, change.gate, told).await;
+        let Some(failure) = failure else {
+            self.host.store.set_outcome(number, Outcome::Good).map_err(store_error)?;
+            self.host.events.add("switched", None, format!("generation {number} is good"));
+            return Ok(outcome(number, root, true, None, false));
+        };
+        if !change.gate.is_some_and(|gate| gate.rollback) {
+            self.host.store.set_outcome(number, Outcome::Failed).map_err(store_error)?;
+            self.host.events.add("failed", None, format!("generation {number}: {failure}"));
+            self.host.wake.notify_one();
+            return Ok(outcome(number, root, true, Some(failure), false));
+        }
+        tell(told, "rollback", failure.clone());
+        self.host.events.add("rollback", None, format!("generation {number} is put back: {failure}"));
+        let back = Change {
+            graph: (**before).clone(),
+            source: format!("automatic rollback of {number}"),
+            uid: change.uid,
+            gate: None,
+        };
+        let restored = self.commit(Some(number), &back)?;
+        self.host.store.set_outcome(number, Outcome::RolledBack).map_err(store_error)?;
+        let again = self.reach(before, &graph, &BTreeSet::new(), None, told).await;
+        let how = if again.is_none() { Outcome::Good } else { Outcome::Pending };
+        self.host.store.set_outcome(restored, how).map_err(store_error)?;
+        self.host.wake.notify_one();
+        Ok(outcome(restored, before.root(), true, Some(failure), true))
+    }
+
+    fn commit(&self, parent: Option<u64>, change: &Change) -> Result<u64, Error> {
+        let store = &self.host.store;
+        let number = store::next_number(store.as_ref()).map_err(store_error)?;
+        let nodes = change.graph.stored().map_err(|e| internal("encode the graph", e))?;
+        let generation = Generation {
+            number,
+            root: change.graph.root(),
+            parent,
+            time: now(),
+            uid: change.uid,
+            source: change.source.clone(),
+        };
+        store.put_nodes(&nodes).map_err(store_error)?;
+        store.commit(&generation).map_err(store_error)?;
+        self.host.events.add("committed", None, format!("generation {number}: {}", generation.source));
+        Ok(number)
+    }
+
+    /// Passes until there is nothing left to do and, with a gate, until every changed pod is healthy. Returns why it
+    /// is not.
+    async fn reach(
+        &self,
+        graph: &Arc<Graph>,
+        previous: &Graph,
+        changed: &BTreeSet<Name>,
+        gate: Option<Gate>,
+        told: &Told,
+    ) -> Option<String> {
+        let _passing = self.passing.lock().await;
+        let deadline = Instant::now() + gate.map_or(self.host.settings.config.wait.duration(), |gate| gate.wait);
+        let mut failures: u32 = 0;
+        loop {
+            let told_step = |step: &Step| tell(told, "step", step.to_string());
+            let pass = match self.pass(graph, Some(previous), &told_step).await {
+                Ok(pass) => pass,
+                Err(error) => return Some(error.to_string()),
+            };
+            if pass.failed.is_empty() && pass.plan.steps.is_empty() {
+                let Some(_) = gate else { return None };
+                match self.health(graph, changed, &pass) {
+                    Health::Good => return None,
+                    Health::Hopeless(why) => return Some(self.with_log(why, graph, changed, &pass.observed)),
+                    Health::NotYet(why) if Instant::now() >= deadline => {
+                        return Some(self.with_log(format!("not healthy in time: {why}"), graph, changed, &pass.observed));
+                    }
+                    Health::NotYet(_) => {}
+                }
+                let _ = timeout(Duration::from_millis(20), self.host.wake.notified()).await;
+            } else if let Some(first) = pass.failed.first() {
+                failures += 1;
+                let lasting = matches!(first.failure.kind, FailureKind::NotFound | FailureKind::NotExecutable);
+                if failures >= PATIENCE || lasting || Instant::now() >= deadline {
+                    return Some(format!("can't {}: {}: {}", first.step, first.failure.what, first.failure.why));
+                }
+                sleep(Duration::from_millis(100)).await;
+            } else if Instant::now() >= deadline && gate.is_none() {
+                return Some("it takes longer than it may; it goes on in the background".to_owned());
+            }
+        }
+    }
+
+    fn health(&self, graph: &Graph, changed: &BTreeSet<Name>, pass: &Pass) -> Health {
+        let mut waiting = None;
+        for pod in changed {
+            let Some(node) = graph.pod(pod) else { continue };
+            for (name, _, hash) in graph.containers(pod) {
+                let found = pass.observed.pods.get(pod).and_then(|found| found.containers.get(name));
+                let Some(found) = found.filter(|found| found.hash == hash) else {
+                    let reason = pass.plan.waiting.iter().find(|waiting| waiting.pod == *pod);
+                    let reason = reason.map_or("does not run", |waiting| waiting.why.as_str());
+                    waiting = Some(format!("{pod}/{name} {reason}"));
+                    continue;
+                };
+                match self.container_health(node.restart, graph.lifecycle(pod, name).readiness.is_some(), found) {
+                    Health::Good => {}
+                    Health::NotYet(why) => waiting = Some(format!("{pod}/{name} {why}")),
+                    Health::Hopeless(why) => return Health::Hopeless(format!("{pod}/{name} {why}")),
+                }
+            }
+        }
+        waiting.map_or(Health::Good, Health::NotYet)
+    }
+
+    fn container_health(&self, restart: Restart, probed: bool, found: &observed::Container) -> Health {
+        let grace = self.host.settings.config.grace.0;
+        match &found.state {
+            State::Exited { status: 0, .. } if restart != Restart::Always => Health::Good,
+            State::Exited { status, .. } if restart == Restart::Never || found.attempt >= PATIENCE => {
+                Health::Hopeless(format!("ended with status {status}"))
+            }
+            State::Exited { status, .. } => Health::NotYet(format!("ended with status {status}")),
+            State::Running { .. } if found.attempt >= PATIENCE => Health::Hopeless("keeps ending".to_owned()),
+            State::Running { ready: false, .. } => Health::NotYet("is not ready".to_owned()),
+            State::Running { .. } if probed => Health::Good,
+            State::Running { .. } if now().saturating_sub(found.started) >= grace => Health::Good,
+            State::Running { .. } => Health::NotYet("has only just started".to_owned()),
+        }
+    }
+
+    /// Adds the last lines of the containers that are not well.
+    fn with_log(&self, why: String, graph: &Graph, changed: &BTreeSet<Name>, observed: &Observed) -> String {
+        let mut text = why;
+        for pod in changed {
+            for (name, _, _) in graph.containers(pod) {
+                let found = observed.pods.get(pod).and_then(|found| found.containers.get(name));
+                if found.is_some_and(|found| matches!(found.state, State::Running { ready: true, .. }) && found.attempt == 0) {
+                    continue;
+                }
+                for line in crate::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10) {
+                    text = format!("{text}\n  {pod}/{name}: {line}");
+                }
+            }
+        }
+        text
+    }
+}
+
+enum Health {
+    Good,
+    NotYet(String),
+    /// Waiting longer changes nothing.
+    Hopeless(String),
+}
+
+fn outcome(generation: u64, root: Digest, changed: bool, failure: Option<String>, rolled_back: bool) -> varlink::Outcome {
+    varlink::Outcome { generation, root: root.to_string(), changed, rolled_back, failure }
+}
+
+/// The pods that are new or differ.
+fn changed_pods(before: &Graph, after: &Graph) -> BTreeSet<Name> {
+    let hash = |graph: &Graph, pod: &Name| graph.get(&Key::Pod(pod.clone())).map(|entry| entry.hash);
+    after.pods().filter(|pod| hash(before, pod) != hash(after, pod)).cloned().collect()
+}
+
+pub fn empty_graph() -> Result<Graph, Error> {
+    Graph::build(&Config::default(), |_| None).map_err(|e| internal("build the empty graph", e))
+}

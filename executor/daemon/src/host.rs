@@ -1,0 +1,165 @@
+//! Everything a daemon holds: its settings, its store, and its connections to the shims and the kernel.
+
+use crate::{
+    events::Events,
+    images::Images,
+    probe::Readiness,
+    settings::{ID_BASE, Settings},
+    shims::{Notice, Shim},
+    store::{Store, StoreError},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tank_model::{Digest, Graph, Name, spec::Network};
+use tank_sys::{
+    cgroup::Cgroups,
+    nft::{Forward, Ruleset},
+    route::{Cidr, Routes},
+};
+use tokio::sync::{Notify, mpsc};
+
+pub struct Host {
+    pub settings: Settings,
+    pub store: Box<dyn Store>,
+    pub images: Images,
+    pub cgroups: Cgroups,
+    /// The host's own network namespace.
+    pub routes: Routes,
+    pub events: Events,
+    pub readiness: Readiness,
+    /// Rings whenever the loop should look.
+    pub wake: Notify,
+    pub notices: mpsc::UnboundedSender<Notice>,
+    shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
+    /// Graphs by their root, the last few.
+    graphs: Mutex<BTreeMap<Digest, Arc<Graph>>>,
+}
+
+/// How many graphs are kept in memory.
+const KEPT_GRAPHS: usize = 4;
+
+impl Host {
+    pub fn new(
+        settings: Settings,
+        store: Box<dyn Store>,
+        images: Images,
+        cgroups: Cgroups,
+        routes: Routes,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Self {
+        Self {
+            settings,
+            store,
+            images,
+            cgroups,
+            routes,
+            events: Events::default(),
+            readiness: Readiness::default(),
+            wake: Notify::new(),
+            notices,
+            shims: Mutex::default(),
+            graphs: Mutex::default(),
+        }
+    }
+
+    /// Connects to every shim that was left running.
+    pub fn adopt(&self) {
+        for entry in std::fs::read_dir(self.settings.run_dir.join("pods")).into_iter().flatten().flatten() {
+            let Some(pod) = entry.file_name().to_str().and_then(|name| Name::new(name).ok()) else { continue };
+            match self.connect(&pod) {
+                Ok(_) => self.events.add("adopted", Some(pod.as_str()), "its shim is still there"),
+                Err(error) => tracing::info!(%pod, %error, "its shim is gone"),
+            }
+        }
+    }
+
+    /// Connects to a pod's shim and remembers it.
+    pub fn connect(&self, pod: &Name) -> Result<Arc<Shim>, tank_sys::Error> {
+        let path = self.settings.pod_dir(pod.as_str()).join("shim.sock");
+        let shim = Shim::connect(pod.as_str(), &path, self.notices.clone())?;
+        self.shims().insert(pod.clone(), Arc::clone(&shim));
+        Ok(shim)
+    }
+
+    fn shims(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, Arc<Shim>>> {
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The living shim of a pod.
+    pub fn shim(&self, pod: &Name) -> Option<Arc<Shim>> {
+        self.shims().get(pod).filter(|shim| shim.is_alive()).cloned()
+    }
+
+    /// All living shims; the others are forgotten.
+    pub fn living_shims(&self) -> Vec<(Name, Arc<Shim>)> {
+        let mut shims = self.shims();
+        shims.retain(|_, shim| shim.is_alive());
+        shims.iter().map(|(pod, shim)| (pod.clone(), Arc::clone(shim))).collect()
+    }
+
+    pub fn forget_shim(&self, pod: &Name) {
+        self.shims().remove(pod);
+    }
+
+    /// The graph of a root, from memory or the store.
+    pub fn graph(&self, root: Digest) -> Result<Arc<Graph>, StoreError> {
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(graph) = graphs.get(&root) {
+            return Ok(Arc::clone(graph));
+        }
+        let graph = Arc::new(Graph::load(root, |hash| self.store.node(hash))?);
+        if graphs.len() >= KEPT_GRAPHS {
+            graphs.pop_first();
+        }
+        graphs.insert(root, Arc::clone(&graph));
+        Ok(graph)
+    }
+
+    /// The graph of a generation.
+    pub fn generation_graph(&self, number: u64) -> Result<Option<Arc<Graph>>, StoreError> {
+        self.store.generation(number)?.map(|generation| self.graph(generation.root)).transpose()
+    }
+
+    /// The addresses that go with a pod's name, one of each of the host's networks.
+    pub fn addresses(&self, pod: &Name) -> Result<BTreeSet<Cidr>, StoreError> {
+        let lease = self.store.lease(pod.as_str())?;
+        Ok(self.settings.config.networks.iter().filter_map(|network| network.nth(lease)).collect())
+    }
+
+    /// The bridge's own addresses.
+    pub fn bridge_addresses(&self) -> BTreeSet<Cidr> {
+        self.settings.config.networks.iter().filter_map(|network| network.nth(1)).collect()
+    }
+
+    /// The first host id of a pod's own.
+    pub fn id_base(&self, pod: &Name) -> Result<u32, StoreError> {
+        Ok(ID_BASE + self.store.lease(pod.as_str())? * tank_sys::namespace::ID_COUNT)
+    }
+
+    /// The nftables rules that a graph needs; none when no pod is on the bridge.
+    pub fn ruleset(&self, graph: &Graph) -> Result<Option<Ruleset>, StoreError> {
+        let bridged = |pod: &&Name| graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge);
+        let mut forwards = Vec::new();
+        let mut any = false;
+        for pod in graph.pods().filter(bridged) {
+            any = true;
+            let addresses = self.addresses(pod)?;
+            for (name, publish) in graph.published(pod) {
+                let target = addresses.iter().find(|cidr| cidr.address.is_ipv4() == publish.address.is_ipv4());
+                let Some(target) = target else { continue };
+                forwards.push(Forward {
+                    name: format!("{pod}/{name}"),
+                    address: publish.address,
+                    protocol: if publish.protocol == tank_model::spec::Protocol::Udp { 17 } else { 6 },
+                    port: publish.port,
+                    to: SocketAddr::new(target.address, publish.target()),
+                });
+            }
+        }
+        let (bridge, networks) = (self.settings.config.bridge.clone(), self.settings.config.networks.clone());
+        Ok(any.then_some(Ruleset { bridge, networks, forwards }))
+    }
+}

@@ -1,0 +1,76 @@
+//! OCI image layouts: a folder with `oci-layout`, `index.json` and `blobs/` (OCI image specification, "image layout").
+
+use super::{Attempt, ImageError, MAX_DOCUMENT, Origin, digest_of};
+use oci_spec::image::{Descriptor, ImageIndex};
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+use tank_model::Digest;
+
+/// The annotation that holds a manifest's tag.
+const TAG: &str = "org.opencontainers.image.ref.name";
+
+pub struct Layout {
+    dir: PathBuf,
+    tag: String,
+}
+
+impl Layout {
+    pub fn new(dir: PathBuf, tag: &str) -> Self {
+        Self { dir, tag: tag.to_owned() }
+    }
+
+    fn blob_path(&self, digest: Digest) -> PathBuf {
+        self.dir.join("blobs/sha256").join(digest.hex())
+    }
+}
+
+/// Reads a file of at most [`MAX_DOCUMENT`] bytes.
+fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).attempt(|| format!("open {}", path.display()))?;
+    file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).attempt(|| format!("read {}", path.display()))?;
+    if bytes.len() as u64 > MAX_DOCUMENT {
+        return Err(ImageError::new(format!("{} has more than {MAX_DOCUMENT} bytes", path.display())));
+    }
+    Ok(bytes)
+}
+
+impl Origin for Layout {
+    async fn root(&self) -> Result<(Vec<u8>, Digest), ImageError> {
+        if !self.dir.join("oci-layout").is_file() {
+            let help = "`skopeo copy … oci:PATH:TAG` or `umoci` make one";
+            return Err(ImageError::helped(format!("{} is no OCI image layout", self.dir.display()), help));
+        }
+        let index: ImageIndex = serde_json::from_slice(&read(&self.dir.join("index.json"))?)
+            .attempt(|| format!("read {}/index.json", self.dir.display()))?;
+        let tag = |descriptor: &Descriptor| descriptor.annotations().as_ref()?.get(TAG).cloned();
+        let tagged = index.manifests().iter().find(|descriptor| tag(descriptor).as_deref() == Some(self.tag.as_str()));
+        let only = || match index.manifests().as_slice() {
+            [one] if self.tag == "latest" => Some(one),
+            _ => None,
+        };
+        let Some(found) = tagged.or_else(only) else {
+            let known: Vec<String> = index.manifests().iter().filter_map(tag).collect();
+            let help = format!("it has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
+            return Err(ImageError::helped(format!("{} has no tag `{}`", self.dir.display(), self.tag), help));
+        };
+        let digest = digest_of(found)?;
+        Ok((read(&self.blob_path(digest))?, digest))
+    }
+
+    async fn document(&self, digest: Digest) -> Result<Vec<u8>, ImageError> {
+        read(&self.blob_path(digest))
+    }
+
+    async fn blob(&self, descriptor: &Descriptor, out: &mut tokio::fs::File) -> Result<(), ImageError> {
+        let path = self.blob_path(digest_of(descriptor)?);
+        let what = || format!("read {}", path.display());
+        let file = tokio::fs::File::open(&path).await.attempt(what)?;
+        let mut limited = tokio::io::AsyncReadExt::take(file, descriptor.size());
+        tokio::io::copy(&mut limited, out).await.attempt(what)?;
+        Ok(())
+    }
+}

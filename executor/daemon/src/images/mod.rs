@@ -1,0 +1,350 @@
+//! Images: from a reference to layers on disk.
+//!
+//! Under `STATE/images`: `blobs/sha256/HEX` holds manifests, indexes and configurations as they came, `layers/HEX`
+//! each unpacked layer under the digest of its uncompressed bytes. Everything is verified before it is named: a blob
+//! against its digest before a byte of it is parsed, a layer against the image configuration while it is unpacked.
+//! What is half done has a temporary name and is swept at the start.
+//!
+//! * [`registry`]: the distribution protocol, through `oci-client`.
+//! * [`layout`]: OCI image layouts on disk.
+//! * [`unpack`]: layers, with every limit.
+
+pub mod layout;
+pub mod registry;
+pub mod unpack;
+
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+use tank_model::{
+    Digest,
+    reference::{Reference, Source},
+};
+
+/// The most bytes of a manifest, an index or a configuration.
+pub const MAX_DOCUMENT: u64 = 4 << 20;
+
+/// The most bytes of a compressed layer: 16 GiB.
+pub const MAX_LAYER: u64 = 16 << 30;
+
+/// The most layers of an image (overlay's own limit is 500).
+const MAX_LAYERS: usize = 256;
+
+/// Why an image can't be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct ImageError {
+    pub why: String,
+    pub help: Option<String>,
+}
+
+impl ImageError {
+    pub fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), help: None }
+    }
+
+    pub fn helped(why: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { why: why.into(), help: Some(help.into()) }
+    }
+}
+
+/// Says what was attempted.
+pub trait Attempt<T> {
+    fn attempt(self, what: impl FnOnce() -> String) -> Result<T, ImageError>;
+}
+
+impl<T, E: std::fmt::Display> Attempt<T> for Result<T, E> {
+    fn attempt(self, what: impl FnOnce() -> String) -> Result<T, ImageError> {
+        self.map_err(|error| ImageError::new(format!("can't {}: {error}", what())))
+    }
+}
+
+/// An image that is whole on disk.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub config: ImageConfiguration,
+    /// Unpacked layers, the lowest first.
+    pub layers: Vec<PathBuf>,
+}
+
+/// Where the parts of one image come from.
+#[allow(async_fn_in_trait, reason = "used by this crate only, never as an object")]
+pub trait Origin {
+    /// The document that the reference names, with its digest.
+    async fn root(&self) -> Result<(Vec<u8>, Digest), ImageError>;
+    /// A document by its digest, not yet verified.
+    async fn document(&self, digest: Digest) -> Result<Vec<u8>, ImageError>;
+    /// Writes a blob of at most `size` bytes to `out`, not yet verified.
+    async fn blob(&self, descriptor: &Descriptor, out: &mut tokio::fs::File) -> Result<(), ImageError>;
+}
+
+/// The image store of a host.
+#[derive(Clone, Debug)]
+pub struct Images {
+    dir: PathBuf,
+    insecure: Vec<String>,
+}
+
+impl Images {
+    /// Opens the store, made if it is missing, and sweeps what was half done.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn open(dir: &Path, insecure: &[String]) -> std::io::Result<Self> {
+        let images = Self { dir: dir.to_owned(), insecure: insecure.to_vec() };
+        for sub in ["blobs/sha256", "layers"] {
+            fs::create_dir_all(dir.join(sub))?;
+        }
+        let temporary = dir.join("tmp");
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary)?;
+        }
+        fs::create_dir_all(&temporary)?;
+        Ok(images)
+    }
+
+    fn blob_path(&self, digest: Digest) -> PathBuf {
+        self.dir.join("blobs/sha256").join(digest.hex())
+    }
+
+    fn temporary(&self, digest: Digest) -> PathBuf {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        self.dir.join("tmp").join(format!("{}-{}", digest.hex(), COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Resolves a reference to the digest of what it names now, and fetches all of it. What is here is not fetched
+    /// again.
+    ///
+    /// # Errors
+    /// What went wrong and what to do about it; nothing half done is ever seen by [`Images::find`].
+    pub async fn pull(&self, reference: &Reference, base_dir: Option<&Path>) -> Result<Digest, ImageError> {
+        if let Some(digest) = reference.digest()
+            && self.find(digest).is_ok()
+        {
+            return Ok(digest);
+        }
+        match reference.source() {
+            Source::Registry { .. } => self.fetch(&registry::Registry::new(reference, &self.insecure)?).await,
+            Source::Layout { path, tag } => {
+                let path = base_dir.map_or_else(|| PathBuf::from(path), |base| base.join(path));
+                if !path.is_absolute() {
+                    let help = "use an absolute path, or switch from a file";
+                    return Err(ImageError::helped(format!("`{}` is relative to nothing", path.display()), help));
+                }
+                self.fetch(&layout::Layout::new(path, tag)).await
+            }
+        }
+    }
+
+    async fn fetch(&self, origin: &impl Origin) -> Result<Digest, ImageError> {
+        let (bytes, digest) = origin.root().await?;
+        verify(&bytes, digest)?;
+        let manifest_digest = match parse_document(&bytes)? {
+            Document::Manifest(_) => digest,
+            Document::Index(index) => pick_platform(&index)?,
+        };
+        let manifest_bytes = if manifest_digest == digest {
+            bytes.clone()
+        } else {
+            let found = origin.document(manifest_digest).await?;
+            verify(&found, manifest_digest)?;
+            found
+        };
+        let Document::Manifest(manifest) = parse_document(&manifest_bytes)? else {
+            return Err(ImageError::new("the index names another index"));
+        };
+        let config_digest = digest_of(manifest.config())?;
+        let config_bytes = match fs::read(self.blob_path(config_digest)) {
+            Ok(bytes) => bytes,
+            Err(_) => {
+                let temporary = self.temporary(config_digest);
+                self.download(origin, manifest.config(), config_digest, &temporary, MAX_DOCUMENT).await?;
+                let bytes = fs::read(&temporary).attempt(|| "read the image's configuration".to_owned())?;
+                let _ = fs::remove_file(&temporary);
+                bytes
+            }
+        };
+        let config = parse_config(&config_bytes)?;
+        let diff_ids = diff_ids(&config, &manifest)?;
+        for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids) {
+            self.fetch_layer(origin, descriptor, diff_id).await?;
+        }
+        // The documents last: an image is here when its root is, and not before.
+        self.keep(config_digest, &config_bytes)?;
+        self.keep(manifest_digest, &manifest_bytes)?;
+        self.keep(digest, &bytes)?;
+        Ok(digest)
+    }
+
+    async fn fetch_layer(&self, origin: &impl Origin, descriptor: &Descriptor, diff_id: Digest) -> Result<(), ImageError> {
+        let target = self.dir.join("layers").join(diff_id.hex());
+        if target.is_dir() {
+            return Ok(());
+        }
+        let digest = digest_of(descriptor)?;
+        let blob = self.temporary(digest);
+        self.download(origin, descriptor, digest, &blob, MAX_LAYER).await?;
+        let tree = self.temporary(diff_id);
+        let media_type = descriptor.media_type().to_string();
+        let (blob_path, tree_path) = (blob.clone(), tree.clone());
+        let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&blob_path, &media_type, &tree_path, diff_id));
+        let unpacked = unpacked.await.attempt(|| "unpack a layer".to_owned())?;
+        let _ = fs::remove_file(&blob);
+        if let Err(error) = unpacked {
+            let _ = fs::remove_dir_all(&tree);
+            return Err(ImageError::new(format!("layer {digest}: {}", error.why)));
+        }
+        match fs::rename(&tree, &target) {
+            // Another pull was faster with the same layer: its bytes are the same.
+            Err(_) if target.is_dir() => fs::remove_dir_all(&tree).attempt(|| "tidy up a layer".to_owned()),
+            other => other.attempt(|| "name a layer".to_owned()),
+        }
+    }
+
+    /// Fetches a blob into a file and verifies it. The file is gone if that fails.
+    async fn download(
+        &self,
+        origin: &impl Origin,
+        descriptor: &Descriptor,
+        digest: Digest,
+        path: &Path,
+        limit: u64,
+    ) -> Result<(), ImageError> {
+        if descriptor.size() > limit {
+            return Err(ImageError::new(format!("blob {digest} has {} bytes, the limit is {limit}", descriptor.size())));
+        }
+        let what = || format!("keep blob {digest}");
+        let mut file = tokio::fs::File::create(path).await.attempt(what)?;
+        let fetched = origin.blob(descriptor, &mut file).await;
+        let fetched = match fetched {
+            Ok(()) => tokio::io::AsyncWriteExt::flush(&mut file).await.attempt(what),
+            failed => failed,
+        };
+        drop(file);
+        let checked = match fetched {
+            Ok(()) => {
+                let path = path.to_owned();
+                let hashed = tokio::task::spawn_blocking(move || unpack::hash_file(&path)).await.attempt(what)?;
+                let actual = hashed.attempt(what)?;
+                if actual == digest { Ok(()) } else { Err(mismatch(digest, actual)) }
+            }
+            failed => failed,
+        };
+        if checked.is_err() {
+            let _ = fs::remove_file(path);
+        }
+        checked
+    }
+
+    fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), ImageError> {
+        let (path, temporary) = (self.blob_path(digest), self.temporary(digest));
+        let write = || -> std::io::Result<()> {
+            let mut file = fs::File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().attempt(|| format!("keep {digest}"))
+    }
+
+    /// An image that was pulled before, by the digest its reference was resolved to.
+    ///
+    /// # Errors
+    /// When it, or a part of it, is not here.
+    pub fn find(&self, digest: Digest) -> Result<Image, ImageError> {
+        let read = |digest: Digest| {
+            fs::read(self.blob_path(digest)).attempt(|| format!("find {digest} on this host"))
+        };
+        let manifest = match parse_document(&read(digest)?)? {
+            Document::Manifest(manifest) => manifest,
+            Document::Index(index) => match parse_document(&read(pick_platform(&index)?)?)? {
+                Document::Manifest(manifest) => manifest,
+                Document::Index(_) => return Err(ImageError::new("the index names another index")),
+            },
+        };
+        let config = parse_config(&read(digest_of(manifest.config())?)?)?;
+        let mut layers = Vec::new();
+        for diff_id in diff_ids(&config, &manifest)? {
+            let layer = self.dir.join("layers").join(diff_id.hex());
+            if !layer.is_dir() {
+                return Err(ImageError::new(format!("layer {diff_id} is not on this host")));
+            }
+            // A layer may stand twice in an image; overlay refuses the same directory twice, and once is the same.
+            if !layers.contains(&layer) {
+                layers.push(layer);
+            }
+        }
+        Ok(Image { config, layers })
+    }
+}
+
+enum Document {
+    Index(ImageIndex),
+    Manifest(ImageManifest),
+}
+
+fn verify(bytes: &[u8], digest: Digest) -> Result<(), ImageError> {
+    let actual = Digest::of(bytes);
+    if actual == digest { Ok(()) } else { Err(mismatch(digest, actual)) }
+}
+
+fn mismatch(expected: Digest, actual: Digest) -> ImageError {
+    let help = "it was changed on the way or in the registry; nothing of it was used";
+    ImageError::helped(format!("blob {expected} has the digest {actual}"), help)
+}
+
+/// An index has `manifests`, a manifest has `layers`: the media type is optional in both.
+fn parse_document(bytes: &[u8]) -> Result<Document, ImageError> {
+    let what = || "read the image's manifest".to_owned();
+    let value: serde_json::Value = serde_json::from_slice(bytes).attempt(what)?;
+    if value.get("manifests").is_some() {
+        serde_json::from_slice(bytes).map(Document::Index).attempt(what)
+    } else {
+        serde_json::from_slice(bytes).map(Document::Manifest).attempt(what)
+    }
+}
+
+fn parse_config(bytes: &[u8]) -> Result<ImageConfiguration, ImageError> {
+    serde_json::from_slice(bytes).attempt(|| "read the image's configuration".to_owned())
+}
+
+pub fn digest_of(descriptor: &Descriptor) -> Result<Digest, ImageError> {
+    let text = descriptor.digest().to_string();
+    text.parse().attempt(|| format!("use the digest {text}"))
+}
+
+fn diff_ids(config: &ImageConfiguration, manifest: &ImageManifest) -> Result<Vec<Digest>, ImageError> {
+    let ids = config.rootfs().diff_ids();
+    if ids.len() != manifest.layers().len() || ids.is_empty() || ids.len() > MAX_LAYERS {
+        let (layers, ids) = (manifest.layers().len(), ids.len());
+        return Err(ImageError::new(format!("the manifest has {layers} layers, its configuration {ids} (1 to {MAX_LAYERS})")));
+    }
+    ids.iter().map(|id| id.parse().attempt(|| format!("use the digest {id}"))).collect()
+}
+
+/// The manifest for this machine.
+fn pick_platform(index: &ImageIndex) -> Result<Digest, ImageError> {
+    let arch = Arch::default();
+    let fits = |descriptor: &&Descriptor| {
+        let manifest = !matches!(descriptor.media_type(), MediaType::ImageIndex);
+        let platform = descriptor.platform().as_ref();
+        manifest && platform.is_none_or(|platform| *platform.os() == Os::Linux && *platform.architecture() == arch)
+    };
+    let mut candidates: Vec<&Descriptor> = index.manifests().iter().filter(fits).collect();
+    // One that says what it is for comes before one that does not.
+    candidates.sort_by_key(|descriptor| descriptor.platform().is_none());
+    let Some(found) = candidates.first() else {
+        let known: Vec<String> = index
+            .manifests()
+            .iter()
+            .filter_map(|descriptor| descriptor.platform().as_ref())
+            .map(|platform| format!("{}/{}", platform.os(), platform.architecture()))
+            .collect();
+        return Err(ImageError::new(format!("it has nothing for linux/{arch}, only for {}", known.join(", "))));
+    };
+    digest_of(found)
+}

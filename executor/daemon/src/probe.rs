@@ -1,0 +1,128 @@
+//! Readiness: asked of a running container until it answers, once for each of its runs.
+
+use crate::host::Host;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tank_model::{Name, spec::Probe};
+use tank_proto::shim::{ExecSpec, Reply, Request};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+/// Which run of which container: a new start has to become ready anew.
+type Run = (Name, Name, u64);
+
+/// What is known of each run. Bounded by the containers there are: older runs are dropped.
+#[derive(Debug, Default)]
+pub struct Readiness(Mutex<BTreeMap<Run, bool>>);
+
+impl Readiness {
+    fn runs(&self) -> std::sync::MutexGuard<'_, BTreeMap<Run, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this run has become ready; starts asking if nobody does.
+    pub fn is_ready(&self, host: &Arc<Host>, pod: &Name, container: &Name, started: u64, probe: Option<&Probe>) -> bool {
+        let Some(probe) = probe else { return true };
+        let run = (pod.clone(), container.clone(), started);
+        {
+            let mut runs = self.runs();
+            if let Some(ready) = runs.get(&run) {
+                return *ready;
+            }
+            runs.retain(|(p, c, _), _| p != pod || c != container);
+            runs.insert(run.clone(), false);
+        }
+        tokio::spawn(ask(Arc::clone(host), run, probe.clone()));
+        false
+    }
+}
+
+/// Asks every `period` until the answer is yes or the run is over.
+async fn ask(host: Arc<Host>, run: Run, probe: Probe) {
+    loop {
+        let answer = timeout(probe.timeout.duration(), once(&host, &run, &probe)).await;
+        if matches!(answer, Ok(true)) {
+            if let Some(ready) = host.readiness.runs().get_mut(&run) {
+                *ready = true;
+            }
+            host.events.add("ready", Some(run.0.as_str()), format!("container {} is ready", run.1));
+            host.wake.notify_one();
+            return;
+        }
+        sleep(probe.period.duration().max(Duration::from_millis(10))).await;
+        if !host.readiness.runs().contains_key(&run) || host.shim(&run.0).is_none() {
+            host.readiness.runs().remove(&run);
+            return;
+        }
+    }
+}
+
+async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
+    if let Some(command) = &probe.exec {
+        return execute(host, run, command).await.unwrap_or(false);
+    }
+    let Some(port) = probe.http.as_ref().map(|http| http.port).or(probe.tcp.as_ref().map(|tcp| tcp.port)) else {
+        return false;
+    };
+    let bridged = host.addresses(&run.0).ok().and_then(|addresses| addresses.first().map(|cidr| cidr.address));
+    let own = match host.shim(&run.0) {
+        Some(shim) => shim.namespaces().await.is_ok_and(|namespaces| namespaces.net.is_some()),
+        None => return false,
+    };
+    let address = if own { bridged } else { Some(IpAddr::from([127, 0, 0, 1])) };
+    let Some(address) = address else { return false };
+    let Ok(mut stream) = TcpStream::connect(SocketAddr::new(address, port)).await else { return false };
+    let Some(http) = &probe.http else { return true };
+    let request = format!("GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: tank\r\nConnection: close\r\n\r\n", http.path, run.0);
+    if stream.write_all(request.as_bytes()).await.is_err() {
+        return false;
+    }
+    // "HTTP/1.1 200": twelve bytes say it all.
+    let mut head = [0; 12];
+    if stream.read_exact(&mut head).await.is_err() {
+        return false;
+    }
+    let status = std::str::from_utf8(&head[9..12]).ok().and_then(|text| text.parse::<u16>().ok());
+    head.starts_with(b"HTTP/1.") && status.is_some_and(|status| (200..400).contains(&status))
+}
+
+/// Runs a command in the container; its status is the answer.
+async fn execute(host: &Host, run: &Run, command: &[String]) -> Option<bool> {
+    use std::os::fd::AsFd;
+    let shim = host.shim(&run.0)?;
+    let spec = ExecSpec {
+        container: run.1.to_string(),
+        argv: command.to_vec(),
+        env: Vec::new(),
+        cwd: None,
+        terminal: None,
+    };
+    let spec = tank_sys::packet::sealed("probe", &serde_json::to_vec(&spec).ok()?).ok()?;
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").ok()?;
+    let fds = [spec.as_fd(), null.as_fd(), null.as_fd(), null.as_fd()];
+    let (reply, mut fds) = shim.request(&Request::Exec, &fds).await.ok()?;
+    if !matches!(reply, Reply::Executed { .. }) || fds.is_empty() {
+        return None;
+    }
+    let control = fds.remove(0);
+    rustix::io::ioctl_fionbio(&control, true).ok()?;
+    let control = tank_sys::packet::watch(control).ok()?;
+    loop {
+        let mut guard = control.readable().await.ok()?;
+        match guard.try_io(|control| tank_sys::packet::receive(control.as_fd())) {
+            Err(_would_block) => {}
+            Ok(received) => {
+                let (packet, _) = received.ok()??;
+                let message = tank_proto::terminal::FromShim::decode(&packet)?;
+                return Some(message == tank_proto::terminal::FromShim::Exited(0));
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! How a daemon is set up: flags, then the environment, then `/etc/tank/tank.toml`, then defaults.
+
+use clap::Parser;
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use tank_model::units::Millis;
+use tank_sys::route::Cidr;
+
+/// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to fail; in steps of
+/// 65,536, a pod's lease times that.
+pub const ID_BASE: u32 = 0x7000_0000;
+
+/// Tank's executor: keeps a host as its current generation declares.
+#[derive(Parser, Debug)]
+#[command(name = "tankd", version)]
+pub struct Flags {
+    /// Where generations, images, volumes and logs are kept.
+    #[arg(long, env = "TANK_STATE_DIR", default_value = "/var/lib/tank")]
+    pub state_dir: PathBuf,
+    /// Where sockets and running pods' folders are.
+    #[arg(long, env = "TANK_RUN_DIR", default_value = "/run/tank")]
+    pub run_dir: PathBuf,
+    /// The socket to serve; `RUN_DIR/tank.sock` unless given.
+    #[arg(long, env = "TANK_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// The configuration file; may be missing.
+    #[arg(long, default_value = "/etc/tank/tank.toml")]
+    pub config: PathBuf,
+    /// Pods for a fresh store, as `tank build --canonical` writes them; ignored once there is any generation.
+    #[arg(long)]
+    pub seed: Option<PathBuf>,
+    /// The shim's program; the one beside this one unless given.
+    #[arg(long, env = "TANK_SHIM")]
+    pub shim: Option<PathBuf>,
+}
+
+/// `/etc/tank/tank.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The bridge's name.
+    pub bridge: String,
+    /// The pods' networks, at most one of each family. The first address is the bridge's own.
+    pub networks: Vec<Cidr>,
+    /// The directory of Tank's cgroups, in each hierarchy.
+    pub cgroup: String,
+    /// How long a container without a probe has to run before a switch counts it as healthy.
+    pub grace: Millis,
+    /// How long a switch waits for health, unless told otherwise.
+    pub wait: Millis,
+    /// The longest time between two looks at the host.
+    pub resync: Millis,
+    /// Registries spoken to without TLS. Those on loopback always are.
+    pub insecure_registries: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let network = |text: &str| text.parse().ok();
+        Self {
+            bridge: "tank0".to_owned(),
+            networks: ["10.90.0.0/16", "fd74:616e:6b00::/64"].iter().filter_map(|text| network(text)).collect(),
+            cgroup: "tank".to_owned(),
+            grace: Millis(500),
+            wait: Millis(60_000),
+            resync: Millis(60_000),
+            insecure_registries: Vec::new(),
+        }
+    }
+}
+
+/// Everything settled.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub state_dir: PathBuf,
+    pub run_dir: PathBuf,
+    pub socket: PathBuf,
+    pub shim: PathBuf,
+    pub config: Config,
+}
+
+impl Settings {
+    /// Reads the configuration file and settles the rest.
+    ///
+    /// # Errors
+    /// A text that says which file, or which flag, is wrong.
+    pub fn settle(flags: &Flags) -> Result<Self, String> {
+        let config = match std::fs::read_to_string(&flags.config) {
+            Ok(text) => toml::from_str(&text).map_err(|e| format!("{}: {e}", flags.config.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Config::default(),
+            Err(error) => return Err(format!("{}: {error}", flags.config.display())),
+        };
+        check(&config)?;
+        let beside = || -> Option<PathBuf> { Some(std::env::current_exe().ok()?.parent()?.join("tank-shim")) };
+        let shim = flags.shim.clone().or_else(beside).ok_or("no shim: name it with --shim")?;
+        let absolute = |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+        let run_dir = absolute(&flags.run_dir)?;
+        Ok(Self {
+            state_dir: absolute(&flags.state_dir)?,
+            socket: flags.socket.clone().unwrap_or_else(|| run_dir.join("tank.sock")),
+            run_dir,
+            shim,
+            config,
+        })
+    }
+
+    pub fn pod_dir(&self, pod: &str) -> PathBuf {
+        self.run_dir.join("pods").join(pod)
+    }
+
+    pub fn log_dir(&self, pod: &str) -> PathBuf {
+        self.state_dir.join("logs").join(pod)
+    }
+
+    pub fn scratch_dir(&self, pod: &str) -> PathBuf {
+        self.state_dir.join("scratch").join(pod)
+    }
+
+    pub fn volume_dir(&self, pod: &str, volume: &str) -> PathBuf {
+        self.state_dir.join("volumes").join(pod).join(volume)
+    }
+}
+
+fn check(config: &Config) -> Result<(), String> {
+    let name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if !name(&config.bridge) || config.bridge.len() > 15 {
+        return Err(format!("bridge: `{}` is no name of a link (at most 15 letters, digits, `-`, `_`)", config.bridge));
+    }
+    if !name(&config.cgroup) {
+        return Err(format!("cgroup: `{}` is no name of a directory", config.cgroup));
+    }
+    let families: Vec<bool> = config.networks.iter().map(|network| network.address.is_ipv4()).collect();
+    if families.is_empty() || families.len() > 2 || families.len() == 2 && families[0] == families[1] {
+        return Err("networks: give one network, or one of IPv4 and one of IPv6".to_owned());
+    }
+    for network in &config.networks {
+        if network.nth(crate::store::FIRST_LEASE + crate::store::LEASES).is_none() {
+            return Err(format!("networks: {network} has fewer than {} addresses", crate::store::LEASES));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! The daemon's side of [`tank_proto::shim`]: making shims, and speaking to those that are there.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tank_proto::shim::{Event, Failure, FailureKind, FromShim, Reply, Request, Setup, State};
+use tank_sys::{Error as SysError, packet, route::Routes};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+/// The longest a shim may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+
+/// The longest a shim may take to answer; its own limit for a start is shorter.
+const ANSWER_LIMIT: Duration = Duration::from_secs(45);
+
+type Answer = (Reply, Vec<OwnedFd>);
+
+/// A connection to a pod's shim.
+#[derive(Debug)]
+pub struct Shim {
+    pub pod: String,
+    socket: Arc<AsyncFd<OwnedFd>>,
+    pending: Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>,
+    alive: Arc<AtomicBool>,
+    sending: tokio::sync::Mutex<()>,
+    namespaces: OnceLock<Namespaces>,
+    routes: tokio::sync::OnceCell<Routes>,
+}
+
+/// The namespaces of a pod, opened.
+#[derive(Debug)]
+pub struct Namespaces {
+    pub user: OwnedFd,
+    pub net: Option<OwnedFd>,
+}
+
+/// What a shim says by itself.
+#[derive(Debug)]
+pub enum Notice {
+    Event(String, Event),
+    Gone(String),
+}
+
+/// Starts a shim and waits until it listens. It is in a session of its own and outlives this process.
+///
+/// # Errors
+/// What the shim said, or that it said nothing in time.
+pub async fn spawn(program: &Path, setup: &Setup, stderr: std::fs::File) -> Result<(), Failure> {
+    let what = "start the pod's shim";
+    let fail = |why: String| Failure { what: what.to_owned(), why, kind: FailureKind::Other };
+    let mut child = tokio::process::Command::new(program)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .map_err(|e| fail(format!("{}: {e}", program.display())))?;
+    let text = serde_json::to_vec(setup).map_err(|e| fail(e.to_string()))?;
+    let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(fail("no pipes".to_owned()));
+    };
+    let handshake = async {
+        stdin.write_all(&text).await?;
+        drop(stdin);
+        let mut said = Vec::new();
+        // "ready", or an error; the shim closes its end after either.
+        (&mut stdout).take(16 << 10).read_to_end(&mut said).await?;
+        io::Result::Ok(String::from_utf8_lossy(&said).trim().to_owned())
+    };
+    let said = timeout(READY_LIMIT, handshake).await;
+    let outcome = match said {
+        Ok(Ok(said)) if said == "ready" => Ok(()),
+        Ok(Ok(said)) => Err(fail(if said.is_empty() { "it ended without a word".to_owned() } else { said })),
+        Ok(Err(error)) => Err(fail(error.to_string())),
+        Err(_) => Err(fail("it is not ready in time".to_owned())),
+    };
+    if outcome.is_err() {
+        let _ = child.start_kill();
+    }
+    // Reaps it whenever it ends; it is no child any more once this daemon is gone.
+    tokio::spawn(async move { child.wait().await });
+    outcome
+}
+
+impl Shim {
+    /// Connects to the shim that listens at `path`.
+    ///
+    /// # Errors
+    /// What `connect(2)` gives: `ECONNREFUSED` when the shim is gone.
+    pub fn connect(pod: &str, path: &Path, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, SysError> {
+        let socket = packet::connect(path)?;
+        let socket = packet::watch(socket)?;
+        let shim = Arc::new(Self {
+            pod: pod.to_owned(),
+            socket: Arc::new(socket),
+            pending: Arc::default(),
+            alive: Arc::new(AtomicBool::new(true)),
+            sending: tokio::sync::Mutex::new(()),
+            namespaces: OnceLock::new(),
+            routes: tokio::sync::OnceCell::new(),
+        });
+        tokio::spawn(receive(
+            pod.to_owned(),
+            Arc::clone(&shim.socket),
+            Arc::clone(&shim.pending),
+            Arc::clone(&shim.alive),
+            notices,
+        ));
+        Ok(shim)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// The shim's own refusal, or that it is gone.
+    pub async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
+        let gone = |why: &str| Failure {
+            what: format!("speak to the shim of {}", self.pod),
+            why: why.to_owned(),
+            kind: FailureKind::Other,
+        };
+        let bytes = serde_json::to_vec(request).map_err(|e| gone(&e.to_string()))?;
+        let (sender, receiver) = oneshot::channel();
+        {
+            let _sending = self.sending.lock().await;
+            if !self.is_alive() {
+                return Err(gone("it is gone"));
+            }
+            self.pending.lock().unwrap_or_else(PoisonError::into_inner).push_back(sender);
+            loop {
+                let mut guard = self.socket.writable().await.map_err(|e| gone(&e.to_string()))?;
+                match guard.try_io(|socket| packet::send(socket.as_fd(), &bytes, fds)) {
+                    Ok(Ok(())) => break,
+                    Ok(Err(error)) => return Err(gone(&error.to_string())),
+                    Err(_would_block) => {}
+                }
+            }
+        }
+        match timeout(ANSWER_LIMIT, receiver).await {
+            Ok(Ok((Reply::Failed(failure), _))) => Err(failure),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(gone("it is gone")),
+            Err(_) => Err(gone("it does not answer in time")),
+        }
+    }
+
+    /// # Errors
+    /// As [`Shim::request`].
+    pub async fn state(&self) -> Result<State, Failure> {
+        match self.request(&Request::State, &[]).await? {
+            (Reply::State(state), _) => Ok(state),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// The pod's namespaces, asked for once.
+    ///
+    /// # Errors
+    /// As [`Shim::request`].
+    pub async fn namespaces(&self) -> Result<&Namespaces, Failure> {
+        if let Some(known) = self.namespaces.get() {
+            return Ok(known);
+        }
+        let (_, fds) = self.request(&Request::Namespaces, &[]).await?;
+        let mut fds = fds.into_iter();
+        let user = fds.next().ok_or_else(|| unexpected(&Reply::Namespaces))?;
+        Ok(self.namespaces.get_or_init(|| Namespaces { user, net: fds.next() }))
+    }
+
+    /// A socket to the routing tables of the pod's own network namespace, opened once.
+    ///
+    /// # Errors
+    /// As [`Shim::request`]; and when the pod has no network of its own.
+    pub async fn routes(&self) -> Result<&Routes, Failure> {
+        let open = || async {
+            let namespaces = self.namespaces().await?;
+            let Some(net) = &namespaces.net else {
+                let why = "it uses the host's".to_owned();
+                return Err(Failure { what: "enter the pod's network".to_owned(), why, kind: FailureKind::Other });
+            };
+            Routes::in_namespace(net.as_fd()).map_err(|e| failure(&e))
+        };
+        self.routes.get_or_try_init(open).await
+    }
+}
+
+/// Reads packets for as long as the shim lives: answers to whoever asked, events to everyone.
+async fn receive(
+    pod: String,
+    socket: Arc<AsyncFd<OwnedFd>>,
+    pending: Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>,
+    alive: Arc<AtomicBool>,
+    notices: mpsc::UnboundedSender<Notice>,
+) {
+    loop {
+        let Ok(mut guard) = socket.readable().await else { break };
+        let received = match guard.try_io(|socket| packet::receive(socket.as_fd())) {
+            Err(_would_block) => continue,
+            Ok(Ok(Some(received))) => received,
+            Ok(Ok(None) | Err(_)) => break,
+        };
+        match serde_json::from_slice(&received.0) {
+            Ok(FromShim::Reply(reply)) => {
+                let sender = pending.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                // Whoever asked may have stopped waiting.
+                let _ = sender.map(|sender| sender.send((reply, received.1)));
+            }
+            Ok(FromShim::Event(event)) => drop(notices.send(Notice::Event(pod.clone(), event))),
+            Err(error) => {
+                tracing::warn!(pod, %error, "a shim said something unknown");
+                break;
+            }
+        }
+    }
+    alive.store(false, Ordering::Relaxed);
+    pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let _ = notices.send(Notice::Gone(pod));
+}
+
+pub fn unexpected(reply: &Reply) -> Failure {
+    let why = format!("it answered {reply:?}");
+    Failure { what: "understand the shim".to_owned(), why, kind: FailureKind::Other }
+}
+
+/// A kernel error in the words of the interface.
+pub fn failure(error: &SysError) -> Failure {
+    let mut why = Vec::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        why.push(cause.to_string());
+        source = cause.source();
+    }
+    Failure { what: error.what().to_owned(), why: why.join(": "), kind: FailureKind::Other }
+}

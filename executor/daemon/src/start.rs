@@ -1,0 +1,404 @@
+//! Everything a container is started with, from its node and its image: the pure rules first, then the mounts.
+
+use crate::{
+    host::Host,
+    images::Image,
+    shims::{Shim, failure},
+    user,
+};
+use rustix::fs::OFlags;
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read,
+    os::fd::{AsFd, OwnedFd},
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+    sync::Arc,
+};
+use tank_model::{
+    Digest, Graph, Name,
+    graph::ContainerNode,
+    spec::{self, Network},
+};
+use tank_proto::shim::{Failure, FailureKind, Reply, Request, StartSpec};
+use tank_sys::{
+    mount::{self, attr},
+    packet, privilege, process,
+};
+
+/// The most bytes of a secret.
+const MAX_SECRET: u64 = 1 << 20;
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn fail(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
+    Failure { what: what.into(), why: why.to_string(), kind: FailureKind::Other }
+}
+
+/// The command line by the rules container users know: `command` replaces the entry point and with it the image's
+/// arguments, `args` replaces the image's arguments.
+pub fn argv(node: &ContainerNode, entrypoint: &[String], cmd: &[String]) -> Vec<String> {
+    let program = node.command.as_deref().unwrap_or(entrypoint);
+    let args = match (&node.args, &node.command) {
+        (Some(args), _) => args.as_slice(),
+        (None, Some(_)) => &[],
+        (None, None) => cmd,
+    };
+    program.iter().chain(args).cloned().collect()
+}
+
+/// The environment: the image's, then the pod's, then what nobody set and every program expects.
+pub fn environment(
+    image: &[String],
+    node: &BTreeMap<String, String>,
+    hostname: &str,
+    home: &str,
+    tty: bool,
+) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut set = |key: &str, value: &str| match env.iter_mut().find(|(known, _)| known == key) {
+        Some(known) => known.1 = value.to_owned(),
+        None => env.push((key.to_owned(), value.to_owned())),
+    };
+    set("PATH", DEFAULT_PATH);
+    set("HOSTNAME", hostname);
+    set("HOME", home);
+    if tty {
+        set("TERM", "xterm");
+    }
+    for (key, value) in image.iter().filter_map(|entry| entry.split_once('=')) {
+        set(key, value);
+    }
+    for (key, value) in node {
+        set(key, value);
+    }
+    env
+}
+
+/// The bounding set: the default one, less what is dropped (`ALL` drops everything), plus what is added.
+pub fn capabilities(declared: &spec::Capabilities) -> Vec<String> {
+    let all = declared.drop.iter().any(|name| name == "ALL");
+    let default = privilege::DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned());
+    let mut set: Vec<String> = default.filter(|name| !all && !declared.drop.contains(name)).collect();
+    set.extend(declared.add.iter().cloned());
+    set.sort();
+    set.dedup();
+    set
+}
+
+/// What a container's start needs beside its node.
+struct Parts {
+    fds: Vec<OwnedFd>,
+}
+
+impl Parts {
+    /// Keeps a descriptor and gives its place.
+    fn push(&mut self, fd: OwnedFd) -> usize {
+        self.fds.push(fd);
+        self.fds.len() - 1
+    }
+}
+
+/// Starts a container. The blocking part runs on a thread of its own.
+pub async fn start(
+    host: &Arc<Host>,
+    graph: &Arc<Graph>,
+    pod: &Name,
+    container: &Name,
+    hash: Digest,
+    attempt: u32,
+) -> Result<i32, Failure> {
+    let shim = host.shim(pod).ok_or_else(|| fail("start a container", "its shim is gone"))?;
+    shim.namespaces().await?;
+    let (host, graph, shim_) = (Arc::clone(host), Arc::clone(graph), Arc::clone(&shim));
+    let (pod, container) = (pod.clone(), container.clone());
+    let prepared =
+        tokio::task::spawn_blocking(move || prepare(&host, &graph, &shim_, &pod, &container, hash, attempt)).await;
+    let (spec, fds) = prepared.map_err(|e| fail("prepare a container", e))??;
+    let text = serde_json::to_vec(&spec).map_err(|e| fail("write a specification", e))?;
+    let sealed = packet::sealed("start", &text).map_err(|e| failure(&e))?;
+    let all: Vec<_> = std::iter::once(sealed.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
+    match shim.request(&Request::Start, &all).await? {
+        (Reply::Started { pid }, _) => Ok(pid),
+        (other, _) => Err(crate::shims::unexpected(&other)),
+    }
+}
+
+fn prepare(
+    host: &Host,
+    graph: &Graph,
+    shim: &Shim,
+    pod: &Name,
+    container: &Name,
+    hash: Digest,
+    attempt: u32,
+) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
+    let (node, _) = graph.container(pod, container).ok_or_else(|| fail("start a container", "it is not declared"))?;
+    let (sandbox, _) = graph.sandbox(pod).ok_or_else(|| fail("start a container", "its pod is not declared"))?;
+    let digest = graph.image(&node.image).ok_or_else(|| fail("start a container", "its image has no digest"))?;
+    let image = host.images.find(digest).map_err(|e| fail(format!("use the image {}", node.image), e))?;
+    let user_namespace = {
+        // The caller has asked for them, so they are known.
+        let runtime = tokio::runtime::Handle::current();
+        runtime.block_on(shim.namespaces())?.user.as_fd()
+    };
+    let base = host.id_base(pod).map_err(|e| fail("lease ids", e))?;
+    let mut parts = Parts { fds: Vec::new() };
+    let root = root_mount(host, &image, pod, container, user_namespace, base)?;
+
+    let config = image.config.config().clone().unwrap_or_default();
+    let read = |path: &str| read_in_root(&root, path);
+    let spec = node.user.clone().or_else(|| config.user().clone()).unwrap_or_default();
+    let resolved = user::resolve(&spec, &read("etc/passwd"), &read("etc/group")).map_err(|e| fail("find the user", e))?;
+    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let argv = argv(node, &list(config.entrypoint()), &list(config.cmd()));
+    if argv.is_empty() {
+        return Err(fail("start a container", "neither it nor its image names a command"));
+    }
+    let stop = graph.lifecycle(pod, container).stop;
+    let signal = stop.signal.or_else(|| config.stop_signal().clone());
+    let cwd = node.working_dir.clone().or_else(|| config.working_dir().clone()).filter(|dir| !dir.is_empty());
+
+    let root = parts.push(root);
+    let mut mounts = volumes(host, graph, pod, node, user_namespace, base)?;
+    mounts.sort_by(|a, b| a.1.cmp(&b.1));
+    let mounts = mounts.into_iter().map(|(fd, path)| (parts.push(fd), path)).collect();
+    let (files, entries) = files(host, graph, pod, container, node, &sandbox.hostname, sandbox.network, base)?;
+    let files = Some((parts.push(files), entries));
+    let cgroup = host.cgroups.ensure(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
+    let cgroup = cgroup.into_iter().map(|fd| parts.push(fd)).collect();
+    set_limits(host, pod, container, &tank_plan::planner::effective_limits(&graph.limits(pod, container)))?;
+
+    let start = StartSpec {
+        name: container.to_string(),
+        hash: hash.to_string(),
+        attempt,
+        argv,
+        env: environment(&list(config.env()), &node.env, &sandbox.hostname, &resolved.home, node.tty),
+        cwd: cwd.unwrap_or_else(|| "/".to_owned()),
+        user: resolved.user,
+        tty: node.tty,
+        read_only: node.read_only,
+        bounding: capabilities(&node.capabilities),
+        ambient: node.capabilities.add.clone(),
+        stop_signal: signal.and_then(|name| process::signal_number(&name)).unwrap_or(15),
+        stop_timeout: stop.timeout.unwrap_or(spec::DEFAULT_STOP_TIMEOUT).0,
+        root,
+        mounts,
+        files,
+        cgroup,
+    };
+    Ok((start, parts.fds))
+}
+
+/// Sets a container's limits in its cgroups.
+pub fn set_limits(host: &Host, pod: &Name, container: &Name, limits: &spec::Limits) -> Result<(), Failure> {
+    let limits = tank_sys::cgroup::Limits {
+        memory: limits.memory.map(|memory| memory.0),
+        pids: limits.pids.map(u64::from),
+        cpu: limits.cpu.map(|cpu| u64::from(cpu.0)),
+    };
+    host.cgroups.set_limits(pod.as_str(), container.as_str(), &limits).map_err(|e| failure(&e))
+}
+
+/// An overlay of the image's layers, each seen through the pod's ids, with a fresh upper directory.
+fn root_mount(
+    host: &Host,
+    image: &Image,
+    pod: &Name,
+    container: &Name,
+    user_namespace: std::os::fd::BorrowedFd<'_>,
+    base: u32,
+) -> Result<OwnedFd, Failure> {
+    let scratch = host.settings.scratch_dir(pod.as_str()).join(container.as_str());
+    remove_dir(&scratch).map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
+    let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir_all(dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;
+    }
+    chown(&upper, Some(base), Some(base)).map_err(|e| fail("own the upper directory", e))?;
+    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).map_err(|e| fail("open the upper directory", e))?;
+    let mut layers = Vec::new();
+    for layer in &image.layers {
+        let fd = mount::clone_tree(layer, false).map_err(|e| failure(&e))?;
+        mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
+        layers.push(fd);
+    }
+    mount::overlay(&layers, &upper, &work).map_err(|e| failure(&e))
+}
+
+/// Removes a directory of Tank's own that may not be there.
+pub fn remove_dir(path: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// A small file of the image; empty when it has none.
+fn read_in_root(root: &OwnedFd, path: &str) -> String {
+    let Ok(file) = mount::open_in_root(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK) else {
+        return String::new();
+    };
+    let mut bytes = Vec::new();
+    let _ = fs::File::from(file).take(1 << 20).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn volumes(
+    host: &Host,
+    graph: &Graph,
+    pod: &Name,
+    node: &ContainerNode,
+    user_namespace: std::os::fd::BorrowedFd<'_>,
+    base: u32,
+) -> Result<Vec<(OwnedFd, String)>, Failure> {
+    let mut mounts = Vec::new();
+    for at in node.mounts.values() {
+        let volume = graph.volume(pod, &at.volume).ok_or_else(|| fail("mount a volume", "it is not declared"))?;
+        let own = attr::NOSUID | attr::NODEV;
+        let fd = if let Some(size) = volume.tmpfs {
+            let (size, owner) = (size.0.to_string(), base.to_string());
+            let options =
+                [("size", size.as_str()), ("mode", "1777"), ("uid", owner.as_str()), ("gid", owner.as_str())];
+            mount::filesystem("tmpfs", &options, own).map_err(|e| failure(&e))?
+        } else {
+            let managed = host.settings.volume_dir(pod.as_str(), at.volume.as_str());
+            let path = volume.host.as_deref().map_or(managed.as_path(), Path::new);
+            if volume.host.is_none() {
+                fs::create_dir_all(path).map_err(|e| fail(format!("make the volume {}", at.volume), e))?;
+            }
+            let fd = mount::clone_tree(path, false).map_err(|e| failure(&e))?;
+            mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
+            fd
+        };
+        let attributes = if at.read_only { own | attr::RDONLY } else { own };
+        mount::restrict(fd.as_fd(), attributes, false).map_err(|e| failure(&e))?;
+        mounts.push((fd, at.path.clone()));
+    }
+    Ok(mounts)
+}
+
+/// A memory file system with everything Tank writes for a container: names, files, secrets.
+#[allow(clippy::too_many_arguments, reason = "each is one fact about one container, from different places")]
+fn files(
+    host: &Host,
+    graph: &Graph,
+    pod: &Name,
+    container: &Name,
+    node: &ContainerNode,
+    hostname: &str,
+    network: Network,
+    base: u32,
+) -> Result<(OwnedFd, Vec<(String, String)>), Failure> {
+    let options = [("mode", "0755"), ("size", "64m")];
+    let mount_fd = mount::filesystem("tmpfs", &options, attr::NOSUID | attr::NODEV).map_err(|e| failure(&e))?;
+    let dir = mount::open_root(&mount_fd).map_err(|e| failure(&e))?;
+    let mut entries = Vec::new();
+    let mut add = |path: &str, content: &[u8], mode: u32| -> Result<(), Failure> {
+        let name = entries.len().to_string();
+        mount::write_file(dir.as_fd(), &name, content, mode, base).map_err(|e| failure(&e))?;
+        entries.push((name, path.to_owned()));
+        Ok(())
+    };
+    let declared = graph.files(pod, container);
+    let addresses = if network == Network::Bridge { host.addresses(pod).map_err(|e| fail("lease an address", e))? } else { Default::default() };
+    let hosts = hosts_file(hostname, addresses.iter().map(|cidr| cidr.address.to_string()));
+    let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let generated = [
+        ("/etc/hosts", hosts),
+        ("/etc/hostname", format!("{hostname}\n")),
+        ("/etc/resolv.conf", resolv_conf(&resolver, network == Network::Host)),
+    ];
+    for (path, content) in generated.iter().filter(|(path, _)| !declared.contains_key(*path)) {
+        add(path, content.as_bytes(), 0o644)?;
+    }
+    for (path, file) in &declared {
+        add(path, file.text.as_bytes(), file.mode.0)?;
+    }
+    for (name, secret) in &node.secrets {
+        let what = || format!("read the secret `{name}` from {}", secret.file);
+        let file = fs::File::open(&secret.file).map_err(|e| fail(what(), e))?;
+        let mut content = Vec::new();
+        file.take(MAX_SECRET + 1).read_to_end(&mut content).map_err(|e| fail(what(), e))?;
+        if content.len() as u64 > MAX_SECRET {
+            return Err(fail(what(), format!("it has more than {MAX_SECRET} bytes")));
+        }
+        add(&secret.path, &content, secret.mode.0)?;
+    }
+    Ok((mount_fd, entries))
+}
+
+/// `/etc/hosts` of a pod: loopback, and its own name at its own addresses.
+pub fn hosts_file(hostname: &str, addresses: impl Iterator<Item = String>) -> String {
+    let own: Vec<String> = addresses.map(|address| format!("{address}\t{hostname}\n")).collect();
+    let own = if own.is_empty() { vec![format!("127.0.0.1\t{hostname}\n")] } else { own };
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}", own.concat())
+}
+
+/// `/etc/resolv.conf` of a pod: the host's, without servers on the host's loopback, which a pod can't reach.
+pub fn resolv_conf(host: &str, shares_network: bool) -> String {
+    let reachable = |line: &&str| {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("nameserver"), Some(address)) => {
+                shares_network || !address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+            (Some("search" | "options" | "domain"), Some(_)) => true,
+            _ => false,
+        }
+    };
+    host.lines().filter(reachable).map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(command: Option<&[&str]>, args: Option<&[&str]>) -> ContainerNode {
+        let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let json = serde_json::json!({ "image": "x", "command": command.map(own), "args": args.map(own) });
+        serde_json::from_value(json).expect("a node")
+    }
+
+    #[test]
+    fn command_lines_follow_the_oci_rules() {
+        let (entry, cmd) = (["entry".to_owned()], ["cmd".to_owned()]);
+        let line = |command, args| argv(&node(command, args), &entry, &cmd).join(" ");
+        assert_eq!(line(None, None), "entry cmd");
+        assert_eq!(line(None, Some(&["mine"][..])), "entry mine");
+        assert_eq!(line(Some(&["run"][..]), None), "run");
+        assert_eq!(line(Some(&["run"][..]), Some(&["mine"][..])), "run mine");
+        assert_eq!(line(None, Some(&[][..])), "entry");
+    }
+
+    #[test]
+    fn the_pod_environment_wins_over_the_image() {
+        let image = ["PATH=/image".to_owned(), "A=1".to_owned()];
+        let mine = BTreeMap::from([("A".to_owned(), "2".to_owned())]);
+        let env = environment(&image, &mine, "web", "/root", true);
+        let get = |key: &str| env.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
+        assert_eq!((get("PATH"), get("A")), (Some("/image"), Some("2")));
+        assert_eq!((get("HOSTNAME"), get("HOME"), get("TERM")), (Some("web"), Some("/root"), Some("xterm")));
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped() {
+        let declared = |add: &[&str], drop: &[&str]| spec::Capabilities {
+            add: add.iter().map(|name| (*name).to_owned()).collect(),
+            drop: drop.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        assert_eq!(capabilities(&declared(&[], &[])).len(), privilege::DEFAULT_CAPABILITIES.len());
+        assert_eq!(capabilities(&declared(&["CAP_NET_RAW"], &["ALL"])), ["CAP_NET_RAW"]);
+        assert!(!capabilities(&declared(&[], &["CAP_KILL"])).contains(&"CAP_KILL".to_owned()));
+    }
+
+    #[test]
+    fn generated_files_say_what_a_pod_can_reach() {
+        let host = "# comment\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\n";
+        assert_eq!(resolv_conf(host, false), "nameserver 9.9.9.9\nsearch example.org\n");
+        assert!(resolv_conf(host, true).contains("127.0.0.53"));
+        assert!(hosts_file("web", ["10.90.0.2".to_owned()].into_iter()).contains("10.90.0.2\tweb\n"));
+    }
+}

@@ -1,0 +1,78 @@
+//! A store that forgets: the plain implementation, and the other half of the conformance suite.
+
+use super::{Store, StoreError, pick_lease};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tank_model::{Digest, Generation, Outcome};
+
+#[derive(Default)]
+pub struct MemoryStore(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    nodes: BTreeMap<Digest, Vec<u8>>,
+    generations: BTreeMap<u64, Generation>,
+    outcomes: BTreeMap<u64, Outcome>,
+    leases: BTreeMap<String, u32>,
+    current: Option<u64>,
+}
+
+impl MemoryStore {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn put_nodes(&self, nodes: &[(Digest, Vec<u8>)]) -> Result<(), StoreError> {
+        self.inner().nodes.extend(nodes.iter().cloned());
+        Ok(())
+    }
+
+    fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.inner().nodes.get(hash).cloned())
+    }
+
+    fn commit(&self, generation: &Generation) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        if inner.current != generation.parent {
+            return Err(StoreError::StaleParent { expected: generation.parent, actual: inner.current });
+        }
+        inner.generations.insert(generation.number, generation.clone());
+        inner.current = Some(generation.number);
+        Ok(())
+    }
+
+    fn current(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.inner().current)
+    }
+
+    fn generation(&self, number: u64) -> Result<Option<Generation>, StoreError> {
+        Ok(self.inner().generations.get(&number).cloned())
+    }
+
+    fn generations(&self) -> Result<Vec<Generation>, StoreError> {
+        Ok(self.inner().generations.values().cloned().collect())
+    }
+
+    fn set_outcome(&self, number: u64, outcome: Outcome) -> Result<(), StoreError> {
+        self.inner().outcomes.insert(number, outcome);
+        Ok(())
+    }
+
+    fn outcome(&self, number: u64) -> Result<Outcome, StoreError> {
+        Ok(self.inner().outcomes.get(&number).copied().unwrap_or(Outcome::Pending))
+    }
+
+    fn lease(&self, pod: &str) -> Result<u32, StoreError> {
+        let mut inner = self.inner();
+        if let Some(lease) = inner.leases.get(pod) {
+            return Ok(*lease);
+        }
+        let lease = pick_lease(pod, |lease| inner.leases.values().any(|taken| *taken == lease))?;
+        inner.leases.insert(pod.to_owned(), lease);
+        Ok(lease)
+    }
+}

@@ -1,0 +1,188 @@
+//! Nodes, generations and pointers.
+//!
+//! [`Store`] is the seam: [`rocks::RocksStore`] is the one on disk, [`memory::MemoryStore`] its twin for tests, and
+//! one conformance suite runs over both. Nodes are immutable and named by their hash; a generation and the pointer to
+//! it move in one synced batch, so after a power cut there is the old one or the new one.
+//!
+//! # Key layout (format 1)
+//!
+//! | key | value |
+//! |---|---|
+//! | `m/format` | the number of this layout, as text |
+//! | `n/` and 32 bytes of hash | a node: canonical JSON, see [`tank_model::Graph::stored`] |
+//! | `g/` and the number, 8 bytes big-endian | a [`Generation`]: canonical JSON |
+//! | `o/` and the number, 8 bytes big-endian | its [`Outcome`], as a JSON text |
+//! | `p/current` | the number of the current generation, 8 bytes big-endian |
+//! | `l/` and a pod's name | the number of its lease (addresses, ids), 4 bytes big-endian |
+
+pub mod memory;
+pub mod rocks;
+
+use tank_model::{Digest, Generation, Outcome};
+
+/// Leases are counted from here: the network's first address is the bridge's own.
+pub const FIRST_LEASE: u32 = 2;
+
+/// How many leases there are: ids below 2³¹ in steps of 65,536 (see [`crate::settings`]).
+pub const LEASES: u32 = 4_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("can't {0} in the store")]
+    Io(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the store holds `{0}`, which can't be read")]
+    Corrupt(String),
+    #[error("the store has format {found}, this tankd reads format {known}")]
+    Format { found: String, known: u32 },
+    #[error("generation {expected:?} was the current one and now {actual:?} is")]
+    StaleParent { expected: Option<u64>, actual: Option<u64> },
+    #[error("all {LEASES} leases are taken")]
+    NoLease,
+    #[error("a stored graph can't be read")]
+    Load(#[from] tank_model::graph::LoadError),
+}
+
+/// Where desired states are kept. Every method is one atomic read or write; callers on a runtime use
+/// `spawn_blocking` for the writes.
+pub trait Store: Send + Sync {
+    /// Adds nodes that are not there. They are not synced: [`Store::commit`] is, after them.
+    fn put_nodes(&self, nodes: &[(Digest, Vec<u8>)]) -> Result<(), StoreError>;
+
+    fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Makes `generation` the current one, and it alone, if its parent is the current one now.
+    fn commit(&self, generation: &Generation) -> Result<(), StoreError>;
+
+    fn current(&self) -> Result<Option<u64>, StoreError>;
+
+    fn generation(&self, number: u64) -> Result<Option<Generation>, StoreError>;
+
+    /// All generations, oldest first.
+    fn generations(&self) -> Result<Vec<Generation>, StoreError>;
+
+    fn set_outcome(&self, number: u64, outcome: Outcome) -> Result<(), StoreError>;
+
+    fn outcome(&self, number: u64) -> Result<Outcome, StoreError>;
+
+    /// The lease of a pod, made at its first use and kept with its name.
+    fn lease(&self, pod: &str) -> Result<u32, StoreError>;
+}
+
+/// The number the next generation gets.
+pub fn next_number(store: &dyn Store) -> Result<u64, StoreError> {
+    Ok(store.generations()?.last().map_or(1, |last| last.number + 1))
+}
+
+/// Picks the lease for a new name: the one its hash says, or the next free one, so that a store made anew hands the
+/// same pods the same addresses nearly always.
+fn pick_lease(pod: &str, taken: impl Fn(u32) -> bool) -> Result<u32, StoreError> {
+    let bytes = *Digest::of(pod.as_bytes()).as_bytes();
+    let start = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % LEASES;
+    let candidates = (0..LEASES).map(|i| FIRST_LEASE + (start + i) % LEASES);
+    candidates.into_iter().find(|lease| !taken(*lease)).ok_or(StoreError::NoLease)
+}
+
+#[cfg(test)]
+mod conformance {
+    use super::*;
+
+    fn generation(number: u64, parent: Option<u64>) -> Generation {
+        let root = Digest::of(&number.to_be_bytes());
+        Generation { number, root, parent, time: 7, uid: 0, source: "test".to_owned() }
+    }
+
+    fn both(test: impl Fn(&dyn Store)) {
+        test(&memory::MemoryStore::default());
+        let dir = std::env::temp_dir().join(format!("tank-store-{}-{:p}", std::process::id(), &test));
+        let _ = std::fs::remove_dir_all(&dir);
+        {
+            let store = rocks::RocksStore::open(&dir).expect("opens");
+            test(&store);
+        }
+        std::fs::remove_dir_all(&dir).expect("removes");
+    }
+
+    #[test]
+    fn a_fresh_store_is_empty() {
+        both(|store| {
+            assert_eq!(store.current().expect("reads"), None);
+            assert_eq!(store.generations().expect("reads"), []);
+            assert_eq!(store.node(&Digest::of(b"x")).expect("reads"), None);
+            assert_eq!(next_number(store).expect("reads"), 1);
+        });
+    }
+
+    #[test]
+    fn nodes_are_found_by_their_hash() {
+        both(|store| {
+            let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+            store.put_nodes(&[(one, b"1".to_vec()), (two, b"2".to_vec())]).expect("writes");
+            store.put_nodes(&[(one, b"1".to_vec())]).expect("writes again");
+            assert_eq!(store.node(&two).expect("reads"), Some(b"2".to_vec()));
+        });
+    }
+
+    #[test]
+    fn a_commit_moves_generation_and_pointer_together() {
+        both(|store| {
+            store.commit(&generation(1, None)).expect("commits");
+            store.commit(&generation(2, Some(1))).expect("commits");
+            assert_eq!(store.current().expect("reads"), Some(2));
+            assert_eq!(store.generation(1).expect("reads"), Some(generation(1, None)));
+            let numbers: Vec<u64> = store.generations().expect("reads").iter().map(|g| g.number).collect();
+            assert_eq!(numbers, [1, 2]);
+        });
+    }
+
+    #[test]
+    fn a_stale_parent_is_refused_and_changes_nothing() {
+        both(|store| {
+            store.commit(&generation(1, None)).expect("commits");
+            for stale in [None, Some(7)] {
+                let refused = store.commit(&generation(2, stale));
+                assert!(matches!(refused, Err(StoreError::StaleParent { actual: Some(1), .. })));
+            }
+            assert_eq!(store.current().expect("reads"), Some(1));
+            assert_eq!(store.generation(2).expect("reads"), None);
+        });
+    }
+
+    #[test]
+    fn outcomes_begin_pending() {
+        both(|store| {
+            store.commit(&generation(1, None)).expect("commits");
+            assert_eq!(store.outcome(1).expect("reads"), Outcome::Pending);
+            store.set_outcome(1, Outcome::Good).expect("writes");
+            assert_eq!(store.outcome(1).expect("reads"), Outcome::Good);
+        });
+    }
+
+    #[test]
+    fn leases_stay_with_their_name_and_differ() {
+        both(|store| {
+            let leases: Vec<u32> = (0..50).map(|i| store.lease(&format!("pod-{i}")).expect("leases")).collect();
+            let again: Vec<u32> = (0..50).map(|i| store.lease(&format!("pod-{i}")).expect("leases")).collect();
+            assert_eq!(leases, again);
+            let distinct: std::collections::BTreeSet<_> = leases.iter().collect();
+            assert_eq!(distinct.len(), 50);
+        });
+    }
+
+    #[test]
+    fn rocks_keeps_everything_when_it_is_opened_again() {
+        let dir = std::env::temp_dir().join(format!("tank-store-again-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let lease = {
+            let store = rocks::RocksStore::open(&dir).expect("opens");
+            store.put_nodes(&[(Digest::of(b"1"), b"1".to_vec())]).expect("writes");
+            store.commit(&generation(1, None)).expect("commits");
+            store.lease("web").expect("leases")
+        };
+        let store = rocks::RocksStore::open(&dir).expect("opens");
+        assert_eq!(store.current().expect("reads"), Some(1));
+        assert_eq!(store.node(&Digest::of(b"1")).expect("reads"), Some(b"1".to_vec()));
+        assert_eq!(store.lease("web").expect("leases"), lease);
+        drop(store);
+        std::fs::remove_dir_all(&dir).expect("removes");
+    }
+}

@@ -1,0 +1,167 @@
+//! The store on disk: RocksDB, one column family, the key layout of [`super`].
+
+use super::{Store, StoreError, pick_lease};
+use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+use tank_model::{Digest, Generation, Outcome, canonical};
+
+/// The layout this code reads and writes.
+const FORMAT: u32 = 1;
+
+pub struct RocksStore {
+    db: DB,
+    /// Serialises what reads before it writes: commits and leases.
+    writing: Mutex<()>,
+}
+
+fn io(what: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
+    move |error| StoreError::Io(what, error.into())
+}
+
+fn numbered(prefix: &[u8; 2], number: u64) -> Vec<u8> {
+    [&prefix[..], &number.to_be_bytes()].concat()
+}
+
+fn node_key(hash: &Digest) -> Vec<u8> {
+    [b"n/", &hash.as_bytes()[..]].concat()
+}
+
+impl RocksStore {
+    /// Opens the store in `dir`, made if it is missing.
+    ///
+    /// # Errors
+    /// When another process has it open, the disk refuses, or it has another format.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_keep_log_file_num(2);
+        options.set_max_open_files(64);
+        options.set_write_buffer_size(4 << 20);
+        options.set_max_background_jobs(2);
+        let db = DB::open(&options, dir).map_err(io("open the database"))?;
+        let store = Self { db, writing: Mutex::new(()) };
+        let format = store.get(b"m/format")?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        match format {
+            None => store.put_synced(b"m/format", FORMAT.to_string().as_bytes())?,
+            Some(found) if found == FORMAT.to_string() => {}
+            Some(found) => return Err(StoreError::Format { found, known: FORMAT }),
+        }
+        Ok(store)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get(key).map_err(io("read"))
+    }
+
+    fn put_synced(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.db.put_opt(key, value, &synced()).map_err(io("write"))
+    }
+
+    /// Every key and value below `prefix`, in order.
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let mut found = Vec::new();
+        for item in self.db.iterator(IteratorMode::From(prefix, Direction::Forward)) {
+            let (key, value) = item.map_err(io("list"))?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            found.push((key.into_vec(), value.into_vec()));
+        }
+        Ok(found)
+    }
+}
+
+fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+fn read_number(bytes: &[u8], what: &str) -> Result<u64, StoreError> {
+    bytes.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::Corrupt(what.to_owned()))
+}
+
+impl Store for RocksStore {
+    fn put_nodes(&self, nodes: &[(Digest, Vec<u8>)]) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        for (hash, bytes) in nodes {
+            let key = node_key(hash);
+            if self.get(&key)?.is_none() {
+                batch.put(key, bytes);
+            }
+        }
+        self.db.write(batch).map_err(io("write nodes"))
+    }
+
+    fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(&node_key(hash))
+    }
+
+    fn commit(&self, generation: &Generation) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let actual = self.current()?;
+        if actual != generation.parent {
+            return Err(StoreError::StaleParent { expected: generation.parent, actual });
+        }
+        let record = canonical::encode(generation).map_err(|e| StoreError::Io("encode a generation", e.into()))?;
+        let mut batch = WriteBatch::default();
+        batch.put(numbered(b"g/", generation.number), record);
+        batch.put(b"p/current", generation.number.to_be_bytes());
+        self.db.write_opt(batch, &synced()).map_err(io("commit a generation"))
+    }
+
+    fn current(&self) -> Result<Option<u64>, StoreError> {
+        self.get(b"p/current")?.map(|bytes| read_number(&bytes, "p/current")).transpose()
+    }
+
+    fn generation(&self, number: u64) -> Result<Option<Generation>, StoreError> {
+        let bytes = self.get(&numbered(b"g/", number))?;
+        let read = |bytes: Vec<u8>| {
+            canonical::decode(&bytes).map_err(|_| StoreError::Corrupt(format!("generation {number}")))
+        };
+        bytes.map(read).transpose()
+    }
+
+    fn generations(&self) -> Result<Vec<Generation>, StoreError> {
+        let read = |(key, bytes): (Vec<u8>, Vec<u8>)| {
+            let name = || format!("generation {:?}", &key[2..]);
+            canonical::decode(&bytes).map_err(|_| StoreError::Corrupt(name()))
+        };
+        self.scan(b"g/")?.into_iter().map(read).collect()
+    }
+
+    fn set_outcome(&self, number: u64, outcome: Outcome) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(&outcome).map_err(|e| StoreError::Io("encode an outcome", e.into()))?;
+        self.put_synced(&numbered(b"o/", number), &text)
+    }
+
+    fn outcome(&self, number: u64) -> Result<Outcome, StoreError> {
+        let bytes = self.get(&numbered(b"o/", number))?;
+        let read = |bytes: Vec<u8>| {
+            serde_json::from_slice(&bytes).map_err(|_| StoreError::Corrupt(format!("the outcome of {number}")))
+        };
+        Ok(bytes.map(read).transpose()?.unwrap_or(Outcome::Pending))
+    }
+
+    fn lease(&self, pod: &str) -> Result<u32, StoreError> {
+        let key = [b"l/", pod.as_bytes()].concat();
+        let read = |bytes: &[u8]| {
+            bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt(format!("the lease of {pod}")))
+        };
+        if let Some(bytes) = self.get(&key)? {
+            return read(&bytes);
+        }
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = self.get(&key)? {
+            return read(&bytes);
+        }
+        let taken: Result<Vec<u32>, StoreError> = self.scan(b"l/")?.iter().map(|(_, bytes)| read(bytes)).collect();
+        let taken = taken?;
+        let lease = pick_lease(pod, |lease| taken.contains(&lease))?;
+        self.put_synced(&key, &lease.to_be_bytes())?;
+        Ok(lease)
+    }
+}

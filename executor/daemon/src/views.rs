@@ -1,0 +1,170 @@
+//! From the daemon's data to the shapes of the interface. Pure.
+
+use serde_json::Value;
+use tank_model::{
+    Generation, Graph, Name, Outcome,
+    diff::{Change, What},
+    spec::Protocol,
+};
+use tank_plan::{
+    Observed, PlannedStep,
+    observed::{self, State},
+};
+use tank_proto::varlink;
+
+pub fn generation(generation: &Generation, outcome: Outcome, current: Option<u64>) -> varlink::Generation {
+    varlink::Generation {
+        number: generation.number,
+        root: generation.root.to_string(),
+        parent: generation.parent,
+        time: generation.time,
+        uid: generation.uid,
+        source: generation.source.clone(),
+        outcome: word(&outcome),
+        current: current == Some(generation.number),
+    }
+}
+
+/// The name serde gives a variant.
+fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+pub fn step(planned: &PlannedStep) -> varlink::Step {
+    varlink::Step {
+        text: planned.step.to_string(),
+        pod: planned.step.pod().map(ToString::to_string),
+        class: word(&planned.class),
+        why: planned.why.clone(),
+        drift: planned.drift,
+    }
+}
+
+/// One entry for each field that differs, or for each part that came or went.
+pub fn changes(changes: &[Change]) -> Vec<varlink::Change> {
+    let mut list = Vec::new();
+    for change in changes {
+        let entry = |kind: &str| varlink::Change {
+            what: change.key.to_string(),
+            change: kind.to_owned(),
+            field: None,
+            before: None,
+            after: None,
+        };
+        match &change.what {
+            What::Added => list.push(entry("added")),
+            What::Removed => list.push(entry("removed")),
+            What::Modified { fields } => list.extend(fields.iter().map(|field| varlink::Change {
+                field: Some(field.field.clone()),
+                before: field.before.as_ref().map(plain),
+                after: field.after.as_ref().map(plain),
+                ..entry("modified")
+            })),
+        }
+    }
+    list
+}
+
+/// A JSON value as people write it: texts without quotes.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Every pod that is declared or there.
+pub fn pods(graph: &Graph, observed: &Observed) -> Vec<varlink::Pod> {
+    let mut names: Vec<&Name> = graph.pods().chain(observed.pods.keys()).collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().map(|name| pod(name, graph, observed)).collect()
+}
+
+pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
+    let found = observed.pods.get(name);
+    let mut containers: Vec<varlink::Container> = graph
+        .containers(name)
+        .map(|(container, node, hash)| {
+            let there = found.and_then(|found| found.containers.get(container));
+            let image = node.image.to_string();
+            let digest = graph.image(&node.image).map(|digest| digest.to_string());
+            let mut view = self::container(container, image, digest, there);
+            if there.is_some_and(|there| there.hash != hash) {
+                "outdated".clone_into(&mut view.state);
+            }
+            view
+        })
+        .collect();
+    let declared = graph.pod(name).is_some();
+    let undeclared = found.into_iter().flat_map(|found| &found.containers);
+    for (container, there) in undeclared.filter(|(container, _)| graph.container(name, container).is_none()) {
+        containers.push(self::container(container, String::new(), None, Some(there)));
+    }
+    let all = |state: &str| !containers.is_empty() && containers.iter().all(|container| container.state == state);
+    let any = |state: &str| containers.iter().any(|container| container.state == state);
+    let state = if !declared {
+        "undeclared"
+    } else if all("running") && containers.iter().all(|container| container.ready) {
+        "running"
+    } else if all("running") {
+        "starting"
+    } else if containers.iter().all(|container| container.status == Some(0)) {
+        "completed"
+    } else if any("running") {
+        "degraded"
+    } else {
+        "stopped"
+    };
+    let network = found.and_then(|found| found.sandbox.as_ref()).and_then(|sandbox| sandbox.network.clone());
+    let address = |cidr: &String| cidr.split('/').next().unwrap_or_default().to_owned();
+    let published = graph.published(name).map(|(_, publish)| {
+        let protocol = if publish.protocol == Protocol::Udp { "/udp" } else { "" };
+        let from = std::net::SocketAddr::new(publish.address, publish.port);
+        format!("{from}->{}{protocol}", publish.target())
+    });
+    varlink::Pod {
+        name: name.to_string(),
+        state: state.to_owned(),
+        addresses: network.iter().flatten().map(address).collect(),
+        published: published.collect(),
+        containers,
+    }
+}
+
+fn container(
+    name: &Name,
+    image: String,
+    digest: Option<String>,
+    there: Option<&observed::Container>,
+) -> varlink::Container {
+    let mut view = varlink::Container {
+        name: name.to_string(),
+        image,
+        digest,
+        state: "absent".to_owned(),
+        pid: None,
+        status: None,
+        restarts: 0,
+        started: None,
+        ready: false,
+    };
+    let Some(there) = there else { return view };
+    view.restarts = there.attempt;
+    view.started = Some(there.started);
+    match there.state {
+        State::Running { pid, ready } => {
+            "running".clone_into(&mut view.state);
+            view.pid = Some(pid);
+            view.ready = ready;
+        }
+        State::Exited { status, .. } => {
+            "exited".clone_into(&mut view.state);
+            view.status = Some(status);
+        }
+    }
+    view
+}
