@@ -1,1 +1,40 @@
-fn main() {}
+//! `tank`: arguments in, one view a command out.
+//!
+//! * [`args`]: what can be typed.
+//! * [`client`]: one call to the daemon.
+//! * [`commands`]: a module a family of commands; each prints for people or, with `--json`, for programs.
+//! * [`terminal`]: raw mode, detaching, window size.
+//! * [`error`]: what an error says and which status it ends with.
+//!
+//! Data goes to standard output, progress and diagnostics to standard error.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod commands;
+mod error;
+mod output;
+mod terminal;
+
+use args::{Args, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let exec = matches!(args.command, Command::Exec(_) | Command::Attach { .. });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(commands::run(args)),
+        Err(error) => Err(error::Error::new(format!("can't start: {error}"))),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            error.print();
+            // As container users expect: the command's own statuses are below 125.
+            ExitCode::from(error.status(exec))
+        }
+    }
+}

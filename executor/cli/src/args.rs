@@ -1,0 +1,179 @@
+//! What can be typed.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// NixOS generations for containers.
+///
+/// Pods are declared in Nickel; a switch makes the host what is declared, as a numbered generation that can be gone
+/// back to.
+#[derive(Parser, Debug)]
+#[command(name = "tank", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Args {
+    /// The daemon's socket.
+    #[arg(long, global = true, env = "TANK_SOCKET", default_value = tank_proto::varlink::SOCKET)]
+    pub socket: PathBuf,
+    /// Print JSON for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Check a configuration: types, contracts, and whether its parts fit together.
+    Check(Source),
+    /// Compile a configuration; print its root hash, its nodes, or a picture of them.
+    Build {
+        #[command(flatten)]
+        source: Source,
+        /// Draw the graph.
+        #[arg(long, value_enum, conflicts_with = "canonical")]
+        graph: Option<Drawing>,
+        /// Print the canonical bytes, as the daemon and `tankd --seed` read them.
+        #[arg(long)]
+        canonical: bool,
+    },
+    /// Show what a switch would do; without files, how the host differs from the current generation.
+    Diff {
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        overrides: Overrides,
+        /// End with 2 if there is anything to do.
+        #[arg(long)]
+        exit_code: bool,
+    },
+    /// Make the host what a configuration says, as a new generation; if it does not become healthy, go back.
+    Switch {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        change: ChangeArgs,
+        /// Carry out this plan (as `diff` named it), or nothing.
+        #[arg(long, value_name = "HASH")]
+        plan: Option<String>,
+    },
+    /// Show, compare and go back to generations.
+    #[command(subcommand)]
+    Generations(Generations),
+    /// List the pods, desired beside observed.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one pod with its configuration.
+    Get { pod: String },
+    /// Show the daemon and its host at a glance.
+    Status,
+    /// Add or change the pods of a file and leave all others as they are, as a new generation.
+    Apply {
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Remove a pod, as a new generation. Its volumes stay.
+    #[command(visible_alias = "rm")]
+    Delete { pod: String },
+    /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.
+    Exec(Exec),
+    /// Attach to the terminal of a main process. Ctrl-P Ctrl-Q detaches.
+    Attach {
+        /// POD or POD/CONTAINER.
+        target: String,
+    },
+    /// Print what a container printed.
+    Logs {
+        /// POD or POD/CONTAINER.
+        target: String,
+        /// Go on as it prints more.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines.
+        #[arg(short = 'n', long, value_name = "LINES")]
+        tail: Option<u64>,
+    },
+    /// Print what happened.
+    Events {
+        /// Go on as more happens.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Check whether this host has what Tank needs.
+    Doctor,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Generations {
+    /// All generations, oldest first.
+    #[command(visible_alias = "ls")]
+    List,
+    /// One generation with its configuration; the current one unless named.
+    Show { number: Option<u64> },
+    /// What changed from one generation to another.
+    Diff { from: u64, to: u64 },
+    /// Go back to a generation, the one before unless named: same digests, nothing evaluated again.
+    Rollback { to: Option<u64> },
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Source {
+    /// Nickel, YAML, JSON or TOML files, merged in this order.
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Overrides {
+    /// Override a field: `pods.web.containers.app.image="nginx:1.27"`.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct ChangeArgs {
+    /// How long to wait for health: `30s`, `2m`.
+    #[arg(long, value_parser = tank_model::units::Millis::parse)]
+    pub timeout: Option<tank_model::units::Millis>,
+    /// Leave a generation that does not become healthy as it is.
+    #[arg(long)]
+    pub no_rollback: bool,
+}
+
+#[derive(ClapArgs, Debug)]
+pub struct Exec {
+    /// POD or POD/CONTAINER.
+    pub target: String,
+    /// The working directory; the main process's unless given.
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// An environment variable on top of the container's.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// Run without a terminal even where there is one.
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// The command, after `--`.
+    #[arg(required = true, last = true)]
+    pub argv: Vec<String>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum Drawing {
+    Dot,
+    Mermaid,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    if key.is_empty() { Err("write KEY=VALUE".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+}
+
+/// `POD` or `POD/CONTAINER`.
+pub fn split_target(target: &str) -> (String, Option<String>) {
+    match target.split_once('/') {
+        Some((pod, container)) => (pod.to_owned(), Some(container.to_owned())),
+        None => (target.to_owned(), None),
+    }
+}

@@ -1,0 +1,170 @@
+//! What changes the desired state, and what would.
+
+use crate::{
+    args::{ChangeArgs, Source},
+    client::Client,
+    error::Error,
+    output,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{io::IsTerminal, time::Duration};
+use tank_compiler::Compiled;
+use tank_proto::varlink::{Change, DiffCall, DiffReply, Method, Outcome, Progress, SwitchCall, SwitchReply};
+
+/// The status of a switch that was put back.
+const ROLLED_BACK: u8 = 3;
+
+/// The status of a diff that found something.
+const DIFFERS: u8 = 2;
+
+pub async fn diff(client: &mut Client, config: Option<Compiled>, exit_code: bool, json: bool) -> Result<u8, Error> {
+    let call = DiffCall {
+        base_dir: config.as_ref().map(|compiled| compiled.base_dir.display().to_string()),
+        config: config.map(|compiled| compiled.canonical),
+    };
+    let reply: DiffReply = client.call(Method::Diff(call)).await?;
+    let differs = !reply.steps.is_empty() || !reply.changes.is_empty() || !reply.waiting.is_empty();
+    if json {
+        output::json(&reply)?;
+    } else {
+        print_diff(&reply, differs)?;
+    }
+    Ok(if exit_code && differs { DIFFERS } else { 0 })
+}
+
+fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
+    if !differs {
+        return output::line("nothing to do");
+    }
+    for change in &reply.changes {
+        output::line(&change_line(change))?;
+    }
+    if !reply.steps.is_empty() {
+        output::line("")?;
+        let row = |step: &tank_proto::varlink::Step| {
+            let drift = if step.drift { "drift: " } else { "" };
+            vec![step.class.replace('_', " "), step.text.clone(), format!("{drift}{}", step.why)]
+        };
+        output::table(&["CLASS", "STEP", "WHY"], &reply.steps.iter().map(row).collect::<Vec<_>>())?;
+    }
+    for waiting in &reply.waiting {
+        output::line(&format!("later  {waiting}"))?;
+    }
+    output::line("")?;
+    output::line(&format!("plan {}", reply.plan))
+}
+
+pub fn change_line(change: &Change) -> String {
+    let sign = match change.change.as_str() {
+        "added" => "+",
+        "removed" => "-",
+        _ => "~",
+    };
+    let Some(field) = &change.field else { return format!("{sign} {}", change.what) };
+    let side = |value: &Option<String>| value.as_ref().map_or_else(|| "(none)".to_owned(), |value| format!("{value:?}"));
+    format!("{sign} {}  {field}: {} → {}", change.what, side(&change.before), side(&change.after))
+}
+
+pub async fn switch(
+    client: &mut Client,
+    source: &Source,
+    compiled: Compiled,
+    change: &ChangeArgs,
+    plan: Option<String>,
+    merge: bool,
+    json: bool,
+) -> Result<u8, Error> {
+    let files: Vec<String> = source.files.iter().map(|file| file.display().to_string()).collect();
+    let sets: Vec<String> = source.overrides.set.iter().map(|set| format!(" --set {set}")).collect();
+    let verb = if merge { "apply" } else { "switch" };
+    let call = SwitchCall {
+        config: compiled.canonical,
+        base_dir: Some(compiled.base_dir.display().to_string()),
+        source: format!("{verb} {}{}", files.join(" "), sets.concat()),
+        merge: Some(merge),
+        rollback: Some(!change.no_rollback),
+        wait: change.timeout.map(|timeout| timeout.0),
+        plan,
+    };
+    follow(client, Method::Switch(call), json).await
+}
+
+/// Carries a change out, shows its progress, and says how it ended.
+pub async fn follow(client: &mut Client, method: Method, json: bool) -> Result<u8, Error> {
+    let teller = Teller::new();
+    client.send(method, Vec::new(), true).await?;
+    let outcome = loop {
+        let (reply, _, more) = client.receive::<SwitchReply>().await.inspect_err(|_| teller.finish())?;
+        if let Some(progress) = &reply.progress {
+            teller.tell(progress);
+        }
+        if !more {
+            break reply.outcome.ok_or_else(|| Error::new("tankd does not say how it ended"))?;
+        }
+    };
+    teller.finish();
+    if json {
+        output::json(&outcome)?;
+    } else if outcome.failure.is_none() {
+        output::line(&done(&outcome))?;
+    }
+    match &outcome.failure {
+        None => Ok(0),
+        Some(failure) => {
+            let (first, rest) = failure.split_once('\n').unwrap_or((failure, ""));
+            let what = if outcome.rolled_back {
+                format!("put back to what ran before, as generation {}", outcome.generation)
+            } else {
+                format!("generation {} does not work", outcome.generation)
+            };
+            let help = if outcome.rolled_back { "nothing of the failed generation is left running" } else { "go back with `tank generations rollback`" };
+            let cause = if rest.is_empty() { first.to_owned() } else { format!("{first}\n{rest}") };
+            Error::new(what).cause(cause).help(help).print();
+            Ok(if outcome.rolled_back { ROLLED_BACK } else { 1 })
+        }
+    }
+}
+
+fn done(outcome: &Outcome) -> String {
+    if outcome.changed {
+        let undo = if outcome.generation > 1 { "; undo with `tank generations rollback`" } else { "" };
+        format!("generation {} ({}){undo}", outcome.generation, output::short(&outcome.root))
+    } else {
+        format!("nothing changed: generation {} ({})", outcome.generation, output::short(&outcome.root))
+    }
+}
+
+/// Progress on standard error: a spinner on a terminal, lines elsewhere.
+struct Teller(Option<ProgressBar>);
+
+impl Teller {
+    fn new() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(Some(bar))
+    }
+
+    fn tell(&self, progress: &Progress) {
+        let text = match progress.stage.as_str() {
+            "step" => progress.message.clone(),
+            "rollback" => "does not work, going back".to_owned(),
+            stage => format!("{stage} {}", progress.message),
+        };
+        match &self.0 {
+            Some(bar) => bar.set_message(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `tank doctor`: whether this host has what Tank needs, each answer with what to do about it.
+
+use crate::{client::Client, error::Error, output};
+use serde::Serialize;
+use std::{fs, path::Path};
+use tank_proto::varlink::{Method, StatusReply};
+
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    ok: bool,
+    found: String,
+    help: Option<&'static str>,
+}
+
+fn finding(what: &'static str, ok: bool, found: impl Into<String>, help: &'static str) -> Finding {
+    Finding { what, ok, found: found.into(), help: (!ok).then_some(help) }
+}
+
+pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
+    let mut findings = vec![kernel(), cgroups(), user_namespaces(), overlay(), nftables()];
+    findings.push(daemon(socket).await);
+    let well = findings.iter().all(|finding| finding.ok);
+    if json {
+        output::json(&serde_json::json!({ "ok": well, "findings": findings }))?;
+    } else {
+        for finding in &findings {
+            let mark = if finding.ok { "ok  " } else { "FAIL" };
+            output::line(&format!("{mark}  {:<16} {}", finding.what, finding.found))?;
+            if let Some(help) = finding.help {
+                output::line(&format!("      help: {help}"))?;
+            }
+        }
+    }
+    Ok(u8::from(!well))
+}
+
+fn kernel() -> Finding {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    finding("kernel", version >= (6, 15), release, "Linux 6.15 or later is needed (overlay over detached mounts)")
+}
+
+fn cgroups() -> Finding {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match tank_sys::cgroup::Layout::parse(&text) {
+        Some(layout) if layout.v1.is_empty() => finding("cgroups", true, format!("version 2 at {}", layout.v2.display()), ""),
+        Some(layout) => {
+            let v1: Vec<&str> = layout.v1.keys().map(String::as_str).collect();
+            finding("cgroups", true, format!("hybrid: version 2 at {}, {} on version 1", layout.v2.display(), v1.join(", ")), "")
+        }
+        None => finding("cgroups", false, "no version 2 hierarchy", "mount one: `mount -t cgroup2 none /sys/fs/cgroup`"),
+    }
+}
+
+fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn user_namespaces() -> Finding {
+    let most = number("/proc/sys/user/max_user_namespaces").unwrap_or(0);
+    finding("user namespaces", most > 0, format!("at most {most}"), "raise the sysctl user.max_user_namespaces")
+}
+
+fn overlay() -> Finding {
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default().lines().any(|line| line.ends_with("\toverlay"));
+    let found = if known { "known to the kernel" } else { "not known to the kernel" };
+    finding("overlay", known, found, "load the module: `modprobe overlay`")
+}
+
+fn nftables() -> Finding {
+    match tank_sys::nft::list() {
+        Ok(_) => finding("nftables", true, "answers", ""),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            finding("nftables", false, format!("{error}{cause}"), "load the module `nf_tables`, and run this as root")
+        }
+    }
+}
+
+async fn daemon(socket: &Path) -> Finding {
+    let status = match Client::connect(socket).await {
+        Ok(mut client) => client.call::<StatusReply>(Method::Status {}).await,
+        Err(error) => Err(error),
+    };
+    match status {
+        Ok(status) => finding("tankd", true, format!("{} answers at {}", status.version, socket.display()), ""),
+        Err(_) => finding("tankd", false, format!("does not answer at {}", socket.display()), "start it, as root: `tankd`"),
+    }
+}

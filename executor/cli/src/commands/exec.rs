@@ -1,0 +1,291 @@
+//! `exec` and `attach`: the byte pump lives here, where the terminal is.
+
+use crate::{
+    args::{Exec, split_target},
+    client::Client,
+    error::Error,
+    terminal::{self, Keys, Raw},
+};
+use rustix::{io::Errno, stdio};
+use std::{
+    io::{IsTerminal, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+};
+use tank_proto::{
+    terminal::{FromClient, FromShim, MAX_DATA},
+    varlink::{AttachReply, ExecCall, ExecReply, Method},
+};
+use tank_sys::packet;
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+fn failed(what: &str) -> impl FnOnce(&dyn std::fmt::Display) -> Error + '_ {
+    move |error| Error::new(format!("can't {what}")).cause(error.to_string())
+}
+
+pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
+    let (pod, container) = split_target(&args.target);
+    let terminal = !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let size = terminal.then(terminal::size);
+    let call = ExecCall {
+        pod,
+        container,
+        argv: args.argv,
+        env: with_term(args.env, terminal).into_iter().collect(),
+        cwd: args.cwd,
+        rows: size.map(|(rows, _)| rows),
+        columns: size.map(|(_, columns)| columns),
+    };
+    if terminal {
+        let (_, mut fds) = client.call_with::<ExecReply>(Method::Exec(call), Vec::new()).await?;
+        if fds.len() != 2 {
+            return Err(Error::new("tankd sent no terminal"));
+        }
+        let (control, master) = (fds.remove(0), fds.remove(0));
+        return on_terminal(control, master).await;
+    }
+    let (streams, pumps) = streams()?;
+    let (_, mut fds) = client.call_with::<ExecReply>(Method::Exec(call), streams).await?;
+    if fds.is_empty() {
+        return Err(Error::new("tankd sent no control socket"));
+    }
+    let status = wait_for_end(fds.remove(0)).await?;
+    // What the command wrote last may still be on its way to a terminal.
+    for pump in pumps {
+        let _ = pump.join();
+    }
+    Ok(status)
+}
+
+/// The caller's `TERM` goes along with its terminal, unless it says otherwise.
+fn with_term(mut env: Vec<(String, String)>, terminal: bool) -> Vec<(String, String)> {
+    if terminal
+        && !env.iter().any(|(key, _)| key == "TERM")
+        && let Ok(term) = std::env::var("TERM")
+    {
+        env.push(("TERM".to_owned(), term));
+    }
+    env
+}
+
+type Pumps = Vec<std::thread::JoinHandle<()>>;
+
+/// The caller's own streams where they are pipes or files. A terminal is never handed into a container (a process
+/// there could push keys into it): such a stream is pumped through a pipe.
+fn streams() -> Result<(Vec<OwnedFd>, Pumps), Error> {
+    let mut pumps = Vec::new();
+    let own = [stdio::stdin(), stdio::stdout(), stdio::stderr()];
+    let mut handed = Vec::new();
+    for (index, stream) in own.into_iter().enumerate() {
+        if !rustix::termios::isatty(stream) {
+            let copy = rustix::io::fcntl_dupfd_cloexec(stream, 3);
+            handed.push(copy.map_err(|e| Error::new("can't pass a stream on").cause(e.to_string()))?);
+            continue;
+        }
+        let (read, write) = tank_sys::namespace::pipe().map_err(|e| Error::new("can't make a pipe").cause(e.to_string()))?;
+        let (ours, theirs) = if index == 0 { (write, read) } else { (read, write) };
+        handed.push(theirs);
+        let ours = std::fs::File::from(ours);
+        match index {
+            // Ends with the process: it may wait for a key for ever.
+            0 => drop(std::thread::spawn(move || drop(std::io::copy(&mut std::io::stdin(), &mut { ours })))),
+            1 => pumps.push(std::thread::spawn(move || drop(std::io::copy(&mut { ours }, &mut std::io::stdout())))),
+            _ => pumps.push(std::thread::spawn(move || drop(std::io::copy(&mut { ours }, &mut std::io::stderr())))),
+        }
+    }
+    Ok((handed, pumps))
+}
+
+fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
+    let fail = |error: &dyn std::fmt::Display| failed("watch a descriptor")(error);
+    rustix::io::ioctl_fionbio(&fd, true).map_err(|e| fail(&e))?;
+    packet::watch(fd).map_err(|e| fail(&e))
+}
+
+/// Receives a packet; none: the shim has gone.
+async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<FromShim> {
+    loop {
+        let mut guard = socket.readable().await.ok()?;
+        match guard.try_io(|socket| packet::receive(socket.as_fd())) {
+            Err(_would_block) => {}
+            Ok(received) => return FromShim::decode(&received.ok()??.0),
+        }
+    }
+}
+
+async fn wait_for_end(control: OwnedFd) -> Result<u8, Error> {
+    let control = watch(control)?;
+    loop {
+        match receive(&control).await {
+            Some(FromShim::Exited(status)) => return Ok(clamp(status)),
+            Some(FromShim::Output(_)) => {}
+            None => return Err(gone()),
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::new("the pod has gone").help("`tank events` says why")
+}
+
+fn clamp(status: i32) -> u8 {
+    u8::try_from(status).unwrap_or(255)
+}
+
+/// Keys as they are typed, from a thread that blocks on the terminal.
+fn keys() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel(16);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = std::io::stdin().read(&mut buffer) {
+            if sender.blocking_send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Ends the whole process with a status, past the thread that waits for keys.
+fn leave(raw: Raw, status: u8, note: Option<&str>) -> ! {
+    drop(raw);
+    let _ = std::io::stdout().flush();
+    if let Some(note) = note {
+        eprintln!("\r\n{note}");
+    }
+    std::process::exit(status.into())
+}
+
+async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
+    let (control, master) = (watch(control)?, watch(master)?);
+    let raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
+    let mut typed = keys();
+    let mut detacher = Keys::default();
+    let mut resized = signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
+    let mut buffer = vec![0; MAX_DATA];
+    let mut hung_up = false;
+    loop {
+        tokio::select! {
+            // Output first: what was printed before the end is shown before the end.
+            biased;
+            ready = master.readable(), if !hung_up => {
+                let Ok(mut guard) = ready else { hung_up = true; continue };
+                match guard.try_io(|master| Ok(rustix::io::read(master.as_fd(), &mut buffer)?)) {
+                    Err(_would_block) => {}
+                    Ok(Ok(length @ 1..)) => print(&buffer[..length]),
+                    Ok(Ok(0) | Err(_)) => hung_up = true,
+                }
+            }
+            message = receive(&control) => match message {
+                Some(FromShim::Exited(status)) => {
+                    drain(master.get_ref(), &mut buffer);
+                    leave(raw, clamp(status), None)
+                }
+                Some(FromShim::Output(_)) => {}
+                None => {
+                    drop(raw);
+                    return Err(gone());
+                }
+            },
+            input = typed.recv() => {
+                let typed = input.map_or_else(|| terminal::Typed { bytes: vec![4], detach: false }, |input| detacher.push(&input));
+                write_all(&master, &typed.bytes).await;
+                if typed.detach {
+                    leave(raw, 0, Some("detached: the command goes on"));
+                }
+            }
+            _ = resized.recv() => {
+                let (rows, columns) = terminal::size();
+                let _ = tank_sys::pty::resize(master.get_ref().as_fd(), rows, columns);
+            }
+        }
+    }
+}
+
+fn print(bytes: &[u8]) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+}
+
+/// Prints what is still in a terminal whose command has ended.
+fn drain(master: &OwnedFd, buffer: &mut [u8]) {
+    loop {
+        match rustix::io::read(master, &mut *buffer) {
+            Ok(length @ 1..) => print(&buffer[..length]),
+            Err(Errno::INTR) => {}
+            _ => return,
+        }
+    }
+}
+
+async fn write_all(master: &AsyncFd<OwnedFd>, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let Ok(mut guard) = master.writable().await else { return };
+        match guard.try_io(|master| Ok(rustix::io::write(master.as_fd(), bytes)?)) {
+            Err(_would_block) => {}
+            Ok(Ok(length)) => bytes = &bytes[length..],
+            Ok(Err(_)) => return,
+        }
+    }
+}
+
+pub async fn attach(client: &mut Client, target: &str) -> Result<u8, Error> {
+    let (pod, container) = split_target(target);
+    let (_, mut fds) = client.call_with::<AttachReply>(Method::Attach { pod, container }, Vec::new()).await?;
+    if fds.is_empty() {
+        return Err(Error::new("tankd sent no terminal"));
+    }
+    let socket = watch(fds.remove(0))?;
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new("not a tty: standard input is no terminal").help("`tank logs -f` needs none"));
+    }
+    let raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
+    let mut typed = keys();
+    let mut detacher = Keys::default();
+    let mut resized = signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
+    resize(&socket).await;
+    loop {
+        tokio::select! {
+            biased;
+            message = receive(&socket) => match message {
+                Some(FromShim::Output(bytes)) => print(&bytes),
+                Some(FromShim::Exited(status)) => leave(raw, clamp(status), None),
+                None => {
+                    drop(raw);
+                    return Err(gone());
+                }
+            },
+            input = typed.recv() => {
+                let Some(input) = input else { leave(raw, 0, Some("detached: the container goes on")) };
+                let typed = detacher.push(&input);
+                if !typed.bytes.is_empty() {
+                    send(&socket, &FromClient::Input(typed.bytes)).await;
+                }
+                if typed.detach {
+                    leave(raw, 0, Some("detached: the container goes on"));
+                }
+            }
+            _ = resized.recv() => resize(&socket).await,
+        }
+    }
+}
+
+async fn resize(socket: &AsyncFd<OwnedFd>) {
+    let (rows, columns) = terminal::size();
+    if rows > 0 && columns > 0 {
+        send(socket, &FromClient::Resize { rows, columns }).await;
+    }
+}
+
+async fn send(socket: &AsyncFd<OwnedFd>, message: &FromClient) {
+    let packet = message.encode();
+    loop {
+        let Ok(mut guard) = socket.writable().await else { return };
+        if guard.try_io(|socket| packet::send(socket.as_fd(), &packet, &[])).is_ok() {
+            return;
+        }
+    }
+}

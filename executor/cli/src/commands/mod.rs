@@ -1,0 +1,57 @@
+//! A module a family of commands.
+
+mod change;
+mod config;
+mod doctor;
+mod exec;
+mod view;
+
+use crate::{
+    args::{Args, Command, Generations},
+    client::Client,
+    error::Error,
+};
+use tank_proto::varlink::Method;
+
+/// Runs a command; the status it ends with.
+pub async fn run(args: Args) -> Result<u8, Error> {
+    let json = args.json;
+    let connect = || Client::connect(&args.socket);
+    match args.command {
+        Command::Check(source) => config::check(&source, json),
+        Command::Build { source, graph, canonical } => config::build(&source, graph, canonical, json),
+        Command::Diff { files, overrides, exit_code } => {
+            let config = config::compile_some(&files, &overrides)?;
+            change::diff(&mut connect().await?, config, exit_code, json).await
+        }
+        Command::Switch { source, change, plan } => {
+            let compiled = config::compile(&source)?;
+            change::switch(&mut connect().await?, &source, compiled, &change, plan, false, json).await
+        }
+        Command::Apply { source, change } => {
+            let compiled = config::compile(&source)?;
+            change::switch(&mut connect().await?, &source, compiled, &change, None, true, json).await
+        }
+        Command::Delete { pod } => change::follow(&mut connect().await?, Method::Delete { pod }, json).await,
+        Command::Generations(Generations::List) => view::generations(&mut connect().await?, json).await,
+        Command::Generations(Generations::Show { number }) => {
+            view::generation(&mut connect().await?, number, json).await
+        }
+        Command::Generations(Generations::Diff { from, to }) => {
+            view::generation_diff(&mut connect().await?, from, to, json).await
+        }
+        Command::Generations(Generations::Rollback { to }) => {
+            change::follow(&mut connect().await?, Method::Rollback { to }, json).await
+        }
+        Command::List => view::list(&mut connect().await?, json).await,
+        Command::Get { pod } => view::get(&mut connect().await?, pod, json).await,
+        Command::Status => view::status(&mut connect().await?, json).await,
+        Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
+        Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,
+        Command::Logs { target, follow, tail } => {
+            view::logs(&mut connect().await?, &target, follow, tail, json).await
+        }
+        Command::Events { follow } => view::events(&mut connect().await?, follow, json).await,
+        Command::Doctor => doctor::doctor(&args.socket, json).await,
+    }
+}

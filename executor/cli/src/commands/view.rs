@@ -1,0 +1,188 @@
+//! What only looks.
+
+use super::change::change_line;
+use crate::{
+    args::split_target,
+    client::Client,
+    error::Error,
+    output::{self, ago, short},
+};
+use tank_proto::varlink::{
+    ChangesReply, EventsReply, GenerationReply, GenerationsReply, GetReply, ListReply, LogsCall, LogsReply, Method, Pod,
+    StatusReply,
+};
+
+pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
+    let reply: ListReply = client.call(Method::List {}).await?;
+    if json {
+        output::json(&reply)?;
+        return Ok(0);
+    }
+    let mut rows = Vec::new();
+    for pod in &reply.pods {
+        for container in &pod.containers {
+            rows.push(vec![
+                pod.name.clone(),
+                container.name.clone(),
+                container_state(container),
+                container.restarts.to_string(),
+                pod.addresses.first().cloned().unwrap_or_else(|| "-".to_owned()),
+                if pod.published.is_empty() { "-".to_owned() } else { pod.published.join(", ") },
+                container.image.clone(),
+            ]);
+        }
+    }
+    output::table(&["POD", "CONTAINER", "STATE", "RESTARTS", "ADDRESS", "PUBLISHED", "IMAGE"], &rows)?;
+    Ok(0)
+}
+
+fn container_state(container: &tank_proto::varlink::Container) -> String {
+    match (container.state.as_str(), container.ready, container.status) {
+        ("running", false, _) => "running, not ready".to_owned(),
+        ("exited", _, Some(status)) => format!("exited {status}"),
+        (state, _, _) => state.to_owned(),
+    }
+}
+
+pub async fn get(client: &mut Client, pod: String, json: bool) -> Result<u8, Error> {
+    let reply: GetReply = client.call(Method::Get { pod }).await?;
+    if json {
+        let config: serde_json::Value = parse(&reply.config)?;
+        output::json(&serde_json::json!({ "pod": reply.pod, "config": config }))?;
+        return Ok(0);
+    }
+    print_pod(&reply.pod)?;
+    print_config(&reply.config)?;
+    Ok(0)
+}
+
+fn print_pod(pod: &Pod) -> Result<(), Error> {
+    output::line(&format!("{}: {}", pod.name, pod.state))?;
+    for address in &pod.addresses {
+        output::line(&format!("  address    {address}"))?;
+    }
+    for published in &pod.published {
+        output::line(&format!("  published  {published}"))?;
+    }
+    for container in &pod.containers {
+        let pid = container.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+        let since = container.started.map(|started| format!(", started {}", ago(started))).unwrap_or_default();
+        output::line(&format!("  container  {}: {}{pid}{since}", container.name, container_state(container)))?;
+        let digest = container.digest.as_deref().map(|digest| format!(" ({})", short(digest))).unwrap_or_default();
+        output::line(&format!("    image    {}{digest}", container.image))?;
+    }
+    Ok(())
+}
+
+fn parse(config: &str) -> Result<serde_json::Value, Error> {
+    serde_json::from_str(config).map_err(|e| Error::new(format!("can't read tankd's answer: {e}")))
+}
+
+fn print_config(config: &str) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(&parse(config)?).unwrap_or_default();
+    output::line(&text)
+}
+
+pub async fn status(client: &mut Client, json: bool) -> Result<u8, Error> {
+    let reply: StatusReply = client.call(Method::Status {}).await?;
+    if json {
+        output::json(&reply)?;
+        return Ok(0);
+    }
+    let generation = match (reply.generation, &reply.root) {
+        (Some(number), Some(root)) => format!("{number} ({})", short(root)),
+        _ => "none yet".to_owned(),
+    };
+    output::line(&format!("tankd       {} (pid {})", reply.version, reply.pid))?;
+    output::line(&format!("kernel      {}", reply.kernel))?;
+    output::line(&format!("generation  {generation}"))?;
+    output::line(&format!("pods        {} of {} running", reply.running, reply.pods))?;
+    Ok(0)
+}
+
+pub async fn generations(client: &mut Client, json: bool) -> Result<u8, Error> {
+    let reply: GenerationsReply = client.call(Method::Generations {}).await?;
+    if json {
+        output::json(&reply)?;
+        return Ok(0);
+    }
+    let row = |generation: &tank_proto::varlink::Generation| {
+        vec![
+            format!("{}{}", generation.number, if generation.current { " *" } else { "" }),
+            short(&generation.root).to_owned(),
+            generation.outcome.replace('_', " "),
+            ago(generation.time),
+            generation.source.clone(),
+        ]
+    };
+    let rows: Vec<_> = reply.generations.iter().map(row).collect();
+    output::table(&["GENERATION", "ROOT", "OUTCOME", "WHEN", "SOURCE"], &rows)?;
+    Ok(0)
+}
+
+pub async fn generation(client: &mut Client, number: Option<u64>, json: bool) -> Result<u8, Error> {
+    let reply: GenerationReply = client.call(Method::Generation { number }).await?;
+    if json {
+        let config = parse(&reply.config)?;
+        output::json(&serde_json::json!({ "generation": reply.generation, "config": config }))?;
+        return Ok(0);
+    }
+    let generation = &reply.generation;
+    let current = if generation.current { ", current" } else { "" };
+    output::line(&format!("generation {}: {}{current}", generation.number, generation.outcome.replace('_', " ")))?;
+    output::line(&format!("  root    {}", generation.root))?;
+    if let Some(parent) = generation.parent {
+        output::line(&format!("  parent  {parent}"))?;
+    }
+    output::line(&format!("  made    {} by user {}: {}", ago(generation.time), generation.uid, generation.source))?;
+    print_config(&reply.config)?;
+    Ok(0)
+}
+
+pub async fn generation_diff(client: &mut Client, from: u64, to: u64, json: bool) -> Result<u8, Error> {
+    let reply: ChangesReply = client.call(Method::GenerationDiff { from, to }).await?;
+    if json {
+        output::json(&reply)?;
+    } else if reply.changes.is_empty() {
+        output::line("no difference")?;
+    } else {
+        reply.changes.iter().try_for_each(|change| output::line(&change_line(change)))?;
+    }
+    Ok(0)
+}
+
+pub async fn logs(
+    client: &mut Client,
+    target: &str,
+    follow: bool,
+    tail: Option<u64>,
+    json: bool,
+) -> Result<u8, Error> {
+    let (pod, container) = split_target(target);
+    let call = LogsCall { pod, container, tail, follow: Some(follow) };
+    client.send(Method::Logs(call), Vec::new(), true).await?;
+    loop {
+        let (reply, _, more) = client.receive::<LogsReply>().await?;
+        if !more {
+            return Ok(0);
+        }
+        if json { output::json(&reply)? } else { output::line(&reply.line)? }
+    }
+}
+
+pub async fn events(client: &mut Client, follow: bool, json: bool) -> Result<u8, Error> {
+    client.send(Method::Events { follow: Some(follow) }, Vec::new(), true).await?;
+    loop {
+        let (reply, _, more) = client.receive::<EventsReply>().await?;
+        if !more {
+            return Ok(0);
+        }
+        let event = &reply.event;
+        if json {
+            output::json(event)?;
+        } else {
+            let pod = event.pod.as_deref().map(|pod| format!("{pod}: ")).unwrap_or_default();
+            output::line(&format!("{:>8}  {:<9}  {pod}{}", ago(event.time), event.kind, event.message))?;
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! What an error says and which status it ends with: the message says what was attempted, the cause why, the help
+//! what to do next.
+
+use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyles};
+use std::io::{IsTerminal, Write};
+use tank_compiler::{CompileError, Problem};
+use tank_proto::varlink;
+
+#[derive(Debug)]
+pub struct Error {
+    message: String,
+    cause: Option<String>,
+    help: Option<String>,
+    /// Shown instead of the message, already drawn.
+    drawn: Option<String>,
+    /// Of `exec`: 126 or 127 where the command itself is at fault.
+    exec_status: Option<u8>,
+}
+
+impl Error {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), cause: None, help: None, drawn: None, exec_status: None }
+    }
+
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub fn print(&self) {
+        let mut text = String::new();
+        if let Some(drawn) = &self.drawn {
+            text.push_str(drawn);
+        } else {
+            text = format!("Error: {}\n", self.message);
+            if let Some(cause) = &self.cause {
+                text = format!("{text}  caused by: {cause}\n");
+            }
+            if let Some(help) = &self.help {
+                text = format!("{text}  help: {help}\n");
+            }
+        }
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+
+    /// 1, or what container users expect of `exec`.
+    pub fn status(&self, exec: bool) -> u8 {
+        if exec { self.exec_status.unwrap_or(125) } else { 1 }
+    }
+}
+
+impl From<varlink::Error> for Error {
+    fn from(error: varlink::Error) -> Self {
+        let exec_status = match &error {
+            varlink::Error::NotFound { .. } => Some(127),
+            varlink::Error::NotExecutable { .. } => Some(126),
+            _ => None,
+        };
+        let help = error.help();
+        let (message, cause) = match &error {
+            varlink::Error::ImageUnavailable { image, why, .. } => {
+                (format!("can't get the image `{image}`"), Some(why.clone()))
+            }
+            varlink::Error::Failed { what, why } => (format!("can't {what}"), Some(why.clone())),
+            other => (other.to_string(), None),
+        };
+        Self { message, cause, help, drawn: None, exec_status }
+    }
+}
+
+impl From<CompileError> for Error {
+    fn from(error: CompileError) -> Self {
+        let drawn = match &error {
+            CompileError::Problems(problems) => Some(draw(problems)),
+            CompileError::Nickel(report) => Some(format!("{report}\n")),
+            CompileError::Read(..) | CompileError::Internal(_) => None,
+        };
+        Self { drawn, ..Self::new(error.to_string()) }
+    }
+}
+
+/// Every problem with its snippet, colourful on a terminal only.
+fn draw(problems: &[Problem]) -> String {
+    let terminal = std::io::stderr().is_terminal();
+    let styles = if terminal { ThemeStyles::ansi() } else { ThemeStyles::none() };
+    let theme = GraphicalTheme { characters: ThemeCharacters::unicode(), styles };
+    let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(100);
+    let mut text = String::new();
+    for problem in problems {
+        if handler.render_report(&mut text, problem).is_err() {
+            text.push_str(&problem.message);
+        }
+        text.push('\n');
+    }
+    text
+}
