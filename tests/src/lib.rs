@@ -1,1 +1,335 @@
+//! A host for a test: a network and mount namespace of its own, a daemon with its own folders and cgroup, and the
+//! `tank` command. Tests run in parallel and leave nothing.
+//!
+//! Needs root, and what `scripts/setup.sh test` installs and `scripts/fixtures.sh` makes; a test never skips itself.
 
+#![forbid(unsafe_code)]
+
+pub mod pty;
+
+use serde_json::Value;
+use std::{
+    fs,
+    io::Write,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// What a command ended with.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            status: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ended {
+    /// The output, of a command that has to have ended well.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.status, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let text = self.ok();
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    }
+}
+
+/// Where cargo puts the programs.
+pub fn bin(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    let dir = test.parent().and_then(Path::parent).expect("target/debug/deps");
+    let path = dir.join(name);
+    assert!(path.exists(), "{} is not built: `cargo build --workspace` comes first", path.display());
+    path
+}
+
+pub fn repo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// What `scripts/fixtures.sh` made.
+pub fn fixtures() -> PathBuf {
+    let cache = std::env::var_os("TANK_CACHE").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/tank"),
+        PathBuf::from,
+    );
+    let dir = cache.join("fixtures");
+    assert!(dir.join("version").exists(), "no fixtures: `scripts/fixtures.sh` makes them");
+    dir
+}
+
+/// Waits until `is` says yes.
+#[track_caller]
+pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A host.
+pub struct Host {
+    pub dir: PathBuf,
+    pub cgroup: String,
+    /// Holds the namespaces open.
+    holder: Child,
+    daemon: Option<Child>,
+    registry: Option<Child>,
+    daemon_args: Vec<String>,
+}
+
+impl Host {
+    /// A host with a running daemon.
+    pub fn new() -> Self {
+        let mut host = Self::without_daemon();
+        host.start_daemon();
+        host
+    }
+
+    /// Starts the daemon of a host that has none, with more flags.
+    pub fn started_with(mut self, args: &[&str]) -> Self {
+        self.daemon_args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self.start_daemon();
+        self
+    }
+
+    pub fn without_daemon() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tank-t-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(&name);
+        fs::create_dir_all(&dir).expect("a folder");
+        fs::write(dir.join("tank.toml"), format!("cgroup = \"{name}\"\ngrace = \"200ms\"\n")).expect("settings");
+        std::os::unix::fs::symlink(fixtures().join("busybox"), dir.join("busybox")).expect("a link");
+        let ready = dir.join("ready");
+        let script = format!("ip link set lo up && touch {} && exec sleep 600", ready.display());
+        let holder = Command::new("unshare")
+            .args(["--net", "--mount", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("unshare");
+        let host = Self { dir, cgroup: name, holder, daemon: None, registry: None, daemon_args: Vec::new() };
+        eventually("the namespaces are there", || ready.exists());
+        host
+    }
+
+    /// A command inside the host's namespaces.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.holder.id())).args(["--net", "--mount", "--"]).arg(program);
+        command.current_dir(&self.dir);
+        command
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("run/tank.sock")
+    }
+
+    pub fn start_daemon(&mut self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("tankd.log")).expect("a log");
+        let mut command = self.inside(&bin("tankd").display().to_string());
+        command
+            .arg(format!("--state-dir={}", self.dir.join("state").display()))
+            .arg(format!("--run-dir={}", self.dir.join("run").display()))
+            .arg(format!("--config={}", self.dir.join("tank.toml").display()))
+            .args(&self.daemon_args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.daemon = Some(command.spawn().expect("tankd"));
+        eventually("tankd answers", || self.tank(&["status"]).status == 0);
+    }
+
+    /// `kill -9`.
+    pub fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("tankd runs");
+        daemon.kill().expect("kill");
+        daemon.wait().expect("wait");
+    }
+
+    pub fn daemon_log(&self) -> String {
+        fs::read_to_string(self.dir.join("tankd.log")).unwrap_or_default()
+    }
+
+    /// The `tank` command, in this host's folder.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(bin("tank"));
+        command.arg("--socket").arg(self.socket()).args(args).current_dir(&self.dir).stdin(Stdio::null());
+        command
+    }
+
+    pub fn tank(&self, args: &[&str]) -> Ended {
+        self.command(args).output().expect("tank").into()
+    }
+
+    /// Runs `tank` with something on its standard input.
+    pub fn tank_with_input(&self, args: &[&str], input: &[u8]) -> Ended {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("tank");
+        child.stdin.take().expect("stdin").write_all(input).expect("write");
+        child.wait_with_output().expect("wait").into()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.dir.join(name), text).expect("write");
+    }
+
+    /// Switches to a configuration.
+    #[track_caller]
+    pub fn switch(&self, config: &str) -> Value {
+        self.write("pods.ncl", config);
+        self.tank(&["--json", "switch", "pods.ncl"]).json()
+    }
+
+    /// What a command in a container prints.
+    #[track_caller]
+    pub fn exec(&self, target: &str, script: &str) -> String {
+        self.tank(&["exec", target, "--", "/bin/sh", "-c", script]).ok().trim_end().to_owned()
+    }
+
+    /// One pod as `list` shows it.
+    #[track_caller]
+    pub fn pod(&self, name: &str) -> Value {
+        let list = self.tank(&["--json", "list"]).json();
+        let pods = list["pods"].as_array().expect("pods");
+        pods.iter().find(|pod| pod["name"] == name).cloned().unwrap_or(Value::Null)
+    }
+
+    #[track_caller]
+    pub fn pid(&self, pod: &str, container: &str) -> i64 {
+        let view = self.pod(pod);
+        let containers = view["containers"].as_array().expect("containers");
+        let found = containers.iter().find(|found| found["name"] == container).expect("the container");
+        found["pid"].as_i64().unwrap_or_else(|| panic!("{pod}/{container} does not run: {view}"))
+    }
+
+    /// What a page says, asked from the host.
+    pub fn get(&self, url: &str) -> Ended {
+        let mut curl = self.inside("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", url]).output().expect("curl").into()
+    }
+
+    /// Serves the fixtures' registry at `localhost:5000` of this host.
+    pub fn start_registry(&mut self) {
+        let storage = fixtures().join("registry");
+        let config = format!(
+            "version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\n\
+             http: {{ addr: \"127.0.0.1:5000\" }}\nlog: {{ level: error }}\n",
+            storage.display()
+        );
+        self.write("registry.yml", &config);
+        let log = fs::File::create(self.dir.join("registry.log")).expect("a log");
+        let mut command = self.inside("docker-registry");
+        command.args(["serve", "registry.yml"]).stdout(Stdio::null()).stderr(log);
+        self.registry = Some(command.spawn().expect("docker-registry"));
+        eventually("the registry answers", || self.get("http://localhost:5000/v2/").status == 0);
+    }
+
+    /// Everything Tank has on this host that is not in its store: processes, links, mounts, rules, cgroups, folders.
+    pub fn traces(&self) -> Vec<String> {
+        let mut traces = Vec::new();
+        for group in self.cgroups() {
+            let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            traces.push(format!("cgroup {} with {:?}", group.display(), procs.split_whitespace().collect::<Vec<_>>()));
+        }
+        let lines = |output: Output| {
+            String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let links = lines(self.inside("ip").args(["-oneline", "link"]).output().expect("ip"));
+        traces.extend(links.into_iter().filter(|line| !line.contains(" lo: ")));
+        traces.extend(lines(self.inside("nft").args(["list", "ruleset"]).output().expect("nft")));
+        let mounts = lines(self.inside("cat").arg("/proc/mounts").output().expect("cat"));
+        let name = self.dir.display().to_string();
+        traces.extend(mounts.into_iter().filter(|line| line.contains(&name) || line.starts_with("none /")));
+        for dir in ["run/pods", "state/scratch", "state/images/tmp"] {
+            for entry in fs::read_dir(self.dir.join(dir)).into_iter().flatten().flatten() {
+                traces.push(format!("folder {}", entry.path().display()));
+            }
+        }
+        traces.sort();
+        traces
+    }
+
+    /// The directories below this host's own in every hierarchy.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let output = Command::new("find")
+            .args(["/sys/fs/cgroup", "-mindepth", "2", "-type", "d", "-path", &format!("*/{}/*", self.cgroup)])
+            .output()
+            .expect("find");
+        String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect()
+    }
+
+    /// Switches to nothing and expects nothing to be left.
+    #[track_caller]
+    pub fn finish(self) {
+        self.switch("{}");
+        let mut traces = self.traces();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        // A network namespace is taken apart in the background.
+        while !traces.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            traces = self.traces();
+        }
+        assert!(traces.is_empty(), "left behind: {traces:#?}");
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- tankd ---\n{}", self.daemon_log());
+        }
+        for child in [self.daemon.take(), self.registry.take()].into_iter().flatten() {
+            let mut child = child;
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // A test that failed may leave its pods: their cgroup is this host's own.
+        let _ = Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "find /sys/fs/cgroup -maxdepth 2 -type d -name '{}' | while read -r group; do \
+                 [ ! -e $group/cgroup.kill ] || echo 1 > $group/cgroup.kill; \
+                 for i in 1 2 3 4 5 6 7 8 9 10; do find $group -depth -type d -exec rmdir {{}} + 2>/dev/null; \
+                 [ -d $group ] || break; sleep 0.05; done; done",
+                self.cgroup
+            ))
+            .status();
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A pod that sleeps, for tests that look at it from inside.
+pub fn sleeper(pod: &str) -> String {
+    format!("pods.{pod}.containers.app = {{ image = \"oci:./busybox\", {RUN} }},")
+}
+
+/// A main process that ends when it is asked to.
+pub const RUN: &str =
+    r#"command = ["/bin/sh", "-c", "trap 'exit 0' TERM USR1; while true; do sleep 0.1; done"]"#;

@@ -82,6 +82,11 @@ impl Container {
         let filter = seccomp::default_filter().map_err(|e| failure(&e))?;
         let (out, out_end) = namespace::pipe().map_err(|e| failure(&e))?;
         let (err, err_end) = namespace::pipe().map_err(|e| failure(&e))?;
+        // A program that opens /dev/stdout opens the pipe itself, which has an owner like any file.
+        let owner = rustix::fs::Uid::from_raw(setup.id_base + spec.user.uid);
+        for end in [&out_end, &err_end] {
+            rustix::fs::fchown(end, Some(owner), None).map_err(|e| other("own the output", &e.into()))?;
+        }
         let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
         let main = |report: &mut Report| -> Result<(), tank_sys::Error> {
             let files: Vec<FileMount> = spec.files.iter().flat_map(|(_, files)| files).map(file_mount).collect();

@@ -15,6 +15,7 @@
 //! | `p/current` | the number of the current generation, 8 bytes big-endian |
 //! | `l/` and a pod's name | the number of its lease (addresses, ids), 4 bytes big-endian |
 
+#[cfg(test)]
 pub mod memory;
 pub mod rocks;
 

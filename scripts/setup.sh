@@ -1,0 +1,30 @@
+#!/bin/sh
+# Installs the Debian packages that are missing: `setup.sh demo` for building and the demo, `setup.sh test` for the
+# tests as well. Does nothing, and asks nobody, when everything is there.
+set -eu
+build="gcc g++ libc6-dev clang libclang-dev pkg-config ca-certificates"
+demo="$build busybox-static curl iproute2"
+test="$demo nftables debootstrap docker-registry skopeo zstd nginx-light python3 python3-venv util-linux procps"
+case ${1:-} in
+    demo) wanted=$demo ;;
+    test) wanted=$test ;;
+    *) echo "usage: setup.sh demo|test" >&2; exit 2 ;;
+esac
+missing=
+for package in $wanted; do
+    status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$status" = installed ] || missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+[ "$(id -u)" = 0 ] || { echo "missing packages:$missing; run this as root" >&2; exit 1; }
+export DEBIAN_FRONTEND=noninteractive
+# Packages that start a service must not: the tests run their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+apt-get update -qq
+# shellcheck disable=SC2086
+apt-get install -y -qq --no-install-recommends $missing > /dev/null

@@ -1,0 +1,280 @@
+//! What pods are made of and what keeps them running.
+
+use tank_tests::{Host, RUN, eventually, sleeper};
+
+#[test]
+fn two_containers_share_a_network_and_nothing_else() {
+    let host = Host::new();
+    host.switch(
+        r#"{ pods.duo.containers = {
+            server = { image = "oci:./busybox", command = ["/bin/httpd", "-f", "-p", "8000", "-h", "/etc"], stop.signal = "SIGKILL" },
+            client = { image = "oci:./busybox", command = ["/bin/sleep", "1000"], stop.signal = "SIGKILL" },
+        } }"#,
+    );
+    assert_eq!(host.pod("duo")["state"], "running");
+    // The one reaches the other over their loopback, by the same address, under the same host name.
+    assert!(host.exec("duo/client", "wget -qO- http://127.0.0.1:8000/passwd").contains("root:x:0:0"));
+    assert_eq!(host.exec("duo/server", "hostname; ip -4 addr show eth0"), host.exec("duo/client", "hostname; ip -4 addr show eth0"));
+    // Processes and files are each one's own.
+    assert!(!host.exec("duo/client", "ps").contains("httpd"));
+    host.exec("duo/server", "touch /tmp/mine");
+    assert_eq!(host.tank(&["exec", "duo/client", "--", "test", "-e", "/tmp/mine"]).status, 1);
+    host.finish();
+}
+
+#[test]
+fn a_container_is_confined() {
+    let host = Host::new();
+    host.switch(&format!(
+        r#"{{ pods.web = {{ containers.app = {{ image = "oci:./busybox", {RUN}, user = "web", read_only = true,
+             limits = {{ memory = "16MiB", pids = 20, cpu = 0.5 }} }}, hostname = "front.example" }} }}"#
+    ));
+    let pid = host.pid("web", "app");
+    // Every namespace is its own.
+    for kind in ["mnt", "pid", "uts", "ipc", "net", "cgroup", "user"] {
+        let of = |path: String| std::fs::read_link(path).expect("a namespace");
+        assert_ne!(of(format!("/proc/{pid}/ns/{kind}")), of(format!("/proc/self/ns/{kind}")), "{kind}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let field = |name: &str| status.lines().find(|l| l.starts_with(name)).expect(name).split_whitespace().nth(1).expect(name).to_owned();
+    assert_eq!((field("NoNewPrivs:"), field("Seccomp:"), field("CapEff:")), ("1".into(), "2".into(), "0000000000000000".into()));
+    assert!(field("Uid:").parse::<u32>().expect("a number") > 0x7000_0000, "an id of the pod's own range");
+    assert_eq!(host.exec("web", "id -u; id -g; id -G; hostname; cat /etc/hostname"), "33\n44\n44 55\nfront.example\nfront.example");
+    assert!(host.exec("web", "cat /etc/hosts").contains("front.example"));
+    // Nothing can be written, mounted or looked at that is not its own.
+    for refused in ["touch /etc/x", "mount -t tmpfs none /tmp", "unshare -U true", "cat /proc/kcore | head -c 1 | grep -q .", "echo 1 > /proc/sys/kernel/panic", "ls /proc/1/root/root/.."] {
+        let ended = host.tank(&["exec", "web", "--", "/bin/sh", "-c", refused]);
+        if refused.starts_with("ls") { continue; }
+        assert_ne!(ended.status, 0, "{refused}: {}{}", ended.stdout, ended.stderr);
+    }
+    // No descriptor of Tank's leaks in.
+    assert_eq!(host.exec("web", "ls /proc/1/fd | tr '\\n' ' '").split_whitespace().filter(|fd| fd.parse::<u32>().is_ok_and(|fd| fd > 2 && fd != 10)).count(), 0);
+    // The limits are the kernel's.
+    let limit = |file: &str| {
+        let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-path", &format!("*/{}/web/app/{file}", host.cgroup)]).output().expect("find");
+        let path = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        (!path.is_empty()).then(|| std::fs::read_to_string(path).expect("read").trim().to_owned())
+    };
+    let memory = limit("memory.limit_in_bytes").or_else(|| limit("memory.max"));
+    assert_eq!(memory.as_deref(), Some("16777216"));
+    assert_eq!(limit("pids.max").as_deref(), Some("20"));
+    // Editing a limit changes it in place.
+    host.write("more.ncl", &format!(
+        r#"{{ pods.web = {{ containers.app = {{ image = "oci:./busybox", {RUN}, user = "web", read_only = true,
+             limits = {{ memory = "16MiB", pids = 30, cpu = 0.5 }} }}, hostname = "front.example" }} }}"#
+    ));
+    let diff = host.tank(&["diff", "more.ncl"]).ok();
+    assert!(diff.contains("in place  set the limits of web/app  pids changed"), "{diff}");
+    host.tank(&["switch", "more.ncl"]).ok();
+    assert_eq!((limit("pids.max").as_deref(), host.pid("web", "app")), (Some("30"), pid));
+    host.finish();
+}
+
+#[test]
+fn volumes_files_and_secrets() {
+    let host = Host::new();
+    std::fs::create_dir(host.dir.join("shared")).expect("a folder");
+    host.write("shared/seen", "by the pod");
+    host.write("password", "s3cret-value");
+    let config = |text: &str| format!(
+        r#"{{ pods.web = {{
+            containers.app = {{ image = "oci:./busybox", {RUN}, user = "web",
+                mounts.data = {{ volume = "data", path = "/var/lib/data" }},
+                mounts.host = {{ volume = "host", path = "/srv", read_only = true }},
+                mounts.memory = {{ volume = "memory", path = "/cache" }},
+                files."/etc/app.conf" = {{ text = "{text}", mode = "0640" }},
+                secrets.db = {{ file = "{0}/password", path = "/run/secrets/db" }},
+            }},
+            volumes = {{ data = {{}}, host.host = "{0}/shared", memory.tmpfs = "1MiB" }},
+        }} }}"#, host.dir.display()
+    );
+    host.switch(&config("one"));
+    let root = |script: &str| host.tank(&["exec", "web", "--", "/bin/sh", "-c", script]);
+    // Files belong to the container's root: this user may read the one for everybody and not the others.
+    assert_eq!(root("cat /srv/seen").ok(), "by the pod");
+    assert_ne!(root("cat /etc/app.conf").status, 0);
+    assert_ne!(root("cat /run/secrets/db").status, 0);
+    assert_ne!(root("touch /srv/new").status, 0);
+    root("echo scratch > /cache/x").ok();
+    assert!(root("mount").ok().contains("size=1024k"));
+    assert!(host.exec("web", "ls -ln /etc/app.conf /run/secrets/db").contains("-rw-r-----"));
+
+    // As root they are read; the managed volume is kept across a change, under ids that mean the same to every pod.
+    let as_root = config("two").replace("user = \"web\",", "");
+    host.switch(&as_root);
+    assert_eq!(host.exec("web", "cat /etc/app.conf /run/secrets/db"), "twos3cret-value");
+    host.exec("web", "echo kept > /var/lib/data/file");
+    host.tank(&["delete", "web"]).ok();
+    host.switch(&as_root);
+    assert_eq!(host.exec("web", "cat /var/lib/data/file"), "kept");
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(host.dir.join("state/volumes/web/data/file")).expect("the file");
+    assert_eq!(meta.uid(), 0, "on disk it is the container's own id");
+    // No secret is in the store, a log or a view.
+    let found = std::process::Command::new("grep").args(["-rlaF", "s3cret-value", "state", "tankd.log"]).current_dir(&host.dir).output().expect("grep");
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    host.finish();
+}
+
+#[test]
+fn a_killed_container_comes_back_by_an_event() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} }}", sleeper("web")));
+    let before = host.pid("web", "app");
+    let address = host.pod("web")["addresses"].clone();
+    kill(before);
+    // The next look by the clock is a minute away (`resync`).
+    eventually("another process", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != before));
+    let after = host.pod("web");
+    assert_eq!((&after["containers"][0]["restarts"], &after["addresses"]), (&1.into(), &address));
+    let events = host.tank(&["events"]).ok();
+    assert!(events.contains("web: container app ended with Signal(9)"), "{events}");
+    // The second failure in a row has to wait a second.
+    kill(host.pid("web", "app"));
+    let state = || host.pod("web")["containers"][0]["state"].clone();
+    eventually("it is seen", || state() == "exited");
+    let diff = host.tank(&["diff"]).ok();
+    assert!(diff.contains("restart 2 in a row"), "{diff}");
+    eventually("it comes back", || state() == "running");
+    assert_eq!(host.pod("web")["containers"][0]["restarts"], 2);
+    host.finish();
+}
+
+fn kill(pid: i64) {
+    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill");
+    assert!(status.success());
+}
+
+#[test]
+fn restart_policies_and_dependencies() {
+    let host = Host::new();
+    host.switch(&format!(
+        r#"{{
+            pods.job = {{ containers.run = {{ image = "oci:./busybox", command = ["/bin/sh", "-c", "echo did it"] }}, restart = 'on_failure }},
+            pods.db = {{ containers.app = {{ image = "oci:./busybox",
+                command = ["/bin/sh", "-c", "trap 'exit 0' TERM USR1; sleep 0.5; touch /tmp/up; while true; do sleep 0.1; done"],
+                readiness = {{ exec = ["/bin/test", "-e", "/tmp/up"], period = "50ms" }} }} }},
+            pods.web = {{ containers.app = {{ image = "oci:./busybox", {RUN} }}, depends_on = {{ db = 'ready, job = 'completed }} }},
+        }}"#
+    ));
+    assert_eq!(host.pod("job")["state"], "completed");
+    assert_eq!(host.pod("job")["containers"][0]["restarts"], 0);
+    let started = |pod: &str| host.pod(pod)["containers"][0]["started"].as_u64().expect("started");
+    assert!(started("web") >= started("db") + 400, "web waited for db to be ready");
+    assert_eq!(host.tank(&["logs", "job"]).ok(), "did it\n");
+    host.finish();
+}
+
+#[test]
+fn a_stop_uses_the_signal_of_the_image_and_then_kills() {
+    let host = Host::new();
+    // The image says SIGUSR1.
+    host.switch(
+        r#"{ pods.web.containers = {
+            polite = { image = "oci:./busybox", command = ["/bin/sh", "-c", "trap 'echo asked; exit 0' USR1; while true; do sleep 0.05; done"] },
+            stubborn = { image = "oci:./busybox", command = ["/bin/sh", "-c", "trap '' USR1; while true; do sleep 0.05; done"], stop.timeout = "300ms" },
+        } }"#,
+    );
+    let begin = std::time::Instant::now();
+    host.tank(&["delete", "web"]).ok();
+    let took = begin.elapsed();
+    assert!(took.as_millis() >= 300 && took.as_secs() < 8, "{took:?}");
+    let log = std::fs::read_to_string(host.dir.join("state/logs/web/polite.log")).expect("the log");
+    assert!(log.contains("asked"), "{log}");
+    host.finish();
+}
+
+#[test]
+fn apply_and_delete_are_generations() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} }}", sleeper("one")));
+    let pid = host.pid("one", "app");
+    host.write("two.ncl", &format!("{{ {} }}", sleeper("two")));
+    host.tank(&["apply", "two.ncl"]).ok();
+    assert_eq!(host.pid("one", "app"), pid, "a bystander is not disturbed");
+    assert_eq!(host.pod("two")["state"], "running");
+    host.tank(&["delete", "one"]).ok();
+    assert!(host.pod("one").is_null());
+    let said = host.tank(&["delete", "won"]);
+    assert_eq!(said.status, 1);
+    assert!(said.stderr.contains("no such pod: `won`"), "{}", said.stderr);
+    assert_eq!(host.tank(&["--json", "generations", "list"]).json()["generations"].as_array().expect("list").len(), 3);
+    let back = host.tank(&["--json", "generations", "rollback", "2"]).json();
+    assert_eq!(back["generation"], 4);
+    assert_eq!((host.pod("one")["state"].clone(), host.pod("two")["state"].clone()), ("running".into(), "running".into()));
+    host.finish();
+}
+
+#[test]
+fn the_death_of_the_daemon_disturbs_nothing() {
+    let mut host = Host::new();
+    host.switch(&format!(
+        r#"{{ {}
+            pods.chatty.containers.app = {{ image = "oci:./busybox", command = ["/bin/sh", "-c", "trap 'exit 0' USR1; i=0; while true; do echo n$i; i=$((i+1)); sleep 0.01; done"] }},
+            pods.job = {{ containers.run = {{ image = "oci:./busybox", command = ["/bin/sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 9"] }}, restart = 'never }},
+        }}"#,
+        sleeper("web")
+    ));
+    let pids = (host.pid("web", "app"), host.pid("chatty", "app"));
+    let mut terminal = tank_tests::pty::Terminal::run(&host.command(&["exec", "web", "--", "/bin/sh"]));
+    terminal.type_in("echo be''fore\r");
+    terminal.expect("before");
+    host.exec("job", "(sleep 0.5; touch /tmp/go) > /dev/null 2>&1 < /dev/null &");
+    host.kill_daemon();
+    // A terminal that was open stays open.
+    terminal.type_in("echo mean''while\r");
+    terminal.expect("meanwhile");
+    std::thread::sleep(std::time::Duration::from_millis(1000));
+    host.start_daemon();
+    assert_eq!((host.pid("web", "app"), host.pid("chatty", "app")), pids, "the same processes");
+    assert_eq!(host.exec("web", "echo works"), "works");
+    terminal.type_in("exit 4\r");
+    assert_eq!(terminal.ended(), 4);
+    // An exit while it was away is known.
+    let job = host.pod("job");
+    assert_eq!((&job["containers"][0]["state"], &job["containers"][0]["status"]), (&"exited".into(), &9.into()), "{job}");
+    // No line is lost.
+    let log = host.tank(&["logs", "chatty"]).ok();
+    for (expected, line) in log.lines().enumerate() {
+        assert_eq!(line, format!("n{expected}"));
+    }
+    assert!(log.lines().count() > 50);
+    assert_eq!(host.tank(&["diff", "--exit-code"]).ok(), "nothing to do\n");
+    host.finish();
+}
+
+#[test]
+fn logs_and_events_follow() {
+    let host = Host::new();
+    host.switch(r#"{ pods.say.containers.app = { image = "oci:./busybox", command = ["/bin/sh", "-c", "trap 'exit 0' USR1; echo first; echo wrong >&2; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo second; while true; do sleep 0.1; done"] } }"#);
+    eventually("the first lines are there", || host.tank(&["logs", "say"]).stdout.lines().count() == 2);
+    let mut follow = host.command(&["logs", "-f", "-n", "1", "say"]).stdout(std::process::Stdio::piped()).spawn().expect("tank");
+    host.exec("say", "touch /tmp/go");
+    use std::io::{BufRead, BufReader};
+    let mut lines = BufReader::new(follow.stdout.take().expect("stdout")).lines();
+    lines.next().expect("a line").expect("text");
+    assert_eq!(lines.next().expect("a line").expect("text"), "second");
+    follow.kill().expect("kill");
+    follow.wait().expect("wait");
+    let events = host.tank(&["--json", "events"]).ok();
+    assert!(events.lines().any(|line| line.contains("\"kind\":\"switched\"")), "{events}");
+    host.finish();
+}
+
+#[test]
+fn a_seed_counts_only_where_nothing_was_declared() {
+    let host = Host::without_daemon();
+    host.write("seed.ncl", &format!("{{ {} }}", sleeper("seeded")));
+    let canonical = host.tank(&["build", "--canonical", "seed.ncl"]).ok();
+    host.write("seed.json", &canonical);
+    let seed = format!("--seed={}", host.dir.join("seed.json").display());
+    let mut host = host.started_with(&[&seed]);
+    eventually("the seed runs", || host.pod("seeded")["state"] == "running");
+    host.tank(&["delete", "seeded"]).ok();
+    host.kill_daemon();
+    host.start_daemon();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(host.pod("seeded").is_null(), "what changed since is not clobbered");
+    assert!(host.tank(&["events"]).ok().contains("is ignored"));
+    host.finish();
+}
