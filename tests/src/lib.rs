@@ -134,7 +134,6 @@ impl Host {
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--target={}", self.holder.id())).args(["--net", "--mount", "--"]).arg(program);
-        command.current_dir(&self.dir);
         command
     }
 
@@ -238,7 +237,7 @@ impl Host {
         self.write("registry.yml", &config);
         let log = fs::File::create(self.dir.join("registry.log")).expect("a log");
         let mut command = self.inside("docker-registry");
-        command.args(["serve", "registry.yml"]).stdout(Stdio::null()).stderr(log);
+        command.arg("serve").arg(self.dir.join("registry.yml")).stdout(Stdio::null()).stderr(log);
         self.registry = Some(command.spawn().expect("docker-registry"));
         eventually("the registry answers", || self.get("http://localhost:5000/v2/").status == 0);
     }
@@ -247,14 +246,16 @@ impl Host {
     pub fn traces(&self) -> Vec<String> {
         let mut traces = Vec::new();
         for group in self.cgroups() {
-            let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-            traces.push(format!("cgroup {} with {:?}", group.display(), procs.split_whitespace().collect::<Vec<_>>()));
+            let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            let state = if processes.is_empty() { "without" } else { "with" };
+            traces.push(format!("cgroup {} {state} processes", group.display()));
         }
         let lines = |output: Output| {
             String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>()
         };
         let links = lines(self.inside("ip").args(["-oneline", "link"]).output().expect("ip"));
-        traces.extend(links.into_iter().filter(|line| !line.contains(" lo: ")));
+        let name = |line: &String| line.split(": ").nth(1).map(|name| format!("link {name}"));
+        traces.extend(links.iter().filter_map(name).filter(|name| name != "link lo"));
         traces.extend(lines(self.inside("nft").args(["list", "ruleset"]).output().expect("nft")));
         let mounts = lines(self.inside("cat").arg("/proc/mounts").output().expect("cat"));
         let name = self.dir.display().to_string();

@@ -98,6 +98,8 @@ pub struct Link {
 pub struct Routes {
     handle: Handle,
     connection: tokio::task::JoinHandle<()>,
+    /// A socket lists one thing at a time: a second dump beside the first is `EBUSY` (`__netlink_dump_start`).
+    listing: tokio::sync::Mutex<()>,
 }
 
 impl Drop for Routes {
@@ -130,7 +132,7 @@ impl Routes {
     /// What `socket(2)` gives.
     pub fn here() -> Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection().doing(|| "open a route socket")?;
-        Ok(Self { handle, connection: tokio::spawn(connection) })
+        Ok(Self { handle, connection: tokio::spawn(connection), listing: tokio::sync::Mutex::new(()) })
     }
 
     /// Opens a socket in the namespace `net`, where it stays. Needs a tokio runtime.
@@ -150,6 +152,7 @@ impl Routes {
     /// # Errors
     /// What the kernel answers.
     pub async fn links(&self) -> Result<Vec<Link>> {
+        let _listing = self.listing.lock().await;
         let messages: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.asking(|| "list the links".to_owned())?;
         Ok(messages.iter().filter_map(read_link).collect())
@@ -168,6 +171,7 @@ impl Routes {
     /// # Errors
     /// What the kernel answers.
     pub async fn addresses(&self, index: u32) -> Result<BTreeSet<Cidr>> {
+        let _listing = self.listing.lock().await;
         let get = self.handle.address().get().set_link_index_filter(index);
         let messages: Vec<_> = get.execute().try_collect().await.asking(|| "list the addresses".to_owned())?;
         let address = |message: &rtnetlink::packet_route::address::AddressMessage| {
@@ -269,6 +273,7 @@ impl Routes {
     /// What the kernel answers.
     pub async fn has_default_route(&self) -> Result<bool> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let _listing = self.listing.lock().await;
         let routes: Vec<RouteMessage> =
             self.handle.route().get(all).execute().try_collect().await.asking(|| "list the routes".to_owned())?;
         let default = |route: &RouteMessage| {
