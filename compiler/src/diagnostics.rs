@@ -95,9 +95,10 @@ impl Diagnostic for Problem {
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let place = self.place.as_ref()?;
         let main = LabeledSpan::new_primary_with_span(Some("here".to_owned()), place.range.clone());
-        let related = self.related.iter().map(|(place, role)| {
-            LabeledSpan::new_with_span(Some(role.clone()), place.range.clone())
-        });
+        let related = self
+            .related
+            .iter()
+            .map(|(place, role)| LabeledSpan::new_with_span(Some(role.clone()), place.range.clone()));
         Some(Box::new(std::iter::once(main).chain(related)))
     }
 }

@@ -81,8 +81,10 @@ fn take_in(file: &mut Value, mut path: Vec<String>, evaluated: &Evaluated, base_
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
         let name = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let help = nearest(&name, siblings.iter().map(String::as_str))
-            .map_or_else(|| "it is looked for beside the configuration".to_owned(), |near| format!("did you mean `{near}`?"));
+        let help = nearest(&name, siblings.iter().map(String::as_str)).map_or_else(
+            || "it is looked for beside the configuration".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
         let message = format!("can't read {}: {error}", full.display());
         return Err(problem("tank::files::unreadable", path, message, &help));
     }

@@ -146,9 +146,8 @@ impl Session {
     fn overrides(&mut self, texts: &[String]) -> Result<NickelValue, Error> {
         let mut record = builder::Record::new();
         for text in texts {
-            let parsed =
-                FieldOverride::parse(&mut self.context.import_resolver, text.clone(), MergePriority::Top)
-                    .map_err(|e| Error::ParseErrors(e.into()))?;
+            let parsed = FieldOverride::parse(&mut self.context.import_resolver, text.clone(), MergePriority::Top)
+                .map_err(|e| Error::ParseErrors(e.into()))?;
             let path = SourcePath::Override(parsed.path.clone());
             let id = self.context.import_resolver.sources.add_string(path, parsed.value);
             self.context.prepare_eval(id)?;

@@ -66,10 +66,8 @@ pub fn repo() -> PathBuf {
 
 /// What `scripts/fixtures.sh` made.
 pub fn fixtures() -> PathBuf {
-    let cache = std::env::var_os("TANK_CACHE").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/tank"),
-        PathBuf::from,
-    );
+    let cache = std::env::var_os("TANK_CACHE")
+        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/tank"), PathBuf::from);
     let dir = cache.join("fixtures");
     assert!(dir.join("version").exists(), "no fixtures: `scripts/fixtures.sh` makes them");
     dir
@@ -250,9 +248,8 @@ impl Host {
             let state = if processes.is_empty() { "without" } else { "with" };
             traces.push(format!("cgroup {} {state} processes", group.display()));
         }
-        let lines = |output: Output| {
-            String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>()
-        };
+        let lines =
+            |output: Output| String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>();
         let links = lines(self.inside("ip").args(["-oneline", "link"]).output().expect("ip"));
         let name = |line: &String| line.split(": ").nth(1).map(|name| format!("link {name}"));
         traces.extend(links.iter().filter_map(name).filter(|name| name != "link lo"));
@@ -332,5 +329,4 @@ pub fn sleeper(pod: &str) -> String {
 }
 
 /// A main process that ends when it is asked to.
-pub const RUN: &str =
-    r#"command = ["/bin/sh", "-c", "trap 'exit 0' TERM USR1; while true; do sleep 0.1; done"]"#;
+pub const RUN: &str = r#"command = ["/bin/sh", "-c", "trap 'exit 0' TERM USR1; while true; do sleep 0.1; done"]"#;

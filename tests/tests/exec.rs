@@ -54,7 +54,8 @@ fn detaching_leaves_the_command_running() {
     host.switch(&format!("{{ {} }}", sleeper("web")));
     let mut terminal = shell(&host, "web");
     // It prints more than a terminal holds, so it stops unless somebody goes on reading.
-    terminal.type_in("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo done > /tmp/done; sleep 1000\r");
+    terminal
+        .type_in("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; echo done > /tmp/done; sleep 1000\r");
     terminal.expect("line 5");
     terminal.type_in("\x10\x11");
     assert_eq!(terminal.ended(), 0);

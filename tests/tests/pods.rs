@@ -14,7 +14,10 @@ fn two_containers_share_a_network_and_nothing_else() {
     assert_eq!(host.pod("duo")["state"], "running");
     // The one reaches the other over their loopback, by the same address, under the same host name.
     assert!(host.exec("duo/client", "wget -qO- http://127.0.0.1:8000/passwd").contains("root:x:0:0"));
-    assert_eq!(host.exec("duo/server", "hostname; ip -4 addr show eth0"), host.exec("duo/client", "hostname; ip -4 addr show eth0"));
+    assert_eq!(
+        host.exec("duo/server", "hostname; ip -4 addr show eth0"),
+        host.exec("duo/client", "hostname; ip -4 addr show eth0")
+    );
     // Processes and files are each one's own.
     assert!(!host.exec("duo/client", "ps").contains("httpd"));
     host.exec("duo/server", "touch /tmp/mine");
@@ -36,22 +39,48 @@ fn a_container_is_confined() {
         assert_ne!(of(format!("/proc/{pid}/ns/{kind}")), of(format!("/proc/self/ns/{kind}")), "{kind}");
     }
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let field = |name: &str| status.lines().find(|l| l.starts_with(name)).expect(name).split_whitespace().nth(1).expect(name).to_owned();
-    assert_eq!((field("NoNewPrivs:"), field("Seccomp:"), field("CapEff:")), ("1".into(), "2".into(), "0000000000000000".into()));
+    let field = |name: &str| {
+        status.lines().find(|l| l.starts_with(name)).expect(name).split_whitespace().nth(1).expect(name).to_owned()
+    };
+    assert_eq!(
+        (field("NoNewPrivs:"), field("Seccomp:"), field("CapEff:")),
+        ("1".into(), "2".into(), "0000000000000000".into())
+    );
     assert!(field("Uid:").parse::<u32>().expect("a number") > 0x7000_0000, "an id of the pod's own range");
-    assert_eq!(host.exec("web", "id -u; id -g; id -G; hostname; cat /etc/hostname"), "33\n44\n44 55\nfront.example\nfront.example");
+    assert_eq!(
+        host.exec("web", "id -u; id -g; id -G; hostname; cat /etc/hostname"),
+        "33\n44\n44 55\nfront.example\nfront.example"
+    );
     assert!(host.exec("web", "cat /etc/hosts").contains("front.example"));
     // Nothing can be written, mounted or looked at that is not its own.
-    for refused in ["touch /etc/x", "mount -t tmpfs none /tmp", "unshare -U true", "cat /proc/kcore | head -c 1 | grep -q .", "echo 1 > /proc/sys/kernel/panic", "ls /proc/1/root/root/.."] {
+    for refused in [
+        "touch /etc/x",
+        "mount -t tmpfs none /tmp",
+        "unshare -U true",
+        "cat /proc/kcore | head -c 1 | grep -q .",
+        "echo 1 > /proc/sys/kernel/panic",
+        "ls /proc/1/root/root/..",
+    ] {
         let ended = host.tank(&["exec", "web", "--", "/bin/sh", "-c", refused]);
-        if refused.starts_with("ls") { continue; }
+        if refused.starts_with("ls") {
+            continue;
+        }
         assert_ne!(ended.status, 0, "{refused}: {}{}", ended.stdout, ended.stderr);
     }
     // No descriptor of Tank's leaks in.
-    assert_eq!(host.exec("web", "ls /proc/1/fd | tr '\\n' ' '").split_whitespace().filter(|fd| fd.parse::<u32>().is_ok_and(|fd| fd > 2 && fd != 10)).count(), 0);
+    assert_eq!(
+        host.exec("web", "ls /proc/1/fd | tr '\\n' ' '")
+            .split_whitespace()
+            .filter(|fd| fd.parse::<u32>().is_ok_and(|fd| fd > 2 && fd != 10))
+            .count(),
+        0
+    );
     // The limits are the kernel's.
     let limit = |file: &str| {
-        let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-path", &format!("*/{}/web/app/{file}", host.cgroup)]).output().expect("find");
+        let found = std::process::Command::new("find")
+            .args(["/sys/fs/cgroup", "-path", &format!("*/{}/web/app/{file}", host.cgroup)])
+            .output()
+            .expect("find");
         let path = String::from_utf8_lossy(&found.stdout).trim().to_owned();
         (!path.is_empty()).then(|| std::fs::read_to_string(path).expect("read").trim().to_owned())
     };
@@ -59,10 +88,13 @@ fn a_container_is_confined() {
     assert_eq!(memory.as_deref(), Some("16777216"));
     assert_eq!(limit("pids.max").as_deref(), Some("20"));
     // Editing a limit changes it in place.
-    host.write("more.ncl", &format!(
-        r#"{{ pods.web = {{ containers.app = {{ image = "oci:./busybox", {RUN}, user = "web", read_only = true,
+    host.write(
+        "more.ncl",
+        &format!(
+            r#"{{ pods.web = {{ containers.app = {{ image = "oci:./busybox", {RUN}, user = "web", read_only = true,
              limits = {{ memory = "16MiB", pids = 30, cpu = 0.5 }} }}, hostname = "front.example" }} }}"#
-    ));
+        ),
+    );
     let diff = host.tank(&["diff", "more.ncl"]).ok();
     assert!(diff.contains("in place  set the limits of web/app  pids changed"), "{diff}");
     host.tank(&["switch", "more.ncl"]).ok();
@@ -76,8 +108,9 @@ fn volumes_files_and_secrets() {
     std::fs::create_dir(host.dir.join("shared")).expect("a folder");
     host.write("shared/seen", "by the pod");
     host.write("password", "s3cret-value");
-    let config = |text: &str| format!(
-        r#"{{ pods.web = {{
+    let config = |text: &str| {
+        format!(
+            r#"{{ pods.web = {{
             containers.app = {{ image = "oci:./busybox", {RUN}, user = "web",
                 mounts.data = {{ volume = "data", path = "/var/lib/data" }},
                 mounts.host = {{ volume = "host", path = "/srv", read_only = true }},
@@ -86,8 +119,10 @@ fn volumes_files_and_secrets() {
                 secrets.db = {{ file = "{0}/password", path = "/run/secrets/db" }},
             }},
             volumes = {{ data = {{}}, host.host = "{0}/shared", memory.tmpfs = "1MiB" }},
-        }} }}"#, host.dir.display()
-    );
+        }} }}"#,
+            host.dir.display()
+        )
+    };
     host.switch(&config("one"));
     let root = |script: &str| host.tank(&["exec", "web", "--", "/bin/sh", "-c", script]);
     // Files belong to the container's root: this user may read the one for everybody and not the others.
@@ -111,7 +146,11 @@ fn volumes_files_and_secrets() {
     let meta = std::fs::metadata(host.dir.join("state/volumes/web/data/file")).expect("the file");
     assert_eq!(meta.uid(), 0, "on disk it is the container's own id");
     // No secret is in the store, a log or a view.
-    let found = std::process::Command::new("grep").args(["-rlaF", "s3cret-value", "state", "tankd.log"]).current_dir(&host.dir).output().expect("grep");
+    let found = std::process::Command::new("grep")
+        .args(["-rlaF", "s3cret-value", "state", "tankd.log"])
+        .current_dir(&host.dir)
+        .output()
+        .expect("grep");
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
     host.finish();
 }
@@ -201,7 +240,10 @@ fn apply_and_delete_are_generations() {
     assert_eq!(host.tank(&["--json", "generations", "list"]).json()["generations"].as_array().expect("list").len(), 3);
     let back = host.tank(&["--json", "generations", "rollback", "2"]).json();
     assert_eq!(back["generation"], 4);
-    assert_eq!((host.pod("one")["state"].clone(), host.pod("two")["state"].clone()), ("running".into(), "running".into()));
+    assert_eq!(
+        (host.pod("one")["state"].clone(), host.pod("two")["state"].clone()),
+        ("running".into(), "running".into())
+    );
     host.finish();
 }
 
@@ -232,7 +274,11 @@ fn the_death_of_the_daemon_disturbs_nothing() {
     assert_eq!(terminal.ended(), 4);
     // An exit while it was away is known.
     let job = host.pod("job");
-    assert_eq!((&job["containers"][0]["state"], &job["containers"][0]["status"]), (&"exited".into(), &9.into()), "{job}");
+    assert_eq!(
+        (&job["containers"][0]["state"], &job["containers"][0]["status"]),
+        (&"exited".into(), &9.into()),
+        "{job}"
+    );
     // No line is lost.
     let log = host.tank(&["logs", "chatty"]).ok();
     for (expected, line) in log.lines().enumerate() {
@@ -248,7 +294,8 @@ fn logs_and_events_follow() {
     let host = Host::new();
     host.switch(r#"{ pods.say.containers.app = { image = "oci:./busybox", command = ["/bin/sh", "-c", "trap 'exit 0' USR1; echo first; echo wrong >&2; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo second; while true; do sleep 0.1; done"] } }"#);
     eventually("the first lines are there", || host.tank(&["logs", "say"]).stdout.lines().count() == 2);
-    let mut follow = host.command(&["logs", "-f", "-n", "1", "say"]).stdout(std::process::Stdio::piped()).spawn().expect("tank");
+    let mut follow =
+        host.command(&["logs", "-f", "-n", "1", "say"]).stdout(std::process::Stdio::piped()).spawn().expect("tank");
     host.exec("say", "touch /tmp/go");
     use std::io::{BufRead, BufReader};
     let mut lines = BufReader::new(follow.stdout.take().expect("stdout")).lines();
@@ -269,7 +316,10 @@ fn a_seed_counts_only_where_nothing_was_declared() {
     host.write("seed.json", &canonical);
     let seed = format!("--seed={}", host.dir.join("seed.json").display());
     let mut host = host.started_with(&[&seed]);
-    eventually("the seed runs", || host.pod("seeded")["state"] == "running");
+    let outcome =
+        |host: &Host| host.tank(&["--json", "generations", "list"]).json()["generations"][0]["outcome"].clone();
+    eventually("the seed is good", || outcome(&host) == "good");
+    assert_eq!(host.pod("seeded")["state"], "running");
     host.tank(&["delete", "seeded"]).ok();
     host.kill_daemon();
     host.start_daemon();

@@ -65,7 +65,11 @@ fn what_the_compiler_refuses() {
         "several_at_once",
         "{\n  pods.a = { containers.app = { image = \"x\", working_dir = \"tmp\" }, depends_on.b = 'ready },\n  pods.b = { containers.app.image = \"x\", depends_on.a = 'ready, network = 'none, publish.p.port = 1 },\n}\n",
     );
-    refuses(&host, "missing_file", "{\n  pods.a.containers.app = { image = \"x\", files.\"/x\".source = \"./nope\" },\n}\n");
+    refuses(
+        &host,
+        "missing_file",
+        "{\n  pods.a.containers.app = { image = \"x\", files.\"/x\".source = \"./nope\" },\n}\n",
+    );
     host.finish();
 }
 
@@ -88,9 +92,13 @@ fn what_the_registry_is_refused_for() {
 fn what_the_daemon_is_asked_for() {
     let host = Host::new();
     host.switch(&format!("{{ {} }}", sleeper("web")));
-    refuses(&host, "host_volume_missing", &format!(
-        "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN}, mounts.x = {{ volume = \"x\", path = \"/x\" }} }}, volumes.x.host = \"/nope\" }} }}"
-    ));
+    refuses(
+        &host,
+        "host_volume_missing",
+        &format!(
+            "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN}, mounts.x = {{ volume = \"x\", path = \"/x\" }} }}, volumes.x.host = \"/nope\" }} }}"
+        ),
+    );
     // A plan that the host has moved away from.
     host.write("two.ncl", &format!("{{ {} }}", sleeper("two")));
     let before = state(&host);

@@ -10,7 +10,8 @@ fn the_whole_story() {
 
     // Nothing is there: a diff creates.
     let diff = host.tank(&["--json", "diff", &web]).json();
-    let classes: Vec<&str> = diff["steps"].as_array().expect("steps").iter().filter_map(|s| s["class"].as_str()).collect();
+    let classes: Vec<&str> =
+        diff["steps"].as_array().expect("steps").iter().filter_map(|s| s["class"].as_str()).collect();
     assert!(classes.contains(&"create"), "{diff}");
     assert_eq!(host.tank(&["diff", "--exit-code", &web]).status, 2);
     assert!(host.traces().is_empty(), "a diff touches nothing: {:#?}", host.traces());

@@ -37,16 +37,18 @@ fn another_client_introspects_lists_and_switches() {
          print(service.GetInfo()['interfaces'])\n\
          print(service.GetInterfaceDescription('io.tank.Executor')['description'], end='')\n",
     );
-    let file = std::fs::read_to_string(tank_tests::repo().join("executor/proto/io.tank.Executor.varlink")).expect("read");
+    let file =
+        std::fs::read_to_string(tank_tests::repo().join("executor/proto/io.tank.Executor.varlink")).expect("read");
     assert_eq!(described.ok(), format!("['org.varlink.service', 'io.tank.Executor']\n{file}"));
 
     // A switch streams its progress; the client parsed the interface it was sent.
     let switched = script(
         &host,
         "tank = client.open('io.tank.Executor')\n\
+         import os\n\
          config = open('pods.json').read()\n\
          stages = []\n\
-         for reply in tank.Switch(config=config, base_dir='.', source='python', _more=True):\n\
+         for reply in tank.Switch(config=config, base_dir=os.getcwd(), source='python', _more=True):\n\
          \x20   stages.append(reply['progress']['stage'] if 'progress' in reply else reply['outcome']['generation'])\n\
          print(stages[0], stages[1], 'step' in stages, stages[-1])\n\
          print([(pod['name'], pod['state']) for pod in tank.List()['pods']])\n",

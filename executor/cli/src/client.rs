@@ -61,7 +61,9 @@ impl Client {
 
     fn lost(&self, error: &zlink::Error) -> Error {
         match error {
-            zlink::Error::VarlinkService(refusal) if refusal.to_string().contains("denied") => not_permitted(&self.socket),
+            zlink::Error::VarlinkService(refusal) if refusal.to_string().contains("denied") => {
+                not_permitted(&self.socket)
+            }
             zlink::Error::UnexpectedEof => {
                 let help = "it may have ended or been started again; what it was told to do goes on";
                 Error::new("tankd closed the connection").help(help)
@@ -83,10 +85,10 @@ fn unreachable(socket: &str, error: &zlink::Error) -> Error {
     };
     match kind {
         Some(io::ErrorKind::PermissionDenied) => not_permitted(socket),
-        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            Error::new(format!("tankd is not running: nothing answers at {socket}"))
-                .help("start it with `systemctl start tankd` or, as root, `tankd`; another socket is named with --socket")
-        }
+        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Error::new(format!(
+            "tankd is not running: nothing answers at {socket}"
+        ))
+        .help("start it with `systemctl start tankd` or, as root, `tankd`; another socket is named with --socket"),
         _ => Error::new(format!("can't connect to {socket}")).cause(error.to_string()),
     }
 }

@@ -6,13 +6,7 @@ use crate::{
     start,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::{
-    collections::BTreeSet,
-    fs,
-    os::fd::AsFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, os::fd::AsFd, sync::Arc, time::Duration};
 use tank_model::{Digest, Graph, Name, spec::Network};
 use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim::{Failure, FailureKind, Request, Setup};
@@ -30,7 +24,12 @@ pub struct Failed {
 
 /// Carries a plan out: each step when those before it are done. What depends on a failed step is left; the failures
 /// that are returned are root causes.
-pub async fn carry_out(host: &Arc<Host>, graph: &Arc<Graph>, plan: &Plan, told: &(dyn Fn(&Step) + Sync)) -> Vec<Failed> {
+pub async fn carry_out(
+    host: &Arc<Host>,
+    graph: &Arc<Graph>,
+    plan: &Plan,
+    told: &(dyn Fn(&Step) + Sync),
+) -> Vec<Failed> {
     let mut done: BTreeSet<StepId> = BTreeSet::new();
     let mut begun: BTreeSet<StepId> = BTreeSet::new();
     let mut failed = Vec::new();
@@ -110,9 +109,7 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<()
             let Some(ruleset) = ruleset else { return Ok(()) };
             blocking("publish ports", move || tank_sys::nft::replace(&ruleset).map_err(|e| failure(&e))).await
         }
-        Step::RemoveFirewall => {
-            blocking("remove the rules", || tank_sys::nft::remove().map_err(|e| failure(&e))).await
-        }
+        Step::RemoveFirewall => blocking("remove the rules", || tank_sys::nft::remove().map_err(|e| failure(&e))).await,
     }
 }
 
@@ -160,7 +157,8 @@ async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest
         };
         blocking("make cgroups", paths).await?
     };
-    let make = |path: &std::path::Path| fs::create_dir_all(path).map_err(|e| other(&format!("make {}", path.display()), e));
+    let make =
+        |path: &std::path::Path| fs::create_dir_all(path).map_err(|e| other(&format!("make {}", path.display()), e));
     make(&dir.join("root"))?;
     let socket = dir.join("shim.sock");
     let _ = fs::remove_file(&socket);
@@ -213,7 +211,8 @@ async fn ensure_network(host: &Host, pod: &Name) -> Result<(), Failure> {
             host.routes.add_veth(&name, bridge, "eth0", [0x02, 0x74, 0x6b, 0, high, low], net.as_fd()).await?;
         }
         inside.set_up(1).await?;
-        let missing = || tank_sys::Error::new("find the pod's link", std::io::Error::from(std::io::ErrorKind::NotFound));
+        let missing =
+            || tank_sys::Error::new("find the pod's link", std::io::Error::from(std::io::ErrorKind::NotFound));
         let index = inside.link("eth0").await?.ok_or_else(missing)?.index;
         inside.set_up(index).await?;
         for address in host.addresses(pod).unwrap_or_default() {

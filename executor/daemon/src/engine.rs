@@ -186,7 +186,8 @@ impl Engine {
     /// The current generation and its graph; the empty graph where there is none.
     pub fn current(&self) -> Result<(Option<u64>, Arc<Graph>), Error> {
         let current = self.host.store.current().map_err(store_error)?;
-        let graph = current.map(|number| self.host.generation_graph(number)).transpose().map_err(store_error)?.flatten();
+        let graph =
+            current.map(|number| self.host.generation_graph(number)).transpose().map_err(store_error)?.flatten();
         match graph {
             Some(graph) => Ok((current, graph)),
             None => Ok((current, Arc::new(empty_graph()?))),
@@ -263,9 +264,7 @@ impl Engine {
         tell(told, "pull", reference.to_string());
         match self.host.images.pull(&reference, base_dir).await {
             Ok(digest) => Ok((reference, digest)),
-            Err(e) => {
-                Err(Error::ImageUnavailable { image: reference.to_string(), why: e.why, help: e.help })
-            }
+            Err(e) => Err(Error::ImageUnavailable { image: reference.to_string(), why: e.why, help: e.help }),
         }
     }
 
@@ -304,7 +303,9 @@ impl Engine {
     fn busy(&self) -> Error {
         let current = self.host.store.current().ok().flatten();
         let current = current.map_or_else(|| "none".to_owned(), |number| number.to_string());
-        Error::Busy { message: format!("another change is under way (current generation: {current}); try again when it is done") }
+        Error::Busy {
+            message: format!("another change is under way (current generation: {current}); try again when it is done"),
+        }
     }
 
     /// Removes one pod, as a new generation.
@@ -459,7 +460,12 @@ impl Engine {
                     Health::Good => return None,
                     Health::Hopeless(why) => return Some(self.with_log(why, graph, changed, &pass.observed)),
                     Health::NotYet(why) if Instant::now() >= deadline => {
-                        return Some(self.with_log(format!("not healthy in time: {why}"), graph, changed, &pass.observed));
+                        return Some(self.with_log(
+                            format!("not healthy in time: {why}"),
+                            graph,
+                            changed,
+                            &pass.observed,
+                        ));
                     }
                     Health::NotYet(_) => {}
                 }
@@ -521,7 +527,9 @@ impl Engine {
         for pod in changed {
             for (name, _, _) in graph.containers(pod) {
                 let found = observed.pods.get(pod).and_then(|found| found.containers.get(name));
-                if found.is_some_and(|found| matches!(found.state, State::Running { ready: true, .. }) && found.attempt == 0) {
+                if found.is_some_and(|found| {
+                    matches!(found.state, State::Running { ready: true, .. }) && found.attempt == 0
+                }) {
                     continue;
                 }
                 for line in crate::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10) {
@@ -540,7 +548,13 @@ enum Health {
     Hopeless(String),
 }
 
-fn outcome(generation: u64, root: Digest, changed: bool, failure: Option<String>, rolled_back: bool) -> varlink::Outcome {
+fn outcome(
+    generation: u64,
+    root: Digest,
+    changed: bool,
+    failure: Option<String>,
+    rolled_back: bool,
+) -> varlink::Outcome {
     varlink::Outcome { generation, root: root.to_string(), changed, rolled_back, failure }
 }
 

@@ -25,12 +25,7 @@ impl Default for Events {
 
 impl Events {
     pub fn add(&self, kind: &str, pod: Option<&str>, message: impl Into<String>) {
-        let event = Event {
-            time: now(),
-            kind: kind.to_owned(),
-            pod: pod.map(str::to_owned),
-            message: message.into(),
-        };
+        let event = Event { time: now(), kind: kind.to_owned(), pod: pod.map(str::to_owned), message: message.into() };
         tracing::info!(kind, pod, message = event.message);
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         if past.len() == REMEMBERED {

@@ -102,12 +102,17 @@ async fn run(flags: &Flags) -> Result<(), String> {
             let engine = Arc::clone(&engine);
             tokio::spawn(async move { engine.seed(&text, base.as_deref()).await });
         } else {
-            host.events.add("note", None, format!("the seed {} is ignored: this store has generations", path.display()));
+            host.events.add(
+                "note",
+                None,
+                format!("the seed {} is ignored: this store has generations", path.display()),
+            );
         }
     }
 
     tokio::spawn(Arc::clone(&engine).run());
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::select! {
         served = server::serve(engine, &socket) => served,
         _ = terminate.recv() => Ok(()),
@@ -118,5 +123,6 @@ async fn run(flags: &Flags) -> Result<(), String> {
 fn private_dir(path: &std::path::Path, mode: u32) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(|e| format!("{}: {e}", path.display()))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .map_err(|e| format!("{}: {e}", path.display()))
 }

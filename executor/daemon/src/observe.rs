@@ -1,10 +1,6 @@
 //! The impure reader: builds [`Observed`] from the shims and the kernel.
 
-use crate::{
-    events::now,
-    host::Host,
-    shims::Shim,
-};
+use crate::{events::now, host::Host, shims::Shim};
 use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},

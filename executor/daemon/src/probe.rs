@@ -28,7 +28,14 @@ impl Readiness {
     }
 
     /// Whether this run has become ready; starts asking if nobody does.
-    pub fn is_ready(&self, host: &Arc<Host>, pod: &Name, container: &Name, started: u64, probe: Option<&Probe>) -> bool {
+    pub fn is_ready(
+        &self,
+        host: &Arc<Host>,
+        pod: &Name,
+        container: &Name,
+        started: u64,
+        probe: Option<&Probe>,
+    ) -> bool {
         let Some(probe) = probe else { return true };
         let run = (pod.clone(), container.clone(), started);
         {
@@ -80,7 +87,8 @@ async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
     let Some(address) = address else { return false };
     let Ok(mut stream) = TcpStream::connect(SocketAddr::new(address, port)).await else { return false };
     let Some(http) = &probe.http else { return true };
-    let request = format!("GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: tank\r\nConnection: close\r\n\r\n", http.path, run.0);
+    let request =
+        format!("GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: tank\r\nConnection: close\r\n\r\n", http.path, run.0);
     if stream.write_all(request.as_bytes()).await.is_err() {
         return false;
     }
@@ -97,13 +105,8 @@ async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
 async fn execute(host: &Host, run: &Run, command: &[String]) -> Option<bool> {
     use std::os::fd::AsFd;
     let shim = host.shim(&run.0)?;
-    let spec = ExecSpec {
-        container: run.1.to_string(),
-        argv: command.to_vec(),
-        env: Vec::new(),
-        cwd: None,
-        terminal: None,
-    };
+    let spec =
+        ExecSpec { container: run.1.to_string(), argv: command.to_vec(), env: Vec::new(), cwd: None, terminal: None };
     let spec = tank_sys::packet::sealed("probe", &serde_json::to_vec(&spec).ok()?).ok()?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").ok()?;
     let fds = [spec.as_fd(), null.as_fd(), null.as_fd(), null.as_fd()];

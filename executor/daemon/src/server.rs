@@ -19,7 +19,7 @@ use tank_proto::{
     shim::{ExecSpec, Failure, FailureKind, Reply as ShimReply, Request},
     varlink::{self, DESCRIPTION, Error, ExecCall, INTERFACE, LogsCall, METHODS, Method},
 };
-use tokio::{sync::mpsc, sync::Semaphore, time::timeout};
+use tokio::{sync::Semaphore, sync::mpsc, time::timeout};
 use zlink::{Call, Listener, Reply};
 
 /// The most connections at once.
@@ -54,7 +54,9 @@ impl From<Error> for Refusal {
 #[derive(Debug, Serialize)]
 struct RawError {
     error: String,
-    parameters: Value,
+    /// Left out where an error has none: clients tell `{}` from nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Value>,
 }
 
 /// Serves `path` until the process ends.
@@ -123,7 +125,9 @@ impl Client {
                 Ok(()) => Ok(()),
                 Err(Refusal::Gone) => return,
                 Err(Refusal::Error(error)) => match serde_json::to_value(&error) {
-                    Ok(value) => self.fail(value["error"].as_str().unwrap_or_default(), value["parameters"].clone()).await,
+                    Ok(value) => {
+                        self.fail(value["error"].as_str().unwrap_or_default(), value["parameters"].clone()).await
+                    }
                     Err(_) => return,
                 },
                 Err(Refusal::Service(name, parameters)) => {
@@ -146,11 +150,17 @@ impl Client {
             let mut fields = line.split(':');
             (fields.next() == Some("tank")).then(|| fields.nth(1)?.parse::<u32>().ok()).flatten()
         });
-        let groups = credentials.unix_supplementary_group_ids().iter().chain([credentials.unix_primary_group_id()].iter()).map(|gid| gid.as_raw()).collect::<Vec<_>>();
+        let groups = credentials
+            .unix_supplementary_group_ids()
+            .iter()
+            .chain([credentials.unix_primary_group_id()].iter())
+            .map(|gid| gid.as_raw())
+            .collect::<Vec<_>>();
         uid == 0 || tank.is_some_and(|tank| groups.contains(&tank))
     }
 
     async fn fail(&mut self, error: &str, parameters: Value) -> Result<(), Refusal> {
+        let parameters = Some(parameters).filter(|value| value.as_object().is_none_or(|fields| !fields.is_empty()));
         let error = RawError { error: error.to_owned(), parameters };
         match timeout(WRITE_LIMIT, self.connection.send_error(&error, Vec::new())).await {
             Ok(Ok(())) => Ok(()),
@@ -167,7 +177,13 @@ impl Client {
         }
     }
 
-    async fn handle(&mut self, name: &str, parameters: Option<Value>, more: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+    async fn handle(
+        &mut self,
+        name: &str,
+        parameters: Option<Value>,
+        more: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
         if let Some(method) = name.strip_prefix("org.varlink.service.") {
             return self.service(method, parameters).await;
         }
@@ -353,7 +369,8 @@ impl Client {
                 self.reply(&varlink::EventsReply { event }, true, Vec::new()).await?;
             }
         }
-        let event = varlink::Event { time: crate::events::now(), kind: "end".to_owned(), pod: None, message: String::new() };
+        let event =
+            varlink::Event { time: crate::events::now(), kind: "end".to_owned(), pod: None, message: String::new() };
         self.reply(&varlink::EventsReply { event }, false, Vec::new()).await
     }
 
@@ -406,7 +423,8 @@ fn generation_reply(engine: &Engine, number: Option<u64>) -> Result<varlink::Gen
     let store = &engine.host.store;
     let current = store.current().map_err(store_error)?;
     let number = number.or(current).ok_or(Error::NoSuchGeneration { number: None })?;
-    let found = store.generation(number).map_err(store_error)?.ok_or(Error::NoSuchGeneration { number: Some(number) })?;
+    let found =
+        store.generation(number).map_err(store_error)?.ok_or(Error::NoSuchGeneration { number: Some(number) })?;
     let graph = engine.host.graph(found.root).map_err(store_error)?;
     let config = canonical::encode(&graph.config()).map_err(|e| internal("encode a generation", e))?;
     Ok(varlink::GenerationReply {
@@ -441,7 +459,9 @@ async fn exec(engine: &Engine, call: ExecCall, streams: Vec<OwnedFd>) -> Result<
     }
     let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
     if terminal.is_none() && streams.len() != 3 {
-        return Err(Error::Invalid { problems: vec!["without a terminal, three streams have to come along".to_owned()] });
+        return Err(Error::Invalid {
+            problems: vec!["without a terminal, three streams have to come along".to_owned()],
+        });
     }
     // A client's terminal is never handed into a container: what can push keys into it could run commands outside.
     if streams.iter().any(|stream| rustix::termios::isatty(stream)) {

@@ -122,7 +122,8 @@ impl Settings {
 }
 
 fn check(config: &Config) -> Result<(), String> {
-    let name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let name =
+        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if !name(&config.bridge) || config.bridge.len() > 15 {
         return Err(format!("bridge: `{}` is no name of a link (at most 15 letters, digits, `-`, `_`)", config.bridge));
     }

@@ -150,7 +150,8 @@ fn prepare(
     let config = image.config.config().clone().unwrap_or_default();
     let read = |path: &str| read_in_root(&root, path);
     let spec = node.user.clone().or_else(|| config.user().clone()).unwrap_or_default();
-    let resolved = user::resolve(&spec, &read("etc/passwd"), &read("etc/group")).map_err(|e| fail("find the user", e))?;
+    let resolved =
+        user::resolve(&spec, &read("etc/passwd"), &read("etc/group")).map_err(|e| fail("find the user", e))?;
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
     let argv = argv(node, &list(config.entrypoint()), &list(config.cmd()));
     if argv.is_empty() {
@@ -260,8 +261,7 @@ fn volumes(
         let own = attr::NOSUID | attr::NODEV;
         let fd = if let Some(size) = volume.tmpfs {
             let (size, owner) = (size.0.to_string(), base.to_string());
-            let options =
-                [("size", size.as_str()), ("mode", "1777"), ("uid", owner.as_str()), ("gid", owner.as_str())];
+            let options = [("size", size.as_str()), ("mode", "1777"), ("uid", owner.as_str()), ("gid", owner.as_str())];
             mount::filesystem("tmpfs", &options, own).map_err(|e| failure(&e))?
         } else {
             let managed = host.settings.volume_dir(pod.as_str(), at.volume.as_str());
@@ -303,7 +303,11 @@ fn files(
         Ok(())
     };
     let declared = graph.files(pod, container);
-    let addresses = if network == Network::Bridge { host.addresses(pod).map_err(|e| fail("lease an address", e))? } else { Default::default() };
+    let addresses = if network == Network::Bridge {
+        host.addresses(pod).map_err(|e| fail("lease an address", e))?
+    } else {
+        Default::default()
+    };
     let hosts = hosts_file(hostname, addresses.iter().map(|cidr| cidr.address.to_string()));
     let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let generated = [

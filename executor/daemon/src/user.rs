@@ -22,7 +22,8 @@ pub fn resolve(spec: &str, passwd: &str, group: &str) -> Result<Resolved, String
     });
     let (uid, gid, home, known) = match (&entry, number) {
         (Some(fields), _) => {
-            let id = |text: &str| text.parse::<u32>().map_err(|_| format!("user `{name}` has no valid id in /etc/passwd"));
+            let id =
+                |text: &str| text.parse::<u32>().map_err(|_| format!("user `{name}` has no valid id in /etc/passwd"));
             (id(fields[2])?, id(fields[3])?, fields[5].to_owned(), Some(fields[0]))
         }
         (None, Some(uid)) => (uid, 0, "/".to_owned(), None),
@@ -38,7 +39,8 @@ pub fn resolve(spec: &str, passwd: &str, group: &str) -> Result<Resolved, String
         }
     };
     // Supplementary groups count only where no group was asked for.
-    let member = |fields: &Vec<&str>| known.is_some_and(|user| fields.get(3).is_some_and(|m| m.split(',').any(|m| m == user)));
+    let member =
+        |fields: &Vec<&str>| known.is_some_and(|user| fields.get(3).is_some_and(|m| m.split(',').any(|m| m == user)));
     let extra: Vec<u32> = match group_name {
         None => groups().filter(member).filter_map(|fields| fields[2].parse().ok()).filter(|id| *id != gid).collect(),
         Some(_) => Vec::new(),

@@ -13,7 +13,10 @@ pub const CAP: u64 = 300_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Start it as its `attempt`th restart in a row, not before `at` (milliseconds since the epoch).
-    Restart { attempt: u32, at: u64 },
+    Restart {
+        attempt: u32,
+        at: u64,
+    },
     Leave,
 }
 

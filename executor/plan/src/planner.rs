@@ -85,9 +85,8 @@ impl Planner<'_> {
             return self.add(Step::SweepPod { pod: pod.clone() }, class, "its shim is gone", true, &[]);
         }
         let running = found.containers.iter().filter(|(_, container)| matches!(container.state, State::Running { .. }));
-        let stops: Vec<StepId> = running
-            .map(|(name, container)| self.stop(pod, name, container, class, why, drift))
-            .collect();
+        let stops: Vec<StepId> =
+            running.map(|(name, container)| self.stop(pod, name, container, class, why, drift)).collect();
         self.add(Step::StopSandbox { pod: pod.clone() }, class, why, drift, &stops)
     }
 
@@ -181,7 +180,8 @@ impl Planner<'_> {
                 let mut ready = self.add(step, class, why, drift, &after);
                 if bridged {
                     let after: Vec<StepId> = [ready].into_iter().chain(self.bridge).collect();
-                    ready = self.add(Step::EnsureNetwork { pod: pod.clone() }, class, "it needs an address", drift, &after);
+                    ready =
+                        self.add(Step::EnsureNetwork { pod: pod.clone() }, class, "it needs an address", drift, &after);
                 }
                 for (name, _, hash) in self.desired.graph.containers(pod) {
                     self.start_new(pod, name, hash, class, &[ready], None);

@@ -12,17 +12,40 @@ pub enum Step {
     EnsureBridge,
     RemoveBridge,
     /// A shim with the pod's namespaces.
-    StartSandbox { pod: Name, hash: Digest },
+    StartSandbox {
+        pod: Name,
+        hash: Digest,
+    },
     /// Ends the shim; the namespaces, links and mounts go with it. Then its cgroups.
-    StopSandbox { pod: Name },
+    StopSandbox {
+        pod: Name,
+    },
     /// What is left of a pod whose shim is gone: processes, cgroups, folders.
-    SweepPod { pod: Name },
+    SweepPod {
+        pod: Name,
+    },
     /// The pod's link, its addresses and its routes.
-    EnsureNetwork { pod: Name },
-    StartContainer { pod: Name, container: Name, hash: Digest, attempt: u32 },
+    EnsureNetwork {
+        pod: Name,
+    },
+    StartContainer {
+        pod: Name,
+        container: Name,
+        hash: Digest,
+        attempt: u32,
+    },
     /// The signal, then `SIGKILL` after so many milliseconds; and the shim forgets it.
-    StopContainer { pod: Name, container: Name, signal: i32, timeout: u64 },
-    SetLimits { pod: Name, container: Name, limits: spec::Limits },
+    StopContainer {
+        pod: Name,
+        container: Name,
+        signal: i32,
+        timeout: u64,
+    },
+    SetLimits {
+        pod: Name,
+        container: Name,
+        limits: spec::Limits,
+    },
     /// Replaces the whole table of published ports.
     EnsureFirewall,
     RemoveFirewall,

@@ -25,9 +25,7 @@ impl FromClient {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Input(data) => tagged(b'i', data),
-            Self::Resize { rows, columns } => {
-                tagged(b'w', &[rows.to_le_bytes(), columns.to_le_bytes()].concat())
-            }
+            Self::Resize { rows, columns } => tagged(b'w', &[rows.to_le_bytes(), columns.to_le_bytes()].concat()),
         }
     }
 

@@ -305,9 +305,10 @@ impl Error {
         match self {
             Self::NoSuchPod { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::NoSuchPod { nearest: None, .. } => Some("`tank list` shows the pods there are".to_owned()),
-            Self::NoSuchContainer { pod, known, .. } => {
-                Some(format!("name one: {}", known.iter().map(|c| format!("`{pod}/{c}`")).collect::<Vec<_>>().join(", ")))
-            }
+            Self::NoSuchContainer { pod, known, .. } => Some(format!(
+                "name one: {}",
+                known.iter().map(|c| format!("`{pod}/{c}`")).collect::<Vec<_>>().join(", ")
+            )),
             Self::NotRunning { pod, .. } => Some(format!("`tank logs {pod}` shows what it said last")),
             Self::NotATty { pod, container } => Some(format!(
                 "set `tty = true` for it, or use `tank logs -f {pod}/{container}` to watch and `tank exec` to enter"

@@ -70,12 +70,7 @@ impl Container {
     }
 
     /// Starts a main process. `fds` are those that came with the request, the specification's own taken out.
-    pub fn start(
-        setup: &Setup,
-        namespaces: &Namespaces,
-        spec: StartSpec,
-        fds: Vec<OwnedFd>,
-    ) -> Result<Self, Failure> {
+    pub fn start(setup: &Setup, namespaces: &Namespaces, spec: StartSpec, fds: Vec<OwnedFd>) -> Result<Self, Failure> {
         let parts = Parts::sort(&spec, fds)?;
         let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
         let log = LogFile::open(path).map_err(|e| other("open the log", &e))?;

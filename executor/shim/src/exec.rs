@@ -13,13 +13,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
-use tank_sys::{
-    Context, cgroup, namespace,
-    namespace::Namespaces,
-    packet,
-    process::Process,
-    pty, seccomp,
-};
+use tank_sys::{Context, cgroup, namespace, namespace::Namespaces, packet, process::Process, pty, seccomp};
 
 /// A second process and who waits for it.
 pub struct Exec {

@@ -128,6 +128,6 @@ mod tests {
     fn times_are_rfc_3339() {
         assert_eq!(rfc3339(Duration::new(0, 5)), "1970-01-01T00:00:00.000000005Z");
         assert_eq!(rfc3339(Duration::from_secs(951_827_696)), "2000-02-29T12:34:56.000000000Z");
-        assert_eq!(rfc3339(Duration::from_secs(1_795_453_509)), "2026-11-23T16:25:09.000000000Z");
+        assert_eq!(rfc3339(Duration::from_secs(1_795_453_509)), "2026-11-23T17:05:09.000000000Z");
     }
 }

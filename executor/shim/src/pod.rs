@@ -208,7 +208,9 @@ impl Pod {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Ok(None) | Err(_) => return self.hang_up(index),
             Ok(Some((bytes, fds))) => match serde_json::from_slice::<Request>(&bytes) {
-                Ok(request) => self.carry_out(request, fds).unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new())),
+                Ok(request) => {
+                    self.carry_out(request, fds).unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()))
+                }
                 Err(error) => (Reply::Failed(other("read a request", &error.into())), Vec::new()),
             },
         };
@@ -234,7 +236,9 @@ impl Pod {
     }
 
     fn send(&self, index: usize, message: &FromShim, fds: &[OwnedFd]) -> bool {
-        let (Some(socket), Ok(bytes)) = (self.connections.get(index), serde_json::to_vec(message)) else { return false };
+        let (Some(socket), Ok(bytes)) = (self.connections.get(index), serde_json::to_vec(message)) else {
+            return false;
+        };
         packet::send(socket.as_fd(), &bytes, &packet::borrow(fds)).is_ok()
     }
 

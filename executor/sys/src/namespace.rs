@@ -52,7 +52,10 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str) -> Result<Namespa
         let mut named = [0];
         File::from(ready_rx).read_exact(&mut named).doing(|| "wait for the namespaces")?;
         if named != [1] {
-            return Err(Error::new(format!("set the host name `{hostname}`"), io::Error::from_raw_os_error(libc::EPERM)));
+            return Err(Error::new(
+                format!("set the host name `{hostname}`"),
+                io::Error::from_raw_os_error(libc::EPERM),
+            ));
         }
         let open = |kind: &str| -> Result<OwnedFd> {
             let file = File::open(format!("/proc/{pid}/ns/{kind}")).doing(|| format!("open the {kind} namespace"))?;
@@ -115,6 +118,8 @@ pub fn in_network<T: Send>(net: BorrowedFd<'_>, body: impl FnOnce() -> Result<T>
             enter(net, ThreadNameSpaceType::NETWORK)?;
             body()
         });
-        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread ended")).doing(|| "work in a network namespace"))
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread ended")).doing(|| "work in a network namespace"))
     })
 }

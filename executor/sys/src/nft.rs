@@ -15,8 +15,8 @@ use netlink_packet_core::{
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
     nftables::{
-        ChainAttribute, ChainMessage, Expressions, Hook, HookNumber, ListAttribute,
-        NfTablesMessage, RuleAttribute, RuleMessage, TableAttribute, TableMessage,
+        ChainAttribute, ChainMessage, Expressions, Hook, HookNumber, ListAttribute, NfTablesMessage, RuleAttribute,
+        RuleMessage, TableAttribute, TableMessage,
     },
     none::ControlMessage,
 };
@@ -254,12 +254,14 @@ impl Batch {
     }
 
     fn add_chain(&mut self, name: &str, kind: &str, hook: u32, priority: i32) {
-        let chain = ChainMessage { attributes: vec![
-            ChainAttribute::Table(TABLE.to_owned()),
-            ChainAttribute::Name(name.to_owned()),
-            ChainAttribute::Hook(vec![Hook::Number(HookNumber::Other(hook)), Hook::Priority(priority as u32)]),
-            ChainAttribute::Type(kind.to_owned()),
-        ] };
+        let chain = ChainMessage {
+            attributes: vec![
+                ChainAttribute::Table(TABLE.to_owned()),
+                ChainAttribute::Name(name.to_owned()),
+                ChainAttribute::Hook(vec![Hook::Number(HookNumber::Other(hook)), Hook::Priority(priority as u32)]),
+                ChainAttribute::Type(kind.to_owned()),
+            ],
+        };
         self.tables(NfTablesMessage::NewChain(chain), NLM_F_CREATE);
     }
 
@@ -269,12 +271,14 @@ impl Batch {
         let mut data = vec![0, comment.len() as u8 + 1];
         data.extend(comment.as_bytes());
         data.push(0);
-        let message = RuleMessage { attributes: vec![
-            RuleAttribute::Table(TABLE.to_owned()),
-            RuleAttribute::Chain(rule.chain.to_owned()),
-            RuleAttribute::Expressions(rule.expressions.into_iter().map(ListAttribute::from).collect()),
-            RuleAttribute::UserData(data),
-        ] };
+        let message = RuleMessage {
+            attributes: vec![
+                RuleAttribute::Table(TABLE.to_owned()),
+                RuleAttribute::Chain(rule.chain.to_owned()),
+                RuleAttribute::Expressions(rule.expressions.into_iter().map(ListAttribute::from).collect()),
+                RuleAttribute::UserData(data),
+            ],
+        };
         self.tables(NfTablesMessage::NewRule(message), NLM_F_CREATE | NLM_F_APPEND);
     }
 
@@ -492,11 +496,7 @@ fn network_is(field: Field, network: Cidr, operator: u32) -> Vec<Expressions> {
 
 fn dnat(to: IpSocketAddr) -> Vec<Expressions> {
     let nat = vec![number(1, 1), number(2, family(to.ip())), number(3, 1), number(5, 2)];
-    vec![
-        immediate(1, &octets(to.ip())),
-        immediate(2, &to.port().to_be_bytes()),
-        expression("nat", nat),
-    ]
+    vec![immediate(1, &octets(to.ip())), immediate(2, &to.port().to_be_bytes()), expression("nat", nat)]
 }
 
 /// Interface names are compared as the kernel holds them: 16 bytes, padded with zeros (`IFNAMSIZ`).

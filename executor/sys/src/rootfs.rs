@@ -163,7 +163,8 @@ fn kernel_filesystems(owner: u32) -> Result<()> {
     for path in MASKED {
         match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_dir() => {
-                let empty = mount::filesystem("tmpfs", &[("size", "0k"), ("mode", "0555")], locked_down | attr::RDONLY)?;
+                let empty =
+                    mount::filesystem("tmpfs", &[("size", "0k"), ("mode", "0555")], locked_down | attr::RDONLY)?;
                 mount::attach(empty.as_fd(), mount::open_path(Path::new(path))?.as_fd()).doing_at(path)?;
             }
             Ok(_) => {

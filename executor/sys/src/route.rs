@@ -42,7 +42,8 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no network, write for example \"10.90.0.0/16\"");
         let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let (address, prefix): (IpAddr, u8) = (address.parse().map_err(|_| wrong())?, prefix.parse().map_err(|_| wrong())?);
+        let (address, prefix): (IpAddr, u8) =
+            (address.parse().map_err(|_| wrong())?, prefix.parse().map_err(|_| wrong())?);
         let most = if address.is_ipv4() { 32 } else { 128 };
         if prefix > most { Err(wrong()) } else { Ok(Self { address, prefix }) }
     }

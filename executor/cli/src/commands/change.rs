@@ -61,7 +61,8 @@ pub fn change_line(change: &Change) -> String {
         _ => "~",
     };
     let Some(field) = &change.field else { return format!("{sign} {}", change.what) };
-    let side = |value: &Option<String>| value.as_ref().map_or_else(|| "(none)".to_owned(), |value| format!("{value:?}"));
+    let side =
+        |value: &Option<String>| value.as_ref().map_or_else(|| "(none)".to_owned(), |value| format!("{value:?}"));
     format!("{sign} {}  {field}: {} → {}", change.what, side(&change.before), side(&change.after))
 }
 
@@ -117,7 +118,11 @@ pub async fn follow(client: &mut Client, method: Method, json: bool) -> Result<u
             } else {
                 format!("generation {} does not work", outcome.generation)
             };
-            let help = if outcome.rolled_back { "nothing of the failed generation is left running" } else { "go back with `tank generations rollback`" };
+            let help = if outcome.rolled_back {
+                "nothing of the failed generation is left running"
+            } else {
+                "go back with `tank generations rollback`"
+            };
             let cause = if rest.is_empty() { first.to_owned() } else { format!("{first}\n{rest}") };
             Error::new(what).cause(cause).help(help).print();
             Ok(if outcome.rolled_back { ROLLED_BACK } else { 1 })

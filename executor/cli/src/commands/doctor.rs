@@ -45,12 +45,21 @@ fn kernel() -> Finding {
 fn cgroups() -> Finding {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     match tank_sys::cgroup::Layout::parse(&text) {
-        Some(layout) if layout.v1.is_empty() => finding("cgroups", true, format!("version 2 at {}", layout.v2.display()), ""),
+        Some(layout) if layout.v1.is_empty() => {
+            finding("cgroups", true, format!("version 2 at {}", layout.v2.display()), "")
+        }
         Some(layout) => {
             let v1: Vec<&str> = layout.v1.keys().map(String::as_str).collect();
-            finding("cgroups", true, format!("hybrid: version 2 at {}, {} on version 1", layout.v2.display(), v1.join(", ")), "")
+            finding(
+                "cgroups",
+                true,
+                format!("hybrid: version 2 at {}, {} on version 1", layout.v2.display(), v1.join(", ")),
+                "",
+            )
         }
-        None => finding("cgroups", false, "no version 2 hierarchy", "mount one: `mount -t cgroup2 none /sys/fs/cgroup`"),
+        None => {
+            finding("cgroups", false, "no version 2 hierarchy", "mount one: `mount -t cgroup2 none /sys/fs/cgroup`")
+        }
     }
 }
 
@@ -64,7 +73,8 @@ fn user_namespaces() -> Finding {
 }
 
 fn overlay() -> Finding {
-    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default().lines().any(|line| line.ends_with("\toverlay"));
+    let known =
+        fs::read_to_string("/proc/filesystems").unwrap_or_default().lines().any(|line| line.ends_with("\toverlay"));
     let found = if known { "known to the kernel" } else { "not known to the kernel" };
     finding("overlay", known, found, "load the module: `modprobe overlay`")
 }
@@ -86,6 +96,8 @@ async fn daemon(socket: &Path) -> Finding {
     };
     match status {
         Ok(status) => finding("tankd", true, format!("{} answers at {}", status.version, socket.display()), ""),
-        Err(_) => finding("tankd", false, format!("does not answer at {}", socket.display()), "start it, as root: `tankd`"),
+        Err(_) => {
+            finding("tankd", false, format!("does not answer at {}", socket.display()), "start it, as root: `tankd`")
+        }
     }
 }

@@ -85,7 +85,8 @@ fn streams() -> Result<(Vec<OwnedFd>, Pumps), Error> {
             handed.push(copy.map_err(|e| Error::new("can't pass a stream on").cause(e.to_string()))?);
             continue;
         }
-        let (read, write) = tank_sys::namespace::pipe().map_err(|e| Error::new("can't make a pipe").cause(e.to_string()))?;
+        let (read, write) =
+            tank_sys::namespace::pipe().map_err(|e| Error::new("can't make a pipe").cause(e.to_string()))?;
         let (ours, theirs) = if index == 0 { (write, read) } else { (read, write) };
         handed.push(theirs);
         let ours = std::fs::File::from(ours);

@@ -48,9 +48,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Status => view::status(&mut connect().await?, json).await,
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,
-        Command::Logs { target, follow, tail } => {
-            view::logs(&mut connect().await?, &target, follow, tail, json).await
-        }
+        Command::Logs { target, follow, tail } => view::logs(&mut connect().await?, &target, follow, tail, json).await,
         Command::Events { follow } => view::events(&mut connect().await?, follow, json).await,
         Command::Doctor => doctor::doctor(&args.socket, json).await,
     }

@@ -8,8 +8,8 @@ use crate::{
     output::{self, ago, short},
 };
 use tank_proto::varlink::{
-    ChangesReply, EventsReply, GenerationReply, GenerationsReply, GetReply, ListReply, LogsCall, LogsReply, Method, Pod,
-    StatusReply,
+    ChangesReply, EventsReply, GenerationReply, GenerationsReply, GetReply, ListReply, LogsCall, LogsReply, Method,
+    Pod, StatusReply,
 };
 
 pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
@@ -151,13 +151,7 @@ pub async fn generation_diff(client: &mut Client, from: u64, to: u64, json: bool
     Ok(0)
 }
 
-pub async fn logs(
-    client: &mut Client,
-    target: &str,
-    follow: bool,
-    tail: Option<u64>,
-    json: bool,
-) -> Result<u8, Error> {
+pub async fn logs(client: &mut Client, target: &str, follow: bool, tail: Option<u64>, json: bool) -> Result<u8, Error> {
     let (pod, container) = split_target(target);
     let call = LogsCall { pod, container, tail, follow: Some(follow) };
     client.send(Method::Logs(call), Vec::new(), true).await?;

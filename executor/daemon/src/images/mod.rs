@@ -180,7 +180,12 @@ impl Images {
         Ok(digest)
     }
 
-    async fn fetch_layer(&self, origin: &impl Origin, descriptor: &Descriptor, diff_id: Digest) -> Result<(), ImageError> {
+    async fn fetch_layer(
+        &self,
+        origin: &impl Origin,
+        descriptor: &Descriptor,
+        diff_id: Digest,
+    ) -> Result<(), ImageError> {
         let target = self.dir.join("layers").join(diff_id.hex());
         if target.is_dir() {
             return Ok(());
@@ -191,7 +196,8 @@ impl Images {
         let tree = self.temporary(diff_id);
         let media_type = descriptor.media_type().to_string();
         let (blob_path, tree_path) = (blob.clone(), tree.clone());
-        let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&blob_path, &media_type, &tree_path, diff_id));
+        let unpacked =
+            tokio::task::spawn_blocking(move || unpack::unpack(&blob_path, &media_type, &tree_path, diff_id));
         let unpacked = unpacked.await.attempt(|| "unpack a layer".to_owned())?;
         let _ = fs::remove_file(&blob);
         if let Err(error) = unpacked {
@@ -215,7 +221,10 @@ impl Images {
         limit: u64,
     ) -> Result<(), ImageError> {
         if descriptor.size() > limit {
-            return Err(ImageError::new(format!("blob {digest} has {} bytes, the limit is {limit}", descriptor.size())));
+            return Err(ImageError::new(format!(
+                "blob {digest} has {} bytes, the limit is {limit}",
+                descriptor.size()
+            )));
         }
         let what = || format!("keep blob {digest}");
         let mut file = tokio::fs::File::create(path).await.attempt(what)?;
@@ -256,9 +265,7 @@ impl Images {
     /// # Errors
     /// When it, or a part of it, is not here.
     pub fn find(&self, digest: Digest) -> Result<Image, ImageError> {
-        let read = |digest: Digest| {
-            fs::read(self.blob_path(digest)).attempt(|| format!("find {digest} on this host"))
-        };
+        let read = |digest: Digest| fs::read(self.blob_path(digest)).attempt(|| format!("find {digest} on this host"));
         let manifest = match parse_document(&read(digest)?)? {
             Document::Manifest(manifest) => manifest,
             Document::Index(index) => match parse_document(&read(pick_platform(&index)?)?)? {
@@ -321,7 +328,9 @@ fn diff_ids(config: &ImageConfiguration, manifest: &ImageManifest) -> Result<Vec
     let ids = config.rootfs().diff_ids();
     if ids.len() != manifest.layers().len() || ids.is_empty() || ids.len() > MAX_LAYERS {
         let (layers, ids) = (manifest.layers().len(), ids.len());
-        return Err(ImageError::new(format!("the manifest has {layers} layers, its configuration {ids} (1 to {MAX_LAYERS})")));
+        return Err(ImageError::new(format!(
+            "the manifest has {layers} layers, its configuration {ids} (1 to {MAX_LAYERS})"
+        )));
     }
     ids.iter().map(|id| id.parse().attempt(|| format!("use the digest {id}"))).collect()
 }

@@ -14,11 +14,7 @@ use oci_client::{
     secrets::RegistryAuth,
 };
 use oci_spec::image::Descriptor;
-use std::{
-    net::IpAddr,
-    sync::Once,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Once, time::Duration};
 use tank_model::{
     Digest,
     reference::{Reference, Source},
@@ -62,7 +58,8 @@ impl Registry {
             user_agent: concat!("tank/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
         };
-        let client = Client::try_from(config).map_err(|e| ImageError::new(format!("can't speak to {registry}: {e}")))?;
+        let client =
+            Client::try_from(config).map_err(|e| ImageError::new(format!("can't speak to {registry}: {e}")))?;
         let name = match (digest, tag) {
             (Some(digest), _) => Name::with_digest(registry.clone(), repository.clone(), digest.to_string()),
             (None, tag) => {
@@ -77,7 +74,10 @@ impl Registry {
         let pulled = tokio::time::timeout(DOCUMENT_TIMEOUT, pull).await;
         let (bytes, _) = pulled.map_err(|_| self.silent())?.map_err(|error| self.explain(&error))?;
         if bytes.len() as u64 > MAX_DOCUMENT {
-            return Err(ImageError::new(format!("its manifest has {} bytes, the limit is {MAX_DOCUMENT}", bytes.len())));
+            return Err(ImageError::new(format!(
+                "its manifest has {} bytes, the limit is {MAX_DOCUMENT}",
+                bytes.len()
+            )));
         }
         Ok(bytes.to_vec())
     }

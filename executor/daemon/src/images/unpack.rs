@@ -79,7 +79,7 @@ fn entries(reader: &mut impl Read, tree: &Tree) -> Result<(), ImageError> {
         if count >= MAX_ENTRIES {
             return Err(ImageError::new(format!("it has more than {MAX_ENTRIES} entries")));
         }
-        let mut entry = entry.attempt(what)?;
+        let mut entry = entry.map_err(|error| no_tar(&error))?;
         let path = clean(&entry.path_bytes())?;
         if let Some(times) = tree.add(&path, &mut entry).map_err(|error| refused(&path, &error))? {
             directories.push((path, times));
@@ -92,6 +92,13 @@ fn entries(reader: &mut impl Read, tree: &Tree) -> Result<(), ImageError> {
         }
     }
     Ok(())
+}
+
+/// What the parser says may quote the bytes it stumbled on: those are an attacker's, and not for a terminal.
+fn no_tar(error: &io::Error) -> ImageError {
+    let text = error.to_string();
+    let clean = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    ImageError::new(if clean { format!("it is no tar archive: {text}") } else { "it is no tar archive".to_owned() })
 }
 
 fn refused(path: &Path, error: &io::Error) -> ImageError {

@@ -119,9 +119,8 @@ impl Store for RocksStore {
 
     fn generation(&self, number: u64) -> Result<Option<Generation>, StoreError> {
         let bytes = self.get(&numbered(b"g/", number))?;
-        let read = |bytes: Vec<u8>| {
-            canonical::decode(&bytes).map_err(|_| StoreError::Corrupt(format!("generation {number}")))
-        };
+        let read =
+            |bytes: Vec<u8>| canonical::decode(&bytes).map_err(|_| StoreError::Corrupt(format!("generation {number}")));
         bytes.map(read).transpose()
     }
 

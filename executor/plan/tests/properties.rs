@@ -1,0 +1,245 @@
+//! What holds for every graph and every host, tried on a host made of data.
+
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use tank_model::{Config, Graph, Name, spec::Network};
+use tank_plan::{
+    Desired, Observed, Step,
+    model::{apply, apply_step},
+    observed::State,
+    plan,
+};
+
+/// Everything [`Desired`] borrows.
+struct World {
+    graph: Graph,
+    addresses: BTreeMap<Name, BTreeSet<String>>,
+    bridge: BTreeSet<String>,
+    firewall: BTreeSet<String>,
+    signals: BTreeMap<(Name, Name), i32>,
+}
+
+impl World {
+    fn new(config: &Config) -> Self {
+        let graph = Graph::build(config, |_| None).expect("a graph");
+        let bridged: Vec<Name> = graph
+            .pods()
+            .filter(|pod| graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge))
+            .cloned()
+            .collect();
+        let published = |pod: &Name| graph.published(pod).map(|(name, _)| format!("{pod}/{name}")).collect::<Vec<_>>();
+        Self {
+            addresses: bridged
+                .iter()
+                .map(|pod| (pod.clone(), BTreeSet::from([format!("10.0.0.{}/24", pod.as_str().len())])))
+                .collect(),
+            bridge: BTreeSet::from(["10.0.0.1/24".to_owned()]),
+            firewall: bridged.iter().flat_map(published).collect(),
+            signals: BTreeMap::new(),
+            graph,
+        }
+    }
+
+    fn desired<'a>(&'a self, previous: Option<&'a Graph>) -> Desired<'a> {
+        Desired {
+            graph: &self.graph,
+            previous,
+            addresses: &self.addresses,
+            bridge: &self.bridge,
+            firewall: &self.firewall,
+            stop_signals: &self.signals,
+        }
+    }
+
+    /// Plans and applies until nothing is left. Dependencies make several rounds, never more than there are pods.
+    fn converge(&self, host: &mut Observed) {
+        for _ in 0..20 {
+            let plan = plan(&self.desired(None), host);
+            if plan.is_empty() {
+                return;
+            }
+            apply(&plan, &self.desired(None), host);
+        }
+        panic!("it does not converge: {:?}", plan(&self.desired(None), host));
+    }
+
+    fn satisfied_by(&self, host: &Observed) {
+        let declared: BTreeSet<&Name> = self.graph.pods().collect();
+        assert_eq!(host.pods.keys().collect::<BTreeSet<_>>(), declared);
+        for pod in declared {
+            let found = &host.pods[pod];
+            assert_eq!(found.sandbox.as_ref().map(|s| s.hash), self.graph.sandbox(pod).map(|(_, hash)| hash));
+            assert_eq!(found.sandbox.as_ref().and_then(|s| s.network.as_ref()), self.addresses.get(pod));
+            let containers: BTreeMap<&Name, _> =
+                self.graph.containers(pod).map(|(name, _, hash)| (name, hash)).collect();
+            assert_eq!(found.containers.iter().map(|(name, c)| (name, c.hash)).collect::<BTreeMap<_, _>>(), containers);
+            assert!(found.containers.values().all(|c| matches!(c.state, State::Running { .. })));
+        }
+        assert_eq!(host.firewall, self.firewall);
+        assert_eq!(host.bridge.is_some(), !self.addresses.is_empty());
+    }
+}
+
+/// Configurations of up to five pods that depend only on those before them.
+fn configs() -> impl Strategy<Value = Config> {
+    let container = (0..3u8, 0..3u8, prop::option::of(1..5u32));
+    let pod = (prop::collection::btree_map("[xyz]", container, 1..3), 0..3u8, any::<bool>(), 0..3u8, any::<bool>());
+    prop::collection::btree_map("[a-e]", pod, 0..5).prop_map(|pods| {
+        let names: Vec<String> = pods.keys().cloned().collect();
+        let pods: serde_json::Map<String, serde_json::Value> = pods
+            .iter()
+            .enumerate()
+            .map(|(index, (name, (containers, network, publish, label, depend)))| {
+                let containers: serde_json::Map<String, serde_json::Value> = containers
+                    .iter()
+                    .map(|(name, (image, env, pids))| {
+                        let spec = serde_json::json!({
+                            "image": format!("image{image}"), "env": { "A": env.to_string() }, "limits": { "pids": pids },
+                        });
+                        (name.clone(), spec)
+                    })
+                    .collect();
+                let network = ["bridge", "host", "none"][usize::from(*network)];
+                let mut pod = serde_json::json!({ "containers": containers, "network": network, "labels": { "l": label.to_string() } });
+                if *publish && network == "bridge" {
+                    pod["publish"] = serde_json::json!({ "p": { "port": 1000 + index } });
+                }
+                if let Some(before) = names.get(index.wrapping_sub(1)).filter(|_| *depend) {
+                    pod["depends_on"] = serde_json::json!({ before: "ready" });
+                }
+                (name.clone(), pod)
+            })
+            .collect();
+        serde_json::from_value(serde_json::json!({ "pods": pods })).expect("a configuration")
+    })
+}
+
+/// Things that happen to a host behind Tank's back.
+#[derive(Clone, Debug)]
+enum Meddling {
+    KillContainers,
+    LoseShims,
+    LoseLinks,
+    FlushRules,
+    DeleteBridge,
+    ChangeLimits,
+}
+
+fn meddling() -> impl Strategy<Value = Meddling> {
+    prop_oneof![
+        Just(Meddling::KillContainers),
+        Just(Meddling::LoseShims),
+        Just(Meddling::LoseLinks),
+        Just(Meddling::FlushRules),
+        Just(Meddling::DeleteBridge),
+        Just(Meddling::ChangeLimits),
+    ]
+}
+
+fn meddle(host: &mut Observed, what: &Meddling) {
+    let now = host.now;
+    for pod in host.pods.values_mut() {
+        match what {
+            Meddling::KillContainers => {
+                for container in pod.containers.values_mut() {
+                    container.state = State::Exited { status: 137, at: now };
+                }
+            }
+            Meddling::LoseShims => {
+                pod.sandbox = None;
+                pod.containers.clear();
+            }
+            Meddling::LoseLinks => {
+                if let Some(sandbox) = &mut pod.sandbox {
+                    sandbox.network = None;
+                }
+            }
+            Meddling::ChangeLimits => {
+                for container in pod.containers.values_mut() {
+                    container.limits.pids = None;
+                }
+            }
+            Meddling::FlushRules | Meddling::DeleteBridge => {}
+        }
+    }
+    match what {
+        Meddling::FlushRules => host.firewall.clear(),
+        Meddling::DeleteBridge => host.bridge = None,
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_plan_that_is_carried_out_satisfies_and_planning_again_yields_nothing(first in configs(), second in configs()) {
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        for config in [&first, &second] {
+            let world = World::new(config);
+            world.converge(&mut host);
+            world.satisfied_by(&host);
+            prop_assert!(plan(&world.desired(Some(&world.graph)), &host).is_empty());
+        }
+    }
+
+    #[test]
+    fn cut_after_any_step_it_still_converges(first in configs(), second in configs(), cut in 0..40usize) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        one.converge(&mut host);
+        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        for planned in plan.steps.iter().take(cut) {
+            apply_step(&planned.step, &two.desired(None), &mut host);
+        }
+        two.converge(&mut host);
+        two.satisfied_by(&host);
+    }
+
+    #[test]
+    fn whatever_is_done_to_the_host_is_repaired_as_drift(config in configs(), what in meddling()) {
+        let world = World::new(&config);
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        world.converge(&mut host);
+        host.now += 60_000;
+        meddle(&mut host, &what);
+        let repair = plan(&world.desired(Some(&world.graph)), &host);
+        prop_assert!(repair.steps.iter().all(|step| step.drift), "{repair:?}");
+        world.converge(&mut host);
+        world.satisfied_by(&host);
+    }
+
+    #[test]
+    fn steps_come_after_what_they_need(first in configs(), second in configs()) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        one.converge(&mut host);
+        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        for (id, planned) in plan.steps.iter().enumerate() {
+            prop_assert!(planned.after.iter().all(|before| *before < id), "no cycles, no step before its needs");
+        }
+    }
+
+    #[test]
+    fn bystanders_are_not_disturbed(config in configs(), extra in configs()) {
+        // Pods `a` to `e` run; others come beside them.
+        let mut both = config.clone();
+        for (name, pod) in &extra.pods {
+            let mut pod = pod.clone();
+            pod.depends_on.clear();
+            pod.publish.clear();
+            both.pods.insert(Name::new(format!("new-{name}")).expect("a name"), pod);
+        }
+        let (one, two) = (World::new(&config), World::new(&both));
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        one.converge(&mut host);
+        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        let touched: Vec<&Step> = plan
+            .steps
+            .iter()
+            .map(|planned| &planned.step)
+            .filter(|step| step.pod().is_some_and(|pod| config.pods.contains_key(pod)))
+            .collect();
+        prop_assert!(touched.is_empty(), "{touched:?}");
+    }
+}
