@@ -43,17 +43,22 @@ fn take_in_sources(value: &mut Value, evaluated: &Evaluated, base_dir: &Path, pr
             for (target, file) in files {
                 let path = ["pods", pod, "containers", container, "files", target].map(str::to_owned).to_vec();
                 if let Err(problem) = take_in(file, path, evaluated, base_dir) {
-                    problems.push(problem);
+                    problems.push(*problem);
                 }
             }
         }
     }
 }
 
-fn take_in(file: &mut Value, mut path: Vec<String>, evaluated: &Evaluated, base_dir: &Path) -> Result<(), Problem> {
+fn take_in(
+    file: &mut Value,
+    mut path: Vec<String>,
+    evaluated: &Evaluated,
+    base_dir: &Path,
+) -> Result<(), Box<Problem>> {
     let Some(fields) = file.as_object_mut() else { return Ok(()) };
     let problem = |code: &str, path: Vec<String>, message: String, help: &str| {
-        Problem::new(code, path, message, Some(help.to_owned()), evaluated)
+        Box::new(Problem::new(code, path, message, Some(help.to_owned()), evaluated))
     };
     let source = match (fields.remove("source"), fields.contains_key("text")) {
         (None, true) => return Ok(()),

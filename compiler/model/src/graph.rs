@@ -54,6 +54,7 @@ pub enum Key {
 /// What a node says, without what it needs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "most nodes of a graph are of the larger kinds")]
 pub enum Node {
     Root {},
     /// The digest is none only in a graph that was compiled and not yet resolved.

@@ -455,7 +455,7 @@ impl Engine {
                 Err(error) => return Some(error.to_string()),
             };
             if pass.failed.is_empty() && pass.plan.steps.is_empty() {
-                let Some(_) = gate else { return None };
+                gate?;
                 match self.health(graph, changed, &pass) {
                     Health::Good => return None,
                     Health::Hopeless(why) => return Some(self.with_log(why, graph, changed, &pass.observed)),

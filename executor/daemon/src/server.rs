@@ -363,10 +363,12 @@ impl Client {
         for event in past {
             self.reply(&varlink::EventsReply { event }, true, Vec::new()).await?;
         }
-        while follow {
-            // A listener that lags loses the oldest, and is told by the gap in time.
-            if let Ok(event) = self.while_listening(live.recv()).await? {
-                self.reply(&varlink::EventsReply { event }, true, Vec::new()).await?;
+        if follow {
+            loop {
+                // A listener that lags loses the oldest, and is told by the gap in time.
+                if let Ok(event) = self.while_listening(live.recv()).await? {
+                    self.reply(&varlink::EventsReply { event }, true, Vec::new()).await?;
+                }
             }
         }
         let event =
@@ -464,7 +466,7 @@ async fn exec(engine: &Engine, call: ExecCall, streams: Vec<OwnedFd>) -> Result<
         });
     }
     // A client's terminal is never handed into a container: what can push keys into it could run commands outside.
-    if streams.iter().any(|stream| rustix::termios::isatty(stream)) {
+    if streams.iter().any(rustix::termios::isatty) {
         return Err(Error::Invalid { problems: vec!["one of the streams is a terminal".to_owned()] });
     }
     let running = || Error::NotRunning { pod: pod.to_string(), container: container.to_string() };

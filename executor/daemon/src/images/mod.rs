@@ -289,6 +289,7 @@ impl Images {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "one of them at a time, for a moment")]
 enum Document {
     Index(ImageIndex),
     Manifest(ImageManifest),

@@ -40,7 +40,13 @@ pub enum StoreError {
     #[error("all {LEASES} leases are taken")]
     NoLease,
     #[error("a stored graph can't be read")]
-    Load(#[from] tank_model::graph::LoadError),
+    Load(#[source] Box<tank_model::graph::LoadError>),
+}
+
+impl From<tank_model::graph::LoadError> for StoreError {
+    fn from(error: tank_model::graph::LoadError) -> Self {
+        Self::Load(Box::new(error))
+    }
 }
 
 /// Where desired states are kept. Every method is one atomic read or write; callers on a runtime use

@@ -11,6 +11,9 @@ use tank_model::{Digest, Generation, Outcome, canonical};
 /// The layout this code reads and writes.
 const FORMAT: u32 = 1;
 
+/// A key and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 pub struct RocksStore {
     db: DB,
     /// Serialises what reads before it writes: commits and leases.
@@ -61,7 +64,7 @@ impl RocksStore {
     }
 
     /// Every key and value below `prefix`, in order.
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
         let mut found = Vec::new();
         for item in self.db.iterator(IteratorMode::From(prefix, Direction::Forward)) {
             let (key, value) = item.map_err(io("list"))?;
@@ -125,7 +128,7 @@ impl Store for RocksStore {
     }
 
     fn generations(&self) -> Result<Vec<Generation>, StoreError> {
-        let read = |(key, bytes): (Vec<u8>, Vec<u8>)| {
+        let read = |(key, bytes): Pair| {
             let name = || format!("generation {:?}", &key[2..]);
             canonical::decode(&bytes).map_err(|_| StoreError::Corrupt(name()))
         };
