@@ -138,7 +138,15 @@ impl Engine {
             return Ok(None);
         };
         let Some(graph) = self.host.generation_graph(current).map_err(store_error)? else { return Ok(None) };
-        self.pass(&graph, Some(&graph), &|_| {}).await.map(Some)
+        let pass = self.pass(&graph, Some(&graph), &|_| {}).await?;
+        // A daemon that ended on the way left its generation pending; if nobody is at it, it is reached now.
+        if pass.plan.is_empty()
+            && let Ok(_idle) = self.changing.try_lock()
+            && self.host.store.outcome(current).map_err(store_error)? == Outcome::Pending
+        {
+            self.host.store.set_outcome(current, Outcome::Good).map_err(store_error)?;
+        }
+        Ok(Some(pass))
     }
 
     /// Observes, plans, carries out. The caller holds `passing`.

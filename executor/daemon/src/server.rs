@@ -25,6 +25,10 @@ use zlink::{Call, Listener, Reply};
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 512;
 
+/// The most connections at once of callers that may not use it, and how long each is listened to: enough to tell them.
+const MAX_STRANGERS: usize = 16;
+const STRANGER_LIMIT: Duration = Duration::from_secs(2);
+
 /// The longest a client may take to read one reply.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -74,14 +78,20 @@ pub async fn serve(engine: Arc<Engine>, path: &Path) -> Result<(), String> {
     // Who may call is decided by credentials, and said in words; the mode only has to let them in.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(|e| at(&e))?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     loop {
         match listener.accept().await {
             Ok(Some(connection)) => {
                 // Over the bound a connection is closed at once.
                 let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-                let engine = Arc::clone(&engine);
+                let (engine, strangers) = (Arc::clone(&engine), Arc::clone(&strangers));
                 tokio::spawn(async move {
-                    Client { engine, connection, uid: None }.run().await;
+                    let mut client = Client { engine, connection, uid: None };
+                    if client.authorize().await {
+                        client.run().await;
+                    } else if let Ok(_seat) = strangers.try_acquire() {
+                        client.turn_away().await;
+                    }
                     drop(slot);
                 });
             }
@@ -101,8 +111,13 @@ struct Client {
 }
 
 impl Client {
+    /// Says that the caller may not, and nothing more: one call is read, for a moment, and none is looked at.
+    async fn turn_away(mut self) {
+        let _ = timeout(STRANGER_LIMIT, self.connection.receive_call::<RawCall>()).await;
+        let _ = self.fail("org.varlink.service.PermissionDenied", json!({})).await;
+    }
+
     async fn run(mut self) {
-        let permitted = self.authorize().await;
         loop {
             let received = self.connection.receive_call::<RawCall>().await;
             let (method, parameters, more, fds) = match received {
@@ -116,11 +131,7 @@ impl Client {
                     return;
                 }
             };
-            let handled = if permitted {
-                self.handle(&method, parameters, more, fds).await
-            } else {
-                Err(Refusal::Service("PermissionDenied", json!({})))
-            };
+            let handled = self.handle(&method, parameters, more, fds).await;
             let sent = match handled {
                 Ok(()) => Ok(()),
                 Err(Refusal::Gone) => return,

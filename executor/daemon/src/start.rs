@@ -226,7 +226,8 @@ fn root_mount(
         mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
         layers.push(fd);
     }
-    mount::overlay(&layers, &upper, &work).map_err(|e| failure(&e))
+    let places = scratch.join("layers");
+    mount::overlay(&layers, &upper, &work, &places).map_err(|e| failure(&e))
 }
 
 /// Removes a directory of Tank's own that may not be there.

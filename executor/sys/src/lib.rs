@@ -14,7 +14,7 @@
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
 //!
 //! It knows no pods: names, policies and the store are other rooms' concern. Everything is descriptor-typed and
-//! close-on-exec. Kernel: Linux 6.15 or later (overlay over detached mounts).
+//! close-on-exec. Kernel: Linux 6.1 or later; some things are quicker on newer ones.
 
 #![allow(unsafe_code, reason = "this crate is where Tank's unsafe code is; every block states its invariant")]
 

@@ -1,13 +1,17 @@
 //! Detached mounts: file systems that hang in no mount table until a container attaches them.
 //!
 //! Made with `fsopen(2)`, `open_tree(2)` and `mount_setattr(2)`. A detached mount is a descriptor: when the last one
-//! closes the kernel unmounts it, so a crash anywhere on the way leaves nothing behind. Overlay takes detached mounts
-//! as layers since Linux 6.15.
+//! closes the kernel unmounts it, so a crash anywhere on the way leaves nothing behind.
+//!
+//! Overlay takes detached mounts as layers since Linux 6.15. On older kernels the layers are attached for a moment, in
+//! a mount namespace that only the daemon sees ([`own_namespace`]) and that ends with it.
 
 use crate::{Context, Result};
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags},
-    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    },
 };
 use std::{
     io,
@@ -117,12 +121,58 @@ fn explain(context: &OwnedFd, error: rustix::io::Errno) -> io::Error {
     }
 }
 
+/// Gives the calling process a mount namespace of its own: it sees what the host mounts, the host sees nothing of what
+/// it mounts. Call it before there is a second thread.
+///
+/// # Errors
+/// What `unshare(2)` gives.
+pub fn own_namespace() -> Result<()> {
+    // SAFETY: changes only which mounts this process, which has one thread, sees.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return Err(io::Error::last_os_error()).doing(|| "make a mount namespace");
+    }
+    let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", downstream).doing(|| "keep mounts in this namespace")
+}
+
 /// A detached overlay: `layers` from the lowest to the topmost, all idmapped by the caller, and writes going to
-/// `upper` (with `work` beside it).
+/// `upper` (with `work` beside it). `places` is an empty directory for kernels that need the layers attached.
 ///
 /// # Errors
 /// As [`filesystem`].
-pub fn overlay(layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<OwnedFd> {
+pub fn overlay(layers: &[OwnedFd], upper: &Path, work: &Path, places: &Path) -> Result<OwnedFd> {
+    match overlay_of_detached(layers, upper, work) {
+        Ok(mount) => Ok(mount),
+        // Before 6.8 `lowerdir+` is not known, before 6.15 a detached layer is no layer: both are EINVAL, wrapped in
+        // the kernel's own words. If the older way fails too, its error is the one to show.
+        Err(_) => overlay_of_attached(layers, upper, work, places),
+    }
+}
+
+/// As [`overlay`], for kernels before 6.15.
+fn overlay_of_attached(layers: &[OwnedFd], upper: &Path, work: &Path, places: &Path) -> Result<OwnedFd> {
+    let mut attached = Vec::new();
+    let made = (|| {
+        for (index, layer) in layers.iter().enumerate() {
+            let place = places.join(index.to_string());
+            std::fs::create_dir_all(&place).doing(|| format!("make {}", place.display()))?;
+            attach(layer.as_fd(), open_path(&place)?.as_fd())?;
+            attached.push(place);
+        }
+        let lower: Vec<String> = attached.iter().rev().map(|place| place.display().to_string()).collect();
+        let (upper, work) = (upper.to_string_lossy(), work.to_string_lossy());
+        let options = [("lowerdir", lower.join(":")), ("upperdir", upper.into_owned()), ("workdir", work.into_owned())];
+        let options: Vec<(&str, &str)> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        filesystem("overlay", &options, attr::NODEV)
+    })();
+    // The overlay holds clones of its own.
+    for place in attached {
+        rustix::mount::unmount(&place, UnmountFlags::DETACH).doing(|| format!("let go of {}", place.display()))?;
+    }
+    made
+}
+
+fn overlay_of_detached(layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<OwnedFd> {
     let kind = "overlay";
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "open an overlay")?;
     // `lowerdir+` appends downwards: the first given is the topmost.

@@ -133,8 +133,13 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedF
 /// # Errors
 /// What `memfd_create(2)` gives.
 pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
-    let fd = rustix::fs::memfd_create(name, flags).doing(|| "make a memory file")?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Before Linux 6.3 the flag is not known.
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        other => other,
+    };
+    let fd = fd.doing(|| "make a memory file")?;
     let mut file = File::from(fd);
     file.write_all(bytes).doing(|| "fill a memory file")?;
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;

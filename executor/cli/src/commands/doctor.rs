@@ -39,7 +39,7 @@ fn kernel() -> Finding {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    finding("kernel", version >= (6, 15), release, "Linux 6.15 or later is needed (overlay over detached mounts)")
+    finding("kernel", version >= (6, 1), release, "Linux 6.1 or later is needed")
 }
 
 fn cgroups() -> Finding {

@@ -1,0 +1,81 @@
+#!/bin/sh
+# Boots Debian 12's own kernel (6.1, pure cgroup version 2) in qemu and runs a script there as the whole system:
+#     vm.sh SCRIPT [FILE=PATH-IN-THE-VM ...]
+# The root file system is memory: busybox, tankd, tank, tank-shim with their libraries, and the kernel's modules. What
+# the script prints is printed; its exit status is this one's. TCG, no KVM, two minutes at most.
+set -eu
+cd "$(dirname "$0")/.."
+bin=${CARGO_TARGET_DIR:-target}/debug
+cache=${TANK_CACHE:-$HOME/.cache/tank}/vm
+script=$1
+shift
+if [ ! -f "$cache/vmlinuz" ]; then
+    work=$(mktemp -d)
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)/\1/p' | head -n 1)
+    (cd "$work" && apt-get download -qq "$package" > /dev/null 2>&1)
+    dpkg -x "$work"/*.deb "$work/kernel"
+    mkdir -p "$cache"
+    # Only what a host of Tank's loads.
+    release=$(ls "$work/kernel/lib/modules")
+    modules=$work/kernel/lib/modules/$release
+    mkdir -p "$cache/modules/lib/modules/$release"
+    for module in overlay veth bridge stp llc nf_tables nfnetlink nft_chain_nat nf_nat nf_conntrack nf_defrag_ipv4 \
+        nf_defrag_ipv6 nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_ct libcrc32c crc32c_generic ipv6; do
+        found=$(find "$modules" -name "$module.ko*" | head -n 1)
+        [ -z "$found" ] || (cd "$modules" && cp --parents "${found#"$modules"/}" "$cache/modules/lib/modules/$release/")
+    done
+    cp "$modules"/modules.builtin* "$modules"/modules.order "$cache/modules/lib/modules/$release/"
+    depmod -b "$cache/modules" "$release"
+    cp "$work/kernel/boot/vmlinuz-$release" "$cache/vmlinuz.new"
+    mv "$cache/vmlinuz.new" "$cache/vmlinuz"
+    rm -rf "$work"
+fi
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+mkdir -p "$root/bin" "$root/sbin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/etc" "$root/run" "$root/var/lib"
+cp -r "$cache/modules/lib" "$root/"
+cp /bin/busybox "$root/bin/busybox"
+for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln -sf busybox "$root/bin/$applet"; done
+for program in tank tankd tank-shim; do
+    cp "$bin/$program" "$root/bin/"
+    ldd "$bin/$program" | grep -o '/[^ ]*' | sort -u | while read -r library; do
+        mkdir -p "$root$(dirname "$library")"
+        cp -Ln "$library" "$root$library" 2>/dev/null || true
+    done
+done
+strip --strip-debug "$root/bin/tank" "$root/bin/tankd" "$root/bin/tank-shim"
+for file in "$@"; do
+    mkdir -p "$root$(dirname "${file#*=}")"
+    cp -rL "${file%%=*}" "$root${file#*=}"
+done
+cp "$script" "$root/script"
+cat > "$root/init" <<'INIT'
+#!/bin/sh
+export PATH=/bin:/sbin HOME=/
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+mount -t cgroup2 none /sys/fs/cgroup
+for module in overlay veth bridge nf_tables nft_chain_nat nft_masq nft_fib_inet nft_ct; do modprobe $module; done
+# An initramfs can't be pivoted away from, nor be overlay's upper layer: the system lives in a tmpfs.
+mkdir -p /new && mount -t tmpfs none /new
+for dir in bin sbin lib lib64 usr etc tmp var script; do [ ! -e /$dir ] || cp -a /$dir /new/; done
+mkdir -p /new/proc /new/sys /new/dev /new/run
+for dir in proc sys dev; do mount --move /$dir /new/$dir; done
+cd /new && exec switch_root /new /bin/sh -c '
+    ip link set lo up
+    sh /script > /dev/console 2>&1
+    echo "STATUS $?" > /dev/console
+    poweroff -f'
+INIT
+chmod +x "$root/init"
+image=$(mktemp)
+(cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) > "$image"
+output=$(mktemp)
+timeout 240 qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 2048 -nographic -no-reboot -kernel "$cache/vmlinuz" \
+    -initrd "$image" -append 'console=ttyS0 quiet panic=-1 cgroup_no_v1=all' < /dev/null > "$output" 2>&1 || true
+tr -d '\r' < "$output" | sed -n '/^BEGIN$/,$p' | grep -v -e '^BEGIN$' -e '^STATUS ' -e 'reboot: Power down' || true
+status=$(tr -d '\r' < "$output" | sed -n 's/^STATUS \([0-9]*\)$/\1/p' | tail -n 1)
+[ -n "$status" ] || { tail -n 40 "$output" >&2; status=125; }
+rm -f "$image" "$output"
+exit "$status"
