@@ -4,7 +4,8 @@
 set -eu
 build="gcc g++ libc6-dev clang libclang-dev pkg-config ca-certificates"
 demo="$build busybox-static curl iproute2"
-test="$demo nftables debootstrap docker-registry skopeo zstd nginx-light python3 python3-venv util-linux procps"
+test="$demo nftables debootstrap docker-registry zstd python3 python3-venv util-linux procps qemu-system-x86 cpio kmod
+    e2fsprogs"
 case ${1:-} in
     demo) wanted=$demo ;;
     test) wanted=$test ;;

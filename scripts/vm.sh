@@ -1,7 +1,8 @@
 #!/bin/sh
 # Boots Debian 12's own kernel (6.1, pure cgroup version 2) in qemu and runs a script there as the whole system:
 #     vm.sh SCRIPT [FILE=PATH-IN-THE-VM ...]
-# The root file system is memory: busybox, tankd, tank, tank-shim with their libraries, and the kernel's modules. What
+# The root file system is memory: busybox, tankd, tank, tank-shim with their libraries, and the kernel's modules;
+# /var/lib is a disk. What
 # the script prints is printed; its exit status is this one's. TCG, no KVM, two minutes at most.
 set -eu
 cd "$(dirname "$0")/.."
@@ -19,8 +20,9 @@ if [ ! -f "$cache/vmlinuz" ]; then
     release=$(ls "$work/kernel/lib/modules")
     modules=$work/kernel/lib/modules/$release
     mkdir -p "$cache/modules/lib/modules/$release"
-    for module in overlay veth bridge stp llc nf_tables nfnetlink nft_chain_nat nf_nat nf_conntrack nf_defrag_ipv4 \
-        nf_defrag_ipv6 nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_ct libcrc32c crc32c_generic ipv6; do
+    for module in overlay veth bridge stp llc nf_tables nfnetlink nft_chain_nat nft_nat nf_nat nf_conntrack nf_defrag_ipv4 \
+        nf_defrag_ipv6 nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_ct libcrc32c crc32c_generic crc16 ipv6 virtio virtio_ring virtio_pci virtio_pci_modern_dev \
+        virtio_pci_legacy_dev virtio_blk ext4 jbd2 mbcache; do
         found=$(find "$modules" -name "$module.ko*" | head -n 1)
         [ -z "$found" ] || (cd "$modules" && cp --parents "${found#"$modules"/}" "$cache/modules/lib/modules/$release/")
     done
@@ -35,6 +37,7 @@ trap 'rm -rf "$root"' EXIT
 mkdir -p "$root/bin" "$root/sbin" "$root/proc" "$root/sys" "$root/dev" "$root/tmp" "$root/etc" "$root/run" "$root/var/lib"
 cp -r "$cache/modules/lib" "$root/"
 cp /bin/busybox "$root/bin/busybox"
+ln -s /bin/busybox "$root/sbin/modprobe"
 for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln -sf busybox "$root/bin/$applet"; done
 for program in tank tankd tank-shim; do
     cp "$bin/$program" "$root/bin/"
@@ -56,13 +59,15 @@ mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
 mount -t cgroup2 none /sys/fs/cgroup
-for module in overlay veth bridge nf_tables nft_chain_nat nft_masq nft_fib_inet nft_ct; do modprobe $module; done
+for module in virtio_pci virtio_blk ext4 overlay veth bridge nf_tables; do modprobe $module; done
 # An initramfs can't be pivoted away from, nor be overlay's upper layer: the system lives in a tmpfs.
 mkdir -p /new && mount -t tmpfs none /new
 for dir in bin sbin lib lib64 usr etc tmp var script; do [ ! -e /$dir ] || cp -a /$dir /new/; done
 mkdir -p /new/proc /new/sys /new/dev /new/run
 for dir in proc sys dev; do mount --move /$dir /new/$dir; done
 cd /new && exec switch_root /new /bin/sh -c '
+    i=0; while [ ! -e /dev/vda ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done
+    mount -t ext4 /dev/vda /var/lib
     ip link set lo up
     sh /script > /dev/console 2>&1
     echo "STATUS $?" > /dev/console
@@ -72,10 +77,16 @@ chmod +x "$root/init"
 image=$(mktemp)
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) > "$image"
 output=$(mktemp)
+# A disk for /var/lib: ids can be mapped on ext4, on tmpfs only since 6.3.
+disk=$(mktemp)
+truncate -s 512M "$disk"
+mkfs.ext4 -q "$disk"
 timeout 240 qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 2048 -nographic -no-reboot -kernel "$cache/vmlinuz" \
-    -initrd "$image" -append 'console=ttyS0 quiet panic=-1 cgroup_no_v1=all' < /dev/null > "$output" 2>&1 || true
-tr -d '\r' < "$output" | sed -n '/^BEGIN$/,$p' | grep -v -e '^BEGIN$' -e '^STATUS ' -e 'reboot: Power down' || true
+    -initrd "$image" -append 'console=ttyS0 quiet panic=-1 cgroup_no_v1=all' \
+    -drive "file=$disk,format=raw,if=virtio" < /dev/null > "$output" 2>&1 || true
+tr -d '\r' < "$output" | sed -n '/BEGIN$/,$p' | grep -v -e 'BEGIN$' -e '^STATUS ' -e 'reboot: Power down' || true
 status=$(tr -d '\r' < "$output" | sed -n 's/^STATUS \([0-9]*\)$/\1/p' | tail -n 1)
 [ -n "$status" ] || { tail -n 40 "$output" >&2; status=125; }
-rm -f "$image" "$output"
+[ -z "${TANK_VM_KEEP:-}" ] || cp "$output" "$TANK_VM_KEEP"
+rm -f "$image" "$output" "$disk"
 exit "$status"
