@@ -7,7 +7,7 @@ use crate::{CompileError, Inputs, STDLIB};
 use miette::NamedSource;
 use nickel_lang_core::{
     cache::{CacheHub, ImportResolver, InputFormat, SourcePath},
-    error::{Error, IntoDiagnostics, NullReporter, report},
+    error::{Error, NullReporter, report},
     eval::{
         Closure, VirtualMachine, VmContext,
         cache::CacheImpl,
@@ -233,6 +233,3 @@ impl Collector<'_> {
         Some(Place { file, range: span.to_range() })
     }
 }
-
-/// Errors are turned into text here only.
-const _: fn(Error, &mut Files) = |error, files| drop(error.into_diagnostics(files));

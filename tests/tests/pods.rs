@@ -167,7 +167,7 @@ fn a_killed_container_comes_back_by_an_event() {
     let after = host.pod("web");
     assert_eq!((&after["containers"][0]["restarts"], &after["addresses"]), (&1.into(), &address));
     let events = host.tank(&["events"]).ok();
-    assert!(events.contains("web: container app ended with Signal(9)"), "{events}");
+    assert!(events.contains("web: container app was killed by SIGKILL"), "{events}");
     // The second failure in a row has to wait a second.
     kill(host.pid("web", "app"));
     let state = || host.pod("web")["containers"][0]["state"].clone();

@@ -62,6 +62,20 @@ fn the_whole_story() {
     let changes = host.tank(&["generations", "diff", "1", "2"]).ok();
     assert_eq!(changes.trim(), "~ container web/app  env.LOG: \"info\" → \"debug\"");
     assert_eq!(host.tank(&["generations", "diff", "1", "3"]).ok().trim(), "no difference");
+
+    // Every view, for programs.
+    let get = host.tank(&["--json", "get", "web"]).json();
+    assert_eq!(get["config"]["pods"]["web"]["containers"]["app"]["env"]["LOG"], "info");
+    assert_eq!((&get["pod"]["state"], &get["pod"]["published"][0]), (&"running".into(), &"127.0.0.1:8081->80".into()));
+    let shown = host.tank(&["--json", "generations", "show", "2"]).json();
+    assert_eq!(shown["config"]["pods"]["web"]["containers"]["app"]["env"]["LOG"], "debug");
+    assert_eq!((&shown["generation"]["parent"], &shown["generation"]["current"]), (&1.into(), &false.into()));
+    let status = host.tank(&["--json", "status"]).json();
+    assert_eq!((&status["generation"], &status["running"], &status["root"]), (&3.into(), &1.into(), &first["root"]));
+    let mut doctor = host.inside(&tank_tests::bin("tank").display().to_string());
+    let doctor = doctor.arg("--socket").arg(host.socket()).args(["--json", "doctor"]).output().expect("tank");
+    let doctor: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    assert_eq!(doctor["ok"], true, "{doctor}");
     host.finish();
 }
 

@@ -4,7 +4,7 @@
 //! *Flow of a switch*: check, fetch, commit, converge, wait for health; then good, or the parent again. Until the
 //! commit nothing is disturbed. *Guarantees*: one change of the desired state at a time; a pass never runs beside
 //! another; going back is never gated on health. *Caveat*: a daemon that ends while it waits leaves the generation
-//! pending; the loop goes on with it at the next start.
+//! pending; the loop goes on with it at the next start and calls it good when it is reached, without waiting for health.
 
 use crate::{
     actuate::{self, Failed},
@@ -106,6 +106,7 @@ impl Engine {
     /// Runs for ever: whenever something happens, when a wait is over, and at least every `resync`.
     pub async fn run(self: Arc<Self>) {
         let mut failures = 0;
+        let mut busy = 0;
         loop {
             let resync = self.host.settings.config.resync.duration();
             let pause = match self.converge_current().await {
@@ -114,12 +115,16 @@ impl Engine {
                     Duration::from_millis(tank_plan::backoff::delay(failures).max(500))
                 }
                 Ok(Some(pass)) if pass.plan.steps.is_empty() => {
-                    failures = 0;
+                    (failures, busy) = (0, 0);
                     let wake = pass.plan.wake_at().map(|at| Duration::from_millis(at.saturating_sub(now()).max(1)));
                     wake.unwrap_or(resync)
                 }
-                // Something was done: look again at once.
-                Ok(Some(_)) => Duration::ZERO,
+                // Something was done: look again at once. A host that never is as it was just made (another program
+                // undoes it, or the kernel rounds what it is told) must not keep a CPU busy.
+                Ok(Some(_)) => {
+                    busy += 1;
+                    if busy <= PATIENCE { Duration::ZERO } else { Duration::from_secs(1) }
+                }
                 Ok(None) => resync,
                 Err(error) => {
                     failures += 1;
@@ -234,7 +239,6 @@ impl Engine {
     }
 
     /// Resolves and fetches every image, checks every path of the host, and builds the graph. Disturbs nothing.
-    /// Images of unchanged references are those of `current` unless `update`.
     pub async fn prepare(&self, config: &Config, base_dir: Option<&Path>, told: &Told) -> Result<Graph, Error> {
         for (pod, spec) in &config.pods {
             for (name, volume) in &spec.volumes {

@@ -33,7 +33,7 @@ use engine::Engine;
 use host::Host;
 use settings::{Flags, Settings};
 use std::{process::ExitCode, sync::Arc};
-use tank_proto::shim::Event;
+use tank_proto::shim::{Event, ExitStatus};
 use tank_sys::{cgroup, route::Routes};
 use tokio::sync::mpsc;
 
@@ -90,7 +90,13 @@ async fn run(flags: &Flags) -> Result<(), String> {
         while let Some(notice) = received.recv().await {
             match notice {
                 shims::Notice::Event(pod, Event::Exited { container, exit, .. }) => {
-                    let message = format!("container {container} ended with {exit:?}");
+                    let how = match exit {
+                        ExitStatus::Code(code) => format!("ended with status {code}"),
+                        ExitStatus::Signal(signal) => {
+                            format!("was killed by {}", tank_sys::process::signal_name(signal))
+                        }
+                    };
+                    let message = format!("container {container} {how}");
                     listening.events.add("exited", Some(&pod), message);
                 }
                 shims::Notice::Gone(pod) => listening.events.add("gone", Some(&pod), "its shim is gone"),

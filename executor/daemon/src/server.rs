@@ -20,7 +20,7 @@ use tank_proto::{
     varlink::{self, DESCRIPTION, Error, ExecCall, INTERFACE, LogsCall, METHODS, Method},
 };
 use tokio::{sync::Semaphore, sync::mpsc, time::timeout};
-use zlink::{Call, Listener, Reply};
+use zlink::{Listener, Reply};
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 512;
@@ -510,9 +510,3 @@ fn as_error(failure: &Failure, pod: &str, container: &str) -> Error {
         _ => Error::Failed { what: failure.what.clone(), why: failure.why.clone() },
     }
 }
-
-/// The call type the connection reads: kept here so that its shape is in one place.
-const _: fn() = || {
-    fn readable<T: for<'a> Deserialize<'a>>() {}
-    readable::<Call<RawCall>>();
-};

@@ -10,6 +10,7 @@ use tank_model::{
     Digest, Graph, Key, Name,
     diff::{self, What},
     spec::{Condition, DEFAULT_PIDS, Limits, Network},
+    units::Bytes,
 };
 
 /// What the host should be: the graph, and what the daemon has leased for it, all as data.
@@ -316,7 +317,15 @@ impl Planner<'_> {
     }
 }
 
-/// The limits the kernel is told: those declared, and a bound on processes in any case.
+/// What the kernel counts memory in, in bytes.
+const PAGE: u64 = 4096;
+
+/// The limits the kernel is told: those declared, and a bound on processes in any case. Memory is rounded down to
+/// whole pages as the kernel does it, so that what is read back is what was meant.
 pub fn effective_limits(declared: &Limits) -> Limits {
-    Limits { pids: Some(declared.pids.unwrap_or(DEFAULT_PIDS)), ..declared.clone() }
+    Limits {
+        memory: declared.memory.map(|memory| Bytes(memory.0 / PAGE * PAGE)),
+        pids: Some(declared.pids.unwrap_or(DEFAULT_PIDS)),
+        cpu: declared.cpu,
+    }
 }

@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// The most bytes of one file: 16 MiB.
@@ -57,7 +57,8 @@ impl Lines {
     }
 
     fn write(&mut self, tag: char, log: &mut LogFile) -> io::Result<()> {
-        let mut line = format!("{} {} {tag} ", rfc3339(now()), self.stream).into_bytes();
+        let mut line =
+            format!("{} {} {tag} ", humantime::format_rfc3339_nanos(SystemTime::now()), self.stream).into_bytes();
         line.append(&mut self.partial);
         line.push(b'\n');
         log.write(&line)
@@ -95,39 +96,41 @@ impl LogFile {
     }
 }
 
-pub fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
 /// Milliseconds since the epoch.
 pub fn now_millis() -> u64 {
-    now().as_millis() as u64
-}
-
-/// `2026-11-23T17:05:09.123456789Z` (the civil calendar from days, Howard Hinnant's algorithm).
-fn rfc3339(since_epoch: Duration) -> String {
-    let (days, rest) = (since_epoch.as_secs() / 86_400, since_epoch.as_secs() % 86_400);
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    let nanos = since_epoch.subsec_nanos();
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn logged(chunks: &[&[u8]]) -> Vec<String> {
+        let path = std::env::temp_dir().join(format!("tank-log-{}-{:p}.log", std::process::id(), &chunks));
+        let mut log = LogFile::open(path.clone()).expect("opens");
+        let mut lines = Lines::new("stdout");
+        for chunk in chunks {
+            lines.push(chunk, &mut log).expect("writes");
+        }
+        lines.finish(&mut log).expect("writes");
+        let text = fs::read_to_string(&path).expect("reads");
+        fs::remove_file(path).expect("removes");
+        text.lines().map(|line| line.split_once(' ').expect("a time").1.to_owned()).collect()
+    }
+
     #[test]
-    fn times_are_rfc_3339() {
-        assert_eq!(rfc3339(Duration::new(0, 5)), "1970-01-01T00:00:00.000000005Z");
-        assert_eq!(rfc3339(Duration::from_secs(951_827_696)), "2000-02-29T12:34:56.000000000Z");
-        assert_eq!(rfc3339(Duration::from_secs(1_795_453_509)), "2026-11-23T17:05:09.000000000Z");
+    fn lines_are_whole_however_they_arrive() {
+        assert_eq!(
+            logged(&[b"a", b"b\nc", b"\n\n", b"end"]),
+            ["stdout F ab", "stdout F c", "stdout F ", "stdout F end"]
+        );
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_written_in_parts() {
+        let long = vec![b'x'; MAX_LINE + 5];
+        let lines = logged(&[&long]);
+        assert_eq!(lines.len(), 2);
+        assert_eq!((lines[0].len(), lines[1].as_str()), ("stdout P ".len() + MAX_LINE, "stdout F xxxxx"));
     }
 }
