@@ -13,6 +13,7 @@ use tank_model::{
 };
 use tank_plan::observed::{Container, Observed, Pod, Sandbox, State};
 use tank_proto::shim::{ContainerState, ExitStatus, Failure};
+use tank_sys::route::Link;
 
 /// Looks at everything Tank has on this host. What can't be read is an error, never an absence: planning on half a
 /// view would undo what was only not seen.
@@ -21,7 +22,9 @@ use tank_proto::shim::{ContainerState, ExitStatus, Failure};
 /// What the kernel gave.
 pub async fn observe(host: &Arc<Host>, graph: &Graph) -> Result<Observed, Failure> {
     let shims = host.living_shims();
-    let pods = join_all(shims.iter().map(|(name, shim)| pod(host, graph, name, shim))).await;
+    // Once for all pods: a host has a link for each of them.
+    let links = host.routes.links().await.map_err(|e| crate::shims::failure(&e))?;
+    let pods = join_all(shims.iter().map(|(name, shim)| pod(host, graph, &links, name, shim))).await;
     let mut observed = Observed { now: now(), ..Observed::default() };
     for ((name, _), pod) in shims.iter().zip(pods) {
         // A shim that ends while it is asked is one that is gone.
@@ -63,14 +66,20 @@ async fn bridge(host: &Host) -> Result<Option<BTreeSet<String>>, Failure> {
     Ok(Some(addresses.iter().map(ToString::to_string).collect()))
 }
 
-async fn pod(host: &Arc<Host>, graph: &Graph, name: &Name, shim: &Arc<Shim>) -> Result<Option<Pod>, Failure> {
+async fn pod(
+    host: &Arc<Host>,
+    graph: &Graph,
+    links: &[Link],
+    name: &Name,
+    shim: &Arc<Shim>,
+) -> Result<Option<Pod>, Failure> {
     let state = match shim.state().await {
         Ok(state) => state,
         Err(_) if !shim.is_alive() => return Ok(None),
         Err(failure) => return Err(failure),
     };
     let bridged = graph.sandbox(name).is_some_and(|(node, _)| node.network == Network::Bridge);
-    let network = if bridged { network(host, shim).await? } else { None };
+    let network = if bridged { network(host, links, shim, state.pid).await? } else { None };
     let mut pod = Pod {
         sandbox: Some(Sandbox {
             hash: state.sandbox.parse().map_err(|e| failed("read a shim's state", &e))?,
@@ -121,21 +130,20 @@ fn container(
 }
 
 /// The addresses of the pod's own link, if that is up, has a route, and its other end is up on the bridge.
-async fn network(host: &Host, shim: &Shim) -> Result<Option<BTreeSet<String>>, Failure> {
+async fn network(host: &Host, links: &[Link], shim: &Shim, pid: i32) -> Result<Option<BTreeSet<String>>, Failure> {
     let Ok(routes) = shim.routes().await else { return Ok(None) };
     let read = async {
-        let links = routes.links().await?;
-        let Some(link) = links.iter().find(|link| link.name == "eth0" && link.up) else { return Ok(None) };
-        let loopback = links.iter().any(|link| link.name == "lo" && link.up);
+        let inside = routes.links().await?;
+        let Some(link) = inside.iter().find(|link| link.name == "eth0" && link.up) else { return Ok(None) };
+        let loopback = inside.iter().any(|link| link.name == "lo" && link.up);
         if !loopback || !routes.has_default_route().await? {
             return Ok(None);
         }
         Ok(Some(routes.addresses(link.index).await?))
     };
     let addresses: Option<BTreeSet<_>> = read.await.map_err(|e: tank_sys::Error| crate::shims::failure(&e))?;
-    let links = host.routes.links().await.map_err(|e| crate::shims::failure(&e))?;
     let bridge = links.iter().find(|link| link.name == host.settings.config.bridge).map(|link| link.index);
-    let name = crate::actuate::link_name(shim.state().await?.pid);
+    let name = crate::actuate::link_name(pid);
     let connected = links.iter().any(|link| link.name == name && link.up && link.controller == bridge);
     Ok(addresses.filter(|_| connected).map(|addresses| addresses.iter().map(ToString::to_string).collect()))
 }
