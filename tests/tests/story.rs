@@ -63,7 +63,8 @@ fn the_whole_story() {
     assert_eq!(changes.trim(), "~ container web/app  env.LOG: \"info\" → \"debug\"");
     assert_eq!(host.tank(&["generations", "diff", "1", "3"]).ok().trim(), "no difference");
 
-    // Every view, for programs.
+    // Every view, for programs. Going back does not wait for health, so it may only be starting.
+    tank_tests::eventually("it is ready again", || host.pod("web")["state"] == "running");
     let get = host.tank(&["--json", "get", "web"]).json();
     assert_eq!(get["config"]["pods"]["web"]["containers"]["app"]["env"]["LOG"], "info");
     assert_eq!((&get["pod"]["state"], &get["pod"]["published"][0]), (&"running".into(), &"127.0.0.1:8081->80".into()));
