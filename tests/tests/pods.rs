@@ -185,6 +185,23 @@ fn kill(pid: i64) {
 }
 
 #[test]
+fn a_lost_shim_takes_its_pod_along_and_both_come_back() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} {} }}", sleeper("web"), sleeper("other")));
+    let (web, other) = (host.pid("web", "app"), host.pid("other", "app"));
+    let address = host.pod("web")["addresses"].clone();
+    let status = std::fs::read_to_string(format!("/proc/{web}/status")).expect("status");
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent").trim().parse::<i64>();
+    kill(parent.expect("a number"));
+    eventually("the container is gone with it", || !std::path::Path::new(&format!("/proc/{web}")).exists());
+    eventually("the pod is back", || host.pod("web")["state"] == "running");
+    assert_ne!(host.pid("web", "app"), web);
+    assert_eq!((host.pod("web")["addresses"].clone(), host.pid("other", "app")), (address, other));
+    assert!(host.tank(&["events"]).ok().contains("web: its shim is gone"));
+    host.finish();
+}
+
+#[test]
 fn restart_policies_and_dependencies() {
     let host = Host::new();
     host.switch(&format!(

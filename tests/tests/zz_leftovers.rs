@@ -10,7 +10,8 @@ fn lines(script: &str) -> Vec<String> {
 #[test]
 fn nothing_is_left() {
     let empty = Vec::<String>::new();
-    // By what the tests name their own: another Tank on this machine is no leftover.
+    // By what the tests name their own. Links and rules have no such name: they are looked for in this machine's own
+    // network namespace, where no test works, so a machine that runs the tests runs no Tank of its own.
     assert_eq!(lines("find /sys/fs/cgroup -maxdepth 2 -type d -name 'tank-t-*'"), empty, "cgroups");
     assert_eq!(lines("ls -d /tmp/tank-t-* 2>/dev/null"), empty, "folders");
     assert_eq!(lines("grep -E 'tank-t-' /proc/mounts"), empty, "mounts");
