@@ -105,6 +105,15 @@ fn a_switch_that_does_not_become_healthy_is_put_back() {
     assert_eq!(list["generations"][1]["outcome"], "rolled_back");
     assert_eq!(list["generations"][0]["root"], list["generations"][2]["root"]);
 
+    // Left as it is where that is asked for, and the same switch again is no success either.
+    let left = host.tank(&["switch", "--no-rollback", "bad.ncl"]);
+    assert_eq!(left.status, 1, "{}", left.stderr);
+    assert!(left.stderr.contains("generation 4 does not work"), "{}", left.stderr);
+    let again = host.tank(&["switch", "bad.ncl"]);
+    assert_eq!(again.status, 1, "{}{}", again.stdout, again.stderr);
+    host.tank(&["generations", "rollback"]).ok();
+    assert_eq!(host.exec("app", "echo $V"), "1");
+
     // A program that does not exist is hopeless at once.
     host.write("worse.ncl", r#"{ pods.app.containers.main = { image = "oci:./busybox", command = ["/nope"] } }"#);
     let failed = host.tank(&["switch", "worse.ncl"]);

@@ -393,8 +393,7 @@ impl Engine {
         let root = change.graph.root();
         let unchanged = parent.filter(|_| root == before.root());
         if let Some(number) = unchanged.filter(|_| !change.source.starts_with("rollback")) {
-            self.host.wake.notify_one();
-            return Ok(outcome(number, root, false, None, false));
+            return self.settle(number, Arc::new(change.graph), change.gate, told).await;
         }
         let number = self.commit(parent, &change)?;
         tell(told, "commit", format!("generation {number}"));
@@ -427,6 +426,25 @@ impl Engine {
         self.host.store.set_outcome(restored, how).map_err(store_error)?;
         self.host.wake.notify_one();
         Ok(outcome(restored, before.root(), true, Some(failure), true))
+    }
+
+    /// A switch to what is current already. One that was good is left to the loop; one that was not is tried again.
+    async fn settle(
+        &self,
+        number: u64,
+        graph: Arc<Graph>,
+        gate: Option<Gate>,
+        told: &Told,
+    ) -> Result<varlink::Outcome, Error> {
+        let mut failure = None;
+        if self.host.store.outcome(number).map_err(store_error)? != Outcome::Good {
+            let pods = graph.pods().cloned().collect();
+            failure = self.reach(&graph, &graph, &pods, gate, told).await;
+            let how = if failure.is_none() { Outcome::Good } else { Outcome::Failed };
+            self.host.store.set_outcome(number, how).map_err(store_error)?;
+        }
+        self.host.wake.notify_one();
+        Ok(outcome(number, graph.root(), false, failure, false))
     }
 
     fn commit(&self, parent: Option<u64>, change: &Change) -> Result<u64, Error> {
