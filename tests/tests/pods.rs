@@ -303,6 +303,10 @@ fn the_death_of_the_daemon_disturbs_nothing() {
     }
     assert!(log.lines().count() > 50);
     assert_eq!(host.tank(&["diff", "--exit-code"]).ok(), "nothing to do\n");
+    // The old shims take orders from the new daemon.
+    kill(pids.0);
+    eventually("another process", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != pids.0));
+    assert_eq!(host.exec("web", "echo works"), "works");
     host.finish();
 }
 
