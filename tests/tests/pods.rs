@@ -349,3 +349,33 @@ fn a_seed_counts_only_where_nothing_was_declared() {
     assert!(host.tank(&["events"]).ok().contains("is ignored"));
     host.finish();
 }
+
+#[test]
+fn what_is_printed_last_is_kept() {
+    let host = Host::new();
+    // More than one read's worth without a line's end, right before the end; and a terminal that is let go of.
+    host.switch(&format!(
+        r#"{{
+            pods.pipe = {{ containers.run = {{ image = "oci:./busybox", command = ["/bin/sh", "-c", "yes x | tr -d '\n' | head -c 40000; echo; echo last"] }}, restart = 'never }},
+            pods.tty = {{ containers.run = {{ image = "oci:./busybox", tty = true, command = ["/bin/sh", "-c", "yes y | tr -d '\n' | head -c 9000; echo; echo last"] }}, restart = 'never }},
+            pods.closed = {{ containers.run = {{ image = "oci:./busybox", tty = true, stop.signal = "SIGKILL",
+                command = ["/bin/sh", "-c", "exec sleep 1000 < /dev/null > /dev/null 2>&1"] }} }},
+        }}"#
+    ));
+    for (pod, letter, count) in [("pipe", "x", 40_000), ("tty", "y", 9_000)] {
+        let log = host.tank(&["logs", pod]).ok();
+        assert_eq!(log.matches(letter).count(), count, "{pod}");
+        assert_eq!(log.lines().last().map(str::trim_end), Some("last"), "{pod}");
+    }
+    // Nobody has the terminal open: its shim sleeps all the same.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid("closed", "run"))).expect("status");
+    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent").trim().to_owned();
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{shim}/stat")).expect("stat");
+        stat.split_whitespace().skip(13).take(2).map(|t| t.parse::<u64>().expect("ticks")).sum::<u64>()
+    };
+    let before = ticks();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(ticks() - before < 10, "it spins");
+    host.finish();
+}

@@ -129,33 +129,39 @@ impl Container {
         Ok(Self { spec, process, cgroup: parts.cgroup, output, log, started: now_millis(), exited: None })
     }
 
-    /// Reads what is there from one source of output; false: it is at its end. A log that can't be written loses
+    /// Reads what is there from one source of output: how much, or none at its end. A log that can't be written loses
     /// lines, never the container.
-    pub fn read_output(&mut self, source: usize, buffer: &mut [u8]) -> bool {
+    pub fn read_output(&mut self, source: usize, buffer: &mut [u8]) -> Option<usize> {
         let log = &mut self.log;
         match &mut self.output {
-            Output::Terminal(relay, lines) => match relay.read(buffer) {
-                Some(length) => {
-                    let _ = lines.push(&buffer[..length], log);
-                    true
-                }
-                None => false,
-            },
+            Output::Terminal(relay, lines) => {
+                let length = relay.read(buffer)?;
+                let _ = lines.push(&buffer[..length], log);
+                Some(length)
+            }
             Output::Pipes(pipes) => {
-                let Some((pipe, lines)) = pipes.get_mut(source) else { return false };
+                let (pipe, lines) = pipes.get_mut(source)?;
                 match rustix::io::read(&*pipe, &mut *buffer) {
-                    Ok(0) => {
-                        let _ = lines.finish(log);
-                        false
-                    }
-                    Ok(length) => {
+                    Ok(length @ 1..) => {
                         let _ = lines.push(&buffer[..length], log);
-                        true
+                        Some(length)
                     }
-                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => true,
-                    Err(_) => false,
+                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Some(0),
+                    Ok(0) | Err(_) => {
+                        let _ = lines.finish(log);
+                        None
+                    }
                 }
             }
+        }
+    }
+
+    /// One source is at its end. A pipe is closed; a terminal stays, for who is attached, and is not read any more.
+    pub fn end_output(&mut self, source: usize) {
+        match &mut self.output {
+            Output::Pipes(pipes) if source < pipes.len() => drop(pipes.remove(source)),
+            Output::Pipes(_) => {}
+            Output::Terminal(relay, _) => relay.hung_up = true,
         }
     }
 
@@ -166,10 +172,9 @@ impl Container {
             Output::Terminal(..) => 1,
         };
         for source in 0..sources {
-            // Bounded: no more than a pipe holds can be left of a process that has ended.
-            for _ in 0..64 {
-                let before = self.log_length();
-                if !self.read_output(source, buffer) || self.log_length() == before {
+            // Bounded: no more than a pipe holds (1 MiB at most) can be left of a process that has ended.
+            for _ in 0..1024 {
+                if !matches!(self.read_output(source, buffer), Some(1..)) {
                     break;
                 }
             }
@@ -184,10 +189,6 @@ impl Container {
             }
             Output::Terminal(_, lines) => drop(lines.finish(log)),
         }
-    }
-
-    fn log_length(&self) -> u64 {
-        self.log.length()
     }
 }
 

@@ -79,11 +79,6 @@ impl LogFile {
         Ok(Self { path, file, length })
     }
 
-    /// Bytes written so far.
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
     /// One write a line, so a reader never sees half of one.
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
         if self.length + line.len() as u64 > MAX_FILE {

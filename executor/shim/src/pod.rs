@@ -130,7 +130,10 @@ impl Pod {
                 }
                 Output::Terminal(relay, _) => {
                     let flags = if relay.has_input() { read | PollFlags::OUT } else { read };
-                    watched.push((Token::Output(name.clone(), 0), relay.master.as_fd(), flags));
+                    // A terminal that has hung up is readable for ever.
+                    if !relay.hung_up {
+                        watched.push((Token::Output(name.clone(), 0), relay.master.as_fd(), flags));
+                    }
                     let clients = relay.clients.iter().enumerate();
                     watched.extend(clients.map(|(i, fd)| (Token::Client(name.clone(), i), fd.as_fd(), read)));
                 }
@@ -163,12 +166,9 @@ impl Pod {
                     if let Output::Terminal(relay, _) = &mut container.output {
                         relay.flush();
                     }
-                    if !container.read_output(*source, buffer)
-                        && let Output::Pipes(pipes) = &mut container.output
-                        && *source < pipes.len()
-                    {
+                    if container.read_output(*source, buffer).is_none() {
                         // The other source of the same container is found again at the next turn.
-                        pipes.remove(*source);
+                        container.end_output(*source);
                     }
                 }
             }

@@ -19,13 +19,15 @@ const MAX_INPUT: usize = 64 << 10;
 pub struct Relay {
     pub master: OwnedFd,
     pub clients: Vec<OwnedFd>,
+    /// Nobody in the container has it open any more.
+    pub hung_up: bool,
     input: Vec<u8>,
 }
 
 impl Relay {
     pub fn new(master: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&master, true)?;
-        Ok(Self { master, clients: Vec::new(), input: Vec::new() })
+        Ok(Self { master, clients: Vec::new(), hung_up: false, input: Vec::new() })
     }
 
     /// Adds a client and returns its end.
