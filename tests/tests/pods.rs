@@ -354,14 +354,14 @@ fn a_seed_counts_only_where_nothing_was_declared() {
 fn what_is_printed_last_is_kept() {
     let host = Host::new();
     // More than one read's worth without a line's end, right before the end; and a terminal that is let go of.
-    host.switch(&format!(
-        r#"{{
-            pods.pipe = {{ containers.run = {{ image = "oci:./busybox", command = ["/bin/sh", "-c", "yes x | tr -d '\n' | head -c 40000; echo; echo last"] }}, restart = 'never }},
-            pods.tty = {{ containers.run = {{ image = "oci:./busybox", tty = true, command = ["/bin/sh", "-c", "yes y | tr -d '\n' | head -c 9000; echo; echo last"] }}, restart = 'never }},
-            pods.closed = {{ containers.run = {{ image = "oci:./busybox", tty = true, stop.signal = "SIGKILL",
-                command = ["/bin/sh", "-c", "exec sleep 1000 < /dev/null > /dev/null 2>&1"] }} }},
-        }}"#
-    ));
+    host.switch(
+        r#"{
+            pods.pipe = { containers.run = { image = "oci:./busybox", command = ["/bin/sh", "-c", "yes x | tr -d '\n' | head -c 40000; echo; echo last"] }, restart = 'never },
+            pods.tty = { containers.run = { image = "oci:./busybox", tty = true, command = ["/bin/sh", "-c", "yes y | tr -d '\n' | head -c 9000; echo; echo last"] }, restart = 'never },
+            pods.closed = { containers.run = { image = "oci:./busybox", tty = true, stop.signal = "SIGKILL",
+                command = ["/bin/sh", "-c", "exec sleep 1000 < /dev/null > /dev/null 2>&1"] } },
+        }"#,
+    );
     for (pod, letter, count) in [("pipe", "x", 40_000), ("tty", "y", 9_000)] {
         let log = host.tank(&["logs", pod]).ok();
         assert_eq!(log.matches(letter).count(), count, "{pod}");
