@@ -17,7 +17,7 @@ test:
 	scripts/setup.sh test
 	$(BUILD)
 	scripts/fixtures.sh
-	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo test --workspace --locked
+	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo test --workspace --locked --lib --bins --tests
 
 build:
 	scripts/setup.sh demo
