@@ -6,7 +6,7 @@
 # A registry is started in a network namespace of its own, filled over its protocol, and ended.
 set -eu
 cd "$(dirname "$0")/.."
-version=4
+version=5
 cache=${TANK_CACHE:-$HOME/.cache/tank}/fixtures
 [ "$(cat "$cache/version" 2>/dev/null)" != $version ] || exit 0
 case $(uname -m) in aarch64) here=arm64 there=amd64 ;; *) here=amd64 there=arm64 ;; esac
@@ -20,6 +20,8 @@ for applet in $(/bin/busybox --list); do
     [ "$applet" = busybox ] || ln -sf busybox "$work/busybox/bin/$applet"
 done
 printf 'root:x:0:0:root:/:/bin/sh\nweb:x:33:44:web:/tmp:/bin/sh\n' > "$work/busybox/etc/passwd"
+# As many images have it: a link that leads nowhere yet.
+ln -s ../run/resolve/stub.conf "$work/busybox/etc/resolv.conf"
 printf 'root:x:0:\nweb:x:44:\nextra:x:55:web\n' > "$work/busybox/etc/group"
 config='{"Cmd":["/bin/sh"],"Env":["PATH=/bin","FROM_IMAGE=yes"],"WorkingDir":"/tmp","StopSignal":"SIGUSR1"}'
 scripts/pack-layout.sh "$work/busybox" "$cache/busybox" latest "$config"

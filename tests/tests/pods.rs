@@ -52,6 +52,11 @@ fn a_container_is_confined() {
         "33\n44\n44 55\nfront.example\nfront.example"
     );
     assert!(host.exec("web", "cat /etc/hosts").contains("front.example"));
+    // A link of the image that led nowhere leads to Tank's file.
+    assert_eq!(
+        host.exec("web", "readlink /etc/resolv.conf; test -f /etc/resolv.conf && echo file"),
+        "../run/resolve/stub.conf\nfile"
+    );
     // Nothing can be written, mounted or looked at that is not its own.
     for refused in [
         "touch /etc/x",

@@ -215,16 +215,37 @@ fn attach_files(files: BorrowedFd<'_>, entries: &[FileMount], owner: u32) -> Res
 }
 
 /// Opens a place to mount on, made with its parents if it is missing. Links are the image's own affair: `/` is the
-/// container's.
+/// container's. One that leads nowhere (many images have such an `/etc/resolv.conf`) gets what it leads to.
 fn make_place(path: &str, directory: bool, owner: u32) -> Result<OwnedFd> {
-    let target = Path::new(path);
-    let parent = if directory { target } else { target.parent().unwrap_or(Path::new("/")) };
-    make_directories(parent, owner)?;
-    if !directory && fs::symlink_metadata(target).is_err() {
-        fs::File::create(target).doing(|| format!("make {path}"))?;
-        chown(target, Some(owner), Some(owner)).doing(|| format!("own {path}"))?;
+    let target = follow_links(Path::new(path));
+    if directory {
+        make_directories(&target, owner)?;
+    } else {
+        make_directories(target.parent().unwrap_or(Path::new("/")), owner)?;
+        if fs::symlink_metadata(&target).is_err() {
+            fs::File::create_new(&target).doing(|| format!("make {path}"))?;
+            chown(&target, Some(owner), Some(owner)).doing(|| format!("own {path}"))?;
+        }
     }
-    rustix::fs::open(target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(|| format!("open {path}"))
+    rustix::fs::open(&target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(|| format!("open {path}"))
+}
+
+/// Where the last component of a path leads, as far as there are links: 40 of them at most, as the kernel has it.
+fn follow_links(path: &Path) -> PathBuf {
+    let mut at = path.to_owned();
+    for _ in 0..40 {
+        let Ok(link) = fs::read_link(&at) else { break };
+        let joined = at.parent().unwrap_or(Path::new("/")).join(link);
+        at = joined.components().fold(PathBuf::from("/"), |mut clean, component| {
+            match component {
+                Component::Normal(part) => clean.push(part),
+                Component::ParentDir => drop(clean.pop()),
+                _ => {}
+            }
+            clean
+        });
+    }
+    at
 }
 
 /// Makes every missing directory of `path`, owned by the container's root.
