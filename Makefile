@@ -17,6 +17,7 @@ test:
 	scripts/setup.sh test
 	$(BUILD)
 	scripts/fixtures.sh
+	scripts/sweep.sh
 	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo test --workspace --locked --lib --bins --tests
 
 build:
