@@ -60,8 +60,10 @@ pub fn bin(name: &str) -> PathBuf {
     path
 }
 
+/// The repository. Asked of cargo when the test runs: a build folder may be shared by several clones.
 pub fn repo() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    let tests = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo"));
+    tests.parent().expect("the workspace").to_owned()
 }
 
 /// What `scripts/fixtures.sh` made.
