@@ -3,7 +3,7 @@
 #     vm.sh SCRIPT [FILE=PATH-IN-THE-VM ...]
 # The root file system is memory: busybox, tankd, tank, tank-shim with their libraries, and the kernel's modules;
 # /var/lib is a disk. What
-# the script prints is printed; its exit status is this one's. TCG, no KVM, two minutes at most.
+# the script prints is printed; its exit status is this one's. TCG, no KVM, four minutes at most.
 set -eu
 cd "$(dirname "$0")/.."
 bin=${CARGO_TARGET_DIR:-target}/debug

@@ -13,9 +13,6 @@ pub const DESCRIPTION: &str = include_str!("../io.tank.Executor.varlink");
 /// The default socket.
 pub const SOCKET: &str = "/run/tank/tank.sock";
 
-/// The most bytes of one call.
-pub const MAX_CALL: usize = 32 << 20;
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", content = "parameters")]
 pub enum Method {

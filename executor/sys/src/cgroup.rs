@@ -203,13 +203,6 @@ impl Cgroups {
         }
         Ok(())
     }
-
-    /// Removes Tank's own directory where nothing is in it any more.
-    pub fn remove_prefix_if_empty(&self) {
-        for root in self.roots() {
-            let _ = fs::remove_dir(root);
-        }
-    }
 }
 
 /// Joins the calling process to groups opened by [`Cgroups::ensure`].

@@ -4,7 +4,7 @@ use crate::{Context, Result};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 use std::{
-    fmt, io,
+    io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -40,23 +40,6 @@ pub enum Exit {
 impl Exit {
     pub fn success(self) -> bool {
         self == Self::Code(0)
-    }
-
-    /// As shells and containers have it: the code itself, or 128 and the signal.
-    pub fn status(self) -> i32 {
-        match self {
-            Self::Code(code) => code,
-            Self::Signal(signal) => 128 + signal,
-        }
-    }
-}
-
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "status {code}"),
-            Self::Signal(signal) => write!(f, "signal {}", signal_name(*signal)),
-        }
     }
 }
 
