@@ -1,91 +1,152 @@
 //! What is wrong with a configuration, and where.
 
-use crate::nickel::{Evaluated, Place};
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode};
-use std::{fmt, path::PathBuf};
-use tank_model::check;
+use serde::{Deserialize, Serialize};
+use std::{fmt, ops::Range, path::PathBuf};
 
 /// Why a configuration does not compile.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 pub enum CompileError {
     #[error("can't read {0}: {1}")]
     Read(PathBuf, String),
-    /// Nickel's own report, which points at the user's line itself.
-    #[error("{0}")]
-    Nickel(String),
-    /// Everything Tank's own checks found.
-    #[error("{} in the configuration", match .0.len() { 1 => "1 problem".to_owned(), n => format!("{n} problems") })]
-    Problems(Vec<Problem>),
+    /// Everything that was found, at once.
+    #[error("{}", count(.0.list.len()))]
+    Problems(Problems),
+    /// Evaluation used more time or memory than it may.
+    #[error("{what}")]
+    Limit { code: String, what: String, help: String },
     #[error("Tank itself failed: {0}")]
     Internal(String),
 }
 
-/// One mistake at one place.
-#[derive(Debug, Clone)]
+fn count(problems: usize) -> String {
+    match problems {
+        1 => "1 problem in the configuration".to_owned(),
+        n => format!("{n} problems in the configuration"),
+    }
+}
+
+/// Mistakes and the texts they point into.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Problems {
+    pub list: Vec<Problem>,
+    pub sources: Vec<Source>,
+}
+
+/// A text with its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    pub name: String,
+    pub text: String,
+}
+
+/// A stretch of a source, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Which of the sources.
+    pub source: usize,
+    pub range: Range<usize>,
+}
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
+    /// Stable, with a page of its own: `tank doc --error CODE`.
     pub code: String,
-    /// The field's path.
+    /// The field's path; empty where no field is at fault.
     pub path: Vec<String>,
     pub message: String,
     pub help: Option<String>,
-    place: Option<Place>,
-    related: Option<(Place, String)>,
-    source: Option<NamedSource<String>>,
+    /// The first is where the mistake is, the others are what it has to do with.
+    pub labels: Vec<Label>,
 }
 
-impl Problem {
-    pub(crate) fn new(
-        code: &str,
-        path: Vec<String>,
-        message: String,
-        help: Option<String>,
-        evaluated: &Evaluated,
-    ) -> Self {
-        let place = evaluated.place(&path);
-        let source = place.as_ref().map(|place| evaluated.source(place));
-        Self { code: code.to_owned(), path, message, help, place, related: None, source }
+/// A place with what is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Label {
+    pub place: Place,
+    pub text: String,
+}
+
+impl Problems {
+    /// File, line and column (both from 1) of a place.
+    pub fn location(&self, place: &Place) -> Option<(&str, usize, usize)> {
+        let source = self.sources.get(place.source)?;
+        let (line, column) = source.line_column(place.range.start);
+        Some((&source.name, line, column))
     }
 
-    pub(crate) fn from_check(problem: check::Problem, evaluated: &Evaluated) -> Self {
-        let help = Some(problem.help).filter(|help| !help.is_empty());
-        let mut this = Self::new(problem.code, problem.path, problem.message, help, evaluated);
-        // One snippet shows one file: a related place elsewhere is left to the help text.
-        this.related = problem.related.and_then(|(path, role)| {
-            let place = evaluated.place(&path)?;
-            this.place.as_ref().is_some_and(|at| at.same_file(&place)).then(|| (place, role.to_owned()))
-        });
-        this
+    /// Every problem with its snippets, for miette to draw.
+    pub fn diagnostics(&self) -> Vec<Drawn> {
+        self.list.iter().map(|problem| Drawn::new(problem, &self.sources)).collect()
     }
+}
 
-    /// File, line and column (both from 1) of the place, where there is one.
-    pub fn location(&self) -> Option<(String, usize, usize)> {
-        let (place, source) = (self.place.as_ref()?, self.source.as_ref()?);
-        let before = &source.inner()[..place.range.start.min(source.inner().len())];
-        let line = before.matches('\n').count() + 1;
+impl Source {
+    /// Line and column of a byte, both from 1.
+    pub fn line_column(&self, at: usize) -> (usize, usize) {
+        let before = self.text.get(..at).unwrap_or(&self.text);
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        Some((source.name().to_owned(), line, column))
+        (before.matches('\n').count() + 1, column)
     }
 }
 
-impl fmt::Display for Problem {
+/// A problem as miette draws it: one snippet a file, that of the mistake first.
+#[derive(Debug)]
+pub struct Drawn {
+    problem: Problem,
+    source: Option<NamedSource<String>>,
+    labels: Vec<LabeledSpan>,
+    /// What is in other files.
+    elsewhere: Vec<Drawn>,
+}
+
+impl Drawn {
+    fn new(problem: &Problem, sources: &[Source]) -> Self {
+        let first = problem.labels.first().map(|label| label.place.source);
+        let (here, there): (Vec<&Label>, Vec<&Label>) =
+            problem.labels.iter().partition(|label| Some(label.place.source) == first);
+        let span = |(index, label): (usize, &&Label)| {
+            let text = Some(label.text.clone()).filter(|text| !text.is_empty());
+            match index {
+                0 => LabeledSpan::new_primary_with_span(text, label.place.range.clone()),
+                _ => LabeledSpan::new_with_span(text, label.place.range.clone()),
+            }
+        };
+        let elsewhere = there.into_iter().map(|label| {
+            let message = label.text.clone();
+            let label = Label { text: String::new(), ..label.clone() };
+            let problem = Problem { code: String::new(), path: Vec::new(), message, help: None, labels: vec![label] };
+            Self::new(&problem, sources)
+        });
+        Self {
+            source: first.and_then(|first| sources.get(first)).map(|s| NamedSource::new(&s.name, s.text.clone())),
+            labels: here.iter().enumerate().map(span).collect(),
+            elsewhere: elsewhere.collect(),
+            problem: problem.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Drawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.problem.message)
     }
 }
 
-impl std::error::Error for Problem {}
+impl std::error::Error for Drawn {}
 
-impl Diagnostic for Problem {
+impl Diagnostic for Drawn {
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(&self.code))
+        Some(&self.problem.code).filter(|code| !code.is_empty()).map(|code| Box::new(code) as Box<dyn fmt::Display>)
     }
 
     fn severity(&self) -> Option<Severity> {
-        Some(Severity::Error)
+        Some(if self.problem.code.is_empty() { Severity::Advice } else { Severity::Error })
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.problem.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
@@ -93,12 +154,13 @@ impl Diagnostic for Problem {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let place = self.place.as_ref()?;
-        let main = LabeledSpan::new_primary_with_span(Some("here".to_owned()), place.range.clone());
-        let related = self
-            .related
-            .iter()
-            .map(|(place, role)| LabeledSpan::new_with_span(Some(role.clone()), place.range.clone()));
-        Some(Box::new(std::iter::once(main).chain(related)))
+        Some(Box::new(self.labels.iter().cloned()))
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        if self.elsewhere.is_empty() {
+            return None;
+        }
+        Some(Box::new(self.elsewhere.iter().map(|drawn| drawn as &dyn Diagnostic)))
     }
 }

@@ -1,65 +1,174 @@
 //! From Nickel to the typed model, with every mistake shown where it was made.
 //!
-//! [`compile`] evaluates the user's files as the calling user ([`nickel`]), lowers the value to
-//! [`tank_model::spec::Config`] ([`lower`]) and runs the checks that cross fields; what is wrong comes back as a list
-//! of [`Problem`]s with spans ([`diagnostics`]). The contracts are `stdlib/tank.ncl`, embedded.
+//! ```text
+//! files ─► nickel (evaluate, field by field) ─► lower (sources, lock) ─► checks ─► canonical bytes
+//!               │ schema: stdlib/tank.ncl                                    │
+//!               └───────────────────────── problems ◄────────────────────────┘
+//! ```
+//!
+//! [`compile`] runs that in a child process with limits on time, memory and depth ([`child`]), unless nothing that was
+//! read has changed since the last time ([`cache`]). [`compile_here`] does it in this process.
+//!
+//! * [`schema`]: the contracts as data; [`manual`] prints them.
+//! * [`lock`]: `tank.lock`. [`provenance`]: which line set a field.
+//! * [`import`]: Compose, Kubernetes and Quadlet files as Nickel.
+//! * [`draw`]: pictures of a graph.
 //!
 //! It runs in the command line and never in the daemon.
 
 #![forbid(unsafe_code)]
 
+pub mod cache;
+pub mod child;
 pub mod diagnostics;
 pub mod draw;
+pub mod import;
+pub mod lock;
 mod lower;
+pub mod manual;
 mod nickel;
+pub mod provenance;
+pub mod schema;
 
-pub use diagnostics::{CompileError, Problem};
+pub use diagnostics::{CompileError, Problem, Problems};
+pub use nickel::schema;
+pub use provenance::Provenance;
 
+use lock::Lock;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use tank_model::{Config, Graph, canonical, check};
+use tank_model::{Config, Digest, Graph, canonical, check};
 
 /// The embedded contracts.
 pub const STDLIB: &str = include_str!("../../stdlib/tank.ncl");
 
 /// What to compile.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
     /// Merged in this order; at least one.
     pub files: Vec<PathBuf>,
     /// `pods.web.containers.app.image="nginx"`, as `--set` takes them: a path, `=`, and Nickel.
     pub overrides: Vec<String>,
+    /// Leave `tank.lock` aside: `tank lock` wants the tags themselves.
+    #[serde(default)]
+    pub unlocked: bool,
+    /// Look whether this host has the files of the secrets. Off where a configuration is only looked at.
+    #[serde(default)]
+    pub this_host: bool,
 }
 
 /// A configuration that has nothing wrong with it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Compiled {
-    pub config: Config,
     /// What is sent to the daemon.
     pub canonical: String,
-    /// The graph, its images resolved only where they are pinned by digest.
-    pub graph: Graph,
     /// Where relative paths count from: the first file's folder.
     pub base_dir: PathBuf,
+    pub provenance: Provenance,
+    /// Everything that was read.
+    pub reads: Vec<Read>,
 }
 
-/// Compiles. See the module's documentation.
+/// A file that the result depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    pub path: PathBuf,
+    /// Of its content; none: that there is no such file.
+    pub digest: Option<Digest>,
+}
+
+impl Compiled {
+    /// # Errors
+    /// Never for what [`compile`] made.
+    pub fn config(&self) -> Result<Config, CompileError> {
+        canonical::decode(self.canonical.as_bytes()).map_err(|e| internal(&e))
+    }
+
+    /// The graph, its images resolved only where they are pinned by digest.
+    ///
+    /// # Errors
+    /// Never for what [`compile`] made.
+    pub fn graph(&self) -> Result<Graph, CompileError> {
+        Graph::build(&self.config()?, |_| None).map_err(|e| internal(&e))
+    }
+}
+
+/// Compiles in a child process, or takes what the cache has.
 ///
 /// # Errors
-/// Everything that is wrong, at once where that can be seen.
-pub fn compile(inputs: &Inputs) -> Result<Compiled, CompileError> {
-    let evaluated = nickel::evaluate(inputs)?;
-    let base_dir = base_dir(&inputs.files)?;
-    let config = lower::lower(&evaluated, &base_dir)?;
-    let problems: Vec<Problem> =
-        check::check(&config).into_iter().map(|problem| Problem::from_check(problem, &evaluated)).collect();
-    if !problems.is_empty() {
-        return Err(CompileError::Problems(problems));
+/// Everything that is wrong, at once; or the limit that evaluation ran into.
+pub fn compile(inputs: &Inputs, settings: &child::Settings) -> Result<Compiled, CompileError> {
+    let cache = settings.cache_dir.as_deref().and_then(|dir| cache::Entry::of(dir, inputs));
+    if let Some(known) = cache.as_ref().and_then(cache::Entry::load) {
+        return Ok(known);
     }
-    let internal = |e: &dyn std::fmt::Display| CompileError::Internal(e.to_string());
+    let compiled = child::compile(inputs, settings)?;
+    if let Some(entry) = &cache {
+        entry.save(&compiled);
+    }
+    Ok(compiled)
+}
+
+/// Compiles in this process and thread, without limits.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn compile_here(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Compiled, CompileError> {
+    let base_dir = base_dir(&inputs.files)?;
+    let mut evaluated = nickel::evaluate(inputs, stdlib_dir)?;
+    let locked = if inputs.unlocked { None } else { Lock::read(&base_dir)? };
+    let (lock, lock_text) = locked.unzip();
+    let config = lower::lower(&mut evaluated, &base_dir, &lock.unwrap_or_default(), inputs.this_host);
+    if let Some(config) = &config {
+        for found in check::check(config) {
+            if evaluated.is_poisoned(&found.path) {
+                continue;
+            }
+            let help = Some(found.help).filter(|help| !help.is_empty());
+            let mut problem = evaluated.problem(found.code, &found.path, found.message, help);
+            if let Some((path, role)) = found.related
+                && let Some(written) = evaluated.written(&path)
+            {
+                let place = written.place.clone();
+                problem.labels.push(diagnostics::Label { place, text: role.to_owned() });
+            }
+            evaluated.problems.push(problem);
+        }
+    }
+    let Some(config) = config.filter(|_| evaluated.problems.is_empty()) else {
+        // In the order of the text, as they are looked for.
+        let at = |problem: &Problem| {
+            let first = problem.labels.first().map(|label| (label.place.source, label.place.range.start));
+            (first.is_none(), first)
+        };
+        evaluated.problems.sort_by_key(at);
+        return Err(CompileError::Problems(Problems { list: evaluated.problems, sources: evaluated.sources }));
+    };
     let bytes = canonical::encode(&config).map_err(|e| internal(&e))?;
-    let graph = Graph::build(&config, |_| None).map_err(|e| internal(&e))?;
+    if bytes.len() > canonical::MAX_BYTES {
+        return Err(CompileError::Limit {
+            code: "tank::limit::size".to_owned(),
+            what: format!(
+                "the configuration has {} bytes, more than the {} it may have",
+                bytes.len(),
+                canonical::MAX_BYTES
+            ),
+            help: "put large contents into images or volumes".to_owned(),
+        });
+    }
+    let read =
+        |(path, text): &(PathBuf, String)| Read { path: path.clone(), digest: Some(Digest::of(text.as_bytes())) };
+    let mut reads: Vec<Read> = evaluated.reads.iter().map(read).collect();
+    if !inputs.unlocked {
+        reads.push(Read { path: Lock::path(&base_dir), digest: lock_text.map(|text| Digest::of(text.as_bytes())) });
+    }
+    let provenance = Provenance::of(&evaluated, &config);
     let canonical = String::from_utf8(bytes).map_err(|e| internal(&e))?;
-    Ok(Compiled { config, canonical, graph, base_dir })
+    Ok(Compiled { canonical, base_dir, provenance, reads })
+}
+
+fn internal(error: &dyn std::fmt::Display) -> CompileError {
+    CompileError::Internal(error.to_string())
 }
 
 fn base_dir(files: &[PathBuf]) -> Result<PathBuf, CompileError> {

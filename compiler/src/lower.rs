@@ -1,29 +1,54 @@
-//! From an evaluated value to the typed model: takes in the files a configuration refers to, and turns what the model
-//! refuses into problems at the field's own place.
+//! From an evaluated value to the typed model: takes in the files a configuration refers to and pins its images by the
+//! lock, each at the field's own place.
 
-use crate::{CompileError, Problem, nickel::Evaluated};
+use crate::{diagnostics::Problem, lock::Lock, nickel::Evaluated};
 use serde_json::Value;
 use std::{
     io::Read,
     path::{Path, PathBuf},
 };
-use tank_model::{Config, name::nearest};
+use tank_model::{Config, Reference, name::nearest};
 
 /// The most bytes of a file put into a container; larger ones belong in an image or a volume.
 const MAX_FILE: u64 = 1 << 20;
 
-pub fn lower(evaluated: &Evaluated, base_dir: &Path) -> Result<Config, CompileError> {
-    let mut value = evaluated.value.clone();
-    let mut problems = Vec::new();
-    take_in_sources(&mut value, evaluated, base_dir, &mut problems);
-    if !problems.is_empty() {
-        return Err(CompileError::Problems(problems));
+/// An image that stands in for one that is missing or wrong, so that the rest can be checked.
+const NO_IMAGE: &str = "missing:image";
+
+/// The configuration, as far as there is one, with what is wrong added to the problems. What was read besides the
+/// sources is added to the reads.
+pub fn lower(evaluated: &mut Evaluated, base_dir: &Path, lock: &Lock, this_host: bool) -> Option<Config> {
+    let mut value = std::mem::take(&mut evaluated.value);
+    if let Some(pods) = value.get_mut("pods").and_then(Value::as_object_mut) {
+        for (pod, spec) in pods {
+            // A pod whose containers are all wrong has been told so.
+            if let Some(spec) = spec.as_object_mut() {
+                spec.entry("containers").or_insert_with(|| Value::Object(serde_json::Map::new()));
+            }
+            for group in ["containers", "init"] {
+                let containers = spec.get_mut(group).and_then(Value::as_object_mut).into_iter().flatten();
+                for (container, spec) in containers {
+                    let path = ["pods", pod, group, container].map(str::to_owned).to_vec();
+                    container_of(spec, &path, evaluated, base_dir, lock);
+                    if this_host {
+                        secrets(spec, &path, evaluated);
+                    }
+                }
+            }
+        }
     }
-    serde_path_to_error::deserialize(&value).map_err(|error| {
-        let path = error.path().iter().filter_map(segment).collect();
-        let message = error.into_inner().to_string();
-        CompileError::Problems(vec![Problem::new("tank::type", path, message, None, evaluated)])
-    })
+    match serde_path_to_error::deserialize(&value) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            let path: Vec<String> = error.path().iter().filter_map(segment).collect();
+            if !evaluated.is_poisoned(&path) {
+                let message = error.into_inner().to_string();
+                let problem = evaluated.problem("tank::value::invalid", &path, message, None);
+                evaluated.problems.push(problem);
+            }
+            None
+        }
+    }
 }
 
 fn segment(segment: &serde_path_to_error::Segment) -> Option<String> {
@@ -33,70 +58,122 @@ fn segment(segment: &serde_path_to_error::Segment) -> Option<String> {
     }
 }
 
-/// Replaces `source` by `text` in every file of every container.
-fn take_in_sources(value: &mut Value, evaluated: &Evaluated, base_dir: &Path, problems: &mut Vec<Problem>) {
-    let pods = value.get_mut("pods").and_then(Value::as_object_mut).into_iter().flatten();
-    for (pod, spec) in pods {
-        let containers = spec.get_mut("containers").and_then(Value::as_object_mut).into_iter().flatten();
-        for (container, spec) in containers {
-            let files = spec.get_mut("files").and_then(Value::as_object_mut).into_iter().flatten();
-            for (target, file) in files {
-                let path = ["pods", pod, "containers", container, "files", target].map(str::to_owned).to_vec();
-                if let Err(problem) = take_in(file, path, evaluated, base_dir) {
-                    problems.push(*problem);
-                }
+fn container_of(spec: &mut Value, path: &[String], evaluated: &mut Evaluated, base_dir: &Path, lock: &Lock) {
+    let Some(fields) = spec.as_object_mut() else { return };
+    match fields.get("image").and_then(Value::as_str) {
+        Some(image) => {
+            if let Some(pinned) = image.parse::<Reference>().ok().and_then(|image| lock.pin(&image)) {
+                fields.insert("image".to_owned(), Value::String(pinned));
             }
+        }
+        None => {
+            fields.insert("image".to_owned(), Value::String(NO_IMAGE.to_owned()));
+        }
+    }
+    let files = fields.get_mut("files").and_then(Value::as_object_mut).into_iter().flatten();
+    for (target, file) in files {
+        let mut path = path.to_vec();
+        path.extend(["files".to_owned(), target.clone()]);
+        if let Err(problem) = take_in(file, path.clone(), evaluated, base_dir) {
+            evaluated.problems.push(*problem);
+            evaluated.poisoned.insert(path);
+            // Something has to stand there for the rest to be checked.
+            *file = serde_json::json!({ "text": "" });
         }
     }
 }
 
+/// Reports the secrets whose file this host does not have. What may not be looked at is left to the daemon.
+fn secrets(spec: &Value, path: &[String], evaluated: &mut Evaluated) {
+    let secrets = spec.get("secrets").and_then(Value::as_object).into_iter().flatten();
+    for (secret, at) in secrets {
+        let Some(file) = at.get("file").and_then(Value::as_str).filter(|file| file.starts_with('/')) else { continue };
+        let gone = std::fs::metadata(file).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        if gone {
+            let mut path = path.to_vec();
+            path.extend(["secrets", secret, "file"].map(str::to_owned));
+            let message = format!("this host has no file `{file}`");
+            let problem = evaluated.problem("tank::secret::missing", &path, message, Some(beside(Path::new(file))));
+            evaluated.problems.push(problem);
+        }
+    }
+}
+
+/// Replaces a file's `source` by its `text`.
 fn take_in(
     file: &mut Value,
     mut path: Vec<String>,
-    evaluated: &Evaluated,
+    evaluated: &mut Evaluated,
     base_dir: &Path,
 ) -> Result<(), Box<Problem>> {
+    if evaluated.is_poisoned(&path) {
+        return Ok(());
+    }
     let Some(fields) = file.as_object_mut() else { return Ok(()) };
-    let problem = |code: &str, path: Vec<String>, message: String, help: &str| {
-        Box::new(Problem::new(code, path, message, Some(help.to_owned()), evaluated))
+    let problem = |code: &str, path: &[String], message: String, help: &str| {
+        Box::new(evaluated.problem(code, path, message, Some(help.to_owned())))
     };
     let source = match (fields.remove("source"), fields.contains_key("text")) {
         (None, true) => return Ok(()),
         (Some(Value::String(source)), false) => source,
         (Some(_), _) => {
             let message = "a file has either a `text` or a `source`".to_owned();
-            return Err(problem("tank::files::two_contents", path, message, "keep one of the two"));
+            return Err(problem("tank::files::two_contents", &path, message, "keep one of the two"));
         }
         (None, false) => {
             let message = "a file needs a `text` or a `source`".to_owned();
-            return Err(problem("tank::files::no_content", path, message, "for example `{ text = \"…\" }`"));
+            return Err(problem("tank::files::no_content", &path, message, "for example `{ text = \"…\" }`"));
         }
     };
     path.push("source".to_owned());
     // Relative to the file the source is named in, as an import would be.
     let dir = evaluated.file(&path).and_then(|name| Path::new(name).parent()).map_or_else(PathBuf::new, Path::to_owned);
-    let full = base_dir.join(dir).join(&source);
+    let dir = std::path::absolute(&dir).unwrap_or_else(|_| base_dir.join(&dir));
+    let full = dir.join(&source);
+    match read(&full) {
+        Ok(text) => {
+            evaluated.reads.push((full, text.clone()));
+            fields.insert("text".to_owned(), Value::String(text));
+            Ok(())
+        }
+        Err(Refused::TooLarge) => {
+            let message = format!("`{source}` has more than {MAX_FILE} bytes");
+            Err(problem("tank::files::too_large", &path, message, "put it into the image or a volume"))
+        }
+        Err(Refused::Unreadable(error)) => {
+            let message = format!("can't read `{source}`: {error}");
+            Err(problem("tank::files::unreadable", &path, message, &beside(&full)))
+        }
+    }
+}
+
+enum Refused {
+    TooLarge,
+    Unreadable(std::io::Error),
+}
+
+fn read(path: &Path) -> Result<String, Refused> {
+    let metadata = std::fs::metadata(path).map_err(Refused::Unreadable)?;
+    if !metadata.is_file() {
+        // A pipe or a device would be waited for.
+        return Err(Refused::Unreadable(std::io::Error::other("it is no regular file")));
+    }
     let mut text = String::new();
-    let read = std::fs::File::open(&full).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
-    if let Err(error) = read {
-        let siblings: Vec<String> = std::fs::read_dir(full.parent().unwrap_or(Path::new("/")))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
-        let name = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let help = nearest(&name, siblings.iter().map(String::as_str)).map_or_else(
-            || "it is looked for beside the configuration".to_owned(),
-            |near| format!("did you mean `{near}`?"),
-        );
-        let message = format!("can't read {}: {error}", full.display());
-        return Err(problem("tank::files::unreadable", path, message, &help));
-    }
-    if text.len() as u64 > MAX_FILE {
-        let message = format!("{} has more than {MAX_FILE} bytes", full.display());
-        return Err(problem("tank::files::too_large", path, message, "put it into the image or a volume"));
-    }
-    fields.insert("text".to_owned(), Value::String(text));
-    Ok(())
+    let file = std::fs::File::open(path).map_err(Refused::Unreadable)?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(Refused::Unreadable)?;
+    if text.len() as u64 > MAX_FILE { Err(Refused::TooLarge) } else { Ok(text) }
+}
+
+/// What was meant by a file that is not there.
+fn beside(full: &Path) -> String {
+    let siblings: Vec<String> = std::fs::read_dir(full.parent().unwrap_or(Path::new("/")))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .take(10_000)
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    let name = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    nearest(&name, siblings.iter().map(String::as_str))
+        .map_or_else(|| format!("it is looked for at {}", full.display()), |near| format!("did you mean `{near}`?"))
 }

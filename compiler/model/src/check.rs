@@ -5,7 +5,7 @@
 
 use crate::{
     name::{Name, nearest},
-    spec::{Condition, Config, Container, Network, Pod, Probe, Restart},
+    spec::{Amount, Condition, Config, Container, Network, Nic, Pod, Probe, Restart, ULIMITS, Update},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,6 +34,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
         Pass { problems: &mut problems, at: path(["pods", name.as_str()]) }.pod(name, pod, config);
     }
     published_twice(config, &mut problems);
+    addresses_twice(config, &mut problems);
     dependency_cycles(config, &mut problems);
     problems.sort_by(|a, b| (&a.path, a.code).cmp(&(&b.path, b.code)));
     problems
@@ -93,6 +94,30 @@ impl Pass<'_> {
             let message = format!("`{hostname}` is no host name");
             self.report("tank::hostname::invalid", &["hostname"], message, "use at most 64 of `a-z`, `0-9`, `-`, `.`");
         }
+        if let Network::Nics(nics) = &pod.network {
+            for (nic, spec) in nics {
+                self.nic(nic, spec);
+            }
+            if nics.is_empty() {
+                let message = format!("pod `{name}` has a network without interfaces");
+                self.report("tank::nic::none", &["network", "nics"], message, "declare one, or use `network = 'none`");
+            }
+        }
+        let fixed = matches!(&pod.network, Network::Nics(nics) if nics.values().any(|nic| nic.address.is_some()));
+        if pod.update == Update::StartFirst && (pod.network == Network::Host || fixed) {
+            let message = "the old and the new pod can't both have the same address".to_owned();
+            let help = "use `update = 'recreate`, or a network that gives each an address of its own";
+            self.report("tank::update::shared_address", &["update"], message, help);
+        }
+        let terminals: Vec<&str> =
+            pod.containers.iter().filter(|(_, c)| c.tty).map(|(name, _)| name.as_str()).collect();
+        if let [first, second, ..] = terminals.as_slice() {
+            let message =
+                format!("`{first}` and `{second}` both have a terminal, and `tank attach {name}` can show one");
+            let help = "give `tty` to one container of a pod";
+            self.report("tank::tty::several", &["containers", second, "tty"], message, help);
+        }
+        self.declared_ports(pod);
         if pod.network != Network::Bridge && !pod.publish.is_empty() {
             let message = format!("pod `{name}` publishes ports but has no address of its own");
             let help = "use `network = 'bridge`, or drop `publish`: with `'host` its ports are the host's already";
@@ -123,10 +148,75 @@ impl Pass<'_> {
                 self.report("tank::sysctl::not_namespaced", &["sysctls", key], message, help);
             }
         }
-        for (container, spec) in &pod.containers {
-            let mut at = self.at.clone();
-            at.extend(path(["containers", container.as_str()]));
-            Pass { problems: self.problems, at }.container(container, spec, pod);
+        for (group, containers) in [("containers", &pod.containers), ("init", &pod.init)] {
+            for (container, spec) in containers {
+                let mut at = self.at.clone();
+                at.extend(path([group, container.as_str()]));
+                let mut pass = Pass { problems: self.problems, at };
+                pass.container(container, spec, pod);
+                if group == "init" {
+                    pass.init(spec);
+                }
+            }
+        }
+    }
+
+    /// What only makes sense for what stays running.
+    fn init(&mut self, spec: &Container) {
+        let given = [
+            ("readiness", spec.readiness.is_some()),
+            ("liveness", spec.liveness.is_some()),
+            ("startup", spec.startup.is_some()),
+            ("tty", spec.tty),
+            ("ports", !spec.ports.is_empty()),
+        ];
+        for (field, _) in given.iter().filter(|(_, given)| *given) {
+            let message = format!("a container that runs to its end has no use for `{field}`");
+            self.report("tank::init::not_for_init", &[field], message, "remove it, or move it to `containers`");
+        }
+    }
+
+    fn nic(&mut self, name: &Name, nic: &Nic) {
+        let field = |last: &'static str| ["network", "nics", name.as_str(), last];
+        if name.as_str().len() > 15 {
+            let message = format!("`{name}` has more than the 15 characters a network interface's name can have");
+            self.report("tank::nic::name_too_long", &["network", "nics", name.as_str()], message, "for example `eth0`");
+        }
+        if nic.parent != "auto"
+            && (nic.parent.len() > 15 || nic.parent.is_empty() || nic.parent.contains(['/', ' ', '\0']))
+        {
+            let message = format!("`{}` can't be the name of a network interface", nic.parent);
+            self.report("tank::nic::parent", &field("parent"), message, "use the name `ip link` shows, or \"auto\"");
+        }
+        if let (Some(address), Some(pool)) = (nic.address, nic.pool)
+            && !pool.contains(address.address)
+        {
+            let message = format!("{} is not in the pool {pool}", address.address);
+            self.report("tank::nic::outside_pool", &field("address"), message, "choose one from the pool, or drop it");
+        }
+        if let (Some(address), Some(gateway)) = (nic.address, nic.gateway)
+            && !address.contains(gateway)
+        {
+            let message = format!("the gateway {gateway} is not in the network of {address}");
+            self.report("tank::nic::gateway", &field("gateway"), message, "a gateway is reached directly");
+        }
+    }
+
+    /// Where a pod says what it listens on, nothing leads elsewhere.
+    fn declared_ports(&mut self, pod: &Pod) {
+        let declared: BTreeMap<u16, &Name> =
+            pod.containers.values().flat_map(|spec| &spec.ports).map(|(name, port)| (*port, name)).collect();
+        if declared.is_empty() {
+            return;
+        }
+        let known: Vec<String> = declared.iter().map(|(port, name)| format!("{port} ({name})")).collect();
+        for (name, publish) in &pod.publish {
+            if !declared.contains_key(&publish.target()) {
+                let field = if publish.to.is_some() { "to" } else { "port" };
+                let message = format!("nobody in the pod declares port {}", publish.target());
+                let help = format!("it declares {}; name one of them, or add this one to `ports`", known.join(", "));
+                self.report("tank::publish::undeclared_port", &["publish", name.as_str(), field], message, help);
+            }
         }
     }
 
@@ -178,28 +268,94 @@ impl Pass<'_> {
             let message = "less than a hundredth of a CPU is below what the kernel can give".to_owned();
             self.report("tank::limits::cpu", &["limits", "cpu"], message, "give at least 0.01");
         }
-        if let Some(probe) = &spec.readiness {
-            self.probe(probe, pod);
+        self.limits(spec);
+        for (device, at) in &spec.devices {
+            if !is_absolute(&at.path) || !at.path.starts_with("/dev/") {
+                let message = format!("`{}` is no path below /dev", at.path);
+                self.report(
+                    "tank::device::path",
+                    &["devices", device.as_str(), "path"],
+                    message,
+                    "for example \"/dev/fuse\"",
+                );
+            }
+            if let Some(to) = at.to.as_deref().filter(|to| !is_absolute(to) || !to.starts_with("/dev/")) {
+                let message = format!("`{to}` is no path below /dev");
+                self.report(
+                    "tank::device::path",
+                    &["devices", device.as_str(), "to"],
+                    message,
+                    "for example \"/dev/fuse\"",
+                );
+            }
+        }
+        if let Some(call) = spec.seccomp.allow.iter().find(|call| spec.seccomp.deny.contains(call)) {
+            let message = format!("`{call}` is both allowed and denied");
+            self.report("tank::seccomp::both", &["seccomp"], message, "keep it in one of the two lists");
+        }
+        for (field, probe) in [("readiness", &spec.readiness), ("liveness", &spec.liveness), ("startup", &spec.startup)]
+        {
+            if let Some(probe) = probe {
+                self.probe(field, probe, pod);
+            }
         }
     }
 
-    fn probe(&mut self, probe: &Probe, pod: &Pod) {
+    fn limits(&mut self, spec: &Container) {
+        for (resource, limit) in &spec.ulimits {
+            if !ULIMITS.contains(&resource.as_str()) {
+                let message = format!("`{resource}` is no resource that can be limited");
+                let help = did_you_mean(resource, ULIMITS, "see setrlimit(2)");
+                self.report("tank::ulimit::unknown", &["ulimits", resource], message, help);
+            }
+            if limit.soft > limit.hard {
+                let message = "the soft limit is above the hard one".to_owned();
+                self.report("tank::ulimit::soft_above_hard", &["ulimits", resource, "soft"], message, "raise `hard`");
+            }
+        }
+        // MAX_ARG_STRLEN of execve(2), which holds `NAME=VALUE` and a NUL.
+        const MAX_VARIABLE: usize = 128 * 1024;
+        for (variable, value) in &spec.env {
+            if variable.len() + value.len() + 2 > MAX_VARIABLE {
+                let message = format!("`{variable}` has more than the {MAX_VARIABLE} bytes the kernel passes on");
+                self.report("tank::env::too_long", &["env", variable], message, "put it into a file: `files`");
+            }
+        }
+        let unlimited = |amount: Amount| amount == Amount::Unlimited;
+        if spec.ulimits.get("nofile").is_some_and(|limit| unlimited(limit.soft) || unlimited(limit.hard)) {
+            let message = "open files can't be unlimited: the kernel refuses more than `fs.nr_open`".to_owned();
+            self.report("tank::ulimit::nofile", &["ulimits", "nofile"], message, "for example 1048576");
+        }
+    }
+
+    fn probe(&mut self, field: &'static str, probe: &Probe, pod: &Pod) {
         let kinds = [probe.http.is_some(), probe.tcp.is_some(), probe.exec.is_some()];
         if kinds.iter().filter(|given| **given).count() != 1 {
             let message = "a probe is exactly one of `http`, `tcp` and `exec`".to_owned();
-            self.report("tank::probe::kind", &["readiness"], message, "for example `readiness = { tcp.port = 80 }`");
+            self.report("tank::probe::kind", &[field], message, format!("for example `{field} = {{ tcp.port = 80 }}`"));
         }
         if probe.exec.as_ref().is_some_and(Vec::is_empty) {
             let message = "the probe has an empty command".to_owned();
-            self.report("tank::probe::empty", &["readiness", "exec"], message, "name the program to run");
+            self.report("tank::probe::empty", &[field, "exec"], message, "name the program to run");
         }
         if probe.period.0 == 0 || probe.timeout.0 == 0 {
             let message = "a probe needs time to answer and time between two of them".to_owned();
-            self.report("tank::probe::zero", &["readiness"], message, "give `period` and `timeout` more than 0");
+            self.report("tank::probe::zero", &[field], message, "give `period` and `timeout` more than 0");
+        }
+        if probe.failures == 0 {
+            let message = "no failures are not enough to count".to_owned();
+            self.report("tank::probe::zero", &[field, "failures"], message, "give at least 1");
+        }
+        let declared: BTreeSet<u16> = pod.containers.values().flat_map(|spec| spec.ports.values().copied()).collect();
+        let asked = probe.http.as_ref().map(|http| http.port).or(probe.tcp.as_ref().map(|tcp| tcp.port));
+        if let Some(port) = asked.filter(|port| !declared.is_empty() && !declared.contains(port)) {
+            let message = format!("nobody in the pod declares port {port}");
+            let kind = if probe.http.is_some() { "http" } else { "tcp" };
+            self.report("tank::probe::undeclared_port", &[field, kind, "port"], message, "add it to `ports`");
         }
         if pod.network == Network::None && probe.exec.is_none() {
             let message = "a pod without a network can't be asked over one".to_owned();
-            self.report("tank::probe::no_network", &["readiness"], message, "use an `exec` probe");
+            self.report("tank::probe::no_network", &[field], message, "use an `exec` probe");
         }
     }
 
@@ -262,6 +418,28 @@ fn published_twice(config: &Config, problems: &mut Vec<Problem>) {
             });
         }
         taken.push((publish.address, publish.port, publish.protocol, at));
+    }
+}
+
+/// Two interfaces can't have one static address on one network.
+fn addresses_twice(config: &Config, problems: &mut Vec<Problem>) {
+    let mut taken: BTreeMap<(IpAddr, &str), Vec<String>> = BTreeMap::new();
+    for (pod, spec) in &config.pods {
+        let Network::Nics(nics) = &spec.network else { continue };
+        for (name, nic) in nics {
+            let Some(address) = nic.address else { continue };
+            let at = path(["pods", pod.as_str(), "network", "nics", name.as_str(), "address"]);
+            if let Some(first) = taken.get(&(address.address, nic.parent.as_str())) {
+                problems.push(Problem {
+                    code: "tank::nic::address_taken",
+                    path: at.clone(),
+                    message: format!("{} is given to two interfaces", address.address),
+                    help: format!("`{}` has it already", first[1]),
+                    related: Some((first.clone(), "taken here")),
+                });
+            }
+            taken.insert((address.address, nic.parent.as_str()), at);
+        }
     }
 }
 

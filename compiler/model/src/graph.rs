@@ -9,6 +9,7 @@
 //! root ─► pod ─┬─► lifecycle ─► container ─┬─► image
 //!              ├─► limits ────► container  ├─► volume ─► sandbox
 //!              └─► publish ───► sandbox    ├─► files
+//!                                          ├─► init ──► image, volume, sandbox
 //!                                          └─► sandbox
 //! ```
 
@@ -49,6 +50,7 @@ pub enum Key {
     Container(Name, Name),
     Limits(Name, Name),
     Lifecycle(Name, Name),
+    Init(Name, Name),
 }
 
 /// What a node says, without what it needs.
@@ -69,6 +71,7 @@ pub enum Node {
     Container(ContainerNode),
     Limits(spec::Limits),
     Lifecycle(LifecycleNode),
+    Init(spec::Container),
 }
 
 /// What can change without touching a process of the pod.
@@ -79,6 +82,12 @@ pub struct PodNode {
     pub restart: spec::Restart,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub depends_on: BTreeMap<Name, spec::Condition>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: spec::Update,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The namespaces a pod's containers share.
@@ -114,6 +123,12 @@ pub struct ContainerNode {
     pub capabilities: spec::Capabilities,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ulimits: BTreeMap<String, spec::Ulimit>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub seccomp: spec::Seccomp,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub devices: BTreeMap<Name, spec::Device>,
 }
 
 /// How a running container is watched and ended.
@@ -123,6 +138,12 @@ pub struct LifecycleNode {
     pub readiness: Option<spec::Probe>,
     #[serde(default)]
     pub stop: spec::Stop,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<spec::Probe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<spec::Probe>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ports: BTreeMap<Name, u16>,
 }
 
 /// A node with its place in the graph.
@@ -189,7 +210,7 @@ impl Graph {
         let sandbox = Key::Sandbox(name.clone());
         let node = SandboxNode {
             hostname: pod.hostname.clone().unwrap_or_else(|| name.to_string()),
-            network: pod.network,
+            network: pod.network.clone(),
             sysctls: pod.sysctls.clone(),
         };
         self.add(sandbox.clone(), Node::Sandbox(node), &[])?;
@@ -202,22 +223,30 @@ impl Graph {
             let key = Key::Publish(name.clone(), port.clone());
             parts.push(self.add(key, Node::Publish(publish.clone()), std::slice::from_ref(&sandbox))?);
         }
-        for (container, spec) in &pod.containers {
-            parts.extend(self.add_container(name, container, spec, digest_of)?);
+        for (init, spec) in &pod.init {
+            let needs = self.container_needs(name, spec, digest_of)?;
+            parts.push(self.add(Key::Init(name.clone(), init.clone()), Node::Init(spec.clone()), &needs)?);
         }
-        let node = PodNode { labels: pod.labels.clone(), restart: pod.restart, depends_on: pod.depends_on.clone() };
+        let inits: Vec<Key> = pod.init.keys().map(|init| Key::Init(name.clone(), init.clone())).collect();
+        for (container, spec) in &pod.containers {
+            parts.extend(self.add_container(name, container, spec, &inits, digest_of)?);
+        }
+        let node = PodNode {
+            labels: pod.labels.clone(),
+            restart: pod.restart,
+            depends_on: pod.depends_on.clone(),
+            update: pod.update,
+        };
         self.add(Key::Pod(name.clone()), Node::Pod(node), &parts)
     }
 
-    /// Adds a container and what belongs to it; returns what its pod needs.
-    fn add_container(
+    /// The image, the sandbox and the volumes of a container.
+    fn container_needs(
         &mut self,
         pod: &Name,
-        name: &Name,
         spec: &spec::Container,
         digest_of: &impl Fn(&Reference) -> Option<Digest>,
     ) -> Result<Vec<Key>, CanonicalError> {
-        let of = |key: fn(Name, Name) -> Key| key(pod.clone(), name.clone());
         let image = Key::Image(spec.image.clone());
         if !self.index.contains_key(&image) {
             let digest = digest_of(&spec.image).or_else(|| spec.image.digest());
@@ -232,6 +261,21 @@ impl Graph {
                 .map(|volume| Key::Volume(pod.clone(), volume.clone()))
                 .filter(|key| self.index.contains_key(key)),
         );
+        Ok(needs)
+    }
+
+    /// Adds a container and what belongs to it; returns what its pod needs. It runs after `inits`, so it needs them.
+    fn add_container(
+        &mut self,
+        pod: &Name,
+        name: &Name,
+        spec: &spec::Container,
+        inits: &[Key],
+        digest_of: &impl Fn(&Reference) -> Option<Digest>,
+    ) -> Result<Vec<Key>, CanonicalError> {
+        let of = |key: fn(Name, Name) -> Key| key(pod.clone(), name.clone());
+        let mut needs = self.container_needs(pod, spec, digest_of)?;
+        needs.extend_from_slice(inits);
         if !spec.files.is_empty() {
             needs.push(self.add(of(Key::Files), Node::Files(spec.files.clone()), &[])?);
         }
@@ -247,9 +291,18 @@ impl Graph {
             secrets: spec.secrets.clone(),
             capabilities: spec.capabilities.clone(),
             read_only: spec.read_only,
+            ulimits: spec.ulimits.clone(),
+            seccomp: spec.seccomp.clone(),
+            devices: spec.devices.clone(),
         };
         let container = self.add(of(Key::Container), Node::Container(node), &needs)?;
-        let lifecycle = LifecycleNode { readiness: spec.readiness.clone(), stop: spec.stop.clone() };
+        let lifecycle = LifecycleNode {
+            readiness: spec.readiness.clone(),
+            stop: spec.stop.clone(),
+            liveness: spec.liveness.clone(),
+            startup: spec.startup.clone(),
+            ports: spec.ports.clone(),
+        };
         Ok(vec![
             self.add(of(Key::Limits), Node::Limits(spec.limits.clone()), std::slice::from_ref(&container))?,
             self.add(of(Key::Lifecycle), Node::Lifecycle(lifecycle), std::slice::from_ref(&container))?,
@@ -367,6 +420,14 @@ impl Graph {
         })
     }
 
+    /// What runs before the containers of `pod`, in this order.
+    pub fn init<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a spec::Container)> {
+        self.entries().filter_map(move |entry| match (&entry.key, &entry.node) {
+            (Key::Init(of, name), Node::Init(spec)) if of == pod => Some((name, spec)),
+            _ => None,
+        })
+    }
+
     /// The digest that `reference` was resolved to.
     pub fn image(&self, reference: &Reference) -> Option<Digest> {
         match &self.get(&Key::Image(reference.clone()))?.node {
@@ -400,11 +461,13 @@ impl Graph {
             self.containers(pod).map(|(name, node, _)| (name.clone(), self.container_config(pod, name, node)));
         Some(spec::Pod {
             containers: containers.collect(),
-            network: sandbox.network,
+            init: self.init(pod).map(|(name, spec)| (name.clone(), spec.clone())).collect(),
+            network: sandbox.network.clone(),
             volumes: volumes.collect(),
             publish: self.published(pod).map(|(name, publish)| (name.clone(), publish.clone())).collect(),
             restart: node.restart,
             depends_on: node.depends_on.clone(),
+            update: node.update,
             hostname: (sandbox.hostname != pod.as_str()).then(|| sandbox.hostname.clone()),
             labels: node.labels.clone(),
             sysctls: sandbox.sysctls.clone(),
@@ -427,7 +490,13 @@ impl Graph {
             limits: self.limits(pod, name),
             capabilities: node.capabilities.clone(),
             read_only: node.read_only,
+            ulimits: node.ulimits.clone(),
+            seccomp: node.seccomp.clone(),
+            devices: node.devices.clone(),
             readiness: lifecycle.readiness,
+            liveness: lifecycle.liveness,
+            startup: lifecycle.startup,
+            ports: lifecycle.ports,
             stop: lifecycle.stop,
         }
     }
@@ -511,6 +580,7 @@ impl Node {
                 | (Self::Container(_), Key::Container(..))
                 | (Self::Limits(_), Key::Limits(..))
                 | (Self::Lifecycle(_), Key::Lifecycle(..))
+                | (Self::Init(_), Key::Init(..))
         )
     }
 }
@@ -536,6 +606,7 @@ impl fmt::Display for Key {
             Self::Container(pod, name) => write!(f, "container {pod}/{name}"),
             Self::Limits(pod, name) => write!(f, "limits {pod}/{name}"),
             Self::Lifecycle(pod, name) => write!(f, "lifecycle {pod}/{name}"),
+            Self::Init(pod, name) => write!(f, "init {pod}/{name}"),
         }
     }
 }
@@ -551,7 +622,8 @@ impl Key {
             | Self::Files(pod, _)
             | Self::Container(pod, _)
             | Self::Limits(pod, _)
-            | Self::Lifecycle(pod, _) => Some(pod),
+            | Self::Lifecycle(pod, _)
+            | Self::Init(pod, _) => Some(pod),
         }
     }
 }

@@ -26,4 +26,5 @@ pub use digest::Digest;
 pub use generation::{Generation, Outcome};
 pub use graph::{Graph, Key, Node};
 pub use name::Name;
+pub use reference::Reference;
 pub use spec::Config;

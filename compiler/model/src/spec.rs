@@ -7,7 +7,7 @@
 use crate::{
     name::Name,
     reference::Reference,
-    units::{Bytes, MilliCpu, Millis},
+    units::{Bytes, Cidr, MilliCpu, Millis},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -25,6 +25,9 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Pod {
     pub containers: BTreeMap<Name, Container>,
+    /// Run one after another in the order of their names, each to its end, before the containers start.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub init: BTreeMap<Name, Container>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub network: Network,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -35,6 +38,8 @@ pub struct Pod {
     pub restart: Restart,
     #[serde(default, skip_serializing_if = "is_default")]
     pub depends_on: BTreeMap<Name, Condition>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: Update,
     #[serde(default, skip_serializing_if = "is_default")]
     pub hostname: Option<String>,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -72,18 +77,32 @@ pub struct Container {
     pub secrets: BTreeMap<Name, Secret>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// What it listens on. Where a pod declares any, `publish` and probes may lead to these only.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ports: BTreeMap<Name, u16>,
+    /// By the name `setrlimit(2)` has for it, in lower case: `nofile`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ulimits: BTreeMap<String, Ulimit>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub capabilities: Capabilities,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub seccomp: Seccomp,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub devices: BTreeMap<Name, Device>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_only: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub readiness: Option<Probe>,
     #[serde(default, skip_serializing_if = "is_default")]
+    pub liveness: Option<Probe>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub startup: Option<Probe>,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub stop: Stop,
 }
 
 /// How a pod reaches others.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// An own address on Tank's bridge.
@@ -93,6 +112,39 @@ pub enum Network {
     Host,
     /// Loopback only.
     None,
+    /// Interfaces of one's own, by the name they have inside the pod.
+    Nics(BTreeMap<Name, Nic>),
+}
+
+/// A network interface of a pod.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nic {
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: NicMode,
+    /// The host's interface: what a macvlan sits on, or the bridge that is joined. `auto`: the default route's, or
+    /// Tank's bridge.
+    #[serde(default = "auto_parent", skip_serializing_if = "is_auto_parent")]
+    pub parent: String,
+    /// A static address with the length of its network's prefix.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub address: Option<Cidr>,
+    /// Addresses to take one from, or what a static one has to be within.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pool: Option<Cidr>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub gateway: Option<IpAddr>,
+}
+
+/// What kind of interface a [`Nic`] is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NicMode {
+    /// One end of a pair whose other end is a port of a bridge.
+    #[default]
+    Bridge,
+    /// An address of its own on the network of `parent`.
+    Macvlan,
 }
 
 /// What a volume is kept in. None of the fields: a managed one, kept by Tank under its state folder.
@@ -175,6 +227,177 @@ pub struct Limits {
 /// The pids limit of a container that declares none: a fork bomb stays in its pod.
 pub const DEFAULT_PIDS: u32 = 4096;
 
+/// What one process may use at most, as `setrlimit(2)` has it. None: unlimited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ulimit {
+    pub soft: Amount,
+    pub hard: Amount,
+}
+
+/// A number, or no limit at all. Reads a number or `"unlimited"`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "serde_json::Value", into = "serde_json::Value")]
+pub enum Amount {
+    Of(u64),
+    Unlimited,
+}
+
+impl TryFrom<serde_json::Value> for Amount {
+    type Error = String;
+    fn try_from(value: serde_json::Value) -> Result<Self, String> {
+        match (&value, value.as_u64()) {
+            (_, Some(number)) => Ok(Self::Of(number)),
+            (serde_json::Value::String(text), _) if text == "unlimited" => Ok(Self::Unlimited),
+            _ => Err(format!("`{value}` is no amount, write a whole number or \"unlimited\"")),
+        }
+    }
+}
+
+impl From<Amount> for serde_json::Value {
+    fn from(amount: Amount) -> Self {
+        match amount {
+            Amount::Of(number) => number.into(),
+            Amount::Unlimited => "unlimited".into(),
+        }
+    }
+}
+
+/// The resources a [`Ulimit`] can be for.
+pub const ULIMITS: [&str; 15] = [
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// The names of capabilities(7), in the order of their numbers.
+pub const CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// The names of signal(7), in the order of their numbers. Real-time signals are `SIGRTMIN+n`.
+pub const SIGNALS: [&str; 31] = [
+    "SIGHUP",
+    "SIGINT",
+    "SIGQUIT",
+    "SIGILL",
+    "SIGTRAP",
+    "SIGABRT",
+    "SIGBUS",
+    "SIGFPE",
+    "SIGKILL",
+    "SIGUSR1",
+    "SIGSEGV",
+    "SIGUSR2",
+    "SIGPIPE",
+    "SIGALRM",
+    "SIGTERM",
+    "SIGSTKFLT",
+    "SIGCHLD",
+    "SIGCONT",
+    "SIGSTOP",
+    "SIGTSTP",
+    "SIGTTIN",
+    "SIGTTOU",
+    "SIGURG",
+    "SIGXCPU",
+    "SIGXFSZ",
+    "SIGVTALRM",
+    "SIGPROF",
+    "SIGWINCH",
+    "SIGIO",
+    "SIGPWR",
+    "SIGSYS",
+];
+
+/// Which system calls a container may make: the default filter, with exceptions by name.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seccomp {
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub profile: SeccompProfile,
+    /// Allowed although the profile denies them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allow: Vec<String>,
+    /// Denied with `EPERM` although the profile allows them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub deny: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeccompProfile {
+    #[default]
+    Default,
+    /// Every system call.
+    Unconfined,
+}
+
+/// A device of the host that the container sees.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Absolute path on the host, below `/dev`.
+    pub path: String,
+    /// Absolute path in the container; `path` unless given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub to: Option<String>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub read_only: bool,
+}
+
 /// Capabilities on top of, or taken from, the default set.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -237,7 +460,18 @@ pub enum Condition {
     Completed,
 }
 
-/// How to find out whether a container is ready. Exactly one of `http`, `tcp`, `exec`.
+/// How a changed pod takes the place of the one that runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Update {
+    /// The old one ends, then the new one starts.
+    #[default]
+    Recreate,
+    /// The new one starts beside the old and takes over when it is ready.
+    StartFirst,
+}
+
+/// A question to a container. Exactly one of `http`, `tcp`, `exec`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
@@ -251,6 +485,12 @@ pub struct Probe {
     pub period: Millis,
     #[serde(default = "default_period", skip_serializing_if = "is_default_period")]
     pub timeout: Millis,
+    /// How many times in a row it has to fail before that counts.
+    #[serde(default = "default_failures", skip_serializing_if = "is_default_failures")]
+    pub failures: u32,
+    /// The time before it is asked first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub delay: Millis,
 }
 
 /// A `GET` whose answer is 200 to 399.
@@ -318,6 +558,22 @@ fn default_period() -> Millis {
 
 fn is_default_period(period: &Millis) -> bool {
     *period == default_period()
+}
+
+fn default_failures() -> u32 {
+    3
+}
+
+fn is_default_failures(failures: &u32) -> bool {
+    *failures == default_failures()
+}
+
+fn auto_parent() -> String {
+    "auto".to_owned()
+}
+
+fn is_auto_parent(parent: &str) -> bool {
+    parent == "auto"
 }
 
 fn root_path() -> String {

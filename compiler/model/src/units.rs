@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 /// A text is no quantity of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,13 +18,65 @@ pub struct UnitError {
 pub struct Bytes(pub u64);
 
 /// A span of time in milliseconds. Reads a text with `ms`, `s`, `m` or `h`; canonical bytes hold the milliseconds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Millis(pub u64);
 
 /// A share of processor time in thousandths of one CPU. Reads `0.5`, `"0.5"` or `"500m"`; canonical bytes hold the
 /// last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MilliCpu(pub u32);
+
+/// An address with the length of its network's prefix: `10.0.0.5/24`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Cidr {
+    pub address: IpAddr,
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// # Errors
+    /// When the text is no address, `/` and a length that fits it.
+    pub fn parse(text: &str) -> Result<Self, UnitError> {
+        let parsed = text.split_once('/').and_then(|(address, prefix)| {
+            let address: IpAddr = address.parse().ok()?;
+            let prefix: u8 = prefix.parse().ok()?;
+            (prefix <= if address.is_ipv4() { 32 } else { 128 }).then_some(Self { address, prefix })
+        });
+        parsed.ok_or_else(|| UnitError {
+            text: text.to_owned(),
+            what: "address with a prefix length",
+            example: "for example \"10.0.0.5/24\"",
+        })
+    }
+
+    /// Whether `address` is in this network.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
+            IpAddr::V6(v6) => u128::from(v6),
+        };
+        let same = bits(self.address) ^ bits(address);
+        address.is_ipv4() == self.address.is_ipv4() && (self.prefix == 0 || same >> (128 - u32::from(self.prefix)) == 0)
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+impl Serialize for Cidr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cidr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
 
 impl Bytes {
     /// # Errors
@@ -198,6 +250,18 @@ mod tests {
         }
         assert!(Millis::parse("30").is_err(), "a time needs its unit");
         assert!(MilliCpu::parse("0.0001").is_err(), "finer than a thousandth");
+    }
+
+    #[test]
+    fn networks_contain_their_addresses() {
+        let pool = Cidr::parse("10.0.0.128/25").expect("a network");
+        assert!(pool.contains(IpAddr::from([10, 0, 0, 200])));
+        assert!(!pool.contains(IpAddr::from([10, 0, 0, 5])));
+        assert!(!pool.contains("::1".parse().expect("an address")));
+        assert!(Cidr::parse("::/0").expect("a network").contains("::1".parse().expect("an address")));
+        for bad in ["10.0.0.5", "10.0.0.5/33", "::1/129", "a/8", "10.0.0.5/"] {
+            assert!(Cidr::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

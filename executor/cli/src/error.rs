@@ -3,7 +3,7 @@
 
 use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyles};
 use std::io::{IsTerminal, Write};
-use tank_compiler::{CompileError, Problem};
+use tank_compiler::{CompileError, Problems};
 use tank_proto::varlink;
 
 #[derive(Debug)]
@@ -75,27 +75,33 @@ impl From<varlink::Error> for Error {
 
 impl From<CompileError> for Error {
     fn from(error: CompileError) -> Self {
-        let drawn = match &error {
-            CompileError::Problems(problems) => Some(draw(problems)),
-            CompileError::Nickel(report) => Some(format!("{report}\n")),
-            CompileError::Read(..) | CompileError::Internal(_) => None,
-        };
-        Self { drawn, ..Self::new(error.to_string()) }
+        let message = error.to_string();
+        match error {
+            CompileError::Problems(problems) => Self { drawn: Some(draw(&problems, &message)), ..Self::new(message) },
+            CompileError::Limit { help, .. } => Self::new(message).help(help),
+            CompileError::Read(..) | CompileError::Internal(_) => Self::new(message),
+        }
     }
 }
 
-/// Every problem with its snippet, colourful on a terminal only.
-fn draw(problems: &[Problem]) -> String {
+/// The most problems that are drawn; who has more starts with these.
+const MAX_DRAWN: usize = 100;
+
+/// Every problem with its snippets, colourful on a terminal only.
+fn draw(problems: &Problems, count: &str) -> String {
     let terminal = std::io::stderr().is_terminal();
     let styles = if terminal { ThemeStyles::ansi() } else { ThemeStyles::none() };
     let theme = GraphicalTheme { characters: ThemeCharacters::unicode(), styles };
     let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(100);
     let mut text = String::new();
-    for problem in problems {
+    let diagnostics = problems.diagnostics();
+    for problem in diagnostics.iter().take(MAX_DRAWN) {
         if handler.render_report(&mut text, problem).is_err() {
-            text.push_str(&problem.message);
+            text.push_str(&problem.to_string());
         }
         text.push('\n');
     }
-    text
+    let more = diagnostics.len().saturating_sub(MAX_DRAWN);
+    let rest = if more > 0 { format!(", {more} of them not shown") } else { String::new() };
+    format!("{text}{count}{rest}; what a code means: `tank doc --error CODE`\n")
 }

@@ -165,7 +165,7 @@ fn prepare(
     let mut mounts = volumes(host, graph, pod, node, user_namespace, base)?;
     mounts.sort_by(|a, b| a.1.cmp(&b.1));
     let mounts = mounts.into_iter().map(|(fd, path)| (parts.push(fd), path)).collect();
-    let (files, entries) = files(host, graph, pod, container, node, &sandbox.hostname, sandbox.network, base)?;
+    let (files, entries) = files(host, graph, pod, container, node, &sandbox.hostname, &sandbox.network, base)?;
     let files = Some((parts.push(files), entries));
     let cgroup = host.cgroups.ensure(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
     let cgroup = cgroup.into_iter().map(|fd| parts.push(fd)).collect();
@@ -290,7 +290,7 @@ fn files(
     container: &Name,
     node: &ContainerNode,
     hostname: &str,
-    network: Network,
+    network: &Network,
     base: u32,
 ) -> Result<(OwnedFd, Vec<(String, String)>), Failure> {
     let options = [("mode", "0755"), ("size", "64m")];
@@ -304,7 +304,7 @@ fn files(
         Ok(())
     };
     let declared = graph.files(pod, container);
-    let addresses = if network == Network::Bridge {
+    let addresses = if *network == Network::Bridge {
         host.addresses(pod).map_err(|e| fail("lease an address", e))?
     } else {
         Default::default()
@@ -314,7 +314,7 @@ fn files(
     let generated = [
         ("/etc/hosts", hosts),
         ("/etc/hostname", format!("{hostname}\n")),
-        ("/etc/resolv.conf", resolv_conf(&resolver, network == Network::Host)),
+        ("/etc/resolv.conf", resolv_conf(&resolver, *network == Network::Host)),
     ];
     for (path, content) in generated.iter().filter(|(path, _)| !declared.contains_key(*path)) {
         add(path, content.as_bytes(), 0o644)?;

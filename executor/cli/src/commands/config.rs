@@ -1,16 +1,55 @@
-//! `check` and `build`: nothing but the configuration, no daemon.
+//! `check`, `build` and `lock`: nothing but the configuration.
 
 use crate::{
     args::{Drawing, Overrides, Source},
     error::Error,
     output,
 };
-use std::path::PathBuf;
-use tank_compiler::{CompileError, Compiled, Inputs, draw};
+use std::{ffi::OsString, path::PathBuf};
+use tank_compiler::{CompileError, Compiled, Inputs, child, child::Settings, draw};
+use tank_model::units::{Bytes, Millis};
 
+/// The argument with which this program evaluates instead of being a command.
+pub const EVALUATE: &str = "__evaluate";
+
+/// How configurations are evaluated, by the environment: `TANK_EVAL_TIMEOUT`, `TANK_EVAL_MEMORY`, `TANK_CACHE_DIR`.
+pub fn settings() -> Result<Settings, Error> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let wrong = |name: &str, why: String| Error::new(format!("the environment variable {name} is wrong")).cause(why);
+    let time = match variable("TANK_EVAL_TIMEOUT") {
+        Some(text) => Millis::parse(&text).map_err(|e| wrong("TANK_EVAL_TIMEOUT", e.to_string()))?.duration(),
+        None => child::DEFAULT_TIME,
+    };
+    let memory = match variable("TANK_EVAL_MEMORY") {
+        Some(text) => Bytes::parse(&text).map_err(|e| wrong("TANK_EVAL_MEMORY", e.to_string()))?.0,
+        None => child::DEFAULT_MEMORY,
+    };
+    Ok(Settings {
+        program: PathBuf::from("/proc/self/exe"),
+        args: vec![OsString::from(EVALUATE)],
+        time,
+        memory,
+        cache_dir: cache_dir(),
+    })
+}
+
+/// `$TANK_CACHE_DIR`, or `tank` in the user's cache folder. An empty variable means none.
+fn cache_dir() -> Option<PathBuf> {
+    if let Some(dir) = std::env::var_os("TANK_CACHE_DIR") {
+        return Some(PathBuf::from(dir)).filter(|dir| !dir.as_os_str().is_empty());
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("tank"))
+}
+
+fn inputs(files: &[PathBuf], overrides: &Overrides, this_host: bool) -> Inputs {
+    Inputs { files: files.to_vec(), overrides: overrides.set.clone(), unlocked: false, this_host }
+}
+
+/// Compiles what is to run on this host.
 pub fn compile(source: &Source) -> Result<Compiled, Error> {
-    let inputs = Inputs { files: source.files.clone(), overrides: source.overrides.set.clone() };
-    Ok(tank_compiler::compile(&inputs)?)
+    Ok(tank_compiler::compile(&inputs(&source.files, &source.overrides, true), &settings()?)?)
 }
 
 /// As [`compile`]; none without files.
@@ -21,58 +60,64 @@ pub fn compile_some(files: &[PathBuf], overrides: &Overrides) -> Result<Option<C
             _ => Err(Error::new("--set overrides a field of a file, and no file is named")),
         };
     }
-    let inputs = Inputs { files: files.to_vec(), overrides: overrides.set.clone() };
-    Ok(Some(tank_compiler::compile(&inputs)?))
+    Ok(Some(tank_compiler::compile(&inputs(files, overrides, true), &settings()?)?))
 }
 
 pub fn check(source: &Source, json: bool) -> Result<u8, Error> {
-    let inputs = Inputs { files: source.files.clone(), overrides: source.overrides.set.clone() };
-    let compiled = tank_compiler::compile(&inputs);
+    let compiled = tank_compiler::compile(&inputs(&source.files, &source.overrides, true), &settings()?);
     if json {
-        let problems: Vec<serde_json::Value> = match &compiled {
-            Ok(_) => Vec::new(),
-            Err(CompileError::Problems(problems)) => problems.iter().map(problem_json).collect(),
-            Err(error) => vec![serde_json::json!({ "code": "tank::nickel", "message": error.to_string() })],
-        };
+        let problems = compiled.as_ref().err().map(problems_json).unwrap_or_default();
         output::json(&serde_json::json!({ "ok": compiled.is_ok(), "problems": problems }))?;
         return Ok(u8::from(compiled.is_err()));
     }
-    let compiled = compiled?;
-    let containers: usize = compiled.config.pods.values().map(|pod| pod.containers.len()).sum();
-    output::line(&format!("{} pods with {containers} containers, nothing wrong", compiled.config.pods.len()))?;
+    let config = compiled?.config()?;
+    let containers: usize = config.pods.values().map(|pod| pod.containers.len()).sum();
+    output::line(&format!("{} pods with {containers} containers, nothing wrong", config.pods.len()))?;
     Ok(0)
 }
 
-fn problem_json(problem: &tank_compiler::Problem) -> serde_json::Value {
-    let location = problem.location();
-    serde_json::json!({
-        "code": problem.code,
-        "field": problem.path.join("."),
-        "message": problem.message,
-        "help": problem.help,
-        "file": location.as_ref().map(|(file, _, _)| file),
-        "line": location.as_ref().map(|(_, line, _)| line),
-        "column": location.as_ref().map(|(_, _, column)| column),
-    })
+/// What `check --json` prints of an error: the same keys for every problem.
+fn problems_json(error: &CompileError) -> Vec<serde_json::Value> {
+    let CompileError::Problems(problems) = error else {
+        let code = match error {
+            CompileError::Limit { code, .. } => code,
+            CompileError::Read(..) => "tank::read",
+            _ => "tank::internal",
+        };
+        return vec![serde_json::json!({ "code": code, "message": error.to_string() })];
+    };
+    let problem = |problem: &tank_compiler::Problem| {
+        let location = problem.labels.first().and_then(|label| problems.location(&label.place));
+        serde_json::json!({
+            "code": problem.code,
+            "field": tank_compiler::provenance::field(&problem.path),
+            "message": problem.message,
+            "help": problem.help,
+            "file": location.map(|(file, _, _)| file),
+            "line": location.map(|(_, line, _)| line),
+            "column": location.map(|(_, _, column)| column),
+        })
+    };
+    problems.list.iter().map(problem).collect()
 }
 
 pub fn build(source: &Source, graph: Option<Drawing>, canonical: bool, json: bool) -> Result<u8, Error> {
-    let compiled = compile(source)?;
+    let compiled = tank_compiler::compile(&inputs(&source.files, &source.overrides, false), &settings()?)?;
     if canonical {
-        output::line(&compiled.canonical)?;
-    } else if let Some(drawing) = graph {
+        return output::line(&compiled.canonical).map(|()| 0);
+    }
+    let built = compiled.graph()?;
+    if let Some(drawing) = graph {
         let text = match drawing {
-            Drawing::Dot => draw::dot(&compiled.graph),
-            Drawing::Mermaid => draw::mermaid(&compiled.graph),
+            Drawing::Dot => draw::dot(&built),
+            Drawing::Mermaid => draw::mermaid(&built),
         };
         output::line(text.trim_end())?;
     } else if json {
-        let nodes: Vec<serde_json::Value> = compiled
-            .graph
+        let nodes: Vec<serde_json::Value> = built
             .entries()
             .map(|entry| {
-                let needs: Vec<String> =
-                    compiled.graph.needs(&entry.key).iter().map(|need| need.key.to_string()).collect();
+                let needs: Vec<String> = built.needs(&entry.key).iter().map(|need| need.key.to_string()).collect();
                 serde_json::json!({
                     "key": entry.key.to_string(),
                     "hash": entry.hash,
@@ -81,10 +126,10 @@ pub fn build(source: &Source, graph: Option<Drawing>, canonical: bool, json: boo
                 })
             })
             .collect();
-        output::json(&serde_json::json!({ "root": compiled.graph.root(), "nodes": nodes }))?;
+        output::json(&serde_json::json!({ "root": built.root(), "nodes": nodes }))?;
     } else {
-        output::line(&compiled.graph.root().to_string())?;
-        for entry in compiled.graph.entries() {
+        output::line(&built.root().to_string())?;
+        for entry in built.entries() {
             output::line(&format!("{}  {}", entry.hash.short(), entry.key))?;
         }
     }

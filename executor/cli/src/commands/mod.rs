@@ -6,6 +6,8 @@ mod doctor;
 mod exec;
 mod view;
 
+pub use config::EVALUATE;
+
 use crate::{
     args::{Args, Command, Generations},
     client::Client,

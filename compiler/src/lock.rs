@@ -1,0 +1,85 @@
+//! `tank.lock`: which digest each image tag stands for, beside the configuration that names them.
+//!
+//! With a lock, the same source is the same graph on every machine and at every time. The file is TOML, sorted, and
+//! meant to be committed; `tank lock` writes it.
+
+use crate::CompileError;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::{Path, PathBuf},
+};
+use tank_model::{Digest, Reference, reference::Source};
+
+/// The file's name.
+pub const FILE: &str = "tank.lock";
+
+/// The most bytes of a lock file.
+const MAX_LOCK: u64 = 4 << 20;
+
+/// The one layout there is.
+const VERSION: u32 = 1;
+
+/// The content of a lock file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    pub version: u32,
+    /// Digests by the reference as the configuration has it.
+    #[serde(default)]
+    pub images: BTreeMap<String, Digest>,
+}
+
+impl Default for Lock {
+    fn default() -> Self {
+        Self { version: VERSION, images: BTreeMap::new() }
+    }
+}
+
+impl Lock {
+    pub fn path(base_dir: &Path) -> PathBuf {
+        base_dir.join(FILE)
+    }
+
+    /// The lock of a folder with its text; none when there is no file.
+    ///
+    /// # Errors
+    /// When the file is there and can't be read or understood.
+    pub fn read(base_dir: &Path) -> Result<Option<(Self, String)>, CompileError> {
+        let path = Self::path(base_dir);
+        let file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(CompileError::Read(path, error.to_string())),
+        };
+        let unreadable = |why: String| CompileError::Read(path.clone(), why);
+        let mut text = String::new();
+        file.take(MAX_LOCK + 1).read_to_string(&mut text).map_err(|e| unreadable(e.to_string()))?;
+        if text.len() as u64 > MAX_LOCK {
+            return Err(unreadable(format!("it has more than {MAX_LOCK} bytes")));
+        }
+        let lock: Self = toml::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
+        if lock.version != VERSION {
+            return Err(unreadable(format!("it is of version {}, this tank reads {VERSION}", lock.version)));
+        }
+        Ok(Some((lock, text)))
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        let body = toml::to_string(self).unwrap_or_default();
+        format!("# Written by `tank lock`: the digests that the tags of this configuration stand for.\n{body}")
+    }
+
+    /// A tag's reference with the digest the lock has for it. None for what is pinned already, is a layout on disk, or
+    /// is not in the lock.
+    pub fn pin(&self, image: &Reference) -> Option<String> {
+        lockable(image).then(|| self.images.get(image.as_str()))?.map(|digest| format!("{image}@{digest}"))
+    }
+}
+
+/// Whether an image's bytes can change under its name: a tag of a registry.
+pub fn lockable(image: &Reference) -> bool {
+    matches!(image.source(), Source::Registry { digest: None, .. })
+}

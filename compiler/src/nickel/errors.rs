@@ -1,0 +1,111 @@
+//! Nickel's errors as problems: its words and its places, Tank's codes.
+
+use super::Session;
+use crate::diagnostics::{Label, Place, Problem};
+use nickel_lang_core::{
+    error::{Error, EvalErrorData, EvalErrorKind, ImportErrorKind, IntoDiagnostics},
+    files::Files,
+};
+
+impl Session {
+    /// An error, which is about the field at `path`, as one problem or, if the parser found several, as several.
+    pub(super) fn problems_of(&mut self, error: Error, path: &[String]) -> Vec<Problem> {
+        let code = code(&error);
+        let calls = match &error {
+            Error::EvalError(error) => self.calls(error),
+            _ => Vec::new(),
+        };
+        let several = matches!(error, Error::ParseErrors(_))
+            || matches!(&error, Error::ImportError(e) if matches!(e.as_ref(), ImportErrorKind::ParseErrors(..)));
+        // Nickel adds the snippets it makes up to a copy of its files: ours do not know them and show no label there.
+        let mut files: Files = self.files();
+        let diagnostics = error.into_diagnostics(&mut files);
+        let mut problems: Vec<Problem> = Vec::new();
+        for diagnostic in diagnostics {
+            let labels: Vec<(bool, Label)> = diagnostic
+                .labels
+                .iter()
+                .filter_map(|label| {
+                    let place = self.place_in(label.file_id, label.range.clone())?;
+                    let primary = format!("{:?}", label.style) == "Primary";
+                    Some((primary, Label { place, text: label.message.clone() }))
+                })
+                .collect();
+            let (first, rest): (Vec<_>, Vec<_>) = labels.into_iter().partition(|(primary, _)| *primary);
+            let labels = first.into_iter().chain(rest).map(|(_, label)| label);
+            match problems.last_mut() {
+                // What follows the first diagnostic of an error are its notes: a function's call, a contract's source.
+                Some(problem) if !several => {
+                    let message = diagnostic.message;
+                    problem.labels.extend(labels.map(|label| Label {
+                        text: if label.text.is_empty() { message.clone() } else { label.text },
+                        ..label
+                    }));
+                }
+                _ => {
+                    let notes = diagnostic.notes.join("\n");
+                    problems.push(Problem {
+                        code: code.to_owned(),
+                        path: path.to_vec(),
+                        message: diagnostic.message,
+                        help: Some(notes).filter(|notes| !notes.is_empty()),
+                        labels: labels.collect(),
+                    });
+                }
+            }
+        }
+        for problem in &mut problems {
+            // The typechecker and the evaluator find the same mistake: one code for it.
+            if problem.message.starts_with("unbound identifier") {
+                problem.code = "tank::nickel::unbound".to_owned();
+            }
+            for call in &calls {
+                let shown = |label: &Label| covers(call, &label.place);
+                if !problem.labels.first().is_some_and(shown) && !problem.labels.iter().any(|l| l.place == *call) {
+                    problem.labels.push(Label { place: call.clone(), text: "in this call".to_owned() });
+                }
+            }
+            problem.labels.dedup();
+        }
+        problems
+    }
+
+    /// The calls an error happened in, the innermost first; those of the user's only.
+    fn calls(&mut self, error: &EvalErrorData) -> Vec<Place> {
+        let files = self.files();
+        let (entered, pending) = error.ctxt.call_stack.group_by_calls(&error.ctxt.pos_table, &files);
+        let spans = pending.into_iter().chain(entered).map(|call| call.span);
+        spans.filter_map(|span| self.place_of(&span)).take(3).collect()
+    }
+}
+
+/// Whether `inner` is within `outer`.
+pub(super) fn covers(outer: &Place, inner: &Place) -> bool {
+    outer.source == inner.source && outer.range.start <= inner.range.start && inner.range.end <= outer.range.end
+}
+
+fn code(error: &Error) -> &'static str {
+    match error {
+        Error::ParseErrors(_) => "tank::syntax",
+        Error::TypecheckError(_) => "tank::nickel::type",
+        Error::ImportError(error) => match error.as_ref() {
+            ImportErrorKind::ParseErrors(..) => "tank::syntax",
+            _ => "tank::import",
+        },
+        Error::EvalError(error) => match &error.error {
+            EvalErrorKind::BlameError { .. } => "tank::nickel::contract",
+            EvalErrorKind::MissingFieldDef { .. } => "tank::field::missing",
+            EvalErrorKind::ParseError(_) => "tank::syntax",
+            EvalErrorKind::TypeError { .. }
+            | EvalErrorKind::UnaryPrimopTypeError { .. }
+            | EvalErrorKind::NAryPrimopTypeError { .. } => "tank::nickel::type",
+            EvalErrorKind::NotAFunc(..) | EvalErrorKind::NotEnoughArgs(..) => "tank::nickel::call",
+            EvalErrorKind::FieldMissing { .. } => "tank::nickel::no_such_field",
+            EvalErrorKind::MergeIncompatibleArgs { .. } => "tank::nickel::merge",
+            EvalErrorKind::UnboundIdentifier(..) => "tank::nickel::unbound",
+            EvalErrorKind::InfiniteRecursion(..) => "tank::nickel::recursion",
+            _ => "tank::nickel::failed",
+        },
+        _ => "tank::nickel::failed",
+    }
+}

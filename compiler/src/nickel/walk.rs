@@ -1,0 +1,491 @@
+//! The walk: evaluates a configuration field by field along the contracts, and checks each where it stands.
+//!
+//! A field that fails is left out and remembered as *poisoned*, so that nothing is said of it twice. The walk descends
+//! only where the contracts do, so its depth is theirs and not the user's.
+
+use super::{Session, definitions::Definition, errors::covers};
+use crate::{
+    diagnostics::{Label, Place, Problem, Source},
+    schema::{self, Field, Kind, Refusal, Schema, Shape, check_value},
+};
+use nickel_lang_core::{
+    error::Error,
+    eval::{
+        VirtualMachine,
+        value::{Container, NickelValue},
+    },
+    position::PosIdx,
+};
+use serde_json::{Map, Value};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+use tank_model::{Name, name::nearest};
+
+/// What a configuration says, as far as it can be evaluated.
+#[derive(Default)]
+pub struct Evaluated {
+    pub value: Value,
+    pub problems: Vec<Problem>,
+    /// Fields that have a problem: what else is found of them is a consequence.
+    pub poisoned: BTreeSet<Vec<String>>,
+    pub sources: Vec<Source>,
+    pub places: BTreeMap<Vec<String>, Written>,
+    /// Where the name of each field was written.
+    pub names: BTreeMap<Vec<String>, Place>,
+    /// Every file that was read, with what it held.
+    pub reads: Vec<(PathBuf, String)>,
+    /// Every place that defines a field, by the field.
+    pub definitions: BTreeMap<Vec<String>, Vec<Definition>>,
+}
+
+/// Where a field was written.
+#[derive(Debug, Clone)]
+pub struct Written {
+    pub place: Place,
+    /// Where it was asked for, if it was made elsewhere: the call of a function, the use of a name.
+    pub via: Option<Place>,
+}
+
+impl Evaluated {
+    /// Where a field was written, or the nearest field around it that is in one of the user's files.
+    pub fn written(&self, path: &[String]) -> Option<&Written> {
+        (0..=path.len()).rev().find_map(|length| self.places.get(&path[..length]))
+    }
+
+    /// The name of the file a field was written in.
+    pub fn file(&self, path: &[String]) -> Option<&str> {
+        self.sources.get(self.written(path)?.place.source).map(|source| source.name.as_str())
+    }
+
+    /// A problem with a field, at the place it was written and with the call that made it.
+    pub fn problem(&self, code: &str, path: &[String], message: String, help: Option<String>) -> Problem {
+        let mut labels = Vec::new();
+        if let Some(written) = self.written(path) {
+            labels.push(Label { place: written.place.clone(), text: "here".to_owned() });
+        }
+        // The nearest field around it that was made elsewhere than it is asked for.
+        let via = (0..=path.len()).rev().find_map(|length| self.places.get(&path[..length])?.via.clone());
+        if let (Some(via), Some(first)) = (via, labels.first())
+            && !covers(&via, &first.place)
+        {
+            labels.push(Label { place: via, text: "asked for here".to_owned() });
+        }
+        Problem { code: code.to_owned(), path: path.to_vec(), message, help, labels }
+    }
+
+    /// Whether something at or around a field, or below it, has a problem already.
+    pub fn is_poisoned(&self, path: &[String]) -> bool {
+        self.poisoned.iter().any(|poisoned| path.starts_with(poisoned) || poisoned.starts_with(path))
+    }
+}
+
+impl Session {
+    /// Walks a configuration; `problems` were found before.
+    pub(super) fn walk(mut self, body: NickelValue, problems: Vec<Problem>) -> Evaluated {
+        let schema = super::schema();
+        let mut walk = Walk { session: &mut self, schema, out: Evaluated { problems, ..Evaluated::default() } };
+        let mut value = Value::Null;
+        if let Some(config) = walk.force(body, &[]) {
+            value = walk.record(&config, "Config", &mut Vec::new()).unwrap_or_default();
+        }
+        let mut out = walk.out;
+        out.value = if value.is_object() { value } else { Value::Object(Map::new()) };
+        self.finish(out)
+    }
+
+    /// Nothing could be evaluated.
+    pub(super) fn give_up(self, problems: Vec<Problem>) -> Evaluated {
+        let value = Value::Object(Map::new());
+        let poisoned = [Vec::new()].into();
+        self.finish(Evaluated { value, problems, poisoned, ..Evaluated::default() })
+    }
+
+    fn finish(mut self, mut out: Evaluated) -> Evaluated {
+        // The typechecker and the evaluation both report what is unbound.
+        let mut seen = BTreeSet::new();
+        out.problems.retain(|problem| {
+            let at = problem.labels.first().map(|label| (label.place.source, label.place.range.start));
+            seen.insert((problem.message.clone(), at, problem.labels.is_empty().then(|| problem.path.clone())))
+        });
+        out.definitions = self.definitions();
+        out.reads = self.reads();
+        out.sources = std::mem::take(&mut self.sources.list);
+        out
+    }
+}
+
+struct Walk<'a> {
+    session: &'a mut Session,
+    schema: &'static Schema,
+    out: Evaluated,
+}
+
+impl Walk<'_> {
+    /// Evaluates as far as a value's outermost shape.
+    fn force(&mut self, value: NickelValue, path: &[String]) -> Option<NickelValue> {
+        let mut vm = VirtualMachine::new(&mut self.session.context);
+        match vm.eval(value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                drop(vm);
+                let mut problems = self.session.problems_of(Error::EvalError(error), path);
+                for problem in &mut problems {
+                    if problem.labels.is_empty()
+                        && let Some(written) = self.out.written(path)
+                    {
+                        problem.labels.push(Label { place: written.place.clone(), text: "here".to_owned() });
+                    }
+                }
+                self.out.problems.extend(problems);
+                self.out.poisoned.insert(path.to_vec());
+                None
+            }
+        }
+    }
+
+    fn report(&mut self, code: &str, path: &[String], message: String, help: impl Into<String>) {
+        let help = Some(help.into()).filter(|help| !help.is_empty());
+        let problem = self.out.problem(code, path, message, help);
+        self.out.problems.push(problem);
+        self.out.poisoned.insert(path.to_vec());
+    }
+
+    fn note(&mut self, path: &[String], asked: PosIdx, made: &NickelValue) {
+        let table = &self.session.context.pos_table;
+        let (asked, made) = (table.get(asked), table.get(made.pos_idx()));
+        let (asked, made) = (self.session.place(asked), self.session.place(made));
+        let via = asked.clone().filter(|asked| made.as_ref().is_some_and(|made| !covers(asked, made)));
+        if let Some(place) = made.or(asked) {
+            self.out.places.insert(path.to_vec(), Written { place, via });
+        }
+    }
+
+    fn note_name(&mut self, name: nickel_lang_core::identifier::LocIdent, path: &[String]) {
+        if let Some(place) = self.session.place(name.pos) {
+            self.out.names.insert(path.to_vec(), place.clone());
+            self.out.places.insert(path.to_vec(), Written { place, via: None });
+        }
+    }
+
+    /// A field's value, evaluated, its place taken down.
+    fn field(
+        &mut self,
+        field: &nickel_lang_core::term::record::Field,
+        name: nickel_lang_core::identifier::LocIdent,
+        path: &[String],
+    ) -> Option<NickelValue> {
+        let asked = field.value.as_ref()?.pos_idx();
+        // Until it is evaluated, its name is where it is.
+        self.note_name(name, path);
+        let value = self.force(field.value_with_pending_contracts()?, path)?;
+        self.note(path, asked, &value);
+        Some(value)
+    }
+
+    /// A value of a kind as JSON; none when it has a problem.
+    fn value(&mut self, value: &NickelValue, kind: &Kind, path: &mut Vec<String>) -> Option<Value> {
+        match kind {
+            Kind::Named(name) => {
+                let contract = self.schema.contracts.get(name)?;
+                match &contract.shape {
+                    Shape::Record(_) => self.record(value, name, path),
+                    Shape::Enum(tags) => self.tag(value, tags, path),
+                    _ if name == "Network" && value.as_record().is_some() => self.record(value, "Nics", path),
+                    _ => self.leaf(value, name, path),
+                }
+            }
+            Kind::Dict(_) if value.as_record().is_none() => {
+                self.wrong(value, kind, path);
+                None
+            }
+            Kind::Dict(of) => Some(self.dict(value, of, path)),
+            Kind::Array(of) => self.array(value, of, path),
+            Kind::String => self.plain(value, kind, path).filter(Value::is_string),
+            Kind::Bool => self.plain(value, kind, path).filter(Value::is_boolean),
+        }
+    }
+
+    fn wrong(&mut self, value: &NickelValue, kind: &Kind, path: &[String]) {
+        let found = match value.type_of() {
+            Some("Number") => "a number".to_owned(),
+            Some("String") => "a text".to_owned(),
+            Some("Bool") => "a boolean".to_owned(),
+            Some("Record") => "a record".to_owned(),
+            Some("Array") => "an array".to_owned(),
+            Some("EnumTag") => "a tag".to_owned(),
+            Some("Function" | "MatchExpression" | "CustomContract") => "a function".to_owned(),
+            Some("Null") => "null".to_owned(),
+            other => other.unwrap_or("something else").to_lowercase(),
+        };
+        let field = path.last().map_or("the configuration", String::as_str);
+        let help = match (kind, value.type_of()) {
+            (Kind::Array(_), Some("String")) => "put it into brackets: `[\"…\"]`",
+            (Kind::String, Some("Number" | "Bool")) => "put it into quotes",
+            (Kind::Dict(_), Some("Array")) => "a record keyed by name merges across files: `{ name = … }`",
+            (_, Some("Function" | "MatchExpression")) => "apply the function to its arguments",
+            _ => "",
+        };
+        let wanted = kind.words(self.schema);
+        self.report("tank::value::type", path, format!("`{field}` is {found}, not {wanted}"), help);
+    }
+
+    /// A scalar of a plain type.
+    fn plain(&mut self, value: &NickelValue, kind: &Kind, path: &[String]) -> Option<Value> {
+        let fits = match kind {
+            Kind::String => value.as_string().is_some(),
+            _ => value.as_bool().is_some(),
+        };
+        if !fits {
+            self.wrong(value, kind, path);
+            return None;
+        }
+        serde_json::to_value(value).ok()
+    }
+
+    /// A value that [`check_value`] knows. An enum tag counts as its text.
+    fn leaf(&mut self, value: &NickelValue, contract: &str, path: &[String]) -> Option<Value> {
+        let scalar = value.as_string().is_some() || value.as_number().is_some() || value.as_bool().is_some();
+        if contract == "Network" {
+            let tags = ["bridge", "host", "none"].map(str::to_owned);
+            return self.tag(value, &tags, path);
+        }
+        if !scalar {
+            self.wrong(value, &Kind::Named(contract.to_owned()), path);
+            return None;
+        }
+        let json = serde_json::to_value(value).ok()?;
+        match check_value(contract, &json) {
+            Ok(()) => Some(json),
+            Err(Refusal { code, message, help }) => {
+                let field = path.iter().rev().find(|part| part.parse::<usize>().is_err());
+                let message = match code {
+                    "tank::value::type" => {
+                        format!("`{}`: {message}", field.map_or("the configuration", String::as_str))
+                    }
+                    _ => message,
+                };
+                self.report(code, path, message, help);
+                None
+            }
+        }
+    }
+
+    /// An enum tag; YAML, JSON and TOML write it as a text.
+    fn tag(&mut self, value: &NickelValue, tags: &[String], path: &[String]) -> Option<Value> {
+        let text = match (value.as_enum_tag(), value.as_string()) {
+            (Some(tag), _) => tag.label().to_owned(),
+            (None, Some(_)) => serde_json::to_value(value).ok()?.as_str()?.to_owned(),
+            (None, None) => {
+                let field = path.last().map_or("the value", String::as_str);
+                let message = format!("`{field}` is one of {}", schema::one_of(tags));
+                self.report("tank::value::enum", path, message, "");
+                return None;
+            }
+        };
+        if tags.contains(&text) {
+            return Some(Value::String(text));
+        }
+        let help = nearest(&text, tags.iter().map(String::as_str)).map_or_else(
+            || format!("it is one of {}", schema::one_of(tags)),
+            |near| format!("did you mean `'{near}`?"),
+        );
+        let field = path.last().map_or("the value", String::as_str);
+        self.report("tank::value::enum", path, format!("`{field}` can't be `'{text}`"), help);
+        None
+    }
+
+    fn array(&mut self, value: &NickelValue, of: &Kind, path: &mut Vec<String>) -> Option<Value> {
+        let Some(array) = value.as_array() else {
+            self.wrong(value, &Kind::Array(Box::new(of.clone())), path);
+            return None;
+        };
+        let elements: Vec<NickelValue> = array.iter_with_pending_contracts(value.pos_idx()).collect();
+        let mut items = Vec::new();
+        let mut whole = true;
+        for (index, element) in elements.into_iter().enumerate() {
+            path.push(index.to_string());
+            let asked = element.pos_idx();
+            let item = self.force(element, path).and_then(|element| {
+                self.note(path, asked, &element);
+                self.value(&element, of, path)
+            });
+            path.pop();
+            match item {
+                Some(item) => items.push(item),
+                None => whole = false,
+            }
+        }
+        whole.then_some(Value::Array(items))
+    }
+
+    /// The fields of a record keyed by names of the user's.
+    fn dict(&mut self, value: &NickelValue, of: &Kind, path: &mut Vec<String>) -> Value {
+        let mut out = Map::new();
+        let Some(Container::Alloc(record)) = value.as_record() else { return Value::Object(out) };
+        let fields: Vec<_> = record.fields.iter().map(|(name, field)| (*name, field.clone())).collect();
+        for (name, field) in fields {
+            if field.metadata.not_exported() || field.is_empty_optional() {
+                continue;
+            }
+            path.push(name.label().to_owned());
+            if of.keys_are_names()
+                && let Err(error) = Name::new(name.label())
+            {
+                self.note_name(name, path);
+                self.report("tank::name::invalid", path, error.to_string(), suggested_name(name.label()));
+            } else if field.value.is_none() {
+                self.undefined(name, path);
+            } else {
+                let value = self.field(&field, name, path).and_then(|value| self.value(&value, of, path));
+                if let Some(json) = value.or_else(|| placeholder(of)) {
+                    out.insert(name.label().to_owned(), json);
+                }
+            }
+            path.pop();
+        }
+        Value::Object(out)
+    }
+
+    /// A field that is declared and has no value.
+    fn undefined(&mut self, name: nickel_lang_core::identifier::LocIdent, path: &[String]) {
+        self.note_name(name, path);
+        let message = format!("`{}` is declared and has no value", name.label());
+        self.report("tank::field::missing", path, message, "give it one in this file or in one merged with it");
+    }
+
+    /// The fields of a record contract; none when it lacks one that it needs, unless something can stand in for that.
+    fn record(&mut self, value: &NickelValue, contract: &str, path: &mut Vec<String>) -> Option<Value> {
+        let contract_fields = self.schema.record(contract)?;
+        if value.as_record().is_none() {
+            self.wrong(value, &Kind::Named(contract.to_owned()), path);
+            return None;
+        }
+        let mut out = Map::new();
+        let fields: Vec<_> = match value.as_record() {
+            Some(Container::Alloc(record)) => {
+                record.fields.iter().map(|(name, field)| (*name, field.clone())).collect()
+            }
+            _ => Vec::new(),
+        };
+        let mut given = BTreeSet::new();
+        let mut unknown: Vec<String> = Vec::new();
+        for (name, field) in fields {
+            if field.metadata.not_exported() || field.is_empty_optional() {
+                continue;
+            }
+            given.insert(name.label().to_owned());
+            path.push(name.label().to_owned());
+            match contract_fields.iter().find(|known| known.name == name.label()) {
+                None => {
+                    self.unknown(name, contract, contract_fields, path);
+                    unknown.push(name.label().to_owned());
+                }
+                Some(known) if field.value.is_none() && known.required() => self.undefined(name, path),
+                Some(_) if field.value.is_none() => {}
+                Some(known) => {
+                    if let Some(value) = self.field(&field, name, path)
+                        && let Some(json) = self.value(&value, &known.kind, path)
+                    {
+                        out.insert(known.name.clone(), json);
+                    }
+                }
+            }
+            path.pop();
+        }
+        for missing in contract_fields.iter().filter(|field| field.required() && !given.contains(&field.name)) {
+            // A misspelt name is one mistake, not two.
+            let misspelt =
+                |given: &String| nearest(given, contract_fields.iter().map(|f| f.name.as_str())) == Some(&missing.name);
+            if unknown.iter().any(misspelt) {
+                path.push(missing.name.clone());
+                self.out.poisoned.insert(path.clone());
+                path.pop();
+            } else {
+                self.missing(missing, contract, value, path);
+            }
+        }
+        let whole = contract_fields.iter().all(|field| !field.required() || out.contains_key(&field.name));
+        (whole || matches!(contract, "Pod" | "Container")).then_some(Value::Object(out))
+    }
+
+    fn unknown(
+        &mut self,
+        name: nickel_lang_core::identifier::LocIdent,
+        contract: &str,
+        known: &[Field],
+        path: &[String],
+    ) {
+        self.note_name(name, path);
+        let what = contract.to_lowercase();
+        let a = if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        let what = if contract == "Config" { "the configuration".to_owned() } else { format!("{a} {what}") };
+        let message = format!("{what} has no field `{}`", name.label());
+        let help = match nearest(name.label(), known.iter().map(|field| field.name.as_str())) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => {
+                let names: Vec<&str> = known.iter().map(|field| field.name.as_str()).collect();
+                format!("its fields are {}", names.join(", "))
+            }
+        };
+        self.report("tank::field::unknown", path, message, help);
+    }
+
+    fn missing(&mut self, field: &Field, contract: &str, record: &NickelValue, path: &mut Vec<String>) {
+        let place = self.session.context.pos_table.get(record.pos_idx());
+        let place = self.session.place(place);
+        // A field that did not parse and was left out is not missing.
+        let near = place.clone().or_else(|| self.out.written(path).map(|written| written.place.clone()));
+        let in_hole = near.is_some_and(|place| {
+            let name = self.session.sources.list.get(place.source).map(|source| source.name.clone());
+            self.session.repaired.holes.iter().any(|(file, hole)| {
+                name.as_deref() == Some(super::shown_path(file).as_str())
+                    && place.range.start <= hole.start
+                    && hole.end <= place.range.end
+            })
+        });
+        let owner = path.last().cloned().unwrap_or_else(|| "the configuration".to_owned());
+        path.push(field.name.clone());
+        if in_hole {
+            self.out.poisoned.insert(path.clone());
+        } else {
+            let message = format!("`{owner}` has no `{}`", field.name);
+            let help = example(&field.doc).map_or_else(String::new, |example| format!("for example `{example}`"));
+            let code = match contract {
+                "HttpProbe" | "TcpProbe" => "tank::probe::no_port",
+                "Container" => "tank::container::no_image",
+                _ => "tank::field::missing",
+            };
+            // The whole record would be a long snippet: its name says where.
+            if let Some(name) = self.out.names.get(&path[..path.len() - 1]).cloned() {
+                let via = self.out.written(&path[..path.len() - 1]).and_then(|written| written.via.clone());
+                self.out.places.insert(path.clone(), Written { place: name, via });
+            }
+            self.report(code, path, message, help);
+            self.out.places.remove(path);
+        }
+        path.pop();
+    }
+}
+
+/// What stands in for an entry that is wrong, so that others can still name it.
+fn placeholder(kind: &Kind) -> Option<Value> {
+    matches!(kind, Kind::Named(name) if matches!(name.as_str(), "Pod" | "Volume")).then(|| Value::Object(Map::new()))
+}
+
+/// The first line of the example in a field's doc.
+fn example(doc: &str) -> Option<&str> {
+    doc.split("```nickel").nth(1)?.lines().map(str::trim).find(|line| !line.is_empty())
+}
+
+/// The nearest legal name.
+fn suggested_name(text: &str) -> String {
+    let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = text.chars().map(legal).take(63).collect();
+    let name = name.trim_matches('-').to_owned();
+    match Name::new(&name) {
+        Ok(name) => format!("for example `{name}`"),
+        Err(_) => "for example `web-1`".to_owned(),
+    }
+}

@@ -1,0 +1,242 @@
+//! What a configuration may say, as data: the contracts of `stdlib/tank.ncl` with their docs and defaults.
+//!
+//! The contracts are the only list of fields there is. `nickel::contracts` reads them from the file's syntax; the walk
+//! over a configuration, `tank doc` and the language server all follow them.
+
+use serde_json::Value;
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+use tank_model::{
+    Reference,
+    name::nearest,
+    spec::{Amount, Mode},
+    units::{Bytes, Cidr, MilliCpu, Millis},
+};
+
+/// Every contract and helper, by name.
+#[derive(Debug, Default)]
+pub struct Schema {
+    pub contracts: BTreeMap<String, Contract>,
+}
+
+/// One entry of the stdlib.
+#[derive(Debug)]
+pub struct Contract {
+    pub doc: String,
+    pub shape: Shape,
+}
+
+/// What a contract is.
+#[derive(Debug)]
+pub enum Shape {
+    /// Fields in the order of the file.
+    Record(Vec<Field>),
+    /// One of these tags.
+    Enum(Vec<String>),
+    /// A value that a function checks; in Rust, [`check_value`] does.
+    Value,
+    /// Not a contract but a function for users.
+    Helper,
+}
+
+/// One field of a record contract.
+#[derive(Debug)]
+pub struct Field {
+    pub name: String,
+    pub doc: String,
+    pub kind: Kind,
+    pub optional: bool,
+    /// As it is written in the stdlib.
+    pub default: Option<String>,
+}
+
+impl Field {
+    /// Whether a record without it is refused.
+    pub fn required(&self) -> bool {
+        !self.optional && self.default.is_none()
+    }
+}
+
+/// The type of a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    String,
+    Bool,
+    Array(Box<Kind>),
+    /// A record with keys of the user's choice.
+    Dict(Box<Kind>),
+    /// A contract by its name.
+    Named(String),
+}
+
+impl Kind {
+    /// As the stdlib writes it.
+    pub fn text(&self) -> String {
+        match self {
+            Self::String => "String".to_owned(),
+            Self::Bool => "Bool".to_owned(),
+            Self::Array(of) => format!("Array {}", of.text()),
+            Self::Dict(of) => format!("{{ _ | {} }}", of.text()),
+            Self::Named(name) => name.clone(),
+        }
+    }
+
+    /// For people: `a text`.
+    pub fn words(&self, schema: &Schema) -> String {
+        match self {
+            Self::String => "a text".to_owned(),
+            Self::Bool => "`true` or `false`".to_owned(),
+            Self::Array(_) => "an array of texts".to_owned(),
+            Self::Dict(_) => "a record keyed by name".to_owned(),
+            Self::Named(name) => match schema.contracts.get(name).map(|contract| &contract.shape) {
+                Some(Shape::Record(_)) => "a record".to_owned(),
+                Some(Shape::Enum(tags)) => one_of(tags),
+                _ => expected(name).to_owned(),
+            },
+        }
+    }
+
+    /// Whether the keys of a [`Kind::Dict`] are [`tank_model::Name`]s: those of records of Tank's are, unless they
+    /// are paths (`files`) or resources (`ulimits`).
+    pub fn keys_are_names(&self) -> bool {
+        matches!(self, Self::Named(name) if !matches!(name.as_str(), "File" | "Ulimit"))
+    }
+}
+
+impl Schema {
+    pub fn record(&self, name: &str) -> Option<&[Field]> {
+        match &self.contracts.get(name)?.shape {
+            Shape::Record(fields) => Some(fields),
+            _ => None,
+        }
+    }
+}
+
+/// `'a`, `'b` or `'c`.
+pub fn one_of(tags: &[String]) -> String {
+    let quoted: Vec<String> = tags.iter().map(|tag| format!("`'{tag}`")).collect();
+    match quoted.as_slice() {
+        [rest @ .., last] if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.join(""),
+    }
+}
+
+/// What a value contract wants.
+fn expected(contract: &str) -> &'static str {
+    match contract {
+        "Port" => "a port from 1 to 65535",
+        "Count" => "a whole number",
+        "Amount" => "a whole number or \"unlimited\"",
+        "Size" => "a number of bytes, or for example \"256MiB\"",
+        "Time" => "a time such as \"500ms\", \"30s\" or \"5m\"",
+        "Cpu" => "a number of CPUs, for example 0.5, \"1.5\" or \"500m\"",
+        "Mode" => "a file mode such as \"0644\"",
+        "Signal" => "a signal such as \"SIGTERM\"",
+        "Image" => "an image such as \"nginx:1.27\"",
+        "Address" => "an address such as \"127.0.0.1\"",
+        "Cidr" => "an address with its prefix, such as \"10.0.0.5/24\"",
+        "Capability" => "a capability such as \"CAP_NET_ADMIN\"",
+        "Network" => "`'bridge`, `'host`, `'none`, or a record with `nics`",
+        _ => "another value",
+    }
+}
+
+/// A value that a contract refuses.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: &'static str,
+    pub message: String,
+    pub help: String,
+}
+
+impl Refusal {
+    fn invalid(message: String) -> Self {
+        Self { code: "tank::value::invalid", message, help: String::new() }
+    }
+}
+
+/// Checks a value against a contract whose shape is [`Shape::Value`].
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
+    let wrong_type = || Refusal {
+        code: "tank::value::type",
+        message: format!("this is {}, not {}", kind_of(value), expected(contract)),
+        help: String::new(),
+    };
+    let text = || value.as_str().ok_or_else(wrong_type);
+    let quantity = |parse: &dyn Fn(&str) -> Result<(), String>| match value {
+        Value::String(text) => parse(text).map_err(Refusal::invalid),
+        Value::Number(number) => parse(&number.to_string()).map_err(Refusal::invalid),
+        _ => Err(wrong_type()),
+    };
+    match contract {
+        "Port" => match value.as_u64() {
+            Some(1..=65_535) => Ok(()),
+            _ if value.is_number() => Err(Refusal::invalid(format!("{value} is no port, use 1 to 65535"))),
+            _ => Err(wrong_type()),
+        },
+        "Count" => match value.as_u64() {
+            Some(0..=0xffff_ffff) => Ok(()),
+            _ if value.is_number() => Err(Refusal::invalid(format!("{value} is no whole number from 0 to 4294967295"))),
+            _ => Err(wrong_type()),
+        },
+        "Amount" => Amount::try_from(value.clone()).map(drop).map_err(Refusal::invalid),
+        "Size" => quantity(&|text| Bytes::parse(text).map(drop).map_err(|e| e.to_string())),
+        "Cpu" => quantity(&|text| MilliCpu::parse(text).map(drop).map_err(|e| e.to_string())),
+        "Time" => Millis::parse(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
+        "Mode" => Mode::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
+        "Signal" => signal(text()?),
+        "Image" => Reference::from_str(text()?).map(drop).map_err(|e| Refusal {
+            code: "tank::image::invalid",
+            message: e.to_string(),
+            help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", or \"oci:./image:tag\" for a layout on disk"
+                .to_owned(),
+        }),
+        "Address" => {
+            let text = text()?;
+            IpAddr::from_str(text).map(drop).map_err(|_| Refusal::invalid(format!("`{text}` is no IP address")))
+        }
+        "Cidr" => Cidr::parse(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
+        "Capability" => capability(text()?),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a value is of a contract's kind at all, for its message.
+pub fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "a record",
+    }
+}
+
+fn signal(text: &str) -> Result<(), Refusal> {
+    let known = tank_model::spec::SIGNALS.contains(&text)
+        || text.strip_prefix("SIGRTMIN+").and_then(|n| n.parse::<u8>().ok()).is_some_and(|n| n <= 30);
+    if known {
+        return Ok(());
+    }
+    let upper = text.to_uppercase();
+    let candidates = tank_model::spec::SIGNALS.iter().copied();
+    let near = nearest(&upper, candidates.clone()).or_else(|| nearest(&format!("SIG{upper}"), candidates));
+    let help = near.map_or_else(|| "see signal(7)".to_owned(), |near| format!("did you mean \"{near}\"?"));
+    Err(Refusal { code: "tank::signal::unknown", message: format!("`{text}` is no signal"), help })
+}
+
+fn capability(text: &str) -> Result<(), Refusal> {
+    let known = tank_model::spec::CAPABILITIES;
+    if known.contains(&text) || text == "ALL" {
+        return Ok(());
+    }
+    let upper = text.to_uppercase();
+    let prefixed = format!("CAP_{upper}");
+    let exact = known.iter().find(|name| **name == prefixed).copied();
+    let near = exact.or_else(|| nearest(&upper, known.iter().copied()));
+    let help = near.map_or_else(|| "see capabilities(7)".to_owned(), |near| format!("did you mean \"{near}\"?"));
+    Err(Refusal { code: "tank::capability::unknown", message: format!("`{text}` is no capability"), help })
+}
