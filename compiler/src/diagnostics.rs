@@ -91,6 +91,15 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The length of the line around a byte.
+    fn line_around(&self, at: usize) -> usize {
+        let at = at.min(self.text.len());
+        let before = self.text.get(..at).map_or(0, |text| text.len() - text.rfind('\n').map_or(0, |end| end + 1));
+        before + self.text.get(at..).map_or(0, |text| text.find('\n').unwrap_or(text.len()))
+    }
+}
+
 /// A problem as miette draws it: one snippet a file, that of the mistake first.
 #[derive(Debug)]
 pub struct Drawn {
@@ -101,8 +110,24 @@ pub struct Drawn {
     elsewhere: Vec<Drawn>,
 }
 
+/// A line longer than this is named and not drawn: a configuration can be JSON on one line.
+const MAX_LINE: usize = 1_000;
+
 impl Drawn {
     fn new(problem: &Problem, sources: &[Source]) -> Self {
+        let mut problem = problem.clone();
+        let long = |label: &Label| {
+            let source = sources.get(label.place.source)?;
+            let line = source.line_around(label.place.range.start);
+            let (row, column) = source.line_column(label.place.range.start);
+            (line > MAX_LINE).then(|| format!("at {}:{row}:{column}", source.name))
+        };
+        let places: Vec<String> = problem.labels.iter().filter_map(long).collect();
+        if !places.is_empty() {
+            problem.labels.retain(|label| long(label).is_none());
+            problem.message = format!("{} ({})", problem.message, places.join(", "));
+        }
+        let problem = &problem;
         let first = problem.labels.first().map(|label| label.place.source);
         let (here, there): (Vec<&Label>, Vec<&Label>) =
             problem.labels.iter().partition(|label| Some(label.place.source) == first);

@@ -158,14 +158,20 @@ fn read(path: &Path) -> Result<String, Refused> {
         // A pipe or a device would be waited for.
         return Err(Refused::Unreadable(std::io::Error::other("it is no regular file")));
     }
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(Refused::Unreadable)?;
-    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(Refused::Unreadable)?;
-    if text.len() as u64 > MAX_FILE { Err(Refused::TooLarge) } else { Ok(text) }
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Refused::Unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Refused::TooLarge);
+    }
+    String::from_utf8(bytes).map_err(|_| Refused::Unreadable(std::io::Error::other("it is no UTF-8 text")))
 }
 
 /// What was meant by a file that is not there.
 fn beside(full: &Path) -> String {
+    if full.exists() {
+        return "what is no text belongs into an image or a volume".to_owned();
+    }
     let siblings: Vec<String> = std::fs::read_dir(full.parent().unwrap_or(Path::new("/")))
         .into_iter()
         .flatten()

@@ -59,6 +59,12 @@ impl Session {
             if problem.message.starts_with("unbound identifier") {
                 problem.code = "tank::nickel::unbound".to_owned();
             }
+            if let Some((message, _)) = problem.message.split_once(" (looked in [")
+                && problem.message.starts_with("import of ")
+            {
+                problem.message = format!("{message})").replace("could not find import)", "there is no such file");
+                problem.code = "tank::import".to_owned();
+            }
             for call in &calls {
                 let shown = |label: &Label| covers(call, &label.place);
                 if !problem.labels.first().is_some_and(shown) && !problem.labels.iter().any(|l| l.place == *call) {

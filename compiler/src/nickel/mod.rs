@@ -183,7 +183,7 @@ impl Session {
         Ok(record.build())
     }
 
-    /// Takes a failure down; whether it is worth another try.
+    /// Takes a failure down; whether what is left is worth another try.
     fn note(&mut self, failure: Failure, problems: &mut Vec<Problem>) -> bool {
         let error = match failure {
             Failure::Nickel(error) => *error,
@@ -194,20 +194,19 @@ impl Session {
                 return false;
             }
         };
-        let broken = self.broken_file(&error);
         let typed = matches!(error, Error::TypecheckError(_));
-        // A text that was repaired already and is still broken says nothing new.
-        let known = broken.as_ref().is_some_and(|path| self.repaired.texts.contains_key(path));
-        if !known {
-            problems.extend(self.problems_of(error, &[]));
-        }
-        match broken {
-            Some(path) => self.repair(&path),
-            None if typed && !self.repaired.untyped => {
-                self.repaired.untyped = true;
-                true
+        match self.broken_file(&error) {
+            Some(path) => self.mend(&path, error, problems),
+            None => {
+                let noted = self.problems_of(error, &[]);
+                let import = noted.iter().find(|problem| problem.code == "tank::import");
+                let place = import.and_then(|problem| problem.labels.first()).map(|label| label.place.clone());
+                problems.extend(noted);
+                match place {
+                    Some(place) => self.leave_out(&place),
+                    None => typed && !std::mem::replace(&mut self.repaired.untyped, true),
+                }
             }
-            None => false,
         }
     }
 
@@ -230,16 +229,39 @@ impl Session {
         }
     }
 
-    /// Leaves what is broken out of a text; whether that changed anything.
-    fn repair(&mut self, path: &Path) -> bool {
+    /// Notes every mistake of a text and leaves it out; whether the rest can be looked at.
+    fn mend(&mut self, path: &Path, error: Error, problems: &mut Vec<Problem>) -> bool {
         let sources = &self.context.import_resolver.sources;
         let key = SourcePath::Path(path.to_owned(), InputFormat::Nickel);
-        let Some(id) = sources.id_of(&key) else { return false };
+        let id = sources.id_of(&key).filter(|_| !self.repaired.texts.contains_key(path));
+        let Some(id) = id else {
+            problems.extend(self.problems_of(error, &[]));
+            return false;
+        };
         let text = sources.source(id).to_owned();
-        let Some((fixed, holes)) = repair::without_broken_fields(&text, id) else { return false };
-        let original = self.repaired.texts.get(path).map_or(text, |(_, original)| original.clone());
-        self.repaired.holes.extend(holes.into_iter().map(|hole| (path.to_owned(), hole)));
-        self.repaired.texts.insert(path.to_owned(), (fixed, original));
+        let mended = repair::mend(&text, id, &self.files());
+        for error in mended.errors {
+            problems.extend(self.problems_of(Error::ParseErrors(error), &[]));
+        }
+        self.repaired.holes.extend(mended.holes.into_iter().map(|hole| (path.to_owned(), hole)));
+        self.repaired.texts.insert(path.to_owned(), (mended.text, text));
+        mended.whole
+    }
+
+    /// Leaves the field around a place out of its text; whether there is one.
+    fn leave_out(&mut self, place: &Place) -> bool {
+        let id = self.sources.known.iter().find(|(_, source)| **source == place.source).map(|(id, _)| *id);
+        let sources = &self.context.import_resolver.sources;
+        let Some((id, SourcePath::Path(path, InputFormat::Nickel))) =
+            id.and_then(|id| Some((id, sources.file_paths.get(&id)?)))
+        else {
+            return false;
+        };
+        let (path, text) = (path.clone(), sources.source(id).to_owned());
+        let Some((mended, hole)) = repair::leave_out(&text, id, &place.range) else { return false };
+        let original = self.repaired.texts.get(&path).map_or(text, |(_, original)| original.clone());
+        self.repaired.holes.push((path.clone(), hole));
+        self.repaired.texts.insert(path, (mended, original));
         true
     }
 

@@ -1,0 +1,261 @@
+//! The manual does what it says: every example compiles, every code's page shows its mistake.
+
+use miette::{GraphicalReportHandler, GraphicalTheme};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+use tank_compiler::{
+    CompileError, Compiled, Inputs, compile_here,
+    manual::{self, examples},
+    schema::{Kind, Shape},
+};
+
+/// A folder of this test's own, removed when it ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("tank-manual-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder");
+        Self(dir)
+    }
+
+    fn compile(&self, text: &str) -> Result<Compiled, CompileError> {
+        let file = self.0.join("pods.ncl");
+        std::fs::write(&file, text).expect("write");
+        compile_here(&Inputs { files: vec![file], this_host: true, ..Inputs::default() }, None)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The problems as they print, without the folder.
+fn drawn(error: &CompileError, dir: &Path) -> String {
+    let CompileError::Problems(problems) = error else { return error.to_string() };
+    let handler =
+        GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_links(false).with_width(100);
+    let mut text = String::new();
+    for problem in problems.diagnostics() {
+        handler.render_report(&mut text, &problem).expect("renders");
+    }
+    text.replace(&format!("{}/", dir.display()), "").lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn codes_of(error: &CompileError) -> Vec<&str> {
+    match error {
+        CompileError::Problems(problems) => problems.list.iter().map(|problem| problem.code.as_str()).collect(),
+        CompileError::Limit { code, .. } => vec![code],
+        _ => Vec::new(),
+    }
+}
+
+/// The blocks of a page: whether each is one that is refused, and its text.
+fn blocks(page: &str) -> Vec<(bool, &str)> {
+    let blocks = page.split("```nickel").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.map(|block| block.strip_prefix(" refused").map_or((false, block), |block| (true, block))).collect()
+}
+
+#[test]
+fn every_code_is_shown_by_its_page() {
+    let scratch = Scratch::new("codes");
+    for code in manual::codes() {
+        for (refused, text) in blocks(manual::error_page(code).expect("a page")) {
+            let compiled = scratch.compile(text.trim());
+            if !refused {
+                if let Err(error) = compiled {
+                    panic!("the good example of {code} is refused:\n{}", drawn(&error, &scratch.0));
+                }
+                continue;
+            }
+            let error = compiled.expect_err(code);
+            assert_eq!(codes_of(&error), [code], "{}", drawn(&error, &scratch.0));
+            insta::assert_snapshot!(code.replace("::", "_"), drawn(&error, &scratch.0));
+        }
+    }
+}
+
+/// Codes that no configuration gives: they are the machine's, or another client's.
+const WITHOUT_EXAMPLE: [&str; 7] = [
+    "tank::read",
+    "tank::internal",
+    "tank::limit::time",
+    "tank::limit::memory",
+    "tank::limit::depth",
+    "tank::limit::size",
+    "tank::publish::port_zero",
+];
+
+#[test]
+fn every_code_has_a_page() {
+    let mut used = BTreeSet::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("model/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("read");
+            for rest in text.split("\"tank::").skip(1) {
+                let code: String = rest.chars().take_while(|c| *c != '"').collect();
+                if code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | ':')) {
+                    used.insert(format!("tank::{code}"));
+                }
+            }
+        }
+    }
+    used.extend(["tank::read", "tank::internal"].map(str::to_owned));
+    let paged: BTreeSet<String> = manual::codes().map(str::to_owned).collect();
+    assert_eq!(used, paged);
+    for code in paged {
+        let refused = blocks(manual::error_page(&code).expect("a page")).iter().any(|(refused, _)| *refused);
+        assert_ne!(refused, WITHOUT_EXAMPLE.contains(&code.as_str()), "{code}");
+    }
+}
+
+/// A configuration in which `snippet` is written into a record of this contract.
+fn around(contract: &str, snippet: &str) -> String {
+    let container = |inner: &str| {
+        let image = if inner.contains("image =") { "" } else { "image = \"nginx\"," };
+        format!(
+            "{{ pods.db.containers.x.image = \"x\", pods.web = {{ volumes.data = {{}}, containers.app = {{ {image} {inner} }} }} }}"
+        )
+    };
+    let pod = |inner: &str| {
+        let own = if inner.contains("containers.") { "" } else { "containers.app.image = \"nginx\"," };
+        format!("{{ pods.db.containers.x.image = \"x\", pods.web = {{ {own} {inner} }} }}")
+    };
+    let with = |field: &str, rest: &str| {
+        let given = |name: &str| snippet.trim_start().starts_with(name);
+        let rest: Vec<&str> =
+            rest.split(", ").filter(|part| !part.is_empty() && !given(&part[..part.find(' ').unwrap_or(0)])).collect();
+        format!("{field} = {{ {snippet}, {} }}", rest.join(", "))
+    };
+    match contract {
+        "Config" => format!("{{ {snippet} }}"),
+        "Pod" => pod(snippet),
+        "Container" => container(snippet),
+        "Mount" => container(&with("mounts.m", "volume = \"data\", path = \"/data\"")),
+        "File" if snippet.starts_with("source") => String::new(),
+        "File" => container(&with("files.\"/f\"", "text = \"\"")),
+        "Secret" => container(&with("secrets.s", "file = \"/etc/hostname\", path = \"/s\"")),
+        "Limits" | "Capabilities" | "Seccomp" | "Stop" => container(&with(&contract.to_lowercase(), "")),
+        "Ulimit" => {
+            container(&with("ulimits.core", if snippet.starts_with("soft") { "hard = 2048" } else { "soft = 1" }))
+        }
+        "Device" => container(&with("devices.d", "path = \"/dev/fuse\"")),
+        "HttpProbe" => container(&with("readiness.http", "port = 80")),
+        "TcpProbe" => container(&with("readiness.tcp", "")),
+        "Probe" if ["http", "tcp", "exec"].iter().any(|kind| snippet.starts_with(kind)) => {
+            container(&with("readiness", ""))
+        }
+        "Probe" => container(&with("readiness", "tcp.port = 80")),
+        "Volume" => pod(&with("volumes.v", "")),
+        "Publish" => pod(&with("publish.p", "port = 80")),
+        "Nic" => pod(&with("network.nics.eth0", "")).replace("gateway = \"10.0.0.1\"", "gateway = \"10.0.0.1\""),
+        "Nics" => pod(&with("network", "")),
+        other => panic!("no place for the examples of {other}"),
+    }
+}
+
+#[test]
+fn every_field_is_documented_and_its_example_compiles() {
+    let scratch = Scratch::new("fields");
+    let schema = tank_compiler::schema();
+    let mut fields = 0;
+    for (name, contract) in &schema.contracts {
+        assert!(!contract.doc.is_empty(), "{name} has no doc");
+        match &contract.shape {
+            Shape::Helper => {
+                for example in examples(&contract.doc) {
+                    scratch.compile(example).unwrap_or_else(|e| panic!("{name}: {}", drawn(&e, &scratch.0)));
+                }
+                assert!(!examples(&contract.doc).is_empty(), "{name} has no example");
+            }
+            Shape::Record(known) => {
+                for field in known {
+                    fields += 1;
+                    let at = format!("{name}.{}", field.name);
+                    let stated = field.required() || field.default.is_some() || field.doc.contains("Default: ");
+                    assert!(stated, "{at} does not say its default");
+                    let examples = examples(&field.doc);
+                    assert!(!examples.is_empty(), "{at} has no example");
+                    for example in examples {
+                        assert!(example.starts_with(&field.name), "the example of {at} shows something else");
+                        let text = around(name, example);
+                        if !text.is_empty() {
+                            scratch.compile(&text).unwrap_or_else(|e| panic!("{at}: {}", drawn(&e, &scratch.0)));
+                        }
+                    }
+                }
+            }
+            Shape::Enum(_) | Shape::Value => {}
+        }
+    }
+    assert!(fields > 70, "{fields}");
+}
+
+/// What the contracts say and what the walk says is the same: a configuration that goes through `tank.Config` in Nickel,
+/// with all its defaults filled in, is the same configuration.
+#[test]
+fn the_contracts_agree_with_the_walk() {
+    let scratch = Scratch::new("contracts");
+    let schema = tank_compiler::schema();
+    for (name, contract) in &schema.contracts {
+        let Shape::Record(known) = &contract.shape else { continue };
+        for example in known.iter().flat_map(|field| examples(&field.doc)) {
+            let text = around(name, example);
+            if text.is_empty() {
+                continue;
+            }
+            let plain = scratch.compile(&text).expect("compiles");
+            let applied = scratch.compile(&format!("{text} | tank.Config"));
+            let applied = applied.unwrap_or_else(|e| panic!("{text}\n{}", drawn(&e, &scratch.0)));
+            assert_eq!(applied.canonical, plain.canonical, "{text}");
+        }
+    }
+    // And what one refuses, the other does.
+    let wrong = [
+        ("Port", vec!["0", "65536", "1.5", "\"80\""]),
+        ("Count", vec!["-1", "0.5", "\"1\""]),
+        ("Amount", vec!["-1", "\"much\"", "0.5"]),
+        ("Size", vec!["\"lots\"", "\"1.\"", "-1", "true"]),
+        ("Time", vec!["30", "\"30\"", "\"1 week\""]),
+        ("Cpu", vec!["\"much\"", "-1", "true"]),
+        ("Mode", vec!["644", "\"999\"", "\"rw\""]),
+        ("Signal", vec!["9", "\"TERM\""]),
+        ("Address", vec!["\"here\"", "1"]),
+        ("Cidr", vec!["\"10.0.0.1\"", "1"]),
+        ("Capability", vec!["\"NET_ADMIN\"", "1"]),
+    ];
+    for (contract, values) in wrong {
+        assert!(schema.contracts.contains_key(contract), "{contract}");
+        for value in values {
+            let json: serde_json::Value = serde_json::from_str(value).expect("JSON");
+            assert!(tank_compiler::schema::check_value(contract, &json).is_err(), "{contract} takes {value}");
+            let text =
+                format!("{{ pods.a.containers.x.image = \"x:%{{std.to_string ({value} | tank.{contract})}}\" }}");
+            let error = scratch.compile(&text).expect_err(value);
+            assert_eq!(codes_of(&error), ["tank::nickel::contract"], "{contract} {value}");
+        }
+    }
+}
+
+#[test]
+fn the_pages_of_the_manual() {
+    insta::assert_snapshot!("doc_web", manual::field_page("web").expect("a page"));
+    insta::assert_snapshot!("doc_limits", manual::field_page("pods.containers.limits").expect("a page"));
+    insta::assert_snapshot!("doc_top", manual::field_page("").expect("a page"));
+    insta::assert_snapshot!("doc_replicas", manual::field_page("tank.replicas").expect("a page"));
+    insta::assert_snapshot!("doc_error", manual::error_page("tank::mount::unknown_volume").expect("a page"));
+    assert!(
+        matches!(tank_compiler::schema().record("Pod"), Some(fields) if fields[0].kind == Kind::Dict(Box::new(Kind::Named("Container".to_owned()))))
+    );
+}
