@@ -10,7 +10,7 @@
 //! read has changed since the last time ([`cache`]). [`compile_here`] does it in this process.
 //!
 //! * [`schema`]: the contracts as data; [`manual`] prints them.
-//! * [`lock`]: `tank.lock`. [`provenance`]: which line set a field.
+//! * [`lock`]: `tank.lock`. `provenance`: which line set a field.
 //! * [`import`]: Compose, Kubernetes and Quadlet files as Nickel.
 //! * [`draw`]: pictures of a graph.
 //!
@@ -27,12 +27,12 @@ pub mod lock;
 mod lower;
 pub mod manual;
 mod nickel;
-pub mod provenance;
+mod provenance;
 pub mod schema;
 
 pub use diagnostics::{CompileError, Problem, Problems};
 pub use nickel::schema;
-pub use provenance::Provenance;
+pub use tank_model::provenance::Provenance;
 
 use lock::Lock;
 use serde::{Deserialize, Serialize};
@@ -162,7 +162,7 @@ pub fn compile_here(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Compil
     if !inputs.unlocked {
         reads.push(Read { path: Lock::path(&base_dir), digest: lock_text.map(|text| Digest::of(text.as_bytes())) });
     }
-    let provenance = Provenance::of(&evaluated, &config);
+    let provenance = provenance::of(&evaluated, &config);
     let canonical = String::from_utf8(bytes).map_err(|e| internal(&e))?;
     Ok(Compiled { canonical, base_dir, provenance, reads })
 }

@@ -68,6 +68,19 @@ pub fn field_page(path: &str) -> Result<String, Unknown> {
     Ok(out)
 }
 
+/// The default of a field that nothing declares, as the stdlib writes it.
+pub fn default_of(path: &str) -> Option<String> {
+    let parts = tank_model::provenance::parse_field(path);
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match find(nickel::schema(), &parts) {
+        Ok(Found::Field(field)) => {
+            let words = || field.doc.split("Default: ").nth(1)?.split(".\n").next().map(|text| text.trim().to_owned());
+            field.default.clone().or_else(words)
+        }
+        _ => None,
+    }
+}
+
 fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown> {
     let contract = |name: &'a str| schema.contracts.get(name).map(|contract| Found::Contract(name, contract));
     let (mut record, mut rest) = match parts {

@@ -207,6 +207,8 @@ fn every_field_is_documented_and_its_example_compiles() {
 #[test]
 fn the_contracts_agree_with_the_walk() {
     let scratch = Scratch::new("contracts");
+    // The `tank` in scope takes every record, for the sake of better messages; a copy of the file does not.
+    std::fs::write(scratch.0.join("contracts.ncl"), tank_compiler::STDLIB).expect("write");
     let schema = tank_compiler::schema();
     for (name, contract) in &schema.contracts {
         let Shape::Record(known) = &contract.shape else { continue };
@@ -216,7 +218,7 @@ fn the_contracts_agree_with_the_walk() {
                 continue;
             }
             let plain = scratch.compile(&text).expect("compiles");
-            let applied = scratch.compile(&format!("{text} | tank.Config"));
+            let applied = scratch.compile(&format!("{text} | (import \"contracts.ncl\").Config"));
             let applied = applied.unwrap_or_else(|e| panic!("{text}\n{}", drawn(&e, &scratch.0)));
             assert_eq!(applied.canonical, plain.canonical, "{text}");
         }
@@ -258,4 +260,38 @@ fn the_pages_of_the_manual() {
     assert!(
         matches!(tank_compiler::schema().record("Pod"), Some(fields) if fields[0].kind == Kind::Dict(Box::new(Kind::Named("Container".to_owned()))))
     );
+}
+
+#[test]
+fn twenty_mistakes_are_twenty_problems() {
+    let scratch = Scratch::new("twenty");
+    let text = std::fs::read_to_string("tests/fixtures/twenty.ncl").expect("read");
+    let error = scratch.compile(&text).expect_err("refused");
+    insta::assert_snapshot!("twenty", drawn(&error, &scratch.0));
+    assert_eq!(codes_of(&error).len(), 23, "{:?}", codes_of(&error));
+}
+
+#[test]
+fn a_mistake_is_shown_in_the_file_it_is_in() {
+    let scratch = Scratch::new("elsewhere");
+    let write = |name: &str, text: &str| std::fs::write(scratch.0.join(name), text).expect("write");
+    // A library's function that is used wrongly, a record that is wrong itself, and a broken one.
+    write(
+        "lib.ncl",
+        "{\n  service | String -> Dyn = fun name => { image = name },\n  side = { image = \"x\", tty = \"no\" },\n}\n",
+    );
+    let main = "let lib = import \"lib.ncl\" in\n{\n  pods.web.containers = { a = lib.service 5, b = lib.side },\n}\n";
+    insta::assert_snapshot!("in_an_import", drawn(&scratch.compile(main).expect_err("refused"), &scratch.0));
+    write("lib.ncl", "{\n  side = { image \"x\" },\n  other.image = 5,\n}\n");
+    let main = "let lib = import \"lib.ncl\" in\n{ pods.web.containers = { a = lib.other, b.image = \"y\" } }\n";
+    insta::assert_snapshot!("in_a_broken_import", drawn(&scratch.compile(main).expect_err("refused"), &scratch.0));
+    // Two files that are merged, each with a mistake, and one that they make together.
+    write("base.ncl", "{ pods.web.containers.a = { image = \"x\", limits.pids = \"few\", env.A = \"1\" } }\n");
+    write("more.yaml", "pods:\n  web:\n    restart: sometimes\n    containers: { a: { env: { A: \"2\" } } }\n");
+    let files = ["base.ncl", "more.yaml"].map(|name| scratch.0.join(name)).to_vec();
+    let error = compile_here(&Inputs { files, ..Inputs::default() }, None).expect_err("refused");
+    insta::assert_snapshot!("in_merged_files", drawn(&error, &scratch.0));
+    // What one field of a record contract says to one who asks for completion does not hide the rest.
+    let error = scratch.compile("{ pods.web = { containers.a = { imagee = \"x\" }, restrt = 'never } } | tank.Config");
+    insta::assert_snapshot!("with_the_contract_written_out", drawn(&error.expect_err("refused"), &scratch.0));
 }

@@ -20,6 +20,9 @@ pub struct Generation {
     pub uid: u32,
     /// What it asked for, in words: `switch /srv/pods.ncl`, `rollback to 3`, `delete web`.
     pub source: String,
+    /// The digest of the [`Provenance`](crate::provenance::Provenance) of its values, kept beside its nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Digest>,
 }
 
 /// How a generation went.

@@ -18,6 +18,7 @@ pub mod digest;
 pub mod generation;
 pub mod graph;
 pub mod name;
+pub mod provenance;
 pub mod reference;
 pub mod spec;
 pub mod units;

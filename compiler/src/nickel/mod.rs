@@ -21,10 +21,11 @@ pub use walk::Evaluated;
 use crate::{
     CompileError, Inputs, STDLIB,
     diagnostics::{Place, Problem, Source},
+    schema::Shape,
 };
 use nickel_lang_core::{
     cache::{CacheHub, ImportResolver, InputFormat, SourcePath, normalize_path},
-    error::{Error, ImportErrorKind, NullReporter},
+    error::{Error, ImportErrorKind, NullReporter, TypecheckErrorKind},
     eval::{VmContext, cache::CacheImpl, value::NickelValue},
     files::{FileId, Files},
     identifier::Ident,
@@ -114,6 +115,8 @@ struct Session {
     own: Vec<FileId>,
     repaired: Repaired,
     sources: Sources,
+    /// Where `import "tank.ncl"` finds the stdlib.
+    stdlib: Option<PathBuf>,
 }
 
 impl Session {
@@ -126,7 +129,8 @@ impl Session {
         }
         let sources = Sources { list: std::mem::take(&mut repaired.sources), known: HashMap::new() };
         let context = VmContext::new(hub, std::io::sink(), NullReporter {});
-        Self { context, own: Vec::new(), repaired, sources }
+        let stdlib = stdlib_dir.and_then(|dir| normalize_path(dir.join("tank.ncl")).ok());
+        Self { context, own: Vec::new(), repaired, sources, stdlib }
     }
 
     fn files(&self) -> Files {
@@ -136,8 +140,9 @@ impl Session {
     /// The merged inputs, parsed and ready to be evaluated.
     fn prepare(&mut self, inputs: &Inputs) -> Result<NickelValue, Failure> {
         let nickel = |error: Error| Failure::Nickel(Box::new(error));
-        let path = SourcePath::Path("tank.ncl".into(), InputFormat::Nickel);
-        let stdlib = self.context.import_resolver.sources.add_string(path, STDLIB.to_owned());
+        let path = self.stdlib.clone().unwrap_or_else(|| PathBuf::from("tank.ncl"));
+        let path = SourcePath::Path(path, InputFormat::Nickel);
+        let stdlib = self.context.import_resolver.sources.add_string(path, lenient_stdlib());
         self.own.push(stdlib);
         self.context.prepare_eval_only(stdlib).map_err(nickel)?;
         self.context.extend_env = vec![(Ident::from("tank"), NickelValue::from(Term::ResolvedImport(stdlib)))];
@@ -193,6 +198,14 @@ impl Session {
                 problems.extend(noted);
                 return false;
             }
+        };
+        // The typechecker follows imports first, and wraps what it finds there.
+        let error = match error {
+            Error::TypecheckError(data) => match data.borrow_error() {
+                TypecheckErrorKind::ImportError(import) => Error::ImportError(Box::new(import.clone())),
+                _ => Error::TypecheckError(data),
+            },
+            other => other,
         };
         let typed = matches!(error, Error::TypecheckError(_));
         match self.broken_file(&error) {
@@ -317,6 +330,14 @@ impl Session {
         reads.sort();
         reads
     }
+}
+
+/// The stdlib as an evaluation sees it: its record contracts take anything. Who writes `| tank.Config` for the sake of
+/// an editor is checked by the walk, like everyone, and not first by Nickel, which would stop at the first mistake.
+fn lenient_stdlib() -> String {
+    let records = schema().contracts.iter().filter(|(_, contract)| matches!(contract.shape, Shape::Record(_)));
+    let lenient: String = records.map(|(name, _)| format!("{name} | force = Dyn, ")).collect();
+    format!("({STDLIB}) & {{ {lenient} }}")
 }
 
 /// Relative to where the command runs, when that is shorter.

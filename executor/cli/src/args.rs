@@ -35,6 +35,61 @@ pub enum Command {
         #[arg(long)]
         canonical: bool,
     },
+    /// Write down which digests the image tags stand for now, in `tank.lock` beside the configuration.
+    Lock {
+        /// Nickel, YAML, JSON or TOML files, merged in this order.
+        #[arg(default_value = "pods.ncl")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        overrides: Overrides,
+        /// Ask again for tags that are locked already: those of one pod, or all.
+        #[arg(long, value_name = "POD", num_args = 0..=1, default_missing_value = "")]
+        update: Option<String>,
+        /// Change nothing; end with 1 if the lock does not fit the configuration.
+        #[arg(long, conflicts_with = "update")]
+        check: bool,
+    },
+    /// Write a first configuration, with comments.
+    Init {
+        /// Where to.
+        #[arg(default_value = "pods.ncl")]
+        file: PathBuf,
+        /// Overwrite what is there.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Turn a Compose file, Kubernetes manifests or Quadlet units into Nickel.
+    Import {
+        /// What to read.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// What they are; guessed from their names and contents unless given.
+        #[arg(long, value_enum)]
+        from: Option<Dialect>,
+        /// Write to this file, which must not exist; standard output unless given.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// End with 1 if anything could not be mapped.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Print what a field is for, or what an error code means.
+    Doc {
+        /// A field (`pods.containers.limits`, `web.app.env`), a contract (`Limits`) or a helper (`tank.replicas`).
+        #[arg(conflicts_with = "error")]
+        field: Option<String>,
+        /// A code as it is printed with an error: `tank::mount::unknown_volume`.
+        #[arg(long, value_name = "CODE")]
+        error: Option<String>,
+        /// Print the folder with `tank.ncl`, for an editor's NICKEL_IMPORT_PATH.
+        #[arg(long, conflicts_with_all = ["field", "error"])]
+        import_path: bool,
+    },
+    /// Show which line set a running value, what it overrode, and the generation it came with.
+    Why {
+        /// `web.app.env.LOG`, or the whole path.
+        field: String,
+    },
     /// Show what a switch would do; without files, how the host differs from the current generation.
     Diff {
         files: Vec<PathBuf>,
@@ -163,6 +218,14 @@ pub struct Exec {
 pub enum Drawing {
     Dot,
     Mermaid,
+    Svg,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    Compose,
+    Kubernetes,
+    Quadlet,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

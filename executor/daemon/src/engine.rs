@@ -68,6 +68,8 @@ pub struct Change {
     pub graph: Graph,
     pub source: String,
     pub uid: u32,
+    /// Which line set each field, if that is known.
+    pub provenance: Option<Digest>,
     /// Whether to put the parent back when it does not become healthy. None: do not wait for health at all.
     pub gate: Option<Gate>,
 }
@@ -235,6 +237,7 @@ impl Engine {
                 problems.push(format!("pods.{pod}.containers.{name}.stop.signal: `{signal}` is no signal"));
             }
         }
+        problems.extend(unsupported(&config));
         if problems.is_empty() { Ok(config) } else { Err(Error::Invalid { problems }) }
     }
 
@@ -280,6 +283,27 @@ impl Engine {
         }
     }
 
+    /// What tags stand for now.
+    ///
+    /// # Errors
+    /// When one is no reference, or its registry does not say.
+    pub async fn resolve(&self, images: Vec<String>) -> Result<varlink::ResolveReply, Error> {
+        let parse = |image: String| match image.parse::<Reference>() {
+            Ok(reference) => Ok(reference),
+            Err(e) => Err(Error::ImageUnavailable { image, why: e.to_string(), help: None }),
+        };
+        let references: BTreeSet<Reference> = images.into_iter().map(parse).collect::<Result<_, Error>>()?;
+        let resolve = |reference: Reference| async move {
+            match self.host.images.resolve(&reference).await {
+                Ok(digest) => Ok(varlink::Resolved { image: reference.to_string(), digest: digest.to_string() }),
+                Err(e) => Err(Error::ImageUnavailable { image: reference.to_string(), why: e.why, help: e.help }),
+            }
+        };
+        let asked: Vec<_> = references.into_iter().map(resolve).collect();
+        let resolved: Vec<Result<_, Error>> = stream::iter(asked).buffered(FETCHES).collect().await;
+        Ok(varlink::ResolveReply { images: resolved.into_iter().collect::<Result<_, _>>()? })
+    }
+
     /// A switch as it comes over the socket.
     ///
     /// # Errors
@@ -307,8 +331,10 @@ impl Engine {
             }
         }
         let wait = call.wait.map_or(self.host.settings.config.wait.duration(), Duration::from_millis);
+        let provenance = self.keep_provenance(call.provenance.as_deref(), current, call.merge == Some(true))?;
         let gate = Gate { rollback: call.rollback != Some(false), wait };
-        let change = Change { graph, source: call.source.chars().take(512).collect(), uid, gate: Some(gate) };
+        let change =
+            Change { graph, source: call.source.chars().take(512).collect(), uid, provenance, gate: Some(gate) };
         self.change(current, &before, change, told).await
     }
 
@@ -337,7 +363,8 @@ impl Engine {
         let images = before.images();
         let graph = Graph::build(&config, |reference| images.get(reference).copied())
             .map_err(|e| internal("build the graph", e))?;
-        let change = Change { graph, source: format!("delete {pod}"), uid, gate: None };
+        let change =
+            Change { graph, source: format!("delete {pod}"), uid, provenance: self.provenance_of(current), gate: None };
         self.change(current, &before, change, told).await
     }
 
@@ -363,7 +390,13 @@ impl Engine {
         let target = to.or_else(parent).ok_or(Error::NoSuchGeneration { number: to })?;
         let graph = self.host.generation_graph(target).map_err(store_error)?;
         let graph = graph.ok_or(Error::NoSuchGeneration { number: Some(target) })?;
-        let change = Change { graph: (*graph).clone(), source: format!("rollback to {target}"), uid, gate: None };
+        let change = Change {
+            graph: (*graph).clone(),
+            source: format!("rollback to {target}"),
+            uid,
+            provenance: self.provenance_of(Some(target)),
+            gate: None,
+        };
         self.change(current, &before, change, told).await
     }
 
@@ -417,6 +450,7 @@ impl Engine {
             graph: (**before).clone(),
             source: format!("automatic rollback of {number}"),
             uid: change.uid,
+            provenance: self.provenance_of(parent),
             gate: None,
         };
         let restored = self.commit(Some(number), &back)?;
@@ -458,6 +492,7 @@ impl Engine {
             time: now(),
             uid: change.uid,
             source: change.source.clone(),
+            provenance: change.provenance,
         };
         store.put_nodes(&nodes).map_err(store_error)?;
         store.commit(&generation).map_err(store_error)?;
@@ -596,4 +631,35 @@ fn changed_pods(before: &Graph, after: &Graph) -> BTreeSet<Name> {
 
 pub fn empty_graph() -> Result<Graph, Error> {
     Graph::build(&Config::default(), |_| None).map_err(|e| internal("build the empty graph", e))
+}
+
+/// What a configuration may say and this daemon can't carry out yet: refused, not ignored.
+fn unsupported(config: &Config) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (pod, spec) in &config.pods {
+        let mut report = |field: &str| problems.push(format!("pods.{pod}.{field}: this tankd can't do that yet"));
+        if !spec.init.is_empty() {
+            report("init");
+        }
+        if spec.update != tank_model::spec::Update::Recreate {
+            report("update");
+        }
+        if matches!(spec.network, tank_model::spec::Network::Nics(_)) {
+            report("network.nics");
+        }
+        for (name, container) in &spec.containers {
+            let given = [
+                ("ulimits", !container.ulimits.is_empty()),
+                ("seccomp", container.seccomp != tank_model::spec::Seccomp::default()),
+                ("devices", !container.devices.is_empty()),
+                ("liveness", container.liveness.is_some()),
+                ("startup", container.startup.is_some()),
+            ];
+            given
+                .iter()
+                .filter(|(_, given)| *given)
+                .for_each(|(field, _)| report(&format!("containers.{name}.{field}")));
+        }
+    }
+    problems
 }

@@ -27,6 +27,7 @@ mod start;
 mod store;
 mod user;
 mod views;
+mod why;
 
 use clap::Parser;
 use engine::Engine;

@@ -320,6 +320,15 @@ impl Client {
                 self.reply(&varlink::AttachReply { container: container.to_string() }, false, fds).await
             }
             Method::Logs(call) => self.logs(&engine, call, more).await,
+            Method::Why { field } => {
+                let reply = tokio::task::spawn_blocking(move || engine.why(&field)).await;
+                let reply = reply.map_err(|e| internal("look for the reason", e))??;
+                self.reply(&reply, false, Vec::new()).await
+            }
+            Method::Resolve { images } => {
+                let reply = engine.resolve(images).await?;
+                self.reply(&reply, false, Vec::new()).await
+            }
             Method::Events { follow } => self.events(&engine, follow == Some(true), more).await,
         }
     }

@@ -44,10 +44,14 @@ pub enum Method {
     Logs(LogsCall),
     #[serde(rename = "io.tank.Executor.Events")]
     Events { follow: Option<bool> },
+    #[serde(rename = "io.tank.Executor.Why")]
+    Why { field: String },
+    #[serde(rename = "io.tank.Executor.Resolve")]
+    Resolve { images: Vec<String> },
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 14] = [
+pub const METHODS: [&str; 16] = [
     "Status",
     "Diff",
     "Switch",
@@ -62,6 +66,8 @@ pub const METHODS: [&str; 14] = [
     "Attach",
     "Logs",
     "Events",
+    "Why",
+    "Resolve",
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -79,6 +85,7 @@ pub struct SwitchCall {
     pub rollback: Option<bool>,
     pub wait: Option<u64>,
     pub plan: Option<String>,
+    pub provenance: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -249,6 +256,34 @@ pub struct LogsReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventsReply {
     pub event: Event,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overridden {
+    pub place: String,
+    pub text: String,
+    pub priority: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyReply {
+    pub field: String,
+    pub value: Option<String>,
+    pub place: Option<String>,
+    pub via: Option<String>,
+    pub overrode: Vec<Overridden>,
+    pub since: Option<Generation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolved {
+    pub image: String,
+    pub digest: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolveReply {
+    pub images: Vec<Resolved>,
 }
 
 /// Every error of the interface.

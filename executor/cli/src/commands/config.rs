@@ -90,7 +90,7 @@ fn problems_json(error: &CompileError) -> Vec<serde_json::Value> {
         let location = problem.labels.first().and_then(|label| problems.location(&label.place));
         serde_json::json!({
             "code": problem.code,
-            "field": tank_compiler::provenance::field(&problem.path),
+            "field": tank_model::provenance::field(&problem.path),
             "message": problem.message,
             "help": problem.help,
             "file": location.map(|(file, _, _)| file),
@@ -111,6 +111,7 @@ pub fn build(source: &Source, graph: Option<Drawing>, canonical: bool, json: boo
         let text = match drawing {
             Drawing::Dot => draw::dot(&built),
             Drawing::Mermaid => draw::mermaid(&built),
+            Drawing::Svg => draw::svg(&built),
         };
         output::line(text.trim_end())?;
     } else if json {

@@ -4,6 +4,9 @@ mod change;
 mod config;
 mod doctor;
 mod exec;
+mod import;
+mod lock;
+mod manual;
 mod view;
 
 pub use config::EVALUATE;
@@ -22,6 +25,16 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     match args.command {
         Command::Check(source) => config::check(&source, json),
         Command::Build { source, graph, canonical } => config::build(&source, graph, canonical, json),
+        Command::Lock { files, overrides, update, check } => {
+            let request = lock::Request { files, overrides, update, check };
+            lock::lock(&args.socket, request, json).await
+        }
+        Command::Init { file, force } => manual::init(&file, force),
+        Command::Import { files, from, output, strict } => {
+            import::import(&files, from, output.as_deref(), strict, json)
+        }
+        Command::Doc { field, error, import_path } => manual::doc(field.as_deref(), error.as_deref(), import_path),
+        Command::Why { field } => view::why(&mut connect().await?, &field, json).await,
         Command::Diff { files, overrides, exit_code } => {
             let config = config::compile_some(&files, &overrides)?;
             change::diff(&mut connect().await?, config, exit_code, json).await

@@ -180,3 +180,40 @@ pub async fn events(client: &mut Client, follow: bool, json: bool) -> Result<u8,
         }
     }
 }
+
+/// Why a value is what it is.
+pub async fn why(client: &mut Client, field: &str, json: bool) -> Result<u8, Error> {
+    let reply: tank_proto::varlink::WhyReply = client.call(Method::Why { field: field.to_owned() }).await?;
+    if json {
+        output::json(&reply)?;
+        return Ok(u8::from(reply.value.is_none()));
+    }
+    let Some(value) = &reply.value else {
+        let default = tank_compiler::manual::default_of(&reply.field);
+        return match default {
+            Some(default) => {
+                output::line(&format!("{} = {default}", reply.field))?;
+                output::line("  the default: nothing declares it")?;
+                Ok(0)
+            }
+            None => Err(Error::new(format!("`{}` is not declared", reply.field)).help("`tank get POD` shows what is")),
+        };
+    };
+    output::line(&format!("{} = {value}", reply.field))?;
+    match &reply.place {
+        Some(place) => output::line(&format!("  set at      {place}"))?,
+        None => output::line("  set at      an unknown line: it did not come from a file")?,
+    }
+    if let Some(via) = &reply.via {
+        output::line(&format!("  asked for   {via}"))?;
+    }
+    for over in &reply.overrode {
+        let priority = over.priority.as_ref().map(|priority| format!(" ({priority})")).unwrap_or_default();
+        output::line(&format!("  overrode    {} at {}{priority}", over.text, over.place))?;
+    }
+    if let Some(since) = &reply.since {
+        let number = since.number;
+        output::line(&format!("  since       generation {number}, {} ({})", output::ago(since.time), since.source))?;
+    }
+    Ok(0)
+}

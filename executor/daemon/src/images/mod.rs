@@ -140,6 +140,23 @@ impl Images {
         }
     }
 
+    /// The digest of what a reference to a registry names now.
+    ///
+    /// # Errors
+    /// What went wrong and what to do about it.
+    pub async fn resolve(&self, reference: &Reference) -> Result<Digest, ImageError> {
+        if let Some(digest) = reference.digest() {
+            return Ok(digest);
+        }
+        if !matches!(reference.source(), Source::Registry { .. }) {
+            return Err(ImageError::new("only images of a registry have a tag to resolve"));
+        }
+        let (bytes, digest) = registry::Registry::new(reference, &self.insecure)?.root().await?;
+        verify(&bytes, digest)?;
+        parse_document(&bytes)?;
+        Ok(digest)
+    }
+
     async fn fetch(&self, origin: &impl Origin) -> Result<Digest, ImageError> {
         let (bytes, digest) = origin.root().await?;
         verify(&bytes, digest)?;

@@ -95,7 +95,7 @@ mod conformance {
 
     fn generation(number: u64, parent: Option<u64>) -> Generation {
         let root = Digest::of(&number.to_be_bytes());
-        Generation { number, root, parent, time: 7, uid: 0, source: "test".to_owned() }
+        Generation { number, root, parent, time: 7, uid: 0, source: "test".to_owned(), provenance: None }
     }
 
     fn both(test: impl Fn(&dyn Store)) {

@@ -1,4 +1,8 @@
-//! Graphs as text that others draw: Graphviz and Mermaid.
+//! Pictures of a graph: [`svg`] of its pods, for people; [`dot`] and [`mermaid`] of its nodes, for others to draw.
+
+mod svg;
+
+pub use svg::svg;
 
 use std::fmt::Write;
 use tank_model::{Graph, Key};

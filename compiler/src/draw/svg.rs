@@ -1,0 +1,274 @@
+//! The desired state as people think of it: a card a pod, what runs in it, how it is reached, and what waits for what.
+//!
+//! Pods stand in columns by how much they wait for: what waits for nothing is on the left, what waits for it is right
+//! of it. A column that gets too tall is broken, so that a picture of sixty pods is about as wide as it is high.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
+use tank_model::{
+    Graph, Name,
+    reference::Source,
+    spec::{Condition, Network, Publish, Volume},
+};
+
+const CARD_WIDTH: usize = 250;
+const LINE: usize = 18;
+const PADDING: usize = 12;
+const GAP_X: usize = 70;
+const GAP_Y: usize = 18;
+const MARGIN: usize = 24;
+
+/// How many characters of a line fit into a card.
+const CHARS: usize = 34;
+
+struct Card<'a> {
+    name: &'a Name,
+    lines: Vec<Line>,
+    needs: Vec<(&'a Name, Condition)>,
+    x: usize,
+    y: usize,
+}
+
+struct Line {
+    class: &'static str,
+    text: String,
+}
+
+impl Card<'_> {
+    fn height(&self) -> usize {
+        2 * PADDING + LINE + self.lines.len() * LINE
+    }
+}
+
+/// An SVG document of the pods of `graph`.
+pub fn svg(graph: &Graph) -> String {
+    let mut cards: BTreeMap<&Name, Card<'_>> = graph.pods().map(|name| (name, card(graph, name))).collect();
+    let columns = columns(&cards);
+    let (width, height) = place(&mut cards, &columns);
+    let mut out = head(width.max(320), height.max(80), cards.len());
+    for card in cards.values() {
+        for (needed, condition) in &card.needs {
+            if let Some(needed) = cards.get(needed) {
+                arrow(&mut out, card, needed, *condition);
+            }
+        }
+    }
+    for card in cards.values() {
+        draw(&mut out, card);
+    }
+    if cards.is_empty() {
+        let _ = writeln!(out, "<text class=\"name\" x=\"{MARGIN}\" y=\"48\">nothing is declared</text>");
+    }
+    out + "</svg>\n"
+}
+
+fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
+    let mut lines = Vec::new();
+    let mut add = |class, text: String| lines.push(Line { class, text });
+    for (init, spec) in graph.init(name) {
+        add("init", format!("first {init}  {}", short_image(spec.image.source())));
+    }
+    for (container, node, _) in graph.containers(name) {
+        add("container", format!("{container}  {}", short_image(node.image.source())));
+    }
+    for (_, publish) in graph.published(name) {
+        add("port", published(publish));
+    }
+    for entry in graph.entries() {
+        if let (tank_model::Key::Volume(pod, volume), tank_model::Node::Volume(kind)) = (&entry.key, &entry.node)
+            && pod == name
+        {
+            add("volume", format!("{volume}  {}", kept(kind)));
+        }
+    }
+    match graph.sandbox(name).map(|(sandbox, _)| &sandbox.network) {
+        Some(Network::Host) => add("network", "the host's network".to_owned()),
+        Some(Network::None) => add("network", "no network".to_owned()),
+        Some(Network::Nics(nics)) => {
+            for (nic, spec) in nics {
+                let address = spec.address.map(|address| format!("  {address}")).unwrap_or_default();
+                add("network", format!("{nic}{address}"));
+            }
+        }
+        Some(Network::Bridge) | None => {}
+    }
+    let needs = graph.pod(name).into_iter().flat_map(|pod| pod.depends_on.iter().map(|(pod, how)| (pod, *how)));
+    Card { name, lines, needs: needs.collect(), x: 0, y: 0 }
+}
+
+/// An image without its registry, repository path and digest.
+fn short_image(source: &Source) -> String {
+    match source {
+        Source::Registry { repository, tag, .. } => {
+            let name = repository.rsplit('/').next().unwrap_or(repository);
+            tag.as_ref().map_or_else(|| name.to_owned(), |tag| format!("{name}:{tag}"))
+        }
+        Source::Layout { path, tag } => format!("{path}:{tag}"),
+    }
+}
+
+fn published(publish: &Publish) -> String {
+    let address = match publish.address {
+        address if address.is_loopback() => String::new(),
+        address if address.is_unspecified() => "everyone ".to_owned(),
+        address => format!("{address} "),
+    };
+    let protocol = match publish.protocol {
+        tank_model::spec::Protocol::Tcp => "",
+        tank_model::spec::Protocol::Udp => "/udp",
+    };
+    format!("{address}:{}{protocol} → {}", publish.port, publish.target())
+}
+
+fn kept(volume: &Volume) -> String {
+    match (&volume.host, volume.tmpfs) {
+        (Some(host), _) => host.clone(),
+        (None, Some(size)) => format!("memory {size}"),
+        (None, None) => String::new(),
+    }
+}
+
+/// The pods by column: one more than the furthest right of what each needs. Within a column, those that need the same
+/// stand together.
+fn columns<'a>(cards: &BTreeMap<&'a Name, Card<'a>>) -> Vec<Vec<&'a Name>> {
+    let mut depth: BTreeMap<&Name, usize> = BTreeMap::new();
+    // A checked configuration has no cycle; of one that has, as many rounds as pods are enough.
+    for _ in 0..cards.len() {
+        let mut moved = false;
+        for card in cards.values() {
+            let deepest = card
+                .needs
+                .iter()
+                .filter(|(pod, _)| cards.contains_key(pod))
+                .map(|(pod, _)| depth.get(pod).copied().unwrap_or(0) + 1);
+            let deepest = deepest.max().unwrap_or(0);
+            moved |= depth.insert(card.name, deepest) != Some(deepest);
+        }
+        if !moved {
+            break;
+        }
+    }
+    let mut columns: Vec<Vec<&Name>> = Vec::new();
+    for (name, depth) in &depth {
+        if columns.len() <= *depth {
+            columns.resize(depth + 1, Vec::new());
+        }
+        columns[*depth].push(name);
+    }
+    // Pods that nobody needs and that need nobody come last in the first column: they cross no arrow.
+    let needed: BTreeSet<&Name> = cards.values().flat_map(|card| card.needs.iter().map(|(pod, _)| *pod)).collect();
+    if let Some(first) = columns.first_mut() {
+        first.sort_by_key(|name| (!needed.contains(name), *name));
+    }
+    let mut position: BTreeMap<&Name, usize> = BTreeMap::new();
+    for column in &mut columns {
+        let center = |name: &&Name| {
+            let at: Vec<usize> = cards[*name].needs.iter().filter_map(|(pod, _)| position.get(pod).copied()).collect();
+            if at.is_empty() { usize::MAX } else { at.iter().sum::<usize>() * 1_000 / at.len() }
+        };
+        column.sort_by_key(|name| (center(name), position.get(name).copied()));
+        position.extend(column.iter().enumerate().map(|(index, name)| (*name, index)));
+    }
+    columns
+}
+
+/// Gives each card its place; the size of the whole.
+fn place<'a>(cards: &mut BTreeMap<&'a Name, Card<'a>>, columns: &[Vec<&'a Name>]) -> (usize, usize) {
+    let area: usize = cards.values().map(|card| (card.height() + GAP_Y) * (CARD_WIDTH + GAP_X)).sum();
+    let tallest = cards.values().map(Card::height).max().unwrap_or(0);
+    // A little wider than high, as screens are.
+    let most = ((area as f64 / 1.4).sqrt() as usize).max(tallest).max(420);
+    let (mut x, mut width, mut height) = (MARGIN, 0, 0);
+    for column in columns {
+        let mut y = MARGIN;
+        for name in column {
+            let Some(card) = cards.get_mut(name) else { continue };
+            if y > MARGIN && y + card.height() > most + MARGIN {
+                (x, y) = (x + CARD_WIDTH + GAP_X / 3, MARGIN);
+            }
+            (card.x, card.y) = (x, y);
+            y += card.height() + GAP_Y;
+            width = width.max(x + CARD_WIDTH + MARGIN);
+            height = height.max(y - GAP_Y + MARGIN);
+        }
+        x += CARD_WIDTH + GAP_X;
+    }
+    (width, height)
+}
+
+fn head(width: usize, height: usize, pods: usize) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+role=\"img\" aria-label=\"{pods} pods\">\n<style>\n{STYLE}</style>\n\
+<defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" orient=\"auto-start-reverse\">\
+<path d=\"M0 0 8 4 0 8z\" class=\"tip\"/></marker></defs>\n<rect class=\"page\" width=\"{width}\" height=\"{height}\"/>\n"
+    )
+}
+
+const STYLE: &str = "\
+text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: #333 }
+.page { fill: #fbfbfa }
+.card { fill: #fff; stroke: #c9ced6 }
+.name { font-weight: 600; font-size: 14px; fill: #111 }
+.init { fill: #777 }
+.port { fill: #0b6e4f }
+.volume { fill: #7a4b00 }
+.network { fill: #5b3a9b }
+.needs { fill: none; stroke: #7a8699; stroke-width: 1.3 }
+.how { font-size: 10px; fill: #7a8699 }
+.tip { fill: #7a8699 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #ccc } .page { fill: #16181d } .card { fill: #20242c; stroke: #3b4250 } .name { fill: #fff }
+  .init { fill: #999 } .port { fill: #5fd3a8 } .volume { fill: #e0b070 } .network { fill: #b79cf0 }
+}
+";
+
+fn draw(out: &mut String, card: &Card<'_>) {
+    let (x, y, height) = (card.x, card.y, card.height());
+    let _ = writeln!(out, "<g><title>{}</title>", escape(card.name.as_str()));
+    let _ =
+        writeln!(out, "<rect class=\"card\" x=\"{x}\" y=\"{y}\" width=\"{CARD_WIDTH}\" height=\"{height}\" rx=\"6\"/>");
+    let (left, mut line) = (x + PADDING, y + PADDING + LINE - 5);
+    let _ = writeln!(
+        out,
+        "<text class=\"name\" x=\"{left}\" y=\"{line}\">{}</text>",
+        escape(&shortened(card.name.as_str()))
+    );
+    for Line { class, text } in &card.lines {
+        line += LINE;
+        let _ = writeln!(out, "<text class=\"{class}\" x=\"{left}\" y=\"{line}\">{}</text>", escape(&shortened(text)));
+    }
+    out.push_str("</g>\n");
+}
+
+/// From a pod to what it needs: out of its left side, into the other's right.
+fn arrow(out: &mut String, from: &Card<'_>, to: &Card<'_>, how: Condition) {
+    let (x1, y1) = (from.x, from.y + PADDING + LINE / 2);
+    let (x2, y2) = (to.x + CARD_WIDTH, to.y + PADDING + LINE / 2);
+    let bend = (x1.saturating_sub(x2) / 2).max(GAP_X / 2);
+    let (c1, c2) = (x1.saturating_sub(bend), x2 + bend);
+    let _ = writeln!(
+        out,
+        "<path class=\"needs\" d=\"M{x1} {y1} C{c1} {y1} {c2} {y2} {x2} {y2}\" marker-end=\"url(#tip)\"/>"
+    );
+    let how = match how {
+        Condition::Started => "started",
+        Condition::Ready => "ready",
+        Condition::Completed => "completed",
+    };
+    let (x, y) = (x1.saturating_sub(4), y1.saturating_sub(4));
+    let _ = writeln!(out, "<text class=\"how\" x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{how}</text>");
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= CHARS {
+        return text.to_owned();
+    }
+    text.chars().take(CHARS - 1).chain(['…']).collect()
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
