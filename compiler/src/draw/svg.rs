@@ -1,7 +1,8 @@
 //! The desired state as people think of it: a card a pod, what runs in it, how it is reached, and what waits for what.
 //!
-//! Pods stand in columns by how much they wait for: what waits for nothing is on the left, what waits for it is right
-//! of it. A column that gets too tall is broken, so that a picture of sixty pods is about as wide as it is high.
+//! Pods that have to do with each other stand together, in columns by how much they wait for: what waits for nothing is
+//! on the left, what waits for it is right of it. These groups fill lines, as words do, so that a picture of sixty pods
+//! is a little wider than it is high. An arrow begins at the line that says in words what it means.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +27,8 @@ const CHARS: usize = 34;
 struct Card<'a> {
     name: &'a Name,
     lines: Vec<Line>,
-    needs: Vec<(&'a Name, Condition)>,
+    /// In the order of their lines, which are the last ones.
+    needs: Vec<&'a Name>,
     x: usize,
     y: usize,
 }
@@ -45,13 +47,12 @@ impl Card<'_> {
 /// An SVG document of the pods of `graph`.
 pub fn svg(graph: &Graph) -> String {
     let mut cards: BTreeMap<&Name, Card<'_>> = graph.pods().map(|name| (name, card(graph, name))).collect();
-    let columns = columns(&cards);
-    let (width, height) = place(&mut cards, &columns);
+    let (width, height) = place(&mut cards);
     let mut out = head(width.max(320), height.max(80), cards.len());
     for card in cards.values() {
-        for (needed, condition) in &card.needs {
+        for (index, needed) in card.needs.iter().enumerate() {
             if let Some(needed) = cards.get(needed) {
-                arrow(&mut out, card, needed, *condition);
+                arrow(&mut out, card, index, needed);
             }
         }
     }
@@ -94,8 +95,17 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
         }
         Some(Network::Bridge) | None => {}
     }
-    let needs = graph.pod(name).into_iter().flat_map(|pod| pod.depends_on.iter().map(|(pod, how)| (pod, *how)));
-    Card { name, lines, needs: needs.collect(), x: 0, y: 0 }
+    let mut needs = Vec::new();
+    for (other, how) in graph.pod(name).into_iter().flat_map(|pod| &pod.depends_on) {
+        let how = match how {
+            Condition::Started => "started",
+            Condition::Ready => "ready",
+            Condition::Completed => "completed",
+        };
+        add("how", format!("after {other} {how}"));
+        needs.push(other);
+    }
+    Card { name, lines, needs, x: 0, y: 0 }
 }
 
 /// An image without its registry, repository path and digest.
@@ -130,21 +140,47 @@ fn kept(volume: &Volume) -> String {
     }
 }
 
-/// The pods by column: one more than the furthest right of what each needs. Within a column, those that need the same
-/// stand together.
-fn columns<'a>(cards: &BTreeMap<&'a Name, Card<'a>>) -> Vec<Vec<&'a Name>> {
+/// The pods in groups that have to do with each other, the largest first; those that stand alone are the last group.
+fn groups<'a>(cards: &BTreeMap<&'a Name, Card<'a>>) -> Vec<Vec<&'a Name>> {
+    let mut neighbours: BTreeMap<&Name, BTreeSet<&'a Name>> = BTreeMap::new();
+    for card in cards.values() {
+        for other in card.needs.iter().filter_map(|other| cards.get(other)) {
+            neighbours.entry(card.name).or_default().insert(other.name);
+            neighbours.entry(other.name).or_default().insert(card.name);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let mut groups: Vec<Vec<&Name>> = Vec::new();
+    for name in cards.keys() {
+        let (mut group, mut next) = (Vec::new(), vec![*name]);
+        while let Some(name) = next.pop() {
+            if seen.insert(name) {
+                group.push(name);
+                next.extend(neighbours.get(name).into_iter().flatten());
+            }
+        }
+        if !group.is_empty() {
+            groups.push(group);
+        }
+    }
+    groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    let alone = groups.iter().position(|group| group.len() == 1).unwrap_or(groups.len());
+    let alone: Vec<&Name> = groups.split_off(alone).into_iter().flatten().collect();
+    groups.extend(Some(alone).filter(|alone| !alone.is_empty()));
+    groups
+}
+
+/// The pods of a group by column: one more than the furthest right of what each needs. Within a column, those that need
+/// the same stand together.
+fn columns<'a>(cards: &BTreeMap<&'a Name, Card<'a>>, group: &[&'a Name]) -> Vec<Vec<&'a Name>> {
     let mut depth: BTreeMap<&Name, usize> = BTreeMap::new();
     // A checked configuration has no cycle; of one that has, as many rounds as pods are enough.
-    for _ in 0..cards.len() {
+    for _ in 0..group.len() {
         let mut moved = false;
-        for card in cards.values() {
-            let deepest = card
-                .needs
-                .iter()
-                .filter(|(pod, _)| cards.contains_key(pod))
-                .map(|(pod, _)| depth.get(pod).copied().unwrap_or(0) + 1);
-            let deepest = deepest.max().unwrap_or(0);
-            moved |= depth.insert(card.name, deepest) != Some(deepest);
+        for name in group {
+            let needs = cards[name].needs.iter().filter(|pod| cards.contains_key(*pod));
+            let deepest = needs.map(|pod| depth.get(pod).copied().unwrap_or(0) + 1).max().unwrap_or(0);
+            moved |= depth.insert(name, deepest) != Some(deepest);
         }
         if !moved {
             break;
@@ -157,41 +193,60 @@ fn columns<'a>(cards: &BTreeMap<&'a Name, Card<'a>>) -> Vec<Vec<&'a Name>> {
         }
         columns[*depth].push(name);
     }
-    // Pods that nobody needs and that need nobody come last in the first column: they cross no arrow.
-    let needed: BTreeSet<&Name> = cards.values().flat_map(|card| card.needs.iter().map(|(pod, _)| *pod)).collect();
-    if let Some(first) = columns.first_mut() {
-        first.sort_by_key(|name| (!needed.contains(name), *name));
-    }
     let mut position: BTreeMap<&Name, usize> = BTreeMap::new();
     for column in &mut columns {
         let center = |name: &&Name| {
-            let at: Vec<usize> = cards[*name].needs.iter().filter_map(|(pod, _)| position.get(pod).copied()).collect();
+            let at: Vec<usize> = cards[*name].needs.iter().filter_map(|pod| position.get(pod).copied()).collect();
             if at.is_empty() { usize::MAX } else { at.iter().sum::<usize>() * 1_000 / at.len() }
         };
-        column.sort_by_key(|name| (center(name), position.get(name).copied()));
+        column.sort_by_key(|name| (center(name), *name));
         position.extend(column.iter().enumerate().map(|(index, name)| (*name, index)));
     }
     columns
 }
 
 /// Gives each card its place; the size of the whole.
-fn place<'a>(cards: &mut BTreeMap<&'a Name, Card<'a>>, columns: &[Vec<&'a Name>]) -> (usize, usize) {
+fn place<'a>(cards: &mut BTreeMap<&'a Name, Card<'a>>) -> (usize, usize) {
     let area: usize = cards.values().map(|card| (card.height() + GAP_Y) * (CARD_WIDTH + GAP_X)).sum();
     let tallest = cards.values().map(Card::height).max().unwrap_or(0);
     // A little wider than high, as screens are.
-    let most = ((area as f64 / 1.4).sqrt() as usize).max(tallest).max(420);
-    let (mut x, mut width, mut height) = (MARGIN, 0, 0);
+    let most_high = ((area as f64 / 2.0).sqrt() as usize).max(tallest).max(420);
+    let groups: Vec<Vec<Vec<&Name>>> = groups(cards).iter().map(|group| columns(cards, group)).collect();
+    let sizes: Vec<_> = groups.iter().map(|columns| place_group(cards, columns, (0, 0), most_high)).collect();
+    let area: usize = sizes.iter().map(|(wide, high)| (wide + GAP_X) * (high + 2 * GAP_Y)).sum();
+    let most_wide = ((area as f64 * 1.8).sqrt() as usize).max(CARD_WIDTH);
+    let (mut left, mut top, mut line, mut width) = (MARGIN, MARGIN, 0, 0);
+    for (columns, (wide, high)) in groups.iter().zip(sizes) {
+        if left > MARGIN && left + wide > most_wide + MARGIN {
+            (left, top, line) = (MARGIN, top + line + 2 * GAP_Y, 0);
+        }
+        place_group(cards, columns, (left, top), most_high);
+        width = width.max(left + wide + MARGIN);
+        left += wide + GAP_X / 2;
+        line = line.max(high);
+    }
+    (width, top + line + MARGIN)
+}
+
+/// Places a group's columns from a corner on; their size.
+fn place_group<'a>(
+    cards: &mut BTreeMap<&'a Name, Card<'a>>,
+    columns: &[Vec<&'a Name>],
+    (left, top): (usize, usize),
+    most: usize,
+) -> (usize, usize) {
+    let (mut x, mut width, mut height) = (left, 0, 0);
     for column in columns {
-        let mut y = MARGIN;
+        let mut y = top;
         for name in column {
             let Some(card) = cards.get_mut(name) else { continue };
-            if y > MARGIN && y + card.height() > most + MARGIN {
-                (x, y) = (x + CARD_WIDTH + GAP_X / 3, MARGIN);
+            if y > top && y + card.height() > top + most {
+                (x, y) = (x + CARD_WIDTH + GAP_X / 3, top);
             }
             (card.x, card.y) = (x, y);
             y += card.height() + GAP_Y;
-            width = width.max(x + CARD_WIDTH + MARGIN);
-            height = height.max(y - GAP_Y + MARGIN);
+            width = width.max(x + CARD_WIDTH - left);
+            height = height.max(y - GAP_Y - top);
         }
         x += CARD_WIDTH + GAP_X;
     }
@@ -217,7 +272,7 @@ text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: #333 }
 .volume { fill: #7a4b00 }
 .network { fill: #5b3a9b }
 .needs { fill: none; stroke: #7a8699; stroke-width: 1.3 }
-.how { font-size: 10px; fill: #7a8699 }
+.how { fill: #5a6678; font-style: italic }
 .tip { fill: #7a8699 }
 @media (prefers-color-scheme: dark) {
   text { fill: #ccc } .page { fill: #16181d } .card { fill: #20242c; stroke: #3b4250 } .name { fill: #fff }
@@ -243,9 +298,10 @@ fn draw(out: &mut String, card: &Card<'_>) {
     out.push_str("</g>\n");
 }
 
-/// From a pod to what it needs: out of its left side, into the other's right.
-fn arrow(out: &mut String, from: &Card<'_>, to: &Card<'_>, how: Condition) {
-    let (x1, y1) = (from.x, from.y + PADDING + LINE / 2);
+/// From the line of a pod that names what it needs: out of its left side, into the other's right.
+fn arrow(out: &mut String, from: &Card<'_>, index: usize, to: &Card<'_>) {
+    let line = 1 + from.lines.len() - from.needs.len() + index;
+    let (x1, y1) = (from.x, from.y + PADDING + LINE / 2 + line * LINE);
     let (x2, y2) = (to.x + CARD_WIDTH, to.y + PADDING + LINE / 2);
     let bend = (x1.saturating_sub(x2) / 2).max(GAP_X / 2);
     let (c1, c2) = (x1.saturating_sub(bend), x2 + bend);
@@ -253,13 +309,6 @@ fn arrow(out: &mut String, from: &Card<'_>, to: &Card<'_>, how: Condition) {
         out,
         "<path class=\"needs\" d=\"M{x1} {y1} C{c1} {y1} {c2} {y2} {x2} {y2}\" marker-end=\"url(#tip)\"/>"
     );
-    let how = match how {
-        Condition::Started => "started",
-        Condition::Ready => "ready",
-        Condition::Completed => "completed",
-    };
-    let (x, y) = (x1.saturating_sub(4), y1.saturating_sub(4));
-    let _ = writeln!(out, "<text class=\"how\" x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{how}</text>");
 }
 
 fn shortened(text: &str) -> String {
