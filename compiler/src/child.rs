@@ -65,6 +65,7 @@ pub(crate) fn compile(inputs: &Inputs, settings: &Settings) -> Result<Compiled, 
     let request = serde_json::to_vec(&request).map_err(|e| internal("write the request", &e))?;
     let mut child = Command::new(&settings.program)
         .args(&settings.args)
+        .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -124,7 +125,7 @@ fn too_large(memory: u64) -> CompileError {
     CompileError::Limit {
         code: "tank::limit::memory".to_owned(),
         what: format!("evaluating the configuration took more than {} of memory", tank_model::units::Bytes(memory)),
-        help: "look for a text or an array that grows without end; TANK_EVAL_MEMORY allows more, for example `8GiB`"
+        help: "look for a recursion, a text or an array without end; TANK_EVAL_MEMORY allows more, for example `8GiB`"
             .to_owned(),
     }
 }
@@ -133,7 +134,9 @@ fn too_large(memory: u64) -> CompileError {
 fn ended(status: ExitStatus, stderr: &str, settings: &Settings) -> CompileError {
     use std::os::unix::process::ExitStatusExt;
     let signal = status.signal();
-    if stderr.contains("memory allocation of") || stderr.contains("capacity overflow") {
+    // Rust's allocator, Nickel's own, and a vector that would be larger than memory can be.
+    let exhausted = ["memory allocation of", "out of memory", "capacity overflow"];
+    if exhausted.iter().any(|words| stderr.contains(words)) {
         return too_large(settings.memory);
     }
     if stderr.contains("overflowed its stack") || signal == Some(Signal::SEGV.as_raw()) {
@@ -146,8 +149,8 @@ fn ended(status: ExitStatus, stderr: &str, settings: &Settings) -> CompileError 
     if signal == Some(Signal::XCPU.as_raw()) {
         return too_long(settings.time);
     }
-    let last = stderr.lines().last().unwrap_or_default();
-    CompileError::Internal(format!("the evaluator ended with {status}: {last}"))
+    let said = stderr.lines().find(|line| !line.trim().is_empty() && !line.starts_with("thread '")).unwrap_or_default();
+    CompileError::Internal(format!("the evaluator ended with {status}: {said}"))
 }
 
 /// The child's whole life: limits, a request, an answer. Returns its exit status.

@@ -171,6 +171,7 @@ impl Host {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(bin("tank"));
         command.arg("--socket").arg(self.socket()).args(args).current_dir(&self.dir).stdin(Stdio::null());
+        command.env("TANK_CACHE_DIR", self.dir.join("cache"));
         command
     }
 
