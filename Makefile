@@ -6,7 +6,7 @@ export ROCKSDB_STATIC = 1
 
 BUILD = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --workspace --all-targets --locked
 
-.PHONY: demo test build lint
+.PHONY: demo test build lint bench-language fuzz
 
 demo:
 	scripts/setup.sh demo
@@ -17,6 +17,7 @@ test:
 	scripts/setup.sh test
 	$(BUILD)
 	scripts/fixtures.sh
+	scripts/nls.sh > /dev/null
 	scripts/sweep.sh
 	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo test --workspace --locked --lib --bins --tests
 
@@ -28,3 +29,13 @@ lint:
 	scripts/setup.sh demo
 	cargo fmt --all --check
 	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# What evaluation costs, beside Nickel alone; the figures are kept in tests/bench/results.
+bench-language:
+	scripts/setup.sh demo
+	cargo build --release --locked -p tank -p tank-compiler --bins --examples
+	python3 tests/bench/language.py $(CARGO_TARGET_DIR)/release tests/bench/results/language.jsonl
+
+# Feeds the canonical decoder whatever a fuzzer thinks of, for a minute. Needs `cargo install cargo-fuzz`.
+fuzz:
+	cd compiler/model && cargo fuzz run --sanitizer none canonical -- -max_total_time=60

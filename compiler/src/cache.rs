@@ -25,12 +25,14 @@ pub struct Entry {
     path: PathBuf,
 }
 
-/// The first line of an entry: what has to be as it was. The second is the result.
+/// The first line of an entry: what has to be as it was. The second is the canonical configuration, the third the
+/// provenance.
 #[derive(Serialize, Deserialize)]
 struct Head {
     reads: Vec<Read>,
-    /// Of the second line.
-    result: Digest,
+    base_dir: PathBuf,
+    /// Of the other lines.
+    rest: Digest,
 }
 
 impl Entry {
@@ -50,13 +52,22 @@ impl Entry {
     /// The result, if nothing has changed.
     pub fn load(&self) -> Option<Compiled> {
         let text = String::from_utf8(read(&self.path)?).ok()?;
-        let (head, result) = text.split_once('\n')?;
+        let (head, rest) = text.split_once('\n')?;
         let head: Head = serde_json::from_str(head).ok()?;
         let fresh = head.reads.iter().all(|known| match read_digest(&known.path) {
             Ok(digest) => digest == known.digest,
             Err(()) => false,
         });
-        (fresh && Digest::of(result.as_bytes()) == head.result).then(|| serde_json::from_str(result).ok())?
+        if !fresh || Digest::of(rest.as_bytes()) != head.rest {
+            return None;
+        }
+        let (canonical, provenance) = rest.split_once('\n')?;
+        Some(Compiled {
+            canonical: canonical.to_owned(),
+            base_dir: head.base_dir,
+            provenance: provenance.to_owned(),
+            reads: head.reads,
+        })
     }
 
     /// Keeps a result, whole or not at all.
@@ -67,11 +78,12 @@ impl Entry {
     fn write(&self, compiled: &Compiled) -> std::io::Result<()> {
         let dir = self.path.parent().unwrap_or(Path::new("."));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let result = serde_json::to_string(compiled)?;
-        let head = Head { reads: compiled.reads.clone(), result: Digest::of(result.as_bytes()) };
+        let rest = format!("{}\n{}", compiled.canonical, compiled.provenance);
+        let rest_digest = Digest::of(rest.as_bytes());
+        let head = Head { reads: compiled.reads.clone(), base_dir: compiled.base_dir.clone(), rest: rest_digest };
         let new = self.path.with_extension(format!("{}.new", std::process::id()));
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        let written = file.write_all(format!("{}\n{result}", serde_json::to_string(&head)?).as_bytes());
+        let written = file.write_all(format!("{}\n{rest}", serde_json::to_string(&head)?).as_bytes());
         let renamed = written.and_then(|()| std::fs::rename(&new, &self.path));
         if renamed.is_err() {
             let _ = std::fs::remove_file(&new);

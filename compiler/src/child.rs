@@ -5,7 +5,7 @@
 //! The child is this program again. It takes the inputs on standard input and gives its result on standard output, both
 //! as JSON. It sets its own limits before it reads a file of the user's.
 
-use crate::{CompileError, Compiled, Inputs, STDLIB, compile_here};
+use crate::{CompileError, Compiled, Inputs, STDLIB, compile_with};
 use rustix::process::{Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -25,6 +25,10 @@ const MAX_RESULT: u64 = 256 << 20;
 
 /// The most bytes of what a child says before it ends.
 const MAX_STDERR: u64 = 64 << 10;
+
+/// An evaluator allocates small things, much, and ends: one arena, nothing given back before that.
+const MALLOC: &str = "glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=4294967295:glibc.malloc.top_pad=67108864:\
+glibc.malloc.mmap_threshold=1073741824:glibc.malloc.tcache_count=65000:glibc.malloc.mxfast=160";
 
 /// How a configuration is evaluated.
 #[derive(Clone, Debug)]
@@ -66,6 +70,7 @@ pub(crate) fn compile(inputs: &Inputs, settings: &Settings) -> Result<Compiled, 
     let mut child = Command::new(&settings.program)
         .args(&settings.args)
         .env("RUST_BACKTRACE", "0")
+        .env("GLIBC_TUNABLES", MALLOC)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -179,7 +184,7 @@ fn answer() -> Result<(), Box<dyn std::error::Error>> {
     limit(Resource::As, request.memory.saturating_add(2 * STACK as u64))?;
     let thread = std::thread::Builder::new().stack_size(STACK);
     let thread = thread.spawn(move || {
-        let answer = compile_here(&request.inputs, request.stdlib_dir.as_deref());
+        let answer = compile_with(&request.inputs, request.stdlib_dir.as_deref(), true);
         let mut out = std::io::stdout().lock();
         serde_json::to_writer(&mut out, &answer).map_err(std::io::Error::from).and_then(|()| out.flush())?;
         // What was evaluated can be deeper than a destructor's recursion is: it goes with the process.

@@ -32,7 +32,6 @@ pub mod schema;
 
 pub use diagnostics::{CompileError, Problem, Problems};
 pub use nickel::schema;
-pub use tank_model::provenance::Provenance;
 
 use lock::Lock;
 use serde::{Deserialize, Serialize};
@@ -64,7 +63,8 @@ pub struct Compiled {
     pub canonical: String,
     /// Where relative paths count from: the first file's folder.
     pub base_dir: PathBuf,
-    pub provenance: Provenance,
+    /// A [`tank_model::provenance::Provenance`] as JSON: which line set each field.
+    pub provenance: String,
     /// Everything that was read.
     pub reads: Vec<Read>,
 }
@@ -81,7 +81,8 @@ impl Compiled {
     /// # Errors
     /// Never for what [`compile`] made.
     pub fn config(&self) -> Result<Config, CompileError> {
-        canonical::decode(self.canonical.as_bytes()).map_err(|e| internal(&e))
+        // Written by this very program: whether it is canonical is the daemon's to ask.
+        serde_json::from_str(&self.canonical).map_err(|e| internal(&e))
     }
 
     /// The graph, its images resolved only where they are pinned by digest.
@@ -114,8 +115,13 @@ pub fn compile(inputs: &Inputs, settings: &child::Settings) -> Result<Compiled, 
 /// # Errors
 /// Everything that is wrong, at once.
 pub fn compile_here(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Compiled, CompileError> {
+    compile_with(inputs, stdlib_dir, false)
+}
+
+/// With `leak`, memory is left to the end of the process.
+fn compile_with(inputs: &Inputs, stdlib_dir: Option<&Path>, leak: bool) -> Result<Compiled, CompileError> {
     let base_dir = base_dir(&inputs.files)?;
-    let mut evaluated = nickel::evaluate(inputs, stdlib_dir)?;
+    let mut evaluated = nickel::evaluate(inputs, stdlib_dir, leak)?;
     let locked = if inputs.unlocked { None } else { Lock::read(&base_dir)? };
     let (lock, lock_text) = locked.unzip();
     let config = lower::lower(&mut evaluated, &base_dir, &lock.unwrap_or_default(), inputs.this_host);
@@ -162,8 +168,11 @@ pub fn compile_here(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Compil
     if !inputs.unlocked {
         reads.push(Read { path: Lock::path(&base_dir), digest: lock_text.map(|text| Digest::of(text.as_bytes())) });
     }
-    let provenance = provenance::of(&evaluated, &config);
+    let provenance = serde_json::to_string(&provenance::of(&evaluated)).map_err(|e| internal(&e))?;
     let canonical = String::from_utf8(bytes).map_err(|e| internal(&e))?;
+    if leak {
+        std::mem::forget((evaluated, config));
+    }
     Ok(Compiled { canonical, base_dir, provenance, reads })
 }
 

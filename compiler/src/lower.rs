@@ -2,6 +2,7 @@
 //! lock, each at the field's own place.
 
 use crate::{diagnostics::Problem, lock::Lock, nickel::Evaluated};
+use serde::Deserialize;
 use serde_json::Value;
 use std::{
     io::Read,
@@ -36,6 +37,11 @@ pub fn lower(evaluated: &mut Evaluated, base_dir: &Path, lock: &Lock, this_host:
                 }
             }
         }
+    }
+    if let Ok(config) = Config::deserialize(&value) {
+        // Left to the end of the process like the rest, or dropped with the caller's.
+        evaluated.value = value;
+        return Some(config);
     }
     match serde_path_to_error::deserialize(&value) {
         Ok(config) => Some(config),

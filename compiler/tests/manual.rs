@@ -159,7 +159,7 @@ fn around(contract: &str, snippet: &str) -> String {
         "Probe" => container(&with("readiness", "tcp.port = 80")),
         "Volume" => pod(&with("volumes.v", "")),
         "Publish" => pod(&with("publish.p", "port = 80")),
-        "Nic" => pod(&with("network.nics.eth0", "")).replace("gateway = \"10.0.0.1\"", "gateway = \"10.0.0.1\""),
+        "Nic" => pod(&with("network.nics.eth0", "")),
         "Nics" => pod(&with("network", "")),
         other => panic!("no place for the examples of {other}"),
     }

@@ -117,7 +117,7 @@ fn a_graph_holds_the_whole_configuration() {
     let graph = Graph::build(&config, |_| None).expect("builds");
     assert_eq!(graph.config(), config);
     let stored: std::collections::BTreeMap<_, _> = graph.stored().expect("encodes").into_iter().collect();
-    let loaded = Graph::load::<tank_model::graph::LoadError>(graph.root(), |hash| Ok(stored.get(hash).cloned()));
+    let loaded = Graph::load::<Box<tank_model::graph::LoadError>>(graph.root(), |hash| Ok(stored.get(hash).cloned()));
     assert_eq!(loaded.expect("loads").config(), config);
 }
 

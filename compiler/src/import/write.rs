@@ -89,7 +89,7 @@ fn object(fields: &Map<String, Value>, kind: &Kind, indent: usize) -> String {
     }
     let printed = entries(fields, kind, indent + 1);
     let line = format!("{{ {} }}", printed.join(", "));
-    let simple = fields.values().all(|value| !value.as_object().is_some_and(|inner| inner.len() > 2));
+    let simple = fields.values().all(|value| value.as_object().is_none_or(|inner| inner.len() <= 2));
     if line.len() + indent * 2 <= WIDTH && !line.contains('\n') && simple && indent > 1 {
         return line;
     }
@@ -156,8 +156,7 @@ fn text_at(word: &str, indent: usize) -> String {
     let body: String =
         word.split('\n').map(|line| if line.is_empty() { "\n".to_owned() } else { format!("{pad}{line}\n") }).collect();
     let body = body.strip_suffix('\n').unwrap_or(&body);
-    let end =
-        if word.ends_with('\n') { format!("\n{}", "  ".repeat(indent)) } else { format!("\n{}", "  ".repeat(indent)) };
+    let end = format!("\n{}", "  ".repeat(indent));
     format!("m{percent}\"\n{body}{end}\"{percent}")
 }
 

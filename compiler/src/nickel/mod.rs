@@ -16,7 +16,7 @@ mod repair;
 mod walk;
 
 pub use contracts::schema;
-pub use walk::Evaluated;
+pub use walk::{Evaluated, Written};
 
 use crate::{
     CompileError, Inputs, STDLIB,
@@ -45,11 +45,11 @@ const MAX_REPAIRS: usize = 20;
 /// The most bytes of one source.
 const MAX_SOURCE: u64 = 64 << 20;
 
-/// Evaluates, collecting everything that is wrong.
+/// Evaluates, collecting everything that is wrong. `leak` leaves the evaluator's memory to the end of the process.
 ///
 /// # Errors
 /// When a file can't be read at all.
-pub fn evaluate(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Evaluated, CompileError> {
+pub fn evaluate(inputs: &Inputs, stdlib_dir: Option<&Path>, leak: bool) -> Result<Evaluated, CompileError> {
     for file in &inputs.files {
         let read = std::fs::metadata(file).map_err(|e| CompileError::Read(file.clone(), e.to_string()))?;
         if !read.is_file() {
@@ -62,7 +62,7 @@ pub fn evaluate(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Evaluated,
     let mut repaired = Repaired::default();
     let mut problems = Vec::new();
     for _ in 0..MAX_REPAIRS {
-        let mut session = Session::new(stdlib_dir, std::mem::take(&mut repaired));
+        let mut session = Session::new(stdlib_dir, std::mem::take(&mut repaired), leak);
         match session.prepare(inputs) {
             Ok(body) => return Ok(session.walk(body, problems)),
             Err(failure) => {
@@ -117,10 +117,12 @@ struct Session {
     sources: Sources,
     /// Where `import "tank.ncl"` finds the stdlib.
     stdlib: Option<PathBuf>,
+    /// Taking a large evaluation apart costs a tenth of making it, and a child process ends anyway.
+    leak: bool,
 }
 
 impl Session {
-    fn new(stdlib_dir: Option<&Path>, mut repaired: Repaired) -> Self {
+    fn new(stdlib_dir: Option<&Path>, mut repaired: Repaired, leak: bool) -> Self {
         let mut hub = CacheHub::new();
         hub.sources.add_import_paths(stdlib_dir.into_iter());
         for (path, (text, _)) in &repaired.texts {
@@ -130,7 +132,7 @@ impl Session {
         let sources = Sources { list: std::mem::take(&mut repaired.sources), known: HashMap::new() };
         let context = VmContext::new(hub, std::io::sink(), NullReporter {});
         let stdlib = stdlib_dir.and_then(|dir| normalize_path(dir.join("tank.ncl")).ok());
-        Self { context, own: Vec::new(), repaired, sources, stdlib }
+        Self { context, own: Vec::new(), repaired, sources, stdlib, leak }
     }
 
     fn files(&self) -> Files {

@@ -11,10 +11,12 @@ use crate::{
 use nickel_lang_core::{
     error::Error,
     eval::{
-        VirtualMachine,
+        Environment, VirtualMachine,
+        cache::Cache,
         value::{Container, NickelValue},
     },
     position::PosIdx,
+    term::BindingType,
 };
 use serde_json::{Map, Value};
 use std::{
@@ -46,6 +48,8 @@ pub struct Written {
     pub place: Place,
     /// Where it was asked for, if it was made elsewhere: the call of a function, the use of a name.
     pub via: Option<Place>,
+    /// Whether it is a value of its own, and neither a record nor a part of an array.
+    pub leaf: bool,
 }
 
 impl Evaluated {
@@ -85,7 +89,9 @@ impl Session {
     /// Walks a configuration; `problems` were found before.
     pub(super) fn walk(mut self, body: NickelValue, problems: Vec<Problem>) -> Evaluated {
         let schema = super::schema();
-        let mut walk = Walk { session: &mut self, schema, out: Evaluated { problems, ..Evaluated::default() } };
+        let globals = self.globals();
+        let mut walk =
+            Walk { session: &mut self, globals, schema, out: Evaluated { problems, ..Evaluated::default() } };
         let mut value = Value::Null;
         if let Some(config) = walk.force(body, &[]) {
             value = walk.record(&config, "Config", &mut Vec::new()).unwrap_or_default();
@@ -93,6 +99,16 @@ impl Session {
         let mut out = walk.out;
         out.value = if value.is_object() { value } else { Value::Object(Map::new()) };
         self.finish(out)
+    }
+
+    /// As `VirtualMachine::new` makes it for itself.
+    fn globals(&mut self) -> Environment {
+        let context = &mut self.context;
+        let mut globals = context.import_resolver.mk_eval_env(&mut context.cache);
+        for (name, value) in &context.extend_env {
+            globals.insert(*name, context.cache.add(value.clone().into(), BindingType::Normal));
+        }
+        globals
     }
 
     /// Nothing could be evaluated.
@@ -112,12 +128,17 @@ impl Session {
         out.definitions = self.definitions();
         out.reads = self.reads();
         out.sources = std::mem::take(&mut self.sources.list);
+        if self.leak {
+            std::mem::forget(self);
+        }
         out
     }
 }
 
 struct Walk<'a> {
     session: &'a mut Session,
+    /// What every expression can name: Nickel's standard library, and `tank`. Made once: that costs as much as a pod.
+    globals: Environment,
     schema: &'static Schema,
     out: Evaluated,
 }
@@ -125,7 +146,8 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Evaluates as far as a value's outermost shape.
     fn force(&mut self, value: NickelValue, path: &[String]) -> Option<NickelValue> {
-        let mut vm = VirtualMachine::new(&mut self.session.context);
+        let vm = VirtualMachine::new_empty_env(&mut self.session.context);
+        let mut vm = vm.with_initial_env(self.globals.clone());
         match vm.eval(value) {
             Ok(value) => Some(value),
             Err(error) => {
@@ -152,20 +174,20 @@ impl Walk<'_> {
         self.out.poisoned.insert(path.to_vec());
     }
 
-    fn note(&mut self, path: &[String], asked: PosIdx, made: &NickelValue) {
+    fn note(&mut self, path: &[String], asked: PosIdx, made: &NickelValue, leaf: bool) {
         let table = &self.session.context.pos_table;
         let (asked, made) = (table.get(asked), table.get(made.pos_idx()));
         let (asked, made) = (self.session.place(asked), self.session.place(made));
         let via = asked.clone().filter(|asked| made.as_ref().is_some_and(|made| !covers(asked, made)));
         if let Some(place) = made.or(asked) {
-            self.out.places.insert(path.to_vec(), Written { place, via });
+            self.out.places.insert(path.to_vec(), Written { place, via, leaf });
         }
     }
 
     fn note_name(&mut self, name: nickel_lang_core::identifier::LocIdent, path: &[String]) {
         if let Some(place) = self.session.place(name.pos) {
             self.out.names.insert(path.to_vec(), place.clone());
-            self.out.places.insert(path.to_vec(), Written { place, via: None });
+            self.out.places.insert(path.to_vec(), Written { place, via: None, leaf: false });
         }
     }
 
@@ -180,7 +202,7 @@ impl Walk<'_> {
         // Until it is evaluated, its name is where it is.
         self.note_name(name, path);
         let value = self.force(field.value_with_pending_contracts()?, path)?;
-        self.note(path, asked, &value);
+        self.note(path, asked, &value, value.as_record().is_none());
         Some(value)
     }
 
@@ -308,7 +330,7 @@ impl Walk<'_> {
             path.push(index.to_string());
             let asked = element.pos_idx();
             let item = self.force(element, path).and_then(|element| {
-                self.note(path, asked, &element);
+                self.note(path, asked, &element, false);
                 self.value(&element, of, path)
             });
             path.pop();
@@ -460,7 +482,7 @@ impl Walk<'_> {
             // The whole record would be a long snippet: its name says where.
             if let Some(name) = self.out.names.get(&path[..path.len() - 1]).cloned() {
                 let via = self.out.written(&path[..path.len() - 1]).and_then(|written| written.via.clone());
-                self.out.places.insert(path.clone(), Written { place: name, via });
+                self.out.places.insert(path.clone(), Written { place: name, via, leaf: false });
             }
             self.report(code, path, message, help);
             self.out.places.remove(path);

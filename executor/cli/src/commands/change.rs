@@ -86,7 +86,7 @@ pub async fn switch(
         rollback: Some(!change.no_rollback),
         wait: change.timeout.map(|timeout| timeout.0),
         plan,
-        provenance: serde_json::to_string(&compiled.provenance).ok(),
+        provenance: Some(compiled.provenance),
     };
     follow(client, Method::Switch(call), json).await
 }

@@ -1,0 +1,15 @@
+//! The decoder that reads what clients send: never a panic, and what it takes it would write the same.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tank_model::{Config, Graph, canonical, check};
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(config) = canonical::decode::<Config>(bytes) {
+        assert_eq!(canonical::encode(&config).expect("encodes"), bytes);
+        let _ = check::check(&config);
+        let graph = Graph::build(&config, |_| None).expect("builds");
+        assert_eq!(graph.config(), config);
+    }
+});
