@@ -89,6 +89,9 @@ fn every_example_compiles() {
         let checked = tank(&["check", &file.display().to_string()]);
         assert_eq!(checked.status, 0, "{}: {}", file.display(), checked.stderr);
     }
+    let files = ["examples/shop/pods.ncl", "examples/shop/production.ncl"];
+    let built = tank(&[&["build", "--canonical"], &files[..]].concat()).ok();
+    assert!(built.contains(r#""LOG":"warn""#) && built.contains(r#""memory":1073741824"#), "{built}");
 }
 
 #[test]

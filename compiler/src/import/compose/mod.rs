@@ -29,8 +29,11 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
     }
     let Some((file, _)) = files.first() else { return Ok(()) };
     // The first format: the whole file is services.
-    let is_service = |value: &Value| value.get("image").is_some() || value.get("build").is_some();
-    if !whole.contains_key("services") && !whole.is_empty() && whole.values().all(is_service) {
+    let later = ["version", "services", "volumes", "networks", "secrets", "configs", "name", "include"];
+    if !whole.is_empty()
+        && !whole.keys().any(|key| later.contains(&key.as_str()))
+        && whole.values().all(Value::is_object)
+    {
         whole = [("services".to_owned(), Value::Object(whole))].into_iter().collect();
     }
     if !whole.contains_key("services") {
