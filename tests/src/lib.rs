@@ -142,6 +142,11 @@ impl Host {
     }
 
     pub fn start_daemon(&mut self) {
+        self.start_daemon_with(&[]);
+    }
+
+    /// Starts the daemon with something in its environment.
+    pub fn start_daemon_with(&mut self, env: &[(&str, &str)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("tankd.log")).expect("a log");
         let mut command = self.inside(&bin("tankd").display().to_string());
         command
@@ -149,6 +154,7 @@ impl Host {
             .arg(format!("--run-dir={}", self.dir.join("run").display()))
             .arg(format!("--config={}", self.dir.join("tank.toml").display()))
             .args(&self.daemon_args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -160,6 +166,21 @@ impl Host {
     pub fn kill_daemon(&mut self) {
         let mut daemon = self.daemon.take().expect("tankd runs");
         daemon.kill().expect("kill");
+        daemon.wait().expect("wait");
+    }
+
+    /// Whether it has ended by itself; waits a moment for one that is about to.
+    pub fn daemon_has_ended(&mut self) -> bool {
+        let daemon = self.daemon.as_mut().expect("tankd was started");
+        (0..10).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            daemon.try_wait().expect("wait").is_some()
+        })
+    }
+
+    /// Forgets a daemon that has ended by itself.
+    pub fn reap_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("tankd was started");
         daemon.wait().expect("wait");
     }
 

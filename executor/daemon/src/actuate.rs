@@ -1,8 +1,9 @@
 //! The impure writer: carries steps out, the independent ones side by side.
 
 use crate::{
+    faults,
     host::Host,
-    shims::{self, failure},
+    shims::{self, Shim, failure},
     start,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -40,13 +41,17 @@ pub async fn carry_out(
             if running.len() < AT_ONCE && ready && begun.insert(id) {
                 told(&planned.step);
                 let (host, graph, step) = (Arc::clone(host), Arc::clone(graph), planned.step.clone());
-                running.push(async move { (id, perform(&host, &graph, &step).await) });
+                running.push(async move {
+                    faults::boundary("before a step");
+                    (id, perform(&host, &graph, &step).await)
+                });
             }
         }
         let Some((id, outcome)) = running.next().await else { return failed };
         let step = plan.steps[id].step.clone();
         match outcome {
             Ok(()) => {
+                faults::boundary("after a step");
                 host.events.add("step", step.pod().map(Name::as_str), format!("{step}: {}", plan.steps[id].why));
                 done.insert(id);
             }
@@ -229,6 +234,12 @@ async fn ensure_network(host: &Host, pod: &Name) -> Result<(), Failure> {
 /// Asks, waits, kills; then the shim forgets it.
 async fn stop(host: &Host, pod: &Name, container: &Name, signal: i32, limit: Duration) -> Result<(), Failure> {
     let Some(shim) = host.shim(pod) else { return Ok(()) };
+    end(&shim, container, signal, limit).await?;
+    shim.request(&Request::Forget { container: container.to_string() }, &[]).await.map(drop)
+}
+
+/// Ends a main process: the signal, and `SIGKILL` when the time is over.
+pub async fn end(shim: &Shim, container: &Name, signal: i32, limit: Duration) -> Result<(), Failure> {
     let ended = || async {
         let state = shim.state().await?;
         let found = state.containers.iter().find(|found| found.name == container.as_str());
@@ -250,7 +261,7 @@ async fn stop(host: &Host, pod: &Name, container: &Name, signal: i32, limit: Dur
     if !ended().await? {
         return Err(other("stop a container", "it outlives SIGKILL"));
     }
-    shim.request(&Request::Forget { container: container.to_string() }, &[]).await.map(drop)
+    Ok(())
 }
 
 /// Removes what a pod left: processes, cgroups, its folder, its scratch space. Volumes and logs stay.

@@ -140,6 +140,10 @@ impl Engine {
 
     /// One pass towards the current generation. None: there is none.
     async fn converge_current(&self) -> Result<Option<Pass>, Error> {
+        // A person wants to see what is wrong before it is put right: a switch still does what it says.
+        if self.host.settings.no_repair {
+            return Ok(None);
+        }
         let _passing = self.passing.lock().await;
         let Some(current) = self.host.store.current().map_err(store_error)? else {
             return Ok(None);
@@ -434,6 +438,7 @@ impl Engine {
         let changed = changed_pods(before, &graph);
         let failure = self.reach(&graph, before, &changed, change.gate, told).await;
         let Some(failure) = failure else {
+            crate::faults::boundary("before the outcome");
             self.host.store.set_outcome(number, Outcome::Good).map_err(store_error)?;
             self.host.events.add("switched", None, format!("generation {number} is good"));
             return Ok(outcome(number, root, true, None, false));
@@ -494,8 +499,11 @@ impl Engine {
             source: change.source.clone(),
             provenance: change.provenance,
         };
+        crate::faults::boundary("before the nodes");
         store.put_nodes(&nodes).map_err(store_error)?;
+        crate::faults::boundary("between nodes and generation");
         store.commit(&generation).map_err(store_error)?;
+        crate::faults::boundary("after the commit");
         self.host.events.add("committed", None, format!("generation {number}: {}", generation.source));
         Ok(number)
     }
@@ -560,7 +568,7 @@ impl Engine {
                     waiting = Some(format!("{pod}/{name} {reason}"));
                     continue;
                 };
-                match self.container_health(node.restart, graph.lifecycle(pod, name).readiness.is_some(), found) {
+                match self.container_health(node.restart, crate::probe::is_probed(&graph.lifecycle(pod, name)), found) {
                     Health::Good => {}
                     Health::NotYet(why) => waiting = Some(format!("{pod}/{name} {why}")),
                     Health::Hopeless(why) => return Health::Hopeless(format!("{pod}/{name} {why}")),
@@ -648,17 +656,10 @@ fn unsupported(config: &Config) -> Vec<String> {
             report("network.nics");
         }
         for (name, container) in &spec.containers {
-            let given = [
-                ("ulimits", !container.ulimits.is_empty()),
-                ("seccomp", container.seccomp != tank_model::spec::Seccomp::default()),
-                ("devices", !container.devices.is_empty()),
-                ("liveness", container.liveness.is_some()),
-                ("startup", container.startup.is_some()),
-            ];
-            given
-                .iter()
-                .filter(|(_, given)| *given)
-                .for_each(|(field, _)| report(&format!("containers.{name}.{field}")));
+            let calls = container.seccomp.allow.iter().chain(&container.seccomp.deny);
+            for call in calls.filter(|call| tank_sys::seccomp::number(call).is_none()) {
+                report(&format!("containers.{name}.seccomp.{call}"));
+            }
         }
     }
     problems

@@ -15,6 +15,7 @@
 mod actuate;
 mod engine;
 mod events;
+mod faults;
 mod host;
 mod images;
 mod logs;

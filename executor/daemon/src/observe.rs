@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 use tank_model::{
-    Graph, Name,
+    Digest, Graph, Key, Name,
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
@@ -103,11 +103,12 @@ fn container(
     name: &Name,
     found: &ContainerState,
 ) -> Result<Container, Failure> {
-    let probe = graph.lifecycle(pod, name).readiness;
+    let lifecycle = graph.lifecycle(pod, name);
+    let probes = graph.get(&Key::Lifecycle(pod.clone(), name.clone())).map_or(Digest::of(b""), |entry| entry.hash);
     let state = match found.exited {
         None => State::Running {
             pid: found.pid,
-            ready: host.readiness.is_ready(host, pod, name, found.started, probe.as_ref()),
+            ready: host.readiness.is_ready(host, pod, name, found.started, &lifecycle, probes),
         },
         Some((ExitStatus::Code(code), at)) => State::Exited { status: code, at },
         Some((ExitStatus::Signal(signal), at)) => State::Exited { status: 128 + signal, at },

@@ -1,13 +1,17 @@
-//! Readiness: asked of a running container until it answers, once for each of its runs.
+//! Probes: asked of a running container for as long as this run of it lasts.
+//!
+//! The startup probe first, until it says yes. Then readiness, until it says yes, once for each run: it is what a
+//! switch and a dependency wait for. Beside it liveness, for good. A container whose startup or liveness probe says no
+//! as often as it may is ended, as a stop would, and started again as its pod's `restart` says.
 
-use crate::host::Host;
+use crate::{actuate, host::Host};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tank_model::{Name, spec::Probe};
+use tank_model::{Digest, Name, graph::LifecycleNode, spec::Probe};
 use tank_proto::shim::{ExecSpec, Reply, Request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,12 +19,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Which run of which container: a new start has to become ready anew.
-type Run = (Name, Name, u64);
+/// Which run of which container, and by which probes: a new start, and a new probe, has to become ready anew.
+type Run = (Name, Name, u64, Digest);
 
 /// What is known of each run. Bounded by the containers there are: older runs are dropped.
 #[derive(Debug, Default)]
 pub struct Readiness(Mutex<BTreeMap<Run, bool>>);
+
+/// Whether a container says itself when it is ready.
+pub fn is_probed(lifecycle: &LifecycleNode) -> bool {
+    lifecycle.readiness.is_some() || lifecycle.startup.is_some()
+}
 
 impl Readiness {
     fn runs(&self) -> std::sync::MutexGuard<'_, BTreeMap<Run, bool>> {
@@ -34,40 +43,107 @@ impl Readiness {
         pod: &Name,
         container: &Name,
         started: u64,
-        probe: Option<&Probe>,
+        lifecycle: &LifecycleNode,
+        hash: Digest,
     ) -> bool {
-        let Some(probe) = probe else { return true };
-        let run = (pod.clone(), container.clone(), started);
+        if !is_probed(lifecycle) && lifecycle.liveness.is_none() {
+            return true;
+        }
+        let run = (pod.clone(), container.clone(), started, hash);
         {
             let mut runs = self.runs();
             if let Some(ready) = runs.get(&run) {
                 return *ready;
             }
-            runs.retain(|(p, c, _), _| p != pod || c != container);
-            runs.insert(run.clone(), false);
+            runs.retain(|(p, c, ..), _| p != pod || c != container);
+            runs.insert(run.clone(), !is_probed(lifecycle));
         }
-        tokio::spawn(ask(Arc::clone(host), run, probe.clone()));
-        false
+        tokio::spawn(watch(Arc::clone(host), run, lifecycle.clone()));
+        !is_probed(lifecycle)
     }
 }
 
-/// Asks every `period` until the answer is yes or the run is over.
-async fn ask(host: Arc<Host>, run: Run, probe: Probe) {
-    loop {
-        let answer = timeout(probe.timeout.duration(), once(&host, &run, &probe)).await;
-        if matches!(answer, Ok(true)) {
+/// Asks for as long as the run lasts.
+async fn watch(host: Arc<Host>, run: Run, lifecycle: LifecycleNode) {
+    if let Some(startup) = &lifecycle.startup
+        && !until(&host, &run, startup, Some(startup.failures)).await
+    {
+        return end(&host, &run, "did not come up").await;
+    }
+    let readiness = async {
+        let ready = match &lifecycle.readiness {
+            Some(readiness) => until(&host, &run, readiness, None).await,
+            None => true,
+        };
+        if ready && is_probed(&lifecycle) {
             if let Some(ready) = host.readiness.runs().get_mut(&run) {
                 *ready = true;
             }
             host.events.add("ready", Some(run.0.as_str()), format!("container {} is ready", run.1));
             host.wake.notify_one();
-            return;
         }
-        sleep(probe.period.duration().max(Duration::from_millis(10))).await;
-        if !host.readiness.runs().contains_key(&run) || host.shim(&run.0).is_none() {
-            host.readiness.runs().remove(&run);
-            return;
+    };
+    let liveness = async {
+        if let Some(liveness) = &lifecycle.liveness {
+            sleep(liveness.delay.duration()).await;
+            let mut failed = 0;
+            while lasts(&host, &run) {
+                failed = if ask(&host, &run, liveness).await { 0 } else { failed + 1 };
+                if failed >= liveness.failures {
+                    return end(&host, &run, "does not answer any more").await;
+                }
+                pause(liveness).await;
+            }
         }
+    };
+    tokio::join!(readiness, liveness);
+}
+
+/// Asks until the answer is yes; no when the run is over, or the answer was no so many times.
+async fn until(host: &Arc<Host>, run: &Run, probe: &Probe, failures: Option<u32>) -> bool {
+    sleep(probe.delay.duration()).await;
+    let mut failed = 0;
+    while lasts(host, run) {
+        if ask(host, run, probe).await {
+            return true;
+        }
+        failed += 1;
+        if failures.is_some_and(|most| failed >= most) {
+            return false;
+        }
+        pause(probe).await;
+    }
+    false
+}
+
+async fn ask(host: &Host, run: &Run, probe: &Probe) -> bool {
+    matches!(timeout(probe.timeout.duration(), once(host, run, probe)).await, Ok(true))
+}
+
+async fn pause(probe: &Probe) {
+    sleep(probe.period.duration().max(Duration::from_millis(10))).await;
+}
+
+/// Whether it is still this run that runs.
+fn lasts(host: &Host, run: &Run) -> bool {
+    let known = host.readiness.runs().contains_key(run);
+    if known && host.shim(&run.0).is_none() {
+        host.readiness.runs().remove(run);
+        return false;
+    }
+    known
+}
+
+/// Ends a run that failed its probe, if it has not ended by itself.
+async fn end(host: &Arc<Host>, run: &Run, why: &str) {
+    let Some(shim) = host.shim(&run.0) else { return };
+    let Ok(state) = shim.state().await else { return };
+    let found = state.containers.iter().find(|found| found.name == run.1.as_str());
+    let Some(found) = found.filter(|found| found.exited.is_none() && found.started == run.2) else { return };
+    host.events.add("unhealthy", Some(run.0.as_str()), format!("container {} {why}: it is ended", run.1));
+    let limit = Duration::from_millis(found.stop_timeout);
+    if let Err(failure) = actuate::end(&shim, &run.1, found.stop_signal, limit).await {
+        host.events.add("failed", Some(run.0.as_str()), format!("can't {}: {}", failure.what, failure.why));
     }
 }
 

@@ -29,6 +29,9 @@ pub struct Flags {
     /// Pods for a fresh store, as `tank build --canonical` writes them; ignored once there is any generation.
     #[arg(long)]
     pub seed: Option<PathBuf>,
+    /// Put nothing right by itself: `tank diff` shows what differs, a switch carries it out. For looking into a host.
+    #[arg(long)]
+    pub no_repair: bool,
     /// The shim's program; the one beside this one unless given.
     #[arg(long, env = "TANK_SHIM")]
     pub shim: Option<PathBuf>,
@@ -76,6 +79,7 @@ pub struct Settings {
     pub run_dir: PathBuf,
     pub socket: PathBuf,
     pub shim: PathBuf,
+    pub no_repair: bool,
     pub config: Config,
 }
 
@@ -100,6 +104,7 @@ impl Settings {
             socket: flags.socket.clone().unwrap_or_else(|| run_dir.join("tank.sock")),
             run_dir,
             shim,
+            no_repair: flags.no_repair,
             config,
         })
     }

@@ -189,8 +189,55 @@ fn prepare(
         mounts,
         files,
         cgroup,
+        ulimits: node
+            .ulimits
+            .iter()
+            .map(|(name, limit)| (name.clone(), amount(limit.soft), amount(limit.hard)))
+            .collect(),
+        seccomp: seccomp(&node.seccomp)?,
+        devices: node.devices.values().map(device).collect::<Result<_, Failure>>()?,
     };
     Ok((start, parts.fds))
+}
+
+fn amount(amount: spec::Amount) -> Option<u64> {
+    match amount {
+        spec::Amount::Of(number) => Some(number),
+        spec::Amount::Unlimited => None,
+    }
+}
+
+fn seccomp(declared: &spec::Seccomp) -> Result<tank_proto::shim::Seccomp, Failure> {
+    let numbers = |names: &[String]| -> Result<Vec<i64>, Failure> {
+        let number = |name: &String| {
+            let number = tank_sys::seccomp::number(name);
+            number.ok_or_else(|| fail("filter system calls", format!("`{name}` is none of this machine's")))
+        };
+        names.iter().map(number).collect()
+    };
+    Ok(tank_proto::shim::Seccomp {
+        unconfined: declared.profile == spec::SeccompProfile::Unconfined,
+        allow: numbers(&declared.allow)?,
+        deny: numbers(&declared.deny)?,
+    })
+}
+
+/// What a device is on this host. A link is not followed: it could lead to another one tomorrow.
+fn device(declared: &spec::Device) -> Result<tank_proto::shim::Device, Failure> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let at = |why: String| fail(format!("use the device `{}`", declared.path), why);
+    let found = fs::symlink_metadata(&declared.path).map_err(|e| at(e.to_string()))?;
+    let kind = found.file_type();
+    if !kind.is_char_device() && !kind.is_block_device() {
+        return Err(at("it is no device".to_owned()));
+    }
+    Ok(tank_proto::shim::Device {
+        path: declared.to.clone().unwrap_or_else(|| declared.path.clone()),
+        block: kind.is_block_device(),
+        major: rustix::fs::major(found.rdev()),
+        minor: rustix::fs::minor(found.rdev()),
+        read_only: declared.read_only,
+    })
 }
 
 /// Sets a container's limits in its cgroups.

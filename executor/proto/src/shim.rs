@@ -169,6 +169,34 @@ pub struct StartSpec {
     pub files: Option<(usize, Vec<(String, String)>)>,
     /// `cgroup.procs` files.
     pub cgroup: Vec<usize>,
+    /// Name, soft and hard limit; none: unlimited.
+    #[serde(default)]
+    pub ulimits: Vec<(String, Option<u64>, Option<u64>)>,
+    #[serde(default)]
+    pub seccomp: Seccomp,
+    /// Beside those that every container has.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+}
+
+/// How the default system call filter is changed, by the numbers of the calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seccomp {
+    /// No default filter; `deny` still holds.
+    pub unconfined: bool,
+    pub allow: Vec<i64>,
+    pub deny: Vec<i64>,
+}
+
+/// A device node to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Absolute, below `/dev`.
+    pub path: String,
+    pub block: bool,
+    pub major: u32,
+    pub minor: u32,
+    pub read_only: bool,
 }
 
 /// Everything a second process in a container is made from.

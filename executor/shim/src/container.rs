@@ -74,7 +74,7 @@ impl Container {
         let parts = Parts::sort(&spec, fds)?;
         let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
         let log = LogFile::open(path).map_err(|e| other("open the log", &e))?;
-        let filter = seccomp::default_filter().map_err(|e| failure(&e))?;
+        let filter = filter(&spec.seccomp)?;
         let (out, out_end) = namespace::pipe().map_err(|e| failure(&e))?;
         let (err, err_end) = namespace::pipe().map_err(|e| failure(&e))?;
         // A program that opens /dev/stdout opens the pipe itself, which has an owner like any file.
@@ -84,6 +84,7 @@ impl Container {
         }
         let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
         let main = |report: &mut Report| -> Result<(), tank_sys::Error> {
+            let devices: Vec<rootfs::Device> = spec.devices.iter().map(device).collect();
             let files: Vec<FileMount> = spec.files.iter().flat_map(|(_, files)| files).map(file_mount).collect();
             rootfs::enter(&Rootfs {
                 root: parts.root.as_fd(),
@@ -92,6 +93,7 @@ impl Container {
                 files: parts.files.as_ref().map(|fd| (fd.as_fd(), files.as_slice())),
                 owner: setup.id_base,
                 read_only: spec.read_only,
+                devices: &devices,
             })?;
             if spec.tty {
                 let (master, slave) = pty::open(setup.id_base + spec.user.uid)?;
@@ -103,6 +105,7 @@ impl Container {
                 pty::streams(null.as_fd(), out_end.as_fd(), err_end.as_fd())?;
             }
             let _ = rootfs::make_directories(Path::new(&spec.cwd), setup.id_base);
+            process::set_ulimits(&spec.ulimits)?;
             let program = Program { argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, user: &spec.user };
             program.run(namespaces.user.as_fd(), &spec.bounding, &spec.ambient, &filter, report)
         };
@@ -189,6 +192,22 @@ impl Container {
             }
             Output::Terminal(_, lines) => drop(lines.finish(log)),
         }
+    }
+}
+
+/// A container's system call filter.
+pub fn filter(declared: &tank_proto::shim::Seccomp) -> Result<Vec<seccomp::Instruction>, Failure> {
+    let changes = seccomp::Changes { unconfined: declared.unconfined, allow: &declared.allow, deny: &declared.deny };
+    seccomp::filter(changes).map_err(|e| failure(&e))
+}
+
+fn device(device: &tank_proto::shim::Device) -> rootfs::Device {
+    rootfs::Device {
+        path: device.path.clone(),
+        block: device.block,
+        major: device.major,
+        minor: device.minor,
+        read_only: device.read_only,
     }
 }
 

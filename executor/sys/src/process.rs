@@ -227,6 +227,38 @@ pub fn signal_name(signal: i32) -> String {
     nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |known| known.as_str().to_owned())
 }
 
+/// Limits this process, and what it executes, as setrlimit(2) has it: name in lower case, soft, hard; none is
+/// unlimited.
+///
+/// # Errors
+/// When a name is unknown or the kernel refuses.
+pub fn set_ulimits(limits: &[(String, Option<u64>, Option<u64>)]) -> Result<()> {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    for (name, soft, hard) in limits {
+        let resource = match name.as_str() {
+            "core" => Resource::RLIMIT_CORE,
+            "cpu" => Resource::RLIMIT_CPU,
+            "data" => Resource::RLIMIT_DATA,
+            "fsize" => Resource::RLIMIT_FSIZE,
+            "locks" => Resource::RLIMIT_LOCKS,
+            "memlock" => Resource::RLIMIT_MEMLOCK,
+            "msgqueue" => Resource::RLIMIT_MSGQUEUE,
+            "nice" => Resource::RLIMIT_NICE,
+            "nofile" => Resource::RLIMIT_NOFILE,
+            "nproc" => Resource::RLIMIT_NPROC,
+            "rss" => Resource::RLIMIT_RSS,
+            "rtprio" => Resource::RLIMIT_RTPRIO,
+            "rttime" => Resource::RLIMIT_RTTIME,
+            "sigpending" => Resource::RLIMIT_SIGPENDING,
+            "stack" => Resource::RLIMIT_STACK,
+            _ => return Err(io::Error::from(io::ErrorKind::InvalidInput)).doing(|| format!("limit `{name}`")),
+        };
+        let amount = |limit: &Option<u64>| limit.unwrap_or(RLIM_INFINITY);
+        setrlimit(resource, amount(soft), amount(hard)).map_err(io::Error::from).doing(|| format!("limit `{name}`"))?;
+    }
+    Ok(())
+}
+
 /// The number of a signal given as `SIGTERM`, `TERM`, `SIGRTMIN+3` or `15`.
 pub fn signal_number(name: &str) -> Option<i32> {
     if let Ok(number) = name.parse::<i32>() {

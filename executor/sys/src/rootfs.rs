@@ -36,6 +36,19 @@ pub struct Rootfs<'a> {
     /// The host id of the container's root.
     pub owner: u32,
     pub read_only: bool,
+    /// Beside those that every container has.
+    pub devices: &'a [Device],
+}
+
+/// A device node of the host's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Absolute, below `/dev`.
+    pub path: String,
+    pub block: bool,
+    pub major: u32,
+    pub minor: u32,
+    pub read_only: bool,
 }
 
 /// One file of a mount of generated files.
@@ -84,6 +97,9 @@ pub fn enter(rootfs: &Rootfs<'_>) -> Result<()> {
     rustix::process::chdir("/").doing(|| "enter the new root")?;
 
     devices(rootfs.owner)?;
+    for device in rootfs.devices {
+        host_device(device, rootfs.owner)?;
+    }
     for (fd, target) in rootfs.mounts {
         let place = make_place(target, mount::is_directory(fd.as_fd()), rootfs.owner)?;
         mount::attach(fd.as_fd(), place.as_fd()).doing_at(target)?;
@@ -143,6 +159,21 @@ fn devices(owner: u32) -> Result<()> {
         symlink(target, link).doing(|| format!("link {link}"))?;
     }
     Ok(())
+}
+
+/// A device that was asked for. It belongs to the host's root, who is nobody in the container: what its mode refuses is
+/// refused to the container's root as well, whatever its capabilities.
+fn host_device(device: &Device, owner: u32) -> Result<()> {
+    let path = Path::new(&device.path);
+    if let Some(parent) = path.parent() {
+        make_directories(parent, owner)?;
+    }
+    let kind = if device.block { FileType::BlockDevice } else { FileType::CharacterDevice };
+    let mode = if device.read_only { 0o444 } else { 0o666 };
+    let number = rustix::fs::makedev(device.major, device.minor);
+    let made = rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(mode), number);
+    made.doing(|| format!("make {}", device.path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).doing(|| format!("open up {}", device.path))
 }
 
 /// `/proc`, `/sys` and the cgroup tree, after the volumes: none of them can then be covered by one.

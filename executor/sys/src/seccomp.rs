@@ -1,4 +1,4 @@
-//! The default system call filter: everything is allowed but what reaches the kernel's own machinery.
+//! The system call filter: by default, everything is allowed but what reaches the kernel's own machinery.
 //!
 //! Thin by intent: user namespaces and the capability set already stop most of these; the filter takes away the
 //! attack surface of asking. Refused calls give `EPERM`, or `ENOSYS` where programs have a fallback.
@@ -62,17 +62,40 @@ const REFUSED: [i64; 45] = [
 /// One instruction of a compiled filter.
 pub type Instruction = sock_filter;
 
-/// The filter, compiled. Make it before forking; install it last.
+/// The number of a system call on this machine.
+pub fn number(name: &str) -> Option<i64> {
+    name.parse::<syscalls::Sysno>().ok().map(|call| i64::from(call.id()))
+}
+
+/// How a filter differs from the default one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes<'a> {
+    /// Nothing is refused but what is denied.
+    pub unconfined: bool,
+    /// Allowed although the default refuses them.
+    pub allow: &'a [i64],
+    /// Refused although the default allows them.
+    pub deny: &'a [i64],
+}
+
+/// The filter, compiled; none where nothing is refused. Make it before forking; install it last.
 ///
 /// # Errors
 /// When this machine's architecture is unknown to the compiler of filters.
-pub fn default_filter() -> Result<BpfProgram> {
+pub fn filter(changes: Changes<'_>) -> Result<BpfProgram> {
+    if changes.unconfined && changes.deny.is_empty() {
+        return Ok(Vec::new());
+    }
     let compile = || -> std::result::Result<BpfProgram, seccompiler::BackendError> {
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+        let refused = REFUSED.iter().filter(|call| !changes.unconfined && !changes.allow.contains(call));
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = refused.map(|call| (*call, Vec::new())).collect();
         // A namespace of one's own is where unprivileged attacks on the kernel begin.
-        let new_user = libc::CLONE_NEWUSER as u64;
-        let asks = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(new_user), new_user)?;
-        rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![asks])?]);
+        if !changes.unconfined && !changes.allow.contains(&libc::SYS_clone) {
+            let new_user = libc::CLONE_NEWUSER as u64;
+            let asks = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(new_user), new_user)?;
+            rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![asks])?]);
+        }
+        rules.extend(changes.deny.iter().map(|call| (*call, Vec::new())));
         let arch = std::env::consts::ARCH.try_into()?;
         let refuse = SeccompAction::Errno(libc::EPERM as u32);
         SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()
@@ -106,5 +129,8 @@ fn prepend(program: &mut BpfProgram) {
 /// # Errors
 /// What `seccomp(2)` gives.
 pub fn install(filter: &[Instruction]) -> Result<()> {
+    if filter.is_empty() {
+        return Ok(());
+    }
     seccompiler::apply_filter(filter).map_err(io::Error::other).doing(|| "install the system call filter")
 }

@@ -1,0 +1,27 @@
+//! Where the daemon can be made to die, for the tests that prove it may die anywhere.
+//!
+//! In a debug build, `TANKD_DIE_AT=n` ends the process at the n-th boundary it comes to after it began to serve, as
+//! `kill -9` would; `TANKD_COUNT_TO=FILE` writes how many there were. A release build has none of this.
+
+/// A boundary: between two steps, or two writes of the store.
+#[cfg(debug_assertions)]
+pub fn boundary(what: &str) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
+    if let Some(path) = std::env::var_os("TANKD_COUNT_TO") {
+        let _ = std::fs::write(path, count.to_string());
+    }
+    let die_at = std::env::var("TANKD_DIE_AT").ok().and_then(|text| text.parse::<u64>().ok());
+    if die_at == Some(count) {
+        eprintln!("tankd: dies at boundary {count}: {what}");
+        // Nothing is unwound, flushed or told.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+pub fn boundary(_what: &str) {}
