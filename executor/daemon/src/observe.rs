@@ -46,13 +46,15 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure { what: what.to_owned(), why: error.to_string(), kind }
 }
 
-/// Names that have a cgroup or a folder.
+/// Names that have a cgroup, a folder, or the upper layers of containers.
 async fn left_over(host: &Arc<Host>) -> BTreeSet<Name> {
     let host = Arc::clone(host);
     let look = move || {
         let mut names = host.cgroups.pods();
-        for entry in std::fs::read_dir(host.settings.run_dir.join("pods")).into_iter().flatten().flatten() {
-            names.extend(entry.file_name().into_string());
+        for dir in [host.settings.run_dir.join("pods"), host.settings.state_dir.join("scratch")] {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                names.extend(entry.file_name().into_string());
+            }
         }
         names.into_iter().filter_map(|name| Name::new(name).ok()).collect()
     };
