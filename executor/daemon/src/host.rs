@@ -18,6 +18,7 @@ use tank_sys::{
     cgroup::Cgroups,
     nft::{Forward, Ruleset},
     route::{Cidr, Routes},
+    watch::Writes,
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -28,12 +29,16 @@ pub struct Host {
     pub cgroups: Cgroups,
     /// The host's own network namespace.
     pub routes: Routes,
+    /// Tells when somebody writes into a container's cgroup.
+    pub limits: Writes,
     pub events: Events,
     pub readiness: Readiness,
     /// Rings whenever the loop should look.
     pub wake: Notify,
     pub notices: mpsc::UnboundedSender<Notice>,
     shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
+    /// The run of each container whose cgroup is watched.
+    watched: Mutex<BTreeMap<(Name, Name), u64>>,
     /// Graphs by their root, the last few.
     graphs: Mutex<BTreeMap<Digest, Arc<Graph>>>,
 }
@@ -48,6 +53,7 @@ impl Host {
         images: Images,
         cgroups: Cgroups,
         routes: Routes,
+        limits: Writes,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Self {
         Self {
@@ -56,11 +62,13 @@ impl Host {
             images,
             cgroups,
             routes,
+            limits,
             events: Events::default(),
             readiness: Readiness::default(),
             wake: Notify::new(),
             notices,
             shims: Mutex::default(),
+            watched: Mutex::default(),
             graphs: Mutex::default(),
         }
     }
@@ -84,6 +92,22 @@ impl Host {
         Ok(shim)
     }
 
+    /// Watches the cgroup of a container's run for limits that somebody else writes.
+    pub fn watch_limits(&self, pod: &Name, container: &Name, started: u64) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if watched.insert((pod.clone(), container.clone()), started) == Some(started) {
+            return;
+        }
+        for entrance in self.cgroups.entrances(pod.as_str(), container.as_str()) {
+            // Without a watch, the next full pass sees it.
+            if let Some(dir) = entrance.parent()
+                && let Err(error) = self.limits.add(dir)
+            {
+                tracing::debug!(%pod, %container, %error, "its limits are not watched");
+            }
+        }
+    }
+
     fn shims(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, Arc<Shim>>> {
         self.shims.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,6 +126,7 @@ impl Host {
 
     pub fn forget_shim(&self, pod: &Name) {
         self.shims().remove(pod);
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner).retain(|(watched, _), _| watched != pod);
     }
 
     /// The graph of a root, from memory or the store.

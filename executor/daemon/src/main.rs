@@ -36,7 +36,11 @@ use host::Host;
 use settings::{Flags, Settings};
 use std::{process::ExitCode, sync::Arc};
 use tank_proto::shim::{Event, ExitStatus};
-use tank_sys::{cgroup, route::Routes};
+use tank_sys::{
+    cgroup,
+    route::Routes,
+    watch::{Changes, Writes},
+};
 use tokio::sync::mpsc;
 
 fn main() -> ExitCode {
@@ -81,9 +85,10 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let layout = cgroup::detect().map_err(|e| said(&e))?;
     let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
     let routes = Routes::here().map_err(|e| said(&e))?;
+    let limits = Writes::new().map_err(|e| said(&e))?;
     let (notices, mut received) = mpsc::unbounded_channel();
     let socket = settings.socket.clone();
-    let host = Arc::new(Host::new(settings, Box::new(store), images, cgroups, routes, notices));
+    let host = Arc::new(Host::new(settings, Box::new(store), images, cgroups, routes, limits, notices));
     host.adopt();
     let engine = Arc::new(Engine::new(Arc::clone(&host)));
 
@@ -102,8 +107,27 @@ async fn run(flags: &Flags) -> Result<(), String> {
                     listening.events.add("exited", Some(&pod), message);
                 }
                 shims::Notice::Gone(pod) => listening.events.add("gone", Some(&pod), "its shim is gone"),
+                shims::Notice::Changed(pod) => tracing::debug!(pod, "its network changed"),
             }
             listening.wake.notify_one();
+        }
+    });
+
+    for changes in [Changes::of_routes(), Changes::of_rules()] {
+        let changes = changes.map_err(|e| said(&e))?;
+        let host = Arc::clone(&host);
+        tokio::spawn(async move {
+            while changes.next().await.is_ok() {
+                host.wake.notify_one();
+                tokio::time::sleep(shims::CALM).await;
+            }
+        });
+    }
+    let watched = Arc::clone(&host);
+    tokio::spawn(async move {
+        while watched.limits.next().await.is_ok() {
+            watched.wake.notify_one();
+            tokio::time::sleep(shims::CALM).await;
         }
     });
 

@@ -116,6 +116,7 @@ fn container(
         Some((ExitStatus::Signal(signal), at)) => State::Exited { status: 128 + signal, at },
     };
     let limits = host.cgroups.limits(pod.as_str(), name.as_str());
+    host.watch_limits(pod, name, found.started);
     Ok(Container {
         hash: found.hash.parse().map_err(|e| failed("read a shim's state", &e))?,
         attempt: found.attempt,

@@ -38,6 +38,27 @@ pub struct Shim {
     sending: tokio::sync::Mutex<()>,
     namespaces: OnceLock<Namespaces>,
     routes: tokio::sync::OnceCell<Routes>,
+    notices: mpsc::UnboundedSender<Notice>,
+    watching: Arc<Watching>,
+}
+
+/// The task that watches a pod's network. Its socket keeps the namespace alive: it ends when the shim does.
+#[derive(Debug, Default)]
+struct Watching(Mutex<Option<tokio::task::AbortHandle>>);
+
+impl Watching {
+    fn set(&self, task: Option<tokio::task::AbortHandle>) {
+        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), task);
+        if let Some(before) = before {
+            before.abort();
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.set(None);
+    }
 }
 
 /// The namespaces of a pod, opened.
@@ -47,11 +68,16 @@ pub struct Namespaces {
     pub net: Option<OwnedFd>,
 }
 
+/// The least time between two looks because of changes.
+pub const CALM: std::time::Duration = std::time::Duration::from_millis(20);
+
 /// What a shim says by itself.
 #[derive(Debug)]
 pub enum Notice {
     Event(String, Event),
     Gone(String),
+    /// Something changed in the pod's network.
+    Changed(String),
 }
 
 /// Starts a shim and waits until it listens. It is in a session of its own and outlives this process.
@@ -111,12 +137,15 @@ impl Shim {
             sending: tokio::sync::Mutex::new(()),
             namespaces: OnceLock::new(),
             routes: tokio::sync::OnceCell::new(),
+            notices: notices.clone(),
+            watching: Arc::default(),
         });
         tokio::spawn(receive(
             pod.to_owned(),
             Arc::clone(&shim.socket),
             Arc::clone(&shim.pending),
             Arc::clone(&shim.alive),
+            Arc::clone(&shim.watching),
             notices,
         ));
         Ok(shim)
@@ -195,9 +224,27 @@ impl Shim {
                 let why = "it uses the host's".to_owned();
                 return Err(Failure { what: "enter the pod's network".to_owned(), why, kind: FailureKind::Other });
             };
+            self.watch(tank_sys::watch::Changes::of_routes_in(net.as_fd()).map_err(|e| failure(&e))?);
             Routes::in_namespace(net.as_fd()).map_err(|e| failure(&e))
         };
         self.routes.get_or_try_init(open).await
+    }
+}
+
+impl Shim {
+    /// Tells of changes in the pod's network for as long as the shim lives.
+    fn watch(&self, changes: tank_sys::watch::Changes) {
+        let (pod, notices) = (self.pod.clone(), self.notices.clone());
+        let task = tokio::spawn(async move {
+            while changes.next().await.is_ok() && notices.send(Notice::Changed(pod.clone())).is_ok() {
+                // An interface that flaps keeps nobody busy.
+                tokio::time::sleep(CALM).await;
+            }
+        });
+        self.watching.set(self.is_alive().then(|| task.abort_handle()));
+        if !self.is_alive() {
+            task.abort();
+        }
     }
 }
 
@@ -207,6 +254,7 @@ async fn receive(
     socket: Arc<AsyncFd<OwnedFd>>,
     pending: Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>,
     alive: Arc<AtomicBool>,
+    watching: Arc<Watching>,
     notices: mpsc::UnboundedSender<Notice>,
 ) {
     loop {
@@ -230,6 +278,7 @@ async fn receive(
         }
     }
     alive.store(false, Ordering::Relaxed);
+    watching.set(None);
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let _ = notices.send(Notice::Gone(pod));
 }

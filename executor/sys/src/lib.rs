@@ -11,6 +11,7 @@
 //! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
 //! | [`route`] | links, addresses and routes (rtnetlink), in any network namespace |
 //! | [`nft`] | one owned nftables table, replaced in one transaction |
+//! | [`watch`] | being told that links, routes, rules or files changed |
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
 //!
 //! It knows no pods: names, policies and the store are other rooms' concern. Everything is descriptor-typed and
@@ -29,6 +30,7 @@ pub mod pty;
 pub mod rootfs;
 pub mod route;
 pub mod seccomp;
+pub mod watch;
 
 use std::{fmt, io};
 

@@ -1,0 +1,137 @@
+//! Being told that something changed, by whomever: links, addresses and routes (rtnetlink(7)), rules (the nftables
+//! group of nfnetlink), files of a directory (inotify(7)).
+//!
+//! What changed is not read: whoever is told looks for himself, and a message that was lost is told as well.
+
+use crate::{Context, Result, namespace, packet};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
+use rustix::fs::inotify;
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    path::Path,
+};
+use tokio::io::unix::AsyncFd;
+
+/// Links, IPv4 and IPv6 addresses and routes (`RTMGRP_*`, rtnetlink(7)).
+const ROUTE_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+
+/// `NFNLGRP_NFTABLES` is group 7.
+const RULE_GROUPS: u32 = 1 << 6;
+
+/// A socket that has something to read whenever something changed.
+#[derive(Debug)]
+pub struct Changes(AsyncFd<OwnedFd>);
+
+impl Changes {
+    /// Of the links, addresses and routes of the caller's network namespace. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What `socket(2)` and `bind(2)` give.
+    pub fn of_routes() -> Result<Self> {
+        Self::open(NETLINK_ROUTE, ROUTE_GROUPS)
+    }
+
+    /// As [`Changes::of_routes`], of another namespace.
+    ///
+    /// # Errors
+    /// Also what `setns(2)` gives.
+    pub fn of_routes_in(net: BorrowedFd<'_>) -> Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        namespace::in_network(net, move || {
+            let _context = runtime.enter();
+            Self::of_routes()
+        })
+    }
+
+    /// Of every nftables rule of the caller's network namespace. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What `socket(2)` and `bind(2)` give.
+    pub fn of_rules() -> Result<Self> {
+        Self::open(NETLINK_NETFILTER, RULE_GROUPS)
+    }
+
+    fn open(protocol: isize, groups: u32) -> Result<Self> {
+        let open = || -> io::Result<OwnedFd> {
+            let mut socket = Socket::new(protocol)?;
+            socket.bind(&SocketAddr::new(0, groups))?;
+            socket.set_non_blocking(true)?;
+            // SAFETY: the socket gives its descriptor away here and is not used again, so this is the only owner.
+            Ok(unsafe { OwnedFd::from_raw_fd(socket.into_raw_fd()) })
+        };
+        open().doing(|| "watch for changes").and_then(packet::watch).map(Self)
+    }
+
+    /// Returns when something has changed; everything told until then counts as one.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn next(&self) -> Result<()> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let mut guard = self.0.readable().await.doing(|| "wait for changes")?;
+            let mut told = false;
+            loop {
+                let read = rustix::io::read(guard.get_inner(), &mut buffer);
+                match read {
+                    Ok(_) => told = true,
+                    // More was told than the socket holds: something did change.
+                    Err(rustix::io::Errno::NOBUFS) => told = true,
+                    Err(rustix::io::Errno::INTR) => {}
+                    Err(rustix::io::Errno::AGAIN) => break,
+                    Err(error) => return Err(error).doing(|| "read changes"),
+                }
+            }
+            guard.clear_ready();
+            if told {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Directories in which files are watched for being written.
+#[derive(Debug)]
+pub struct Writes(AsyncFd<OwnedFd>);
+
+impl Writes {
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What `inotify_init1(2)` gives.
+    pub fn new() -> Result<Self> {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let fd = inotify::init(flags).doing(|| "watch files")?;
+        packet::watch(fd).map(Self)
+    }
+
+    /// Watches the files of a directory, until that is removed. Again is no harm.
+    ///
+    /// # Errors
+    /// What `inotify_add_watch(2)` gives.
+    pub fn add(&self, dir: &Path) -> Result<()> {
+        let added = inotify::add_watch(self.0.as_fd(), dir, inotify::WatchFlags::MODIFY);
+        added.map(drop).doing(|| format!("watch {}", dir.display()))
+    }
+
+    /// Returns when a file was written.
+    ///
+    /// # Errors
+    /// When the descriptor fails.
+    pub async fn next(&self) -> Result<()> {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let mut guard = self.0.readable().await.doing(|| "wait for writes")?;
+            match rustix::io::read(guard.get_inner(), &mut buffer) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).doing(|| "read writes"),
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Whatever somebody does to the host behind Tank's back is seen by its own event and put right, long before the
+//! minute after which everything is looked at anyway.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+use tank_tests::{Host, RUN, eventually};
+
+/// Far less than `resync`, which is a minute: what is repaired by then was told by an event.
+const SOON: Duration = Duration::from_secs(5);
+
+fn in_pod(host: &Host, command: &[&str]) {
+    let pid = host.pid("web", "app").to_string();
+    let status =
+        Command::new("nsenter").args(["--net", "--target", &pid, "--"]).args(command).status().expect("nsenter");
+    assert!(status.success(), "{command:?}");
+}
+
+#[track_caller]
+fn repaired(host: &Host, what: &str, break_it: impl FnOnce(), is_well: impl Fn() -> bool) {
+    assert!(is_well(), "{what}: it was not well before");
+    // A pass that is under way has to be over, or it would see the damage without having been told.
+    std::thread::sleep(Duration::from_millis(300));
+    break_it();
+    let before = Instant::now();
+    eventually(what, &is_well);
+    assert!(before.elapsed() < SOON, "{what}: {:?}", before.elapsed());
+    eventually("nothing is left to do", || host.tank(&["diff", "--exit-code"]).status == 0);
+}
+
+#[test]
+fn each_kind_is_told_by_its_own_event() {
+    let host = Host::new();
+    host.switch(&format!(
+        "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN}, limits = {{ pids = 50, memory = \"32MiB\" }} }}, publish.p = {{ port = 18080, to = 80 }} }} }}"
+    ));
+    let says = |command: &str| {
+        let output = host.inside("sh").args(["-c", command]).output().expect("sh");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let does = |command: &'static str| {
+        let status = host.inside("sh").args(["-c", command]).status().expect("sh");
+        assert!(status.success(), "{command}");
+    };
+    let inside = |command: &str| {
+        let pid = host.pid("web", "app").to_string();
+        let output = Command::new("nsenter").args(["--net", "--target", &pid, "--", "sh", "-c", command]).output();
+        String::from_utf8_lossy(&output.expect("nsenter").stdout).into_owned()
+    };
+
+    // The host's side: the bridge, its address, the rules, the pod's port of it.
+    let bridge = || says("ip link show tank0").contains("state UP") || says("ip link show tank0").contains(",UP");
+    repaired(&host, "the bridge is up again", || does("ip link set tank0 down"), bridge);
+    let address = says("ip -4 -oneline addr show tank0").split_whitespace().nth(3).expect("an address").to_owned();
+    repaired(
+        &host,
+        "the bridge has its address again",
+        || assert!(host.inside("ip").args(["addr", "del", &address, "dev", "tank0"]).status().expect("ip").success()),
+        || says("ip addr show tank0").contains(&address),
+    );
+    let rules = || says("nft list table inet tank").contains("18080");
+    repaired(&host, "the rules are there again", || does("nft delete table inet tank"), rules);
+    repaired(&host, "the rules are whole again", || does("nft flush table inet tank"), rules);
+    let port = || says("ip -oneline link show master tank0").contains("tk");
+    repaired(
+        &host,
+        "the pod's port is on the bridge again",
+        || does("ip link set $(ip -oneline link show master tank0 | cut -d: -f2 | cut -d@ -f1) nomaster"),
+        port,
+    );
+
+    // The pod's side: its link, its address, its route.
+    let up = || inside("ip link show eth0").contains(",UP");
+    repaired(&host, "the pod's link is up again", || in_pod(&host, &["ip", "link", "set", "eth0", "down"]), up);
+    let route = || inside("ip route").contains("default");
+    repaired(&host, "the pod has its route again", || in_pod(&host, &["ip", "route", "del", "default"]), route);
+    let own = inside("ip -4 -oneline addr show eth0").split_whitespace().nth(3).expect("an address").to_owned();
+    repaired(
+        &host,
+        "the pod has its address again",
+        || in_pod(&host, &["ip", "addr", "del", &own, "dev", "eth0"]),
+        || inside("ip addr show eth0").contains(&own),
+    );
+
+    // The container's limits, and its life.
+    let find = format!("find /sys/fs/cgroup -path '*/{}/web/app/pids.max'", host.cgroup);
+    let file = says(&find).trim().to_owned();
+    assert!(!file.is_empty(), "no limit of processes in any hierarchy");
+    let limit = || std::fs::read_to_string(&file).expect("read").trim() == "50";
+    repaired(&host, "the limit is back", || std::fs::write(&file, "7").expect("write"), limit);
+    let pid = host.pid("web", "app");
+    let kill = || assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+    eventually("it runs", || host.pod("web")["containers"][0]["state"] == "running");
+    kill();
+    let before = Instant::now();
+    eventually("another one runs", || {
+        host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|other| other != pid)
+    });
+    assert!(before.elapsed() < SOON);
+
+    // Each of them is on record with what was wrong, and a bystander is as it was.
+    let events = host.tank(&["events"]).ok();
+    for what in ["set up the bridge", "publish ports", "connect pod web", "set the limits of web/app", "start web/app"]
+    {
+        assert!(events.contains(what), "{what} is not on record: {events}");
+    }
+    host.finish();
+}
