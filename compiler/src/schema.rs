@@ -131,6 +131,7 @@ fn expected(contract: &str) -> &'static str {
         "Cpu" => "a number of CPUs, for example 0.5, \"1.5\" or \"500m\"",
         "Mode" => "a file mode such as \"0644\"",
         "Signal" => "a signal such as \"SIGTERM\"",
+        "Reload" => "a signal such as \"SIGHUP\", or \"none\"",
         "Image" => "an image such as \"nginx:1.27\"",
         "Address" => "an address such as \"127.0.0.1\"",
         "Cidr" => "an address with its prefix, such as \"10.0.0.5/24\"",
@@ -187,6 +188,8 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "Time" => Millis::parse(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
         "Mode" => Mode::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
         "Signal" => signal(text()?),
+        "Reload" if value.as_str() == Some(tank_model::spec::READS_AGAIN) => Ok(()),
+        "Reload" => signal(text()?),
         "Image" => Reference::from_str(text()?).map(drop).map_err(|e| Refusal {
             code: "tank::image::invalid",
             message: e.to_string(),

@@ -156,6 +156,11 @@ impl Pass<'_> {
                 pass.container(container, spec, pod);
                 if group == "init" {
                     pass.init(spec);
+                    if pod.containers.contains_key(container) {
+                        let message = format!("`{container}` is also a container of this pod");
+                        let help = "give it a name of its own: logs and `tank exec` go by it";
+                        pass.report("tank::init::same_name", &[], message, help);
+                    }
                 }
             }
         }

@@ -8,6 +8,7 @@
 //! ```text
 //! root ─► pod ─┬─► lifecycle ─► container ─┬─► image
 //!              ├─► limits ────► container  ├─► volume ─► sandbox
+//!              ├─► live files ► container  │
 //!              └─► publish ───► sandbox    ├─► files
 //!                                          ├─► init ──► image, volume, sandbox
 //!                                          └─► sandbox
@@ -47,6 +48,8 @@ pub enum Key {
     Volume(Name, Name),
     Publish(Name, Name),
     Files(Name, Name),
+    /// Files that a running container reads again.
+    LiveFiles(Name, Name),
     Container(Name, Name),
     Limits(Name, Name),
     Lifecycle(Name, Name),
@@ -68,6 +71,7 @@ pub enum Node {
     Volume(spec::Volume),
     Publish(spec::Publish),
     Files(BTreeMap<String, spec::File>),
+    LiveFiles(BTreeMap<String, spec::File>),
     Container(ContainerNode),
     Limits(spec::Limits),
     Lifecycle(LifecycleNode),
@@ -129,6 +133,48 @@ pub struct ContainerNode {
     pub seccomp: spec::Seccomp,
     #[serde(default, skip_serializing_if = "is_default")]
     pub devices: BTreeMap<Name, spec::Device>,
+    /// Where its live files are, and their modes: their texts may change under it, their places may not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub live_files: BTreeMap<String, spec::Mode>,
+}
+
+impl ContainerNode {
+    fn of(spec: &spec::Container) -> Self {
+        Self {
+            image: spec.image.clone(),
+            command: spec.command.clone(),
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            working_dir: spec.working_dir.clone(),
+            user: spec.user.clone(),
+            tty: spec.tty,
+            mounts: spec.mounts.clone(),
+            secrets: spec.secrets.clone(),
+            capabilities: spec.capabilities.clone(),
+            read_only: spec.read_only,
+            ulimits: spec.ulimits.clone(),
+            seccomp: spec.seccomp.clone(),
+            devices: spec.devices.clone(),
+            live_files: live_files(spec).map(|(path, file)| (path.clone(), file.mode)).collect(),
+        }
+    }
+}
+
+impl LifecycleNode {
+    fn of(spec: &spec::Container) -> Self {
+        Self {
+            readiness: spec.readiness.clone(),
+            stop: spec.stop.clone(),
+            liveness: spec.liveness.clone(),
+            startup: spec.startup.clone(),
+            ports: spec.ports.clone(),
+        }
+    }
+}
+
+/// The files whose text can change under the running container.
+fn live_files(spec: &spec::Container) -> impl Iterator<Item = (&String, &spec::File)> {
+    spec.files.iter().filter(|(_, file)| file.reload.is_some())
 }
 
 /// How a running container is watched and ended.
@@ -276,38 +322,23 @@ impl Graph {
         let of = |key: fn(Name, Name) -> Key| key(pod.clone(), name.clone());
         let mut needs = self.container_needs(pod, spec, digest_of)?;
         needs.extend_from_slice(inits);
-        if !spec.files.is_empty() {
-            needs.push(self.add(of(Key::Files), Node::Files(spec.files.clone()), &[])?);
+        let files: BTreeMap<String, spec::File> =
+            spec.files.iter().filter(|(_, file)| file.reload.is_none()).map(|(p, f)| (p.clone(), f.clone())).collect();
+        if !files.is_empty() {
+            needs.push(self.add(of(Key::Files), Node::Files(files), &[])?);
         }
-        let node = ContainerNode {
-            image: spec.image.clone(),
-            command: spec.command.clone(),
-            args: spec.args.clone(),
-            env: spec.env.clone(),
-            working_dir: spec.working_dir.clone(),
-            user: spec.user.clone(),
-            tty: spec.tty,
-            mounts: spec.mounts.clone(),
-            secrets: spec.secrets.clone(),
-            capabilities: spec.capabilities.clone(),
-            read_only: spec.read_only,
-            ulimits: spec.ulimits.clone(),
-            seccomp: spec.seccomp.clone(),
-            devices: spec.devices.clone(),
-        };
-        let container = self.add(of(Key::Container), Node::Container(node), &needs)?;
-        let lifecycle = LifecycleNode {
-            readiness: spec.readiness.clone(),
-            stop: spec.stop.clone(),
-            liveness: spec.liveness.clone(),
-            startup: spec.startup.clone(),
-            ports: spec.ports.clone(),
-        };
-        Ok(vec![
+        let container = self.add(of(Key::Container), Node::Container(ContainerNode::of(spec)), &needs)?;
+        let lifecycle = Node::Lifecycle(LifecycleNode::of(spec));
+        let mut parts = vec![
             self.add(of(Key::Limits), Node::Limits(spec.limits.clone()), std::slice::from_ref(&container))?,
-            self.add(of(Key::Lifecycle), Node::Lifecycle(lifecycle), std::slice::from_ref(&container))?,
-            container,
-        ])
+            self.add(of(Key::Lifecycle), lifecycle, std::slice::from_ref(&container))?,
+        ];
+        let live: BTreeMap<String, spec::File> = live_files(spec).map(|(p, f)| (p.clone(), f.clone())).collect();
+        if !live.is_empty() {
+            parts.push(self.add(of(Key::LiveFiles), Node::LiveFiles(live), std::slice::from_ref(&container))?);
+        }
+        parts.push(container);
+        Ok(parts)
     }
 
     /// Adds a node whose needs are already there, and returns its key.
@@ -385,25 +416,51 @@ impl Graph {
         }
     }
 
+    /// What a main process is made from and its hash: of a container, or of what runs before it.
+    pub fn process(&self, pod: &Name, name: &Name) -> Option<(ContainerNode, Digest)> {
+        match self.container(pod, name) {
+            Some((node, hash)) => Some((node.clone(), hash)),
+            None => self.init_container(pod, name).map(|(spec, hash)| (ContainerNode::of(spec), hash)),
+        }
+    }
+
+    /// What runs before the containers, and its hash.
+    pub fn init_container(&self, pod: &Name, name: &Name) -> Option<(&spec::Container, Digest)> {
+        let entry = self.get(&Key::Init(pod.clone(), name.clone()))?;
+        match &entry.node {
+            Node::Init(spec) => Some((spec, entry.hash)),
+            _ => None,
+        }
+    }
+
+    /// Of a container, or of what runs before it.
     pub fn limits(&self, pod: &Name, container: &Name) -> spec::Limits {
         match self.get(&Key::Limits(pod.clone(), container.clone())).map(|entry| &entry.node) {
             Some(Node::Limits(limits)) => limits.clone(),
-            _ => spec::Limits::default(),
+            _ => self.init_container(pod, container).map(|(spec, _)| spec.limits.clone()).unwrap_or_default(),
         }
     }
 
+    /// Of a container, or of what runs before it.
     pub fn lifecycle(&self, pod: &Name, container: &Name) -> LifecycleNode {
         match self.get(&Key::Lifecycle(pod.clone(), container.clone())).map(|entry| &entry.node) {
             Some(Node::Lifecycle(lifecycle)) => lifecycle.clone(),
-            _ => LifecycleNode::default(),
+            _ => self.init_container(pod, container).map(|(spec, _)| LifecycleNode::of(spec)).unwrap_or_default(),
         }
     }
 
+    /// Every file declared for a container, or for what runs before it.
     pub fn files(&self, pod: &Name, container: &Name) -> BTreeMap<String, spec::File> {
-        match self.get(&Key::Files(pod.clone(), container.clone())).map(|entry| &entry.node) {
-            Some(Node::Files(files)) => files.clone(),
-            _ => BTreeMap::new(),
+        if let Some((spec, _)) = self.init_container(pod, container) {
+            return spec.files.clone();
         }
+        let mut files = BTreeMap::new();
+        for key in [Key::Files(pod.clone(), container.clone()), Key::LiveFiles(pod.clone(), container.clone())] {
+            if let Some(Node::Files(found) | Node::LiveFiles(found)) = self.get(&key).map(|entry| &entry.node) {
+                files.extend(found.iter().map(|(path, file)| (path.clone(), file.clone())));
+            }
+        }
+        files
     }
 
     pub fn volume(&self, pod: &Name, volume: &Name) -> Option<&spec::Volume> {
@@ -421,9 +478,9 @@ impl Graph {
     }
 
     /// What runs before the containers of `pod`, in this order.
-    pub fn init<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a spec::Container)> {
+    pub fn init<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a spec::Container, Digest)> {
         self.entries().filter_map(move |entry| match (&entry.key, &entry.node) {
-            (Key::Init(of, name), Node::Init(spec)) if of == pod => Some((name, spec)),
+            (Key::Init(of, name), Node::Init(spec)) if of == pod => Some((name, spec, entry.hash)),
             _ => None,
         })
     }
@@ -461,7 +518,7 @@ impl Graph {
             self.containers(pod).map(|(name, node, _)| (name.clone(), self.container_config(pod, name, node)));
         Some(spec::Pod {
             containers: containers.collect(),
-            init: self.init(pod).map(|(name, spec)| (name.clone(), spec.clone())).collect(),
+            init: self.init(pod).map(|(name, spec, _)| (name.clone(), spec.clone())).collect(),
             network: sandbox.network.clone(),
             volumes: volumes.collect(),
             publish: self.published(pod).map(|(name, publish)| (name.clone(), publish.clone())).collect(),
@@ -577,6 +634,7 @@ impl Node {
                 | (Self::Volume(_), Key::Volume(..))
                 | (Self::Publish(_), Key::Publish(..))
                 | (Self::Files(_), Key::Files(..))
+                | (Self::LiveFiles(_), Key::LiveFiles(..))
                 | (Self::Container(_), Key::Container(..))
                 | (Self::Limits(_), Key::Limits(..))
                 | (Self::Lifecycle(_), Key::Lifecycle(..))
@@ -603,6 +661,7 @@ impl fmt::Display for Key {
             Self::Volume(pod, name) => write!(f, "volume {pod}/{name}"),
             Self::Publish(pod, name) => write!(f, "publish {pod}/{name}"),
             Self::Files(pod, name) => write!(f, "files {pod}/{name}"),
+            Self::LiveFiles(pod, name) => write!(f, "live files {pod}/{name}"),
             Self::Container(pod, name) => write!(f, "container {pod}/{name}"),
             Self::Limits(pod, name) => write!(f, "limits {pod}/{name}"),
             Self::Lifecycle(pod, name) => write!(f, "lifecycle {pod}/{name}"),
@@ -620,6 +679,7 @@ impl Key {
             Self::Volume(pod, _)
             | Self::Publish(pod, _)
             | Self::Files(pod, _)
+            | Self::LiveFiles(pod, _)
             | Self::Container(pod, _)
             | Self::Limits(pod, _)
             | Self::Lifecycle(pod, _)

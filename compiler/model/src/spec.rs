@@ -176,7 +176,14 @@ pub struct File {
     pub text: String,
     #[serde(default = "default_file_mode", skip_serializing_if = "is_default_file_mode")]
     pub mode: Mode,
+    /// How the running process takes a new text in: the signal that makes it read the file again, or
+    /// [`READS_AGAIN`]. Without it a new text restarts the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<String>,
 }
+
+/// [`File::reload`] of a program that needs no signal to read its file again.
+pub const READS_AGAIN: &str = "none";
 
 /// A file of the host that is copied into the container's memory at its start, and never into the store.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ fn full() -> Value {
         "image": "nginx:1", "command": ["/a1", "b1"], "args": ["c1"], "env": { "A1": "x1", "B1": "y1" },
         "working_dir": "/w1", "user": "u1", "tty": true,
         "mounts": { "m1": { "volume": "v1", "path": "/m1", "read_only": true } },
-        "files": { "/f1": { "text": "t1", "mode": "0601" } },
+        "files": { "/f1": { "text": "t1", "mode": "0601" }, "/f2": { "text": "t2", "reload": "SIG2" } },
         "secrets": { "s1": { "file": "/s1", "path": "/p1", "mode": "0401" } },
         "limits": { "memory": 4194305, "pids": 11, "cpu": "501m" },
         "ports": { "http1": 81 },
