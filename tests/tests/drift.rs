@@ -90,6 +90,27 @@ fn each_kind_is_told_by_its_own_event() {
     let limit = || std::fs::read_to_string(&file).expect("read").trim() == "50";
     repaired(&host, "the limit is back", || std::fs::write(&file, "7").expect("write"), limit);
     let pid = host.pid("web", "app");
+    let state = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+        stat.rsplit_once(") ").expect("a state").1.starts_with('T')
+    };
+    let stop = || assert!(Command::new("kill").args(["-STOP", &pid.to_string()]).status().expect("kill").success());
+    repaired(&host, "it goes on", stop, || !state());
+    let freezer = says(&format!("find /sys/fs/cgroup -path '*/{}/web/app/cgroup.freeze'", host.cgroup));
+    let freezer = freezer.trim().to_owned();
+    let thawed = || std::fs::read_to_string(&freezer).expect("read").trim() == "0";
+    repaired(&host, "it is thawed", || std::fs::write(&freezer, "1").expect("write"), thawed);
+    // The container sees its files read-only; the host's root can still get at them.
+    let resolver = "/etc/resolv.conf";
+    let before = host.exec("web", &format!("cat {resolver}"));
+    let edit = || {
+        let script = format!("mount -o remount,bind,rw none {resolver} && echo nameserver 192.0.2.66 > {resolver}");
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args(["--mount", "--pid", "--target", &pid.to_string(), "--", "/bin/sh", "-c", &script]);
+        assert!(nsenter.status().expect("nsenter").success());
+    };
+    repaired(&host, "the resolver is the old one", edit, || host.exec("web", &format!("cat {resolver}")) == before);
+    assert_eq!(host.pid("web", "app"), pid, "none of this restarts it");
     let kill = || assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
     eventually("it runs", || host.pod("web")["containers"][0]["state"] == "running");
     kill();
@@ -98,11 +119,27 @@ fn each_kind_is_told_by_its_own_event() {
         host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|other| other != pid)
     });
     assert!(before.elapsed() < SOON);
+    let pod = host.pid("web", "app");
+    let shim = std::fs::read_to_string(format!("/proc/{pod}/stat")).expect("stat");
+    let shim = shim.rsplit_once(") ").expect("a state").1.split_whitespace().nth(1).expect("a parent").to_owned();
+    assert!(Command::new("kill").args(["-9", &shim]).status().expect("kill").success());
+    let before = Instant::now();
+    eventually("another one runs", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|one| one != pod));
+    assert!(before.elapsed() < SOON);
 
     // Each of them is on record with what was wrong, and a bystander is as it was.
     let events = host.tank(&["events"]).ok();
-    for what in ["set up the bridge", "publish ports", "connect pod web", "set the limits of web/app", "start web/app"]
-    {
+    for what in [
+        "set up the bridge",
+        "publish ports",
+        "connect pod web",
+        "set the limits of web/app",
+        "start web/app",
+        "resume web/app",
+        "write /etc/resolv.conf of web/app",
+        "its shim is gone",
+        "container app was stopped",
+    ] {
         assert!(events.contains(what), "{what} is not on record: {events}");
     }
     host.finish();

@@ -153,3 +153,85 @@ fn repair_can_be_paused_to_look_at_what_is_wrong() {
     assert_eq!(host.pod("web")["containers"][0]["state"], "running");
     host.finish();
 }
+
+#[test]
+fn what_runs_before_the_containers() {
+    let host = Host::new();
+    let config = |second: &str, env: &str| {
+        format!(
+            "{{ pods.web = {{
+                volumes.shared = {{}},
+                init = {{
+                    a = {{ image = \"oci:./busybox\", command = [\"/bin/sh\", \"-c\", \"echo a >> /shared/ran\"],
+                          mounts.s = {{ volume = \"shared\", path = \"/shared\" }} }},
+                    b = {{ image = \"oci:./busybox\", command = [\"/bin/sh\", \"-c\", \"{second}\"],
+                          mounts.s = {{ volume = \"shared\", path = \"/shared\" }},
+                          files.\"/etc/from\".text = \"b\" }},
+                }},
+                containers.app = {{ image = \"oci:./busybox\", {RUN}, env.LOG = \"{env}\",
+                                    mounts.s = {{ volume = \"shared\", path = \"/shared\" }} }},
+            }} }}"
+        )
+    };
+    host.switch(&config("cat /etc/from >> /shared/ran; echo >> /shared/ran", "1"));
+    let ran = |host: &Host| host.exec("web", "cat /shared/ran").split_whitespace().collect::<String>();
+    assert_eq!(ran(&host), "ab");
+    assert_eq!(
+        host.pod("web")["containers"].as_array().expect("containers").len(),
+        1,
+        "what has ended well is not shown"
+    );
+    assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
+    // Not again when the main process ends, nor when only the container changes.
+    let before = host.pid("web", "app");
+    host.exec("web", "kill -USR1 1");
+    eventually("it runs again", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != before));
+    host.switch(&config("cat /etc/from >> /shared/ran; echo >> /shared/ran", "2"));
+    assert_eq!(ran(&host), "ab");
+    // Again when it was changed; the daemon's death in between changes nothing.
+    host.switch(&config("echo c >> /shared/ran", "2"));
+    assert_eq!(ran(&host), "abc");
+    // One that fails is a switch that fails, with its last words, and what ran before comes back.
+    host.write("pods.ncl", &config("echo cannot migrate; exit 3", "2"));
+    let failed = host.tank(&["switch", "pods.ncl"]);
+    assert_eq!(failed.status, 3, "{}", failed.stderr);
+    assert!(failed.stderr.contains("web/b: ") && failed.stderr.contains("cannot migrate"), "{}", failed.stderr);
+    eventually("what ran before comes back", || host.pod("web")["state"] == "running");
+    assert!(host.tank(&["logs", "web/b"]).ok().contains("cannot migrate"));
+    host.finish();
+}
+
+#[test]
+fn files_that_are_read_again() {
+    let host = Host::new();
+    let config = |text: &str, other: &str| {
+        format!(
+            "{{ pods.web.containers.app = {{
+                image = \"oci:./busybox\",
+                command = [\"/bin/sh\", \"-c\", \"trap 'cp /etc/live /tmp/seen' HUP; trap 'exit 0' TERM; while true; do sleep 0.1; done\"],
+                files = {{
+                    \"/etc/live\" = {{ text = \"{text}\", reload = \"SIGHUP\" }},
+                    \"/etc/watched\" = {{ text = \"{text}\", reload = \"none\" }},
+                    \"/etc/fixed\" = {{ text = \"{other}\" }},
+                }},
+            }} }}"
+        )
+    };
+    host.switch(&config("one, and longer than the next", "x"));
+    let pid = host.pid("web", "app");
+    host.write("pods.ncl", &config("two", "x"));
+    let diff = host.tank(&["diff", "pods.ncl"]).ok();
+    assert!(diff.contains("in place") && !diff.contains("restart"), "{diff}");
+    host.tank(&["switch", "pods.ncl"]).ok();
+    assert_eq!(host.pid("web", "app"), pid, "it was disturbed");
+    assert_eq!(host.exec("web", "cat /etc/live /etc/watched"), "twotwo");
+    eventually("the signal came", || host.exec("web", "cat /tmp/seen 2>/dev/null || true") == "two");
+    host.tank(&["generations", "rollback"]).ok();
+    assert_eq!(host.exec("web", "cat /etc/live"), "one, and longer than the next");
+    assert_eq!(host.pid("web", "app"), pid);
+    // A file that nobody said it reads again restarts it.
+    host.switch(&config("two", "y"));
+    assert_ne!(host.pid("web", "app"), pid);
+    // A daemon that comes later does the same.
+    host.finish();
+}

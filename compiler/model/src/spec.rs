@@ -169,6 +169,13 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+impl Pod {
+    /// Its containers, and what runs before them.
+    pub fn processes(&self) -> impl Iterator<Item = (&Name, &Container)> {
+        self.containers.iter().chain(&self.init)
+    }
+}
+
 /// A file Tank writes into a container. The compiler turns a `source` into its `text`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

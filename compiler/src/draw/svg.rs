@@ -68,7 +68,7 @@ pub fn svg(graph: &Graph) -> String {
 fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
     let mut lines = Vec::new();
     let mut add = |class, text: String| lines.push(Line { class, text });
-    for (init, spec) in graph.init(name) {
+    for (init, spec, _) in graph.init(name) {
         add("init", format!("first {init}  {}", short_image(spec.image.source())));
     }
     for (container, node, _) in graph.containers(name) {

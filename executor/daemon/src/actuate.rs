@@ -1,7 +1,7 @@
 //! The impure writer: carries steps out, the independent ones side by side.
 
 use crate::{
-    faults,
+    faults, files,
     host::Host,
     shims::{self, Shim, failure},
     start,
@@ -109,6 +109,11 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<()
             let (host, pod, container, limits) = (Arc::clone(host), pod.clone(), container.clone(), limits.clone());
             blocking("set limits", move || start::set_limits(&host, &pod, &container, &limits)).await
         }
+        Step::Resume { pod, container } => resume(host, pod, container).await,
+        Step::WriteFiles { pod, container, paths } => {
+            let shim = host.shim(pod).ok_or_else(|| other("write files", "the pod's shim is gone"))?;
+            files::write(host, &shim, graph, pod, container, paths).await
+        }
         Step::EnsureFirewall => {
             let ruleset = host.ruleset(graph).map_err(|e| other("work out the rules", e))?;
             let Some(ruleset) = ruleset else { return Ok(()) };
@@ -179,6 +184,7 @@ async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest
         log_dir: settings.log_dir(pod.as_str()).display().to_string(),
         attach_on: dir.join("root").display().to_string(),
         cgroup: cgroups.iter().map(|path| path.display().to_string()).collect(),
+        nofile: Some(settings.nofile),
     };
     shims::spawn(&settings.shim, &setup, stderr).await?;
     let shim = host.connect(pod).map_err(|e| failure(&e))?;
@@ -229,6 +235,14 @@ async fn ensure_network(host: &Host, pod: &Name) -> Result<(), Failure> {
         Ok(())
     };
     work.await.map_err(|e: tank_sys::Error| failure(&e))
+}
+
+/// Thaws the container's cgroup and lets its main process go on.
+async fn resume(host: &Host, pod: &Name, container: &Name) -> Result<(), Failure> {
+    host.cgroups.thaw(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
+    let Some(shim) = host.shim(pod) else { return Ok(()) };
+    let signal = tank_sys::process::signal_number("SIGCONT").unwrap_or(18);
+    shim.request(&Request::Signal { container: container.to_string(), signal }, &[]).await.map(drop)
 }
 
 /// Asks, waits, kills; then the shim forgets it.

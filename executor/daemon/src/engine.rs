@@ -23,7 +23,7 @@ use std::{
 use tank_model::{
     Digest, Generation, Graph, Key, Name, Outcome, canonical, check,
     reference::Reference,
-    spec::{Config, Restart},
+    spec::{Config, READS_AGAIN, Restart},
 };
 use tank_plan::{
     Desired, Observed, Plan, Step,
@@ -149,11 +149,18 @@ impl Engine {
             return Ok(None);
         };
         let Some(graph) = self.host.generation_graph(current).map_err(store_error)? else { return Ok(None) };
-        let pass = self.pass(&graph, Some(&graph), &|_| {}).await?;
+        // What a daemon that ended on the way has not reached yet is change, and in the order of one; the rest is drift.
+        let pending = self.host.store.outcome(current).map_err(store_error)? == Outcome::Pending;
+        let parent = self.host.store.generation(current).map_err(store_error)?.and_then(|one| one.parent);
+        let before = match parent.filter(|_| pending) {
+            Some(parent) => self.host.generation_graph(parent).map_err(store_error)?,
+            None => None,
+        };
+        let pass = self.pass(&graph, Some(before.as_deref().unwrap_or(&graph)), &|_| {}).await?;
         // A daemon that ended on the way left its generation pending; if nobody is at it, it is reached now.
         if pass.plan.is_empty()
+            && pending
             && let Ok(_idle) = self.changing.try_lock()
-            && self.host.store.outcome(current).map_err(store_error)? == Outcome::Pending
         {
             self.host.store.set_outcome(current, Outcome::Good).map_err(store_error)?;
         }
@@ -167,14 +174,15 @@ impl Engine {
         previous: Option<&Graph>,
         told: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
-        let observed = observe::observe(&self.host, graph).await.map_err(|e| failure_error(&e))?;
-        let plan = self.plan(graph, previous, &observed)?;
+        let (observed, plan) = self.look(graph, previous).await?;
         let failed = actuate::carry_out(&self.host, graph, &plan, told).await;
         Ok(Pass { observed, plan, failed })
     }
 
-    /// The pure planner, with what this host leases handed to it as data.
-    pub fn plan(&self, graph: &Graph, previous: Option<&Graph>, observed: &Observed) -> Result<Plan, Error> {
+    /// Observes, and asks the pure planner, with what this host leases handed to it as data.
+    async fn look(&self, graph: &Graph, previous: Option<&Graph>) -> Result<(Observed, Plan), Error> {
+        let files = crate::files::digests(&self.host, graph).map_err(store_error)?;
+        let observed = observe::observe(&self.host, graph, &files).await.map_err(|e| failure_error(&e))?;
         let mut addresses = BTreeMap::new();
         let mut stop_signals = BTreeMap::new();
         for pod in graph.pods() {
@@ -198,8 +206,10 @@ impl Engine {
             bridge: &self.host.bridge_addresses().iter().map(ToString::to_string).collect(),
             firewall: &ruleset.map(|ruleset| ruleset.marks()).unwrap_or_default(),
             stop_signals: &stop_signals,
+            files: &files,
         };
-        Ok(tank_plan::plan(&desired, observed))
+        let plan = tank_plan::plan(&desired, &observed);
+        Ok((observed, plan))
     }
 
     /// The current generation and its graph; the empty graph where there is none.
@@ -215,9 +225,7 @@ impl Engine {
 
     /// What a switch to `graph` would do. Looks and does not touch.
     pub async fn preview(&self, graph: &Graph, previous: &Graph) -> Result<(Observed, Plan), Error> {
-        let observed = observe::observe(&self.host, graph).await.map_err(|e| failure_error(&e))?;
-        let plan = self.plan(graph, Some(previous), &observed)?;
-        Ok((observed, plan))
+        self.look(graph, Some(previous)).await
     }
 
     /// Decodes and checks a configuration that came over the socket: nothing a client says is taken on trust.
@@ -229,16 +237,16 @@ impl Engine {
         let mut problems: Vec<String> =
             check::check(&config).iter().map(|p| format!("{}: {} ({})", p.path.join("."), p.message, p.help)).collect();
         for (pod, name, container) in
-            config.pods.iter().flat_map(|(pod, spec)| spec.containers.iter().map(move |(name, c)| (pod, name, c)))
+            config.pods.iter().flat_map(|(pod, spec)| spec.processes().map(move |(name, c)| (pod, name, c)))
         {
             let capabilities = container.capabilities.add.iter().chain(&container.capabilities.drop);
             for unknown in capabilities.filter(|name| *name != "ALL" && !tank_sys::privilege::is_capability(name)) {
                 problems.push(format!("pods.{pod}.containers.{name}.capabilities: `{unknown}` is no capability"));
             }
-            if let Some(signal) = container.stop.signal.as_ref()
-                && tank_sys::process::signal_number(signal).is_none()
-            {
-                problems.push(format!("pods.{pod}.containers.{name}.stop.signal: `{signal}` is no signal"));
+            let reloads = container.files.values().filter_map(|file| file.reload.as_deref());
+            let signals = reloads.filter(|signal| *signal != READS_AGAIN).chain(container.stop.signal.as_deref());
+            for signal in signals.filter(|signal| tank_sys::process::signal_number(signal).is_none()) {
+                problems.push(format!("pods.{pod}.containers.{name}: `{signal}` is no signal"));
             }
         }
         problems.extend(unsupported(&config));
@@ -254,7 +262,7 @@ impl Engine {
                     return Err(Error::Failed { what: format!("use the volume `{name}` of pod `{pod}`"), why });
                 }
             }
-            for secret in spec.containers.values().flat_map(|container| container.secrets.values()) {
+            for secret in spec.processes().flat_map(|(_, container)| container.secrets.values()) {
                 if !Path::new(&secret.file).is_file() {
                     let why = format!("there is no file `{}` on this host", secret.file);
                     return Err(Error::Failed { what: format!("use a secret of pod `{pod}`"), why });
@@ -264,8 +272,8 @@ impl Engine {
         let references: BTreeSet<Reference> = config
             .pods
             .values()
-            .flat_map(|pod| pod.containers.values())
-            .map(|container| container.image.clone())
+            .flat_map(|pod| pod.processes())
+            .map(|(_, container)| container.image.clone())
             .collect();
         // Owned values in and out: the futures are moved between threads.
         let fetches: Vec<_> = references.into_iter().map(|reference| self.fetch(reference, base_dir, told)).collect();
@@ -560,6 +568,15 @@ impl Engine {
         let mut waiting = None;
         for pod in changed {
             let Some(node) = graph.pod(pod) else { continue };
+            for (name, _, hash) in graph.init(pod) {
+                let found = pass.observed.pods.get(pod).and_then(|found| found.current(name, hash));
+                if let Some(found) = found
+                    && let State::Exited { status: 1.., .. } = found.state
+                    && let Health::Hopeless(why) = self.container_health(node.restart, false, found)
+                {
+                    return Health::Hopeless(format!("{pod}/{name} {why}"));
+                }
+            }
             for (name, _, hash) in graph.containers(pod) {
                 let found = pass.observed.pods.get(pod).and_then(|found| found.containers.get(name));
                 let Some(found) = found.filter(|found| found.hash == hash) else {
@@ -598,10 +615,12 @@ impl Engine {
     fn with_log(&self, why: String, graph: &Graph, changed: &BTreeSet<Name>, observed: &Observed) -> String {
         let mut text = why;
         for pod in changed {
-            for (name, _, _) in graph.containers(pod) {
+            let inits = graph.init(pod).map(|(name, ..)| name);
+            for name in inits.chain(graph.containers(pod).map(|(name, ..)| name)) {
                 let found = observed.pods.get(pod).and_then(|found| found.containers.get(name));
                 if found.is_some_and(|found| {
-                    matches!(found.state, State::Running { ready: true, .. }) && found.attempt == 0
+                    matches!(found.state, State::Running { ready: true, .. } | State::Exited { status: 0, .. })
+                        && found.attempt == 0
                 }) {
                     continue;
                 }
@@ -646,16 +665,13 @@ fn unsupported(config: &Config) -> Vec<String> {
     let mut problems = Vec::new();
     for (pod, spec) in &config.pods {
         let mut report = |field: &str| problems.push(format!("pods.{pod}.{field}: this tankd can't do that yet"));
-        if !spec.init.is_empty() {
-            report("init");
-        }
         if spec.update != tank_model::spec::Update::Recreate {
             report("update");
         }
         if matches!(spec.network, tank_model::spec::Network::Nics(_)) {
             report("network.nics");
         }
-        for (name, container) in &spec.containers {
+        for (name, container) in spec.processes() {
             let calls = container.seccomp.allow.iter().chain(&container.seccomp.deny);
             for call in calls.filter(|call| tank_sys::seccomp::number(call).is_none()) {
                 report(&format!("containers.{name}.seccomp.{call}"));

@@ -29,8 +29,8 @@ pub struct Host {
     pub cgroups: Cgroups,
     /// The host's own network namespace.
     pub routes: Routes,
-    /// Tells when somebody writes into a container's cgroup.
-    pub limits: Writes,
+    /// Tells when somebody writes into a container's cgroup, or its files.
+    pub writes: Writes,
     pub events: Events,
     pub readiness: Readiness,
     /// Rings whenever the loop should look.
@@ -53,7 +53,7 @@ impl Host {
         images: Images,
         cgroups: Cgroups,
         routes: Routes,
-        limits: Writes,
+        writes: Writes,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Host {
             images,
             cgroups,
             routes,
-            limits,
+            writes,
             events: Events::default(),
             readiness: Readiness::default(),
             wake: Notify::new(),
@@ -101,7 +101,7 @@ impl Host {
         for entrance in self.cgroups.entrances(pod.as_str(), container.as_str()) {
             // Without a watch, the next full pass sees it.
             if let Some(dir) = entrance.parent()
-                && let Err(error) = self.limits.add(dir)
+                && let Err(error) = self.writes.add(dir)
             {
                 tracing::debug!(%pod, %container, %error, "its limits are not watched");
             }

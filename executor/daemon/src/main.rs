@@ -16,6 +16,7 @@ mod actuate;
 mod engine;
 mod events;
 mod faults;
+mod files;
 mod host;
 mod images;
 mod logs;
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(flags: &Flags) -> Result<(), String> {
-    let settings = Settings::settle(flags)?;
+    let mut settings = Settings::settle(flags)?;
     let said = |error: &dyn std::error::Error| {
         let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
         format!("{error}{source}")
@@ -75,6 +76,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("it has to run as root".to_owned());
     }
+    settings.nofile = tank_sys::process::raise_descriptor_limit().map_err(|e| said(&e))?;
     // What is in these folders is nobody else's to read; the socket's folder has to let callers through.
     private_dir(&settings.state_dir, 0o700)?;
     private_dir(&settings.run_dir, 0o711)?;
@@ -85,10 +87,10 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let layout = cgroup::detect().map_err(|e| said(&e))?;
     let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
     let routes = Routes::here().map_err(|e| said(&e))?;
-    let limits = Writes::new().map_err(|e| said(&e))?;
+    let writes = Writes::new().map_err(|e| said(&e))?;
     let (notices, mut received) = mpsc::unbounded_channel();
     let socket = settings.socket.clone();
-    let host = Arc::new(Host::new(settings, Box::new(store), images, cgroups, routes, limits, notices));
+    let host = Arc::new(Host::new(settings, Box::new(store), images, cgroups, routes, writes, notices));
     host.adopt();
     let engine = Arc::new(Engine::new(Arc::clone(&host)));
 
@@ -105,6 +107,9 @@ async fn run(flags: &Flags) -> Result<(), String> {
                     };
                     let message = format!("container {container} {how}");
                     listening.events.add("exited", Some(&pod), message);
+                }
+                shims::Notice::Event(pod, Event::Stopped { container }) => {
+                    listening.events.add("stopped", Some(&pod), format!("container {container} was stopped"));
                 }
                 shims::Notice::Gone(pod) => listening.events.add("gone", Some(&pod), "its shim is gone"),
                 shims::Notice::Changed(pod) => tracing::debug!(pod, "its network changed"),
@@ -125,7 +130,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     }
     let watched = Arc::clone(&host);
     tokio::spawn(async move {
-        while watched.limits.next().await.is_ok() {
+        while watched.writes.next().await.is_ok() {
             watched.wake.notify_one();
             tokio::time::sleep(shims::CALM).await;
         }

@@ -1,6 +1,11 @@
 //! The impure reader: builds [`Observed`] from the shims and the kernel.
 
-use crate::{events::now, host::Host, shims::Shim};
+use crate::{
+    events::now,
+    files::{self, Files},
+    host::Host,
+    shims::Shim,
+};
 use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +17,7 @@ use tank_model::{
     units::{Bytes, MilliCpu},
 };
 use tank_plan::observed::{Container, Observed, Pod, Sandbox, State};
-use tank_proto::shim::{ContainerState, ExitStatus, Failure};
+use tank_proto::shim::{ContainerState, ExitStatus, Failure, FailureKind};
 use tank_sys::route::Link;
 
 /// Looks at everything Tank has on this host. What can't be read is an error, never an absence: planning on half a
@@ -20,11 +25,11 @@ use tank_sys::route::Link;
 ///
 /// # Errors
 /// What the kernel gave.
-pub async fn observe(host: &Arc<Host>, graph: &Graph) -> Result<Observed, Failure> {
+pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<Observed, Failure> {
     let shims = host.living_shims();
     // Once for all pods: a host has a link for each of them.
     let links = host.routes.links().await.map_err(|e| crate::shims::failure(&e))?;
-    let pods = join_all(shims.iter().map(|(name, shim)| pod(host, graph, &links, name, shim))).await;
+    let pods = join_all(shims.iter().map(|(name, shim)| pod(host, graph, wanted, &links, name, shim))).await;
     let mut observed = Observed { now: now(), ..Observed::default() };
     for ((name, _), pod) in shims.iter().zip(pods) {
         // A shim that ends while it is asked is one that is gone.
@@ -71,6 +76,7 @@ async fn bridge(host: &Host) -> Result<Option<BTreeSet<String>>, Failure> {
 async fn pod(
     host: &Arc<Host>,
     graph: &Graph,
+    wanted: &Files,
     links: &[Link],
     name: &Name,
     shim: &Arc<Shim>,
@@ -92,7 +98,17 @@ async fn pod(
     };
     for container in &state.containers {
         let Ok(container_name) = Name::new(container.name.clone()) else { continue };
-        let found = self::container(host, graph, name, &container_name, container)?;
+        let mut found = self::container(host, graph, name, &container_name, container)?;
+        let wanted = wanted.get(&(name.clone(), container_name.clone()));
+        if let (Some(wanted), State::Running { .. }) = (wanted, &found.state) {
+            let files = files::observe(host, shim, &container_name, container.started, wanted.keys()).await;
+            match files {
+                Ok(files) => found.files = files,
+                // It has ended since.
+                Err(failure) if failure.kind == FailureKind::NotRunning || !shim.is_alive() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
         pod.containers.insert(container_name, found);
     }
     Ok(Some(pod))
@@ -117,6 +133,8 @@ fn container(
     };
     let limits = host.cgroups.limits(pod.as_str(), name.as_str());
     host.watch_limits(pod, name, found.started);
+    let halted = found.exited.is_none()
+        && (host.cgroups.is_frozen(pod.as_str(), name.as_str()) || tank_sys::process::is_stopped(found.pid));
     Ok(Container {
         hash: found.hash.parse().map_err(|e| failed("read a shim's state", &e))?,
         attempt: found.attempt,
@@ -127,6 +145,8 @@ fn container(
             pids: limits.pids.and_then(|pids| u32::try_from(pids).ok()),
             cpu: limits.cpu.and_then(|cpu| u32::try_from(cpu).ok()).map(MilliCpu),
         },
+        halted,
+        files: None,
         tty: found.tty,
         stop_signal: found.stop_signal,
         stop_timeout: found.stop_timeout,

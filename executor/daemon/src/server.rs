@@ -292,13 +292,17 @@ impl Client {
             }
             Method::List {} => {
                 let (_, graph) = engine.current()?;
-                let observed = observe::observe(&engine.host, &graph).await.map_err(|e| as_error(&e, "", ""))?;
+                let observed = observe::observe(&engine.host, &graph, &crate::files::Files::new())
+                    .await
+                    .map_err(|e| as_error(&e, "", ""))?;
                 self.reply(&varlink::ListReply { pods: views::pods(&graph, &observed) }, false, Vec::new()).await
             }
             Method::Get { pod } => {
                 let (_, graph) = engine.current()?;
                 let name = engine.declared(&graph, &pod)?;
-                let observed = observe::observe(&engine.host, &graph).await.map_err(|e| as_error(&e, "", ""))?;
+                let observed = observe::observe(&engine.host, &graph, &crate::files::Files::new())
+                    .await
+                    .map_err(|e| as_error(&e, "", ""))?;
                 let mut config = graph.config();
                 config.pods.retain(|other, _| *other == name);
                 let config = canonical::encode(&config).map_err(|e| internal("encode a pod", e))?;
@@ -407,7 +411,8 @@ impl Client {
 
 async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {
     let (generation, graph) = engine.current()?;
-    let observed = observe::observe(&engine.host, &graph).await.map_err(|e| as_error(&e, "", ""))?;
+    let observed =
+        observe::observe(&engine.host, &graph, &crate::files::Files::new()).await.map_err(|e| as_error(&e, "", ""))?;
     let pods = views::pods(&graph, &observed);
     Ok(varlink::StatusReply {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -460,8 +465,9 @@ fn target(engine: &Engine, pod: &str, container: Option<&str>) -> Result<(Name, 
     let (_, graph) = engine.current()?;
     let pod = engine.declared(&graph, pod)?;
     let known: Vec<Name> = graph.containers(&pod).map(|(name, _, _)| name.clone()).collect();
+    let inits: Vec<Name> = graph.init(&pod).map(|(name, ..)| name.clone()).collect();
     let found = match container {
-        Some(wanted) => known.iter().find(|name| name.as_str() == wanted),
+        Some(wanted) => known.iter().chain(&inits).find(|name| name.as_str() == wanted),
         None if known.len() == 1 => known.first(),
         None => None,
     };

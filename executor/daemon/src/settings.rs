@@ -80,6 +80,8 @@ pub struct Settings {
     pub socket: PathBuf,
     pub shim: PathBuf,
     pub no_repair: bool,
+    /// Soft and hard limit of descriptors that containers get: this process's own at its start.
+    pub nofile: (u64, u64),
     pub config: Config,
 }
 
@@ -105,6 +107,7 @@ impl Settings {
             run_dir,
             shim,
             no_repair: flags.no_repair,
+            nofile: (1024, 4096),
             config,
         })
     }

@@ -1,7 +1,7 @@
 //! The daemon's side of [`tank_proto::shim`]: making shims, and speaking to those that are there.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -38,9 +38,14 @@ pub struct Shim {
     sending: tokio::sync::Mutex<()>,
     namespaces: OnceLock<Namespaces>,
     routes: tokio::sync::OnceCell<Routes>,
+    /// The mounts of generated files, by container and run.
+    files: Mutex<BTreeMap<String, RunFiles>>,
     notices: mpsc::UnboundedSender<Notice>,
     watching: Arc<Watching>,
 }
+
+/// The directory of a run's files, if its shim can show it.
+type RunFiles = (u64, Option<Arc<OwnedFd>>);
 
 /// The task that watches a pod's network. Its socket keeps the namespace alive: it ends when the shim does.
 #[derive(Debug, Default)]
@@ -137,6 +142,7 @@ impl Shim {
             sending: tokio::sync::Mutex::new(()),
             namespaces: OnceLock::new(),
             routes: tokio::sync::OnceCell::new(),
+            files: Mutex::default(),
             notices: notices.clone(),
             watching: Arc::default(),
         });
@@ -213,6 +219,34 @@ impl Shim {
         Ok(self.namespaces.get_or_init(|| Namespaces { user, net: fds.next() }))
     }
 
+    /// The directory of the files Tank wrote for one run of a container, asked for once. None: this shim is too old to
+    /// show it.
+    ///
+    /// # Errors
+    /// When the shim is gone, or does not answer.
+    pub async fn files(&self, container: &str, started: u64) -> Result<Option<(Arc<OwnedFd>, bool)>, Failure> {
+        let known = {
+            let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            files.get(container).filter(|(run, _)| *run == started).map(|(_, dir)| dir.clone())
+        };
+        if let Some(known) = known {
+            return Ok(known.map(|dir| (dir, false)));
+        }
+        let dir = match self.request(&Request::Files { container: container.to_owned() }, &[]).await {
+            Ok((Reply::Files, fds)) => match fds.into_iter().next() {
+                Some(mount) => Some(Arc::new(tank_sys::mount::open_root(&mount).map_err(|e| failure(&e))?)),
+                None => None,
+            },
+            Ok((other, _)) => return Err(unexpected(&other)),
+            Err(failure) if failure.kind == FailureKind::NotRunning || !self.is_alive() => return Err(failure),
+            // Version 1 does not know the request.
+            Err(_) => None,
+        };
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.insert(container.to_owned(), (started, dir.clone()));
+        Ok(dir.map(|dir| (dir, true)))
+    }
+
     /// A socket to the routing tables of the pod's own network namespace, opened once.
     ///
     /// # Errors
@@ -271,6 +305,8 @@ async fn receive(
                 let _ = sender.map(|sender| sender.send((reply, received.1)));
             }
             Ok(FromShim::Event(event)) => drop(notices.send(Notice::Event(pod.clone(), event))),
+            // A newer shim may say more than is known here; an answer that nobody understands is one to nobody.
+            Err(error) if is_event(&received.0) => tracing::warn!(pod, %error, "a shim told of something unknown"),
             Err(error) => {
                 tracing::warn!(pod, %error, "a shim said something unknown");
                 break;
@@ -281,6 +317,10 @@ async fn receive(
     watching.set(None);
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let _ = notices.send(Notice::Gone(pod));
+}
+
+fn is_event(packet: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(packet).is_ok_and(|packet| packet.get("event").is_some())
 }
 
 pub fn unexpected(reply: &Reply) -> Failure {

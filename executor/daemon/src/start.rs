@@ -1,6 +1,7 @@
 //! Everything a container is started with, from its node and its image: the pure rules first, then the mounts.
 
 use crate::{
+    files,
     host::Host,
     images::Image,
     shims::{Shim, failure},
@@ -16,23 +17,16 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use tank_model::{
-    Digest, Graph, Name,
-    graph::ContainerNode,
-    spec::{self, Network},
-};
+use tank_model::{Digest, Graph, Name, graph::ContainerNode, spec};
 use tank_proto::shim::{Failure, FailureKind, Reply, Request, StartSpec};
 use tank_sys::{
     mount::{self, attr},
     packet, privilege, process,
 };
 
-/// The most bytes of a secret.
-const MAX_SECRET: u64 = 1 << 20;
-
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn fail(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
+pub fn fail(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
     Failure { what: what.into(), why: why.to_string(), kind: FailureKind::Other }
 }
 
@@ -134,7 +128,7 @@ fn prepare(
     hash: Digest,
     attempt: u32,
 ) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
-    let (node, _) = graph.container(pod, container).ok_or_else(|| fail("start a container", "it is not declared"))?;
+    let (node, _) = graph.process(pod, container).ok_or_else(|| fail("start a container", "it is not declared"))?;
     let (sandbox, _) = graph.sandbox(pod).ok_or_else(|| fail("start a container", "its pod is not declared"))?;
     let digest = graph.image(&node.image).ok_or_else(|| fail("start a container", "its image has no digest"))?;
     let image = host.images.find(digest).map_err(|e| fail(format!("use the image {}", node.image), e))?;
@@ -153,7 +147,7 @@ fn prepare(
     let resolved =
         user::resolve(&spec, &read("etc/passwd"), &read("etc/group")).map_err(|e| fail("find the user", e))?;
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
-    let argv = argv(node, &list(config.entrypoint()), &list(config.cmd()));
+    let argv = argv(&node, &list(config.entrypoint()), &list(config.cmd()));
     if argv.is_empty() {
         return Err(fail("start a container", "neither it nor its image names a command"));
     }
@@ -162,10 +156,10 @@ fn prepare(
     let cwd = node.working_dir.clone().or_else(|| config.working_dir().clone()).filter(|dir| !dir.is_empty());
 
     let root = parts.push(root);
-    let mut mounts = volumes(host, graph, pod, node, user_namespace, base)?;
+    let mut mounts = volumes(host, graph, pod, &node, user_namespace, base)?;
     mounts.sort_by(|a, b| a.1.cmp(&b.1));
     let mounts = mounts.into_iter().map(|(fd, path)| (parts.push(fd), path)).collect();
-    let (files, entries) = files(host, graph, pod, container, node, &sandbox.hostname, &sandbox.network, base)?;
+    let (files, entries) = files::mount(host, graph, pod, container, &node, base)?;
     let files = Some((parts.push(files), entries));
     let cgroup = host.cgroups.ensure(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
     let cgroup = cgroup.into_iter().map(|fd| parts.push(fd)).collect();
@@ -328,82 +322,6 @@ fn volumes(
     Ok(mounts)
 }
 
-/// A memory file system with everything Tank writes for a container: names, files, secrets.
-#[allow(clippy::too_many_arguments, reason = "each is one fact about one container, from different places")]
-fn files(
-    host: &Host,
-    graph: &Graph,
-    pod: &Name,
-    container: &Name,
-    node: &ContainerNode,
-    hostname: &str,
-    network: &Network,
-    base: u32,
-) -> Result<(OwnedFd, Vec<(String, String)>), Failure> {
-    let options = [("mode", "0755"), ("size", "64m")];
-    let mount_fd = mount::filesystem("tmpfs", &options, attr::NOSUID | attr::NODEV).map_err(|e| failure(&e))?;
-    let dir = mount::open_root(&mount_fd).map_err(|e| failure(&e))?;
-    let mut entries = Vec::new();
-    let mut add = |path: &str, content: &[u8], mode: u32| -> Result<(), Failure> {
-        let name = entries.len().to_string();
-        mount::write_file(dir.as_fd(), &name, content, mode, base).map_err(|e| failure(&e))?;
-        entries.push((name, path.to_owned()));
-        Ok(())
-    };
-    let declared = graph.files(pod, container);
-    let addresses = if *network == Network::Bridge {
-        host.addresses(pod).map_err(|e| fail("lease an address", e))?
-    } else {
-        Default::default()
-    };
-    let hosts = hosts_file(hostname, addresses.iter().map(|cidr| cidr.address.to_string()));
-    let resolver = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let generated = [
-        ("/etc/hosts", hosts),
-        ("/etc/hostname", format!("{hostname}\n")),
-        ("/etc/resolv.conf", resolv_conf(&resolver, *network == Network::Host)),
-    ];
-    for (path, content) in generated.iter().filter(|(path, _)| !declared.contains_key(*path)) {
-        add(path, content.as_bytes(), 0o644)?;
-    }
-    for (path, file) in &declared {
-        add(path, file.text.as_bytes(), file.mode.0)?;
-    }
-    for (name, secret) in &node.secrets {
-        let what = || format!("read the secret `{name}` from {}", secret.file);
-        let file = fs::File::open(&secret.file).map_err(|e| fail(what(), e))?;
-        let mut content = Vec::new();
-        file.take(MAX_SECRET + 1).read_to_end(&mut content).map_err(|e| fail(what(), e))?;
-        if content.len() as u64 > MAX_SECRET {
-            return Err(fail(what(), format!("it has more than {MAX_SECRET} bytes")));
-        }
-        add(&secret.path, &content, secret.mode.0)?;
-    }
-    Ok((mount_fd, entries))
-}
-
-/// `/etc/hosts` of a pod: loopback, and its own name at its own addresses.
-pub fn hosts_file(hostname: &str, addresses: impl Iterator<Item = String>) -> String {
-    let own: Vec<String> = addresses.map(|address| format!("{address}\t{hostname}\n")).collect();
-    let own = if own.is_empty() { vec![format!("127.0.0.1\t{hostname}\n")] } else { own };
-    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}", own.concat())
-}
-
-/// `/etc/resolv.conf` of a pod: the host's, without servers on the host's loopback, which a pod can't reach.
-pub fn resolv_conf(host: &str, shares_network: bool) -> String {
-    let reachable = |line: &&str| {
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
-            (Some("nameserver"), Some(address)) => {
-                shares_network || !address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-            }
-            (Some("search" | "options" | "domain"), Some(_)) => true,
-            _ => false,
-        }
-    };
-    host.lines().filter(reachable).map(|line| format!("{line}\n")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -444,13 +362,5 @@ mod tests {
         assert_eq!(capabilities(&declared(&[], &[])).len(), privilege::DEFAULT_CAPABILITIES.len());
         assert_eq!(capabilities(&declared(&["CAP_NET_RAW"], &["ALL"])), ["CAP_NET_RAW"]);
         assert!(!capabilities(&declared(&[], &["CAP_KILL"])).contains(&"CAP_KILL".to_owned()));
-    }
-
-    #[test]
-    fn generated_files_say_what_a_pod_can_reach() {
-        let host = "# comment\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\n";
-        assert_eq!(resolv_conf(host, false), "nameserver 9.9.9.9\nsearch example.org\n");
-        assert!(resolv_conf(host, true).contains("127.0.0.53"));
-        assert!(hosts_file("web", ["10.90.0.2".to_owned()].into_iter()).contains("10.90.0.2\tweb\n"));
     }
 }

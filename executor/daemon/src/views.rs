@@ -101,16 +101,26 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         .collect();
     let declared = graph.pod(name).is_some();
     let undeclared = found.into_iter().flat_map(|found| &found.containers);
-    for (container, there) in undeclared.filter(|(container, _)| graph.container(name, container).is_none()) {
+    for (container, there) in undeclared.filter(|(container, _)| graph.process(name, container).is_none()) {
         containers.push(self::container(container, String::new(), None, Some(there)));
     }
+    // What runs before the containers is shown while it is why they wait.
+    let unfinished: Vec<varlink::Container> = graph
+        .init(name)
+        .filter_map(|(init, spec, hash)| {
+            let there = found.and_then(|found| found.current(init, hash))?;
+            let digest = graph.image(&spec.image).map(|digest| digest.to_string());
+            let view = self::container(init, spec.image.to_string(), digest, Some(there));
+            (view.status != Some(0)).then_some(view)
+        })
+        .collect();
     let all = |state: &str| !containers.is_empty() && containers.iter().all(|container| container.state == state);
     let any = |state: &str| containers.iter().any(|container| container.state == state);
     let state = if !declared {
         "undeclared"
     } else if all("running") && containers.iter().all(|container| container.ready) {
         "running"
-    } else if all("running") {
+    } else if all("running") || !unfinished.is_empty() && !any("running") {
         "starting"
     } else if containers.iter().all(|container| container.status == Some(0)) {
         "completed"
@@ -131,7 +141,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         state: state.to_owned(),
         addresses: network.iter().flatten().map(address).collect(),
         published: published.collect(),
-        containers,
+        containers: unfinished.into_iter().chain(containers).collect(),
     }
 }
 

@@ -6,13 +6,14 @@
 //!
 //! * [`observed`]: the host as data.
 //! * [`step`]: the closed set of things that can be done.
-//! * [`planner`]: from the one to the other.
+//! * [`planner`]: from the one to the other; `containers` is its part for one pod.
 //! * [`backoff`]: when an ended container starts again.
 //! * [`model`]: a host made of data, on which the properties of the planner are tested.
 
 #![forbid(unsafe_code)]
 
 pub mod backoff;
+mod containers;
 pub mod model;
 pub mod observed;
 pub mod planner;

@@ -34,12 +34,19 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
             }
         }
         Step::StartContainer { pod, container, hash, attempt } => {
+            // What runs before the containers ends well at once; the others stay.
+            let state = match desired.graph.init_container(pod, container) {
+                Some(_) => State::Exited { status: 0, at: now },
+                None => State::Running { pid: 2, ready: true },
+            };
             let started = Container {
                 hash: *hash,
                 attempt: *attempt,
                 started: now,
-                state: State::Running { pid: 2, ready: true },
+                state,
                 limits: effective_limits(&desired.graph.limits(pod, container)),
+                halted: false,
+                files: desired.files.get(&(pod.clone(), container.clone())).cloned(),
                 tty: false,
                 stop_signal: 15,
                 stop_timeout: 10_000,
@@ -56,6 +63,19 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
         Step::SetLimits { pod, container, limits } => {
             if let Some(found) = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)) {
                 found.limits = limits.clone();
+            }
+        }
+        Step::Resume { pod, container } => {
+            if let Some(found) = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)) {
+                found.halted = false;
+            }
+        }
+        Step::WriteFiles { pod, container, paths } => {
+            let files = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)?.files.as_mut());
+            let wanted = desired.files.get(&(pod.clone(), container.clone()));
+            if let (Some(files), Some(wanted)) = (files, wanted) {
+                let written = wanted.iter().filter(|(path, _)| paths.contains(*path));
+                files.extend(written.map(|(path, digest)| (path.clone(), *digest)));
             }
         }
     }

@@ -47,6 +47,10 @@ pub struct Container {
     pub state: State,
     /// As the kernel has them; meaningless once it has ended.
     pub limits: spec::Limits,
+    /// Its main process was stopped, or its cgroup frozen, by somebody.
+    pub halted: bool,
+    /// What the files that Tank wrote for it say, by their paths. None: its shim can't show them.
+    pub files: Option<BTreeMap<String, Digest>>,
     pub tty: bool,
     pub stop_signal: i32,
     /// Milliseconds.
@@ -69,6 +73,11 @@ pub enum State {
 }
 
 impl Pod {
+    /// The container of this name if it was started from this node.
+    pub fn current(&self, name: &Name, hash: Digest) -> Option<&Container> {
+        self.containers.get(name).filter(|found| found.hash == hash)
+    }
+
     /// Whether every one of `containers` runs.
     pub fn started<'a>(&self, containers: impl IntoIterator<Item = &'a Name>) -> bool {
         self.all(containers, |state| matches!(state, State::Running { .. }))

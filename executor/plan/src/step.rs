@@ -1,7 +1,7 @@
 //! The closed set of things that can be done to a host, and a plan made of them.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 use tank_model::{Digest, Name, canonical, digest::Hasher, spec};
 
 /// One idempotent thing to do. It says everything; the actuator looks up what a hash stands for and chooses nothing.
@@ -45,6 +45,17 @@ pub enum Step {
         pod: Name,
         container: Name,
         limits: spec::Limits,
+    },
+    /// Lets a stopped or frozen container run on.
+    Resume {
+        pod: Name,
+        container: Name,
+    },
+    /// Writes files anew under the running container; those that are reloaded are followed by their signals.
+    WriteFiles {
+        pod: Name,
+        container: Name,
+        paths: BTreeSet<String>,
     },
     /// Replaces the whole table of published ports.
     EnsureFirewall,
@@ -131,7 +142,9 @@ impl Step {
             | Self::EnsureNetwork { pod }
             | Self::StartContainer { pod, .. }
             | Self::StopContainer { pod, .. }
-            | Self::SetLimits { pod, .. } => Some(pod),
+            | Self::SetLimits { pod, .. }
+            | Self::Resume { pod, .. }
+            | Self::WriteFiles { pod, .. } => Some(pod),
         }
     }
 }
@@ -148,6 +161,11 @@ impl fmt::Display for Step {
             Self::StartContainer { pod, container, .. } => write!(f, "start {pod}/{container}"),
             Self::StopContainer { pod, container, .. } => write!(f, "stop {pod}/{container}"),
             Self::SetLimits { pod, container, .. } => write!(f, "set the limits of {pod}/{container}"),
+            Self::Resume { pod, container } => write!(f, "resume {pod}/{container}"),
+            Self::WriteFiles { pod, container, paths } => {
+                let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+                write!(f, "write {} of {pod}/{container}", paths.join(", "))
+            }
             Self::EnsureFirewall => write!(f, "publish ports"),
             Self::RemoveFirewall => write!(f, "remove the published ports"),
         }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use tank_model::{Config, Graph, Name, spec::Network};
+use tank_model::{Config, Digest, Graph, Key, Name, spec::Network};
 use tank_plan::{
     Desired, Observed, Step,
     model::{apply, apply_step},
@@ -17,6 +17,7 @@ struct World {
     bridge: BTreeSet<String>,
     firewall: BTreeSet<String>,
     signals: BTreeMap<(Name, Name), i32>,
+    files: BTreeMap<(Name, Name), BTreeMap<String, Digest>>,
 }
 
 impl World {
@@ -36,6 +37,20 @@ impl World {
             bridge: BTreeSet::from(["10.0.0.1/24".to_owned()]),
             firewall: bridged.iter().flat_map(published).collect(),
             signals: BTreeMap::new(),
+            files: graph
+                .entries()
+                .filter_map(|entry| match &entry.key {
+                    Key::Container(pod, name) | Key::Init(pod, name) => Some((pod.clone(), name.clone())),
+                    _ => None,
+                })
+                .map(|(pod, name)| {
+                    let own = [("/etc/hosts".to_owned(), Digest::of(pod.as_str().as_bytes()))];
+                    let files = graph.files(&pod, &name).into_iter();
+                    let texts = files.map(|(path, file)| (path, Digest::of(file.text.as_bytes())));
+                    let files = texts.chain(own).collect();
+                    ((pod, name), files)
+                })
+                .collect(),
             graph,
         }
     }
@@ -48,6 +63,7 @@ impl World {
             bridge: &self.bridge,
             firewall: &self.firewall,
             stop_signals: &self.signals,
+            files: &self.files,
         }
     }
 
@@ -72,8 +88,19 @@ impl World {
             assert_eq!(found.sandbox.as_ref().and_then(|s| s.network.as_ref()), self.addresses.get(pod));
             let containers: BTreeMap<&Name, _> =
                 self.graph.containers(pod).map(|(name, _, hash)| (name, hash)).collect();
-            assert_eq!(found.containers.iter().map(|(name, c)| (name, c.hash)).collect::<BTreeMap<_, _>>(), containers);
-            assert!(found.containers.values().all(|c| matches!(c.state, State::Running { .. })));
+            let inits: BTreeMap<&Name, _> = self.graph.init(pod).map(|(name, _, hash)| (name, hash)).collect();
+            for (name, one) in &found.containers {
+                match inits.get(name) {
+                    Some(hash) => assert!(one.hash == *hash && matches!(one.state, State::Exited { status: 0, .. })),
+                    None => {
+                        assert_eq!(Some(&one.hash), containers.get(name));
+                        assert!(matches!(one.state, State::Running { .. }) && !one.halted);
+                        assert_eq!(one.files.as_ref(), self.files.get(&(pod.clone(), name.clone())));
+                    }
+                }
+            }
+            let there: BTreeSet<&Name> = found.containers.keys().collect();
+            assert!(containers.keys().chain(inits.keys()).all(|name| there.contains(name)), "{pod}: {there:?}");
         }
         assert_eq!(host.firewall, self.firewall);
         assert_eq!(host.bridge.is_some(), !self.addresses.is_empty());
@@ -82,25 +109,34 @@ impl World {
 
 /// Configurations of up to five pods that depend only on those before them.
 fn configs() -> impl Strategy<Value = Config> {
-    let container = (0..3u8, 0..3u8, prop::option::of(1..5u32));
-    let pod = (prop::collection::btree_map("[xyz]", container, 1..3), 0..3u8, any::<bool>(), 0..3u8, any::<bool>());
+    let container = (0..3u8, 0..3u8, prop::option::of(1..5u32), 0..3u8);
+    let containers = prop::collection::btree_map("[xyz]", container, 1..3);
+    let inits = prop::collection::btree_map("[ij]", 0..3u8, 0..3);
+    let pod = (containers, inits, 0..3u8, any::<bool>(), 0..3u8, any::<bool>());
     prop::collection::btree_map("[a-e]", pod, 0..5).prop_map(|pods| {
         let names: Vec<String> = pods.keys().cloned().collect();
         let pods: serde_json::Map<String, serde_json::Value> = pods
             .iter()
             .enumerate()
-            .map(|(index, (name, (containers, network, publish, label, depend)))| {
+            .map(|(index, (name, (containers, inits, network, publish, label, depend)))| {
                 let containers: serde_json::Map<String, serde_json::Value> = containers
                     .iter()
-                    .map(|(name, (image, env, pids))| {
-                        let spec = serde_json::json!({
+                    .map(|(name, (image, env, pids, text))| {
+                        let mut spec = serde_json::json!({
                             "image": format!("image{image}"), "env": { "A": env.to_string() }, "limits": { "pids": pids },
                         });
+                        if *text > 0 {
+                            spec["files"] = serde_json::json!({ "/live": { "text": text.to_string(), "reload": "SIGHUP" } });
+                        }
                         (name.clone(), spec)
                     })
                     .collect();
                 let network = ["bridge", "host", "none"][usize::from(*network)];
-                let mut pod = serde_json::json!({ "containers": containers, "network": network, "labels": { "l": label.to_string() } });
+                let inits: serde_json::Map<String, serde_json::Value> =
+                    inits.iter().map(|(name, image)| (name.clone(), serde_json::json!({ "image": format!("i{image}") }))).collect();
+                let mut pod = serde_json::json!({
+                    "containers": containers, "init": inits, "network": network, "labels": { "l": label.to_string() },
+                });
                 if *publish && network == "bridge" {
                     pod["publish"] = serde_json::json!({ "p": { "port": 1000 + index } });
                 }
@@ -123,6 +159,8 @@ enum Meddling {
     FlushRules,
     DeleteBridge,
     ChangeLimits,
+    Halt,
+    EditFiles,
 }
 
 fn meddling() -> impl Strategy<Value = Meddling> {
@@ -133,6 +171,8 @@ fn meddling() -> impl Strategy<Value = Meddling> {
         Just(Meddling::FlushRules),
         Just(Meddling::DeleteBridge),
         Just(Meddling::ChangeLimits),
+        Just(Meddling::Halt),
+        Just(Meddling::EditFiles),
     ]
 }
 
@@ -142,7 +182,9 @@ fn meddle(host: &mut Observed, what: &Meddling) {
         match what {
             Meddling::KillContainers => {
                 for container in pod.containers.values_mut() {
-                    container.state = State::Exited { status: 137, at: now };
+                    if matches!(container.state, State::Running { .. }) {
+                        container.state = State::Exited { status: 137, at: now };
+                    }
                 }
             }
             Meddling::LoseShims => {
@@ -157,6 +199,14 @@ fn meddle(host: &mut Observed, what: &Meddling) {
             Meddling::ChangeLimits => {
                 for container in pod.containers.values_mut() {
                     container.limits.pids = None;
+                }
+            }
+            Meddling::Halt => pod.containers.values_mut().for_each(|container| {
+                container.halted = matches!(container.state, State::Running { .. });
+            }),
+            Meddling::EditFiles => {
+                for files in pod.containers.values_mut().filter_map(|container| container.files.as_mut()) {
+                    files.insert("/etc/hosts".to_owned(), Digest::of(b"somebody's"));
                 }
             }
             Meddling::FlushRules | Meddling::DeleteBridge => {}
@@ -241,5 +291,57 @@ proptest! {
             .filter(|step| step.pod().is_some_and(|pod| config.pods.contains_key(pod)))
             .collect();
         prop_assert!(touched.is_empty(), "{touched:?}");
+    }
+
+    #[test]
+    fn who_depends_on_others_ends_before_them(first in configs(), second in configs()) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        one.converge(&mut host);
+        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        let position = |wanted: &Name| plan.steps.iter().position(|planned| {
+            matches!(&planned.step, Step::StopSandbox { pod } if pod == wanted)
+        });
+        for pod in one.graph.pods() {
+            for other in one.graph.pod(pod).into_iter().flat_map(|node| node.depends_on.keys()) {
+                let (Some(mine), Some(its)) = (position(pod), position(other)) else { continue };
+                let first_stop = plan.steps.iter().position(|planned| {
+                    matches!(&planned.step, Step::StopContainer { pod, .. } if pod == other)
+                });
+                // Not merely earlier in the list: what runs side by side has to wait as well.
+                prop_assert!(mine < its && first_stop.is_none_or(|stop| plan.steps[stop].after.contains(&mine)));
+            }
+        }
+    }
+
+    #[test]
+    fn steps_only_concern_what_is_declared_or_tanks_own(first in configs(), second in configs(), what in meddling()) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        one.converge(&mut host);
+        meddle(&mut host, &what);
+        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        for pod in plan.steps.iter().filter_map(|planned| planned.step.pod()) {
+            prop_assert!(host.pods.contains_key(pod) || second.pods.contains_key(pod), "{pod}");
+        }
+    }
+
+    #[test]
+    fn containers_wait_for_what_runs_before_them(config in configs()) {
+        let world = World::new(&config);
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        for _ in 0..20 {
+            let plan = plan(&world.desired(None), &host);
+            for planned in &plan.steps {
+                let Step::StartContainer { pod, container, .. } = &planned.step else { continue };
+                let ran = |name: &Name, hash: Digest| host.pods.get(pod).and_then(|found| found.current(name, hash))
+                    .is_some_and(|found| matches!(found.state, State::Exited { status: 0, .. }));
+                let before = world.graph.init(pod).take_while(|(name, ..)| *name != container);
+                for (name, _, hash) in before {
+                    prop_assert!(ran(name, hash), "{pod}/{container} starts before {name} has run");
+                }
+            }
+            apply(&plan, &world.desired(None), &mut host);
+        }
     }
 }

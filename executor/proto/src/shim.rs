@@ -10,7 +10,9 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages.
-pub const VERSION: u32 = 1;
+///
+/// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`].
+pub const VERSION: u32 = 2;
 
 /// The most bytes of a start or exec specification: 4 MiB (`ARG_MAX` is 2 MiB).
 pub const MAX_SPEC: u64 = 4 << 20;
@@ -35,6 +37,9 @@ pub struct Setup {
     pub attach_on: String,
     /// `cgroup.procs` files, as paths, of the group the shim itself belongs in.
     pub cgroup: Vec<String>,
+    /// Soft and hard limit of descriptors that containers get unless they name their own.
+    #[serde(default)]
+    pub nofile: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +60,8 @@ pub enum Request {
     Exec,
     /// Answered with a socket of [`crate::terminal`] to the main process's terminal.
     Attach { container: String },
+    /// Answered by [`Reply::Files`], with the mount of the files Tank wrote for a running container.
+    Files { container: String },
     /// Ends every container and the shim itself.
     Shutdown,
 }
@@ -67,6 +74,7 @@ pub enum Reply {
     Started { pid: i32 },
     Executed { pid: i32 },
     Attached,
+    Files,
     Done,
     Failed(Failure),
 }
@@ -97,7 +105,15 @@ pub enum FailureKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    Exited { container: String, exit: ExitStatus, at: u64 },
+    Exited {
+        container: String,
+        exit: ExitStatus,
+        at: u64,
+    },
+    /// A main process was stopped by a signal.
+    Stopped {
+        container: String,
+    },
 }
 
 /// A packet from the shim.

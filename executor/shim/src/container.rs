@@ -42,6 +42,8 @@ pub struct Container {
     pub spec: StartSpec,
     pub process: Process,
     pub cgroup: Vec<OwnedFd>,
+    /// The mount of the files Tank wrote for it.
+    pub files: Option<OwnedFd>,
     pub output: Output,
     pub log: LogFile,
     pub started: u64,
@@ -105,7 +107,7 @@ impl Container {
                 pty::streams(null.as_fd(), out_end.as_fd(), err_end.as_fd())?;
             }
             let _ = rootfs::make_directories(Path::new(&spec.cwd), setup.id_base);
-            process::set_ulimits(&spec.ulimits)?;
+            set_limits(setup, &spec)?;
             let program = Program { argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, user: &spec.user };
             program.run(namespaces.user.as_fd(), &spec.bounding, &spec.ambient, &filter, report)
         };
@@ -129,7 +131,16 @@ impl Container {
             }
             Output::Pipes(vec![(out, Lines::new("stdout")), (err, Lines::new("stderr"))])
         };
-        Ok(Self { spec, process, cgroup: parts.cgroup, output, log, started: now_millis(), exited: None })
+        Ok(Self {
+            spec,
+            process,
+            cgroup: parts.cgroup,
+            files: parts.files,
+            output,
+            log,
+            started: now_millis(),
+            exited: None,
+        })
     }
 
     /// Reads what is there from one source of output: how much, or none at its end. A log that can't be written loses
@@ -193,6 +204,13 @@ impl Container {
             Output::Terminal(_, lines) => drop(lines.finish(log)),
         }
     }
+}
+
+/// The limits of setrlimit(2): the host's usual number of descriptors, not the shim's own, and what was declared.
+pub fn set_limits(setup: &Setup, spec: &StartSpec) -> Result<(), tank_sys::Error> {
+    let usual = setup.nofile.map(|(soft, hard)| ("nofile".to_owned(), Some(soft), Some(hard)));
+    process::set_ulimits(usual.as_slice())?;
+    process::set_ulimits(&spec.ulimits)
 }
 
 /// A container's system call filter.

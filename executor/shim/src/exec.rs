@@ -5,7 +5,7 @@
 //! client detaches, and then reads it empty, so that the command is not stopped by a full one.
 
 use crate::{
-    container::{Container, Program, failure, filter, launch, other},
+    container::{Container, Program, failure, filter, launch, other, set_limits},
     describe,
 };
 use std::{
@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
-use tank_sys::{Context, cgroup, namespace, namespace::Namespaces, packet, process, process::Process, pty};
+use tank_sys::{Context, cgroup, namespace, namespace::Namespaces, packet, process::Process, pty};
 
 /// A second process and who waits for it.
 pub struct Exec {
@@ -60,7 +60,7 @@ pub fn start(
             pty::streams(streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd())?;
         }
         let cwd = spec.cwd.as_deref().unwrap_or(&container.spec.cwd);
-        process::set_ulimits(&container.spec.ulimits)?;
+        set_limits(setup, &container.spec)?;
         let program = Program { argv: &spec.argv, env: &env, cwd, user: &container.spec.user };
         let (bounding, ambient) = (&container.spec.bounding, &container.spec.ambient);
         program.run(namespaces.user.as_fd(), bounding, ambient, &filter, report)

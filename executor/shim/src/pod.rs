@@ -38,6 +38,8 @@ pub struct Pod {
     connections: Vec<OwnedFd>,
     containers: BTreeMap<String, Container>,
     execs: Vec<Exec>,
+    /// Readable when a child stopped: pidfds tell of ends only.
+    children: OwnedFd,
     shutting_down: bool,
 }
 
@@ -45,6 +47,7 @@ pub struct Pod {
 #[derive(Clone)]
 enum Token {
     Listener,
+    Children,
     Connection(usize),
     Exit(String),
     Output(String, usize),
@@ -78,6 +81,7 @@ impl Pod {
             connections: Vec::new(),
             containers: BTreeMap::new(),
             execs: Vec::new(),
+            children: process::watch_children()?,
             shutting_down: false,
         })
     }
@@ -118,7 +122,8 @@ impl Pod {
 
     fn watched(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
         let read = PollFlags::IN;
-        let mut watched = vec![(Token::Listener, self.listener.as_fd(), read)];
+        let mut watched =
+            vec![(Token::Listener, self.listener.as_fd(), read), (Token::Children, self.children.as_fd(), read)];
         watched.extend(self.connections.iter().enumerate().map(|(i, fd)| (Token::Connection(i), fd.as_fd(), read)));
         for (name, container) in self.containers.iter().filter(|(_, container)| container.exited.is_none()) {
             watched.push((Token::Exit(name.clone()), container.process.pidfd.as_fd(), read));
@@ -159,6 +164,7 @@ impl Pod {
                     self.connections.push(socket);
                 }
             }
+            Token::Children => self.stopped(buffer),
             Token::Connection(index) => self.answer(*index),
             Token::Exit(name) => self.exited(name, buffer),
             Token::Output(name, source) => {
@@ -298,6 +304,11 @@ impl Pod {
                     }),
                 }
             }
+            Request::Files { container } => {
+                let files = self.running(&container)?.files.as_ref().map(OwnedFd::try_clone).transpose();
+                let files = files.map_err(|e| other("copy a descriptor", &e))?;
+                Ok((Reply::Files, files.into_iter().collect()))
+            }
             Request::Shutdown => {
                 self.shutting_down = true;
                 for container in self.containers.values().filter(|container| container.exited.is_none()) {
@@ -337,6 +348,20 @@ impl Pod {
         let event = FromShim::Event(Event::Exited { container: name.to_owned(), exit, at });
         for index in 0..self.connections.len() {
             self.send(index, &event, &[]);
+        }
+    }
+
+    /// Tells of main processes that somebody has stopped. Which child it was is asked of the kernel: signals merge.
+    fn stopped(&mut self, buffer: &mut [u8]) {
+        while matches!(rustix::io::read(&self.children, &mut *buffer), Ok(1..)) {}
+        let running = self.containers.iter().filter(|(_, container)| container.exited.is_none());
+        let stopped: Vec<String> =
+            running.filter(|(_, c)| process::is_stopped(c.process.pid)).map(|(name, _)| name.clone()).collect();
+        for container in stopped {
+            let event = FromShim::Event(Event::Stopped { container });
+            for index in 0..self.connections.len() {
+                self.send(index, &event, &[]);
+            }
         }
     }
 

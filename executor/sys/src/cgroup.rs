@@ -175,6 +175,26 @@ impl Cgroups {
         }
     }
 
+    /// Whether somebody froze a group (cgroup version 2's own switch, which needs no controller).
+    pub fn is_frozen(&self, pod: &str, part: &str) -> bool {
+        fs::read_to_string(self.freezer(pod, part)).is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// Lets a frozen group run on.
+    ///
+    /// # Errors
+    /// What the kernel gives; a group that is not there, or can't be frozen (before Linux 5.2), is no error.
+    pub fn thaw(&self, pod: &str, part: &str) -> Result<()> {
+        match fs::write(self.freezer(pod, part), "0") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.doing(|| format!("thaw {pod}/{part}")),
+        }
+    }
+
+    fn freezer(&self, pod: &str, part: &str) -> PathBuf {
+        self.layout.v2.join(&self.prefix).join(pod).join(part).join("cgroup.freeze")
+    }
+
     /// The pods that have a directory in any hierarchy.
     pub fn pods(&self) -> BTreeSet<String> {
         let mut pods = BTreeSet::new();

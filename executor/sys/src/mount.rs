@@ -218,6 +218,40 @@ pub fn write_file(dir: BorrowedFd<'_>, name: &str, content: &[u8], mode: u32, ow
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).doing(|| format!("set the mode of {name}"))
 }
 
+/// Reads a file of a directory (of a mount of Tank's own): none where there is no such file, or a larger one.
+///
+/// # Errors
+/// What the kernel gives otherwise.
+pub fn read_file(dir: BorrowedFd<'_>, name: &str, most: u64) -> Result<Option<Vec<u8>>> {
+    use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        other => other.doing(|| format!("open {name}"))?,
+    };
+    let mut content = Vec::new();
+    let read = std::fs::File::from(file).take(most + 1).read_to_end(&mut content);
+    read.doing(|| format!("read {name}"))?;
+    Ok(Some(content).filter(|content| content.len() as u64 <= most))
+}
+
+/// Writes an existing file of a directory anew, in place: whoever has it mounted sees the new content. Not atomic for
+/// a reader that is at it; the content is there before the rest of a longer one is cut off.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn rewrite_file(dir: BorrowedFd<'_>, name: &str, content: &[u8]) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).doing(|| format!("open {name}"))?;
+    let file = std::fs::File::from(file);
+    let write = || {
+        file.write_all_at(content, 0)?;
+        file.set_len(content.len() as u64)
+    };
+    write().doing(|| format!("write {name}"))
+}
+
 /// Whether `fd` is a directory.
 pub fn is_directory(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)

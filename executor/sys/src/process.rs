@@ -135,6 +135,46 @@ pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
     wait_with(pidfd, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
 }
 
+/// Whether a process was stopped by a signal and not continued yet, as proc_pid_stat(5) has it.
+pub fn is_stopped(pid: i32) -> bool {
+    // The name before the state may hold anything, brackets too: the last one ends it.
+    let state = |text: &str| text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| state(&text) == Some('T'))
+}
+
+/// A descriptor that is readable whenever a child of this process ended, stopped or went on. `SIGCHLD` is blocked from
+/// here on; a program that is started gets it back from [`reset_signals`].
+///
+/// # Errors
+/// What `signalfd(2)` gives.
+pub fn watch_children() -> Result<OwnedFd> {
+    use nix::sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    };
+    let open = || {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block()?;
+        SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+    };
+    open().map(OwnedFd::from).map_err(io::Error::from).doing(|| "watch this process's children")
+}
+
+/// Lets this process have as many descriptors as it may, and tells what it had: soft and hard.
+///
+/// # Errors
+/// What `setrlimit(2)` gives.
+pub fn raise_descriptor_limit() -> Result<(u64, u64)> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raise = || {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        Ok((soft, hard))
+    };
+    raise().map_err(|e: nix::errno::Errno| io::Error::from(e)).doing(|| "raise the limit of descriptors")
+}
+
 /// Waits for a child to end. Only for children that end by themselves soon.
 ///
 /// # Errors

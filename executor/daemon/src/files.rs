@@ -1,0 +1,216 @@
+//! The files Tank writes into a container: names and resolvers, those that were declared, secrets.
+//!
+//! They are in a memory file system of the container's own, each under the digest of its path, and mounted read-only
+//! one by one. The shim keeps that file system open, so that what the files say can be looked at, and put right or
+//! changed under the running container. Secrets are written at its start and not looked at again.
+
+use crate::{
+    host::Host,
+    shims::{Shim, failure},
+    start::fail,
+    store::StoreError,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+use tank_model::{
+    Digest, Graph, Key, Name,
+    graph::ContainerNode,
+    spec::{self, Network},
+};
+use tank_proto::shim::{Failure, Request};
+use tank_sys::mount::{self, attr};
+
+/// The most bytes of a secret.
+const MAX_SECRET: u64 = 1 << 20;
+
+/// The most bytes that are read of a file to see whether it says what it should.
+const MAX_FILE: u64 = 4 << 20;
+
+/// What the files of each container have to say, by their paths.
+pub type Files = BTreeMap<(Name, Name), BTreeMap<String, Digest>>;
+
+/// The name of a file in the memory file system.
+fn name_of(path: &str) -> String {
+    Digest::of(path.as_bytes()).hex()
+}
+
+/// What a container's files say, secrets apart, by their paths.
+///
+/// # Errors
+/// When the store can't lease an address.
+pub fn contents(
+    host: &Host,
+    graph: &Graph,
+    resolver: &str,
+    pod: &Name,
+    container: &Name,
+) -> Result<BTreeMap<String, spec::File>, StoreError> {
+    let mut files = graph.files(pod, container);
+    let Some((sandbox, _)) = graph.sandbox(pod) else { return Ok(files) };
+    let addresses = if sandbox.network == Network::Bridge { host.addresses(pod)? } else { BTreeSet::new() };
+    let hosts = hosts_file(&sandbox.hostname, addresses.iter().map(|cidr| cidr.address.to_string()));
+    let generated = [
+        ("/etc/hosts", hosts),
+        ("/etc/hostname", format!("{}\n", sandbox.hostname)),
+        ("/etc/resolv.conf", resolv_conf(resolver, sandbox.network == Network::Host)),
+    ];
+    for (path, text) in generated {
+        files.entry(path.to_owned()).or_insert(spec::File { text, mode: spec::Mode(0o644), reload: None });
+    }
+    Ok(files)
+}
+
+/// The host's own `/etc/resolv.conf`; empty where it has none.
+pub fn host_resolver() -> String {
+    fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
+
+/// What every container's files have to say.
+///
+/// # Errors
+/// As [`contents`].
+pub fn digests(host: &Host, graph: &Graph) -> Result<Files, StoreError> {
+    let resolver = host_resolver();
+    let mut all = BTreeMap::new();
+    for entry in graph.entries() {
+        let (Key::Container(pod, container) | Key::Init(pod, container)) = &entry.key else { continue };
+        let files = contents(host, graph, &resolver, pod, container)?;
+        let digests = files.into_iter().map(|(path, file)| (path, Digest::of(file.text.as_bytes())));
+        all.insert((pod.clone(), container.clone()), digests.collect());
+    }
+    Ok(all)
+}
+
+/// The memory file system of a container that is about to start, and which file of it goes where.
+pub fn mount(
+    host: &Host,
+    graph: &Graph,
+    pod: &Name,
+    container: &Name,
+    node: &ContainerNode,
+    base: u32,
+) -> Result<(OwnedFd, Vec<(String, String)>), Failure> {
+    let options = [("mode", "0755"), ("size", "64m")];
+    let mount_fd = mount::filesystem("tmpfs", &options, attr::NOSUID | attr::NODEV).map_err(|e| failure(&e))?;
+    let dir = mount::open_root(&mount_fd).map_err(|e| failure(&e))?;
+    let mut entries = Vec::new();
+    let mut add = |path: &str, content: &[u8], mode: u32| -> Result<(), Failure> {
+        let name = name_of(path);
+        mount::write_file(dir.as_fd(), &name, content, mode, base).map_err(|e| failure(&e))?;
+        entries.push((name, path.to_owned()));
+        Ok(())
+    };
+    let files = contents(host, graph, &host_resolver(), pod, container).map_err(|e| fail("lease an address", e))?;
+    for (path, file) in &files {
+        add(path, file.text.as_bytes(), file.mode.0)?;
+    }
+    for (name, secret) in &node.secrets {
+        let what = || format!("read the secret `{name}` from {}", secret.file);
+        let file = fs::File::open(&secret.file).map_err(|e| fail(what(), e))?;
+        let mut content = Vec::new();
+        file.take(MAX_SECRET + 1).read_to_end(&mut content).map_err(|e| fail(what(), e))?;
+        if content.len() as u64 > MAX_SECRET {
+            return Err(fail(what(), format!("it has more than {MAX_SECRET} bytes")));
+        }
+        add(&secret.path, &content, secret.mode.0)?;
+    }
+    Ok((mount_fd, entries))
+}
+
+/// What the files of one run of a container say now. None: its shim can't show them.
+///
+/// # Errors
+/// When the shim does not answer, or a file can't be read.
+pub async fn observe<'a>(
+    host: &Host,
+    shim: &Shim,
+    container: &Name,
+    started: u64,
+    paths: impl Iterator<Item = &'a String>,
+) -> Result<Option<BTreeMap<String, Digest>>, Failure> {
+    let Some((dir, fresh)) = shim.files(container.as_str(), started).await? else { return Ok(None) };
+    if fresh {
+        // Without a watch, the next full pass sees what somebody writes.
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&dir));
+        if let Err(error) = host.writes.add(path.as_ref()) {
+            tracing::debug!(%container, %error, "its files are not watched");
+        }
+    }
+    let mut found = BTreeMap::new();
+    for path in paths {
+        if let Some(content) = mount::read_file(dir.as_fd(), &name_of(path), MAX_FILE).map_err(|e| failure(&e))? {
+            found.insert(path.clone(), Digest::of(&content));
+        }
+    }
+    Ok(Some(found))
+}
+
+/// Writes files anew under the running container, then sends the signals that make it read them.
+///
+/// # Errors
+/// When the shim can't show them, or the kernel refuses.
+pub async fn write(
+    host: &Host,
+    shim: &Arc<Shim>,
+    graph: &Graph,
+    pod: &Name,
+    container: &Name,
+    paths: &BTreeSet<String>,
+) -> Result<(), Failure> {
+    let state = shim.state().await?;
+    let running = state.containers.iter().find(|found| found.name == container.as_str() && found.exited.is_none());
+    // One that has ended meanwhile starts with the right files.
+    let Some(running) = running else { return Ok(()) };
+    let dir = shim.files(container.as_str(), running.started).await?;
+    let (dir, _) = dir.ok_or_else(|| fail("write files", "the pod's shim can't show them"))?;
+    let files = contents(host, graph, &host_resolver(), pod, container).map_err(|e| fail("lease an address", e))?;
+    let mut signals = BTreeSet::new();
+    for (path, file) in files.iter().filter(|(path, _)| paths.contains(*path)) {
+        mount::rewrite_file(dir.as_fd(), &name_of(path), file.text.as_bytes()).map_err(|e| failure(&e))?;
+        signals.extend(file.reload.as_deref().and_then(tank_sys::process::signal_number));
+    }
+    for signal in signals {
+        shim.request(&Request::Signal { container: container.to_string(), signal }, &[]).await?;
+    }
+    Ok(())
+}
+
+/// `/etc/hosts` of a pod: loopback, and its own name at its own addresses.
+pub fn hosts_file(hostname: &str, addresses: impl Iterator<Item = String>) -> String {
+    let own: Vec<String> = addresses.map(|address| format!("{address}\t{hostname}\n")).collect();
+    let own = if own.is_empty() { vec![format!("127.0.0.1\t{hostname}\n")] } else { own };
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}", own.concat())
+}
+
+/// `/etc/resolv.conf` of a pod: the host's, without servers on the host's loopback, which a pod can't reach.
+pub fn resolv_conf(host: &str, shares_network: bool) -> String {
+    let reachable = |line: &&str| {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("nameserver"), Some(address)) => {
+                shares_network || !address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+            (Some("search" | "options" | "domain"), Some(_)) => true,
+            _ => false,
+        }
+    };
+    host.lines().filter(reachable).map(|line| format!("{line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_files_say_what_a_pod_can_reach() {
+        let host = "# comment\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\n";
+        assert_eq!(resolv_conf(host, false), "nameserver 9.9.9.9\nsearch example.org\n");
+        assert!(resolv_conf(host, true).contains("127.0.0.53"));
+        assert!(hosts_file("web", ["10.90.0.2".to_owned()].into_iter()).contains("10.90.0.2\tweb\n"));
+    }
+}
