@@ -2,12 +2,35 @@
 # Boots Debian 12's own kernel (6.1, pure cgroup version 2) in qemu and runs a script there as the whole system:
 #     vm.sh SCRIPT [FILE=PATH-IN-THE-VM ...]
 # The root file system is memory: busybox, tankd, tank, tank-shim with their libraries, and the kernel's modules;
-# /var/lib is a disk. What
-# the script prints is printed; its exit status is this one's. TCG, no KVM, four minutes at most.
+# /var/lib is a disk. What the script prints is printed; its exit status is this one's. TCG, no KVM, four minutes at
+# most. To boot the same system again and again, two steps:
+#     vm.sh --image IMAGE SCRIPT [FILE=PATH-IN-THE-VM ...]     makes the system
+#     vm.sh --boot IMAGE DISK                                  becomes qemu, whose console is its output
 set -eu
 cd "$(dirname "$0")/.."
 bin=${CARGO_TARGET_DIR:-target}/debug
 cache=${TANK_CACHE:-$HOME/.cache/tank}/vm
+boot() {
+    exec qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 2048 -nographic -no-reboot -kernel "$cache/vmlinuz" \
+        -initrd "$1" -append 'console=ttyS0 quiet panic=-1 cgroup_no_v1=all' \
+        -drive "file=$2,format=raw,if=virtio" < /dev/null
+}
+# A disk for /var/lib: ids can be mapped on ext4, on tmpfs only since 6.3.
+make_disk() {
+    truncate -s 512M "$1"
+    mkfs.ext4 -q "$1"
+}
+image=
+case $1 in
+    --boot)
+        [ -s "$3" ] || make_disk "$3"
+        boot "$2" "$3"
+        ;;
+    --image)
+        image=$2
+        shift 2
+        ;;
+esac
 script=$1
 shift
 if [ ! -f "$cache/vmlinuz" ]; then
@@ -74,19 +97,16 @@ cd /new && exec switch_root /new /bin/sh -c '
     poweroff -f'
 INIT
 chmod +x "$root/init"
-image=$(mktemp)
-(cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) > "$image"
+made=${image:-$(mktemp)}
+(cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) > "$made"
+[ -z "$image" ] || exit 0
 output=$(mktemp)
-# A disk for /var/lib: ids can be mapped on ext4, on tmpfs only since 6.3.
 disk=$(mktemp)
-truncate -s 512M "$disk"
-mkfs.ext4 -q "$disk"
-timeout 240 qemu-system-x86_64 -accel tcg -cpu max -smp 2 -m 2048 -nographic -no-reboot -kernel "$cache/vmlinuz" \
-    -initrd "$image" -append 'console=ttyS0 quiet panic=-1 cgroup_no_v1=all' \
-    -drive "file=$disk,format=raw,if=virtio" < /dev/null > "$output" 2>&1 || true
+make_disk "$disk"
+timeout 240 scripts/vm.sh --boot "$made" "$disk" > "$output" 2>&1 || true
 tr -d '\r' < "$output" | sed -n '/BEGIN$/,$p' | grep -v -e 'BEGIN$' -e '^STATUS ' -e 'reboot: Power down' || true
 status=$(tr -d '\r' < "$output" | sed -n 's/^STATUS \([0-9]*\)$/\1/p' | tail -n 1)
 [ -n "$status" ] || { tail -n 40 "$output" >&2; status=125; }
 [ -z "${TANK_VM_KEEP:-}" ] || cp "$output" "$TANK_VM_KEEP"
-rm -f "$image" "$output" "$disk"
+rm -f "$made" "$output" "$disk"
 exit "$status"

@@ -54,7 +54,10 @@ pub struct Engine {
 }
 
 /// Where progress goes. Sending never waits and never fails: a caller that is gone stops nothing.
-pub type Told = mpsc::UnboundedSender<Progress>;
+pub type Told = mpsc::Sender<Progress>;
+
+/// The most progress that waits for a client to read it; what comes on top of that is not told.
+pub const PROGRESS: usize = 1_024;
 
 /// What one pass found and did.
 pub struct Pass {
@@ -97,7 +100,7 @@ fn failure_error(failure: &Failure) -> Error {
 }
 
 fn tell(told: &Told, stage: &str, message: impl Into<String>) {
-    let _ = told.send(Progress { stage: stage.to_owned(), message: message.into() });
+    let _ = told.try_send(Progress { stage: stage.to_owned(), message: message.into() });
 }
 
 impl Engine {
@@ -321,7 +324,6 @@ impl Engine {
     /// # Errors
     /// Whatever stops it before the commit; after it, how it went is the outcome.
     pub async fn switch(&self, call: &SwitchCall, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
-        let _changing = self.changing.try_lock().map_err(|_| self.busy())?;
         let mut config = Self::read_config(&call.config)?;
         let (current, before) = self.current()?;
         if call.merge == Some(true) {
@@ -334,7 +336,9 @@ impl Engine {
             }
         }
         let base_dir = call.base_dir.as_deref().map(PathBuf::from);
+        // While images are fetched others may change the host; who commits first wins.
         let graph = self.prepare(&config, base_dir.as_deref(), told).await?;
+        let _changing = self.begin(current)?;
         if let Some(expected) = &call.plan {
             let (_, plan) = self.preview(&graph, &before).await?;
             let actual = plan.hash(graph.root()).to_string();
@@ -350,11 +354,28 @@ impl Engine {
         self.change(current, &before, change, told).await
     }
 
-    fn busy(&self) -> Error {
-        let current = self.host.store.current().ok().flatten();
-        let current = current.map_or_else(|| "none".to_owned(), |number| number.to_string());
-        Error::Busy {
-            message: format!("another change is under way (current generation: {current}); try again when it is done"),
+    /// Takes the right to change the desired state from what it was when the caller looked.
+    fn begin(&self, parent: Option<u64>) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        let guard = self.changing.try_lock();
+        let current = self.host.store.current().map_err(store_error)?;
+        let newest =
+            current.map(|number| self.host.store.generation(number)).transpose().map_err(store_error)?.flatten();
+        match (guard, newest) {
+            (_, Some(newest)) if current != parent => {
+                Err(Error::Superseded { generation: newest.number, by: newest.source })
+            }
+            (Ok(guard), _) => Ok(guard),
+            (Err(_), newest) => {
+                let what = match newest {
+                    Some(newest)
+                        if self.host.store.outcome(newest.number).map_err(store_error)? == Outcome::Pending =>
+                    {
+                        format!("generation {} ({})", newest.number, newest.source)
+                    }
+                    _ => "another change".to_owned(),
+                };
+                Err(Error::Busy { message: format!("{what} is under way; try again when it is done") })
+            }
         }
     }
 
@@ -363,8 +384,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::switch`].
     pub async fn delete(&self, pod: &str, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
-        let _changing = self.changing.try_lock().map_err(|_| self.busy())?;
         let (current, before) = self.current()?;
+        let _changing = self.begin(current)?;
         let mut config = before.config();
         let name = self.declared(&before, pod)?;
         config.pods.remove(&name);
@@ -394,8 +415,8 @@ impl Engine {
     /// # Errors
     /// When there is no such generation, or the store refuses.
     pub async fn rollback(&self, to: Option<u64>, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
-        let _changing = self.changing.try_lock().map_err(|_| self.busy())?;
         let (current, before) = self.current()?;
+        let _changing = self.begin(current)?;
         let parent = || -> Option<u64> {
             self.host.store.generation(current?).ok().flatten().and_then(|generation| generation.parent)
         };
@@ -414,7 +435,7 @@ impl Engine {
 
     /// Declares pods where nothing was ever declared.
     pub async fn seed(&self, text: &str, base_dir: Option<&Path>) {
-        let (told, _) = mpsc::unbounded_channel();
+        let (told, _) = mpsc::channel(1);
         let call = SwitchCall {
             config: text.trim_end().to_owned(),
             base_dir: base_dir.map(|dir| dir.display().to_string()),

@@ -254,17 +254,17 @@ impl Client {
                 self.reply(&diff, false, Vec::new()).await
             }
             Method::Switch(call) => {
-                let (told, progress) = mpsc::unbounded_channel();
+                let (told, progress) = mpsc::channel(crate::engine::PROGRESS);
                 let work = tokio::spawn(async move { engine.switch(&call, uid, &told).await });
                 self.stream(work, progress, more).await
             }
             Method::Delete { pod } => {
-                let (told, progress) = mpsc::unbounded_channel();
+                let (told, progress) = mpsc::channel(crate::engine::PROGRESS);
                 let work = tokio::spawn(async move { engine.delete(&pod, uid, &told).await });
                 self.stream(work, progress, more).await
             }
             Method::Rollback { to } => {
-                let (told, progress) = mpsc::unbounded_channel();
+                let (told, progress) = mpsc::channel(crate::engine::PROGRESS);
                 let work = tokio::spawn(async move { engine.rollback(to, uid, &told).await });
                 self.stream(work, progress, more).await
             }
@@ -341,7 +341,7 @@ impl Client {
     async fn stream(
         &mut self,
         work: tokio::task::JoinHandle<Result<varlink::Outcome, Error>>,
-        mut progress: mpsc::UnboundedReceiver<varlink::Progress>,
+        mut progress: mpsc::Receiver<varlink::Progress>,
         more: bool,
     ) -> Result<(), Refusal> {
         while let Some(progress) = progress.recv().await {
@@ -430,7 +430,7 @@ async fn diff_reply(engine: &Engine, call: varlink::DiffCall) -> Result<varlink:
     let after = match &call.config {
         None => (*before).clone(),
         Some(text) => {
-            let (told, _) = mpsc::unbounded_channel();
+            let (told, _) = mpsc::channel(crate::engine::PROGRESS);
             let config = Engine::read_config(text)?;
             engine.prepare(&config, call.base_dir.as_deref().map(Path::new), &told).await?
         }

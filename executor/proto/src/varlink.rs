@@ -320,6 +320,9 @@ pub enum Error {
     #[error("{message}")]
     #[serde(rename = "io.tank.Executor.Busy")]
     Busy { message: String },
+    #[error("generation {generation} ({by}) came first")]
+    #[serde(rename = "io.tank.Executor.Superseded")]
+    Superseded { generation: u64, by: String },
     #[error("the configuration is not valid: {}", problems.join("; "))]
     #[serde(rename = "io.tank.Executor.Invalid")]
     Invalid { problems: Vec<String> },
@@ -346,6 +349,7 @@ impl Error {
                 "set `tty = true` for it, or use `tank logs -f {pod}/{container}` to watch and `tank exec` to enter"
             )),
             Self::NoSuchGeneration { .. } => Some("`tank generations list` shows those there are".to_owned()),
+            Self::Superseded { .. } => Some("nothing was changed; look at `tank diff` and switch again".to_owned()),
             Self::PlanChanged { .. } => Some("look at `tank diff` again".to_owned()),
             Self::ImageUnavailable { help, .. } => help.clone(),
             _ => None,

@@ -1,0 +1,301 @@
+//! Stories of a host, written as scripts; what is planned at each line is kept beside them as a golden.
+//!
+//! ```text
+//! declare   {pods}      the configuration that is wanted from now on
+//! plan                  prints the plan
+//! step                  carries out the first step of the plan, and no more: the daemon dies after it
+//! converge              carries out plans until one is empty, and prints them
+//! later 30s             time goes by
+//! exit web/app 1        a main process ends
+//! unready web/app       … is not ready (yet)
+//! ready web/app
+//! lose web              a shim is killed, with everything in it
+//! leave web             … and its cgroups and folders are all that is found
+//! unlink web            a link, an address or a route is gone
+//! freeze web/app        somebody stops or freezes a container
+//! edit web/app /path    somebody writes into a file
+//! pids web/app 7        somebody sets a limit
+//! flush                 somebody flushes the rules
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
+use tank_model::{Config, Digest, Graph, Key, Name, spec::Network};
+use tank_plan::{
+    Desired, Observed, Plan,
+    model::{apply, apply_step},
+    observed::{Container, Pod, State},
+    plan,
+};
+
+#[derive(Default)]
+struct Story {
+    host: Observed,
+    graph: Option<Graph>,
+    /// What was reached last: what differs from it is change, the rest is drift.
+    reached: Option<Graph>,
+    unready: BTreeSet<(Name, Name)>,
+    out: String,
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn pair(text: &str) -> (Name, Name) {
+    let (pod, container) = text.split_once('/').expect("POD/CONTAINER");
+    (name(pod), name(container))
+}
+
+impl Story {
+    fn with<T>(&mut self, act: impl FnOnce(&Desired<'_>, &mut Observed) -> T) -> T {
+        let graph = self.graph.as_ref().expect("something is declared");
+        let bridged = |pod: &&Name| graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge);
+        let addresses: BTreeMap<Name, BTreeSet<String>> = graph
+            .pods()
+            .filter(bridged)
+            .map(|pod| (pod.clone(), BTreeSet::from([format!("address of {pod}")])))
+            .collect();
+        let rules = addresses.keys().flat_map(|pod| graph.published(pod).map(move |(rule, _)| format!("{pod}/{rule}")));
+        let files = graph.entries().filter_map(|entry| match &entry.key {
+            Key::Container(pod, name) | Key::Init(pod, name) => {
+                let files = graph.files(pod, name).into_iter();
+                let digests = files.map(|(path, file)| (path, Digest::of(file.text.as_bytes()))).collect();
+                Some(((pod.clone(), name.clone()), digests))
+            }
+            _ => None,
+        });
+        let desired = Desired {
+            graph,
+            previous: self.reached.as_ref(),
+            firewall: &rules.collect(),
+            bridge: &BTreeSet::from(["address of the bridge".to_owned()]),
+            stop_signals: &BTreeMap::new(),
+            files: &files.collect(),
+            addresses: &addresses,
+        };
+        act(&desired, &mut self.host)
+    }
+
+    fn planned(&mut self) -> Plan {
+        let plan = self.with(|desired, host| plan(desired, host));
+        let out = &mut self.out;
+        for (id, planned) in plan.steps.iter().enumerate() {
+            let drift = if planned.drift { " (drift)" } else { "" };
+            let after: Vec<String> = planned.after.iter().map(ToString::to_string).collect();
+            let after = if after.is_empty() { String::new() } else { format!(" after {}", after.join(", ")) };
+            let _ = writeln!(out, "  {id}. {}: {}{drift}: {}{after}", planned.class, planned.step, planned.why);
+        }
+        for waiting in &plan.waiting {
+            let until = waiting.until.map(|at| format!(", in {} ms", at - self.host.now)).unwrap_or_default();
+            let _ = writeln!(out, "  {}/{} {}{until}", waiting.pod, waiting.container, waiting.why);
+        }
+        if plan.is_empty() {
+            let _ = writeln!(out, "  nothing to do");
+        }
+        plan
+    }
+
+    fn pod(&mut self, name: &Name) -> &mut Pod {
+        self.host.pods.get_mut(name).expect("the pod is there")
+    }
+
+    fn container(&mut self, text: &str) -> &mut Container {
+        let (pod, container) = pair(text);
+        self.pod(&pod).containers.get_mut(&container).expect("the container is there")
+    }
+
+    fn settle(&mut self) {
+        for ((pod, container), ready) in self.unready.iter().map(|key| (key.clone(), false)) {
+            let found = self.host.pods.get_mut(&pod).and_then(|found| found.containers.get_mut(&container));
+            if let Some(Container { state: State::Running { ready: is, .. }, .. }) = found {
+                *is = ready;
+            }
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let _ = writeln!(self.out, "> {line}");
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let rest = rest.trim();
+        match word {
+            "declare" => {
+                let config: Config = serde_json::from_str(rest).unwrap_or_else(|e| panic!("{e}: {rest}"));
+                self.graph = Some(Graph::build(&config, |_| None).expect("a graph"));
+            }
+            "plan" => drop(self.planned()),
+            "step" => {
+                let plan = self.planned();
+                let first = plan.steps.first().expect("a step").step.clone();
+                self.with(|desired, host| apply_step(&first, desired, host));
+                self.settle();
+            }
+            "converge" => {
+                for _ in 0..20 {
+                    let plan = self.planned();
+                    if plan.steps.is_empty() {
+                        self.reached = self.graph.clone();
+                        return;
+                    }
+                    self.with(|desired, host| apply(&plan, desired, host));
+                    self.settle();
+                }
+                panic!("it does not converge: {}", self.out);
+            }
+            "later" => {
+                let seconds: u64 = rest.trim_end_matches('s').parse().expect("seconds");
+                self.host.now += seconds * 1_000;
+            }
+            "exit" => {
+                let (at, status) = rest.split_once(' ').expect("a status");
+                let now = self.host.now;
+                self.container(at).state = State::Exited { status: status.parse().expect("a number"), at: now };
+            }
+            "unready" => {
+                self.unready.insert(pair(rest));
+                self.settle();
+            }
+            "ready" => {
+                self.unready.remove(&pair(rest));
+                self.container(rest).state = State::Running { pid: 2, ready: true };
+            }
+            "lose" => drop(self.host.pods.remove(&name(rest))),
+            "leave" => *self.pod(&name(rest)) = Pod::default(),
+            "unlink" => self.pod(&name(rest)).sandbox.as_mut().expect("a sandbox").network = None,
+            "freeze" => self.container(rest).halted = true,
+            "edit" => {
+                let (at, path) = rest.split_once(' ').expect("a path");
+                let files = self.container(at).files.as_mut().expect("files");
+                files.insert(path.to_owned(), Digest::of(b"somebody's"));
+            }
+            "pids" => {
+                let (at, pids) = rest.split_once(' ').expect("a number");
+                self.container(at).limits.pids = pids.parse().ok();
+            }
+            "flush" => self.host.firewall.clear(),
+            _ => panic!("what is `{word}`?"),
+        }
+    }
+}
+
+/// Runs a script; returns it with what was planned.
+fn story(script: &str) -> String {
+    let mut story = Story { host: Observed { now: 1_000_000, ..Observed::default() }, ..Story::default() };
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        story.line(line);
+    }
+    story.out
+}
+
+#[test]
+fn from_nothing_to_two_pods_and_back() {
+    insta::assert_snapshot!(story(
+        r#"
+        declare {"pods":{"db":{"containers":{"app":{"image":"db"}}},"web":{"containers":{"app":{"image":"web"}},"depends_on":{"db":"ready"},"publish":{"http":{"port":80}}}}}
+        unready db/app
+        converge
+        ready db/app
+        converge
+        declare {"pods":{}}
+        converge
+        "#
+    ));
+}
+
+#[test]
+fn every_class_of_change() {
+    insta::assert_snapshot!(story(
+        r#"
+        declare {"pods":{"web":{"containers":{"app":{"image":"web:1","mounts":{"d":{"volume":"data","path":"/d"}},"files":{"/live":{"text":"1","reload":"SIGHUP"},"/fixed":{"text":"1"}}}},"volumes":{"data":{}}}}}
+        converge
+        declare {"pods":{"web":{"labels":{"a":"b"},"containers":{"app":{"image":"web:1","limits":{"pids":9},"mounts":{"d":{"volume":"data","path":"/d"}},"files":{"/live":{"text":"2","reload":"SIGHUP"},"/fixed":{"text":"1"}}}},"volumes":{"data":{}}}}}
+        converge
+        declare {"pods":{"web":{"containers":{"app":{"image":"web:1","limits":{"pids":9},"mounts":{"d":{"volume":"data","path":"/d"}},"files":{"/live":{"text":"2","reload":"SIGHUP"},"/fixed":{"text":"2"}}}},"volumes":{"data":{}}}}}
+        converge
+        declare {"pods":{"web":{"containers":{"app":{"image":"web:2","limits":{"pids":9},"mounts":{"d":{"volume":"data","path":"/d"}},"files":{"/live":{"text":"2","reload":"SIGHUP"},"/fixed":{"text":"2"}}}},"volumes":{"data":{}}}}}
+        converge
+        declare {"pods":{"web":{"containers":{"app":{"image":"web:2","limits":{"pids":9},"mounts":{"d":{"volume":"data","path":"/d"}},"files":{"/live":{"text":"2","reload":"SIGHUP"},"/fixed":{"text":"2"}}}},"volumes":{"data":{"tmpfs":4096}}}}}
+        converge
+        declare {"pods":{"web":{"hostname":"other","containers":{"app":{"image":"web:2","limits":{"pids":9},"mounts":{"d":{"volume":"data","path":"/d"}},"files":{"/live":{"text":"2","reload":"SIGHUP"},"/fixed":{"text":"2"}}}},"volumes":{"data":{"tmpfs":4096}}}}}
+        converge
+        "#
+    ));
+}
+
+#[test]
+fn what_runs_before_the_containers() {
+    insta::assert_snapshot!(story(
+        r#"
+        declare {"pods":{"web":{"init":{"a":{"image":"a"},"b":{"image":"b"}},"containers":{"app":{"image":"web"}}}}}
+        plan
+        converge
+        exit web/app 1
+        converge
+        declare {"pods":{"web":{"init":{"a":{"image":"a"},"b":{"image":"b:2"}},"containers":{"app":{"image":"web"}}}}}
+        step
+        exit web/b 4
+        later 2s
+        plan
+        converge
+        "#
+    ));
+}
+
+#[test]
+fn somebody_meddles_with_the_host() {
+    insta::assert_snapshot!(story(
+        r#"
+        declare {"pods":{"web":{"containers":{"app":{"image":"web","files":{"/a":{"text":"1"}}}},"publish":{"http":{"port":80}}}}}
+        converge
+        freeze web/app
+        edit web/app /a
+        pids web/app 7
+        unlink web
+        flush
+        converge
+        lose web
+        converge
+        leave web
+        converge
+        "#
+    ));
+}
+
+#[test]
+fn a_container_that_keeps_ending() {
+    insta::assert_snapshot!(story(
+        r#"
+        declare {"pods":{"web":{"restart":"on_failure","containers":{"app":{"image":"web"}}}}}
+        converge
+        exit web/app 1
+        converge
+        exit web/app 1
+        plan
+        later 1s
+        converge
+        later 10s
+        exit web/app 1
+        converge
+        exit web/app 0
+        plan
+        "#
+    ));
+}
+
+#[test]
+fn the_daemon_dies_on_the_way() {
+    insta::assert_snapshot!(story(
+        r#"
+        declare {"pods":{"a":{"containers":{"app":{"image":"a"}}},"b":{"containers":{"app":{"image":"b"}},"depends_on":{"a":"started"}}}}
+        step
+        step
+        converge
+        declare {"pods":{"c":{"containers":{"app":{"image":"c"}}}}}
+        step
+        step
+        converge
+        "#
+    ));
+}
