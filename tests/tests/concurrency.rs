@@ -138,7 +138,8 @@ fn clients_that_do_not_read_or_leave_in_the_middle_hold_nobody_up() {
     host.switch(&pod("web", "env.STEP = \"1\""));
     let connect = || UnixStream::connect(host.socket()).expect("connects");
     let call = |method: &str, more: bool| {
-        let mut text = format!("{{\"method\":\"io.tank.Executor.{method}\",\"parameters\":{{}},\"more\":{more}}}").into_bytes();
+        let mut text =
+            format!("{{\"method\":\"io.tank.Executor.{method}\",\"parameters\":{{}},\"more\":{more}}}").into_bytes();
         text.push(0);
         text
     };

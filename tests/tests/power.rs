@@ -79,12 +79,29 @@ fn a_host_that_loses_its_power_comes_back_to_one_of_its_generations() {
     let dir = std::env::temp_dir().join(format!("tank-power-{}", std::process::id()));
     fs::create_dir_all(&dir).expect("a folder");
     let (image, disk) = (dir.join("image"), dir.join("disk"));
+    // Forty images, each with a layer of its own: what a pull was at when the power went has to be whole or not there.
+    let images = dir.join("images");
+    let pack = repo().join("scripts/pack-layout.sh");
+    let script = format!(
+        "set -e; cp -r {busybox}/. {images}; mv {images}/manifests.latest {images}/manifests.base; \
+         sed -i 's/\"latest\"/\"base\"/' {images}/manifests.base; \
+         for i in $(seq 0 39); do mkdir -p root/payload; \
+           for j in $(seq 30); do head -c 5000 /dev/urandom > root/payload/$j; done; \
+           (cd root/payload && sha256sum [0-9]* > sums); \
+           BASE=base {pack} root {images} $i '{{\"Env\":[\"PATH=/bin\"]}}'; rm -r root; done",
+        busybox = fixtures().join("busybox").display(),
+        images = images.display(),
+        pack = pack.display(),
+    );
+    fs::create_dir(&images).expect("a folder");
+    let packed = Command::new("sh").args(["-c", &script]).current_dir(&dir).status().expect("sh");
+    assert!(packed.success());
     let target = bin("tank").parent().and_then(std::path::Path::parent).expect("the target folder").to_owned();
     let made = Command::new(repo().join("scripts/vm.sh"))
         .arg("--image")
         .arg(&image)
         .arg(repo().join("tests/fixtures/vm-power.sh"))
-        .arg(format!("{}=/tmp/busybox", fixtures().join("busybox").display()))
+        .arg(format!("{}=/tmp/images", images.display()))
         .env("CARGO_TARGET_DIR", target)
         .status()
         .expect("vm.sh");

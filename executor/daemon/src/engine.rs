@@ -579,8 +579,8 @@ impl Engine {
                     return Some(format!("can't {}: {}: {}", first.step, first.failure.what, first.failure.why));
                 }
                 sleep(Duration::from_millis(100)).await;
-            } else if Instant::now() >= deadline && gate.is_none() {
-                return Some("it takes longer than it may; it goes on in the background".to_owned());
+            } else if Instant::now() >= deadline {
+                return Some("there is always something left to do: it takes longer than it may".to_owned());
             }
         }
     }

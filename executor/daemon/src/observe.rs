@@ -92,6 +92,7 @@ async fn pod(
         sandbox: Some(Sandbox {
             hash: state.sandbox.parse().map_err(|e| failed("read a shim's state", &e))?,
             pid: state.pid,
+            version: state.version,
             network,
         }),
         containers: BTreeMap::new(),

@@ -10,7 +10,7 @@ use crate::{
     step::{Class, Step, StepId},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use tank_model::{Digest, Key, Name, diff::What, spec::Condition};
+use tank_model::{Digest, Key, Name, spec::Condition};
 
 impl Planner<'_> {
     /// `class` is that of what was not there before.
@@ -26,7 +26,7 @@ impl Planner<'_> {
         let mut stopped: BTreeMap<&Name, (StepId, Removal)> = BTreeMap::new();
         for (name, _, hash) in graph.containers(pod) {
             if let Some(container) = found.containers.get(name)
-                && (container.hash != hash || self.needs_restart(pod, name, container))
+                && container.hash != hash
             {
                 let removal = self.change(pod, name);
                 let id = self.stop(pod, name, container, &removal, &[]);
@@ -115,14 +115,6 @@ impl Planner<'_> {
             volumes.into_iter().chain(image).chain(own.into_iter().flatten()).chain(inits).collect();
         let why = if reasons.is_empty() { "what it needs has changed".to_owned() } else { reasons.join(", ") };
         Removal { class, why, drift: false }
-    }
-
-    /// Whether its files have changed and its shim can't write them under it.
-    fn needs_restart(&self, pod: &Name, name: &Name, found: &observed::Container) -> bool {
-        let key = Key::LiveFiles(pod.clone(), name.clone());
-        let changed =
-            |change: &tank_model::diff::Change| change.key == key && matches!(change.what, What::Modified { .. });
-        found.files.is_none() && self.changes.iter().any(changed)
     }
 
     /// Starts what does not run, once what it waits for is there.

@@ -2,7 +2,7 @@
 
 use crate::{
     observed::{Container, Observed, Pod, Sandbox, State},
-    planner::{Desired, effective_limits},
+    planner::{Desired, SHIM_FILES, effective_limits},
     step::{Plan, Step},
 };
 
@@ -22,7 +22,7 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
         Step::EnsureFirewall => host.firewall = desired.firewall.clone(),
         Step::RemoveFirewall => host.firewall.clear(),
         Step::StartSandbox { pod, hash } => {
-            let sandbox = Some(Sandbox { hash: *hash, pid: 1, network: None });
+            let sandbox = Some(Sandbox { hash: *hash, pid: 1, version: SHIM_FILES, network: None });
             host.pods.insert(pod.clone(), Pod { sandbox, ..Pod::default() });
         }
         Step::StopSandbox { pod } | Step::SweepPod { pod } => {

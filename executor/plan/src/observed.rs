@@ -31,6 +31,8 @@ pub struct Sandbox {
     pub hash: Digest,
     /// The shim's pid.
     pub pid: i32,
+    /// The version of the messages it speaks.
+    pub version: u32,
     /// None: the pod has no link of its own, or it is not in order (down, off the bridge, without a route).
     pub network: Option<BTreeSet<String>>,
 }

@@ -126,8 +126,16 @@ impl Planner<'_> {
                 let why = self.reason(&Key::Sandbox(pod.clone()));
                 removal(Class::Replace, why.as_deref().unwrap_or("its namespaces are not the declared ones"), false)
             }
+            // Left by an older Tank; only what it can't do makes it go.
+            Some(sandbox) if sandbox.version < SHIM_FILES && self.has_live_files(pod) => {
+                removal(Class::Replace, "its shim is too old to write files under a container", false)
+            }
             Some(_) => None,
         }
+    }
+
+    fn has_live_files(&self, pod: &Name) -> bool {
+        self.desired.graph.containers(pod).any(|(_, node, _)| !node.live_files.is_empty())
     }
 
     /// As it is declared, or was where it is not any more.
@@ -259,6 +267,9 @@ impl Planner<'_> {
         })
     }
 }
+
+/// The first version of a shim's messages that shows a container's files.
+pub const SHIM_FILES: u32 = 2;
 
 /// What the kernel counts memory in, in bytes.
 const PAGE: u64 = 4096;

@@ -213,8 +213,12 @@ impl Images {
         let tree = self.temporary(diff_id);
         let media_type = descriptor.media_type().to_string();
         let (blob_path, tree_path) = (blob.clone(), tree.clone());
-        let unpacked =
-            tokio::task::spawn_blocking(move || unpack::unpack(&blob_path, &media_type, &tree_path, diff_id));
+        let unpacked = tokio::task::spawn_blocking(move || {
+            unpack::unpack(&blob_path, &media_type, &tree_path, diff_id)?;
+            // A layer that has its name is whole, also after a power cut: many small files are synced best all at once.
+            let sync = || rustix::fs::syncfs(fs::File::open(&tree_path)?).map_err(std::io::Error::from);
+            sync().attempt(|| "write a layer to the disk".to_owned())
+        });
         let unpacked = unpacked.await.attempt(|| "unpack a layer".to_owned())?;
         let _ = fs::remove_file(&blob);
         if let Err(error) = unpacked {
@@ -224,7 +228,7 @@ impl Images {
         match fs::rename(&tree, &target) {
             // Another pull was faster with the same layer: its bytes are the same.
             Err(_) if target.is_dir() => fs::remove_dir_all(&tree).attempt(|| "tidy up a layer".to_owned()),
-            other => other.attempt(|| "name a layer".to_owned()),
+            other => other.and_then(|()| sync_dir(&target)).attempt(|| "name a layer".to_owned()),
         }
     }
 
@@ -272,7 +276,8 @@ impl Images {
             let mut file = fs::File::create(&temporary)?;
             file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&temporary, &path)
+            fs::rename(&temporary, &path)?;
+            sync_dir(&path)
         };
         write().attempt(|| format!("keep {digest}"))
     }
@@ -304,6 +309,11 @@ impl Images {
         }
         Ok(Image { config, layers })
     }
+}
+
+/// Writes the name of `path` to the disk: a generation that needs it may be committed next.
+fn sync_dir(path: &Path) -> std::io::Result<()> {
+    fs::File::open(path.parent().unwrap_or(path))?.sync_all()
 }
 
 #[allow(clippy::large_enum_variant, reason = "one of them at a time, for a moment")]
