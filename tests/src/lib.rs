@@ -94,6 +94,8 @@ pub struct Host {
     daemon: Option<Child>,
     registry: Option<Child>,
     daemon_args: Vec<String>,
+    /// What the test itself has mounted.
+    mounted: Vec<PathBuf>,
 }
 
 impl Host {
@@ -125,9 +127,33 @@ impl Host {
             .stdin(Stdio::null())
             .spawn()
             .expect("unshare");
-        let host = Self { dir, cgroup: name, holder, daemon: None, registry: None, daemon_args: Vec::new() };
+        let host = Self {
+            dir,
+            cgroup: name,
+            holder,
+            daemon: None,
+            registry: None,
+            daemon_args: Vec::new(),
+            mounted: Vec::new(),
+        };
         eventually("the namespaces are there", || ready.exists());
         host
+    }
+
+    /// Puts the state folder on a file system in memory with these limits: `size=40m,nr_inodes=2000`.
+    pub fn with_state_on(mut self, limits: &str) -> Self {
+        let state = self.dir.join("state");
+        fs::create_dir_all(&state).expect("a folder");
+        let mut mount = self.inside("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", limits, "state"]).arg(&state).status().expect("mount");
+        assert!(mounted.success());
+        self.mounted.push(state);
+        self
+    }
+
+    /// The daemon's pid.
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("tankd runs").id()
     }
 
     /// A command inside the host's namespaces.
@@ -280,7 +306,9 @@ impl Host {
         traces.extend(lines(self.inside("nft").args(["list", "ruleset"]).output().expect("nft")));
         let mounts = lines(self.inside("cat").arg("/proc/mounts").output().expect("cat"));
         let name = self.dir.display().to_string();
-        traces.extend(mounts.into_iter().filter(|line| line.contains(&name) || line.starts_with("none /")));
+        let own = |line: &String| self.mounted.iter().any(|dir| line.contains(&format!(" {} ", dir.display())));
+        let strange = |line: &String| line.contains(&name) || line.starts_with("none /");
+        traces.extend(mounts.into_iter().filter(|line| strange(line) && !own(line)));
         for dir in ["run/pods", "state/scratch", "state/images/tmp"] {
             for entry in fs::read_dir(self.dir.join(dir)).into_iter().flatten().flatten() {
                 traces.push(format!("folder {}", entry.path().display()));

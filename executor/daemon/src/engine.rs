@@ -595,7 +595,7 @@ impl Engine {
                     && let State::Exited { status: 1.., .. } = found.state
                     && let Health::Hopeless(why) = self.container_health(node.restart, false, found)
                 {
-                    return Health::Hopeless(format!("{pod}/{name} {why}"));
+                    return Health::Hopeless(format!("{pod}/{name} {why}{}", self.memory(pod, name)));
                 }
             }
             for (name, _, hash) in graph.containers(pod) {
@@ -609,11 +609,21 @@ impl Engine {
                 match self.container_health(node.restart, crate::probe::is_probed(&graph.lifecycle(pod, name)), found) {
                     Health::Good => {}
                     Health::NotYet(why) => waiting = Some(format!("{pod}/{name} {why}")),
-                    Health::Hopeless(why) => return Health::Hopeless(format!("{pod}/{name} {why}")),
+                    Health::Hopeless(why) => {
+                        return Health::Hopeless(format!("{pod}/{name} {why}{}", self.memory(pod, name)));
+                    }
                 }
             }
         }
         waiting.map_or(Health::Good, Health::NotYet)
+    }
+
+    /// That a container is out of memory is not to be seen from how it ended.
+    fn memory(&self, pod: &Name, container: &Name) -> &'static str {
+        match self.host.cgroups.oom_kills(pod.as_str(), container.as_str()) {
+            0 => "",
+            _ => "; the kernel ended processes of it that were out of memory (`limits.memory`)",
+        }
     }
 
     fn container_health(&self, restart: Restart, probed: bool, found: &observed::Container) -> Health {

@@ -175,6 +175,13 @@ impl Cgroups {
         }
     }
 
+    /// How many processes of a group the kernel has ended because it was out of memory.
+    pub fn oom_kills(&self, pod: &str, part: &str) -> u64 {
+        let file = if self.layout.v1.contains_key("memory") { "memory.oom_control" } else { "memory.events" };
+        let text = fs::read_to_string(self.control("memory", pod, part).join(file)).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+    }
+
     /// Whether somebody froze a group (cgroup version 2's own switch, which needs no controller).
     pub fn is_frozen(&self, pod: &str, part: &str) -> bool {
         fs::read_to_string(self.freezer(pod, part)).is_ok_and(|text| text.trim() == "1")
