@@ -1,9 +1,16 @@
 //! The daemon dies at every boundary between two steps, and between two writes of the store, of a ten-pod switch and of
-//! its rollback. Each time the next one brings the host to where the current generation says, and it is the same host as
+//! its rollback; or every pod of the host does, or the client that asked for it. Each time the next one brings the host to where the current generation says, and it is the same host as
 //! one that was never interrupted: processes, links, addresses, rules, cgroups, mounts.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 use tank_tests::{Host, RUN, eventually};
+
+/// What there is on a host, by kind.
+type Picture = BTreeMap<String, Vec<String>>;
 
 /// Ten pods; the second configuration adds, removes, replaces and edits some of them, and moves published ports.
 fn config(second: bool) -> String {
@@ -29,7 +36,7 @@ fn config(second: bool) -> String {
 }
 
 /// The host without what a name or a number of this run makes different.
-fn picture(host: &Host) -> BTreeMap<String, Vec<String>> {
+fn picture(host: &Host) -> Picture {
     let list = host.tank(&["--json", "list"]).json();
     let pods = list["pods"].as_array().expect("pods").iter();
     let mut picture = BTreeMap::new();
@@ -66,9 +73,8 @@ fn picture(host: &Host) -> BTreeMap<String, Vec<String>> {
 }
 
 /// What only one of two pictures has.
-fn difference(one: &BTreeMap<String, Vec<String>>, other: &BTreeMap<String, Vec<String>>) -> Vec<String> {
-    let lines =
-        |picture: &BTreeMap<String, Vec<String>>| -> Vec<String> { picture.values().flatten().cloned().collect() };
+fn difference(one: &Picture, other: &Picture) -> Vec<String> {
+    let lines = |picture: &Picture| -> Vec<String> { picture.values().flatten().cloned().collect() };
     let (one, other) = (lines(one), lines(other));
     let only = |a: &[String], b: &[String], sign: &str| -> Vec<String> {
         let mut rest = b.to_vec();
@@ -85,7 +91,7 @@ fn difference(one: &BTreeMap<String, Vec<String>>, other: &BTreeMap<String, Vec<
 }
 
 /// Waits until nothing is left to do, and gives the picture.
-fn settled(host: &Host) -> BTreeMap<String, Vec<String>> {
+fn settled(host: &Host) -> Picture {
     eventually("the host has converged", || host.tank(&["diff", "--exit-code"]).status == 0);
     // Network namespaces are taken apart in the background: two pictures that agree are one that lasts.
     let mut last = picture(host);
@@ -104,6 +110,109 @@ fn current(host: &Host) -> u64 {
     let list = host.tank(&["--json", "generations", "list"]).json();
     let generations = list["generations"].as_array().expect("generations");
     generations.iter().find(|one| one["current"] == true).expect("a current one")["number"].as_u64().expect("a number")
+}
+
+/// Where the current generation's graph is: the same before a switch and after it was put back.
+fn root(host: &Host) -> String {
+    host.tank(&["--json", "status"]).ok();
+    let list = host.tank(&["--json", "generations", "list"]).json();
+    let generations = list["generations"].as_array().expect("generations");
+    generations.iter().find(|one| one["current"] == true).expect("a current one")["root"].to_string()
+}
+
+/// How many boundaries a switch from the first configuration to the second has, and what the host is before and after.
+fn measure(host: &mut Host) -> (u64, Picture, Picture) {
+    let counter = host.dir.join("count");
+    switch(host, false);
+    let first = settled(host);
+    host.kill_daemon();
+    host.start_daemon_with(&[("TANKD_COUNT_TO", counter.to_str().expect("a path"))]);
+    settled(host);
+    let count = || std::fs::read_to_string(&counter).map_or(0, |text| text.parse::<u64>().expect("a number"));
+    let begin = count();
+    switch(host, true);
+    (count() - begin, first, settled(host))
+}
+
+/// Goes to the first configuration, begins a switch to the second one, and calls `hurt` at each boundary of it.
+fn hurt_everywhere(hurt: impl Fn(&Host, &mut Child)) {
+    let mut host = Host::new();
+    let (boundaries, first, second) = measure(&mut host);
+    let mut went_on = 0;
+    let hold = host.dir.join("hold");
+    for at in 1..=boundaries {
+        host.kill_daemon();
+        host.start_daemon_with(&[]);
+        switch(&host, false);
+        settled(&host);
+        let before = root(&host);
+        host.kill_daemon();
+        let at_text = at.to_string();
+        host.start_daemon_with(&[("TANKD_HOLD_AT", &at_text), ("TANKD_HOLD", hold.to_str().expect("a path"))]);
+        host.write("pods.ncl", &config(true));
+        let mut client = host.command(&["switch", "pods.ncl"]);
+        let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tank");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !hold.exists() && client.try_wait().expect("wait").is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if hold.exists() {
+            hurt(&host, &mut client);
+            std::fs::remove_file(&hold).expect("let go");
+        }
+        let status = client.wait().expect("wait");
+        // A client that was killed does not stop what it began.
+        eventually("the change is over", || {
+            let list = host.tank(&["--json", "generations", "list"]).json();
+            list["generations"].as_array().expect("generations").iter().all(|one| one["outcome"] != "pending")
+        });
+        let found = settled(&host);
+        let expected = if root(&host) == before { &first } else { &second };
+        went_on += u32::from(root(&host) != before);
+        assert_eq!(
+            difference(&found, expected),
+            Vec::<String>::new(),
+            "after boundary {at}, the client ended with {status}"
+        );
+    }
+    assert!(went_on > 5, "it went on {went_on} times only");
+    host.finish();
+}
+
+#[test]
+fn of_a_switch_whose_pods_are_killed() {
+    hurt_everywhere(|host, _| {
+        for shim in shims(host) {
+            let _ = Command::new("kill").args(["-9", &shim]).stderr(Stdio::null()).status();
+        }
+    });
+}
+
+#[test]
+fn of_a_switch_whose_client_is_killed() {
+    hurt_everywhere(|_, client| client.kill().expect("kill"));
+}
+
+/// The pids of this host's shims.
+fn shims(host: &Host) -> Vec<String> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        let named = std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "tank-shim");
+        let own = || {
+            let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            groups.contains(&format!("/{}/", host.cgroup))
+        };
+        if named && own() {
+            pids.push(pid);
+        }
+    }
+    pids
+}
+
+fn switch(host: &Host, second: bool) {
+    host.write("pods.ncl", &config(second));
+    host.tank(&["switch", "pods.ncl"]).ok();
 }
 
 /// Kills the daemon at each boundary of `change`, which leads from the first state to the second.
