@@ -121,7 +121,7 @@ impl Host {
         fs::write(dir.join("tank.toml"), format!("cgroup = \"{name}\"\ngrace = \"200ms\"\n")).expect("settings");
         std::os::unix::fs::symlink(fixtures().join("busybox"), dir.join("busybox")).expect("a link");
         let ready = dir.join("ready");
-        let script = format!("ip link set lo up && touch {} && exec sleep 600", ready.display());
+        let script = format!("ip link set lo up && touch {} && exec sleep 14400", ready.display());
         let holder = Command::new("unshare")
             .args(["--net", "--mount", "sh", "-c", &script])
             .stdin(Stdio::null())

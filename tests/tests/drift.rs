@@ -75,6 +75,12 @@ fn each_kind_is_told_by_its_own_event() {
     repaired(&host, "the pod's link is up again", || in_pod(&host, &["ip", "link", "set", "eth0", "down"]), up);
     let route = || inside("ip route").contains("default");
     repaired(&host, "the pod has its route again", || in_pod(&host, &["ip", "route", "del", "default"]), route);
+    let gateway = || inside("ip route show default").split_whitespace().nth(2).unwrap_or_default().to_owned();
+    let before = gateway();
+    let elsewhere = ["ip", "route", "add", "default", "via", "10.90.0.77", "metric", "1"];
+    repaired(&host, "the route leads nowhere else", || in_pod(&host, &elsewhere), || gateway() == before);
+    let elsewhere = ["ip", "route", "replace", "default", "via", "10.90.0.77"];
+    repaired(&host, "the route leads where it did", || in_pod(&host, &elsewhere), || gateway() == before);
     let own = inside("ip -4 -oneline addr show eth0").split_whitespace().nth(3).expect("an address").to_owned();
     repaired(
         &host,

@@ -198,7 +198,10 @@ fn a_life_of_switches_kills_and_drift() {
             std::thread::sleep(Duration::from_millis(500));
         }
         let before = held(&host);
-        for _ in 0..rounds / 2 {
+        for round in 0..rounds / 2 {
+            if round % 250 == 249 {
+                eprintln!("  after {round}: {:?}", held(&host));
+            }
             let what = disturb(&mut host, &mut random, deadly);
             let took = converged(&host, seed, what);
             repairs.entry(what).or_default().push(took);

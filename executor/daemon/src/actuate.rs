@@ -81,7 +81,7 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<()
         Step::EnsureBridge => ensure_bridge(host).await,
         Step::RemoveBridge => {
             let link = host.routes.link(&host.settings.config.bridge).await.map_err(|e| failure(&e))?;
-            match link {
+            match link.filter(|link| link.marked) {
                 Some(link) => host.routes.delete(link.index).await.map_err(|e| failure(&e)),
                 None => Ok(()),
             }
@@ -125,7 +125,7 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<()
 
 async fn ensure_bridge(host: &Host) -> Result<(), Failure> {
     let name = &host.settings.config.bridge;
-    let index = host.routes.ensure_bridge(name).await.map_err(|e| failure(&e))?;
+    let index = host.routes.ensure_bridge(name, &host.bridge_addresses()).await.map_err(|e| failure(&e))?;
     for address in host.bridge_addresses() {
         host.routes.ensure_address(index, address).await.map_err(|e| failure(&e))?;
     }
@@ -208,18 +208,21 @@ async fn ensure_network(host: &Host, pod: &Name) -> Result<(), Failure> {
     let inside = shim.routes().await?;
     let name = link_name(pid);
     let work = async {
-        let bridge = host.routes.ensure_bridge(&host.settings.config.bridge).await?;
+        let bridge = host.routes.ensure_bridge(&host.settings.config.bridge, &host.bridge_addresses()).await?;
         let outer = host.routes.link(&name).await?;
         let inner = inside.link("eth0").await?;
         // A pair can't be half there; a link that is down or off its bridge is put back by making it anew.
         let sound = outer.as_ref().is_some_and(|link| link.up && link.controller == Some(bridge)) && inner.is_some();
         if !sound {
             if let Some(link) = outer {
+                if !link.marked && link.controller != Some(bridge) {
+                    let taken = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+                    return Err(tank_sys::Error::new(format!("use the link {name}: it is not Tank's"), taken));
+                }
                 host.routes.delete(link.index).await?;
             }
-            // Locally administered, "tk", and the lease: a pod keeps its hardware address, and neighbours their entry.
-            let [_, _, high, low] = lease.to_be_bytes();
-            host.routes.add_veth(&name, bridge, "eth0", [0x02, 0x74, 0x6b, 0, high, low], net.as_fd()).await?;
+            // A pod keeps its hardware address with its lease, and neighbours their entry.
+            host.routes.add_veth(&name, bridge, "eth0", lease as u16, net.as_fd()).await?;
         }
         inside.set_up(1).await?;
         let missing =
@@ -229,8 +232,10 @@ async fn ensure_network(host: &Host, pod: &Name) -> Result<(), Failure> {
         for address in host.addresses(pod).unwrap_or_default() {
             inside.ensure_address(index, address).await?;
         }
-        for gateway in host.bridge_addresses() {
-            inside.ensure_default_route(gateway.address).await?;
+        let gateways = host.bridge_addresses().into_iter().map(|cidr| cidr.address).collect();
+        inside.remove_other_default_routes(&gateways).await?;
+        for gateway in gateways {
+            inside.ensure_default_route(gateway).await?;
         }
         Ok(())
     };

@@ -68,7 +68,7 @@ async fn left_over(host: &Arc<Host>) -> BTreeSet<Name> {
 
 async fn bridge(host: &Host) -> Result<Option<BTreeSet<String>>, Failure> {
     let link = host.routes.link(&host.settings.config.bridge).await.map_err(|e| crate::shims::failure(&e))?;
-    let Some(link) = link.filter(|link| link.up) else { return Ok(None) };
+    let Some(link) = link.filter(|link| link.up && link.marked) else { return Ok(None) };
     let addresses = host.routes.addresses(link.index).await.map_err(|e| crate::shims::failure(&e))?;
     Ok(Some(addresses.iter().map(ToString::to_string).collect()))
 }
@@ -161,7 +161,8 @@ async fn network(host: &Host, links: &[Link], shim: &Shim, pid: i32) -> Result<O
         let inside = routes.links().await?;
         let Some(link) = inside.iter().find(|link| link.name == "eth0" && link.up) else { return Ok(None) };
         let loopback = inside.iter().any(|link| link.name == "lo" && link.up);
-        if !loopback || !routes.has_default_route().await? {
+        let gateways: BTreeSet<_> = host.bridge_addresses().into_iter().map(|cidr| cidr.address).collect();
+        if !loopback || routes.default_gateways().await? != gateways {
             return Ok(None);
         }
         Ok(Some(routes.addresses(link.index).await?))

@@ -11,7 +11,7 @@ use rtnetlink::{
     packet_route::{
         address::{AddressAttribute, AddressHeaderFlags},
         link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
-        route::{RouteAttribute, RouteMessage},
+        route::{RouteAddress, RouteAttribute, RouteMessage},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -92,7 +92,13 @@ pub struct Link {
     pub up: bool,
     /// The bridge it belongs to.
     pub controller: Option<u32>,
+    /// Whether its hardware address begins with [`MARK`].
+    pub marked: bool,
 }
+
+/// How the hardware addresses of Tank's links on the host begin: locally administered, and "tk". The one mark of a link
+/// that the kernel takes in the request that makes it, so there is no moment at which one is without.
+pub const MARK: [u8; 3] = [0x02, 0x74, 0x6b];
 
 /// A socket to one network namespace's routing tables. Ends when dropped.
 #[derive(Debug)]
@@ -186,25 +192,36 @@ impl Routes {
         Ok(messages.iter().filter_map(address).filter(|cidr| !link_local(cidr)).collect())
     }
 
-    /// Ensures a bridge called `name` that is up. Returns its index.
+    /// Ensures a bridge called `name` that is up and marked. Returns its index. One without the mark is taken over only
+    /// when it has one of `own` addresses: earlier versions set none.
     ///
     /// # Errors
-    /// `EEXIST` when a link of another kind has the name; what else the kernel answers.
-    pub async fn ensure_bridge(&self, name: &str) -> Result<u32> {
+    /// `EEXIST` when somebody else's link has the name; what else the kernel answers.
+    pub async fn ensure_bridge(&self, name: &str, own: &BTreeSet<Cidr>) -> Result<u32> {
+        let mac = [&MARK[..], &[0xff, 0, 1]].concat();
         if let Some(link) = self.link(name).await? {
+            if !link.marked {
+                if self.addresses(link.index).await?.is_disjoint(own) {
+                    let what =
+                        format!("use the link {name}: it is not Tank's (remove it, or set `bridge` in tank.toml)");
+                    return Err(Error::new(what, io::Error::from(io::ErrorKind::AlreadyExists)));
+                }
+                let message = LinkUnspec::new_with_index(link.index).address(mac).build();
+                self.handle.link().set(message).execute().await.asking(|| format!("mark the bridge {name}"))?;
+            }
             if !link.up {
                 self.set_up(link.index).await?;
             }
             return Ok(link.index);
         }
-        let message = LinkBridge::new(name).up().build();
+        let message = LinkBridge::new(name).address(mac).up().build();
         self.handle.link().add(message).execute().await.asking(|| format!("create the bridge {name}"))?;
         let link = self.link(name).await?;
         link.map(|link| link.index).ok_or(io::ErrorKind::NotFound).doing(|| format!("find the bridge {name}"))
     }
 
-    /// Makes a veth pair: `name` here, up and on the bridge `controller`; `peer` with the hardware address `mac` in
-    /// the namespace `net`.
+    /// Makes a veth pair: `name` here, up, on the bridge `controller` and marked; `peer` in the namespace `net`. `number`
+    /// makes their hardware addresses.
     ///
     /// # Errors
     /// What the kernel answers.
@@ -213,14 +230,17 @@ impl Routes {
         name: &str,
         controller: u32,
         peer: &str,
-        mac: [u8; 6],
+        number: u16,
         net: BorrowedFd<'_>,
     ) -> Result<()> {
-        let other = LinkMessageBuilder::<LinkUnspec>::new().name(peer).address(mac.to_vec());
+        let [high, low] = number.to_be_bytes();
+        let mac = |end: u8| [&MARK[..], &[end, high, low]].concat();
+        let other = LinkMessageBuilder::<LinkUnspec>::new().name(peer).address(mac(0));
         let other = other.setns_by_fd(net.as_raw_fd()).build();
         let message = LinkMessageBuilder::<LinkVeth>::new(name, peer)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
             .controller(controller)
+            .address(mac(1))
             .up()
             .build();
         self.handle.link().add(message).execute().await.asking(|| format!("create the link {name}"))
@@ -268,20 +288,46 @@ impl Routes {
         request.execute().await.asking(|| format!("route everything through {gateway}"))
     }
 
-    /// Whether there is a default route for each family.
+    /// Deletes the default routes through other gateways than `gateways`.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub async fn has_default_route(&self) -> Result<bool> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    pub async fn remove_other_default_routes(&self, gateways: &BTreeSet<IpAddr>) -> Result<()> {
+        for (gateway, route) in self.default_routes().await? {
+            if !gateways.contains(&gateway) {
+                self.handle
+                    .route()
+                    .del(route)
+                    .execute()
+                    .await
+                    .asking(|| format!("remove the route through {gateway}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The gateways of the default routes, of both families.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub async fn default_gateways(&self) -> Result<BTreeSet<IpAddr>> {
+        Ok(self.default_routes().await?.into_iter().map(|(gateway, _)| gateway).collect())
+    }
+
+    async fn default_routes(&self) -> Result<Vec<(IpAddr, RouteMessage)>> {
         let _listing = self.listing.lock().await;
-        let routes: Vec<RouteMessage> =
-            self.handle.route().get(all).execute().try_collect().await.asking(|| "list the routes".to_owned())?;
-        let default = |route: &RouteMessage| {
-            route.header.destination_prefix_length == 0
-                && route.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Gateway(_)))
+        let mut routes: Vec<RouteMessage> = Vec::new();
+        for family in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+            let listed = self.handle.route().get(family).execute().try_collect::<Vec<_>>().await;
+            routes.extend(listed.asking(|| "list the routes".to_owned())?);
+        }
+        let default = routes.into_iter().filter(|route| route.header.destination_prefix_length == 0);
+        let gateway = |attribute: &RouteAttribute| match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(IpAddr::from(*v4)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(IpAddr::from(*v6)),
+            _ => None,
         };
-        Ok(routes.iter().any(default))
+        Ok(default.filter_map(|route| Some((route.attributes.iter().find_map(gateway)?, route))).collect())
     }
 }
 
@@ -291,10 +337,12 @@ fn read_link(message: &LinkMessage) -> Option<Link> {
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         controller: None,
+        marked: false,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(address) => link.marked = address.starts_with(&MARK),
             LinkAttribute::Controller(index) => link.controller = Some(*index),
             _ => {}
         }
