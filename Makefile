@@ -6,7 +6,7 @@ export ROCKSDB_STATIC = 1
 
 BUILD = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --workspace --all-targets --locked
 
-.PHONY: demo test build lint bench-language fuzz
+.PHONY: demo test build lint bench-language bench-drift soak fuzz
 
 demo:
 	scripts/setup.sh demo
@@ -35,6 +35,21 @@ bench-language:
 	scripts/setup.sh demo
 	cargo build --release --locked -p tank -p tank-compiler --bins --examples
 	python3 tests/bench/language.py $(CARGO_TARGET_DIR)/release tests/bench/results/language.jsonl
+
+# From a damage to its repair, and a killed container until its successor runs beside podman and docker; the figures are
+# kept in tests/bench/results.
+bench-drift:
+	scripts/setup.sh bench
+	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --release --locked -p tank -p tankd -p tank-shim
+	python3 tests/bench/drift.py $(CARGO_TARGET_DIR)/release tests/bench/results/drift.jsonl
+
+# A longer life of switches, kills and drift than the tests bear: `make soak ROUNDS=5000`.
+soak:
+	scripts/setup.sh test
+	$(BUILD)
+	scripts/fixtures.sh
+	TANK_SOAK_ROUNDS=$(or $(ROUNDS),2500) ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) \
+		cargo test --workspace --locked --test soak -- --nocapture
 
 # Feeds the canonical decoder whatever a fuzzer thinks of, for a minute. Needs `cargo install cargo-fuzz`.
 fuzz:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages that are missing: `setup.sh demo` for building and the demo, `setup.sh test` for the
-# tests as well. Does nothing, and asks nobody, when everything is there.
+# tests as well, `setup.sh bench` for what Tank is measured beside. Does nothing, and asks nobody, when everything is there.
 set -eu
 build="gcc g++ libc6-dev clang libclang-dev pkg-config ca-certificates"
 demo="$build busybox-static curl iproute2"
@@ -9,7 +9,8 @@ test="$demo nftables debootstrap docker-registry zstd python3 python3-venv util-
 case ${1:-} in
     demo) wanted=$demo ;;
     test) wanted=$test ;;
-    *) echo "usage: setup.sh demo|test" >&2; exit 2 ;;
+    bench) wanted="$demo nftables podman crun runc docker.io containerd python3 uidmap netavark aardvark-dns slirp4netns" ;;
+    *) echo "usage: setup.sh demo|test|bench" >&2; exit 2 ;;
 esac
 missing=
 for package in $wanted; do

@@ -44,6 +44,9 @@ use tank_sys::{
 };
 use tokio::sync::mpsc;
 
+/// The most threads for what blocks: unpacking, the store, the file system.
+const BLOCKING: usize = 24;
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     tracing_subscriber::fmt()
@@ -56,7 +59,7 @@ fn main() -> ExitCode {
         eprintln!("tankd: {error}: it has to run as root");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
     let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(run(&flags)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -169,8 +169,11 @@ pub fn raise_descriptor_limit() -> Result<(u64, u64)> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raise = || {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        // More than this nobody may ask for, not even who has it already.
+        let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+        let hard = most.map_or(hard, |most: u64| hard.min(most));
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-        Ok((soft, hard))
+        Ok((soft.min(hard), hard))
     };
     raise().map_err(|e: nix::errno::Errno| io::Error::from(e)).doing(|| "raise the limit of descriptors")
 }

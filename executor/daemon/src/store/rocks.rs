@@ -1,7 +1,7 @@
 //! The store on disk: RocksDB, one column family, the key layout of [`super`].
 
 use super::{Store, StoreError, pick_lease};
-use rocksdb::{DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
+use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
 use std::{
     path::Path,
     sync::{Mutex, PoisonError},
@@ -42,7 +42,11 @@ impl RocksStore {
         options.create_if_missing(true);
         options.set_keep_log_file_num(2);
         options.set_max_open_files(64);
-        options.set_write_buffer_size(4 << 20);
+        // A store is megabytes, and read rarely: what it keeps in memory is bounded well below what a host would notice.
+        options.set_write_buffer_size(1 << 20);
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(2 << 20));
+        options.set_block_based_table_factory(&table);
         options.set_max_background_jobs(2);
         let db = DB::open(&options, dir).map_err(io("open the database"))?;
         let store = Self { db, writing: Mutex::new(()) };

@@ -1,0 +1,239 @@
+"""What the benchmarks run on: a network and mount namespace of their own, and in it Tank and its peers, each with folders
+of its own. Everything is ended and removed when the benchmark is over."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+BUSYBOX = "/bin/busybox"
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def enter_namespaces():
+    """Runs this program again in namespaces of its own, once."""
+    if os.environ.get("TANK_BENCH_INSIDE") == "1":
+        run(["ip", "link", "set", "lo", "up"])
+        return
+    os.environ["TANK_BENCH_INSIDE"] = "1"
+    os.execvp("unshare", ["unshare", "--net", "--mount", sys.executable, *sys.argv])
+
+
+def run(command, **more):
+    """A command that has to succeed; its output."""
+    more.setdefault("timeout", 120)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, **more)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {done.returncode}: {done.stderr[-2000:]}{done.stdout[-500:]}")
+    return done.stdout
+
+
+def milliseconds(function):
+    """How long a call takes."""
+    before = time.perf_counter()
+    function()
+    return (time.perf_counter() - before) * 1000
+
+
+def wait_for(condition, what, limit=20.0):
+    deadline = time.monotonic() + limit
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"never: {what}")
+        time.sleep(0.002)
+
+
+class Marks:
+    """The folder in which main processes note when they started."""
+
+    def __init__(self, folder):
+        self.folder = os.path.join(folder, "mark")
+        os.makedirs(self.folder)
+        self.file = os.path.join(self.folder, "starts")
+        open(self.file, "w", encoding="utf-8").close()
+        os.chmod(self.folder, 0o777)
+        os.chmod(self.file, 0o666)
+
+    def all(self):
+        with open(self.file, encoding="utf-8") as lines:
+            return [int(line) for line in lines]
+
+    def after(self, count, what):
+        """The starts noted after the first `count` ones; waits for one."""
+        return wait_for(lambda: self.all()[count:], what)
+
+
+class Root:
+    """A root file system with BusyBox and the mark program."""
+
+    def __init__(self, folder):
+        self.dir = os.path.join(folder, "rootfs")
+        for name in ("bin", "tmp", "etc", "proc", "sys", "dev", "mark"):
+            os.makedirs(os.path.join(self.dir, name))
+        shutil.copy(BUSYBOX, os.path.join(self.dir, "bin/busybox"))
+        for applet in ("sh", "true", "cat", "sleep"):
+            os.symlink("busybox", os.path.join(self.dir, "bin", applet))
+        for name, line in (("passwd", "root:x:0:0::/:/bin/sh\n"), ("group", "root:x:0:\n"), ("resolv.conf", "\n")):
+            with open(os.path.join(self.dir, "etc", name), "w", encoding="utf-8") as out:
+                out.write(line)
+        run(["gcc", "-O2", "-static", "-o", os.path.join(self.dir, "bin/mark"), os.path.join(HERE, "mark.c")])
+        self.tar = os.path.join(folder, "rootfs.tar")
+        run(["tar", "--create", "--file", self.tar, "--directory", self.dir, "."])
+        self.layout = os.path.join(folder, "image")
+        pack = os.path.join(HERE, "../../scripts/pack-layout.sh")
+        run([pack, self.dir, self.layout, "latest", '{"Cmd":["/bin/mark"],"Env":["PATH=/bin"]}'])
+
+
+class Tank:
+    """A tankd with folders of its own."""
+
+    name = "tank"
+
+    def __init__(self, folder, programs, root, marks):
+        self.folder = os.path.join(folder, "tank")
+        os.makedirs(self.folder)
+        self.programs, self.root, self.marks = programs, root, marks
+        self.socket = os.path.join(self.folder, "run/tank.sock")
+        self.cgroup = f"tank-bench-{os.getpid()}"
+        with open(os.path.join(self.folder, "tank.toml"), "w", encoding="utf-8") as out:
+            out.write(f'cgroup = "{self.cgroup}"\ngrace = "0ms"\n')
+        os.symlink(root.layout, os.path.join(self.folder, "image"))
+        self.start()
+
+    def start(self):
+        arguments = [f"--{kind}-dir={self.folder}/{kind}" for kind in ("state", "run")]
+        with open(os.path.join(self.folder, "tankd.log"), "a", encoding="utf-8") as log:
+            self.daemon = subprocess.Popen(
+                [f"{self.programs}/tankd", *arguments, f"--config={self.folder}/tank.toml"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TANK_LOG": "warn"},
+            )
+        wait_for(lambda: self.quietly("status") == 0, "tankd answers")
+
+    def version(self):
+        return run([f"{self.programs}/tank", "--version"]).strip()
+
+    def command(self, *arguments):
+        return [f"{self.programs}/tank", "--socket", self.socket, *arguments]
+
+    def quietly(self, *arguments):
+        return subprocess.run(self.command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
+
+    def __call__(self, *arguments):
+        return run(self.command(*arguments), cwd=self.folder, env={**os.environ, "TANK_CACHE_DIR": f"{self.folder}/cache"})
+
+    def json(self, *arguments):
+        return json.loads(self("--json", *arguments))
+
+    def write(self, text, name="pods.ncl"):
+        with open(os.path.join(self.folder, name), "w", encoding="utf-8") as out:
+            out.write(text)
+
+    def pod(self, name, more=""):
+        return (
+            f'pods.{name} = {{ containers.app = {{ image = "oci:./image", '
+            f'mounts.mark = {{ volume = "mark", path = "/mark" }}, {more} }}, '
+            f'volumes.mark.host = "{self.marks.folder}" }},\n'
+        )
+
+    def switch(self, text):
+        self.write(text)
+        self("switch", "pods.ncl")
+
+    def pid(self, pod):
+        pods = self.json("list")["pods"]
+        return next((found["containers"][0]["pid"] for found in pods if found["name"] == pod), None)
+
+    def stop(self):
+        try:
+            self.switch("{}")
+        finally:
+            self.daemon.terminate()
+            self.daemon.wait(20)
+        run(["sh", "-c", f"find /sys/fs/cgroup -maxdepth 2 -type d -name {self.cgroup} -exec find {{}} -depth -type d -exec rmdir {{}} + \\; 2>/dev/null || true"])
+
+
+class Podman:
+    name = "podman"
+
+    def __init__(self, folder, root, marks):
+        self.folder, self.marks = os.path.join(folder, "podman"), marks
+        os.makedirs(self.folder)
+        self.options = [f"--root={self.folder}/root", f"--runroot={self.folder}/run", f"--tmpdir={self.folder}/tmp", "--cgroup-manager=cgroupfs", "--runtime=/usr/sbin/runc", "--log-level=error"]
+        self("import", "--change", 'CMD ["/bin/mark"]', root.tar, "bench")
+
+    def version(self):
+        return run(["podman", "--version"]).strip()
+
+    def command(self, *arguments):
+        return ["podman", *self.options, *arguments]
+
+    def __call__(self, *arguments):
+        return run(self.command(*arguments))
+
+    def start(self, name, *options):
+        self("run", "--detach", "--name", name, "--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096", "--volume", f"{self.marks.folder}:/mark", *options, "bench")
+
+    def pid(self, name):
+        return int(self("inspect", "--format", "{{.State.Pid}}", name))
+
+    def stop(self):
+        self("rm", "--all", "--force", "--time", "0")
+        self("system", "reset", "--force")
+
+
+class Docker:
+    name = "docker"
+
+    def __init__(self, folder, root, marks):
+        self.folder, self.marks = os.path.join(folder, "docker"), marks
+        os.makedirs(self.folder)
+        self.socket = f"unix://{self.folder}/docker.sock"
+        options = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--pidfile={self.folder}/pid", f"--host={self.socket}"]
+        # A storage driver that works on whatever file system this is would be vfs; overlay2 is what people have.
+        with open(f"{self.folder}/log", "w", encoding="utf-8") as log:
+            self.daemon = subprocess.Popen(["dockerd", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_for(lambda: subprocess.run(self.command("version"), capture_output=True, check=False).returncode == 0, "dockerd answers", 60)
+        self("import", "--change", 'CMD ["/bin/mark"]', root.tar, "bench")
+
+    def version(self):
+        return re.sub(r"\s+", " ", self("version", "--format", "docker {{.Server.Version}}")).strip()
+
+    def command(self, *arguments):
+        return ["/usr/bin/docker", f"--host={self.socket}", *arguments]
+
+    def __call__(self, *arguments):
+        return run(self.command(*arguments))
+
+    def start(self, name, *options):
+        self("run", "--detach", "--name", name, "--volume", f"{self.marks.folder}:/mark", *options, "bench")
+
+    def pid(self, name):
+        return int(self("inspect", "--format", "{{.State.Pid}}", name))
+
+    def stop(self):
+        try:
+            names = self("ps", "--all", "--quiet").split()
+            if names:
+                self("rm", "--force", *names)
+        finally:
+            self.daemon.send_signal(signal.SIGTERM)
+            self.daemon.wait(60)
+
+
+def workspace():
+    return tempfile.TemporaryDirectory(prefix="tank-bench-")
+
+
+def describe(samples):
+    """Median, and the 10th and 90th percentile."""
+    samples = sorted(samples)
+    at = lambda share: samples[min(len(samples) - 1, int(len(samples) * share))]
+    return {"median_ms": round(at(0.5), 2), "p10_ms": round(at(0.1), 2), "p90_ms": round(at(0.9), 2), "runs": len(samples)}
