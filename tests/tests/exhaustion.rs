@@ -187,7 +187,8 @@ fn no_memory_to_run_a_container() {
     let greedy = |limit: &str| {
         format!(
             "{{ {} pods.new.containers.app = {{ image = \"oci:./busybox\", limits.memory = \"{limit}\",
-                command = [\"/bin/sh\", \"-c\", \"x=$(yes | head -c 20000000); trap 'exit 0' USR1; while true; do sleep 0.1; done\"] }} }}",
+                readiness = {{ exec = [\"/bin/sh\", \"-c\", \"test -e /tmp/up\"], period = \"50ms\" }},
+                command = [\"/bin/sh\", \"-c\", \"x=$(yes | head -c 20000000); touch /tmp/up; trap 'exit 0' USR1; while true; do sleep 0.1; done\"] }} }}",
             pod("web", "oci:./busybox", 1)
         )
     };

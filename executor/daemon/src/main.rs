@@ -54,12 +54,17 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    tank_sys::process::share_memory_arenas();
     // While there is one thread. Where it is not permitted, running as root is the first thing to be missing.
     if let Err(error) = tank_sys::mount::own_namespace() {
         eprintln!("tankd: {error}: it has to run as root");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(BLOCKING).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build();
     let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(run(&flags)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
