@@ -41,6 +41,9 @@ use tokio::{
 /// The most images fetched at once.
 const FETCHES: usize = 4;
 
+/// How long a change waits for another one to be over.
+const MOMENT: Duration = Duration::from_millis(200);
+
 /// How often a start may fail before a switch gives up on it.
 const PATIENCE: u32 = 3;
 
@@ -338,7 +341,7 @@ impl Engine {
         let base_dir = call.base_dir.as_deref().map(PathBuf::from);
         // While images are fetched others may change the host; who commits first wins.
         let graph = self.prepare(&config, base_dir.as_deref(), told).await?;
-        let _changing = self.begin(current)?;
+        let _changing = self.begin(current).await?;
         if let Some(expected) = &call.plan {
             let (_, plan) = self.preview(&graph, &before).await?;
             let actual = plan.hash(graph.root()).to_string();
@@ -355,8 +358,9 @@ impl Engine {
     }
 
     /// Takes the right to change the desired state from what it was when the caller looked.
-    fn begin(&self, parent: Option<u64>) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
-        let guard = self.changing.try_lock();
+    async fn begin(&self, parent: Option<u64>) -> Result<tokio::sync::MutexGuard<'_, ()>, Error> {
+        // The loop holds it for a moment when it settles what a daemon before it left; a change holds it for long.
+        let guard = timeout(MOMENT, self.changing.lock()).await;
         let current = self.host.store.current().map_err(store_error)?;
         let newest =
             current.map(|number| self.host.store.generation(number)).transpose().map_err(store_error)?.flatten();
@@ -385,7 +389,7 @@ impl Engine {
     /// As [`Engine::switch`].
     pub async fn delete(&self, pod: &str, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
         let (current, before) = self.current()?;
-        let _changing = self.begin(current)?;
+        let _changing = self.begin(current).await?;
         let mut config = before.config();
         let name = self.declared(&before, pod)?;
         config.pods.remove(&name);
@@ -416,7 +420,7 @@ impl Engine {
     /// When there is no such generation, or the store refuses.
     pub async fn rollback(&self, to: Option<u64>, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
         let (current, before) = self.current()?;
-        let _changing = self.begin(current)?;
+        let _changing = self.begin(current).await?;
         let parent = || -> Option<u64> {
             self.host.store.generation(current?).ok().flatten().and_then(|generation| generation.parent)
         };
