@@ -97,6 +97,7 @@ proptest! {
         let file = dir.join("pods.ncl");
         std::fs::write(&file, &made.nickel).expect("write");
         let compiled = compile_here(&Inputs { files: vec![file], ..Inputs::default() }, None).expect(&made.nickel);
+        std::fs::remove_dir_all(dir).expect("remove");
         let config = compiled.config().expect("a configuration");
         let pod = config.pods.values().next().expect("a pod");
         prop_assert_eq!(&pod.containers.values().next().expect("a container").env["X"], &text);

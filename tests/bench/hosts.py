@@ -1,6 +1,7 @@
 """What the benchmarks run on: a network and mount namespace of their own, and in it Tank and its peers, each with folders
 of its own. Everything is ended and removed when the benchmark is over."""
 
+import glob
 import json
 import os
 import re
@@ -49,6 +50,16 @@ def wait_for(condition, what, limit=20.0):
         if time.monotonic() > deadline:
             raise RuntimeError(f"never: {what}")
         time.sleep(0.002)
+
+
+def remove_groups(name):
+    """Removes the empty cgroups called `name`, in whichever hierarchies they are: what is in use stays."""
+    for root in glob.glob(f"/sys/fs/cgroup/{name}") + glob.glob(f"/sys/fs/cgroup/*/{name}"):
+        for folder, _, _ in os.walk(root, topdown=False):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass
 
 
 class Marks:
@@ -157,7 +168,7 @@ class Tank:
         finally:
             self.daemon.terminate()
             self.daemon.wait(20)
-        run(["sh", "-c", f"find /sys/fs/cgroup -maxdepth 2 -type d -name {self.cgroup} -exec find {{}} -depth -type d -exec rmdir {{}} + \\; 2>/dev/null || true"])
+            remove_groups(self.cgroup)
 
 
 class Podman:
@@ -187,6 +198,7 @@ class Podman:
     def stop(self):
         self("rm", "--all", "--force", "--time", "0")
         self("system", "reset", "--force")
+        remove_groups("libpod_parent")
 
 
 class Docker:
@@ -226,6 +238,7 @@ class Docker:
         finally:
             self.daemon.send_signal(signal.SIGTERM)
             self.daemon.wait(60)
+            remove_groups("docker")
 
 
 def workspace():
