@@ -124,7 +124,9 @@ fn canonical(files: &[String]) -> String {
     for (path, text) in paths.iter().zip(files) {
         std::fs::write(path, text).expect("write");
     }
-    match compile_here(&Inputs { files: paths, ..Inputs::default() }, None) {
+    let compiled = compile_here(&Inputs { files: paths, ..Inputs::default() }, None);
+    let _ = std::fs::remove_dir_all(&dir);
+    match compiled {
         Ok(compiled) => compiled.canonical,
         Err(error) => panic!("{error:?}\n{}", files.join("\n---\n")),
     }
