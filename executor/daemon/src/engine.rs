@@ -164,9 +164,11 @@ impl Engine {
         };
         let pass = self.pass(&graph, Some(before.as_deref().unwrap_or(&graph)), &|_| {}).await?;
         // A daemon that ended on the way left its generation pending; if nobody is at it, it is reached now.
+        // Asked again under the lock: whoever was at it may have said meanwhile how it ended.
         if pass.plan.is_empty()
             && pending
             && let Ok(_idle) = self.changing.try_lock()
+            && self.host.store.outcome(current).map_err(store_error)? == Outcome::Pending
         {
             self.host.store.set_outcome(current, Outcome::Good).map_err(store_error)?;
         }

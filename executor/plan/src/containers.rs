@@ -58,11 +58,12 @@ impl Planner<'_> {
             let start = |class| Start { pod, name, hash, class, why: None, waits: None };
             let waits = format!("waits for {name} to end well");
             match found.containers.get(name) {
-                Some(container) if container.hash == hash => match container.state {
-                    State::Exited { status: 0, .. } => continue,
-                    State::Exited { .. } => self.keep(pod, name, container, after),
-                    State::Running { .. } => self.keep(pod, name, container, after),
-                },
+                Some(container) if container.hash == hash => {
+                    if matches!(container.state, State::Exited { status: 0, .. }) {
+                        continue;
+                    }
+                    self.keep(pod, name, container, after);
+                }
                 Some(container) => {
                     let why = self.reason(&Key::Init(pod.clone(), name.clone()));
                     let why = why.unwrap_or_else(|| "what it needs has changed".to_owned());
