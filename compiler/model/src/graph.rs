@@ -161,6 +161,11 @@ impl ContainerNode {
 }
 
 impl LifecycleNode {
+    /// Whether the container says itself when it is ready.
+    pub fn is_probed(&self) -> bool {
+        self.readiness.is_some() || self.startup.is_some()
+    }
+
     fn of(spec: &spec::Container) -> Self {
         Self {
             readiness: spec.readiness.clone(),

@@ -170,9 +170,11 @@ pub struct Mount {
 }
 
 impl Pod {
-    /// Its containers, and what runs before them.
-    pub fn processes(&self) -> impl Iterator<Item = (&Name, &Container)> {
-        self.containers.iter().chain(&self.init)
+    /// Its containers, and what runs before them, each with the field it stands in.
+    pub fn processes(&self) -> impl Iterator<Item = (&'static str, &Name, &Container)> {
+        let of = |field, (name, spec)| (field, name, spec);
+        let containers = self.containers.iter().map(move |entry| of("containers", entry));
+        containers.chain(self.init.iter().map(move |entry| of("init", entry)))
     }
 }
 

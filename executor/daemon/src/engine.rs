@@ -10,7 +10,7 @@ use crate::{
     actuate::{self, Failed},
     events::now,
     host::Host,
-    observe,
+    observe, request,
     store::{self, StoreError},
 };
 use futures_util::stream::{self, StreamExt};
@@ -20,14 +20,11 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tank_model::{
-    Digest, Generation, Graph, Key, Name, Outcome, canonical, check,
-    reference::Reference,
-    spec::{Config, READS_AGAIN, Restart},
-};
+use tank_model::{Digest, Generation, Graph, Key, Name, Outcome, check, reference::Reference, spec::Config};
 use tank_plan::{
-    Desired, Observed, Plan, Step,
-    observed::{self, State},
+    Desired, Health, Observed, Plan, Step,
+    health::{self, PATIENCE},
+    observed::State,
 };
 use tank_proto::{
     shim::{Failure, FailureKind},
@@ -43,9 +40,6 @@ const FETCHES: usize = 4;
 
 /// How long a change waits for another one to be over.
 const MOMENT: Duration = Duration::from_millis(200);
-
-/// How often a start may fail before a switch gives up on it.
-const PATIENCE: u32 = 3;
 
 /// The engine of one host.
 pub struct Engine {
@@ -236,31 +230,6 @@ impl Engine {
         self.look(graph, Some(previous)).await
     }
 
-    /// Decodes and checks a configuration that came over the socket: nothing a client says is taken on trust.
-    pub fn read_config(text: &str) -> Result<Config, Error> {
-        let config: Config = canonical::decode(text.as_bytes()).map_err(|e| {
-            let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
-            Error::Invalid { problems: vec![format!("{e}{cause}")] }
-        })?;
-        let mut problems: Vec<String> =
-            check::check(&config).iter().map(|p| format!("{}: {} ({})", p.path.join("."), p.message, p.help)).collect();
-        for (pod, name, container) in
-            config.pods.iter().flat_map(|(pod, spec)| spec.processes().map(move |(name, c)| (pod, name, c)))
-        {
-            let capabilities = container.capabilities.add.iter().chain(&container.capabilities.drop);
-            for unknown in capabilities.filter(|name| *name != "ALL" && !tank_sys::privilege::is_capability(name)) {
-                problems.push(format!("pods.{pod}.containers.{name}.capabilities: `{unknown}` is no capability"));
-            }
-            let reloads = container.files.values().filter_map(|file| file.reload.as_deref());
-            let signals = reloads.filter(|signal| *signal != READS_AGAIN).chain(container.stop.signal.as_deref());
-            for signal in signals.filter(|signal| tank_sys::process::signal_number(signal).is_none()) {
-                problems.push(format!("pods.{pod}.containers.{name}: `{signal}` is no signal"));
-            }
-        }
-        problems.extend(unsupported(&config));
-        if problems.is_empty() { Ok(config) } else { Err(Error::Invalid { problems }) }
-    }
-
     /// Resolves and fetches every image, checks every path of the host, and builds the graph. Disturbs nothing.
     pub async fn prepare(&self, config: &Config, base_dir: Option<&Path>, told: &Told) -> Result<Graph, Error> {
         for (pod, spec) in &config.pods {
@@ -270,7 +239,7 @@ impl Engine {
                     return Err(Error::Failed { what: format!("use the volume `{name}` of pod `{pod}`"), why });
                 }
             }
-            for secret in spec.processes().flat_map(|(_, container)| container.secrets.values()) {
+            for secret in spec.processes().flat_map(|(_, _, container)| container.secrets.values()) {
                 if !Path::new(&secret.file).is_file() {
                     let why = format!("there is no file `{}` on this host", secret.file);
                     return Err(Error::Failed { what: format!("use a secret of pod `{pod}`"), why });
@@ -281,7 +250,7 @@ impl Engine {
             .pods
             .values()
             .flat_map(|pod| pod.processes())
-            .map(|(_, container)| container.image.clone())
+            .map(|(_, _, container)| container.image.clone())
             .collect();
         // Owned values in and out: the futures are moved between threads.
         let fetches: Vec<_> = references.into_iter().map(|reference| self.fetch(reference, base_dir, told)).collect();
@@ -329,7 +298,7 @@ impl Engine {
     /// # Errors
     /// Whatever stops it before the commit; after it, how it went is the outcome.
     pub async fn switch(&self, call: &SwitchCall, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
-        let mut config = Self::read_config(&call.config)?;
+        let mut config = request::read_config(&call.config)?;
         let (current, before) = self.current()?;
         if call.merge == Some(true) {
             let mut merged = before.config();
@@ -564,7 +533,13 @@ impl Engine {
             };
             if pass.failed.is_empty() && pass.plan.steps.is_empty() {
                 gate?;
-                match self.health(graph, changed, &pass) {
+                match health::health(
+                    graph,
+                    changed,
+                    &pass.observed,
+                    &pass.plan.waiting,
+                    self.host.settings.config.grace.0,
+                ) {
                     Health::Good => return None,
                     Health::Hopeless(why) => return Some(self.with_log(why, graph, changed, &pass.observed)),
                     Health::NotYet(why) if Instant::now() >= deadline => {
@@ -586,65 +561,8 @@ impl Engine {
                 }
                 sleep(Duration::from_millis(100)).await;
             } else if Instant::now() >= deadline {
-                return Some("there is always something left to do: it takes longer than it may".to_owned());
+                return Some("something is left to do after every pass: it takes longer than it may".to_owned());
             }
-        }
-    }
-
-    fn health(&self, graph: &Graph, changed: &BTreeSet<Name>, pass: &Pass) -> Health {
-        let mut waiting = None;
-        for pod in changed {
-            let Some(node) = graph.pod(pod) else { continue };
-            for (name, _, hash) in graph.init(pod) {
-                let found = pass.observed.pods.get(pod).and_then(|found| found.current(name, hash));
-                if let Some(found) = found
-                    && let State::Exited { status: 1.., .. } = found.state
-                    && let Health::Hopeless(why) = self.container_health(node.restart, false, found)
-                {
-                    return Health::Hopeless(format!("{pod}/{name} {why}{}", self.memory(pod, name)));
-                }
-            }
-            for (name, _, hash) in graph.containers(pod) {
-                let found = pass.observed.pods.get(pod).and_then(|found| found.containers.get(name));
-                let Some(found) = found.filter(|found| found.hash == hash) else {
-                    let reason = pass.plan.waiting.iter().find(|waiting| waiting.pod == *pod);
-                    let reason = reason.map_or("does not run", |waiting| waiting.why.as_str());
-                    waiting = Some(format!("{pod}/{name} {reason}"));
-                    continue;
-                };
-                match self.container_health(node.restart, crate::probe::is_probed(&graph.lifecycle(pod, name)), found) {
-                    Health::Good => {}
-                    Health::NotYet(why) => waiting = Some(format!("{pod}/{name} {why}")),
-                    Health::Hopeless(why) => {
-                        return Health::Hopeless(format!("{pod}/{name} {why}{}", self.memory(pod, name)));
-                    }
-                }
-            }
-        }
-        waiting.map_or(Health::Good, Health::NotYet)
-    }
-
-    /// That a container is out of memory is not to be seen from how it ended.
-    fn memory(&self, pod: &Name, container: &Name) -> &'static str {
-        match self.host.cgroups.oom_kills(pod.as_str(), container.as_str()) {
-            0 => "",
-            _ => "; the kernel ended processes of it that were out of memory (`limits.memory`)",
-        }
-    }
-
-    fn container_health(&self, restart: Restart, probed: bool, found: &observed::Container) -> Health {
-        let grace = self.host.settings.config.grace.0;
-        match &found.state {
-            State::Exited { status: 0, .. } if restart != Restart::Always => Health::Good,
-            State::Exited { status, .. } if restart == Restart::Never || found.attempt >= PATIENCE => {
-                Health::Hopeless(format!("ended with status {status}"))
-            }
-            State::Exited { status, .. } => Health::NotYet(format!("ended with status {status}")),
-            State::Running { .. } if found.attempt >= PATIENCE => Health::Hopeless("keeps ending".to_owned()),
-            State::Running { ready: false, .. } => Health::NotYet("is not ready".to_owned()),
-            State::Running { .. } if probed => Health::Good,
-            State::Running { .. } if now().saturating_sub(found.started) >= grace => Health::Good,
-            State::Running { .. } => Health::NotYet("has only just started".to_owned()),
         }
     }
 
@@ -670,13 +588,6 @@ impl Engine {
     }
 }
 
-enum Health {
-    Good,
-    NotYet(String),
-    /// Waiting longer changes nothing.
-    Hopeless(String),
-}
-
 fn outcome(
     generation: u64,
     root: Digest,
@@ -695,25 +606,4 @@ fn changed_pods(before: &Graph, after: &Graph) -> BTreeSet<Name> {
 
 pub fn empty_graph() -> Result<Graph, Error> {
     Graph::build(&Config::default(), |_| None).map_err(|e| internal("build the empty graph", e))
-}
-
-/// What a configuration may say and this daemon can't carry out yet: refused, not ignored.
-fn unsupported(config: &Config) -> Vec<String> {
-    let mut problems = Vec::new();
-    for (pod, spec) in &config.pods {
-        let mut report = |field: &str| problems.push(format!("pods.{pod}.{field}: this tankd can't do that yet"));
-        if spec.update != tank_model::spec::Update::Recreate {
-            report("update");
-        }
-        if matches!(spec.network, tank_model::spec::Network::Nics(_)) {
-            report("network.nics");
-        }
-        for (name, container) in spec.processes() {
-            let calls = container.seccomp.allow.iter().chain(&container.seccomp.deny);
-            for call in calls.filter(|call| tank_sys::seccomp::number(call).is_none()) {
-                report(&format!("containers.{name}.seccomp.{call}"));
-            }
-        }
-    }
-    problems
 }

@@ -22,6 +22,7 @@ mod images;
 mod logs;
 mod observe;
 mod probe;
+mod request;
 mod server;
 mod settings;
 mod shims;

@@ -148,6 +148,9 @@ fn container(
         },
         halted,
         files: None,
+        // One that has never ended was never out of memory: nothing is read for what runs well.
+        out_of_memory: (found.attempt > 0 || found.exited.is_some())
+            && host.cgroups.oom_kills(pod.as_str(), name.as_str()) > 0,
         tty: found.tty,
         stop_signal: found.stop_signal,
         stop_timeout: found.stop_timeout,

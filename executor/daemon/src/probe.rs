@@ -26,11 +26,6 @@ type Run = (Name, Name, u64, Digest);
 #[derive(Debug, Default)]
 pub struct Readiness(Mutex<BTreeMap<Run, bool>>);
 
-/// Whether a container says itself when it is ready.
-pub fn is_probed(lifecycle: &LifecycleNode) -> bool {
-    lifecycle.readiness.is_some() || lifecycle.startup.is_some()
-}
-
 impl Readiness {
     fn runs(&self) -> std::sync::MutexGuard<'_, BTreeMap<Run, bool>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -46,7 +41,7 @@ impl Readiness {
         lifecycle: &LifecycleNode,
         hash: Digest,
     ) -> bool {
-        if !is_probed(lifecycle) && lifecycle.liveness.is_none() {
+        if !lifecycle.is_probed() && lifecycle.liveness.is_none() {
             return true;
         }
         let run = (pod.clone(), container.clone(), started, hash);
@@ -56,10 +51,10 @@ impl Readiness {
                 return *ready;
             }
             runs.retain(|(p, c, ..), _| p != pod || c != container);
-            runs.insert(run.clone(), !is_probed(lifecycle));
+            runs.insert(run.clone(), !lifecycle.is_probed());
         }
         tokio::spawn(watch(Arc::clone(host), run, lifecycle.clone()));
-        !is_probed(lifecycle)
+        !lifecycle.is_probed()
     }
 }
 
@@ -75,7 +70,7 @@ async fn watch(host: Arc<Host>, run: Run, lifecycle: LifecycleNode) {
             Some(readiness) => until(&host, &run, readiness, None).await,
             None => true,
         };
-        if ready && is_probed(&lifecycle) {
+        if ready && lifecycle.is_probed() {
             if let Some(ready) = host.readiness.runs().get_mut(&run) {
                 *ready = true;
             }

@@ -431,7 +431,7 @@ async fn diff_reply(engine: &Engine, call: varlink::DiffCall) -> Result<varlink:
         None => (*before).clone(),
         Some(text) => {
             let (told, _) = mpsc::channel(crate::engine::PROGRESS);
-            let config = Engine::read_config(text)?;
+            let config = crate::request::read_config(text)?;
             engine.prepare(&config, call.base_dir.as_deref().map(Path::new), &told).await?
         }
     };

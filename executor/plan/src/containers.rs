@@ -59,7 +59,7 @@ impl Planner<'_> {
             let waits = format!("waits for {name} to end well");
             match found.containers.get(name) {
                 Some(container) if container.hash == hash => {
-                    if matches!(container.state, State::Exited { status: 0, .. }) {
+                    if container.ended_well() {
                         continue;
                     }
                     self.keep(pod, name, container, after);

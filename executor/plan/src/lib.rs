@@ -7,6 +7,7 @@
 //! * [`observed`]: the host as data.
 //! * [`step`]: the closed set of things that can be done.
 //! * [`planner`]: from the one to the other; `containers` is its part for one pod.
+//! * [`health`]: whether what was changed is well.
 //! * [`backoff`]: when an ended container starts again.
 //! * [`model`]: a host made of data, on which the properties of the planner are tested.
 
@@ -14,11 +15,13 @@
 
 pub mod backoff;
 mod containers;
+pub mod health;
 pub mod model;
 pub mod observed;
 pub mod planner;
 pub mod step;
 
+pub use health::Health;
 pub use observed::Observed;
 pub use planner::{Desired, plan};
 pub use step::{Class, Plan, PlannedStep, Step, StepId, Waiting};

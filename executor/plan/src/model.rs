@@ -47,6 +47,7 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
                 limits: effective_limits(&desired.graph.limits(pod, container)),
                 halted: false,
                 files: desired.files.get(&(pod.clone(), container.clone())).cloned(),
+                out_of_memory: false,
                 tty: false,
                 stop_signal: 15,
                 stop_timeout: 10_000,

@@ -53,6 +53,8 @@ pub struct Container {
     pub halted: bool,
     /// What the files that Tank wrote for it say, by their paths. None: its shim can't show them.
     pub files: Option<BTreeMap<String, Digest>>,
+    /// The kernel ended processes of it that were out of memory.
+    pub out_of_memory: bool,
     pub tty: bool,
     pub stop_signal: i32,
     /// Milliseconds.
@@ -72,6 +74,16 @@ pub enum State {
         status: i32,
         at: u64,
     },
+}
+
+impl Container {
+    pub fn ended_well(&self) -> bool {
+        matches!(self.state, State::Exited { status: 0, .. })
+    }
+
+    pub fn failed(&self) -> bool {
+        matches!(self.state, State::Exited { status, .. } if status != 0)
+    }
 }
 
 impl Pod {

@@ -1,0 +1,186 @@
+//! Whether what a switch changed is well: what its gate waits for.
+
+use crate::{
+    observed::{Container, Observed, State},
+    step::Waiting,
+};
+use std::collections::BTreeSet;
+use tank_model::{Graph, Name, spec::Restart};
+
+/// How often a start may fail before nothing more is expected of it.
+pub const PATIENCE: u32 = 3;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Health {
+    Good,
+    NotYet(String),
+    /// Waiting longer changes nothing.
+    Hopeless(String),
+}
+
+/// The health of the pods `changed`. `grace` is how long a container without a probe has to run, in milliseconds;
+/// `waiting` is the plan's, for the reason why something does not run.
+pub fn health(graph: &Graph, changed: &BTreeSet<Name>, observed: &Observed, waiting: &[Waiting], grace: u64) -> Health {
+    let mut not_yet = None;
+    for pod in changed {
+        let Some(node) = graph.pod(pod) else { continue };
+        let found = observed.pods.get(pod);
+        // What runs before the containers is why they wait; on its own it only says when there is no more hope.
+        for (name, _, hash) in graph.init(pod) {
+            let failed = found.and_then(|found| found.current(name, hash)).filter(|found| found.failed());
+            let health = failed.map(|failed| of_container(failed, node.restart, true, observed.now, grace));
+            if let Some(Health::Hopeless(why)) = health {
+                return Health::Hopeless(format!("{pod}/{name} {why}"));
+            }
+        }
+        for (name, _, hash) in graph.containers(pod) {
+            let Some(found) = found.and_then(|found| found.current(name, hash)) else {
+                let reason = waiting.iter().find(|waiting| waiting.pod == *pod);
+                let reason = reason.map_or("does not run", |waiting| waiting.why.as_str());
+                not_yet = Some(format!("{pod}/{name} {reason}"));
+                continue;
+            };
+            let probed = graph.lifecycle(pod, name).is_probed();
+            match of_container(found, node.restart, probed, observed.now, grace) {
+                Health::Good => {}
+                Health::NotYet(why) => not_yet = Some(format!("{pod}/{name} {why}")),
+                Health::Hopeless(why) => return Health::Hopeless(format!("{pod}/{name} {why}")),
+            }
+        }
+    }
+    not_yet.map_or(Health::Good, Health::NotYet)
+}
+
+fn of_container(found: &Container, restart: Restart, probed: bool, now: u64, grace: u64) -> Health {
+    let memory = if found.out_of_memory {
+        "; the kernel ended processes of it that were out of memory (`limits.memory`)"
+    } else {
+        ""
+    };
+    match &found.state {
+        State::Exited { status: 0, .. } if restart != Restart::Always => Health::Good,
+        State::Exited { status, .. } if restart == Restart::Never || found.attempt >= PATIENCE => {
+            Health::Hopeless(format!("ended with status {status}{memory}"))
+        }
+        State::Exited { status, .. } => Health::NotYet(format!("ended with status {status}{memory}")),
+        State::Running { .. } if found.attempt >= PATIENCE => Health::Hopeless(format!("keeps ending{memory}")),
+        State::Running { ready: false, .. } => Health::NotYet("is not ready".to_owned()),
+        State::Running { .. } if probed => Health::Good,
+        State::Running { .. } if now.saturating_sub(found.started) >= grace => Health::Good,
+        State::Running { .. } => Health::NotYet("has only just started".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Desired, model::apply, observed::Pod, plan};
+    use std::collections::BTreeMap;
+    use tank_model::Config;
+
+    const NOW: u64 = 1_000_000;
+    const GRACE: u64 = 500;
+
+    /// The health of a pod `web` with this configuration, after everything that can be started was, and `change`.
+    fn of(pod: serde_json::Value, passes: usize, change: impl FnOnce(&mut Pod)) -> Health {
+        let config: Config = serde_json::from_value(serde_json::json!({ "pods": { "web": pod } })).expect("a pod");
+        let graph = Graph::build(&config, |_| None).expect("a graph");
+        let (none, addresses) = (BTreeSet::new(), BTreeMap::new());
+        let (signals, files) = (BTreeMap::new(), BTreeMap::new());
+        let desired = Desired {
+            graph: &graph,
+            previous: None,
+            addresses: &addresses,
+            bridge: &none,
+            firewall: &none,
+            stop_signals: &signals,
+            files: &files,
+        };
+        let mut host = Observed { now: NOW, ..Observed::default() };
+        for _ in 0..passes {
+            apply(&plan(&desired, &host), &desired, &mut host);
+        }
+        change(host.pods.values_mut().next().expect("web"));
+        host.now += GRACE - 1;
+        let waiting = plan(&desired, &host).waiting;
+        health(&graph, &graph.pods().cloned().collect(), &host, &waiting, GRACE)
+    }
+
+    fn pod(more: serde_json::Value) -> serde_json::Value {
+        let mut pod = serde_json::json!({ "network": "none", "containers": { "app": { "image": "x" } } });
+        for (field, value) in more.as_object().expect("fields") {
+            pod[field] = value.clone();
+        }
+        pod
+    }
+
+    fn ended(status: i32, attempt: u32) -> impl FnOnce(&mut Pod) {
+        move |pod| {
+            for container in pod.containers.values_mut() {
+                container.state = State::Exited { status, at: NOW };
+                container.attempt = attempt;
+            }
+        }
+    }
+
+    fn not_yet(why: &str) -> Health {
+        Health::NotYet(format!("web/{why}"))
+    }
+
+    fn hopeless(why: &str) -> Health {
+        Health::Hopeless(format!("web/{why}"))
+    }
+
+    #[test]
+    fn a_container_without_a_probe_has_to_last() {
+        let plain = || pod(serde_json::json!({}));
+        assert_eq!(of(plain(), 1, |_| {}), not_yet("app has only just started"));
+        let older = |pod: &mut Pod| pod.containers.values_mut().for_each(|found| found.started -= 1);
+        assert_eq!(of(plain(), 1, older), Health::Good);
+        assert_eq!(of(plain(), 1, |pod| pod.containers.clear()), not_yet("app does not run"));
+    }
+
+    #[test]
+    fn a_probe_is_believed_at_once() {
+        let probed = || {
+            pod(serde_json::json!({ "containers": { "app": { "image": "x", "readiness": { "tcp": { "port": 1 } } } } }))
+        };
+        assert_eq!(of(probed(), 1, |_| {}), Health::Good);
+        let unready = |pod: &mut Pod| {
+            pod.containers.values_mut().for_each(|found| found.state = State::Running { pid: 2, ready: false });
+        };
+        assert_eq!(of(probed(), 1, unready), not_yet("app is not ready"));
+    }
+
+    #[test]
+    fn what_ends_is_well_only_where_it_may_end() {
+        let with = |restart: &str| pod(serde_json::json!({ "restart": restart }));
+        assert_eq!(of(with("never"), 1, ended(0, 0)), Health::Good);
+        assert_eq!(of(with("on_failure"), 1, ended(0, 0)), Health::Good);
+        assert_eq!(of(with("always"), 1, ended(0, 0)), not_yet("app ended with status 0"));
+        assert_eq!(of(with("never"), 1, ended(2, 0)), hopeless("app ended with status 2"));
+        assert_eq!(of(with("on_failure"), 1, ended(2, PATIENCE - 1)), not_yet("app ended with status 2"));
+        assert_eq!(of(with("on_failure"), 1, ended(2, PATIENCE)), hopeless("app ended with status 2"));
+        let starved = |pod: &mut Pod| {
+            pod.containers.values_mut().for_each(|found| {
+                found.attempt = PATIENCE;
+                found.out_of_memory = true;
+            });
+        };
+        let why = "app keeps ending; the kernel ended processes of it that were out of memory (`limits.memory`)";
+        assert_eq!(of(with("always"), 1, starved), hopeless(why));
+    }
+
+    #[test]
+    fn containers_wait_for_what_runs_before_them() {
+        let with = |restart: &str| pod(serde_json::json!({ "restart": restart, "init": { "a": { "image": "a" } } }));
+        let running = |pod: &mut Pod| {
+            pod.containers.values_mut().for_each(|found| found.state = State::Running { pid: 2, ready: true });
+        };
+        assert_eq!(of(with("always"), 1, running), not_yet("app waits for a to end well"));
+        assert_eq!(of(with("always"), 1, ended(3, 0)), not_yet("app waits for a to end well"));
+        assert_eq!(of(with("always"), 1, ended(3, PATIENCE)), hopeless("a ended with status 3"));
+        assert_eq!(of(with("never"), 1, ended(3, 0)), hopeless("a ended with status 3"));
+        assert_eq!(of(with("always"), 2, |_| {}), not_yet("app has only just started"));
+    }
+}
