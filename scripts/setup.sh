@@ -9,7 +9,7 @@ test="$demo nftables debootstrap docker-registry zstd python3 python3-venv util-
 case ${1:-} in
     demo) wanted=$demo ;;
     test) wanted=$test ;;
-    bench) wanted="$demo nftables podman crun runc docker.io containerd python3 uidmap netavark aardvark-dns slirp4netns" ;;
+    bench) wanted="$demo nftables podman crun runc docker.io docker-compose containerd catatonit python3 uidmap netavark aardvark-dns slirp4netns" ;;
     *) echo "usage: setup.sh demo|test|bench" >&2; exit 2 ;;
 esac
 missing=

@@ -61,7 +61,7 @@ def damages(host):
         "main process stopped": (kill(signal.SIGSTOP), "resume p0/app"),
         "container frozen": (write("cgroup.freeze", "1"), "resume p0/app"),
         "limit edited": (write("pids.max", "7"), "set the limits of p0/app"),
-        "shim killed": (kill(signal.SIGKILL, parent), "start p0/app"),
+        "shim killed": (kill(signal.SIGKILL, hosts.parent), "start p0/app"),
         "pod's link set down": (inside("ip link set eth0 down"), "connect pod p0"),
         "pod's address removed": (inside("ip addr del $(ip -4 -oneline addr show eth0 | cut -d' ' -f7) dev eth0"), "connect pod p0"),
         "pod's route removed": (inside("ip route del default"), "connect pod p0"),
@@ -70,11 +70,6 @@ def damages(host):
         "bridge set down": (shell("ip link set tank0 down"), "set up the bridge"),
         "rules flushed": (shell("nft flush table inet tank"), "publish ports"),
     }
-
-
-def parent(pid):
-    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-        return int(stat.read().rsplit(") ", 1)[1].split()[1])
 
 
 def repair(host, damage, words):
@@ -115,7 +110,7 @@ def main():
             tools.append(peer(folder, root, marks))
             ending.callback(tools[-1].stop)
             for i in range(RUNS):
-                tools[-1].start(f"k{i}", "--restart=always")
+                tools[-1].restarting(f"k{i}")
         versions = {tool.name: tool.version() for tool in tools}
         time.sleep(11)
         samples = {tool.name: [] for tool in tools}
@@ -130,7 +125,7 @@ def main():
     print(f"{os.cpu_count()} cores, Linux {os.uname().release}, {', '.join(versions.values())}\n")
     print(f"{'what':<34}{'tool':<9}{'median':>9}{'10 %':>9}{'90 %':>9}")
     for row in rows:
-        print(f"{row['what']:<34}{row['tool']:<9}{row['median_ms']:>7.1f}ms{row['p10_ms']:>7.1f}ms{row['p90_ms']:>7.1f}ms")
+        print(f"{row['what']:<34}{row['tool']:<9}{row['median']:>7.1f}ms{row['p10']:>7.1f}ms{row['p90']:>7.1f}ms")
     if len(sys.argv) > 2:
         about = {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "kernel": os.uname().release, "bench": "drift", "versions": versions}
         with open(sys.argv[2], "a", encoding="utf-8") as out:

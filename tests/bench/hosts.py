@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,11 +35,64 @@ def run(command, **more):
     return done.stdout
 
 
-def milliseconds(function):
-    """How long a call takes."""
-    before = time.perf_counter()
-    function()
-    return (time.perf_counter() - before) * 1000
+def timed(command, limit=60):
+    """A command that has to succeed, started with as little of this program's own work as there can be."""
+    with tempfile.TemporaryFile() as said:
+        null = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+        actions = null + [(os.POSIX_SPAWN_DUP2, said.fileno(), stream) for stream in (1, 2)]
+        pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+        signal.alarm(limit)
+        try:
+            _, status = os.waitpid(pid, 0)
+        finally:
+            signal.alarm(0)
+        if status != 0:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command)}: {status}: {said.read()[-2000:].decode(errors='replace')}")
+
+
+def processes(name, within=""):
+    """The processes called `name` whose command line holds `within`."""
+    found = []
+    for folder in glob.glob("/proc/[0-9]*"):
+        try:
+            with open(f"{folder}/comm", encoding="utf-8") as comm, open(f"{folder}/cmdline", encoding="utf-8") as line:
+                if comm.read().strip() == name and within in line.read():
+                    found.append(int(os.path.basename(folder)))
+        except OSError:
+            pass
+    return found
+
+
+def stat(pid):
+    """The fields of proc_pid_stat(5) behind the name."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        return stat.read().rsplit(") ", 1)[1].split()
+
+
+def parent(pid):
+    return int(stat(pid)[1])
+
+
+def cpu(pid):
+    """Seconds of a processor that a process has had."""
+    fields = stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def switches(pid):
+    """How often the threads of a process have gone to sleep: once for each time that they were woken."""
+    count = 0
+    for path in glob.glob(f"/proc/{pid}/task/*/status"):
+        with open(path, encoding="utf-8") as status:
+            count += sum(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
+    return count
+
+
+def memory(pid):
+    """`Rss`, `Pss` and the other sums of proc_pid_smaps_rollup(5), in KiB."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as rollup:
+        return {line.split(":")[0]: int(line.split()[1]) for line in rollup if line.endswith("kB\n")}
 
 
 def wait_for(condition, what, limit=20.0):
@@ -76,6 +130,9 @@ class Marks:
     def all(self):
         with open(self.file, encoding="utf-8") as lines:
             return [int(line) for line in lines]
+
+    def count(self):
+        return len(self.all())
 
     def after(self, count, what):
         """The starts noted after the first `count` ones; waits for one."""
@@ -117,28 +174,74 @@ class Tank:
         with open(os.path.join(self.folder, "tank.toml"), "w", encoding="utf-8") as out:
             out.write(f'cgroup = "{self.cgroup}"\ngrace = "0ms"\n')
         os.symlink(root.layout, os.path.join(self.folder, "image"))
+        self.running = ["stays"]
+        os.environ["TANK_CACHE_DIR"] = os.path.join(self.folder, "cache")
         self.start()
 
-    def start(self):
+    def start(self, converged=False):
+        """Starts the daemon and waits until it answers; `converged`: until there is nothing left to do as well."""
         arguments = [f"--{kind}-dir={self.folder}/{kind}" for kind in ("state", "run")]
         with open(os.path.join(self.folder, "tankd.log"), "a", encoding="utf-8") as log:
             self.daemon = subprocess.Popen(
                 [f"{self.programs}/tankd", *arguments, f"--config={self.folder}/tank.toml"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "TANK_LOG": "warn"},
             )
-        wait_for(lambda: self.quietly("status") == 0, "tankd answers")
+        def answers():
+            try:
+                reply = self.call("Diff") if converged else self.call("Status")
+            except OSError:
+                return False
+            return not (converged and reply["steps"])
+        wait_for(answers, "tankd answers")
+
+    def call(self, method, **parameters):
+        """One call over the socket, without a program between."""
+        request = {"method": f"io.tank.Executor.{method}", "parameters": parameters}
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(60)
+            connection.connect(self.socket)
+            connection.sendall(json.dumps(request).encode() + b"\0")
+            answer = b""
+            while not answer.endswith(b"\0"):
+                received = connection.recv(1 << 16)
+                if not received:
+                    raise OSError("tankd closed the connection")
+                answer += received
+        reply = json.loads(answer[:-1])
+        if "error" in reply:
+            raise RuntimeError(f"{method}: {reply}")
+        return reply.get("parameters", {})
+
+    def canonical(self, text):
+        """What the command line sends for a configuration."""
+        self.write(text, "canonical.ncl")
+        return self("build", "--canonical", "canonical.ncl").strip()
+
+    def run(self, name):
+        self.running.append(name)
+        self.write("{" + "".join(map(self.pod, self.running)) + "}")
+        self("switch", "pods.ncl")
+
+    def remove(self, name):
+        self.running.remove(name)
+        self.write("{" + "".join(map(self.pod, self.running)) + "}")
+        self("switch", "pods.ncl")
+
+    def exec(self, name):
+        self("exec", name, "--", "true")
 
     def version(self):
         return run([f"{self.programs}/tank", "--version"]).strip()
 
     def command(self, *arguments):
+        # Paths in a configuration are looked for beside it.
+        arguments = [f"{self.folder}/{word}" if word.endswith(".ncl") else word for word in arguments]
         return [f"{self.programs}/tank", "--socket", self.socket, *arguments]
 
-    def quietly(self, *arguments):
-        return subprocess.run(self.command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
-
     def __call__(self, *arguments):
-        return run(self.command(*arguments), cwd=self.folder, env={**os.environ, "TANK_CACHE_DIR": f"{self.folder}/cache"})
+        if arguments[0] in ("build", "--json"):
+            return run(self.command(*arguments))
+        return timed(self.command(*arguments))
 
     def json(self, *arguments):
         return json.loads(self("--json", *arguments))
@@ -147,11 +250,11 @@ class Tank:
         with open(os.path.join(self.folder, name), "w", encoding="utf-8") as out:
             out.write(text)
 
-    def pod(self, name, more=""):
+    def pod(self, name, container="", more=""):
         return (
             f'pods.{name} = {{ containers.app = {{ image = "oci:./image", '
-            f'mounts.mark = {{ volume = "mark", path = "/mark" }}, {more} }}, '
-            f'volumes.mark.host = "{self.marks.folder}" }},\n'
+            f'mounts.mark = {{ volume = "mark", path = "/mark" }}, {container} }}, '
+            f'volumes.mark.host = "{self.marks.folder}", {more} }},\n'
         )
 
     def switch(self, text):
@@ -184,13 +287,25 @@ class Podman:
         return run(["podman", "--version"]).strip()
 
     def command(self, *arguments):
-        return ["podman", *self.options, *arguments]
+        return ["/usr/bin/podman", *self.options, *arguments]
 
     def __call__(self, *arguments):
         return run(self.command(*arguments))
 
+    def run(self, name):
+        timed(self.start(name))
+
+    def restarting(self, name):
+        timed(self.start(name, "--restart=always"))
+
+    def exec(self, name):
+        timed(self.command("exec", name, "/bin/true"))
+
+    def remove(self, name):
+        timed(self.command("rm", "--force", "--time", "0", name))
+
     def start(self, name, *options):
-        self("run", "--detach", "--name", name, "--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096", "--volume", f"{self.marks.folder}:/mark", *options, "bench")
+        return self.command("run", "--detach", "--name", name, "--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096", "--volume", f"{self.marks.folder}:/mark", *options, "bench")
 
     def pid(self, name):
         return int(self("inspect", "--format", "{{.State.Pid}}", name))
@@ -224,8 +339,20 @@ class Docker:
     def __call__(self, *arguments):
         return run(self.command(*arguments))
 
+    def run(self, name):
+        timed(self.start(name))
+
+    def restarting(self, name):
+        timed(self.start(name, "--restart=always"))
+
+    def exec(self, name):
+        timed(self.command("exec", name, "/bin/true"))
+
+    def remove(self, name):
+        timed(self.command("rm", "--force", name))
+
     def start(self, name, *options):
-        self("run", "--detach", "--name", name, "--volume", f"{self.marks.folder}:/mark", *options, "bench")
+        return self.command("run", "--detach", "--name", name, "--volume", f"{self.marks.folder}:/mark", *options, "bench")
 
     def pid(self, name):
         return int(self("inspect", "--format", "{{.State.Pid}}", name))
@@ -249,4 +376,4 @@ def describe(samples):
     """Median, and the 10th and 90th percentile."""
     samples = sorted(samples)
     at = lambda share: samples[min(len(samples) - 1, int(len(samples) * share))]
-    return {"median_ms": round(at(0.5), 2), "p10_ms": round(at(0.1), 2), "p90_ms": round(at(0.9), 2), "runs": len(samples)}
+    return {"median": round(at(0.5), 2), "p10": round(at(0.1), 2), "p90": round(at(0.9), 2), "runs": len(samples)}

@@ -194,6 +194,9 @@ pub struct ChangeArgs {
     /// Leave a generation that does not become healthy as it is.
     #[arg(long)]
     pub no_rollback: bool,
+    /// Show where the time went, down to the groups of system calls.
+    #[arg(long)]
+    pub timings: bool,
 }
 
 #[derive(ClapArgs, Debug)]

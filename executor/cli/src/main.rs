@@ -4,6 +4,7 @@
 //! * [`client`]: one call to the daemon.
 //! * [`commands`]: a module a family of commands; each prints for people or, with `--json`, for programs.
 //! * [`terminal`]: raw mode, detaching, window size.
+//! * [`timings`]: where the time of a change went.
 //! * [`error`]: what an error says and which status it ends with.
 //!
 //! Data goes to standard output, progress and diagnostics to standard error.
@@ -16,6 +17,7 @@ mod commands;
 mod error;
 mod output;
 mod terminal;
+mod timings;
 
 use args::{Args, Command};
 use clap::Parser;

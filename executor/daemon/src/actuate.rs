@@ -43,6 +43,7 @@ pub async fn carry_out(
                 let (host, graph, step) = (Arc::clone(host), Arc::clone(graph), planned.step.clone());
                 running.push(async move {
                     faults::boundary("before a step");
+                    let _span = host.timings.span(|| step.to_string());
                     (id, perform(&host, &graph, &step).await)
                 });
             }
@@ -185,8 +186,10 @@ async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest
         attach_on: dir.join("root").display().to_string(),
         cgroup: cgroups.iter().map(|path| path.display().to_string()).collect(),
         nofile: Some(settings.nofile),
+        timed: host.timings.is_on(),
     };
-    shims::spawn(&settings.shim, &setup, stderr).await?;
+    let spans = shims::spawn(&settings.shim, &setup, stderr).await?;
+    host.timings.add(&format!("shim of {pod}"), spans);
     let shim = host.connect(pod).map_err(|e| failure(&e))?;
     if node.network == Network::None {
         set_loopback_up(&shim).await?;

@@ -177,6 +177,7 @@ impl Engine {
         told: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
         let (observed, plan) = self.look(graph, previous).await?;
+        let _span = self.host.timings.span(|| format!("carry {} steps out", plan.steps.len()));
         let failed = actuate::carry_out(&self.host, graph, &plan, told).await;
         Ok(Pass { observed, plan, failed })
     }
@@ -184,7 +185,11 @@ impl Engine {
     /// Observes, and asks the pure planner, with what this host leases handed to it as data.
     async fn look(&self, graph: &Graph, previous: Option<&Graph>) -> Result<(Observed, Plan), Error> {
         let files = crate::files::digests(&self.host, graph).map_err(store_error)?;
-        let observed = observe::observe(&self.host, graph, &files).await.map_err(|e| failure_error(&e))?;
+        let observed = {
+            let _span = self.host.timings.span(|| "observe the host".to_owned());
+            observe::observe(&self.host, graph, &files).await.map_err(|e| failure_error(&e))?
+        };
+        let _span = self.host.timings.span(|| "plan".to_owned());
         let mut addresses = BTreeMap::new();
         let mut stop_signals = BTreeMap::new();
         for pod in graph.pods() {
@@ -298,7 +303,11 @@ impl Engine {
     /// # Errors
     /// Whatever stops it before the commit; after it, how it went is the outcome.
     pub async fn switch(&self, call: &SwitchCall, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
-        let mut config = request::read_config(&call.config)?;
+        let recording = (call.timings == Some(true)).then(|| self.host.timings.record());
+        let mut config = {
+            let _span = self.host.timings.span(|| "read and check the request".to_owned());
+            request::read_config(&call.config)?
+        };
         let (current, before) = self.current()?;
         if call.merge == Some(true) {
             let mut merged = before.config();
@@ -311,7 +320,10 @@ impl Engine {
         }
         let base_dir = call.base_dir.as_deref().map(PathBuf::from);
         // While images are fetched others may change the host; who commits first wins.
-        let graph = self.prepare(&config, base_dir.as_deref(), told).await?;
+        let graph = {
+            let _span = self.host.timings.span(|| "find the images, build the graph".to_owned());
+            self.prepare(&config, base_dir.as_deref(), told).await?
+        };
         let _changing = self.begin(current).await?;
         if let Some(expected) = &call.plan {
             let (_, plan) = self.preview(&graph, &before).await?;
@@ -325,7 +337,9 @@ impl Engine {
         let gate = Gate { rollback: call.rollback != Some(false), wait };
         let change =
             Change { graph, source: call.source.chars().take(512).collect(), uid, provenance, gate: Some(gate) };
-        self.change(current, &before, change, told).await
+        let mut outcome = self.change(current, &before, change, told).await?;
+        outcome.timings = recording.map(|recording| recording.read());
+        Ok(outcome)
     }
 
     /// Takes the right to change the desired state from what it was when the caller looked.
@@ -436,7 +450,10 @@ impl Engine {
         if let Some(number) = unchanged.filter(|_| !change.source.starts_with("rollback")) {
             return self.settle(number, Arc::new(change.graph), change.gate, told).await;
         }
-        let number = self.commit(parent, &change)?;
+        let number = {
+            let _span = self.host.timings.span(|| "commit".to_owned());
+            self.commit(parent, &change)?
+        };
         tell(told, "commit", format!("generation {number}"));
         let graph = Arc::new(change.graph);
         let changed = changed_pods(before, &graph);
@@ -595,7 +612,7 @@ fn outcome(
     failure: Option<String>,
     rolled_back: bool,
 ) -> varlink::Outcome {
-    varlink::Outcome { generation, root: root.to_string(), changed, rolled_back, failure }
+    varlink::Outcome { generation, root: root.to_string(), changed, rolled_back, failure, timings: None }
 }
 
 /// The pods that are new or differ.

@@ -7,6 +7,7 @@ use crate::{
     settings::{ID_BASE, Settings},
     shims::{Notice, Shim},
     store::{Store, StoreError},
+    timings::Timings,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +34,7 @@ pub struct Host {
     pub writes: Writes,
     pub events: Events,
     pub readiness: Readiness,
+    pub timings: Timings,
     /// Rings whenever the loop should look.
     pub wake: Notify,
     pub notices: mpsc::UnboundedSender<Notice>,
@@ -65,6 +67,7 @@ impl Host {
             writes,
             events: Events::default(),
             readiness: Readiness::default(),
+            timings: Timings::default(),
             wake: Notify::new(),
             notices,
             shims: Mutex::default(),

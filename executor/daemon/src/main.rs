@@ -28,6 +28,7 @@ mod settings;
 mod shims;
 mod start;
 mod store;
+mod timings;
 mod user;
 mod views;
 mod why;

@@ -12,7 +12,10 @@ use std::{
     },
     time::Duration,
 };
-use tank_proto::shim::{Event, Failure, FailureKind, FromShim, Reply, Request, Setup, State};
+use tank_proto::{
+    shim::{Event, Failure, FailureKind, FromShim, Reply, Request, Setup, State},
+    timing::Span,
+};
 use tank_sys::{Error as SysError, packet, route::Routes};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
@@ -85,11 +88,11 @@ pub enum Notice {
     Changed(String),
 }
 
-/// Starts a shim and waits until it listens. It is in a session of its own and outlives this process.
+/// Starts a shim and waits until it listens; gives where the time went, if the set-up asks for it. It is in a session of its own and outlives this process.
 ///
 /// # Errors
 /// What the shim said, or that it said nothing in time.
-pub async fn spawn(program: &Path, setup: &Setup, stderr: std::fs::File) -> Result<(), Failure> {
+pub async fn spawn(program: &Path, setup: &Setup, stderr: std::fs::File) -> Result<Vec<Span>, Failure> {
     let what = "start the pod's shim";
     let fail = |why: String| Failure { what: what.to_owned(), why, kind: FailureKind::Other };
     let mut child = tokio::process::Command::new(program)
@@ -113,7 +116,8 @@ pub async fn spawn(program: &Path, setup: &Setup, stderr: std::fs::File) -> Resu
     };
     let said = timeout(READY_LIMIT, handshake).await;
     let outcome = match said {
-        Ok(Ok(said)) if said == "ready" => Ok(()),
+        Ok(Ok(said)) if said == "ready" => Ok(Vec::new()),
+        Ok(Ok(said)) if said.starts_with("ready ") => Ok(serde_json::from_str(&said[6..]).unwrap_or_default()),
         Ok(Ok(said)) => Err(fail(if said.is_empty() { "it ended without a word".to_owned() } else { said })),
         Ok(Err(error)) => Err(fail(error.to_string())),
         Err(_) => Err(fail("it is not ready in time".to_owned())),

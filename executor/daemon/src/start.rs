@@ -104,17 +104,23 @@ pub async fn start(
     attempt: u32,
 ) -> Result<i32, Failure> {
     let shim = host.shim(pod).ok_or_else(|| fail("start a container", "its shim is gone"))?;
+    let name = format!("{pod}/{container}");
     shim.namespaces().await?;
-    let (host, graph, shim_) = (Arc::clone(host), Arc::clone(graph), Arc::clone(&shim));
-    let (pod, container) = (pod.clone(), container.clone());
-    let prepared =
-        tokio::task::spawn_blocking(move || prepare(&host, &graph, &shim_, &pod, &container, hash, attempt)).await;
+    let prepared = {
+        let _span = host.timings.span(|| format!("{name}: mount what it needs"));
+        let (host, graph, shim) = (Arc::clone(host), Arc::clone(graph), Arc::clone(&shim));
+        let (pod, container) = (pod.clone(), container.clone());
+        tokio::task::spawn_blocking(move || prepare(&host, &graph, &shim, &pod, &container, hash, attempt)).await
+    };
     let (spec, fds) = prepared.map_err(|e| fail("prepare a container", e))??;
     let text = serde_json::to_vec(&spec).map_err(|e| fail("write a specification", e))?;
     let sealed = packet::sealed("start", &text).map_err(|e| failure(&e))?;
     let all: Vec<_> = std::iter::once(sealed.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
     match shim.request(&Request::Start, &all).await? {
-        (Reply::Started { pid }, _) => Ok(pid),
+        (Reply::Started { pid, spans }, _) => {
+            host.timings.add(&format!("{name}"), spans);
+            Ok(pid)
+        }
         (other, _) => Err(crate::shims::unexpected(&other)),
     }
 }
@@ -190,6 +196,7 @@ fn prepare(
             .collect(),
         seccomp: seccomp(&node.seccomp)?,
         devices: node.devices.values().map(device).collect::<Result<_, Failure>>()?,
+        timed: host.timings.is_on(),
     };
     Ok((start, parts.fds))
 }

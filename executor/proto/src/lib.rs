@@ -2,6 +2,7 @@
 //!
 //! * [`varlink`]: the interface `io.tank.Executor`, spoken on `/run/tank/tank.sock` by anyone who may.
 //! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
+//! * [`timing`]: where time went, in either.
 //! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the byte pump of `attach`
 //!   and the exit status of `exec` do not pass through the daemon and survive it.
 
@@ -9,4 +10,5 @@
 
 pub mod shim;
 pub mod terminal;
+pub mod timing;
 pub mod varlink;

@@ -7,6 +7,7 @@
 //!
 //! [`VERSION`] is part of the state a shim reports: a newer `tankd` takes over the shims of an older one.
 
+use crate::timing::Span;
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages.
@@ -40,6 +41,9 @@ pub struct Setup {
     /// Soft and hard limit of descriptors that containers get unless they name their own.
     #[serde(default)]
     pub nofile: Option<(u64, u64)>,
+    /// Say, after `ready`, where the time went: [`Span`]s as JSON.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub timed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +75,12 @@ pub enum Request {
 pub enum Reply {
     State(State),
     Namespaces,
-    Started { pid: i32 },
+    Started {
+        pid: i32,
+        /// Where the time went, if that was asked.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        spans: Vec<Span>,
+    },
     Executed { pid: i32 },
     Attached,
     Files,
@@ -193,6 +202,9 @@ pub struct StartSpec {
     /// Beside those that every container has.
     #[serde(default)]
     pub devices: Vec<Device>,
+    /// Say in the reply where the time went.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub timed: bool,
 }
 
 /// How the default system call filter is changed, by the numbers of the calls.

@@ -1,6 +1,7 @@
 //! The interface `io.tank.Executor`. The file `io.tank.Executor.varlink` is the contract and is served as it stands;
 //! these are its shapes in Rust, and a test holds the two together.
 
+use crate::timing::Span;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -86,6 +87,7 @@ pub struct SwitchCall {
     pub wait: Option<u64>,
     pub plan: Option<String>,
     pub provenance: Option<String>,
+    pub timings: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -133,6 +135,8 @@ pub struct Outcome {
     pub changed: bool,
     pub rolled_back: bool,
     pub failure: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Vec<Span>>,
 }
 
 /// A reply of a method that streams its progress.

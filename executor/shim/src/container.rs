@@ -26,6 +26,7 @@ use std::{
 use tank_proto::shim::{ContainerState, ExitStatus, Failure, FailureKind, Setup, StartSpec, User};
 use tank_sys::{
     Context, cgroup,
+    laps::{Laps, Phase},
     namespace::{self, Namespaces},
     packet, privilege,
     process::{self, Exit, Process, flags},
@@ -72,7 +73,13 @@ impl Container {
     }
 
     /// Starts a main process. `fds` are those that came with the request, the specification's own taken out.
-    pub fn start(setup: &Setup, namespaces: &Namespaces, spec: StartSpec, fds: Vec<OwnedFd>) -> Result<Self, Failure> {
+    pub fn start(
+        setup: &Setup,
+        namespaces: &Namespaces,
+        spec: StartSpec,
+        fds: Vec<OwnedFd>,
+        laps: &Laps,
+    ) -> Result<Self, Failure> {
         let parts = Parts::sort(&spec, fds)?;
         let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
         let log = LogFile::open(path).map_err(|e| other("open the log", &e))?;
@@ -85,7 +92,9 @@ impl Container {
             rustix::fs::fchown(end, Some(owner), None).map_err(|e| other("own the output", &e.into()))?;
         }
         let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
+        laps.note(Phase::Prepare);
         let main = |report: &mut Report| -> Result<(), tank_sys::Error> {
+            laps.note(Phase::Clone);
             let devices: Vec<rootfs::Device> = spec.devices.iter().map(device).collect();
             let files: Vec<FileMount> = spec.files.iter().flat_map(|(_, files)| files).map(file_mount).collect();
             rootfs::enter(&Rootfs {
@@ -96,6 +105,7 @@ impl Container {
                 owner: setup.id_base,
                 read_only: spec.read_only,
                 devices: &devices,
+                laps,
             })?;
             if spec.tty {
                 let (master, slave) = pty::open(setup.id_base + spec.user.uid)?;
@@ -108,18 +118,24 @@ impl Container {
             }
             let _ = rootfs::make_directories(Path::new(&spec.cwd), setup.id_base);
             set_limits(setup, &spec)?;
+            laps.note(Phase::Streams);
             let program = Program { argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, user: &spec.user };
-            program.run(namespaces.user.as_fd(), &spec.bounding, &spec.ambient, &filter, report)
+            program.run(namespaces.user.as_fd(), &spec.bounding, &spec.ambient, &filter, report, laps)
         };
         let enter = || -> Result<(), tank_sys::Error> {
+            laps.note(Phase::Fork);
             cgroup::join(&parts.cgroup)?;
+            laps.note(Phase::Cgroups);
             if let Some(net) = &namespaces.net {
                 namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
             }
             namespace::enter(namespaces.uts.as_fd(), ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)?;
-            namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)
+            namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
+            laps.note(Phase::Namespaces);
+            Ok(())
         };
         let process = launch(flags::NEWPID | flags::NEWNS | flags::NEWCGROUP, enter, main)?;
+        laps.note(Phase::Exec);
         drop((out_end, err_end, terminal_end));
         let output = if spec.tty {
             let master = packet::receive(terminal.as_fd()).ok().flatten().and_then(|(_, mut fds)| fds.pop());
@@ -278,6 +294,7 @@ impl Program<'_> {
         ambient: &[String],
         filter: &[seccomp::Instruction],
         report: &mut Report,
+        laps: &Laps,
     ) -> Result<(), tank_sys::Error> {
         let text = |text: String| CString::new(text).map_err(|e| io::Error::other(e.to_string()));
         let argv: Vec<CString> =
@@ -295,7 +312,9 @@ impl Program<'_> {
         process::reset_signals();
         process::close_descriptors_on_exec()?;
         process::die_with_parent()?;
+        laps.note(Phase::Privileges);
         seccomp::install(filter)?;
+        laps.note(Phase::Filter);
         let error = process::exec(&argv, &env);
         let program = self.argv.first().map_or("", String::as_str);
         report.kind = match error.raw_os_error() {

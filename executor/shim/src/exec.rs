@@ -13,7 +13,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
-use tank_sys::{Context, cgroup, namespace, namespace::Namespaces, packet, process::Process, pty};
+use tank_sys::{Context, cgroup, laps::Laps, namespace, namespace::Namespaces, packet, process::Process, pty};
 
 /// A second process and who waits for it.
 pub struct Exec {
@@ -63,7 +63,7 @@ pub fn start(
         set_limits(setup, &container.spec)?;
         let program = Program { argv: &spec.argv, env: &env, cwd, user: &container.spec.user };
         let (bounding, ambient) = (&container.spec.bounding, &container.spec.ambient);
-        program.run(namespaces.user.as_fd(), bounding, ambient, &filter, report)
+        program.run(namespaces.user.as_fd(), bounding, ambient, &filter, report, &Laps::none())
     };
     let enter = || {
         cgroup::join(&container.cgroup)?;

@@ -18,9 +18,11 @@ use tank_proto::{
         VERSION,
     },
     terminal,
+    timing::Span,
 };
 use tank_sys::{
     Context, Error, Result,
+    laps::{Laps, Phase},
     namespace::{self, Namespaces},
     packet, process,
 };
@@ -60,15 +62,23 @@ enum Token {
 impl Pod {
     /// Makes the namespaces and listens, then says `ready` on standard output.
     pub fn set_up(setup: Setup) -> Result<Self> {
+        let laps = laps(setup.timed);
         rustix::process::setsid().doing(|| "start a session")?;
         for path in &setup.cgroup {
             fs::write(path, "0").doing(|| format!("join {path}"))?;
         }
-        let namespaces = namespace::create(setup.id_base, setup.own_network, &setup.hostname)?;
+        laps.note(Phase::Cgroups);
+        let namespaces = namespace::create(setup.id_base, setup.own_network, &setup.hostname, &laps)?;
         set_sysctls(&setup, &namespaces)?;
+        laps.note(Phase::Sysctls);
         fs::create_dir_all(&setup.log_dir).doing(|| format!("make {}", setup.log_dir))?;
         let listener = packet::listen(Path::new(&setup.socket))?;
-        println!("ready");
+        laps.note(Phase::Listen);
+        if setup.timed {
+            println!("ready {}", serde_json::to_string(&spans(&laps)).unwrap_or_default());
+        } else {
+            println!("ready");
+        }
         // Nobody reads standard output from here on, and tankd's end of it must see the end.
         let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").doing(|| "open /dev/null")?;
         rustix::stdio::dup2_stdin(&null).doing(|| "let go of stdin")?;
@@ -261,10 +271,11 @@ impl Pod {
                 if self.containers.get(&spec.name).is_some_and(|container| container.exited.is_none()) {
                     return Err(other("start a container", &io::ErrorKind::AlreadyExists.into()));
                 }
-                let container = Container::start(&self.setup, &self.namespaces, spec, fds)?;
+                let laps = laps(spec.timed);
+                let container = Container::start(&self.setup, &self.namespaces, spec, fds, &laps)?;
                 let pid = container.process.pid;
                 self.containers.insert(container.spec.name.clone(), container);
-                Ok((Reply::Started { pid }, Vec::new()))
+                Ok((Reply::Started { pid, spans: spans(&laps) }, Vec::new()))
             }
             Request::Signal { container, signal } => {
                 if let Some(container) = self.containers.get(&container).filter(|found| found.exited.is_none()) {
@@ -395,6 +406,15 @@ fn status(exit: ExitStatus) -> i32 {
         ExitStatus::Code(code) => code,
         ExitStatus::Signal(signal) => 128 + signal,
     }
+}
+
+/// Notes where the time goes, if that was asked. Not to know is no reason not to start.
+fn laps(asked: bool) -> Laps {
+    if asked { Laps::start().unwrap_or_else(|_| Laps::none()) } else { Laps::none() }
+}
+
+fn spans(laps: &Laps) -> Vec<Span> {
+    laps.read().into_iter().map(|(name, begin, end)| Span { name: name.to_owned(), begin, end }).collect()
 }
 
 /// A specification is the first descriptor of its request.

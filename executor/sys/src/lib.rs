@@ -12,6 +12,7 @@
 //! | [`route`] | links, addresses and routes (rtnetlink), in any network namespace |
 //! | [`nft`] | one owned nftables table, replaced in one transaction |
 //! | [`watch`] | being told that links, routes, rules or files changed |
+//! | [`laps`] | where the time of a start goes |
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
 //!
 //! It knows no pods: names, policies and the store are other rooms' concern. Everything is descriptor-typed and
@@ -20,6 +21,7 @@
 #![allow(unsafe_code, reason = "this crate is where Tank's unsafe code is; every block states its invariant")]
 
 pub mod cgroup;
+pub mod laps;
 pub mod mount;
 pub mod namespace;
 pub mod nft;

@@ -5,6 +5,7 @@
 
 use crate::{
     Context, Error, Result,
+    laps::{Laps, Phase},
     process::{self, flags},
 };
 use rustix::thread::ThreadNameSpaceType;
@@ -30,7 +31,7 @@ pub struct Namespaces {
 ///
 /// # Errors
 /// What the kernel gives; nothing is left behind.
-pub fn create(id_base: u32, own_network: bool, hostname: &str) -> Result<Namespaces> {
+pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> Result<Namespaces> {
     let (ready_rx, ready_tx) = pipe()?;
     let network = if own_network { flags::NEWNET } else { 0 };
     let namespaces = flags::NEWUSER | flags::NEWUTS | flags::NEWIPC | network;
@@ -44,11 +45,13 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str) -> Result<Namespa
         0
     })?;
     drop(ready_tx);
+    laps.note(Phase::Clone);
     let opened = (|| {
         let pid = helper.pid;
         let map = format!("0 {id_base} {ID_COUNT}");
         fs::write(format!("/proc/{pid}/uid_map"), &map).doing(|| format!("map user ids {map}"))?;
         fs::write(format!("/proc/{pid}/gid_map"), &map).doing(|| format!("map group ids {map}"))?;
+        laps.note(Phase::Ids);
         let mut named = [0];
         File::from(ready_rx).read_exact(&mut named).doing(|| "wait for the namespaces")?;
         if named != [1] {
@@ -70,6 +73,7 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str) -> Result<Namespa
     })();
     process::signal(helper.pidfd.as_fd(), libc::SIGKILL)?;
     process::wait(&helper)?;
+    laps.note(Phase::Namespaces);
     opened
 }
 

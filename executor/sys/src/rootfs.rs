@@ -9,6 +9,7 @@
 
 use crate::{
     Context, Result,
+    laps::{Laps, Phase},
     mount::{self, attr},
 };
 use rustix::{
@@ -38,6 +39,7 @@ pub struct Rootfs<'a> {
     pub read_only: bool,
     /// Beside those that every container has.
     pub devices: &'a [Device],
+    pub laps: &'a Laps,
 }
 
 /// A device node of the host's.
@@ -95,19 +97,24 @@ pub fn enter(rootfs: &Rootfs<'_>) -> Result<()> {
     rustix::process::pivot_root(".", ".").doing(|| "change the root")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).doing(|| "let go of the host's file systems")?;
     rustix::process::chdir("/").doing(|| "enter the new root")?;
+    rootfs.laps.note(Phase::Root);
 
     devices(rootfs.owner)?;
     for device in rootfs.devices {
         host_device(device, rootfs.owner)?;
     }
+    rootfs.laps.note(Phase::Devices);
     for (fd, target) in rootfs.mounts {
         let place = make_place(target, mount::is_directory(fd.as_fd()), rootfs.owner)?;
         mount::attach(fd.as_fd(), place.as_fd()).doing_at(target)?;
     }
+    rootfs.laps.note(Phase::Volumes);
     if let Some((fd, files)) = rootfs.files {
         attach_files(fd, files, rootfs.owner)?;
+        rootfs.laps.note(Phase::Files);
     }
     kernel_filesystems(rootfs.owner)?;
+    rootfs.laps.note(Phase::KernelFilesystems);
     if rootfs.read_only {
         mount::restrict(mount::open_path(Path::new("/"))?.as_fd(), attr::RDONLY, false)?;
     }

@@ -5,9 +5,10 @@ use crate::{
     client::Client,
     error::Error,
     output,
+    timings::{Timings, picture},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{io::IsTerminal, time::Duration};
+use std::{io::IsTerminal, path::Path, time::Duration};
 use tank_compiler::Compiled;
 use tank_proto::varlink::{Change, DiffCall, DiffReply, Method, Outcome, Progress, SwitchCall, SwitchReply};
 
@@ -67,14 +68,18 @@ pub fn change_line(change: &Change) -> String {
 }
 
 pub async fn switch(
-    client: &mut Client,
+    socket: &Path,
     source: &Source,
-    compiled: Compiled,
     change: &ChangeArgs,
     plan: Option<String>,
     merge: bool,
     json: bool,
 ) -> Result<u8, Error> {
+    let mut timings = Timings::default();
+    let compiled = timings.of("compile the configuration", || super::config::compile(source))?;
+    let begin = tank_sys::laps::now();
+    let mut client = Client::connect(socket).await?;
+    timings.end("connect to tankd", begin);
     let files: Vec<String> = source.files.iter().map(|file| file.display().to_string()).collect();
     let sets: Vec<String> = source.overrides.set.iter().map(|set| format!(" --set {set}")).collect();
     let verb = if merge { "apply" } else { "switch" };
@@ -87,15 +92,17 @@ pub async fn switch(
         wait: change.timeout.map(|timeout| timeout.0),
         plan,
         provenance: Some(compiled.provenance),
+        timings: change.timings.then_some(true),
     };
-    follow(client, Method::Switch(call), json).await
+    follow(&mut client, Method::Switch(call), timings, json).await
 }
 
 /// Carries a change out, shows its progress, and says how it ended.
-pub async fn follow(client: &mut Client, method: Method, json: bool) -> Result<u8, Error> {
+pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, json: bool) -> Result<u8, Error> {
     let teller = Teller::new();
+    let begin = tank_sys::laps::now();
     client.send(method, Vec::new(), true).await?;
-    let outcome = loop {
+    let mut outcome = loop {
         let (reply, _, more) = client.receive::<SwitchReply>().await.inspect_err(|_| teller.finish())?;
         if let Some(progress) = &reply.progress {
             teller.tell(progress);
@@ -105,6 +112,11 @@ pub async fn follow(client: &mut Client, method: Method, json: bool) -> Result<u
         }
     };
     teller.finish();
+    timings.end("ask tankd", begin);
+    outcome.timings = outcome.timings.map(|spans| timings.merge(spans));
+    if let Some(spans) = outcome.timings.as_ref().filter(|_| !json) {
+        eprint!("{}", picture(spans));
+    }
     if json {
         output::json(&outcome)?;
     } else if outcome.failure.is_none() {

@@ -15,6 +15,7 @@ use crate::{
     args::{Args, Command, Generations},
     client::Client,
     error::Error,
+    timings::Timings,
 };
 use tank_proto::varlink::Method;
 
@@ -40,14 +41,14 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             change::diff(&mut connect().await?, config, exit_code, json).await
         }
         Command::Switch { source, change, plan } => {
-            let compiled = config::compile(&source)?;
-            change::switch(&mut connect().await?, &source, compiled, &change, plan, false, json).await
+            change::switch(&args.socket, &source, &change, plan, false, json).await
         }
         Command::Apply { source, change } => {
-            let compiled = config::compile(&source)?;
-            change::switch(&mut connect().await?, &source, compiled, &change, None, true, json).await
+            change::switch(&args.socket, &source, &change, None, true, json).await
         }
-        Command::Delete { pod } => change::follow(&mut connect().await?, Method::Delete { pod }, json).await,
+        Command::Delete { pod } => {
+            change::follow(&mut connect().await?, Method::Delete { pod }, Timings::default(), json).await
+        }
         Command::Generations(Generations::List) => view::generations(&mut connect().await?, json).await,
         Command::Generations(Generations::Show { number }) => {
             view::generation(&mut connect().await?, number, json).await
@@ -56,7 +57,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             view::generation_diff(&mut connect().await?, from, to, json).await
         }
         Command::Generations(Generations::Rollback { to }) => {
-            change::follow(&mut connect().await?, Method::Rollback { to }, json).await
+            change::follow(&mut connect().await?, Method::Rollback { to }, Timings::default(), json).await
         }
         Command::List => view::list(&mut connect().await?, json).await,
         Command::Get { pod } => view::get(&mut connect().await?, pod, json).await,

@@ -1,0 +1,291 @@
+"""Those that only the benchmark of speed measures Tank beside: the kernel alone, the OCI runtimes without anything above
+them, containerd, and the two that bring up many at once. Podman and docker themselves are in hosts.py."""
+
+import ctypes
+import glob
+import json
+import os
+import subprocess
+
+import hosts
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+NEWNS = 0x20000
+
+
+class Floor:
+    """The kernel alone: floor.c."""
+
+    name = "floor"
+
+    def __init__(self, folder, root, marks):
+        self.folder, self.root, self.marks = os.path.join(folder, "floor"), root, marks
+        os.makedirs(self.folder)
+        self.program = os.path.join(self.folder, "floor")
+        hosts.run(["gcc", "-O2", "-static", "-o", self.program, os.path.join(hosts.HERE, "floor.c")])
+        hosts.run(["sh", "-c", "ip link add fl0 type bridge; ip addr add 10.91.0.1/16 dev fl0; ip link set fl0 up"])
+        # As many hierarchies as Tank uses here.
+        roots = [root for root in glob.glob("/sys/fs/cgroup/*") if os.path.basename(root) in ("unified", "memory", "pids", "cpu")]
+        self.groups = [os.path.join(root, f"tank-bench-floor-{os.getpid()}") for root in roots or ["/sys/fs/cgroup"]]
+        for group in self.groups:
+            os.makedirs(group)
+        self.running, self.number = {}, 0
+
+    def version(self):
+        return ""
+
+    def start(self, name, count):
+        scratch = os.path.join(self.folder, str(self.number))
+        self.number += 1
+        os.mkdir(scratch)
+        os.chmod(scratch, 0o755)
+        command = [self.program, "start", str(count), self.root.dir, scratch, self.marks.folder, "fl0", ":".join(self.groups)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.last = int(process.stdout.readline())
+        self.running[name] = (process, [int(pid) for pid in process.stdout.readline().split()])
+
+    def run(self, name):
+        self.start(name, 1)
+
+    def exec(self, name):
+        hosts.timed([self.program, "exec", str(self.running[name][1][0]), "/bin/true"])
+
+    def remove(self, name):
+        process, _ = self.running.pop(name)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        self.last = int(process.stdout.readline())
+        process.wait(20)
+        process.stdin.close()
+        process.stdout.close()
+
+    def run_many(self, names):
+        self.start("many", len(names))
+
+    def remove_many(self, _names):
+        self.remove("many")
+
+    def stop(self):
+        for name in list(self.running):
+            self.remove(name)
+        for group in self.groups:
+            os.rmdir(group)
+
+
+class Runtime:
+    """An OCI runtime alone: no image, no network but loopback, one read-only root file system for all."""
+
+    options = ()
+    # A program that wants to see the cgroups otherwise gets a mount namespace of its own.
+    view = None
+
+    def __init__(self, folder, root, marks):
+        self.folder, self.marks = os.path.join(folder, self.name), marks
+        self.bundle = os.path.join(self.folder, "bundle")
+        os.makedirs(self.bundle)
+        os.symlink(root.dir, os.path.join(self.bundle, "rootfs"))
+        hosts.run(["runc", "spec", "--bundle", self.bundle])
+        path = os.path.join(self.bundle, "config.json")
+        with open(path, encoding="utf-8") as spec:
+            config = json.load(spec)
+        config["process"]["terminal"] = False
+        config["process"]["args"] = ["/bin/mark"]
+        config["process"]["env"] = ["PATH=/bin"]
+        config["root"]["path"] = root.dir
+        config["mounts"].append({"destination": "/mark", "type": "none", "source": marks.folder, "options": ["bind", "rw"]})
+        with open(path, "w", encoding="utf-8") as spec:
+            json.dump(config, spec)
+
+    def version(self):
+        return hosts.run([self.name, "--version"]).splitlines()[0]
+
+    def command(self, *arguments):
+        return [self.program, "--root", f"{self.folder}/state", *self.options, *arguments]
+
+    def timed(self, command):
+        if self.view is None:
+            return hosts.timed(command)
+        here = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        enter(self.view)
+        try:
+            return hosts.timed(command)
+        finally:
+            enter(here)
+            os.close(here)
+
+    def run(self, name):
+        self.timed(self.command("run", "--detach", "--bundle", self.bundle, name))
+
+    def exec(self, name):
+        self.timed(self.command("exec", name, "/bin/true"))
+
+    def remove(self, name):
+        self.timed(self.command("delete", "--force", name))
+
+    def in_two(self, names, verb):
+        """One command for each name, two at a time."""
+        command = " ".join(self.command(*verb))
+        half = lambda part: f"for name in {' '.join(part)}; do {command} $name || exit 1; done"
+        self.timed(["/bin/sh", "-c", f"({half(names[::2])}) & one=$!; ({half(names[1::2])}); two=$?; wait $one && exit $two"])
+
+    def run_many(self, names):
+        self.in_two(names, ("run", "--detach", "--bundle", self.bundle))
+
+    def remove_many(self, names):
+        self.in_two(names, ("delete", "--force"))
+
+    def stop(self):
+        listed = hosts.run(self.command("list", "--quiet") if self.name == "runc" else ["ls", f"{self.folder}/state"])
+        for name in listed.split():
+            self.remove(name)
+
+
+def enter(namespace):
+    if LIBC.setns(namespace, NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+class Crun(Runtime):
+    """crun refuses to manage cgroups where version 1 and 2 are mixed, as they are on some machines: there it is measured
+    without any, which is less work than the others have."""
+
+    name = "crun"
+    program = "/usr/bin/crun"
+
+    def __init__(self, folder, root, marks):
+        super().__init__(folder, root, marks)
+        if os.path.exists("/sys/fs/cgroup/unified"):
+            self.options = ("--cgroup-manager=disabled",)
+            self.holder = subprocess.Popen(
+                ["unshare", "--mount", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && echo ready && exec sleep infinity"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+            )
+            self.holder.stdout.readline()
+            self.view = os.open(f"/proc/{self.holder.pid}/ns/mnt", os.O_RDONLY)
+
+    def version(self):
+        return super().version() + (" (without cgroups)" if self.view is not None else "")
+
+    def stop(self):
+        super().stop()
+        if self.view is not None:
+            os.close(self.view)
+            self.holder.kill()
+            self.holder.wait()
+            self.holder.stdout.close()
+
+
+class Runc(Runtime):
+    name = "runc"
+    program = "/usr/sbin/runc"
+
+
+class Containerd:
+    """containerd by its own client; the daemon is the one that dockerd brought."""
+
+    name = "ctr"
+
+    def __init__(self, folder, root, marks):
+        self.marks = marks
+        (self.socket,) = glob.glob(f"{folder}/docker/exec/containerd/containerd.sock")
+        layout = os.path.join(folder, "layout.tar")
+        hosts.run(["tar", "--create", "--file", layout, "--directory", root.layout, "."])
+        hosts.run(self.command("image", "import", "--base-name", "bench", layout))
+        self.image = hosts.run(self.command("image", "list", "--quiet")).split()[0]
+        self.running = set()
+
+    def version(self):
+        return "containerd " + hosts.run(["containerd", "--version"]).split()[2]
+
+    def command(self, *arguments):
+        return ["/usr/bin/ctr", "--address", self.socket, "--namespace", "bench", *arguments]
+
+    def run(self, name):
+        mount = f"type=bind,src={self.marks.folder},dst=/mark,options=bind:rw"
+        hosts.timed(self.command("run", "--detach", "--mount", mount, self.image, name))
+        self.running.add(name)
+
+    def exec(self, name):
+        hosts.timed(self.command("task", "exec", "--exec-id", f"e{os.urandom(4).hex()}", name, "/bin/true"))
+
+    def remove(self, name):
+        hosts.timed(self.command("task", "delete", "--force", name))
+        hosts.timed(self.command("container", "delete", name))
+        self.running.discard(name)
+
+    def stop(self):
+        for name in list(self.running):
+            self.remove(name)
+        hosts.run(self.command("image", "remove", self.image))
+
+
+class KubePlay:
+    """`podman kube play`, with podman's own network."""
+
+    name = "podman kube play"
+
+    def __init__(self, host):
+        self.podman, self.file = host.podman, os.path.join(host.podman.folder, "pods.yaml")
+
+    def write(self, names):
+        pod = lambda name: {
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{name}"},
+            "spec": {
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "app", "image": "localhost/bench:latest", "imagePullPolicy": "Never", "volumeMounts": [{"name": "mark", "mountPath": "/mark"}]}],
+                "volumes": [{"name": "mark", "hostPath": {"path": self.podman.marks.folder, "type": "Directory"}}],
+            },
+        }
+        with open(self.file, "w", encoding="utf-8") as out:
+            # JSON is YAML.
+            out.write("\n---\n".join(json.dumps(pod(name)) for name in names))
+
+    def up(self):
+        hosts.timed(self.podman.command("kube", "play", self.file), limit=300)
+
+    def unchanged(self):
+        hosts.timed(self.podman.command("kube", "play", "--replace", self.file), limit=300)
+
+    def kept(self, names):
+        """Whatever podman leaves running for a pod beside the pod's own program."""
+        ours = set(hosts.processes("conmon", self.podman.folder))
+        ours |= {pid for pid in hosts.processes("catatonit") if hosts.parent(pid) in ours}
+        return {"kept for each idle pod, KiB": sum(hosts.memory(pid)["Pss"] for pid in ours) / len(names)}
+
+    def down(self):
+        hosts.timed(self.podman.command("kube", "down", self.file), limit=300)
+
+
+class Compose:
+    """docker-compose, its own network with it."""
+
+    name = "docker-compose"
+
+    def __init__(self, host):
+        self.docker, self.file = host.docker, os.path.join(host.docker.folder, "compose.json")
+
+    def write(self, names):
+        service = {"image": "bench", "volumes": [f"{self.docker.marks.folder}:/mark"], "init": False}
+        with open(self.file, "w", encoding="utf-8") as out:
+            json.dump({"version": "3", "services": {name: service for name in names}}, out)
+
+    def compose(self, *arguments):
+        command = ["/usr/bin/docker-compose", "--host", self.docker.socket, "--project-name", "bench", "--file", self.file, *arguments]
+        hosts.timed(command, limit=300)
+
+    def up(self):
+        self.compose("up", "--detach")
+
+    def unchanged(self):
+        self.compose("up", "--detach")
+
+    def kept(self, names):
+        shims = hosts.processes("containerd-shim", self.docker.folder)
+        daemons = [self.docker.daemon.pid, *(pid for pid in hosts.processes("containerd", self.docker.folder) if pid not in shims)]
+        return {
+            "kept for each idle pod, KiB": sum(hosts.memory(pid)["Pss"] for pid in shims) / len(names),
+            "daemons with 100 idle pods, MiB": sum(hosts.memory(pid)["Rss"] for pid in daemons) / 1024,
+        }
+
+    def down(self):
+        self.compose("down", "--timeout", "1")
