@@ -160,13 +160,9 @@ async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest
     let settings = &host.settings;
     let dir = settings.pod_dir(pod.as_str());
     let id_base = host.id_base(pod).map_err(|e| other("lease ids", e))?;
-    let cgroups = {
+    let cgroup = {
         let (host, pod) = (Arc::clone(host), pod.clone());
-        let paths = move || {
-            host.cgroups.ensure(pod.as_str(), "_shim").map_err(|e| failure(&e))?;
-            Ok(host.cgroups.entrances(pod.as_str(), "_shim"))
-        };
-        blocking("make cgroups", paths).await?
+        blocking("make cgroups", move || host.cgroups.ensure(pod.as_str(), "_shim").map_err(|e| failure(&e))).await?
     };
     let make =
         |path: &std::path::Path| fs::create_dir_all(path).map_err(|e| other(&format!("make {}", path.display()), e));
@@ -184,11 +180,11 @@ async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest
         socket: socket.display().to_string(),
         log_dir: settings.log_dir(pod.as_str()).display().to_string(),
         attach_on: dir.join("root").display().to_string(),
-        cgroup: cgroups.iter().map(|path| path.display().to_string()).collect(),
+        cgroup: host.cgroups.tasks(pod.as_str(), "_shim").iter().map(|path| path.display().to_string()).collect(),
         nofile: Some(settings.nofile),
         timed: host.timings.is_on(),
     };
-    let spans = shims::spawn(&settings.shim, &setup, stderr).await?;
+    let spans = host.forkserver.spawn(&setup, &stderr, &cgroup.dir).await?;
     host.timings.add(&format!("shim of {pod}"), spans);
     let shim = host.connect(pod).map_err(|e| failure(&e))?;
     if node.network == Network::None {

@@ -2,6 +2,7 @@
 
 use crate::{
     events::Events,
+    forkserver::Forkserver,
     images::Images,
     probe::Readiness,
     settings::{ID_BASE, Settings},
@@ -35,6 +36,7 @@ pub struct Host {
     pub events: Events,
     pub readiness: Readiness,
     pub timings: Timings,
+    pub forkserver: Forkserver,
     /// Rings whenever the loop should look.
     pub wake: Notify,
     pub notices: mpsc::UnboundedSender<Notice>,
@@ -51,6 +53,7 @@ const KEPT_GRAPHS: usize = 4;
 impl Host {
     pub fn new(
         settings: Settings,
+        forkserver: Forkserver,
         store: Box<dyn Store>,
         images: Images,
         cgroups: Cgroups,
@@ -68,6 +71,7 @@ impl Host {
             events: Events::default(),
             readiness: Readiness::default(),
             timings: Timings::default(),
+            forkserver,
             wake: Notify::new(),
             notices,
             shims: Mutex::default(),
@@ -101,11 +105,9 @@ impl Host {
         if watched.insert((pod.clone(), container.clone()), started) == Some(started) {
             return;
         }
-        for entrance in self.cgroups.entrances(pod.as_str(), container.as_str()) {
+        for dir in self.cgroups.dirs(pod.as_str(), container.as_str()) {
             // Without a watch, the next full pass sees it.
-            if let Some(dir) = entrance.parent()
-                && let Err(error) = self.writes.add(dir)
-            {
+            if let Err(error) = self.writes.add(&dir) {
                 tracing::debug!(%pod, %container, %error, "its limits are not watched");
             }
         }

@@ -17,6 +17,7 @@ mod engine;
 mod events;
 mod faults;
 mod files;
+mod forkserver;
 mod host;
 mod images;
 mod logs;
@@ -100,7 +101,11 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let writes = Writes::new().map_err(|e| said(&e))?;
     let (notices, mut received) = mpsc::unbounded_channel();
     let socket = settings.socket.clone();
-    let host = Arc::new(Host::new(settings, Box::new(store), images, cgroups, routes, writes, notices));
+    let forkserver = forkserver::Forkserver::new(&settings.shim);
+    let host = Arc::new(Host::new(settings, forkserver, Box::new(store), images, cgroups, routes, writes, notices));
+    forkserver::reap()?;
+    // The first pod need not wait for it; what keeps it from starting is said when it is needed.
+    let _ = host.forkserver.start();
     host.adopt();
     let engine = Arc::new(Engine::new(Arc::clone(&host)));
 

@@ -1,30 +1,22 @@
-//! The daemon's side of [`tank_proto::shim`]: making shims, and speaking to those that are there.
+//! The daemon's side of [`tank_proto::shim`]: speaking to the shims that are there.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    process::Stdio,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
-use tank_proto::{
-    shim::{Event, Failure, FailureKind, FromShim, Reply, Request, Setup, State},
-    timing::Span,
-};
+use tank_proto::shim::{Event, Failure, FailureKind, FromShim, Reply, Request, State};
 use tank_sys::{Error as SysError, packet, route::Routes};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
+    io::unix::AsyncFd,
     sync::{mpsc, oneshot},
     time::timeout,
 };
-
-/// The longest a shim may take to be ready.
-const READY_LIMIT: Duration = Duration::from_secs(20);
 
 /// The longest a shim may take to answer; its own limit for a start is shorter.
 const ANSWER_LIMIT: Duration = Duration::from_secs(45);
@@ -86,48 +78,6 @@ pub enum Notice {
     Gone(String),
     /// Something changed in the pod's network.
     Changed(String),
-}
-
-/// Starts a shim and waits until it listens; gives where the time went, if the set-up asks for it. It is in a session of its own and outlives this process.
-///
-/// # Errors
-/// What the shim said, or that it said nothing in time.
-pub async fn spawn(program: &Path, setup: &Setup, stderr: std::fs::File) -> Result<Vec<Span>, Failure> {
-    let what = "start the pod's shim";
-    let fail = |why: String| Failure { what: what.to_owned(), why, kind: FailureKind::Other };
-    let mut child = tokio::process::Command::new(program)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(stderr)
-        .spawn()
-        .map_err(|e| fail(format!("{}: {e}", program.display())))?;
-    let text = serde_json::to_vec(setup).map_err(|e| fail(e.to_string()))?;
-    let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(fail("no pipes".to_owned()));
-    };
-    let handshake = async {
-        stdin.write_all(&text).await?;
-        drop(stdin);
-        let mut said = Vec::new();
-        // "ready", or an error; the shim closes its end after either.
-        (&mut stdout).take(16 << 10).read_to_end(&mut said).await?;
-        io::Result::Ok(String::from_utf8_lossy(&said).trim().to_owned())
-    };
-    let said = timeout(READY_LIMIT, handshake).await;
-    let outcome = match said {
-        Ok(Ok(said)) if said == "ready" => Ok(Vec::new()),
-        Ok(Ok(said)) if said.starts_with("ready ") => Ok(serde_json::from_str(&said[6..]).unwrap_or_default()),
-        Ok(Ok(said)) => Err(fail(if said.is_empty() { "it ended without a word".to_owned() } else { said })),
-        Ok(Err(error)) => Err(fail(error.to_string())),
-        Err(_) => Err(fail("it is not ready in time".to_owned())),
-    };
-    if outcome.is_err() {
-        let _ = child.start_kill();
-    }
-    // Reaps it whenever it ends; it is no child any more once this daemon is gone.
-    tokio::spawn(async move { child.wait().await });
-    outcome
 }
 
 impl Shim {

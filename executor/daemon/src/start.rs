@@ -168,7 +168,8 @@ fn prepare(
     let (files, entries) = files::mount(host, graph, pod, container, &node, base)?;
     let files = Some((parts.push(files), entries));
     let cgroup = host.cgroups.ensure(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
-    let cgroup = cgroup.into_iter().map(|fd| parts.push(fd)).collect();
+    let into = Some(parts.push(cgroup.dir));
+    let cgroup = cgroup.tasks.into_iter().chain([cgroup.procs]).map(|fd| parts.push(fd)).collect();
     set_limits(host, pod, container, &tank_plan::planner::effective_limits(&graph.limits(pod, container)))?;
 
     let start = StartSpec {
@@ -189,6 +190,7 @@ fn prepare(
         mounts,
         files,
         cgroup,
+        into,
         ulimits: node
             .ulimits
             .iter()

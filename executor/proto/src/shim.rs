@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 
 /// The version of these messages.
 ///
-/// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`].
-pub const VERSION: u32 = 2;
+/// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`]. 3: [`StartSpec::into`], where the time
+/// went.
+pub const VERSION: u32 = 3;
 
 /// The most bytes of a start or exec specification: 4 MiB (`ARG_MAX` is 2 MiB).
 pub const MAX_SPEC: u64 = 4 << 20;
 
-/// What a shim is started with, on its standard input.
+/// What a shim is made with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     pub pod: String,
@@ -36,7 +37,7 @@ pub struct Setup {
     pub log_dir: String,
     /// An empty directory, to attach root file systems on for a moment.
     pub attach_on: String,
-    /// `cgroup.procs` files, as paths, of the group the shim itself belongs in.
+    /// `tasks` files, as paths, of the cgroups of version 1 that the shim itself belongs in.
     pub cgroup: Vec<String>,
     /// Soft and hard limit of descriptors that containers get unless they name their own.
     #[serde(default)]
@@ -192,8 +193,11 @@ pub struct StartSpec {
     pub mounts: Vec<(usize, String)>,
     /// A detached mount of generated files, and each file's name and place.
     pub files: Option<(usize, Vec<(String, String)>)>,
-    /// `cgroup.procs` files.
+    /// `tasks` files of cgroups of version 1, then the `cgroup.procs` of the one of version 2.
     pub cgroup: Vec<usize>,
+    /// The directory of the one of version 2: who knows it is born there and does not join it.
+    #[serde(default)]
+    pub into: Option<usize>,
     /// Name, soft and hard limit; none: unlimited.
     #[serde(default)]
     pub ulimits: Vec<(String, Option<u64>, Option<u64>)>,

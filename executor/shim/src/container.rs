@@ -42,7 +42,7 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub struct Container {
     pub spec: StartSpec,
     pub process: Process,
-    pub cgroup: Vec<OwnedFd>,
+    pub cgroup: Groups,
     /// The mount of the files Tank wrote for it.
     pub files: Option<OwnedFd>,
     pub output: Output,
@@ -124,7 +124,7 @@ impl Container {
         };
         let enter = || -> Result<(), tank_sys::Error> {
             laps.note(Phase::Fork);
-            cgroup::join(&parts.cgroup)?;
+            cgroup::join(&parts.cgroup.join)?;
             laps.note(Phase::Cgroups);
             if let Some(net) = &namespaces.net {
                 namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
@@ -134,7 +134,8 @@ impl Container {
             laps.note(Phase::Namespaces);
             Ok(())
         };
-        let process = launch(flags::NEWPID | flags::NEWNS | flags::NEWCGROUP, enter, main)?;
+        let process =
+            launch(flags::NEWPID | flags::NEWNS | flags::NEWCGROUP, parts.cgroup.into.as_ref(), enter, main)?;
         laps.note(Phase::Exec);
         drop((out_end, err_end, terminal_end));
         let output = if spec.tty {
@@ -254,7 +255,13 @@ struct Parts {
     root: OwnedFd,
     mounts: Vec<(OwnedFd, String)>,
     files: Option<OwnedFd>,
-    cgroup: Vec<OwnedFd>,
+    cgroup: Groups,
+}
+
+/// The groups of a container: one to be born in, and those to join.
+pub struct Groups {
+    pub into: Option<OwnedFd>,
+    pub join: Vec<OwnedFd>,
 }
 
 impl Parts {
@@ -272,7 +279,12 @@ impl Parts {
                 .map(|(index, target)| Ok((take(*index)?, target.clone())))
                 .collect::<Result<_, Failure>>()?,
             files: spec.files.as_ref().map(|(index, _)| take(*index)).transpose()?,
-            cgroup: spec.cgroup.iter().map(|index| take(*index)).collect::<Result<_, _>>()?,
+            cgroup: {
+                let into = spec.into.map(&mut take).transpose()?;
+                // Who is born in the group of version 2 need not join it.
+                let count = spec.cgroup.len() - usize::from(into.is_some() && !spec.cgroup.is_empty());
+                Groups { into, join: spec.cgroup[..count].iter().map(|index| take(*index)).collect::<Result<_, _>>()? }
+            },
         })
     }
 }
@@ -335,6 +347,7 @@ pub struct Report {
 /// shim. Returns once the program is executed, or with why it was not.
 pub fn launch(
     namespaces: u64,
+    cgroup: Option<&OwnedFd>,
     enter: impl FnOnce() -> Result<(), tank_sys::Error>,
     main: impl FnOnce(&mut Report) -> Result<(), tank_sys::Error>,
 ) -> Result<Process, Failure> {
@@ -348,9 +361,9 @@ pub fn launch(
         let _ = rustix::io::write(&status_end, &text);
         125
     };
-    let carrier = process::spawn(0, || {
+    let carrier = process::spawn(0, cgroup.map(AsFd::as_fd), || {
         let launched = enter().and_then(|()| {
-            process::spawn(namespaces | flags::PARENT, || {
+            process::spawn(namespaces | flags::PARENT, None, || {
                 let mut report = Report { kind: FailureKind::Other };
                 let result = main(&mut report);
                 tell(result, report.kind)

@@ -4,6 +4,7 @@
 //! terminals. It decides nothing: `tankd` tells it what to do ([`tank_proto::shim`]) and may die and come back
 //! meanwhile. When the shim dies, its containers die with it (`PR_SET_PDEATHSIG`), and so do the namespaces.
 //!
+//! * [`forkserver`]: where shims come from.
 //! * [`pod`]: the loop, and everything it waits for.
 //! * [`container`]: from a specification to a running main process.
 //! * [`exec`]: a second process inside a running container.
@@ -14,38 +15,28 @@
 
 mod container;
 mod exec;
+mod forkserver;
 mod log;
 mod pod;
 mod relay;
 
-use std::{
-    io::{Read, Write},
-    process::ExitCode,
-};
-use tank_proto::shim::Setup;
+use std::process::ExitCode;
 
-/// Reads a [`Setup`] from standard input, prints `ready` once the socket listens, and serves until told to end.
+/// Serves as the fork server, from which every shim is made.
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--version") {
         println!("tank-shim {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    match run() {
+    // Told apart from the shims in a list of processes.
+    let _ = rustix::thread::set_name(c"tank-forkserver");
+    match forkserver::serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard output is read by tankd until it is closed: an error is the other thing said there.
-            let _ = writeln!(std::io::stdout(), "{error}");
+            eprintln!("tank-shim is started by tankd, with a socket as its standard input: {error}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn run() -> Result<(), String> {
-    let mut text = String::new();
-    std::io::stdin().take(1 << 20).read_to_string(&mut text).map_err(|e| format!("read the set-up: {e}"))?;
-    let setup: Setup = serde_json::from_str(&text).map_err(|e| format!("read the set-up: {e}"))?;
-    let pod = pod::Pod::set_up(setup).map_err(|e| describe(&e))?;
-    pod.serve().map_err(|e| describe(&e))
 }
 
 /// An error and everything behind it on one line.

@@ -60,29 +60,19 @@ enum Token {
 }
 
 impl Pod {
-    /// Makes the namespaces and listens, then says `ready` on standard output.
-    pub fn set_up(setup: Setup) -> Result<Self> {
-        let laps = laps(setup.timed);
+    /// Makes the namespaces and listens.
+    pub fn set_up(setup: Setup, laps: &Laps) -> Result<Self> {
         rustix::process::setsid().doing(|| "start a session")?;
         for path in &setup.cgroup {
             fs::write(path, "0").doing(|| format!("join {path}"))?;
         }
         laps.note(Phase::Cgroups);
-        let namespaces = namespace::create(setup.id_base, setup.own_network, &setup.hostname, &laps)?;
+        let namespaces = namespace::create(setup.id_base, setup.own_network, &setup.hostname, laps)?;
         set_sysctls(&setup, &namespaces)?;
         laps.note(Phase::Sysctls);
         fs::create_dir_all(&setup.log_dir).doing(|| format!("make {}", setup.log_dir))?;
         let listener = packet::listen(Path::new(&setup.socket))?;
         laps.note(Phase::Listen);
-        if setup.timed {
-            println!("ready {}", serde_json::to_string(&spans(&laps)).unwrap_or_default());
-        } else {
-            println!("ready");
-        }
-        // Nobody reads standard output from here on, and tankd's end of it must see the end.
-        let null = fs::OpenOptions::new().read(true).write(true).open("/dev/null").doing(|| "open /dev/null")?;
-        rustix::stdio::dup2_stdin(&null).doing(|| "let go of stdin")?;
-        rustix::stdio::dup2_stdout(&null).doing(|| "let go of stdout")?;
         rustix::process::chdir("/").doing(|| "enter /")?;
         Ok(Self {
             setup,
@@ -413,7 +403,7 @@ fn laps(asked: bool) -> Laps {
     if asked { Laps::start().unwrap_or_else(|_| Laps::none()) } else { Laps::none() }
 }
 
-fn spans(laps: &Laps) -> Vec<Span> {
+pub fn spans(laps: &Laps) -> Vec<Span> {
     laps.read().into_iter().map(|(name, begin, end)| Span { name: name.to_owned(), begin, end }).collect()
 }
 
@@ -435,7 +425,7 @@ fn set_sysctls(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
         return Ok(());
     }
     let (report, report_end) = namespace::pipe()?;
-    let helper = process::spawn(0, || {
+    let helper = process::spawn(0, None, || {
         let set = || -> Result<()> {
             if let Some(net) = &namespaces.net {
                 namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;

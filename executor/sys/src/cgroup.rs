@@ -80,11 +80,11 @@ impl Cgroups {
         self.layout.v1.values().chain([&self.layout.v2]).map(|root| root.join(&self.prefix)).collect()
     }
 
-    /// Ensures `pod/part` exists in every hierarchy and opens each `cgroup.procs`, to be written `0` by whoever joins.
+    /// Ensures `pod/part` exists in every hierarchy and opens the ways into it.
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn ensure(&self, pod: &str, part: &str) -> Result<Vec<OwnedFd>> {
+    pub fn ensure(&self, pod: &str, part: &str) -> Result<Entrance> {
         for root in self.roots() {
             let leaf = root.join(pod).join(part);
             if !leaf.is_dir() {
@@ -95,12 +95,23 @@ impl Cgroups {
             let file = OpenOptions::new().write(true).open(&path).doing(|| format!("open {}", path.display()))?;
             Ok(file.into())
         };
-        self.entrances(pod, part).into_iter().map(open).collect()
+        let own = self.layout.v2.join(&self.prefix).join(pod).join(part);
+        Ok(Entrance {
+            dir: crate::mount::open_path(&own)?,
+            procs: open(own.join("cgroup.procs"))?,
+            tasks: self.tasks(pod, part).into_iter().map(open).collect::<Result<_>>()?,
+        })
     }
 
-    /// The `cgroup.procs` files of `pod/part`, one in each hierarchy.
-    pub fn entrances(&self, pod: &str, part: &str) -> Vec<PathBuf> {
-        self.roots().into_iter().map(|root| root.join(pod).join(part).join("cgroup.procs")).collect()
+    /// The directories of `pod/part`, one in each hierarchy.
+    pub fn dirs(&self, pod: &str, part: &str) -> Vec<PathBuf> {
+        self.roots().into_iter().map(|root| root.join(pod).join(part)).collect()
+    }
+
+    /// The `tasks` files of `pod/part`, one in each hierarchy of version 1.
+    pub fn tasks(&self, pod: &str, part: &str) -> Vec<PathBuf> {
+        let roots: BTreeSet<&PathBuf> = self.layout.v1.values().collect();
+        roots.into_iter().map(|root| root.join(&self.prefix).join(pod).join(part).join("tasks")).collect()
     }
 
     fn make(&self, root: &Path, leaf: &Path) -> Result<()> {
@@ -232,7 +243,21 @@ impl Cgroups {
     }
 }
 
-/// Joins the calling process to groups opened by [`Cgroups::ensure`].
+/// The ways into a group, opened.
+///
+/// To move a process by writing to `cgroup.procs` takes a lock for which the kernel may wait an RCU grace period (15 ms
+/// here), lest a thread is made meanwhile. Whoever is born in the group, or moves the one thread it has, does not.
+#[derive(Debug)]
+pub struct Entrance {
+    /// The directory in version 2, for [`crate::process::spawn`].
+    pub dir: OwnedFd,
+    /// The `cgroup.procs` there.
+    pub procs: OwnedFd,
+    /// The `tasks` files of version 1, for [`join`].
+    pub tasks: Vec<OwnedFd>,
+}
+
+/// Joins the calling process, which has one thread, to groups by their `tasks` or `cgroup.procs` files.
 ///
 /// # Errors
 /// What the kernel gives.

@@ -35,7 +35,7 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
     let (ready_rx, ready_tx) = pipe()?;
     let network = if own_network { flags::NEWNET } else { 0 };
     let namespaces = flags::NEWUSER | flags::NEWUTS | flags::NEWIPC | network;
-    let helper = process::spawn(namespaces, || {
+    let helper = process::spawn(namespaces, None, || {
         let named = rustix::system::sethostname(hostname.as_bytes());
         let _ = rustix::io::write(&ready_tx, &[u8::from(named.is_ok())]);
         // Holds the namespaces until the parent has opened them and kills it, or ends itself.

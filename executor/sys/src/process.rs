@@ -43,18 +43,22 @@ impl Exit {
     }
 }
 
-/// Makes a process that runs `body` and ends when it returns. The caller must be single-threaded: `body` is ordinary
+/// `CLONE_INTO_CGROUP` of clone(2).
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Makes a process that runs `body` and ends when it returns, in the cgroup (version 2) whose directory is given, or
+/// else in the caller's own. The caller must be single-threaded: `body` is ordinary
 /// Rust, which allocates, and a lock held by another thread would stay held for ever.
 ///
 /// # Errors
 /// What `clone3(2)` gives, or when the caller has more than one thread.
-pub fn spawn(flags: u64, body: impl FnOnce() -> i32) -> Result<Process> {
+pub fn spawn(flags: u64, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> i32) -> Result<Process> {
     assert_single_threaded()?;
     let mut pidfd: libc::c_int = -1;
     // A sibling's exit signal is that of the caller, and naming one is an error (clone(2), "The clone_args").
     let exit_signal = if flags & self::flags::PARENT == 0 { libc::SIGCHLD as u64 } else { 0 };
     let args = libc::clone_args {
-        flags: flags | libc::CLONE_PIDFD as u64,
+        flags: flags | libc::CLONE_PIDFD as u64 | if cgroup.is_some() { INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -64,7 +68,7 @@ pub fn spawn(flags: u64, body: impl FnOnce() -> i32) -> Result<Process> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: cgroup.map_or(0, |dir| dir.as_raw_fd() as u64),
     };
     // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own copy of everything. There
     // is one thread (checked above), so no lock is left held in the child. `args` and `pidfd` outlive the call.

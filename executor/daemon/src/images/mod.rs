@@ -272,6 +272,10 @@ impl Images {
 
     fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), ImageError> {
         let (path, temporary) = (self.blob_path(digest), self.temporary(digest));
+        // What has its name was synced before it got it.
+        if fs::read(&path).is_ok_and(|known| known == bytes) {
+            return Ok(());
+        }
         let write = || -> std::io::Result<()> {
             let mut file = fs::File::create(&temporary)?;
             file.write_all(bytes)?;

@@ -1,0 +1,126 @@
+//! Making shims: one process of theirs is started once and asked to fork for each pod (see `tank-shim`, `forkserver`).
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tank_proto::{
+    shim::{Failure, FailureKind, Setup},
+    timing::Span,
+};
+use tank_sys::packet;
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+/// The longest a shim may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+
+/// The most bytes of what a shim says before it is ready.
+const MAX_WORD: u64 = 64 << 10;
+
+#[derive(Debug)]
+pub struct Forkserver {
+    program: PathBuf,
+    /// Closing it ends the process.
+    socket: Mutex<Option<OwnedFd>>,
+}
+
+impl Forkserver {
+    pub fn new(program: &Path) -> Self {
+        Self { program: program.to_owned(), socket: Mutex::default() }
+    }
+
+    /// Starts the process, if it was not started.
+    ///
+    /// # Errors
+    /// When it can't be executed.
+    pub fn start(&self) -> Result<(), Failure> {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if socket.is_none() {
+            *socket = Some(self.execute()?);
+        }
+        Ok(())
+    }
+
+    fn execute(&self) -> Result<OwnedFd, Failure> {
+        let (ours, theirs) = packet::pair().map_err(|e| crate::shims::failure(&e))?;
+        // It is reaped with the shims.
+        let started =
+            Command::new(&self.program).env_clear().stdin(theirs).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+        started.map(|_child| ours).map_err(|e| failed(format!("{}: {e}", self.program.display())))
+    }
+
+    /// Sends a request; once more to a new process where the one there was is gone.
+    fn ask(&self, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Failure> {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = socket.as_ref()
+            && packet::send(known.as_fd(), b"fork", fds).is_ok()
+        {
+            return Ok(());
+        }
+        let new = self.execute()?;
+        let sent = packet::send(new.as_fd(), b"fork", fds).map_err(|e| failed(e.to_string()));
+        *socket = Some(new);
+        sent
+    }
+
+    /// Makes a shim in the cgroup `cgroup` and waits until it listens; gives where the time went, if the set-up asks for
+    /// it. The shim is in a session of its own and outlives this process.
+    ///
+    /// # Errors
+    /// What the shim said, or that it said nothing in time.
+    pub async fn spawn(&self, setup: &Setup, stderr: &File, cgroup: &OwnedFd) -> Result<Vec<Span>, Failure> {
+        let text = serde_json::to_vec(setup).map_err(|e| failed(e.to_string()))?;
+        let sealed = packet::sealed("setup", &text).map_err(|e| crate::shims::failure(&e))?;
+        let (theirs, ours) = pipe_pair().map_err(|e| failed(e.to_string()))?;
+        self.ask(&[sealed.as_fd(), stderr.as_fd(), theirs.as_fd(), cgroup.as_fd()])?;
+        drop(theirs);
+        let mut said = Vec::new();
+        // "ready", or an error; the pipe is closed after either.
+        match timeout(READY_LIMIT, ours.take(MAX_WORD).read_to_end(&mut said)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(_) => return Err(failed("it is not ready in time".to_owned())),
+        }
+        let said = String::from_utf8_lossy(&said);
+        match said.strip_prefix("ready") {
+            Some(spans) => Ok(serde_json::from_str(spans.trim()).unwrap_or_default()),
+            None if said.is_empty() => Err(failed("it ended without a word".to_owned())),
+            None => Err(failed(said.trim().to_owned())),
+        }
+    }
+}
+
+fn failed(why: String) -> Failure {
+    Failure { what: "start the pod's shim".to_owned(), why, kind: FailureKind::Other }
+}
+
+/// The writing end for somebody else, the reading end for this runtime.
+fn pipe_pair() -> io::Result<(OwnedFd, pipe::Receiver)> {
+    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok((theirs, pipe::Receiver::from_owned_fd(ours)?))
+}
+
+/// Reaps this process's children, whose number nobody knows beforehand: shims, and the process that forks them. Call it
+/// in a runtime, before there are any.
+///
+/// # Errors
+/// When the signal can't be listened to.
+pub fn reap() -> Result<(), String> {
+    let mut ended = signal(SignalKind::child()).map_err(|e| e.to_string())?;
+    tokio::spawn(async move {
+        while ended.recv().await.is_some() {
+            while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+        }
+    });
+    Ok(())
+}
