@@ -3,15 +3,19 @@
 use crate::{
     faults, files,
     host::Host,
-    shims::{self, Shim, failure},
+    shims::{Shim, failure},
     start,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::{collections::BTreeSet, fs, os::fd::AsFd, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 use tank_model::{Digest, Graph, Name, spec::Network};
 use tank_plan::{Plan, Step, StepId};
-use tank_proto::shim::{Failure, FailureKind, Request, Setup};
+use tank_proto::shim::{self, Failure, FailureKind, Setup};
+use tank_sys::route::{Cidr, Request};
 use tokio::time::{Instant, sleep};
+
+/// The index of the loopback link: it is the first that the kernel makes in a network namespace.
+const LOOPBACK: u32 = 1;
 
 /// The most steps at once.
 const AT_ONCE: usize = 16;
@@ -79,18 +83,22 @@ async fn blocking<T: Send + 'static>(
 
 async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<(), Failure> {
     match step {
-        Step::EnsureBridge => ensure_bridge(host).await,
+        Step::EnsureBridge => {
+            let host = Arc::clone(host);
+            blocking("set up the bridge", move || ensure_bridge(&host)).await
+        }
         Step::RemoveBridge => {
-            let link = host.routes.link(&host.settings.config.bridge).await.map_err(|e| failure(&e))?;
-            match link.filter(|link| link.marked) {
-                Some(link) => host.routes.delete(link.index).await.map_err(|e| failure(&e)),
+            let host = Arc::clone(host);
+            let remove = move || match host.routes.link(&host.settings.config.bridge)?.filter(|link| link.marked) {
+                Some(link) => host.routes.delete(link.index),
                 None => Ok(()),
-            }
+            };
+            blocking("remove the bridge", move || remove().map_err(|e| failure(&e))).await
         }
         Step::StartSandbox { pod, hash } => start_sandbox(host, graph, pod, *hash).await,
         Step::StopSandbox { pod } => {
             if let Some(shim) = host.shim(pod) {
-                let _ = shim.request(&Request::Shutdown, &[]).await;
+                let _ = shim.request(&shim::Request::Shutdown, &[]).await;
                 let deadline = Instant::now() + Duration::from_secs(10);
                 while shim.is_alive() && Instant::now() < deadline {
                     sleep(Duration::from_millis(1)).await;
@@ -124,12 +132,14 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<()
     }
 }
 
-async fn ensure_bridge(host: &Host) -> Result<(), Failure> {
+fn ensure_bridge(host: &Host) -> Result<(), Failure> {
     let name = &host.settings.config.bridge;
-    let index = host.routes.ensure_bridge(name, &host.bridge_addresses()).await.map_err(|e| failure(&e))?;
-    for address in host.bridge_addresses() {
-        host.routes.ensure_address(index, address).await.map_err(|e| failure(&e))?;
-    }
+    let ensure = || {
+        let index = host.routes.ensure_bridge(name, &host.bridge_addresses())?;
+        let addresses = host.bridge_addresses().into_iter().map(|address| Request::address(index, address));
+        host.routes.carry_out(addresses.collect())
+    };
+    ensure().map_err(|e| failure(&e))?;
     let mut settings = Vec::new();
     for network in &host.settings.config.networks {
         if network.address.is_ipv4() {
@@ -193,52 +203,58 @@ async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest
     Ok(())
 }
 
-async fn set_loopback_up(shim: &shims::Shim) -> Result<(), Failure> {
-    // Index 1 in every network namespace: it is the first link the kernel makes there.
-    shim.routes().await?.set_up(1).await.map_err(|e| failure(&e))
+async fn set_loopback_up(shim: &Shim) -> Result<(), Failure> {
+    shim.routes().await?.carry_out(vec![Request::set_up(LOOPBACK)]).map_err(|e| failure(&e))
 }
 
-async fn ensure_network(host: &Host, pod: &Name) -> Result<(), Failure> {
+async fn ensure_network(host: &Arc<Host>, pod: &Name) -> Result<(), Failure> {
     let shim = host.shim(pod).ok_or_else(|| other("connect a pod", "its shim is gone"))?;
-    let pid = shim.state().await?.pid;
-    let lease = host.store.lease(pod.as_str()).map_err(|e| other("lease an address", e))?;
-    let namespaces = shim.namespaces().await?;
-    let Some(net) = &namespaces.net else { return Err(other("connect a pod", "it uses the host's network")) };
-    let inside = shim.routes().await?;
-    let name = link_name(pid);
-    let work = async {
-        let bridge = host.routes.ensure_bridge(&host.settings.config.bridge, &host.bridge_addresses()).await?;
-        let outer = host.routes.link(&name).await?;
-        let inner = inside.link("eth0").await?;
-        // A pair can't be half there; a link that is down or off its bridge is put back by making it anew.
-        let sound = outer.as_ref().is_some_and(|link| link.up && link.controller == Some(bridge)) && inner.is_some();
-        if !sound {
-            if let Some(link) = outer {
-                if !link.marked && link.controller != Some(bridge) {
-                    let taken = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
-                    return Err(tank_sys::Error::new(format!("use the link {name}: it is not Tank's"), taken));
-                }
-                host.routes.delete(link.index).await?;
-            }
-            // A pod keeps its hardware address with its lease, and neighbours their entry.
-            host.routes.add_veth(&name, bridge, "eth0", lease as u16, net.as_fd()).await?;
-        }
-        inside.set_up(1).await?;
-        let missing =
-            || tank_sys::Error::new("find the pod's link", std::io::Error::from(std::io::ErrorKind::NotFound));
-        let index = inside.link("eth0").await?.ok_or_else(missing)?.index;
-        inside.set_up(index).await?;
-        for address in host.addresses(pod).unwrap_or_default() {
-            inside.ensure_address(index, address).await?;
-        }
-        let gateways = host.bridge_addresses().into_iter().map(|cidr| cidr.address).collect();
-        inside.remove_other_default_routes(&gateways).await?;
-        for gateway in gateways {
-            inside.ensure_default_route(gateway).await?;
-        }
-        Ok(())
+    let name = link_name(shim.state().await?.pid);
+    shim.routes().await?;
+    let (host, pod) = (Arc::clone(host), pod.clone());
+    blocking("connect a pod", move || {
+        let lease = host.store.lease(pod.as_str()).map_err(|e| other("lease an address", e))?;
+        let addresses = host.addresses(&pod).map_err(|e| other("lease an address", e))?;
+        connect(&host, &shim, &name, lease, &addresses).map_err(|e| failure(&e))
+    })
+    .await
+}
+
+fn connect(
+    host: &Host,
+    shim: &Shim,
+    name: &str,
+    lease: u32,
+    addresses: &BTreeSet<Cidr>,
+) -> Result<(), tank_sys::Error> {
+    let missing = |what: &str| tank_sys::Error::new(what, std::io::Error::from(std::io::ErrorKind::NotFound));
+    let (Some(inside), Some(net)) = (shim.known_routes(), shim.known_network()) else {
+        return Err(missing("enter the pod's network: it uses the host's"));
     };
-    work.await.map_err(|e: tank_sys::Error| failure(&e))
+    let bridge = host.routes.ensure_bridge(&host.settings.config.bridge, &host.bridge_addresses())?;
+    let outer = host.routes.link(name)?;
+    let mut inner = inside.link("eth0")?;
+    // A pair can't be half there; a link that is down or off its bridge is put back by making it anew.
+    let sound = outer.as_ref().is_some_and(|link| link.up && link.controller == Some(bridge)) && inner.is_some();
+    if !sound {
+        if let Some(link) = outer {
+            if !link.marked && link.controller != Some(bridge) {
+                let taken = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+                return Err(tank_sys::Error::new(format!("use the link {name}: it is not Tank's"), taken));
+            }
+            host.routes.delete(link.index)?;
+        }
+        // A pod keeps its hardware address with its lease, and neighbours their entry.
+        host.routes.add_veth(name, bridge, "eth0", lease as u16, net)?;
+        inner = inside.link("eth0")?;
+    }
+    let index = inner.ok_or_else(|| missing("find the pod's link"))?.index;
+    let gateways: BTreeSet<_> = host.bridge_addresses().into_iter().map(|cidr| cidr.address).collect();
+    inside.remove_other_default_routes(&gateways)?;
+    let mut requests = vec![Request::set_up(LOOPBACK), Request::set_up(index)];
+    requests.extend(addresses.iter().map(|address| Request::address(index, *address)));
+    requests.extend(gateways.into_iter().map(Request::default_route));
+    inside.carry_out(requests)
 }
 
 /// Thaws the container's cgroup and lets its main process go on.
@@ -246,14 +262,14 @@ async fn resume(host: &Host, pod: &Name, container: &Name) -> Result<(), Failure
     host.cgroups.thaw(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
     let Some(shim) = host.shim(pod) else { return Ok(()) };
     let signal = tank_sys::process::signal_number("SIGCONT").unwrap_or(18);
-    shim.request(&Request::Signal { container: container.to_string(), signal }, &[]).await.map(drop)
+    shim.request(&shim::Request::Signal { container: container.to_string(), signal }, &[]).await.map(drop)
 }
 
 /// Asks, waits, kills; then the shim forgets it.
 async fn stop(host: &Host, pod: &Name, container: &Name, signal: i32, limit: Duration) -> Result<(), Failure> {
     let Some(shim) = host.shim(pod) else { return Ok(()) };
     end(&shim, container, signal, limit).await?;
-    shim.request(&Request::Forget { container: container.to_string() }, &[]).await.map(drop)
+    shim.request(&shim::Request::Forget { container: container.to_string() }, &[]).await.map(drop)
 }
 
 /// Ends a main process: the signal, and `SIGKILL` when the time is over.
@@ -267,7 +283,7 @@ pub async fn end(shim: &Shim, container: &Name, signal: i32, limit: Duration) ->
         if ended().await? {
             break;
         }
-        let request = Request::Signal { container: container.to_string(), signal };
+        let request = shim::Request::Signal { container: container.to_string(), signal };
         shim.request(&request, &[]).await?;
         let deadline = Instant::now() + limit;
         let mut pause = Duration::from_millis(1);

@@ -122,32 +122,18 @@ pub fn mount(
     Ok((mount_fd, entries))
 }
 
-/// What the files of one run of a container say now. None: its shim can't show them.
+/// What the files of one run of a container say now. Blocking.
 ///
 /// # Errors
-/// When the shim does not answer, or a file can't be read.
-pub async fn observe<'a>(
-    host: &Host,
-    shim: &Shim,
-    container: &Name,
-    started: u64,
-    paths: impl Iterator<Item = &'a String>,
-) -> Result<Option<BTreeMap<String, Digest>>, Failure> {
-    let Some((dir, fresh)) = shim.files(container.as_str(), started).await? else { return Ok(None) };
-    if fresh {
-        // Without a watch, the next full pass sees what somebody writes.
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&dir));
-        if let Err(error) = host.writes.add(path.as_ref()) {
-            tracing::debug!(%container, %error, "its files are not watched");
-        }
-    }
+/// When a file can't be read.
+pub fn read(dir: &OwnedFd, paths: &[String]) -> Result<BTreeMap<String, Digest>, Failure> {
     let mut found = BTreeMap::new();
     for path in paths {
         if let Some(content) = mount::read_file(dir.as_fd(), &name_of(path), MAX_FILE).map_err(|e| failure(&e))? {
             found.insert(path.clone(), Digest::of(&content));
         }
     }
-    Ok(Some(found))
+    Ok(found)
 }
 
 /// Writes files anew under the running container, then sends the signals that make it read them.
@@ -167,7 +153,7 @@ pub async fn write(
     // One that has ended meanwhile starts with the right files.
     let Some(running) = running else { return Ok(()) };
     let dir = shim.files(container.as_str(), running.started).await?;
-    let (dir, _) = dir.ok_or_else(|| fail("write files", "the pod's shim can't show them"))?;
+    let dir = dir.ok_or_else(|| fail("write files", "the pod's shim can't show them"))?;
     let files = contents(host, graph, &host_resolver(), pod, container).map_err(|e| fail("lease an address", e))?;
     let mut signals = BTreeSet::new();
     for (path, file) in files.iter().filter(|(path, _)| paths.contains(*path)) {

@@ -13,9 +13,11 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
 use tank_model::{Digest, Graph, Name, spec::Network};
+use tank_proto::shim::ContainerState;
 use tank_sys::{
     cgroup::Cgroups,
     nft::{Forward, Ruleset},
@@ -41,8 +43,8 @@ pub struct Host {
     pub wake: Notify,
     pub notices: mpsc::UnboundedSender<Notice>,
     shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
-    /// The run of each container whose cgroup is watched.
-    watched: Mutex<BTreeMap<(Name, Name), u64>>,
+    /// The run of each container that is watched, and whether its files are too.
+    watched: Mutex<BTreeMap<(Name, String), (u64, bool)>>,
     /// Graphs by their root, the last few.
     graphs: Mutex<BTreeMap<Digest, Arc<Graph>>>,
 }
@@ -99,16 +101,21 @@ impl Host {
         Ok(shim)
     }
 
-    /// Watches the cgroup of a container's run for limits that somebody else writes.
-    pub fn watch_limits(&self, pod: &Name, container: &Name, started: u64) {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if watched.insert((pod.clone(), container.clone()), started) == Some(started) {
-            return;
+    /// Watches the cgroup and the files of a container's run for what somebody else writes.
+    pub fn watch_run(&self, pod: &Name, run: &ContainerState, files: Option<&Arc<OwnedFd>>) {
+        let seen = (run.started, files.is_some());
+        {
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            if watched.insert((pod.clone(), run.name.clone()), seen) == Some(seen) {
+                return;
+            }
         }
-        for dir in self.cgroups.dirs(pod.as_str(), container.as_str()) {
+        let mut dirs = self.cgroups.dirs(pod.as_str(), &run.name);
+        dirs.extend(files.map(|dir| format!("/proc/self/fd/{}", dir.as_raw_fd()).into()));
+        for dir in dirs {
             // Without a watch, the next full pass sees it.
             if let Err(error) = self.writes.add(&dir) {
-                tracing::debug!(%pod, %container, %error, "its limits are not watched");
+                tracing::debug!(%pod, container = run.name, %error, "it is not watched");
             }
         }
     }

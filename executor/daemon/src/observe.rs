@@ -1,14 +1,21 @@
 //! The impure reader: builds [`Observed`] from the shims and the kernel.
+//!
+//! First every shim is asked, all at once; meanwhile what belongs to the whole host is read. Then the kernel's side of
+//! each pod (limits, files, network), on as many threads as there are processors: that is reading small files and
+//! talking netlink, and none of it waits for anybody.
 
 use crate::{
+    actuate::link_name,
     events::now,
     files::{self, Files},
     host::Host,
-    shims::Shim,
+    shims::{Shim, failure},
 };
 use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::OwnedFd,
     sync::Arc,
 };
 use tank_model::{
@@ -16,9 +23,12 @@ use tank_model::{
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
-use tank_plan::observed::{Container, Observed, Pod, Sandbox, State};
-use tank_proto::shim::{ContainerState, ExitStatus, Failure, FailureKind};
-use tank_sys::route::Link;
+use tank_plan::observed::{self, Observed, Pod, Sandbox};
+use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
+use tank_sys::{cgroup, route::Link};
+
+/// The fewest pods for which a thread more is worth its while.
+const SHARE: usize = 8;
 
 /// Looks at everything Tank has on this host. What can't be read is an error, never an absence: planning on half a
 /// view would undo what was only not seen.
@@ -27,152 +37,236 @@ use tank_sys::route::Link;
 /// What the kernel gave.
 pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<Observed, Failure> {
     let shims = host.living_shims();
-    // Once for all pods: a host has a link for each of them.
-    let links = host.routes.links().await.map_err(|e| crate::shims::failure(&e))?;
-    let pods = join_all(shims.iter().map(|(name, shim)| pod(host, graph, wanted, &links, name, shim))).await;
+    let asking = join_all(shims.into_iter().map(|(name, shim)| ask(graph, wanted, name, shim)));
+    let whole = {
+        let host = Arc::clone(host);
+        tokio::task::spawn_blocking(move || Whole::read(&host))
+    };
+    let (asked, whole) = tokio::join!(asking, whole);
+    let whole = Arc::new(whole.map_err(|e| failed("look at the host", &e))??);
+    // A shim that ends while it is asked is one that is gone.
+    let mut left: Vec<Asked> =
+        asked.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = left.len().div_ceil(threads).max(SHARE);
+    let mut reading = Vec::new();
+    while !left.is_empty() {
+        let part = left.split_off(left.len().saturating_sub(share));
+        let (host, whole) = (Arc::clone(host), Arc::clone(&whole));
+        let read = move || -> Result<Vec<_>, Failure> {
+            part.into_iter().map(|asked| asked.read(&host, &whole).map(|seen| (asked, seen))).collect()
+        };
+        reading.push(tokio::task::spawn_blocking(read));
+    }
     let mut observed = Observed { now: now(), ..Observed::default() };
-    for ((name, _), pod) in shims.iter().zip(pods) {
-        // A shim that ends while it is asked is one that is gone.
-        if let Some(pod) = pod? {
-            observed.pods.insert(name.clone(), pod);
+    for part in join_all(reading).await {
+        for (asked, seen) in part.map_err(|e| failed("look at the pods", &e))?? {
+            observed.pods.insert(asked.name.clone(), asked.pod(host, graph, seen)?);
         }
     }
-    for name in left_over(host).await {
-        observed.pods.entry(name).or_default();
+    for name in &whole.left_over {
+        observed.pods.entry(name.clone()).or_default();
     }
-    observed.bridge = bridge(host).await?;
-    let marks = tokio::task::spawn_blocking(tank_sys::nft::list).await;
-    observed.firewall = marks.map_err(|e| failed("list the rules", &e))?.map_err(|e| crate::shims::failure(&e))?;
+    observed.bridge = whole.bridge_addresses.clone();
+    observed.firewall = whole.firewall.clone();
     Ok(observed)
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
-    let kind = tank_proto::shim::FailureKind::Other;
-    Failure { what: what.to_owned(), why: error.to_string(), kind }
+    Failure { what: what.to_owned(), why: error.to_string(), kind: FailureKind::Other }
 }
 
-/// Names that have a cgroup, a folder, or the upper layers of containers.
-async fn left_over(host: &Arc<Host>) -> BTreeSet<Name> {
-    let host = Arc::clone(host);
-    let look = move || {
+/// What belongs to no pod, and what is listed for all of them at once.
+struct Whole {
+    /// A host has a link for each pod.
+    links: BTreeMap<String, Link>,
+    /// None: there is none, or it is not as it should be.
+    bridge: Option<Link>,
+    bridge_addresses: Option<BTreeSet<String>>,
+    gateways: BTreeSet<IpAddr>,
+    firewall: BTreeSet<String>,
+    /// Names that have a cgroup, a folder, or the upper layers of containers.
+    left_over: BTreeSet<Name>,
+}
+
+impl Whole {
+    fn read(host: &Host) -> Result<Self, Failure> {
+        let links = host.routes.links().map_err(|e| failure(&e))?;
+        let links: BTreeMap<String, Link> = links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let bridge = links.get(&host.settings.config.bridge).filter(|link| link.marked).cloned();
+        let bridge_addresses = match bridge.as_ref().filter(|link| link.up) {
+            Some(link) => {
+                let addresses = host.routes.addresses(link.index).map_err(|e| failure(&e))?;
+                Some(addresses.iter().map(ToString::to_string).collect())
+            }
+            None => None,
+        };
         let mut names = host.cgroups.pods();
         for dir in [host.settings.run_dir.join("pods"), host.settings.state_dir.join("scratch")] {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
                 names.extend(entry.file_name().into_string());
             }
         }
-        names.into_iter().filter_map(|name| Name::new(name).ok()).collect()
-    };
-    tokio::task::spawn_blocking(look).await.unwrap_or_default()
+        Ok(Self {
+            links,
+            bridge,
+            bridge_addresses,
+            gateways: host.bridge_addresses().into_iter().map(|cidr| cidr.address).collect(),
+            firewall: tank_sys::nft::list().map_err(|e| failure(&e))?,
+            left_over: names.into_iter().filter_map(|name| Name::new(name).ok()).collect(),
+        })
+    }
 }
 
-async fn bridge(host: &Host) -> Result<Option<BTreeSet<String>>, Failure> {
-    let link = host.routes.link(&host.settings.config.bridge).await.map_err(|e| crate::shims::failure(&e))?;
-    let Some(link) = link.filter(|link| link.up && link.marked) else { return Ok(None) };
-    let addresses = host.routes.addresses(link.index).await.map_err(|e| crate::shims::failure(&e))?;
-    Ok(Some(addresses.iter().map(ToString::to_string).collect()))
+/// What a pod's shim said, and what to look at in the kernel.
+struct Asked {
+    name: Name,
+    shim: Arc<Shim>,
+    state: shim::State,
+    bridged: bool,
+    /// Of each running container whose files are known: where they are, and their paths.
+    files: BTreeMap<String, (Arc<OwnedFd>, Vec<String>)>,
 }
 
-async fn pod(
-    host: &Arc<Host>,
-    graph: &Graph,
-    wanted: &Files,
-    links: &[Link],
-    name: &Name,
-    shim: &Arc<Shim>,
-) -> Result<Option<Pod>, Failure> {
+/// The kernel's side of a pod.
+struct Seen {
+    network: Option<BTreeSet<String>>,
+    containers: BTreeMap<String, SeenContainer>,
+}
+
+struct SeenContainer {
+    limits: cgroup::Limits,
+    halted: bool,
+    out_of_memory: bool,
+    files: Option<BTreeMap<String, Digest>>,
+}
+
+/// Asks a pod's shim. None: it is gone.
+async fn ask(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Result<Option<Asked>, Failure> {
     let state = match shim.state().await {
         Ok(state) => state,
         Err(_) if !shim.is_alive() => return Ok(None),
         Err(failure) => return Err(failure),
     };
-    let bridged = graph.sandbox(name).is_some_and(|(node, _)| node.network == Network::Bridge);
-    let network = if bridged { network(host, links, shim, state.pid).await? } else { None };
-    let mut pod = Pod {
-        sandbox: Some(Sandbox {
-            hash: state.sandbox.parse().map_err(|e| failed("read a shim's state", &e))?,
-            pid: state.pid,
-            version: state.version,
-            network,
-        }),
-        containers: BTreeMap::new(),
-    };
-    for container in &state.containers {
+    let bridged = graph.sandbox(&name).is_some_and(|(node, _)| node.network == Network::Bridge);
+    // Asked for once and kept by the shim's handle; a pod that can't be entered has no network.
+    let bridged = bridged && shim.routes().await.is_ok();
+    let mut files = BTreeMap::new();
+    for container in state.containers.iter().filter(|container| container.exited.is_none()) {
         let Ok(container_name) = Name::new(container.name.clone()) else { continue };
-        let mut found = self::container(host, graph, name, &container_name, container)?;
-        let wanted = wanted.get(&(name.clone(), container_name.clone()));
-        if let (Some(wanted), State::Running { .. }) = (wanted, &found.state) {
-            let files = files::observe(host, shim, &container_name, container.started, wanted.keys()).await;
-            match files {
-                Ok(files) => found.files = files,
-                // It has ended since.
-                Err(failure) if failure.kind == FailureKind::NotRunning || !shim.is_alive() => {}
-                Err(failure) => return Err(failure),
-            }
+        let Some(paths) = wanted.get(&(name.clone(), container_name)) else { continue };
+        match shim.files(&container.name, container.started).await {
+            Ok(Some(dir)) => drop(files.insert(container.name.clone(), (dir, paths.keys().cloned().collect()))),
+            // Its shim can't show them.
+            Ok(None) => {}
+            // It has ended since.
+            Err(failure) if failure.kind == FailureKind::NotRunning || !shim.is_alive() => {}
+            Err(failure) => return Err(failure),
         }
-        pod.containers.insert(container_name, found);
     }
-    Ok(Some(pod))
+    Ok(Some(Asked { name, shim, state, bridged, files }))
 }
 
-fn container(
-    host: &Arc<Host>,
-    graph: &Graph,
-    pod: &Name,
-    name: &Name,
-    found: &ContainerState,
-) -> Result<Container, Failure> {
-    let lifecycle = graph.lifecycle(pod, name);
-    let probes = graph.get(&Key::Lifecycle(pod.clone(), name.clone())).map_or(Digest::of(b""), |entry| entry.hash);
-    let state = match found.exited {
-        None => State::Running {
-            pid: found.pid,
-            ready: host.readiness.is_ready(host, pod, name, found.started, &lifecycle, probes),
-        },
-        Some((ExitStatus::Code(code), at)) => State::Exited { status: code, at },
-        Some((ExitStatus::Signal(signal), at)) => State::Exited { status: 128 + signal, at },
-    };
-    let limits = host.cgroups.limits(pod.as_str(), name.as_str());
-    host.watch_limits(pod, name, found.started);
-    let halted = found.exited.is_none()
-        && (host.cgroups.is_frozen(pod.as_str(), name.as_str()) || tank_sys::process::is_stopped(found.pid));
-    Ok(Container {
-        hash: found.hash.parse().map_err(|e| failed("read a shim's state", &e))?,
-        attempt: found.attempt,
-        started: found.started,
-        state,
-        limits: Limits {
-            memory: limits.memory.map(Bytes),
-            pids: limits.pids.and_then(|pids| u32::try_from(pids).ok()),
-            cpu: limits.cpu.and_then(|cpu| u32::try_from(cpu).ok()).map(MilliCpu),
-        },
-        halted,
-        files: None,
-        // One that has never ended was never out of memory: nothing is read for what runs well.
-        out_of_memory: (found.attempt > 0 || found.exited.is_some())
-            && host.cgroups.oom_kills(pod.as_str(), name.as_str()) > 0,
-        tty: found.tty,
-        stop_signal: found.stop_signal,
-        stop_timeout: found.stop_timeout,
-    })
-}
+impl Asked {
+    /// Reads the kernel's side. Blocking.
+    fn read(&self, host: &Host, whole: &Whole) -> Result<Seen, Failure> {
+        let mut containers = BTreeMap::new();
+        for container in &self.state.containers {
+            let files = self.files.get(&container.name);
+            // First watched, then read: what is written between is told.
+            host.watch_run(&self.name, container, files.map(|(dir, _)| dir));
+            let files = files.map(|(dir, paths)| files::read(dir, paths)).transpose()?;
+            containers.insert(container.name.clone(), self.container(host, container, files));
+        }
+        let network = if self.bridged { self.network(host, whole).map_err(|e| failure(&e))? } else { None };
+        Ok(Seen { network, containers })
+    }
 
-/// The addresses of the pod's own link, if that is up, has a route, and its other end is up on the bridge.
-async fn network(host: &Host, links: &[Link], shim: &Shim, pid: i32) -> Result<Option<BTreeSet<String>>, Failure> {
-    let Ok(routes) = shim.routes().await else { return Ok(None) };
-    let read = async {
-        let inside = routes.links().await?;
-        let Some(link) = inside.iter().find(|link| link.name == "eth0" && link.up) else { return Ok(None) };
-        let loopback = inside.iter().any(|link| link.name == "lo" && link.up);
-        let gateways: BTreeSet<_> = host.bridge_addresses().into_iter().map(|cidr| cidr.address).collect();
-        if !loopback || routes.default_gateways().await? != gateways {
+    fn container(
+        &self,
+        host: &Host,
+        found: &ContainerState,
+        files: Option<BTreeMap<String, Digest>>,
+    ) -> SeenContainer {
+        let (pod, name) = (self.name.as_str(), found.name.as_str());
+        SeenContainer {
+            limits: host.cgroups.limits(pod, name),
+            halted: found.exited.is_none()
+                && (host.cgroups.is_frozen(pod, name) || tank_sys::process::is_stopped(found.pid)),
+            // One that has never ended was never out of memory: nothing is read for what runs well.
+            out_of_memory: (found.attempt > 0 || found.exited.is_some()) && host.cgroups.oom_kills(pod, name) > 0,
+            files,
+        }
+    }
+
+    /// The addresses of the pod's own link, if that is up, has a route, and its other end is up on the bridge.
+    fn network(&self, host: &Host, whole: &Whole) -> Result<Option<BTreeSet<String>>, tank_sys::Error> {
+        let outer = whole.links.get(&link_name(self.state.pid));
+        // The list may be older than the link: one that was just made is looked for again.
+        let looked = if outer.is_none() { host.routes.link(&link_name(self.state.pid))? } else { None };
+        let on_bridge = |link: &&Link| link.up && link.controller == whole.bridge.as_ref().map(|link| link.index);
+        if outer.or(looked.as_ref()).filter(on_bridge).is_none() {
             return Ok(None);
         }
-        Ok(Some(routes.addresses(link.index).await?))
-    };
-    let addresses: Option<BTreeSet<_>> = read.await.map_err(|e: tank_sys::Error| crate::shims::failure(&e))?;
-    let bridge = links.iter().find(|link| link.name == host.settings.config.bridge).map(|link| link.index);
-    let name = crate::actuate::link_name(pid);
-    let connected = links.iter().any(|link| link.name == name && link.up && link.controller == bridge);
-    Ok(addresses.filter(|_| connected).map(|addresses| addresses.iter().map(ToString::to_string).collect()))
+        let Some(routes) = self.shim.known_routes() else { return Ok(None) };
+        let inside = routes.links()?;
+        let up = |name: &str| inside.iter().find(|link| link.name == name && link.up);
+        let (Some(link), Some(_)) = (up("eth0"), up("lo")) else { return Ok(None) };
+        if routes.default_gateways()? != whole.gateways {
+            return Ok(None);
+        }
+        Ok(Some(routes.addresses(link.index)?.iter().map(ToString::to_string).collect()))
+    }
+
+    fn pod(&self, host: &Arc<Host>, graph: &Graph, seen: Seen) -> Result<Pod, Failure> {
+        let hash = |text: &str| text.parse().map_err(|e| failed("read a shim's state", &e));
+        let mut pod = Pod {
+            sandbox: Some(Sandbox {
+                hash: hash(&self.state.sandbox)?,
+                pid: self.state.pid,
+                version: self.state.version,
+                network: seen.network,
+            }),
+            containers: BTreeMap::new(),
+        };
+        let mut containers = seen.containers;
+        for found in &self.state.containers {
+            let (Ok(name), Some(seen)) = (Name::new(found.name.clone()), containers.remove(&found.name)) else {
+                continue;
+            };
+            let container = observed::Container {
+                hash: hash(&found.hash)?,
+                attempt: found.attempt,
+                started: found.started,
+                state: state(host, graph, &self.name, &name, found),
+                limits: Limits {
+                    memory: seen.limits.memory.map(Bytes),
+                    pids: seen.limits.pids.and_then(|pids| u32::try_from(pids).ok()),
+                    cpu: seen.limits.cpu.and_then(|cpu| u32::try_from(cpu).ok()).map(MilliCpu),
+                },
+                halted: seen.halted,
+                files: seen.files,
+                out_of_memory: seen.out_of_memory,
+                tty: found.tty,
+                stop_signal: found.stop_signal,
+                stop_timeout: found.stop_timeout,
+            };
+            pod.containers.insert(name, container);
+        }
+        Ok(pod)
+    }
+}
+
+fn state(host: &Arc<Host>, graph: &Graph, pod: &Name, name: &Name, found: &ContainerState) -> observed::State {
+    match found.exited {
+        None => {
+            let lifecycle = graph.lifecycle(pod, name);
+            let probes =
+                graph.get(&Key::Lifecycle(pod.clone(), name.clone())).map_or(Digest::of(b""), |entry| entry.hash);
+            let ready = host.readiness.is_ready(host, pod, name, found.started, &lifecycle, probes);
+            observed::State::Running { pid: found.pid, ready }
+        }
+        Some((ExitStatus::Code(code), at)) => observed::State::Exited { status: code, at },
+        Some((ExitStatus::Signal(signal), at)) => observed::State::Exited { status: 128 + signal, at },
+    }
 }

@@ -178,13 +178,13 @@ impl Shim {
     ///
     /// # Errors
     /// When the shim is gone, or does not answer.
-    pub async fn files(&self, container: &str, started: u64) -> Result<Option<(Arc<OwnedFd>, bool)>, Failure> {
+    pub async fn files(&self, container: &str, started: u64) -> Result<Option<Arc<OwnedFd>>, Failure> {
         let known = {
             let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             files.get(container).filter(|(run, _)| *run == started).map(|(_, dir)| dir.clone())
         };
         if let Some(known) = known {
-            return Ok(known.map(|dir| (dir, false)));
+            return Ok(known);
         }
         let dir = match self.request(&Request::Files { container: container.to_owned() }, &[]).await {
             Ok((Reply::Files, fds)) => match fds.into_iter().next() {
@@ -198,7 +198,7 @@ impl Shim {
         };
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         files.insert(container.to_owned(), (started, dir.clone()));
-        Ok(dir.map(|dir| (dir, true)))
+        Ok(dir)
     }
 
     /// A socket to the routing tables of the pod's own network namespace, opened once.
@@ -212,10 +212,21 @@ impl Shim {
                 let why = "it uses the host's".to_owned();
                 return Err(Failure { what: "enter the pod's network".to_owned(), why, kind: FailureKind::Other });
             };
-            self.watch(tank_sys::watch::Changes::of_routes_in(net.as_fd()).map_err(|e| failure(&e))?);
-            Routes::in_namespace(net.as_fd()).map_err(|e| failure(&e))
+            let (routes, changes) = Routes::in_namespace(net.as_fd()).map_err(|e| failure(&e))?;
+            self.watch(changes);
+            Ok(routes)
         };
         self.routes.get_or_try_init(open).await
+    }
+
+    /// The pod's own network namespace, if that is known.
+    pub fn known_network(&self) -> Option<BorrowedFd<'_>> {
+        self.namespaces.get()?.net.as_ref().map(AsFd::as_fd)
+    }
+
+    /// As [`Shim::routes`], if it was opened.
+    pub fn known_routes(&self) -> Option<&Routes> {
+        self.routes.get()
     }
 }
 

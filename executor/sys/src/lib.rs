@@ -24,6 +24,7 @@ pub mod cgroup;
 pub mod laps;
 pub mod mount;
 pub mod namespace;
+mod netlink;
 pub mod nft;
 pub mod packet;
 pub mod privilege;

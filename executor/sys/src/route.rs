@@ -2,15 +2,23 @@
 //!
 //! A veth pair is born with both ends where they belong: the peer's namespace is named in the `RTM_NEWLINK` itself.
 //! Made here and moved later, a pair costs thirty times as much (an RCU grace period), and so does deleting one: links
-//! die with their namespace.
+//! die with their namespace. What belongs together goes to the kernel in one packet ([`Routes::carry_out`]).
+//!
+//! Every call is blocking, for as long as somebody else holds the kernel's one lock on all of this (`rtnl`).
 
-use crate::{Context, Error, Result, namespace};
-use futures_util::TryStreamExt;
+use crate::{
+    Context, Error, Result, namespace,
+    netlink::{Conversation, Refused},
+    watch::Changes,
+};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, ParseableParametrized};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
-    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
-        address::{AddressAttribute, AddressHeaderFlags},
-        link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+        RouteNetlinkMessage,
+        address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+        link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage},
     },
 };
@@ -100,57 +108,89 @@ pub struct Link {
 /// that the kernel takes in the request that makes it, so there is no moment at which one is without.
 pub const MARK: [u8; 3] = [0x02, 0x74, 0x6b];
 
-/// A socket to one network namespace's routing tables. Ends when dropped.
+/// `RTM_NEWLINK` and `RTM_NEWROUTE` of rtnetlink(7).
+const NEWLINK: u16 = 16;
+const NEWROUTE: u16 = 24;
+
+/// A socket to one network namespace's routing tables.
 #[derive(Debug)]
-pub struct Routes {
-    handle: Handle,
-    connection: tokio::task::JoinHandle<()>,
-    /// A socket lists one thing at a time: a second dump beside the first is `EBUSY` (`__netlink_dump_start`).
-    listing: tokio::sync::Mutex<()>,
+pub struct Routes(Conversation);
+
+/// Something to be changed, and what it is for.
+#[derive(Debug)]
+pub struct Request {
+    what: String,
+    message: RouteNetlinkMessage,
+    flags: u16,
 }
 
-impl Drop for Routes {
-    fn drop(&mut self) {
-        self.connection.abort();
+impl Request {
+    /// Sets a link up.
+    pub fn set_up(index: u32) -> Self {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        Self { what: "set a link up".to_owned(), message: RouteNetlinkMessage::SetLink(message), flags: 0 }
     }
-}
 
-/// Says what was attempted; netlink errors carry the errno.
-trait Netlink<T> {
-    fn asking(self, what: impl FnOnce() -> String) -> Result<T>;
-}
+    /// Ensures an address. IPv6 skips duplicate address detection: Tank hands each address out once.
+    pub fn address(index: u32, cidr: Cidr) -> Self {
+        let message = match cidr.address {
+            IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, cidr.prefix).build(),
+            IpAddr::V6(v6) => {
+                let build = AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6, cidr.prefix);
+                let mut message = build.build();
+                message.header.flags |= AddressHeaderFlags::Nodad;
+                message
+            }
+        };
+        let message = RouteNetlinkMessage::NewAddress(message);
+        Self { what: format!("add the address {cidr}"), message, flags: NLM_F_CREATE | NLM_F_REPLACE }
+    }
 
-impl<T> Netlink<T> for std::result::Result<T, rtnetlink::Error> {
-    fn asking(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| {
-            let source = match &error {
-                rtnetlink::Error::NetlinkError(message) => message.to_io(),
-                _ => io::Error::other(error.to_string()),
-            };
-            Error::new(what(), source)
-        })
+    /// Ensures the default route through `gateway`.
+    pub fn default_route(gateway: IpAddr) -> Self {
+        let message: RouteMessage = match gateway {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4).build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(v6).build(),
+        };
+        let message = RouteNetlinkMessage::NewRoute(message);
+        let what = format!("route everything through {gateway}");
+        Self { what, message, flags: NLM_F_CREATE | NLM_F_REPLACE }
     }
 }
 
 impl Routes {
-    /// Opens a socket in the caller's network namespace. Needs a tokio runtime.
+    /// Opens a socket in the caller's network namespace.
     ///
     /// # Errors
     /// What `socket(2)` gives.
     pub fn here() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().doing(|| "open a route socket")?;
-        Ok(Self { handle, connection: tokio::spawn(connection), listing: tokio::sync::Mutex::new(()) })
+        Ok(Self(Conversation::open(NETLINK_ROUTE).doing(|| "open a route socket")?.strict()))
     }
 
-    /// Opens a socket in the namespace `net`, where it stays. Needs a tokio runtime.
+    /// Opens a socket in the namespace `net`, where it stays, and one that tells of changes there. Needs a tokio runtime.
     ///
     /// # Errors
     /// What `setns(2)` or `socket(2)` gives.
-    pub fn in_namespace(net: BorrowedFd<'_>) -> Result<Self> {
+    pub fn in_namespace(net: BorrowedFd<'_>) -> Result<(Self, Changes)> {
         let runtime = tokio::runtime::Handle::current();
         namespace::in_network(net, move || {
             let _context = runtime.enter();
-            Self::here()
+            Ok((Self::here()?, Changes::of_routes()?))
+        })
+    }
+
+    /// Carries requests out, in their order, all of them in one packet.
+    ///
+    /// # Errors
+    /// What the kernel answers to the first it refuses; those behind it are carried out all the same.
+    pub fn carry_out(&self, requests: Vec<Request>) -> Result<()> {
+        let (mut names, mut messages) = (Vec::new(), Vec::new());
+        for request in requests {
+            names.push(request.what);
+            messages.push((request.message, request.flags));
+        }
+        self.0.request(messages).map_err(|Refused { index, error }| {
+            Error::new(names.into_iter().nth(index).unwrap_or_default(), error)
         })
     }
 
@@ -158,38 +198,49 @@ impl Routes {
     ///
     /// # Errors
     /// What the kernel answers.
-    pub async fn links(&self) -> Result<Vec<Link>> {
-        let _listing = self.listing.lock().await;
-        let messages: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.asking(|| "list the links".to_owned())?;
-        Ok(messages.iter().filter_map(read_link).collect())
+    pub fn links(&self) -> Result<Vec<Link>> {
+        let mut links = Vec::new();
+        let request = RouteNetlinkMessage::GetLink(without_statistics(LinkMessage::default()));
+        let listed = self.0.list(request, |kind, payload| {
+            if kind == NEWLINK {
+                links.extend(read_link(payload));
+            }
+        });
+        listed.doing(|| "list the links")?;
+        Ok(links)
     }
 
     /// The link called `name`.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub async fn link(&self, name: &str) -> Result<Option<Link>> {
-        Ok(self.links().await?.into_iter().find(|link| link.name == name))
+    pub fn link(&self, name: &str) -> Result<Option<Link>> {
+        let mut found = None;
+        let asked = LinkMessageBuilder::<LinkUnspec>::new().name(name).build();
+        let request = RouteNetlinkMessage::GetLink(without_statistics(asked));
+        match self.0.get(request, |_, payload| found = read_link(payload)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            other => other.doing(|| format!("look for the link {name}")).map(|()| found),
+        }
     }
 
     /// The addresses of the link with `index`, without link-local ones.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub async fn addresses(&self, index: u32) -> Result<BTreeSet<Cidr>> {
-        let _listing = self.listing.lock().await;
-        let get = self.handle.address().get().set_link_index_filter(index);
-        let messages: Vec<_> = get.execute().try_collect().await.asking(|| "list the addresses".to_owned())?;
-        let address = |message: &rtnetlink::packet_route::address::AddressMessage| {
-            let found = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            });
-            found.map(|address| Cidr { address, prefix: message.header.prefix_len })
-        };
-        let link_local = |cidr: &Cidr| matches!(cidr.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-        Ok(messages.iter().filter_map(address).filter(|cidr| !link_local(cidr)).collect())
+    pub fn addresses(&self, index: u32) -> Result<BTreeSet<Cidr>> {
+        let mut asked = AddressMessage::default();
+        asked.header.index = index;
+        let mut addresses = BTreeSet::new();
+        let listed = self.0.list(RouteNetlinkMessage::GetAddress(asked), |kind, payload| {
+            if let Ok(RouteNetlinkMessage::NewAddress(message)) = RouteNetlinkMessage::parse_with_param(payload, kind)
+                && message.header.index == index
+            {
+                addresses.extend(address(&message));
+            }
+        });
+        listed.doing(|| "list the addresses")?;
+        Ok(addresses)
     }
 
     /// Ensures a bridge called `name` that is up and marked. Returns its index. One without the mark is taken over only
@@ -197,42 +248,38 @@ impl Routes {
     ///
     /// # Errors
     /// `EEXIST` when somebody else's link has the name; what else the kernel answers.
-    pub async fn ensure_bridge(&self, name: &str, own: &BTreeSet<Cidr>) -> Result<u32> {
+    pub fn ensure_bridge(&self, name: &str, own: &BTreeSet<Cidr>) -> Result<u32> {
         let mac = [&MARK[..], &[0xff, 0, 1]].concat();
-        if let Some(link) = self.link(name).await? {
+        if let Some(link) = self.link(name)? {
             if !link.marked {
-                if self.addresses(link.index).await?.is_disjoint(own) {
+                if self.addresses(link.index)?.is_disjoint(own) {
                     let what =
                         format!("use the link {name}: it is not Tank's (remove it, or set `bridge` in tank.toml)");
                     return Err(Error::new(what, io::Error::from(io::ErrorKind::AlreadyExists)));
                 }
                 let message = LinkUnspec::new_with_index(link.index).address(mac).build();
-                self.handle.link().set(message).execute().await.asking(|| format!("mark the bridge {name}"))?;
+                let what = format!("mark the bridge {name}");
+                let message = RouteNetlinkMessage::SetLink(message);
+                self.carry_out(vec![Request { what, message, flags: 0 }])?;
             }
             if !link.up {
-                self.set_up(link.index).await?;
+                self.carry_out(vec![Request::set_up(link.index)])?;
             }
             return Ok(link.index);
         }
-        let message = LinkBridge::new(name).address(mac).up().build();
-        self.handle.link().add(message).execute().await.asking(|| format!("create the bridge {name}"))?;
-        let link = self.link(name).await?;
+        let message = RouteNetlinkMessage::NewLink(LinkBridge::new(name).address(mac).up().build());
+        let what = format!("create the bridge {name}");
+        self.carry_out(vec![Request { what, message, flags: NLM_F_CREATE | NLM_F_EXCL }])?;
+        let link = self.link(name)?;
         link.map(|link| link.index).ok_or(io::ErrorKind::NotFound).doing(|| format!("find the bridge {name}"))
     }
 
-    /// Makes a veth pair: `name` here, up, on the bridge `controller` and marked; `peer` in the namespace `net`. `number`
-    /// makes their hardware addresses.
+    /// Makes a veth pair: `name` here, up, on the bridge `controller` and marked; `peer` in the namespace `net`, where it
+    /// has to be set up (the kernel can't open one whose other end is not there yet). `number` makes their hardware addresses.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub async fn add_veth(
-        &self,
-        name: &str,
-        controller: u32,
-        peer: &str,
-        number: u16,
-        net: BorrowedFd<'_>,
-    ) -> Result<()> {
+    pub fn add_veth(&self, name: &str, controller: u32, peer: &str, number: u16, net: BorrowedFd<'_>) -> Result<()> {
         let [high, low] = number.to_be_bytes();
         let mac = |end: u8| [&MARK[..], &[end, high, low]].concat();
         let other = LinkMessageBuilder::<LinkUnspec>::new().name(peer).address(mac(0));
@@ -243,107 +290,100 @@ impl Routes {
             .address(mac(1))
             .up()
             .build();
-        self.handle.link().add(message).execute().await.asking(|| format!("create the link {name}"))
-    }
-
-    /// Sets a link up.
-    ///
-    /// # Errors
-    /// What the kernel answers.
-    pub async fn set_up(&self, index: u32) -> Result<()> {
-        let message = LinkUnspec::new_with_index(index).up().build();
-        self.handle.link().set(message).execute().await.asking(|| "set a link up".to_owned())
+        let what = format!("create the link {name}");
+        let message = RouteNetlinkMessage::NewLink(message);
+        self.carry_out(vec![Request { what, message, flags: NLM_F_CREATE | NLM_F_EXCL }])
     }
 
     /// Deletes a link.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub async fn delete(&self, index: u32) -> Result<()> {
-        self.handle.link().del(index).execute().await.asking(|| "delete a link".to_owned())
-    }
-
-    /// Ensures an address. IPv6 skips duplicate address detection: Tank hands each address out once.
-    ///
-    /// # Errors
-    /// What the kernel answers.
-    pub async fn ensure_address(&self, index: u32, cidr: Cidr) -> Result<()> {
-        let mut request = self.handle.address().add(index, cidr.address, cidr.prefix).replace();
-        if cidr.address.is_ipv6() {
-            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
-        }
-        request.execute().await.asking(|| format!("add the address {cidr}"))
-    }
-
-    /// Ensures the default route through `gateway`.
-    ///
-    /// # Errors
-    /// What the kernel answers.
-    pub async fn ensure_default_route(&self, gateway: IpAddr) -> Result<()> {
-        let message: RouteMessage = match gateway {
-            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4).build(),
-            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().gateway(v6).build(),
-        };
-        let request = self.handle.route().add(message).replace();
-        request.execute().await.asking(|| format!("route everything through {gateway}"))
+    pub fn delete(&self, index: u32) -> Result<()> {
+        let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
+        self.carry_out(vec![Request { what: "delete a link".to_owned(), message, flags: 0 }])
     }
 
     /// Deletes the default routes through other gateways than `gateways`.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub async fn remove_other_default_routes(&self, gateways: &BTreeSet<IpAddr>) -> Result<()> {
-        for (gateway, route) in self.default_routes().await? {
-            if !gateways.contains(&gateway) {
-                self.handle
-                    .route()
-                    .del(route)
-                    .execute()
-                    .await
-                    .asking(|| format!("remove the route through {gateway}"))?;
-            }
-        }
-        Ok(())
+    pub fn remove_other_default_routes(&self, gateways: &BTreeSet<IpAddr>) -> Result<()> {
+        let others = self.default_routes()?.into_iter().filter(|(gateway, _)| !gateways.contains(gateway));
+        let remove = |(gateway, route): (IpAddr, RouteMessage)| Request {
+            what: format!("remove the route through {gateway}"),
+            message: RouteNetlinkMessage::DelRoute(route),
+            flags: 0,
+        };
+        self.carry_out(others.map(remove).collect())
     }
 
     /// The gateways of the default routes, of both families.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub async fn default_gateways(&self) -> Result<BTreeSet<IpAddr>> {
-        Ok(self.default_routes().await?.into_iter().map(|(gateway, _)| gateway).collect())
+    pub fn default_gateways(&self) -> Result<BTreeSet<IpAddr>> {
+        Ok(self.default_routes()?.into_iter().map(|(gateway, _)| gateway).collect())
     }
 
-    async fn default_routes(&self) -> Result<Vec<(IpAddr, RouteMessage)>> {
-        let _listing = self.listing.lock().await;
-        let mut routes: Vec<RouteMessage> = Vec::new();
-        for family in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
-            let listed = self.handle.route().get(family).execute().try_collect::<Vec<_>>().await;
-            routes.extend(listed.asking(|| "list the routes".to_owned())?);
-        }
-        let default = routes.into_iter().filter(|route| route.header.destination_prefix_length == 0);
+    fn default_routes(&self) -> Result<Vec<(IpAddr, RouteMessage)>> {
         let gateway = |attribute: &RouteAttribute| match attribute {
             RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(IpAddr::from(*v4)),
             RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(IpAddr::from(*v6)),
             _ => None,
         };
-        Ok(default.filter_map(|route| Some((route.attributes.iter().find_map(gateway)?, route))).collect())
+        let mut found = Vec::new();
+        // Of no family: of every one.
+        let listed = self.0.list(RouteNetlinkMessage::GetRoute(RouteMessage::default()), |kind, payload| {
+            // The second byte of a `struct rtmsg` is the length of the destination: most routes have one.
+            if kind == NEWROUTE
+                && payload.get(1) == Some(&0)
+                && let Ok(RouteNetlinkMessage::NewRoute(route)) = RouteNetlinkMessage::parse_with_param(payload, kind)
+            {
+                found.extend(route.attributes.iter().find_map(gateway).map(|gateway| (gateway, route.clone())));
+            }
+        });
+        listed.doing(|| "list the routes")?;
+        Ok(found)
     }
 }
 
-fn read_link(message: &LinkMessage) -> Option<Link> {
+fn without_statistics(mut message: LinkMessage) -> LinkMessage {
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+}
+
+fn address(message: &AddressMessage) -> Option<Cidr> {
+    let found = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    let cidr = Cidr { address: found?, prefix: message.header.prefix_len };
+    let link_local = matches!(cidr.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    (!link_local).then_some(cidr)
+}
+
+/// Reads a `struct ifinfomsg` and the attributes behind it: of its hundred, three matter, and a host has a link for each
+/// pod.
+fn read_link(payload: &[u8]) -> Option<Link> {
+    /// `IFLA_ADDRESS`, `IFLA_IFNAME` and `IFLA_MASTER` of rtnetlink(7).
+    const ADDRESS: u16 = 1;
+    const IFNAME: u16 = 3;
+    const MASTER: u16 = 10;
+    let number = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
     let mut link = Link {
-        index: message.header.index,
+        index: number(payload.get(4..8)?)?,
         name: String::new(),
-        up: message.header.flags.contains(LinkFlags::Up),
+        up: LinkFlags::from_bits_retain(number(payload.get(8..12)?)?).contains(LinkFlags::Up),
         controller: None,
         marked: false,
     };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Address(address) => link.marked = address.starts_with(&MARK),
-            LinkAttribute::Controller(index) => link.controller = Some(*index),
+    for attribute in NlasIterator::new(payload.get(16..)?).flatten() {
+        let value = attribute.value();
+        match attribute.kind() {
+            IFNAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            ADDRESS => link.marked = value.starts_with(&MARK),
+            MASTER => link.controller = number(value),
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! What changed is not read: whoever is told looks for himself, and a message that was lost is told as well.
 
-use crate::{Context, Result, namespace, packet};
+use crate::{Context, Result, packet};
 use netlink_sys::{
     Socket, SocketAddr,
     protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
@@ -11,7 +11,7 @@ use netlink_sys::{
 use rustix::fs::inotify;
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd},
     path::Path,
 };
 use tokio::io::unix::AsyncFd;
@@ -33,18 +33,6 @@ impl Changes {
     /// What `socket(2)` and `bind(2)` give.
     pub fn of_routes() -> Result<Self> {
         Self::open(NETLINK_ROUTE, ROUTE_GROUPS)
-    }
-
-    /// As [`Changes::of_routes`], of another namespace.
-    ///
-    /// # Errors
-    /// Also what `setns(2)` gives.
-    pub fn of_routes_in(net: BorrowedFd<'_>) -> Result<Self> {
-        let runtime = tokio::runtime::Handle::current();
-        namespace::in_network(net, move || {
-            let _context = runtime.enter();
-            Self::of_routes()
-        })
     }
 
     /// Of every nftables rule of the caller's network namespace. Needs a tokio runtime.
