@@ -8,7 +8,7 @@ use crate::{
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
-use tank_model::{Digest, Graph, Name, spec::Network};
+use tank_model::{Digest, Graph, Name, graph::SandboxNode, spec::Network};
 use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim::{self, Failure, FailureKind, Setup};
 use tank_sys::route::{Cidr, Request};
@@ -165,18 +165,25 @@ pub fn link_name(shim: i32) -> String {
     format!("tk{shim}")
 }
 
-async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest) -> Result<(), Failure> {
+async fn start_sandbox(host: &Arc<Host>, graph: &Arc<Graph>, pod: &Name, hash: Digest) -> Result<(), Failure> {
     let (node, _) = graph.sandbox(pod).ok_or_else(|| other("create a pod", "it is not declared"))?;
+    let shim = {
+        let (host, pod, node) = (Arc::clone(host), pod.clone(), node.clone());
+        blocking("create a pod", move || make_shim(&host, &node, &pod, hash)).await?
+    };
+    if node.network == Network::None {
+        set_loopback_up(&shim).await?;
+    }
+    Ok(())
+}
+
+fn make_shim(host: &Host, node: &SandboxNode, pod: &Name, hash: Digest) -> Result<Arc<Shim>, Failure> {
     let settings = &host.settings;
     let dir = settings.pod_dir(pod.as_str());
     let id_base = host.id_base(pod).map_err(|e| other("lease ids", e))?;
-    let cgroup = {
-        let (host, pod) = (Arc::clone(host), pod.clone());
-        blocking("make cgroups", move || host.cgroups.ensure(pod.as_str(), "_shim").map_err(|e| failure(&e))).await?
-    };
-    let make =
-        |path: &std::path::Path| fs::create_dir_all(path).map_err(|e| other(&format!("make {}", path.display()), e));
-    make(&dir.join("root"))?;
+    let cgroup = host.cgroups.ensure(pod.as_str(), "_shim").map_err(|e| failure(&e))?;
+    let root = dir.join("root");
+    fs::create_dir_all(&root).map_err(|e| other(&format!("make {}", root.display()), e))?;
     let socket = dir.join("shim.sock");
     let _ = fs::remove_file(&socket);
     let stderr = fs::File::create(dir.join("shim.err")).map_err(|e| other("open the shim's error log", e))?;
@@ -189,18 +196,14 @@ async fn start_sandbox(host: &Arc<Host>, graph: &Graph, pod: &Name, hash: Digest
         sysctls: node.sysctls.clone().into_iter().collect(),
         socket: socket.display().to_string(),
         log_dir: settings.log_dir(pod.as_str()).display().to_string(),
-        attach_on: dir.join("root").display().to_string(),
+        attach_on: root.display().to_string(),
         cgroup: host.cgroups.tasks(pod.as_str(), "_shim").iter().map(|path| path.display().to_string()).collect(),
         nofile: Some(settings.nofile),
         timed: host.timings.is_on(),
     };
-    let spans = host.forkserver.spawn(&setup, &stderr, &cgroup.dir).await?;
-    host.timings.add(&format!("shim of {pod}"), spans);
-    let shim = host.connect(pod).map_err(|e| failure(&e))?;
-    if node.network == Network::None {
-        set_loopback_up(&shim).await?;
-    }
-    Ok(())
+    let mut born = host.forkserver.spawn(&setup, &stderr, &cgroup.dir)?;
+    host.timings.add(&format!("shim of {pod}"), std::mem::take(&mut born.spans));
+    host.welcome(pod, born).map_err(|e| failure(&e))
 }
 
 async fn set_loopback_up(shim: &Shim) -> Result<(), Failure> {
@@ -209,7 +212,7 @@ async fn set_loopback_up(shim: &Shim) -> Result<(), Failure> {
 
 async fn ensure_network(host: &Arc<Host>, pod: &Name) -> Result<(), Failure> {
     let shim = host.shim(pod).ok_or_else(|| other("connect a pod", "its shim is gone"))?;
-    let name = link_name(shim.state().await?.pid);
+    let name = link_name(shim.pid().await?);
     shim.routes().await?;
     let (host, pod) = (Arc::clone(host), pod.clone());
     blocking("connect a pod", move || {

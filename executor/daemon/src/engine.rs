@@ -522,6 +522,8 @@ impl Engine {
         };
         crate::faults::boundary("before the nodes");
         store.put_nodes(&nodes).map_err(store_error)?;
+        // With the commit they are on the disk.
+        change.graph.pods().try_for_each(|pod| store.lease(pod.as_str()).map(drop)).map_err(store_error)?;
         crate::faults::boundary("between nodes and generation");
         store.commit(&generation).map_err(store_error)?;
         crate::faults::boundary("after the commit");

@@ -1,5 +1,6 @@
 //! Making shims: one process of theirs is started once and asked to fork for each pod (see `tank-shim`, `forkserver`).
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::{
     fs::File,
     io,
@@ -10,22 +11,14 @@ use std::{
     time::Duration,
 };
 use tank_proto::{
-    shim::{Failure, FailureKind, Setup},
+    shim::{Failure, FailureKind, FromShim, Reply, Setup},
     timing::Span,
 };
 use tank_sys::packet;
-use tokio::{
-    io::AsyncReadExt,
-    net::unix::pipe,
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest a shim may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(20);
-
-/// The most bytes of what a shim says before it is ready.
-const MAX_WORD: u64 = 64 << 10;
 
 #[derive(Debug)]
 pub struct Forkserver {
@@ -73,41 +66,47 @@ impl Forkserver {
         sent
     }
 
-    /// Makes a shim in the cgroup `cgroup` and waits until it listens; gives where the time went, if the set-up asks for
-    /// it. The shim is in a session of its own and outlives this process.
+    /// Makes a shim in the cgroup `cgroup` and waits until it is ready. It is in a session of its own and outlives this
+    /// process. Blocking.
     ///
     /// # Errors
     /// What the shim said, or that it said nothing in time.
-    pub async fn spawn(&self, setup: &Setup, stderr: &File, cgroup: &OwnedFd) -> Result<Vec<Span>, Failure> {
+    pub fn spawn(&self, setup: &Setup, stderr: &File, cgroup: &OwnedFd) -> Result<Born, Failure> {
         let text = serde_json::to_vec(setup).map_err(|e| failed(e.to_string()))?;
         let sealed = packet::sealed("setup", &text).map_err(|e| crate::shims::failure(&e))?;
-        let (theirs, ours) = pipe_pair().map_err(|e| failed(e.to_string()))?;
+        let (ours, theirs) = packet::pair().map_err(|e| crate::shims::failure(&e))?;
         self.ask(&[sealed.as_fd(), stderr.as_fd(), theirs.as_fd(), cgroup.as_fd()])?;
         drop(theirs);
-        let mut said = Vec::new();
-        // "ready", or an error; the pipe is closed after either.
-        match timeout(READY_LIMIT, ours.take(MAX_WORD).read_to_end(&mut said)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(failed(error.to_string())),
-            Err(_) => return Err(failed("it is not ready in time".to_owned())),
-        }
-        let said = String::from_utf8_lossy(&said);
-        match said.strip_prefix("ready") {
-            Some(spans) => Ok(serde_json::from_str(spans.trim()).unwrap_or_default()),
-            None if said.is_empty() => Err(failed("it ended without a word".to_owned())),
-            None => Err(failed(said.trim().to_owned())),
+        set_socket_timeout(&ours, Timeout::Recv, Some(READY_LIMIT)).map_err(|e| failed(e.to_string()))?;
+        let (text, fds) = match packet::receive(ours.as_fd()) {
+            Ok(Some(received)) => received,
+            Ok(None) => return Err(failed("it ended without a word".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(failed("it is not ready in time".to_owned()));
+            }
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        rustix::io::ioctl_fionbio(&ours, true).map_err(|e| failed(e.to_string()))?;
+        match serde_json::from_slice(&text) {
+            Ok(FromShim::Reply(Reply::Ready { pid, spans })) => Ok(Born { socket: ours, pid, fds, spans }),
+            Ok(FromShim::Reply(Reply::Failed(failure))) => Err(failure),
+            Ok(other) => Err(failed(format!("it said {other:?}"))),
+            Err(error) => Err(failed(error.to_string())),
         }
     }
 }
 
-fn failed(why: String) -> Failure {
-    Failure { what: "start the pod's shim".to_owned(), why, kind: FailureKind::Other }
+/// A shim that is ready.
+pub struct Born {
+    pub socket: OwnedFd,
+    pub pid: i32,
+    /// Those of [`Reply::Ready`].
+    pub fds: Vec<OwnedFd>,
+    pub spans: Vec<Span>,
 }
 
-/// The writing end for somebody else, the reading end for this runtime.
-fn pipe_pair() -> io::Result<(OwnedFd, pipe::Receiver)> {
-    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    Ok((theirs, pipe::Receiver::from_owned_fd(ours)?))
+fn failed(why: String) -> Failure {
+    Failure { what: "start the pod's shim".to_owned(), why, kind: FailureKind::Other }
 }
 
 /// Reaps this process's children, whose number nobody knows beforehand: shims, and the process that forks them. Call it

@@ -2,7 +2,7 @@
 
 use crate::{
     events::Events,
-    forkserver::Forkserver,
+    forkserver::{Born, Forkserver},
     images::Images,
     probe::Readiness,
     settings::{ID_BASE, Settings},
@@ -45,6 +45,8 @@ pub struct Host {
     shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
     /// The run of each container that is watched, and whether its files are too.
     watched: Mutex<BTreeMap<(Name, String), (u64, bool)>>,
+    /// How many threads looking at the pods takes.
+    pub processors: usize,
     /// Graphs by their root, the last few.
     graphs: Mutex<BTreeMap<Digest, Arc<Graph>>>,
 }
@@ -78,6 +80,7 @@ impl Host {
             notices,
             shims: Mutex::default(),
             watched: Mutex::default(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
             graphs: Mutex::default(),
         }
     }
@@ -97,6 +100,13 @@ impl Host {
     pub fn connect(&self, pod: &Name) -> Result<Arc<Shim>, tank_sys::Error> {
         let path = self.settings.pod_dir(pod.as_str()).join("shim.sock");
         let shim = Shim::connect(pod.as_str(), &path, self.notices.clone())?;
+        self.shims().insert(pod.clone(), Arc::clone(&shim));
+        Ok(shim)
+    }
+
+    /// Remembers the shim of a pod that was just made.
+    pub fn welcome(&self, pod: &Name, born: Born) -> Result<Arc<Shim>, tank_sys::Error> {
+        let shim = Shim::new(pod.as_str(), born, self.notices.clone())?;
         self.shims().insert(pod.clone(), Arc::clone(&shim));
         Ok(shim)
     }

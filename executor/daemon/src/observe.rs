@@ -47,8 +47,7 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
     // A shim that ends while it is asked is one that is gone.
     let mut left: Vec<Asked> =
         asked.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let share = left.len().div_ceil(threads).max(SHARE);
+    let share = left.len().div_ceil(host.processors).max(SHARE);
     let mut reading = Vec::new();
     while !left.is_empty() {
         let part = left.split_off(left.len().saturating_sub(share));

@@ -1,5 +1,6 @@
 //! The daemon's side of [`tank_proto::shim`]: speaking to the shims that are there.
 
+use crate::forkserver::Born;
 use std::{
     collections::{BTreeMap, VecDeque},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 use tank_proto::shim::{Event, Failure, FailureKind, FromShim, Reply, Request, State};
-use tank_sys::{Error as SysError, packet, route::Routes};
+use tank_sys::{Error as SysError, packet, route::Routes, watch::Changes};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot},
@@ -31,6 +32,7 @@ pub struct Shim {
     pending: Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>,
     alive: Arc<AtomicBool>,
     sending: tokio::sync::Mutex<()>,
+    pid: OnceLock<i32>,
     namespaces: OnceLock<Namespaces>,
     routes: tokio::sync::OnceCell<Routes>,
     /// The mounts of generated files, by container and run.
@@ -86,7 +88,28 @@ impl Shim {
     /// # Errors
     /// What `connect(2)` gives: `ECONNREFUSED` when the shim is gone.
     pub fn connect(pod: &str, path: &Path, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, SysError> {
-        let socket = packet::connect(path)?;
+        Self::over(packet::connect(path)?, pod, notices)
+    }
+
+    /// Speaks to a shim that was just made; gives where the time went with it.
+    ///
+    /// # Errors
+    /// What `epoll_ctl(2)` gives.
+    pub fn new(pod: &str, born: Born, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, SysError> {
+        let shim = Self::over(born.socket, pod, notices)?;
+        let _ = shim.pid.set(born.pid);
+        let mut fds = born.fds.into_iter();
+        if let Some(user) = fds.next() {
+            let _ = shim.namespaces.set(Namespaces { user, net: fds.next() });
+        }
+        if let (Some(routes), Some(changes)) = (fds.next(), fds.next()) {
+            shim.watch(Changes::from_fd(changes)?);
+            let _ = shim.routes.set(Routes::from_fd(routes));
+        }
+        Ok(shim)
+    }
+
+    fn over(socket: OwnedFd, pod: &str, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, SysError> {
         let socket = packet::watch(socket)?;
         let shim = Arc::new(Self {
             pod: pod.to_owned(),
@@ -94,6 +117,7 @@ impl Shim {
             pending: Arc::default(),
             alive: Arc::new(AtomicBool::new(true)),
             sending: tokio::sync::Mutex::new(()),
+            pid: OnceLock::new(),
             namespaces: OnceLock::new(),
             routes: tokio::sync::OnceCell::new(),
             files: Mutex::default(),
@@ -159,6 +183,20 @@ impl Shim {
         }
     }
 
+    /// The shim's process, asked for once.
+    ///
+    /// # Errors
+    /// As [`Shim::request`].
+    pub async fn pid(&self) -> Result<i32, Failure> {
+        match self.pid.get() {
+            Some(pid) => Ok(*pid),
+            None => Ok(*self.pid.get_or_init({
+                let pid = self.state().await?.pid;
+                move || pid
+            })),
+        }
+    }
+
     /// The pod's namespaces, asked for once.
     ///
     /// # Errors
@@ -219,6 +257,11 @@ impl Shim {
         self.routes.get_or_try_init(open).await
     }
 
+    /// As [`Shim::namespaces`], if they are known.
+    pub fn known_namespaces(&self) -> Option<&Namespaces> {
+        self.namespaces.get()
+    }
+
     /// The pod's own network namespace, if that is known.
     pub fn known_network(&self) -> Option<BorrowedFd<'_>> {
         self.namespaces.get()?.net.as_ref().map(AsFd::as_fd)
@@ -232,7 +275,7 @@ impl Shim {
 
 impl Shim {
     /// Tells of changes in the pod's network for as long as the shim lives.
-    fn watch(&self, changes: tank_sys::watch::Changes) {
+    fn watch(&self, changes: Changes) {
         let (pod, notices) = (self.pod.clone(), self.notices.clone());
         let task = tokio::spawn(async move {
             while changes.next().await.is_ok() && notices.send(Notice::Changed(pod.clone())).is_ok() {

@@ -138,11 +138,7 @@ fn prepare(
     let (sandbox, _) = graph.sandbox(pod).ok_or_else(|| fail("start a container", "its pod is not declared"))?;
     let digest = graph.image(&node.image).ok_or_else(|| fail("start a container", "its image has no digest"))?;
     let image = host.images.find(digest).map_err(|e| fail(format!("use the image {}", node.image), e))?;
-    let user_namespace = {
-        // The caller has asked for them, so they are known.
-        let runtime = tokio::runtime::Handle::current();
-        runtime.block_on(shim.namespaces())?.user.as_fd()
-    };
+    let user_namespace = shim.known_namespaces().ok_or_else(|| fail("start a container", "its shim is gone"))?.user.as_fd();
     let base = host.id_base(pod).map_err(|e| fail("lease ids", e))?;
     let mut parts = Parts { fds: Vec::new() };
     let root = root_mount(host, &image, pod, container, user_namespace, base)?;

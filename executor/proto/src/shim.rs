@@ -42,7 +42,7 @@ pub struct Setup {
     /// Soft and hard limit of descriptors that containers get unless they name their own.
     #[serde(default)]
     pub nofile: Option<(u64, u64)>,
-    /// Say, after `ready`, where the time went: [`Span`]s as JSON.
+    /// Say in [`Reply::Ready`] where the time went.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed: bool,
 }
@@ -74,6 +74,14 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
+    /// Said once, unasked, on the socket that a shim is made with. Descriptors: its user namespace and, where it has a
+    /// network of its own, that namespace and two sockets in it: one for its routing tables, one that tells of changes.
+    Ready {
+        pid: i32,
+        /// Where the time went, if that was asked.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        spans: Vec<Span>,
+    },
     State(State),
     Namespaces,
     Started {

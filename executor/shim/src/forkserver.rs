@@ -10,11 +10,10 @@
 use crate::{describe, pod::Pod};
 use rustix::fs::{Mode, OFlags};
 use std::{
-    fs::File,
-    io::{self, Write},
+    io,
     os::fd::{AsFd, OwnedFd},
 };
-use tank_proto::shim::{MAX_SPEC, Setup};
+use tank_proto::shim::{Failure, FailureKind, FromShim, MAX_SPEC, Reply, Setup};
 use tank_sys::{
     laps::{Laps, Phase},
     packet,
@@ -22,25 +21,23 @@ use tank_sys::{
 };
 
 /// Forks a shim for each packet on standard input, until its end. With a packet come four descriptors: the [`Setup`] as
-/// a sealed file, the shim's standard error, the pipe on which it says `ready` or why it is not, and the directory of
-/// its cgroup.
+/// a sealed file, the shim's standard error, the socket on which it says [`Reply::Ready`] (or why it is not) and then takes
+/// requests, and the directory of its cgroup.
 ///
 /// # Errors
 /// When standard input is no such socket.
 pub fn serve() -> io::Result<()> {
     let asked = std::io::stdin();
     while let Some((_, fds)) = packet::receive(asked.as_fd())? {
-        let Ok([setup, stderr, report, cgroup]) = <[OwnedFd; 4]>::try_from(fds) else { continue };
-        let mut report = File::from(report);
-        if let Err(error) = fork(setup, stderr, &mut report, cgroup) {
-            // tankd reads until the pipe is closed, here and in the shim.
-            let _ = report.write_all(error.as_bytes());
+        let Ok([setup, stderr, control, cgroup]) = <[OwnedFd; 4]>::try_from(fds) else { continue };
+        if let Err(error) = fork(setup, &stderr, &control, &cgroup) {
+            refuse(&control, error);
         }
     }
     Ok(())
 }
 
-fn fork(setup: OwnedFd, stderr: OwnedFd, report: &mut File, cgroup: OwnedFd) -> Result<(), String> {
+fn fork(setup: OwnedFd, stderr: &OwnedFd, control: &OwnedFd, cgroup: &OwnedFd) -> Result<(), String> {
     let read = |e: &dyn std::fmt::Display| format!("read the set-up: {e}");
     let bytes = packet::read_sealed(setup, MAX_SPEC).map_err(|e| read(&e))?;
     let setup: Setup = serde_json::from_slice(&bytes).map_err(|e| read(&e))?;
@@ -48,11 +45,11 @@ fn fork(setup: OwnedFd, stderr: OwnedFd, report: &mut File, cgroup: OwnedFd) -> 
     let laps = if setup.timed { Laps::start().unwrap_or_else(|_| Laps::none()) } else { Laps::none() };
     let body = || {
         laps.note(Phase::Fork);
-        match live(setup, &stderr, report, &laps) {
+        match live(setup, stderr, control, &laps) {
             Ok(()) => 0,
             Err(error) => {
-                let _ = report.write_all(error.as_bytes());
                 eprintln!("{error}");
+                refuse(control, error);
                 1
             }
         }
@@ -60,8 +57,16 @@ fn fork(setup: OwnedFd, stderr: OwnedFd, report: &mut File, cgroup: OwnedFd) -> 
     process::spawn(flags::PARENT, Some(cgroup.as_fd()), body).map(drop).map_err(|e| describe(&e))
 }
 
+/// Says why there is no shim.
+fn refuse(control: &OwnedFd, why: String) {
+    let failure = Failure { what: "start the pod's shim".to_owned(), why, kind: FailureKind::Other };
+    let text = serde_json::to_vec(&FromShim::Reply(Reply::Failed(failure))).unwrap_or_default();
+    // tankd sees the end of the socket, if nothing else.
+    let _ = packet::send(control.as_fd(), &text, &[]);
+}
+
 /// A shim's whole life.
-fn live(setup: Setup, stderr: &OwnedFd, report: &mut File, laps: &Laps) -> Result<(), String> {
+fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, laps: &Laps) -> Result<(), String> {
     let streams = || -> io::Result<()> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         rustix::stdio::dup2_stdin(&null)?;
@@ -70,12 +75,6 @@ fn live(setup: Setup, stderr: &OwnedFd, report: &mut File, laps: &Laps) -> Resul
     };
     streams().map_err(|e| format!("take its streams: {e}"))?;
     let _ = rustix::thread::set_name(c"tank-shim");
-    let timed = setup.timed;
-    let pod = Pod::set_up(setup, laps).map_err(|e| describe(&e))?;
-    let spans = if timed { serde_json::to_string(&crate::pod::spans(laps)).unwrap_or_default() } else { String::new() };
-    report.write_all(format!("ready {spans}").as_bytes()).map_err(|e| format!("say that it is ready: {e}"))?;
-    // Nobody reads it from here on, and tankd's end has to see the end.
-    let null = File::options().write(true).open("/dev/null").map_err(|e| format!("open /dev/null: {e}"))?;
-    *report = null;
-    pod.serve().map_err(|e| describe(&e))
+    let control = control.try_clone().map_err(|e| format!("keep the socket to tankd: {e}"))?;
+    Pod::set_up(setup, control, laps).and_then(Pod::serve).map_err(|e| describe(&e))
 }

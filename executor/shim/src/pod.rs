@@ -60,30 +60,43 @@ enum Token {
 }
 
 impl Pod {
-    /// Makes the namespaces and listens.
-    pub fn set_up(setup: Setup, laps: &Laps) -> Result<Self> {
+    /// Makes the namespaces, listens, and says so on `control`, which is its first connection.
+    pub fn set_up(setup: Setup, control: OwnedFd, laps: &Laps) -> Result<Self> {
         rustix::process::setsid().doing(|| "start a session")?;
         for path in &setup.cgroup {
             fs::write(path, "0").doing(|| format!("join {path}"))?;
         }
         laps.note(Phase::Cgroups);
-        let namespaces = namespace::create(setup.id_base, setup.own_network, &setup.hostname, laps)?;
+        let (namespaces, sockets) = namespace::create(setup.id_base, setup.own_network, &setup.hostname, laps)?;
         set_sysctls(&setup, &namespaces)?;
         laps.note(Phase::Sysctls);
         fs::create_dir_all(&setup.log_dir).doing(|| format!("make {}", setup.log_dir))?;
         let listener = packet::listen(Path::new(&setup.socket))?;
-        laps.note(Phase::Listen);
         rustix::process::chdir("/").doing(|| "enter /")?;
-        Ok(Self {
+        rustix::io::ioctl_fionbio(&control, true).doing(|| "watch the socket to tankd")?;
+        let pod = Self {
             setup,
             namespaces,
             listener,
-            connections: Vec::new(),
+            connections: vec![control],
             containers: BTreeMap::new(),
             execs: Vec::new(),
             children: process::watch_children()?,
             shutting_down: false,
-        })
+        };
+        laps.note(Phase::Listen);
+        let reply = Reply::Ready { pid: rustix::process::getpid().as_raw_nonzero().get(), spans: spans(laps) };
+        let mut fds = pod.copies().map_err(|failure| Error::new(failure.what, io::Error::other(failure.why)))?;
+        fds.extend(sockets);
+        // A tankd that is gone meanwhile connects again when it is back.
+        pod.send(0, &FromShim::Reply(reply), &fds);
+        Ok(pod)
+    }
+
+    /// The namespaces that others may enter.
+    fn copies(&self) -> Result<Vec<OwnedFd>, Failure> {
+        let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| other("copy a namespace", &e));
+        [Some(&self.namespaces.user), self.namespaces.net.as_ref()].into_iter().flatten().map(copy).collect()
     }
 
     /// Serves until told to end.
@@ -251,11 +264,7 @@ impl Pod {
     fn carry_out(&mut self, request: Request, mut fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         match request {
             Request::State => Ok((Reply::State(self.state()), Vec::new())),
-            Request::Namespaces => {
-                let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| other("copy a namespace", &e));
-                let namespaces = [Some(&self.namespaces.user), self.namespaces.net.as_ref()];
-                Ok((Reply::Namespaces, namespaces.into_iter().flatten().map(copy).collect::<Result<_, _>>()?))
-            }
+            Request::Namespaces => Ok((Reply::Namespaces, self.copies()?)),
             Request::Start => {
                 let spec: StartSpec = read_spec(&mut fds)?;
                 if self.containers.get(&spec.name).is_some_and(|container| container.exited.is_none()) {
@@ -403,7 +412,7 @@ fn laps(asked: bool) -> Laps {
     if asked { Laps::start().unwrap_or_else(|_| Laps::none()) } else { Laps::none() }
 }
 
-pub fn spans(laps: &Laps) -> Vec<Span> {
+fn spans(laps: &Laps) -> Vec<Span> {
     laps.read().into_iter().map(|(name, begin, end)| Span { name: name.to_owned(), begin, end }).collect()
 }
 

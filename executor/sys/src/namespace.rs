@@ -6,12 +6,14 @@
 use crate::{
     Context, Error, Result,
     laps::{Laps, Phase},
+    packet,
     process::{self, flags},
+    route,
 };
 use rustix::thread::ThreadNameSpaceType;
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
@@ -27,17 +29,31 @@ pub struct Namespaces {
     pub net: Option<OwnedFd>,
 }
 
-/// Makes them. Ids 0 to 65535 inside are `id_base` onwards outside. The caller must be single-threaded and root.
+/// Makes them. Ids 0 to 65535 inside are `id_base` onwards outside. The caller must be single-threaded and root. Also
+/// gives, where there is a network namespace, the sockets of [`route::sockets`] in it: whoever opens them later has to
+/// enter it first.
 ///
 /// # Errors
 /// What the kernel gives; nothing is left behind.
-pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> Result<Namespaces> {
-    let (ready_rx, ready_tx) = pipe()?;
+pub fn create(
+    id_base: u32,
+    own_network: bool,
+    hostname: &str,
+    laps: &Laps,
+) -> Result<(Namespaces, Vec<OwnedFd>)> {
+    let (ready_rx, ready_tx) = packet::pair()?;
     let network = if own_network { flags::NEWNET } else { 0 };
     let namespaces = flags::NEWUSER | flags::NEWUTS | flags::NEWIPC | network;
     let helper = process::spawn(namespaces, None, || {
         let named = rustix::system::sethostname(hostname.as_bytes());
-        let _ = rustix::io::write(&ready_tx, &[u8::from(named.is_ok())]);
+        let mut sockets = Vec::new();
+        if own_network {
+            // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route. Where there is no IPv6
+            // there is nothing to refuse.
+            let _ = fs::write("/proc/sys/net/ipv6/conf/default/accept_ra", "0");
+            sockets.extend(route::sockets().into_iter().flatten());
+        }
+        let _ = packet::send(ready_tx.as_fd(), &[u8::from(named.is_ok())], &packet::borrow(&sockets));
         // Holds the namespaces until the parent has opened them and kills it, or ends itself.
         if process::die_with_parent().is_ok() {
             let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 30, tv_nsec: 0 });
@@ -52,8 +68,8 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
         fs::write(format!("/proc/{pid}/uid_map"), &map).doing(|| format!("map user ids {map}"))?;
         fs::write(format!("/proc/{pid}/gid_map"), &map).doing(|| format!("map group ids {map}"))?;
         laps.note(Phase::Ids);
-        let mut named = [0];
-        File::from(ready_rx).read_exact(&mut named).doing(|| "wait for the namespaces")?;
+        let ready = packet::receive(ready_rx.as_fd()).doing(|| "wait for the namespaces")?;
+        let (named, sockets) = ready.ok_or(io::ErrorKind::UnexpectedEof).doing(|| "wait for the namespaces")?;
         if named != [1] {
             return Err(Error::new(
                 format!("set the host name `{hostname}`"),
@@ -64,12 +80,13 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
             let file = File::open(format!("/proc/{pid}/ns/{kind}")).doing(|| format!("open the {kind} namespace"))?;
             Ok(file.into())
         };
-        Ok(Namespaces {
+        let namespaces = Namespaces {
             user: open("user")?,
             uts: open("uts")?,
             ipc: open("ipc")?,
             net: if own_network { Some(open("net")?) } else { None },
-        })
+        };
+        Ok((namespaces, sockets))
     })();
     process::signal(helper.pidfd.as_fd(), libc::SIGKILL)?;
     process::wait(&helper)?;

@@ -9,7 +9,7 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -59,6 +59,20 @@ impl Conversation {
         let inner = Inner { socket, sequence: 0, buffer: vec![0; PACKET] };
         set_socket_timeout(inner.fd(), Timeout::Recv, Some(LIMIT))?;
         Ok(Self(Mutex::new(inner)))
+    }
+
+    /// Takes over a socket that was opened by another process.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        // SAFETY: the descriptor is owned, and given away here: the socket is its only owner.
+        let socket = unsafe { Socket::from_raw_fd(fd.into_raw_fd()) };
+        Self(Mutex::new(Inner { socket, sequence: 0, buffer: vec![0; PACKET] }))
+    }
+
+    /// Gives the socket away.
+    pub fn into_fd(self) -> OwnedFd {
+        let inner = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the socket gives its descriptor away here and is not used again, so this is the only owner.
+        unsafe { OwnedFd::from_raw_fd(inner.socket.into_raw_fd()) }
     }
 
     /// Has the kernel look only at what a listing asks for, and refuse what it does not understand.

@@ -7,10 +7,10 @@
 //! Numbers are those of `linux/netfilter/nf_tables.h`; the crate below types the messages, and expressions it has no
 //! type for are written through its open variant, all of them, for one way to read them.
 
-use crate::{Context, Result, route::Cidr};
+use crate::{Context, Result, netlink::Conversation, route::Cidr};
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -180,23 +180,17 @@ pub fn remove() -> Result<()> {
 /// # Errors
 /// What the kernel answers.
 pub fn list() -> Result<BTreeSet<String>> {
-    let what = || "list the nftables table `tank`";
     let rule = RuleMessage { attributes: vec![RuleAttribute::Table(TABLE.to_owned())] };
-    let message = message(NfTablesMessage::GetRule(rule), NLM_F_REQUEST | NLM_F_DUMP, 1);
-    let socket = open().doing(what)?;
-    socket.send(&serialize(message), 0).doing(what)?;
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    let request = NetfilterMessage::new(header, NetfilterMessageInner::NfTables(NfTablesMessage::GetRule(rule)));
     let mut marks = BTreeSet::new();
-    loop {
-        let (bytes, _) = socket.recv_from_full().doing(what)?;
-        for message in messages(&bytes).doing(what)? {
-            match message.payload {
-                NetlinkPayload::Done(_) => return Ok(marks),
-                NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => return Ok(marks),
-                NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()).doing(what),
-                NetlinkPayload::InnerMessage(message) => marks.extend(mark(&message)),
-                _ => {}
-            }
-        }
+    let list = || -> io::Result<()> {
+        Conversation::open(NETLINK_NETFILTER)?.list(request, |_, payload| marks.extend(mark(payload)))
+    };
+    match list() {
+        // There is no such table.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(BTreeSet::new()),
+        other => other.doing(|| "list the nftables table `tank`").map(|()| marks),
     }
 }
 
@@ -331,15 +325,6 @@ fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn message(inner: NfTablesMessage, flags: u16, sequence: u32) -> NetlinkMessage<NetfilterMessage> {
-    let mut header = NetlinkHeader::default();
-    header.flags = flags;
-    header.sequence_number = sequence;
-    let family = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
-    let payload = NetfilterMessage::new(family, NetfilterMessageInner::NfTables(inner));
-    NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload))
-}
-
 fn serialize(mut message: NetlinkMessage<NetfilterMessage>) -> Vec<u8> {
     message.finalize();
     let mut bytes = vec![0; message.buffer_len().next_multiple_of(4)];
@@ -360,22 +345,28 @@ fn messages(bytes: &[u8]) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
     Ok(found)
 }
 
-/// Chain and comment of a listed rule of Tank's table.
-fn mark(message: &NetfilterMessage) -> Option<String> {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewRule(rule)) = &message.inner else { return None };
-    let (mut chain, mut comment, mut ours) = (None, None, false);
-    for attribute in &rule.attributes {
-        match attribute {
-            RuleAttribute::Table(table) => ours = table == TABLE,
-            RuleAttribute::Chain(name) => chain = Some(name.clone()),
-            RuleAttribute::UserData(data) if data.len() > 3 && data[0] == 0 => {
-                let text = &data[2..(2 + usize::from(data[1])).min(data.len())];
-                comment = Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
+/// Chain and comment of a listed rule of Tank's table: a `struct nfgenmsg`, and of the attributes behind it those three
+/// that matter. To read the expressions of some hundred rules at every look would take longer than all else.
+fn mark(payload: &[u8]) -> Option<String> {
+    /// `NFTA_RULE_TABLE`, `NFTA_RULE_CHAIN` and `NFTA_RULE_USERDATA`.
+    const OF_TABLE: u16 = 1;
+    const OF_CHAIN: u16 = 2;
+    const USERDATA: u16 = 7;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
+    let (mut chain, mut comment, mut ours) = (String::new(), String::new(), false);
+    for attribute in NlasIterator::new(payload.get(4..)?).flatten() {
+        let value = attribute.value();
+        match attribute.kind() {
+            OF_TABLE => ours = text(value) == TABLE,
+            OF_CHAIN => chain = text(value),
+            // As `add_rule` writes it: type, length, text.
+            USERDATA if value.len() > 3 && value[0] == 0 => {
+                comment = text(&value[2..(2 + usize::from(value[1])).min(value.len())]);
             }
             _ => {}
         }
     }
-    ours.then(|| format!("{}: {}", chain.unwrap_or_default(), comment.unwrap_or_default()))
+    ours.then(|| format!("{chain}: {comment}"))
 }
 
 // Expressions. Registers: 1 holds what is compared or an address, 2 a port.

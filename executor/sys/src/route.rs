@@ -27,7 +27,7 @@ use std::{
     collections::BTreeSet,
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     str::FromStr,
 };
 
@@ -165,6 +165,11 @@ impl Routes {
     /// What `socket(2)` gives.
     pub fn here() -> Result<Self> {
         Ok(Self(Conversation::open(NETLINK_ROUTE).doing(|| "open a route socket")?.strict()))
+    }
+
+    /// Takes over a socket of [`sockets`].
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(Conversation::from_fd(fd))
     }
 
     /// Opens a socket in the namespace `net`, where it stays, and one that tells of changes there. Needs a tokio runtime.
@@ -346,6 +351,14 @@ impl Routes {
         listed.doing(|| "list the routes")?;
         Ok(found)
     }
+}
+
+/// Two sockets of the caller's network namespace, for [`Routes::from_fd`] and [`Changes::from_fd`] of another process.
+///
+/// # Errors
+/// What `socket(2)` and `bind(2)` give.
+pub fn sockets() -> Result<[OwnedFd; 2]> {
+    Ok([Routes::here()?.0.into_fd(), crate::watch::route_socket()?])
 }
 
 fn without_statistics(mut message: LinkMessage) -> LinkMessage {

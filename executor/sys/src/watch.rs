@@ -32,7 +32,15 @@ impl Changes {
     /// # Errors
     /// What `socket(2)` and `bind(2)` give.
     pub fn of_routes() -> Result<Self> {
-        Self::open(NETLINK_ROUTE, ROUTE_GROUPS)
+        Self::from_fd(route_socket()?)
+    }
+
+    /// Takes over a socket that another process opened. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What `epoll_ctl(2)` gives.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        packet::watch(fd).map(Self)
     }
 
     /// Of every nftables rule of the caller's network namespace. Needs a tokio runtime.
@@ -40,18 +48,7 @@ impl Changes {
     /// # Errors
     /// What `socket(2)` and `bind(2)` give.
     pub fn of_rules() -> Result<Self> {
-        Self::open(NETLINK_NETFILTER, RULE_GROUPS)
-    }
-
-    fn open(protocol: isize, groups: u32) -> Result<Self> {
-        let open = || -> io::Result<OwnedFd> {
-            let mut socket = Socket::new(protocol)?;
-            socket.bind(&SocketAddr::new(0, groups))?;
-            socket.set_non_blocking(true)?;
-            // SAFETY: the socket gives its descriptor away here and is not used again, so this is the only owner.
-            Ok(unsafe { OwnedFd::from_raw_fd(socket.into_raw_fd()) })
-        };
-        open().doing(|| "watch for changes").and_then(packet::watch).map(Self)
+        Self::from_fd(open(NETLINK_NETFILTER, RULE_GROUPS)?)
     }
 
     /// Returns when something has changed; everything told until then counts as one.
@@ -80,6 +77,22 @@ impl Changes {
             }
         }
     }
+}
+
+/// A socket that tells of the links, addresses and routes of the caller's network namespace.
+pub(crate) fn route_socket() -> Result<OwnedFd> {
+    open(NETLINK_ROUTE, ROUTE_GROUPS)
+}
+
+fn open(protocol: isize, groups: u32) -> Result<OwnedFd> {
+    let open = || -> io::Result<OwnedFd> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind(&SocketAddr::new(0, groups))?;
+        socket.set_non_blocking(true)?;
+        // SAFETY: the socket gives its descriptor away here and is not used again, so this is the only owner.
+        Ok(unsafe { OwnedFd::from_raw_fd(socket.into_raw_fd()) })
+    };
+    open().doing(|| "watch for changes")
 }
 
 /// Directories in which files are watched for being written.

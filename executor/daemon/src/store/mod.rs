@@ -71,13 +71,15 @@ pub trait Store: Send + Sync {
 
     fn outcome(&self, number: u64) -> Result<Outcome, StoreError>;
 
-    /// The lease of a pod, made at its first use and kept with its name.
+    /// The lease of a pod, made at its first use and kept with its name. A new one is not synced: what a lease is first
+    /// used for comes with a [`Store::commit`], before which it is taken.
     fn lease(&self, pod: &str) -> Result<u32, StoreError>;
 }
 
 /// The number the next generation gets.
 pub fn next_number(store: &dyn Store) -> Result<u64, StoreError> {
-    Ok(store.generations()?.last().map_or(1, |last| last.number + 1))
+    // Every commit makes the newest one the current one.
+    Ok(store.current()?.map_or(1, |current| current + 1))
 }
 
 /// Picks the lease for a new name: the one its hash says, or the next free one, so that a store made anew hands the

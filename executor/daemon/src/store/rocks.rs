@@ -3,6 +3,7 @@
 use super::{Store, StoreError, pick_lease};
 use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -16,8 +17,10 @@ type Pair = (Vec<u8>, Vec<u8>);
 
 pub struct RocksStore {
     db: DB,
-    /// Serialises what reads before it writes: commits and leases.
+    /// Serialises commits, which read before they write.
     writing: Mutex<()>,
+    /// Every lease: they are asked for at every look at the host.
+    leases: Mutex<BTreeMap<String, u32>>,
 }
 
 fn io(what: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
@@ -49,13 +52,22 @@ impl RocksStore {
         options.set_block_based_table_factory(&table);
         options.set_max_background_jobs(2);
         let db = DB::open(&options, dir).map_err(io("open the database"))?;
-        let store = Self { db, writing: Mutex::new(()) };
+        let store = Self { db, writing: Mutex::new(()), leases: Mutex::default() };
         let format = store.get(b"m/format")?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         match format {
             None => store.put_synced(b"m/format", FORMAT.to_string().as_bytes())?,
             Some(found) if found == FORMAT.to_string() => {}
             Some(found) => return Err(StoreError::Format { found, known: FORMAT }),
         }
+        let read = |(key, bytes): &Pair| {
+            let pod = String::from_utf8_lossy(&key[2..]).into_owned();
+            match bytes.as_slice().try_into() {
+                Ok(bytes) => Ok((pod, u32::from_be_bytes(bytes))),
+                Err(_) => Err(StoreError::Corrupt(format!("the lease of {pod}"))),
+            }
+        };
+        let leases = store.scan(b"l/")?.iter().map(read).collect::<Result<_, _>>()?;
+        *store.leases.lock().unwrap_or_else(PoisonError::into_inner) = leases;
         Ok(store)
     }
 
@@ -153,21 +165,13 @@ impl Store for RocksStore {
     }
 
     fn lease(&self, pod: &str) -> Result<u32, StoreError> {
-        let key = [b"l/", pod.as_bytes()].concat();
-        let read = |bytes: &[u8]| {
-            bytes.try_into().map(u32::from_be_bytes).map_err(|_| StoreError::Corrupt(format!("the lease of {pod}")))
-        };
-        if let Some(bytes) = self.get(&key)? {
-            return read(&bytes);
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = leases.get(pod) {
+            return Ok(*lease);
         }
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = self.get(&key)? {
-            return read(&bytes);
-        }
-        let taken: Result<Vec<u32>, StoreError> = self.scan(b"l/")?.iter().map(|(_, bytes)| read(bytes)).collect();
-        let taken = taken?;
-        let lease = pick_lease(pod, |lease| taken.contains(&lease))?;
-        self.put_synced(&key, &lease.to_be_bytes())?;
+        let lease = pick_lease(pod, |lease| leases.values().any(|taken| *taken == lease))?;
+        self.db.put([b"l/", pod.as_bytes()].concat(), lease.to_be_bytes()).map_err(io("write"))?;
+        leases.insert(pod.to_owned(), lease);
         Ok(lease)
     }
 }
