@@ -11,8 +11,11 @@ use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 use tank_model::{Digest, Graph, Name, graph::SandboxNode, spec::Network};
 use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim::{self, Failure, FailureKind, Setup};
-use tank_sys::route::{Cidr, Request};
-use tokio::time::{Instant, sleep};
+use tank_sys::{
+    process::{SIGCONT, SIGKILL},
+    route::{Cidr, Request},
+};
+use tokio::time::{Instant, timeout_at};
 
 /// The index of the loopback link: it is the first that the kernel makes in a network namespace.
 const LOOPBACK: u32 = 1;
@@ -98,11 +101,7 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<()
         Step::StartSandbox { pod, hash } => start_sandbox(host, graph, pod, *hash).await,
         Step::StopSandbox { pod } => {
             if let Some(shim) = host.shim(pod) {
-                let _ = shim.request(&shim::Request::Shutdown, &[]).await;
-                let deadline = Instant::now() + Duration::from_secs(10);
-                while shim.is_alive() && Instant::now() < deadline {
-                    sleep(Duration::from_millis(1)).await;
-                }
+                shut_down(&shim).await;
             }
             sweep(host, pod).await
         }
@@ -264,8 +263,8 @@ fn connect(
 async fn resume(host: &Host, pod: &Name, container: &Name) -> Result<(), Failure> {
     host.cgroups.thaw(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
     let Some(shim) = host.shim(pod) else { return Ok(()) };
-    let signal = tank_sys::process::signal_number("SIGCONT").unwrap_or(18);
-    shim.request(&shim::Request::Signal { container: container.to_string(), signal }, &[]).await.map(drop)
+    let request = shim::Request::Signal { container: container.to_string(), signal: SIGCONT };
+    shim.request(&request, &[]).await.map(drop)
 }
 
 /// Asks, waits, kills; then the shim forgets it.
@@ -282,23 +281,31 @@ pub async fn end(shim: &Shim, container: &Name, signal: i32, limit: Duration) ->
         let found = state.containers.iter().find(|found| found.name == container.as_str());
         Ok::<bool, Failure>(found.is_none_or(|found| found.exited.is_some()))
     };
-    for (signal, limit) in [(signal, limit), (9, Duration::from_secs(10))] {
-        if ended().await? {
-            break;
-        }
-        let request = shim::Request::Signal { container: container.to_string(), signal };
-        shim.request(&request, &[]).await?;
+    // Listened to before it is asked: an end in between is told.
+    let mut news = shim.news();
+    for (signal, limit) in [(signal, limit), (SIGKILL, Duration::from_secs(10))] {
         let deadline = Instant::now() + limit;
-        let mut pause = Duration::from_millis(1);
-        while Instant::now() < deadline && !ended().await? {
-            sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
+        // To one that has ended it does nothing.
+        shim.request(&shim::Request::Signal { container: container.to_string(), signal }, &[]).await?;
+        loop {
+            if ended().await? {
+                return Ok(());
+            }
+            if timeout_at(deadline, news.changed()).await.is_err() {
+                break;
+            }
         }
     }
-    if !ended().await? {
-        return Err(other("stop a container", "it outlives SIGKILL"));
-    }
-    Ok(())
+    Err(other("stop a container", "it outlives SIGKILL"))
+}
+
+/// Ends a shim, and with it whatever is left of its containers.
+async fn shut_down(shim: &Shim) {
+    let mut news = shim.news();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // One that does not answer is killed with its group.
+    let _ = shim.request(&shim::Request::Shutdown, &[]).await;
+    while shim.is_alive() && timeout_at(deadline, news.changed()).await.is_ok() {}
 }
 
 /// Removes what a pod left: processes, cgroups, its folder, its scratch space. Volumes and logs stay.

@@ -15,7 +15,7 @@ use tank_proto::shim::{Event, Failure, FailureKind, FromShim, Reply, Request, St
 use tank_sys::{Error as SysError, packet, route::Routes, watch::Changes};
 use tokio::{
     io::unix::AsyncFd,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
@@ -31,6 +31,8 @@ pub struct Shim {
     socket: Arc<AsyncFd<OwnedFd>>,
     pending: Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>,
     alive: Arc<AtomicBool>,
+    /// Counts what the shim says by itself, its end included.
+    news: watch::Sender<u64>,
     sending: tokio::sync::Mutex<()>,
     pid: OnceLock<i32>,
     namespaces: OnceLock<Namespaces>,
@@ -116,6 +118,7 @@ impl Shim {
             socket: Arc::new(socket),
             pending: Arc::default(),
             alive: Arc::new(AtomicBool::new(true)),
+            news: watch::Sender::new(0),
             sending: tokio::sync::Mutex::new(()),
             pid: OnceLock::new(),
             namespaces: OnceLock::new(),
@@ -129,6 +132,7 @@ impl Shim {
             Arc::clone(&shim.socket),
             Arc::clone(&shim.pending),
             Arc::clone(&shim.alive),
+            shim.news.clone(),
             Arc::clone(&shim.watching),
             notices,
         ));
@@ -137,6 +141,11 @@ impl Shim {
 
     pub fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Changes whenever the shim says something by itself, or ends.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Asks and waits for the answer.
@@ -296,6 +305,7 @@ async fn receive(
     socket: Arc<AsyncFd<OwnedFd>>,
     pending: Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>,
     alive: Arc<AtomicBool>,
+    news: watch::Sender<u64>,
     watching: Arc<Watching>,
     notices: mpsc::UnboundedSender<Notice>,
 ) {
@@ -312,7 +322,10 @@ async fn receive(
                 // Whoever asked may have stopped waiting.
                 let _ = sender.map(|sender| sender.send((reply, received.1)));
             }
-            Ok(FromShim::Event(event)) => drop(notices.send(Notice::Event(pod.clone(), event))),
+            Ok(FromShim::Event(event)) => {
+                drop(notices.send(Notice::Event(pod.clone(), event)));
+                news.send_modify(|count| *count += 1);
+            }
             // A newer shim may say more than is known here; an answer that nobody understands is one to nobody.
             Err(error) if is_event(&received.0) => tracing::warn!(pod, %error, "a shim told of something unknown"),
             Err(error) => {
@@ -325,6 +338,7 @@ async fn receive(
     watching.set(None);
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let _ = notices.send(Notice::Gone(pod));
+    news.send_modify(|count| *count += 1);
 }
 
 fn is_event(packet: &[u8]) -> bool {

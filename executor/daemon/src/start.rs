@@ -180,7 +180,7 @@ fn prepare(
         read_only: node.read_only,
         bounding: capabilities(&node.capabilities),
         ambient: node.capabilities.add.clone(),
-        stop_signal: signal.and_then(|name| process::signal_number(&name)).unwrap_or(15),
+        stop_signal: signal.and_then(|name| process::signal_number(&name)).unwrap_or(process::SIGTERM),
         stop_timeout: stop.timeout.unwrap_or(spec::DEFAULT_STOP_TIMEOUT).0,
         root,
         mounts,

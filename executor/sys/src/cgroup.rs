@@ -275,17 +275,20 @@ fn is_dir(entry: &fs::DirEntry) -> bool {
 
 /// Removes directories from the bottom up. Processes that were just killed keep a group busy for a moment.
 fn remove_tree(dir: &Path, deadline: Instant) -> io::Result<()> {
-    let children: Vec<PathBuf> = match fs::read_dir(dir) {
-        Ok(entries) => entries.flatten().filter(is_dir).map(|entry| entry.path()).collect(),
+    let busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    match fs::remove_dir(dir) {
+        Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if busy(&error) => {}
         Err(error) => return Err(error),
-    };
-    for child in children {
-        remove_tree(&child, deadline)?;
+    }
+    // Busy with groups below it, or with processes.
+    for child in fs::read_dir(dir)?.flatten().filter(is_dir) {
+        remove_tree(&child.path(), deadline)?;
     }
     loop {
         match fs::remove_dir(dir) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+            Err(error) if busy(&error) && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

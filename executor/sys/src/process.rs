@@ -9,6 +9,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+pub const SIGCONT: i32 = libc::SIGCONT;
+pub const SIGKILL: i32 = libc::SIGKILL;
+pub const SIGTERM: i32 = libc::SIGTERM;
+
 /// `CLONE_*` flags of `clone3(2)`.
 pub mod flags {
     pub const NEWNS: u64 = libc::CLONE_NEWNS as u64;
