@@ -21,6 +21,8 @@ def enter_namespaces():
     """Runs this program again in namespaces of its own, once."""
     if os.environ.get("TANK_BENCH_INSIDE") == "1":
         run(["ip", "link", "set", "lo", "up"])
+        # Where everybody keeps what does not outlive a boot, in memory as it is on a host.
+        run(["mount", "--types", "tmpfs", "tank-bench", "/run"])
         return
     os.environ["TANK_BENCH_INSIDE"] = "1"
     os.execvp("unshare", ["unshare", "--net", "--mount", sys.executable, *sys.argv])
@@ -169,7 +171,8 @@ class Tank:
         self.folder = os.path.join(folder, "tank")
         os.makedirs(self.folder)
         self.programs, self.root, self.marks = programs, root, marks
-        self.socket = os.path.join(self.folder, "run/tank.sock")
+        self.run_dir = "/run/tank"
+        self.socket = f"{self.run_dir}/tank.sock"
         self.cgroup = f"tank-bench-{os.getpid()}"
         with open(os.path.join(self.folder, "tank.toml"), "w", encoding="utf-8") as out:
             out.write(f'cgroup = "{self.cgroup}"\ngrace = "0ms"\n')
@@ -180,7 +183,7 @@ class Tank:
 
     def start(self, converged=False):
         """Starts the daemon and waits until it answers; `converged`: until there is nothing left to do as well."""
-        arguments = [f"--{kind}-dir={self.folder}/{kind}" for kind in ("state", "run")]
+        arguments = [f"--state-dir={self.folder}/state", f"--run-dir={self.run_dir}"]
         with open(os.path.join(self.folder, "tankd.log"), "a", encoding="utf-8") as log:
             self.daemon = subprocess.Popen(
                 [f"{self.programs}/tankd", *arguments, f"--config={self.folder}/tank.toml"],
@@ -280,7 +283,7 @@ class Podman:
     def __init__(self, folder, root, marks):
         self.folder, self.marks = os.path.join(folder, "podman"), marks
         os.makedirs(self.folder)
-        self.options = [f"--root={self.folder}/root", f"--runroot={self.folder}/run", f"--tmpdir={self.folder}/tmp", "--cgroup-manager=cgroupfs", "--runtime=/usr/sbin/runc", "--log-level=error"]
+        self.options = [f"--root={self.folder}/root", "--runroot=/run/containers", "--tmpdir=/run/libpod", "--cgroup-manager=cgroupfs", "--runtime=/usr/sbin/runc", "--log-level=error"]
         self("import", "--change", 'CMD ["/bin/mark"]', root.tar, "bench")
 
     def version(self):
@@ -323,7 +326,7 @@ class Docker:
         self.folder, self.marks = os.path.join(folder, "docker"), marks
         os.makedirs(self.folder)
         self.socket = f"unix://{self.folder}/docker.sock"
-        options = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec", f"--pidfile={self.folder}/pid", f"--host={self.socket}"]
+        options = [f"--data-root={self.folder}/data", "--exec-root=/run/docker", f"--pidfile={self.folder}/pid", f"--host={self.socket}"]
         # A storage driver that works on whatever file system this is would be vfs; overlay2 is what people have.
         with open(f"{self.folder}/log", "w", encoding="utf-8") as log:
             self.daemon = subprocess.Popen(["dockerd", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)

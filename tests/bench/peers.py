@@ -100,7 +100,7 @@ class Runtime:
         return hosts.run([self.name, "--version"]).splitlines()[0]
 
     def command(self, *arguments):
-        return [self.program, "--root", f"{self.folder}/state", *self.options, *arguments]
+        return [self.program, "--root", f"/run/{self.name}", *self.options, *arguments]
 
     def timed(self, command):
         if self.view is None:
@@ -135,7 +135,7 @@ class Runtime:
         self.in_two(names, ("delete", "--force"))
 
     def stop(self):
-        listed = hosts.run(self.command("list", "--quiet") if self.name == "runc" else ["ls", f"{self.folder}/state"])
+        listed = hosts.run(self.command("list", "--quiet") if self.name == "runc" else ["ls", f"/run/{self.name}"])
         for name in listed.split():
             self.remove(name)
 
@@ -187,7 +187,7 @@ class Containerd:
 
     def __init__(self, folder, root, marks):
         self.marks = marks
-        (self.socket,) = glob.glob(f"{folder}/docker/exec/containerd/containerd.sock")
+        (self.socket,) = glob.glob("/run/docker/containerd/containerd.sock")
         layout = os.path.join(folder, "layout.tar")
         hosts.run(["tar", "--create", "--file", layout, "--directory", root.layout, "."])
         hosts.run(self.command("image", "import", "--base-name", "bench", layout))

@@ -92,6 +92,8 @@ async fn run(flags: &Flags) -> Result<(), String> {
     private_dir(&settings.state_dir, 0o700)?;
     private_dir(&settings.run_dir, 0o711)?;
     private_dir(&settings.run_dir.join("pods"), 0o700)?;
+    private_dir(&settings.attach_dir(), 0o700)?;
+    start::make_skeleton(&settings.skeleton_dir()).map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
     let store = store::rocks::RocksStore::open(&settings.state_dir.join("store")).map_err(|e| said(&e))?;
     let images = images::Images::open(&settings.state_dir.join("images"), &settings.config.insecure_registries)
         .map_err(|e| format!("open the image store: {e}"))?;

@@ -116,6 +116,16 @@ impl Settings {
         self.run_dir.join("pods").join(pod)
     }
 
+    /// An empty directory on which each container attaches its root for a moment, where nobody else sees it.
+    pub fn attach_dir(&self) -> PathBuf {
+        self.run_dir.join("attach")
+    }
+
+    /// What every image is put on top of: see [`crate::start::make_skeleton`].
+    pub fn skeleton_dir(&self) -> PathBuf {
+        self.state_dir.join("skeleton")
+    }
+
     pub fn log_dir(&self, pod: &str) -> PathBuf {
         self.state_dir.join("logs").join(pod)
     }

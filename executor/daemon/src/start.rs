@@ -249,6 +249,22 @@ pub fn set_limits(host: &Host, pod: &Name, container: &Name, limits: &spec::Limi
     host.cgroups.set_limits(pod.as_str(), container.as_str(), &limits).map_err(|e| failure(&e))
 }
 
+/// Makes the layer below every image: the places on which Tank mounts something in every container. An image that lacks
+/// one (few have an `/etc/hosts`) would have it made in each container anew, which takes an upper layer a directory, a
+/// file and a renaming each. What an image has covers it.
+pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
+    for name in ["dev", "etc", "proc", "sys"] {
+        fs::create_dir_all(dir.join(name))?;
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755))?;
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    for name in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+        let file = fs::OpenOptions::new().append(true).create(true).open(dir.join(name))?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
+}
+
 /// An overlay of the image's layers, each seen through the pod's ids, with a fresh upper directory.
 fn root_mount(
     host: &Host,
@@ -267,7 +283,7 @@ fn root_mount(
     chown(&upper, Some(base), Some(base)).map_err(|e| fail("own the upper directory", e))?;
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).map_err(|e| fail("open the upper directory", e))?;
     let mut layers = Vec::new();
-    for layer in &image.layers {
+    for layer in [&host.settings.skeleton_dir()].into_iter().chain(&image.layers) {
         let fd = mount::clone_tree(layer, false).map_err(|e| failure(&e))?;
         mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
         layers.push(fd);

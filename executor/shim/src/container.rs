@@ -82,7 +82,7 @@ impl Container {
     ) -> Result<Self, Failure> {
         let parts = Parts::sort(&spec, fds)?;
         let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
-        let log = LogFile::open(path).map_err(|e| other("open the log", &e))?;
+        let log = LogFile::new(path);
         let filter = filter(&spec.seccomp)?;
         let (out, out_end) = namespace::pipe().map_err(|e| failure(&e))?;
         let (err, err_end) = namespace::pipe().map_err(|e| failure(&e))?;

@@ -65,28 +65,40 @@ impl Lines {
     }
 }
 
-/// A file that is renamed when it is full.
+/// A file that is made, with its folder, when there is something to write, and renamed when it is full.
 pub struct LogFile {
     path: PathBuf,
-    file: File,
-    length: u64,
+    open: Option<(File, u64)>,
 }
 
 impl LogFile {
-    pub fn open(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(&path)?;
-        let length = file.metadata()?.len();
-        Ok(Self { path, file, length })
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, open: None }
+    }
+
+    /// The file and its length.
+    fn file(&mut self) -> io::Result<&mut (File, u64)> {
+        if self.open.is_none() {
+            if let Some(dir) = self.path.parent() {
+                fs::create_dir_all(dir)?;
+            }
+            let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+            let length = file.metadata()?.len();
+            self.open = Some((file, length));
+        }
+        self.open.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// One write a line, so a reader never sees half of one.
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        if self.length + line.len() as u64 > MAX_FILE {
+        let (_, length) = self.file()?;
+        if *length + line.len() as u64 > MAX_FILE {
             fs::rename(&self.path, self.path.with_extension("log.1"))?;
-            *self = Self::open(self.path.clone())?;
+            self.open = None;
         }
-        self.file.write_all(line)?;
-        self.length += line.len() as u64;
+        let (file, length) = self.file()?;
+        file.write_all(line)?;
+        *length += line.len() as u64;
         Ok(())
     }
 }
@@ -102,7 +114,7 @@ mod tests {
 
     fn logged(chunks: &[&[u8]]) -> Vec<String> {
         let path = std::env::temp_dir().join(format!("tank-log-{}-{:p}.log", std::process::id(), &chunks));
-        let mut log = LogFile::open(path.clone()).expect("opens");
+        let mut log = LogFile::new(path.clone());
         let mut lines = Lines::new("stdout");
         for chunk in chunks {
             lines.push(chunk, &mut log).expect("writes");

@@ -70,7 +70,6 @@ impl Pod {
         let (namespaces, sockets) = namespace::create(setup.id_base, setup.own_network, &setup.hostname, laps)?;
         set_sysctls(&setup, &namespaces)?;
         laps.note(Phase::Sysctls);
-        fs::create_dir_all(&setup.log_dir).doing(|| format!("make {}", setup.log_dir))?;
         let listener = packet::listen(Path::new(&setup.socket))?;
         rustix::process::chdir("/").doing(|| "enter /")?;
         rustix::io::ioctl_fionbio(&control, true).doing(|| "watch the socket to tankd")?;

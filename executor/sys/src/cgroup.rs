@@ -87,8 +87,10 @@ impl Cgroups {
     pub fn ensure(&self, pod: &str, part: &str) -> Result<Entrance> {
         for root in self.roots() {
             let leaf = root.join(pod).join(part);
-            if !leaf.is_dir() {
-                self.make(&root, &leaf)?;
+            match fs::create_dir(&leaf) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // Its pod's comes first.
+                _ => self.make(&root, &leaf)?,
             }
         }
         let open = |path: PathBuf| -> Result<OwnedFd> {

@@ -50,6 +50,15 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     rustix::mount::open_tree(CWD, path, flags).doing(|| format!("copy the mount at {}", path.display()))
 }
 
+/// A detached copy of the mount that holds `name` of the mount `from`, with that as its root.
+///
+/// # Errors
+/// What `open_tree(2)` gives: `EINVAL` for a detached `from` before Linux 6.15.
+pub fn clone_beneath(from: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(from, name, flags).doing(|| format!("copy the mount of {name}"))
+}
+
 /// Sets attributes on `mount` and everything below it.
 ///
 /// # Errors
@@ -136,7 +145,7 @@ pub fn own_namespace() -> Result<()> {
 }
 
 /// A detached overlay: `layers` from the lowest to the topmost, all idmapped by the caller, and writes going to
-/// `upper` (with `work` beside it). `places` is an empty directory for kernels that need the layers attached.
+/// `upper` (with `work` beside it), not to outlive a crash of the host. `places` is an empty directory for kernels that need the layers attached.
 ///
 /// # Errors
 /// As [`filesystem`].
@@ -161,9 +170,9 @@ fn overlay_of_attached(layers: &[OwnedFd], upper: &Path, work: &Path, places: &P
         }
         let lower: Vec<String> = attached.iter().rev().map(|place| place.display().to_string()).collect();
         let (upper, work) = (upper.to_string_lossy(), work.to_string_lossy());
-        let options = [("lowerdir", lower.join(":")), ("upperdir", upper.into_owned()), ("workdir", work.into_owned())];
-        let options: Vec<(&str, &str)> = options.iter().map(|(key, value)| (*key, value.as_str())).collect();
-        filesystem("overlay", &options, attr::NODEV)
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "open an overlay")?;
+        configure(&context, "overlay", "lowerdir", &lower.join(":"))?;
+        finish_overlay(&context, &upper, &work)
     })();
     // The overlay holds clones of its own.
     for place in attached {
@@ -179,10 +188,20 @@ fn overlay_of_detached(layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<
     for layer in layers.iter().rev() {
         configure(&context, kind, "lowerdir+", &format!("/proc/self/fd/{}", layer.as_raw_fd()))?;
     }
-    configure(&context, kind, "upperdir", &upper.to_string_lossy())?;
-    configure(&context, kind, "workdir", &work.to_string_lossy())?;
+    finish_overlay(&context, &upper.to_string_lossy(), &work.to_string_lossy())
+}
+
+fn finish_overlay(context: &OwnedFd, upper: &str, work: &str) -> Result<OwnedFd> {
+    let kind = "overlay";
+    configure(context, kind, "upperdir", upper)?;
+    configure(context, kind, "workdir", work)?;
+    // What is written to an upper directory does not outlive its container, so it need not be synced: without this, the
+    // end of each container would wait until the whole file system below is.
+    rustix::mount::fsconfig_set_flag(context, "volatile")
+        .map_err(|e| explain(context, e))
+        .doing(|| "make an overlay volatile")?;
     // No device of an image is one (the layers hold none either): devices are Tank's to give.
-    create(&context, kind, attr::NODEV)
+    create(context, kind, attr::NODEV)
 }
 
 /// Attaches a detached mount on the place `target` names.

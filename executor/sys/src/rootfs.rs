@@ -237,19 +237,29 @@ fn real_directory(path: &str, owner: u32) -> Result<()> {
     }
 }
 
-/// Each file is a mount of its own, read-only; the mount they come from is let go of again.
+/// Each file is a mount of its own, read-only, copied from the detached mount that holds them all: since Linux 6.15. Before,
+/// that one has to be attached for a moment.
 fn attach_files(files: BorrowedFd<'_>, entries: &[FileMount], owner: u32) -> Result<()> {
+    let first = entries.first().map(|entry| mount::clone_beneath(files, &entry.name));
+    if matches!(first, None | Some(Ok(_))) {
+        return attach_each(entries, owner, |name| mount::clone_beneath(files, name));
+    }
     let staging = Path::new("/dev/.files");
     fs::create_dir(staging).doing(|| "make room for files")?;
     mount::attach(files, mount::open_path(staging)?.as_fd())?;
+    attach_each(entries, owner, |name| mount::clone_tree(&staging.join(name), false))?;
+    rustix::mount::unmount(staging, UnmountFlags::DETACH).doing(|| "let go of the files' mount")?;
+    fs::remove_dir(staging).doing(|| "remove the files' mount point")
+}
+
+fn attach_each(entries: &[FileMount], owner: u32, copy: impl Fn(&str) -> Result<OwnedFd>) -> Result<()> {
     for FileMount { name, path } in entries {
-        let bind = mount::clone_tree(&staging.join(name), false)?;
+        let bind = copy(name)?;
         mount::restrict(bind.as_fd(), attr::RDONLY | attr::NOSUID | attr::NODEV, false)?;
         let place = make_place(path, false, owner)?;
         mount::attach(bind.as_fd(), place.as_fd()).doing_at(path)?;
     }
-    rustix::mount::unmount(staging, UnmountFlags::DETACH).doing(|| "let go of the files' mount")?;
-    fs::remove_dir(staging).doing(|| "remove the files' mount point")
+    Ok(())
 }
 
 /// Opens a place to mount on, made with its parents if it is missing. Links are the image's own affair: `/` is the
