@@ -31,7 +31,7 @@ pub struct FieldChange {
     pub after: Option<Value>,
 }
 
-/// What has to change to get from `before` to `after`. Nodes that differ only in what they need are left out: that
+/// What has to change to get from `before` to `after`, in the order of the keys. Nodes that differ only in what they need are left out: that
 /// is listed where it happened. Equal pods are recognised by their hash and not looked into.
 pub fn diff(before: &Graph, after: &Graph) -> Vec<Change> {
     if before.root() == after.root() {

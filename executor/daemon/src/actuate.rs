@@ -180,7 +180,7 @@ fn make_shim(host: &Host, node: &SandboxNode, pod: &Name, hash: Digest) -> Resul
     let settings = &host.settings;
     let dir = settings.pod_dir(pod.as_str());
     let id_base = host.id_base(pod).map_err(|e| other("lease ids", e))?;
-    let cgroup = host.cgroups.ensure(pod.as_str(), "_shim").map_err(|e| failure(&e))?;
+    let cgroup = host.cgroups.ensure_shim(pod.as_str()).map_err(|e| failure(&e))?;
     fs::create_dir_all(&dir).map_err(|e| other(&format!("make {}", dir.display()), e))?;
     let socket = dir.join("shim.sock");
     let _ = fs::remove_file(&socket);
@@ -195,7 +195,7 @@ fn make_shim(host: &Host, node: &SandboxNode, pod: &Name, hash: Digest) -> Resul
         socket: socket.display().to_string(),
         log_dir: settings.log_dir(pod.as_str()).display().to_string(),
         attach_on: settings.attach_dir().display().to_string(),
-        cgroup: host.cgroups.tasks(pod.as_str(), "_shim").iter().map(|path| path.display().to_string()).collect(),
+        cgroup: host.cgroups.shim_tasks(pod.as_str()).iter().map(|path| path.display().to_string()).collect(),
         nofile: Some(settings.nofile),
         timed: host.timings.is_on(),
     };

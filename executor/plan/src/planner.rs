@@ -92,16 +92,25 @@ impl Planner<'_> {
                 left.insert(pod.clone(), removal);
             }
         }
-        let mut removed = BTreeMap::new();
-        while !left.is_empty() {
-            let dependents = |pod: &Name| -> Vec<&Name> {
-                left.keys().filter(|other| *other != pod && self.depends_on(other, pod)).collect()
-            };
-            // The checks refuse cycles; should there be one, it is cut anywhere.
-            let next = left.keys().find(|pod| dependents(pod).is_empty()).or(left.keys().next()).cloned();
-            let Some((pod, removal)) = next.and_then(|pod| left.remove_entry(&pod)) else { break };
-            let before = removed.iter().filter(|(other, _)| self.depends_on(other, &pod));
-            let after: Vec<StepId> = before.map(|(_, id)| *id).collect();
+        let dependents = self.dependents(&left);
+        let mut waits: BTreeMap<Name, usize> =
+            left.keys().map(|pod| (pod.clone(), dependents.get(pod).map_or(0, BTreeSet::len))).collect();
+        let mut ready: BTreeSet<Name> =
+            waits.iter().filter(|(_, count)| **count == 0).map(|(pod, _)| pod.clone()).collect();
+        let mut removed: BTreeMap<Name, StepId> = BTreeMap::new();
+        // The checks refuse cycles; should there be one, it is cut anywhere.
+        while let Some(pod) = ready.pop_first().or_else(|| left.keys().next().cloned()) {
+            let Some(removal) = left.remove(&pod) else { continue };
+            let before = dependents.get(&pod).into_iter().flatten();
+            let after: Vec<StepId> = before.filter_map(|other| removed.get(other)).copied().collect();
+            for dependency in self.dependencies(&pod) {
+                if let Some(count) = waits.get_mut(dependency) {
+                    *count = count.saturating_sub(1);
+                    if *count == 0 && left.contains_key(dependency) {
+                        ready.insert(dependency.clone());
+                    }
+                }
+            }
             let Some(found) = self.observed.pods.get(&pod) else { continue };
             let id = self.remove_pod(&pod, found, &removal, &after);
             removed.insert(pod, id);
@@ -138,10 +147,22 @@ impl Planner<'_> {
         self.desired.graph.containers(pod).any(|(_, node, _)| !node.live_files.is_empty())
     }
 
-    /// As it is declared, or was where it is not any more.
-    fn depends_on(&self, pod: &Name, other: &Name) -> bool {
+    /// What a pod depends on, as it is declared, or was where it is not any more.
+    fn dependencies(&self, pod: &Name) -> BTreeSet<&Name> {
         let graphs = self.desired.previous.into_iter().chain([self.desired.graph]);
-        graphs.filter_map(|graph| graph.pod(pod)).any(|node| node.depends_on.contains_key(other))
+        let nodes = graphs.filter_map(|graph| graph.pod(pod));
+        nodes.flat_map(|node| node.depends_on.keys()).filter(|other| *other != pod).collect()
+    }
+
+    /// Of each pod that goes, those that go with it and depend on it.
+    fn dependents(&self, going: &BTreeMap<Name, Removal>) -> BTreeMap<Name, BTreeSet<Name>> {
+        let mut dependents: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
+        for pod in going.keys() {
+            for dependency in self.dependencies(pod).into_iter().filter(|other| going.contains_key(*other)) {
+                dependents.entry(dependency.clone()).or_default().insert(pod.clone());
+            }
+        }
+        dependents
     }
 
     /// Stops what runs and removes the rest; returns the last step.
@@ -256,7 +277,9 @@ impl Planner<'_> {
 
     /// Which fields of a node have changed, for people.
     pub(crate) fn reason(&self, key: &Key) -> Option<String> {
-        let change = self.changes.iter().find(|change| change.key == *key)?;
+        // In the order of their keys, as `diff` gives them.
+        let found = self.changes.binary_search_by(|change| change.key.cmp(key)).ok()?;
+        let change = &self.changes[found];
         Some(match &change.what {
             What::Added => format!("{key} is new"),
             What::Removed => format!("{key} is gone"),

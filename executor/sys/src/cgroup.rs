@@ -4,7 +4,7 @@
 //! knows what it made. On a hybrid host version 2 still groups the processes (`cgroup.kill` ends a whole pod), and
 //! limits go to the version 1 controllers.
 
-use crate::{Context, Result};
+use crate::{Context, Result, read_small};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, OpenOptions},
@@ -35,6 +35,9 @@ pub struct Limits {
     /// Thousandths of one CPU.
     pub cpu: Option<u64>,
 }
+
+/// The name of a shim's group beside those of the containers, none of whose names begins like that.
+const SHIM: &str = "_shim";
 
 /// The bandwidth period, in microseconds: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
@@ -86,13 +89,31 @@ impl Cgroups {
     /// What the kernel gives.
     pub fn ensure(&self, pod: &str, part: &str) -> Result<Entrance> {
         for root in self.roots() {
-            let leaf = root.join(pod).join(part);
-            match fs::create_dir(&leaf) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                // Its pod's comes first.
-                _ => self.make(&root, &leaf)?,
-            }
+            self.make(&root, &root.join(pod).join(part))?;
         }
+        self.open(pod, part, self.tasks(pod, part))
+    }
+
+    /// Ensures the groups of a pod's shim and opens the ways into them: one of its own beside the containers' in version 2,
+    /// where a group with groups below holds no processes, and in version 1, where it may, the pod's.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn ensure_shim(&self, pod: &str) -> Result<Entrance> {
+        let own = self.layout.v2.join(&self.prefix);
+        for root in self.roots() {
+            let dir = root.join(pod);
+            self.make(&root, &if root == own { dir.join(SHIM) } else { dir })?;
+        }
+        self.open(pod, SHIM, self.shim_tasks(pod))
+    }
+
+    /// The `tasks` files of version 1 that a pod's shim belongs in.
+    pub fn shim_tasks(&self, pod: &str) -> Vec<PathBuf> {
+        self.v1_roots().map(|root| root.join(&self.prefix).join(pod).join("tasks")).collect()
+    }
+
+    fn open(&self, pod: &str, part: &str, tasks: Vec<PathBuf>) -> Result<Entrance> {
         let open = |path: PathBuf| -> Result<OwnedFd> {
             let file = OpenOptions::new().write(true).open(&path).doing(|| format!("open {}", path.display()))?;
             Ok(file.into())
@@ -101,7 +122,7 @@ impl Cgroups {
         Ok(Entrance {
             dir: crate::mount::open_path(&own)?,
             procs: open(own.join("cgroup.procs"))?,
-            tasks: self.tasks(pod, part).into_iter().map(open).collect::<Result<_>>()?,
+            tasks: tasks.into_iter().map(open).collect::<Result<_>>()?,
         })
     }
 
@@ -112,12 +133,21 @@ impl Cgroups {
 
     /// The `tasks` files of `pod/part`, one in each hierarchy of version 1.
     pub fn tasks(&self, pod: &str, part: &str) -> Vec<PathBuf> {
-        let roots: BTreeSet<&PathBuf> = self.layout.v1.values().collect();
-        roots.into_iter().map(|root| root.join(&self.prefix).join(pod).join(part).join("tasks")).collect()
+        self.v1_roots().map(|root| root.join(&self.prefix).join(pod).join(part).join("tasks")).collect()
+    }
+
+    /// The hierarchies of version 1; one may have several controllers.
+    fn v1_roots(&self) -> impl Iterator<Item = &PathBuf> {
+        self.layout.v1.values().collect::<BTreeSet<_>>().into_iter()
     }
 
     fn make(&self, root: &Path, leaf: &Path) -> Result<()> {
-        fs::create_dir_all(leaf).doing(|| format!("make {}", leaf.display()))?;
+        match fs::create_dir(leaf) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            // What is above it comes first.
+            Err(_) => fs::create_dir_all(leaf).doing(|| format!("make {}", leaf.display()))?,
+        }
         if root.starts_with(&self.layout.v2) && self.layout.v1.is_empty() {
             // Controllers reach a leaf only where every parent passes them on (cgroups(7), "subtree_control").
             let parents = [self.layout.v2.as_path(), root, leaf.parent().unwrap_or(root)];
@@ -174,7 +204,7 @@ impl Cgroups {
     /// The limits a group has now.
     pub fn limits(&self, pod: &str, part: &str) -> Limits {
         let read = |controller: &str, file: &str| {
-            fs::read_to_string(self.control(controller, pod, part).join(file)).unwrap_or_default()
+            read_small(&self.control(controller, pod, part).join(file)).unwrap_or_default()
         };
         let number = |text: &str| text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
         let v1 = |controller: &str| self.layout.v1.contains_key(controller);
@@ -191,13 +221,13 @@ impl Cgroups {
     /// How many processes of a group the kernel has ended because it was out of memory.
     pub fn oom_kills(&self, pod: &str, part: &str) -> u64 {
         let file = if self.layout.v1.contains_key("memory") { "memory.oom_control" } else { "memory.events" };
-        let text = fs::read_to_string(self.control("memory", pod, part).join(file)).unwrap_or_default();
+        let text = read_small(&self.control("memory", pod, part).join(file)).unwrap_or_default();
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
     }
 
     /// Whether somebody froze a group (cgroup version 2's own switch, which needs no controller).
     pub fn is_frozen(&self, pod: &str, part: &str) -> bool {
-        fs::read_to_string(self.freezer(pod, part)).is_ok_and(|text| text.trim() == "1")
+        read_small(&self.freezer(pod, part)).is_ok_and(|text| text.trim() == "1")
     }
 
     /// Lets a frozen group run on.

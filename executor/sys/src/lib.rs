@@ -35,7 +35,24 @@ pub mod route;
 pub mod seccomp;
 pub mod watch;
 
-use std::{fmt, io};
+use std::{fmt, io, path::Path};
+
+/// What a file of the kernel's says: one read, for what is never longer than a page.
+///
+/// # Errors
+/// What `open(2)` and `read(2)` give.
+pub(crate) fn read_small(path: &Path) -> io::Result<String> {
+    use rustix::fs::{Mode, OFlags};
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut buffer = [0; 4096];
+    let length = loop {
+        match rustix::io::read(&file, &mut buffer) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
 
 /// A kernel call that failed: what was attempted, on what, and the errno.
 #[derive(Debug, thiserror::Error)]

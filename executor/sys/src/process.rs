@@ -147,7 +147,7 @@ pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
 pub fn is_stopped(pid: i32) -> bool {
     // The name before the state may hold anything, brackets too: the last one ends it.
     let state = |text: &str| text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|text| state(&text) == Some('T'))
+    crate::read_small(format!("/proc/{pid}/stat").as_ref()).is_ok_and(|text| state(&text) == Some('T'))
 }
 
 /// A descriptor that is readable whenever a child of this process ended, stopped or went on. `SIGCHLD` is blocked from
