@@ -41,7 +41,7 @@ class Floor:
         os.chmod(scratch, 0o755)
         command = [self.program, "start", str(count), self.root.dir, scratch, self.marks.folder, "fl0", ":".join(self.groups)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.last = int(process.stdout.readline())
+        self.started = int(process.stdout.readline())
         self.running[name] = (process, [int(pid) for pid in process.stdout.readline().split()])
 
     def run(self, name):
@@ -54,7 +54,7 @@ class Floor:
         process, _ = self.running.pop(name)
         process.stdin.write("\n")
         process.stdin.flush()
-        self.last = int(process.stdout.readline())
+        process.stdout.readline()
         process.wait(20)
         process.stdin.close()
         process.stdout.close()
