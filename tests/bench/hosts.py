@@ -83,12 +83,21 @@ def cpu(pid):
 
 
 def switches(pid):
-    """How often the threads of a process have gone to sleep: once for each time that they were woken."""
-    count = 0
+    """How often each thread of a process has gone to sleep: once for each time that it was woken."""
+    found = {}
     for path in glob.glob(f"/proc/{pid}/task/*/status"):
         with open(path, encoding="utf-8") as status:
-            count += sum(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
-    return count
+            found[path] = sum(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
+    return found
+
+
+def woken(pids, seconds):
+    """How often the threads of some processes are woken in a minute."""
+    before = [switches(pid) for pid in pids]
+    time.sleep(seconds)
+    after = [switches(pid) for pid in pids]
+    each = lambda first, then: sum(count - first[thread] for thread, count in then.items() if thread in first)
+    return sum(map(each, before, after)) * 60 / seconds
 
 
 def memory(pid):

@@ -184,15 +184,13 @@ def idle(host, samples, seconds=60):
         before = time.monotonic_ns()
         tank.start(converged=True)
         samples.add("daemon started beside 100 pods until converged", "tank", (time.monotonic_ns() - before) / 1e6)
-    # What it takes to find its feet is over.
-    time.sleep(5)
+    # What it takes to find its feet is over, and threads that have nothing to do have ended.
+    time.sleep(15)
     pid = tank.daemon.pid
-    before, busy = hosts.switches(pid), hosts.cpu(pid)
-    shims_before = sum(hosts.switches(shim) for shim in shims)
-    time.sleep(seconds)
-    samples.add("daemon with 100 idle pods, wake-ups a minute", "tank", (hosts.switches(pid) - before) * 60 / seconds)
-    samples.add("shims of 100 idle pods, wake-ups a minute", "tank", (sum(map(hosts.switches, shims)) - shims_before) * 60 / seconds)
+    busy = hosts.cpu(pid)
+    samples.add("daemon with 100 idle pods, wake-ups a minute", "tank", hosts.woken([pid], seconds))
     samples.add("daemon with 100 idle pods, % of a core", "tank", (hosts.cpu(pid) - busy) * 100 / seconds)
+    samples.add("shims of 100 idle pods, wake-ups a minute", "tank", hosts.woken(shims, seconds))
     samples.add("daemons with 100 idle pods, MiB", "tank", round(hosts.memory(pid)["Rss"] / 1024, 1))
     tank.switch("{}")
 

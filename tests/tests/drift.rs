@@ -7,7 +7,7 @@ use std::{
 };
 use tank_tests::{Host, RUN, eventually};
 
-/// Far less than `resync`, which is a minute: what is repaired by then was told by an event.
+/// Far less than `resync`, which is ten minutes: what is repaired by then was told by an event.
 const SOON: Duration = Duration::from_secs(5);
 
 fn in_pod(host: &Host, command: &[&str]) {

@@ -163,7 +163,7 @@ fn a_killed_container_comes_back_by_an_event() {
     let before = host.pid("web", "app");
     let address = host.pod("web")["addresses"].clone();
     kill(before);
-    // The next look by the clock is a minute away (`resync`).
+    // The next look by the clock is ten minutes away (`resync`).
     eventually("another process", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != before));
     let after = host.pod("web");
     assert_eq!((&after["containers"][0]["restarts"], &after["addresses"]), (&1.into(), &address));

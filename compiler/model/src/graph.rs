@@ -382,8 +382,16 @@ impl Graph {
         needs
     }
 
+    /// The nodes from the key `first` on for which `belongs`: neighbours by the order of the keys, so that what belongs to
+    /// a pod is found without looking at all others.
+    fn neighbours<'a>(&'a self, first: Key, belongs: impl Fn(&Key) -> bool + 'a) -> impl Iterator<Item = &'a Entry> {
+        let range = self.index.range(first..).take_while(move |(key, _)| belongs(key));
+        range.map(|(_, index)| &self.dag[*index])
+    }
+
     pub fn pods(&self) -> impl Iterator<Item = &Name> {
-        self.entries().filter_map(|entry| match &entry.key {
+        let pods = self.neighbours(Key::Pod(Name::lowest()), |key| matches!(key, Key::Pod(_)));
+        pods.filter_map(|entry| match &entry.key {
             Key::Pod(name) => Some(name),
             _ => None,
         })
@@ -391,8 +399,10 @@ impl Graph {
 
     /// The containers of `pod`, by name.
     pub fn containers<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a ContainerNode, Digest)> {
-        self.entries().filter_map(move |entry| match (&entry.key, &entry.node) {
-            (Key::Container(of, name), Node::Container(node)) if of == pod => Some((name, node, entry.hash)),
+        let first = Key::Container(pod.clone(), Name::lowest());
+        let own = self.neighbours(first, move |key| matches!(key, Key::Container(of, _) if of == pod));
+        own.filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Container(_, name), Node::Container(node)) => Some((name, node, entry.hash)),
             _ => None,
         })
     }
@@ -476,16 +486,20 @@ impl Graph {
     }
 
     pub fn published<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a spec::Publish)> {
-        self.entries().filter_map(move |entry| match (&entry.key, &entry.node) {
-            (Key::Publish(of, name), Node::Publish(publish)) if of == pod => Some((name, publish)),
+        let first = Key::Publish(pod.clone(), Name::lowest());
+        let own = self.neighbours(first, move |key| matches!(key, Key::Publish(of, _) if of == pod));
+        own.filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Publish(_, name), Node::Publish(publish)) => Some((name, publish)),
             _ => None,
         })
     }
 
     /// What runs before the containers of `pod`, in this order.
     pub fn init<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a spec::Container, Digest)> {
-        self.entries().filter_map(move |entry| match (&entry.key, &entry.node) {
-            (Key::Init(of, name), Node::Init(spec)) if of == pod => Some((name, spec, entry.hash)),
+        let first = Key::Init(pod.clone(), Name::lowest());
+        let own = self.neighbours(first, move |key| matches!(key, Key::Init(of, _) if of == pod));
+        own.filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Init(_, name), Node::Init(spec)) => Some((name, spec, entry.hash)),
             _ => None,
         })
     }
@@ -515,8 +529,10 @@ impl Graph {
 
     fn pod_config(&self, pod: &Name) -> Option<spec::Pod> {
         let (node, (sandbox, _)) = (self.pod(pod)?, self.sandbox(pod)?);
-        let volumes = self.entries().filter_map(|entry| match (&entry.key, &entry.node) {
-            (Key::Volume(of, name), Node::Volume(volume)) if of == pod => Some((name.clone(), volume.clone())),
+        let first = Key::Volume(pod.clone(), Name::lowest());
+        let volumes = self.neighbours(first, |key| matches!(key, Key::Volume(of, _) if of == pod));
+        let volumes = volumes.filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Volume(_, name), Node::Volume(volume)) => Some((name.clone(), volume.clone())),
             _ => None,
         });
         let containers =
@@ -568,12 +584,22 @@ impl Graph {
     /// # Errors
     /// As [`Graph::build`].
     pub fn stored(&self) -> Result<Vec<(Digest, Vec<u8>)>, CanonicalError> {
-        let store = |entry: &Entry| {
-            let needs = self.needs(&entry.key).into_iter().map(|need| need.hash).collect();
-            let stored = Stored { key: entry.key.clone(), node: entry.node.clone(), needs };
-            Ok((entry.hash, canonical::encode(&stored)?))
-        };
-        self.entries().map(store).collect()
+        self.entries().map(|entry| self.store(entry)).collect()
+    }
+
+    /// As [`Graph::stored`], without the nodes that `known` has too.
+    ///
+    /// # Errors
+    /// As [`Graph::build`].
+    pub fn stored_beside(&self, known: &Self) -> Result<Vec<(Digest, Vec<u8>)>, CanonicalError> {
+        let is_new = |entry: &&Entry| known.get(&entry.key).is_none_or(|same| same.hash != entry.hash);
+        self.entries().filter(is_new).map(|entry| self.store(entry)).collect()
+    }
+
+    fn store(&self, entry: &Entry) -> Result<(Digest, Vec<u8>), CanonicalError> {
+        let needs = self.needs(&entry.key).into_iter().map(|need| need.hash).collect();
+        let stored = Stored { key: entry.key.clone(), node: entry.node.clone(), needs };
+        Ok((entry.hash, canonical::encode(&stored)?))
     }
 
     /// Reads the graph whose root is `root`. Every node is hashed again, so a graph that loads is the one committed.

@@ -38,6 +38,11 @@ impl Name {
         Ok(Self(text))
     }
 
+    /// Below every name, and none itself: where a range of names begins.
+    pub(crate) fn lowest() -> Self {
+        Self(String::new())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

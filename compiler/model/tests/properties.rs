@@ -121,6 +121,24 @@ fn a_graph_holds_the_whole_configuration() {
     assert_eq!(loaded.expect("loads").config(), config);
 }
 
+#[test]
+fn what_a_graph_has_beside_another_completes_it() {
+    let config: Config = serde_json::from_value(full()).expect("a configuration");
+    let before = Graph::build(&config, |_| None).expect("builds");
+    let mut changed = config.clone();
+    let first = changed.pods.values_mut().next().expect("a pod");
+    first.labels.insert("changed".to_owned(), "yes".to_owned());
+    let after = Graph::build(&changed, |_| None).expect("builds");
+    let beside = after.stored_beside(&before).expect("encodes");
+    // The pod and what needs it: the root.
+    assert_eq!(beside.len(), 2);
+    assert_eq!(after.stored_beside(&after).expect("encodes"), []);
+    let mut stored: std::collections::BTreeMap<_, _> = before.stored().expect("encodes").into_iter().collect();
+    stored.extend(beside);
+    let loaded = Graph::load::<Box<tank_model::graph::LoadError>>(after.root(), |hash| Ok(stored.get(hash).cloned()));
+    assert_eq!(loaded.expect("loads").config(), changed);
+}
+
 /// Any JSON without floating-point numbers.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![

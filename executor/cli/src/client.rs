@@ -3,11 +3,16 @@
 use crate::error::Error;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt::Debug, io, os::fd::OwnedFd, path::Path};
-use tank_proto::varlink::{self, Method};
+use tank_proto::{
+    varlink::{self, Method},
+    wire,
+};
+use tokio::net::UnixStream;
 use zlink::Call;
 
 pub struct Client {
     connection: zlink::Connection<zlink::tokio::unix::Stream>,
+    writer: UnixStream,
     socket: String,
 }
 
@@ -15,10 +20,9 @@ impl Client {
     /// Connects to the daemon's socket.
     pub async fn connect(socket: &Path) -> Result<Self, Error> {
         let name = socket.display().to_string();
-        match zlink::tokio::unix::connect(socket).await {
-            Ok(connection) => Ok(Self { connection, socket: name }),
-            Err(error) => Err(unreachable(&name, &error)),
-        }
+        let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(&name, &error))?;
+        let (connection, writer) = wire::split(stream).map_err(|error| unreachable(&name, &error))?;
+        Ok(Self { connection, writer, socket: name })
     }
 
     /// Calls and waits for the one reply.
@@ -42,7 +46,7 @@ impl Client {
         #[serde(transparent)]
         struct Sent(Method);
         let call = Call::new(Sent(method)).set_more(more);
-        self.connection.send_call(&call, fds).await.map_err(|e| self.lost(&e))
+        wire::send(&self.writer, &call, fds).await.map_err(|e| self.lost(&zlink::Error::Io(e)))
     }
 
     /// The next reply, and whether more come.
@@ -78,14 +82,10 @@ fn not_permitted(socket: &str) -> Error {
         .help("run it as root, or become a member of the group `tank` (which is as good as root on this host)")
 }
 
-fn unreachable(socket: &str, error: &zlink::Error) -> Error {
-    let kind = match error {
-        zlink::Error::Io(error) => Some(error.kind()),
-        _ => None,
-    };
-    match kind {
-        Some(io::ErrorKind::PermissionDenied) => not_permitted(socket),
-        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Error::new(format!(
+fn unreachable(socket: &str, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => not_permitted(socket),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::new(format!(
             "tankd is not running: nothing answers at {socket}"
         ))
         .help("start it with `systemctl start tankd` or, as root, `tankd`; another socket is named with --socket"),

@@ -38,6 +38,9 @@ use tokio::{
 /// The most images fetched at once.
 const FETCHES: usize = 4;
 
+/// How long nothing has to happen until memory is given back.
+const REST: Duration = Duration::from_secs(3);
+
 /// How long a change waits for another one to be over.
 const MOMENT: Duration = Duration::from_millis(200);
 
@@ -134,7 +137,12 @@ impl Engine {
                     Duration::from_millis(tank_plan::backoff::delay(failures).max(500))
                 }
             };
-            let _ = timeout(pause.min(resync), self.host.wake.notified()).await;
+            let pause = pause.min(resync);
+            if timeout(pause.min(REST), self.host.wake.notified()).await.is_err() && pause > REST {
+                // What the last change took is not kept for the next.
+                tank_sys::process::give_memory_back();
+                let _ = timeout(pause - REST, self.host.wake.notified()).await;
+            }
         }
     }
 
@@ -452,7 +460,7 @@ impl Engine {
         }
         let number = {
             let _span = self.host.timings.span(|| "commit".to_owned());
-            self.commit(parent, &change)?
+            self.commit(parent, before, &change)?
         };
         tell(told, "commit", format!("generation {number}"));
         let graph = Arc::new(change.graph);
@@ -479,7 +487,7 @@ impl Engine {
             provenance: self.provenance_of(parent),
             gate: None,
         };
-        let restored = self.commit(Some(number), &back)?;
+        let restored = self.commit(Some(number), &graph, &back)?;
         self.host.store.set_outcome(number, Outcome::RolledBack).map_err(store_error)?;
         let again = self.reach(before, &graph, &BTreeSet::new(), None, told).await;
         let how = if again.is_none() { Outcome::Good } else { Outcome::Pending };
@@ -507,10 +515,13 @@ impl Engine {
         Ok(outcome(number, graph.root(), false, failure, false))
     }
 
-    fn commit(&self, parent: Option<u64>, change: &Change) -> Result<u64, Error> {
+    /// `before` is the graph of the generation `parent`.
+    fn commit(&self, parent: Option<u64>, before: &Graph, change: &Change) -> Result<u64, Error> {
         let store = &self.host.store;
         let number = store::next_number(store.as_ref()).map_err(store_error)?;
-        let nodes = change.graph.stored().map_err(|e| internal("encode the graph", e))?;
+        // Those of the generation before are there.
+        let nodes = if parent.is_some() { change.graph.stored_beside(before) } else { change.graph.stored() };
+        let nodes = nodes.map_err(|e| internal("encode the graph", e))?;
         let generation = Generation {
             number,
             root: change.graph.root(),

@@ -18,9 +18,10 @@ use tank_model::{Name, canonical, diff};
 use tank_proto::{
     shim::{ExecSpec, Failure, FailureKind, Reply as ShimReply, Request},
     varlink::{self, DESCRIPTION, Error, ExecCall, INTERFACE, LogsCall, METHODS, Method},
+    wire,
 };
-use tokio::{sync::Semaphore, sync::mpsc, time::timeout};
-use zlink::{Listener, Reply};
+use tokio::{net::UnixStream, sync::Semaphore, sync::mpsc, time::timeout};
+use zlink::Reply;
 
 /// The most connections at once.
 const MAX_CONNECTIONS: usize = 512;
@@ -74,19 +75,20 @@ pub async fn serve(engine: Arc<Engine>, path: &Path) -> Result<(), String> {
     }
     // The lock on the store says that no other daemon is there: a socket that is left is nobody's.
     let _ = std::fs::remove_file(path);
-    let mut listener = zlink::tokio::unix::bind(path).map_err(|e| at(&e))?;
+    let listener = tokio::net::UnixListener::bind(path).map_err(|e| at(&e))?;
     // Who may call is decided by credentials, and said in words; the mode only has to let them in.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(|e| at(&e))?;
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     loop {
         match listener.accept().await {
-            Ok(Some(connection)) => {
+            Ok((stream, _)) => {
                 // Over the bound a connection is closed at once.
                 let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
+                let Ok((connection, writer)) = wire::split(stream) else { continue };
                 let (engine, strangers) = (Arc::clone(&engine), Arc::clone(&strangers));
                 tokio::spawn(async move {
-                    let mut client = Client { engine, connection, uid: None };
+                    let mut client = Client { engine, connection, writer, uid: None };
                     if client.authorize().await {
                         client.run().await;
                     } else if let Ok(_seat) = strangers.try_acquire() {
@@ -95,7 +97,6 @@ pub async fn serve(engine: Arc<Engine>, path: &Path) -> Result<(), String> {
                     drop(slot);
                 });
             }
-            Ok(None) => return Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -107,6 +108,7 @@ pub async fn serve(engine: Arc<Engine>, path: &Path) -> Result<(), String> {
 struct Client {
     engine: Arc<Engine>,
     connection: Connection,
+    writer: UnixStream,
     uid: Option<u32>,
 }
 
@@ -173,16 +175,15 @@ impl Client {
     async fn fail(&mut self, error: &str, parameters: Value) -> Result<(), Refusal> {
         let parameters = Some(parameters).filter(|value| value.as_object().is_none_or(|fields| !fields.is_empty()));
         let error = RawError { error: error.to_owned(), parameters };
-        match timeout(WRITE_LIMIT, self.connection.send_error(&error, Vec::new())).await {
+        match timeout(WRITE_LIMIT, wire::send(&self.writer, &error, Vec::new())).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Refusal::Gone),
         }
     }
 
     async fn reply<T: Serialize>(&mut self, value: &T, continues: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
-        let value = serde_json::to_value(value).map_err(|e| internal("write a reply", e))?;
         let reply = Reply::new(Some(value)).set_continues(Some(continues));
-        match timeout(WRITE_LIMIT, self.connection.send_reply(&reply, fds)).await {
+        match timeout(WRITE_LIMIT, wire::send(&self.writer, &reply, fds)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Refusal::Gone),
         }

@@ -51,7 +51,7 @@ pub struct Config {
     pub grace: Millis,
     /// How long a switch waits for health, unless told otherwise.
     pub wait: Millis,
-    /// The longest time between two looks at the host.
+    /// The longest time between two looks at the host. What needs one is told by events: this is for those that get lost.
     pub resync: Millis,
     /// Registries spoken to without TLS. Those on loopback always are.
     pub insecure_registries: Vec<String>,
@@ -66,7 +66,7 @@ impl Default for Config {
             cgroup: "tank".to_owned(),
             grace: Millis(500),
             wait: Millis(60_000),
-            resync: Millis(60_000),
+            resync: Millis(600_000),
             insecure_registries: Vec::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! What Tank's processes say to each other.
 //!
 //! * [`varlink`]: the interface `io.tank.Executor`, spoken on `/run/tank/tank.sock` by anyone who may.
+//! * [`wire`]: how its messages are sent.
 //! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
 //! * [`timing`]: where time went, in either.
 //! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the byte pump of `attach`
@@ -12,3 +13,4 @@ pub mod shim;
 pub mod terminal;
 pub mod timing;
 pub mod varlink;
+pub mod wire;

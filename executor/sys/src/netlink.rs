@@ -8,6 +8,7 @@ use netlink_packet_core::{
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::{
+    cell::Cell,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     sync::{Mutex, PoisonError},
@@ -34,7 +35,10 @@ pub struct Conversation(Mutex<Inner>);
 struct Inner {
     socket: Socket,
     sequence: u32,
-    buffer: Vec<u8>,
+}
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 impl std::fmt::Debug for Inner {
@@ -56,7 +60,7 @@ impl Conversation {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        let inner = Inner { socket, sequence: 0, buffer: vec![0; PACKET] };
+        let inner = Inner { socket, sequence: 0 };
         set_socket_timeout(inner.fd(), Timeout::Recv, Some(LIMIT))?;
         Ok(Self(Mutex::new(inner)))
     }
@@ -65,7 +69,7 @@ impl Conversation {
     pub fn from_fd(fd: OwnedFd) -> Self {
         // SAFETY: the descriptor is owned, and given away here: the socket is its only owner.
         let socket = unsafe { Socket::from_raw_fd(fd.into_raw_fd()) };
-        Self(Mutex::new(Inner { socket, sequence: 0, buffer: vec![0; PACKET] }))
+        Self(Mutex::new(Inner { socket, sequence: 0 }))
     }
 
     /// Gives the socket away.
@@ -192,22 +196,24 @@ impl Inner {
     }
 
     /// Reads one packet and gives sequence number, type and payload of each message in it.
-    fn receive(&mut self, mut each: impl FnMut(u32, u16, &[u8])) -> io::Result<()> {
-        let mut buffer = std::mem::take(&mut self.buffer);
+    fn receive(&self, mut each: impl FnMut(u32, u16, &[u8])) -> io::Result<()> {
+        // One for each thread that asks, and not for each of the sockets, of which there is one a pod.
+        let mut buffer = BUFFER.take();
+        buffer.resize(PACKET, 0);
         let read = loop {
             match rustix::io::read(self.fd(), &mut buffer) {
                 Err(rustix::io::Errno::INTR) => {}
                 other => break other,
             }
         };
-        self.buffer = buffer;
-        let mut rest = &self.buffer[..read?];
+        let mut rest = &buffer[..read?];
         while rest.len() >= HEADER {
             let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
             let length = message.length() as usize;
             each(message.sequence_number(), message.message_type(), &rest[HEADER..length.max(HEADER)]);
             rest = rest.get(length.next_multiple_of(4).max(HEADER)..).unwrap_or_default();
         }
+        BUFFER.set(buffer);
         Ok(())
     }
 }

@@ -102,7 +102,16 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
 /// # Errors
 /// What `recvmsg(2)` gives, and `InvalidData` for a packet over the limits.
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; MAX_PACKET];
+    // Asked for its length first: most are a hundredth of what they may be, and a shim should stay small.
+    let mut nothing = [0; 0];
+    let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let length = loop {
+        match rustix::net::recv(socket, &mut nothing, peek) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => break other?.1,
+        }
+    };
+    let mut bytes = vec![0; length.clamp(1, MAX_PACKET)];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = loop {

@@ -179,6 +179,15 @@ pub fn share_memory_arenas() {
     }
 }
 
+/// Gives memory that is free back to the kernel, where the allocator can be told so (glibc).
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: works on free memory only, under the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Lets this process have as many descriptors as it may, and tells what it had: soft and hard.
 ///
 /// # Errors

@@ -63,7 +63,7 @@ impl Changes {
             loop {
                 let read = rustix::io::read(guard.get_inner(), &mut buffer);
                 match read {
-                    Ok(_) => told = true,
+                    Ok(length) => told |= !is_of_a_port(&buffer[..length]),
                     // More was told than the socket holds: something did change.
                     Err(rustix::io::Errno::NOBUFS) => told = true,
                     Err(rustix::io::Errno::INTR) => {}
@@ -77,6 +77,13 @@ impl Changes {
             }
         }
     }
+}
+
+/// Whether a packet tells of nothing but the inner state of a bridge's port (an `RTM_NEWLINK` of the family `AF_BRIDGE`),
+/// such as the timers of its multicast snooping: a link that leaves a bridge is told of otherwise as well.
+fn is_of_a_port(packet: &[u8]) -> bool {
+    const NEWLINK: [u8; 2] = 16u16.to_ne_bytes();
+    packet.get(4..6) == Some(&NEWLINK) && packet.get(16) == Some(&(libc::AF_BRIDGE as u8))
 }
 
 /// A socket that tells of the links, addresses and routes of the caller's network namespace.

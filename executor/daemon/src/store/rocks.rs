@@ -51,6 +51,9 @@ impl RocksStore {
         table.set_block_cache(&Cache::new_lru_cache(2 << 20));
         options.set_block_based_table_factory(&table);
         options.set_max_background_jobs(2);
+        // Nobody reads them, and each takes a timer.
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
         let db = DB::open(&options, dir).map_err(io("open the database"))?;
         let store = Self { db, writing: Mutex::new(()), leases: Mutex::default() };
         let format = store.get(b"m/format")?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
