@@ -4,10 +4,15 @@ use crate::{
     faults, files,
     host::Host,
     shims::{Shim, failure},
-    start,
+    start::{self, Prepared, Start},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::Arc,
+    time::Duration,
+};
 use tank_model::{Digest, Graph, Name, graph::SandboxNode, spec::Network};
 use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim::{self, Failure, FailureKind, Setup};
@@ -38,22 +43,23 @@ pub async fn carry_out(
     plan: &Plan,
     told: &(dyn Fn(&Step) + Sync),
 ) -> Vec<Failed> {
-    let mut done: BTreeSet<StepId> = BTreeSet::new();
-    let mut begun: BTreeSet<StepId> = BTreeSet::new();
+    let mut order = Order::of(plan);
     let mut failed = Vec::new();
+    // What was begun before its step was. Detached mounts: what is not used is gone when it is dropped.
+    let mut ahead: BTreeMap<StepId, Prepared> = BTreeMap::new();
     let mut running = FuturesUnordered::new();
     loop {
-        for (id, planned) in plan.steps.iter().enumerate() {
-            let ready = planned.after.iter().all(|before| done.contains(before));
-            if running.len() < AT_ONCE && ready && begun.insert(id) {
-                told(&planned.step);
-                let (host, graph, step) = (Arc::clone(host), Arc::clone(graph), planned.step.clone());
-                running.push(async move {
-                    faults::boundary("before a step");
-                    let _span = host.timings.span(|| step.to_string());
-                    (id, perform(&host, &graph, &step).await)
-                });
-            }
+        while running.len() < AT_ONCE
+            && let Some(id) = order.ready.pop_first()
+        {
+            let step = plan.steps[id].step.clone();
+            told(&step);
+            let (host, graph, prepared) = (Arc::clone(host), Arc::clone(graph), ahead.remove(&id));
+            running.push(async move {
+                faults::boundary("before a step");
+                let _span = host.timings.span(|| step.to_string());
+                (id, perform(&host, &graph, &step, prepared).await)
+            });
         }
         let Some((id, outcome)) = running.next().await else { return failed };
         let step = plan.steps[id].step.clone();
@@ -61,7 +67,12 @@ pub async fn carry_out(
             Ok(()) => {
                 faults::boundary("after a step");
                 host.events.add("step", step.pod().map(Name::as_str), format!("{step}: {}", plan.steps[id].why));
-                done.insert(id);
+                order.done(id);
+                if let Step::StartSandbox { pod, .. } = &step {
+                    for (id, start) in order.starts_once_connected(plan, pod, id) {
+                        ahead.insert(id, start::prepare_ahead(host, graph, &start));
+                    }
+                }
             }
             Err(failure) => {
                 let message = format!("can't {step}: {}: {}", failure.what, failure.why);
@@ -69,6 +80,46 @@ pub async fn carry_out(
                 failed.push(Failed { step, failure });
             }
         }
+    }
+}
+
+/// Which steps may begin: each when those before it are done.
+struct Order {
+    ready: BTreeSet<StepId>,
+    /// How many steps each one still waits for.
+    waits: Vec<usize>,
+    /// Who waits for each.
+    next: Vec<Vec<StepId>>,
+}
+
+impl Order {
+    fn of(plan: &Plan) -> Self {
+        let mut next = vec![Vec::new(); plan.steps.len()];
+        let mut waits = Vec::new();
+        for (id, planned) in plan.steps.iter().enumerate() {
+            let before: BTreeSet<StepId> = planned.after.iter().copied().collect();
+            waits.push(before.len());
+            before.into_iter().for_each(|before| next[before].push(id));
+        }
+        let ready = (0..waits.len()).filter(|id| waits[*id] == 0).collect();
+        Self { ready, waits, next }
+    }
+
+    fn done(&mut self, id: StepId) {
+        for next in &self.next[id] {
+            self.waits[*next] -= 1;
+            if self.waits[*next] == 0 {
+                self.ready.insert(*next);
+            }
+        }
+    }
+
+    /// The containers that wait for nothing but the network of a pod whose shim has just been made by the step `made`.
+    fn starts_once_connected(&self, plan: &Plan, pod: &Name, made: StepId) -> Vec<(StepId, Start)> {
+        let connects = |id: &&StepId| matches!(&plan.steps[**id].step, Step::EnsureNetwork { pod: of } if of == pod);
+        let Some(connect) = self.next[made].iter().find(connects) else { return Vec::new() };
+        let last = self.next[*connect].iter().filter(|id| self.waits[**id] == 1);
+        last.filter_map(|id| Some((*id, Start::of(&plan.steps[*id].step)?))).collect()
     }
 }
 
@@ -84,7 +135,12 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|e| other(what, e))?
 }
 
-async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<(), Failure> {
+async fn perform(
+    host: &Arc<Host>,
+    graph: &Arc<Graph>,
+    step: &Step,
+    prepared: Option<Prepared>,
+) -> Result<(), Failure> {
     match step {
         Step::EnsureBridge => {
             let host = Arc::clone(host);
@@ -108,7 +164,10 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step) -> Result<()
         Step::SweepPod { pod } => sweep(host, pod).await,
         Step::EnsureNetwork { pod } => ensure_network(host, pod).await,
         Step::StartContainer { pod, container, hash, attempt } => {
-            start::start(host, graph, pod, container, *hash, *attempt).await.map(drop)
+            let (pod, container) = (pod.clone(), container.clone());
+            let start = Start { pod, container, hash: *hash, attempt: *attempt };
+            let prepared = prepared.unwrap_or_else(|| start::prepare_ahead(host, graph, &start));
+            start::start(host, &start, prepared).await.map(drop)
         }
         Step::StopContainer { pod, container, signal, timeout } => {
             stop(host, pod, container, *signal, Duration::from_millis(*timeout)).await

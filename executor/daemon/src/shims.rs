@@ -7,7 +7,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,10 @@ pub struct Shim {
     alive: Arc<AtomicBool>,
     /// Counts what the shim says by itself, its end included.
     news: watch::Sender<u64>,
+    /// Counts what the shim was asked that changes its state.
+    asked: AtomicU64,
+    /// The last state, and the age at which it was asked for.
+    known: Mutex<Option<(u64, State)>>,
     sending: tokio::sync::Mutex<()>,
     pid: OnceLock<i32>,
     namespaces: OnceLock<Namespaces>,
@@ -119,6 +123,8 @@ impl Shim {
             pending: Arc::default(),
             alive: Arc::new(AtomicBool::new(true)),
             news: watch::Sender::new(0),
+            asked: AtomicU64::new(0),
+            known: Mutex::default(),
             sending: tokio::sync::Mutex::new(()),
             pid: OnceLock::new(),
             namespaces: OnceLock::new(),
@@ -159,6 +165,9 @@ impl Shim {
             kind: FailureKind::Other,
         };
         let bytes = serde_json::to_vec(request).map_err(|e| gone(&e.to_string()))?;
+        let changes = matches!(request, Request::Start | Request::Forget { .. } | Request::Shutdown);
+        // Before it is sent and after it is answered: what was said between is of neither moment.
+        let _forget = changes.then(|| Forget::new(self));
         let (sender, receiver) = oneshot::channel();
         {
             let _sending = self.sending.lock().await;
@@ -183,13 +192,40 @@ impl Shim {
         }
     }
 
+    /// What the shim has to say of itself and its containers. That changes only when it is asked for something, or with an
+    /// event; what it said last holds until then.
+    ///
     /// # Errors
     /// As [`Shim::request`].
     pub async fn state(&self) -> Result<State, Failure> {
+        let age = self.age();
+        if let Some((known, state)) = self.known().as_ref()
+            && *known == age
+        {
+            return Ok(state.clone());
+        }
         match self.request(&Request::State, &[]).await? {
-            (Reply::State(state), _) => Ok(state),
+            (Reply::State(state), _) => {
+                // If something happened meanwhile, it is the state of a moment that has passed.
+                *self.known() = Some((age, state.clone()));
+                Ok(state)
+            }
             (other, _) => Err(unexpected(&other)),
         }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<(u64, State)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often something has happened that changes what the shim says of itself.
+    fn age(&self) -> u64 {
+        *self.news.borrow() + self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Has the shim say everything again when it is asked next.
+    pub fn forget(&self) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The shim's process, asked for once.
@@ -299,6 +335,22 @@ impl Shim {
     }
 }
 
+/// Forgets a shim's state twice: when it is made and when it goes.
+struct Forget<'a>(&'a Shim);
+
+impl<'a> Forget<'a> {
+    fn new(shim: &'a Shim) -> Self {
+        shim.forget();
+        Self(shim)
+    }
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.forget();
+    }
+}
+
 /// Reads packets for as long as the shim lives: answers to whoever asked, events to everyone.
 async fn receive(
     pod: String,
@@ -323,8 +375,9 @@ async fn receive(
                 let _ = sender.map(|sender| sender.send((reply, received.1)));
             }
             Ok(FromShim::Event(event)) => {
-                drop(notices.send(Notice::Event(pod.clone(), event)));
+                // First what was known is old, then somebody looks.
                 news.send_modify(|count| *count += 1);
+                drop(notices.send(Notice::Event(pod.clone(), event)));
             }
             // A newer shim may say more than is known here; an answer that nobody understands is one to nobody.
             Err(error) if is_event(&received.0) => tracing::warn!(pod, %error, "a shim told of something unknown"),
@@ -337,8 +390,8 @@ async fn receive(
     alive.store(false, Ordering::Relaxed);
     watching.set(None);
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    let _ = notices.send(Notice::Gone(pod));
     news.send_modify(|count| *count += 1);
+    let _ = notices.send(Notice::Gone(pod));
 }
 
 fn is_event(packet: &[u8]) -> bool {

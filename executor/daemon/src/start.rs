@@ -4,7 +4,7 @@ use crate::{
     files,
     host::Host,
     images::Image,
-    shims::{Shim, failure},
+    shims::failure,
     user,
 };
 use rustix::fs::OFlags;
@@ -14,15 +14,17 @@ use std::{
     io::Read,
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::{PermissionsExt, chown},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 use tank_model::{Digest, Graph, Name, graph::ContainerNode, spec};
+use tank_plan::Step;
 use tank_proto::shim::{Failure, FailureKind, Reply, Request, StartSpec};
 use tank_sys::{
     mount::{self, attr},
     packet, privilege, process,
 };
+use tokio::task::JoinHandle;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -94,46 +96,60 @@ impl Parts {
     }
 }
 
-/// Starts a container. The blocking part runs on a thread of its own.
-pub async fn start(
-    host: &Arc<Host>,
-    graph: &Arc<Graph>,
-    pod: &Name,
-    container: &Name,
-    hash: Digest,
-    attempt: u32,
-) -> Result<i32, Failure> {
+/// A container that is about to start.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Start {
+    pub pod: Name,
+    pub container: Name,
+    pub hash: Digest,
+    pub attempt: u32,
+}
+
+impl Start {
+    /// The container that a step starts.
+    pub fn of(step: &Step) -> Option<Self> {
+        let Step::StartContainer { pod, container, hash, attempt } = step else { return None };
+        Some(Self { pod: pod.clone(), container: container.clone(), hash: *hash, attempt: *attempt })
+    }
+}
+
+/// Everything a start needs, as it becomes ready on a thread of its own.
+pub type Prepared = JoinHandle<Result<(StartSpec, Vec<OwnedFd>), Failure>>;
+
+/// Mounts and makes what a container needs: all of that can be done while its pod is being connected. The pod's shim has
+/// to be there.
+pub fn prepare_ahead(host: &Arc<Host>, graph: &Arc<Graph>, start: &Start) -> Prepared {
+    let (host, graph, start) = (Arc::clone(host), Arc::clone(graph), start.clone());
+    tokio::task::spawn_blocking(move || {
+        let _span = host.timings.span(|| format!("{}/{}: mount what it needs", start.pod, start.container));
+        prepare(&host, &graph, &start)
+    })
+}
+
+/// Starts a container.
+pub async fn start(host: &Arc<Host>, start: &Start, prepared: Prepared) -> Result<i32, Failure> {
+    let Start { pod, container, .. } = start;
     let shim = host.shim(pod).ok_or_else(|| fail("start a container", "its shim is gone"))?;
-    let name = format!("{pod}/{container}");
-    shim.namespaces().await?;
-    let prepared = {
-        let _span = host.timings.span(|| format!("{name}: mount what it needs"));
-        let (host, graph, shim) = (Arc::clone(host), Arc::clone(graph), Arc::clone(&shim));
-        let (pod, container) = (pod.clone(), container.clone());
-        tokio::task::spawn_blocking(move || prepare(&host, &graph, &shim, &pod, &container, hash, attempt)).await
-    };
-    let (spec, fds) = prepared.map_err(|e| fail("prepare a container", e))??;
+    let (spec, fds) = prepared.await.map_err(|e| fail("prepare a container", e))??;
     let text = serde_json::to_vec(&spec).map_err(|e| fail("write a specification", e))?;
     let sealed = packet::sealed("start", &text).map_err(|e| failure(&e))?;
     let all: Vec<_> = std::iter::once(sealed.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
-    match shim.request(&Request::Start, &all).await? {
+    let started = shim.request(&Request::Start, &all).await;
+    let aside = aside(host, pod, container);
+    // What can't be removed is tried again at the next start, and when the pod goes.
+    drop(tokio::task::spawn_blocking(move || remove_dir(&aside)));
+    match started? {
         (Reply::Started { pid, spans }, _) => {
-            host.timings.add(&format!("{name}"), spans);
+            host.timings.add(&format!("{pod}/{container}"), spans);
             Ok(pid)
         }
         (other, _) => Err(crate::shims::unexpected(&other)),
     }
 }
 
-fn prepare(
-    host: &Host,
-    graph: &Graph,
-    shim: &Shim,
-    pod: &Name,
-    container: &Name,
-    hash: Digest,
-    attempt: u32,
-) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
+fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
+    let Start { pod, container, hash, attempt } = start;
+    let shim = host.shim(pod).ok_or_else(|| fail("start a container", "its shim is gone"))?;
     let (node, _) = graph.process(pod, container).ok_or_else(|| fail("start a container", "it is not declared"))?;
     let (sandbox, _) = graph.sandbox(pod).ok_or_else(|| fail("start a container", "its pod is not declared"))?;
     let digest = graph.image(&node.image).ok_or_else(|| fail("start a container", "its image has no digest"))?;
@@ -171,7 +187,7 @@ fn prepare(
     let start = StartSpec {
         name: container.to_string(),
         hash: hash.to_string(),
-        attempt,
+        attempt: *attempt,
         argv,
         env: environment(&list(config.env()), &node.env, &sandbox.hostname, &resolved.home, node.tty),
         cwd: cwd.unwrap_or_else(|| "/".to_owned()),
@@ -275,7 +291,8 @@ fn root_mount(
     base: u32,
 ) -> Result<OwnedFd, Failure> {
     let scratch = host.settings.scratch_dir(pod.as_str()).join(container.as_str());
-    remove_dir(&scratch).map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
+    set_aside(&scratch, &aside(host, pod, container))
+        .map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
     for dir in [&upper, &work] {
         fs::create_dir_all(dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;
@@ -290,6 +307,22 @@ fn root_mount(
     }
     let places = scratch.join("layers");
     mount::overlay(&layers, &upper, &work, &places).map_err(|e| failure(&e))
+}
+
+/// Where the upper directory of the run before is until it is removed. No container has such a name.
+fn aside(host: &Host, pod: &Name, container: &Name) -> PathBuf {
+    host.settings.scratch_dir(pod.as_str()).join(format!(".{container}"))
+}
+
+/// Moves a directory that may not be there aside: what a container wrote can be much, and its successor need not wait
+/// until it is removed.
+fn set_aside(dir: &Path, aside: &Path) -> std::io::Result<()> {
+    // Left by a daemon that ended meanwhile.
+    remove_dir(aside)?;
+    match fs::rename(dir, aside) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Removes a directory of Tank's own that may not be there.

@@ -1,13 +1,15 @@
 //! From a specification to a running main process.
 //!
 //! ```text
-//! shim ──fork──► carrier: joins the cgroups, enters the pod's namespaces
-//!                   └──clone3(new pid, mount and cgroup namespace; a child of the shim)──► main process:
-//!                      root file system, terminal or streams, ids, capabilities, filter, exec
+//! shim ──clone3(into its cgroup, new pid and mount namespace)──► main process: joins the cgroups of version 1, enters the
+//!          pod's namespaces, root file system, terminal or streams, ids, capabilities, filter, exec
+//! shim ──fork──► carrier: enters the container's namespaces
+//!                   └──fork (a child of the shim)──► second process: streams, ids, capabilities, filter, exec
 //! ```
 //!
-//! The carrier ends as soon as the main process exists, so the shim itself never changes where it is. A failure comes
-//! back over a pipe that closes by itself when the program is executed.
+//! A pid namespace is entered by the children of whoever enters it: that is the carrier, which ends as soon as its child
+//! exists. The shim itself never changes where it is. A failure comes back over a pipe that closes by itself when the
+//! program is executed.
 
 use crate::{
     describe,
@@ -95,6 +97,15 @@ impl Container {
         laps.note(Phase::Prepare);
         let main = |report: &mut Report| -> Result<(), tank_sys::Error> {
             laps.note(Phase::Clone);
+            cgroup::join(&parts.cgroup.join)?;
+            namespace::own_cgroups()?;
+            laps.note(Phase::Cgroups);
+            if let Some(net) = &namespaces.net {
+                namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
+            }
+            namespace::enter(namespaces.uts.as_fd(), ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)?;
+            namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
+            laps.note(Phase::Namespaces);
             let devices: Vec<rootfs::Device> = spec.devices.iter().map(device).collect();
             let files: Vec<FileMount> = spec.files.iter().flat_map(|(_, files)| files).map(file_mount).collect();
             rootfs::enter(&Rootfs {
@@ -122,20 +133,7 @@ impl Container {
             let program = Program { argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, user: &spec.user };
             program.run(namespaces.user.as_fd(), &spec.bounding, &spec.ambient, &filter, report, laps)
         };
-        let enter = || -> Result<(), tank_sys::Error> {
-            laps.note(Phase::Fork);
-            cgroup::join(&parts.cgroup.join)?;
-            laps.note(Phase::Cgroups);
-            if let Some(net) = &namespaces.net {
-                namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
-            }
-            namespace::enter(namespaces.uts.as_fd(), ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)?;
-            namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
-            laps.note(Phase::Namespaces);
-            Ok(())
-        };
-        let process =
-            launch(flags::NEWPID | flags::NEWNS | flags::NEWCGROUP, parts.cgroup.into.as_ref(), enter, main)?;
+        let process = launch_in(flags::NEWPID | flags::NEWNS, parts.cgroup.into.as_ref(), main)?;
         laps.note(Phase::Exec);
         drop((out_end, err_end, terminal_end));
         let output = if spec.tty {
@@ -343,30 +341,38 @@ pub struct Report {
     pub kind: FailureKind,
 }
 
+/// Runs `main` in a process in new namespaces. Returns once the program is executed, or with why it was not.
+fn launch_in(
+    namespaces: u64,
+    cgroup: Option<&OwnedFd>,
+    main: impl FnOnce(&mut Report) -> Result<(), tank_sys::Error>,
+) -> Result<Process, Failure> {
+    let (status, status_end) = namespace::pipe().map_err(|e| failure(&e))?;
+    let process = process::spawn(namespaces, cgroup.map(AsFd::as_fd), || {
+        let mut report = Report { kind: FailureKind::Other };
+        let result = main(&mut report);
+        tell(&status_end, result, report.kind)
+    });
+    let process = process.map_err(|e| failure(&e))?;
+    drop(status_end);
+    executed(process, status)
+}
+
 /// Makes a process through a carrier: `enter` runs in the carrier, `main` in the process, which is a child of the
 /// shim. Returns once the program is executed, or with why it was not.
 pub fn launch(
-    namespaces: u64,
     cgroup: Option<&OwnedFd>,
     enter: impl FnOnce() -> Result<(), tank_sys::Error>,
     main: impl FnOnce(&mut Report) -> Result<(), tank_sys::Error>,
 ) -> Result<Process, Failure> {
     let (status, status_end) = namespace::pipe().map_err(|e| failure(&e))?;
     let (pid, pid_end) = namespace::pipe().map_err(|e| failure(&e))?;
-    let tell = |result: Result<(), tank_sys::Error>, kind: FailureKind| -> i32 {
-        let Err(error) = result else { return 0 };
-        let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        let failure = Failure { what: error.what().to_owned(), why, kind };
-        let text = serde_json::to_vec(&failure).unwrap_or_default();
-        let _ = rustix::io::write(&status_end, &text);
-        125
-    };
     let carrier = process::spawn(0, cgroup.map(AsFd::as_fd), || {
         let launched = enter().and_then(|()| {
-            process::spawn(namespaces | flags::PARENT, None, || {
+            process::spawn(flags::PARENT, None, || {
                 let mut report = Report { kind: FailureKind::Other };
                 let result = main(&mut report);
-                tell(result, report.kind)
+                tell(&status_end, result, report.kind)
             })
         });
         match launched {
@@ -374,7 +380,7 @@ pub fn launch(
                 let _ = rustix::io::write(&pid_end, &process.pid.to_le_bytes());
                 0
             }
-            Err(error) => tell(Err(error), FailureKind::Other),
+            Err(error) => tell(&status_end, Err(error), FailureKind::Other),
         }
     })
     .map_err(|e| failure(&e))?;
@@ -383,22 +389,35 @@ pub fn launch(
     let known = File::from(pid).read_exact(&mut bytes);
     process::wait(&carrier).map_err(|e| failure(&e))?;
     drop(status_end);
-    let process = match known {
-        Ok(()) => Some(process::open(i32::from_le_bytes(bytes)).map_err(|e| failure(&e))?),
-        Err(_) => None,
-    };
-    let outcome = read_status(status);
-    match (process, outcome) {
-        (Some(process), Ok(None)) => Ok(process),
-        (process, outcome) => {
-            if let Some(process) = process {
-                let _ = process::signal(process.pidfd.as_fd(), libc::SIGKILL);
-                let _ = process::wait(&process);
-            }
-            let unknown = || other("make a process", &io::Error::from(io::ErrorKind::UnexpectedEof));
-            Err(outcome.and_then(|failure| failure.ok_or_else(unknown)).unwrap_or_else(|failure| failure))
-        }
+    match known {
+        Ok(()) => executed(process::open(i32::from_le_bytes(bytes)).map_err(|e| failure(&e))?, status),
+        Err(_) => Err(read_status(status)?.unwrap_or_else(no_process)),
     }
+}
+
+/// The status of a process that did not get as far as its program; says why on `status`.
+fn tell(status: &OwnedFd, result: Result<(), tank_sys::Error>, kind: FailureKind) -> i32 {
+    let Err(error) = result else { return 0 };
+    let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    let failure = Failure { what: error.what().to_owned(), why, kind };
+    let text = serde_json::to_vec(&failure).unwrap_or_default();
+    let _ = rustix::io::write(status, &text);
+    125
+}
+
+/// Waits until a process executes its program; one that does not is ended.
+fn executed(process: Process, status: OwnedFd) -> Result<Process, Failure> {
+    let failure = match read_status(status) {
+        Ok(None) => return Ok(process),
+        Ok(Some(failure)) | Err(failure) => failure,
+    };
+    let _ = process::signal(process.pidfd.as_fd(), libc::SIGKILL);
+    let _ = process::wait(&process);
+    Err(failure)
+}
+
+fn no_process() -> Failure {
+    other("make a process", &io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 
 /// Waits until the pipe closes (the program runs) or says why not, for [`START_LIMIT`] at most.

@@ -69,7 +69,7 @@ pub fn start(
         cgroup::join(&container.cgroup.join)?;
         namespace::enter_process(container.process.pidfd.as_fd())
     };
-    let process = launch(0, container.cgroup.into.as_ref(), enter, main)?;
+    let process = launch(container.cgroup.into.as_ref(), enter, main)?;
     drop(terminal_end);
     let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| other("watch a client", &e.into()))?;

@@ -120,6 +120,18 @@ pub fn enter_process(pidfd: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
+/// Gives the calling process a cgroup namespace of its own, whose root is the groups it is in now.
+///
+/// # Errors
+/// What `unshare(2)` gives.
+pub fn own_cgroups() -> Result<()> {
+    // SAFETY: a plain system call that changes only which cgroups this process, which has one thread, sees.
+    match unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).doing(|| "make a cgroup namespace"),
+    }
+}
+
 /// A close-on-exec pipe: reading end, writing end.
 ///
 /// # Errors
