@@ -290,6 +290,13 @@ impl Host {
         eventually("the registry answers", || self.get("http://localhost:5000/v2/").status == 0);
     }
 
+    /// Sends the registry a signal, by its name.
+    pub fn signal_registry(&self, signal: &str) {
+        let pid = self.registry.as_ref().expect("a registry").id().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().expect("kill");
+        assert!(sent.success());
+    }
+
     /// Everything Tank has on this host that is not in its store: processes, links, mounts, rules, cgroups, folders.
     pub fn traces(&self) -> Vec<String> {
         let mut traces = Vec::new();

@@ -1,7 +1,7 @@
 //! Many at once: whoever commits first wins and the others are told so; clients that misbehave hold nobody up.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     process::Stdio,
     time::{Duration, Instant},
@@ -83,24 +83,24 @@ fn a_switch_during_a_rollback_and_a_rollback_during_a_switch() {
 
 #[test]
 fn a_pod_is_deleted_while_a_switch_pulls() {
-    let host = Host::new();
+    let mut host = Host::new();
     host.switch(&format!("{{ {} {} }}", sleeper("a"), sleeper("b")));
-    // A registry that takes the call and says nothing: the pull lasts as long as the test wants it to.
-    let script = "exec busybox nc -l -p 5000 -s 127.0.0.1 > /dev/null";
-    let mut registry = host.inside("sh").args(["-c", script]).stdin(Stdio::piped()).spawn().expect("nc");
-    host.write("tank.ncl", &format!("{{ {} pods.c.containers.app.image = \"localhost:5000/slow:1\" }}", sleeper("a")));
+    host.start_registry();
+    // The registry says nothing more, until the test lets it: so long lasts the pull.
+    host.signal_registry("STOP");
+    let config = format!("{{ {} pods.c.containers.app.image = \"localhost:5000/nginx:latest\" }}", sleeper("a"));
+    host.write("tank.ncl", &config);
     let mut command = host.command(&["switch", "tank.ncl"]);
-    let switch = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tank");
-    std::thread::sleep(Duration::from_millis(700));
+    let mut switch = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("tank");
+    let mut said = BufReader::new(switch.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(said.any(|line| line == "pull localhost:5000/nginx:latest"), "it does not pull");
     let before = Instant::now();
     host.tank(&["delete", "b"]).ok();
     assert!(before.elapsed() < Duration::from_secs(5), "it waited for the pull");
-    registry.kill().expect("kill");
-    registry.wait().expect("wait");
-    let ended: Ended = switch.wait_with_output().expect("wait").into();
-    assert_eq!(ended.status, 1, "{ended:?}");
-    // The pull failed, or had it succeeded the deletion would have come first: nothing was changed by it.
-    assert!(ended.stderr.contains("localhost:5000/slow:1"), "{}", ended.stderr);
+    host.signal_registry("CONT");
+    let said: Vec<String> = said.collect();
+    assert_eq!(switch.wait().expect("wait").code(), Some(1), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("generation 2 (delete b) came first")), "{said:?}");
     let list = host.tank(&["--json", "list"]).json();
     assert_eq!(list["pods"].as_array().expect("pods").len(), 1, "{list}");
     host.finish();

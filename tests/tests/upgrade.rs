@@ -43,13 +43,13 @@ fn a_store_of_format_1_is_read() {
 }
 
 #[test]
-fn a_store_of_a_format_that_is_not_known_is_left_alone() {
+fn a_store_that_can_not_be_read_is_left_alone() {
     let mut host = Host::new();
     host.switch(&format!("{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"));
     let pid = host.pid("web", "app");
     host.kill_daemon();
     let before = fs::read_dir(host.dir.join("state")).expect("a folder").count();
-    // Somebody went back to an older tankd: the layout says a number that this one does not know.
+    // It names a file that is not there: a broken disk, or half a copy.
     let store = host.dir.join("state/store");
     let aside = host.dir.join("state/store.kept");
     fs::rename(&store, &aside).expect("moved");

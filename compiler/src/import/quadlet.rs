@@ -279,21 +279,8 @@ impl Unit<'_> {
     fn port(&mut self, entry: &Entry) {
         match super::compose::ports(&entry.2) {
             Ok(ports) => {
-                for (address, host, target, protocol) in ports {
-                    let publish = record(&mut self.pod, "publish");
-                    let name = fresh(publish, &format!("p{host}"));
-                    let mut fields = json!({ "port": host });
-                    if address != "127.0.0.1" {
-                        fields["address"] = address.into();
-                    }
-                    if host != target {
-                        fields["to"] = target.into();
-                    }
-                    if protocol == "udp" {
-                        fields["protocol"] = "udp".into();
-                    }
-                    publish.insert(name, fields);
-                }
+                let published = record(&mut self.pod, "publish");
+                ports.into_iter().for_each(|port| super::compose::publish(published, port));
             }
             Err(why) => self.note(entry, why),
         }

@@ -166,7 +166,15 @@ async fn perform(
         Step::StartContainer { pod, container, hash, attempt } => {
             let (pod, container) = (pod.clone(), container.clone());
             let start = Start { pod, container, hash: *hash, attempt: *attempt };
-            let prepared = prepared.unwrap_or_else(|| start::prepare_ahead(host, graph, &start));
+            let prepared = match prepared {
+                Some(prepared) => prepared,
+                None => {
+                    // A shim that was taken over was not asked for them yet.
+                    let shim = host.shim(&start.pod).ok_or_else(|| other("start a container", "its shim is gone"))?;
+                    shim.namespaces().await?;
+                    start::prepare_ahead(host, graph, &start)
+                }
+            };
             start::start(host, &start, prepared).await.map(drop)
         }
         Step::StopContainer { pod, container, signal, timeout } => {

@@ -117,7 +117,7 @@ impl Start {
 pub type Prepared = JoinHandle<Result<(StartSpec, Vec<OwnedFd>), Failure>>;
 
 /// Mounts and makes what a container needs: all of that can be done while its pod is being connected. The pod's shim has
-/// to be there.
+/// to be there, and its namespaces known.
 pub fn prepare_ahead(host: &Arc<Host>, graph: &Arc<Graph>, start: &Start) -> Prepared {
     let (host, graph, start) = (Arc::clone(host), Arc::clone(graph), start.clone());
     tokio::task::spawn_blocking(move || {
@@ -154,7 +154,8 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
     let (sandbox, _) = graph.sandbox(pod).ok_or_else(|| fail("start a container", "its pod is not declared"))?;
     let digest = graph.image(&node.image).ok_or_else(|| fail("start a container", "its image has no digest"))?;
     let image = host.images.find(digest).map_err(|e| fail(format!("use the image {}", node.image), e))?;
-    let user_namespace = shim.known_namespaces().ok_or_else(|| fail("start a container", "its shim is gone"))?.user.as_fd();
+    let unknown = || fail("start a container", "nobody has asked for its pod's namespaces");
+    let user_namespace = shim.known_namespaces().ok_or_else(unknown)?.user.as_fd();
     let base = host.id_base(pod).map_err(|e| fail("lease ids", e))?;
     let mut parts = Parts { fds: Vec::new() };
     let root = root_mount(host, &image, pod, container, user_namespace, base)?;

@@ -44,7 +44,8 @@ fn write(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
     }
 }
 
-/// A connection whose two directions are used apart: zlink reads from the one, [`send`] writes to the other.
+/// A connection whose two directions are used apart: zlink reads from the one, [`send`] writes to the other. Both have to
+/// be kept: the first to be dropped shuts the connection down.
 ///
 /// # Errors
 /// What `dup(2)` and `epoll_ctl(2)` give.
@@ -71,8 +72,9 @@ mod tests {
     #[tokio::test]
     async fn a_large_message_arrives_whole_and_with_its_descriptors() {
         let (one, two) = UnixStream::pair().expect("a pair");
-        let (_, writer) = split(one).expect("split");
-        let (mut reader, _) = split(two).expect("split");
+        // Either end of one that is dropped ends the whole.
+        let (_reader, writer) = split(one).expect("split");
+        let (mut reader, _writer) = split(two).expect("split");
         let text = "\"quoted\"".repeat(100_000);
         let (mut out, end) = std::io::pipe().expect("a pipe");
         let call = json!({ "method": "a.b.C", "parameters": { "text": text } });

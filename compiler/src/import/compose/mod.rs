@@ -5,7 +5,7 @@
 mod run;
 mod storage;
 
-pub use storage::ports;
+pub use storage::{ports, publish};
 
 use super::{Draft, ImportError, documents, name_of, record, text_of, write::MARK};
 use serde_json::{Map, Value};

@@ -4,7 +4,7 @@ use super::{
     super::{SHARED, fresh, mount, name_of, normal, record, size_of, text_of},
     Compose, Service, list,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// The most ports of one range.
@@ -39,22 +39,7 @@ impl Compose<'_> {
         };
         match ports(&entry) {
             Ok(ports) => {
-                for (address, host, target, protocol) in ports {
-                    let publish = record(at.pod, "publish");
-                    let wanted = if protocol == "udp" { format!("p{host}-udp") } else { format!("p{host}") };
-                    let name = fresh(publish, &wanted);
-                    let mut entry = json!({ "port": host });
-                    if address != "127.0.0.1" {
-                        entry["address"] = address.into();
-                    }
-                    if host != target {
-                        entry["to"] = target.into();
-                    }
-                    if protocol == "udp" {
-                        entry["protocol"] = "udp".into();
-                    }
-                    publish.insert(name, entry);
-                }
+                ports.into_iter().for_each(|port| publish(record(at.pod, "publish"), port));
             }
             Err(why) => self.draft.note(format!("{path}.{entry}"), why),
         }
@@ -254,6 +239,23 @@ impl Compose<'_> {
 
 /// Address, port of the host, port of the container, protocol.
 type Port = (String, u16, u16, &'static str);
+
+/// Adds a published port under a name of its own, saying what differs from the defaults.
+pub fn publish(published: &mut Map<String, Value>, (address, host, target, protocol): Port) {
+    let wanted = if protocol == "udp" { format!("p{host}-udp") } else { format!("p{host}") };
+    let name = fresh(published, &wanted);
+    let mut entry = json!({ "port": host });
+    if address != "127.0.0.1" {
+        entry["address"] = address.into();
+    }
+    if host != target {
+        entry["to"] = target.into();
+    }
+    if protocol == "udp" {
+        entry["protocol"] = "udp".into();
+    }
+    published.insert(name, entry);
+}
 
 /// `[[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]`, each of the ports a range.
 pub fn ports(text: &str) -> Result<Vec<Port>, String> {

@@ -178,6 +178,22 @@ mod conformance {
     }
 
     #[test]
+    fn a_store_of_another_format_is_refused_and_stays_what_it_is() {
+        let dir = std::env::temp_dir().join(format!("tank-store-format-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        {
+            let store = rocks::RocksStore::open(&dir).expect("opens");
+            store.commit(&generation(1, None)).expect("commits");
+            store.pretend_format("99").expect("writes");
+        }
+        for _ in 0..2 {
+            let refused = rocks::RocksStore::open(&dir).err().expect("refused");
+            assert_eq!(refused.to_string(), "the store has format 99, this tankd reads format 1");
+        }
+        std::fs::remove_dir_all(dir).expect("removes");
+    }
+
+    #[test]
     fn rocks_keeps_everything_when_it_is_opened_again() {
         let dir = std::env::temp_dir().join(format!("tank-store-again-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);

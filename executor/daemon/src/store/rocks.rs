@@ -6,11 +6,18 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 use tank_model::{Digest, Generation, Outcome, canonical};
 
 /// The layout this code reads and writes.
 const FORMAT: u32 = 1;
+
+/// The longest that the database takes to find out that there is space again, twice over.
+const RECOVERY: Duration = Duration::from_secs(12);
+
+/// What has to be free beside what is written until that counts as space: the database's log is longer than its content.
+const SPARE: u64 = 4 << 20;
 
 /// A key and its value.
 type Pair = (Vec<u8>, Vec<u8>);
@@ -74,12 +81,46 @@ impl RocksStore {
         Ok(store)
     }
 
+    /// As a store that a later version has written.
+    #[cfg(test)]
+    pub fn pretend_format(&self, format: &str) -> Result<(), StoreError> {
+        self.put_synced(b"m/format", format.as_bytes())
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.db.get(key).map_err(io("read"))
     }
 
     fn put_synced(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.db.put_opt(key, value, &synced()).map_err(io("write"))
+        let batch = || {
+            let mut batch = WriteBatch::default();
+            batch.put(key, value);
+            batch
+        };
+        self.write("write", batch, &synced())
+    }
+
+    /// Writes a batch; `make` makes it, and again where it is tried again.
+    ///
+    /// After a write for which there was no space the database refuses all others, with that same error, until it has
+    /// found out by itself that there is space again: it looks every five seconds. So where there is space now, it is
+    /// waited for.
+    fn write(&self, what: &'static str, make: impl Fn() -> WriteBatch, how: &WriteOptions) -> Result<(), StoreError> {
+        let deadline = Instant::now() + RECOVERY;
+        loop {
+            let batch = make();
+            let needed = SPARE + batch.size_in_bytes() as u64;
+            match self.db.write_opt(batch, how) {
+                Err(error)
+                    if Instant::now() < deadline
+                        && error.to_string().contains("No space left")
+                        && free_space(self.db.path()).is_some_and(|free| free > needed) =>
+                {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                other => return other.map_err(io(what)),
+            }
+        }
     }
 
     /// Every key and value below `prefix`, in order.
@@ -96,6 +137,12 @@ impl RocksStore {
     }
 }
 
+/// The bytes that are free for this process on the file system of `path`.
+fn free_space(path: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(found.f_bavail * found.f_frsize)
+}
+
 fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(true);
@@ -108,14 +155,19 @@ fn read_number(bytes: &[u8], what: &str) -> Result<u64, StoreError> {
 
 impl Store for RocksStore {
     fn put_nodes(&self, nodes: &[(Digest, Vec<u8>)]) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::default();
+        let mut new = Vec::new();
         for (hash, bytes) in nodes {
             let key = node_key(hash);
             if self.get(&key)?.is_none() {
-                batch.put(key, bytes);
+                new.push((key, bytes));
             }
         }
-        self.db.write(batch).map_err(io("write nodes"))
+        let batch = || {
+            let mut batch = WriteBatch::default();
+            new.iter().for_each(|(key, bytes)| batch.put(key, bytes));
+            batch
+        };
+        self.write("write nodes", batch, &WriteOptions::default())
     }
 
     fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
@@ -129,10 +181,13 @@ impl Store for RocksStore {
             return Err(StoreError::StaleParent { expected: generation.parent, actual });
         }
         let record = canonical::encode(generation).map_err(|e| StoreError::Io("encode a generation", e.into()))?;
-        let mut batch = WriteBatch::default();
-        batch.put(numbered(b"g/", generation.number), record);
-        batch.put(b"p/current", generation.number.to_be_bytes());
-        self.db.write_opt(batch, &synced()).map_err(io("commit a generation"))
+        let batch = || {
+            let mut batch = WriteBatch::default();
+            batch.put(numbered(b"g/", generation.number), &record);
+            batch.put(b"p/current", generation.number.to_be_bytes());
+            batch
+        };
+        self.write("commit a generation", batch, &synced())
     }
 
     fn current(&self) -> Result<Option<u64>, StoreError> {
