@@ -6,7 +6,7 @@ export ROCKSDB_STATIC = 1
 
 BUILD = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --workspace --all-targets --locked
 
-.PHONY: demo test build lint bench-language bench-drift soak fuzz
+.PHONY: demo test build lint release bench bench-language bench-drift soak fuzz
 
 demo:
 	scripts/setup.sh demo
@@ -36,11 +36,21 @@ bench-language:
 	cargo build --release --locked -p tank -p tank-compiler --bins --examples
 	python3 tests/bench/language.py $(CARGO_TARGET_DIR)/release tests/bench/results/language.jsonl
 
+# What everything takes, beside crun, runc, containerd, podman, docker and the kernel alone, all of them in one run; the
+# figures are kept in tests/bench/results. Some parts only: `make bench PARTS=one,exec`. Ten minutes.
+bench: release
+	scripts/setup.sh bench
+	python3 tests/bench/speed.py $(CARGO_TARGET_DIR)/release --results tests/bench/results/speed.jsonl \
+		$(if $(PARTS),--only $(PARTS)) $(if $(RUNS),--runs $(RUNS))
+
+release:
+	scripts/setup.sh demo
+	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --release --locked -p tank -p tankd -p tank-shim
+
 # From a damage to its repair, and a killed container until its successor runs beside podman and docker; the figures are
 # kept in tests/bench/results.
-bench-drift:
+bench-drift: release
 	scripts/setup.sh bench
-	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --release --locked -p tank -p tankd -p tank-shim
 	python3 tests/bench/drift.py $(CARGO_TARGET_DIR)/release tests/bench/results/drift.jsonl
 
 # A longer life of switches, kills and drift than the tests bear: `make soak ROUNDS=5000`.

@@ -262,8 +262,31 @@ class Host:
                 setattr(self, name, tool)
 
 
+# Who stands in which column of the summary; those in one column do the same thing with many pods.
+COLUMNS = {"tank": "Tank", "floor": "the kernel alone", "crun": "crun", "runc": "runc", "ctr": "containerd", "podman": "podman", "docker": "docker"}
+MANY = {"podman": "podman kube play", "docker": "docker-compose"}
+
+
+def summary(rows):
+    """What has a target, a line each, with whoever does the same beside it: medians, milliseconds unless it says otherwise."""
+    medians = {(row["what"], row["tool"]): row["median"] for row in rows}
+    targets = [(what, most) for (what, _), most in TARGETS.items() if (what, "tank") in medians]
+    columns = [tool for tool in COLUMNS if any((what, name) in medians for what, _ in targets for name in (tool, MANY.get(tool)))]
+    lines = ["| | " + " | ".join(COLUMNS[tool] for tool in columns) + " | target |", "|---|" + "---:|" * (len(columns) + 1)]
+    for what, most in targets:
+        found = [medians.get((what, tool), medians.get((what, MANY.get(tool)))) for tool in columns]
+        met = "" if found[0] <= most else " (missed)"
+        lines.append(f"| {what} | " + " | ".join(map(number, found)) + f" | {number(most)}{met} |")
+    return "\n".join(lines)
+
+
+def number(value):
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
 def table(rows):
-    number = lambda value: "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 or value == 0 else f"{value:.2f}"
     lines = ["| what | tool | median | 10 % | 90 % | target | best peer | floor |", "|---|---|---:|---:|---:|---:|---:|---:|"]
     for row in rows:
         target = row.get("target")
@@ -301,6 +324,8 @@ def main():
     rows = list(samples.rows())
     about = {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "kernel": os.uname().release, "bench": "speed", "versions": versions}
     print(f"\n{about['cores']} cores, Linux {about['kernel']}, {about['date']}, {', '.join(v for v in versions.values() if v)}\n")
+    print(summary(rows))
+    print()
     print(table(rows))
     if arguments.results:
         with open(arguments.results, "a", encoding="utf-8") as out:

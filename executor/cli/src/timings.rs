@@ -35,8 +35,7 @@ impl Timings {
 
 /// A line for each span.
 pub fn picture(spans: &[Span]) -> String {
-    let (Some(begin), Some(end)) =
-        (spans.iter().map(|span| span.begin).min(), spans.iter().map(|span| span.end).max())
+    let (Some(begin), Some(end)) = (spans.iter().map(|span| span.begin).min(), spans.iter().map(|span| span.end).max())
     else {
         return String::new();
     };

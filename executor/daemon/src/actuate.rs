@@ -135,12 +135,7 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|e| other(what, e))?
 }
 
-async fn perform(
-    host: &Arc<Host>,
-    graph: &Arc<Graph>,
-    step: &Step,
-    prepared: Option<Prepared>,
-) -> Result<(), Failure> {
+async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step, prepared: Option<Prepared>) -> Result<(), Failure> {
     match step {
         Step::EnsureBridge => {
             let host = Arc::clone(host);

@@ -47,8 +47,12 @@ impl Forkserver {
     fn execute(&self) -> Result<OwnedFd, Failure> {
         let (ours, theirs) = packet::pair().map_err(|e| crate::shims::failure(&e))?;
         // It is reaped with the shims.
-        let started =
-            Command::new(&self.program).env_clear().stdin(theirs).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
+        let started = Command::new(&self.program)
+            .env_clear()
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn();
         started.map(|_child| ours).map_err(|e| failed(format!("{}: {e}", self.program.display())))
     }
 

@@ -41,7 +41,7 @@ pub struct Host {
     pub forkserver: Forkserver,
     /// Rings whenever the loop should look.
     pub wake: Notify,
-    pub notices: mpsc::UnboundedSender<Notice>,
+    pub notices: mpsc::Sender<Notice>,
     shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
     /// The run of each container that is watched, and whether its files are too.
     watched: Mutex<BTreeMap<(Name, String), (u64, bool)>>,
@@ -57,15 +57,15 @@ const KEPT_GRAPHS: usize = 4;
 impl Host {
     pub fn new(
         settings: Settings,
-        forkserver: Forkserver,
         store: Box<dyn Store>,
         images: Images,
         cgroups: Cgroups,
         routes: Routes,
         writes: Writes,
-        notices: mpsc::UnboundedSender<Notice>,
+        notices: mpsc::Sender<Notice>,
     ) -> Self {
         Self {
+            forkserver: Forkserver::new(&settings.shim),
             settings,
             store,
             images,
@@ -75,7 +75,6 @@ impl Host {
             events: Events::default(),
             readiness: Readiness::default(),
             timings: Timings::default(),
-            forkserver,
             wake: Notify::new(),
             notices,
             shims: Mutex::default(),

@@ -47,6 +47,9 @@ use tank_sys::{
 };
 use tokio::sync::mpsc;
 
+/// How many notices of shims may wait to be heard: beyond that, a shim waits.
+const NOTICES: usize = 1_024;
+
 /// The most threads for what blocks: unpacking, the store, the file system.
 const BLOCKING: usize = 24;
 
@@ -93,7 +96,8 @@ async fn run(flags: &Flags) -> Result<(), String> {
     private_dir(&settings.run_dir, 0o711)?;
     private_dir(&settings.run_dir.join("pods"), 0o700)?;
     private_dir(&settings.attach_dir(), 0o700)?;
-    start::make_skeleton(&settings.skeleton_dir()).map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
+    start::make_skeleton(&settings.skeleton_dir())
+        .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
     let store = store::rocks::RocksStore::open(&settings.state_dir.join("store")).map_err(|e| said(&e))?;
     let images = images::Images::open(&settings.state_dir.join("images"), &settings.config.insecure_registries)
         .map_err(|e| format!("open the image store: {e}"))?;
@@ -101,10 +105,9 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
     let routes = Routes::here().map_err(|e| said(&e))?;
     let writes = Writes::new().map_err(|e| said(&e))?;
-    let (notices, mut received) = mpsc::unbounded_channel();
+    let (notices, mut received) = mpsc::channel(NOTICES);
     let socket = settings.socket.clone();
-    let forkserver = forkserver::Forkserver::new(&settings.shim);
-    let host = Arc::new(Host::new(settings, forkserver, Box::new(store), images, cgroups, routes, writes, notices));
+    let host = Arc::new(Host::new(settings, Box::new(store), images, cgroups, routes, writes, notices));
     forkserver::reap()?;
     // The first pod need not wait for it; what keeps it from starting is said when it is needed.
     let _ = host.forkserver.start();
@@ -137,21 +140,10 @@ async fn run(flags: &Flags) -> Result<(), String> {
 
     for changes in [Changes::of_routes(), Changes::of_rules()] {
         let changes = changes.map_err(|e| said(&e))?;
-        let host = Arc::clone(&host);
-        tokio::spawn(async move {
-            while changes.next().await.is_ok() {
-                host.wake.notify_one();
-                tokio::time::sleep(shims::CALM).await;
-            }
-        });
+        tokio::spawn(ring(Arc::clone(&host), async move || changes.next().await));
     }
     let watched = Arc::clone(&host);
-    tokio::spawn(async move {
-        while watched.writes.next().await.is_ok() {
-            watched.wake.notify_one();
-            tokio::time::sleep(shims::CALM).await;
-        }
-    });
+    tokio::spawn(ring(Arc::clone(&host), async move || watched.writes.next().await));
 
     if let Some(path) = &flags.seed {
         let fresh = host.store.current().map_err(|e| said(&e))?.is_none();
@@ -176,6 +168,14 @@ async fn run(flags: &Flags) -> Result<(), String> {
         served = server::serve(engine, &socket) => served,
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
+    }
+}
+
+/// Wakes the loop for as long as there is something to be told, and not more often than has a point.
+async fn ring(host: Arc<Host>, next: impl AsyncFn() -> tank_sys::Result<()>) {
+    while next().await.is_ok() {
+        host.wake.notify_one();
+        tokio::time::sleep(shims::CALM).await;
     }
 }
 

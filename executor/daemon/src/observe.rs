@@ -45,8 +45,7 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
     let (asked, whole) = tokio::join!(asking, whole);
     let whole = Arc::new(whole.map_err(|e| failed("look at the host", &e))??);
     // A shim that ends while it is asked is one that is gone.
-    let mut left: Vec<Asked> =
-        asked.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let mut left: Vec<Asked> = asked.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let share = left.len().div_ceil(host.processors).max(SHARE);
     let mut reading = Vec::new();
     while !left.is_empty() {
@@ -181,12 +180,7 @@ impl Asked {
         Ok(Seen { network, containers })
     }
 
-    fn container(
-        &self,
-        host: &Host,
-        found: &ContainerState,
-        files: Option<BTreeMap<String, Digest>>,
-    ) -> SeenContainer {
+    fn container(&self, host: &Host, found: &ContainerState, files: Option<BTreeMap<String, Digest>>) -> SeenContainer {
         let (pod, name) = (self.name.as_str(), found.name.as_str());
         SeenContainer {
             limits: host.cgroups.limits(pod, name),

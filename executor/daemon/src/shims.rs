@@ -43,7 +43,7 @@ pub struct Shim {
     routes: tokio::sync::OnceCell<Routes>,
     /// The mounts of generated files, by container and run.
     files: Mutex<BTreeMap<String, RunFiles>>,
-    notices: mpsc::UnboundedSender<Notice>,
+    notices: mpsc::Sender<Notice>,
     watching: Arc<Watching>,
 }
 
@@ -77,7 +77,7 @@ pub struct Namespaces {
 }
 
 /// The least time between two looks because of changes.
-pub const CALM: std::time::Duration = std::time::Duration::from_millis(20);
+pub const CALM: Duration = Duration::from_millis(20);
 
 /// What a shim says by itself.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Shim {
     ///
     /// # Errors
     /// What `connect(2)` gives: `ECONNREFUSED` when the shim is gone.
-    pub fn connect(pod: &str, path: &Path, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, SysError> {
+    pub fn connect(pod: &str, path: &Path, notices: mpsc::Sender<Notice>) -> Result<Arc<Self>, SysError> {
         Self::over(packet::connect(path)?, pod, notices)
     }
 
@@ -101,7 +101,7 @@ impl Shim {
     ///
     /// # Errors
     /// What `epoll_ctl(2)` gives.
-    pub fn new(pod: &str, born: Born, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, SysError> {
+    pub fn new(pod: &str, born: Born, notices: mpsc::Sender<Notice>) -> Result<Arc<Self>, SysError> {
         let shim = Self::over(born.socket, pod, notices)?;
         let _ = shim.pid.set(born.pid);
         let mut fds = born.fds.into_iter();
@@ -115,7 +115,7 @@ impl Shim {
         Ok(shim)
     }
 
-    fn over(socket: OwnedFd, pod: &str, notices: mpsc::UnboundedSender<Notice>) -> Result<Arc<Self>, SysError> {
+    fn over(socket: OwnedFd, pod: &str, notices: mpsc::Sender<Notice>) -> Result<Arc<Self>, SysError> {
         let socket = packet::watch(socket)?;
         let shim = Arc::new(Self {
             pod: pod.to_owned(),
@@ -316,14 +316,12 @@ impl Shim {
     pub fn known_routes(&self) -> Option<&Routes> {
         self.routes.get()
     }
-}
 
-impl Shim {
     /// Tells of changes in the pod's network for as long as the shim lives.
     fn watch(&self, changes: Changes) {
         let (pod, notices) = (self.pod.clone(), self.notices.clone());
         let task = tokio::spawn(async move {
-            while changes.next().await.is_ok() && notices.send(Notice::Changed(pod.clone())).is_ok() {
+            while changes.next().await.is_ok() && notices.send(Notice::Changed(pod.clone())).await.is_ok() {
                 // An interface that flaps keeps nobody busy.
                 tokio::time::sleep(CALM).await;
             }
@@ -359,7 +357,7 @@ async fn receive(
     alive: Arc<AtomicBool>,
     news: watch::Sender<u64>,
     watching: Arc<Watching>,
-    notices: mpsc::UnboundedSender<Notice>,
+    notices: mpsc::Sender<Notice>,
 ) {
     loop {
         let Ok(mut guard) = socket.readable().await else { break };
@@ -377,7 +375,7 @@ async fn receive(
             Ok(FromShim::Event(event)) => {
                 // First what was known is old, then somebody looks.
                 news.send_modify(|count| *count += 1);
-                drop(notices.send(Notice::Event(pod.clone(), event)));
+                let _ = notices.send(Notice::Event(pod.clone(), event)).await;
             }
             // A newer shim may say more than is known here; an answer that nobody understands is one to nobody.
             Err(error) if is_event(&received.0) => tracing::warn!(pod, %error, "a shim told of something unknown"),
@@ -391,7 +389,7 @@ async fn receive(
     watching.set(None);
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
     news.send_modify(|count| *count += 1);
-    let _ = notices.send(Notice::Gone(pod));
+    let _ = notices.send(Notice::Gone(pod)).await;
 }
 
 fn is_event(packet: &[u8]) -> bool {

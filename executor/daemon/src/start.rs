@@ -1,12 +1,6 @@
 //! Everything a container is started with, from its node and its image: the pure rules first, then the mounts.
 
-use crate::{
-    files,
-    host::Host,
-    images::Image,
-    shims::failure,
-    user,
-};
+use crate::{files, host::Host, images::Image, shims::failure, user};
 use rustix::fs::OFlags;
 use std::{
     collections::BTreeMap,
@@ -292,8 +286,7 @@ fn root_mount(
     base: u32,
 ) -> Result<OwnedFd, Failure> {
     let scratch = host.settings.scratch_dir(pod.as_str()).join(container.as_str());
-    set_aside(&scratch, &aside(host, pod, container))
-        .map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
+    set_aside(&scratch, &aside(host, pod, container)).map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
     for dir in [&upper, &work] {
         fs::create_dir_all(dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;

@@ -90,7 +90,9 @@ pub enum Reply {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         spans: Vec<Span>,
     },
-    Executed { pid: i32 },
+    Executed {
+        pid: i32,
+    },
     Attached,
     Files,
     Done,

@@ -35,12 +35,7 @@ pub struct Namespaces {
 ///
 /// # Errors
 /// What the kernel gives; nothing is left behind.
-pub fn create(
-    id_base: u32,
-    own_network: bool,
-    hostname: &str,
-    laps: &Laps,
-) -> Result<(Namespaces, Vec<OwnedFd>)> {
+pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> Result<(Namespaces, Vec<OwnedFd>)> {
     let (ready_rx, ready_tx) = packet::pair()?;
     let network = if own_network { flags::NEWNET } else { 0 };
     let namespaces = flags::NEWUSER | flags::NEWUTS | flags::NEWIPC | network;

@@ -146,12 +146,7 @@ impl Conversation {
         self.ask(request, NLM_F_ACK, each)
     }
 
-    fn ask<T: NetlinkSerializable>(
-        &self,
-        request: T,
-        flags: u16,
-        mut each: impl FnMut(u16, &[u8]),
-    ) -> io::Result<()> {
+    fn ask<T: NetlinkSerializable>(&self, request: T, flags: u16, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
         let mut inner = self.inner();
         let number = inner.next();
         let mut bytes = Vec::new();

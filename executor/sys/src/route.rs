@@ -194,9 +194,9 @@ impl Routes {
             names.push(request.what);
             messages.push((request.message, request.flags));
         }
-        self.0.request(messages).map_err(|Refused { index, error }| {
-            Error::new(names.into_iter().nth(index).unwrap_or_default(), error)
-        })
+        self.0
+            .request(messages)
+            .map_err(|Refused { index, error }| Error::new(names.into_iter().nth(index).unwrap_or_default(), error))
     }
 
     /// All links.

@@ -43,9 +43,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Switch { source, change, plan } => {
             change::switch(&args.socket, &source, &change, plan, false, json).await
         }
-        Command::Apply { source, change } => {
-            change::switch(&args.socket, &source, &change, None, true, json).await
-        }
+        Command::Apply { source, change } => change::switch(&args.socket, &source, &change, None, true, json).await,
         Command::Delete { pod } => {
             change::follow(&mut connect().await?, Method::Delete { pod }, Timings::default(), json).await
         }
