@@ -54,12 +54,12 @@ def timed(command, limit=60):
 
 
 def processes(name, within=""):
-    """The processes called `name` whose command line holds `within`."""
-    found = []
+    """The processes of this network namespace called `name` whose command line holds `within`."""
+    found, here = [], os.readlink("/proc/self/ns/net")
     for folder in glob.glob("/proc/[0-9]*"):
         try:
             with open(f"{folder}/comm", encoding="utf-8") as comm, open(f"{folder}/cmdline", encoding="utf-8") as line:
-                if comm.read().strip() == name and within in line.read():
+                if comm.read().strip() == name and within in line.read() and os.readlink(f"{folder}/ns/net") == here:
                     found.append(int(os.path.basename(folder)))
         except OSError:
             pass
@@ -288,6 +288,8 @@ class Tank:
 
 class Podman:
     name = "podman"
+    # Where root may not raise its own limits, podman's usual ones are refused.
+    LIMITS = ("--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096")
 
     def __init__(self, folder, root, marks):
         self.folder, self.marks = os.path.join(folder, "podman"), marks
@@ -317,7 +319,7 @@ class Podman:
         timed(self.command("rm", "--force", "--time", "0", name))
 
     def start(self, name, *options):
-        return self.command("run", "--detach", "--name", name, "--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096", "--volume", f"{self.marks.folder}:/mark", *options, "bench")
+        return self.command("run", "--detach", "--name", name, *self.LIMITS, "--volume", f"{self.marks.folder}:/mark", *options, "bench")
 
     def pid(self, name):
         return int(self("inspect", "--format", "{{.State.Pid}}", name))
