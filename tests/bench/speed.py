@@ -147,7 +147,7 @@ def unchanged(host, samples, runs):
         tank.switch("{" + "".join(tank.pod(POD(i)) for i in range(number)) + "}")
         for _ in range(runs):
             # What the last switch set in motion is over.
-            time.sleep(0.5)
+            time.sleep(0.5 + number / 500)
             samples.time(f"nothing changed, {number} pods", "tank", lambda: tank("switch", "pods.ncl"))
         samples.time("1000 pods to nothing" if number == 1000 else "100 pods to nothing", "tank", lambda: tank.switch("{}"))
 
