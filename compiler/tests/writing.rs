@@ -35,6 +35,12 @@ fn any_config() -> impl Strategy<Value = Value> {
     })
 }
 
+/// The short words of Nickel, which are a field's name only between quotes.
+const KEYWORDS: &[&str] = &[
+    "as", "doc", "else", "false", "force", "fun", "if", "import", "in", "let", "match", "null", "or", "rec", "then",
+    "true",
+];
+
 /// How to write it: a stream of decisions.
 struct Style {
     decisions: Vec<u8>,
@@ -73,7 +79,8 @@ impl Style {
     }
 
     fn entry(&mut self, name: &str, value: &Value) -> String {
-        let quoted = if self.decide(2) == 0 { format!("{name:?}") } else { name.to_owned() };
+        let quoted =
+            if KEYWORDS.contains(&name) || self.decide(2) == 0 { format!("{name:?}") } else { name.to_owned() };
         match value {
             Value::Object(inner) if !inner.is_empty() && self.decide(2) == 0 => {
                 // `a.b = 1, a.c = 2`: a definition in pieces.

@@ -61,8 +61,9 @@ pub struct Recording<'a> {
 impl Recording<'_> {
     /// What was spent since it began, in the order of its beginning.
     pub fn read(&self) -> Vec<Span> {
+        // Backwards: of two that the clock cannot tell apart the later to end is the outer one.
         let mut spans: Vec<Span> =
-            self.timings.spans().iter().filter(|span| span.begin >= self.begin).cloned().collect();
+            self.timings.spans().iter().rev().filter(|span| span.begin >= self.begin).cloned().collect();
         spans.sort_by_key(|span| (span.begin, std::cmp::Reverse(span.end)));
         spans
     }
