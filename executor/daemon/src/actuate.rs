@@ -58,7 +58,10 @@ pub async fn carry_out(
             running.push(async move {
                 faults::boundary("before a step");
                 let _span = host.timings.span(|| step.to_string());
-                (id, perform(&host, &graph, &step, prepared).await)
+                let outcome = perform(&host, &graph, &step, prepared).await;
+                // However it went, the pod is not what was seen.
+                step.pod().and_then(|pod| host.shim(pod)).into_iter().for_each(|shim| shim.touch());
+                (id, outcome)
             });
         }
         let Some((id, outcome)) = running.next().await else { return failed };

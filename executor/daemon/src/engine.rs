@@ -10,7 +10,8 @@ use crate::{
     actuate::{self, Failed},
     events::now,
     host::Host,
-    observe, request,
+    observe::{self, Found},
+    request,
     store::{self, StoreError},
 };
 use futures_util::stream::{self, StreamExt};
@@ -187,16 +188,34 @@ impl Engine {
         previous: Option<&Graph>,
         told: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
-        let (observed, plan) = self.look(graph, previous).await?;
+        let (Found { observed, .. }, plan) = self.look(graph, previous).await?;
         let _span = self.host.timings.span(|| format!("carry {} steps out", plan.steps.len()));
         let failed = actuate::carry_out(&self.host, graph, &plan, told).await;
         Ok(Pass { observed, plan, failed })
     }
 
-    /// Observes, and asks the pure planner, with what this host leases handed to it as data.
-    async fn look(&self, graph: &Graph, previous: Option<&Graph>) -> Result<(Observed, Plan), Error> {
+    /// What there is of a graph on this host. Looks and does not touch.
+    ///
+    /// # Errors
+    /// When something can't be looked at.
+    pub async fn observe(&self, graph: &Graph) -> Result<Observed, Error> {
         let files = crate::files::digests(&self.host, graph).map_err(store_error)?;
-        let observed = {
+        let found = observe::observe(&self.host, graph, &files).await.map_err(|e| failure_error(&e))?;
+        self.pass_on(found.heard);
+        Ok(found.observed)
+    }
+
+    /// What was heard outside of a pass is the loop's to put right.
+    fn pass_on(&self, heard: bool) {
+        if heard {
+            self.host.wake.notify_one();
+        }
+    }
+
+    /// Observes, and asks the pure planner, with what this host leases handed to it as data.
+    async fn look(&self, graph: &Graph, previous: Option<&Graph>) -> Result<(Found, Plan), Error> {
+        let files = crate::files::digests(&self.host, graph).map_err(store_error)?;
+        let found = {
             let _span = self.host.timings.span(|| "observe the host".to_owned());
             observe::observe(&self.host, graph, &files).await.map_err(|e| failure_error(&e))?
         };
@@ -226,8 +245,8 @@ impl Engine {
             stop_signals: &stop_signals,
             files: &files,
         };
-        let plan = tank_plan::plan(&desired, &observed);
-        Ok((observed, plan))
+        let plan = tank_plan::plan(&desired, &found.observed);
+        Ok((found, plan))
     }
 
     /// The current generation and its graph; the empty graph where there is none.
@@ -243,7 +262,9 @@ impl Engine {
 
     /// What a switch to `graph` would do. Looks and does not touch.
     pub async fn preview(&self, graph: &Graph, previous: &Graph) -> Result<(Observed, Plan), Error> {
-        self.look(graph, Some(previous)).await
+        let (found, plan) = self.look(graph, Some(previous)).await?;
+        self.pass_on(found.heard);
+        Ok((found.observed, plan))
     }
 
     /// Resolves and fetches every image, checks every path of the host, and builds the graph. Disturbs nothing.

@@ -22,7 +22,7 @@ use tank_sys::{
     cgroup::Cgroups,
     nft::{Forward, Ruleset},
     route::{Cidr, Routes},
-    watch::Writes,
+    watch::{self, Told, Writes},
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -43,12 +43,20 @@ pub struct Host {
     pub wake: Notify,
     pub notices: mpsc::Sender<Notice>,
     shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
-    /// The run of each container that is watched, and whether its files are too.
-    watched: Mutex<BTreeMap<(Name, String), (u64, bool)>>,
+    watched: Mutex<Watched>,
     /// How many threads looking at the pods takes.
     pub processors: usize,
     /// Graphs by their root, the last few.
     graphs: Mutex<BTreeMap<Digest, Arc<Graph>>>,
+}
+
+/// What is watched for being written.
+#[derive(Default)]
+struct Watched {
+    /// The run of each container, and whether its files are too.
+    runs: BTreeMap<(Name, String), (u64, bool)>,
+    /// Whose each directory is.
+    dirs: BTreeMap<watch::Watched, Name>,
 }
 
 /// How many graphs are kept in memory.
@@ -110,23 +118,54 @@ impl Host {
         Ok(shim)
     }
 
-    /// Watches the cgroup and the files of a container's run for what somebody else writes.
-    pub fn watch_run(&self, pod: &Name, run: &ContainerState, files: Option<&Arc<OwnedFd>>) {
+    /// Watches the cgroup and the files of a container's run for what somebody else writes. False: not all of it can be.
+    pub fn watch_run(&self, pod: &Name, run: &ContainerState, files: Option<&Arc<OwnedFd>>) -> bool {
         let seen = (run.started, files.is_some());
-        {
-            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-            if watched.insert((pod.clone(), run.name.clone()), seen) == Some(seen) {
-                return;
-            }
+        let mut watched = self.watched();
+        let key = (pod.clone(), run.name.clone());
+        if watched.runs.get(&key) == Some(&seen) {
+            return true;
         }
         let mut dirs = self.cgroups.dirs(pod.as_str(), &run.name);
         dirs.extend(files.map(|dir| format!("/proc/self/fd/{}", dir.as_raw_fd()).into()));
+        let mut whole = true;
         for dir in dirs {
-            // Without a watch, the next full pass sees it.
-            if let Err(error) = self.writes.add(&dir) {
-                tracing::debug!(%pod, container = run.name, %error, "it is not watched");
+            match self.writes.add(&dir) {
+                Ok(added) => drop(watched.dirs.insert(added, pod.clone())),
+                // Without a watch, the next pass looks.
+                Err(error) => {
+                    tracing::debug!(%pod, container = run.name, %error, "it is not watched");
+                    whole = false;
+                }
             }
         }
+        if whole {
+            watched.runs.insert(key, seen);
+        }
+        whole
+    }
+
+    /// Hears what was told of writes until now: whose pods they are in are looked at again. Says whether there were any.
+    pub fn hear_writes(&self) -> bool {
+        // A descriptor that fails tells nothing: then nothing is known to be as it was.
+        let told = self.writes.take().unwrap_or(Told { lost: true, ..Told::default() });
+        let mut watched = self.watched();
+        let shims = self.shims();
+        for dir in &told.written {
+            let shim = watched.dirs.get(dir).and_then(|pod| shims.get(pod));
+            shim.into_iter().for_each(|shim| shim.touch());
+        }
+        told.gone.iter().for_each(|dir| drop(watched.dirs.remove(dir)));
+        if told.lost {
+            // Which of them are no more was not told either.
+            *watched = Watched::default();
+            shims.values().for_each(|shim| shim.touch());
+        }
+        told.of_writes()
+    }
+
+    fn watched(&self) -> std::sync::MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shims(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, Arc<Shim>>> {
@@ -147,7 +186,7 @@ impl Host {
 
     pub fn forget_shim(&self, pod: &Name) {
         self.shims().remove(pod);
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner).retain(|(watched, _), _| watched != pod);
+        self.watched().runs.retain(|(watched, _), _| watched != pod);
     }
 
     /// The graph of a root, from memory or the store.

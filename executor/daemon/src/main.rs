@@ -24,6 +24,7 @@ mod logs;
 mod observe;
 mod probe;
 mod request;
+mod seen;
 mod server;
 mod settings;
 mod shims;
@@ -143,7 +144,15 @@ async fn run(flags: &Flags) -> Result<(), String> {
         tokio::spawn(ring(Arc::clone(&host), async move || changes.next().await));
     }
     let watched = Arc::clone(&host);
-    tokio::spawn(ring(Arc::clone(&host), async move || watched.writes.next().await));
+    let written = async move || {
+        loop {
+            watched.writes.ready().await?;
+            if watched.hear_writes() {
+                return Ok(());
+            }
+        }
+    };
+    tokio::spawn(ring(Arc::clone(&host), written));
 
     if let Some(path) = &flags.seed {
         let fresh = host.store.current().map_err(|e| said(&e))?.is_none();

@@ -1,21 +1,21 @@
 //! The impure reader: builds [`Observed`] from the shims and the kernel.
 //!
 //! First every shim is asked, all at once; meanwhile what belongs to the whole host is read. Then the kernel's side of
-//! each pod (limits, files, network), on as many threads as there are processors: that is reading small files and
-//! talking netlink, and none of it waits for anybody.
+//! each pod that anything was told of ([`crate::seen`]), on as many threads as there are processors: that is reading
+//! small files and talking netlink, and none of it waits for anybody.
 
 use crate::{
     actuate::link_name,
     events::now,
-    files::{self, Files},
+    files::Files,
     host::Host,
+    seen::{Asked, Look, Seen},
     shims::{Shim, failure},
 };
 use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    os::fd::OwnedFd,
     sync::Arc,
 };
 use tank_model::{
@@ -25,18 +25,26 @@ use tank_model::{
 };
 use tank_plan::observed::{self, Observed, Pod, Sandbox};
 use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
-use tank_sys::{cgroup, route::Link};
+use tank_sys::route::Link;
 
 /// The fewest pods for which a thread more is worth its while.
 const SHARE: usize = 8;
+
+/// What was found.
+pub struct Found {
+    pub observed: Observed,
+    /// Whether something was told of meanwhile that nobody else will hear of.
+    pub heard: bool,
+}
 
 /// Looks at everything Tank has on this host. What can't be read is an error, never an absence: planning on half a
 /// view would undo what was only not seen.
 ///
 /// # Errors
 /// What the kernel gave.
-pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<Observed, Failure> {
+pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<Found, Failure> {
     let shims = host.living_shims();
+    let heard = shims.iter().fold(host.hear_writes(), |heard, (_, shim)| shim.hear() | heard);
     let asking = join_all(shims.into_iter().map(|(name, shim)| ask(graph, wanted, name, shim)));
     let whole = {
         let host = Arc::clone(host);
@@ -45,21 +53,21 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
     let (asked, whole) = tokio::join!(asking, whole);
     let whole = Arc::new(whole.map_err(|e| failed("look at the host", &e))??);
     // A shim that ends while it is asked is one that is gone.
-    let mut left: Vec<Asked> = asked.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let mut left: Vec<Said> = asked.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let share = left.len().div_ceil(host.processors).max(SHARE);
     let mut reading = Vec::new();
     while !left.is_empty() {
         let part = left.split_off(left.len().saturating_sub(share));
         let (host, whole) = (Arc::clone(host), Arc::clone(&whole));
         let read = move || -> Result<Vec<_>, Failure> {
-            part.into_iter().map(|asked| asked.read(&host, &whole).map(|seen| (asked, seen))).collect()
+            part.into_iter().map(|said| said.read(&host, &whole).map(|kernel| (said, kernel))).collect()
         };
         reading.push(tokio::task::spawn_blocking(read));
     }
     let mut observed = Observed { now: now(), ..Observed::default() };
     for part in join_all(reading).await {
-        for (asked, seen) in part.map_err(|e| failed("look at the pods", &e))?? {
-            observed.pods.insert(asked.name.clone(), asked.pod(host, graph, seen)?);
+        for (said, kernel) in part.map_err(|e| failed("look at the pods", &e))?? {
+            observed.pods.insert(said.name.clone(), said.pod(host, graph, kernel)?);
         }
     }
     for name in &whole.left_over {
@@ -67,7 +75,7 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
     }
     observed.bridge = whole.bridge_addresses.clone();
     observed.firewall = whole.firewall.clone();
-    Ok(observed)
+    Ok(Found { observed, heard })
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
@@ -117,30 +125,24 @@ impl Whole {
 }
 
 /// What a pod's shim said, and what to look at in the kernel.
-struct Asked {
+struct Said {
     name: Name,
     shim: Arc<Shim>,
+    moment: u64,
     state: shim::State,
-    bridged: bool,
-    /// Of each running container whose files are known: where they are, and their paths.
-    files: BTreeMap<String, (Arc<OwnedFd>, Vec<String>)>,
+    asked: Asked,
 }
 
 /// The kernel's side of a pod.
-struct Seen {
+struct Kernel {
+    /// The addresses of the pod's link, if that is connected.
     network: Option<BTreeSet<String>>,
-    containers: BTreeMap<String, SeenContainer>,
-}
-
-struct SeenContainer {
-    limits: cgroup::Limits,
-    halted: bool,
-    out_of_memory: bool,
-    files: Option<BTreeMap<String, Digest>>,
+    seen: Arc<Seen>,
 }
 
 /// Asks a pod's shim. None: it is gone.
-async fn ask(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Result<Option<Asked>, Failure> {
+async fn ask(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Result<Option<Said>, Failure> {
+    let moment = shim.moment();
     let state = match shim.state().await {
         Ok(state) => state,
         Err(_) if !shim.is_alive() => return Ok(None),
@@ -162,69 +164,51 @@ async fn ask(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Resu
             Err(failure) => return Err(failure),
         }
     }
-    Ok(Some(Asked { name, shim, state, bridged, files }))
+    Ok(Some(Said { name, shim, moment, state, asked: Asked { bridged, files } }))
 }
 
-impl Asked {
+impl Said {
     /// Reads the kernel's side. Blocking.
-    fn read(&self, host: &Host, whole: &Whole) -> Result<Seen, Failure> {
-        let mut containers = BTreeMap::new();
-        for container in &self.state.containers {
-            let files = self.files.get(&container.name);
-            // First watched, then read: what is written between is told.
-            host.watch_run(&self.name, container, files.map(|(dir, _)| dir));
-            let files = files.map(|(dir, paths)| files::read(dir, paths)).transpose()?;
-            containers.insert(container.name.clone(), self.container(host, container, files));
-        }
-        let network = if self.bridged { self.network(host, whole).map_err(|e| failure(&e))? } else { None };
-        Ok(Seen { network, containers })
+    fn read(&self, host: &Host, whole: &Whole) -> Result<Kernel, Failure> {
+        let look = Look {
+            pod: &self.name,
+            shim: &self.shim,
+            state: &self.state,
+            asked: &self.asked,
+            moment: self.moment,
+            gateways: &whole.gateways,
+        };
+        let seen = look.look(host)?;
+        let network = seen.inside.as_ref().filter(|_| self.asked.bridged);
+        let connected = network.is_some() && self.is_on_bridge(host, whole).map_err(|e| failure(&e))?;
+        let network = network.filter(|_| connected).cloned();
+        Ok(Kernel { network, seen })
     }
 
-    fn container(&self, host: &Host, found: &ContainerState, files: Option<BTreeMap<String, Digest>>) -> SeenContainer {
-        let (pod, name) = (self.name.as_str(), found.name.as_str());
-        SeenContainer {
-            limits: host.cgroups.limits(pod, name),
-            halted: found.exited.is_none()
-                && (host.cgroups.is_frozen(pod, name) || tank_sys::process::is_stopped(found.pid)),
-            // One that has never ended was never out of memory: nothing is read for what runs well.
-            out_of_memory: (found.attempt > 0 || found.exited.is_some()) && host.cgroups.oom_kills(pod, name) > 0,
-            files,
-        }
-    }
-
-    /// The addresses of the pod's own link, if that is up, has a route, and its other end is up on the bridge.
-    fn network(&self, host: &Host, whole: &Whole) -> Result<Option<BTreeSet<String>>, tank_sys::Error> {
-        let outer = whole.links.get(&link_name(self.state.pid));
+    /// Whether the other end of the pod's link is up on the bridge.
+    fn is_on_bridge(&self, host: &Host, whole: &Whole) -> Result<bool, tank_sys::Error> {
+        let name = link_name(self.state.pid);
+        let outer = whole.links.get(&name);
         // The list may be older than the link: one that was just made is looked for again.
-        let looked = if outer.is_none() { host.routes.link(&link_name(self.state.pid))? } else { None };
-        let on_bridge = |link: &&Link| link.up && link.controller == whole.bridge.as_ref().map(|link| link.index);
-        if outer.or(looked.as_ref()).filter(on_bridge).is_none() {
-            return Ok(None);
-        }
-        let Some(routes) = self.shim.known_routes() else { return Ok(None) };
-        let inside = routes.links()?;
-        let up = |name: &str| inside.iter().find(|link| link.name == name && link.up);
-        let (Some(link), Some(_)) = (up("eth0"), up("lo")) else { return Ok(None) };
-        if routes.default_gateways()? != whole.gateways {
-            return Ok(None);
-        }
-        Ok(Some(routes.addresses(link.index)?.iter().map(ToString::to_string).collect()))
+        let looked = if outer.is_none() { host.routes.link(&name)? } else { None };
+        let on_bridge = |link: &Link| link.up && link.controller == whole.bridge.as_ref().map(|link| link.index);
+        Ok(outer.or(looked.as_ref()).is_some_and(on_bridge))
     }
 
-    fn pod(&self, host: &Arc<Host>, graph: &Graph, seen: Seen) -> Result<Pod, Failure> {
+    fn pod(&self, host: &Arc<Host>, graph: &Graph, kernel: Kernel) -> Result<Pod, Failure> {
         let hash = |text: &str| text.parse().map_err(|e| failed("read a shim's state", &e));
         let mut pod = Pod {
             sandbox: Some(Sandbox {
                 hash: hash(&self.state.sandbox)?,
                 pid: self.state.pid,
                 version: self.state.version,
-                network: seen.network,
+                network: kernel.network,
             }),
             containers: BTreeMap::new(),
         };
-        let mut containers = seen.containers;
         for found in &self.state.containers {
-            let (Ok(name), Some(seen)) = (Name::new(found.name.clone()), containers.remove(&found.name)) else {
+            let (Ok(name), Some(seen)) = (Name::new(found.name.clone()), kernel.seen.containers.get(&found.name))
+            else {
                 continue;
             };
             let container = observed::Container {
@@ -238,7 +222,7 @@ impl Asked {
                     cpu: seen.limits.cpu.and_then(|cpu| u32::try_from(cpu).ok()).map(MilliCpu),
                 },
                 halted: seen.halted,
-                files: seen.files,
+                files: seen.files.clone(),
                 out_of_memory: seen.out_of_memory,
                 tty: found.tty,
                 stop_signal: found.stop_signal,

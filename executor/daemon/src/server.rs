@@ -3,7 +3,7 @@
 use crate::{
     engine::{Engine, internal, store_error},
     logs::{Tail, text_of},
-    observe, views,
+    views,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -293,17 +293,13 @@ impl Client {
             }
             Method::List {} => {
                 let (_, graph) = engine.current()?;
-                let observed = observe::observe(&engine.host, &graph, &crate::files::Files::new())
-                    .await
-                    .map_err(|e| as_error(&e, "", ""))?;
+                let observed = engine.observe(&graph).await?;
                 self.reply(&varlink::ListReply { pods: views::pods(&graph, &observed) }, false, Vec::new()).await
             }
             Method::Get { pod } => {
                 let (_, graph) = engine.current()?;
                 let name = engine.declared(&graph, &pod)?;
-                let observed = observe::observe(&engine.host, &graph, &crate::files::Files::new())
-                    .await
-                    .map_err(|e| as_error(&e, "", ""))?;
+                let observed = engine.observe(&graph).await?;
                 let mut config = graph.config();
                 config.pods.retain(|other, _| *other == name);
                 let config = canonical::encode(&config).map_err(|e| internal("encode a pod", e))?;
@@ -412,8 +408,7 @@ impl Client {
 
 async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {
     let (generation, graph) = engine.current()?;
-    let observed =
-        observe::observe(&engine.host, &graph, &crate::files::Files::new()).await.map_err(|e| as_error(&e, "", ""))?;
+    let observed = engine.observe(&graph).await?;
     let pods = views::pods(&graph, &observed);
     Ok(varlink::StatusReply {
         version: env!("CARGO_PKG_VERSION").to_owned(),

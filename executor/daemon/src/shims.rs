@@ -1,6 +1,6 @@
 //! The daemon's side of [`tank_proto::shim`]: speaking to the shims that are there.
 
-use crate::forkserver::Born;
+use crate::{forkserver::Born, seen::Seen};
 use std::{
     collections::{BTreeMap, VecDeque},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -35,8 +35,12 @@ pub struct Shim {
     news: watch::Sender<u64>,
     /// Counts what the shim was asked that changes its state.
     asked: AtomicU64,
+    /// Counts what happened to the pod in the kernel, by whomever.
+    touched: Arc<AtomicU64>,
     /// The last state, and the age at which it was asked for.
     known: Mutex<Option<(u64, State)>>,
+    /// The last look at the kernel's side of the pod.
+    pub seen: Mutex<Option<Arc<Seen>>>,
     sending: tokio::sync::Mutex<()>,
     pid: OnceLock<i32>,
     namespaces: OnceLock<Namespaces>,
@@ -50,15 +54,20 @@ pub struct Shim {
 /// The directory of a run's files, if its shim can show it.
 type RunFiles = (u64, Option<Arc<OwnedFd>>);
 
-/// The task that watches a pod's network. Its socket keeps the namespace alive: it ends when the shim does.
+/// What tells of changes in a pod's network, and the task that waits for them. Its socket keeps the namespace alive: it
+/// ends when the shim does.
 #[derive(Debug, Default)]
-struct Watching(Mutex<Option<tokio::task::AbortHandle>>);
+struct Watching(Mutex<Option<(Arc<Changes>, tokio::task::AbortHandle)>>);
 
 impl Watching {
-    fn set(&self, task: Option<tokio::task::AbortHandle>) {
-        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), task);
-        if let Some(before) = before {
-            before.abort();
+    fn get(&self) -> std::sync::MutexGuard<'_, Option<(Arc<Changes>, tokio::task::AbortHandle)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, watch: Option<(Arc<Changes>, tokio::task::AbortHandle)>) {
+        let before = std::mem::replace(&mut *self.get(), watch);
+        if let Some((_, task)) = before {
+            task.abort();
         }
     }
 }
@@ -124,7 +133,9 @@ impl Shim {
             alive: Arc::new(AtomicBool::new(true)),
             news: watch::Sender::new(0),
             asked: AtomicU64::new(0),
+            touched: Arc::default(),
             known: Mutex::default(),
+            seen: Mutex::default(),
             sending: tokio::sync::Mutex::new(()),
             pid: OnceLock::new(),
             namespaces: OnceLock::new(),
@@ -223,9 +234,30 @@ impl Shim {
         *self.news.borrow() + self.asked.load(Ordering::SeqCst)
     }
 
-    /// Has the shim say everything again when it is asked next.
+    /// Has the shim say everything again when it is asked next, and the kernel.
     pub fn forget(&self) {
         self.asked.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Has the kernel's side of the pod looked at again.
+    pub fn touch(&self) {
+        self.touched.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Hears what was told of the pod's network until now. Says whether that was anything.
+    pub fn hear(&self) -> bool {
+        let watch = self.watching.get().as_ref().map(|(changes, _)| Arc::clone(changes));
+        // A socket that fails tells nothing: then nothing is known to be as it was.
+        let heard = watch.is_some_and(|changes| changes.take().unwrap_or(true));
+        if heard {
+            self.touch();
+        }
+        heard
+    }
+
+    /// What is [seen](Self::seen) of the pod holds as long as this is the same.
+    pub fn moment(&self) -> u64 {
+        self.age() + self.touched.load(Ordering::SeqCst)
     }
 
     /// The shim's process, asked for once.
@@ -320,13 +352,20 @@ impl Shim {
     /// Tells of changes in the pod's network for as long as the shim lives.
     fn watch(&self, changes: Changes) {
         let (pod, notices) = (self.pod.clone(), self.notices.clone());
+        let (changes, touched) = (Arc::new(changes), Arc::clone(&self.touched));
+        let waiting = Arc::clone(&changes);
         let task = tokio::spawn(async move {
-            while changes.next().await.is_ok() && notices.send(Notice::Changed(pod.clone())).await.is_ok() {
+            while waiting.next().await.is_ok() {
+                // First what was seen is old, then somebody looks.
+                touched.fetch_add(1, Ordering::SeqCst);
+                if notices.send(Notice::Changed(pod.clone())).await.is_err() {
+                    break;
+                }
                 // An interface that flaps keeps nobody busy.
                 tokio::time::sleep(CALM).await;
             }
         });
-        self.watching.set(self.is_alive().then(|| task.abort_handle()));
+        self.watching.set(self.is_alive().then(|| (changes, task.abort_handle())));
         if !self.is_alive() {
             task.abort();
         }

@@ -10,7 +10,9 @@ use netlink_sys::{
 };
 use rustix::fs::inotify;
 use std::{
+    collections::BTreeSet,
     io,
+    mem::MaybeUninit,
     os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd},
     path::Path,
 };
@@ -56,24 +58,33 @@ impl Changes {
     /// # Errors
     /// When the socket fails.
     pub async fn next(&self) -> Result<()> {
-        let mut buffer = vec![0; 64 << 10];
         loop {
             let mut guard = self.0.readable().await.doing(|| "wait for changes")?;
-            let mut told = false;
-            loop {
-                let read = rustix::io::read(guard.get_inner(), &mut buffer);
-                match read {
-                    Ok(length) => told |= !is_of_a_port(&buffer[..length]),
-                    // More was told than the socket holds: something did change.
-                    Err(rustix::io::Errno::NOBUFS) => told = true,
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(rustix::io::Errno::AGAIN) => break,
-                    Err(error) => return Err(error).doing(|| "read changes"),
-                }
-            }
+            let told = self.take()?;
             guard.clear_ready();
             if told {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Whether something has changed since somebody asked or waited. The kernel tells before the call that changes it
+    /// returns, so whoever asks misses nothing that was over before.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn take(&self) -> Result<bool> {
+        // The rest of a longer packet is dropped: only its kind matters.
+        let mut buffer = [0; 64];
+        let mut told = false;
+        loop {
+            match rustix::io::read(self.0.get_ref(), &mut buffer) {
+                Ok(length) => told |= !is_of_a_port(&buffer[..length]),
+                // More was told than the socket holds: something did change.
+                Err(rustix::io::Errno::NOBUFS) => told = true,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(told),
+                Err(error) => return Err(error).doing(|| "read changes"),
             }
         }
     }
@@ -106,6 +117,27 @@ fn open(protocol: isize, groups: u32) -> Result<OwnedFd> {
 #[derive(Debug)]
 pub struct Writes(AsyncFd<OwnedFd>);
 
+/// A directory that is watched, as long as there is one: a number that is not given again.
+pub type Watched = i32;
+
+/// What was told of the directories.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Told {
+    /// Those in which a file was written.
+    pub written: BTreeSet<Watched>,
+    /// Those that are no more.
+    pub gone: BTreeSet<Watched>,
+    /// Whether more was told than the queue holds (`fs.inotify.max_queued_events`): any of them may have been written.
+    pub lost: bool,
+}
+
+impl Told {
+    /// Whether a file was written, or may have been.
+    pub fn of_writes(&self) -> bool {
+        self.lost || !self.written.is_empty()
+    }
+}
+
 impl Writes {
     /// Needs a tokio runtime.
     ///
@@ -121,22 +153,36 @@ impl Writes {
     ///
     /// # Errors
     /// What `inotify_add_watch(2)` gives.
-    pub fn add(&self, dir: &Path) -> Result<()> {
+    pub fn add(&self, dir: &Path) -> Result<Watched> {
         let added = inotify::add_watch(self.0.as_fd(), dir, inotify::WatchFlags::MODIFY);
-        added.map(drop).doing(|| format!("watch {}", dir.display()))
+        added.doing(|| format!("watch {}", dir.display()))
     }
 
-    /// Returns when a file was written.
+    /// Returns when there may be something to [take](Self::take).
     ///
     /// # Errors
     /// When the descriptor fails.
-    pub async fn next(&self) -> Result<()> {
-        let mut buffer = vec![0; 16 << 10];
+    pub async fn ready(&self) -> Result<()> {
+        let mut guard = self.0.readable().await.doing(|| "wait for writes")?;
+        // Whoever waits takes all of it next.
+        guard.clear_ready();
+        Ok(())
+    }
+
+    /// All that was told since the last time.
+    ///
+    /// # Errors
+    /// When the descriptor fails.
+    pub fn take(&self) -> Result<Told> {
+        let mut buffer = [MaybeUninit::uninit(); 4 << 10];
+        let mut reader = inotify::Reader::new(self.0.as_fd(), &mut buffer);
+        let mut told = Told::default();
         loop {
-            let mut guard = self.0.readable().await.doing(|| "wait for writes")?;
-            match rustix::io::read(guard.get_inner(), &mut buffer) {
-                Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::AGAIN) => guard.clear_ready(),
+            match reader.next() {
+                Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => told.lost = true,
+                Ok(event) if event.events().contains(inotify::ReadFlags::IGNORED) => drop(told.gone.insert(event.wd())),
+                Ok(event) => drop(told.written.insert(event.wd())),
+                Err(rustix::io::Errno::AGAIN) => return Ok(told),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).doing(|| "read writes"),
             }
