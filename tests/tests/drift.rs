@@ -1,5 +1,5 @@
 //! Whatever somebody does to the host behind Tank's back is seen by its own event and put right, long before the
-//! minute after which everything is looked at anyway.
+//! ten minutes after which everything is looked at anyway.
 
 use std::{
     process::Command,
@@ -147,6 +147,53 @@ fn each_kind_is_told_by_its_own_event() {
         "container app was stopped",
     ] {
         assert!(events.contains(what), "{what} is not on record: {events}");
+    }
+    host.finish();
+}
+
+/// What was looked at before is not looked at again unless something was told of it: a damage is in the very next plan
+/// all the same, and gone from it as soon as it is undone.
+#[test]
+fn no_plan_is_older_than_the_damage() {
+    let mut host = Host::new();
+    host.switch(&format!(
+        "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN}, limits.pids = 50 }}, publish.p = {{ port = 18080, to = 80 }} }} }}"
+    ));
+    host.kill_daemon();
+    let host = host.started_with(&["--no-repair"]);
+    let sh = |command: &str| {
+        let output = host.inside("sh").args(["-c", command]).output().expect("sh");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let limit = sh(&format!("find /sys/fs/cgroup -path '*/{}/web/app/pids.max'", host.cgroup));
+    let port = sh("ip -oneline link show master tank0 | cut -d: -f2 | cut -d@ -f1");
+    let pod = format!("nsenter --net --target {} --", host.pid("web", "app"));
+    let gateway = sh(&format!("{pod} ip -4 route show default | cut -d' ' -f3"));
+    host.write("rules.nft", &sh("nft list table inet tank"));
+    let damages = [
+        (format!("echo 7 > {limit}"), format!("echo 50 > {limit}"), "set the limits of web/app"),
+        (format!("ip link set {port} nomaster"), format!("ip link set {port} master tank0"), "connect pod web"),
+        (
+            format!("{pod} ip -4 route del default"),
+            format!("{pod} ip -4 route add default via {gateway}"),
+            "connect pod web",
+        ),
+        (
+            "nft flush table inet tank".to_owned(),
+            format!("nft delete table inet tank && nft -f {}/rules.nft", host.dir.display()),
+            "publish ports",
+        ),
+    ];
+    let diff = || host.tank(&["diff"]).ok();
+    for round in 0..5 {
+        for (damage, undo, step) in &damages {
+            assert_eq!(diff(), "nothing to do\n", "round {round}, before: {damage}");
+            sh(damage);
+            let plan = diff();
+            assert!(plan.contains(step), "round {round}, after: {damage}: {plan}");
+            sh(undo);
+        }
     }
     host.finish();
 }

@@ -144,7 +144,7 @@ impl Engine {
                 tank_sys::process::give_memory_back();
                 if timeout(pause - REST, self.host.wake.notified()).await.is_err() {
                     // A look by the clock takes nothing on trust.
-                    self.host.living_shims().iter().for_each(|(_, shim)| shim.forget());
+                    self.host.forget_seen();
                 }
             }
         }

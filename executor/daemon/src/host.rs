@@ -5,6 +5,7 @@ use crate::{
     forkserver::{Born, Forkserver},
     images::Images,
     probe::Readiness,
+    seen::Listed,
     settings::{ID_BASE, Settings},
     shims::{Notice, Shim},
     store::{Store, StoreError},
@@ -21,8 +22,8 @@ use tank_proto::shim::ContainerState;
 use tank_sys::{
     cgroup::Cgroups,
     nft::{Forward, Ruleset},
-    route::{Cidr, Routes},
-    watch::{self, Told, Writes},
+    route::{Cidr, Link, Routes},
+    watch::{self, Changes, Told, Writes},
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -33,8 +34,12 @@ pub struct Host {
     pub cgroups: Cgroups,
     /// The host's own network namespace.
     pub routes: Routes,
+    /// The host's own links, by their names: one for each pod.
+    pub links: Listed<BTreeMap<String, Link>>,
+    /// What the rules of Tank's own table are for.
+    pub rules: Listed<BTreeSet<String>>,
     /// Tells when somebody writes into a container's cgroup, or its files.
-    pub writes: Writes,
+    writes: Writes,
     pub events: Events,
     pub readiness: Readiness,
     pub timings: Timings,
@@ -63,23 +68,28 @@ struct Watched {
 const KEPT_GRAPHS: usize = 4;
 
 impl Host {
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel's interfaces can't be opened.
     pub fn new(
         settings: Settings,
         store: Box<dyn Store>,
         images: Images,
         cgroups: Cgroups,
-        routes: Routes,
-        writes: Writes,
         notices: mpsc::Sender<Notice>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, tank_sys::Error> {
+        let routes = Routes::here()?;
+        Ok(Self {
             forkserver: Forkserver::new(&settings.shim),
             settings,
             store,
             images,
             cgroups,
             routes,
-            writes,
+            links: Listed::new(Changes::of_routes()?),
+            rules: Listed::new(Changes::of_rules()?),
+            writes: Writes::new()?,
             events: Events::default(),
             readiness: Readiness::default(),
             timings: Timings::default(),
@@ -89,7 +99,7 @@ impl Host {
             watched: Mutex::default(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             graphs: Mutex::default(),
-        }
+        })
     }
 
     /// Connects to every shim that was left running.
@@ -145,8 +155,37 @@ impl Host {
         whole
     }
 
+    /// Has everything looked at again.
+    pub fn forget_seen(&self) {
+        self.links.forget();
+        self.rules.forget();
+        self.living_shims().iter().for_each(|(_, shim)| shim.forget());
+    }
+
+    /// Hears all that was told until now. Says whether there was anything.
+    pub fn hear(&self) -> bool {
+        let mut heard = self.hear_writes() | self.links.hear() | self.rules.hear();
+        for (_, shim) in self.living_shims() {
+            heard |= shim.hear();
+        }
+        heard
+    }
+
+    /// Returns when writes were told of and [heard](Self::hear).
+    ///
+    /// # Errors
+    /// When the descriptor fails.
+    pub async fn told_of_writes(&self) -> Result<(), tank_sys::Error> {
+        loop {
+            self.writes.ready().await?;
+            if self.hear_writes() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Hears what was told of writes until now: whose pods they are in are looked at again. Says whether there were any.
-    pub fn hear_writes(&self) -> bool {
+    fn hear_writes(&self) -> bool {
         // A descriptor that fails tells nothing: then nothing is known to be as it was.
         let told = self.writes.take().unwrap_or(Told { lost: true, ..Told::default() });
         let mut watched = self.watched();

@@ -41,11 +41,7 @@ use host::Host;
 use settings::{Flags, Settings};
 use std::{process::ExitCode, sync::Arc};
 use tank_proto::shim::{Event, ExitStatus};
-use tank_sys::{
-    cgroup,
-    route::Routes,
-    watch::{Changes, Writes},
-};
+use tank_sys::cgroup;
 use tokio::sync::mpsc;
 
 /// How many notices of shims may wait to be heard: beyond that, a shim waits.
@@ -104,11 +100,10 @@ async fn run(flags: &Flags) -> Result<(), String> {
         .map_err(|e| format!("open the image store: {e}"))?;
     let layout = cgroup::detect().map_err(|e| said(&e))?;
     let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
-    let routes = Routes::here().map_err(|e| said(&e))?;
-    let writes = Writes::new().map_err(|e| said(&e))?;
     let (notices, mut received) = mpsc::channel(NOTICES);
     let socket = settings.socket.clone();
-    let host = Arc::new(Host::new(settings, Box::new(store), images, cgroups, routes, writes, notices));
+    let host = Host::new(settings, Box::new(store), images, cgroups, notices).map_err(|e| said(&e))?;
+    let host = Arc::new(host);
     forkserver::reap()?;
     // The first pod need not wait for it; what keeps it from starting is said when it is needed.
     let _ = host.forkserver.start();
@@ -139,20 +134,10 @@ async fn run(flags: &Flags) -> Result<(), String> {
         }
     });
 
-    for changes in [Changes::of_routes(), Changes::of_rules()] {
-        let changes = changes.map_err(|e| said(&e))?;
-        tokio::spawn(ring(Arc::clone(&host), async move || changes.next().await));
-    }
-    let watched = Arc::clone(&host);
-    let written = async move || {
-        loop {
-            watched.writes.ready().await?;
-            if watched.hear_writes() {
-                return Ok(());
-            }
-        }
-    };
-    tokio::spawn(ring(Arc::clone(&host), written));
+    let [links, rules, writes] = std::array::from_fn(|_| Arc::clone(&host));
+    tokio::spawn(ring(Arc::clone(&host), async move || links.links.told().await));
+    tokio::spawn(ring(Arc::clone(&host), async move || rules.rules.told().await));
+    tokio::spawn(ring(Arc::clone(&host), async move || writes.told_of_writes().await));
 
     if let Some(path) = &flags.seed {
         let fresh = host.store.current().map_err(|e| said(&e))?.is_none();
@@ -181,8 +166,8 @@ async fn run(flags: &Flags) -> Result<(), String> {
 }
 
 /// Wakes the loop for as long as there is something to be told, and not more often than has a point.
-async fn ring(host: Arc<Host>, next: impl AsyncFn() -> tank_sys::Result<()>) {
-    while next().await.is_ok() {
+async fn ring(host: Arc<Host>, told: impl AsyncFn() -> tank_sys::Result<()>) {
+    while told().await.is_ok() {
         host.wake.notify_one();
         tokio::time::sleep(shims::CALM).await;
     }

@@ -43,8 +43,8 @@ pub struct Found {
 /// # Errors
 /// What the kernel gave.
 pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<Found, Failure> {
+    let heard = host.hear();
     let shims = host.living_shims();
-    let heard = shims.iter().fold(host.hear_writes(), |heard, (_, shim)| shim.hear() | heard);
     let asking = join_all(shims.into_iter().map(|(name, shim)| ask(graph, wanted, name, shim)));
     let whole = {
         let host = Arc::clone(host);
@@ -74,7 +74,7 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
         observed.pods.entry(name.clone()).or_default();
     }
     observed.bridge = whole.bridge_addresses.clone();
-    observed.firewall = whole.firewall.clone();
+    observed.firewall = (*whole.firewall).clone();
     Ok(Found { observed, heard })
 }
 
@@ -84,21 +84,20 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
 
 /// What belongs to no pod, and what is listed for all of them at once.
 struct Whole {
-    /// A host has a link for each pod.
-    links: BTreeMap<String, Link>,
+    links: Arc<BTreeMap<String, Link>>,
     /// None: there is none, or it is not as it should be.
     bridge: Option<Link>,
     bridge_addresses: Option<BTreeSet<String>>,
     gateways: BTreeSet<IpAddr>,
-    firewall: BTreeSet<String>,
+    firewall: Arc<BTreeSet<String>>,
     /// Names that have a cgroup, a folder, or the upper layers of containers.
     left_over: BTreeSet<Name>,
 }
 
 impl Whole {
     fn read(host: &Host) -> Result<Self, Failure> {
-        let links = host.routes.links().map_err(|e| failure(&e))?;
-        let links: BTreeMap<String, Link> = links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let links = || Ok(host.routes.links()?.into_iter().map(|link| (link.name.clone(), link)).collect());
+        let links: Arc<BTreeMap<String, Link>> = host.links.get(links).map_err(|e| failure(&e))?;
         let bridge = links.get(&host.settings.config.bridge).filter(|link| link.marked).cloned();
         let bridge_addresses = match bridge.as_ref().filter(|link| link.up) {
             Some(link) => {
@@ -118,7 +117,7 @@ impl Whole {
             bridge,
             bridge_addresses,
             gateways: host.bridge_addresses().into_iter().map(|cidr| cidr.address).collect(),
-            firewall: tank_sys::nft::list().map_err(|e| failure(&e))?,
+            firewall: host.rules.get(tank_sys::nft::list).map_err(|e| failure(&e))?,
             left_over: names.into_iter().filter_map(|name| Name::new(name).ok()).collect(),
         })
     }

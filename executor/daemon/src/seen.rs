@@ -1,11 +1,11 @@
-//! The kernel's side of a pod: limits, files, the network inside. It is looked at when something was told of it, and
-//! holds until the next time: a pass costs what has changed, not what is declared.
+//! What the kernel says of a pod (limits, files, the network inside) and of the whole host (links, rules). It is looked
+//! at when something was told of it, and holds until the next time: a pass costs what has changed, not what is declared.
 //!
 //! *What tells*: the shim (a main process ends or is stopped), inotify(7) on the cgroups and the files of each run,
-//! rtnetlink(7) in the pod's network, and the daemon itself when it has done something to the pod. *What was told before
-//! somebody looks is heard first* ([`Shim::hear`], [`Host::hear_writes`]), so a look is never older than the call that
-//! changed something. A look by the clock (`resync`) takes nothing on trust, and neither does one at a run that can't be
-//! watched.
+//! rtnetlink(7) in the pod's network and the host's, nftables, and the daemon itself when it has done something to the
+//! pod. *What was told before somebody looks is heard first* ([`Host::hear`]), so a look is never older than the call
+//! that changed something. A look by the clock (`resync`) takes nothing on trust, and neither does one at a run that
+//! can't be watched.
 
 use crate::{
     files,
@@ -16,11 +16,67 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::OwnedFd,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tank_model::{Digest, Name};
 use tank_proto::shim::{ContainerState, Failure, State};
-use tank_sys::cgroup;
+use tank_sys::{cgroup, watch::Changes};
+
+/// What the kernel lists for the whole host.
+pub struct Listed<T> {
+    changes: Changes,
+    known: Mutex<Option<Arc<T>>>,
+}
+
+impl<T> Listed<T> {
+    pub fn new(changes: Changes) -> Self {
+        Self { changes, known: Mutex::default() }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Arc<T>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The list as it was made last, or as `list` makes it.
+    ///
+    /// # Errors
+    /// Those of `list`.
+    pub fn get(&self, list: impl FnOnce() -> tank_sys::Result<T>) -> tank_sys::Result<Arc<T>> {
+        let mut known = self.known();
+        match &*known {
+            Some(listed) => Ok(Arc::clone(listed)),
+            None => Ok(Arc::clone(known.insert(Arc::new(list()?)))),
+        }
+    }
+
+    /// Hears what was told until now. Says whether that was anything.
+    pub fn hear(&self) -> bool {
+        let mut known = self.known();
+        // A socket that fails tells nothing: then nothing is known to be as it was.
+        let heard = self.changes.take().unwrap_or(true);
+        if heard {
+            *known = None;
+        }
+        heard
+    }
+
+    /// Returns when something was told and [heard](Self::hear).
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn told(&self) -> tank_sys::Result<()> {
+        loop {
+            self.changes.ready().await?;
+            if self.hear() {
+                return Ok(());
+            }
+        }
+    }
+
+    pub fn forget(&self) {
+        *self.known() = None;
+    }
+}
 
 /// What to look at, and when.
 pub struct Look<'a> {

@@ -355,7 +355,12 @@ impl Shim {
         let (changes, touched) = (Arc::new(changes), Arc::clone(&self.touched));
         let waiting = Arc::clone(&changes);
         let task = tokio::spawn(async move {
-            while waiting.next().await.is_ok() {
+            while waiting.ready().await.is_ok() {
+                match waiting.take() {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    Err(_) => break,
+                }
                 // First what was seen is old, then somebody looks.
                 touched.fetch_add(1, Ordering::SeqCst);
                 if notices.send(Notice::Changed(pod.clone())).await.is_err() {

@@ -53,22 +53,15 @@ impl Changes {
         Self::from_fd(open(NETLINK_NETFILTER, RULE_GROUPS)?)
     }
 
-    /// Returns when something has changed; everything told until then counts as one.
+    /// Returns when there may be something to [take](Self::take).
     ///
     /// # Errors
     /// When the socket fails.
-    pub async fn next(&self) -> Result<()> {
-        loop {
-            let mut guard = self.0.readable().await.doing(|| "wait for changes")?;
-            let told = self.take()?;
-            guard.clear_ready();
-            if told {
-                return Ok(());
-            }
-        }
+    pub async fn ready(&self) -> Result<()> {
+        ready(&self.0).await.doing(|| "wait for changes")
     }
 
-    /// Whether something has changed since somebody asked or waited. The kernel tells before the call that changes it
+    /// Whether something has changed since somebody took it last. The kernel tells before the call that changes it
     /// returns, so whoever asks misses nothing that was over before.
     ///
     /// # Errors
@@ -88,6 +81,12 @@ impl Changes {
             }
         }
     }
+}
+
+/// Waits until something is told. That is forgotten here: whoever waits takes all of it next.
+async fn ready(fd: &AsyncFd<OwnedFd>) -> io::Result<()> {
+    fd.readable().await?.clear_ready();
+    Ok(())
 }
 
 /// Whether a packet tells of nothing but the inner state of a bridge's port (an `RTM_NEWLINK` of the family `AF_BRIDGE`),
@@ -163,10 +162,7 @@ impl Writes {
     /// # Errors
     /// When the descriptor fails.
     pub async fn ready(&self) -> Result<()> {
-        let mut guard = self.0.readable().await.doing(|| "wait for writes")?;
-        // Whoever waits takes all of it next.
-        guard.clear_ready();
-        Ok(())
+        ready(&self.0).await.doing(|| "wait for writes")
     }
 
     /// All that was told since the last time.
