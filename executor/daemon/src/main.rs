@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! server ─► engine ─► observe ─► plan (tank-plan) ─► actuate ─► start ─► shims
-//!             │
+//!             │          │                                        │
+//!             │          └─► seen    what holds until            └─► forkserver    makes shims
+//!             │                      something is told
 //!             ├─► images    references to layers
 //!             └─► store     nodes, generations, pointers
 //! ```

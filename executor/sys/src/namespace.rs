@@ -43,9 +43,12 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
         let named = rustix::system::sethostname(hostname.as_bytes());
         let mut sockets = Vec::new();
         if own_network {
-            // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route. Where there is no IPv6
-            // there is nothing to refuse.
-            let _ = fs::write("/proc/sys/net/ipv6/conf/default/accept_ra", "0");
+            // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route, and none is asked, for a
+            // second and by a packet to everybody, whether an address made from the hardware's is taken. Where there is
+            // no IPv6 there is nothing to refuse.
+            for setting in ["accept_ra", "accept_dad"] {
+                let _ = fs::write(format!("/proc/sys/net/ipv6/conf/default/{setting}"), "0");
+            }
             sockets.extend(route::sockets().into_iter().flatten());
         }
         let _ = packet::send(ready_tx.as_fd(), &[u8::from(named.is_ok())], &packet::borrow(&sockets));

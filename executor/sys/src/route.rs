@@ -18,7 +18,10 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-        link::{InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage},
+        link::{
+            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
+            LinkMessage,
+        },
         route::{RouteAddress, RouteAttribute, RouteMessage},
     },
 };
@@ -289,15 +292,24 @@ impl Routes {
         let mac = |end: u8| [&MARK[..], &[end, high, low]].concat();
         let other = LinkMessageBuilder::<LinkUnspec>::new().name(peer).address(mac(0));
         let other = other.setns_by_fd(net.as_raw_fd()).build();
-        let message = LinkMessageBuilder::<LinkVeth>::new(name, peer)
+        let made = LinkMessageBuilder::<LinkVeth>::new(name, peer)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
             .controller(controller)
             .address(mac(1))
-            .up()
             .build();
-        let what = format!("create the link {name}");
-        let message = RouteNetlinkMessage::NewLink(message);
-        self.carry_out(vec![Request { what, message, flags: NLM_F_CREATE | NLM_F_EXCL }])
+        let made = (RouteNetlinkMessage::NewLink(made), NLM_F_CREATE | NLM_F_EXCL);
+        // A bridge's port needs no address. It would be announced a second later, to everybody who listens.
+        let quiet =
+            LinkMessageBuilder::<LinkUnspec>::new().name(name).append_extra_attribute(without_addresses()).build();
+        let quiet = (RouteNetlinkMessage::SetLink(quiet), 0);
+        let up = LinkMessageBuilder::<LinkUnspec>::new().name(name).up().build();
+        let up = (RouteNetlinkMessage::SetLink(up), 0);
+        match self.0.request(vec![made, quiet]) {
+            // Without IPv6 there is nothing to keep from it.
+            Err(Refused { index: 1, error }) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            other => other.map_err(|refused| refused.error).doing(|| format!("create the link {name}"))?,
+        }
+        self.0.request(vec![up]).map_err(|refused| refused.error).doing(|| format!("set the link {name} up"))
     }
 
     /// Deletes a link.
@@ -359,6 +371,11 @@ impl Routes {
 /// What `socket(2)` and `bind(2)` give.
 pub fn sockets() -> Result<[OwnedFd; 2]> {
     Ok([Routes::here()?.0.into_fd(), crate::watch::route_socket()?])
+}
+
+/// IFLA_INET6_ADDR_GEN_MODE: the kernel makes no link-local address.
+fn without_addresses() -> LinkAttribute {
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
 }
 
 fn without_statistics(mut message: LinkMessage) -> LinkMessage {
