@@ -26,6 +26,36 @@ fn two_containers_share_a_network_and_nothing_else() {
 }
 
 #[test]
+fn the_network_is_as_it_will_be_when_the_switch_is_over() {
+    let host = Host::new();
+    host.switch(&format!(
+        r#"{{ pods.one.containers.app = {{ image = "oci:./busybox", {RUN}, capabilities.add = ["CAP_NET_RAW"] }},
+              pods.two.containers.app = {{ image = "oci:./busybox", {RUN} }} }}"#
+    ));
+    // Every address holds at once: the kernel does not wait to see whether somebody else has it.
+    let inside = host.exec("one", "ip -6 addr show dev eth0");
+    assert!(inside.contains("scope global") && inside.contains("scope link"), "{inside}");
+    assert!(!inside.contains("tentative"), "{inside}");
+    // The other end is a port of the bridge and nothing else.
+    let ports = host.inside("ip").args(["-oneline", "link", "show", "type", "veth"]).output().expect("ip");
+    assert_eq!(String::from_utf8_lossy(&ports.stdout).lines().count(), 2);
+    let addresses = host.inside("ip").args(["-oneline", "addr", "show", "type", "veth"]).output().expect("ip");
+    assert_eq!(String::from_utf8_lossy(&addresses.stdout), "");
+    // Neighbours find each other by either address, with nothing done before.
+    let two: Vec<String> = host.pod("two")["addresses"]
+        .as_array()
+        .expect("addresses")
+        .iter()
+        .map(|a| a.as_str().expect("one").to_owned())
+        .collect();
+    assert_eq!(two.len(), 2);
+    for address in two {
+        host.exec("one", &format!("ping -c 1 -W 5 {address}"));
+    }
+    host.finish();
+}
+
+#[test]
 fn a_container_is_confined() {
     let host = Host::new();
     host.switch(&format!(
