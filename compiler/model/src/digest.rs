@@ -29,7 +29,8 @@ impl Digest {
 
     /// The 64 hex digits, without the algorithm: a safe file name.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|b| format!("{b:02x}")).collect()
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
     }
 
     /// The first 12 hex digits, for people.

@@ -69,7 +69,7 @@ pub struct Pass {
 
 /// What is asked of a change.
 pub struct Change {
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
     pub source: String,
     pub uid: u32,
     /// Which line set each field, if that is known.
@@ -354,7 +354,7 @@ impl Engine {
         // While images are fetched others may change the host; who commits first wins.
         let graph = {
             let _span = self.host.timings.span(|| "find the images, build the graph".to_owned());
-            self.prepare(&config, base_dir.as_deref(), told).await?
+            Arc::new(self.prepare(&config, base_dir.as_deref(), told).await?)
         };
         let _changing = self.begin(current).await?;
         if let Some(expected) = &call.plan {
@@ -417,6 +417,7 @@ impl Engine {
         let images = before.images();
         let graph = Graph::build(&config, |reference| images.get(reference).copied())
             .map_err(|e| internal("build the graph", e))?;
+        let graph = Arc::new(graph);
         let change =
             Change { graph, source: format!("delete {pod}"), uid, provenance: self.provenance_of(current), gate: None };
         self.change(current, &before, change, told).await
@@ -445,7 +446,7 @@ impl Engine {
         let graph = self.host.generation_graph(target).map_err(store_error)?;
         let graph = graph.ok_or(Error::NoSuchGeneration { number: Some(target) })?;
         let change = Change {
-            graph: (*graph).clone(),
+            graph,
             source: format!("rollback to {target}"),
             uid,
             provenance: self.provenance_of(Some(target)),
@@ -480,14 +481,14 @@ impl Engine {
         let root = change.graph.root();
         let unchanged = parent.filter(|_| root == before.root());
         if let Some(number) = unchanged.filter(|_| !change.source.starts_with("rollback")) {
-            return self.settle(number, Arc::new(change.graph), change.gate, told).await;
+            return self.settle(number, change.graph, change.gate, told).await;
         }
         let number = {
             let _span = self.host.timings.span(|| "commit".to_owned());
             self.commit(parent, before, &change)?
         };
         tell(told, "commit", format!("generation {number}"));
-        let graph = Arc::new(change.graph);
+        let graph = change.graph;
         let changed = changed_pods(before, &graph);
         let failure = self.reach(&graph, before, &changed, change.gate, told).await;
         let Some(failure) = failure else {
@@ -505,7 +506,7 @@ impl Engine {
         tell(told, "rollback", failure.clone());
         self.host.events.add("rollback", None, format!("generation {number} is put back: {failure}"));
         let back = Change {
-            graph: (**before).clone(),
+            graph: Arc::clone(before),
             source: format!("automatic rollback of {number}"),
             uid: change.uid,
             provenance: self.provenance_of(parent),
@@ -561,6 +562,7 @@ impl Engine {
         change.graph.pods().try_for_each(|pod| store.lease(pod.as_str()).map(drop)).map_err(store_error)?;
         crate::faults::boundary("between nodes and generation");
         store.commit(&generation).map_err(store_error)?;
+        self.host.remember(Arc::clone(&change.graph));
         crate::faults::boundary("after the commit");
         self.host.events.add("committed", None, format!("generation {number}: {}", generation.source));
         Ok(number)

@@ -12,7 +12,7 @@ use crate::{
     timings::Timings,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
@@ -51,8 +51,8 @@ pub struct Host {
     watched: Mutex<Watched>,
     /// How many threads looking at the pods takes.
     pub processors: usize,
-    /// Graphs by their root, the last few.
-    graphs: Mutex<BTreeMap<Digest, Arc<Graph>>>,
+    /// Graphs and their roots, whichever was used last at the end.
+    graphs: Mutex<VecDeque<(Digest, Arc<Graph>)>>,
 }
 
 /// What is watched for being written.
@@ -231,15 +231,20 @@ impl Host {
     /// The graph of a root, from memory or the store.
     pub fn graph(&self, root: Digest) -> Result<Arc<Graph>, StoreError> {
         let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(graph) = graphs.get(&root) {
-            return Ok(Arc::clone(graph));
-        }
-        let graph = Arc::new(Graph::load(root, |hash| self.store.node(hash))?);
-        if graphs.len() >= KEPT_GRAPHS {
-            graphs.pop_first();
-        }
-        graphs.insert(root, Arc::clone(&graph));
+        let known = graphs.iter().position(|(known, _)| *known == root).and_then(|at| graphs.remove(at));
+        let graph = match known {
+            Some((_, graph)) => graph,
+            None => Arc::new(Graph::load(root, |hash| self.store.node(hash))?),
+        };
+        keep(&mut graphs, Arc::clone(&graph));
         Ok(graph)
+    }
+
+    /// Keeps a graph that was just stored in memory: nobody has to read it from there.
+    pub fn remember(&self, graph: Arc<Graph>) {
+        let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
+        graphs.retain(|(known, _)| *known != graph.root());
+        keep(&mut graphs, graph);
     }
 
     /// The graph of a generation.
@@ -286,4 +291,11 @@ impl Host {
         let (bridge, networks) = (self.settings.config.bridge.clone(), self.settings.config.networks.clone());
         Ok(any.then_some(Ruleset { bridge, networks, forwards }))
     }
+}
+
+fn keep(graphs: &mut VecDeque<(Digest, Arc<Graph>)>, graph: Arc<Graph>) {
+    while graphs.len() >= KEPT_GRAPHS {
+        graphs.pop_front();
+    }
+    graphs.push_back((graph.root(), graph));
 }
