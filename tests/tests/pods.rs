@@ -1,5 +1,6 @@
 //! What pods are made of and what keeps them running.
 
+use std::os::unix::fs::PermissionsExt;
 use tank_tests::{Host, RUN, eventually, sleeper};
 
 #[test]
@@ -268,6 +269,33 @@ fn a_stop_uses_the_signal_of_the_image_and_then_kills() {
     assert!(took.as_millis() >= 300 && took.as_secs() < 8, "{took:?}");
     let log = std::fs::read_to_string(host.dir.join("state/logs/web/polite.log")).expect("the log");
     assert!(log.contains("asked"), "{log}");
+    host.finish();
+}
+
+#[test]
+fn all_that_have_to_end_are_asked_at_once() {
+    // More than there are steps at once: one that takes its time must not make another one wait for being asked.
+    const PODS: usize = 40;
+    let host = Host::new();
+    let marks = host.dir.join("marks");
+    std::fs::create_dir(&marks).expect("a folder");
+    std::fs::set_permissions(&marks, std::fs::Permissions::from_mode(0o777)).expect("its mode");
+    let asked = "touch /marks/$(hostname); until [ -e /marks/go ]; do sleep 0.1; done; exit 0";
+    let pod = |number: usize| {
+        format!(
+            r#"p{number} = {{ containers.app = {{ image = "oci:./busybox",
+                 command = ["/bin/sh", "-c", "trap '{asked}' TERM; while true; do sleep 0.1; done"],
+                 mounts.marks = {{ volume = "marks", path = "/marks" }},
+                 stop = {{ signal = "SIGTERM", timeout = "60s" }} }}, volumes.marks.host = "{}" }},"#,
+            marks.display()
+        )
+    };
+    host.switch(&format!("{{ pods = {{ {} }} }}", (0..PODS).map(pod).collect::<String>()));
+    host.write("nothing.ncl", "{}");
+    let mut ending = host.command(&["switch", "nothing.ncl"]).spawn().expect("tank");
+    eventually("all are asked", || std::fs::read_dir(&marks).expect("marks").count() == PODS);
+    std::fs::write(marks.join("go"), "").expect("go");
+    assert!(ending.wait().expect("tank ends").success());
     host.finish();
 }
 

@@ -25,8 +25,11 @@ use tokio::time::{Instant, timeout_at};
 /// The index of the loopback link: it is the first that the kernel makes in a network namespace.
 const LOOPBACK: u32 = 1;
 
-/// The most steps at once.
+/// The most steps at once that do something.
 const AT_ONCE: usize = 16;
+
+/// The most steps at once that wait for processes to end: each may take as long as its container may.
+const ENDING: usize = 128;
 
 /// A step that was not carried out.
 #[derive(Clone, Debug)]
@@ -48,11 +51,14 @@ pub async fn carry_out(
     // What was begun before its step was. Detached mounts: what is not used is gone when it is dropped.
     let mut ahead: BTreeMap<StepId, Prepared> = BTreeMap::new();
     let mut running = FuturesUnordered::new();
+    let (mut working, mut ending) = (0, 0);
     loop {
-        while running.len() < AT_ONCE
-            && let Some(id) = order.ready.pop_first()
-        {
+        while let Some(id) = order.take(|id| match is_an_end(&plan.steps[id].step) {
+            true => ending < ENDING,
+            false => working < AT_ONCE,
+        }) {
             let step = plan.steps[id].step.clone();
+            *(if is_an_end(&step) { &mut ending } else { &mut working }) += 1;
             told(&step);
             let (host, graph, prepared) = (Arc::clone(host), Arc::clone(graph), ahead.remove(&id));
             running.push(async move {
@@ -66,6 +72,7 @@ pub async fn carry_out(
         }
         let Some((id, outcome)) = running.next().await else { return failed };
         let step = plan.steps[id].step.clone();
+        *(if is_an_end(&step) { &mut ending } else { &mut working }) -= 1;
         match outcome {
             Ok(()) => {
                 faults::boundary("after a step");
@@ -84,6 +91,11 @@ pub async fn carry_out(
             }
         }
     }
+}
+
+/// Whether most of a step is waiting for processes to end.
+fn is_an_end(step: &Step) -> bool {
+    matches!(step, Step::StopContainer { .. } | Step::StopSandbox { .. })
 }
 
 /// Which steps may begin: each when those before it are done.
@@ -106,6 +118,12 @@ impl Order {
         }
         let ready = (0..waits.len()).filter(|id| waits[*id] == 0).collect();
         Self { ready, waits, next }
+    }
+
+    /// The first step that may begin and for which there is room.
+    fn take(&mut self, room: impl Fn(StepId) -> bool) -> Option<StepId> {
+        let id = self.ready.iter().copied().find(|id| room(*id))?;
+        self.ready.take(&id)
     }
 
     fn done(&mut self, id: StepId) {
