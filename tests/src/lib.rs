@@ -51,10 +51,16 @@ impl Ended {
     }
 }
 
-/// Where cargo puts the programs.
+/// Where the programs are that are tested: where cargo puts them, or `TANK_BIN_DIR`, for the release build or for
+/// another version.
 pub fn bin(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a path");
-    let dir = test.parent().and_then(Path::parent).expect("target/debug/deps");
+    let dir = std::env::var_os("TANK_BIN_DIR").map_or_else(
+        || {
+            let test = std::env::current_exe().expect("a path");
+            test.parent().and_then(Path::parent).expect("target/debug/deps").to_owned()
+        },
+        PathBuf::from,
+    );
     let path = dir.join(name);
     assert!(path.exists(), "{} is not built: `cargo build --workspace` comes first", path.display());
     path

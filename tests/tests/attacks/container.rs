@@ -1,0 +1,1 @@
+//! Out of a container, by descriptors, links, working directories, programs and streams.

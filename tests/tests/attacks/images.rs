@@ -1,0 +1,1 @@
+//! By the bytes of a registry or an archive.

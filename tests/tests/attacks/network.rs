@@ -1,0 +1,1 @@
+//! By packets of a neighbour, rules that somebody edits, and a second daemon.

@@ -1,0 +1,1 @@
+//! By whoever talks to the daemon, and by what reaches an operator's terminal.
