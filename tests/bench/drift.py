@@ -105,9 +105,10 @@ def main():
             rows.append({"what": what, "tool": "tank", **hosts.describe(samples)})
         # Each container is killed once, so that nobody's back-off is measured.
         tank.switch("{" + "".join(tank.pod(f"k{i}") for i in range(RUNS)) + "}")
-        tools = [tank]
+        tools, beside = [tank], hosts.Debian13(folder)
+        ending.callback(beside.stop)
         for peer in (hosts.Podman, hosts.Docker):
-            tools.append(peer(folder, root, marks))
+            tools.append(peer(folder, beside, root, marks))
             ending.callback(tools[-1].stop)
             for i in range(RUNS):
                 tools[-1].restarting(f"k{i}")

@@ -1,6 +1,8 @@
 """What the benchmarks run on: a network and mount namespace of their own, and in it Tank and its peers, each with folders
 of its own. Everything is ended and removed when the benchmark is over."""
 
+import contextlib
+import ctypes
 import glob
 import json
 import os
@@ -15,11 +17,16 @@ import time
 
 BUSYBOX = "/bin/busybox"
 HERE = os.path.dirname(os.path.abspath(__file__))
+LIBC = ctypes.CDLL(None, use_errno=True)
+NEWNS = 0x20000
 
 
 def enter_namespaces():
     """Runs this program again in namespaces of its own, once."""
     if os.environ.get("TANK_BENCH_INSIDE") == "1":
+        # Whoever ends the benchmark, and a command that takes too long, leaves nothing behind either.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        signal.signal(signal.SIGALRM, too_long)
         run(["ip", "link", "set", "lo", "up"])
         # Where everybody keeps what does not outlive a boot, in memory as it is on a host.
         run(["mount", "--types", "tmpfs", "tank-bench", "/run"])
@@ -28,24 +35,84 @@ def enter_namespaces():
     os.execvp("unshare", ["unshare", "--net", "--mount", sys.executable, *sys.argv])
 
 
-def run(command, **more):
+def too_long(*_):
+    raise RuntimeError("a command takes too long")
+
+
+def enter(namespace):
+    """Enters a mount namespace: its root directory becomes this process's own."""
+    if LIBC.setns(namespace, NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+@contextlib.contextmanager
+def within(view):
+    """What is started meanwhile starts in another mount namespace; none: in this one."""
+    if view is None:
+        yield
+        return
+    here = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    enter(view)
+    try:
+        yield
+    finally:
+        enter(here)
+        os.close(here)
+
+
+class Debian13:
+    """The root file system that `scripts/peers.sh` makes, entered: a mount namespace in which it is `/`, and in which the
+    benchmark's folder, `/run` and the kernel's file systems are where they are here."""
+
+    def __init__(self, folder):
+        self.root = run([os.path.join(HERE, "../../scripts/peers.sh")], timeout=1200).strip()
+        script = (
+            "set -e; root=$1 folder=$2; mount --make-rprivate /; mount --bind $root $root; "
+            "for dir in proc sys dev run; do mount --rbind /$dir $root/$dir; done; "
+            "mkdir -p $root$folder $root/.old; mount --bind $folder $root$folder; "
+            "cd $root; pivot_root . .old; umount --lazy /.old; rmdir /.old; echo ready; exec sleep infinity"
+        )
+        self.holder = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", script, "sh", self.root, folder],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+        )
+        if self.holder.stdout.readline() != "ready\n":
+            raise RuntimeError("the root file system of the peers can't be entered")
+        self.view = os.open(f"/proc/{self.holder.pid}/ns/mnt", os.O_RDONLY)
+        self.folder = folder
+
+    def stop(self):
+        os.close(self.view)
+        self.holder.kill()
+        self.holder.wait()
+        self.holder.stdout.close()
+        os.rmdir(self.root + self.folder)
+
+
+def run(command, view=None, **more):
     """A command that has to succeed; its output."""
     more.setdefault("timeout", 120)
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, **more)
+    with within(view):
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, **more)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {done.returncode}: {done.stderr[-2000:]}{done.stdout[-500:]}")
     return done.stdout
 
 
-def timed(command, limit=60):
+def timed(command, view=None, limit=60):
     """A command that has to succeed, started with as little of this program's own work as there can be."""
     with tempfile.TemporaryFile() as said:
         null = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
         actions = null + [(os.POSIX_SPAWN_DUP2, said.fileno(), stream) for stream in (1, 2)]
-        pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+        with within(view):
+            pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
         signal.alarm(limit)
         try:
             _, status = os.waitpid(pid, 0)
+        except RuntimeError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         finally:
             signal.alarm(0)
         if status != 0:
@@ -183,11 +250,21 @@ class Tank:
         self.run_dir = "/run/tank"
         self.socket = f"{self.run_dir}/tank.sock"
         self.cgroup = f"tank-bench-{os.getpid()}"
-        with open(os.path.join(self.folder, "tank.toml"), "w", encoding="utf-8") as out:
-            out.write(f'cgroup = "{self.cgroup}"\ngrace = "0ms"\n')
+        self.settings()
         os.symlink(root.layout, os.path.join(self.folder, "image"))
         self.running = ["stays"]
         os.environ["TANK_CACHE_DIR"] = os.path.join(self.folder, "cache")
+        self.start()
+
+    def settings(self, grace="0ms"):
+        with open(os.path.join(self.folder, "tank.toml"), "w", encoding="utf-8") as out:
+            out.write(f'cgroup = "{self.cgroup}"\ngrace = "{grace}"\n')
+
+    def restart(self, **settings):
+        """Ends the daemon and starts it with other settings."""
+        self.settings(**settings)
+        self.daemon.terminate()
+        self.daemon.wait(20)
         self.start()
 
     def start(self, converged=False):
@@ -291,32 +368,32 @@ class Podman:
     # Where root may not raise its own limits, podman's usual ones are refused.
     LIMITS = ("--ulimit", "nofile=1024:4096", "--ulimit", "nproc=4096:4096")
 
-    def __init__(self, folder, root, marks):
-        self.folder, self.marks = os.path.join(folder, "podman"), marks
+    def __init__(self, folder, peers, root, marks):
+        self.folder, self.view, self.marks = os.path.join(folder, "podman"), peers.view, marks
         os.makedirs(self.folder)
         self.options = [f"--root={self.folder}/root", "--runroot=/run/containers", "--tmpdir=/run/libpod", "--cgroup-manager=cgroupfs", "--runtime=/usr/sbin/runc", "--log-level=error"]
         self("import", "--change", 'CMD ["/bin/mark"]', root.tar, "bench")
 
     def version(self):
-        return run(["podman", "--version"]).strip()
+        return run(["/usr/bin/podman", "--version"], self.view).strip()
 
     def command(self, *arguments):
         return ["/usr/bin/podman", *self.options, *arguments]
 
     def __call__(self, *arguments):
-        return run(self.command(*arguments))
+        return run(self.command(*arguments), self.view)
 
     def run(self, name):
-        timed(self.start(name))
+        timed(self.start(name), self.view)
 
     def restarting(self, name):
-        timed(self.start(name, "--restart=always"))
+        timed(self.start(name, "--restart=always"), self.view)
 
     def exec(self, name):
-        timed(self.command("exec", name, "/bin/true"))
+        timed(self.command("exec", name, "/bin/true"), self.view)
 
     def remove(self, name):
-        timed(self.command("rm", "--force", "--time", "0", name))
+        timed(self.command("rm", "--force", "--time", "0", name), self.view)
 
     def start(self, name, *options):
         return self.command("run", "--detach", "--name", name, *self.LIMITS, "--volume", f"{self.marks.folder}:/mark", *options, "bench")
@@ -333,16 +410,20 @@ class Podman:
 class Docker:
     name = "docker"
 
-    def __init__(self, folder, root, marks):
-        self.folder, self.marks = os.path.join(folder, "docker"), marks
+    def __init__(self, folder, peers, root, marks):
+        self.folder, self.view, self.marks = os.path.join(folder, "docker"), peers.view, marks
         os.makedirs(self.folder)
         self.socket = f"unix://{self.folder}/docker.sock"
         options = [f"--data-root={self.folder}/data", "--exec-root=/run/docker", f"--pidfile={self.folder}/pid", f"--host={self.socket}"]
         # A storage driver that works on whatever file system this is would be vfs; overlay2 is what people have.
-        with open(f"{self.folder}/log", "w", encoding="utf-8") as log:
-            self.daemon = subprocess.Popen(["dockerd", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_for(lambda: subprocess.run(self.command("version"), capture_output=True, check=False).returncode == 0, "dockerd answers", 60)
+        with open(f"{self.folder}/log", "w", encoding="utf-8") as log, within(self.view):
+            self.daemon = subprocess.Popen(["/usr/sbin/dockerd", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_for(self.answers, "dockerd answers", 60)
         self("import", "--change", 'CMD ["/bin/mark"]', root.tar, "bench")
+
+    def answers(self):
+        with within(self.view):
+            return subprocess.run(self.command("version"), capture_output=True, check=False).returncode == 0
 
     def version(self):
         return re.sub(r"\s+", " ", self("version", "--format", "docker {{.Server.Version}}")).strip()
@@ -351,19 +432,19 @@ class Docker:
         return ["/usr/bin/docker", f"--host={self.socket}", *arguments]
 
     def __call__(self, *arguments):
-        return run(self.command(*arguments))
+        return run(self.command(*arguments), self.view)
 
     def run(self, name):
-        timed(self.start(name))
+        timed(self.start(name), self.view)
 
     def restarting(self, name):
-        timed(self.start(name, "--restart=always"))
+        timed(self.start(name, "--restart=always"), self.view)
 
     def exec(self, name):
-        timed(self.command("exec", name, "/bin/true"))
+        timed(self.command("exec", name, "/bin/true"), self.view)
 
     def remove(self, name):
-        timed(self.command("rm", "--force", name))
+        timed(self.command("rm", "--force", name), self.view)
 
     def start(self, name, *options):
         return self.command("run", "--detach", "--name", name, "--volume", f"{self.marks.folder}:/mark", *options, "bench")

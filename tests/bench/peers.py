@@ -1,16 +1,12 @@
 """Those that only the benchmark of speed measures Tank beside: the kernel alone, the OCI runtimes without anything above
 them, containerd, and the two that bring up many at once. Podman and docker themselves are in hosts.py."""
 
-import ctypes
 import glob
 import json
 import os
 import subprocess
 
 import hosts
-
-LIBC = ctypes.CDLL(None, use_errno=True)
-NEWNS = 0x20000
 
 
 class Floor:
@@ -76,15 +72,13 @@ class Runtime:
     """An OCI runtime alone: no image, no network but loopback, one read-only root file system for all."""
 
     options = ()
-    # A program that wants to see the cgroups otherwise gets a mount namespace of its own.
-    view = None
 
-    def __init__(self, folder, root, marks):
-        self.folder, self.marks = os.path.join(folder, self.name), marks
+    def __init__(self, folder, peers, root, marks):
+        self.folder, self.view, self.marks = os.path.join(folder, self.name), peers.view, marks
         self.bundle = os.path.join(self.folder, "bundle")
         os.makedirs(self.bundle)
         os.symlink(root.dir, os.path.join(self.bundle, "rootfs"))
-        hosts.run(["runc", "spec", "--bundle", self.bundle])
+        hosts.run(["/usr/sbin/runc", "spec", "--bundle", self.bundle], self.view)
         path = os.path.join(self.bundle, "config.json")
         with open(path, encoding="utf-8") as spec:
             config = json.load(spec)
@@ -97,21 +91,13 @@ class Runtime:
             json.dump(config, spec)
 
     def version(self):
-        return hosts.run([self.name, "--version"]).splitlines()[0]
+        return hosts.run([self.program, "--version"], self.view).splitlines()[0]
 
     def command(self, *arguments):
         return [self.program, "--root", f"/run/{self.name}", *self.options, *arguments]
 
     def timed(self, command):
-        if self.view is None:
-            return hosts.timed(command)
-        here = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-        enter(self.view)
-        try:
-            return hosts.timed(command)
-        finally:
-            enter(here)
-            os.close(here)
+        return hosts.timed(command, self.view)
 
     def run(self, name):
         self.timed(self.command("run", "--detach", "--bundle", self.bundle, name))
@@ -135,14 +121,9 @@ class Runtime:
         self.in_two(names, ("delete", "--force"))
 
     def stop(self):
-        listed = hosts.run(self.command("list", "--quiet") if self.name == "runc" else ["ls", f"/run/{self.name}"])
+        listed = hosts.run(self.command("list", "--quiet"), self.view)
         for name in listed.split():
             self.remove(name)
-
-
-def enter(namespace):
-    if LIBC.setns(namespace, NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 class Crun(Runtime):
@@ -151,24 +132,26 @@ class Crun(Runtime):
 
     name = "crun"
     program = "/usr/bin/crun"
+    holder = None
 
-    def __init__(self, folder, root, marks):
-        super().__init__(folder, root, marks)
+    def __init__(self, folder, peers, root, marks):
+        super().__init__(folder, peers, root, marks)
         if os.path.exists("/sys/fs/cgroup/unified"):
             self.options = ("--cgroup-manager=disabled",)
-            self.holder = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && echo ready && exec sleep infinity"],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-            )
+            with hosts.within(self.view):
+                self.holder = subprocess.Popen(
+                    ["unshare", "--mount", "sh", "-c", "mount -t cgroup2 none /sys/fs/cgroup && echo ready && exec sleep infinity"],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+                )
             self.holder.stdout.readline()
             self.view = os.open(f"/proc/{self.holder.pid}/ns/mnt", os.O_RDONLY)
 
     def version(self):
-        return super().version() + (" (without cgroups)" if self.view is not None else "")
+        return super().version() + (" (without cgroups)" if self.holder else "")
 
     def stop(self):
         super().stop()
-        if self.view is not None:
+        if self.holder:
             os.close(self.view)
             self.holder.kill()
             self.holder.wait()
@@ -185,38 +168,38 @@ class Containerd:
 
     name = "ctr"
 
-    def __init__(self, folder, root, marks):
-        self.marks = marks
+    def __init__(self, folder, peers, root, marks):
+        self.view, self.marks = peers.view, marks
         (self.socket,) = glob.glob("/run/docker/containerd/containerd.sock")
         layout = os.path.join(folder, "layout.tar")
         hosts.run(["tar", "--create", "--file", layout, "--directory", root.layout, "."])
-        hosts.run(self.command("image", "import", "--base-name", "bench", layout))
-        self.image = hosts.run(self.command("image", "list", "--quiet")).split()[0]
+        hosts.run(self.command("image", "import", "--base-name", "bench", layout), self.view)
+        self.image = hosts.run(self.command("image", "list", "--quiet"), self.view).split()[0]
         self.running = set()
 
     def version(self):
-        return "containerd " + hosts.run(["containerd", "--version"]).split()[2]
+        return "containerd " + hosts.run(["/usr/bin/containerd", "--version"], self.view).split()[2]
 
     def command(self, *arguments):
         return ["/usr/bin/ctr", "--address", self.socket, "--namespace", "bench", *arguments]
 
     def run(self, name):
         mount = f"type=bind,src={self.marks.folder},dst=/mark,options=bind:rw"
-        hosts.timed(self.command("run", "--detach", "--mount", mount, self.image, name))
+        hosts.timed(self.command("run", "--detach", "--mount", mount, self.image, name), self.view)
         self.running.add(name)
 
     def exec(self, name):
-        hosts.timed(self.command("task", "exec", "--exec-id", f"e{os.urandom(4).hex()}", name, "/bin/true"))
+        hosts.timed(self.command("task", "exec", "--exec-id", f"e{os.urandom(4).hex()}", name, "/bin/true"), self.view)
 
     def remove(self, name):
-        hosts.timed(self.command("task", "delete", "--force", name))
-        hosts.timed(self.command("container", "delete", name))
+        hosts.timed(self.command("task", "delete", "--force", name), self.view)
+        hosts.timed(self.command("container", "delete", name), self.view)
         self.running.discard(name)
 
     def stop(self):
         for name in list(self.running):
             self.remove(name)
-        hosts.run(self.command("image", "remove", self.image))
+        hosts.run(self.command("image", "remove", self.image), self.view)
 
 
 class PodmanRun:
@@ -234,7 +217,7 @@ class PodmanRun:
     def up(self):
         command = lambda name: " ".join(self.podman.start(name))
         half = lambda part: "; ".join(f"{command(name)} || exit 1" for name in part)
-        hosts.timed(["/bin/sh", "-c", f"({half(self.names[::2])}) & one=$!; ({half(self.names[1::2])}); two=$?; wait $one && exit $two"], limit=300)
+        hosts.timed(["/bin/sh", "-c", f"({half(self.names[::2])}) & one=$!; ({half(self.names[1::2])}); two=$?; wait $one && exit $two"], self.podman.view, limit=300)
 
     def kept(self, names):
         """Whatever podman leaves running for a container beside the container's own program."""
@@ -244,13 +227,13 @@ class PodmanRun:
     unchanged = None
 
     def down(self):
-        hosts.timed(self.podman.command("rm", "--all", "--force", "--time", "0"), limit=300)
+        hosts.timed(self.podman.command("rm", "--all", "--force", "--time", "0"), self.podman.view, limit=300)
 
 
 class Compose:
-    """docker-compose, its own network with it."""
+    """`docker compose`, its own network with it."""
 
-    name = "docker-compose"
+    name = "docker compose"
 
     def __init__(self, host):
         self.docker, self.file = host.docker, os.path.join(host.docker.folder, "compose.json")
@@ -258,11 +241,11 @@ class Compose:
     def write(self, names):
         service = {"image": "bench", "volumes": [f"{self.docker.marks.folder}:/mark"], "init": False}
         with open(self.file, "w", encoding="utf-8") as out:
-            json.dump({"version": "3", "services": {name: service for name in names}}, out)
+            json.dump({"services": {name: service for name in names}}, out)
 
     def compose(self, *arguments):
-        command = ["/usr/bin/docker-compose", "--host", self.docker.socket, "--project-name", "bench", "--file", self.file, *arguments]
-        hosts.timed(command, limit=300)
+        command = self.docker.command("compose", "--project-name", "bench", "--file", self.file, *arguments)
+        hosts.timed(command, self.docker.view, limit=300)
 
     def up(self):
         self.compose("up", "--detach")

@@ -96,6 +96,19 @@ def one(host, samples, runs):
     tank.switch("{}")
 
 
+def grace(host, samples, runs):
+    """One pod more where a container without a probe has to run for a while before a switch calls it well: as `tankd` is set
+    up unless it is told otherwise. Everything else here is measured without that wait, which no peer has."""
+    tank = host.tank
+    tank.restart(grace="500ms")
+    tank.switch("{" + tank.pod("stays") + "}")
+    for i in range(min(runs, 5)):
+        samples.time("one pod: whole command, with the default grace", "tank", lambda i=i: tank.run(POD(i)))
+        tank.remove(POD(i))
+    tank.restart()
+    tank.switch("{}")
+
+
 def exec_true(host, samples, runs):
     for tool in host.all:
         tool.run("runs")
@@ -125,19 +138,19 @@ def many(host, samples, runs, slow):
         timed("100 pods, all changed", changed)
         samples.time("100 pods, rolled back", "tank", lambda: tank("generations", "rollback"))
         timed("100 pods to nothing", "{}")
-    if slow:
-        for tool in (peer(host) for peer in (peers.PodmanRun, peers.Compose)):
-            tool.write(names)
-            try:
-                samples.time("100 pods from nothing", tool.name, tool.up)
-                for what, value in tool.kept(names).items():
-                    samples.add(what, tool.name, value)
-                if tool.unchanged:
-                    samples.time("nothing changed, 100 pods", tool.name, tool.unchanged)
-                samples.time("100 pods to nothing", tool.name, tool.down)
-            except RuntimeError as error:
-                # A machine on which a peer does not work has no figure of it, and the others have theirs.
-                print(f"{tool.name} failed: {error}", flush=True)
+    # Slow ones too more often than once: one sample has no median.
+    for tool in [peer(host) for peer in (peers.PodmanRun, peers.Compose)] * (3 if slow else 0):
+        tool.write(names)
+        try:
+            samples.time("100 pods from nothing", tool.name, tool.up)
+            for what, value in tool.kept(names).items():
+                samples.add(what, tool.name, value)
+            if tool.unchanged:
+                samples.time("nothing changed, 100 pods", tool.name, tool.unchanged)
+            samples.time("100 pods to nothing", tool.name, tool.down)
+        except RuntimeError as error:
+            # A machine on which a peer does not work has no figure of it, and the others have theirs.
+            print(f"{tool.name} failed: {error}", flush=True)
 
 
 def unchanged(host, samples, runs):
@@ -173,7 +186,7 @@ def killed(host, samples, runs):
     tank.switch("{}")
 
 
-def idle(host, samples, seconds=60):
+def idle(host, samples, seconds=20, times=3):
     """What a hundred idle pods cost, and a daemon that finds them."""
     tank = host.tank
     tank.switch("{" + "".join(tank.pod(POD(i)) for i in range(100)) + "}")
@@ -192,11 +205,12 @@ def idle(host, samples, seconds=60):
     # What it takes to find its feet is over, and threads that have nothing to do have ended.
     time.sleep(15)
     pid = tank.daemon.pid
-    busy = hosts.cpu(pid)
-    samples.add("daemon with 100 idle pods, wake-ups a minute", "tank", hosts.woken([pid], seconds))
-    samples.add("daemon with 100 idle pods, % of a core", "tank", (hosts.cpu(pid) - busy) * 100 / seconds)
-    samples.add("shims of 100 idle pods, wake-ups a minute", "tank", hosts.woken(shims, seconds))
-    samples.add("daemons with 100 idle pods, MiB", "tank", round(hosts.memory(pid)["Rss"] / 1024, 1))
+    for _ in range(times):
+        busy = hosts.cpu(pid)
+        samples.add("daemon with 100 idle pods, wake-ups a minute", "tank", hosts.woken([pid], seconds))
+        samples.add("daemon with 100 idle pods, % of a core", "tank", (hosts.cpu(pid) - busy) * 100 / seconds)
+        samples.add("shims of 100 idle pods, wake-ups a minute", "tank", hosts.woken(shims, seconds))
+        samples.add("daemons with 100 idle pods, MiB", "tank", round(hosts.memory(pid)["Rss"] / 1024, 1))
     tank.switch("{}")
 
 
@@ -239,7 +253,7 @@ def history(host, samples, generations=10_000):
     tank.switch("{}")
 
 
-PARTS = {"one": one, "exec": exec_true, "many": many, "unchanged": unchanged, "killed": killed, "idle": idle, "scale": scale, "history": history}
+PARTS = {"one": one, "grace": grace, "exec": exec_true, "many": many, "unchanged": unchanged, "killed": killed, "idle": idle, "scale": scale, "history": history}
 
 
 class Host:
@@ -249,15 +263,19 @@ class Host:
         self.folder, self.ending = folder, ending
         os.chmod(folder, 0o755)
         self.root, self.marks = hosts.Root(folder), hosts.Marks(folder)
+        others = [name for name in wanted if name not in ("tank", "floor")]
+        beside = hosts.Debian13(folder) if others else None
+        if beside:
+            ending.callback(beside.stop)
         self.all = []
         make = {
             "tank": lambda: hosts.Tank(folder, programs, self.root, self.marks),
             "floor": lambda: peers.Floor(folder, self.root, self.marks),
-            "crun": lambda: peers.Crun(folder, self.root, self.marks),
-            "runc": lambda: peers.Runc(folder, self.root, self.marks),
-            "docker": lambda: hosts.Docker(folder, self.root, self.marks),
-            "ctr": lambda: peers.Containerd(folder, self.root, self.marks),
-            "podman": lambda: hosts.Podman(folder, self.root, self.marks),
+            "crun": lambda: peers.Crun(folder, beside, self.root, self.marks),
+            "runc": lambda: peers.Runc(folder, beside, self.root, self.marks),
+            "docker": lambda: hosts.Docker(folder, beside, self.root, self.marks),
+            "ctr": lambda: peers.Containerd(folder, beside, self.root, self.marks),
+            "podman": lambda: hosts.Podman(folder, beside, self.root, self.marks),
         }
         for name in make:
             if name in wanted:
@@ -269,7 +287,7 @@ class Host:
 
 # Who stands in which column of the summary; those in one column do the same thing with many pods.
 COLUMNS = {"tank": "Tank", "floor": "the kernel alone", "crun": "crun", "runc": "runc", "ctr": "containerd", "podman": "podman", "docker": "docker"}
-MANY = {"podman": "podman run, two at a time", "docker": "docker-compose"}
+MANY = {"podman": "podman run, two at a time", "docker": "docker compose"}
 
 
 def summary(rows):
@@ -277,11 +295,14 @@ def summary(rows):
     medians = {(row["what"], row["tool"]): row["median"] for row in rows}
     targets = [(what, most) for (what, _), most in TARGETS.items() if (what, "tank") in medians]
     columns = [tool for tool in COLUMNS if any((what, name) in medians for what, _ in targets for name in (tool, MANY.get(tool)))]
-    lines = ["| | " + " | ".join(COLUMNS[tool] for tool in columns) + " | target |", "|---|" + "---:|" * (len(columns) + 1)]
+    runs = {(row["what"], row["tool"]): row["runs"] for row in rows}
+    lines = ["| | " + " | ".join(COLUMNS[tool] for tool in columns) + " | samples | target |", "|---|" + "---:|" * (len(columns) + 2)]
     for what, most in targets:
         found = [medians.get((what, tool), medians.get((what, MANY.get(tool)))) for tool in columns]
+        taken = sorted({runs[key] for key in runs if key[0] == what and key[1] in {*columns, *MANY.values()}})
+        taken = str(taken[0]) if len(taken) == 1 else f"{taken[0]} to {taken[-1]}"
         met = "" if found[0] <= most else " (missed)"
-        lines.append(f"| {what} | " + " | ".join(map(number, found)) + f" | {number(most)}{met} |")
+        lines.append(f"| {what} | " + " | ".join(map(number, found)) + f" | {taken} | {number(most)}{met} |")
     return "\n".join(lines)
 
 
@@ -292,12 +313,12 @@ def number(value):
 
 
 def table(rows):
-    lines = ["| what | tool | median | 10 % | 90 % | target | best peer | floor |", "|---|---|---:|---:|---:|---:|---:|---:|"]
+    lines = ["| what | tool | median | 10 % | 90 % | samples | target | best peer | floor |", "|---|---|---:|---:|---:|---:|---:|---:|---:|"]
     for row in rows:
         target = row.get("target")
         met = "" if target is None else f"≤ {number(target)} " + ("✓" if row["median"] <= target else "✗")
         times = lambda key, form: form.format(row[key]) if row.get(key) else ""
-        cells = [row["what"], row["tool"], number(row["median"]), number(row["p10"]), number(row["p90"]), met,
+        cells = [row["what"], row["tool"], number(row["median"]), number(row["p10"]), number(row["p90"]), str(row["runs"]), met,
                  times("best_peer", "{:.1f}×"), times("of_floor", "{:.1f}×")]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
