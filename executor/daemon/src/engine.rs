@@ -303,8 +303,7 @@ impl Engine {
         let images: BTreeSet<&Reference> =
             containers.filter(|container| container.working_dir.is_none()).map(|container| &container.image).collect();
         for (reference, digest) in images.into_iter().filter_map(|image| Some((image, *digests.get(image)?))) {
-            let unavailable =
-                |why, help| Error::ImageUnavailable { image: reference.to_string(), why, help };
+            let unavailable = |why, help| Error::ImageUnavailable { image: reference.to_string(), why, help };
             let image = self.host.images.find(digest).map_err(|e| unavailable(e.why, e.help))?;
             let dir = image.config.config().as_ref().and_then(|config| config.working_dir().as_deref());
             let help = "set `working_dir` of its container to an absolute path".to_owned();

@@ -492,7 +492,8 @@ async fn exec(engine: &Engine, call: ExecCall, streams: Vec<OwnedFd>) -> Result<
         return Err(Error::Invalid { problems: vec![problem] });
     }
     // Neither a client's terminal nor a directory of its is ever handed into a container.
-    tank_sys::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| Error::Invalid { problems: vec![why] })?;
+    tank_sys::stream::check_all(streams.iter().map(AsFd::as_fd))
+        .map_err(|why| Error::Invalid { problems: vec![why] })?;
     let running = || Error::NotRunning { pod: pod.to_string(), container: container.to_string() };
     let shim = engine.host.shim(&pod).ok_or_else(running)?;
     let spec = ExecSpec {

@@ -83,7 +83,10 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<ReadResult> 
     }
     // Those over the bound were closed by the kernel: it is not known any more which was which.
     if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message has more than {MAX_FDS} descriptors")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a message has more than {MAX_FDS} descriptors"),
+        ));
     }
     Ok(ReadResult::new(received.bytes).set_fds(fds))
 }

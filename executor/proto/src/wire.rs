@@ -24,11 +24,7 @@ pub async fn send<T: Serialize>(stream: &UnixStream, message: &T, fds: Vec<Owned
     send_bytes(stream, &bytes, &fds).await
 }
 
-pub(crate) async fn send_bytes(
-    stream: &UnixStream,
-    mut rest: &[u8],
-    mut fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
+pub(crate) async fn send_bytes(stream: &UnixStream, mut rest: &[u8], mut fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     while !rest.is_empty() {
         let sent = stream.async_io(Interest::WRITABLE, || write(stream.as_fd(), rest, fds)).await?;
         rest = &rest[sent..];

@@ -14,7 +14,8 @@ use std::{
 };
 use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
 use tank_sys::{
-    Context, beneath::Root, laps::Laps, namespace, namespace::Namespaces, packet, privilege, process::Process, pty, stream,
+    Context, beneath::Root, laps::Laps, namespace, namespace::Namespaces, packet, privilege, process::Process, pty,
+    stream,
 };
 
 /// A second process and who waits for it.
@@ -38,7 +39,8 @@ pub fn start(
     }
     // `tankd` has looked at them, and an older one has not.
     let streams = if spec.terminal.is_some() { &[] } else { streams };
-    stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| other("use the streams", &io::Error::other(why)))?;
+    stream::check_all(streams.iter().map(AsFd::as_fd))
+        .map_err(|why| other("use the streams", &io::Error::other(why)))?;
     let cwd = spec.cwd.as_deref().unwrap_or(&container.spec.cwd);
     absolute(cwd)?;
     let filter = filter(&container.spec.seccomp)?;

@@ -173,7 +173,10 @@ pub(crate) fn own(parent: BorrowedFd<'_>, name: impl rustix::path::Arg, owner: O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::symlink};
+    use std::{
+        fs,
+        os::{fd::AsRawFd, unix::fs::symlink},
+    };
 
     /// A directory that stands for a container's root, with one beside it that does not belong to it.
     fn root(name: &str) -> (PathBuf, Root) {
@@ -202,13 +205,37 @@ mod tests {
         fs::remove_dir_all(dir).expect("removed");
     }
 
+    /// A directory outside is entered by nobody, however its descriptor was come by: here a root is given that is above the
+    /// caller's own.
+    #[test]
+    fn a_directory_without_a_name_beneath_the_root_is_not_entered() {
+        let (dir, _) = root("unreachable");
+        let outer = Root(crate::mount::open_path(&dir).expect("opened"));
+        let inner = dir.join("root");
+        let entered = std::thread::spawn(move || {
+            // SAFETY: from here on this thread, and no other, has a root and working directory of its own.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FS) }, 0);
+            rustix::process::chroot(&inner).expect("a new root");
+            rustix::process::chdir("/").expect("entered");
+            let own = outer.enter(Path::new("/root/etc")).map_err(|e| e.to_string());
+            (
+                own,
+                outer.enter(Path::new("/outside")).map_err(|e| e.to_string()),
+                std::env::current_dir().expect("a name"),
+            )
+        });
+        let (own, outside, at) = entered.join().expect("ends");
+        assert_eq!(own, Ok(()));
+        assert_eq!(outside, Err("it is not beneath the container's root".to_owned()));
+        assert_eq!(at, Path::new("/"));
+        fs::remove_dir_all(dir).expect("removed");
+    }
+
     #[test]
     fn no_magic_link_is_followed_and_no_circle() {
         let (dir, root) = root("magic");
         let outside = crate::mount::open_path(&dir.join("outside")).expect("opened");
-        // As if `/proc` were mounted in it: the root of this test is the real one, seen from a subdirectory's links.
         let real = Root::current().expect("opened");
-        use std::os::fd::AsRawFd;
         let magic = PathBuf::from(format!("/proc/self/fd/{}/made", outside.as_raw_fd()));
         let error = real.ensure_directory(&magic, Owner::Caller).expect_err("refused");
         assert_eq!(error.errno(), Some(libc::ELOOP));

@@ -64,8 +64,7 @@ pub fn clone_beneath(from: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 /// # Errors
 /// What `open_tree(2)` gives.
 pub fn clone_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
-    let mut flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }

@@ -299,12 +299,7 @@ fn attach_files(root: &Root, files: BorrowedFd<'_>, entries: &[FileMount], owner
 /// Where the files' mount is for a moment, in `/dev`.
 const STAGING: &str = ".files";
 
-fn attach_each(
-    root: &Root,
-    entries: &[FileMount],
-    owner: Owner,
-    copy: impl Fn(&str) -> Result<OwnedFd>,
-) -> Result<()> {
+fn attach_each(root: &Root, entries: &[FileMount], owner: Owner, copy: impl Fn(&str) -> Result<OwnedFd>) -> Result<()> {
     for FileMount { name, path } in entries {
         let bind = copy(name)?;
         mount::restrict(bind.as_fd(), attr::RDONLY | attr::NOSUID | attr::NODEV, false)?;

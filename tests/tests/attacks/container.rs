@@ -321,7 +321,11 @@ fn a_directory_is_no_stream() {
     let mut command = host.command(&["exec", "web", "--", "cat", "/proc/self/fd/0/etc/hostname"]);
     let ended = Ended::from(command.stdin(fs::File::open("/").expect("opened")).output().expect("tank"));
     assert_eq!((ended.status, ended.stdout.as_str()), (125, ""));
-    assert!(ended.stderr.contains("can't hand standard input into the container: it is a directory"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("can't hand standard input into the container: it is a directory"),
+        "{}",
+        ended.stderr
+    );
 
     // Whatever a client of somebody else's hands in, by the daemon and past it.
     let kinds = r#"
