@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use zlink::Call;
 
 pub struct Client {
-    connection: zlink::Connection<zlink::tokio::unix::Stream>,
+    connection: zlink::Connection<tank_proto::socket::Socket>,
     writer: UnixStream,
     socket: String,
 }

@@ -293,7 +293,23 @@ impl Engine {
         let fetches: Vec<_> = references.into_iter().map(|reference| self.fetch(reference, base_dir, told)).collect();
         let fetched: Vec<Result<_, Error>> = stream::iter(fetches).buffer_unordered(FETCHES).collect().await;
         let digests: BTreeMap<Reference, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
+        self.check_working_dirs(config, &digests)?;
         Graph::build(config, |reference| digests.get(reference).copied()).map_err(|e| internal("build the graph", e))
+    }
+
+    /// Refuses images whose working directory can't be one, where a pod does not name its own.
+    fn check_working_dirs(&self, config: &Config, digests: &BTreeMap<Reference, Digest>) -> Result<(), Error> {
+        let containers = config.pods.values().flat_map(|pod| pod.processes()).map(|(_, _, container)| container);
+        let images: BTreeSet<&Reference> =
+            containers.filter(|container| container.working_dir.is_none()).map(|container| &container.image).collect();
+        for (reference, digest) in images.into_iter().filter_map(|image| Some((image, *digests.get(image)?))) {
+            let unavailable = |why, help| Error::ImageUnavailable { image: reference.to_string(), why, help };
+            let image = self.host.images.find(digest).map_err(|e| unavailable(e.why, e.help))?;
+            let dir = image.config.config().as_ref().and_then(|config| config.working_dir().as_deref());
+            let help = "set `working_dir` of its container to an absolute path".to_owned();
+            crate::start::working_dir(None, dir).map_err(|why| unavailable(why, Some(help)))?;
+        }
+        Ok(())
     }
 
     async fn fetch(

@@ -33,7 +33,7 @@ const STRANGER_LIMIT: Duration = Duration::from_secs(2);
 /// The longest a client may take to read one reply.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
-type Connection = zlink::Connection<zlink::tokio::unix::Stream>;
+type Connection = zlink::Connection<tank_proto::socket::Socket>;
 
 /// A call before it is known which.
 #[derive(Debug, Deserialize)]
@@ -487,10 +487,13 @@ async fn exec(engine: &Engine, call: ExecCall, streams: Vec<OwnedFd>) -> Result<
             problems: vec!["without a terminal, three streams have to come along".to_owned()],
         });
     }
-    // A client's terminal is never handed into a container: what can push keys into it could run commands outside.
-    if streams.iter().any(rustix::termios::isatty) {
-        return Err(Error::Invalid { problems: vec!["one of the streams is a terminal".to_owned()] });
+    if let Some(cwd) = call.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
+        let problem = format!("the working directory `{cwd}` is not absolute: name it from the container's `/`");
+        return Err(Error::Invalid { problems: vec![problem] });
     }
+    // Neither a client's terminal nor a directory of its is ever handed into a container.
+    tank_sys::stream::check_all(streams.iter().map(AsFd::as_fd))
+        .map_err(|why| Error::Invalid { problems: vec![why] })?;
     let running = || Error::NotRunning { pod: pod.to_string(), container: container.to_string() };
     let shim = engine.host.shim(&pod).ok_or_else(running)?;
     let spec = ExecSpec {

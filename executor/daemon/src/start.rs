@@ -77,6 +77,19 @@ pub fn capabilities(declared: &spec::Capabilities) -> Vec<String> {
     set
 }
 
+/// Where a program begins: what the pod says, or else the image, or else `/`. What an image says has to be absolute, too: a
+/// relative one means a place that depends on where a process happens to be.
+///
+/// # Errors
+/// What is wrong with the image's.
+pub fn working_dir<'a>(declared: Option<&'a str>, image: Option<&'a str>) -> Result<&'a str, String> {
+    match declared.or(image).filter(|dir| !dir.is_empty()) {
+        None => Ok("/"),
+        Some(dir) if dir.starts_with('/') => Ok(dir),
+        Some(dir) => Err(format!("its working directory `{dir}` is not absolute")),
+    }
+}
+
 /// What a container's start needs beside its node.
 struct Parts {
     fds: Vec<OwnedFd>,
@@ -166,7 +179,8 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
     }
     let stop = graph.lifecycle(pod, container).stop;
     let signal = stop.signal.or_else(|| config.stop_signal().clone());
-    let cwd = node.working_dir.clone().or_else(|| config.working_dir().clone()).filter(|dir| !dir.is_empty());
+    let cwd = working_dir(node.working_dir.as_deref(), config.working_dir().as_deref());
+    let cwd = cwd.map_err(|e| fail(format!("use the image {}", node.image), e))?.to_owned();
 
     let root = parts.push(root);
     let mut mounts = volumes(host, graph, pod, &node, user_namespace, base)?;
@@ -185,7 +199,7 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
         attempt: *attempt,
         argv,
         env: environment(&list(config.env()), &node.env, &sandbox.hostname, &resolved.home, node.tty),
-        cwd: cwd.unwrap_or_else(|| "/".to_owned()),
+        cwd,
         user: resolved.user,
         tty: node.tty,
         read_only: node.read_only,
@@ -399,6 +413,15 @@ mod tests {
         let get = |key: &str| env.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
         assert_eq!((get("PATH"), get("A")), (Some("/image"), Some("2")));
         assert_eq!((get("HOSTNAME"), get("HOME"), get("TERM")), (Some("web"), Some("/root"), Some("xterm")));
+    }
+
+    #[test]
+    fn a_working_directory_is_absolute_whoever_names_it() {
+        assert_eq!(working_dir(None, None), Ok("/"));
+        assert_eq!(working_dir(None, Some("")), Ok("/"));
+        assert_eq!(working_dir(None, Some("/srv")), Ok("/srv"));
+        assert_eq!(working_dir(Some("/mine"), Some("srv")), Ok("/mine"));
+        assert!(working_dir(None, Some("srv")).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Reading, and what a message is, are zlink's. Its writer (0.8) makes room by 256 bytes at a time and writes the message
 //! from its beginning after each: a configuration of five hundred pods took 190 ms to be written like that, and takes one.
 
+use crate::socket::Socket;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Serialize;
 use std::{
@@ -19,9 +20,11 @@ use tokio::{io::Interest, net::UnixStream};
 pub async fn send<T: Serialize>(stream: &UnixStream, message: &T, fds: Vec<OwnedFd>) -> io::Result<()> {
     let mut bytes = serde_json::to_vec(message).map_err(io::Error::from)?;
     bytes.push(0);
-    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    let mut fds = borrowed.as_slice();
-    let mut rest = bytes.as_slice();
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    send_bytes(stream, &bytes, &fds).await
+}
+
+pub(crate) async fn send_bytes(stream: &UnixStream, mut rest: &[u8], mut fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     while !rest.is_empty() {
         let sent = stream.async_io(Interest::WRITABLE, || write(stream.as_fd(), rest, fds)).await?;
         rest = &rest[sent..];
@@ -49,12 +52,11 @@ fn write(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
 ///
 /// # Errors
 /// What `dup(2)` and `epoll_ctl(2)` give.
-pub fn split(stream: UnixStream) -> io::Result<(zlink::Connection<zlink::tokio::unix::Stream>, UnixStream)> {
+pub fn split(stream: UnixStream) -> io::Result<(zlink::Connection<Socket>, UnixStream)> {
     let stream = stream.into_std()?;
     let writer = UnixStream::from_std(stream.try_clone()?)?;
     let reader = UnixStream::from_std(stream)?;
-    let reader = zlink::tokio::unix::Stream::try_from(reader).map_err(io::Error::other)?;
-    Ok((zlink::Connection::new(reader), writer))
+    Ok((zlink::Connection::new(Socket::from(reader)), writer))
 }
 
 #[cfg(test)]
@@ -83,6 +85,8 @@ mod tests {
         sending.await.expect("ends").expect("sent");
         assert_eq!((call.method().method.as_str(), &call.method().parameters["text"]), ("a.b.C", &Value::from(text)));
         assert_eq!(fds.len(), 1);
+        let flags = rustix::io::fcntl_getfd(&fds[0]).expect("flags");
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{flags:?}");
         drop(fds);
         // It was the only writing end.
         assert_eq!(out.read(&mut [0]).expect("reads"), 0);

@@ -2,10 +2,15 @@
 //!
 //! ```text
 //! shim ──clone3(into its cgroup, new pid and mount namespace)──► main process: joins the cgroups of version 1, enters the
-//!          pod's namespaces, root file system, terminal or streams, ids, capabilities, filter, exec
-//! shim ──fork──► carrier: enters the container's namespaces
-//!                   └──fork (a child of the shim)──► second process: streams, ids, capabilities, filter, exec
+//!          pod's namespaces, closes what it was not given, root file system, terminal or streams, ids, working directory,
+//!          capabilities, closes the rest, filter, exec
+//! shim ──fork──► carrier: closes what it was not given, enters the container's namespaces
+//!                   └──fork (a child of the shim)──► second process: streams, ids, capabilities, working directory, closes
+//!                                                    the rest, filter, exec
 //! ```
+//!
+//! A working directory that is missing is made by the pod's root in the pod's own user namespace, as everything else in the
+//! container is there; it is entered by the container's user.
 //!
 //! A pid namespace is entered by the children of whoever enters it: that is the carrier, which ends as soon as its child
 //! exists. The shim itself never changes where it is. A failure comes back over a pipe that closes by itself when the
@@ -27,13 +32,15 @@ use std::{
 };
 use tank_proto::shim::{ContainerState, ExitStatus, Failure, FailureKind, Setup, StartSpec, User};
 use tank_sys::{
-    Context, cgroup,
+    Context,
+    beneath::{Owner, Root},
+    cgroup,
     laps::{Laps, Phase},
     namespace::{self, Namespaces},
     packet, privilege,
     process::{self, Exit, Process, flags},
     pty,
-    rootfs::{self, FileMount, Rootfs},
+    rootfs::{self, Entered, FileMount, Rootfs},
     seccomp,
 };
 
@@ -82,6 +89,7 @@ impl Container {
         fds: Vec<OwnedFd>,
         laps: &Laps,
     ) -> Result<Self, Failure> {
+        absolute(&spec.cwd)?;
         let parts = Parts::sort(&spec, fds)?;
         let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
         let log = LogFile::new(path);
@@ -95,7 +103,7 @@ impl Container {
         }
         let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
         laps.note(Phase::Prepare);
-        let main = |report: &mut Report| -> Result<(), tank_sys::Error> {
+        let main = |report: &mut Report<'_>| -> Result<(), tank_sys::Error> {
             laps.note(Phase::Clone);
             cgroup::join(&parts.cgroup.join)?;
             namespace::own_cgroups()?;
@@ -105,10 +113,14 @@ impl Container {
             }
             namespace::enter(namespaces.uts.as_fd(), ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)?;
             namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
+            // Nothing of the host's but its own streams, while a path of the container is resolved.
+            let given = [&namespaces.user, &parts.root, &out_end, &err_end, &terminal_end];
+            let given = given.into_iter().chain(&parts.files).chain(parts.mounts.iter().map(|(fd, _)| fd));
+            report.close_all_but(given)?;
             laps.note(Phase::Namespaces);
             let devices: Vec<rootfs::Device> = spec.devices.iter().map(device).collect();
             let files: Vec<FileMount> = spec.files.iter().flat_map(|(_, files)| files).map(file_mount).collect();
-            rootfs::enter(&Rootfs {
+            let Entered { root, null } = rootfs::enter(&Rootfs {
                 root: parts.root.as_fd(),
                 attach_on: Path::new(&setup.attach_on),
                 mounts: &parts.mounts,
@@ -119,19 +131,21 @@ impl Container {
                 laps,
             })?;
             if spec.tty {
-                let (master, slave) = pty::open(setup.id_base + spec.user.uid)?;
+                let (master, slave) = pty::open(&root, setup.id_base + spec.user.uid)?;
                 packet::send(terminal_end.as_fd(), b"m", &[master.as_fd()]).doing(|| "hand over a terminal")?;
                 pty::adopt(slave.as_fd())?;
             } else {
-                let null = File::open("/dev/null").doing(|| "open /dev/null")?;
                 rustix::process::setsid().doing(|| "start a session")?;
                 pty::streams(null.as_fd(), out_end.as_fd(), err_end.as_fd())?;
             }
-            let _ = rootfs::make_directories(Path::new(&spec.cwd), setup.id_base);
+            drop(null);
             set_limits(setup, &spec)?;
             laps.note(Phase::Streams);
+            privilege::become_root(namespaces.user.as_fd())?;
+            // Where it can't be made, it can't be entered either, which is said then.
+            let _ = root.ensure_directory(Path::new(&spec.cwd), Owner::Caller);
             let program = Program { argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, user: &spec.user };
-            program.run(namespaces.user.as_fd(), &spec.bounding, &spec.ambient, &filter, report, laps)
+            program.run(root, &spec.bounding, &spec.ambient, &filter, report, laps)
         };
         let process = launch_in(flags::NEWPID | flags::NEWNS, parts.cgroup.into.as_ref(), main)?;
         laps.note(Phase::Exec);
@@ -287,6 +301,18 @@ impl Parts {
     }
 }
 
+/// A working directory is beneath the container's root, and not wherever a process happens to be.
+///
+/// # Errors
+/// When it is relative.
+pub fn absolute(cwd: &str) -> Result<(), Failure> {
+    if cwd.starts_with('/') {
+        return Ok(());
+    }
+    let why = format!("`{cwd}` is not absolute: name it from `/`");
+    Err(other("enter the working directory", &io::Error::other(why)))
+}
+
 /// A program with what it is to see of the world.
 pub struct Program<'a> {
     pub argv: &'a [String],
@@ -296,14 +322,15 @@ pub struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// Gives every privilege up and executes the program. Returns only on failure.
+    /// Executes the program with what privileges it is to have; the caller is [the pod's root](privilege::become_root).
+    /// Returns only on failure.
     pub fn run(
         &self,
-        user_namespace: BorrowedFd<'_>,
+        root: Root,
         bounding: &[String],
         ambient: &[String],
         filter: &[seccomp::Instruction],
-        report: &mut Report,
+        report: &mut Report<'_>,
         laps: &Laps,
     ) -> Result<(), tank_sys::Error> {
         let text = |text: String| CString::new(text).map_err(|e| io::Error::other(e.to_string()));
@@ -317,11 +344,12 @@ impl Program<'_> {
             .doing(|| "read the environment")?;
         let User { uid, gid, groups } = self.user.clone();
         let identity = privilege::Identity { uid, gid, groups };
-        privilege::become_user(user_namespace, &identity, bounding, ambient)?;
-        std::env::set_current_dir(self.cwd).doing(|| format!("enter the working directory {}", self.cwd))?;
+        privilege::become_user(&identity, bounding, ambient)?;
+        root.enter(Path::new(self.cwd)).doing(|| format!("enter the working directory {}", self.cwd))?;
+        drop(root);
         process::reset_signals();
-        process::close_descriptors_on_exec()?;
-        process::die_with_parent()?;
+        // Closed, and not at the program's execution: until it is found, a link in its path could lead through them.
+        report.close_all_but([])?;
         laps.note(Phase::Privileges);
         seccomp::install(filter)?;
         laps.note(Phase::Filter);
@@ -336,20 +364,36 @@ impl Program<'_> {
     }
 }
 
-/// What went wrong in a process that did not get as far as its program.
-pub struct Report {
+/// What goes wrong in a process that does not get as far as its program, and where that is said.
+pub struct Report<'a> {
     pub kind: FailureKind,
+    /// A pipe, which closes by itself when the program is executed.
+    status: &'a OwnedFd,
+}
+
+impl<'a> Report<'a> {
+    fn new(status: &'a OwnedFd) -> Self {
+        Self { kind: FailureKind::Other, status }
+    }
+
+    /// Closes every descriptor but the standard streams, those that are given and the one to report on. What is closed is
+    /// owned by frames that this process never returns to.
+    pub fn close_all_but<'b>(&'b self, given: impl IntoIterator<Item = &'b OwnedFd>) -> Result<(), tank_sys::Error> {
+        let mut keep: Vec<BorrowedFd<'_>> = vec![self.status.as_fd()];
+        keep.extend(given.into_iter().map(|fd| -> BorrowedFd<'_> { fd.as_fd() }));
+        process::close_descriptors_but(&keep)
+    }
 }
 
 /// Runs `main` in a process in new namespaces. Returns once the program is executed, or with why it was not.
 fn launch_in(
     namespaces: u64,
     cgroup: Option<&OwnedFd>,
-    main: impl FnOnce(&mut Report) -> Result<(), tank_sys::Error>,
+    main: impl FnOnce(&mut Report<'_>) -> Result<(), tank_sys::Error>,
 ) -> Result<Process, Failure> {
     let (status, status_end) = namespace::pipe().map_err(|e| failure(&e))?;
     let process = process::spawn(namespaces, cgroup.map(AsFd::as_fd), || {
-        let mut report = Report { kind: FailureKind::Other };
+        let mut report = Report::new(&status_end);
         let result = main(&mut report);
         tell(&status_end, result, report.kind)
     });
@@ -358,19 +402,25 @@ fn launch_in(
     executed(process, status)
 }
 
-/// Makes a process through a carrier: `enter` runs in the carrier, `main` in the process, which is a child of the
-/// shim. Returns once the program is executed, or with why it was not.
+/// Makes a process through a carrier: `enter` runs in the carrier, once that has joined the container's groups and closed
+/// everything but `given`; `main` in the process, which is a child of the shim. Returns once the program is executed, or
+/// with why it was not.
 pub fn launch(
-    cgroup: Option<&OwnedFd>,
+    groups: &Groups,
+    given: &[&OwnedFd],
     enter: impl FnOnce() -> Result<(), tank_sys::Error>,
-    main: impl FnOnce(&mut Report) -> Result<(), tank_sys::Error>,
+    main: impl FnOnce(&mut Report<'_>) -> Result<(), tank_sys::Error>,
 ) -> Result<Process, Failure> {
     let (status, status_end) = namespace::pipe().map_err(|e| failure(&e))?;
     let (pid, pid_end) = namespace::pipe().map_err(|e| failure(&e))?;
-    let carrier = process::spawn(0, cgroup.map(AsFd::as_fd), || {
-        let launched = enter().and_then(|()| {
+    let carrier = process::spawn(0, groups.into.as_ref().map(AsFd::as_fd), || {
+        let ready = cgroup::join(&groups.join).and_then(|()| {
+            Report::new(&status_end).close_all_but(given.iter().copied().chain([&pid_end]))?;
+            enter()
+        });
+        let launched = ready.and_then(|()| {
             process::spawn(flags::PARENT, None, || {
-                let mut report = Report { kind: FailureKind::Other };
+                let mut report = Report::new(&status_end);
                 let result = main(&mut report);
                 tell(&status_end, result, report.kind)
             })
@@ -405,10 +455,14 @@ fn tell(status: &OwnedFd, result: Result<(), tank_sys::Error>, kind: FailureKind
     125
 }
 
-/// Waits until a process executes its program; one that does not is ended.
+/// Waits until a process executes its program, and says by which pid the host knows it; one that does not is ended.
 fn executed(process: Process, status: OwnedFd) -> Result<Process, Failure> {
+    let visible = || process::visible_pid(process.pidfd.as_fd()).map_err(|e| failure(&e));
     let failure = match read_status(status) {
-        Ok(None) => return Ok(process),
+        Ok(None) => match visible() {
+            Ok(pid) => return Ok(Process { pid, ..process }),
+            Err(failure) => failure,
+        },
         Ok(Some(failure)) | Err(failure) => failure,
     };
     let _ = process::signal(process.pidfd.as_fd(), libc::SIGKILL);

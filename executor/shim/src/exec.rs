@@ -5,7 +5,7 @@
 //! client detaches, and then reads it empty, so that the command is not stopped by a full one.
 
 use crate::{
-    container::{Container, Program, failure, filter, launch, other, set_limits},
+    container::{Container, Program, Report, absolute, failure, filter, launch, other, set_limits},
     describe,
 };
 use std::{
@@ -13,7 +13,10 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
-use tank_sys::{Context, cgroup, laps::Laps, namespace, namespace::Namespaces, packet, process::Process, pty};
+use tank_sys::{
+    Context, beneath::Root, laps::Laps, namespace, namespace::Namespaces, packet, privilege, process::Process, pty,
+    stream,
+};
 
 /// A second process and who waits for it.
 pub struct Exec {
@@ -34,6 +37,12 @@ pub fn start(
     if spec.terminal.is_none() && streams.len() != 3 {
         return Err(other("read the request", &io::Error::other("three streams are needed without a terminal")));
     }
+    // `tankd` has looked at them, and an older one has not.
+    let streams = if spec.terminal.is_some() { &[] } else { streams };
+    stream::check_all(streams.iter().map(AsFd::as_fd))
+        .map_err(|why| other("use the streams", &io::Error::other(why)))?;
+    let cwd = spec.cwd.as_deref().unwrap_or(&container.spec.cwd);
+    absolute(cwd)?;
     let filter = filter(&container.spec.seccomp)?;
     let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
     let mut env = container.spec.env.clone();
@@ -47,9 +56,12 @@ pub fn start(
     if spec.terminal.is_some() && !env.iter().any(|(key, _)| key == "TERM") {
         env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
-    let main = |report: &mut crate::container::Report| -> Result<(), tank_sys::Error> {
+    let given: Vec<&OwnedFd> = [&namespaces.user, &terminal_end].into_iter().chain(streams).collect();
+    let main = |report: &mut Report<'_>| -> Result<(), tank_sys::Error> {
+        report.close_all_but(given.iter().copied())?;
+        let root = Root::current()?;
         if let Some((rows, columns)) = spec.terminal {
-            let (master, slave) = pty::open(setup.id_base + container.spec.user.uid)?;
+            let (master, slave) = pty::open(&root, setup.id_base + container.spec.user.uid)?;
             if rows > 0 && columns > 0 {
                 pty::resize(master.as_fd(), rows, columns)?;
             }
@@ -59,17 +71,15 @@ pub fn start(
             rustix::process::setsid().doing(|| "start a session")?;
             pty::streams(streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd())?;
         }
-        let cwd = spec.cwd.as_deref().unwrap_or(&container.spec.cwd);
         set_limits(setup, &container.spec)?;
+        privilege::become_root(namespaces.user.as_fd())?;
         let program = Program { argv: &spec.argv, env: &env, cwd, user: &container.spec.user };
         let (bounding, ambient) = (&container.spec.bounding, &container.spec.ambient);
-        program.run(namespaces.user.as_fd(), bounding, ambient, &filter, report, &Laps::none())
+        program.run(root, bounding, ambient, &filter, report, &Laps::none())
     };
-    let enter = || {
-        cgroup::join(&container.cgroup.join)?;
-        namespace::enter_process(container.process.pidfd.as_fd())
-    };
-    let process = launch(container.cgroup.into.as_ref(), enter, main)?;
+    let entrance = &container.process.pidfd;
+    let carried: Vec<&OwnedFd> = given.iter().copied().chain([entrance]).collect();
+    let process = launch(&container.cgroup, &carried, || namespace::enter_process(entrance.as_fd()), main)?;
     drop(terminal_end);
     let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| other("watch a client", &e.into()))?;

@@ -4,8 +4,9 @@
 //! that are never written are shared by all shims, and each is *born* in its cgroup (`CLONE_INTO_CGROUP`): to move a
 //! process there takes a lock for which the kernel waits an RCU grace period, 15 ms when nothing else was moved lately.
 //!
-//! A shim is made as a child of `tankd` (`CLONE_PARENT`), so this process waits for nobody. It ends when `tankd` does,
-//! at the end of its standard input; the shims do not.
+//! A shim is made as a child of `tankd` (`CLONE_PARENT`), so this process waits for nobody, and as the first process of a
+//! pid namespace, which takes everything in the pod along when it ends. This process ends when `tankd` does, at the end of
+//! its standard input; the shims do not.
 
 use crate::{describe, pod::Pod};
 use rustix::fs::{Mode, OFlags};
@@ -54,7 +55,7 @@ fn fork(setup: OwnedFd, stderr: &OwnedFd, control: &OwnedFd, cgroup: &OwnedFd) -
             }
         }
     };
-    process::spawn(flags::PARENT, Some(cgroup.as_fd()), body).map(drop).map_err(|e| describe(&e))
+    process::spawn(flags::PARENT | flags::NEWPID, Some(cgroup.as_fd()), body).map(drop).map_err(|e| describe(&e))
 }
 
 /// Says why there is no shim.
@@ -65,7 +66,7 @@ fn refuse(control: &OwnedFd, why: String) {
     let _ = packet::send(control.as_fd(), &text, &[]);
 }
 
-/// A shim's whole life.
+/// A shim's whole life. Of what it was made with it keeps the socket: the directory of its cgroup is a way to the host's.
 fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, laps: &Laps) -> Result<(), String> {
     let streams = || -> io::Result<()> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -75,6 +76,7 @@ fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, laps: &Laps) -> Resul
     };
     streams().map_err(|e| format!("take its streams: {e}"))?;
     let _ = rustix::thread::set_name(c"tank-shim");
-    let control = control.try_clone().map_err(|e| format!("keep the socket to tankd: {e}"))?;
-    Pod::set_up(setup, control, laps).and_then(Pod::serve).map_err(|e| describe(&e))
+    let own = control.try_clone().map_err(|e| format!("keep the socket to tankd: {e}"))?;
+    process::close_descriptors_but(&[control.as_fd(), own.as_fd()]).map_err(|e| describe(&e))?;
+    Pod::set_up(setup, own, laps).and_then(Pod::serve).map_err(|e| describe(&e))
 }

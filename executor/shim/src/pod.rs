@@ -34,6 +34,8 @@ const MAX_CONNECTIONS: usize = 16;
 const MAX_EXECS: usize = 256;
 
 pub struct Pod {
+    /// As the host has it; the shim itself is the first process of a namespace.
+    pid: i32,
     setup: Setup,
     namespaces: Namespaces,
     listener: OwnedFd,
@@ -73,7 +75,9 @@ impl Pod {
         let listener = packet::listen(Path::new(&setup.socket))?;
         rustix::process::chdir("/").doing(|| "enter /")?;
         rustix::io::ioctl_fionbio(&control, true).doing(|| "watch the socket to tankd")?;
+        let pid = process::own_visible_pid()?;
         let pod = Self {
+            pid,
             setup,
             namespaces,
             listener,
@@ -84,7 +88,7 @@ impl Pod {
             shutting_down: false,
         };
         laps.note(Phase::Listen);
-        let reply = Reply::Ready { pid: rustix::process::getpid().as_raw_nonzero().get(), spans: spans(laps) };
+        let reply = Reply::Ready { pid, spans: spans(laps) };
         let mut fds = pod.copies().map_err(|failure| Error::new(failure.what, io::Error::other(failure.why)))?;
         fds.extend(sockets);
         // A tankd that is gone meanwhile connects again when it is back.
@@ -341,7 +345,7 @@ impl Pod {
             version: version(),
             pod: self.setup.pod.clone(),
             sandbox: self.setup.sandbox.clone(),
-            pid: rustix::process::getpid().as_raw_nonzero().get(),
+            pid: self.pid,
             id_base: self.setup.id_base,
             containers: self.containers.values().map(Container::state).collect(),
         }

@@ -5,9 +5,12 @@
 //! | [`process`] | `clone3`, pidfds, exit statuses |
 //! | [`namespace`] | a user namespace with its map, and the network, UTS and IPC namespaces it owns |
 //! | [`mount`] | detached mounts: idmapped layers, overlay, tmpfs (`fsopen(2)`, `open_tree(2)`, `mount_setattr(2)`) |
+//! | [`beneath`] | paths of a container, resolved beneath a descriptor of its root |
 //! | [`rootfs`] | what a container's first process does to its own mount namespace |
 //! | [`privilege`] | ids, capabilities, `no_new_privs`, [`seccomp`] |
 //! | [`pty`] | terminals, made inside a container |
+//! | [`stream`] | what may be a standard stream of a process in a container |
+//! | [`program`] | the caller's own program, out of reach of those it executes others for |
 //! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
 //! | [`route`] | links, addresses and routes (rtnetlink), in any network namespace |
 //! | [`nft`] | one owned nftables table, replaced in one transaction |
@@ -20,6 +23,7 @@
 
 #![allow(unsafe_code, reason = "this crate is where Tank's unsafe code is; every block states its invariant")]
 
+pub mod beneath;
 pub mod cgroup;
 pub mod laps;
 pub mod mount;
@@ -29,10 +33,12 @@ pub mod nft;
 pub mod packet;
 pub mod privilege;
 pub mod process;
+pub mod program;
 pub mod pty;
 pub mod rootfs;
 pub mod route;
 pub mod seccomp;
+pub mod stream;
 pub mod watch;
 
 use std::{fmt, io, path::Path};

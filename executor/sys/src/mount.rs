@@ -8,7 +8,7 @@
 
 use crate::{Context, Result};
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, CWD, Mode, OFlags},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     },
@@ -57,6 +57,18 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
 pub fn clone_beneath(from: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     rustix::mount::open_tree(from, name, flags).doing(|| format!("copy the mount of {name}"))
+}
+
+/// A detached copy of the mount that `place` is in, with that as its root, optionally with everything mounted below it.
+///
+/// # Errors
+/// What `open_tree(2)` gives.
+pub fn clone_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(place, "", flags).doing(|| "copy a mount")
 }
 
 /// Sets attributes on `mount` and everything below it.
@@ -218,8 +230,7 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// What `openat2(2)` gives.
 pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    Ok(rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    crate::beneath::open_in(root, Path::new(path), flags)
 }
 
 /// Writes a new file into a directory (of a mount of Tank's own, so nothing can be in the way).

@@ -61,7 +61,8 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
     drop(ready_tx);
     laps.note(Phase::Clone);
     let opened = (|| {
-        let pid = helper.pid;
+        // The caller may be in a pid namespace of its own, which `/proc` is not of.
+        let pid = process::visible_pid(helper.pidfd.as_fd())?;
         let map = format!("0 {id_base} {ID_COUNT}");
         fs::write(format!("/proc/{pid}/uid_map"), &map).doing(|| format!("map user ids {map}"))?;
         fs::write(format!("/proc/{pid}/gid_map"), &map).doing(|| format!("map group ids {map}"))?;

@@ -1,6 +1,6 @@
 //! Giving privileges up, in the one order that works, just before a program is executed.
 
-use crate::{Context, Result, namespace};
+use crate::{Context, Result, namespace, process};
 use caps::{CapSet, Capability, CapsHashSet};
 use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
@@ -35,16 +35,25 @@ pub fn is_capability(name: &str) -> bool {
     name.parse::<Capability>().is_ok()
 }
 
-/// Enters the pod's user namespace and becomes `identity` with at most `bounding`. Those in `ambient` a user other
+/// Enters the pod's user namespace and becomes its root, with every capability over what the pod owns and none over
+/// anything else.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn become_root(user: BorrowedFd<'_>) -> Result<()> {
+    // Between here and exec this process still has the host's memory image: no one inside may look at it.
+    process::hide()?;
+    namespace::enter(user, ThreadNameSpaceType::USER)?;
+    set_ids(&Identity::default())?;
+    process::hide()
+}
+
+/// Becomes `identity`, from [the pod's root](become_root), with at most `bounding`. Those in `ambient` a user other
 /// than root keeps as well. Ends with `no_new_privs`, so no program can gain anything back.
 ///
 /// # Errors
 /// What the kernel gives.
-pub fn become_user(user: BorrowedFd<'_>, identity: &Identity, bounding: &[String], ambient: &[String]) -> Result<()> {
-    // Between here and exec this process still has the host's memory image: no one inside may look at it.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .doing(|| "hide a process from tracing")?;
-    namespace::enter(user, ThreadNameSpaceType::USER)?;
+pub fn become_user(identity: &Identity, bounding: &[String], ambient: &[String]) -> Result<()> {
     let bounding = parse(bounding)?;
     let ambient: CapsHashSet = parse(ambient)?.intersection(&bounding).copied().collect();
     for capability in caps::runtime::thread_all_supported().difference(&bounding) {
@@ -59,7 +68,9 @@ pub fn become_user(user: BorrowedFd<'_>, identity: &Identity, bounding: &[String
     let inherited = if identity.uid == 0 { CapsHashSet::new() } else { ambient };
     set(CapSet::Inheritable, &inherited).doing(|| "set the inheritable capabilities")?;
     set(CapSet::Ambient, &inherited).doing(|| "set the ambient capabilities")?;
-    rustix::thread::set_no_new_privs(true).doing(|| "refuse new privileges")
+    rustix::thread::set_no_new_privs(true).doing(|| "refuse new privileges")?;
+    // A change of credentials may have shown the process again (proc(5), /proc/sys/fs/suid_dumpable).
+    process::hide()
 }
 
 fn parse(names: &[String]) -> Result<CapsHashSet> {

@@ -51,7 +51,7 @@ impl Exit {
 const INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Makes a process that runs `body` and ends when it returns, in the cgroup (version 2) whose directory is given, or
-/// else in the caller's own. The caller must be single-threaded: `body` is ordinary
+/// else in the caller's own. Its pid is as the caller's pid namespace has it. The caller must be single-threaded: `body` is ordinary
 /// Rust, which allocates, and a lock held by another thread would stay held for ever.
 ///
 /// # Errors
@@ -227,14 +227,25 @@ fn wait_with(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Exi
     }))
 }
 
-/// Ends this process with SIGKILL when its parent ends. Call it after the last change of credentials: the kernel
-/// forgets it at each (prctl(2), PR_SET_PDEATHSIG).
+/// Ends this process with SIGKILL when its parent ends. The kernel forgets that at each change of credentials (prctl(2),
+/// PR_SET_PDEATHSIG): it is for a process that makes none, never for a program of an image.
 ///
 /// # Errors
 /// What `prctl(2)` gives.
 pub fn die_with_parent() -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .doing(|| "tie a process to its parent")
+}
+
+/// Keeps everybody without privileges over the host from looking at this process and those it forks: no tracing, no
+/// memory, and none of its magic links in `/proc` (`exe`, `fd`, `root`, `cwd`). The kernel may forget it at a change of
+/// credentials (it then sets what `fs.suid_dumpable` says) and forgets it when a program is executed.
+///
+/// # Errors
+/// What `prctl(2)` gives.
+pub fn hide() -> Result<()> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .doing(|| "hide a process from tracing")
 }
 
 /// All signals back to their default action and none blocked, as a program expects to be started.
@@ -250,15 +261,64 @@ pub fn reset_signals() {
     }
 }
 
-/// Makes every descriptor above standard error close when a program is executed: a last line of defence, since all
-/// of Tank's are opened that way.
+/// Closes every descriptor above standard error but those of `keep`. To mark them close-on-exec is not enough: while
+/// `execve(2)` looks for its program they are still open, and a link to `/proc/self/fd/N` leads through them.
+///
+/// For a process that [`spawn`] made or that has just been executed: it ends without running what its parent would have,
+/// so that nobody uses what is closed here under an owner's feet.
 ///
 /// # Errors
 /// What `close_range(2)` gives.
-pub fn close_descriptors_on_exec() -> Result<()> {
-    // SAFETY: only sets flags on descriptors, whoever owns them.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()).doing(|| "mark descriptors close-on-exec") }
+pub fn close_descriptors_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    for (first, last) in gaps(keep) {
+        // SAFETY: a plain system call. In the processes this is for (see above) no owner of one of these descriptors uses
+        // or closes it afterwards.
+        if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) } != 0 {
+            return Err(io::Error::last_os_error()).doing(|| "close descriptors");
+        }
+    }
+    Ok(())
+}
+
+/// The ranges of numbers above standard error between those that are kept: first and last of each.
+fn gaps(mut keep: Vec<u32>) -> Vec<(u32, u32)> {
+    keep.retain(|fd| *fd >= 3);
+    keep.sort_unstable();
+    keep.dedup();
+    let mut gaps = Vec::new();
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            gaps.push((first, fd - 1));
+        }
+        first = fd + 1;
+    }
+    gaps.push((first, u32::MAX));
+    gaps
+}
+
+/// The pid of a process as the `/proc` that is mounted has it, whatever pid namespace the caller is in.
+///
+/// # Errors
+/// What reading `/proc/self/fdinfo` gives, and `ESRCH` for a process that has been reaped or is not of that namespace.
+pub fn visible_pid(pidfd: BorrowedFd<'_>) -> Result<i32> {
+    let what = || "find a process in /proc";
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = crate::read_small(path.as_ref()).doing(what)?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
+    pid.filter(|pid| *pid > 0).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH)).doing(what)
+}
+
+/// The pid of the caller as the `/proc` that is mounted has it.
+///
+/// # Errors
+/// What `readlink(2)` gives.
+pub fn own_visible_pid() -> Result<i32> {
+    let what = || "find this process in /proc";
+    let link = std::fs::read_link("/proc/self").doing(what)?;
+    let pid = link.to_str().and_then(|pid| pid.parse().ok());
+    pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH)).doing(what)
 }
 
 /// Replaces this process by the program `argv[0]`, looked for along `PATH` of `env` unless it holds a `/`.
@@ -356,5 +416,20 @@ mod tests {
             assert_eq!(signal_number(bad), None, "{bad}");
         }
         assert_eq!(signal_name(9), "SIGKILL");
+    }
+
+    #[test]
+    fn what_is_kept_is_in_no_gap() {
+        assert_eq!(gaps(vec![]), [(3, u32::MAX)]);
+        assert_eq!(gaps(vec![0, 1, 2, 3]), [(4, u32::MAX)]);
+        assert_eq!(gaps(vec![9, 4, 5, 4]), [(3, 3), (6, 8), (10, u32::MAX)]);
+    }
+
+    #[test]
+    fn a_pid_is_the_one_in_proc() {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        assert_eq!(own_visible_pid().expect("a pid"), own);
+        let process = open(own).expect("opened");
+        assert_eq!(visible_pid(process.pidfd.as_fd()).expect("a pid"), own);
     }
 }

@@ -1,20 +1,33 @@
 //! Terminals, made on the container's own devpts, so that `tty` and `ttyname(3)` tell the truth inside.
 
-use crate::{Context, Result};
+use crate::{Context, Result, beneath::Root};
 use rustix::{
-    fs::{CWD, Mode, OFlags},
+    fs::{Mode, OFlags},
     pty::OpenptFlags,
     termios::Winsize,
 };
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
-/// Both ends of a new terminal, from the devpts at `/dev/pts`. Call it inside the container's mount namespace.
+/// `DEVPTS_SUPER_MAGIC` of statfs(2).
+const DEVPTS: i64 = 0x1cd1;
+
+/// Both ends of a new terminal, from the devpts of the container whose root this is.
 ///
 /// # Errors
-/// What the kernel gives.
-pub fn open(owner: u32) -> Result<(OwnedFd, OwnedFd)> {
+/// What the kernel gives, and `ENODEV` where something else covers its `/dev`.
+pub fn open(root: &Root, owner: u32) -> Result<(OwnedFd, OwnedFd)> {
+    let what = || "open a terminal";
+    let dir = root.open(Path::new("/dev/pts"), OFlags::DIRECTORY | OFlags::NOFOLLOW).doing(what)?;
+    // Only the kernel's own: whatever else is there is a volume's.
+    if rustix::fs::fstatfs(&dir).doing(what)?.f_type != DEVPTS {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV)).doing(what);
+    }
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let master = rustix::fs::openat(CWD, "/dev/pts/ptmx", flags, Mode::empty()).doing(|| "open a terminal")?;
+    let master = rustix::fs::openat(&dir, "ptmx", flags, Mode::empty()).doing(what)?;
     rustix::pty::unlockpt(&master).doing(|| "unlock a terminal")?;
     // By descriptor and not by name: no path of the container is trusted (TIOCGPTPEER, ioctl_tty(2)).
     let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;

@@ -1,27 +1,28 @@
 //! What a container's first process does to its mount namespace, before it gives up every privilege.
 //!
 //! It runs as the host's root in a mount namespace that is new but still holds a copy of the host's tree: it attaches
-//! the image's root, makes that `/`, drops the copy, and only then touches a path of the image. From there on no
-//! symbolic link of a hostile image can lead to the host: the host is not mounted any more.
+//! the image's root, makes that `/`, drops the copy, and only then touches a path of the image, [beneath](crate::beneath) a
+//! descriptor of that root. No symbolic link of a hostile image, or of a volume that somebody else is writing to, can lead to
+//! the host: the host is not mounted any more, and no directory of it is open.
 //!
 //! The mounts belong to the host's user namespace and not to the pod's, so a container's root can neither unmount a
 //! masked path nor mount over it, whatever its capabilities.
 
 use crate::{
     Context, Result,
+    beneath::{self, Owner, Root},
     laps::{Laps, Phase},
     mount::{self, attr},
 };
 use rustix::{
-    fs::{CWD, FileType, Mode, OFlags},
+    fs::{AtFlags, FileType, Mode, OFlags},
     mount::{MountPropagationFlags, UnmountFlags},
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    fs, io,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    os::unix::fs::{PermissionsExt, chown, symlink},
-    path::{Component, Path, PathBuf},
+    path::Path,
 };
 
 /// Everything a root file system is put together from.
@@ -83,15 +84,25 @@ const MASKED: [&str; 10] = [
 /// Read-only for the same reason.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Makes the calling process see the container's file system and nothing else.
+/// A container's file system, entered.
+#[derive(Debug)]
+pub struct Entered {
+    pub root: Root,
+    /// Its `/dev/null`, for reading. By descriptor: a volume may cover `/dev`.
+    pub null: OwnedFd,
+}
+
+/// Makes the calling process see the container's file system and nothing else. No descriptor of a directory of the host's
+/// may be open.
 ///
 /// # Errors
 /// What the kernel gives, with the step it refused.
-pub fn enter(rootfs: &Rootfs<'_>) -> Result<()> {
+pub fn enter(rootfs: &Rootfs<'_>) -> Result<Entered> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).doing(|| "keep mounts in this namespace")?;
     let place = mount::open_path(rootfs.attach_on)?;
     mount::attach(rootfs.root, place.as_fd())?;
+    drop(place);
     // The old root ends up on top of the new one, is where "." is, and goes (pivot_root(2), "pivot_root(".", ".")").
     rustix::process::chdir(rootfs.attach_on).doing(|| "enter the image's root")?;
     rustix::process::pivot_root(".", ".").doing(|| "change the root")?;
@@ -99,26 +110,28 @@ pub fn enter(rootfs: &Rootfs<'_>) -> Result<()> {
     rustix::process::chdir("/").doing(|| "enter the new root")?;
     rootfs.laps.note(Phase::Root);
 
-    devices(rootfs.owner)?;
+    let root = Root::current()?;
+    let owner = Owner::Id(rootfs.owner);
+    let null = devices(&root, rootfs.owner)?;
     for device in rootfs.devices {
-        host_device(device, rootfs.owner)?;
+        host_device(&root, device, owner)?;
     }
     rootfs.laps.note(Phase::Devices);
     for (fd, target) in rootfs.mounts {
-        let place = make_place(target, mount::is_directory(fd.as_fd()), rootfs.owner)?;
+        let place = root.ensure_place(Path::new(target), mount::is_directory(fd.as_fd()), owner)?;
         mount::attach(fd.as_fd(), place.as_fd()).doing_at(target)?;
     }
     rootfs.laps.note(Phase::Volumes);
     if let Some((fd, files)) = rootfs.files {
-        attach_files(fd, files, rootfs.owner)?;
+        attach_files(&root, fd, files, owner)?;
         rootfs.laps.note(Phase::Files);
     }
-    kernel_filesystems(rootfs.owner)?;
+    kernel_filesystems(&root, null.as_fd(), owner)?;
     rootfs.laps.note(Phase::KernelFilesystems);
     if rootfs.read_only {
-        mount::restrict(mount::open_path(Path::new("/"))?.as_fd(), attr::RDONLY, false)?;
+        mount::restrict(root.as_fd(), attr::RDONLY, false)?;
     }
-    Ok(())
+    Ok(Entered { root, null })
 }
 
 /// Adds the container's path to an error that lacks it.
@@ -132,183 +145,166 @@ impl<T> DoingAt<T> for Result<T> {
     }
 }
 
-fn devices(owner: u32) -> Result<()> {
-    real_directory("/dev", owner)?;
-    let options = [("mode", "0755"), ("size", "65536k")];
-    attach_new("tmpfs", &options, attr::NOSUID, "/dev", owner)?;
+/// Gives the container's own `/dev/null`.
+fn devices(root: &Root, owner: u32) -> Result<OwnedFd> {
+    let id = Owner::Id(owner);
+    let tmpfs = attach_new("tmpfs", &[("mode", "0755"), ("size", "65536k")], attr::NOSUID, root, "dev", id)?;
+    let dev = tmpfs.as_fd();
     for (name, major, minor) in DEVICES {
-        let path = format!("/dev/{name}");
         let mode = Mode::from_raw_mode(0o666);
         let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(CWD, path.as_str(), FileType::CharacterDevice, mode, device)
-            .doing(|| format!("make {path}"))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).doing(|| format!("open up {path}"))?;
-        chown(&path, Some(owner), Some(owner)).doing(|| format!("own {path}"))?;
-    }
-    for dir in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
-        fs::create_dir(dir).doing(|| format!("make {dir}"))?;
+        let made = rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, device);
+        made.doing(|| format!("make /dev/{name}"))?;
+        // The mode that was given is less what the umask takes.
+        rustix::fs::chmodat(dev, name, mode, AtFlags::empty()).doing(|| format!("open up /dev/{name}"))?;
+        beneath::own(dev, name, id).doing(|| format!("own /dev/{name}"))?;
     }
     // gid 5 is `tty` on every distribution; the terminal's owner is set when it is made.
     let tty_group = (owner + 5).to_string();
-    let options = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", tty_group.as_str())];
-    attach_new("devpts", &options, attr::NOSUID | attr::NOEXEC, "/dev/pts", owner)?;
+    let pts = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", tty_group.as_str())];
     let shm = [("mode", "1777"), ("size", "65536k")];
-    attach_new("tmpfs", &shm, attr::NOSUID | attr::NODEV | attr::NOEXEC, "/dev/shm", owner)?;
-    attach_new("mqueue", &[], attr::NOSUID | attr::NODEV | attr::NOEXEC, "/dev/mqueue", owner)?;
+    let locked_down = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    let kinds: [(&str, &[(&str, &str)], u64, &str); 3] = [
+        ("devpts", &pts, attr::NOSUID | attr::NOEXEC, "pts"),
+        ("tmpfs", &shm, locked_down, "shm"),
+        ("mqueue", &[], locked_down, "mqueue"),
+    ];
+    for (kind, options, attributes, name) in kinds {
+        rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).doing(|| format!("make /dev/{name}"))?;
+        attach_at(kind, options, attributes, dev, name, id).doing_at("/dev")?;
+    }
     let links = [
-        ("pts/ptmx", "/dev/ptmx"),
-        ("/proc/self/fd", "/dev/fd"),
-        ("/proc/self/fd/0", "/dev/stdin"),
-        ("/proc/self/fd/1", "/dev/stdout"),
-        ("/proc/self/fd/2", "/dev/stderr"),
+        ("pts/ptmx", "ptmx"),
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
     ];
     for (target, link) in links {
-        symlink(target, link).doing(|| format!("link {link}"))?;
+        rustix::fs::symlinkat(target, dev, link).doing(|| format!("link /dev/{link}"))?;
     }
-    Ok(())
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dev, "null", flags, Mode::empty()).doing(|| "open /dev/null")
 }
 
 /// A device that was asked for. It belongs to the host's root, who is nobody in the container: what its mode refuses is
 /// refused to the container's root as well, whatever its capabilities.
-fn host_device(device: &Device, owner: u32) -> Result<()> {
+fn host_device(root: &Root, device: &Device, owner: Owner) -> Result<()> {
     let path = Path::new(&device.path);
-    if let Some(parent) = path.parent() {
-        make_directories(parent, owner)?;
-    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL)).doing(|| format!("make {}", device.path));
+    };
+    let dir = root.ensure_directory(parent, owner)?;
     let kind = if device.block { FileType::BlockDevice } else { FileType::CharacterDevice };
-    let mode = if device.read_only { 0o444 } else { 0o666 };
+    let mode = Mode::from_raw_mode(if device.read_only { 0o444 } else { 0o666 });
     let number = rustix::fs::makedev(device.major, device.minor);
-    let made = rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(mode), number);
-    made.doing(|| format!("make {}", device.path))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).doing(|| format!("open up {}", device.path))
+    rustix::fs::mknodat(&dir, name, kind, mode, number).doing(|| format!("make {}", device.path))?;
+    rustix::fs::chmodat(&dir, name, mode, AtFlags::empty()).doing(|| format!("open up {}", device.path))
 }
 
 /// `/proc`, `/sys` and the cgroup tree, after the volumes: none of them can then be covered by one.
-fn kernel_filesystems(owner: u32) -> Result<()> {
+fn kernel_filesystems(root: &Root, null: BorrowedFd<'_>, owner: Owner) -> Result<()> {
     let locked_down = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-    real_directory("/proc", owner)?;
-    attach_new("proc", &[], locked_down, "/proc", owner)?;
-    real_directory("/sys", owner)?;
-    attach_new("sysfs", &[], locked_down | attr::RDONLY, "/sys", owner)?;
-    if Path::new("/sys/fs/cgroup").is_dir() {
-        attach_new("cgroup2", &[], locked_down | attr::RDONLY, "/sys/fs/cgroup", owner)?;
+    attach_new("proc", &[], locked_down, root, "proc", owner)?;
+    let sys = attach_new("sysfs", &[], locked_down | attr::RDONLY, root, "sys", owner)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if let Ok(fs) = rustix::fs::openat(&sys, "fs", flags, Mode::empty())
+        && rustix::fs::openat(&fs, "cgroup", flags, Mode::empty()).is_ok()
+    {
+        attach_at("cgroup2", &[], locked_down | attr::RDONLY, fs.as_fd(), "cgroup", owner).doing_at("/sys/fs")?;
     }
-    for path in READ_ONLY.iter().filter(|path| Path::new(path).exists()) {
-        let bind = mount::clone_tree(Path::new(path), true)?;
+    let place = |path: &str| root.open(Path::new(path), OFlags::PATH | OFlags::NOFOLLOW).ok();
+    for (path, place) in READ_ONLY.iter().filter_map(|path| Some((path, place(path)?))) {
+        let bind = mount::clone_place(place.as_fd(), true).doing_at(path)?;
         mount::restrict(bind.as_fd(), attr::RDONLY | locked_down, true)?;
-        mount::attach(bind.as_fd(), mount::open_path(Path::new(path))?.as_fd()).doing_at(path)?;
+        mount::attach(bind.as_fd(), place.as_fd()).doing_at(path)?;
     }
-    for path in MASKED {
-        match fs::symlink_metadata(path) {
-            Ok(meta) if meta.is_dir() => {
-                let empty =
-                    mount::filesystem("tmpfs", &[("size", "0k"), ("mode", "0555")], locked_down | attr::RDONLY)?;
-                mount::attach(empty.as_fd(), mount::open_path(Path::new(path))?.as_fd()).doing_at(path)?;
-            }
-            Ok(_) => {
-                let null = mount::clone_tree(Path::new("/dev/null"), false)?;
-                mount::attach(null.as_fd(), mount::open_path(Path::new(path))?.as_fd()).doing_at(path)?;
-            }
-            Err(_) => {}
-        }
+    for (path, place) in MASKED.iter().filter_map(|path| Some((path, place(path)?))) {
+        let mask = if mount::is_directory(place.as_fd()) {
+            mount::filesystem("tmpfs", &[("size", "0k"), ("mode", "0555")], locked_down | attr::RDONLY)?
+        } else {
+            mount::clone_place(null, false)?
+        };
+        mount::attach(mask.as_fd(), place.as_fd()).doing_at(path)?;
     }
     Ok(())
 }
 
-fn attach_new(kind: &str, options: &[(&str, &str)], attributes: u64, target: &str, owner: u32) -> Result<()> {
+/// Mounts a new file system on a directory of the container's root, made if it is missing: gives the new one's root.
+fn attach_new(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: u64,
+    root: &Root,
+    name: &str,
+    owner: Owner,
+) -> Result<OwnedFd> {
+    real_directory(root, name, owner)?;
+    attach_at(kind, options, attributes, root.as_fd(), name, owner)
+}
+
+fn attach_at(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: u64,
+    parent: BorrowedFd<'_>,
+    name: &str,
+    owner: Owner,
+) -> Result<OwnedFd> {
     let fd = mount::filesystem(kind, options, attributes)?;
-    mount::attach(fd.as_fd(), mount::open_path(Path::new(target))?.as_fd()).doing_at(target)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(parent, name, flags, Mode::empty()).doing(|| format!("open {name}"))?;
+    mount::attach(fd.as_fd(), place.as_fd()).doing_at(name)?;
     // Only a tmpfs has owners to set; the others are the kernel's.
     if kind == "tmpfs" {
-        chown(target, Some(owner), Some(owner)).doing(|| format!("own {target}"))?;
+        beneath::own(parent, name, owner).doing(|| format!("own {name}"))?;
     }
-    Ok(())
+    Ok(fd)
 }
 
-/// Ensures `path` is a directory and no link: an image must not choose where `/proc` goes.
-fn real_directory(path: &str, owner: u32) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => Ok(()),
-        Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOTDIR)).doing(|| format!("use {path} of the image")),
+/// Ensures `name` of the root is a directory and no link: an image must not choose where `/proc` goes.
+fn real_directory(root: &Root, name: &str, owner: Owner) -> Result<()> {
+    match rustix::fs::statat(root.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOTDIR)).doing(|| format!("use /{name} of the image")),
         Err(_) => {
-            fs::create_dir(path).doing(|| format!("make {path}"))?;
-            chown(path, Some(owner), Some(owner)).doing(|| format!("own {path}"))
+            let mode = Mode::from_raw_mode(0o755);
+            rustix::fs::mkdirat(root.as_fd(), name, mode).doing(|| format!("make /{name}"))?;
+            beneath::own(root.as_fd(), name, owner).doing(|| format!("own /{name}"))
         }
     }
 }
 
 /// Each file is a mount of its own, read-only, copied from the detached mount that holds them all: since Linux 6.15. Before,
 /// that one has to be attached for a moment.
-fn attach_files(files: BorrowedFd<'_>, entries: &[FileMount], owner: u32) -> Result<()> {
+fn attach_files(root: &Root, files: BorrowedFd<'_>, entries: &[FileMount], owner: Owner) -> Result<()> {
     let first = entries.first().map(|entry| mount::clone_beneath(files, &entry.name));
     if matches!(first, None | Some(Ok(_))) {
-        return attach_each(entries, owner, |name| mount::clone_beneath(files, name));
+        return attach_each(root, entries, owner, |name| mount::clone_beneath(files, name));
     }
-    let staging = Path::new("/dev/.files");
-    fs::create_dir(staging).doing(|| "make room for files")?;
-    mount::attach(files, mount::open_path(staging)?.as_fd())?;
-    attach_each(entries, owner, |name| mount::clone_tree(&staging.join(name), false))?;
-    rustix::mount::unmount(staging, UnmountFlags::DETACH).doing(|| "let go of the files' mount")?;
-    fs::remove_dir(staging).doing(|| "remove the files' mount point")
+    let what = || "make room for files";
+    let dev = root.directory(Path::new("/dev")).doing(what)?;
+    rustix::fs::mkdirat(&dev, STAGING, Mode::from_raw_mode(0o700)).doing(what)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(&dev, STAGING, flags, Mode::empty()).doing(what)?;
+    mount::attach(files, place.as_fd())?;
+    // From here on the descriptor is of a mount in this namespace, from which copies can be made.
+    attach_each(root, entries, owner, |name| mount::clone_beneath(files, name))?;
+    let staging = Path::new("/dev").join(STAGING);
+    rustix::mount::unmount(staging, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+        .doing(|| "let go of the files' mount")?;
+    rustix::fs::unlinkat(&dev, STAGING, AtFlags::REMOVEDIR).doing(|| "remove the files' mount point")
 }
 
-fn attach_each(entries: &[FileMount], owner: u32, copy: impl Fn(&str) -> Result<OwnedFd>) -> Result<()> {
+/// Where the files' mount is for a moment, in `/dev`.
+const STAGING: &str = ".files";
+
+fn attach_each(root: &Root, entries: &[FileMount], owner: Owner, copy: impl Fn(&str) -> Result<OwnedFd>) -> Result<()> {
     for FileMount { name, path } in entries {
         let bind = copy(name)?;
         mount::restrict(bind.as_fd(), attr::RDONLY | attr::NOSUID | attr::NODEV, false)?;
-        let place = make_place(path, false, owner)?;
+        let place = root.ensure_place(Path::new(path), false, owner)?;
         mount::attach(bind.as_fd(), place.as_fd()).doing_at(path)?;
-    }
-    Ok(())
-}
-
-/// Opens a place to mount on, made with its parents if it is missing. Links are the image's own affair: `/` is the
-/// container's. One that leads nowhere (many images have such an `/etc/resolv.conf`) gets what it leads to.
-fn make_place(path: &str, directory: bool, owner: u32) -> Result<OwnedFd> {
-    let target = follow_links(Path::new(path));
-    if directory {
-        make_directories(&target, owner)?;
-    } else {
-        make_directories(target.parent().unwrap_or(Path::new("/")), owner)?;
-        if fs::symlink_metadata(&target).is_err() {
-            fs::File::create_new(&target).doing(|| format!("make {path}"))?;
-            chown(&target, Some(owner), Some(owner)).doing(|| format!("own {path}"))?;
-        }
-    }
-    rustix::fs::open(&target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).doing(|| format!("open {path}"))
-}
-
-/// Where the last component of a path leads, as far as there are links: 40 of them at most, as the kernel has it.
-fn follow_links(path: &Path) -> PathBuf {
-    let mut at = path.to_owned();
-    for _ in 0..40 {
-        let Ok(link) = fs::read_link(&at) else { break };
-        let joined = at.parent().unwrap_or(Path::new("/")).join(link);
-        at = joined.components().fold(PathBuf::from("/"), |mut clean, component| {
-            match component {
-                Component::Normal(part) => clean.push(part),
-                Component::ParentDir => drop(clean.pop()),
-                _ => {}
-            }
-            clean
-        });
-    }
-    at
-}
-
-/// Makes every missing directory of `path`, owned by the container's root.
-///
-/// # Errors
-/// What `mkdir(2)` gives, and `ENOTDIR` where something else is in the way.
-pub fn make_directories(path: &Path, owner: u32) -> Result<()> {
-    let mut at = PathBuf::from("/");
-    for part in path.components().filter(|part| matches!(part, Component::Normal(_))) {
-        at.push(part);
-        match fs::create_dir(&at) {
-            Ok(()) => chown(&at, Some(owner), Some(owner)).doing(|| format!("own {}", at.display()))?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).doing(|| format!("make {}", at.display())),
-        }
     }
     Ok(())
 }

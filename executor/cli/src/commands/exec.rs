@@ -15,7 +15,10 @@ use tank_proto::{
     terminal::{FromClient, FromShim, MAX_DATA},
     varlink::{AttachReply, ExecCall, ExecReply, Method},
 };
-use tank_sys::packet;
+use tank_sys::{
+    packet,
+    stream::{self, NoStream},
+};
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
@@ -29,6 +32,10 @@ fn failed(what: &str) -> impl FnOnce(&dyn std::fmt::Display) -> Error + '_ {
 pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
     let (pod, container) = split_target(&args.target);
     let terminal = !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if let Some(cwd) = args.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
+        return Err(Error::new(format!("the working directory `{cwd}` is not absolute"))
+            .help("name it from the container's `/`: `--cwd /srv`"));
+    }
     let size = terminal.then(terminal::size);
     let call = ExecCall {
         pod,
@@ -79,9 +86,10 @@ fn streams() -> Result<(Vec<OwnedFd>, Pumps), Error> {
     let mut pumps = Vec::new();
     let own = [stdio::stdin(), stdio::stdout(), stdio::stderr()];
     let mut handed = Vec::new();
-    for (index, stream) in own.into_iter().enumerate() {
-        if !rustix::termios::isatty(stream) {
-            let copy = rustix::io::fcntl_dupfd_cloexec(stream, 3);
+    for (index, own) in own.into_iter().enumerate() {
+        if !rustix::termios::isatty(own) {
+            stream::check(own).map_err(|why| not_a_stream(index, why))?;
+            let copy = rustix::io::fcntl_dupfd_cloexec(own, 3);
             handed.push(copy.map_err(|e| Error::new("can't pass a stream on").cause(e.to_string()))?);
             continue;
         }
@@ -98,6 +106,16 @@ fn streams() -> Result<(Vec<OwnedFd>, Pumps), Error> {
         }
     }
     Ok((handed, pumps))
+}
+
+/// The command's stream would be a way to more than what is read and written.
+fn not_a_stream(index: usize, why: NoStream) -> Error {
+    let name = stream::NAMES.get(index).unwrap_or(&"a stream");
+    let error = Error::new(format!("can't hand {name} into the container: it is {why}"));
+    match why {
+        NoStream::Directory => error.help("to copy a directory: `tar -c . | tank exec POD -- tar -x`"),
+        _ => error.help("redirect it to a file, a pipe or `/dev/null`"),
+    }
 }
 
 fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
