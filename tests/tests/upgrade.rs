@@ -109,3 +109,39 @@ fn shims_of_version_1_are_taken_over() {
     assert_eq!(host.pid("web", "app"), pid);
     host.finish();
 }
+
+#[test]
+fn shims_of_version_3_are_taken_over() {
+    let host = Host::without_daemon();
+    let wrapper = host.dir.join("old-shim");
+    let shim = bin("tank-shim");
+    fs::write(&wrapper, format!("#!/bin/sh\nTANK_SHIM_VERSION=3 exec {} \"$@\"\n", shim.display())).expect("written");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("executable");
+    let flag = format!("--shim={}", wrapper.display());
+    let mut host = host.started_with(&[&flag]);
+    let config = |more: &str| {
+        format!(
+            "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN}, {more} }}, volumes.v = {{}} }} }}"
+        )
+    };
+    host.switch(&config(""));
+    let pid = host.pid("web", "app");
+    host.kill_daemon();
+    let host = host.started_with(&[]);
+    assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
+    // It answers in order, without ids, whatever fails in between.
+    for _ in 0..3 {
+        assert_eq!(host.tank(&["exec", "web", "--", "nope"]).status, 127);
+        assert_eq!(host.exec("web", "echo fine"), "fine");
+    }
+    host.switch(&config("limits.pids = 77"));
+    assert_eq!(host.pid("web", "app"), pid, "a limit disturbed it");
+    // More mounts than its packets carry are refused before anything is sent, and it goes on.
+    let mounts: String = (0..130).map(|n| format!("mounts.m{n} = {{ volume = \"v\", path = \"/m/{n}\" }},")).collect();
+    host.write("many.ncl", &config(&mounts));
+    let refused = host.tank(&["switch", "many.ncl"]);
+    assert_eq!(refused.status, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("it is of an older Tank, for which 100 is the most"), "{}", refused.stderr);
+    assert_eq!(host.exec("web", "echo fine"), "fine");
+    host.finish();
+}

@@ -10,6 +10,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::fd::AsFd,
     sync::Arc,
     time::Duration,
 };
@@ -76,6 +77,7 @@ pub async fn carry_out(
         match outcome {
             Ok(()) => {
                 faults::boundary("after a step");
+                host.failures.remove(&step);
                 host.events.add("step", step.pod().map(Name::as_str), format!("{step}: {}", plan.steps[id].why));
                 order.done(id);
                 if let Step::StartSandbox { pod, .. } = &step {
@@ -86,6 +88,7 @@ pub async fn carry_out(
             }
             Err(failure) => {
                 let message = format!("can't {step}: {}: {}", failure.what, failure.why);
+                host.failures.add(&step, format!("{}: {}", failure.what, failure.why));
                 host.events.add("failed", step.pod().map(Name::as_str), message);
                 failed.push(Failed { step, failure });
             }
@@ -178,6 +181,8 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step, prepared: Op
             sweep(host, pod).await
         }
         Step::SweepPod { pod } => sweep(host, pod).await,
+        Step::SweepContainer { pod, container } => sweep_container(host, pod, container).await,
+        Step::ResumeShim { pod } => resume_shim(host, pod).await,
         Step::EnsureNetwork { pod } => ensure_network(host, pod).await,
         Step::StartContainer { pod, container, hash, attempt } => {
             let (pod, container) = (pod.clone(), container.clone());
@@ -388,6 +393,31 @@ async fn shut_down(shim: &Shim) {
     // One that does not answer is killed with its group.
     let _ = shim.request(&shim::Request::Shutdown, &[]).await;
     while shim.is_alive() && timeout_at(deadline, news.changed()).await.is_ok() {}
+}
+
+/// Thaws a shim's cgroup, and its pod's, and lets its process go on; then it answers.
+async fn resume_shim(host: &Host, pod: &Name) -> Result<(), Failure> {
+    let Some(shim) = host.shim(pod) else { return Ok(()) };
+    host.cgroups.thaw_shim(pod.as_str()).map_err(|e| failure(&e))?;
+    if let Some(pid) = shim.known_pid() {
+        let process = tank_sys::process::open(pid).map_err(|e| failure(&e))?;
+        // Its end of the connection was not closed: the process that was named is the shim still.
+        if shim.is_connected() {
+            tank_sys::process::signal(process.pidfd.as_fd(), SIGCONT).map_err(|e| failure(&e))?;
+        }
+    }
+    shim.ask(&shim::Request::State, &[]).await.map(drop)
+}
+
+/// Removes what a container left in a pod that stays: its cgroups, its upper layers. Volumes and logs stay.
+async fn sweep_container(host: &Arc<Host>, pod: &Name, container: &Name) -> Result<(), Failure> {
+    let (host, pod, container) = (Arc::clone(host), pod.clone(), container.clone());
+    let work = move || {
+        host.cgroups.remove_part(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
+        let layers = host.settings.scratch_dir(pod.as_str()).join(container.as_str());
+        start::remove_dir(&layers).map_err(|e| other(&format!("remove {}", layers.display()), e))
+    };
+    blocking("sweep a container", work).await
 }
 
 /// Removes what a pod left: processes, cgroups, its folder, its scratch space. Volumes and logs stay.

@@ -116,10 +116,8 @@ impl Engine {
         loop {
             let resync = self.host.settings.config.resync.duration();
             let pause = match self.converge_current().await {
-                Ok(Some(pass)) if !pass.failed.is_empty() => {
-                    failures += 1;
-                    Duration::from_millis(tank_plan::backoff::delay(failures).max(500))
-                }
+                // When each is tried again is the planner's to say: the next pass gets to know it.
+                Ok(Some(pass)) if !pass.failed.is_empty() => Duration::from_millis(500),
                 Ok(Some(pass)) if pass.plan.steps.is_empty() => {
                     (failures, busy) = (0, 0);
                     let wake = pass.plan.wake_at().map(|at| Duration::from_millis(at.saturating_sub(now()).max(1)));
@@ -200,6 +198,8 @@ impl Engine {
     /// When something can't be looked at.
     pub async fn observe(&self, graph: &Graph) -> Result<Observed, Error> {
         let files = crate::files::digests(&self.host, graph).map_err(store_error)?;
+        // Whoever looks wants to know which pods answer, and not only what they said last.
+        self.host.check_shims().await;
         let found = observe::observe(&self.host, graph, &files).await.map_err(|e| failure_error(&e))?;
         self.pass_on(found.heard);
         Ok(found.observed)
@@ -595,6 +595,8 @@ impl Engine {
         told: &Told,
     ) -> Option<String> {
         let _passing = self.passing.lock().await;
+        // Whoever changes something wants all of it tried now.
+        self.host.failures.clear();
         let deadline = Instant::now() + gate.map_or(self.host.settings.config.wait.duration(), |gate| gate.wait);
         let mut failures: u32 = 0;
         loop {

@@ -1,6 +1,9 @@
 //! Making shims: one process of theirs is started once and asked to fork for each pod (see `tank-shim`, `forkserver`).
 
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::{
+    net::sockopt::{Timeout, set_socket_timeout},
+    process::WaitOptions,
+};
 use std::{
     fs::File,
     io,
@@ -113,16 +116,21 @@ fn failed(why: String) -> Failure {
     Failure { what: "start the pod's shim".to_owned(), why, kind: FailureKind::Other }
 }
 
-/// Reaps this process's children, whose number nobody knows beforehand: shims, and the process that forks them. Call it
-/// in a runtime, before there are any.
+/// Reaps this process's children, whose number nobody knows beforehand: shims, and the process that forks them. Says on
+/// `stopped` which of them somebody has stopped. Call it in a runtime, before there are any.
 ///
 /// # Errors
 /// When the signal can't be listened to.
-pub fn reap() -> Result<(), String> {
+pub fn reap(stopped: impl Fn(i32) + Send + 'static) -> Result<(), String> {
     let mut ended = signal(SignalKind::child()).map_err(|e| e.to_string())?;
     tokio::spawn(async move {
         while ended.recv().await.is_some() {
-            while let Ok(Some(_)) = rustix::process::wait(rustix::process::WaitOptions::NOHANG) {}
+            let options = WaitOptions::NOHANG | WaitOptions::UNTRACED;
+            while let Ok(Some((pid, status))) = rustix::process::wait(options) {
+                if status.stopped() {
+                    stopped(pid.as_raw_nonzero().get());
+                }
+            }
         }
     });
     Ok(())

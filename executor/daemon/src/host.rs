@@ -2,6 +2,7 @@
 
 use crate::{
     events::Events,
+    failures::Failures,
     forkserver::{Born, Forkserver},
     images::Images,
     probe::Readiness,
@@ -49,6 +50,8 @@ pub struct Host {
     pub notices: mpsc::Sender<Notice>,
     shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
     watched: Mutex<Watched>,
+    /// The steps that failed the last time.
+    pub failures: Failures,
     /// How many threads looking at the pods takes.
     pub processors: usize,
     /// Graphs and their roots, whichever was used last at the end.
@@ -97,6 +100,7 @@ impl Host {
             notices,
             shims: Mutex::default(),
             watched: Mutex::default(),
+            failures: Failures::default(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
             graphs: Mutex::default(),
         })
@@ -216,11 +220,47 @@ impl Host {
         self.shims().get(pod).filter(|shim| shim.is_alive()).cloned()
     }
 
-    /// All living shims; the others are forgotten.
+    /// All living shims; the others are forgotten. One that only hung up, or was hung up on, is connected to again: what it
+    /// holds runs on.
     pub fn living_shims(&self) -> Vec<(Name, Arc<Shim>)> {
         let mut shims = self.shims();
-        shims.retain(|_, shim| shim.is_alive());
+        shims.retain(|pod, shim| {
+            if shim.is_alive() {
+                return true;
+            }
+            let path = self.settings.pod_dir(pod.as_str()).join("shim.sock");
+            let Ok(again) = Shim::connect(pod.as_str(), &path, self.notices.clone()) else { return false };
+            *shim = again;
+            true
+        });
         shims.iter().map(|(pod, shim)| (pod.clone(), Arc::clone(shim))).collect()
+    }
+
+    /// Asks every shim whether it answers, and notes which do not.
+    pub async fn check_shims(&self) {
+        let shims = self.living_shims();
+        futures_util::future::join_all(shims.iter().map(|(_, shim)| self.check(shim))).await;
+    }
+
+    /// As [`Host::check_shims`], of the shim that is this process.
+    pub async fn check_shim(&self, pid: i32) {
+        let shim = self.living_shims().into_iter().find(|(_, shim)| shim.known_pid() == Some(pid));
+        if let Some((_, shim)) = shim {
+            self.check(&shim).await;
+        }
+    }
+
+    async fn check(&self, shim: &Shim) {
+        shim.check().await;
+        // What can't run is not busy, whatever it was asked last.
+        if shim.silence().is_some() && self.is_halted(shim) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether somebody stopped a shim or froze its cgroup.
+    pub fn is_halted(&self, shim: &Shim) -> bool {
+        shim.known_pid().is_some_and(tank_sys::process::is_stopped) || self.cgroups.is_shim_frozen(&shim.pod)
     }
 
     pub fn forget_shim(&self, pod: &Name) {

@@ -17,6 +17,7 @@
 mod actuate;
 mod engine;
 mod events;
+mod failures;
 mod faults;
 mod files;
 mod forkserver;
@@ -24,6 +25,7 @@ mod host;
 mod images;
 mod logs;
 mod observe;
+mod pending;
 mod probe;
 mod request;
 mod seen;
@@ -106,7 +108,11 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let socket = settings.socket.clone();
     let host = Host::new(settings, Box::new(store), images, cgroups, notices).map_err(|e| said(&e))?;
     let host = Arc::new(host);
-    forkserver::reap()?;
+    let stopped = Arc::clone(&host);
+    forkserver::reap(move |pid| {
+        let host = Arc::clone(&stopped);
+        drop(tokio::spawn(async move { host.check_shim(pid).await }));
+    })?;
     // The first pod need not wait for it; what keeps it from starting is said when it is needed.
     let _ = host.forkserver.start();
     host.adopt();
@@ -130,6 +136,12 @@ async fn run(flags: &Flags) -> Result<(), String> {
                     listening.events.add("stopped", Some(&pod), format!("container {container} was stopped"));
                 }
                 shims::Notice::Gone(pod) => listening.events.add("gone", Some(&pod), "its shim is gone"),
+                shims::Notice::Silent(pod) => {
+                    listening.events.add("unresponsive", Some(&pod), "its shim does not answer");
+                }
+                shims::Notice::Answers(pod) => {
+                    listening.events.add("responsive", Some(&pod), "its shim answers again");
+                }
                 shims::Notice::Changed(pod) => tracing::debug!(pod, "its network changed"),
             }
             listening.wake.notify_one();

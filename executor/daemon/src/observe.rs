@@ -3,6 +3,9 @@
 //! First every shim is asked, all at once; meanwhile what belongs to the whole host is read. Then the kernel's side of
 //! each pod that anything was told of ([`crate::seen`]), on as many threads as there are processors: that is reading
 //! small files and talking netlink, and none of it waits for anybody.
+//!
+//! A shim that does not answer, or a pod that can't be read, is [`Unresponsive`] and costs no other pod its place: it is
+//! waited for [once](OBSERVE_LIMIT), and then not again until it answers.
 
 use crate::{
     actuate::link_name,
@@ -10,7 +13,7 @@ use crate::{
     files::Files,
     host::Host,
     seen::{Asked, Look, Seen},
-    shims::{Shim, failure},
+    shims::{OBSERVE_LIMIT, Shim, Silence, failure},
 };
 use futures_util::future::join_all;
 use std::{
@@ -23,9 +26,10 @@ use tank_model::{
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
-use tank_plan::observed::{self, Observed, Pod, Sandbox};
+use tank_plan::observed::{self, Observed, Pod, Sandbox, Unresponsive};
 use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
 use tank_sys::route::Link;
+use tokio::time::timeout;
 
 /// The fewest pods for which a thread more is worth its while.
 const SHARE: usize = 8;
@@ -37,37 +41,48 @@ pub struct Found {
     pub heard: bool,
 }
 
-/// Looks at everything Tank has on this host. What can't be read is an error, never an absence: planning on half a
-/// view would undo what was only not seen.
+/// Looks at everything Tank has on this host. What can't be read is an error, or of a pod its
+/// [state](Unresponsive), never an absence: planning on half a view would undo what was only not seen.
 ///
 /// # Errors
 /// What the kernel gave.
 pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<Found, Failure> {
     let heard = host.hear();
     let shims = host.living_shims();
-    let asking = join_all(shims.into_iter().map(|(name, shim)| ask(graph, wanted, name, shim)));
+    let asking = join_all(shims.into_iter().map(|(name, shim)| ask(host, graph, wanted, name, shim)));
     let whole = {
         let host = Arc::clone(host);
         tokio::task::spawn_blocking(move || Whole::read(&host))
     };
     let (asked, whole) = tokio::join!(asking, whole);
     let whole = Arc::new(whole.map_err(|e| failed("look at the host", &e))??);
-    // A shim that ends while it is asked is one that is gone.
-    let mut left: Vec<Said> = asked.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let mut observed = Observed { now: now(), failures: host.failures.recent(), ..Observed::default() };
+    let mut left = Vec::new();
+    for answer in asked {
+        match answer {
+            Asking::Said(said) => left.push(*said),
+            // A shim that ends while it is asked is one that is gone.
+            Asking::Gone => {}
+            Asking::Unresponsive(name, why) => drop(observed.pods.insert(name, unresponsive(why))),
+        }
+    }
     let share = left.len().div_ceil(host.processors).max(SHARE);
     let mut reading = Vec::new();
     while !left.is_empty() {
         let part = left.split_off(left.len().saturating_sub(share));
         let (host, whole) = (Arc::clone(host), Arc::clone(&whole));
-        let read = move || -> Result<Vec<_>, Failure> {
-            part.into_iter().map(|said| said.read(&host, &whole).map(|kernel| (said, kernel))).collect()
-        };
+        let read = move || -> Vec<_> { part.into_iter().map(|said| (said.read(&host, &whole), said)).collect() };
         reading.push(tokio::task::spawn_blocking(read));
     }
-    let mut observed = Observed { now: now(), ..Observed::default() };
     for part in join_all(reading).await {
-        for (said, kernel) in part.map_err(|e| failed("look at the pods", &e))?? {
-            observed.pods.insert(said.name.clone(), said.pod(host, graph, kernel)?);
+        for (kernel, said) in part.map_err(|e| failed("look at the pods", &e))? {
+            let pod = kernel.and_then(|kernel| said.pod(host, graph, kernel));
+            let pod = pod.unwrap_or_else(|failure| {
+                let sandbox = said.sandbox(None).ok();
+                let why = format!("{}: {}", failure.what, failure.why);
+                Pod { sandbox, ..unresponsive(Unresponsive::Unreadable { why }) }
+            });
+            observed.pods.insert(said.name.clone(), pod);
         }
     }
     for name in &whole.left_over {
@@ -139,15 +154,57 @@ struct Kernel {
     seen: Arc<Seen>,
 }
 
-/// Asks a pod's shim. None: it is gone.
-async fn ask(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Result<Option<Said>, Failure> {
-    let moment = shim.moment();
-    let state = match shim.state().await {
-        Ok(state) => state,
-        Err(_) if !shim.is_alive() => return Ok(None),
-        Err(failure) => return Err(failure),
+/// What came of asking a pod's shim.
+enum Asking {
+    Said(Box<Said>),
+    Gone,
+    Unresponsive(Name, Unresponsive),
+}
+
+fn unresponsive(why: Unresponsive) -> Pod {
+    Pod { unresponsive: Some(why), ..Pod::default() }
+}
+
+/// Asks a pod's shim, unless it is known not to answer.
+async fn ask(host: &Host, graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Asking {
+    if shim.silence().is_none() {
+        match timeout(OBSERVE_LIMIT, say(graph, wanted, name.clone(), Arc::clone(&shim))).await {
+            Ok(Ok(said)) => return Asking::Said(Box::new(said)),
+            _ if !shim.is_alive() => return Asking::Gone,
+            Err(_) => shim.note_silence(),
+            // It was not in time for somebody else, or it answers what nobody understands.
+            Ok(Err(failure)) if shim.silence().is_none() => {
+                let why = format!("{}: {}", failure.what, failure.why);
+                return Asking::Unresponsive(name, Unresponsive::Unreadable { why });
+            }
+            Ok(Err(_)) => {}
+        }
+    }
+    let why = match (shim.silence(), shim.last_state()) {
+        (Some(Silence { since, .. }), _) if host.is_halted(&shim) => Unresponsive::Halted { since },
+        (Some(Silence { since, busy: false }), _) => Unresponsive::Silent { since },
+        // What it said before it began is what is known.
+        (Some(Silence { busy: true, .. }), Some(state)) => {
+            let moment = shim.moment();
+            let bridged = is_bridged(graph, &name) && shim.known_routes().is_some();
+            let asked = Asked { bridged, files: BTreeMap::new() };
+            return Asking::Said(Box::new(Said { name, shim, moment, state, asked }));
+        }
+        // Or it has answered in this very moment.
+        (Some(_), None) | (None, _) => Unresponsive::Busy,
     };
-    let bridged = graph.sandbox(&name).is_some_and(|(node, _)| node.network == Network::Bridge);
+    Asking::Unresponsive(name, why)
+}
+
+fn is_bridged(graph: &Graph, pod: &Name) -> bool {
+    graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge)
+}
+
+/// What a shim says of its pod.
+async fn say(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Result<Said, Failure> {
+    let moment = shim.moment();
+    let state = shim.state().await?;
+    let bridged = is_bridged(graph, &name);
     // Asked for once and kept by the shim's handle; a pod that can't be entered has no network.
     let bridged = bridged && shim.routes().await.is_ok();
     let mut files = BTreeMap::new();
@@ -163,7 +220,7 @@ async fn ask(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Resu
             Err(failure) => return Err(failure),
         }
     }
-    Ok(Some(Said { name, shim, moment, state, asked: Asked { bridged, files } }))
+    Ok(Said { name, shim, moment, state, asked: Asked { bridged, files } })
 }
 
 impl Said {
@@ -194,16 +251,18 @@ impl Said {
         Ok(outer.or(looked.as_ref()).is_some_and(on_bridge))
     }
 
+    fn sandbox(&self, network: Option<BTreeSet<String>>) -> Result<Sandbox, Failure> {
+        let hash = self.state.sandbox.parse().map_err(|e| failed("read a shim's state", &e))?;
+        Ok(Sandbox { hash, pid: self.state.pid, version: self.state.version, network })
+    }
+
     fn pod(&self, host: &Arc<Host>, graph: &Graph, kernel: Kernel) -> Result<Pod, Failure> {
         let hash = |text: &str| text.parse().map_err(|e| failed("read a shim's state", &e));
+        let known = |name: &Name| self.state.containers.iter().any(|found| found.name == name.as_str());
         let mut pod = Pod {
-            sandbox: Some(Sandbox {
-                hash: hash(&self.state.sandbox)?,
-                pid: self.state.pid,
-                version: self.state.version,
-                network: kernel.network,
-            }),
-            containers: BTreeMap::new(),
+            sandbox: Some(self.sandbox(kernel.network)?),
+            left_over: kernel.seen.parts.iter().filter(|name| !known(name)).cloned().collect(),
+            ..Pod::default()
         };
         for found in &self.state.containers {
             let (Ok(name), Some(seen)) = (Name::new(found.name.clone()), kernel.seen.containers.get(&found.name))

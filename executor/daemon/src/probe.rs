@@ -172,12 +172,19 @@ async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
     head.starts_with(b"HTTP/1.") && status.is_some_and(|status| (200..400).contains(&status))
 }
 
-/// Runs a command in the container; its status is the answer.
+/// Runs a command in the container; its status is the answer. The command lasts no longer than this is waited for: it, and
+/// whatever it started, ends when its control socket is closed, be that here or in an answer that nobody took.
 async fn execute(host: &Host, run: &Run, command: &[String]) -> Option<bool> {
     use std::os::fd::AsFd;
     let shim = host.shim(&run.0)?;
-    let spec =
-        ExecSpec { container: run.1.to_string(), argv: command.to_vec(), env: Vec::new(), cwd: None, terminal: None };
+    let spec = ExecSpec {
+        container: run.1.to_string(),
+        argv: command.to_vec(),
+        env: Vec::new(),
+        cwd: None,
+        terminal: None,
+        kill_on_close: true,
+    };
     let spec = tank_sys::packet::sealed("probe", &serde_json::to_vec(&spec).ok()?).ok()?;
     let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").ok()?;
     let fds = [spec.as_fd(), null.as_fd(), null.as_fd(), null.as_fd()];

@@ -115,6 +115,8 @@ pub struct Seen {
     /// The addresses of its link, if that is up and everything goes by the bridge.
     pub inside: Option<BTreeSet<String>>,
     pub containers: BTreeMap<String, Container>,
+    /// The containers that have a cgroup, or upper layers.
+    pub parts: BTreeSet<Name>,
 }
 
 #[derive(Debug)]
@@ -153,7 +155,16 @@ impl Look<'_> {
             containers.insert(container.name.clone(), self.container(host, container, files));
         }
         let inside = if self.asked.bridged { self.inside().map_err(|e| failure(&e))? } else { None };
-        Ok((Seen { moment: self.moment, asked: self.asked.clone(), inside, containers }, watched))
+        let parts = self.parts(host);
+        Ok((Seen { moment: self.moment, asked: self.asked.clone(), inside, containers, parts }, watched))
+    }
+
+    fn parts(&self, host: &Host) -> BTreeSet<Name> {
+        let mut names = host.cgroups.parts(self.pod.as_str());
+        let layers = std::fs::read_dir(host.settings.scratch_dir(self.pod.as_str()));
+        names.extend(layers.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()));
+        // What begins with a dot is on its way to be removed.
+        names.into_iter().filter_map(|name| Name::new(name).ok()).collect()
     }
 
     fn container(&self, host: &Host, found: &ContainerState, files: Option<BTreeMap<String, Digest>>) -> Container {

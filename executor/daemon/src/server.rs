@@ -433,10 +433,11 @@ async fn diff_reply(engine: &Engine, call: varlink::DiffCall) -> Result<varlink:
     };
     let (_, plan) = engine.preview(&after, &before).await?;
     let waiting = plan.waiting.iter().map(|waiting| format!("{}/{}: {}", waiting.pod, waiting.container, waiting.why));
+    let held = plan.held.iter().map(|held| format!("{}: {}", held.step, held.why));
     Ok(varlink::DiffReply {
         changes: views::changes(&diff::diff(&before, &after)),
         steps: plan.steps.iter().map(views::step).collect(),
-        waiting: waiting.collect(),
+        waiting: waiting.chain(held).collect(),
         plan: plan.hash(after.root()).to_string(),
         parent,
     })
@@ -502,6 +503,7 @@ async fn exec(engine: &Engine, call: ExecCall, streams: Vec<OwnedFd>) -> Result<
         env: call.env.into_iter().collect(),
         cwd: call.cwd,
         terminal,
+        kill_on_close: false,
     };
     let text = serde_json::to_vec(&spec).map_err(|e| internal("write a specification", e))?;
     let sealed = tank_sys::packet::sealed("exec", &text).map_err(|e| internal("write a specification", e))?;

@@ -1,8 +1,8 @@
 //! The daemon's side of [`tank_proto::shim`]: speaking to the shims that are there.
 
-use crate::{forkserver::Born, seen::Seen};
+use crate::{events::now, forkserver::Born, pending::Pending, seen::Seen};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::{
@@ -11,16 +11,22 @@ use std::{
     },
     time::Duration,
 };
-use tank_proto::shim::{Event, Failure, FailureKind, FromShim, Reply, Request, State};
+use tank_proto::shim::{self, Call, Event, Failure, FailureKind, FromShim, MAX_SPEC, Reply, Request, State};
 use tank_sys::{Error as SysError, packet, route::Routes, watch::Changes};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 
-/// The longest a shim may take to answer; its own limit for a start is shorter.
-const ANSWER_LIMIT: Duration = Duration::from_secs(45);
+/// The longest a shim may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest it may take to start a process; its own limit is shorter.
+const START_LIMIT: Duration = Duration::from_secs(45);
+
+/// How long who looks at all pods waits for one of them, once: until it answers it is not waited for again.
+pub const OBSERVE_LIMIT: Duration = Duration::from_secs(3);
 
 type Answer = (Reply, Vec<OwnedFd>);
 
@@ -29,8 +35,12 @@ type Answer = (Reply, Vec<OwnedFd>);
 pub struct Shim {
     pub pod: String,
     socket: Arc<AsyncFd<OwnedFd>>,
-    pending: Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>,
+    pending: Requests,
     alive: Arc<AtomicBool>,
+    /// It did not answer in time, and has not said anything since.
+    silent: Arc<AtomicBool>,
+    /// That was said.
+    announced: Arc<AtomicBool>,
     /// Counts what the shim says by itself, its end included.
     news: watch::Sender<u64>,
     /// Counts what the shim was asked that changes its state.
@@ -49,6 +59,36 @@ pub struct Shim {
     files: Mutex<BTreeMap<String, RunFiles>>,
     notices: mpsc::Sender<Notice>,
     watching: Arc<Watching>,
+}
+
+/// The requests that wait for their answers.
+type Requests = Arc<Mutex<Pending<oneshot::Sender<Answer>>>>;
+
+/// A request that was registered. Dropped before its answer came, it leaves its place behind, or none if it was not sent.
+struct Registered<'a> {
+    requests: &'a Requests,
+    id: u64,
+    sent: bool,
+}
+
+impl Drop for Registered<'_> {
+    fn drop(&mut self) {
+        let mut requests = lock(self.requests);
+        if self.sent { requests.abandon(self.id) } else { requests.remove(self.id) }
+    }
+}
+
+fn lock(requests: &Requests) -> std::sync::MutexGuard<'_, Pending<oneshot::Sender<Answer>>> {
+    requests.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// That a shim says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// Milliseconds since the epoch.
+    pub since: u64,
+    /// It may be at a request that takes long.
+    pub busy: bool,
 }
 
 /// The directory of a run's files, if its shim can show it.
@@ -95,6 +135,10 @@ pub enum Notice {
     Gone(String),
     /// Something changed in the pod's network.
     Changed(String),
+    /// It does not answer.
+    Silent(String),
+    /// It answers again.
+    Answers(String),
 }
 
 impl Shim {
@@ -103,7 +147,14 @@ impl Shim {
     /// # Errors
     /// What `connect(2)` gives: `ECONNREFUSED` when the shim is gone.
     pub fn connect(pod: &str, path: &Path, notices: mpsc::Sender<Notice>) -> Result<Arc<Self>, SysError> {
-        Self::over(packet::connect(path)?, pod, notices)
+        let socket = packet::connect(path)?;
+        // Who listens is the shim itself. It may be unable to say so.
+        let peer = rustix::net::sockopt::socket_peercred(&socket);
+        let shim = Self::over(socket, pod, notices)?;
+        if let Ok(peer) = peer {
+            let _ = shim.pid.set(peer.pid.as_raw_nonzero().get());
+        }
+        Ok(shim)
     }
 
     /// Speaks to a shim that was just made; gives where the time went with it.
@@ -131,6 +182,8 @@ impl Shim {
             socket: Arc::new(socket),
             pending: Arc::default(),
             alive: Arc::new(AtomicBool::new(true)),
+            silent: Arc::default(),
+            announced: Arc::default(),
             news: watch::Sender::new(0),
             asked: AtomicU64::new(0),
             touched: Arc::default(),
@@ -148,7 +201,7 @@ impl Shim {
             pod.to_owned(),
             Arc::clone(&shim.socket),
             Arc::clone(&shim.pending),
-            Arc::clone(&shim.alive),
+            [&shim.alive, &shim.silent, &shim.announced].map(Arc::clone),
             shim.news.clone(),
             Arc::clone(&shim.watching),
             notices,
@@ -160,46 +213,132 @@ impl Shim {
         self.alive.load(Ordering::Relaxed)
     }
 
+    /// Whether the other end of the connection is open at this moment, whatever was received until now.
+    pub fn is_connected(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec};
+        let mut poll = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|hung_up| hung_up == 0)
+    }
+
     /// Changes whenever the shim says something by itself, or ends.
     pub fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
 
+    /// Why the shim says nothing. None: as far as is known, it would answer.
+    pub fn silence(&self) -> Option<Silence> {
+        if !self.silent.load(Ordering::SeqCst) {
+            return None;
+        }
+        let (requests, now) = (lock(&self.pending), now());
+        // It may have answered in the moment in which that was noted.
+        Some(Silence { since: requests.oldest()?, busy: requests.is_busy(now) })
+    }
+
+    /// It did not answer in time: until it says something, nobody waits for it again.
+    pub fn note_silence(&self) {
+        if !self.is_alive() || lock(&self.pending).oldest().is_none() {
+            return;
+        }
+        self.silent.store(true, Ordering::SeqCst);
+        if !self.is_busy() && !self.announced.swap(true, Ordering::SeqCst) {
+            // Where they are so many that one is lost, the loop is awake.
+            let _ = self.notices.try_send(Notice::Silent(self.pod.clone()));
+        }
+    }
+
+    /// Asks for its state, whatever is known, and notes if it does not answer.
+    pub async fn check(&self) {
+        if self.silence().is_none() && timeout(OBSERVE_LIMIT, self.fetch_state()).await.is_err() {
+            self.note_silence();
+        }
+    }
+
+    fn failed(&self, why: &str) -> Failure {
+        let what = format!("speak to the shim of {}", self.pod);
+        Failure { what, why: why.to_owned(), kind: FailureKind::Other }
+    }
+
     /// Asks and waits for the answer.
     ///
     /// # Errors
-    /// The shim's own refusal, or that it is gone.
+    /// The shim's own refusal, or that it is gone or does not answer.
     pub async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
-        let gone = |why: &str| Failure {
-            what: format!("speak to the shim of {}", self.pod),
-            why: why.to_owned(),
-            kind: FailureKind::Other,
-        };
-        let bytes = serde_json::to_vec(request).map_err(|e| gone(&e.to_string()))?;
+        if lock(&self.pending).is_overdue(now(), ANSWER_LIMIT.as_millis() as u64) {
+            // Whoever asked before may have had less patience than to say so.
+            self.note_silence();
+        }
+        if self.silence().is_some_and(|silence| !silence.busy) {
+            self.note_silence();
+            return Err(self.failed("it does not answer"));
+        }
+        self.ask(request, fds).await
+    }
+
+    /// As [`Shim::request`], also of one that did not answer the last time.
+    pub async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
         let changes = matches!(request, Request::Start | Request::Forget { .. } | Request::Shutdown);
         // Before it is sent and after it is answered: what was said between is of neither moment.
         let _forget = changes.then(|| Forget::new(self));
+        let limit = if matches!(request, Request::Start | Request::Exec) { START_LIMIT } else { ANSWER_LIMIT };
+        let asked = Instant::now();
+        let mut deadline = asked + limit;
         let (sender, receiver) = oneshot::channel();
-        {
+        let sent = async {
             let _sending = self.sending.lock().await;
-            if !self.is_alive() {
-                return Err(gone("it is gone"));
-            }
-            self.pending.lock().unwrap_or_else(PoisonError::into_inner).push_back(sender);
-            loop {
-                let mut guard = self.socket.writable().await.map_err(|e| gone(&e.to_string()))?;
-                match guard.try_io(|socket| packet::send(socket.as_fd(), &bytes, fds)) {
-                    Ok(Ok(())) => break,
-                    Ok(Err(error)) => return Err(gone(&error.to_string())),
-                    Err(_would_block) => {}
-                }
+            self.send(request, fds, sender).await
+        };
+        let busy = |_| self.failed("it takes no more requests");
+        // Kept until it is answered, or nobody waits any more.
+        let _registered = timeout_at(deadline, sent).await.map_err(busy)??;
+        tokio::pin!(receiver);
+        loop {
+            match timeout_at(deadline, &mut receiver).await {
+                Ok(Ok((Reply::Failed(failure), _))) => return Err(failure),
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(_)) => return Err(self.failed("it is gone")),
+                // It is at what somebody else asked for, which has a limit of its own.
+                Err(_) if asked.elapsed() < START_LIMIT && self.is_busy() => deadline = Instant::now() + OBSERVE_LIMIT,
+                Err(_) => break,
             }
         }
-        match timeout(ANSWER_LIMIT, receiver).await {
-            Ok(Ok((Reply::Failed(failure), _))) => Err(failure),
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(gone("it is gone")),
-            Err(_) => Err(gone("it does not answer in time")),
+        self.note_silence();
+        Err(self.failed("it does not answer in time"))
+    }
+
+    fn is_busy(&self) -> bool {
+        lock(&self.pending).is_busy(now())
+    }
+
+    /// Registers a request and sends it. The caller holds `sending`, so the ids are in the order of the packets.
+    async fn send(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        sender: oneshot::Sender<Answer>,
+    ) -> Result<Registered<'_>, Failure> {
+        if !self.is_alive() {
+            return Err(self.failed("it is gone"));
+        }
+        let now = now();
+        let long = matches!(request, Request::Start | Request::Exec);
+        let until = if long { now + START_LIMIT.as_millis() as u64 } else { now };
+        let id = lock(&self.pending).add(sender, now, until);
+        let id = id.ok_or_else(|| self.failed("too many requests wait for its answer"))?;
+        let mut registered = Registered { requests: &self.pending, id, sent: false };
+        let call = Call { id: Some(id), request: request.clone() };
+        let bytes = serde_json::to_vec(&call).map_err(|e| self.failed(&e.to_string()))?;
+        loop {
+            let mut guard = self.socket.writable().await.map_err(|e| self.failed(&e.to_string()))?;
+            match guard.try_io(|socket| packet::send(socket.as_fd(), &bytes, fds)) {
+                Ok(Ok(())) => {
+                    registered.sent = true;
+                    return Ok(registered);
+                }
+                Ok(Err(error)) => return Err(self.failed(&error.to_string())),
+                Err(_would_block) => {}
+            }
         }
     }
 
@@ -215,6 +354,16 @@ impl Shim {
         {
             return Ok(state.clone());
         }
+        self.fetch_state().await
+    }
+
+    /// What it said last, however old. None: it never did.
+    pub fn last_state(&self) -> Option<State> {
+        self.known().as_ref().map(|(_, state)| state.clone())
+    }
+
+    async fn fetch_state(&self) -> Result<State, Failure> {
+        let age = self.age();
         match self.request(&Request::State, &[]).await? {
             (Reply::State(state), _) => {
                 // If something happened meanwhile, it is the state of a moment that has passed.
@@ -258,6 +407,11 @@ impl Shim {
     /// What is [seen](Self::seen) of the pod holds as long as this is the same.
     pub fn moment(&self) -> u64 {
         self.age() + self.touched.load(Ordering::SeqCst)
+    }
+
+    /// The shim's process, if it is known.
+    pub fn known_pid(&self) -> Option<i32> {
+        self.pid.get().copied()
     }
 
     /// The shim's process, asked for once.
@@ -397,8 +551,8 @@ impl Drop for Forget<'_> {
 async fn receive(
     pod: String,
     socket: Arc<AsyncFd<OwnedFd>>,
-    pending: Arc<Mutex<VecDeque<oneshot::Sender<Answer>>>>,
-    alive: Arc<AtomicBool>,
+    pending: Requests,
+    [alive, silent, announced]: [Arc<AtomicBool>; 3],
     news: watch::Sender<u64>,
     watching: Arc<Watching>,
     notices: mpsc::Sender<Notice>,
@@ -410,19 +564,31 @@ async fn receive(
             Ok(Ok(Some(received))) => received,
             Ok(Ok(None) | Err(_)) => break,
         };
-        match serde_json::from_slice(&received.0) {
-            Ok(FromShim::Reply(reply)) => {
-                let sender = pending.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                // Whoever asked may have stopped waiting.
-                let _ = sender.map(|sender| sender.send((reply, received.1)));
-            }
+        // Whatever it says, it lives.
+        silent.store(false, Ordering::SeqCst);
+        if announced.swap(false, Ordering::SeqCst) {
+            let _ = notices.send(Notice::Answers(pod.clone())).await;
+        }
+        let (bytes, fds) = received;
+        let answered = |id: Option<u64>, answer: Answer| {
+            // Whoever asked may have stopped waiting.
+            let sender = lock(&pending).take(id);
+            let _ = sender.map(|sender| sender.send(answer));
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(FromShim::Answer(shim::Answer { id, reply: Reply::Sealed })) => match unseal(fds) {
+                Ok(reply) => answered(Some(id), (reply, Vec::new())),
+                Err(failure) => answered(Some(id), (Reply::Failed(failure), Vec::new())),
+            },
+            Ok(FromShim::Answer(shim::Answer { id, reply })) => answered(Some(id), (reply, fds)),
+            Ok(FromShim::Reply(reply)) => answered(None, (reply, fds)),
             Ok(FromShim::Event(event)) => {
                 // First what was known is old, then somebody looks.
                 news.send_modify(|count| *count += 1);
                 let _ = notices.send(Notice::Event(pod.clone(), event)).await;
             }
             // A newer shim may say more than is known here; an answer that nobody understands is one to nobody.
-            Err(error) if is_event(&received.0) => tracing::warn!(pod, %error, "a shim told of something unknown"),
+            Err(error) if is_event(&bytes) => tracing::warn!(pod, %error, "a shim told of something unknown"),
             Err(error) => {
                 tracing::warn!(pod, %error, "a shim said something unknown");
                 break;
@@ -431,9 +597,17 @@ async fn receive(
     }
     alive.store(false, Ordering::Relaxed);
     watching.set(None);
-    pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    lock(&pending).clear();
     news.send_modify(|count| *count += 1);
     let _ = notices.send(Notice::Gone(pod)).await;
+}
+
+/// A reply that is larger than a packet.
+fn unseal(fds: Vec<OwnedFd>) -> Result<Reply, Failure> {
+    let failed = |why: String| Failure { what: "read the shim's answer".to_owned(), why, kind: FailureKind::Other };
+    let file = fds.into_iter().next().ok_or_else(|| failed("it is missing".to_owned()))?;
+    let bytes = packet::read_sealed(file, MAX_SPEC).map_err(|e| failed(e.to_string()))?;
+    serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))
 }
 
 fn is_event(packet: &[u8]) -> bool {

@@ -1,6 +1,12 @@
 //! Everything a container is started with, from its node and its image: the pure rules first, then the mounts.
 
-use crate::{files, host::Host, images::Image, shims::failure, user};
+use crate::{
+    files,
+    host::Host,
+    images::Image,
+    shims::{Shim, failure},
+    user,
+};
 use rustix::fs::OFlags;
 use std::{
     collections::BTreeMap,
@@ -13,7 +19,7 @@ use std::{
 };
 use tank_model::{Digest, Graph, Name, graph::ContainerNode, spec};
 use tank_plan::Step;
-use tank_proto::shim::{Failure, FailureKind, Reply, Request, StartSpec};
+use tank_proto::shim::{Failure, FailureKind, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, StartSpec, WITH_IDS};
 use tank_sys::{
     mount::{self, attr},
     packet, privilege, process,
@@ -137,7 +143,10 @@ pub fn prepare_ahead(host: &Arc<Host>, graph: &Arc<Graph>, start: &Start) -> Pre
 pub async fn start(host: &Arc<Host>, start: &Start, prepared: Prepared) -> Result<i32, Failure> {
     let Start { pod, container, .. } = start;
     let shim = host.shim(pod).ok_or_else(|| fail("start a container", "its shim is gone"))?;
-    let (spec, fds) = prepared.await.map_err(|e| fail("prepare a container", e))??;
+    let (mut spec, mut fds) = prepared.await.map_err(|e| fail("prepare a container", e))??;
+    if fds.len() > MAX_BESIDE {
+        bundle(&shim, &mut spec, &mut fds).await?;
+    }
     let text = serde_json::to_vec(&spec).map_err(|e| fail("write a specification", e))?;
     let sealed = packet::sealed("start", &text).map_err(|e| failure(&e))?;
     let all: Vec<_> = std::iter::once(sealed.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
@@ -152,6 +161,24 @@ pub async fn start(host: &Arc<Host>, start: &Start, prepared: Prepared) -> Resul
         }
         (other, _) => Err(crate::shims::unexpected(&other)),
     }
+}
+
+/// Puts the descriptors that are too many for a packet into a socket that takes their place.
+async fn bundle(shim: &Shim, spec: &mut StartSpec, fds: &mut Vec<OwnedFd>) -> Result<(), Failure> {
+    let count = fds.len();
+    let refuse = |why: String| Err(fail(format!("hand {count} mounts and cgroups to the pod's shim"), why));
+    if count > MAX_DESCRIPTORS {
+        return refuse(format!("{MAX_DESCRIPTORS} is the most; mount fewer volumes in one container"));
+    }
+    if shim.state().await?.version < WITH_IDS {
+        return refuse(format!(
+            "it is of an older Tank, for which {MAX_BESIDE} is the most; delete the pod and switch again"
+        ));
+    }
+    let rest = fds.split_off(MAX_BESIDE - 1);
+    fds.push(packet::bundle(&packet::borrow(&rest)).map_err(|e| failure(&e))?);
+    spec.descriptors = Some(count);
+    Ok(())
 }
 
 fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
@@ -212,6 +239,7 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
         files,
         cgroup,
         into,
+        descriptors: None,
         ulimits: node
             .ulimits
             .iter()

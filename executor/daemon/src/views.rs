@@ -114,10 +114,16 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
             (view.status != Some(0)).then_some(view)
         })
         .collect();
+    let unresponsive = found.and_then(|found| found.unresponsive.as_ref());
+    if unresponsive.is_some() {
+        containers.iter_mut().for_each(|container| "unknown".clone_into(&mut container.state));
+    }
     let all = |state: &str| !containers.is_empty() && containers.iter().all(|container| container.state == state);
     let any = |state: &str| containers.iter().any(|container| container.state == state);
     let state = if !declared {
         "undeclared"
+    } else if unresponsive.is_some() {
+        "unresponsive"
     } else if all("running") && containers.iter().all(|container| container.ready) {
         "running"
     } else if all("running") || !unfinished.is_empty() && !any("running") {
@@ -142,6 +148,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         addresses: network.iter().flatten().map(address).collect(),
         published: published.collect(),
         containers: unfinished.into_iter().chain(containers).collect(),
+        reason: unresponsive.map(ToString::to_string),
     }
 }
 

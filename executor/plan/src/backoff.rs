@@ -1,6 +1,14 @@
 //! When an ended container starts again: at once the first time, then after 1 s, 2 s, 4 s … up to five minutes. One
 //! that ran for ten seconds counts as stable and starts over.
+//!
+//! And when a step that failed is tried again: twice at once, then likewise. Its failure is data of the step's own, so
+//! neither what happens meanwhile nor what happens to others makes it come earlier or later.
 
+use crate::{
+    observed::FailedStep,
+    step::{Held, Plan},
+};
+use std::collections::BTreeMap;
 use tank_model::spec::Restart;
 
 /// A run at least this long, in milliseconds, forgives the failures before it.
@@ -43,9 +51,63 @@ pub fn delay(attempt: u32) -> u64 {
     }
 }
 
+/// Takes the steps out of a plan that failed and are not to be tried again yet, and what depends on them.
+pub(crate) fn hold_back(plan: Plan, failures: &[FailedStep], now: u64) -> Plan {
+    if failures.is_empty() {
+        return plan;
+    }
+    let mut kept = Plan { waiting: plan.waiting, held: plan.held, steps: Vec::new() };
+    // The new places of those that stay.
+    let mut places = BTreeMap::new();
+    for (id, mut planned) in plan.steps.into_iter().enumerate() {
+        let failed = failures.iter().find(|failed| failed.step == planned.step);
+        let again = failed.map(|failed| (failed, failed.at.saturating_add(delay(failed.count.saturating_sub(1)))));
+        if let Some((failed, until)) = again.filter(|(_, until)| *until > now) {
+            let why = format!("it failed {} times in a row: {}", failed.count, failed.why);
+            kept.held.push(Held { step: planned.step, why, until });
+            continue;
+        }
+        let Some(after) = planned.after.iter().map(|before| places.get(before).copied()).collect() else { continue };
+        planned.after = after;
+        places.insert(id, kept.steps.len());
+        kept.steps.push(planned);
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::step::{Class, PlannedStep, Step};
+    use tank_model::Name;
+
+    #[test]
+    fn what_failed_waits_and_keeps_only_what_needs_it_waiting() {
+        let step = |pod: &str| Step::EnsureNetwork { pod: Name::new(pod).expect("a name") };
+        let planned = |pod: &str, after: &[usize]| PlannedStep {
+            step: step(pod),
+            class: Class::Create,
+            why: String::new(),
+            drift: false,
+            after: after.to_vec(),
+        };
+        let steps = vec![planned("a", &[]), planned("b", &[]), planned("needs-a", &[0, 1]), planned("needs-b", &[1])];
+        let plan = Plan { steps, ..Plan::default() };
+        let failed = |count| [FailedStep { step: step("a"), count, at: 1_000, why: "no".to_owned() }];
+        // Twice it is tried again at once.
+        for count in [1, 2] {
+            assert_eq!(hold_back(plan.clone(), &failed(count), 1_000), plan);
+        }
+        let held = hold_back(plan.clone(), &failed(3), 1_999);
+        assert_eq!(held.steps, [planned("b", &[]), planned("needs-b", &[0])]);
+        assert_eq!((held.held[0].step.clone(), held.wake_at()), (step("a"), Some(2_000)));
+        assert!(!held.is_empty());
+        assert_eq!(hold_back(plan.clone(), &failed(3), 2_000), plan);
+        assert_eq!(hold_back(plan.clone(), &failed(u32::MAX), 2_000).wake_at(), Some(1_000 + CAP));
+        // Another step is not the one that failed.
+        let other = [FailedStep { step: step("z"), count: 9, at: 1_000, why: String::new() }];
+        assert_eq!(hold_back(plan.clone(), &other, 1_000), plan);
+    }
 
     #[test]
     fn delays_double_up_to_the_cap() {

@@ -19,8 +19,13 @@ impl Planner<'_> {
         for (name, container) in &found.containers {
             if graph.process(pod, name).is_none() {
                 let why = "it is no longer declared".to_owned();
-                self.stop(pod, name, container, &Removal { class: Class::Delete, why, drift: false }, &[]);
+                let id = self.stop(pod, name, container, &Removal { class: Class::Delete, why, drift: false }, &[]);
+                self.sweep(pod, name, false, &[id]);
             }
+        }
+        for name in found.left_over.iter().filter(|name| graph.process(pod, name).is_none()) {
+            let drift = self.desired.previous.is_some_and(|previous| previous.process(pod, name).is_none());
+            self.sweep(pod, name, drift, &[]);
         }
         // What has changed ends before anything runs in its place.
         let mut stopped: BTreeMap<&Name, (StepId, Removal)> = BTreeMap::new();
@@ -50,6 +55,12 @@ impl Planner<'_> {
                 (None, Some(container)) => self.keep(pod, name, container, after),
             }
         }
+    }
+
+    /// Removes what is left of a container that is not declared any more.
+    fn sweep(&mut self, pod: &Name, name: &Name, drift: bool, after: &[StepId]) {
+        let step = Step::SweepContainer { pod: pod.clone(), container: name.clone() };
+        self.add(step, Class::Delete, "it is no longer declared", drift, after);
     }
 
     /// Runs what comes before the containers, one after the other. Returns what they wait for, if anything.

@@ -28,6 +28,17 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
         Step::StopSandbox { pod } | Step::SweepPod { pod } => {
             host.pods.remove(pod);
         }
+        Step::SweepContainer { pod, container } => {
+            if let Some(pod) = host.pods.get_mut(pod) {
+                pod.left_over.remove(container);
+            }
+        }
+        // It says what it said before; what that was is known to nobody here.
+        Step::ResumeShim { pod } => {
+            if let Some(pod) = host.pods.get_mut(pod) {
+                pod.unresponsive = None;
+            }
+        }
         Step::EnsureNetwork { pod } => {
             if let Some(sandbox) = host.pods.get_mut(pod).and_then(|pod| pod.sandbox.as_mut()) {
                 sandbox.network = desired.addresses.get(pod).cloned();
@@ -53,12 +64,14 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
                 stop_timeout: 10_000,
             };
             if let Some(pod) = host.pods.get_mut(pod) {
+                pod.left_over.remove(container);
                 pod.containers.insert(container.clone(), started);
             }
         }
         Step::StopContainer { pod, container, .. } => {
             if let Some(pod) = host.pods.get_mut(pod) {
                 pod.containers.remove(container);
+                pod.left_over.insert(container.clone());
             }
         }
         Step::SetLimits { pod, container, limits } => {

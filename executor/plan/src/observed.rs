@@ -1,5 +1,6 @@
 //! The host as data: what is, read from the shims and the kernel, never from memory of what was done.
 
+use crate::step::Step;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Digest, Name, spec};
@@ -14,6 +15,21 @@ pub struct Observed {
     pub bridge: Option<BTreeSet<String>>,
     /// What each rule of Tank's nftables table is for.
     pub firewall: BTreeSet<String>,
+    /// What was tried and has failed since it last went well.
+    #[serde(default)]
+    pub failures: Vec<FailedStep>,
+}
+
+/// A step that failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FailedStep {
+    pub step: Step,
+    /// How often in a row.
+    pub count: u32,
+    /// When it failed last, in milliseconds since the epoch.
+    pub at: u64,
+    /// For people.
+    pub why: String,
 }
 
 /// What bears one pod's name.
@@ -22,6 +38,37 @@ pub struct Pod {
     /// None: there is no shim, and what else is here (cgroups, folders) is left over.
     pub sandbox: Option<Sandbox>,
     pub containers: BTreeMap<Name, Container>,
+    /// Containers of which only cgroups and folders are here.
+    #[serde(default)]
+    pub left_over: BTreeSet<Name>,
+    /// There is a shim, of which nothing else is known. What it costs is this pod's alone.
+    #[serde(default)]
+    pub unresponsive: Option<Unresponsive>,
+}
+
+/// Why nothing is known of a pod's shim.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "unresponsive", rename_all = "snake_case")]
+pub enum Unresponsive {
+    /// It is at a request that may take long.
+    Busy,
+    /// Somebody stopped its process or froze its cgroup; it answers nothing since then.
+    Halted { since: u64 },
+    /// It answers nothing since then, in milliseconds since the epoch.
+    Silent { since: u64 },
+    /// It answers, and its pod can't be looked at.
+    Unreadable { why: String },
+}
+
+impl std::fmt::Display for Unresponsive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Busy => write!(f, "its shim is at something that takes long"),
+            Self::Halted { .. } => write!(f, "somebody stopped or froze its shim"),
+            Self::Silent { .. } => write!(f, "its shim does not answer"),
+            Self::Unreadable { why } => write!(f, "it can't be looked at: {why}"),
+        }
+    }
 }
 
 /// A shim and the namespaces it holds.

@@ -1,7 +1,9 @@
 //! From a graph and an observation to a plan: pods, the bridge, the rules. Their containers are in `containers`.
 
 use crate::{
-    observed::{self, Observed, State},
+    backoff,
+    health::PATIENCE,
+    observed::{self, Observed, State, Unresponsive},
     step::{Class, Plan, PlannedStep, Step, StepId, Waiting},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,13 +37,37 @@ pub fn plan(desired: &Desired<'_>, observed: &Observed) -> Plan {
     let changes = desired.previous.map(|previous| diff::diff(previous, desired.graph)).unwrap_or_default();
     let mut planner = Planner { desired, observed, changes, plan: Plan::default(), bridge: None };
     let removed = planner.removals();
+    planner.resume_undeclared();
     planner.ensure_bridge();
     for pod in desired.graph.pods() {
         planner.pod(pod, removed.get(pod).copied());
     }
     planner.firewall();
     planner.remove_bridge();
-    planner.plan
+    backoff::hold_back(planner.plan, &observed.failures, observed.now)
+}
+
+/// How long a shim may be silent, in milliseconds, before it is killed with all that runs in it and made anew. A disk that
+/// stalls may hold a log up for seconds.
+pub const SILENCE: u64 = 15_000;
+
+/// What to do about a shim of which nothing is known.
+enum Care {
+    Wait(Option<u64>),
+    Resume,
+    Replace,
+}
+
+impl Care {
+    fn of(unresponsive: &Unresponsive, now: u64) -> Self {
+        match unresponsive {
+            // An event tells.
+            Unresponsive::Busy | Unresponsive::Unreadable { .. } => Self::Wait(None),
+            Unresponsive::Silent { since } if now >= since.saturating_add(SILENCE) => Self::Replace,
+            Unresponsive::Silent { since } => Self::Wait(Some(since.saturating_add(SILENCE))),
+            Unresponsive::Halted { .. } => Self::Resume,
+        }
+    }
 }
 
 /// Why something has to go.
@@ -121,6 +147,11 @@ impl Planner<'_> {
     /// Whether, and why, what is there under a pod's name has to go.
     fn removal(&self, pod: &Name, found: &observed::Pod) -> Option<Removal> {
         let removal = |class, why: &str, drift| Some(Removal { class, why: why.to_owned(), drift });
+        let care = found.unresponsive.as_ref().map(|why| (why, self.care(pod, why)));
+        if let Some((_, Care::Resume)) = care {
+            // It may yet say what it holds, and end it as it should.
+            return None;
+        }
         let Some((_, hash)) = self.desired.graph.sandbox(pod) else {
             let drift = self.desired.previous.is_some_and(|previous| previous.pod(pod).is_none());
             return removal(
@@ -129,6 +160,11 @@ impl Planner<'_> {
                 drift,
             );
         };
+        match care {
+            Some((why, Care::Replace)) => return removal(Class::Replace, &why.to_string(), true),
+            Some(_) => return None,
+            None => {}
+        }
         match &found.sandbox {
             None => removal(Class::Replace, "its shim is gone", true),
             Some(sandbox) if sandbox.hash != hash => {
@@ -169,7 +205,8 @@ impl Planner<'_> {
     fn remove_pod(&mut self, pod: &Name, found: &observed::Pod, removal: &Removal, after: &[StepId]) -> StepId {
         let Removal { class, why, drift } = removal;
         if found.sandbox.is_none() {
-            return self.add(Step::SweepPod { pod: pod.clone() }, *class, "its shim is gone", true, after);
+            let why = found.unresponsive.as_ref().map_or_else(|| "its shim is gone".to_owned(), ToString::to_string);
+            return self.add(Step::SweepPod { pod: pod.clone() }, *class, why, true, after);
         }
         let running = found.containers.iter().filter(|(_, container)| matches!(container.state, State::Running { .. }));
         let stops: Vec<StepId> =
@@ -246,6 +283,9 @@ impl Planner<'_> {
         let Some((sandbox, hash)) = self.desired.graph.sandbox(pod) else { return };
         let bridged = sandbox.network == Network::Bridge;
         let found = self.observed.pods.get(pod).filter(|_| removed.is_none());
+        if let Some(unresponsive) = found.and_then(|found| found.unresponsive.as_ref()) {
+            return self.unresponsive(pod, unresponsive);
+        }
         match found.and_then(|found| found.sandbox.as_ref().map(|sandbox| (found, sandbox))) {
             None => {
                 let drift = self.is_declared_before(&Key::Sandbox(pod.clone()));
@@ -273,6 +313,47 @@ impl Planner<'_> {
                 self.containers(pod, found, Class::Create, &ready);
             }
         }
+    }
+
+    /// Nothing is known of the pod, so nothing is done to it but what makes it known again.
+    fn unresponsive(&mut self, pod: &Name, unresponsive: &Unresponsive) {
+        let mut until = None;
+        match self.care(pod, unresponsive) {
+            Care::Wait(at) => until = at,
+            Care::Resume => self.resume_shim(pod, unresponsive),
+            // Its removal comes first.
+            Care::Replace => return,
+        }
+        for (name, ..) in self.desired.graph.containers(pod) {
+            self.wait(pod, name, unresponsive.to_string(), until);
+        }
+    }
+
+    /// A shim that has to go is let run on first.
+    fn resume_undeclared(&mut self) {
+        for (pod, found) in &self.observed.pods {
+            if self.desired.graph.pod(pod).is_none()
+                && let Some(unresponsive) = &found.unresponsive
+                && let Care::Resume = self.care(pod, unresponsive)
+            {
+                self.resume_shim(pod, unresponsive);
+            }
+        }
+    }
+
+    /// What to do about a shim. One that does not go on though it was let is like one that is silent.
+    fn care(&self, pod: &Name, unresponsive: &Unresponsive) -> Care {
+        let resume = Step::ResumeShim { pod: pod.clone() };
+        let in_vain = self.observed.failures.iter().any(|failed| failed.step == resume && failed.count >= PATIENCE);
+        match Care::of(unresponsive, self.observed.now) {
+            Care::Resume if in_vain => Care::Replace,
+            care => care,
+        }
+    }
+
+    fn resume_shim(&mut self, pod: &Name, unresponsive: &Unresponsive) {
+        let step = Step::ResumeShim { pod: pod.clone() };
+        self.add(step, Class::InPlace, unresponsive.to_string(), true, &[]);
     }
 
     /// Which fields of a node have changed, for people.

@@ -24,6 +24,15 @@ pub enum Step {
     SweepPod {
         pod: Name,
     },
+    /// What is left of a container that its shim does not know: cgroups, folders.
+    SweepContainer {
+        pod: Name,
+        container: Name,
+    },
+    /// Lets a stopped or frozen shim run on.
+    ResumeShim {
+        pod: Name,
+    },
     /// The pod's link, its addresses and its routes.
     EnsureNetwork {
         pod: Name,
@@ -106,17 +115,29 @@ pub struct Waiting {
     pub until: Option<u64>,
 }
 
+/// A step that failed and is not tried again yet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Held {
+    pub step: Step,
+    pub why: String,
+    /// When it is tried again, in milliseconds since the epoch.
+    pub until: u64,
+}
+
 /// What to do, in an order that works, and what waits.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
     pub steps: Vec<PlannedStep>,
     pub waiting: Vec<Waiting>,
+    /// What depends on these is not planned either.
+    #[serde(default)]
+    pub held: Vec<Held>,
 }
 
 impl Plan {
     /// Nothing to do and nothing waits for anything.
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.waiting.is_empty()
+        self.steps.is_empty() && self.waiting.is_empty() && self.held.is_empty()
     }
 
     /// Names the plan: what is to be reached and how.
@@ -127,7 +148,8 @@ impl Plan {
 
     /// When to look again though nothing happened.
     pub fn wake_at(&self) -> Option<u64> {
-        self.waiting.iter().filter_map(|waiting| waiting.until).min()
+        let held = self.held.iter().map(|held| held.until);
+        self.waiting.iter().filter_map(|waiting| waiting.until).chain(held).min()
     }
 }
 
@@ -139,6 +161,8 @@ impl Step {
             Self::StartSandbox { pod, .. }
             | Self::StopSandbox { pod }
             | Self::SweepPod { pod }
+            | Self::SweepContainer { pod, .. }
+            | Self::ResumeShim { pod }
             | Self::EnsureNetwork { pod }
             | Self::StartContainer { pod, .. }
             | Self::StopContainer { pod, .. }
@@ -157,6 +181,8 @@ impl fmt::Display for Step {
             Self::StartSandbox { pod, .. } => write!(f, "create pod {pod}"),
             Self::StopSandbox { pod } => write!(f, "remove pod {pod}"),
             Self::SweepPod { pod } => write!(f, "sweep what is left of pod {pod}"),
+            Self::SweepContainer { pod, container } => write!(f, "sweep what is left of {pod}/{container}"),
+            Self::ResumeShim { pod } => write!(f, "resume the shim of pod {pod}"),
             Self::EnsureNetwork { pod } => write!(f, "connect pod {pod}"),
             Self::StartContainer { pod, container, .. } => write!(f, "start {pod}/{container}"),
             Self::StopContainer { pod, container, .. } => write!(f, "stop {pod}/{container}"),

@@ -6,8 +6,9 @@ use tank_model::{Config, Digest, Graph, Key, Name, spec::Network};
 use tank_plan::{
     Desired, Observed, Step,
     model::{apply, apply_step},
-    observed::State,
+    observed::{Pod, State, Unresponsive},
     plan,
+    planner::SILENCE,
 };
 
 /// Everything [`Desired`] borrows.
@@ -99,6 +100,12 @@ impl World {
                     }
                 }
             }
+            assert!(found.unresponsive.is_none());
+            assert!(
+                found.left_over.iter().all(|name| self.graph.process(pod, name).is_some()),
+                "{:?}",
+                found.left_over
+            );
             let there: BTreeSet<&Name> = found.containers.keys().collect();
             assert!(containers.keys().chain(inits.keys()).all(|name| there.contains(name)), "{pod}: {there:?}");
         }
@@ -161,6 +168,8 @@ enum Meddling {
     ChangeLimits,
     Halt,
     EditFiles,
+    StopShims,
+    SilenceShims,
 }
 
 fn meddling() -> impl Strategy<Value = Meddling> {
@@ -173,6 +182,8 @@ fn meddling() -> impl Strategy<Value = Meddling> {
         Just(Meddling::ChangeLimits),
         Just(Meddling::Halt),
         Just(Meddling::EditFiles),
+        Just(Meddling::StopShims),
+        Just(Meddling::SilenceShims),
     ]
 }
 
@@ -208,6 +219,10 @@ fn meddle(host: &mut Observed, what: &Meddling) {
                 for files in pod.containers.values_mut().filter_map(|container| container.files.as_mut()) {
                     files.insert("/etc/hosts".to_owned(), Digest::of(b"somebody's"));
                 }
+            }
+            Meddling::StopShims => pod.unresponsive = Some(Unresponsive::Halted { since: now }),
+            Meddling::SilenceShims => {
+                *pod = Pod { unresponsive: Some(Unresponsive::Silent { since: now - SILENCE }), ..Pod::default() };
             }
             Meddling::FlushRules | Meddling::DeleteBridge => {}
         }

@@ -1,9 +1,14 @@
 //! Packets between `tankd` and a pod's shim.
 //!
-//! The shim is told what to do in full and decides nothing. Requests are answered in order, each with one
-//! [`Reply`]; between replies the shim sends [`Event`]s. Descriptors travel beside the packet and are named by their
-//! place in it. A [`Request::Start`] or [`Request::Exec`] can be larger than a packet, so what it says is in a sealed
-//! memory file, the first descriptor.
+//! The shim is told what to do in full and decides nothing. Each request is a [`Call`] with an id of its own and is
+//! answered by one [`Answer`] with that id, so that an answer that is lost, late or sent twice is never taken for another
+//! one's; between answers the shim sends [`Event`]s. Shims before version 4 answer with a bare [`Reply`], in order.
+//!
+//! Descriptors travel beside the packet and are named by their place in it. A [`Request::Start`] or [`Request::Exec`] can be
+//! larger than a packet, so what it says is in a sealed memory file, the first descriptor. The descriptors of a start
+//! beyond [`MAX_BESIDE`] wait in a socket that is the last of those: they arrive with the request or not at all.
+//!
+//! What a shim says of a failure can be as long as what it was asked: [`Failure::bounded`] makes it fit.
 //!
 //! [`VERSION`] is part of the state a shim reports: a newer `tankd` takes over the shims of an older one.
 
@@ -13,11 +18,25 @@ use serde::{Deserialize, Serialize};
 /// The version of these messages.
 ///
 /// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`]. 3: [`StartSpec::into`], where the time
-/// went.
-pub const VERSION: u32 = 3;
+/// went. 4: [`Call::id`], [`ExecSpec::kill_on_close`], [`StartSpec::descriptors`],
+/// [`Reply::Sealed`].
+pub const VERSION: u32 = 4;
+
+/// The first version that answers with the request's id, and takes more descriptors than [`MAX_BESIDE`].
+pub const WITH_IDS: u32 = 4;
 
 /// The most bytes of a start or exec specification: 4 MiB (`ARG_MAX` is 2 MiB).
 pub const MAX_SPEC: u64 = 4 << 20;
+
+/// The most descriptors of a start that travel beside its packet, the specification not counted.
+pub const MAX_BESIDE: usize = 100;
+
+/// The most descriptors of a start: its root, its mounts, its files and its cgroups.
+pub const MAX_DESCRIPTORS: usize = 1_200;
+
+/// The most bytes of each text of a [`Failure`]: half a line of a log, and with every byte escaped two of them still fit
+/// into a packet.
+pub const MAX_FAILURE: usize = 2 << 10;
 
 /// What a shim is made with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +64,24 @@ pub struct Setup {
     /// Say in [`Reply::Ready`] where the time went.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed: bool,
+}
+
+/// A packet to the shim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Counted up on each connection. None: from a `tankd` before version 4, which takes answers by their order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    #[serde(flatten)]
+    pub request: Request,
+}
+
+/// The reply to one [`Call`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub id: u64,
+    #[serde(flatten)]
+    pub reply: Reply,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +133,8 @@ pub enum Reply {
     Attached,
     Files,
     Done,
+    /// The reply is larger than a packet: it is in a sealed memory file, the first descriptor. Only in an [`Answer`].
+    Sealed,
     Failed(Failure),
 }
 
@@ -107,6 +146,22 @@ pub struct Failure {
     /// Why it failed.
     pub why: String,
     pub kind: FailureKind,
+}
+
+impl Failure {
+    /// The same with each text cut to [`MAX_FAILURE`] bytes, and a note where something was left out. What a failure
+    /// quotes can be of any length: the word that was to be executed, a path.
+    pub fn bounded(self) -> Self {
+        Self { what: bounded(self.what), why: bounded(self.why), kind: self.kind }
+    }
+}
+
+fn bounded(text: String) -> String {
+    if text.len() <= MAX_FAILURE {
+        return text;
+    }
+    let cut = (0..=MAX_FAILURE).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}\u{2026} ({} bytes more)", &text[..cut], text.len() - cut)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +195,8 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum FromShim {
+    Answer(Answer),
+    /// The reply of a shim before version 4; and of any [`Reply::Ready`].
     Reply(Reply),
     Event(Event),
 }
@@ -208,6 +265,9 @@ pub struct StartSpec {
     /// The directory of the one of version 2: who knows it is born there and does not join it.
     #[serde(default)]
     pub into: Option<usize>,
+    /// How many descriptors there are in all, where the last one beside the packet is the socket that holds the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub descriptors: Option<usize>,
     /// Name, soft and hard limit; none: unlimited.
     #[serde(default)]
     pub ulimits: Vec<(String, Option<u64>, Option<u64>)>,
@@ -251,6 +311,10 @@ pub struct ExecSpec {
     pub cwd: Option<String>,
     /// Rows and columns. None: no terminal.
     pub terminal: Option<(u16, u16)>,
+    /// The process, and whatever it started, ends when its control socket is closed; it counts apart from those that an
+    /// operator runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kill_on_close: bool,
 }
 
 /// Ids inside the pod.
@@ -259,4 +323,33 @@ pub struct User {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_any_length_fits_into_a_packet() {
+        for text in ["x".repeat(70_000), "\u{1}".repeat(70_000), "\u{1F600}".repeat(20_000), "short".to_owned()] {
+            let failure = Failure { what: text.clone(), why: text.clone(), kind: FailureKind::Other }.bounded();
+            let answer = FromShim::Answer(Answer { id: u64::MAX, reply: Reply::Failed(failure.clone()) });
+            assert!(serde_json::to_vec(&answer).expect("encodes").len() < 32 << 10);
+            assert!(text.starts_with(failure.what.split('\u{2026}').next().unwrap_or_default()));
+            assert_eq!(failure.what == text, text.len() <= MAX_FAILURE);
+        }
+    }
+
+    #[test]
+    fn an_id_is_ignored_by_who_does_not_know_it() {
+        let call = Call { id: Some(7), request: Request::Signal { container: "app".to_owned(), signal: 15 } };
+        let text = serde_json::to_string(&call).expect("encodes");
+        assert_eq!(text, r#"{"id":7,"op":"signal","container":"app","signal":15}"#);
+        assert_eq!(serde_json::from_str::<Request>(&text).expect("version 3 reads it"), call.request);
+        let state = serde_json::to_string(&Call { id: Some(8), request: Request::State }).expect("encodes");
+        assert_eq!(serde_json::from_str::<Request>(&state).expect("version 3 reads it"), Request::State);
+        // And a `tankd` of version 3 sends none.
+        let call: Call = serde_json::from_str(r#"{"op":"state"}"#).expect("version 4 reads it");
+        assert_eq!(call, Call { id: None, request: Request::State });
+    }
 }

@@ -193,6 +193,8 @@ pub struct Pod {
     pub addresses: Vec<String>,
     pub published: Vec<String>,
     pub containers: Vec<Container>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,6 +17,19 @@ fn every_message_of_version_1_is_understood() {
 }
 
 #[test]
+fn every_message_of_version_3_is_understood() {
+    let lines = include_str!("fixtures/shim-3.jsonl").lines();
+    for line in lines.clone() {
+        let message: FromShim = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(!matches!(message, FromShim::Answer(_)), "it has no id: {line}");
+        let again = serde_json::to_value(&message).expect("encodes");
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(line).expect("JSON"), "{line}");
+    }
+    assert_eq!(lines.count(), 13);
+    const { assert!(VERSION >= 4, "the lines of a version that is no longer the newest stay") };
+}
+
+#[test]
 fn what_version_1_did_not_send_has_a_default() {
     let setup = r#"{"pod":"a","sandbox":"x","hostname":"a","id_base":1,"own_network":true,"sysctls":[],"socket":"/s",
         "log_dir":"/l","attach_on":"/r","cgroup":[]}"#;

@@ -402,19 +402,20 @@ fn launch_in(
     executed(process, status)
 }
 
-/// Makes a process through a carrier: `enter` runs in the carrier, once that has joined the container's groups and closed
+/// Makes a process through a carrier, born in the group `into`: `enter` runs in the carrier, once that has joined the groups `join` and closed
 /// everything but `given`; `main` in the process, which is a child of the shim. Returns once the program is executed, or
 /// with why it was not.
 pub fn launch(
-    groups: &Groups,
+    into: Option<&OwnedFd>,
+    join: &[OwnedFd],
     given: &[&OwnedFd],
     enter: impl FnOnce() -> Result<(), tank_sys::Error>,
     main: impl FnOnce(&mut Report<'_>) -> Result<(), tank_sys::Error>,
 ) -> Result<Process, Failure> {
     let (status, status_end) = namespace::pipe().map_err(|e| failure(&e))?;
     let (pid, pid_end) = namespace::pipe().map_err(|e| failure(&e))?;
-    let carrier = process::spawn(0, groups.into.as_ref().map(AsFd::as_fd), || {
-        let ready = cgroup::join(&groups.join).and_then(|()| {
+    let carrier = process::spawn(0, into.map(AsFd::as_fd), || {
+        let ready = cgroup::join(join).and_then(|()| {
             Report::new(&status_end).close_all_but(given.iter().copied().chain([&pid_end]))?;
             enter()
         });

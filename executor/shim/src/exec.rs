@@ -3,19 +3,29 @@
 //! It gets the main process's user, capabilities, filter, cgroup and environment. On a terminal, the master goes to
 //! the client, which pumps the bytes itself; the shim keeps a copy, so that the terminal does not hang up when the
 //! client detaches, and then reads it empty, so that the command is not stopped by a full one.
+//!
+//! A probe's process is made to end with its control socket ([`ExecSpec::kill_on_close`]): whoever stops waiting for it,
+//! for whatever reason, ends it by that alone. It gets a cgroup below its container's, so that nothing it started, in
+//! whatever session, outlives it.
 
 use crate::{
     container::{Container, Program, Report, absolute, failure, filter, launch, other, set_limits},
     describe,
 };
+use rustix::fs::{AtFlags, Mode, OFlags};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
 };
 use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
 use tank_sys::{
-    Context, beneath::Root, laps::Laps, namespace, namespace::Namespaces, packet, privilege, process::Process, pty,
-    stream,
+    Context,
+    beneath::Root,
+    laps::Laps,
+    namespace::{self, Namespaces},
+    packet, privilege,
+    process::{self, Process},
+    pty, stream,
 };
 
 /// A second process and who waits for it.
@@ -24,15 +34,58 @@ pub struct Exec {
     /// None: the client has detached.
     pub control: Option<OwnedFd>,
     pub master: Option<OwnedFd>,
+    /// It ends when the client has gone.
+    pub kill_on_close: bool,
+    /// The cgroup of one that does, as long as it runs.
+    pub group: Option<ExecGroup>,
 }
 
-/// Runs the process; returns it with what the client gets: the control socket, then the terminal's master.
+/// A cgroup of version 2 for one second process and all it starts, below its container's.
+pub struct ExecGroup {
+    parent: OwnedFd,
+    name: String,
+    dir: OwnedFd,
+}
+
+impl ExecGroup {
+    /// Makes one below `parent`. The container's own limits hold in it, too: it has no controllers.
+    fn new(parent: &OwnedFd, number: u64) -> Result<Self, tank_sys::Error> {
+        let name = format!("exec-{number}");
+        let make = || -> io::Result<Self> {
+            rustix::fs::mkdirat(parent, name.as_str(), Mode::from_raw_mode(0o755))?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let dir = rustix::fs::openat(parent, name.as_str(), flags, Mode::empty())?;
+            Ok(Self { parent: parent.try_clone()?, name: name.clone(), dir })
+        };
+        make().doing(|| format!("make the cgroup {name}"))
+    }
+
+    /// Kills every process in it.
+    pub fn kill(&self) {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let killed = rustix::fs::openat(&self.dir, "cgroup.kill", flags, Mode::empty())
+            .and_then(|file| rustix::io::write(file, b"1"));
+        if let Err(error) = killed {
+            eprintln!("kill the processes of {}: {}", self.name, describe(&error));
+        }
+    }
+
+    /// Removes it, or says that it still has processes. What is left here goes with the container's cgroup.
+    pub fn remove(&self) -> bool {
+        let removed = rustix::fs::unlinkat(&self.parent, self.name.as_str(), AtFlags::REMOVEDIR);
+        !matches!(removed, Err(rustix::io::Errno::BUSY))
+    }
+}
+
+/// Runs the process; returns it with what the client gets: the control socket, then the terminal's master. `number` is
+/// another one for each.
 pub fn start(
     setup: &Setup,
     namespaces: &Namespaces,
     container: &Container,
     spec: &ExecSpec,
     streams: &[OwnedFd],
+    number: u64,
 ) -> Result<(Exec, Vec<OwnedFd>), Failure> {
     if spec.terminal.is_none() && streams.len() != 3 {
         return Err(other("read the request", &io::Error::other("three streams are needed without a terminal")));
@@ -79,7 +132,23 @@ pub fn start(
     };
     let entrance = &container.process.pidfd;
     let carried: Vec<&OwnedFd> = given.iter().copied().chain([entrance]).collect();
-    let process = launch(&container.cgroup, &carried, || namespace::enter_process(entrance.as_fd()), main)?;
+    let parent = container.cgroup.into.as_ref();
+    let group = match parent.filter(|_| spec.kill_on_close) {
+        Some(parent) => Some(ExecGroup::new(parent, number).map_err(|e| failure(&e))?),
+        None => None,
+    };
+    let into = group.as_ref().map(|group| &group.dir).or(parent);
+    let enter = || namespace::enter_process(entrance.as_fd());
+    let process = match launch(into, &container.cgroup.join, &carried, enter, main) {
+        Ok(process) => process,
+        Err(failure) => {
+            // Nobody is in it: the process was waited for.
+            if let Some(group) = &group {
+                group.remove();
+            }
+            return Err(failure);
+        }
+    };
     drop(terminal_end);
     let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| other("watch a client", &e.into()))?;
@@ -91,10 +160,20 @@ pub fn start(
         for_client.push(ours.try_clone().map_err(|e| other("copy the terminal", &e))?);
         master = Some(ours);
     }
-    Ok((Exec { process, control: Some(ours), master }, for_client))
+    Ok((Exec { process, control: Some(ours), master, kill_on_close: spec.kill_on_close, group }, for_client))
 }
 
 impl Exec {
+    /// The client has gone, and the process goes with it, and all it started.
+    pub fn kill(&mut self) {
+        self.control = None;
+        match &self.group {
+            Some(group) => group.kill(),
+            // A container of a `tankd` before version 3.
+            None => drop(process::signal(self.process.pidfd.as_fd(), libc::SIGKILL)),
+        }
+    }
+
     /// The client has gone: from now on the terminal is read here.
     pub fn detach(&mut self) {
         self.control = None;

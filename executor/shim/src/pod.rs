@@ -2,7 +2,8 @@
 
 use crate::{
     container::{Container, Output, exit_status, failure, other},
-    exec::{self, Exec},
+    describe,
+    exec::{self, Exec, ExecGroup},
     log::now_millis,
 };
 use rustix::event::{PollFd, PollFlags};
@@ -14,8 +15,8 @@ use std::{
 };
 use tank_proto::{
     shim::{
-        Event, ExecSpec, ExitStatus, Failure, FailureKind, FromShim, MAX_SPEC, Reply, Request, Setup, StartSpec, State,
-        VERSION,
+        Answer, Call, Event, ExecSpec, ExitStatus, Failure, FailureKind, FromShim, MAX_DESCRIPTORS, MAX_SPEC, Reply,
+        Request, Setup, StartSpec, State, VERSION, WITH_IDS,
     },
     terminal,
     timing::Span,
@@ -30,8 +31,12 @@ use tank_sys::{
 /// The most connections at once: `tankd`, and one that is going away.
 const MAX_CONNECTIONS: usize = 16;
 
-/// The most second processes at once.
+/// The most second processes of operators at once, and the most that end with their control socket: one kind does not
+/// take the places of the other.
 const MAX_EXECS: usize = 256;
+
+/// The most cgroups of ended second processes that wait for their last process to be gone.
+const MAX_EMPTYING: usize = 64;
 
 pub struct Pod {
     /// As the host has it; the shim itself is the first process of a namespace.
@@ -42,6 +47,10 @@ pub struct Pod {
     connections: Vec<OwnedFd>,
     containers: BTreeMap<String, Container>,
     execs: Vec<Exec>,
+    /// How many second processes with a cgroup of their own there were: it names the next one.
+    exec_groups: u64,
+    /// The cgroups of ended second processes, which could not be removed yet.
+    emptying: Vec<ExecGroup>,
     /// Readable when a child stopped: pidfds tell of ends only.
     children: OwnedFd,
     shutting_down: bool,
@@ -84,6 +93,8 @@ impl Pod {
             connections: vec![control],
             containers: BTreeMap::new(),
             execs: Vec::new(),
+            exec_groups: 0,
+            emptying: Vec::new(),
             children: process::watch_children()?,
             shutting_down: false,
         };
@@ -208,7 +219,11 @@ impl Pod {
                     && let Some(control) = &exec.control
                     && !matches!(packet::receive(control.as_fd()), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
                 {
-                    exec.detach();
+                    if exec.kill_on_close {
+                        exec.kill();
+                    } else {
+                        exec.detach();
+                    }
                 }
             }
             Token::ExecTerminal(index) => {
@@ -226,18 +241,55 @@ impl Pod {
     fn answer(&mut self, index: usize) {
         let Some(socket) = self.connections.get(index) else { return };
         let received = packet::receive(socket.as_fd());
-        let (reply, fds) = match received {
+        let (id, reply, fds) = match received {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Ok(None) | Err(_) => return self.hang_up(index),
-            Ok(Some((bytes, fds))) => match serde_json::from_slice::<Request>(&bytes) {
-                Ok(request) => {
-                    self.carry_out(request, fds).unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()))
+            Ok(Some((bytes, fds))) => match serde_json::from_slice::<Call>(&bytes) {
+                Ok(Call { id, request }) => {
+                    let done = self.carry_out(request, fds);
+                    let (reply, fds) = done.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
+                    (id, reply, fds)
                 }
-                Err(error) => (Reply::Failed(other("read a request", &error.into())), Vec::new()),
+                // Whatever else it says, its id may be readable: the answer is for who asked.
+                Err(error) => (id_of(&bytes), Reply::Failed(other("read a request", &error.into())), Vec::new()),
             },
         };
-        if !self.send(index, &FromShim::Reply(reply), &fds) {
+        let id = id.filter(|_| version() >= WITH_IDS);
+        if !self.reply(index, id, reply, &fds) {
             self.hang_up(index);
+        }
+    }
+
+    /// Answers a request. What can't be sent is answered with why, in a few words: never with silence, which would leave
+    /// who asked waiting, and never by ending the connection, which is everybody's. False: the other side is gone.
+    fn reply(&self, index: usize, id: Option<u64>, reply: Reply, fds: &[OwnedFd]) -> bool {
+        let reply = match reply {
+            Reply::Failed(failure) => Reply::Failed(failure.bounded()),
+            other => other,
+        };
+        let answer = |reply: Reply| match id {
+            Some(id) => FromShim::Answer(Answer { id, reply }),
+            None => FromShim::Reply(reply),
+        };
+        let Some(socket) = self.connections.get(index) else { return false };
+        let send = |reply: Reply, fds: &[OwnedFd]| -> io::Result<()> {
+            let bytes = serde_json::to_vec(&answer(reply))?;
+            packet::send(socket.as_fd(), &bytes, &packet::borrow(fds))
+        };
+        let sent = match (serde_json::to_vec(&reply), id) {
+            // Who knows ids knows this.
+            (Ok(bytes), Some(_)) if bytes.len() > packet::MAX_PACKET / 2 && fds.is_empty() => {
+                let sealed = packet::sealed("reply", &bytes).map_err(|e| io::Error::other(describe(&e)));
+                sealed.and_then(|sealed| send(Reply::Sealed, &[sealed]))
+            }
+            _ => send(reply, fds),
+        };
+        match sent {
+            Ok(()) => true,
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => false,
+            // Who asked does not keep up; the answer would not fit either.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => send(Reply::Failed(other("send an answer", &error).bounded()), &[]).is_ok(),
         }
     }
 
@@ -255,6 +307,7 @@ impl Pod {
             !matches!(rustix::net::recv(socket, &mut probe, flags), Ok((0, _)))
         });
         self.execs.retain(|exec| exec.process.pid != 0);
+        self.emptying.retain(|group| !group.remove());
     }
 
     fn send(&self, index: usize, message: &FromShim, fds: &[OwnedFd]) -> bool {
@@ -272,6 +325,17 @@ impl Pod {
                 let spec: StartSpec = read_spec(&mut fds)?;
                 if self.containers.get(&spec.name).is_some_and(|container| container.exited.is_none()) {
                     return Err(other("start a container", &io::ErrorKind::AlreadyExists.into()));
+                }
+                if let Some(count) = spec.descriptors {
+                    let rest =
+                        fds.pop().ok_or_else(|| other("read a specification", &io::ErrorKind::NotFound.into()))?;
+                    fds.extend(
+                        packet::unbundle(&rest, MAX_DESCRIPTORS).map_err(|e| other("take the descriptors", &e))?,
+                    );
+                    if fds.len() != count {
+                        let why = format!("{} of {count} descriptors arrived", fds.len());
+                        return Err(other("take the descriptors", &io::Error::other(why)));
+                    }
                 }
                 let laps = laps(spec.timed);
                 let container = Container::start(&self.setup, &self.namespaces, spec, fds, &laps)?;
@@ -293,12 +357,15 @@ impl Pod {
             }
             Request::Exec => {
                 let spec: ExecSpec = read_spec(&mut fds)?;
-                if self.execs.len() >= MAX_EXECS {
+                let alike = self.execs.iter().filter(|exec| exec.kill_on_close == spec.kill_on_close).count();
+                if alike >= MAX_EXECS {
                     let why = format!("{MAX_EXECS} run already");
                     return Err(other("run a command", &io::Error::other(why)));
                 }
+                self.exec_groups += 1;
                 let container = self.running(&spec.container)?;
-                let (exec, for_client) = exec::start(&self.setup, &self.namespaces, container, &spec, &fds)?;
+                let (exec, for_client) =
+                    exec::start(&self.setup, &self.namespaces, container, &spec, &fds, self.exec_groups)?;
                 let pid = exec.process.pid;
                 self.execs.push(exec);
                 Ok((Reply::Executed { pid }, for_client))
@@ -393,7 +460,19 @@ impl Pod {
             let _ = packet::send(control.as_fd(), &packet, &[]);
         }
         exec.process.pid = 0;
+        // Its group outlives it only until what it left behind is killed.
+        if let Some(group) = exec.group.take() {
+            group.kill();
+            if !group.remove() && self.emptying.len() < MAX_EMPTYING {
+                self.emptying.push(group);
+            }
+        }
     }
+}
+
+/// The id of a request that is not understood.
+fn id_of(request: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<serde_json::Value>(request).ok()?.get("id")?.as_u64()
 }
 
 /// The version of the messages this shim speaks. A debug build can be made to speak an older one, for the tests of a

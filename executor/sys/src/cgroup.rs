@@ -241,6 +241,22 @@ impl Cgroups {
         }
     }
 
+    /// Whether somebody froze a pod's shim, alone or with the whole pod.
+    pub fn is_shim_frozen(&self, pod: &str) -> bool {
+        [self.freezer(pod, SHIM), self.freezer(pod, "")]
+            .iter()
+            .any(|file| read_small(file).is_ok_and(|t| t.trim() == "1"))
+    }
+
+    /// Lets a frozen shim run on, and the pod if that is frozen as a whole.
+    ///
+    /// # Errors
+    /// As [`Cgroups::thaw`].
+    pub fn thaw_shim(&self, pod: &str) -> Result<()> {
+        self.thaw(pod, "")?;
+        self.thaw(pod, SHIM)
+    }
+
     fn freezer(&self, pod: &str, part: &str) -> PathBuf {
         self.layout.v2.join(&self.prefix).join(pod).join(part).join("cgroup.freeze")
     }
@@ -258,18 +274,42 @@ impl Cgroups {
         pods
     }
 
+    /// The parts of a pod that have a directory in any hierarchy, its shim's aside.
+    pub fn parts(&self, pod: &str) -> BTreeSet<String> {
+        let mut parts = BTreeSet::new();
+        for root in self.roots() {
+            for entry in fs::read_dir(root.join(pod)).into_iter().flatten().flatten().filter(is_dir) {
+                parts.extend(entry.file_name().into_string().ok().filter(|name| name != SHIM));
+            }
+        }
+        parts
+    }
+
+    /// Ends every process of one part of a pod and removes its groups. Groups that are not there are where the caller
+    /// wanted them.
+    ///
+    /// # Errors
+    /// As [`Cgroups::remove_pod`].
+    pub fn remove_part(&self, pod: &str, part: &str) -> Result<()> {
+        self.remove(&Path::new(pod).join(part))
+    }
+
     /// Ends every process of a pod and removes its groups. A group that is not there is where the caller wanted it.
     ///
     /// # Errors
     /// What the kernel gives; `EBUSY` when processes outlive `SIGKILL` for more than five seconds.
     pub fn remove_pod(&self, pod: &str) -> Result<()> {
-        let tree = self.layout.v2.join(&self.prefix).join(pod);
+        self.remove(Path::new(pod))
+    }
+
+    fn remove(&self, group: &Path) -> Result<()> {
+        let tree = self.layout.v2.join(&self.prefix).join(group);
         if tree.is_dir() {
-            fs::write(tree.join("cgroup.kill"), "1").doing(|| format!("kill what is left of {pod}"))?;
+            fs::write(tree.join("cgroup.kill"), "1").doing(|| format!("kill what is left of {}", group.display()))?;
         }
         let deadline = Instant::now() + Duration::from_secs(5);
         for root in self.roots() {
-            remove_tree(&root.join(pod), deadline).doing(|| format!("remove the cgroups of {pod}"))?;
+            remove_tree(&root.join(group), deadline).doing(|| format!("remove the cgroups of {}", group.display()))?;
         }
         Ok(())
     }

@@ -79,10 +79,17 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
 /// Sends one packet. `WouldBlock` when the other side does not keep up, `BrokenPipe` when it is gone.
 ///
 /// # Errors
-/// What `sendmsg(2)` gives.
+/// What `sendmsg(2)` gives, and `InvalidInput` for what is over a limit, which it names: nothing was sent then.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
-        return Err(io::ErrorKind::InvalidInput.into());
+    let over = |count: usize, what: &str, limit: usize| {
+        let why = format!("{count} {what} are too many for a packet, which carries {limit} at most");
+        Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+    };
+    if bytes.len() > MAX_PACKET {
+        return over(bytes.len(), "bytes", MAX_PACKET);
+    }
+    if fds.len() > MAX_FDS {
+        return over(fds.len(), "descriptors", MAX_FDS);
     }
     let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(fds).size().max(1)];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -135,6 +142,37 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedF
     }
     bytes.truncate(received.bytes);
     Ok(Some((bytes, fds)))
+}
+
+/// A socket in which descriptors wait that are too many for one packet. Its other end is closed: it says nothing more, and
+/// whoever [takes them out](unbundle) waits for nobody.
+///
+/// # Errors
+/// What `socketpair(2)` and `sendmsg(2)` give; `WouldBlock` when they are more than a socket holds.
+pub fn bundle(fds: &[BorrowedFd<'_>]) -> Result<OwnedFd> {
+    let (end, other) = pair()?;
+    rustix::io::ioctl_fionbio(&other, true).doing(|| "fill a socket")?;
+    for chunk in fds.chunks(MAX_FDS) {
+        send(other.as_fd(), b"d", chunk).doing(|| format!("send {} descriptors", fds.len()))?;
+    }
+    Ok(end)
+}
+
+/// The descriptors of a [`bundle`], `most` of them at most; those after that are closed.
+///
+/// # Errors
+/// What `recvmsg(2)` gives, and `InvalidData` for what is no bundle or holds more.
+pub fn unbundle(socket: &OwnedFd, most: usize) -> io::Result<Vec<OwnedFd>> {
+    // Whoever sent it may have kept the other end.
+    rustix::io::ioctl_fionbio(socket, true)?;
+    let mut all = Vec::new();
+    while let Some((_, fds)) = receive(socket.as_fd())? {
+        all.extend(fds);
+        if all.len() > most {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    Ok(all)
 }
 
 /// A memory file that holds `bytes` and can't change any more.
@@ -202,9 +240,28 @@ mod tests {
     }
 
     #[test]
+    fn more_descriptors_than_a_packet_carries_arrive_in_their_order() {
+        let files: Vec<OwnedFd> =
+            (0..3 * MAX_FDS).map(|n| sealed("test", n.to_string().as_bytes()).expect("sealed")).collect();
+        let socket = bundle(&borrow(&files)).expect("bundled");
+        drop(files);
+        assert!(unbundle(&bundle(&[socket.as_fd(), socket.as_fd()]).expect("bundled"), 1).is_err());
+        let arrived = unbundle(&socket, 3 * MAX_FDS).expect("unbundled");
+        assert_eq!(arrived.len(), 3 * MAX_FDS);
+        for (n, file) in arrived.into_iter().enumerate() {
+            assert_eq!(read_sealed(file, 8).expect("read"), n.to_string().as_bytes());
+        }
+        let (end, _other) = pair().expect("pair");
+        assert!(unbundle(&end, 1).is_err(), "it does not wait for who keeps the other end");
+    }
+
+    #[test]
     fn limits_hold_on_both_sides() {
         let (a, b) = pair().expect("pair");
-        assert!(send(a.as_fd(), &vec![0; MAX_PACKET + 1], &[]).is_err());
+        let error = send(a.as_fd(), &vec![0; MAX_PACKET + 1], &[]).expect_err("over the limit").to_string();
+        assert_eq!(error, "65537 bytes are too many for a packet, which carries 65536 at most");
+        let error = send(a.as_fd(), b"x", &vec![b.as_fd(); MAX_FDS + 1]).expect_err("over the limit").to_string();
+        assert_eq!(error, "129 descriptors are too many for a packet, which carries 128 at most");
         send(a.as_fd(), &vec![0; MAX_PACKET], &[]).expect("send");
         assert_eq!(receive(b.as_fd()).expect("receive").expect("open").0.len(), MAX_PACKET);
         assert!(read_sealed(sealed("test", b"123456").expect("sealed"), 5).is_err());

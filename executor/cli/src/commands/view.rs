@@ -57,7 +57,8 @@ pub async fn get(client: &mut Client, pod: String, json: bool) -> Result<u8, Err
 }
 
 fn print_pod(pod: &Pod) -> Result<(), Error> {
-    output::line(&format!("{}: {}", pod.name, pod.state))?;
+    let reason = pod.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    output::line(&format!("{}: {}{reason}", pod.name, pod.state))?;
     for address in &pod.addresses {
         output::line(&format!("  address    {address}"))?;
     }

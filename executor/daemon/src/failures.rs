@@ -1,0 +1,50 @@
+//! The steps that failed the last time they were tried, for the planner: it decides when to try them again.
+
+use crate::events::now;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tank_plan::{Step, backoff, observed::FailedStep};
+
+/// The most that are remembered: of more the oldest are tried again too early.
+const REMEMBERED: usize = 4_096;
+
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<Vec<FailedStep>>);
+
+impl Failures {
+    fn steps(&self) -> MutexGuard<'_, Vec<FailedStep>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step has failed, once more if it was the same one.
+    pub fn add(&self, step: &Step, why: String) {
+        let at = now();
+        let mut steps = self.steps();
+        match steps.iter_mut().find(|known| known.step == *step) {
+            Some(known) => *known = FailedStep { count: known.count.saturating_add(1), at, why, ..known.clone() },
+            None => {
+                if steps.len() >= REMEMBERED {
+                    steps.remove(0);
+                }
+                steps.push(FailedStep { step: step.clone(), count: 1, at, why });
+            }
+        }
+    }
+
+    /// A step was carried out.
+    pub fn remove(&self, step: &Step) {
+        self.steps().retain(|known| known.step != *step);
+    }
+
+    /// Somebody wants everything tried at once.
+    pub fn clear(&self) {
+        self.steps().clear();
+    }
+
+    /// Those that were tried lately: what nobody has planned for longer than the longest wait is no longer wanted.
+    pub fn recent(&self) -> Vec<FailedStep> {
+        let now = now();
+        let mut steps = self.steps();
+        steps.retain(|known| now.saturating_sub(known.at) < 2 * backoff::CAP);
+        steps.clone()
+    }
+}
