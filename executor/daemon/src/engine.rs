@@ -241,7 +241,7 @@ impl Engine {
             previous,
             addresses: &addresses,
             bridge: &self.host.bridge_addresses().iter().map(ToString::to_string).collect(),
-            firewall: &ruleset.map(|ruleset| ruleset.marks()).unwrap_or_default(),
+            firewall: &ruleset.map(|ruleset| ruleset.contents()).unwrap_or_default(),
             stop_signals: &stop_signals,
             files: &files,
         };
