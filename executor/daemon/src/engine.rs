@@ -357,6 +357,7 @@ impl Engine {
             Arc::new(self.prepare(&config, base_dir.as_deref(), told).await?)
         };
         let _changing = self.begin(current).await?;
+        crate::ports::refuse_taken(&self.host, &before, &graph).await?;
         if let Some(expected) = &call.plan {
             let (_, plan) = self.preview(&graph, &before).await?;
             let actual = plan.hash(graph.root()).to_string();

@@ -25,6 +25,7 @@ mod images;
 mod logs;
 mod observe;
 mod ownership;
+mod ports;
 mod probe;
 mod request;
 mod seen;

@@ -423,6 +423,7 @@ async fn diff_reply(engine: &Engine, call: varlink::DiffCall) -> Result<varlink:
             engine.prepare(&config, call.base_dir.as_deref().map(Path::new), &told).await?
         }
     };
+    crate::ports::refuse_taken(&engine.host, &before, &after).await?;
     let (_, plan) = engine.preview(&after, &before).await?;
     let waiting = plan.waiting.iter().map(|waiting| format!("{}/{}: {}", waiting.pod, waiting.container, waiting.why));
     Ok(varlink::DiffReply {
