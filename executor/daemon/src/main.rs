@@ -28,6 +28,7 @@ mod ownership;
 mod ports;
 mod probe;
 mod request;
+mod resolver;
 mod seen;
 mod server;
 mod settings;
