@@ -241,7 +241,7 @@ impl Engine {
             previous,
             addresses: &addresses,
             bridge: &self.host.bridge_addresses().iter().map(ToString::to_string).collect(),
-            firewall: &ruleset.map(|ruleset| ruleset.marks()).unwrap_or_default(),
+            firewall: &ruleset.map(|ruleset| ruleset.contents()).unwrap_or_default(),
             stop_signals: &stop_signals,
             files: &files,
         };
@@ -373,6 +373,7 @@ impl Engine {
             Arc::new(self.prepare(&config, base_dir.as_deref(), told).await?)
         };
         let _changing = self.begin(current).await?;
+        crate::ports::refuse_taken(&self.host, &before, &graph).await?;
         if let Some(expected) = &call.plan {
             let (_, plan) = self.preview(&graph, &before).await?;
             let actual = plan.hash(graph.root()).to_string();

@@ -6,6 +6,7 @@
 
 use crate::{
     host::Host,
+    resolver::Resolver,
     shims::{Shim, failure},
     start::fail,
     store::StoreError,
@@ -46,7 +47,7 @@ fn name_of(path: &str) -> String {
 pub fn contents(
     host: &Host,
     graph: &Graph,
-    resolver: &str,
+    resolver: &Resolver,
     pod: &Name,
     container: &Name,
 ) -> Result<BTreeMap<String, spec::File>, StoreError> {
@@ -57,7 +58,7 @@ pub fn contents(
     let generated = [
         ("/etc/hosts", hosts),
         ("/etc/hostname", format!("{}\n", sandbox.hostname)),
-        ("/etc/resolv.conf", resolv_conf(resolver, sandbox.network == Network::Host)),
+        ("/etc/resolv.conf", resolver.text(sandbox.network == Network::Host)),
     ];
     for (path, text) in generated {
         files.entry(path.to_owned()).or_insert(spec::File { text, mode: spec::Mode(0o644), reload: None });
@@ -65,17 +66,12 @@ pub fn contents(
     Ok(files)
 }
 
-/// The host's own `/etc/resolv.conf`; empty where it has none.
-pub fn host_resolver() -> String {
-    fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
-}
-
 /// What every container's files have to say.
 ///
 /// # Errors
 /// As [`contents`].
 pub fn digests(host: &Host, graph: &Graph) -> Result<Files, StoreError> {
-    let resolver = host_resolver();
+    let resolver = Resolver::read();
     let mut all = BTreeMap::new();
     for entry in graph.entries() {
         let (Key::Container(pod, container) | Key::Init(pod, container)) = &entry.key else { continue };
@@ -105,7 +101,7 @@ pub fn mount(
         entries.push((name, path.to_owned()));
         Ok(())
     };
-    let files = contents(host, graph, &host_resolver(), pod, container).map_err(|e| fail("lease an address", e))?;
+    let files = contents(host, graph, &Resolver::read(), pod, container).map_err(|e| fail("lease an address", e))?;
     for (path, file) in &files {
         add(path, file.text.as_bytes(), file.mode.0)?;
     }
@@ -154,7 +150,7 @@ pub async fn write(
     let Some(running) = running else { return Ok(()) };
     let dir = shim.files(container.as_str(), running.started).await?;
     let dir = dir.ok_or_else(|| fail("write files", "the pod's shim can't show them"))?;
-    let files = contents(host, graph, &host_resolver(), pod, container).map_err(|e| fail("lease an address", e))?;
+    let files = contents(host, graph, &Resolver::read(), pod, container).map_err(|e| fail("lease an address", e))?;
     let mut signals = BTreeSet::new();
     for (path, file) in files.iter().filter(|(path, _)| paths.contains(*path)) {
         mount::rewrite_file(dir.as_fd(), &name_of(path), file.text.as_bytes()).map_err(|e| failure(&e))?;
@@ -173,30 +169,12 @@ pub fn hosts_file(hostname: &str, addresses: impl Iterator<Item = String>) -> St
     format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}", own.concat())
 }
 
-/// `/etc/resolv.conf` of a pod: the host's, without servers on the host's loopback, which a pod can't reach.
-pub fn resolv_conf(host: &str, shares_network: bool) -> String {
-    let reachable = |line: &&str| {
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
-            (Some("nameserver"), Some(address)) => {
-                shares_network || !address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-            }
-            (Some("search" | "options" | "domain"), Some(_)) => true,
-            _ => false,
-        }
-    };
-    host.lines().filter(reachable).map(|line| format!("{line}\n")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn generated_files_say_what_a_pod_can_reach() {
-        let host = "# comment\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\n";
-        assert_eq!(resolv_conf(host, false), "nameserver 9.9.9.9\nsearch example.org\n");
-        assert!(resolv_conf(host, true).contains("127.0.0.53"));
         assert!(hosts_file("web", ["10.90.0.2".to_owned()].into_iter()).contains("10.90.0.2\tweb\n"));
     }
 }

@@ -37,7 +37,7 @@ pub struct Host {
     pub routes: Routes,
     /// The host's own links, by their names: one for each pod.
     pub links: Listed<BTreeMap<String, Link>>,
-    /// What the rules of Tank's own table are for.
+    /// What is in Tank's own table.
     pub rules: Listed<BTreeSet<String>>,
     /// Tells when somebody writes into a container's cgroup, or its files.
     writes: Writes,

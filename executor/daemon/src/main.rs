@@ -25,9 +25,12 @@ mod host;
 mod images;
 mod logs;
 mod observe;
+mod ownership;
 mod pending;
+mod ports;
 mod probe;
 mod request;
+mod resolver;
 mod seen;
 mod server;
 mod settings;
@@ -42,6 +45,7 @@ mod why;
 use clap::Parser;
 use engine::Engine;
 use host::Host;
+use ownership::Ownership;
 use settings::{Flags, Settings};
 use std::{process::ExitCode, sync::Arc};
 use tank_proto::shim::{Event, ExitStatus};
@@ -93,8 +97,11 @@ async fn run(flags: &Flags) -> Result<(), String> {
     }
     settings.nofile = tank_sys::process::raise_descriptor_limit().map_err(|e| said(&e))?;
     // What is in these folders is nobody else's to read; the socket's folder has to let callers through.
-    private_dir(&settings.state_dir, 0o700)?;
-    private_dir(&settings.run_dir, 0o711)?;
+    let mut ownership = Ownership::of_folders(&settings.state_dir, &settings.run_dir)?;
+    let layout = cgroup::detect().map_err(|e| said(&e))?;
+    let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
+    ownership.add_cgroup(&cgroups, &settings.state_dir)?;
+    ownership.add_network()?;
     private_dir(&settings.run_dir.join("pods"), 0o700)?;
     private_dir(&settings.attach_dir(), 0o700)?;
     start::make_skeleton(&settings.skeleton_dir())
@@ -102,10 +109,9 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let store = store::rocks::RocksStore::open(&settings.state_dir.join("store")).map_err(|e| said(&e))?;
     let images = images::Images::open(&settings.state_dir.join("images"), &settings.config.insecure_registries)
         .map_err(|e| format!("open the image store: {e}"))?;
-    let layout = cgroup::detect().map_err(|e| said(&e))?;
-    let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
     let (notices, mut received) = mpsc::channel(NOTICES);
-    let socket = settings.socket.clone();
+    // Before anything that runs is looked at.
+    let listener = ownership::bind(&settings.socket)?;
     let host = Host::new(settings, Box::new(store), images, cgroups, notices).map_err(|e| said(&e))?;
     let host = Arc::new(host);
     let stopped = Arc::clone(&host);
@@ -173,7 +179,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let mut terminate =
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::select! {
-        served = server::serve(engine, &socket) => served,
+        () = server::serve(engine, listener) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }

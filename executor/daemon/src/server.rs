@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::{
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -20,7 +19,12 @@ use tank_proto::{
     varlink::{self, DESCRIPTION, Error, ExecCall, INTERFACE, LogsCall, METHODS, Method},
     wire,
 };
-use tokio::{net::UnixStream, sync::Semaphore, sync::mpsc, time::timeout};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    sync::mpsc,
+    time::timeout,
+};
 use zlink::Reply;
 
 /// The most connections at once.
@@ -64,20 +68,8 @@ struct RawError {
     parameters: Option<Value>,
 }
 
-/// Serves `path` until the process ends.
-///
-/// # Errors
-/// When the socket can't be made.
-pub async fn serve(engine: Arc<Engine>, path: &Path) -> Result<(), String> {
-    let at = |e: &dyn std::fmt::Display| format!("serve {}: {e}", path.display());
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|e| at(&e))?;
-    }
-    // The lock on the store says that no other daemon is there: a socket that is left is nobody's.
-    let _ = std::fs::remove_file(path);
-    let listener = tokio::net::UnixListener::bind(path).map_err(|e| at(&e))?;
-    // Who may call is decided by credentials, and said in words; the mode only has to let them in.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(|e| at(&e))?;
+/// Serves what was bound until the process ends.
+pub async fn serve(engine: Arc<Engine>, listener: UnixListener) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
     loop {
@@ -431,6 +423,7 @@ async fn diff_reply(engine: &Engine, call: varlink::DiffCall) -> Result<varlink:
             engine.prepare(&config, call.base_dir.as_deref().map(Path::new), &told).await?
         }
     };
+    crate::ports::refuse_taken(&engine.host, &before, &after).await?;
     let (_, plan) = engine.preview(&after, &before).await?;
     let waiting = plan.waiting.iter().map(|waiting| format!("{}/{}: {}", waiting.pod, waiting.container, waiting.why));
     let held = plan.held.iter().map(|held| format!("{}: {}", held.step, held.why));

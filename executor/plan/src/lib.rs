@@ -9,6 +9,7 @@
 //! * [`planner`]: from the one to the other; `containers` is its part for one pod.
 //! * [`health`]: whether what was changed is well.
 //! * [`backoff`]: when an ended container starts again.
+//! * [`ports`]: whether a port that is about to be published is somebody's already.
 //! * [`model`]: a host made of data, on which the properties of the planner are tested.
 
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ pub mod health;
 pub mod model;
 pub mod observed;
 pub mod planner;
+pub mod ports;
 pub mod step;
 
 pub use health::Health;

@@ -13,7 +13,7 @@ pub struct Observed {
     pub pods: BTreeMap<Name, Pod>,
     /// Addresses of the bridge, with their prefix. None: there is no bridge, or it is down.
     pub bridge: Option<BTreeSet<String>>,
-    /// What each rule of Tank's nftables table is for.
+    /// What is in Tank's nftables table: chains, the content of the rules, their order. Empty: there is no table.
     pub firewall: BTreeSet<String>,
     /// What was tried and has failed since it last went well.
     #[serde(default)]

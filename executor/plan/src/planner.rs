@@ -24,7 +24,7 @@ pub struct Desired<'a> {
     pub addresses: &'a BTreeMap<Name, BTreeSet<String>>,
     /// The bridge's own addresses.
     pub bridge: &'a BTreeSet<String>,
-    /// What the rules of the table are for; see [`Observed::firewall`].
+    /// What the table has to hold; see [`Observed::firewall`].
     pub firewall: &'a BTreeSet<String>,
     /// Signal numbers by pod and container, for stops declared in the configuration.
     pub stop_signals: &'a BTreeMap<(Name, Name), i32>,
@@ -35,14 +35,14 @@ pub struct Desired<'a> {
 /// Decides; never acts. Same inputs, same plan, on any machine.
 pub fn plan(desired: &Desired<'_>, observed: &Observed) -> Plan {
     let changes = desired.previous.map(|previous| diff::diff(previous, desired.graph)).unwrap_or_default();
-    let mut planner = Planner { desired, observed, changes, plan: Plan::default(), bridge: None };
+    let mut planner = Planner { desired, observed, changes, plan: Plan::default(), network: Vec::new() };
     let removed = planner.removals();
     planner.resume_undeclared();
+    planner.ensure_firewall();
     planner.ensure_bridge();
     for pod in desired.graph.pods() {
         planner.pod(pod, removed.get(pod).copied());
     }
-    planner.firewall();
     planner.remove_bridge();
     backoff::hold_back(planner.plan, &observed.failures, observed.now)
 }
@@ -82,8 +82,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) observed: &'a Observed,
     pub(crate) changes: Vec<diff::Change>,
     plan: Plan,
-    /// The step that makes the bridge, where one is needed.
-    bridge: Option<StepId>,
+    /// The steps that a pod's link comes after: the rules, then the bridge.
+    network: Vec<StepId>,
 }
 
 impl Planner<'_> {
@@ -248,35 +248,41 @@ impl Planner<'_> {
         graph.pods().any(|pod| graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge))
     }
 
+    /// The rules, which name the bridge and need none: with the bridge the host begins to forward, and takes packets to
+    /// 127.0.0.0/8 that come over it. Nothing may be able to use that before there are rules against it.
+    fn ensure_firewall(&mut self) {
+        let (wanted, found) = (self.desired.firewall, &self.observed.firewall);
+        if found == wanted || wanted.is_empty() {
+            return;
+        }
+        let missing = wanted.difference(found).count();
+        let extra = found.difference(wanted).count();
+        let why = format!("{missing} rules are missing and {extra} are not wanted");
+        let declared = self.desired.previous.is_some_and(|previous| previous.root() == self.desired.graph.root());
+        let step = self.add(Step::EnsureFirewall, Class::InPlace, why, declared, &[]);
+        self.network.push(step);
+    }
+
     fn ensure_bridge(&mut self) {
         let in_order = self.observed.bridge.as_ref().is_some_and(|found| found.is_superset(self.desired.bridge));
         if self.needs_bridge() && !in_order {
             let drift = !self.observed.pods.is_empty();
-            self.bridge = Some(self.add(Step::EnsureBridge, Class::InPlace, "pods need it", drift, &[]));
+            let after = self.network.clone();
+            let step = self.add(Step::EnsureBridge, Class::InPlace, "pods need it", drift, &after);
+            self.network.push(step);
         }
     }
 
+    /// In the opposite order: the rules go when there is no bridge any more.
     fn remove_bridge(&mut self) {
+        let mut after = Vec::new();
         if self.observed.bridge.is_some() && !self.needs_bridge() {
             let all: Vec<StepId> = (0..self.plan.steps.len()).collect();
-            self.add(Step::RemoveBridge, Class::InPlace, "no pod needs it", false, &all);
+            after.push(self.add(Step::RemoveBridge, Class::InPlace, "no pod needs it", false, &all));
         }
-    }
-
-    fn firewall(&mut self) {
-        if self.observed.firewall == *self.desired.firewall {
-            return;
+        if self.desired.firewall.is_empty() && !self.observed.firewall.is_empty() {
+            self.add(Step::RemoveFirewall, Class::InPlace, "no port is published", false, &after);
         }
-        if self.desired.firewall.is_empty() {
-            self.add(Step::RemoveFirewall, Class::InPlace, "no port is published", false, &[]);
-            return;
-        }
-        let missing = self.desired.firewall.difference(&self.observed.firewall).count();
-        let extra = self.observed.firewall.difference(self.desired.firewall).count();
-        let why = format!("{missing} rules are missing and {extra} are not wanted");
-        let declared = self.desired.previous.is_some_and(|previous| previous.root() == self.desired.graph.root());
-        let after: Vec<StepId> = self.bridge.into_iter().collect();
-        self.add(Step::EnsureFirewall, Class::InPlace, why, declared, &after);
     }
 
     fn pod(&mut self, pod: &Name, removed: Option<StepId>) {
@@ -297,7 +303,7 @@ impl Planner<'_> {
                 let step = Step::StartSandbox { pod: pod.clone(), hash };
                 let mut ready = self.add(step, class, why, drift, removed.as_slice());
                 if bridged {
-                    let after: Vec<StepId> = [ready].into_iter().chain(self.bridge).collect();
+                    let after: Vec<StepId> = [ready].into_iter().chain(self.network.iter().copied()).collect();
                     let step = Step::EnsureNetwork { pod: pod.clone() };
                     ready = self.add(step, class, "it needs an address", drift, &after);
                 }
@@ -306,7 +312,7 @@ impl Planner<'_> {
             Some((found, sandbox)) => {
                 let mut ready = Vec::new();
                 if bridged && sandbox.network.as_ref() != self.desired.addresses.get(pod) {
-                    let after: Vec<StepId> = self.bridge.into_iter().collect();
+                    let after = self.network.clone();
                     let step = Step::EnsureNetwork { pod: pod.clone() };
                     ready.push(self.add(step, Class::InPlace, "its link is not as declared", true, &after));
                 }

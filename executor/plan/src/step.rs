@@ -66,7 +66,7 @@ pub enum Step {
         container: Name,
         paths: BTreeSet<String>,
     },
-    /// Replaces the whole table of published ports.
+    /// Replaces the whole table: published ports, and what guards the host and the pods.
     EnsureFirewall,
     RemoveFirewall,
 }

@@ -11,6 +11,9 @@ use tank_plan::{
     planner::SILENCE,
 };
 
+/// The rule without which a bridge is a way to the host's loopback.
+const GUARD: &str = "guard";
+
 /// Everything [`Desired`] borrows.
 struct World {
     graph: Graph,
@@ -36,7 +39,12 @@ impl World {
                 .map(|pod| (pod.clone(), BTreeSet::from([format!("10.0.0.{}/24", pod.as_str().len())])))
                 .collect(),
             bridge: BTreeSet::from(["10.0.0.1/24".to_owned()]),
-            firewall: bridged.iter().flat_map(published).collect(),
+            firewall: bridged
+                .first()
+                .map(|_| GUARD.to_owned())
+                .into_iter()
+                .chain(bridged.iter().flat_map(published))
+                .collect(),
             signals: BTreeMap::new(),
             files: graph
                 .entries()
@@ -282,6 +290,42 @@ proptest! {
         let plan = plan(&two.desired(Some(&one.graph)), &host);
         for (id, planned) in plan.steps.iter().enumerate() {
             prop_assert!(planned.after.iter().all(|before| *before < id), "no cycles, no step before its needs");
+        }
+    }
+
+    /// With the bridge the host forwards and takes packets to 127.0.0.0/8 from pods; without it neither is of use.
+    #[test]
+    fn there_is_no_bridge_without_its_guard(first in configs(), second in configs(), what in prop::option::of(meddling())) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let fresh = plan(&one.desired(None), &host);
+        one.converge(&mut host);
+        if let Some(what) = &what {
+            meddle(&mut host, what);
+        }
+        let guarded = |host: &Observed| host.bridge.is_none() || host.firewall.contains(GUARD);
+        let begun_guarded = guarded(&host);
+        let second = plan(&two.desired(Some(&one.graph)), &host);
+        for planned in &second.steps {
+            apply_step(&planned.step, &two.desired(None), &mut host);
+            prop_assert!(guarded(&host) || !begun_guarded, "after {}", planned.step);
+        }
+        prop_assert!(guarded(&host));
+        // Steps run side by side: what counts is who waits for whom.
+        for plan in [&fresh, &second] {
+            let find = |wanted: &Step| plan.steps.iter().position(|planned| planned.step == *wanted);
+            let waits = |later: usize, earlier: usize| plan.steps[later].after.contains(&earlier);
+            if let (Some(rules), Some(bridge)) = (find(&Step::EnsureFirewall), find(&Step::EnsureBridge)) {
+                prop_assert!(waits(bridge, rules));
+            }
+            if let (Some(rules), Some(bridge)) = (find(&Step::RemoveFirewall), find(&Step::RemoveBridge)) {
+                prop_assert!(waits(rules, bridge));
+            }
+            for (id, planned) in plan.steps.iter().enumerate() {
+                if matches!(planned.step, Step::EnsureNetwork { .. }) {
+                    prop_assert!(find(&Step::EnsureFirewall).is_none_or(|rules| waits(id, rules)), "no pod before them");
+                }
+            }
         }
     }
 

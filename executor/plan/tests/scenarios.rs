@@ -59,6 +59,7 @@ impl Story {
             .map(|pod| (pod.clone(), BTreeSet::from([format!("address of {pod}")])))
             .collect();
         let rules = addresses.keys().flat_map(|pod| graph.published(pod).map(move |(rule, _)| format!("{pod}/{rule}")));
+        let rules = addresses.keys().next().map(|_| "guard".to_owned()).into_iter().chain(rules);
         let files = graph.entries().filter_map(|entry| match &entry.key {
             Key::Container(pod, name) | Key::Init(pod, name) => {
                 let files = graph.files(pod, name).into_iter();

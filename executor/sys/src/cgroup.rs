@@ -83,6 +83,29 @@ impl Cgroups {
         self.layout.v1.values().chain([&self.layout.v2]).map(|root| root.join(&self.prefix)).collect()
     }
 
+    /// Ensures Tank's own directories, and gives the one in version 2 with a file of it to be locked by whoever uses them:
+    /// `cgroup.kill`, since nobody but root can open it.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn claim(&self) -> Result<(PathBuf, OwnedFd)> {
+        for root in self.roots() {
+            fs::create_dir_all(&root).doing(|| format!("make {}", root.display()))?;
+        }
+        let dir = self.layout.v2.join(&self.prefix);
+        let path = dir.join("cgroup.kill");
+        let file = OpenOptions::new().write(true).open(&path).doing(|| format!("open {}", path.display()))?;
+        Ok((dir, file.into()))
+    }
+
+    /// The pod that a process is in, by its group of version 2.
+    pub fn pod_of(&self, pid: i32) -> Option<String> {
+        let text = read_small(format!("/proc/{pid}/cgroup").as_ref()).ok()?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let mut parts = path.split('/');
+        (parts.next() == Some(&self.prefix)).then(|| parts.next().map(str::to_owned))?
+    }
+
     /// Ensures `pod/part` exists in every hierarchy and opens the ways into it.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 //! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
 //! | [`route`] | links, addresses and routes (rtnetlink), in any network namespace |
 //! | [`nft`] | one owned nftables table, replaced in one transaction |
+//! | [`sockets`] | who listens where |
 //! | [`watch`] | being told that links, routes, rules or files changed |
 //! | [`laps`] | where the time of a start goes |
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
@@ -38,6 +39,7 @@ pub mod pty;
 pub mod rootfs;
 pub mod route;
 pub mod seccomp;
+pub mod sockets;
 pub mod stream;
 pub mod watch;
 

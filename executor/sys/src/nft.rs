@@ -1,16 +1,26 @@
 //! One owned nftables table, `inet tank`, spoken to over netlink.
 //!
-//! The whole table is replaced in one transaction: there is no moment with half the rules, and nothing outside the
-//! table is looked at or touched. Each rule carries what it is for as its comment (`NFTA_RULE_USERDATA`, the form that
-//! `nft list` shows), which is how the observer knows what is there.
+//! The whole table is replaced in one transaction: there is no instant with half the rules, and nothing outside the
+//! table is looked at or touched. What is there is compared by its content ([`content`]): chains with their hooks and
+//! policies, the expressions of every rule, their order. Comments are for people (`nft list table inet tank` shows them).
+//!
+//! | chain | hook | what it does |
+//! |---|---|---|
+//! | `guard` | prerouting, raw | nothing that comes over a link is for or from the host's loopback |
+//! | `prerouting`, `output` | nat | published ports lead to pods; those on loopback for programs of the host only |
+//! | `forward` | filter | from elsewhere nothing reaches a pod but through a published port, and answers |
+//! | `postrouting` | nat | what leaves the pods' networks has the host's address |
 //!
 //! Numbers are those of `linux/netfilter/nf_tables.h`; the crate below types the messages, and expressions it has no
-//! type for are written through its open variant, all of them, for one way to read them.
+//! type for are written through its open variant, all of them, for one way to read them. They are written as `nft` would,
+//! so that a table that was saved and loaded with it is the same.
 
-use crate::{Context, Result, netlink::Conversation, route::Cidr};
+mod content;
+
+use crate::{Context, Result, route::Cidr};
 use netlink_packet_core::{
     DefaultNla, Emitable, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
@@ -63,83 +73,111 @@ struct Rule {
 
 impl Ruleset {
     fn rules(&self) -> Vec<Rule> {
-        let mut rules = Vec::new();
+        let mut rules = guard();
         for forward in &self.forwards {
-            for chain in ["prerouting", "output"] {
-                let family = forward.to.ip();
-                let mut expressions = family_is(family);
-                expressions.extend(if forward.address.is_unspecified() {
-                    vec![fib_daddr_type(), cmp(EQUAL, &RTN_LOCAL.to_ne_bytes())]
-                } else {
-                    destination_is(forward.address)
-                });
-                expressions.extend([meta(META_L4PROTO), cmp(EQUAL, &[forward.protocol])]);
-                expressions.extend([payload(TRANSPORT, 2, 2), cmp(EQUAL, &forward.port.to_be_bytes())]);
-                expressions.extend(dnat(forward.to));
-                rules.push(Rule { chain, comment: forward.comment(), expressions });
-            }
+            // Who is on the host itself passes only `output`. Nobody else may use what is published on loopback
+            // (moby #45610): for that there is no rule by which a neighbour's packet could be translated.
+            let chains: &[&str] = if forward.address.is_loopback() { &["output"] } else { &["prerouting", "output"] };
+            rules.extend(chains.iter().map(|chain| forward.rule(chain)));
         }
+        rules.extend(self.forwarding());
+        rules.extend(self.masquerading());
+        rules
+    }
+
+    /// The host forwards because of the pods, and a neighbour may have a route to their network: that must not make ports
+    /// reachable that nobody published. What does not go to a pod is none of Tank's business.
+    fn forwarding(&self) -> Vec<Rule> {
         let bridge = interface_name(&self.bridge);
-        // Publishing on loopback needs `route_localnet` on the bridge, which would let a pod speak to the host's own
-        // loopback services (CVE-2020-8558): nothing that comes from the bridge may.
-        rules.push(Rule {
-            chain: "guard",
-            comment: "no pod reaches the host's loopback".to_owned(),
-            expressions: [
-                family_is(IpAddr::from([127, 0, 0, 0])),
-                vec![meta(META_IIFNAME), cmp(EQUAL, &bridge)],
-                network_is(DESTINATION, Cidr { address: IpAddr::from([127, 0, 0, 0]), prefix: 8 }, EQUAL),
-                vec![drop_packet()],
-            ]
-            .concat(),
-        });
-        rules.push(Rule {
+        let from_elsewhere = vec![meta(META_IIFNAME), cmp(NOT_EQUAL, &bridge), meta(META_OIFNAME), cmp(EQUAL, &bridge)];
+        // One after the other and not one rule that drops: what is not tracked has no status to be looked at.
+        let rule = |comment: &str, matches: Vec<Expressions>, verdict: u32| Rule {
+            chain: "forward",
+            comment: comment.to_owned(),
+            expressions: [from_elsewhere.clone(), matches, vec![decide(verdict)]].concat(),
+        };
+        vec![
+            rule("answers to pods", ct_has(CT_STATE, CT_ESTABLISHED | CT_RELATED), ACCEPT),
+            rule("published ports", ct_has(CT_STATUS, CT_DNAT), ACCEPT),
+            rule("nothing else reaches a pod", Vec::new(), DROP),
+        ]
+    }
+
+    fn masquerading(&self) -> Vec<Rule> {
+        let rule = |comment: String, matches: Vec<Vec<Expressions>>| Rule {
             chain: "postrouting",
-            comment: "loopback clients of published ports".to_owned(),
-            expressions: [
-                family_is(IpAddr::from([127, 0, 0, 0])),
-                vec![meta(META_OIFNAME), cmp(EQUAL, &bridge)],
-                network_is(SOURCE, Cidr { address: IpAddr::from([127, 0, 0, 0]), prefix: 8 }, EQUAL),
-                vec![masquerade()],
-            ]
-            .concat(),
-        });
+            comment,
+            expressions: [matches.concat(), vec![masquerade()]].concat(),
+        };
+        let to_bridge = vec![meta(META_OIFNAME), cmp(EQUAL, &interface_name(&self.bridge))];
+        let loopback = network_is(SOURCE, LOOPBACK, EQUAL);
+        let mut rules = vec![rule(
+            "loopback clients of published ports".to_owned(),
+            vec![to_bridge, family_is(LOOPBACK.address), loopback],
+        )];
         for network in &self.networks {
-            rules.push(Rule {
-                chain: "postrouting",
-                comment: format!("{network} to elsewhere"),
-                expressions: [
-                    family_is(network.address),
-                    network_is(SOURCE, *network, EQUAL),
-                    network_is(DESTINATION, *network, NOT_EQUAL),
-                    vec![masquerade()],
-                ]
-                .concat(),
-            });
+            let from = [family_is(network.address), network_is(SOURCE, *network, EQUAL)].concat();
+            rules.push(rule(
+                format!("{network} to elsewhere"),
+                vec![from.clone(), network_is(DESTINATION, *network, NOT_EQUAL)],
+            ));
             // A pod that uses a published port, of itself or of a neighbour, would be answered past the translation.
-            rules.push(Rule {
-                chain: "postrouting",
-                comment: format!("{network} to itself through a published port"),
-                expressions: [
-                    family_is(network.address),
-                    network_is(SOURCE, *network, EQUAL),
-                    network_is(DESTINATION, *network, EQUAL),
-                    ct_status_has_dnat(),
-                    vec![masquerade()],
-                ]
-                .concat(),
-            });
+            rules.push(rule(
+                format!("{network} to itself through a published port"),
+                vec![from, network_is(DESTINATION, *network, EQUAL), ct_has(CT_STATUS, CT_DNAT)],
+            ));
         }
         rules
     }
 
     /// What [`list`] gives when this ruleset is in place.
-    pub fn marks(&self) -> BTreeSet<String> {
-        self.rules().iter().map(|rule| format!("{}: {}", rule.chain, rule.comment)).collect()
+    pub fn contents(&self) -> BTreeSet<String> {
+        content::of_rules(&CHAINS, &self.rules())
     }
 }
 
+/// 127.0.0.0/8.
+const LOOPBACK: Cidr = Cidr { address: IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 0)), prefix: 8 };
+
+/// Publishing on loopback needs `route_localnet` on the bridge, which would let a pod speak to the host's own loopback
+/// services (CVE-2020-8558), and translates a neighbour's packet before it is looked at as a martian: nothing that comes
+/// from elsewhere than the host itself may be for its loopback, or pretend to be from there.
+fn guard() -> Vec<Rule> {
+    let rule = |comment: &str, address: IpAddr, matches: Vec<Expressions>| Rule {
+        chain: "guard",
+        comment: comment.to_owned(),
+        expressions: [
+            vec![meta(META_IIFNAME), cmp(NOT_EQUAL, &interface_name("lo"))],
+            family_is(address),
+            matches,
+            vec![decide(DROP)],
+        ]
+        .concat(),
+    };
+    let v6 = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+    vec![
+        rule("nobody else reaches the host's loopback", LOOPBACK.address, network_is(DESTINATION, LOOPBACK, EQUAL)),
+        rule("nobody else comes from the host's loopback", LOOPBACK.address, network_is(SOURCE, LOOPBACK, EQUAL)),
+        rule("nobody else reaches the host's loopback", v6, destination_is(v6)),
+    ]
+}
+
 impl Forward {
+    fn rule(&self, chain: &'static str) -> Rule {
+        let to = match self.address.is_unspecified() {
+            true => vec![fib_daddr_type(), cmp(EQUAL, &RTN_LOCAL.to_ne_bytes())],
+            false => destination_is(self.address),
+        };
+        let expressions = [
+            family_is(self.to.ip()),
+            to,
+            vec![meta(META_L4PROTO), cmp(EQUAL, &[self.protocol])],
+            vec![payload(TRANSPORT, 2, 2), cmp(EQUAL, &self.port.to_be_bytes())],
+            dnat(self.to),
+        ];
+        Rule { chain, comment: self.comment(), expressions: expressions.concat() }
+    }
+
     fn comment(&self) -> String {
         let protocol = if self.protocol == 17 { "udp" } else { "tcp" };
         format!("{} {}/{protocol} to {}", self.name, IpSocketAddr::new(self.address, self.port), self.to)
@@ -175,29 +213,19 @@ pub fn remove() -> Result<()> {
     batch.commit().doing(|| "remove the nftables table `tank`")
 }
 
-/// What every rule of the table is for, with its chain; empty when there is no table. Blocking.
+/// What is in the table, to be compared with [`Ruleset::contents`]; empty when there is none. Blocking.
 ///
 /// # Errors
 /// What the kernel answers.
 pub fn list() -> Result<BTreeSet<String>> {
-    let rule = RuleMessage { attributes: vec![RuleAttribute::Table(TABLE.to_owned())] };
-    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
-    let request = NetfilterMessage::new(header, NetfilterMessageInner::NfTables(NfTablesMessage::GetRule(rule)));
-    let mut marks = BTreeSet::new();
-    let list = || -> io::Result<()> {
-        Conversation::open(NETLINK_NETFILTER)?.list(request, |_, payload| marks.extend(mark(payload)))
-    };
-    match list() {
-        // There is no such table.
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(BTreeSet::new()),
-        other => other.doing(|| "list the nftables table `tank`").map(|()| marks),
-    }
+    content::list().doing(|| "list the nftables table `tank`")
 }
 
 /// Chains: name, type, hook (`NF_INET_*`), priority.
-const CHAINS: [(&str, &str, u32, i32); 4] = [
+const CHAINS: [(&str, &str, u32, i32); 5] = [
     ("guard", "filter", 0, -300),
     ("prerouting", "nat", 0, -100),
+    ("forward", "filter", 2, 0),
     ("output", "nat", 3, -100),
     ("postrouting", "nat", 4, 100),
 ];
@@ -260,8 +288,9 @@ impl Batch {
     }
 
     fn add_rule(&mut self, rule: Rule) {
-        // libnftnl's user data: type (0: comment), length, text with its NUL. At most 256 bytes in all.
-        let comment: String = rule.comment.chars().filter(char::is_ascii).take(200).collect();
+        // libnftnl's user data: type (0: comment), length, text with its NUL. The kernel takes 256 bytes in all, `nft` loads
+        // comments of up to 128: a longer one would keep a saved table from being loaded.
+        let comment: String = rule.comment.chars().filter(char::is_ascii).take(127).collect();
         let mut data = vec![0, comment.len() as u8 + 1];
         data.extend(comment.as_bytes());
         data.push(0);
@@ -345,30 +374,6 @@ fn messages(bytes: &[u8]) -> io::Result<Vec<NetlinkMessage<NetfilterMessage>>> {
     Ok(found)
 }
 
-/// Chain and comment of a listed rule of Tank's table: a `struct nfgenmsg`, and of the attributes behind it those three
-/// that matter. To read the expressions of some hundred rules at every look would take longer than all else.
-fn mark(payload: &[u8]) -> Option<String> {
-    /// `NFTA_RULE_TABLE`, `NFTA_RULE_CHAIN` and `NFTA_RULE_USERDATA`.
-    const OF_TABLE: u16 = 1;
-    const OF_CHAIN: u16 = 2;
-    const USERDATA: u16 = 7;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
-    let (mut chain, mut comment, mut ours) = (String::new(), String::new(), false);
-    for attribute in NlasIterator::new(payload.get(4..)?).flatten() {
-        let value = attribute.value();
-        match attribute.kind() {
-            OF_TABLE => ours = text(value) == TABLE,
-            OF_CHAIN => chain = text(value),
-            // As `add_rule` writes it: type, length, text.
-            USERDATA if value.len() > 3 && value[0] == 0 => {
-                comment = text(&value[2..(2 + usize::from(value[1])).min(value.len())]);
-            }
-            _ => {}
-        }
-    }
-    ours.then(|| format!("{chain}: {comment}"))
-}
-
 // Expressions. Registers: 1 holds what is compared or an address, 2 a port.
 
 const EQUAL: u32 = 0;
@@ -381,6 +386,15 @@ const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 const RTN_LOCAL: u32 = 2;
 const NESTED: u16 = 0x8000;
+/// `NF_DROP` and `NF_ACCEPT`.
+const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
+/// Keys of a connection, bits of its state (`NF_CT_STATE_BIT`) and of its status (`IPS_DST_NAT`).
+const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
+const CT_ESTABLISHED: u32 = 1 << 1;
+const CT_RELATED: u32 = 1 << 2;
+const CT_DNAT: u32 = 1 << 5;
 
 #[derive(Clone, Copy, PartialEq)]
 struct Field {
@@ -436,8 +450,8 @@ fn masquerade() -> Expressions {
     expression("masq", Vec::new())
 }
 
-fn drop_packet() -> Expressions {
-    let verdict = nested(2, &[nested(2, &[number(1, 0)])]);
+fn decide(verdict: u32) -> Expressions {
+    let verdict = nested(2, &[nested(2, &[number(1, verdict)])]);
     expression("immediate", vec![number(1, 0), verdict])
 }
 
@@ -445,10 +459,10 @@ fn fib_daddr_type() -> Expressions {
     expression("fib", vec![number(1, 1), number(2, 3), number(3, 2)])
 }
 
-fn ct_status_has_dnat() -> Vec<Expressions> {
-    const IPS_DST_NAT: u32 = 1 << 5;
-    let load = expression("ct", vec![number(1, 1), number(2, 2)]);
-    vec![load, bitwise(&IPS_DST_NAT.to_ne_bytes()), cmp(NOT_EQUAL, &[0; 4])]
+/// Whether one of `bits` is set in a key of the connection. What is not tracked has only a state.
+fn ct_has(key: u32, bits: u32) -> Vec<Expressions> {
+    let load = expression("ct", vec![number(1, 1), number(2, key)]);
+    vec![load, bitwise(&bits.to_ne_bytes()), cmp(NOT_EQUAL, &[0; 4])]
 }
 
 fn family_is(address: IpAddr) -> Vec<Expressions> {
@@ -482,11 +496,23 @@ fn network_is(field: Field, network: Cidr, operator: u32) -> Vec<Expressions> {
     let bit = |index: usize| u8::from(index < usize::from(network.prefix));
     let mask: Vec<u8> = (0..bytes.len()).map(|i| (0..8).fold(0, |byte, j| byte << 1 | bit(i * 8 + j))).collect();
     let base: Vec<u8> = bytes.iter().zip(&mask).map(|(byte, mask)| byte & mask).collect();
+    let whole = usize::from(network.prefix / 8);
+    if network.prefix > 0 && network.prefix % 8 == 0 {
+        // As `nft` has it: only as many bytes as the network has.
+        let offset = if network.address.is_ipv4() { field.v4 } else { field.v6 };
+        return vec![payload(NETWORK, offset, whole as u32), cmp(operator, &base[..whole])];
+    }
     vec![load_address(field, network.address), bitwise(&mask), cmp(operator, &base)]
 }
 
 fn dnat(to: IpSocketAddr) -> Vec<Expressions> {
-    let nat = vec![number(1, 1), number(2, family(to.ip())), number(3, 1), number(5, 2)];
+    // What the kernel would add by itself is said: the ends of the ranges, and that there is an address and a port.
+    const MAP_IPS: u32 = 1;
+    const PROTO_SPECIFIED: u32 = 2;
+    let registers = [number(3, 1), number(4, 1), number(5, 2), number(6, 2)];
+    let mut nat = vec![number(1, 1), number(2, family(to.ip()))];
+    nat.extend(registers);
+    nat.push(number(7, MAP_IPS | PROTO_SPECIFIED));
     vec![immediate(1, &octets(to.ip())), immediate(2, &to.port().to_be_bytes()), expression("nat", nat)]
 }
 

@@ -1,0 +1,179 @@
+//! Whether ports that are about to be published are somebody's already. A rule of Tank's takes what comes to a port before
+//! a program of the host that listens there could: that program would be cut off without a word.
+//!
+//! Judged is what a change adds. What is published already is so by a decision of before, and a port at which a pod on the
+//! host's network listens is the configuration's own affair unless that pod stays as it is.
+
+use std::{collections::BTreeSet, net::IpAddr};
+use tank_model::{
+    Graph, Key, Name,
+    spec::{Network, Protocol, Publish},
+};
+
+/// A program that listens in the host's network namespace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Listener {
+    pub protocol: Protocol,
+    /// `::` is every address of both families.
+    pub address: IpAddr,
+    pub port: u16,
+    /// Name and pid of whoever listens. None: it is hidden.
+    pub process: Option<(String, i32)>,
+    /// The pod that the process is in.
+    pub pod: Option<String>,
+}
+
+/// The ports that `wanted` publishes and `previous` does not: what has to be known of the host.
+pub fn added(previous: &Graph, wanted: &Graph) -> BTreeSet<(Protocol, u16)> {
+    new(previous, wanted).map(|(_, _, publish)| (publish.protocol, publish.port)).collect()
+}
+
+/// Each port that is published anew and that a program of the host listens at, in words.
+pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (pod, name, publish) in new(previous, wanted) {
+        let meets = |listener: &&Listener| {
+            listener.protocol == publish.protocol
+                && listener.port == publish.port
+                && overlap(publish.address, listener.address)
+                && stays(previous, wanted, listener)
+        };
+        if let Some(listener) = listeners.iter().find(meets) {
+            problems.push(describe(pod, name, publish, listener));
+        }
+    }
+    problems
+}
+
+/// What is published by a pod of its own address and was not before, by whichever pod.
+fn new<'a>(previous: &'a Graph, wanted: &'a Graph) -> impl Iterator<Item = (&'a Name, &'a Name, &'a Publish)> {
+    let place = |publish: &Publish| (publish.protocol, publish.address, publish.port);
+    let known: BTreeSet<_> = previous
+        .pods()
+        .filter(|pod| network(previous, pod) == Some(&Network::Bridge))
+        .flat_map(|pod| previous.published(pod).map(|(_, publish)| place(publish)))
+        .collect();
+    wanted
+        .pods()
+        .filter(|pod| network(wanted, pod) == Some(&Network::Bridge))
+        .flat_map(|pod| wanted.published(pod).map(move |(name, publish)| (pod, name, publish)))
+        .filter(move |(_, _, publish)| !known.contains(&place(publish)))
+}
+
+fn network<'a>(graph: &'a Graph, pod: &Name) -> Option<&'a Network> {
+    graph.sandbox(pod).map(|(node, _)| &node.network)
+}
+
+/// Whether a packet can be for both.
+fn overlap(published: IpAddr, listens: IpAddr) -> bool {
+    match (published, listens) {
+        (IpAddr::V4(_), IpAddr::V6(v6)) => v6.is_unspecified(),
+        // What is published on IPv6 leads to the pod's IPv6 address only.
+        (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        _ => published == listens || published.is_unspecified() || listens.is_unspecified(),
+    }
+}
+
+/// Whether a listener is there after the change, too. A program of the host is; one of a pod when the change leaves the
+/// pod as it is.
+fn stays(previous: &Graph, wanted: &Graph, listener: &Listener) -> bool {
+    let Some(pod) = listener.pod.as_ref().and_then(|pod| Name::new(pod.clone()).ok()) else { return true };
+    let hash = |graph: &Graph| graph.get(&Key::Pod(pod.clone())).map(|entry| entry.hash);
+    hash(wanted).is_some() && hash(previous) == hash(wanted)
+}
+
+fn describe(pod: &Name, name: &Name, publish: &Publish, listener: &Listener) -> String {
+    let protocol = match publish.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    let (place, at) = (
+        std::net::SocketAddr::new(publish.address, publish.port),
+        std::net::SocketAddr::new(listener.address, listener.port),
+    );
+    let who = match (&listener.process, &listener.pod) {
+        (Some((program, pid)), Some(pod)) => format!("`{program}` (pid {pid}) of pod `{pod}`"),
+        (Some((program, pid)), None) => format!("`{program}` (pid {pid})"),
+        (None, _) => "a program whose process is hidden".to_owned(),
+    };
+    format!(
+        "pod `{pod}` publishes `{name}` at {place} ({protocol}), where {who} listens on this host, at {at}: it would be \
+         cut off; end it, or choose another port"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph(config: &str) -> Graph {
+        Graph::build(&serde_json::from_str(config).expect("a configuration"), |_| None).expect("a graph")
+    }
+
+    fn web(publish: &str) -> Graph {
+        graph(&format!(r#"{{"pods":{{"web":{{"containers":{{"app":{{"image":"x"}}}},"publish":{publish}}}}}}}"#))
+    }
+
+    fn listener(address: &str) -> BTreeSet<Listener> {
+        let process = Some(("docker-registry".to_owned(), 7));
+        let address = address.parse().expect("an address");
+        BTreeSet::from([Listener { protocol: Protocol::Tcp, address, port: 5001, process, pod: None }])
+    }
+
+    #[test]
+    fn addresses_meet_as_the_kernel_has_it() {
+        let none = web("{}");
+        for (published, listens, meets) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "0.0.0.0", true),
+            ("127.0.0.1", "::", true),
+            ("0.0.0.0", "10.1.2.3", true),
+            ("0.0.0.0", "::", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("127.0.0.1", "::1", false),
+            ("::", "::1", true),
+            ("::", "0.0.0.0", false),
+            ("fd00::1", "::", true),
+            ("fd00::1", "fd00::2", false),
+        ] {
+            let wanted = web(&format!(r#"{{"http":{{"port":5001,"address":"{published}"}}}}"#));
+            assert_eq!(!taken(&none, &wanted, &listener(listens)).is_empty(), meets, "{published} and {listens}");
+            assert_eq!(taken(&wanted, &wanted, &listener(listens)), Vec::<String>::new(), "it is published already");
+        }
+    }
+
+    #[test]
+    fn the_program_is_named_and_others_are_left_out() {
+        let none = web("{}");
+        let wanted = web(r#"{"http":{"port":5001}}"#);
+        assert_eq!(added(&none, &wanted), BTreeSet::from([(Protocol::Tcp, 5001)]));
+        assert_eq!(added(&wanted, &wanted), BTreeSet::new());
+        assert_eq!(
+            taken(&none, &wanted, &listener("0.0.0.0")),
+            [
+                "pod `web` publishes `http` at 127.0.0.1:5001 (tcp), where `docker-registry` (pid 7) listens on this host, \
+              at 0.0.0.0:5001: it would be cut off; end it, or choose another port"
+            ]
+        );
+        for publish in [r#"{"http":{"port":5002}}"#, r#"{"http":{"port":5001,"protocol":"udp"}}"#] {
+            assert_eq!(taken(&none, &web(publish), &listener("0.0.0.0")), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_pod_that_listens_itself_counts_while_it_stays() {
+        let pods = |db: &str, web: &str| {
+            graph(&format!(r#"{{"pods":{{{db}"web":{{"containers":{{"app":{{"image":"x"}}}},"publish":{web}}}}}}}"#))
+        };
+        let db = |image: &str| format!(r#""db":{{"containers":{{"app":{{"image":"{image}"}}}},"network":"host"}},"#);
+        let publish = r#"{"http":{"port":5001}}"#;
+        let before = pods(&db("one"), "{}");
+        let own: BTreeSet<Listener> = listener("0.0.0.0")
+            .into_iter()
+            .map(|listener| Listener { pod: Some("db".to_owned()), ..listener })
+            .collect();
+        assert_eq!(taken(&before, &pods(&db("one"), publish), &own).len(), 1);
+        assert_eq!(taken(&before, &pods(&db("two"), publish), &own), Vec::<String>::new(), "it becomes another");
+        assert_eq!(taken(&before, &pods("", publish), &own), Vec::<String>::new(), "it goes");
+    }
+}
