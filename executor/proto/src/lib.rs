@@ -1,7 +1,8 @@
 //! What Tank's processes say to each other.
 //!
 //! * [`varlink`]: the interface `io.tank.Executor`, spoken on `/run/tank/tank.sock` by anyone who may.
-//! * [`wire`]: how its messages are sent.
+//! * [`wire`]: how its messages are sent, and received within limits.
+//! * [`call`]: from a message to a method.
 //! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
 //! * [`timing`]: where time went, in either.
 //! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the byte pump of `attach`
@@ -9,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod call;
 pub mod shim;
 pub mod terminal;
 pub mod timing;
