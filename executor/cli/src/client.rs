@@ -46,7 +46,11 @@ impl Client {
         #[serde(transparent)]
         struct Sent(Method);
         let call = Call::new(Sent(method)).set_more(more);
-        wire::send(&self.writer, &call, fds).await.map_err(|e| self.lost(&zlink::Error::Io(e)))
+        match wire::send(&self.writer, &call, fds).await {
+            // A daemon that refuses to listen has said why: the reply is there to be read.
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+            other => other.map_err(|error| self.lost(&zlink::Error::Io(error))),
+        }
     }
 
     /// The next reply, and whether more come.

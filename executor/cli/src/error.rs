@@ -1,8 +1,8 @@
 //! What an error says and which status it ends with: the message says what was attempted, the cause why, the help
 //! what to do next.
 
+use crate::output;
 use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyles};
-use std::io::{IsTerminal, Write};
 use tank_compiler::{CompileError, Problems};
 use tank_proto::varlink;
 
@@ -33,19 +33,17 @@ impl Error {
     }
 
     pub fn print(&self) {
-        let mut text = String::new();
         if let Some(drawn) = &self.drawn {
-            text.push_str(drawn);
-        } else {
-            text = format!("Error: {}\n", self.message);
-            if let Some(cause) = &self.cause {
-                text = format!("{text}  caused by: {cause}\n");
-            }
-            if let Some(help) = &self.help {
-                text = format!("{text}  help: {help}\n");
-            }
+            return output::drawn_error(drawn);
         }
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        let mut text = format!("Error: {}\n", self.message);
+        if let Some(cause) = &self.cause {
+            text = format!("{text}  caused by: {cause}\n");
+        }
+        if let Some(help) = &self.help {
+            text = format!("{text}  help: {help}\n");
+        }
+        output::error(&text);
     }
 
     /// 1, or what container users expect of `exec`.
@@ -87,10 +85,9 @@ impl From<CompileError> for Error {
 /// The most problems that are drawn; who has more starts with these.
 const MAX_DRAWN: usize = 100;
 
-/// Every problem with its snippets, colourful on a terminal only.
+/// Every problem with its snippets.
 fn draw(problems: &Problems, count: &str) -> String {
-    let terminal = std::io::stderr().is_terminal();
-    let styles = if terminal { ThemeStyles::ansi() } else { ThemeStyles::none() };
+    let styles = if output::colours() { ThemeStyles::ansi() } else { ThemeStyles::none() };
     let theme = GraphicalTheme { characters: ThemeCharacters::unicode(), styles };
     let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(100);
     let mut text = String::new();

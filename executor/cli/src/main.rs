@@ -3,7 +3,9 @@
 //! * [`args`]: what can be typed.
 //! * [`client`]: one call to the daemon.
 //! * [`commands`]: a module a family of commands; each prints for people or, with `--json`, for programs.
+//! * [`output`]: what is printed; what others wrote is made visible there before a terminal obeys it.
 //! * [`terminal`]: raw mode, detaching, window size.
+//! * [`modes`]: what a program leaves behind on a terminal.
 //! * [`timings`]: where the time of a change went.
 //! * [`error`]: what an error says and which status it ends with.
 //!
@@ -15,6 +17,7 @@ mod args;
 mod client;
 mod commands;
 mod error;
+mod modes;
 mod output;
 mod terminal;
 mod timings;

@@ -1,17 +1,98 @@
-//! Tables, times and JSON.
+//! Tables, times and JSON, and what a terminal may be shown.
+//!
+//! Containers, images, registries and logs are others': on a terminal, what they wrote is shown and not obeyed. All that
+//! is printed goes through here, so nobody has to think of it. A pipe or a file gets every byte as it is.
 
 use crate::error::Error;
 use serde::Serialize;
-use std::io::Write;
+use std::{
+    borrow::Cow,
+    io::{IsTerminal, Write},
+    sync::LazyLock,
+};
 
-/// Prints one JSON document on one line.
+/// Whether standard output, or standard error, is a terminal.
+static OUT: LazyLock<bool> = LazyLock::new(|| std::io::stdout().is_terminal());
+static ERR: LazyLock<bool> = LazyLock::new(|| std::io::stderr().is_terminal());
+
+/// Whether diagnostics are coloured: on a terminal, unless `NO_COLOR` is set to anything (no-color.org).
+pub fn colours() -> bool {
+    *ERR && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether a terminal may obey a character, or a person be misled by it: controls other than a line end and a tab, and
+/// marks that change the direction of text (Unicode, UAX #9).
+fn is_control(character: char) -> bool {
+    match character {
+        '\n' | '\t' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        other => other.is_control(),
+    }
+}
+
+/// Text with its controls made visible: an escape is `\u{1b}`.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    clean(text, |_| None, shown)
+}
+
+/// As [`visible`], of text that holds colours of ours: those pass, and whatever else may be in it does not.
+pub fn visible_but_colours(text: &str) -> Cow<'_, str> {
+    let colour = |text: &str| {
+        let end = text.strip_prefix("\x1b[")?.find(|c: char| !c.is_ascii_digit() && c != ';')? + 2;
+        text[end..].starts_with('m').then_some(end + 1)
+    };
+    clean(text, colour, shown)
+}
+
+fn shown(character: char) -> String {
+    format!("\\u{{{:x}}}", u32::from(character))
+}
+
+/// Replaces every control but those in what `pass` gives the length of.
+fn clean(text: &str, pass: impl Fn(&str) -> Option<usize>, replace: impl Fn(char) -> String) -> Cow<'_, str> {
+    if !text.contains(is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut cleaned = String::with_capacity(text.len() + 16);
+    let mut rest = text;
+    while let Some(at) = rest.find(is_control) {
+        cleaned.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(length) = pass(rest) {
+            cleaned.push_str(&rest[..length]);
+            rest = &rest[length..];
+        } else if let Some(character) = rest.chars().next() {
+            cleaned.push_str(&replace(character));
+            rest = &rest[character.len_utf8()..];
+        }
+    }
+    cleaned.push_str(rest);
+    Cow::Owned(cleaned)
+}
+
+/// Prints one JSON document on one line. JSON itself escapes only some controls; the others are escaped here as it
+/// allows, so they are the same to whoever reads it.
 pub fn json<T: Serialize>(value: &T) -> Result<(), Error> {
     let text = serde_json::to_string(value).map_err(|e| Error::new(format!("can't write JSON: {e}")))?;
-    line(&text)
+    // Controls stand in strings only, and all of them are of the basic plane.
+    line(&clean(&text, |_| None, |character| format!("\\u{:04x}", u32::from(character))))
+}
+
+/// Writes to standard error what [`visible`] makes of it on a terminal.
+pub fn error(text: &str) {
+    let text = if *ERR { visible(text) } else { Cow::Borrowed(text) };
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// As [`error`], of text with colours of ours.
+pub fn drawn_error(text: &str) {
+    let text = if *ERR { visible_but_colours(text) } else { Cow::Borrowed(text) };
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Prints a line. A reader that went away ends the command quietly, as `head` expects.
 pub fn line(text: &str) -> Result<(), Error> {
+    let text = if *OUT { visible(text) } else { Cow::Borrowed(text) };
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other.map_err(|e| Error::new(format!("can't print: {e}"))),
@@ -49,4 +130,29 @@ pub fn ago(millis: u64) -> String {
 pub fn short(digest: &str) -> &str {
     let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
     hex.get(..12).unwrap_or(hex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controls_are_shown_and_text_is_left() {
+        assert_eq!(visible("a\tb\nc → ü 漢"), "a\tb\nc → ü 漢");
+        assert_eq!(
+            visible("\x1b]0;title\x07\r\x08\x7f\u{9b}31m\0"),
+            "\\u{1b}]0;title\\u{7}\\u{d}\\u{8}\\u{7f}\\u{9b}31m\\u{0}"
+        );
+        assert_eq!(visible("ab\u{202e}cd\u{2066}"), "ab\\u{202e}cd\\u{2066}");
+    }
+
+    #[test]
+    fn of_sequences_only_colours_pass() {
+        let ours = "\x1b[31;1mred\x1b[0m\x1b[m";
+        assert_eq!(visible_but_colours(ours), ours);
+        assert_eq!(
+            visible_but_colours("\x1b[2J\x1b[?1049h\x1b]0;x\x07\x1b[31"),
+            "\\u{1b}[2J\\u{1b}[?1049h\\u{1b}]0;x\\u{7}\\u{1b}[31"
+        );
+    }
 }

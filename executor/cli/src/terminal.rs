@@ -1,12 +1,18 @@
 //! The caller's terminal: raw mode, its size, and the keys that detach.
 
+use crate::modes::Modes;
 use rustix::{
     stdio,
     termios::{OptionalActions, Termios},
 };
+use std::io::{IsTerminal, Write};
 
-/// Puts the terminal into raw mode and back, whatever happens in between.
-pub struct Raw(Termios);
+/// Puts the terminal into raw mode and back, whatever happens in between, also to it: what was printed through it and
+/// changed how the terminal behaves is undone.
+pub struct Raw {
+    before: Termios,
+    modes: Modes,
+}
 
 impl Raw {
     pub fn enter() -> rustix::io::Result<Self> {
@@ -14,13 +20,24 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         rustix::termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self(before))
+        Ok(Self { before, modes: Modes::default() })
+    }
+
+    /// Prints what a program in a container wrote, as it is: its terminal is this one.
+    pub fn print(&mut self, bytes: &[u8]) {
+        self.modes.follow(bytes);
+        let mut stdout = std::io::stdout();
+        let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        let _ = rustix::termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &self.0);
+        let mut stdout = std::io::stdout();
+        if stdout.is_terminal() {
+            let _ = stdout.write_all(self.modes.restore().as_bytes()).and_then(|()| stdout.flush());
+        }
+        let _ = rustix::termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &self.before);
     }
 }
 

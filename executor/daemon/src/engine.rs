@@ -616,14 +616,10 @@ impl Engine {
                     self.host.settings.config.grace.0,
                 ) {
                     Health::Good => return None,
-                    Health::Hopeless(why) => return Some(self.with_log(why, graph, changed, &pass.observed)),
+                    Health::Hopeless(why) => return Some(self.with_log(why, graph, changed, &pass.observed).await),
                     Health::NotYet(why) if Instant::now() >= deadline => {
-                        return Some(self.with_log(
-                            format!("not healthy in time: {why}"),
-                            graph,
-                            changed,
-                            &pass.observed,
-                        ));
+                        let why = format!("not healthy in time: {why}");
+                        return Some(self.with_log(why, graph, changed, &pass.observed).await);
                     }
                     Health::NotYet(_) => {}
                 }
@@ -642,7 +638,7 @@ impl Engine {
     }
 
     /// Adds the last lines of the containers that are not well.
-    fn with_log(&self, why: String, graph: &Graph, changed: &BTreeSet<Name>, observed: &Observed) -> String {
+    async fn with_log(&self, why: String, graph: &Graph, changed: &BTreeSet<Name>, observed: &Observed) -> String {
         let mut text = why;
         for pod in changed {
             let inits = graph.init(pod).map(|(name, ..)| name);
@@ -654,7 +650,7 @@ impl Engine {
                 }) {
                     continue;
                 }
-                for line in crate::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10) {
+                for line in crate::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10).await {
                     text = format!("{text}\n  {pod}/{name}: {line}");
                 }
             }

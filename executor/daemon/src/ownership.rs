@@ -273,8 +273,7 @@ pub fn bind(path: &Path) -> Result<tokio::net::UnixListener, String> {
         },
     }
     let listener = tokio::net::UnixListener::bind(path).map_err(|e| at(&e))?;
-    // Who may call is decided by credentials, and said in words; the mode only has to let them in.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(|e| at(&e))?;
+    crate::access::restrict(path).map_err(|e| at(&e))?;
     Ok(listener)
 }
 

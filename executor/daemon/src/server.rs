@@ -1,11 +1,15 @@
 //! The socket: Varlink connections, each a task of its own, so that a client that does not read stops nobody else.
+//!
+//! Who may call is settled before a byte is read ([`crate::access`]), and how much of a call is taken before it is parsed
+//! ([`wire::Calls`]).
 
 use crate::{
+    access::{Door, Place, Places},
     engine::{Engine, internal, store_error},
-    logs::{Tail, text_of},
+    logs::{self, Tail},
     views,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -15,37 +19,35 @@ use std::{
 };
 use tank_model::{Name, canonical, diff};
 use tank_proto::{
+    call::{Head, Wrong},
     shim::{ExecSpec, Failure, FailureKind, Reply as ShimReply, Request},
-    varlink::{self, DESCRIPTION, Error, ExecCall, INTERFACE, LogsCall, METHODS, Method},
-    wire,
+    varlink::{self, DESCRIPTION, Error, ExecCall, INTERFACE, LogsCall, Method},
+    wire::{self, Calls, Frame, MAX_CALL, Unread},
 };
 use tokio::{
+    io::Interest,
     net::{UnixListener, UnixStream},
-    sync::Semaphore,
-    sync::mpsc,
-    time::timeout,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{sleep, timeout},
 };
 use zlink::Reply;
-
-/// The most connections at once.
-const MAX_CONNECTIONS: usize = 512;
-
-/// The most connections at once of callers that may not use it, and how long each is listened to: enough to tell them.
-const MAX_STRANGERS: usize = 16;
-const STRANGER_LIMIT: Duration = Duration::from_secs(2);
 
 /// The longest a client may take to read one reply.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
-type Connection = zlink::Connection<tank_proto::socket::Socket>;
+/// A call of more bytes than this (256 KiB: a configuration of some hundred pods) is a long one.
+const LONG_CALL: usize = 256 << 10;
 
-/// A call before it is known which.
-#[derive(Debug, Deserialize)]
-struct RawCall {
-    method: String,
-    #[serde(default)]
-    parameters: Option<Value>,
-}
+/// The most long calls at once of root, and of everybody else: what they hold in memory is bounded by that.
+const LONG_CALLS_OF_ROOT: usize = 8;
+const LONG_CALLS_OF_MEMBERS: usize = 2;
+
+/// How long a long call waits for others to be over, and how long it may then take to arrive.
+const LONG_CALL_WAIT: Duration = Duration::from_secs(60);
+const LONG_CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often a followed log is looked at.
+const FOLLOW: Duration = Duration::from_millis(100);
 
 /// What is sent back: an error of the interface, of `org.varlink.service`, or that the client has gone.
 enum Refusal {
@@ -60,6 +62,16 @@ impl From<Error> for Refusal {
     }
 }
 
+impl From<Wrong> for Refusal {
+    fn from(wrong: Wrong) -> Self {
+        match wrong {
+            Wrong::Interface(name) => Self::Service("InterfaceNotFound", json!({ "interface": name })),
+            Wrong::Method(name) => Self::Service("MethodNotFound", json!({ "method": name })),
+            Wrong::Parameter(name) => Self::Service("InvalidParameter", json!({ "parameter": name })),
+        }
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct RawError {
     error: String,
@@ -68,145 +80,195 @@ struct RawError {
     parameters: Option<Value>,
 }
 
+impl RawError {
+    /// None: the client has gone, or the error can't be written.
+    fn new(refusal: Refusal) -> Option<Self> {
+        let (error, parameters) = match refusal {
+            Refusal::Gone => return None,
+            Refusal::Service(name, parameters) => (format!("org.varlink.service.{name}"), parameters),
+            Refusal::Error(error) => {
+                let value = serde_json::to_value(&error).ok()?;
+                (value["error"].as_str()?.to_owned(), value["parameters"].clone())
+            }
+        };
+        let parameters = Some(parameters).filter(|value| value.as_object().is_none_or(|fields| !fields.is_empty()));
+        Some(Self { error, parameters })
+    }
+}
+
 /// Serves what was bound until the process ends.
 pub async fn serve(engine: Arc<Engine>, listener: UnixListener) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let hall = Arc::new(Hall {
+        engine,
+        door: Door::default(),
+        places: Arc::default(),
+        long_of_root: Arc::new(Semaphore::new(LONG_CALLS_OF_ROOT)),
+        long_of_members: Arc::new(Semaphore::new(LONG_CALLS_OF_MEMBERS)),
+    });
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                // Over the bound a connection is closed at once.
-                let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-                let Ok((connection, writer)) = wire::split(stream) else { continue };
-                let (engine, strangers) = (Arc::clone(&engine), Arc::clone(&strangers));
-                tokio::spawn(async move {
-                    let mut client = Client { engine, connection, writer, uid: None };
-                    if client.authorize().await {
-                        client.run().await;
-                    } else if let Ok(_seat) = strangers.try_acquire() {
-                        client.turn_away().await;
-                    }
-                    drop(slot);
-                });
-            }
+            Ok((stream, _)) => drop(tokio::spawn(Arc::clone(&hall).receive(stream))),
             Err(error) => {
                 tracing::warn!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// What all connections share.
+struct Hall {
+    engine: Arc<Engine>,
+    door: Door,
+    places: Arc<Places>,
+    long_of_root: Arc<Semaphore>,
+    long_of_members: Arc<Semaphore>,
+}
+
+impl Hall {
+    /// Serves one connection, or says why not, without reading from it or waiting for it.
+    async fn receive(self: Arc<Self>, stream: UnixStream) {
+        let Some(uid) = self.door.authorize(&stream).await else {
+            return turn_away(&stream, Refusal::Service("PermissionDenied", json!({})));
+        };
+        let Some(place) = self.places.take(uid) else {
+            let message = format!("user {uid} has too many calls open: try again when some of them are over");
+            return turn_away(&stream, Error::Busy { message }.into());
+        };
+        let long_calls = if uid == 0 { &self.long_of_root } else { &self.long_of_members };
+        let client = Client {
+            engine: Arc::clone(&self.engine),
+            stream,
+            calls: Calls::default(),
+            long_calls: Arc::clone(long_calls),
+            uid,
+            oneway: false,
+        };
+        client.run(&place).await;
+    }
+}
+
+/// As much of it as fits: who is turned away is not waited for.
+fn turn_away(stream: &UnixStream, refusal: Refusal) {
+    let mut bytes = Vec::new();
+    if RawError::new(refusal).is_some_and(|error| wire::encode(&error, &mut bytes).is_ok()) {
+        let _ = stream.try_write(&bytes);
     }
 }
 
 struct Client {
     engine: Arc<Engine>,
-    connection: Connection,
-    writer: UnixStream,
-    uid: Option<u32>,
+    stream: UnixStream,
+    calls: Calls,
+    long_calls: Arc<Semaphore>,
+    uid: u32,
+    /// The call in flight wants no reply.
+    oneway: bool,
 }
 
 impl Client {
-    /// Says that the caller may not, and nothing more: one call is read, for a moment, and none is looked at.
-    async fn turn_away(mut self) {
-        let _ = timeout(STRANGER_LIMIT, self.connection.receive_call::<RawCall>()).await;
-        let _ = self.fail("org.varlink.service.PermissionDenied", json!({})).await;
-    }
-
-    async fn run(mut self) {
+    async fn run(mut self, place: &Place) {
         loop {
-            let received = self.connection.receive_call::<RawCall>().await;
-            let (method, parameters, more, fds) = match received {
-                Ok((call, fds)) => {
-                    let more = call.more();
-                    let raw = call.method();
-                    (raw.method.clone(), raw.parameters.clone(), more, fds)
-                }
-                Err(error) => {
-                    tracing::debug!(?error, "a client left");
+            let received = tokio::select! {
+                received = self.receive() => received,
+                () = place.lost() => return,
+            };
+            let (frame, long) = match received {
+                Ok(Some(received)) => received,
+                Ok(None) => return,
+                Err(refusal) => {
+                    let _ = self.fail(refusal).await;
                     return;
                 }
             };
-            let handled = self.handle(&method, parameters, more, fds).await;
-            let sent = match handled {
+            if !place.works() {
+                return;
+            }
+            let answered = match self.handle(frame).await {
                 Ok(()) => Ok(()),
-                Err(Refusal::Gone) => return,
-                Err(Refusal::Error(error)) => match serde_json::to_value(&error) {
-                    Ok(value) => {
-                        self.fail(value["error"].as_str().unwrap_or_default(), value["parameters"].clone()).await
-                    }
-                    Err(_) => return,
-                },
-                Err(Refusal::Service(name, parameters)) => {
-                    self.fail(&format!("org.varlink.service.{name}"), parameters).await
-                }
+                Err(refusal) => self.fail(refusal).await,
             };
-            if sent.is_err() {
+            drop(long);
+            self.oneway = false;
+            place.waits();
+            if answered.is_err() {
                 return;
             }
         }
     }
 
-    /// Root, and members of the group `tank`.
-    async fn authorize(&mut self) -> bool {
-        let Ok(credentials) = self.connection.peer_credentials().await else { return false };
-        let uid = credentials.unix_user_id().as_raw();
-        self.uid = Some(uid);
-        let group = std::fs::read_to_string("/etc/group").unwrap_or_default();
-        let tank = group.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            (fields.next() == Some("tank")).then(|| fields.nth(1)?.parse::<u32>().ok()).flatten()
-        });
-        let groups = credentials
-            .unix_supplementary_group_ids()
-            .iter()
-            .chain([credentials.unix_primary_group_id()].iter())
-            .map(|gid| gid.as_raw())
-            .collect::<Vec<_>>();
-        uid == 0 || tank.is_some_and(|tank| groups.contains(&tank))
+    /// The next call and, of a long one, the permit to have it in memory.
+    async fn receive(&mut self) -> Result<Option<(Frame, Option<OwnedSemaphorePermit>)>, Refusal> {
+        match self.calls.next(&self.stream, LONG_CALL).await {
+            Err(Unread::TooLong(_)) => {}
+            short => return Ok(unrefused(short)?.map(|frame| (frame, None))),
+        }
+        let waits = || Error::Busy { message: "too many long calls are under way: try again".to_owned() };
+        let permit = timeout(LONG_CALL_WAIT, Arc::clone(&self.long_calls).acquire_owned()).await;
+        let permit = permit.map_err(|_| waits())?.map_err(|_| waits())?;
+        let long = timeout(LONG_CALL_LIMIT, self.calls.next(&self.stream, MAX_CALL)).await;
+        let long = unrefused(long.map_err(|_| Refusal::Gone)?)?;
+        Ok(long.map(|frame| (frame, Some(permit))))
     }
 
-    async fn fail(&mut self, error: &str, parameters: Value) -> Result<(), Refusal> {
-        let parameters = Some(parameters).filter(|value| value.as_object().is_none_or(|fields| !fields.is_empty()));
-        let error = RawError { error: error.to_owned(), parameters };
-        match timeout(WRITE_LIMIT, wire::send(&self.writer, &error, Vec::new())).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(Refusal::Gone),
-        }
+    async fn fail(&mut self, refusal: Refusal) -> Result<(), Refusal> {
+        let error = RawError::new(refusal).ok_or(Refusal::Gone)?;
+        self.send(&error, Vec::new()).await
     }
 
     async fn reply<T: Serialize>(&mut self, value: &T, continues: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
         let reply = Reply::new(Some(value)).set_continues(Some(continues));
-        match timeout(WRITE_LIMIT, wire::send(&self.writer, &reply, fds)).await {
+        self.send(&reply, fds).await
+    }
+
+    async fn send<T: Serialize>(&mut self, message: &T, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+        let mut bytes = Vec::new();
+        wire::encode(message, &mut bytes).map_err(|_| Refusal::Gone)?;
+        self.send_encoded(&bytes, fds).await
+    }
+
+    async fn send_encoded(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+        if self.oneway {
+            return Ok(());
+        }
+        match timeout(WRITE_LIMIT, wire::send_encoded(&self.stream, bytes, fds)).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Refusal::Gone),
         }
     }
 
-    async fn handle(
-        &mut self,
-        name: &str,
-        parameters: Option<Value>,
-        more: bool,
-        fds: Vec<OwnedFd>,
-    ) -> Result<(), Refusal> {
-        if let Some(method) = name.strip_prefix("org.varlink.service.") {
-            return self.service(method, parameters).await;
-        }
-        let known = name.strip_prefix(INTERFACE).and_then(|rest| rest.strip_prefix('.'));
-        match known {
-            Some(method) if METHODS.contains(&method) => {}
-            Some(_) => return Err(Refusal::Service("MethodNotFound", json!({ "method": name }))),
+    async fn handle(&mut self, frame: Frame) -> Result<(), Refusal> {
+        let Frame { bytes, fds } = frame;
+        let long = bytes.len() > LONG_CALL;
+        let parse = move || {
+            let head = Head::parse(&bytes).map_err(|error| tracing::debug!(%error, "no call"))?;
+            let service = head.method.starts_with("org.varlink.service.");
+            let method = (!service).then(|| head.method(&bytes));
+            // The one parameter of the service's methods.
+            let parameters = service.then(|| serde_json::from_slice::<Value>(&bytes)).and_then(Result::ok);
+            Ok((head, method, parameters))
+        };
+        let parsed: Result<_, ()> = if long { logs::blocking(parse).await.unwrap_or(Err(())) } else { parse() };
+        let (head, method, parameters) = parsed.map_err(|()| Refusal::Gone)?;
+        self.oneway = head.oneway;
+        match method {
+            // Descriptors of another call are closed before it is carried out.
+            Some(method) => match method? {
+                exec @ Method::Exec(_) => self.dispatch(exec, head.more, fds).await,
+                method => {
+                    drop(fds);
+                    self.dispatch(method, head.more, Vec::new()).await
+                }
+            },
             None => {
-                let interface = name.rsplit_once('.').map_or(name, |(interface, _)| interface);
-                return Err(Refusal::Service("InterfaceNotFound", json!({ "interface": interface })));
+                drop(fds);
+                let method = head.method.rsplit('.').next().unwrap_or_default();
+                self.service(method, parameters.as_ref().and_then(|call| call.get("parameters"))).await
             }
         }
-        let call = json!({ "method": name, "parameters": parameters.unwrap_or_else(|| json!({})) });
-        let method: Method = serde_json::from_value(call)
-            .map_err(|e| Refusal::Service("InvalidParameter", json!({ "parameter": e.to_string() })))?;
-        self.dispatch(method, more, fds).await
     }
 
-    async fn service(&mut self, method: &str, parameters: Option<Value>) -> Result<(), Refusal> {
+    async fn service(&mut self, method: &str, parameters: Option<&Value>) -> Result<(), Refusal> {
         match method {
             "GetInfo" => {
                 let info = json!({
@@ -219,24 +281,22 @@ impl Client {
                 self.reply(&info, false, Vec::new()).await
             }
             "GetInterfaceDescription" => {
-                let wanted = parameters.as_ref().and_then(|value| value["interface"].as_str()).unwrap_or_default();
+                let wanted = parameters.and_then(|value| value["interface"].as_str());
                 let description = match wanted {
-                    INTERFACE => DESCRIPTION.to_owned(),
-                    "org.varlink.service" => zlink::varlink_service::DESCRIPTION.to_string(),
-                    other => return Err(Refusal::Service("InterfaceNotFound", json!({ "interface": other }))),
+                    Some(INTERFACE) => DESCRIPTION.to_owned(),
+                    Some("org.varlink.service") => zlink::varlink_service::DESCRIPTION.to_string(),
+                    Some(other) => return Err(Refusal::Service("InterfaceNotFound", json!({ "interface": other }))),
+                    None => return Err(Wrong::Parameter("interface".to_owned()).into()),
                 };
                 self.reply(&json!({ "description": description }), false, Vec::new()).await
             }
-            other => {
-                let method = format!("org.varlink.service.{other}");
-                Err(Refusal::Service("MethodNotFound", json!({ "method": method })))
-            }
+            other => Err(Wrong::Method(format!("org.varlink.service.{other}")).into()),
         }
     }
 
     async fn dispatch(&mut self, method: Method, more: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
         let engine = Arc::clone(&self.engine);
-        let uid = self.uid.unwrap_or(u32::MAX);
+        let uid = self.uid;
         match method {
             Method::Status {} => {
                 let status = status(&engine).await?;
@@ -271,7 +331,7 @@ impl Client {
                 }
                 self.reply(&varlink::GenerationsReply { generations }, false, Vec::new()).await
             }
-            Method::Generation { number } => {
+            Method::GetGeneration { number } => {
                 let reply = generation_reply(&engine, number)?;
                 self.reply(&reply, false, Vec::new()).await
             }
@@ -348,24 +408,40 @@ impl Client {
             return Err(Refusal::Service("ExpectedMore", json!({})));
         }
         let (pod, container) = target(engine, &call.pod, call.container.as_deref())?;
-        let path = crate::logs::path(&engine.host, pod.as_str(), container.as_str());
-        let tail = call.tail;
-        let mut tail = tokio::task::spawn_blocking(move || Tail::open(path, tail))
-            .await
-            .map_err(|e| internal("read the log", e))?;
+        let (path, count) = (logs::path(&engine.host, pod.as_str(), container.as_str()), call.tail);
+        let follow = call.follow == Some(true);
+        let gone = || Error::Failed { what: "read the log".to_owned(), why: "its reader ended".to_owned() };
+        let mut tail = logs::blocking(move || Tail::open(path, count)).await.ok_or_else(gone)?;
         loop {
-            for line in std::mem::take(&mut tail.lines) {
-                let line = varlink::LogsReply { container: container.to_string(), line: text_of(&line).to_owned() };
-                self.reply(&line, true, Vec::new()).await?;
-            }
-            if call.follow != Some(true) {
+            // A block is read when the one before is sent, so an asker who left has the rest read to nobody.
+            let read = move || {
+                let lines = if follow { tail.follow() } else { tail.read() };
+                (tail, lines)
+            };
+            let (back, lines) = logs::blocking(read).await.ok_or_else(gone)?;
+            tail = back;
+            if !lines.is_empty() {
+                self.log_lines(container.as_str(), lines).await?;
+            } else if follow {
+                self.while_listening(sleep(FOLLOW)).await?;
+            } else {
                 break;
             }
-            self.while_listening(tail.follow()).await?;
         }
         // The last reply of a stream carries nothing: an empty line of no container.
         let end = varlink::LogsReply { container: String::new(), line: String::new() };
         self.reply(&end, false, Vec::new()).await
+    }
+
+    /// Sends a block of lines at once, each as a reply of its own.
+    async fn log_lines(&mut self, container: &str, lines: Vec<String>) -> Result<(), Refusal> {
+        let mut bytes = Vec::new();
+        for line in lines {
+            let reply = varlink::LogsReply { container: container.to_owned(), line };
+            let reply = Reply::new(Some(&reply)).set_continues(Some(true));
+            wire::encode(&reply, &mut bytes).map_err(|_| Refusal::Gone)?;
+        }
+        self.send_encoded(&bytes, Vec::new()).await
     }
 
     async fn events(&mut self, engine: &Engine, follow: bool, more: bool) -> Result<(), Refusal> {
@@ -390,12 +466,21 @@ impl Client {
     }
 
     /// Waits for something, but no longer than the client stays: one that has gone has closed its side.
-    async fn while_listening<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Refusal> {
+    async fn while_listening<T>(&self, work: impl Future<Output = T>) -> Result<T, Refusal> {
         tokio::select! {
             done = work => Ok(done),
-            _ = self.connection.receive_call::<RawCall>() => Err(Refusal::Gone),
+            // Not readable but closed: what it calls next is read when this call is over.
+            _ = self.stream.ready(Interest::PRIORITY) => Err(Refusal::Gone),
         }
     }
+}
+
+/// What is wrong with a call that can't be received, as it is sent back.
+fn unrefused<T>(received: Result<T, Unread>) -> Result<T, Refusal> {
+    received.map_err(|error| match error {
+        Unread::Io(_) => Refusal::Gone,
+        wrong => Error::Invalid { problems: vec![wrong.to_string()] }.into(),
+    })
 }
 
 async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {

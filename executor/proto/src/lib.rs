@@ -1,8 +1,9 @@
 //! What Tank's processes say to each other.
 //!
 //! * [`varlink`]: the interface `io.tank.Executor`, spoken on `/run/tank/tank.sock` by anyone who may.
-//! * [`wire`]: how its messages are sent.
-//! * [`socket`]: how they are received.
+//! * [`wire`]: how its messages are sent, and calls received within limits.
+//! * [`socket`]: how replies are received.
+//! * [`call`]: from a message to a method.
 //! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
 //! * [`timing`]: where time went, in either.
 //! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the byte pump of `attach`
@@ -10,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod call;
 pub mod shim;
 pub mod socket;
 pub mod terminal;

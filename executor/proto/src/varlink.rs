@@ -29,8 +29,8 @@ pub enum Method {
     Rollback { to: Option<u64> },
     #[serde(rename = "io.tank.Executor.Generations")]
     Generations {},
-    #[serde(rename = "io.tank.Executor.Generation")]
-    Generation { number: Option<u64> },
+    #[serde(rename = "io.tank.Executor.GetGeneration")]
+    GetGeneration { number: Option<u64> },
     #[serde(rename = "io.tank.Executor.GenerationDiff")]
     GenerationDiff { from: u64, to: u64 },
     #[serde(rename = "io.tank.Executor.List")]
@@ -59,7 +59,7 @@ pub const METHODS: [&str; 16] = [
     "Delete",
     "Rollback",
     "Generations",
-    "Generation",
+    "GetGeneration",
     "GenerationDiff",
     "List",
     "Get",
@@ -70,6 +70,10 @@ pub const METHODS: [&str; 16] = [
     "Why",
     "Resolve",
 ];
+
+/// Methods by the names they had in the version before, for clients of that version. `Generation` was a type as well, and
+/// clients that keep both in one table called the type. To be removed with the next version.
+pub const RENAMED: [(&str, &str); 1] = [("Generation", "GetGeneration")];
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DiffCall {
@@ -95,7 +99,6 @@ pub struct ExecCall {
     pub pod: String,
     pub container: Option<String>,
     pub argv: Vec<String>,
-    #[serde(default)]
     pub env: BTreeMap<String, String>,
     pub cwd: Option<String>,
     pub rows: Option<u16>,
@@ -374,6 +377,19 @@ mod tests {
         assert_eq!(interface.name().as_str(), INTERFACE);
         let described: Vec<String> = interface.methods().map(|method| method.name().to_string()).collect();
         assert_eq!(described, METHODS);
+    }
+
+    #[test]
+    fn no_name_stands_for_two_things() {
+        let mut names: Vec<&str> = DESCRIPTION
+            .lines()
+            .filter_map(|line| ["method ", "type ", "error "].iter().find_map(|kind| line.strip_prefix(kind)))
+            .filter_map(|rest| rest.split(['(', ' ']).next())
+            .collect();
+        names.sort_unstable();
+        let twice: Vec<&str> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        assert_eq!(twice, Vec::<&str>::new());
+        assert!(RENAMED.iter().all(|(old, new)| !METHODS.contains(old) && METHODS.contains(new)));
     }
 
     #[test]

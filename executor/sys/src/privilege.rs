@@ -35,6 +35,11 @@ pub fn is_capability(name: &str) -> bool {
     name.parse::<Capability>().is_ok()
 }
 
+/// The id of a group of the host, as the name service has it (getgrnam(3)): it may read files or ask a network.
+pub fn group_id(name: &str) -> Option<u32> {
+    nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}
+
 /// Enters the pod's user namespace and becomes its root, with every capability over what the pod owns and none over
 /// anything else.
 ///

@@ -115,7 +115,7 @@ pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, j
     timings.end("ask tankd", begin);
     outcome.timings = outcome.timings.map(|spans| timings.merge(spans));
     if let Some(spans) = outcome.timings.as_ref().filter(|_| !json) {
-        eprint!("{}", picture(spans));
+        output::error(&picture(spans));
     }
     if json {
         output::json(&outcome)?;
@@ -175,8 +175,8 @@ impl Teller {
             stage => format!("{stage} {}", progress.message),
         };
         match &self.0 {
-            Some(bar) => bar.set_message(text),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.set_message(output::visible(&text).into_owned()),
+            None => output::error(&format!("{text}\n")),
         }
     }
 

@@ -180,7 +180,7 @@ fn leave(raw: Raw, status: u8, note: Option<&str>) -> ! {
 
 async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
     let (control, master) = (watch(control)?, watch(master)?);
-    let raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
+    let mut raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
     let mut typed = keys();
     let mut detacher = Keys::default();
     let mut resized = signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
@@ -194,13 +194,13 @@ async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
                 let Ok(mut guard) = ready else { hung_up = true; continue };
                 match guard.try_io(|master| Ok(rustix::io::read(master.as_fd(), &mut buffer)?)) {
                     Err(_would_block) => {}
-                    Ok(Ok(length @ 1..)) => print(&buffer[..length]),
+                    Ok(Ok(length @ 1..)) => raw.print(&buffer[..length]),
                     Ok(Ok(0) | Err(_)) => hung_up = true,
                 }
             }
             message = receive(&control) => match message {
                 Some(FromShim::Exited(status)) => {
-                    drain(master.get_ref(), &mut buffer);
+                    drain(&mut raw, master.get_ref(), &mut buffer);
                     leave(raw, clamp(status), None)
                 }
                 Some(FromShim::Output(_)) => {}
@@ -224,16 +224,11 @@ async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
     }
 }
 
-fn print(bytes: &[u8]) {
-    let mut stdout = std::io::stdout();
-    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
-}
-
 /// Prints what is still in a terminal whose command has ended.
-fn drain(master: &OwnedFd, buffer: &mut [u8]) {
+fn drain(raw: &mut Raw, master: &OwnedFd, buffer: &mut [u8]) {
     loop {
         match rustix::io::read(master, &mut *buffer) {
-            Ok(length @ 1..) => print(&buffer[..length]),
+            Ok(length @ 1..) => raw.print(&buffer[..length]),
             Err(Errno::INTR) => {}
             _ => return,
         }
@@ -261,7 +256,7 @@ pub async fn attach(client: &mut Client, target: &str) -> Result<u8, Error> {
     if !std::io::stdin().is_terminal() {
         return Err(Error::new("not a tty: standard input is no terminal").help("`tank logs -f` needs none"));
     }
-    let raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
+    let mut raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
     let mut typed = keys();
     let mut detacher = Keys::default();
     let mut resized = signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
@@ -270,7 +265,7 @@ pub async fn attach(client: &mut Client, target: &str) -> Result<u8, Error> {
         tokio::select! {
             biased;
             message = receive(&socket) => match message {
-                Some(FromShim::Output(bytes)) => print(&bytes),
+                Some(FromShim::Output(bytes)) => raw.print(&bytes),
                 Some(FromShim::Exited(status)) => leave(raw, clamp(status), None),
                 None => {
                     drop(raw);

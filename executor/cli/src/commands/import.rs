@@ -40,14 +40,14 @@ pub fn import(
             output::line(imported.nickel.trim_end())?;
         }
         for note in &imported.notes {
-            eprintln!("not mapped: {}: {}", note.key, note.why);
+            output::error(&format!("not mapped: {}: {}\n", note.key, note.why));
         }
         let what = if imported.notes.is_empty() {
             "every key is mapped".to_owned()
         } else {
             format!("{} keys are not mapped", imported.notes.len())
         };
-        eprintln!("{} pods, {what}", imported.pods);
+        output::error(&format!("{} pods, {what}\n", imported.pods));
     }
     Ok(u8::from(strict && !imported.notes.is_empty()))
 }

@@ -122,7 +122,7 @@ pub async fn generations(client: &mut Client, json: bool) -> Result<u8, Error> {
 }
 
 pub async fn generation(client: &mut Client, number: Option<u64>, json: bool) -> Result<u8, Error> {
-    let reply: GenerationReply = client.call(Method::Generation { number }).await?;
+    let reply: GenerationReply = client.call(Method::GetGeneration { number }).await?;
     if json {
         let config = parse(&reply.config)?;
         output::json(&serde_json::json!({ "generation": reply.generation, "config": config }))?;
