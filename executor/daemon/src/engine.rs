@@ -122,7 +122,7 @@ impl Engine {
                 }
                 Ok(Some(pass)) if pass.plan.steps.is_empty() => {
                     (failures, busy) = (0, 0);
-                    let wake = pass.plan.wake_at().map(|at| Duration::from_millis(at.saturating_sub(now()).max(1)));
+                    let wake = pass.plan.wake_at().map(|at| Duration::from_millis(at.saturating_sub(tank_sys::clock::boot_millis()).max(1)));
                     wake.unwrap_or(resync)
                 }
                 // Something was done: look again at once. A host that never is as it was just made (another program

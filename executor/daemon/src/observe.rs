@@ -6,7 +6,6 @@
 
 use crate::{
     actuate::link_name,
-    events::now,
     files::Files,
     host::Host,
     seen::{Asked, Look, Seen},
@@ -25,7 +24,7 @@ use tank_model::{
 };
 use tank_plan::observed::{self, Observed, Pod, Sandbox};
 use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
-use tank_sys::route::Link;
+use tank_sys::{clock::boot_millis, route::Link};
 
 /// The fewest pods for which a thread more is worth its while.
 const SHARE: usize = 8;
@@ -64,7 +63,7 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
         };
         reading.push(tokio::task::spawn_blocking(read));
     }
-    let mut observed = Observed { now: now(), ..Observed::default() };
+    let mut observed = Observed { now: boot_millis(), ..Observed::default() };
     for part in join_all(reading).await {
         for (said, kernel) in part.map_err(|e| failed("look at the pods", &e))?? {
             observed.pods.insert(said.name.clone(), said.pod(host, graph, kernel)?);
@@ -213,7 +212,8 @@ impl Said {
             let container = observed::Container {
                 hash: hash(&found.hash)?,
                 attempt: found.attempt,
-                started: found.started,
+                started: found.started_boot.unwrap_or_else(|| on_boot_clock(found.started)),
+                since: found.started,
                 state: state(host, graph, &self.name, &name, found),
                 limits: Limits {
                     memory: seen.limits.memory.map(Bytes),
@@ -242,7 +242,19 @@ fn state(host: &Arc<Host>, graph: &Graph, pod: &Name, name: &Name, found: &Conta
             let ready = host.readiness.is_ready(host, pod, name, found.started, &lifecycle, probes);
             observed::State::Running { pid: found.pid, ready }
         }
-        Some((ExitStatus::Code(code), at)) => observed::State::Exited { status: code, at },
-        Some((ExitStatus::Signal(signal), at)) => observed::State::Exited { status: 128 + signal, at },
+        Some((exit, at)) => {
+            let at = found.exited_boot.unwrap_or_else(|| on_boot_clock(at));
+            let status = match exit {
+                ExitStatus::Code(code) => code,
+                ExitStatus::Signal(signal) => 128 + signal,
+            };
+            observed::State::Exited { status, at }
+        }
     }
+}
+
+/// A time that an older shim gives in milliseconds since the epoch, by the clock that decisions are made by: as old now
+/// as it is by the other. One that is still to come says that the clock was set back, and counts as long past.
+fn on_boot_clock(at: u64) -> u64 {
+    crate::events::now().checked_sub(at).map_or(0, |age| boot_millis().saturating_sub(age))
 }

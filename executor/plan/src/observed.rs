@@ -7,7 +7,7 @@ use tank_model::{Digest, Name, spec};
 /// Everything the planner may know of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Observed {
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds of `CLOCK_BOOTTIME`, as every time that is decided by: setting the clock moves nothing.
     pub now: u64,
     pub pods: BTreeMap<Name, Pod>,
     /// Addresses of the bridge, with their prefix. None: there is no bridge, or it is down.
@@ -44,8 +44,10 @@ pub struct Container {
     pub hash: Digest,
     /// Restarts in a row.
     pub attempt: u32,
-    /// Milliseconds since the epoch.
+    /// By the clock of [`Observed::now`].
     pub started: u64,
+    /// The same in milliseconds since the Unix epoch, for people: nothing is decided by it.
+    pub since: u64,
     pub state: State,
     /// As the kernel has them; meaningless once it has ended.
     pub limits: spec::Limits,
@@ -72,6 +74,7 @@ pub enum State {
     Exited {
         /// As shells have it: 128 and the signal where one ended it.
         status: i32,
+        /// By the clock of [`Observed::now`].
         at: u64,
     },
 }

@@ -21,6 +21,7 @@
 #![allow(unsafe_code, reason = "this crate is where Tank's unsafe code is; every block states its invariant")]
 
 pub mod cgroup;
+pub mod clock;
 pub mod laps;
 pub mod mount;
 pub mod namespace;
