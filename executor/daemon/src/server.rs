@@ -20,7 +20,7 @@ use tank_proto::{
     varlink::{self, DESCRIPTION, Error, ExecCall, INTERFACE, LogsCall, METHODS, Method},
     wire,
 };
-use tokio::{net::UnixStream, sync::Semaphore, sync::mpsc, time::timeout};
+use tokio::{io::Interest, net::UnixStream, sync::Semaphore, sync::mpsc, time::timeout};
 use zlink::Reply;
 
 /// The most connections at once.
@@ -32,6 +32,9 @@ const STRANGER_LIMIT: Duration = Duration::from_secs(2);
 
 /// The longest a client may take to read one reply.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the client of a long call is still there.
+const LOOK_FOR_CLIENT: Duration = Duration::from_millis(100);
 
 type Connection = zlink::Connection<zlink::tokio::unix::Stream>;
 
@@ -251,7 +254,7 @@ impl Client {
                 self.reply(&status, false, Vec::new()).await
             }
             Method::Diff(call) => {
-                let diff = diff_reply(&engine, call).await?;
+                let diff = while_connected(&self.writer, diff_reply(&engine, call, uid)).await?;
                 self.reply(&diff, false, Vec::new()).await
             }
             Method::Switch(call) => {
@@ -334,14 +337,15 @@ impl Client {
         }
     }
 
-    /// Passes progress on while a change goes its way. The change does not depend on anyone listening.
+    /// Passes progress on while a change goes its way. When the client leaves, the progress has nobody any more: that ends
+    /// a change which is not committed yet, and no other.
     async fn stream(
         &mut self,
         work: tokio::task::JoinHandle<Result<varlink::Outcome, Error>>,
         mut progress: mpsc::Receiver<varlink::Progress>,
         more: bool,
     ) -> Result<(), Refusal> {
-        while let Some(progress) = progress.recv().await {
+        while let Some(progress) = while_connected(&self.writer, async { Ok(progress.recv().await) }).await? {
             if more {
                 let reply = varlink::SwitchReply { progress: Some(progress), outcome: None };
                 self.reply(&reply, true, Vec::new()).await?;
@@ -406,6 +410,21 @@ impl Client {
     }
 }
 
+/// Works for a client for as long as it is connected. What it sends meanwhile waits for its turn; one that only closes
+/// its own direction still listens.
+async fn while_connected<T>(client: &UnixStream, work: impl Future<Output = Result<T, Error>>) -> Result<T, Refusal> {
+    let hung_up = async {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        while !client.ready(both).await.is_ok_and(|ready| ready.is_write_closed()) {
+            tokio::time::sleep(LOOK_FOR_CLIENT).await;
+        }
+    };
+    tokio::select! {
+        done = work => Ok(done?),
+        () = hung_up => Err(Refusal::Gone),
+    }
+}
+
 async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {
     let (generation, graph) = engine.current()?;
     let observed = engine.observe(&graph).await?;
@@ -421,14 +440,16 @@ async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {
     })
 }
 
-async fn diff_reply(engine: &Engine, call: varlink::DiffCall) -> Result<varlink::DiffReply, Error> {
-    let (parent, before) = engine.current()?;
-    let after = match &call.config {
-        None => (*before).clone(),
-        Some(text) => {
-            let (told, _) = mpsc::channel(crate::engine::PROGRESS);
-            let config = crate::request::read_config(text)?;
-            engine.prepare(&config, call.base_dir.as_deref().map(Path::new), &told).await?
+async fn diff_reply(engine: &Engine, call: varlink::DiffCall, uid: u32) -> Result<varlink::DiffReply, Error> {
+    let (parent, before, after) = match crate::intent::Request::of_diff(&call, uid) {
+        None => {
+            let (parent, before) = engine.current()?;
+            (parent, Arc::clone(&before), before)
+        }
+        Some(request) => {
+            let (progress, _) = mpsc::channel(1);
+            let intent = engine.intend(&request, &progress).await?;
+            (intent.current, intent.before, intent.graph)
         }
     };
     let (_, plan) = engine.preview(&after, &before).await?;
