@@ -30,7 +30,11 @@ pub(crate) fn of(evaluated: &Evaluated) -> Provenance {
         Some((field(path), Origin { line: line(&written.place)?, via, overrode: overrode.collect() }))
     };
     let fields = evaluated.places.iter().filter(|(_, written)| written.leaf).filter_map(origin);
-    Provenance { files: evaluated.sources.iter().map(|source| source.name.clone()).collect(), fields: fields.collect() }
+    Provenance {
+        files: evaluated.sources.iter().map(|source| source.name.clone()).collect(),
+        fields: fields.collect(),
+        ..Provenance::default()
+    }
 }
 
 fn line_starts(text: &str) -> Vec<usize> {

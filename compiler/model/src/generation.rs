@@ -35,8 +35,66 @@ pub enum Outcome {
     Good,
     /// The host did not get there, and nothing was put back.
     Failed,
-    /// The host did not get there, and its parent was put back as a new generation.
+    /// The host did not get there, and an earlier one was put back as a new generation.
     RolledBack,
+}
+
+/// How a generation is judged. Kept beside it from its commit on: a daemon that ends on the way leaves the next one
+/// to judge as it would have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gate {
+    /// Whether the parent is put back when it does not become healthy.
+    pub rollback: bool,
+    /// How long to wait for health, in milliseconds.
+    pub wait: u64,
+}
+
+/// What follows for a generation once its way is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    Good,
+    /// It stays the current one.
+    Failed,
+    /// Its parent is put back, as a new generation.
+    PutBack,
+    /// Nothing was asked of it but to be reached, and the loop goes on with that.
+    GoOn,
+}
+
+impl Verdict {
+    /// Judges a generation with this gate, if it has one. `reached` says whether it is what its gate asks for or,
+    /// without one, whether all it declares is there.
+    pub fn of(gate: Option<Gate>, reached: bool) -> Self {
+        match gate {
+            _ if reached => Self::Good,
+            Some(Gate { rollback: true, .. }) => Self::PutBack,
+            Some(Gate { rollback: false, .. }) => Self::Failed,
+            None => Self::GoOn,
+        }
+    }
+}
+
+/// Where a rollback leads unless told: the newest ancestor of `current` that was good. One with the same root would
+/// change nothing and does not count, unless `same` says so. `read` gives a generation and how it went.
+///
+/// # Errors
+/// Those of `read`.
+pub fn last_good<E>(
+    current: u64,
+    same: bool,
+    mut read: impl FnMut(u64) -> Result<Option<(Generation, Outcome)>, E>,
+) -> Result<Option<Generation>, E> {
+    let Some((newest, _)) = read(current)? else { return Ok(None) };
+    let (mut number, mut parent) = (current, newest.parent);
+    // A parent is older: a history that says otherwise is not followed in a circle.
+    while let Some(next) = parent.filter(|parent| *parent < number) {
+        let Some((found, outcome)) = read(next)? else { return Ok(None) };
+        if outcome == Outcome::Good && (same || found.root != newest.root) {
+            return Ok(Some(found));
+        }
+        (number, parent) = (next, found.parent);
+    }
+    Ok(None)
 }
 
 impl std::fmt::Display for Outcome {
@@ -47,5 +105,63 @@ impl std::fmt::Display for Outcome {
             Self::Failed => "failed",
             Self::RolledBack => "rolled back",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a rollback leads from the newest of these, numbered from 1: the content of each, and how it went.
+    fn target(history: &[(&str, Outcome)], same: bool) -> Option<u64> {
+        let read = |number: u64| {
+            let entry = usize::try_from(number - 1).ok().and_then(|index| history.get(index));
+            let (content, outcome) = entry.expect("only what there is is read");
+            let generation = Generation {
+                number,
+                root: Digest::of(content.as_bytes()),
+                parent: (number > 1).then(|| number - 1),
+                time: 0,
+                uid: 0,
+                source: String::new(),
+                provenance: None,
+            };
+            Ok::<_, std::convert::Infallible>(Some((generation, *outcome)))
+        };
+        let Ok(found) = last_good(history.len() as u64, same, read);
+        found.map(|generation| generation.number)
+    }
+
+    #[test]
+    fn a_rollback_leads_to_the_newest_good_one_that_differs() {
+        use Outcome::{Failed, Good, Pending, RolledBack};
+        let cases: [(&[(&str, Outcome)], Option<u64>); 8] = [
+            (&[("a", Good)], None),
+            (&[("a", Good), ("b", Good)], Some(1)),
+            // What was put back is not gone to again, and what is the same is no going back.
+            (&[("a", Good), ("b", Good), ("c", RolledBack), ("b", Good)], Some(1)),
+            (&[("a", Good), ("b", RolledBack), ("a", Good)], None),
+            (&[("a", Good), ("b", Failed), ("c", Pending)], Some(1)),
+            (&[("a", Pending), ("b", Good)], None),
+            // There and back again.
+            (&[("a", Good), ("b", Good), ("a", Good)], Some(2)),
+            (&[("a", Good), ("b", Good), ("b", Good)], Some(1)),
+        ];
+        for (history, expected) in cases {
+            assert_eq!(target(history, false), expected, "{history:?}");
+        }
+        // While it is being put back, the same is what is gone back to.
+        assert_eq!(target(&[("a", Good), ("b", RolledBack), ("a", Pending)], true), Some(1));
+    }
+
+    #[test]
+    fn a_gate_says_what_follows() {
+        let gate = |rollback| Some(Gate { rollback, wait: 1 });
+        for asked in [gate(true), gate(false), None] {
+            assert_eq!(Verdict::of(asked, true), Verdict::Good);
+        }
+        assert_eq!(Verdict::of(gate(true), false), Verdict::PutBack);
+        assert_eq!(Verdict::of(gate(false), false), Verdict::Failed);
+        assert_eq!(Verdict::of(None, false), Verdict::GoOn);
     }
 }

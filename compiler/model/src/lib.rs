@@ -24,7 +24,7 @@ pub mod spec;
 pub mod units;
 
 pub use digest::Digest;
-pub use generation::{Generation, Outcome};
+pub use generation::{Gate, Generation, Outcome};
 pub use graph::{Graph, Key, Node};
 pub use name::Name;
 pub use reference::Reference;

@@ -10,6 +10,32 @@ pub struct Provenance {
     pub files: Vec<String>,
     /// By field, as [`field`] writes it.
     pub fields: BTreeMap<String, Origin>,
+    /// Where each pod came from, as the daemon took it in. Empty in what a compiler says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pods: BTreeMap<String, PodSource>,
+}
+
+/// The files and the user that a whole pod came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodSource {
+    /// Absolute paths of the files that were named, or what was asked in words where none were.
+    pub files: BTreeSet<String>,
+    /// The user id of the process that asked.
+    pub uid: u32,
+}
+
+impl PodSource {
+    /// Whether both are one source. Files are merged: who names some of them, or more, still means the same pods.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.files.is_subset(&other.files) || other.files.is_subset(&self.files)
+    }
+}
+
+impl std::fmt::Display for PodSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let files: Vec<String> = self.files.iter().map(|file| format!("`{file}`")).collect();
+        write!(f, "{} of user {}", files.join(" with "), self.uid)
+    }
 }
 
 /// Where one value comes from.
@@ -87,7 +113,9 @@ impl Provenance {
     /// This, with the pods of `newer` in place of those of the same name.
     pub fn with(mut self, newer: Self) -> Self {
         let pod = |field: &str| parse_field(field).into_iter().nth(1);
-        let replaced: BTreeSet<String> = newer.fields.keys().filter_map(|field| pod(field)).collect();
+        let mut replaced: BTreeSet<String> = newer.fields.keys().filter_map(|field| pod(field)).collect();
+        replaced.extend(newer.pods.keys().cloned());
+        self.pods.extend(newer.pods);
         self.fields.retain(|field, _| pod(field).is_none_or(|pod| !replaced.contains(&pod)));
         let offset = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         self.files.extend(newer.files);
@@ -119,11 +147,29 @@ mod tests {
         let old = Provenance {
             files: vec!["a".to_owned()],
             fields: [("pods.x.restart", 0), ("pods.y.restart", 0)].map(|(f, o)| (f.to_owned(), origin(o))).into(),
+            pods: ["x", "y"].map(|pod| (pod.to_owned(), source(&["/a"]))).into(),
         };
-        let new =
-            Provenance { files: vec!["b".to_owned()], fields: [("pods.x.hostname".to_owned(), origin(0))].into() };
+        let new = Provenance {
+            files: vec!["b".to_owned()],
+            fields: [("pods.x.hostname".to_owned(), origin(0))].into(),
+            pods: [("x".to_owned(), source(&["/b"]))].into(),
+        };
         let both = old.with(new);
         assert_eq!(both.fields.keys().collect::<Vec<_>>(), ["pods.x.hostname", "pods.y.restart"]);
         assert_eq!(both.words(both.fields["pods.x.hostname"].line), "b:1");
+        assert_eq!((&both.pods["x"], &both.pods["y"]), (&source(&["/b"]), &source(&["/a"])));
+    }
+
+    fn source(files: &[&str]) -> PodSource {
+        PodSource { files: files.iter().map(|file| (*file).to_owned()).collect(), uid: 0 }
+    }
+
+    #[test]
+    fn some_of_the_files_are_the_same_source_and_others_are_not() {
+        let shop = source(&["/shop/base.ncl", "/shop/prod.ncl"]);
+        assert!(shop.is_same(&source(&["/shop/prod.ncl"])));
+        assert!(source(&["/shop/prod.ncl"]).is_same(&shop));
+        assert!(!shop.is_same(&source(&["/shop/base.ncl", "/shop/test.ncl"])));
+        assert!(!shop.is_same(&source(&["/blog/prod.ncl"])));
     }
 }

@@ -1,7 +1,7 @@
 //! Image references: which bytes a container runs.
 //!
 //! Two transports, named as skopeo names them: a registry (`nginx:1.27`, `ghcr.io/a/b@sha256:…`, the default) and an
-//! OCI image layout on disk (`oci:PATH[:TAG]`). Defaults are the ones container users know: the registry
+//! OCI image layout on disk (`oci:PATH[:TAG][@sha256:…]`). Defaults are the ones container users know: the registry
 //! `docker.io`, its `library/` for one-word names, the tag `latest`.
 
 use crate::digest::Digest;
@@ -13,6 +13,7 @@ use std::{fmt, str::FromStr};
 pub struct Reference {
     text: String,
     source: Source,
+    digest: Option<Digest>,
 }
 
 /// Where an image comes from.
@@ -44,10 +45,16 @@ impl Reference {
 
     /// The digest the user pinned, if any.
     pub fn digest(&self) -> Option<Digest> {
-        match &self.source {
-            Source::Registry { digest, .. } => *digest,
-            Source::Layout { .. } => None,
-        }
+        self.digest
+    }
+
+    /// The same image, pinned to what it was resolved to.
+    ///
+    /// # Errors
+    /// When the reference gets too long.
+    pub fn pinned(&self, digest: Digest) -> Result<Self, ReferenceError> {
+        let name = if self.digest.is_some() { self.text.rsplit_once('@').map(|(name, _)| name) } else { None };
+        format!("{}@{digest}", name.unwrap_or(&self.text)).parse()
     }
 
     pub fn as_str(&self) -> &str {
@@ -62,16 +69,22 @@ impl FromStr for Reference {
         let parsed = match text.strip_prefix("oci:") {
             _ if text.len() > 512 => Err("more than 512 characters"),
             Some(layout) => parse_layout(layout),
-            None => parse_registry(text),
+            None => parse_registry(text).map(|source| match source {
+                Source::Registry { digest, .. } => (source, digest),
+                Source::Layout { .. } => (source, None),
+            }),
         };
         match parsed {
-            Ok(source) => Ok(Self { text: text.to_owned(), source }),
+            Ok((source, digest)) => Ok(Self { text: text.to_owned(), source, digest }),
             Err(why) => Err(ReferenceError { text: text.chars().take(80).collect(), why }),
         }
     }
 }
 
-fn parse_layout(rest: &str) -> Result<Source, &'static str> {
+fn parse_layout(rest: &str) -> Result<(Source, Option<Digest>), &'static str> {
+    // A path may hold an `@`; only what is a whole digest pins.
+    let pinned = rest.rsplit_once('@').and_then(|(rest, digest)| Some((rest, digest.parse::<Digest>().ok()?)));
+    let (rest, digest) = pinned.map_or((rest, None), |(rest, digest)| (rest, Some(digest)));
     let (path, tag) = match rest.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
         _ => (rest, "latest"),
@@ -80,7 +93,7 @@ fn parse_layout(rest: &str) -> Result<Source, &'static str> {
         return Err("the path of the OCI layout is missing");
     }
     check_tag(tag)?;
-    Ok(Source::Layout { path: path.to_owned(), tag: tag.to_owned() })
+    Ok((Source::Layout { path: path.to_owned(), tag: tag.to_owned() }, digest))
 }
 
 fn parse_registry(text: &str) -> Result<Source, &'static str> {
@@ -192,6 +205,21 @@ mod tests {
         for (text, path, tag) in [("oci:./image", "./image", "latest"), ("oci:/a/b:v1", "/a/b", "v1")] {
             let expected = Source::Layout { path: path.to_owned(), tag: tag.to_owned() };
             assert_eq!(text.parse::<Reference>().expect(text).source, expected);
+        }
+    }
+
+    #[test]
+    fn what_was_resolved_can_be_pinned_again_and_again() {
+        let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
+        for text in ["nginx", "nginx:1.27", "localhost:5000/a/b:c", "oci:./image", "oci:./im@ge:v1"] {
+            let reference: Reference = text.parse().expect(text);
+            let pinned = reference.pinned(one).expect("pins");
+            assert_eq!(pinned.as_str(), format!("{text}@{one}"));
+            assert_eq!((reference.digest(), pinned.digest()), (None, Some(one)));
+            assert_eq!(pinned.pinned(two).expect("pins").as_str(), format!("{text}@{two}"));
+            if let Source::Layout { .. } = reference.source() {
+                assert_eq!(pinned.source(), reference.source());
+            }
         }
     }
 

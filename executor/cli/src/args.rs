@@ -95,6 +95,12 @@ pub enum Command {
         files: Vec<PathBuf>,
         #[command(flatten)]
         overrides: Overrides,
+        /// Show what `apply` would do with these files instead.
+        #[arg(long, requires = "files")]
+        apply: bool,
+        /// As of `apply`.
+        #[arg(long, requires = "apply")]
+        replace: bool,
         /// End with 2 if there is anything to do.
         #[arg(long)]
         exit_code: bool,
@@ -119,12 +125,18 @@ pub enum Command {
     Get { pod: String },
     /// Show the daemon and its host at a glance.
     Status,
-    /// Add or change the pods of a file and leave all others as they are, as a new generation.
+    /// Add or change the pods of a file and leave all others, and their images, as they are, as a new generation.
     Apply {
         #[command(flatten)]
         source: Source,
         #[command(flatten)]
         change: ChangeArgs,
+        /// Carry out this plan (as `diff --apply` named it), or nothing.
+        #[arg(long, value_name = "HASH")]
+        plan: Option<String>,
+        /// Take over pods of the same name that came from other files.
+        #[arg(long)]
+        replace: bool,
     },
     /// Remove a pod, as a new generation. Its volumes stay.
     #[command(visible_alias = "rm")]
@@ -166,7 +178,8 @@ pub enum Generations {
     Show { number: Option<u64> },
     /// What changed from one generation to another.
     Diff { from: u64, to: u64 },
-    /// Go back to a generation, the one before unless named: same digests, nothing evaluated again.
+    /// Go back to a generation, the newest good one that differs unless named: same digests, nothing evaluated again.
+    /// Ends a switch that is on its way.
     Rollback { to: Option<u64> },
 }
 

@@ -1,42 +1,46 @@
 //! The loop, and what changes the desired state: switch, delete, rollback, seed. All of them end in one code path:
 //! observe, plan, carry out, observe again.
 //!
-//! *Flow of a switch*: check, fetch, commit, converge, wait for health; then good, or the parent again. Until the
-//! commit nothing is disturbed. *Guarantees*: one change of the desired state at a time; a pass never runs beside
-//! another; going back is never gated on health. *Caveat*: a daemon that ends while it waits leaves the generation
-//! pending; the loop goes on with it at the next start and calls it good when it is reached, without waiting for health.
+//! *Flow of a switch*: find out what is meant ([`crate::intent`]: check, fetch), commit, converge and wait for health
+//! ([`crate::reach`]); then good, or the parent again. Until the commit nothing is disturbed, and a caller that leaves
+//! ends it. *Guarantees*: one change of the desired state at a time; a pass never runs beside another; going back is never
+//! gated on health, and ends a change that is on its way. A daemon that ends while it waits leaves the generation pending;
+//! the loop of the next one goes on with it: with its gate where it has one, and else until it is reached.
 
 use crate::{
     actuate::{self, Failed},
     events::now,
     host::Host,
+    intent::{self, Intent},
     observe::{self, Found},
-    request,
+    reach::{self, Aim, Committed, Reached, Verified, Way},
     store::{self, StoreError},
 };
 use futures_util::stream::{self, StreamExt};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
-use tank_model::{Digest, Generation, Graph, Key, Name, Outcome, check, reference::Reference, spec::Config};
-use tank_plan::{
-    Desired, Health, Observed, Plan, Step,
-    health::{self, PATIENCE},
-    observed::State,
+use tank_model::{
+    Digest, Gate, Generation, Graph, Name, Outcome, check, generation::last_good, reference::Reference, spec::Config,
 };
+use tank_plan::{Desired, Observed, Plan, Step, health::PATIENCE};
 use tank_proto::{
-    shim::{Failure, FailureKind},
+    shim::Failure,
     varlink::{self, Error, Progress, SwitchCall},
 };
+use tank_sys::clock::boot_millis;
 use tokio::{
-    sync::{Mutex, mpsc},
-    time::{Instant, sleep, timeout},
+    sync::{Mutex, MutexGuard, mpsc},
+    time::{sleep, timeout},
 };
 
-/// The most images fetched at once.
+/// The most registries asked at once.
 const FETCHES: usize = 4;
 
 /// How long nothing has to happen until memory is given back.
@@ -45,19 +49,27 @@ const REST: Duration = Duration::from_secs(3);
 /// How long a change waits for another one to be over.
 const MOMENT: Duration = Duration::from_millis(200);
 
+/// How long a rollback waits for the pass under way: longer than containers are usually given to stop.
+const PASS_LIMIT: Duration = Duration::from_secs(120);
+
+/// What the source of a rollback that was asked for begins with.
+const ROLLBACK: &str = "rollback to ";
+
 /// The engine of one host.
 pub struct Engine {
     pub host: Arc<Host>,
     /// Held by whoever observes and acts.
-    passing: Mutex<()>,
-    /// Held by whoever changes the desired state.
-    changing: Mutex<()>,
+    pub(crate) passing: Mutex<()>,
+    /// Held by whoever changes the desired state, until that is reached.
+    pub(crate) changing: Mutex<()>,
+    /// How many rollbacks wait for the change that is on its way to stop.
+    pub(crate) superseding: AtomicUsize,
 }
 
-/// Where progress goes. Sending never waits and never fails: a caller that is gone stops nothing.
-pub type Told = mpsc::Sender<Progress>;
+/// Where progress goes. Sending never waits and never fails. It is closed when the caller has gone.
+pub type ProgressSender = mpsc::Sender<Progress>;
 
-/// The most progress that waits for a client to read it; what comes on top of that is not told.
+/// The most progress that waits for a client to read it; what comes on top of that is not progress.
 pub const PROGRESS: usize = 1_024;
 
 /// What one pass found and did.
@@ -74,14 +86,7 @@ pub struct Change {
     pub uid: u32,
     /// Which line set each field, if that is known.
     pub provenance: Option<Digest>,
-    /// Whether to put the parent back when it does not become healthy. None: do not wait for health at all.
-    pub gate: Option<Gate>,
-}
-
-#[derive(Clone, Copy)]
-pub struct Gate {
-    pub rollback: bool,
-    pub wait: Duration,
+    pub aim: Aim,
 }
 
 pub fn internal(what: &str, error: impl std::fmt::Display) -> Error {
@@ -100,13 +105,13 @@ fn failure_error(failure: &Failure) -> Error {
     Error::Failed { what: failure.what.clone(), why: failure.why.clone() }
 }
 
-fn tell(told: &Told, stage: &str, message: impl Into<String>) {
-    let _ = told.try_send(Progress { stage: stage.to_owned(), message: message.into() });
+pub fn notify(progress: &ProgressSender, stage: &str, message: impl Into<String>) {
+    let _ = progress.try_send(Progress { stage: stage.to_owned(), message: message.into() });
 }
 
 impl Engine {
     pub fn new(host: Arc<Host>) -> Self {
-        Self { host, passing: Mutex::new(()), changing: Mutex::new(()) }
+        Self { host, passing: Mutex::new(()), changing: Mutex::new(()), superseding: AtomicUsize::new(0) }
     }
 
     /// Runs for ever: whenever something happens, when a wait is over, and at least every `resync`.
@@ -115,16 +120,22 @@ impl Engine {
         let mut busy = 0;
         loop {
             let resync = self.host.settings.config.resync.duration();
-            let pause = match self.converge_current().await {
+            let resumed = if self.host.settings.no_repair { Ok(()) } else { self.resume().await };
+            let pass = match resumed {
+                Ok(()) => self.converge_current().await,
+                Err(error) => Err(error),
+            };
+            let pause = match pass {
                 // When each is tried again is the planner's to say: the next pass gets to know it.
                 Ok(Some(pass)) if !pass.failed.is_empty() => Duration::from_millis(500),
                 Ok(Some(pass)) if pass.plan.steps.is_empty() => {
                     (failures, busy) = (0, 0);
-                    let wake = pass.plan.wake_at().map(|at| Duration::from_millis(at.saturating_sub(now()).max(1)));
+                    let wake =
+                        pass.plan.wake_at().map(|at| Duration::from_millis(at.saturating_sub(boot_millis()).max(1)));
                     wake.unwrap_or(resync)
                 }
                 // Something was done: look again at once. A host that never is as it was just made (another program
-                // undoes it, or the kernel rounds what it is told) must not keep a CPU busy.
+                // undoes it, or the kernel rounds what it is progress) must not keep a CPU busy.
                 Ok(Some(_)) => {
                     busy += 1;
                     if busy <= PATIENCE { Duration::ZERO } else { Duration::from_secs(1) }
@@ -167,10 +178,12 @@ impl Engine {
             None => None,
         };
         let pass = self.pass(&graph, Some(before.as_deref().unwrap_or(&graph)), &|_| {}).await?;
-        // A daemon that ended on the way left its generation pending; if nobody is at it, it is reached now.
+        // A daemon that ended on the way left its generation pending; if nobody is at it, it is reached now. One with a
+        // gate is waited for instead ([`Engine::resume`]).
         // Asked again under the lock: whoever was at it may have said meanwhile how it ended.
         if pass.plan.is_empty()
             && pending
+            && self.host.store.gate(current).map_err(store_error)?.is_none()
             && let Ok(_idle) = self.changing.try_lock()
             && self.host.store.outcome(current).map_err(store_error)? == Outcome::Pending
         {
@@ -180,15 +193,15 @@ impl Engine {
     }
 
     /// Observes, plans, carries out. The caller holds `passing`.
-    async fn pass(
+    pub(crate) async fn pass(
         &self,
         graph: &Arc<Graph>,
         previous: Option<&Graph>,
-        told: &(dyn Fn(&Step) + Sync),
+        progress: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
         let (Found { observed, .. }, plan) = self.look(graph, previous).await?;
         let _span = self.host.timings.span(|| format!("carry {} steps out", plan.steps.len()));
-        let failed = actuate::carry_out(&self.host, graph, &plan, told).await;
+        let failed = actuate::carry_out(&self.host, graph, &plan, progress).await;
         Ok(Pass { observed, plan, failed })
     }
 
@@ -267,64 +280,6 @@ impl Engine {
         Ok((found.observed, plan))
     }
 
-    /// Resolves and fetches every image, checks every path of the host, and builds the graph. Disturbs nothing.
-    pub async fn prepare(&self, config: &Config, base_dir: Option<&Path>, told: &Told) -> Result<Graph, Error> {
-        for (pod, spec) in &config.pods {
-            for (name, volume) in &spec.volumes {
-                if let Some(path) = volume.host.as_deref().filter(|path| !Path::new(path).is_dir()) {
-                    let why = format!("there is no directory `{path}` on this host");
-                    return Err(Error::Failed { what: format!("use the volume `{name}` of pod `{pod}`"), why });
-                }
-            }
-            for secret in spec.processes().flat_map(|(_, _, container)| container.secrets.values()) {
-                if !Path::new(&secret.file).is_file() {
-                    let why = format!("there is no file `{}` on this host", secret.file);
-                    return Err(Error::Failed { what: format!("use a secret of pod `{pod}`"), why });
-                }
-            }
-        }
-        let references: BTreeSet<Reference> = config
-            .pods
-            .values()
-            .flat_map(|pod| pod.processes())
-            .map(|(_, _, container)| container.image.clone())
-            .collect();
-        // Owned values in and out: the futures are moved between threads.
-        let fetches: Vec<_> = references.into_iter().map(|reference| self.fetch(reference, base_dir, told)).collect();
-        let fetched: Vec<Result<_, Error>> = stream::iter(fetches).buffer_unordered(FETCHES).collect().await;
-        let digests: BTreeMap<Reference, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
-        self.check_working_dirs(config, &digests)?;
-        Graph::build(config, |reference| digests.get(reference).copied()).map_err(|e| internal("build the graph", e))
-    }
-
-    /// Refuses images whose working directory can't be one, where a pod does not name its own.
-    fn check_working_dirs(&self, config: &Config, digests: &BTreeMap<Reference, Digest>) -> Result<(), Error> {
-        let containers = config.pods.values().flat_map(|pod| pod.processes()).map(|(_, _, container)| container);
-        let images: BTreeSet<&Reference> =
-            containers.filter(|container| container.working_dir.is_none()).map(|container| &container.image).collect();
-        for (reference, digest) in images.into_iter().filter_map(|image| Some((image, *digests.get(image)?))) {
-            let unavailable = |why, help| Error::ImageUnavailable { image: reference.to_string(), why, help };
-            let image = self.host.images.find(digest).map_err(|e| unavailable(e.why, e.help))?;
-            let dir = image.config.config().as_ref().and_then(|config| config.working_dir().as_deref());
-            let help = "set `working_dir` of its container to an absolute path".to_owned();
-            crate::start::working_dir(None, dir).map_err(|why| unavailable(why, Some(help)))?;
-        }
-        Ok(())
-    }
-
-    async fn fetch(
-        &self,
-        reference: Reference,
-        base_dir: Option<&Path>,
-        told: &Told,
-    ) -> Result<(Reference, Digest), Error> {
-        tell(told, "pull", reference.to_string());
-        match self.host.images.pull(&reference, base_dir).await {
-            Ok(digest) => Ok((reference, digest)),
-            Err(e) => Err(Error::ImageUnavailable { image: reference.to_string(), why: e.why, help: e.help }),
-        }
-    }
-
     /// What tags stand for now.
     ///
     /// # Errors
@@ -346,49 +301,59 @@ impl Engine {
         Ok(varlink::ResolveReply { images: resolved.into_iter().collect::<Result<_, _>>()? })
     }
 
-    /// A switch as it comes over the socket.
+    /// A switch as it comes over the socket. A caller that leaves before the commit ends it.
     ///
     /// # Errors
     /// Whatever stops it before the commit; after it, how it went is the outcome.
-    pub async fn switch(&self, call: &SwitchCall, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
+    pub async fn switch(
+        &self,
+        call: &SwitchCall,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<varlink::Outcome, Error> {
+        let result = self.switch_until_superseded(call, uid, progress).await;
+        self.name_successor(result).await
+    }
+
+    async fn switch_until_superseded(
+        &self,
+        call: &SwitchCall,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<varlink::Outcome, Error> {
         let recording = (call.timings == Some(true)).then(|| self.host.timings.record());
-        let mut config = {
-            let _span = self.host.timings.span(|| "read and check the request".to_owned());
-            request::read_config(&call.config)?
-        };
-        let (current, before) = self.current()?;
-        if call.merge == Some(true) {
-            let mut merged = before.config();
-            merged.pods.append(&mut config.pods);
-            config = merged;
-            let problems: Vec<String> = check::check(&config).iter().map(|problem| problem.message.clone()).collect();
-            if !problems.is_empty() {
-                return Err(Error::Invalid { problems });
-            }
-        }
-        let base_dir = call.base_dir.as_deref().map(PathBuf::from);
-        // While images are fetched others may change the host; who commits first wins.
-        let graph = {
-            let _span = self.host.timings.span(|| "find the images, build the graph".to_owned());
-            Arc::new(self.prepare(&config, base_dir.as_deref(), told).await?)
+        let request = intent::Request::of_switch(call, uid);
+        let Intent { current, before, graph, sources } = tokio::select! {
+            intent = self.intend(&request, progress) => intent?,
+            () = progress.closed() => return Err(left()),
         };
         let _changing = self.begin(current).await?;
         crate::ports::refuse_taken(&self.host, &before, &graph).await?;
-        if let Some(expected) = &call.plan {
-            let (_, plan) = self.preview(&graph, &before).await?;
-            let actual = plan.hash(graph.root()).to_string();
-            if actual != *expected {
-                return Err(Error::PlanChanged { expected: expected.clone(), actual });
-            }
-        }
-        let wait = call.wait.map_or(self.host.settings.config.wait.duration(), Duration::from_millis);
-        let provenance = self.keep_provenance(call.provenance.as_deref(), current, call.merge == Some(true))?;
+        let verified = match &call.plan {
+            Some(expected) => Some(self.verify(expected, &graph, &before).await?),
+            None => None,
+        };
+        let wait = call.wait.unwrap_or(self.host.settings.config.wait.0);
+        let provenance =
+            self.keep_provenance(call.provenance.as_deref(), current, call.merge == Some(true), sources)?;
         let gate = Gate { rollback: call.rollback != Some(false), wait };
-        let change =
-            Change { graph, source: call.source.chars().take(512).collect(), uid, provenance, gate: Some(gate) };
-        let mut outcome = self.change(current, &before, change, told).await?;
+        let source = call.source.chars().take(512).collect();
+        let change = Change { graph, source, uid, provenance, aim: Aim::Healthy(gate) };
+        let mut outcome = self.change(current, &before, change, verified, progress).await?;
         outcome.timings = recording.map(|recording| recording.read());
         Ok(outcome)
+    }
+
+    /// Makes the plan again, and keeps everybody from acting until it is carried out.
+    async fn verify(&self, expected: &str, graph: &Arc<Graph>, before: &Graph) -> Result<Verified<'_>, Error> {
+        let lock = self.passing.lock().await;
+        let (found, plan) = self.look(graph, Some(before)).await?;
+        self.pass_on(found.heard);
+        let actual = plan.hash(graph.root()).to_string();
+        if actual != expected {
+            return Err(Error::PlanChanged { expected: expected.to_owned(), actual });
+        }
+        Ok(Verified { lock, plan })
     }
 
     /// Takes the right to change the desired state from what it was when the caller looked.
@@ -400,7 +365,7 @@ impl Engine {
             current.map(|number| self.host.store.generation(number)).transpose().map_err(store_error)?.flatten();
         match (guard, newest) {
             (_, Some(newest)) if current != parent => {
-                Err(Error::Superseded { generation: newest.number, by: newest.source })
+                Err(Error::Superseded { generation: newest.number, by: newest.source, ended: None })
             }
             (Ok(guard), _) => Ok(guard),
             (Err(_), newest) => {
@@ -421,7 +386,17 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::switch`].
-    pub async fn delete(&self, pod: &str, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
+    pub async fn delete(&self, pod: &str, uid: u32, progress: &ProgressSender) -> Result<varlink::Outcome, Error> {
+        let result = self.delete_until_superseded(pod, uid, progress).await;
+        self.name_successor(result).await
+    }
+
+    async fn delete_until_superseded(
+        &self,
+        pod: &str,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<varlink::Outcome, Error> {
         let (current, before) = self.current()?;
         let _changing = self.begin(current).await?;
         let mut config = before.config();
@@ -435,9 +410,9 @@ impl Engine {
         let graph = Graph::build(&config, |reference| images.get(reference).copied())
             .map_err(|e| internal("build the graph", e))?;
         let graph = Arc::new(graph);
-        let change =
-            Change { graph, source: format!("delete {pod}"), uid, provenance: self.provenance_of(current), gate: None };
-        self.change(current, &before, change, told).await
+        let source = format!("delete {pod}");
+        let change = Change { graph, source, uid, provenance: self.provenance_of(current), aim: Aim::Done };
+        self.change(current, &before, change, None, progress).await
     }
 
     /// The name of a declared pod, or an error with the nearest one.
@@ -449,32 +424,110 @@ impl Engine {
         })
     }
 
-    /// Goes back to an earlier generation, as a new one.
+    /// Goes back to an earlier generation, as a new one; the newest good one that differs unless `to` names another. It
+    /// ends a change that is on its way, and is done when all that it declares runs.
     ///
     /// # Errors
     /// When there is no such generation, or the store refuses.
-    pub async fn rollback(&self, to: Option<u64>, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
+    pub async fn rollback(
+        &self,
+        to: Option<u64>,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<varlink::Outcome, Error> {
+        let result = self.rollback_until_superseded(to, uid, progress).await;
+        self.name_successor(result).await
+    }
+
+    async fn rollback_until_superseded(
+        &self,
+        to: Option<u64>,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<varlink::Outcome, Error> {
+        // What can't be gone back to ends nothing.
+        self.target(to)?;
+        let _changing = self.supersede(progress).await?;
         let (current, before) = self.current()?;
-        let _changing = self.begin(current).await?;
-        let parent = || -> Option<u64> {
-            self.host.store.generation(current?).ok().flatten().and_then(|generation| generation.parent)
-        };
-        let target = to.or_else(parent).ok_or(Error::NoSuchGeneration { number: to })?;
-        let graph = self.host.generation_graph(target).map_err(store_error)?;
-        let graph = graph.ok_or(Error::NoSuchGeneration { number: Some(target) })?;
+        let (target, note) = self.target(to)?;
+        let pending =
+            current.filter(|number| self.host.store.outcome(*number).is_ok_and(|outcome| outcome == Outcome::Pending));
+        notify(progress, "note", note);
         let change = Change {
-            graph,
-            source: format!("rollback to {target}"),
+            graph: self.host.graph(target.root).map_err(store_error)?,
+            source: format!("{ROLLBACK}{}", target.number),
             uid,
-            provenance: self.provenance_of(Some(target)),
-            gate: None,
+            provenance: target.provenance,
+            aim: Aim::Running,
         };
-        self.change(current, &before, change, told).await
+        let number = self.committed(current, &before, &change, progress)?;
+        if let Some(pending) = pending {
+            self.host.store.set_outcome(pending, Outcome::RolledBack).map_err(store_error)?;
+        }
+        let committed =
+            Committed { number, parent: current, uid, graph: change.graph, before, aim: change.aim, verified: None };
+        self.converge(committed, progress).await
+    }
+
+    /// Takes the right to change the desired state from whoever has it: they stop after the pass under way.
+    async fn supersede(&self, progress: &ProgressSender) -> Result<MutexGuard<'_, ()>, Error> {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.superseding.fetch_add(1, Ordering::SeqCst);
+        let _waiting = Waiting(&self.superseding);
+        tokio::select! {
+            guard = self.changing.lock() => Ok(guard),
+            () = progress.closed() => Err(left()),
+            () = sleep(PASS_LIMIT) => {
+                let why = format!("the pass under way has not ended for {} s", PASS_LIMIT.as_secs());
+                Err(Error::Failed { what: "end the change that is on its way".to_owned(), why })
+            }
+        }
+    }
+
+    /// Which generation to go back to, and that in words.
+    fn target(&self, to: Option<u64>) -> Result<(Generation, String), Error> {
+        let store = &self.host.store;
+        let read = |number: u64| -> Result<_, Error> {
+            let found = store.generation(number).map_err(store_error)?;
+            found.map(|found| Ok((found, store.outcome(number).map_err(store_error)?))).transpose()
+        };
+        let current = store.current().map_err(store_error)?.ok_or(Error::NoSuchGeneration { number: to })?;
+        if let Some(number) = to {
+            let (found, outcome) = read(number)?.ok_or(Error::NoSuchGeneration { number: to })?;
+            let was = match outcome {
+                Outcome::Good => String::new(),
+                bad => format!("; it was {bad}"),
+            };
+            let note = format!("going back to generation {number} ({}){was}", found.source);
+            return Ok((found, note));
+        }
+        // Who asks for what is being done already does not mean the one before.
+        let on_its_way = read(current)?.filter(|(_, outcome)| *outcome == Outcome::Pending).map(|(newest, _)| newest);
+        if let Some(newest) = on_its_way.clone().filter(|newest| newest.source.starts_with(ROLLBACK)) {
+            let note = format!("generation {current} ({}) is on its way already", newest.source);
+            return Ok((newest, note));
+        }
+        let by_itself = on_its_way.is_some_and(|newest| newest.source.starts_with(reach::AUTOMATIC));
+        let found = last_good(current, by_itself, read)?.ok_or_else(|| Error::Failed {
+            what: "go back".to_owned(),
+            why: format!(
+                "no generation before {current} was good and is another one; `tank generations list` shows them, and \
+                 `tank generations rollback N` goes to any"
+            ),
+        })?;
+        let note =
+            format!("going back to generation {} ({}), the newest good one that differs", found.number, found.source);
+        Ok((found, note))
     }
 
     /// Declares pods where nothing was ever declared.
     pub async fn seed(&self, text: &str, base_dir: Option<&Path>) {
-        let (told, _) = mpsc::channel(1);
+        let (progress, _kept) = mpsc::channel(1);
         let call = SwitchCall {
             config: text.trim_end().to_owned(),
             base_dir: base_dir.map(|dir| dir.display().to_string()),
@@ -482,7 +535,7 @@ impl Engine {
             rollback: Some(false),
             ..SwitchCall::default()
         };
-        if let Err(error) = self.switch(&call, 0, &told).await {
+        if let Err(error) = self.switch(&call, 0, &progress).await {
             self.host.events.add("failed", None, format!("the seed was not taken: {error}"));
         }
     }
@@ -493,72 +546,71 @@ impl Engine {
         parent: Option<u64>,
         before: &Arc<Graph>,
         change: Change,
-        told: &Told,
+        verified: Option<Verified<'_>>,
+        progress: &ProgressSender,
     ) -> Result<varlink::Outcome, Error> {
-        let root = change.graph.root();
-        let unchanged = parent.filter(|_| root == before.root());
-        if let Some(number) = unchanged.filter(|_| !change.source.starts_with("rollback")) {
-            return self.settle(number, change.graph, change.gate, told).await;
+        if let Some(number) = parent.filter(|_| change.graph.root() == before.root()) {
+            return self.repair(number, change, verified, progress).await;
         }
-        let number = {
-            let _span = self.host.timings.span(|| "commit".to_owned());
-            self.commit(parent, before, &change)?
-        };
-        tell(told, "commit", format!("generation {number}"));
-        let graph = change.graph;
-        let changed = changed_pods(before, &graph);
-        let failure = self.reach(&graph, before, &changed, change.gate, told).await;
-        let Some(failure) = failure else {
-            crate::faults::boundary("before the outcome");
-            self.host.store.set_outcome(number, Outcome::Good).map_err(store_error)?;
-            self.host.events.add("switched", None, format!("generation {number} is good"));
-            return Ok(outcome(number, root, true, None, false));
-        };
-        if !change.gate.is_some_and(|gate| gate.rollback) {
-            self.host.store.set_outcome(number, Outcome::Failed).map_err(store_error)?;
-            self.host.events.add("failed", None, format!("generation {number}: {failure}"));
-            self.host.wake.notify_one();
-            return Ok(outcome(number, root, true, Some(failure), false));
-        }
-        tell(told, "rollback", failure.clone());
-        self.host.events.add("rollback", None, format!("generation {number} is put back: {failure}"));
-        let back = Change {
-            graph: Arc::clone(before),
-            source: format!("automatic rollback of {number}"),
-            uid: change.uid,
-            provenance: self.provenance_of(parent),
-            gate: None,
-        };
-        let restored = self.commit(Some(number), &graph, &back)?;
-        self.host.store.set_outcome(number, Outcome::RolledBack).map_err(store_error)?;
-        let again = self.reach(before, &graph, &BTreeSet::new(), None, told).await;
-        let how = if again.is_none() { Outcome::Good } else { Outcome::Pending };
-        self.host.store.set_outcome(restored, how).map_err(store_error)?;
-        self.host.wake.notify_one();
-        Ok(outcome(restored, before.root(), true, Some(failure), true))
+        let number = self.committed(parent, before, &change, progress)?;
+        let Change { graph, uid, aim, .. } = change;
+        let committed = Committed { number, parent, uid, graph, before: Arc::clone(before), aim, verified };
+        self.converge(committed, progress).await
     }
 
-    /// A switch to what is current already. One that was good is left to the loop; one that was not is tried again.
-    async fn settle(
+    /// Commits for a caller that is still there.
+    fn committed(
+        &self,
+        parent: Option<u64>,
+        before: &Graph,
+        change: &Change,
+        progress: &ProgressSender,
+    ) -> Result<u64, Error> {
+        if progress.is_closed() {
+            return Err(left());
+        }
+        let _span = self.host.timings.span(|| "commit".to_owned());
+        let number = self.commit(parent, before, change)?;
+        notify(progress, "commit", format!("generation {number}"));
+        Ok(number)
+    }
+
+    /// A switch to what is current already: the same passes as any other. What was good stays it, and the health of
+    /// what was repaired counts; what was not is tried again as a whole.
+    async fn repair(
         &self,
         number: u64,
-        graph: Arc<Graph>,
-        gate: Option<Gate>,
-        told: &Told,
+        change: Change,
+        verified: Option<Verified<'_>>,
+        progress: &ProgressSender,
     ) -> Result<varlink::Outcome, Error> {
-        let mut failure = None;
-        if self.host.store.outcome(number).map_err(store_error)? != Outcome::Good {
-            let pods = graph.pods().cloned().collect();
-            failure = self.reach(&graph, &graph, &pods, gate, told).await;
+        let Change { graph, uid, aim, .. } = change;
+        let store = &self.host.store;
+        let before = store.outcome(number).map_err(store_error)?;
+        if before == Outcome::Pending && store.gate(number).map_err(store_error)?.is_some() {
+            // A daemon that ended left it on its way.
+            let parent = store.generation(number).map_err(store_error)?.and_then(|generation| generation.parent);
+            let before = self.graph_or_empty(parent)?;
+            return self.converge(Committed { number, parent, uid, graph, before, aim, verified }, progress).await;
+        }
+        let was_good = before == Outcome::Good;
+        let changed = if was_good { BTreeSet::new() } else { graph.pods().cloned().collect() };
+        let way = Way { graph: &graph, previous: &graph, aim, changed, repaired_counts: was_good, verified };
+        let Reached { failure, superseded, steps } = self.reach(way, progress).await;
+        if superseded {
+            return Err(Error::Superseded { generation: number, by: String::new(), ended: Some(number) });
+        }
+        if !was_good {
             let how = if failure.is_none() { Outcome::Good } else { Outcome::Failed };
-            self.host.store.set_outcome(number, how).map_err(store_error)?;
+            store.set_outcome(number, how).map_err(store_error)?;
         }
         self.host.wake.notify_one();
-        Ok(outcome(number, graph.root(), false, failure, false))
+        let outcome = reach::outcome(number, &graph, failure, false);
+        Ok(varlink::Outcome { changed: !steps.is_empty(), repaired: Some(steps), ..outcome })
     }
 
     /// `before` is the graph of the generation `parent`.
-    fn commit(&self, parent: Option<u64>, before: &Graph, change: &Change) -> Result<u64, Error> {
+    pub(crate) fn commit(&self, parent: Option<u64>, before: &Graph, change: &Change) -> Result<u64, Error> {
         let store = &self.host.store;
         let number = store::next_number(store.as_ref()).map_err(store_error)?;
         // Those of the generation before are there.
@@ -578,101 +630,17 @@ impl Engine {
         // With the commit they are on the disk.
         change.graph.pods().try_for_each(|pod| store.lease(pod.as_str()).map(drop)).map_err(store_error)?;
         crate::faults::boundary("between nodes and generation");
-        store.commit(&generation).map_err(store_error)?;
+        store.commit_gated(&generation, change.aim.gate().as_ref()).map_err(store_error)?;
         self.host.remember(Arc::clone(&change.graph));
         crate::faults::boundary("after the commit");
         self.host.events.add("committed", None, format!("generation {number}: {}", generation.source));
         Ok(number)
     }
-
-    /// Passes until there is nothing left to do and, with a gate, until every changed pod is healthy. Returns why it
-    /// is not.
-    async fn reach(
-        &self,
-        graph: &Arc<Graph>,
-        previous: &Graph,
-        changed: &BTreeSet<Name>,
-        gate: Option<Gate>,
-        told: &Told,
-    ) -> Option<String> {
-        let _passing = self.passing.lock().await;
-        // Whoever changes something wants all of it tried now.
-        self.host.failures.clear();
-        let deadline = Instant::now() + gate.map_or(self.host.settings.config.wait.duration(), |gate| gate.wait);
-        let mut failures: u32 = 0;
-        loop {
-            let told_step = |step: &Step| tell(told, "step", step.to_string());
-            let pass = match self.pass(graph, Some(previous), &told_step).await {
-                Ok(pass) => pass,
-                Err(error) => return Some(error.to_string()),
-            };
-            if pass.failed.is_empty() && pass.plan.steps.is_empty() {
-                gate?;
-                match health::health(
-                    graph,
-                    changed,
-                    &pass.observed,
-                    &pass.plan.waiting,
-                    self.host.settings.config.grace.0,
-                ) {
-                    Health::Good => return None,
-                    Health::Hopeless(why) => return Some(self.with_log(why, graph, changed, &pass.observed).await),
-                    Health::NotYet(why) if Instant::now() >= deadline => {
-                        let why = format!("not healthy in time: {why}");
-                        return Some(self.with_log(why, graph, changed, &pass.observed).await);
-                    }
-                    Health::NotYet(_) => {}
-                }
-                let _ = timeout(Duration::from_millis(20), self.host.wake.notified()).await;
-            } else if let Some(first) = pass.failed.first() {
-                failures += 1;
-                let lasting = matches!(first.failure.kind, FailureKind::NotFound | FailureKind::NotExecutable);
-                if failures >= PATIENCE || lasting || Instant::now() >= deadline {
-                    return Some(format!("can't {}: {}: {}", first.step, first.failure.what, first.failure.why));
-                }
-                sleep(Duration::from_millis(100)).await;
-            } else if Instant::now() >= deadline {
-                return Some("something is left to do after every pass: it takes longer than it may".to_owned());
-            }
-        }
-    }
-
-    /// Adds the last lines of the containers that are not well.
-    async fn with_log(&self, why: String, graph: &Graph, changed: &BTreeSet<Name>, observed: &Observed) -> String {
-        let mut text = why;
-        for pod in changed {
-            let inits = graph.init(pod).map(|(name, ..)| name);
-            for name in inits.chain(graph.containers(pod).map(|(name, ..)| name)) {
-                let found = observed.pods.get(pod).and_then(|found| found.containers.get(name));
-                if found.is_some_and(|found| {
-                    matches!(found.state, State::Running { ready: true, .. } | State::Exited { status: 0, .. })
-                        && found.attempt == 0
-                }) {
-                    continue;
-                }
-                for line in crate::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10).await {
-                    text = format!("{text}\n  {pod}/{name}: {line}");
-                }
-            }
-        }
-        text
-    }
 }
 
-fn outcome(
-    generation: u64,
-    root: Digest,
-    changed: bool,
-    failure: Option<String>,
-    rolled_back: bool,
-) -> varlink::Outcome {
-    varlink::Outcome { generation, root: root.to_string(), changed, rolled_back, failure, timings: None }
-}
-
-/// The pods that are new or differ.
-fn changed_pods(before: &Graph, after: &Graph) -> BTreeSet<Name> {
-    let hash = |graph: &Graph, pod: &Name| graph.get(&Key::Pod(pod.clone())).map(|entry| entry.hash);
-    after.pods().filter(|pod| hash(before, pod) != hash(after, pod)).cloned().collect()
+/// A caller that is gone before anything was committed.
+fn left() -> Error {
+    Error::Failed { what: "change anything".to_owned(), why: "the caller has left before the commit".to_owned() }
 }
 
 pub fn empty_graph() -> Result<Graph, Error> {

@@ -1,8 +1,8 @@
 //! The steps that failed the last time they were tried, for the planner: it decides when to try them again.
 
-use crate::events::now;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tank_plan::{Step, backoff, observed::FailedStep};
+use tank_sys::clock::boot_millis;
 
 /// The most that are remembered: of more the oldest are tried again too early.
 const REMEMBERED: usize = 4_096;
@@ -17,7 +17,7 @@ impl Failures {
 
     /// A step has failed, once more if it was the same one.
     pub fn add(&self, step: &Step, why: String) {
-        let at = now();
+        let at = boot_millis();
         let mut steps = self.steps();
         match steps.iter_mut().find(|known| known.step == *step) {
             Some(known) => *known = FailedStep { count: known.count.saturating_add(1), at, why, ..known.clone() },
@@ -42,7 +42,7 @@ impl Failures {
 
     /// Those that were tried lately: what nobody has planned for longer than the longest wait is no longer wanted.
     pub fn recent(&self) -> Vec<FailedStep> {
-        let now = now();
+        let now = boot_millis();
         let mut steps = self.steps();
         steps.retain(|known| now.saturating_sub(known.at) < 2 * backoff::CAP);
         steps.clone()

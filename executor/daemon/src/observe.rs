@@ -9,7 +9,6 @@
 
 use crate::{
     actuate::link_name,
-    events::now,
     files::Files,
     host::Host,
     seen::{Asked, Look, Seen},
@@ -28,7 +27,7 @@ use tank_model::{
 };
 use tank_plan::observed::{self, Observed, Pod, Sandbox, Unresponsive};
 use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
-use tank_sys::route::Link;
+use tank_sys::{clock::boot_millis, route::Link};
 use tokio::time::timeout;
 
 /// The fewest pods for which a thread more is worth its while.
@@ -56,7 +55,7 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
     };
     let (asked, whole) = tokio::join!(asking, whole);
     let whole = Arc::new(whole.map_err(|e| failed("look at the host", &e))??);
-    let mut observed = Observed { now: now(), failures: host.failures.recent(), ..Observed::default() };
+    let mut observed = Observed { now: boot_millis(), failures: host.failures.recent(), ..Observed::default() };
     let mut left = Vec::new();
     for answer in asked {
         match answer {
@@ -272,7 +271,8 @@ impl Said {
             let container = observed::Container {
                 hash: hash(&found.hash)?,
                 attempt: found.attempt,
-                started: found.started,
+                started: found.started_boot.unwrap_or_else(|| on_boot_clock(found.started)),
+                since: found.started,
                 state: state(host, graph, &self.name, &name, found),
                 limits: Limits {
                     memory: seen.limits.memory.map(Bytes),
@@ -301,7 +301,19 @@ fn state(host: &Arc<Host>, graph: &Graph, pod: &Name, name: &Name, found: &Conta
             let ready = host.readiness.is_ready(host, pod, name, found.started, &lifecycle, probes);
             observed::State::Running { pid: found.pid, ready }
         }
-        Some((ExitStatus::Code(code), at)) => observed::State::Exited { status: code, at },
-        Some((ExitStatus::Signal(signal), at)) => observed::State::Exited { status: 128 + signal, at },
+        Some((exit, at)) => {
+            let at = found.exited_boot.unwrap_or_else(|| on_boot_clock(at));
+            let status = match exit {
+                ExitStatus::Code(code) => code,
+                ExitStatus::Signal(signal) => 128 + signal,
+            };
+            observed::State::Exited { status, at }
+        }
     }
+}
+
+/// A time that an older shim gives in milliseconds since the epoch, by the clock that decisions are made by: as old now
+/// as it is by the other. One that is still to come says that the clock was set back, and counts as long past.
+fn on_boot_clock(at: u64) -> u64 {
+    crate::events::now().checked_sub(at).map_or(0, |age| boot_millis().saturating_sub(age))
 }

@@ -19,9 +19,9 @@ pub struct Pending<T> {
 struct Waiting<T> {
     /// None: nobody waits any more.
     waiter: Option<T>,
-    /// Milliseconds since the epoch.
+    /// Milliseconds of CLOCK_BOOTTIME.
     since: u64,
-    /// Until when the shim may be at it without a word, in milliseconds since the epoch.
+    /// Until when the shim may be at it without a word, in milliseconds of CLOCK_BOOTTIME.
     until: u64,
 }
 

@@ -13,7 +13,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
     os::fd::{AsFd, OwnedFd},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -37,6 +36,9 @@ const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A call of more bytes than this (256 KiB: a configuration of some hundred pods) is a long one.
 const LONG_CALL: usize = 256 << 10;
+
+/// How often it is looked whether the client of a long call is still there.
+const LOOK_FOR_CLIENT: Duration = Duration::from_millis(100);
 
 /// The most long calls at once of root, and of everybody else: what they hold in memory is bounded by that.
 const LONG_CALLS_OF_ROOT: usize = 8;
@@ -303,7 +305,7 @@ impl Client {
                 self.reply(&status, false, Vec::new()).await
             }
             Method::Diff(call) => {
-                let diff = diff_reply(&engine, call).await?;
+                let diff = while_connected(&self.stream, diff_reply(&engine, call, uid)).await?;
                 self.reply(&diff, false, Vec::new()).await
             }
             Method::Switch(call) => {
@@ -386,14 +388,15 @@ impl Client {
         }
     }
 
-    /// Passes progress on while a change goes its way. The change does not depend on anyone listening.
+    /// Passes progress on while a change goes its way. When the client leaves, the progress has nobody any more: that ends
+    /// a change which is not committed yet, and no other.
     async fn stream(
         &mut self,
         work: tokio::task::JoinHandle<Result<varlink::Outcome, Error>>,
         mut progress: mpsc::Receiver<varlink::Progress>,
         more: bool,
     ) -> Result<(), Refusal> {
-        while let Some(progress) = progress.recv().await {
+        while let Some(progress) = while_connected(&self.stream, async { Ok(progress.recv().await) }).await? {
             if more {
                 let reply = varlink::SwitchReply { progress: Some(progress), outcome: None };
                 self.reply(&reply, true, Vec::new()).await?;
@@ -483,6 +486,21 @@ fn unrefused<T>(received: Result<T, Unread>) -> Result<T, Refusal> {
     })
 }
 
+/// Works for a client for as long as it is connected. What it sends meanwhile waits for its turn; one that only closes
+/// its own direction still listens.
+async fn while_connected<T>(client: &UnixStream, work: impl Future<Output = Result<T, Error>>) -> Result<T, Refusal> {
+    let hung_up = async {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        while !client.ready(both).await.is_ok_and(|ready| ready.is_write_closed()) {
+            tokio::time::sleep(LOOK_FOR_CLIENT).await;
+        }
+    };
+    tokio::select! {
+        done = work => Ok(done?),
+        () = hung_up => Err(Refusal::Gone),
+    }
+}
+
 async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {
     let (generation, graph) = engine.current()?;
     let observed = engine.observe(&graph).await?;
@@ -498,14 +516,16 @@ async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {
     })
 }
 
-async fn diff_reply(engine: &Engine, call: varlink::DiffCall) -> Result<varlink::DiffReply, Error> {
-    let (parent, before) = engine.current()?;
-    let after = match &call.config {
-        None => (*before).clone(),
-        Some(text) => {
-            let (told, _) = mpsc::channel(crate::engine::PROGRESS);
-            let config = crate::request::read_config(text)?;
-            engine.prepare(&config, call.base_dir.as_deref().map(Path::new), &told).await?
+async fn diff_reply(engine: &Engine, call: varlink::DiffCall, uid: u32) -> Result<varlink::DiffReply, Error> {
+    let (parent, before, after) = match crate::intent::Request::of_diff(&call, uid) {
+        None => {
+            let (parent, before) = engine.current()?;
+            (parent, Arc::clone(&before), before)
+        }
+        Some(request) => {
+            let (progress, _) = mpsc::channel(1);
+            let intent = engine.intend(&request, &progress).await?;
+            (intent.current, intent.before, intent.graph)
         }
     };
     crate::ports::refuse_taken(&engine.host, &before, &after).await?;

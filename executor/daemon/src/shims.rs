@@ -1,6 +1,6 @@
 //! The daemon's side of [`tank_proto::shim`]: speaking to the shims that are there.
 
-use crate::{events::now, forkserver::Born, pending::Pending, seen::Seen};
+use crate::{forkserver::Born, pending::Pending, seen::Seen};
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 use tank_proto::shim::{self, Call, Event, Failure, FailureKind, FromShim, MAX_SPEC, Reply, Request, State};
-use tank_sys::{Error as SysError, packet, route::Routes, watch::Changes};
+use tank_sys::{Error as SysError, clock::boot_millis, packet, route::Routes, watch::Changes};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot, watch},
@@ -85,7 +85,7 @@ fn lock(requests: &Requests) -> std::sync::MutexGuard<'_, Pending<oneshot::Sende
 /// That a shim says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silence {
-    /// Milliseconds since the epoch.
+    /// Milliseconds of CLOCK_BOOTTIME.
     pub since: u64,
     /// It may be at a request that takes long.
     pub busy: bool,
@@ -231,7 +231,7 @@ impl Shim {
         if !self.silent.load(Ordering::SeqCst) {
             return None;
         }
-        let (requests, now) = (lock(&self.pending), now());
+        let (requests, now) = (lock(&self.pending), boot_millis());
         // It may have answered in the moment in which that was noted.
         Some(Silence { since: requests.oldest()?, busy: requests.is_busy(now) })
     }
@@ -265,7 +265,7 @@ impl Shim {
     /// # Errors
     /// The shim's own refusal, or that it is gone or does not answer.
     pub async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
-        if lock(&self.pending).is_overdue(now(), ANSWER_LIMIT.as_millis() as u64) {
+        if lock(&self.pending).is_overdue(boot_millis(), ANSWER_LIMIT.as_millis() as u64) {
             // Whoever asked before may have had less patience than to say so.
             self.note_silence();
         }
@@ -308,7 +308,7 @@ impl Shim {
     }
 
     fn is_busy(&self) -> bool {
-        lock(&self.pending).is_busy(now())
+        lock(&self.pending).is_busy(boot_millis())
     }
 
     /// Registers a request and sends it. The caller holds `sending`, so the ids are in the order of the packets.
@@ -321,7 +321,7 @@ impl Shim {
         if !self.is_alive() {
             return Err(self.failed("it is gone"));
         }
-        let now = now();
+        let now = boot_millis();
         let long = matches!(request, Request::Start | Request::Exec);
         let until = if long { now + START_LIMIT.as_millis() as u64 } else { now };
         let id = lock(&self.pending).add(sender, now, until);

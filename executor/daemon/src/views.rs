@@ -171,7 +171,7 @@ fn container(
     };
     let Some(there) = there else { return view };
     view.restarts = there.attempt;
-    view.started = Some(there.started);
+    view.started = Some(there.since);
     match there.state {
         State::Running { pid, ready } => {
             "running".clone_into(&mut view.state);

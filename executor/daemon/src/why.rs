@@ -5,10 +5,10 @@ use crate::{
     views,
 };
 use serde_json::Value;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tank_model::{
     Config, Digest, Graph, Key, Name, canonical,
-    provenance::{Provenance, field, parse_field},
+    provenance::{PodSource, Provenance, field, parse_field},
 };
 use tank_proto::varlink::{Error, Overridden, WhyReply};
 
@@ -17,7 +17,7 @@ const MAX_BACK: usize = 1_000;
 
 impl Engine {
     /// Keeps what a client says of its lines, for the generation that is about to be committed. With `merge`, beside
-    /// what is known of the pods it does not name.
+    /// what is known of the pods it does not name. `pods` are those it names, each with its source.
     ///
     /// # Errors
     /// When it is no provenance, or the store refuses.
@@ -26,13 +26,16 @@ impl Engine {
         text: Option<&str>,
         current: Option<u64>,
         merge: bool,
+        pods: BTreeMap<String, PodSource>,
     ) -> Result<Option<Digest>, Error> {
-        let Some(text) = text else { return Ok(None) };
+        let text = text.unwrap_or(r#"{"files":[],"fields":{}}"#);
         let invalid = |why: String| Error::Invalid { problems: vec![format!("provenance: {why}")] };
         if text.len() > canonical::MAX_BYTES {
             return Err(invalid("too many bytes".to_owned()));
         }
         let mut provenance: Provenance = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+        // Where a pod came from is what this daemon saw, whatever a client says.
+        provenance.pods = pods;
         if merge && let Some(known) = self.provenance_of(current).and_then(|digest| self.provenance(&digest)) {
             provenance = known.with(provenance);
         }
@@ -46,6 +49,12 @@ impl Engine {
     /// What is kept for a generation.
     pub fn provenance_of(&self, number: Option<u64>) -> Option<Digest> {
         self.host.store.generation(number?).ok().flatten()?.provenance
+    }
+
+    /// Where each pod of a generation came from, as far as that is known.
+    pub fn pod_sources(&self, number: Option<u64>) -> BTreeMap<String, PodSource> {
+        let known = self.provenance_of(number).and_then(|digest| self.provenance(&digest));
+        known.map(|known| known.pods).unwrap_or_default()
     }
 
     fn provenance(&self, digest: &Digest) -> Option<Provenance> {

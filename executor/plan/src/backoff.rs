@@ -20,7 +20,7 @@ pub const CAP: u64 = 300_000;
 /// What to do about an ended container.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Start it as its `attempt`th restart in a row, not before `at` (milliseconds since the epoch).
+    /// Start it as its `attempt`th restart in a row, not before `at` (by the clock of `started`).
     Restart {
         attempt: u32,
         at: u64,

@@ -1,4 +1,5 @@
-//! Whether what a switch changed is well: what its gate waits for.
+//! Whether what a switch changed is well: what its gate waits for. And whether all that is declared runs, which is what
+//! a rollback waits for: never for health.
 
 use crate::{
     observed::{Container, Observed, State},
@@ -51,6 +52,47 @@ pub fn health(graph: &Graph, changed: &BTreeSet<Name>, observed: &Observed, wait
     not_yet.map_or(Health::Good, Health::NotYet)
 }
 
+/// What is declared and does not run, with the reason. What has ended as its pod's policy lets it is not missing.
+pub fn not_running(graph: &Graph, observed: &Observed, waiting: &[Waiting]) -> Missing {
+    let mut missing = Missing::default();
+    for pod in graph.pods() {
+        let Some(node) = graph.pod(pod) else { continue };
+        let found = observed.pods.get(pod);
+        let over = |found: &Container| match found.state {
+            State::Running { .. } => true,
+            State::Exited { status, .. } => match node.restart {
+                Restart::Always => false,
+                Restart::OnFailure => status == 0,
+                Restart::Never => true,
+            },
+        };
+        // Nothing starts after what runs before it and has failed for good.
+        let stuck = node.restart == Restart::Never
+            && graph.init(pod).any(|(name, _, hash)| {
+                found.and_then(|found| found.current(name, hash)).is_some_and(Container::failed)
+            });
+        for (name, _, hash) in graph.containers(pod) {
+            let there = found.and_then(|found| found.current(name, hash));
+            if there.is_some_and(over) {
+                continue;
+            }
+            let reason = waiting.iter().find(|waiting| waiting.pod == *pod && waiting.container == *name);
+            let why = reason.map_or("does not run", |waiting| waiting.why.as_str());
+            missing.list.push(format!("{pod}/{name} {why}"));
+            missing.may_come |= !stuck;
+        }
+    }
+    missing
+}
+
+/// What [`not_running`] found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Missing {
+    pub list: Vec<String>,
+    /// Whether waiting longer can change it.
+    pub may_come: bool,
+}
+
 fn of_container(found: &Container, restart: Restart, probed: bool, now: u64, grace: u64) -> Health {
     let memory = if found.out_of_memory {
         "; the kernel ended processes of it that were out of memory (`limits.memory`)"
@@ -83,6 +125,15 @@ mod tests {
 
     /// The health of a pod `web` with this configuration, after everything that can be started was, and `change`.
     fn of(pod: serde_json::Value, passes: usize, change: impl FnOnce(&mut Pod)) -> Health {
+        let (graph, host, waiting) = host_of(pod, passes, change);
+        health(&graph, &graph.pods().cloned().collect(), &host, &waiting, GRACE)
+    }
+
+    fn host_of(
+        pod: serde_json::Value,
+        passes: usize,
+        change: impl FnOnce(&mut Pod),
+    ) -> (Graph, Observed, Vec<Waiting>) {
         let config: Config = serde_json::from_value(serde_json::json!({ "pods": { "web": pod } })).expect("a pod");
         let graph = Graph::build(&config, |_| None).expect("a graph");
         let (none, addresses) = (BTreeSet::new(), BTreeMap::new());
@@ -103,7 +154,7 @@ mod tests {
         change(host.pods.values_mut().next().expect("web"));
         host.now += GRACE - 1;
         let waiting = plan(&desired, &host).waiting;
-        health(&graph, &graph.pods().cloned().collect(), &host, &waiting, GRACE)
+        (graph, host, waiting)
     }
 
     fn pod(more: serde_json::Value) -> serde_json::Value {
@@ -169,6 +220,36 @@ mod tests {
         };
         let why = "app keeps ending; the kernel ended processes of it that were out of memory (`limits.memory`)";
         assert_eq!(of(with("always"), 1, starved), hopeless(why));
+    }
+
+    #[test]
+    fn what_is_declared_runs_or_has_ended_as_it_may() {
+        let missing = |config: serde_json::Value, passes, change: &dyn Fn(&mut Pod)| {
+            let (graph, host, waiting) = host_of(config, passes, change);
+            not_running(&graph, &host, &waiting)
+        };
+        let with = |restart: &str| pod(serde_json::json!({ "restart": restart, "init": { "a": { "image": "a" } } }));
+        let of =
+            |list: &[&str], may_come| Missing { list: list.iter().map(|line| (*line).to_owned()).collect(), may_come };
+        let none = of(&[], false);
+        let unready = |pod: &mut Pod| {
+            pod.containers.values_mut().for_each(|found| found.state = State::Running { pid: 2, ready: false });
+        };
+        // Never for health; and for what comes after `init`.
+        assert_eq!(missing(pod(serde_json::json!({})), 1, &unready), none);
+        assert_eq!(missing(with("always"), 1, &|_| {}), of(&["web/app does not run"], true));
+        assert_eq!(missing(with("always"), 2, &|_| {}), none);
+        let end = |status| move |pod: &mut Pod| ended(status, 0)(pod);
+        let broken = |pod: &mut Pod| ended(3, 5)(pod);
+        assert_eq!(missing(with("always"), 1, &broken), of(&["web/app waits for a to end well"], true));
+        assert_eq!(missing(with("never"), 1, &end(3)), of(&["web/app waits for a to end well"], false));
+        let plain = |restart: &str| pod(serde_json::json!({ "restart": restart }));
+        for (restart, status, is_missing) in
+            [("never", 3, false), ("on_failure", 0, false), ("on_failure", 3, true), ("always", 0, true)]
+        {
+            let found = missing(plain(restart), 1, &end(status));
+            assert_eq!(!found.list.is_empty(), is_missing, "{restart} {status}: {found:?}");
+        }
     }
 
     #[test]

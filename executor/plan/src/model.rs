@@ -54,6 +54,7 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
                 hash: *hash,
                 attempt: *attempt,
                 started: now,
+                since: now,
                 state,
                 limits: effective_limits(&desired.graph.limits(pod, container)),
                 halted: false,

@@ -8,7 +8,7 @@ use tank_model::{Digest, Name, spec};
 /// Everything the planner may know of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Observed {
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds of `CLOCK_BOOTTIME`, as every time that is decided by: setting the clock moves nothing.
     pub now: u64,
     pub pods: BTreeMap<Name, Pod>,
     /// Addresses of the bridge, with their prefix. None: there is no bridge, or it is down.
@@ -26,7 +26,7 @@ pub struct FailedStep {
     pub step: Step,
     /// How often in a row.
     pub count: u32,
-    /// When it failed last, in milliseconds since the epoch.
+    /// When it failed last, in milliseconds of CLOCK_BOOTTIME.
     pub at: u64,
     /// For people.
     pub why: String,
@@ -54,7 +54,7 @@ pub enum Unresponsive {
     Busy,
     /// Somebody stopped its process or froze its cgroup; it answers nothing since then.
     Halted { since: u64 },
-    /// It answers nothing since then, in milliseconds since the epoch.
+    /// It answers nothing since then, in milliseconds of CLOCK_BOOTTIME.
     Silent { since: u64 },
     /// It answers, and its pod can't be looked at.
     Unreadable { why: String },
@@ -91,8 +91,10 @@ pub struct Container {
     pub hash: Digest,
     /// Restarts in a row.
     pub attempt: u32,
-    /// Milliseconds since the epoch.
+    /// By the clock of [`Observed::now`].
     pub started: u64,
+    /// The same in milliseconds since the Unix epoch, for people: nothing is decided by it.
+    pub since: u64,
     pub state: State,
     /// As the kernel has them; meaningless once it has ended.
     pub limits: spec::Limits,
@@ -119,6 +121,7 @@ pub enum State {
     Exited {
         /// As shells have it: 128 and the signal where one ended it.
         status: i32,
+        /// By the clock of [`Observed::now`].
         at: u64,
     },
 }

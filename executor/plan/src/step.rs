@@ -111,7 +111,7 @@ pub struct Waiting {
     pub pod: Name,
     pub container: Name,
     pub why: String,
-    /// When to look again, in milliseconds since the epoch. None: an event will tell.
+    /// When to look again, by the clock of [`crate::Observed::now`]. None: an event will tell.
     pub until: Option<u64>,
 }
 

@@ -224,6 +224,12 @@ pub struct ContainerState {
     pub started: u64,
     /// None: it runs.
     pub exited: Option<(ExitStatus, u64)>,
+    /// When it was started and when it ended, in milliseconds of `CLOCK_BOOTTIME`: setting the clock moves neither. None:
+    /// its shim is older than these fields, or it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_boot: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exited_boot: Option<u64>,
     /// Kept here, so that a stop needs neither the image nor the generation it came from.
     pub stop_signal: i32,
     /// Milliseconds between that signal and `SIGKILL`.

@@ -79,6 +79,10 @@ pub const RENAMED: [(&str, &str); 1] = [("Generation", "GetGeneration")];
 pub struct DiffCall {
     pub config: Option<String>,
     pub base_dir: Option<String>,
+    pub source: Option<String>,
+    pub merge: Option<bool>,
+    pub files: Option<Vec<String>>,
+    pub replace: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -92,6 +96,8 @@ pub struct SwitchCall {
     pub plan: Option<String>,
     pub provenance: Option<String>,
     pub timings: Option<bool>,
+    pub files: Option<Vec<String>>,
+    pub replace: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -138,6 +144,8 @@ pub struct Outcome {
     pub changed: bool,
     pub rolled_back: bool,
     pub failure: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Vec<Span>>,
 }
@@ -329,9 +337,20 @@ pub enum Error {
     #[error("{message}")]
     #[serde(rename = "io.tank.Executor.Busy")]
     Busy { message: String },
-    #[error("generation {generation} ({by}) came first")]
+    #[error("{}generation {generation} ({by}) came first", match ended {
+        Some(ended) => format!("generation {ended} was ended on its way: "),
+        None => String::new(),
+    })]
     #[serde(rename = "io.tank.Executor.Superseded")]
-    Superseded { generation: u64, by: String },
+    Superseded {
+        generation: u64,
+        by: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ended: Option<u64>,
+    },
+    #[error("pod `{pod}` comes from {known}, and {asked} is another source")]
+    #[serde(rename = "io.tank.Executor.OtherSource")]
+    OtherSource { pod: String, known: String, asked: String },
     #[error("the configuration is not valid: {}", problems.join("; "))]
     #[serde(rename = "io.tank.Executor.Invalid")]
     Invalid { problems: Vec<String> },
@@ -358,6 +377,13 @@ impl Error {
                 "set `tty = true` for it, or use `tank logs -f {pod}/{container}` to watch and `tank exec` to enter"
             )),
             Self::NoSuchGeneration { .. } => Some("`tank generations list` shows those there are".to_owned()),
+            Self::Superseded { generation, ended: Some(_), .. } => {
+                Some(format!("the host is what generation {generation} declares; `tank diff` shows what is missing"))
+            }
+            Self::OtherSource { pod, .. } => {
+                Some(format!("give one of the two another name, or take `{pod}` over with `--replace`"))
+            }
+            Self::Busy { .. } => Some("`tank generations rollback` ends it".to_owned()),
             Self::Superseded { .. } => Some("nothing was changed; look at `tank diff` and switch again".to_owned()),
             Self::PlanChanged { .. } => Some("look at `tank diff` again".to_owned()),
             Self::ImageUnavailable { help, .. } => help.clone(),

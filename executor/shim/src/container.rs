@@ -58,6 +58,9 @@ pub struct Container {
     pub log: LogFile,
     pub started: u64,
     pub exited: Option<(ExitStatus, u64)>,
+    /// The same of `CLOCK_BOOTTIME`.
+    pub started_boot: u64,
+    pub exited_boot: Option<u64>,
 }
 
 /// Where a main process's output comes from.
@@ -76,6 +79,8 @@ impl Container {
             tty: self.spec.tty,
             started: self.started,
             exited: self.exited,
+            started_boot: Some(self.started_boot),
+            exited_boot: self.exited_boot,
             stop_signal: self.spec.stop_signal,
             stop_timeout: self.spec.stop_timeout,
         }
@@ -169,6 +174,8 @@ impl Container {
             log,
             started: now_millis(),
             exited: None,
+            started_boot: tank_sys::clock::boot_millis(),
+            exited_boot: None,
         })
     }
 

@@ -424,6 +424,7 @@ impl Pod {
         container.drain(buffer);
         let (exit, at) = (exit_status(exit), now_millis());
         container.exited = Some((exit, at));
+        container.exited_boot = Some(tank_sys::clock::boot_millis());
         if let Output::Terminal(relay, _) = &mut container.output {
             relay.broadcast(&terminal::FromShim::Exited(status(exit)));
             relay.clients.clear();

@@ -26,6 +26,7 @@
 
 pub mod beneath;
 pub mod cgroup;
+pub mod clock;
 pub mod laps;
 pub mod mount;
 pub mod namespace;

@@ -8,7 +8,11 @@ use crate::{
     timings::{Timings, picture},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{io::IsTerminal, path::Path, time::Duration};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tank_compiler::Compiled;
 use tank_proto::varlink::{Change, DiffCall, DiffReply, Method, Outcome, Progress, SwitchCall, SwitchReply};
 
@@ -18,10 +22,31 @@ const ROLLED_BACK: u8 = 3;
 /// The status of a diff that found something.
 const DIFFERS: u8 = 2;
 
-pub async fn diff(client: &mut Client, config: Option<Compiled>, exit_code: bool, json: bool) -> Result<u8, Error> {
+/// The status of a command that was interrupted: 128 and SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// What becomes of the pods that are not named, and of those of other sources.
+#[derive(Clone, Copy)]
+pub struct How {
+    pub merge: bool,
+    pub replace: bool,
+}
+
+pub async fn diff(
+    client: &mut Client,
+    config: Option<Compiled>,
+    files: &[PathBuf],
+    how: How,
+    exit_code: bool,
+    json: bool,
+) -> Result<u8, Error> {
     let call = DiffCall {
         base_dir: config.as_ref().map(|compiled| compiled.base_dir.display().to_string()),
         config: config.map(|compiled| compiled.canonical),
+        source: None,
+        merge: how.merge.then_some(true),
+        files: how.merge.then(|| absolute(files)),
+        replace: how.replace.then_some(true),
     };
     let reply: DiffReply = client.call(Method::Diff(call)).await?;
     let differs = !reply.steps.is_empty() || !reply.changes.is_empty() || !reply.waiting.is_empty();
@@ -72,7 +97,7 @@ pub async fn switch(
     source: &Source,
     change: &ChangeArgs,
     plan: Option<String>,
-    merge: bool,
+    how: How,
     json: bool,
 ) -> Result<u8, Error> {
     let mut timings = Timings::default();
@@ -82,29 +107,55 @@ pub async fn switch(
     timings.end("connect to tankd", begin);
     let files: Vec<String> = source.files.iter().map(|file| file.display().to_string()).collect();
     let sets: Vec<String> = source.overrides.set.iter().map(|set| format!(" --set {set}")).collect();
-    let verb = if merge { "apply" } else { "switch" };
+    let verb = if how.merge { "apply" } else { "switch" };
     let call = SwitchCall {
         config: compiled.canonical,
         base_dir: Some(compiled.base_dir.display().to_string()),
         source: format!("{verb} {}{}", files.join(" "), sets.concat()),
-        merge: Some(merge),
+        merge: Some(how.merge),
         rollback: Some(!change.no_rollback),
         wait: change.timeout.map(|timeout| timeout.0),
         plan,
         provenance: Some(compiled.provenance),
         timings: change.timings.then_some(true),
+        files: Some(absolute(&source.files)),
+        replace: how.replace.then_some(true),
     };
     follow(&mut client, Method::Switch(call), timings, json).await
+}
+
+/// The files by what they are called on this host: what they are is the same from any folder.
+fn absolute(files: &[PathBuf]) -> Vec<String> {
+    let name = |file: &PathBuf| {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        file.file_name().map_or_else(|| file.clone(), |name| folder.join(name)).display().to_string()
+    };
+    files.iter().map(name).collect()
 }
 
 /// Carries a change out, shows its progress, and says how it ended.
 pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, json: bool) -> Result<u8, Error> {
     let teller = Teller::new();
     let begin = tank_sys::laps::now();
+    let gated = matches!(method, Method::Switch(_));
     client.send(method, Vec::new(), true).await?;
+    let mut committed = None;
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut outcome = loop {
-        let (reply, _, more) = client.receive::<SwitchReply>().await.inspect_err(|_| teller.finish())?;
+        let received = tokio::select! {
+            received = client.receive::<SwitchReply>() => received,
+            _ = &mut interrupt => {
+                teller.finish();
+                interrupted(committed.as_deref());
+                return Ok(INTERRUPTED);
+            }
+        };
+        let (reply, _, more) = received.inspect_err(|_| teller.finish())?;
         if let Some(progress) = &reply.progress {
+            if progress.stage == "commit" {
+                committed = Some(progress.message.clone());
+            }
             teller.tell(progress);
         }
         if !more {
@@ -128,13 +179,17 @@ pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, j
             let (first, rest) = failure.split_once('\n').unwrap_or((failure, ""));
             let what = if outcome.rolled_back {
                 format!("put back to what ran before, as generation {}", outcome.generation)
-            } else {
+            } else if gated {
                 format!("generation {} does not work", outcome.generation)
+            } else {
+                format!("generation {} is current and not all of it is there", outcome.generation)
             };
             let help = if outcome.rolled_back {
                 "nothing of the failed generation is left running"
-            } else {
+            } else if gated {
                 "go back with `tank generations rollback`"
+            } else {
+                "tankd goes on with it; `tank list` shows how far it is"
             };
             let cause = if rest.is_empty() { first.to_owned() } else { format!("{first}\n{rest}") };
             Error::new(what).cause(cause).help(help).print();
@@ -143,8 +198,23 @@ pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, j
     }
 }
 
+/// What becomes of a change whose command was interrupted.
+fn interrupted(committed: Option<&str>) {
+    let error = match committed {
+        None => Error::new("interrupted before the commit: tankd ends it and nothing is changed")
+            .help("`tank generations list` shows it if the interrupt was too late"),
+        Some(generation) => Error::new(format!("interrupted, and {generation} goes on being reached")).help(
+            "`tank generations rollback` ends it and goes back; `tank generations list` shows how it ended, `tank list` \
+             how far it is",
+        ),
+    };
+    error.print();
+}
+
 fn done(outcome: &Outcome) -> String {
-    if outcome.changed {
+    if let Some(steps) = outcome.repaired.as_ref().filter(|steps| !steps.is_empty()) {
+        format!("repaired generation {} ({}): {}", outcome.generation, output::short(&outcome.root), steps.join(", "))
+    } else if outcome.changed {
         let undo = if outcome.generation > 1 { "; undo with `tank generations rollback`" } else { "" };
         format!("generation {} ({}){undo}", outcome.generation, output::short(&outcome.root))
     } else {
@@ -170,7 +240,7 @@ impl Teller {
 
     fn tell(&self, progress: &Progress) {
         let text = match progress.stage.as_str() {
-            "step" => progress.message.clone(),
+            "step" | "note" => progress.message.clone(),
             "rollback" => "does not work, going back".to_owned(),
             stage => format!("{stage} {}", progress.message),
         };

@@ -36,14 +36,19 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         }
         Command::Doc { field, error, import_path } => manual::doc(field.as_deref(), error.as_deref(), import_path),
         Command::Why { field } => view::why(&mut connect().await?, &field, json).await,
-        Command::Diff { files, overrides, exit_code } => {
+        Command::Diff { files, overrides, apply, replace, exit_code } => {
             let config = config::compile_some(&files, &overrides)?;
-            change::diff(&mut connect().await?, config, exit_code, json).await
+            let how = change::How { merge: apply, replace };
+            change::diff(&mut connect().await?, config, &files, how, exit_code, json).await
         }
         Command::Switch { source, change, plan } => {
-            change::switch(&args.socket, &source, &change, plan, false, json).await
+            let how = change::How { merge: false, replace: false };
+            change::switch(&args.socket, &source, &change, plan, how, json).await
         }
-        Command::Apply { source, change } => change::switch(&args.socket, &source, &change, None, true, json).await,
+        Command::Apply { source, change, plan, replace } => {
+            let how = change::How { merge: true, replace };
+            change::switch(&args.socket, &source, &change, plan, how, json).await
+        }
         Command::Delete { pod } => {
             change::follow(&mut connect().await?, Method::Delete { pod }, Timings::default(), json).await
         }

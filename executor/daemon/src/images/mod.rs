@@ -135,7 +135,11 @@ impl Images {
                     let help = "use an absolute path, or switch from a file";
                     return Err(ImageError::helped(format!("`{}` is relative to nothing", path.display()), help));
                 }
-                self.fetch(&layout::Layout::new(path, tag)).await
+                let digest = self.fetch(&layout::Layout::new(path, tag)).await?;
+                match reference.digest().filter(|pinned| *pinned != digest) {
+                    Some(pinned) => Err(ImageError::new(format!("it is {digest} by now and not {pinned}"))),
+                    None => Ok(digest),
+                }
             }
         }
     }

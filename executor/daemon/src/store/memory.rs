@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use tank_model::{Digest, Generation, Outcome};
+use tank_model::{Digest, Gate, Generation, Outcome};
 
 #[derive(Default)]
 pub struct MemoryStore(Mutex<Inner>);
@@ -15,6 +15,7 @@ struct Inner {
     nodes: BTreeMap<Digest, Vec<u8>>,
     generations: BTreeMap<u64, Generation>,
     outcomes: BTreeMap<u64, Outcome>,
+    gates: BTreeMap<u64, Gate>,
     leases: BTreeMap<String, u32>,
     current: Option<u64>,
 }
@@ -35,14 +36,19 @@ impl Store for MemoryStore {
         Ok(self.inner().nodes.get(hash).cloned())
     }
 
-    fn commit(&self, generation: &Generation) -> Result<(), StoreError> {
+    fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError> {
         let mut inner = self.inner();
         if inner.current != generation.parent {
             return Err(StoreError::StaleParent { expected: generation.parent, actual: inner.current });
         }
         inner.generations.insert(generation.number, generation.clone());
+        inner.gates.extend(gate.map(|gate| (generation.number, *gate)));
         inner.current = Some(generation.number);
         Ok(())
+    }
+
+    fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError> {
+        Ok(self.inner().gates.get(&number).copied())
     }
 
     fn current(&self) -> Result<Option<u64>, StoreError> {

@@ -12,6 +12,7 @@
 //! | `n/` and 32 bytes of hash | a node: canonical JSON, see [`tank_model::Graph::stored`] |
 //! | `g/` and the number, 8 bytes big-endian | a [`Generation`]: canonical JSON |
 //! | `o/` and the number, 8 bytes big-endian | its [`Outcome`], as a JSON text |
+//! | `t/` and the number, 8 bytes big-endian | how it is judged, where it is: a [`Gate`], as JSON |
 //! | `p/current` | the number of the current generation, 8 bytes big-endian |
 //! | `l/` and a pod's name | the number of its lease (addresses, ids), 4 bytes big-endian |
 
@@ -19,7 +20,7 @@
 pub mod memory;
 pub mod rocks;
 
-use tank_model::{Digest, Generation, Outcome};
+use tank_model::{Digest, Gate, Generation, Outcome};
 
 /// Leases are counted from here: the network's first address is the bridge's own.
 pub const FIRST_LEASE: u32 = 2;
@@ -58,7 +59,16 @@ pub trait Store: Send + Sync {
     fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Makes `generation` the current one, and it alone, if its parent is the current one now.
-    fn commit(&self, generation: &Generation) -> Result<(), StoreError>;
+    #[cfg(test)]
+    fn commit(&self, generation: &Generation) -> Result<(), StoreError> {
+        self.commit_gated(generation, None)
+    }
+
+    /// As [`Store::commit`]; how the generation is judged is written with it.
+    fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError>;
+
+    /// How a generation is judged. None: it only has to be reached, or an older tankd committed it.
+    fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError>;
 
     fn current(&self) -> Result<Option<u64>, StoreError>;
 
@@ -140,6 +150,18 @@ mod conformance {
             assert_eq!(store.generation(1).expect("reads"), Some(generation(1, None)));
             let numbers: Vec<u64> = store.generations().expect("reads").iter().map(|g| g.number).collect();
             assert_eq!(numbers, [1, 2]);
+        });
+    }
+
+    #[test]
+    fn a_gate_comes_with_its_generation() {
+        both(|store| {
+            let gate = Gate { rollback: true, wait: 60_000 };
+            store.commit_gated(&generation(1, None), Some(&gate)).expect("commits");
+            store.commit(&generation(2, Some(1))).expect("commits");
+            assert!(store.commit_gated(&generation(3, Some(1)), Some(&gate)).is_err());
+            let gates: Vec<_> = (1..=3).map(|number| store.gate(number).expect("reads")).collect();
+            assert_eq!(gates, [Some(gate), None, None]);
         });
     }
 

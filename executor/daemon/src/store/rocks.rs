@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tank_model::{Digest, Generation, Outcome, canonical};
+use tank_model::{Digest, Gate, Generation, Outcome, canonical};
 
 /// The layout this code reads and writes.
 const FORMAT: u32 = 1;
@@ -174,20 +174,30 @@ impl Store for RocksStore {
         self.get(&node_key(hash))
     }
 
-    fn commit(&self, generation: &Generation) -> Result<(), StoreError> {
+    fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let actual = self.current()?;
         if actual != generation.parent {
             return Err(StoreError::StaleParent { expected: generation.parent, actual });
         }
         let record = canonical::encode(generation).map_err(|e| StoreError::Io("encode a generation", e.into()))?;
+        let gate = gate.map(serde_json::to_vec).transpose().map_err(|e| StoreError::Io("encode a gate", e.into()))?;
         let batch = || {
             let mut batch = WriteBatch::default();
             batch.put(numbered(b"g/", generation.number), &record);
+            gate.iter().for_each(|gate| batch.put(numbered(b"t/", generation.number), gate));
             batch.put(b"p/current", generation.number.to_be_bytes());
             batch
         };
         self.write("commit a generation", batch, &synced())
+    }
+
+    fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError> {
+        let bytes = self.get(&numbered(b"t/", number))?;
+        let read = |bytes: Vec<u8>| {
+            serde_json::from_slice(&bytes).map_err(|_| StoreError::Corrupt(format!("the gate of {number}")))
+        };
+        bytes.map(read).transpose()
     }
 
     fn current(&self) -> Result<Option<u64>, StoreError> {
