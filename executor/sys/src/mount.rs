@@ -50,6 +50,16 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     rustix::mount::open_tree(CWD, path, flags).doing(|| format!("copy the mount at {}", path.display()))
 }
 
+/// A detached copy of the mount that holds the directory `place` (it may be opened with `O_PATH`), with that as its root:
+/// nothing is resolved again.
+///
+/// # Errors
+/// What `open_tree(2)` gives.
+pub fn clone_place(place: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(place, "", flags).doing(|| "copy the mount of an open directory")
+}
+
 /// A detached copy of the mount that holds `name` of the mount `from`, with that as its root.
 ///
 /// # Errors
