@@ -11,7 +11,7 @@ use crate::{
     events::now,
     host::Host,
     observe::{self, Found},
-    request,
+    request, sources,
     store::{self, StoreError},
 };
 use futures_util::stream::{self, StreamExt};
@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tank_model::{Digest, Generation, Graph, Key, Name, Outcome, check, reference::Reference, spec::Config};
+use tank_model::{Digest, Generation, Graph, Key, Name, Outcome, reference::Reference, spec::Config};
 use tank_plan::{
     Desired, Health, Observed, Plan, Step,
     health::{self, PATIENCE},
@@ -269,20 +269,7 @@ impl Engine {
 
     /// Resolves and fetches every image, checks every path of the host, and builds the graph. Disturbs nothing.
     pub async fn prepare(&self, config: &Config, base_dir: Option<&Path>, told: &Told) -> Result<Graph, Error> {
-        for (pod, spec) in &config.pods {
-            for (name, volume) in &spec.volumes {
-                if let Some(path) = volume.host.as_deref().filter(|path| !Path::new(path).is_dir()) {
-                    let why = format!("there is no directory `{path}` on this host");
-                    return Err(Error::Failed { what: format!("use the volume `{name}` of pod `{pod}`"), why });
-                }
-            }
-            for secret in spec.processes().flat_map(|(_, _, container)| container.secrets.values()) {
-                if !Path::new(&secret.file).is_file() {
-                    let why = format!("there is no file `{}` on this host", secret.file);
-                    return Err(Error::Failed { what: format!("use a secret of pod `{pod}`"), why });
-                }
-            }
-        }
+        self.check_sources(config).await?;
         let references: BTreeSet<Reference> = config
             .pods
             .values()
@@ -294,6 +281,22 @@ impl Engine {
         let fetched: Vec<Result<_, Error>> = stream::iter(fetches).buffer_unordered(FETCHES).collect().await;
         let digests: BTreeMap<Reference, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
         Graph::build(config, |reference| digests.get(reference).copied()).map_err(|e| internal("build the graph", e))
+    }
+
+    /// Whether the host has every volume and secret that is declared.
+    async fn check_sources(&self, config: &Config) -> Result<(), Error> {
+        let named = |pod: &tank_model::spec::Pod| {
+            let host = pod.volumes.values().any(|volume| volume.host.is_some());
+            host || pod.processes().any(|(_, _, container)| !container.secrets.is_empty())
+        };
+        if !config.pods.values().any(named) {
+            return Ok(());
+        }
+        let (_, before) = self.current()?;
+        let (host, config) = (Arc::clone(&self.host), config.clone());
+        let checked = tokio::task::spawn_blocking(move || sources::check(&host.sources, &config, || before.config()));
+        let checked = checked.await.map_err(|e| internal("look for what the host gives", e))?;
+        checked.map_err(|(what, why)| Error::Failed { what, why })
     }
 
     async fn fetch(
@@ -342,10 +345,11 @@ impl Engine {
         };
         let (current, before) = self.current()?;
         if call.merge == Some(true) {
-            let mut merged = before.config();
+            let stored = before.config();
+            let mut merged = stored.clone();
             merged.pods.append(&mut config.pods);
             config = merged;
-            let problems: Vec<String> = check::check(&config).iter().map(|problem| problem.message.clone()).collect();
+            let problems = request::added_problems(&stored, &config);
             if !problems.is_empty() {
                 return Err(Error::Invalid { problems });
             }
@@ -407,10 +411,11 @@ impl Engine {
     pub async fn delete(&self, pod: &str, uid: u32, told: &Told) -> Result<varlink::Outcome, Error> {
         let (current, before) = self.current()?;
         let _changing = self.begin(current).await?;
-        let mut config = before.config();
+        let stored = before.config();
+        let mut config = stored.clone();
         let name = self.declared(&before, pod)?;
         config.pods.remove(&name);
-        let problems: Vec<String> = check::check(&config).iter().map(|problem| problem.message.clone()).collect();
+        let problems = request::added_problems(&stored, &config);
         if !problems.is_empty() {
             return Err(Error::Invalid { problems });
         }
