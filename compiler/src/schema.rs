@@ -136,6 +136,7 @@ fn expected(contract: &str) -> &'static str {
         "Address" => "an address such as \"127.0.0.1\"",
         "Cidr" => "an address with its prefix, such as \"10.0.0.5/24\"",
         "Capability" => "a capability such as \"CAP_NET_ADMIN\"",
+        "SystemCall" => "a system call such as \"keyctl\"",
         "Network" => "`'bridge`, `'host`, `'none`, or a record with `nics`",
         _ => "another value",
     }
@@ -202,6 +203,7 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         }
         "Cidr" => Cidr::parse(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
         "Capability" => capability(text()?),
+        "SystemCall" => system_call(text()?),
         _ => Ok(()),
     }
 }
@@ -242,4 +244,16 @@ fn capability(text: &str) -> Result<(), Refusal> {
     let near = exact.or_else(|| nearest(&upper, known.iter().copied()));
     let help = near.map_or_else(|| "see capabilities(7)".to_owned(), |near| format!("did you mean \"{near}\"?"));
     Err(Refusal { code: "tank::capability::unknown", message: format!("`{text}` is no capability"), help })
+}
+
+/// A name is known if it is on any architecture that Tank runs on: whether this machine has the call is its daemon's to
+/// say, which may be on another one.
+fn system_call(text: &str) -> Result<(), Refusal> {
+    let known = text.parse::<syscalls::x86_64::Sysno>().is_ok() || text.parse::<syscalls::aarch64::Sysno>().is_ok();
+    if known {
+        return Ok(());
+    }
+    let near = nearest(text, syscalls::x86_64::Sysno::iter().map(|call| call.name()));
+    let help = near.map_or_else(|| "see syscalls(2)".to_owned(), |near| format!("did you mean \"{near}\"?"));
+    Err(Refusal { code: "tank::seccomp::unknown", message: format!("`{text}` is no system call"), help })
 }

@@ -4,8 +4,10 @@
 //! no client. All problems are found at once, in the order of their paths.
 
 use crate::{
+    host_files::WITHHELD,
     name::{Name, nearest},
     spec::{Amount, Condition, Config, Container, Network, Nic, Pod, Probe, Restart, ULIMITS, Update},
+    unsupported,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,8 +29,18 @@ pub struct Problem {
     pub related: Option<(Vec<String>, &'static str)>,
 }
 
-/// Every problem of `config`.
+/// Every problem of `config`. Of a feature that is not in this version only that is said.
 pub fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = unsupported::problems(config);
+    let mut others = fields(config);
+    others.retain(|found| !problems.iter().any(|unsupported| found.path.starts_with(&unsupported.path)));
+    problems.append(&mut others);
+    problems.sort_by(|a, b| (&a.path, a.code).cmp(&(&b.path, b.code)));
+    problems
+}
+
+/// The mistakes, of what is not in this version as well.
+fn fields(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, pod) in &config.pods {
         Pass { problems: &mut problems, at: path(["pods", name.as_str()]) }.pod(name, pod, config);
@@ -36,7 +48,6 @@ pub fn check(config: &Config) -> Vec<Problem> {
     published_twice(config, &mut problems);
     addresses_twice(config, &mut problems);
     dependency_cycles(config, &mut problems);
-    problems.sort_by(|a, b| (&a.path, a.code).cmp(&(&b.path, b.code)));
     problems
 }
 
@@ -141,13 +152,7 @@ impl Pass<'_> {
                 self.report("tank::publish::ipv6_loopback", &["publish", port.as_str(), "address"], message, help);
             }
         }
-        for key in pod.sysctls.keys() {
-            if !(key.starts_with("net.") || key.starts_with("kernel.shm") || key.starts_with("kernel.msg")) {
-                let message = format!("`{key}` is a setting of the whole host");
-                let help = "a pod has its own `net.*`, `kernel.shm*` and `kernel.msg*` only";
-                self.report("tank::sysctl::not_namespaced", &["sysctls", key], message, help);
-            }
-        }
+        self.sysctls(pod);
         for (group, containers) in [("containers", &pod.containers), ("init", &pod.init)] {
             for (container, spec) in containers {
                 let mut at = self.at.clone();
@@ -163,6 +168,51 @@ impl Pass<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn sysctls(&mut self, pod: &Pod) {
+        for key in pod.sysctls.keys() {
+            if !NAMESPACED.iter().any(|own| key.starts_with(own.trim_end_matches('*'))) {
+                let message = format!("`{key}` is a setting of the whole host");
+                let help = match key.as_str() {
+                    "kernel.hostname" => "use the pod's `hostname`".to_owned(),
+                    _ => format!("a pod has its own {} only", NAMESPACED.map(|own| format!("`{own}`")).join(", ")),
+                };
+                self.report("tank::sysctl::not_namespaced", &["sysctls", key], message, help);
+            } else if key.starts_with("net.") && pod.network == Network::Host {
+                let message =
+                    format!("`{key}` would be set for the whole host, for good: the pod has the host's network");
+                let help = "set it on the host (sysctl.d(5)), or use another `network`";
+                self.report("tank::sysctl::host_network", &["sysctls", key], message, help);
+                self.relate(&["network"], "the host's network is shared here");
+            }
+        }
+    }
+
+    /// Capabilities that no container is given, or none of this pod.
+    fn capabilities(&mut self, spec: &Container, pod: &Pod) {
+        let add = &spec.capabilities.add;
+        if add.iter().any(|name| name == "ALL") {
+            let message = "all capabilities are not given at once".to_owned();
+            let help = "name those it needs; `drop = [\"ALL\"]` takes the others away";
+            self.report("tank::capability::add_all", &["capabilities", "add"], message, help);
+        }
+        let withheld = add.iter().find(|name| WITHHELD.contains(&name.as_str()));
+        if let Some(name) = withheld.filter(|_| pod.writes_host()) {
+            let message = format!("`{name}` is not given in a pod that writes files of the host");
+            let help = "with it a program could be left there that makes root of whoever runs it; mount the host's \
+                        directory `read_only`, or use a volume of Tank's own";
+            self.report("tank::capability::host_volume", &["capabilities", "add"], message, help);
+        }
+    }
+
+    /// Adds another field of the pod to the last problem.
+    fn relate(&mut self, field: &[&str], role: &'static str) {
+        let mut path = self.at.clone();
+        path.extend(field.iter().map(|part| (*part).to_owned()));
+        if let Some(last) = self.problems.last_mut() {
+            last.related = Some((path, role));
         }
     }
 
@@ -274,6 +324,7 @@ impl Pass<'_> {
             self.report("tank::limits::cpu", &["limits", "cpu"], message, "give at least 0.01");
         }
         self.limits(spec);
+        self.capabilities(spec, pod);
         for (device, at) in &spec.devices {
             if !is_absolute(&at.path) || !at.path.starts_with("/dev/") {
                 let message = format!("`{}` is no path below /dev", at.path);
@@ -387,6 +438,9 @@ impl Pass<'_> {
     }
 }
 
+/// The kernel settings that each network or IPC namespace has for itself; `*` stands for any ending.
+const NAMESPACED: [&str; 5] = ["net.*", "kernel.shm*", "kernel.msg*", "kernel.sem*", "fs.mqueue.*"];
+
 /// Absolute, without empty, `.` or `..` components and without NUL: one spelling per place.
 fn is_absolute(path: &str) -> bool {
     let Some(rest) = path.strip_prefix('/') else { return false };
@@ -471,5 +525,92 @@ fn dependency_cycles(config: &Config, problems: &mut Vec<Problem>) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(problems: &[Problem]) -> Vec<(&str, String)> {
+        problems.iter().map(|found| (found.code, found.path.join("."))).collect()
+    }
+
+    fn config(pod: serde_json::Value) -> Config {
+        serde_json::from_value(serde_json::json!({ "pods": { "web": pod } })).expect("a configuration")
+    }
+
+    #[test]
+    fn what_is_not_in_this_version_is_said_once() {
+        let pod = serde_json::json!({
+            "containers": { "app": { "image": "x" } },
+            "update": "start_first",
+            "network": { "nics": { "a-very-long-name": {
+                "parent": "eth 0", "address": "10.0.0.5/24", "pool": "10.0.0.128/25", "gateway": "10.0.1.1",
+            } } },
+        });
+        let found = check(&config(pod.clone()));
+        assert_eq!(
+            codes(&found),
+            [
+                ("tank::unsupported::nics", "pods.web.network.nics".to_owned()),
+                ("tank::unsupported::start_first", "pods.web.update".to_owned())
+            ]
+        );
+        // The mistakes in it are found as they will be.
+        let found = fields(&config(pod));
+        let found: BTreeSet<&str> = found.iter().map(|found| found.code).collect();
+        let expected = [
+            "tank::nic::gateway",
+            "tank::nic::name_too_long",
+            "tank::nic::outside_pool",
+            "tank::nic::parent",
+            "tank::update::shared_address",
+        ];
+        assert_eq!(found, expected.into());
+        let nics = |nics: serde_json::Value| {
+            let pod = serde_json::json!({ "containers": { "app": { "image": "x" } }, "network": { "nics": nics } });
+            fields(&config(pod)).iter().map(|found| found.code).collect::<Vec<_>>()
+        };
+        assert_eq!(nics(serde_json::json!({})), ["tank::nic::none"]);
+        let twice = serde_json::json!({ "a": { "address": "10.0.0.5/24" }, "b": { "address": "10.0.0.5/24" } });
+        assert_eq!(nics(twice), ["tank::nic::address_taken"]);
+    }
+
+    #[test]
+    fn settings_of_the_host_are_not_a_pods() {
+        let keys = |network: &str| {
+            let keys = ["net.core.somaxconn", "kernel.sem", "kernel.shmmax", "kernel.msgmax", "fs.mqueue.msg_max"];
+            let hosts =
+                ["kernel.core_pattern", "kernel.hostname", "kernel.domainname", "vm.swappiness", "fs.file-max", "net"];
+            let sysctls: BTreeMap<_, _> = keys.iter().chain(&hosts).map(|key| (*key, "1")).collect();
+            let pod = serde_json::json!({
+                "containers": { "app": { "image": "x" } }, "network": network, "sysctls": sysctls,
+            });
+            let found = check(&config(pod));
+            found.iter().map(|found| (found.code, found.path[3].clone())).collect::<BTreeSet<_>>()
+        };
+        let hosts =
+            ["fs.file-max", "kernel.core_pattern", "kernel.domainname", "kernel.hostname", "net", "vm.swappiness"];
+        let mut expected: BTreeSet<_> =
+            hosts.iter().map(|key| ("tank::sysctl::not_namespaced", (*key).to_owned())).collect();
+        assert_eq!(keys("bridge"), expected);
+        expected.insert(("tank::sysctl::host_network", "net.core.somaxconn".to_owned()));
+        assert_eq!(keys("host"), expected);
+    }
+
+    #[test]
+    fn what_makes_programs_of_root_is_not_given_beside_files_of_the_host() {
+        let pod = |read_only: bool, volume: serde_json::Value| {
+            let plain = serde_json::json!({ "image": "x", "capabilities": { "add": ["CAP_SETFCAP"] } });
+            let mounts = serde_json::json!({ "m": { "volume": "v", "path": "/v", "read_only": read_only } });
+            let other = serde_json::json!({ "image": "x", "mounts": mounts });
+            let pod = serde_json::json!({ "containers": { "a": plain, "b": other }, "volumes": { "v": volume } });
+            check(&config(pod)).iter().map(|found| found.code).collect::<Vec<_>>()
+        };
+        let of_host = serde_json::json!({ "host": "/srv/a" });
+        assert_eq!(pod(false, of_host.clone()), ["tank::capability::host_volume"]);
+        assert_eq!(pod(true, of_host), Vec::<&str>::new());
+        assert_eq!(pod(false, serde_json::json!({})), Vec::<&str>::new());
     }
 }

@@ -17,11 +17,13 @@ pub mod diff;
 pub mod digest;
 pub mod generation;
 pub mod graph;
+pub mod host_files;
 pub mod name;
 pub mod provenance;
 pub mod reference;
 pub mod spec;
 pub mod units;
+pub mod unsupported;
 
 pub use digest::Digest;
 pub use generation::{Gate, Generation, Outcome};

@@ -8,6 +8,7 @@
 mod compose;
 mod kubernetes;
 mod quadlet;
+mod refused;
 mod write;
 
 use serde_json::{Map, Value, json};
@@ -96,6 +97,7 @@ pub fn import(files: &[PathBuf], dialect: Option<Dialect>) -> Result<Imported, I
         Dialect::Kubernetes => kubernetes::read(&texts, &mut draft)?,
         Dialect::Quadlet => quadlet::read(&texts, &mut draft)?,
     }
+    refused::take_out(&mut draft);
     draft.notes.sort();
     draft.notes.dedup();
     let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();

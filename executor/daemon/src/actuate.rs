@@ -265,6 +265,12 @@ async fn start_sandbox(host: &Arc<Host>, graph: &Arc<Graph>, pod: &Name, hash: D
 }
 
 fn make_shim(host: &Host, node: &SandboxNode, pod: &Name, hash: Digest) -> Result<Arc<Shim>, Failure> {
+    // Refused where a configuration is read; what an older version stored is refused here.
+    if node.network == Network::Host
+        && let Some(key) = node.sysctls.keys().find(|key| key.starts_with("net."))
+    {
+        return Err(other("set the pod's sysctls", format!("`{key}` would be the host's: the pod has its network")));
+    }
     let settings = &host.settings;
     let dir = settings.pod_dir(pod.as_str());
     let id_base = host.id_base(pod).map_err(|e| other("lease ids", e))?;

@@ -14,6 +14,7 @@ use crate::{
     intent::{self, Intent},
     observe::{self, Found},
     reach::{self, Aim, Committed, Reached, Verified, Way},
+    request,
     store::{self, StoreError},
 };
 use futures_util::stream::{self, StreamExt};
@@ -27,7 +28,7 @@ use std::{
     time::Duration,
 };
 use tank_model::{
-    Digest, Gate, Generation, Graph, Name, Outcome, check, generation::last_good, reference::Reference, spec::Config,
+    Digest, Gate, Generation, Graph, Name, Outcome, generation::last_good, reference::Reference, spec::Config,
 };
 use tank_plan::{Desired, Observed, Plan, Step, health::PATIENCE};
 use tank_proto::{
@@ -399,10 +400,11 @@ impl Engine {
     ) -> Result<varlink::Outcome, Error> {
         let (current, before) = self.current()?;
         let _changing = self.begin(current).await?;
-        let mut config = before.config();
+        let stored = before.config();
+        let mut config = stored.clone();
         let name = self.declared(&before, pod)?;
         config.pods.remove(&name);
-        let problems: Vec<String> = check::check(&config).iter().map(|problem| problem.message.clone()).collect();
+        let problems = request::added_problems(&stored, &config);
         if !problems.is_empty() {
             return Err(Error::Invalid { problems });
         }

@@ -8,13 +8,12 @@ use crate::{
     host::Host,
     resolver::Resolver,
     shims::{Shim, failure},
+    sources,
     start::fail,
     store::StoreError,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::Read,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
 };
@@ -25,9 +24,6 @@ use tank_model::{
 };
 use tank_proto::shim::{Failure, Request};
 use tank_sys::mount::{self, attr};
-
-/// The most bytes of a secret.
-const MAX_SECRET: u64 = 1 << 20;
 
 /// The most bytes that are read of a file to see whether it says what it should.
 const MAX_FILE: u64 = 4 << 20;
@@ -106,13 +102,8 @@ pub fn mount(
         add(path, file.text.as_bytes(), file.mode.0)?;
     }
     for (name, secret) in &node.secrets {
-        let what = || format!("read the secret `{name}` from {}", secret.file);
-        let file = fs::File::open(&secret.file).map_err(|e| fail(what(), e))?;
-        let mut content = Vec::new();
-        file.take(MAX_SECRET + 1).read_to_end(&mut content).map_err(|e| fail(what(), e))?;
-        if content.len() as u64 > MAX_SECRET {
-            return Err(fail(what(), format!("it has more than {MAX_SECRET} bytes")));
-        }
+        let content = host.sources.read_secret(&secret.file, || sources::writable(&graph.config()));
+        let content = content.map_err(|why| fail(format!("read the secret `{name}`"), why))?;
         add(&secret.path, &content, secret.mode.0)?;
     }
     Ok((mount_fd, entries))

@@ -9,6 +9,7 @@ use crate::{
     seen::Listed,
     settings::{ID_BASE, Settings},
     shims::{Notice, Shim},
+    sources::Sources,
     store::{Store, StoreError},
     timings::Timings,
 };
@@ -32,6 +33,8 @@ pub struct Host {
     pub settings: Settings,
     pub store: Box<dyn Store>,
     pub images: Images,
+    /// What containers get from the host.
+    pub sources: Sources,
     pub cgroups: Cgroups,
     /// The host's own network namespace.
     pub routes: Routes,
@@ -85,6 +88,7 @@ impl Host {
         let routes = Routes::here()?;
         Ok(Self {
             forkserver: Forkserver::new(&settings.shim),
+            sources: Sources::open(&settings.state_dir),
             settings,
             store,
             images,

@@ -7,7 +7,7 @@
 
 use crate::{
     engine::{Engine, ProgressSender, internal, notify},
-    request,
+    request, sources,
 };
 use futures_util::stream::{self, StreamExt};
 use std::{
@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 use tank_model::{
-    Config, Digest, Graph, Name, Reference, check,
+    Config, Digest, Graph, Name, Reference,
     provenance::PodSource,
     spec::{Container, Pod},
 };
@@ -77,11 +77,6 @@ fn source(files: Option<&[String]>, asked: &str, uid: u32) -> PodSource {
     PodSource { files: if files.is_empty() { asked() } else { files }, uid }
 }
 
-fn checked(config: &Config) -> Result<(), Error> {
-    let problems: Vec<String> = check::check(config).iter().map(|problem| problem.message.clone()).collect();
-    if problems.is_empty() { Ok(()) } else { Err(Error::Invalid { problems }) }
-}
-
 fn references<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeSet<Reference> {
     pods.flat_map(Pod::processes).map(|(_, _, container)| container.image.clone()).collect()
 }
@@ -105,7 +100,10 @@ impl Engine {
             }
             let mut merged = before.config();
             merged.pods.extend(config.pods);
-            checked(&merged)?;
+            let problems = request::added_problems(&before.config(), &merged);
+            if !problems.is_empty() {
+                return Err(Error::Invalid { problems });
+            }
             merged
         } else {
             config
@@ -141,9 +139,7 @@ impl Engine {
         base_dir: Option<&Path>,
         progress: &ProgressSender,
     ) -> Result<Graph, Error> {
-        for (pod, spec) in config.pods.iter().filter(|(pod, _)| named.contains(*pod)) {
-            check_paths(pod, spec)?;
-        }
+        self.check_sources(&config, named, before).await?;
         let of = |is_named: bool| config.pods.iter().filter(move |(pod, _)| named.contains(*pod) == is_named);
         let wanted = references(of(true).map(|(_, spec)| spec));
         let known = before.images();
@@ -166,6 +162,22 @@ impl Engine {
             }
         }
         Graph::build(&config, |reference| digests.get(reference).copied()).map_err(|e| internal("build the graph", e))
+    }
+
+    /// Whether the host has every volume and secret that the named pods declare.
+    async fn check_sources(&self, config: &Config, named: &BTreeSet<Name>, before: &Graph) -> Result<(), Error> {
+        let needs = |pod: &Pod| {
+            let host = pod.volumes.values().any(|volume| volume.host.is_some());
+            host || pod.processes().any(|(_, _, container)| !container.secrets.is_empty())
+        };
+        if !config.pods.iter().any(|(pod, spec)| named.contains(pod) && needs(spec)) {
+            return Ok(());
+        }
+        let (host, config, named, before) = (Arc::clone(&self.host), config.clone(), named.clone(), before.config());
+        let check = move || sources::check(&host.sources, &config, &named, &before);
+        let checked =
+            tokio::task::spawn_blocking(check).await.map_err(|e| internal("look for what the host gives", e))?;
+        checked.map_err(|(what, why)| Error::Failed { what, why })
     }
 
     /// Refuses images whose working directory can't be one, where a pod does not name its own.
@@ -208,21 +220,5 @@ fn pin(config: &mut Config, named: &BTreeSet<Name>, reference: &Reference, diges
     let containers = pods.flat_map(|pod| pod.containers.values_mut().chain(pod.init.values_mut()));
     let using = |container: &&mut Container| container.image == *reference;
     containers.filter(using).for_each(|container| container.image = pinned.clone());
-    Ok(())
-}
-
-fn check_paths(pod: &Name, spec: &Pod) -> Result<(), Error> {
-    for (name, volume) in &spec.volumes {
-        if let Some(path) = volume.host.as_deref().filter(|path| !Path::new(path).is_dir()) {
-            let why = format!("there is no directory `{path}` on this host");
-            return Err(Error::Failed { what: format!("use the volume `{name}` of pod `{pod}`"), why });
-        }
-    }
-    for secret in spec.processes().flat_map(|(_, _, container)| container.secrets.values()) {
-        if !Path::new(&secret.file).is_file() {
-            let why = format!("there is no file `{}` on this host", secret.file);
-            return Err(Error::Failed { what: format!("use a secret of pod `{pod}`"), why });
-        }
-    }
     Ok(())
 }

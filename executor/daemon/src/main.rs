@@ -38,6 +38,7 @@ mod seen;
 mod server;
 mod settings;
 mod shims;
+mod sources;
 mod start;
 mod store;
 mod timings;

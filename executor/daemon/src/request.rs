@@ -19,8 +19,15 @@ pub fn read_config(text: &str) -> Result<Config, Error> {
             check_names(&format!("pods.{pod}.{group}.{name}"), container, &mut problems);
         }
     }
-    problems.extend(unsupported(&config));
     if problems.is_empty() { Ok(config) } else { Err(Error::Invalid { problems }) }
+}
+
+/// What is wrong with `after` and was not with `before`. What an older version stored may be refused now: it neither keeps
+/// other pods from being changed, nor itself from being taken away.
+pub fn added_problems(before: &Config, after: &Config) -> Vec<String> {
+    let known = check::check(before);
+    let added = check::check(after).into_iter().filter(|problem| !known.contains(problem));
+    added.map(|problem| problem.message).collect()
 }
 
 /// Names that only this machine knows.
@@ -34,25 +41,23 @@ fn check_names(at: &str, container: &spec::Container, problems: &mut Vec<String>
     for signal in signals.filter(|signal| tank_sys::process::signal_number(signal).is_none()) {
         problems.push(format!("{at}: `{signal}` is no signal"));
     }
+    let calls = container.seccomp.allow.iter().chain(&container.seccomp.deny);
+    for call in calls.filter(|call| tank_sys::seccomp::number(call).is_none()) {
+        problems.push(format!("{at}.seccomp: `{call}` is no system call of this machine"));
+    }
 }
 
-/// What a configuration may say and this daemon can't carry out yet: refused, not ignored.
-fn unsupported(config: &Config) -> Vec<String> {
-    let mut problems = Vec::new();
-    for (pod, spec) in &config.pods {
-        let mut report = |field: &str| problems.push(format!("pods.{pod}.{field}: this tankd can't do that yet"));
-        if spec.update != spec::Update::Recreate {
-            report("update");
+#[cfg(test)]
+mod tests {
+    /// What the compiler takes, this daemon takes: the names of both are the same.
+    #[test]
+    fn every_name_of_the_model_is_known_here() {
+        for name in tank_model::spec::CAPABILITIES {
+            assert!(tank_sys::privilege::is_capability(name), "{name}");
         }
-        if matches!(spec.network, spec::Network::Nics(_)) {
-            report("network.nics");
-        }
-        for (group, name, container) in spec.processes() {
-            let calls = container.seccomp.allow.iter().chain(&container.seccomp.deny);
-            for call in calls.filter(|call| tank_sys::seccomp::number(call).is_none()) {
-                report(&format!("{group}.{name}.seccomp.{call}"));
-            }
+        let real_time = ["SIGRTMIN+0".to_owned(), "SIGRTMIN+30".to_owned()];
+        for name in tank_model::spec::SIGNALS.iter().map(|name| (*name).to_owned()).chain(real_time) {
+            assert!(tank_sys::process::signal_number(&name).is_some(), "{name}");
         }
     }
-    problems
 }

@@ -5,6 +5,7 @@ use crate::{
     host::Host,
     images::Image,
     shims::{Shim, failure},
+    sources::{self, Kind},
     user,
 };
 use rustix::fs::OFlags;
@@ -17,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tank_model::{Digest, Graph, Name, graph::ContainerNode, spec};
+use tank_model::{Digest, Graph, Name, graph::ContainerNode, host_files::WITHHELD, spec};
 use tank_plan::Step;
 use tank_proto::shim::{Failure, FailureKind, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, StartSpec, WITH_IDS};
 use tank_sys::{
@@ -72,12 +73,14 @@ pub fn environment(
     env
 }
 
-/// The bounding set: the default one, less what is dropped (`ALL` drops everything), plus what is added.
-pub fn capabilities(declared: &spec::Capabilities) -> Vec<String> {
+/// The bounding set: the default one, less what is dropped (`ALL` drops everything), plus what is added, less what is
+/// withheld where files of the host are written.
+pub fn capabilities(declared: &spec::Capabilities, writes_host: bool) -> Vec<String> {
     let all = declared.drop.iter().any(|name| name == "ALL");
     let default = privilege::DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned());
     let mut set: Vec<String> = default.filter(|name| !all && !declared.drop.contains(name)).collect();
     set.extend(declared.add.iter().cloned());
+    set.retain(|name| !writes_host || !WITHHELD.contains(&name.as_str()));
     set.sort();
     set.dedup();
     set
@@ -220,6 +223,7 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
     let cgroup = cgroup.tasks.into_iter().chain([cgroup.procs]).map(|fd| parts.push(fd)).collect();
     set_limits(host, pod, container, &tank_plan::planner::effective_limits(&graph.limits(pod, container)))?;
 
+    let writes_host = graph.writes_host(pod);
     let start = StartSpec {
         name: container.to_string(),
         hash: hash.to_string(),
@@ -230,7 +234,7 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
         user: resolved.user,
         tty: node.tty,
         read_only: node.read_only,
-        bounding: capabilities(&node.capabilities),
+        bounding: capabilities(&node.capabilities, writes_host),
         ambient: node.capabilities.add.clone(),
         stop_signal: signal.and_then(|name| process::signal_number(&name)).unwrap_or(process::SIGTERM),
         stop_timeout: stop.timeout.unwrap_or(spec::DEFAULT_STOP_TIMEOUT).0,
@@ -245,8 +249,8 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
             .iter()
             .map(|(name, limit)| (name.clone(), amount(limit.soft), amount(limit.hard)))
             .collect(),
-        seccomp: seccomp(&node.seccomp)?,
-        devices: node.devices.values().map(device).collect::<Result<_, Failure>>()?,
+        seccomp: seccomp(&node.seccomp, writes_host)?,
+        devices: node.devices.values().map(|declared| device(host, declared)).collect::<Result<_, Failure>>()?,
         timed: host.timings.is_on(),
     };
     Ok((start, parts.fds))
@@ -259,7 +263,7 @@ fn amount(amount: spec::Amount) -> Option<u64> {
     }
 }
 
-fn seccomp(declared: &spec::Seccomp) -> Result<tank_proto::shim::Seccomp, Failure> {
+fn seccomp(declared: &spec::Seccomp, no_set_id: bool) -> Result<tank_proto::shim::Seccomp, Failure> {
     let numbers = |names: &[String]| -> Result<Vec<i64>, Failure> {
         let number = |name: &String| {
             let number = tank_sys::seccomp::number(name);
@@ -271,23 +275,19 @@ fn seccomp(declared: &spec::Seccomp) -> Result<tank_proto::shim::Seccomp, Failur
         unconfined: declared.profile == spec::SeccompProfile::Unconfined,
         allow: numbers(&declared.allow)?,
         deny: numbers(&declared.deny)?,
+        no_set_id,
     })
 }
 
-/// What a device is on this host. A link is not followed: it could lead to another one tomorrow.
-fn device(declared: &spec::Device) -> Result<tank_proto::shim::Device, Failure> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    let at = |why: String| fail(format!("use the device `{}`", declared.path), why);
-    let found = fs::symlink_metadata(&declared.path).map_err(|e| at(e.to_string()))?;
-    let kind = found.file_type();
-    if !kind.is_char_device() && !kind.is_block_device() {
-        return Err(at("it is no device".to_owned()));
-    }
+/// What a device is on this host. No link is followed: it could lead to another one tomorrow.
+fn device(host: &Host, declared: &spec::Device) -> Result<tank_proto::shim::Device, Failure> {
+    let found = host.sources.device(&declared.path);
+    let found = found.map_err(|why| fail(format!("use the device `{}`", declared.path), why))?;
     Ok(tank_proto::shim::Device {
         path: declared.to.clone().unwrap_or_else(|| declared.path.clone()),
-        block: kind.is_block_device(),
-        major: rustix::fs::major(found.rdev()),
-        minor: rustix::fs::minor(found.rdev()),
+        block: found.block,
+        major: rustix::fs::major(found.number),
+        minor: rustix::fs::minor(found.number),
         read_only: declared.read_only,
     })
 }
@@ -396,12 +396,14 @@ fn volumes(
             let options = [("size", size.as_str()), ("mode", "1777"), ("uid", owner.as_str()), ("gid", owner.as_str())];
             mount::filesystem("tmpfs", &options, own).map_err(|e| failure(&e))?
         } else {
-            let managed = host.settings.volume_dir(pod.as_str(), at.volume.as_str());
-            let path = volume.host.as_deref().map_or(managed.as_path(), Path::new);
-            if volume.host.is_none() {
-                fs::create_dir_all(path).map_err(|e| fail(format!("make the volume {}", at.volume), e))?;
-            }
-            let fd = mount::clone_tree(path, false).map_err(|e| failure(&e))?;
+            let fd = match &volume.host {
+                Some(path) => host_volume(host, graph, path, at)?,
+                None => {
+                    let path = host.settings.volume_dir(pod.as_str(), at.volume.as_str());
+                    fs::create_dir_all(&path).map_err(|e| fail(format!("make the volume {}", at.volume), e))?;
+                    mount::clone_tree(&path, false).map_err(|e| failure(&e))?
+                }
+            };
             mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
             fd
         };
@@ -410,6 +412,17 @@ fn volumes(
         mounts.push((fd, at.path.clone()));
     }
     Ok(mounts)
+}
+
+/// A detached mount of a directory of the host.
+fn host_volume(host: &Host, graph: &Graph, path: &str, at: &spec::Mount) -> Result<OwnedFd, Failure> {
+    let what = || format!("use the volume `{}`", at.volume);
+    let opened = host.sources.open_at(path, Kind::Directory, || sources::writable(&graph.config()));
+    let (place, opened) = opened.map_err(|why| fail(what(), why))?;
+    if !at.read_only {
+        host.sources.add_writable(&opened).map_err(|why| fail(what(), why))?;
+    }
+    mount::clone_place(place.as_fd(), false).map_err(|e| failure(&e))
 }
 
 #[cfg(test)]
@@ -458,8 +471,12 @@ mod tests {
             add: add.iter().map(|name| (*name).to_owned()).collect(),
             drop: drop.iter().map(|name| (*name).to_owned()).collect(),
         };
-        assert_eq!(capabilities(&declared(&[], &[])).len(), privilege::DEFAULT_CAPABILITIES.len());
-        assert_eq!(capabilities(&declared(&["CAP_NET_RAW"], &["ALL"])), ["CAP_NET_RAW"]);
-        assert!(!capabilities(&declared(&[], &["CAP_KILL"])).contains(&"CAP_KILL".to_owned()));
+        let usual = |add: &[&str], drop: &[&str]| capabilities(&declared(add, drop), false);
+        assert_eq!(usual(&[], &[]).len(), privilege::DEFAULT_CAPABILITIES.len());
+        assert_eq!(usual(&["CAP_NET_RAW"], &["ALL"]), ["CAP_NET_RAW"]);
+        assert!(!usual(&[], &["CAP_KILL"]).contains(&"CAP_KILL".to_owned()));
+        let withheld = capabilities(&declared(&["CAP_SYS_ADMIN", "CAP_NET_RAW"], &[]), true);
+        assert_eq!(withheld.len(), privilege::DEFAULT_CAPABILITIES.len() - 2 + 1);
+        assert!(!withheld.iter().any(|name| WITHHELD.contains(&name.as_str())), "{withheld:?}");
     }
 }

@@ -294,6 +294,9 @@ pub struct Seccomp {
     pub unconfined: bool,
     pub allow: Vec<i64>,
     pub deny: Vec<i64>,
+    /// No file becomes set-user-id or set-group-id, whatever is allowed.
+    #[serde(default)]
+    pub no_set_id: bool,
 }
 
 /// A device node to make.

@@ -251,7 +251,8 @@ pub fn set_limits(setup: &Setup, spec: &StartSpec) -> Result<(), tank_sys::Error
 
 /// A container's system call filter.
 pub fn filter(declared: &tank_proto::shim::Seccomp) -> Result<Vec<seccomp::Instruction>, Failure> {
-    let changes = seccomp::Changes { unconfined: declared.unconfined, allow: &declared.allow, deny: &declared.deny };
+    let tank_proto::shim::Seccomp { unconfined, allow, deny, no_set_id } = declared;
+    let changes = seccomp::Changes { unconfined: *unconfined, allow, deny, no_set_id: *no_set_id };
     seccomp::filter(changes).map_err(|e| failure(&e))
 }
 

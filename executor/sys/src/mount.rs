@@ -59,7 +59,8 @@ pub fn clone_beneath(from: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     rustix::mount::open_tree(from, name, flags).doing(|| format!("copy the mount of {name}"))
 }
 
-/// A detached copy of the mount that `place` is in, with that as its root, optionally with everything mounted below it.
+/// A detached copy of the mount that `place` is in (it may be opened with `O_PATH`), with that as its root, optionally with
+/// everything mounted below it: nothing is resolved again.
 ///
 /// # Errors
 /// What `open_tree(2)` gives.

@@ -2,6 +2,14 @@
 //!
 //! Thin by intent: user namespaces and the capability set already stop most of these; the filter takes away the
 //! attack surface of asking. Refused calls give `EPERM`, or `ENOSYS` where programs have a fallback.
+//!
+//! **Set-id files.** What a container's root writes into a directory of the host belongs to the host's own root, so a
+//! program it leaves there with the set-user-id bit is root for whoever runs it. [`Changes::no_set_id`] therefore refuses
+//! every call that gives a file the set-user-id or set-group-id bit, directories included, as systemd's
+//! `RestrictSUIDSGID=` does: the mode of `chmod`, `mkdir`, `mknod`, `creat` and their descendants, and that of `open`
+//! where it makes a file. Calls that hide a mode where no filter sees it are not there (`openat2`) or refused
+//! (`io_uring`), whatever else is allowed. The filter stays with every process that is made under it, and in any user
+//! namespace. The other way to such a file, a file capability, is the bounding set's to close (`CAP_SETFCAP`).
 
 use crate::{Context, Result};
 use seccompiler::{
@@ -76,6 +84,53 @@ pub struct Changes<'a> {
     pub allow: &'a [i64],
     /// Refused although the default allows them.
     pub deny: &'a [i64],
+    /// No file becomes set-user-id or set-group-id, whatever is allowed.
+    pub no_set_id: bool,
+}
+
+/// Calls with a mode, and which argument that is; for those that only sometimes make a file, also their flags and the
+/// flag with which they do. Of each, those that this architecture has.
+const WITH_MODE: [(&str, u8, Option<(u8, i32)>); 13] = [
+    ("chmod", 1, None),
+    ("fchmod", 1, None),
+    ("fchmodat", 2, None),
+    ("fchmodat2", 2, None),
+    ("mkdir", 1, None),
+    ("mkdirat", 2, None),
+    ("mknod", 1, None),
+    ("mknodat", 2, None),
+    ("creat", 1, None),
+    ("open", 2, Some((1, libc::O_CREAT))),
+    ("open", 2, Some((1, TMPFILE))),
+    ("openat", 3, Some((2, libc::O_CREAT))),
+    ("openat", 3, Some((2, TMPFILE))),
+];
+
+/// The bit of `O_TMPFILE` that is not `O_DIRECTORY`.
+const TMPFILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
+
+/// Calls that take further calls from memory that no filter sees.
+const HIDE_MODES: [i64; 3] = [libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_io_uring_setup];
+
+/// The rules that keep files from becoming set-user-id or set-group-id. Modes and flags are 32 bits wide: what is above
+/// them is the caller's to fill and the kernel's to ignore.
+fn set_id_rules() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+    let bit = |argument: u8, bit: u64| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(bit), bit)
+    };
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for (name, mode, flags) in WITH_MODE {
+        let Some(call) = number(name) else { continue };
+        for set_id in [libc::S_ISUID, libc::S_ISGID] {
+            let mut conditions = vec![bit(mode, u64::from(set_id))?];
+            if let Some((argument, flag)) = flags {
+                conditions.push(bit(argument, flag as u64)?);
+            }
+            rules.entry(call).or_default().push(SeccompRule::new(conditions)?);
+        }
+    }
+    rules.extend(HIDE_MODES.iter().map(|call| (*call, Vec::new())));
+    Ok(rules)
 }
 
 /// The filter, compiled; none where nothing is refused. Make it before forking; install it last.
@@ -83,7 +138,7 @@ pub struct Changes<'a> {
 /// # Errors
 /// When this machine's architecture is unknown to the compiler of filters.
 pub fn filter(changes: Changes<'_>) -> Result<BpfProgram> {
-    if changes.unconfined && changes.deny.is_empty() {
+    if changes.unconfined && changes.deny.is_empty() && !changes.no_set_id {
         return Ok(Vec::new());
     }
     let compile = || -> std::result::Result<BpfProgram, seccompiler::BackendError> {
@@ -95,29 +150,36 @@ pub fn filter(changes: Changes<'_>) -> Result<BpfProgram> {
             let asks = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(new_user), new_user)?;
             rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![asks])?]);
         }
+        if changes.no_set_id {
+            rules.extend(set_id_rules()?);
+        }
+        // Last: a call without conditions is refused whatever its arguments.
         rules.extend(changes.deny.iter().map(|call| (*call, Vec::new())));
         let arch = std::env::consts::ARCH.try_into()?;
         let refuse = SeccompAction::Errno(libc::EPERM as u32);
         SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()
     };
     let mut program = compile().map_err(io::Error::other).doing(|| "compile the system call filter")?;
-    prepend(&mut program);
+    prepend(&mut program, changes.no_set_id);
     Ok(program)
 }
 
 /// The compiler of filters checks the architecture and matches numbers. Two things have to come before: `clone3`
-/// hides its flags behind a pointer, so it is "not there" (`ENOSYS`, and the C library falls back to `clone`); and
-/// x86-64 has a second set of numbers, x32, that would slip past every one above.
-fn prepend(program: &mut BpfProgram) {
+/// hides its flags behind a pointer, so it is "not there" (`ENOSYS`, and the C library falls back to `clone`), and so is
+/// `openat2` where it could hide a mode; and x86-64 has a second set of numbers, x32, that would slip past every one
+/// above.
+fn prepend(program: &mut BpfProgram, no_set_id: bool) {
     const LOAD_NUMBER: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
     const JUMP_GREATER_EQUAL: u16 = 0x35; // BPF_JMP | BPF_JGE | BPF_K
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K
     const X32: u32 = 0x4000_0000;
     let not_there = 0x0005_0000 | libc::ENOSYS as u32; // SECCOMP_RET_ERRNO
+    let hidden = if no_set_id { libc::SYS_openat2 } else { libc::SYS_clone3 };
     let prologue = [
         sock_filter { code: LOAD_NUMBER, jt: 0, jf: 0, k: 0 },
-        sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: libc::SYS_clone3 as u32 },
+        sock_filter { code: JUMP_EQUAL, jt: 2, jf: 0, k: libc::SYS_clone3 as u32 },
+        sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: hidden as u32 },
         sock_filter { code: JUMP_GREATER_EQUAL, jt: 0, jf: 1, k: X32 },
         sock_filter { code: RETURN, jt: 0, jf: 0, k: not_there },
     ];
@@ -133,4 +195,23 @@ pub fn install(filter: &[Instruction]) -> Result<()> {
         return Ok(());
     }
     seccompiler::apply_filter(filter).map_err(io::Error::other).doing(|| "install the system call filter")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_with_a_mode_is_known_here() {
+        for (name, ..) in WITH_MODE {
+            assert!(number(name).is_some() || cfg!(not(target_arch = "x86_64")), "{name}");
+        }
+    }
+
+    #[test]
+    fn unconfined_is_no_filter_unless_something_is_to_be_refused() {
+        let unconfined = Changes { unconfined: true, ..Changes::default() };
+        assert!(filter(unconfined).expect("compiles").is_empty());
+        assert!(!filter(Changes { no_set_id: true, ..unconfined }).expect("compiles").is_empty());
+    }
 }
