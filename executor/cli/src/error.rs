@@ -1,8 +1,8 @@
 //! What an error says and which status it ends with: the message says what was attempted, the cause why, the help
 //! what to do next.
 
-use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyles};
 use crate::output;
+use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyles};
 use tank_compiler::{CompileError, Problems};
 use tank_proto::varlink;
 

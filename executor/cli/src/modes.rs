@@ -89,7 +89,11 @@ impl Modes {
             (b'h' | b'l', Some(modes)) => {
                 for mode in modes.split(';').filter_map(|mode| mode.parse().ok()) {
                     let differs = OFF.contains(&mode) && last == b'h' || ON.contains(&mode) && last == b'l';
-                    if differs { self.changed.insert(mode) } else { self.changed.remove(&mode) };
+                    if differs {
+                        self.changed.insert(mode)
+                    } else {
+                        self.changed.remove(&mode)
+                    };
                 }
             }
             (b'h' | b'l', None) if parameters == "4" => self.insert = last == b'h',

@@ -186,9 +186,8 @@ mod tests {
         assert_eq!(read(r#"{"method":"io.other.Get"}"#), Err(Wrong::Interface("io.other".to_owned())));
         let unknown = "io.tank.Executor.Nope";
         assert_eq!(read(&format!(r#"{{"method":"{unknown}"}}"#)), Err(Wrong::Method(unknown.to_owned())));
-        let exec = |parameters: &str| {
-            wrong(&format!(r#"{{"method":"io.tank.Executor.Exec","parameters":{{{parameters}}}}}"#))
-        };
+        let exec =
+            |parameters: &str| wrong(&format!(r#"{{"method":"io.tank.Executor.Exec","parameters":{{{parameters}}}}}"#));
         assert_eq!(exec(r#""pod":"x","argv":["a"]"#), "env");
         assert_eq!(exec(r#""pod":"x","argv":["a",1],"env":{}"#), "argv[1]");
         assert_eq!(exec(r#""pod":"x","argv":["a"],"env":{},"rows":"many""#), "rows");
