@@ -123,7 +123,7 @@ fn no_daemon_and_no_permission() {
     assert_eq!(ended.status, 1);
     insta::assert_snapshot!("tankd_not_running", said(&host, &ended));
     host.start_daemon();
-    // As nobody, who may connect and is told why nothing more.
+    // As nobody, whom the kernel does not let connect: the command says what to do.
     use std::os::unix::fs::PermissionsExt;
     for dir in [host.dir.clone(), host.dir.join("run")] {
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("chmod");

@@ -54,6 +54,19 @@ fn another_client_introspects_lists_and_switches() {
          print([(pod['name'], pod['state']) for pod in tank.List()['pods']])\n",
     );
     assert_eq!(switched.ok(), "pull commit True 1\n[('web', 'running')]\n");
+
+    // What has to do with generations: a client keeps types and methods in one table.
+    let generations = script(
+        &host,
+        "tank = client.open('io.tank.Executor')\n\
+         print([each['number'] for each in tank.Generations()['generations']])\n\
+         shown = tank.GetGeneration(number=1)\n\
+         print(shown['generation']['source'], json.loads(shown['config']) == json.load(open('pods.json')))\n\
+         print(tank.GetGeneration()['generation']['current'])\n\
+         print(tank.GenerationDiff(**{'from': 1, 'to': 1})['changes'])\n\
+         print(tank.Why(field='web.app.image')['since']['number'])\n",
+    );
+    assert_eq!(generations.ok(), "[1]\npython True\nTrue\n[]\n1\n");
     assert_eq!(host.pod("web")["state"], "running");
     host.finish();
 }
@@ -79,6 +92,8 @@ print(call('io.tank.Executor.Nope', dict()))
 print(call('io.nope.Other', dict()))
 print(call('io.tank.Executor.Get', dict()))
 print(call('io.tank.Executor.Get', dict(pod='x')))
+# By the name it had in the version before.
+print(call('io.tank.Executor.Generation', dict()))
 print(call('io.tank.Executor.Switch', dict(config='{{"pods": {{}}}}', source='x')))
 print(call('io.tank.Executor.Switch', dict(config='{{"pods":{{"a/b":{{}}}}}}', source='x')))
 "#,
@@ -89,6 +104,7 @@ print(call('io.tank.Executor.Switch', dict(config='{{"pods":{{"a/b":{{}}}}}}', s
         refused.ok(),
         "org.varlink.service.MethodNotFound\norg.varlink.service.InterfaceNotFound\n\
          org.varlink.service.InvalidParameter\nio.tank.Executor.NoSuchPod\n\
+         io.tank.Executor.NoSuchGeneration\n\
          io.tank.Executor.Invalid\nio.tank.Executor.Invalid\n"
     );
     host.finish();

@@ -47,7 +47,7 @@ impl Client {
         struct Sent(Method);
         let call = Call::new(Sent(method)).set_more(more);
         match wire::send(&self.writer, &call, fds).await {
-            // A daemon that refuses to listen has said why: the reply is there to be read.
+            // A daemon that reads no further has sent its reason, which is received next.
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
             other => other.map_err(|error| self.lost(&zlink::Error::Io(error))),
         }

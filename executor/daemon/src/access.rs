@@ -1,7 +1,7 @@
 //! Who may call, and how many at once. Both are settled before a byte of a client is read.
 //!
 //! * The socket's mode lets in root and, where there is one, the group `tank`: the kernel refuses everybody else.
-//! * [`Door::authorize`] asks for the caller's own groups, since a connected socket can be handed on.
+//! * [`Authorizer::authorize`] asks for the caller's own groups, since a connected socket can be handed on.
 //! * [`Places`] holds places for root that nobody else can take, bounds what one user takes of the rest, and closes the
 //!   connection that has waited longest without a call where there are too many. A call in flight is never closed.
 
@@ -31,7 +31,7 @@ const ROOT: usize = 256;
 const MEMBERS: usize = 256;
 const MEMBER: usize = 64;
 
-/// The longest to wait for the name service to say which group `tank` is, and the most that ask it at once.
+/// The longest wait for the name service, and the most requests to it at once.
 const NAME_SERVICE_LIMIT: Duration = Duration::from_secs(5);
 const NAME_SERVICE_CALLS: usize = 4;
 
@@ -60,17 +60,17 @@ impl AsFd for Peer<'_> {
 impl UnixSocket for Peer<'_> {}
 
 /// Decides who comes in.
-pub struct Door {
+pub struct Authorizer {
     name_service: Arc<Semaphore>,
 }
 
-impl Default for Door {
+impl Default for Authorizer {
     fn default() -> Self {
         Self { name_service: Arc::new(Semaphore::new(NAME_SERVICE_CALLS)) }
     }
 }
 
-impl Door {
+impl Authorizer {
     /// The user who called, if it may: root, or with the group among its own when it connected.
     pub async fn authorize(&self, stream: &UnixStream) -> Option<u32> {
         let credentials = Peer(stream).fetch_peer_credentials().await.ok()?;
@@ -84,7 +84,7 @@ impl Door {
         groups.any(|group| group.as_raw() == tank).then_some(uid)
     }
 
-    /// The group's id. The name service may ask a network: it does so on a thread of its own.
+    /// The group's id. The name service may use a network: it does so on a thread that may block.
     async fn group(&self) -> Option<u32> {
         let permit = Arc::clone(&self.name_service).acquire_owned().await.ok()?;
         let asked = tokio::task::spawn_blocking(move || {
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_that_is_lost_says_so_and_one_with_a_call_is_not_lost() {
+    async fn a_lost_place_is_notified_and_one_with_a_call_is_not_lost() {
         let places = Arc::new(Places::default());
         let held: Vec<Place> = (0..MEMBER).map(|_| places.take(1000).expect("a place")).collect();
         assert!(held[0].works());

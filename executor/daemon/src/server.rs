@@ -4,7 +4,7 @@
 //! ([`wire::Calls`]).
 
 use crate::{
-    access::{Door, Place, Places},
+    access::{Authorizer, Place, Places},
     engine::{Engine, internal, store_error},
     logs::{self, Tail},
     views,
@@ -100,16 +100,16 @@ impl RawError {
 
 /// Serves what was bound until the process ends.
 pub async fn serve(engine: Arc<Engine>, listener: UnixListener) {
-    let hall = Arc::new(Hall {
+    let server = Arc::new(Server {
         engine,
-        door: Door::default(),
+        authorizer: Authorizer::default(),
         places: Arc::default(),
         long_of_root: Arc::new(Semaphore::new(LONG_CALLS_OF_ROOT)),
         long_of_members: Arc::new(Semaphore::new(LONG_CALLS_OF_MEMBERS)),
     });
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(Arc::clone(&hall).receive(stream))),
+            Ok((stream, _)) => drop(tokio::spawn(Arc::clone(&server).receive(stream))),
             Err(error) => {
                 tracing::warn!(%error, "accept");
                 sleep(Duration::from_millis(100)).await;
@@ -119,23 +119,23 @@ pub async fn serve(engine: Arc<Engine>, listener: UnixListener) {
 }
 
 /// What all connections share.
-struct Hall {
+struct Server {
     engine: Arc<Engine>,
-    door: Door,
+    authorizer: Authorizer,
     places: Arc<Places>,
     long_of_root: Arc<Semaphore>,
     long_of_members: Arc<Semaphore>,
 }
 
-impl Hall {
-    /// Serves one connection, or says why not, without reading from it or waiting for it.
+impl Server {
+    /// Serves one connection, or sends why not, without reading from it or waiting for it.
     async fn receive(self: Arc<Self>, stream: UnixStream) {
-        let Some(uid) = self.door.authorize(&stream).await else {
-            return turn_away(&stream, Refusal::Service("PermissionDenied", json!({})));
+        let Some(uid) = self.authorizer.authorize(&stream).await else {
+            return refuse(&stream, Refusal::Service("PermissionDenied", json!({})));
         };
         let Some(place) = self.places.take(uid) else {
             let message = format!("user {uid} has too many calls open: try again when some of them are over");
-            return turn_away(&stream, Error::Busy { message }.into());
+            return refuse(&stream, Error::Busy { message }.into());
         };
         let long_calls = if uid == 0 { &self.long_of_root } else { &self.long_of_members };
         let client = Client {
@@ -150,8 +150,8 @@ impl Hall {
     }
 }
 
-/// As much of it as fits: who is turned away is not waited for.
-fn turn_away(stream: &UnixStream, refusal: Refusal) {
+/// Sends as much of it as fits: a refused client is not waited for.
+fn refuse(stream: &UnixStream, refusal: Refusal) {
     let mut bytes = Vec::new();
     if RawError::new(refusal).is_some_and(|error| wire::encode(&error, &mut bytes).is_ok()) {
         let _ = stream.try_write(&bytes);

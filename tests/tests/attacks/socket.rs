@@ -54,7 +54,7 @@ fn connect_many(host: &Host, uid: u32, groups: &[u32], count: usize) -> io::Resu
             set_thread_res_gid(gid, gid, gid)?;
             set_thread_res_uid(uid, uid, uid)?;
         }
-        (0..count).map(|_| UnixStream::connect(&path)).collect()
+        (0..count).map(|_| UnixStream::connect(&path)).collect::<io::Result<Vec<_>>>()
     });
     let streams: Vec<UnixStream> = connecting.join().expect("no panic")?;
     for stream in &streams {
@@ -85,7 +85,7 @@ fn reply(stream: &mut UnixStream) -> Option<Value> {
     }
 }
 
-/// The version that the daemon says.
+/// Whether a call is answered.
 fn works(stream: &mut UnixStream) -> bool {
     stream.write_all(&call("Status", &json!({}), false)).is_ok()
         && reply(stream).is_some_and(|reply| reply["parameters"]["version"].is_string())
@@ -149,12 +149,13 @@ fn a_stranger_is_stopped_by_the_kernel() {
 fn a_stranger_past_the_mode_is_refused_before_a_byte_is_read() {
     let host = host_with_group();
     fs::set_permissions(host.socket(), fs::Permissions::from_mode(0o666)).expect("chmod");
-    let mut stranger = connect(&host, 1000, &[1001]).expect("the mode lets him in");
-    // He has sent nothing, and nothing is waited for.
-    let refused = reply(&mut stranger).expect("a word");
-    assert_eq!(refused, json!({ "error": "org.varlink.service.PermissionDenied" }));
-    assert_eq!(reply(&mut stranger), None);
-    // The command says it so that a person knows what to do.
+    // They have sent nothing, and nothing is waited for; however many there are, each gets the reason.
+    for mut stranger in connect_many(&host, 1000, &[1001], 100).expect("the mode lets them in") {
+        let refused = reply(&mut stranger).expect("a reply");
+        assert_eq!(refused, json!({ "error": "org.varlink.service.PermissionDenied" }));
+        assert_eq!(reply(&mut stranger), None);
+    }
+    // The command's message names what to do.
     let tank = host.dir.join("tank");
     fs::copy(tank_tests::bin("tank"), &tank).expect("copy");
     let mut command = Command::new("setpriv");
@@ -185,14 +186,14 @@ fn calls_of_a_hundred_megabytes_are_refused_before_they_are_kept() {
             (reply(&mut stream), sent.is_err())
         })
     });
-    let said = sending.map(|sending| sending.join().expect("no panic"));
+    let answers = sending.map(|sending| sending.join().expect("no panic"));
     let too_long = json!({
         "error": "io.tank.Executor.Invalid",
         "parameters": { "problems": ["a call may have 33554432 bytes at most"] }
     });
     let denied = json!({ "error": "org.varlink.service.PermissionDenied" });
-    for (said, expected) in said.iter().zip([&too_long, &too_long, &too_long, &denied, &denied, &too_long]) {
-        assert_eq!(said, &(Some(expected.clone()), true));
+    for (answer, expected) in answers.iter().zip([&too_long, &too_long, &too_long, &denied, &denied, &too_long]) {
+        assert_eq!(answer, &(Some(expected.clone()), true));
     }
     let more = (peak_memory(&host) - before) >> 20;
     assert!(more < 200, "{more} MiB more");
@@ -237,15 +238,15 @@ fn idle_connections_of_a_member_lock_nobody_out() {
     }
     // The call in flight went on all the time.
     host.switch("{}");
-    let heard = std::iter::from_fn(|| reply(&mut follower));
-    let mut messages = heard.map(|reply| reply["parameters"]["event"]["message"].as_str().unwrap_or("").to_owned());
+    let replies = std::iter::from_fn(|| reply(&mut follower));
+    let mut messages = replies.map(|reply| reply["parameters"]["event"]["message"].as_str().unwrap_or("").to_owned());
     assert!(messages.any(|message| message.starts_with("generation 1: switch pods.ncl")));
     drop((crowd, crowds, own));
     host.finish();
 }
 
 #[test]
-fn a_user_with_all_places_at_work_is_told_so_and_others_come_in() {
+fn a_user_with_a_call_in_every_place_is_refused_and_others_are_served() {
     let host = host_with_group();
     let mut at_work = connect_many(&host, 1000, &[TANK], 64).expect("connects");
     for stream in &mut at_work {
@@ -282,7 +283,7 @@ fn descriptors_are_taken_for_exec_alone_and_not_kept() {
         send_with(&stream, &call("List", &json!({}), false), &end, count);
         drop(end);
         is_closed(out);
-        let refused = reply(&mut stream).expect("a word");
+        let refused = reply(&mut stream).expect("a reply");
         assert_eq!(refused["parameters"]["problems"], json!(["a call may come with 3 descriptors at most"]));
         assert_eq!(reply(&mut stream), None);
     }
@@ -389,7 +390,7 @@ fn nothing_is_read_for_an_asker_who_left() {
     stream.write_all(&call("Logs", &json!({ "pod": "web" }), true)).expect("sends");
     assert!(reply(&mut stream).expect("a line")["parameters"]["line"].as_str().expect("a text").starts_with("line 0"));
     drop(stream);
-    // Until the daemon has seen it: the connection is gone from its descriptors.
+    // Until neither its descriptors nor what it has read changes any more.
     let sockets = || {
         let all = fs::read_dir(format!("/proc/{}/fd", host.daemon_pid())).expect("descriptors").flatten();
         all.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))).count()
@@ -410,7 +411,7 @@ fn nothing_is_read_for_an_asker_who_left() {
 fn a_failing_switch_quotes_a_little_of_a_long_log() {
     let host = Host::new();
     let config = format!(
-        "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN}, readiness.command = [\"/bin/false\"] }} }}"
+        "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN}, readiness.exec = [\"/bin/false\"] }} }}"
     );
     host.write("pods.ncl", &config);
     let count = write_logs(&host, "web");
