@@ -497,7 +497,7 @@ fn network_is(field: Field, network: Cidr, operator: u32) -> Vec<Expressions> {
     let mask: Vec<u8> = (0..bytes.len()).map(|i| (0..8).fold(0, |byte, j| byte << 1 | bit(i * 8 + j))).collect();
     let base: Vec<u8> = bytes.iter().zip(&mask).map(|(byte, mask)| byte & mask).collect();
     let whole = usize::from(network.prefix / 8);
-    if network.prefix > 0 && network.prefix % 8 == 0 {
+    if network.prefix > 0 && network.prefix.is_multiple_of(8) {
         // As `nft` has it: only as many bytes as the network has.
         let offset = if network.address.is_ipv4() { field.v4 } else { field.v6 };
         return vec![payload(NETWORK, offset, whole as u32), cmp(operator, &base[..whole])];
