@@ -47,10 +47,10 @@ fn of_changes_at_once_one_wins_and_the_others_are_told() {
 #[test]
 fn a_switch_during_a_rollback_and_a_rollback_during_a_switch() {
     let host = Host::new();
-    // A stop takes its second: the rollback is still at it when the switch comes.
+    // A stop takes its seconds: the rollback is still at it when the switch comes.
     let stubborn = |step: u32| {
         format!(
-            "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", env.STEP = \"{step}\", stop.timeout = \"1s\",
+            "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", env.STEP = \"{step}\", stop.timeout = \"5s\",
                 command = [\"/bin/sh\", \"-c\", \"trap '' TERM USR1; while true; do sleep 0.1; done\"] }} }}"
         )
     };

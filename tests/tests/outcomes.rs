@@ -166,7 +166,7 @@ fn a_rollback_is_done_when_all_that_it_declares_runs() {
 fn a_rollback_says_what_does_not_run_yet_and_goes_on() {
     let mut host = Host::without_daemon();
     let settings = fs::read_to_string(host.dir.join("tank.toml")).expect("settings");
-    host.write("tank.toml", &format!("{settings}wait = \"2s\"\n"));
+    host.write("tank.toml", &format!("{settings}wait = \"8s\"\n"));
     host.start_daemon();
     let go = marks(&host).join("go");
     fs::write(&go, "").expect("a mark");
@@ -183,6 +183,8 @@ fn a_rollback_says_what_does_not_run_yet_and_goes_on() {
     fs::write(&go, "").expect("a mark");
     eventually("it is good", || outcomes(&host) == ["good", "good", "good"]);
     assert!(runs(&host, "app"));
+    host.write("nothing.ncl", "{}");
+    host.tank(&["switch", "--timeout", "1m", "nothing.ncl"]).ok();
     host.finish();
 }
 
