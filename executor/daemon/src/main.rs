@@ -110,7 +110,9 @@ async fn run(flags: &Flags) -> Result<(), String> {
     private_dir(&settings.attach_dir(), 0o700)?;
     start::make_skeleton(&settings.skeleton_dir())
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
-    let store = store::rocks::RocksStore::open(&settings.state_dir.join("store")).map_err(|e| said(&e))?;
+    let recovery = store::recover::Recovery { accept_loss: flags.accept_loss, repair: flags.repair_store };
+    let store = store::rocks::RocksStore::open(&settings.state_dir.join("store"), recovery);
+    let (store, recovered) = store.map_err(|e| said(&e))?;
     let images = images::Images::open(&settings.state_dir.join("images"), &settings.config.insecure_registries)
         .map_err(|e| format!("open the image store: {e}"))?;
     let (notices, mut received) = mpsc::channel(NOTICES);
@@ -118,6 +120,10 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let listener = ownership::bind(&settings.socket)?;
     let host = Host::new(settings, Box::new(store), images, cgroups, notices).map_err(|e| said(&e))?;
     let host = Arc::new(host);
+    for note in recovered {
+        tracing::warn!("{note}");
+        host.events.add("recovered", None, note);
+    }
     let stopped = Arc::clone(&host);
     forkserver::reap(move |pid| {
         let host = Arc::clone(&stopped);

@@ -32,6 +32,13 @@ pub struct Flags {
     /// Put nothing right by itself: `tank diff` shows what differs, a switch carries it out. For looking into a host.
     #[arg(long)]
     pub no_repair: bool,
+    /// Go on although the store has lost its newest generation: from the newest one it has. What there was is kept beside
+    /// it.
+    #[arg(long)]
+    pub accept_loss: bool,
+    /// Repair a store that can't be opened, from the files that can be read. What there was is kept beside it.
+    #[arg(long)]
+    pub repair_store: bool,
     /// The shim's program; the one beside this one unless given.
     #[arg(long, env = "TANK_SHIM")]
     pub shim: Option<PathBuf>,

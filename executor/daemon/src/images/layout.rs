@@ -1,6 +1,6 @@
 //! OCI image layouts: a folder with `oci-layout`, `index.json` and `blobs/` (OCI image specification, "image layout").
 
-use super::{Attempt, ImageError, MAX_DOCUMENT, Origin, digest_of};
+use super::{Attempt, ImageError, MAX_DOCUMENT, Origin, budget::Budget, digest_of};
 use oci_spec::image::{Descriptor, ImageIndex};
 use std::{
     fs,
@@ -11,6 +11,9 @@ use tank_model::Digest;
 
 /// The annotation that holds a manifest's tag.
 const TAG: &str = "org.opencontainers.image.ref.name";
+
+/// The bytes that are copied between two looks at the free space.
+const PIECE: u64 = 4 << 20;
 
 pub struct Layout {
     dir: PathBuf,
@@ -27,10 +30,22 @@ impl Layout {
     }
 }
 
+/// Opens a file, and only a file: opening a FIFO would wait for whoever writes to it.
+fn open(path: &Path) -> Result<fs::File, ImageError> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = fs::File::options().read(true).custom_flags(nonblocking).open(path);
+    let file = file.attempt(|| format!("open {}", path.display()))?;
+    if file.metadata().is_ok_and(|found| found.is_file()) {
+        return Ok(file);
+    }
+    Err(ImageError::new(format!("{} is no file", path.display())))
+}
+
 /// Reads a file of at most [`MAX_DOCUMENT`] bytes.
 fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
-    let file = fs::File::open(path).attempt(|| format!("open {}", path.display()))?;
+    let file = open(path)?;
     file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).attempt(|| format!("read {}", path.display()))?;
     if bytes.len() as u64 > MAX_DOCUMENT {
         return Err(ImageError::new(format!("{} has more than {MAX_DOCUMENT} bytes", path.display())));
@@ -65,12 +80,25 @@ impl Origin for Layout {
         read(&self.blob_path(digest))
     }
 
-    async fn blob(&self, descriptor: &Descriptor, out: &mut tokio::fs::File) -> Result<(), ImageError> {
+    async fn blob(
+        &self,
+        descriptor: &Descriptor,
+        out: &mut tokio::fs::File,
+        budget: &Budget,
+    ) -> Result<(), ImageError> {
         let path = self.blob_path(digest_of(descriptor)?);
         let what = || format!("read {}", path.display());
-        let file = tokio::fs::File::open(&path).await.attempt(what)?;
-        let mut limited = tokio::io::AsyncReadExt::take(file, descriptor.size());
-        tokio::io::copy(&mut limited, out).await.attempt(what)?;
+        let mut left = descriptor.size();
+        let mut file = tokio::fs::File::from_std(open(&path)?);
+        while left > 0 {
+            budget.space().map_err(|error| ImageError::new(error.to_string()))?;
+            let mut piece = tokio::io::AsyncReadExt::take(&mut file, left.min(PIECE));
+            let copied = tokio::io::copy(&mut piece, out).await.attempt(what)?;
+            if copied == 0 {
+                break;
+            }
+            left -= copied;
+        }
         Ok(())
     }
 }

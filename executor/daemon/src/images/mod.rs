@@ -1,17 +1,30 @@
 //! Images: from a reference to layers on disk.
 //!
 //! Under `STATE/images`: `blobs/sha256/HEX` holds manifests, indexes and configurations as they came, `layers/HEX`
-//! each unpacked layer under the digest of its uncompressed bytes. Everything is verified before it is named: a blob
+//! each unpacked layer under the digest of its uncompressed bytes, or, where it has something of the layers below it,
+//! under the digest of them all (its chain id: OCI image specification, "layer ChainID"). Everything is verified before it is named: a blob
 //! against its digest before a byte of it is parsed, a layer against the image configuration while it is unpacked.
-//! What is half done has a temporary name and is swept at the start.
+//! What is half done has a temporary name, and goes when it fails, when whoever asked for it has left, or at the start.
 //!
-//! * [`registry`]: the distribution protocol, through `oci-client`.
+//! An image is hostile, from the first byte of an answer to the last entry of a layer: everything is counted while it is
+//! read.
+//!
+//! * [`registry`]: the distribution protocol, over [`http`].
 //! * [`layout`]: OCI image layouts on disk.
-//! * [`unpack`]: layers, with every limit.
+//! * [`unpack`]: layers, by [`archive`] and [`links`].
+//! * [`budget`]: what one image may take of this host.
 
-pub mod layout;
-pub mod registry;
-pub mod unpack;
+mod archive;
+mod budget;
+mod http;
+mod layout;
+mod links;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use budget::Budget;
 
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
 use std::{
@@ -78,7 +91,8 @@ pub trait Origin {
     /// A document by its digest, not yet verified.
     async fn document(&self, digest: Digest) -> Result<Vec<u8>, ImageError>;
     /// Writes a blob of at most `size` bytes to `out`, not yet verified.
-    async fn blob(&self, descriptor: &Descriptor, out: &mut tokio::fs::File) -> Result<(), ImageError>;
+    async fn blob(&self, descriptor: &Descriptor, out: &mut tokio::fs::File, budget: &Budget)
+    -> Result<(), ImageError>;
 }
 
 /// The image store of a host.
@@ -117,7 +131,7 @@ impl Images {
     }
 
     /// Resolves a reference to the digest of what it names now, and fetches all of it. What is here is not fetched
-    /// again.
+    /// again. The future may be dropped at any time: what it does ends, and what is half done goes.
     ///
     /// # Errors
     /// What went wrong and what to do about it; nothing half done is ever seen by [`Images::find`].
@@ -162,6 +176,8 @@ impl Images {
     }
 
     async fn fetch(&self, origin: &impl Origin) -> Result<Digest, ImageError> {
+        let budget = Budget::new(&self.dir);
+        let _asked = budget.cancel_on_drop();
         let (bytes, digest) = origin.root().await?;
         verify(&bytes, digest)?;
         let manifest_digest = match parse_document(&bytes)? {
@@ -182,17 +198,21 @@ impl Images {
         let config_bytes = match fs::read(self.blob_path(config_digest)) {
             Ok(bytes) => bytes,
             Err(_) => {
-                let temporary = self.temporary(config_digest);
-                self.download(origin, manifest.config(), config_digest, &temporary, MAX_DOCUMENT).await?;
-                let bytes = fs::read(&temporary).attempt(|| "read the image's configuration".to_owned())?;
-                let _ = fs::remove_file(&temporary);
-                bytes
+                let temporary = Temporary(self.temporary(config_digest));
+                let limit = MAX_DOCUMENT;
+                self.download(origin, manifest.config(), config_digest, &temporary.0, limit, &budget).await?;
+                fs::read(&temporary.0).attempt(|| "read the image's configuration".to_owned())?
             }
         };
         let config = parse_config(&config_bytes)?;
         let diff_ids = diff_ids(&config, &manifest)?;
-        for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids) {
-            self.fetch_layer(origin, descriptor, diff_id).await?;
+        let mut below = Vec::new();
+        for (descriptor, id) in manifest.layers().iter().zip(chain(&diff_ids)) {
+            let dir = match self.layer_dir(id) {
+                Some(dir) => dir,
+                None => self.fetch_layer(origin, descriptor, id, below.clone(), &budget).await?,
+            };
+            below.insert(0, dir);
         }
         // The documents last: an image is here when its root is, and not before.
         self.keep(config_digest, &config_bytes)?;
@@ -201,42 +221,47 @@ impl Images {
         Ok(digest)
     }
 
+    /// Where a layer is, if it is here.
+    fn layer_dir(&self, id: LayerId) -> Option<PathBuf> {
+        let dirs = [id.diff, id.chain].map(|digest| self.dir.join("layers").join(digest.hex()));
+        dirs.into_iter().find(|dir| dir.is_dir())
+    }
+
+    /// Fetches a layer that lies on those in the directories `below`, of which the nearest comes first; returns its own.
     async fn fetch_layer(
         &self,
         origin: &impl Origin,
         descriptor: &Descriptor,
-        diff_id: Digest,
-    ) -> Result<(), ImageError> {
-        let target = self.dir.join("layers").join(diff_id.hex());
-        if target.is_dir() {
-            return Ok(());
-        }
+        id: LayerId,
+        below: Vec<PathBuf>,
+        budget: &Budget,
+    ) -> Result<PathBuf, ImageError> {
         let digest = digest_of(descriptor)?;
-        let blob = self.temporary(digest);
-        self.download(origin, descriptor, digest, &blob, MAX_LAYER).await?;
-        let tree = self.temporary(diff_id);
+        let blob = Temporary(self.temporary(digest));
+        self.download(origin, descriptor, digest, &blob.0, MAX_LAYER, budget).await?;
+        let tree = Temporary(self.temporary(id.diff));
         let media_type = descriptor.media_type().to_string();
-        let (blob_path, tree_path) = (blob.clone(), tree.clone());
+        let (layers, budget) = (self.dir.join("layers"), budget.clone());
+        // What is half done is removed there too: that of a large layer takes its time.
         let unpacked = tokio::task::spawn_blocking(move || {
-            unpack::unpack(&blob_path, &media_type, &tree_path, diff_id)?;
-            // A layer that has its name is whole, also after a power cut: many small files are synced best all at once.
-            let sync = || rustix::fs::syncfs(fs::File::open(&tree_path)?).map_err(std::io::Error::from);
-            sync().attempt(|| "write a layer to the disk".to_owned())
+            let layer = unpack::Layer {
+                blob: &blob.0,
+                media_type: &media_type,
+                diff_id: id.diff,
+                below: &below,
+                budget: &budget,
+            };
+            let crosses = unpack::unpack(&layer, &tree.0)?;
+            let target = layers.join(if crosses { id.chain } else { id.diff }.hex());
+            name_layer(&tree.0, &target)?;
+            drop((blob, tree));
+            Ok(target)
         });
-        let unpacked = unpacked.await.attempt(|| "unpack a layer".to_owned())?;
-        let _ = fs::remove_file(&blob);
-        if let Err(error) = unpacked {
-            let _ = fs::remove_dir_all(&tree);
-            return Err(ImageError::new(format!("layer {digest}: {}", error.why)));
-        }
-        match fs::rename(&tree, &target) {
-            // Another pull was faster with the same layer: its bytes are the same.
-            Err(_) if target.is_dir() => fs::remove_dir_all(&tree).attempt(|| "tidy up a layer".to_owned()),
-            other => other.and_then(|()| sync_dir(&target)).attempt(|| "name a layer".to_owned()),
-        }
+        let unpacked: Result<PathBuf, ImageError> = unpacked.await.attempt(|| "unpack a layer".to_owned())?;
+        unpacked.map_err(|error| ImageError::new(format!("layer {digest}: {}", error.why)))
     }
 
-    /// Fetches a blob into a file and verifies it. The file is gone if that fails.
+    /// Fetches a blob into a file and verifies it.
     async fn download(
         &self,
         origin: &impl Origin,
@@ -244,6 +269,7 @@ impl Images {
         digest: Digest,
         path: &Path,
         limit: u64,
+        budget: &Budget,
     ) -> Result<(), ImageError> {
         if descriptor.size() > limit {
             return Err(ImageError::new(format!(
@@ -253,25 +279,13 @@ impl Images {
         }
         let what = || format!("keep blob {digest}");
         let mut file = tokio::fs::File::create(path).await.attempt(what)?;
-        let fetched = origin.blob(descriptor, &mut file).await;
-        let fetched = match fetched {
-            Ok(()) => tokio::io::AsyncWriteExt::flush(&mut file).await.attempt(what),
-            failed => failed,
-        };
+        origin.blob(descriptor, &mut file, budget).await?;
+        tokio::io::AsyncWriteExt::flush(&mut file).await.attempt(what)?;
         drop(file);
-        let checked = match fetched {
-            Ok(()) => {
-                let path = path.to_owned();
-                let hashed = tokio::task::spawn_blocking(move || unpack::hash_file(&path)).await.attempt(what)?;
-                let actual = hashed.attempt(what)?;
-                if actual == digest { Ok(()) } else { Err(mismatch(digest, actual)) }
-            }
-            failed => failed,
-        };
-        if checked.is_err() {
-            let _ = fs::remove_file(path);
-        }
-        checked
+        let (path, budget) = (path.to_owned(), budget.clone());
+        let hashed = tokio::task::spawn_blocking(move || unpack::hash_file(&path, &budget)).await.attempt(what)?;
+        let actual = hashed.attempt(what)?;
+        if actual == digest { Ok(()) } else { Err(mismatch(digest, actual)) }
     }
 
     fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), ImageError> {
@@ -305,17 +319,58 @@ impl Images {
         };
         let config = parse_config(&read(digest_of(manifest.config())?)?)?;
         let mut layers = Vec::new();
-        for diff_id in diff_ids(&config, &manifest)? {
-            let layer = self.dir.join("layers").join(diff_id.hex());
-            if !layer.is_dir() {
-                return Err(ImageError::new(format!("layer {diff_id} is not on this host")));
-            }
+        for id in chain(&diff_ids(&config, &manifest)?) {
+            let missing = || ImageError::new(format!("layer {} is not on this host", id.diff));
+            let layer = self.layer_dir(id).ok_or_else(missing)?;
             // A layer may stand twice in an image; overlay refuses the same directory twice, and once is the same.
             if !layers.contains(&layer) {
                 layers.push(layer);
             }
         }
         Ok(Image { config, layers })
+    }
+}
+
+/// The names a layer may have.
+#[derive(Clone, Copy, Debug)]
+struct LayerId {
+    /// The digest of its uncompressed bytes.
+    diff: Digest,
+    /// The digest of it and all below it.
+    chain: Digest,
+}
+
+/// The names of an image's layers, the lowest first (OCI image specification, "layer ChainID").
+fn chain(diff_ids: &[Digest]) -> Vec<LayerId> {
+    let next = |below: &mut Option<Digest>, diff: &Digest| {
+        let chain = below.map_or(*diff, |below| Digest::of(format!("{below} {diff}").as_bytes()));
+        *below = Some(chain);
+        Some(LayerId { diff: *diff, chain })
+    };
+    diff_ids.iter().scan(None, next).collect()
+}
+
+/// A file or a directory with a temporary name: it goes with this.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What it can't remove now is swept at the next start.
+        if fs::remove_file(&self.0).is_err() {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Gives an unpacked layer its name.
+fn name_layer(tree: &Path, target: &Path) -> Result<(), ImageError> {
+    // A layer that has its name is whole, also after a power cut: many small files are synced best all at once.
+    let sync = || rustix::fs::syncfs(fs::File::open(tree)?).map_err(std::io::Error::from);
+    sync().attempt(|| "write a layer to the disk".to_owned())?;
+    match fs::rename(tree, target) {
+        // Another pull was faster with the same layer: its bytes are the same.
+        Err(_) if target.is_dir() => Ok(()),
+        other => other.and_then(|()| sync_dir(target)).attempt(|| "name a layer".to_owned()),
     }
 }
 
@@ -342,9 +397,14 @@ fn mismatch(expected: Digest, actual: Digest) -> ImageError {
 
 /// An index has `manifests`, a manifest has `layers`: the media type is optional in both.
 fn parse_document(bytes: &[u8]) -> Result<Document, ImageError> {
+    /// Only whether it is there: what a document says may take many times its bytes in memory.
+    #[derive(serde::Deserialize)]
+    struct Kind {
+        manifests: Option<serde::de::IgnoredAny>,
+    }
     let what = || "read the image's manifest".to_owned();
-    let value: serde_json::Value = serde_json::from_slice(bytes).attempt(what)?;
-    if value.get("manifests").is_some() {
+    let kind: Kind = serde_json::from_slice(bytes).attempt(what)?;
+    if kind.manifests.is_some() {
         serde_json::from_slice(bytes).map(Document::Index).attempt(what)
     } else {
         serde_json::from_slice(bytes).map(Document::Manifest).attempt(what)

@@ -1,179 +1,176 @@
-//! Registries, through `oci-client`. Loopback registries are spoken to without TLS, as everywhere; others only where
-//! `insecure_registries` says so.
+//! Registries: the OCI distribution specification's pull, over [`Http`]. Loopback registries are spoken to without TLS,
+//! as everywhere; others only where `insecure_registries` says so.
 
-use super::{ImageError, MAX_DOCUMENT, Origin};
-use futures_util::StreamExt;
-use oci_client::{
-    Client, Reference as Name,
-    client::{ClientConfig, ClientProtocol},
-    errors::{OciDistributionError, OciErrorCode},
-    manifest::{
-        IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE,
-        OciDescriptor,
-    },
-    secrets::RegistryAuth,
+use super::{
+    ImageError, MAX_DOCUMENT, Origin,
+    budget::Budget,
+    http::{Http, HttpError, SILENCE, failed},
 };
 use oci_spec::image::Descriptor;
-use std::{net::IpAddr, sync::Once, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 use tank_model::{
     Digest,
     reference::{Reference, Source},
 };
 use tokio::io::AsyncWriteExt;
 
-/// The longest silence of a registry.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The longest time one document may take.
-const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(120);
-
 /// The longest time one blob may take.
-const BLOB_TIMEOUT: Duration = Duration::from_secs(3600);
+const BLOB_TIME: Duration = Duration::from_secs(3600);
 
-const ACCEPTED: [&str; 4] =
-    [OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE];
+/// The fewest bytes of a blob in [`SILENCE`]: a registry that sends less holds a connection and a file, and no more.
+const LEAST_PROGRESS: u64 = 16 << 10;
+
+const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+                        application/vnd.docker.distribution.manifest.list.v2+json, \
+                        application/vnd.docker.distribution.manifest.v2+json";
 
 pub struct Registry {
-    client: Client,
-    name: Name,
-    repository: (String, String),
+    http: Http,
+    registry: String,
+    repository: String,
+    /// The tag, or the digest, that is asked for first.
+    wanted: String,
+    digest: Option<Digest>,
 }
 
 impl Registry {
     pub fn new(reference: &Reference, insecure: &[String]) -> Result<Self, ImageError> {
-        static CRYPTO: Once = Once::new();
-        // The provider is a choice of the program and not of a library (rustls, "Cryptography providers").
-        CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let Source::Registry { registry, repository, tag, digest } = reference.source() else {
             return Err(ImageError::new("not an image of a registry"));
         };
         let host = registry.rsplit_once(':').map_or(registry.as_str(), |(host, _)| host);
         let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
         let plain = loopback || insecure.contains(registry);
-        let config = ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
-            read_timeout: Some(READ_TIMEOUT),
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            user_agent: concat!("tank/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
+        let wanted = match digest {
+            Some(digest) => digest.to_string(),
+            None => tag.clone().unwrap_or_else(|| "latest".to_owned()),
         };
-        let client =
-            Client::try_from(config).map_err(|e| ImageError::new(format!("can't speak to {registry}: {e}")))?;
-        let name = match (digest, tag) {
-            (Some(digest), _) => Name::with_digest(registry.clone(), repository.clone(), digest.to_string()),
-            (None, tag) => {
-                Name::with_tag(registry.clone(), repository.clone(), tag.clone().unwrap_or_else(|| "latest".to_owned()))
-            }
-        };
-        Ok(Self { client, name, repository: (registry.clone(), repository.clone()) })
+        Ok(Self {
+            http: Http::new(registry, repository, plain)?,
+            registry: registry.clone(),
+            repository: repository.clone(),
+            wanted,
+            digest: *digest,
+        })
     }
 
-    async fn manifest(&self, name: &Name) -> Result<Vec<u8>, ImageError> {
-        let pull = self.client.pull_manifest_raw(name, &RegistryAuth::Anonymous, &ACCEPTED);
-        let pulled = tokio::time::timeout(DOCUMENT_TIMEOUT, pull).await;
-        let (bytes, _) = pulled.map_err(|_| self.silent())?.map_err(|error| self.explain(&error))?;
-        if bytes.len() as u64 > MAX_DOCUMENT {
-            return Err(ImageError::new(format!(
-                "its manifest has {} bytes, the limit is {MAX_DOCUMENT}",
-                bytes.len()
-            )));
-        }
-        Ok(bytes.to_vec())
+    async fn manifest(&self, wanted: &str) -> Result<Vec<u8>, ImageError> {
+        let document = self.http.document(&format!("manifests/{wanted}"), ACCEPTED, MAX_DOCUMENT).await;
+        document.map_err(|error| self.explain(error))
     }
 
-    fn silent(&self) -> ImageError {
-        ImageError::helped(format!("{} does not answer in time", self.repository.0), "try again later")
-    }
-
-    fn explain(&self, error: &OciDistributionError) -> ImageError {
-        let (registry, repository) = &self.repository;
+    fn explain(&self, error: HttpError) -> ImageError {
+        let Self { registry, repository, .. } = self;
         match error {
-            OciDistributionError::ImageManifestNotFoundError(_) => self.missing(),
-            OciDistributionError::RegistryError { envelope, .. } => {
-                let missing = |code: &OciErrorCode| {
-                    matches!(code, OciErrorCode::ManifestUnknown | OciErrorCode::NameUnknown | OciErrorCode::NotFound)
-                };
-                if envelope.errors.iter().any(|error| missing(&error.code)) {
-                    return self.missing();
-                }
-                ImageError::new(format!("{registry} answers: {envelope}"))
+            HttpError::Missing => {
+                let kind = if self.digest.is_some() { "digest" } else { "tag" };
+                let help = "look at the name and the tag: is it spelt right, and has it been pushed?";
+                ImageError::helped(format!("{registry} has no {kind} `{}` of `{repository}`", self.wanted), help)
             }
-            OciDistributionError::ServerError { code: 404, .. } => self.missing(),
-            OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
+            HttpError::Denied => {
                 ImageError::new(format!("{registry} does not let anonymous users pull `{repository}`"))
             }
-            OciDistributionError::RequestError(error) if error.is_connect() || error.is_timeout() => {
-                let mut cause: &dyn std::error::Error = error;
-                while let Some(source) = cause.source() {
-                    cause = source;
-                }
+            HttpError::Unreachable(why) => {
                 let help = format!("is a registry running at `{registry}`, and can this host reach it?");
-                ImageError::helped(format!("can't reach {registry}: {cause}"), help)
+                ImageError::helped(format!("can't reach {registry}: {why}"), help)
             }
-            OciDistributionError::DigestError(error) => {
-                let help = "it was changed on the way or in the registry; nothing of it was used";
-                ImageError::helped(format!("what {registry} sent is not what was asked for: {error}"), help)
-            }
-            other => ImageError::new(format!("{registry}: {other}")),
+            HttpError::Other(why) => ImageError::new(format!("{registry}: {why}")),
         }
-    }
-
-    fn missing(&self) -> ImageError {
-        let (registry, repository) = &self.repository;
-        let named = match (self.name.digest(), self.name.tag()) {
-            (Some(digest), _) => format!("digest `{digest}`"),
-            (None, tag) => format!("tag `{}`", tag.unwrap_or("latest")),
-        };
-        let help = "look at the name and the tag: is it spelt right, and has it been pushed?";
-        ImageError::helped(format!("{registry} has no {named} of `{repository}`"), help)
     }
 }
 
 impl Origin for Registry {
     async fn root(&self) -> Result<(Vec<u8>, Digest), ImageError> {
-        let bytes = self.manifest(&self.name).await?;
-        let digest = match self.name.digest() {
-            // What was asked for by digest has to be that; the caller verifies.
-            Some(digest) => digest.parse().map_err(|e| ImageError::new(format!("{e}")))?,
-            None => Digest::of(&bytes),
-        };
+        let bytes = self.manifest(&self.wanted).await?;
+        // What was asked for by digest has to be that; the caller verifies.
+        let digest = self.digest.unwrap_or_else(|| Digest::of(&bytes));
         Ok((bytes, digest))
     }
 
     async fn document(&self, digest: Digest) -> Result<Vec<u8>, ImageError> {
-        let (registry, repository) = self.repository.clone();
-        self.manifest(&Name::with_digest(registry, repository, digest.to_string())).await
+        self.manifest(&digest.to_string()).await
     }
 
-    async fn blob(&self, descriptor: &Descriptor, out: &mut tokio::fs::File) -> Result<(), ImageError> {
-        let wanted = OciDescriptor {
-            media_type: descriptor.media_type().to_string(),
-            digest: descriptor.digest().to_string(),
-            size: descriptor.size() as i64,
-            ..OciDescriptor::default()
-        };
+    async fn blob(
+        &self,
+        descriptor: &Descriptor,
+        out: &mut tokio::fs::File,
+        budget: &Budget,
+    ) -> Result<(), ImageError> {
+        let (digest, size) = (descriptor.digest(), descriptor.size());
         let copy = async {
-            let mut stream =
-                self.client.pull_blob_stream(&self.name, &wanted).await.map_err(|error| self.explain(&error))?;
-            let mut left = descriptor.size();
-            while let Some(chunk) = stream.next().await {
-                let chunk = chunk.map_err(|error| self.broken(descriptor, &error))?;
+            let response = self.http.get(&format!("blobs/{digest}"), "*/*").await;
+            let mut response = response.map_err(|error| self.explain(error))?;
+            let mut left = size;
+            let mut pace = Pace::new(Instant::now());
+            while let Some(chunk) = response.chunk().await.map_err(|error| self.explain(failed(&error)))? {
                 left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
-                    let (digest, size) = (descriptor.digest(), descriptor.size());
                     ImageError::new(format!("blob {digest} is longer than the {size} bytes its manifest says"))
                 })?;
+                if !pace.keeps(Instant::now(), chunk.len() as u64) {
+                    let (least, seconds) = (LEAST_PROGRESS >> 10, SILENCE.as_secs());
+                    let help = "try again later, or from another registry";
+                    let why = format!("{} sends less than {least} KiB of blob {digest} in {seconds} s", self.registry);
+                    return Err(ImageError::helped(why, help));
+                }
+                budget.space().map_err(|error| ImageError::new(error.to_string()))?;
                 out.write_all(&chunk).await.map_err(|e| ImageError::new(format!("can't write a blob: {e}")))?;
+            }
+            if left > 0 {
+                let got = size - left;
+                return Err(ImageError::new(format!("blob {digest} ends after {got} of {size} bytes")));
             }
             Ok(())
         };
-        tokio::time::timeout(BLOB_TIMEOUT, copy).await.unwrap_or_else(|_| Err(self.silent()))
+        let late = || {
+            let why = format!("{} does not send blob {digest} within {} s", self.registry, BLOB_TIME.as_secs());
+            ImageError::helped(why, "try again later")
+        };
+        tokio::time::timeout(BLOB_TIME, copy).await.unwrap_or_else(|_| Err(late()))
     }
 }
 
-impl Registry {
-    fn broken(&self, descriptor: &Descriptor, error: &std::io::Error) -> ImageError {
-        let help = "it was changed on the way or in the registry; nothing of it was used";
-        ImageError::helped(format!("blob {} did not arrive whole: {error}", descriptor.digest()), help)
+/// Whether what comes comes fast enough.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0 }
+    }
+
+    /// Counts what came; false when it was too little for too long.
+    fn keeps(&mut self, now: Instant, bytes: u64) -> bool {
+        self.bytes += bytes;
+        if now.duration_since(self.since) < SILENCE {
+            return true;
+        }
+        let enough = self.bytes >= LEAST_PROGRESS;
+        *self = Self::new(now);
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_a_second_is_no_progress_and_a_pause_is_none_to_fear() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut drip = Pace::new(start);
+        assert!((1..30).all(|second| drip.keeps(after(second), 1)));
+        assert!(!drip.keeps(after(30), 1));
+        let mut slow = Pace::new(start);
+        assert!(slow.keeps(after(1), LEAST_PROGRESS));
+        assert!(slow.keeps(after(29), 1));
+        assert!(slow.keeps(after(31), 1), "it had sent enough before it paused");
+        assert!(!slow.keeps(after(62), 1));
     }
 }

@@ -1,12 +1,19 @@
 //! Layers: from a compressed tar to a directory that overlay can use.
 //!
-//! A layer is hostile input. `tar` only parses; every path is resolved beneath the target directory by the kernel
-//! (`openat2`, `RESOLVE_IN_ROOT`), so neither `..` nor a link of the layer leads out of it. Sizes, counts and lengths
-//! are bounded. Device nodes are left out: a container's devices are Tank's to give. Whiteouts become overlay's: a
-//! character device 0:0, and `trusted.overlay.opaque` (OCI image specification, "layer", and the kernel's overlayfs
-//! documentation). The uncompressed bytes are hashed on the way and have to be those the image configuration names.
+//! A layer is hostile input. [`Archive`] only parses; every path is resolved beneath the target directory by the kernel
+//! (`openat2`, `RESOLVE_IN_ROOT`), so neither `..` nor a link of the layer leads out of it. Bytes, entries and time are
+//! taken from a [`Budget`], which also keeps space for the store; memory is the same for a layer of any size: what has to
+//! wait for the end, the times of directories, waits in a file. Holes stay holes, and count as bytes. Device nodes are
+//! left out: a container's devices are Tank's to give. Whiteouts become overlay's: a character device 0:0, and
+//! `trusted.overlay.opaque` (OCI image specification, "layer", and the kernel's overlayfs documentation). The
+//! uncompressed bytes are hashed on the way and have to be those the image configuration names.
 
-use super::{Attempt, ImageError};
+use super::{
+    Attempt, ImageError,
+    archive::{Archive, Member},
+    budget::{self, Budget},
+    links,
+};
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags},
     io::Errno,
@@ -15,33 +22,44 @@ use sha2::{Digest as _, Sha256};
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{self, BufReader, Read},
+    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
 use tank_model::Digest;
-use tar::{Archive, Entry, EntryType};
-
-/// The most entries of a layer.
-const MAX_ENTRIES: usize = 2_000_000;
-
-/// The most bytes of a layer, uncompressed: 64 GiB.
-const MAX_BYTES: u64 = 64 << 30;
+use tar_core::EntryType;
 
 /// The deepest path.
 const MAX_DEPTH: usize = 256;
 
+/// The bytes that are copied between two looks at the budget.
+const PIECE: usize = 256 << 10;
+
 /// The digest of a whole file.
-pub fn hash_file(path: &Path) -> io::Result<Digest> {
-    let mut reader = Hashing::new(File::open(path)?);
+pub fn hash_file(path: &Path, budget: &Budget) -> io::Result<Digest> {
+    let mut reader = Hashing::new(File::open(path)?, budget);
     io::copy(&mut reader, &mut io::sink())?;
     Ok(reader.finish())
 }
 
-/// Unpacks the layer in `blob` into the new directory `target`. Blocking.
-pub fn unpack(blob: &Path, media_type: &str, target: &Path, diff_id: Digest) -> Result<(), ImageError> {
-    let file = File::open(blob).attempt(|| "open the blob".to_owned())?;
+/// A layer that is to be unpacked.
+pub struct Layer<'l> {
+    /// The file with its compressed bytes.
+    pub blob: &'l Path,
+    pub media_type: &'l str,
+    /// The digest of its uncompressed bytes.
+    pub diff_id: Digest,
+    /// The directories of the layers below it, the nearest first.
+    pub below: &'l [PathBuf],
+    pub budget: &'l Budget,
+}
+
+/// Unpacks a layer into the new directory `target`; whether it has something of a layer below, and so belongs on top of
+/// these alone. Blocking.
+pub fn unpack(layer: &Layer<'_>, target: &Path) -> Result<bool, ImageError> {
+    let Layer { media_type, diff_id, budget, .. } = *layer;
+    let file = File::open(layer.blob).attempt(|| "open the blob".to_owned())?;
     let file = BufReader::with_capacity(1 << 18, file);
     let decoder: Box<dyn Read> = if media_type.ends_with("gzip") {
         Box::new(flate2::bufread::MultiGzDecoder::new(file))
@@ -57,45 +75,100 @@ pub fn unpack(blob: &Path, media_type: &str, target: &Path, diff_id: Digest) -> 
     let root = rustix::fs::open(target, flags, Mode::empty()).attempt(|| format!("open {}", target.display()))?;
     let mode = Mode::from_raw_mode(0o755);
     rustix::fs::fchmod(&root, mode).attempt(|| "set the mode of the layer".to_owned())?;
-    let mut hashing = Hashing::new(decoder.take(MAX_BYTES + 1));
-    entries(&mut hashing, &Tree { root })?;
+    let mut hashing = Hashing::new(decoder.take(budget::MAX_BYTES + 1), budget);
+    let spool = Spool::new(&target.with_extension("times")).attempt(|| "make a file for times".to_owned())?;
+    let mut tree = Tree { root, below: layer.below, budget, copied: None, crosses: false };
+    entries(&mut hashing, &mut tree, spool)?;
     // What follows the archive's end is part of the digest.
     io::copy(&mut hashing, &mut io::sink()).attempt(|| "read to the end".to_owned())?;
-    if hashing.length > MAX_BYTES {
-        return Err(ImageError::new(format!("it has more than {MAX_BYTES} bytes")));
+    if hashing.length > budget::MAX_BYTES {
+        return Err(ImageError::new(format!("it has more than {} bytes", budget::MAX_BYTES)));
     }
     let actual = hashing.finish();
     if actual != diff_id {
         return Err(ImageError::new(format!("its content has the digest {actual}, its image says {diff_id}")));
     }
-    Ok(())
+    Ok(tree.crosses)
 }
 
-fn entries(reader: &mut impl Read, tree: &Tree) -> Result<(), ImageError> {
+fn entries(reader: &mut impl Read, tree: &mut Tree<'_>, mut spool: Spool) -> Result<(), ImageError> {
     let mut archive = Archive::new(reader);
-    let mut directories = Vec::new();
-    let what = || "read the tar".to_owned();
-    for (count, entry) in archive.entries().attempt(what)?.enumerate() {
-        if count >= MAX_ENTRIES {
-            return Err(ImageError::new(format!("it has more than {MAX_ENTRIES} entries")));
-        }
-        let mut entry = entry.map_err(|error| no_tar(&error))?;
-        let path = clean(&entry.path_bytes())?;
-        if let Some(times) = tree.add(&path, &mut entry).map_err(|error| refused(&path, &error))? {
-            directories.push((path, times));
-        }
+    while let Some(member) = archive.next().map_err(|error| no_tar(&error))? {
+        let path = clean(&member.path)?;
+        let budget = tree.budget.entry().and_then(|()| tree.budget.space());
+        let added = budget.and_then(|()| tree.add(&path, &member, &mut archive));
+        let kept = added.and_then(|times| times.map_or(Ok(()), |times| spool.push(&path, &times)));
+        kept.map_err(|error| refused(&path, &error))?;
     }
     // Adding to a directory changes its time: theirs come last.
-    for (path, times) in directories {
-        if let Ok(dir) = tree.open(&path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            let _ = rustix::fs::futimens(&dir, &times);
+    let dir_times = |path: &Path, times: &Timestamps| {
+        tree.budget.go_on()?;
+        if let Ok(dir) = tree.open(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+            let _ = rustix::fs::futimens(&dir, times);
+        }
+        Ok(())
+    };
+    spool.each(dir_times).attempt(|| "set the times of directories".to_owned())
+}
+
+/// Times that wait in a file without a name, however many there are.
+struct Spool(BufWriter<File>);
+
+impl Spool {
+    fn new(path: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        fs::remove_file(path)?;
+        Ok(Self(BufWriter::new(file)))
+    }
+
+    fn push(&mut self, path: &Path, times: &Timestamps) -> io::Result<()> {
+        let path = path.as_os_str().as_bytes();
+        let time = &times.last_modification;
+        let length = u32::try_from(path.len()).map_err(io::Error::other)?;
+        self.0.write_all(&length.to_ne_bytes())?;
+        self.0.write_all(path)?;
+        self.0.write_all(&time.tv_sec.to_ne_bytes())?;
+        self.0.write_all(&time.tv_nsec.to_ne_bytes())
+    }
+
+    fn each(self, mut of: impl FnMut(&Path, &Timestamps) -> io::Result<()>) -> io::Result<()> {
+        let mut file = self.0.into_inner()?;
+        file.seek(SeekFrom::Start(0))?;
+        let mut file = BufReader::new(file);
+        let mut path = Vec::new();
+        loop {
+            let (mut length, mut seconds, mut nanos) = ([0; 4], [0; 8], [0; 8]);
+            match file.read_exact(&mut length) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                other => other?,
+            }
+            path.resize(u32::from_ne_bytes(length) as usize, 0);
+            file.read_exact(&mut path)?;
+            file.read_exact(&mut seconds)?;
+            file.read_exact(&mut nanos)?;
+            let time = Timespec { tv_sec: i64::from_ne_bytes(seconds), tv_nsec: i64::from_ne_bytes(nanos) };
+            let times = Timestamps { last_access: time, last_modification: time };
+            of(Path::new(OsStr::from_bytes(&path)), &times)?;
         }
     }
-    Ok(())
+}
+
+/// Copies all that `from` has, as long as there is space.
+pub fn copy(from: &mut impl Read, to: &mut File, budget: &Budget) -> io::Result<()> {
+    loop {
+        budget.space()?;
+        if io::copy(&mut from.by_ref().take(PIECE as u64), to)? < PIECE as u64 {
+            return Ok(());
+        }
+    }
 }
 
 /// What the parser says may quote the bytes it stumbled on: those are an attacker's, and not for a terminal.
 fn no_tar(error: &io::Error) -> ImageError {
+    // What the budget, the disk or the decoder refuses is no matter of the archive's form.
+    if error.kind() != io::ErrorKind::InvalidData {
+        return ImageError::new(format!("can't read it: {error}"));
+    }
     let text = error.to_string();
     let clean = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
     ImageError::new(if clean { format!("it is no tar archive: {text}") } else { "it is no tar archive".to_owned() })
@@ -125,11 +198,17 @@ fn clean(bytes: &[u8]) -> Result<PathBuf, ImageError> {
 }
 
 /// The directory a layer is unpacked into.
-struct Tree {
+struct Tree<'l> {
     root: OwnedFd,
+    below: &'l [PathBuf],
+    budget: &'l Budget,
+    /// The file of a layer below that was copied last, and its copy: many names may be links to it.
+    copied: Option<(PathBuf, OwnedFd)>,
+    /// Whether anything was copied from a layer below.
+    crosses: bool,
 }
 
-impl Tree {
+impl Tree<'_> {
     /// Opens a path of the layer as a process with this root directory would.
     fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
@@ -159,17 +238,15 @@ impl Tree {
     }
 
     /// Adds one entry. For a directory, returns the times to give it in the end.
-    fn add<R: Read>(&self, path: &Path, entry: &mut Entry<'_, R>) -> io::Result<Option<Timestamps>> {
-        let header = entry.header().clone();
-        let kind = header.entry_type();
-        if kind.is_pax_global_extensions() {
-            return Ok(None);
-        }
-        let id = |id: io::Result<u64>| -> io::Result<u32> { u32::try_from(id?).map_err(io::Error::other) };
-        let owner = (Uid::from_raw(id(header.uid())?), Gid::from_raw(id(header.gid())?));
-        let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
-        let time = Timespec { tv_sec: i64::try_from(header.mtime()?).unwrap_or(0), tv_nsec: 0 };
-        let times = Timestamps { last_access: time, last_modification: time };
+    fn add<R: Read>(
+        &mut self,
+        path: &Path,
+        member: &Member,
+        content: &mut Archive<R>,
+    ) -> io::Result<Option<Timestamps>> {
+        let owner = (Uid::from_raw(member.owner.0), Gid::from_raw(member.owner.1));
+        let mode = Mode::from_raw_mode(member.mode);
+        let times = Timestamps { last_access: member.time, last_modification: member.time };
         if path.as_os_str().is_empty() {
             rustix::fs::fchown(&self.root, Some(owner.0), Some(owner.1))?;
             rustix::fs::fchmod(&self.root, mode)?;
@@ -180,36 +257,34 @@ impl Tree {
             return whiteout(dir.as_fd(), OsStr::from_bytes(hidden)).map(|()| None);
         }
         let dir = dir.as_fd();
-        match kind {
+        let link = || member.link.as_deref().ok_or(io::ErrorKind::InvalidData);
+        match member.kind {
             EntryType::Directory => {
                 make_dir(dir, name)?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let made = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-                finish(made.as_fd(), owner, mode, entry)?;
+                finish(made.as_fd(), owner, mode, member)?;
                 return Ok(Some(times));
             }
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => {
                 remove(dir, name)?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
-                io::copy(entry, &mut file)?;
-                finish(file.as_fd(), owner, mode, entry)?;
+                self.budget.bytes(member.size)?;
+                write(&mut file, member, content, self.budget)?;
+                finish(file.as_fd(), owner, mode, member)?;
                 rustix::fs::futimens(&file, &times)?;
             }
             EntryType::Symlink => {
-                let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?;
                 remove(dir, name)?;
-                rustix::fs::symlinkat(OsStr::from_bytes(&target), dir, name)?;
+                rustix::fs::symlinkat(OsStr::from_bytes(link()?), dir, name)?;
                 rustix::fs::chownat(dir, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
                 rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
             }
             EntryType::Link => {
-                let target = entry.link_name_bytes().ok_or(io::ErrorKind::InvalidData)?;
-                let target = clean(&target).map_err(|error| io::Error::other(error.why))?;
-                let (from, from_name) = self.parent(&target)?;
-                if from_name != name || target != path {
-                    remove(dir, name)?;
-                    rustix::fs::linkat(from, from_name, dir, name, AtFlags::empty())?;
+                let target = clean(link()?).map_err(|error| io::Error::other(error.why))?;
+                if target != path {
+                    self.link(&target, dir, name)?;
                 }
             }
             EntryType::Fifo => {
@@ -222,6 +297,54 @@ impl Tree {
         }
         Ok(None)
     }
+
+    /// Makes a hard link to what this layer has as `target`, or to a copy of what a layer below has.
+    fn link(&mut self, target: &Path, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        let target_name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let parent = self.open(target.parent().unwrap_or(Path::new("")), OFlags::RDONLY | OFlags::DIRECTORY);
+        let own = match &parent {
+            Ok(parent) => match rustix::fs::statat(parent, target_name, AtFlags::SYMLINK_NOFOLLOW) {
+                // A whiteout is the only device a layer has: there is nothing to link to.
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice => None,
+                Ok(_) => Some(parent),
+                Err(Errno::NOENT) => None,
+                Err(error) => return Err(error.into()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        if let Some(own) = own {
+            let same =
+                |own: &OwnedFd| Ok::<_, io::Error>(rustix::fs::fstat(own)?.st_ino == rustix::fs::fstat(dir)?.st_ino);
+            if target_name == name && same(own)? {
+                return Ok(());
+            }
+            remove(dir, name)?;
+            return Ok(rustix::fs::linkat(own, target_name, dir, name, AtFlags::empty())?);
+        }
+        remove(dir, name)?;
+        if let Some((known, copy)) = &self.copied
+            && known == target
+            && rustix::fs::linkat(copy, "", dir, name, AtFlags::EMPTY_PATH).is_ok()
+        {
+            return Ok(());
+        }
+        links::find(self.root.as_fd(), self.below, target)?.copy(target, dir, name, self.budget)?;
+        self.crosses = true;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.copied = Some((target.to_owned(), rustix::fs::openat(dir, name, flags, Mode::empty())?));
+        Ok(())
+    }
+}
+
+/// Writes a file's content: all of it, or the pieces of one with holes.
+fn write<R: Read>(file: &mut File, member: &Member, content: &mut Archive<R>, budget: &Budget) -> io::Result<()> {
+    let Some(pieces) = &member.pieces else { return copy(content, file, budget) };
+    for (offset, length) in pieces {
+        file.seek(SeekFrom::Start(*offset))?;
+        copy(&mut content.by_ref().take(*length), file, budget)?;
+    }
+    file.set_len(member.size)
 }
 
 fn make_dir(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
@@ -262,33 +385,29 @@ fn whiteout(dir: BorrowedFd<'_>, hidden: &OsStr) -> io::Result<()> {
 
 /// Owner before mode, since changing the owner clears set-user-id; then the attributes users may set. Those of the
 /// kernel (`trusted.`, `security.`) are not an image's to choose.
-fn finish<R: Read>(fd: BorrowedFd<'_>, owner: (Uid, Gid), mode: Mode, entry: &mut Entry<'_, R>) -> io::Result<()> {
+fn finish(fd: BorrowedFd<'_>, owner: (Uid, Gid), mode: Mode, member: &Member) -> io::Result<()> {
     rustix::fs::fchown(fd, Some(owner.0), Some(owner.1))?;
     rustix::fs::fchmod(fd, mode)?;
-    for extension in entry.pax_extensions()?.into_iter().flatten() {
-        let extension = extension?;
-        if let Some(name) = extension.key_bytes().strip_prefix(b"SCHILY.xattr.")
-            && name.starts_with(b"user.")
-        {
-            match rustix::fs::fsetxattr(fd, OsStr::from_bytes(name), extension.value_bytes(), XattrFlags::empty()) {
-                Ok(()) | Err(Errno::OPNOTSUPP) => {}
-                Err(error) => return Err(error.into()),
-            }
+    for (name, value) in member.xattrs.iter().filter(|(name, _)| name.starts_with(b"user.")) {
+        match rustix::fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
 }
 
-/// Counts and hashes what is read.
-struct Hashing<R> {
+/// Counts and hashes what is read, for as long as somebody waits for it.
+struct Hashing<'b, R> {
     inner: R,
     hasher: Sha256,
     length: u64,
+    budget: &'b Budget,
 }
 
-impl<R: Read> Hashing<R> {
-    fn new(inner: R) -> Self {
-        Self { inner, hasher: Sha256::new(), length: 0 }
+impl<'b, R: Read> Hashing<'b, R> {
+    fn new(inner: R, budget: &'b Budget) -> Self {
+        Self { inner, hasher: Sha256::new(), length: 0, budget }
     }
 
     fn finish(self) -> Digest {
@@ -296,8 +415,9 @@ impl<R: Read> Hashing<R> {
     }
 }
 
-impl<R: Read> Read for Hashing<R> {
+impl<R: Read> Read for Hashing<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.budget.go_on()?;
         let length = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..length]);
         self.length += length as u64;

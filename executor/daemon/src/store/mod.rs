@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is the seam: [`rocks::RocksStore`] is the one on disk, [`memory::MemoryStore`] its twin for tests, and
 //! one conformance suite runs over both. Nodes are immutable and named by their hash; a generation and the pointer to
-//! it move in one synced batch, so after a power cut there is the old one or the new one.
+//! it move in one synced batch, so after a power cut there is the old one or the new one. Which one was committed last is
+//! known a second time ([`newest`]), so a store that has lost it is refused ([`recover`]) and never taken for an older one.
 //!
 //! # Key layout (format 1)
 //!
@@ -17,7 +18,11 @@
 //! | `l/` and a pod's name | the number of its lease (addresses, ids), 4 bytes big-endian |
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 pub mod memory;
+mod newest;
+pub mod recover;
 pub mod rocks;
 
 use tank_model::{Digest, Gate, Generation, Outcome};
@@ -40,6 +45,9 @@ pub enum StoreError {
     StaleParent { expected: Option<u64>, actual: Option<u64> },
     #[error("all {LEASES} leases are taken")]
     NoLease,
+    /// What is wrong with it, and what to do.
+    #[error("{0}")]
+    Damaged(String),
     #[error("a stored graph can't be read")]
     Load(#[source] Box<tank_model::graph::LoadError>),
 }
@@ -103,22 +111,41 @@ fn pick_lease(pod: &str, taken: impl Fn(u32) -> bool) -> Result<u32, StoreError>
 
 #[cfg(test)]
 mod conformance {
-    use super::*;
+    use super::{recover::Recovery, *};
 
     fn generation(number: u64, parent: Option<u64>) -> Generation {
         let root = Digest::of(&number.to_be_bytes());
         Generation { number, root, parent, time: 7, uid: 0, source: "test".to_owned(), provenance: None }
     }
 
+    fn open(dir: &std::path::Path) -> rocks::RocksStore {
+        let (store, notes) = rocks::RocksStore::open(dir, Recovery::default()).expect("opens");
+        assert_eq!(notes, Vec::<String>::new());
+        store
+    }
+
+    /// A folder that is not there, nor what lies beside it.
+    fn fresh(name: &str) -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("tank-store-{name}-{}", std::process::id()));
+        remove(&dir);
+        dir
+    }
+
+    fn remove(dir: &std::path::Path) {
+        for path in [dir.to_owned(), dir.with_extension("damaged")] {
+            let _ = std::fs::remove_dir_all(path);
+        }
+        let _ = std::fs::remove_file(newest::path_of(dir));
+    }
+
     fn both(test: impl Fn(&dyn Store)) {
         test(&memory::MemoryStore::default());
-        let dir = std::env::temp_dir().join(format!("tank-store-{}-{:p}", std::process::id(), &test));
-        let _ = std::fs::remove_dir_all(&dir);
+        let dir = fresh(&format!("{:p}", &test));
         {
-            let store = rocks::RocksStore::open(&dir).expect("opens");
+            let store = open(&dir);
             test(&store);
         }
-        std::fs::remove_dir_all(&dir).expect("removes");
+        remove(&dir);
     }
 
     #[test]
@@ -201,35 +228,33 @@ mod conformance {
 
     #[test]
     fn a_store_of_another_format_is_refused_and_stays_what_it_is() {
-        let dir = std::env::temp_dir().join(format!("tank-store-format-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
+        let dir = fresh("format");
         {
-            let store = rocks::RocksStore::open(&dir).expect("opens");
+            let store = open(&dir);
             store.commit(&generation(1, None)).expect("commits");
             store.pretend_format("99").expect("writes");
         }
         for _ in 0..2 {
-            let refused = rocks::RocksStore::open(&dir).err().expect("refused");
+            let refused = rocks::RocksStore::open(&dir, Recovery::default()).err().expect("refused");
             assert_eq!(refused.to_string(), "the store has format 99, this tankd reads format 1");
         }
-        std::fs::remove_dir_all(dir).expect("removes");
+        remove(&dir);
     }
 
     #[test]
     fn rocks_keeps_everything_when_it_is_opened_again() {
-        let dir = std::env::temp_dir().join(format!("tank-store-again-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
+        let dir = fresh("again");
         let lease = {
-            let store = rocks::RocksStore::open(&dir).expect("opens");
+            let store = open(&dir);
             store.put_nodes(&[(Digest::of(b"1"), b"1".to_vec())]).expect("writes");
             store.commit(&generation(1, None)).expect("commits");
             store.lease("web").expect("leases")
         };
-        let store = rocks::RocksStore::open(&dir).expect("opens");
+        let store = open(&dir);
         assert_eq!(store.current().expect("reads"), Some(1));
         assert_eq!(store.node(&Digest::of(b"1")).expect("reads"), Some(b"1".to_vec()));
         assert_eq!(store.lease("web").expect("leases"), lease);
         drop(store);
-        std::fs::remove_dir_all(&dir).expect("removes");
+        remove(&dir);
     }
 }

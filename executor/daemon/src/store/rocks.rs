@@ -1,11 +1,19 @@
-//! The store on disk: RocksDB, one column family, the key layout of [`super`].
+//! The store on disk: RocksDB, one column family, the key layout of [`super`]. [`super::recover`] opens it.
+//!
+//! After an I/O error RocksDB refuses every write until it is opened again. That is done here: it replays its log and
+//! writes what it finds to the disk anew, so what is then there is on the disk, whatever became of the write that failed.
 
-use super::{Store, StoreError, pick_lease};
-use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
+use super::{
+    Store, StoreError,
+    newest::{Committed, Newest},
+    pick_lease,
+    recover::{self, Opened, Recovery},
+};
+use rocksdb::{DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 use std::{
     collections::BTreeMap,
-    path::Path,
-    sync::{Mutex, PoisonError},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 use tank_model::{Digest, Gate, Generation, Outcome, canonical};
@@ -23,15 +31,45 @@ const SPARE: u64 = 4 << 20;
 type Pair = (Vec<u8>, Vec<u8>);
 
 pub struct RocksStore {
-    db: DB,
+    dir: PathBuf,
+    /// Nothing while it could not be opened again.
+    db: RwLock<Option<DB>>,
+    newest: Newest,
     /// Serialises commits, which read before they write.
     writing: Mutex<()>,
     /// Every lease: they are asked for at every look at the host.
     leases: Mutex<BTreeMap<String, u32>>,
 }
 
+/// What went wrong, and what to do about it where the database does not help itself.
 fn io(what: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
-    move |error| StoreError::Io(what, error.into())
+    move |error| match error.kind() {
+        rocksdb::ErrorKind::Corruption => {
+            let help = "stop tankd, and put a copy of the store back or start `tankd --repair-store`";
+            StoreError::Io(what, format!("{error}; {help}").into())
+        }
+        _ => StoreError::Io(what, error.into()),
+    }
+}
+
+/// Whether this code reads what a database says its format is; a new one says nothing.
+pub fn check_format(found: Option<&[u8]>) -> Result<(), StoreError> {
+    match found.map(String::from_utf8_lossy) {
+        Some(found) if found != FORMAT.to_string() => {
+            Err(StoreError::Format { found: found.into_owned(), known: FORMAT })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The key of a generation.
+pub fn generation_key(number: u64) -> Vec<u8> {
+    numbered(b"g/", number)
+}
+
+/// The record of a generation.
+pub fn read_generation(bytes: &[u8], number: u64) -> Result<Generation, StoreError> {
+    canonical::decode(bytes).map_err(|_| StoreError::Corrupt(format!("generation {number}")))
 }
 
 fn numbered(prefix: &[u8; 2], number: u64) -> Vec<u8> {
@@ -43,31 +81,19 @@ fn node_key(hash: &Digest) -> Vec<u8> {
 }
 
 impl RocksStore {
-    /// Opens the store in `dir`, made if it is missing.
+    /// Opens the store in `dir`, made if it is missing; what has to be known about that.
     ///
     /// # Errors
-    /// When another process has it open, the disk refuses, or it has another format.
-    pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.set_keep_log_file_num(2);
-        options.set_max_open_files(64);
-        // A store is megabytes, and read rarely: what it keeps in memory is bounded well below what a host would notice.
-        options.set_write_buffer_size(1 << 20);
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&Cache::new_lru_cache(2 << 20));
-        options.set_block_based_table_factory(&table);
-        options.set_max_background_jobs(2);
-        // Nobody reads them, and each takes a timer.
-        options.set_stats_dump_period_sec(0);
-        options.set_stats_persist_period_sec(0);
-        let db = DB::open(&options, dir).map_err(io("open the database"))?;
-        let store = Self { db, writing: Mutex::new(()), leases: Mutex::default() };
-        let format = store.get(b"m/format")?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        match format {
-            None => store.put_synced(b"m/format", FORMAT.to_string().as_bytes())?,
-            Some(found) if found == FORMAT.to_string() => {}
-            Some(found) => return Err(StoreError::Format { found, known: FORMAT }),
+    /// When another process has it open, the disk refuses, it is damaged or has lost a generation, or it has another
+    /// format.
+    pub fn open(dir: &Path, recovery: Recovery) -> Result<(Self, Vec<String>), StoreError> {
+        let Opened { db, newest, notes } = recover::open(dir, recovery)?;
+        let (writing, leases) = (Mutex::new(()), Mutex::default());
+        let store = Self { dir: dir.to_owned(), db: RwLock::new(Some(db)), newest, writing, leases };
+        let format = store.get(b"m/format")?;
+        check_format(format.as_deref())?;
+        if format.is_none() {
+            store.put_synced(b"m/format", FORMAT.to_string().as_bytes())?;
         }
         let read = |(key, bytes): &Pair| {
             let pod = String::from_utf8_lossy(&key[2..]).into_owned();
@@ -78,7 +104,38 @@ impl RocksStore {
         };
         let leases = store.scan(b"l/")?.iter().map(read).collect::<Result<_, _>>()?;
         *store.leases.lock().unwrap_or_else(PoisonError::into_inner) = leases;
-        Ok(store)
+        Ok((store, notes))
+    }
+
+    /// Calls `of` with the database, opened again if it had to be closed.
+    fn with<R>(
+        &self,
+        what: &'static str,
+        of: impl Fn(&DB) -> Result<R, rocksdb::Error>,
+    ) -> Result<Result<R, rocksdb::Error>, StoreError> {
+        if let Some(db) = &*self.db.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(of(db));
+        }
+        self.reopen(what)?;
+        match &*self.db.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(db) => Ok(of(db)),
+            None => Err(StoreError::Io(what, "it is closed after an I/O error".into())),
+        }
+    }
+
+    /// Opens the database again, after an I/O error.
+    fn reopen(&self, what: &'static str) -> Result<(), StoreError> {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        // It holds a lock on its folder.
+        drop(db.take());
+        let opened = recover::open(&self.dir, Recovery::default()).map_err(|error| {
+            let help = "it is opened again at the next attempt; look at the kernel's log for what ails the disk";
+            let error = recover::described(&error);
+            StoreError::Io(what, format!("after an I/O error it can't be opened again: {error}; {help}").into())
+        })?;
+        tracing::warn!("the store was opened again after an I/O error");
+        *db = Some(opened.db);
+        Ok(())
     }
 
     /// As a store that a later version has written.
@@ -88,7 +145,7 @@ impl RocksStore {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.db.get(key).map_err(io("read"))
+        self.with("read", |db| db.get(key))?.map_err(io("read"))
     }
 
     fn put_synced(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
@@ -104,36 +161,42 @@ impl RocksStore {
     ///
     /// After a write for which there was no space the database refuses all others, with that same error, until it has
     /// found out by itself that there is space again: it looks every five seconds. So where there is space now, it is
-    /// waited for.
+    /// waited for. After any other error of the disk it is opened again, once: a batch may be written twice.
     fn write(&self, what: &'static str, make: impl Fn() -> WriteBatch, how: &WriteOptions) -> Result<(), StoreError> {
         let deadline = Instant::now() + RECOVERY;
+        let mut reopened = false;
         loop {
-            let batch = make();
-            let needed = SPARE + batch.size_in_bytes() as u64;
-            match self.db.write_opt(batch, how) {
-                Err(error)
-                    if Instant::now() < deadline
-                        && error.to_string().contains("No space left")
-                        && free_space(self.db.path()).is_some_and(|free| free > needed) =>
-                {
-                    std::thread::sleep(Duration::from_millis(100));
+            let needed = SPARE + make().size_in_bytes() as u64;
+            let Err(error) = self.with(what, |db| db.write_opt(make(), how))? else { return Ok(()) };
+            if error.to_string().contains("No space left") {
+                if Instant::now() > deadline || free_space(&self.dir).is_none_or(|free| free <= needed) {
+                    return Err(io(what)(error));
                 }
-                other => return other.map_err(io(what)),
+                std::thread::sleep(Duration::from_millis(100));
+            } else if reopened {
+                return Err(io(what)(error));
+            } else {
+                tracing::error!("can't {what} in the store: {error}");
+                self.reopen(what)?;
+                reopened = true;
             }
         }
     }
 
     /// Every key and value below `prefix`, in order.
     fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
-        let mut found = Vec::new();
-        for item in self.db.iterator(IteratorMode::From(prefix, Direction::Forward)) {
-            let (key, value) = item.map_err(io("list"))?;
-            if !key.starts_with(prefix) {
-                break;
+        let scan = |db: &DB| {
+            let mut found = Vec::new();
+            for item in db.iterator(IteratorMode::From(prefix, Direction::Forward)) {
+                let (key, value) = item?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                found.push((key.into_vec(), value.into_vec()));
             }
-            found.push((key.into_vec(), value.into_vec()));
-        }
-        Ok(found)
+            Ok(found)
+        };
+        self.with("list", scan)?.map_err(io("list"))
     }
 }
 
@@ -149,7 +212,7 @@ fn synced() -> WriteOptions {
     options
 }
 
-fn read_number(bytes: &[u8], what: &str) -> Result<u64, StoreError> {
+pub fn read_number(bytes: &[u8], what: &str) -> Result<u64, StoreError> {
     bytes.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::Corrupt(what.to_owned()))
 }
 
@@ -184,12 +247,18 @@ impl Store for RocksStore {
         let gate = gate.map(serde_json::to_vec).transpose().map_err(|e| StoreError::Io("encode a gate", e.into()))?;
         let batch = || {
             let mut batch = WriteBatch::default();
-            batch.put(numbered(b"g/", generation.number), &record);
+            batch.put(generation_key(generation.number), &record);
             gate.iter().for_each(|gate| batch.put(numbered(b"t/", generation.number), gate));
             batch.put(b"p/current", generation.number.to_be_bytes());
             batch
         };
-        self.write("commit a generation", batch, &synced())
+        self.write("commit a generation", batch, &synced())?;
+        // It is committed. That the second record stays behind is no loss, and the next one makes up for it.
+        let committed = Committed { number: generation.number, root: generation.root };
+        if let Err(error) = self.newest.write(committed) {
+            tracing::error!("can't record that generation {} is the newest one: {error}", generation.number);
+        }
+        Ok(())
     }
 
     fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError> {
@@ -205,10 +274,8 @@ impl Store for RocksStore {
     }
 
     fn generation(&self, number: u64) -> Result<Option<Generation>, StoreError> {
-        let bytes = self.get(&numbered(b"g/", number))?;
-        let read =
-            |bytes: Vec<u8>| canonical::decode(&bytes).map_err(|_| StoreError::Corrupt(format!("generation {number}")));
-        bytes.map(read).transpose()
+        let bytes = self.get(&generation_key(number))?;
+        bytes.map(|bytes| read_generation(&bytes, number)).transpose()
     }
 
     fn generations(&self) -> Result<Vec<Generation>, StoreError> {
@@ -238,7 +305,12 @@ impl Store for RocksStore {
             return Ok(*lease);
         }
         let lease = pick_lease(pod, |lease| leases.values().any(|taken| *taken == lease))?;
-        self.db.put([b"l/", pod.as_bytes()].concat(), lease.to_be_bytes()).map_err(io("write"))?;
+        let batch = || {
+            let mut batch = WriteBatch::default();
+            batch.put([b"l/", pod.as_bytes()].concat(), lease.to_be_bytes());
+            batch
+        };
+        self.write("write", batch, &WriteOptions::default())?;
         leases.insert(pod.to_owned(), lease);
         Ok(lease)
     }

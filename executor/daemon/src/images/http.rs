@@ -1,0 +1,273 @@
+//! Requests to a registry. A registry is whoever answers: of everything it sends there is a most, and what is read is
+//! counted while it is read, never afterwards.
+//!
+//! | what | bound |
+//! |---|---|
+//! | head of an answer | `hyper`'s own: 100 fields, some 400 KiB |
+//! | document | the caller's, within [`DOCUMENT_TIME`] |
+//! | token, error | [`MAX_TOKEN`], [`MAX_ERROR`]; the rest of an error is not read |
+//! | silence | [`SILENCE`] |
+//! | redirects | [`REDIRECTS`], never from `https` to `http` |
+//!
+//! A future that is dropped closes its connection: nothing goes on after the one who asked has left.
+//!
+//! Access is anonymous. A registry that wants a token names who gives it (the distribution project's "Token
+//! Authentication Specification"); `http-auth` reads that challenge. The token goes to the registry alone: `reqwest`
+//! takes it off a request that is redirected to another host.
+
+use super::ImageError;
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{ACCEPT, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
+    redirect::{Attempt, Policy},
+};
+use serde::Deserialize;
+use std::{
+    sync::{Mutex, Once, PoisonError},
+    time::Duration,
+};
+
+/// The longest time without a byte.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// The longest time for one document, a token for it included.
+pub const DOCUMENT_TIME: Duration = Duration::from_secs(60);
+
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// The most redirects of one request.
+const REDIRECTS: usize = 5;
+
+/// The most bytes of a token and what it comes with. A token is a signed text of a few KiB.
+const MAX_TOKEN: u64 = 256 << 10;
+
+/// The most bytes of an error that are read.
+const MAX_ERROR: u64 = 64 << 10;
+
+/// The longest text of a registry that is shown, in characters.
+const MAX_SHOWN: usize = 300;
+
+/// Why a request was not answered with what was asked for.
+#[derive(Debug)]
+pub enum HttpError {
+    /// The registry says that it does not have it.
+    Missing,
+    /// The registry lets only users it knows have it.
+    Denied,
+    /// Nobody answers, or not in time; the text says why.
+    Unreachable(String),
+    /// Everything else.
+    Other(String),
+}
+
+/// One repository of a registry.
+pub struct Http {
+    client: reqwest::Client,
+    /// `https://HOST/v2/REPOSITORY/`
+    base: String,
+    repository: String,
+    token: Mutex<Option<HeaderValue>>,
+}
+
+impl Http {
+    /// `plain`: without TLS.
+    pub fn new(registry: &str, repository: &str, plain: bool) -> Result<Self, ImageError> {
+        static CRYPTO: Once = Once::new();
+        // The provider is a choice of the program and not of a library (rustls, "Cryptography providers").
+        CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("tank/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIME)
+            .read_timeout(SILENCE)
+            .redirect(Policy::custom(redirect))
+            .build()
+            .map_err(|e| ImageError::new(format!("can't speak to {registry}: {e}")))?;
+        // The name that users know is not the registry's own.
+        let host = if registry == "docker.io" { "index.docker.io" } else { registry };
+        let scheme = if plain { "http" } else { "https" };
+        let base = format!("{scheme}://{host}/v2/{repository}/");
+        Ok(Self { client, base, repository: repository.to_owned(), token: Mutex::default() })
+    }
+
+    /// A document of at most `most` bytes.
+    pub async fn document(&self, path: &str, accept: &str, most: u64) -> Result<Vec<u8>, HttpError> {
+        let read = async {
+            let response = self.get(path, accept).await?;
+            match read(response, most).await? {
+                (bytes, true) => Ok(bytes),
+                (_, false) => Err(HttpError::Other(format!("it sends a document of more than {most} bytes"))),
+            }
+        };
+        let late = || HttpError::Unreachable(format!("no document within {} s", DOCUMENT_TIME.as_secs()));
+        tokio::time::timeout(DOCUMENT_TIME, read).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// The answer to a request, of which the body is not read.
+    pub async fn get(&self, path: &str, accept: &str) -> Result<Response, HttpError> {
+        let response = self.send(path, accept).await?;
+        let response = if response.status() == StatusCode::UNAUTHORIZED {
+            // A token also ends while a large image is fetched.
+            let challenge = response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
+            let token = self.fetch_token(challenge.ok_or(HttpError::Denied)?).await?;
+            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+            self.send(path, accept).await?
+        } else {
+            response
+        };
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(HttpError::Denied),
+            status => Err(refusal(status, &read(response, MAX_ERROR).await?.0)),
+        }
+    }
+
+    async fn send(&self, path: &str, accept: &str) -> Result<Response, HttpError> {
+        let mut request = self.client.get(format!("{}{path}", self.base)).header(ACCEPT, accept);
+        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        request.send().await.map_err(|error| failed(&error))
+    }
+
+    /// Asks the one whom the challenge names for a token.
+    async fn fetch_token(&self, challenge: &str) -> Result<HeaderValue, HttpError> {
+        let url = token_url(challenge, &self.repository, self.base.starts_with("http:"))?;
+        let response = self.client.get(url).send().await.map_err(|error| failed(&error))?;
+        if !response.status().is_success() {
+            return Err(HttpError::Denied);
+        }
+        let (bytes, whole) = read(response, MAX_TOKEN).await?;
+        let no_token = || HttpError::Other("it names a giver of tokens, which gives none".to_owned());
+        let given: Token = serde_json::from_slice(&bytes).ok().filter(|_| whole).ok_or_else(no_token)?;
+        let token = given.token.or(given.access_token).ok_or_else(no_token)?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| no_token())?;
+        header.set_sensitive(true);
+        Ok(header)
+    }
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    errors: Vec<Reason>,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Reads a body up to `most` bytes; whether that was all of it.
+async fn read(mut response: Response, most: u64) -> Result<(Vec<u8>, bool), HttpError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
+        let left = usize::try_from(most).unwrap_or(usize::MAX) - bytes.len();
+        bytes.extend_from_slice(&chunk[..chunk.len().min(left)]);
+        if chunk.len() > left {
+            return Ok((bytes, false));
+        }
+    }
+    Ok((bytes, true))
+}
+
+fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    if attempt.previous().len() > REDIRECTS {
+        return attempt.error(format!("it redirects more than {REDIRECTS} times"));
+    }
+    let secure = attempt.previous().iter().any(|url| url.scheme() == "https");
+    if secure && attempt.url().scheme() != "https" {
+        return attempt.error("it redirects from https to http");
+    }
+    attempt.follow()
+}
+
+/// Where a challenge says that tokens are given.
+fn token_url(challenge: &str, repository: &str, plain: bool) -> Result<Url, HttpError> {
+    let challenges = http_auth::parse_challenges(challenge).map_err(|_| HttpError::Denied)?;
+    let bearer = challenges.iter().find(|one| one.scheme.eq_ignore_ascii_case("bearer")).ok_or(HttpError::Denied)?;
+    let param = |name: &str| {
+        bearer.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_unescaped())
+    };
+    let mut url = param("realm").and_then(|realm| Url::parse(&realm).ok()).ok_or(HttpError::Denied)?;
+    if url.scheme() != "https" && !(plain && url.scheme() == "http") {
+        return Err(HttpError::Other("it wants a token to be fetched without TLS".to_owned()));
+    }
+    let scope = param("scope").unwrap_or_else(|| format!("repository:{repository}:pull"));
+    url.query_pairs_mut().append_pair("scope", &scope);
+    if let Some(service) = param("service") {
+        url.query_pairs_mut().append_pair("service", &service);
+    }
+    Ok(url)
+}
+
+/// What an answer that is no success says (OCI distribution specification, "Error Codes").
+fn refusal(status: StatusCode, body: &[u8]) -> HttpError {
+    let reasons = serde_json::from_slice::<Refusal>(body).map(|refusal| refusal.errors).unwrap_or_default();
+    let missing = ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "NOT_FOUND", "BLOB_UNKNOWN"];
+    if status == StatusCode::NOT_FOUND || reasons.iter().any(|reason| missing.contains(&reason.code.as_str())) {
+        return HttpError::Missing;
+    }
+    let said: Vec<String> = reasons.iter().take(8).map(|one| format!("{}: {}", one.code, one.message)).collect();
+    if said.is_empty() {
+        return HttpError::Other(format!("it answers {status}"));
+    }
+    HttpError::Other(format!("it answers {status}: {}", shown(&said.join("; "))))
+}
+
+/// A text of somebody else's, as far as a terminal can do with it.
+fn shown(text: &str) -> String {
+    let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut shown: String = plain.take(MAX_SHOWN).collect();
+    if text.chars().nth(MAX_SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Why a request failed: the innermost cause, the outer ones repeat what was asked for.
+pub fn failed(error: &reqwest::Error) -> HttpError {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let cause = shown(&cause.to_string());
+    if error.is_connect() || error.is_timeout() { HttpError::Unreachable(cause) } else { HttpError::Other(cause) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_challenge_says_where_tokens_are_given() {
+        let challenge = r#"Bearer realm="https://auth.example/token",service="registry.example""#;
+        let url = token_url(challenge, "library/nginx", false).expect("a url");
+        let expected = "https://auth.example/token?scope=repository%3Alibrary%2Fnginx%3Apull&service=registry.example";
+        assert_eq!(url.as_str(), expected);
+    }
+
+    #[test]
+    fn a_token_is_not_fetched_in_the_clear_for_a_registry_with_tls() {
+        let challenge = r#"Bearer realm="http://auth.example/token""#;
+        assert!(matches!(token_url(challenge, "x", false), Err(HttpError::Other(_))));
+        assert!(token_url(challenge, "x", true).is_ok());
+        for other in [r#"Bearer realm="file:///etc/shadow""#, r#"Basic realm="x""#, "Bearer", "\u{7f}"] {
+            assert!(token_url(other, "x", true).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_a_registry_says_is_shown_without_what_moves_a_cursor_and_not_whole() {
+        assert_eq!(shown("a\u{1b}[2Jb\nc"), "a [2Jb c");
+        assert_eq!(shown(&"x".repeat(1_000)).chars().count(), MAX_SHOWN + 1);
+    }
+}

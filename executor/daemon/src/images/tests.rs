@@ -1,0 +1,97 @@
+//! What a pull leaves when nobody waits for it any more.
+
+use super::*;
+use std::{
+    io::{BufRead, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::mpsc::{Sender, channel},
+    time::Duration,
+};
+
+/// An image with a layer of a gibibyte.
+fn image() -> (Vec<u8>, Vec<u8>, Digest) {
+    let layer = Digest::of(b"layer");
+    let config = format!(
+        r#"{{"architecture":"{}","os":"linux","rootfs":{{"type":"layers","diff_ids":["{layer}"]}}}}"#,
+        Arch::default()
+    );
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},
+            "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{layer}","size":{}}}]}}"#,
+        Digest::of(config.as_bytes()),
+        config.len(),
+        1 << 30
+    );
+    (config.into_bytes(), manifest.into_bytes(), layer)
+}
+
+/// Answers one connection; says when the other side has closed it in the middle of the layer.
+fn answer(mut stream: TcpStream, closed: &Sender<()>) -> std::io::Result<()> {
+    let (config, manifest, layer) = image();
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    while let Some(Ok(first)) = lines.next() {
+        for line in lines.by_ref() {
+            if line?.is_empty() {
+                break;
+            }
+        }
+        let body = if first.contains("/manifests/") { manifest.as_slice() } else { config.as_slice() };
+        if first.contains(&layer.to_string()) {
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1 << 30)?;
+            while stream.write_all(&[0; 1024]).is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let _ = closed.send(());
+            return Ok(());
+        }
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
+        stream.write_all(body)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pull_that_is_dropped_closes_its_connection_and_leaves_nothing() {
+    let dir = std::env::temp_dir().join(format!("tank-images-{}", std::process::id()));
+    let images = Images::open(&dir, &[]).expect("opens");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+    let port = listener.local_addr().expect("an address").port();
+    let (sender, closed) = channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let sender = sender.clone();
+            std::thread::spawn(move || answer(stream, &sender));
+        }
+    });
+    let halves = || fs::read_dir(dir.join("tmp")).expect("a folder").count();
+    let reference = format!("127.0.0.1:{port}/x").parse().expect("a reference");
+    let begun = async {
+        while halves() == 0
+            || fs::read_dir(dir.join("tmp"))
+                .expect("a folder")
+                .flatten()
+                .all(|file| file.metadata().map_or(0, |found| found.len()) < 4_096)
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        pulled = images.pull(&reference, None) => panic!("it ended with {pulled:?}"),
+        () = begun => {}
+    }
+    // The future is gone, and with it the connection and the file.
+    closed.recv_timeout(Duration::from_secs(30)).expect("the connection is closed");
+    assert_eq!(halves(), 0);
+    fs::remove_dir_all(&dir).expect("removes");
+}
+
+#[test]
+fn layers_are_named_by_what_lies_below_them() {
+    let ids = [Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"c")];
+    let chained = chain(&ids);
+    assert_eq!(chained[0].chain, ids[0]);
+    let second = Digest::of(format!("{} {}", ids[0], ids[1]).as_bytes());
+    assert_eq!(chained[1].chain, second);
+    assert_eq!(chained[2].chain, Digest::of(format!("{second} {}", ids[2]).as_bytes()));
+    assert_eq!(chained.iter().map(|id| id.diff).collect::<Vec<_>>(), ids);
+}
