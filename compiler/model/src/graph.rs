@@ -602,6 +602,32 @@ impl Graph {
         Ok((entry.hash, canonical::encode(&stored)?))
     }
 
+    /// The pods of the graph whose root is `root`, without the rest of it. What is `known` of its pods by their hashes is
+    /// not read again, and grows: graphs of one host have most of them in common.
+    ///
+    /// # Errors
+    /// [`LoadError`], or what `read` returns.
+    pub fn load_pods<E: From<LoadError>>(
+        root: Digest,
+        known: &mut BTreeMap<Digest, Name>,
+        mut read: impl FnMut(&Digest) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<(), E> {
+        let mut stored = |hash: Digest| -> Result<Stored, E> {
+            let bytes = read(&hash)?.ok_or(LoadError::Missing(hash))?;
+            Ok(canonical::decode(&bytes).map_err(|e| LoadError::Unreadable(hash, e))?)
+        };
+        for hash in stored(root)?.needs {
+            if known.contains_key(&hash) {
+                continue;
+            }
+            match stored(hash)?.key {
+                Key::Pod(name) => drop(known.insert(hash, name)),
+                other => return Err(LoadError::Malformed(other).into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the graph whose root is `root`. Every node is hashed again, so a graph that loads is the one committed.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 //!             │          └─► seen    what holds until            └─► forkserver    makes shims
 //!             │                      something is told
 //!             ├─► images    references to layers
-//!             └─► store     nodes, generations, pointers
+//!             ├─► prober    probes the runs of the current generation
+//!             └─► store     nodes, generations, leases, pointers
 //! ```
 //!
 //! It evaluates no Nickel: a client sends canonical bytes, and nothing in them is taken on trust. It may be killed at
@@ -25,6 +26,7 @@ mod images;
 mod logs;
 mod observe;
 mod probe;
+mod prober;
 mod request;
 mod seen;
 mod server;
@@ -111,6 +113,9 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let _ = host.forkserver.start();
     host.adopt();
     let engine = Arc::new(Engine::new(Arc::clone(&host)));
+    if let Err(error) = engine.lease_current() {
+        host.events.add("failed", None, format!("can't lease what is declared: {error}"));
+    }
 
     let listening = Arc::clone(&host);
     tokio::spawn(async move {

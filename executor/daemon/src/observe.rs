@@ -3,12 +3,16 @@
 //! First every shim is asked, all at once; meanwhile what belongs to the whole host is read. Then the kernel's side of
 //! each pod that anything was told of ([`crate::seen`]), on as many threads as there are processors: that is reading
 //! small files and talking netlink, and none of it waits for anybody.
+//!
+//! Observing acts on nothing, whatever the graph it is for: it asks the shims for what they know, takes no lease, starts
+//! no probe (what is known of probes is [`crate::prober`]'s), and leaves no record.
 
 use crate::{
     actuate::link_name,
     events::now,
     files::Files,
     host::Host,
+    prober::Standing,
     seen::{Asked, Look, Seen},
     shims::{Shim, failure},
 };
@@ -19,7 +23,7 @@ use std::{
     sync::Arc,
 };
 use tank_model::{
-    Digest, Graph, Key, Name,
+    Graph, Name,
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
@@ -194,7 +198,7 @@ impl Said {
         Ok(outer.or(looked.as_ref()).is_some_and(on_bridge))
     }
 
-    fn pod(&self, host: &Arc<Host>, graph: &Graph, kernel: Kernel) -> Result<Pod, Failure> {
+    fn pod(&self, host: &Host, graph: &Graph, kernel: Kernel) -> Result<Pod, Failure> {
         let hash = |text: &str| text.parse().map_err(|e| failed("read a shim's state", &e));
         let mut pod = Pod {
             sandbox: Some(Sandbox {
@@ -210,11 +214,12 @@ impl Said {
             else {
                 continue;
             };
+            let probed = host.prober.standing(graph, &self.name, &name, found.started);
             let container = observed::Container {
                 hash: hash(&found.hash)?,
                 attempt: found.attempt,
                 started: found.started,
-                state: state(host, graph, &self.name, &name, found),
+                state: state(found, &probed),
                 limits: Limits {
                     memory: seen.limits.memory.map(Bytes),
                     pids: seen.limits.pids.and_then(|pids| u32::try_from(pids).ok()),
@@ -223,6 +228,7 @@ impl Said {
                 halted: seen.halted,
                 files: seen.files.clone(),
                 out_of_memory: seen.out_of_memory,
+                unhealthy: probed.unhealthy.filter(|_| found.exited.is_none()),
                 tty: found.tty,
                 stop_signal: found.stop_signal,
                 stop_timeout: found.stop_timeout,
@@ -233,15 +239,9 @@ impl Said {
     }
 }
 
-fn state(host: &Arc<Host>, graph: &Graph, pod: &Name, name: &Name, found: &ContainerState) -> observed::State {
+fn state(found: &ContainerState, probed: &Standing) -> observed::State {
     match found.exited {
-        None => {
-            let lifecycle = graph.lifecycle(pod, name);
-            let probes =
-                graph.get(&Key::Lifecycle(pod.clone(), name.clone())).map_or(Digest::of(b""), |entry| entry.hash);
-            let ready = host.readiness.is_ready(host, pod, name, found.started, &lifecycle, probes);
-            observed::State::Running { pid: found.pid, ready }
-        }
+        None => observed::State::Running { pid: found.pid, ready: probed.ready },
         Some((ExitStatus::Code(code), at)) => observed::State::Exited { status: code, at },
         Some((ExitStatus::Signal(signal), at)) => observed::State::Exited { status: 128 + signal, at },
     }

@@ -1,11 +1,11 @@
 //! The store on disk: RocksDB, one column family, the key layout of [`super`].
 
-use super::{Store, StoreError, pick_lease};
+use super::{Store, StoreError, leases::Leases};
 use rocksdb::{BlockBasedOptions, Cache, DB, Direction, IteratorMode, Options, WriteBatch, WriteOptions};
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tank_model::{Digest, Generation, Outcome, canonical};
@@ -24,10 +24,10 @@ type Pair = (Vec<u8>, Vec<u8>);
 
 pub struct RocksStore {
     db: DB,
-    /// Serialises commits, which read before they write.
+    /// Serialises commits, which read before they write, and the taking of leases.
     writing: Mutex<()>,
     /// Every lease: they are asked for at every look at the host.
-    leases: Mutex<BTreeMap<String, u32>>,
+    leases: Mutex<Arc<Leases>>,
 }
 
 fn io(what: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
@@ -77,7 +77,7 @@ impl RocksStore {
             }
         };
         let leases = store.scan(b"l/")?.iter().map(read).collect::<Result<_, _>>()?;
-        *store.leases.lock().unwrap_or_else(PoisonError::into_inner) = leases;
+        *store.leases.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(leases);
         Ok(store)
     }
 
@@ -222,14 +222,24 @@ impl Store for RocksStore {
         Ok(bytes.map(read).transpose()?.unwrap_or(Outcome::Pending))
     }
 
-    fn lease(&self, pod: &str) -> Result<u32, StoreError> {
+    fn leases(&self) -> Arc<Leases> {
+        Arc::clone(&self.leases.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = |pod: &str| [b"l/", pod.as_bytes()].concat();
+        let batch = || {
+            let mut batch = WriteBatch::default();
+            released.iter().for_each(|pod| batch.delete(key(pod)));
+            new.iter().for_each(|(pod, lease)| batch.put(key(pod), lease.to_be_bytes()));
+            batch
+        };
+        self.write("take leases", batch, &WriteOptions::default())?;
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lease) = leases.get(pod) {
-            return Ok(*lease);
-        }
-        let lease = pick_lease(pod, |lease| leases.values().any(|taken| *taken == lease))?;
-        self.db.put([b"l/", pod.as_bytes()].concat(), lease.to_be_bytes()).map_err(io("write"))?;
-        leases.insert(pod.to_owned(), lease);
-        Ok(lease)
+        let leases = Arc::make_mut(&mut leases);
+        leases.retain(|pod, _| !released.contains(pod));
+        leases.extend(new.clone());
+        Ok(())
     }
 }
