@@ -6,7 +6,10 @@ export ROCKSDB_STATIC = 1
 
 BUILD = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --workspace --all-targets --locked
 
-.PHONY: demo test build lint release bench bench-language bench-drift soak fuzz
+# End-to-end tests that need no debug build's fault points: they run against the programs that are released, too.
+RELEASED = pods exec drift refusals attacks looking story
+
+.PHONY: demo test test-release build lint release bench bench-language bench-drift soak fuzz
 
 demo:
 	scripts/setup.sh demo
@@ -19,7 +22,14 @@ test:
 	scripts/fixtures.sh
 	scripts/nls.sh > /dev/null
 	scripts/sweep.sh
-	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo test --workspace --locked --lib --bins --tests
+	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo test --workspace --locked --no-fail-fast --lib --bins --tests
+	$(MAKE) test-release
+
+test-release: release
+	scripts/setup.sh test
+	scripts/fixtures.sh
+	TANK_BIN_DIR=$(CARGO_TARGET_DIR)/release ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) \
+		cargo test --workspace --locked --no-fail-fast $(addprefix --test ,$(RELEASED))
 
 build:
 	scripts/setup.sh demo

@@ -5,16 +5,23 @@
 # /var/lib is a disk. What the script prints is printed; its exit status is this one's. TCG, no KVM, four minutes at
 # most. To boot the same system again and again, two steps:
 #     vm.sh --image IMAGE SCRIPT [FILE=PATH-IN-THE-VM ...]     makes the system
-#     vm.sh --boot IMAGE DISK                                  becomes qemu, whose console is its output
+#     vm.sh --boot IMAGE DISK [LOG]                            becomes qemu, whose console is its output
+# With LOG, a sparse file, everything the machine writes to its disk and every flush is logged there as well, in the format
+# of dm-log-writes (Linux, Documentation/admin-guide/device-mapper/log-writes.rst).
 set -eu
 cd "$(dirname "$0")/.."
 bin=${CARGO_TARGET_DIR:-target}/debug
 cache=${TANK_CACHE:-$HOME/.cache/tank}/vm
 # One processor: two emulated ones wait for each other's interrupts until the guest's watchdog barks, on a busy host.
 boot() {
+    drive=disk
+    [ -z "$3" ] || drive=logged
     exec qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 2048 -nographic -no-reboot -kernel "$cache/vmlinuz" \
         -initrd "$1" -append 'console=ttyS0 quiet panic=-1 cgroup_no_v1=all' \
-        -drive "file=$2,format=raw,if=virtio" < /dev/null
+        -blockdev "driver=file,node-name=file,filename=$2" -blockdev driver=raw,node-name=disk,file=file \
+        ${3:+-blockdev "driver=file,node-name=log,filename=$3"} \
+        ${3:+-blockdev driver=blklogwrites,node-name=logged,file=disk,log=log} \
+        -device "virtio-blk-pci,write-cache=on,drive=$drive" < /dev/null
 }
 # A disk for /var/lib: ids can be mapped on ext4, on tmpfs only since 6.3.
 make_disk() {
@@ -25,7 +32,7 @@ image=
 case $1 in
     --boot)
         [ -s "$3" ] || make_disk "$3"
-        boot "$2" "$3"
+        boot "$2" "$3" "${4:-}"
         ;;
     --image)
         image=$2

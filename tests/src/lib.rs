@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod picture;
 pub mod pty;
 
 use serde_json::Value;
@@ -332,7 +333,7 @@ impl Host {
     }
 
     /// The directories below this host's own in every hierarchy.
-    fn cgroups(&self) -> Vec<PathBuf> {
+    pub fn cgroups(&self) -> Vec<PathBuf> {
         let output = Command::new("find")
             .args(["/sys/fs/cgroup", "-mindepth", "2", "-type", "d", "-path", &format!("*/{}/*", self.cgroup)])
             .output()

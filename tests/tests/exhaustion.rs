@@ -210,3 +210,54 @@ fn no_memory_to_run_a_container() {
     assert_eq!(host.pid("web", "app"), pid);
     host.finish();
 }
+
+/// What a daemon takes does not grow with how often it is asked, by how many, or how many generations there are.
+#[test]
+fn memory_is_bounded_by_what_there_is() {
+    const PODS: usize = 20;
+    let host = Host::new();
+    let config = |label: &str| {
+        let pod = |i: usize| {
+            format!(
+                "pods.p{i} = {{ network = 'none, labels.step = \"{label}\",
+                     containers.app = {{ image = \"oci:./busybox\", {RUN} }} }},"
+            )
+        };
+        format!("{{ {} }}", (0..PODS).map(pod).collect::<String>())
+    };
+    let daemon = host.daemon_pid();
+    let kib = |name: &str| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{daemon}/status")).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
+        line.split_whitespace().next().expect("a number").parse().expect("a number")
+    };
+    let ask = |step: usize| {
+        // A new generation that restarts nothing, and plans for another one.
+        host.switch(&config(&step.to_string()));
+        host.write("candidate.ncl", &config("candidate"));
+        for _ in 0..4 {
+            assert!(host.tank(&["diff", "candidate.ncl"]).ok().contains("labels.step"));
+            host.tank(&["list"]).ok();
+        }
+        // Callers that begin to say something and say no more, as many as are served at once.
+        let begun = |_| {
+            use std::io::Write;
+            let mut stream = std::os::unix::net::UnixStream::connect(host.socket()).ok()?;
+            stream.write_all(&[b' '; 1024]).ok()?;
+            Some(stream)
+        };
+        let callers: Vec<_> = (0..400).filter_map(begun).collect();
+        assert!(callers.len() > 300, "only {} were let in", callers.len());
+        drop(callers);
+        eventually("it answers", || host.tank(&["status"]).status == 0);
+    };
+    (0..3).for_each(ask);
+    // 5: the peak is counted from here, see proc(5).
+    fs::write(format!("/proc/{daemon}/clear_refs"), "5").expect("written");
+    let before = kib("VmRSS:");
+    (3..25).for_each(ask);
+    let peak = kib("VmHWM:");
+    eprintln!("resident before: {before} KiB, the peak since: {peak} KiB");
+    assert!(peak < before + (32 << 10), "it grew from {before} KiB to {peak} KiB");
+    host.finish();
+}

@@ -1,17 +1,16 @@
 //! The daemon dies at every boundary between two steps, and between two writes of the store, of a ten-pod switch and of
 //! its rollback; or every pod of the host does, or the client that asked for it. Each time the next one brings the host to
-//! where the current generation says, and it is the same host as one that was never interrupted: processes, links,
-//! addresses, rules, cgroups, mounts.
+//! where the current generation says, and it is, exactly, the same host as one that was never interrupted: processes and
+//! what they run with, links, addresses, routes, rules, cgroups and their limits, mounts, files, folders.
 
 use std::{
-    collections::BTreeMap,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
-use tank_tests::{Host, RUN, eventually};
-
-/// What there is on a host, by kind.
-type Picture = BTreeMap<String, Vec<String>>;
+use tank_tests::{
+    Host, RUN, eventually,
+    picture::{Picture, difference, picture},
+};
 
 /// Ten pods; the second configuration adds, removes, replaces and edits some of them, and moves published ports.
 fn config(second: bool) -> String {
@@ -26,8 +25,19 @@ fn config(second: bool) -> String {
     for name in ["same-a", "same-b", "same-c"] {
         text += &pod(name, "");
     }
-    text += &with("edited", pick("env.N = \"1\"", "env.N = \"2\""), "");
-    text += &with("limited", pick("limits.pids = 50", "limits.pids = 60"), "");
+    text += &with(
+        "edited",
+        pick("env.N = \"1\", files.\"/etc/n\".text = \"n 1\\n\"", "env.N = \"2\", files.\"/etc/n\".text = \"n 2\\n\""),
+        "",
+    );
+    text += &with(
+        "limited",
+        pick(
+            "limits = { pids = 50, memory = \"24MiB\", cpu = 0.5 }",
+            "limits = { pids = 60, memory = \"32MiB\", cpu = 0.25 }",
+        ),
+        "",
+    );
     text +=
         &with("published", "", pick("publish.p = { port = 18080, to = 80 }", "publish.p = { port = 18081, to = 80 }"));
     text += &with("renamed", "", pick("hostname = \"one\"", "hostname = \"two\""));
@@ -36,75 +46,19 @@ fn config(second: bool) -> String {
     text + "}\n"
 }
 
-/// The host without what a name or a number of this run makes different.
-fn picture(host: &Host) -> Picture {
-    let list = host.tank(&["--json", "list"]).json();
-    let pods = list["pods"].as_array().expect("pods").iter();
-    let mut picture = BTreeMap::new();
-    let shown = pods.map(|pod| {
-        let containers = pod["containers"].as_array().expect("containers").iter();
-        let containers: Vec<String> =
-            containers.map(|c| format!("{} {} {} {}", c["name"], c["state"], c["digest"], c["pid"].is_i64())).collect();
-        // A pod has its own addresses whoever made it.
-        format!("{} {} {} {containers:?}", pod["name"], pod["state"], pod["published"])
-    });
-    picture.insert("pods".to_owned(), shown.collect());
-    let plain = |line: String| -> String {
-        let line = line.replace(&host.cgroup, "CGROUP").replace(&host.dir.display().to_string(), "DIR");
-        let mut out = String::new();
-        let mut digits = false;
-        for c in line.chars() {
-            if c.is_ascii_digit() {
-                if !digits {
-                    out.push('N');
-                }
-                digits = true;
-            } else {
-                digits = false;
-                out.push(c);
-            }
-        }
-        out
-    };
-    let mut traces: Vec<String> = host.traces().into_iter().map(plain).collect();
-    traces.sort();
-    picture.insert("traces".to_owned(), traces);
-    picture.insert("diff".to_owned(), vec![host.tank(&["diff"]).stdout]);
-    picture
-}
-
-/// What only one of two pictures has.
-fn difference(one: &Picture, other: &Picture) -> Vec<String> {
-    let lines = |picture: &Picture| -> Vec<String> { picture.values().flatten().cloned().collect() };
-    let (one, other) = (lines(one), lines(other));
-    let only = |a: &[String], b: &[String], sign: &str| -> Vec<String> {
-        let mut rest = b.to_vec();
-        let extra = a.iter().filter(|line| match rest.iter().position(|known| known == *line) {
-            Some(at) => {
-                rest.remove(at);
-                false
-            }
-            None => true,
-        });
-        extra.map(|line| format!("{sign} {line}")).collect()
-    };
-    [only(&one, &other, "+"), only(&other, &one, "-")].concat()
-}
-
 /// Waits until nothing is left to do, and gives the picture.
 fn settled(host: &Host) -> Picture {
     eventually("the host has converged", || host.tank(&["diff", "--exit-code"]).status == 0);
-    // Network namespaces are taken apart in the background: two pictures that agree are one that lasts.
-    let mut last = picture(host);
-    for _ in 0..50 {
-        std::thread::sleep(std::time::Duration::from_millis(40));
+    // Network namespaces are taken apart, and what a container wrote is removed, in the background: two pictures that agree
+    // are one that lasts.
+    let mut last = None;
+    eventually("two pictures agree", || {
         let next = picture(host);
-        if next == last {
-            return last;
-        }
+        let same = next.is_some() && next == last;
         last = next;
-    }
-    last
+        same
+    });
+    last.expect("a picture")
 }
 
 /// The current generation's number, and its root: the same before a switch and after it was put back.
@@ -128,6 +82,7 @@ fn measure(host: &mut Host, to_first: &dyn Fn(&Host), change: &dyn Fn(&Host) -> 
     assert_eq!(change(host), 0);
     let second = settled(host);
     let boundaries = count() - begin;
+    eprintln!("{boundaries} boundaries");
     assert!(boundaries > 20, "only {boundaries} boundaries");
     assert_ne!(first, second);
     (boundaries, first, second)
@@ -248,7 +203,8 @@ fn die_everywhere(to_first: &dyn Fn(&Host), change: &dyn Fn(&Host) -> i32) {
         let expected = if current(&host).0 == before { &first } else { &second };
         assert_eq!(difference(&found, expected), Vec::<String>::new(), "after boundary {at}");
     }
-    assert!(died > 5, "it died {died} times only");
+    // A switch takes a pass more or less, so the last boundaries may not be met.
+    assert!(died * 4 > boundaries * 3, "of {boundaries} boundaries it died at {died}");
     host.finish();
 }
 

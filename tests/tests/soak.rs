@@ -120,6 +120,27 @@ fn parent(pid: i64) -> Option<i64> {
     stat.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Goes back to the generation before, and expects to be there.
+fn roll_back(host: &Host) {
+    let generations = || -> Vec<serde_json::Value> {
+        host.tank(&["--json", "generations", "list"]).json()["generations"].as_array().expect("a list").clone()
+    };
+    let before = generations();
+    let current = |list: &[serde_json::Value]| list.iter().find(|one| one["current"] == true).expect("one").clone();
+    let was = current(&before);
+    let ended = host.tank(&["--json", "generations", "rollback"]);
+    // The very first has none before it.
+    let Some(parent) = before.iter().find(|one| one["number"] == was["parent"]) else {
+        assert_eq!((ended.status, current(&generations())), (1, was), "{}", ended.stderr);
+        return;
+    };
+    let done = ended.json();
+    let is = current(&generations());
+    assert_eq!((&done["failure"], &done["root"]), (&serde_json::Value::Null, &parent["root"]), "{done}");
+    assert_eq!((&is["root"], &is["number"], &is["outcome"]), (&parent["root"], &done["generation"], &"good".into()));
+    assert_eq!(is["source"], format!("rollback to {}", parent["number"]));
+}
+
 /// Does one thing to the host and says what.
 fn disturb(host: &mut Host, random: &mut Random, deadly: bool) -> &'static str {
     let quietly = |host: &Host, script: &str| {
@@ -132,8 +153,7 @@ fn disturb(host: &mut Host, random: &mut Random, deadly: bool) -> &'static str {
             "a switch"
         }
         4 => {
-            // The parent may be one that this run never reached; a refusal is an answer too.
-            host.tank(&["generations", "rollback"]);
+            roll_back(host);
             "a rollback"
         }
         5 => {

@@ -49,7 +49,9 @@ fn the_whole_story() {
     assert_eq!(shim_pid(&host), shim, "the pod itself was not touched");
     assert_eq!(host.get("http://127.0.0.1:8081/").ok(), "<h1>It runs in Tank</h1>\n");
 
-    // And back: the registry may be gone, the digest is what it was.
+    // And back: the registry is gone, the digest is what it was.
+    host.signal_registry("KILL");
+    tank_tests::eventually("the registry is gone", || host.get("http://localhost:5000/v2/").status != 0);
     let third = host.tank(&["--json", "generations", "rollback"]).json();
     assert_eq!(third["generation"], 3);
     assert_eq!(third["root"], first["root"], "generation 3 is generation 1");

@@ -389,7 +389,7 @@ impl Graph {
         range.map(|(_, index)| &self.dag[*index])
     }
 
-    pub fn pods(&self) -> impl Iterator<Item = &Name> {
+    pub fn pods(&self) -> impl Iterator<Item = &Name> + Clone {
         let pods = self.neighbours(Key::Pod(Name::lowest()), |key| matches!(key, Key::Pod(_)));
         pods.filter_map(|entry| match &entry.key {
             Key::Pod(name) => Some(name),
@@ -600,6 +600,32 @@ impl Graph {
         let needs = self.needs(&entry.key).into_iter().map(|need| need.hash).collect();
         let stored = Stored { key: entry.key.clone(), node: entry.node.clone(), needs };
         Ok((entry.hash, canonical::encode(&stored)?))
+    }
+
+    /// The pods of the graph whose root is `root`, without the rest of it. What is `known` of its pods by their hashes is
+    /// not read again, and grows: graphs of one host have most of them in common.
+    ///
+    /// # Errors
+    /// [`LoadError`], or what `read` returns.
+    pub fn load_pods<E: From<LoadError>>(
+        root: Digest,
+        known: &mut BTreeMap<Digest, Name>,
+        mut read: impl FnMut(&Digest) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<(), E> {
+        let mut stored = |hash: Digest| -> Result<Stored, E> {
+            let bytes = read(&hash)?.ok_or(LoadError::Missing(hash))?;
+            Ok(canonical::decode(&bytes).map_err(|e| LoadError::Unreadable(hash, e))?)
+        };
+        for hash in stored(root)?.needs {
+            if known.contains_key(&hash) {
+                continue;
+            }
+            match stored(hash)?.key {
+                Key::Pod(name) => drop(known.insert(hash, name)),
+                other => return Err(LoadError::Malformed(other).into()),
+            }
+        }
+        Ok(())
     }
 
     /// Reads the graph whose root is `root`. Every node is hashed again, so a graph that loads is the one committed.

@@ -119,6 +119,19 @@ fn a_graph_holds_the_whole_configuration() {
     let stored: std::collections::BTreeMap<_, _> = graph.stored().expect("encodes").into_iter().collect();
     let loaded = Graph::load::<Box<tank_model::graph::LoadError>>(graph.root(), |hash| Ok(stored.get(hash).cloned()));
     assert_eq!(loaded.expect("loads").config(), config);
+    let mut pods = std::collections::BTreeMap::new();
+    let mut reads = 0;
+    for _ in 0..2 {
+        let read = |hash: &tank_model::Digest| {
+            reads += 1;
+            Ok::<_, Box<tank_model::graph::LoadError>>(stored.get(hash).cloned())
+        };
+        Graph::load_pods(graph.root(), &mut pods, read).expect("loads");
+        assert_eq!(pods.values().collect::<Vec<_>>().len(), config.pods.len());
+        assert_eq!(pods.values().collect::<std::collections::BTreeSet<_>>(), config.pods.keys().collect());
+    }
+    // Its pods once, its root twice.
+    assert_eq!(reads, config.pods.len() + 2);
 }
 
 #[test]

@@ -201,6 +201,10 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step, prepared: Op
         Step::StopContainer { pod, container, signal, timeout } => {
             stop(host, pod, container, *signal, Duration::from_millis(*timeout)).await
         }
+        Step::EndContainer { pod, container, signal, timeout } => {
+            host.prober.end(pod, container, *signal, Duration::from_millis(*timeout));
+            Ok(())
+        }
         Step::SetLimits { pod, container, limits } => {
             let (host, pod, container, limits) = (Arc::clone(host), pod.clone(), container.clone(), limits.clone());
             blocking("set limits", move || start::set_limits(&host, &pod, &container, &limits)).await
@@ -211,7 +215,8 @@ async fn perform(host: &Arc<Host>, graph: &Arc<Graph>, step: &Step, prepared: Op
             files::write(host, &shim, graph, pod, container, paths).await
         }
         Step::EnsureFirewall => {
-            let ruleset = host.ruleset(graph).map_err(|e| other("work out the rules", e))?;
+            let ruleset = host.propose_leases(graph).and_then(|leases| host.ruleset(graph, &leases));
+            let ruleset = ruleset.map_err(|e| other("work out the rules", e))?;
             let Some(ruleset) = ruleset else { return Ok(()) };
             blocking("publish ports", move || tank_sys::nft::replace(&ruleset).map_err(|e| failure(&e))).await
         }
@@ -308,7 +313,7 @@ async fn ensure_network(host: &Arc<Host>, pod: &Name) -> Result<(), Failure> {
     shim.routes().await?;
     let (host, pod) = (Arc::clone(host), pod.clone());
     blocking("connect a pod", move || {
-        let lease = host.store.lease(pod.as_str()).map_err(|e| other("lease an address", e))?;
+        let lease = host.lease(&pod).map_err(|e| other("lease an address", e))?;
         let addresses = host.addresses(&pod).map_err(|e| other("lease an address", e))?;
         connect(&host, &shim, &name, lease, &addresses).map_err(|e| failure(&e))
     })

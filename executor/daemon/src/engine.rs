@@ -160,17 +160,29 @@ impl Engine {
         }
     }
 
+    /// Leases what the current generation names, should an older Tank not have done that. Before anything is served.
+    ///
+    /// # Errors
+    /// When the store can't be read, or written to.
+    pub fn lease_current(&self) -> Result<(), Error> {
+        let (_, graph) = self.current()?;
+        let leases = self.host.propose_leases(&graph).map_err(store_error)?;
+        leases.take(self.host.store.as_ref()).map_err(store_error)
+    }
+
     /// One pass towards the current generation. None: there is none.
     async fn converge_current(&self) -> Result<Option<Pass>, Error> {
-        // A person wants to see what is wrong before it is put right: a switch still does what it says.
-        if self.host.settings.no_repair {
-            return Ok(None);
-        }
         let _passing = self.passing.lock().await;
         let Some(current) = self.host.store.current().map_err(store_error)? else {
             return Ok(None);
         };
         let Some(graph) = self.host.generation_graph(current).map_err(store_error)? else { return Ok(None) };
+        // A person wants to see what is wrong before it is put right: a switch still does what it says.
+        if self.host.settings.no_repair {
+            let observed = self.observe(&graph).await?;
+            self.host.prober.reconcile(&self.host, &graph, &observed);
+            return Ok(None);
+        }
         // What a daemon that ended on the way has not reached yet is change, and in the order of one; the rest is drift.
         let pending = self.host.store.outcome(current).map_err(store_error)? == Outcome::Pending;
         let parent = self.host.store.generation(current).map_err(store_error)?.and_then(|one| one.parent);
@@ -193,7 +205,8 @@ impl Engine {
         Ok(Some(pass))
     }
 
-    /// Observes, plans, carries out. The caller holds `passing`.
+    /// Observes, plans, carries out. The caller holds `passing`, and `graph` is that of the current generation: its runs
+    /// are those that are probed.
     pub(crate) async fn pass(
         &self,
         graph: &Arc<Graph>,
@@ -201,6 +214,7 @@ impl Engine {
         progress: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
         let (Found { observed, .. }, plan) = self.look(graph, previous).await?;
+        self.host.prober.reconcile(&self.host, graph, &observed);
         let _span = self.host.timings.span(|| format!("carry {} steps out", plan.steps.len()));
         let failed = actuate::carry_out(&self.host, graph, &plan, progress).await;
         Ok(Pass { observed, plan, failed })
@@ -211,7 +225,8 @@ impl Engine {
     /// # Errors
     /// When something can't be looked at.
     pub async fn observe(&self, graph: &Graph) -> Result<Observed, Error> {
-        let files = crate::files::digests(&self.host, graph).map_err(store_error)?;
+        let leases = self.host.propose_leases(graph).map_err(store_error)?;
+        let files = crate::files::digests(&self.host, graph, &leases).map_err(store_error)?;
         // Whoever looks wants to know which pods answer, and not only what they said last.
         self.host.check_shims().await;
         let found = observe::observe(&self.host, graph, &files).await.map_err(|e| failure_error(&e))?;
@@ -226,9 +241,11 @@ impl Engine {
         }
     }
 
-    /// Observes, and asks the pure planner, with what this host leases handed to it as data.
+    /// Observes, and asks the pure planner, with what this host leases, or would lease, handed to it as data. Acts on
+    /// nothing.
     async fn look(&self, graph: &Graph, previous: Option<&Graph>) -> Result<(Found, Plan), Error> {
-        let files = crate::files::digests(&self.host, graph).map_err(store_error)?;
+        let leases = self.host.propose_leases(graph).map_err(store_error)?;
+        let files = crate::files::digests(&self.host, graph, &leases).map_err(store_error)?;
         let found = {
             let _span = self.host.timings.span(|| "observe the host".to_owned());
             observe::observe(&self.host, graph, &files).await.map_err(|e| failure_error(&e))?
@@ -239,7 +256,7 @@ impl Engine {
         for pod in graph.pods() {
             let bridged = graph.sandbox(pod).is_some_and(|(node, _)| node.network == tank_model::spec::Network::Bridge);
             if bridged {
-                let own = self.host.addresses(pod).map_err(store_error)?;
+                let own = self.host.addresses_of(leases.get(pod).map_err(store_error)?);
                 addresses.insert(pod.clone(), own.iter().map(ToString::to_string).collect::<BTreeSet<_>>());
             }
             for (container, _, _) in graph.containers(pod) {
@@ -249,7 +266,7 @@ impl Engine {
                 }
             }
         }
-        let ruleset = self.host.ruleset(graph).map_err(store_error)?;
+        let ruleset = self.host.ruleset(graph, &leases).map_err(store_error)?;
         let desired = Desired {
             graph,
             previous,
@@ -630,7 +647,8 @@ impl Engine {
         crate::faults::boundary("before the nodes");
         store.put_nodes(&nodes).map_err(store_error)?;
         // With the commit they are on the disk.
-        change.graph.pods().try_for_each(|pod| store.lease(pod.as_str()).map(drop)).map_err(store_error)?;
+        let leases = self.host.propose_leases(&change.graph).map_err(store_error)?;
+        leases.take(store.as_ref()).map_err(store_error)?;
         crate::faults::boundary("between nodes and generation");
         store.commit_gated(&generation, change.aim.gate().as_ref()).map_err(store_error)?;
         self.host.remember(Arc::clone(&change.graph));

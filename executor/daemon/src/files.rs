@@ -10,7 +10,7 @@ use crate::{
     shims::{Shim, failure},
     sources,
     start::fail,
-    store::StoreError,
+    store::{StoreError, leases::Proposal},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,10 @@ use tank_model::{
     spec::{self, Network},
 };
 use tank_proto::shim::{Failure, Request};
-use tank_sys::mount::{self, attr};
+use tank_sys::{
+    mount::{self, attr},
+    route::Cidr,
+};
 
 /// The most bytes that are read of a file to see whether it says what it should.
 const MAX_FILE: u64 = 4 << 20;
@@ -39,7 +42,7 @@ fn name_of(path: &str) -> String {
 /// What a container's files say, secrets apart, by their paths.
 ///
 /// # Errors
-/// When the store can't lease an address.
+/// When the pod needs addresses and has no lease.
 pub fn contents(
     host: &Host,
     graph: &Graph,
@@ -47,9 +50,24 @@ pub fn contents(
     pod: &Name,
     container: &Name,
 ) -> Result<BTreeMap<String, spec::File>, StoreError> {
+    let addresses = if is_bridged(graph, pod) { host.addresses(pod)? } else { BTreeSet::new() };
+    Ok(contents_at(graph, resolver, pod, container, &addresses))
+}
+
+fn is_bridged(graph: &Graph, pod: &Name) -> bool {
+    graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge)
+}
+
+/// As [`contents`], of a pod with these addresses.
+fn contents_at(
+    graph: &Graph,
+    resolver: &Resolver,
+    pod: &Name,
+    container: &Name,
+    addresses: &BTreeSet<Cidr>,
+) -> BTreeMap<String, spec::File> {
     let mut files = graph.files(pod, container);
-    let Some((sandbox, _)) = graph.sandbox(pod) else { return Ok(files) };
-    let addresses = if sandbox.network == Network::Bridge { host.addresses(pod)? } else { BTreeSet::new() };
+    let Some((sandbox, _)) = graph.sandbox(pod) else { return files };
     let hosts = hosts_file(&sandbox.hostname, addresses.iter().map(|cidr| cidr.address.to_string()));
     let generated = [
         ("/etc/hosts", hosts),
@@ -59,19 +77,20 @@ pub fn contents(
     for (path, text) in generated {
         files.entry(path.to_owned()).or_insert(spec::File { text, mode: spec::Mode(0o644), reload: None });
     }
-    Ok(files)
+    files
 }
 
-/// What every container's files have to say.
+/// What every container's files have to say, where the pods have, or get, these leases.
 ///
 /// # Errors
-/// As [`contents`].
-pub fn digests(host: &Host, graph: &Graph) -> Result<Files, StoreError> {
+/// When one has none.
+pub fn digests(host: &Host, graph: &Graph, leases: &Proposal) -> Result<Files, StoreError> {
     let resolver = Resolver::read();
     let mut all = BTreeMap::new();
     for entry in graph.entries() {
         let (Key::Container(pod, container) | Key::Init(pod, container)) = &entry.key else { continue };
-        let files = contents(host, graph, &resolver, pod, container)?;
+        let addresses = if is_bridged(graph, pod) { host.addresses_of(leases.get(pod)?) } else { BTreeSet::new() };
+        let files = contents_at(graph, &resolver, pod, container, &addresses);
         let digests = files.into_iter().map(|(path, file)| (path, Digest::of(file.text.as_bytes())));
         all.insert((pod.clone(), container.clone()), digests.collect());
     }

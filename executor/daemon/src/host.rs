@@ -5,12 +5,12 @@ use crate::{
     failures::Failures,
     forkserver::{Born, Forkserver},
     images::Images,
-    probe::Readiness,
+    prober::Prober,
     seen::Listed,
     settings::{ID_BASE, Settings},
     shims::{Notice, Shim},
     sources::Sources,
-    store::{Store, StoreError},
+    store::{Store, StoreError, leases::Proposal},
     timings::Timings,
 };
 use std::{
@@ -45,7 +45,7 @@ pub struct Host {
     /// Tells when somebody writes into a container's cgroup, or its files.
     writes: Writes,
     pub events: Events,
-    pub readiness: Readiness,
+    pub prober: Prober,
     pub timings: Timings,
     pub forkserver: Forkserver,
     /// Rings whenever the loop should look.
@@ -98,7 +98,7 @@ impl Host {
             rules: Listed::new(Changes::of_rules()?),
             writes: Writes::new()?,
             events: Events::default(),
-            readiness: Readiness::default(),
+            prober: Prober::default(),
             timings: Timings::default(),
             wake: Notify::new(),
             notices,
@@ -296,10 +296,25 @@ impl Host {
         self.store.generation(number)?.map(|generation| self.graph(generation.root)).transpose()
     }
 
+    /// The leases of a graph's pods, those that new names would get among them. Takes none.
+    pub fn propose_leases(&self, graph: &Graph) -> Result<Proposal, StoreError> {
+        Proposal::of(self.store.as_ref(), graph.pods().collect::<Vec<_>>().into_iter())
+    }
+
+    /// The lease of a pod that some generation names.
+    pub fn lease(&self, pod: &Name) -> Result<u32, StoreError> {
+        let leases = self.store.leases();
+        leases.get(pod.as_str()).copied().ok_or_else(|| StoreError::Unleased(pod.to_string()))
+    }
+
     /// The addresses that go with a pod's name, one of each of the host's networks.
     pub fn addresses(&self, pod: &Name) -> Result<BTreeSet<Cidr>, StoreError> {
-        let lease = self.store.lease(pod.as_str())?;
-        Ok(self.settings.config.networks.iter().filter_map(|network| network.nth(lease)).collect())
+        Ok(self.addresses_of(self.lease(pod)?))
+    }
+
+    /// The addresses that go with a lease.
+    pub fn addresses_of(&self, lease: u32) -> BTreeSet<Cidr> {
+        self.settings.config.networks.iter().filter_map(|network| network.nth(lease)).collect()
     }
 
     /// The bridge's own addresses.
@@ -309,17 +324,17 @@ impl Host {
 
     /// The first host id of a pod's own.
     pub fn id_base(&self, pod: &Name) -> Result<u32, StoreError> {
-        Ok(ID_BASE + self.store.lease(pod.as_str())? * tank_sys::namespace::ID_COUNT)
+        Ok(ID_BASE + self.lease(pod)? * tank_sys::namespace::ID_COUNT)
     }
 
     /// The nftables rules that a graph needs; none when no pod is on the bridge.
-    pub fn ruleset(&self, graph: &Graph) -> Result<Option<Ruleset>, StoreError> {
+    pub fn ruleset(&self, graph: &Graph, leases: &Proposal) -> Result<Option<Ruleset>, StoreError> {
         let bridged = |pod: &&Name| graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge);
         let mut forwards = Vec::new();
         let mut any = false;
         for pod in graph.pods().filter(bridged) {
             any = true;
-            let addresses = self.addresses(pod)?;
+            let addresses = self.addresses_of(leases.get(pod)?);
             for (name, publish) in graph.published(pod) {
                 let target = addresses.iter().find(|cidr| cidr.address.is_ipv4() == publish.address.is_ipv4());
                 let Some(target) = target else { continue };

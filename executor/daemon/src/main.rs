@@ -6,7 +6,8 @@
 //!             │          └─► seen    what holds until            └─► forkserver    makes shims
 //!             │                      something is told
 //!             ├─► images    references to layers
-//!             └─► store     nodes, generations, pointers
+//!             ├─► prober    probes the runs of the current generation
+//!             └─► store     nodes, generations, leases, pointers
 //! ```
 //!
 //! It evaluates no Nickel: a client sends canonical bytes, and nothing in them is taken on trust. It may be killed at
@@ -31,6 +32,7 @@ mod ownership;
 mod pending;
 mod ports;
 mod probe;
+mod prober;
 mod reach;
 mod request;
 mod resolver;
@@ -133,6 +135,9 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let _ = host.forkserver.start();
     host.adopt();
     let engine = Arc::new(Engine::new(Arc::clone(&host)));
+    if let Err(error) = engine.lease_current() {
+        host.events.add("failed", None, format!("can't lease what is declared: {error}"));
+    }
 
     let listening = Arc::clone(&host);
     tokio::spawn(async move {

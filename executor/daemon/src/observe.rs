@@ -6,11 +6,15 @@
 //!
 //! A shim that does not answer, or a pod that can't be read, is [`Unresponsive`] and costs no other pod its place: it is
 //! waited for [once](OBSERVE_LIMIT), and then not again until it answers.
+//!
+//! Observing acts on nothing, whatever the graph it is for: it asks the shims for what they know, takes no lease, starts
+//! no probe (what is known of probes is [`crate::prober`]'s), and leaves no record.
 
 use crate::{
     actuate::link_name,
     files::Files,
     host::Host,
+    prober::Standing,
     seen::{Asked, Look, Seen},
     shims::{OBSERVE_LIMIT, Shim, Silence, failure},
 };
@@ -21,7 +25,7 @@ use std::{
     sync::Arc,
 };
 use tank_model::{
-    Digest, Graph, Key, Name,
+    Graph, Name,
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
@@ -255,7 +259,7 @@ impl Said {
         Ok(Sandbox { hash, pid: self.state.pid, version: self.state.version, network })
     }
 
-    fn pod(&self, host: &Arc<Host>, graph: &Graph, kernel: Kernel) -> Result<Pod, Failure> {
+    fn pod(&self, host: &Host, graph: &Graph, kernel: Kernel) -> Result<Pod, Failure> {
         let hash = |text: &str| text.parse().map_err(|e| failed("read a shim's state", &e));
         let known = |name: &Name| self.state.containers.iter().any(|found| found.name == name.as_str());
         let mut pod = Pod {
@@ -268,12 +272,13 @@ impl Said {
             else {
                 continue;
             };
+            let probed = host.prober.standing(graph, &self.name, &name, found.started);
             let container = observed::Container {
                 hash: hash(&found.hash)?,
                 attempt: found.attempt,
                 started: found.started_boot.unwrap_or_else(|| on_boot_clock(found.started)),
                 since: found.started,
-                state: state(host, graph, &self.name, &name, found),
+                state: state(found, &probed),
                 limits: Limits {
                     memory: seen.limits.memory.map(Bytes),
                     pids: seen.limits.pids.and_then(|pids| u32::try_from(pids).ok()),
@@ -282,6 +287,7 @@ impl Said {
                 halted: seen.halted,
                 files: seen.files.clone(),
                 out_of_memory: seen.out_of_memory,
+                unhealthy: probed.unhealthy.filter(|_| found.exited.is_none()),
                 tty: found.tty,
                 stop_signal: found.stop_signal,
                 stop_timeout: found.stop_timeout,
@@ -292,15 +298,9 @@ impl Said {
     }
 }
 
-fn state(host: &Arc<Host>, graph: &Graph, pod: &Name, name: &Name, found: &ContainerState) -> observed::State {
+fn state(found: &ContainerState, probed: &Standing) -> observed::State {
     match found.exited {
-        None => {
-            let lifecycle = graph.lifecycle(pod, name);
-            let probes =
-                graph.get(&Key::Lifecycle(pod.clone(), name.clone())).map_or(Digest::of(b""), |entry| entry.hash);
-            let ready = host.readiness.is_ready(host, pod, name, found.started, &lifecycle, probes);
-            observed::State::Running { pid: found.pid, ready }
-        }
+        None => observed::State::Running { pid: found.pid, ready: probed.ready },
         Some((exit, at)) => {
             let at = found.exited_boot.unwrap_or_else(|| on_boot_clock(at));
             let status = match exit {

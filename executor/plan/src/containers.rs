@@ -5,12 +5,15 @@
 
 use crate::{
     backoff::{self, Verdict},
-    observed::{self, State},
+    observed::{self, State, Unhealthy},
     planner::{Planner, Removal, effective_limits},
     step::{Class, Step, StepId},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use tank_model::{Digest, Key, Name, spec::Condition};
+use tank_model::{
+    Digest, Key, Name,
+    spec::{Condition, Restart},
+};
 
 impl Planner<'_> {
     /// `class` is that of what was not there before.
@@ -95,6 +98,9 @@ impl Planner<'_> {
         match found.state {
             State::Exited { status, at } => self.ended(pod, name, found, status, at, after),
             State::Running { .. } => {
+                if let Some(unhealthy) = found.unhealthy {
+                    return self.unhealthy(pod, name, found, unhealthy);
+                }
                 self.limits(pod, name, found);
                 if found.halted {
                     let step = Step::Resume { pod: pod.clone(), container: name.clone() };
@@ -103,6 +109,17 @@ impl Planner<'_> {
                 self.files(pod, name, found);
             }
         }
+    }
+
+    /// A run whose probe has failed as often as it may: it ends, and the pod's `restart` says what follows.
+    fn unhealthy(&mut self, pod: &Name, name: &Name, found: &observed::Container, unhealthy: Unhealthy) {
+        let why = unhealthy.probe.failure();
+        if unhealthy.ending {
+            return self.wait(pod, name, format!("is ending: {why}"), None);
+        }
+        let starts_again = self.desired.graph.pod(pod).is_some_and(|node| node.restart != Restart::Never);
+        let class = if starts_again { Class::Restart } else { Class::Delete };
+        self.end(pod, name, found, &Removal { class, why: why.to_owned(), drift: true });
     }
 
     /// Why a container has to end and start again.

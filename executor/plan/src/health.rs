@@ -99,6 +99,7 @@ fn of_container(found: &Container, restart: Restart, probed: bool, now: u64, gra
     } else {
         ""
     };
+    let failure = found.unhealthy.map(|unhealthy| unhealthy.probe.failure()).unwrap_or_default();
     match &found.state {
         State::Exited { status: 0, .. } if restart != Restart::Always => Health::Good,
         State::Exited { status, .. } if restart == Restart::Never || found.attempt >= PATIENCE => {
@@ -106,6 +107,7 @@ fn of_container(found: &Container, restart: Restart, probed: bool, now: u64, gra
         }
         State::Exited { status, .. } => Health::NotYet(format!("ended with status {status}{memory}")),
         State::Running { .. } if found.attempt >= PATIENCE => Health::Hopeless(format!("keeps ending{memory}")),
+        State::Running { .. } if !failure.is_empty() => Health::NotYet(format!("is ended: {failure}")),
         State::Running { ready: false, .. } => Health::NotYet("is not ready".to_owned()),
         State::Running { .. } if probed => Health::Good,
         State::Running { .. } if now.saturating_sub(found.started) >= grace => Health::Good,
@@ -116,7 +118,12 @@ fn of_container(found: &Container, restart: Restart, probed: bool, now: u64, gra
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Desired, model::apply, observed::Pod, plan};
+    use crate::{
+        Desired,
+        model::apply,
+        observed::{Pod, Probed, Unhealthy},
+        plan,
+    };
     use std::collections::BTreeMap;
     use tank_model::Config;
 
@@ -201,6 +208,11 @@ mod tests {
             pod.containers.values_mut().for_each(|found| found.state = State::Running { pid: 2, ready: false });
         };
         assert_eq!(of(probed(), 1, unready), not_yet("app is not ready"));
+        let failing = |pod: &mut Pod| {
+            let unhealthy = Unhealthy { probe: Probed::Liveness, ending: false };
+            pod.containers.values_mut().for_each(|found| found.unhealthy = Some(unhealthy));
+        };
+        assert_eq!(of(probed(), 1, failing), not_yet("app is ended: it does not answer any more"));
     }
 
     #[test]

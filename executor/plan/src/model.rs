@@ -60,6 +60,7 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
                 halted: false,
                 files: desired.files.get(&(pod.clone(), container.clone())).cloned(),
                 out_of_memory: false,
+                unhealthy: None,
                 tty: false,
                 stop_signal: 15,
                 stop_timeout: 10_000,
@@ -73,6 +74,12 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
             if let Some(pod) = host.pods.get_mut(pod) {
                 pod.containers.remove(container);
                 pod.left_over.insert(container.clone());
+            }
+        }
+        Step::EndContainer { pod, container, .. } => {
+            if let Some(found) = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)) {
+                found.state = State::Exited { status: 0, at: now };
+                found.unhealthy = None;
             }
         }
         Step::SetLimits { pod, container, limits } => {

@@ -104,10 +104,38 @@ pub struct Container {
     pub files: Option<BTreeMap<String, Digest>>,
     /// The kernel ended processes of it that were out of memory.
     pub out_of_memory: bool,
+    /// The probe of this run that has failed as often as it may. None: there is none, or there is no such probe.
+    pub unhealthy: Option<Unhealthy>,
     pub tty: bool,
     pub stop_signal: i32,
     /// Milliseconds.
     pub stop_timeout: u64,
+}
+
+/// A run that has to end because of a probe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unhealthy {
+    pub probe: Probed,
+    /// It was asked to end, and will be killed when its time is over.
+    pub ending: bool,
+}
+
+/// What a probe is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Probed {
+    Startup,
+    Liveness,
+}
+
+impl Probed {
+    /// What its failure says of a container.
+    pub fn failure(self) -> &'static str {
+        match self {
+            Self::Startup => "it did not come up",
+            Self::Liveness => "it does not answer any more",
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -223,23 +223,45 @@ impl Planner<'_> {
         removal: &Removal,
         after: &[StepId],
     ) -> StepId {
-        let Removal { class, why, drift } = removal;
+        let (signal, timeout) = self.stop_of(pod, name, found);
+        let step = Step::StopContainer { pod: pod.clone(), container: name.clone(), signal, timeout };
+        self.resumed_first(pod, name, found, removal, after, step)
+    }
+
+    /// Has a container end without waiting for it.
+    pub(crate) fn end(&mut self, pod: &Name, name: &Name, found: &observed::Container, removal: &Removal) -> StepId {
+        let (signal, timeout) = self.stop_of(pod, name, found);
+        let step = Step::EndContainer { pod: pod.clone(), container: name.clone(), signal, timeout };
+        self.resumed_first(pod, name, found, removal, &[], step)
+    }
+
+    /// The signal by which a container ends, and the milliseconds it has for that.
+    fn stop_of(&self, pod: &Name, name: &Name, found: &observed::Container) -> (i32, u64) {
         let key = (pod.clone(), name.clone());
-        let mut after = after.to_vec();
-        if found.halted {
-            // What is stopped or frozen hears no signal but the last.
-            let step = Step::Resume { pod: pod.clone(), container: name.clone() };
-            after = vec![self.add(step, *class, why.as_str(), *drift, &after)];
-        }
         // A stop that is declared now counts; of a container that is not declared any more its own, from its start.
         let timeout =
             self.desired.graph.process(pod, name).and_then(|_| self.desired.graph.lifecycle(pod, name).stop.timeout);
-        let step = Step::StopContainer {
-            pod: pod.clone(),
-            container: name.clone(),
-            signal: self.desired.stop_signals.get(&key).copied().unwrap_or(found.stop_signal),
-            timeout: timeout.map_or(found.stop_timeout, |timeout| timeout.0),
-        };
+        let signal = self.desired.stop_signals.get(&key).copied().unwrap_or(found.stop_signal);
+        (signal, timeout.map_or(found.stop_timeout, |timeout| timeout.0))
+    }
+
+    /// A step that signals, after one that has a halted container hear it: what is stopped or frozen hears no signal but
+    /// the last.
+    fn resumed_first(
+        &mut self,
+        pod: &Name,
+        name: &Name,
+        found: &observed::Container,
+        removal: &Removal,
+        after: &[StepId],
+        step: Step,
+    ) -> StepId {
+        let Removal { class, why, drift } = removal;
+        let mut after = after.to_vec();
+        if found.halted {
+            let step = Step::Resume { pod: pod.clone(), container: name.clone() };
+            after = vec![self.add(step, *class, why.as_str(), *drift, &after)];
+        }
         self.add(step, *class, why.as_str(), *drift, &after)
     }
 

@@ -50,6 +50,14 @@ pub enum Step {
         signal: i32,
         timeout: u64,
     },
+    /// Begins what `StopContainer` does and does not wait for the end of it; the shim keeps how it ended, and with that
+    /// the pod's `restart` says what follows.
+    EndContainer {
+        pod: Name,
+        container: Name,
+        signal: i32,
+        timeout: u64,
+    },
     SetLimits {
         pod: Name,
         container: Name,
@@ -166,6 +174,7 @@ impl Step {
             | Self::EnsureNetwork { pod }
             | Self::StartContainer { pod, .. }
             | Self::StopContainer { pod, .. }
+            | Self::EndContainer { pod, .. }
             | Self::SetLimits { pod, .. }
             | Self::Resume { pod, .. }
             | Self::WriteFiles { pod, .. } => Some(pod),
@@ -186,6 +195,7 @@ impl fmt::Display for Step {
             Self::EnsureNetwork { pod } => write!(f, "connect pod {pod}"),
             Self::StartContainer { pod, container, .. } => write!(f, "start {pod}/{container}"),
             Self::StopContainer { pod, container, .. } => write!(f, "stop {pod}/{container}"),
+            Self::EndContainer { pod, container, .. } => write!(f, "end {pod}/{container}"),
             Self::SetLimits { pod, container, .. } => write!(f, "set the limits of {pod}/{container}"),
             Self::Resume { pod, container } => write!(f, "resume {pod}/{container}"),
             Self::WriteFiles { pod, container, paths } => {

@@ -6,7 +6,7 @@ use tank_model::{Config, Digest, Graph, Key, Name, spec::Network};
 use tank_plan::{
     Desired, Observed, Step,
     model::{apply, apply_step},
-    observed::{Pod, State, Unresponsive},
+    observed::{Pod, Probed, State, Unhealthy, Unresponsive},
     plan,
     planner::SILENCE,
 };
@@ -103,7 +103,7 @@ impl World {
                     Some(hash) => assert!(one.hash == *hash && matches!(one.state, State::Exited { status: 0, .. })),
                     None => {
                         assert_eq!(Some(&one.hash), containers.get(name));
-                        assert!(matches!(one.state, State::Running { .. }) && !one.halted);
+                        assert!(matches!(one.state, State::Running { .. }) && !one.halted && one.unhealthy.is_none());
                         assert_eq!(one.files.as_ref(), self.files.get(&(pod.clone(), name.clone())));
                     }
                 }
@@ -175,6 +175,7 @@ enum Meddling {
     DeleteBridge,
     ChangeLimits,
     Halt,
+    FailProbes,
     EditFiles,
     StopShims,
     SilenceShims,
@@ -189,6 +190,7 @@ fn meddling() -> impl Strategy<Value = Meddling> {
         Just(Meddling::DeleteBridge),
         Just(Meddling::ChangeLimits),
         Just(Meddling::Halt),
+        Just(Meddling::FailProbes),
         Just(Meddling::EditFiles),
         Just(Meddling::StopShims),
         Just(Meddling::SilenceShims),
@@ -222,6 +224,10 @@ fn meddle(host: &mut Observed, what: &Meddling) {
             }
             Meddling::Halt => pod.containers.values_mut().for_each(|container| {
                 container.halted = matches!(container.state, State::Running { .. });
+            }),
+            Meddling::FailProbes => pod.containers.values_mut().for_each(|container| {
+                let running = matches!(container.state, State::Running { .. });
+                container.unhealthy = running.then_some(Unhealthy { probe: Probed::Liveness, ending: false });
             }),
             Meddling::EditFiles => {
                 for files in pod.containers.values_mut().filter_map(|container| container.files.as_mut()) {

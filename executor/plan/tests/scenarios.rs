@@ -12,6 +12,8 @@
 //! lose web              a shim is killed, with everything in it
 //! leave web             … and its cgroups and folders are all that is found
 //! unlink web            a link, an address or a route is gone
+//! fail web/app          its liveness probe fails as often as it may
+//! ending web/app        … and it was asked to end
 //! freeze web/app        somebody stops or freezes a container
 //! edit web/app /path    somebody writes into a file
 //! pids web/app 7        somebody sets a limit
@@ -26,7 +28,7 @@ use tank_model::{Config, Digest, Graph, Key, Name, spec::Network};
 use tank_plan::{
     Desired, Observed, Plan,
     model::{apply, apply_step},
-    observed::{Container, Pod, State},
+    observed::{Container, Pod, Probed, State, Unhealthy},
     plan,
 };
 
@@ -165,6 +167,12 @@ impl Story {
             "lose" => drop(self.host.pods.remove(&name(rest))),
             "leave" => *self.pod(&name(rest)) = Pod::default(),
             "unlink" => self.pod(&name(rest)).sandbox.as_mut().expect("a sandbox").network = None,
+            "fail" => {
+                self.container(rest).unhealthy = Some(Unhealthy { probe: Probed::Liveness, ending: false });
+            }
+            "ending" => {
+                self.container(rest).unhealthy = Some(Unhealthy { probe: Probed::Liveness, ending: true });
+            }
             "freeze" => self.container(rest).halted = true,
             "edit" => {
                 let (at, path) = rest.split_once(' ').expect("a path");
@@ -281,6 +289,27 @@ fn a_container_that_keeps_ending() {
         converge
         exit web/app 0
         plan
+        "#
+    ));
+}
+
+#[test]
+fn a_container_that_does_not_answer() {
+    insta::assert_snapshot!(story(
+        r#"
+        declare {"pods":{"db":{"containers":{"app":{"image":"db","stop":{"timeout":7000}}}},"web":{"containers":{"app":{"image":"web"}},"depends_on":{"db":"ready"}},"job":{"restart":"never","containers":{"app":{"image":"job"}}}}}
+        converge
+        fail db/app
+        ending db/app
+        plan
+        fail db/app
+        freeze db/app
+        converge
+        fail job/app
+        converge
+        fail db/app
+        declare {"pods":{"db":{"containers":{"app":{"image":"db:2"}}}}}
+        converge
         "#
     ));
 }

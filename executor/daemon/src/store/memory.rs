@@ -1,9 +1,9 @@
 //! A store that forgets: the plain implementation, and the other half of the conformance suite.
 
-use super::{Store, StoreError, pick_lease};
+use super::{Store, StoreError, leases::Leases};
 use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tank_model::{Digest, Gate, Generation, Outcome};
 
@@ -16,7 +16,7 @@ struct Inner {
     generations: BTreeMap<u64, Generation>,
     outcomes: BTreeMap<u64, Outcome>,
     gates: BTreeMap<u64, Gate>,
-    leases: BTreeMap<String, u32>,
+    leases: Arc<Leases>,
     current: Option<u64>,
 }
 
@@ -72,13 +72,15 @@ impl Store for MemoryStore {
         Ok(self.inner().outcomes.get(&number).copied().unwrap_or(Outcome::Pending))
     }
 
-    fn lease(&self, pod: &str) -> Result<u32, StoreError> {
+    fn leases(&self) -> Arc<Leases> {
+        Arc::clone(&self.inner().leases)
+    }
+
+    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError> {
         let mut inner = self.inner();
-        if let Some(lease) = inner.leases.get(pod) {
-            return Ok(*lease);
-        }
-        let lease = pick_lease(pod, |lease| inner.leases.values().any(|taken| *taken == lease))?;
-        inner.leases.insert(pod.to_owned(), lease);
-        Ok(lease)
+        let leases = Arc::make_mut(&mut inner.leases);
+        leases.retain(|pod, _| !released.contains(pod));
+        leases.extend(new.clone());
+        Ok(())
     }
 }

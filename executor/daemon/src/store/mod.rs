@@ -19,12 +19,15 @@
 
 #[cfg(test)]
 mod damage;
+pub mod leases;
 #[cfg(test)]
 pub mod memory;
 mod newest;
 pub mod recover;
 pub mod rocks;
 
+use leases::Leases;
+use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Gate, Generation, Outcome};
 
 /// Leases are counted from here: the network's first address is the bridge's own.
@@ -48,6 +51,8 @@ pub enum StoreError {
     /// What is wrong with it, and what to do.
     #[error("{0}")]
     Damaged(String),
+    #[error("pod `{0}` has no lease: no generation names it")]
+    Unleased(String),
     #[error("a stored graph can't be read")]
     Load(#[source] Box<tank_model::graph::LoadError>),
 }
@@ -89,24 +94,18 @@ pub trait Store: Send + Sync {
 
     fn outcome(&self, number: u64) -> Result<Outcome, StoreError>;
 
-    /// The lease of a pod, made at its first use and kept with its name. A new one is not synced: what a lease is first
-    /// used for comes with a [`Store::commit`], before which it is taken.
-    fn lease(&self, pod: &str) -> Result<u32, StoreError>;
+    /// The leases that were taken.
+    fn leases(&self) -> Arc<Leases>;
+
+    /// Takes these and gives back those of the names `released`. That is not synced: what a lease is first used for comes
+    /// with a [`Store::commit`], before which it is taken. See [`leases`].
+    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError>;
 }
 
 /// The number the next generation gets.
 pub fn next_number(store: &dyn Store) -> Result<u64, StoreError> {
     // Every commit makes the newest one the current one.
     Ok(store.current()?.map_or(1, |current| current + 1))
-}
-
-/// Picks the lease for a new name: the one its hash says, or the next free one, so that a store made anew hands the
-/// same pods the same addresses nearly always.
-fn pick_lease(pod: &str, taken: impl Fn(u32) -> bool) -> Result<u32, StoreError> {
-    let bytes = *Digest::of(pod.as_bytes()).as_bytes();
-    let start = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % LEASES;
-    let candidates = (0..LEASES).map(|i| FIRST_LEASE + (start + i) % LEASES);
-    candidates.into_iter().find(|lease| !taken(*lease)).ok_or(StoreError::NoLease)
 }
 
 #[cfg(test)]
@@ -216,13 +215,16 @@ mod conformance {
     }
 
     #[test]
-    fn leases_stay_with_their_name_and_differ() {
+    fn leases_are_taken_and_released_together() {
         both(|store| {
-            let leases: Vec<u32> = (0..50).map(|i| store.lease(&format!("pod-{i}")).expect("leases")).collect();
-            let again: Vec<u32> = (0..50).map(|i| store.lease(&format!("pod-{i}")).expect("leases")).collect();
-            assert_eq!(leases, again);
-            let distinct: std::collections::BTreeSet<_> = leases.iter().collect();
-            assert_eq!(distinct.len(), 50);
+            let all =
+                |leases: &[(&str, u32)]| leases.iter().map(|(pod, n)| ((*pod).to_owned(), *n)).collect::<Leases>();
+            assert_eq!(*store.leases(), Leases::new());
+            store.take_leases(&all(&[("web", 7), ("db", 9)]), &BTreeSet::new()).expect("takes");
+            let before = store.leases();
+            store.take_leases(&all(&[("new", 9)]), &BTreeSet::from(["db".to_owned()])).expect("takes");
+            assert_eq!(*before, all(&[("web", 7), ("db", 9)]), "what was read stays what it was");
+            assert_eq!(*store.leases(), all(&[("web", 7), ("new", 9)]));
         });
     }
 
@@ -244,16 +246,19 @@ mod conformance {
     #[test]
     fn rocks_keeps_everything_when_it_is_opened_again() {
         let dir = fresh("again");
-        let lease = {
+        let leases = {
             let store = open(&dir);
             store.put_nodes(&[(Digest::of(b"1"), b"1".to_vec())]).expect("writes");
             store.commit(&generation(1, None)).expect("commits");
-            store.lease("web").expect("leases")
+            let all = Leases::from([("web".to_owned(), 7), ("db".to_owned(), 8), ("gone".to_owned(), 9)]);
+            store.take_leases(&all, &BTreeSet::new()).expect("takes");
+            store.take_leases(&Leases::new(), &BTreeSet::from(["gone".to_owned()])).expect("releases");
+            store.leases()
         };
         let store = open(&dir);
         assert_eq!(store.current().expect("reads"), Some(1));
         assert_eq!(store.node(&Digest::of(b"1")).expect("reads"), Some(b"1".to_vec()));
-        assert_eq!(store.lease("web").expect("leases"), lease);
+        assert_eq!(store.leases(), leases);
         drop(store);
         remove(&dir);
     }

@@ -5,15 +5,15 @@
 
 use super::{
     Store, StoreError,
+    leases::Leases,
     newest::{Committed, Newest},
-    pick_lease,
     recover::{self, Opened, Recovery},
 };
 use rocksdb::{DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 use tank_model::{Digest, Gate, Generation, Outcome, canonical};
@@ -35,10 +35,10 @@ pub struct RocksStore {
     /// Nothing while it could not be opened again.
     db: RwLock<Option<DB>>,
     newest: Newest,
-    /// Serialises commits, which read before they write.
+    /// Serialises commits, which read before they write, and the taking of leases.
     writing: Mutex<()>,
     /// Every lease: they are asked for at every look at the host.
-    leases: Mutex<BTreeMap<String, u32>>,
+    leases: Mutex<Arc<Leases>>,
 }
 
 /// What went wrong, and what to do about it where the database does not help itself.
@@ -103,7 +103,7 @@ impl RocksStore {
             }
         };
         let leases = store.scan(b"l/")?.iter().map(read).collect::<Result<_, _>>()?;
-        *store.leases.lock().unwrap_or_else(PoisonError::into_inner) = leases;
+        *store.leases.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(leases);
         Ok((store, notes))
     }
 
@@ -299,19 +299,24 @@ impl Store for RocksStore {
         Ok(bytes.map(read).transpose()?.unwrap_or(Outcome::Pending))
     }
 
-    fn lease(&self, pod: &str) -> Result<u32, StoreError> {
-        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lease) = leases.get(pod) {
-            return Ok(*lease);
-        }
-        let lease = pick_lease(pod, |lease| leases.values().any(|taken| *taken == lease))?;
+    fn leases(&self) -> Arc<Leases> {
+        Arc::clone(&self.leases.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = |pod: &str| [b"l/", pod.as_bytes()].concat();
         let batch = || {
             let mut batch = WriteBatch::default();
-            batch.put([b"l/", pod.as_bytes()].concat(), lease.to_be_bytes());
+            released.iter().for_each(|pod| batch.delete(key(pod)));
+            new.iter().for_each(|(pod, lease)| batch.put(key(pod), lease.to_be_bytes()));
             batch
         };
-        self.write("write", batch, &WriteOptions::default())?;
-        leases.insert(pod.to_owned(), lease);
-        Ok(lease)
+        self.write("take leases", batch, &WriteOptions::default())?;
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let leases = Arc::make_mut(&mut leases);
+        leases.retain(|pod, _| !released.contains(pod));
+        leases.extend(new.clone());
+        Ok(())
     }
 }
