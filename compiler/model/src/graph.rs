@@ -389,7 +389,7 @@ impl Graph {
         range.map(|(_, index)| &self.dag[*index])
     }
 
-    pub fn pods(&self) -> impl Iterator<Item = &Name> + Clone {
+    pub fn pods(&self) -> impl Iterator<Item = &Name> {
         let pods = self.neighbours(Key::Pod(Name::lowest()), |key| matches!(key, Key::Pod(_)));
         pods.filter_map(|entry| match &entry.key {
             Key::Pod(name) => Some(name),

@@ -108,14 +108,14 @@ mod tests {
 
     /// A generation of these pods; it takes their leases.
     fn commit(store: &MemoryStore, number: u64, pods: &[Name]) {
-        let pods: serde_json::Map<String, serde_json::Value> = pods
+        let declared: serde_json::Map<String, serde_json::Value> = pods
             .iter()
             .map(|pod| (pod.to_string(), serde_json::json!({ "containers": { "app": { "image": "x" } } })))
             .collect();
-        let config: Config = serde_json::from_value(serde_json::json!({ "pods": pods })).expect("a configuration");
+        let config: Config = serde_json::from_value(serde_json::json!({ "pods": declared })).expect("a configuration");
         let graph = Graph::build(&config, |_| None).expect("a graph");
         store.put_nodes(&graph.stored().expect("encodes")).expect("writes");
-        Proposal::of(store, graph.pods()).expect("proposes").take(store).expect("takes");
+        take(store, pods);
         let parent = store.current().expect("reads");
         let generation =
             Generation { number, root: graph.root(), parent, time: 7, uid: 0, source: "t".into(), provenance: None };
