@@ -164,15 +164,13 @@ fn devices(root: &Root, owner: u32) -> Result<OwnedFd> {
     let pts = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", tty_group.as_str())];
     let shm = [("mode", "1777"), ("size", "65536k")];
     let locked_down = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-    let kinds: [(&str, &[(&str, &str)], u64, &str); 3] = [
-        ("devpts", &pts, attr::NOSUID | attr::NOEXEC, "pts"),
-        ("tmpfs", &shm, locked_down, "shm"),
-        ("mqueue", &[], locked_down, "mqueue"),
-    ];
-    for (kind, options, attributes, name) in kinds {
+    let mount_on = |name: &str, kind: &str, options: &[(&str, &str)], attributes: u64| -> Result<()> {
         rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).doing(|| format!("make /dev/{name}"))?;
-        attach_at(kind, options, attributes, dev, name, id).doing_at("/dev")?;
-    }
+        attach_at(kind, options, attributes, dev, name, id).doing_at("/dev").map(drop)
+    };
+    mount_on("pts", "devpts", &pts, attr::NOSUID | attr::NOEXEC)?;
+    mount_on("shm", "tmpfs", &shm, locked_down)?;
+    mount_on("mqueue", "mqueue", &[], locked_down)?;
     let links = [
         ("pts/ptmx", "ptmx"),
         ("/proc/self/fd", "fd"),
