@@ -396,7 +396,7 @@ mod tests {
 
     const NOW: u64 = 1_000_000;
 
-    /// What is planned, and what waits until when, for two pods of which `web` is declared as told and unresponsive.
+    /// What is planned, and what waits until when, for the pod `web`, which is unresponsive.
     fn planned(
         declared: bool,
         unresponsive: Unresponsive,
