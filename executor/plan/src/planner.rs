@@ -415,3 +415,61 @@ pub fn effective_limits(declared: &Limits) -> Limits {
         cpu: declared.cpu,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observed::{FailedStep, Pod};
+    use tank_model::Config;
+
+    const NOW: u64 = 1_000_000;
+
+    /// What is planned, and what waits until when, for the pod `web`, which is unresponsive.
+    fn planned(
+        declared: bool,
+        unresponsive: Unresponsive,
+        failures: Vec<FailedStep>,
+    ) -> (Vec<String>, Vec<Option<u64>>) {
+        let mut config = serde_json::json!({ "pods": {} });
+        if declared {
+            config["pods"]["web"] = serde_json::json!({ "network": "none", "containers": { "app": { "image": "x" } } });
+        }
+        let config: Config = serde_json::from_value(config).expect("a configuration");
+        let graph = Graph::build(&config, |_| None).expect("a graph");
+        let (none, addresses) = (BTreeSet::new(), BTreeMap::new());
+        let (signals, files) = (BTreeMap::new(), BTreeMap::new());
+        let desired = Desired {
+            graph: &graph,
+            previous: Some(&graph),
+            addresses: &addresses,
+            bridge: &none,
+            firewall: &none,
+            stop_signals: &signals,
+            files: &files,
+        };
+        let web = Pod { unresponsive: Some(unresponsive), ..Pod::default() };
+        let pods = BTreeMap::from([(Name::new("web").expect("a name"), web)]);
+        let plan = plan(&desired, &Observed { now: NOW, pods, failures, ..Observed::default() });
+        (plan.steps.iter().map(|step| step.step.to_string()).collect(), plan.waiting.iter().map(|w| w.until).collect())
+    }
+
+    #[test]
+    fn a_shim_that_says_nothing_is_waited_for_let_run_on_or_replaced() {
+        let silent = |since| Unresponsive::Silent { since };
+        assert_eq!(planned(true, silent(NOW - SILENCE + 1), vec![]), (vec![], vec![Some(NOW + 1)]));
+        let replaced = ["sweep what is left of pod web", "create pod web", "start web/app"].map(str::to_owned);
+        assert_eq!(planned(true, silent(NOW - SILENCE), vec![]), (replaced.to_vec(), vec![]));
+        assert_eq!(planned(true, Unresponsive::Busy, vec![]), (vec![], vec![None]));
+        assert_eq!(planned(true, Unresponsive::Unreadable { why: String::new() }, vec![]), (vec![], vec![None]));
+        // However long it was stopped, what runs in it need not end; unless that is in vain.
+        let resumed = vec!["resume the shim of pod web".to_owned()];
+        assert_eq!(planned(true, Unresponsive::Halted { since: 0 }, vec![]), (resumed.clone(), vec![None]));
+        let step = Step::ResumeShim { pod: Name::new("web").expect("a name") };
+        let in_vain = FailedStep { step, count: PATIENCE, at: 0, why: String::new() };
+        let halted = planned(true, Unresponsive::Halted { since: 0 }, vec![in_vain]);
+        assert_eq!(halted, (replaced.to_vec(), vec![]));
+        // What has to go anyway is not waited for, but let run on, so that it may end as it should.
+        assert_eq!(planned(false, silent(NOW), vec![]), (replaced[..1].to_vec(), vec![]));
+        assert_eq!(planned(false, Unresponsive::Halted { since: 0 }, vec![]), (resumed, vec![]));
+    }
+}
