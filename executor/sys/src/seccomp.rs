@@ -88,9 +88,12 @@ pub struct Changes<'a> {
     pub no_set_id: bool,
 }
 
+/// Which argument the flags are, and one of them.
+type Flags = Option<(u8, i32)>;
+
 /// Calls with a mode, and which argument that is; for those that only sometimes make a file, also their flags and the
 /// flag with which they do. Of each, those that this architecture has.
-const WITH_MODE: [(&str, u8, Option<(u8, i32)>); 13] = [
+const WITH_MODE: [(&str, u8, Flags); 13] = [
     ("chmod", 1, None),
     ("fchmod", 1, None),
     ("fchmodat", 2, None),
