@@ -50,7 +50,7 @@ fn answer(mut stream: TcpStream, closed: &Sender<()>) -> std::io::Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pull_that_is_dropped_closes_its_connection_and_leaves_nothing() {
     let dir = std::env::temp_dir().join(format!("tank-images-{}", std::process::id()));
     let images = Images::open(&dir, &[]).expect("opens");
@@ -79,7 +79,7 @@ async fn a_pull_that_is_dropped_closes_its_connection_and_leaves_nothing() {
         pulled = images.pull(&reference, None) => panic!("it ended with {pulled:?}"),
         () = begun => {}
     }
-    // The future is gone, and with it the connection and the file.
+    // The future is gone, and with it the connection, which a worker closes, and the file.
     closed.recv_timeout(Duration::from_secs(30)).expect("the connection is closed");
     assert_eq!(halves(), 0);
     fs::remove_dir_all(&dir).expect("removes");

@@ -170,7 +170,7 @@ fn no_tar(error: &io::Error) -> ImageError {
         return ImageError::new(format!("can't read it: {error}"));
     }
     let text = error.to_string();
-    let clean = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    let clean = text.chars().all(|c| (c.is_ascii_graphic() && c != '[') || c == ' ');
     ImageError::new(if clean { format!("it is no tar archive: {text}") } else { "it is no tar archive".to_owned() })
 }
 
