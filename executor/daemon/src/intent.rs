@@ -48,13 +48,12 @@ pub struct Intent {
 
 impl Request {
     pub fn of_switch(call: &SwitchCall, uid: u32) -> Self {
-        let of = |files: &Option<Vec<String>>| source(files.as_deref(), &call.source, uid);
         Self {
             config: call.config.clone(),
             base_dir: call.base_dir.as_deref().map(PathBuf::from),
             merge: call.merge == Some(true),
             replace: call.replace == Some(true),
-            source: of(&call.files),
+            source: source(call.files.as_deref(), &call.source, uid),
         }
     }
 

@@ -311,12 +311,12 @@ impl Engine {
             Aim::Done => Arrived::Yes,
             Aim::Running => {
                 let missing = health::not_running(graph, &pass.observed, &pass.plan.waiting);
-                match missing.list.is_empty() {
-                    true => Arrived::Yes,
-                    false if late || !missing.may_come => {
-                        Arrived::Never(format!("not running yet: {}", missing.list.join(", ")))
-                    }
-                    false => Arrived::NotYet,
+                if missing.list.is_empty() {
+                    Arrived::Yes
+                } else if late || !missing.may_come {
+                    Arrived::Never(format!("not running yet: {}", missing.list.join(", ")))
+                } else {
+                    Arrived::NotYet
                 }
             }
             Aim::Healthy(_) => {
