@@ -115,7 +115,10 @@ mod tests {
         let config: Config = serde_json::from_value(serde_json::json!({ "pods": pods })).expect("a configuration");
         let graph = Graph::build(&config, |_| None).expect("a graph");
         store.put_nodes(&graph.stored().expect("encodes")).expect("writes");
-        Proposal::of(store, graph.pods()).expect("proposes").take(store).expect("takes");
+        Proposal::of(store, graph.pods().collect::<Vec<_>>().into_iter())
+            .expect("proposes")
+            .take(store)
+            .expect("takes");
         let parent = store.current().expect("reads");
         let generation =
             Generation { number, root: graph.root(), parent, time: 7, uid: 0, source: "t".into(), provenance: None };
