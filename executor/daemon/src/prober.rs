@@ -80,11 +80,11 @@ impl Prober {
             stays
         });
         for (run, probes) in wanted {
-            if !runs.contains_key(&run) {
+            runs.entry(run.clone()).or_insert_with(|| {
                 // It comes to its own entry when this lock is released.
-                let task = tokio::spawn(watch(Arc::clone(host), run.clone(), probes.clone())).abort_handle();
-                runs.insert(run, Probing { standing: unknown(probes), end: None, task });
-            }
+                let task = tokio::spawn(watch(Arc::clone(host), run, probes.clone())).abort_handle();
+                Probing { standing: unknown(probes), end: None, task }
+            });
         }
     }
 
