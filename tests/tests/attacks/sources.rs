@@ -297,7 +297,7 @@ fn a_program_of_roots_is_not_left_in_a_host_volume() {
     let dir = host.dir.join("srv");
     fs::create_dir_all(&dir).expect("mkdir");
     let program = dir.join("set_id");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attacks/set_id.c");
+    let source = tank_tests::repo().join("tests/tests/attacks/set_id.c");
     let built = Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).arg(source).status().expect("cc");
     assert!(built.success());
     let container = |mounts: &str, more: &str| format!("{{ image = \"oci:./busybox\", {mounts} {more} }}");
