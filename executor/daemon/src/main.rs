@@ -134,6 +134,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     // The first pod need not wait for it; what keeps it from starting is said when it is needed.
     let _ = host.forkserver.start();
     host.adopt();
+    start::remove_stale(&host);
     let engine = Arc::new(Engine::new(Arc::clone(&host)));
     if let Err(error) = engine.lease_current() {
         host.events.add("failed", None, format!("can't lease what is declared: {error}"));

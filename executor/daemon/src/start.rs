@@ -361,6 +361,18 @@ fn set_aside(dir: &Path, aside: &Path) -> std::io::Result<()> {
     }
 }
 
+/// Removes what a daemon that ended on the way has moved aside and not removed. Before anything is started.
+pub fn remove_stale(host: &Host) {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    for pod in entries(&host.settings.state_dir.join("scratch")) {
+        for entry in entries(&pod.path()).filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b".")) {
+            if let Err(error) = remove_dir(&entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "what was moved aside stays");
+            }
+        }
+    }
+}
+
 /// Removes a directory of Tank's own that may not be there.
 pub fn remove_dir(path: &Path) -> std::io::Result<()> {
     match fs::remove_dir_all(path) {
