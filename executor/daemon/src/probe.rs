@@ -14,7 +14,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Which run of which container, and by which probes: a new start, and a new probe, has to become ready anew.
+/// Which run of which container (by when it started, as its shim says it), and by which probes: a new start, and a new probe,
+/// has to become ready anew.
 pub type Run = (Name, Name, u64, Digest);
 
 /// Asks once, for as long as the probe may take.

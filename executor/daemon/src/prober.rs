@@ -127,7 +127,7 @@ fn wanted<'a>(graph: &'a Graph, observed: &Observed) -> BTreeMap<Run, &'a Lifecy
                 && matches!(container.state, State::Running { .. })
                 && let Some((probes, hash)) = probes(graph, pod, name)
             {
-                wanted.insert((pod.clone(), name.clone(), container.started, hash), probes);
+                wanted.insert((pod.clone(), name.clone(), container.since, hash), probes);
             }
         }
     }

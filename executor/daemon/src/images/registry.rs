@@ -1,10 +1,16 @@
 //! Registries: the OCI distribution specification's pull, over [`Http`]. Loopback registries are spoken to without TLS,
 //! as everywhere; others only where `insecure_registries` says so.
+//!
+//! Of `oci-client` (0.18) only the vocabulary is used: its transport reads manifests, tokens and errors whole before it
+//! looks at their size, and takes no other one.
 
 use super::{
     ImageError, MAX_DOCUMENT, Origin,
     budget::Budget,
     http::{Http, HttpError, SILENCE, failed},
+};
+use oci_client::manifest::{
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE,
 };
 use oci_spec::image::Descriptor;
 use std::{
@@ -23,9 +29,13 @@ const BLOB_TIME: Duration = Duration::from_secs(3600);
 /// The fewest bytes of a blob in [`SILENCE`]: a registry that sends less holds a connection and a file, and no more.
 const LEAST_PROGRESS: u64 = 16 << 10;
 
-const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
-                        application/vnd.docker.distribution.manifest.list.v2+json, \
-                        application/vnd.docker.distribution.manifest.v2+json";
+/// What a registry may send for a manifest.
+const ACCEPTED: [&str; 4] = [
+    OCI_IMAGE_INDEX_MEDIA_TYPE,
+    OCI_IMAGE_MEDIA_TYPE,
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    IMAGE_MANIFEST_MEDIA_TYPE,
+];
 
 pub struct Registry {
     http: Http,
@@ -58,7 +68,7 @@ impl Registry {
     }
 
     async fn manifest(&self, wanted: &str) -> Result<Vec<u8>, ImageError> {
-        let document = self.http.document(&format!("manifests/{wanted}"), ACCEPTED, MAX_DOCUMENT).await;
+        let document = self.http.document(&format!("manifests/{wanted}"), &ACCEPTED.join(", "), MAX_DOCUMENT).await;
         document.map_err(|error| self.explain(error))
     }
 
