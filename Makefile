@@ -7,7 +7,7 @@ export ROCKSDB_STATIC = 1
 BUILD = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --workspace --all-targets --locked
 
 # End-to-end tests that need no debug build's fault points: they run against the programs that are released, too.
-RELEASED = pods exec drift refusals attacks looking story
+RELEASED = pods exec drift refusals attacks looking outcomes story
 
 .PHONY: demo test test-release build lint release bench bench-language bench-drift soak fuzz
 

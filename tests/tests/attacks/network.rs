@@ -486,6 +486,11 @@ fn the_guard_is_there_before_the_host_forwards() {
         // One that has not died yet would in what follows.
         host.kill_daemon();
         host.start_daemon();
+        // What the one before left on its way is waited for by this one.
+        eventually("nothing is under way", || {
+            let generations = host.tank(&["--json", "generations", "list"]).json();
+            generations["generations"].as_array().expect("generations").iter().all(|one| one["outcome"] != "pending")
+        });
         host.finish();
         if over {
             break;
