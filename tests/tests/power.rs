@@ -57,7 +57,7 @@ impl Disk {
     /// written. Numbers have 64 bits and are little-endian. An entry is in the log before the machine is answered.
     fn lose(&self) -> usize {
         const SECTOR: u64 = 512;
-        const MAGIC: u64 = 0x6a_7366_7768_7273;
+        const MAGIC: u64 = 0x6a_7366_7773_6872;
         const FLUSH: u64 = 1;
         const DISCARD: u64 = 4;
         fs::rename(&self.before, &self.file).expect("renamed");

@@ -135,7 +135,8 @@ mod tests {
     #[test]
     fn a_rollback_leads_to_the_newest_good_one_that_differs() {
         use Outcome::{Failed, Good, Pending, RolledBack};
-        let cases: [(&[(&str, Outcome)], Option<u64>); 8] = [
+        type Case<'a> = (&'a [(&'a str, Outcome)], Option<u64>);
+        let cases: [Case<'_>; 8] = [
             (&[("a", Good)], None),
             (&[("a", Good), ("b", Good)], Some(1)),
             // What was put back is not gone to again, and what is the same is no going back.

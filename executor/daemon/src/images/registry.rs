@@ -30,12 +30,8 @@ const BLOB_TIME: Duration = Duration::from_secs(3600);
 const LEAST_PROGRESS: u64 = 16 << 10;
 
 /// What a registry may send for a manifest.
-const ACCEPTED: [&str; 4] = [
-    OCI_IMAGE_INDEX_MEDIA_TYPE,
-    OCI_IMAGE_MEDIA_TYPE,
-    IMAGE_MANIFEST_LIST_MEDIA_TYPE,
-    IMAGE_MANIFEST_MEDIA_TYPE,
-];
+const ACCEPTED: [&str; 4] =
+    [OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE];
 
 pub struct Registry {
     http: Http,

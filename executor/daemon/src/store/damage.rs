@@ -183,7 +183,8 @@ fn an_end_that_is_wrong_loses_nothing_that_was_committed() {
 fn files_that_are_cut_or_gone_are_named_with_what_to_do() {
     let killed = Killed::new("files", |_| {});
     let manifest = |dir: &Path| file(dir, |name| name.starts_with("MANIFEST-"));
-    let damages: [(&str, &dyn Fn(&Path)); 3] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
+    let damages: [Damage<'_>; 3] = [
         ("half a manifest", &|dir| {
             let length = fs::metadata(manifest(dir)).expect("is there").len();
             fs::File::options().write(true).open(manifest(dir)).expect("opens").set_len(length / 2).expect("cuts");

@@ -70,7 +70,7 @@ pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
     let mut notes = Vec::new();
     if recovery.repair {
         let kept = keep(dir)?;
-        DB::repair(&options(strict), dir).map_err(|error| damaged(dir, &error.to_string()))?;
+        DB::repair(&options(strict), dir).map_err(|error| damaged(dir, error.as_ref()))?;
         notes.push(format!("the store was repaired; what it was before is kept in {}", kept.display()));
     }
     let (found, mode) = match exists(dir)? {
@@ -99,7 +99,7 @@ pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
         let (found, known) = (shown(found), shown(known));
         notes.push(format!("{known} is lost and {found} accepted; what there was is kept in {}", kept.display()));
     }
-    let db = DB::open(&options(mode), dir).map_err(|error| damaged(dir, &error.to_string()))?;
+    let db = DB::open(&options(mode), dir).map_err(|error| damaged(dir, error.as_ref()))?;
     let write = || -> io::Result<Newest> {
         if agreement == Agreement::Behind && found.is_none() {
             fs::remove_file(&record)?;
