@@ -197,11 +197,14 @@ fn a_host_that_loses_its_power_comes_back_to_one_of_its_generations() {
             break;
         }
         // A switch takes about two seconds here: anywhere in the first few of them; and now and then just when one begins,
-        // before it can have committed.
+        // before it can have committed, or just when one has, with and without what the disk had in its cache.
         let delay = Duration::from_millis(RandomState::new().hash_one(cut) % 6_000);
         machine.read(delay, None);
         if cut % 4 == 3 {
             assert!(machine.read(BOOT, Some("ATTEMPTED")), "it switches no more: {}", machine.said.join("\n"));
+        }
+        if cut % 4 == 1 || cut % 8 == 2 {
+            assert!(machine.read(BOOT, Some("COMMITTED")), "it commits no more: {}", machine.said.join("\n"));
         }
         delays.push(delay);
         let said = machine.cut();

@@ -39,6 +39,14 @@ pub enum Outcome {
     RolledBack,
 }
 
+impl Outcome {
+    /// How a generation went that only brings back what others declared before it: as they did. Nobody looked whether it
+    /// is healthy.
+    pub fn again(before: &[Self]) -> Self {
+        if before.is_empty() || before.contains(&Self::Good) { Self::Good } else { Self::Failed }
+    }
+}
+
 /// How a generation is judged. Kept beside it from its commit on: a daemon that ends on the way leaves the next one
 /// to judge as it would have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -130,6 +138,14 @@ mod tests {
         };
         let Ok(found) = last_good(history.len() as u64, same, read);
         found.map(|generation| generation.number)
+    }
+
+    #[test]
+    fn what_was_never_good_is_not_good_because_it_runs_again() {
+        use Outcome::{Failed, Good, Pending, RolledBack};
+        assert_eq!(Outcome::again(&[]), Good);
+        assert_eq!(Outcome::again(&[Failed, Good, RolledBack]), Good);
+        assert_eq!(Outcome::again(&[RolledBack, Pending]), Failed);
     }
 
     #[test]

@@ -101,6 +101,9 @@ pub struct SandboxNode {
     pub network: spec::Network,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
+    /// See [`crate::host_files`]. It is the sandbox's, so that a pod never has processes of both kinds at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub writes_host: bool,
 }
 
 /// What a container's main process is made from.
@@ -263,6 +266,7 @@ impl Graph {
             hostname: pod.hostname.clone().unwrap_or_else(|| name.to_string()),
             network: pod.network.clone(),
             sysctls: pod.sysctls.clone(),
+            writes_host: pod.writes_host(),
         };
         self.add(sandbox.clone(), Node::Sandbox(node), &[])?;
         let mut parts = vec![sandbox.clone()];

@@ -3,8 +3,8 @@
 //! A container's ids are mapped back where it writes into a host volume: its root is the host's own there. A file it
 //! leaves with the set-user-id bit, or with capabilities, would make root of whoever runs it on the host. So every
 //! process of such a pod runs under a filter that refuses those bits, and without the capabilities below. It is the whole
-//! pod, since its containers have one user namespace, and one can hand an open directory to another. A container that
-//! runs already when its pod gets its first host volume is under it from its next start.
+//! pod, since its containers have one user namespace, and one can hand an open file to another: that a pod writes files
+//! of the host is part of its sandbox, and a change of that replaces all of it.
 
 use crate::{
     graph::Graph,

@@ -44,6 +44,9 @@ use tokio::{
 /// The most registries asked at once.
 const FETCHES: usize = 4;
 
+/// The most images of one call.
+const MAX_RESOLVED: usize = 1_000;
+
 /// How long nothing has to happen until memory is given back.
 const REST: Duration = Duration::from_secs(3);
 
@@ -200,7 +203,8 @@ impl Engine {
             && let Ok(_idle) = self.changing.try_lock()
             && self.host.store.outcome(current).map_err(store_error)? == Outcome::Pending
         {
-            self.host.store.set_outcome(current, Outcome::Good).map_err(store_error)?;
+            let how = self.outcome_of(current, graph.root(), Aim::Running)?;
+            self.host.store.set_outcome(current, how).map_err(store_error)?;
         }
         Ok(Some(pass))
     }
@@ -307,6 +311,10 @@ impl Engine {
             Ok(reference) => Ok(reference),
             Err(e) => Err(Error::ImageUnavailable { image, why: e.to_string(), help: None }),
         };
+        if images.len() > MAX_RESOLVED {
+            let problem = format!("{} images are asked for, and {MAX_RESOLVED} is the most", images.len());
+            return Err(Error::Invalid { problems: vec![problem] });
+        }
         let references: BTreeSet<Reference> = images.into_iter().map(parse).collect::<Result<_, Error>>()?;
         let resolve = |reference: Reference| async move {
             match self.host.images.resolve(&reference).await {

@@ -42,8 +42,9 @@ pub struct Host {
     pub links: Listed<BTreeMap<String, Link>>,
     /// What is in Tank's own table.
     pub rules: Listed<BTreeSet<String>>,
-    /// Tells when somebody writes into a container's cgroup, or its files.
-    writes: Writes,
+    /// Tells when somebody writes into a container's cgroup, or its files. None: the kernel has no instance of inotify(7)
+    /// left for root, and every pass reads everything.
+    writes: Option<Writes>,
     pub events: Events,
     pub prober: Prober,
     pub timings: Timings,
@@ -96,7 +97,7 @@ impl Host {
             routes,
             links: Listed::new(Changes::of_routes()?),
             rules: Listed::new(Changes::of_rules()?),
-            writes: Writes::new()?,
+            writes: Writes::new().inspect_err(|error| tracing::warn!(%error, "every pass reads every limit")).ok(),
             events: Events::default(),
             prober: Prober::default(),
             timings: Timings::default(),
@@ -148,7 +149,8 @@ impl Host {
         dirs.extend(files.map(|dir| format!("/proc/self/fd/{}", dir.as_raw_fd()).into()));
         let mut whole = true;
         for dir in dirs {
-            match self.writes.add(&dir) {
+            let Some(writes) = &self.writes else { return false };
+            match writes.add(&dir) {
                 Ok(added) => drop(watched.dirs.insert(added, pod.clone())),
                 // Without a watch, the next pass looks.
                 Err(error) => {
@@ -184,8 +186,9 @@ impl Host {
     /// # Errors
     /// When the descriptor fails.
     pub async fn told_of_writes(&self) -> Result<(), tank_sys::Error> {
+        let Some(writes) = &self.writes else { return std::future::pending().await };
         loop {
-            self.writes.ready().await?;
+            writes.ready().await?;
             if self.hear_writes() {
                 return Ok(());
             }
@@ -195,7 +198,8 @@ impl Host {
     /// Hears what was told of writes until now: whose pods they are in are looked at again. Says whether there were any.
     fn hear_writes(&self) -> bool {
         // A descriptor that fails tells nothing: then nothing is known to be as it was.
-        let told = self.writes.take().unwrap_or(Told { lost: true, ..Told::default() });
+        let Some(writes) = &self.writes else { return false };
+        let told = writes.take().unwrap_or(Told { lost: true, ..Told::default() });
         let mut watched = self.watched();
         let shims = self.shims();
         for dir in &told.written {

@@ -38,6 +38,7 @@ mod request;
 mod resolver;
 mod seen;
 mod server;
+mod set_id;
 mod settings;
 mod shims;
 mod sources;

@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tank_model::{Gate, Graph, Key, Name, Outcome, generation::Verdict};
+use tank_model::{Digest, Gate, Graph, Key, Name, Outcome, generation::Verdict};
 use tank_plan::{
     Health, Observed, Plan, Step,
     health::{self, PATIENCE},
@@ -157,8 +157,10 @@ impl Engine {
         match Verdict::of(aim.gate(), failure.is_none()) {
             Verdict::Good => {
                 crate::faults::boundary("before the outcome");
-                store.set_outcome(number, Outcome::Good).map_err(store_error)?;
-                self.host.events.add("switched", None, format!("generation {number} is good"));
+                let how = self.outcome_of(number, graph.root(), aim)?;
+                store.set_outcome(number, how).map_err(store_error)?;
+                let how = if how == Outcome::Good { "good" } else { "what was never good, and runs again" };
+                self.host.events.add("switched", None, format!("generation {number} is {how}"));
                 Ok(outcome(number, &graph, failure, false))
             }
             Verdict::Failed => {
@@ -213,10 +215,25 @@ impl Engine {
             return Err(ended(restored));
         }
         if again.failure.is_none() {
-            self.host.store.set_outcome(restored, Outcome::Good).map_err(store_error)?;
+            let how = self.outcome_of(restored, before.root(), Aim::Running)?;
+            self.host.store.set_outcome(restored, how).map_err(store_error)?;
         }
         self.host.wake.notify_one();
         Ok(outcome(restored, before, Some(failure), true))
+    }
+
+    /// How a generation went that is what was asked of it. One that only had to run again says nothing new of what it
+    /// declares: it is good if that was good before, or never judged.
+    pub(crate) fn outcome_of(&self, number: u64, root: Digest, aim: Aim) -> Result<Outcome, Error> {
+        if aim.gate().is_some() {
+            return Ok(Outcome::Good);
+        }
+        let store = &self.host.store;
+        let before = store.generations().map_err(store_error)?;
+        let before = before.iter().filter(|one| one.root == root && one.number < number);
+        let outcomes: Vec<Outcome> =
+            before.map(|one| store.outcome(one.number)).collect::<Result<_, _>>().map_err(store_error)?;
+        Ok(Outcome::again(&outcomes))
     }
 
     /// Says by which generation a change was ended on its way. The switch lock is not held: the other one waits for it.

@@ -296,6 +296,15 @@ impl Client {
         }
     }
 
+    /// A place for a reply that may be as long as a configuration: what those hold in memory until they are read is bounded
+    /// with what long calls do.
+    async fn long_reply(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        match timeout(LONG_CALL_WAIT, Arc::clone(&self.long_calls).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Error::Busy { message: "too many long replies wait for their readers".to_owned() }.into()),
+        }
+    }
+
     async fn dispatch(&mut self, method: Method, more: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
         let engine = Arc::clone(&self.engine);
         let uid = self.uid;
@@ -334,16 +343,16 @@ impl Client {
                 self.reply(&varlink::GenerationsReply { generations }, false, Vec::new()).await
             }
             Method::GetGeneration { number } => {
-                let reply = generation_reply(&engine, number)?;
+                let _place = self.long_reply().await?;
+                let read = move || generation_reply(&engine, number);
+                let reply = tokio::task::spawn_blocking(read).await.map_err(|e| internal("read a generation", e))??;
                 self.reply(&reply, false, Vec::new()).await
             }
             Method::GenerationDiff { from, to } => {
-                let graph = |number: u64| {
-                    let found = engine.host.generation_graph(number).map_err(store_error)?;
-                    found.ok_or(Error::NoSuchGeneration { number: Some(number) })
-                };
-                let changes = views::changes(&diff::diff(&*graph(from)?, &*graph(to)?));
-                self.reply(&varlink::ChangesReply { changes }, false, Vec::new()).await
+                let _place = self.long_reply().await?;
+                let compare = move || generation_diff(&engine, from, to);
+                let reply = tokio::task::spawn_blocking(compare).await.map_err(|e| internal("compare", e))??;
+                self.reply(&reply, false, Vec::new()).await
             }
             Method::List {} => {
                 let (_, graph) = engine.current()?;
@@ -351,6 +360,7 @@ impl Client {
                 self.reply(&varlink::ListReply { pods: views::pods(&graph, &observed) }, false, Vec::new()).await
             }
             Method::Get { pod } => {
+                let _place = self.long_reply().await?;
                 let (_, graph) = engine.current()?;
                 let name = engine.declared(&graph, &pod)?;
                 let observed = engine.observe(&graph).await?;
@@ -381,7 +391,7 @@ impl Client {
                 self.reply(&reply, false, Vec::new()).await
             }
             Method::Resolve { images } => {
-                let reply = engine.resolve(images).await?;
+                let reply = while_connected(&self.stream, engine.resolve(images)).await?;
                 self.reply(&reply, false, Vec::new()).await
             }
             Method::Events { follow } => self.events(&engine, follow == Some(true), more).await,
@@ -539,6 +549,14 @@ async fn diff_reply(engine: &Engine, call: varlink::DiffCall, uid: u32) -> Resul
         plan: plan.hash(after.root()).to_string(),
         parent,
     })
+}
+
+fn generation_diff(engine: &Engine, from: u64, to: u64) -> Result<varlink::ChangesReply, Error> {
+    let graph = |number: u64| {
+        let found = engine.host.generation_graph(number).map_err(store_error)?;
+        found.ok_or(Error::NoSuchGeneration { number: Some(number) })
+    };
+    Ok(varlink::ChangesReply { changes: views::changes(&diff::diff(&*graph(from)?, &*graph(to)?)) })
 }
 
 fn generation_reply(engine: &Engine, number: Option<u64>) -> Result<varlink::GenerationReply, Error> {

@@ -21,6 +21,7 @@
 //!
 //! The record holds paths as they were opened, without links. When it can't be read no link is followed at all.
 
+use crate::set_id;
 use rustix::{
     fs::{FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
@@ -118,7 +119,11 @@ pub fn check(
         for (name, volume) in &spec.volumes {
             if let Some(path) = &volume.host {
                 let what = |why| (format!("use the volume `{name}` of pod `{pod}`"), why);
-                sources.open_at(path, Kind::Directory, declared).map_err(what)?;
+                let (place, _) = sources.open_at(path, Kind::Directory, declared).map_err(what)?;
+                let mut mounts = spec.processes().flat_map(|(_, _, container)| container.mounts.values());
+                if mounts.any(|mount| mount.volume == *name && !mount.read_only) {
+                    sources.refuse_set_id(path, place).map_err(what)?;
+                }
             }
         }
         for (_, _, container) in spec.processes() {
@@ -180,6 +185,20 @@ impl Sources {
             }
         }
         Err(format!("`{path}` has a link in it, and what containers may write keeps changing"))
+    }
+
+    /// Refuses a directory to be written by a container that holds a program which makes another user of whoever runs it.
+    fn refuse_set_id(&self, path: &str, place: OwnedFd) -> Result<(), String> {
+        let found =
+            self.limited(path, move || set_id::find(place.as_fd()).map_err(|e| io::Error::from(e).to_string()))?;
+        match found {
+            None => Ok(()),
+            Some(program) => Err(format!(
+                "`{}` in it is set-user-id, set-group-id or has capabilities, and a container that may write it would be \
+                 whoever runs it: mount the volume `read_only`, or move that file away",
+                program.display()
+            )),
+        }
     }
 
     /// What a device is. No link is followed, not even root's. Blocking.

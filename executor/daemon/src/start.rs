@@ -375,7 +375,7 @@ pub fn remove_stale(host: &Host) {
 
 /// Removes a directory of Tank's own that may not be there.
 pub fn remove_dir(path: &Path) -> std::io::Result<()> {
-    match fs::remove_dir_all(path) {
+    match tank_sys::remove::tree(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other,
     }

@@ -47,6 +47,10 @@ use tank_sys::{
 /// How long a process may take from fork to exec before it is given up on.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a second process may take. Somebody in the container can stop it on its way in, and the shim serves nobody
+/// else meanwhile.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
 /// A container that runs or has run.
 pub struct Container {
     pub spec: StartSpec,
@@ -407,7 +411,7 @@ fn launch_in(
     });
     let process = process.map_err(|e| failure(&e))?;
     drop(status_end);
-    executed(process, status)
+    executed(process, status, START_LIMIT)
 }
 
 /// Makes a process through a carrier, born in the group `into`: `enter` runs in the carrier, once that has joined the groups `join` and closed
@@ -445,12 +449,19 @@ pub fn launch(
     .map_err(|e| failure(&e))?;
     drop(pid_end);
     let mut bytes = [0; 4];
-    let known = File::from(pid).read_exact(&mut bytes);
+    let known = match await_input(&pid, Instant::now() + JOIN_LIMIT) {
+        Ok(()) => File::from(pid).read_exact(&mut bytes).is_ok(),
+        Err(failure) => {
+            let _ = process::signal(carrier.pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::wait(&carrier);
+            return Err(failure);
+        }
+    };
     process::wait(&carrier).map_err(|e| failure(&e))?;
     drop(status_end);
     match known {
-        Ok(()) => executed(process::open(i32::from_le_bytes(bytes)).map_err(|e| failure(&e))?, status),
-        Err(_) => Err(read_status(status)?.unwrap_or_else(no_process)),
+        true => executed(process::open(i32::from_le_bytes(bytes)).map_err(|e| failure(&e))?, status, JOIN_LIMIT),
+        false => Err(read_status(status, JOIN_LIMIT)?.unwrap_or_else(no_process)),
     }
 }
 
@@ -465,9 +476,9 @@ fn tell(status: &OwnedFd, result: Result<(), tank_sys::Error>, kind: FailureKind
 }
 
 /// Waits until a process executes its program, and says by which pid the host knows it; one that does not is ended.
-fn executed(process: Process, status: OwnedFd) -> Result<Process, Failure> {
+fn executed(process: Process, status: OwnedFd, limit: Duration) -> Result<Process, Failure> {
     let visible = || process::visible_pid(process.pidfd.as_fd()).map_err(|e| failure(&e));
-    let failure = match read_status(status) {
+    let failure = match read_status(status, limit) {
         Ok(None) => match visible() {
             Ok(pid) => return Ok(Process { pid, ..process }),
             Err(failure) => failure,
@@ -483,30 +494,36 @@ fn no_process() -> Failure {
     other("make a process", &io::Error::from(io::ErrorKind::UnexpectedEof))
 }
 
-/// Waits until the pipe closes (the program runs) or says why not, for [`START_LIMIT`] at most.
-fn read_status(status: OwnedFd) -> Result<Option<Failure>, Failure> {
-    let deadline = Instant::now() + START_LIMIT;
-    let mut file = File::from(status);
-    let mut text = Vec::new();
+/// Waits until there is something to read, or the end.
+fn await_input(pipe: &OwnedFd, deadline: Instant) -> Result<(), Failure> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut poll = [rustix::event::PollFd::new(&file, rustix::event::PollFlags::IN)];
+        let mut poll = [rustix::event::PollFd::new(pipe, rustix::event::PollFlags::IN)];
         match rustix::event::poll(&mut poll, Some(&timeout)) {
             Ok(0) => return Err(other("start a process", &io::ErrorKind::TimedOut.into())),
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(other("start a process", &error.into())),
-            Ok(_) => {}
+            Ok(_) => return Ok(()),
         }
+    }
+}
+
+/// Waits until the pipe closes (the program runs) or says why not, for so long at most.
+fn read_status(status: OwnedFd, limit: Duration) -> Result<Option<Failure>, Failure> {
+    let deadline = Instant::now() + limit;
+    let mut text = Vec::new();
+    loop {
+        await_input(&status, deadline)?;
         let mut buffer = [0; 4096];
-        match file.read(&mut buffer) {
+        match rustix::io::read(&status, &mut buffer) {
             Ok(0) if text.is_empty() => return Ok(None),
             Ok(0) => {
                 let parsed = serde_json::from_slice(&text);
                 return parsed.map(Some).map_err(|e| other("start a process", &io::Error::other(e)));
             }
             Ok(length) => text.extend(&buffer[..length]),
-            Err(error) => return Err(other("start a process", &error)),
+            Err(error) => return Err(other("start a process", &error.into())),
         }
     }
 }

@@ -147,7 +147,8 @@ pub(crate) fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::R
 
 /// Makes a directory. One that is there, or anything else, is for the caller to find.
 fn make_directory(parent: BorrowedFd<'_>, name: &OsStr, owner: Owner) -> io::Result<()> {
-    match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+    let make = || rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755));
+    match as_mapped(owner, make) {
         Ok(()) => own(parent, name, owner),
         Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
@@ -156,10 +157,27 @@ fn make_directory(parent: BorrowedFd<'_>, name: &OsStr, owner: Owner) -> io::Res
 
 fn make_file(parent: BorrowedFd<'_>, name: &OsStr, owner: Owner) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)) {
-        Ok(_) => own(parent, name, owner),
+    let make = || rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop);
+    match as_mapped(owner, make) {
+        Ok(()) => own(parent, name, owner),
         Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes something; where the caller's own id is none of the mount's (`EOVERFLOW`: it is one of a volume, whose ids are
+/// the pod's), once more with that of its owner.
+fn as_mapped(owner: Owner, make: impl Fn() -> std::result::Result<(), Errno>) -> std::result::Result<(), Errno> {
+    match (make(), owner) {
+        (Err(Errno::OVERFLOW), Owner::Id(id)) => {
+            let user = nix::unistd::setfsuid(nix::unistd::Uid::from_raw(id));
+            let group = nix::unistd::setfsgid(nix::unistd::Gid::from_raw(id));
+            let made = make();
+            nix::unistd::setfsgid(group);
+            nix::unistd::setfsuid(user);
+            made
+        }
+        (made, _) => made,
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`rootfs`] | what a container's first process does to its own mount namespace |
 //! | [`privilege`] | ids, capabilities, `no_new_privs`, [`seccomp`] |
 //! | [`pty`] | terminals, made inside a container |
+//! | [`remove`] | removing trees of any depth |
 //! | [`stream`] | what may be a standard stream of a process in a container |
 //! | [`program`] | the caller's own program, out of reach of those it executes others for |
 //! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
@@ -37,6 +38,7 @@ pub mod privilege;
 pub mod process;
 pub mod program;
 pub mod pty;
+pub mod remove;
 pub mod rootfs;
 pub mod route;
 pub mod seccomp;

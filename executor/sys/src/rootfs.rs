@@ -161,7 +161,7 @@ fn devices(root: &Root, owner: u32) -> Result<OwnedFd> {
     }
     // gid 5 is `tty` on every distribution; the terminal's owner is set when it is made.
     let tty_group = (owner + 5).to_string();
-    let pts = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", tty_group.as_str())];
+    let pts = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", tty_group.as_str()), ("max", "256")];
     let shm = [("mode", "1777"), ("size", "65536k")];
     let locked_down = attr::NOSUID | attr::NODEV | attr::NOEXEC;
     let mount_on = |name: &str, kind: &str, options: &[(&str, &str)], attributes: u64| -> Result<()> {

@@ -133,8 +133,23 @@ fn set_id_rules() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccom
         }
     }
     rules.extend(HIDE_MODES.iter().map(|call| (*call, Vec::new())));
+    // In a user namespace of its own a process has every capability, those that are withheld too: an overlay there copies
+    // a file of the image up into a directory of the host, bits and all. (`clone3` is not there at all.)
+    for call in [libc::SYS_clone, libc::SYS_unshare] {
+        rules.insert(call, vec![new_user_namespace()?]);
+    }
     Ok(rules)
 }
+
+/// Matches `clone(2)` and `unshare(2)` where they ask for a user namespace.
+fn new_user_namespace() -> std::result::Result<SeccompRule, seccompiler::BackendError> {
+    let flag = libc::CLONE_NEWUSER as u64;
+    SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?])
+}
+
+/// Sockets that reach past every namespace: of the machine that this one is a guest of (vsock(7)), and of the kernel's own
+/// ciphers, which attacks on it have come through.
+const FAMILIES: [i32; 2] = [libc::AF_VSOCK, libc::AF_ALG];
 
 /// The filter, compiled; none where nothing is refused. Make it before forking; install it last.
 ///
@@ -149,12 +164,24 @@ pub fn filter(changes: Changes<'_>) -> Result<BpfProgram> {
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = refused.map(|call| (*call, Vec::new())).collect();
         // A namespace of one's own is where unprivileged attacks on the kernel begin.
         if !changes.unconfined && !changes.allow.contains(&libc::SYS_clone) {
-            let new_user = libc::CLONE_NEWUSER as u64;
-            let asks = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(new_user), new_user)?;
-            rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![asks])?]);
+            rules.insert(libc::SYS_clone, vec![new_user_namespace()?]);
+        }
+        if !changes.unconfined && !changes.allow.contains(&libc::SYS_socket) {
+            let is = |family: &i32| {
+                let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *family as u64)?;
+                SeccompRule::new(vec![condition])
+            };
+            rules.insert(libc::SYS_socket, FAMILIES.iter().map(is).collect::<std::result::Result<_, _>>()?);
         }
         if changes.no_set_id {
-            rules.extend(set_id_rules()?);
+            for (call, more) in set_id_rules()? {
+                match rules.get_mut(&call) {
+                    // Refused whatever its arguments already.
+                    Some(known) if known.is_empty() => {}
+                    Some(known) if !more.is_empty() => known.extend(more),
+                    _ => drop(rules.insert(call, more)),
+                }
+            }
         }
         // Last: a call without conditions is refused whatever its arguments.
         rules.extend(changes.deny.iter().map(|call| (*call, Vec::new())));

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-use tank_tests::{Ended, Host, RUN, eventually, fixtures, repo};
+use tank_tests::{Ended, Host, RUN, eventually, fixtures, repo, sleeper};
 
 /// The numbers that are tried.
 const NUMBERS: std::ops::RangeInclusive<u32> = 3..=32;
@@ -447,5 +447,30 @@ fn a_main_process_that_changes_its_user_does_not_outlive_its_shim() {
     // The next one sweeps what is left, and starts it again.
     host.start_daemon();
     eventually("it runs again", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != main));
+    host.finish();
+}
+
+#[test]
+fn sockets_that_no_namespace_confines_are_refused() {
+    let host = Host::new();
+    let dir = host.dir.join("build");
+    std::fs::create_dir_all(&dir).expect("a folder");
+    std::fs::write(
+        dir.join("s.c"),
+        "#include <stdio.h>\n#include <errno.h>\n#include <sys/socket.h>\n\
+         int main(void) { int f[] = {AF_VSOCK, AF_ALG, AF_INET}; for (int i = 0; i < 3; i++) \
+         printf(\"%d\\n\", socket(f[i], i == 1 ? SOCK_SEQPACKET : SOCK_STREAM, 0) < 0 ? errno : 0); return 0; }",
+    )
+    .expect("written");
+    let program = dir.join("s");
+    let built = std::process::Command::new("cc").args(["-static", "-o"]).arg(&program).arg(dir.join("s.c")).status();
+    assert!(built.expect("cc").success());
+    host.switch(&format!("{{ {} }}", sleeper("web")));
+    let said = host.tank_with_input(
+        &["exec", "web", "--", "/bin/sh", "-c", "cat > /tmp/s; chmod 755 /tmp/s; /tmp/s"],
+        &std::fs::read(&program).expect("read"),
+    );
+    // Of the machine below this one, of the kernel's ciphers: refused (EPERM). An ordinary one: made.
+    assert_eq!(said.ok(), "1\n1\n0\n");
     host.finish();
 }

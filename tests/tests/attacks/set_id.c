@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <linux/openat2.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -57,6 +58,11 @@ int main(int argc, char **argv) {
     // VFS_CAP_REVISION_2, effective; every capability.
     unsigned int caps[5] = {0x02000001, 0xffffffff, 0, 0xffffffff, 0};
     said("capabilities", setxattr("f", "security.capability", caps, sizeof caps, 0));
+    // Its own capabilities would be all of them there, and an overlay copies a file with its bits.
+    said("a user namespace", syscall(SYS_unshare, 0x10000000));
+    long made = syscall(SYS_clone, 0x10000000 | SIGCHLD, 0, 0, 0, 0);
+    if (made == 0) _exit(0);
+    said("a process in one", made);
     pid_t child = fork();
     if (child == 0) {
         long result;

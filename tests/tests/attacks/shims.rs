@@ -276,6 +276,42 @@ fn a_start_that_can_not_succeed_is_tried_less_and_less() {
 }
 
 #[test]
+fn a_tree_that_is_too_deep_for_the_daemon_is_removed_with_its_pod() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} {} }}", sleeper("web"), sleeper("good")));
+    let daemon = host.daemon_pid();
+    // Nineteen thousand levels: each round puts a thousand around those there are.
+    host.exec(
+        "web",
+        "L=$(i=0; s=a; while [ $i -lt 999 ]; do s=$s/a; i=$((i+1)); done; echo $s); cd /; mkdir -p d; k=0; \
+         while [ $k -lt 19 ]; do mkdir -p n/$L; mv d n/$L/; mv n d; k=$((k+1)); done",
+    );
+    host.tank(&["delete", "web"]).ok();
+    assert_eq!(host.daemon_pid(), daemon);
+    assert_eq!(host.exec("good", "echo fine"), "fine");
+    host.finish();
+}
+
+#[test]
+fn a_joining_process_that_is_stopped_from_inside_holds_its_shim_up_for_a_moment_only() {
+    let host = Host::new();
+    let long: String = (0..4_000).map(|i| format!("/nowhere/{i}:")).collect();
+    host.switch(&format!(
+        "{{ pods.st.containers.app = {{ image = \"oci:./busybox\", env.PATH = \"{long}/bin\",
+              command = [\"/bin/sh\", \"-c\", \"while true; do kill -STOP -1; done\"] }}, {} }}",
+        sleeper("good")
+    ));
+    for _ in 0..4 {
+        // It is stopped or not: either way it ends, and its pod is served afterwards.
+        let from = Instant::now();
+        host.tank(&["exec", "st", "--", "true"]);
+        assert!(from.elapsed() < Duration::from_secs(25), "the shim was held up for {:?}", from.elapsed());
+    }
+    assert_eq!(host.exec("good", "echo fine"), "fine");
+    host.finish();
+}
+
+#[test]
 fn a_container_that_is_removed_leaves_no_cgroup() {
     let host = Host::new();
     let pods =

@@ -284,7 +284,8 @@ fn all_refused() -> String {
             lines.push_str(&format!("{way} {bits}: {said}\n"));
         }
     }
-    lines.push_str("io_uring: EPERM\ncapabilities: EPERM\nchmod by i386: Bad system call\n");
+    lines.push_str("io_uring: EPERM\ncapabilities: EPERM\na user namespace: EPERM\na process in one: EPERM\n");
+    lines.push_str("chmod by i386: Bad system call\n");
     lines.push_str(
         "chmod 0755: done\nchmod 1777: done\nmkdir 0755: done\nopen without making: done\nopen and make: done",
     );
@@ -345,6 +346,55 @@ fn a_program_of_roots_is_not_left_in_a_host_volume() {
     // Other pods are as they were: packages that bring such programs can be installed.
     host.switch(&format!("{{ pods.plain.containers.app = {} }}", container("", sleeps)));
     host.exec("plain", "cp /bin/busybox /bin/mine && chmod 4755 /bin/mine && test -u /bin/mine");
+    host.finish();
+}
+
+#[test]
+fn a_program_of_the_hosts_with_the_bit_is_not_for_a_container_to_write() {
+    let host = Host::new();
+    let dir = host.dir.join("srv");
+    fs::create_dir_all(dir.join("bin")).expect("mkdir");
+    let program = dir.join("bin/su");
+    fs::copy("/bin/busybox", &program).expect("copied");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("set");
+    // A page of it that is mapped and changed keeps the bit, and no filter sees that.
+    let config = format!("{{ {} }}", with_volume("web", &dir, "/v"));
+    refused(&host, &config, &["`bin/su` in it is set-user-id", "`read_only`"]);
+    let only_read = config.replace("path = \"/v\" }", "path = \"/v\", read_only = true }");
+    host.switch(&only_read);
+    assert_eq!(
+        host.exec("web", "test -u /v/bin/su && echo seen; echo x 2>/dev/null > /v/bin/su || echo kept"),
+        "seen\nkept"
+    );
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+    host.switch(&config);
+    host.finish();
+}
+
+#[test]
+fn no_process_without_the_filter_is_left_in_a_pod_that_gets_a_host_volume() {
+    let host = Host::new();
+    let dir = host.dir.join("srv");
+    fs::create_dir_all(&dir).expect("mkdir");
+    let old = format!("old = {{ image = \"oci:./busybox\", {RUN} }}");
+    host.switch(&format!("{{ pods.web.containers = {{ {old} }} }}"));
+    let before = host.pid("web", "old");
+    host.exec("web/old", "cp /bin/busybox /mine && chmod 4755 /mine");
+    let with = format!(
+        "{{ pods.web = {{ containers = {{ {old}, new = {{ image = \"oci:./busybox\", {RUN},
+              mounts.m = {{ volume = \"v\", path = \"/v\" }} }} }}, volumes.v.host = \"{}\" }} }}",
+        dir.display()
+    );
+    // A descriptor of the directory could be handed to it.
+    host.switch(&with);
+    assert_ne!(host.pid("web", "old"), before, "it still runs without the filter");
+    assert_eq!(try_exec(&host, "web/old", "cp /bin/busybox /mine && chmod 4755 /mine"), None);
+    // Nor does one that keeps a descriptor go on when the volume goes.
+    let filtered = host.pid("web", "new");
+    let own = "volumes.v = {} } }";
+    let without = with.replace(&format!("volumes.v.host = \"{}\" }} }}", dir.display()), own);
+    host.switch(&without);
+    assert_ne!(host.pid("web", "new"), filtered);
     host.finish();
 }
 

@@ -185,7 +185,11 @@ fn cut() -> io::Error {
 
 fn member(entry: &ParsedEntry<'_>) -> io::Result<Member> {
     let header = Timespec { tv_sec: i64::try_from(entry.mtime).unwrap_or(0), tv_nsec: 0 };
-    let id = |id: u64| u32::try_from(id).map_err(|_| bad(format!("{id} is no id of a user or group")));
+    // The last one means "leave it as it is" to chown(2).
+    let id = |id: u64| match u32::try_from(id) {
+        Ok(valid) if valid != u32::MAX => Ok(valid),
+        _ => Err(bad(format!("{id} is no id of a user or group"))),
+    };
     let xattrs = entry.xattrs.iter().map(|(name, value)| (name.to_vec(), value.to_vec()));
     Ok(Member {
         kind: entry.entry_type,

@@ -225,7 +225,11 @@ fn refusal(status: StatusCode, body: &[u8]) -> HttpError {
 
 /// A text of somebody else's, as far as a terminal can do with it.
 fn shown(text: &str) -> String {
-    let plain = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    // Controls, and those that turn the direction of what follows (Unicode, "Bidirectional Formatting Characters").
+    let moves = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let plain = text.chars().map(|c| if moves(c) { ' ' } else { c });
     let mut shown: String = plain.take(MAX_SHOWN).collect();
     if text.chars().nth(MAX_SHOWN).is_some() {
         shown.push('…');

@@ -114,7 +114,7 @@ impl Images {
         }
         let temporary = dir.join("tmp");
         if temporary.exists() {
-            fs::remove_dir_all(&temporary)?;
+            tank_sys::remove::tree(&temporary)?;
         }
         fs::create_dir_all(&temporary)?;
         Ok(images)
@@ -357,7 +357,7 @@ impl Drop for Temporary {
     fn drop(&mut self) {
         // What it can't remove now is swept at the next start.
         if fs::remove_file(&self.0).is_err() {
-            let _ = fs::remove_dir_all(&self.0);
+            let _ = tank_sys::remove::tree(&self.0);
         }
     }
 }

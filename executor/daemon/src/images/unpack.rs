@@ -23,7 +23,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
@@ -223,17 +223,33 @@ impl Tree<'_> {
     }
 
     /// The directory `path` is in, made with its parents if missing, and the last component.
+    ///
+    /// # Errors
+    /// When the directory is deeper than [`MAX_DEPTH`]: links can lead a short path down far, and what is deep is slow to
+    /// reach and to remove.
     fn parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = path.parent().unwrap_or(Path::new(""));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         match self.open(parent, flags) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let (dir, name) = self.parent(parent)?;
-                make_dir(dir.as_fd(), name)?;
-                Ok((self.open(parent, flags)?, path.file_name().ok_or(io::ErrorKind::InvalidInput)?))
+                let (dir, missing) = self.parent(parent)?;
+                make_dir(dir.as_fd(), missing)?;
+                Ok((self.shallow(self.open(parent, flags)?)?, name))
             }
-            other => Ok((other?, name)),
+            other => Ok((self.shallow(other?)?, name)),
+        }
+    }
+
+    /// A directory of the layer that is not too deep, as the kernel names it (proc_pid_fd(5)).
+    fn shallow(&self, dir: OwnedFd) -> io::Result<OwnedFd> {
+        let depth = |fd: &OwnedFd| -> io::Result<usize> {
+            Ok(std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?.components().count())
+        };
+        // One whose name is longer than a path may be has no name there.
+        match (depth(&dir), depth(&self.root)) {
+            (Ok(dir_depth), Ok(root)) if dir_depth <= root + MAX_DEPTH => Ok(dir),
+            _ => Err(io::Error::other(format!("a directory in it is more than {MAX_DEPTH} levels deep"))),
         }
     }
 

@@ -75,6 +75,18 @@ pub fn read(path: &Path) -> io::Result<Option<Committed>> {
     }
 }
 
+/// Whether the file holds something, and none of it can be read: it has been written, and is not what was written.
+pub fn is_unreadable(path: &Path) -> io::Result<bool> {
+    use std::io::Read;
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other?,
+    };
+    let mut bytes = Vec::new();
+    (&file).take(LENGTH).read_to_end(&mut bytes)?;
+    Ok(latest(&file)?.is_none() && bytes.iter().any(|byte| *byte != 0))
+}
+
 /// The file, to be written.
 #[derive(Debug)]
 pub struct Newest {
@@ -198,6 +210,10 @@ mod tests {
         let file = File::options().read(true).write(true).open(&path).expect("opens");
         file.write_all_at(&[b'x'; 40], PLACES[5 % 2]).expect("writes");
         assert_eq!(read(&path).expect("reads"), Some(committed(4)));
+        assert!(!is_unreadable(&path).expect("reads"));
+        file.write_all_at(&[b'x'; 40], PLACES[4 % 2]).expect("writes");
+        assert_eq!(read(&path).expect("reads"), None);
+        assert!(is_unreadable(&path).expect("reads"));
         let newest = Newest::open(&path).expect("opens");
         newest.write(committed(6)).expect("writes");
         assert_eq!(read(&path).expect("reads"), Some(committed(6)));

@@ -90,6 +90,15 @@ pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
             }
         },
     };
+    let unreadable = newest::is_unreadable(&record);
+    let unreadable = unreadable.map_err(|e| StoreError::Io("read the newest generation's record", e.into()))?;
+    if unreadable && !recovery.accept_loss {
+        let why = format!("{} can't be read", record.display());
+        return Err(lost(dir, found, None, Some(why)));
+    }
+    if known.is_none() && found.is_some() {
+        notes.push(format!("{} says nothing, so {} is taken for the newest one", record.display(), shown(found)));
+    }
     let agreement = newest::compare(found, known);
     if agreement == Agreement::Behind {
         if !recovery.accept_loss {
@@ -152,12 +161,19 @@ pub fn described(error: &StoreError) -> String {
     format!("{error}{source}")
 }
 
-/// Copies the database as it is, once: what is there from the first time is nearer to what it was.
+/// The most copies that are kept.
+const MAX_KEPT: u32 = 8;
+
+/// Copies the database as it is, beside it: `store.damaged`, and `store.damaged.2` and so on where that is there.
 fn keep(dir: &Path) -> Result<PathBuf, StoreError> {
-    let kept = dir.with_extension("damaged");
-    if kept.exists() {
-        return Ok(kept);
-    }
+    let place = |number| match number {
+        1 => dir.with_extension("damaged"),
+        number => dir.with_extension(format!("damaged.{number}")),
+    };
+    let Some(kept) = (1..=MAX_KEPT).map(place).find(|place| !place.exists()) else {
+        let why = format!("there are {MAX_KEPT} already, beside {}: move them away", dir.display());
+        return Err(StoreError::Io("keep a copy of the database", why.into()));
+    };
     let copy = || -> io::Result<()> {
         let temporary = dir.with_extension("damaged.new");
         if temporary.exists() {

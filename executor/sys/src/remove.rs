@@ -1,0 +1,128 @@
+//! Removing what containers and images made: as deep as they like.
+//!
+//! `std::fs::remove_dir_all` takes a stack frame and a descriptor for each level. A container that makes twenty thousand
+//! levels would end its daemon by that, or keep its own remains from ever being removed. Here what is deeper than a bound is
+//! moved up to the top first, so depth becomes width.
+
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags},
+    io::Errno,
+};
+use std::{
+    ffi::CStr,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+/// How many levels are gone down before they are moved up: so many descriptors are open at once.
+const LEVELS: usize = 48;
+
+/// Removes a directory with everything in it. No link is followed.
+///
+/// # Errors
+/// What the kernel gives; `NotFound` when there is no such directory.
+pub fn tree(path: &Path) -> io::Result<()> {
+    let top = open(rustix::fs::CWD, path)?;
+    let mut moved = 0;
+    // Each round removes what there is, or moves what was deeper.
+    while empty(&top, &top, 0, &mut moved)? {}
+    Ok(rustix::fs::rmdir(path)?)
+}
+
+fn open(parent: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
+/// Empties a directory. True: something was moved to the top, which has to be emptied once more.
+fn empty(dir: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> io::Result<bool> {
+    let mut again = false;
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let known = entry.file_type();
+        if known != FileType::Directory {
+            match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => continue,
+                // It is one after all: this file system does not say in its listing.
+                Err(Errno::ISDIR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if depth >= LEVELS {
+            move_up(dir, name, top, moved)?;
+            again = true;
+            continue;
+        }
+        let below = open(dir.as_fd(), name)?;
+        again |= empty(&below, top, depth + 1, moved)?;
+        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(again)
+}
+
+/// Moves a directory to the top, under a name that nothing there has.
+fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        match rustix::fs::renameat_with(dir, name, top, format!(".moved-{moved}"), RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, path::PathBuf};
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("tank-remove-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).expect("made");
+        dir
+    }
+
+    #[test]
+    fn a_tree_is_removed_however_deep_it_is() {
+        let dir = folder("deep");
+        // Deeper than any path may be long: each new level is put around the ones there are.
+        fs::create_dir(dir.join("n")).expect("made");
+        fs::write(dir.join("n/file"), "x").expect("written");
+        for _ in 0..20_000 {
+            fs::create_dir(dir.join("m")).expect("made");
+            fs::rename(dir.join("n"), dir.join("m/n")).expect("moved");
+            fs::rename(dir.join("m"), dir.join("n")).expect("moved");
+        }
+        // A name of those that are moved up is there already.
+        fs::write(dir.join(".moved-1"), "x").expect("written");
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let path = dir.clone();
+        small.spawn(move || tree(&path)).expect("a thread").join().expect("ends").expect("removes");
+        assert!(!dir.exists());
+        assert_eq!(tree(&dir).expect_err("gone").kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_a_link_leads_to_stays() {
+        let (dir, outside) = (folder("links"), folder("outside"));
+        fs::write(outside.join("file"), "x").expect("written");
+        std::os::unix::fs::symlink(&outside, dir.join("link")).expect("linked");
+        fs::create_dir_all(dir.join("a/b/c")).expect("made");
+        tree(&dir).expect("removes");
+        assert!(!dir.exists() && outside.join("file").exists());
+        std::os::unix::fs::symlink(&outside, &dir).expect("linked");
+        assert!(tree(&dir).is_err() && outside.join("file").exists());
+        fs::remove_file(&dir).expect("removes");
+        fs::remove_dir_all(&outside).expect("removes");
+    }
+}
