@@ -358,8 +358,9 @@ fn a_program_of_the_hosts_with_the_bit_is_not_for_a_container_to_write() {
     fs::copy("/bin/busybox", &program).expect("copied");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("set");
     // A page of it that is mapped and changed keeps the bit, and no filter sees that.
-    let config = format!("{{ {} }}", with_volume("web", &dir, "/v"));
-    refused(&host, &config, &["`bin/su` in it is set-user-id", "`read_only`"]);
+    let pods = with_volume("web", &dir, "/v");
+    refused(&host, &pods, &["`bin/su` in it is set-user-id", "`read_only`"]);
+    let config = format!("{{ {pods} }}");
     let only_read = config.replace("path = \"/v\" }", "path = \"/v\", read_only = true }");
     host.switch(&only_read);
     assert_eq!(
