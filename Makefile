@@ -6,7 +6,8 @@ export ROCKSDB_STATIC = 1
 
 BUILD = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --workspace --all-targets --locked
 
-# End-to-end tests that need no debug build's fault points: they run against the programs that are released, too.
+# End-to-end tests that need no debug build's fault points: they run against the programs that are released, too. One of
+# the attacks needs them.
 RELEASED = pods exec drift refusals attacks looking outcomes story
 
 .PHONY: demo test test-release build lint release bench bench-language bench-drift soak fuzz
@@ -29,7 +30,8 @@ test-release: release
 	scripts/setup.sh test
 	scripts/fixtures.sh
 	TANK_BIN_DIR=$(CARGO_TARGET_DIR)/release ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) \
-		cargo test --workspace --locked --no-fail-fast $(addprefix --test ,$(RELEASED))
+		cargo test --workspace --locked --no-fail-fast $(addprefix --test ,$(RELEASED)) -- \
+		--skip the_guard_is_there_before_the_host_forwards
 
 build:
 	scripts/setup.sh demo
