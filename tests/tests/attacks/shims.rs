@@ -298,14 +298,21 @@ fn a_joining_process_that_is_stopped_from_inside_holds_its_shim_up_for_a_moment_
     let long: String = (0..4_000).map(|i| format!("/nowhere/{i}:")).collect();
     host.switch(&format!(
         "{{ pods.st.containers.app = {{ image = \"oci:./busybox\", env.PATH = \"{long}/bin\",
-              command = [\"/bin/sh\", \"-c\", \"while true; do kill -STOP -1; done\"] }}, {} }}",
+              command = [\"/bin/sh\", \"-c\", \"while true; do kill -STOP -1; usleep 500; done\"] }}, {} }}",
         sleeper("good")
     ));
     for _ in 0..4 {
-        // It is stopped or not: either way it ends, and its pod is served afterwards.
-        let from = Instant::now();
-        host.tank(&["exec", "st", "--", "true"]);
-        assert!(from.elapsed() < Duration::from_secs(25), "the shim was held up for {:?}", from.elapsed());
+        // It is stopped on its way in, or when it is there, or not at all.
+        let mut client =
+            host.command(&["exec", "st", "--", "true"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let client = client.as_mut().expect("tank");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while client.try_wait().expect("wait").is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = client.kill();
+        client.wait().expect("wait");
+        in_the_end("its shim answers", || host.pod("st")["state"] == "running");
     }
     assert_eq!(host.exec("good", "echo fine"), "fine");
     host.finish();
