@@ -86,7 +86,7 @@ def repair(host, damage, words):
 
 
 def main():
-    programs = os.path.abspath(sys.argv[1])
+    programs, *results = map(os.path.abspath, sys.argv[1:])
     hosts.enter_namespaces()
     rows = []
     with hosts.workspace() as folder, contextlib.ExitStack() as ending:
@@ -127,9 +127,9 @@ def main():
     print(f"{'what':<34}{'tool':<9}{'median':>9}{'10 %':>9}{'90 %':>9}")
     for row in rows:
         print(f"{row['what']:<34}{row['tool']:<9}{row['median']:>7.1f}ms{row['p10']:>7.1f}ms{row['p90']:>7.1f}ms")
-    if len(sys.argv) > 2:
+    if results:
         about = {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "kernel": os.uname().release, "bench": "drift", "versions": versions}
-        with open(sys.argv[2], "a", encoding="utf-8") as out:
+        with open(results[0], "a", encoding="utf-8") as out:
             for row in rows:
                 out.write(json.dumps({**about, **row}) + "\n")
 

@@ -333,7 +333,7 @@ def main():
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--no-slow-peers", action="store_true")
     arguments = parser.parse_args()
-    programs = os.path.abspath(arguments.programs)
+    programs, results = os.path.abspath(arguments.programs), arguments.results and os.path.abspath(arguments.results)
     hosts.enter_namespaces()
     samples = Samples()
     with hosts.workspace() as folder, contextlib.ExitStack() as ending:
@@ -353,8 +353,8 @@ def main():
     print(summary(rows))
     print()
     print(table(rows))
-    if arguments.results:
-        with open(arguments.results, "a", encoding="utf-8") as out:
+    if results:
+        with open(results, "a", encoding="utf-8") as out:
             for row in rows:
                 out.write(json.dumps({**about, **row}) + "\n")
 
