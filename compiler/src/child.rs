@@ -1,9 +1,9 @@
-//! Evaluation with limits. Nickel is a language: a configuration can loop, recurse and build what no memory holds. So
-//! it is evaluated in a child process, as the calling user, that may use so much time, memory and stack; what ends
-//! there is an error here.
+//! Evaluation with limits. Nickel is a language: a configuration can loop, recurse and build what
+//! no memory holds. So it is evaluated in a child process, as the calling user, that may use so
+//! much time, memory and stack; what ends there is an error here.
 //!
-//! The child is this program again. It takes the inputs on standard input and gives its result on standard output, both
-//! as JSON. It sets its own limits before it reads a file of the user's.
+//! The child is this program again. It takes the inputs on standard input and gives its result on
+//! standard output, both as JSON. It sets its own limits before it reads a file of the user's.
 
 use crate::{CompileError, Compiled, Inputs, STDLIB, compile_with};
 use rustix::process::{Resource, Rlimit, Signal};
@@ -59,7 +59,8 @@ struct Request {
 }
 
 pub(crate) fn compile(inputs: &Inputs, settings: &Settings) -> Result<Compiled, CompileError> {
-    let internal = |what: &str, why: &dyn std::fmt::Display| CompileError::Internal(format!("{what}: {why}"));
+    let internal =
+        |what: &str, why: &dyn std::fmt::Display| CompileError::Internal(format!("{what}: {why}"));
     let request = Request {
         inputs: inputs.clone(),
         memory: settings.memory,
@@ -104,7 +105,9 @@ pub(crate) fn compile(inputs: &Inputs, settings: &Settings) -> Result<Compiled, 
     }
     // Both pipes are closed: it has ended, or does so now.
     let _ = child.kill();
-    let status = child.wait().map_err(|e| internal("wait for the evaluator", &e))?;
+    let status = child
+        .wait()
+        .map_err(|e| internal("wait for the evaluator", &e))?;
     match serde_json::from_slice::<Result<Compiled, CompileError>>(&out) {
         Ok(answer) => answer,
         Err(_) if out.len() as u64 > MAX_RESULT => Err(too_large(settings.memory)),
@@ -154,7 +157,10 @@ fn ended(status: ExitStatus, stderr: &str, settings: &Settings) -> CompileError 
     if signal == Some(Signal::XCPU.as_raw()) {
         return too_long(settings.time);
     }
-    let said = stderr.lines().find(|line| !line.trim().is_empty() && !line.starts_with("thread '")).unwrap_or_default();
+    let said = stderr
+        .lines()
+        .find(|line| !line.trim().is_empty() && !line.starts_with("thread '"))
+        .unwrap_or_default();
     CompileError::Internal(format!("the evaluator ended with {status}: {said}"))
 }
 
@@ -177,33 +183,55 @@ fn answer() -> Result<(), Box<dyn std::error::Error>> {
     let request: Request = serde_json::from_slice(&text)?;
     let limit = |resource, most: u64| {
         let most = Some(most);
-        rustix::process::setrlimit(resource, Rlimit { current: most, maximum: most })
+        rustix::process::setrlimit(
+            resource,
+            Rlimit {
+                current: most,
+                maximum: most,
+            },
+        )
     };
     limit(Resource::Core, 0)?;
     limit(Resource::Cpu, request.seconds)?;
-    limit(Resource::As, request.memory.saturating_add(2 * STACK as u64))?;
+    limit(
+        Resource::As,
+        request.memory.saturating_add(2 * STACK as u64),
+    )?;
     let thread = std::thread::Builder::new().stack_size(STACK);
     let thread = thread.spawn(move || {
         let answer = compile_with(&request.inputs, request.stdlib_dir.as_deref(), true);
         let mut out = std::io::stdout().lock();
-        serde_json::to_writer(&mut out, &answer).map_err(std::io::Error::from).and_then(|()| out.flush())?;
-        // What was evaluated can be deeper than a destructor's recursion is: it goes with the process.
+        serde_json::to_writer(&mut out, &answer)
+            .map_err(std::io::Error::from)
+            .and_then(|()| out.flush())?;
+        // What was evaluated can be deeper than a destructor's recursion is: it goes with the
+        // process.
         std::process::exit(0)
     })?;
     let ended: std::io::Result<()> = thread.join().map_err(|_| "the evaluator panicked")?;
     Ok(ended?)
 }
 
-/// A folder with a copy of the stdlib, made if it is not there: what `import "tank.ncl"` finds, here and in an editor.
+/// A folder with a copy of the stdlib, made if it is not there: what `import "tank.ncl"` finds,
+/// here and in an editor.
 pub fn stdlib_dir(cache_dir: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
-    let dir = cache_dir.join(format!("stdlib-{}", tank_model::Digest::of(STDLIB.as_bytes()).short()));
+    let dir = cache_dir.join(format!(
+        "stdlib-{}",
+        tank_model::Digest::of(STDLIB.as_bytes()).short()
+    ));
     let file = dir.join("tank.ncl");
     if std::fs::read_to_string(&file).is_ok_and(|text| text == STDLIB) {
         return Some(dir);
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).ok()?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .ok()?;
     let new = dir.join(format!(".{}", std::process::id()));
-    std::fs::write(&new, STDLIB).and_then(|()| std::fs::rename(&new, &file)).ok()?;
+    std::fs::write(&new, STDLIB)
+        .and_then(|()| std::fs::rename(&new, &file))
+        .ok()?;
     Some(dir)
 }

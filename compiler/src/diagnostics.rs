@@ -14,7 +14,11 @@ pub enum CompileError {
     Problems(Problems),
     /// Evaluation used more time or memory than it may.
     #[error("{what}")]
-    Limit { code: String, what: String, help: String },
+    Limit {
+        code: String,
+        what: String,
+        help: String,
+    },
     #[error("Tank itself failed: {0}")]
     Internal(String),
 }
@@ -78,7 +82,10 @@ impl Problems {
 
     /// Every problem with its snippets, for miette to draw.
     pub fn diagnostics(&self) -> Vec<Drawn> {
-        self.list.iter().map(|problem| Drawn::new(problem, &self.sources)).collect()
+        self.list
+            .iter()
+            .map(|problem| Drawn::new(problem, &self.sources))
+            .collect()
     }
 }
 
@@ -95,8 +102,14 @@ impl Source {
     /// The length of the line around a byte.
     fn line_around(&self, at: usize) -> usize {
         let at = at.min(self.text.len());
-        let before = self.text.get(..at).map_or(0, |text| text.len() - text.rfind('\n').map_or(0, |end| end + 1));
-        before + self.text.get(at..).map_or(0, |text| text.find('\n').unwrap_or(text.len()))
+        let before = self.text.get(..at).map_or(0, |text| {
+            text.len() - text.rfind('\n').map_or(0, |end| end + 1)
+        });
+        before
+            + self
+                .text
+                .get(at..)
+                .map_or(0, |text| text.find('\n').unwrap_or(text.len()))
     }
 }
 
@@ -129,8 +142,10 @@ impl Drawn {
         }
         let problem = &problem;
         let first = problem.labels.first().map(|label| label.place.source);
-        let (here, there): (Vec<&Label>, Vec<&Label>) =
-            problem.labels.iter().partition(|label| Some(label.place.source) == first);
+        let (here, there): (Vec<&Label>, Vec<&Label>) = problem
+            .labels
+            .iter()
+            .partition(|label| Some(label.place.source) == first);
         let span = |(index, label): (usize, &&Label)| {
             let text = Some(label.text.clone()).filter(|text| !text.is_empty());
             match index {
@@ -140,12 +155,23 @@ impl Drawn {
         };
         let elsewhere = there.into_iter().map(|label| {
             let message = label.text.clone();
-            let label = Label { text: String::new(), ..label.clone() };
-            let problem = Problem { code: String::new(), path: Vec::new(), message, help: None, labels: vec![label] };
+            let label = Label {
+                text: String::new(),
+                ..label.clone()
+            };
+            let problem = Problem {
+                code: String::new(),
+                path: Vec::new(),
+                message,
+                help: None,
+                labels: vec![label],
+            };
             Self::new(&problem, sources)
         });
         Self {
-            source: first.and_then(|first| sources.get(first)).map(|s| NamedSource::new(&s.name, s.text.clone())),
+            source: first
+                .and_then(|first| sources.get(first))
+                .map(|s| NamedSource::new(&s.name, s.text.clone())),
             labels: here.iter().enumerate().map(span).collect(),
             elsewhere: elsewhere.collect(),
             problem: problem.clone(),
@@ -163,15 +189,24 @@ impl std::error::Error for Drawn {}
 
 impl Diagnostic for Drawn {
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(&self.problem.code).filter(|code| !code.is_empty()).map(|code| Box::new(code) as Box<dyn fmt::Display>)
+        Some(&self.problem.code)
+            .filter(|code| !code.is_empty())
+            .map(|code| Box::new(code) as Box<dyn fmt::Display>)
     }
 
     fn severity(&self) -> Option<Severity> {
-        Some(if self.problem.code.is_empty() { Severity::Advice } else { Severity::Error })
+        Some(if self.problem.code.is_empty() {
+            Severity::Advice
+        } else {
+            Severity::Error
+        })
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.problem.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+        self.problem
+            .help
+            .as_ref()
+            .map(|help| Box::new(help) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
@@ -186,6 +221,8 @@ impl Diagnostic for Drawn {
         if self.elsewhere.is_empty() {
             return None;
         }
-        Some(Box::new(self.elsewhere.iter().map(|drawn| drawn as &dyn Diagnostic)))
+        Some(Box::new(
+            self.elsewhere.iter().map(|drawn| drawn as &dyn Diagnostic),
+        ))
     }
 }

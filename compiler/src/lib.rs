@@ -6,8 +6,9 @@
 //!               └───────────────────────── problems ◄────────────────────────┘
 //! ```
 //!
-//! [`compile`] runs that in a child process with limits on time, memory and depth ([`child`]), unless nothing that was
-//! read has changed since the last time ([`cache`]). [`compile_here`] does it in this process.
+//! [`compile`] runs that in a child process with limits on time, memory and depth ([`child`]),
+//! unless nothing that was read has changed since the last time ([`cache`]). [`compile_here`] does
+//! it in this process.
 //!
 //! * [`schema`]: the contracts as data; [`manual`] prints them.
 //! * [`lock`]: `tank.lock`. `provenance`: which line set a field.
@@ -51,7 +52,8 @@ pub struct Inputs {
     /// Leave `tank.lock` aside: `tank lock` wants the tags themselves.
     #[serde(default)]
     pub unlocked: bool,
-    /// Look whether this host has the files of the secrets. Off where a configuration is only looked at.
+    /// Look whether this host has the files of the secrets. Off where a configuration is only
+    /// looked at.
     #[serde(default)]
     pub this_host: bool,
 }
@@ -99,7 +101,10 @@ impl Compiled {
 /// # Errors
 /// Everything that is wrong, at once; or the limit that evaluation ran into.
 pub fn compile(inputs: &Inputs, settings: &child::Settings) -> Result<Compiled, CompileError> {
-    let cache = settings.cache_dir.as_deref().and_then(|dir| cache::Entry::of(dir, inputs));
+    let cache = settings
+        .cache_dir
+        .as_deref()
+        .and_then(|dir| cache::Entry::of(dir, inputs));
     if let Some(known) = cache.as_ref().and_then(cache::Entry::load) {
         return Ok(known);
     }
@@ -119,12 +124,25 @@ pub fn compile_here(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Compil
 }
 
 /// With `leak`, memory is left to the end of the process.
-fn compile_with(inputs: &Inputs, stdlib_dir: Option<&Path>, leak: bool) -> Result<Compiled, CompileError> {
+fn compile_with(
+    inputs: &Inputs,
+    stdlib_dir: Option<&Path>,
+    leak: bool,
+) -> Result<Compiled, CompileError> {
     let base_dir = base_dir(&inputs.files)?;
     let mut evaluated = nickel::evaluate(inputs, stdlib_dir, leak)?;
-    let locked = if inputs.unlocked { None } else { Lock::read(&base_dir)? };
+    let locked = if inputs.unlocked {
+        None
+    } else {
+        Lock::read(&base_dir)?
+    };
     let (lock, lock_text) = locked.unzip();
-    let config = lower::lower(&mut evaluated, &base_dir, &lock.unwrap_or_default(), inputs.this_host);
+    let config = lower::lower(
+        &mut evaluated,
+        &base_dir,
+        &lock.unwrap_or_default(),
+        inputs.this_host,
+    );
     if let Some(config) = &config {
         for found in check::check(config) {
             if evaluated.is_poisoned(&found.path) {
@@ -136,7 +154,10 @@ fn compile_with(inputs: &Inputs, stdlib_dir: Option<&Path>, leak: bool) -> Resul
                 && let Some(written) = evaluated.written(&path)
             {
                 let place = written.place.clone();
-                problem.labels.push(diagnostics::Label { place, text: role.to_owned() });
+                problem.labels.push(diagnostics::Label {
+                    place,
+                    text: role.to_owned(),
+                });
             }
             evaluated.problems.push(problem);
         }
@@ -144,11 +165,17 @@ fn compile_with(inputs: &Inputs, stdlib_dir: Option<&Path>, leak: bool) -> Resul
     let Some(config) = config.filter(|_| evaluated.problems.is_empty()) else {
         // In the order of the text, as they are looked for.
         let at = |problem: &Problem| {
-            let first = problem.labels.first().map(|label| (label.place.source, label.place.range.start));
+            let first = problem
+                .labels
+                .first()
+                .map(|label| (label.place.source, label.place.range.start));
             (first.is_none(), first)
         };
         evaluated.problems.sort_by_key(at);
-        return Err(CompileError::Problems(Problems { list: evaluated.problems, sources: evaluated.sources }));
+        return Err(CompileError::Problems(Problems {
+            list: evaluated.problems,
+            sources: evaluated.sources,
+        }));
     };
     let bytes = canonical::encode(&config).map_err(|e| internal(&e))?;
     if bytes.len() > canonical::MAX_BYTES {
@@ -162,18 +189,29 @@ fn compile_with(inputs: &Inputs, stdlib_dir: Option<&Path>, leak: bool) -> Resul
             help: "put large contents into images or volumes".to_owned(),
         });
     }
-    let read =
-        |(path, text): &(PathBuf, String)| Read { path: path.clone(), digest: Some(Digest::of(text.as_bytes())) };
+    let read = |(path, text): &(PathBuf, String)| Read {
+        path: path.clone(),
+        digest: Some(Digest::of(text.as_bytes())),
+    };
     let mut reads: Vec<Read> = evaluated.reads.iter().map(read).collect();
     if !inputs.unlocked {
-        reads.push(Read { path: Lock::path(&base_dir), digest: lock_text.map(|text| Digest::of(text.as_bytes())) });
+        reads.push(Read {
+            path: Lock::path(&base_dir),
+            digest: lock_text.map(|text| Digest::of(text.as_bytes())),
+        });
     }
-    let provenance = serde_json::to_string(&provenance::of(&evaluated)).map_err(|e| internal(&e))?;
+    let provenance =
+        serde_json::to_string(&provenance::of(&evaluated)).map_err(|e| internal(&e))?;
     let canonical = String::from_utf8(bytes).map_err(|e| internal(&e))?;
     if leak {
         std::mem::forget((evaluated, config));
     }
-    Ok(Compiled { canonical, base_dir, provenance, reads })
+    Ok(Compiled {
+        canonical,
+        base_dir,
+        provenance,
+        reads,
+    })
 }
 
 fn internal(error: &dyn std::fmt::Display) -> CompileError {
@@ -182,6 +220,9 @@ fn internal(error: &dyn std::fmt::Display) -> CompileError {
 
 fn base_dir(files: &[PathBuf]) -> Result<PathBuf, CompileError> {
     let first = files.first().map_or(Path::new("."), PathBuf::as_path);
-    let absolute = std::path::absolute(first).map_err(|e| CompileError::Read(first.to_owned(), e.to_string()))?;
-    Ok(absolute.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned))
+    let absolute = std::path::absolute(first)
+        .map_err(|e| CompileError::Read(first.to_owned(), e.to_string()))?;
+    Ok(absolute
+        .parent()
+        .map_or_else(|| PathBuf::from("/"), Path::to_owned))
 }

@@ -1,7 +1,7 @@
 //! `tank.lock`: which digest each image tag stands for, beside the configuration that names them.
 //!
-//! With a lock, the same source is the same graph on every machine and at every time. The file is TOML, sorted, and
-//! meant to be committed; `tank lock` writes it.
+//! With a lock, the same source is the same graph on every machine and at every time. The file is
+//! TOML, sorted, and meant to be committed; `tank lock` writes it.
 
 use crate::CompileError;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,10 @@ pub struct Lock {
 
 impl Default for Lock {
     fn default() -> Self {
-        Self { version: VERSION, images: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            images: BTreeMap::new(),
+        }
     }
 }
 
@@ -55,13 +58,18 @@ impl Lock {
         };
         let unreadable = |why: String| CompileError::Read(path.clone(), why);
         let mut text = String::new();
-        file.take(MAX_LOCK + 1).read_to_string(&mut text).map_err(|e| unreadable(e.to_string()))?;
+        file.take(MAX_LOCK + 1)
+            .read_to_string(&mut text)
+            .map_err(|e| unreadable(e.to_string()))?;
         if text.len() as u64 > MAX_LOCK {
             return Err(unreadable(format!("it has more than {MAX_LOCK} bytes")));
         }
         let lock: Self = toml::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
         if lock.version != VERSION {
-            return Err(unreadable(format!("it is of version {}, this tank reads {VERSION}", lock.version)));
+            return Err(unreadable(format!(
+                "it is of version {}, this tank reads {VERSION}",
+                lock.version
+            )));
         }
         Ok(Some((lock, text)))
     }
@@ -69,13 +77,17 @@ impl Lock {
     /// The file's text.
     pub fn text(&self) -> String {
         let body = toml::to_string(self).unwrap_or_default();
-        format!("# Written by `tank lock`: the digests that the tags of this configuration stand for.\n{body}")
+        format!(
+            "# Written by `tank lock`: the digests that the tags of this configuration stand for.\n{body}"
+        )
     }
 
-    /// A tag's reference with the digest the lock has for it. None for what is pinned already, is a layout on disk, or
-    /// is not in the lock.
+    /// A tag's reference with the digest the lock has for it. None for what is pinned already, is a
+    /// layout on disk, or is not in the lock.
     pub fn pin(&self, image: &Reference) -> Option<String> {
-        lockable(image).then(|| self.images.get(image.as_str()))?.map(|digest| format!("{image}@{digest}"))
+        lockable(image)
+            .then(|| self.images.get(image.as_str()))?
+            .map(|digest| format!("{image}@{digest}"))
     }
 }
 

@@ -1,5 +1,5 @@
-//! From an evaluated value to the typed model: takes in the files a configuration refers to and pins its images by the
-//! lock, each at the field's own place.
+//! From an evaluated value to the typed model: takes in the files a configuration refers to and
+//! pins its images by the lock, each at the field's own place.
 
 use crate::{diagnostics::Problem, lock::Lock, nickel::Evaluated};
 use serde::Deserialize;
@@ -16,18 +16,28 @@ const MAX_FILE: u64 = 1 << 20;
 /// An image that stands in for one that is missing or wrong, so that the rest can be checked.
 const NO_IMAGE: &str = "missing:image";
 
-/// The configuration, as far as there is one, with what is wrong added to the problems. What was read besides the
-/// sources is added to the reads.
-pub fn lower(evaluated: &mut Evaluated, base_dir: &Path, lock: &Lock, this_host: bool) -> Option<Config> {
+/// The configuration, as far as there is one, with what is wrong added to the problems. What was
+/// read besides the sources is added to the reads.
+pub fn lower(
+    evaluated: &mut Evaluated,
+    base_dir: &Path,
+    lock: &Lock,
+    this_host: bool,
+) -> Option<Config> {
     let mut value = std::mem::take(&mut evaluated.value);
     if let Some(pods) = value.get_mut("pods").and_then(Value::as_object_mut) {
         for (pod, spec) in pods {
             // A pod whose containers are all wrong has been told so.
             if let Some(spec) = spec.as_object_mut() {
-                spec.entry("containers").or_insert_with(|| Value::Object(serde_json::Map::new()));
+                spec.entry("containers")
+                    .or_insert_with(|| Value::Object(serde_json::Map::new()));
             }
             for group in ["containers", "init"] {
-                let containers = spec.get_mut(group).and_then(Value::as_object_mut).into_iter().flatten();
+                let containers = spec
+                    .get_mut(group)
+                    .and_then(Value::as_object_mut)
+                    .into_iter()
+                    .flatten();
                 for (container, spec) in containers {
                     let path = ["pods", pod, group, container].map(str::to_owned).to_vec();
                     container_of(spec, &path, evaluated, base_dir, lock);
@@ -64,11 +74,23 @@ fn segment(segment: &serde_path_to_error::Segment) -> Option<String> {
     }
 }
 
-fn container_of(spec: &mut Value, path: &[String], evaluated: &mut Evaluated, base_dir: &Path, lock: &Lock) {
-    let Some(fields) = spec.as_object_mut() else { return };
+fn container_of(
+    spec: &mut Value,
+    path: &[String],
+    evaluated: &mut Evaluated,
+    base_dir: &Path,
+    lock: &Lock,
+) {
+    let Some(fields) = spec.as_object_mut() else {
+        return;
+    };
     match fields.get("image").and_then(Value::as_str) {
         Some(image) => {
-            if let Some(pinned) = image.parse::<Reference>().ok().and_then(|image| lock.pin(&image)) {
+            if let Some(pinned) = image
+                .parse::<Reference>()
+                .ok()
+                .and_then(|image| lock.pin(&image))
+            {
                 fields.insert("image".to_owned(), Value::String(pinned));
             }
         }
@@ -76,7 +98,11 @@ fn container_of(spec: &mut Value, path: &[String], evaluated: &mut Evaluated, ba
             fields.insert("image".to_owned(), Value::String(NO_IMAGE.to_owned()));
         }
     }
-    let files = fields.get_mut("files").and_then(Value::as_object_mut).into_iter().flatten();
+    let files = fields
+        .get_mut("files")
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flatten();
     for (target, file) in files {
         let mut path = path.to_vec();
         path.extend(["files".to_owned(), target.clone()]);
@@ -89,17 +115,34 @@ fn container_of(spec: &mut Value, path: &[String], evaluated: &mut Evaluated, ba
     }
 }
 
-/// Reports the secrets whose file this host does not have. What may not be looked at is left to the daemon.
+/// Reports the secrets whose file this host does not have. What may not be looked at is left to the
+/// daemon.
 fn secrets(spec: &Value, path: &[String], evaluated: &mut Evaluated) {
-    let secrets = spec.get("secrets").and_then(Value::as_object).into_iter().flatten();
+    let secrets = spec
+        .get("secrets")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten();
     for (secret, at) in secrets {
-        let Some(file) = at.get("file").and_then(Value::as_str).filter(|file| file.starts_with('/')) else { continue };
-        let gone = std::fs::metadata(file).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        let Some(file) = at
+            .get("file")
+            .and_then(Value::as_str)
+            .filter(|file| file.starts_with('/'))
+        else {
+            continue;
+        };
+        let gone = std::fs::metadata(file)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
         if gone {
             let mut path = path.to_vec();
             path.extend(["secrets", secret, "file"].map(str::to_owned));
             let message = format!("this host has no file `{file}`");
-            let problem = evaluated.problem("tank::secret::missing", &path, message, Some(beside(Path::new(file))));
+            let problem = evaluated.problem(
+                "tank::secret::missing",
+                &path,
+                message,
+                Some(beside(Path::new(file))),
+            );
             evaluated.problems.push(problem);
         }
     }
@@ -115,7 +158,9 @@ fn take_in(
     if evaluated.is_poisoned(&path) {
         return Ok(());
     }
-    let Some(fields) = file.as_object_mut() else { return Ok(()) };
+    let Some(fields) = file.as_object_mut() else {
+        return Ok(());
+    };
     let problem = |code: &str, path: &[String], message: String, help: &str| {
         Box::new(evaluated.problem(code, path, message, Some(help.to_owned())))
     };
@@ -124,16 +169,29 @@ fn take_in(
         (Some(Value::String(source)), false) => source,
         (Some(_), _) => {
             let message = "a file has either a `text` or a `source`".to_owned();
-            return Err(problem("tank::files::two_contents", &path, message, "keep one of the two"));
+            return Err(problem(
+                "tank::files::two_contents",
+                &path,
+                message,
+                "keep one of the two",
+            ));
         }
         (None, false) => {
             let message = "a file needs a `text` or a `source`".to_owned();
-            return Err(problem("tank::files::no_content", &path, message, "for example `{ text = \"…\" }`"));
+            return Err(problem(
+                "tank::files::no_content",
+                &path,
+                message,
+                "for example `{ text = \"…\" }`",
+            ));
         }
     };
     path.push("source".to_owned());
     // Relative to the file the source is named in, as an import would be.
-    let dir = evaluated.file(&path).and_then(|name| Path::new(name).parent()).map_or_else(PathBuf::new, Path::to_owned);
+    let dir = evaluated
+        .file(&path)
+        .and_then(|name| Path::new(name).parent())
+        .map_or_else(PathBuf::new, Path::to_owned);
     let dir = std::path::absolute(&dir).unwrap_or_else(|_| base_dir.join(&dir));
     let full = dir.join(&source);
     match read(&full) {
@@ -144,11 +202,21 @@ fn take_in(
         }
         Err(Refused::TooLarge) => {
             let message = format!("`{source}` has more than {MAX_FILE} bytes");
-            Err(problem("tank::files::too_large", &path, message, "put it into the image or a volume"))
+            Err(problem(
+                "tank::files::too_large",
+                &path,
+                message,
+                "put it into the image or a volume",
+            ))
         }
         Err(Refused::Unreadable(error)) => {
             let message = format!("can't read `{source}`: {error}");
-            Err(problem("tank::files::unreadable", &path, message, &beside(&full)))
+            Err(problem(
+                "tank::files::unreadable",
+                &path,
+                message,
+                &beside(&full),
+            ))
         }
     }
 }
@@ -162,15 +230,20 @@ fn read(path: &Path) -> Result<String, Refused> {
     let metadata = std::fs::metadata(path).map_err(Refused::Unreadable)?;
     if !metadata.is_file() {
         // A pipe or a device would be waited for.
-        return Err(Refused::Unreadable(std::io::Error::other("it is no regular file")));
+        return Err(Refused::Unreadable(std::io::Error::other(
+            "it is no regular file",
+        )));
     }
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(Refused::Unreadable)?;
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(Refused::Unreadable)?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Refused::Unreadable)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(Refused::TooLarge);
     }
-    String::from_utf8(bytes).map_err(|_| Refused::Unreadable(std::io::Error::other("it is no UTF-8 text")))
+    String::from_utf8(bytes)
+        .map_err(|_| Refused::Unreadable(std::io::Error::other("it is no UTF-8 text")))
 }
 
 /// What was meant by a file that is not there.
@@ -185,7 +258,12 @@ fn beside(full: &Path) -> String {
         .take(10_000)
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
-    let name = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    nearest(&name, siblings.iter().map(String::as_str))
-        .map_or_else(|| format!("it is looked for at {}", full.display()), |near| format!("did you mean `{near}`?"))
+    let name = full
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    nearest(&name, siblings.iter().map(String::as_str)).map_or_else(
+        || format!("it is looked for at {}", full.display()),
+        |near| format!("did you mean `{near}`?"),
+    )
 }

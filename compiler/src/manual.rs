@@ -1,4 +1,5 @@
-//! The manual: what a field is for, what a code means. Printed by `tank doc`, from the stdlib and its error pages.
+//! The manual: what a field is for, what a code means. Printed by `tank doc`, from the stdlib and
+//! its error pages.
 
 use crate::{
     nickel,
@@ -23,15 +24,22 @@ pub struct Unknown {
 /// When there is no such code.
 pub fn error_page(code: &str) -> Result<&'static str, Unknown> {
     let sections = || ERRORS.split("\n## ").skip(1);
-    let found = sections().find_map(|section| section.split_once('\n').filter(|(title, _)| *title == code));
+    let found =
+        sections().find_map(|section| section.split_once('\n').filter(|(title, _)| *title == code));
     let codes = sections().filter_map(|section| section.lines().next());
     let near = || nearest(code, codes).map(str::to_owned);
-    found.map(|(_, page)| page.trim()).ok_or_else(|| Unknown { what: code.to_owned(), nearest: near() })
+    found.map(|(_, page)| page.trim()).ok_or_else(|| Unknown {
+        what: code.to_owned(),
+        nearest: near(),
+    })
 }
 
 /// Every code there is a page for.
 pub fn codes() -> impl Iterator<Item = &'static str> {
-    ERRORS.split("\n## ").skip(1).filter_map(|section| section.lines().next())
+    ERRORS
+        .split("\n## ")
+        .skip(1)
+        .filter_map(|section| section.lines().next())
 }
 
 /// What a path of fields leads to.
@@ -41,8 +49,8 @@ enum Found<'a> {
     Contract(&'a str, &'a Contract),
 }
 
-/// The page of a field (`pods.containers.limits`, with or without the names that users choose between), of a contract
-/// (`Limits`) or of a helper (`replicas`); without a path, the top.
+/// The page of a field (`pods.containers.limits`, with or without the names that users choose
+/// between), of a contract (`Limits`) or of a helper (`replicas`); without a path, the top.
 ///
 /// # Errors
 /// When the path leads nowhere.
@@ -74,7 +82,15 @@ pub fn default_of(path: &str) -> Option<String> {
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match find(nickel::schema(), &parts) {
         Ok(Found::Field(field)) => {
-            let words = || field.doc.split("Default: ").nth(1)?.split(".\n").next().map(|text| text.trim().to_owned());
+            let words = || {
+                field
+                    .doc
+                    .split("Default: ")
+                    .nth(1)?
+                    .split(".\n")
+                    .next()
+                    .map(|text| text.trim().to_owned())
+            };
             field.default.clone().or_else(words)
         }
         _ => None,
@@ -82,7 +98,12 @@ pub fn default_of(path: &str) -> Option<String> {
 }
 
 fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown> {
-    let contract = |name: &'a str| schema.contracts.get(name).map(|contract| Found::Contract(name, contract));
+    let contract = |name: &'a str| {
+        schema
+            .contracts
+            .get(name)
+            .map(|contract| Found::Contract(name, contract))
+    };
     let (mut record, mut rest) = match parts {
         [] => return contract("Config").ok_or_else(|| unknown("Config", &[])),
         // A contract, or a helper, by its own name.
@@ -106,11 +127,21 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
         let fields = schema.record(record).unwrap_or_default();
         let Some(field) = fields.iter().find(|field| field.name == *name) else {
             // The container's name in `web.app.env`.
-            if record == "Pod" && after.first().is_none_or(|next| has(schema, "Container", next)) {
+            if record == "Pod"
+                && after
+                    .first()
+                    .is_none_or(|next| has(schema, "Container", next))
+            {
                 (record, rest) = ("Container", after);
                 continue;
             }
-            return Err(unknown(name, &fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>()));
+            return Err(unknown(
+                name,
+                &fields
+                    .iter()
+                    .map(|field| field.name.as_str())
+                    .collect::<Vec<_>>(),
+            ));
         };
         if after.is_empty() {
             return Ok(Found::Field(field));
@@ -119,11 +150,17 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
         if matches!(field.kind, Kind::Dict(_)) && after.len() == 1 && inner(&field.kind).is_none() {
             return Ok(Found::Field(field));
         }
-        let Some(inside) = inner(&field.kind) else { return Err(unknown(after[0], &[])) };
+        let Some(inside) = inner(&field.kind) else {
+            return Err(unknown(after[0], &[]));
+        };
         record = if inside == "Network" { "Nics" } else { inside };
         // A name of the user's in between.
         let is_dict = matches!(field.kind, Kind::Dict(_));
-        rest = if is_dict && !has(schema, record, after[0]) { &after[1..] } else { after };
+        rest = if is_dict && !has(schema, record, after[0]) {
+            &after[1..]
+        } else {
+            after
+        };
         if rest.is_empty() {
             return Ok(Found::Field(field));
         }
@@ -131,11 +168,16 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
 }
 
 fn has(schema: &Schema, record: &str, field: &str) -> bool {
-    schema.record(record).is_some_and(|fields| fields.iter().any(|known| known.name == field))
+    schema
+        .record(record)
+        .is_some_and(|fields| fields.iter().any(|known| known.name == field))
 }
 
 fn unknown(what: &str, known: &[&str]) -> Unknown {
-    Unknown { what: what.to_owned(), nearest: nearest(what, known.iter().copied()).map(str::to_owned) }
+    Unknown {
+        what: what.to_owned(),
+        nearest: nearest(what, known.iter().copied()).map(str::to_owned),
+    }
 }
 
 /// The contract that a kind is made of.
@@ -155,22 +197,38 @@ fn facts(out: &mut String, schema: &Schema, field: &Field) {
         (None, true) => out.push_str("\n  required\n"),
         (None, false) => {}
     }
-    if let Some(Shape::Enum(tags)) =
-        inner(&field.kind).and_then(|name| schema.contracts.get(name)).map(|contract| &contract.shape)
+    if let Some(Shape::Enum(tags)) = inner(&field.kind)
+        .and_then(|name| schema.contracts.get(name))
+        .map(|contract| &contract.shape)
     {
         let _ = writeln!(out, "  one of: {}", one_of(tags));
     }
 }
 
 fn contract_page(out: &mut String, schema: &Schema, name: &str) {
-    let Some(contract) = schema.contracts.get(name) else { return };
+    let Some(contract) = schema.contracts.get(name) else {
+        return;
+    };
     if let Shape::Record(fields) = &contract.shape {
-        let width = fields.iter().map(|field| field.name.len()).max().unwrap_or(0);
-        let kinds = fields.iter().map(|field| field.kind.text().len()).max().unwrap_or(0);
+        let width = fields
+            .iter()
+            .map(|field| field.name.len())
+            .max()
+            .unwrap_or(0);
+        let kinds = fields
+            .iter()
+            .map(|field| field.kind.text().len())
+            .max()
+            .unwrap_or(0);
         out.push_str("\nfields:\n");
         for field in fields {
             let summary = summary(&field.doc);
-            let _ = writeln!(out, "  {:<width$}  {:<kinds$}  {summary}", field.name, field.kind.text());
+            let _ = writeln!(
+                out,
+                "  {:<width$}  {:<kinds$}  {summary}",
+                field.name,
+                field.kind.text()
+            );
         }
     } else if let Shape::Value = &contract.shape {
         let _ = writeln!(out, "\n  {name}: {}", summary(&contract.doc));
@@ -182,13 +240,24 @@ fn contract_page(out: &mut String, schema: &Schema, name: &str) {
             .filter(|(_, contract)| matches!(contract.shape, Shape::Helper))
             .map(|(name, _)| name.as_str())
             .collect();
-        let _ = writeln!(out, "\nhelpers: {} (`tank doc tank.{}`)", helpers.join(", "), helpers.first().unwrap_or(&""));
+        let _ = writeln!(
+            out,
+            "\nhelpers: {} (`tank doc tank.{}`)",
+            helpers.join(", "),
+            helpers.first().unwrap_or(&"")
+        );
     }
 }
 
 /// A doc's first sentence, on one line.
 pub fn summary(doc: &str) -> String {
-    let text = doc.split("```").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = doc
+        .split("```")
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     match text.split_once(". ") {
         Some((first, _)) => format!("{first}."),
         None => text,
@@ -210,7 +279,11 @@ fn paragraphs(out: &mut String, doc: &str, indent: usize) {
 
 /// The examples of a doc.
 pub fn examples(doc: &str) -> Vec<&str> {
-    doc.split("```nickel").skip(1).filter_map(|rest| rest.split("```").next()).map(str::trim).collect()
+    doc.split("```nickel")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .map(str::trim)
+        .collect()
 }
 
 #[cfg(test)]

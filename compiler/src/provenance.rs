@@ -11,32 +11,76 @@ const MAX_TEXT: usize = 60;
 
 /// The origin of every value of a configuration.
 pub(crate) fn of(evaluated: &Evaluated) -> Provenance {
-    let starts: Vec<Vec<usize>> = evaluated.sources.iter().map(|source| line_starts(&source.text)).collect();
+    let starts: Vec<Vec<usize>> = evaluated
+        .sources
+        .iter()
+        .map(|source| line_starts(&source.text))
+        .collect();
     let line = |place: &Place| -> Option<Line> {
-        let line = starts.get(place.source)?.partition_point(|start| *start <= place.range.start);
-        Some(Line { file: u32::try_from(place.source).ok()?, line: u32::try_from(line).ok()? })
+        let line = starts
+            .get(place.source)?
+            .partition_point(|start| *start <= place.range.start);
+        Some(Line {
+            file: u32::try_from(place.source).ok()?,
+            line: u32::try_from(line).ok()?,
+        })
     };
     let origin = |(path, written): (&Vec<String>, &Written)| {
-        let definitions = evaluated.definitions.get(path).map(Vec::as_slice).unwrap_or_default();
-        let others = definitions
-            .iter()
-            .filter(|definition| definition.place != written.place && Some(&definition.place) != written.via.as_ref());
+        let definitions = evaluated
+            .definitions
+            .get(path)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let others = definitions.iter().filter(|definition| {
+            definition.place != written.place && Some(&definition.place) != written.via.as_ref()
+        });
         let overrode = others.filter_map(|definition| {
-            let text = evaluated.sources.get(definition.place.source)?.text.get(definition.place.range.clone())?;
-            let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_TEXT).collect();
-            Some(Overridden { line: line(&definition.place)?, text, priority: definition.priority.clone() })
+            let text = evaluated
+                .sources
+                .get(definition.place.source)?
+                .text
+                .get(definition.place.range.clone())?;
+            let text: String = text
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" ")
+                .chars()
+                .take(MAX_TEXT)
+                .collect();
+            Some(Overridden {
+                line: line(&definition.place)?,
+                text,
+                priority: definition.priority.clone(),
+            })
         });
         let via = written.via.as_ref().and_then(line);
-        Some((field(path), Origin { line: line(&written.place)?, via, overrode: overrode.collect() }))
+        Some((
+            field(path),
+            Origin {
+                line: line(&written.place)?,
+                via,
+                overrode: overrode.collect(),
+            },
+        ))
     };
-    let fields = evaluated.places.iter().filter(|(_, written)| written.leaf).filter_map(origin);
+    let fields = evaluated
+        .places
+        .iter()
+        .filter(|(_, written)| written.leaf)
+        .filter_map(origin);
     Provenance {
-        files: evaluated.sources.iter().map(|source| source.name.clone()).collect(),
+        files: evaluated
+            .sources
+            .iter()
+            .map(|source| source.name.clone())
+            .collect(),
         fields: fields.collect(),
         ..Provenance::default()
     }
 }
 
 fn line_starts(text: &str) -> Vec<usize> {
-    std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect()
+    std::iter::once(0)
+        .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+        .collect()
 }

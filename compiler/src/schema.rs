@@ -1,7 +1,9 @@
-//! What a configuration may say, as data: the contracts of `stdlib/tank.ncl` with their docs and defaults.
+//! What a configuration may say, as data: the contracts of `stdlib/tank.ncl` with their docs and
+//! defaults.
 //!
-//! The contracts are the only list of fields there is. `nickel::contracts` reads them from the file's syntax; the walk
-//! over a configuration, `tank doc` and the language server all follow them.
+//! The contracts are the only list of fields there is. `nickel::contracts` reads them from the
+//! file's syntax; the walk over a configuration, `tank doc` and the language server all follow
+//! them.
 
 use serde_json::Value;
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
@@ -95,8 +97,8 @@ impl Kind {
         }
     }
 
-    /// Whether the keys of a [`Kind::Dict`] are [`tank_model::Name`]s: those of records of Tank's are, unless they
-    /// are paths (`files`) or resources (`ulimits`).
+    /// Whether the keys of a [`Kind::Dict`] are [`tank_model::Name`]s: those of records of Tank's
+    /// are, unless they are paths (`files`) or resources (`ulimits`).
     pub fn keys_are_names(&self) -> bool {
         matches!(self, Self::Named(name) if !matches!(name.as_str(), "File" | "Ulimit"))
     }
@@ -152,7 +154,11 @@ pub struct Refusal {
 
 impl Refusal {
     fn invalid(message: String) -> Self {
-        Self { code: "tank::value::invalid", message, help: String::new() }
+        Self {
+            code: "tank::value::invalid",
+            message,
+            help: String::new(),
+        }
     }
 }
 
@@ -222,15 +228,26 @@ pub fn kind_of(value: &Value) -> &'static str {
 
 fn signal(text: &str) -> Result<(), Refusal> {
     let known = tank_model::spec::SIGNALS.contains(&text)
-        || text.strip_prefix("SIGRTMIN+").and_then(|n| n.parse::<u8>().ok()).is_some_and(|n| n <= 30);
+        || text
+            .strip_prefix("SIGRTMIN+")
+            .and_then(|n| n.parse::<u8>().ok())
+            .is_some_and(|n| n <= 30);
     if known {
         return Ok(());
     }
     let upper = text.to_uppercase();
     let candidates = tank_model::spec::SIGNALS.iter().copied();
-    let near = nearest(&upper, candidates.clone()).or_else(|| nearest(&format!("SIG{upper}"), candidates));
-    let help = near.map_or_else(|| "see signal(7)".to_owned(), |near| format!("did you mean \"{near}\"?"));
-    Err(Refusal { code: "tank::signal::unknown", message: format!("`{text}` is no signal"), help })
+    let near =
+        nearest(&upper, candidates.clone()).or_else(|| nearest(&format!("SIG{upper}"), candidates));
+    let help = near.map_or_else(
+        || "see signal(7)".to_owned(),
+        |near| format!("did you mean \"{near}\"?"),
+    );
+    Err(Refusal {
+        code: "tank::signal::unknown",
+        message: format!("`{text}` is no signal"),
+        help,
+    })
 }
 
 fn capability(text: &str) -> Result<(), Refusal> {
@@ -242,18 +259,36 @@ fn capability(text: &str) -> Result<(), Refusal> {
     let prefixed = format!("CAP_{upper}");
     let exact = known.iter().find(|name| **name == prefixed).copied();
     let near = exact.or_else(|| nearest(&upper, known.iter().copied()));
-    let help = near.map_or_else(|| "see capabilities(7)".to_owned(), |near| format!("did you mean \"{near}\"?"));
-    Err(Refusal { code: "tank::capability::unknown", message: format!("`{text}` is no capability"), help })
+    let help = near.map_or_else(
+        || "see capabilities(7)".to_owned(),
+        |near| format!("did you mean \"{near}\"?"),
+    );
+    Err(Refusal {
+        code: "tank::capability::unknown",
+        message: format!("`{text}` is no capability"),
+        help,
+    })
 }
 
-/// A name is known if it is on any architecture that Tank runs on: whether this machine has the call is its daemon's to
-/// say, which may be on another one.
+/// A name is known if it is on any architecture that Tank runs on: whether this machine has the
+/// call is its daemon's to say, which may be on another one.
 fn system_call(text: &str) -> Result<(), Refusal> {
-    let known = text.parse::<syscalls::x86_64::Sysno>().is_ok() || text.parse::<syscalls::aarch64::Sysno>().is_ok();
+    let known = text.parse::<syscalls::x86_64::Sysno>().is_ok()
+        || text.parse::<syscalls::aarch64::Sysno>().is_ok();
     if known {
         return Ok(());
     }
-    let near = nearest(text, syscalls::x86_64::Sysno::iter().map(|call| call.name()));
-    let help = near.map_or_else(|| "see syscalls(2)".to_owned(), |near| format!("did you mean \"{near}\"?"));
-    Err(Refusal { code: "tank::seccomp::unknown", message: format!("`{text}` is no system call"), help })
+    let near = nearest(
+        text,
+        syscalls::x86_64::Sysno::iter().map(|call| call.name()),
+    );
+    let help = near.map_or_else(
+        || "see syscalls(2)".to_owned(),
+        |near| format!("did you mean \"{near}\"?"),
+    );
+    Err(Refusal {
+        code: "tank::seccomp::unknown",
+        message: format!("`{text}` is no system call"),
+        help,
+    })
 }

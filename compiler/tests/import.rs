@@ -1,4 +1,5 @@
-//! Files of others become Nickel that compiles and says the same; what has no counterpart is listed.
+//! Files of others become Nickel that compiles and says the same; what has no counterpart is
+//! listed.
 
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
@@ -12,15 +13,29 @@ fn fixture(name: &str) -> PathBuf {
 fn imported(name: &str, files: &[&str]) -> import::Imported {
     let files: Vec<PathBuf> = files.iter().map(|file| fixture(file)).collect();
     let imported = import::import(&files, None).expect("imports");
-    // Beside the source, so that relative files are found; the path of the repository is not for a snapshot.
-    let here = std::env::current_dir().expect("a folder").display().to_string();
+    // Beside the source, so that relative files are found; the path of the repository is not for a
+    // snapshot.
+    let here = std::env::current_dir()
+        .expect("a folder")
+        .display()
+        .to_string();
     insta::assert_snapshot!(name, imported.nickel.replace(&here, "REPO"));
     let file = files[0].with_file_name(format!(".{}-{name}.ncl", std::process::id()));
     std::fs::write(&file, &imported.nickel).expect("write");
-    let compiled = compile_here(&Inputs { files: vec![file.clone()], ..Inputs::default() }, None);
+    let compiled = compile_here(
+        &Inputs {
+            files: vec![file.clone()],
+            ..Inputs::default()
+        },
+        None,
+    );
     std::fs::remove_file(&file).expect("remove");
-    let compiled = compiled.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error, imported.nickel));
-    insta::assert_snapshot!(format!("{name}_compiled"), compiled.canonical.replace(&here, "REPO"));
+    let compiled =
+        compiled.unwrap_or_else(|error| panic!("{error}: {:?}\n{}", error, imported.nickel));
+    insta::assert_snapshot!(
+        format!("{name}_compiled"),
+        compiled.canonical.replace(&here, "REPO")
+    );
     imported
 }
 
@@ -35,20 +50,48 @@ fn compose_with_one_of_each() {
     let text = std::fs::read_to_string(fixture("compose/everything.yaml")).expect("read");
     let file = fixture(&format!("compose/.{}-tagged.yaml", std::process::id()));
     std::fs::write(&file, text.replace("${TAG}", "${TAG:-1.0}")).expect("write");
-    let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-    let made = import::import(std::slice::from_ref(&file), Some(import::Dialect::Compose)).expect("imports");
+    let name = file
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let made = import::import(std::slice::from_ref(&file), Some(import::Dialect::Compose))
+        .expect("imports");
     std::fs::remove_file(&file).expect("remove");
     let nickel = made.nickel.replace(&name, "everything.yaml");
-    let here = std::env::current_dir().expect("a folder").display().to_string();
+    let here = std::env::current_dir()
+        .expect("a folder")
+        .display()
+        .to_string();
     insta::assert_snapshot!("everything", nickel.replace(&here, "REPO"));
     let out = fixture(&format!("compose/.{}-everything.ncl", std::process::id()));
     std::fs::write(&out, &made.nickel).expect("write");
-    let compiled = compile_here(&Inputs { files: vec![out.clone()], ..Inputs::default() }, None);
+    let compiled = compile_here(
+        &Inputs {
+            files: vec![out.clone()],
+            ..Inputs::default()
+        },
+        None,
+    );
     std::fs::remove_file(&out).expect("remove");
     let compiled = compiled.unwrap_or_else(|error| panic!("{error:?}\n{}", made.nickel));
-    insta::assert_snapshot!("everything_compiled", compiled.canonical.replace(&here, "REPO"));
-    for key in ["privileged", "build", "logging", "extra_hosts", "deploy.replicas", "depends_on.nobody", "ports.9000"] {
-        assert!(made.notes.iter().any(|note| note.key.ends_with(key)), "{key} was dropped in silence");
+    insta::assert_snapshot!(
+        "everything_compiled",
+        compiled.canonical.replace(&here, "REPO")
+    );
+    for key in [
+        "privileged",
+        "build",
+        "logging",
+        "extra_hosts",
+        "deploy.replicas",
+        "depends_on.nobody",
+        "ports.9000",
+    ] {
+        assert!(
+            made.notes.iter().any(|note| note.key.ends_with(key)),
+            "{key} was dropped in silence"
+        );
     }
 }
 
@@ -59,7 +102,14 @@ fn kubernetes_manifests() {
 
 #[test]
 fn quadlet_units() {
-    imported("quadlet", &["quadlet/web.container", "quadlet/db.container", "quadlet/db.volume"]);
+    imported(
+        "quadlet",
+        &[
+            "quadlet/web.container",
+            "quadlet/db.container",
+            "quadlet/db.volume",
+        ],
+    );
 }
 
 #[test]
@@ -76,7 +126,11 @@ fn what_is_nothing_is_refused() {
         let file = dir.join(name);
         std::fs::write(&file, text).expect("write");
         let refused = import::import(std::slice::from_ref(&file), None);
-        assert!(refused.is_err(), "{name}: {:?}", refused.map(|imported| imported.nickel));
+        assert!(
+            refused.is_err(),
+            "{name}: {:?}",
+            refused.map(|imported| imported.nickel)
+        );
     }
     assert!(import::import(&[dir.join("none")], None).is_err());
     std::fs::remove_dir_all(dir).expect("remove");

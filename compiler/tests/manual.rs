@@ -24,7 +24,14 @@ impl Scratch {
     fn compile(&self, text: &str) -> Result<Compiled, CompileError> {
         let file = self.0.join("pods.ncl");
         std::fs::write(&file, text).expect("write");
-        compile_here(&Inputs { files: vec![file], this_host: true, ..Inputs::default() }, None)
+        compile_here(
+            &Inputs {
+                files: vec![file],
+                this_host: true,
+                ..Inputs::default()
+            },
+            None,
+        )
     }
 }
 
@@ -36,19 +43,29 @@ impl Drop for Scratch {
 
 /// The problems as they print, without the folder.
 fn drawn(error: &CompileError, dir: &Path) -> String {
-    let CompileError::Problems(problems) = error else { return error.to_string() };
-    let handler =
-        GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor()).with_links(false).with_width(100);
+    let CompileError::Problems(problems) = error else {
+        return error.to_string();
+    };
+    let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode_nocolor())
+        .with_links(false)
+        .with_width(100);
     let mut text = String::new();
     for problem in problems.diagnostics() {
         handler.render_report(&mut text, &problem).expect("renders");
     }
-    text.replace(&format!("{}/", dir.display()), "").lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    text.replace(&format!("{}/", dir.display()), "")
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
 }
 
 fn codes_of(error: &CompileError) -> Vec<&str> {
     match error {
-        CompileError::Problems(problems) => problems.list.iter().map(|problem| problem.code.as_str()).collect(),
+        CompileError::Problems(problems) => problems
+            .list
+            .iter()
+            .map(|problem| problem.code.as_str())
+            .collect(),
         CompileError::Limit { code, .. } => vec![code],
         _ => Vec::new(),
     }
@@ -56,8 +73,17 @@ fn codes_of(error: &CompileError) -> Vec<&str> {
 
 /// The blocks of a page: whether each is one that is refused, and its text.
 fn blocks(page: &str) -> Vec<(bool, &str)> {
-    let blocks = page.split("```nickel").skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.map(|block| block.strip_prefix(" refused").map_or((false, block), |block| (true, block))).collect()
+    let blocks = page
+        .split("```nickel")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next());
+    blocks
+        .map(|block| {
+            block
+                .strip_prefix(" refused")
+                .map_or((false, block), |block| (true, block))
+        })
+        .collect()
 }
 
 #[test]
@@ -68,7 +94,10 @@ fn every_code_is_shown_by_its_page() {
             let compiled = scratch.compile(text.trim());
             if !refused {
                 if let Err(error) = compiled {
-                    panic!("the good example of {code} is refused:\n{}", drawn(&error, &scratch.0));
+                    panic!(
+                        "the good example of {code} is refused:\n{}",
+                        drawn(&error, &scratch.0)
+                    );
                 }
                 continue;
             }
@@ -79,7 +108,8 @@ fn every_code_is_shown_by_its_page() {
     }
 }
 
-/// Codes that no configuration gives: they are the machine's, or another client's, or of what is not in this version.
+/// Codes that no configuration gives: they are the machine's, or another client's, or of what is
+/// not in this version.
 const WITHOUT_EXAMPLE: [&str; 14] = [
     "tank::nic::address_taken",
     "tank::nic::gateway",
@@ -112,7 +142,10 @@ fn every_code_has_a_page() {
             let text = std::fs::read_to_string(&path).expect("read");
             for rest in text.split("\"tank::").skip(1) {
                 let code: String = rest.chars().take_while(|c| *c != '"').collect();
-                if code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | ':')) {
+                if code
+                    .chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | ':'))
+                {
                     used.insert(format!("tank::{code}"));
                 }
             }
@@ -122,7 +155,9 @@ fn every_code_has_a_page() {
     let paged: BTreeSet<String> = manual::codes().map(str::to_owned).collect();
     assert_eq!(used, paged);
     for code in paged {
-        let refused = blocks(manual::error_page(&code).expect("a page")).iter().any(|(refused, _)| *refused);
+        let refused = blocks(manual::error_page(&code).expect("a page"))
+            .iter()
+            .any(|(refused, _)| *refused);
         assert_ne!(refused, WITHOUT_EXAMPLE.contains(&code.as_str()), "{code}");
     }
 }
@@ -130,19 +165,29 @@ fn every_code_has_a_page() {
 /// A configuration in which `snippet` is written into a record of this contract.
 fn around(contract: &str, snippet: &str) -> String {
     let container = |inner: &str| {
-        let image = if inner.contains("image =") { "" } else { "image = \"nginx\"," };
+        let image = if inner.contains("image =") {
+            ""
+        } else {
+            "image = \"nginx\","
+        };
         format!(
             "{{ pods.db.containers.x.image = \"x\", pods.web = {{ volumes.data = {{}}, containers.app = {{ {image} {inner} }} }} }}"
         )
     };
     let pod = |inner: &str| {
-        let own = if inner.contains("containers.") { "" } else { "containers.app.image = \"nginx\"," };
+        let own = if inner.contains("containers.") {
+            ""
+        } else {
+            "containers.app.image = \"nginx\","
+        };
         format!("{{ pods.db.containers.x.image = \"x\", pods.web = {{ {own} {inner} }} }}")
     };
     let with = |field: &str, rest: &str| {
         let given = |name: &str| snippet.trim_start().starts_with(name);
-        let rest: Vec<&str> =
-            rest.split(", ").filter(|part| !part.is_empty() && !given(&part[..part.find(' ').unwrap_or(0)])).collect();
+        let rest: Vec<&str> = rest
+            .split(", ")
+            .filter(|part| !part.is_empty() && !given(&part[..part.find(' ').unwrap_or(0)]))
+            .collect();
         format!("{field} = {{ {snippet}, {} }}", rest.join(", "))
     };
     match contract {
@@ -152,15 +197,29 @@ fn around(contract: &str, snippet: &str) -> String {
         "Mount" => container(&with("mounts.m", "volume = \"data\", path = \"/data\"")),
         "File" if snippet.starts_with("source") => String::new(),
         "File" => container(&with("files.\"/f\"", "text = \"\"")),
-        "Secret" => container(&with("secrets.s", "file = \"/etc/hostname\", path = \"/s\"")),
-        "Limits" | "Capabilities" | "Seccomp" | "Stop" => container(&with(&contract.to_lowercase(), "")),
-        "Ulimit" => {
-            container(&with("ulimits.core", if snippet.starts_with("soft") { "hard = 2048" } else { "soft = 1" }))
+        "Secret" => container(&with(
+            "secrets.s",
+            "file = \"/etc/hostname\", path = \"/s\"",
+        )),
+        "Limits" | "Capabilities" | "Seccomp" | "Stop" => {
+            container(&with(&contract.to_lowercase(), ""))
         }
+        "Ulimit" => container(&with(
+            "ulimits.core",
+            if snippet.starts_with("soft") {
+                "hard = 2048"
+            } else {
+                "soft = 1"
+            },
+        )),
         "Device" => container(&with("devices.d", "path = \"/dev/fuse\"")),
         "HttpProbe" => container(&with("readiness.http", "port = 80")),
         "TcpProbe" => container(&with("readiness.tcp", "")),
-        "Probe" if ["http", "tcp", "exec"].iter().any(|kind| snippet.starts_with(kind)) => {
+        "Probe"
+            if ["http", "tcp", "exec"]
+                .iter()
+                .any(|kind| snippet.starts_with(kind)) =>
+        {
             container(&with("readiness", ""))
         }
         "Probe" => container(&with("readiness", "tcp.port = 80")),
@@ -180,7 +239,11 @@ fn what_is_not_in_this_version_is_documented_so() {
     for feature in &tank_model::unsupported::FEATURES {
         let page = manual::field_page(feature.field).expect("a page");
         let text = page.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert!(text.contains("not in this version"), "{}: {page}", feature.field);
+        assert!(
+            text.contains("not in this version"),
+            "{}: {page}",
+            feature.field
+        );
         let page = manual::error_page(feature.code).expect("a page");
         assert!(page.contains("not in this version"), "{page}");
     }
@@ -196,7 +259,9 @@ fn every_field_is_documented_and_its_example_compiles() {
         match &contract.shape {
             Shape::Helper => {
                 for example in examples(&contract.doc) {
-                    scratch.compile(example).unwrap_or_else(|e| panic!("{name}: {}", drawn(&e, &scratch.0)));
+                    scratch
+                        .compile(example)
+                        .unwrap_or_else(|e| panic!("{name}: {}", drawn(&e, &scratch.0)));
                 }
                 assert!(!examples(&contract.doc).is_empty(), "{name} has no example");
             }
@@ -204,18 +269,27 @@ fn every_field_is_documented_and_its_example_compiles() {
                 for field in known {
                     fields += 1;
                     let at = format!("{name}.{}", field.name);
-                    let stated = field.required() || field.default.is_some() || field.doc.contains("Default: ");
+                    let stated = field.required()
+                        || field.default.is_some()
+                        || field.doc.contains("Default: ");
                     assert!(stated, "{at} does not say its default");
                     let examples = examples(&field.doc);
                     assert!(!examples.is_empty(), "{at} has no example");
                     for example in examples {
-                        assert!(example.starts_with(&field.name), "the example of {at} shows something else");
+                        assert!(
+                            example.starts_with(&field.name),
+                            "the example of {at} shows something else"
+                        );
                         let text = around(name, example);
                         if NOT_YET.contains(&name.as_str()) {
-                            let error = scratch.compile(&text).expect_err("it is not in this version");
+                            let error = scratch
+                                .compile(&text)
+                                .expect_err("it is not in this version");
                             assert_eq!(codes_of(&error), ["tank::unsupported::nics"], "{at}");
                         } else if !text.is_empty() {
-                            scratch.compile(&text).unwrap_or_else(|e| panic!("{at}: {}", drawn(&e, &scratch.0)));
+                            scratch
+                                .compile(&text)
+                                .unwrap_or_else(|e| panic!("{at}: {}", drawn(&e, &scratch.0)));
                         }
                     }
                 }
@@ -226,16 +300,19 @@ fn every_field_is_documented_and_its_example_compiles() {
     assert!(fields > 70, "{fields}");
 }
 
-/// What the contracts say and what the walk says is the same: a configuration that goes through `tank.Config` in Nickel,
-/// with all its defaults filled in, is the same configuration.
+/// What the contracts say and what the walk says is the same: a configuration that goes through
+/// `tank.Config` in Nickel, with all its defaults filled in, is the same configuration.
 #[test]
 fn the_contracts_agree_with_the_walk() {
     let scratch = Scratch::new("contracts");
-    // The `tank` in scope takes every record, for the sake of better messages; a copy of the file does not.
+    // The `tank` in scope takes every record, for the sake of better messages; a copy of the file
+    // does not.
     std::fs::write(scratch.0.join("contracts.ncl"), tank_compiler::STDLIB).expect("write");
     let schema = tank_compiler::schema();
     for (name, contract) in &schema.contracts {
-        let Shape::Record(known) = &contract.shape else { continue };
+        let Shape::Record(known) = &contract.shape else {
+            continue;
+        };
         for example in known.iter().flat_map(|field| examples(&field.doc)) {
             let text = around(name, example);
             if text.is_empty() || NOT_YET.contains(&name.as_str()) {
@@ -266,11 +343,19 @@ fn the_contracts_agree_with_the_walk() {
         assert!(schema.contracts.contains_key(contract), "{contract}");
         for value in values {
             let json: serde_json::Value = serde_json::from_str(value).expect("JSON");
-            assert!(tank_compiler::schema::check_value(contract, &json).is_err(), "{contract} takes {value}");
-            let text =
-                format!("{{ pods.a.containers.x.image = \"x:%{{std.to_string ({value} | tank.{contract})}}\" }}");
+            assert!(
+                tank_compiler::schema::check_value(contract, &json).is_err(),
+                "{contract} takes {value}"
+            );
+            let text = format!(
+                "{{ pods.a.containers.x.image = \"x:%{{std.to_string ({value} | tank.{contract})}}\" }}"
+            );
             let error = scratch.compile(&text).expect_err(value);
-            assert_eq!(codes_of(&error), ["tank::nickel::contract"], "{contract} {value}");
+            assert_eq!(
+                codes_of(&error),
+                ["tank::nickel::contract"],
+                "{contract} {value}"
+            );
         }
     }
 }
@@ -278,10 +363,19 @@ fn the_contracts_agree_with_the_walk() {
 #[test]
 fn the_pages_of_the_manual() {
     insta::assert_snapshot!("doc_web", manual::field_page("web").expect("a page"));
-    insta::assert_snapshot!("doc_limits", manual::field_page("pods.containers.limits").expect("a page"));
+    insta::assert_snapshot!(
+        "doc_limits",
+        manual::field_page("pods.containers.limits").expect("a page")
+    );
     insta::assert_snapshot!("doc_top", manual::field_page("").expect("a page"));
-    insta::assert_snapshot!("doc_replicas", manual::field_page("tank.replicas").expect("a page"));
-    insta::assert_snapshot!("doc_error", manual::error_page("tank::mount::unknown_volume").expect("a page"));
+    insta::assert_snapshot!(
+        "doc_replicas",
+        manual::field_page("tank.replicas").expect("a page")
+    );
+    insta::assert_snapshot!(
+        "doc_error",
+        manual::error_page("tank::mount::unknown_volume").expect("a page")
+    );
     assert!(
         matches!(tank_compiler::schema().record("Pod"), Some(fields) if fields[0].kind == Kind::Dict(Box::new(Kind::Named("Container".to_owned()))))
     );
@@ -306,17 +400,47 @@ fn a_mistake_is_shown_in_the_file_it_is_in() {
         "{\n  service | String -> Dyn = fun name => { image = name },\n  side = { image = \"x\", tty = \"no\" },\n}\n",
     );
     let main = "let lib = import \"lib.ncl\" in\n{\n  pods.web.containers = { a = lib.service 5, b = lib.side },\n}\n";
-    insta::assert_snapshot!("in_an_import", drawn(&scratch.compile(main).expect_err("refused"), &scratch.0));
-    write("lib.ncl", "{\n  side = { image \"x\" },\n  other.image = 5,\n}\n");
+    insta::assert_snapshot!(
+        "in_an_import",
+        drawn(&scratch.compile(main).expect_err("refused"), &scratch.0)
+    );
+    write(
+        "lib.ncl",
+        "{\n  side = { image \"x\" },\n  other.image = 5,\n}\n",
+    );
     let main = "let lib = import \"lib.ncl\" in\n{ pods.web.containers = { a = lib.other, b.image = \"y\" } }\n";
-    insta::assert_snapshot!("in_a_broken_import", drawn(&scratch.compile(main).expect_err("refused"), &scratch.0));
+    insta::assert_snapshot!(
+        "in_a_broken_import",
+        drawn(&scratch.compile(main).expect_err("refused"), &scratch.0)
+    );
     // Two files that are merged, each with a mistake, and one that they make together.
-    write("base.ncl", "{ pods.web.containers.a = { image = \"x\", limits.pids = \"few\", env.A = \"1\" } }\n");
-    write("more.yaml", "pods:\n  web:\n    restart: sometimes\n    containers: { a: { env: { A: \"2\" } } }\n");
-    let files = ["base.ncl", "more.yaml"].map(|name| scratch.0.join(name)).to_vec();
-    let error = compile_here(&Inputs { files, ..Inputs::default() }, None).expect_err("refused");
+    write(
+        "base.ncl",
+        "{ pods.web.containers.a = { image = \"x\", limits.pids = \"few\", env.A = \"1\" } }\n",
+    );
+    write(
+        "more.yaml",
+        "pods:\n  web:\n    restart: sometimes\n    containers: { a: { env: { A: \"2\" } } }\n",
+    );
+    let files = ["base.ncl", "more.yaml"]
+        .map(|name| scratch.0.join(name))
+        .to_vec();
+    let error = compile_here(
+        &Inputs {
+            files,
+            ..Inputs::default()
+        },
+        None,
+    )
+    .expect_err("refused");
     insta::assert_snapshot!("in_merged_files", drawn(&error, &scratch.0));
-    // What one field of a record contract says to one who asks for completion does not hide the rest.
-    let error = scratch.compile("{ pods.web = { containers.a = { imagee = \"x\" }, restrt = 'never } } | tank.Config");
-    insta::assert_snapshot!("with_the_contract_written_out", drawn(&error.expect_err("refused"), &scratch.0));
+    // What one field of a record contract says to one who asks for completion does not hide the
+    // rest.
+    let error = scratch.compile(
+        "{ pods.web = { containers.a = { imagee = \"x\" }, restrt = 'never } } | tank.Config",
+    );
+    insta::assert_snapshot!(
+        "with_the_contract_written_out",
+        drawn(&error.expect_err("refused"), &scratch.0)
+    );
 }

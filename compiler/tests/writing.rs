@@ -1,4 +1,5 @@
-//! How a configuration is written does not matter, only what it says: in any order, in how many files, by which names.
+//! How a configuration is written does not matter, only what it says: in any order, in how many
+//! files, by which names.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -8,13 +9,15 @@ use tank_compiler::{Inputs, compile_here};
 /// A configuration as data: every leaf a text or a number that its field takes.
 fn any_config() -> impl Strategy<Value = Value> {
     let env = prop::collection::btree_map("[A-Z]{1,4}", "[a-z0-9 ]{0,6}", 0..4);
-    let container = (env, any::<bool>(), 1u32..500, prop::option::of(1u64..64)).prop_map(|(env, tty, pids, memory)| {
-        let mut limits = json!({ "pids": pids });
-        if let Some(memory) = memory {
-            limits["memory"] = format!("{}MiB", memory + 4).into();
-        }
-        json!({ "image": "nginx:1.27", "env": env, "tty": tty, "limits": limits })
-    });
+    let container = (env, any::<bool>(), 1u32..500, prop::option::of(1u64..64)).prop_map(
+        |(env, tty, pids, memory)| {
+            let mut limits = json!({ "pids": pids });
+            if let Some(memory) = memory {
+                limits["memory"] = format!("{}MiB", memory + 4).into();
+            }
+            json!({ "image": "nginx:1.27", "env": env, "tty": tty, "limits": limits })
+        },
+    );
     let labels = prop::collection::btree_map("[a-z]{1,5}", "[a-z]{0,5}", 0..3);
     let pod = (container, labels, prop::option::of(1u16..65535)).prop_map(|(container, labels, port)| {
         let mut pod = json!({ "containers": { "app": container }, "labels": labels, "volumes": { "data": {} } });
@@ -37,8 +40,8 @@ fn any_config() -> impl Strategy<Value = Value> {
 
 /// The short words of Nickel, which are a field's name only between quotes.
 const KEYWORDS: &[&str] = &[
-    "as", "doc", "else", "false", "force", "fun", "if", "import", "in", "let", "match", "null", "or", "rec", "then",
-    "true",
+    "as", "doc", "else", "false", "force", "fun", "if", "import", "in", "let", "match", "null",
+    "or", "rec", "then", "true",
 ];
 
 /// How to write it: a stream of decisions.
@@ -54,7 +57,8 @@ impl Style {
         usize::from(self.decisions[self.next % self.decisions.len()]) % among
     }
 
-    /// A value as Nickel: fields in any order, nested or by dotted path, scalars in place or bound by `let`.
+    /// A value as Nickel: fields in any order, nested or by dotted path, scalars in place or bound
+    /// by `let`.
     fn write(&mut self, value: &Value) -> String {
         match value {
             Value::Object(fields) => {
@@ -63,7 +67,10 @@ impl Style {
                     let j = self.decide(i + 1);
                     names.swap(i, j);
                 }
-                let entries: Vec<String> = names.into_iter().map(|name| self.entry(name, &fields[name])).collect();
+                let entries: Vec<String> = names
+                    .into_iter()
+                    .map(|name| self.entry(name, &fields[name]))
+                    .collect();
                 format!("{{ {} }}", entries.join(", "))
             }
             scalar => {
@@ -79,13 +86,18 @@ impl Style {
     }
 
     fn entry(&mut self, name: &str, value: &Value) -> String {
-        let quoted =
-            if KEYWORDS.contains(&name) || self.decide(2) == 0 { format!("{name:?}") } else { name.to_owned() };
+        let quoted = if KEYWORDS.contains(&name) || self.decide(2) == 0 {
+            format!("{name:?}")
+        } else {
+            name.to_owned()
+        };
         match value {
             Value::Object(inner) if !inner.is_empty() && self.decide(2) == 0 => {
                 // `a.b = 1, a.c = 2`: a definition in pieces.
-                let pieces: Vec<String> =
-                    inner.iter().map(|(field, value)| format!("{quoted}.{field:?} = {}", self.write(value))).collect();
+                let pieces: Vec<String> = inner
+                    .iter()
+                    .map(|(field, value)| format!("{quoted}.{field:?} = {}", self.write(value)))
+                    .collect();
                 pieces.join(", ")
             }
             _ => format!("{quoted} = {}", self.write(value)),
@@ -95,13 +107,19 @@ impl Style {
     fn file(&mut self, value: &Value) -> String {
         self.lets.clear();
         let body = self.write(value);
-        let lets: String = self.lets.iter().map(|(name, text)| format!("let {name} = {text} in\n")).collect();
+        let lets: String = self
+            .lets
+            .iter()
+            .map(|(name, text)| format!("let {name} = {text} in\n"))
+            .collect();
         format!("{lets}{body}\n")
     }
 
     /// Splits a record in two that merge to it.
     fn split(&mut self, value: &Value) -> (Value, Value) {
-        let Value::Object(fields) = value else { return (value.clone(), json!({})) };
+        let Value::Object(fields) = value else {
+            return (value.clone(), json!({}));
+        };
         let (mut left, mut right) = (Map::new(), Map::new());
         for (name, field) in fields {
             match self.decide(3) {
@@ -126,12 +144,27 @@ fn canonical(files: &[String]) -> String {
     let paths: Vec<PathBuf> = files
         .iter()
         .enumerate()
-        .map(|(index, text)| dir.join(format!("{index}.{}", if text.starts_with("{\"") { "json" } else { "ncl" })))
+        .map(|(index, text)| {
+            dir.join(format!(
+                "{index}.{}",
+                if text.starts_with("{\"") {
+                    "json"
+                } else {
+                    "ncl"
+                }
+            ))
+        })
         .collect();
     for (path, text) in paths.iter().zip(files) {
         std::fs::write(path, text).expect("write");
     }
-    let compiled = compile_here(&Inputs { files: paths, ..Inputs::default() }, None);
+    let compiled = compile_here(
+        &Inputs {
+            files: paths,
+            ..Inputs::default()
+        },
+        None,
+    );
     let _ = std::fs::remove_dir_all(&dir);
     match compiled {
         Ok(compiled) => compiled.canonical,

@@ -1,7 +1,8 @@
-//! A host for a test: a network and mount namespace of its own, a daemon with its own folders and cgroup, and the
-//! `tank` command. Tests run in parallel and leave nothing.
+//! A host for a test: a network and mount namespace of its own, a daemon with its own folders and
+//! cgroup, and the `tank` command. Tests run in parallel and leave nothing.
 //!
-//! Needs root, and what `scripts/setup.sh test` installs and `scripts/fixtures.sh` makes; a test never skips itself.
+//! Needs root, and what `scripts/setup.sh test` installs and `scripts/fixtures.sh` makes; a test
+//! never skips itself.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +31,10 @@ pub struct Ended {
 impl From<Output> for Ended {
     fn from(output: Output) -> Self {
         Self {
-            status: output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
+            status: output
+                .status
+                .code()
+                .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0)),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
@@ -41,7 +45,11 @@ impl Ended {
     /// The output, of a command that has to have ended well.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!(self.status, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.status, 0,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self.stdout
     }
 
@@ -52,22 +60,30 @@ impl Ended {
     }
 }
 
-/// Where the programs are that are tested: where cargo puts them, or `TANK_BIN_DIR`, for the release build or for
-/// another version.
+/// Where the programs are that are tested: where cargo puts them, or `TANK_BIN_DIR`, for the
+/// release build or for another version.
 pub fn bin(name: &str) -> PathBuf {
     let dir = std::env::var_os("TANK_BIN_DIR").map_or_else(
         || {
             let test = std::env::current_exe().expect("a path");
-            test.parent().and_then(Path::parent).expect("target/debug/deps").to_owned()
+            test.parent()
+                .and_then(Path::parent)
+                .expect("target/debug/deps")
+                .to_owned()
         },
         PathBuf::from,
     );
     let path = dir.join(name);
-    assert!(path.exists(), "{} is not built: `cargo build --workspace` comes first", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: `cargo build --workspace` comes first",
+        path.display()
+    );
     path
 }
 
-/// The repository. Asked of cargo when the test runs: a build folder may be shared by several clones.
+/// The repository. Asked of cargo when the test runs: a build folder may be shared by several
+/// clones.
 pub fn repo() -> PathBuf {
     let tests = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo"));
     tests.parent().expect("the workspace").to_owned()
@@ -75,10 +91,15 @@ pub fn repo() -> PathBuf {
 
 /// What `scripts/fixtures.sh` made.
 pub fn fixtures() -> PathBuf {
-    let cache = std::env::var_os("TANK_CACHE")
-        .map_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/tank"), PathBuf::from);
+    let cache = std::env::var_os("TANK_CACHE").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("HOME")).join(".cache/tank"),
+        PathBuf::from,
+    );
     let dir = cache.join("fixtures");
-    assert!(dir.join("version").exists(), "no fixtures: `scripts/fixtures.sh` makes them");
+    assert!(
+        dir.join("version").exists(),
+        "no fixtures: `scripts/fixtures.sh` makes them"
+    );
     dir
 }
 
@@ -122,13 +143,25 @@ impl Host {
 
     pub fn without_daemon() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("tank-t-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "tank-t-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
         let dir = std::env::temp_dir().join(&name);
         fs::create_dir_all(&dir).expect("a folder");
-        fs::write(dir.join("tank.toml"), format!("cgroup = \"{name}\"\ngrace = \"200ms\"\n")).expect("settings");
-        std::os::unix::fs::symlink(fixtures().join("busybox"), dir.join("busybox")).expect("a link");
+        fs::write(
+            dir.join("tank.toml"),
+            format!("cgroup = \"{name}\"\ngrace = \"200ms\"\n"),
+        )
+        .expect("settings");
+        std::os::unix::fs::symlink(fixtures().join("busybox"), dir.join("busybox"))
+            .expect("a link");
         let ready = dir.join("ready");
-        let script = format!("ip link set lo up && touch {} && exec sleep 14400", ready.display());
+        let script = format!(
+            "ip link set lo up && touch {} && exec sleep 14400",
+            ready.display()
+        );
         let holder = Command::new("unshare")
             .args(["--net", "--mount", "sh", "-c", &script])
             .stdin(Stdio::null())
@@ -147,12 +180,17 @@ impl Host {
         host
     }
 
-    /// Puts the state folder on a file system in memory with these limits: `size=40m,nr_inodes=2000`.
+    /// Puts the state folder on a file system in memory with these limits:
+    /// `size=40m,nr_inodes=2000`.
     pub fn with_state_on(mut self, limits: &str) -> Self {
         let state = self.dir.join("state");
         fs::create_dir_all(&state).expect("a folder");
         let mut mount = self.inside("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", limits, "state"]).arg(&state).status().expect("mount");
+        let mounted = mount
+            .args(["-t", "tmpfs", "-o", limits, "state"])
+            .arg(&state)
+            .status()
+            .expect("mount");
         assert!(mounted.success());
         self.mounted.push(state);
         self
@@ -166,7 +204,10 @@ impl Host {
     /// A command inside the host's namespaces.
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--target={}", self.holder.id())).args(["--net", "--mount", "--"]).arg(program);
+        command
+            .arg(format!("--target={}", self.holder.id()))
+            .args(["--net", "--mount", "--"])
+            .arg(program);
         command
     }
 
@@ -180,7 +221,11 @@ impl Host {
 
     /// Starts the daemon with something in its environment.
     pub fn start_daemon_with(&mut self, env: &[(&str, &str)]) {
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("tankd.log")).expect("a log");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("tankd.log"))
+            .expect("a log");
         let mut command = self.inside(&bin("tankd").display().to_string());
         command
             .arg(format!("--state-dir={}", self.dir.join("state").display()))
@@ -224,7 +269,12 @@ impl Host {
     /// The `tank` command, in this host's folder.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(bin("tank"));
-        command.arg("--socket").arg(self.socket()).args(args).current_dir(&self.dir).stdin(Stdio::null());
+        command
+            .arg("--socket")
+            .arg(self.socket())
+            .args(args)
+            .current_dir(&self.dir)
+            .stdin(Stdio::null());
         command.env("TANK_CACHE_DIR", self.dir.join("cache"));
         command
     }
@@ -236,9 +286,17 @@ impl Host {
     /// Runs `tank` with something on its standard input.
     pub fn tank_with_input(&self, args: &[&str], input: &[u8]) -> Ended {
         let mut command = self.command(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("tank");
-        child.stdin.take().expect("stdin").write_all(input).expect("write");
+        child
+            .stdin
+            .take()
+            .expect("stdin")
+            .write_all(input)
+            .expect("write");
         child.wait_with_output().expect("wait").into()
     }
 
@@ -256,7 +314,10 @@ impl Host {
     /// What a command in a container prints.
     #[track_caller]
     pub fn exec(&self, target: &str, script: &str) -> String {
-        self.tank(&["exec", target, "--", "/bin/sh", "-c", script]).ok().trim_end().to_owned()
+        self.tank(&["exec", target, "--", "/bin/sh", "-c", script])
+            .ok()
+            .trim_end()
+            .to_owned()
     }
 
     /// One pod as `list` shows it.
@@ -264,21 +325,32 @@ impl Host {
     pub fn pod(&self, name: &str) -> Value {
         let list = self.tank(&["--json", "list"]).json();
         let pods = list["pods"].as_array().expect("pods");
-        pods.iter().find(|pod| pod["name"] == name).cloned().unwrap_or(Value::Null)
+        pods.iter()
+            .find(|pod| pod["name"] == name)
+            .cloned()
+            .unwrap_or(Value::Null)
     }
 
     #[track_caller]
     pub fn pid(&self, pod: &str, container: &str) -> i64 {
         let view = self.pod(pod);
         let containers = view["containers"].as_array().expect("containers");
-        let found = containers.iter().find(|found| found["name"] == container).expect("the container");
-        found["pid"].as_i64().unwrap_or_else(|| panic!("{pod}/{container} does not run: {view}"))
+        let found = containers
+            .iter()
+            .find(|found| found["name"] == container)
+            .expect("the container");
+        found["pid"]
+            .as_i64()
+            .unwrap_or_else(|| panic!("{pod}/{container} does not run: {view}"))
     }
 
     /// What a page says, asked from the host.
     pub fn get(&self, url: &str) -> Ended {
         let mut curl = self.inside("curl");
-        curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", url]).output().expect("curl").into()
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "5", url])
+            .output()
+            .expect("curl")
+            .into()
     }
 
     /// Serves the fixtures' registry at `localhost:5000` of this host.
@@ -292,39 +364,89 @@ impl Host {
         self.write("registry.yml", &config);
         let log = fs::File::create(self.dir.join("registry.log")).expect("a log");
         let mut command = self.inside("docker-registry");
-        command.arg("serve").arg(self.dir.join("registry.yml")).stdout(Stdio::null()).stderr(log);
+        command
+            .arg("serve")
+            .arg(self.dir.join("registry.yml"))
+            .stdout(Stdio::null())
+            .stderr(log);
         self.registry = Some(command.spawn().expect("docker-registry"));
-        eventually("the registry answers", || self.get("http://localhost:5000/v2/").status == 0);
+        eventually("the registry answers", || {
+            self.get("http://localhost:5000/v2/").status == 0
+        });
     }
 
     /// Sends the registry a signal, by its name.
     pub fn signal_registry(&self, signal: &str) {
         let pid = self.registry.as_ref().expect("a registry").id().to_string();
-        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().expect("kill");
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &pid])
+            .status()
+            .expect("kill");
         assert!(sent.success());
     }
 
-    /// Everything Tank has on this host that is not in its store: processes, links, mounts, rules, cgroups, folders.
+    /// Everything Tank has on this host that is not in its store: processes, links, mounts, rules,
+    /// cgroups, folders.
     pub fn traces(&self) -> Vec<String> {
         let mut traces = Vec::new();
         for group in self.cgroups() {
             let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-            let state = if processes.is_empty() { "without" } else { "with" };
+            let state = if processes.is_empty() {
+                "without"
+            } else {
+                "with"
+            };
             traces.push(format!("cgroup {} {state} processes", group.display()));
         }
-        let lines =
-            |output: Output| String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect::<Vec<_>>();
-        let links = lines(self.inside("ip").args(["-oneline", "link"]).output().expect("ip"));
+        let lines = |output: Output| {
+            String::from_utf8_lossy(&output.stdout)
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let links = lines(
+            self.inside("ip")
+                .args(["-oneline", "link"])
+                .output()
+                .expect("ip"),
+        );
         let name = |line: &String| line.split(": ").nth(1).map(|name| format!("link {name}"));
-        traces.extend(links.iter().filter_map(name).filter(|name| name != "link lo"));
-        traces.extend(lines(self.inside("nft").args(["list", "ruleset"]).output().expect("nft")));
-        let mounts = lines(self.inside("cat").arg("/proc/mounts").output().expect("cat"));
+        traces.extend(
+            links
+                .iter()
+                .filter_map(name)
+                .filter(|name| name != "link lo"),
+        );
+        traces.extend(lines(
+            self.inside("nft")
+                .args(["list", "ruleset"])
+                .output()
+                .expect("nft"),
+        ));
+        let mounts = lines(
+            self.inside("cat")
+                .arg("/proc/mounts")
+                .output()
+                .expect("cat"),
+        );
         let name = self.dir.display().to_string();
-        let own = |line: &String| self.mounted.iter().any(|dir| line.contains(&format!(" {} ", dir.display())));
+        let own = |line: &String| {
+            self.mounted
+                .iter()
+                .any(|dir| line.contains(&format!(" {} ", dir.display())))
+        };
         let strange = |line: &String| line.contains(&name) || line.starts_with("none /");
-        traces.extend(mounts.into_iter().filter(|line| strange(line) && !own(line)));
+        traces.extend(
+            mounts
+                .into_iter()
+                .filter(|line| strange(line) && !own(line)),
+        );
         for dir in ["run/pods", "state/scratch", "state/images/tmp"] {
-            for entry in fs::read_dir(self.dir.join(dir)).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(self.dir.join(dir))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 traces.push(format!("folder {}", entry.path().display()));
             }
         }
@@ -335,10 +457,21 @@ impl Host {
     /// The directories below this host's own in every hierarchy.
     pub fn cgroups(&self) -> Vec<PathBuf> {
         let output = Command::new("find")
-            .args(["/sys/fs/cgroup", "-mindepth", "2", "-type", "d", "-path", &format!("*/{}/*", self.cgroup)])
+            .args([
+                "/sys/fs/cgroup",
+                "-mindepth",
+                "2",
+                "-type",
+                "d",
+                "-path",
+                &format!("*/{}/*", self.cgroup),
+            ])
             .output()
             .expect("find");
-        String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect()
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(PathBuf::from)
+            .collect()
     }
 
     /// Switches to nothing and expects nothing to be left.
@@ -367,7 +500,10 @@ impl Drop for Host {
         if std::thread::panicking() {
             eprintln!("--- tankd ---\n{}", self.daemon_log());
         }
-        for child in [self.daemon.take(), self.registry.take()].into_iter().flatten() {
+        for child in [self.daemon.take(), self.registry.take()]
+            .into_iter()
+            .flatten()
+        {
             let mut child = child;
             let _ = child.kill();
             let _ = child.wait();
@@ -395,4 +531,5 @@ pub fn sleeper(pod: &str) -> String {
 }
 
 /// A main process that ends when it is asked to.
-pub const RUN: &str = r#"command = ["/bin/sh", "-c", "trap 'exit 0' TERM USR1; while true; do sleep 0.1; done"]"#;
+pub const RUN: &str =
+    r#"command = ["/bin/sh", "-c", "trap 'exit 0' TERM USR1; while true; do sleep 0.1; done"]"#;

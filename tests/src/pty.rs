@@ -28,12 +28,16 @@ impl Terminal {
         rustix::pty::unlockpt(&master).expect("unlock");
         let name = rustix::pty::ptsname(&master, Vec::new()).expect("a name");
         let open = || -> OwnedFd {
-            let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+            let flags =
+                rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
             rustix::fs::open(name.as_c_str(), flags, Mode::empty()).expect("open")
         };
         resize(&master, 24, 80);
         let mut setsid = Command::new("setsid");
-        setsid.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
+        setsid
+            .args(["--ctty", "--wait"])
+            .arg(command.get_program())
+            .args(command.get_args());
         if let Some(dir) = command.get_current_dir() {
             setsid.current_dir(dir);
         }
@@ -55,7 +59,13 @@ impl Terminal {
                 }
             }
         });
-        Self { master, child, output, shown: String::new(), seen: 0 }
+        Self {
+            master,
+            child,
+            output,
+            shown: String::new(),
+            seen: 0,
+        }
     }
 
     pub fn type_in(&mut self, text: &str) {
@@ -94,7 +104,11 @@ impl Terminal {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 return status.code().unwrap_or(-1);
             }
-            assert!(Instant::now() < deadline, "it does not end; shown: {:?}", self.shown);
+            assert!(
+                Instant::now() < deadline,
+                "it does not end; shown: {:?}",
+                self.shown
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -108,6 +122,11 @@ impl Drop for Terminal {
 }
 
 fn resize(master: &impl std::os::fd::AsFd, rows: u16, columns: u16) {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     rustix::termios::tcsetwinsize(master, size).expect("resize");
 }

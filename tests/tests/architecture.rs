@@ -11,15 +11,32 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("tank-sys", &[]),
     ("tank-proto", &["tank-model", "tank-plan"]),
     ("tank-shim", &["tank-proto", "tank-sys"]),
-    ("tankd", &["tank-model", "tank-plan", "tank-proto", "tank-sys"]),
-    // `doctor` asks the kernel, and `exec` and `attach` pump bytes: the command needs descriptors, not pods.
-    ("tank", &["tank-compiler", "tank-model", "tank-proto", "tank-sys"]),
+    (
+        "tankd",
+        &["tank-model", "tank-plan", "tank-proto", "tank-sys"],
+    ),
+    // `doctor` asks the kernel, and `exec` and `attach` pump bytes: the command needs descriptors,
+    // not pods.
+    (
+        "tank",
+        &["tank-compiler", "tank-model", "tank-proto", "tank-sys"],
+    ),
     ("tank-tests", &["*"]),
 ];
 
 /// What the pure rooms may use of others': nothing that reaches a disk, a clock or the kernel.
 const PURE: [(&str, &[&str]); 2] = [
-    ("tank-model", &["petgraph", "serde", "serde_json", "sha2", "strsim", "thiserror"]),
+    (
+        "tank-model",
+        &[
+            "petgraph",
+            "serde",
+            "serde_json",
+            "sha2",
+            "strsim",
+            "thiserror",
+        ],
+    ),
     ("tank-plan", &["serde", "serde_json", "tank-model"]),
 ];
 
@@ -35,18 +52,34 @@ fn packages() -> Vec<serde_json::Value> {
 
 fn dependencies(package: &serde_json::Value) -> BTreeSet<String> {
     let list = package["dependencies"].as_array().expect("dependencies");
-    list.iter().filter(|d| d["kind"].is_null()).map(|d| d["name"].as_str().expect("a name").to_owned()).collect()
+    list.iter()
+        .filter(|d| d["kind"].is_null())
+        .map(|d| d["name"].as_str().expect("a name").to_owned())
+        .collect()
 }
 
 #[test]
 fn arrows_are_those_of_the_design() {
     let packages = packages();
-    let names: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().expect("a name")).collect();
-    assert_eq!(names, ROOMS.iter().map(|(name, _)| *name).collect(), "a room was added or taken away");
+    let names: BTreeSet<&str> = packages
+        .iter()
+        .map(|package| package["name"].as_str().expect("a name"))
+        .collect();
+    assert_eq!(
+        names,
+        ROOMS.iter().map(|(name, _)| *name).collect(),
+        "a room was added or taken away"
+    );
     for package in &packages {
         let name = package["name"].as_str().expect("a name");
-        let (_, allowed) = ROOMS.iter().find(|(room, _)| *room == name).expect("a room");
-        let used: Vec<String> = dependencies(package).into_iter().filter(|d| names.contains(d.as_str())).collect();
+        let (_, allowed) = ROOMS
+            .iter()
+            .find(|(room, _)| *room == name)
+            .expect("a room");
+        let used: Vec<String> = dependencies(package)
+            .into_iter()
+            .filter(|d| names.contains(d.as_str()))
+            .collect();
         for dependency in used {
             assert!(
                 allowed.contains(&"*") || allowed.contains(&dependency.as_str()),
@@ -61,8 +94,10 @@ fn the_middle_is_pure() {
     for package in packages() {
         let name = package["name"].as_str().expect("a name").to_owned();
         if let Some((_, allowed)) = PURE.iter().find(|(room, _)| *room == name) {
-            let extra: Vec<String> =
-                dependencies(&package).into_iter().filter(|d| !allowed.contains(&d.as_str())).collect();
+            let extra: Vec<String> = dependencies(&package)
+                .into_iter()
+                .filter(|d| !allowed.contains(&d.as_str()))
+                .collect();
             assert_eq!(extra, Vec::<String>::new(), "{name}");
         }
     }
@@ -71,10 +106,20 @@ fn the_middle_is_pure() {
         for entry in std::fs::read_dir(repo().join(room)).expect("a room") {
             let path = entry.expect("an entry").path();
             let text = std::fs::read_to_string(&path).expect("read");
-            for forbidden in
-                ["std::fs", "std::net::Tcp", "std::process", "SystemTime", "Instant", "std::env", "std::thread"]
-            {
-                assert!(!text.contains(forbidden), "{} uses {forbidden}", path.display());
+            for forbidden in [
+                "std::fs",
+                "std::net::Tcp",
+                "std::process",
+                "SystemTime",
+                "Instant",
+                "std::env",
+                "std::thread",
+            ] {
+                assert!(
+                    !text.contains(forbidden),
+                    "{} uses {forbidden}",
+                    path.display()
+                );
             }
         }
     }
@@ -83,7 +128,14 @@ fn the_middle_is_pure() {
 #[test]
 fn unsafe_code_is_in_one_room() {
     let output = Command::new("grep")
-        .args(["-rlE", r"(unsafe \{|unsafe fn|unsafe impl)", "--include=*.rs", "compiler", "executor", "tests"])
+        .args([
+            "-rlE",
+            r"(unsafe \{|unsafe fn|unsafe impl)",
+            "--include=*.rs",
+            "compiler",
+            "executor",
+            "tests",
+        ])
         .current_dir(repo())
         .output()
         .expect("grep");
@@ -93,8 +145,14 @@ fn unsafe_code_is_in_one_room() {
         .filter(|path| !path.starts_with("executor/sys/") && *path != "tests/tests/architecture.rs")
         .collect();
     assert_eq!(elsewhere, Vec::<&str>::new());
-    for path in found.lines().filter(|path| path.starts_with("executor/sys/")) {
+    for path in found
+        .lines()
+        .filter(|path| path.starts_with("executor/sys/"))
+    {
         let text = std::fs::read_to_string(repo().join(path)).expect("read");
-        assert!(text.contains("// SAFETY:"), "{path} has unsafe code without its invariant");
+        assert!(
+            text.contains("// SAFETY:"),
+            "{path} has unsafe code without its invariant"
+        );
     }
 }

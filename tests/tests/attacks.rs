@@ -1,7 +1,10 @@
-//! What an attacker tries: one test for each attack, named after it. Whoever adds a way in adds the attack here.
+//! What an attacker tries: one test for each attack, named after it. Whoever adds a way in adds the
+//! attack here.
 //!
-//! * [`container`]: out of a container, by descriptors, links, working directories, programs and streams.
-//! * [`sources`]: through volumes, secrets and devices that come from the host, and settings that are the host's.
+//! * [`container`]: out of a container, by descriptors, links, working directories, programs and
+//!   streams.
+//! * [`sources`]: through volumes, secrets and devices that come from the host, and settings that
+//!   are the host's.
 //! * [`images`]: by the bytes of a registry or an archive.
 //! * [`socket`]: by whoever talks to the daemon, and by what reaches an operator's terminal.
 //! * [`shims`]: from one pod against its neighbours, through its shim, its probes or the loop.

@@ -4,7 +4,12 @@ use std::process::Command;
 use tank_tests::{Ended, bin, repo};
 
 fn tank(args: &[&str]) -> Ended {
-    Command::new(bin("tank")).args(args).current_dir(repo()).output().expect("tank").into()
+    Command::new(bin("tank"))
+        .args(args)
+        .current_dir(repo())
+        .output()
+        .expect("tank")
+        .into()
 }
 
 fn build(text: &str, name: &str, args: &[&str]) -> Ended {
@@ -18,22 +23,35 @@ fn build(text: &str, name: &str, args: &[&str]) -> Ended {
 }
 
 fn root(text: &str, name: &str) -> String {
-    build(text, name, &["--json"]).json()["root"].as_str().expect("a root").to_owned()
+    build(text, name, &["--json"]).json()["root"]
+        .as_str()
+        .expect("a root")
+        .to_owned()
 }
 
 #[test]
 fn hashes_are_pinned() {
-    // A change here is a change of every stored graph: it needs a new domain and a migration, not a new snapshot.
+    // A change here is a change of every stored graph: it needs a new domain and a migration, not a
+    // new snapshot.
     insta::assert_snapshot!("root_of_the_empty_configuration", root("{}", "empty"));
-    insta::assert_snapshot!("build_of_examples_web", tank(&["build", "examples/web/pods.ncl"]).ok());
-    insta::assert_snapshot!("canonical_of_examples_web", tank(&["build", "--canonical", "examples/web/pods.ncl"]).ok());
+    insta::assert_snapshot!(
+        "build_of_examples_web",
+        tank(&["build", "examples/web/pods.ncl"]).ok()
+    );
+    insta::assert_snapshot!(
+        "canonical_of_examples_web",
+        tank(&["build", "--canonical", "examples/web/pods.ncl"]).ok()
+    );
 }
 
 #[test]
 fn the_same_bytes_on_every_run() {
     let once = tank(&["build", "--json", "examples/web/pods.ncl"]).ok();
     for _ in 0..3 {
-        assert_eq!(tank(&["build", "--json", "examples/web/pods.ncl"]).ok(), once);
+        assert_eq!(
+            tank(&["build", "--json", "examples/web/pods.ncl"]).ok(),
+            once
+        );
     }
 }
 
@@ -43,11 +61,21 @@ fn how_it_is_written_does_not_matter_and_what_it_says_does() {
     let other = "let b = \"2\" in { pods = { a = { labels = { l = \"v\" }, containers = { x = { env.B = b, env.A = \"1\", image = \"i\", tty = false, restart_me | optional | not_exported = 1 } } } } }"
         .replace(", restart_me | optional | not_exported = 1", "");
     assert_eq!(root(plain, "plain"), root(&other, "other"));
-    for (index, change) in
-        [("\"1\"", "\"3\""), ("labels.l", "labels.m"), ("\"i\"", "\"j\""), ("a =", "c =")].iter().enumerate()
+    for (index, change) in [
+        ("\"1\"", "\"3\""),
+        ("labels.l", "labels.m"),
+        ("\"i\"", "\"j\""),
+        ("a =", "c ="),
+    ]
+    .iter()
+    .enumerate()
     {
         let changed = plain.replacen(change.0, change.1, 1);
-        assert_ne!(root(plain, "plain2"), root(&changed, &format!("changed{index}")), "{changed}");
+        assert_ne!(
+            root(plain, "plain2"),
+            root(&changed, &format!("changed{index}")),
+            "{changed}"
+        );
     }
 }
 
@@ -56,10 +84,16 @@ fn files_merge_and_fields_are_overridden() {
     let dir = std::env::temp_dir().join(format!("tank-merge-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder");
     let path = |name: &str| dir.join(name).display().to_string();
-    std::fs::write(path("base.ncl"), "{ pods.a.containers.x = { image | default = \"one\", env.A = \"1\" } }")
-        .expect("write");
-    std::fs::write(path("prod.yaml"), "pods: { a: { containers: { x: { image: two, env: { B: '2' } } } } }")
-        .expect("write");
+    std::fs::write(
+        path("base.ncl"),
+        "{ pods.a.containers.x = { image | default = \"one\", env.A = \"1\" } }",
+    )
+    .expect("write");
+    std::fs::write(
+        path("prod.yaml"),
+        "pods: { a: { containers: { x: { image: two, env: { B: '2' } } } } }",
+    )
+    .expect("write");
     let built = tank(&[
         "build",
         "--canonical",
@@ -79,7 +113,10 @@ fn files_merge_and_fields_are_overridden() {
 fn pictures_are_drawn() {
     let text = "{ pods.a = { containers.x = { image = \"i\", mounts.v = { volume = \"v\", path = \"/v\" } }, volumes.v = {} } }";
     insta::assert_snapshot!("graph_dot", build(text, "dot", &["--graph", "dot"]).ok());
-    insta::assert_snapshot!("graph_mermaid", build(text, "mermaid", &["--graph", "mermaid"]).ok());
+    insta::assert_snapshot!(
+        "graph_mermaid",
+        build(text, "mermaid", &["--graph", "mermaid"]).ok()
+    );
 }
 
 #[test]
@@ -91,24 +128,39 @@ fn every_example_compiles() {
     }
     let files = ["examples/shop/pods.ncl", "examples/shop/production.ncl"];
     let built = tank(&[&["build", "--canonical"], &files[..]].concat()).ok();
-    assert!(built.contains(r#""LOG":"warn""#) && built.contains(r#""memory":1073741824"#), "{built}");
+    assert!(
+        built.contains(r#""LOG":"warn""#) && built.contains(r#""memory":1073741824"#),
+        "{built}"
+    );
 }
 
 #[test]
 fn check_speaks_json() {
-    let checked = build("{ pods.a.containers.x = { image = \"i\", working_dir = \"rel\" } }", "json", &[]);
+    let checked = build(
+        "{ pods.a.containers.x = { image = \"i\", working_dir = \"rel\" } }",
+        "json",
+        &[],
+    );
     assert_eq!(checked.status, 1);
     let dir = std::env::temp_dir().join(format!("tank-check-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder");
     let file = dir.join("pods.ncl").display().to_string();
-    std::fs::write(&file, "{\n  pods.a.containers.x = { image = \"i\", working_dir = \"rel\" },\n}\n").expect("write");
+    std::fs::write(
+        &file,
+        "{\n  pods.a.containers.x = { image = \"i\", working_dir = \"rel\" },\n}\n",
+    )
+    .expect("write");
     let checked = tank(&["--json", "check", &file]);
     assert_eq!(checked.status, 1);
     let found: serde_json::Value = serde_json::from_str(&checked.stdout).expect("JSON");
     let problem = &found["problems"][0];
     assert_eq!(
         (&problem["code"], &problem["line"], &problem["field"]),
-        (&"tank::path::relative".into(), &2.into(), &"pods.a.containers.x.working_dir".into())
+        (
+            &"tank::path::relative".into(),
+            &2.into(),
+            &"pods.a.containers.x.working_dir".into()
+        )
     );
     std::fs::remove_dir_all(dir).expect("remove");
 }

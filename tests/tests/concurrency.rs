@@ -1,4 +1,5 @@
-//! Many at once: whoever commits first wins and the others are told so; clients that misbehave hold nobody up.
+//! Many at once: whoever commits first wins and the others are told so; clients that misbehave hold
+//! nobody up.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -20,27 +21,59 @@ fn of_changes_at_once_one_wins_and_the_others_are_told() {
     let slow = "readiness = { exec = [\"/bin/true\"], delay = \"500ms\" }";
     let count = 8;
     for i in 1..=count {
-        host.write(&format!("{i}.ncl"), &pod("web", &format!("env.STEP = \"{i}\", {slow}")));
+        host.write(
+            &format!("{i}.ncl"),
+            &pod("web", &format!("env.STEP = \"{i}\", {slow}")),
+        );
     }
     let racing: Vec<_> = (1..=count)
         .map(|i| {
             let mut command = host.command(&["switch", &format!("{i}.ncl")]);
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tank")
+            command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("tank")
         })
         .collect();
-    let ended: Vec<Ended> = racing.into_iter().map(|child| child.wait_with_output().expect("wait").into()).collect();
-    let winners: Vec<usize> = ended.iter().enumerate().filter(|(_, e)| e.status == 0).map(|(i, _)| i + 1).collect();
+    let ended: Vec<Ended> = racing
+        .into_iter()
+        .map(|child| child.wait_with_output().expect("wait").into())
+        .collect();
+    let winners: Vec<usize> = ended
+        .iter()
+        .enumerate()
+        .filter(|(_, e)| e.status == 0)
+        .map(|(i, _)| i + 1)
+        .collect();
     assert_eq!(winners.len(), 1, "{ended:#?}");
     // Whoever lost is told which generation won, or is at it.
     for loser in ended.iter().filter(|ended| ended.status != 0) {
         assert_eq!(loser.status, 1, "{loser:?}");
-        let named = loser.stderr.contains("generation 2 (switch ") || loser.stderr.contains("another change");
-        assert!(named && !loser.stderr.contains("panicked"), "{}", loser.stderr);
+        let named = loser.stderr.contains("generation 2 (switch ")
+            || loser.stderr.contains("another change");
+        assert!(
+            named && !loser.stderr.contains("panicked"),
+            "{}",
+            loser.stderr
+        );
     }
-    assert!(ended.iter().any(|loser| loser.stderr.contains("generation 2 (switch ")), "{ended:#?}");
+    assert!(
+        ended
+            .iter()
+            .any(|loser| loser.stderr.contains("generation 2 (switch ")),
+        "{ended:#?}"
+    );
     assert_eq!(host.exec("web", "echo $STEP"), winners[0].to_string());
     let generations = host.tank(&["--json", "generations", "list"]).json();
-    assert_eq!(generations["generations"].as_array().expect("generations").len(), 2, "a loser left a generation");
+    assert_eq!(
+        generations["generations"]
+            .as_array()
+            .expect("generations")
+            .len(),
+        2,
+        "a loser left a generation"
+    );
     host.finish();
 }
 
@@ -59,7 +92,11 @@ fn a_switch_during_a_rollback_and_a_rollback_during_a_switch() {
     host.write("3.ncl", &stubborn(3));
     let spawn = |args: &[&str]| {
         let mut command = host.command(args);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tank")
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tank")
     };
     let current = || {
         let list = host.tank(&["--json", "generations", "list"]).json();
@@ -69,15 +106,27 @@ fn a_switch_during_a_rollback_and_a_rollback_during_a_switch() {
     eventually("the rollback is committed", || current() == 3);
     let refused = host.tank(&["switch", "3.ncl"]);
     assert_eq!(refused.status, 1, "{refused:?}");
-    assert!(refused.stderr.contains("generation 3 (rollback to 1) is under way"), "{}", refused.stderr);
-    assert_eq!(rollback.wait_with_output().expect("wait").status.code(), Some(0));
+    assert!(
+        refused
+            .stderr
+            .contains("generation 3 (rollback to 1) is under way"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(
+        rollback.wait_with_output().expect("wait").status.code(),
+        Some(0)
+    );
     assert_eq!(host.exec("web", "echo $STEP"), "1");
     let switch = spawn(&["switch", "3.ncl"]);
     eventually("the switch is committed", || current() == 4);
     // The switch ends after the pass that it is at.
     host.tank(&["generations", "rollback"]).ok();
     let ended: Ended = switch.wait_with_output().expect("wait").into();
-    assert!(ended.status == 1 && ended.stderr.contains("generation 5 (rollback to "), "{ended:?}");
+    assert!(
+        ended.status == 1 && ended.stderr.contains("generation 5 (rollback to "),
+        "{ended:?}"
+    );
     assert_ne!(host.exec("web", "echo $STEP"), "3");
     host.finish();
 }
@@ -89,19 +138,38 @@ fn a_pod_is_deleted_while_a_switch_pulls() {
     host.start_registry();
     // The registry says nothing more, until the test lets it: so long lasts the pull.
     host.signal_registry("STOP");
-    let config = format!("{{ {} pods.c.containers.app.image = \"localhost:5000/nginx:latest\" }}", sleeper("a"));
+    let config = format!(
+        "{{ {} pods.c.containers.app.image = \"localhost:5000/nginx:latest\" }}",
+        sleeper("a")
+    );
     host.write("tank.ncl", &config);
     let mut command = host.command(&["switch", "tank.ncl"]);
-    let mut switch = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("tank");
-    let mut said = BufReader::new(switch.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    assert!(said.any(|line| line == "pull localhost:5000/nginx:latest"), "it does not pull");
+    let mut switch = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("tank");
+    let mut said = BufReader::new(switch.stderr.take().expect("piped"))
+        .lines()
+        .map_while(Result::ok);
+    assert!(
+        said.any(|line| line == "pull localhost:5000/nginx:latest"),
+        "it does not pull"
+    );
     let before = Instant::now();
     host.tank(&["delete", "b"]).ok();
-    assert!(before.elapsed() < Duration::from_secs(5), "it waited for the pull");
+    assert!(
+        before.elapsed() < Duration::from_secs(5),
+        "it waited for the pull"
+    );
     host.signal_registry("CONT");
     let said: Vec<String> = said.collect();
     assert_eq!(switch.wait().expect("wait").code(), Some(1), "{said:?}");
-    assert!(said.iter().any(|line| line.contains("generation 2 (delete b) came first")), "{said:?}");
+    assert!(
+        said.iter()
+            .any(|line| line.contains("generation 2 (delete b) came first")),
+        "{said:?}"
+    );
     let list = host.tank(&["--json", "list"]).json();
     assert_eq!(list["pods"].as_array().expect("pods").len(), 1, "{list}");
     host.finish();
@@ -121,7 +189,14 @@ fn a_hundred_clients() {
                 _ => &["logs", "web"],
             };
             let mut command = host.command(args);
-            (i, command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tank"))
+            (
+                i,
+                command
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .expect("tank"),
+            )
         })
         .collect();
     for (i, child) in running {
@@ -139,15 +214,19 @@ fn clients_that_do_not_read_or_leave_in_the_middle_hold_nobody_up() {
     host.switch(&pod("web", "env.STEP = \"1\""));
     let connect = || UnixStream::connect(host.socket()).expect("connects");
     let call = |method: &str, more: bool| {
-        let mut text =
-            format!("{{\"method\":\"io.tank.Executor.{method}\",\"parameters\":{{}},\"more\":{more}}}").into_bytes();
+        let mut text = format!(
+            "{{\"method\":\"io.tank.Executor.{method}\",\"parameters\":{{}},\"more\":{more}}}"
+        )
+        .into_bytes();
         text.push(0);
         text
     };
     // Asks for ever and reads nothing.
     let mut deaf: Vec<UnixStream> = (0..20).map(|_| connect()).collect();
     for client in &mut deaf {
-        client.set_write_timeout(Some(Duration::from_millis(200))).expect("set");
+        client
+            .set_write_timeout(Some(Duration::from_millis(200)))
+            .expect("set");
         let asked = call("Status", false);
         while client.write_all(&asked).is_ok() {}
         let _ = client.write_all(&call("Events", true));
@@ -155,16 +234,26 @@ fn clients_that_do_not_read_or_leave_in_the_middle_hold_nobody_up() {
     // Leaves in the middle of a message, in the middle of a reply, and of a switch.
     for length in [1, 10, 40] {
         let mut client = connect();
-        client.write_all(&call("Status", false)[..length]).expect("writes");
+        client
+            .write_all(&call("Status", false)[..length])
+            .expect("writes");
     }
     let mut client = connect();
     client.write_all(&call("Events", true)).expect("writes");
     client.read_exact(&mut [0; 5]).expect("reads");
     drop(client);
     host.write("pods.ncl", &pod("web", "env.STEP = \"2\""));
-    let mut switching = host.command(&["switch", "pods.ncl"]).stderr(Stdio::null()).spawn().expect("tank");
+    let mut switching = host
+        .command(&["switch", "pods.ncl"])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("tank");
     eventually("it has committed", || {
-        host.tank(&["--json", "generations", "list"]).json()["generations"].as_array().expect("list").len() == 2
+        host.tank(&["--json", "generations", "list"]).json()["generations"]
+            .as_array()
+            .expect("list")
+            .len()
+            == 2
     });
     switching.kill().expect("kill");
     switching.wait().expect("wait");
@@ -172,21 +261,32 @@ fn clients_that_do_not_read_or_leave_in_the_middle_hold_nobody_up() {
     let mut client = connect();
     client.write_all(b"{\"method\": 7}\0").expect("writes");
     let mut endless = connect();
-    endless.set_write_timeout(Some(Duration::from_secs(2))).expect("set");
+    endless
+        .set_write_timeout(Some(Duration::from_secs(2)))
+        .expect("set");
     let chunk = vec![b' '; 1 << 20];
-    let written = (0..512).take_while(|_| endless.write_all(&chunk).is_ok()).count();
+    let written = (0..512)
+        .take_while(|_| endless.write_all(&chunk).is_ok())
+        .count();
     assert!(written < 512, "it read half a gigabyte of nothing");
 
     // The others are served, quickly, and what was begun is done.
     let before = Instant::now();
     // While one container takes the place of the other there is nothing to enter.
-    let step = || host.tank(&["exec", "web", "--", "/bin/sh", "-c", "echo $STEP"]).stdout;
+    let step = || {
+        host.tank(&["exec", "web", "--", "/bin/sh", "-c", "echo $STEP"])
+            .stdout
+    };
     eventually("the switch went on", || step() == "2\n");
     eventually("it is good", || {
         let list = host.tank(&["--json", "generations", "list"]).json();
         list["generations"][1]["outcome"] == "good"
     });
-    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
+    assert!(
+        before.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        before.elapsed()
+    );
     drop((deaf, client, endless));
     host.finish();
 }

@@ -83,8 +83,12 @@ fn several_at_once_and_without_a_terminal() {
     let mut command = host.command(&["exec", "web", "--", "cat"]);
     let output = {
         use std::{io::Write, process::Stdio};
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tank");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tank");
         let mut stdin = child.stdin.take().expect("stdin");
         let input = bytes.clone();
         let writer = std::thread::spawn(move || stdin.write_all(&input));
@@ -93,20 +97,53 @@ fn several_at_once_and_without_a_terminal() {
         output
     };
     assert!(output.status.success());
-    assert!(output.stdout == bytes, "{} bytes came back", output.stdout.len());
+    assert!(
+        output.stdout == bytes,
+        "{} bytes came back",
+        output.stdout.len()
+    );
 
-    let split = host.tank(&["exec", "web", "--", "/bin/sh", "-c", "echo out; echo err >&2; exit 42"]);
-    assert_eq!((split.status, split.stdout.as_str(), split.stderr.as_str()), (42, "out\n", "err\n"));
+    let split = host.tank(&[
+        "exec",
+        "web",
+        "--",
+        "/bin/sh",
+        "-c",
+        "echo out; echo err >&2; exit 42",
+    ]);
+    assert_eq!(
+        (split.status, split.stdout.as_str(), split.stderr.as_str()),
+        (42, "out\n", "err\n")
+    );
 
     // Directory and environment.
-    let out = host.tank(&["exec", "web", "--cwd", "/etc", "--env", "A=b c", "--", "/bin/sh", "-c", "pwd; echo $A"]);
+    let out = host.tank(&[
+        "exec",
+        "web",
+        "--cwd",
+        "/etc",
+        "--env",
+        "A=b c",
+        "--",
+        "/bin/sh",
+        "-c",
+        "pwd; echo $A",
+    ]);
     assert_eq!(out.ok(), "/etc\nb c\n");
-    assert_eq!(host.exec("web", "pwd"), "/tmp", "the image's working directory");
+    assert_eq!(
+        host.exec("web", "pwd"),
+        "/tmp",
+        "the image's working directory"
+    );
 
     // Statuses that container users expect.
     assert_eq!(host.tank(&["exec", "web", "--", "nope"]).status, 127);
     assert_eq!(host.tank(&["exec", "web", "--", "/etc/passwd"]).status, 126);
-    assert_eq!(host.tank(&["exec", "web", "--", "/bin/sh", "-c", "kill -9 $$"]).status, 137);
+    assert_eq!(
+        host.tank(&["exec", "web", "--", "/bin/sh", "-c", "kill -9 $$"])
+            .status,
+        137
+    );
     drop((one, two));
     host.finish();
 }

@@ -26,7 +26,10 @@ impl Desk {
 
     fn tank(&self, args: &[&str], env: &[(&str, &str)]) -> Ended {
         let mut command = Command::new(bin("tank"));
-        command.args(args).current_dir(&self.0).env("TANK_CACHE_DIR", self.0.join("cache"));
+        command
+            .args(args)
+            .current_dir(&self.0)
+            .env("TANK_CACHE_DIR", self.0.join("cache"));
         command.env("TANK_SOCKET", self.0.join("none.sock"));
         command.envs(env.iter().copied());
         command.output().expect("tank").into()
@@ -42,10 +45,12 @@ impl Drop for Desk {
 #[test]
 fn what_never_ends_ends_in_an_error() {
     let desk = Desk::new("limits");
-    let config =
-        |lets: &str, value: &str| format!("{lets}\n{{ pods.a.containers.a = {{ image = \"x\", env.N = {value} }} }}\n");
+    let config = |lets: &str, value: &str| {
+        format!("{lets}\n{{ pods.a.containers.a = {{ image = \"x\", env.N = {value} }} }}\n")
+    };
     let cases = [
-        // A loop that needs no memory, a recursion that does, a value a million deep, a text of a gigabyte.
+        // A loop that needs no memory, a recursion that does, a value a million deep, a text of a
+        // gigabyte.
         (
             "loop",
             config(
@@ -55,7 +60,15 @@ fn what_never_ends_ends_in_an_error() {
             "2s",
             "512MiB",
         ),
-        ("recursion", config("let rec f = fun x => 1 + f (x + 1) in", "std.to_string (f 0)"), "30s", "256MiB"),
+        (
+            "recursion",
+            config(
+                "let rec f = fun x => 1 + f (x + 1) in",
+                "std.to_string (f 0)",
+            ),
+            "30s",
+            "256MiB",
+        ),
         (
             "depth",
             config(
@@ -67,7 +80,10 @@ fn what_never_ends_ends_in_an_error() {
         ),
         (
             "text",
-            config("let rec double = fun s n => if n == 0 then s else double (s ++ s) (n - 1) in", "double \"x\" 30"),
+            config(
+                "let rec double = fun s n => if n == 0 then s else double (s ++ s) (n - 1) in",
+                "double \"x\" 30",
+            ),
             "30s",
             "512MiB",
         ),
@@ -75,19 +91,37 @@ fn what_never_ends_ends_in_an_error() {
     for (name, text, time, memory) in cases {
         desk.write("pods.ncl", &text);
         let before = Instant::now();
-        let ended = desk.tank(&["check", "pods.ncl"], &[("TANK_EVAL_TIMEOUT", time), ("TANK_EVAL_MEMORY", memory)]);
+        let ended = desk.tank(
+            &["check", "pods.ncl"],
+            &[("TANK_EVAL_TIMEOUT", time), ("TANK_EVAL_MEMORY", memory)],
+        );
         assert_eq!(ended.status, 1, "{name}: {}{}", ended.stdout, ended.stderr);
         insta::assert_snapshot!(format!("limit_{name}"), ended.stderr);
-        assert!(before.elapsed() < Duration::from_secs(45), "{name} took {:?}", before.elapsed());
-        let json =
-            desk.tank(&["--json", "check", "pods.ncl"], &[("TANK_EVAL_TIMEOUT", time), ("TANK_EVAL_MEMORY", memory)]);
+        assert!(
+            before.elapsed() < Duration::from_secs(45),
+            "{name} took {:?}",
+            before.elapsed()
+        );
+        let json = desk.tank(
+            &["--json", "check", "pods.ncl"],
+            &[("TANK_EVAL_TIMEOUT", time), ("TANK_EVAL_MEMORY", memory)],
+        );
         let found: Value = serde_json::from_str(&json.stdout).expect("JSON");
-        assert!(found["problems"][0]["code"].as_str().is_some_and(|code| code.starts_with("tank::limit::")), "{found}");
+        assert!(
+            found["problems"][0]["code"]
+                .as_str()
+                .is_some_and(|code| code.starts_with("tank::limit::")),
+            "{found}"
+        );
     }
     // A wrong limit is said so, and no evaluator is left behind by any of it.
     let wrong = desk.tank(&["check", "pods.ncl"], &[("TANK_EVAL_TIMEOUT", "soon")]);
     assert_eq!(wrong.status, 1);
-    assert!(wrong.stderr.contains("TANK_EVAL_TIMEOUT"), "{}", wrong.stderr);
+    assert!(
+        wrong.stderr.contains("TANK_EVAL_TIMEOUT"),
+        "{}",
+        wrong.stderr
+    );
 }
 
 #[test]
@@ -101,24 +135,44 @@ fn nothing_is_evaluated_while_nothing_changes() {
     desk.write("f.txt", "one");
     // An evaluation in no time fails: one that succeeds did not happen.
     let build = |limit: &str, more: &[&str]| {
-        desk.tank(&[&["build", "--canonical", "pods.ncl"], more].concat(), &[("TANK_EVAL_TIMEOUT", limit)])
+        desk.tank(
+            &[&["build", "--canonical", "pods.ncl"], more].concat(),
+            &[("TANK_EVAL_TIMEOUT", limit)],
+        )
     };
     assert_eq!(build("0ms", &[]).status, 1);
     let first = build("30s", &[]).ok();
     assert_eq!(build("0ms", &[]).ok(), first);
     // Each of the inputs counts, by its content.
     for (name, before, after) in [
-        ("lib.ncl", "{ image = \"nginx:1\" }", "{ image = \"nginx:2\" }"),
+        (
+            "lib.ncl",
+            "{ image = \"nginx:1\" }",
+            "{ image = \"nginx:2\" }",
+        ),
         ("f.txt", "one", "two"),
-        ("pods.ncl", "", "{ pods.web.containers.app.image = \"nginx:3\" }"),
+        (
+            "pods.ncl",
+            "",
+            "{ pods.web.containers.app.image = \"nginx:3\" }",
+        ),
     ] {
         let path = desk.0.join(name);
-        let before = if before.is_empty() { std::fs::read_to_string(&path).expect("read") } else { before.to_owned() };
+        let before = if before.is_empty() {
+            std::fs::read_to_string(&path).expect("read")
+        } else {
+            before.to_owned()
+        };
         desk.write(name, after);
-        assert_eq!(build("0ms", &[]).status, 1, "{name} changed and nothing was evaluated");
+        assert_eq!(
+            build("0ms", &[]).status,
+            1,
+            "{name} changed and nothing was evaluated"
+        );
         assert_ne!(build("30s", &[]).ok(), first, "{name}");
         desk.write(name, &before);
-        // As it was, though written anew. (One entry is kept for the same command: it is made again.)
+        // As it was, though written anew. (One entry is kept for the same command: it is made
+        // again.)
         assert_eq!(build("30s", &[]).ok(), first, "{name}");
         assert_eq!(build("0ms", &[]).ok(), first, "{name}");
     }
@@ -127,20 +181,36 @@ fn nothing_is_evaluated_while_nothing_changes() {
     assert_ne!(build("30s", &set).ok(), first);
     // A lock that appears is an input as well.
     let digest = format!("sha256:{}", "1".repeat(64));
-    desk.write("tank.lock", &format!("version = 1\n[images]\n\"nginx:1\" = \"{digest}\"\n"));
+    desk.write(
+        "tank.lock",
+        &format!("version = 1\n[images]\n\"nginx:1\" = \"{digest}\"\n"),
+    );
     assert_eq!(build("0ms", &[]).status, 1);
-    assert!(build("30s", &[]).ok().contains(&format!("nginx:1@{digest}")));
+    assert!(
+        build("30s", &[])
+            .ok()
+            .contains(&format!("nginx:1@{digest}"))
+    );
     std::fs::remove_file(desk.0.join("tank.lock")).expect("remove");
     assert_eq!(build("30s", &[]).ok(), first);
     // A damaged entry is no entry.
     for entry in std::fs::read_dir(desk.0.join("cache/eval")).expect("the cache") {
         let path = entry.expect("an entry").path();
-        let text = std::fs::read_to_string(&path).expect("read").replace("nginx", "apache");
+        let text = std::fs::read_to_string(&path)
+            .expect("read")
+            .replace("nginx", "apache");
         std::fs::write(&path, text).expect("write");
     }
     assert_eq!(build("30s", &[]).ok(), first);
     // And none at all is no loss.
-    assert_eq!(desk.tank(&["build", "--canonical", "pods.ncl"], &[("TANK_CACHE_DIR", "")]).ok(), first);
+    assert_eq!(
+        desk.tank(
+            &["build", "--canonical", "pods.ncl"],
+            &[("TANK_CACHE_DIR", "")]
+        )
+        .ok(),
+        first
+    );
 }
 
 #[test]
@@ -155,7 +225,10 @@ fn a_first_file_and_its_manual() {
     insta::assert_snapshot!("init_again", again.stderr);
     desk.tank(&["init", "--force"], &[]).ok();
     // With the line for an editor.
-    desk.write("pods.ncl", &written.replace("# let tank = import", "let tank = import"));
+    desk.write(
+        "pods.ncl",
+        &written.replace("# let tank = import", "let tank = import"),
+    );
     desk.tank(&["check", "pods.ncl"], &[]).ok();
     let page = desk.tank(&["doc", "pods.containers.limits"], &[]).ok();
     assert!(page.contains("memory") && page.contains("Size"), "{page}");
@@ -164,18 +237,41 @@ fn a_first_file_and_its_manual() {
     insta::assert_snapshot!("doc_unknown", unknown.stderr);
     insta::assert_snapshot!(
         "doc_unknown_code",
-        desk.tank(&["doc", "--error", "tank::mount::unknown_volum"], &[]).stderr
+        desk.tank(&["doc", "--error", "tank::mount::unknown_volum"], &[])
+            .stderr
     );
     assert!(
-        desk.tank(&["doc", "--error", "tank::mount::unknown_volume"], &[]).ok().contains("Volumes belong to a pod")
+        desk.tank(&["doc", "--error", "tank::mount::unknown_volume"], &[])
+            .ok()
+            .contains("Volumes belong to a pod")
     );
     // An import that leaves things out says so, and with `--strict` it is an error.
-    desk.write("compose.yaml", "services: { a: { image: x, privileged: true, restart: always } }");
+    desk.write(
+        "compose.yaml",
+        "services: { a: { image: x, privileged: true, restart: always } }",
+    );
     let imported = desk.tank(&["import", "compose.yaml", "-o", "imported.ncl"], &[]);
-    assert_eq!((imported.status, imported.stderr.contains("services.a.privileged")), (0, true), "{}", imported.stderr);
+    assert_eq!(
+        (
+            imported.status,
+            imported.stderr.contains("services.a.privileged")
+        ),
+        (0, true),
+        "{}",
+        imported.stderr
+    );
     desk.tank(&["check", "imported.ncl"], &[]).ok();
-    assert_eq!(desk.tank(&["import", "--strict", "compose.yaml"], &[]).status, 1);
-    assert_eq!(desk.tank(&["import", "compose.yaml", "-o", "imported.ncl"], &[]).status, 1, "it was overwritten");
+    assert_eq!(
+        desk.tank(&["import", "--strict", "compose.yaml"], &[])
+            .status,
+        1
+    );
+    assert_eq!(
+        desk.tank(&["import", "compose.yaml", "-o", "imported.ncl"], &[])
+            .status,
+        1,
+        "it was overwritten"
+    );
 }
 
 #[test]
@@ -185,7 +281,11 @@ fn a_thousand_pods_are_checked() {
         "pods.ncl",
         "{ pods = tank.replicas \"web\" 1000 (fun i => { containers.app = { image = \"nginx:1.27\", env.I = std.to_string i } }) }",
     );
-    assert!(desk.tank(&["check", "pods.ncl"], &[]).ok().starts_with("1000 pods"));
+    assert!(
+        desk.tank(&["check", "pods.ncl"], &[])
+            .ok()
+            .starts_with("1000 pods")
+    );
 }
 
 #[test]
@@ -197,7 +297,10 @@ fn why_a_value_is_what_it_is() {
             "{{\n  pods.web = {{\n    containers.app = {{\n      image = \"oci:./busybox\",\n      env.LOG | default = \"info\",\n      env.TZ = \"UTC\",\n      {RUN},\n    }},\n  }},\n}}\n"
         ),
     );
-    host.write("prod.ncl", "{\n  pods.web.containers.app.env.LOG = \"warn\",\n}\n");
+    host.write(
+        "prod.ncl",
+        "{\n  pods.web.containers.app.env.LOG = \"warn\",\n}\n",
+    );
     host.tank(&["switch", "base.ncl", "prod.ncl"]).ok();
     let clean = |text: &str| text.replace(&host.dir.display().to_string(), "DIR");
     insta::with_settings!({ filters => vec![(r"\d+[smh] ago", "a while ago")] }, {
@@ -221,7 +324,11 @@ fn why_a_value_is_what_it_is() {
     // Back to the first: what is said of it is what was said then.
     host.tank(&["generations", "rollback", "1"]).ok();
     let why = host.tank(&["--json", "why", "web.app.env.LOG"]).json();
-    assert_eq!((&why["place"], &why["since"]["number"]), (&json!("prod.ncl:2"), &json!(1)), "{why}");
+    assert_eq!(
+        (&why["place"], &why["since"]["number"]),
+        (&json!("prod.ncl:2"), &json!(1)),
+        "{why}"
+    );
     host.finish();
 }
 
@@ -235,30 +342,63 @@ fn a_lock_pins_what_tags_stand_for() {
     host.write("pods.ncl", &config);
     let missing = host.tank(&["lock", "--check"]);
     assert_eq!(missing.status, 1);
-    insta::assert_snapshot!("lock_missing", missing.stderr.replace(&host.dir.display().to_string(), "DIR"));
+    insta::assert_snapshot!(
+        "lock_missing",
+        missing
+            .stderr
+            .replace(&host.dir.display().to_string(), "DIR")
+    );
     let said = host.tank(&["lock"]).ok();
-    assert!(said.contains("localhost:5000/nginx:latest") && said.contains("(new)"), "{said}");
+    assert!(
+        said.contains("localhost:5000/nginx:latest") && said.contains("(new)"),
+        "{said}"
+    );
     host.tank(&["lock", "--check"]).ok();
     let lock = std::fs::read_to_string(host.dir.join("tank.lock")).expect("the lock");
     let digest = lock.split("sha256:").nth(1).expect("a digest")[..64].to_owned();
-    assert!(!lock.contains("oci:"), "a layout on disk has no tag to lock: {lock}");
+    assert!(
+        !lock.contains("oci:"),
+        "a layout on disk has no tag to lock: {lock}"
+    );
     // The lock is in the graph, and its digest is what runs.
-    assert!(host.tank(&["build", "--canonical", "pods.ncl"]).ok().contains(&digest));
+    assert!(
+        host.tank(&["build", "--canonical", "pods.ncl"])
+            .ok()
+            .contains(&digest)
+    );
     host.tank(&["switch", "pods.ncl"]).ok();
-    assert_eq!(host.pod("web")["containers"][0]["digest"], json!(format!("sha256:{digest}")));
+    assert_eq!(
+        host.pod("web")["containers"][0]["digest"],
+        json!(format!("sha256:{digest}"))
+    );
     // A lock that says otherwise is believed: the image it names is not there.
     host.write("tank.lock", &lock.replace(&digest, &"0".repeat(64)));
     let refused = host.tank(&["switch", "pods.ncl"]);
     assert_eq!(refused.status, 1);
-    assert!(refused.stderr.contains(&"0".repeat(64)), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&"0".repeat(64)),
+        "{}",
+        refused.stderr
+    );
     // `--update` asks again, for one pod or all; nothing else touches a lock.
     host.tank(&["lock"]).ok();
-    assert!(std::fs::read_to_string(host.dir.join("tank.lock")).expect("the lock").contains(&"0".repeat(64)));
+    assert!(
+        std::fs::read_to_string(host.dir.join("tank.lock"))
+            .expect("the lock")
+            .contains(&"0".repeat(64))
+    );
     assert_eq!(host.tank(&["lock", "--update", "wbe"]).status, 1);
     host.tank(&["lock", "--update", "own"]).ok();
-    assert!(std::fs::read_to_string(host.dir.join("tank.lock")).expect("the lock").contains(&"0".repeat(64)));
+    assert!(
+        std::fs::read_to_string(host.dir.join("tank.lock"))
+            .expect("the lock")
+            .contains(&"0".repeat(64))
+    );
     host.tank(&["lock", "--update", "web"]).ok();
-    assert_eq!(std::fs::read_to_string(host.dir.join("tank.lock")).expect("the lock"), lock);
+    assert_eq!(
+        std::fs::read_to_string(host.dir.join("tank.lock")).expect("the lock"),
+        lock
+    );
     // What is no lock is not guessed at.
     host.write("tank.lock", "version = 9\n");
     let newer = host.tank(&["check", "pods.ncl"]);
@@ -303,12 +443,19 @@ impl Server {
                 }
                 let mut body = vec![0; length];
                 out.read_exact(&mut body).expect("a message");
-                if send.send(serde_json::from_slice(&body).expect("JSON")).is_err() {
+                if send
+                    .send(serde_json::from_slice(&body).expect("JSON"))
+                    .is_err()
+                {
                     return;
                 }
             }
         });
-        Self { child, replies, next: 0 }
+        Self {
+            child,
+            replies,
+            next: 0,
+        }
     }
 
     fn send(&mut self, message: &Value) {
@@ -327,7 +474,10 @@ impl Server {
         let id = self.next;
         self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
         loop {
-            let reply = self.replies.recv_timeout(Duration::from_secs(60)).expect("an answer of nls");
+            let reply = self
+                .replies
+                .recv_timeout(Duration::from_secs(60))
+                .expect("an answer of nls");
             if reply["id"] == id {
                 return reply["result"].clone();
             }
@@ -344,12 +494,26 @@ impl Drop for Server {
 
 #[test]
 fn the_language_server_completes_and_explains() {
-    let output = Command::new(repo().join("scripts/nls.sh")).output().expect("scripts/nls.sh");
-    let program = String::from_utf8(output.stdout).expect("text").trim().to_owned();
-    assert!(Path::new(&program).exists(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(repo().join("scripts/nls.sh"))
+        .output()
+        .expect("scripts/nls.sh");
+    let program = String::from_utf8(output.stdout)
+        .expect("text")
+        .trim()
+        .to_owned();
+    assert!(
+        Path::new(&program).exists(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let desk = Desk::new("editor");
-    let import_path = desk.tank(&["doc", "--import-path"], &[]).ok().trim().to_owned();
-    // Braces and not dotted paths: the server completes only inside the former while the file is incomplete.
+    let import_path = desk
+        .tank(&["doc", "--import-path"], &[])
+        .ok()
+        .trim()
+        .to_owned();
+    // Braces and not dotted paths: the server completes only inside the former while the file is
+    // incomplete.
     let text = "let tank = import \"tank.ncl\" in\n{\n  pods = { web = {\n    containers = { app = {\n      image = \"nginx\",\n      read\n    } },\n    publ\n  } },\n}\n| tank.Config\n";
     desk.write("pods.ncl", text);
     let uri = format!("file://{}", desk.0.join("pods.ncl").display());
@@ -365,16 +529,32 @@ fn the_language_server_completes_and_explains() {
     let mut complete = |line: u64, character: u64| -> Vec<String> {
         let at = json!({ "textDocument": { "uri": uri }, "position": { "line": line, "character": character } });
         let items = server.ask("textDocument/completion", &at);
-        let items = items.as_array().cloned().or_else(|| items["items"].as_array().cloned()).unwrap_or_default();
-        items.iter().filter_map(|item| Some(item["label"].as_str()?.to_owned())).collect()
+        let items = items
+            .as_array()
+            .cloned()
+            .or_else(|| items["items"].as_array().cloned())
+            .unwrap_or_default();
+        items
+            .iter()
+            .filter_map(|item| Some(item["label"].as_str()?.to_owned()))
+            .collect()
     };
     let inside = complete(5, 10);
     for field in ["readiness", "read_only"] {
-        assert!(inside.iter().any(|label| label == field), "{field} is not completed in a container: {inside:?}");
+        assert!(
+            inside.iter().any(|label| label == field),
+            "{field} is not completed in a container: {inside:?}"
+        );
     }
     let outside = complete(7, 8);
-    assert!(outside.iter().any(|label| label == "publish"), "publish is not completed in a pod: {outside:?}");
+    assert!(
+        outside.iter().any(|label| label == "publish"),
+        "publish is not completed in a pod: {outside:?}"
+    );
     let at = json!({ "textDocument": { "uri": uri }, "position": { "line": 4, "character": 8 } });
     let hover = server.ask("textDocument/hover", &at).to_string();
-    assert!(hover.contains("A tag is resolved to a digest once"), "no doc on hover: {hover}");
+    assert!(
+        hover.contains("A tag is resolved to a digest once"),
+        "no doc on hover: {hover}"
+    );
 }

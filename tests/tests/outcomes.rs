@@ -1,6 +1,6 @@
-//! What "good" and "done" mean: a gate outlives its daemon, a rollback goes to what was good and is done when that runs,
-//! an `apply` touches what it names, a switch of what is declared already repairs, clocks decide nothing, and an
-//! interrupt says what goes on.
+//! What "good" and "done" mean: a gate outlives its daemon, a rollback goes to what was good and is
+//! done when that runs, an `apply` touches what it names, a switch of what is declared already
+//! repairs, clocks decide nothing, and an interrupt says what goes on.
 
 use std::{
     fs,
@@ -12,7 +12,8 @@ use std::{
 };
 use tank_tests::{Ended, Host, RUN, eventually, sleeper};
 
-const READY_ONCE: &str = "readiness = { exec = [\"/bin/sh\", \"-c\", \"[ -e /marks/ok ]\"], period = \"100ms\" }";
+const READY_ONCE: &str =
+    "readiness = { exec = [\"/bin/sh\", \"-c\", \"[ -e /marks/ok ]\"], period = \"100ms\" }";
 
 /// A folder of the host that the containers of [`marked`] see as `/marks`, whose files say when.
 fn marks(host: &Host) -> PathBuf {
@@ -23,7 +24,10 @@ fn marks(host: &Host) -> PathBuf {
 
 /// A pod with the folder of marks; `containers` and `more` are Nickel fields.
 fn marked(host: &Host, containers: &str, more: &str) -> String {
-    format!("{{ pods.web = {{ {containers}, {more} volumes.marks = {{ host = \"{}\" }} }} }}", marks(host).display())
+    format!(
+        "{{ pods.web = {{ {containers}, {more} volumes.marks = {{ host = \"{}\" }} }} }}",
+        marks(host).display()
+    )
 }
 
 /// A container with the marks that runs a script.
@@ -38,7 +42,11 @@ const STAY: &str = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
 
 fn spawn(host: &Host, args: &[&str]) -> Child {
     let mut command = host.command(args);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tank")
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("tank")
 }
 
 fn wait(child: Child) -> Ended {
@@ -49,7 +57,9 @@ fn wait(child: Child) -> Ended {
 fn outcomes(host: &Host) -> Vec<String> {
     let list = host.tank(&["--json", "generations", "list"]).json();
     let generations = list["generations"].as_array().expect("generations").iter();
-    generations.map(|one| one["outcome"].as_str().expect("an outcome").to_owned()).collect()
+    generations
+        .map(|one| one["outcome"].as_str().expect("an outcome").to_owned())
+        .collect()
 }
 
 fn has_event(host: &Host, kind: &str) -> bool {
@@ -59,22 +69,43 @@ fn has_event(host: &Host, kind: &str) -> bool {
 }
 
 fn interrupt(child: &Child) {
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .expect("kill");
     assert!(sent.success());
 }
 
-/// A switch to a pod that becomes ready when there is a mark, whose daemon dies while it waits for that.
+/// A switch to a pod that becomes ready when there is a mark, whose daemon dies while it waits for
+/// that.
 fn die_in_a_gate(host: &mut Host) {
-    host.switch(&marked(host, &format!("containers.{}", script("app", STAY, "env.STEP = \"1\"")), ""));
+    host.switch(&marked(
+        host,
+        &format!("containers.{}", script("app", STAY, "env.STEP = \"1\"")),
+        "",
+    ));
     let next = "trap 'exit 0' TERM; while [ ! -e /marks/die ]; do sleep 0.1; done; exit 3";
     let more = format!("env.STEP = \"2\", {READY_ONCE}");
-    host.write("pods.ncl", &marked(host, &format!("containers.{}", script("app", next, &more)), "restart = 'never,"));
+    host.write(
+        "pods.ncl",
+        &marked(
+            host,
+            &format!("containers.{}", script("app", next, &more)),
+            "restart = 'never,",
+        ),
+    );
     let switch = spawn(host, &["switch", "--timeout", "10m", "pods.ncl"]);
-    eventually("the second runs", || host.tank(&["exec", "web", "--", "/bin/sh", "-c", "echo $STEP"]).stdout == "2\n");
+    eventually("the second runs", || {
+        host.tank(&["exec", "web", "--", "/bin/sh", "-c", "echo $STEP"])
+            .stdout
+            == "2\n"
+    });
     host.kill_daemon();
     assert_eq!(wait(switch).status, 1);
     host.start_daemon();
-    eventually("the gate is waited at again", || has_event(host, "resumed") || outcomes(host)[1] != "pending");
+    eventually("the gate is waited at again", || {
+        has_event(host, "resumed") || outcomes(host)[1] != "pending"
+    });
 }
 
 #[test]
@@ -83,7 +114,9 @@ fn a_generation_whose_daemon_died_in_its_gate_is_put_back_when_it_does_not_becom
     die_in_a_gate(&mut host);
     assert_eq!(outcomes(&host), ["good", "pending"]);
     fs::write(marks(&host).join("die"), "").expect("a mark");
-    eventually("it is put back", || outcomes(&host) == ["good", "rolled_back", "good"]);
+    eventually("it is put back", || {
+        outcomes(&host) == ["good", "rolled_back", "good"]
+    });
     assert_eq!(host.exec("web", "echo $STEP"), "1");
     host.finish();
 }
@@ -95,7 +128,13 @@ fn a_generation_whose_daemon_died_in_its_gate_is_good_once_it_is_healthy() {
     // Another change comes too early, and nothing calls it good meanwhile.
     host.write("other.ncl", &format!("{{ {} }}", sleeper("other")));
     let early = host.tank(&["switch", "other.ncl"]);
-    assert!(early.status == 1 && early.stderr.contains("generation 2 (switch pods.ncl) is under way"), "{early:?}");
+    assert!(
+        early.status == 1
+            && early
+                .stderr
+                .contains("generation 2 (switch pods.ncl) is under way"),
+        "{early:?}"
+    );
     assert_eq!(outcomes(&host), ["good", "pending"]);
     fs::write(marks(&host).join("ok"), "").expect("a mark");
     eventually("it is good", || outcomes(&host) == ["good", "good"]);
@@ -115,34 +154,69 @@ fn a_rollback_after_an_automatic_one_goes_to_the_last_good_one_and_not_to_the_ba
     host.switch(&pod(1, RUN));
     // Where there is nothing to go back to, that is said, and nothing is done.
     let nowhere = host.tank(&["generations", "rollback"]);
-    assert_eq!((nowhere.status, outcomes(&host)), (1, vec!["good".to_owned()]), "{nowhere:?}");
-    assert!(nowhere.stderr.contains("no generation before 1 was good"), "{nowhere:?}");
+    assert_eq!(
+        (nowhere.status, outcomes(&host)),
+        (1, vec!["good".to_owned()]),
+        "{nowhere:?}"
+    );
+    assert!(
+        nowhere.stderr.contains("no generation before 1 was good"),
+        "{nowhere:?}"
+    );
     host.switch(&pod(2, RUN));
-    host.write("bad.ncl", &pod(3, "command = [\"/bin/sh\", \"-c\", \"exit 7\"]"));
+    host.write(
+        "bad.ncl",
+        &pod(3, "command = [\"/bin/sh\", \"-c\", \"exit 7\"]"),
+    );
     assert_eq!(host.tank(&["switch", "bad.ncl"]).status, 3);
     assert_eq!(host.exec("web", "echo $STEP"), "2");
     let back = host.tank(&["generations", "rollback"]);
-    assert!(back.stderr.contains("going back to generation 1 (switch pods.ncl)"), "{back:?}");
-    assert_eq!((back.status, host.exec("web", "echo $STEP").as_str()), (0, "1"));
-    assert_eq!(outcomes(&host), ["good", "good", "rolled_back", "good", "good"]);
+    assert!(
+        back.stderr
+            .contains("going back to generation 1 (switch pods.ncl)"),
+        "{back:?}"
+    );
+    assert_eq!(
+        (back.status, host.exec("web", "echo $STEP").as_str()),
+        (0, "1")
+    );
+    assert_eq!(
+        outcomes(&host),
+        ["good", "good", "rolled_back", "good", "good"]
+    );
     // Who names a bad one gets it, and is told what it was.
     let asked = host.tank(&["generations", "rollback", "3"]);
-    assert!(asked.status == 0 && asked.stderr.contains("; it was rolled back"), "{asked:?}");
+    assert!(
+        asked.status == 0 && asked.stderr.contains("; it was rolled back"),
+        "{asked:?}"
+    );
     assert_eq!(host.pod("web")["containers"][0]["status"], 7);
     host.finish();
 }
 
 /// A pod with a container that runs before the others until there is a mark, and `after`.
 fn with_init(host: &Host, after: &str) -> String {
-    let first =
-        format!("init.{}", script("setup", &format!("while [ ! -e /marks/go ]; do sleep 0.1; done; {after}"), ""));
-    marked(host, &format!("{first}, containers.{}", script("app", STAY, "")), "")
+    let first = format!(
+        "init.{}",
+        script(
+            "setup",
+            &format!("while [ ! -e /marks/go ]; do sleep 0.1; done; {after}"),
+            ""
+        )
+    );
+    marked(
+        host,
+        &format!("{first}, containers.{}", script("app", STAY, "")),
+        "",
+    )
 }
 
 fn runs(host: &Host, container: &str) -> bool {
     let pod = host.pod("web");
     let containers = pod["containers"].as_array().cloned().unwrap_or_default();
-    containers.iter().any(|found| found["name"] == container && found["state"] == "running")
+    containers
+        .iter()
+        .any(|found| found["name"] == container && found["state"] == "running")
 }
 
 #[test]
@@ -158,7 +232,10 @@ fn a_rollback_is_done_when_all_that_it_declares_runs() {
     fs::write(&go, "").expect("a mark");
     let ended = wait(rollback);
     assert!(runs(&host, "app"), "it says it is done: {ended:?}");
-    assert_eq!((ended.status, outcomes(&host).as_slice()), (0, ["good", "good", "good"].map(str::to_owned).as_slice()));
+    assert_eq!(
+        (ended.status, outcomes(&host).as_slice()),
+        (0, ["good", "good", "good"].map(str::to_owned).as_slice())
+    );
     host.finish();
 }
 
@@ -177,14 +254,25 @@ fn a_rollback_says_what_does_not_run_yet_and_goes_on() {
     fs::remove_file(&go).expect("removes");
     let ended = host.tank(&["generations", "rollback"]);
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(ended.stderr.contains("generation 3 is current and not all of it is there"), "{ended:?}");
-    assert!(ended.stderr.contains("not running yet: web/app waits for setup to end well"), "{ended:?}");
+    assert!(
+        ended
+            .stderr
+            .contains("generation 3 is current and not all of it is there"),
+        "{ended:?}"
+    );
+    assert!(
+        ended
+            .stderr
+            .contains("not running yet: web/app waits for setup to end well"),
+        "{ended:?}"
+    );
     assert_eq!(outcomes(&host), ["good", "good", "pending"]);
     fs::write(&go, "").expect("a mark");
     eventually("it is good", || outcomes(&host) == ["good", "good", "good"]);
     assert!(runs(&host, "app"));
     host.write("nothing.ncl", "{}");
-    host.tank(&["switch", "--timeout", "1m", "nothing.ncl"]).ok();
+    host.tank(&["switch", "--timeout", "1m", "nothing.ncl"])
+        .ok();
     host.finish();
 }
 
@@ -195,14 +283,26 @@ fn push_another(layout: &Path) {
     };
     let mut index = read(&layout.join("index.json"));
     let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
-    let old = index["manifests"][0]["digest"].as_str().expect("a digest").to_owned();
+    let old = index["manifests"][0]["digest"]
+        .as_str()
+        .expect("a digest")
+        .to_owned();
     let mut manifest = read(&blob(&old));
     manifest["annotations"]["another"] = old.into();
     let bytes = manifest.to_string();
     let temporary = layout.join("manifest");
     fs::write(&temporary, &bytes).expect("writes");
-    let sum = Command::new("sha256sum").arg(&temporary).output().expect("sha256sum");
-    let digest = format!("sha256:{}", String::from_utf8_lossy(&sum.stdout).split(' ').next().expect("a sum"));
+    let sum = Command::new("sha256sum")
+        .arg(&temporary)
+        .output()
+        .expect("sha256sum");
+    let digest = format!(
+        "sha256:{}",
+        String::from_utf8_lossy(&sum.stdout)
+            .split(' ')
+            .next()
+            .expect("a sum")
+    );
     fs::rename(&temporary, blob(&digest)).expect("moves");
     index["manifests"][0]["digest"] = digest.into();
     index["manifests"][0]["size"] = bytes.len().into();
@@ -212,7 +312,11 @@ fn push_another(layout: &Path) {
 /// A copy of the BusyBox image that can be pushed to.
 fn layout(host: &Host, name: &str) -> PathBuf {
     let layout = host.dir.join(name);
-    let copied = Command::new("cp").args(["-rL"]).arg(tank_tests::fixtures().join("busybox")).arg(&layout).status();
+    let copied = Command::new("cp")
+        .args(["-rL"])
+        .arg(tank_tests::fixtures().join("busybox"))
+        .arg(&layout)
+        .status();
     assert!(copied.expect("cp").success());
     layout
 }
@@ -222,7 +326,10 @@ fn of_image(pod: &str, image: &str) -> String {
 }
 
 fn digest(host: &Host, pod: &str) -> String {
-    host.pod(pod)["containers"][0]["digest"].as_str().expect("a digest").to_owned()
+    host.pod(pod)["containers"][0]["digest"]
+        .as_str()
+        .expect("a digest")
+        .to_owned()
 }
 
 #[test]
@@ -237,10 +344,17 @@ fn an_apply_resolves_the_images_of_the_pods_it_names_and_no_others() {
     host.tank(&["apply", "b.ncl"]).ok();
     let second = digest(&host, "b");
     assert_ne!(first, second);
-    assert_eq!((digest(&host, "a"), host.pid("a", "app")), (first, pid), "a bystander got another image");
+    assert_eq!(
+        (digest(&host, "a"), host.pid("a", "app")),
+        (first, pid),
+        "a bystander got another image"
+    );
     // The same again is the same.
     let again = host.tank(&["--json", "apply", "b.ncl"]).json();
-    assert_eq!((&again["changed"], &again["generation"]), (&false.into(), &2.into()));
+    assert_eq!(
+        (&again["changed"], &again["generation"]),
+        (&false.into(), &2.into())
+    );
     host.tank(&["apply", "a.ncl"]).ok();
     assert_eq!(digest(&host, "a"), second);
     host.finish();
@@ -250,17 +364,25 @@ fn an_apply_resolves_the_images_of_the_pods_it_names_and_no_others() {
 fn an_apply_asks_no_registry_for_the_pods_it_does_not_name() {
     let mut host = Host::new();
     host.start_registry();
-    host.write("a.ncl", "{ pods.a.containers.app.image = \"localhost:5000/nginx:latest\" }");
+    host.write(
+        "a.ncl",
+        "{ pods.a.containers.app.image = \"localhost:5000/nginx:latest\" }",
+    );
     host.tank(&["switch", "a.ncl"]).ok();
     let pid = host.pid("a", "app");
     host.signal_registry("KILL");
-    eventually("the registry is down", || host.get("http://localhost:5000/v2/").status != 0);
+    eventually("the registry is down", || {
+        host.get("http://localhost:5000/v2/").status != 0
+    });
     host.write("b.ncl", &of_image("b", "oci:./busybox"));
     host.tank(&["apply", "b.ncl"]).ok();
     assert_eq!(host.pid("a", "app"), pid);
     // One that it names is asked for.
     let down = host.tank(&["apply", "a.ncl"]);
-    assert!(down.status == 1 && down.stderr.contains("can't get the image"), "{down:?}");
+    assert!(
+        down.status == 1 && down.stderr.contains("can't get the image"),
+        "{down:?}"
+    );
     host.finish();
 }
 
@@ -269,23 +391,37 @@ fn a_pod_of_another_source_is_taken_over_only_when_that_is_asked() {
     let host = Host::new();
     for (project, step) in [("shop", "1"), ("blog", "2")] {
         fs::create_dir_all(host.dir.join(project)).expect("a folder");
-        let pod =
-            format!("{{ pods.db.containers.app = {{ image = \"oci:../busybox\", env.STEP = \"{step}\", {RUN} }} }}");
+        let pod = format!(
+            "{{ pods.db.containers.app = {{ image = \"oci:../busybox\", env.STEP = \"{step}\", {RUN} }} }}"
+        );
         host.write(&format!("{project}/pods.ncl"), &pod);
     }
     host.tank(&["apply", "shop/pods.ncl"]).ok();
     let pid = host.pid("db", "app");
-    for attempt in [&["apply", "blog/pods.ncl"][..], &["diff", "--apply", "blog/pods.ncl"]] {
+    for attempt in [
+        &["apply", "blog/pods.ncl"][..],
+        &["diff", "--apply", "blog/pods.ncl"],
+    ] {
         let refused = host.tank(attempt);
         assert_eq!(refused.status, 1, "{refused:?}");
-        for said in ["shop/pods.ncl` of user 0", "blog/pods.ncl` of user 0", "--replace"] {
+        for said in [
+            "shop/pods.ncl` of user 0",
+            "blog/pods.ncl` of user 0",
+            "--replace",
+        ] {
             assert!(refused.stderr.contains(said), "{said}: {refused:?}");
         }
     }
     assert_eq!((host.pid("db", "app"), outcomes(&host).len()), (pid, 1));
     // The same files from another folder are the same source.
     let mut same = host.command(&["apply", "pods.ncl", "--set", "pods.db.labels.a=\"b\""]);
-    assert!(same.current_dir(host.dir.join("shop")).output().expect("tank").status.success());
+    assert!(
+        same.current_dir(host.dir.join("shop"))
+            .output()
+            .expect("tank")
+            .status
+            .success()
+    );
     host.tank(&["apply", "--replace", "blog/pods.ncl"]).ok();
     assert_eq!(host.exec("db", "echo $STEP"), "2");
     // From now on it is the other's; and where it went back to, it is whose it was.
@@ -302,13 +438,32 @@ fn a_diff_shows_what_an_apply_would_do_and_the_apply_does_that() {
     host.switch(&format!("{{ {} }}", sleeper("a")));
     host.write("b.ncl", &format!("{{ {} }}", sleeper("b")));
     let diff = host.tank(&["--json", "diff", "--apply", "b.ncl"]).json();
-    let steps: Vec<&str> = diff["steps"].as_array().expect("steps").iter().filter_map(|s| s["pod"].as_str()).collect();
-    assert!(!steps.is_empty() && steps.iter().all(|pod| *pod == "b"), "{diff}");
+    let steps: Vec<&str> = diff["steps"]
+        .as_array()
+        .expect("steps")
+        .iter()
+        .filter_map(|s| s["pod"].as_str())
+        .collect();
+    assert!(
+        !steps.is_empty() && steps.iter().all(|pod| *pod == "b"),
+        "{diff}"
+    );
     let plan = diff["plan"].as_str().expect("a plan").to_owned();
-    let other = host.tank(&["apply", "--plan", &plan.replace(|c: char| c.is_ascii_digit(), "0"), "b.ncl"]);
+    let other = host.tank(&[
+        "apply",
+        "--plan",
+        &plan.replace(|c: char| c.is_ascii_digit(), "0"),
+        "b.ncl",
+    ]);
     assert!(other.status == 1 && host.pod("b").is_null(), "{other:?}");
     host.tank(&["apply", "--plan", &plan, "b.ncl"]).ok();
-    assert_eq!((host.pod("a")["state"].clone(), host.pod("b")["state"].clone()), ("running".into(), "running".into()));
+    assert_eq!(
+        (
+            host.pod("a")["state"].clone(),
+            host.pod("b")["state"].clone()
+        ),
+        ("running".into(), "running".into())
+    );
     host.finish();
 }
 
@@ -316,9 +471,14 @@ fn a_diff_shows_what_an_apply_would_do_and_the_apply_does_that() {
 fn broken() -> Host {
     let host = Host::without_daemon().started_with(&["--no-repair"]);
     host.switch(&format!("{{ {} }}", sleeper("web")));
-    let killed = Command::new("kill").args(["-9", &host.pid("web", "app").to_string()]).status().expect("kill");
+    let killed = Command::new("kill")
+        .args(["-9", &host.pid("web", "app").to_string()])
+        .status()
+        .expect("kill");
     assert!(killed.success());
-    eventually("it has ended", || host.pod("web")["containers"][0]["state"] == "exited");
+    eventually("it has ended", || {
+        host.pod("web")["containers"][0]["state"] == "exited"
+    });
     host
 }
 
@@ -327,10 +487,16 @@ fn a_switch_of_an_unchanged_configuration_repairs_what_is_broken_and_says_so() {
     let host = broken();
     let repaired = host.tank(&["--json", "switch", "pods.ncl"]).json();
     assert_eq!(host.pod("web")["state"], "running");
-    assert_eq!((&repaired["changed"], &repaired["generation"]), (&true.into(), &1.into()));
+    assert_eq!(
+        (&repaired["changed"], &repaired["generation"]),
+        (&true.into(), &1.into())
+    );
     assert_eq!(repaired["repaired"], serde_json::json!(["start web/app"]));
     let same = host.tank(&["--json", "switch", "pods.ncl"]).json();
-    assert_eq!((&same["changed"], &same["repaired"]), (&false.into(), &serde_json::json!([])));
+    assert_eq!(
+        (&same["changed"], &same["repaired"]),
+        (&false.into(), &serde_json::json!([]))
+    );
     host.finish();
 }
 
@@ -338,14 +504,32 @@ fn a_switch_of_an_unchanged_configuration_repairs_what_is_broken_and_says_so() {
 fn a_plan_of_nothing_but_drift_is_carried_out_or_refused() {
     let host = broken();
     let diff = host.tank(&["--json", "diff", "pods.ncl"]).json();
-    assert!(diff["steps"].as_array().expect("steps").iter().all(|step| step["drift"] == true), "{diff}");
+    assert!(
+        diff["steps"]
+            .as_array()
+            .expect("steps")
+            .iter()
+            .all(|step| step["drift"] == true),
+        "{diff}"
+    );
     let plan = diff["plan"].as_str().expect("a plan");
-    let wrong = host.tank(&["switch", "--plan", &plan.replace(|c: char| c.is_ascii_digit(), "0"), "pods.ncl"]);
-    assert!(wrong.status == 1 && wrong.stderr.contains("the host has moved since"), "{wrong:?}");
+    let wrong = host.tank(&[
+        "switch",
+        "--plan",
+        &plan.replace(|c: char| c.is_ascii_digit(), "0"),
+        "pods.ncl",
+    ]);
+    assert!(
+        wrong.status == 1 && wrong.stderr.contains("the host has moved since"),
+        "{wrong:?}"
+    );
     assert_eq!(host.pod("web")["containers"][0]["state"], "exited");
     let done = host.tank(&["switch", "--plan", plan, "pods.ncl"]);
     assert!(done.stdout.contains("repaired generation 1 ("), "{done:?}");
-    assert_eq!((done.status, &host.pod("web")["state"]), (0, &"running".into()));
+    assert_eq!(
+        (done.status, &host.pod("web")["state"]),
+        (0, &"running".into())
+    );
     let stale = host.tank(&["switch", "--plan", plan, "pods.ncl"]);
     assert_eq!(stale.status, 1, "{stale:?}");
     host.finish();
@@ -385,19 +569,28 @@ impl Clock {
         host.write("clock.c", CLOCK);
         let library = host.dir.join("clock.so");
         let mut gcc = Command::new("gcc");
-        gcc.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(host.dir.join("clock.c"));
+        gcc.args(["-shared", "-fPIC", "-o"])
+            .arg(&library)
+            .arg(host.dir.join("clock.c"));
         assert!(gcc.status().expect("gcc").success());
         let offset = host.dir.join("offset");
         fs::write(&offset, 0i64.to_ne_bytes()).expect("writes");
         let path = |path: &Path| path.to_str().expect("a path").to_owned();
-        host.start_daemon_with(&[("TEST_CLOCK", &path(&offset)), ("LD_PRELOAD", &path(&library))]);
+        host.start_daemon_with(&[
+            ("TEST_CLOCK", &path(&offset)),
+            ("LD_PRELOAD", &path(&library)),
+        ]);
         Self { host, offset }
     }
 
     /// Sets the clock back by an hour.
     fn set_back(&self) {
-        let file = fs::OpenOptions::new().write(true).open(&self.offset).expect("opens");
-        file.write_all_at(&(-3600i64).to_ne_bytes(), 0).expect("writes");
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(&self.offset)
+            .expect("opens");
+        file.write_all_at(&(-3600i64).to_ne_bytes(), 0)
+            .expect("writes");
     }
 }
 
@@ -409,7 +602,10 @@ fn a_clock_set_back_puts_no_good_switch_back() {
     // The one is waited for; of the other it counts how long it has run.
     let ready = script("app", STAY, READY_ONCE);
     let plain = script("plain", STAY, "");
-    host.write("pods.ncl", &marked(host, &format!("containers.{ready}, containers.{plain}"), ""));
+    host.write(
+        "pods.ncl",
+        &marked(host, &format!("containers.{ready}, containers.{plain}"), ""),
+    );
     let switch = spawn(host, &["switch", "--timeout", "20s", "pods.ncl"]);
     eventually("both run", || runs(host, "app") && runs(host, "plain"));
     clock.set_back();
@@ -420,11 +616,15 @@ fn a_clock_set_back_puts_no_good_switch_back() {
         (0, ["good", "good"].map(str::to_owned).as_slice()),
         "{ended:?}"
     );
-    // It is the daemon's clock that was set: what it commits now is older than what it committed before.
+    // It is the daemon's clock that was set: what it commits now is older than what it committed
+    // before.
     host.write("more.ncl", &format!("{{ {} }}", sleeper("more")));
     host.tank(&["apply", "more.ncl"]).ok();
     let list = host.tank(&["--json", "generations", "list"]).json();
-    assert!(list["generations"][2]["time"].as_u64() < list["generations"][1]["time"].as_u64(), "{list}");
+    assert!(
+        list["generations"][2]["time"].as_u64() < list["generations"][1]["time"].as_u64(),
+        "{list}"
+    );
     clock.host.finish();
 }
 
@@ -433,15 +633,31 @@ fn a_clock_set_back_stops_no_restart() {
     let clock = Clock::new();
     let host = &clock.host;
     let crash = "[ -e /marks/ok ] || exit 1; trap 'exit 0' TERM; while true; do sleep 0.1; done";
-    host.write("pods.ncl", &marked(host, &format!("containers.{}", script("app", crash, "")), ""));
-    assert_eq!(host.tank(&["switch", "--no-rollback", "pods.ncl"]).status, 1);
+    host.write(
+        "pods.ncl",
+        &marked(
+            host,
+            &format!("containers.{}", script("app", crash, "")),
+            "",
+        ),
+    );
+    assert_eq!(
+        host.tank(&["switch", "--no-rollback", "pods.ncl"]).status,
+        1
+    );
     // It waits some seconds for its next restart now.
-    eventually("it has ended", || host.pod("web")["containers"][0]["state"] == "exited");
+    eventually("it has ended", || {
+        host.pod("web")["containers"][0]["state"] == "exited"
+    });
     fs::write(marks(host).join("ok"), "").expect("a mark");
     clock.set_back();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !runs(host, "app") {
-        assert!(Instant::now() < deadline, "it is not restarted: {}", host.pod("web"));
+        assert!(
+            Instant::now() < deadline,
+            "it is not restarted: {}",
+            host.pod("web")
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     clock.host.finish();
@@ -450,16 +666,30 @@ fn a_clock_set_back_stops_no_restart() {
 #[test]
 fn a_rollback_ends_a_switch_that_is_on_its_way() {
     let host = Host::new();
-    host.switch(&marked(&host, &format!("containers.{}", script("app", STAY, "env.STEP = \"1\"")), ""));
+    host.switch(&marked(
+        &host,
+        &format!("containers.{}", script("app", STAY, "env.STEP = \"1\"")),
+        "",
+    ));
     let more = format!("env.STEP = \"2\", {READY_ONCE}");
-    host.write("pods.ncl", &marked(&host, &format!("containers.{}", script("app", STAY, &more)), ""));
+    host.write(
+        "pods.ncl",
+        &marked(
+            &host,
+            &format!("containers.{}", script("app", STAY, &more)),
+            "",
+        ),
+    );
     let switch = spawn(&host, &["switch", "--timeout", "1h", "pods.ncl"]);
     eventually("the switch is committed", || outcomes(&host).len() == 2);
     host.tank(&["generations", "rollback"]).ok();
     assert_eq!(host.exec("web", "echo $STEP"), "1");
     let ended = wait(switch);
     let said = "generation 2 was ended on its way: generation 3 (rollback to 1) came first";
-    assert!(ended.status == 1 && ended.stderr.contains(said), "{ended:?}");
+    assert!(
+        ended.status == 1 && ended.stderr.contains(said),
+        "{ended:?}"
+    );
     assert_eq!(outcomes(&host), ["good", "rolled_back", "good"]);
     host.finish();
 }
@@ -470,15 +700,31 @@ fn an_interrupt_in_a_pull_ends_the_switch_and_nothing_is_committed() {
     host.switch(&format!("{{ {} }}", sleeper("web")));
     host.start_registry();
     host.signal_registry("STOP");
-    host.write("pulls.ncl", "{ pods.c.containers.app.image = \"localhost:5000/nginx:latest\" }");
+    host.write(
+        "pulls.ncl",
+        "{ pods.c.containers.app.image = \"localhost:5000/nginx:latest\" }",
+    );
     let mut command = host.command(&["switch", "pulls.ncl"]);
-    let mut switch = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("tank");
-    let mut said = BufReader::new(switch.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    assert!(said.any(|line| line == "pull localhost:5000/nginx:latest"), "it does not pull");
+    let mut switch = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("tank");
+    let mut said = BufReader::new(switch.stderr.take().expect("piped"))
+        .lines()
+        .map_while(Result::ok);
+    assert!(
+        said.any(|line| line == "pull localhost:5000/nginx:latest"),
+        "it does not pull"
+    );
     interrupt(&switch);
     assert_eq!(switch.wait().expect("wait").code(), Some(130));
     let said: Vec<String> = said.collect();
-    assert!(said.iter().any(|line| line.contains("interrupted before the commit")), "{said:?}");
+    assert!(
+        said.iter()
+            .any(|line| line.contains("interrupted before the commit")),
+        "{said:?}"
+    );
     host.signal_registry("CONT");
     // The image can be had now: a switch that still went on would have it, and be committed.
     host.tank(&["diff", "pulls.ncl"]).ok();
@@ -493,20 +739,44 @@ fn an_interrupt_in_a_pull_ends_the_switch_and_nothing_is_committed() {
 #[test]
 fn an_interrupt_after_the_commit_says_what_goes_on_and_how_to_end_it() {
     let host = Host::new();
-    host.switch(&marked(&host, &format!("containers.{}", script("app", STAY, "env.STEP = \"1\"")), ""));
+    host.switch(&marked(
+        &host,
+        &format!("containers.{}", script("app", STAY, "env.STEP = \"1\"")),
+        "",
+    ));
     let more = format!("env.STEP = \"2\", {READY_ONCE}");
-    host.write("pods.ncl", &marked(&host, &format!("containers.{}", script("app", STAY, &more)), ""));
+    host.write(
+        "pods.ncl",
+        &marked(
+            &host,
+            &format!("containers.{}", script("app", STAY, &more)),
+            "",
+        ),
+    );
     let switch = spawn(&host, &["switch", "--timeout", "1h", "pods.ncl"]);
-    eventually("the second runs", || host.tank(&["exec", "web", "--", "/bin/sh", "-c", "echo $STEP"]).stdout == "2\n");
+    eventually("the second runs", || {
+        host.tank(&["exec", "web", "--", "/bin/sh", "-c", "echo $STEP"])
+            .stdout
+            == "2\n"
+    });
     interrupt(&switch);
     let ended = wait(switch);
     assert_eq!(ended.status, 130, "{ended:?}");
-    for said in ["generation 2 goes on being reached", "`tank generations rollback` ends it"] {
+    for said in [
+        "generation 2 goes on being reached",
+        "`tank generations rollback` ends it",
+    ] {
         assert!(ended.stderr.contains(said), "{ended:?}");
     }
     assert_eq!(outcomes(&host), ["good", "pending"]);
     // It does go on, and it is ended as was said.
     host.tank(&["generations", "rollback"]).ok();
-    assert_eq!((outcomes(&host)[1].as_str(), host.exec("web", "echo $STEP").as_str()), ("rolled_back", "1"));
+    assert_eq!(
+        (
+            outcomes(&host)[1].as_str(),
+            host.exec("web", "echo $STEP").as_str()
+        ),
+        ("rolled_back", "1")
+    );
     host.finish();
 }

@@ -14,7 +14,10 @@ fn two_containers_share_a_network_and_nothing_else() {
     );
     assert_eq!(host.pod("duo")["state"], "running");
     // The one reaches the other over their loopback, by the same address, under the same host name.
-    assert!(host.exec("duo/client", "wget -qO- http://127.0.0.1:8000/passwd").contains("root:x:0:0"));
+    assert!(
+        host.exec("duo/client", "wget -qO- http://127.0.0.1:8000/passwd")
+            .contains("root:x:0:0")
+    );
     assert_eq!(
         host.exec("duo/server", "hostname; ip -4 addr show eth0"),
         host.exec("duo/client", "hostname; ip -4 addr show eth0")
@@ -22,7 +25,11 @@ fn two_containers_share_a_network_and_nothing_else() {
     // Processes and files are each one's own.
     assert!(!host.exec("duo/client", "ps").contains("httpd"));
     host.exec("duo/server", "touch /tmp/mine");
-    assert_eq!(host.tank(&["exec", "duo/client", "--", "test", "-e", "/tmp/mine"]).status, 1);
+    assert_eq!(
+        host.tank(&["exec", "duo/client", "--", "test", "-e", "/tmp/mine"])
+            .status,
+        1
+    );
     host.finish();
 }
 
@@ -35,12 +42,23 @@ fn the_network_is_as_it_will_be_when_the_switch_is_over() {
     ));
     // Every address holds at once: the kernel does not wait to see whether somebody else has it.
     let inside = host.exec("one", "ip -6 addr show dev eth0");
-    assert!(inside.contains("scope global") && inside.contains("scope link"), "{inside}");
+    assert!(
+        inside.contains("scope global") && inside.contains("scope link"),
+        "{inside}"
+    );
     assert!(!inside.contains("tentative"), "{inside}");
     // The other end is a port of the bridge and nothing else.
-    let ports = host.inside("ip").args(["-oneline", "link", "show", "type", "veth"]).output().expect("ip");
+    let ports = host
+        .inside("ip")
+        .args(["-oneline", "link", "show", "type", "veth"])
+        .output()
+        .expect("ip");
     assert_eq!(String::from_utf8_lossy(&ports.stdout).lines().count(), 2);
-    let addresses = host.inside("ip").args(["-oneline", "addr", "show", "type", "veth"]).output().expect("ip");
+    let addresses = host
+        .inside("ip")
+        .args(["-oneline", "addr", "show", "type", "veth"])
+        .output()
+        .expect("ip");
     assert_eq!(String::from_utf8_lossy(&addresses.stdout), "");
     // Neighbours find each other by either address, with nothing done before.
     let two: Vec<String> = host.pod("two")["addresses"]
@@ -61,10 +79,22 @@ const DEFAULT_CAPABILITIES: &str = "00000000800405fb";
 
 /// What root inside a container that is not even read-only tries against its host.
 fn root_can_do_no_harm(host: &Host) {
-    assert_eq!(host.exec("root", "id -u; id -g; touch /etc/mine && echo wrote"), "0\n0\nwrote");
+    assert_eq!(
+        host.exec("root", "id -u; id -g; touch /etc/mine && echo wrote"),
+        "0\n0\nwrote"
+    );
     // The host's own settings, to see that they are as they were.
-    let settings = ["kernel/panic", "kernel/core_pattern", "vm/drop_caches", "kernel/hostname"];
-    let read = || settings.map(|setting| std::fs::read_to_string(format!("/proc/sys/{setting}")).unwrap_or_default());
+    let settings = [
+        "kernel/panic",
+        "kernel/core_pattern",
+        "vm/drop_caches",
+        "kernel/hostname",
+    ];
+    let read = || {
+        settings.map(|setting| {
+            std::fs::read_to_string(format!("/proc/sys/{setting}")).unwrap_or_default()
+        })
+    };
     let before = read();
     let tried = [
         "mount -t tmpfs none /tmp",
@@ -111,7 +141,12 @@ fn root_can_do_no_harm(host: &Host) {
     assert_eq!(read(), before);
     // It sees its own processes only, and what it owns it owns under its own ids.
     assert_eq!(
-        host.exec("root", "ls -d /proc/[0-9]* | wc -l; cat /proc/1/comm | head -n 1").lines().nth(1),
+        host.exec(
+            "root",
+            "ls -d /proc/[0-9]* | wc -l; cat /proc/1/comm | head -n 1"
+        )
+        .lines()
+        .nth(1),
         Some("sh")
     );
     use std::os::unix::fs::MetadataExt;
@@ -133,16 +168,38 @@ fn a_container_is_confined() {
         // Every namespace is its own.
         for kind in ["mnt", "pid", "uts", "ipc", "net", "cgroup", "user"] {
             let of = |path: String| std::fs::read_link(path).expect("a namespace");
-            assert_ne!(of(format!("/proc/{pid}/ns/{kind}")), of(format!("/proc/self/ns/{kind}")), "{pod}: {kind}");
+            assert_ne!(
+                of(format!("/proc/{pid}/ns/{kind}")),
+                of(format!("/proc/self/ns/{kind}")),
+                "{pod}: {kind}"
+            );
         }
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
         let field = |name: &str| {
-            status.lines().find(|l| l.starts_with(name)).expect(name).split_whitespace().nth(1).expect(name).to_owned()
+            status
+                .lines()
+                .find(|l| l.starts_with(name))
+                .expect(name)
+                .split_whitespace()
+                .nth(1)
+                .expect(name)
+                .to_owned()
         };
-        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()), "{pod}");
-        assert_eq!((field("CapEff:"), field("CapAmb:")), (capabilities.into(), "0000000000000000".into()), "{pod}");
+        assert_eq!(
+            (field("NoNewPrivs:"), field("Seccomp:")),
+            ("1".into(), "2".into()),
+            "{pod}"
+        );
+        assert_eq!(
+            (field("CapEff:"), field("CapAmb:")),
+            (capabilities.into(), "0000000000000000".into()),
+            "{pod}"
+        );
         assert_eq!(field("CapBnd:"), DEFAULT_CAPABILITIES, "{pod}");
-        assert!(field("Uid:").parse::<u32>().expect("a number") >= 0x7000_0000, "{pod}: an id of its own range");
+        assert!(
+            field("Uid:").parse::<u32>().expect("a number") >= 0x7000_0000,
+            "{pod}: an id of its own range"
+        );
     }
     root_can_do_no_harm(&host);
     assert_eq!(
@@ -152,7 +209,10 @@ fn a_container_is_confined() {
     assert!(host.exec("web", "cat /etc/hosts").contains("front.example"));
     // A link of the image that led nowhere leads to Tank's file.
     assert_eq!(
-        host.exec("web", "readlink /etc/resolv.conf; test -f /etc/resolv.conf && echo file"),
+        host.exec(
+            "web",
+            "readlink /etc/resolv.conf; test -f /etc/resolv.conf && echo file"
+        ),
         "../run/resolve/stub.conf\nfile"
     );
     // Nothing can be written, mounted or looked at that is not its own.
@@ -164,7 +224,11 @@ fn a_container_is_confined() {
         "echo 1 > /proc/sys/kernel/panic",
     ] {
         let ended = host.tank(&["exec", "web", "--", "/bin/sh", "-c", refused]);
-        assert_ne!(ended.status, 0, "{refused}: {}{}", ended.stdout, ended.stderr);
+        assert_ne!(
+            ended.status, 0,
+            "{refused}: {}{}",
+            ended.stdout, ended.stderr
+        );
     }
     // No descriptor of Tank's leaks in.
     assert_eq!(
@@ -177,11 +241,20 @@ fn a_container_is_confined() {
     // The limits are the kernel's.
     let limit = |file: &str| {
         let found = std::process::Command::new("find")
-            .args(["/sys/fs/cgroup", "-path", &format!("*/{}/web/app/{file}", host.cgroup)])
+            .args([
+                "/sys/fs/cgroup",
+                "-path",
+                &format!("*/{}/web/app/{file}", host.cgroup),
+            ])
             .output()
             .expect("find");
         let path = String::from_utf8_lossy(&found.stdout).trim().to_owned();
-        (!path.is_empty()).then(|| std::fs::read_to_string(path).expect("read").trim().to_owned())
+        (!path.is_empty()).then(|| {
+            std::fs::read_to_string(path)
+                .expect("read")
+                .trim()
+                .to_owned()
+        })
     };
     let memory = limit("memory.limit_in_bytes").or_else(|| limit("memory.max"));
     assert_eq!(memory.as_deref(), Some("16777216"));
@@ -196,9 +269,15 @@ fn a_container_is_confined() {
         ),
     );
     let diff = host.tank(&["diff", "more.ncl"]).ok();
-    assert!(diff.contains("in place  set the limits of web/app  pids changed"), "{diff}");
+    assert!(
+        diff.contains("in place  set the limits of web/app  pids changed"),
+        "{diff}"
+    );
     host.tank(&["switch", "more.ncl"]).ok();
-    assert_eq!((limit("pids.max").as_deref(), host.pid("web", "app")), (Some("30"), pid));
+    assert_eq!(
+        (limit("pids.max").as_deref(), host.pid("web", "app")),
+        (Some("30"), pid)
+    );
     host.finish();
 }
 
@@ -225,19 +304,27 @@ fn volumes_files_and_secrets() {
     };
     host.switch(&config("one"));
     let root = |script: &str| host.tank(&["exec", "web", "--", "/bin/sh", "-c", script]);
-    // Files belong to the container's root: this user may read the one for everybody and not the others.
+    // Files belong to the container's root: this user may read the one for everybody and not the
+    // others.
     assert_eq!(root("cat /srv/seen").ok(), "by the pod");
     assert_ne!(root("cat /etc/app.conf").status, 0);
     assert_ne!(root("cat /run/secrets/db").status, 0);
     assert_ne!(root("touch /srv/new").status, 0);
     root("echo scratch > /cache/x").ok();
     assert!(root("mount").ok().contains("size=1024k"));
-    assert!(host.exec("web", "ls -ln /etc/app.conf /run/secrets/db").contains("-rw-r-----"));
+    assert!(
+        host.exec("web", "ls -ln /etc/app.conf /run/secrets/db")
+            .contains("-rw-r-----")
+    );
 
-    // As root they are read; the managed volume is kept across a change, under ids that mean the same to every pod.
+    // As root they are read; the managed volume is kept across a change, under ids that mean the
+    // same to every pod.
     let as_root = config("two").replace("user = \"web\",", "");
     host.switch(&as_root);
-    assert_eq!(host.exec("web", "cat /etc/app.conf /run/secrets/db"), "twos3cret-value");
+    assert_eq!(
+        host.exec("web", "cat /etc/app.conf /run/secrets/db"),
+        "twos3cret-value"
+    );
     host.exec("web", "echo kept > /var/lib/data/file");
     host.tank(&["delete", "web"]).ok();
     host.switch(&as_root);
@@ -263,11 +350,21 @@ fn a_killed_container_comes_back_by_an_event() {
     let address = host.pod("web")["addresses"].clone();
     kill(before);
     // The next look by the clock is ten minutes away (`resync`).
-    eventually("another process", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != before));
+    eventually("another process", || {
+        host.pod("web")["containers"][0]["pid"]
+            .as_i64()
+            .is_some_and(|pid| pid != before)
+    });
     let after = host.pod("web");
-    assert_eq!((&after["containers"][0]["restarts"], &after["addresses"]), (&1.into(), &address));
+    assert_eq!(
+        (&after["containers"][0]["restarts"], &after["addresses"]),
+        (&1.into(), &address)
+    );
     let events = host.tank(&["events"]).ok();
-    assert!(events.contains("web: container app was killed by SIGKILL"), "{events}");
+    assert!(
+        events.contains("web: container app was killed by SIGKILL"),
+        "{events}"
+    );
     // The second failure in a row has to wait a second.
     kill(host.pid("web", "app"));
     let state = || host.pod("web")["containers"][0]["state"].clone();
@@ -280,7 +377,10 @@ fn a_killed_container_comes_back_by_an_event() {
 }
 
 fn kill(pid: i64) {
-    let status = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill");
+    let status = std::process::Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status()
+        .expect("kill");
     assert!(status.success());
 }
 
@@ -291,13 +391,30 @@ fn a_lost_shim_takes_its_pod_along_and_both_come_back() {
     let (web, other) = (host.pid("web", "app"), host.pid("other", "app"));
     let address = host.pod("web")["addresses"].clone();
     let status = std::fs::read_to_string(format!("/proc/{web}/status")).expect("status");
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent").trim().parse::<i64>();
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .expect("a parent")
+        .trim()
+        .parse::<i64>();
     kill(parent.expect("a number"));
-    eventually("the container is gone with it", || !std::path::Path::new(&format!("/proc/{web}")).exists());
+    eventually("the container is gone with it", || {
+        !std::path::Path::new(&format!("/proc/{web}")).exists()
+    });
     eventually("the pod is back", || host.pod("web")["state"] == "running");
     assert_ne!(host.pid("web", "app"), web);
-    assert_eq!((host.pod("web")["addresses"].clone(), host.pid("other", "app")), (address, other));
-    assert!(host.tank(&["events"]).ok().contains("web: its shim is gone"));
+    assert_eq!(
+        (
+            host.pod("web")["addresses"].clone(),
+            host.pid("other", "app")
+        ),
+        (address, other)
+    );
+    assert!(
+        host.tank(&["events"])
+            .ok()
+            .contains("web: its shim is gone")
+    );
     host.finish();
 }
 
@@ -315,8 +432,15 @@ fn restart_policies_and_dependencies() {
     ));
     assert_eq!(host.pod("job")["state"], "completed");
     assert_eq!(host.pod("job")["containers"][0]["restarts"], 0);
-    let started = |pod: &str| host.pod(pod)["containers"][0]["started"].as_u64().expect("started");
-    assert!(started("web") >= started("db") + 400, "web waited for db to be ready");
+    let started = |pod: &str| {
+        host.pod(pod)["containers"][0]["started"]
+            .as_u64()
+            .expect("started")
+    };
+    assert!(
+        started("web") >= started("db") + 400,
+        "web waited for db to be ready"
+    );
     assert_eq!(host.tank(&["logs", "job"]).ok(), "did it\n");
     host.finish();
 }
@@ -342,7 +466,8 @@ fn a_stop_uses_the_signal_of_the_image_and_then_kills() {
 
 #[test]
 fn all_that_have_to_end_are_asked_at_once() {
-    // More than there are steps at once: one that takes its time must not make another one wait for being asked.
+    // More than there are steps at once: one that takes its time must not make another one wait for
+    // being asked.
     const PODS: usize = 40;
     let host = Host::new();
     let marks = host.dir.join("marks");
@@ -358,10 +483,18 @@ fn all_that_have_to_end_are_asked_at_once() {
             marks.display()
         )
     };
-    host.switch(&format!("{{ pods = {{ {} }} }}", (0..PODS).map(pod).collect::<String>()));
+    host.switch(&format!(
+        "{{ pods = {{ {} }} }}",
+        (0..PODS).map(pod).collect::<String>()
+    ));
     host.write("nothing.ncl", "{}");
-    let mut ending = host.command(&["switch", "nothing.ncl"]).spawn().expect("tank");
-    eventually("all are asked", || std::fs::read_dir(&marks).expect("marks").count() == PODS);
+    let mut ending = host
+        .command(&["switch", "nothing.ncl"])
+        .spawn()
+        .expect("tank");
+    eventually("all are asked", || {
+        std::fs::read_dir(&marks).expect("marks").count() == PODS
+    });
     std::fs::write(marks.join("go"), "").expect("go");
     assert!(ending.wait().expect("tank ends").success());
     host.finish();
@@ -380,12 +513,27 @@ fn apply_and_delete_are_generations() {
     assert!(host.pod("one").is_null());
     let said = host.tank(&["delete", "won"]);
     assert_eq!(said.status, 1);
-    assert!(said.stderr.contains("no such pod: `won`"), "{}", said.stderr);
-    assert_eq!(host.tank(&["--json", "generations", "list"]).json()["generations"].as_array().expect("list").len(), 3);
-    let back = host.tank(&["--json", "generations", "rollback", "2"]).json();
+    assert!(
+        said.stderr.contains("no such pod: `won`"),
+        "{}",
+        said.stderr
+    );
+    assert_eq!(
+        host.tank(&["--json", "generations", "list"]).json()["generations"]
+            .as_array()
+            .expect("list")
+            .len(),
+        3
+    );
+    let back = host
+        .tank(&["--json", "generations", "rollback", "2"])
+        .json();
     assert_eq!(back["generation"], 4);
     assert_eq!(
-        (host.pod("one")["state"].clone(), host.pod("two")["state"].clone()),
+        (
+            host.pod("one")["state"].clone(),
+            host.pod("two")["state"].clone()
+        ),
         ("running".into(), "running".into())
     );
     host.finish();
@@ -402,24 +550,35 @@ fn the_death_of_the_daemon_disturbs_nothing() {
         sleeper("web")
     ));
     let pids = (host.pid("web", "app"), host.pid("chatty", "app"));
-    let mut terminal = tank_tests::pty::Terminal::run(&host.command(&["exec", "web", "--", "/bin/sh"]));
+    let mut terminal =
+        tank_tests::pty::Terminal::run(&host.command(&["exec", "web", "--", "/bin/sh"]));
     terminal.type_in("echo be''fore\r");
     terminal.expect("before");
-    host.exec("job", "(sleep 0.5; touch /tmp/go) > /dev/null 2>&1 < /dev/null &");
+    host.exec(
+        "job",
+        "(sleep 0.5; touch /tmp/go) > /dev/null 2>&1 < /dev/null &",
+    );
     host.kill_daemon();
     // A terminal that was open stays open.
     terminal.type_in("echo mean''while\r");
     terminal.expect("meanwhile");
     std::thread::sleep(std::time::Duration::from_millis(1000));
     host.start_daemon();
-    assert_eq!((host.pid("web", "app"), host.pid("chatty", "app")), pids, "the same processes");
+    assert_eq!(
+        (host.pid("web", "app"), host.pid("chatty", "app")),
+        pids,
+        "the same processes"
+    );
     assert_eq!(host.exec("web", "echo works"), "works");
     terminal.type_in("exit 4\r");
     assert_eq!(terminal.ended(), 4);
     // An exit while it was away is known.
     let job = host.pod("job");
     assert_eq!(
-        (&job["containers"][0]["state"], &job["containers"][0]["status"]),
+        (
+            &job["containers"][0]["state"],
+            &job["containers"][0]["status"]
+        ),
         (&"exited".into(), &9.into()),
         "{job}"
     );
@@ -432,7 +591,11 @@ fn the_death_of_the_daemon_disturbs_nothing() {
     assert_eq!(host.tank(&["diff", "--exit-code"]).ok(), "nothing to do\n");
     // The old shims take orders from the new daemon.
     kill(pids.0);
-    eventually("another process", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != pids.0));
+    eventually("another process", || {
+        host.pod("web")["containers"][0]["pid"]
+            .as_i64()
+            .is_some_and(|pid| pid != pids.0)
+    });
     assert_eq!(host.exec("web", "echo works"), "works");
     host.finish();
 }
@@ -441,9 +604,14 @@ fn the_death_of_the_daemon_disturbs_nothing() {
 fn logs_and_events_follow() {
     let host = Host::new();
     host.switch(r#"{ pods.say.containers.app = { image = "oci:./busybox", command = ["/bin/sh", "-c", "trap 'exit 0' USR1; echo first; echo wrong >&2; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo second; while true; do sleep 0.1; done"] } }"#);
-    eventually("the first lines are there", || host.tank(&["logs", "say"]).stdout.lines().count() == 2);
-    let mut follow =
-        host.command(&["logs", "-f", "-n", "1", "say"]).stdout(std::process::Stdio::piped()).spawn().expect("tank");
+    eventually("the first lines are there", || {
+        host.tank(&["logs", "say"]).stdout.lines().count() == 2
+    });
+    let mut follow = host
+        .command(&["logs", "-f", "-n", "1", "say"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("tank");
     host.exec("say", "touch /tmp/go");
     use std::io::{BufRead, BufReader};
     let mut lines = BufReader::new(follow.stdout.take().expect("stdout")).lines();
@@ -452,7 +620,12 @@ fn logs_and_events_follow() {
     follow.kill().expect("kill");
     follow.wait().expect("wait");
     let events = host.tank(&["--json", "events"]).ok();
-    assert!(events.lines().any(|line| line.contains("\"kind\":\"switched\"")), "{events}");
+    assert!(
+        events
+            .lines()
+            .any(|line| line.contains("\"kind\":\"switched\"")),
+        "{events}"
+    );
     host.finish();
 }
 
@@ -464,15 +637,19 @@ fn a_seed_counts_only_where_nothing_was_declared() {
     host.write("seed.json", &canonical);
     let seed = format!("--seed={}", host.dir.join("seed.json").display());
     let mut host = host.started_with(&[&seed]);
-    let outcome =
-        |host: &Host| host.tank(&["--json", "generations", "list"]).json()["generations"][0]["outcome"].clone();
+    let outcome = |host: &Host| {
+        host.tank(&["--json", "generations", "list"]).json()["generations"][0]["outcome"].clone()
+    };
     eventually("the seed is good", || outcome(&host) == "good");
     assert_eq!(host.pod("seeded")["state"], "running");
     host.tank(&["delete", "seeded"]).ok();
     host.kill_daemon();
     host.start_daemon();
     std::thread::sleep(std::time::Duration::from_millis(500));
-    assert!(host.pod("seeded").is_null(), "what changed since is not clobbered");
+    assert!(
+        host.pod("seeded").is_null(),
+        "what changed since is not clobbered"
+    );
     assert!(host.tank(&["events"]).ok().contains("is ignored"));
     host.finish();
 }
@@ -480,7 +657,8 @@ fn a_seed_counts_only_where_nothing_was_declared() {
 #[test]
 fn what_is_printed_last_is_kept() {
     let host = Host::new();
-    // More than one read's worth without a line's end, right before the end; and a terminal that is let go of.
+    // More than one read's worth without a line's end, right before the end; and a terminal that is
+    // let go of.
     host.switch(
         r#"{
             pods.pipe = { containers.run = { image = "oci:./busybox", command = ["/bin/sh", "-c", "yes x | tr -d '\n' | head -c 40000; echo; echo last"] }, restart = 'never },
@@ -495,11 +673,21 @@ fn what_is_printed_last_is_kept() {
         assert_eq!(log.lines().last().map(str::trim_end), Some("last"), "{pod}");
     }
     // Nobody has the terminal open: its shim sleeps all the same.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid("closed", "run"))).expect("status");
-    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent").trim().to_owned();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", host.pid("closed", "run")))
+        .expect("status");
+    let shim = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .expect("a parent")
+        .trim()
+        .to_owned();
     let ticks = || {
         let stat = std::fs::read_to_string(format!("/proc/{shim}/stat")).expect("stat");
-        stat.split_whitespace().skip(13).take(2).map(|t| t.parse::<u64>().expect("ticks")).sum::<u64>()
+        stat.split_whitespace()
+            .skip(13)
+            .take(2)
+            .map(|t| t.parse::<u64>().expect("ticks"))
+            .sum::<u64>()
     };
     let before = ticks();
     std::thread::sleep(std::time::Duration::from_millis(500));

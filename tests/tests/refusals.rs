@@ -13,7 +13,11 @@ struct State {
 fn state(host: &Host) -> State {
     let mut generations = host.tank(&["--json", "generations", "list"]).json();
     generations.sort_all_objects();
-    State { generations, pods: host.tank(&["--json", "list"]).json(), traces: host.traces() }
+    State {
+        generations,
+        pods: host.tank(&["--json", "list"]).json(),
+        traces: host.traces(),
+    }
 }
 
 /// The error as it prints, without what differs from run to run.
@@ -59,7 +63,11 @@ fn what_the_compiler_refuses() {
         "port_taken_twice",
         "{\n  pods.a = { containers.app.image = \"nginx\", publish.http.port = 80 },\n  pods.b = { containers.app.image = \"nginx\", publish.web = { port = 80, address = \"0.0.0.0\" } },\n}\n",
     );
-    refuses(&host, "bad_image_reference", "{\n  pods.web.containers.app.image = \"Not An Image\",\n}\n");
+    refuses(
+        &host,
+        "bad_image_reference",
+        "{\n  pods.web.containers.app.image = \"Not An Image\",\n}\n",
+    );
     refuses(
         &host,
         "several_at_once",
@@ -77,13 +85,22 @@ fn what_the_compiler_refuses() {
 fn what_the_registry_is_refused_for() {
     let mut host = Host::new();
     host.switch(&format!("{{ {} }}", sleeper("web")));
-    let image = |name: &str| format!("{{ pods.web.containers.app = {{ image = \"{name}\", {RUN} }} }}");
+    let image =
+        |name: &str| format!("{{ pods.web.containers.app = {{ image = \"{name}\", {RUN} }} }}");
     refuses(&host, "registry_down", &image("localhost:5000/nginx"));
     host.start_registry();
     refuses(&host, "tag_missing", &image("localhost:5000/nginx:nope"));
     refuses(&host, "repository_missing", &image("localhost:5000/nope"));
-    refuses(&host, "blob_with_another_digest", &image("localhost:5000/tampered"));
-    refuses(&host, "layer_that_is_no_tar", &image("localhost:5000/no-tar"));
+    refuses(
+        &host,
+        "blob_with_another_digest",
+        &image("localhost:5000/tampered"),
+    );
+    refuses(
+        &host,
+        "layer_that_is_no_tar",
+        &image("localhost:5000/no-tar"),
+    );
     refuses(&host, "layout_missing", &image("oci:./nope"));
     host.finish();
 }
@@ -109,7 +126,13 @@ fn what_the_daemon_is_asked_for() {
     assert_eq!(state(&host), before);
     // And one that is what diff showed.
     let diff = host.tank(&["--json", "diff", "two.ncl"]).json();
-    host.tank(&["switch", "two.ncl", "--plan", diff["plan"].as_str().expect("a hash")]).ok();
+    host.tank(&[
+        "switch",
+        "two.ncl",
+        "--plan",
+        diff["plan"].as_str().expect("a hash"),
+    ])
+    .ok();
     // Used wrongly: 2, before anything is spoken.
     assert_eq!(host.tank(&["switch"]).status, 2);
     assert_eq!(host.tank(&["frobnicate"]).status, 2);

@@ -1,5 +1,6 @@
-//! An hour's worth of a host's life in a minute: thirty pods are switched, rolled back, killed, starved and meddled with
-//! at random. Between two things the host converges; what the daemon holds stays flat; at the end nothing is left.
+//! An hour's worth of a host's life in a minute: thirty pods are switched, rolled back, killed,
+//! starved and meddled with at random. Between two things the host converges; what the daemon holds
+//! stays flat; at the end nothing is left.
 //!
 //! `TANK_SOAK_ROUNDS` (60 unless it is set) says how long, `TANK_SOAK_SEED` repeats a run.
 
@@ -34,9 +35,15 @@ fn baseline() -> String {
 }
 
 fn pod(i: u64, step: u64, pids: u64, port: Option<u64>) -> String {
-    let publish = port.map(|port| format!("publish.p = {{ port = {port}, to = 80 }},")).unwrap_or_default();
+    let publish = port
+        .map(|port| format!("publish.p = {{ port = {port}, to = 80 }},"))
+        .unwrap_or_default();
     let network = ["'bridge", "'bridge", "'bridge", "'none"][(i % 4) as usize];
-    let depends = if i % 5 == 4 { format!("depends_on.p{} = 'started,", i - 1) } else { String::new() };
+    let depends = if i % 5 == 4 {
+        format!("depends_on.p{} = 'started,", i - 1)
+    } else {
+        String::new()
+    };
     format!(
         "pods.p{i} = {{ network = {network}, {publish} {depends} containers.app = {{
             image = \"oci:./busybox\", {RUN}, env.STEP = \"{step}\", limits.pids = {},
@@ -49,7 +56,11 @@ fn pod(i: u64, step: u64, pids: u64, port: Option<u64>) -> String {
 fn some(random: &mut Random) -> String {
     let mut wanted: Vec<u64> = (0..PODS).filter(|_| random.below(10) > 1).collect();
     // Whoever is depended on stays.
-    let needed: Vec<u64> = wanted.iter().filter(|i| **i % 5 == 4).map(|i| i - 1).collect();
+    let needed: Vec<u64> = wanted
+        .iter()
+        .filter(|i| **i % 5 == 4)
+        .map(|i| i - 1)
+        .collect();
     wanted.extend(needed);
     wanted.sort_unstable();
     wanted.dedup();
@@ -57,7 +68,16 @@ fn some(random: &mut Random) -> String {
         .into_iter()
         .map(|i| {
             let publish = (i % 4 != 3 && random.below(4) == 0).then(|| 20_000 + i);
-            pod(i, if random.below(3) == 0 { random.below(3) } else { 0 }, random.below(3), publish)
+            pod(
+                i,
+                if random.below(3) == 0 {
+                    random.below(3)
+                } else {
+                    0
+                },
+                random.below(3),
+                publish,
+            )
         })
         .collect();
     format!("{{ {pods} }}")
@@ -76,19 +96,33 @@ fn held(host: &Host) -> Held {
     let pid = host.daemon_pid();
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
     let number = |name: &str| -> u64 {
-        let line = status.lines().find(|line| line.starts_with(name)).expect("a line");
-        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect("a line");
+        line.split_whitespace()
+            .nth(1)
+            .expect("a number")
+            .parse()
+            .expect("a number")
     };
     Held {
         // The database opens and closes its own files as it likes, 64 at most.
         descriptors: fs::read_dir(format!("/proc/{pid}/fd"))
             .expect("descriptors")
             .flatten()
-            .filter(|fd| !fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(host.dir.join("state/store"))))
+            .filter(|fd| {
+                !fs::read_link(fd.path())
+                    .is_ok_and(|to| to.starts_with(host.dir.join("state/store")))
+            })
             .count(),
         threads: number("Threads:"),
         resident_kib: number("VmRSS:"),
-        processes: host.traces().iter().filter(|line| line.ends_with("with processes")).count(),
+        processes: host
+            .traces()
+            .iter()
+            .filter(|line| line.ends_with("with processes"))
+            .count(),
     }
 }
 
@@ -97,7 +131,11 @@ fn converged(host: &Host, seed: u64, what: &str) -> Duration {
     let before = Instant::now();
     while host.tank(&["diff", "--exit-code"]).status != 0 {
         let waited = before.elapsed() < Duration::from_secs(45);
-        assert!(waited, "seed {seed}, after {what}: {}", host.tank(&["diff"]).stdout);
+        assert!(
+            waited,
+            "seed {seed}, after {what}: {}",
+            host.tank(&["diff"]).stdout
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     before.elapsed()
@@ -107,44 +145,79 @@ fn converged(host: &Host, seed: u64, what: &str) -> Duration {
 fn some_pid(host: &Host, random: &mut Random) -> Option<i64> {
     let list = host.tank(&["--json", "list"]).json();
     let pods = list["pods"].as_array().expect("pods");
-    let pids: Vec<i64> = pods.iter().filter_map(|pod| pod["containers"][0]["pid"].as_i64()).collect();
+    let pids: Vec<i64> = pods
+        .iter()
+        .filter_map(|pod| pod["containers"][0]["pid"].as_i64())
+        .collect();
     (!pids.is_empty()).then(|| pids[random.below(pids.len() as u64) as usize])
 }
 
 fn kill(signal: &str, pid: i64) {
-    let _ = Command::new("kill").args([signal, &pid.to_string()]).stderr(std::process::Stdio::null()).status();
+    let _ = Command::new("kill")
+        .args([signal, &pid.to_string()])
+        .stderr(std::process::Stdio::null())
+        .status();
 }
 
 fn parent(pid: i64) -> Option<i64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(") ")?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 /// Goes back to the generation before, and expects to be there.
 fn roll_back(host: &Host) {
     let generations = || -> Vec<serde_json::Value> {
-        host.tank(&["--json", "generations", "list"]).json()["generations"].as_array().expect("a list").clone()
+        host.tank(&["--json", "generations", "list"]).json()["generations"]
+            .as_array()
+            .expect("a list")
+            .clone()
     };
     let before = generations();
-    let current = |list: &[serde_json::Value]| list.iter().find(|one| one["current"] == true).expect("one").clone();
+    let current = |list: &[serde_json::Value]| {
+        list.iter()
+            .find(|one| one["current"] == true)
+            .expect("one")
+            .clone()
+    };
     let was = current(&before);
     let ended = host.tank(&["--json", "generations", "rollback"]);
     // The very first has none before it.
     let Some(parent) = before.iter().find(|one| one["number"] == was["parent"]) else {
-        assert_eq!((ended.status, current(&generations())), (1, was), "{}", ended.stderr);
+        assert_eq!(
+            (ended.status, current(&generations())),
+            (1, was),
+            "{}",
+            ended.stderr
+        );
         return;
     };
     let done = ended.json();
     let is = current(&generations());
-    assert_eq!((&done["failure"], &done["root"]), (&serde_json::Value::Null, &parent["root"]), "{done}");
-    assert_eq!((&is["root"], &is["number"], &is["outcome"]), (&parent["root"], &done["generation"], &"good".into()));
+    assert_eq!(
+        (&done["failure"], &done["root"]),
+        (&serde_json::Value::Null, &parent["root"]),
+        "{done}"
+    );
+    assert_eq!(
+        (&is["root"], &is["number"], &is["outcome"]),
+        (&parent["root"], &done["generation"], &"good".into())
+    );
     assert_eq!(is["source"], format!("rollback to {}", parent["number"]));
 }
 
 /// Does one thing to the host and says what.
 fn disturb(host: &mut Host, random: &mut Random, deadly: bool) -> &'static str {
     let quietly = |host: &Host, script: &str| {
-        let _ = host.inside("sh").args(["-c", script]).stderr(std::process::Stdio::null()).status();
+        let _ = host
+            .inside("sh")
+            .args(["-c", script])
+            .stderr(std::process::Stdio::null())
+            .status();
     };
     match random.below(if deadly { 13 } else { 11 }) {
         0..=3 => {
@@ -157,15 +230,22 @@ fn disturb(host: &mut Host, random: &mut Random, deadly: bool) -> &'static str {
             "a rollback"
         }
         5 => {
-            some_pid(host, random).into_iter().for_each(|pid| kill("-9", pid));
+            some_pid(host, random)
+                .into_iter()
+                .for_each(|pid| kill("-9", pid));
             "the death of a main process"
         }
         6 => {
-            some_pid(host, random).and_then(parent).into_iter().for_each(|pid| kill("-9", pid));
+            some_pid(host, random)
+                .and_then(parent)
+                .into_iter()
+                .for_each(|pid| kill("-9", pid));
             "the death of a shim"
         }
         7 => {
-            some_pid(host, random).into_iter().for_each(|pid| kill("-STOP", pid));
+            some_pid(host, random)
+                .into_iter()
+                .for_each(|pid| kill("-STOP", pid));
             "a stopped process"
         }
         8 => {
@@ -180,7 +260,10 @@ fn disturb(host: &mut Host, random: &mut Random, deadly: bool) -> &'static str {
             "a link that is down"
         }
         10 => {
-            let group = format!("find /sys/fs/cgroup -path '*/{}/p*/app/pids.max' | head -n 1", host.cgroup);
+            let group = format!(
+                "find /sys/fs/cgroup -path '*/{}/p*/app/pids.max' | head -n 1",
+                host.cgroup
+            );
             quietly(host, &format!("echo 7 > $({group})"));
             "a limit that is edited"
         }
@@ -192,8 +275,11 @@ fn disturb(host: &mut Host, random: &mut Random, deadly: bool) -> &'static str {
         _ => {
             host.write("pods.ncl", &some(random));
             let mut client = host.command(&["switch", "pods.ncl"]);
-            let mut client =
-                client.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().expect("tank");
+            let mut client = client
+                .stderr(std::process::Stdio::null())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .expect("tank");
             std::thread::sleep(Duration::from_millis(random.below(400)));
             host.kill_daemon();
             client.wait().expect("wait");
@@ -205,7 +291,11 @@ fn disturb(host: &mut Host, random: &mut Random, deadly: bool) -> &'static str {
 
 #[test]
 fn a_life_of_switches_kills_and_drift() {
-    let from_env = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let from_env = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     let rounds = from_env("TANK_SOAK_ROUNDS").unwrap_or(60);
     let seed = from_env("TANK_SOAK_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
     eprintln!("TANK_SOAK_SEED={seed} TANK_SOAK_ROUNDS={rounds}");
@@ -243,9 +333,15 @@ fn a_life_of_switches_kills_and_drift() {
         eprintln!("{rounds} rounds, deadly: {deadly}\n  before: {before:?}\n  after:  {after:?}");
         assert_eq!(after.processes, before.processes, "seed {seed}");
         if !deadly {
-            assert!(after.descriptors <= before.descriptors, "seed {seed}: {before:?} {after:?}");
+            assert!(
+                after.descriptors <= before.descriptors,
+                "seed {seed}: {before:?} {after:?}"
+            );
             assert!(after.threads <= 40, "seed {seed}: {before:?} {after:?}");
-            assert!(after.resident_kib < before.resident_kib + (24 << 10), "seed {seed}: {before:?} {after:?}");
+            assert!(
+                after.resident_kib < before.resident_kib + (24 << 10),
+                "seed {seed}: {before:?} {after:?}"
+            );
         }
     }
     for (what, mut took) in repairs {

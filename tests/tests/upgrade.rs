@@ -3,15 +3,19 @@
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 use tank_tests::{Host, RUN, bin, repo};
 
-/// `tests/fixtures/state-1/store` was written by the first `tankd` with store format 1 that kept provenance (two
-/// switches of two pods); it stays as it was made.
+/// `tests/fixtures/state-1/store` was written by the first `tankd` with store format 1 that kept
+/// provenance (two switches of two pods); it stays as it was made.
 #[test]
 fn a_store_of_format_1_is_read() {
     let host = Host::without_daemon();
     let state = host.dir.join("state");
     fs::create_dir_all(&state).expect("a folder");
-    let copied =
-        Command::new("cp").arg("-r").arg(repo().join("tests/fixtures/state-1/store")).arg(&state).status().expect("cp");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(repo().join("tests/fixtures/state-1/store"))
+        .arg(&state)
+        .status()
+        .expect("cp");
     assert!(copied.success());
     // Its images are not here: nothing is started.
     let host = host.started_with(&["--no-repair"]);
@@ -20,7 +24,12 @@ fn a_store_of_format_1_is_read() {
         .as_array()
         .expect("generations")
         .iter()
-        .map(|one| format!("{} {} {} {}", one["number"], one["root"], one["outcome"], one["current"]))
+        .map(|one| {
+            format!(
+                "{} {} {} {}",
+                one["number"], one["root"], one["outcome"], one["current"]
+            )
+        })
         .collect();
     assert_eq!(
         seen,
@@ -31,7 +40,10 @@ fn a_store_of_format_1_is_read() {
     );
     // Both graphs load, which hashes every node of them again.
     let diff = host.tank(&["generations", "diff", "1", "2"]).ok();
-    assert!(diff.contains("limits a/app") && diff.contains("\"50\" \u{2192} \"51\""), "{diff}");
+    assert!(
+        diff.contains("limits a/app") && diff.contains("\"50\" \u{2192} \"51\""),
+        "{diff}"
+    );
     let why = host.tank(&["why", "a.app.limits.pids"]).ok();
     assert!(why.contains("51") && why.contains("pods.ncl"), "{why}");
     // And one more comes on top of them.
@@ -45,10 +57,14 @@ fn a_store_of_format_1_is_read() {
 #[test]
 fn a_store_that_can_not_be_read_is_left_alone() {
     let mut host = Host::new();
-    host.switch(&format!("{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"));
+    host.switch(&format!(
+        "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"
+    ));
     let pid = host.pid("web", "app");
     host.kill_daemon();
-    let before = fs::read_dir(host.dir.join("state")).expect("a folder").count();
+    let before = fs::read_dir(host.dir.join("state"))
+        .expect("a folder")
+        .count();
     // It names a file that is not there: a broken disk, or half a copy.
     let store = host.dir.join("state/store");
     let aside = host.dir.join("state/store.kept");
@@ -64,12 +80,20 @@ fn a_store_that_can_not_be_read_is_left_alone() {
         .expect("tankd");
     assert!(!ended.status.success());
     let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert!(said.contains("can't open the database in the store"), "{said}");
+    assert!(
+        said.contains("can't open the database in the store"),
+        "{said}"
+    );
     // What runs is not touched by a daemon that can't know what is declared.
     assert!(fs::metadata(format!("/proc/{pid}")).is_ok());
     fs::remove_dir_all(&store).expect("removed");
     fs::rename(&aside, &store).expect("moved back");
-    assert_eq!(fs::read_dir(host.dir.join("state")).expect("a folder").count(), before);
+    assert_eq!(
+        fs::read_dir(host.dir.join("state"))
+            .expect("a folder")
+            .count(),
+        before
+    );
     host.start_daemon();
     assert_eq!(host.pid("web", "app"), pid);
     host.finish();
@@ -80,7 +104,14 @@ fn shims_of_version_1_are_taken_over() {
     let host = Host::without_daemon();
     let wrapper = host.dir.join("old-shim");
     let shim = bin("tank-shim");
-    fs::write(&wrapper, format!("#!/bin/sh\nTANK_SHIM_VERSION=1 exec {} \"$@\"\n", shim.display())).expect("written");
+    fs::write(
+        &wrapper,
+        format!(
+            "#!/bin/sh\nTANK_SHIM_VERSION=1 exec {} \"$@\"\n",
+            shim.display()
+        ),
+    )
+    .expect("written");
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("executable");
     let flag = format!("--shim={}", wrapper.display());
     let mut host = host.started_with(&[&flag]);
@@ -115,7 +146,14 @@ fn shims_of_version_3_are_taken_over() {
     let host = Host::without_daemon();
     let wrapper = host.dir.join("old-shim");
     let shim = bin("tank-shim");
-    fs::write(&wrapper, format!("#!/bin/sh\nTANK_SHIM_VERSION=3 exec {} \"$@\"\n", shim.display())).expect("written");
+    fs::write(
+        &wrapper,
+        format!(
+            "#!/bin/sh\nTANK_SHIM_VERSION=3 exec {} \"$@\"\n",
+            shim.display()
+        ),
+    )
+    .expect("written");
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("executable");
     let flag = format!("--shim={}", wrapper.display());
     let mut host = host.started_with(&[&flag]);
@@ -137,11 +175,19 @@ fn shims_of_version_3_are_taken_over() {
     host.switch(&config("limits.pids = 77"));
     assert_eq!(host.pid("web", "app"), pid, "a limit disturbed it");
     // More mounts than its packets carry are refused before anything is sent, and it goes on.
-    let mounts: String = (0..130).map(|n| format!("mounts.m{n} = {{ volume = \"v\", path = \"/m/{n}\" }},")).collect();
+    let mounts: String = (0..130)
+        .map(|n| format!("mounts.m{n} = {{ volume = \"v\", path = \"/m/{n}\" }},"))
+        .collect();
     host.write("many.ncl", &config(&mounts));
     let refused = host.tank(&["switch", "many.ncl"]);
     assert_eq!(refused.status, 3, "{}", refused.stderr);
-    assert!(refused.stderr.contains("it is of an older Tank, for which 100 is the most"), "{}", refused.stderr);
+    assert!(
+        refused
+            .stderr
+            .contains("it is of an older Tank, for which 100 is the most"),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(host.exec("web", "echo fine"), "fine");
     host.finish();
 }

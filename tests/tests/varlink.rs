@@ -18,15 +18,25 @@ fn python() -> PathBuf {
 }
 
 fn script(host: &Host, text: &str) -> Ended {
-    let preamble = format!("import json, varlink\nclient = varlink.Client('unix:{}')\n", host.socket().display());
-    let output = Command::new(python()).arg("-c").arg(preamble + text).current_dir(&host.dir).output();
+    let preamble = format!(
+        "import json, varlink\nclient = varlink.Client('unix:{}')\n",
+        host.socket().display()
+    );
+    let output = Command::new(python())
+        .arg("-c")
+        .arg(preamble + text)
+        .current_dir(&host.dir)
+        .output();
     output.expect("python").into()
 }
 
 #[test]
 fn another_client_introspects_lists_and_switches() {
     let host = Host::new();
-    host.write("pods.ncl", &format!("{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"));
+    host.write(
+        "pods.ncl",
+        &format!("{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"),
+    );
     let canonical = host.tank(&["build", "--canonical", "pods.ncl"]).ok();
     host.write("pods.json", canonical.trim());
 
@@ -38,8 +48,12 @@ fn another_client_introspects_lists_and_switches() {
          print(service.GetInterfaceDescription('io.tank.Executor')['description'], end='')\n",
     );
     let file =
-        std::fs::read_to_string(tank_tests::repo().join("executor/proto/io.tank.Executor.varlink")).expect("read");
-    assert_eq!(described.ok(), format!("['org.varlink.service', 'io.tank.Executor']\n{file}"));
+        std::fs::read_to_string(tank_tests::repo().join("executor/proto/io.tank.Executor.varlink"))
+            .expect("read");
+    assert_eq!(
+        described.ok(),
+        format!("['org.varlink.service', 'io.tank.Executor']\n{file}")
+    );
 
     // A switch streams its progress; the client parsed the interface it was sent.
     let switched = script(

@@ -5,15 +5,32 @@ use tank_tests::{Ended, bin, fixtures, repo};
 
 #[test]
 fn a_switch_on_cgroup_version_2_with_its_limits_enforced() {
-    let target = bin("tank").parent().and_then(std::path::Path::parent).expect("the target folder").to_owned();
+    let target = bin("tank")
+        .parent()
+        .and_then(std::path::Path::parent)
+        .expect("the target folder")
+        .to_owned();
     let ended: Ended = Command::new(repo().join("scripts/vm.sh"))
         .arg(repo().join("tests/fixtures/vm-switch.sh"))
-        .arg(format!("{}=/tmp/busybox", fixtures().join("busybox").display()))
+        .arg(format!(
+            "{}=/tmp/busybox",
+            fixtures().join("busybox").display()
+        ))
         .env("CARGO_TARGET_DIR", target)
         .output()
         .expect("vm.sh")
         .into();
     assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
-    assert!(ended.stdout.contains("memory 25165824 pids 12 cpu 25000 100000"), "{}", ended.stdout);
-    assert!(ended.stdout.trim_end().ends_with("done"), "{}", ended.stdout);
+    assert!(
+        ended
+            .stdout
+            .contains("memory 25165824 pids 12 cpu 25000 100000"),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        ended.stdout.trim_end().ends_with("done"),
+        "{}",
+        ended.stdout
+    );
 }

@@ -15,14 +15,32 @@ fn limits_of_each_process_and_its_system_calls() {
     // Of the main process and of one that is run beside it.
     let pid = host.pid("web", "app");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
-    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line").to_owned();
-    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["123", "456"]);
-    assert_eq!(host.exec("web", "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc"), "123\n456\n0\nunlimited");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .expect("a line")
+        .to_owned();
+    assert_eq!(
+        line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(),
+        ["123", "456"]
+    );
+    assert_eq!(
+        host.exec("web", "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Hc"),
+        "123\n456\n0\nunlimited"
+    );
     let denied = host.tank(&["exec", "web", "--", "/bin/mkdir", "/tmp/x"]);
     assert_eq!(denied.status, 1, "{}", denied.stderr);
-    assert!(denied.stderr.contains("Operation not permitted"), "{}", denied.stderr);
-    // What the default filter refuses can be allowed by name, or altogether. (BusyBox's unshare needs nothing else.)
-    let unshare = |host: &Host| host.tank(&["exec", "web", "--", "/bin/unshare", "-U", "/bin/true"]).status;
+    assert!(
+        denied.stderr.contains("Operation not permitted"),
+        "{}",
+        denied.stderr
+    );
+    // What the default filter refuses can be allowed by name, or altogether. (BusyBox's unshare
+    // needs nothing else.)
+    let unshare = |host: &Host| {
+        host.tank(&["exec", "web", "--", "/bin/unshare", "-U", "/bin/true"])
+            .status
+    };
     assert_ne!(unshare(&host), 0);
     host.switch(&format!(
         "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN}, seccomp.profile = 'unconfined }} }}"
@@ -48,11 +66,26 @@ fn devices_of_the_host() {
             devices = {{ b = {{ path = \"/dev/zero\", to = \"/dev/mine/zero\", read_only = true }} }},
         }} }}"
     ));
-    assert_eq!(host.exec("web", "head -c 3 /dev/mine/zero | od -An -tx1").trim(), "00 00 00");
+    assert_eq!(
+        host.exec("web", "head -c 3 /dev/mine/zero | od -An -tx1")
+            .trim(),
+        "00 00 00"
+    );
     // Not even the container's root writes to what may only be read.
-    let written = host.tank(&["exec", "web", "--", "/bin/sh", "-c", "id -u; echo x > /dev/mine/zero"]);
+    let written = host.tank(&[
+        "exec",
+        "web",
+        "--",
+        "/bin/sh",
+        "-c",
+        "id -u; echo x > /dev/mine/zero",
+    ]);
     assert_ne!(written.status, 0);
-    assert!(written.stderr.contains("Permission denied"), "{}", written.stderr);
+    assert!(
+        written.stderr.contains("Permission denied"),
+        "{}",
+        written.stderr
+    );
     let changed = host.tank(&["exec", "web", "--", "/bin/chmod", "666", "/dev/mine/zero"]);
     assert_ne!(changed.status, 0, "the container's root owns the device");
     // What is no device is refused, and the pod that runs goes on.
@@ -66,7 +99,11 @@ fn devices_of_the_host() {
     let refused = host.tank(&["switch", "bad.ncl"]);
     assert_eq!(refused.status, 3, "{}", refused.stderr);
     assert!(refused.stderr.contains("/dev/nope"), "{}", refused.stderr);
-    assert_eq!(host.pod("web")["containers"][0]["state"], "running", "{before}");
+    assert_eq!(
+        host.pod("web")["containers"][0]["state"],
+        "running",
+        "{before}"
+    );
     host.finish();
 }
 
@@ -83,12 +120,18 @@ fn a_container_that_does_not_answer_is_started_again() {
     ));
     let first = host.pid("web", "app");
     std::thread::sleep(std::time::Duration::from_millis(400));
-    assert_eq!(host.pid("web", "app"), first, "a container that answers was ended");
+    assert_eq!(
+        host.pid("web", "app"),
+        first,
+        "a container that answers was ended"
+    );
     host.exec("web", "touch /tmp/hung");
     // Its successor has a file system of its own, without the file.
     eventually("another one runs", || {
         let view = host.pod("web");
-        view["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != first)
+        view["containers"][0]["pid"]
+            .as_i64()
+            .is_some_and(|pid| pid != first)
     });
     let events = host.tank(&["events"]).ok();
     assert!(events.contains("does not answer any more"), "{events}");
@@ -112,11 +155,16 @@ fn what_comes_up_slowly_is_asked_when_it_is_up() {
     };
     let before = std::time::Instant::now();
     host.switch(&config(100));
-    assert!(before.elapsed() > std::time::Duration::from_millis(900), "the switch did not wait for the startup");
+    assert!(
+        before.elapsed() > std::time::Duration::from_millis(900),
+        "the switch did not wait for the startup"
+    );
     assert_eq!(host.pod("web")["containers"][0]["restarts"], 0);
     // A probe that changes is asked at once, without a restart.
     let pid = host.pid("web", "app");
-    let other = config(100).replace("\"!\"", "").replace("failures = 1 }", "failures = 7 }");
+    let other = config(100)
+        .replace("\"!\"", "")
+        .replace("failures = 1 }", "failures = 7 }");
     host.switch(&other);
     assert_eq!(host.pid("web", "app"), pid);
     // One that never comes up is no healthy switch.
@@ -129,7 +177,9 @@ fn what_comes_up_slowly_is_asked_when_it_is_up() {
 #[test]
 fn repair_can_be_paused_to_look_at_what_is_wrong() {
     let mut host = Host::new();
-    host.switch(&format!("{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"));
+    host.switch(&format!(
+        "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"
+    ));
     host.kill_daemon();
     host = host.started_with(&["--no-repair"]);
     assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
@@ -139,17 +189,28 @@ fn repair_can_be_paused_to_look_at_what_is_wrong() {
         rustix::process::Signal::KILL,
     )
     .expect("kill");
-    host.inside("ip").args(["link", "set", "tank0", "down"]).status().expect("ip");
-    eventually("it is seen", || host.pod("web")["containers"][0]["state"] != "running");
+    host.inside("ip")
+        .args(["link", "set", "tank0", "down"])
+        .status()
+        .expect("ip");
+    eventually("it is seen", || {
+        host.pod("web")["containers"][0]["state"] != "running"
+    });
     std::thread::sleep(std::time::Duration::from_millis(500));
     let diff = host.tank(&["diff", "--exit-code"]);
     assert_eq!(diff.status, 2, "{}", diff.stdout);
-    assert!(diff.stdout.contains("start web/app") && diff.stdout.contains("drift"), "{}", diff.stdout);
+    assert!(
+        diff.stdout.contains("start web/app") && diff.stdout.contains("drift"),
+        "{}",
+        diff.stdout
+    );
     assert!(diff.stdout.contains("set up the bridge"), "{}", diff.stdout);
     // With repair, it is gone by itself.
     host.kill_daemon();
     host = host.started_with(&[]);
-    eventually("all is well again", || host.tank(&["diff", "--exit-code"]).status == 0);
+    eventually("all is well again", || {
+        host.tank(&["diff", "--exit-code"]).status == 0
+    });
     assert_eq!(host.pod("web")["containers"][0]["state"], "running");
     host.finish();
 }
@@ -173,11 +234,21 @@ fn what_runs_before_the_containers() {
             }} }}"
         )
     };
-    host.switch(&config("cat /etc/from >> /shared/ran; echo >> /shared/ran", "1"));
-    let ran = |host: &Host| host.exec("web", "cat /shared/ran").split_whitespace().collect::<String>();
+    host.switch(&config(
+        "cat /etc/from >> /shared/ran; echo >> /shared/ran",
+        "1",
+    ));
+    let ran = |host: &Host| {
+        host.exec("web", "cat /shared/ran")
+            .split_whitespace()
+            .collect::<String>()
+    };
     assert_eq!(ran(&host), "ab");
     assert_eq!(
-        host.pod("web")["containers"].as_array().expect("containers").len(),
+        host.pod("web")["containers"]
+            .as_array()
+            .expect("containers")
+            .len(),
         1,
         "what has ended well is not shown"
     );
@@ -185,8 +256,15 @@ fn what_runs_before_the_containers() {
     // Not again when the main process ends, nor when only the container changes.
     let before = host.pid("web", "app");
     host.exec("web", "kill -USR1 1");
-    eventually("it runs again", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != before));
-    host.switch(&config("cat /etc/from >> /shared/ran; echo >> /shared/ran", "2"));
+    eventually("it runs again", || {
+        host.pod("web")["containers"][0]["pid"]
+            .as_i64()
+            .is_some_and(|pid| pid != before)
+    });
+    host.switch(&config(
+        "cat /etc/from >> /shared/ran; echo >> /shared/ran",
+        "2",
+    ));
     assert_eq!(ran(&host), "ab");
     // Again when it was changed; the daemon's death in between changes nothing.
     host.switch(&config("echo c >> /shared/ran", "2"));
@@ -195,9 +273,19 @@ fn what_runs_before_the_containers() {
     host.write("pods.ncl", &config("echo cannot migrate; exit 3", "2"));
     let failed = host.tank(&["switch", "pods.ncl"]);
     assert_eq!(failed.status, 3, "{}", failed.stderr);
-    assert!(failed.stderr.contains("web/b: ") && failed.stderr.contains("cannot migrate"), "{}", failed.stderr);
-    eventually("what ran before comes back", || host.pod("web")["state"] == "running");
-    assert!(host.tank(&["logs", "web/b"]).ok().contains("cannot migrate"));
+    assert!(
+        failed.stderr.contains("web/b: ") && failed.stderr.contains("cannot migrate"),
+        "{}",
+        failed.stderr
+    );
+    eventually("what ran before comes back", || {
+        host.pod("web")["state"] == "running"
+    });
+    assert!(
+        host.tank(&["logs", "web/b"])
+            .ok()
+            .contains("cannot migrate")
+    );
     host.finish();
 }
 
@@ -221,13 +309,21 @@ fn files_that_are_read_again() {
     let pid = host.pid("web", "app");
     host.write("pods.ncl", &config("two", "x"));
     let diff = host.tank(&["diff", "pods.ncl"]).ok();
-    assert!(diff.contains("in place") && !diff.contains("restart"), "{diff}");
+    assert!(
+        diff.contains("in place") && !diff.contains("restart"),
+        "{diff}"
+    );
     host.tank(&["switch", "pods.ncl"]).ok();
     assert_eq!(host.pid("web", "app"), pid, "it was disturbed");
     assert_eq!(host.exec("web", "cat /etc/live /etc/watched"), "twotwo");
-    eventually("the signal came", || host.exec("web", "cat /tmp/seen 2>/dev/null || true") == "two");
+    eventually("the signal came", || {
+        host.exec("web", "cat /tmp/seen 2>/dev/null || true") == "two"
+    });
     host.tank(&["generations", "rollback"]).ok();
-    assert_eq!(host.exec("web", "cat /etc/live"), "one, and longer than the next");
+    assert_eq!(
+        host.exec("web", "cat /etc/live"),
+        "one, and longer than the next"
+    );
     assert_eq!(host.pid("web", "app"), pid);
     // A file that nobody said it reads again restarts it.
     host.switch(&config("two", "y"));

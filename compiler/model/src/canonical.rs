@@ -1,12 +1,13 @@
 //! Canonical bytes: the one text a value is hashed, stored and sent as.
 //!
-//! JSON as RFC 8785 has it, narrowed: object keys sorted by their bytes, no white space, integers only. Every
-//! quantity that people write with a fraction is an integer with a unit in the model ([`crate::units`]), so floating
-//! point never reaches a hash. JSON rather than a binary form because it describes itself: a field added later with
-//! `skip_serializing_if` leaves the hashes of all older values as they are, and old generations stay readable.
+//! JSON as RFC 8785 has it, narrowed: object keys sorted by their bytes, no white space, integers
+//! only. Every quantity that people write with a fraction is an integer with a unit in the model
+//! ([`crate::units`]), so floating point never reaches a hash. JSON rather than a binary form
+//! because it describes itself: a field added later with `skip_serializing_if` leaves the hashes of
+//! all older values as they are, and old generations stay readable.
 //!
-//! [`decode`] accepts exactly what [`encode`] makes. The daemon reads these bytes from a socket, so a second spelling
-//! of the same value is refused and not normalised.
+//! [`decode`] accepts exactly what [`encode`] makes. The daemon reads these bytes from a socket, so
+//! a second spelling of the same value is refused and not normalised.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -40,7 +41,8 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CanonicalError> {
 /// Reads back what [`encode`] made.
 ///
 /// # Errors
-/// When there are more than [`MAX_BYTES`], when they are no `T`, or when [`encode`] would have written others.
+/// When there are more than [`MAX_BYTES`], when they are no `T`, or when [`encode`] would have
+/// written others.
 pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, CanonicalError> {
     if bytes.len() > MAX_BYTES {
         return Err(CanonicalError::TooLarge(bytes.len()));
@@ -52,7 +54,8 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, Canoni
     Ok(value)
 }
 
-/// Keys are sorted here and not by the map type: another crate's feature flag decides how that one orders.
+/// Keys are sorted here and not by the map type: another crate's feature flag decides how that one
+/// orders.
 fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
     match value {
         Value::Object(fields) => {
@@ -79,7 +82,9 @@ fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), CanonicalError> {
             }
             out.push(b']');
         }
-        Value::Number(number) if number.is_f64() => return Err(CanonicalError::Float(number.to_string())),
+        Value::Number(number) if number.is_f64() => {
+            return Err(CanonicalError::Float(number.to_string()));
+        }
         scalar => serde_json::to_writer(&mut *out, scalar)?,
     }
     Ok(())
@@ -99,9 +104,20 @@ mod tests {
 
     #[test]
     fn a_second_spelling_is_refused() {
-        for bytes in [&br#"{"b":1,"a":2}"#[..], br#"{ "a":2}"#, br#"{"a":2,"a":2}"#, br#"{"a":"\u0061"}"#] {
-            assert!(matches!(decode::<Value>(bytes), Err(CanonicalError::NotCanonical)));
+        for bytes in [
+            &br#"{"b":1,"a":2}"#[..],
+            br#"{ "a":2}"#,
+            br#"{"a":2,"a":2}"#,
+            br#"{"a":"\u0061"}"#,
+        ] {
+            assert!(matches!(
+                decode::<Value>(bytes),
+                Err(CanonicalError::NotCanonical)
+            ));
         }
-        assert!(matches!(decode::<Value>(b"{"), Err(CanonicalError::Shape(_))));
+        assert!(matches!(
+            decode::<Value>(b"{"),
+            Err(CanonicalError::Shape(_))
+        ));
     }
 }

@@ -31,8 +31,9 @@ pub struct FieldChange {
     pub after: Option<Value>,
 }
 
-/// What has to change to get from `before` to `after`, in the order of the keys. Nodes that differ only in what they need are left out: that
-/// is listed where it happened. Equal pods are recognised by their hash and not looked into.
+/// What has to change to get from `before` to `after`, in the order of the keys. Nodes that differ
+/// only in what they need are left out: that is listed where it happened. Equal pods are recognised
+/// by their hash and not looked into.
 pub fn diff(before: &Graph, after: &Graph) -> Vec<Change> {
     if before.root() == after.root() {
         return Vec::new();
@@ -47,40 +48,53 @@ pub fn diff(before: &Graph, after: &Graph) -> Vec<Change> {
     let concerns = |key: &Key| key.pod().is_none_or(|pod| !untouched.contains(pod));
     let of = |graph: &'_ Graph| -> BTreeMap<Key, Entry> {
         let entries = graph.entries().filter(|entry| concerns(&entry.key));
-        entries.map(|entry| (entry.key.clone(), entry.clone())).collect()
+        entries
+            .map(|entry| (entry.key.clone(), entry.clone()))
+            .collect()
     };
     let (old, new) = (of(before), of(after));
     let keys: BTreeSet<&Key> = old.keys().chain(new.keys()).collect();
-    keys.into_iter().filter_map(|key| compare(key, old.get(key), new.get(key))).collect()
+    keys.into_iter()
+        .filter_map(|key| compare(key, old.get(key), new.get(key)))
+        .collect()
 }
 
 fn compare(key: &Key, old: Option<&Entry>, new: Option<&Entry>) -> Option<Change> {
     let what = match (old, new) {
         (None, Some(_)) => What::Added,
         (Some(_), None) => What::Removed,
-        (Some(old), Some(new)) if old.node != new.node => {
-            What::Modified { fields: field_changes(&payload(old), &payload(new)) }
-        }
+        (Some(old), Some(new)) if old.node != new.node => What::Modified {
+            fields: field_changes(&payload(old), &payload(new)),
+        },
         _ => return None,
     };
-    Some(Change { key: key.clone(), what })
+    Some(Change {
+        key: key.clone(),
+        what,
+    })
 }
 
 /// The node's own fields, without the tag that says which kind it is.
 fn payload(entry: &Entry) -> Value {
     match serde_json::to_value(&entry.node) {
-        Ok(Value::Object(fields)) => fields.into_iter().next().map_or(Value::Null, |(_, value)| value),
+        Ok(Value::Object(fields)) => fields
+            .into_iter()
+            .next()
+            .map_or(Value::Null, |(_, value)| value),
         _ => Value::Null,
     }
 }
 
-/// The leaves in which two JSON values differ. Objects are descended into, arrays are compared whole.
+/// The leaves in which two JSON values differ. Objects are descended into, arrays are compared
+/// whole.
 pub fn field_changes(before: &Value, after: &Value) -> Vec<FieldChange> {
     let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
     flatten(before, String::new(), &mut old);
     flatten(after, String::new(), &mut new);
     let fields: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let differing = fields.into_iter().filter(|field| old.get(*field) != new.get(*field));
+    let differing = fields
+        .into_iter()
+        .filter(|field| old.get(*field) != new.get(*field));
     differing
         .map(|field| FieldChange {
             field: field.clone(),
@@ -94,7 +108,11 @@ fn flatten(value: &Value, path: String, out: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
                 flatten(field, path, out);
             }
         }

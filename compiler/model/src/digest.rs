@@ -30,7 +30,9 @@ impl Digest {
     /// The 64 hex digits, without the algorithm: a safe file name.
     pub fn hex(&self) -> String {
         let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+        digits
+            .filter_map(|digit| char::from_digit(digit.into(), 16))
+            .collect()
     }
 
     /// The first 12 hex digits, for people.
@@ -78,12 +80,14 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
-/// Hashes fields so that no two different sequences of fields give the same bytes: a domain first, then every field
-/// preceded by its length.
+/// Hashes fields so that no two different sequences of fields give the same bytes: a domain first,
+/// then every field preceded by its length.
 pub struct Hasher(Sha256);
 
 impl Hasher {
@@ -113,7 +117,13 @@ mod tests {
     fn digests_round_trip_and_refuse_other_texts() {
         let digest = Digest::of(b"tank");
         assert_eq!(digest.to_string().parse(), Ok(digest));
-        for bad in ["", "sha256:", "sha512:00", &digest.hex(), &digest.to_string().to_uppercase()] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha512:00",
+            &digest.hex(),
+            &digest.to_string().to_uppercase(),
+        ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
     }

@@ -3,7 +3,8 @@
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-/// One entry of a host's history. Immutable once committed; how it went is kept beside it as an [`Outcome`].
+/// One entry of a host's history. Immutable once committed; how it went is kept beside it as an
+/// [`Outcome`].
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generation {
@@ -20,7 +21,8 @@ pub struct Generation {
     pub uid: u32,
     /// What it asked for, in words: `switch /srv/pods.ncl`, `rollback to 3`, `delete web`.
     pub source: String,
-    /// The digest of the [`Provenance`](crate::provenance::Provenance) of its values, kept beside its nodes.
+    /// The digest of the [`Provenance`](crate::provenance::Provenance) of its values, kept beside
+    /// its nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Digest>,
 }
@@ -40,15 +42,19 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// How a generation went that only brings back what others declared before it: as they did. Nobody looked whether it
-    /// is healthy.
+    /// How a generation went that only brings back what others declared before it: as they did.
+    /// Nobody looked whether it is healthy.
     pub fn again(before: &[Self]) -> Self {
-        if before.is_empty() || before.contains(&Self::Good) { Self::Good } else { Self::Failed }
+        if before.is_empty() || before.contains(&Self::Good) {
+            Self::Good
+        } else {
+            Self::Failed
+        }
     }
 }
 
-/// How a generation is judged. Kept beside it from its commit on: a daemon that ends on the way leaves the next one
-/// to judge as it would have.
+/// How a generation is judged. Kept beside it from its commit on: a daemon that ends on the way
+/// leaves the next one to judge as it would have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Gate {
     /// Whether the parent is put back when it does not become healthy.
@@ -70,20 +76,23 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Judges a generation with this gate, if it has one. `reached` says whether it is what its gate asks for or,
-    /// without one, whether all it declares is there.
+    /// Judges a generation with this gate, if it has one. `reached` says whether it is what its
+    /// gate asks for or, without one, whether all it declares is there.
     pub fn of(gate: Option<Gate>, reached: bool) -> Self {
         match gate {
             _ if reached => Self::Good,
             Some(Gate { rollback: true, .. }) => Self::PutBack,
-            Some(Gate { rollback: false, .. }) => Self::Failed,
+            Some(Gate {
+                rollback: false, ..
+            }) => Self::Failed,
             None => Self::GoOn,
         }
     }
 }
 
-/// Where a rollback leads unless told: the newest ancestor of `current` that was good. One with the same root would
-/// change nothing and does not count, unless `same` says so. `read` gives a generation and how it went.
+/// Where a rollback leads unless told: the newest ancestor of `current` that was good. One with the
+/// same root would change nothing and does not count, unless `same` says so. `read` gives a
+/// generation and how it went.
 ///
 /// # Errors
 /// Those of `read`.
@@ -92,11 +101,15 @@ pub fn last_good<E>(
     same: bool,
     mut read: impl FnMut(u64) -> Result<Option<(Generation, Outcome)>, E>,
 ) -> Result<Option<Generation>, E> {
-    let Some((newest, _)) = read(current)? else { return Ok(None) };
+    let Some((newest, _)) = read(current)? else {
+        return Ok(None);
+    };
     let (mut number, mut parent) = (current, newest.parent);
     // A parent is older: a history that says otherwise is not followed in a circle.
     while let Some(next) = parent.filter(|parent| *parent < number) {
-        let Some((found, outcome)) = read(next)? else { return Ok(None) };
+        let Some((found, outcome)) = read(next)? else {
+            return Ok(None);
+        };
         if outcome == Outcome::Good && (same || found.root != newest.root) {
             return Ok(Some(found));
         }
@@ -120,10 +133,13 @@ impl std::fmt::Display for Outcome {
 mod tests {
     use super::*;
 
-    /// Where a rollback leads from the newest of these, numbered from 1: the content of each, and how it went.
+    /// Where a rollback leads from the newest of these, numbered from 1: the content of each, and
+    /// how it went.
     fn target(history: &[(&str, Outcome)], same: bool) -> Option<u64> {
         let read = |number: u64| {
-            let entry = usize::try_from(number - 1).ok().and_then(|index| history.get(index));
+            let entry = usize::try_from(number - 1)
+                .ok()
+                .and_then(|index| history.get(index));
             let (content, outcome) = entry.expect("only what there is is read");
             let generation = Generation {
                 number,
@@ -156,7 +172,10 @@ mod tests {
             (&[("a", Good)], None),
             (&[("a", Good), ("b", Good)], Some(1)),
             // What was put back is not gone to again, and what is the same is no going back.
-            (&[("a", Good), ("b", Good), ("c", RolledBack), ("b", Good)], Some(1)),
+            (
+                &[("a", Good), ("b", Good), ("c", RolledBack), ("b", Good)],
+                Some(1),
+            ),
             (&[("a", Good), ("b", RolledBack), ("a", Good)], None),
             (&[("a", Good), ("b", Failed), ("c", Pending)], Some(1)),
             (&[("a", Pending), ("b", Good)], None),
@@ -168,7 +187,10 @@ mod tests {
             assert_eq!(target(history, false), expected, "{history:?}");
         }
         // While it is being put back, the same is what is gone back to.
-        assert_eq!(target(&[("a", Good), ("b", RolledBack), ("a", Pending)], true), Some(1));
+        assert_eq!(
+            target(&[("a", Good), ("b", RolledBack), ("a", Pending)], true),
+            Some(1)
+        );
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The desired state as a graph of content-hashed nodes.
 //!
-//! An edge means *needs*. A node's hash is SHA-256 over a domain, its canonical bytes and the hashes of what it needs,
-//! so the root's hash names the whole desired state, equal sub-graphs are equal hashes, and comparing two graphs costs
-//! what changed. The split into nodes follows what can change in place: a container's limits and lifecycle need the
-//! container and not the other way round, so editing them leaves the container's own hash, and the process, alone.
+//! An edge means *needs*. A node's hash is SHA-256 over a domain, its canonical bytes and the
+//! hashes of what it needs, so the root's hash names the whole desired state, equal sub-graphs are
+//! equal hashes, and comparing two graphs costs what changed. The split into nodes follows what can
+//! change in place: a container's limits and lifecycle need the container and not the other way
+//! round, so editing them leaves the container's own hash, and the process, alone.
 //!
 //! ```text
 //! root ─► pod ─┬─► lifecycle ─► container ─┬─► image
@@ -59,7 +60,10 @@ pub enum Key {
 /// What a node says, without what it needs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(clippy::large_enum_variant, reason = "most nodes of a graph are of the larger kinds")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most nodes of a graph are of the larger kinds"
+)]
 pub enum Node {
     Root {},
     /// The digest is none only in a graph that was compiled and not yet resolved.
@@ -101,7 +105,8 @@ pub struct SandboxNode {
     pub network: spec::Network,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
-    /// See [`crate::host_files`]. It is the sandbox's, so that a pod never has processes of both kinds at once.
+    /// See [`crate::host_files`]. It is the sandbox's, so that a pod never has processes of both
+    /// kinds at once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub writes_host: bool,
 }
@@ -136,7 +141,8 @@ pub struct ContainerNode {
     pub seccomp: spec::Seccomp,
     #[serde(default, skip_serializing_if = "is_default")]
     pub devices: BTreeMap<Name, spec::Device>,
-    /// Where its live files are, and their modes: their texts may change under it, their places may not.
+    /// Where its live files are, and their modes: their texts may change under it, their places may
+    /// not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub live_files: BTreeMap<String, spec::Mode>,
 }
@@ -158,7 +164,9 @@ impl ContainerNode {
             ulimits: spec.ulimits.clone(),
             seccomp: spec.seccomp.clone(),
             devices: spec.devices.clone(),
-            live_files: live_files(spec).map(|(path, file)| (path.clone(), file.mode)).collect(),
+            live_files: live_files(spec)
+                .map(|(path, file)| (path.clone(), file.mode))
+                .collect(),
         }
     }
 }
@@ -228,7 +236,9 @@ pub enum LoadError {
     Unreadable(Digest, #[source] CanonicalError),
     #[error("the graph has more than {MAX_NODES} nodes")]
     TooLarge,
-    #[error("the graph holds `{0}` twice, needs something missing, or holds a node of the wrong kind")]
+    #[error(
+        "the graph holds `{0}` twice, needs something missing, or holds a node of the wrong kind"
+    )]
     Malformed(Key),
 }
 
@@ -240,13 +250,19 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Builds the graph of `config`. `digest_of` resolves an image reference; where it says none, the reference's own
-    /// pinned digest is used, or none at all.
+    /// Builds the graph of `config`. `digest_of` resolves an image reference; where it says none,
+    /// the reference's own pinned digest is used, or none at all.
     ///
     /// # Errors
     /// Only when a value has no canonical bytes, which no value of the model's own types causes.
-    pub fn build(config: &Config, digest_of: impl Fn(&Reference) -> Option<Digest>) -> Result<Self, CanonicalError> {
-        let mut graph = Self { dag: DiGraph::new(), index: BTreeMap::new() };
+    pub fn build(
+        config: &Config,
+        digest_of: impl Fn(&Reference) -> Option<Digest>,
+    ) -> Result<Self, CanonicalError> {
+        let mut graph = Self {
+            dag: DiGraph::new(),
+            index: BTreeMap::new(),
+        };
         let mut pods = Vec::new();
         for (name, pod) in &config.pods {
             pods.push(graph.add_pod(name, pod, &digest_of)?);
@@ -272,17 +288,33 @@ impl Graph {
         let mut parts = vec![sandbox.clone()];
         for (volume, source) in &pod.volumes {
             let key = Key::Volume(name.clone(), volume.clone());
-            parts.push(self.add(key, Node::Volume(source.clone()), std::slice::from_ref(&sandbox))?);
+            parts.push(self.add(
+                key,
+                Node::Volume(source.clone()),
+                std::slice::from_ref(&sandbox),
+            )?);
         }
         for (port, publish) in &pod.publish {
             let key = Key::Publish(name.clone(), port.clone());
-            parts.push(self.add(key, Node::Publish(publish.clone()), std::slice::from_ref(&sandbox))?);
+            parts.push(self.add(
+                key,
+                Node::Publish(publish.clone()),
+                std::slice::from_ref(&sandbox),
+            )?);
         }
         for (init, spec) in &pod.init {
             let needs = self.container_needs(name, spec, digest_of)?;
-            parts.push(self.add(Key::Init(name.clone(), init.clone()), Node::Init(spec.clone()), &needs)?);
+            parts.push(self.add(
+                Key::Init(name.clone(), init.clone()),
+                Node::Init(spec.clone()),
+                &needs,
+            )?);
         }
-        let inits: Vec<Key> = pod.init.keys().map(|init| Key::Init(name.clone(), init.clone())).collect();
+        let inits: Vec<Key> = pod
+            .init
+            .keys()
+            .map(|init| Key::Init(name.clone(), init.clone()))
+            .collect();
         for (container, spec) in &pod.containers {
             parts.extend(self.add_container(name, container, spec, &inits, digest_of)?);
         }
@@ -319,7 +351,8 @@ impl Graph {
         Ok(needs)
     }
 
-    /// Adds a container and what belongs to it; returns what its pod needs. It runs after `inits`, so it needs them.
+    /// Adds a container and what belongs to it; returns what its pod needs. It runs after `inits`,
+    /// so it needs them.
     fn add_container(
         &mut self,
         pod: &Name,
@@ -331,20 +364,42 @@ impl Graph {
         let of = |key: fn(Name, Name) -> Key| key(pod.clone(), name.clone());
         let mut needs = self.container_needs(pod, spec, digest_of)?;
         needs.extend_from_slice(inits);
-        let files: BTreeMap<String, spec::File> =
-            spec.files.iter().filter(|(_, file)| file.reload.is_none()).map(|(p, f)| (p.clone(), f.clone())).collect();
+        let files: BTreeMap<String, spec::File> = spec
+            .files
+            .iter()
+            .filter(|(_, file)| file.reload.is_none())
+            .map(|(p, f)| (p.clone(), f.clone()))
+            .collect();
         if !files.is_empty() {
             needs.push(self.add(of(Key::Files), Node::Files(files), &[])?);
         }
-        let container = self.add(of(Key::Container), Node::Container(ContainerNode::of(spec)), &needs)?;
+        let container = self.add(
+            of(Key::Container),
+            Node::Container(ContainerNode::of(spec)),
+            &needs,
+        )?;
         let lifecycle = Node::Lifecycle(LifecycleNode::of(spec));
         let mut parts = vec![
-            self.add(of(Key::Limits), Node::Limits(spec.limits.clone()), std::slice::from_ref(&container))?,
-            self.add(of(Key::Lifecycle), lifecycle, std::slice::from_ref(&container))?,
+            self.add(
+                of(Key::Limits),
+                Node::Limits(spec.limits.clone()),
+                std::slice::from_ref(&container),
+            )?,
+            self.add(
+                of(Key::Lifecycle),
+                lifecycle,
+                std::slice::from_ref(&container),
+            )?,
         ];
-        let live: BTreeMap<String, spec::File> = live_files(spec).map(|(p, f)| (p.clone(), f.clone())).collect();
+        let live: BTreeMap<String, spec::File> = live_files(spec)
+            .map(|(p, f)| (p.clone(), f.clone()))
+            .collect();
         if !live.is_empty() {
-            parts.push(self.add(of(Key::LiveFiles), Node::LiveFiles(live), std::slice::from_ref(&container))?);
+            parts.push(self.add(
+                of(Key::LiveFiles),
+                Node::LiveFiles(live),
+                std::slice::from_ref(&container),
+            )?);
         }
         parts.push(container);
         Ok(parts)
@@ -355,7 +410,11 @@ impl Graph {
         let needs: Vec<NodeIndex> = needs.iter().map(|need| self.index[need]).collect();
         let hashes: Vec<Digest> = needs.iter().map(|need| self.dag[*need].hash).collect();
         let hash = node_hash(&key, &node, &hashes)?;
-        let index = self.dag.add_node(Entry { key: key.clone(), node, hash });
+        let index = self.dag.add_node(Entry {
+            key: key.clone(),
+            node,
+            hash,
+        });
         for need in needs {
             self.dag.add_edge(index, need, ());
         }
@@ -379,17 +438,26 @@ impl Graph {
 
     /// What `key` needs directly, ordered by key.
     pub fn needs(&self, key: &Key) -> Vec<&Entry> {
-        let Some(index) = self.index.get(key) else { return Vec::new() };
+        let Some(index) = self.index.get(key) else {
+            return Vec::new();
+        };
         let neighbours = self.dag.neighbors_directed(*index, Direction::Outgoing);
         let mut needs: Vec<&Entry> = neighbours.map(|need| &self.dag[need]).collect();
         needs.sort_by(|a, b| a.key.cmp(&b.key));
         needs
     }
 
-    /// The nodes from the key `first` on for which `belongs`: neighbours by the order of the keys, so that what belongs to
-    /// a pod is found without looking at all others.
-    fn neighbours<'a>(&'a self, first: Key, belongs: impl Fn(&Key) -> bool + 'a) -> impl Iterator<Item = &'a Entry> {
-        let range = self.index.range(first..).take_while(move |(key, _)| belongs(key));
+    /// The nodes from the key `first` on for which `belongs`: neighbours by the order of the keys,
+    /// so that what belongs to a pod is found without looking at all others.
+    fn neighbours<'a>(
+        &'a self,
+        first: Key,
+        belongs: impl Fn(&Key) -> bool + 'a,
+    ) -> impl Iterator<Item = &'a Entry> {
+        let range = self
+            .index
+            .range(first..)
+            .take_while(move |(key, _)| belongs(key));
         range.map(|(_, index)| &self.dag[*index])
     }
 
@@ -402,9 +470,15 @@ impl Graph {
     }
 
     /// The containers of `pod`, by name.
-    pub fn containers<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a ContainerNode, Digest)> {
+    pub fn containers<'a>(
+        &'a self,
+        pod: &'a Name,
+    ) -> impl Iterator<Item = (&'a Name, &'a ContainerNode, Digest)> {
         let first = Key::Container(pod.clone(), Name::lowest());
-        let own = self.neighbours(first, move |key| matches!(key, Key::Container(of, _) if of == pod));
+        let own = self.neighbours(
+            first,
+            move |key| matches!(key, Key::Container(of, _) if of == pod),
+        );
         own.filter_map(|entry| match (&entry.key, &entry.node) {
             (Key::Container(_, name), Node::Container(node)) => Some((name, node, entry.hash)),
             _ => None,
@@ -439,7 +513,9 @@ impl Graph {
     pub fn process(&self, pod: &Name, name: &Name) -> Option<(ContainerNode, Digest)> {
         match self.container(pod, name) {
             Some((node, hash)) => Some((node.clone(), hash)),
-            None => self.init_container(pod, name).map(|(spec, hash)| (ContainerNode::of(spec), hash)),
+            None => self
+                .init_container(pod, name)
+                .map(|(spec, hash)| (ContainerNode::of(spec), hash)),
         }
     }
 
@@ -454,17 +530,29 @@ impl Graph {
 
     /// Of a container, or of what runs before it.
     pub fn limits(&self, pod: &Name, container: &Name) -> spec::Limits {
-        match self.get(&Key::Limits(pod.clone(), container.clone())).map(|entry| &entry.node) {
+        match self
+            .get(&Key::Limits(pod.clone(), container.clone()))
+            .map(|entry| &entry.node)
+        {
             Some(Node::Limits(limits)) => limits.clone(),
-            _ => self.init_container(pod, container).map(|(spec, _)| spec.limits.clone()).unwrap_or_default(),
+            _ => self
+                .init_container(pod, container)
+                .map(|(spec, _)| spec.limits.clone())
+                .unwrap_or_default(),
         }
     }
 
     /// Of a container, or of what runs before it.
     pub fn lifecycle(&self, pod: &Name, container: &Name) -> LifecycleNode {
-        match self.get(&Key::Lifecycle(pod.clone(), container.clone())).map(|entry| &entry.node) {
+        match self
+            .get(&Key::Lifecycle(pod.clone(), container.clone()))
+            .map(|entry| &entry.node)
+        {
             Some(Node::Lifecycle(lifecycle)) => lifecycle.clone(),
-            _ => self.init_container(pod, container).map(|(spec, _)| LifecycleNode::of(spec)).unwrap_or_default(),
+            _ => self
+                .init_container(pod, container)
+                .map(|(spec, _)| LifecycleNode::of(spec))
+                .unwrap_or_default(),
         }
     }
 
@@ -474,9 +562,18 @@ impl Graph {
             return spec.files.clone();
         }
         let mut files = BTreeMap::new();
-        for key in [Key::Files(pod.clone(), container.clone()), Key::LiveFiles(pod.clone(), container.clone())] {
-            if let Some(Node::Files(found) | Node::LiveFiles(found)) = self.get(&key).map(|entry| &entry.node) {
-                files.extend(found.iter().map(|(path, file)| (path.clone(), file.clone())));
+        for key in [
+            Key::Files(pod.clone(), container.clone()),
+            Key::LiveFiles(pod.clone(), container.clone()),
+        ] {
+            if let Some(Node::Files(found) | Node::LiveFiles(found)) =
+                self.get(&key).map(|entry| &entry.node)
+            {
+                files.extend(
+                    found
+                        .iter()
+                        .map(|(path, file)| (path.clone(), file.clone())),
+                );
             }
         }
         files
@@ -489,9 +586,15 @@ impl Graph {
         }
     }
 
-    pub fn published<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a spec::Publish)> {
+    pub fn published<'a>(
+        &'a self,
+        pod: &'a Name,
+    ) -> impl Iterator<Item = (&'a Name, &'a spec::Publish)> {
         let first = Key::Publish(pod.clone(), Name::lowest());
-        let own = self.neighbours(first, move |key| matches!(key, Key::Publish(of, _) if of == pod));
+        let own = self.neighbours(
+            first,
+            move |key| matches!(key, Key::Publish(of, _) if of == pod),
+        );
         own.filter_map(|entry| match (&entry.key, &entry.node) {
             (Key::Publish(_, name), Node::Publish(publish)) => Some((name, publish)),
             _ => None,
@@ -499,9 +602,15 @@ impl Graph {
     }
 
     /// What runs before the containers of `pod`, in this order.
-    pub fn init<'a>(&'a self, pod: &'a Name) -> impl Iterator<Item = (&'a Name, &'a spec::Container, Digest)> {
+    pub fn init<'a>(
+        &'a self,
+        pod: &'a Name,
+    ) -> impl Iterator<Item = (&'a Name, &'a spec::Container, Digest)> {
         let first = Key::Init(pod.clone(), Name::lowest());
-        let own = self.neighbours(first, move |key| matches!(key, Key::Init(of, _) if of == pod));
+        let own = self.neighbours(
+            first,
+            move |key| matches!(key, Key::Init(of, _) if of == pod),
+        );
         own.filter_map(|entry| match (&entry.key, &entry.node) {
             (Key::Init(_, name), Node::Init(spec)) => Some((name, spec, entry.hash)),
             _ => None,
@@ -518,17 +627,28 @@ impl Graph {
 
     /// Every image reference with the digest it was resolved to.
     pub fn images(&self) -> BTreeMap<Reference, Digest> {
-        let images = self.entries().filter_map(|entry| match (&entry.key, &entry.node) {
-            (Key::Image(reference), Node::Image { digest: Some(digest) }) => Some((reference.clone(), *digest)),
-            _ => None,
-        });
+        let images = self
+            .entries()
+            .filter_map(|entry| match (&entry.key, &entry.node) {
+                (
+                    Key::Image(reference),
+                    Node::Image {
+                        digest: Some(digest),
+                    },
+                ) => Some((reference.clone(), *digest)),
+                _ => None,
+            });
         images.collect()
     }
 
     /// The configuration this graph was built from: `build(config()) == self`.
     pub fn config(&self) -> Config {
-        let pods = self.pods().filter_map(|name| Some((name.clone(), self.pod_config(name)?)));
-        Config { pods: pods.collect() }
+        let pods = self
+            .pods()
+            .filter_map(|name| Some((name.clone(), self.pod_config(name)?)));
+        Config {
+            pods: pods.collect(),
+        }
     }
 
     fn pod_config(&self, pod: &Name) -> Option<spec::Pod> {
@@ -539,14 +659,21 @@ impl Graph {
             (Key::Volume(_, name), Node::Volume(volume)) => Some((name.clone(), volume.clone())),
             _ => None,
         });
-        let containers =
-            self.containers(pod).map(|(name, node, _)| (name.clone(), self.container_config(pod, name, node)));
+        let containers = self
+            .containers(pod)
+            .map(|(name, node, _)| (name.clone(), self.container_config(pod, name, node)));
         Some(spec::Pod {
             containers: containers.collect(),
-            init: self.init(pod).map(|(name, spec, _)| (name.clone(), spec.clone())).collect(),
+            init: self
+                .init(pod)
+                .map(|(name, spec, _)| (name.clone(), spec.clone()))
+                .collect(),
             network: sandbox.network.clone(),
             volumes: volumes.collect(),
-            publish: self.published(pod).map(|(name, publish)| (name.clone(), publish.clone())).collect(),
+            publish: self
+                .published(pod)
+                .map(|(name, publish)| (name.clone(), publish.clone()))
+                .collect(),
             restart: node.restart,
             depends_on: node.depends_on.clone(),
             update: node.update,
@@ -596,18 +723,34 @@ impl Graph {
     /// # Errors
     /// As [`Graph::build`].
     pub fn stored_beside(&self, known: &Self) -> Result<Vec<(Digest, Vec<u8>)>, CanonicalError> {
-        let is_new = |entry: &&Entry| known.get(&entry.key).is_none_or(|same| same.hash != entry.hash);
-        self.entries().filter(is_new).map(|entry| self.store(entry)).collect()
+        let is_new = |entry: &&Entry| {
+            known
+                .get(&entry.key)
+                .is_none_or(|same| same.hash != entry.hash)
+        };
+        self.entries()
+            .filter(is_new)
+            .map(|entry| self.store(entry))
+            .collect()
     }
 
     fn store(&self, entry: &Entry) -> Result<(Digest, Vec<u8>), CanonicalError> {
-        let needs = self.needs(&entry.key).into_iter().map(|need| need.hash).collect();
-        let stored = Stored { key: entry.key.clone(), node: entry.node.clone(), needs };
+        let needs = self
+            .needs(&entry.key)
+            .into_iter()
+            .map(|need| need.hash)
+            .collect();
+        let stored = Stored {
+            key: entry.key.clone(),
+            node: entry.node.clone(),
+            needs,
+        };
         Ok((entry.hash, canonical::encode(&stored)?))
     }
 
-    /// The pods of the graph whose root is `root`, without the rest of it. What is `known` of its pods by their hashes is
-    /// not read again, and grows: graphs of one host have most of them in common.
+    /// The pods of the graph whose root is `root`, without the rest of it. What is `known` of its
+    /// pods by their hashes is not read again, and grows: graphs of one host have most of them in
+    /// common.
     ///
     /// # Errors
     /// [`LoadError`], or what `read` returns.
@@ -632,7 +775,8 @@ impl Graph {
         Ok(())
     }
 
-    /// Reads the graph whose root is `root`. Every node is hashed again, so a graph that loads is the one committed.
+    /// Reads the graph whose root is `root`. Every node is hashed again, so a graph that loads is
+    /// the one committed.
     ///
     /// # Errors
     /// [`LoadError`], or what `read` returns.
@@ -655,8 +799,10 @@ impl Graph {
                 return Err(LoadError::TooLarge.into());
             }
             let bytes = read(&hash)?.ok_or(LoadError::Missing(hash))?;
-            let node: Stored = canonical::decode(&bytes).map_err(|e| LoadError::Unreadable(hash, e))?;
-            let actual = node_hash(&node.key, &node.node, &node.needs).map_err(|e| LoadError::Unreadable(hash, e))?;
+            let node: Stored =
+                canonical::decode(&bytes).map_err(|e| LoadError::Unreadable(hash, e))?;
+            let actual = node_hash(&node.key, &node.node, &node.needs)
+                .map_err(|e| LoadError::Unreadable(hash, e))?;
             if actual != hash {
                 return Err(LoadError::Corrupt(hash).into());
             }
@@ -664,17 +810,28 @@ impl Graph {
             stack.extend(node.needs.iter().map(|need| (*need, false)));
             stored.insert(hash, node);
         }
-        let mut graph = Self { dag: DiGraph::new(), index: BTreeMap::new() };
+        let mut graph = Self {
+            dag: DiGraph::new(),
+            index: BTreeMap::new(),
+        };
         let mut keys: BTreeMap<Digest, Key> = BTreeMap::new();
         for hash in order {
-            let Some(node) = stored.remove(&hash) else { continue };
-            let needs: Vec<Key> = node.needs.iter().filter_map(|need| keys.get(need).cloned()).collect();
+            let Some(node) = stored.remove(&hash) else {
+                continue;
+            };
+            let needs: Vec<Key> = node
+                .needs
+                .iter()
+                .filter_map(|need| keys.get(need).cloned())
+                .collect();
             let whole = needs.len() == node.needs.len();
             if !whole || graph.index.contains_key(&node.key) || !node.node.fits(&node.key) {
                 return Err(LoadError::Malformed(node.key).into());
             }
             keys.insert(hash, node.key.clone());
-            graph.add(node.key, node.node, &needs).map_err(|e| LoadError::Unreadable(hash, e))?;
+            graph
+                .add(node.key, node.node, &needs)
+                .map_err(|e| LoadError::Unreadable(hash, e))?;
         }
         if !graph.index.contains_key(&Key::Root) || graph.root() != root {
             return Err(LoadError::Malformed(Key::Root).into());
@@ -708,8 +865,13 @@ impl Node {
 fn node_hash(key: &Key, node: &Node, needs: &[Digest]) -> Result<Digest, CanonicalError> {
     let mut needs = needs.to_vec();
     needs.sort_unstable();
-    let hasher = Hasher::new(DOMAIN).field(&canonical::encode(key)?).field(&canonical::encode(node)?);
-    Ok(needs.iter().fold(hasher, |hasher, need| hasher.field(need.as_bytes())).finish())
+    let hasher = Hasher::new(DOMAIN)
+        .field(&canonical::encode(key)?)
+        .field(&canonical::encode(node)?);
+    Ok(needs
+        .iter()
+        .fold(hasher, |hasher, need| hasher.field(need.as_bytes()))
+        .finish())
 }
 
 impl fmt::Display for Key {

@@ -1,13 +1,13 @@
 //! The data Tank is about, and the pure functions over it.
 //!
-//! What lives here: names and digests ([`name`], [`digest`]), quantities with units ([`units`]), image references
-//! ([`reference`]), the typed configuration ([`spec`]), canonical bytes ([`canonical`]), the checks that cross
-//! fields ([`check`]), the content-hashed graph ([`graph`]), what differs between two graphs ([`diff`]) and the
-//! record of a generation ([`generation`]).
+//! What lives here: names and digests ([`name`], [`digest`]), quantities with units ([`units`]),
+//! image references ([`reference`]), the typed configuration ([`spec`]), canonical bytes
+//! ([`canonical`]), the checks that cross fields ([`check`]), the content-hashed graph ([`graph`]),
+//! what differs between two graphs ([`diff`]) and the record of a generation ([`generation`]).
 //!
-//! Nothing in this crate reads a file, a clock or the kernel, and nothing in it is `unsafe`. Both ends of the socket
-//! link it: the compiler makes a [`spec::Config`], the daemon decodes, re-checks and hashes it again before it trusts
-//! a byte of it.
+//! Nothing in this crate reads a file, a clock or the kernel, and nothing in it is `unsafe`. Both
+//! ends of the socket link it: the compiler makes a [`spec::Config`], the daemon decodes, re-checks
+//! and hashes it again before it trusts a byte of it.
 
 #![forbid(unsafe_code)]
 

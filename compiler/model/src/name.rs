@@ -3,9 +3,11 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{borrow::Borrow, fmt, str::FromStr};
 
-/// A DNS label (RFC 1123): 1 to 63 of `a-z`, `0-9`, `-`, beginning and ending with a letter or a digit.
+/// A DNS label (RFC 1123): 1 to 63 of `a-z`, `0-9`, `-`, beginning and ending with a letter or a
+/// digit.
 ///
-/// A name becomes a host name, a folder and a cgroup, so it is checked once, here, and can hold neither `/` nor `..`.
+/// A name becomes a host name, a folder and a cgroup, so it is checked once, here, and can hold
+/// neither `/` nor `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Name(String);
@@ -17,7 +19,9 @@ pub enum NameError {
     Empty,
     #[error("`{0}` has more than 63 characters")]
     TooLong(String),
-    #[error("`{0}` is no name: use 1 to 63 of `a-z`, `0-9` and `-`, not beginning or ending with `-`")]
+    #[error(
+        "`{0}` is no name: use 1 to 63 of `a-z`, `0-9` and `-`, not beginning or ending with `-`"
+    )]
     Characters(String),
 }
 
@@ -100,7 +104,18 @@ mod tests {
         for good in ["a", "web", "web-1", "0", &"x".repeat(63)] {
             assert!(Name::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "-a", "a-", "Web", "a.b", "a/b", "..", "a_b", "é", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            "Web",
+            "a.b",
+            "a/b",
+            "..",
+            "a_b",
+            "é",
+            &"x".repeat(64),
+        ] {
             assert!(Name::new(bad).is_err(), "{bad}");
         }
     }
@@ -108,7 +123,10 @@ mod tests {
     #[test]
     fn nearest_finds_typos_and_nothing_far() {
         assert_eq!(nearest("wbe", ["db", "web", "cache"]), Some("web"));
-        assert_eq!(nearest("contianers", ["containers", "volumes"]), Some("containers"));
+        assert_eq!(
+            nearest("contianers", ["containers", "volumes"]),
+            Some("containers")
+        );
         assert_eq!(nearest("postgres", ["web", "db"]), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Which line of which file set a field, and what it overrode. Kept beside a generation, for `tank why`.
+//! Which line of which file set a field, and what it overrode. Kept beside a generation, for
+//! `tank why`.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,8 @@ pub struct PodSource {
 }
 
 impl PodSource {
-    /// Whether both are one source. Files are merged: who names some of them, or more, still means the same pods.
+    /// Whether both are one source. Files are merged: who names some of them, or more, still means
+    /// the same pods.
     pub fn is_same(&self, other: &Self) -> bool {
         self.files.is_subset(&other.files) || other.files.is_subset(&self.files)
     }
@@ -75,10 +77,18 @@ pub struct Overridden {
 pub fn field(path: &[String]) -> String {
     let plain = |part: &str| {
         !part.is_empty()
-            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'\''))
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'\''))
             && !part.starts_with(|c: char| c.is_ascii_digit() || c == '-')
     };
-    let write = |part: &String| if plain(part) { part.clone() } else { format!("{part:?}") };
+    let write = |part: &String| {
+        if plain(part) {
+            part.clone()
+        } else {
+            format!("{part:?}")
+        }
+    };
     path.iter().map(write).collect::<Vec<_>>().join(".")
 }
 
@@ -107,23 +117,47 @@ pub fn parse_field(text: &str) -> Vec<String> {
 impl Provenance {
     /// The line of a field, in words: `pods.ncl:12`.
     pub fn words(&self, line: Line) -> String {
-        format!("{}:{}", self.files.get(line.file as usize).map_or("?", String::as_str), line.line)
+        format!(
+            "{}:{}",
+            self.files
+                .get(line.file as usize)
+                .map_or("?", String::as_str),
+            line.line
+        )
     }
 
     /// This, with the pods of `newer` in place of those of the same name.
     pub fn with(mut self, newer: Self) -> Self {
         let pod = |field: &str| parse_field(field).into_iter().nth(1);
-        let mut replaced: BTreeSet<String> = newer.fields.keys().filter_map(|field| pod(field)).collect();
+        let mut replaced: BTreeSet<String> =
+            newer.fields.keys().filter_map(|field| pod(field)).collect();
         replaced.extend(newer.pods.keys().cloned());
         self.pods.extend(newer.pods);
-        self.fields.retain(|field, _| pod(field).is_none_or(|pod| !replaced.contains(&pod)));
+        self.fields
+            .retain(|field, _| pod(field).is_none_or(|pod| !replaced.contains(&pod)));
         let offset = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
         self.files.extend(newer.files);
-        let moved = |line: Line| Line { file: line.file.saturating_add(offset), ..line };
+        let moved = |line: Line| Line {
+            file: line.file.saturating_add(offset),
+            ..line
+        };
         for (field, origin) in newer.fields {
-            let overrode =
-                origin.overrode.into_iter().map(|over| Overridden { line: moved(over.line), ..over }).collect();
-            self.fields.insert(field, Origin { line: moved(origin.line), via: origin.via.map(moved), overrode });
+            let overrode = origin
+                .overrode
+                .into_iter()
+                .map(|over| Overridden {
+                    line: moved(over.line),
+                    ..over
+                })
+                .collect();
+            self.fields.insert(
+                field,
+                Origin {
+                    line: moved(origin.line),
+                    via: origin.via.map(moved),
+                    overrode,
+                },
+            );
         }
         self
     }
@@ -135,7 +169,12 @@ mod tests {
 
     #[test]
     fn paths_are_read_as_they_are_written() {
-        for path in [vec!["pods", "web"], vec!["files", "/etc/a.conf"], vec!["env", "a\"b\\c"], vec!["pods", "1"]] {
+        for path in [
+            vec!["pods", "web"],
+            vec!["files", "/etc/a.conf"],
+            vec!["env", "a\"b\\c"],
+            vec!["pods", "1"],
+        ] {
             let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
             assert_eq!(parse_field(&field(&path)), path);
         }
@@ -143,11 +182,19 @@ mod tests {
 
     #[test]
     fn newer_pods_replace_older_ones() {
-        let origin = |file: u32| Origin { line: Line { file, line: 1 }, via: None, overrode: Vec::new() };
+        let origin = |file: u32| Origin {
+            line: Line { file, line: 1 },
+            via: None,
+            overrode: Vec::new(),
+        };
         let old = Provenance {
             files: vec!["a".to_owned()],
-            fields: [("pods.x.restart", 0), ("pods.y.restart", 0)].map(|(f, o)| (f.to_owned(), origin(o))).into(),
-            pods: ["x", "y"].map(|pod| (pod.to_owned(), source(&["/a"]))).into(),
+            fields: [("pods.x.restart", 0), ("pods.y.restart", 0)]
+                .map(|(f, o)| (f.to_owned(), origin(o)))
+                .into(),
+            pods: ["x", "y"]
+                .map(|pod| (pod.to_owned(), source(&["/a"])))
+                .into(),
         };
         let new = Provenance {
             files: vec!["b".to_owned()],
@@ -155,13 +202,22 @@ mod tests {
             pods: [("x".to_owned(), source(&["/b"]))].into(),
         };
         let both = old.with(new);
-        assert_eq!(both.fields.keys().collect::<Vec<_>>(), ["pods.x.hostname", "pods.y.restart"]);
+        assert_eq!(
+            both.fields.keys().collect::<Vec<_>>(),
+            ["pods.x.hostname", "pods.y.restart"]
+        );
         assert_eq!(both.words(both.fields["pods.x.hostname"].line), "b:1");
-        assert_eq!((&both.pods["x"], &both.pods["y"]), (&source(&["/b"]), &source(&["/a"])));
+        assert_eq!(
+            (&both.pods["x"], &both.pods["y"]),
+            (&source(&["/b"]), &source(&["/a"]))
+        );
     }
 
     fn source(files: &[&str]) -> PodSource {
-        PodSource { files: files.iter().map(|file| (*file).to_owned()).collect(), uid: 0 }
+        PodSource {
+            files: files.iter().map(|file| (*file).to_owned()).collect(),
+            uid: 0,
+        }
     }
 
     #[test]

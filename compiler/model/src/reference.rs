@@ -1,8 +1,9 @@
 //! Image references: which bytes a container runs.
 //!
-//! Two transports, named as skopeo names them: a registry (`nginx:1.27`, `ghcr.io/a/b@sha256:…`, the default) and an
-//! OCI image layout on disk (`oci:PATH[:TAG][@sha256:…]`). Defaults are the ones container users know: the registry
-//! `docker.io`, its `library/` for one-word names, the tag `latest`.
+//! Two transports, named as skopeo names them: a registry (`nginx:1.27`, `ghcr.io/a/b@sha256:…`,
+//! the default) and an OCI image layout on disk (`oci:PATH[:TAG][@sha256:…]`). Defaults are the
+//! ones container users know: the registry `docker.io`, its `library/` for one-word names, the tag
+//! `latest`.
 
 use crate::digest::Digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -26,7 +27,8 @@ pub enum Source {
         tag: Option<String>,
         digest: Option<Digest>,
     },
-    /// An OCI image layout. The path is as written; one that is relative counts from the configuration's folder.
+    /// An OCI image layout. The path is as written; one that is relative counts from the
+    /// configuration's folder.
     Layout { path: String, tag: String },
 }
 
@@ -53,7 +55,11 @@ impl Reference {
     /// # Errors
     /// When the reference gets too long.
     pub fn pinned(&self, digest: Digest) -> Result<Self, ReferenceError> {
-        let name = if self.digest.is_some() { self.text.rsplit_once('@').map(|(name, _)| name) } else { None };
+        let name = if self.digest.is_some() {
+            self.text.rsplit_once('@').map(|(name, _)| name)
+        } else {
+            None
+        };
         format!("{}@{digest}", name.unwrap_or(&self.text)).parse()
     }
 
@@ -75,15 +81,24 @@ impl FromStr for Reference {
             }),
         };
         match parsed {
-            Ok((source, digest)) => Ok(Self { text: text.to_owned(), source, digest }),
-            Err(why) => Err(ReferenceError { text: text.chars().take(80).collect(), why }),
+            Ok((source, digest)) => Ok(Self {
+                text: text.to_owned(),
+                source,
+                digest,
+            }),
+            Err(why) => Err(ReferenceError {
+                text: text.chars().take(80).collect(),
+                why,
+            }),
         }
     }
 }
 
 fn parse_layout(rest: &str) -> Result<(Source, Option<Digest>), &'static str> {
     // A path may hold an `@`; only what is a whole digest pins.
-    let pinned = rest.rsplit_once('@').and_then(|(rest, digest)| Some((rest, digest.parse::<Digest>().ok()?)));
+    let pinned = rest
+        .rsplit_once('@')
+        .and_then(|(rest, digest)| Some((rest, digest.parse::<Digest>().ok()?)));
     let (rest, digest) = pinned.map_or((rest, None), |(rest, digest)| (rest, Some(digest)));
     let (path, tag) = match rest.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
@@ -93,12 +108,25 @@ fn parse_layout(rest: &str) -> Result<(Source, Option<Digest>), &'static str> {
         return Err("the path of the OCI layout is missing");
     }
     check_tag(tag)?;
-    Ok((Source::Layout { path: path.to_owned(), tag: tag.to_owned() }, digest))
+    Ok((
+        Source::Layout {
+            path: path.to_owned(),
+            tag: tag.to_owned(),
+        },
+        digest,
+    ))
 }
 
 fn parse_registry(text: &str) -> Result<Source, &'static str> {
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest.parse().map_err(|_| "the part after `@` is no `sha256:` digest")?)),
+        Some((rest, digest)) => (
+            rest,
+            Some(
+                digest
+                    .parse()
+                    .map_err(|_| "the part after `@` is no `sha256:` digest")?,
+            ),
+        ),
         None => (text, None),
     };
     let (name, tag) = match rest.rsplit_once(':') {
@@ -108,9 +136,12 @@ fn parse_registry(text: &str) -> Result<Source, &'static str> {
     if let Some(tag) = tag {
         check_tag(tag)?;
     }
-    // A first component is a host when it could not be one of a repository: it has a dot, a port, or is `localhost`.
+    // A first component is a host when it could not be one of a repository: it has a dot, a port,
+    // or is `localhost`.
     let (registry, repository) = match name.split_once('/') {
-        Some((host, path)) if host == "localhost" || host.contains(['.', ':']) => (host.to_owned(), path.to_owned()),
+        Some((host, path)) if host == "localhost" || host.contains(['.', ':']) => {
+            (host.to_owned(), path.to_owned())
+        }
         Some(_) => ("docker.io".to_owned(), name.to_owned()),
         None => ("docker.io".to_owned(), format!("library/{name}")),
     };
@@ -121,11 +152,18 @@ fn parse_registry(text: &str) -> Result<Source, &'static str> {
         (None, Some(_)) => None,
         (None, None) => Some("latest".to_owned()),
     };
-    Ok(Source::Registry { registry, repository, tag, digest })
+    Ok(Source::Registry {
+        registry,
+        repository,
+        tag,
+        digest,
+    })
 }
 
 fn check_registry(registry: &str) -> Result<(), &'static str> {
-    let (host, port) = registry.split_once(':').map_or((registry, None), |(host, port)| (host, Some(port)));
+    let (host, port) = registry
+        .split_once(':')
+        .map_or((registry, None), |(host, port)| (host, Some(port)));
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
     if host.is_empty() || !host.bytes().all(legal) {
         return Err("the registry is no host name");
@@ -136,10 +174,12 @@ fn check_registry(registry: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A path component is `[a-z0-9]+([._-]+[a-z0-9]+)*` (distribution specification, "pulling manifests").
+/// A path component is `[a-z0-9]+([._-]+[a-z0-9]+)*` (distribution specification, "pulling
+/// manifests").
 fn check_repository(repository: &str) -> Result<(), &'static str> {
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    let legal =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
     for part in repository.split('/') {
         if part.bytes().any(|b| b.is_ascii_uppercase()) {
             return Err("repository names are lower case");
@@ -173,7 +213,9 @@ impl Serialize for Reference {
 
 impl<'de> Deserialize<'de> for Reference {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -183,7 +225,12 @@ mod tests {
 
     fn registry(text: &str) -> (String, String, Option<String>) {
         match text.parse::<Reference>().expect(text).source {
-            Source::Registry { registry, repository, tag, .. } => (registry, repository, tag),
+            Source::Registry {
+                registry,
+                repository,
+                tag,
+                ..
+            } => (registry, repository, tag),
             Source::Layout { .. } => panic!("{text} is a layout"),
         }
     }
@@ -191,19 +238,37 @@ mod tests {
     #[test]
     fn defaults_are_the_ones_users_know() {
         let own = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), Some(c.to_owned()));
-        assert_eq!(registry("nginx"), own("docker.io", "library/nginx", "latest"));
-        assert_eq!(registry("nginx:1.27"), own("docker.io", "library/nginx", "1.27"));
+        assert_eq!(
+            registry("nginx"),
+            own("docker.io", "library/nginx", "latest")
+        );
+        assert_eq!(
+            registry("nginx:1.27"),
+            own("docker.io", "library/nginx", "1.27")
+        );
         assert_eq!(registry("a/b"), own("docker.io", "a/b", "latest"));
-        assert_eq!(registry("localhost:5000/a/b:c"), own("localhost:5000", "a/b", "c"));
+        assert_eq!(
+            registry("localhost:5000/a/b:c"),
+            own("localhost:5000", "a/b", "c")
+        );
         let pinned = format!("ghcr.io/a/b@{}", Digest::of(b""));
         assert_eq!(registry(&pinned).2, None);
-        assert_eq!(pinned.parse::<Reference>().expect("parses").digest(), Some(Digest::of(b"")));
+        assert_eq!(
+            pinned.parse::<Reference>().expect("parses").digest(),
+            Some(Digest::of(b""))
+        );
     }
 
     #[test]
     fn layouts_have_a_path_and_a_tag() {
-        for (text, path, tag) in [("oci:./image", "./image", "latest"), ("oci:/a/b:v1", "/a/b", "v1")] {
-            let expected = Source::Layout { path: path.to_owned(), tag: tag.to_owned() };
+        for (text, path, tag) in [
+            ("oci:./image", "./image", "latest"),
+            ("oci:/a/b:v1", "/a/b", "v1"),
+        ] {
+            let expected = Source::Layout {
+                path: path.to_owned(),
+                tag: tag.to_owned(),
+            };
             assert_eq!(text.parse::<Reference>().expect(text).source, expected);
         }
     }
@@ -211,12 +276,21 @@ mod tests {
     #[test]
     fn what_was_resolved_can_be_pinned_again_and_again() {
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
-        for text in ["nginx", "nginx:1.27", "localhost:5000/a/b:c", "oci:./image", "oci:./im@ge:v1"] {
+        for text in [
+            "nginx",
+            "nginx:1.27",
+            "localhost:5000/a/b:c",
+            "oci:./image",
+            "oci:./im@ge:v1",
+        ] {
             let reference: Reference = text.parse().expect(text);
             let pinned = reference.pinned(one).expect("pins");
             assert_eq!(pinned.as_str(), format!("{text}@{one}"));
             assert_eq!((reference.digest(), pinned.digest()), (None, Some(one)));
-            assert_eq!(pinned.pinned(two).expect("pins").as_str(), format!("{text}@{two}"));
+            assert_eq!(
+                pinned.pinned(two).expect("pins").as_str(),
+                format!("{text}@{two}")
+            );
             if let Source::Layout { .. } = reference.source() {
                 assert_eq!(pinned.source(), reference.source());
             }
@@ -226,9 +300,19 @@ mod tests {
     #[test]
     fn the_rest_is_refused() {
         let long = "a".repeat(600);
-        for bad in
-            ["", "NGINX", "a b", "nginx:", "nginx:a/b:", "a//b", "x@sha256:12", "-", "h.io:99999/a", "oci:", &long]
-        {
+        for bad in [
+            "",
+            "NGINX",
+            "a b",
+            "nginx:",
+            "nginx:a/b:",
+            "a//b",
+            "x@sha256:12",
+            "-",
+            "h.io:99999/a",
+            "oci:",
+            &long,
+        ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
         }
     }

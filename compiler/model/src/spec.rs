@@ -1,8 +1,9 @@
-//! The typed configuration, as section 3 of the design has it: what a user declares, with every default filled in.
+//! The typed configuration, as section 3 of the design has it: what a user declares, with every
+//! default filled in.
 //!
-//! Field names, defaults and the OCI rules behind them are documented for users in `stdlib/tank.ncl`; here are the
-//! shapes. Whatever equals its default is left out of the canonical bytes, so a field added to Tank later changes no
-//! hash of a configuration that does not use it.
+//! Field names, defaults and the OCI rules behind them are documented for users in
+//! `stdlib/tank.ncl`; here are the shapes. Whatever equals its default is left out of the canonical
+//! bytes, so a field added to Tank later changes no hash of a configuration that does not use it.
 
 use crate::{
     name::Name,
@@ -25,7 +26,8 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Pod {
     pub containers: BTreeMap<Name, Container>,
-    /// Run one after another in the order of their names, each to its end, before the containers start.
+    /// Run one after another in the order of their names, each to its end, before the containers
+    /// start.
     #[serde(default, skip_serializing_if = "is_default")]
     pub init: BTreeMap<Name, Container>,
     #[serde(default, skip_serializing_if = "is_default")]
@@ -122,8 +124,8 @@ pub enum Network {
 pub struct Nic {
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: NicMode,
-    /// The host's interface: what a macvlan sits on, or the bridge that is joined. `auto`: the default route's, or
-    /// Tank's bridge.
+    /// The host's interface: what a macvlan sits on, or the bridge that is joined. `auto`: the
+    /// default route's, or Tank's bridge.
     #[serde(default = "auto_parent", skip_serializing_if = "is_auto_parent")]
     pub parent: String,
     /// A static address with the length of its network's prefix.
@@ -147,7 +149,8 @@ pub enum NicMode {
     Macvlan,
 }
 
-/// What a volume is kept in. None of the fields: a managed one, kept by Tank under its state folder.
+/// What a volume is kept in. None of the fields: a managed one, kept by Tank under its state
+/// folder.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
@@ -173,7 +176,10 @@ impl Pod {
     /// Its containers, and what runs before them, each with the field it stands in.
     pub fn processes(&self) -> impl Iterator<Item = (&'static str, &Name, &Container)> {
         let of = |field, (name, spec)| (field, name, spec);
-        let containers = self.containers.iter().map(move |entry| of("containers", entry));
+        let containers = self
+            .containers
+            .iter()
+            .map(move |entry| of("containers", entry));
         containers.chain(self.init.iter().map(move |entry| of("init", entry)))
     }
 }
@@ -183,10 +189,13 @@ impl Pod {
 #[serde(deny_unknown_fields)]
 pub struct File {
     pub text: String,
-    #[serde(default = "default_file_mode", skip_serializing_if = "is_default_file_mode")]
+    #[serde(
+        default = "default_file_mode",
+        skip_serializing_if = "is_default_file_mode"
+    )]
     pub mode: Mode,
-    /// How the running process takes a new text in: the signal that makes it read the file again, or
-    /// [`READS_AGAIN`]. Without it a new text restarts the container.
+    /// How the running process takes a new text in: the signal that makes it read the file again,
+    /// or [`READS_AGAIN`]. Without it a new text restarts the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reload: Option<String>,
 }
@@ -194,7 +203,8 @@ pub struct File {
 /// [`File::reload`] of a program that needs no signal to read its file again.
 pub const READS_AGAIN: &str = "none";
 
-/// A file of the host that is copied into the container's memory at its start, and never into the store.
+/// A file of the host that is copied into the container's memory at its start, and never into the
+/// store.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Secret {
@@ -202,7 +212,10 @@ pub struct Secret {
     pub file: String,
     /// Absolute path in the container.
     pub path: String,
-    #[serde(default = "default_secret_mode", skip_serializing_if = "is_default_secret_mode")]
+    #[serde(
+        default = "default_secret_mode",
+        skip_serializing_if = "is_default_secret_mode"
+    )]
     pub mode: Mode,
 }
 
@@ -216,7 +229,9 @@ impl TryFrom<String> for Mode {
     fn try_from(text: String) -> Result<Self, String> {
         match u32::from_str_radix(&text, 8) {
             Ok(mode) if mode <= 0o777 => Ok(Self(mode)),
-            _ => Err(format!("`{text}` is no file mode, write for example \"0644\"")),
+            _ => Err(format!(
+                "`{text}` is no file mode, write for example \"0644\""
+            )),
         }
     }
 }
@@ -265,7 +280,9 @@ impl TryFrom<serde_json::Value> for Amount {
         match (&value, value.as_u64()) {
             (_, Some(number)) => Ok(Self::Of(number)),
             (serde_json::Value::String(text), _) if text == "unlimited" => Ok(Self::Unlimited),
-            _ => Err(format!("`{value}` is no amount, write a whole number or \"unlimited\"")),
+            _ => Err(format!(
+                "`{value}` is no amount, write a whole number or \"unlimited\""
+            )),
         }
     }
 }
@@ -502,7 +519,10 @@ pub struct Probe {
     #[serde(default = "default_period", skip_serializing_if = "is_default_period")]
     pub timeout: Millis,
     /// How many times in a row it has to fail before that counts.
-    #[serde(default = "default_failures", skip_serializing_if = "is_default_failures")]
+    #[serde(
+        default = "default_failures",
+        skip_serializing_if = "is_default_failures"
+    )]
     pub failures: u32,
     /// The time before it is asked first.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -13,16 +13,18 @@ pub struct UnitError {
     example: &'static str,
 }
 
-/// A number of bytes. Reads a number, or a text with `B`, `KiB`, `MiB`, `GiB`, `TiB`, `kB`, `MB`, `GB` or `TB`.
+/// A number of bytes. Reads a number, or a text with `B`, `KiB`, `MiB`, `GiB`, `TiB`, `kB`, `MB`,
+/// `GB` or `TB`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Bytes(pub u64);
 
-/// A span of time in milliseconds. Reads a text with `ms`, `s`, `m` or `h`; canonical bytes hold the milliseconds.
+/// A span of time in milliseconds. Reads a text with `ms`, `s`, `m` or `h`; canonical bytes hold
+/// the milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Millis(pub u64);
 
-/// A share of processor time in thousandths of one CPU. Reads `0.5`, `"0.5"` or `"500m"`; canonical bytes hold the
-/// last.
+/// A share of processor time in thousandths of one CPU. Reads `0.5`, `"0.5"` or `"500m"`; canonical
+/// bytes hold the last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MilliCpu(pub u32);
 
@@ -56,7 +58,8 @@ impl Cidr {
             IpAddr::V6(v6) => u128::from(v6),
         };
         let same = bits(self.address) ^ bits(address);
-        address.is_ipv4() == self.address.is_ipv4() && (self.prefix == 0 || same >> (128 - u32::from(self.prefix)) == 0)
+        address.is_ipv4() == self.address.is_ipv4()
+            && (self.prefix == 0 || same >> (128 - u32::from(self.prefix)) == 0)
     }
 }
 
@@ -134,10 +137,13 @@ impl MilliCpu {
     }
 }
 
-/// `"1.5GiB"` as an integer: decimal digits, at most one point, one of `units`. Without a unit the number counts
-/// `bare` (0: a unit is needed). Fractions are exact or refused, so that no rounding hides in a hash.
+/// `"1.5GiB"` as an integer: decimal digits, at most one point, one of `units`. Without a unit the
+/// number counts `bare` (0: a unit is needed). Fractions are exact or refused, so that no rounding
+/// hides in a hash.
 fn scaled(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit.trim_start() {
         "" if bare > 0 => bare,
@@ -151,12 +157,19 @@ fn scaled(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {
     let scale = 10u128.pow(fraction.len() as u32);
     let digits: u128 = format!("{whole}{fraction}").parse().ok()?;
     let scaled = digits.checked_mul(u128::from(factor))?;
-    (scaled % scale == 0).then(|| u64::try_from(scaled / scale).ok()).flatten()
+    (scaled % scale == 0)
+        .then(|| u64::try_from(scaled / scale).ok())
+        .flatten()
 }
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, size) in [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1u64 << 10)] {
+        for (name, size) in [
+            ("TiB", 1 << 40),
+            ("GiB", 1 << 30),
+            ("MiB", 1 << 20),
+            ("KiB", 1u64 << 10),
+        ] {
             if self.0 >= size && self.0.is_multiple_of(size) {
                 return write!(f, "{}{name}", self.0 / size);
             }
@@ -205,21 +218,29 @@ fn scalar<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(Option<u64>, St
     match Value::deserialize(deserializer)? {
         Value::Number(number) => Ok((number.as_u64(), number.to_string())),
         Value::String(text) => Ok((None, text)),
-        other => Err(de::Error::custom(format!("expected a number or a text, not `{other}`"))),
+        other => Err(de::Error::custom(format!(
+            "expected a number or a text, not `{other}`"
+        ))),
     }
 }
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (number, text) = scalar(deserializer)?;
-        number.map_or_else(|| Self::parse(&text).map_err(de::Error::custom), |number| Ok(Self(number)))
+        number.map_or_else(
+            || Self::parse(&text).map_err(de::Error::custom),
+            |number| Ok(Self(number)),
+        )
     }
 }
 
 impl<'de> Deserialize<'de> for Millis {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let (number, text) = scalar(deserializer)?;
-        number.map_or_else(|| Self::parse(&text).map_err(de::Error::custom), |number| Ok(Self(number)))
+        number.map_or_else(
+            || Self::parse(&text).map_err(de::Error::custom),
+            |number| Ok(Self(number)),
+        )
     }
 }
 
@@ -245,11 +266,25 @@ mod tests {
 
     #[test]
     fn quantities_refuse_the_rest() {
-        for bad in ["", "MiB", "-1", "1e3", "0.3B", "1.2.3", "1.", ".5", "99999999999TiB", "5 parsecs"] {
+        for bad in [
+            "",
+            "MiB",
+            "-1",
+            "1e3",
+            "0.3B",
+            "1.2.3",
+            "1.",
+            ".5",
+            "99999999999TiB",
+            "5 parsecs",
+        ] {
             assert!(Bytes::parse(bad).is_err(), "{bad}");
         }
         assert!(Millis::parse("30").is_err(), "a time needs its unit");
-        assert!(MilliCpu::parse("0.0001").is_err(), "finer than a thousandth");
+        assert!(
+            MilliCpu::parse("0.0001").is_err(),
+            "finer than a thousandth"
+        );
     }
 
     #[test]
@@ -258,7 +293,11 @@ mod tests {
         assert!(pool.contains(IpAddr::from([10, 0, 0, 200])));
         assert!(!pool.contains(IpAddr::from([10, 0, 0, 5])));
         assert!(!pool.contains("::1".parse().expect("an address")));
-        assert!(Cidr::parse("::/0").expect("a network").contains("::1".parse().expect("an address")));
+        assert!(
+            Cidr::parse("::/0")
+                .expect("a network")
+                .contains("::1".parse().expect("an address"))
+        );
         for bad in ["10.0.0.5", "10.0.0.5/33", "::1/129", "a/8", "10.0.0.5/"] {
             assert!(Cidr::parse(bad).is_err(), "{bad}");
         }
@@ -270,7 +309,10 @@ mod tests {
             assert_eq!(Bytes::parse(&Bytes(bytes).to_string()), Ok(Bytes(bytes)));
         }
         for millis in [0, 1, 999, 1_000, 90_000, 7_200_000] {
-            assert_eq!(Millis::parse(&Millis(millis).to_string()), Ok(Millis(millis)));
+            assert_eq!(
+                Millis::parse(&Millis(millis).to_string()),
+                Ok(Millis(millis))
+            );
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What a configuration may say and this version does not do yet: the one list of it.
 //!
-//! The contracts, the types and the graph hold these features, so that what is written for them is checked and keeps its
-//! hash; no daemon of this version carries them out. [`crate::check`] refuses them at the line, for the command and for
-//! the daemon, and `tank doc` says so of the fields (a test holds the docs against this list).
+//! The contracts, the types and the graph hold these features, so that what is written for them is
+//! checked and keeps its hash; no daemon of this version carries them out. [`crate::check`] refuses
+//! them at the line, for the command and for the daemon, and `tank doc` says so of the fields (a
+//! test holds the docs against this list).
 
 use crate::{
     check::Problem,
@@ -46,13 +47,20 @@ pub const FEATURES: [Feature; 2] = [
 /// Everything in `config` that is not done yet.
 pub(crate) fn problems(config: &Config) -> Vec<Problem> {
     let all = config.pods.iter().flat_map(|(name, pod)| {
-        FEATURES.iter().filter(|feature| (feature.uses)(pod)).map(move |feature| Problem {
-            code: feature.code,
-            path: ["pods", name.as_str()].iter().chain(feature.path).map(|part| (*part).to_owned()).collect(),
-            message: feature.message.to_owned(),
-            help: feature.help.to_owned(),
-            related: None,
-        })
+        FEATURES
+            .iter()
+            .filter(|feature| (feature.uses)(pod))
+            .map(move |feature| Problem {
+                code: feature.code,
+                path: ["pods", name.as_str()]
+                    .iter()
+                    .chain(feature.path)
+                    .map(|part| (*part).to_owned())
+                    .collect(),
+                message: feature.message.to_owned(),
+                help: feature.help.to_owned(),
+                related: None,
+            })
     });
     all.collect()
 }

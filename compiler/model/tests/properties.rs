@@ -1,4 +1,5 @@
-//! What hashes promise: the same configuration is the same hash however it came about, another one is another.
+//! What hashes promise: the same configuration is the same hash however it came about, another one
+//! is another.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -48,7 +49,8 @@ fn full() -> Value {
 }
 
 fn root(value: &Value) -> Digest {
-    let config: Config = serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("{e}: {value}"));
+    let config: Config =
+        serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("{e}: {value}"));
     Graph::build(&config, |_| None).expect("builds").root()
 }
 
@@ -56,9 +58,16 @@ fn root(value: &Value) -> Digest {
 fn leaves(value: &Value, at: String, out: &mut Vec<String>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(name, field)| {
-            leaves(field, format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")), out);
+            leaves(
+                field,
+                format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")),
+                out,
+            );
         }),
-        Value::Array(items) => items.iter().enumerate().for_each(|(i, item)| leaves(item, format!("{at}/{i}"), out)),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(i, item)| leaves(item, format!("{at}/{i}"), out)),
         _ => out.push(at),
     }
 }
@@ -76,7 +85,10 @@ fn other(value: &Value) -> Value {
             "udp" => "tcp".into(),
             "unconfined" => "default".into(),
             "unlimited" => 7.into(),
-            text => text.replacen('1', "4", 1).replacen('2', "3", usize::from(!text.contains('1'))).into(),
+            text => text
+                .replacen('1', "4", 1)
+                .replacen('2', "3", usize::from(!text.contains('1')))
+                .into(),
         },
         other => panic!("no other value for {other}"),
     }
@@ -116,8 +128,11 @@ fn a_graph_holds_the_whole_configuration() {
     let config: Config = serde_json::from_value(full()).expect("a configuration");
     let graph = Graph::build(&config, |_| None).expect("builds");
     assert_eq!(graph.config(), config);
-    let stored: std::collections::BTreeMap<_, _> = graph.stored().expect("encodes").into_iter().collect();
-    let loaded = Graph::load::<Box<tank_model::graph::LoadError>>(graph.root(), |hash| Ok(stored.get(hash).cloned()));
+    let stored: std::collections::BTreeMap<_, _> =
+        graph.stored().expect("encodes").into_iter().collect();
+    let loaded = Graph::load::<Box<tank_model::graph::LoadError>>(graph.root(), |hash| {
+        Ok(stored.get(hash).cloned())
+    });
     assert_eq!(loaded.expect("loads").config(), config);
     let mut pods = std::collections::BTreeMap::new();
     let mut reads = 0;
@@ -128,7 +143,10 @@ fn a_graph_holds_the_whole_configuration() {
         };
         Graph::load_pods(graph.root(), &mut pods, read).expect("loads");
         assert_eq!(pods.values().collect::<Vec<_>>().len(), config.pods.len());
-        assert_eq!(pods.values().collect::<std::collections::BTreeSet<_>>(), config.pods.keys().collect());
+        assert_eq!(
+            pods.values().collect::<std::collections::BTreeSet<_>>(),
+            config.pods.keys().collect()
+        );
     }
     // Its pods once, its root twice.
     assert_eq!(reads, config.pods.len() + 2);
@@ -146,9 +164,12 @@ fn what_a_graph_has_beside_another_completes_it() {
     // The pod and what needs it: the root.
     assert_eq!(beside.len(), 2);
     assert_eq!(after.stored_beside(&after).expect("encodes"), []);
-    let mut stored: std::collections::BTreeMap<_, _> = before.stored().expect("encodes").into_iter().collect();
+    let mut stored: std::collections::BTreeMap<_, _> =
+        before.stored().expect("encodes").into_iter().collect();
     stored.extend(beside);
-    let loaded = Graph::load::<Box<tank_model::graph::LoadError>>(after.root(), |hash| Ok(stored.get(hash).cloned()));
+    let loaded = Graph::load::<Box<tank_model::graph::LoadError>>(after.root(), |hash| {
+        Ok(stored.get(hash).cloned())
+    });
     assert_eq!(loaded.expect("loads").config(), changed);
 }
 

@@ -1,4 +1,5 @@
-//! Pictures of a graph: [`svg`] of its pods, for people; [`dot`] and [`mermaid`] of its nodes, for others to draw.
+//! Pictures of a graph: [`svg`] of its pods, for people; [`dot`] and [`mermaid`] of its nodes, for
+//! others to draw.
 
 mod svg;
 
@@ -16,13 +17,20 @@ fn entries(graph: &Graph) -> Vec<(String, String, &'static str)> {
         Key::Volume(..) => "folder",
         _ => "ellipse",
     };
-    graph.entries().map(|entry| (entry.key.to_string(), entry.hash.short(), shape(&entry.key))).collect()
+    graph
+        .entries()
+        .map(|entry| (entry.key.to_string(), entry.hash.short(), shape(&entry.key)))
+        .collect()
 }
 
 fn edges(graph: &Graph) -> Vec<(String, String)> {
     let of = |entry: &tank_model::graph::Entry| {
         let from = entry.key.to_string();
-        graph.needs(&entry.key).into_iter().map(move |need| (from.clone(), need.key.to_string())).collect::<Vec<_>>()
+        graph
+            .needs(&entry.key)
+            .into_iter()
+            .map(move |need| (from.clone(), need.key.to_string()))
+            .collect::<Vec<_>>()
     };
     graph.entries().flat_map(of).collect()
 }
@@ -30,9 +38,14 @@ fn edges(graph: &Graph) -> Vec<(String, String)> {
 /// Graphviz: `tank build --graph dot | dot -Tsvg`.
 pub fn dot(graph: &Graph) -> String {
     let quote = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
-    let mut out = String::from("digraph tank {\n  rankdir=LR;\n  node [fontname=\"sans-serif\"];\n");
+    let mut out =
+        String::from("digraph tank {\n  rankdir=LR;\n  node [fontname=\"sans-serif\"];\n");
     for (key, hash, shape) in entries(graph) {
-        let _ = writeln!(out, "  \"{0}\" [shape={shape}, label=\"{0}\\n{hash}\"];", quote(&key));
+        let _ = writeln!(
+            out,
+            "  \"{0}\" [shape={shape}, label=\"{0}\\n{hash}\"];",
+            quote(&key)
+        );
     }
     for (from, to) in edges(graph) {
         let _ = writeln!(out, "  \"{}\" -> \"{}\";", quote(&from), quote(&to));
@@ -43,10 +56,19 @@ pub fn dot(graph: &Graph) -> String {
 /// Mermaid, as code hosts draw it.
 pub fn mermaid(graph: &Graph) -> String {
     let entries = entries(graph);
-    let id = |key: &str| entries.iter().position(|(known, _, _)| known == key).unwrap_or(0);
+    let id = |key: &str| {
+        entries
+            .iter()
+            .position(|(known, _, _)| known == key)
+            .unwrap_or(0)
+    };
     let mut out = String::from("flowchart LR\n");
     for (index, (key, hash, _)) in entries.iter().enumerate() {
-        let _ = writeln!(out, "  n{index}[\"{}<br/>{hash}\"]", key.replace('"', "#quot;"));
+        let _ = writeln!(
+            out,
+            "  n{index}[\"{}<br/>{hash}\"]",
+            key.replace('"', "#quot;")
+        );
     }
     for (from, to) in edges(graph) {
         let _ = writeln!(out, "  n{} --> n{}", id(&from), id(&to));

@@ -1,8 +1,10 @@
-//! The desired state as people think of it: a card a pod, what runs in it, how it is reached, and what waits for what.
+//! The desired state as people think of it: a card a pod, what runs in it, how it is reached, and
+//! what waits for what.
 //!
-//! Pods that have to do with each other stand together, in columns by how much they wait for: what waits for nothing is
-//! on the left, what waits for it is right of it. These groups fill lines, as words do, so that a picture of sixty pods
-//! is a little wider than it is high. An arrow begins at the line that says in words what it means.
+//! Pods that have to do with each other stand together, in columns by how much they wait for: what
+//! waits for nothing is on the left, what waits for it is right of it. These groups fill lines, as
+//! words do, so that a picture of sixty pods is a little wider than it is high. An arrow begins at
+//! the line that says in words what it means.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +48,8 @@ impl Card<'_> {
 
 /// An SVG document of the pods of `graph`.
 pub fn svg(graph: &Graph) -> String {
-    let mut cards: BTreeMap<&Name, Card<'_>> = graph.pods().map(|name| (name, card(graph, name))).collect();
+    let mut cards: BTreeMap<&Name, Card<'_>> =
+        graph.pods().map(|name| (name, card(graph, name))).collect();
     let (width, height) = place(&mut cards);
     let mut out = head(width.max(320), height.max(80), cards.len());
     for card in cards.values() {
@@ -60,7 +63,10 @@ pub fn svg(graph: &Graph) -> String {
         draw(&mut out, card);
     }
     if cards.is_empty() {
-        let _ = writeln!(out, "<text class=\"name\" x=\"{MARGIN}\" y=\"48\">nothing is declared</text>");
+        let _ = writeln!(
+            out,
+            "<text class=\"name\" x=\"{MARGIN}\" y=\"48\">nothing is declared</text>"
+        );
     }
     out + "</svg>\n"
 }
@@ -69,16 +75,23 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
     let mut lines = Vec::new();
     let mut add = |class, text: String| lines.push(Line { class, text });
     for (init, spec, _) in graph.init(name) {
-        add("init", format!("first {init}  {}", short_image(spec.image.source())));
+        add(
+            "init",
+            format!("first {init}  {}", short_image(spec.image.source())),
+        );
     }
     for (container, node, _) in graph.containers(name) {
-        add("container", format!("{container}  {}", short_image(node.image.source())));
+        add(
+            "container",
+            format!("{container}  {}", short_image(node.image.source())),
+        );
     }
     for (_, publish) in graph.published(name) {
         add("port", published(publish));
     }
     for entry in graph.entries() {
-        if let (tank_model::Key::Volume(pod, volume), tank_model::Node::Volume(kind)) = (&entry.key, &entry.node)
+        if let (tank_model::Key::Volume(pod, volume), tank_model::Node::Volume(kind)) =
+            (&entry.key, &entry.node)
             && pod == name
         {
             add("volume", format!("{volume}  {}", kept(kind)));
@@ -89,7 +102,10 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
         Some(Network::None) => add("network", "no network".to_owned()),
         Some(Network::Nics(nics)) => {
             for (nic, spec) in nics {
-                let address = spec.address.map(|address| format!("  {address}")).unwrap_or_default();
+                let address = spec
+                    .address
+                    .map(|address| format!("  {address}"))
+                    .unwrap_or_default();
                 add("network", format!("{nic}{address}"));
             }
         }
@@ -105,15 +121,24 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
         add("how", format!("after {other} {how}"));
         needs.push(other);
     }
-    Card { name, lines, needs, x: 0, y: 0 }
+    Card {
+        name,
+        lines,
+        needs,
+        x: 0,
+        y: 0,
+    }
 }
 
 /// An image without its registry, repository path and digest.
 fn short_image(source: &Source) -> String {
     match source {
-        Source::Registry { repository, tag, .. } => {
+        Source::Registry {
+            repository, tag, ..
+        } => {
             let name = repository.rsplit('/').next().unwrap_or(repository);
-            tag.as_ref().map_or_else(|| name.to_owned(), |tag| format!("{name}:{tag}"))
+            tag.as_ref()
+                .map_or_else(|| name.to_owned(), |tag| format!("{name}:{tag}"))
         }
         Source::Layout { path, tag } => format!("{path}:{tag}"),
     }
@@ -129,7 +154,11 @@ fn published(publish: &Publish) -> String {
         tank_model::spec::Protocol::Tcp => "",
         tank_model::spec::Protocol::Udp => "/udp",
     };
-    format!("{address}:{}{protocol} → {}", publish.port, publish.target())
+    format!(
+        "{address}:{}{protocol} → {}",
+        publish.port,
+        publish.target()
+    )
 }
 
 fn kept(volume: &Volume) -> String {
@@ -140,7 +169,8 @@ fn kept(volume: &Volume) -> String {
     }
 }
 
-/// The pods in groups that have to do with each other, the largest first; those that stand alone are the last group.
+/// The pods in groups that have to do with each other, the largest first; those that stand alone
+/// are the last group.
 fn groups<'a>(cards: &BTreeMap<&'a Name, Card<'a>>) -> Vec<Vec<&'a Name>> {
     let mut neighbours: BTreeMap<&Name, BTreeSet<&'a Name>> = BTreeMap::new();
     for card in cards.values() {
@@ -164,22 +194,31 @@ fn groups<'a>(cards: &BTreeMap<&'a Name, Card<'a>>) -> Vec<Vec<&'a Name>> {
         }
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
-    let alone = groups.iter().position(|group| group.len() == 1).unwrap_or(groups.len());
+    let alone = groups
+        .iter()
+        .position(|group| group.len() == 1)
+        .unwrap_or(groups.len());
     let alone: Vec<&Name> = groups.split_off(alone).into_iter().flatten().collect();
     groups.extend(Some(alone).filter(|alone| !alone.is_empty()));
     groups
 }
 
-/// The pods of a group by column: one more than the furthest right of what each needs. Within a column, those that need
-/// the same stand together.
+/// The pods of a group by column: one more than the furthest right of what each needs. Within a
+/// column, those that need the same stand together.
 fn columns<'a>(cards: &BTreeMap<&'a Name, Card<'a>>, group: &[&'a Name]) -> Vec<Vec<&'a Name>> {
     let mut depth: BTreeMap<&Name, usize> = BTreeMap::new();
     // A checked configuration has no cycle; of one that has, as many rounds as pods are enough.
     for _ in 0..group.len() {
         let mut moved = false;
         for name in group {
-            let needs = cards[name].needs.iter().filter(|pod| cards.contains_key(*pod));
-            let deepest = needs.map(|pod| depth.get(pod).copied().unwrap_or(0) + 1).max().unwrap_or(0);
+            let needs = cards[name]
+                .needs
+                .iter()
+                .filter(|pod| cards.contains_key(*pod));
+            let deepest = needs
+                .map(|pod| depth.get(pod).copied().unwrap_or(0) + 1)
+                .max()
+                .unwrap_or(0);
             moved |= depth.insert(name, deepest) != Some(deepest);
         }
         if !moved {
@@ -196,24 +235,49 @@ fn columns<'a>(cards: &BTreeMap<&'a Name, Card<'a>>, group: &[&'a Name]) -> Vec<
     let mut position: BTreeMap<&Name, usize> = BTreeMap::new();
     for column in &mut columns {
         let center = |name: &&Name| {
-            let at: Vec<usize> = cards[*name].needs.iter().filter_map(|pod| position.get(pod).copied()).collect();
-            if at.is_empty() { usize::MAX } else { at.iter().sum::<usize>() * 1_000 / at.len() }
+            let at: Vec<usize> = cards[*name]
+                .needs
+                .iter()
+                .filter_map(|pod| position.get(pod).copied())
+                .collect();
+            if at.is_empty() {
+                usize::MAX
+            } else {
+                at.iter().sum::<usize>() * 1_000 / at.len()
+            }
         };
         column.sort_by_key(|name| (center(name), *name));
-        position.extend(column.iter().enumerate().map(|(index, name)| (*name, index)));
+        position.extend(
+            column
+                .iter()
+                .enumerate()
+                .map(|(index, name)| (*name, index)),
+        );
     }
     columns
 }
 
 /// Gives each card its place; the size of the whole.
 fn place<'a>(cards: &mut BTreeMap<&'a Name, Card<'a>>) -> (usize, usize) {
-    let area: usize = cards.values().map(|card| (card.height() + GAP_Y) * (CARD_WIDTH + GAP_X)).sum();
+    let area: usize = cards
+        .values()
+        .map(|card| (card.height() + GAP_Y) * (CARD_WIDTH + GAP_X))
+        .sum();
     let tallest = cards.values().map(Card::height).max().unwrap_or(0);
     // A little wider than high, as screens are.
     let most_high = ((area as f64 / 2.0).sqrt() as usize).max(tallest).max(420);
-    let groups: Vec<Vec<Vec<&Name>>> = groups(cards).iter().map(|group| columns(cards, group)).collect();
-    let sizes: Vec<_> = groups.iter().map(|columns| place_group(cards, columns, (0, 0), most_high)).collect();
-    let area: usize = sizes.iter().map(|(wide, high)| (wide + GAP_X) * (high + 2 * GAP_Y)).sum();
+    let groups: Vec<Vec<Vec<&Name>>> = groups(cards)
+        .iter()
+        .map(|group| columns(cards, group))
+        .collect();
+    let sizes: Vec<_> = groups
+        .iter()
+        .map(|columns| place_group(cards, columns, (0, 0), most_high))
+        .collect();
+    let area: usize = sizes
+        .iter()
+        .map(|(wide, high)| (wide + GAP_X) * (high + 2 * GAP_Y))
+        .sum();
     let most_wide = ((area as f64 * 1.8).sqrt() as usize).max(CARD_WIDTH);
     let (mut left, mut top, mut line, mut width) = (MARGIN, MARGIN, 0, 0);
     for (columns, (wide, high)) in groups.iter().zip(sizes) {
@@ -239,7 +303,9 @@ fn place_group<'a>(
     for column in columns {
         let mut y = top;
         for name in column {
-            let Some(card) = cards.get_mut(name) else { continue };
+            let Some(card) = cards.get_mut(name) else {
+                continue;
+            };
             if y > top && y + card.height() > top + most {
                 (x, y) = (x + CARD_WIDTH + GAP_X / 3, top);
             }
@@ -283,8 +349,10 @@ text { font: 12px ui-sans-serif, system-ui, sans-serif; fill: #333 }
 fn draw(out: &mut String, card: &Card<'_>) {
     let (x, y, height) = (card.x, card.y, card.height());
     let _ = writeln!(out, "<g><title>{}</title>", escape(card.name.as_str()));
-    let _ =
-        writeln!(out, "<rect class=\"card\" x=\"{x}\" y=\"{y}\" width=\"{CARD_WIDTH}\" height=\"{height}\" rx=\"6\"/>");
+    let _ = writeln!(
+        out,
+        "<rect class=\"card\" x=\"{x}\" y=\"{y}\" width=\"{CARD_WIDTH}\" height=\"{height}\" rx=\"6\"/>"
+    );
     let (left, mut line) = (x + PADDING, y + PADDING + LINE - 5);
     let _ = writeln!(
         out,
@@ -293,7 +361,11 @@ fn draw(out: &mut String, card: &Card<'_>) {
     );
     for Line { class, text } in &card.lines {
         line += LINE;
-        let _ = writeln!(out, "<text class=\"{class}\" x=\"{left}\" y=\"{line}\">{}</text>", escape(&shortened(text)));
+        let _ = writeln!(
+            out,
+            "<text class=\"{class}\" x=\"{left}\" y=\"{line}\">{}</text>",
+            escape(&shortened(text))
+        );
     }
     out.push_str("</g>\n");
 }
@@ -319,5 +391,8 @@ fn shortened(text: &str) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

@@ -1,9 +1,11 @@
 //! Compose files, Kubernetes manifests and Quadlet units as Nickel.
 //!
-//! Each dialect is read into a configuration as plain data, with a [`Note`] for every key that has no counterpart:
-//! nothing is dropped in silence. [`write`] prints the data as Nickel along the contracts.
+//! Each dialect is read into a configuration as plain data, with a [`Note`] for every key that has
+//! no counterpart: nothing is dropped in silence. [`write`] prints the data as Nickel along the
+//! contracts.
 //!
-//! What a dialect takes from its surroundings (`${TAG}` of Compose) becomes a Nickel variable at the top of the file.
+//! What a dialect takes from its surroundings (`${TAG}` of Compose) becomes a Nickel variable at
+//! the top of the file.
 
 mod compose;
 mod kubernetes;
@@ -73,7 +75,10 @@ struct Draft {
 
 impl Draft {
     fn note(&mut self, key: impl Into<String>, why: impl Into<String>) {
-        self.notes.push(Note { key: key.into(), why: why.into() });
+        self.notes.push(Note {
+            key: key.into(),
+            why: why.into(),
+        });
     }
 }
 
@@ -87,7 +92,9 @@ pub fn import(files: &[PathBuf], dialect: Option<Dialect>) -> Result<Imported, I
     for file in files {
         texts.push((file.as_path(), read(file)?));
     }
-    let Some((first, text)) = texts.first() else { return Ok(Imported::default()) };
+    let Some((first, text)) = texts.first() else {
+        return Ok(Imported::default());
+    };
     let dialect = match dialect {
         Some(dialect) => dialect,
         None => guess(first, text).ok_or_else(|| ImportError::Dialect(first.to_path_buf()))?,
@@ -100,9 +107,16 @@ pub fn import(files: &[PathBuf], dialect: Option<Dialect>) -> Result<Imported, I
     refused::take_out(&mut draft);
     draft.notes.sort();
     draft.notes.dedup();
-    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    let names: Vec<String> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
     let nickel = write::nickel(&draft, &names);
-    Ok(Imported { nickel, pods: draft.pods.len(), notes: draft.notes })
+    Ok(Imported {
+        nickel,
+        pods: draft.pods.len(),
+        notes: draft.notes,
+    })
 }
 
 fn read(file: &Path) -> Result<String, ImportError> {
@@ -110,13 +124,26 @@ fn read(file: &Path) -> Result<String, ImportError> {
     let failed = |why: String| ImportError::Read(file.to_owned(), why);
     let mut text = String::new();
     let opened = std::fs::File::open(file).map_err(|e| failed(e.to_string()))?;
-    opened.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| failed(e.to_string()))?;
-    if text.len() as u64 > MAX_FILE { Err(failed(format!("it has more than {MAX_FILE} bytes"))) } else { Ok(text) }
+    opened
+        .take(MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .map_err(|e| failed(e.to_string()))?;
+    if text.len() as u64 > MAX_FILE {
+        Err(failed(format!("it has more than {MAX_FILE} bytes")))
+    } else {
+        Ok(text)
+    }
 }
 
 fn guess(file: &Path, text: &str) -> Option<Dialect> {
-    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    if matches!(extension, "container" | "pod" | "volume" | "network" | "kube" | "image" | "build") {
+    let extension = file
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .unwrap_or_default();
+    if matches!(
+        extension,
+        "container" | "pod" | "volume" | "network" | "kube" | "image" | "build"
+    ) {
         return Some(Dialect::Quadlet);
     }
     let has = |key: &str| text.lines().any(|line| line.starts_with(key));
@@ -134,7 +161,10 @@ fn documents(file: &Path, text: &str) -> Result<Vec<Value>, ImportError> {
     let parsed: Result<Vec<Value>, _> = serde_saphyr::from_multiple(text);
     let documents = parsed.map_err(|e| {
         let why = e.to_string();
-        ImportError::Yaml(file.to_owned(), why.lines().next().unwrap_or_default().to_owned())
+        ImportError::Yaml(
+            file.to_owned(),
+            why.lines().next().unwrap_or_default().to_owned(),
+        )
     })?;
     Ok(documents.into_iter().map(merged).collect())
 }
@@ -144,7 +174,10 @@ fn merged(value: Value) -> Value {
     match value {
         Value::Object(mut fields) => {
             let below = fields.remove("<<");
-            let mut out: Map<String, Value> = fields.into_iter().map(|(name, value)| (name, merged(value))).collect();
+            let mut out: Map<String, Value> = fields
+                .into_iter()
+                .map(|(name, value)| (name, merged(value)))
+                .collect();
             let parents = match below {
                 Some(Value::Array(parents)) => parents,
                 Some(parent) => vec![parent],
@@ -176,10 +209,20 @@ fn text_of(value: &Value) -> Option<String> {
 
 /// The nearest name that Tank takes.
 fn name_of(text: &str) -> String {
-    let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let legal = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
     let name: String = text.chars().map(legal).take(63).collect();
     let name = name.trim_matches('-').to_owned();
-    if Name::new(&name).is_ok() { name } else { "unnamed".to_owned() }
+    if Name::new(&name).is_ok() {
+        name
+    } else {
+        "unnamed".to_owned()
+    }
 }
 
 /// A name that is not taken in `fields` yet.
@@ -187,7 +230,10 @@ fn fresh(fields: &Map<String, Value>, wanted: &str) -> String {
     if !fields.contains_key(wanted) {
         return wanted.to_owned();
     }
-    (2..).map(|n| format!("{wanted}-{n}")).find(|name| !fields.contains_key(name)).unwrap_or_else(|| wanted.to_owned())
+    (2..)
+        .map(|n| format!("{wanted}-{n}"))
+        .find(|name| !fields.contains_key(name))
+        .unwrap_or_else(|| wanted.to_owned())
 }
 
 /// The record at `key`, made if there is none.
@@ -202,11 +248,23 @@ fn record<'a>(fields: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<Stri
     }
 }
 
-/// Puts a volume into a pod and a mount of it into a container; the volume keeps its name if it can.
-fn mount(pod: &mut Map<String, Value>, container: &str, name: &str, volume: Value, path: &str, read_only: bool) {
+/// Puts a volume into a pod and a mount of it into a container; the volume keeps its name if it
+/// can.
+fn mount(
+    pod: &mut Map<String, Value>,
+    container: &str,
+    name: &str,
+    volume: Value,
+    path: &str,
+    read_only: bool,
+) {
     let volumes = record(pod, "volumes");
     let name = name_of(name);
-    let name = if volumes.get(&name).is_none_or(|known| *known == volume) { name } else { fresh(volumes, &name) };
+    let name = if volumes.get(&name).is_none_or(|known| *known == volume) {
+        name
+    } else {
+        fresh(volumes, &name)
+    };
     volumes.insert(name.clone(), volume);
     let container = record(record(pod, "containers"), container);
     let mounts = record(container, "mounts");
@@ -220,7 +278,10 @@ fn mount(pod: &mut Map<String, Value>, container: &str, name: &str, volume: Valu
 
 /// A path without a trailing `/`, doubled ones and `.` parts.
 fn normal(path: &str) -> String {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
     format!("/{}", parts.join("/"))
 }
 
@@ -235,7 +296,9 @@ fn time_of(text: &str) -> Option<String> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         millis += number
             * match &rest[..unit] {
                 "us" | "µs" => 0.001,
@@ -271,21 +334,34 @@ fn size_of(text: &str) -> Option<Value> {
 /// `NET_ADMIN` as `CAP_NET_ADMIN`.
 fn capability_of(text: &str) -> String {
     let upper = text.to_ascii_uppercase();
-    if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+    if upper == "ALL" || upper.starts_with("CAP_") {
+        upper
+    } else {
+        format!("CAP_{upper}")
+    }
 }
 
 /// `TERM`, `15` or `SIGTERM` as `SIGTERM`.
 fn signal_of(text: &str) -> String {
-    if let Some(name) = text.parse::<usize>().ok().and_then(|n| tank_model::spec::SIGNALS.get(n.wrapping_sub(1))) {
+    if let Some(name) = text
+        .parse::<usize>()
+        .ok()
+        .and_then(|n| tank_model::spec::SIGNALS.get(n.wrapping_sub(1)))
+    {
         return (*name).to_owned();
     }
     let upper = text.to_ascii_uppercase();
-    if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") }
+    if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    }
 }
 
 /// Words as a shell splits them.
 fn words(text: &str) -> Vec<String> {
-    shell_words::split(text).unwrap_or_else(|_| text.split_whitespace().map(str::to_owned).collect())
+    shell_words::split(text)
+        .unwrap_or_else(|_| text.split_whitespace().map(str::to_owned).collect())
 }
 
 /// What a note says of a volume that several pods share.

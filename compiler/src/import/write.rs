@@ -36,15 +36,28 @@ pub fn nickel(draft: &Draft, files: &[String]) -> String {
                     let _ = writeln!(out, "  {name} = {},", text(value));
                 }
                 None => {
-                    let _ = writeln!(out, "  # It has no value here: give it one.\n  {name} | String = \"\",");
+                    let _ = writeln!(
+                        out,
+                        "  # It has no value here: give it one.\n  {name} | String = \"\","
+                    );
                 }
             }
         }
         out.push_str("}\nin\n");
     }
-    let pods = Value::Object(draft.pods.iter().map(|(name, pod)| (name.clone(), pod.clone())).collect());
+    let pods = Value::Object(
+        draft
+            .pods
+            .iter()
+            .map(|(name, pod)| (name.clone(), pod.clone()))
+            .collect(),
+    );
     let config: Map<String, Value> = [("pods".to_owned(), pods)].into_iter().collect();
-    out.push_str(&print(&Value::Object(config), &Kind::Named("Config".to_owned()), 0));
+    out.push_str(&print(
+        &Value::Object(config),
+        &Kind::Named("Config".to_owned()),
+        0,
+    ));
     out.push('\n');
     out
 }
@@ -65,21 +78,33 @@ fn print(value: &Value, kind: &Kind, indent: usize) -> String {
 }
 
 fn is_tag(kind: &Kind, word: &str) -> bool {
-    let Kind::Named(name) = kind else { return false };
-    match nickel::schema().contracts.get(name).map(|contract| &contract.shape) {
+    let Kind::Named(name) = kind else {
+        return false;
+    };
+    match nickel::schema()
+        .contracts
+        .get(name)
+        .map(|contract| &contract.shape)
+    {
         Some(Shape::Enum(tags)) => tags.iter().any(|tag| tag == word),
         _ => name == "Network",
     }
 }
 
 fn array(items: &[Value], indent: usize) -> String {
-    let printed: Vec<String> = items.iter().map(|item| print(item, &Kind::String, indent + 1)).collect();
+    let printed: Vec<String> = items
+        .iter()
+        .map(|item| print(item, &Kind::String, indent + 1))
+        .collect();
     let line = format!("[{}]", printed.join(", "));
     if line.len() + indent * 2 <= WIDTH && !line.contains('\n') {
         return line;
     }
     let pad = "  ".repeat(indent + 1);
-    let lines: String = printed.iter().map(|item| format!("{pad}{item},\n")).collect();
+    let lines: String = printed
+        .iter()
+        .map(|item| format!("{pad}{item},\n"))
+        .collect();
     format!("[\n{lines}{}]", "  ".repeat(indent))
 }
 
@@ -89,12 +114,17 @@ fn object(fields: &Map<String, Value>, kind: &Kind, indent: usize) -> String {
     }
     let printed = entries(fields, kind, indent + 1);
     let line = format!("{{ {} }}", printed.join(", "));
-    let simple = fields.values().all(|value| value.as_object().is_none_or(|inner| inner.len() <= 2));
+    let simple = fields
+        .values()
+        .all(|value| value.as_object().is_none_or(|inner| inner.len() <= 2));
     if line.len() + indent * 2 <= WIDTH && !line.contains('\n') && simple && indent > 1 {
         return line;
     }
     let pad = "  ".repeat(indent + 1);
-    let lines: String = printed.iter().map(|entry| format!("{pad}{entry},\n")).collect();
+    let lines: String = printed
+        .iter()
+        .map(|entry| format!("{pad}{entry},\n"))
+        .collect();
     format!("{{\n{lines}{}}}", "  ".repeat(indent))
 }
 
@@ -104,14 +134,16 @@ fn entries(fields: &Map<String, Value>, kind: &Kind, indent: usize) -> Vec<Strin
         Kind::Named(name) => nickel::schema().record(if name == "Network" { "Nics" } else { name }),
         _ => None,
     };
-    let order = |name: &str| known.and_then(|known| known.iter().position(|field| field.name == name));
+    let order =
+        |name: &str| known.and_then(|known| known.iter().position(|field| field.name == name));
     let mut names: Vec<&String> = fields.keys().collect();
     names.sort_by_key(|name| (order(name).unwrap_or(usize::MAX), (*name).clone()));
     let entry = |name: &String| {
         let mut path = vec![name.clone()];
         let mut kind = inner_kind(kind, name);
         let mut value = &fields[name];
-        // One field inside: no braces for it. Names of the user's keep theirs, so that the next one fits beside it.
+        // One field inside: no braces for it. Names of the user's keep theirs, so that the next one
+        // fits beside it.
         while let Value::Object(inner) = value
             && let (1, Some((name, only))) = (inner.len(), inner.iter().next())
             && !matches!(kind, Kind::Named(ref of) if of == "Pod")
@@ -132,7 +164,10 @@ fn inner_kind(kind: &Kind, name: &str) -> Kind {
         Kind::Named(record) => {
             let record = if record == "Network" { "Nics" } else { record };
             let fields = nickel::schema().record(record).unwrap_or_default();
-            fields.iter().find(|field| field.name == name).map_or(Kind::String, |field| field.kind.clone())
+            fields
+                .iter()
+                .find(|field| field.name == name)
+                .map_or(Kind::String, |field| field.kind.clone())
         }
         other => other.clone(),
     }
@@ -145,7 +180,9 @@ fn text_at(word: &str, indent: usize) -> String {
     }
     // Nickel takes the common indentation away, and the line break before the end with it.
     let pad = "  ".repeat(indent + 1);
-    let first_is_indented = word.lines().all(|line| line.is_empty() || line.starts_with([' ', '\t']));
+    let first_is_indented = word
+        .lines()
+        .all(|line| line.is_empty() || line.starts_with([' ', '\t']));
     if first_is_indented || word.ends_with(' ') {
         return text(word);
     }
@@ -153,8 +190,16 @@ fn text_at(word: &str, indent: usize) -> String {
     if word.contains("%%{") || word.contains("\"%%") {
         return text(word);
     }
-    let body: String =
-        word.split('\n').map(|line| if line.is_empty() { "\n".to_owned() } else { format!("{pad}{line}\n") }).collect();
+    let body: String = word
+        .split('\n')
+        .map(|line| {
+            if line.is_empty() {
+                "\n".to_owned()
+            } else {
+                format!("{pad}{line}\n")
+            }
+        })
+        .collect();
     let body = body.strip_suffix('\n').unwrap_or(&body);
     let end = format!("\n{}", "  ".repeat(indent));
     format!("m{percent}\"\n{body}{end}\"{percent}")

@@ -26,18 +26,30 @@ pub fn schema() -> &'static Schema {
 fn read(text: &str) -> Option<Schema> {
     let alloc = AstAlloc::new();
     let id = Files::empty().add("tank.ncl", text.to_owned());
-    let ast = TermParser::new().parse_strict(&alloc, id, Lexer::new(text)).ok()?;
+    let ast = TermParser::new()
+        .parse_strict(&alloc, id, Lexer::new(text))
+        .ok()?;
     let mut body = &ast;
     while let Node::Let { body: inner, .. } = &body.node {
         body = inner;
     }
-    let Node::Record(record) = &body.node else { return None };
+    let Node::Record(record) = &body.node else {
+        return None;
+    };
     let contracts = record.field_defs.iter().filter_map(|definition| {
         let name = definition.path_as_ident()?.label().to_owned();
         let shape = shape(definition.value.as_ref()?, text);
-        Some((name, Contract { doc: doc(&definition.metadata), shape }))
+        Some((
+            name,
+            Contract {
+                doc: doc(&definition.metadata),
+                shape,
+            },
+        ))
     });
-    Some(Schema { contracts: contracts.collect() })
+    Some(Schema {
+        contracts: contracts.collect(),
+    })
 }
 
 fn doc(metadata: &FieldMetadata<'_>) -> String {
@@ -46,9 +58,13 @@ fn doc(metadata: &FieldMetadata<'_>) -> String {
 
 fn shape(value: &Ast<'_>, text: &str) -> Shape {
     match &value.node {
-        Node::Record(record) => {
-            Shape::Record(record.field_defs.iter().filter_map(|definition| field(definition, text)).collect())
-        }
+        Node::Record(record) => Shape::Record(
+            record
+                .field_defs
+                .iter()
+                .filter_map(|definition| field(definition, text))
+                .collect(),
+        ),
         Node::Type(typ) => tags(typ).map_or(Shape::Value, Shape::Enum),
         Node::Fun { .. } => Shape::Helper,
         _ => Shape::Value,
@@ -57,7 +73,10 @@ fn shape(value: &Ast<'_>, text: &str) -> Shape {
 
 fn field(definition: &FieldDef<'_>, text: &str) -> Option<Field> {
     let metadata = &definition.metadata;
-    let default = definition.value.as_ref().filter(|_| metadata.priority == MergePriority::Bottom);
+    let default = definition
+        .value
+        .as_ref()
+        .filter(|_| metadata.priority == MergePriority::Bottom);
     let written = default.and_then(|value| match value.pos {
         TermPos::Original(span) | TermPos::Inherited(span) => text.get(span.to_range::<usize>()),
         TermPos::None => None,
@@ -72,7 +91,12 @@ fn field(definition: &FieldDef<'_>, text: &str) -> Option<Field> {
 }
 
 fn annotated(annotation: &Annotation<'_>) -> Option<Kind> {
-    kind(annotation.typ.as_ref().or_else(|| annotation.contracts.first())?)
+    kind(
+        annotation
+            .typ
+            .as_ref()
+            .or_else(|| annotation.contracts.first())?,
+    )
 }
 
 fn kind(typ: &Type<'_>) -> Option<Kind> {
@@ -81,13 +105,18 @@ fn kind(typ: &Type<'_>) -> Option<Kind> {
         TypeF::Bool => Kind::Bool,
         TypeF::Array(of) => Kind::Array(Box::new(kind(of)?)),
         TypeF::Dict { type_fields, .. } => Kind::Dict(Box::new(kind(type_fields)?)),
-        TypeF::Contract(Ast { node: Node::Var(name), .. }) => Kind::Named(name.label().to_owned()),
+        TypeF::Contract(Ast {
+            node: Node::Var(name),
+            ..
+        }) => Kind::Named(name.label().to_owned()),
         _ => return None,
     })
 }
 
 fn tags(typ: &Type<'_>) -> Option<Vec<String>> {
-    let TypeF::Enum(rows) = &typ.typ else { return None };
+    let TypeF::Enum(rows) = &typ.typ else {
+        return None;
+    };
     Some(names(rows))
 }
 
@@ -110,6 +139,10 @@ mod tests {
         if let Err(errors) = TermParser::new().parse_strict(&alloc, id, Lexer::new(STDLIB)) {
             panic!("{errors:?}");
         }
-        assert!(schema().record("Container").is_some_and(|fields| fields.len() > 20));
+        assert!(
+            schema()
+                .record("Container")
+                .is_some_and(|fields| fields.len() > 20)
+        );
     }
 }

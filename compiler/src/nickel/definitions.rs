@@ -1,7 +1,8 @@
-//! Every place that defines a field, read from the syntax: merging keeps one value and forgets the others, `tank why`
-//! wants to show them.
+//! Every place that defines a field, read from the syntax: merging keeps one value and forgets the
+//! others, `tank why` wants to show them.
 //!
-//! Records, merges, lets, imports and names are followed; what a function computes is one definition, its call.
+//! Records, merges, lets, imports and names are followed; what a function computes is one
+//! definition, its call.
 
 use super::Session;
 use crate::diagnostics::Place;
@@ -35,30 +36,52 @@ impl Session {
         let mut found = Found::new();
         {
             let hub = &self.context.import_resolver;
-            let imported: std::collections::HashSet<FileId> =
-                hub.sources.file_paths.keys().flat_map(|id| hub.import_data.imports(*id)).collect();
+            let imported: std::collections::HashSet<FileId> = hub
+                .sources
+                .file_paths
+                .keys()
+                .flat_map(|id| hub.import_data.imports(*id))
+                .collect();
             let roots = hub.sources.file_paths.iter().filter(|(id, path)| {
-                matches!(path, SourcePath::Path(..)) && !self.own.contains(id) && !imported.contains(id)
+                matches!(path, SourcePath::Path(..))
+                    && !self.own.contains(id)
+                    && !imported.contains(id)
             });
             let mut roots: Vec<FileId> = roots.map(|(id, _)| *id).collect();
             roots.sort_by_key(|id| format!("{id:?}").len());
             for id in roots {
                 if let Some(ast) = hub.asts.get(id) {
-                    let mut follow = Follow { hub, found: &mut found, count: 0 };
+                    let mut follow = Follow {
+                        hub,
+                        found: &mut found,
+                        count: 0,
+                    };
                     follow.value(ast, id, &mut Vec::new(), "", &Scope::Top, 0);
                 }
             }
         }
-        let place = |(span, priority): (RawSpan, String)| Some(Definition { place: self.place_of(&span)?, priority });
+        let place = |(span, priority): (RawSpan, String)| {
+            Some(Definition {
+                place: self.place_of(&span)?,
+                priority,
+            })
+        };
         let mut place = place;
-        found.into_iter().map(|(path, list)| (path, list.into_iter().filter_map(&mut place).collect())).collect()
+        found
+            .into_iter()
+            .map(|(path, list)| (path, list.into_iter().filter_map(&mut place).collect()))
+            .collect()
     }
 }
 
 /// The names that are bound around an expression.
 enum Scope<'s, 'ast> {
     Top,
-    Bound { name: String, value: &'s Ast<'ast>, outer: &'s Scope<'s, 'ast> },
+    Bound {
+        name: String,
+        value: &'s Ast<'ast>,
+        outer: &'s Scope<'s, 'ast>,
+    },
 }
 
 struct Follow<'a> {
@@ -83,8 +106,11 @@ impl Follow<'_> {
         match &ast.node {
             Node::Record(record) => {
                 for definition in record.field_defs {
-                    let names: Option<Vec<String>> =
-                        definition.path.iter().map(|part| Some(part.try_as_ident()?.label().to_owned())).collect();
+                    let names: Option<Vec<String>> = definition
+                        .path
+                        .iter()
+                        .map(|part| Some(part.try_as_ident()?.label().to_owned()))
+                        .collect();
                     if let (Some(names), Some(value)) = (names, &definition.value) {
                         let before = path.len();
                         path.extend(names);
@@ -95,9 +121,16 @@ impl Follow<'_> {
                     }
                 }
             }
-            Node::Let { bindings, body, .. } => self.bound(bindings, body, file, path, priority, scope, depth),
-            Node::Annotated { inner, .. } => self.value(inner, file, path, priority, scope, depth + 1),
-            Node::PrimOpApp { op: PrimOp::Merge(_), args } => {
+            Node::Let { bindings, body, .. } => {
+                self.bound(bindings, body, file, path, priority, scope, depth)
+            }
+            Node::Annotated { inner, .. } => {
+                self.value(inner, file, path, priority, scope, depth + 1)
+            }
+            Node::PrimOpApp {
+                op: PrimOp::Merge(_),
+                args,
+            } => {
                 for part in *args {
                     self.value(part, file, path, priority, scope, depth + 1);
                 }
@@ -107,13 +140,19 @@ impl Follow<'_> {
             _ => {
                 if let TermPos::Original(span) | TermPos::Inherited(span) = ast.pos {
                     self.count += 1;
-                    self.found.entry(path.clone()).or_default().push((span, priority.to_owned()));
+                    self.found
+                        .entry(path.clone())
+                        .or_default()
+                        .push((span, priority.to_owned()));
                 }
             }
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one step of a recursion that carries them all")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one step of a recursion that carries them all"
+    )]
     fn bound<'ast>(
         &mut self,
         bindings: &[nickel_lang_core::ast::LetBinding<'ast>],
@@ -128,7 +167,11 @@ impl Follow<'_> {
             [] => self.value(body, file, path, priority, scope, depth + 1),
             [first, rest @ ..] => match first.pattern.data {
                 nickel_lang_core::ast::pattern::PatternData::Any(name) => {
-                    let scope = Scope::Bound { name: name.label().to_owned(), value: &first.value, outer: scope };
+                    let scope = Scope::Bound {
+                        name: name.label().to_owned(),
+                        value: &first.value,
+                        outer: scope,
+                    };
                     self.bound(rest, body, file, path, priority, &scope, depth);
                 }
                 _ => self.bound(rest, body, file, path, priority, scope, depth),
@@ -147,11 +190,18 @@ impl Follow<'_> {
         depth: usize,
     ) -> bool {
         let mut scope = scope;
-        while let Scope::Bound { name: bound, value, outer } = scope {
+        while let Scope::Bound {
+            name: bound,
+            value,
+            outer,
+        } = scope
+        {
             if bound == name {
                 // A plain value's place is where its name is used: that is the line to change.
-                if !matches!(value.node, Node::Record(_) | Node::PrimOpApp { .. } | Node::Import(_) | Node::Let { .. })
-                {
+                if !matches!(
+                    value.node,
+                    Node::Record(_) | Node::PrimOpApp { .. } | Node::Import(_) | Node::Let { .. }
+                ) {
                     return false;
                 }
                 self.value(value, file, path, priority, outer, depth + 1);
@@ -171,14 +221,24 @@ impl Follow<'_> {
         priority: &str,
         depth: usize,
     ) -> bool {
-        let Import::Path { path: wanted, .. } = import else { return false };
-        let Some(SourcePath::Path(parent, _)) = self.hub.sources.file_paths.get(&file) else { return false };
-        let Some(dir) = parent.parent() else { return false };
-        let Ok(wanted) = normalize_path(dir.join(Path::new(wanted))) else { return false };
+        let Import::Path { path: wanted, .. } = import else {
+            return false;
+        };
+        let Some(SourcePath::Path(parent, _)) = self.hub.sources.file_paths.get(&file) else {
+            return false;
+        };
+        let Some(dir) = parent.parent() else {
+            return false;
+        };
+        let Ok(wanted) = normalize_path(dir.join(Path::new(wanted))) else {
+            return false;
+        };
         let found = self.hub.import_data.imports(file).find(
             |id| matches!(self.hub.sources.file_paths.get(id), Some(SourcePath::Path(path, _)) if *path == wanted),
         );
-        let Some((id, ast)) = found.and_then(|id| Some((id, self.hub.asts.get(id)?))) else { return false };
+        let Some((id, ast)) = found.and_then(|id| Some((id, self.hub.asts.get(id)?))) else {
+            return false;
+        };
         self.value(ast, id, path, priority, &Scope::Top, depth + 1);
         true
     }

@@ -8,7 +8,8 @@ use nickel_lang_core::{
 };
 
 impl Session {
-    /// An error, which is about the field at `path`, as one problem or, if the parser found several, as several.
+    /// An error, which is about the field at `path`, as one problem or, if the parser found
+    /// several, as several.
     pub(super) fn problems_of(&mut self, error: Error, path: &[String]) -> Vec<Problem> {
         let code = code(&error);
         let calls = match &error {
@@ -17,7 +18,8 @@ impl Session {
         };
         let several = matches!(error, Error::ParseErrors(_))
             || matches!(&error, Error::ImportError(e) if matches!(e.as_ref(), ImportErrorKind::ParseErrors(..)));
-        // Nickel adds the snippets it makes up to a copy of its files: ours do not know them and show no label there.
+        // Nickel adds the snippets it makes up to a copy of its files: ours do not know them and
+        // show no label there.
         let mut files: Files = self.files();
         let diagnostics = error.into_diagnostics(&mut files);
         let mut problems: Vec<Problem> = Vec::new();
@@ -28,17 +30,29 @@ impl Session {
                 .filter_map(|label| {
                     let place = self.place_in(label.file_id, label.range.clone())?;
                     let primary = format!("{:?}", label.style) == "Primary";
-                    Some((primary, Label { place, text: label.message.clone() }))
+                    Some((
+                        primary,
+                        Label {
+                            place,
+                            text: label.message.clone(),
+                        },
+                    ))
                 })
                 .collect();
-            let (first, rest): (Vec<_>, Vec<_>) = labels.into_iter().partition(|(primary, _)| *primary);
+            let (first, rest): (Vec<_>, Vec<_>) =
+                labels.into_iter().partition(|(primary, _)| *primary);
             let labels = first.into_iter().chain(rest).map(|(_, label)| label);
             match problems.last_mut() {
-                // What follows the first diagnostic of an error are its notes: a function's call, a contract's source.
+                // What follows the first diagnostic of an error are its notes: a function's call, a
+                // contract's source.
                 Some(problem) if !several => {
                     let message = diagnostic.message;
                     problem.labels.extend(labels.map(|label| Label {
-                        text: if label.text.is_empty() { message.clone() } else { label.text },
+                        text: if label.text.is_empty() {
+                            message.clone()
+                        } else {
+                            label.text
+                        },
                         ..label
                     }));
                 }
@@ -62,13 +76,19 @@ impl Session {
             if let Some((message, _)) = problem.message.split_once(" (looked in [")
                 && problem.message.starts_with("import of ")
             {
-                problem.message = format!("{message})").replace("could not find import)", "there is no such file");
+                problem.message = format!("{message})")
+                    .replace("could not find import)", "there is no such file");
                 problem.code = "tank::import".to_owned();
             }
             for call in &calls {
                 let shown = |label: &Label| covers(call, &label.place);
-                if !problem.labels.first().is_some_and(shown) && !problem.labels.iter().any(|l| l.place == *call) {
-                    problem.labels.push(Label { place: call.clone(), text: "in this call".to_owned() });
+                if !problem.labels.first().is_some_and(shown)
+                    && !problem.labels.iter().any(|l| l.place == *call)
+                {
+                    problem.labels.push(Label {
+                        place: call.clone(),
+                        text: "in this call".to_owned(),
+                    });
                 }
             }
             problem.labels.dedup();
@@ -79,15 +99,23 @@ impl Session {
     /// The calls an error happened in, the innermost first; those of the user's only.
     fn calls(&mut self, error: &EvalErrorData) -> Vec<Place> {
         let files = self.files();
-        let (entered, pending) = error.ctxt.call_stack.group_by_calls(&error.ctxt.pos_table, &files);
+        let (entered, pending) = error
+            .ctxt
+            .call_stack
+            .group_by_calls(&error.ctxt.pos_table, &files);
         let spans = pending.into_iter().chain(entered).map(|call| call.span);
-        spans.filter_map(|span| self.place_of(&span)).take(3).collect()
+        spans
+            .filter_map(|span| self.place_of(&span))
+            .take(3)
+            .collect()
     }
 }
 
 /// Whether `inner` is within `outer`.
 pub(super) fn covers(outer: &Place, inner: &Place) -> bool {
-    outer.source == inner.source && outer.range.start <= inner.range.start && inner.range.end <= outer.range.end
+    outer.source == inner.source
+        && outer.range.start <= inner.range.start
+        && inner.range.end <= outer.range.end
 }
 
 fn code(error: &Error) -> &'static str {

@@ -1,9 +1,11 @@
-//! Evaluation. The only module that knows `nickel-lang-core`, whose interface moves: it is pinned exactly.
+//! Evaluation. The only module that knows `nickel-lang-core`, whose interface moves: it is pinned
+//! exactly.
 //!
-//! The user's files are merged in order, overrides on top; `tank` is in scope in every file. Nickel stops at its first
-//! error, a person wants all of them: so the merged value is evaluated field by field along the contracts ([`walk`]),
-//! each field failing for itself, and a file that does not parse is repaired by leaving its broken fields out
-//! ([`repair`]). What comes back is what could be evaluated, where each of its fields was written, and the problems.
+//! The user's files are merged in order, overrides on top; `tank` is in scope in every file. Nickel
+//! stops at its first error, a person wants all of them: so the merged value is evaluated field by
+//! field along the contracts ([`walk`]), each field failing for itself, and a file that does not
+//! parse is repaired by leaving its broken fields out ([`repair`]). What comes back is what could
+//! be evaluated, where each of its fields was written, and the problems.
 //!
 //! * [`contracts`]: the schema, read from the stdlib's syntax.
 //! * [`definitions`]: every place that defines a field, for `tank why`.
@@ -45,18 +47,30 @@ const MAX_REPAIRS: usize = 20;
 /// The most bytes of one source.
 const MAX_SOURCE: u64 = 64 << 20;
 
-/// Evaluates, collecting everything that is wrong. `leak` leaves the evaluator's memory to the end of the process.
+/// Evaluates, collecting everything that is wrong. `leak` leaves the evaluator's memory to the end
+/// of the process.
 ///
 /// # Errors
 /// When a file can't be read at all.
-pub fn evaluate(inputs: &Inputs, stdlib_dir: Option<&Path>, leak: bool) -> Result<Evaluated, CompileError> {
+pub fn evaluate(
+    inputs: &Inputs,
+    stdlib_dir: Option<&Path>,
+    leak: bool,
+) -> Result<Evaluated, CompileError> {
     for file in &inputs.files {
-        let read = std::fs::metadata(file).map_err(|e| CompileError::Read(file.clone(), e.to_string()))?;
+        let read =
+            std::fs::metadata(file).map_err(|e| CompileError::Read(file.clone(), e.to_string()))?;
         if !read.is_file() {
-            return Err(CompileError::Read(file.clone(), "it is no regular file".to_owned()));
+            return Err(CompileError::Read(
+                file.clone(),
+                "it is no regular file".to_owned(),
+            ));
         }
         if read.len() > MAX_SOURCE {
-            return Err(CompileError::Read(file.clone(), format!("it has more than {MAX_SOURCE} bytes")));
+            return Err(CompileError::Read(
+                file.clone(),
+                format!("it has more than {MAX_SOURCE} bytes"),
+            ));
         }
     }
     let mut repaired = Repaired::default();
@@ -71,18 +85,22 @@ pub fn evaluate(inputs: &Inputs, stdlib_dir: Option<&Path>, leak: bool) -> Resul
                     return Ok(session.give_up(problems));
                 }
                 repaired = session.repaired;
-                // Places are of this session's sources, and so are the next one's: it adds them in the same order.
+                // Places are of this session's sources, and so are the next one's: it adds them in
+                // the same order.
                 repaired.sources = session.sources.list;
             }
         }
     }
-    Err(CompileError::Internal("a file could not be repaired enough to look at the rest of it".to_owned()))
+    Err(CompileError::Internal(
+        "a file could not be repaired enough to look at the rest of it".to_owned(),
+    ))
 }
 
 /// What was changed in texts to get past their mistakes.
 #[derive(Default)]
 struct Repaired {
-    /// The changed text and its original, by path. As long as each other, so places are the same in both.
+    /// The changed text and its original, by path. As long as each other, so places are the same in
+    /// both.
     texts: BTreeMap<PathBuf, (String, String)>,
     /// Where something was left out: the file and its stretch.
     holes: Vec<(PathBuf, std::ops::Range<usize>)>,
@@ -127,12 +145,23 @@ impl Session {
         hub.sources.add_import_paths(stdlib_dir.into_iter());
         for (path, (text, _)) in &repaired.texts {
             let format = InputFormat::from_path(path).unwrap_or(InputFormat::Nickel);
-            hub.sources.add_string(SourcePath::Path(path.clone(), format), text.clone());
+            hub.sources
+                .add_string(SourcePath::Path(path.clone(), format), text.clone());
         }
-        let sources = Sources { list: std::mem::take(&mut repaired.sources), known: HashMap::new() };
+        let sources = Sources {
+            list: std::mem::take(&mut repaired.sources),
+            known: HashMap::new(),
+        };
         let context = VmContext::new(hub, std::io::sink(), NullReporter {});
         let stdlib = stdlib_dir.and_then(|dir| normalize_path(dir.join("tank.ncl")).ok());
-        Self { context, own: Vec::new(), repaired, sources, stdlib, leak }
+        Self {
+            context,
+            own: Vec::new(),
+            repaired,
+            sources,
+            stdlib,
+            leak,
+        }
     }
 
     fn files(&self) -> Files {
@@ -142,23 +171,39 @@ impl Session {
     /// The merged inputs, parsed and ready to be evaluated.
     fn prepare(&mut self, inputs: &Inputs) -> Result<NickelValue, Failure> {
         let nickel = |error: Error| Failure::Nickel(Box::new(error));
-        let path = self.stdlib.clone().unwrap_or_else(|| PathBuf::from("tank.ncl"));
+        let path = self
+            .stdlib
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("tank.ncl"));
         let path = SourcePath::Path(path, InputFormat::Nickel);
-        let stdlib = self.context.import_resolver.sources.add_string(path, lenient_stdlib());
+        let stdlib = self
+            .context
+            .import_resolver
+            .sources
+            .add_string(path, lenient_stdlib());
         self.own.push(stdlib);
         self.context.prepare_eval_only(stdlib).map_err(nickel)?;
-        self.context.extend_env = vec![(Ident::from("tank"), NickelValue::from(Term::ResolvedImport(stdlib)))];
+        self.context.extend_env = vec![(
+            Ident::from("tank"),
+            NickelValue::from(Term::ResolvedImport(stdlib)),
+        )];
 
         let mut merged: Option<NickelValue> = None;
         for file in &inputs.files {
             let format = InputFormat::from_path(file).unwrap_or(InputFormat::Nickel);
-            let added = self.context.import_resolver.sources.get_or_add_file(file.as_os_str(), format);
+            let added = self
+                .context
+                .import_resolver
+                .sources
+                .get_or_add_file(file.as_os_str(), format);
             let id = added.map_err(|e| nickel(io_error(file, &e)))?.inner();
             self.prepare_file(id).map_err(nickel)?;
             let term = NickelValue::from(Term::ResolvedImport(id));
             merged = Some(match merged {
                 None => term,
-                Some(before) => mk_term::op2(BinaryOp::Merge(Label::default().into()), before, term),
+                Some(before) => {
+                    mk_term::op2(BinaryOp::Merge(Label::default().into()), before, term)
+                }
             });
         }
         let mut body = merged.unwrap_or_else(|| builder::Record::new().build());
@@ -170,8 +215,11 @@ impl Session {
     }
 
     fn prepare_file(&mut self, id: FileId) -> Result<(), Error> {
-        let prepared =
-            if self.repaired.untyped { self.context.prepare_eval_only(id) } else { self.context.prepare_eval(id) };
+        let prepared = if self.repaired.untyped {
+            self.context.prepare_eval_only(id)
+        } else {
+            self.context.prepare_eval(id)
+        };
         prepared.map(drop)
     }
 
@@ -179,13 +227,27 @@ impl Session {
     fn overrides(&mut self, texts: &[String]) -> Result<NickelValue, Failure> {
         let mut record = builder::Record::new();
         for text in texts {
-            let failed = |error: Error| Failure::Override { text: text.clone(), error: Box::new(error) };
-            let parsed = FieldOverride::parse(&mut self.context.import_resolver, text.clone(), MergePriority::Top)
-                .map_err(|e| failed(Error::ParseErrors(e.into())))?;
+            let failed = |error: Error| Failure::Override {
+                text: text.clone(),
+                error: Box::new(error),
+            };
+            let parsed = FieldOverride::parse(
+                &mut self.context.import_resolver,
+                text.clone(),
+                MergePriority::Top,
+            )
+            .map_err(|e| failed(Error::ParseErrors(e.into())))?;
             let path = SourcePath::Override(parsed.path.clone());
-            let id = self.context.import_resolver.sources.add_string(path, parsed.value);
+            let id = self
+                .context
+                .import_resolver
+                .sources
+                .add_string(path, parsed.value);
             self.prepare_file(id).map_err(failed)?;
-            record = record.path(parsed.path.0).priority(parsed.priority).value(Term::ResolvedImport(id));
+            record = record
+                .path(parsed.path.0)
+                .priority(parsed.priority)
+                .value(Term::ResolvedImport(id));
         }
         Ok(record.build())
     }
@@ -196,7 +258,9 @@ impl Session {
             Failure::Nickel(error) => *error,
             Failure::Override { text, error } => {
                 let mut noted = self.problems_of(*error, &[]);
-                noted.iter_mut().for_each(|problem| problem.message = format!("--set `{text}`: {}", problem.message));
+                noted.iter_mut().for_each(|problem| {
+                    problem.message = format!("--set `{text}`: {}", problem.message)
+                });
                 problems.extend(noted);
                 return false;
             }
@@ -204,7 +268,9 @@ impl Session {
         // The typechecker follows imports first, and wraps what it finds there.
         let error = match error {
             Error::TypecheckError(data) => match data.borrow_error() {
-                TypecheckErrorKind::ImportError(import) => Error::ImportError(Box::new(import.clone())),
+                TypecheckErrorKind::ImportError(import) => {
+                    Error::ImportError(Box::new(import.clone()))
+                }
                 _ => Error::TypecheckError(data),
             },
             other => other,
@@ -215,7 +281,9 @@ impl Session {
             None => {
                 let noted = self.problems_of(error, &[]);
                 let import = noted.iter().find(|problem| problem.code == "tank::import");
-                let place = import.and_then(|problem| problem.labels.first()).map(|label| label.place.clone());
+                let place = import
+                    .and_then(|problem| problem.labels.first())
+                    .map(|label| label.place.clone());
                 problems.extend(noted);
                 match place {
                     Some(place) => self.leave_out(&place),
@@ -236,7 +304,8 @@ impl Session {
             _ => return None,
         };
         let mut files = self.files();
-        let diagnostics = nickel_lang_core::error::IntoDiagnostics::into_diagnostics(errors.clone(), &mut files);
+        let diagnostics =
+            nickel_lang_core::error::IntoDiagnostics::into_diagnostics(errors.clone(), &mut files);
         let id = diagnostics.first()?.labels.first()?.file_id;
         match self.context.import_resolver.sources.file_paths.get(&id)? {
             SourcePath::Path(path, InputFormat::Nickel) => Some(path.clone()),
@@ -248,7 +317,9 @@ impl Session {
     fn mend(&mut self, path: &Path, error: Error, problems: &mut Vec<Problem>) -> bool {
         let sources = &self.context.import_resolver.sources;
         let key = SourcePath::Path(path.to_owned(), InputFormat::Nickel);
-        let id = sources.id_of(&key).filter(|_| !self.repaired.texts.contains_key(path));
+        let id = sources
+            .id_of(&key)
+            .filter(|_| !self.repaired.texts.contains_key(path));
         let Some(id) = id else {
             problems.extend(self.problems_of(error, &[]));
             return false;
@@ -258,14 +329,23 @@ impl Session {
         for error in mended.errors {
             problems.extend(self.problems_of(Error::ParseErrors(error), &[]));
         }
-        self.repaired.holes.extend(mended.holes.into_iter().map(|hole| (path.to_owned(), hole)));
-        self.repaired.texts.insert(path.to_owned(), (mended.text, text));
+        self.repaired
+            .holes
+            .extend(mended.holes.into_iter().map(|hole| (path.to_owned(), hole)));
+        self.repaired
+            .texts
+            .insert(path.to_owned(), (mended.text, text));
         mended.whole
     }
 
     /// Leaves the field around a place out of its text; whether there is one.
     fn leave_out(&mut self, place: &Place) -> bool {
-        let id = self.sources.known.iter().find(|(_, source)| **source == place.source).map(|(id, _)| *id);
+        let id = self
+            .sources
+            .known
+            .iter()
+            .find(|(_, source)| **source == place.source)
+            .map(|(id, _)| *id);
         let sources = &self.context.import_resolver.sources;
         let Some((id, SourcePath::Path(path, InputFormat::Nickel))) =
             id.and_then(|id| Some((id, sources.file_paths.get(&id)?)))
@@ -273,8 +353,14 @@ impl Session {
             return false;
         };
         let (path, text) = (path.clone(), sources.source(id).to_owned());
-        let Some((mended, hole)) = repair::leave_out(&text, id, &place.range) else { return false };
-        let original = self.repaired.texts.get(&path).map_or(text, |(_, original)| original.clone());
+        let Some((mended, hole)) = repair::leave_out(&text, id, &place.range) else {
+            return false;
+        };
+        let original = self
+            .repaired
+            .texts
+            .get(&path)
+            .map_or(text, |(_, original)| original.clone());
         self.repaired.holes.push((path.clone(), hole));
         self.repaired.texts.insert(path, (mended, original));
         true
@@ -296,7 +382,10 @@ impl Session {
             return None;
         }
         if let Some(source) = self.sources.known.get(&id) {
-            return Some(Place { source: *source, range });
+            return Some(Place {
+                source: *source,
+                range,
+            });
         }
         let name = match hub.sources.file_paths.get(&id) {
             Some(SourcePath::Path(path, _)) => shown_path(path),
@@ -310,44 +399,78 @@ impl Session {
             None => hub.files().source(id).to_owned(),
         };
         let source = Source { name, text };
-        let index = self.sources.list.iter().position(|known| *known == source).unwrap_or_else(|| {
-            self.sources.list.push(source);
-            self.sources.list.len() - 1
-        });
+        let index = self
+            .sources
+            .list
+            .iter()
+            .position(|known| *known == source)
+            .unwrap_or_else(|| {
+                self.sources.list.push(source);
+                self.sources.list.len() - 1
+            });
         self.sources.known.insert(id, index);
-        Some(Place { source: index, range })
+        Some(Place {
+            source: index,
+            range,
+        })
     }
 
     /// Every file that was read from the disk, with what it held.
     fn reads(&self) -> Vec<(PathBuf, String)> {
         let sources = &self.context.import_resolver.sources;
-        let read = sources.file_paths.iter().filter_map(|(id, path)| match path {
-            SourcePath::Path(path, _) if !self.own.contains(id) && !self.repaired.texts.contains_key(path) => {
-                Some((path.clone(), sources.files.source(*id).to_owned()))
-            }
-            _ => None,
-        });
-        let repaired = self.repaired.texts.iter().map(|(path, (_, original))| (path.clone(), original.clone()));
-        let mut reads: Vec<_> = read.chain(repaired).filter(|(path, _)| path.is_absolute()).collect();
+        let read = sources
+            .file_paths
+            .iter()
+            .filter_map(|(id, path)| match path {
+                SourcePath::Path(path, _)
+                    if !self.own.contains(id) && !self.repaired.texts.contains_key(path) =>
+                {
+                    Some((path.clone(), sources.files.source(*id).to_owned()))
+                }
+                _ => None,
+            });
+        let repaired = self
+            .repaired
+            .texts
+            .iter()
+            .map(|(path, (_, original))| (path.clone(), original.clone()));
+        let mut reads: Vec<_> = read
+            .chain(repaired)
+            .filter(|(path, _)| path.is_absolute())
+            .collect();
         reads.sort();
         reads
     }
 }
 
-/// The stdlib as an evaluation sees it: its record contracts take anything. Who writes `| tank.Config` for the sake of
-/// an editor is checked by the walk, like everyone, and not first by Nickel, which would stop at the first mistake.
+/// The stdlib as an evaluation sees it: its record contracts take anything. Who writes
+/// `| tank.Config` for the sake of an editor is checked by the walk, like everyone, and not first
+/// by Nickel, which would stop at the first mistake.
 fn lenient_stdlib() -> String {
-    let records = schema().contracts.iter().filter(|(_, contract)| matches!(contract.shape, Shape::Record(_)));
-    let lenient: String = records.map(|(name, _)| format!("{name} | force = Dyn, ")).collect();
+    let records = schema()
+        .contracts
+        .iter()
+        .filter(|(_, contract)| matches!(contract.shape, Shape::Record(_)));
+    let lenient: String = records
+        .map(|(name, _)| format!("{name} | force = Dyn, "))
+        .collect();
     format!("({STDLIB}) & {{ {lenient} }}")
 }
 
 /// Relative to where the command runs, when that is shorter.
 fn shown_path(path: &Path) -> String {
-    let relative = normalize_path(".").ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
-    relative.unwrap_or_else(|| path.to_owned()).display().to_string()
+    let relative = normalize_path(".")
+        .ok()
+        .and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    relative
+        .unwrap_or_else(|| path.to_owned())
+        .display()
+        .to_string()
 }
 
 fn io_error(path: &Path, error: &std::io::Error) -> Error {
-    Error::IOError(nickel_lang_core::error::IOError(format!("{}: {error}", path.display())))
+    Error::IOError(nickel_lang_core::error::IOError(format!(
+        "{}: {error}",
+        path.display()
+    )))
 }

@@ -1,7 +1,8 @@
-//! The walk: evaluates a configuration field by field along the contracts, and checks each where it stands.
+//! The walk: evaluates a configuration field by field along the contracts, and checks each where it
+//! stands.
 //!
-//! A field that fails is left out and remembered as *poisoned*, so that nothing is said of it twice. The walk descends
-//! only where the contracts do, so its depth is theirs and not the user's.
+//! A field that fails is left out and remembered as *poisoned*, so that nothing is said of it
+//! twice. The walk descends only where the contracts do, so its depth is theirs and not the user's.
 
 use super::{Session, definitions::Definition, errors::covers};
 use crate::{
@@ -53,35 +54,62 @@ pub struct Written {
 }
 
 impl Evaluated {
-    /// Where a field was written, or the nearest field around it that is in one of the user's files.
+    /// Where a field was written, or the nearest field around it that is in one of the user's
+    /// files.
     pub fn written(&self, path: &[String]) -> Option<&Written> {
-        (0..=path.len()).rev().find_map(|length| self.places.get(&path[..length]))
+        (0..=path.len())
+            .rev()
+            .find_map(|length| self.places.get(&path[..length]))
     }
 
     /// The name of the file a field was written in.
     pub fn file(&self, path: &[String]) -> Option<&str> {
-        self.sources.get(self.written(path)?.place.source).map(|source| source.name.as_str())
+        self.sources
+            .get(self.written(path)?.place.source)
+            .map(|source| source.name.as_str())
     }
 
     /// A problem with a field, at the place it was written and with the call that made it.
-    pub fn problem(&self, code: &str, path: &[String], message: String, help: Option<String>) -> Problem {
+    pub fn problem(
+        &self,
+        code: &str,
+        path: &[String],
+        message: String,
+        help: Option<String>,
+    ) -> Problem {
         let mut labels = Vec::new();
         if let Some(written) = self.written(path) {
-            labels.push(Label { place: written.place.clone(), text: "here".to_owned() });
+            labels.push(Label {
+                place: written.place.clone(),
+                text: "here".to_owned(),
+            });
         }
         // The nearest field around it that was made elsewhere than it is asked for.
-        let via = (0..=path.len()).rev().find_map(|length| self.places.get(&path[..length])?.via.clone());
+        let via = (0..=path.len())
+            .rev()
+            .find_map(|length| self.places.get(&path[..length])?.via.clone());
         if let (Some(via), Some(first)) = (via, labels.first())
             && !covers(&via, &first.place)
         {
-            labels.push(Label { place: via, text: "asked for here".to_owned() });
+            labels.push(Label {
+                place: via,
+                text: "asked for here".to_owned(),
+            });
         }
-        Problem { code: code.to_owned(), path: path.to_vec(), message, help, labels }
+        Problem {
+            code: code.to_owned(),
+            path: path.to_vec(),
+            message,
+            help,
+            labels,
+        }
     }
 
     /// Whether something at or around a field, or below it, has a problem already.
     pub fn is_poisoned(&self, path: &[String]) -> bool {
-        self.poisoned.iter().any(|poisoned| path.starts_with(poisoned) || poisoned.starts_with(path))
+        self.poisoned
+            .iter()
+            .any(|poisoned| path.starts_with(poisoned) || poisoned.starts_with(path))
     }
 }
 
@@ -90,14 +118,27 @@ impl Session {
     pub(super) fn walk(mut self, body: NickelValue, problems: Vec<Problem>) -> Evaluated {
         let schema = super::schema();
         let globals = self.globals();
-        let mut walk =
-            Walk { session: &mut self, globals, schema, out: Evaluated { problems, ..Evaluated::default() } };
+        let mut walk = Walk {
+            session: &mut self,
+            globals,
+            schema,
+            out: Evaluated {
+                problems,
+                ..Evaluated::default()
+            },
+        };
         let mut value = Value::Null;
         if let Some(config) = walk.force(body, &[]) {
-            value = walk.record(&config, "Config", &mut Vec::new()).unwrap_or_default();
+            value = walk
+                .record(&config, "Config", &mut Vec::new())
+                .unwrap_or_default();
         }
         let mut out = walk.out;
-        out.value = if value.is_object() { value } else { Value::Object(Map::new()) };
+        out.value = if value.is_object() {
+            value
+        } else {
+            Value::Object(Map::new())
+        };
         self.finish(out)
     }
 
@@ -106,7 +147,10 @@ impl Session {
         let context = &mut self.context;
         let mut globals = context.import_resolver.mk_eval_env(&mut context.cache);
         for (name, value) in &context.extend_env {
-            globals.insert(*name, context.cache.add(value.clone().into(), BindingType::Normal));
+            globals.insert(
+                *name,
+                context.cache.add(value.clone().into(), BindingType::Normal),
+            );
         }
         globals
     }
@@ -115,15 +159,27 @@ impl Session {
     pub(super) fn give_up(self, problems: Vec<Problem>) -> Evaluated {
         let value = Value::Object(Map::new());
         let poisoned = [Vec::new()].into();
-        self.finish(Evaluated { value, problems, poisoned, ..Evaluated::default() })
+        self.finish(Evaluated {
+            value,
+            problems,
+            poisoned,
+            ..Evaluated::default()
+        })
     }
 
     fn finish(mut self, mut out: Evaluated) -> Evaluated {
         // The typechecker and the evaluation both report what is unbound.
         let mut seen = BTreeSet::new();
         out.problems.retain(|problem| {
-            let at = problem.labels.first().map(|label| (label.place.source, label.place.range.start));
-            seen.insert((problem.message.clone(), at, problem.labels.is_empty().then(|| problem.path.clone())))
+            let at = problem
+                .labels
+                .first()
+                .map(|label| (label.place.source, label.place.range.start));
+            seen.insert((
+                problem.message.clone(),
+                at,
+                problem.labels.is_empty().then(|| problem.path.clone()),
+            ))
         });
         out.definitions = self.definitions();
         out.reads = self.reads();
@@ -137,7 +193,8 @@ impl Session {
 
 struct Walk<'a> {
     session: &'a mut Session,
-    /// What every expression can name: Nickel's standard library, and `tank`. Made once: that costs as much as a pod.
+    /// What every expression can name: Nickel's standard library, and `tank`. Made once: that costs
+    /// as much as a pod.
     globals: Environment,
     schema: &'static Schema,
     out: Evaluated,
@@ -157,7 +214,10 @@ impl Walk<'_> {
                     if problem.labels.is_empty()
                         && let Some(written) = self.out.written(path)
                     {
-                        problem.labels.push(Label { place: written.place.clone(), text: "here".to_owned() });
+                        problem.labels.push(Label {
+                            place: written.place.clone(),
+                            text: "here".to_owned(),
+                        });
                     }
                 }
                 self.out.problems.extend(problems);
@@ -178,16 +238,27 @@ impl Walk<'_> {
         let table = &self.session.context.pos_table;
         let (asked, made) = (table.get(asked), table.get(made.pos_idx()));
         let (asked, made) = (self.session.place(asked), self.session.place(made));
-        let via = asked.clone().filter(|asked| made.as_ref().is_some_and(|made| !covers(asked, made)));
+        let via = asked
+            .clone()
+            .filter(|asked| made.as_ref().is_some_and(|made| !covers(asked, made)));
         if let Some(place) = made.or(asked) {
-            self.out.places.insert(path.to_vec(), Written { place, via, leaf });
+            self.out
+                .places
+                .insert(path.to_vec(), Written { place, via, leaf });
         }
     }
 
     fn note_name(&mut self, name: nickel_lang_core::identifier::LocIdent, path: &[String]) {
         if let Some(place) = self.session.place(name.pos) {
             self.out.names.insert(path.to_vec(), place.clone());
-            self.out.places.insert(path.to_vec(), Written { place, via: None, leaf: false });
+            self.out.places.insert(
+                path.to_vec(),
+                Written {
+                    place,
+                    via: None,
+                    leaf: false,
+                },
+            );
         }
     }
 
@@ -214,7 +285,9 @@ impl Walk<'_> {
                 match &contract.shape {
                     Shape::Record(_) => self.record(value, name, path),
                     Shape::Enum(tags) => self.tag(value, tags, path),
-                    _ if name == "Network" && value.as_record().is_some() => self.record(value, "Nics", path),
+                    _ if name == "Network" && value.as_record().is_some() => {
+                        self.record(value, "Nics", path)
+                    }
                     _ => self.leaf(value, name, path),
                 }
             }
@@ -245,12 +318,19 @@ impl Walk<'_> {
         let help = match (kind, value.type_of()) {
             (Kind::Array(_), Some("String")) => "put it into brackets: `[\"…\"]`",
             (Kind::String, Some("Number" | "Bool")) => "put it into quotes",
-            (Kind::Dict(_), Some("Array")) => "a record keyed by name merges across files: `{ name = … }`",
+            (Kind::Dict(_), Some("Array")) => {
+                "a record keyed by name merges across files: `{ name = … }`"
+            }
             (_, Some("Function" | "MatchExpression")) => "apply the function to its arguments",
             _ => "",
         };
         let wanted = kind.words(self.schema);
-        self.report("tank::value::type", path, format!("`{field}` is {found}, not {wanted}"), help);
+        self.report(
+            "tank::value::type",
+            path,
+            format!("`{field}` is {found}, not {wanted}"),
+            help,
+        );
     }
 
     /// A scalar of a plain type.
@@ -268,7 +348,8 @@ impl Walk<'_> {
 
     /// A value that [`check_value`] knows. An enum tag counts as its text.
     fn leaf(&mut self, value: &NickelValue, contract: &str, path: &[String]) -> Option<Value> {
-        let scalar = value.as_string().is_some() || value.as_number().is_some() || value.as_bool().is_some();
+        let scalar =
+            value.as_string().is_some() || value.as_number().is_some() || value.as_bool().is_some();
         if contract == "Network" {
             let tags = ["bridge", "host", "none"].map(str::to_owned);
             return self.tag(value, &tags, path);
@@ -280,11 +361,21 @@ impl Walk<'_> {
         let json = serde_json::to_value(value).ok()?;
         match check_value(contract, &json) {
             Ok(()) => Some(json),
-            Err(Refusal { code, message, help }) => {
-                let field = path.iter().rev().find(|part| part.parse::<usize>().is_err());
+            Err(Refusal {
+                code,
+                message,
+                help,
+            }) => {
+                let field = path
+                    .iter()
+                    .rev()
+                    .find(|part| part.parse::<usize>().is_err());
                 let message = match code {
                     "tank::value::type" => {
-                        format!("`{}`: {message}", field.map_or("the configuration", String::as_str))
+                        format!(
+                            "`{}`: {message}",
+                            field.map_or("the configuration", String::as_str)
+                        )
                     }
                     _ => message,
                 };
@@ -314,7 +405,12 @@ impl Walk<'_> {
             |near| format!("did you mean `'{near}`?"),
         );
         let field = path.last().map_or("the value", String::as_str);
-        self.report("tank::value::enum", path, format!("`{field}` can't be `'{text}`"), help);
+        self.report(
+            "tank::value::enum",
+            path,
+            format!("`{field}` can't be `'{text}`"),
+            help,
+        );
         None
     }
 
@@ -323,7 +419,8 @@ impl Walk<'_> {
             self.wrong(value, &Kind::Array(Box::new(of.clone())), path);
             return None;
         };
-        let elements: Vec<NickelValue> = array.iter_with_pending_contracts(value.pos_idx()).collect();
+        let elements: Vec<NickelValue> =
+            array.iter_with_pending_contracts(value.pos_idx()).collect();
         let mut items = Vec::new();
         let mut whole = true;
         for (index, element) in elements.into_iter().enumerate() {
@@ -345,8 +442,14 @@ impl Walk<'_> {
     /// The fields of a record keyed by names of the user's.
     fn dict(&mut self, value: &NickelValue, of: &Kind, path: &mut Vec<String>) -> Value {
         let mut out = Map::new();
-        let Some(Container::Alloc(record)) = value.as_record() else { return Value::Object(out) };
-        let fields: Vec<_> = record.fields.iter().map(|(name, field)| (*name, field.clone())).collect();
+        let Some(Container::Alloc(record)) = value.as_record() else {
+            return Value::Object(out);
+        };
+        let fields: Vec<_> = record
+            .fields
+            .iter()
+            .map(|(name, field)| (*name, field.clone()))
+            .collect();
         for (name, field) in fields {
             if field.metadata.not_exported() || field.is_empty_optional() {
                 continue;
@@ -356,11 +459,18 @@ impl Walk<'_> {
                 && let Err(error) = Name::new(name.label())
             {
                 self.note_name(name, path);
-                self.report("tank::name::invalid", path, error.to_string(), suggested_name(name.label()));
+                self.report(
+                    "tank::name::invalid",
+                    path,
+                    error.to_string(),
+                    suggested_name(name.label()),
+                );
             } else if field.value.is_none() {
                 self.undefined(name, path);
             } else {
-                let value = self.field(&field, name, path).and_then(|value| self.value(&value, of, path));
+                let value = self
+                    .field(&field, name, path)
+                    .and_then(|value| self.value(&value, of, path));
                 if let Some(json) = value.or_else(|| placeholder(of)) {
                     out.insert(name.label().to_owned(), json);
                 }
@@ -374,11 +484,22 @@ impl Walk<'_> {
     fn undefined(&mut self, name: nickel_lang_core::identifier::LocIdent, path: &[String]) {
         self.note_name(name, path);
         let message = format!("`{}` is declared and has no value", name.label());
-        self.report("tank::field::missing", path, message, "give it one in this file or in one merged with it");
+        self.report(
+            "tank::field::missing",
+            path,
+            message,
+            "give it one in this file or in one merged with it",
+        );
     }
 
-    /// The fields of a record contract; none when it lacks one that it needs, unless something can stand in for that.
-    fn record(&mut self, value: &NickelValue, contract: &str, path: &mut Vec<String>) -> Option<Value> {
+    /// The fields of a record contract; none when it lacks one that it needs, unless something can
+    /// stand in for that.
+    fn record(
+        &mut self,
+        value: &NickelValue,
+        contract: &str,
+        path: &mut Vec<String>,
+    ) -> Option<Value> {
         let contract_fields = self.schema.record(contract)?;
         if value.as_record().is_none() {
             self.wrong(value, &Kind::Named(contract.to_owned()), path);
@@ -386,9 +507,11 @@ impl Walk<'_> {
         }
         let mut out = Map::new();
         let fields: Vec<_> = match value.as_record() {
-            Some(Container::Alloc(record)) => {
-                record.fields.iter().map(|(name, field)| (*name, field.clone())).collect()
-            }
+            Some(Container::Alloc(record)) => record
+                .fields
+                .iter()
+                .map(|(name, field)| (*name, field.clone()))
+                .collect(),
             _ => Vec::new(),
         };
         let mut given = BTreeSet::new();
@@ -399,12 +522,17 @@ impl Walk<'_> {
             }
             given.insert(name.label().to_owned());
             path.push(name.label().to_owned());
-            match contract_fields.iter().find(|known| known.name == name.label()) {
+            match contract_fields
+                .iter()
+                .find(|known| known.name == name.label())
+            {
                 None => {
                     self.unknown(name, contract, contract_fields, path);
                     unknown.push(name.label().to_owned());
                 }
-                Some(known) if field.value.is_none() && known.required() => self.undefined(name, path),
+                Some(known) if field.value.is_none() && known.required() => {
+                    self.undefined(name, path)
+                }
                 Some(_) if field.value.is_none() => {}
                 Some(known) => {
                     if let Some(value) = self.field(&field, name, path)
@@ -416,10 +544,15 @@ impl Walk<'_> {
             }
             path.pop();
         }
-        for missing in contract_fields.iter().filter(|field| field.required() && !given.contains(&field.name)) {
+        for missing in contract_fields
+            .iter()
+            .filter(|field| field.required() && !given.contains(&field.name))
+        {
             // A misspelt name is one mistake, not two.
-            let misspelt =
-                |given: &String| nearest(given, contract_fields.iter().map(|f| f.name.as_str())) == Some(&missing.name);
+            let misspelt = |given: &String| {
+                nearest(given, contract_fields.iter().map(|f| f.name.as_str()))
+                    == Some(&missing.name)
+            };
             if unknown.iter().any(misspelt) {
                 path.push(missing.name.clone());
                 self.out.poisoned.insert(path.clone());
@@ -428,7 +561,9 @@ impl Walk<'_> {
                 self.missing(missing, contract, value, path);
             }
         }
-        let whole = contract_fields.iter().all(|field| !field.required() || out.contains_key(&field.name));
+        let whole = contract_fields
+            .iter()
+            .all(|field| !field.required() || out.contains_key(&field.name));
         (whole || matches!(contract, "Pod" | "Container")).then_some(Value::Object(out))
     }
 
@@ -441,8 +576,16 @@ impl Walk<'_> {
     ) {
         self.note_name(name, path);
         let what = contract.to_lowercase();
-        let a = if what.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
-        let what = if contract == "Config" { "the configuration".to_owned() } else { format!("{a} {what}") };
+        let a = if what.starts_with(['a', 'e', 'i', 'o', 'u']) {
+            "an"
+        } else {
+            "a"
+        };
+        let what = if contract == "Config" {
+            "the configuration".to_owned()
+        } else {
+            format!("{a} {what}")
+        };
         let message = format!("{what} has no field `{}`", name.label());
         let help = match nearest(name.label(), known.iter().map(|field| field.name.as_str())) {
             Some(near) => format!("did you mean `{near}`?"),
@@ -454,26 +597,43 @@ impl Walk<'_> {
         self.report("tank::field::unknown", path, message, help);
     }
 
-    fn missing(&mut self, field: &Field, contract: &str, record: &NickelValue, path: &mut Vec<String>) {
+    fn missing(
+        &mut self,
+        field: &Field,
+        contract: &str,
+        record: &NickelValue,
+        path: &mut Vec<String>,
+    ) {
         let place = self.session.context.pos_table.get(record.pos_idx());
         let place = self.session.place(place);
         // A field that did not parse and was left out is not missing.
-        let near = place.clone().or_else(|| self.out.written(path).map(|written| written.place.clone()));
+        let near = place
+            .clone()
+            .or_else(|| self.out.written(path).map(|written| written.place.clone()));
         let in_hole = near.is_some_and(|place| {
-            let name = self.session.sources.list.get(place.source).map(|source| source.name.clone());
+            let name = self
+                .session
+                .sources
+                .list
+                .get(place.source)
+                .map(|source| source.name.clone());
             self.session.repaired.holes.iter().any(|(file, hole)| {
                 name.as_deref() == Some(super::shown_path(file).as_str())
                     && place.range.start <= hole.start
                     && hole.end <= place.range.end
             })
         });
-        let owner = path.last().cloned().unwrap_or_else(|| "the configuration".to_owned());
+        let owner = path
+            .last()
+            .cloned()
+            .unwrap_or_else(|| "the configuration".to_owned());
         path.push(field.name.clone());
         if in_hole {
             self.out.poisoned.insert(path.clone());
         } else {
             let message = format!("`{owner}` has no `{}`", field.name);
-            let help = example(&field.doc).map_or_else(String::new, |example| format!("for example `{example}`"));
+            let help = example(&field.doc)
+                .map_or_else(String::new, |example| format!("for example `{example}`"));
             let code = match contract {
                 "HttpProbe" | "TcpProbe" => "tank::probe::no_port",
                 "Container" => "tank::container::no_image",
@@ -481,8 +641,18 @@ impl Walk<'_> {
             };
             // The whole record would be a long snippet: its name says where.
             if let Some(name) = self.out.names.get(&path[..path.len() - 1]).cloned() {
-                let via = self.out.written(&path[..path.len() - 1]).and_then(|written| written.via.clone());
-                self.out.places.insert(path.clone(), Written { place: name, via, leaf: false });
+                let via = self
+                    .out
+                    .written(&path[..path.len() - 1])
+                    .and_then(|written| written.via.clone());
+                self.out.places.insert(
+                    path.clone(),
+                    Written {
+                        place: name,
+                        via,
+                        leaf: false,
+                    },
+                );
             }
             self.report(code, path, message, help);
             self.out.places.remove(path);
@@ -493,17 +663,28 @@ impl Walk<'_> {
 
 /// What stands in for an entry that is wrong, so that others can still name it.
 fn placeholder(kind: &Kind) -> Option<Value> {
-    matches!(kind, Kind::Named(name) if matches!(name.as_str(), "Pod" | "Volume")).then(|| Value::Object(Map::new()))
+    matches!(kind, Kind::Named(name) if matches!(name.as_str(), "Pod" | "Volume"))
+        .then(|| Value::Object(Map::new()))
 }
 
 /// The first line of the example in a field's doc.
 fn example(doc: &str) -> Option<&str> {
-    doc.split("```nickel").nth(1)?.lines().map(str::trim).find(|line| !line.is_empty())
+    doc.split("```nickel")
+        .nth(1)?
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
 }
 
 /// The nearest legal name.
 fn suggested_name(text: &str) -> String {
-    let legal = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let legal = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
     let name: String = text.chars().map(legal).take(63).collect();
     let name = name.trim_matches('-').to_owned();
     match Name::new(&name) {

@@ -5,10 +5,15 @@ use std::path::PathBuf;
 
 /// NixOS generations for containers.
 ///
-/// Pods are declared in Nickel; a switch makes the host what is declared, as a numbered generation that can be gone
-/// back to.
+/// Pods are declared in Nickel; a switch makes the host what is declared, as a numbered generation
+/// that can be gone back to.
 #[derive(Parser, Debug)]
-#[command(name = "tank", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(
+    name = "tank",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
 pub struct Args {
     /// The daemon's socket.
     #[arg(long, global = true, env = "TANK_SOCKET", default_value = tank_proto::varlink::SOCKET)]
@@ -35,7 +40,8 @@ pub enum Command {
         #[arg(long)]
         canonical: bool,
     },
-    /// Write down which digests the image tags stand for now, in `tank.lock` beside the configuration.
+    /// Write down which digests the image tags stand for now, in `tank.lock` beside the
+    /// configuration.
     Lock {
         /// Nickel, YAML, JSON or TOML files, merged in this order.
         #[arg(default_value = "pods.ncl")]
@@ -75,7 +81,8 @@ pub enum Command {
     },
     /// Print what a field is for, or what an error code means.
     Doc {
-        /// A field (`pods.containers.limits`, `web.app.env`), a contract (`Limits`) or a helper (`tank.replicas`).
+        /// A field (`pods.containers.limits`, `web.app.env`), a contract (`Limits`) or a helper
+        /// (`tank.replicas`).
         #[arg(conflicts_with = "error")]
         field: Option<String>,
         /// A code as it is printed with an error: `tank::mount::unknown_volume`.
@@ -90,7 +97,8 @@ pub enum Command {
         /// `web.app.env.LOG`, or the whole path.
         field: String,
     },
-    /// Show what a switch would do; without files, how the host differs from the current generation.
+    /// Show what a switch would do; without files, how the host differs from the current
+    /// generation.
     Diff {
         files: Vec<PathBuf>,
         #[command(flatten)]
@@ -105,7 +113,8 @@ pub enum Command {
         #[arg(long)]
         exit_code: bool,
     },
-    /// Make the host what a configuration says, as a new generation; if it does not become healthy, go back.
+    /// Make the host what a configuration says, as a new generation; if it does not become healthy,
+    /// go back.
     Switch {
         #[command(flatten)]
         source: Source,
@@ -125,7 +134,8 @@ pub enum Command {
     Get { pod: String },
     /// Show the daemon and its host at a glance.
     Status,
-    /// Add or change the pods of a file and leave all others, and their images, as they are, as a new generation.
+    /// Add or change the pods of a file and leave all others, and their images, as they are, as a
+    /// new generation.
     Apply {
         #[command(flatten)]
         source: Source,
@@ -178,8 +188,8 @@ pub enum Generations {
     Show { number: Option<u64> },
     /// What changed from one generation to another.
     Diff { from: u64, to: u64 },
-    /// Go back to a generation, the newest good one that differs unless named: same digests, nothing evaluated again.
-    /// Ends a switch that is on its way.
+    /// Go back to a generation, the newest good one that differs unless named: same digests,
+    /// nothing evaluated again. Ends a switch that is on its way.
     Rollback { to: Option<u64> },
 }
 
@@ -246,7 +256,11 @@ pub enum Dialect {
 
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
-    if key.is_empty() { Err("write KEY=VALUE".to_owned()) } else { Ok((key.to_owned(), value.to_owned())) }
+    if key.is_empty() {
+        Err("write KEY=VALUE".to_owned())
+    } else {
+        Ok((key.to_owned(), value.to_owned()))
+    }
 }
 
 /// `POD` or `POD/CONTAINER`.

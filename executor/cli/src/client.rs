@@ -20,9 +20,16 @@ impl Client {
     /// Connects to the daemon's socket.
     pub async fn connect(socket: &Path) -> Result<Self, Error> {
         let name = socket.display().to_string();
-        let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(&name, &error))?;
-        let (connection, writer) = wire::split(stream).map_err(|error| unreachable(&name, &error))?;
-        Ok(Self { connection, writer, socket: name })
+        let stream = UnixStream::connect(socket)
+            .await
+            .map_err(|error| unreachable(&name, &error))?;
+        let (connection, writer) =
+            wire::split(stream).map_err(|error| unreachable(&name, &error))?;
+        Ok(Self {
+            connection,
+            writer,
+            socket: name,
+        })
     }
 
     /// Calls and waits for the one reply.
@@ -41,20 +48,34 @@ impl Client {
         Ok((reply, fds))
     }
 
-    pub async fn send(&mut self, method: Method, fds: Vec<OwnedFd>, more: bool) -> Result<(), Error> {
+    pub async fn send(
+        &mut self,
+        method: Method,
+        fds: Vec<OwnedFd>,
+        more: bool,
+    ) -> Result<(), Error> {
         #[derive(Debug, Serialize)]
         #[serde(transparent)]
         struct Sent(Method);
         let call = Call::new(Sent(method)).set_more(more);
         match wire::send(&self.writer, &call, fds).await {
             // A daemon that reads no further has sent its reason, which is received next.
-            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(())
+            }
             other => other.map_err(|error| self.lost(&zlink::Error::Io(error))),
         }
     }
 
     /// The next reply, and whether more come.
-    pub async fn receive<R: DeserializeOwned + Debug>(&mut self) -> Result<(R, Vec<OwnedFd>, bool), Error> {
+    pub async fn receive<R: DeserializeOwned + Debug>(
+        &mut self,
+    ) -> Result<(R, Vec<OwnedFd>, bool), Error> {
         let received = self.connection.receive_reply::<R, varlink::Error>().await;
         let (reply, fds) = match received {
             Ok(received) => received,
@@ -73,7 +94,8 @@ impl Client {
                 not_permitted(&self.socket)
             }
             zlink::Error::UnexpectedEof => {
-                let help = "it may have ended or been started again; what it was told to do goes on";
+                let help =
+                    "it may have ended or been started again; what it was told to do goes on";
                 Error::new("tankd closed the connection").help(help)
             }
             other => Error::new("can't speak with tankd").cause(other.to_string()),

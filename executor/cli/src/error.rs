@@ -1,5 +1,5 @@
-//! What an error says and which status it ends with: the message says what was attempted, the cause why, the help
-//! what to do next.
+//! What an error says and which status it ends with: the message says what was attempted, the cause
+//! why, the help what to do next.
 
 use crate::output;
 use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyles};
@@ -19,7 +19,13 @@ pub struct Error {
 
 impl Error {
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), cause: None, help: None, drawn: None, exec_status: None }
+        Self {
+            message: message.into(),
+            cause: None,
+            help: None,
+            drawn: None,
+            exec_status: None,
+        }
     }
 
     pub fn cause(mut self, cause: impl Into<String>) -> Self {
@@ -48,7 +54,11 @@ impl Error {
 
     /// 1, or what container users expect of `exec`.
     pub fn status(&self, exec: bool) -> u8 {
-        if exec { self.exec_status.unwrap_or(125) } else { 1 }
+        if exec {
+            self.exec_status.unwrap_or(125)
+        } else {
+            1
+        }
     }
 }
 
@@ -67,7 +77,13 @@ impl From<varlink::Error> for Error {
             varlink::Error::Failed { what, why } => (format!("can't {what}"), Some(why.clone())),
             other => (other.to_string(), None),
         };
-        Self { message, cause, help, drawn: None, exec_status }
+        Self {
+            message,
+            cause,
+            help,
+            drawn: None,
+            exec_status,
+        }
     }
 }
 
@@ -75,7 +91,10 @@ impl From<CompileError> for Error {
     fn from(error: CompileError) -> Self {
         let message = error.to_string();
         match error {
-            CompileError::Problems(problems) => Self { drawn: Some(draw(&problems, &message)), ..Self::new(message) },
+            CompileError::Problems(problems) => Self {
+                drawn: Some(draw(&problems, &message)),
+                ..Self::new(message)
+            },
             CompileError::Limit { help, .. } => Self::new(message).help(help),
             CompileError::Read(..) | CompileError::Internal(_) => Self::new(message),
         }
@@ -87,9 +106,18 @@ const MAX_DRAWN: usize = 100;
 
 /// Every problem with its snippets.
 fn draw(problems: &Problems, count: &str) -> String {
-    let styles = if output::colours() { ThemeStyles::ansi() } else { ThemeStyles::none() };
-    let theme = GraphicalTheme { characters: ThemeCharacters::unicode(), styles };
-    let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(100);
+    let styles = if output::colours() {
+        ThemeStyles::ansi()
+    } else {
+        ThemeStyles::none()
+    };
+    let theme = GraphicalTheme {
+        characters: ThemeCharacters::unicode(),
+        styles,
+    };
+    let handler = GraphicalReportHandler::new_themed(theme)
+        .with_links(false)
+        .with_width(100);
     let mut text = String::new();
     let diagnostics = problems.diagnostics();
     for problem in diagnostics.iter().take(MAX_DRAWN) {
@@ -99,6 +127,10 @@ fn draw(problems: &Problems, count: &str) -> String {
         text.push('\n');
     }
     let more = diagnostics.len().saturating_sub(MAX_DRAWN);
-    let rest = if more > 0 { format!(", {more} of them not shown") } else { String::new() };
+    let rest = if more > 0 {
+        format!(", {more} of them not shown")
+    } else {
+        String::new()
+    };
     format!("{text}{count}{rest}; what a code means: `tank doc --error CODE`\n")
 }

@@ -2,8 +2,10 @@
 //!
 //! * [`args`]: what can be typed.
 //! * [`client`]: one call to the daemon.
-//! * [`commands`]: a module a family of commands; each prints for people or, with `--json`, for programs.
-//! * [`output`]: what is printed; what others wrote is made visible there before a terminal obeys it.
+//! * [`commands`]: a module a family of commands; each prints for people or, with `--json`, for
+//!   programs.
+//! * [`output`]: what is printed; what others wrote is made visible there before a terminal obeys
+//!   it.
 //! * [`terminal`]: raw mode, detaching, window size.
 //! * [`modes`]: what a program leaves behind on a terminal.
 //! * [`timings`]: where the time of a change went.
@@ -28,12 +30,17 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // This program again, as the child that evaluates a configuration with limits.
-    if std::env::args_os().nth(1).is_some_and(|first| first == commands::EVALUATE) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == commands::EVALUATE)
+    {
         return ExitCode::from(tank_compiler::child::main());
     }
     let args = Args::parse();
     let exec = matches!(args.command, Command::Exec(_) | Command::Attach { .. });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(commands::run(args)),
         Err(error) => Err(error::Error::new(format!("can't start: {error}"))),

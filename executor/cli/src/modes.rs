@@ -1,17 +1,19 @@
-//! What a program has switched on at the terminal that it was given, so that it can be switched off when the terminal
-//! goes back to its owner: a detached editor does not clean up behind itself.
+//! What a program has switched on at the terminal that it was given, so that it can be switched off
+//! when the terminal goes back to its owner: a detached editor does not clean up behind itself.
 //!
-//! Only what was switched on is: to leave the alternate screen without having entered it moves the cursor. Sequences are
-//! those of XTerm (ctlseqs); unknown ones are left alone.
+//! Only what was switched on is: to leave the alternate screen without having entered it moves the
+//! cursor. Sequences are those of XTerm (ctlseqs); unknown ones are left alone.
 
 use std::collections::BTreeSet;
 
 /// The most bytes of one sequence that are looked at.
 const MAX_SEQUENCE: usize = 64;
 
-/// Private modes that are off by default: cursor keys, reverse video, origin, mouse reports, focus, bracketed paste,
-/// synchronised output, and the alternate screens, which are left last.
-const OFF: [u16; 18] = [1, 5, 6, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 47, 1047, 1049];
+/// Private modes that are off by default: cursor keys, reverse video, origin, mouse reports, focus,
+/// bracketed paste, synchronised output, and the alternate screens, which are left last.
+const OFF: [u16; 18] = [
+    1, 5, 6, 9, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 2004, 2026, 47, 1047, 1049,
+];
 
 /// Private modes that are on by default: wrapping at the margin, and the cursor.
 const ON: [u16; 2] = [7, 25];
@@ -59,7 +61,9 @@ impl Modes {
                     self.drawing = set == b'0';
                     State::Text
                 }
-                (State::Sequence(mut so_far), part @ 0x20..=0x3f) if so_far.len() < MAX_SEQUENCE => {
+                (State::Sequence(mut so_far), part @ 0x20..=0x3f)
+                    if so_far.len() < MAX_SEQUENCE =>
+                {
                     so_far.push(part);
                     State::Sequence(so_far)
                 }
@@ -88,7 +92,8 @@ impl Modes {
         match (last, parameters.strip_prefix('?')) {
             (b'h' | b'l', Some(modes)) => {
                 for mode in modes.split(';').filter_map(|mode| mode.parse().ok()) {
-                    let differs = OFF.contains(&mode) && last == b'h' || ON.contains(&mode) && last == b'l';
+                    let differs =
+                        OFF.contains(&mode) && last == b'h' || ON.contains(&mode) && last == b'l';
                     if differs {
                         self.changed.insert(mode)
                     } else {
@@ -97,12 +102,20 @@ impl Modes {
                 }
             }
             (b'h' | b'l', None) if parameters == "4" => self.insert = last == b'h',
-            (b'm', None) if parameters.starts_with(">4") => self.other_keys = !matches!(parameters, ">4" | ">4;0"),
-            (b'm', None) if parameters.bytes().all(|byte| byte.is_ascii_digit() || b";:".contains(&byte)) => {
+            (b'm', None) if parameters.starts_with(">4") => {
+                self.other_keys = !matches!(parameters, ">4" | ">4;0")
+            }
+            (b'm', None)
+                if parameters
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || b";:".contains(&byte)) =>
+            {
                 self.styled = !none;
             }
             (b'r', None) => self.region = !parameters.is_empty(),
-            (b'q', None) if parameters.ends_with(' ') => self.cursor_shape = !matches!(parameters, " " | "0 "),
+            (b'q', None) if parameters.ends_with(' ') => {
+                self.cursor_shape = !matches!(parameters, " " | "0 ")
+            }
             (b'u', None) if parameters.starts_with('>') => self.keyboard = true,
             (b'u', None) if parameters.starts_with('<') => self.keyboard = false,
             _ => {}
@@ -143,7 +156,9 @@ mod tests {
 
     fn restore(printed: &[&str]) -> String {
         let mut modes = Modes::default();
-        printed.iter().for_each(|bytes| modes.follow(bytes.as_bytes()));
+        printed
+            .iter()
+            .for_each(|bytes| modes.follow(bytes.as_bytes()));
         modes.restore()
     }
 
@@ -156,13 +171,22 @@ mod tests {
         );
         // However it arrives.
         let bytes: Vec<String> = editor.chars().map(String::from).collect();
-        assert_eq!(restore(&bytes.iter().map(String::as_str).collect::<Vec<_>>()), restore(&[editor]));
+        assert_eq!(
+            restore(&bytes.iter().map(String::as_str).collect::<Vec<_>>()),
+            restore(&[editor])
+        );
     }
 
     #[test]
     fn what_was_not_or_not_any_more_is_left_alone() {
-        assert_eq!(restore(&["plain\r\n\x1b[2J\x1b[H\x1b]0;title\x07\x1b[1mbold\x1b[0m"]), "");
-        assert_eq!(restore(&["\x1b[?1049h\x1b[?25l\x1b[4h", "\x1b[4l\x1b[?25h\x1b[?1049l"]), "");
+        assert_eq!(
+            restore(&["plain\r\n\x1b[2J\x1b[H\x1b]0;title\x07\x1b[1mbold\x1b[0m"]),
+            ""
+        );
+        assert_eq!(
+            restore(&["\x1b[?1049h\x1b[?25l\x1b[4h", "\x1b[4l\x1b[?25h\x1b[?1049l"]),
+            ""
+        );
         assert_eq!(restore(&["\x1b[?1049h\x1b[1m\x1bc"]), "");
         assert_eq!(restore(&["\x1b[?7777h"]), "");
     }

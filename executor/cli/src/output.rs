@@ -1,7 +1,8 @@
 //! Tables, times and JSON, and what a terminal may be shown.
 //!
-//! Containers, images, registries and logs are others': on a terminal, what they wrote is shown and not obeyed. All that
-//! is printed goes through here, so nobody has to think of it. A pipe or a file gets every byte as it is.
+//! Containers, images, registries and logs are others': on a terminal, what they wrote is shown and
+//! not obeyed. All that is printed goes through here, so nobody has to think of it. A pipe or a
+//! file gets every byte as it is.
 
 use crate::error::Error;
 use serde::Serialize;
@@ -15,17 +16,20 @@ use std::{
 static OUT: LazyLock<bool> = LazyLock::new(|| std::io::stdout().is_terminal());
 static ERR: LazyLock<bool> = LazyLock::new(|| std::io::stderr().is_terminal());
 
-/// Whether diagnostics are coloured: on a terminal, unless `NO_COLOR` is set to anything (no-color.org).
+/// Whether diagnostics are coloured: on a terminal, unless `NO_COLOR` is set to anything
+/// (no-color.org).
 pub fn colours() -> bool {
     *ERR && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Whether a terminal may obey a character, or a person be misled by it: controls other than a line end and a tab, and
-/// marks that change the direction of text (Unicode, UAX #9).
+/// Whether a terminal may obey a character, or a person be misled by it: controls other than a line
+/// end and a tab, and marks that change the direction of text (Unicode, UAX #9).
 fn is_control(character: char) -> bool {
     match character {
         '\n' | '\t' => false,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            true
+        }
         other => other.is_control(),
     }
 }
@@ -35,10 +39,14 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     clean(text, |_| None, shown)
 }
 
-/// As [`visible`], of text that holds colours of ours: those pass, and whatever else may be in it does not.
+/// As [`visible`], of text that holds colours of ours: those pass, and whatever else may be in it
+/// does not.
 pub fn visible_but_colours(text: &str) -> Cow<'_, str> {
     let colour = |text: &str| {
-        let end = text.strip_prefix("\x1b[")?.find(|c: char| !c.is_ascii_digit() && c != ';')? + 2;
+        let end = text
+            .strip_prefix("\x1b[")?
+            .find(|c: char| !c.is_ascii_digit() && c != ';')?
+            + 2;
         text[end..].starts_with('m').then_some(end + 1)
     };
     clean(text, colour, shown)
@@ -49,7 +57,11 @@ fn shown(character: char) -> String {
 }
 
 /// Replaces every control but those in what `pass` gives the length of.
-fn clean(text: &str, pass: impl Fn(&str) -> Option<usize>, replace: impl Fn(char) -> String) -> Cow<'_, str> {
+fn clean(
+    text: &str,
+    pass: impl Fn(&str) -> Option<usize>,
+    replace: impl Fn(char) -> String,
+) -> Cow<'_, str> {
     if !text.contains(is_control) {
         return Cow::Borrowed(text);
     }
@@ -70,29 +82,46 @@ fn clean(text: &str, pass: impl Fn(&str) -> Option<usize>, replace: impl Fn(char
     Cow::Owned(cleaned)
 }
 
-/// Prints one JSON document on one line. JSON itself escapes only some controls; the others are escaped here as it
-/// allows, so they are the same to whoever reads it.
+/// Prints one JSON document on one line. JSON itself escapes only some controls; the others are
+/// escaped here as it allows, so they are the same to whoever reads it.
 pub fn json<T: Serialize>(value: &T) -> Result<(), Error> {
-    let text = serde_json::to_string(value).map_err(|e| Error::new(format!("can't write JSON: {e}")))?;
+    let text =
+        serde_json::to_string(value).map_err(|e| Error::new(format!("can't write JSON: {e}")))?;
     // Controls stand in strings only, and all of them are of the basic plane.
-    line(&clean(&text, |_| None, |character| format!("\\u{:04x}", u32::from(character))))
+    line(&clean(
+        &text,
+        |_| None,
+        |character| format!("\\u{:04x}", u32::from(character)),
+    ))
 }
 
 /// Writes to standard error what [`visible`] makes of it on a terminal.
 pub fn error(text: &str) {
-    let text = if *ERR { visible(text) } else { Cow::Borrowed(text) };
+    let text = if *ERR {
+        visible(text)
+    } else {
+        Cow::Borrowed(text)
+    };
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// As [`error`], of text with colours of ours.
 pub fn drawn_error(text: &str) {
-    let text = if *ERR { visible_but_colours(text) } else { Cow::Borrowed(text) };
+    let text = if *ERR {
+        visible_but_colours(text)
+    } else {
+        Cow::Borrowed(text)
+    };
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Prints a line. A reader that went away ends the command quietly, as `head` expects.
 pub fn line(text: &str) -> Result<(), Error> {
-    let text = if *OUT { visible(text) } else { Cow::Borrowed(text) };
+    let text = if *OUT {
+        visible(text)
+    } else {
+        Cow::Borrowed(text)
+    };
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other.map_err(|e| Error::new(format!("can't print: {e}"))),
@@ -102,21 +131,36 @@ pub fn line(text: &str) -> Result<(), Error> {
 /// Prints rows below a heading, each column as wide as its widest cell.
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Error> {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
         cells.chain([heading[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..heading.len()).map(width).collect();
     let print = |cells: &[String]| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         line(padded.join("  ").trim_end())
     };
-    print(&heading.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+    print(
+        &heading
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>(),
+    )?;
     rows.iter().try_for_each(|row| print(row))
 }
 
 /// How long ago, in the largest fitting unit.
 pub fn ago(millis: u64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64;
     let seconds = now.saturating_sub(millis) / 1000;
     match seconds {
         0..60 => format!("{seconds}s ago"),

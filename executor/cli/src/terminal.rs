@@ -7,8 +7,8 @@ use rustix::{
 };
 use std::io::{IsTerminal, Write};
 
-/// Puts the terminal into raw mode and back, whatever happens in between, also to it: what was printed through it and
-/// changed how the terminal behaves is undone.
+/// Puts the terminal into raw mode and back, whatever happens in between, also to it: what was
+/// printed through it and changed how the terminal behaves is undone.
 pub struct Raw {
     before: Termios,
     modes: Modes,
@@ -20,7 +20,10 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         rustix::termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self { before, modes: Modes::default() })
+        Ok(Self {
+            before,
+            modes: Modes::default(),
+        })
     }
 
     /// Prints what a program in a container wrote, as it is: its terminal is this one.
@@ -35,7 +38,9 @@ impl Drop for Raw {
     fn drop(&mut self) {
         let mut stdout = std::io::stdout();
         if stdout.is_terminal() {
-            let _ = stdout.write_all(self.modes.restore().as_bytes()).and_then(|()| stdout.flush());
+            let _ = stdout
+                .write_all(self.modes.restore().as_bytes())
+                .and_then(|()| stdout.flush());
         }
         let _ = rustix::termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &self.before);
     }
@@ -43,7 +48,8 @@ impl Drop for Raw {
 
 /// Rows and columns of the terminal.
 pub fn size() -> (u16, u16) {
-    rustix::termios::tcgetwinsize(stdio::stdout()).map_or((24, 80), |size| (size.ws_row, size.ws_col))
+    rustix::termios::tcgetwinsize(stdio::stdout())
+        .map_or((24, 80), |size| (size.ws_row, size.ws_col))
 }
 
 /// Finds Ctrl-P Ctrl-Q in what is typed. A Ctrl-P alone is passed on with the key that follows it.
@@ -66,7 +72,12 @@ impl Keys {
         let mut bytes = Vec::with_capacity(input.len());
         for byte in input {
             match (self.held, *byte) {
-                (true, CTRL_Q) => return Typed { bytes, detach: true },
+                (true, CTRL_Q) => {
+                    return Typed {
+                        bytes,
+                        detach: true,
+                    };
+                }
                 (true, CTRL_P) => bytes.push(CTRL_P),
                 (false, CTRL_P) => self.held = true,
                 (held, byte) => {
@@ -78,7 +89,10 @@ impl Keys {
                 }
             }
         }
-        Typed { bytes, detach: false }
+        Typed {
+            bytes,
+            detach: false,
+        }
     }
 }
 
@@ -87,7 +101,10 @@ mod tests {
     use super::*;
 
     fn typed(bytes: &[u8], detach: bool) -> Typed {
-        Typed { bytes: bytes.to_vec(), detach }
+        Typed {
+            bytes: bytes.to_vec(),
+            detach,
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Where the time of a change went, as a picture: when each part began, how long it took, and what lies within what.
+//! Where the time of a change went, as a picture: when each part began, how long it took, and what
+//! lies within what.
 
 use tank_proto::timing::Span;
 use tank_sys::laps;
@@ -21,7 +22,11 @@ impl Timings {
 
     /// Notes what began at `begin` and ends now.
     pub fn end(&mut self, name: &str, begin: u64) {
-        self.0.push(Span { name: name.to_owned(), begin, end: laps::now() });
+        self.0.push(Span {
+            name: name.to_owned(),
+            begin,
+            end: laps::now(),
+        });
     }
 
     /// These and the daemon's, each before what lies within it.
@@ -35,22 +40,46 @@ impl Timings {
 
 /// A line for each span.
 pub fn picture(spans: &[Span]) -> String {
-    let (Some(begin), Some(end)) = (spans.iter().map(|span| span.begin).min(), spans.iter().map(|span| span.end).max())
-    else {
+    let (Some(begin), Some(end)) = (
+        spans.iter().map(|span| span.begin).min(),
+        spans.iter().map(|span| span.end).max(),
+    ) else {
         return String::new();
     };
     let total = (end - begin).max(1);
     let millis = |micros: u64| format!("{}.{:02}", micros / 1000, micros % 1000 / 10);
-    let mut text = format!("{:>9} {:>9}  {:<w$}  (milliseconds)\n", "AT", "TOOK", "", w = WIDTH as usize);
+    let mut text = format!(
+        "{:>9} {:>9}  {:<w$}  (milliseconds)\n",
+        "AT",
+        "TOOK",
+        "",
+        w = WIDTH as usize
+    );
     // Those that are not over yet: what begins meanwhile and ends before them lies within.
     let mut open: Vec<u64> = Vec::new();
     for span in spans {
         open.retain(|end| *end > span.begin && *end >= span.end);
         let left = (span.begin - begin) * WIDTH / total;
         let right = ((span.end - begin) * WIDTH).div_ceil(total).max(left + 1);
-        let bar: String = (0..WIDTH).map(|at| if (left..right).contains(&at) { '█' } else { '·' }).collect();
-        let (at, took, depth) = (millis(span.begin - begin), millis(span.end - span.begin), open.len());
-        text.push_str(&format!("{at:>9} {took:>9}  {bar}  {}{}\n", "  ".repeat(depth), span.name));
+        let bar: String = (0..WIDTH)
+            .map(|at| {
+                if (left..right).contains(&at) {
+                    '█'
+                } else {
+                    '·'
+                }
+            })
+            .collect();
+        let (at, took, depth) = (
+            millis(span.begin - begin),
+            millis(span.end - span.begin),
+            open.len(),
+        );
+        text.push_str(&format!(
+            "{at:>9} {took:>9}  {bar}  {}{}\n",
+            "  ".repeat(depth),
+            span.name
+        ));
         open.push(span.end);
     }
     text
@@ -62,8 +91,15 @@ mod tests {
 
     #[test]
     fn what_lies_within_is_indented() {
-        let span = |name: &str, begin, end| Span { name: name.to_owned(), begin, end };
-        let mut own = Timings(vec![span("request", 2_000, 12_000), span("compile", 0, 1_500)]);
+        let span = |name: &str, begin, end| Span {
+            name: name.to_owned(),
+            begin,
+            end,
+        };
+        let mut own = Timings(vec![
+            span("request", 2_000, 12_000),
+            span("compile", 0, 1_500),
+        ]);
         let spans = own.merge(vec![
             span("commit", 2_500, 3_500),
             span("start web/app", 4_000, 9_000),

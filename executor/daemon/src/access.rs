@@ -1,9 +1,12 @@
 //! Who may call, and how many at once. Both are settled before a byte of a client is read.
 //!
-//! * The socket's mode lets in root and, where there is one, the group `tank`: the kernel refuses everybody else.
-//! * [`Authorizer::authorize`] asks for the caller's own groups, since a connected socket can be handed on.
-//! * [`Places`] holds places for root that nobody else can take, bounds what one user takes of the rest, and closes the
-//!   connection that has waited longest without a call where there are too many. A call in flight is never closed.
+//! * The socket's mode lets in root and, where there is one, the group `tank`: the kernel refuses
+//!   everybody else.
+//! * [`Authorizer::authorize`] asks for the caller's own groups, since a connected socket can be
+//!   handed on.
+//! * [`Places`] holds places for root that nobody else can take, bounds what one user takes of the
+//!   rest, and closes the connection that has waited longest without a call where there are too
+//!   many. A call in flight is never closed.
 
 use std::{
     collections::BTreeMap,
@@ -66,7 +69,9 @@ pub struct Authorizer {
 
 impl Default for Authorizer {
     fn default() -> Self {
-        Self { name_service: Arc::new(Semaphore::new(NAME_SERVICE_CALLS)) }
+        Self {
+            name_service: Arc::new(Semaphore::new(NAME_SERVICE_CALLS)),
+        }
     }
 }
 
@@ -78,7 +83,10 @@ impl Authorizer {
         if uid == 0 {
             return Some(uid);
         }
-        let tank = timeout(NAME_SERVICE_LIMIT, self.group()).await.ok().flatten()?;
+        let tank = timeout(NAME_SERVICE_LIMIT, self.group())
+            .await
+            .ok()
+            .flatten()?;
         let own = std::iter::once(credentials.unix_primary_group_id());
         let mut groups = own.chain(credentials.unix_supplementary_group_ids().iter().copied());
         groups.any(|group| group.as_raw() == tank).then_some(uid)
@@ -162,8 +170,19 @@ impl Places {
         }
         taken.clock += 1;
         let (id, close) = (taken.clock, Arc::new(Notify::new()));
-        taken.places.insert(id, Held { uid, idle: Some(id), close: Arc::clone(&close) });
-        Some(Place { places: Arc::clone(self), id, close })
+        taken.places.insert(
+            id,
+            Held {
+                uid,
+                idle: Some(id),
+                close: Arc::clone(&close),
+            },
+        );
+        Some(Place {
+            places: Arc::clone(self),
+            id,
+            close,
+        })
     }
 }
 
@@ -182,7 +201,12 @@ impl Place {
 
     /// A call begins: the place is kept until [`Place::waits`]. False: it was lost at this moment.
     pub fn works(&self) -> bool {
-        self.places.lock().places.get_mut(&self.id).map(|held| held.idle = None).is_some()
+        self.places
+            .lock()
+            .places
+            .get_mut(&self.id)
+            .map(|held| held.idle = None)
+            .is_some()
     }
 
     /// No call is in flight any more.
@@ -207,8 +231,15 @@ mod tests {
     use super::*;
 
     fn taken(uids: impl IntoIterator<Item = (u32, Option<u64>)>) -> BTreeMap<u64, Held> {
-        let held = |(uid, idle)| Held { uid, idle, close: Arc::default() };
-        uids.into_iter().enumerate().map(|(id, of)| (id as u64, held(of))).collect()
+        let held = |(uid, idle)| Held {
+            uid,
+            idle,
+            close: Arc::default(),
+        };
+        uids.into_iter()
+            .enumerate()
+            .map(|(id, of)| (id as u64, held(of)))
+            .collect()
     }
 
     #[test]
@@ -224,7 +255,10 @@ mod tests {
     fn who_takes_too_many_loses_the_one_that_waits_longest() {
         let mut own: Vec<(u32, Option<u64>)> = vec![(1001, Some(1))];
         own.extend((0..MEMBER as u64).map(|n| (1000, (n % 2 == 0).then_some(100 - n))));
-        assert_eq!(verdict(&taken(own.clone()), 1000), Verdict::Instead(MEMBER as u64 - 1));
+        assert_eq!(
+            verdict(&taken(own.clone()), 1000),
+            Verdict::Instead(MEMBER as u64 - 1)
+        );
         assert_eq!(verdict(&taken(own.clone()), 1001), Verdict::Admit);
         own.iter_mut().for_each(|(_, idle)| *idle = None);
         assert_eq!(verdict(&taken(own), 1000), Verdict::Full);
@@ -233,13 +267,18 @@ mod tests {
     #[test]
     fn users_together_make_room_for_another_one() {
         let idle = (0..MEMBERS as u64).map(|n| (1000 + n as u32 / 60, Some(MEMBERS as u64 - n)));
-        assert_eq!(verdict(&taken(idle), 5), Verdict::Instead(MEMBERS as u64 - 1));
+        assert_eq!(
+            verdict(&taken(idle), 5),
+            Verdict::Instead(MEMBERS as u64 - 1)
+        );
     }
 
     #[tokio::test]
     async fn a_lost_place_is_notified_and_one_with_a_call_is_not_lost() {
         let places = Arc::new(Places::default());
-        let held: Vec<Place> = (0..MEMBER).map(|_| places.take(1000).expect("a place")).collect();
+        let held: Vec<Place> = (0..MEMBER)
+            .map(|_| places.take(1000).expect("a place"))
+            .collect();
         assert!(held[0].works());
         let more = places.take(1000).expect("in the place of the second");
         held[1].lost().await;

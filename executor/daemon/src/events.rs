@@ -19,20 +19,29 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { past: Mutex::default(), live: broadcast::channel(256).0 }
+        Self {
+            past: Mutex::default(),
+            live: broadcast::channel(256).0,
+        }
     }
 }
 
 impl Events {
     pub fn add(&self, kind: &str, pod: Option<&str>, message: impl Into<String>) {
-        let event = Event { time: now(), kind: kind.to_owned(), pod: pod.map(str::to_owned), message: message.into() };
+        let event = Event {
+            time: now(),
+            kind: kind.to_owned(),
+            pod: pod.map(str::to_owned),
+            message: message.into(),
+        };
         tracing::info!(kind, pod, message = event.message);
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         if past.len() == REMEMBERED {
             past.pop_front();
         }
         past.push_back(event.clone());
-        // Under the lock, so that a listener that subscribed under it misses nothing and sees nothing twice.
+        // Under the lock, so that a listener that subscribed under it misses nothing and sees
+        // nothing twice.
         let _ = self.live.send(event);
     }
 
@@ -45,5 +54,8 @@ impl Events {
 
 /// Milliseconds since the Unix epoch.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64
 }

@@ -1,4 +1,5 @@
-//! The steps that failed the last time they were tried, for the planner: it decides when to try them again.
+//! The steps that failed the last time they were tried, for the planner: it decides when to try
+//! them again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tank_plan::{Step, backoff, observed::FailedStep};
@@ -20,12 +21,24 @@ impl Failures {
         let at = boot_millis();
         let mut steps = self.steps();
         match steps.iter_mut().find(|known| known.step == *step) {
-            Some(known) => *known = FailedStep { count: known.count.saturating_add(1), at, why, ..known.clone() },
+            Some(known) => {
+                *known = FailedStep {
+                    count: known.count.saturating_add(1),
+                    at,
+                    why,
+                    ..known.clone()
+                }
+            }
             None => {
                 if steps.len() >= REMEMBERED {
                     steps.remove(0);
                 }
-                steps.push(FailedStep { step: step.clone(), count: 1, at, why });
+                steps.push(FailedStep {
+                    step: step.clone(),
+                    count: 1,
+                    at,
+                    why,
+                });
             }
         }
     }
@@ -40,7 +53,8 @@ impl Failures {
         self.steps().clear();
     }
 
-    /// Those that were tried lately: what nobody has planned for longer than the longest wait is no longer wanted.
+    /// Those that were tried lately: what nobody has planned for longer than the longest wait is no
+    /// longer wanted.
     pub fn recent(&self) -> Vec<FailedStep> {
         let now = boot_millis();
         let mut steps = self.steps();

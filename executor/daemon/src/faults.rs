@@ -1,8 +1,9 @@
 //! Where the daemon can be made to die, for the tests that prove it may die anywhere.
 //!
-//! In a debug build, `TANKD_DIE_AT=n` ends the process at the n-th boundary it comes to after it began to serve, as
-//! `kill -9` would; `TANKD_COUNT_TO=FILE` writes how many there were. `TANKD_HOLD_AT=n` makes `TANKD_HOLD=FILE` at the
-//! n-th one and goes on when it is gone (or after half a minute). A release build has none of this.
+//! In a debug build, `TANKD_DIE_AT=n` ends the process at the n-th boundary it comes to after it
+//! began to serve, as `kill -9` would; `TANKD_COUNT_TO=FILE` writes how many there were.
+//! `TANKD_HOLD_AT=n` makes `TANKD_HOLD=FILE` at the n-th one and goes on when it is gone (or after
+//! half a minute). A release build has none of this.
 
 /// A boundary: between two steps, or two writes of the store.
 #[cfg(debug_assertions)]
@@ -13,8 +14,14 @@ pub fn boundary(what: &str) {
     if let Some(path) = std::env::var_os("TANKD_COUNT_TO") {
         let _ = std::fs::write(path, count.to_string());
     }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    if let Some(path) = std::env::var_os("TANKD_HOLD").filter(|_| number("TANKD_HOLD_AT") == Some(count)) {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    if let Some(path) =
+        std::env::var_os("TANKD_HOLD").filter(|_| number("TANKD_HOLD_AT") == Some(count))
+    {
         eprintln!("tankd: waits at boundary {count}: {what}");
         let _ = std::fs::write(&path, what);
         let gone = || !std::path::Path::new(&path).exists();
@@ -26,7 +33,8 @@ pub fn boundary(what: &str) {
     if number("TANKD_DIE_AT") == Some(count) {
         eprintln!("tankd: dies at boundary {count}: {what}");
         // Nothing is unwound, flushed or told.
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         loop {
             std::thread::park();
         }

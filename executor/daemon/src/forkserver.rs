@@ -1,4 +1,5 @@
-//! Making shims: one process of theirs is started once and asked to fork for each pod (see `tank-shim`, `forkserver`).
+//! Making shims: one process of theirs is started once and asked to fork for each pod (see
+//! `tank-shim`, `forkserver`).
 
 use rustix::{
     net::sockopt::{Timeout, set_socket_timeout},
@@ -32,7 +33,10 @@ pub struct Forkserver {
 
 impl Forkserver {
     pub fn new(program: &Path) -> Self {
-        Self { program: program.to_owned(), socket: Mutex::default() }
+        Self {
+            program: program.to_owned(),
+            socket: Mutex::default(),
+        }
     }
 
     /// Starts the process, if it was not started.
@@ -56,7 +60,9 @@ impl Forkserver {
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn();
-        started.map(|_child| ours).map_err(|e| failed(format!("{}: {e}", self.program.display())))
+        started
+            .map(|_child| ours)
+            .map_err(|e| failed(format!("{}: {e}", self.program.display())))
     }
 
     /// Sends a request; once more to a new process where the one there was is gone.
@@ -73,8 +79,8 @@ impl Forkserver {
         sent
     }
 
-    /// Makes a shim in the cgroup `cgroup` and waits until it is ready. It is in a session of its own and outlives this
-    /// process. Blocking.
+    /// Makes a shim in the cgroup `cgroup` and waits until it is ready. It is in a session of its
+    /// own and outlives this process. Blocking.
     ///
     /// # Errors
     /// What the shim said, or that it said nothing in time.
@@ -82,9 +88,15 @@ impl Forkserver {
         let text = serde_json::to_vec(setup).map_err(|e| failed(e.to_string()))?;
         let sealed = packet::sealed("setup", &text).map_err(|e| crate::shims::failure(&e))?;
         let (ours, theirs) = packet::pair().map_err(|e| crate::shims::failure(&e))?;
-        self.ask(&[sealed.as_fd(), stderr.as_fd(), theirs.as_fd(), cgroup.as_fd()])?;
+        self.ask(&[
+            sealed.as_fd(),
+            stderr.as_fd(),
+            theirs.as_fd(),
+            cgroup.as_fd(),
+        ])?;
         drop(theirs);
-        set_socket_timeout(&ours, Timeout::Recv, Some(READY_LIMIT)).map_err(|e| failed(e.to_string()))?;
+        set_socket_timeout(&ours, Timeout::Recv, Some(READY_LIMIT))
+            .map_err(|e| failed(e.to_string()))?;
         let (text, fds) = match packet::receive(ours.as_fd()) {
             Ok(Some(received)) => received,
             Ok(None) => return Err(failed("it ended without a word".to_owned())),
@@ -95,7 +107,12 @@ impl Forkserver {
         };
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| failed(e.to_string()))?;
         match serde_json::from_slice(&text) {
-            Ok(FromShim::Reply(Reply::Ready { pid, spans })) => Ok(Born { socket: ours, pid, fds, spans }),
+            Ok(FromShim::Reply(Reply::Ready { pid, spans })) => Ok(Born {
+                socket: ours,
+                pid,
+                fds,
+                spans,
+            }),
             Ok(FromShim::Reply(Reply::Failed(failure))) => Err(failure),
             Ok(other) => Err(failed(format!("it said {other:?}"))),
             Err(error) => Err(failed(error.to_string())),
@@ -113,11 +130,16 @@ pub struct Born {
 }
 
 fn failed(why: String) -> Failure {
-    Failure { what: "start the pod's shim".to_owned(), why, kind: FailureKind::Other }
+    Failure {
+        what: "start the pod's shim".to_owned(),
+        why,
+        kind: FailureKind::Other,
+    }
 }
 
-/// Reaps this process's children, whose number nobody knows beforehand: shims, and the process that forks them. Says on
-/// `stopped` which of them somebody has stopped. Call it in a runtime, before there are any.
+/// Reaps this process's children, whose number nobody knows beforehand: shims, and the process that
+/// forks them. Says on `stopped` which of them somebody has stopped. Call it in a runtime, before
+/// there are any.
 ///
 /// # Errors
 /// When the signal can't be listened to.

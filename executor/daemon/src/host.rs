@@ -1,4 +1,5 @@
-//! Everything a daemon holds: its settings, its store, and its connections to the shims and the kernel.
+//! Everything a daemon holds: its settings, its store, and its connections to the shims and the
+//! kernel.
 
 use crate::{
     events::Events,
@@ -42,8 +43,8 @@ pub struct Host {
     pub links: Listed<BTreeMap<String, Link>>,
     /// What is in Tank's own table.
     pub rules: Listed<BTreeSet<String>>,
-    /// Tells when somebody writes into a container's cgroup, or its files. None: the kernel has no instance of inotify(7)
-    /// left for root, and every pass reads everything.
+    /// Tells when somebody writes into a container's cgroup, or its files. None: the kernel has no
+    /// instance of inotify(7) left for root, and every pass reads everything.
     writes: Option<Writes>,
     pub events: Events,
     pub prober: Prober,
@@ -97,7 +98,9 @@ impl Host {
             routes,
             links: Listed::new(Changes::of_routes()?),
             rules: Listed::new(Changes::of_rules()?),
-            writes: Writes::new().inspect_err(|error| tracing::warn!(%error, "every pass reads every limit")).ok(),
+            writes: Writes::new()
+                .inspect_err(|error| tracing::warn!(%error, "every pass reads every limit"))
+                .ok(),
             events: Events::default(),
             prober: Prober::default(),
             timings: Timings::default(),
@@ -113,10 +116,22 @@ impl Host {
 
     /// Connects to every shim that was left running.
     pub fn adopt(&self) {
-        for entry in std::fs::read_dir(self.settings.run_dir.join("pods")).into_iter().flatten().flatten() {
-            let Some(pod) = entry.file_name().to_str().and_then(|name| Name::new(name).ok()) else { continue };
+        for entry in std::fs::read_dir(self.settings.run_dir.join("pods"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let Some(pod) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| Name::new(name).ok())
+            else {
+                continue;
+            };
             match self.connect(&pod) {
-                Ok(_) => self.events.add("adopted", Some(pod.as_str()), "its shim is still there"),
+                Ok(_) => self
+                    .events
+                    .add("adopted", Some(pod.as_str()), "its shim is still there"),
                 Err(error) => tracing::info!(%pod, %error, "its shim is gone"),
             }
         }
@@ -137,8 +152,14 @@ impl Host {
         Ok(shim)
     }
 
-    /// Watches the cgroup and the files of a container's run for what somebody else writes. False: not all of it can be.
-    pub fn watch_run(&self, pod: &Name, run: &ContainerState, files: Option<&Arc<OwnedFd>>) -> bool {
+    /// Watches the cgroup and the files of a container's run for what somebody else writes. False:
+    /// not all of it can be.
+    pub fn watch_run(
+        &self,
+        pod: &Name,
+        run: &ContainerState,
+        files: Option<&Arc<OwnedFd>>,
+    ) -> bool {
         let seen = (run.started, files.is_some());
         let mut watched = self.watched();
         let key = (pod.clone(), run.name.clone());
@@ -149,7 +170,9 @@ impl Host {
         dirs.extend(files.map(|dir| format!("/proc/self/fd/{}", dir.as_raw_fd()).into()));
         let mut whole = true;
         for dir in dirs {
-            let Some(writes) = &self.writes else { return false };
+            let Some(writes) = &self.writes else {
+                return false;
+            };
             match writes.add(&dir) {
                 Ok(added) => drop(watched.dirs.insert(added, pod.clone())),
                 // Without a watch, the next pass looks.
@@ -169,7 +192,9 @@ impl Host {
     pub fn forget_seen(&self) {
         self.links.forget();
         self.rules.forget();
-        self.living_shims().iter().for_each(|(_, shim)| shim.forget());
+        self.living_shims()
+            .iter()
+            .for_each(|(_, shim)| shim.forget());
     }
 
     /// Hears all that was told until now. Says whether there was anything.
@@ -186,7 +211,9 @@ impl Host {
     /// # Errors
     /// When the descriptor fails.
     pub async fn told_of_writes(&self) -> Result<(), tank_sys::Error> {
-        let Some(writes) = &self.writes else { return std::future::pending().await };
+        let Some(writes) = &self.writes else {
+            return std::future::pending().await;
+        };
         loop {
             writes.ready().await?;
             if self.hear_writes() {
@@ -195,18 +222,26 @@ impl Host {
         }
     }
 
-    /// Hears what was told of writes until now: whose pods they are in are looked at again. Says whether there were any.
+    /// Hears what was told of writes until now: whose pods they are in are looked at again. Says
+    /// whether there were any.
     fn hear_writes(&self) -> bool {
         // A descriptor that fails tells nothing: then nothing is known to be as it was.
-        let Some(writes) = &self.writes else { return false };
-        let told = writes.take().unwrap_or(Told { lost: true, ..Told::default() });
+        let Some(writes) = &self.writes else {
+            return false;
+        };
+        let told = writes.take().unwrap_or(Told {
+            lost: true,
+            ..Told::default()
+        });
         let mut watched = self.watched();
         let shims = self.shims();
         for dir in &told.written {
             let shim = watched.dirs.get(dir).and_then(|pod| shims.get(pod));
             shim.into_iter().for_each(|shim| shim.touch());
         }
-        told.gone.iter().for_each(|dir| drop(watched.dirs.remove(dir)));
+        told.gone
+            .iter()
+            .for_each(|dir| drop(watched.dirs.remove(dir)));
         if told.lost {
             // Which of them are no more was not told either.
             *watched = Watched::default();
@@ -225,11 +260,14 @@ impl Host {
 
     /// The living shim of a pod.
     pub fn shim(&self, pod: &Name) -> Option<Arc<Shim>> {
-        self.shims().get(pod).filter(|shim| shim.is_alive()).cloned()
+        self.shims()
+            .get(pod)
+            .filter(|shim| shim.is_alive())
+            .cloned()
     }
 
-    /// All living shims; the others are forgotten. One that only hung up, or was hung up on, is connected to again: what it
-    /// holds runs on.
+    /// All living shims; the others are forgotten. One that only hung up, or was hung up on, is
+    /// connected to again: what it holds runs on.
     pub fn living_shims(&self) -> Vec<(Name, Arc<Shim>)> {
         let mut shims = self.shims();
         shims.retain(|pod, shim| {
@@ -237,11 +275,16 @@ impl Host {
                 return true;
             }
             let path = self.settings.pod_dir(pod.as_str()).join("shim.sock");
-            let Ok(again) = Shim::connect(pod.as_str(), &path, self.notices.clone()) else { return false };
+            let Ok(again) = Shim::connect(pod.as_str(), &path, self.notices.clone()) else {
+                return false;
+            };
             *shim = again;
             true
         });
-        shims.iter().map(|(pod, shim)| (pod.clone(), Arc::clone(shim))).collect()
+        shims
+            .iter()
+            .map(|(pod, shim)| (pod.clone(), Arc::clone(shim)))
+            .collect()
     }
 
     /// Asks every shim whether it answers, and notes which do not.
@@ -252,7 +295,10 @@ impl Host {
 
     /// As [`Host::check_shims`], of the shim that is this process.
     pub async fn check_shim(&self, pid: i32) {
-        let shim = self.living_shims().into_iter().find(|(_, shim)| shim.known_pid() == Some(pid));
+        let shim = self
+            .living_shims()
+            .into_iter()
+            .find(|(_, shim)| shim.known_pid() == Some(pid));
         if let Some((_, shim)) = shim {
             self.check(&shim).await;
         }
@@ -268,7 +314,8 @@ impl Host {
 
     /// Whether somebody stopped a shim or froze its cgroup.
     pub fn is_halted(&self, shim: &Shim) -> bool {
-        shim.known_pid().is_some_and(tank_sys::process::is_stopped) || self.cgroups.is_shim_frozen(&shim.pod)
+        shim.known_pid().is_some_and(tank_sys::process::is_stopped)
+            || self.cgroups.is_shim_frozen(&shim.pod)
     }
 
     pub fn forget_shim(&self, pod: &Name) {
@@ -279,7 +326,10 @@ impl Host {
     /// The graph of a root, from memory or the store.
     pub fn graph(&self, root: Digest) -> Result<Arc<Graph>, StoreError> {
         let mut graphs = self.graphs.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = graphs.iter().position(|(known, _)| *known == root).and_then(|at| graphs.remove(at));
+        let known = graphs
+            .iter()
+            .position(|(known, _)| *known == root)
+            .and_then(|at| graphs.remove(at));
         let graph = match known {
             Some((_, graph)) => graph,
             None => Arc::new(Graph::load(root, |hash| self.store.node(hash))?),
@@ -297,18 +347,27 @@ impl Host {
 
     /// The graph of a generation.
     pub fn generation_graph(&self, number: u64) -> Result<Option<Arc<Graph>>, StoreError> {
-        self.store.generation(number)?.map(|generation| self.graph(generation.root)).transpose()
+        self.store
+            .generation(number)?
+            .map(|generation| self.graph(generation.root))
+            .transpose()
     }
 
     /// The leases of a graph's pods, those that new names would get among them. Takes none.
     pub fn propose_leases(&self, graph: &Graph) -> Result<Proposal, StoreError> {
-        Proposal::of(self.store.as_ref(), graph.pods().collect::<Vec<_>>().into_iter())
+        Proposal::of(
+            self.store.as_ref(),
+            graph.pods().collect::<Vec<_>>().into_iter(),
+        )
     }
 
     /// The lease of a pod that some generation names.
     pub fn lease(&self, pod: &Name) -> Result<u32, StoreError> {
         let leases = self.store.leases();
-        leases.get(pod.as_str()).copied().ok_or_else(|| StoreError::Unleased(pod.to_string()))
+        leases
+            .get(pod.as_str())
+            .copied()
+            .ok_or_else(|| StoreError::Unleased(pod.to_string()))
     }
 
     /// The addresses that go with a pod's name, one of each of the host's networks.
@@ -318,12 +377,22 @@ impl Host {
 
     /// The addresses that go with a lease.
     pub fn addresses_of(&self, lease: u32) -> BTreeSet<Cidr> {
-        self.settings.config.networks.iter().filter_map(|network| network.nth(lease)).collect()
+        self.settings
+            .config
+            .networks
+            .iter()
+            .filter_map(|network| network.nth(lease))
+            .collect()
     }
 
     /// The bridge's own addresses.
     pub fn bridge_addresses(&self) -> BTreeSet<Cidr> {
-        self.settings.config.networks.iter().filter_map(|network| network.nth(1)).collect()
+        self.settings
+            .config
+            .networks
+            .iter()
+            .filter_map(|network| network.nth(1))
+            .collect()
     }
 
     /// The first host id of a pod's own.
@@ -333,26 +402,43 @@ impl Host {
 
     /// The nftables rules that a graph needs; none when no pod is on the bridge.
     pub fn ruleset(&self, graph: &Graph, leases: &Proposal) -> Result<Option<Ruleset>, StoreError> {
-        let bridged = |pod: &&Name| graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge);
+        let bridged = |pod: &&Name| {
+            graph
+                .sandbox(pod)
+                .is_some_and(|(node, _)| node.network == Network::Bridge)
+        };
         let mut forwards = Vec::new();
         let mut any = false;
         for pod in graph.pods().filter(bridged) {
             any = true;
             let addresses = self.addresses_of(leases.get(pod)?);
             for (name, publish) in graph.published(pod) {
-                let target = addresses.iter().find(|cidr| cidr.address.is_ipv4() == publish.address.is_ipv4());
+                let target = addresses
+                    .iter()
+                    .find(|cidr| cidr.address.is_ipv4() == publish.address.is_ipv4());
                 let Some(target) = target else { continue };
                 forwards.push(Forward {
                     name: format!("{pod}/{name}"),
                     address: publish.address,
-                    protocol: if publish.protocol == tank_model::spec::Protocol::Udp { 17 } else { 6 },
+                    protocol: if publish.protocol == tank_model::spec::Protocol::Udp {
+                        17
+                    } else {
+                        6
+                    },
                     port: publish.port,
                     to: SocketAddr::new(target.address, publish.target()),
                 });
             }
         }
-        let (bridge, networks) = (self.settings.config.bridge.clone(), self.settings.config.networks.clone());
-        Ok(any.then_some(Ruleset { bridge, networks, forwards }))
+        let (bridge, networks) = (
+            self.settings.config.bridge.clone(),
+            self.settings.config.networks.clone(),
+        );
+        Ok(any.then_some(Ruleset {
+            bridge,
+            networks,
+            forwards,
+        }))
     }
 }
 

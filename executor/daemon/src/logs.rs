@@ -1,8 +1,8 @@
 //! Reading the logs that shims write: the last lines, all that is kept, and what comes.
 //!
-//! Everything here costs what is read: the beginning of the last lines is looked for from the end, block by block, and
-//! from there a log is read a block at a time, so that no more than a block and a line of it is in memory. All of it
-//! blocks: who is on the runtime goes through [`blocking`].
+//! Everything here costs what is read: the beginning of the last lines is looked for from the end,
+//! block by block, and from there a log is read a block at a time, so that no more than a block and
+//! a line of it is in memory. All of it blocks: who is on the runtime goes through [`blocking`].
 
 use crate::host::Host;
 use std::{
@@ -16,10 +16,12 @@ use std::{
 /// The bytes read at once: 64 KiB.
 const BLOCK: usize = 64 << 10;
 
-/// The most bytes of a line: 1 MiB. A shim writes at most 16 KiB; this is for a file that is damaged.
+/// The most bytes of a line: 1 MiB. A shim writes at most 16 KiB; this is for a file that is
+/// damaged.
 const MAX_LINE: usize = 1 << 20;
 
-/// The most bytes of one file looked through for the last lines: four times what a shim lets a file grow to.
+/// The most bytes of one file looked through for the last lines: four times what a shim lets a file
+/// grow to.
 const MAX_SCAN: u64 = 64 << 20;
 
 /// The most bytes of a container's last lines in an error: 64 KiB.
@@ -37,7 +39,9 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 /// The last `count` lines, as printed, and no more of them than [`MAX_EXCERPT`].
 pub async fn last_lines(host: &Host, pod: &str, container: &str, count: u64) -> Vec<String> {
     let path = path(host, pod, container);
-    blocking(move || excerpt(path, count)).await.unwrap_or_default()
+    blocking(move || excerpt(path, count))
+        .await
+        .unwrap_or_default()
 }
 
 fn excerpt(path: PathBuf, count: u64) -> Vec<String> {
@@ -70,11 +74,17 @@ impl Tail {
     /// Begins at the last `count` lines; none: at the first that is kept.
     pub fn open(path: PathBuf, count: Option<u64>) -> Self {
         let (old, new) = open_both(&path);
-        let mut tail = Self { path, files: VecDeque::new(), rest: Vec::new() };
+        let mut tail = Self {
+            path,
+            files: VecDeque::new(),
+            rest: Vec::new(),
+        };
         let mut left = count;
         for mut file in [new, old].into_iter().flatten() {
             if let Some(wanted) = left {
-                let Ok((start, found)) = start_of_last(&file, wanted) else { continue };
+                let Ok((start, found)) = start_of_last(&file, wanted) else {
+                    continue;
+                };
                 if file.seek(SeekFrom::Start(start)).is_err() {
                     continue;
                 }
@@ -88,7 +98,8 @@ impl Tail {
         tail
     }
 
-    /// The next lines, as printed: those that end in the next block. None: this is the end, for now.
+    /// The next lines, as printed: those that end in the next block. None: this is the end, for
+    /// now.
     pub fn read(&mut self) -> Vec<String> {
         while let Some(file) = self.files.front_mut() {
             let begin = self.rest.len();
@@ -111,15 +122,21 @@ impl Tail {
         Vec::new()
     }
 
-    /// As [`Tail::read`], and goes on with the next file when this one was renamed because it was full.
+    /// As [`Tail::read`], and goes on with the next file when this one was renamed because it was
+    /// full.
     pub fn follow(&mut self) -> Vec<String> {
         // Looked at first: what was written until the renaming is then read below.
-        let replaced = self.files.back().is_none_or(|file| is_replaced(file, &self.path));
+        let replaced = self
+            .files
+            .back()
+            .is_none_or(|file| is_replaced(file, &self.path));
         let lines = self.read();
         if !lines.is_empty() || !replaced {
             return lines;
         }
-        let Ok(file) = File::open(&self.path) else { return lines };
+        let Ok(file) = File::open(&self.path) else {
+            return lines;
+        };
         self.rest.clear();
         self.files = VecDeque::from([file]);
         self.read()
@@ -128,7 +145,12 @@ impl Tail {
     fn take_lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut begin = 0;
-        for (end, _) in self.rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+        for (end, _) in self
+            .rest
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n')
+        {
             lines.push(text_of(&self.rest[begin..end]));
             begin = end + 1;
         }
@@ -181,7 +203,12 @@ fn start_of_last(file: &File, count: u64) -> io::Result<(u64, u64)> {
         let begin = end.saturating_sub(BLOCK as u64).max(least);
         let part = &mut block[..usize::try_from(end - begin).unwrap_or(BLOCK)];
         file.read_exact_at(part, begin)?;
-        for (at, _) in part.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+        for (at, _) in part
+            .iter()
+            .enumerate()
+            .rev()
+            .filter(|(_, byte)| **byte == b'\n')
+        {
             first = begin + at as u64 + 1;
             // The end of the line before the first that is wanted.
             if ends == count {
@@ -191,7 +218,11 @@ fn start_of_last(file: &File, count: u64) -> io::Result<(u64, u64)> {
         }
         end = begin;
     }
-    Ok(if least == 0 { (0, ends) } else { (first, count) })
+    Ok(if least == 0 {
+        (0, ends)
+    } else {
+        (first, count)
+    })
 }
 
 fn identity(file: &File) -> Option<(u64, u64)> {
@@ -215,15 +246,21 @@ mod tests {
 
     impl Log {
         fn new(name: &str) -> Self {
-            let dir = std::env::temp_dir().join(format!("tankd-logs-{}-{name}", std::process::id()));
+            let dir =
+                std::env::temp_dir().join(format!("tankd-logs-{}-{name}", std::process::id()));
             std::fs::create_dir_all(&dir).expect("a folder");
             Self(dir.join("app.log"))
         }
 
         fn write(&self, lines: std::ops::Range<usize>) {
-            let mut file = File::options().append(true).create(true).open(&self.0).expect("opens");
+            let mut file = File::options()
+                .append(true)
+                .create(true)
+                .open(&self.0)
+                .expect("opens");
             let line = |n| format!("2026-11-25T12:00:00.000000000Z stdout F line {n} of it\n");
-            file.write_all(lines.map(line).collect::<String>().as_bytes()).expect("writes");
+            file.write_all(lines.map(line).collect::<String>().as_bytes())
+                .expect("writes");
         }
 
         fn rotate(&self) {
@@ -242,7 +279,9 @@ mod tests {
     }
 
     fn all(tail: &mut Tail) -> Vec<String> {
-        std::iter::from_fn(|| Some(tail.read()).filter(|lines| !lines.is_empty())).flatten().collect()
+        std::iter::from_fn(|| Some(tail.read()).filter(|lines| !lines.is_empty()))
+            .flatten()
+            .collect()
     }
 
     fn lines(range: std::ops::Range<usize>) -> Vec<String> {
@@ -258,7 +297,11 @@ mod tests {
         log.write(5_000..8_000);
         assert_eq!(log.read(None), lines(0..8_000));
         for count in [0, 1, 2, 2_999, 3_000, 3_001, 7_999, 8_000, 9_000_usize] {
-            assert_eq!(log.read(Some(count as u64)), lines(8_000_usize.saturating_sub(count)..8_000), "{count}");
+            assert_eq!(
+                log.read(Some(count as u64)),
+                lines(8_000_usize.saturating_sub(count)..8_000),
+                "{count}"
+            );
         }
     }
 
@@ -266,7 +309,8 @@ mod tests {
     fn what_is_printed_may_hold_anything_but_a_line_end() {
         let log = Log::new("any");
         let mut file = File::create(&log.0).expect("makes");
-        file.write_all(b"t stdout F \nt stderr P a  b\xff\nt stdout F half").expect("writes");
+        file.write_all(b"t stdout F \nt stderr P a  b\xff\nt stdout F half")
+            .expect("writes");
         assert_eq!(log.read(None), ["", "a  b\u{fffd}"]);
         assert_eq!(log.read(Some(1)), ["a  b\u{fffd}"]);
     }
@@ -291,9 +335,13 @@ mod tests {
         let log = Log::new("excerpt");
         let mut file = File::create(&log.0).expect("makes");
         for n in 0..10 {
-            file.write_all(format!("t stdout F {n}{}\n", "x".repeat(16 << 10)).as_bytes()).expect("writes");
+            file.write_all(format!("t stdout F {n}{}\n", "x".repeat(16 << 10)).as_bytes())
+                .expect("writes");
         }
         let excerpt = excerpt(log.0.clone(), 10);
-        assert_eq!(excerpt.iter().map(|line| &line[..1]).collect::<String>(), "789");
+        assert_eq!(
+            excerpt.iter().map(|line| &line[..1]).collect::<String>(),
+            "789"
+        );
     }
 }

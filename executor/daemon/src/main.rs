@@ -10,8 +10,9 @@
 //!             └─► store     nodes, generations, leases, pointers
 //! ```
 //!
-//! It evaluates no Nickel: a client sends canonical bytes, and nothing in them is taken on trust. It may be killed at
-//! any time: what runs belongs to the shims, what is declared to the store, and the next start finds both.
+//! It evaluates no Nickel: a client sends canonical bytes, and nothing in them is taken on trust.
+//! It may be killed at any time: what runs belongs to the shims, what is declared to the store, and
+//! the next start finds both.
 
 #![forbid(unsafe_code)]
 
@@ -68,12 +69,16 @@ const BLOCKING: usize = 24;
 fn main() -> ExitCode {
     let flags = Flags::parse();
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("TANK_LOG").unwrap_or_else(|_| "info".into()))
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("TANK_LOG")
+                .unwrap_or_else(|_| "info".into()),
+        )
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
     tank_sys::process::share_memory_arenas();
-    // While there is one thread. Where it is not permitted, running as root is the first thing to be missing.
+    // While there is one thread. Where it is not permitted, running as root is the first thing to
+    // be missing.
     if let Err(error) = tank_sys::mount::own_namespace() {
         eprintln!("tankd: {error}: it has to run as root");
         return ExitCode::FAILURE;
@@ -83,7 +88,9 @@ fn main() -> ExitCode {
         .max_blocking_threads(BLOCKING)
         .enable_all()
         .build();
-    let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(run(&flags)));
+    let outcome = runtime
+        .map_err(|e| e.to_string())
+        .and_then(|runtime| runtime.block_on(run(&flags)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -96,14 +103,18 @@ fn main() -> ExitCode {
 async fn run(flags: &Flags) -> Result<(), String> {
     let mut settings = Settings::settle(flags)?;
     let said = |error: &dyn std::error::Error| {
-        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        let source = error
+            .source()
+            .map(|source| format!(": {source}"))
+            .unwrap_or_default();
         format!("{error}{source}")
     };
     if !rustix::process::geteuid().is_root() {
         return Err("it has to run as root".to_owned());
     }
     settings.nofile = tank_sys::process::raise_descriptor_limit().map_err(|e| said(&e))?;
-    // What is in these folders is nobody else's to read; the socket's folder has to let callers through.
+    // What is in these folders is nobody else's to read; the socket's folder has to let callers
+    // through.
     let mut ownership = Ownership::of_folders(&settings.state_dir, &settings.run_dir)?;
     let layout = cgroup::detect().map_err(|e| said(&e))?;
     let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
@@ -113,15 +124,22 @@ async fn run(flags: &Flags) -> Result<(), String> {
     private_dir(&settings.attach_dir(), 0o700)?;
     start::make_skeleton(&settings.skeleton_dir())
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
-    let recovery = store::recover::Recovery { accept_loss: flags.accept_loss, repair: flags.repair_store };
+    let recovery = store::recover::Recovery {
+        accept_loss: flags.accept_loss,
+        repair: flags.repair_store,
+    };
     let store = store::rocks::RocksStore::open(&settings.state_dir.join("store"), recovery);
     let (store, recovered) = store.map_err(|e| said(&e))?;
-    let images = images::Images::open(&settings.state_dir.join("images"), &settings.config.insecure_registries)
-        .map_err(|e| format!("open the image store: {e}"))?;
+    let images = images::Images::open(
+        &settings.state_dir.join("images"),
+        &settings.config.insecure_registries,
+    )
+    .map_err(|e| format!("open the image store: {e}"))?;
     let (notices, mut received) = mpsc::channel(NOTICES);
     // Before anything that runs is looked at.
     let listener = ownership::bind(&settings.socket)?;
-    let host = Host::new(settings, Box::new(store), images, cgroups, notices).map_err(|e| said(&e))?;
+    let host =
+        Host::new(settings, Box::new(store), images, cgroups, notices).map_err(|e| said(&e))?;
     let host = Arc::new(host);
     for note in recovered {
         tracing::warn!("{note}");
@@ -138,14 +156,23 @@ async fn run(flags: &Flags) -> Result<(), String> {
     start::remove_stale(&host);
     let engine = Arc::new(Engine::new(Arc::clone(&host)));
     if let Err(error) = engine.lease_current() {
-        host.events.add("failed", None, format!("can't lease what is declared: {error}"));
+        host.events.add(
+            "failed",
+            None,
+            format!("can't lease what is declared: {error}"),
+        );
     }
 
     let listening = Arc::clone(&host);
     tokio::spawn(async move {
         while let Some(notice) = received.recv().await {
             match notice {
-                shims::Notice::Event(pod, Event::Exited { container, exit, .. }) => {
+                shims::Notice::Event(
+                    pod,
+                    Event::Exited {
+                        container, exit, ..
+                    },
+                ) => {
                     let how = match exit {
                         ExitStatus::Code(code) => format!("ended with status {code}"),
                         ExitStatus::Signal(signal) => {
@@ -156,14 +183,24 @@ async fn run(flags: &Flags) -> Result<(), String> {
                     listening.events.add("exited", Some(&pod), message);
                 }
                 shims::Notice::Event(pod, Event::Stopped { container }) => {
-                    listening.events.add("stopped", Some(&pod), format!("container {container} was stopped"));
+                    listening.events.add(
+                        "stopped",
+                        Some(&pod),
+                        format!("container {container} was stopped"),
+                    );
                 }
-                shims::Notice::Gone(pod) => listening.events.add("gone", Some(&pod), "its shim is gone"),
+                shims::Notice::Gone(pod) => {
+                    listening.events.add("gone", Some(&pod), "its shim is gone")
+                }
                 shims::Notice::Silent(pod) => {
-                    listening.events.add("unresponsive", Some(&pod), "its shim does not answer");
+                    listening
+                        .events
+                        .add("unresponsive", Some(&pod), "its shim does not answer");
                 }
                 shims::Notice::Answers(pod) => {
-                    listening.events.add("responsive", Some(&pod), "its shim answers again");
+                    listening
+                        .events
+                        .add("responsive", Some(&pod), "its shim answers again");
                 }
                 shims::Notice::Changed(pod) => tracing::debug!(pod, "its network changed"),
             }
@@ -172,9 +209,15 @@ async fn run(flags: &Flags) -> Result<(), String> {
     });
 
     let [links, rules, writes] = std::array::from_fn(|_| Arc::clone(&host));
-    tokio::spawn(ring(Arc::clone(&host), async move || links.links.told().await));
-    tokio::spawn(ring(Arc::clone(&host), async move || rules.rules.told().await));
-    tokio::spawn(ring(Arc::clone(&host), async move || writes.told_of_writes().await));
+    tokio::spawn(ring(Arc::clone(&host), async move || {
+        links.links.told().await
+    }));
+    tokio::spawn(ring(Arc::clone(&host), async move || {
+        rules.rules.told().await
+    }));
+    tokio::spawn(ring(Arc::clone(&host), async move || {
+        writes.told_of_writes().await
+    }));
 
     if let Some(path) = &flags.seed {
         let fresh = host.store.current().map_err(|e| said(&e))?.is_none();
@@ -187,14 +230,17 @@ async fn run(flags: &Flags) -> Result<(), String> {
             host.events.add(
                 "note",
                 None,
-                format!("the seed {} is ignored: this store has generations", path.display()),
+                format!(
+                    "the seed {} is ignored: this store has generations",
+                    path.display()
+                ),
             );
         }
     }
 
     tokio::spawn(Arc::clone(&engine).run());
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|e| e.to_string())?;
     tokio::select! {
         () = server::serve(engine, listener) => Ok(()),
         _ = terminate.recv() => Ok(()),
@@ -202,7 +248,8 @@ async fn run(flags: &Flags) -> Result<(), String> {
     }
 }
 
-/// Wakes the loop for as long as there is something to be told, and not more often than has a point.
+/// Wakes the loop for as long as there is something to be told, and not more often than has a
+/// point.
 async fn ring(host: Arc<Host>, told: impl AsyncFn() -> tank_sys::Result<()>) {
     while told().await.is_ok() {
         host.wake.notify_one();

@@ -1,14 +1,16 @@
 //! The impure reader: builds [`Observed`] from the shims and the kernel.
 //!
-//! First every shim is asked, all at once; meanwhile what belongs to the whole host is read. Then the kernel's side of
-//! each pod that anything was told of ([`crate::seen`]), on as many threads as there are processors: that is reading
-//! small files and talking netlink, and none of it waits for anybody.
+//! First every shim is asked, all at once; meanwhile what belongs to the whole host is read. Then
+//! the kernel's side of each pod that anything was told of ([`crate::seen`]), on as many threads as
+//! there are processors: that is reading small files and talking netlink, and none of it waits for
+//! anybody.
 //!
-//! A shim that does not answer, or a pod that can't be read, is [`Unresponsive`] and costs no other pod its place: it is
-//! waited for [once](OBSERVE_LIMIT), and then not again until it answers.
+//! A shim that does not answer, or a pod that can't be read, is [`Unresponsive`] and costs no other
+//! pod its place: it is waited for [once](OBSERVE_LIMIT), and then not again until it answers.
 //!
-//! Observing acts on nothing, whatever the graph it is for: it asks the shims for what they know, takes no lease, starts
-//! no probe (what is known of probes is [`crate::prober`]'s), and leaves no record.
+//! Observing acts on nothing, whatever the graph it is for: it asks the shims for what they know,
+//! takes no lease, starts no probe (what is known of probes is [`crate::prober`]'s), and leaves no
+//! record.
 
 use crate::{
     actuate::link_name,
@@ -45,21 +47,30 @@ pub struct Found {
 }
 
 /// Looks at everything Tank has on this host. What can't be read is an error, or of a pod its
-/// [state](Unresponsive), never an absence: planning on half a view would undo what was only not seen.
+/// [state](Unresponsive), never an absence: planning on half a view would undo what was only not
+/// seen.
 ///
 /// # Errors
 /// What the kernel gave.
 pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<Found, Failure> {
     let heard = host.hear();
     let shims = host.living_shims();
-    let asking = join_all(shims.into_iter().map(|(name, shim)| ask(host, graph, wanted, name, shim)));
+    let asking = join_all(
+        shims
+            .into_iter()
+            .map(|(name, shim)| ask(host, graph, wanted, name, shim)),
+    );
     let whole = {
         let host = Arc::clone(host);
         tokio::task::spawn_blocking(move || Whole::read(&host))
     };
     let (asked, whole) = tokio::join!(asking, whole);
     let whole = Arc::new(whole.map_err(|e| failed("look at the host", &e))??);
-    let mut observed = Observed { now: boot_millis(), failures: host.failures.recent(), ..Observed::default() };
+    let mut observed = Observed {
+        now: boot_millis(),
+        failures: host.failures.recent(),
+        ..Observed::default()
+    };
     let mut left = Vec::new();
     for answer in asked {
         match answer {
@@ -74,7 +85,11 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
     while !left.is_empty() {
         let part = left.split_off(left.len().saturating_sub(share));
         let (host, whole) = (Arc::clone(host), Arc::clone(&whole));
-        let read = move || -> Vec<_> { part.into_iter().map(|said| (said.read(&host, &whole), said)).collect() };
+        let read = move || -> Vec<_> {
+            part.into_iter()
+                .map(|said| (said.read(&host, &whole), said))
+                .collect()
+        };
         reading.push(tokio::task::spawn_blocking(read));
     }
     for part in join_all(reading).await {
@@ -83,7 +98,10 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
             let pod = pod.unwrap_or_else(|failure| {
                 let sandbox = said.sandbox(None).ok();
                 let why = format!("{}: {}", failure.what, failure.why);
-                Pod { sandbox, ..unresponsive(Unresponsive::Unreadable { why }) }
+                Pod {
+                    sandbox,
+                    ..unresponsive(Unresponsive::Unreadable { why })
+                }
             });
             observed.pods.insert(said.name.clone(), pod);
         }
@@ -97,7 +115,11 @@ pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<
 }
 
 fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
-    Failure { what: what.to_owned(), why: error.to_string(), kind: FailureKind::Other }
+    Failure {
+        what: what.to_owned(),
+        why: error.to_string(),
+        kind: FailureKind::Other,
+    }
 }
 
 /// What belongs to no pod, and what is listed for all of them at once.
@@ -114,9 +136,19 @@ struct Whole {
 
 impl Whole {
     fn read(host: &Host) -> Result<Self, Failure> {
-        let links = || Ok(host.routes.links()?.into_iter().map(|link| (link.name.clone(), link)).collect());
+        let links = || {
+            Ok(host
+                .routes
+                .links()?
+                .into_iter()
+                .map(|link| (link.name.clone(), link))
+                .collect())
+        };
         let links: Arc<BTreeMap<String, Link>> = host.links.get(links).map_err(|e| failure(&e))?;
-        let bridge = links.get(&host.settings.config.bridge).filter(|link| link.marked).cloned();
+        let bridge = links
+            .get(&host.settings.config.bridge)
+            .filter(|link| link.marked)
+            .cloned();
         let bridge_addresses = match bridge.as_ref().filter(|link| link.up) {
             Some(link) => {
                 let addresses = host.routes.addresses(link.index).map_err(|e| failure(&e))?;
@@ -125,7 +157,10 @@ impl Whole {
             None => None,
         };
         let mut names = host.cgroups.pods();
-        for dir in [host.settings.run_dir.join("pods"), host.settings.state_dir.join("scratch")] {
+        for dir in [
+            host.settings.run_dir.join("pods"),
+            host.settings.state_dir.join("scratch"),
+        ] {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
                 names.extend(entry.file_name().into_string());
             }
@@ -134,9 +169,19 @@ impl Whole {
             links,
             bridge,
             bridge_addresses,
-            gateways: host.bridge_addresses().into_iter().map(|cidr| cidr.address).collect(),
-            firewall: host.rules.get(tank_sys::nft::list).map_err(|e| failure(&e))?,
-            left_over: names.into_iter().filter_map(|name| Name::new(name).ok()).collect(),
+            gateways: host
+                .bridge_addresses()
+                .into_iter()
+                .map(|cidr| cidr.address)
+                .collect(),
+            firewall: host
+                .rules
+                .get(tank_sys::nft::list)
+                .map_err(|e| failure(&e))?,
+            left_over: names
+                .into_iter()
+                .filter_map(|name| Name::new(name).ok())
+                .collect(),
         })
     }
 }
@@ -165,13 +210,21 @@ enum Asking {
 }
 
 fn unresponsive(why: Unresponsive) -> Pod {
-    Pod { unresponsive: Some(why), ..Pod::default() }
+    Pod {
+        unresponsive: Some(why),
+        ..Pod::default()
+    }
 }
 
 /// Asks a pod's shim, unless it is known not to answer.
 async fn ask(host: &Host, graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Asking {
     if shim.silence().is_none() {
-        match timeout(OBSERVE_LIMIT, say(graph, wanted, name.clone(), Arc::clone(&shim))).await {
+        match timeout(
+            OBSERVE_LIMIT,
+            say(graph, wanted, name.clone(), Arc::clone(&shim)),
+        )
+        .await
+        {
             Ok(Ok(said)) => return Asking::Said(Box::new(said)),
             _ if !shim.is_alive() => return Asking::Gone,
             Err(_) => shim.note_silence(),
@@ -190,8 +243,17 @@ async fn ask(host: &Host, graph: &Graph, wanted: &Files, name: Name, shim: Arc<S
         (Some(Silence { busy: true, .. }), Some(state)) => {
             let moment = shim.moment();
             let bridged = is_bridged(graph, &name) && shim.known_routes().is_some();
-            let asked = Asked { bridged, files: BTreeMap::new() };
-            return Asking::Said(Box::new(Said { name, shim, moment, state, asked }));
+            let asked = Asked {
+                bridged,
+                files: BTreeMap::new(),
+            };
+            return Asking::Said(Box::new(Said {
+                name,
+                shim,
+                moment,
+                state,
+                asked,
+            }));
         }
         // Or it has answered in this very moment.
         (Some(_), None) | (None, _) => Unresponsive::Busy,
@@ -200,7 +262,9 @@ async fn ask(host: &Host, graph: &Graph, wanted: &Files, name: Name, shim: Arc<S
 }
 
 fn is_bridged(graph: &Graph, pod: &Name) -> bool {
-    graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge)
+    graph
+        .sandbox(pod)
+        .is_some_and(|(node, _)| node.network == Network::Bridge)
 }
 
 /// What a shim says of its pod.
@@ -211,11 +275,22 @@ async fn say(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Resu
     // Asked for once and kept by the shim's handle; a pod that can't be entered has no network.
     let bridged = bridged && shim.routes().await.is_ok();
     let mut files = BTreeMap::new();
-    for container in state.containers.iter().filter(|container| container.exited.is_none()) {
-        let Ok(container_name) = Name::new(container.name.clone()) else { continue };
-        let Some(paths) = wanted.get(&(name.clone(), container_name)) else { continue };
+    for container in state
+        .containers
+        .iter()
+        .filter(|container| container.exited.is_none())
+    {
+        let Ok(container_name) = Name::new(container.name.clone()) else {
+            continue;
+        };
+        let Some(paths) = wanted.get(&(name.clone(), container_name)) else {
+            continue;
+        };
         match shim.files(&container.name, container.started).await {
-            Ok(Some(dir)) => drop(files.insert(container.name.clone(), (dir, paths.keys().cloned().collect()))),
+            Ok(Some(dir)) => drop(files.insert(
+                container.name.clone(),
+                (dir, paths.keys().cloned().collect()),
+            )),
             // Its shim can't show them.
             Ok(None) => {}
             // It has ended since.
@@ -223,7 +298,13 @@ async fn say(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Resu
             Err(failure) => return Err(failure),
         }
     }
-    Ok(Said { name, shim, moment, state, asked: Asked { bridged, files } })
+    Ok(Said {
+        name,
+        shim,
+        moment,
+        state,
+        asked: Asked { bridged, files },
+    })
 }
 
 impl Said {
@@ -239,7 +320,8 @@ impl Said {
         };
         let seen = look.look(host)?;
         let network = seen.inside.as_ref().filter(|_| self.asked.bridged);
-        let connected = network.is_some() && self.is_on_bridge(host, whole).map_err(|e| failure(&e))?;
+        let connected =
+            network.is_some() && self.is_on_bridge(host, whole).map_err(|e| failure(&e))?;
         let network = network.filter(|_| connected).cloned();
         Ok(Kernel { network, seen })
     }
@@ -249,40 +331,76 @@ impl Said {
         let name = link_name(self.state.pid);
         let outer = whole.links.get(&name);
         // The list may be older than the link: one that was just made is looked for again.
-        let looked = if outer.is_none() { host.routes.link(&name)? } else { None };
-        let on_bridge = |link: &Link| link.up && link.controller == whole.bridge.as_ref().map(|link| link.index);
+        let looked = if outer.is_none() {
+            host.routes.link(&name)?
+        } else {
+            None
+        };
+        let on_bridge = |link: &Link| {
+            link.up && link.controller == whole.bridge.as_ref().map(|link| link.index)
+        };
         Ok(outer.or(looked.as_ref()).is_some_and(on_bridge))
     }
 
     fn sandbox(&self, network: Option<BTreeSet<String>>) -> Result<Sandbox, Failure> {
-        let hash = self.state.sandbox.parse().map_err(|e| failed("read a shim's state", &e))?;
-        Ok(Sandbox { hash, pid: self.state.pid, version: self.state.version, network })
+        let hash = self
+            .state
+            .sandbox
+            .parse()
+            .map_err(|e| failed("read a shim's state", &e))?;
+        Ok(Sandbox {
+            hash,
+            pid: self.state.pid,
+            version: self.state.version,
+            network,
+        })
     }
 
     fn pod(&self, host: &Host, graph: &Graph, kernel: Kernel) -> Result<Pod, Failure> {
         let hash = |text: &str| text.parse().map_err(|e| failed("read a shim's state", &e));
-        let known = |name: &Name| self.state.containers.iter().any(|found| found.name == name.as_str());
+        let known = |name: &Name| {
+            self.state
+                .containers
+                .iter()
+                .any(|found| found.name == name.as_str())
+        };
         let mut pod = Pod {
             sandbox: Some(self.sandbox(kernel.network)?),
-            left_over: kernel.seen.parts.iter().filter(|name| !known(name)).cloned().collect(),
+            left_over: kernel
+                .seen
+                .parts
+                .iter()
+                .filter(|name| !known(name))
+                .cloned()
+                .collect(),
             ..Pod::default()
         };
         for found in &self.state.containers {
-            let (Ok(name), Some(seen)) = (Name::new(found.name.clone()), kernel.seen.containers.get(&found.name))
-            else {
+            let (Ok(name), Some(seen)) = (
+                Name::new(found.name.clone()),
+                kernel.seen.containers.get(&found.name),
+            ) else {
                 continue;
             };
-            let probed = host.prober.standing(graph, &self.name, &name, found.started);
+            let probed = host
+                .prober
+                .standing(graph, &self.name, &name, found.started);
             let container = observed::Container {
                 hash: hash(&found.hash)?,
                 attempt: found.attempt,
-                started: found.started_boot.unwrap_or_else(|| on_boot_clock(found.started)),
+                started: found
+                    .started_boot
+                    .unwrap_or_else(|| on_boot_clock(found.started)),
                 since: found.started,
                 state: state(found, &probed),
                 limits: Limits {
                     memory: seen.limits.memory.map(Bytes),
                     pids: seen.limits.pids.and_then(|pids| u32::try_from(pids).ok()),
-                    cpu: seen.limits.cpu.and_then(|cpu| u32::try_from(cpu).ok()).map(MilliCpu),
+                    cpu: seen
+                        .limits
+                        .cpu
+                        .and_then(|cpu| u32::try_from(cpu).ok())
+                        .map(MilliCpu),
                 },
                 halted: seen.halted,
                 files: seen.files.clone(),
@@ -300,7 +418,10 @@ impl Said {
 
 fn state(found: &ContainerState, probed: &Standing) -> observed::State {
     match found.exited {
-        None => observed::State::Running { pid: found.pid, ready: probed.ready },
+        None => observed::State::Running {
+            pid: found.pid,
+            ready: probed.ready,
+        },
         Some((exit, at)) => {
             let at = found.exited_boot.unwrap_or_else(|| on_boot_clock(at));
             let status = match exit {
@@ -312,8 +433,11 @@ fn state(found: &ContainerState, probed: &Standing) -> observed::State {
     }
 }
 
-/// A time that an older shim gives in milliseconds since the epoch, by the clock that decisions are made by: as old now
-/// as it is by the other. One that is still to come says that the clock was set back, and counts as long past.
+/// A time that an older shim gives in milliseconds since the epoch, by the clock that decisions are
+/// made by: as old now as it is by the other. One that is still to come says that the clock was set
+/// back, and counts as long past.
 fn on_boot_clock(at: u64) -> u64 {
-    crate::events::now().checked_sub(at).map_or(0, |age| boot_millis().saturating_sub(age))
+    crate::events::now()
+        .checked_sub(at)
+        .map_or(0, |age| boot_millis().saturating_sub(age))
 }

@@ -1,15 +1,18 @@
-//! Whose what is: two daemons with one state folder, run folder, cgroup, network namespace or socket would undo each
-//! other's work, so each of them is claimed before anything is read or changed, and the second daemon is refused.
+//! Whose what is: two daemons with one state folder, run folder, cgroup, network namespace or
+//! socket would undo each other's work, so each of them is claimed before anything is read or
+//! changed, and the second daemon is refused.
 //!
-//! *Locks.* Each claim is a lock of the kernel's on the thing itself and not on a file beside it that somebody could
-//! remove: `flock(2)` on the folders, on the `cgroup.kill` of the group (the one file there that only root may open),
-//! and an abstract socket name in the network namespace (unix(7)), which holds the bridge and the nftables table. The
-//! kernel frees them when the process ends, however it ends. Descriptors are close-on-exec, so neither the fork server
-//! nor a shim keeps one.
+//! *Locks.* Each claim is a lock of the kernel's on the thing itself and not on a file beside it
+//! that somebody could remove: `flock(2)` on the folders, on the `cgroup.kill` of the group (the
+//! one file there that only root may open), and an abstract socket name in the network namespace
+//! (unix(7)), which holds the bridge and the nftables table. The kernel frees them when the process
+//! ends, however it ends. Descriptors are close-on-exec, so neither the fork server nor a shim
+//! keeps one.
 //!
-//! *Records.* Pods outlive their daemon, so a lock that is free does not say that what is there is nobody's. The run
-//! folder (`owner`) and the cgroup (the extended attribute `trusted.tank.owner`) name the state folder their pods are
-//! declared in. As long as that is another one that exists, pods found there are its own and are not swept.
+//! *Records.* Pods outlive their daemon, so a lock that is free does not say that what is there is
+//! nobody's. The run folder (`owner`) and the cgroup (the extended attribute `trusted.tank.owner`)
+//! name the state folder their pods are declared in. As long as that is another one that exists,
+//! pods found there are its own and are not swept.
 
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, XattrFlags},
@@ -29,8 +32,8 @@ use std::{
 };
 use tank_sys::{cgroup::Cgroups, sockets};
 
-/// How long a lock is waited for: a daemon that was just killed may have a child that has not executed its program yet,
-/// and with it a copy of the descriptor.
+/// How long a lock is waited for: a daemon that was just killed may have a child that has not
+/// executed its program yet, and with it a copy of the descriptor.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
@@ -58,10 +61,14 @@ enum Claim {
     Taken,
 }
 
-/// Decides on a record: `same` says whether it names this daemon's own state folder, `alive` whether the one it names is
-/// still there, `pods` whether anything is left of pods.
+/// Decides on a record: `same` says whether it names this daemon's own state folder, `alive`
+/// whether the one it names is still there, `pods` whether anything is left of pods.
 fn decide(recorded: bool, same: bool, alive: bool, pods: bool) -> Claim {
-    if recorded && !same && alive && pods { Claim::Taken } else { Claim::Free }
+    if recorded && !same && alive && pods {
+        Claim::Taken
+    } else {
+        Claim::Free
+    }
 }
 
 impl Ownership {
@@ -72,7 +79,11 @@ impl Ownership {
     pub fn of_folders(state: &Path, run: &Path) -> Result<Self, String> {
         make_folder(state, 0o700)?;
         make_folder(run, 0o711)?;
-        let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let identity = |path: &Path| {
+            fs::metadata(path)
+                .map(|found| (found.dev(), found.ino()))
+                .ok()
+        };
         let mut locks = vec![lock_folder("state", state, "--state-dir")?];
         if identity(state) != identity(run) {
             locks.push(lock_folder("run", run, "--run-dir")?);
@@ -80,10 +91,18 @@ impl Ownership {
         let pods = fs::read_dir(run.join("pods")).is_ok_and(|mut entries| entries.next().is_some());
         let file = run.join("owner");
         let recorded = read_record(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-        refuse_taken("run folder", run, recorded.as_deref(), state, pods, "give this one another with `--run-dir`")?;
+        refuse_taken(
+            "run folder",
+            run,
+            recorded.as_deref(),
+            state,
+            pods,
+            "give this one another with `--run-dir`",
+        )?;
         let own = canonical(state);
         if recorded.as_deref() != Some(&own) {
-            fs::write(&file, own.as_os_str().as_bytes()).map_err(|e| format!("{}: {e}", file.display()))?;
+            fs::write(&file, own.as_os_str().as_bytes())
+                .map_err(|e| format!("{}: {e}", file.display()))?;
         }
         Ok(Self { locks })
     }
@@ -100,14 +119,27 @@ impl Ownership {
         self.locks.push(token);
         let mut buffer = [0; MAX_RECORD];
         let recorded = match rustix::fs::getxattr(&dir, OWNER_ATTRIBUTE, &mut buffer[..]) {
-            Ok(length) => Some(PathBuf::from(std::ffi::OsStr::from_bytes(&buffer[..length]))),
+            Ok(length) => Some(PathBuf::from(std::ffi::OsStr::from_bytes(
+                &buffer[..length],
+            ))),
             // A kernel whose cgroups have no attributes: the lock is all there is.
             Err(Errno::NODATA | Errno::OPNOTSUPP) => None,
             Err(error) => return Err(format!("read the owner of {}: {error}", what())),
         };
-        refuse_taken("cgroup", &dir, recorded.as_deref(), state, !cgroups.pods().is_empty(), help)?;
-        match rustix::fs::setxattr(&dir, OWNER_ATTRIBUTE, canonical(state).as_os_str().as_bytes(), XattrFlags::empty())
-        {
+        refuse_taken(
+            "cgroup",
+            &dir,
+            recorded.as_deref(),
+            state,
+            !cgroups.pods().is_empty(),
+            help,
+        )?;
+        match rustix::fs::setxattr(
+            &dir,
+            OWNER_ATTRIBUTE,
+            canonical(state).as_os_str().as_bytes(),
+            XattrFlags::empty(),
+        ) {
             Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
             Err(error) => Err(format!("record the owner of {}: {error}", what())),
         }
@@ -119,9 +151,15 @@ impl Ownership {
     /// As [`Ownership::of_folders`].
     pub fn add_network(&mut self) -> Result<(), String> {
         let what = |e: &dyn std::fmt::Display| format!("claim the network namespace: {e}");
-        let name = SocketAddrUnix::new_abstract_name(NETWORK_NAME.as_bytes()).map_err(|e| what(&e))?;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-            .map_err(|e| what(&e))?;
+        let name =
+            SocketAddrUnix::new_abstract_name(NETWORK_NAME.as_bytes()).map_err(|e| what(&e))?;
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|e| what(&e))?;
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
             match rustix::net::bind(&socket, &name) {
@@ -129,12 +167,15 @@ impl Ownership {
                     self.locks.push(socket);
                     return Ok(());
                 }
-                Err(Errno::ADDRINUSE) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
+                Err(Errno::ADDRINUSE) if Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_RETRY)
+                }
                 Err(Errno::ADDRINUSE) => break,
                 Err(error) => return Err(what(&error)),
             }
         }
-        // Everybody may bind a name, so one that is held by somebody else than root must not keep a daemon from starting.
+        // Everybody may bind a name, so one that is held by somebody else than root must not keep a
+        // daemon from starting.
         let holders = sockets::holders_of_abstract(NETWORK_NAME).map_err(|e| describe(&e))?;
         match holders.iter().find(|holder| holder.uid == 0) {
             Some(holder) => Err(format!(
@@ -143,7 +184,10 @@ impl Ownership {
                 holder.pid
             )),
             None => {
-                tracing::warn!(?holders, "the name `@io.tank.network` is taken by somebody who is not root: ignored");
+                tracing::warn!(
+                    ?holders,
+                    "the name `@io.tank.network` is taken by somebody who is not root: ignored"
+                );
                 Ok(())
             }
         }
@@ -151,7 +195,9 @@ impl Ownership {
 }
 
 fn describe(error: &tank_sys::Error) -> String {
-    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    let source = std::error::Error::source(error)
+        .map(|source| format!(": {source}"))
+        .unwrap_or_default();
     format!("{error}{source}")
 }
 
@@ -171,7 +217,8 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), String> {
 
 fn lock_folder(kind: &str, path: &Path, flag: &str) -> Result<OwnedFd, String> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| format!("{}: {e}", path.display()))?;
+    let dir = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|e| format!("{}: {e}", path.display()))?;
     let what = || format!("the {kind} folder {}", path.display());
     lock(&dir, &what, &format!("give this one another with `{flag}`"))?;
     Ok(dir)
@@ -186,7 +233,10 @@ fn lock(fd: &OwnedFd, what: &dyn Fn() -> String, help: &str) -> Result<(), Strin
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
             Err(Errno::WOULDBLOCK) => {
                 let by = holder(fd).map_or_else(String::new, |pid| format!(" (pid {pid})"));
-                return Err(format!("{} is used by another tankd{by}: stop that one, or {help}", what()));
+                return Err(format!(
+                    "{} is used by another tankd{by}: stop that one, or {help}",
+                    what()
+                ));
             }
             Err(error) => return Err(format!("lock {}: {error}", what())),
         }
@@ -196,15 +246,23 @@ fn lock(fd: &OwnedFd, what: &dyn Fn() -> String, help: &str) -> Result<(), Strin
 /// Who holds the lock on an open file, where the kernel says so (proc_locks(5)).
 fn holder(fd: &OwnedFd) -> Option<i32> {
     let found = rustix::fs::fstat(fd).ok()?;
-    let (major, minor) = (rustix::fs::major(found.st_dev), rustix::fs::minor(found.st_dev));
-    holder_in(&fs::read_to_string("/proc/locks").ok()?, &format!("{major:02x}:{minor:02x}:{}", found.st_ino))
+    let (major, minor) = (
+        rustix::fs::major(found.st_dev),
+        rustix::fs::minor(found.st_dev),
+    );
+    holder_in(
+        &fs::read_to_string("/proc/locks").ok()?,
+        &format!("{major:02x}:{minor:02x}:{}", found.st_ino),
+    )
 }
 
 fn holder_in(locks: &str, file: &str) -> Option<i32> {
-    locks.lines().find_map(|line| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [_, "FLOCK", _, _, pid, found, ..] if found == file => pid.parse().ok(),
-        _ => None,
-    })
+    locks.lines().find_map(
+        |line| match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [_, "FLOCK", _, _, pid, found, ..] if found == file => pid.parse().ok(),
+            _ => None,
+        },
+    )
 }
 
 fn canonical(path: &Path) -> PathBuf {
@@ -231,7 +289,9 @@ fn refuse_taken(
     pods: bool,
     help: &str,
 ) -> Result<(), String> {
-    let Some(recorded) = recorded else { return Ok(()) };
+    let Some(recorded) = recorded else {
+        return Ok(());
+    };
     let same = canonical(recorded) == canonical(state);
     // A state folder is what has a store in it.
     let alive = recorded.join("store").is_dir();
@@ -245,8 +305,8 @@ fn refuse_taken(
     }
 }
 
-/// Binds the socket to be served. One that is left by a daemon that ended is replaced; one that somebody serves, and what
-/// is no socket, never is.
+/// Binds the socket to be served. One that is left by a daemon that ended is replaced; one that
+/// somebody serves, and what is no socket, never is.
 ///
 /// # Errors
 /// A text that says what is in the way.
@@ -259,7 +319,9 @@ pub fn bind(path: &Path) -> Result<tokio::net::UnixListener, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(at(&error)),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(at(&"there is something else that is no socket: remove it, or name another with `--socket`"));
+            return Err(at(
+                &"there is something else that is no socket: remove it, or name another with `--socket`",
+            ));
         }
         Ok(_) => match answers(path) {
             Ok(None) => fs::remove_file(path).map_err(|e| at(&e))?,
@@ -295,7 +357,9 @@ fn answers(path: &Path) -> io::Result<Option<Option<i32>>> {
 }
 
 fn peer(socket: std::os::fd::BorrowedFd<'_>) -> Option<i32> {
-    rustix::net::sockopt::socket_peercred(socket).ok().map(|found| found.pid.as_raw_nonzero().get())
+    rustix::net::sockopt::socket_peercred(socket)
+        .ok()
+        .map(|found| found.pid.as_raw_nonzero().get())
 }
 
 #[cfg(test)]
@@ -323,7 +387,15 @@ mod tests {
                      2: POSIX  ADVISORY  WRITE 27165 fe:00:10177193 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 9 00:26:38 0 EOF\n";
         assert_eq!(holder_in(locks, "00:26:37"), Some(27746));
-        assert_eq!(holder_in(locks, "fe:00:10177193"), None, "a lock of another kind");
-        assert_eq!(holder_in(locks, "00:26:38"), None, "somebody who only waits");
+        assert_eq!(
+            holder_in(locks, "fe:00:10177193"),
+            None,
+            "a lock of another kind"
+        );
+        assert_eq!(
+            holder_in(locks, "00:26:38"),
+            None,
+            "somebody who only waits"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Which answer belongs to which request of one connection. Pure.
 //!
-//! A shim of version 4 or later answers with the request's id; an older one in the order of the requests. Until an answer
-//! comes nobody knows which it is, so whoever stops waiting leaves its place behind: in order, the late answer is that
-//! place's and nobody else's.
+//! A shim of version 4 or later answers with the request's id; an older one in the order of the
+//! requests. Until an answer comes nobody knows which it is, so whoever stops waiting leaves its
+//! place behind: in order, the late answer is that place's and nobody else's.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,10 @@ struct Waiting<T> {
 
 impl<T> Default for Pending<T> {
     fn default() -> Self {
-        Self { last: 0, waiting: BTreeMap::new() }
+        Self {
+            last: 0,
+            waiting: BTreeMap::new(),
+        }
     }
 }
 
@@ -38,7 +41,14 @@ impl<T> Pending<T> {
             return None;
         }
         self.last += 1;
-        self.waiting.insert(self.last, Waiting { waiter: Some(waiter), since, until });
+        self.waiting.insert(
+            self.last,
+            Waiting {
+                waiter: Some(waiter),
+                since,
+                until,
+            },
+        );
         Some(self.last)
     }
 
@@ -59,8 +69,10 @@ impl<T> Pending<T> {
         match id {
             Some(id) => {
                 let found = self.waiting.remove(&id);
-                // They were sent before and nobody waits: a shim that answers by ids does so in their order.
-                self.waiting.retain(|other, waiting| *other > id || waiting.waiter.is_some());
+                // They were sent before and nobody waits: a shim that answers by ids does so in
+                // their order.
+                self.waiting
+                    .retain(|other, waiting| *other > id || waiting.waiter.is_some());
                 found?.waiter
             }
             None => self.waiting.pop_first()?.1.waiter,
@@ -72,15 +84,21 @@ impl<T> Pending<T> {
         self.waiting.values().next().map(|waiting| waiting.since)
     }
 
-    /// Whether the shim may still be at the oldest request. It does one after the other, so what was asked after that says
-    /// nothing.
+    /// Whether the shim may still be at the oldest request. It does one after the other, so what
+    /// was asked after that says nothing.
     pub fn is_busy(&self, now: u64) -> bool {
-        self.waiting.values().next().is_some_and(|waiting| waiting.until > now)
+        self.waiting
+            .values()
+            .next()
+            .is_some_and(|waiting| waiting.until > now)
     }
 
     /// Whether the oldest answer should have come `limit` milliseconds ago.
     pub fn is_overdue(&self, now: u64, limit: u64) -> bool {
-        self.waiting.values().next().is_some_and(|waiting| waiting.until.saturating_add(limit) <= now)
+        self.waiting
+            .values()
+            .next()
+            .is_some_and(|waiting| waiting.until.saturating_add(limit) <= now)
     }
 
     /// No answer will come any more.
@@ -104,14 +122,20 @@ mod tests {
     #[test]
     fn answers_in_another_order_find_who_asked() {
         let mut pending = three();
-        assert_eq!([Some(3), Some(1), Some(2)].map(|id| pending.take(id)), [Some("c"), Some("a"), Some("b")]);
+        assert_eq!(
+            [Some(3), Some(1), Some(2)].map(|id| pending.take(id)),
+            [Some("c"), Some("a"), Some("b")]
+        );
         assert_eq!(pending.oldest(), None);
     }
 
     #[test]
     fn an_answer_that_comes_twice_is_one() {
         let mut pending = three();
-        assert_eq!([Some(2), Some(2), Some(3)].map(|id| pending.take(id)), [Some("b"), None, Some("c")]);
+        assert_eq!(
+            [Some(2), Some(2), Some(3)].map(|id| pending.take(id)),
+            [Some("b"), None, Some("c")]
+        );
         assert_eq!(pending.take(Some(99)), None, "to what was never asked");
         assert_eq!(pending.take(Some(1)), Some("a"));
     }
@@ -122,14 +146,21 @@ mod tests {
         assert_eq!(pending.take(Some(2)), Some("b"));
         pending.abandon(1);
         assert_eq!(pending.take(Some(3)), Some("c"));
-        assert_eq!(pending.oldest(), None, "nobody waits for the first any more");
+        assert_eq!(
+            pending.oldest(),
+            None,
+            "nobody waits for the first any more"
+        );
     }
 
     #[test]
     fn without_ids_a_late_answer_goes_to_the_place_that_was_left() {
         let mut pending = three();
         pending.abandon(1);
-        assert_eq!([None, None, None, None].map(|id| pending.take(id)), [None, Some("b"), Some("c"), None]);
+        assert_eq!(
+            [None, None, None, None].map(|id| pending.take(id)),
+            [None, Some("b"), Some("c"), None]
+        );
     }
 
     #[test]

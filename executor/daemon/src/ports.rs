@@ -1,4 +1,5 @@
-//! Reads who listens on the host, for [`tank_plan::ports`] to judge. It binds nothing and disturbs nobody.
+//! Reads who listens on the host, for [`tank_plan::ports`] to judge. It binds nothing and disturbs
+//! nobody.
 
 use crate::{engine::internal, host::Host};
 use std::{collections::BTreeSet, sync::Arc};
@@ -18,10 +19,16 @@ pub async fn refuse_taken(host: &Arc<Host>, before: &Graph, after: &Graph) -> Re
     }
     let host = Arc::clone(host);
     let look = move || listeners(&host.cgroups, &wanted);
-    let looked = tokio::task::spawn_blocking(look).await.map_err(|e| internal("look who listens", e))?;
+    let looked = tokio::task::spawn_blocking(look)
+        .await
+        .map_err(|e| internal("look who listens", e))?;
     let found = looked.map_err(|e| internal("look who listens", e))?;
     let problems = ports::taken(before, after, &found);
-    if problems.is_empty() { Ok(()) } else { Err(Error::Invalid { problems }) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Invalid { problems })
+    }
 }
 
 fn number(protocol: Protocol) -> u8 {
@@ -31,15 +38,26 @@ fn number(protocol: Protocol) -> u8 {
     }
 }
 
-fn listeners(cgroups: &Cgroups, wanted: &BTreeSet<(Protocol, u16)>) -> tank_sys::Result<BTreeSet<Listener>> {
-    let numbers = wanted.iter().map(|(protocol, port)| (number(*protocol), *port)).collect();
+fn listeners(
+    cgroups: &Cgroups,
+    wanted: &BTreeSet<(Protocol, u16)>,
+) -> tank_sys::Result<BTreeSet<Listener>> {
+    let numbers = wanted
+        .iter()
+        .map(|(protocol, port)| (number(*protocol), *port))
+        .collect();
     let found = sockets::listening(&numbers)?;
     let holders = sockets::holders(&found.iter().map(|socket| socket.inode).collect())?;
     let listener = |socket: &sockets::Listening| {
-        // One that is inherited by children is held by all of them: the first is who was there first.
+        // One that is inherited by children is held by all of them: the first is who was there
+        // first.
         let holder = holders.get(&socket.inode).and_then(BTreeSet::first);
         Listener {
-            protocol: if socket.protocol == sockets::UDP { Protocol::Udp } else { Protocol::Tcp },
+            protocol: if socket.protocol == sockets::UDP {
+                Protocol::Udp
+            } else {
+                Protocol::Tcp
+            },
             address: socket.address,
             port: socket.port,
             process: holder.map(|holder| (holder.name.clone(), holder.pid)),

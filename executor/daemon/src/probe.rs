@@ -1,5 +1,5 @@
-//! One question to one run of a container: whether a probe of it succeeds. When probes are asked, and what follows from
-//! the answers, is [`crate::prober`]'s.
+//! One question to one run of a container: whether a probe of it succeeds. When probes are asked,
+//! and what follows from the answers, is [`crate::prober`]'s.
 
 use crate::host::Host;
 use std::{
@@ -14,13 +14,16 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Which run of which container (by when it started, as its shim says it), and by which probes: a new start, and a new probe,
-/// has to become ready anew.
+/// Which run of which container (by when it started, as its shim says it), and by which probes: a
+/// new start, and a new probe, has to become ready anew.
 pub type Run = (Name, Name, u64, Digest);
 
 /// Asks once, for as long as the probe may take.
 pub async fn ask(host: &Host, run: &Run, probe: &Probe) -> bool {
-    matches!(timeout(probe.timeout.duration(), once(host, run, probe)).await, Ok(true))
+    matches!(
+        timeout(probe.timeout.duration(), once(host, run, probe)).await,
+        Ok(true)
+    )
 }
 
 /// Waits until the next question.
@@ -32,20 +35,39 @@ async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
     if let Some(command) = &probe.exec {
         return execute(host, run, command).await.unwrap_or(false);
     }
-    let Some(port) = probe.http.as_ref().map(|http| http.port).or(probe.tcp.as_ref().map(|tcp| tcp.port)) else {
+    let Some(port) = probe
+        .http
+        .as_ref()
+        .map(|http| http.port)
+        .or(probe.tcp.as_ref().map(|tcp| tcp.port))
+    else {
         return false;
     };
-    let bridged = host.addresses(&run.0).ok().and_then(|addresses| addresses.first().map(|cidr| cidr.address));
+    let bridged = host
+        .addresses(&run.0)
+        .ok()
+        .and_then(|addresses| addresses.first().map(|cidr| cidr.address));
     let own = match host.shim(&run.0) {
-        Some(shim) => shim.namespaces().await.is_ok_and(|namespaces| namespaces.net.is_some()),
+        Some(shim) => shim
+            .namespaces()
+            .await
+            .is_ok_and(|namespaces| namespaces.net.is_some()),
         None => return false,
     };
-    let address = if own { bridged } else { Some(IpAddr::from([127, 0, 0, 1])) };
+    let address = if own {
+        bridged
+    } else {
+        Some(IpAddr::from([127, 0, 0, 1]))
+    };
     let Some(address) = address else { return false };
-    let Ok(mut stream) = TcpStream::connect(SocketAddr::new(address, port)).await else { return false };
+    let Ok(mut stream) = TcpStream::connect(SocketAddr::new(address, port)).await else {
+        return false;
+    };
     let Some(http) = &probe.http else { return true };
-    let request =
-        format!("GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: tank\r\nConnection: close\r\n\r\n", http.path, run.0);
+    let request = format!(
+        "GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: tank\r\nConnection: close\r\n\r\n",
+        http.path, run.0
+    );
     if stream.write_all(request.as_bytes()).await.is_err() {
         return false;
     }
@@ -54,12 +76,15 @@ async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
     if stream.read_exact(&mut head).await.is_err() {
         return false;
     }
-    let status = std::str::from_utf8(&head[9..12]).ok().and_then(|text| text.parse::<u16>().ok());
+    let status = std::str::from_utf8(&head[9..12])
+        .ok()
+        .and_then(|text| text.parse::<u16>().ok());
     head.starts_with(b"HTTP/1.") && status.is_some_and(|status| (200..400).contains(&status))
 }
 
-/// Runs a command in the container; its status is the answer. The command lasts no longer than this is waited for: it, and
-/// whatever it started, ends when its control socket is closed, be that here or in an answer that nobody took.
+/// Runs a command in the container; its status is the answer. The command lasts no longer than this
+/// is waited for: it, and whatever it started, ends when its control socket is closed, be that here
+/// or in an answer that nobody took.
 async fn execute(host: &Host, run: &Run, command: &[String]) -> Option<bool> {
     use std::os::fd::AsFd;
     let shim = host.shim(&run.0)?;
@@ -72,7 +97,11 @@ async fn execute(host: &Host, run: &Run, command: &[String]) -> Option<bool> {
         kill_on_close: true,
     };
     let spec = tank_sys::packet::sealed("probe", &serde_json::to_vec(&spec).ok()?).ok()?;
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").ok()?;
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .ok()?;
     let fds = [spec.as_fd(), null.as_fd(), null.as_fd(), null.as_fd()];
     let (reply, mut fds) = shim.request(&Request::Exec, &fds).await.ok()?;
     if !matches!(reply, Reply::Executed { .. }) || fds.is_empty() {

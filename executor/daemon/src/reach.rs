@@ -1,8 +1,10 @@
-//! The way to a committed generation: passes until what was asked of it is so, and what follows when it is not.
+//! The way to a committed generation: passes until what was asked of it is so, and what follows
+//! when it is not.
 //!
-//! *Guarantees*: a gate outlives the daemon that set it, since it is committed with its generation ([`Engine::resume`]);
-//! a generation with a gate is good only after it was healthy. Between two passes, and while health is waited for, a
-//! rollback ends the way (`superseding`): it waits for the pass under way and for nothing else.
+//! *Guarantees*: a gate outlives the daemon that set it, since it is committed with its generation
+//! ([`Engine::resume`]); a generation with a gate is good only after it was healthy. Between two
+//! passes, and while health is waited for, a rollback ends the way (`superseding`): it waits for
+//! the pass under way and for nothing else.
 
 use crate::{
     actuate,
@@ -54,7 +56,8 @@ impl Aim {
     }
 }
 
-/// A plan that was looked at and has to be carried out as it is, and the lock under which it was made.
+/// A plan that was looked at and has to be carried out as it is, and the lock under which it was
+/// made.
 pub struct Verified<'a> {
     pub lock: MutexGuard<'a, ()>,
     pub plan: Plan,
@@ -95,22 +98,35 @@ pub struct Committed<'a> {
 }
 
 impl Engine {
-    /// Goes on with a gated generation that a daemon before this one left on its way, with its whole wait.
+    /// Goes on with a gated generation that a daemon before this one left on its way, with its
+    /// whole wait.
     ///
     /// # Errors
     /// When the store refuses.
     pub(crate) async fn resume(&self) -> Result<(), Error> {
         // Whoever changes the desired state is at it.
-        let Ok(_changing) = self.changing.try_lock() else { return Ok(()) };
+        let Ok(_changing) = self.changing.try_lock() else {
+            return Ok(());
+        };
         let store = &self.host.store;
-        let Some(number) = store.current().map_err(store_error)? else { return Ok(()) };
+        let Some(number) = store.current().map_err(store_error)? else {
+            return Ok(());
+        };
         if store.outcome(number).map_err(store_error)? != Outcome::Pending {
             return Ok(());
         }
-        let Some(gate) = store.gate(number).map_err(store_error)? else { return Ok(()) };
-        let Some(generation) = store.generation(number).map_err(store_error)? else { return Ok(()) };
+        let Some(gate) = store.gate(number).map_err(store_error)? else {
+            return Ok(());
+        };
+        let Some(generation) = store.generation(number).map_err(store_error)? else {
+            return Ok(());
+        };
         let graph = self.host.graph(generation.root).map_err(store_error)?;
-        self.host.events.add("resumed", None, format!("generation {number} is waited for again: it has a gate"));
+        self.host.events.add(
+            "resumed",
+            None,
+            format!("generation {number} is waited for again: it has a gate"),
+        );
         let (progress, _kept) = mpsc::channel(crate::engine::PROGRESS);
         let committed = Committed {
             number,
@@ -129,17 +145,29 @@ impl Engine {
     }
 
     pub(crate) fn graph_or_empty(&self, number: Option<u64>) -> Result<Arc<Graph>, Error> {
-        let graph = number.map(|number| self.host.generation_graph(number)).transpose().map_err(store_error)?;
-        graph.flatten().map_or_else(|| empty_graph().map(Arc::new), Ok)
+        let graph = number
+            .map(|number| self.host.generation_graph(number))
+            .transpose()
+            .map_err(store_error)?;
+        graph
+            .flatten()
+            .map_or_else(|| empty_graph().map(Arc::new), Ok)
     }
 
-    /// Brings the host to a committed generation, and judges it. The switch lock is held by the caller.
+    /// Brings the host to a committed generation, and judges it. The switch lock is held by the
+    /// caller.
     pub(crate) async fn converge(
         &self,
         committed: Committed<'_>,
         progress: &ProgressSender,
     ) -> Result<varlink::Outcome, Error> {
-        let Committed { number, graph, before, aim, .. } = committed;
+        let Committed {
+            number,
+            graph,
+            before,
+            aim,
+            ..
+        } = committed;
         let store = &self.host.store;
         let way = Way {
             graph: &graph,
@@ -159,14 +187,24 @@ impl Engine {
                 crate::faults::boundary("before the outcome");
                 let how = self.outcome_of(number, graph.root(), aim)?;
                 store.set_outcome(number, how).map_err(store_error)?;
-                let how = if how == Outcome::Good { "good" } else { "what was never good, and runs again" };
-                self.host.events.add("switched", None, format!("generation {number} is {how}"));
+                let how = if how == Outcome::Good {
+                    "good"
+                } else {
+                    "what was never good, and runs again"
+                };
+                self.host
+                    .events
+                    .add("switched", None, format!("generation {number} is {how}"));
                 Ok(outcome(number, &graph, failure, false))
             }
             Verdict::Failed => {
-                store.set_outcome(number, Outcome::Failed).map_err(store_error)?;
+                store
+                    .set_outcome(number, Outcome::Failed)
+                    .map_err(store_error)?;
                 let why = failure.as_deref().unwrap_or_default();
-                self.host.events.add("failed", None, format!("generation {number}: {why}"));
+                self.host
+                    .events
+                    .add("failed", None, format!("generation {number}: {why}"));
                 self.host.wake.notify_one();
                 Ok(outcome(number, &graph, failure, false))
             }
@@ -176,7 +214,15 @@ impl Engine {
             }
             Verdict::PutBack => {
                 let failure = failure.unwrap_or_default();
-                self.put_back(number, committed.parent, committed.uid, (&graph, &before), failure, progress).await
+                self.put_back(
+                    number,
+                    committed.parent,
+                    committed.uid,
+                    (&graph, &before),
+                    failure,
+                    progress,
+                )
+                .await
             }
         }
     }
@@ -192,7 +238,11 @@ impl Engine {
         progress: &ProgressSender,
     ) -> Result<varlink::Outcome, Error> {
         notify(progress, "rollback", failure.clone());
-        self.host.events.add("rollback", None, format!("generation {number} is put back: {failure}"));
+        self.host.events.add(
+            "rollback",
+            None,
+            format!("generation {number} is put back: {failure}"),
+        );
         let back = Change {
             graph: Arc::clone(before),
             source: format!("{AUTOMATIC}{number}"),
@@ -201,7 +251,10 @@ impl Engine {
             aim: Aim::Running,
         };
         let restored = self.commit(Some(number), graph, &back)?;
-        self.host.store.set_outcome(number, Outcome::RolledBack).map_err(store_error)?;
+        self.host
+            .store
+            .set_outcome(number, Outcome::RolledBack)
+            .map_err(store_error)?;
         let way = Way {
             graph: before,
             previous: graph,
@@ -216,39 +269,65 @@ impl Engine {
         }
         if again.failure.is_none() {
             let how = self.outcome_of(restored, before.root(), Aim::Running)?;
-            self.host.store.set_outcome(restored, how).map_err(store_error)?;
+            self.host
+                .store
+                .set_outcome(restored, how)
+                .map_err(store_error)?;
         }
         self.host.wake.notify_one();
         Ok(outcome(restored, before, Some(failure), true))
     }
 
-    /// How a generation went that is what was asked of it. One that only had to run again says nothing new of what it
-    /// declares: it is good if that was good before, or never judged.
+    /// How a generation went that is what was asked of it. One that only had to run again says
+    /// nothing new of what it declares: it is good if that was good before, or never judged.
     pub(crate) fn outcome_of(&self, number: u64, root: Digest, aim: Aim) -> Result<Outcome, Error> {
         if aim.gate().is_some() {
             return Ok(Outcome::Good);
         }
         let store = &self.host.store;
         let before = store.generations().map_err(store_error)?;
-        let before = before.iter().filter(|one| one.root == root && one.number < number);
-        let outcomes: Vec<Outcome> =
-            before.map(|one| store.outcome(one.number)).collect::<Result<_, _>>().map_err(store_error)?;
+        let before = before
+            .iter()
+            .filter(|one| one.root == root && one.number < number);
+        let outcomes: Vec<Outcome> = before
+            .map(|one| store.outcome(one.number))
+            .collect::<Result<_, _>>()
+            .map_err(store_error)?;
         Ok(Outcome::again(&outcomes))
     }
 
-    /// Says by which generation a change was ended on its way. The switch lock is not held: the other one waits for it.
+    /// Says by which generation a change was ended on its way. The switch lock is not held: the
+    /// other one waits for it.
     pub(crate) async fn name_successor<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        let Err(Error::Superseded { ended: Some(ended), .. }) = result else { return result };
+        let Err(Error::Superseded {
+            ended: Some(ended), ..
+        }) = result
+        else {
+            return result;
+        };
         let deadline = Instant::now() + SUCCESSOR;
         loop {
-            let current = self.host.store.current().map_err(store_error)?.filter(|current| *current != ended);
-            let newer = current.map(|number| self.host.store.generation(number)).transpose().map_err(store_error)?;
+            let current = self
+                .host
+                .store
+                .current()
+                .map_err(store_error)?
+                .filter(|current| *current != ended);
+            let newer = current
+                .map(|number| self.host.store.generation(number))
+                .transpose()
+                .map_err(store_error)?;
             if let Some(newer) = newer.flatten() {
-                return Err(Error::Superseded { generation: newer.number, by: newer.source, ended: Some(ended) });
+                return Err(Error::Superseded {
+                    generation: newer.number,
+                    by: newer.source,
+                    ended: Some(ended),
+                });
             }
             if Instant::now() >= deadline {
                 let what = format!("go on with generation {ended}");
-                let why = "a rollback ended the change and did not come to its own; tankd goes on".to_owned();
+                let why = "a rollback ended the change and did not come to its own; tankd goes on"
+                    .to_owned();
                 return Err(Error::Failed { what, why });
             }
             sleep(LOOK_AGAIN).await;
@@ -257,13 +336,23 @@ impl Engine {
 
     /// Passes until nothing is left to do and what is aimed at is so.
     pub(crate) async fn reach(&self, way: Way<'_>, progress: &ProgressSender) -> Reached {
-        let Way { graph, previous, aim, mut changed, repaired_counts, verified } = way;
+        let Way {
+            graph,
+            previous,
+            aim,
+            mut changed,
+            repaired_counts,
+            verified,
+        } = way;
         let (_passing, mut verified) = match verified {
             Some(Verified { lock, plan }) => (lock, Some(plan)),
             None => (self.passing.lock().await, None),
         };
-        let wait =
-            aim.gate().map_or(self.host.settings.config.wait.duration(), |gate| Duration::from_millis(gate.wait));
+        let wait = aim
+            .gate()
+            .map_or(self.host.settings.config.wait.duration(), |gate| {
+                Duration::from_millis(gate.wait)
+            });
         // Whoever changes something wants all of it tried now.
         self.host.failures.clear();
         let deadline = Instant::now() + wait;
@@ -271,36 +360,81 @@ impl Engine {
         let mut failures: u32 = 0;
         loop {
             if self.superseding.load(Ordering::SeqCst) > 0 {
-                return Reached { superseded: true, ..reached };
+                return Reached {
+                    superseded: true,
+                    ..reached
+                };
             }
             let step_begins = |step: &Step| notify(progress, "step", step.to_string());
-            let pass = match self.pass_or(verified.take(), graph, previous, &step_begins).await {
+            let pass = match self
+                .pass_or(verified.take(), graph, previous, &step_begins)
+                .await
+            {
                 Ok(pass) => pass,
-                Err(error) => return Reached { failure: Some(error.to_string()), ..reached },
+                Err(error) => {
+                    return Reached {
+                        failure: Some(error.to_string()),
+                        ..reached
+                    };
+                }
             };
-            reached.steps.extend(pass.plan.steps.iter().map(|planned| planned.step.to_string()));
+            reached.steps.extend(
+                pass.plan
+                    .steps
+                    .iter()
+                    .map(|planned| planned.step.to_string()),
+            );
             if repaired_counts {
-                let repaired = pass.plan.steps.iter().filter_map(|planned| planned.step.pod());
-                changed.extend(repaired.chain(pass.plan.waiting.iter().map(|waiting| &waiting.pod)).cloned());
+                let repaired = pass
+                    .plan
+                    .steps
+                    .iter()
+                    .filter_map(|planned| planned.step.pod());
+                changed.extend(
+                    repaired
+                        .chain(pass.plan.waiting.iter().map(|waiting| &waiting.pod))
+                        .cloned(),
+                );
             }
             if pass.failed.is_empty() && pass.plan.steps.is_empty() {
-                match self.arrived(aim, graph, &changed, &pass, Instant::now() >= deadline).await {
+                match self
+                    .arrived(aim, graph, &changed, &pass, Instant::now() >= deadline)
+                    .await
+                {
                     Arrived::Yes => return reached,
-                    Arrived::Never(why) => return Reached { failure: Some(why), ..reached },
+                    Arrived::Never(why) => {
+                        return Reached {
+                            failure: Some(why),
+                            ..reached
+                        };
+                    }
                     Arrived::NotYet => {}
                 }
                 let _ = timeout(LOOK_AGAIN, self.host.wake.notified()).await;
             } else if let Some(first) = pass.failed.first() {
                 failures += 1;
-                let lasting = matches!(first.failure.kind, FailureKind::NotFound | FailureKind::NotExecutable);
+                let lasting = matches!(
+                    first.failure.kind,
+                    FailureKind::NotFound | FailureKind::NotExecutable
+                );
                 if failures >= PATIENCE || lasting || Instant::now() >= deadline {
-                    let why = format!("can't {}: {}: {}", first.step, first.failure.what, first.failure.why);
-                    return Reached { failure: Some(why), ..reached };
+                    let why = format!(
+                        "can't {}: {}: {}",
+                        first.step, first.failure.what, first.failure.why
+                    );
+                    return Reached {
+                        failure: Some(why),
+                        ..reached
+                    };
                 }
                 sleep(Duration::from_millis(100)).await;
             } else if Instant::now() >= deadline {
-                let why = "something is left to do after every pass: it takes longer than it may".to_owned();
-                return Reached { failure: Some(why), ..reached };
+                let why = "something is left to do after every pass: it takes longer than it may"
+                    .to_owned();
+                return Reached {
+                    failure: Some(why),
+                    ..reached
+                };
             }
         }
     }
@@ -317,13 +451,24 @@ impl Engine {
             None => self.pass(graph, Some(previous), progress).await,
             Some(plan) => {
                 let failed = actuate::carry_out(&self.host, graph, &plan, progress).await;
-                Ok(Pass { observed: Observed::default(), plan, failed })
+                Ok(Pass {
+                    observed: Observed::default(),
+                    plan,
+                    failed,
+                })
             }
         }
     }
 
     /// Whether what is aimed at is so, after a pass that left nothing to do.
-    async fn arrived(&self, aim: Aim, graph: &Graph, changed: &BTreeSet<Name>, pass: &Pass, late: bool) -> Arrived {
+    async fn arrived(
+        &self,
+        aim: Aim,
+        graph: &Graph,
+        changed: &BTreeSet<Name>,
+        pass: &Pass,
+        late: bool,
+    ) -> Arrived {
         match aim {
             Aim::Done => Arrived::Yes,
             Aim::Running => {
@@ -340,7 +485,9 @@ impl Engine {
                 let grace = self.host.settings.config.grace.0;
                 match health::health(graph, changed, &pass.observed, &pass.plan.waiting, grace) {
                     Health::Good => Arrived::Yes,
-                    Health::Hopeless(why) => Arrived::Never(self.with_log(why, graph, changed, &pass.observed).await),
+                    Health::Hopeless(why) => {
+                        Arrived::Never(self.with_log(why, graph, changed, &pass.observed).await)
+                    }
                     Health::NotYet(why) if late => {
                         let why = format!("not healthy in time: {why}");
                         Arrived::Never(self.with_log(why, graph, changed, &pass.observed).await)
@@ -352,19 +499,32 @@ impl Engine {
     }
 
     /// Adds the last lines of the containers that are not well.
-    async fn with_log(&self, why: String, graph: &Graph, changed: &BTreeSet<Name>, observed: &Observed) -> String {
+    async fn with_log(
+        &self,
+        why: String,
+        graph: &Graph,
+        changed: &BTreeSet<Name>,
+        observed: &Observed,
+    ) -> String {
         let mut text = why;
         for pod in changed {
             let inits = graph.init(pod).map(|(name, ..)| name);
             for name in inits.chain(graph.containers(pod).map(|(name, ..)| name)) {
-                let found = observed.pods.get(pod).and_then(|found| found.containers.get(name));
+                let found = observed
+                    .pods
+                    .get(pod)
+                    .and_then(|found| found.containers.get(name));
                 if found.is_some_and(|found| {
-                    matches!(found.state, State::Running { ready: true, .. } | State::Exited { status: 0, .. })
-                        && found.attempt == 0
+                    matches!(
+                        found.state,
+                        State::Running { ready: true, .. } | State::Exited { status: 0, .. }
+                    ) && found.attempt == 0
                 }) {
                     continue;
                 }
-                for line in crate::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10).await {
+                for line in
+                    crate::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10).await
+                {
                     text = format!("{text}\n  {pod}/{name}: {line}");
                 }
             }
@@ -384,10 +544,19 @@ pub const AUTOMATIC: &str = "automatic rollback of ";
 
 /// A change that a rollback ended; [`Engine::name_successor`] says which.
 fn ended(number: u64) -> Error {
-    Error::Superseded { generation: number, by: String::new(), ended: Some(number) }
+    Error::Superseded {
+        generation: number,
+        by: String::new(),
+        ended: Some(number),
+    }
 }
 
-pub fn outcome(generation: u64, graph: &Graph, failure: Option<String>, rolled_back: bool) -> varlink::Outcome {
+pub fn outcome(
+    generation: u64,
+    graph: &Graph,
+    failure: Option<String>,
+    rolled_back: bool,
+) -> varlink::Outcome {
     varlink::Outcome {
         generation,
         root: graph.root().to_string(),
@@ -401,6 +570,11 @@ pub fn outcome(generation: u64, graph: &Graph, failure: Option<String>, rolled_b
 
 /// The pods that are new or differ.
 fn changed_pods(before: &Graph, after: &Graph) -> BTreeSet<Name> {
-    let hash = |graph: &Graph, pod: &Name| graph.get(&Key::Pod(pod.clone())).map(|entry| entry.hash);
-    after.pods().filter(|pod| hash(before, pod) != hash(after, pod)).cloned().collect()
+    let hash =
+        |graph: &Graph, pod: &Name| graph.get(&Key::Pod(pod.clone())).map(|entry| entry.hash);
+    after
+        .pods()
+        .filter(|pod| hash(before, pod) != hash(after, pod))
+        .cloned()
+        .collect()
 }

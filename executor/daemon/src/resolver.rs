@@ -1,5 +1,6 @@
-//! `/etc/resolv.conf` of a pod: the host's, without servers on the host's loopback, which a pod can't reach. Where all of
-//! them are (systemd-resolved puts its own at 127.0.0.53), the servers it asks itself take their place.
+//! `/etc/resolv.conf` of a pod: the host's, without servers on the host's loopback, which a pod
+//! can't reach. Where all of them are (systemd-resolved puts its own at 127.0.0.53), the servers it
+//! asks itself take their place.
 
 use std::{fs, io::Read, net::IpAddr};
 
@@ -21,11 +22,16 @@ impl Resolver {
     /// Reads them. A file that is not there says nothing.
     pub fn read() -> Self {
         let host = read("/etc/resolv.conf");
-        let upstream = if servers(&host).any(is_reachable) { String::new() } else { read(UPSTREAM) };
+        let upstream = if servers(&host).any(is_reachable) {
+            String::new()
+        } else {
+            read(UPSTREAM)
+        };
         Self { host, upstream }
     }
 
-    /// What the file of a pod says; `shares_network`: the pod is on the host's network, with its loopback.
+    /// What the file of a pod says; `shares_network`: the pod is on the host's network, with its
+    /// loopback.
     pub fn text(&self, shares_network: bool) -> String {
         if shares_network {
             return lines(&self.host, |_| true);
@@ -63,7 +69,8 @@ fn servers(text: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a pod can reach a server: not on loopback, nor by a link of the host (`fe80::1%eth0`).
 fn is_reachable(server: &str) -> bool {
-    let loopback = |address: IpAddr| address.to_canonical().is_loopback() || address.is_unspecified();
+    let loopback =
+        |address: IpAddr| address.to_canonical().is_loopback() || address.is_unspecified();
     !server.contains('%') && !server.parse::<IpAddr>().is_ok_and(loopback)
 }
 
@@ -77,7 +84,10 @@ fn lines(text: &str, wanted: impl Fn(&str) -> bool) -> String {
             _ => false,
         }
     };
-    text.lines().filter(known).map(|line| format!("{line}\n")).collect()
+    text.lines()
+        .filter(known)
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -85,23 +95,44 @@ mod tests {
     use super::*;
 
     fn resolver(host: &str, upstream: &str) -> Resolver {
-        Resolver { host: host.to_owned(), upstream: upstream.to_owned() }
+        Resolver {
+            host: host.to_owned(),
+            upstream: upstream.to_owned(),
+        }
     }
 
     #[test]
     fn servers_on_the_hosts_loopback_are_left_out() {
-        let mixed = resolver("# comment\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\n", "");
-        assert_eq!(mixed.text(false), "nameserver 9.9.9.9\nsearch example.org\n");
-        assert_eq!(mixed.text(true), "nameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\n");
+        let mixed = resolver(
+            "# comment\nnameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\n",
+            "",
+        );
+        assert_eq!(
+            mixed.text(false),
+            "nameserver 9.9.9.9\nsearch example.org\n"
+        );
+        assert_eq!(
+            mixed.text(true),
+            "nameserver 127.0.0.53\nnameserver 9.9.9.9\nsearch example.org\n"
+        );
     }
 
     #[test]
     fn where_systemd_resolved_serves_its_upstreams_take_their_place() {
         let stub = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch .\n";
-        let both =
-            resolver(stub, "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\nsearch lan\n");
-        assert_eq!(both.text(false), "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch lan\n");
-        assert_eq!(both.text(true), stub, "on the host's network its own server answers");
+        let both = resolver(
+            stub,
+            "nameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver 2001:db8::53\nsearch lan\n",
+        );
+        assert_eq!(
+            both.text(false),
+            "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch lan\n"
+        );
+        assert_eq!(
+            both.text(true),
+            stub,
+            "on the host's network its own server answers"
+        );
     }
 
     #[test]
@@ -115,6 +146,9 @@ mod tests {
             "# the servers of the host's /etc/resolv.conf are on its loopback, where a pod can't reach them, and \
              /run/systemd/resolve/resolv.conf names no other\nsearch lan\n"
         );
-        assert_eq!(resolver("", "").text(false), "# the host's /etc/resolv.conf names no server\n");
+        assert_eq!(
+            resolver("", "").text(false),
+            "# the host's /etc/resolv.conf names no server\n"
+        );
     }
 }

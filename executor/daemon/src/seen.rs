@@ -1,11 +1,13 @@
-//! What the kernel says of a pod (limits, files, the network inside) and of the whole host (links, rules). It is looked
-//! at when something was told of it, and holds until the next time: a pass costs what has changed, not what is declared.
+//! What the kernel says of a pod (limits, files, the network inside) and of the whole host (links,
+//! rules). It is looked at when something was told of it, and holds until the next time: a pass
+//! costs what has changed, not what is declared.
 //!
-//! *What tells*: the shim (a main process ends or is stopped), inotify(7) on the cgroups and the files of each run,
-//! rtnetlink(7) in the pod's network and the host's, nftables, and the daemon itself when it has done something to the
-//! pod. *What was told before somebody looks is heard first* ([`Host::hear`]), so a look is never older than the call
-//! that changed something. A look by the clock (`resync`) takes nothing on trust, and neither does one at a run that
-//! can't be watched.
+//! *What tells*: the shim (a main process ends or is stopped), inotify(7) on the cgroups and the
+//! files of each run, rtnetlink(7) in the pod's network and the host's, nftables, and the daemon
+//! itself when it has done something to the pod. *What was told before somebody looks is heard
+//! first* ([`Host::hear`]), so a look is never older than the call that changed something. A look
+//! by the clock (`resync`) takes nothing on trust, and neither does one at a run that can't be
+//! watched.
 
 use crate::{
     files,
@@ -30,7 +32,10 @@ pub struct Listed<T> {
 
 impl<T> Listed<T> {
     pub fn new(changes: Changes) -> Self {
-        Self { changes, known: Mutex::default() }
+        Self {
+            changes,
+            known: Mutex::default(),
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Arc<T>>> {
@@ -99,9 +104,16 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Whether another look was for the same. The directories are: at one moment there is one run of a container.
+    /// Whether another look was for the same. The directories are: at one moment there is one run
+    /// of a container.
     fn is(&self, other: &Self) -> bool {
-        let paths = |asked: &Self| asked.files.iter().map(|(name, (_, paths))| (name.clone(), paths.clone())).collect();
+        let paths = |asked: &Self| {
+            asked
+                .files
+                .iter()
+                .map(|(name, (_, paths))| (name.clone(), paths.clone()))
+                .collect()
+        };
         let (these, others): (BTreeMap<_, _>, BTreeMap<_, _>) = (paths(self), paths(other));
         self.bridged == other.bridged && these == others
     }
@@ -133,8 +145,15 @@ impl Look<'_> {
     /// # Errors
     /// What the kernel gives.
     pub fn look(&self, host: &Host) -> Result<Arc<Seen>, Failure> {
-        let mut last = self.shim.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seen) = last.as_ref().filter(|seen| seen.moment == self.moment && seen.asked.is(self.asked)) {
+        let mut last = self
+            .shim
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(seen) = last
+            .as_ref()
+            .filter(|seen| seen.moment == self.moment && seen.asked.is(self.asked))
+        {
             return Ok(Arc::clone(seen));
         }
         let (seen, watched) = self.read(host)?;
@@ -151,43 +170,87 @@ impl Look<'_> {
             let files = self.asked.files.get(&container.name);
             // First watched, then read: what is written between is told.
             watched &= host.watch_run(self.pod, container, files.map(|(dir, _)| dir));
-            let files = files.map(|(dir, paths)| files::read(dir, paths)).transpose()?;
-            containers.insert(container.name.clone(), self.container(host, container, files));
+            let files = files
+                .map(|(dir, paths)| files::read(dir, paths))
+                .transpose()?;
+            containers.insert(
+                container.name.clone(),
+                self.container(host, container, files),
+            );
         }
-        let inside = if self.asked.bridged { self.inside().map_err(|e| failure(&e))? } else { None };
+        let inside = if self.asked.bridged {
+            self.inside().map_err(|e| failure(&e))?
+        } else {
+            None
+        };
         let parts = self.parts(host);
-        Ok((Seen { moment: self.moment, asked: self.asked.clone(), inside, containers, parts }, watched))
+        Ok((
+            Seen {
+                moment: self.moment,
+                asked: self.asked.clone(),
+                inside,
+                containers,
+                parts,
+            },
+            watched,
+        ))
     }
 
     fn parts(&self, host: &Host) -> BTreeSet<Name> {
         let mut names = host.cgroups.parts(self.pod.as_str());
         let layers = std::fs::read_dir(host.settings.scratch_dir(self.pod.as_str()));
-        names.extend(layers.into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()));
+        names.extend(
+            layers
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok()),
+        );
         // What begins with a dot is on its way to be removed.
-        names.into_iter().filter_map(|name| Name::new(name).ok()).collect()
+        names
+            .into_iter()
+            .filter_map(|name| Name::new(name).ok())
+            .collect()
     }
 
-    fn container(&self, host: &Host, found: &ContainerState, files: Option<BTreeMap<String, Digest>>) -> Container {
+    fn container(
+        &self,
+        host: &Host,
+        found: &ContainerState,
+        files: Option<BTreeMap<String, Digest>>,
+    ) -> Container {
         let (pod, name) = (self.pod.as_str(), found.name.as_str());
         Container {
             limits: host.cgroups.limits(pod, name),
             halted: found.exited.is_none()
                 && (host.cgroups.is_frozen(pod, name) || tank_sys::process::is_stopped(found.pid)),
             // One that has never ended was never out of memory: nothing is read for what runs well.
-            out_of_memory: (found.attempt > 0 || found.exited.is_some()) && host.cgroups.oom_kills(pod, name) > 0,
+            out_of_memory: (found.attempt > 0 || found.exited.is_some())
+                && host.cgroups.oom_kills(pod, name) > 0,
             files,
         }
     }
 
-    /// The addresses of the pod's own link, if that is up and has the routes it should have, and no others.
+    /// The addresses of the pod's own link, if that is up and has the routes it should have, and no
+    /// others.
     fn inside(&self) -> Result<Option<BTreeSet<String>>, tank_sys::Error> {
-        let Some(routes) = self.shim.known_routes() else { return Ok(None) };
+        let Some(routes) = self.shim.known_routes() else {
+            return Ok(None);
+        };
         let links = routes.links()?;
         let up = |name: &str| links.iter().find(|link| link.name == name && link.up);
-        let (Some(link), Some(_)) = (up("eth0"), up("lo")) else { return Ok(None) };
+        let (Some(link), Some(_)) = (up("eth0"), up("lo")) else {
+            return Ok(None);
+        };
         if routes.default_gateways()? != *self.gateways {
             return Ok(None);
         }
-        Ok(Some(routes.addresses(link.index)?.iter().map(ToString::to_string).collect()))
+        Ok(Some(
+            routes
+                .addresses(link.index)?
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        ))
     }
 }

@@ -1,7 +1,8 @@
-//! The socket: Varlink connections, each a task of its own, so that a client that does not read stops nobody else.
+//! The socket: Varlink connections, each a task of its own, so that a client that does not read
+//! stops nobody else.
 //!
-//! Who may call is settled before a byte is read ([`crate::access`]), and how much of a call is taken before it is parsed
-//! ([`wire::Calls`]).
+//! Who may call is settled before a byte is read ([`crate::access`]), and how much of a call is
+//! taken before it is parsed ([`wire::Calls`]).
 
 use crate::{
     access::{Authorizer, Place, Places},
@@ -40,7 +41,8 @@ const LONG_CALL: usize = 256 << 10;
 /// How often it is looked whether the client of a long call is still there.
 const LOOK_FOR_CLIENT: Duration = Duration::from_millis(100);
 
-/// The most long calls at once of root, and of everybody else: what they hold in memory is bounded by that.
+/// The most long calls at once of root, and of everybody else: what they hold in memory is bounded
+/// by that.
 const LONG_CALLS_OF_ROOT: usize = 8;
 const LONG_CALLS_OF_MEMBERS: usize = 2;
 
@@ -51,7 +53,8 @@ const LONG_CALL_LIMIT: Duration = Duration::from_secs(30);
 /// How often a followed log is looked at.
 const FOLLOW: Duration = Duration::from_millis(100);
 
-/// What is sent back: an error of the interface, of `org.varlink.service`, or that the client has gone.
+/// What is sent back: an error of the interface, of `org.varlink.service`, or that the client has
+/// gone.
 enum Refusal {
     Error(Error),
     Service(&'static str, Value),
@@ -67,9 +70,13 @@ impl From<Error> for Refusal {
 impl From<Wrong> for Refusal {
     fn from(wrong: Wrong) -> Self {
         match wrong {
-            Wrong::Interface(name) => Self::Service("InterfaceNotFound", json!({ "interface": name })),
+            Wrong::Interface(name) => {
+                Self::Service("InterfaceNotFound", json!({ "interface": name }))
+            }
             Wrong::Method(name) => Self::Service("MethodNotFound", json!({ "method": name })),
-            Wrong::Parameter(name) => Self::Service("InvalidParameter", json!({ "parameter": name })),
+            Wrong::Parameter(name) => {
+                Self::Service("InvalidParameter", json!({ "parameter": name }))
+            }
         }
     }
 }
@@ -87,13 +94,19 @@ impl RawError {
     fn new(refusal: Refusal) -> Option<Self> {
         let (error, parameters) = match refusal {
             Refusal::Gone => return None,
-            Refusal::Service(name, parameters) => (format!("org.varlink.service.{name}"), parameters),
+            Refusal::Service(name, parameters) => {
+                (format!("org.varlink.service.{name}"), parameters)
+            }
             Refusal::Error(error) => {
                 let value = serde_json::to_value(&error).ok()?;
-                (value["error"].as_str()?.to_owned(), value["parameters"].clone())
+                (
+                    value["error"].as_str()?.to_owned(),
+                    value["parameters"].clone(),
+                )
             }
         };
-        let parameters = Some(parameters).filter(|value| value.as_object().is_none_or(|fields| !fields.is_empty()));
+        let parameters = Some(parameters)
+            .filter(|value| value.as_object().is_none_or(|fields| !fields.is_empty()));
         Some(Self { error, parameters })
     }
 }
@@ -134,10 +147,15 @@ impl Server {
             return refuse(&stream, Refusal::Service("PermissionDenied", json!({})));
         };
         let Some(place) = self.places.take(uid) else {
-            let message = format!("user {uid} has too many calls open: try again when some of them are over");
+            let message =
+                format!("user {uid} has too many calls open: try again when some of them are over");
             return refuse(&stream, Error::Busy { message }.into());
         };
-        let long_calls = if uid == 0 { &self.long_of_root } else { &self.long_of_members };
+        let long_calls = if uid == 0 {
+            &self.long_of_root
+        } else {
+            &self.long_of_members
+        };
         let client = Client {
             engine: Arc::clone(&self.engine),
             stream,
@@ -205,7 +223,9 @@ impl Client {
             Err(Unread::TooLong(_)) => {}
             short => return Ok(unrefused(short)?.map(|frame| (frame, None))),
         }
-        let waits = || Error::Busy { message: "too many long calls are under way: try again".to_owned() };
+        let waits = || Error::Busy {
+            message: "too many long calls are under way: try again".to_owned(),
+        };
         let permit = timeout(LONG_CALL_WAIT, Arc::clone(&self.long_calls).acquire_owned()).await;
         let permit = permit.map_err(|_| waits())?.map_err(|_| waits())?;
         let long = timeout(LONG_CALL_LIMIT, self.calls.next(&self.stream, MAX_CALL)).await;
@@ -218,7 +238,12 @@ impl Client {
         self.send(&error, Vec::new()).await
     }
 
-    async fn reply<T: Serialize>(&mut self, value: &T, continues: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+    async fn reply<T: Serialize>(
+        &mut self,
+        value: &T,
+        continues: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
         let reply = Reply::new(Some(value)).set_continues(Some(continues));
         self.send(&reply, fds).await
     }
@@ -247,10 +272,16 @@ impl Client {
             let service = head.method.starts_with("org.varlink.service.");
             let method = (!service).then(|| head.method(&bytes));
             // The one parameter of the service's methods.
-            let parameters = service.then(|| serde_json::from_slice::<Value>(&bytes)).and_then(Result::ok);
+            let parameters = service
+                .then(|| serde_json::from_slice::<Value>(&bytes))
+                .and_then(Result::ok);
             Ok((head, method, parameters))
         };
-        let parsed: Result<_, ()> = if long { logs::blocking(parse).await.unwrap_or(Err(())) } else { parse() };
+        let parsed: Result<_, ()> = if long {
+            logs::blocking(parse).await.unwrap_or(Err(()))
+        } else {
+            parse()
+        };
         let (head, method, parameters) = parsed.map_err(|()| Refusal::Gone)?;
         self.oneway = head.oneway;
         match method {
@@ -265,7 +296,11 @@ impl Client {
             None => {
                 drop(fds);
                 let method = head.method.rsplit('.').next().unwrap_or_default();
-                self.service(method, parameters.as_ref().and_then(|call| call.get("parameters"))).await
+                self.service(
+                    method,
+                    parameters.as_ref().and_then(|call| call.get("parameters")),
+                )
+                .await
             }
         }
     }
@@ -287,25 +322,39 @@ impl Client {
                 let description = match wanted {
                     Some(INTERFACE) => DESCRIPTION.to_owned(),
                     Some("org.varlink.service") => zlink::varlink_service::DESCRIPTION.to_string(),
-                    Some(other) => return Err(Refusal::Service("InterfaceNotFound", json!({ "interface": other }))),
+                    Some(other) => {
+                        return Err(Refusal::Service(
+                            "InterfaceNotFound",
+                            json!({ "interface": other }),
+                        ));
+                    }
                     None => return Err(Wrong::Parameter("interface".to_owned()).into()),
                 };
-                self.reply(&json!({ "description": description }), false, Vec::new()).await
+                self.reply(&json!({ "description": description }), false, Vec::new())
+                    .await
             }
             other => Err(Wrong::Method(format!("org.varlink.service.{other}")).into()),
         }
     }
 
-    /// A place for a reply that may be as long as a configuration: what those hold in memory until they are read is bounded
-    /// with what long calls do.
+    /// A place for a reply that may be as long as a configuration: what those hold in memory until
+    /// they are read is bounded with what long calls do.
     async fn long_reply(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         match timeout(LONG_CALL_WAIT, Arc::clone(&self.long_calls).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Error::Busy { message: "too many long replies wait for their readers".to_owned() }.into()),
+            _ => Err(Error::Busy {
+                message: "too many long replies wait for their readers".to_owned(),
+            }
+            .into()),
         }
     }
 
-    async fn dispatch(&mut self, method: Method, more: bool, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+    async fn dispatch(
+        &mut self,
+        method: Method,
+        more: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
         let engine = Arc::clone(&self.engine);
         let uid = self.uid;
         match method {
@@ -340,24 +389,40 @@ impl Client {
                     let outcome = store.outcome(generation.number).map_err(store_error)?;
                     generations.push(views::generation(&generation, outcome, current));
                 }
-                self.reply(&varlink::GenerationsReply { generations }, false, Vec::new()).await
+                self.reply(
+                    &varlink::GenerationsReply { generations },
+                    false,
+                    Vec::new(),
+                )
+                .await
             }
             Method::GetGeneration { number } => {
                 let _place = self.long_reply().await?;
                 let read = move || generation_reply(&engine, number);
-                let reply = tokio::task::spawn_blocking(read).await.map_err(|e| internal("read a generation", e))??;
+                let reply = tokio::task::spawn_blocking(read)
+                    .await
+                    .map_err(|e| internal("read a generation", e))??;
                 self.reply(&reply, false, Vec::new()).await
             }
             Method::GenerationDiff { from, to } => {
                 let _place = self.long_reply().await?;
                 let compare = move || generation_diff(&engine, from, to);
-                let reply = tokio::task::spawn_blocking(compare).await.map_err(|e| internal("compare", e))??;
+                let reply = tokio::task::spawn_blocking(compare)
+                    .await
+                    .map_err(|e| internal("compare", e))??;
                 self.reply(&reply, false, Vec::new()).await
             }
             Method::List {} => {
                 let (_, graph) = engine.current()?;
                 let observed = engine.observe(&graph).await?;
-                self.reply(&varlink::ListReply { pods: views::pods(&graph, &observed) }, false, Vec::new()).await
+                self.reply(
+                    &varlink::ListReply {
+                        pods: views::pods(&graph, &observed),
+                    },
+                    false,
+                    Vec::new(),
+                )
+                .await
             }
             Method::Get { pod } => {
                 let _place = self.long_reply().await?;
@@ -369,7 +434,8 @@ impl Client {
                 let config = canonical::encode(&config).map_err(|e| internal("encode a pod", e))?;
                 let config = String::from_utf8(config).map_err(|e| internal("encode a pod", e))?;
                 let pod = views::pod(&name, &graph, &observed);
-                self.reply(&varlink::GetReply { pod, config }, false, Vec::new()).await
+                self.reply(&varlink::GetReply { pod, config }, false, Vec::new())
+                    .await
             }
             Method::Exec(call) => {
                 let (pid, fds) = exec(&engine, call, fds).await?;
@@ -377,12 +443,25 @@ impl Client {
             }
             Method::Attach { pod, container } => {
                 let (pod, container) = target(&engine, &pod, container.as_deref())?;
-                let running = || Error::NotRunning { pod: pod.to_string(), container: container.to_string() };
+                let running = || Error::NotRunning {
+                    pod: pod.to_string(),
+                    container: container.to_string(),
+                };
                 let shim = engine.host.shim(&pod).ok_or_else(running)?;
-                let request = Request::Attach { container: container.to_string() };
+                let request = Request::Attach {
+                    container: container.to_string(),
+                };
                 let answer = shim.request(&request, &[]).await;
-                let (_, fds) = answer.map_err(|e| as_error(&e, pod.as_str(), container.as_str()))?;
-                self.reply(&varlink::AttachReply { container: container.to_string() }, false, fds).await
+                let (_, fds) =
+                    answer.map_err(|e| as_error(&e, pod.as_str(), container.as_str()))?;
+                self.reply(
+                    &varlink::AttachReply {
+                        container: container.to_string(),
+                    },
+                    false,
+                    fds,
+                )
+                .await
             }
             Method::Logs(call) => self.logs(&engine, call, more).await,
             Method::Why { field } => {
@@ -398,22 +477,37 @@ impl Client {
         }
     }
 
-    /// Passes progress on while a change goes its way. When the client leaves, the progress has nobody any more: that ends
-    /// a change which is not committed yet, and no other.
+    /// Passes progress on while a change goes its way. When the client leaves, the progress has
+    /// nobody any more: that ends a change which is not committed yet, and no other.
     async fn stream(
         &mut self,
         work: tokio::task::JoinHandle<Result<varlink::Outcome, Error>>,
         mut progress: mpsc::Receiver<varlink::Progress>,
         more: bool,
     ) -> Result<(), Refusal> {
-        while let Some(progress) = while_connected(&self.stream, async { Ok(progress.recv().await) }).await? {
+        while let Some(progress) =
+            while_connected(&self.stream, async { Ok(progress.recv().await) }).await?
+        {
             if more {
-                let reply = varlink::SwitchReply { progress: Some(progress), outcome: None };
+                let reply = varlink::SwitchReply {
+                    progress: Some(progress),
+                    outcome: None,
+                };
                 self.reply(&reply, true, Vec::new()).await?;
             }
         }
-        let outcome = work.await.map_err(|e| internal("carry the change out", e))??;
-        self.reply(&varlink::SwitchReply { progress: None, outcome: Some(outcome) }, false, Vec::new()).await
+        let outcome = work
+            .await
+            .map_err(|e| internal("carry the change out", e))??;
+        self.reply(
+            &varlink::SwitchReply {
+                progress: None,
+                outcome: Some(outcome),
+            },
+            false,
+            Vec::new(),
+        )
+        .await
     }
 
     async fn logs(&mut self, engine: &Engine, call: LogsCall, more: bool) -> Result<(), Refusal> {
@@ -421,12 +515,21 @@ impl Client {
             return Err(Refusal::Service("ExpectedMore", json!({})));
         }
         let (pod, container) = target(engine, &call.pod, call.container.as_deref())?;
-        let (path, count) = (logs::path(&engine.host, pod.as_str(), container.as_str()), call.tail);
+        let (path, count) = (
+            logs::path(&engine.host, pod.as_str(), container.as_str()),
+            call.tail,
+        );
         let follow = call.follow == Some(true);
-        let gone = || Error::Failed { what: "read the log".to_owned(), why: "its reader ended".to_owned() };
-        let mut tail = logs::blocking(move || Tail::open(path, count)).await.ok_or_else(gone)?;
+        let gone = || Error::Failed {
+            what: "read the log".to_owned(),
+            why: "its reader ended".to_owned(),
+        };
+        let mut tail = logs::blocking(move || Tail::open(path, count))
+            .await
+            .ok_or_else(gone)?;
         loop {
-            // A block is read when the one before is sent, so an asker who left has the rest read to nobody.
+            // A block is read when the one before is sent, so an asker who left has the rest read
+            // to nobody.
             let read = move || {
                 let lines = if follow { tail.follow() } else { tail.read() };
                 (tail, lines)
@@ -442,7 +545,10 @@ impl Client {
             }
         }
         // The last reply of a stream carries nothing: an empty line of no container.
-        let end = varlink::LogsReply { container: String::new(), line: String::new() };
+        let end = varlink::LogsReply {
+            container: String::new(),
+            line: String::new(),
+        };
         self.reply(&end, false, Vec::new()).await
     }
 
@@ -450,7 +556,10 @@ impl Client {
     async fn log_lines(&mut self, container: &str, lines: Vec<String>) -> Result<(), Refusal> {
         let mut bytes = Vec::new();
         for line in lines {
-            let reply = varlink::LogsReply { container: container.to_owned(), line };
+            let reply = varlink::LogsReply {
+                container: container.to_owned(),
+                line,
+            };
             let reply = Reply::new(Some(&reply)).set_continues(Some(true));
             wire::encode(&reply, &mut bytes).map_err(|_| Refusal::Gone)?;
         }
@@ -463,22 +572,30 @@ impl Client {
         }
         let (past, mut live) = engine.host.events.listen();
         for event in past {
-            self.reply(&varlink::EventsReply { event }, true, Vec::new()).await?;
+            self.reply(&varlink::EventsReply { event }, true, Vec::new())
+                .await?;
         }
         if follow {
             loop {
                 // A listener that lags loses the oldest, and is told by the gap in time.
                 if let Ok(event) = self.while_listening(live.recv()).await? {
-                    self.reply(&varlink::EventsReply { event }, true, Vec::new()).await?;
+                    self.reply(&varlink::EventsReply { event }, true, Vec::new())
+                        .await?;
                 }
             }
         }
-        let event =
-            varlink::Event { time: crate::events::now(), kind: "end".to_owned(), pod: None, message: String::new() };
-        self.reply(&varlink::EventsReply { event }, false, Vec::new()).await
+        let event = varlink::Event {
+            time: crate::events::now(),
+            kind: "end".to_owned(),
+            pod: None,
+            message: String::new(),
+        };
+        self.reply(&varlink::EventsReply { event }, false, Vec::new())
+            .await
     }
 
-    /// Waits for something, but no longer than the client stays: one that has gone has closed its side.
+    /// Waits for something, but no longer than the client stays: one that has gone has closed its
+    /// side.
     async fn while_listening<T>(&self, work: impl Future<Output = T>) -> Result<T, Refusal> {
         tokio::select! {
             done = work => Ok(done),
@@ -492,16 +609,26 @@ impl Client {
 fn unrefused<T>(received: Result<T, Unread>) -> Result<T, Refusal> {
     received.map_err(|error| match error {
         Unread::Io(_) => Refusal::Gone,
-        wrong => Error::Invalid { problems: vec![wrong.to_string()] }.into(),
+        wrong => Error::Invalid {
+            problems: vec![wrong.to_string()],
+        }
+        .into(),
     })
 }
 
-/// Works for a client for as long as it is connected. What it sends meanwhile waits for its turn; one that only closes
-/// its own direction still listens.
-async fn while_connected<T>(client: &UnixStream, work: impl Future<Output = Result<T, Error>>) -> Result<T, Refusal> {
+/// Works for a client for as long as it is connected. What it sends meanwhile waits for its turn;
+/// one that only closes its own direction still listens.
+async fn while_connected<T>(
+    client: &UnixStream,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Refusal> {
     let hung_up = async {
         let both = Interest::READABLE | Interest::WRITABLE;
-        while !client.ready(both).await.is_ok_and(|ready| ready.is_write_closed()) {
+        while !client
+            .ready(both)
+            .await
+            .is_ok_and(|ready| ready.is_write_closed())
+        {
             tokio::time::sleep(LOOK_FOR_CLIENT).await;
         }
     };
@@ -522,11 +649,18 @@ async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {
         root: generation.map(|_| graph.root().to_string()),
         pods: pods.len() as u64,
         running: pods.iter().filter(|pod| pod.state == "running").count() as u64,
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
     })
 }
 
-async fn diff_reply(engine: &Engine, call: varlink::DiffCall, uid: u32) -> Result<varlink::DiffReply, Error> {
+async fn diff_reply(
+    engine: &Engine,
+    call: varlink::DiffCall,
+    uid: u32,
+) -> Result<varlink::DiffReply, Error> {
     let (parent, before, after) = match crate::intent::Request::of_diff(&call, uid) {
         None => {
             let (parent, before) = engine.current()?;
@@ -540,8 +674,14 @@ async fn diff_reply(engine: &Engine, call: varlink::DiffCall, uid: u32) -> Resul
     };
     crate::ports::refuse_taken(&engine.host, &before, &after).await?;
     let (_, plan) = engine.preview(&after, &before).await?;
-    let waiting = plan.waiting.iter().map(|waiting| format!("{}/{}: {}", waiting.pod, waiting.container, waiting.why));
-    let held = plan.held.iter().map(|held| format!("{}: {}", held.step, held.why));
+    let waiting = plan
+        .waiting
+        .iter()
+        .map(|waiting| format!("{}/{}: {}", waiting.pod, waiting.container, waiting.why));
+    let held = plan
+        .held
+        .iter()
+        .map(|held| format!("{}: {}", held.step, held.why));
     Ok(varlink::DiffReply {
         changes: views::changes(&diff::diff(&before, &after)),
         steps: plan.steps.iter().map(views::step).collect(),
@@ -554,19 +694,33 @@ async fn diff_reply(engine: &Engine, call: varlink::DiffCall, uid: u32) -> Resul
 fn generation_diff(engine: &Engine, from: u64, to: u64) -> Result<varlink::ChangesReply, Error> {
     let graph = |number: u64| {
         let found = engine.host.generation_graph(number).map_err(store_error)?;
-        found.ok_or(Error::NoSuchGeneration { number: Some(number) })
+        found.ok_or(Error::NoSuchGeneration {
+            number: Some(number),
+        })
     };
-    Ok(varlink::ChangesReply { changes: views::changes(&diff::diff(&*graph(from)?, &*graph(to)?)) })
+    Ok(varlink::ChangesReply {
+        changes: views::changes(&diff::diff(&*graph(from)?, &*graph(to)?)),
+    })
 }
 
-fn generation_reply(engine: &Engine, number: Option<u64>) -> Result<varlink::GenerationReply, Error> {
+fn generation_reply(
+    engine: &Engine,
+    number: Option<u64>,
+) -> Result<varlink::GenerationReply, Error> {
     let store = &engine.host.store;
     let current = store.current().map_err(store_error)?;
-    let number = number.or(current).ok_or(Error::NoSuchGeneration { number: None })?;
-    let found =
-        store.generation(number).map_err(store_error)?.ok_or(Error::NoSuchGeneration { number: Some(number) })?;
+    let number = number
+        .or(current)
+        .ok_or(Error::NoSuchGeneration { number: None })?;
+    let found = store
+        .generation(number)
+        .map_err(store_error)?
+        .ok_or(Error::NoSuchGeneration {
+            number: Some(number),
+        })?;
     let graph = engine.host.graph(found.root).map_err(store_error)?;
-    let config = canonical::encode(&graph.config()).map_err(|e| internal("encode a generation", e))?;
+    let config =
+        canonical::encode(&graph.config()).map_err(|e| internal("encode a generation", e))?;
     Ok(varlink::GenerationReply {
         generation: views::generation(&found, store.outcome(number).map_err(store_error)?, current),
         config: String::from_utf8(config).map_err(|e| internal("encode a generation", e))?,
@@ -577,10 +731,16 @@ fn generation_reply(engine: &Engine, number: Option<u64>) -> Result<varlink::Gen
 fn target(engine: &Engine, pod: &str, container: Option<&str>) -> Result<(Name, Name), Error> {
     let (_, graph) = engine.current()?;
     let pod = engine.declared(&graph, pod)?;
-    let known: Vec<Name> = graph.containers(&pod).map(|(name, _, _)| name.clone()).collect();
+    let known: Vec<Name> = graph
+        .containers(&pod)
+        .map(|(name, _, _)| name.clone())
+        .collect();
     let inits: Vec<Name> = graph.init(&pod).map(|(name, ..)| name.clone()).collect();
     let found = match container {
-        Some(wanted) => known.iter().chain(&inits).find(|name| name.as_str() == wanted),
+        Some(wanted) => known
+            .iter()
+            .chain(&inits)
+            .find(|name| name.as_str() == wanted),
         None if known.len() == 1 => known.first(),
         None => None,
     };
@@ -592,11 +752,17 @@ fn target(engine: &Engine, pod: &str, container: Option<&str>) -> Result<(Name, 
     Ok((pod, found))
 }
 
-async fn exec(engine: &Engine, call: ExecCall, streams: Vec<OwnedFd>) -> Result<(i32, Vec<OwnedFd>), Error> {
+async fn exec(
+    engine: &Engine,
+    call: ExecCall,
+    streams: Vec<OwnedFd>,
+) -> Result<(i32, Vec<OwnedFd>), Error> {
     let (pod, container) = target(engine, &call.pod, call.container.as_deref())?;
     let program = call.argv.first().cloned().unwrap_or_default();
     if program.is_empty() {
-        return Err(Error::Invalid { problems: vec!["no command is given".to_owned()] });
+        return Err(Error::Invalid {
+            problems: vec!["no command is given".to_owned()],
+        });
     }
     let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
     if terminal.is_none() && streams.len() != 3 {
@@ -605,13 +771,21 @@ async fn exec(engine: &Engine, call: ExecCall, streams: Vec<OwnedFd>) -> Result<
         });
     }
     if let Some(cwd) = call.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
-        let problem = format!("the working directory `{cwd}` is not absolute: name it from the container's `/`");
-        return Err(Error::Invalid { problems: vec![problem] });
+        let problem = format!(
+            "the working directory `{cwd}` is not absolute: name it from the container's `/`"
+        );
+        return Err(Error::Invalid {
+            problems: vec![problem],
+        });
     }
     // Neither a client's terminal nor a directory of its is ever handed into a container.
-    tank_sys::stream::check_all(streams.iter().map(AsFd::as_fd))
-        .map_err(|why| Error::Invalid { problems: vec![why] })?;
-    let running = || Error::NotRunning { pod: pod.to_string(), container: container.to_string() };
+    tank_sys::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| Error::Invalid {
+        problems: vec![why],
+    })?;
+    let running = || Error::NotRunning {
+        pod: pod.to_string(),
+        container: container.to_string(),
+    };
     let shim = engine.host.shim(&pod).ok_or_else(running)?;
     let spec = ExecSpec {
         container: container.to_string(),
@@ -622,13 +796,26 @@ async fn exec(engine: &Engine, call: ExecCall, streams: Vec<OwnedFd>) -> Result<
         kill_on_close: false,
     };
     let text = serde_json::to_vec(&spec).map_err(|e| internal("write a specification", e))?;
-    let sealed = tank_sys::packet::sealed("exec", &text).map_err(|e| internal("write a specification", e))?;
-    let fds: Vec<_> = std::iter::once(sealed.as_fd()).chain(streams.iter().map(AsFd::as_fd)).collect();
+    let sealed = tank_sys::packet::sealed("exec", &text)
+        .map_err(|e| internal("write a specification", e))?;
+    let fds: Vec<_> = std::iter::once(sealed.as_fd())
+        .chain(streams.iter().map(AsFd::as_fd))
+        .collect();
     match shim.request(&Request::Exec, &fds).await {
         Ok((ShimReply::Executed { pid }, fds)) => Ok((pid, fds)),
-        Ok((other, _)) => Err(as_error(&crate::shims::unexpected(&other), pod.as_str(), container.as_str())),
-        Err(Failure { kind: FailureKind::NotFound, .. }) => Err(Error::NotFound { program }),
-        Err(Failure { kind: FailureKind::NotExecutable, .. }) => Err(Error::NotExecutable { program }),
+        Ok((other, _)) => Err(as_error(
+            &crate::shims::unexpected(&other),
+            pod.as_str(),
+            container.as_str(),
+        )),
+        Err(Failure {
+            kind: FailureKind::NotFound,
+            ..
+        }) => Err(Error::NotFound { program }),
+        Err(Failure {
+            kind: FailureKind::NotExecutable,
+            ..
+        }) => Err(Error::NotExecutable { program }),
         Err(failure) => Err(as_error(&failure, pod.as_str(), container.as_str())),
     }
 }
@@ -639,6 +826,9 @@ fn as_error(failure: &Failure, pod: &str, container: &str) -> Error {
     match failure.kind {
         FailureKind::NotRunning => Error::NotRunning { pod, container },
         FailureKind::NotATty => Error::NotATty { pod, container },
-        _ => Error::Failed { what: failure.what.clone(), why: failure.why.clone() },
+        _ => Error::Failed {
+            what: failure.what.clone(),
+            why: failure.why.clone(),
+        },
     }
 }

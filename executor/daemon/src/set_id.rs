@@ -1,9 +1,9 @@
-//! Programs in a directory of the host that whoever runs them becomes somebody else by: set-user-id, set-group-id, or
-//! with file capabilities.
+//! Programs in a directory of the host that whoever runs them becomes somebody else by:
+//! set-user-id, set-group-id, or with file capabilities.
 //!
-//! A container that may write such a file makes it a program of its own: a write takes the bits away, but a page that is
-//! mapped and changed (`MAP_SHARED`, mmap(2)) does not, and no filter sees that. So a directory that holds one is not
-//! mounted writable.
+//! A container that may write such a file makes it a program of its own: a write takes the bits
+//! away, but a page that is mapped and changed (`MAP_SHARED`, mmap(2)) does not, and no filter sees
+//! that. So a directory that holds one is not mounted writable.
 
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags},
@@ -16,7 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The most entries of one directory and what is below it that are looked at. What comes behind them is not known.
+/// The most entries of one directory and what is below it that are looked at. What comes behind
+/// them is not known.
 const MAX_ENTRIES: usize = 200_000;
 
 /// How deep. Each level keeps a descriptor open.
@@ -26,8 +27,8 @@ const MAX_DEPTH: usize = 64;
 const SET_ID: u32 = 0o6000;
 const EXECUTABLE: u32 = 0o111;
 
-/// The first such file below `dir`, by its path from there. Other file systems that are mounted below are not part of the
-/// volume. Blocking.
+/// The first such file below `dir`, by its path from there. Other file systems that are mounted
+/// below are not part of the volume. Blocking.
 pub fn find(dir: BorrowedFd<'_>) -> Result<Option<PathBuf>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(dir, ".", flags, Mode::empty())?;
@@ -36,14 +37,22 @@ pub fn find(dir: BorrowedFd<'_>) -> Result<Option<PathBuf>, Errno> {
     look(&root, device, Path::new(""), 0, &mut left)
 }
 
-fn look(dir: &OwnedFd, device: u64, path: &Path, depth: usize, left: &mut usize) -> Result<Option<PathBuf>, Errno> {
+fn look(
+    dir: &OwnedFd,
+    device: u64,
+    path: &Path,
+    depth: usize,
+    left: &mut usize,
+) -> Result<Option<PathBuf>, Errno> {
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let Some(rest) = left.checked_sub(1) else { return Ok(None) };
+        let Some(rest) = left.checked_sub(1) else {
+            return Ok(None);
+        };
         *left = rest;
         if matches!(entry.file_type(), FileType::Symlink) {
             continue;
@@ -57,7 +66,9 @@ fn look(dir: &OwnedFd, device: u64, path: &Path, depth: usize, left: &mut usize)
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 let executable = stat.st_mode & EXECUTABLE != 0;
-                if executable && (stat.st_mode & SET_ID != 0 || has_capabilities(dir, name.to_bytes())) {
+                if executable
+                    && (stat.st_mode & SET_ID != 0 || has_capabilities(dir, name.to_bytes()))
+                {
                     return Ok(Some(here));
                 }
             }
@@ -82,10 +93,18 @@ fn look(dir: &OwnedFd, device: u64, path: &Path, depth: usize, left: &mut usize)
 
 fn has_capabilities(dir: &OwnedFd, name: &[u8]) -> bool {
     // The directory that was opened, whatever it is called now.
-    let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name].concat();
+    let path = [
+        format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(),
+        name,
+    ]
+    .concat();
     let mut buffer = [0; 64];
     !matches!(
-        rustix::fs::lgetxattr(OsStr::from_bytes(&path), "security.capability", &mut buffer[..]),
+        rustix::fs::lgetxattr(
+            OsStr::from_bytes(&path),
+            "security.capability",
+            &mut buffer[..]
+        ),
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT)
     )
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use tank_model::units::Millis;
 use tank_sys::route::Cidr;
 
-/// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to fail; in steps of
-/// 65,536, a pod's lease times that.
+/// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to
+/// fail; in steps of 65,536, a pod's lease times that.
 pub const ID_BASE: u32 = 0x7000_0000;
 
 /// Tank's executor: keeps a host as its current generation declares.
@@ -26,17 +26,20 @@ pub struct Flags {
     /// The configuration file; may be missing.
     #[arg(long, default_value = "/etc/tank/tank.toml")]
     pub config: PathBuf,
-    /// Pods for a fresh store, as `tank build --canonical` writes them; ignored once there is any generation.
+    /// Pods for a fresh store, as `tank build --canonical` writes them; ignored once there is any
+    /// generation.
     #[arg(long)]
     pub seed: Option<PathBuf>,
-    /// Put nothing right by itself: `tank diff` shows what differs, a switch carries it out. For looking into a host.
+    /// Put nothing right by itself: `tank diff` shows what differs, a switch carries it out. For
+    /// looking into a host.
     #[arg(long)]
     pub no_repair: bool,
-    /// Go on although the store has lost its newest generation: from the newest one it has. What there was is kept beside
-    /// it.
+    /// Go on although the store has lost its newest generation: from the newest one it has. What
+    /// there was is kept beside it.
     #[arg(long)]
     pub accept_loss: bool,
-    /// Repair a store that can't be opened, from the files that can be read. What there was is kept beside it.
+    /// Repair a store that can't be opened, from the files that can be read. What there was is kept
+    /// beside it.
     #[arg(long)]
     pub repair_store: bool,
     /// The shim's program; the one beside this one unless given.
@@ -58,7 +61,8 @@ pub struct Config {
     pub grace: Millis,
     /// How long a switch waits for health, unless told otherwise.
     pub wait: Millis,
-    /// The longest time between two looks at the host. What needs one is told by events: this is for those that get lost.
+    /// The longest time between two looks at the host. What needs one is told by events: this is
+    /// for those that get lost.
     pub resync: Millis,
     /// Registries spoken to without TLS. Those on loopback always are.
     pub insecure_registries: Vec<String>,
@@ -69,7 +73,10 @@ impl Default for Config {
         let network = |text: &str| text.parse().ok();
         Self {
             bridge: "tank0".to_owned(),
-            networks: ["10.90.0.0/16", "fd74:616e:6b00::/64"].iter().filter_map(|text| network(text)).collect(),
+            networks: ["10.90.0.0/16", "fd74:616e:6b00::/64"]
+                .iter()
+                .filter_map(|text| network(text))
+                .collect(),
             cgroup: "tank".to_owned(),
             grace: Millis(500),
             wait: Millis(60_000),
@@ -99,18 +106,30 @@ impl Settings {
     /// A text that says which file, or which flag, is wrong.
     pub fn settle(flags: &Flags) -> Result<Self, String> {
         let config = match std::fs::read_to_string(&flags.config) {
-            Ok(text) => toml::from_str(&text).map_err(|e| format!("{}: {e}", flags.config.display()))?,
+            Ok(text) => {
+                toml::from_str(&text).map_err(|e| format!("{}: {e}", flags.config.display()))?
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Config::default(),
             Err(error) => return Err(format!("{}: {error}", flags.config.display())),
         };
         check(&config)?;
-        let beside = || -> Option<PathBuf> { Some(std::env::current_exe().ok()?.parent()?.join("tank-shim")) };
-        let shim = flags.shim.clone().or_else(beside).ok_or("no shim: name it with --shim")?;
-        let absolute = |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
+        let beside = || -> Option<PathBuf> {
+            Some(std::env::current_exe().ok()?.parent()?.join("tank-shim"))
+        };
+        let shim = flags
+            .shim
+            .clone()
+            .or_else(beside)
+            .ok_or("no shim: name it with --shim")?;
+        let absolute =
+            |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
         let run_dir = absolute(&flags.run_dir)?;
         Ok(Self {
             state_dir: absolute(&flags.state_dir)?,
-            socket: flags.socket.clone().unwrap_or_else(|| run_dir.join("tank.sock")),
+            socket: flags
+                .socket
+                .clone()
+                .unwrap_or_else(|| run_dir.join("tank.sock")),
             run_dir,
             shim,
             no_repair: flags.no_repair,
@@ -123,7 +142,8 @@ impl Settings {
         self.run_dir.join("pods").join(pod)
     }
 
-    /// An empty directory on which each container attaches its root for a moment, where nobody else sees it.
+    /// An empty directory on which each container attaches its root for a moment, where nobody else
+    /// sees it.
     pub fn attach_dir(&self) -> PathBuf {
         self.run_dir.join("attach")
     }
@@ -147,21 +167,44 @@ impl Settings {
 }
 
 fn check(config: &Config) -> Result<(), String> {
-    let name =
-        |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let name = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
     if !name(&config.bridge) || config.bridge.len() > 15 {
-        return Err(format!("bridge: `{}` is no name of a link (at most 15 letters, digits, `-`, `_`)", config.bridge));
+        return Err(format!(
+            "bridge: `{}` is no name of a link (at most 15 letters, digits, `-`, `_`)",
+            config.bridge
+        ));
     }
     if !name(&config.cgroup) {
-        return Err(format!("cgroup: `{}` is no name of a directory", config.cgroup));
+        return Err(format!(
+            "cgroup: `{}` is no name of a directory",
+            config.cgroup
+        ));
     }
-    let families: Vec<bool> = config.networks.iter().map(|network| network.address.is_ipv4()).collect();
-    if families.is_empty() || families.len() > 2 || families.len() == 2 && families[0] == families[1] {
+    let families: Vec<bool> = config
+        .networks
+        .iter()
+        .map(|network| network.address.is_ipv4())
+        .collect();
+    if families.is_empty()
+        || families.len() > 2
+        || families.len() == 2 && families[0] == families[1]
+    {
         return Err("networks: give one network, or one of IPv4 and one of IPv6".to_owned());
     }
     for network in &config.networks {
-        if network.nth(crate::store::FIRST_LEASE + crate::store::LEASES).is_none() {
-            return Err(format!("networks: {network} has fewer than {} addresses", crate::store::LEASES));
+        if network
+            .nth(crate::store::FIRST_LEASE + crate::store::LEASES)
+            .is_none()
+        {
+            return Err(format!(
+                "networks: {network} has fewer than {} addresses",
+                crate::store::LEASES
+            ));
         }
     }
     Ok(())

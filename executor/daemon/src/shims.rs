@@ -11,7 +11,9 @@ use std::{
     },
     time::Duration,
 };
-use tank_proto::shim::{self, Call, Event, Failure, FailureKind, FromShim, MAX_SPEC, Reply, Request, State};
+use tank_proto::shim::{
+    self, Call, Event, Failure, FailureKind, FromShim, MAX_SPEC, Reply, Request, State,
+};
 use tank_sys::{Error as SysError, clock::boot_millis, packet, route::Routes, watch::Changes};
 use tokio::{
     io::unix::AsyncFd,
@@ -25,7 +27,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The longest it may take to start a process; its own limit is shorter.
 const START_LIMIT: Duration = Duration::from_secs(45);
 
-/// How long who looks at all pods waits for one of them, once: until it answers it is not waited for again.
+/// How long who looks at all pods waits for one of them, once: until it answers it is not waited
+/// for again.
 pub const OBSERVE_LIMIT: Duration = Duration::from_secs(3);
 
 type Answer = (Reply, Vec<OwnedFd>);
@@ -64,7 +67,8 @@ pub struct Shim {
 /// The requests that wait for their answers.
 type Requests = Arc<Mutex<Pending<oneshot::Sender<Answer>>>>;
 
-/// A request that was registered. Dropped before its answer came, it leaves its place behind, or none if it was not sent.
+/// A request that was registered. Dropped before its answer came, it leaves its place behind, or
+/// none if it was not sent.
 struct Registered<'a> {
     requests: &'a Requests,
     id: u64,
@@ -74,7 +78,11 @@ struct Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         let mut requests = lock(self.requests);
-        if self.sent { requests.abandon(self.id) } else { requests.remove(self.id) }
+        if self.sent {
+            requests.abandon(self.id)
+        } else {
+            requests.remove(self.id)
+        }
     }
 }
 
@@ -94,8 +102,8 @@ pub struct Silence {
 /// The directory of a run's files, if its shim can show it.
 type RunFiles = (u64, Option<Arc<OwnedFd>>);
 
-/// What tells of changes in a pod's network, and the task that waits for them. Its socket keeps the namespace alive: it
-/// ends when the shim does.
+/// What tells of changes in a pod's network, and the task that waits for them. Its socket keeps the
+/// namespace alive: it ends when the shim does.
 #[derive(Debug, Default)]
 struct Watching(Mutex<Option<(Arc<Changes>, tokio::task::AbortHandle)>>);
 
@@ -146,7 +154,11 @@ impl Shim {
     ///
     /// # Errors
     /// What `connect(2)` gives: `ECONNREFUSED` when the shim is gone.
-    pub fn connect(pod: &str, path: &Path, notices: mpsc::Sender<Notice>) -> Result<Arc<Self>, SysError> {
+    pub fn connect(
+        pod: &str,
+        path: &Path,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Arc<Self>, SysError> {
         let socket = packet::connect(path)?;
         // Who listens is the shim itself. It may be unable to say so.
         let peer = rustix::net::sockopt::socket_peercred(&socket);
@@ -161,12 +173,19 @@ impl Shim {
     ///
     /// # Errors
     /// What `epoll_ctl(2)` gives.
-    pub fn new(pod: &str, born: Born, notices: mpsc::Sender<Notice>) -> Result<Arc<Self>, SysError> {
+    pub fn new(
+        pod: &str,
+        born: Born,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Arc<Self>, SysError> {
         let shim = Self::over(born.socket, pod, notices)?;
         let _ = shim.pid.set(born.pid);
         let mut fds = born.fds.into_iter();
         if let Some(user) = fds.next() {
-            let _ = shim.namespaces.set(Namespaces { user, net: fds.next() });
+            let _ = shim.namespaces.set(Namespaces {
+                user,
+                net: fds.next(),
+            });
         }
         if let (Some(routes), Some(changes)) = (fds.next(), fds.next()) {
             shim.watch(Changes::from_fd(changes)?);
@@ -175,7 +194,11 @@ impl Shim {
         Ok(shim)
     }
 
-    fn over(socket: OwnedFd, pod: &str, notices: mpsc::Sender<Notice>) -> Result<Arc<Self>, SysError> {
+    fn over(
+        socket: OwnedFd,
+        pod: &str,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Arc<Self>, SysError> {
         let socket = packet::watch(socket)?;
         let shim = Arc::new(Self {
             pod: pod.to_owned(),
@@ -213,11 +236,15 @@ impl Shim {
         self.alive.load(Ordering::Relaxed)
     }
 
-    /// Whether the other end of the connection is open at this moment, whatever was received until now.
+    /// Whether the other end of the connection is open at this moment, whatever was received until
+    /// now.
     pub fn is_connected(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec};
         let mut poll = [PollFd::new(&self.socket, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|hung_up| hung_up == 0)
     }
 
@@ -233,7 +260,10 @@ impl Shim {
         }
         let (requests, now) = (lock(&self.pending), boot_millis());
         // It may have answered in the moment in which that was noted.
-        Some(Silence { since: requests.oldest()?, busy: requests.is_busy(now) })
+        Some(Silence {
+            since: requests.oldest()?,
+            busy: requests.is_busy(now),
+        })
     }
 
     /// It did not answer in time: until it says something, nobody waits for it again.
@@ -257,14 +287,22 @@ impl Shim {
 
     fn failed(&self, why: &str) -> Failure {
         let what = format!("speak to the shim of {}", self.pod);
-        Failure { what, why: why.to_owned(), kind: FailureKind::Other }
+        Failure {
+            what,
+            why: why.to_owned(),
+            kind: FailureKind::Other,
+        }
     }
 
     /// Asks and waits for the answer.
     ///
     /// # Errors
     /// The shim's own refusal, or that it is gone or does not answer.
-    pub async fn request(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
+    pub async fn request(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Answer, Failure> {
         if lock(&self.pending).is_overdue(boot_millis(), ANSWER_LIMIT.as_millis() as u64) {
             // Whoever asked before may have had less patience than to say so.
             self.note_silence();
@@ -278,10 +316,17 @@ impl Shim {
 
     /// As [`Shim::request`], also of one that did not answer the last time.
     pub async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
-        let changes = matches!(request, Request::Start | Request::Forget { .. } | Request::Shutdown);
+        let changes = matches!(
+            request,
+            Request::Start | Request::Forget { .. } | Request::Shutdown
+        );
         // Before it is sent and after it is answered: what was said between is of neither moment.
         let _forget = changes.then(|| Forget::new(self));
-        let limit = if matches!(request, Request::Start | Request::Exec) { START_LIMIT } else { ANSWER_LIMIT };
+        let limit = if matches!(request, Request::Start | Request::Exec) {
+            START_LIMIT
+        } else {
+            ANSWER_LIMIT
+        };
         let asked = Instant::now();
         let mut deadline = asked + limit;
         let (sender, receiver) = oneshot::channel();
@@ -299,7 +344,9 @@ impl Shim {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(_)) => return Err(self.failed("it is gone")),
                 // It is at what somebody else asked for, which has a limit of its own.
-                Err(_) if asked.elapsed() < START_LIMIT && self.is_busy() => deadline = Instant::now() + OBSERVE_LIMIT,
+                Err(_) if asked.elapsed() < START_LIMIT && self.is_busy() => {
+                    deadline = Instant::now() + OBSERVE_LIMIT
+                }
                 Err(_) => break,
             }
         }
@@ -311,7 +358,8 @@ impl Shim {
         lock(&self.pending).is_busy(boot_millis())
     }
 
-    /// Registers a request and sends it. The caller holds `sending`, so the ids are in the order of the packets.
+    /// Registers a request and sends it. The caller holds `sending`, so the ids are in the order of
+    /// the packets.
     async fn send(
         &self,
         request: &Request,
@@ -323,14 +371,29 @@ impl Shim {
         }
         let now = boot_millis();
         let long = matches!(request, Request::Start | Request::Exec);
-        let until = if long { now + START_LIMIT.as_millis() as u64 } else { now };
+        let until = if long {
+            now + START_LIMIT.as_millis() as u64
+        } else {
+            now
+        };
         let id = lock(&self.pending).add(sender, now, until);
         let id = id.ok_or_else(|| self.failed("too many requests wait for its answer"))?;
-        let mut registered = Registered { requests: &self.pending, id, sent: false };
-        let call = Call { id: Some(id), request: request.clone() };
+        let mut registered = Registered {
+            requests: &self.pending,
+            id,
+            sent: false,
+        };
+        let call = Call {
+            id: Some(id),
+            request: request.clone(),
+        };
         let bytes = serde_json::to_vec(&call).map_err(|e| self.failed(&e.to_string()))?;
         loop {
-            let mut guard = self.socket.writable().await.map_err(|e| self.failed(&e.to_string()))?;
+            let mut guard = self
+                .socket
+                .writable()
+                .await
+                .map_err(|e| self.failed(&e.to_string()))?;
             match guard.try_io(|socket| packet::send(socket.as_fd(), &bytes, fds)) {
                 Ok(Ok(())) => {
                     registered.sent = true;
@@ -342,8 +405,8 @@ impl Shim {
         }
     }
 
-    /// What the shim has to say of itself and its containers. That changes only when it is asked for something, or with an
-    /// event; what it said last holds until then.
+    /// What the shim has to say of itself and its containers. That changes only when it is asked
+    /// for something, or with an event; what it said last holds until then.
     ///
     /// # Errors
     /// As [`Shim::request`].
@@ -395,7 +458,11 @@ impl Shim {
 
     /// Hears what was told of the pod's network until now. Says whether that was anything.
     pub fn hear(&self) -> bool {
-        let watch = self.watching.get().as_ref().map(|(changes, _)| Arc::clone(changes));
+        let watch = self
+            .watching
+            .get()
+            .as_ref()
+            .map(|(changes, _)| Arc::clone(changes));
         // A socket that fails tells nothing: then nothing is known to be as it was.
         let heard = watch.is_some_and(|changes| changes.take().unwrap_or(true));
         if heard {
@@ -439,29 +506,51 @@ impl Shim {
         let (_, fds) = self.request(&Request::Namespaces, &[]).await?;
         let mut fds = fds.into_iter();
         let user = fds.next().ok_or_else(|| unexpected(&Reply::Namespaces))?;
-        Ok(self.namespaces.get_or_init(|| Namespaces { user, net: fds.next() }))
+        Ok(self.namespaces.get_or_init(|| Namespaces {
+            user,
+            net: fds.next(),
+        }))
     }
 
-    /// The directory of the files Tank wrote for one run of a container, asked for once. None: this shim is too old to
-    /// show it.
+    /// The directory of the files Tank wrote for one run of a container, asked for once. None: this
+    /// shim is too old to show it.
     ///
     /// # Errors
     /// When the shim is gone, or does not answer.
-    pub async fn files(&self, container: &str, started: u64) -> Result<Option<Arc<OwnedFd>>, Failure> {
+    pub async fn files(
+        &self,
+        container: &str,
+        started: u64,
+    ) -> Result<Option<Arc<OwnedFd>>, Failure> {
         let known = {
             let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-            files.get(container).filter(|(run, _)| *run == started).map(|(_, dir)| dir.clone())
+            files
+                .get(container)
+                .filter(|(run, _)| *run == started)
+                .map(|(_, dir)| dir.clone())
         };
         if let Some(known) = known {
             return Ok(known);
         }
-        let dir = match self.request(&Request::Files { container: container.to_owned() }, &[]).await {
+        let dir = match self
+            .request(
+                &Request::Files {
+                    container: container.to_owned(),
+                },
+                &[],
+            )
+            .await
+        {
             Ok((Reply::Files, fds)) => match fds.into_iter().next() {
-                Some(mount) => Some(Arc::new(tank_sys::mount::open_root(&mount).map_err(|e| failure(&e))?)),
+                Some(mount) => Some(Arc::new(
+                    tank_sys::mount::open_root(&mount).map_err(|e| failure(&e))?,
+                )),
                 None => None,
             },
             Ok((other, _)) => return Err(unexpected(&other)),
-            Err(failure) if failure.kind == FailureKind::NotRunning || !self.is_alive() => return Err(failure),
+            Err(failure) if failure.kind == FailureKind::NotRunning || !self.is_alive() => {
+                return Err(failure);
+            }
             // Version 1 does not know the request.
             Err(_) => None,
         };
@@ -479,7 +568,11 @@ impl Shim {
             let namespaces = self.namespaces().await?;
             let Some(net) = &namespaces.net else {
                 let why = "it uses the host's".to_owned();
-                return Err(Failure { what: "enter the pod's network".to_owned(), why, kind: FailureKind::Other });
+                return Err(Failure {
+                    what: "enter the pod's network".to_owned(),
+                    why,
+                    kind: FailureKind::Other,
+                });
             };
             let (routes, changes) = Routes::in_namespace(net.as_fd()).map_err(|e| failure(&e))?;
             self.watch(changes);
@@ -524,7 +617,8 @@ impl Shim {
                 tokio::time::sleep(CALM).await;
             }
         });
-        self.watching.set(self.is_alive().then(|| (changes, task.abort_handle())));
+        self.watching
+            .set(self.is_alive().then(|| (changes, task.abort_handle())));
         if !self.is_alive() {
             task.abort();
         }
@@ -558,7 +652,9 @@ async fn receive(
     notices: mpsc::Sender<Notice>,
 ) {
     loop {
-        let Ok(mut guard) = socket.readable().await else { break };
+        let Ok(mut guard) = socket.readable().await else {
+            break;
+        };
         let received = match guard.try_io(|socket| packet::receive(socket.as_fd())) {
             Err(_would_block) => continue,
             Ok(Ok(Some(received))) => received,
@@ -576,7 +672,10 @@ async fn receive(
             let _ = sender.map(|sender| sender.send(answer));
         };
         match serde_json::from_slice(&bytes) {
-            Ok(FromShim::Answer(shim::Answer { id, reply: Reply::Sealed })) => match unseal(fds) {
+            Ok(FromShim::Answer(shim::Answer {
+                id,
+                reply: Reply::Sealed,
+            })) => match unseal(fds) {
                 Ok(reply) => answered(Some(id), (reply, Vec::new())),
                 Err(failure) => answered(Some(id), (Reply::Failed(failure), Vec::new())),
             },
@@ -587,8 +686,11 @@ async fn receive(
                 news.send_modify(|count| *count += 1);
                 let _ = notices.send(Notice::Event(pod.clone(), event)).await;
             }
-            // A newer shim may say more than is known here; an answer that nobody understands is one to nobody.
-            Err(error) if is_event(&bytes) => tracing::warn!(pod, %error, "a shim told of something unknown"),
+            // A newer shim may say more than is known here; an answer that nobody understands is
+            // one to nobody.
+            Err(error) if is_event(&bytes) => {
+                tracing::warn!(pod, %error, "a shim told of something unknown")
+            }
             Err(error) => {
                 tracing::warn!(pod, %error, "a shim said something unknown");
                 break;
@@ -604,19 +706,31 @@ async fn receive(
 
 /// A reply that is larger than a packet.
 fn unseal(fds: Vec<OwnedFd>) -> Result<Reply, Failure> {
-    let failed = |why: String| Failure { what: "read the shim's answer".to_owned(), why, kind: FailureKind::Other };
-    let file = fds.into_iter().next().ok_or_else(|| failed("it is missing".to_owned()))?;
+    let failed = |why: String| Failure {
+        what: "read the shim's answer".to_owned(),
+        why,
+        kind: FailureKind::Other,
+    };
+    let file = fds
+        .into_iter()
+        .next()
+        .ok_or_else(|| failed("it is missing".to_owned()))?;
     let bytes = packet::read_sealed(file, MAX_SPEC).map_err(|e| failed(e.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))
 }
 
 fn is_event(packet: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Value>(packet).is_ok_and(|packet| packet.get("event").is_some())
+    serde_json::from_slice::<serde_json::Value>(packet)
+        .is_ok_and(|packet| packet.get("event").is_some())
 }
 
 pub fn unexpected(reply: &Reply) -> Failure {
     let why = format!("it answered {reply:?}");
-    Failure { what: "understand the shim".to_owned(), why, kind: FailureKind::Other }
+    Failure {
+        what: "understand the shim".to_owned(),
+        why,
+        kind: FailureKind::Other,
+    }
 }
 
 /// A kernel error in the words of the interface.
@@ -627,5 +741,9 @@ pub fn failure(error: &SysError) -> Failure {
         why.push(cause.to_string());
         source = cause.source();
     }
-    Failure { what: error.what().to_owned(), why: why.join(": "), kind: FailureKind::Other }
+    Failure {
+        what: error.what().to_owned(),
+        why: why.join(": "),
+        kind: FailureKind::Other,
+    }
 }

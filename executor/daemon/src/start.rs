@@ -1,4 +1,5 @@
-//! Everything a container is started with, from its node and its image: the pure rules first, then the mounts.
+//! Everything a container is started with, from its node and its image: the pure rules first, then
+//! the mounts.
 
 use crate::{
     files,
@@ -20,7 +21,9 @@ use std::{
 };
 use tank_model::{Digest, Graph, Name, graph::ContainerNode, host_files::WITHHELD, spec};
 use tank_plan::Step;
-use tank_proto::shim::{Failure, FailureKind, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, StartSpec, WITH_IDS};
+use tank_proto::shim::{
+    Failure, FailureKind, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, StartSpec, WITH_IDS,
+};
 use tank_sys::{
     mount::{self, attr},
     packet, privilege, process,
@@ -30,11 +33,15 @@ use tokio::task::JoinHandle;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub fn fail(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
-    Failure { what: what.into(), why: why.to_string(), kind: FailureKind::Other }
+    Failure {
+        what: what.into(),
+        why: why.to_string(),
+        kind: FailureKind::Other,
+    }
 }
 
-/// The command line by the rules container users know: `command` replaces the entry point and with it the image's
-/// arguments, `args` replaces the image's arguments.
+/// The command line by the rules container users know: `command` replaces the entry point and with
+/// it the image's arguments, `args` replaces the image's arguments.
 pub fn argv(node: &ContainerNode, entrypoint: &[String], cmd: &[String]) -> Vec<String> {
     let program = node.command.as_deref().unwrap_or(entrypoint);
     let args = match (&node.args, &node.command) {
@@ -73,12 +80,16 @@ pub fn environment(
     env
 }
 
-/// The bounding set: the default one, less what is dropped (`ALL` drops everything), plus what is added, less what is
-/// withheld where files of the host are written.
+/// The bounding set: the default one, less what is dropped (`ALL` drops everything), plus what is
+/// added, less what is withheld where files of the host are written.
 pub fn capabilities(declared: &spec::Capabilities, writes_host: bool) -> Vec<String> {
     let all = declared.drop.iter().any(|name| name == "ALL");
-    let default = privilege::DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned());
-    let mut set: Vec<String> = default.filter(|name| !all && !declared.drop.contains(name)).collect();
+    let default = privilege::DEFAULT_CAPABILITIES
+        .iter()
+        .map(|name| (*name).to_owned());
+    let mut set: Vec<String> = default
+        .filter(|name| !all && !declared.drop.contains(name))
+        .collect();
     set.extend(declared.add.iter().cloned());
     set.retain(|name| !writes_host || !WITHHELD.contains(&name.as_str()));
     set.sort();
@@ -86,12 +97,16 @@ pub fn capabilities(declared: &spec::Capabilities, writes_host: bool) -> Vec<Str
     set
 }
 
-/// Where a program begins: what the pod says, or else the image, or else `/`. What an image says has to be absolute, too: a
-/// relative one means a place that depends on where a process happens to be.
+/// Where a program begins: what the pod says, or else the image, or else `/`. What an image says
+/// has to be absolute, too: a relative one means a place that depends on where a process happens to
+/// be.
 ///
 /// # Errors
 /// What is wrong with the image's.
-pub fn working_dir<'a>(declared: Option<&'a str>, image: Option<&'a str>) -> Result<&'a str, String> {
+pub fn working_dir<'a>(
+    declared: Option<&'a str>,
+    image: Option<&'a str>,
+) -> Result<&'a str, String> {
     match declared.or(image).filter(|dir| !dir.is_empty()) {
         None => Ok("/"),
         Some(dir) if dir.starts_with('/') => Ok(dir),
@@ -124,20 +139,35 @@ pub struct Start {
 impl Start {
     /// The container that a step starts.
     pub fn of(step: &Step) -> Option<Self> {
-        let Step::StartContainer { pod, container, hash, attempt } = step else { return None };
-        Some(Self { pod: pod.clone(), container: container.clone(), hash: *hash, attempt: *attempt })
+        let Step::StartContainer {
+            pod,
+            container,
+            hash,
+            attempt,
+        } = step
+        else {
+            return None;
+        };
+        Some(Self {
+            pod: pod.clone(),
+            container: container.clone(),
+            hash: *hash,
+            attempt: *attempt,
+        })
     }
 }
 
 /// Everything a start needs, as it becomes ready on a thread of its own.
 pub type Prepared = JoinHandle<Result<(StartSpec, Vec<OwnedFd>), Failure>>;
 
-/// Mounts and makes what a container needs: all of that can be done while its pod is being connected. The pod's shim has
-/// to be there, and its namespaces known.
+/// Mounts and makes what a container needs: all of that can be done while its pod is being
+/// connected. The pod's shim has to be there, and its namespaces known.
 pub fn prepare_ahead(host: &Arc<Host>, graph: &Arc<Graph>, start: &Start) -> Prepared {
     let (host, graph, start) = (Arc::clone(host), Arc::clone(graph), start.clone());
     tokio::task::spawn_blocking(move || {
-        let _span = host.timings.span(|| format!("{}/{}: mount what it needs", start.pod, start.container));
+        let _span = host
+            .timings
+            .span(|| format!("{}/{}: mount what it needs", start.pod, start.container));
         prepare(&host, &graph, &start)
     })
 }
@@ -145,14 +175,20 @@ pub fn prepare_ahead(host: &Arc<Host>, graph: &Arc<Graph>, start: &Start) -> Pre
 /// Starts a container.
 pub async fn start(host: &Arc<Host>, start: &Start, prepared: Prepared) -> Result<i32, Failure> {
     let Start { pod, container, .. } = start;
-    let shim = host.shim(pod).ok_or_else(|| fail("start a container", "its shim is gone"))?;
-    let (mut spec, mut fds) = prepared.await.map_err(|e| fail("prepare a container", e))??;
+    let shim = host
+        .shim(pod)
+        .ok_or_else(|| fail("start a container", "its shim is gone"))?;
+    let (mut spec, mut fds) = prepared
+        .await
+        .map_err(|e| fail("prepare a container", e))??;
     if fds.len() > MAX_BESIDE {
         bundle(&shim, &mut spec, &mut fds).await?;
     }
     let text = serde_json::to_vec(&spec).map_err(|e| fail("write a specification", e))?;
     let sealed = packet::sealed("start", &text).map_err(|e| failure(&e))?;
-    let all: Vec<_> = std::iter::once(sealed.as_fd()).chain(fds.iter().map(AsFd::as_fd)).collect();
+    let all: Vec<_> = std::iter::once(sealed.as_fd())
+        .chain(fds.iter().map(AsFd::as_fd))
+        .collect();
     let started = shim.request(&Request::Start, &all).await;
     let aside = aside(host, pod, container);
     // What can't be removed is tried again at the next start, and when the pod goes.
@@ -169,9 +205,16 @@ pub async fn start(host: &Arc<Host>, start: &Start, prepared: Prepared) -> Resul
 /// Puts the descriptors that are too many for a packet into a socket that takes their place.
 async fn bundle(shim: &Shim, spec: &mut StartSpec, fds: &mut Vec<OwnedFd>) -> Result<(), Failure> {
     let count = fds.len();
-    let refuse = |why: String| Err(fail(format!("hand {count} mounts and cgroups to the pod's shim"), why));
+    let refuse = |why: String| {
+        Err(fail(
+            format!("hand {count} mounts and cgroups to the pod's shim"),
+            why,
+        ))
+    };
     if count > MAX_DESCRIPTORS {
-        return refuse(format!("{MAX_DESCRIPTORS} is the most; mount fewer volumes in one container"));
+        return refuse(format!(
+            "{MAX_DESCRIPTORS} is the most; mount fewer volumes in one container"
+        ));
     }
     if shim.state().await?.version < WITH_IDS {
         return refuse(format!(
@@ -184,14 +227,39 @@ async fn bundle(shim: &Shim, spec: &mut StartSpec, fds: &mut Vec<OwnedFd>) -> Re
     Ok(())
 }
 
-fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
-    let Start { pod, container, hash, attempt } = start;
-    let shim = host.shim(pod).ok_or_else(|| fail("start a container", "its shim is gone"))?;
-    let (node, _) = graph.process(pod, container).ok_or_else(|| fail("start a container", "it is not declared"))?;
-    let (sandbox, _) = graph.sandbox(pod).ok_or_else(|| fail("start a container", "its pod is not declared"))?;
-    let digest = graph.image(&node.image).ok_or_else(|| fail("start a container", "its image has no digest"))?;
-    let image = host.images.find(digest).map_err(|e| fail(format!("use the image {}", node.image), e))?;
-    let unknown = || fail("start a container", "nobody has asked for its pod's namespaces");
+fn prepare(
+    host: &Host,
+    graph: &Graph,
+    start: &Start,
+) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
+    let Start {
+        pod,
+        container,
+        hash,
+        attempt,
+    } = start;
+    let shim = host
+        .shim(pod)
+        .ok_or_else(|| fail("start a container", "its shim is gone"))?;
+    let (node, _) = graph
+        .process(pod, container)
+        .ok_or_else(|| fail("start a container", "it is not declared"))?;
+    let (sandbox, _) = graph
+        .sandbox(pod)
+        .ok_or_else(|| fail("start a container", "its pod is not declared"))?;
+    let digest = graph
+        .image(&node.image)
+        .ok_or_else(|| fail("start a container", "its image has no digest"))?;
+    let image = host
+        .images
+        .find(digest)
+        .map_err(|e| fail(format!("use the image {}", node.image), e))?;
+    let unknown = || {
+        fail(
+            "start a container",
+            "nobody has asked for its pod's namespaces",
+        )
+    };
     let user_namespace = shim.known_namespaces().ok_or_else(unknown)?.user.as_fd();
     let base = host.id_base(pod).map_err(|e| fail("lease ids", e))?;
     let mut parts = Parts { fds: Vec::new() };
@@ -199,29 +267,54 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
 
     let config = image.config.config().clone().unwrap_or_default();
     let read = |path: &str| read_in_root(&root, path);
-    let spec = node.user.clone().or_else(|| config.user().clone()).unwrap_or_default();
-    let resolved =
-        user::resolve(&spec, &read("etc/passwd"), &read("etc/group")).map_err(|e| fail("find the user", e))?;
+    let spec = node
+        .user
+        .clone()
+        .or_else(|| config.user().clone())
+        .unwrap_or_default();
+    let resolved = user::resolve(&spec, &read("etc/passwd"), &read("etc/group"))
+        .map_err(|e| fail("find the user", e))?;
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
     let argv = argv(&node, &list(config.entrypoint()), &list(config.cmd()));
     if argv.is_empty() {
-        return Err(fail("start a container", "neither it nor its image names a command"));
+        return Err(fail(
+            "start a container",
+            "neither it nor its image names a command",
+        ));
     }
     let stop = graph.lifecycle(pod, container).stop;
     let signal = stop.signal.or_else(|| config.stop_signal().clone());
     let cwd = working_dir(node.working_dir.as_deref(), config.working_dir().as_deref());
-    let cwd = cwd.map_err(|e| fail(format!("use the image {}", node.image), e))?.to_owned();
+    let cwd = cwd
+        .map_err(|e| fail(format!("use the image {}", node.image), e))?
+        .to_owned();
 
     let root = parts.push(root);
     let mut mounts = volumes(host, graph, pod, &node, user_namespace, base)?;
     mounts.sort_by(|a, b| a.1.cmp(&b.1));
-    let mounts = mounts.into_iter().map(|(fd, path)| (parts.push(fd), path)).collect();
+    let mounts = mounts
+        .into_iter()
+        .map(|(fd, path)| (parts.push(fd), path))
+        .collect();
     let (files, entries) = files::mount(host, graph, pod, container, &node, base)?;
     let files = Some((parts.push(files), entries));
-    let cgroup = host.cgroups.ensure(pod.as_str(), container.as_str()).map_err(|e| failure(&e))?;
+    let cgroup = host
+        .cgroups
+        .ensure(pod.as_str(), container.as_str())
+        .map_err(|e| failure(&e))?;
     let into = Some(parts.push(cgroup.dir));
-    let cgroup = cgroup.tasks.into_iter().chain([cgroup.procs]).map(|fd| parts.push(fd)).collect();
-    set_limits(host, pod, container, &tank_plan::planner::effective_limits(&graph.limits(pod, container)))?;
+    let cgroup = cgroup
+        .tasks
+        .into_iter()
+        .chain([cgroup.procs])
+        .map(|fd| parts.push(fd))
+        .collect();
+    set_limits(
+        host,
+        pod,
+        container,
+        &tank_plan::planner::effective_limits(&graph.limits(pod, container)),
+    )?;
 
     let writes_host = graph.writes_host(pod);
     let start = StartSpec {
@@ -229,14 +322,22 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
         hash: hash.to_string(),
         attempt: *attempt,
         argv,
-        env: environment(&list(config.env()), &node.env, &sandbox.hostname, &resolved.home, node.tty),
+        env: environment(
+            &list(config.env()),
+            &node.env,
+            &sandbox.hostname,
+            &resolved.home,
+            node.tty,
+        ),
         cwd,
         user: resolved.user,
         tty: node.tty,
         read_only: node.read_only,
         bounding: capabilities(&node.capabilities, writes_host),
         ambient: node.capabilities.add.clone(),
-        stop_signal: signal.and_then(|name| process::signal_number(&name)).unwrap_or(process::SIGTERM),
+        stop_signal: signal
+            .and_then(|name| process::signal_number(&name))
+            .unwrap_or(process::SIGTERM),
         stop_timeout: stop.timeout.unwrap_or(spec::DEFAULT_STOP_TIMEOUT).0,
         root,
         mounts,
@@ -250,7 +351,11 @@ fn prepare(host: &Host, graph: &Graph, start: &Start) -> Result<(StartSpec, Vec<
             .map(|(name, limit)| (name.clone(), amount(limit.soft), amount(limit.hard)))
             .collect(),
         seccomp: seccomp(&node.seccomp, writes_host)?,
-        devices: node.devices.values().map(|declared| device(host, declared)).collect::<Result<_, Failure>>()?,
+        devices: node
+            .devices
+            .values()
+            .map(|declared| device(host, declared))
+            .collect::<Result<_, Failure>>()?,
         timed: host.timings.is_on(),
     };
     Ok((start, parts.fds))
@@ -263,11 +368,19 @@ fn amount(amount: spec::Amount) -> Option<u64> {
     }
 }
 
-fn seccomp(declared: &spec::Seccomp, no_set_id: bool) -> Result<tank_proto::shim::Seccomp, Failure> {
+fn seccomp(
+    declared: &spec::Seccomp,
+    no_set_id: bool,
+) -> Result<tank_proto::shim::Seccomp, Failure> {
     let numbers = |names: &[String]| -> Result<Vec<i64>, Failure> {
         let number = |name: &String| {
             let number = tank_sys::seccomp::number(name);
-            number.ok_or_else(|| fail("filter system calls", format!("`{name}` is none of this machine's")))
+            number.ok_or_else(|| {
+                fail(
+                    "filter system calls",
+                    format!("`{name}` is none of this machine's"),
+                )
+            })
         };
         names.iter().map(number).collect()
     };
@@ -293,18 +406,25 @@ fn device(host: &Host, declared: &spec::Device) -> Result<tank_proto::shim::Devi
 }
 
 /// Sets a container's limits in its cgroups.
-pub fn set_limits(host: &Host, pod: &Name, container: &Name, limits: &spec::Limits) -> Result<(), Failure> {
+pub fn set_limits(
+    host: &Host,
+    pod: &Name,
+    container: &Name,
+    limits: &spec::Limits,
+) -> Result<(), Failure> {
     let limits = tank_sys::cgroup::Limits {
         memory: limits.memory.map(|memory| memory.0),
         pids: limits.pids.map(u64::from),
         cpu: limits.cpu.map(|cpu| u64::from(cpu.0)),
     };
-    host.cgroups.set_limits(pod.as_str(), container.as_str(), &limits).map_err(|e| failure(&e))
+    host.cgroups
+        .set_limits(pod.as_str(), container.as_str(), &limits)
+        .map_err(|e| failure(&e))
 }
 
-/// Makes the layer below every image: the places on which Tank mounts something in every container. An image that lacks
-/// one (few have an `/etc/hosts`) would have it made in each container anew, which takes an upper layer a directory, a
-/// file and a renaming each. What an image has covers it.
+/// Makes the layer below every image: the places on which Tank mounts something in every container.
+/// An image that lacks one (few have an `/etc/hosts`) would have it made in each container anew,
+/// which takes an upper layer a directory, a file and a renaming each. What an image has covers it.
 pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
     for name in ["dev", "etc", "proc", "sys"] {
         fs::create_dir_all(dir.join(name))?;
@@ -312,7 +432,10 @@ pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
     }
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     for name in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
-        let file = fs::OpenOptions::new().append(true).create(true).open(dir.join(name))?;
+        let file = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(dir.join(name))?;
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
     }
     Ok(())
@@ -327,16 +450,24 @@ fn root_mount(
     user_namespace: std::os::fd::BorrowedFd<'_>,
     base: u32,
 ) -> Result<OwnedFd, Failure> {
-    let scratch = host.settings.scratch_dir(pod.as_str()).join(container.as_str());
-    set_aside(&scratch, &aside(host, pod, container)).map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
+    let scratch = host
+        .settings
+        .scratch_dir(pod.as_str())
+        .join(container.as_str());
+    set_aside(&scratch, &aside(host, pod, container))
+        .map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
     for dir in [&upper, &work] {
         fs::create_dir_all(dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;
     }
     chown(&upper, Some(base), Some(base)).map_err(|e| fail("own the upper directory", e))?;
-    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).map_err(|e| fail("open the upper directory", e))?;
+    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))
+        .map_err(|e| fail("open the upper directory", e))?;
     let mut layers = Vec::new();
-    for layer in [&host.settings.skeleton_dir()].into_iter().chain(&image.layers) {
+    for layer in [&host.settings.skeleton_dir()]
+        .into_iter()
+        .chain(&image.layers)
+    {
         let fd = mount::clone_tree(layer, false).map_err(|e| failure(&e))?;
         mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
         layers.push(fd);
@@ -345,13 +476,16 @@ fn root_mount(
     mount::overlay(&layers, &upper, &work, &places).map_err(|e| failure(&e))
 }
 
-/// Where the upper directory of the run before is until it is removed. No container has such a name.
+/// Where the upper directory of the run before is until it is removed. No container has such a
+/// name.
 fn aside(host: &Host, pod: &Name, container: &Name) -> PathBuf {
-    host.settings.scratch_dir(pod.as_str()).join(format!(".{container}"))
+    host.settings
+        .scratch_dir(pod.as_str())
+        .join(format!(".{container}"))
 }
 
-/// Moves a directory that may not be there aside: what a container wrote can be much, and its successor need not wait
-/// until it is removed.
+/// Moves a directory that may not be there aside: what a container wrote can be much, and its
+/// successor need not wait until it is removed.
 fn set_aside(dir: &Path, aside: &Path) -> std::io::Result<()> {
     // Left by a daemon that ended meanwhile.
     remove_dir(aside)?;
@@ -361,11 +495,14 @@ fn set_aside(dir: &Path, aside: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Removes what a daemon that ended on the way has moved aside and not removed. Before anything is started.
+/// Removes what a daemon that ended on the way has moved aside and not removed. Before anything is
+/// started.
 pub fn remove_stale(host: &Host) {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     for pod in entries(&host.settings.state_dir.join("scratch")) {
-        for entry in entries(&pod.path()).filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b".")) {
+        for entry in entries(&pod.path())
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
+        {
             if let Err(error) = remove_dir(&entry.path()) {
                 tracing::warn!(path = %entry.path().display(), %error, "what was moved aside stays");
             }
@@ -383,7 +520,8 @@ pub fn remove_dir(path: &Path) -> std::io::Result<()> {
 
 /// A small file of the image; empty when it has none.
 fn read_in_root(root: &OwnedFd, path: &str) -> String {
-    let Ok(file) = mount::open_in_root(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK) else {
+    let Ok(file) = mount::open_in_root(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK)
+    else {
         return String::new();
     };
     let mut bytes = Vec::new();
@@ -401,25 +539,37 @@ fn volumes(
 ) -> Result<Vec<(OwnedFd, String)>, Failure> {
     let mut mounts = Vec::new();
     for at in node.mounts.values() {
-        let volume = graph.volume(pod, &at.volume).ok_or_else(|| fail("mount a volume", "it is not declared"))?;
+        let volume = graph
+            .volume(pod, &at.volume)
+            .ok_or_else(|| fail("mount a volume", "it is not declared"))?;
         let own = attr::NOSUID | attr::NODEV;
         let fd = if let Some(size) = volume.tmpfs {
             let (size, owner) = (size.0.to_string(), base.to_string());
-            let options = [("size", size.as_str()), ("mode", "1777"), ("uid", owner.as_str()), ("gid", owner.as_str())];
+            let options = [
+                ("size", size.as_str()),
+                ("mode", "1777"),
+                ("uid", owner.as_str()),
+                ("gid", owner.as_str()),
+            ];
             mount::filesystem("tmpfs", &options, own).map_err(|e| failure(&e))?
         } else {
             let fd = match &volume.host {
                 Some(path) => host_volume(host, graph, path, at)?,
                 None => {
                     let path = host.settings.volume_dir(pod.as_str(), at.volume.as_str());
-                    fs::create_dir_all(&path).map_err(|e| fail(format!("make the volume {}", at.volume), e))?;
+                    fs::create_dir_all(&path)
+                        .map_err(|e| fail(format!("make the volume {}", at.volume), e))?;
                     mount::clone_tree(&path, false).map_err(|e| failure(&e))?
                 }
             };
             mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
             fd
         };
-        let attributes = if at.read_only { own | attr::RDONLY } else { own };
+        let attributes = if at.read_only {
+            own | attr::RDONLY
+        } else {
+            own
+        };
         mount::restrict(fd.as_fd(), attributes, false).map_err(|e| failure(&e))?;
         mounts.push((fd, at.path.clone()));
     }
@@ -427,12 +577,21 @@ fn volumes(
 }
 
 /// A detached mount of a directory of the host.
-fn host_volume(host: &Host, graph: &Graph, path: &str, at: &spec::Mount) -> Result<OwnedFd, Failure> {
+fn host_volume(
+    host: &Host,
+    graph: &Graph,
+    path: &str,
+    at: &spec::Mount,
+) -> Result<OwnedFd, Failure> {
     let what = || format!("use the volume `{}`", at.volume);
-    let opened = host.sources.open_at(path, Kind::Directory, || sources::writable(&graph.config()));
+    let opened = host
+        .sources
+        .open_at(path, Kind::Directory, || sources::writable(&graph.config()));
     let (place, opened) = opened.map_err(|why| fail(what(), why))?;
     if !at.read_only {
-        host.sources.add_writable(&opened).map_err(|why| fail(what(), why))?;
+        host.sources
+            .add_writable(&opened)
+            .map_err(|why| fail(what(), why))?;
     }
     mount::clone_place(place.as_fd(), false).map_err(|e| failure(&e))
 }
@@ -442,8 +601,13 @@ mod tests {
     use super::*;
 
     fn node(command: Option<&[&str]>, args: Option<&[&str]>) -> ContainerNode {
-        let own = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        let json = serde_json::json!({ "image": "x", "command": command.map(own), "args": args.map(own) });
+        let own = |list: &[&str]| {
+            list.iter()
+                .map(|text| (*text).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let json =
+            serde_json::json!({ "image": "x", "command": command.map(own), "args": args.map(own) });
         serde_json::from_value(json).expect("a node")
     }
 
@@ -463,9 +627,16 @@ mod tests {
         let image = ["PATH=/image".to_owned(), "A=1".to_owned()];
         let mine = BTreeMap::from([("A".to_owned(), "2".to_owned())]);
         let env = environment(&image, &mine, "web", "/root", true);
-        let get = |key: &str| env.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str());
+        let get = |key: &str| {
+            env.iter()
+                .find(|(known, _)| known == key)
+                .map(|(_, value)| value.as_str())
+        };
         assert_eq!((get("PATH"), get("A")), (Some("/image"), Some("2")));
-        assert_eq!((get("HOSTNAME"), get("HOME"), get("TERM")), (Some("web"), Some("/root"), Some("xterm")));
+        assert_eq!(
+            (get("HOSTNAME"), get("HOME"), get("TERM")),
+            (Some("web"), Some("/root"), Some("xterm"))
+        );
     }
 
     #[test]
@@ -488,7 +659,15 @@ mod tests {
         assert_eq!(usual(&["CAP_NET_RAW"], &["ALL"]), ["CAP_NET_RAW"]);
         assert!(!usual(&[], &["CAP_KILL"]).contains(&"CAP_KILL".to_owned()));
         let withheld = capabilities(&declared(&["CAP_SYS_ADMIN", "CAP_NET_RAW"], &[]), true);
-        assert_eq!(withheld.len(), privilege::DEFAULT_CAPABILITIES.len() - 2 + 1);
-        assert!(!withheld.iter().any(|name| WITHHELD.contains(&name.as_str())), "{withheld:?}");
+        assert_eq!(
+            withheld.len(),
+            privilege::DEFAULT_CAPABILITIES.len() - 2 + 1
+        );
+        assert!(
+            !withheld
+                .iter()
+                .any(|name| WITHHELD.contains(&name.as_str())),
+            "{withheld:?}"
+        );
     }
 }

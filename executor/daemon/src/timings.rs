@@ -29,7 +29,10 @@ impl Timings {
     /// Keeps spans until the recording is dropped.
     pub fn record(&self) -> Recording<'_> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        Recording { timings: self, begin: laps::now() }
+        Recording {
+            timings: self,
+            begin: laps::now(),
+        }
     }
 
     /// Begins a span, which ends when it is dropped.
@@ -40,7 +43,12 @@ impl Timings {
     /// Keeps what another process has spent.
     pub fn add(&self, within: &str, spans: Vec<Span>) {
         if self.is_on() {
-            spans.into_iter().for_each(|span| self.push(Span { name: format!("{within}: {}", span.name), ..span }));
+            spans.into_iter().for_each(|span| {
+                self.push(Span {
+                    name: format!("{within}: {}", span.name),
+                    ..span
+                })
+            });
         }
     }
 
@@ -62,8 +70,14 @@ impl Recording<'_> {
     /// What was spent since it began, in the order of its beginning.
     pub fn read(&self) -> Vec<Span> {
         // Backwards: of two that the clock cannot tell apart the later to end is the outer one.
-        let mut spans: Vec<Span> =
-            self.timings.spans().iter().rev().filter(|span| span.begin >= self.begin).cloned().collect();
+        let mut spans: Vec<Span> = self
+            .timings
+            .spans()
+            .iter()
+            .rev()
+            .filter(|span| span.begin >= self.begin)
+            .cloned()
+            .collect();
         spans.sort_by_key(|span| (span.begin, std::cmp::Reverse(span.end)));
         spans
     }
@@ -84,7 +98,11 @@ pub struct Running<'a>(Option<(&'a Timings, String, u64)>);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if let Some((timings, name, begin)) = self.0.take() {
-            timings.push(Span { name, begin, end: laps::now() });
+            timings.push(Span {
+                name,
+                begin,
+                end: laps::now(),
+            });
         }
     }
 }

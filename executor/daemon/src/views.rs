@@ -12,7 +12,11 @@ use tank_plan::{
 };
 use tank_proto::varlink;
 
-pub fn generation(generation: &Generation, outcome: Outcome, current: Option<u64>) -> varlink::Generation {
+pub fn generation(
+    generation: &Generation,
+    outcome: Outcome,
+    current: Option<u64>,
+) -> varlink::Generation {
     varlink::Generation {
         number: generation.number,
         root: generation.root.to_string(),
@@ -81,7 +85,10 @@ pub fn pods(graph: &Graph, observed: &Observed) -> Vec<varlink::Pod> {
     let mut names: Vec<&Name> = graph.pods().chain(observed.pods.keys()).collect();
     names.sort();
     names.dedup();
-    names.into_iter().map(|name| pod(name, graph, observed)).collect()
+    names
+        .into_iter()
+        .map(|name| pod(name, graph, observed))
+        .collect()
 }
 
 pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
@@ -101,7 +108,9 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         .collect();
     let declared = graph.pod(name).is_some();
     let undeclared = found.into_iter().flat_map(|found| &found.containers);
-    for (container, there) in undeclared.filter(|(container, _)| graph.process(name, container).is_none()) {
+    for (container, there) in
+        undeclared.filter(|(container, _)| graph.process(name, container).is_none())
+    {
         containers.push(self::container(container, String::new(), None, Some(there)));
     }
     // What runs before the containers is shown while it is why they wait.
@@ -116,9 +125,13 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         .collect();
     let unresponsive = found.and_then(|found| found.unresponsive.as_ref());
     if unresponsive.is_some() {
-        containers.iter_mut().for_each(|container| "unknown".clone_into(&mut container.state));
+        containers
+            .iter_mut()
+            .for_each(|container| "unknown".clone_into(&mut container.state));
     }
-    let all = |state: &str| !containers.is_empty() && containers.iter().all(|container| container.state == state);
+    let all = |state: &str| {
+        !containers.is_empty() && containers.iter().all(|container| container.state == state)
+    };
     let any = |state: &str| containers.iter().any(|container| container.state == state);
     let state = if !declared {
         "undeclared"
@@ -128,17 +141,26 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         "running"
     } else if all("running") || !unfinished.is_empty() && !any("running") {
         "starting"
-    } else if containers.iter().all(|container| container.status == Some(0)) {
+    } else if containers
+        .iter()
+        .all(|container| container.status == Some(0))
+    {
         "completed"
     } else if any("running") {
         "degraded"
     } else {
         "stopped"
     };
-    let network = found.and_then(|found| found.sandbox.as_ref()).and_then(|sandbox| sandbox.network.clone());
+    let network = found
+        .and_then(|found| found.sandbox.as_ref())
+        .and_then(|sandbox| sandbox.network.clone());
     let address = |cidr: &String| cidr.split('/').next().unwrap_or_default().to_owned();
     let published = graph.published(name).map(|(_, publish)| {
-        let protocol = if publish.protocol == Protocol::Udp { "/udp" } else { "" };
+        let protocol = if publish.protocol == Protocol::Udp {
+            "/udp"
+        } else {
+            ""
+        };
         let from = std::net::SocketAddr::new(publish.address, publish.port);
         format!("{from}->{}{protocol}", publish.target())
     });

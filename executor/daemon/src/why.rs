@@ -16,8 +16,9 @@ use tank_proto::varlink::{Error, Overridden, WhyReply};
 const MAX_BACK: usize = 1_000;
 
 impl Engine {
-    /// Keeps what a client says of its lines, for the generation that is about to be committed. With `merge`, beside
-    /// what is known of the pods it does not name. `pods` are those it names, each with its source.
+    /// Keeps what a client says of its lines, for the generation that is about to be committed.
+    /// With `merge`, beside what is known of the pods it does not name. `pods` are those it names,
+    /// each with its source.
     ///
     /// # Errors
     /// When it is no provenance, or the store refuses.
@@ -29,31 +30,50 @@ impl Engine {
         pods: BTreeMap<String, PodSource>,
     ) -> Result<Option<Digest>, Error> {
         let text = text.unwrap_or(r#"{"files":[],"fields":{}}"#);
-        let invalid = |why: String| Error::Invalid { problems: vec![format!("provenance: {why}")] };
+        let invalid = |why: String| Error::Invalid {
+            problems: vec![format!("provenance: {why}")],
+        };
         if text.len() > canonical::MAX_BYTES {
             return Err(invalid("too many bytes".to_owned()));
         }
-        let mut provenance: Provenance = serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
+        let mut provenance: Provenance =
+            serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
         // Where a pod came from is what this daemon saw, whatever a client says.
         provenance.pods = pods;
-        if merge && let Some(known) = self.provenance_of(current).and_then(|digest| self.provenance(&digest)) {
+        if merge
+            && let Some(known) = self
+                .provenance_of(current)
+                .and_then(|digest| self.provenance(&digest))
+        {
             provenance = known.with(provenance);
         }
-        let bytes = serde_json::to_vec(&provenance).map_err(|e| internal("write the provenance", e))?;
-        let bytes = zstd::encode_all(bytes.as_slice(), 3).map_err(|e| internal("pack the provenance", e))?;
+        let bytes =
+            serde_json::to_vec(&provenance).map_err(|e| internal("write the provenance", e))?;
+        let bytes = zstd::encode_all(bytes.as_slice(), 3)
+            .map_err(|e| internal("pack the provenance", e))?;
         let digest = Digest::of(&bytes);
-        self.host.store.put_nodes(&[(digest, bytes)]).map_err(store_error)?;
+        self.host
+            .store
+            .put_nodes(&[(digest, bytes)])
+            .map_err(store_error)?;
         Ok(Some(digest))
     }
 
     /// What is kept for a generation.
     pub fn provenance_of(&self, number: Option<u64>) -> Option<Digest> {
-        self.host.store.generation(number?).ok().flatten()?.provenance
+        self.host
+            .store
+            .generation(number?)
+            .ok()
+            .flatten()?
+            .provenance
     }
 
     /// Where each pod of a generation came from, as far as that is known.
     pub fn pod_sources(&self, number: Option<u64>) -> BTreeMap<String, PodSource> {
-        let known = self.provenance_of(number).and_then(|digest| self.provenance(&digest));
+        let known = self
+            .provenance_of(number)
+            .and_then(|digest| self.provenance(&digest));
         known.map(|known| known.pods).unwrap_or_default()
     }
 
@@ -62,7 +82,11 @@ impl Engine {
         let bytes = self.host.store.node(digest).ok().flatten()?;
         let mut text = Vec::new();
         let most = 4 * canonical::MAX_BYTES as u64;
-        zstd::Decoder::new(bytes.as_slice()).ok()?.take(most).read_to_end(&mut text).ok()?;
+        zstd::Decoder::new(bytes.as_slice())
+            .ok()?
+            .take(most)
+            .read_to_end(&mut text)
+            .ok()?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -74,14 +98,21 @@ impl Engine {
         let (current, graph) = self.current()?;
         let path = self.full_path(&graph, asked)?;
         let value = value_at(&graph.config(), &path);
-        let known = self.provenance_of(current).and_then(|digest| self.provenance(&digest));
-        let origin = known.as_ref().and_then(|known| known.fields.get(&field(&path)));
+        let known = self
+            .provenance_of(current)
+            .and_then(|digest| self.provenance(&digest));
+        let origin = known
+            .as_ref()
+            .and_then(|known| known.fields.get(&field(&path)));
         let words = |line| known.as_ref().map(|known| known.words(line));
-        let overrode = origin.into_iter().flat_map(|origin| &origin.overrode).map(|over| Overridden {
-            place: words(over.line).unwrap_or_default(),
-            text: over.text.clone(),
-            priority: Some(over.priority.clone()).filter(|priority| !priority.is_empty()),
-        });
+        let overrode = origin
+            .into_iter()
+            .flat_map(|origin| &origin.overrode)
+            .map(|over| Overridden {
+                place: words(over.line).unwrap_or_default(),
+                text: over.text.clone(),
+                priority: Some(over.priority.clone()).filter(|priority| !priority.is_empty()),
+            });
         Ok(WhyReply {
             field: field(&path),
             value: value.as_ref().map(Value::to_string),
@@ -104,7 +135,9 @@ impl Engine {
         let pod = path.first().cloned().unwrap_or_default();
         let name = self.declared(graph, &pod)?;
         if let Some(second) = path.get(1)
-            && graph.containers(&name).any(|(container, _, _)| container.as_str() == second)
+            && graph
+                .containers(&name)
+                .any(|(container, _, _)| container.as_str() == second)
         {
             path.insert(1, "containers".to_owned());
         }
@@ -128,7 +161,9 @@ impl Engine {
         for _ in 0..MAX_BACK {
             let parent = since.as_ref().and_then(|generation| generation.parent);
             let Some(parent) = parent else { break };
-            let Some(before) = self.host.generation_graph(parent).map_err(store_error)? else { break };
+            let Some(before) = self.host.generation_graph(parent).map_err(store_error)? else {
+                break;
+            };
             // The same pod has the same values; another one is looked into.
             if hash(&before) != now && value_at(&before.config(), path).as_ref() != Some(value) {
                 break;
@@ -143,5 +178,7 @@ impl Engine {
 
 fn value_at(config: &Config, path: &[String]) -> Option<Value> {
     let value = serde_json::to_value(config).ok()?;
-    path.iter().try_fold(&value, |value, part| value.get(part)).cloned()
+    path.iter()
+        .try_fold(&value, |value, part| value.get(part))
+        .cloned()
 }

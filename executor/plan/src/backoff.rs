@@ -1,8 +1,9 @@
-//! When an ended container starts again: at once the first time, then after 1 s, 2 s, 4 s … up to five minutes. One
-//! that ran for ten seconds counts as stable and starts over.
+//! When an ended container starts again: at once the first time, then after 1 s, 2 s, 4 s … up to
+//! five minutes. One that ran for ten seconds counts as stable and starts over.
 //!
-//! And when a step that failed is tried again: twice at once, then likewise. Its failure is data of the step's own, so
-//! neither what happens meanwhile nor what happens to others makes it come earlier or later.
+//! And when a step that failed is tried again: twice at once, then likewise. Its failure is data of
+//! the step's own, so neither what happens meanwhile nor what happens to others makes it come
+//! earlier or later.
 
 use crate::{
     observed::FailedStep,
@@ -40,7 +41,10 @@ pub fn verdict(policy: Restart, success: bool, attempt: u32, started: u64, exite
     }
     let stable = exited.saturating_sub(started) >= STABLE;
     let attempt = if stable { 1 } else { attempt.saturating_add(1) };
-    Verdict::Restart { attempt, at: exited.saturating_add(delay(attempt)) }
+    Verdict::Restart {
+        attempt,
+        at: exited.saturating_add(delay(attempt)),
+    }
 }
 
 /// Milliseconds to wait before the `attempt`th restart in a row.
@@ -51,23 +55,46 @@ pub fn delay(attempt: u32) -> u64 {
     }
 }
 
-/// Takes the steps out of a plan that failed and are not to be tried again yet, and what depends on them.
+/// Takes the steps out of a plan that failed and are not to be tried again yet, and what depends on
+/// them.
 pub(crate) fn hold_back(plan: Plan, failures: &[FailedStep], now: u64) -> Plan {
     if failures.is_empty() {
         return plan;
     }
-    let mut kept = Plan { waiting: plan.waiting, held: plan.held, steps: Vec::new() };
+    let mut kept = Plan {
+        waiting: plan.waiting,
+        held: plan.held,
+        steps: Vec::new(),
+    };
     // The new places of those that stay.
     let mut places = BTreeMap::new();
     for (id, mut planned) in plan.steps.into_iter().enumerate() {
         let failed = failures.iter().find(|failed| failed.step == planned.step);
-        let again = failed.map(|failed| (failed, failed.at.saturating_add(delay(failed.count.saturating_sub(1)))));
+        let again = failed.map(|failed| {
+            (
+                failed,
+                failed
+                    .at
+                    .saturating_add(delay(failed.count.saturating_sub(1))),
+            )
+        });
         if let Some((failed, until)) = again.filter(|(_, until)| *until > now) {
             let why = format!("it failed {} times in a row: {}", failed.count, failed.why);
-            kept.held.push(Held { step: planned.step, why, until });
+            kept.held.push(Held {
+                step: planned.step,
+                why,
+                until,
+            });
             continue;
         }
-        let Some(after) = planned.after.iter().map(|before| places.get(before).copied()).collect() else { continue };
+        let Some(after) = planned
+            .after
+            .iter()
+            .map(|before| places.get(before).copied())
+            .collect()
+        else {
+            continue;
+        };
         planned.after = after;
         places.insert(id, kept.steps.len());
         kept.steps.push(planned);
@@ -83,7 +110,9 @@ mod tests {
 
     #[test]
     fn what_failed_waits_and_keeps_only_what_needs_it_waiting() {
-        let step = |pod: &str| Step::EnsureNetwork { pod: Name::new(pod).expect("a name") };
+        let step = |pod: &str| Step::EnsureNetwork {
+            pod: Name::new(pod).expect("a name"),
+        };
         let planned = |pod: &str, after: &[usize]| PlannedStep {
             step: step(pod),
             class: Class::Create,
@@ -91,21 +120,47 @@ mod tests {
             drift: false,
             after: after.to_vec(),
         };
-        let steps = vec![planned("a", &[]), planned("b", &[]), planned("needs-a", &[0, 1]), planned("needs-b", &[1])];
-        let plan = Plan { steps, ..Plan::default() };
-        let failed = |count| [FailedStep { step: step("a"), count, at: 1_000, why: "no".to_owned() }];
+        let steps = vec![
+            planned("a", &[]),
+            planned("b", &[]),
+            planned("needs-a", &[0, 1]),
+            planned("needs-b", &[1]),
+        ];
+        let plan = Plan {
+            steps,
+            ..Plan::default()
+        };
+        let failed = |count| {
+            [FailedStep {
+                step: step("a"),
+                count,
+                at: 1_000,
+                why: "no".to_owned(),
+            }]
+        };
         // Twice it is tried again at once.
         for count in [1, 2] {
             assert_eq!(hold_back(plan.clone(), &failed(count), 1_000), plan);
         }
         let held = hold_back(plan.clone(), &failed(3), 1_999);
         assert_eq!(held.steps, [planned("b", &[]), planned("needs-b", &[0])]);
-        assert_eq!((held.held[0].step.clone(), held.wake_at()), (step("a"), Some(2_000)));
+        assert_eq!(
+            (held.held[0].step.clone(), held.wake_at()),
+            (step("a"), Some(2_000))
+        );
         assert!(!held.is_empty());
         assert_eq!(hold_back(plan.clone(), &failed(3), 2_000), plan);
-        assert_eq!(hold_back(plan.clone(), &failed(u32::MAX), 2_000).wake_at(), Some(1_000 + CAP));
+        assert_eq!(
+            hold_back(plan.clone(), &failed(u32::MAX), 2_000).wake_at(),
+            Some(1_000 + CAP)
+        );
         // Another step is not the one that failed.
-        let other = [FailedStep { step: step("z"), count: 9, at: 1_000, why: String::new() }];
+        let other = [FailedStep {
+            step: step("z"),
+            count: 9,
+            at: 1_000,
+            why: String::new(),
+        }];
         assert_eq!(hold_back(plan.clone(), &other, 1_000), plan);
     }
 
@@ -120,15 +175,30 @@ mod tests {
     #[test]
     fn a_stable_run_starts_over() {
         let quick = verdict(Restart::Always, true, 5, 0, STABLE - 1);
-        assert_eq!(quick, Verdict::Restart { attempt: 6, at: STABLE - 1 + delay(6) });
+        assert_eq!(
+            quick,
+            Verdict::Restart {
+                attempt: 6,
+                at: STABLE - 1 + delay(6)
+            }
+        );
         let stable = verdict(Restart::Always, true, 5, 0, STABLE);
-        assert_eq!(stable, Verdict::Restart { attempt: 1, at: STABLE });
+        assert_eq!(
+            stable,
+            Verdict::Restart {
+                attempt: 1,
+                at: STABLE
+            }
+        );
     }
 
     #[test]
     fn policies_decide_by_the_status() {
         assert_eq!(verdict(Restart::Never, false, 0, 0, 1), Verdict::Leave);
         assert_eq!(verdict(Restart::OnFailure, true, 0, 0, 1), Verdict::Leave);
-        assert_eq!(verdict(Restart::OnFailure, false, 0, 0, 1), Verdict::Restart { attempt: 1, at: 1 });
+        assert_eq!(
+            verdict(Restart::OnFailure, false, 0, 0, 1),
+            Verdict::Restart { attempt: 1, at: 1 }
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! What has to happen so that the host becomes what is declared. Decides; never acts.
 //!
-//! [`plan`] is pure and total: the same graph and the same observation give the same plan on any machine. It reaches
-//! no disk, no kernel and no clock; the time comes in with the observation. The actuator carries steps out and chooses
-//! nothing; then the host is observed again, and planning what was carried out yields nothing.
+//! [`plan`] is pure and total: the same graph and the same observation give the same plan on any
+//! machine. It reaches no disk, no kernel and no clock; the time comes in with the observation. The
+//! actuator carries steps out and chooses nothing; then the host is observed again, and planning
+//! what was carried out yields nothing.
 //!
 //! * [`observed`]: the host as data.
 //! * [`step`]: the closed set of things that can be done.

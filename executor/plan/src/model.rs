@@ -1,4 +1,5 @@
-//! A host made of data: applying a step changes the observation as carrying it out would change a real host's.
+//! A host made of data: applying a step changes the observation as carrying it out would change a
+//! real host's.
 
 use crate::{
     observed::{Container, Observed, Pod, Sandbox, State},
@@ -22,8 +23,19 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
         Step::EnsureFirewall => host.firewall = desired.firewall.clone(),
         Step::RemoveFirewall => host.firewall.clear(),
         Step::StartSandbox { pod, hash } => {
-            let sandbox = Some(Sandbox { hash: *hash, pid: 1, version: SHIM_FILES, network: None });
-            host.pods.insert(pod.clone(), Pod { sandbox, ..Pod::default() });
+            let sandbox = Some(Sandbox {
+                hash: *hash,
+                pid: 1,
+                version: SHIM_FILES,
+                network: None,
+            });
+            host.pods.insert(
+                pod.clone(),
+                Pod {
+                    sandbox,
+                    ..Pod::default()
+                },
+            );
         }
         Step::StopSandbox { pod } | Step::SweepPod { pod } => {
             host.pods.remove(pod);
@@ -44,11 +56,19 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
                 sandbox.network = desired.addresses.get(pod).cloned();
             }
         }
-        Step::StartContainer { pod, container, hash, attempt } => {
+        Step::StartContainer {
+            pod,
+            container,
+            hash,
+            attempt,
+        } => {
             // What runs before the containers ends well at once; the others stay.
             let state = match desired.graph.init_container(pod, container) {
                 Some(_) => State::Exited { status: 0, at: now },
-                None => State::Running { pid: 2, ready: true },
+                None => State::Running {
+                    pid: 2,
+                    ready: true,
+                },
             };
             let started = Container {
                 hash: *hash,
@@ -58,7 +78,10 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
                 state,
                 limits: effective_limits(&desired.graph.limits(pod, container)),
                 halted: false,
-                files: desired.files.get(&(pod.clone(), container.clone())).cloned(),
+                files: desired
+                    .files
+                    .get(&(pod.clone(), container.clone()))
+                    .cloned(),
                 out_of_memory: false,
                 unhealthy: None,
                 tty: false,
@@ -77,23 +100,46 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
             }
         }
         Step::EndContainer { pod, container, .. } => {
-            if let Some(found) = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)) {
+            if let Some(found) = host
+                .pods
+                .get_mut(pod)
+                .and_then(|pod| pod.containers.get_mut(container))
+            {
                 found.state = State::Exited { status: 0, at: now };
                 found.unhealthy = None;
             }
         }
-        Step::SetLimits { pod, container, limits } => {
-            if let Some(found) = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)) {
+        Step::SetLimits {
+            pod,
+            container,
+            limits,
+        } => {
+            if let Some(found) = host
+                .pods
+                .get_mut(pod)
+                .and_then(|pod| pod.containers.get_mut(container))
+            {
                 found.limits = limits.clone();
             }
         }
         Step::Resume { pod, container } => {
-            if let Some(found) = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)) {
+            if let Some(found) = host
+                .pods
+                .get_mut(pod)
+                .and_then(|pod| pod.containers.get_mut(container))
+            {
                 found.halted = false;
             }
         }
-        Step::WriteFiles { pod, container, paths } => {
-            let files = host.pods.get_mut(pod).and_then(|pod| pod.containers.get_mut(container)?.files.as_mut());
+        Step::WriteFiles {
+            pod,
+            container,
+            paths,
+        } => {
+            let files = host
+                .pods
+                .get_mut(pod)
+                .and_then(|pod| pod.containers.get_mut(container)?.files.as_mut());
             let wanted = desired.files.get(&(pod.clone(), container.clone()));
             if let (Some(files), Some(wanted)) = (files, wanted) {
                 let written = wanted.iter().filter(|(path, _)| paths.contains(*path));

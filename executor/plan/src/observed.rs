@@ -1,4 +1,5 @@
-//! The host as data: what is, read from the shims and the kernel, never from memory of what was done.
+//! The host as data: what is, read from the shims and the kernel, never from memory of what was
+//! done.
 
 use crate::step::Step;
 use serde::{Deserialize, Serialize};
@@ -8,12 +9,14 @@ use tank_model::{Digest, Name, spec};
 /// Everything the planner may know of the host.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Observed {
-    /// Milliseconds of `CLOCK_BOOTTIME`, as every time that is decided by: setting the clock moves nothing.
+    /// Milliseconds of `CLOCK_BOOTTIME`, as every time that is decided by: setting the clock moves
+    /// nothing.
     pub now: u64,
     pub pods: BTreeMap<Name, Pod>,
     /// Addresses of the bridge, with their prefix. None: there is no bridge, or it is down.
     pub bridge: Option<BTreeSet<String>>,
-    /// What is in Tank's nftables table: chains, the content of the rules, their order. Empty: there is no table.
+    /// What is in Tank's nftables table: chains, the content of the rules, their order. Empty:
+    /// there is no table.
     pub firewall: BTreeSet<String>,
     /// What was tried and has failed since it last went well.
     #[serde(default)]
@@ -80,7 +83,8 @@ pub struct Sandbox {
     pub pid: i32,
     /// The version of the messages it speaks.
     pub version: u32,
-    /// None: the pod has no link of its own, or it is not in order (down, off the bridge, without a route).
+    /// None: the pod has no link of its own, or it is not in order (down, off the bridge, without a
+    /// route).
     pub network: Option<BTreeSet<String>>,
 }
 
@@ -104,7 +108,8 @@ pub struct Container {
     pub files: Option<BTreeMap<String, Digest>>,
     /// The kernel ended processes of it that were out of memory.
     pub out_of_memory: bool,
-    /// The probe of this run that has failed as often as it may. None: there is none, or there is no such probe.
+    /// The probe of this run that has failed as often as it may. None: there is none, or there is
+    /// no such probe.
     pub unhealthy: Option<Unhealthy>,
     pub tty: bool,
     pub stop_signal: i32,
@@ -177,15 +182,27 @@ impl Pod {
 
     /// Whether every one of `containers` runs and is ready.
     pub fn ready<'a>(&self, containers: impl IntoIterator<Item = &'a Name>) -> bool {
-        self.all(containers, |state| matches!(state, State::Running { ready: true, .. }))
+        self.all(containers, |state| {
+            matches!(state, State::Running { ready: true, .. })
+        })
     }
 
     /// Whether every one of `containers` has ended well.
     pub fn completed<'a>(&self, containers: impl IntoIterator<Item = &'a Name>) -> bool {
-        self.all(containers, |state| matches!(state, State::Exited { status: 0, .. }))
+        self.all(containers, |state| {
+            matches!(state, State::Exited { status: 0, .. })
+        })
     }
 
-    fn all<'a>(&self, containers: impl IntoIterator<Item = &'a Name>, is: impl Fn(&State) -> bool) -> bool {
-        containers.into_iter().all(|name| self.containers.get(name).is_some_and(|found| is(&found.state)))
+    fn all<'a>(
+        &self,
+        containers: impl IntoIterator<Item = &'a Name>,
+        is: impl Fn(&State) -> bool,
+    ) -> bool {
+        containers.into_iter().all(|name| {
+            self.containers
+                .get(name)
+                .is_some_and(|found| is(&found.state))
+        })
     }
 }

@@ -1,8 +1,10 @@
-//! Whether ports that are about to be published are somebody's already. A rule of Tank's takes what comes to a port before
-//! a program of the host that listens there could: that program would be cut off without a word.
+//! Whether ports that are about to be published are somebody's already. A rule of Tank's takes what
+//! comes to a port before a program of the host that listens there could: that program would be cut
+//! off without a word.
 //!
-//! Judged is what a change adds. What is published already is so by a decision of before, and a port at which a pod on the
-//! host's network listens is the configuration's own affair unless that pod stays as it is.
+//! Judged is what a change adds. What is published already is so by a decision of before, and a
+//! port at which a pod on the host's network listens is the configuration's own affair unless that
+//! pod stays as it is.
 
 use std::{collections::BTreeSet, net::IpAddr};
 use tank_model::{
@@ -25,7 +27,9 @@ pub struct Listener {
 
 /// The ports that `wanted` publishes and `previous` does not: what has to be known of the host.
 pub fn added(previous: &Graph, wanted: &Graph) -> BTreeSet<(Protocol, u16)> {
-    new(previous, wanted).map(|(_, _, publish)| (publish.protocol, publish.port)).collect()
+    new(previous, wanted)
+        .map(|(_, _, publish)| (publish.protocol, publish.port))
+        .collect()
 }
 
 /// Each port that is published anew and that a program of the host listens at, in words.
@@ -46,7 +50,10 @@ pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -
 }
 
 /// What is published by a pod of its own address and was not before, by whichever pod.
-fn new<'a>(previous: &'a Graph, wanted: &'a Graph) -> impl Iterator<Item = (&'a Name, &'a Name, &'a Publish)> {
+fn new<'a>(
+    previous: &'a Graph,
+    wanted: &'a Graph,
+) -> impl Iterator<Item = (&'a Name, &'a Name, &'a Publish)> {
     let place = |publish: &Publish| (publish.protocol, publish.address, publish.port);
     let known: BTreeSet<_> = previous
         .pods()
@@ -56,7 +63,11 @@ fn new<'a>(previous: &'a Graph, wanted: &'a Graph) -> impl Iterator<Item = (&'a 
     wanted
         .pods()
         .filter(|pod| network(wanted, pod) == Some(&Network::Bridge))
-        .flat_map(|pod| wanted.published(pod).map(move |(name, publish)| (pod, name, publish)))
+        .flat_map(|pod| {
+            wanted
+                .published(pod)
+                .map(move |(name, publish)| (pod, name, publish))
+        })
         .filter(move |(_, _, publish)| !known.contains(&place(publish)))
 }
 
@@ -74,10 +85,16 @@ fn overlap(published: IpAddr, listens: IpAddr) -> bool {
     }
 }
 
-/// Whether a listener is there after the change, too. A program of the host is; one of a pod when the change leaves the
-/// pod as it is.
+/// Whether a listener is there after the change, too. A program of the host is; one of a pod when
+/// the change leaves the pod as it is.
 fn stays(previous: &Graph, wanted: &Graph, listener: &Listener) -> bool {
-    let Some(pod) = listener.pod.as_ref().and_then(|pod| Name::new(pod.clone()).ok()) else { return true };
+    let Some(pod) = listener
+        .pod
+        .as_ref()
+        .and_then(|pod| Name::new(pod.clone()).ok())
+    else {
+        return true;
+    };
     let hash = |graph: &Graph| graph.get(&Key::Pod(pod.clone())).map(|entry| entry.hash);
     hash(wanted).is_some() && hash(previous) == hash(wanted)
 }
@@ -107,17 +124,29 @@ mod tests {
     use super::*;
 
     fn graph(config: &str) -> Graph {
-        Graph::build(&serde_json::from_str(config).expect("a configuration"), |_| None).expect("a graph")
+        Graph::build(
+            &serde_json::from_str(config).expect("a configuration"),
+            |_| None,
+        )
+        .expect("a graph")
     }
 
     fn web(publish: &str) -> Graph {
-        graph(&format!(r#"{{"pods":{{"web":{{"containers":{{"app":{{"image":"x"}}}},"publish":{publish}}}}}}}"#))
+        graph(&format!(
+            r#"{{"pods":{{"web":{{"containers":{{"app":{{"image":"x"}}}},"publish":{publish}}}}}}}"#
+        ))
     }
 
     fn listener(address: &str) -> BTreeSet<Listener> {
         let process = Some(("docker-registry".to_owned(), 7));
         let address = address.parse().expect("an address");
-        BTreeSet::from([Listener { protocol: Protocol::Tcp, address, port: 5001, process, pod: None }])
+        BTreeSet::from([Listener {
+            protocol: Protocol::Tcp,
+            address,
+            port: 5001,
+            process,
+            pod: None,
+        }])
     }
 
     #[test]
@@ -136,9 +165,19 @@ mod tests {
             ("fd00::1", "::", true),
             ("fd00::1", "fd00::2", false),
         ] {
-            let wanted = web(&format!(r#"{{"http":{{"port":5001,"address":"{published}"}}}}"#));
-            assert_eq!(!taken(&none, &wanted, &listener(listens)).is_empty(), meets, "{published} and {listens}");
-            assert_eq!(taken(&wanted, &wanted, &listener(listens)), Vec::<String>::new(), "it is published already");
+            let wanted = web(&format!(
+                r#"{{"http":{{"port":5001,"address":"{published}"}}}}"#
+            ));
+            assert_eq!(
+                !taken(&none, &wanted, &listener(listens)).is_empty(),
+                meets,
+                "{published} and {listens}"
+            );
+            assert_eq!(
+                taken(&wanted, &wanted, &listener(listens)),
+                Vec::<String>::new(),
+                "it is published already"
+            );
         }
     }
 
@@ -146,7 +185,10 @@ mod tests {
     fn the_program_is_named_and_others_are_left_out() {
         let none = web("{}");
         let wanted = web(r#"{"http":{"port":5001}}"#);
-        assert_eq!(added(&none, &wanted), BTreeSet::from([(Protocol::Tcp, 5001)]));
+        assert_eq!(
+            added(&none, &wanted),
+            BTreeSet::from([(Protocol::Tcp, 5001)])
+        );
         assert_eq!(added(&wanted, &wanted), BTreeSet::new());
         assert_eq!(
             taken(&none, &wanted, &listener("0.0.0.0")),
@@ -155,25 +197,46 @@ mod tests {
               at 0.0.0.0:5001: it would be cut off; end it, or choose another port"
             ]
         );
-        for publish in [r#"{"http":{"port":5002}}"#, r#"{"http":{"port":5001,"protocol":"udp"}}"#] {
-            assert_eq!(taken(&none, &web(publish), &listener("0.0.0.0")), Vec::<String>::new());
+        for publish in [
+            r#"{"http":{"port":5002}}"#,
+            r#"{"http":{"port":5001,"protocol":"udp"}}"#,
+        ] {
+            assert_eq!(
+                taken(&none, &web(publish), &listener("0.0.0.0")),
+                Vec::<String>::new()
+            );
         }
     }
 
     #[test]
     fn a_pod_that_listens_itself_counts_while_it_stays() {
         let pods = |db: &str, web: &str| {
-            graph(&format!(r#"{{"pods":{{{db}"web":{{"containers":{{"app":{{"image":"x"}}}},"publish":{web}}}}}}}"#))
+            graph(&format!(
+                r#"{{"pods":{{{db}"web":{{"containers":{{"app":{{"image":"x"}}}},"publish":{web}}}}}}}"#
+            ))
         };
-        let db = |image: &str| format!(r#""db":{{"containers":{{"app":{{"image":"{image}"}}}},"network":"host"}},"#);
+        let db = |image: &str| {
+            format!(r#""db":{{"containers":{{"app":{{"image":"{image}"}}}},"network":"host"}},"#)
+        };
         let publish = r#"{"http":{"port":5001}}"#;
         let before = pods(&db("one"), "{}");
         let own: BTreeSet<Listener> = listener("0.0.0.0")
             .into_iter()
-            .map(|listener| Listener { pod: Some("db".to_owned()), ..listener })
+            .map(|listener| Listener {
+                pod: Some("db".to_owned()),
+                ..listener
+            })
             .collect();
         assert_eq!(taken(&before, &pods(&db("one"), publish), &own).len(), 1);
-        assert_eq!(taken(&before, &pods(&db("two"), publish), &own), Vec::<String>::new(), "it becomes another");
-        assert_eq!(taken(&before, &pods("", publish), &own), Vec::<String>::new(), "it goes");
+        assert_eq!(
+            taken(&before, &pods(&db("two"), publish), &own),
+            Vec::<String>::new(),
+            "it becomes another"
+        );
+        assert_eq!(
+            taken(&before, &pods("", publish), &own),
+            Vec::<String>::new(),
+            "it goes"
+        );
     }
 }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt};
 use tank_model::{Digest, Name, canonical, digest::Hasher, spec};
 
-/// One idempotent thing to do. It says everything; the actuator looks up what a hash stands for and chooses nothing.
+/// One idempotent thing to do. It says everything; the actuator looks up what a hash stands for and
+/// chooses nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
@@ -50,8 +51,8 @@ pub enum Step {
         signal: i32,
         timeout: u64,
     },
-    /// Begins what `StopContainer` does and does not wait for the end of it; the shim keeps how it ended, and with that
-    /// the pod's `restart` says what follows.
+    /// Begins what `StopContainer` does and does not wait for the end of it; the shim keeps how it
+    /// ended, and with that the pod's `restart` says what follows.
     EndContainer {
         pod: Name,
         container: Name,
@@ -68,7 +69,8 @@ pub enum Step {
         pod: Name,
         container: Name,
     },
-    /// Writes files anew under the running container; those that are reloaded are followed by their signals.
+    /// Writes files anew under the running container; those that are reloaded are followed by their
+    /// signals.
     WriteFiles {
         pod: Name,
         container: Name,
@@ -151,13 +153,20 @@ impl Plan {
     /// Names the plan: what is to be reached and how.
     pub fn hash(&self, root: Digest) -> Digest {
         let steps = canonical::encode(&self.steps).unwrap_or_default();
-        Hasher::new("tank.plan.v1").field(root.as_bytes()).field(&steps).finish()
+        Hasher::new("tank.plan.v1")
+            .field(root.as_bytes())
+            .field(&steps)
+            .finish()
     }
 
     /// When to look again though nothing happened.
     pub fn wake_at(&self) -> Option<u64> {
         let held = self.held.iter().map(|held| held.until);
-        self.waiting.iter().filter_map(|waiting| waiting.until).chain(held).min()
+        self.waiting
+            .iter()
+            .filter_map(|waiting| waiting.until)
+            .chain(held)
+            .min()
     }
 }
 
@@ -165,7 +174,10 @@ impl Step {
     /// The pod it is about.
     pub fn pod(&self) -> Option<&Name> {
         match self {
-            Self::EnsureBridge | Self::RemoveBridge | Self::EnsureFirewall | Self::RemoveFirewall => None,
+            Self::EnsureBridge
+            | Self::RemoveBridge
+            | Self::EnsureFirewall
+            | Self::RemoveFirewall => None,
             Self::StartSandbox { pod, .. }
             | Self::StopSandbox { pod }
             | Self::SweepPod { pod }
@@ -190,15 +202,23 @@ impl fmt::Display for Step {
             Self::StartSandbox { pod, .. } => write!(f, "create pod {pod}"),
             Self::StopSandbox { pod } => write!(f, "remove pod {pod}"),
             Self::SweepPod { pod } => write!(f, "sweep what is left of pod {pod}"),
-            Self::SweepContainer { pod, container } => write!(f, "sweep what is left of {pod}/{container}"),
+            Self::SweepContainer { pod, container } => {
+                write!(f, "sweep what is left of {pod}/{container}")
+            }
             Self::ResumeShim { pod } => write!(f, "resume the shim of pod {pod}"),
             Self::EnsureNetwork { pod } => write!(f, "connect pod {pod}"),
             Self::StartContainer { pod, container, .. } => write!(f, "start {pod}/{container}"),
             Self::StopContainer { pod, container, .. } => write!(f, "stop {pod}/{container}"),
             Self::EndContainer { pod, container, .. } => write!(f, "end {pod}/{container}"),
-            Self::SetLimits { pod, container, .. } => write!(f, "set the limits of {pod}/{container}"),
+            Self::SetLimits { pod, container, .. } => {
+                write!(f, "set the limits of {pod}/{container}")
+            }
             Self::Resume { pod, container } => write!(f, "resume {pod}/{container}"),
-            Self::WriteFiles { pod, container, paths } => {
+            Self::WriteFiles {
+                pod,
+                container,
+                paths,
+            } => {
                 let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
                 write!(f, "write {} of {pod}/{container}", paths.join(", "))
             }

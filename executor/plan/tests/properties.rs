@@ -29,14 +29,28 @@ impl World {
         let graph = Graph::build(config, |_| None).expect("a graph");
         let bridged: Vec<Name> = graph
             .pods()
-            .filter(|pod| graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge))
+            .filter(|pod| {
+                graph
+                    .sandbox(pod)
+                    .is_some_and(|(node, _)| node.network == Network::Bridge)
+            })
             .cloned()
             .collect();
-        let published = |pod: &Name| graph.published(pod).map(|(name, _)| format!("{pod}/{name}")).collect::<Vec<_>>();
+        let published = |pod: &Name| {
+            graph
+                .published(pod)
+                .map(|(name, _)| format!("{pod}/{name}"))
+                .collect::<Vec<_>>()
+        };
         Self {
             addresses: bridged
                 .iter()
-                .map(|pod| (pod.clone(), BTreeSet::from([format!("10.0.0.{}/24", pod.as_str().len())])))
+                .map(|pod| {
+                    (
+                        pod.clone(),
+                        BTreeSet::from([format!("10.0.0.{}/24", pod.as_str().len())]),
+                    )
+                })
                 .collect(),
             bridge: BTreeSet::from(["10.0.0.1/24".to_owned()]),
             firewall: bridged
@@ -49,7 +63,9 @@ impl World {
             files: graph
                 .entries()
                 .filter_map(|entry| match &entry.key {
-                    Key::Container(pod, name) | Key::Init(pod, name) => Some((pod.clone(), name.clone())),
+                    Key::Container(pod, name) | Key::Init(pod, name) => {
+                        Some((pod.clone(), name.clone()))
+                    }
                     _ => None,
                 })
                 .map(|(pod, name)| {
@@ -76,7 +92,8 @@ impl World {
         }
     }
 
-    /// Plans and applies until nothing is left. Dependencies make several rounds, never more than there are pods.
+    /// Plans and applies until nothing is left. Dependencies make several rounds, never more than
+    /// there are pods.
     fn converge(&self, host: &mut Observed) {
         for _ in 0..20 {
             let plan = plan(&self.desired(None), host);
@@ -85,7 +102,10 @@ impl World {
             }
             apply(&plan, &self.desired(None), host);
         }
-        panic!("it does not converge: {:?}", plan(&self.desired(None), host));
+        panic!(
+            "it does not converge: {:?}",
+            plan(&self.desired(None), host)
+        );
     }
 
     fn satisfied_by(&self, host: &Observed) {
@@ -93,29 +113,60 @@ impl World {
         assert_eq!(host.pods.keys().collect::<BTreeSet<_>>(), declared);
         for pod in declared {
             let found = &host.pods[pod];
-            assert_eq!(found.sandbox.as_ref().map(|s| s.hash), self.graph.sandbox(pod).map(|(_, hash)| hash));
-            assert_eq!(found.sandbox.as_ref().and_then(|s| s.network.as_ref()), self.addresses.get(pod));
-            let containers: BTreeMap<&Name, _> =
-                self.graph.containers(pod).map(|(name, _, hash)| (name, hash)).collect();
-            let inits: BTreeMap<&Name, _> = self.graph.init(pod).map(|(name, _, hash)| (name, hash)).collect();
+            assert_eq!(
+                found.sandbox.as_ref().map(|s| s.hash),
+                self.graph.sandbox(pod).map(|(_, hash)| hash)
+            );
+            assert_eq!(
+                found.sandbox.as_ref().and_then(|s| s.network.as_ref()),
+                self.addresses.get(pod)
+            );
+            let containers: BTreeMap<&Name, _> = self
+                .graph
+                .containers(pod)
+                .map(|(name, _, hash)| (name, hash))
+                .collect();
+            let inits: BTreeMap<&Name, _> = self
+                .graph
+                .init(pod)
+                .map(|(name, _, hash)| (name, hash))
+                .collect();
             for (name, one) in &found.containers {
                 match inits.get(name) {
-                    Some(hash) => assert!(one.hash == *hash && matches!(one.state, State::Exited { status: 0, .. })),
+                    Some(hash) => assert!(
+                        one.hash == *hash && matches!(one.state, State::Exited { status: 0, .. })
+                    ),
                     None => {
                         assert_eq!(Some(&one.hash), containers.get(name));
-                        assert!(matches!(one.state, State::Running { .. }) && !one.halted && one.unhealthy.is_none());
-                        assert_eq!(one.files.as_ref(), self.files.get(&(pod.clone(), name.clone())));
+                        assert!(
+                            matches!(one.state, State::Running { .. })
+                                && !one.halted
+                                && one.unhealthy.is_none()
+                        );
+                        assert_eq!(
+                            one.files.as_ref(),
+                            self.files.get(&(pod.clone(), name.clone()))
+                        );
                     }
                 }
             }
             assert!(found.unresponsive.is_none());
             assert!(
-                found.left_over.iter().all(|name| self.graph.process(pod, name).is_some()),
+                found
+                    .left_over
+                    .iter()
+                    .all(|name| self.graph.process(pod, name).is_some()),
                 "{:?}",
                 found.left_over
             );
             let there: BTreeSet<&Name> = found.containers.keys().collect();
-            assert!(containers.keys().chain(inits.keys()).all(|name| there.contains(name)), "{pod}: {there:?}");
+            assert!(
+                containers
+                    .keys()
+                    .chain(inits.keys())
+                    .all(|name| there.contains(name)),
+                "{pod}: {there:?}"
+            );
         }
         assert_eq!(host.firewall, self.firewall);
         assert_eq!(host.bridge.is_some(), !self.addresses.is_empty());
@@ -127,7 +178,14 @@ fn configs() -> impl Strategy<Value = Config> {
     let container = (0..3u8, 0..3u8, prop::option::of(1..5u32), 0..3u8);
     let containers = prop::collection::btree_map("[xyz]", container, 1..3);
     let inits = prop::collection::btree_map("[ij]", 0..3u8, 0..3);
-    let pod = (containers, inits, 0..3u8, any::<bool>(), 0..3u8, any::<bool>());
+    let pod = (
+        containers,
+        inits,
+        0..3u8,
+        any::<bool>(),
+        0..3u8,
+        any::<bool>(),
+    );
     prop::collection::btree_map("[a-e]", pod, 0..5).prop_map(|pods| {
         let names: Vec<String> = pods.keys().cloned().collect();
         let pods: serde_json::Map<String, serde_json::Value> = pods
@@ -204,7 +262,10 @@ fn meddle(host: &mut Observed, what: &Meddling) {
             Meddling::KillContainers => {
                 for container in pod.containers.values_mut() {
                     if matches!(container.state, State::Running { .. }) {
-                        container.state = State::Exited { status: 137, at: now };
+                        container.state = State::Exited {
+                            status: 137,
+                            at: now,
+                        };
                     }
                 }
             }
@@ -227,16 +288,28 @@ fn meddle(host: &mut Observed, what: &Meddling) {
             }),
             Meddling::FailProbes => pod.containers.values_mut().for_each(|container| {
                 let running = matches!(container.state, State::Running { .. });
-                container.unhealthy = running.then_some(Unhealthy { probe: Probed::Liveness, ending: false });
+                container.unhealthy = running.then_some(Unhealthy {
+                    probe: Probed::Liveness,
+                    ending: false,
+                });
             }),
             Meddling::EditFiles => {
-                for files in pod.containers.values_mut().filter_map(|container| container.files.as_mut()) {
+                for files in pod
+                    .containers
+                    .values_mut()
+                    .filter_map(|container| container.files.as_mut())
+                {
                     files.insert("/etc/hosts".to_owned(), Digest::of(b"somebody's"));
                 }
             }
             Meddling::StopShims => pod.unresponsive = Some(Unresponsive::Halted { since: now }),
             Meddling::SilenceShims => {
-                *pod = Pod { unresponsive: Some(Unresponsive::Silent { since: now - SILENCE }), ..Pod::default() };
+                *pod = Pod {
+                    unresponsive: Some(Unresponsive::Silent {
+                        since: now - SILENCE,
+                    }),
+                    ..Pod::default()
+                };
             }
             Meddling::FlushRules | Meddling::DeleteBridge => {}
         }
@@ -299,7 +372,8 @@ proptest! {
         }
     }
 
-    /// With the bridge the host forwards and takes packets to 127.0.0.0/8 from pods; without it neither is of use.
+    /// With the bridge the host forwards and takes packets to 127.0.0.0/8 from pods; without it
+    /// neither is of use.
     #[test]
     fn there_is_no_bridge_without_its_guard(first in configs(), second in configs(), what in prop::option::of(meddling())) {
         let (one, two) = (World::new(&first), World::new(&second));

@@ -1,4 +1,5 @@
-//! Stories of a host, written as scripts; what is planned at each line is kept beside them as a golden.
+//! Stories of a host, written as scripts; what is planned at each line is kept beside them as a
+//! golden.
 //!
 //! ```text
 //! declare   {pods}      the configuration that is wanted from now on
@@ -54,18 +55,33 @@ fn pair(text: &str) -> (Name, Name) {
 impl Story {
     fn with<T>(&mut self, act: impl FnOnce(&Desired<'_>, &mut Observed) -> T) -> T {
         let graph = self.graph.as_ref().expect("something is declared");
-        let bridged = |pod: &&Name| graph.sandbox(pod).is_some_and(|(node, _)| node.network == Network::Bridge);
+        let bridged = |pod: &&Name| {
+            graph
+                .sandbox(pod)
+                .is_some_and(|(node, _)| node.network == Network::Bridge)
+        };
         let addresses: BTreeMap<Name, BTreeSet<String>> = graph
             .pods()
             .filter(bridged)
             .map(|pod| (pod.clone(), BTreeSet::from([format!("address of {pod}")])))
             .collect();
-        let rules = addresses.keys().flat_map(|pod| graph.published(pod).map(move |(rule, _)| format!("{pod}/{rule}")));
-        let rules = addresses.keys().next().map(|_| "guard".to_owned()).into_iter().chain(rules);
+        let rules = addresses.keys().flat_map(|pod| {
+            graph
+                .published(pod)
+                .map(move |(rule, _)| format!("{pod}/{rule}"))
+        });
+        let rules = addresses
+            .keys()
+            .next()
+            .map(|_| "guard".to_owned())
+            .into_iter()
+            .chain(rules);
         let files = graph.entries().filter_map(|entry| match &entry.key {
             Key::Container(pod, name) | Key::Init(pod, name) => {
                 let files = graph.files(pod, name).into_iter();
-                let digests = files.map(|(path, file)| (path, Digest::of(file.text.as_bytes()))).collect();
+                let digests = files
+                    .map(|(path, file)| (path, Digest::of(file.text.as_bytes())))
+                    .collect();
                 Some(((pod.clone(), name.clone()), digests))
             }
             _ => None,
@@ -88,12 +104,27 @@ impl Story {
         for (id, planned) in plan.steps.iter().enumerate() {
             let drift = if planned.drift { " (drift)" } else { "" };
             let after: Vec<String> = planned.after.iter().map(ToString::to_string).collect();
-            let after = if after.is_empty() { String::new() } else { format!(" after {}", after.join(", ")) };
-            let _ = writeln!(out, "  {id}. {}: {}{drift}: {}{after}", planned.class, planned.step, planned.why);
+            let after = if after.is_empty() {
+                String::new()
+            } else {
+                format!(" after {}", after.join(", "))
+            };
+            let _ = writeln!(
+                out,
+                "  {id}. {}: {}{drift}: {}{after}",
+                planned.class, planned.step, planned.why
+            );
         }
         for waiting in &plan.waiting {
-            let until = waiting.until.map(|at| format!(", in {} ms", at - self.host.now)).unwrap_or_default();
-            let _ = writeln!(out, "  {}/{} {}{until}", waiting.pod, waiting.container, waiting.why);
+            let until = waiting
+                .until
+                .map(|at| format!(", in {} ms", at - self.host.now))
+                .unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "  {}/{} {}{until}",
+                waiting.pod, waiting.container, waiting.why
+            );
         }
         if plan.is_empty() {
             let _ = writeln!(out, "  nothing to do");
@@ -107,13 +138,24 @@ impl Story {
 
     fn container(&mut self, text: &str) -> &mut Container {
         let (pod, container) = pair(text);
-        self.pod(&pod).containers.get_mut(&container).expect("the container is there")
+        self.pod(&pod)
+            .containers
+            .get_mut(&container)
+            .expect("the container is there")
     }
 
     fn settle(&mut self) {
         for ((pod, container), ready) in self.unready.iter().map(|key| (key.clone(), false)) {
-            let found = self.host.pods.get_mut(&pod).and_then(|found| found.containers.get_mut(&container));
-            if let Some(Container { state: State::Running { ready: is, .. }, .. }) = found {
+            let found = self
+                .host
+                .pods
+                .get_mut(&pod)
+                .and_then(|found| found.containers.get_mut(&container));
+            if let Some(Container {
+                state: State::Running { ready: is, .. },
+                ..
+            }) = found
+            {
                 *is = ready;
             }
         }
@@ -125,7 +167,8 @@ impl Story {
         let rest = rest.trim();
         match word {
             "declare" => {
-                let config: Config = serde_json::from_str(rest).unwrap_or_else(|e| panic!("{e}: {rest}"));
+                let config: Config =
+                    serde_json::from_str(rest).unwrap_or_else(|e| panic!("{e}: {rest}"));
                 self.graph = Some(Graph::build(&config, |_| None).expect("a graph"));
             }
             "plan" => drop(self.planned()),
@@ -154,7 +197,10 @@ impl Story {
             "exit" => {
                 let (at, status) = rest.split_once(' ').expect("a status");
                 let now = self.host.now;
-                self.container(at).state = State::Exited { status: status.parse().expect("a number"), at: now };
+                self.container(at).state = State::Exited {
+                    status: status.parse().expect("a number"),
+                    at: now,
+                };
             }
             "unready" => {
                 self.unready.insert(pair(rest));
@@ -162,16 +208,31 @@ impl Story {
             }
             "ready" => {
                 self.unready.remove(&pair(rest));
-                self.container(rest).state = State::Running { pid: 2, ready: true };
+                self.container(rest).state = State::Running {
+                    pid: 2,
+                    ready: true,
+                };
             }
             "lose" => drop(self.host.pods.remove(&name(rest))),
             "leave" => *self.pod(&name(rest)) = Pod::default(),
-            "unlink" => self.pod(&name(rest)).sandbox.as_mut().expect("a sandbox").network = None,
+            "unlink" => {
+                self.pod(&name(rest))
+                    .sandbox
+                    .as_mut()
+                    .expect("a sandbox")
+                    .network = None
+            }
             "fail" => {
-                self.container(rest).unhealthy = Some(Unhealthy { probe: Probed::Liveness, ending: false });
+                self.container(rest).unhealthy = Some(Unhealthy {
+                    probe: Probed::Liveness,
+                    ending: false,
+                });
             }
             "ending" => {
-                self.container(rest).unhealthy = Some(Unhealthy { probe: Probed::Liveness, ending: true });
+                self.container(rest).unhealthy = Some(Unhealthy {
+                    probe: Probed::Liveness,
+                    ending: true,
+                });
             }
             "freeze" => self.container(rest).halted = true,
             "edit" => {
@@ -191,8 +252,18 @@ impl Story {
 
 /// Runs a script; returns it with what was planned.
 fn story(script: &str) -> String {
-    let mut story = Story { host: Observed { now: 1_000_000, ..Observed::default() }, ..Story::default() };
-    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+    let mut story = Story {
+        host: Observed {
+            now: 1_000_000,
+            ..Observed::default()
+        },
+        ..Story::default()
+    };
+    for line in script
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+    {
         story.line(line);
     }
     story.out

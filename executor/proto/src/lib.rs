@@ -1,13 +1,15 @@
 //! What Tank's processes say to each other.
 //!
-//! * [`varlink`]: the interface `io.tank.Executor`, spoken on `/run/tank/tank.sock` by anyone who may.
+//! * [`varlink`]: the interface `io.tank.Executor`, spoken on `/run/tank/tank.sock` by anyone who
+//!   may.
 //! * [`wire`]: how its messages are sent, and calls received within limits.
 //! * [`socket`]: how replies are received.
 //! * [`call`]: from a message to a method.
 //! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
 //! * [`timing`]: where time went, in either.
-//! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the byte pump of `attach`
-//!   and the exit status of `exec` do not pass through the daemon and survive it.
+//! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the
+//!   byte pump of `attach` and the exit status of `exec` do not pass through the daemon and survive
+//!   it.
 
 #![forbid(unsafe_code)]
 

@@ -1,28 +1,33 @@
 //! Packets between `tankd` and a pod's shim.
 //!
-//! The shim is told what to do in full and decides nothing. Each request is a [`Call`] with an id of its own and is
-//! answered by one [`Answer`] with that id, so that an answer that is lost, late or sent twice is never taken for another
-//! one's; between answers the shim sends [`Event`]s. Shims before version 4 answer with a bare [`Reply`], in order.
+//! The shim is told what to do in full and decides nothing. Each request is a [`Call`] with an id
+//! of its own and is answered by one [`Answer`] with that id, so that an answer that is lost, late
+//! or sent twice is never taken for another one's; between answers the shim sends [`Event`]s. Shims
+//! before version 4 answer with a bare [`Reply`], in order.
 //!
-//! Descriptors travel beside the packet and are named by their place in it. A [`Request::Start`] or [`Request::Exec`] can be
-//! larger than a packet, so what it says is in a sealed memory file, the first descriptor. The descriptors of a start
-//! beyond [`MAX_BESIDE`] wait in a socket that is the last of those: they arrive with the request or not at all.
+//! Descriptors travel beside the packet and are named by their place in it. A [`Request::Start`] or
+//! [`Request::Exec`] can be larger than a packet, so what it says is in a sealed memory file, the
+//! first descriptor. The descriptors of a start beyond [`MAX_BESIDE`] wait in a socket that is the
+//! last of those: they arrive with the request or not at all.
 //!
-//! What a shim says of a failure can be as long as what it was asked: [`Failure::bounded`] makes it fit.
+//! What a shim says of a failure can be as long as what it was asked: [`Failure::bounded`] makes it
+//! fit.
 //!
-//! [`VERSION`] is part of the state a shim reports: a newer `tankd` takes over the shims of an older one.
+//! [`VERSION`] is part of the state a shim reports: a newer `tankd` takes over the shims of an
+//! older one.
 
 use crate::timing::Span;
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages.
 ///
-/// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`]. 3: [`StartSpec::into`], where the time
-/// went. 4: [`Call::id`], [`ExecSpec::kill_on_close`], [`StartSpec::descriptors`],
-/// [`Reply::Sealed`].
+/// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`]. 3:
+/// [`StartSpec::into`], where the time went. 4: [`Call::id`], [`ExecSpec::kill_on_close`],
+/// [`StartSpec::descriptors`], [`Reply::Sealed`].
 pub const VERSION: u32 = 4;
 
-/// The first version that answers with the request's id, and takes more descriptors than [`MAX_BESIDE`].
+/// The first version that answers with the request's id, and takes more descriptors than
+/// [`MAX_BESIDE`].
 pub const WITH_IDS: u32 = 4;
 
 /// The most bytes of a start or exec specification: 4 MiB (`ARG_MAX` is 2 MiB).
@@ -34,8 +39,8 @@ pub const MAX_BESIDE: usize = 100;
 /// The most descriptors of a start: its root, its mounts, its files and its cgroups.
 pub const MAX_DESCRIPTORS: usize = 1_200;
 
-/// The most bytes of each text of a [`Failure`]: half a line of a log, and with every byte escaped two of them still fit
-/// into a packet.
+/// The most bytes of each text of a [`Failure`]: half a line of a log, and with every byte escaped
+/// two of them still fit into a packet.
 pub const MAX_FAILURE: usize = 2 << 10;
 
 /// What a shim is made with.
@@ -69,7 +74,8 @@ pub struct Setup {
 /// A packet to the shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
-    /// Counted up on each connection. None: from a `tankd` before version 4, which takes answers by their order.
+    /// Counted up on each connection. None: from a `tankd` before version 4, which takes answers by
+    /// their order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
     #[serde(flatten)]
@@ -89,7 +95,8 @@ pub struct Answer {
 pub enum Request {
     /// Answered by [`Reply::State`].
     State,
-    /// Answered by [`Reply::Namespaces`], with the user namespace and, where there is one, the network namespace.
+    /// Answered by [`Reply::Namespaces`], with the user namespace and, where there is one, the
+    /// network namespace.
     Namespaces,
     /// Starts a main process. Descriptors: the [`StartSpec`], then those it names.
     Start,
@@ -97,12 +104,14 @@ pub enum Request {
     Signal { container: String, signal: i32 },
     /// Forgets an ended container.
     Forget { container: String },
-    /// Runs a second process. Descriptors: the [`ExecSpec`], then stdin, stdout and stderr unless it has a terminal.
-    /// Answered with a control socket ([`crate::terminal`]) and, with a terminal, its master.
+    /// Runs a second process. Descriptors: the [`ExecSpec`], then stdin, stdout and stderr unless
+    /// it has a terminal. Answered with a control socket ([`crate::terminal`]) and, with a
+    /// terminal, its master.
     Exec,
     /// Answered with a socket of [`crate::terminal`] to the main process's terminal.
     Attach { container: String },
-    /// Answered by [`Reply::Files`], with the mount of the files Tank wrote for a running container.
+    /// Answered by [`Reply::Files`], with the mount of the files Tank wrote for a running
+    /// container.
     Files { container: String },
     /// Ends every container and the shim itself.
     Shutdown,
@@ -111,8 +120,9 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    /// Said once, unasked, on the socket that a shim is made with. Descriptors: its user namespace and, where it has a
-    /// network of its own, that namespace and two sockets in it: one for its routing tables, one that tells of changes.
+    /// Said once, unasked, on the socket that a shim is made with. Descriptors: its user namespace
+    /// and, where it has a network of its own, that namespace and two sockets in it: one for its
+    /// routing tables, one that tells of changes.
     Ready {
         pid: i32,
         /// Where the time went, if that was asked.
@@ -133,7 +143,8 @@ pub enum Reply {
     Attached,
     Files,
     Done,
-    /// The reply is larger than a packet: it is in a sealed memory file, the first descriptor. Only in an [`Answer`].
+    /// The reply is larger than a packet: it is in a sealed memory file, the first descriptor. Only
+    /// in an [`Answer`].
     Sealed,
     Failed(Failure),
 }
@@ -149,10 +160,14 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The same with each text cut to [`MAX_FAILURE`] bytes, and a note where something was left out. What a failure
-    /// quotes can be of any length: the word that was to be executed, a path.
+    /// The same with each text cut to [`MAX_FAILURE`] bytes, and a note where something was left
+    /// out. What a failure quotes can be of any length: the word that was to be executed, a path.
     pub fn bounded(self) -> Self {
-        Self { what: bounded(self.what), why: bounded(self.why), kind: self.kind }
+        Self {
+            what: bounded(self.what),
+            why: bounded(self.why),
+            kind: self.kind,
+        }
     }
 }
 
@@ -160,7 +175,10 @@ fn bounded(text: String) -> String {
     if text.len() <= MAX_FAILURE {
         return text;
     }
-    let cut = (0..=MAX_FAILURE).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let cut = (0..=MAX_FAILURE)
+        .rev()
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(0);
     format!("{}\u{2026} ({} bytes more)", &text[..cut], text.len() - cut)
 }
 
@@ -186,9 +204,7 @@ pub enum Event {
         at: u64,
     },
     /// A main process was stopped by a signal.
-    Stopped {
-        container: String,
-    },
+    Stopped { container: String },
 }
 
 /// A packet from the shim.
@@ -224,8 +240,8 @@ pub struct ContainerState {
     pub started: u64,
     /// None: it runs.
     pub exited: Option<(ExitStatus, u64)>,
-    /// When it was started and when it ended, in milliseconds of `CLOCK_BOOTTIME`: setting the clock moves neither. None:
-    /// its shim is older than these fields, or it runs.
+    /// When it was started and when it ended, in milliseconds of `CLOCK_BOOTTIME`: setting the
+    /// clock moves neither. None: its shim is older than these fields, or it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_boot: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -271,7 +287,8 @@ pub struct StartSpec {
     /// The directory of the one of version 2: who knows it is born there and does not join it.
     #[serde(default)]
     pub into: Option<usize>,
-    /// How many descriptors there are in all, where the last one beside the packet is the socket that holds the others.
+    /// How many descriptors there are in all, where the last one beside the packet is the socket
+    /// that holds the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptors: Option<usize>,
     /// Name, soft and hard limit; none: unlimited.
@@ -320,8 +337,8 @@ pub struct ExecSpec {
     pub cwd: Option<String>,
     /// Rows and columns. None: no terminal.
     pub terminal: Option<(u16, u16)>,
-    /// The process, and whatever it started, ends when its control socket is closed; it counts apart from those that an
-    /// operator runs.
+    /// The process, and whatever it started, ends when its control socket is closed; it counts
+    /// apart from those that an operator runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kill_on_close: bool,
 }
@@ -340,9 +357,22 @@ mod tests {
 
     #[test]
     fn a_failure_of_any_length_fits_into_a_packet() {
-        for text in ["x".repeat(70_000), "\u{1}".repeat(70_000), "\u{1F600}".repeat(20_000), "short".to_owned()] {
-            let failure = Failure { what: text.clone(), why: text.clone(), kind: FailureKind::Other }.bounded();
-            let answer = FromShim::Answer(Answer { id: u64::MAX, reply: Reply::Failed(failure.clone()) });
+        for text in [
+            "x".repeat(70_000),
+            "\u{1}".repeat(70_000),
+            "\u{1F600}".repeat(20_000),
+            "short".to_owned(),
+        ] {
+            let failure = Failure {
+                what: text.clone(),
+                why: text.clone(),
+                kind: FailureKind::Other,
+            }
+            .bounded();
+            let answer = FromShim::Answer(Answer {
+                id: u64::MAX,
+                reply: Reply::Failed(failure.clone()),
+            });
             assert!(serde_json::to_vec(&answer).expect("encodes").len() < 32 << 10);
             assert!(text.starts_with(failure.what.split('\u{2026}').next().unwrap_or_default()));
             assert_eq!(failure.what == text, text.len() <= MAX_FAILURE);
@@ -351,14 +381,39 @@ mod tests {
 
     #[test]
     fn an_id_is_ignored_by_who_does_not_know_it() {
-        let call = Call { id: Some(7), request: Request::Signal { container: "app".to_owned(), signal: 15 } };
+        let call = Call {
+            id: Some(7),
+            request: Request::Signal {
+                container: "app".to_owned(),
+                signal: 15,
+            },
+        };
         let text = serde_json::to_string(&call).expect("encodes");
-        assert_eq!(text, r#"{"id":7,"op":"signal","container":"app","signal":15}"#);
-        assert_eq!(serde_json::from_str::<Request>(&text).expect("version 3 reads it"), call.request);
-        let state = serde_json::to_string(&Call { id: Some(8), request: Request::State }).expect("encodes");
-        assert_eq!(serde_json::from_str::<Request>(&state).expect("version 3 reads it"), Request::State);
+        assert_eq!(
+            text,
+            r#"{"id":7,"op":"signal","container":"app","signal":15}"#
+        );
+        assert_eq!(
+            serde_json::from_str::<Request>(&text).expect("version 3 reads it"),
+            call.request
+        );
+        let state = serde_json::to_string(&Call {
+            id: Some(8),
+            request: Request::State,
+        })
+        .expect("encodes");
+        assert_eq!(
+            serde_json::from_str::<Request>(&state).expect("version 3 reads it"),
+            Request::State
+        );
         // And a `tankd` of version 3 sends none.
         let call: Call = serde_json::from_str(r#"{"op":"state"}"#).expect("version 4 reads it");
-        assert_eq!(call, Call { id: None, request: Request::State });
+        assert_eq!(
+            call,
+            Call {
+                id: None,
+                request: Request::State
+            }
+        );
     }
 }

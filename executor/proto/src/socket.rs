@@ -1,7 +1,8 @@
 //! The socket beneath a Varlink connection.
 //!
-//! zlink's own (0.8) takes descriptors that come with a message without `MSG_CMSG_CLOEXEC`: until somebody marks them, a
-//! program that another thread executes at that moment has them too. Here they are close-on-exec from birth, and few.
+//! zlink's own (0.8) takes descriptors that come with a message without `MSG_CMSG_CLOEXEC`: until
+//! somebody marks them, a program that another thread executes at that moment has them too. Here
+//! they are close-on-exec from birth, and few.
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use std::{
@@ -52,7 +53,9 @@ pub struct ReadHalf(OwnedReadHalf);
 impl socket::ReadHalf for ReadHalf {
     async fn read(&mut self, buffer: &mut [u8]) -> zlink::Result<ReadResult> {
         let stream: &UnixStream = self.0.as_ref();
-        Ok(stream.async_io(Interest::READABLE, || receive(stream.as_fd(), buffer)).await?)
+        Ok(stream
+            .async_io(Interest::READABLE, || receive(stream.as_fd(), buffer))
+            .await?)
     }
 }
 

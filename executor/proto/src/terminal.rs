@@ -1,7 +1,8 @@
 //! Packets between a client and a shim, each one a byte that says which and its content.
 //!
-//! `exec` uses it for its end only: the shim sends [`FromShim::Exited`]; a client that closes the socket detaches, and
-//! the command runs on. `attach` also carries the terminal's bytes and its size.
+//! `exec` uses it for its end only: the shim sends [`FromShim::Exited`]; a client that closes the
+//! socket detaches, and the command runs on. `attach` also carries the terminal's bytes and its
+//! size.
 
 /// The most bytes of terminal data in one packet.
 pub const MAX_DATA: usize = 32 << 10;
@@ -25,7 +26,9 @@ impl FromClient {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Input(data) => tagged(b'i', data),
-            Self::Resize { rows, columns } => tagged(b'w', &[rows.to_le_bytes(), columns.to_le_bytes()].concat()),
+            Self::Resize { rows, columns } => {
+                tagged(b'w', &[rows.to_le_bytes(), columns.to_le_bytes()].concat())
+            }
         }
     }
 
@@ -33,9 +36,10 @@ impl FromClient {
     pub fn decode(packet: &[u8]) -> Option<Self> {
         match packet.split_first()? {
             (b'i', data) if data.len() <= MAX_DATA => Some(Self::Input(data.to_vec())),
-            (b'w', &[a, b, c, d]) => {
-                Some(Self::Resize { rows: u16::from_le_bytes([a, b]), columns: u16::from_le_bytes([c, d]) })
-            }
+            (b'w', &[a, b, c, d]) => Some(Self::Resize {
+                rows: u16::from_le_bytes([a, b]),
+                columns: u16::from_le_bytes([c, d]),
+            }),
             _ => None,
         }
     }
@@ -69,7 +73,13 @@ mod tests {
 
     #[test]
     fn packets_round_trip() {
-        for message in [FromClient::Input(b"ls\r".to_vec()), FromClient::Resize { rows: 40, columns: 132 }] {
+        for message in [
+            FromClient::Input(b"ls\r".to_vec()),
+            FromClient::Resize {
+                rows: 40,
+                columns: 132,
+            },
+        ] {
             assert_eq!(FromClient::decode(&message.encode()), Some(message));
         }
         for message in [FromShim::Output(vec![0; MAX_DATA]), FromShim::Exited(-1)] {
@@ -79,7 +89,13 @@ mod tests {
 
     #[test]
     fn other_packets_are_refused() {
-        for packet in [&b""[..], b"w", b"w12", b"z", &[&b"i"[..], &vec![0; MAX_DATA + 1]].concat()] {
+        for packet in [
+            &b""[..],
+            b"w",
+            b"w12",
+            b"z",
+            &[&b"i"[..], &vec![0; MAX_DATA + 1]].concat(),
+        ] {
             assert_eq!(FromClient::decode(packet), None);
         }
     }

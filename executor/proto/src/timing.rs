@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Something that took its time. Both ends are microseconds of `CLOCK_MONOTONIC`, so those of several processes of one
-/// host go together.
+/// Something that took its time. Both ends are microseconds of `CLOCK_MONOTONIC`, so those of
+/// several processes of one host go together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     pub name: String,

@@ -1,5 +1,5 @@
-//! The interface `io.tank.Executor`. The file `io.tank.Executor.varlink` is the contract and is served as it stands;
-//! these are its shapes in Rust, and a test holds the two together.
+//! The interface `io.tank.Executor`. The file `io.tank.Executor.varlink` is the contract and is
+//! served as it stands; these are its shapes in Rust, and a test holds the two together.
 
 use crate::timing::Span;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,10 @@ pub enum Method {
     #[serde(rename = "io.tank.Executor.Exec")]
     Exec(ExecCall),
     #[serde(rename = "io.tank.Executor.Attach")]
-    Attach { pod: String, container: Option<String> },
+    Attach {
+        pod: String,
+        container: Option<String>,
+    },
     #[serde(rename = "io.tank.Executor.Logs")]
     Logs(LogsCall),
     #[serde(rename = "io.tank.Executor.Events")]
@@ -71,8 +74,9 @@ pub const METHODS: [&str; 16] = [
     "Resolve",
 ];
 
-/// Methods by the names they had in the version before, for clients of that version. `Generation` was a type as well, and
-/// clients that keep both in one table called the type. To be removed with the next version.
+/// Methods by the names they had in the version before, for clients of that version. `Generation`
+/// was a type as well, and clients that keep both in one table called the type. To be removed with
+/// the next version.
 pub const RENAMED: [(&str, &str); 1] = [("Generation", "GetGeneration")];
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -309,13 +313,20 @@ pub struct ResolveReply {
 pub enum Error {
     #[error("no such pod: `{pod}`")]
     #[serde(rename = "io.tank.Executor.NoSuchPod")]
-    NoSuchPod { pod: String, nearest: Option<String> },
+    NoSuchPod {
+        pod: String,
+        nearest: Option<String>,
+    },
     #[error("pod `{pod}` has {}", match container {
         Some(container) => format!("no container `{container}`"),
         None => "several containers".to_owned(),
     })]
     #[serde(rename = "io.tank.Executor.NoSuchContainer")]
-    NoSuchContainer { pod: String, container: Option<String>, known: Vec<String> },
+    NoSuchContainer {
+        pod: String,
+        container: Option<String>,
+        known: Vec<String>,
+    },
     #[error("not running: `{pod}/{container}`")]
     #[serde(rename = "io.tank.Executor.NotRunning")]
     NotRunning { pod: String, container: String },
@@ -350,13 +361,21 @@ pub enum Error {
     },
     #[error("pod `{pod}` comes from {known}, and {asked} is another source")]
     #[serde(rename = "io.tank.Executor.OtherSource")]
-    OtherSource { pod: String, known: String, asked: String },
+    OtherSource {
+        pod: String,
+        known: String,
+        asked: String,
+    },
     #[error("the configuration is not valid: {}", problems.join("; "))]
     #[serde(rename = "io.tank.Executor.Invalid")]
     Invalid { problems: Vec<String> },
     #[error("can't get the image `{image}`: {why}")]
     #[serde(rename = "io.tank.Executor.ImageUnavailable")]
-    ImageUnavailable { image: String, why: String, help: Option<String> },
+    ImageUnavailable {
+        image: String,
+        why: String,
+        help: Option<String>,
+    },
     #[error("can't {what}: {why}")]
     #[serde(rename = "io.tank.Executor.Failed")]
     Failed { what: String, why: String },
@@ -366,25 +385,44 @@ impl Error {
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::NoSuchPod { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
-            Self::NoSuchPod { nearest: None, .. } => Some("`tank list` shows the pods there are".to_owned()),
+            Self::NoSuchPod {
+                nearest: Some(nearest),
+                ..
+            } => Some(format!("did you mean `{nearest}`?")),
+            Self::NoSuchPod { nearest: None, .. } => {
+                Some("`tank list` shows the pods there are".to_owned())
+            }
             Self::NoSuchContainer { pod, known, .. } => Some(format!(
                 "name one: {}",
-                known.iter().map(|c| format!("`{pod}/{c}`")).collect::<Vec<_>>().join(", ")
+                known
+                    .iter()
+                    .map(|c| format!("`{pod}/{c}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )),
-            Self::NotRunning { pod, .. } => Some(format!("`tank logs {pod}` shows what it said last")),
+            Self::NotRunning { pod, .. } => {
+                Some(format!("`tank logs {pod}` shows what it said last"))
+            }
             Self::NotATty { pod, container } => Some(format!(
                 "set `tty = true` for it, or use `tank logs -f {pod}/{container}` to watch and `tank exec` to enter"
             )),
-            Self::NoSuchGeneration { .. } => Some("`tank generations list` shows those there are".to_owned()),
-            Self::Superseded { generation, ended: Some(_), .. } => {
-                Some(format!("the host is what generation {generation} declares; `tank diff` shows what is missing"))
+            Self::NoSuchGeneration { .. } => {
+                Some("`tank generations list` shows those there are".to_owned())
             }
-            Self::OtherSource { pod, .. } => {
-                Some(format!("give one of the two another name, or take `{pod}` over with `--replace`"))
-            }
+            Self::Superseded {
+                generation,
+                ended: Some(_),
+                ..
+            } => Some(format!(
+                "the host is what generation {generation} declares; `tank diff` shows what is missing"
+            )),
+            Self::OtherSource { pod, .. } => Some(format!(
+                "give one of the two another name, or take `{pod}` over with `--replace`"
+            )),
             Self::Busy { .. } => Some("`tank generations rollback` ends it".to_owned()),
-            Self::Superseded { .. } => Some("nothing was changed; look at `tank diff` and switch again".to_owned()),
+            Self::Superseded { .. } => {
+                Some("nothing was changed; look at `tank diff` and switch again".to_owned())
+            }
             Self::PlanChanged { .. } => Some("look at `tank diff` again".to_owned()),
             Self::ImageUnavailable { help, .. } => help.clone(),
             _ => None,
@@ -401,7 +439,10 @@ mod tests {
     fn the_file_describes_every_method() {
         let interface = Interface::try_from(DESCRIPTION).expect("the file parses");
         assert_eq!(interface.name().as_str(), INTERFACE);
-        let described: Vec<String> = interface.methods().map(|method| method.name().to_string()).collect();
+        let described: Vec<String> = interface
+            .methods()
+            .map(|method| method.name().to_string())
+            .collect();
         assert_eq!(described, METHODS);
     }
 
@@ -409,22 +450,42 @@ mod tests {
     fn no_name_stands_for_two_things() {
         let mut names: Vec<&str> = DESCRIPTION
             .lines()
-            .filter_map(|line| ["method ", "type ", "error "].iter().find_map(|kind| line.strip_prefix(kind)))
+            .filter_map(|line| {
+                ["method ", "type ", "error "]
+                    .iter()
+                    .find_map(|kind| line.strip_prefix(kind))
+            })
             .filter_map(|rest| rest.split(['(', ' ']).next())
             .collect();
         names.sort_unstable();
-        let twice: Vec<&str> = names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        let twice: Vec<&str> = names
+            .windows(2)
+            .filter(|pair| pair[0] == pair[1])
+            .map(|pair| pair[0])
+            .collect();
         assert_eq!(twice, Vec::<&str>::new());
-        assert!(RENAMED.iter().all(|(old, new)| !METHODS.contains(old) && METHODS.contains(new)));
+        assert!(
+            RENAMED
+                .iter()
+                .all(|(old, new)| !METHODS.contains(old) && METHODS.contains(new))
+        );
     }
 
     #[test]
     fn the_file_describes_every_error() {
-        let errors = DESCRIPTION.lines().filter_map(|line| line.strip_prefix("error ")?.split(' ').next());
+        let errors = DESCRIPTION
+            .lines()
+            .filter_map(|line| line.strip_prefix("error ")?.split(' ').next());
         for name in errors {
-            let wrong = serde_json::json!({ "error": format!("{INTERFACE}.{name}"), "parameters": 1 });
-            let message = serde_json::from_value::<Error>(wrong).expect_err("wrong parameters").to_string();
-            assert!(!message.contains("unknown variant"), "{name} is in the file and not in the code");
+            let wrong =
+                serde_json::json!({ "error": format!("{INTERFACE}.{name}"), "parameters": 1 });
+            let message = serde_json::from_value::<Error>(wrong)
+                .expect_err("wrong parameters")
+                .to_string();
+            assert!(
+                !message.contains("unknown variant"),
+                "{name} is in the file and not in the code"
+            );
         }
     }
 }

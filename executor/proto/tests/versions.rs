@@ -1,5 +1,5 @@
-//! What shims of older versions say is still understood. The lines are as they were sent, and are never edited: a new
-//! version gets a file of its own.
+//! What shims of older versions say is still understood. The lines are as they were sent, and are
+//! never edited: a new version gets a file of its own.
 
 use tank_proto::shim::{FromShim, Setup, StartSpec, VERSION};
 
@@ -7,26 +7,49 @@ use tank_proto::shim::{FromShim, Setup, StartSpec, VERSION};
 fn every_message_of_version_1_is_understood() {
     let lines = include_str!("fixtures/shim-1.jsonl").lines();
     for line in lines.clone() {
-        let message: FromShim = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let message: FromShim =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         // Nothing of it is dropped: what is understood is what was said.
         let again = serde_json::to_value(&message).expect("encodes");
-        assert_eq!(again, serde_json::from_str::<serde_json::Value>(line).expect("JSON"), "{line}");
+        assert_eq!(
+            again,
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON"),
+            "{line}"
+        );
     }
     assert_eq!(lines.count(), 9);
-    const { assert!(VERSION >= 2, "the lines of a version that is no longer the newest stay") };
+    const {
+        assert!(
+            VERSION >= 2,
+            "the lines of a version that is no longer the newest stay"
+        )
+    };
 }
 
 #[test]
 fn every_message_of_version_3_is_understood() {
     let lines = include_str!("fixtures/shim-3.jsonl").lines();
     for line in lines.clone() {
-        let message: FromShim = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        assert!(!matches!(message, FromShim::Answer(_)), "it has no id: {line}");
+        let message: FromShim =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        assert!(
+            !matches!(message, FromShim::Answer(_)),
+            "it has no id: {line}"
+        );
         let again = serde_json::to_value(&message).expect("encodes");
-        assert_eq!(again, serde_json::from_str::<serde_json::Value>(line).expect("JSON"), "{line}");
+        assert_eq!(
+            again,
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON"),
+            "{line}"
+        );
     }
     assert_eq!(lines.count(), 13);
-    const { assert!(VERSION >= 4, "the lines of a version that is no longer the newest stay") };
+    const {
+        assert!(
+            VERSION >= 4,
+            "the lines of a version that is no longer the newest stay"
+        )
+    };
 }
 
 #[test]

@@ -9,12 +9,12 @@
 //!                                                    the rest, filter, exec
 //! ```
 //!
-//! A working directory that is missing is made by the pod's root in the pod's own user namespace, as everything else in the
-//! container is there; it is entered by the container's user.
+//! A working directory that is missing is made by the pod's root in the pod's own user namespace,
+//! as everything else in the container is there; it is entered by the container's user.
 //!
-//! A pid namespace is entered by the children of whoever enters it: that is the carrier, which ends as soon as its child
-//! exists. The shim itself never changes where it is. A failure comes back over a pipe that closes by itself when the
-//! program is executed.
+//! A pid namespace is entered by the children of whoever enters it: that is the carrier, which ends
+//! as soon as its child exists. The shim itself never changes where it is. A failure comes back
+//! over a pipe that closes by itself when the program is executed.
 
 use crate::{
     describe,
@@ -47,8 +47,8 @@ use tank_sys::{
 /// How long a process may take from fork to exec before it is given up on.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long a second process may take. Somebody in the container can stop it on its way in, and the shim serves nobody
-/// else meanwhile.
+/// How long a second process may take. Somebody in the container can stop it on its way in, and the
+/// shim serves nobody else meanwhile.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A container that runs or has run.
@@ -90,7 +90,8 @@ impl Container {
         }
     }
 
-    /// Starts a main process. `fds` are those that came with the request, the specification's own taken out.
+    /// Starts a main process. `fds` are those that came with the request, the specification's own
+    /// taken out.
     pub fn start(
         setup: &Setup,
         namespaces: &Namespaces,
@@ -108,7 +109,8 @@ impl Container {
         // A program that opens /dev/stdout opens the pipe itself, which has an owner like any file.
         let owner = rustix::fs::Uid::from_raw(setup.id_base + spec.user.uid);
         for end in [&out_end, &err_end] {
-            rustix::fs::fchown(end, Some(owner), None).map_err(|e| other("own the output", &e.into()))?;
+            rustix::fs::fchown(end, Some(owner), None)
+                .map_err(|e| other("own the output", &e.into()))?;
         }
         let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
         laps.note(Phase::Prepare);
@@ -120,20 +122,43 @@ impl Container {
             if let Some(net) = &namespaces.net {
                 namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
             }
-            namespace::enter(namespaces.uts.as_fd(), ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)?;
-            namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
+            namespace::enter(
+                namespaces.uts.as_fd(),
+                ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME,
+            )?;
+            namespace::enter(
+                namespaces.ipc.as_fd(),
+                ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+            )?;
             // Nothing of the host's but its own streams, while a path of the container is resolved.
-            let given = [&namespaces.user, &parts.root, &out_end, &err_end, &terminal_end];
-            let given = given.into_iter().chain(&parts.files).chain(parts.mounts.iter().map(|(fd, _)| fd));
+            let given = [
+                &namespaces.user,
+                &parts.root,
+                &out_end,
+                &err_end,
+                &terminal_end,
+            ];
+            let given = given
+                .into_iter()
+                .chain(&parts.files)
+                .chain(parts.mounts.iter().map(|(fd, _)| fd));
             report.close_all_but(given)?;
             laps.note(Phase::Namespaces);
             let devices: Vec<rootfs::Device> = spec.devices.iter().map(device).collect();
-            let files: Vec<FileMount> = spec.files.iter().flat_map(|(_, files)| files).map(file_mount).collect();
+            let files: Vec<FileMount> = spec
+                .files
+                .iter()
+                .flat_map(|(_, files)| files)
+                .map(file_mount)
+                .collect();
             let Entered { root, null } = rootfs::enter(&Rootfs {
                 root: parts.root.as_fd(),
                 attach_on: Path::new(&setup.attach_on),
                 mounts: &parts.mounts,
-                files: parts.files.as_ref().map(|fd| (fd.as_fd(), files.as_slice())),
+                files: parts
+                    .files
+                    .as_ref()
+                    .map(|fd| (fd.as_fd(), files.as_slice())),
                 owner: setup.id_base,
                 read_only: spec.read_only,
                 devices: &devices,
@@ -141,7 +166,8 @@ impl Container {
             })?;
             if spec.tty {
                 let (master, slave) = pty::open(&root, setup.id_base + spec.user.uid)?;
-                packet::send(terminal_end.as_fd(), b"m", &[master.as_fd()]).doing(|| "hand over a terminal")?;
+                packet::send(terminal_end.as_fd(), b"m", &[master.as_fd()])
+                    .doing(|| "hand over a terminal")?;
                 pty::adopt(slave.as_fd())?;
             } else {
                 rustix::process::setsid().doing(|| "start a session")?;
@@ -153,21 +179,45 @@ impl Container {
             privilege::become_root(namespaces.user.as_fd())?;
             // Where it can't be made, it can't be entered either, which is said then.
             let _ = root.ensure_directory(Path::new(&spec.cwd), Owner::Caller);
-            let program = Program { argv: &spec.argv, env: &spec.env, cwd: &spec.cwd, user: &spec.user };
+            let program = Program {
+                argv: &spec.argv,
+                env: &spec.env,
+                cwd: &spec.cwd,
+                user: &spec.user,
+            };
             program.run(root, &spec.bounding, &spec.ambient, &filter, report, laps)
         };
-        let process = launch_in(flags::NEWPID | flags::NEWNS, parts.cgroup.into.as_ref(), main)?;
+        let process = launch_in(
+            flags::NEWPID | flags::NEWNS,
+            parts.cgroup.into.as_ref(),
+            main,
+        )?;
         laps.note(Phase::Exec);
         drop((out_end, err_end, terminal_end));
         let output = if spec.tty {
-            let master = packet::receive(terminal.as_fd()).ok().flatten().and_then(|(_, mut fds)| fds.pop());
-            let master = master.ok_or_else(|| other("take the terminal", &io::Error::from(io::ErrorKind::NotFound)))?;
-            Output::Terminal(Relay::new(master).map_err(|e| other("watch the terminal", &e))?, Lines::new("stdout"))
+            let master = packet::receive(terminal.as_fd())
+                .ok()
+                .flatten()
+                .and_then(|(_, mut fds)| fds.pop());
+            let master = master.ok_or_else(|| {
+                other(
+                    "take the terminal",
+                    &io::Error::from(io::ErrorKind::NotFound),
+                )
+            })?;
+            Output::Terminal(
+                Relay::new(master).map_err(|e| other("watch the terminal", &e))?,
+                Lines::new("stdout"),
+            )
         } else {
             for pipe in [&out, &err] {
-                rustix::io::ioctl_fionbio(pipe, true).map_err(|e| other("watch the output", &e.into()))?;
+                rustix::io::ioctl_fionbio(pipe, true)
+                    .map_err(|e| other("watch the output", &e.into()))?;
             }
-            Output::Pipes(vec![(out, Lines::new("stdout")), (err, Lines::new("stderr"))])
+            Output::Pipes(vec![
+                (out, Lines::new("stdout")),
+                (err, Lines::new("stderr")),
+            ])
         };
         Ok(Self {
             spec,
@@ -183,8 +233,8 @@ impl Container {
         })
     }
 
-    /// Reads what is there from one source of output: how much, or none at its end. A log that can't be written loses
-    /// lines, never the container.
+    /// Reads what is there from one source of output: how much, or none at its end. A log that
+    /// can't be written loses lines, never the container.
     pub fn read_output(&mut self, source: usize, buffer: &mut [u8]) -> Option<usize> {
         let log = &mut self.log;
         match &mut self.output {
@@ -210,7 +260,8 @@ impl Container {
         }
     }
 
-    /// One source is at its end. A pipe is closed; a terminal stays, for who is attached, and is not read any more.
+    /// One source is at its end. A pipe is closed; a terminal stays, for who is attached, and is
+    /// not read any more.
     pub fn end_output(&mut self, source: usize) {
         match &mut self.output {
             Output::Pipes(pipes) if source < pipes.len() => drop(pipes.remove(source)),
@@ -226,7 +277,8 @@ impl Container {
             Output::Terminal(..) => 1,
         };
         for source in 0..sources {
-            // Bounded: no more than a pipe holds (1 MiB at most) can be left of a process that has ended.
+            // Bounded: no more than a pipe holds (1 MiB at most) can be left of a process that has
+            // ended.
             for _ in 0..1024 {
                 if !matches!(self.read_output(source, buffer), Some(1..)) {
                     break;
@@ -246,17 +298,30 @@ impl Container {
     }
 }
 
-/// The limits of setrlimit(2): the host's usual number of descriptors, not the shim's own, and what was declared.
+/// The limits of setrlimit(2): the host's usual number of descriptors, not the shim's own, and what
+/// was declared.
 pub fn set_limits(setup: &Setup, spec: &StartSpec) -> Result<(), tank_sys::Error> {
-    let usual = setup.nofile.map(|(soft, hard)| ("nofile".to_owned(), Some(soft), Some(hard)));
+    let usual = setup
+        .nofile
+        .map(|(soft, hard)| ("nofile".to_owned(), Some(soft), Some(hard)));
     process::set_ulimits(usual.as_slice())?;
     process::set_ulimits(&spec.ulimits)
 }
 
 /// A container's system call filter.
 pub fn filter(declared: &tank_proto::shim::Seccomp) -> Result<Vec<seccomp::Instruction>, Failure> {
-    let tank_proto::shim::Seccomp { unconfined, allow, deny, no_set_id } = declared;
-    let changes = seccomp::Changes { unconfined: *unconfined, allow, deny, no_set_id: *no_set_id };
+    let tank_proto::shim::Seccomp {
+        unconfined,
+        allow,
+        deny,
+        no_set_id,
+    } = declared;
+    let changes = seccomp::Changes {
+        unconfined: *unconfined,
+        allow,
+        deny,
+        no_set_id: *no_set_id,
+    };
     seccomp::filter(changes).map_err(|e| failure(&e))
 }
 
@@ -271,7 +336,10 @@ fn device(device: &tank_proto::shim::Device) -> rootfs::Device {
 }
 
 fn file_mount((name, path): &(String, String)) -> FileMount {
-    FileMount { name: name.clone(), path: path.clone() }
+    FileMount {
+        name: name.clone(),
+        path: path.clone(),
+    }
 }
 
 /// The descriptors of a start, each where it belongs.
@@ -293,7 +361,12 @@ impl Parts {
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut take = |index: usize| {
             let fd = fds.get_mut(index).and_then(Option::take);
-            fd.ok_or_else(|| other("read the request", &io::Error::other(format!("descriptor {index} is missing"))))
+            fd.ok_or_else(|| {
+                other(
+                    "read the request",
+                    &io::Error::other(format!("descriptor {index} is missing")),
+                )
+            })
         };
         Ok(Self {
             root: take(spec.root)?,
@@ -302,12 +375,23 @@ impl Parts {
                 .iter()
                 .map(|(index, target)| Ok((take(*index)?, target.clone())))
                 .collect::<Result<_, Failure>>()?,
-            files: spec.files.as_ref().map(|(index, _)| take(*index)).transpose()?,
+            files: spec
+                .files
+                .as_ref()
+                .map(|(index, _)| take(*index))
+                .transpose()?,
             cgroup: {
                 let into = spec.into.map(&mut take).transpose()?;
                 // Who is born in the group of version 2 need not join it.
-                let count = spec.cgroup.len() - usize::from(into.is_some() && !spec.cgroup.is_empty());
-                Groups { into, join: spec.cgroup[..count].iter().map(|index| take(*index)).collect::<Result<_, _>>()? }
+                let count =
+                    spec.cgroup.len() - usize::from(into.is_some() && !spec.cgroup.is_empty());
+                Groups {
+                    into,
+                    join: spec.cgroup[..count]
+                        .iter()
+                        .map(|index| take(*index))
+                        .collect::<Result<_, _>>()?,
+                }
             },
         })
     }
@@ -334,8 +418,8 @@ pub struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// Executes the program with what privileges it is to have; the caller is [the pod's root](privilege::become_root).
-    /// Returns only on failure.
+    /// Executes the program with what privileges it is to have; the caller is
+    /// [the pod's root](privilege::become_root). Returns only on failure.
     pub fn run(
         &self,
         root: Root,
@@ -346,8 +430,12 @@ impl Program<'_> {
         laps: &Laps,
     ) -> Result<(), tank_sys::Error> {
         let text = |text: String| CString::new(text).map_err(|e| io::Error::other(e.to_string()));
-        let argv: Vec<CString> =
-            self.argv.iter().map(|a| text(a.clone())).collect::<Result<_, _>>().doing(|| "read the arguments")?;
+        let argv: Vec<CString> = self
+            .argv
+            .iter()
+            .map(|a| text(a.clone()))
+            .collect::<Result<_, _>>()
+            .doing(|| "read the arguments")?;
         let env: Vec<CString> = self
             .env
             .iter()
@@ -357,10 +445,12 @@ impl Program<'_> {
         let User { uid, gid, groups } = self.user.clone();
         let identity = privilege::Identity { uid, gid, groups };
         privilege::become_user(&identity, bounding, ambient)?;
-        root.enter(Path::new(self.cwd)).doing(|| format!("enter the working directory {}", self.cwd))?;
+        root.enter(Path::new(self.cwd))
+            .doing(|| format!("enter the working directory {}", self.cwd))?;
         drop(root);
         process::reset_signals();
-        // Closed, and not at the program's execution: until it is found, a link in its path could lead through them.
+        // Closed, and not at the program's execution: until it is found, a link in its path could
+        // lead through them.
         report.close_all_but([])?;
         laps.note(Phase::Privileges);
         seccomp::install(filter)?;
@@ -385,19 +475,26 @@ pub struct Report<'a> {
 
 impl<'a> Report<'a> {
     fn new(status: &'a OwnedFd) -> Self {
-        Self { kind: FailureKind::Other, status }
+        Self {
+            kind: FailureKind::Other,
+            status,
+        }
     }
 
-    /// Closes every descriptor but the standard streams, those that are given and the one to report on. What is closed is
-    /// owned by frames that this process never returns to.
-    pub fn close_all_but<'b>(&'b self, given: impl IntoIterator<Item = &'b OwnedFd>) -> Result<(), tank_sys::Error> {
+    /// Closes every descriptor but the standard streams, those that are given and the one to report
+    /// on. What is closed is owned by frames that this process never returns to.
+    pub fn close_all_but<'b>(
+        &'b self,
+        given: impl IntoIterator<Item = &'b OwnedFd>,
+    ) -> Result<(), tank_sys::Error> {
         let mut keep: Vec<BorrowedFd<'_>> = vec![self.status.as_fd()];
         keep.extend(given.into_iter().map(|fd| -> BorrowedFd<'_> { fd.as_fd() }));
         process::close_descriptors_but(&keep)
     }
 }
 
-/// Runs `main` in a process in new namespaces. Returns once the program is executed, or with why it was not.
+/// Runs `main` in a process in new namespaces. Returns once the program is executed, or with why it
+/// was not.
 fn launch_in(
     namespaces: u64,
     cgroup: Option<&OwnedFd>,
@@ -414,9 +511,9 @@ fn launch_in(
     executed(process, status, START_LIMIT)
 }
 
-/// Makes a process through a carrier, born in the group `into`: `enter` runs in the carrier, once that has joined the groups `join` and closed
-/// everything but `given`; `main` in the process, which is a child of the shim. Returns once the program is executed, or
-/// with why it was not.
+/// Makes a process through a carrier, born in the group `into`: `enter` runs in the carrier, once
+/// that has joined the groups `join` and closed everything but `given`; `main` in the process,
+/// which is a child of the shim. Returns once the program is executed, or with why it was not.
 pub fn launch(
     into: Option<&OwnedFd>,
     join: &[OwnedFd],
@@ -460,7 +557,11 @@ pub fn launch(
     process::wait(&carrier).map_err(|e| failure(&e))?;
     drop(status_end);
     match known {
-        true => executed(process::open(i32::from_le_bytes(bytes)).map_err(|e| failure(&e))?, status, JOIN_LIMIT),
+        true => executed(
+            process::open(i32::from_le_bytes(bytes)).map_err(|e| failure(&e))?,
+            status,
+            JOIN_LIMIT,
+        ),
         false => Err(read_status(status, JOIN_LIMIT)?.unwrap_or_else(no_process)),
     }
 }
@@ -468,14 +569,21 @@ pub fn launch(
 /// The status of a process that did not get as far as its program; says why on `status`.
 fn tell(status: &OwnedFd, result: Result<(), tank_sys::Error>, kind: FailureKind) -> i32 {
     let Err(error) = result else { return 0 };
-    let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-    let failure = Failure { what: error.what().to_owned(), why, kind };
+    let why = std::error::Error::source(&error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let failure = Failure {
+        what: error.what().to_owned(),
+        why,
+        kind,
+    };
     let text = serde_json::to_vec(&failure).unwrap_or_default();
     let _ = rustix::io::write(status, &text);
     125
 }
 
-/// Waits until a process executes its program, and says by which pid the host knows it; one that does not is ended.
+/// Waits until a process executes its program, and says by which pid the host knows it; one that
+/// does not is ended.
 fn executed(process: Process, status: OwnedFd, limit: Duration) -> Result<Process, Failure> {
     let visible = || process::visible_pid(process.pidfd.as_fd()).map_err(|e| failure(&e));
     let failure = match read_status(status, limit) {
@@ -491,15 +599,24 @@ fn executed(process: Process, status: OwnedFd, limit: Duration) -> Result<Proces
 }
 
 fn no_process() -> Failure {
-    other("make a process", &io::Error::from(io::ErrorKind::UnexpectedEof))
+    other(
+        "make a process",
+        &io::Error::from(io::ErrorKind::UnexpectedEof),
+    )
 }
 
 /// Waits until there is something to read, or the end.
 fn await_input(pipe: &OwnedFd, deadline: Instant) -> Result<(), Failure> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut poll = [rustix::event::PollFd::new(pipe, rustix::event::PollFlags::IN)];
+        let timeout = rustix::time::Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut poll = [rustix::event::PollFd::new(
+            pipe,
+            rustix::event::PollFlags::IN,
+        )];
         match rustix::event::poll(&mut poll, Some(&timeout)) {
             Ok(0) => return Err(other("start a process", &io::ErrorKind::TimedOut.into())),
             Err(rustix::io::Errno::INTR) => {}
@@ -520,7 +637,9 @@ fn read_status(status: OwnedFd, limit: Duration) -> Result<Option<Failure>, Fail
             Ok(0) if text.is_empty() => return Ok(None),
             Ok(0) => {
                 let parsed = serde_json::from_slice(&text);
-                return parsed.map(Some).map_err(|e| other("start a process", &io::Error::other(e)));
+                return parsed
+                    .map(Some)
+                    .map_err(|e| other("start a process", &io::Error::other(e)));
             }
             Ok(length) => text.extend(&buffer[..length]),
             Err(error) => return Err(other("start a process", &error.into())),
@@ -529,12 +648,22 @@ fn read_status(status: OwnedFd, limit: Duration) -> Result<Option<Failure>, Fail
 }
 
 pub fn failure(error: &tank_sys::Error) -> Failure {
-    let why = std::error::Error::source(error).map(describe).unwrap_or_default();
-    Failure { what: error.what().to_owned(), why, kind: FailureKind::Other }
+    let why = std::error::Error::source(error)
+        .map(describe)
+        .unwrap_or_default();
+    Failure {
+        what: error.what().to_owned(),
+        why,
+        kind: FailureKind::Other,
+    }
 }
 
 pub fn other(what: &str, error: &io::Error) -> Failure {
-    Failure { what: what.to_owned(), why: error.to_string(), kind: FailureKind::Other }
+    Failure {
+        what: what.to_owned(),
+        why: error.to_string(),
+        kind: FailureKind::Other,
+    }
 }
 
 pub fn exit_status(exit: Exit) -> ExitStatus {

@@ -1,12 +1,13 @@
 //! A second process inside a running container.
 //!
-//! It gets the main process's user, capabilities, filter, cgroup and environment. On a terminal, the master goes to
-//! the client, which pumps the bytes itself; the shim keeps a copy, so that the terminal does not hang up when the
-//! client detaches, and then reads it empty, so that the command is not stopped by a full one.
+//! It gets the main process's user, capabilities, filter, cgroup and environment. On a terminal,
+//! the master goes to the client, which pumps the bytes itself; the shim keeps a copy, so that the
+//! terminal does not hang up when the client detaches, and then reads it empty, so that the command
+//! is not stopped by a full one.
 //!
-//! A probe's process is made to end with its control socket ([`ExecSpec::kill_on_close`]): whoever stops waiting for it,
-//! for whatever reason, ends it by that alone. It gets a cgroup below its container's, so that nothing it started, in
-//! whatever session, outlives it.
+//! A probe's process is made to end with its control socket ([`ExecSpec::kill_on_close`]): whoever
+//! stops waiting for it, for whatever reason, ends it by that alone. It gets a cgroup below its
+//! container's, so that nothing it started, in whatever session, outlives it.
 
 use crate::{
     container::{Container, Program, Report, absolute, failure, filter, launch, other, set_limits},
@@ -55,7 +56,11 @@ impl ExecGroup {
             rustix::fs::mkdirat(parent, name.as_str(), Mode::from_raw_mode(0o755))?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let dir = rustix::fs::openat(parent, name.as_str(), flags, Mode::empty())?;
-            Ok(Self { parent: parent.try_clone()?, name: name.clone(), dir })
+            Ok(Self {
+                parent: parent.try_clone()?,
+                name: name.clone(),
+                dir,
+            })
         };
         make().doing(|| format!("make the cgroup {name}"))
     }
@@ -70,15 +75,16 @@ impl ExecGroup {
         }
     }
 
-    /// Removes it, or says that it still has processes. What is left here goes with the container's cgroup.
+    /// Removes it, or says that it still has processes. What is left here goes with the container's
+    /// cgroup.
     pub fn remove(&self) -> bool {
         let removed = rustix::fs::unlinkat(&self.parent, self.name.as_str(), AtFlags::REMOVEDIR);
         !matches!(removed, Err(rustix::io::Errno::BUSY))
     }
 }
 
-/// Runs the process; returns it with what the client gets: the control socket, then the terminal's master. `number` is
-/// another one for each.
+/// Runs the process; returns it with what the client gets: the control socket, then the terminal's
+/// master. `number` is another one for each.
 pub fn start(
     setup: &Setup,
     namespaces: &Namespaces,
@@ -88,10 +94,17 @@ pub fn start(
     number: u64,
 ) -> Result<(Exec, Vec<OwnedFd>), Failure> {
     if spec.terminal.is_none() && streams.len() != 3 {
-        return Err(other("read the request", &io::Error::other("three streams are needed without a terminal")));
+        return Err(other(
+            "read the request",
+            &io::Error::other("three streams are needed without a terminal"),
+        ));
     }
     // `tankd` has looked at them, and an older one has not.
-    let streams = if spec.terminal.is_some() { &[] } else { streams };
+    let streams = if spec.terminal.is_some() {
+        &[]
+    } else {
+        streams
+    };
     stream::check_all(streams.iter().map(AsFd::as_fd))
         .map_err(|why| other("use the streams", &io::Error::other(why)))?;
     let cwd = spec.cwd.as_deref().unwrap_or(&container.spec.cwd);
@@ -109,7 +122,10 @@ pub fn start(
     if spec.terminal.is_some() && !env.iter().any(|(key, _)| key == "TERM") {
         env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
-    let given: Vec<&OwnedFd> = [&namespaces.user, &terminal_end].into_iter().chain(streams).collect();
+    let given: Vec<&OwnedFd> = [&namespaces.user, &terminal_end]
+        .into_iter()
+        .chain(streams)
+        .collect();
     let main = |report: &mut Report<'_>| -> Result<(), tank_sys::Error> {
         report.close_all_but(given.iter().copied())?;
         let root = Root::current()?;
@@ -118,7 +134,8 @@ pub fn start(
             if rows > 0 && columns > 0 {
                 pty::resize(master.as_fd(), rows, columns)?;
             }
-            packet::send(terminal_end.as_fd(), b"m", &[master.as_fd()]).doing(|| "hand over a terminal")?;
+            packet::send(terminal_end.as_fd(), b"m", &[master.as_fd()])
+                .doing(|| "hand over a terminal")?;
             pty::adopt(slave.as_fd())?;
         } else {
             rustix::process::setsid().doing(|| "start a session")?;
@@ -126,7 +143,12 @@ pub fn start(
         }
         set_limits(setup, &container.spec)?;
         privilege::become_root(namespaces.user.as_fd())?;
-        let program = Program { argv: &spec.argv, env: &env, cwd, user: &container.spec.user };
+        let program = Program {
+            argv: &spec.argv,
+            env: &env,
+            cwd,
+            user: &container.spec.user,
+        };
         let (bounding, ambient) = (&container.spec.bounding, &container.spec.ambient);
         program.run(root, bounding, ambient, &filter, report, &Laps::none())
     };
@@ -155,12 +177,28 @@ pub fn start(
     let mut for_client = vec![theirs];
     let mut master = None;
     if spec.terminal.is_some() {
-        let received = packet::receive(terminal.as_fd()).ok().flatten().and_then(|(_, mut fds)| fds.pop());
-        let ours = received.ok_or_else(|| other("take the terminal", &io::ErrorKind::NotFound.into()))?;
-        for_client.push(ours.try_clone().map_err(|e| other("copy the terminal", &e))?);
+        let received = packet::receive(terminal.as_fd())
+            .ok()
+            .flatten()
+            .and_then(|(_, mut fds)| fds.pop());
+        let ours =
+            received.ok_or_else(|| other("take the terminal", &io::ErrorKind::NotFound.into()))?;
+        for_client.push(
+            ours.try_clone()
+                .map_err(|e| other("copy the terminal", &e))?,
+        );
         master = Some(ours);
     }
-    Ok((Exec { process, control: Some(ours), master, kill_on_close: spec.kill_on_close, group }, for_client))
+    Ok((
+        Exec {
+            process,
+            control: Some(ours),
+            master,
+            kill_on_close: spec.kill_on_close,
+            group,
+        },
+        for_client,
+    ))
 }
 
 impl Exec {
@@ -188,5 +226,9 @@ impl Exec {
 /// The failure of asking for a container that can't be entered.
 pub fn not_running(container: &str) -> Failure {
     let why = "its main process has ended".to_owned();
-    Failure { what: format!("enter container `{container}`"), why, kind: FailureKind::NotRunning }
+    Failure {
+        what: format!("enter container `{container}`"),
+        why,
+        kind: FailureKind::NotRunning,
+    }
 }

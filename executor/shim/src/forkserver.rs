@@ -1,12 +1,13 @@
 //! Shims are forked, not executed: one process that `tankd` starts once is asked for each of them.
 //!
-//! A fork of a small single-threaded process takes a sixth of what executing a program and linking it does, the pages
-//! that are never written are shared by all shims, and each is *born* in its cgroup (`CLONE_INTO_CGROUP`): to move a
-//! process there takes a lock for which the kernel waits an RCU grace period, 15 ms when nothing else was moved lately.
+//! A fork of a small single-threaded process takes a sixth of what executing a program and linking
+//! it does, the pages that are never written are shared by all shims, and each is *born* in its
+//! cgroup (`CLONE_INTO_CGROUP`): to move a process there takes a lock for which the kernel waits an
+//! RCU grace period, 15 ms when nothing else was moved lately.
 //!
-//! A shim is made as a child of `tankd` (`CLONE_PARENT`), so this process waits for nobody, and as the first process of a
-//! pid namespace, which takes everything in the pod along when it ends. This process ends when `tankd` does, at the end of
-//! its standard input; the shims do not.
+//! A shim is made as a child of `tankd` (`CLONE_PARENT`), so this process waits for nobody, and as
+//! the first process of a pid namespace, which takes everything in the pod along when it ends. This
+//! process ends when `tankd` does, at the end of its standard input; the shims do not.
 
 use crate::{describe, pod::Pod};
 use rustix::fs::{Mode, OFlags};
@@ -21,16 +22,19 @@ use tank_sys::{
     process::{self, flags},
 };
 
-/// Forks a shim for each packet on standard input, until its end. With a packet come four descriptors: the [`Setup`] as
-/// a sealed file, the shim's standard error, the socket on which it says [`Reply::Ready`] (or why it is not) and then takes
-/// requests, and the directory of its cgroup.
+/// Forks a shim for each packet on standard input, until its end. With a packet come four
+/// descriptors: the [`Setup`] as a sealed file, the shim's standard error, the socket on which it
+/// says [`Reply::Ready`] (or why it is not) and then takes requests, and the directory of its
+/// cgroup.
 ///
 /// # Errors
 /// When standard input is no such socket.
 pub fn serve() -> io::Result<()> {
     let asked = std::io::stdin();
     while let Some((_, fds)) = packet::receive(asked.as_fd())? {
-        let Ok([setup, stderr, control, cgroup]) = <[OwnedFd; 4]>::try_from(fds) else { continue };
+        let Ok([setup, stderr, control, cgroup]) = <[OwnedFd; 4]>::try_from(fds) else {
+            continue;
+        };
         if let Err(error) = fork(setup, &stderr, &control, &cgroup) {
             refuse(&control, error);
         }
@@ -38,12 +42,21 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
-fn fork(setup: OwnedFd, stderr: &OwnedFd, control: &OwnedFd, cgroup: &OwnedFd) -> Result<(), String> {
+fn fork(
+    setup: OwnedFd,
+    stderr: &OwnedFd,
+    control: &OwnedFd,
+    cgroup: &OwnedFd,
+) -> Result<(), String> {
     let read = |e: &dyn std::fmt::Display| format!("read the set-up: {e}");
     let bytes = packet::read_sealed(setup, MAX_SPEC).map_err(|e| read(&e))?;
     let setup: Setup = serde_json::from_slice(&bytes).map_err(|e| read(&e))?;
     // Not to know where the time goes is no reason not to start.
-    let laps = if setup.timed { Laps::start().unwrap_or_else(|_| Laps::none()) } else { Laps::none() };
+    let laps = if setup.timed {
+        Laps::start().unwrap_or_else(|_| Laps::none())
+    } else {
+        Laps::none()
+    };
     let body = || {
         laps.note(Phase::Fork);
         match live(setup, stderr, control, &laps) {
@@ -55,18 +68,25 @@ fn fork(setup: OwnedFd, stderr: &OwnedFd, control: &OwnedFd, cgroup: &OwnedFd) -
             }
         }
     };
-    process::spawn(flags::PARENT | flags::NEWPID, Some(cgroup.as_fd()), body).map(drop).map_err(|e| describe(&e))
+    process::spawn(flags::PARENT | flags::NEWPID, Some(cgroup.as_fd()), body)
+        .map(drop)
+        .map_err(|e| describe(&e))
 }
 
 /// Says why there is no shim.
 fn refuse(control: &OwnedFd, why: String) {
-    let failure = Failure { what: "start the pod's shim".to_owned(), why, kind: FailureKind::Other };
+    let failure = Failure {
+        what: "start the pod's shim".to_owned(),
+        why,
+        kind: FailureKind::Other,
+    };
     let text = serde_json::to_vec(&FromShim::Reply(Reply::Failed(failure))).unwrap_or_default();
     // tankd sees the end of the socket, if nothing else.
     let _ = packet::send(control.as_fd(), &text, &[]);
 }
 
-/// A shim's whole life. Of what it was made with it keeps the socket: the directory of its cgroup is a way to the host's.
+/// A shim's whole life. Of what it was made with it keeps the socket: the directory of its cgroup
+/// is a way to the host's.
 fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, laps: &Laps) -> Result<(), String> {
     let streams = || -> io::Result<()> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
@@ -76,7 +96,11 @@ fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, laps: &Laps) -> Resul
     };
     streams().map_err(|e| format!("take its streams: {e}"))?;
     let _ = rustix::thread::set_name(c"tank-shim");
-    let own = control.try_clone().map_err(|e| format!("keep the socket to tankd: {e}"))?;
+    let own = control
+        .try_clone()
+        .map_err(|e| format!("keep the socket to tankd: {e}"))?;
     process::close_descriptors_but(&[control.as_fd(), own.as_fd()]).map_err(|e| describe(&e))?;
-    Pod::set_up(setup, own, laps).and_then(Pod::serve).map_err(|e| describe(&e))
+    Pod::set_up(setup, own, laps)
+        .and_then(Pod::serve)
+        .map_err(|e| describe(&e))
 }

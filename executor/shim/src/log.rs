@@ -1,8 +1,9 @@
 //! What containers print, as lines in a bounded file.
 //!
-//! The format is the one of the Kubernetes CRI, which log shippers read: time (RFC 3339, UTC), stream, `F` for a full
-//! line or `P` for a part of one, text. A file that reaches [`MAX_FILE`] becomes `NAME.log.1`, replacing the one
-//! before, so a container's logs never take more than twice that.
+//! The format is the one of the Kubernetes CRI, which log shippers read: time (RFC 3339, UTC),
+//! stream, `F` for a full line or `P` for a part of one, text. A file that reaches [`MAX_FILE`]
+//! becomes `NAME.log.1`, replacing the one before, so a container's logs never take more than twice
+//! that.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,7 +26,10 @@ pub struct Lines {
 
 impl Lines {
     pub fn new(stream: &'static str) -> Self {
-        Self { stream, partial: Vec::new() }
+        Self {
+            stream,
+            partial: Vec::new(),
+        }
     }
 
     /// Takes what was read, writes the lines that are complete.
@@ -53,19 +57,28 @@ impl Lines {
 
     /// The stream has ended: writes what came without a line end.
     pub fn finish(&mut self, log: &mut LogFile) -> io::Result<()> {
-        if self.partial.is_empty() { Ok(()) } else { self.write('F', log) }
+        if self.partial.is_empty() {
+            Ok(())
+        } else {
+            self.write('F', log)
+        }
     }
 
     fn write(&mut self, tag: char, log: &mut LogFile) -> io::Result<()> {
-        let mut line =
-            format!("{} {} {tag} ", humantime::format_rfc3339_nanos(SystemTime::now()), self.stream).into_bytes();
+        let mut line = format!(
+            "{} {} {tag} ",
+            humantime::format_rfc3339_nanos(SystemTime::now()),
+            self.stream
+        )
+        .into_bytes();
         line.append(&mut self.partial);
         line.push(b'\n');
         log.write(&line)
     }
 }
 
-/// A file that is made, with its folder, when there is something to write, and renamed when it is full.
+/// A file that is made, with its folder, when there is something to write, and renamed when it is
+/// full.
 pub struct LogFile {
     path: PathBuf,
     open: Option<(File, u64)>,
@@ -82,11 +95,16 @@ impl LogFile {
             if let Some(dir) = self.path.parent() {
                 fs::create_dir_all(dir)?;
             }
-            let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(&self.path)?;
             let length = file.metadata()?.len();
             self.open = Some((file, length));
         }
-        self.open.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.open
+            .as_mut()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// One write a line, so a reader never sees half of one.
@@ -105,7 +123,10 @@ impl LogFile {
 
 /// Milliseconds since the epoch.
 pub fn now_millis() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64
 }
 
 #[cfg(test)]
@@ -113,7 +134,8 @@ mod tests {
     use super::*;
 
     fn logged(chunks: &[&[u8]]) -> Vec<String> {
-        let path = std::env::temp_dir().join(format!("tank-log-{}-{:p}.log", std::process::id(), &chunks));
+        let path =
+            std::env::temp_dir().join(format!("tank-log-{}-{:p}.log", std::process::id(), &chunks));
         let mut log = LogFile::new(path.clone());
         let mut lines = Lines::new("stdout");
         for chunk in chunks {
@@ -122,7 +144,9 @@ mod tests {
         lines.finish(&mut log).expect("writes");
         let text = fs::read_to_string(&path).expect("reads");
         fs::remove_file(path).expect("removes");
-        text.lines().map(|line| line.split_once(' ').expect("a time").1.to_owned()).collect()
+        text.lines()
+            .map(|line| line.split_once(' ').expect("a time").1.to_owned())
+            .collect()
     }
 
     #[test]
@@ -138,6 +162,9 @@ mod tests {
         let long = vec![b'x'; MAX_LINE + 5];
         let lines = logged(&[&long]);
         assert_eq!(lines.len(), 2);
-        assert_eq!((lines[0].len(), lines[1].as_str()), ("stdout P ".len() + MAX_LINE, "stdout F xxxxx"));
+        assert_eq!(
+            (lines[0].len(), lines[1].as_str()),
+            ("stdout P ".len() + MAX_LINE, "stdout F xxxxx")
+        );
     }
 }

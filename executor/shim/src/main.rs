@@ -1,23 +1,26 @@
 //! `tank-shim`: one small single-threaded process a pod.
 //!
-//! It is the parent of the pod's containers, holds their namespaces open, writes their logs and serves their
-//! terminals. It decides nothing: `tankd` tells it what to do ([`tank_proto::shim`]) and may die and come back
-//! meanwhile.
+//! It is the parent of the pod's containers, holds their namespaces open, writes their logs and
+//! serves their terminals. It decides nothing: `tankd` tells it what to do ([`tank_proto::shim`])
+//! and may die and come back meanwhile.
 //!
-//! **When a shim dies, all of its pod dies.** It is the first process of a pid namespace, and those of its containers are
-//! below that one: when it ends, for whatever reason, the kernel ends every process in them before its end is complete
-//! (pid_namespaces(7), "The namespace init process"). The descriptors of the other namespaces go with it. It takes nobody
-//! who watches: not `tankd`, which may be dead as well, and no process more for each pod. `PR_SET_PDEATHSIG` does not do:
-//! the kernel forgets it when a main process changes its user, as every `su`, `gosu` or `setpriv` in an entry point does.
-//! The price is that a shim's own pids are not the host's: what it says of a process is asked of `/proc`
-//! ([`tank_sys::process::visible_pid`]).
+//! **When a shim dies, all of its pod dies.** It is the first process of a pid namespace, and those
+//! of its containers are below that one: when it ends, for whatever reason, the kernel ends every
+//! process in them before its end is complete (pid_namespaces(7), "The namespace init process").
+//! The descriptors of the other namespaces go with it. It takes nobody who watches: not `tankd`,
+//! which may be dead as well, and no process more for each pod. `PR_SET_PDEATHSIG` does not do: the
+//! kernel forgets it when a main process changes its user, as every `su`, `gosu` or `setpriv` in an
+//! entry point does. The price is that a shim's own pids are not the host's: what it says of a
+//! process is asked of `/proc` ([`tank_sys::process::visible_pid`]).
 //!
-//! **What a container could get hold of** while a process enters it, by a link to `/proc/self` or by looking at its `/proc`,
-//! is taken away beforehand, each by itself enough. Every process has only those descriptors open that it was given by name:
-//! the fork server from its first line, a shim from the fork, a process on its way into a container before a path of that is
-//! resolved, and a program its three streams. Paths are resolved beneath the container's root and over no magic link
-//! ([`tank_sys::beneath`]). `/proc/self/exe` can neither be executed nor written ([`tank_sys::program`]). Until a program is
-//! executed, nobody without privileges over the host may look at its process ([`tank_sys::process::hide`]).
+//! **What a container could get hold of** while a process enters it, by a link to `/proc/self` or
+//! by looking at its `/proc`, is taken away beforehand, each by itself enough. Every process has
+//! only those descriptors open that it was given by name: the fork server from its first line, a
+//! shim from the fork, a process on its way into a container before a path of that is resolved, and
+//! a program its three streams. Paths are resolved beneath the container's root and over no magic
+//! link ([`tank_sys::beneath`]). `/proc/self/exe` can neither be executed nor written
+//! ([`tank_sys::program`]). Until a program is executed, nobody without privileges over the host
+//! may look at its process ([`tank_sys::process::hide`]).
 //!
 //! * [`forkserver`]: where shims come from.
 //! * [`pod`]: the loop, and everything it waits for.
@@ -45,17 +48,22 @@ fn main() -> ExitCode {
         println!("tank-shim {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    match out_of_reach(argument.as_deref()).map_err(|e| describe(&e)).and_then(|()| serve()) {
+    match out_of_reach(argument.as_deref())
+        .map_err(|e| describe(&e))
+        .and_then(|()| serve())
+    {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tank-shim is started by tankd, with a socket as its standard input: {error}");
+            eprintln!(
+                "tank-shim is started by tankd, with a socket as its standard input: {error}"
+            );
             ExitCode::FAILURE
         }
     }
 }
 
-/// Executes this program once more, from a mount that was made for it (its argument is then the number of that), and keeps
-/// nothing that is not of this process's own making.
+/// Executes this program once more, from a mount that was made for it (its argument is then the
+/// number of that), and keeps nothing that is not of this process's own making.
 fn out_of_reach(mount: Option<&str>) -> tank_sys::Result<()> {
     match mount {
         None => match program::execute_detached(c"tank-shim")? {},

@@ -15,8 +15,8 @@ use std::{
 };
 use tank_proto::{
     shim::{
-        Answer, Call, Event, ExecSpec, ExitStatus, Failure, FailureKind, FromShim, MAX_DESCRIPTORS, MAX_SPEC, Reply,
-        Request, Setup, StartSpec, State, VERSION, WITH_IDS,
+        Answer, Call, Event, ExecSpec, ExitStatus, Failure, FailureKind, FromShim, MAX_DESCRIPTORS,
+        MAX_SPEC, Reply, Request, Setup, StartSpec, State, VERSION, WITH_IDS,
     },
     terminal,
     timing::Span,
@@ -31,8 +31,8 @@ use tank_sys::{
 /// The most connections at once: `tankd`, and one that is going away.
 const MAX_CONNECTIONS: usize = 16;
 
-/// The most second processes of operators at once, and the most that end with their control socket: one kind does not
-/// take the places of the other.
+/// The most second processes of operators at once, and the most that end with their control socket:
+/// one kind does not take the places of the other.
 const MAX_EXECS: usize = 256;
 
 /// The most cgroups of ended second processes that wait for their last process to be gone.
@@ -78,7 +78,8 @@ impl Pod {
             fs::write(path, "0").doing(|| format!("join {path}"))?;
         }
         laps.note(Phase::Cgroups);
-        let (namespaces, sockets) = namespace::create(setup.id_base, setup.own_network, &setup.hostname, laps)?;
+        let (namespaces, sockets) =
+            namespace::create(setup.id_base, setup.own_network, &setup.hostname, laps)?;
         set_sysctls(&setup, &namespaces)?;
         laps.note(Phase::Sysctls);
         let listener = packet::listen(Path::new(&setup.socket))?;
@@ -99,8 +100,13 @@ impl Pod {
             shutting_down: false,
         };
         laps.note(Phase::Listen);
-        let reply = Reply::Ready { pid, spans: spans(laps) };
-        let mut fds = pod.copies().map_err(|failure| Error::new(failure.what, io::Error::other(failure.why)))?;
+        let reply = Reply::Ready {
+            pid,
+            spans: spans(laps),
+        };
+        let mut fds = pod
+            .copies()
+            .map_err(|failure| Error::new(failure.what, io::Error::other(failure.why)))?;
         fds.extend(sockets);
         // A tankd that is gone meanwhile connects again when it is back.
         pod.send(0, &FromShim::Reply(reply), &fds);
@@ -110,14 +116,23 @@ impl Pod {
     /// The namespaces that others may enter.
     fn copies(&self) -> Result<Vec<OwnedFd>, Failure> {
         let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| other("copy a namespace", &e));
-        [Some(&self.namespaces.user), self.namespaces.net.as_ref()].into_iter().flatten().map(copy).collect()
+        [Some(&self.namespaces.user), self.namespaces.net.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(copy)
+            .collect()
     }
 
     /// Serves until told to end.
     pub fn serve(mut self) -> Result<()> {
         let mut buffer = vec![0; 32 << 10];
         loop {
-            if self.shutting_down && self.containers.values().all(|container| container.exited.is_some()) {
+            if self.shutting_down
+                && self
+                    .containers
+                    .values()
+                    .all(|container| container.exited.is_some())
+            {
                 let _ = fs::remove_file(&self.setup.socket);
                 return Ok(());
             }
@@ -143,17 +158,35 @@ impl Pod {
                 Err(error) => return Err(error).doing(|| "wait for events"),
             }
         }
-        let ready = tokens.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        let ready = tokens
+            .into_iter()
+            .zip(&fds)
+            .filter(|(_, fd)| !fd.revents().is_empty());
         Ok(ready.map(|(token, _)| token).collect())
     }
 
     fn watched(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
         let read = PollFlags::IN;
-        let mut watched =
-            vec![(Token::Listener, self.listener.as_fd(), read), (Token::Children, self.children.as_fd(), read)];
-        watched.extend(self.connections.iter().enumerate().map(|(i, fd)| (Token::Connection(i), fd.as_fd(), read)));
-        for (name, container) in self.containers.iter().filter(|(_, container)| container.exited.is_none()) {
-            watched.push((Token::Exit(name.clone()), container.process.pidfd.as_fd(), read));
+        let mut watched = vec![
+            (Token::Listener, self.listener.as_fd(), read),
+            (Token::Children, self.children.as_fd(), read),
+        ];
+        watched.extend(
+            self.connections
+                .iter()
+                .enumerate()
+                .map(|(i, fd)| (Token::Connection(i), fd.as_fd(), read)),
+        );
+        for (name, container) in self
+            .containers
+            .iter()
+            .filter(|(_, container)| container.exited.is_none())
+        {
+            watched.push((
+                Token::Exit(name.clone()),
+                container.process.pidfd.as_fd(),
+                read,
+            ));
             match &container.output {
                 Output::Pipes(pipes) => {
                     for (i, (fd, _)) in pipes.iter().enumerate() {
@@ -161,13 +194,19 @@ impl Pod {
                     }
                 }
                 Output::Terminal(relay, _) => {
-                    let flags = if relay.has_input() { read | PollFlags::OUT } else { read };
+                    let flags = if relay.has_input() {
+                        read | PollFlags::OUT
+                    } else {
+                        read
+                    };
                     // A terminal that has hung up is readable for ever.
                     if !relay.hung_up {
                         watched.push((Token::Output(name.clone(), 0), relay.master.as_fd(), flags));
                     }
                     let clients = relay.clients.iter().enumerate();
-                    watched.extend(clients.map(|(i, fd)| (Token::Client(name.clone(), i), fd.as_fd(), read)));
+                    watched.extend(
+                        clients.map(|(i, fd)| (Token::Client(name.clone(), i), fd.as_fd(), read)),
+                    );
                 }
             }
         }
@@ -175,7 +214,9 @@ impl Pod {
             watched.push((Token::ExecExit(i), exec.process.pidfd.as_fd(), read));
             match (&exec.control, &exec.master) {
                 (Some(control), _) => watched.push((Token::ExecControl(i), control.as_fd(), read)),
-                (None, Some(master)) => watched.push((Token::ExecTerminal(i), master.as_fd(), read)),
+                (None, Some(master)) => {
+                    watched.push((Token::ExecTerminal(i), master.as_fd(), read))
+                }
                 (None, None) => {}
             }
         }
@@ -206,7 +247,10 @@ impl Pod {
                 }
             }
             Token::Client(name, index) => {
-                if let Some(Container { output: Output::Terminal(relay, _), .. }) = self.containers.get_mut(name)
+                if let Some(Container {
+                    output: Output::Terminal(relay, _),
+                    ..
+                }) = self.containers.get_mut(name)
                     && !relay.receive(*index)
                     && *index < relay.clients.len()
                 {
@@ -229,7 +273,10 @@ impl Pod {
             Token::ExecTerminal(index) => {
                 if let Some(exec) = self.execs.get_mut(*index)
                     && let Some(master) = &exec.master
-                    && !matches!(rustix::io::read(master, &mut *buffer), Ok(1..) | Err(rustix::io::Errno::AGAIN))
+                    && !matches!(
+                        rustix::io::read(master, &mut *buffer),
+                        Ok(1..) | Err(rustix::io::Errno::AGAIN)
+                    )
                 {
                     exec.master = None;
                 }
@@ -239,7 +286,9 @@ impl Pod {
 
     /// Reads one request and answers it.
     fn answer(&mut self, index: usize) {
-        let Some(socket) = self.connections.get(index) else { return };
+        let Some(socket) = self.connections.get(index) else {
+            return;
+        };
         let received = packet::receive(socket.as_fd());
         let (id, reply, fds) = match received {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -247,11 +296,16 @@ impl Pod {
             Ok(Some((bytes, fds))) => match serde_json::from_slice::<Call>(&bytes) {
                 Ok(Call { id, request }) => {
                     let done = self.carry_out(request, fds);
-                    let (reply, fds) = done.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
+                    let (reply, fds) =
+                        done.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
                     (id, reply, fds)
                 }
                 // Whatever else it says, its id may be readable: the answer is for who asked.
-                Err(error) => (id_of(&bytes), Reply::Failed(other("read a request", &error.into())), Vec::new()),
+                Err(error) => (
+                    id_of(&bytes),
+                    Reply::Failed(other("read a request", &error.into())),
+                    Vec::new(),
+                ),
             },
         };
         let id = id.filter(|_| version() >= WITH_IDS);
@@ -260,8 +314,9 @@ impl Pod {
         }
     }
 
-    /// Answers a request. What can't be sent is answered with why, in a few words: never with silence, which would leave
-    /// who asked waiting, and never by ending the connection, which is everybody's. False: the other side is gone.
+    /// Answers a request. What can't be sent is answered with why, in a few words: never with
+    /// silence, which would leave who asked waiting, and never by ending the connection, which is
+    /// everybody's. False: the other side is gone.
     fn reply(&self, index: usize, id: Option<u64>, reply: Reply, fds: &[OwnedFd]) -> bool {
         let reply = match reply {
             Reply::Failed(failure) => Reply::Failed(failure.bounded()),
@@ -271,7 +326,9 @@ impl Pod {
             Some(id) => FromShim::Answer(Answer { id, reply }),
             None => FromShim::Reply(reply),
         };
-        let Some(socket) = self.connections.get(index) else { return false };
+        let Some(socket) = self.connections.get(index) else {
+            return false;
+        };
         let send = |reply: Reply, fds: &[OwnedFd]| -> io::Result<()> {
             let bytes = serde_json::to_vec(&answer(reply))?;
             packet::send(socket.as_fd(), &bytes, &packet::borrow(fds))
@@ -279,21 +336,34 @@ impl Pod {
         let sent = match (serde_json::to_vec(&reply), id) {
             // Who knows ids knows this.
             (Ok(bytes), Some(_)) if bytes.len() > packet::MAX_PACKET / 2 && fds.is_empty() => {
-                let sealed = packet::sealed("reply", &bytes).map_err(|e| io::Error::other(describe(&e)));
+                let sealed =
+                    packet::sealed("reply", &bytes).map_err(|e| io::Error::other(describe(&e)));
                 sealed.and_then(|sealed| send(Reply::Sealed, &[sealed]))
             }
             _ => send(reply, fds),
         };
         match sent {
             Ok(()) => true,
-            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => false,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                false
+            }
             // Who asked does not keep up; the answer would not fit either.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) => send(Reply::Failed(other("send an answer", &error).bounded()), &[]).is_ok(),
+            Err(error) => send(
+                Reply::Failed(other("send an answer", &error).bounded()),
+                &[],
+            )
+            .is_ok(),
         }
     }
 
-    /// Closed sockets are kept in place until [`Pod::tidy`], so that the tokens of this turn stay right.
+    /// Closed sockets are kept in place until [`Pod::tidy`], so that the tokens of this turn stay
+    /// right.
     fn hang_up(&mut self, index: usize) {
         if let (Some(socket), Ok((closed, _))) = (self.connections.get_mut(index), packet::pair()) {
             *socket = closed;
@@ -311,26 +381,40 @@ impl Pod {
     }
 
     fn send(&self, index: usize, message: &FromShim, fds: &[OwnedFd]) -> bool {
-        let (Some(socket), Ok(bytes)) = (self.connections.get(index), serde_json::to_vec(message)) else {
+        let (Some(socket), Ok(bytes)) = (self.connections.get(index), serde_json::to_vec(message))
+        else {
             return false;
         };
         packet::send(socket.as_fd(), &bytes, &packet::borrow(fds)).is_ok()
     }
 
-    fn carry_out(&mut self, request: Request, mut fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    fn carry_out(
+        &mut self,
+        request: Request,
+        mut fds: Vec<OwnedFd>,
+    ) -> Result<(Reply, Vec<OwnedFd>), Failure> {
         match request {
             Request::State => Ok((Reply::State(self.state()), Vec::new())),
             Request::Namespaces => Ok((Reply::Namespaces, self.copies()?)),
             Request::Start => {
                 let spec: StartSpec = read_spec(&mut fds)?;
-                if self.containers.get(&spec.name).is_some_and(|container| container.exited.is_none()) {
-                    return Err(other("start a container", &io::ErrorKind::AlreadyExists.into()));
+                if self
+                    .containers
+                    .get(&spec.name)
+                    .is_some_and(|container| container.exited.is_none())
+                {
+                    return Err(other(
+                        "start a container",
+                        &io::ErrorKind::AlreadyExists.into(),
+                    ));
                 }
                 if let Some(count) = spec.descriptors {
-                    let rest =
-                        fds.pop().ok_or_else(|| other("read a specification", &io::ErrorKind::NotFound.into()))?;
+                    let rest = fds.pop().ok_or_else(|| {
+                        other("read a specification", &io::ErrorKind::NotFound.into())
+                    })?;
                     fds.extend(
-                        packet::unbundle(&rest, MAX_DESCRIPTORS).map_err(|e| other("take the descriptors", &e))?,
+                        packet::unbundle(&rest, MAX_DESCRIPTORS)
+                            .map_err(|e| other("take the descriptors", &e))?,
                     );
                     if fds.len() != count {
                         let why = format!("{} of {count} descriptors arrived", fds.len());
@@ -340,41 +424,73 @@ impl Pod {
                 let laps = laps(spec.timed);
                 let container = Container::start(&self.setup, &self.namespaces, spec, fds, &laps)?;
                 let pid = container.process.pid;
-                self.containers.insert(container.spec.name.clone(), container);
-                Ok((Reply::Started { pid, spans: spans(&laps) }, Vec::new()))
+                self.containers
+                    .insert(container.spec.name.clone(), container);
+                Ok((
+                    Reply::Started {
+                        pid,
+                        spans: spans(&laps),
+                    },
+                    Vec::new(),
+                ))
             }
             Request::Signal { container, signal } => {
-                if let Some(container) = self.containers.get(&container).filter(|found| found.exited.is_none()) {
-                    process::signal(container.process.pidfd.as_fd(), signal).map_err(|e| failure(&e))?;
+                if let Some(container) = self
+                    .containers
+                    .get(&container)
+                    .filter(|found| found.exited.is_none())
+                {
+                    process::signal(container.process.pidfd.as_fd(), signal)
+                        .map_err(|e| failure(&e))?;
                 }
                 Ok((Reply::Done, Vec::new()))
             }
             Request::Forget { container } => {
-                if self.containers.get(&container).is_some_and(|found| found.exited.is_some()) {
+                if self
+                    .containers
+                    .get(&container)
+                    .is_some_and(|found| found.exited.is_some())
+                {
                     self.containers.remove(&container);
                 }
                 Ok((Reply::Done, Vec::new()))
             }
             Request::Exec => {
                 let spec: ExecSpec = read_spec(&mut fds)?;
-                let alike = self.execs.iter().filter(|exec| exec.kill_on_close == spec.kill_on_close).count();
+                let alike = self
+                    .execs
+                    .iter()
+                    .filter(|exec| exec.kill_on_close == spec.kill_on_close)
+                    .count();
                 if alike >= MAX_EXECS {
                     let why = format!("{MAX_EXECS} run already");
                     return Err(other("run a command", &io::Error::other(why)));
                 }
                 self.exec_groups += 1;
                 let container = self.running(&spec.container)?;
-                let (exec, for_client) =
-                    exec::start(&self.setup, &self.namespaces, container, &spec, &fds, self.exec_groups)?;
+                let (exec, for_client) = exec::start(
+                    &self.setup,
+                    &self.namespaces,
+                    container,
+                    &spec,
+                    &fds,
+                    self.exec_groups,
+                )?;
                 let pid = exec.process.pid;
                 self.execs.push(exec);
                 Ok((Reply::Executed { pid }, for_client))
             }
             Request::Attach { container } => {
                 self.running(&container)?;
-                match self.containers.get_mut(&container).map(|found| &mut found.output) {
+                match self
+                    .containers
+                    .get_mut(&container)
+                    .map(|found| &mut found.output)
+                {
                     Some(Output::Terminal(relay, _)) => {
-                        let end = relay.attach().map_err(|why| other("attach", &io::Error::other(why)))?;
+                        let end = relay
+                            .attach()
+                            .map_err(|why| other("attach", &io::Error::other(why)))?;
                         Ok((Reply::Attached, vec![end]))
                     }
                     _ => Err(Failure {
@@ -384,18 +500,29 @@ impl Pod {
                     }),
                 }
             }
-            Request::Files { .. } if version() < 2 => {
-                Err(other("read a request", &io::Error::other("unknown variant `files`")))
-            }
+            Request::Files { .. } if version() < 2 => Err(other(
+                "read a request",
+                &io::Error::other("unknown variant `files`"),
+            )),
             Request::Files { container } => {
-                let files = self.running(&container)?.files.as_ref().map(OwnedFd::try_clone).transpose();
+                let files = self
+                    .running(&container)?
+                    .files
+                    .as_ref()
+                    .map(OwnedFd::try_clone)
+                    .transpose();
                 let files = files.map_err(|e| other("copy a descriptor", &e))?;
                 Ok((Reply::Files, files.into_iter().collect()))
             }
             Request::Shutdown => {
                 self.shutting_down = true;
-                for container in self.containers.values().filter(|container| container.exited.is_none()) {
-                    process::signal(container.process.pidfd.as_fd(), libc::SIGKILL).map_err(|e| failure(&e))?;
+                for container in self
+                    .containers
+                    .values()
+                    .filter(|container| container.exited.is_none())
+                {
+                    process::signal(container.process.pidfd.as_fd(), libc::SIGKILL)
+                        .map_err(|e| failure(&e))?;
                 }
                 Ok((Reply::Done, Vec::new()))
             }
@@ -403,7 +530,10 @@ impl Pod {
     }
 
     fn running(&self, name: &str) -> Result<&Container, Failure> {
-        let found = self.containers.get(name).filter(|container| container.exited.is_none());
+        let found = self
+            .containers
+            .get(name)
+            .filter(|container| container.exited.is_none());
         found.ok_or_else(|| exec::not_running(name))
     }
 
@@ -419,8 +549,12 @@ impl Pod {
     }
 
     fn exited(&mut self, name: &str, buffer: &mut [u8]) {
-        let Some(container) = self.containers.get_mut(name) else { return };
-        let Ok(Some(exit)) = process::try_wait(container.process.pidfd.as_fd()) else { return };
+        let Some(container) = self.containers.get_mut(name) else {
+            return;
+        };
+        let Ok(Some(exit)) = process::try_wait(container.process.pidfd.as_fd()) else {
+            return;
+        };
         container.drain(buffer);
         let (exit, at) = (exit_status(exit), now_millis());
         container.exited = Some((exit, at));
@@ -429,21 +563,31 @@ impl Pod {
             relay.broadcast(&terminal::FromShim::Exited(status(exit)));
             relay.clients.clear();
         }
-        let event = FromShim::Event(Event::Exited { container: name.to_owned(), exit, at });
+        let event = FromShim::Event(Event::Exited {
+            container: name.to_owned(),
+            exit,
+            at,
+        });
         for index in 0..self.connections.len() {
             self.send(index, &event, &[]);
         }
     }
 
-    /// Tells of main processes that somebody has stopped. Which child it was is asked of the kernel: signals merge.
+    /// Tells of main processes that somebody has stopped. Which child it was is asked of the
+    /// kernel: signals merge.
     fn stopped(&mut self, buffer: &mut [u8]) {
         while matches!(rustix::io::read(&self.children, &mut *buffer), Ok(1..)) {}
         if version() < 2 {
             return;
         }
-        let running = self.containers.iter().filter(|(_, container)| container.exited.is_none());
-        let stopped: Vec<String> =
-            running.filter(|(_, c)| process::is_stopped(c.process.pid)).map(|(name, _)| name.clone()).collect();
+        let running = self
+            .containers
+            .iter()
+            .filter(|(_, container)| container.exited.is_none());
+        let stopped: Vec<String> = running
+            .filter(|(_, c)| process::is_stopped(c.process.pid))
+            .map(|(name, _)| name.clone())
+            .collect();
         for container in stopped {
             let event = FromShim::Event(Event::Stopped { container });
             for index in 0..self.connections.len() {
@@ -454,8 +598,12 @@ impl Pod {
 
     /// A pid of 0 marks an ended one until [`Pod::tidy`].
     fn exec_exited(&mut self, index: usize) {
-        let Some(exec) = self.execs.get_mut(index) else { return };
-        let Ok(Some(exit)) = process::try_wait(exec.process.pidfd.as_fd()) else { return };
+        let Some(exec) = self.execs.get_mut(index) else {
+            return;
+        };
+        let Ok(Some(exit)) = process::try_wait(exec.process.pidfd.as_fd()) else {
+            return;
+        };
         if let Some(control) = &exec.control {
             let packet = terminal::FromShim::Exited(status(exit_status(exit))).encode();
             let _ = packet::send(control.as_fd(), &packet, &[]);
@@ -473,13 +621,18 @@ impl Pod {
 
 /// The id of a request that is not understood.
 fn id_of(request: &[u8]) -> Option<u64> {
-    serde_json::from_slice::<serde_json::Value>(request).ok()?.get("id")?.as_u64()
+    serde_json::from_slice::<serde_json::Value>(request)
+        .ok()?
+        .get("id")?
+        .as_u64()
 }
 
-/// The version of the messages this shim speaks. A debug build can be made to speak an older one, for the tests of a
-/// `tankd` that finds such a shim.
+/// The version of the messages this shim speaks. A debug build can be made to speak an older one,
+/// for the tests of a `tankd` that finds such a shim.
 fn version() -> u32 {
-    let asked = std::env::var("TANK_SHIM_VERSION").ok().filter(|_| cfg!(debug_assertions));
+    let asked = std::env::var("TANK_SHIM_VERSION")
+        .ok()
+        .filter(|_| cfg!(debug_assertions));
     asked.and_then(|text| text.parse().ok()).unwrap_or(VERSION)
 }
 
@@ -492,11 +645,22 @@ fn status(exit: ExitStatus) -> i32 {
 
 /// Notes where the time goes, if that was asked. Not to know is no reason not to start.
 fn laps(asked: bool) -> Laps {
-    if asked { Laps::start().unwrap_or_else(|_| Laps::none()) } else { Laps::none() }
+    if asked {
+        Laps::start().unwrap_or_else(|_| Laps::none())
+    } else {
+        Laps::none()
+    }
 }
 
 fn spans(laps: &Laps) -> Vec<Span> {
-    laps.read().into_iter().map(|(name, begin, end)| Span { name: name.to_owned(), begin, end }).collect()
+    laps.read()
+        .into_iter()
+        .map(|(name, begin, end)| Span {
+            name: name.to_owned(),
+            begin,
+            end,
+        })
+        .collect()
 }
 
 /// A specification is the first descriptor of its request.
@@ -509,8 +673,8 @@ fn read_spec<T: serde::de::DeserializeOwned>(fds: &mut Vec<OwnedFd>) -> Result<T
     serde_json::from_slice(&bytes).map_err(|e| other(what, &e.into()))
 }
 
-/// `net.*` settings belong to the network namespace and the others to the IPC namespace: both are entered by a
-/// process of their own.
+/// `net.*` settings belong to the network namespace and the others to the IPC namespace: both are
+/// entered by a process of their own.
 fn set_sysctls(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
     use rustix::thread::ThreadNameSpaceType;
     if setup.sysctls.is_empty() {
@@ -522,7 +686,10 @@ fn set_sysctls(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
             if let Some(net) = &namespaces.net {
                 namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
             }
-            namespace::enter(namespaces.ipc.as_fd(), ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)?;
+            namespace::enter(
+                namespaces.ipc.as_fd(),
+                ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+            )?;
             for (key, value) in &setup.sysctls {
                 let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));
                 fs::write(path, value).doing(|| format!("set the sysctl {key} to {value}"))?;
@@ -540,5 +707,8 @@ fn set_sysctls(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
     }
     let mut text = String::new();
     let _ = io::Read::read_to_string(&mut fs::File::from(report), &mut text);
-    Err(Error::new(text, io::Error::from(io::ErrorKind::InvalidInput)))
+    Err(Error::new(
+        text,
+        io::Error::from(io::ErrorKind::InvalidInput),
+    ))
 }

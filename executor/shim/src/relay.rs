@@ -1,7 +1,8 @@
 //! The main process's terminal, and whoever is attached to it.
 //!
-//! Output goes to the log and to every client; a client that does not keep up is let go, so a stopped terminal
-//! somewhere never stops the container. Input comes from every client. Nobody attached is a normal state.
+//! Output goes to the log and to every client; a client that does not keep up is let go, so a
+//! stopped terminal somewhere never stops the container. Input comes from every client. Nobody
+//! attached is a normal state.
 
 use std::{
     io,
@@ -27,7 +28,12 @@ pub struct Relay {
 impl Relay {
     pub fn new(master: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&master, true)?;
-        Ok(Self { master, clients: Vec::new(), hung_up: false, input: Vec::new() })
+        Ok(Self {
+            master,
+            clients: Vec::new(),
+            hung_up: false,
+            input: Vec::new(),
+        })
     }
 
     /// Adds a client and returns its end.
@@ -57,12 +63,15 @@ impl Relay {
     /// Sends to every client; those that are gone or lag behind are let go.
     pub fn broadcast(&mut self, message: &FromShim) {
         let packet = message.encode();
-        self.clients.retain(|client| packet::send(client.as_fd(), &packet, &[]).is_ok());
+        self.clients
+            .retain(|client| packet::send(client.as_fd(), &packet, &[]).is_ok());
     }
 
     /// Handles what one client sent; false: it has gone.
     pub fn receive(&mut self, client: usize) -> bool {
-        let Some(socket) = self.clients.get(client) else { return true };
+        let Some(socket) = self.clients.get(client) else {
+            return true;
+        };
         match packet::receive(socket.as_fd()) {
             Ok(Some((bytes, _))) => match FromClient::decode(&bytes) {
                 Some(FromClient::Input(data)) => {
@@ -72,7 +81,9 @@ impl Relay {
                     self.flush();
                     true
                 }
-                Some(FromClient::Resize { rows, columns }) => pty::resize(self.master.as_fd(), rows, columns).is_ok(),
+                Some(FromClient::Resize { rows, columns }) => {
+                    pty::resize(self.master.as_fd(), rows, columns).is_ok()
+                }
                 None => false,
             },
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,

@@ -1,8 +1,9 @@
-//! Control groups: version 2, and where a host still has its controllers on version 1, those beside it.
+//! Control groups: version 2, and where a host still has its controllers on version 1, those beside
+//! it.
 //!
-//! Everything lives under one directory of Tank's own, `PREFIX/POD/CONTAINER`; that place is the mark by which Tank
-//! knows what it made. On a hybrid host version 2 still groups the processes (`cgroup.kill` ends a whole pod), and
-//! limits go to the version 1 controllers.
+//! Everything lives under one directory of Tank's own, `PREFIX/POD/CONTAINER`; that place is the
+//! mark by which Tank knows what it made. On a hybrid host version 2 still groups the processes
+//! (`cgroup.kill` ends a whole pod), and limits go to the version 1 controllers.
 
 use crate::{Context, Result, read_small};
 use std::{
@@ -43,20 +44,28 @@ const SHIM: &str = "_shim";
 const CPU_PERIOD: u64 = 100_000;
 
 impl Layout {
-    /// Reads the layout from the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)). None: there is no
-    /// version 2 hierarchy at all.
+    /// Reads the layout from the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)). None:
+    /// there is no version 2 hierarchy at all.
     pub fn parse(mountinfo: &str) -> Option<Self> {
         let mut v2 = None;
         let mut v1 = BTreeMap::new();
         for line in mountinfo.lines() {
-            let Some((fields, rest)) = line.split_once(" - ") else { continue };
-            let Some(point) = fields.split(' ').nth(4) else { continue };
+            let Some((fields, rest)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(point) = fields.split(' ').nth(4) else {
+                continue;
+            };
             let mut rest = rest.split(' ');
             match (rest.next(), rest.nth(1)) {
                 (Some("cgroup2"), _) => v2 = v2.or_else(|| Some(PathBuf::from(point))),
                 (Some("cgroup"), Some(options)) => {
-                    for option in options.split(',').filter(|option| CONTROLLERS.contains(option)) {
-                        v1.entry(option.to_owned()).or_insert_with(|| PathBuf::from(point));
+                    for option in options
+                        .split(',')
+                        .filter(|option| CONTROLLERS.contains(option))
+                    {
+                        v1.entry(option.to_owned())
+                            .or_insert_with(|| PathBuf::from(point));
                     }
                 }
                 _ => {}
@@ -76,15 +85,23 @@ pub struct Cgroups {
 impl Cgroups {
     /// `prefix` is one directory name; everything below it is Tank's.
     pub fn new(layout: Layout, prefix: &str) -> Self {
-        Self { layout, prefix: prefix.to_owned() }
+        Self {
+            layout,
+            prefix: prefix.to_owned(),
+        }
     }
 
     fn roots(&self) -> BTreeSet<PathBuf> {
-        self.layout.v1.values().chain([&self.layout.v2]).map(|root| root.join(&self.prefix)).collect()
+        self.layout
+            .v1
+            .values()
+            .chain([&self.layout.v2])
+            .map(|root| root.join(&self.prefix))
+            .collect()
     }
 
-    /// Ensures Tank's own directories, and gives the one in version 2 with a file of it to be locked by whoever uses them:
-    /// `cgroup.kill`, since nobody but root can open it.
+    /// Ensures Tank's own directories, and gives the one in version 2 with a file of it to be
+    /// locked by whoever uses them: `cgroup.kill`, since nobody but root can open it.
     ///
     /// # Errors
     /// What the kernel gives.
@@ -94,7 +111,10 @@ impl Cgroups {
         }
         let dir = self.layout.v2.join(&self.prefix);
         let path = dir.join("cgroup.kill");
-        let file = OpenOptions::new().write(true).open(&path).doing(|| format!("open {}", path.display()))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .doing(|| format!("open {}", path.display()))?;
         Ok((dir, file.into()))
     }
 
@@ -117,8 +137,9 @@ impl Cgroups {
         self.open(pod, part, self.tasks(pod, part))
     }
 
-    /// Ensures the groups of a pod's shim and opens the ways into them: one of its own beside the containers' in version 2,
-    /// where a group with groups below holds no processes, and in version 1, where it may, the pod's.
+    /// Ensures the groups of a pod's shim and opens the ways into them: one of its own beside the
+    /// containers' in version 2, where a group with groups below holds no processes, and in version
+    /// 1, where it may, the pod's.
     ///
     /// # Errors
     /// What the kernel gives.
@@ -133,12 +154,17 @@ impl Cgroups {
 
     /// The `tasks` files of version 1 that a pod's shim belongs in.
     pub fn shim_tasks(&self, pod: &str) -> Vec<PathBuf> {
-        self.v1_roots().map(|root| root.join(&self.prefix).join(pod).join("tasks")).collect()
+        self.v1_roots()
+            .map(|root| root.join(&self.prefix).join(pod).join("tasks"))
+            .collect()
     }
 
     fn open(&self, pod: &str, part: &str, tasks: Vec<PathBuf>) -> Result<Entrance> {
         let open = |path: PathBuf| -> Result<OwnedFd> {
-            let file = OpenOptions::new().write(true).open(&path).doing(|| format!("open {}", path.display()))?;
+            let file = OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .doing(|| format!("open {}", path.display()))?;
             Ok(file.into())
         };
         let own = self.layout.v2.join(&self.prefix).join(pod).join(part);
@@ -151,12 +177,17 @@ impl Cgroups {
 
     /// The directories of `pod/part`, one in each hierarchy.
     pub fn dirs(&self, pod: &str, part: &str) -> Vec<PathBuf> {
-        self.roots().into_iter().map(|root| root.join(pod).join(part)).collect()
+        self.roots()
+            .into_iter()
+            .map(|root| root.join(pod).join(part))
+            .collect()
     }
 
     /// The `tasks` files of `pod/part`, one in each hierarchy of version 1.
     pub fn tasks(&self, pod: &str, part: &str) -> Vec<PathBuf> {
-        self.v1_roots().map(|root| root.join(&self.prefix).join(pod).join(part).join("tasks")).collect()
+        self.v1_roots()
+            .map(|root| root.join(&self.prefix).join(pod).join(part).join("tasks"))
+            .collect()
     }
 
     /// The hierarchies of version 1; one may have several controllers.
@@ -172,8 +203,13 @@ impl Cgroups {
             Err(_) => fs::create_dir_all(leaf).doing(|| format!("make {}", leaf.display()))?,
         }
         if root.starts_with(&self.layout.v2) && self.layout.v1.is_empty() {
-            // Controllers reach a leaf only where every parent passes them on (cgroups(7), "subtree_control").
-            let parents = [self.layout.v2.as_path(), root, leaf.parent().unwrap_or(root)];
+            // Controllers reach a leaf only where every parent passes them on (cgroups(7),
+            // "subtree_control").
+            let parents = [
+                self.layout.v2.as_path(),
+                root,
+                leaf.parent().unwrap_or(root),
+            ];
             for parent in parents {
                 self.delegate(parent)?;
             }
@@ -186,8 +222,12 @@ impl Cgroups {
         let available = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
         let passed_on = fs::read_to_string(&file).unwrap_or_default();
         let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
-        for name in CONTROLLERS.iter().filter(|name| has(&available, name) && !has(&passed_on, name)) {
-            fs::write(&file, format!("+{name}")).doing(|| format!("pass {name} on in {}", parent.display()))?;
+        for name in CONTROLLERS
+            .iter()
+            .filter(|name| has(&available, name) && !has(&passed_on, name))
+        {
+            fs::write(&file, format!("+{name}"))
+                .doing(|| format!("pass {name} on in {}", parent.display()))?;
         }
         Ok(())
     }
@@ -200,23 +240,59 @@ impl Cgroups {
     /// Sets the limits of an existing group.
     ///
     /// # Errors
-    /// What the kernel gives; a controller the host lacks is an error only where a limit is asked of it.
+    /// What the kernel gives; a controller the host lacks is an error only where a limit is asked
+    /// of it.
     pub fn set_limits(&self, pod: &str, part: &str, limits: &Limits) -> Result<()> {
         let v1 = |controller: &str| self.layout.v1.contains_key(controller);
-        let text = |limit: Option<u64>, none: &str| limit.map_or_else(|| none.to_owned(), |limit| limit.to_string());
-        let memory = if v1("memory") { ("memory.limit_in_bytes", "-1") } else { ("memory.max", "max") };
-        self.write("memory", pod, part, memory.0, &text(limits.memory, memory.1), limits.memory.is_some())?;
-        self.write("pids", pod, part, "pids.max", &text(limits.pids, "max"), limits.pids.is_some())?;
+        let text = |limit: Option<u64>, none: &str| {
+            limit.map_or_else(|| none.to_owned(), |limit| limit.to_string())
+        };
+        let memory = if v1("memory") {
+            ("memory.limit_in_bytes", "-1")
+        } else {
+            ("memory.max", "max")
+        };
+        self.write(
+            "memory",
+            pod,
+            part,
+            memory.0,
+            &text(limits.memory, memory.1),
+            limits.memory.is_some(),
+        )?;
+        self.write(
+            "pids",
+            pod,
+            part,
+            "pids.max",
+            &text(limits.pids, "max"),
+            limits.pids.is_some(),
+        )?;
         let quota = limits.cpu.map(|cpu| cpu * CPU_PERIOD / 1000);
         if v1("cpu") {
-            self.write("cpu", pod, part, "cpu.cfs_quota_us", &text(quota, "-1"), quota.is_some())
+            self.write(
+                "cpu",
+                pod,
+                part,
+                "cpu.cfs_quota_us",
+                &text(quota, "-1"),
+                quota.is_some(),
+            )
         } else {
             let value = format!("{} {CPU_PERIOD}", text(quota, "max"));
             self.write("cpu", pod, part, "cpu.max", &value, quota.is_some())
         }
     }
 
-    fn write(&self, controller: &str, pod: &str, part: &str, file: &str, value: &str, needed: bool) -> Result<()> {
+    fn write(
+        &self,
+        controller: &str,
+        pod: &str,
+        part: &str,
+        file: &str,
+        value: &str,
+        needed: bool,
+    ) -> Result<()> {
         let path = self.control(controller, pod, part).join(file);
         match fs::write(&path, value) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !needed => Ok(()),
@@ -229,11 +305,29 @@ impl Cgroups {
         let read = |controller: &str, file: &str| {
             read_small(&self.control(controller, pod, part).join(file)).unwrap_or_default()
         };
-        let number = |text: &str| text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+        let number = |text: &str| {
+            text.split_whitespace()
+                .next()
+                .and_then(|word| word.parse::<u64>().ok())
+        };
         let v1 = |controller: &str| self.layout.v1.contains_key(controller);
         // Version 1 says "no limit" as the largest number of whole pages.
-        let memory = number(&read("memory", if v1("memory") { "memory.limit_in_bytes" } else { "memory.max" }));
-        let quota = number(&read("cpu", if v1("cpu") { "cpu.cfs_quota_us" } else { "cpu.max" }));
+        let memory = number(&read(
+            "memory",
+            if v1("memory") {
+                "memory.limit_in_bytes"
+            } else {
+                "memory.max"
+            },
+        ));
+        let quota = number(&read(
+            "cpu",
+            if v1("cpu") {
+                "cpu.cfs_quota_us"
+            } else {
+                "cpu.max"
+            },
+        ));
         Limits {
             memory: memory.filter(|bytes| *bytes < 1 << 62),
             pids: number(&read("pids", "pids.max")),
@@ -243,9 +337,15 @@ impl Cgroups {
 
     /// How many processes of a group the kernel has ended because it was out of memory.
     pub fn oom_kills(&self, pod: &str, part: &str) -> u64 {
-        let file = if self.layout.v1.contains_key("memory") { "memory.oom_control" } else { "memory.events" };
+        let file = if self.layout.v1.contains_key("memory") {
+            "memory.oom_control"
+        } else {
+            "memory.events"
+        };
         let text = read_small(&self.control("memory", pod, part).join(file)).unwrap_or_default();
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+        text.lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+            .unwrap_or(0)
     }
 
     /// Whether somebody froze a group (cgroup version 2's own switch, which needs no controller).
@@ -256,7 +356,8 @@ impl Cgroups {
     /// Lets a frozen group run on.
     ///
     /// # Errors
-    /// What the kernel gives; a group that is not there, or can't be frozen (before Linux 5.2), is no error.
+    /// What the kernel gives; a group that is not there, or can't be frozen (before Linux 5.2), is
+    /// no error.
     pub fn thaw(&self, pod: &str, part: &str) -> Result<()> {
         match fs::write(self.freezer(pod, part), "0") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -281,7 +382,12 @@ impl Cgroups {
     }
 
     fn freezer(&self, pod: &str, part: &str) -> PathBuf {
-        self.layout.v2.join(&self.prefix).join(pod).join(part).join("cgroup.freeze")
+        self.layout
+            .v2
+            .join(&self.prefix)
+            .join(pod)
+            .join(part)
+            .join("cgroup.freeze")
     }
 
     /// The pods that have a directory in any hierarchy.
@@ -301,15 +407,26 @@ impl Cgroups {
     pub fn parts(&self, pod: &str) -> BTreeSet<String> {
         let mut parts = BTreeSet::new();
         for root in self.roots() {
-            for entry in fs::read_dir(root.join(pod)).into_iter().flatten().flatten().filter(is_dir) {
-                parts.extend(entry.file_name().into_string().ok().filter(|name| name != SHIM));
+            for entry in fs::read_dir(root.join(pod))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(is_dir)
+            {
+                parts.extend(
+                    entry
+                        .file_name()
+                        .into_string()
+                        .ok()
+                        .filter(|name| name != SHIM),
+                );
             }
         }
         parts
     }
 
-    /// Ends every process of one part of a pod and removes its groups. Groups that are not there are where the caller
-    /// wanted them.
+    /// Ends every process of one part of a pod and removes its groups. Groups that are not there
+    /// are where the caller wanted them.
     ///
     /// # Errors
     /// As [`Cgroups::remove_pod`].
@@ -317,7 +434,8 @@ impl Cgroups {
         self.remove(&Path::new(pod).join(part))
     }
 
-    /// Ends every process of a pod and removes its groups. A group that is not there is where the caller wanted it.
+    /// Ends every process of a pod and removes its groups. A group that is not there is where the
+    /// caller wanted it.
     ///
     /// # Errors
     /// What the kernel gives; `EBUSY` when processes outlive `SIGKILL` for more than five seconds.
@@ -328,11 +446,13 @@ impl Cgroups {
     fn remove(&self, group: &Path) -> Result<()> {
         let tree = self.layout.v2.join(&self.prefix).join(group);
         if tree.is_dir() {
-            fs::write(tree.join("cgroup.kill"), "1").doing(|| format!("kill what is left of {}", group.display()))?;
+            fs::write(tree.join("cgroup.kill"), "1")
+                .doing(|| format!("kill what is left of {}", group.display()))?;
         }
         let deadline = Instant::now() + Duration::from_secs(5);
         for root in self.roots() {
-            remove_tree(&root.join(group), deadline).doing(|| format!("remove the cgroups of {}", group.display()))?;
+            remove_tree(&root.join(group), deadline)
+                .doing(|| format!("remove the cgroups of {}", group.display()))?;
         }
         Ok(())
     }
@@ -340,8 +460,9 @@ impl Cgroups {
 
 /// The ways into a group, opened.
 ///
-/// To move a process by writing to `cgroup.procs` takes a lock for which the kernel may wait an RCU grace period (15 ms
-/// here), lest a thread is made meanwhile. Whoever is born in the group, or moves the one thread it has, does not.
+/// To move a process by writing to `cgroup.procs` takes a lock for which the kernel may wait an RCU
+/// grace period (15 ms here), lest a thread is made meanwhile. Whoever is born in the group, or
+/// moves the one thread it has, does not.
 #[derive(Debug)]
 pub struct Entrance {
     /// The directory in version 2, for [`crate::process::spawn`].
@@ -352,7 +473,8 @@ pub struct Entrance {
     pub tasks: Vec<OwnedFd>,
 }
 
-/// Joins the calling process, which has one thread, to groups by their `tasks` or `cgroup.procs` files.
+/// Joins the calling process, which has one thread, to groups by their `tasks` or `cgroup.procs`
+/// files.
 ///
 /// # Errors
 /// What the kernel gives.
@@ -368,7 +490,8 @@ fn is_dir(entry: &fs::DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
-/// Removes directories from the bottom up. Processes that were just killed keep a group busy for a moment.
+/// Removes directories from the bottom up. Processes that were just killed keep a group busy for a
+/// moment.
 fn remove_tree(dir: &Path, deadline: Instant) -> io::Result<()> {
     let busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
     match fs::remove_dir(dir) {
@@ -411,7 +534,13 @@ mod tests {
     fn layouts_are_read_from_mountinfo() {
         let pure = "25 1 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
         let layout = Layout::parse(pure).expect("has version 2");
-        assert_eq!(layout, Layout { v2: "/sys/fs/cgroup".into(), v1: BTreeMap::new() });
+        assert_eq!(
+            layout,
+            Layout {
+                v2: "/sys/fs/cgroup".into(),
+                v1: BTreeMap::new()
+            }
+        );
 
         let hybrid = "30 1 0:25 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n\
                       31 1 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup none rw,cpu,cpuacct\n\

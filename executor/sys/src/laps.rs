@@ -1,4 +1,5 @@
-//! Where the time of a start goes: moments noted by a process and by those it forks, in memory that they share.
+//! Where the time of a start goes: moments noted by a process and by those it forks, in memory that
+//! they share.
 //!
 //! Each note says what has just ended. [`Laps::none`] notes nothing and costs nothing.
 
@@ -100,7 +101,10 @@ pub struct Laps {
 impl Laps {
     /// Notes nothing.
     pub fn none() -> Self {
-        Self { begin: 0, page: None }
+        Self {
+            begin: 0,
+            page: None,
+        }
     }
 
     /// Begins now.
@@ -119,12 +123,15 @@ impl Laps {
             )
         };
         let page = page.doing(|| "share memory for timings")?;
-        Ok(Self { begin: now(), page: NonNull::new(page.cast()) })
+        Ok(Self {
+            begin: now(),
+            page: NonNull::new(page.cast()),
+        })
     }
 
     fn page(&self) -> Option<&Page> {
-        // SAFETY: the mapping is of the type's size, is page-aligned, zeroed (valid for atomics), and lives until `drop`.
-        // Forked processes change it through the same atomics only.
+        // SAFETY: the mapping is of the type's size, is page-aligned, zeroed (valid for atomics),
+        // and lives until `drop`. Forked processes change it through the same atomics only.
         self.page.map(|page| unsafe { page.as_ref() })
     }
 
@@ -140,12 +147,16 @@ impl Laps {
 
     /// What was noted: phase, beginning and end in microseconds of `CLOCK_MONOTONIC`.
     pub fn read(&self) -> Vec<(&'static str, u64, u64)> {
-        let Some(page) = self.page() else { return Vec::new() };
+        let Some(page) = self.page() else {
+            return Vec::new();
+        };
         let mut begin = self.begin;
         let mut read = Vec::new();
         for (name, time) in page.notes.iter().take(page.used.load(Ordering::Acquire)) {
             let end = time.load(Ordering::Acquire);
-            let phase = Phase::ALL.get(name.load(Ordering::Relaxed)).map_or("", |phase| phase.as_str());
+            let phase = Phase::ALL
+                .get(name.load(Ordering::Relaxed))
+                .map_or("", |phase| phase.as_str());
             read.push((phase, begin, end));
             begin = end;
         }
@@ -185,7 +196,10 @@ mod tests {
         (0..ROOM + 9).for_each(|_| laps.note(Phase::Exec));
         let read = laps.read();
         assert_eq!(read.len(), ROOM);
-        assert!(read.iter().all(|(name, begin, end)| *name == "exec" && begin <= end));
+        assert!(
+            read.iter()
+                .all(|(name, begin, end)| *name == "exec" && begin <= end)
+        );
         assert!(read.windows(2).all(|pair| pair[0].2 == pair[1].1));
         assert_eq!(Laps::none().read(), []);
     }

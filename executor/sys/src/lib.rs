@@ -20,10 +20,14 @@
 //! | [`laps`] | where the time of a start goes |
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
 //!
-//! It knows no pods: names, policies and the store are other rooms' concern. Everything is descriptor-typed and
-//! close-on-exec. Kernel: Linux 6.1 or later; some things are quicker on newer ones.
+//! It knows no pods: names, policies and the store are other rooms' concern. Everything is
+//! descriptor-typed and close-on-exec. Kernel: Linux 6.1 or later; some things are quicker on newer
+//! ones.
 
-#![allow(unsafe_code, reason = "this crate is where Tank's unsafe code is; every block states its invariant")]
+#![allow(
+    unsafe_code,
+    reason = "this crate is where Tank's unsafe code is; every block states its invariant"
+)]
 
 pub mod beneath;
 pub mod cgroup;
@@ -77,7 +81,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     pub fn new(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self { what: what.into(), source: source.into() }
+        Self {
+            what: what.into(),
+            source: source.into(),
+        }
     }
 
     /// What was attempted.

@@ -1,16 +1,19 @@
 //! Detached mounts: file systems that hang in no mount table until a container attaches them.
 //!
-//! Made with `fsopen(2)`, `open_tree(2)` and `mount_setattr(2)`. A detached mount is a descriptor: when the last one
-//! closes the kernel unmounts it, so a crash anywhere on the way leaves nothing behind.
+//! Made with `fsopen(2)`, `open_tree(2)` and `mount_setattr(2)`. A detached mount is a descriptor:
+//! when the last one closes the kernel unmounts it, so a crash anywhere on the way leaves nothing
+//! behind.
 //!
-//! Overlay takes detached mounts as layers since Linux 6.15. On older kernels the layers are attached for a moment, in
-//! a mount namespace that only the daemon sees ([`own_namespace`]) and that ends with it.
+//! Overlay takes detached mounts as layers since Linux 6.15. On older kernels the layers are
+//! attached for a moment, in a mount namespace that only the daemon sees ([`own_namespace`]) and
+//! that ends with it.
 
 use crate::{Context, Result};
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags},
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+        OpenTreeFlags, UnmountFlags,
     },
 };
 use std::{
@@ -47,7 +50,8 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd> {
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    rustix::mount::open_tree(CWD, path, flags).doing(|| format!("copy the mount at {}", path.display()))
+    rustix::mount::open_tree(CWD, path, flags)
+        .doing(|| format!("copy the mount at {}", path.display()))
 }
 
 /// A detached copy of the mount that holds `name` of the mount `from`, with that as its root.
@@ -59,13 +63,15 @@ pub fn clone_beneath(from: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
     rustix::mount::open_tree(from, name, flags).doing(|| format!("copy the mount of {name}"))
 }
 
-/// A detached copy of the mount that `place` is in (it may be opened with `O_PATH`), with that as its root, optionally with
-/// everything mounted below it: nothing is resolved again.
+/// A detached copy of the mount that `place` is in (it may be opened with `O_PATH`), with that as
+/// its root, optionally with everything mounted below it: nothing is resolved again.
 ///
 /// # Errors
 /// What `open_tree(2)` gives.
 pub fn clone_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
@@ -77,18 +83,26 @@ pub fn clone_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
 /// # Errors
 /// What `mount_setattr(2)` gives.
 pub fn restrict(mount: BorrowedFd<'_>, attributes: u64, recursive: bool) -> Result<()> {
-    let attr = MountAttr { attr_set: attributes, ..MountAttr::default() };
+    let attr = MountAttr {
+        attr_set: attributes,
+        ..MountAttr::default()
+    };
     set_attributes(mount, &attr, recursive).doing(|| "restrict a mount")
 }
 
-/// Makes ids on the file system of the detached `mount` appear through the map of the user namespace `user`: what is
-/// owned by 0 on disk belongs to the pod's own root.
+/// Makes ids on the file system of the detached `mount` appear through the map of the user
+/// namespace `user`: what is owned by 0 on disk belongs to the pod's own root.
 ///
 /// # Errors
 /// `EINVAL` when the file system can't do that; what else `mount_setattr(2)` gives.
 pub fn idmap(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<()> {
-    let attr = MountAttr { attr_set: attr::IDMAP, userns_fd: user.as_raw_fd() as u64, ..MountAttr::default() };
-    set_attributes(mount, &attr, false).doing(|| "map the ids of a mount (does its file system support it?)")
+    let attr = MountAttr {
+        attr_set: attr::IDMAP,
+        userns_fd: user.as_raw_fd() as u64,
+        ..MountAttr::default()
+    };
+    set_attributes(mount, &attr, false)
+        .doing(|| "map the ids of a mount (does its file system support it?)")
 }
 
 fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
@@ -104,7 +118,11 @@ fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> i
             size_of::<MountAttr>(),
         )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// A detached file system of its own: `kind` with `options`.
@@ -112,7 +130,8 @@ fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> i
 /// # Errors
 /// What the kernel gives, with the last line of its own explanation where there is one.
 pub fn filesystem(kind: &str, options: &[(&str, &str)], attributes: u64) -> Result<OwnedFd> {
-    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| format!("open a {kind}"))?;
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
+        .doing(|| format!("open a {kind}"))?;
     for (key, value) in options {
         configure(&context, kind, key, value)?;
     }
@@ -126,25 +145,33 @@ fn configure(context: &OwnedFd, kind: &str, key: &str, value: &str) -> Result<()
 }
 
 fn create(context: &OwnedFd, kind: &str, attributes: u64) -> Result<OwnedFd> {
-    rustix::mount::fsconfig_create(context).map_err(|e| explain(context, e)).doing(|| format!("make a {kind}"))?;
+    rustix::mount::fsconfig_create(context)
+        .map_err(|e| explain(context, e))
+        .doing(|| format!("make a {kind}"))?;
     let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
-    rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).doing(|| format!("mount a {kind}"))
+    rustix::mount::fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+        .doing(|| format!("mount a {kind}"))
 }
 
-/// The kernel logs why it refused into the context itself (fsopen(2), "Message retrieval interface").
+/// The kernel logs why it refused into the context itself (fsopen(2), "Message retrieval
+/// interface").
 fn explain(context: &OwnedFd, error: rustix::io::Errno) -> io::Error {
     let mut buffer = [0u8; 512];
     match rustix::io::read(context, &mut buffer) {
         Ok(length) if length > 0 => {
             let line = String::from_utf8_lossy(&buffer[..length]);
-            io::Error::other(format!("{} ({})", line.trim().trim_start_matches("e "), io::Error::from(error)))
+            io::Error::other(format!(
+                "{} ({})",
+                line.trim().trim_start_matches("e "),
+                io::Error::from(error)
+            ))
         }
         _ => error.into(),
     }
 }
 
-/// Gives the calling process a mount namespace of its own: it sees what the host mounts, the host sees nothing of what
-/// it mounts. Call it before there is a second thread.
+/// Gives the calling process a mount namespace of its own: it sees what the host mounts, the host
+/// sees nothing of what it mounts. Call it before there is a second thread.
 ///
 /// # Errors
 /// What `unshare(2)` gives.
@@ -157,22 +184,29 @@ pub fn own_namespace() -> Result<()> {
     rustix::mount::mount_change("/", downstream).doing(|| "keep mounts in this namespace")
 }
 
-/// A detached overlay: `layers` from the lowest to the topmost, all idmapped by the caller, and writes going to
-/// `upper` (with `work` beside it), not to outlive a crash of the host. `places` is an empty directory for kernels that need the layers attached.
+/// A detached overlay: `layers` from the lowest to the topmost, all idmapped by the caller, and
+/// writes going to `upper` (with `work` beside it), not to outlive a crash of the host. `places` is
+/// an empty directory for kernels that need the layers attached.
 ///
 /// # Errors
 /// As [`filesystem`].
 pub fn overlay(layers: &[OwnedFd], upper: &Path, work: &Path, places: &Path) -> Result<OwnedFd> {
     match overlay_of_detached(layers, upper, work) {
         Ok(mount) => Ok(mount),
-        // Before 6.8 `lowerdir+` is not known, before 6.15 a detached layer is no layer: both are EINVAL, wrapped in
-        // the kernel's own words. If the older way fails too, its error is the one to show.
+        // Before 6.8 `lowerdir+` is not known, before 6.15 a detached layer is no layer: both are
+        // EINVAL, wrapped in the kernel's own words. If the older way fails too, its error is the
+        // one to show.
         Err(_) => overlay_of_attached(layers, upper, work, places),
     }
 }
 
 /// As [`overlay`], for kernels before 6.15.
-fn overlay_of_attached(layers: &[OwnedFd], upper: &Path, work: &Path, places: &Path) -> Result<OwnedFd> {
+fn overlay_of_attached(
+    layers: &[OwnedFd],
+    upper: &Path,
+    work: &Path,
+    places: &Path,
+) -> Result<OwnedFd> {
     let mut attached = Vec::new();
     let made = (|| {
         for (index, layer) in layers.iter().enumerate() {
@@ -181,25 +215,37 @@ fn overlay_of_attached(layers: &[OwnedFd], upper: &Path, work: &Path, places: &P
             attach(layer.as_fd(), open_path(&place)?.as_fd())?;
             attached.push(place);
         }
-        let lower: Vec<String> = attached.iter().rev().map(|place| place.display().to_string()).collect();
+        let lower: Vec<String> = attached
+            .iter()
+            .rev()
+            .map(|place| place.display().to_string())
+            .collect();
         let (upper, work) = (upper.to_string_lossy(), work.to_string_lossy());
-        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "open an overlay")?;
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
+            .doing(|| "open an overlay")?;
         configure(&context, "overlay", "lowerdir", &lower.join(":"))?;
         finish_overlay(&context, &upper, &work)
     })();
     // The overlay holds clones of its own.
     for place in attached {
-        rustix::mount::unmount(&place, UnmountFlags::DETACH).doing(|| format!("let go of {}", place.display()))?;
+        rustix::mount::unmount(&place, UnmountFlags::DETACH)
+            .doing(|| format!("let go of {}", place.display()))?;
     }
     made
 }
 
 fn overlay_of_detached(layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<OwnedFd> {
     let kind = "overlay";
-    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "open an overlay")?;
+    let context =
+        rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "open an overlay")?;
     // `lowerdir+` appends downwards: the first given is the topmost.
     for layer in layers.iter().rev() {
-        configure(&context, kind, "lowerdir+", &format!("/proc/self/fd/{}", layer.as_raw_fd()))?;
+        configure(
+            &context,
+            kind,
+            "lowerdir+",
+            &format!("/proc/self/fd/{}", layer.as_raw_fd()),
+        )?;
     }
     finish_overlay(&context, &upper.to_string_lossy(), &work.to_string_lossy())
 }
@@ -208,8 +254,9 @@ fn finish_overlay(context: &OwnedFd, upper: &str, work: &str) -> Result<OwnedFd>
     let kind = "overlay";
     configure(context, kind, "upperdir", upper)?;
     configure(context, kind, "workdir", work)?;
-    // What is written to an upper directory does not outlive its container, so it need not be synced: without this, the
-    // end of each container would wait until the whole file system below is.
+    // What is written to an upper directory does not outlive its container, so it need not be
+    // synced: without this, the end of each container would wait until the whole file system below
+    // is.
     rustix::mount::fsconfig_set_flag(context, "volatile")
         .map_err(|e| explain(context, e))
         .doing(|| "make an overlay volatile")?;
@@ -238,18 +285,29 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Resu
 ///
 /// # Errors
 /// What the kernel gives.
-pub fn write_file(dir: BorrowedFd<'_>, name: &str, content: &[u8], mode: u32, owner: u32) -> Result<()> {
+pub fn write_file(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    content: &[u8],
+    mode: u32,
+    owner: u32,
+) -> Result<()> {
     use std::io::Write;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).doing(|| format!("create {name}"))?;
+    let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))
+        .doing(|| format!("create {name}"))?;
     let mut file = std::fs::File::from(file);
     file.write_all(content).doing(|| format!("write {name}"))?;
-    let (uid, gid) = (rustix::fs::Uid::from_raw(owner), rustix::fs::Gid::from_raw(owner));
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(owner),
+        rustix::fs::Gid::from_raw(owner),
+    );
     rustix::fs::fchown(&file, Some(uid), Some(gid)).doing(|| format!("own {name}"))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).doing(|| format!("set the mode of {name}"))
 }
 
-/// Reads a file of a directory (of a mount of Tank's own): none where there is no such file, or a larger one.
+/// Reads a file of a directory (of a mount of Tank's own): none where there is no such file, or a
+/// larger one.
 ///
 /// # Errors
 /// What the kernel gives otherwise.
@@ -261,20 +319,24 @@ pub fn read_file(dir: BorrowedFd<'_>, name: &str, most: u64) -> Result<Option<Ve
         other => other.doing(|| format!("open {name}"))?,
     };
     let mut content = Vec::new();
-    let read = std::fs::File::from(file).take(most + 1).read_to_end(&mut content);
+    let read = std::fs::File::from(file)
+        .take(most + 1)
+        .read_to_end(&mut content);
     read.doing(|| format!("read {name}"))?;
     Ok(Some(content).filter(|content| content.len() as u64 <= most))
 }
 
-/// Writes an existing file of a directory anew, in place: whoever has it mounted sees the new content. Not atomic for
-/// a reader that is at it; the content is there before the rest of a longer one is cut off.
+/// Writes an existing file of a directory anew, in place: whoever has it mounted sees the new
+/// content. Not atomic for a reader that is at it; the content is there before the rest of a longer
+/// one is cut off.
 ///
 /// # Errors
 /// What the kernel gives.
 pub fn rewrite_file(dir: BorrowedFd<'_>, name: &str, content: &[u8]) -> Result<()> {
     use std::os::unix::fs::FileExt;
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::empty()).doing(|| format!("open {name}"))?;
+    let file =
+        rustix::fs::openat(dir, name, flags, Mode::empty()).doing(|| format!("open {name}"))?;
     let file = std::fs::File::from(file);
     let write = || {
         file.write_all_at(content, 0)?;
@@ -298,11 +360,13 @@ pub fn open_path(path: &Path) -> Result<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
 }
 
-/// The mount's root, readable: from a detached mount's own descriptor (opened with `O_PATH` semantics).
+/// The mount's root, readable: from a detached mount's own descriptor (opened with `O_PATH`
+/// semantics).
 ///
 /// # Errors
 /// What `openat(2)` gives.
 pub fn open_root(mount: &OwnedFd) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(mount.as_fd(), ".", flags, Mode::empty()).doing(|| "open the root of a mount")
+    rustix::fs::openat(mount.as_fd(), ".", flags, Mode::empty())
+        .doing(|| "open the root of a mount")
 }

@@ -1,7 +1,7 @@
 //! A pod's namespaces: a user namespace, and the network, UTS and IPC namespaces that it owns.
 //!
-//! They are made by a helper process that ends at once and are kept alive by descriptors, so they die with the last
-//! holder: nothing is pinned in the file system.
+//! They are made by a helper process that ends at once and are kept alive by descriptors, so they
+//! die with the last holder: nothing is pinned in the file system.
 
 use crate::{
     Context, Error, Result,
@@ -29,13 +29,18 @@ pub struct Namespaces {
     pub net: Option<OwnedFd>,
 }
 
-/// Makes them. Ids 0 to 65535 inside are `id_base` onwards outside. The caller must be single-threaded and root. Also
-/// gives, where there is a network namespace, the sockets of [`route::sockets`] in it: whoever opens them later has to
-/// enter it first.
+/// Makes them. Ids 0 to 65535 inside are `id_base` onwards outside. The caller must be
+/// single-threaded and root. Also gives, where there is a network namespace, the sockets of
+/// [`route::sockets`] in it: whoever opens them later has to enter it first.
 ///
 /// # Errors
 /// What the kernel gives; nothing is left behind.
-pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> Result<(Namespaces, Vec<OwnedFd>)> {
+pub fn create(
+    id_base: u32,
+    own_network: bool,
+    hostname: &str,
+    laps: &Laps,
+) -> Result<(Namespaces, Vec<OwnedFd>)> {
     let (ready_rx, ready_tx) = packet::pair()?;
     let network = if own_network { flags::NEWNET } else { 0 };
     let namespaces = flags::NEWUSER | flags::NEWUTS | flags::NEWIPC | network;
@@ -43,18 +48,25 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
         let named = rustix::system::sethostname(hostname.as_bytes());
         let mut sockets = Vec::new();
         if own_network {
-            // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route, and none is asked, for a
-            // second and by a packet to everybody, whether an address made from the hardware's is taken. Where there is
-            // no IPv6 there is nothing to refuse.
+            // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route,
+            // and none is asked, for a second and by a packet to everybody, whether an address made
+            // from the hardware's is taken. Where there is no IPv6 there is nothing to refuse.
             for setting in ["accept_ra", "accept_dad"] {
                 let _ = fs::write(format!("/proc/sys/net/ipv6/conf/default/{setting}"), "0");
             }
             sockets.extend(route::sockets().into_iter().flatten());
         }
-        let _ = packet::send(ready_tx.as_fd(), &[u8::from(named.is_ok())], &packet::borrow(&sockets));
+        let _ = packet::send(
+            ready_tx.as_fd(),
+            &[u8::from(named.is_ok())],
+            &packet::borrow(&sockets),
+        );
         // Holds the namespaces until the parent has opened them and kills it, or ends itself.
         if process::die_with_parent().is_ok() {
-            let _ = rustix::thread::nanosleep(&rustix::thread::Timespec { tv_sec: 30, tv_nsec: 0 });
+            let _ = rustix::thread::nanosleep(&rustix::thread::Timespec {
+                tv_sec: 30,
+                tv_nsec: 0,
+            });
         }
         0
     })?;
@@ -68,7 +80,9 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
         fs::write(format!("/proc/{pid}/gid_map"), &map).doing(|| format!("map group ids {map}"))?;
         laps.note(Phase::Ids);
         let ready = packet::receive(ready_rx.as_fd()).doing(|| "wait for the namespaces")?;
-        let (named, sockets) = ready.ok_or(io::ErrorKind::UnexpectedEof).doing(|| "wait for the namespaces")?;
+        let (named, sockets) = ready
+            .ok_or(io::ErrorKind::UnexpectedEof)
+            .doing(|| "wait for the namespaces")?;
         if named != [1] {
             return Err(Error::new(
                 format!("set the host name `{hostname}`"),
@@ -76,14 +90,19 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
             ));
         }
         let open = |kind: &str| -> Result<OwnedFd> {
-            let file = File::open(format!("/proc/{pid}/ns/{kind}")).doing(|| format!("open the {kind} namespace"))?;
+            let file = File::open(format!("/proc/{pid}/ns/{kind}"))
+                .doing(|| format!("open the {kind} namespace"))?;
             Ok(file.into())
         };
         let namespaces = Namespaces {
             user: open("user")?,
             uts: open("uts")?,
             ipc: open("ipc")?,
-            net: if own_network { Some(open("net")?) } else { None },
+            net: if own_network {
+                Some(open("net")?)
+            } else {
+                None
+            },
         };
         Ok((namespaces, sockets))
     })();
@@ -98,21 +117,28 @@ pub fn create(id_base: u32, own_network: bool, hostname: &str, laps: &Laps) -> R
 /// # Errors
 /// What `setns(2)` gives.
 pub fn enter(namespace: BorrowedFd<'_>, kind: ThreadNameSpaceType) -> Result<()> {
-    // SAFETY: a plain system call on a borrowed descriptor; it changes only which namespaces this thread sees.
+    // SAFETY: a plain system call on a borrowed descriptor; it changes only which namespaces this
+    // thread sees.
     match unsafe { libc::setns(namespace.as_raw_fd(), kind.bits() as i32) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()).doing(|| format!("enter a namespace ({kind:?})")),
     }
 }
 
-/// Enters the mount, pid, network, UTS, IPC and cgroup namespaces of a process at once, or none of them. The pid
-/// namespace is that of processes made from then on.
+/// Enters the mount, pid, network, UTS, IPC and cgroup namespaces of a process at once, or none of
+/// them. The pid namespace is that of processes made from then on.
 ///
 /// # Errors
 /// What `setns(2)` gives.
 pub fn enter_process(pidfd: BorrowedFd<'_>) -> Result<()> {
-    let all = flags::NEWNS | flags::NEWPID | flags::NEWNET | flags::NEWUTS | flags::NEWIPC | flags::NEWCGROUP;
-    // SAFETY: a plain system call on a borrowed descriptor; it changes only which namespaces this thread sees.
+    let all = flags::NEWNS
+        | flags::NEWPID
+        | flags::NEWNET
+        | flags::NEWUTS
+        | flags::NEWIPC
+        | flags::NEWCGROUP;
+    // SAFETY: a plain system call on a borrowed descriptor; it changes only which namespaces this
+    // thread sees.
     match unsafe { libc::setns(pidfd.as_raw_fd(), all as libc::c_int) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()).doing(|| "enter a container's namespaces"),
@@ -124,7 +150,8 @@ pub fn enter_process(pidfd: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// What `unshare(2)` gives.
 pub fn own_cgroups() -> Result<()> {
-    // SAFETY: a plain system call that changes only which cgroups this process, which has one thread, sees.
+    // SAFETY: a plain system call that changes only which cgroups this process, which has one
+    // thread, sees.
     match unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()).doing(|| "make a cgroup namespace"),
@@ -139,19 +166,22 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).doing(|| "make a pipe")
 }
 
-/// Runs `body` on a thread of its own inside the network namespace `net`, so that no thread of a runtime changes
-/// where it is. Sockets stay in the namespace they were made in.
+/// Runs `body` on a thread of its own inside the network namespace `net`, so that no thread of a
+/// runtime changes where it is. Sockets stay in the namespace they were made in.
 ///
 /// # Errors
 /// What `setns(2)` or `body` gives.
-pub fn in_network<T: Send>(net: BorrowedFd<'_>, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub fn in_network<T: Send>(
+    net: BorrowedFd<'_>,
+    body: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             enter(net, ThreadNameSpaceType::NETWORK)?;
             body()
         });
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("the thread ended")).doing(|| "work in a network namespace"))
+        thread.join().unwrap_or_else(|_| {
+            Err(io::Error::other("the thread ended")).doing(|| "work in a network namespace")
+        })
     })
 }

@@ -1,9 +1,10 @@
-//! Netlink, spoken as it is: a request is carried out within the `sendmsg(2)` that brings it, and its answer is there when
-//! that returns. So many requests go in one packet, and nobody waits but for the kernel's own locks.
+//! Netlink, spoken as it is: a request is carried out within the `sendmsg(2)` that brings it, and
+//! its answer is there when that returns. So many requests go in one packet, and nobody waits but
+//! for the kernel's own locks.
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -43,7 +44,9 @@ thread_local! {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("socket", &self.socket.as_raw_fd()).finish()
+        f.debug_struct("Inner")
+            .field("socket", &self.socket.as_raw_fd())
+            .finish()
     }
 }
 
@@ -60,7 +63,10 @@ impl Conversation {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        let inner = Inner { socket, sequence: 0 };
+        let inner = Inner {
+            socket,
+            sequence: 0,
+        };
         set_socket_timeout(inner.fd(), Timeout::Recv, Some(LIMIT))?;
         Ok(Self(Mutex::new(inner)))
     }
@@ -69,13 +75,17 @@ impl Conversation {
     pub fn from_fd(fd: OwnedFd) -> Self {
         // SAFETY: the descriptor is owned, and given away here: the socket is its only owner.
         let socket = unsafe { Socket::from_raw_fd(fd.into_raw_fd()) };
-        Self(Mutex::new(Inner { socket, sequence: 0 }))
+        Self(Mutex::new(Inner {
+            socket,
+            sequence: 0,
+        }))
     }
 
     /// Gives the socket away.
     pub fn into_fd(self) -> OwnedFd {
         let inner = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the socket gives its descriptor away here and is not used again, so this is the only owner.
+        // SAFETY: the socket gives its descriptor away here and is not used again, so this is the
+        // only owner.
         unsafe { OwnedFd::from_raw_fd(inner.socket.into_raw_fd()) }
     }
 
@@ -90,8 +100,9 @@ impl Conversation {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends requests (with their flags, beside those of every request) together. All of them are carried out, in their
-    /// order, also those behind one that is refused; the first refusal is returned.
+    /// Sends requests (with their flags, beside those of every request) together. All of them are
+    /// carried out, in their order, also those behind one that is refused; the first refusal is
+    /// returned.
     ///
     /// # Errors
     /// What the kernel answers.
@@ -106,7 +117,12 @@ impl Conversation {
         let mut bytes = Vec::new();
         for (payload, flags) in requests {
             let number = inner.next();
-            serialize(payload, flags | NLM_F_REQUEST | NLM_F_ACK, number, &mut bytes);
+            serialize(
+                payload,
+                flags | NLM_F_REQUEST | NLM_F_ACK,
+                number,
+                &mut bytes,
+            );
         }
         inner.send(&bytes).map_err(at(0))?;
         let mut answered = 0;
@@ -133,7 +149,11 @@ impl Conversation {
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn list<T: NetlinkSerializable>(&self, request: T, each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    pub fn list<T: NetlinkSerializable>(
+        &self,
+        request: T,
+        each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
         self.ask(request, NLM_F_DUMP, each)
     }
 
@@ -141,12 +161,21 @@ impl Conversation {
     ///
     /// # Errors
     /// What the kernel answers: `ENODEV` or `ENOENT` where there is no such thing.
-    pub fn get<T: NetlinkSerializable>(&self, request: T, each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    pub fn get<T: NetlinkSerializable>(
+        &self,
+        request: T,
+        each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
         // The acknowledgement is the end of it.
         self.ask(request, NLM_F_ACK, each)
     }
 
-    fn ask<T: NetlinkSerializable>(&self, request: T, flags: u16, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    fn ask<T: NetlinkSerializable>(
+        &self,
+        request: T,
+        flags: u16,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
         let mut inner = self.inner();
         let number = inner.next();
         let mut bytes = Vec::new();
@@ -192,7 +221,8 @@ impl Inner {
 
     /// Reads one packet and gives sequence number, type and payload of each message in it.
     fn receive(&self, mut each: impl FnMut(u32, u16, &[u8])) -> io::Result<()> {
-        // One for each thread that asks, and not for each of the sockets, of which there is one a pod.
+        // One for each thread that asks, and not for each of the sockets, of which there is one a
+        // pod.
         let mut buffer = BUFFER.take();
         buffer.resize(PACKET, 0);
         let read = loop {
@@ -205,8 +235,14 @@ impl Inner {
         while rest.len() >= HEADER {
             let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
             let length = message.length() as usize;
-            each(message.sequence_number(), message.message_type(), &rest[HEADER..length.max(HEADER)]);
-            rest = rest.get(length.next_multiple_of(4).max(HEADER)..).unwrap_or_default();
+            each(
+                message.sequence_number(),
+                message.message_type(),
+                &rest[HEADER..length.max(HEADER)],
+            );
+            rest = rest
+                .get(length.next_multiple_of(4).max(HEADER)..)
+                .unwrap_or_default();
         }
         BUFFER.set(buffer);
         Ok(())
@@ -215,8 +251,14 @@ impl Inner {
 
 /// The status that an `NLMSG_ERROR` or `NLMSG_DONE` begins with: zero, or a negative errno.
 fn status(payload: &[u8]) -> io::Result<()> {
-    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    if code < 0 { Err(io::Error::from_raw_os_error(-code)) } else { Ok(()) }
+    let code = payload
+        .first_chunk()
+        .map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+    if code < 0 {
+        Err(io::Error::from_raw_os_error(-code))
+    } else {
+        Ok(())
+    }
 }
 
 /// Appends a message to a packet.

@@ -1,14 +1,15 @@
 //! `SOCK_SEQPACKET` Unix sockets whose packets carry descriptors.
 //!
-//! A packet arrives whole or not at all, so there is no framing to get wrong and no half-read message. What has to be
-//! larger than [`MAX_PACKET`] travels in a sealed memory file.
+//! A packet arrives whole or not at all, so there is no framing to get wrong and no half-read
+//! message. What has to be larger than [`MAX_PACKET`] travels in a sealed memory file.
 
 use crate::{Context, Result};
 use rustix::{
     fs::{MemfdFlags, SealFlags},
     net::{
-        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+        SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+        SocketType,
     },
 };
 use std::{
@@ -32,7 +33,8 @@ pub const MAX_FDS: usize = 128;
 /// What `socketpair(2)` gives.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).doing(|| "make a socket pair")
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .doing(|| "make a socket pair")
 }
 
 /// Listens at `path`, which must not exist. Only root may connect: the folder's mode says so.
@@ -71,18 +73,23 @@ fn new_socket(flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
 pub fn accept(listener: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
     match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok(socket) => Ok(Some(socket)),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => Ok(None),
+        Err(
+            rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED,
+        ) => Ok(None),
         Err(error) => Err(error).doing(|| "accept a connection"),
     }
 }
 
-/// Sends one packet. `WouldBlock` when the other side does not keep up, `BrokenPipe` when it is gone.
+/// Sends one packet. `WouldBlock` when the other side does not keep up, `BrokenPipe` when it is
+/// gone.
 ///
 /// # Errors
-/// What `sendmsg(2)` gives, and `InvalidInput` for what is over a limit, which it names: nothing was sent then.
+/// What `sendmsg(2)` gives, and `InvalidInput` for what is over a limit, which it names: nothing
+/// was sent then.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let over = |count: usize, what: &str, limit: usize| {
-        let why = format!("{count} {what} are too many for a packet, which carries {limit} at most");
+        let why =
+            format!("{count} {what} are too many for a packet, which carries {limit} at most");
         Err(io::Error::new(io::ErrorKind::InvalidInput, why))
     };
     if bytes.len() > MAX_PACKET {
@@ -97,7 +104,12 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
         return Err(io::ErrorKind::InvalidInput.into());
     }
     loop {
-        match rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+        match rustix::net::sendmsg(
+            socket,
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        ) {
             Err(rustix::io::Errno::INTR) => {}
             other => return other.map(drop).map_err(Into::into),
         }
@@ -109,7 +121,8 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
 /// # Errors
 /// What `recvmsg(2)` gives, and `InvalidData` for a packet over the limits.
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    // Asked for its length first: most are a hundredth of what they may be, and a shim should stay small.
+    // Asked for its length first: most are a hundredth of what they may be, and a shim should stay
+    // small.
     let mut nothing = [0; 0];
     let peek = RecvFlags::PEEK | RecvFlags::TRUNC;
     let length = loop {
@@ -134,7 +147,10 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedF
             fds.extend(rights);
         }
     }
-    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+    if received
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
         return Err(io::ErrorKind::InvalidData.into());
     }
     if received.bytes == 0 && fds.is_empty() {
@@ -144,8 +160,8 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedF
     Ok(Some((bytes, fds)))
 }
 
-/// A socket in which descriptors wait that are too many for one packet. Its other end is closed: it says nothing more, and
-/// whoever [takes them out](unbundle) waits for nobody.
+/// A socket in which descriptors wait that are too many for one packet. Its other end is closed: it
+/// says nothing more, and whoever [takes them out](unbundle) waits for nobody.
 ///
 /// # Errors
 /// What `socketpair(2)` and `sendmsg(2)` give; `WouldBlock` when they are more than a socket holds.
@@ -204,7 +220,11 @@ pub fn read_sealed(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
     file.rewind()?;
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit { Err(io::ErrorKind::InvalidData.into()) } else { Ok(bytes) }
+    if bytes.len() as u64 > limit {
+        Err(io::ErrorKind::InvalidData.into())
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Watches a descriptor on the current tokio runtime.
@@ -212,8 +232,11 @@ pub fn read_sealed(fd: OwnedFd, limit: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// What `epoll_ctl(2)` gives.
 pub fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is owned by the value that watches it, so it stays open and the same for as long.
-    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from).doing(|| "watch a descriptor")
+    // SAFETY: the descriptor is owned by the value that watches it, so it stays open and the same
+    // for as long.
+    unsafe { AsyncFd::register(fd) }
+        .map_err(io::Error::from)
+        .doing(|| "watch a descriptor")
 }
 
 /// Borrows every descriptor of a list, for [`send`].
@@ -234,36 +257,65 @@ mod tests {
         let (bytes, mut fds) = receive(b.as_fd()).expect("receive").expect("open");
         assert_eq!((bytes.as_slice(), fds.len()), (&b"one"[..], 1));
         assert_eq!(read_sealed(fds.remove(0), 5).expect("read"), b"hello");
-        assert_eq!(receive(b.as_fd()).expect("receive").expect("open").0, b"two");
+        assert_eq!(
+            receive(b.as_fd()).expect("receive").expect("open").0,
+            b"two"
+        );
         drop(a);
         assert!(receive(b.as_fd()).expect("receive").is_none());
     }
 
     #[test]
     fn more_descriptors_than_a_packet_carries_arrive_in_their_order() {
-        let files: Vec<OwnedFd> =
-            (0..3 * MAX_FDS).map(|n| sealed("test", n.to_string().as_bytes()).expect("sealed")).collect();
+        let files: Vec<OwnedFd> = (0..3 * MAX_FDS)
+            .map(|n| sealed("test", n.to_string().as_bytes()).expect("sealed"))
+            .collect();
         let socket = bundle(&borrow(&files)).expect("bundled");
         drop(files);
-        assert!(unbundle(&bundle(&[socket.as_fd(), socket.as_fd()]).expect("bundled"), 1).is_err());
+        assert!(
+            unbundle(
+                &bundle(&[socket.as_fd(), socket.as_fd()]).expect("bundled"),
+                1
+            )
+            .is_err()
+        );
         let arrived = unbundle(&socket, 3 * MAX_FDS).expect("unbundled");
         assert_eq!(arrived.len(), 3 * MAX_FDS);
         for (n, file) in arrived.into_iter().enumerate() {
-            assert_eq!(read_sealed(file, 8).expect("read"), n.to_string().as_bytes());
+            assert_eq!(
+                read_sealed(file, 8).expect("read"),
+                n.to_string().as_bytes()
+            );
         }
         let (end, _other) = pair().expect("pair");
-        assert!(unbundle(&end, 1).is_err(), "it does not wait for who keeps the other end");
+        assert!(
+            unbundle(&end, 1).is_err(),
+            "it does not wait for who keeps the other end"
+        );
     }
 
     #[test]
     fn limits_hold_on_both_sides() {
         let (a, b) = pair().expect("pair");
-        let error = send(a.as_fd(), &vec![0; MAX_PACKET + 1], &[]).expect_err("over the limit").to_string();
-        assert_eq!(error, "65537 bytes are too many for a packet, which carries 65536 at most");
-        let error = send(a.as_fd(), b"x", &vec![b.as_fd(); MAX_FDS + 1]).expect_err("over the limit").to_string();
-        assert_eq!(error, "129 descriptors are too many for a packet, which carries 128 at most");
+        let error = send(a.as_fd(), &vec![0; MAX_PACKET + 1], &[])
+            .expect_err("over the limit")
+            .to_string();
+        assert_eq!(
+            error,
+            "65537 bytes are too many for a packet, which carries 65536 at most"
+        );
+        let error = send(a.as_fd(), b"x", &vec![b.as_fd(); MAX_FDS + 1])
+            .expect_err("over the limit")
+            .to_string();
+        assert_eq!(
+            error,
+            "129 descriptors are too many for a packet, which carries 128 at most"
+        );
         send(a.as_fd(), &vec![0; MAX_PACKET], &[]).expect("send");
-        assert_eq!(receive(b.as_fd()).expect("receive").expect("open").0.len(), MAX_PACKET);
+        assert_eq!(
+            receive(b.as_fd()).expect("receive").expect("open").0.len(),
+            MAX_PACKET
+        );
         assert!(read_sealed(sealed("test", b"123456").expect("sealed"), 5).is_err());
     }
 }

@@ -14,8 +14,9 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
-/// The capabilities a container's root has unless told otherwise: Docker's set without `NET_RAW`, `MKNOD` and
-/// `AUDIT_WRITE`. All of them count only against what the pod's own user namespace owns.
+/// The capabilities a container's root has unless told otherwise: Docker's set without `NET_RAW`,
+/// `MKNOD` and `AUDIT_WRITE`. All of them count only against what the pod's own user namespace
+/// owns.
 pub const DEFAULT_CAPABILITIES: [&str; 11] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -35,26 +36,32 @@ pub fn is_capability(name: &str) -> bool {
     name.parse::<Capability>().is_ok()
 }
 
-/// The id of a group of the host, as the name service has it (getgrnam(3)): it may read files or ask a network.
+/// The id of a group of the host, as the name service has it (getgrnam(3)): it may read files or
+/// ask a network.
 pub fn group_id(name: &str) -> Option<u32> {
-    nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+    nix::unistd::Group::from_name(name)
+        .ok()
+        .flatten()
+        .map(|group| group.gid.as_raw())
 }
 
-/// Enters the pod's user namespace and becomes its root, with every capability over what the pod owns and none over
-/// anything else.
+/// Enters the pod's user namespace and becomes its root, with every capability over what the pod
+/// owns and none over anything else.
 ///
 /// # Errors
 /// What the kernel gives.
 pub fn become_root(user: BorrowedFd<'_>) -> Result<()> {
-    // Between here and exec this process still has the host's memory image: no one inside may look at it.
+    // Between here and exec this process still has the host's memory image: no one inside may look
+    // at it.
     process::hide()?;
     namespace::enter(user, ThreadNameSpaceType::USER)?;
     set_ids(&Identity::default())?;
     process::hide()
 }
 
-/// Becomes `identity`, from [the pod's root](become_root), with at most `bounding`. Those in `ambient` a user other
-/// than root keeps as well. Ends with `no_new_privs`, so no program can gain anything back.
+/// Becomes `identity`, from [the pod's root](become_root), with at most `bounding`. Those in
+/// `ambient` a user other than root keeps as well. Ends with `no_new_privs`, so no program can gain
+/// anything back.
 ///
 /// # Errors
 /// What the kernel gives.
@@ -62,29 +69,45 @@ pub fn become_user(identity: &Identity, bounding: &[String], ambient: &[String])
     let bounding = parse(bounding)?;
     let ambient: CapsHashSet = parse(ambient)?.intersection(&bounding).copied().collect();
     for capability in caps::runtime::thread_all_supported().difference(&bounding) {
-        caps::drop(None, CapSet::Bounding, *capability).map_err(io::Error::other).doing(|| "drop a capability")?;
+        caps::drop(None, CapSet::Bounding, *capability)
+            .map_err(io::Error::other)
+            .doing(|| "drop a capability")?;
     }
     rustix::thread::set_keep_capabilities(true).doing(|| "keep capabilities")?;
     set_ids(identity)?;
-    let permitted = if identity.uid == 0 { &bounding } else { &ambient };
+    let permitted = if identity.uid == 0 {
+        &bounding
+    } else {
+        &ambient
+    };
     let set = |kind, to: &CapsHashSet| caps::set(None, kind, to).map_err(io::Error::other);
     set(CapSet::Effective, permitted).doing(|| "set the effective capabilities")?;
     set(CapSet::Permitted, permitted).doing(|| "set the permitted capabilities")?;
-    let inherited = if identity.uid == 0 { CapsHashSet::new() } else { ambient };
+    let inherited = if identity.uid == 0 {
+        CapsHashSet::new()
+    } else {
+        ambient
+    };
     set(CapSet::Inheritable, &inherited).doing(|| "set the inheritable capabilities")?;
     set(CapSet::Ambient, &inherited).doing(|| "set the ambient capabilities")?;
     rustix::thread::set_no_new_privs(true).doing(|| "refuse new privileges")?;
-    // A change of credentials may have shown the process again (proc(5), /proc/sys/fs/suid_dumpable).
+    // A change of credentials may have shown the process again (proc(5),
+    // /proc/sys/fs/suid_dumpable).
     process::hide()
 }
 
 fn parse(names: &[String]) -> Result<CapsHashSet> {
-    let parsed = names.iter().map(|name| name.parse::<Capability>().map_err(io::Error::other));
-    parsed.collect::<io::Result<_>>().doing(|| "read a list of capabilities")
+    let parsed = names
+        .iter()
+        .map(|name| name.parse::<Capability>().map_err(io::Error::other));
+    parsed
+        .collect::<io::Result<_>>()
+        .doing(|| "read a list of capabilities")
 }
 
 fn set_ids(identity: &Identity) -> Result<()> {
-    // SAFETY: the process is single-threaded, so the raw calls change all of it; the slice outlives its call.
+    // SAFETY: the process is single-threaded, so the raw calls change all of it; the slice outlives
+    // its call.
     let results = unsafe {
         [
             libc::setgroups(identity.groups.len(), identity.groups.as_ptr()),
@@ -95,5 +118,6 @@ fn set_ids(identity: &Identity) -> Result<()> {
     if results.iter().all(|result| *result == 0) {
         return Ok(());
     }
-    Err(io::Error::last_os_error()).doing(|| format!("become user {} of group {}", identity.uid, identity.gid))
+    Err(io::Error::last_os_error())
+        .doing(|| format!("become user {} of group {}", identity.uid, identity.gid))
 }

@@ -50,17 +50,27 @@ impl Exit {
 /// `CLONE_INTO_CGROUP` of clone(2).
 const INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Makes a process that runs `body` and ends when it returns, in the cgroup (version 2) whose directory is given, or
-/// else in the caller's own. Its pid is as the caller's pid namespace has it. The caller must be single-threaded: `body` is ordinary
-/// Rust, which allocates, and a lock held by another thread would stay held for ever.
+/// Makes a process that runs `body` and ends when it returns, in the cgroup (version 2) whose
+/// directory is given, or else in the caller's own. Its pid is as the caller's pid namespace has
+/// it. The caller must be single-threaded: `body` is ordinary Rust, which allocates, and a lock
+/// held by another thread would stay held for ever.
 ///
 /// # Errors
 /// What `clone3(2)` gives, or when the caller has more than one thread.
-pub fn spawn(flags: u64, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> i32) -> Result<Process> {
+pub fn spawn(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> Result<Process> {
     assert_single_threaded()?;
     let mut pidfd: libc::c_int = -1;
-    // A sibling's exit signal is that of the caller, and naming one is an error (clone(2), "The clone_args").
-    let exit_signal = if flags & self::flags::PARENT == 0 { libc::SIGCHLD as u64 } else { 0 };
+    // A sibling's exit signal is that of the caller, and naming one is an error (clone(2), "The
+    // clone_args").
+    let exit_signal = if flags & self::flags::PARENT == 0 {
+        libc::SIGCHLD as u64
+    } else {
+        0
+    };
     let args = libc::clone_args {
         flags: flags | libc::CLONE_PIDFD as u64 | if cgroup.is_some() { INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,
@@ -74,35 +84,53 @@ pub fn spawn(flags: u64, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> 
         set_tid_size: 0,
         cgroup: cgroup.map_or(0, |dir| dir.as_raw_fd() as u64),
     };
-    // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own copy of everything. There
-    // is one thread (checked above), so no lock is left held in the child. `args` and `pidfd` outlive the call.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    // SAFETY: without CLONE_VM and without a stack this is fork(2): the child has its own copy of
+    // everything. There is one thread (checked above), so no lock is left held in the child. `args`
+    // and `pidfd` outlive the call.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const args,
+            size_of::<libc::clone_args>(),
+        )
+    };
     match pid {
         -1 => Err(io::Error::last_os_error()).doing(|| "make a process"),
         0 => {
             SPAWNED.store(true, Ordering::Relaxed);
-            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(125);
+            let status =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(125);
             // SAFETY: ends this process without running the parent's exit handlers.
             unsafe { libc::_exit(status) }
         }
         pid => {
-            // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a descriptor that nobody else owns.
+            // SAFETY: clone3 succeeded with CLONE_PIDFD, so `pidfd` is a descriptor that nobody
+            // else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Process { pid: pid as i32, pidfd })
+            Ok(Process {
+                pid: pid as i32,
+                pidfd,
+            })
         }
     }
 }
 
-/// Set in every process that [`spawn`] made: it has one thread by construction, and its `/proc` may be another
-/// namespace's already.
+/// Set in every process that [`spawn`] made: it has one thread by construction, and its `/proc` may
+/// be another namespace's already.
 static SPAWNED: AtomicBool = AtomicBool::new(false);
 
 fn assert_single_threaded() -> Result<()> {
     if SPAWNED.load(Ordering::Relaxed) {
         return Ok(());
     }
-    let threads = std::fs::read_dir("/proc/self/task").doing(|| "count this process's threads")?.count();
-    if threads == 1 { Ok(()) } else { Err(io::Error::from(io::ErrorKind::Unsupported)).doing(|| "fork with threads") }
+    let threads = std::fs::read_dir("/proc/self/task")
+        .doing(|| "count this process's threads")?
+        .count();
+    if threads == 1 {
+        Ok(())
+    } else {
+        Err(io::Error::from(io::ErrorKind::Unsupported)).doing(|| "fork with threads")
+    }
 }
 
 /// Names a process that can't have been reaped, because it is the caller's own child.
@@ -110,9 +138,12 @@ fn assert_single_threaded() -> Result<()> {
 /// # Errors
 /// What `pidfd_open(2)` gives.
 pub fn open(pid: i32) -> Result<Process> {
-    let raw = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from);
+    let raw = Pid::from_raw(pid)
+        .ok_or(io::ErrorKind::InvalidInput)
+        .map_err(io::Error::from);
     let raw = raw.doing(|| format!("name process {pid}"))?;
-    let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).doing(|| format!("name process {pid}"))?;
+    let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty())
+        .doing(|| format!("name process {pid}"))?;
     Ok(Process { pid, pidfd })
 }
 
@@ -121,10 +152,17 @@ pub fn open(pid: i32) -> Result<Process> {
 /// # Errors
 /// What `pidfd_send_signal(2)` gives otherwise.
 pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
-    // SAFETY: a plain system call on a descriptor that is borrowed for its length; a null siginfo is allowed.
+    // SAFETY: a plain system call on a descriptor that is borrowed for its length; a null siginfo
+    // is allowed.
     let sent = unsafe {
         let info = std::ptr::null::<libc::siginfo_t>();
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            info,
+            0,
+        )
     };
     match sent {
         0 => Ok(()),
@@ -146,12 +184,17 @@ pub fn try_wait(pidfd: BorrowedFd<'_>) -> Result<Option<Exit>> {
 /// Whether a process was stopped by a signal and not continued yet, as proc_pid_stat(5) has it.
 pub fn is_stopped(pid: i32) -> bool {
     // The name before the state may hold anything, brackets too: the last one ends it.
-    let state = |text: &str| text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    crate::read_small(format!("/proc/{pid}/stat").as_ref()).is_ok_and(|text| state(&text) == Some('T'))
+    let state = |text: &str| {
+        text.rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next())
+    };
+    crate::read_small(format!("/proc/{pid}/stat").as_ref())
+        .is_ok_and(|text| state(&text) == Some('T'))
 }
 
-/// A descriptor that is readable whenever a child of this process ended, stopped or went on. `SIGCHLD` is blocked from
-/// here on; a program that is started gets it back from [`reset_signals`].
+/// A descriptor that is readable whenever a child of this process ended, stopped or went on.
+/// `SIGCHLD` is blocked from here on; a program that is started gets it back from
+/// [`reset_signals`].
 ///
 /// # Errors
 /// What `signalfd(2)` gives.
@@ -166,14 +209,18 @@ pub fn watch_children() -> Result<OwnedFd> {
         mask.thread_block()?;
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
     };
-    open().map(OwnedFd::from).map_err(io::Error::from).doing(|| "watch this process's children")
+    open()
+        .map(OwnedFd::from)
+        .map_err(io::Error::from)
+        .doing(|| "watch this process's children")
 }
 
-/// Makes the allocator share a few arenas among all threads, where it can be told so (glibc): one for each thread that
-/// ever blocked keeps what it once needed.
+/// Makes the allocator share a few arenas among all threads, where it can be told so (glibc): one
+/// for each thread that ever blocked keeps what it once needed.
 pub fn share_memory_arenas() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: sets a parameter of the allocator, under its own lock; nothing that was allocated changes.
+    // SAFETY: sets a parameter of the allocator, under its own lock; nothing that was allocated
+    // changes.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
     }
@@ -197,12 +244,16 @@ pub fn raise_descriptor_limit() -> Result<(u64, u64)> {
     let raise = || {
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         // More than this nobody may ask for, not even who has it already.
-        let most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+        let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
         let hard = most.map_or(hard, |most: u64| hard.min(most));
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
         Ok((soft.min(hard), hard))
     };
-    raise().map_err(|e: nix::errno::Errno| io::Error::from(e)).doing(|| "raise the limit of descriptors")
+    raise()
+        .map_err(|e: nix::errno::Errno| io::Error::from(e))
+        .doing(|| "raise the limit of descriptors")
 }
 
 /// Waits for a child to end. Only for children that end by themselves soon.
@@ -220,15 +271,18 @@ fn wait_with(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Exi
             other => break other.doing(|| "wait for a process")?,
         }
     };
-    Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => Exit::Code(code),
-        (None, Some(signal)) => Exit::Signal(signal),
-        (None, None) => Exit::Code(125),
-    }))
+    Ok(status.map(
+        |status| match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Code(125),
+        },
+    ))
 }
 
-/// Ends this process with SIGKILL when its parent ends. The kernel forgets that at each change of credentials (prctl(2),
-/// PR_SET_PDEATHSIG): it is for a process that makes none, never for a program of an image.
+/// Ends this process with SIGKILL when its parent ends. The kernel forgets that at each change of
+/// credentials (prctl(2), PR_SET_PDEATHSIG): it is for a process that makes none, never for a
+/// program of an image.
 ///
 /// # Errors
 /// What `prctl(2)` gives.
@@ -237,9 +291,10 @@ pub fn die_with_parent() -> Result<()> {
         .doing(|| "tie a process to its parent")
 }
 
-/// Keeps everybody without privileges over the host from looking at this process and those it forks: no tracing, no
-/// memory, and none of its magic links in `/proc` (`exe`, `fd`, `root`, `cwd`). The kernel may forget it at a change of
-/// credentials (it then sets what `fs.suid_dumpable` says) and forgets it when a program is executed.
+/// Keeps everybody without privileges over the host from looking at this process and those it
+/// forks: no tracing, no memory, and none of its magic links in `/proc` (`exe`, `fd`, `root`,
+/// `cwd`). The kernel may forget it at a change of credentials (it then sets what
+/// `fs.suid_dumpable` says) and forgets it when a program is executed.
 ///
 /// # Errors
 /// What `prctl(2)` gives.
@@ -250,7 +305,8 @@ pub fn hide() -> Result<()> {
 
 /// All signals back to their default action and none blocked, as a program expects to be started.
 pub fn reset_signals() {
-    // SAFETY: sets dispositions and the mask of this single-threaded process; no handler is installed.
+    // SAFETY: sets dispositions and the mask of this single-threaded process; no handler is
+    // installed.
     unsafe {
         for number in 1..=64 {
             libc::signal(number, libc::SIG_DFL);
@@ -261,19 +317,23 @@ pub fn reset_signals() {
     }
 }
 
-/// Closes every descriptor above standard error but those of `keep`. To mark them close-on-exec is not enough: while
-/// `execve(2)` looks for its program they are still open, and a link to `/proc/self/fd/N` leads through them.
+/// Closes every descriptor above standard error but those of `keep`. To mark them close-on-exec is
+/// not enough: while `execve(2)` looks for its program they are still open, and a link to
+/// `/proc/self/fd/N` leads through them.
 ///
-/// For a process that [`spawn`] made or that has just been executed: it ends without running what its parent would have,
-/// so that nobody uses what is closed here under an owner's feet.
+/// For a process that [`spawn`] made or that has just been executed: it ends without running what
+/// its parent would have, so that nobody uses what is closed here under an owner's feet.
 ///
 /// # Errors
 /// What `close_range(2)` gives.
 pub fn close_descriptors_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
-    let keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    let keep: Vec<u32> = keep
+        .iter()
+        .map(|fd| fd.as_raw_fd().unsigned_abs())
+        .collect();
     for (first, last) in gaps(keep) {
-        // SAFETY: a plain system call. In the processes this is for (see above) no owner of one of these descriptors uses
-        // or closes it afterwards.
+        // SAFETY: a plain system call. In the processes this is for (see above) no owner of one of
+        // these descriptors uses or closes it afterwards.
         if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) } != 0 {
             return Err(io::Error::last_os_error()).doing(|| "close descriptors");
         }
@@ -298,16 +358,23 @@ fn gaps(mut keep: Vec<u32>) -> Vec<(u32, u32)> {
     gaps
 }
 
-/// The pid of a process as the `/proc` that is mounted has it, whatever pid namespace the caller is in.
+/// The pid of a process as the `/proc` that is mounted has it, whatever pid namespace the caller is
+/// in.
 ///
 /// # Errors
-/// What reading `/proc/self/fdinfo` gives, and `ESRCH` for a process that has been reaped or is not of that namespace.
+/// What reading `/proc/self/fdinfo` gives, and `ESRCH` for a process that has been reaped or is not
+/// of that namespace.
 pub fn visible_pid(pidfd: BorrowedFd<'_>) -> Result<i32> {
     let what = || "find a process in /proc";
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let text = crate::read_small(path.as_ref()).doing(what)?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")).and_then(|pid| pid.trim().parse().ok());
-    pid.filter(|pid| *pid > 0).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH)).doing(what)
+    let pid = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pid:"))
+        .and_then(|pid| pid.trim().parse().ok());
+    pid.filter(|pid| *pid > 0)
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+        .doing(what)
 }
 
 /// The pid of the caller as the `/proc` that is mounted has it.
@@ -318,15 +385,21 @@ pub fn own_visible_pid() -> Result<i32> {
     let what = || "find this process in /proc";
     let link = std::fs::read_link("/proc/self").doing(what)?;
     let pid = link.to_str().and_then(|pid| pid.parse().ok());
-    pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH)).doing(what)
+    pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+        .doing(what)
 }
 
-/// Replaces this process by the program `argv[0]`, looked for along `PATH` of `env` unless it holds a `/`.
-/// Returns only the failure: `ENOENT`, `EACCES`, or what `execve(2)` gave.
+/// Replaces this process by the program `argv[0]`, looked for along `PATH` of `env` unless it holds
+/// a `/`. Returns only the failure: `ENOENT`, `EACCES`, or what `execve(2)` gave.
 pub fn exec(argv: &[std::ffi::CString], env: &[std::ffi::CString]) -> io::Error {
-    let Some(program) = argv.first() else { return io::Error::from_raw_os_error(libc::ENOENT) };
+    let Some(program) = argv.first() else {
+        return io::Error::from_raw_os_error(libc::ENOENT);
+    };
     let pointers = |list: &[std::ffi::CString]| -> Vec<*const libc::c_char> {
-        list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+        list.iter()
+            .map(|text| text.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (args, vars) = (pointers(argv), pointers(env));
     let attempt = |path: &std::ffi::CStr| {
@@ -337,12 +410,18 @@ pub fn exec(argv: &[std::ffi::CString], env: &[std::ffi::CString]) -> io::Error 
     if program.as_bytes().contains(&b'/') {
         return attempt(program);
     }
-    let path = env.iter().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH=")).unwrap_or(b"/usr/bin:/bin");
+    let path = env
+        .iter()
+        .find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(b"/usr/bin:/bin");
     let mut failure = io::Error::from_raw_os_error(libc::ENOENT);
     for dir in path.split(|b| *b == b':').filter(|dir| !dir.is_empty()) {
-        let Ok(candidate) = std::ffi::CString::new([dir, b"/", program.as_bytes()].concat()) else { continue };
+        let Ok(candidate) = std::ffi::CString::new([dir, b"/", program.as_bytes()].concat()) else {
+            continue;
+        };
         let error = attempt(&candidate);
-        // As execvp(3): a program that may not be run is worth telling of, one that is elsewhere is not.
+        // As execvp(3): a program that may not be run is worth telling of, one that is elsewhere is
+        // not.
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             Some(libc::EACCES) => failure = error,
@@ -354,11 +433,12 @@ pub fn exec(argv: &[std::ffi::CString], env: &[std::ffi::CString]) -> io::Error 
 
 /// The name of a signal, `SIGTERM`, or its number.
 pub fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| signal.to_string(), |known| known.as_str().to_owned())
+    nix::sys::signal::Signal::try_from(signal)
+        .map_or_else(|_| signal.to_string(), |known| known.as_str().to_owned())
 }
 
-/// Limits this process, and what it executes, as setrlimit(2) has it: name in lower case, soft, hard; none is
-/// unlimited.
+/// Limits this process, and what it executes, as setrlimit(2) has it: name in lower case, soft,
+/// hard; none is unlimited.
 ///
 /// # Errors
 /// When a name is unknown or the kernel refuses.
@@ -381,10 +461,15 @@ pub fn set_ulimits(limits: &[(String, Option<u64>, Option<u64>)]) -> Result<()> 
             "rttime" => Resource::RLIMIT_RTTIME,
             "sigpending" => Resource::RLIMIT_SIGPENDING,
             "stack" => Resource::RLIMIT_STACK,
-            _ => return Err(io::Error::from(io::ErrorKind::InvalidInput)).doing(|| format!("limit `{name}`")),
+            _ => {
+                return Err(io::Error::from(io::ErrorKind::InvalidInput))
+                    .doing(|| format!("limit `{name}`"));
+            }
         };
         let amount = |limit: &Option<u64>| limit.unwrap_or(RLIM_INFINITY);
-        setrlimit(resource, amount(soft), amount(hard)).map_err(io::Error::from).doing(|| format!("limit `{name}`"))?;
+        setrlimit(resource, amount(soft), amount(hard))
+            .map_err(io::Error::from)
+            .doing(|| format!("limit `{name}`"))?;
     }
     Ok(())
 }
@@ -395,12 +480,24 @@ pub fn signal_number(name: &str) -> Option<i32> {
         return (1..=64).contains(&number).then_some(number);
     }
     let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    let full = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
     if let Some(offset) = full.strip_prefix("SIGRTMIN") {
-        let offset = if offset.is_empty() { Some(0) } else { offset.strip_prefix('+')?.parse::<i32>().ok() }?;
-        return (0..=30).contains(&offset).then(|| libc::SIGRTMIN() + offset);
+        let offset = if offset.is_empty() {
+            Some(0)
+        } else {
+            offset.strip_prefix('+')?.parse::<i32>().ok()
+        }?;
+        return (0..=30)
+            .contains(&offset)
+            .then(|| libc::SIGRTMIN() + offset);
     }
-    full.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32)
+    full.parse::<nix::sys::signal::Signal>()
+        .ok()
+        .map(|signal| signal as i32)
 }
 
 #[cfg(test)]
@@ -409,7 +506,12 @@ mod tests {
 
     #[test]
     fn signals_have_names_and_numbers() {
-        for (name, number) in [("SIGTERM", 15), ("quit", 3), ("9", 9), ("SIGRTMIN+3", libc::SIGRTMIN() + 3)] {
+        for (name, number) in [
+            ("SIGTERM", 15),
+            ("quit", 3),
+            ("9", 9),
+            ("SIGRTMIN+3", libc::SIGRTMIN() + 3),
+        ] {
             assert_eq!(signal_number(name), Some(number), "{name}");
         }
         for bad in ["", "SIG", "SIGNOPE", "0", "65", "SIGRTMIN+99", "SIGRTMIN-1"] {

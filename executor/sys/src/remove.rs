@@ -1,8 +1,9 @@
 //! Removing what containers and images made: as deep as they like.
 //!
-//! `std::fs::remove_dir_all` takes a stack frame and a descriptor for each level. A container that makes twenty thousand
-//! levels would end its daemon by that, or keep its own remains from ever being removed. Here what is deeper than a bound is
-//! moved up to the top first, so depth becomes width.
+//! `std::fs::remove_dir_all` takes a stack frame and a descriptor for each level. A container that
+//! makes twenty thousand levels would end its daemon by that, or keep its own remains from ever
+//! being removed. Here what is deeper than a bound is moved up to the top first, so depth becomes
+//! width.
 
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags},
@@ -74,7 +75,13 @@ fn empty(dir: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> io::Res
 fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
     loop {
         *moved += 1;
-        match rustix::fs::renameat_with(dir, name, top, format!(".moved-{moved}"), RenameFlags::NOREPLACE) {
+        match rustix::fs::renameat_with(
+            dir,
+            name,
+            top,
+            format!(".moved-{moved}"),
+            RenameFlags::NOREPLACE,
+        ) {
             Err(Errno::EXIST) => {}
             other => return Ok(other?),
         }
@@ -95,7 +102,8 @@ mod tests {
     #[test]
     fn a_tree_is_removed_however_deep_it_is() {
         let dir = folder("deep");
-        // Deeper than this process may have descriptors: each new level is put around the ones there are.
+        // Deeper than this process may have descriptors: each new level is put around the ones
+        // there are.
         fs::create_dir(dir.join("n")).expect("made");
         fs::write(dir.join("n/file"), "x").expect("written");
         for _ in 0..3_000 {
@@ -107,9 +115,17 @@ mod tests {
         fs::write(dir.join(".moved-1"), "x").expect("written");
         let small = std::thread::Builder::new().stack_size(256 << 10);
         let path = dir.clone();
-        small.spawn(move || tree(&path)).expect("a thread").join().expect("ends").expect("removes");
+        small
+            .spawn(move || tree(&path))
+            .expect("a thread")
+            .join()
+            .expect("ends")
+            .expect("removes");
         assert!(!dir.exists());
-        assert_eq!(tree(&dir).expect_err("gone").kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            tree(&dir).expect_err("gone").kind(),
+            io::ErrorKind::NotFound
+        );
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! What a container's first process does to its mount namespace, before it gives up every privilege.
+//! What a container's first process does to its mount namespace, before it gives up every
+//! privilege.
 //!
-//! It runs as the host's root in a mount namespace that is new but still holds a copy of the host's tree: it attaches
-//! the image's root, makes that `/`, drops the copy, and only then touches a path of the image, [beneath](crate::beneath) a
-//! descriptor of that root. No symbolic link of a hostile image, or of a volume that somebody else is writing to, can lead to
-//! the host: the host is not mounted any more, and no directory of it is open.
+//! It runs as the host's root in a mount namespace that is new but still holds a copy of the host's
+//! tree: it attaches the image's root, makes that `/`, drops the copy, and only then touches a path
+//! of the image, [beneath](crate::beneath) a descriptor of that root. No symbolic link of a hostile
+//! image, or of a volume that somebody else is writing to, can lead to the host: the host is not
+//! mounted any more, and no directory of it is open.
 //!
-//! The mounts belong to the host's user namespace and not to the pod's, so a container's root can neither unmount a
-//! masked path nor mount over it, whatever its capabilities.
+//! The mounts belong to the host's user namespace and not to the pod's, so a container's root can
+//! neither unmount a masked path nor mount over it, whatever its capabilities.
 
 use crate::{
     Context, Result,
@@ -64,8 +66,14 @@ pub struct FileMount {
 }
 
 /// Device nodes of every container: name, major, minor (Linux allocated devices).
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 /// Hidden: they speak of the host, or to it (the OCI runtimes' default list).
 const MASKED: [&str; 10] = [
@@ -82,7 +90,13 @@ const MASKED: [&str; 10] = [
 ];
 
 /// Read-only for the same reason.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// A container's file system, entered.
 #[derive(Debug)]
@@ -92,8 +106,8 @@ pub struct Entered {
     pub null: OwnedFd,
 }
 
-/// Makes the calling process see the container's file system and nothing else. No descriptor of a directory of the host's
-/// may be open.
+/// Makes the calling process see the container's file system and nothing else. No descriptor of a
+/// directory of the host's may be open.
 ///
 /// # Errors
 /// What the kernel gives, with the step it refused.
@@ -103,10 +117,12 @@ pub fn enter(rootfs: &Rootfs<'_>) -> Result<Entered> {
     let place = mount::open_path(rootfs.attach_on)?;
     mount::attach(rootfs.root, place.as_fd())?;
     drop(place);
-    // The old root ends up on top of the new one, is where "." is, and goes (pivot_root(2), "pivot_root(".", ".")").
+    // The old root ends up on top of the new one, is where "." is, and goes (pivot_root(2),
+    // "pivot_root(".", ".")").
     rustix::process::chdir(rootfs.attach_on).doing(|| "enter the image's root")?;
     rustix::process::pivot_root(".", ".").doing(|| "change the root")?;
-    rustix::mount::unmount(".", UnmountFlags::DETACH).doing(|| "let go of the host's file systems")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)
+        .doing(|| "let go of the host's file systems")?;
     rustix::process::chdir("/").doing(|| "enter the new root")?;
     rootfs.laps.note(Phase::Root);
 
@@ -148,7 +164,14 @@ impl<T> DoingAt<T> for Result<T> {
 /// Gives the container's own `/dev/null`.
 fn devices(root: &Root, owner: u32) -> Result<OwnedFd> {
     let id = Owner::Id(owner);
-    let tmpfs = attach_new("tmpfs", &[("mode", "0755"), ("size", "65536k")], attr::NOSUID, root, "dev", id)?;
+    let tmpfs = attach_new(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "65536k")],
+        attr::NOSUID,
+        root,
+        "dev",
+        id,
+    )?;
     let dev = tmpfs.as_fd();
     for (name, major, minor) in DEVICES {
         let mode = Mode::from_raw_mode(0o666);
@@ -156,18 +179,28 @@ fn devices(root: &Root, owner: u32) -> Result<OwnedFd> {
         let made = rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, device);
         made.doing(|| format!("make /dev/{name}"))?;
         // The mode that was given is less what the umask takes.
-        rustix::fs::chmodat(dev, name, mode, AtFlags::empty()).doing(|| format!("open up /dev/{name}"))?;
+        rustix::fs::chmodat(dev, name, mode, AtFlags::empty())
+            .doing(|| format!("open up /dev/{name}"))?;
         beneath::own(dev, name, id).doing(|| format!("own /dev/{name}"))?;
     }
     // gid 5 is `tty` on every distribution; the terminal's owner is set when it is made.
     let tty_group = (owner + 5).to_string();
-    let pts = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", tty_group.as_str()), ("max", "256")];
+    let pts = [
+        ("mode", "0620"),
+        ("ptmxmode", "0666"),
+        ("gid", tty_group.as_str()),
+        ("max", "256"),
+    ];
     let shm = [("mode", "1777"), ("size", "65536k")];
     let locked_down = attr::NOSUID | attr::NODEV | attr::NOEXEC;
-    let mount_on = |name: &str, kind: &str, options: &[(&str, &str)], attributes: u64| -> Result<()> {
-        rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755)).doing(|| format!("make /dev/{name}"))?;
-        attach_at(kind, options, attributes, dev, name, id).doing_at("/dev").map(drop)
-    };
+    let mount_on =
+        |name: &str, kind: &str, options: &[(&str, &str)], attributes: u64| -> Result<()> {
+            rustix::fs::mkdirat(dev, name, Mode::from_raw_mode(0o755))
+                .doing(|| format!("make /dev/{name}"))?;
+            attach_at(kind, options, attributes, dev, name, id)
+                .doing_at("/dev")
+                .map(drop)
+        };
     mount_on("pts", "devpts", &pts, attr::NOSUID | attr::NOEXEC)?;
     mount_on("shm", "tmpfs", &shm, locked_down)?;
     mount_on("mqueue", "mqueue", &[], locked_down)?;
@@ -185,19 +218,26 @@ fn devices(root: &Root, owner: u32) -> Result<OwnedFd> {
     rustix::fs::openat(dev, "null", flags, Mode::empty()).doing(|| "open /dev/null")
 }
 
-/// A device that was asked for. It belongs to the host's root, who is nobody in the container: what its mode refuses is
-/// refused to the container's root as well, whatever its capabilities.
+/// A device that was asked for. It belongs to the host's root, who is nobody in the container: what
+/// its mode refuses is refused to the container's root as well, whatever its capabilities.
 fn host_device(root: &Root, device: &Device, owner: Owner) -> Result<()> {
     let path = Path::new(&device.path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::from_raw_os_error(libc::EINVAL)).doing(|| format!("make {}", device.path));
+        return Err(io::Error::from_raw_os_error(libc::EINVAL))
+            .doing(|| format!("make {}", device.path));
     };
     let dir = root.ensure_directory(parent, owner)?;
-    let kind = if device.block { FileType::BlockDevice } else { FileType::CharacterDevice };
+    let kind = if device.block {
+        FileType::BlockDevice
+    } else {
+        FileType::CharacterDevice
+    };
     let mode = Mode::from_raw_mode(if device.read_only { 0o444 } else { 0o666 });
     let number = rustix::fs::makedev(device.major, device.minor);
-    rustix::fs::mknodat(&dir, name, kind, mode, number).doing(|| format!("make {}", device.path))?;
-    rustix::fs::chmodat(&dir, name, mode, AtFlags::empty()).doing(|| format!("open up {}", device.path))
+    rustix::fs::mknodat(&dir, name, kind, mode, number)
+        .doing(|| format!("make {}", device.path))?;
+    rustix::fs::chmodat(&dir, name, mode, AtFlags::empty())
+        .doing(|| format!("open up {}", device.path))
 }
 
 /// `/proc`, `/sys` and the cgroup tree, after the volumes: none of them can then be covered by one.
@@ -209,17 +249,35 @@ fn kernel_filesystems(root: &Root, null: BorrowedFd<'_>, owner: Owner) -> Result
     if let Ok(fs) = rustix::fs::openat(&sys, "fs", flags, Mode::empty())
         && rustix::fs::openat(&fs, "cgroup", flags, Mode::empty()).is_ok()
     {
-        attach_at("cgroup2", &[], locked_down | attr::RDONLY, fs.as_fd(), "cgroup", owner).doing_at("/sys/fs")?;
+        attach_at(
+            "cgroup2",
+            &[],
+            locked_down | attr::RDONLY,
+            fs.as_fd(),
+            "cgroup",
+            owner,
+        )
+        .doing_at("/sys/fs")?;
     }
-    let place = |path: &str| root.open(Path::new(path), OFlags::PATH | OFlags::NOFOLLOW).ok();
-    for (path, place) in READ_ONLY.iter().filter_map(|path| Some((path, place(path)?))) {
+    let place = |path: &str| {
+        root.open(Path::new(path), OFlags::PATH | OFlags::NOFOLLOW)
+            .ok()
+    };
+    for (path, place) in READ_ONLY
+        .iter()
+        .filter_map(|path| Some((path, place(path)?)))
+    {
         let bind = mount::clone_place(place.as_fd(), true).doing_at(path)?;
         mount::restrict(bind.as_fd(), attr::RDONLY | locked_down, true)?;
         mount::attach(bind.as_fd(), place.as_fd()).doing_at(path)?;
     }
     for (path, place) in MASKED.iter().filter_map(|path| Some((path, place(path)?))) {
         let mask = if mount::is_directory(place.as_fd()) {
-            mount::filesystem("tmpfs", &[("size", "0k"), ("mode", "0555")], locked_down | attr::RDONLY)?
+            mount::filesystem(
+                "tmpfs",
+                &[("size", "0k"), ("mode", "0555")],
+                locked_down | attr::RDONLY,
+            )?
         } else {
             mount::clone_place(null, false)?
         };
@@ -228,7 +286,8 @@ fn kernel_filesystems(root: &Root, null: BorrowedFd<'_>, owner: Owner) -> Result
     Ok(())
 }
 
-/// Mounts a new file system on a directory of the container's root, made if it is missing: gives the new one's root.
+/// Mounts a new file system on a directory of the container's root, made if it is missing: gives
+/// the new one's root.
 fn attach_new(
     kind: &str,
     options: &[(&str, &str)],
@@ -251,7 +310,8 @@ fn attach_at(
 ) -> Result<OwnedFd> {
     let fd = mount::filesystem(kind, options, attributes)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let place = rustix::fs::openat(parent, name, flags, Mode::empty()).doing(|| format!("open {name}"))?;
+    let place =
+        rustix::fs::openat(parent, name, flags, Mode::empty()).doing(|| format!("open {name}"))?;
     mount::attach(fd.as_fd(), place.as_fd()).doing_at(name)?;
     // Only a tmpfs has owners to set; the others are the kernel's.
     if kind == "tmpfs" {
@@ -260,11 +320,13 @@ fn attach_at(
     Ok(fd)
 }
 
-/// Ensures `name` of the root is a directory and no link: an image must not choose where `/proc` goes.
+/// Ensures `name` of the root is a directory and no link: an image must not choose where `/proc`
+/// goes.
 fn real_directory(root: &Root, name: &str, owner: Owner) -> Result<()> {
     match rustix::fs::statat(root.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => Ok(()),
-        Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOTDIR)).doing(|| format!("use /{name} of the image")),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOTDIR))
+            .doing(|| format!("use /{name} of the image")),
         Err(_) => {
             let mode = Mode::from_raw_mode(0o755);
             rustix::fs::mkdirat(root.as_fd(), name, mode).doing(|| format!("make /{name}"))?;
@@ -273,12 +335,21 @@ fn real_directory(root: &Root, name: &str, owner: Owner) -> Result<()> {
     }
 }
 
-/// Each file is a mount of its own, read-only, copied from the detached mount that holds them all: since Linux 6.15. Before,
-/// that one has to be attached for a moment.
-fn attach_files(root: &Root, files: BorrowedFd<'_>, entries: &[FileMount], owner: Owner) -> Result<()> {
-    let first = entries.first().map(|entry| mount::clone_beneath(files, &entry.name));
+/// Each file is a mount of its own, read-only, copied from the detached mount that holds them all:
+/// since Linux 6.15. Before, that one has to be attached for a moment.
+fn attach_files(
+    root: &Root,
+    files: BorrowedFd<'_>,
+    entries: &[FileMount],
+    owner: Owner,
+) -> Result<()> {
+    let first = entries
+        .first()
+        .map(|entry| mount::clone_beneath(files, &entry.name));
     if matches!(first, None | Some(Ok(_))) {
-        return attach_each(root, entries, owner, |name| mount::clone_beneath(files, name));
+        return attach_each(root, entries, owner, |name| {
+            mount::clone_beneath(files, name)
+        });
     }
     let what = || "make room for files";
     let dev = root.directory(Path::new("/dev")).doing(what)?;
@@ -287,20 +358,32 @@ fn attach_files(root: &Root, files: BorrowedFd<'_>, entries: &[FileMount], owner
     let place = rustix::fs::openat(&dev, STAGING, flags, Mode::empty()).doing(what)?;
     mount::attach(files, place.as_fd())?;
     // From here on the descriptor is of a mount in this namespace, from which copies can be made.
-    attach_each(root, entries, owner, |name| mount::clone_beneath(files, name))?;
+    attach_each(root, entries, owner, |name| {
+        mount::clone_beneath(files, name)
+    })?;
     let staging = Path::new("/dev").join(STAGING);
     rustix::mount::unmount(staging, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
         .doing(|| "let go of the files' mount")?;
-    rustix::fs::unlinkat(&dev, STAGING, AtFlags::REMOVEDIR).doing(|| "remove the files' mount point")
+    rustix::fs::unlinkat(&dev, STAGING, AtFlags::REMOVEDIR)
+        .doing(|| "remove the files' mount point")
 }
 
 /// Where the files' mount is for a moment, in `/dev`.
 const STAGING: &str = ".files";
 
-fn attach_each(root: &Root, entries: &[FileMount], owner: Owner, copy: impl Fn(&str) -> Result<OwnedFd>) -> Result<()> {
+fn attach_each(
+    root: &Root,
+    entries: &[FileMount],
+    owner: Owner,
+    copy: impl Fn(&str) -> Result<OwnedFd>,
+) -> Result<()> {
     for FileMount { name, path } in entries {
         let bind = copy(name)?;
-        mount::restrict(bind.as_fd(), attr::RDONLY | attr::NOSUID | attr::NODEV, false)?;
+        mount::restrict(
+            bind.as_fd(),
+            attr::RDONLY | attr::NOSUID | attr::NODEV,
+            false,
+        )?;
         let place = root.ensure_place(Path::new(path), false, owner)?;
         mount::attach(bind.as_fd(), place.as_fd()).doing_at(path)?;
     }

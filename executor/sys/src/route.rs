@@ -1,26 +1,32 @@
-//! Links, addresses and routes over rtnetlink, in whichever network namespace the socket was opened.
+//! Links, addresses and routes over rtnetlink, in whichever network namespace the socket was
+//! opened.
 //!
-//! A veth pair is born with both ends where they belong: the peer's namespace is named in the `RTM_NEWLINK` itself.
-//! Made here and moved later, a pair costs thirty times as much (an RCU grace period), and so does deleting one: links
-//! die with their namespace. What belongs together goes to the kernel in one packet ([`Routes::carry_out`]).
+//! A veth pair is born with both ends where they belong: the peer's namespace is named in the
+//! `RTM_NEWLINK` itself. Made here and moved later, a pair costs thirty times as much (an RCU grace
+//! period), and so does deleting one: links die with their namespace. What belongs together goes to
+//! the kernel in one packet ([`Routes::carry_out`]).
 //!
-//! Every call is blocking, for as long as somebody else holds the kernel's one lock on all of this (`rtnl`).
+//! Every call is blocking, for as long as somebody else holds the kernel's one lock on all of this
+//! (`rtnl`).
 
 use crate::{
     Context, Error, Result, namespace,
     netlink::{Conversation, Refused},
     watch::Changes,
 };
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, ParseableParametrized};
+use netlink_packet_core::{
+    NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, ParseableParametrized,
+};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
-    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
         link::{
-            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
-            LinkMessage,
+            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
+            LinkExtentMask, LinkFlags, LinkMessage,
         },
         route::{RouteAddress, RouteAttribute, RouteMessage},
     },
@@ -53,10 +59,16 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no network, write for example \"10.90.0.0/16\"");
         let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let (address, prefix): (IpAddr, u8) =
-            (address.parse().map_err(|_| wrong())?, prefix.parse().map_err(|_| wrong())?);
+        let (address, prefix): (IpAddr, u8) = (
+            address.parse().map_err(|_| wrong())?,
+            prefix.parse().map_err(|_| wrong())?,
+        );
         let most = if address.is_ipv4() { 32 } else { 128 };
-        if prefix > most { Err(wrong()) } else { Ok(Self { address, prefix }) }
+        if prefix > most {
+            Err(wrong())
+        } else {
+            Ok(Self { address, prefix })
+        }
     }
 }
 
@@ -91,7 +103,10 @@ impl Cidr {
                 IpAddr::from(Ipv6Addr::from(base + u128::from(n)))
             }
         };
-        Some(Self { address, prefix: self.prefix })
+        Some(Self {
+            address,
+            prefix: self.prefix,
+        })
     }
 }
 
@@ -107,8 +122,9 @@ pub struct Link {
     pub marked: bool,
 }
 
-/// How the hardware addresses of Tank's links on the host begin: locally administered, and "tk". The one mark of a link
-/// that the kernel takes in the request that makes it, so there is no moment at which one is without.
+/// How the hardware addresses of Tank's links on the host begin: locally administered, and "tk".
+/// The one mark of a link that the kernel takes in the request that makes it, so there is no moment
+/// at which one is without.
 pub const MARK: [u8; 3] = [0x02, 0x74, 0x6b];
 
 /// `RTM_NEWLINK` and `RTM_NEWROUTE` of rtnetlink(7).
@@ -131,22 +147,36 @@ impl Request {
     /// Sets a link up.
     pub fn set_up(index: u32) -> Self {
         let message = LinkUnspec::new_with_index(index).up().build();
-        Self { what: "set a link up".to_owned(), message: RouteNetlinkMessage::SetLink(message), flags: 0 }
+        Self {
+            what: "set a link up".to_owned(),
+            message: RouteNetlinkMessage::SetLink(message),
+            flags: 0,
+        }
     }
 
-    /// Ensures an address. IPv6 skips duplicate address detection: Tank hands each address out once.
+    /// Ensures an address. IPv6 skips duplicate address detection: Tank hands each address out
+    /// once.
     pub fn address(index: u32, cidr: Cidr) -> Self {
         let message = match cidr.address {
-            IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, cidr.prefix).build(),
+            IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(index)
+                .address(v4, cidr.prefix)
+                .build(),
             IpAddr::V6(v6) => {
-                let build = AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(v6, cidr.prefix);
+                let build = AddressMessageBuilder::<Ipv6Addr>::new()
+                    .index(index)
+                    .address(v6, cidr.prefix);
                 let mut message = build.build();
                 message.header.flags |= AddressHeaderFlags::Nodad;
                 message
             }
         };
         let message = RouteNetlinkMessage::NewAddress(message);
-        Self { what: format!("add the address {cidr}"), message, flags: NLM_F_CREATE | NLM_F_REPLACE }
+        Self {
+            what: format!("add the address {cidr}"),
+            message,
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+        }
     }
 
     /// Ensures the default route through `gateway`.
@@ -157,7 +187,11 @@ impl Request {
         };
         let message = RouteNetlinkMessage::NewRoute(message);
         let what = format!("route everything through {gateway}");
-        Self { what, message, flags: NLM_F_CREATE | NLM_F_REPLACE }
+        Self {
+            what,
+            message,
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+        }
     }
 }
 
@@ -167,7 +201,11 @@ impl Routes {
     /// # Errors
     /// What `socket(2)` gives.
     pub fn here() -> Result<Self> {
-        Ok(Self(Conversation::open(NETLINK_ROUTE).doing(|| "open a route socket")?.strict()))
+        Ok(Self(
+            Conversation::open(NETLINK_ROUTE)
+                .doing(|| "open a route socket")?
+                .strict(),
+        ))
     }
 
     /// Takes over a socket of [`sockets`].
@@ -175,7 +213,8 @@ impl Routes {
         Self(Conversation::from_fd(fd))
     }
 
-    /// Opens a socket in the namespace `net`, where it stays, and one that tells of changes there. Needs a tokio runtime.
+    /// Opens a socket in the namespace `net`, where it stays, and one that tells of changes there.
+    /// Needs a tokio runtime.
     ///
     /// # Errors
     /// What `setns(2)` or `socket(2)` gives.
@@ -190,7 +229,8 @@ impl Routes {
     /// Carries requests out, in their order, all of them in one packet.
     ///
     /// # Errors
-    /// What the kernel answers to the first it refuses; those behind it are carried out all the same.
+    /// What the kernel answers to the first it refuses; those behind it are carried out all the
+    /// same.
     pub fn carry_out(&self, requests: Vec<Request>) -> Result<()> {
         let (mut names, mut messages) = (Vec::new(), Vec::new());
         for request in requests {
@@ -199,7 +239,9 @@ impl Routes {
         }
         self.0
             .request(messages)
-            .map_err(|Refused { index, error }| Error::new(names.into_iter().nth(index).unwrap_or_default(), error))
+            .map_err(|Refused { index, error }| {
+                Error::new(names.into_iter().nth(index).unwrap_or_default(), error)
+            })
     }
 
     /// All links.
@@ -228,7 +270,9 @@ impl Routes {
         let request = RouteNetlinkMessage::GetLink(without_statistics(asked));
         match self.0.get(request, |_, payload| found = read_link(payload)) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            other => other.doing(|| format!("look for the link {name}")).map(|()| found),
+            other => other
+                .doing(|| format!("look for the link {name}"))
+                .map(|()| found),
         }
     }
 
@@ -240,19 +284,22 @@ impl Routes {
         let mut asked = AddressMessage::default();
         asked.header.index = index;
         let mut addresses = BTreeSet::new();
-        let listed = self.0.list(RouteNetlinkMessage::GetAddress(asked), |kind, payload| {
-            if let Ok(RouteNetlinkMessage::NewAddress(message)) = RouteNetlinkMessage::parse_with_param(payload, kind)
-                && message.header.index == index
-            {
-                addresses.extend(address(&message));
-            }
-        });
+        let listed = self
+            .0
+            .list(RouteNetlinkMessage::GetAddress(asked), |kind, payload| {
+                if let Ok(RouteNetlinkMessage::NewAddress(message)) =
+                    RouteNetlinkMessage::parse_with_param(payload, kind)
+                    && message.header.index == index
+                {
+                    addresses.extend(address(&message));
+                }
+            });
         listed.doing(|| "list the addresses")?;
         Ok(addresses)
     }
 
-    /// Ensures a bridge called `name` that is up and marked. Returns its index. One without the mark is taken over only
-    /// when it has one of `own` addresses: earlier versions set none.
+    /// Ensures a bridge called `name` that is up and marked. Returns its index. One without the
+    /// mark is taken over only when it has one of `own` addresses: earlier versions set none.
     ///
     /// # Errors
     /// `EEXIST` when somebody else's link has the name; what else the kernel answers.
@@ -261,14 +308,22 @@ impl Routes {
         if let Some(link) = self.link(name)? {
             if !link.marked {
                 if self.addresses(link.index)?.is_disjoint(own) {
-                    let what =
-                        format!("use the link {name}: it is not Tank's (remove it, or set `bridge` in tank.toml)");
-                    return Err(Error::new(what, io::Error::from(io::ErrorKind::AlreadyExists)));
+                    let what = format!(
+                        "use the link {name}: it is not Tank's (remove it, or set `bridge` in tank.toml)"
+                    );
+                    return Err(Error::new(
+                        what,
+                        io::Error::from(io::ErrorKind::AlreadyExists),
+                    ));
                 }
                 let message = LinkUnspec::new_with_index(link.index).address(mac).build();
                 let what = format!("mark the bridge {name}");
                 let message = RouteNetlinkMessage::SetLink(message);
-                self.carry_out(vec![Request { what, message, flags: 0 }])?;
+                self.carry_out(vec![Request {
+                    what,
+                    message,
+                    flags: 0,
+                }])?;
             }
             if !link.up {
                 self.carry_out(vec![Request::set_up(link.index)])?;
@@ -277,39 +332,70 @@ impl Routes {
         }
         let message = RouteNetlinkMessage::NewLink(LinkBridge::new(name).address(mac).up().build());
         let what = format!("create the bridge {name}");
-        self.carry_out(vec![Request { what, message, flags: NLM_F_CREATE | NLM_F_EXCL }])?;
+        self.carry_out(vec![Request {
+            what,
+            message,
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+        }])?;
         let link = self.link(name)?;
-        link.map(|link| link.index).ok_or(io::ErrorKind::NotFound).doing(|| format!("find the bridge {name}"))
+        link.map(|link| link.index)
+            .ok_or(io::ErrorKind::NotFound)
+            .doing(|| format!("find the bridge {name}"))
     }
 
-    /// Makes a veth pair: `name` here, up, on the bridge `controller` and marked; `peer` in the namespace `net`, where it
-    /// has to be set up (the kernel can't open one whose other end is not there yet). `number` makes their hardware addresses.
+    /// Makes a veth pair: `name` here, up, on the bridge `controller` and marked; `peer` in the
+    /// namespace `net`, where it has to be set up (the kernel can't open one whose other end is not
+    /// there yet). `number` makes their hardware addresses.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn add_veth(&self, name: &str, controller: u32, peer: &str, number: u16, net: BorrowedFd<'_>) -> Result<()> {
+    pub fn add_veth(
+        &self,
+        name: &str,
+        controller: u32,
+        peer: &str,
+        number: u16,
+        net: BorrowedFd<'_>,
+    ) -> Result<()> {
         let [high, low] = number.to_be_bytes();
         let mac = |end: u8| [&MARK[..], &[end, high, low]].concat();
-        let other = LinkMessageBuilder::<LinkUnspec>::new().name(peer).address(mac(0));
+        let other = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer)
+            .address(mac(0));
         let other = other.setns_by_fd(net.as_raw_fd()).build();
         let made = LinkMessageBuilder::<LinkVeth>::new(name, peer)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
             .controller(controller)
             .address(mac(1))
             .build();
-        let made = (RouteNetlinkMessage::NewLink(made), NLM_F_CREATE | NLM_F_EXCL);
-        // A bridge's port needs no address. It would be announced a second later, to everybody who listens.
-        let quiet =
-            LinkMessageBuilder::<LinkUnspec>::new().name(name).append_extra_attribute(without_addresses()).build();
+        let made = (
+            RouteNetlinkMessage::NewLink(made),
+            NLM_F_CREATE | NLM_F_EXCL,
+        );
+        // A bridge's port needs no address. It would be announced a second later, to everybody who
+        // listens.
+        let quiet = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(name)
+            .append_extra_attribute(without_addresses())
+            .build();
         let quiet = (RouteNetlinkMessage::SetLink(quiet), 0);
-        let up = LinkMessageBuilder::<LinkUnspec>::new().name(name).up().build();
+        let up = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(name)
+            .up()
+            .build();
         let up = (RouteNetlinkMessage::SetLink(up), 0);
         match self.0.request(vec![made, quiet]) {
             // Without IPv6 there is nothing to keep from it.
-            Err(Refused { index: 1, error }) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
-            other => other.map_err(|refused| refused.error).doing(|| format!("create the link {name}"))?,
+            Err(Refused { index: 1, error })
+                if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            other => other
+                .map_err(|refused| refused.error)
+                .doing(|| format!("create the link {name}"))?,
         }
-        self.0.request(vec![up]).map_err(|refused| refused.error).doing(|| format!("set the link {name} up"))
+        self.0
+            .request(vec![up])
+            .map_err(|refused| refused.error)
+            .doing(|| format!("set the link {name} up"))
     }
 
     /// Deletes a link.
@@ -318,7 +404,11 @@ impl Routes {
     /// What the kernel answers.
     pub fn delete(&self, index: u32) -> Result<()> {
         let message = RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build());
-        self.carry_out(vec![Request { what: "delete a link".to_owned(), message, flags: 0 }])
+        self.carry_out(vec![Request {
+            what: "delete a link".to_owned(),
+            message,
+            flags: 0,
+        }])
     }
 
     /// Deletes the default routes through other gateways than `gateways`.
@@ -326,7 +416,10 @@ impl Routes {
     /// # Errors
     /// What the kernel answers.
     pub fn remove_other_default_routes(&self, gateways: &BTreeSet<IpAddr>) -> Result<()> {
-        let others = self.default_routes()?.into_iter().filter(|(gateway, _)| !gateways.contains(gateway));
+        let others = self
+            .default_routes()?
+            .into_iter()
+            .filter(|(gateway, _)| !gateways.contains(gateway));
         let remove = |(gateway, route): (IpAddr, RouteMessage)| Request {
             what: format!("remove the route through {gateway}"),
             message: RouteNetlinkMessage::DelRoute(route),
@@ -340,7 +433,11 @@ impl Routes {
     /// # Errors
     /// What the kernel answers.
     pub fn default_gateways(&self) -> Result<BTreeSet<IpAddr>> {
-        Ok(self.default_routes()?.into_iter().map(|(gateway, _)| gateway).collect())
+        Ok(self
+            .default_routes()?
+            .into_iter()
+            .map(|(gateway, _)| gateway)
+            .collect())
     }
 
     fn default_routes(&self) -> Result<Vec<(IpAddr, RouteMessage)>> {
@@ -351,21 +448,33 @@ impl Routes {
         };
         let mut found = Vec::new();
         // Of no family: of every one.
-        let listed = self.0.list(RouteNetlinkMessage::GetRoute(RouteMessage::default()), |kind, payload| {
-            // The second byte of a `struct rtmsg` is the length of the destination: most routes have one.
-            if kind == NEWROUTE
-                && payload.get(1) == Some(&0)
-                && let Ok(RouteNetlinkMessage::NewRoute(route)) = RouteNetlinkMessage::parse_with_param(payload, kind)
-            {
-                found.extend(route.attributes.iter().find_map(gateway).map(|gateway| (gateway, route.clone())));
-            }
-        });
+        let listed = self.0.list(
+            RouteNetlinkMessage::GetRoute(RouteMessage::default()),
+            |kind, payload| {
+                // The second byte of a `struct rtmsg` is the length of the destination: most routes
+                // have one.
+                if kind == NEWROUTE
+                    && payload.get(1) == Some(&0)
+                    && let Ok(RouteNetlinkMessage::NewRoute(route)) =
+                        RouteNetlinkMessage::parse_with_param(payload, kind)
+                {
+                    found.extend(
+                        route
+                            .attributes
+                            .iter()
+                            .find_map(gateway)
+                            .map(|gateway| (gateway, route.clone())),
+                    );
+                }
+            },
+        );
         listed.doing(|| "list the routes")?;
         Ok(found)
     }
 }
 
-/// Two sockets of the caller's network namespace, for [`Routes::from_fd`] and [`Changes::from_fd`] of another process.
+/// Two sockets of the caller's network namespace, for [`Routes::from_fd`] and [`Changes::from_fd`]
+/// of another process.
 ///
 /// # Errors
 /// What `socket(2)` and `bind(2)` give.
@@ -375,26 +484,36 @@ pub fn sockets() -> Result<[OwnedFd; 2]> {
 
 /// IFLA_INET6_ADDR_GEN_MODE: the kernel makes no link-local address.
 fn without_addresses() -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+        In6AddrGenMode::None,
+    )])])
 }
 
 fn without_statistics(mut message: LinkMessage) -> LinkMessage {
-    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     message
 }
 
 fn address(message: &AddressMessage) -> Option<Cidr> {
-    let found = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    });
-    let cidr = Cidr { address: found?, prefix: message.header.prefix_len };
+    let found = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        });
+    let cidr = Cidr {
+        address: found?,
+        prefix: message.header.prefix_len,
+    };
     let link_local = matches!(cidr.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     (!link_local).then_some(cidr)
 }
 
-/// Reads a `struct ifinfomsg` and the attributes behind it: of its hundred, three matter, and a host has a link for each
-/// pod.
+/// Reads a `struct ifinfomsg` and the attributes behind it: of its hundred, three matter, and a
+/// host has a link for each pod.
 fn read_link(payload: &[u8]) -> Option<Link> {
     /// `IFLA_ADDRESS`, `IFLA_IFNAME` and `IFLA_MASTER` of rtnetlink(7).
     const ADDRESS: u16 = 1;
@@ -411,7 +530,11 @@ fn read_link(payload: &[u8]) -> Option<Link> {
     for attribute in NlasIterator::new(payload.get(16..)?).flatten() {
         let value = attribute.value();
         match attribute.kind() {
-            IFNAME => link.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            IFNAME => {
+                link.name = String::from_utf8_lossy(value)
+                    .trim_end_matches('\0')
+                    .to_owned()
+            }
             ADDRESS => link.marked = value.starts_with(&MARK),
             MASTER => link.controller = number(value),
             _ => {}
@@ -430,7 +553,10 @@ mod tests {
         assert_eq!(v4.nth(1).expect("fits").to_string(), "10.90.3.5/30");
         assert_eq!(v4.nth(3), None, "the last is broadcast");
         let v6: Cidr = "fd74:616e:6b00::/64".parse().expect("parses");
-        assert_eq!(v6.nth(258).expect("fits").to_string(), "fd74:616e:6b00::102/64");
+        assert_eq!(
+            v6.nth(258).expect("fits").to_string(),
+            "fd74:616e:6b00::102/64"
+        );
         for bad in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "x/1"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
         }

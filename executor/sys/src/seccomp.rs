@@ -1,20 +1,24 @@
-//! The system call filter: by default, everything is allowed but what reaches the kernel's own machinery.
+//! The system call filter: by default, everything is allowed but what reaches the kernel's own
+//! machinery.
 //!
-//! Thin by intent: user namespaces and the capability set already stop most of these; the filter takes away the
-//! attack surface of asking. Refused calls give `EPERM`, or `ENOSYS` where programs have a fallback.
+//! Thin by intent: user namespaces and the capability set already stop most of these; the filter
+//! takes away the attack surface of asking. Refused calls give `EPERM`, or `ENOSYS` where programs
+//! have a fallback.
 //!
-//! **Set-id files.** What a container's root writes into a directory of the host belongs to the host's own root, so a
-//! program it leaves there with the set-user-id bit is root for whoever runs it. [`Changes::no_set_id`] therefore refuses
-//! every call that gives a file the set-user-id or set-group-id bit, directories included, as systemd's
-//! `RestrictSUIDSGID=` does: the mode of `chmod`, `mkdir`, `mknod`, `creat` and their descendants, and that of `open`
-//! where it makes a file. Calls that hide a mode where no filter sees it are not there (`openat2`) or refused
-//! (`io_uring`), whatever else is allowed. The filter stays with every process that is made under it, and in any user
-//! namespace. The other way to such a file, a file capability, is the bounding set's to close (`CAP_SETFCAP`).
+//! **Set-id files.** What a container's root writes into a directory of the host belongs to the
+//! host's own root, so a program it leaves there with the set-user-id bit is root for whoever runs
+//! it. [`Changes::no_set_id`] therefore refuses every call that gives a file the set-user-id or
+//! set-group-id bit, directories included, as systemd's `RestrictSUIDSGID=` does: the mode of
+//! `chmod`, `mkdir`, `mknod`, `creat` and their descendants, and that of `open` where it makes a
+//! file. Calls that hide a mode where no filter sees it are not there (`openat2`) or refused
+//! (`io_uring`), whatever else is allowed. The filter stays with every process that is made under
+//! it, and in any user namespace. The other way to such a file, a file capability, is the bounding
+//! set's to close (`CAP_SETFCAP`).
 
 use crate::{Context, Result};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    sock_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, sock_filter,
 };
 use std::{collections::BTreeMap, io};
 
@@ -72,7 +76,9 @@ pub type Instruction = sock_filter;
 
 /// The number of a system call on this machine.
 pub fn number(name: &str) -> Option<i64> {
-    name.parse::<syscalls::Sysno>().ok().map(|call| i64::from(call.id()))
+    name.parse::<syscalls::Sysno>()
+        .ok()
+        .map(|call| i64::from(call.id()))
 }
 
 /// How a filter differs from the default one.
@@ -91,8 +97,8 @@ pub struct Changes<'a> {
 /// Which argument the flags are, and one of them.
 type Flags = Option<(u8, i32)>;
 
-/// Calls with a mode, and which argument that is; for those that only sometimes make a file, also their flags and the
-/// flag with which they do. Of each, those that this architecture has.
+/// Calls with a mode, and which argument that is; for those that only sometimes make a file, also
+/// their flags and the flag with which they do. Of each, those that this architecture has.
 const WITH_MODE: [(&str, u8, Flags); 13] = [
     ("chmod", 1, None),
     ("fchmod", 1, None),
@@ -113,13 +119,23 @@ const WITH_MODE: [(&str, u8, Flags); 13] = [
 const TMPFILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
 
 /// Calls that take further calls from memory that no filter sees.
-const HIDE_MODES: [i64; 3] = [libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_io_uring_setup];
+const HIDE_MODES: [i64; 3] = [
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+];
 
-/// The rules that keep files from becoming set-user-id or set-group-id. Modes and flags are 32 bits wide: what is above
-/// them is the caller's to fill and the kernel's to ignore.
-fn set_id_rules() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError> {
+/// The rules that keep files from becoming set-user-id or set-group-id. Modes and flags are 32 bits
+/// wide: what is above them is the caller's to fill and the kernel's to ignore.
+fn set_id_rules() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
+{
     let bit = |argument: u8, bit: u64| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(bit), bit)
+        SeccompCondition::new(
+            argument,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::MaskedEq(bit),
+            bit,
+        )
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for (name, mode, flags) in WITH_MODE {
@@ -129,12 +145,16 @@ fn set_id_rules() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccom
             if let Some((argument, flag)) = flags {
                 conditions.push(bit(argument, flag as u64)?);
             }
-            rules.entry(call).or_default().push(SeccompRule::new(conditions)?);
+            rules
+                .entry(call)
+                .or_default()
+                .push(SeccompRule::new(conditions)?);
         }
     }
     rules.extend(HIDE_MODES.iter().map(|call| (*call, Vec::new())));
-    // In a user namespace of its own a process has every capability, those that are withheld too: an overlay there copies
-    // a file of the image up into a directory of the host, bits and all. (`clone3` is not there at all.)
+    // In a user namespace of its own a process has every capability, those that are withheld too:
+    // an overlay there copies a file of the image up into a directory of the host, bits and all.
+    // (`clone3` is not there at all.)
     for call in [libc::SYS_clone, libc::SYS_unshare] {
         rules.insert(call, vec![new_user_namespace()?]);
     }
@@ -144,11 +164,16 @@ fn set_id_rules() -> std::result::Result<BTreeMap<i64, Vec<SeccompRule>>, seccom
 /// Matches `clone(2)` and `unshare(2)` where they ask for a user namespace.
 fn new_user_namespace() -> std::result::Result<SeccompRule, seccompiler::BackendError> {
     let flag = libc::CLONE_NEWUSER as u64;
-    SeccompRule::new(vec![SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag)?])
+    SeccompRule::new(vec![SeccompCondition::new(
+        0,
+        SeccompCmpArgLen::Qword,
+        SeccompCmpOp::MaskedEq(flag),
+        flag,
+    )?])
 }
 
-/// Sockets that reach past every namespace: of the machine that this one is a guest of (vsock(7)), and of the kernel's own
-/// ciphers, which attacks on it have come through.
+/// Sockets that reach past every namespace: of the machine that this one is a guest of (vsock(7)),
+/// and of the kernel's own ciphers, which attacks on it have come through.
 const FAMILIES: [i32; 2] = [libc::AF_VSOCK, libc::AF_ALG];
 
 /// The filter, compiled; none where nothing is refused. Make it before forking; install it last.
@@ -160,18 +185,32 @@ pub fn filter(changes: Changes<'_>) -> Result<BpfProgram> {
         return Ok(Vec::new());
     }
     let compile = || -> std::result::Result<BpfProgram, seccompiler::BackendError> {
-        let refused = REFUSED.iter().filter(|call| !changes.unconfined && !changes.allow.contains(call));
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = refused.map(|call| (*call, Vec::new())).collect();
+        let refused = REFUSED
+            .iter()
+            .filter(|call| !changes.unconfined && !changes.allow.contains(call));
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+            refused.map(|call| (*call, Vec::new())).collect();
         // A namespace of one's own is where unprivileged attacks on the kernel begin.
         if !changes.unconfined && !changes.allow.contains(&libc::SYS_clone) {
             rules.insert(libc::SYS_clone, vec![new_user_namespace()?]);
         }
         if !changes.unconfined && !changes.allow.contains(&libc::SYS_socket) {
             let is = |family: &i32| {
-                let condition = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *family as u64)?;
+                let condition = SeccompCondition::new(
+                    0,
+                    SeccompCmpArgLen::Dword,
+                    SeccompCmpOp::Eq,
+                    *family as u64,
+                )?;
                 SeccompRule::new(vec![condition])
             };
-            rules.insert(libc::SYS_socket, FAMILIES.iter().map(is).collect::<std::result::Result<_, _>>()?);
+            rules.insert(
+                libc::SYS_socket,
+                FAMILIES
+                    .iter()
+                    .map(is)
+                    .collect::<std::result::Result<_, _>>()?,
+            );
         }
         if changes.no_set_id {
             for (call, more) in set_id_rules()? {
@@ -189,15 +228,17 @@ pub fn filter(changes: Changes<'_>) -> Result<BpfProgram> {
         let refuse = SeccompAction::Errno(libc::EPERM as u32);
         SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()
     };
-    let mut program = compile().map_err(io::Error::other).doing(|| "compile the system call filter")?;
+    let mut program = compile()
+        .map_err(io::Error::other)
+        .doing(|| "compile the system call filter")?;
     prepend(&mut program, changes.no_set_id);
     Ok(program)
 }
 
-/// The compiler of filters checks the architecture and matches numbers. Two things have to come before: `clone3`
-/// hides its flags behind a pointer, so it is "not there" (`ENOSYS`, and the C library falls back to `clone`), and so is
-/// `openat2` where it could hide a mode; and x86-64 has a second set of numbers, x32, that would slip past every one
-/// above.
+/// The compiler of filters checks the architecture and matches numbers. Two things have to come
+/// before: `clone3` hides its flags behind a pointer, so it is "not there" (`ENOSYS`, and the C
+/// library falls back to `clone`), and so is `openat2` where it could hide a mode; and x86-64 has a
+/// second set of numbers, x32, that would slip past every one above.
 fn prepend(program: &mut BpfProgram, no_set_id: bool) {
     const LOAD_NUMBER: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
@@ -205,13 +246,42 @@ fn prepend(program: &mut BpfProgram, no_set_id: bool) {
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K
     const X32: u32 = 0x4000_0000;
     let not_there = 0x0005_0000 | libc::ENOSYS as u32; // SECCOMP_RET_ERRNO
-    let hidden = if no_set_id { libc::SYS_openat2 } else { libc::SYS_clone3 };
+    let hidden = if no_set_id {
+        libc::SYS_openat2
+    } else {
+        libc::SYS_clone3
+    };
     let prologue = [
-        sock_filter { code: LOAD_NUMBER, jt: 0, jf: 0, k: 0 },
-        sock_filter { code: JUMP_EQUAL, jt: 2, jf: 0, k: libc::SYS_clone3 as u32 },
-        sock_filter { code: JUMP_EQUAL, jt: 1, jf: 0, k: hidden as u32 },
-        sock_filter { code: JUMP_GREATER_EQUAL, jt: 0, jf: 1, k: X32 },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: not_there },
+        sock_filter {
+            code: LOAD_NUMBER,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        },
+        sock_filter {
+            code: JUMP_EQUAL,
+            jt: 2,
+            jf: 0,
+            k: libc::SYS_clone3 as u32,
+        },
+        sock_filter {
+            code: JUMP_EQUAL,
+            jt: 1,
+            jf: 0,
+            k: hidden as u32,
+        },
+        sock_filter {
+            code: JUMP_GREATER_EQUAL,
+            jt: 0,
+            jf: 1,
+            k: X32,
+        },
+        sock_filter {
+            code: RETURN,
+            jt: 0,
+            jf: 0,
+            k: not_there,
+        },
     ];
     program.splice(0..0, prologue);
 }
@@ -224,7 +294,9 @@ pub fn install(filter: &[Instruction]) -> Result<()> {
     if filter.is_empty() {
         return Ok(());
     }
-    seccompiler::apply_filter(filter).map_err(io::Error::other).doing(|| "install the system call filter")
+    seccompiler::apply_filter(filter)
+        .map_err(io::Error::other)
+        .doing(|| "install the system call filter")
 }
 
 #[cfg(test)]
@@ -234,14 +306,27 @@ mod tests {
     #[test]
     fn every_call_with_a_mode_is_known_here() {
         for (name, ..) in WITH_MODE {
-            assert!(number(name).is_some() || cfg!(not(target_arch = "x86_64")), "{name}");
+            assert!(
+                number(name).is_some() || cfg!(not(target_arch = "x86_64")),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn unconfined_is_no_filter_unless_something_is_to_be_refused() {
-        let unconfined = Changes { unconfined: true, ..Changes::default() };
+        let unconfined = Changes {
+            unconfined: true,
+            ..Changes::default()
+        };
         assert!(filter(unconfined).expect("compiles").is_empty());
-        assert!(!filter(Changes { no_set_id: true, ..unconfined }).expect("compiles").is_empty());
+        assert!(
+            !filter(Changes {
+                no_set_id: true,
+                ..unconfined
+            })
+            .expect("compiles")
+            .is_empty()
+        );
     }
 }

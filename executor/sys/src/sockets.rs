@@ -1,5 +1,5 @@
-//! Who listens where: the sockets of the caller's network namespace as proc_net(5) lists them, and the processes that
-//! hold them. It reads and touches nothing: no port is bound to find out.
+//! Who listens where: the sockets of the caller's network namespace as proc_net(5) lists them, and
+//! the processes that hold them. It reads and touches nothing: no port is bound to find out.
 
 use crate::{Context, Result};
 use std::{
@@ -24,7 +24,8 @@ const MAX_DESCRIPTORS: usize = 1 << 20;
 pub struct Listening {
     /// [`TCP`] or [`UDP`].
     pub protocol: u8,
-    /// An IPv4 address also where the socket is one of IPv6 that is bound to it (`::ffff:127.0.0.1`).
+    /// An IPv4 address also where the socket is one of IPv6 that is bound to it
+    /// (`::ffff:127.0.0.1`).
     pub address: IpAddr,
     pub port: u16,
     pub inode: u64,
@@ -40,10 +41,12 @@ pub struct Holder {
     pub name: String,
 }
 
-/// TCP sockets that listen and UDP sockets that are bound and not connected, at one of `ports`. Blocking.
+/// TCP sockets that listen and UDP sockets that are bound and not connected, at one of `ports`.
+/// Blocking.
 ///
 /// # Errors
-/// When a listing can't be read. One that is not there belongs to a protocol the kernel does not have.
+/// When a listing can't be read. One that is not there belongs to a protocol the kernel does not
+/// have.
 pub fn listening(ports: &BTreeSet<(u8, u16)>) -> Result<BTreeSet<Listening>> {
     let mut found = BTreeSet::new();
     for (file, protocol) in [("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP)] {
@@ -63,11 +66,14 @@ fn listing(name: &str) -> Result<String> {
         Err(error) => return Err(error).doing(|| format!("read {path}")),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_LISTING).read_to_end(&mut bytes).doing(|| format!("read {path}"))?;
+    file.take(MAX_LISTING)
+        .read_to_end(&mut bytes)
+        .doing(|| format!("read {path}"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A line of `/proc/net/{tcp,tcp6,udp,udp6}`: number, local address, peer, state, …, and the inode as the tenth word.
+/// A line of `/proc/net/{tcp,tcp6,udp,udp6}`: number, local address, peer, state, …, and the inode
+/// as the tenth word.
 fn read_line(line: &str, protocol: u8) -> Option<Listening> {
     /// `TCP_LISTEN`; a socket of UDP that is not connected is `TCP_CLOSE`.
     const LISTEN: &str = "0A";
@@ -86,7 +92,8 @@ fn read_line(line: &str, protocol: u8) -> Option<Listening> {
     })
 }
 
-/// An address as the kernel prints it: words of 32 bits in the byte order of the machine, in hexadecimal digits.
+/// An address as the kernel prints it: words of 32 bits in the byte order of the machine, in
+/// hexadecimal digits.
 fn read_address(text: &str) -> Option<IpAddr> {
     let word = |index: usize| u32::from_str_radix(text.get(index * 8..index * 8 + 8)?, 16).ok();
     match text.len() {
@@ -102,8 +109,8 @@ fn read_address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// The processes that have sockets open, by the sockets' inodes. One that is hidden from the caller, or ends meanwhile, is
-/// not found. Blocking.
+/// The processes that have sockets open, by the sockets' inodes. One that is hidden from the
+/// caller, or ends meanwhile, is not found. Blocking.
 ///
 /// # Errors
 /// When `/proc` can't be listed.
@@ -112,11 +119,28 @@ pub fn holders(inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, BTreeSet<Holder>>
     if inodes.is_empty() {
         return Ok(found);
     }
-    let links: BTreeMap<String, u64> = inodes.iter().map(|inode| (format!("socket:[{inode}]"), *inode)).collect();
+    let links: BTreeMap<String, u64> = inodes
+        .iter()
+        .map(|inode| (format!("socket:[{inode}]"), *inode))
+        .collect();
     let mut left = MAX_DESCRIPTORS;
-    for process in fs::read_dir("/proc").doing(|| "list the processes")?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        for descriptor in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten().take(left) {
+    for process in fs::read_dir("/proc")
+        .doing(|| "list the processes")?
+        .flatten()
+    {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        for descriptor in fs::read_dir(process.path().join("fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .take(left)
+        {
             left -= 1;
             let link = fs::read_link(descriptor.path()).unwrap_or_default();
             if let Some(inode) = link.to_str().and_then(|link| links.get(link)) {
@@ -129,7 +153,11 @@ pub fn holders(inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, BTreeSet<Holder>>
 
 fn holder(pid: i32) -> Option<Holder> {
     let status = crate::read_small(format!("/proc/{pid}/status").as_ref()).ok()?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    };
     Some(Holder {
         pid,
         // Real, effective, saved and of the file system.
@@ -145,11 +173,15 @@ fn holder(pid: i32) -> Option<Holder> {
 pub fn holders_of_abstract(name: &str) -> Result<BTreeSet<Holder>> {
     let text = listing("unix")?;
     let inodes = text.lines().filter_map(|line| {
-        // Address, references, protocol, flags, type, state, inode, path: an abstract one begins with `@`.
+        // Address, references, protocol, flags, type, state, inode, path: an abstract one begins
+        // with `@`.
         let words: Vec<&str> = line.split_whitespace().collect();
         (words.get(7)?.strip_prefix('@')? == name).then(|| words.get(6)?.parse().ok())?
     });
-    Ok(holders(&inodes.collect())?.into_values().flatten().collect())
+    Ok(holders(&inodes.collect())?
+        .into_values()
+        .flatten()
+        .collect())
 }
 
 #[cfg(test)]
@@ -159,23 +191,32 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn listings_are_read_as_the_kernel_prints_them() {
-        let read =
-            |line: &str, protocol| read_line(line, protocol).map(|one| (one.address.to_string(), one.port, one.inode));
+        let read = |line: &str, protocol| {
+            read_line(line, protocol).map(|one| (one.address.to_string(), one.port, one.inode))
+        };
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode";
         assert_eq!(read(head, TCP), None);
-        let v4 =
-            "   0: 0100007F:1389 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 66 1 0 100 0";
+        let v4 = "   0: 0100007F:1389 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 66 1 0 100 0";
         assert_eq!(read(v4, TCP), Some(("127.0.0.1".to_owned(), 5001, 66)));
         assert_eq!(read(&v4.replace(" 0A ", " 01 "), TCP), None, "a connection");
-        assert_eq!(read(&v4.replace(" 0A ", " 07 "), UDP), Some(("127.0.0.1".to_owned(), 5001, 66)));
+        assert_eq!(
+            read(&v4.replace(" 0A ", " 07 "), UDP),
+            Some(("127.0.0.1".to_owned(), 5001, 66))
+        );
         let v6 = |address: &str| {
             let peer = "00000000000000000000000000000000:0000";
-            format!("  1: {address}:0050 {peer} 0A 00000000:00000000 00:00000000 00000000  0 0 7 1 0 100 0 0 10 0")
+            format!(
+                "  1: {address}:0050 {peer} 0A 00000000:00000000 00:00000000 00000000  0 0 7 1 0 100 0 0 10 0"
+            )
         };
         let text = |address| read(&v6(address), TCP).expect("reads").0;
         assert_eq!(text("00000000000000000000000000000000"), "::");
         assert_eq!(text("00000000000000000000000001000000"), "::1");
-        assert_eq!(text("0000000000000000FFFF00000100007F"), "127.0.0.1", "a mapped address is one of IPv4");
+        assert_eq!(
+            text("0000000000000000FFFF00000100007F"),
+            "127.0.0.1",
+            "a mapped address is one of IPv4"
+        );
     }
 
     #[test]
@@ -183,10 +224,18 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = socket.local_addr().expect("bound").port();
         let found = listening(&BTreeSet::from([(TCP, port)])).expect("lists");
-        let [one] = found.iter().collect::<Vec<_>>()[..] else { panic!("{found:?}") };
-        assert_eq!((one.protocol, one.address.to_string(), one.port), (TCP, "127.0.0.1".to_owned(), port));
+        let [one] = found.iter().collect::<Vec<_>>()[..] else {
+            panic!("{found:?}")
+        };
+        assert_eq!(
+            (one.protocol, one.address.to_string(), one.port),
+            (TCP, "127.0.0.1".to_owned(), port)
+        );
         let holders = holders(&BTreeSet::from([one.inode])).expect("finds");
-        let pids: Vec<i32> = holders[&one.inode].iter().map(|holder| holder.pid).collect();
+        let pids: Vec<i32> = holders[&one.inode]
+            .iter()
+            .map(|holder| holder.pid)
+            .collect();
         assert_eq!(pids, [std::process::id() as i32]);
     }
 }

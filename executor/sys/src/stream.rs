@@ -1,8 +1,9 @@
 //! What may be a standard stream of a process in a container, when it comes from outside.
 //!
-//! A descriptor is a way to what it is of. One of a directory, or one opened with `O_PATH`, is a way into the file system of
-//! whoever opened it: a link to `/proc/self/fd/0` leads there. A terminal takes keys from every process that has it open
-//! (`TIOCSTI`, ioctl_tty(2)), and who reads them may be a shell outside. What is left are the things that bytes go through.
+//! A descriptor is a way to what it is of. One of a directory, or one opened with `O_PATH`, is a
+//! way into the file system of whoever opened it: a link to `/proc/self/fd/0` leads there. A
+//! terminal takes keys from every process that has it open (`TIOCSTI`, ioctl_tty(2)), and who reads
+//! them may be a shell outside. What is left are the things that bytes go through.
 
 use rustix::{
     fs::{FileType, OFlags},
@@ -42,13 +43,18 @@ pub const NAMES: [&str; 3] = ["standard input", "standard output", "standard err
 /// # Errors
 /// Why it can't.
 pub fn check(fd: BorrowedFd<'_>) -> Result<(), NoStream> {
-    if rustix::fs::fcntl_getfl(fd).map_err(NoStream::Unknown)?.contains(OFlags::PATH) {
+    if rustix::fs::fcntl_getfl(fd)
+        .map_err(NoStream::Unknown)?
+        .contains(OFlags::PATH)
+    {
         return Err(NoStream::Path);
     }
     let stat = rustix::fs::fstat(fd).map_err(NoStream::Unknown)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::CharacterDevice if rustix::termios::isatty(fd) => Err(NoStream::Terminal),
-        FileType::CharacterDevice | FileType::Fifo | FileType::Socket | FileType::RegularFile => Ok(()),
+        FileType::CharacterDevice | FileType::Fifo | FileType::Socket | FileType::RegularFile => {
+            Ok(())
+        }
         FileType::Directory => Err(NoStream::Directory),
         _ => Err(NoStream::Kind),
     }
@@ -60,7 +66,12 @@ pub fn check(fd: BorrowedFd<'_>) -> Result<(), NoStream> {
 /// Which one, and why it can't.
 pub fn check_all<'a>(fds: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<(), String> {
     for (index, fd) in fds.into_iter().enumerate() {
-        check(fd).map_err(|why| format!("{} is {why}", NAMES.get(index).unwrap_or(&"a descriptor too many")))?;
+        check(fd).map_err(|why| {
+            format!(
+                "{} is {why}",
+                NAMES.get(index).unwrap_or(&"a descriptor too many")
+            )
+        })?;
     }
     Ok(())
 }
@@ -78,21 +89,37 @@ mod tests {
         let (socket, _other) = crate::packet::pair().expect("a pair");
         let file = opened("/proc/self/exe", OFlags::RDONLY);
         let null = opened("/dev/null", OFlags::RDWR);
-        for (name, fd) in [("pipe", &read), ("pipe", &write), ("socket", &socket), ("file", &file), ("null", &null)] {
+        for (name, fd) in [
+            ("pipe", &read),
+            ("pipe", &write),
+            ("socket", &socket),
+            ("file", &file),
+            ("null", &null),
+        ] {
             assert_eq!(check(fd.as_fd()), Ok(()), "{name}");
         }
         let refused: [(OwnedFd, NoStream); 6] = [
             (opened("/", OFlags::RDONLY), NoStream::Directory),
             (opened("/", OFlags::PATH), NoStream::Path),
             (opened("/dev/null", OFlags::PATH), NoStream::Path),
-            (opened("/dev/ptmx", OFlags::RDWR | OFlags::NOCTTY), NoStream::Terminal),
-            (rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("an eventfd"), NoStream::Kind),
+            (
+                opened("/dev/ptmx", OFlags::RDWR | OFlags::NOCTTY),
+                NoStream::Terminal,
+            ),
+            (
+                rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)
+                    .expect("an eventfd"),
+                NoStream::Kind,
+            ),
             (opened("/proc/self/exe", OFlags::PATH), NoStream::Path),
         ];
         for (fd, why) in &refused {
             assert_eq!(check(fd.as_fd()), Err(*why));
         }
         let mixed = [null.as_fd(), refused[0].0.as_fd(), null.as_fd()];
-        assert_eq!(check_all(mixed), Err("standard output is a directory".to_owned()));
+        assert_eq!(
+            check_all(mixed),
+            Err("standard output is a directory".to_owned())
+        );
     }
 }

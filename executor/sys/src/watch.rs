@@ -1,7 +1,8 @@
-//! Being told that something changed, by whomever: links, addresses and routes (rtnetlink(7)), rules (the nftables
-//! group of nfnetlink), files of a directory (inotify(7)).
+//! Being told that something changed, by whomever: links, addresses and routes (rtnetlink(7)),
+//! rules (the nftables group of nfnetlink), files of a directory (inotify(7)).
 //!
-//! What changed is not read: whoever is told looks for himself, and a message that was lost is told as well.
+//! What changed is not read: whoever is told looks for himself, and a message that was lost is told
+//! as well.
 
 use crate::{Context, Result, packet};
 use netlink_sys::{
@@ -61,8 +62,8 @@ impl Changes {
         ready(&self.0).await.doing(|| "wait for changes")
     }
 
-    /// Whether something has changed since somebody took it last. The kernel tells before the call that changes it
-    /// returns, so whoever asks misses nothing that was over before.
+    /// Whether something has changed since somebody took it last. The kernel tells before the call
+    /// that changes it returns, so whoever asks misses nothing that was over before.
     ///
     /// # Errors
     /// When the socket fails.
@@ -89,8 +90,9 @@ async fn ready(fd: &AsyncFd<OwnedFd>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a packet tells of nothing but the inner state of a bridge's port (an `RTM_NEWLINK` of the family `AF_BRIDGE`),
-/// such as the timers of its multicast snooping: a link that leaves a bridge is told of otherwise as well.
+/// Whether a packet tells of nothing but the inner state of a bridge's port (an `RTM_NEWLINK` of
+/// the family `AF_BRIDGE`), such as the timers of its multicast snooping: a link that leaves a
+/// bridge is told of otherwise as well.
 fn is_of_a_port(packet: &[u8]) -> bool {
     const NEWLINK: [u8; 2] = 16u16.to_ne_bytes();
     packet.get(4..6) == Some(&NEWLINK) && packet.get(16) == Some(&(libc::AF_BRIDGE as u8))
@@ -106,7 +108,8 @@ fn open(protocol: isize, groups: u32) -> Result<OwnedFd> {
         let mut socket = Socket::new(protocol)?;
         socket.bind(&SocketAddr::new(0, groups))?;
         socket.set_non_blocking(true)?;
-        // SAFETY: the socket gives its descriptor away here and is not used again, so this is the only owner.
+        // SAFETY: the socket gives its descriptor away here and is not used again, so this is the
+        // only owner.
         Ok(unsafe { OwnedFd::from_raw_fd(socket.into_raw_fd()) })
     };
     open().doing(|| "watch for changes")
@@ -126,7 +129,8 @@ pub struct Told {
     pub written: BTreeSet<Watched>,
     /// Those that are no more.
     pub gone: BTreeSet<Watched>,
-    /// Whether more was told than the queue holds (`fs.inotify.max_queued_events`): any of them may have been written.
+    /// Whether more was told than the queue holds (`fs.inotify.max_queued_events`): any of them may
+    /// have been written.
     pub lost: bool,
 }
 
@@ -175,8 +179,12 @@ impl Writes {
         let mut told = Told::default();
         loop {
             match reader.next() {
-                Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => told.lost = true,
-                Ok(event) if event.events().contains(inotify::ReadFlags::IGNORED) => drop(told.gone.insert(event.wd())),
+                Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => {
+                    told.lost = true
+                }
+                Ok(event) if event.events().contains(inotify::ReadFlags::IGNORED) => {
+                    drop(told.gone.insert(event.wd()))
+                }
                 Ok(event) => drop(told.written.insert(event.wd())),
                 Err(rustix::io::Errno::AGAIN) => return Ok(told),
                 Err(rustix::io::Errno::INTR) => {}

@@ -1,8 +1,9 @@
 //! Out of a container, by descriptors, links, working directories, programs and streams.
 //!
-//! The links of these tests lead through every descriptor number that a process of Tank's could have open while it is on its
-//! way into the container, and from there up and down to a folder of this host (CVE-2024-21626 has one such link). Which
-//! numbers are directories today is of no concern: none of them may lead anywhere.
+//! The links of these tests lead through every descriptor number that a process of Tank's could
+//! have open while it is on its way into the container, and from there up and down to a folder of
+//! this host (CVE-2024-21626 has one such link). Which numbers are directories today is of no
+//! concern: none of them may lead anywhere.
 
 use std::{
     fs,
@@ -15,24 +16,33 @@ use tank_tests::{Ended, Host, RUN, eventually, fixtures, repo, sleeper};
 /// The numbers that are tried.
 const NUMBERS: std::ops::RangeInclusive<u32> = 3..=32;
 
-/// A host with an image of links: `/xN` leads to where `/proc/self/fd/N` would be the host's `/`, `/sN` and `/exe` are
-/// scripts whose interpreter is `echo` there and the program of the process itself. The host has a file `marker`, and its
-/// `echo` in `bin`.
+/// A host with an image of links: `/xN` leads to where `/proc/self/fd/N` would be the host's `/`,
+/// `/sN` and `/exe` are scripts whose interpreter is `echo` there and the program of the process
+/// itself. The host has a file `marker`, and its `echo` in `bin`.
 fn host_with_links() -> Host {
     let host = Host::new();
     let layer = host.dir.join("layer");
     fs::create_dir_all(&layer).expect("a folder");
     let script = |name: &str, text: String| {
         fs::write(layer.join(name), text).expect("written");
-        fs::set_permissions(layer.join(name), fs::Permissions::from_mode(0o755)).expect("executable");
+        fs::set_permissions(layer.join(name), fs::Permissions::from_mode(0o755))
+            .expect("executable");
     };
     for number in NUMBERS {
         let up = format!("/proc/self/fd/{number}/../../../../../../../../../..");
         symlink(up, layer.join(format!("x{number}"))).expect("linked");
-        script(&format!("s{number}"), format!("#!{} escaped\n", outside(&host, number, "bin/echo")));
+        script(
+            &format!("s{number}"),
+            format!("#!{} escaped\n", outside(&host, number, "bin/echo")),
+        );
     }
     script("exe", "#!/proc/self/exe --version\n".to_owned());
-    pack(&host, &layer, "all", r#"{"Cmd":["/bin/sh"],"Env":["PATH=/bin"]}"#);
+    pack(
+        &host,
+        &layer,
+        "all",
+        r#"{"Cmd":["/bin/sh"],"Env":["PATH=/bin"]}"#,
+    );
     fs::create_dir(host.dir.join("bin")).expect("a folder");
     fs::copy("/bin/busybox", host.dir.join("bin/echo")).expect("copied");
     host.write("marker", "of the host\n");
@@ -51,11 +61,22 @@ fn outside(host: &Host, number: u32, name: &str) -> String {
 fn pack(host: &Host, layer: &Path, tag: &str, config: &str) {
     let layout = host.dir.join("links");
     if !layout.exists() {
-        let copied = Command::new("cp").arg("-r").arg(fixtures().join("busybox")).arg(&layout).status().expect("cp");
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(fixtures().join("busybox"))
+            .arg(&layout)
+            .status()
+            .expect("cp");
         assert!(copied.success());
     }
     let mut pack = Command::new(repo().join("scripts/pack-layout.sh"));
-    let packed = pack.arg(layer).arg(&layout).args([tag, config, "none"]).env("BASE", "latest").status().expect("sh");
+    let packed = pack
+        .arg(layer)
+        .arg(&layout)
+        .args([tag, config, "none"])
+        .env("BASE", "latest")
+        .status()
+        .expect("sh");
     assert!(packed.success());
 }
 
@@ -73,14 +94,27 @@ fn sleeper_with_links() -> String {
 /// The parent of a process.
 fn parent(pid: i64) -> String {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
-    stat.rsplit_once(") ").expect("a state").1.split_whitespace().nth(1).expect("a parent").to_owned()
+    stat.rsplit_once(") ")
+        .expect("a state")
+        .1
+        .split_whitespace()
+        .nth(1)
+        .expect("a parent")
+        .to_owned()
 }
 
 fn kill(pid: &str) {
-    assert!(Command::new("kill").args(["-9", pid]).status().expect("kill").success());
+    assert!(
+        Command::new("kill")
+            .args(["-9", pid])
+            .status()
+            .expect("kill")
+            .success()
+    );
 }
 
-/// A Python script that speaks to the daemon (`call`) or to the shim of `web` (`shim`) as a client of an attacker's own would.
+/// A Python script that speaks to the daemon (`call`) or to the shim of `web` (`shim`) as a client
+/// of an attacker's own would.
 fn python(host: &Host, text: &str) -> Ended {
     let preamble = r#"
 import json, os, socket, sys, tempfile
@@ -102,7 +136,10 @@ def shim(fds, **spec):
     return json.loads(socket.recv_fds(s, 65536, 8)[0])
 null = os.open("/dev/null", os.O_RDWR)
 "#;
-    let output = Command::new("python3").args(["-c", &format!("{preamble}\n{text}")]).current_dir(&host.dir).output();
+    let output = Command::new("python3")
+        .args(["-c", &format!("{preamble}\n{text}")])
+        .current_dir(&host.dir)
+        .output();
     output.expect("python3").into()
 }
 
@@ -114,8 +151,15 @@ fn a_working_directory_does_not_lead_out() {
     let mut pods = String::new();
     for number in [6, 17] {
         let dir = outside(&host, number, &format!("made-by-image-{number}"));
-        pack(&host, &layer, &format!("w{number}"), &format!(r#"{{"Env":["PATH=/bin"],"WorkingDir":"{dir}"}}"#));
-        pods += &format!(r#"pods.i{number} = {{ containers.app = {{ image = "oci:./links:w{number}", {RUN} }} }},"#);
+        pack(
+            &host,
+            &layer,
+            &format!("w{number}"),
+            &format!(r#"{{"Env":["PATH=/bin"],"WorkingDir":"{dir}"}}"#),
+        );
+        pods += &format!(
+            r#"pods.i{number} = {{ containers.app = {{ image = "oci:./links:w{number}", {RUN} }} }},"#
+        );
     }
     for number in NUMBERS {
         let dir = outside(&host, number, &format!("made-{number}"));
@@ -126,8 +170,17 @@ fn a_working_directory_does_not_lead_out() {
     host.write("pods.ncl", &format!("{{ {pods} }}"));
     let ended = host.tank(&["switch", "--no-rollback", "pods.ncl"]);
     assert_eq!(ended.status, 1, "{}{}", ended.stdout, ended.stderr);
-    let made: Vec<_> = fs::read_dir(&host.dir).expect("listed").flatten().map(|entry| entry.file_name()).collect();
-    assert!(!made.iter().any(|name| name.to_string_lossy().starts_with("made")), "{made:?}");
+    let made: Vec<_> = fs::read_dir(&host.dir)
+        .expect("listed")
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    assert!(
+        !made
+            .iter()
+            .any(|name| name.to_string_lossy().starts_with("made")),
+        "{made:?}"
+    );
     let list = host.tank(&["--json", "list"]).json();
     for pod in list["pods"].as_array().expect("pods") {
         assert_ne!(pod["containers"][0]["state"], "running", "{pod}");
@@ -146,8 +199,14 @@ fn a_missing_working_directory_is_made_as_the_pods_root_and_entered_as_its_user(
                volumes.data = {{}},
              }} }}"#
     ));
-    assert_eq!(host.exec("web/app", "pwd; id -u; stat -c '%u %g' /made /made/for/it"), "/made/for/it\n33\n0 0\n0 0");
-    assert_eq!(host.exec("web/data", "pwd; stat -c '%u %g' ."), "/data/app\n0 0");
+    assert_eq!(
+        host.exec("web/app", "pwd; id -u; stat -c '%u %g' /made /made/for/it"),
+        "/made/for/it\n33\n0 0\n0 0"
+    );
+    assert_eq!(
+        host.exec("web/data", "pwd; stat -c '%u %g' ."),
+        "/data/app\n0 0"
+    );
     host.finish();
 }
 
@@ -158,13 +217,31 @@ fn a_directory_of_exec_does_not_lead_out() {
     for number in NUMBERS {
         let dir = outside(&host, number, ".");
         let ended = exec(&host, &["web", "--cwd", &dir, "--", "cat", "marker"]);
-        assert_eq!((ended.status, ended.stdout.as_str()), (125, ""), "{number}: {}", ended.stderr);
-        assert!(ended.stderr.contains("enter the working directory"), "{}", ended.stderr);
+        assert_eq!(
+            (ended.status, ended.stdout.as_str()),
+            (125, ""),
+            "{number}: {}",
+            ended.stderr
+        );
+        assert!(
+            ended.stderr.contains("enter the working directory"),
+            "{}",
+            ended.stderr
+        );
     }
     // Those of the container's own are entered, links or not.
-    assert_eq!(exec(&host, &["web", "--cwd", "/bin/../etc/.", "--", "pwd"]).ok(), "/etc\n");
-    host.exec("web", "ln -s /etc /tmp/link; mkdir /tmp/far; ln -s ../../../../tmp/link /tmp/far/link");
-    assert_eq!(exec(&host, &["web", "--cwd", "/tmp/far/link", "--", "pwd"]).ok(), "/etc\n");
+    assert_eq!(
+        exec(&host, &["web", "--cwd", "/bin/../etc/.", "--", "pwd"]).ok(),
+        "/etc\n"
+    );
+    host.exec(
+        "web",
+        "ln -s /etc /tmp/link; mkdir /tmp/far; ln -s ../../../../tmp/link /tmp/far/link",
+    );
+    assert_eq!(
+        exec(&host, &["web", "--cwd", "/tmp/far/link", "--", "pwd"]).ok(),
+        "/etc\n"
+    );
     host.finish();
 }
 
@@ -174,7 +251,8 @@ fn a_probe_of_a_directory_that_became_a_link_does_not_lead_out() {
     let mut pods = String::new();
     for number in NUMBERS {
         let dir = outside(&host, number, ".");
-        let main = format!("rmdir /w; ln -s {dir} /w; trap 'exit 0' TERM; while true; do sleep 1; done");
+        let main =
+            format!("rmdir /w; ln -s {dir} /w; trap 'exit 0' TERM; while true; do sleep 1; done");
         // A probe that finds the host's file is content, and nothing happens.
         pods += &format!(
             r#"pods.p{number} = {{ restart = 'never, containers.app = {{
@@ -185,13 +263,18 @@ fn a_probe_of_a_directory_that_became_a_link_does_not_lead_out() {
     }
     host.write("pods.ncl", &format!("{{ {pods} }}"));
     let ended = host.tank(&["switch", "--no-rollback", "pods.ncl"]);
-    assert!(matches!(ended.status, 0 | 1), "{}{}", ended.stdout, ended.stderr);
+    assert!(
+        matches!(ended.status, 0 | 1),
+        "{}{}",
+        ended.stdout,
+        ended.stderr
+    );
     for number in NUMBERS {
         eventually(&format!("the probe of p{number} fails"), || {
             let events = host.tank(&["events"]).ok();
-            events
-                .lines()
-                .any(|line| line.contains(&format!(" p{number}: ")) && line.contains("does not answer any more"))
+            events.lines().any(|line| {
+                line.contains(&format!(" p{number}: ")) && line.contains("does not answer any more")
+            })
         });
     }
     host.finish();
@@ -207,7 +290,12 @@ fn a_program_does_not_come_from_outside() {
         for argv in [[program.as_str(), "escaped"], [script.as_str(), "escaped"]] {
             let ended = exec(&host, &["web", "--", argv[0], argv[1]]);
             assert_eq!(ended.stdout, "", "{argv:?}");
-            assert!(matches!(ended.status, 126 | 127), "{argv:?}: {} {}", ended.status, ended.stderr);
+            assert!(
+                matches!(ended.status, 126 | 127),
+                "{argv:?}: {} {}",
+                ended.status,
+                ended.stderr
+            );
         }
     }
     // The same as main processes.
@@ -223,7 +311,11 @@ fn a_program_does_not_come_from_outside() {
     let ended = host.tank(&["switch", "--no-rollback", "pods.ncl"]);
     assert_eq!(ended.status, 1, "{}{}", ended.stdout, ended.stderr);
     for number in NUMBERS {
-        assert_eq!(host.tank(&["logs", &format!("p{number}")]).stdout, "", "{number}");
+        assert_eq!(
+            host.tank(&["logs", &format!("p{number}")]).stdout,
+            "",
+            "{number}"
+        );
     }
     host.finish();
 }
@@ -232,24 +324,44 @@ fn a_program_does_not_come_from_outside() {
 fn the_program_of_tank_is_neither_run_nor_reached_from_inside() {
     let host = host_with_links();
     host.switch(&sleeper_with_links());
-    for argv in [["/proc/self/exe", "--version"], ["/proc/thread-self/exe", "--version"], ["/exe", "x"]] {
+    for argv in [
+        ["/proc/self/exe", "--version"],
+        ["/proc/thread-self/exe", "--version"],
+        ["/exe", "x"],
+    ] {
         let ended = exec(&host, &["web", "--", argv[0], argv[1]]);
-        assert_eq!((ended.status, ended.stdout.as_str()), (126, ""), "{argv:?}: {}", ended.stderr);
+        assert_eq!(
+            (ended.status, ended.stdout.as_str()),
+            (126, ""),
+            "{argv:?}: {}",
+            ended.stderr
+        );
     }
     // Whoever looks at everything there is, all the time, while others come in.
     let script = "while [ ! -e /tmp/enough ]; do for p in /proc/[0-9]*; do \
                   readlink $p/exe; readlink $p/cwd; readlink $p/root; (exec 3>>$p/exe) && echo written; \
                   for fd in $p/fd/*; do readlink $fd; done; done; done 2>/dev/null > /tmp/looked; echo done";
-    let watcher = host.command(&["exec", "web", "--", "/bin/sh", "-c", script]).stdout(Stdio::piped()).spawn();
+    let watcher = host
+        .command(&["exec", "web", "--", "/bin/sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn();
     let watcher = watcher.expect("tank");
-    eventually("it looks", || !host.exec("web", "cat /tmp/looked || true").is_empty());
+    eventually("it looks", || {
+        !host.exec("web", "cat /tmp/looked || true").is_empty()
+    });
     for _ in 0..100 {
         exec(&host, &["web", "--", "/bin/true"]).ok();
     }
     host.exec("web", "touch /tmp/enough");
-    assert_eq!(Ended::from(watcher.wait_with_output().expect("wait")).ok(), "done\n");
+    assert_eq!(
+        Ended::from(watcher.wait_with_output().expect("wait")).ok(),
+        "done\n"
+    );
     let looked = host.exec("web", "sort -u /tmp/looked");
-    assert!(looked.lines().any(|line| line == "/bin/busybox"), "{looked}");
+    assert!(
+        looked.lines().any(|line| line == "/bin/busybox"),
+        "{looked}"
+    );
     let strange: Vec<&str> = looked
         .lines()
         .filter(|line| line.contains("tank") || line.contains("cgroup") || line.contains("written"))
@@ -271,9 +383,12 @@ fn the_program_of_tank_is_neither_run_nor_reached_from_inside() {
 
 /// The descriptors of a process, and what is behind each.
 fn descriptors(pid: &str) -> Vec<(String, PathBuf)> {
-    let listed = fs::read_dir(format!("/proc/{pid}/fd")).expect("listed").flatten();
-    let mut found: Vec<_> =
-        listed.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect();
+    let listed = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("listed")
+        .flatten();
+    let mut found: Vec<_> = listed
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+        .collect();
     found.sort();
     found
 }
@@ -285,32 +400,57 @@ fn what_is_open_is_what_was_named() {
         r#"{{ pods.web.containers = {{ app = {{ image = "oci:./busybox", {RUN} }}, two = {{ image = "oci:./busybox", {RUN} }} }} }}"#
     ));
     // A program has its streams, and `ls` the directory that it lists.
-    assert_eq!(exec(&host, &["web/app", "--", "ls", "/proc/self/fd"]).ok(), "0\n1\n2\n3\n");
+    assert_eq!(
+        exec(&host, &["web/app", "--", "ls", "/proc/self/fd"]).ok(),
+        "0\n1\n2\n3\n"
+    );
     assert_eq!(host.exec("web/app", "ls /proc/1/fd"), "0\n1\n2");
-    // A shim has of the host's directories those in which the processes of its containers are made, and no more.
+    // A shim has of the host's directories those in which the processes of its containers are made,
+    // and no more.
     let shim = parent(host.pid("web", "app"));
     let device = fs::metadata("/").expect("a root").dev();
     let directories: Vec<PathBuf> = descriptors(&shim)
         .into_iter()
         .filter(|(_, path)| fs::metadata(path).is_ok_and(|found| found.is_dir()))
-        .inspect(|(number, path)| assert_ne!(fs::metadata(path).expect("open").dev(), device, "{number}"))
+        .inspect(|(number, path)| {
+            assert_ne!(fs::metadata(path).expect("open").dev(), device, "{number}")
+        })
         .map(|(_, path)| fs::read_link(path).expect("a link"))
         .collect();
     let mut groups: Vec<&str> = directories
         .iter()
-        // The others are the mounts of the files that Tank wrote: attached nowhere, they have no path.
-        .filter_map(|path| path.to_str()?.strip_prefix("/sys/fs/cgroup/")?.rsplit_once('/'))
+        // The others are the mounts of the files that Tank wrote: attached nowhere, they have no
+        // path.
+        .filter_map(|path| {
+            path.to_str()?
+                .strip_prefix("/sys/fs/cgroup/")?
+                .rsplit_once('/')
+        })
         .map(|(_, name)| name)
         .collect();
     groups.sort_unstable();
     assert_eq!(groups, ["app", "two"], "{directories:?}");
-    assert_eq!(directories.iter().filter(|path| *path == Path::new("/")).count(), 2, "{directories:?}");
+    assert_eq!(
+        directories
+            .iter()
+            .filter(|path| *path == Path::new("/"))
+            .count(),
+        2,
+        "{directories:?}"
+    );
     assert_eq!(directories.len(), 4, "{directories:?}");
     // The process that forks shims has nothing.
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.daemon_pid())).expect("children");
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.daemon_pid()))
+        .expect("children");
     let comm = |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let forkserver = children.split_whitespace().find(|pid| comm(pid).trim() == "tank-forkserver").expect("it runs");
-    let numbers: Vec<String> = descriptors(forkserver).into_iter().map(|(number, _)| number).collect();
+    let forkserver = children
+        .split_whitespace()
+        .find(|pid| comm(pid).trim() == "tank-forkserver")
+        .expect("it runs");
+    let numbers: Vec<String> = descriptors(forkserver)
+        .into_iter()
+        .map(|(number, _)| number)
+        .collect();
     assert_eq!(numbers, ["0", "1", "2"]);
     host.finish();
 }
@@ -318,12 +458,21 @@ fn what_is_open_is_what_was_named() {
 #[test]
 fn a_directory_is_no_stream() {
     let host = Host::new();
-    host.switch(&format!(r#"{{ pods.web.containers.app = {{ image = "oci:./busybox", {RUN} }} }}"#));
+    host.switch(&format!(
+        r#"{{ pods.web.containers.app = {{ image = "oci:./busybox", {RUN} }} }}"#
+    ));
     let mut command = host.command(&["exec", "web", "--", "cat", "/proc/self/fd/0/etc/hostname"]);
-    let ended = Ended::from(command.stdin(fs::File::open("/").expect("opened")).output().expect("tank"));
+    let ended = Ended::from(
+        command
+            .stdin(fs::File::open("/").expect("opened"))
+            .output()
+            .expect("tank"),
+    );
     assert_eq!((ended.status, ended.stdout.as_str()), (125, ""));
     assert!(
-        ended.stderr.contains("can't hand standard input into the container: it is a directory"),
+        ended
+            .stderr
+            .contains("can't hand standard input into the container: it is a directory"),
         "{}",
         ended.stderr
     );
@@ -350,12 +499,24 @@ for name, fd in paths.items():
     let mut expected = String::new();
     for (name, why) in [
         ("directory", "a directory"),
-        ("path of a directory", "the name of a file, which is not open (`O_PATH`)"),
-        ("path of a file", "the name of a file, which is not open (`O_PATH`)"),
+        (
+            "path of a directory",
+            "the name of a file, which is not open (`O_PATH`)",
+        ),
+        (
+            "path of a file",
+            "the name of a file, which is not open (`O_PATH`)",
+        ),
         ("terminal", "a terminal"),
-        ("eventfd", "no pipe, socket, regular file or character device"),
+        (
+            "eventfd",
+            "no pipe, socket, regular file or character device",
+        ),
     ] {
-        for (place, stream) in ["standard input", "standard output", "standard error"].iter().enumerate() {
+        for (place, stream) in ["standard input", "standard output", "standard error"]
+            .iter()
+            .enumerate()
+        {
             expected += &format!("{name} {place} io.tank.Executor.Invalid {stream} is {why}\n");
             expected += &format!("{name} {place} failed {stream} is {why}\n");
         }
@@ -380,7 +541,13 @@ fn a_relative_working_directory_is_refused() {
     host.switch(&sleeper_with_links());
     let ended = exec(&host, &["web", "--cwd", "etc", "--", "pwd"]);
     assert_eq!((ended.status, ended.stdout.as_str()), (125, ""));
-    assert!(ended.stderr.contains("the working directory `etc` is not absolute"), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains("the working directory `etc` is not absolute"),
+        "{}",
+        ended.stderr
+    );
     let asked = r#"
 for cwd in ["etc", "", ".", "../etc"]:
     print(call([null, null, null], argv=["/bin/true"], cwd=cwd)["parameters"]["problems"][0])
@@ -388,22 +555,37 @@ for cwd in ["etc", "", ".", "../etc"]:
 "#;
     let mut expected = String::new();
     for cwd in ["etc", "", ".", "../etc"] {
-        expected += &format!("the working directory `{cwd}` is not absolute: name it from the container's `/`\n");
+        expected += &format!(
+            "the working directory `{cwd}` is not absolute: name it from the container's `/`\n"
+        );
         expected += &format!("`{cwd}` is not absolute: name it from `/`\n");
     }
     assert_eq!(python(&host, asked).ok(), expected);
 
     // An image's, before anything is disturbed; a pod may say it better.
-    pack(&host, &host.dir.join("layer"), "relative", r#"{"Env":["PATH=/bin"],"WorkingDir":"proc/self/cwd"}"#);
+    pack(
+        &host,
+        &host.dir.join("layer"),
+        "relative",
+        r#"{"Env":["PATH=/bin"],"WorkingDir":"proc/self/cwd"}"#,
+    );
     let relative = |more: &str| {
-        let pod = format!(r#"{{ pods.web.containers.app = {{ image = "oci:./links:relative", {RUN}{more} }} }}"#);
+        let pod = format!(
+            r#"{{ pods.web.containers.app = {{ image = "oci:./links:relative", {RUN}{more} }} }}"#
+        );
         host.write("relative.ncl", &pod);
         host.tank(&["switch", "relative.ncl"])
     };
     let before = host.pid("web", "app");
     let ended = relative("");
     assert_eq!(ended.status, 1, "{}", ended.stdout);
-    assert!(ended.stderr.contains("its working directory `proc/self/cwd` is not absolute"), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains("its working directory `proc/self/cwd` is not absolute"),
+        "{}",
+        ended.stderr
+    );
     assert_eq!(host.pid("web", "app"), before);
     relative(r#", working_dir = "/etc""#).ok();
     assert_eq!(host.exec("web", "pwd"), "/etc");
@@ -412,9 +594,15 @@ for cwd in ["etc", "", ".", "../etc"]:
 
 /// The processes in a pod's container groups.
 fn processes(host: &Host, pod: &str) -> Vec<String> {
-    let find = format!("find /sys/fs/cgroup -path '*/{}/{pod}/app/cgroup.procs' -exec cat {{}} +", host.cgroup);
+    let find = format!(
+        "find /sys/fs/cgroup -path '*/{}/{pod}/app/cgroup.procs' -exec cat {{}} +",
+        host.cgroup
+    );
     let output = Command::new("sh").args(["-c", &find]).output().expect("sh");
-    let mut pids: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+    let mut pids: Vec<String> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect();
     pids.sort();
     pids.dedup();
     pids
@@ -428,12 +616,23 @@ fn a_main_process_that_changes_its_user_does_not_outlive_its_shim() {
                command = ["/bin/su", "web", "-s", "/bin/sh", "-c", "exec sleep 10000"] } }"#,
     );
     let main = host.pid("web", "app");
-    let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
+    let name = |pid: &str| {
+        fs::read_to_string(format!("/proc/{pid}/comm"))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
     eventually("it has another user", || name(&main.to_string()) == "sleep");
     // A second process that does the same, and one that has lost its parent.
     let script = "(sleep 10001 &); exec sleep 10002";
-    let second = ["exec", "web", "--", "/bin/su", "web", "-s", "/bin/sh", "-c", script];
-    let mut second = host.command(&second).stderr(Stdio::null()).spawn().expect("tank");
+    let second = [
+        "exec", "web", "--", "/bin/su", "web", "-s", "/bin/sh", "-c", script,
+    ];
+    let mut second = host
+        .command(&second)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("tank");
     eventually("all three sleep", || {
         let pids = processes(&host, "web");
         pids.len() == 3 && pids.iter().all(|pid| name(pid) == "sleep")
@@ -446,7 +645,11 @@ fn a_main_process_that_changes_its_user_does_not_outlive_its_shim() {
     assert_ne!(second.wait().expect("wait").code(), Some(0));
     // The next one sweeps what is left, and starts it again.
     host.start_daemon();
-    eventually("it runs again", || host.pod("web")["containers"][0]["pid"].as_i64().is_some_and(|pid| pid != main));
+    eventually("it runs again", || {
+        host.pod("web")["containers"][0]["pid"]
+            .as_i64()
+            .is_some_and(|pid| pid != main)
+    });
     host.finish();
 }
 
@@ -463,14 +666,26 @@ fn sockets_that_no_namespace_confines_are_refused() {
     )
     .expect("written");
     let program = dir.join("s");
-    let built = std::process::Command::new("cc").args(["-static", "-o"]).arg(&program).arg(dir.join("s.c")).status();
+    let built = std::process::Command::new("cc")
+        .args(["-static", "-o"])
+        .arg(&program)
+        .arg(dir.join("s.c"))
+        .status();
     assert!(built.expect("cc").success());
     host.switch(&format!("{{ {} }}", sleeper("web")));
     let said = host.tank_with_input(
-        &["exec", "web", "--", "/bin/sh", "-c", "cat > /tmp/s; chmod 755 /tmp/s; /tmp/s"],
+        &[
+            "exec",
+            "web",
+            "--",
+            "/bin/sh",
+            "-c",
+            "cat > /tmp/s; chmod 755 /tmp/s; /tmp/s",
+        ],
         &std::fs::read(&program).expect("read"),
     );
-    // Of the machine below this one, of the kernel's ciphers: refused (EPERM). An ordinary one: made.
+    // Of the machine below this one, of the kernel's ciphers: refused (EPERM). An ordinary one:
+    // made.
     assert_eq!(said.ok(), "1\n1\n0\n");
     host.finish();
 }

@@ -28,7 +28,8 @@ except OSError:
     print("no connection")
 "#;
 
-/// How long a connection is waited for that has to come about, and for one that must not, in seconds.
+/// How long a connection is waited for that has to come about, and for one that must not, in
+/// seconds.
 const PATIENT: &str = "15";
 const SHORT: &str = "1";
 
@@ -57,7 +58,11 @@ fn listen(host: &Host, address: &str, port: u16) -> Process {
     let ready = host.dir.join(format!("listens-{port}"));
     let _ = std::fs::remove_file(&ready);
     let mut command = host.inside("/usr/bin/python3");
-    let process = Process::start(command.args(["-c", SERVER, address, &port.to_string()]).arg(&ready));
+    let process = Process::start(
+        command
+            .args(["-c", SERVER, address, &port.to_string()])
+            .arg(&ready),
+    );
     eventually("it listens", || ready.exists());
     process
 }
@@ -66,7 +71,15 @@ fn listen(host: &Host, address: &str, port: u16) -> Process {
 fn listen_in(host: &Host, pid: u32, address: &str, port: u16) -> Process {
     let ready = host.dir.join(format!("listens-{pid}-{port}"));
     let mut command = Command::new("nsenter");
-    command.args(["--net", &format!("--target={pid}"), "--", "/usr/bin/python3", "-c", SERVER, address]);
+    command.args([
+        "--net",
+        &format!("--target={pid}"),
+        "--",
+        "/usr/bin/python3",
+        "-c",
+        SERVER,
+        address,
+    ]);
     let process = Process::start(command.arg(port.to_string()).arg(&ready));
     eventually("it listens", || ready.exists());
     process
@@ -82,17 +95,38 @@ fn sh(host: &Host, script: &str) -> String {
 }
 
 fn sh_in(pid: u32, script: &str) -> String {
-    output(Command::new("nsenter").args(["--net", &format!("--target={pid}"), "--", "sh", "-ec", script]))
+    output(Command::new("nsenter").args([
+        "--net",
+        &format!("--target={pid}"),
+        "--",
+        "sh",
+        "-ec",
+        script,
+    ]))
 }
 
 /// What a connection from the host gives.
 fn connect(host: &Host, address: &str, port: u16) -> String {
-    output(host.inside("/usr/bin/python3").args(["-c", CLIENT, address, &port.to_string(), PATIENT]))
+    output(host.inside("/usr/bin/python3").args([
+        "-c",
+        CLIENT,
+        address,
+        &port.to_string(),
+        PATIENT,
+    ]))
 }
 
 fn connect_from(pid: u32, address: &str, port: u16, limit: &str) -> String {
     let mut command = Command::new("nsenter");
-    command.args(["--net", &format!("--target={pid}"), "--", "/usr/bin/python3", "-c", CLIENT, address]);
+    command.args([
+        "--net",
+        &format!("--target={pid}"),
+        "--",
+        "/usr/bin/python3",
+        "-c",
+        CLIENT,
+        address,
+    ]);
     output(command.args([&port.to_string(), limit]))
 }
 
@@ -128,8 +162,15 @@ fn neighbour(host: &Host, name: &str, net: u8) -> Process {
 /// The pod's addresses: of IPv4 and of IPv6.
 fn addresses(pid: u32) -> (String, String) {
     let of = |family: &str| {
-        let lines = sh_in(pid, &format!("ip {family} -oneline addr show dev eth0 scope global"));
-        let cidr = lines.split_whitespace().nth(3).expect("an address").to_owned();
+        let lines = sh_in(
+            pid,
+            &format!("ip {family} -oneline addr show dev eth0 scope global"),
+        );
+        let cidr = lines
+            .split_whitespace()
+            .nth(3)
+            .expect("an address")
+            .to_owned();
         cidr.split('/').next().expect("an address").to_owned()
     };
     (of("-4"), of("-6"))
@@ -144,15 +185,30 @@ fn second(host: &Host, name: &str, given: &[(&str, &Path)]) -> Vec<String> {
     let own = host.dir.join(name);
     let config = own.join("tank.toml");
     std::fs::create_dir_all(&own).expect("a folder");
-    std::fs::write(&config, format!("cgroup = \"{}\"\nbridge = \"tank1\"\n", host.cgroup.clone() + name))
-        .expect("settings");
-    let own = [("state-dir", own.join("state")), ("run-dir", own.join("run")), ("config", config)];
+    std::fs::write(
+        &config,
+        format!(
+            "cgroup = \"{}\"\nbridge = \"tank1\"\n",
+            host.cgroup.clone() + name
+        ),
+    )
+    .expect("settings");
+    let own = [
+        ("state-dir", own.join("state")),
+        ("run-dir", own.join("run")),
+        ("config", config),
+    ];
     let mut args: Vec<String> = Vec::new();
     for (flag, path) in &own {
-        let path = given.iter().find(|(known, _)| known == flag).map_or(path.as_path(), |(_, path)| path);
+        let path = given
+            .iter()
+            .find(|(known, _)| known == flag)
+            .map_or(path.as_path(), |(_, path)| path);
         args.push(format!("--{flag}={}", path.display()));
     }
-    let more = given.iter().filter(|(flag, _)| own.iter().all(|(known, _)| known != flag));
+    let more = given
+        .iter()
+        .filter(|(flag, _)| own.iter().all(|(known, _)| known != flag));
     args.extend(more.map(|(flag, path)| format!("--{flag}={}", path.display())));
     args
 }
@@ -165,10 +221,16 @@ fn refused(host: &Host, network: bool, args: &[String]) -> String {
     if network {
         command.args(["unshare", "--net"]);
     }
-    let ended: Ended = command.arg(bin("tankd")).args(args).output().expect("tankd").into();
+    let ended: Ended = command
+        .arg(bin("tankd"))
+        .args(args)
+        .output()
+        .expect("tankd")
+        .into();
     assert_eq!(ended.status, 1, "{}", ended.stderr);
     let said = ended.stderr.lines().last().unwrap_or_default();
-    said.replace(&host.dir.display().to_string(), "DIR").replace(&host.cgroup, "CGROUP")
+    said.replace(&host.dir.display().to_string(), "DIR")
+        .replace(&host.cgroup, "CGROUP")
 }
 
 #[test]
@@ -176,8 +238,12 @@ fn a_second_daemon_takes_nothing_of_the_first() {
     let host = Host::new();
     host.switch(&format!("{{ {} }}", sleeper("web")));
     let (pid, daemon) = (host.pid("web", "app"), host.daemon_pid());
-    let (state, run, config, socket) =
-        (host.dir.join("state"), host.dir.join("run"), host.dir.join("tank.toml"), host.socket());
+    let (state, run, config, socket) = (
+        host.dir.join("state"),
+        host.dir.join("run"),
+        host.dir.join("tank.toml"),
+        host.socket(),
+    );
     // As an operator does who thinks that it is left over.
     std::fs::remove_file(state.join("store/LOCK")).expect("the store's lock");
 
@@ -186,17 +252,34 @@ fn a_second_daemon_takes_nothing_of_the_first() {
     };
     assert_eq!(
         refused(&host, true, &second(&host, "a", &[("state-dir", &state)])),
-        by("the state folder DIR/state", "give this one another with `--state-dir`")
+        by(
+            "the state folder DIR/state",
+            "give this one another with `--state-dir`"
+        )
     );
     assert_eq!(
         refused(&host, true, &second(&host, "b", &[("run-dir", &run)])),
-        by("the run folder DIR/run", "give this one another with `--run-dir`")
+        by(
+            "the run folder DIR/run",
+            "give this one another with `--run-dir`"
+        )
     );
-    let cgroup = sh(&host, &format!("find /sys/fs/cgroup -maxdepth 3 -path '*/{}/cgroup.kill'", host.cgroup));
-    let cgroup = cgroup.trim_end_matches("/cgroup.kill").replace(&host.cgroup, "CGROUP");
+    let cgroup = sh(
+        &host,
+        &format!(
+            "find /sys/fs/cgroup -maxdepth 3 -path '*/{}/cgroup.kill'",
+            host.cgroup
+        ),
+    );
+    let cgroup = cgroup
+        .trim_end_matches("/cgroup.kill")
+        .replace(&host.cgroup, "CGROUP");
     assert_eq!(
         refused(&host, true, &second(&host, "c", &[("config", &config)])),
-        by(&format!("the cgroup {cgroup}"), "give this one another with `cgroup` in tank.toml")
+        by(
+            &format!("the cgroup {cgroup}"),
+            "give this one another with `cgroup` in tank.toml"
+        )
     );
     assert_eq!(
         refused(&host, false, &second(&host, "d", &[])),
@@ -221,7 +304,11 @@ fn a_second_daemon_takes_nothing_of_the_first() {
     );
     assert_eq!(std::fs::read_to_string(&file).expect("read"), "mine");
 
-    assert_eq!(host.pid("web", "app"), pid, "the first one and its pod are as they were");
+    assert_eq!(
+        host.pid("web", "app"),
+        pid,
+        "the first one and its pod are as they were"
+    );
     assert_eq!(host.daemon_pid(), daemon);
     remove_cgroups_of_second(&host);
     host.finish();
@@ -229,7 +316,13 @@ fn a_second_daemon_takes_nothing_of_the_first() {
 
 /// Second daemons that got as far as their cgroup leave it, empty.
 fn remove_cgroups_of_second(host: &Host) {
-    sh(host, &format!("find /sys/fs/cgroup -maxdepth 2 -type d -name '{}[a-z]' -exec rmdir {{}} +", host.cgroup));
+    sh(
+        host,
+        &format!(
+            "find /sys/fs/cgroup -maxdepth 2 -type d -name '{}[a-z]' -exec rmdir {{}} +",
+            host.cgroup
+        ),
+    );
 }
 
 #[test]
@@ -239,8 +332,16 @@ fn pods_of_a_daemon_that_is_away_are_not_swept_by_another() {
     let pid = host.pid("web", "app");
     host.kill_daemon();
     let (run, config) = (host.dir.join("run"), host.dir.join("tank.toml"));
-    let cgroup = sh(&host, &format!("find /sys/fs/cgroup -maxdepth 3 -path '*/{}/cgroup.kill'", host.cgroup));
-    let cgroup = cgroup.trim_end_matches("/cgroup.kill").replace(&host.cgroup, "CGROUP");
+    let cgroup = sh(
+        &host,
+        &format!(
+            "find /sys/fs/cgroup -maxdepth 3 -path '*/{}/cgroup.kill'",
+            host.cgroup
+        ),
+    );
+    let cgroup = cgroup
+        .trim_end_matches("/cgroup.kill")
+        .replace(&host.cgroup, "CGROUP");
     let holds = |what: &str, help: &str| {
         format!(
             "tankd: {what} holds pods of the tankd with the state folder DIR/state: end them with that one, or {help}"
@@ -248,14 +349,24 @@ fn pods_of_a_daemon_that_is_away_are_not_swept_by_another() {
     };
     assert_eq!(
         refused(&host, false, &second(&host, "a", &[("config", &config)])),
-        holds(&format!("the cgroup {cgroup}"), "give this one another with `cgroup` in tank.toml")
+        holds(
+            &format!("the cgroup {cgroup}"),
+            "give this one another with `cgroup` in tank.toml"
+        )
     );
     assert_eq!(
         refused(&host, false, &second(&host, "b", &[("run-dir", &run)])),
-        holds("the run folder DIR/run", "give this one another with `--run-dir`")
+        holds(
+            "the run folder DIR/run",
+            "give this one another with `--run-dir`"
+        )
     );
     host.start_daemon();
-    assert_eq!(host.pid("web", "app"), pid, "it runs on under its own daemon");
+    assert_eq!(
+        host.pid("web", "app"),
+        pid,
+        "it runs on under its own daemon"
+    );
     remove_cgroups_of_second(&host);
     host.finish();
 }
@@ -270,7 +381,12 @@ fn a_daemon_that_was_killed_leaves_nothing_taken() {
         host.start_daemon();
     }
     assert_eq!(host.pid("web", "app"), pid);
-    assert_eq!(host.daemon_log().matches("another tankd").count(), 0, "{}", host.daemon_log());
+    assert_eq!(
+        host.daemon_log().matches("another tankd").count(),
+        0,
+        "{}",
+        host.daemon_log()
+    );
     host.finish();
 }
 
@@ -284,27 +400,52 @@ fn a_port_of_a_program_on_the_host_is_not_taken() {
             sleeper("other")
         )
     };
-    let before = (host.traces(), host.tank(&["--json", "generations", "list"]).json());
+    let before = (
+        host.traces(),
+        host.tank(&["--json", "generations", "list"]).json(),
+    );
     for (address, publish, place) in [
         ("127.0.0.1", "port = 5001", "127.0.0.1:5001"),
         ("0.0.0.0", "port = 5001", "127.0.0.1:5001"),
         ("::", "port = 5001", "127.0.0.1:5001"),
-        ("127.0.0.1", "port = 5001, address = \"0.0.0.0\"", "0.0.0.0:5001"),
+        (
+            "127.0.0.1",
+            "port = 5001, address = \"0.0.0.0\"",
+            "0.0.0.0:5001",
+        ),
     ] {
         let registry = listen(&host, address, 5001);
-        let at = if address == "::" { "[::]".to_owned() } else { address.to_owned() };
+        let at = if address == "::" {
+            "[::]".to_owned()
+        } else {
+            address.to_owned()
+        };
         host.write("taken.ncl", &config(publish));
         for command in [["switch", "taken.ncl"], ["diff", "taken.ncl"]] {
             let ended = host.tank(&command);
-            assert_eq!(ended.status, 1, "{command:?} {address}: {}{}", ended.stdout, ended.stderr);
+            assert_eq!(
+                ended.status, 1,
+                "{command:?} {address}: {}{}",
+                ended.stdout, ended.stderr
+            );
             let pid = registry.pid();
             let expected = format!(
                 "pod `web` publishes `http` at {place} (tcp), where `python3` (pid {pid}) listens on this host, at \
                  {at}:5001: it would be cut off; end it, or choose another port"
             );
-            assert!(ended.stderr.contains(&expected), "{command:?}: {}", ended.stderr);
+            assert!(
+                ended.stderr.contains(&expected),
+                "{command:?}: {}",
+                ended.stderr
+            );
         }
-        assert_eq!((host.traces(), host.tank(&["--json", "generations", "list"]).json()), before);
+        assert_eq!(
+            (
+                host.traces(),
+                host.tank(&["--json", "generations", "list"]).json()
+            ),
+            before
+        );
         assert_eq!(connect(&host, "127.0.0.1", 5001), "served");
     }
     // Another address, another protocol, and no program any more.
@@ -338,7 +479,9 @@ fn an_edited_table_is_put_right_whatever_its_comments_say() {
     };
     let swapped = {
         let mut lines: Vec<&str> = sound.lines().collect();
-        let rules: Vec<usize> = (0..lines.len()).filter(|at| lines[*at].contains("dport 1808")).collect();
+        let rules: Vec<usize> = (0..lines.len())
+            .filter(|at| lines[*at].contains("dport 1808"))
+            .collect();
         lines.swap(rules[0], rules[1]);
         lines.join("\n")
     };
@@ -346,13 +489,25 @@ fn an_edited_table_is_put_right_whatever_its_comments_say() {
     let edits = [
         ("a guard that accepts", first(" drop ", " accept ")),
         ("a guard for less", first("127.0.0.0/8", "127.0.0.0/16")),
-        ("a port that leads elsewhere", first(":80 comment", ":8 comment")),
-        ("a chain that comes later", first("priority raw", "priority 50")),
+        (
+            "a port that leads elsewhere",
+            first(":80 comment", ":8 comment"),
+        ),
+        (
+            "a chain that comes later",
+            first("priority raw", "priority 50"),
+        ),
         ("a chain that drops", first("policy accept", "policy drop")),
         ("rules in another order", swapped),
-        ("a rule more", first("\t\tiifname", "\t\ttcp dport 9 accept\n\t\tiifname")),
+        (
+            "a rule more",
+            first("\t\tiifname", "\t\ttcp dport 9 accept\n\t\tiifname"),
+        ),
         ("a rule twice", {
-            let line = sound.lines().find(|line| line.contains("dport 18080")).expect("a rule");
+            let line = sound
+                .lines()
+                .find(|line| line.contains("dport 18080"))
+                .expect("a rule");
             first(line, &format!("{line}\n{line}"))
         }),
     ];
@@ -362,9 +517,15 @@ fn an_edited_table_is_put_right_whatever_its_comments_say() {
         eventually(what, || table(&host) == sound);
     }
     for (what, command) in [
-        ("a table that sleeps", "nft 'add table inet tank { flags dormant; }'"),
+        (
+            "a table that sleeps",
+            "nft 'add table inet tank { flags dormant; }'",
+        ),
         ("a chain more", "nft add chain inet tank mine"),
-        ("a set more", "nft 'add set inet tank mine { type ipv4_addr; }'"),
+        (
+            "a set more",
+            "nft 'add set inet tank mine { type ipv4_addr; }'",
+        ),
     ] {
         sh(&host, command);
         eventually(what, || table(&host) == sound);
@@ -385,7 +546,11 @@ fn long_names_and_ipv6_do_not_make_rules_alike() {
              {publish}5 = {{ port = 18082, to = 18081, address = \"::\" }} }} }} }}"
     ));
     assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
-    assert_eq!(table(&host).matches("dport 1808").count(), 4 * 2 + 1, "one on loopback is for the host alone");
+    assert_eq!(
+        table(&host).matches("dport 1808").count(),
+        4 * 2 + 1,
+        "one on loopback is for the host alone"
+    );
     host.finish();
 }
 
@@ -394,7 +559,10 @@ fn a_neighbour_reaches_what_is_published_and_nothing_else() {
     let host = Host::new();
     let near = neighbour(&host, "lan0", 2);
     let far = neighbour(&host, "lan1", 3);
-    sh(&host, "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.lan0.rp_filter=0");
+    sh(
+        &host,
+        "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.lan0.rp_filter=0",
+    );
     host.switch(&format!(
         "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN} }}, publish = {{
              own = {{ port = 18080, to = 80 }},
@@ -404,8 +572,11 @@ fn a_neighbour_reaches_what_is_published_and_nothing_else() {
     ));
     let pod = host.pid("web", "app") as u32;
     let (v4, v6) = addresses(pod);
-    let servers =
-        [listen_in(&host, pod, "::", 80), listen_in(&host, pod, "::", 81), listen_in(&host, far.pid(), "::", 90)];
+    let servers = [
+        listen_in(&host, pod, "::", 80),
+        listen_in(&host, pod, "::", 81),
+        listen_in(&host, far.pid(), "::", 90),
+    ];
     let own = listen(&host, "127.0.0.1", 18090);
 
     // The host's own programs use what is published, and every port of a pod.
@@ -419,19 +590,30 @@ fn a_neighbour_reaches_what_is_published_and_nothing_else() {
     ] {
         assert_eq!(connect(&host, address, port), "served", "{address} {port}");
     }
-    // The neighbour what is published for it; others' traffic through the host is none of Tank's business.
-    let from = |address: &str, port: u16, limit: &str| connect_from(near.pid(), address, port, limit);
-    for (address, port) in
-        [("192.0.2.1", 18081), ("2001:db8:2::1", 18082), ("192.0.2.1", 18083), ("192.0.3.2", 90), ("2001:db8:3::2", 90)]
-    {
+    // The neighbour what is published for it; others' traffic through the host is none of Tank's
+    // business.
+    let from =
+        |address: &str, port: u16, limit: &str| connect_from(near.pid(), address, port, limit);
+    for (address, port) in [
+        ("192.0.2.1", 18081),
+        ("2001:db8:2::1", 18082),
+        ("192.0.2.1", 18083),
+        ("192.0.3.2", 90),
+        ("2001:db8:3::2", 90),
+    ] {
         assert_eq!(from(address, port, PATIENT), "served", "{address} {port}");
     }
     // A pod reaches the neighbour.
     let there = listen_in(&host, near.pid(), "::", 91);
     for address in ["192.0.2.2", "2001:db8:2::2"] {
-        assert_eq!(connect_from(pod, address, 91, PATIENT), "served", "{address}");
+        assert_eq!(
+            connect_from(pod, address, 91, PATIENT),
+            "served",
+            "{address}"
+        );
     }
-    // Its default route leads to the host: so do those to the pods, and, without a loopback of its own, that to 127.0.0.1.
+    // Its default route leads to the host: so do those to the pods, and, without a loopback of its
+    // own, that to 127.0.0.1.
     sh_in(
         near.pid(),
         "sysctl -qw net.ipv4.conf.all.route_localnet=1 && ip route add 127.0.0.0/8 via 192.0.2.1 dev eth0",
@@ -447,7 +629,11 @@ fn a_neighbour_reaches_what_is_published_and_nothing_else() {
         ("192.0.2.1", 18080),
         ("2001:db8:2::1", 18080),
     ] {
-        assert_eq!(from(address, port, SHORT), "no connection", "{address} {port}");
+        assert_eq!(
+            from(address, port, SHORT),
+            "no connection",
+            "{address} {port}"
+        );
     }
     // A pod whose root has its way with its own network gets no further.
     sh_in(
@@ -456,14 +642,22 @@ fn a_neighbour_reaches_what_is_published_and_nothing_else() {
          sysctl -qw net.ipv4.conf.all.route_localnet=1 && ip route add 127.0.0.0/8 via 10.90.0.1 dev eth0",
     );
     for port in [18080, 18090] {
-        assert_eq!(connect_from(pod, "127.0.0.1", port, SHORT), "no connection", "127.0.0.1 {port}");
+        assert_eq!(
+            connect_from(pod, "127.0.0.1", port, SHORT),
+            "no connection",
+            "127.0.0.1 {port}"
+        );
     }
     drop((servers, own, there, near, far));
-    sh(&host, "for link in lan0 lan1; do ip link del $link 2>/dev/null || true; done");
+    sh(
+        &host,
+        "for link in lan0 lan1; do ip link del $link 2>/dev/null || true; done",
+    );
     host.finish();
 }
 
-/// A first switch, ended at each of its boundaries: the host never forwards or takes packets to its loopback unguarded.
+/// A first switch, ended at each of its boundaries: the host never forwards or takes packets to its
+/// loopback unguarded.
 #[test]
 fn the_guard_is_there_before_the_host_forwards() {
     let config = format!(
@@ -473,15 +667,29 @@ fn the_guard_is_there_before_the_host_forwards() {
     for at in 1.. {
         let mut host = Host::without_daemon();
         // A new namespace has what the machine's own has.
-        sh(&host, "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
+        sh(
+            &host,
+            "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0",
+        );
         host.start_daemon_with(&[("TANKD_DIE_AT", &at.to_string())]);
         host.write("pods.ncl", &config);
         let over = host.tank(&["switch", "pods.ncl"]).status == 0;
-        let on = |name: &str| sh(&host, &format!("cat /proc/sys/net/{name} 2>/dev/null || true")) == "1";
-        if on("ipv4/conf/tank0/route_localnet") || on("ipv4/ip_forward") || on("ipv6/conf/all/forwarding") {
+        let on = |name: &str| {
+            sh(
+                &host,
+                &format!("cat /proc/sys/net/{name} 2>/dev/null || true"),
+            ) == "1"
+        };
+        if on("ipv4/conf/tank0/route_localnet")
+            || on("ipv4/ip_forward")
+            || on("ipv6/conf/all/forwarding")
+        {
             open += 1;
             let rules = sh(&host, "nft list table inet tank 2>/dev/null || true");
-            assert!(rules.contains("chain guard") && rules.contains("drop"), "boundary {at}: {rules:?}");
+            assert!(
+                rules.contains("chain guard") && rules.contains("drop"),
+                "boundary {at}: {rules:?}"
+            );
         }
         // One that has not died yet would in what follows.
         host.kill_daemon();
@@ -489,7 +697,11 @@ fn the_guard_is_there_before_the_host_forwards() {
         // What the one before left on its way is waited for by this one.
         eventually("nothing is under way", || {
             let generations = host.tank(&["--json", "generations", "list"]).json();
-            generations["generations"].as_array().expect("generations").iter().all(|one| one["outcome"] != "pending")
+            generations["generations"]
+                .as_array()
+                .expect("generations")
+                .iter()
+                .all(|one| one["outcome"] != "pending")
         });
         host.finish();
         if over {
@@ -518,8 +730,14 @@ fn a_pod_asks_the_servers_behind_the_hosts_own() {
         "{{ {} pods.near = {{ containers.app = {{ image = \"oci:./busybox\", {RUN} }}, network = 'host }} }}",
         sleeper("web")
     ));
-    assert_eq!(host.exec("web", "cat /etc/resolv.conf"), "nameserver 192.0.2.53\nsearch lan");
-    assert_eq!(host.exec("near", "cat /etc/resolv.conf"), "nameserver 127.0.0.53\noptions edns0 trust-ad");
+    assert_eq!(
+        host.exec("web", "cat /etc/resolv.conf"),
+        "nameserver 192.0.2.53\nsearch lan"
+    );
+    assert_eq!(
+        host.exec("near", "cat /etc/resolv.conf"),
+        "nameserver 127.0.0.53\noptions edns0 trust-ad"
+    );
     assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
     sh(&host, "umount /etc/resolv.conf");
     host.finish();

@@ -1,7 +1,7 @@
 //! By whoever talks to the daemon, and by what reaches an operator's terminal.
 //!
-//! A caller is a thread of this process with another user's credentials: the kernel keeps those of the moment of
-//! `connect(2)`.
+//! A caller is a thread of this process with another user's credentials: the kernel keeps those of
+//! the moment of `connect(2)`.
 
 use rustix::{
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
@@ -33,7 +33,12 @@ fn host_with_group() -> Host {
     let mut host = Host::without_daemon();
     let groups = fs::read_to_string("/etc/group").expect("groups");
     host.write("group", &format!("{groups}tank:x:{TANK}:\n"));
-    let bound = host.inside("mount").arg("--bind").arg(host.dir.join("group")).arg("/etc/group").status();
+    let bound = host
+        .inside("mount")
+        .arg("--bind")
+        .arg(host.dir.join("group"))
+        .arg("/etc/group")
+        .status();
     assert!(bound.expect("mount").success());
     host.start_daemon();
     host
@@ -44,22 +49,39 @@ fn connect(host: &Host, uid: u32, groups: &[u32]) -> io::Result<UnixStream> {
     Ok(connect_many(host, uid, groups, 1)?.remove(0))
 }
 
-fn connect_many(host: &Host, uid: u32, groups: &[u32], count: usize) -> io::Result<Vec<UnixStream>> {
+fn connect_many(
+    host: &Host,
+    uid: u32,
+    groups: &[u32],
+    count: usize,
+) -> io::Result<Vec<UnixStream>> {
     let (path, groups) = (host.socket(), groups.to_vec());
     let connecting = std::thread::spawn(move || {
         if uid != 0 {
-            let groups: Vec<_> = groups.into_iter().map(rustix::process::Gid::from_raw).collect();
-            let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(uid));
+            let groups: Vec<_> = groups
+                .into_iter()
+                .map(rustix::process::Gid::from_raw)
+                .collect();
+            let (uid, gid) = (
+                rustix::process::Uid::from_raw(uid),
+                rustix::process::Gid::from_raw(uid),
+            );
             set_thread_groups(&groups)?;
             set_thread_res_gid(gid, gid, gid)?;
             set_thread_res_uid(uid, uid, uid)?;
         }
-        (0..count).map(|_| UnixStream::connect(&path)).collect::<io::Result<Vec<_>>>()
+        (0..count)
+            .map(|_| UnixStream::connect(&path))
+            .collect::<io::Result<Vec<_>>>()
     });
     let streams: Vec<UnixStream> = connecting.join().expect("no panic")?;
     for stream in &streams {
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a limit");
-        stream.set_write_timeout(Some(Duration::from_secs(60))).expect("a limit");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a limit");
+        stream
+            .set_write_timeout(Some(Duration::from_secs(60)))
+            .expect("a limit");
     }
     Ok(streams)
 }
@@ -96,7 +118,12 @@ fn send_with(stream: &UnixStream, bytes: &[u8], end: &PipeWriter, count: usize) 
     let mut space = vec![MaybeUninit::uninit(); SendAncillaryMessage::ScmRights(&fds).size()];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-    let sent = rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    let sent = rustix::net::sendmsg(
+        stream,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    );
     assert_eq!(sent.expect("sends"), bytes.len());
 }
 
@@ -104,34 +131,56 @@ fn send_with(stream: &UnixStream, bytes: &[u8], end: &PipeWriter, count: usize) 
 #[track_caller]
 fn is_closed(mut pipe: PipeReader) {
     rustix::io::ioctl_fionbio(&pipe, true).expect("nonblocking");
-    eventually("the descriptors are closed", || matches!(pipe.read(&mut [0]), Ok(0)));
+    eventually("the descriptors are closed", || {
+        matches!(pipe.read(&mut [0]), Ok(0))
+    });
 }
 
 /// The most memory the daemon ever had, in bytes.
 fn peak_memory(host: &Host) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", host.daemon_pid())).expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("a peak");
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse::<u64>()
+        .expect("a number")
+        << 10
 }
 
 /// The bytes that the daemon has read from files so far.
 fn bytes_read(host: &Host) -> u64 {
     let io = fs::read_to_string(format!("/proc/{}/io", host.daemon_pid())).expect("io");
-    let line = io.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("a count");
+    let line = io
+        .lines()
+        .find_map(|line| line.strip_prefix("rchar: "))
+        .expect("a count");
     line.parse().expect("a number")
 }
 
 /// Many connections are as many descriptors of this process.
 fn allow_many_descriptors() {
     let most = rustix::process::getrlimit(Resource::Nofile).maximum;
-    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).expect("setrlimit");
+    rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    )
+    .expect("setrlimit");
 }
 
 #[test]
 fn a_stranger_is_stopped_by_the_kernel() {
     let host = host_with_group();
     let meta = fs::metadata(host.socket()).expect("a socket");
-    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o660, 0, TANK));
+    assert_eq!(
+        (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+        (0o660, 0, TANK)
+    );
     let refused = connect(&host, 1000, &[]).expect_err("a stranger got in");
     assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
     assert!(works(&mut connect(&host, 1000, &[TANK]).expect("a member")));
@@ -140,7 +189,10 @@ fn a_stranger_is_stopped_by_the_kernel() {
     // Where there is no such group, there is nobody to let in but root.
     let host = Host::new();
     let meta = fs::metadata(host.socket()).expect("a socket");
-    assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o600, 0, 0));
+    assert_eq!(
+        (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+        (0o600, 0, 0)
+    );
     assert!(works(&mut connect(&host, 0, &[]).expect("root")));
     host.finish();
 }
@@ -149,20 +201,32 @@ fn a_stranger_is_stopped_by_the_kernel() {
 fn a_stranger_past_the_mode_is_refused_before_a_byte_is_read() {
     let host = host_with_group();
     fs::set_permissions(host.socket(), fs::Permissions::from_mode(0o666)).expect("chmod");
-    // They have sent nothing, and nothing is waited for; however many there are, each gets the reason.
+    // They have sent nothing, and nothing is waited for; however many there are, each gets the
+    // reason.
     for mut stranger in connect_many(&host, 1000, &[1001], 100).expect("the mode lets them in") {
         let refused = reply(&mut stranger).expect("a reply");
-        assert_eq!(refused, json!({ "error": "org.varlink.service.PermissionDenied" }));
+        assert_eq!(
+            refused,
+            json!({ "error": "org.varlink.service.PermissionDenied" })
+        );
         assert_eq!(reply(&mut stranger), None);
     }
     // The command's message names what to do.
     let tank = host.dir.join("tank");
     fs::copy(tank_tests::bin("tank"), &tank).expect("copy");
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=1000", "--regid=1000", "--clear-groups"]).arg(&tank).arg("--socket").arg(host.socket());
+    command
+        .args(["--reuid=1000", "--regid=1000", "--clear-groups"])
+        .arg(&tank)
+        .arg("--socket")
+        .arg(host.socket());
     let ended: tank_tests::Ended = command.arg("list").output().expect("setpriv").into();
     assert_eq!(ended.status, 1, "{}", ended.stdout);
-    assert!(ended.stderr.contains("become a member of the group `tank`"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("become a member of the group `tank`"),
+        "{}",
+        ended.stderr
+    );
     host.finish();
 }
 
@@ -171,11 +235,19 @@ fn calls_of_a_hundred_megabytes_are_refused_before_they_are_kept() {
     let host = host_with_group();
     fs::set_permissions(host.socket(), fs::Permissions::from_mode(0o666)).expect("chmod");
     let before = peak_memory(&host);
-    let callers = [(1000, TANK), (1001, TANK), (1001, TANK), (1002, 1), (1003, 1), (0, 0)];
+    let callers = [
+        (1000, TANK),
+        (1001, TANK),
+        (1001, TANK),
+        (1002, 1),
+        (1003, 1),
+        (0, 0),
+    ];
     let sending = callers.map(|(uid, group)| {
         let mut stream = connect(&host, uid, &[group]).expect("connects");
         std::thread::spawn(move || {
-            let begin = br#"{"method":"io.tank.Executor.Switch","parameters":{"source":"x","config":""#;
+            let begin =
+                br#"{"method":"io.tank.Executor.Switch","parameters":{"source":"x","config":""#;
             let chunk = vec![b'x'; 1 << 20];
             let mut left = 100;
             let mut sent = stream.write_all(begin);
@@ -192,7 +264,10 @@ fn calls_of_a_hundred_megabytes_are_refused_before_they_are_kept() {
         "parameters": { "problems": ["a call may have 33554432 bytes at most"] }
     });
     let denied = json!({ "error": "org.varlink.service.PermissionDenied" });
-    for (answer, expected) in answers.iter().zip([&too_long, &too_long, &too_long, &denied, &denied, &too_long]) {
+    for (answer, expected) in answers
+        .iter()
+        .zip([&too_long, &too_long, &too_long, &denied, &denied, &too_long])
+    {
         assert_eq!(answer, &(Some(expected.clone()), true));
     }
     let more = (peak_memory(&host) - before) >> 20;
@@ -207,7 +282,10 @@ fn a_call_of_a_million_small_values_takes_no_more_than_its_bytes() {
     let mut stream = connect(&host, 0, &[]).expect("connects");
     // Unknown fields, wherever they stand: each value would take 32 bytes where it takes two here.
     let many = vec!["0"; 6 << 20].join(",");
-    let text = format!(r#"{{"x":[{many}],"parameters":{{"y":[{many}]}},"method":"io.tank.Executor.Status"}}{}"#, '\0');
+    let text = format!(
+        r#"{{"x":[{many}],"parameters":{{"y":[{many}]}},"method":"io.tank.Executor.Status"}}{}"#,
+        '\0'
+    );
     stream.write_all(text.as_bytes()).expect("sends");
     let answer = reply(&mut stream).expect("a reply");
     assert!(answer["parameters"]["version"].is_string(), "{answer}");
@@ -222,16 +300,24 @@ fn idle_connections_of_a_member_lock_nobody_out() {
     let host = host_with_group();
     // One that has a call in flight, before there is a crowd.
     let mut follower = connect(&host, 1001, &[TANK]).expect("connects");
-    follower.write_all(&call("Events", &json!({ "follow": true }), true)).expect("sends");
+    follower
+        .write_all(&call("Events", &json!({ "follow": true }), true))
+        .expect("sends");
     let crowd = connect_many(&host, 1000, &[TANK], 600).expect("connects");
     for _ in 0..50 {
         host.tank(&["list"]).ok();
     }
-    assert!(works(&mut connect(&host, 1001, &[TANK]).expect("another member")));
+    assert!(works(
+        &mut connect(&host, 1001, &[TANK]).expect("another member")
+    ));
     assert!(works(&mut connect(&host, 1000, &[TANK]).expect("himself")));
     // Members together, and root with itself.
-    let crowds: Vec<_> = (2000..2012).map(|uid| connect_many(&host, uid, &[TANK], 60).expect("connects")).collect();
-    assert!(works(&mut connect(&host, 3000, &[TANK]).expect("one more member")));
+    let crowds: Vec<_> = (2000..2012)
+        .map(|uid| connect_many(&host, uid, &[TANK], 60).expect("connects"))
+        .collect();
+    assert!(works(
+        &mut connect(&host, 3000, &[TANK]).expect("one more member")
+    ));
     let own = connect_many(&host, 0, &[], 600).expect("connects");
     for _ in 0..50 {
         host.tank(&["list"]).ok();
@@ -239,7 +325,12 @@ fn idle_connections_of_a_member_lock_nobody_out() {
     // The call in flight went on all the time.
     host.switch("{}");
     let replies = std::iter::from_fn(|| reply(&mut follower));
-    let mut messages = replies.map(|reply| reply["parameters"]["event"]["message"].as_str().unwrap_or("").to_owned());
+    let mut messages = replies.map(|reply| {
+        reply["parameters"]["event"]["message"]
+            .as_str()
+            .unwrap_or("")
+            .to_owned()
+    });
     assert!(messages.any(|message| message.starts_with("generation 1: switch pods.ncl")));
     drop((crowd, crowds, own));
     host.finish();
@@ -250,7 +341,9 @@ fn a_user_with_a_call_in_every_place_is_refused_and_others_are_served() {
     let host = host_with_group();
     let mut at_work = connect_many(&host, 1000, &[TANK], 64).expect("connects");
     for stream in &mut at_work {
-        stream.write_all(&call("Events", &json!({ "follow": true }), true)).expect("sends");
+        stream
+            .write_all(&call("Events", &json!({ "follow": true }), true))
+            .expect("sends");
         // Under way: the first of what is remembered is there.
         host.tank(&["list"]).ok();
     }
@@ -258,9 +351,13 @@ fn a_user_with_a_call_in_every_place_is_refused_and_others_are_served() {
         let refused = reply(&mut connect(&host, 1000, &[TANK]).expect("connects"));
         refused.is_some_and(|refused| refused["error"] == "io.tank.Executor.Busy")
     });
-    assert!(works(&mut connect(&host, 1001, &[TANK]).expect("another member")));
+    assert!(works(
+        &mut connect(&host, 1001, &[TANK]).expect("another member")
+    ));
     drop(at_work);
-    eventually("a place is free again", || works(&mut connect(&host, 1000, &[TANK]).expect("connects")));
+    eventually("a place is free again", || {
+        works(&mut connect(&host, 1000, &[TANK]).expect("connects"))
+    });
     host.finish();
 }
 
@@ -272,7 +369,12 @@ fn descriptors_are_taken_for_exec_alone_and_not_kept() {
     // With a call that goes on for ever.
     let (out, end) = pipe();
     let mut stream = connect(&host, 0, &[]).expect("connects");
-    send_with(&stream, &call("Events", &json!({ "follow": true }), true), &end, 3);
+    send_with(
+        &stream,
+        &call("Events", &json!({ "follow": true }), true),
+        &end,
+        3,
+    );
     drop(end);
     is_closed(out);
 
@@ -284,27 +386,41 @@ fn descriptors_are_taken_for_exec_alone_and_not_kept() {
         drop(end);
         is_closed(out);
         let refused = reply(&mut stream).expect("a reply");
-        assert_eq!(refused["parameters"]["problems"], json!(["a call may come with 3 descriptors at most"]));
+        assert_eq!(
+            refused["parameters"]["problems"],
+            json!(["a call may come with 3 descriptors at most"])
+        );
         assert_eq!(reply(&mut stream), None);
     }
 
-    // While a call has not ended they wait, and no program that the daemon executes meanwhile gets them.
+    // While a call has not ended they wait, and no program that the daemon executes meanwhile gets
+    // them.
     let (out, end) = pipe();
     let partly = connect(&host, 0, &[]).expect("connects");
     send_with(&partly, b"{", &end, 3);
-    let inode = fs::metadata(format!("/proc/self/fd/{}", end.as_raw_fd())).expect("a pipe").ino();
+    let inode = fs::metadata(format!("/proc/self/fd/{}", end.as_raw_fd()))
+        .expect("a pipe")
+        .ino();
     let daemon = format!("/proc/{}", host.daemon_pid());
     let held = || -> Vec<String> {
-        let all = fs::read_dir(format!("{daemon}/fd")).expect("descriptors").flatten();
+        let all = fs::read_dir(format!("{daemon}/fd"))
+            .expect("descriptors")
+            .flatten();
         let held = all.filter(|entry| {
-            fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == format!("pipe:[{inode}]").as_str())
+            fs::read_link(entry.path())
+                .is_ok_and(|to| to.as_os_str() == format!("pipe:[{inode}]").as_str())
         });
-        held.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        held.map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
     };
     eventually("they have arrived", || held().len() == 3);
     for fd in held() {
         let info = fs::read_to_string(format!("{daemon}/fdinfo/{fd}")).expect("a descriptor");
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags").trim();
+        let flags = info
+            .lines()
+            .find_map(|line| line.strip_prefix("flags:"))
+            .expect("flags")
+            .trim();
         let cloexec = i64::from_str_radix(flags, 8).expect("octal") & 0o2_000_000;
         assert_ne!(cloexec, 0, "a descriptor would be inherited");
     }
@@ -326,18 +442,29 @@ fn what_wants_no_reply_gets_none_and_what_is_missing_is_named() {
     for method in ["Status", "List", "Get", "Nope", "Events"] {
         stream.write_all(&oneway(method)).expect("sends");
     }
-    assert!(works(&mut stream), "the first reply is the one that was wanted");
+    assert!(
+        works(&mut stream),
+        "the first reply is the one that was wanted"
+    );
 
     let mut error = |method: &str, parameters: Value| {
-        stream.write_all(&call(method, &parameters, false)).expect("sends");
+        stream
+            .write_all(&call(method, &parameters, false))
+            .expect("sends");
         let reply = reply(&mut stream).expect("a reply");
-        assert_eq!(reply["error"], "org.varlink.service.InvalidParameter", "{reply}");
+        assert_eq!(
+            reply["error"], "org.varlink.service.InvalidParameter",
+            "{reply}"
+        );
         reply["parameters"].clone()
     };
     let exec = json!({ "pod": "web", "argv": ["true"], "rows": 24 });
     assert_eq!(error("Exec", exec), json!({ "parameter": "env" }));
     assert_eq!(error("Get", json!({})), json!({ "parameter": "pod" }));
-    assert_eq!(error("GenerationDiff", json!({ "from": 1, "to": "two" })), json!({ "parameter": "to" }));
+    assert_eq!(
+        error("GenerationDiff", json!({ "from": 1, "to": "two" })),
+        json!({ "parameter": "to" })
+    );
     host.finish();
 }
 
@@ -349,7 +476,9 @@ fn write_logs(host: &Host, pod: &str) -> usize {
     for (name, size) in [("app.log.1", 16 << 20), ("app.log", 10 << 20)] {
         let mut text = String::new();
         while text.len() < size {
-            text.push_str(&format!("2026-11-25T12:00:00.000000000Z stdout F line {number:0>60}\n"));
+            text.push_str(&format!(
+                "2026-11-25T12:00:00.000000000Z stdout F line {number:0>60}\n"
+            ));
             number += 1;
         }
         fs::write(dir.join(name), text).expect("write");
@@ -373,7 +502,11 @@ fn a_long_log_costs_what_is_asked_of_it() {
     let before = bytes_read(&host);
     let all = host.tank(&["logs", "web"]).ok();
     let read = bytes_read(&host) - before;
-    assert!(all == (0..count).map(line).collect::<String>(), "{} of {count} lines", all.lines().count());
+    assert!(
+        all == (0..count).map(line).collect::<String>(),
+        "{} of {count} lines",
+        all.lines().count()
+    );
     assert!(read < 40 << 20, "{read} bytes are read for 26 MB");
     let more = (peak_memory(&host) - memory) >> 20;
     assert!(more < 16, "{more} MiB more to read a log");
@@ -387,13 +520,25 @@ fn nothing_is_read_for_an_asker_who_left() {
     write_logs(&host, "web");
     let before = bytes_read(&host);
     let mut stream = connect(&host, 0, &[]).expect("connects");
-    stream.write_all(&call("Logs", &json!({ "pod": "web" }), true)).expect("sends");
-    assert!(reply(&mut stream).expect("a line")["parameters"]["line"].as_str().expect("a text").starts_with("line 0"));
+    stream
+        .write_all(&call("Logs", &json!({ "pod": "web" }), true))
+        .expect("sends");
+    assert!(
+        reply(&mut stream).expect("a line")["parameters"]["line"]
+            .as_str()
+            .expect("a text")
+            .starts_with("line 0")
+    );
     drop(stream);
     // Until neither its descriptors nor what it has read changes any more.
     let sockets = || {
-        let all = fs::read_dir(format!("/proc/{}/fd", host.daemon_pid())).expect("descriptors").flatten();
-        all.filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))).count()
+        let all = fs::read_dir(format!("/proc/{}/fd", host.daemon_pid()))
+            .expect("descriptors")
+            .flatten();
+        all.filter(|fd| {
+            fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
+        })
+        .count()
     };
     host.tank(&["list"]).ok();
     let mut last = (usize::MAX, u64::MAX);
@@ -419,8 +564,14 @@ fn a_failing_switch_quotes_a_little_of_a_long_log() {
     let failed = host.tank(&["switch", "pods.ncl", "--timeout", "1s", "--no-rollback"]);
     let read = bytes_read(&host) - before;
     assert_eq!(failed.status, 1, "{}", failed.stderr);
-    let quoted: Vec<&str> = failed.stderr.lines().filter_map(|line| line.trim().strip_prefix("web/app: ")).collect();
-    let expected: Vec<String> = (count - 10..count).map(|number| format!("line {number:0>60}")).collect();
+    let quoted: Vec<&str> = failed
+        .stderr
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("web/app: "))
+        .collect();
+    let expected: Vec<String> = (count - 10..count)
+        .map(|number| format!("line {number:0>60}"))
+        .collect();
     assert_eq!(quoted, expected, "{}", failed.stderr);
     assert!(read < 6 << 20, "{read} bytes are read for ten lines");
     host.finish();
@@ -434,13 +585,21 @@ fn escape_sequences_of_others_do_not_reach_a_terminal() {
     let shown = "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\u{9b}31m\\u{202e}back\\u{8}";
     let dir = host.dir.join("state/logs/web");
     fs::create_dir_all(&dir).expect("a folder");
-    fs::write(dir.join("app.log"), format!("2026-11-25T12:00:00.000000000Z stdout F {evil}\n")).expect("write");
+    fs::write(
+        dir.join("app.log"),
+        format!("2026-11-25T12:00:00.000000000Z stdout F {evil}\n"),
+    )
+    .expect("write");
 
     let clean = |args: &[&str]| {
         let mut terminal = Terminal::run(&host.command(args));
         terminal.ended();
         terminal.expect(shown);
-        let controls: String = terminal.shown.chars().filter(|c| c.is_control() && !"\r\n\t".contains(*c)).collect();
+        let controls: String = terminal
+            .shown
+            .chars()
+            .filter(|c| c.is_control() && !"\r\n\t".contains(*c))
+            .collect();
         assert_eq!(controls, "", "{args:?}: {:?}", terminal.shown);
         assert!(!terminal.shown.contains('\u{202e}'), "{args:?}");
     };
@@ -450,7 +609,13 @@ fn escape_sequences_of_others_do_not_reach_a_terminal() {
     clean(&["logs", evil]);
     // As JSON it is escaped as JSON has it, and the same to who reads it.
     let json = host.tank(&["--json", "logs", "web"]);
-    assert_eq!(json.stdout.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
+    assert_eq!(
+        json.stdout
+            .chars()
+            .filter(|c| c.is_control())
+            .collect::<String>(),
+        "\n"
+    );
     assert!(!json.stdout.contains('\u{202e}'), "{}", json.stdout);
     assert_eq!(json.json()["line"], evil);
     // A pipe gets every byte as it was.
@@ -462,8 +627,10 @@ fn escape_sequences_of_others_do_not_reach_a_terminal() {
 fn a_detached_program_does_not_keep_the_terminal() {
     let host = Host::new();
     host.switch(&format!("{{ {} }}", sleeper("web")));
-    let script = r"printf '\033[?1049h\033[?25l\033[?1002h\033[?2004h\033[31m'; echo in'side'; sleep 1000";
-    let mut terminal = Terminal::run(&host.command(&["exec", "web", "--", "/bin/sh", "-c", script]));
+    let script =
+        r"printf '\033[?1049h\033[?25l\033[?1002h\033[?2004h\033[31m'; echo in'side'; sleep 1000";
+    let mut terminal =
+        Terminal::run(&host.command(&["exec", "web", "--", "/bin/sh", "-c", script]));
     terminal.expect("inside");
     terminal.type_in("\x10\x11");
     assert_eq!(terminal.ended(), 0);
@@ -471,7 +638,8 @@ fn a_detached_program_does_not_keep_the_terminal() {
     terminal.expect("detached");
 
     // What changed nothing is followed by nothing.
-    let mut terminal = Terminal::run(&host.command(&["exec", "web", "--", "/bin/sh", "-c", "printf plain"]));
+    let mut terminal =
+        Terminal::run(&host.command(&["exec", "web", "--", "/bin/sh", "-c", "printf plain"]));
     assert_eq!(terminal.ended(), 0);
     terminal.expect("plain");
     assert_eq!(terminal.shown, "plain");
@@ -481,7 +649,10 @@ fn a_detached_program_does_not_keep_the_terminal() {
 #[test]
 fn no_color_holds_for_diagnostics() {
     let host = Host::without_daemon();
-    host.write("bad.ncl", "{\n  pods.web.containers.app.imagee = \"nginx\",\n}\n");
+    host.write(
+        "bad.ncl",
+        "{\n  pods.web.containers.app.imagee = \"nginx\",\n}\n",
+    );
     let shown = |no_color: &str| {
         let tank = host.command(&["check", "bad.ncl"]);
         let mut command = Command::new("env");
@@ -496,5 +667,8 @@ fn no_color_holds_for_diagnostics() {
         std::mem::take(&mut terminal.shown)
     };
     assert!(!shown("1").contains('\x1b'));
-    assert!(shown("").contains('\x1b'), "it is for the terminal's sake that there are colours");
+    assert!(
+        shown("").contains('\x1b'),
+        "it is for the terminal's sake that there are colours"
+    );
 }

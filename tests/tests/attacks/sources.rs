@@ -9,7 +9,8 @@ use std::{
 };
 use tank_tests::{Ended, Host, RUN};
 
-/// Waits as long as a start may take on a loaded machine, with an attempt that has to be given up before it.
+/// Waits as long as a start may take on a loaded machine, with an attempt that has to be given up
+/// before it.
 #[track_caller]
 fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
@@ -47,7 +48,10 @@ fn file(path: &Path, text: &str) {
 
 /// Ends a container's main process; its successor opens everything anew.
 fn restart(host: &Host, pod: &str) {
-    let killed = Command::new("kill").args(["-9", &host.pid(pod, "app").to_string()]).status().expect("kill");
+    let killed = Command::new("kill")
+        .args(["-9", &host.pid(pod, "app").to_string()])
+        .status()
+        .expect("kill");
     assert!(killed.success());
 }
 
@@ -68,7 +72,10 @@ fn refused(host: &Host, config: &str, words: &[&str]) {
     assert_eq!(status, 1, "{stderr}");
     let said = stderr.split_whitespace().collect::<Vec<_>>().join(" ");
     for words in words {
-        assert!(said.contains(&words.replace("DIR", &host.dir.display().to_string())), "{words}: {stderr}");
+        assert!(
+            said.contains(&words.replace("DIR", &host.dir.display().to_string())),
+            "{words}: {stderr}"
+        );
     }
 }
 
@@ -94,19 +101,34 @@ fn a_link_at_the_place_of_a_nested_volume_does_not_lead_to_the_hosts_files() {
     eventually("the link is refused or followed", || {
         failed_with(&host, &link) || try_exec(&host, "inner", &stolen).is_some()
     });
-    assert_eq!(try_exec(&host, "inner", &stolen), None, "the host's files are in the container");
+    assert_eq!(
+        try_exec(&host, "inner", &stolen),
+        None,
+        "the host's files are in the container"
+    );
     assert!(failed_with(&host, &link));
-    // A switch says so before anything is disturbed, also one that knows nothing of the container that made the link.
+    // A switch says so before anything is disturbed, also one that knows nothing of the container
+    // that made the link.
     let generations = host.tank(&["--json", "generations", "list"]).json();
     refused(
         &host,
         &nested,
-        &["can't use the volume `v` of pod `inner`", "`DIR/srv/a/b` is a link inside of `DIR/srv/a`"],
+        &[
+            "can't use the volume `v` of pod `inner`",
+            "`DIR/srv/a/b` is a link inside of `DIR/srv/a`",
+        ],
     );
-    assert_eq!(host.tank(&["--json", "generations", "list"]).json(), generations);
+    assert_eq!(
+        host.tank(&["--json", "generations", "list"]).json(),
+        generations
+    );
     // Nor is it followed when that container is no more.
     host.switch("{}");
-    refused(&host, &nested, &["`DIR/srv/a/b` is a link inside of `DIR/srv/a`, which containers may write"]);
+    refused(
+        &host,
+        &nested,
+        &["`DIR/srv/a/b` is a link inside of `DIR/srv/a`, which containers may write"],
+    );
     // And the directory it was is taken again.
     fs::remove_file(outer.join("b")).expect("unlink");
     fs::rename(outer.join("kept"), outer.join("b")).expect("rename");
@@ -121,25 +143,50 @@ fn a_link_at_the_place_of_a_secret_does_not_read_the_hosts_files() {
     let dir = host.dir.join("srv");
     file(&dir.join("keys/key"), "mine");
     file(&host.dir.join("hosts"), "the host's");
-    host.switch(&format!("{{ {} {} }}", with_volume("outer", &dir, "/a"), with_secret("inner", &dir.join("keys/key"))));
+    host.switch(&format!(
+        "{{ {} {} }}",
+        with_volume("outer", &dir, "/a"),
+        with_secret("inner", &dir.join("keys/key"))
+    ));
     assert_eq!(host.exec("inner", "cat /secret"), "mine");
     // Once the file itself, once a directory on the way to it.
     let hosts = host.dir.join("hosts").display().to_string();
     let elsewhere = host.dir.join("elsewhere");
     file(&elsewhere.join("key"), "the host's");
     for (link, script) in [
-        ("keys/key", format!("rm /a/keys/key && ln -s {hosts} /a/keys/key")),
-        ("keys", format!("mv /a/keys /a/kept && ln -s {} /a/keys", elsewhere.display())),
+        (
+            "keys/key",
+            format!("rm /a/keys/key && ln -s {hosts} /a/keys/key"),
+        ),
+        (
+            "keys",
+            format!(
+                "mv /a/keys /a/kept && ln -s {} /a/keys",
+                elsewhere.display()
+            ),
+        ),
     ] {
         host.exec("outer", &script);
         restart(&host, "inner");
-        let refused = format!("`{}` is a link inside of `{}", dir.join(link).display(), dir.display());
-        let stolen = || try_exec(&host, "inner", "cat /secret").is_some_and(|text| text == "the host's");
-        eventually("the link is refused or followed", || failed_with(&host, &refused) || stolen());
+        let refused = format!(
+            "`{}` is a link inside of `{}",
+            dir.join(link).display(),
+            dir.display()
+        );
+        let stolen =
+            || try_exec(&host, "inner", "cat /secret").is_some_and(|text| text == "the host's");
+        eventually("the link is refused or followed", || {
+            failed_with(&host, &refused) || stolen()
+        });
         assert!(!stolen(), "{script}");
-        host.exec("outer", "rm -f /a/keys/key; [ ! -d /a/kept ] || { rm -f /a/keys; mv /a/kept /a/keys; }");
+        host.exec(
+            "outer",
+            "rm -f /a/keys/key; [ ! -d /a/kept ] || { rm -f /a/keys; mv /a/kept /a/keys; }",
+        );
         host.exec("outer", "echo -n new > /a/keys/key");
-        eventually("it starts again", || try_exec(&host, "inner", "cat /secret").as_deref() == Some("new"));
+        eventually("it starts again", || {
+            try_exec(&host, "inner", "cat /secret").as_deref() == Some("new")
+        });
     }
     host.finish();
 }
@@ -156,17 +203,31 @@ fn a_pipe_at_the_place_of_a_secret_holds_nobody_up() {
     ));
     host.exec("outer", "rm /a/key && mkfifo /a/key");
     restart(&host, "inner");
-    let pipe = format!("`{}` is a pipe, and no regular file", dir.join("key").display());
+    let pipe = format!(
+        "`{}` is a pipe, and no regular file",
+        dir.join("key").display()
+    );
     eventually("the pipe is refused", || failed_with(&host, &pipe));
     // Everything else goes on.
     restart(&host, "other");
-    eventually("another pod starts again", || try_exec(&host, "other", "true").is_some());
-    refused(&host, &with_secret("inner", &dir.join("key")), &["`DIR/srv/key` is a pipe, and no regular file"]);
+    eventually("another pod starts again", || {
+        try_exec(&host, "other", "true").is_some()
+    });
+    refused(
+        &host,
+        &with_secret("inner", &dir.join("key")),
+        &["`DIR/srv/key` is a pipe, and no regular file"],
+    );
     host.exec("outer", "rm /a/key && echo -n new > /a/key");
-    eventually("it starts again", || try_exec(&host, "inner", "cat /secret").as_deref() == Some("new"));
+    eventually("it starts again", || {
+        try_exec(&host, "inner", "cat /secret").as_deref() == Some("new")
+    });
     // What is no file that somebody keeps is no secret.
     for (path, what) in [
-        ("/proc/meminfo", "`/proc/meminfo` is an interface of the kernel"),
+        (
+            "/proc/meminfo",
+            "`/proc/meminfo` is an interface of the kernel",
+        ),
         ("/sys/kernel/notes", "is an interface of the kernel"),
         ("/dev/zero", "`/dev/zero` is a device, and no regular file"),
         ("/etc", "`/etc` is a directory, and no regular file"),
@@ -185,34 +246,60 @@ fn links_of_the_hosts_root_are_followed_and_no_others() {
     fs::create_dir_all(at("keys/live")).expect("mkdir");
     symlink("../archive/key1", at("keys/live/key")).expect("symlink");
     symlink(at("real"), at("link")).expect("symlink");
-    let config = format!("{} {}", with_volume("a", &at("link/data"), "/a"), with_secret("b", &at("keys/live/key")));
+    let config = format!(
+        "{} {}",
+        with_volume("a", &at("link/data"), "/a"),
+        with_secret("b", &at("keys/live/key"))
+    );
     host.switch(&format!("{{ {config} }}"));
     assert_eq!(host.exec("a", "cat /a/file"), "real");
     assert_eq!(host.exec("b", "cat /secret"), "one");
     // What the container may write is known by its own name, whichever it was declared by.
     host.exec("a", "mkdir /a/d && ln -s / /a/l");
     let inside = "is a link inside of `DIR/real/data`, which containers may write";
-    refused(&host, &with_volume("c", &at("real/data/l/etc"), "/c"), &["`DIR/real/data/l`", inside]);
+    refused(
+        &host,
+        &with_volume("c", &at("real/data/l/etc"), "/c"),
+        &["`DIR/real/data/l`", inside],
+    );
     // A link that somebody else could have put there.
     let others = "is a link that others than root may have put there";
     let owner = |path: &Path, uid: &str| {
-        let done = Command::new("chown").arg("-h").arg(uid).arg(path).status().expect("chown");
+        let done = Command::new("chown")
+            .arg("-h")
+            .arg(uid)
+            .arg(path)
+            .status()
+            .expect("chown");
         assert!(done.success());
     };
     owner(&at("link"), "1000");
-    refused(&host, &with_volume("c", &at("link/data"), "/c"), &["`DIR/link`", others]);
+    refused(
+        &host,
+        &with_volume("c", &at("link/data"), "/c"),
+        &["`DIR/link`", others],
+    );
     owner(&at("link"), "0");
     owner(&at("keys/live"), "1000");
-    refused(&host, &with_secret("c", &at("keys/live/key")), &["`DIR/keys/live/key`", others]);
+    refused(
+        &host,
+        &with_secret("c", &at("keys/live/key")),
+        &["`DIR/keys/live/key`", others],
+    );
     owner(&at("keys/live"), "0");
     fs::set_permissions(at("keys"), fs::Permissions::from_mode(0o777)).expect("chmod");
-    refused(&host, &with_secret("c", &at("keys/live/key")), &["`DIR/keys/live/key`", others]);
+    refused(
+        &host,
+        &with_secret("c", &at("keys/live/key")),
+        &["`DIR/keys/live/key`", others],
+    );
     fs::set_permissions(at("keys"), fs::Permissions::from_mode(0o1777)).expect("chmod");
     host.switch(&format!("{{ {config} }}"));
     host.finish();
 }
 
-/// Mounts a FUSE file system whose server never answers, and holds it until its standard input ends.
+/// Mounts a FUSE file system whose server never answers, and holds it until its standard input
+/// ends.
 const UNANSWERED: &str = r#"
 import ctypes, os, sys
 fd = os.open("/dev/fuse", os.O_RDWR)
@@ -232,20 +319,36 @@ fn a_file_system_that_does_not_answer_holds_nobody_up() {
     let dead = host.dir.join("dead");
     fs::create_dir_all(&dead).expect("mkdir");
     let mut mount = host.inside("python3");
-    mount.args(["-c", UNANSWERED]).arg(&dead).stdin(Stdio::piped()).stdout(Stdio::piped());
+    mount
+        .args(["-c", UNANSWERED])
+        .arg(&dead)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut server = mount.spawn().expect("python3");
     let mut line = String::new();
-    BufReader::new(server.stdout.take().expect("a pipe")).read_line(&mut line).expect("read");
+    BufReader::new(server.stdout.take().expect("a pipe"))
+        .read_line(&mut line)
+        .expect("read");
     assert_eq!(line, "mounted\n");
     let host = host.started_with(&[]);
     let alive = format!("pods.alive.containers.app = {{ image = \"oci:./busybox\", {RUN} }},");
     host.switch(&format!("{{ {alive} }}"));
     let volume = with_volume("stuck", &dead.join("a"), "/a");
-    refused(&host, &volume, &["the file system of `DIR/dead/a` does not answer (10 s)"]);
+    refused(
+        &host,
+        &volume,
+        &["the file system of `DIR/dead/a` does not answer (10 s)"],
+    );
     // It is not asked again, and nothing else waits for it.
-    refused(&host, &volume, &["the file system of `DIR/dead/a` has not answered an earlier attempt yet"]);
+    refused(
+        &host,
+        &volume,
+        &["the file system of `DIR/dead/a` has not answered an earlier attempt yet"],
+    );
     assert_eq!(host.exec("alive", "echo fine"), "fine");
-    host.switch(&format!("{{ {alive} pods.more.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"));
+    host.switch(&format!(
+        "{{ {alive} pods.more.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}"
+    ));
     // When it is gone, so is the memory of it.
     drop(server.stdin.take());
     server.wait().expect("wait");
@@ -280,11 +383,17 @@ fn all_refused() -> String {
     ];
     for bits in ["u+s", "g+s"] {
         for way in ways {
-            let said = if matches!(way, "openat2" | "chmod by x32") { "ENOSYS" } else { "EPERM" };
+            let said = if matches!(way, "openat2" | "chmod by x32") {
+                "ENOSYS"
+            } else {
+                "EPERM"
+            };
             lines.push_str(&format!("{way} {bits}: {said}\n"));
         }
     }
-    lines.push_str("io_uring: EPERM\ncapabilities: EPERM\na user namespace: EPERM\na process in one: EPERM\n");
+    lines.push_str(
+        "io_uring: EPERM\ncapabilities: EPERM\na user namespace: EPERM\na process in one: EPERM\n",
+    );
     lines.push_str("chmod by i386: Bad system call\n");
     lines.push_str(
         "chmod 0755: done\nchmod 1777: done\nmkdir 0755: done\nopen without making: done\nopen and make: done",
@@ -299,9 +408,15 @@ fn a_program_of_roots_is_not_left_in_a_host_volume() {
     fs::create_dir_all(&dir).expect("mkdir");
     let program = dir.join("set_id");
     let source = tank_tests::repo().join("tests/tests/attacks/set_id.c");
-    let built = Command::new("cc").args(["-static", "-O1", "-o"]).arg(&program).arg(source).status().expect("cc");
+    let built = Command::new("cc")
+        .args(["-static", "-O1", "-o"])
+        .arg(&program)
+        .arg(source)
+        .status()
+        .expect("cc");
     assert!(built.success());
-    let container = |mounts: &str, more: &str| format!("{{ image = \"oci:./busybox\", {mounts} {more} }}");
+    let container =
+        |mounts: &str, more: &str| format!("{{ image = \"oci:./busybox\", {mounts} {more} }}");
     let mounts = "mounts.m = { volume = \"v\", path = \"/v\" },";
     let all = "seccomp = { profile = 'unconfined, allow = [\"chmod\", \"openat2\", \"io_uring_setup\"] },";
     let main = "command = [\"/bin/sh\", \"-c\", \"mkdir -p /v/main && /v/set_id /v/main; exec sleep 1000\"],";
@@ -315,37 +430,73 @@ fn a_program_of_roots_is_not_left_in_a_host_volume() {
     ));
     // The main process, and what `tank exec` starts beside it, with and without the default filter.
     eventually("the main process has tried everything", || {
-        host.tank(&["logs", "web/app"]).stdout.contains("open and make")
+        host.tank(&["logs", "web/app"])
+            .stdout
+            .contains("open and make")
     });
     let log = host.tank(&["--json", "logs", "web/app"]).ok();
     assert!(!log.contains("+s: done"), "{log}");
-    assert!(!log.contains("io_uring: done") && !log.contains("capabilities: done"), "{log}");
+    assert!(
+        !log.contains("io_uring: done") && !log.contains("capabilities: done"),
+        "{log}"
+    );
     for container in ["app", "free"] {
         let target = format!("web/{container}");
-        let said = host.exec(&target, &format!("mkdir /v/{container} && /v/set_id /v/{container}"));
+        let said = host.exec(
+            &target,
+            &format!("mkdir /v/{container} && /v/set_id /v/{container}"),
+        );
         assert_eq!(said, all_refused(), "{container}");
     }
     // A container of the same pod that has none of it could be handed a directory of it.
     let beside = host.tank_with_input(
-        &["exec", "web/beside", "--", "/bin/sh", "-c", "cat > /v/s; chmod 755 /v/s; mkdir /v/x; /v/s /v/x"],
+        &[
+            "exec",
+            "web/beside",
+            "--",
+            "/bin/sh",
+            "-c",
+            "cat > /v/s; chmod 755 /v/s; mkdir /v/x; /v/s /v/x",
+        ],
         &fs::read(&program).expect("read"),
     );
     assert_eq!(beside.ok().trim_end(), all_refused());
-    // An ordinary user of the host gains nothing from what is there, and what an ordinary program does there works.
+    // An ordinary user of the host gains nothing from what is there, and what an ordinary program
+    // does there works.
     assert_ne!(
-        host.tank(&["exec", "web/app", "--", "/bin/sh", "-c", "cp /v/set_id /v/root && chmod 4755 /v/root"]).status,
+        host.tank(&[
+            "exec",
+            "web/app",
+            "--",
+            "/bin/sh",
+            "-c",
+            "cp /v/set_id /v/root && chmod 4755 /v/root"
+        ])
+        .status,
         0
     );
     host.exec("web/app", "chmod 755 /v/root && mkdir /v/plain && echo text > /v/plain/file && chmod 600 /v/plain/file");
     let mut user = host.inside("setpriv");
-    user.args(["--reuid=1000", "--regid=1000", "--clear-groups"]).arg(dir.join("root")).arg("who");
+    user.args(["--reuid=1000", "--regid=1000", "--clear-groups"])
+        .arg(dir.join("root"))
+        .arg("who");
     let ended: Ended = user.output().expect("setpriv").into();
     assert_eq!(ended.ok(), "1000\n");
-    let found = Command::new("find").arg(&dir).args(["-perm", "/6000"]).output().expect("find");
+    let found = Command::new("find")
+        .arg(&dir)
+        .args(["-perm", "/6000"])
+        .output()
+        .expect("find");
     assert_eq!(String::from_utf8_lossy(&found.stdout), "");
     // Other pods are as they were: packages that bring such programs can be installed.
-    host.switch(&format!("{{ pods.plain.containers.app = {} }}", container("", sleeps)));
-    host.exec("plain", "cp /bin/busybox /bin/mine && chmod 4755 /bin/mine && test -u /bin/mine");
+    host.switch(&format!(
+        "{{ pods.plain.containers.app = {} }}",
+        container("", sleeps)
+    ));
+    host.exec(
+        "plain",
+        "cp /bin/busybox /bin/mine && chmod 4755 /bin/mine && test -u /bin/mine",
+    );
     host.finish();
 }
 
@@ -359,12 +510,19 @@ fn a_program_of_the_hosts_with_the_bit_is_not_for_a_container_to_write() {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).expect("set");
     // A page of it that is mapped and changed keeps the bit, and no filter sees that.
     let pods = with_volume("web", &dir, "/v");
-    refused(&host, &pods, &["`bin/su` in it is set-user-id", "`read_only`"]);
+    refused(
+        &host,
+        &pods,
+        &["`bin/su` in it is set-user-id", "`read_only`"],
+    );
     let config = format!("{{ {pods} }}");
     let only_read = config.replace("path = \"/v\" }", "path = \"/v\", read_only = true }");
     host.switch(&only_read);
     assert_eq!(
-        host.exec("web", "test -u /v/bin/su && echo seen; echo x 2>/dev/null > /v/bin/su || echo kept"),
+        host.exec(
+            "web",
+            "test -u /v/bin/su && echo seen; echo x 2>/dev/null > /v/bin/su || echo kept"
+        ),
         "seen\nkept"
     );
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
@@ -388,12 +546,26 @@ fn no_process_without_the_filter_is_left_in_a_pod_that_gets_a_host_volume() {
     );
     // A descriptor of the directory could be handed to it.
     host.switch(&with);
-    assert_ne!(host.pid("web", "old"), before, "it still runs without the filter");
-    assert_eq!(try_exec(&host, "web/old", "cp /bin/busybox /mine && chmod 4755 /mine"), None);
+    assert_ne!(
+        host.pid("web", "old"),
+        before,
+        "it still runs without the filter"
+    );
+    assert_eq!(
+        try_exec(
+            &host,
+            "web/old",
+            "cp /bin/busybox /mine && chmod 4755 /mine"
+        ),
+        None
+    );
     // Nor does one that keeps a descriptor go on when the volume goes.
     let filtered = host.pid("web", "new");
     let own = "volumes.v = {} } }";
-    let without = with.replace(&format!("volumes.v.host = \"{}\" }} }}", dir.display()), own);
+    let without = with.replace(
+        &format!("volumes.v.host = \"{}\" }} }}", dir.display()),
+        own,
+    );
     host.switch(&without);
     assert_ne!(host.pid("web", "new"), filtered);
     host.finish();
@@ -408,17 +580,35 @@ fn volumes_of_tanks_own_are_not_an_ordinary_users_to_enter() {
             volumes.v = {{}},
         }} }}"#
     ));
-    host.exec("web", "cp /bin/busybox /v/sh && chmod 4755 /v/sh && test -u /v/sh");
+    host.exec(
+        "web",
+        "cp /bin/busybox /v/sh && chmod 4755 /v/sh && test -u /v/sh",
+    );
     let state = host.dir.join("state");
-    assert_eq!(fs::metadata(&state).expect("stat").permissions().mode() & 0o7777, 0o700);
+    assert_eq!(
+        fs::metadata(&state).expect("stat").permissions().mode() & 0o7777,
+        0o700
+    );
     let program = state.join("volumes/web/v/sh");
     assert!(program.exists());
     let mut user = Command::new("setpriv");
     // Through a shell: setpriv itself still has root's capabilities when it executes a program.
-    user.args(["--reuid=1000", "--regid=1000", "--clear-groups", "/bin/sh", "-c", "exec \"$0\" -c true"]).arg(&program);
+    user.args([
+        "--reuid=1000",
+        "--regid=1000",
+        "--clear-groups",
+        "/bin/sh",
+        "-c",
+        "exec \"$0\" -c true",
+    ])
+    .arg(&program);
     let ended: Ended = user.output().expect("setpriv").into();
     assert_eq!(ended.status, 126, "{}", ended.stderr);
-    assert!(ended.stderr.contains("Permission denied"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("Permission denied"),
+        "{}",
+        ended.stderr
+    );
     host.finish();
 }
 
@@ -426,7 +616,11 @@ fn volumes_of_tanks_own_are_not_an_ordinary_users_to_enter() {
 fn a_pod_with_the_hosts_network_does_not_set_the_hosts_sysctls() {
     let host = Host::new();
     let read = || {
-        let output = host.inside("cat").arg("/proc/sys/net/core/somaxconn").output().expect("cat");
+        let output = host
+            .inside("cat")
+            .arg("/proc/sys/net/core/somaxconn")
+            .output()
+            .expect("cat");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };
     let before = read();
@@ -437,13 +631,23 @@ fn a_pod_with_the_hosts_network_does_not_set_the_hosts_sysctls() {
             network = 'host, sysctls."net.core.somaxconn" = "4321",
         }},"#
     );
-    refused(&host, &pod, &["tank::sysctl::host_network", "`net.core.somaxconn` would be set for the whole host"]);
+    refused(
+        &host,
+        &pod,
+        &[
+            "tank::sysctl::host_network",
+            "`net.core.somaxconn` would be set for the whole host",
+        ],
+    );
     // Nor by a client that checks nothing.
     let config = r#"{"pods":{"web":{"containers":{"app":{"image":"oci:./busybox"}},"network":"host","sysctls":{"net.core.somaxconn":"4321"}}}}"#;
     let parameters = serde_json::json!({ "config": config, "source": "x" });
     let call = serde_json::json!({ "method": "io.tank.Executor.Switch", "parameters": parameters, "more": true });
     let said = ask(&host, &call);
-    assert!(said.contains("io.tank.Executor.Invalid") && said.contains("net.core.somaxconn"), "{said}");
+    assert!(
+        said.contains("io.tank.Executor.Invalid") && said.contains("net.core.somaxconn"),
+        "{said}"
+    );
     assert_eq!(read(), before);
     host.finish();
 }
@@ -456,6 +660,10 @@ fn ask(host: &Host, call: &serde_json::Value) -> String {
     text.push(0);
     socket.write_all(&text).expect("write");
     let mut reply = Vec::new();
-    BufReader::new(socket).read_until(0, &mut reply).expect("read");
-    String::from_utf8_lossy(&reply).trim_end_matches('\0').to_owned()
+    BufReader::new(socket)
+        .read_until(0, &mut reply)
+        .expect("read");
+    String::from_utf8_lossy(&reply)
+        .trim_end_matches('\0')
+        .to_owned()
 }

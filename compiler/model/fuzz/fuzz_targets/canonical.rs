@@ -1,4 +1,5 @@
-//! The decoder that reads what clients send: never a panic, and what it takes it would write the same.
+//! The decoder that reads what clients send: never a panic, and what it takes it would write the
+//! same.
 
 #![no_main]
 

@@ -21,23 +21,35 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
     for (file, text) in files {
         for document in documents(file, text)? {
             let Value::Object(fields) = document else {
-                return Err(ImportError::Shape(file.to_path_buf(), "this is no Compose file".to_owned()));
+                return Err(ImportError::Shape(
+                    file.to_path_buf(),
+                    "this is no Compose file".to_owned(),
+                ));
             };
             // Later files win, as `docker compose -f a -f b` has it.
             over(&mut whole, fields);
         }
     }
-    let Some((file, _)) = files.first() else { return Ok(()) };
+    let Some((file, _)) = files.first() else {
+        return Ok(());
+    };
     // The first format: the whole file is services.
-    let later = ["version", "services", "volumes", "networks", "secrets", "configs", "name", "include"];
+    let later = [
+        "version", "services", "volumes", "networks", "secrets", "configs", "name", "include",
+    ];
     if !whole.is_empty()
         && !whole.keys().any(|key| later.contains(&key.as_str()))
         && whole.values().all(Value::is_object)
     {
-        whole = [("services".to_owned(), Value::Object(whole))].into_iter().collect();
+        whole = [("services".to_owned(), Value::Object(whole))]
+            .into_iter()
+            .collect();
     }
     if !whole.contains_key("services") {
-        return Err(ImportError::Shape(file.to_path_buf(), "it has no `services`".to_owned()));
+        return Err(ImportError::Shape(
+            file.to_path_buf(),
+            "it has no `services`".to_owned(),
+        ));
     }
     let full = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
     let dir = full.parent().unwrap_or(Path::new("/")).to_path_buf();
@@ -71,9 +83,15 @@ fn dot_env(dir: &Path) -> BTreeMap<String, String> {
 }
 
 fn env_lines(text: &str) -> BTreeMap<String, String> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     let pair = |line: &str| {
-        let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+        let (name, value) = line
+            .strip_prefix("export ")
+            .unwrap_or(line)
+            .split_once('=')?;
         let value = value.trim();
         let plain = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
         let plain = plain.or_else(|| value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')));
@@ -89,8 +107,14 @@ fn uses(whole: &Fields) -> BTreeMap<String, usize> {
         let mut own = BTreeSet::new();
         for volume in array(service.get("volumes")) {
             let source = match volume {
-                Value::String(text) => text.split(':').next().filter(|_| text.contains(':')).map(str::to_owned),
-                Value::Object(fields) if fields.get("type").and_then(Value::as_str) == Some("volume") => {
+                Value::String(text) => text
+                    .split(':')
+                    .next()
+                    .filter(|_| text.contains(':'))
+                    .map(str::to_owned),
+                Value::Object(fields)
+                    if fields.get("type").and_then(Value::as_str) == Some("volume") =>
+                {
                     fields.get("source").and_then(text_of)
                 }
                 _ => None,
@@ -107,14 +131,24 @@ fn uses(whole: &Fields) -> BTreeMap<String, usize> {
 /// What the container of each service is called.
 fn container_names(whole: &Fields) -> BTreeMap<String, String> {
     let name = |(service, fields): (&String, &Fields)| {
-        let given = fields.get("container_name").and_then(text_of).filter(|name| !name.contains('$'));
-        (service.clone(), given.map_or_else(|| "app".to_owned(), |name| name_of(&name)))
+        let given = fields
+            .get("container_name")
+            .and_then(text_of)
+            .filter(|name| !name.contains('$'));
+        (
+            service.clone(),
+            given.map_or_else(|| "app".to_owned(), |name| name_of(&name)),
+        )
     };
     objects(whole.get("services")).map(name).collect()
 }
 
 fn objects(value: Option<&Value>) -> impl Iterator<Item = (&String, &Fields)> {
-    value.and_then(Value::as_object).into_iter().flatten().filter_map(|(name, value)| Some((name, value.as_object()?)))
+    value
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name, value.as_object()?)))
 }
 
 fn array(value: Option<&Value>) -> impl Iterator<Item = &Value> {
@@ -133,7 +167,10 @@ fn list(value: &Value) -> Vec<Value> {
 /// `{ A: b }` or `[A=b]`, as pairs; none where there is a name alone.
 fn pairs(value: &Value) -> Vec<(String, Option<String>)> {
     match value {
-        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), text_of(value))).collect(),
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), text_of(value)))
+            .collect(),
         Value::Array(items) => items
             .iter()
             .filter_map(text_of)
@@ -165,7 +202,9 @@ impl Compose<'_> {
                 extension if extension.starts_with("x-") => {}
                 "name" => {
                     let name = text_of(value).unwrap_or_default();
-                    self.draft.remarks.push(format!("The project is called `{name}`."));
+                    self.draft
+                        .remarks
+                        .push(format!("The project is called `{name}`."));
                 }
                 "volumes" => self.volumes(value),
                 "networks" => self.networks(value, &whole),
@@ -198,7 +237,10 @@ impl Compose<'_> {
         let separate = value.as_object().map_or(0, Map::len) > 1
             && objects(whole.get("services")).any(|(_, service)| service.contains_key("networks"));
         if separate {
-            self.draft.note("networks", "all pods are on one bridge: they are not kept apart");
+            self.draft.note(
+                "networks",
+                "all pods are on one bridge: they are not kept apart",
+            );
         }
         for (name, fields) in objects(Some(value)) {
             for (key, value) in fields {
@@ -209,7 +251,10 @@ impl Compose<'_> {
                     _ => false,
                 };
                 if !plain {
-                    self.draft.note(format!("networks.{name}.{key}"), "pods have addresses of Tank's bridge");
+                    self.draft.note(
+                        format!("networks.{name}.{key}"),
+                        "pods have addresses of Tank's bridge",
+                    );
                 }
             }
         }
@@ -220,7 +265,8 @@ impl Compose<'_> {
         self.interpolate(text, true)
     }
 
-    /// A text with its variables replaced by the values they have here; none where one has no value.
+    /// A text with its variables replaced by the values they have here; none where one has no
+    /// value.
     fn plain(&mut self, text: &str) -> Option<String> {
         let replaced = self.interpolate(text, false);
         (!replaced.contains(MARK)).then_some(replaced)
@@ -249,7 +295,9 @@ impl Compose<'_> {
                 let default = modifier.strip_prefix('-').map(str::to_owned);
                 (body[..split].to_owned(), default, &inner[end + 1..])
             } else {
-                let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+                let end = rest
+                    .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                    .unwrap_or(rest.len());
                 (rest[..end].to_owned(), None, &rest[end..])
             };
             rest = after;
@@ -276,13 +324,23 @@ impl Compose<'_> {
     }
 
     fn service(&mut self, name: &str, service: &Fields) {
-        let container = self.containers.get(name).cloned().unwrap_or_else(|| "app".to_owned());
+        let container = self
+            .containers
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| "app".to_owned());
         let mut pod = Fields::new();
         record(record(&mut pod, "containers"), &container);
-        let mut at = Service { name, container: &container, pod: &mut pod };
+        let mut at = Service {
+            name,
+            container: &container,
+            pod: &mut pod,
+        };
         // Compose starts nothing again unless it is told to.
         let told = service.contains_key("restart")
-            || service.get("deploy").is_some_and(|deploy| deploy.get("restart_policy").is_some());
+            || service
+                .get("deploy")
+                .is_some_and(|deploy| deploy.get("restart_policy").is_some());
         if !told {
             at.pod.insert("restart".to_owned(), "never".into());
         }
@@ -295,8 +353,10 @@ impl Compose<'_> {
         }
         let pod_name = name_of(name);
         if pod_name != name {
-            self.draft
-                .note(format!("services.{name}"), format!("the pod is called `{pod_name}`: names are DNS labels"));
+            self.draft.note(
+                format!("services.{name}"),
+                format!("the pod is called `{pod_name}`: names are DNS labels"),
+            );
         }
         self.draft.pods.insert(pod_name, Value::Object(pod));
     }
@@ -309,16 +369,25 @@ impl Compose<'_> {
                 let image = self.text(&image);
                 at.set("image", image.into());
             }
-            "build" => self.draft.note(path, "Tank builds no images: build it, push it, and name it as `image`"),
+            "build" => self.draft.note(
+                path,
+                "Tank builds no images: build it, push it, and name it as `image`",
+            ),
             "container_name" if text_of(value).is_some_and(|name| !name.contains('$')) => {}
             "command" => self.command(at, "args", value),
             "entrypoint" => self.command(at, "command", value),
             "environment" => self.environment(at, path, value),
             "env_file" => self.env_file(at, path, value),
-            "ports" => list(value).iter().for_each(|port| self.port(at, path, port)),
+            "ports" => list(value)
+                .iter()
+                .for_each(|port| self.port(at, path, port)),
             "expose" => self.expose(at, path, value),
-            "volumes" => list(value).iter().for_each(|volume| self.volume(at, path, volume)),
-            "tmpfs" => list(value).iter().for_each(|mount| self.tmpfs(at, path, mount)),
+            "volumes" => list(value)
+                .iter()
+                .for_each(|volume| self.volume(at, path, volume)),
+            "tmpfs" => list(value)
+                .iter()
+                .for_each(|mount| self.tmpfs(at, path, mount)),
             "depends_on" => self.depends_on(at, path, value),
             "links" => self.links(at, path, value),
             "healthcheck" => self.healthcheck(at, path, value),
@@ -339,7 +408,9 @@ impl Compose<'_> {
                 Some(name) => {
                     at.pod.insert("hostname".to_owned(), name.into());
                 }
-                None => self.draft.note(path, "it depends on a variable that has no value here"),
+                None => self
+                    .draft
+                    .note(path, "it depends on a variable that has no value here"),
             },
             "networks" => self.service_networks(path, value),
             "network_mode" => match value.as_str() {
@@ -347,10 +418,17 @@ impl Compose<'_> {
                 Some(mode @ ("host" | "none")) => {
                     at.pod.insert("network".to_owned(), mode.into());
                 }
-                _ => self.draft.note(path, "containers that share a network are containers of one pod"),
+                _ => self.draft.note(
+                    path,
+                    "containers that share a network are containers of one pod",
+                ),
             },
-            "secrets" => list(value).iter().for_each(|secret| self.secret(at, path, secret)),
-            "configs" => list(value).iter().for_each(|config| self.config(at, path, config)),
+            "secrets" => list(value)
+                .iter()
+                .for_each(|secret| self.secret(at, path, secret)),
+            "configs" => list(value)
+                .iter()
+                .for_each(|config| self.config(at, path, config)),
             _ => self.plain_field(at, path, &key, value),
         }
     }

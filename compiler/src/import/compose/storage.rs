@@ -17,15 +17,26 @@ impl Compose<'_> {
                 for key in fields.keys() {
                     if !matches!(
                         key.as_str(),
-                        "target" | "published" | "protocol" | "host_ip" | "mode" | "name" | "app_protocol"
+                        "target"
+                            | "published"
+                            | "protocol"
+                            | "host_ip"
+                            | "mode"
+                            | "name"
+                            | "app_protocol"
                     ) {
-                        self.draft.note(format!("{path}.{key}"), "Tank has no such key");
+                        self.draft
+                            .note(format!("{path}.{key}"), "Tank has no such key");
                     }
                 }
                 let text = |key: &str| fields.get(key).and_then(text_of);
                 let target = text("target").unwrap_or_default();
-                let address = text("host_ip").map(|ip| format!("{ip}:")).unwrap_or_default();
-                let protocol = text("protocol").map(|protocol| format!("/{protocol}")).unwrap_or_default();
+                let address = text("host_ip")
+                    .map(|ip| format!("{ip}:"))
+                    .unwrap_or_default();
+                let protocol = text("protocol")
+                    .map(|protocol| format!("/{protocol}"))
+                    .unwrap_or_default();
                 match text("published") {
                     Some(published) => format!("{address}{published}:{target}{protocol}"),
                     None => format!("{target}{protocol}"),
@@ -34,12 +45,17 @@ impl Compose<'_> {
             other => text_of(other).unwrap_or_default(),
         };
         let Some(entry) = self.plain(&entry) else {
-            self.draft.note(path, format!("`{entry}` depends on a variable that has no value here"));
+            self.draft.note(
+                path,
+                format!("`{entry}` depends on a variable that has no value here"),
+            );
             return;
         };
         match ports(&entry) {
             Ok(ports) => {
-                ports.into_iter().for_each(|port| publish(record(at.pod, "publish"), port));
+                ports
+                    .into_iter()
+                    .for_each(|port| publish(record(at.pod, "publish"), port));
             }
             Err(why) => self.draft.note(format!("{path}.{entry}"), why),
         }
@@ -48,8 +64,14 @@ impl Compose<'_> {
     pub(super) fn expose(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
         for port in list(value) {
             let text = text_of(&port).unwrap_or_default();
-            // Said for people: every port of a pod can be reached by the others. `ports` would close the rest.
-            if text.split('/').next().and_then(|port| port.split('-').next()?.parse::<u16>().ok()).is_none() {
+            // Said for people: every port of a pod can be reached by the others. `ports` would
+            // close the rest.
+            if text
+                .split('/')
+                .next()
+                .and_then(|port| port.split('-').next()?.parse::<u16>().ok())
+                .is_none()
+            {
                 self.draft.note(path, format!("`{text}` is no port"));
             }
         }
@@ -60,44 +82,75 @@ impl Compose<'_> {
         let (kind, source, target, read_only) = match volume {
             Value::Object(fields) => {
                 for (key, value) in fields {
-                    let known = matches!(key.as_str(), "type" | "source" | "target" | "read_only" | "tmpfs");
-                    let plain = key == "volume" && value.as_object().is_some_and(|f| f.keys().all(|k| k == "nocopy"));
-                    let create =
-                        key == "bind" && value.as_object().is_some_and(|f| f.keys().all(|k| k == "create_host_path"));
+                    let known = matches!(
+                        key.as_str(),
+                        "type" | "source" | "target" | "read_only" | "tmpfs"
+                    );
+                    let plain = key == "volume"
+                        && value
+                            .as_object()
+                            .is_some_and(|f| f.keys().all(|k| k == "nocopy"));
+                    let create = key == "bind"
+                        && value
+                            .as_object()
+                            .is_some_and(|f| f.keys().all(|k| k == "create_host_path"));
                     if !known && !plain && !create {
-                        self.draft.note(format!("{path}.{key}"), "Tank has no such key");
+                        self.draft
+                            .note(format!("{path}.{key}"), "Tank has no such key");
                     }
                 }
                 let text = |key: &str| fields.get(key).and_then(text_of);
-                let size = fields.get("tmpfs").and_then(|tmpfs| tmpfs.get("size")).and_then(text_of);
+                let size = fields
+                    .get("tmpfs")
+                    .and_then(|tmpfs| tmpfs.get("size"))
+                    .and_then(text_of);
                 if text("type").as_deref() == Some("tmpfs") {
                     let options = size.map(|size| format!(":size={size}")).unwrap_or_default();
                     let entry = format!("{}{options}", text("target").unwrap_or_default());
                     return self.tmpfs(at, path, &Value::String(entry));
                 }
                 let read_only = fields.get("read_only") == Some(&Value::Bool(true));
-                (text("type"), text("source"), text("target").unwrap_or_default(), read_only)
+                (
+                    text("type"),
+                    text("source"),
+                    text("target").unwrap_or_default(),
+                    read_only,
+                )
             }
             other => {
                 let text = text_of(other).unwrap_or_default();
                 let Some(text) = self.plain(&text) else {
-                    self.draft.note(path, format!("`{text}` depends on a variable that has no value here"));
+                    self.draft.note(
+                        path,
+                        format!("`{text}` depends on a variable that has no value here"),
+                    );
                     return;
                 };
                 let parts: Vec<&str> = text.split(':').collect();
                 match parts.as_slice() {
                     [target] => (None, None, (*target).to_owned(), false),
-                    [source, target] => (None, Some((*source).to_owned()), (*target).to_owned(), false),
+                    [source, target] => (
+                        None,
+                        Some((*source).to_owned()),
+                        (*target).to_owned(),
+                        false,
+                    ),
                     [source, target, options] => {
                         let mut read_only = false;
                         for option in options.split(',') {
                             match option {
                                 "ro" => read_only = true,
-                                "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "nocopy" => {}
+                                "rw" | "z" | "Z" | "cached" | "delegated" | "consistent"
+                                | "nocopy" => {}
                                 other => self.draft.note(path, format!("the option `{other}`")),
                             }
                         }
-                        (None, Some((*source).to_owned()), (*target).to_owned(), read_only)
+                        (
+                            None,
+                            Some((*source).to_owned()),
+                            (*target).to_owned(),
+                            read_only,
+                        )
                     }
                     _ => {
                         self.draft.note(path, format!("`{text}` is no mount"));
@@ -107,7 +160,11 @@ impl Compose<'_> {
             }
         };
         let Some(source) = source else {
-            let name = target.rsplit('/').find(|part| !part.is_empty()).unwrap_or("data").to_owned();
+            let name = target
+                .rsplit('/')
+                .find(|part| !part.is_empty())
+                .unwrap_or("data")
+                .to_owned();
             return mount(at.pod, at.container, &name, json!({}), &target, read_only);
         };
         let bind = kind.as_deref() == Some("bind") || source.starts_with(['.', '/', '~']);
@@ -120,18 +177,38 @@ impl Compose<'_> {
         mount(at.pod, at.container, &source, json!({}), &target, read_only);
     }
 
-    pub(super) fn bind(&mut self, at: &mut Service<'_>, path: &str, source: &str, target: &str, read_only: bool) {
+    pub(super) fn bind(
+        &mut self,
+        at: &mut Service<'_>,
+        path: &str,
+        source: &str,
+        target: &str,
+        read_only: bool,
+    ) {
         if source.starts_with('~') {
-            self.draft.note(path, format!("`{source}`: name the home directory in full"));
+            self.draft
+                .note(path, format!("`{source}`: name the home directory in full"));
             return;
         }
         let full = self.dir.join(source);
-        let full =
-            full.components().filter(|part| *part != std::path::Component::CurDir).collect::<std::path::PathBuf>();
-        let name = target.rsplit('/').find(|part| !part.is_empty()).unwrap_or("data");
-        let is_file = if full.exists() { full.is_file() } else { looks_like_a_file(source) };
+        let full = full
+            .components()
+            .filter(|part| *part != std::path::Component::CurDir)
+            .collect::<std::path::PathBuf>();
+        let name = target
+            .rsplit('/')
+            .find(|part| !part.is_empty())
+            .unwrap_or("data");
+        let is_file = if full.exists() {
+            full.is_file()
+        } else {
+            looks_like_a_file(source)
+        };
         if source.ends_with(".sock") {
-            self.draft.note(path, format!("`{source}`: a socket of the host is not handed into a container"));
+            self.draft.note(
+                path,
+                format!("`{source}`: a socket of the host is not handed into a container"),
+            );
         } else if is_file && !source.starts_with('/') {
             let source = if source.starts_with("./") || source.starts_with("../") {
                 source.to_owned()
@@ -140,11 +217,20 @@ impl Compose<'_> {
             };
             record(at.container(), "files").insert(normal(target), json!({ "source": source }));
         } else if is_file {
-            let why = format!("`{source}`: a file of the host is put into a container with `files` or `secrets`");
+            let why = format!(
+                "`{source}`: a file of the host is put into a container with `files` or `secrets`"
+            );
             self.draft.note(path, why);
         } else {
             let full = squashed(&full);
-            mount(at.pod, at.container, name, json!({ "host": full }), target, read_only);
+            mount(
+                at.pod,
+                at.container,
+                name,
+                json!({ "host": full }),
+                target,
+                read_only,
+            );
         }
     }
 
@@ -155,12 +241,25 @@ impl Compose<'_> {
         for option in options.split(',').filter(|option| !option.is_empty()) {
             match option.split_once('=') {
                 Some(("size", given)) => size = size_of(given).unwrap_or(size),
-                Some(("mode" | "uid" | "gid", _)) => self.draft.note(path, format!("the option `{option}`")),
+                Some(("mode" | "uid" | "gid", _)) => {
+                    self.draft.note(path, format!("the option `{option}`"))
+                }
                 _ => {}
             }
         }
-        let name = target.rsplit('/').find(|part| !part.is_empty()).unwrap_or("tmp").to_owned();
-        mount(at.pod, at.container, &name, json!({ "tmpfs": size }), target, false);
+        let name = target
+            .rsplit('/')
+            .find(|part| !part.is_empty())
+            .unwrap_or("tmp")
+            .to_owned();
+        mount(
+            at.pod,
+            at.container,
+            &name,
+            json!({ "tmpfs": size }),
+            target,
+            false,
+        );
     }
 
     pub(super) fn device(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
@@ -183,26 +282,53 @@ impl Compose<'_> {
             _ => {}
         }
         let devices = record(at.container(), "devices");
-        let name = fresh(devices, &name_of(device.rsplit('/').next().unwrap_or("device")));
+        let name = fresh(
+            devices,
+            &name_of(device.rsplit('/').next().unwrap_or("device")),
+        );
         devices.insert(name, entry);
     }
 
     pub(super) fn secret(&mut self, at: &mut Service<'_>, path: &str, secret: &Value) {
-        let source = secret.as_str().map(str::to_owned).or_else(|| secret.get("source").and_then(text_of));
+        let source = secret
+            .as_str()
+            .map(str::to_owned)
+            .or_else(|| secret.get("source").and_then(text_of));
         let source = source.unwrap_or_default();
         for key in secret.as_object().into_iter().flatten().map(|(key, _)| key) {
             if matches!(key.as_str(), "uid" | "gid") {
-                self.draft
-                    .note(format!("{path}.{source}.{key}"), "a secret belongs to the container's root: see `mode`");
+                self.draft.note(
+                    format!("{path}.{source}.{key}"),
+                    "a secret belongs to the container's root: see `mode`",
+                );
             }
         }
-        let declared = self.whole.get("secrets").and_then(|secrets| secrets.get(&source)).cloned().unwrap_or_default();
-        let Some(file) = declared.get("file").and_then(text_of).and_then(|file| self.plain(&file)) else {
-            self.draft.note(format!("secrets.{source}"), "a secret is a file of the host");
+        let declared = self
+            .whole
+            .get("secrets")
+            .and_then(|secrets| secrets.get(&source))
+            .cloned()
+            .unwrap_or_default();
+        let Some(file) = declared
+            .get("file")
+            .and_then(text_of)
+            .and_then(|file| self.plain(&file))
+        else {
+            self.draft.note(
+                format!("secrets.{source}"),
+                "a secret is a file of the host",
+            );
             return;
         };
-        let target = secret.get("target").and_then(text_of).unwrap_or_else(|| source.clone());
-        let target = if target.starts_with('/') { target } else { format!("/run/secrets/{target}") };
+        let target = secret
+            .get("target")
+            .and_then(text_of)
+            .unwrap_or_else(|| source.clone());
+        let target = if target.starts_with('/') {
+            target
+        } else {
+            format!("/run/secrets/{target}")
+        };
         let mut entry = json!({ "file": squashed(&self.dir.join(file)), "path": normal(&target) });
         if let Some(mode) = secret.get("mode") {
             entry["mode"] = mode_of(mode).into();
@@ -211,17 +337,32 @@ impl Compose<'_> {
     }
 
     pub(super) fn config(&mut self, at: &mut Service<'_>, path: &str, config: &Value) {
-        let source = config.as_str().map(str::to_owned).or_else(|| config.get("source").and_then(text_of));
+        let source = config
+            .as_str()
+            .map(str::to_owned)
+            .or_else(|| config.get("source").and_then(text_of));
         let source = source.unwrap_or_default();
-        let declared = self.whole.get("configs").and_then(|configs| configs.get(&source)).cloned().unwrap_or_default();
-        let target = config.get("target").and_then(text_of).unwrap_or_else(|| format!("/{source}"));
-        let mut entry = match (declared.get("file").and_then(text_of), declared.get("content").and_then(text_of)) {
+        let declared = self
+            .whole
+            .get("configs")
+            .and_then(|configs| configs.get(&source))
+            .cloned()
+            .unwrap_or_default();
+        let target = config
+            .get("target")
+            .and_then(text_of)
+            .unwrap_or_else(|| format!("/{source}"));
+        let mut entry = match (
+            declared.get("file").and_then(text_of),
+            declared.get("content").and_then(text_of),
+        ) {
             (Some(file), _) => {
                 json!({ "source": if file.starts_with(['.', '/']) { file } else { format!("./{file}") } })
             }
             (None, Some(content)) => json!({ "text": self.text(&content) }),
             (None, None) => {
-                self.draft.note(format!("configs.{source}"), "a config is a file or a text");
+                self.draft
+                    .note(format!("configs.{source}"), "a config is a file or a text");
                 return;
             }
         };
@@ -230,7 +371,10 @@ impl Compose<'_> {
         }
         for key in config.as_object().into_iter().flatten().map(|(key, _)| key) {
             if matches!(key.as_str(), "uid" | "gid") {
-                self.draft.note(format!("{path}.{source}.{key}"), "a file belongs to the container's root: see `mode`");
+                self.draft.note(
+                    format!("{path}.{source}.{key}"),
+                    "a file belongs to the container's root: see `mode`",
+                );
             }
         }
         record(at.container(), "files").insert(normal(&target), entry);
@@ -242,7 +386,11 @@ type Port = (String, u16, u16, &'static str);
 
 /// Adds a published port under a name of its own, saying what differs from the defaults.
 pub fn publish(published: &mut Map<String, Value>, (address, host, target, protocol): Port) {
-    let wanted = if protocol == "udp" { format!("p{host}-udp") } else { format!("p{host}") };
+    let wanted = if protocol == "udp" {
+        format!("p{host}-udp")
+    } else {
+        format!("p{host}")
+    };
     let name = fresh(published, &wanted);
     let mut entry = json!({ "port": host });
     if address != "127.0.0.1" {
@@ -269,7 +417,13 @@ pub fn ports(text: &str) -> Result<Vec<Port>, String> {
         return Err("the host's port would be any: name one".to_owned());
     };
     let (address, host) = match rest.rsplit_once(':') {
-        Some((address, host)) => (address.trim_start_matches('[').trim_end_matches(']').to_owned(), host),
+        Some((address, host)) => (
+            address
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
+            host,
+        ),
         None => ("0.0.0.0".to_owned(), rest),
     };
     if host.is_empty() {
@@ -277,7 +431,11 @@ pub fn ports(text: &str) -> Result<Vec<Port>, String> {
     }
     let range = |text: &str| -> Result<(u16, u16), String> {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let parse = |text: &str| text.trim().parse::<u16>().map_err(|_| format!("`{text}` is no port"));
+        let parse = |text: &str| {
+            text.trim()
+                .parse::<u16>()
+                .map_err(|_| format!("`{text}` is no port"))
+        };
         Ok((parse(first)?, parse(last)?))
     };
     let ((host, host_end), (target, target_end)) = (range(host)?, range(target)?);
@@ -285,12 +443,16 @@ pub fn ports(text: &str) -> Result<Vec<Port>, String> {
     if count != target_end.saturating_sub(target) || count >= MAX_PORTS {
         return Err("the two ranges differ, or are too long".to_owned());
     }
-    Ok((0..=count).map(|n| (address.clone(), host + n, target + n, protocol)).collect())
+    Ok((0..=count)
+        .map(|n| (address.clone(), host + n, target + n, protocol))
+        .collect())
 }
 
 fn looks_like_a_file(source: &str) -> bool {
     let name = source.rsplit('/').next().unwrap_or_default();
-    let extension = name.rsplit_once('.').map(|(stem, extension)| !stem.is_empty() && !extension.is_empty());
+    let extension = name
+        .rsplit_once('.')
+        .map(|(stem, extension)| !stem.is_empty() && !extension.is_empty());
     extension == Some(true) && !name.ends_with(".d")
 }
 
@@ -314,7 +476,12 @@ fn squashed(path: &Path) -> String {
 fn mode_of(value: &Value) -> String {
     match value {
         Value::Number(number) => format!("{:04o}", number.as_u64().unwrap_or(0o400) & 0o777),
-        other => format!("{:0>4}", text_of(other).unwrap_or_else(|| "0400".to_owned()).trim_start_matches("0o")),
+        other => format!(
+            "{:0>4}",
+            text_of(other)
+                .unwrap_or_else(|| "0400".to_owned())
+                .trim_start_matches("0o")
+        ),
     }
 }
 
@@ -326,7 +493,10 @@ mod tests {
     fn ports_are_read_as_compose_reads_them() {
         let port = |a: &str, h, t, p| (a.to_owned(), h, t, p);
         assert_eq!(ports("8080:80"), Ok(vec![port("0.0.0.0", 8080, 80, "tcp")]));
-        assert_eq!(ports("127.0.0.1:53:53/udp"), Ok(vec![port("127.0.0.1", 53, 53, "udp")]));
+        assert_eq!(
+            ports("127.0.0.1:53:53/udp"),
+            Ok(vec![port("127.0.0.1", 53, 53, "udp")])
+        );
         assert_eq!(ports("[::1]:1:2"), Ok(vec![port("::1", 1, 2, "tcp")]));
         assert_eq!(ports("3000-3001:80-81").map(|ports| ports.len()), Ok(2));
         for refused in ["80", "1-2:3", "a:b", "1:2/sctp", "127.0.0.1::80"] {

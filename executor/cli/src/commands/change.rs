@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 use tank_compiler::Compiled;
-use tank_proto::varlink::{Change, DiffCall, DiffReply, Method, Outcome, Progress, SwitchCall, SwitchReply};
+use tank_proto::varlink::{
+    Change, DiffCall, DiffReply, Method, Outcome, Progress, SwitchCall, SwitchReply,
+};
 
 /// The status of a switch that was put back.
 const ROLLED_BACK: u8 = 3;
@@ -41,7 +43,9 @@ pub async fn diff(
     json: bool,
 ) -> Result<u8, Error> {
     let call = DiffCall {
-        base_dir: config.as_ref().map(|compiled| compiled.base_dir.display().to_string()),
+        base_dir: config
+            .as_ref()
+            .map(|compiled| compiled.base_dir.display().to_string()),
         config: config.map(|compiled| compiled.canonical),
         source: None,
         merge: how.merge.then_some(true),
@@ -69,9 +73,16 @@ fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
         output::line("")?;
         let row = |step: &tank_proto::varlink::Step| {
             let drift = if step.drift { "drift: " } else { "" };
-            vec![step.class.replace('_', " "), step.text.clone(), format!("{drift}{}", step.why)]
+            vec![
+                step.class.replace('_', " "),
+                step.text.clone(),
+                format!("{drift}{}", step.why),
+            ]
         };
-        output::table(&["CLASS", "STEP", "WHY"], &reply.steps.iter().map(row).collect::<Vec<_>>())?;
+        output::table(
+            &["CLASS", "STEP", "WHY"],
+            &reply.steps.iter().map(row).collect::<Vec<_>>(),
+        )?;
     }
     for waiting in &reply.waiting {
         output::line(&format!("later  {waiting}"))?;
@@ -86,10 +97,20 @@ pub fn change_line(change: &Change) -> String {
         "removed" => "-",
         _ => "~",
     };
-    let Some(field) = &change.field else { return format!("{sign} {}", change.what) };
-    let side =
-        |value: &Option<String>| value.as_ref().map_or_else(|| "(none)".to_owned(), |value| format!("{value:?}"));
-    format!("{sign} {}  {field}: {} → {}", change.what, side(&change.before), side(&change.after))
+    let Some(field) = &change.field else {
+        return format!("{sign} {}", change.what);
+    };
+    let side = |value: &Option<String>| {
+        value
+            .as_ref()
+            .map_or_else(|| "(none)".to_owned(), |value| format!("{value:?}"))
+    };
+    format!(
+        "{sign} {}  {field}: {} → {}",
+        change.what,
+        side(&change.before),
+        side(&change.after)
+    )
 }
 
 pub async fn switch(
@@ -101,12 +122,23 @@ pub async fn switch(
     json: bool,
 ) -> Result<u8, Error> {
     let mut timings = Timings::default();
-    let compiled = timings.of("compile the configuration", || super::config::compile(source))?;
+    let compiled = timings.of("compile the configuration", || {
+        super::config::compile(source)
+    })?;
     let begin = tank_sys::laps::now();
     let mut client = Client::connect(socket).await?;
     timings.end("connect to tankd", begin);
-    let files: Vec<String> = source.files.iter().map(|file| file.display().to_string()).collect();
-    let sets: Vec<String> = source.overrides.set.iter().map(|set| format!(" --set {set}")).collect();
+    let files: Vec<String> = source
+        .files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    let sets: Vec<String> = source
+        .overrides
+        .set
+        .iter()
+        .map(|set| format!(" --set {set}"))
+        .collect();
     let verb = if how.merge { "apply" } else { "switch" };
     let call = SwitchCall {
         config: compiled.canonical,
@@ -127,15 +159,26 @@ pub async fn switch(
 /// The files by what they are called on this host: what they are is the same from any folder.
 fn absolute(files: &[PathBuf]) -> Vec<String> {
     let name = |file: &PathBuf| {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = file
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        file.file_name().map_or_else(|| file.clone(), |name| folder.join(name)).display().to_string()
+        file.file_name()
+            .map_or_else(|| file.clone(), |name| folder.join(name))
+            .display()
+            .to_string()
     };
     files.iter().map(name).collect()
 }
 
 /// Carries a change out, shows its progress, and says how it ended.
-pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, json: bool) -> Result<u8, Error> {
+pub async fn follow(
+    client: &mut Client,
+    method: Method,
+    mut timings: Timings,
+    json: bool,
+) -> Result<u8, Error> {
     let teller = Teller::new();
     let begin = tank_sys::laps::now();
     let gated = matches!(method, Method::Switch(_));
@@ -159,7 +202,9 @@ pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, j
             teller.tell(progress);
         }
         if !more {
-            break reply.outcome.ok_or_else(|| Error::new("tankd does not say how it ended"))?;
+            break reply
+                .outcome
+                .ok_or_else(|| Error::new("tankd does not say how it ended"))?;
         }
     };
     teller.finish();
@@ -178,11 +223,17 @@ pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, j
         Some(failure) => {
             let (first, rest) = failure.split_once('\n').unwrap_or((failure, ""));
             let what = if outcome.rolled_back {
-                format!("put back to what ran before, as generation {}", outcome.generation)
+                format!(
+                    "put back to what ran before, as generation {}",
+                    outcome.generation
+                )
             } else if gated {
                 format!("generation {} does not work", outcome.generation)
             } else {
-                format!("generation {} is current and not all of it is there", outcome.generation)
+                format!(
+                    "generation {} is current and not all of it is there",
+                    outcome.generation
+                )
             };
             let help = if outcome.rolled_back {
                 "nothing of the failed generation is left running"
@@ -191,7 +242,11 @@ pub async fn follow(client: &mut Client, method: Method, mut timings: Timings, j
             } else {
                 "tankd goes on with it; `tank list` shows how far it is"
             };
-            let cause = if rest.is_empty() { first.to_owned() } else { format!("{first}\n{rest}") };
+            let cause = if rest.is_empty() {
+                first.to_owned()
+            } else {
+                format!("{first}\n{rest}")
+            };
             Error::new(what).cause(cause).help(help).print();
             Ok(if outcome.rolled_back { ROLLED_BACK } else { 1 })
         }
@@ -213,12 +268,29 @@ fn interrupted(committed: Option<&str>) {
 
 fn done(outcome: &Outcome) -> String {
     if let Some(steps) = outcome.repaired.as_ref().filter(|steps| !steps.is_empty()) {
-        format!("repaired generation {} ({}): {}", outcome.generation, output::short(&outcome.root), steps.join(", "))
+        format!(
+            "repaired generation {} ({}): {}",
+            outcome.generation,
+            output::short(&outcome.root),
+            steps.join(", ")
+        )
     } else if outcome.changed {
-        let undo = if outcome.generation > 1 { "; undo with `tank generations rollback`" } else { "" };
-        format!("generation {} ({}){undo}", outcome.generation, output::short(&outcome.root))
+        let undo = if outcome.generation > 1 {
+            "; undo with `tank generations rollback`"
+        } else {
+            ""
+        };
+        format!(
+            "generation {} ({}){undo}",
+            outcome.generation,
+            output::short(&outcome.root)
+        )
     } else {
-        format!("nothing changed: generation {} ({})", outcome.generation, output::short(&outcome.root))
+        format!(
+            "nothing changed: generation {} ({})",
+            outcome.generation,
+            output::short(&outcome.root)
+        )
     }
 }
 

@@ -12,16 +12,25 @@ use tank_model::units::{Bytes, Millis};
 /// The argument with which this program evaluates instead of being a command.
 pub const EVALUATE: &str = "__evaluate";
 
-/// How configurations are evaluated, by the environment: `TANK_EVAL_TIMEOUT`, `TANK_EVAL_MEMORY`, `TANK_CACHE_DIR`.
+/// How configurations are evaluated, by the environment: `TANK_EVAL_TIMEOUT`, `TANK_EVAL_MEMORY`,
+/// `TANK_CACHE_DIR`.
 pub fn settings() -> Result<Settings, Error> {
     let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let wrong = |name: &str, why: String| Error::new(format!("the environment variable {name} is wrong")).cause(why);
+    let wrong = |name: &str, why: String| {
+        Error::new(format!("the environment variable {name} is wrong")).cause(why)
+    };
     let time = match variable("TANK_EVAL_TIMEOUT") {
-        Some(text) => Millis::parse(&text).map_err(|e| wrong("TANK_EVAL_TIMEOUT", e.to_string()))?.duration(),
+        Some(text) => Millis::parse(&text)
+            .map_err(|e| wrong("TANK_EVAL_TIMEOUT", e.to_string()))?
+            .duration(),
         None => child::DEFAULT_TIME,
     };
     let memory = match variable("TANK_EVAL_MEMORY") {
-        Some(text) => Bytes::parse(&text).map_err(|e| wrong("TANK_EVAL_MEMORY", e.to_string()))?.0,
+        Some(text) => {
+            Bytes::parse(&text)
+                .map_err(|e| wrong("TANK_EVAL_MEMORY", e.to_string()))?
+                .0
+        }
         None => child::DEFAULT_MEMORY,
     };
     Ok(Settings {
@@ -38,18 +47,31 @@ fn cache_dir() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os("TANK_CACHE_DIR") {
         return Some(PathBuf::from(dir)).filter(|dir| !dir.as_os_str().is_empty());
     }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+    };
+    let base =
+        absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("tank"))
 }
 
 fn inputs(files: &[PathBuf], overrides: &Overrides, this_host: bool) -> Inputs {
-    Inputs { files: files.to_vec(), overrides: overrides.set.clone(), unlocked: false, this_host }
+    Inputs {
+        files: files.to_vec(),
+        overrides: overrides.set.clone(),
+        unlocked: false,
+        this_host,
+    }
 }
 
 /// Compiles what is to run on this host.
 pub fn compile(source: &Source) -> Result<Compiled, Error> {
-    Ok(tank_compiler::compile(&inputs(&source.files, &source.overrides, true), &settings()?)?)
+    Ok(tank_compiler::compile(
+        &inputs(&source.files, &source.overrides, true),
+        &settings()?,
+    )?)
 }
 
 /// As [`compile`]; none without files.
@@ -57,22 +79,37 @@ pub fn compile_some(files: &[PathBuf], overrides: &Overrides) -> Result<Option<C
     if files.is_empty() {
         return match overrides.set.as_slice() {
             [] => Ok(None),
-            _ => Err(Error::new("--set overrides a field of a file, and no file is named")),
+            _ => Err(Error::new(
+                "--set overrides a field of a file, and no file is named",
+            )),
         };
     }
-    Ok(Some(tank_compiler::compile(&inputs(files, overrides, true), &settings()?)?))
+    Ok(Some(tank_compiler::compile(
+        &inputs(files, overrides, true),
+        &settings()?,
+    )?))
 }
 
 pub fn check(source: &Source, json: bool) -> Result<u8, Error> {
-    let compiled = tank_compiler::compile(&inputs(&source.files, &source.overrides, true), &settings()?);
+    let compiled = tank_compiler::compile(
+        &inputs(&source.files, &source.overrides, true),
+        &settings()?,
+    );
     if json {
-        let problems = compiled.as_ref().err().map(problems_json).unwrap_or_default();
+        let problems = compiled
+            .as_ref()
+            .err()
+            .map(problems_json)
+            .unwrap_or_default();
         output::json(&serde_json::json!({ "ok": compiled.is_ok(), "problems": problems }))?;
         return Ok(u8::from(compiled.is_err()));
     }
     let config = compiled?.config()?;
     let containers: usize = config.pods.values().map(|pod| pod.containers.len()).sum();
-    output::line(&format!("{} pods with {containers} containers, nothing wrong", config.pods.len()))?;
+    output::line(&format!(
+        "{} pods with {containers} containers, nothing wrong",
+        config.pods.len()
+    ))?;
     Ok(0)
 }
 
@@ -87,7 +124,10 @@ fn problems_json(error: &CompileError) -> Vec<serde_json::Value> {
         return vec![serde_json::json!({ "code": code, "message": error.to_string() })];
     };
     let problem = |problem: &tank_compiler::Problem| {
-        let location = problem.labels.first().and_then(|label| problems.location(&label.place));
+        let location = problem
+            .labels
+            .first()
+            .and_then(|label| problems.location(&label.place));
         serde_json::json!({
             "code": problem.code,
             "field": tank_model::provenance::field(&problem.path),
@@ -101,8 +141,16 @@ fn problems_json(error: &CompileError) -> Vec<serde_json::Value> {
     problems.list.iter().map(problem).collect()
 }
 
-pub fn build(source: &Source, graph: Option<Drawing>, canonical: bool, json: bool) -> Result<u8, Error> {
-    let compiled = tank_compiler::compile(&inputs(&source.files, &source.overrides, false), &settings()?)?;
+pub fn build(
+    source: &Source,
+    graph: Option<Drawing>,
+    canonical: bool,
+    json: bool,
+) -> Result<u8, Error> {
+    let compiled = tank_compiler::compile(
+        &inputs(&source.files, &source.overrides, false),
+        &settings()?,
+    )?;
     if canonical {
         return output::line(&compiled.canonical).map(|()| 0);
     }
@@ -118,7 +166,11 @@ pub fn build(source: &Source, graph: Option<Drawing>, canonical: bool, json: boo
         let nodes: Vec<serde_json::Value> = built
             .entries()
             .map(|entry| {
-                let needs: Vec<String> = built.needs(&entry.key).iter().map(|need| need.key.to_string()).collect();
+                let needs: Vec<String> = built
+                    .needs(&entry.key)
+                    .iter()
+                    .map(|need| need.key.to_string())
+                    .collect();
                 serde_json::json!({
                     "key": entry.key.to_string(),
                     "hash": entry.hash,

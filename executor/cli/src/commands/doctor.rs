@@ -14,11 +14,22 @@ struct Finding {
 }
 
 fn finding(what: &'static str, ok: bool, found: impl Into<String>, help: &'static str) -> Finding {
-    Finding { what, ok, found: found.into(), help: (!ok).then_some(help) }
+    Finding {
+        what,
+        ok,
+        found: found.into(),
+        help: (!ok).then_some(help),
+    }
 }
 
 pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
-    let mut findings = vec![kernel(), cgroups(), user_namespaces(), overlay(), nftables()];
+    let mut findings = vec![
+        kernel(),
+        cgroups(),
+        user_namespaces(),
+        overlay(),
+        nftables(),
+    ];
     findings.push(daemon(socket).await);
     let well = findings.iter().all(|finding| finding.ok);
     if json {
@@ -36,30 +47,50 @@ pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
 }
 
 fn kernel() -> Finding {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    finding("kernel", version >= (6, 1), release, "Linux 6.1 or later is needed")
+    finding(
+        "kernel",
+        version >= (6, 1),
+        release,
+        "Linux 6.1 or later is needed",
+    )
 }
 
 fn cgroups() -> Finding {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     match tank_sys::cgroup::Layout::parse(&text) {
-        Some(layout) if layout.v1.is_empty() => {
-            finding("cgroups", true, format!("version 2 at {}", layout.v2.display()), "")
-        }
+        Some(layout) if layout.v1.is_empty() => finding(
+            "cgroups",
+            true,
+            format!("version 2 at {}", layout.v2.display()),
+            "",
+        ),
         Some(layout) => {
             let v1: Vec<&str> = layout.v1.keys().map(String::as_str).collect();
             finding(
                 "cgroups",
                 true,
-                format!("hybrid: version 2 at {}, {} on version 1", layout.v2.display(), v1.join(", ")),
+                format!(
+                    "hybrid: version 2 at {}, {} on version 1",
+                    layout.v2.display(),
+                    v1.join(", ")
+                ),
                 "",
             )
         }
-        None => {
-            finding("cgroups", false, "no version 2 hierarchy", "mount one: `mount -t cgroup2 none /sys/fs/cgroup`")
-        }
+        None => finding(
+            "cgroups",
+            false,
+            "no version 2 hierarchy",
+            "mount one: `mount -t cgroup2 none /sys/fs/cgroup`",
+        ),
     }
 }
 
@@ -69,22 +100,45 @@ fn number(path: &str) -> Option<u64> {
 
 fn user_namespaces() -> Finding {
     let most = number("/proc/sys/user/max_user_namespaces").unwrap_or(0);
-    finding("user namespaces", most > 0, format!("at most {most}"), "raise the sysctl user.max_user_namespaces")
+    finding(
+        "user namespaces",
+        most > 0,
+        format!("at most {most}"),
+        "raise the sysctl user.max_user_namespaces",
+    )
 }
 
 fn overlay() -> Finding {
-    let known =
-        fs::read_to_string("/proc/filesystems").unwrap_or_default().lines().any(|line| line.ends_with("\toverlay"));
-    let found = if known { "known to the kernel" } else { "not known to the kernel" };
-    finding("overlay", known, found, "load the module: `modprobe overlay`")
+    let known = fs::read_to_string("/proc/filesystems")
+        .unwrap_or_default()
+        .lines()
+        .any(|line| line.ends_with("\toverlay"));
+    let found = if known {
+        "known to the kernel"
+    } else {
+        "not known to the kernel"
+    };
+    finding(
+        "overlay",
+        known,
+        found,
+        "load the module: `modprobe overlay`",
+    )
 }
 
 fn nftables() -> Finding {
     match tank_sys::nft::list() {
         Ok(_) => finding("nftables", true, "answers", ""),
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            finding("nftables", false, format!("{error}{cause}"), "load the module `nf_tables`, and run this as root")
+            let cause = std::error::Error::source(&error)
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
+            finding(
+                "nftables",
+                false,
+                format!("{error}{cause}"),
+                "load the module `nf_tables`, and run this as root",
+            )
         }
     }
 }
@@ -95,9 +149,17 @@ async fn daemon(socket: &Path) -> Finding {
         Err(error) => Err(error),
     };
     match status {
-        Ok(status) => finding("tankd", true, format!("{} answers at {}", status.version, socket.display()), ""),
-        Err(_) => {
-            finding("tankd", false, format!("does not answer at {}", socket.display()), "start it, as root: `tankd`")
-        }
+        Ok(status) => finding(
+            "tankd",
+            true,
+            format!("{} answers at {}", status.version, socket.display()),
+            "",
+        ),
+        Err(_) => finding(
+            "tankd",
+            false,
+            format!("does not answer at {}", socket.display()),
+            "start it, as root: `tankd`",
+        ),
     }
 }

@@ -31,10 +31,13 @@ fn failed(what: &str) -> impl FnOnce(&dyn std::fmt::Display) -> Error + '_ {
 
 pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
     let (pod, container) = split_target(&args.target);
-    let terminal = !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let terminal =
+        !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if let Some(cwd) = args.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
-        return Err(Error::new(format!("the working directory `{cwd}` is not absolute"))
-            .help("name it from the container's `/`: `--cwd /srv`"));
+        return Err(
+            Error::new(format!("the working directory `{cwd}` is not absolute"))
+                .help("name it from the container's `/`: `--cwd /srv`"),
+        );
     }
     let size = terminal.then(terminal::size);
     let call = ExecCall {
@@ -47,7 +50,9 @@ pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
         columns: size.map(|(_, columns)| columns),
     };
     if terminal {
-        let (_, mut fds) = client.call_with::<ExecReply>(Method::Exec(call), Vec::new()).await?;
+        let (_, mut fds) = client
+            .call_with::<ExecReply>(Method::Exec(call), Vec::new())
+            .await?;
         if fds.len() != 2 {
             return Err(Error::new("tankd sent no terminal"));
         }
@@ -55,7 +60,9 @@ pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
         return on_terminal(control, master).await;
     }
     let (streams, pumps) = streams()?;
-    let (_, mut fds) = client.call_with::<ExecReply>(Method::Exec(call), streams).await?;
+    let (_, mut fds) = client
+        .call_with::<ExecReply>(Method::Exec(call), streams)
+        .await?;
     if fds.is_empty() {
         return Err(Error::new("tankd sent no control socket"));
     }
@@ -80,8 +87,8 @@ fn with_term(mut env: Vec<(String, String)>, terminal: bool) -> Vec<(String, Str
 
 type Pumps = Vec<std::thread::JoinHandle<()>>;
 
-/// The caller's own streams where they are pipes or files. A terminal is never handed into a container (a process
-/// there could push keys into it): such a stream is pumped through a pipe.
+/// The caller's own streams where they are pipes or files. A terminal is never handed into a
+/// container (a process there could push keys into it): such a stream is pumped through a pipe.
 fn streams() -> Result<(Vec<OwnedFd>, Pumps), Error> {
     let mut pumps = Vec::new();
     let own = [stdio::stdin(), stdio::stdout(), stdio::stderr()];
@@ -90,19 +97,30 @@ fn streams() -> Result<(Vec<OwnedFd>, Pumps), Error> {
         if !rustix::termios::isatty(own) {
             stream::check(own).map_err(|why| not_a_stream(index, why))?;
             let copy = rustix::io::fcntl_dupfd_cloexec(own, 3);
-            handed.push(copy.map_err(|e| Error::new("can't pass a stream on").cause(e.to_string()))?);
+            handed
+                .push(copy.map_err(|e| Error::new("can't pass a stream on").cause(e.to_string()))?);
             continue;
         }
-        let (read, write) =
-            tank_sys::namespace::pipe().map_err(|e| Error::new("can't make a pipe").cause(e.to_string()))?;
-        let (ours, theirs) = if index == 0 { (write, read) } else { (read, write) };
+        let (read, write) = tank_sys::namespace::pipe()
+            .map_err(|e| Error::new("can't make a pipe").cause(e.to_string()))?;
+        let (ours, theirs) = if index == 0 {
+            (write, read)
+        } else {
+            (read, write)
+        };
         handed.push(theirs);
         let ours = std::fs::File::from(ours);
         match index {
             // Ends with the process: it may wait for a key for ever.
-            0 => drop(std::thread::spawn(move || drop(std::io::copy(&mut std::io::stdin(), &mut { ours })))),
-            1 => pumps.push(std::thread::spawn(move || drop(std::io::copy(&mut { ours }, &mut std::io::stdout())))),
-            _ => pumps.push(std::thread::spawn(move || drop(std::io::copy(&mut { ours }, &mut std::io::stderr())))),
+            0 => drop(std::thread::spawn(move || {
+                drop(std::io::copy(&mut std::io::stdin(), &mut { ours }))
+            })),
+            1 => pumps.push(std::thread::spawn(move || {
+                drop(std::io::copy(&mut { ours }, &mut std::io::stdout()))
+            })),
+            _ => pumps.push(std::thread::spawn(move || {
+                drop(std::io::copy(&mut { ours }, &mut std::io::stderr()))
+            })),
         }
     }
     Ok((handed, pumps))
@@ -113,7 +131,9 @@ fn not_a_stream(index: usize, why: NoStream) -> Error {
     let name = stream::NAMES.get(index).unwrap_or(&"a stream");
     let error = Error::new(format!("can't hand {name} into the container: it is {why}"));
     match why {
-        NoStream::Directory => error.help("to copy a directory: `tar -c . | tank exec POD -- tar -x`"),
+        NoStream::Directory => {
+            error.help("to copy a directory: `tar -c . | tank exec POD -- tar -x`")
+        }
         _ => error.help("redirect it to a file, a pipe or `/dev/null`"),
     }
 }
@@ -183,7 +203,8 @@ async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
     let mut raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
     let mut typed = keys();
     let mut detacher = Keys::default();
-    let mut resized = signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
+    let mut resized =
+        signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
     let mut buffer = vec![0; MAX_DATA];
     let mut hung_up = false;
     loop {
@@ -237,7 +258,9 @@ fn drain(raw: &mut Raw, master: &OwnedFd, buffer: &mut [u8]) {
 
 async fn write_all(master: &AsyncFd<OwnedFd>, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        let Ok(mut guard) = master.writable().await else { return };
+        let Ok(mut guard) = master.writable().await else {
+            return;
+        };
         match guard.try_io(|master| Ok(rustix::io::write(master.as_fd(), bytes)?)) {
             Err(_would_block) => {}
             Ok(Ok(length)) => bytes = &bytes[length..],
@@ -248,18 +271,22 @@ async fn write_all(master: &AsyncFd<OwnedFd>, mut bytes: &[u8]) {
 
 pub async fn attach(client: &mut Client, target: &str) -> Result<u8, Error> {
     let (pod, container) = split_target(target);
-    let (_, mut fds) = client.call_with::<AttachReply>(Method::Attach { pod, container }, Vec::new()).await?;
+    let (_, mut fds) = client
+        .call_with::<AttachReply>(Method::Attach { pod, container }, Vec::new())
+        .await?;
     if fds.is_empty() {
         return Err(Error::new("tankd sent no terminal"));
     }
     let socket = watch(fds.remove(0))?;
     if !std::io::stdin().is_terminal() {
-        return Err(Error::new("not a tty: standard input is no terminal").help("`tank logs -f` needs none"));
+        return Err(Error::new("not a tty: standard input is no terminal")
+            .help("`tank logs -f` needs none"));
     }
     let mut raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
     let mut typed = keys();
     let mut detacher = Keys::default();
-    let mut resized = signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
+    let mut resized =
+        signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
     resize(&socket).await;
     loop {
         tokio::select! {
@@ -297,8 +324,13 @@ async fn resize(socket: &AsyncFd<OwnedFd>) {
 async fn send(socket: &AsyncFd<OwnedFd>, message: &FromClient) {
     let packet = message.encode();
     loop {
-        let Ok(mut guard) = socket.writable().await else { return };
-        if guard.try_io(|socket| packet::send(socket.as_fd(), &packet, &[])).is_ok() {
+        let Ok(mut guard) = socket.writable().await else {
+            return;
+        };
+        if guard
+            .try_io(|socket| packet::send(socket.as_fd(), &packet, &[]))
+            .is_ok()
+        {
             return;
         }
     }

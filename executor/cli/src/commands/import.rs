@@ -20,21 +20,31 @@ pub fn import(
         args::Dialect::Quadlet => Dialect::Quadlet,
     });
     let imported = import::import(files, dialect).map_err(|error| match error {
-        import::ImportError::Dialect(_) => {
-            Error::new(error.to_string()).help("say it: --from compose, --from kubernetes or --from quadlet")
-        }
+        import::ImportError::Dialect(_) => Error::new(error.to_string())
+            .help("say it: --from compose, --from kubernetes or --from quadlet"),
         other => Error::new(other.to_string()),
     })?;
     if let Some(path) = out {
-        let failed = |e: std::io::Error| Error::new(format!("can't write {}", path.display())).cause(e.to_string());
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+        let failed = |e: std::io::Error| {
+            Error::new(format!("can't write {}", path.display())).cause(e.to_string())
+        };
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(failed)?;
         file.write_all(imported.nickel.as_bytes()).map_err(failed)?;
     }
     if json {
-        let notes: Vec<_> =
-            imported.notes.iter().map(|note| serde_json::json!({ "key": note.key, "why": note.why })).collect();
+        let notes: Vec<_> = imported
+            .notes
+            .iter()
+            .map(|note| serde_json::json!({ "key": note.key, "why": note.why }))
+            .collect();
         let nickel = out.is_none().then_some(&imported.nickel);
-        output::json(&serde_json::json!({ "pods": imported.pods, "unmapped": notes, "nickel": nickel }))?;
+        output::json(
+            &serde_json::json!({ "pods": imported.pods, "unmapped": notes, "nickel": nickel }),
+        )?;
     } else {
         if out.is_none() {
             output::line(imported.nickel.trim_end())?;

@@ -31,7 +31,9 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
     };
     let compiled = tank_compiler::compile(&inputs, &config::settings()?)?;
     let config = compiled.config()?;
-    let known = Lock::read(&compiled.base_dir)?.map(|(lock, _)| lock).unwrap_or_default();
+    let known = Lock::read(&compiled.base_dir)?
+        .map(|(lock, _)| lock)
+        .unwrap_or_default();
     let used = used(&config);
     let path = Lock::path(&compiled.base_dir);
     if request.check {
@@ -42,28 +44,52 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
         Some("") => used.keys().map(String::as_str).collect(),
         Some(pod) => {
             if !config.pods.contains_key(pod) {
-                let near = tank_model::name::nearest(pod, config.pods.keys().map(tank_model::Name::as_str));
-                let help =
-                    near.map_or_else(|| "name one of its pods".to_owned(), |near| format!("did you mean `{near}`?"));
+                let near = tank_model::name::nearest(
+                    pod,
+                    config.pods.keys().map(tank_model::Name::as_str),
+                );
+                let help = near.map_or_else(
+                    || "name one of its pods".to_owned(),
+                    |near| format!("did you mean `{near}`?"),
+                );
                 return Err(Error::new(format!("the configuration has no pod `{pod}`")).help(help));
             }
-            used.iter().filter(|(_, pods)| pods.contains(pod)).map(|(image, _)| image.as_str()).collect()
+            used.iter()
+                .filter(|(_, pods)| pods.contains(pod))
+                .map(|(image, _)| image.as_str())
+                .collect()
         }
     };
-    let ask = used.keys().filter(|image| !known.images.contains_key(*image) || again.contains(image.as_str()));
+    let ask = used
+        .keys()
+        .filter(|image| !known.images.contains_key(*image) || again.contains(image.as_str()));
     let ask: Vec<String> = ask.cloned().collect();
     let mut resolved: BTreeMap<String, Digest> = BTreeMap::new();
     if !ask.is_empty() {
-        let reply: ResolveReply = Client::connect(socket).await?.call(Method::Resolve { images: ask }).await?;
+        let reply: ResolveReply = Client::connect(socket)
+            .await?
+            .call(Method::Resolve { images: ask })
+            .await?;
         for answer in reply.images {
-            let digest = answer.digest.parse().map_err(|_| Error::new("tankd's answer holds no digest"))?;
+            let digest = answer
+                .digest
+                .parse()
+                .map_err(|_| Error::new("tankd's answer holds no digest"))?;
             resolved.insert(answer.image, digest);
         }
     }
-    let kept = known.images.iter().filter(|(image, _)| used.contains_key(*image));
-    let mut images: BTreeMap<String, Digest> = kept.map(|(image, digest)| (image.clone(), *digest)).collect();
+    let kept = known
+        .images
+        .iter()
+        .filter(|(image, _)| used.contains_key(*image));
+    let mut images: BTreeMap<String, Digest> = kept
+        .map(|(image, digest)| (image.clone(), *digest))
+        .collect();
     images.extend(resolved);
-    let new = Lock { images, ..Lock::default() };
+    let new = Lock {
+        images,
+        ..Lock::default()
+    };
     report(&known, &new, json)?;
     if new != known || !path.exists() {
         write(&path, &new.text())?;
@@ -77,16 +103,30 @@ fn used(config: &Config) -> BTreeMap<String, BTreeSet<String>> {
     for (pod, spec) in &config.pods {
         for container in spec.containers.values().chain(spec.init.values()) {
             if lock::lockable(&container.image) {
-                used.entry(container.image.to_string()).or_default().insert(pod.to_string());
+                used.entry(container.image.to_string())
+                    .or_default()
+                    .insert(pod.to_string());
             }
         }
     }
     used
 }
 
-fn check(known: &Lock, used: &BTreeMap<String, BTreeSet<String>>, path: &Path, json: bool) -> Result<u8, Error> {
-    let missing: Vec<&String> = used.keys().filter(|image| !known.images.contains_key(*image)).collect();
-    let unused: Vec<&String> = known.images.keys().filter(|image| !used.contains_key(*image)).collect();
+fn check(
+    known: &Lock,
+    used: &BTreeMap<String, BTreeSet<String>>,
+    path: &Path,
+    json: bool,
+) -> Result<u8, Error> {
+    let missing: Vec<&String> = used
+        .keys()
+        .filter(|image| !known.images.contains_key(*image))
+        .collect();
+    let unused: Vec<&String> = known
+        .images
+        .keys()
+        .filter(|image| !used.contains_key(*image))
+        .collect();
     let fits = missing.is_empty() && unused.is_empty();
     if json {
         output::json(&serde_json::json!({ "ok": fits, "missing": missing, "unused": unused }))?;
@@ -98,11 +138,24 @@ fn check(known: &Lock, used: &BTreeMap<String, BTreeSet<String>>, path: &Path, j
     }
     let list = |what: &str, images: &[&String]| {
         let names: Vec<String> = images.iter().map(|image| format!("`{image}`")).collect();
-        if names.is_empty() { String::new() } else { format!("{what}: {}", names.join(", ")) }
+        if names.is_empty() {
+            String::new()
+        } else {
+            format!("{what}: {}", names.join(", "))
+        }
     };
     let parts = [list("missing", &missing), list("not used", &unused)];
-    let cause = parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("; ");
-    Err(Error::new(format!("{} does not fit the configuration", path.display())).cause(cause).help("run `tank lock`"))
+    let cause = parts
+        .iter()
+        .filter(|part| !part.is_empty())
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("; ");
+    Err(
+        Error::new(format!("{} does not fit the configuration", path.display()))
+            .cause(cause)
+            .help("run `tank lock`"),
+    )
 }
 
 fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
@@ -118,7 +171,11 @@ fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
         };
         output::line(&line)?;
     }
-    for image in old.images.keys().filter(|image| !new.images.contains_key(*image)) {
+    for image in old
+        .images
+        .keys()
+        .filter(|image| !new.images.contains_key(*image))
+    {
         output::line(&format!("{image}  removed: nothing uses it"))?;
     }
     if new.images.is_empty() {
@@ -129,11 +186,19 @@ fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
 
 /// Whole or not at all.
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |e: std::io::Error| Error::new(format!("can't write {}", path.display())).cause(e.to_string());
+    let failed = |e: std::io::Error| {
+        Error::new(format!("can't write {}", path.display())).cause(e.to_string())
+    };
     let new = path.with_extension(format!("lock.{}.new", std::process::id()));
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(&new).map_err(failed)?;
-    let written =
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&new, path));
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&new)
+        .map_err(failed)?;
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&new, path));
     written.map_err(|error| {
         let _ = std::fs::remove_file(&new);
         failed(error)

@@ -10,9 +10,13 @@ const TEMPLATE: &str = include_str!("../../../../stdlib/init.ncl");
 
 pub fn doc(field: Option<&str>, error: Option<&str>, import_path: bool) -> Result<u8, Error> {
     if import_path {
-        let dir = config::settings()?.cache_dir.as_deref().and_then(tank_compiler::child::stdlib_dir);
+        let dir = config::settings()?
+            .cache_dir
+            .as_deref()
+            .and_then(tank_compiler::child::stdlib_dir);
         let dir = dir.ok_or_else(|| {
-            Error::new("there is no folder to keep a copy of `tank.ncl` in").help("set TANK_CACHE_DIR, or HOME")
+            Error::new("there is no folder to keep a copy of `tank.ncl` in")
+                .help("set TANK_CACHE_DIR, or HOME")
         })?;
         return output::line(&dir.display().to_string()).map(|()| 0);
     }
@@ -24,7 +28,10 @@ pub fn doc(field: Option<&str>, error: Option<&str>, import_path: bool) -> Resul
         }
     };
     let page = match error {
-        Some(code) => format!("{code}\n\n{}", manual::error_page(code).map_err(|e| unknown("error", e))?),
+        Some(code) => format!(
+            "{code}\n\n{}",
+            manual::error_page(code).map_err(|e| unknown("error", e))?
+        ),
         None => manual::field_page(field.unwrap_or_default()).map_err(|e| unknown("field", e))?,
     };
     output::line(page.trim_end())?;
@@ -34,17 +41,27 @@ pub fn doc(field: Option<&str>, error: Option<&str>, import_path: bool) -> Resul
 pub fn init(file: &Path, force: bool) -> Result<u8, Error> {
     let name = file.display();
     let mut options = std::fs::OpenOptions::new();
-    let opened =
-        if force { options.write(true).create(true).truncate(true) } else { options.write(true).create_new(true) }
-            .open(file);
+    let opened = if force {
+        options.write(true).create(true).truncate(true)
+    } else {
+        options.write(true).create_new(true)
+    }
+    .open(file);
     let mut out = match opened {
         Ok(out) => out,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::new(format!("{name} is there already")).help("`--force` overwrites it"));
+            return Err(
+                Error::new(format!("{name} is there already")).help("`--force` overwrites it")
+            );
         }
-        Err(error) => return Err(Error::new(format!("can't write {name}")).cause(error.to_string())),
+        Err(error) => {
+            return Err(Error::new(format!("can't write {name}")).cause(error.to_string()));
+        }
     };
-    out.write_all(TEMPLATE.as_bytes()).map_err(|e| Error::new(format!("can't write {name}")).cause(e.to_string()))?;
-    output::line(&format!("{name} is written: look at it, then `tank check {name}` and `tank switch {name}`"))?;
+    out.write_all(TEMPLATE.as_bytes())
+        .map_err(|e| Error::new(format!("can't write {name}")).cause(e.to_string()))?;
+    output::line(&format!(
+        "{name} is written: look at it, then `tank check {name}` and `tank switch {name}`"
+    ))?;
     Ok(0)
 }

@@ -25,34 +25,87 @@ pub async fn run(args: Args) -> Result<u8, Error> {
     let connect = || Client::connect(&args.socket);
     match args.command {
         Command::Check(source) => config::check(&source, json),
-        Command::Build { source, graph, canonical } => config::build(&source, graph, canonical, json),
-        Command::Lock { files, overrides, update, check } => {
-            let request = lock::Request { files, overrides, update, check };
+        Command::Build {
+            source,
+            graph,
+            canonical,
+        } => config::build(&source, graph, canonical, json),
+        Command::Lock {
+            files,
+            overrides,
+            update,
+            check,
+        } => {
+            let request = lock::Request {
+                files,
+                overrides,
+                update,
+                check,
+            };
             lock::lock(&args.socket, request, json).await
         }
         Command::Init { file, force } => manual::init(&file, force),
-        Command::Import { files, from, output, strict } => {
-            import::import(&files, from, output.as_deref(), strict, json)
-        }
-        Command::Doc { field, error, import_path } => manual::doc(field.as_deref(), error.as_deref(), import_path),
+        Command::Import {
+            files,
+            from,
+            output,
+            strict,
+        } => import::import(&files, from, output.as_deref(), strict, json),
+        Command::Doc {
+            field,
+            error,
+            import_path,
+        } => manual::doc(field.as_deref(), error.as_deref(), import_path),
         Command::Why { field } => view::why(&mut connect().await?, &field, json).await,
-        Command::Diff { files, overrides, apply, replace, exit_code } => {
+        Command::Diff {
+            files,
+            overrides,
+            apply,
+            replace,
+            exit_code,
+        } => {
             let config = config::compile_some(&files, &overrides)?;
-            let how = change::How { merge: apply, replace };
+            let how = change::How {
+                merge: apply,
+                replace,
+            };
             change::diff(&mut connect().await?, config, &files, how, exit_code, json).await
         }
-        Command::Switch { source, change, plan } => {
-            let how = change::How { merge: false, replace: false };
+        Command::Switch {
+            source,
+            change,
+            plan,
+        } => {
+            let how = change::How {
+                merge: false,
+                replace: false,
+            };
             change::switch(&args.socket, &source, &change, plan, how, json).await
         }
-        Command::Apply { source, change, plan, replace } => {
-            let how = change::How { merge: true, replace };
+        Command::Apply {
+            source,
+            change,
+            plan,
+            replace,
+        } => {
+            let how = change::How {
+                merge: true,
+                replace,
+            };
             change::switch(&args.socket, &source, &change, plan, how, json).await
         }
         Command::Delete { pod } => {
-            change::follow(&mut connect().await?, Method::Delete { pod }, Timings::default(), json).await
+            change::follow(
+                &mut connect().await?,
+                Method::Delete { pod },
+                Timings::default(),
+                json,
+            )
+            .await
         }
-        Command::Generations(Generations::List) => view::generations(&mut connect().await?, json).await,
+        Command::Generations(Generations::List) => {
+            view::generations(&mut connect().await?, json).await
+        }
         Command::Generations(Generations::Show { number }) => {
             view::generation(&mut connect().await?, number, json).await
         }
@@ -60,14 +113,24 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             view::generation_diff(&mut connect().await?, from, to, json).await
         }
         Command::Generations(Generations::Rollback { to }) => {
-            change::follow(&mut connect().await?, Method::Rollback { to }, Timings::default(), json).await
+            change::follow(
+                &mut connect().await?,
+                Method::Rollback { to },
+                Timings::default(),
+                json,
+            )
+            .await
         }
         Command::List => view::list(&mut connect().await?, json).await,
         Command::Get { pod } => view::get(&mut connect().await?, pod, json).await,
         Command::Status => view::status(&mut connect().await?, json).await,
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,
-        Command::Logs { target, follow, tail } => view::logs(&mut connect().await?, &target, follow, tail, json).await,
+        Command::Logs {
+            target,
+            follow,
+            tail,
+        } => view::logs(&mut connect().await?, &target, follow, tail, json).await,
         Command::Events { follow } => view::events(&mut connect().await?, follow, json).await,
         Command::Doctor => doctor::doctor(&args.socket, json).await,
     }

@@ -8,8 +8,8 @@ use crate::{
     output::{self, ago, short},
 };
 use tank_proto::varlink::{
-    ChangesReply, EventsReply, GenerationReply, GenerationsReply, GetReply, ListReply, LogsCall, LogsReply, Method,
-    Pod, StatusReply,
+    ChangesReply, EventsReply, GenerationReply, GenerationsReply, GetReply, ListReply, LogsCall,
+    LogsReply, Method, Pod, StatusReply,
 };
 
 pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
@@ -26,13 +26,31 @@ pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
                 container.name.clone(),
                 container_state(container),
                 container.restarts.to_string(),
-                pod.addresses.first().cloned().unwrap_or_else(|| "-".to_owned()),
-                if pod.published.is_empty() { "-".to_owned() } else { pod.published.join(", ") },
+                pod.addresses
+                    .first()
+                    .cloned()
+                    .unwrap_or_else(|| "-".to_owned()),
+                if pod.published.is_empty() {
+                    "-".to_owned()
+                } else {
+                    pod.published.join(", ")
+                },
                 container.image.clone(),
             ]);
         }
     }
-    output::table(&["POD", "CONTAINER", "STATE", "RESTARTS", "ADDRESS", "PUBLISHED", "IMAGE"], &rows)?;
+    output::table(
+        &[
+            "POD",
+            "CONTAINER",
+            "STATE",
+            "RESTARTS",
+            "ADDRESS",
+            "PUBLISHED",
+            "IMAGE",
+        ],
+        &rows,
+    )?;
     Ok(0)
 }
 
@@ -57,7 +75,11 @@ pub async fn get(client: &mut Client, pod: String, json: bool) -> Result<u8, Err
 }
 
 fn print_pod(pod: &Pod) -> Result<(), Error> {
-    let reason = pod.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let reason = pod
+        .reason
+        .as_deref()
+        .map(|reason| format!(" ({reason})"))
+        .unwrap_or_default();
     output::line(&format!("{}: {}{reason}", pod.name, pod.state))?;
     for address in &pod.addresses {
         output::line(&format!("  address    {address}"))?;
@@ -66,10 +88,24 @@ fn print_pod(pod: &Pod) -> Result<(), Error> {
         output::line(&format!("  published  {published}"))?;
     }
     for container in &pod.containers {
-        let pid = container.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
-        let since = container.started.map(|started| format!(", started {}", ago(started))).unwrap_or_default();
-        output::line(&format!("  container  {}: {}{pid}{since}", container.name, container_state(container)))?;
-        let digest = container.digest.as_deref().map(|digest| format!(" ({})", short(digest))).unwrap_or_default();
+        let pid = container
+            .pid
+            .map(|pid| format!(", pid {pid}"))
+            .unwrap_or_default();
+        let since = container
+            .started
+            .map(|started| format!(", started {}", ago(started)))
+            .unwrap_or_default();
+        output::line(&format!(
+            "  container  {}: {}{pid}{since}",
+            container.name,
+            container_state(container)
+        ))?;
+        let digest = container
+            .digest
+            .as_deref()
+            .map(|digest| format!(" ({})", short(digest)))
+            .unwrap_or_default();
         output::line(&format!("    image    {}{digest}", container.image))?;
     }
     Ok(())
@@ -94,10 +130,16 @@ pub async fn status(client: &mut Client, json: bool) -> Result<u8, Error> {
         (Some(number), Some(root)) => format!("{number} ({})", short(root)),
         _ => "none yet".to_owned(),
     };
-    output::line(&format!("tankd       {} (pid {})", reply.version, reply.pid))?;
+    output::line(&format!(
+        "tankd       {} (pid {})",
+        reply.version, reply.pid
+    ))?;
     output::line(&format!("kernel      {}", reply.kernel))?;
     output::line(&format!("generation  {generation}"))?;
-    output::line(&format!("pods        {} of {} running", reply.running, reply.pods))?;
+    output::line(&format!(
+        "pods        {} of {} running",
+        reply.running, reply.pods
+    ))?;
     Ok(0)
 }
 
@@ -109,7 +151,11 @@ pub async fn generations(client: &mut Client, json: bool) -> Result<u8, Error> {
     }
     let row = |generation: &tank_proto::varlink::Generation| {
         vec![
-            format!("{}{}", generation.number, if generation.current { " *" } else { "" }),
+            format!(
+                "{}{}",
+                generation.number,
+                if generation.current { " *" } else { "" }
+            ),
             short(&generation.root).to_owned(),
             generation.outcome.replace('_', " "),
             ago(generation.time),
@@ -130,43 +176,83 @@ pub async fn generation(client: &mut Client, number: Option<u64>, json: bool) ->
     }
     let generation = &reply.generation;
     let current = if generation.current { ", current" } else { "" };
-    output::line(&format!("generation {}: {}{current}", generation.number, generation.outcome.replace('_', " ")))?;
+    output::line(&format!(
+        "generation {}: {}{current}",
+        generation.number,
+        generation.outcome.replace('_', " ")
+    ))?;
     output::line(&format!("  root    {}", generation.root))?;
     if let Some(parent) = generation.parent {
         output::line(&format!("  parent  {parent}"))?;
     }
-    output::line(&format!("  made    {} by user {}: {}", ago(generation.time), generation.uid, generation.source))?;
+    output::line(&format!(
+        "  made    {} by user {}: {}",
+        ago(generation.time),
+        generation.uid,
+        generation.source
+    ))?;
     print_config(&reply.config)?;
     Ok(0)
 }
 
-pub async fn generation_diff(client: &mut Client, from: u64, to: u64, json: bool) -> Result<u8, Error> {
+pub async fn generation_diff(
+    client: &mut Client,
+    from: u64,
+    to: u64,
+    json: bool,
+) -> Result<u8, Error> {
     let reply: ChangesReply = client.call(Method::GenerationDiff { from, to }).await?;
     if json {
         output::json(&reply)?;
     } else if reply.changes.is_empty() {
         output::line("no difference")?;
     } else {
-        reply.changes.iter().try_for_each(|change| output::line(&change_line(change)))?;
+        reply
+            .changes
+            .iter()
+            .try_for_each(|change| output::line(&change_line(change)))?;
     }
     Ok(0)
 }
 
-pub async fn logs(client: &mut Client, target: &str, follow: bool, tail: Option<u64>, json: bool) -> Result<u8, Error> {
+pub async fn logs(
+    client: &mut Client,
+    target: &str,
+    follow: bool,
+    tail: Option<u64>,
+    json: bool,
+) -> Result<u8, Error> {
     let (pod, container) = split_target(target);
-    let call = LogsCall { pod, container, tail, follow: Some(follow) };
+    let call = LogsCall {
+        pod,
+        container,
+        tail,
+        follow: Some(follow),
+    };
     client.send(Method::Logs(call), Vec::new(), true).await?;
     loop {
         let (reply, _, more) = client.receive::<LogsReply>().await?;
         if !more {
             return Ok(0);
         }
-        if json { output::json(&reply)? } else { output::line(&reply.line)? }
+        if json {
+            output::json(&reply)?
+        } else {
+            output::line(&reply.line)?
+        }
     }
 }
 
 pub async fn events(client: &mut Client, follow: bool, json: bool) -> Result<u8, Error> {
-    client.send(Method::Events { follow: Some(follow) }, Vec::new(), true).await?;
+    client
+        .send(
+            Method::Events {
+                follow: Some(follow),
+            },
+            Vec::new(),
+            true,
+        )
+        .await?;
     loop {
         let (reply, _, more) = client.receive::<EventsReply>().await?;
         if !more {
@@ -176,15 +262,28 @@ pub async fn events(client: &mut Client, follow: bool, json: bool) -> Result<u8,
         if json {
             output::json(event)?;
         } else {
-            let pod = event.pod.as_deref().map(|pod| format!("{pod}: ")).unwrap_or_default();
-            output::line(&format!("{:>8}  {:<9}  {pod}{}", ago(event.time), event.kind, event.message))?;
+            let pod = event
+                .pod
+                .as_deref()
+                .map(|pod| format!("{pod}: "))
+                .unwrap_or_default();
+            output::line(&format!(
+                "{:>8}  {:<9}  {pod}{}",
+                ago(event.time),
+                event.kind,
+                event.message
+            ))?;
         }
     }
 }
 
 /// Why a value is what it is.
 pub async fn why(client: &mut Client, field: &str, json: bool) -> Result<u8, Error> {
-    let reply: tank_proto::varlink::WhyReply = client.call(Method::Why { field: field.to_owned() }).await?;
+    let reply: tank_proto::varlink::WhyReply = client
+        .call(Method::Why {
+            field: field.to_owned(),
+        })
+        .await?;
     if json {
         output::json(&reply)?;
         return Ok(u8::from(reply.value.is_none()));
@@ -197,7 +296,8 @@ pub async fn why(client: &mut Client, field: &str, json: bool) -> Result<u8, Err
                 output::line("  the default: nothing declares it")?;
                 Ok(0)
             }
-            None => Err(Error::new(format!("`{}` is not declared", reply.field)).help("`tank get POD` shows what is")),
+            None => Err(Error::new(format!("`{}` is not declared", reply.field))
+                .help("`tank get POD` shows what is")),
         };
     };
     output::line(&format!("{} = {value}", reply.field))?;
@@ -209,12 +309,23 @@ pub async fn why(client: &mut Client, field: &str, json: bool) -> Result<u8, Err
         output::line(&format!("  asked for   {via}"))?;
     }
     for over in &reply.overrode {
-        let priority = over.priority.as_ref().map(|priority| format!(" ({priority})")).unwrap_or_default();
-        output::line(&format!("  overrode    {} at {}{priority}", over.text, over.place))?;
+        let priority = over
+            .priority
+            .as_ref()
+            .map(|priority| format!(" ({priority})"))
+            .unwrap_or_default();
+        output::line(&format!(
+            "  overrode    {} at {}{priority}",
+            over.text, over.place
+        ))?;
     }
     if let Some(since) = &reply.since {
         let number = since.number;
-        output::line(&format!("  since       generation {number}, {} ({})", output::ago(since.time), since.source))?;
+        output::line(&format!(
+            "  since       generation {number}, {} ({})",
+            output::ago(since.time),
+            since.source
+        ))?;
     }
     Ok(0)
 }

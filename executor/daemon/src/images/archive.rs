@@ -1,6 +1,7 @@
-//! Tar archives, one member after the other. `tar-core` parses (pax records by their length, so a value may hold any byte;
-//! GNU long names; every format of sparse files); this hands it bytes and holds the bounds: no more of a member than
-//! [`MAX_HEAD`] is ever in memory, content goes through in pieces, and every read is one of the reader that is below.
+//! Tar archives, one member after the other. `tar-core` parses (pax records by their length, so a
+//! value may hold any byte; GNU long names; every format of sparse files); this hands it bytes and
+//! holds the bounds: no more of a member than [`MAX_HEAD`] is ever in memory, content goes through
+//! in pieces, and every read is one of the reader that is below.
 
 use rustix::fs::Timespec;
 use std::io::{self, Read};
@@ -9,7 +10,8 @@ use tar_core::{
     parse::{Limits, ParseEvent, ParsedEntry, Parser},
 };
 
-/// The most bytes of names and pax records of one member. One attribute of a file has at most 64 KiB (xattr(7)).
+/// The most bytes of names and pax records of one member. One attribute of a file has at most 64
+/// KiB (xattr(7)).
 pub const MAX_METADATA: u32 = 1 << 20;
 
 /// The longest path (PATH_MAX, with its end).
@@ -18,7 +20,8 @@ pub const MAX_PATH: u32 = 4095;
 /// The most pieces of a sparse file.
 const MAX_PIECES: usize = 32_768;
 
-/// The most bytes before a member's content: its metadata, and the map of a sparse file, whose lines have at most 42 bytes.
+/// The most bytes before a member's content: its metadata, and the map of a sparse file, whose
+/// lines have at most 42 bytes.
 const MAX_HEAD: usize = 4 << 20;
 
 /// A block of the format.
@@ -37,7 +40,8 @@ pub struct Member {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The bytes of the file, holes counted in.
     pub size: u64,
-    /// Where the pieces of a sparse file belong: offset and length, ascending. The content is the pieces.
+    /// Where the pieces of a sparse file belong: offset and length, ascending. The content is the
+    /// pieces.
     pub pieces: Option<Vec<(u64, u64)>>,
 }
 
@@ -45,8 +49,14 @@ pub struct Member {
 enum Parsed {
     Needs(usize),
     End,
-    Nothing { head: usize },
-    Member { head: usize, member: Box<Member>, stored: u64 },
+    Nothing {
+        head: usize,
+    },
+    Member {
+        head: usize,
+        member: Box<Member>,
+        stored: u64,
+    },
 }
 
 pub struct Archive<R> {
@@ -72,7 +82,14 @@ impl<R: Read> Archive<R> {
         parser.set_allow_empty_path(true);
         // A time before 1970 is one of those; sizes and owners are looked at in `records`.
         parser.set_ignore_pax_errors(true);
-        Self { reader, parser, buffer: Vec::new(), begin: 0, content: 0, padding: 0 }
+        Self {
+            reader,
+            parser,
+            buffer: Vec::new(),
+            begin: 0,
+            content: 0,
+            padding: 0,
+        }
     }
 
     /// The next member; what was not read of the one before is passed over.
@@ -86,11 +103,19 @@ impl<R: Read> Archive<R> {
                     }
                     // Some archives end without the blocks that say so.
                     let rest = &self.buffer[self.begin..];
-                    return if rest.iter().all(|byte| *byte == 0) { Ok(None) } else { Err(cut()) };
+                    return if rest.iter().all(|byte| *byte == 0) {
+                        Ok(None)
+                    } else {
+                        Err(cut())
+                    };
                 }
                 Parsed::End => return Ok(None),
                 Parsed::Nothing { head } => self.consume(head),
-                Parsed::Member { head, member, stored } => {
+                Parsed::Member {
+                    head,
+                    member,
+                    stored,
+                } => {
                     self.consume(head);
                     self.content = stored;
                     self.padding = stored.wrapping_neg() % BLOCK as u64;
@@ -101,21 +126,41 @@ impl<R: Read> Archive<R> {
     }
 
     fn parse(&mut self) -> io::Result<Parsed> {
-        Ok(match self.parser.parse(&self.buffer[self.begin..]).map_err(bad)? {
-            ParseEvent::NeedData { min_bytes } => Parsed::Needs(min_bytes),
-            ParseEvent::End { .. } => Parsed::End,
-            // What they say of all that follows is a comment, in the archives there are.
-            ParseEvent::GlobalExtensions { consumed, .. } => Parsed::Nothing { head: consumed },
-            ParseEvent::Entry { consumed, entry } => {
-                Parsed::Member { head: consumed, member: Box::new(member(&entry)?), stored: entry.size }
-            }
-            ParseEvent::SparseEntry { consumed, entry, sparse_map, real_size } => {
-                let pieces: Vec<(u64, u64)> = sparse_map.iter().map(|piece| (piece.offset, piece.length)).collect();
-                check_pieces(&pieces, real_size, entry.size)?;
-                let member = Member { size: real_size, pieces: Some(pieces), ..member(&entry)? };
-                Parsed::Member { head: consumed, member: Box::new(member), stored: entry.size }
-            }
-        })
+        Ok(
+            match self.parser.parse(&self.buffer[self.begin..]).map_err(bad)? {
+                ParseEvent::NeedData { min_bytes } => Parsed::Needs(min_bytes),
+                ParseEvent::End { .. } => Parsed::End,
+                // What they say of all that follows is a comment, in the archives there are.
+                ParseEvent::GlobalExtensions { consumed, .. } => Parsed::Nothing { head: consumed },
+                ParseEvent::Entry { consumed, entry } => Parsed::Member {
+                    head: consumed,
+                    member: Box::new(member(&entry)?),
+                    stored: entry.size,
+                },
+                ParseEvent::SparseEntry {
+                    consumed,
+                    entry,
+                    sparse_map,
+                    real_size,
+                } => {
+                    let pieces: Vec<(u64, u64)> = sparse_map
+                        .iter()
+                        .map(|piece| (piece.offset, piece.length))
+                        .collect();
+                    check_pieces(&pieces, real_size, entry.size)?;
+                    let member = Member {
+                        size: real_size,
+                        pieces: Some(pieces),
+                        ..member(&entry)?
+                    };
+                    Parsed::Member {
+                        head: consumed,
+                        member: Box::new(member),
+                        stored: entry.size,
+                    }
+                }
+            },
+        )
     }
 
     /// Reads on until there are `wanted` bytes; false at the end of the archive.
@@ -128,7 +173,9 @@ impl<R: Read> Archive<R> {
         }
         // Twice as much where it was not enough: the parser begins anew each time.
         let wanted = wanted.max(2 * had).min(MAX_HEAD);
-        (&mut self.reader).take((wanted - had) as u64).read_to_end(&mut self.buffer)?;
+        (&mut self.reader)
+            .take((wanted - had) as u64)
+            .read_to_end(&mut self.buffer)?;
         Ok(self.buffer.len() > had)
     }
 
@@ -154,7 +201,9 @@ impl<R: Read> Archive<R> {
 /// The present member's content.
 impl<R: Read> Read for Archive<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.content).unwrap_or(usize::MAX).min(out.len());
+        let most = usize::try_from(self.content)
+            .unwrap_or(usize::MAX)
+            .min(out.len());
         if most == 0 {
             return Ok(0);
         }
@@ -184,27 +233,39 @@ fn cut() -> io::Error {
 }
 
 fn member(entry: &ParsedEntry<'_>) -> io::Result<Member> {
-    let header = Timespec { tv_sec: i64::try_from(entry.mtime).unwrap_or(0), tv_nsec: 0 };
+    let header = Timespec {
+        tv_sec: i64::try_from(entry.mtime).unwrap_or(0),
+        tv_nsec: 0,
+    };
     // The last one means "leave it as it is" to chown(2).
     let id = |id: u64| match u32::try_from(id) {
         Ok(valid) if valid != u32::MAX => Ok(valid),
         _ => Err(bad(format!("{id} is no id of a user or group"))),
     };
-    let xattrs = entry.xattrs.iter().map(|(name, value)| (name.to_vec(), value.to_vec()));
+    let xattrs = entry
+        .xattrs
+        .iter()
+        .map(|(name, value)| (name.to_vec(), value.to_vec()));
     Ok(Member {
         kind: entry.entry_type,
         path: entry.path.to_vec(),
         link: entry.link_target.as_ref().map(|link| link.to_vec()),
         mode: entry.mode & 0o7777,
         owner: (id(entry.uid)?, id(entry.gid)?),
-        time: entry.pax.map(records).transpose()?.flatten().unwrap_or(header),
+        time: entry
+            .pax
+            .map(records)
+            .transpose()?
+            .flatten()
+            .unwrap_or(header),
         xattrs: xattrs.collect(),
         size: entry.size,
         pieces: None,
     })
 }
 
-/// Looks at the pax records on which a file's content and owner depend, and gives the time there is.
+/// Looks at the pax records on which a file's content and owner depend, and gives the time there
+/// is.
 fn records(pax: &[u8]) -> io::Result<Option<Timespec>> {
     let mut time = None;
     for record in PaxExtensions::new(pax) {
@@ -212,8 +273,15 @@ fn records(pax: &[u8]) -> io::Result<Option<Timespec>> {
         let value = record.value_bytes();
         match record.key_bytes() {
             key @ (b"size" | b"uid" | b"gid") => {
-                let number = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok());
-                number.ok_or_else(|| bad(format!("its `{}` is no number", String::from_utf8_lossy(key))))?;
+                let number = std::str::from_utf8(value)
+                    .ok()
+                    .and_then(|text| text.parse::<u64>().ok());
+                number.ok_or_else(|| {
+                    bad(format!(
+                        "its `{}` is no number",
+                        String::from_utf8_lossy(key)
+                    ))
+                })?;
             }
             b"mtime" => time = std::str::from_utf8(value).ok().and_then(parse_time),
             _ => {}
@@ -222,31 +290,51 @@ fn records(pax: &[u8]) -> io::Result<Option<Timespec>> {
     Ok(time)
 }
 
-/// Seconds since 1970 with a fraction, as pax writes them: `-1.5` is half a second before its whole part.
+/// Seconds since 1970 with a fraction, as pax writes them: `-1.5` is half a second before its whole
+/// part.
 fn parse_time(text: &str) -> Option<Timespec> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let seconds: i64 = whole.parse().ok()?;
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let digits: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
     let nanos: i64 = digits.parse().ok()?;
     if whole.starts_with('-') && nanos > 0 {
-        return Some(Timespec { tv_sec: seconds.checked_sub(1)?, tv_nsec: 1_000_000_000 - nanos });
+        return Some(Timespec {
+            tv_sec: seconds.checked_sub(1)?,
+            tv_nsec: 1_000_000_000 - nanos,
+        });
     }
-    Some(Timespec { tv_sec: seconds, tv_nsec: nanos })
+    Some(Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanos,
+    })
 }
 
 /// Ascending, apart, within the file, and as long as what is stored.
 fn check_pieces(pieces: &[(u64, u64)], size: u64, stored: u64) -> io::Result<()> {
     let (mut end, mut sum) = (0, 0u64);
     for (offset, length) in pieces {
-        let after = offset.checked_add(*length).filter(|after| *offset >= end && *after <= size);
-        end = after.ok_or_else(|| bad("the pieces of a sparse file overlap or lie outside of it"))?;
+        let after = offset
+            .checked_add(*length)
+            .filter(|after| *offset >= end && *after <= size);
+        end =
+            after.ok_or_else(|| bad("the pieces of a sparse file overlap or lie outside of it"))?;
         // Within `end`, which does not overflow.
         sum += length;
     }
-    if sum == stored { Ok(()) } else { Err(bad("the pieces of a sparse file are not what is stored of it")) }
+    if sum == stored {
+        Ok(())
+    } else {
+        Err(bad(
+            "the pieces of a sparse file are not what is stored of it",
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -278,13 +366,26 @@ mod tests {
 
     fn record(key: &str, value: &[u8]) -> Vec<u8> {
         let rest = key.len() + value.len() + 3;
-        let length = (1..=7).map(|digits| rest + digits).find(|n| n.to_string().len() + rest == *n).expect("a length");
+        let length = (1..=7)
+            .map(|digits| rest + digits)
+            .find(|n| n.to_string().len() + rest == *n)
+            .expect("a length");
         [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
     }
 
     fn with_pax(records: &[u8], name: &[u8], content: &[u8]) -> Vec<u8> {
-        let pax = [header(b'x', b"pax", records.len() as u64), padded(records.to_vec())].concat();
-        [pax, header(b'0', name, content.len() as u64), padded(content.to_vec()), vec![0; 2 * BLOCK]].concat()
+        let pax = [
+            header(b'x', b"pax", records.len() as u64),
+            padded(records.to_vec()),
+        ]
+        .concat();
+        [
+            pax,
+            header(b'0', name, content.len() as u64),
+            padded(content.to_vec()),
+            vec![0; 2 * BLOCK],
+        ]
+        .concat()
     }
 
     /// Reads all of an archive and gives the most that was held in memory.
@@ -347,22 +448,40 @@ mod tests {
             let head = header(kind, b"x", u64::from(MAX_METADATA) + 1);
             let mut archive = Archive::new(head.chain(io::repeat(b'a')));
             archive.next().expect_err("refused");
-            assert!(archive.buffer.capacity() < 4 * BLOCK, "{}", archive.buffer.capacity());
+            assert!(
+                archive.buffer.capacity() < 4 * BLOCK,
+                "{}",
+                archive.buffer.capacity()
+            );
         }
     }
 
     #[test]
     fn a_map_without_an_end_is_refused() {
-        let pax =
-            [record("GNU.sparse.major", b"1"), record("GNU.sparse.minor", b"0"), record("GNU.sparse.realsize", b"10")]
-                .concat();
-        let start = [header(b'x', b"pax", pax.len() as u64), padded(pax), header(b'0', b"f", 1 << 30)].concat();
+        let pax = [
+            record("GNU.sparse.major", b"1"),
+            record("GNU.sparse.minor", b"0"),
+            record("GNU.sparse.realsize", b"10"),
+        ]
+        .concat();
+        let start = [
+            header(b'x', b"pax", pax.len() as u64),
+            padded(pax),
+            header(b'0', b"f", 1 << 30),
+        ]
+        .concat();
         let mut archive = Archive::new(start.chain(io::repeat(b'1')));
         archive.next().expect_err("refused");
-        let mut archive = Archive::new(start.chain(io::Cursor::new(b"32768\n")).chain(io::repeat(b'\n')));
+        let mut archive = Archive::new(
+            start
+                .chain(io::Cursor::new(b"32768\n"))
+                .chain(io::repeat(b'\n')),
+        );
         archive.next().expect_err("refused");
         let many = header(b'S', b"f", 1 << 30);
-        Archive::new(many.chain(io::repeat(b'1'))).next().expect_err("refused");
+        Archive::new(many.chain(io::repeat(b'1')))
+            .next()
+            .expect_err("refused");
     }
 
     #[test]

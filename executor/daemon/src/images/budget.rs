@@ -1,6 +1,6 @@
-//! What fetching one image may take of this host: bytes, entries, time, and of the disk only what is not kept for the
-//! store. One [`Budget`] goes through all of it, also into the threads that unpack, and ends it when whoever asked for
-//! the image has left.
+//! What fetching one image may take of this host: bytes, entries, time, and of the disk only what
+//! is not kept for the store. One [`Budget`] goes through all of it, also into the threads that
+//! unpack, and ends it when whoever asked for the image has left.
 
 use std::{
     io,
@@ -70,13 +70,15 @@ impl Budget {
 
     /// Takes one entry.
     pub fn entry(&self) -> io::Result<()> {
-        take(&self.0.entries, 1).ok_or_else(|| refuse(format!("it has more than {MAX_ENTRIES} entries")))?;
+        take(&self.0.entries, 1)
+            .ok_or_else(|| refuse(format!("it has more than {MAX_ENTRIES} entries")))?;
         self.go_on()
     }
 
     /// Takes the bytes of a file.
     pub fn bytes(&self, count: u64) -> io::Result<()> {
-        take(&self.0.bytes, count).ok_or_else(|| refuse(format!("its files have more than {MAX_BYTES} bytes")))
+        take(&self.0.bytes, count)
+            .ok_or_else(|| refuse(format!("its files have more than {MAX_BYTES} bytes")))
     }
 
     /// Refuses when nobody waits for the image any more, or has for too long.
@@ -85,7 +87,10 @@ impl Budget {
             return Err(refuse("nobody waits for it any more".to_owned()));
         }
         if Instant::now() > self.0.deadline {
-            return Err(refuse(format!("it takes longer than {} s", MAX_TIME.as_secs())));
+            return Err(refuse(format!(
+                "it takes longer than {} s",
+                MAX_TIME.as_secs()
+            )));
         }
         Ok(())
     }
@@ -94,17 +99,26 @@ impl Budget {
     pub fn space(&self) -> io::Result<()> {
         self.go_on()?;
         let found = rustix::fs::statvfs(&self.0.disk)?;
-        let (total, free) = (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize);
+        let (total, free) = (
+            found.f_blocks * found.f_frsize,
+            found.f_bavail * found.f_frsize,
+        );
         let spare = spare_bytes(total);
         if free < spare {
             let (free, spare) = (free >> 20, spare >> 20);
-            return Err(no_space(&self.0.disk, format!("{free} MiB are free and {spare} MiB kept for the store")));
+            return Err(no_space(
+                &self.0.disk,
+                format!("{free} MiB are free and {spare} MiB kept for the store"),
+            ));
         }
         // A file system without a table of inodes says that it has none.
         let spare = (found.f_files / SPARE_SHARE).min(SPARE_INODES);
         if found.f_files > 0 && found.f_favail < spare {
             let free = found.f_favail;
-            return Err(no_space(&self.0.disk, format!("{free} inodes are free and {spare} kept for the store")));
+            return Err(no_space(
+                &self.0.disk,
+                format!("{free} inodes are free and {spare} kept for the store"),
+            ));
         }
         Ok(())
     }
@@ -117,19 +131,26 @@ fn refuse(why: String) -> io::Error {
 fn no_space(disk: &Path, why: String) -> io::Error {
     io::Error::new(
         io::ErrorKind::StorageFull,
-        format!("No space left on device for images at {}: {why}", disk.display()),
+        format!(
+            "No space left on device for images at {}: {why}",
+            disk.display()
+        ),
     )
 }
 
 /// Takes `count` of what is left, or nothing.
 fn take(left: &AtomicU64, count: u64) -> Option<()> {
     let less = |left: u64| left.checked_sub(count);
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok().map(drop)
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+        .ok()
+        .map(drop)
 }
 
 /// How many bytes of a disk stay free.
 fn spare_bytes(total: u64) -> u64 {
-    (total / SPARE_SHARE).max(SPARE_LEAST).min(total / SPARE_MOST_SHARE)
+    (total / SPARE_SHARE)
+        .max(SPARE_LEAST)
+        .min(total / SPARE_MOST_SHARE)
 }
 
 #[cfg(test)]
@@ -158,6 +179,9 @@ mod tests {
         let asked = budget.cancel_on_drop();
         clone.go_on().expect("goes on");
         drop(asked);
-        assert_eq!(clone.go_on().expect_err("ends").to_string(), "nobody waits for it any more");
+        assert_eq!(
+            clone.go_on().expect_err("ends").to_string(),
+            "nobody waits for it any more"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Requests to a registry. A registry is whoever answers: of everything it sends there is a most, and what is read is
-//! counted while it is read, never afterwards.
+//! Requests to a registry. A registry is whoever answers: of everything it sends there is a most,
+//! and what is read is counted while it is read, never afterwards.
 //!
 //! | what | bound |
 //! |---|---|
@@ -9,11 +9,12 @@
 //! | silence | [`SILENCE`] |
 //! | redirects | [`REDIRECTS`], never from `https` to `http` |
 //!
-//! A future that is dropped closes its connection: nothing goes on after the one who asked has left.
+//! A future that is dropped closes its connection: nothing goes on after the one who asked has
+//! left.
 //!
-//! Access is anonymous. A registry that wants a token names who gives it (the distribution project's "Token
-//! Authentication Specification"); `http-auth` reads that challenge. The token goes to the registry alone: `reqwest`
-//! takes it off a request that is redirected to another host.
+//! Access is anonymous. A registry that wants a token names who gives it (the distribution
+//! project's "Token Authentication Specification"); `http-auth` reads that challenge. The token
+//! goes to the registry alone: `reqwest` takes it off a request that is redirected to another host.
 
 use super::ImageError;
 use reqwest::{
@@ -73,7 +74,8 @@ impl Http {
     /// `plain`: without TLS.
     pub fn new(registry: &str, repository: &str, plain: bool) -> Result<Self, ImageError> {
         static CRYPTO: Once = Once::new();
-        // The provider is a choice of the program and not of a library (rustls, "Cryptography providers").
+        // The provider is a choice of the program and not of a library (rustls, "Cryptography
+        // providers").
         CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let client = reqwest::Client::builder()
             .user_agent(concat!("tank/", env!("CARGO_PKG_VERSION")))
@@ -83,23 +85,42 @@ impl Http {
             .build()
             .map_err(|e| ImageError::new(format!("can't speak to {registry}: {e}")))?;
         // The name that users know is not the registry's own.
-        let host = if registry == "docker.io" { "index.docker.io" } else { registry };
+        let host = if registry == "docker.io" {
+            "index.docker.io"
+        } else {
+            registry
+        };
         let scheme = if plain { "http" } else { "https" };
         let base = format!("{scheme}://{host}/v2/{repository}/");
-        Ok(Self { client, base, repository: repository.to_owned(), token: Mutex::default() })
+        Ok(Self {
+            client,
+            base,
+            repository: repository.to_owned(),
+            token: Mutex::default(),
+        })
     }
 
     /// A document of at most `most` bytes.
-    pub async fn document(&self, path: &str, accept: &str, most: u64) -> Result<Vec<u8>, HttpError> {
+    pub async fn document(
+        &self,
+        path: &str,
+        accept: &str,
+        most: u64,
+    ) -> Result<Vec<u8>, HttpError> {
         let read = async {
             let response = self.get(path, accept).await?;
             match read(response, most).await? {
                 (bytes, true) => Ok(bytes),
-                (_, false) => Err(HttpError::Other(format!("it sends a document of more than {most} bytes"))),
+                (_, false) => Err(HttpError::Other(format!(
+                    "it sends a document of more than {most} bytes"
+                ))),
             }
         };
-        let late = || HttpError::Unreachable(format!("no document within {} s", DOCUMENT_TIME.as_secs()));
-        tokio::time::timeout(DOCUMENT_TIME, read).await.unwrap_or_else(|_| Err(late()))
+        let late =
+            || HttpError::Unreachable(format!("no document within {} s", DOCUMENT_TIME.as_secs()));
+        tokio::time::timeout(DOCUMENT_TIME, read)
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 
     /// The answer to a request, of which the body is not read.
@@ -107,8 +128,13 @@ impl Http {
         let response = self.send(path, accept).await?;
         let response = if response.status() == StatusCode::UNAUTHORIZED {
             // A token also ends while a large image is fetched.
-            let challenge = response.headers().get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-            let token = self.fetch_token(challenge.ok_or(HttpError::Denied)?).await?;
+            let challenge = response
+                .headers()
+                .get(WWW_AUTHENTICATE)
+                .and_then(|value| value.to_str().ok());
+            let token = self
+                .fetch_token(challenge.ok_or(HttpError::Denied)?)
+                .await?;
             *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
             self.send(path, accept).await?
         } else {
@@ -122,8 +148,15 @@ impl Http {
     }
 
     async fn send(&self, path: &str, accept: &str) -> Result<Response, HttpError> {
-        let mut request = self.client.get(format!("{}{path}", self.base)).header(ACCEPT, accept);
-        let token = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut request = self
+            .client
+            .get(format!("{}{path}", self.base))
+            .header(ACCEPT, accept);
+        let token = self
+            .token
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, token);
         }
@@ -133,15 +166,25 @@ impl Http {
     /// Asks the one whom the challenge names for a token.
     async fn fetch_token(&self, challenge: &str) -> Result<HeaderValue, HttpError> {
         let url = token_url(challenge, &self.repository, self.base.starts_with("http:"))?;
-        let response = self.client.get(url).send().await.map_err(|error| failed(&error))?;
+        let response = self
+            .client
+            .get(url)
+            .send()
+            .await
+            .map_err(|error| failed(&error))?;
         if !response.status().is_success() {
             return Err(HttpError::Denied);
         }
         let (bytes, whole) = read(response, MAX_TOKEN).await?;
-        let no_token = || HttpError::Other("it names a giver of tokens, which gives none".to_owned());
-        let given: Token = serde_json::from_slice(&bytes).ok().filter(|_| whole).ok_or_else(no_token)?;
+        let no_token =
+            || HttpError::Other("it names a giver of tokens, which gives none".to_owned());
+        let given: Token = serde_json::from_slice(&bytes)
+            .ok()
+            .filter(|_| whole)
+            .ok_or_else(no_token)?;
         let token = given.token.or(given.access_token).ok_or_else(no_token)?;
-        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| no_token())?;
+        let mut header =
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| no_token())?;
         header.set_sensitive(true);
         Ok(header)
     }
@@ -193,13 +236,24 @@ fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
 /// Where a challenge says that tokens are given.
 fn token_url(challenge: &str, repository: &str, plain: bool) -> Result<Url, HttpError> {
     let challenges = http_auth::parse_challenges(challenge).map_err(|_| HttpError::Denied)?;
-    let bearer = challenges.iter().find(|one| one.scheme.eq_ignore_ascii_case("bearer")).ok_or(HttpError::Denied)?;
+    let bearer = challenges
+        .iter()
+        .find(|one| one.scheme.eq_ignore_ascii_case("bearer"))
+        .ok_or(HttpError::Denied)?;
     let param = |name: &str| {
-        bearer.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_unescaped())
+        bearer
+            .params
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.to_unescaped())
     };
-    let mut url = param("realm").and_then(|realm| Url::parse(&realm).ok()).ok_or(HttpError::Denied)?;
+    let mut url = param("realm")
+        .and_then(|realm| Url::parse(&realm).ok())
+        .ok_or(HttpError::Denied)?;
     if url.scheme() != "https" && !(plain && url.scheme() == "http") {
-        return Err(HttpError::Other("it wants a token to be fetched without TLS".to_owned()));
+        return Err(HttpError::Other(
+            "it wants a token to be fetched without TLS".to_owned(),
+        ));
     }
     let scope = param("scope").unwrap_or_else(|| format!("repository:{repository}:pull"));
     url.query_pairs_mut().append_pair("scope", &scope);
@@ -211,12 +265,27 @@ fn token_url(challenge: &str, repository: &str, plain: bool) -> Result<Url, Http
 
 /// What an answer that is no success says (OCI distribution specification, "Error Codes").
 fn refusal(status: StatusCode, body: &[u8]) -> HttpError {
-    let reasons = serde_json::from_slice::<Refusal>(body).map(|refusal| refusal.errors).unwrap_or_default();
-    let missing = ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "NOT_FOUND", "BLOB_UNKNOWN"];
-    if status == StatusCode::NOT_FOUND || reasons.iter().any(|reason| missing.contains(&reason.code.as_str())) {
+    let reasons = serde_json::from_slice::<Refusal>(body)
+        .map(|refusal| refusal.errors)
+        .unwrap_or_default();
+    let missing = [
+        "MANIFEST_UNKNOWN",
+        "NAME_UNKNOWN",
+        "NOT_FOUND",
+        "BLOB_UNKNOWN",
+    ];
+    if status == StatusCode::NOT_FOUND
+        || reasons
+            .iter()
+            .any(|reason| missing.contains(&reason.code.as_str()))
+    {
         return HttpError::Missing;
     }
-    let said: Vec<String> = reasons.iter().take(8).map(|one| format!("{}: {}", one.code, one.message)).collect();
+    let said: Vec<String> = reasons
+        .iter()
+        .take(8)
+        .map(|one| format!("{}: {}", one.code, one.message))
+        .collect();
     if said.is_empty() {
         return HttpError::Other(format!("it answers {status}"));
     }
@@ -225,9 +294,11 @@ fn refusal(status: StatusCode, body: &[u8]) -> HttpError {
 
 /// A text of somebody else's, as far as a terminal can do with it.
 fn shown(text: &str) -> String {
-    // Controls, and those that turn the direction of what follows (Unicode, "Bidirectional Formatting Characters").
+    // Controls, and those that turn the direction of what follows (Unicode, "Bidirectional
+    // Formatting Characters").
     let moves = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     let plain = text.chars().map(|c| if moves(c) { ' ' } else { c });
     let mut shown: String = plain.take(MAX_SHOWN).collect();
@@ -244,7 +315,11 @@ pub fn failed(error: &reqwest::Error) -> HttpError {
         cause = source;
     }
     let cause = shown(&cause.to_string());
-    if error.is_connect() || error.is_timeout() { HttpError::Unreachable(cause) } else { HttpError::Other(cause) }
+    if error.is_connect() || error.is_timeout() {
+        HttpError::Unreachable(cause)
+    } else {
+        HttpError::Other(cause)
+    }
 }
 
 #[cfg(test)]
@@ -262,9 +337,17 @@ mod tests {
     #[test]
     fn a_token_is_not_fetched_in_the_clear_for_a_registry_with_tls() {
         let challenge = r#"Bearer realm="http://auth.example/token""#;
-        assert!(matches!(token_url(challenge, "x", false), Err(HttpError::Other(_))));
+        assert!(matches!(
+            token_url(challenge, "x", false),
+            Err(HttpError::Other(_))
+        ));
         assert!(token_url(challenge, "x", true).is_ok());
-        for other in [r#"Bearer realm="file:///etc/shadow""#, r#"Basic realm="x""#, "Bearer", "\u{7f}"] {
+        for other in [
+            r#"Bearer realm="file:///etc/shadow""#,
+            r#"Basic realm="x""#,
+            "Bearer",
+            "\u{7f}",
+        ] {
             assert!(token_url(other, "x", true).is_err(), "{other}");
         }
     }

@@ -1,4 +1,5 @@
-//! OCI image layouts: a folder with `oci-layout`, `index.json` and `blobs/` (OCI image specification, "image layout").
+//! OCI image layouts: a folder with `oci-layout`, `index.json` and `blobs/` (OCI image
+//! specification, "image layout").
 
 use super::{Attempt, ImageError, MAX_DOCUMENT, Origin, budget::Budget, digest_of};
 use oci_spec::image::{Descriptor, ImageIndex};
@@ -22,7 +23,10 @@ pub struct Layout {
 
 impl Layout {
     pub fn new(dir: PathBuf, tag: &str) -> Self {
-        Self { dir, tag: tag.to_owned() }
+        Self {
+            dir,
+            tag: tag.to_owned(),
+        }
     }
 
     fn blob_path(&self, digest: Digest) -> PathBuf {
@@ -34,7 +38,10 @@ impl Layout {
 fn open(path: &Path) -> Result<fs::File, ImageError> {
     use std::os::unix::fs::OpenOptionsExt;
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = fs::File::options().read(true).custom_flags(nonblocking).open(path);
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path);
     let file = file.attempt(|| format!("open {}", path.display()))?;
     if file.metadata().is_ok_and(|found| found.is_file()) {
         return Ok(file);
@@ -46,9 +53,14 @@ fn open(path: &Path) -> Result<fs::File, ImageError> {
 fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     let file = open(path)?;
-    file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes).attempt(|| format!("read {}", path.display()))?;
+    file.take(MAX_DOCUMENT + 1)
+        .read_to_end(&mut bytes)
+        .attempt(|| format!("read {}", path.display()))?;
     if bytes.len() as u64 > MAX_DOCUMENT {
-        return Err(ImageError::new(format!("{} has more than {MAX_DOCUMENT} bytes", path.display())));
+        return Err(ImageError::new(format!(
+            "{} has more than {MAX_DOCUMENT} bytes",
+            path.display()
+        )));
     }
     Ok(bytes)
 }
@@ -57,20 +69,36 @@ impl Origin for Layout {
     async fn root(&self) -> Result<(Vec<u8>, Digest), ImageError> {
         if !self.dir.join("oci-layout").is_file() {
             let help = "`skopeo copy … oci:PATH:TAG` or `umoci` make one";
-            return Err(ImageError::helped(format!("{} is no OCI image layout", self.dir.display()), help));
+            return Err(ImageError::helped(
+                format!("{} is no OCI image layout", self.dir.display()),
+                help,
+            ));
         }
         let index: ImageIndex = serde_json::from_slice(&read(&self.dir.join("index.json"))?)
             .attempt(|| format!("read {}/index.json", self.dir.display()))?;
         let tag = |descriptor: &Descriptor| descriptor.annotations().as_ref()?.get(TAG).cloned();
-        let tagged = index.manifests().iter().find(|descriptor| tag(descriptor).as_deref() == Some(self.tag.as_str()));
+        let tagged = index
+            .manifests()
+            .iter()
+            .find(|descriptor| tag(descriptor).as_deref() == Some(self.tag.as_str()));
         let only = || match index.manifests().as_slice() {
             [one] if self.tag == "latest" => Some(one),
             _ => None,
         };
         let Some(found) = tagged.or_else(only) else {
             let known: Vec<String> = index.manifests().iter().filter_map(tag).collect();
-            let help = format!("it has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
-            return Err(ImageError::helped(format!("{} has no tag `{}`", self.dir.display(), self.tag), help));
+            let help = format!(
+                "it has {}",
+                if known.is_empty() {
+                    "none".to_owned()
+                } else {
+                    known.join(", ")
+                }
+            );
+            return Err(ImageError::helped(
+                format!("{} has no tag `{}`", self.dir.display(), self.tag),
+                help,
+            ));
         };
         let digest = digest_of(found)?;
         Ok((read(&self.blob_path(digest))?, digest))
@@ -91,7 +119,9 @@ impl Origin for Layout {
         let mut left = descriptor.size();
         let mut file = tokio::fs::File::from_std(open(&path)?);
         while left > 0 {
-            budget.space().map_err(|error| ImageError::new(error.to_string()))?;
+            budget
+                .space()
+                .map_err(|error| ImageError::new(error.to_string()))?;
             let mut piece = tokio::io::AsyncReadExt::take(&mut file, left.min(PIECE));
             let copied = tokio::io::copy(&mut piece, out).await.attempt(what)?;
             if copied == 0 {

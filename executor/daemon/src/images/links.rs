@@ -1,9 +1,10 @@
 //! Hard links from one layer to a file of another below it.
 //!
-//! A container that links to a file of its image changes that file's count of links, so the layer that is made of it has
-//! the new name as a link whose target is not among its own entries. Others unpack onto a mounted overlay, where `link`
-//! copies the file up. Here a layer has a directory of its own, and the file is copied into that, as the kernel would
-//! show it: from the nearest layer below that has it, unless a whiteout or an opaque directory hides it.
+//! A container that links to a file of its image changes that file's count of links, so the layer
+//! that is made of it has the new name as a link whose target is not among its own entries. Others
+//! unpack onto a mounted overlay, where `link` copies the file up. Here a layer has a directory of
+//! its own, and the file is copied into that, as the kernel would show it: from the nearest layer
+//! below that has it, unless a whiteout or an opaque directory hides it.
 
 use super::budget::Budget;
 use rustix::{
@@ -38,13 +39,18 @@ pub struct Lower {
     stat: Stat,
 }
 
-/// Finds what a link in the layer at `own` points to, in the layers below it, of which the nearest comes first.
+/// Finds what a link in the layer at `own` points to, in the layers below it, of which the nearest
+/// comes first.
 ///
 /// # Errors
 /// When no layer has it, or one hides it.
 pub fn find(own: BorrowedFd<'_>, below: &[PathBuf], path: &Path) -> io::Result<Lower> {
-    let missing =
-        || io::Error::new(io::ErrorKind::NotFound, format!("its image has no `{}` to link to", path.display()));
+    let missing = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("its image has no `{}` to link to", path.display()),
+        )
+    };
     let mut view = view(own, path)?;
     for layer in below {
         match view {
@@ -60,8 +66,8 @@ pub fn find(own: BorrowedFd<'_>, below: &[PathBuf], path: &Path) -> io::Result<L
     }
 }
 
-/// Looks a path up in one layer, component by component: a link on the way may lead anywhere in the layers together, and
-/// no archiver writes one there.
+/// Looks a path up in one layer, component by component: a link on the way may lead anywhere in the
+/// layers together, and no archiver writes one there.
 fn view(root: BorrowedFd<'_>, path: &Path) -> io::Result<View> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut dir = rustix::fs::openat(root, ".", flags, Mode::empty())?;
@@ -101,16 +107,35 @@ fn is_opaque(dir: &OwnedFd) -> io::Result<bool> {
 
 impl Lower {
     /// Copies it to a new name: content, owner, mode, times and the users' attributes.
-    pub fn copy(&self, path: &Path, dir: BorrowedFd<'_>, name: &OsStr, budget: &Budget) -> io::Result<()> {
+    pub fn copy(
+        &self,
+        path: &Path,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        budget: &Budget,
+    ) -> io::Result<()> {
         let from = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let owner = (Some(Uid::from_raw(self.stat.st_uid)), Some(Gid::from_raw(self.stat.st_gid)));
+        let owner = (
+            Some(Uid::from_raw(self.stat.st_uid)),
+            Some(Gid::from_raw(self.stat.st_gid)),
+        );
         let mode = Mode::from_raw_mode(self.stat.st_mode & 0o7777);
         match FileType::from_raw_mode(self.stat.st_mode) {
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut source = File::from(rustix::fs::openat(&self.dir, from, flags, Mode::empty())?);
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
+                let mut source =
+                    File::from(rustix::fs::openat(&self.dir, from, flags, Mode::empty())?);
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let mut file = File::from(rustix::fs::openat(
+                    dir,
+                    name,
+                    flags,
+                    Mode::from_raw_mode(0o600),
+                )?);
                 budget.bytes(u64::try_from(self.stat.st_size).unwrap_or(0))?;
                 super::unpack::copy(&mut source, &mut file, budget)?;
                 rustix::fs::fchown(&file, owner.0, owner.1)?;
@@ -126,12 +151,28 @@ impl Lower {
                 rustix::fs::mknodat(dir, name, FileType::Fifo, mode, 0)?;
                 rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
             }
-            _ => return Err(io::Error::other(format!("`{}` is nothing to link to", path.display()))),
+            _ => {
+                return Err(io::Error::other(format!(
+                    "`{}` is nothing to link to",
+                    path.display()
+                )));
+            }
         }
-        let time = |seconds, nanos| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanos).unwrap_or(0) };
+        let time = |seconds, nanos| Timespec {
+            tv_sec: seconds,
+            tv_nsec: i64::try_from(nanos).unwrap_or(0),
+        };
         let modified = time(self.stat.st_mtime, self.stat.st_mtime_nsec);
-        let times = Timestamps { last_access: modified, last_modification: modified };
-        Ok(rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        let times = Timestamps {
+            last_access: modified,
+            last_modification: modified,
+        };
+        Ok(rustix::fs::utimensat(
+            dir,
+            name,
+            &times,
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?)
     }
 }
 
@@ -142,7 +183,9 @@ fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
         Err(Errno::OPNOTSUPP) => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let users = names[..length].split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
+    let users = names[..length]
+        .split(|byte| *byte == 0)
+        .filter(|name| name.starts_with(b"user."));
     let mut value = vec![0; MAX_XATTR];
     for name in users.map(OsStr::from_bytes) {
         let length = rustix::fs::fgetxattr(from, name, &mut value)?;

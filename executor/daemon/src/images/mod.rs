@@ -1,13 +1,15 @@
 //! Images: from a reference to layers on disk.
 //!
-//! Under `STATE/images`: `blobs/sha256/HEX` holds manifests, indexes and configurations as they came, `layers/HEX`
-//! each unpacked layer under the digest of its uncompressed bytes, or, where it has something of the layers below it,
-//! under the digest of them all (its chain id: OCI image specification, "layer ChainID"). Everything is verified before it is named: a blob
-//! against its digest before a byte of it is parsed, a layer against the image configuration while it is unpacked.
-//! What is half done has a temporary name, and goes when it fails, when whoever asked for it has left, or at the start.
+//! Under `STATE/images`: `blobs/sha256/HEX` holds manifests, indexes and configurations as they
+//! came, `layers/HEX` each unpacked layer under the digest of its uncompressed bytes, or, where it
+//! has something of the layers below it, under the digest of them all (its chain id: OCI image
+//! specification, "layer ChainID"). Everything is verified before it is named: a blob against its
+//! digest before a byte of it is parsed, a layer against the image configuration while it is
+//! unpacked. What is half done has a temporary name, and goes when it fails, when whoever asked for
+//! it has left, or at the start.
 //!
-//! An image is hostile, from the first byte of an answer to the last entry of a layer: everything is counted while it is
-//! read.
+//! An image is hostile, from the first byte of an answer to the last entry of a layer: everything
+//! is counted while it is read.
 //!
 //! * [`registry`]: the distribution protocol, over [`http`].
 //! * [`layout`]: OCI image layouts on disk.
@@ -26,7 +28,9 @@ mod unpack;
 
 use budget::Budget;
 
-use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os};
+use oci_spec::image::{
+    Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
+};
 use std::{
     fs,
     io::Write,
@@ -56,11 +60,17 @@ pub struct ImageError {
 
 impl ImageError {
     pub fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), help: None }
+        Self {
+            why: why.into(),
+            help: None,
+        }
     }
 
     pub fn helped(why: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { why: why.into(), help: Some(help.into()) }
+        Self {
+            why: why.into(),
+            help: Some(help.into()),
+        }
     }
 }
 
@@ -84,15 +94,22 @@ pub struct Image {
 }
 
 /// Where the parts of one image come from.
-#[allow(async_fn_in_trait, reason = "used by this crate only, never as an object")]
+#[allow(
+    async_fn_in_trait,
+    reason = "used by this crate only, never as an object"
+)]
 pub trait Origin {
     /// The document that the reference names, with its digest.
     async fn root(&self) -> Result<(Vec<u8>, Digest), ImageError>;
     /// A document by its digest, not yet verified.
     async fn document(&self, digest: Digest) -> Result<Vec<u8>, ImageError>;
     /// Writes a blob of at most `size` bytes to `out`, not yet verified.
-    async fn blob(&self, descriptor: &Descriptor, out: &mut tokio::fs::File, budget: &Budget)
-    -> Result<(), ImageError>;
+    async fn blob(
+        &self,
+        descriptor: &Descriptor,
+        out: &mut tokio::fs::File,
+        budget: &Budget,
+    ) -> Result<(), ImageError>;
 }
 
 /// The image store of a host.
@@ -108,7 +125,10 @@ impl Images {
     /// # Errors
     /// What the disk gives.
     pub fn open(dir: &Path, insecure: &[String]) -> std::io::Result<Self> {
-        let images = Self { dir: dir.to_owned(), insecure: insecure.to_vec() };
+        let images = Self {
+            dir: dir.to_owned(),
+            insecure: insecure.to_vec(),
+        };
         for sub in ["blobs/sha256", "layers"] {
             fs::create_dir_all(dir.join(sub))?;
         }
@@ -127,31 +147,48 @@ impl Images {
     fn temporary(&self, digest: Digest) -> PathBuf {
         use std::sync::atomic::{AtomicU64, Ordering};
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        self.dir.join("tmp").join(format!("{}-{}", digest.hex(), COUNT.fetch_add(1, Ordering::Relaxed)))
+        self.dir.join("tmp").join(format!(
+            "{}-{}",
+            digest.hex(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ))
     }
 
-    /// Resolves a reference to the digest of what it names now, and fetches all of it. What is here is not fetched
-    /// again. The future may be dropped at any time: what it does ends, and what is half done goes.
+    /// Resolves a reference to the digest of what it names now, and fetches all of it. What is here
+    /// is not fetched again. The future may be dropped at any time: what it does ends, and what is
+    /// half done goes.
     ///
     /// # Errors
     /// What went wrong and what to do about it; nothing half done is ever seen by [`Images::find`].
-    pub async fn pull(&self, reference: &Reference, base_dir: Option<&Path>) -> Result<Digest, ImageError> {
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        base_dir: Option<&Path>,
+    ) -> Result<Digest, ImageError> {
         if let Some(digest) = reference.digest()
             && self.find(digest).is_ok()
         {
             return Ok(digest);
         }
         match reference.source() {
-            Source::Registry { .. } => self.fetch(&registry::Registry::new(reference, &self.insecure)?).await,
+            Source::Registry { .. } => {
+                self.fetch(&registry::Registry::new(reference, &self.insecure)?)
+                    .await
+            }
             Source::Layout { path, tag } => {
                 let path = base_dir.map_or_else(|| PathBuf::from(path), |base| base.join(path));
                 if !path.is_absolute() {
                     let help = "use an absolute path, or switch from a file";
-                    return Err(ImageError::helped(format!("`{}` is relative to nothing", path.display()), help));
+                    return Err(ImageError::helped(
+                        format!("`{}` is relative to nothing", path.display()),
+                        help,
+                    ));
                 }
                 let digest = self.fetch(&layout::Layout::new(path, tag)).await?;
                 match reference.digest().filter(|pinned| *pinned != digest) {
-                    Some(pinned) => Err(ImageError::new(format!("it is {digest} by now and not {pinned}"))),
+                    Some(pinned) => Err(ImageError::new(format!(
+                        "it is {digest} by now and not {pinned}"
+                    ))),
                     None => Ok(digest),
                 }
             }
@@ -167,9 +204,13 @@ impl Images {
             return Ok(digest);
         }
         if !matches!(reference.source(), Source::Registry { .. }) {
-            return Err(ImageError::new("only images of a registry have a tag to resolve"));
+            return Err(ImageError::new(
+                "only images of a registry have a tag to resolve",
+            ));
         }
-        let (bytes, digest) = registry::Registry::new(reference, &self.insecure)?.root().await?;
+        let (bytes, digest) = registry::Registry::new(reference, &self.insecure)?
+            .root()
+            .await?;
         verify(&bytes, digest)?;
         parse_document(&bytes)?;
         Ok(digest)
@@ -200,7 +241,15 @@ impl Images {
             Err(_) => {
                 let temporary = Temporary(self.temporary(config_digest));
                 let limit = MAX_DOCUMENT;
-                self.download(origin, manifest.config(), config_digest, &temporary.0, limit, &budget).await?;
+                self.download(
+                    origin,
+                    manifest.config(),
+                    config_digest,
+                    &temporary.0,
+                    limit,
+                    &budget,
+                )
+                .await?;
                 fs::read(&temporary.0).attempt(|| "read the image's configuration".to_owned())?
             }
         };
@@ -210,7 +259,10 @@ impl Images {
         for (descriptor, id) in manifest.layers().iter().zip(chain(&diff_ids)) {
             let dir = match self.layer_dir(id) {
                 Some(dir) => dir,
-                None => self.fetch_layer(origin, descriptor, id, below.clone(), &budget).await?,
+                None => {
+                    self.fetch_layer(origin, descriptor, id, below.clone(), &budget)
+                        .await?
+                }
             };
             below.insert(0, dir);
         }
@@ -227,7 +279,8 @@ impl Images {
         dirs.into_iter().find(|dir| dir.is_dir())
     }
 
-    /// Fetches a layer that lies on those in the directories `below`, of which the nearest comes first; returns its own.
+    /// Fetches a layer that lies on those in the directories `below`, of which the nearest comes
+    /// first; returns its own.
     async fn fetch_layer(
         &self,
         origin: &impl Origin,
@@ -238,7 +291,8 @@ impl Images {
     ) -> Result<PathBuf, ImageError> {
         let digest = digest_of(descriptor)?;
         let blob = Temporary(self.temporary(digest));
-        self.download(origin, descriptor, digest, &blob.0, MAX_LAYER, budget).await?;
+        self.download(origin, descriptor, digest, &blob.0, MAX_LAYER, budget)
+            .await?;
         let tree = Temporary(self.temporary(id.diff));
         let media_type = descriptor.media_type().to_string();
         let (layers, budget) = (self.dir.join("layers"), budget.clone());
@@ -257,7 +311,8 @@ impl Images {
             drop((blob, tree));
             Ok(target)
         });
-        let unpacked: Result<PathBuf, ImageError> = unpacked.await.attempt(|| "unpack a layer".to_owned())?;
+        let unpacked: Result<PathBuf, ImageError> =
+            unpacked.await.attempt(|| "unpack a layer".to_owned())?;
         unpacked.map_err(|error| ImageError::new(format!("layer {digest}: {}", error.why)))
     }
 
@@ -280,12 +335,20 @@ impl Images {
         let what = || format!("keep blob {digest}");
         let mut file = tokio::fs::File::create(path).await.attempt(what)?;
         origin.blob(descriptor, &mut file, budget).await?;
-        tokio::io::AsyncWriteExt::flush(&mut file).await.attempt(what)?;
+        tokio::io::AsyncWriteExt::flush(&mut file)
+            .await
+            .attempt(what)?;
         drop(file);
         let (path, budget) = (path.to_owned(), budget.clone());
-        let hashed = tokio::task::spawn_blocking(move || unpack::hash_file(&path, &budget)).await.attempt(what)?;
+        let hashed = tokio::task::spawn_blocking(move || unpack::hash_file(&path, &budget))
+            .await
+            .attempt(what)?;
         let actual = hashed.attempt(what)?;
-        if actual == digest { Ok(()) } else { Err(mismatch(digest, actual)) }
+        if actual == digest {
+            Ok(())
+        } else {
+            Err(mismatch(digest, actual))
+        }
     }
 
     fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), ImageError> {
@@ -309,7 +372,9 @@ impl Images {
     /// # Errors
     /// When it, or a part of it, is not here.
     pub fn find(&self, digest: Digest) -> Result<Image, ImageError> {
-        let read = |digest: Digest| fs::read(self.blob_path(digest)).attempt(|| format!("find {digest} on this host"));
+        let read = |digest: Digest| {
+            fs::read(self.blob_path(digest)).attempt(|| format!("find {digest} on this host"))
+        };
         let manifest = match parse_document(&read(digest)?)? {
             Document::Manifest(manifest) => manifest,
             Document::Index(index) => match parse_document(&read(pick_platform(&index)?)?)? {
@@ -322,7 +387,8 @@ impl Images {
         for id in chain(&diff_ids(&config, &manifest)?) {
             let missing = || ImageError::new(format!("layer {} is not on this host", id.diff));
             let layer = self.layer_dir(id).ok_or_else(missing)?;
-            // A layer may stand twice in an image; overlay refuses the same directory twice, and once is the same.
+            // A layer may stand twice in an image; overlay refuses the same directory twice, and
+            // once is the same.
             if !layers.contains(&layer) {
                 layers.push(layer);
             }
@@ -343,7 +409,9 @@ struct LayerId {
 /// The names of an image's layers, the lowest first (OCI image specification, "layer ChainID").
 fn chain(diff_ids: &[Digest]) -> Vec<LayerId> {
     let next = |below: &mut Option<Digest>, diff: &Digest| {
-        let chain = below.map_or(*diff, |below| Digest::of(format!("{below} {diff}").as_bytes()));
+        let chain = below.map_or(*diff, |below| {
+            Digest::of(format!("{below} {diff}").as_bytes())
+        });
         *below = Some(chain);
         Some(LayerId { diff: *diff, chain })
     };
@@ -364,13 +432,16 @@ impl Drop for Temporary {
 
 /// Gives an unpacked layer its name.
 fn name_layer(tree: &Path, target: &Path) -> Result<(), ImageError> {
-    // A layer that has its name is whole, also after a power cut: many small files are synced best all at once.
+    // A layer that has its name is whole, also after a power cut: many small files are synced best
+    // all at once.
     let sync = || rustix::fs::syncfs(fs::File::open(tree)?).map_err(std::io::Error::from);
     sync().attempt(|| "write a layer to the disk".to_owned())?;
     match fs::rename(tree, target) {
         // Another pull was faster with the same layer: its bytes are the same.
         Err(_) if target.is_dir() => Ok(()),
-        other => other.and_then(|()| sync_dir(target)).attempt(|| "name a layer".to_owned()),
+        other => other
+            .and_then(|()| sync_dir(target))
+            .attempt(|| "name a layer".to_owned()),
     }
 }
 
@@ -379,7 +450,10 @@ fn sync_dir(path: &Path) -> std::io::Result<()> {
     fs::File::open(path.parent().unwrap_or(path))?.sync_all()
 }
 
-#[allow(clippy::large_enum_variant, reason = "one of them at a time, for a moment")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one of them at a time, for a moment"
+)]
 enum Document {
     Index(ImageIndex),
     Manifest(ImageManifest),
@@ -387,7 +461,11 @@ enum Document {
 
 fn verify(bytes: &[u8], digest: Digest) -> Result<(), ImageError> {
     let actual = Digest::of(bytes);
-    if actual == digest { Ok(()) } else { Err(mismatch(digest, actual)) }
+    if actual == digest {
+        Ok(())
+    } else {
+        Err(mismatch(digest, actual))
+    }
 }
 
 fn mismatch(expected: Digest, actual: Digest) -> ImageError {
@@ -405,9 +483,13 @@ fn parse_document(bytes: &[u8]) -> Result<Document, ImageError> {
     let what = || "read the image's manifest".to_owned();
     let kind: Kind = serde_json::from_slice(bytes).attempt(what)?;
     if kind.manifests.is_some() {
-        serde_json::from_slice(bytes).map(Document::Index).attempt(what)
+        serde_json::from_slice(bytes)
+            .map(Document::Index)
+            .attempt(what)
     } else {
-        serde_json::from_slice(bytes).map(Document::Manifest).attempt(what)
+        serde_json::from_slice(bytes)
+            .map(Document::Manifest)
+            .attempt(what)
     }
 }
 
@@ -420,7 +502,10 @@ pub fn digest_of(descriptor: &Descriptor) -> Result<Digest, ImageError> {
     text.parse().attempt(|| format!("use the digest {text}"))
 }
 
-fn diff_ids(config: &ImageConfiguration, manifest: &ImageManifest) -> Result<Vec<Digest>, ImageError> {
+fn diff_ids(
+    config: &ImageConfiguration,
+    manifest: &ImageManifest,
+) -> Result<Vec<Digest>, ImageError> {
     let ids = config.rootfs().diff_ids();
     if ids.len() != manifest.layers().len() || ids.is_empty() || ids.len() > MAX_LAYERS {
         let (layers, ids) = (manifest.layers().len(), ids.len());
@@ -428,7 +513,9 @@ fn diff_ids(config: &ImageConfiguration, manifest: &ImageManifest) -> Result<Vec
             "the manifest has {layers} layers, its configuration {ids} (1 to {MAX_LAYERS})"
         )));
     }
-    ids.iter().map(|id| id.parse().attempt(|| format!("use the digest {id}"))).collect()
+    ids.iter()
+        .map(|id| id.parse().attempt(|| format!("use the digest {id}")))
+        .collect()
 }
 
 /// The manifest for this machine.
@@ -437,7 +524,10 @@ fn pick_platform(index: &ImageIndex) -> Result<Digest, ImageError> {
     let fits = |descriptor: &&Descriptor| {
         let manifest = !matches!(descriptor.media_type(), MediaType::ImageIndex);
         let platform = descriptor.platform().as_ref();
-        manifest && platform.is_none_or(|platform| *platform.os() == Os::Linux && *platform.architecture() == arch)
+        manifest
+            && platform.is_none_or(|platform| {
+                *platform.os() == Os::Linux && *platform.architecture() == arch
+            })
     };
     let mut candidates: Vec<&Descriptor> = index.manifests().iter().filter(fits).collect();
     // One that says what it is for comes before one that does not.
@@ -449,7 +539,10 @@ fn pick_platform(index: &ImageIndex) -> Result<Digest, ImageError> {
             .filter_map(|descriptor| descriptor.platform().as_ref())
             .map(|platform| format!("{}/{}", platform.os(), platform.architecture()))
             .collect();
-        return Err(ImageError::new(format!("it has nothing for linux/{arch}, only for {}", known.join(", "))));
+        return Err(ImageError::new(format!(
+            "it has nothing for linux/{arch}, only for {}",
+            known.join(", ")
+        )));
     };
     digest_of(found)
 }

@@ -1,8 +1,8 @@
-//! Registries: the OCI distribution specification's pull, over [`Http`]. Loopback registries are spoken to without TLS,
-//! as everywhere; others only where `insecure_registries` says so.
+//! Registries: the OCI distribution specification's pull, over [`Http`]. Loopback registries are
+//! spoken to without TLS, as everywhere; others only where `insecure_registries` says so.
 //!
-//! Of `oci-client` (0.18) only the vocabulary is used: its transport reads manifests, tokens and errors whole before it
-//! looks at their size, and takes no other one.
+//! Of `oci-client` (0.18) only the vocabulary is used: its transport reads manifests, tokens and
+//! errors whole before it looks at their size, and takes no other one.
 
 use super::{
     ImageError, MAX_DOCUMENT, Origin,
@@ -10,7 +10,8 @@ use super::{
     http::{Http, HttpError, SILENCE, failed},
 };
 use oci_client::manifest::{
-    IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE,
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE,
+    OCI_IMAGE_MEDIA_TYPE,
 };
 use oci_spec::image::Descriptor;
 use std::{
@@ -26,12 +27,17 @@ use tokio::io::AsyncWriteExt;
 /// The longest time one blob may take.
 const BLOB_TIME: Duration = Duration::from_secs(3600);
 
-/// The fewest bytes of a blob in [`SILENCE`]: a registry that sends less holds a connection and a file, and no more.
+/// The fewest bytes of a blob in [`SILENCE`]: a registry that sends less holds a connection and a
+/// file, and no more.
 const LEAST_PROGRESS: u64 = 16 << 10;
 
 /// What a registry may send for a manifest.
-const ACCEPTED: [&str; 4] =
-    [OCI_IMAGE_INDEX_MEDIA_TYPE, OCI_IMAGE_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE];
+const ACCEPTED: [&str; 4] = [
+    OCI_IMAGE_INDEX_MEDIA_TYPE,
+    OCI_IMAGE_MEDIA_TYPE,
+    IMAGE_MANIFEST_LIST_MEDIA_TYPE,
+    IMAGE_MANIFEST_MEDIA_TYPE,
+];
 
 pub struct Registry {
     http: Http,
@@ -44,11 +50,22 @@ pub struct Registry {
 
 impl Registry {
     pub fn new(reference: &Reference, insecure: &[String]) -> Result<Self, ImageError> {
-        let Source::Registry { registry, repository, tag, digest } = reference.source() else {
+        let Source::Registry {
+            registry,
+            repository,
+            tag,
+            digest,
+        } = reference.source()
+        else {
             return Err(ImageError::new("not an image of a registry"));
         };
-        let host = registry.rsplit_once(':').map_or(registry.as_str(), |(host, _)| host);
-        let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let host = registry
+            .rsplit_once(':')
+            .map_or(registry.as_str(), |(host, _)| host);
+        let loopback = host == "localhost"
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback());
         let plain = loopback || insecure.contains(registry);
         let wanted = match digest {
             Some(digest) => digest.to_string(),
@@ -64,23 +81,46 @@ impl Registry {
     }
 
     async fn manifest(&self, wanted: &str) -> Result<Vec<u8>, ImageError> {
-        let document = self.http.document(&format!("manifests/{wanted}"), &ACCEPTED.join(", "), MAX_DOCUMENT).await;
+        let document = self
+            .http
+            .document(
+                &format!("manifests/{wanted}"),
+                &ACCEPTED.join(", "),
+                MAX_DOCUMENT,
+            )
+            .await;
         document.map_err(|error| self.explain(error))
     }
 
     fn explain(&self, error: HttpError) -> ImageError {
-        let Self { registry, repository, .. } = self;
+        let Self {
+            registry,
+            repository,
+            ..
+        } = self;
         match error {
             HttpError::Missing => {
-                let kind = if self.digest.is_some() { "digest" } else { "tag" };
-                let help = "look at the name and the tag: is it spelt right, and has it been pushed?";
-                ImageError::helped(format!("{registry} has no {kind} `{}` of `{repository}`", self.wanted), help)
+                let kind = if self.digest.is_some() {
+                    "digest"
+                } else {
+                    "tag"
+                };
+                let help =
+                    "look at the name and the tag: is it spelt right, and has it been pushed?";
+                ImageError::helped(
+                    format!(
+                        "{registry} has no {kind} `{}` of `{repository}`",
+                        self.wanted
+                    ),
+                    help,
+                )
             }
-            HttpError::Denied => {
-                ImageError::new(format!("{registry} does not let anonymous users pull `{repository}`"))
-            }
+            HttpError::Denied => ImageError::new(format!(
+                "{registry} does not let anonymous users pull `{repository}`"
+            )),
             HttpError::Unreachable(why) => {
-                let help = format!("is a registry running at `{registry}`, and can this host reach it?");
+                let help =
+                    format!("is a registry running at `{registry}`, and can this host reach it?");
                 ImageError::helped(format!("can't reach {registry}: {why}"), help)
             }
             HttpError::Other(why) => ImageError::new(format!("{registry}: {why}")),
@@ -112,30 +152,51 @@ impl Origin for Registry {
             let mut response = response.map_err(|error| self.explain(error))?;
             let mut left = size;
             let mut pace = Pace::new(Instant::now());
-            while let Some(chunk) = response.chunk().await.map_err(|error| self.explain(failed(&error)))? {
+            while let Some(chunk) = response
+                .chunk()
+                .await
+                .map_err(|error| self.explain(failed(&error)))?
+            {
                 left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
-                    ImageError::new(format!("blob {digest} is longer than the {size} bytes its manifest says"))
+                    ImageError::new(format!(
+                        "blob {digest} is longer than the {size} bytes its manifest says"
+                    ))
                 })?;
                 if !pace.keeps(Instant::now(), chunk.len() as u64) {
                     let (least, seconds) = (LEAST_PROGRESS >> 10, SILENCE.as_secs());
                     let help = "try again later, or from another registry";
-                    let why = format!("{} sends less than {least} KiB of blob {digest} in {seconds} s", self.registry);
+                    let why = format!(
+                        "{} sends less than {least} KiB of blob {digest} in {seconds} s",
+                        self.registry
+                    );
                     return Err(ImageError::helped(why, help));
                 }
-                budget.space().map_err(|error| ImageError::new(error.to_string()))?;
-                out.write_all(&chunk).await.map_err(|e| ImageError::new(format!("can't write a blob: {e}")))?;
+                budget
+                    .space()
+                    .map_err(|error| ImageError::new(error.to_string()))?;
+                out.write_all(&chunk)
+                    .await
+                    .map_err(|e| ImageError::new(format!("can't write a blob: {e}")))?;
             }
             if left > 0 {
                 let got = size - left;
-                return Err(ImageError::new(format!("blob {digest} ends after {got} of {size} bytes")));
+                return Err(ImageError::new(format!(
+                    "blob {digest} ends after {got} of {size} bytes"
+                )));
             }
             Ok(())
         };
         let late = || {
-            let why = format!("{} does not send blob {digest} within {} s", self.registry, BLOB_TIME.as_secs());
+            let why = format!(
+                "{} does not send blob {digest} within {} s",
+                self.registry,
+                BLOB_TIME.as_secs()
+            );
             ImageError::helped(why, "try again later")
         };
-        tokio::time::timeout(BLOB_TIME, copy).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(BLOB_TIME, copy)
+            .await
+            .unwrap_or_else(|_| Err(late()))
     }
 }
 
@@ -147,7 +208,10 @@ struct Pace {
 
 impl Pace {
     fn new(now: Instant) -> Self {
-        Self { since: now, bytes: 0 }
+        Self {
+            since: now,
+            bytes: 0,
+        }
     }
 
     /// Counts what came; false when it was too little for too long.
@@ -176,7 +240,10 @@ mod tests {
         let mut slow = Pace::new(start);
         assert!(slow.keeps(after(1), LEAST_PROGRESS));
         assert!(slow.keeps(after(29), 1));
-        assert!(slow.keeps(after(31), 1), "it had sent enough before it paused");
+        assert!(
+            slow.keeps(after(31), 1),
+            "it had sent enough before it paused"
+        );
         assert!(!slow.keeps(after(62), 1));
     }
 }

@@ -35,16 +35,28 @@ fn answer(mut stream: TcpStream, closed: &Sender<()>) -> std::io::Result<()> {
                 break;
             }
         }
-        let body = if first.contains("/manifests/") { manifest.as_slice() } else { config.as_slice() };
+        let body = if first.contains("/manifests/") {
+            manifest.as_slice()
+        } else {
+            config.as_slice()
+        };
         if first.contains(&layer.to_string()) {
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1 << 30)?;
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+                1 << 30
+            )?;
             while stream.write_all(&[0; 1024]).is_ok() {
                 std::thread::sleep(Duration::from_millis(5));
             }
             let _ = closed.send(());
             return Ok(());
         }
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())?;
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )?;
         stream.write_all(body)?;
     }
     Ok(())
@@ -80,7 +92,9 @@ async fn a_pull_that_is_dropped_closes_its_connection_and_leaves_nothing() {
         () = begun => {}
     }
     // The future is gone, and with it the connection, which a worker closes, and the file.
-    closed.recv_timeout(Duration::from_secs(30)).expect("the connection is closed");
+    closed
+        .recv_timeout(Duration::from_secs(30))
+        .expect("the connection is closed");
     assert_eq!(halves(), 0);
     fs::remove_dir_all(&dir).expect("removes");
 }
@@ -92,6 +106,9 @@ fn layers_are_named_by_what_lies_below_them() {
     assert_eq!(chained[0].chain, ids[0]);
     let second = Digest::of(format!("{} {}", ids[0], ids[1]).as_bytes());
     assert_eq!(chained[1].chain, second);
-    assert_eq!(chained[2].chain, Digest::of(format!("{second} {}", ids[2]).as_bytes()));
+    assert_eq!(
+        chained[2].chain,
+        Digest::of(format!("{second} {}", ids[2]).as_bytes())
+    );
     assert_eq!(chained.iter().map(|id| id.diff).collect::<Vec<_>>(), ids);
 }

@@ -1,12 +1,14 @@
 //! Layers: from a compressed tar to a directory that overlay can use.
 //!
-//! A layer is hostile input. [`Archive`] only parses; every path is resolved beneath the target directory by the kernel
-//! (`openat2`, `RESOLVE_IN_ROOT`), so neither `..` nor a link of the layer leads out of it. Bytes, entries and time are
-//! taken from a [`Budget`], which also keeps space for the store; memory is the same for a layer of any size: what has to
-//! wait for the end, the times of directories, waits in a file. Holes stay holes, and count as bytes. Device nodes are
-//! left out: a container's devices are Tank's to give. Whiteouts become overlay's: a character device 0:0, and
-//! `trusted.overlay.opaque` (OCI image specification, "layer", and the kernel's overlayfs documentation). The
-//! uncompressed bytes are hashed on the way and have to be those the image configuration names.
+//! A layer is hostile input. [`Archive`] only parses; every path is resolved beneath the target
+//! directory by the kernel (`openat2`, `RESOLVE_IN_ROOT`), so neither `..` nor a link of the layer
+//! leads out of it. Bytes, entries and time are taken from a [`Budget`], which also keeps space for
+//! the store; memory is the same for a layer of any size: what has to wait for the end, the times
+//! of directories, waits in a file. Holes stay holes, and count as bytes. Device nodes are left
+//! out: a container's devices are Tank's to give. Whiteouts become overlay's: a character device
+//! 0:0, and `trusted.overlay.opaque` (OCI image specification, "layer", and the kernel's overlayfs
+//! documentation). The uncompressed bytes are hashed on the way and have to be those the image
+//! configuration names.
 
 use super::{
     Attempt, ImageError,
@@ -15,7 +17,9 @@ use super::{
     links,
 };
 use rustix::{
-    fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags},
+    fs::{
+        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    },
     io::Errno,
 };
 use sha2::{Digest as _, Sha256};
@@ -55,10 +59,15 @@ pub struct Layer<'l> {
     pub budget: &'l Budget,
 }
 
-/// Unpacks a layer into the new directory `target`; whether it has something of a layer below, and so belongs on top of
-/// these alone. Blocking.
+/// Unpacks a layer into the new directory `target`; whether it has something of a layer below, and
+/// so belongs on top of these alone. Blocking.
 pub fn unpack(layer: &Layer<'_>, target: &Path) -> Result<bool, ImageError> {
-    let Layer { media_type, diff_id, budget, .. } = *layer;
+    let Layer {
+        media_type,
+        diff_id,
+        budget,
+        ..
+    } = *layer;
     let file = File::open(layer.blob).attempt(|| "open the blob".to_owned())?;
     let file = BufReader::with_capacity(1 << 18, file);
     let decoder: Box<dyn Read> = if media_type.ends_with("gzip") {
@@ -68,30 +77,49 @@ pub fn unpack(layer: &Layer<'_>, target: &Path) -> Result<bool, ImageError> {
     } else if media_type.ends_with("tar") {
         Box::new(file)
     } else {
-        return Err(ImageError::new(format!("it has the media type `{media_type}`, which is no layer Tank reads")));
+        return Err(ImageError::new(format!(
+            "it has the media type `{media_type}`, which is no layer Tank reads"
+        )));
     };
     fs::create_dir(target).attempt(|| format!("make {}", target.display()))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(target, flags, Mode::empty()).attempt(|| format!("open {}", target.display()))?;
+    let root = rustix::fs::open(target, flags, Mode::empty())
+        .attempt(|| format!("open {}", target.display()))?;
     let mode = Mode::from_raw_mode(0o755);
     rustix::fs::fchmod(&root, mode).attempt(|| "set the mode of the layer".to_owned())?;
     let mut hashing = Hashing::new(decoder.take(budget::MAX_BYTES + 1), budget);
-    let spool = Spool::new(&target.with_extension("times")).attempt(|| "make a file for times".to_owned())?;
-    let mut tree = Tree { root, below: layer.below, budget, copied: None, crosses: false };
+    let spool = Spool::new(&target.with_extension("times"))
+        .attempt(|| "make a file for times".to_owned())?;
+    let mut tree = Tree {
+        root,
+        below: layer.below,
+        budget,
+        copied: None,
+        crosses: false,
+    };
     entries(&mut hashing, &mut tree, spool)?;
     // What follows the archive's end is part of the digest.
     io::copy(&mut hashing, &mut io::sink()).attempt(|| "read to the end".to_owned())?;
     if hashing.length > budget::MAX_BYTES {
-        return Err(ImageError::new(format!("it has more than {} bytes", budget::MAX_BYTES)));
+        return Err(ImageError::new(format!(
+            "it has more than {} bytes",
+            budget::MAX_BYTES
+        )));
     }
     let actual = hashing.finish();
     if actual != diff_id {
-        return Err(ImageError::new(format!("its content has the digest {actual}, its image says {diff_id}")));
+        return Err(ImageError::new(format!(
+            "its content has the digest {actual}, its image says {diff_id}"
+        )));
     }
     Ok(tree.crosses)
 }
 
-fn entries(reader: &mut impl Read, tree: &mut Tree<'_>, mut spool: Spool) -> Result<(), ImageError> {
+fn entries(
+    reader: &mut impl Read,
+    tree: &mut Tree<'_>,
+    mut spool: Spool,
+) -> Result<(), ImageError> {
     let mut archive = Archive::new(reader);
     while let Some(member) = archive.next().map_err(|error| no_tar(&error))? {
         let path = clean(&member.path)?;
@@ -108,7 +136,9 @@ fn entries(reader: &mut impl Read, tree: &mut Tree<'_>, mut spool: Spool) -> Res
         }
         Ok(())
     };
-    spool.each(dir_times).attempt(|| "set the times of directories".to_owned())
+    spool
+        .each(dir_times)
+        .attempt(|| "set the times of directories".to_owned())
 }
 
 /// Times that wait in a file without a name, however many there are.
@@ -116,7 +146,11 @@ struct Spool(BufWriter<File>);
 
 impl Spool {
     fn new(path: &Path) -> io::Result<Self> {
-        let file = File::options().read(true).write(true).create_new(true).open(path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
         fs::remove_file(path)?;
         Ok(Self(BufWriter::new(file)))
     }
@@ -146,8 +180,14 @@ impl Spool {
             file.read_exact(&mut path)?;
             file.read_exact(&mut seconds)?;
             file.read_exact(&mut nanos)?;
-            let time = Timespec { tv_sec: i64::from_ne_bytes(seconds), tv_nsec: i64::from_ne_bytes(nanos) };
-            let times = Timestamps { last_access: time, last_modification: time };
+            let time = Timespec {
+                tv_sec: i64::from_ne_bytes(seconds),
+                tv_nsec: i64::from_ne_bytes(nanos),
+            };
+            let times = Timestamps {
+                last_access: time,
+                last_modification: time,
+            };
             of(Path::new(OsStr::from_bytes(&path)), &times)?;
         }
     }
@@ -163,22 +203,30 @@ pub fn copy(from: &mut impl Read, to: &mut File, budget: &Budget) -> io::Result<
     }
 }
 
-/// What the parser says may quote the bytes it stumbled on: those are an attacker's, and not for a terminal.
+/// What the parser says may quote the bytes it stumbled on: those are an attacker's, and not for a
+/// terminal.
 fn no_tar(error: &io::Error) -> ImageError {
     // What the budget, the disk or the decoder refuses is no matter of the archive's form.
     if error.kind() != io::ErrorKind::InvalidData {
         return ImageError::new(format!("can't read it: {error}"));
     }
     let text = error.to_string();
-    let clean = text.chars().all(|c| (c.is_ascii_graphic() && c != '[') || c == ' ');
-    ImageError::new(if clean { format!("it is no tar archive: {text}") } else { "it is no tar archive".to_owned() })
+    let clean = text
+        .chars()
+        .all(|c| (c.is_ascii_graphic() && c != '[') || c == ' ');
+    ImageError::new(if clean {
+        format!("it is no tar archive: {text}")
+    } else {
+        "it is no tar archive".to_owned()
+    })
 }
 
 fn refused(path: &Path, error: &io::Error) -> ImageError {
     ImageError::new(format!("can't unpack `{}`: {error}", path.display()))
 }
 
-/// A relative path without `.`, `..` and empty components. An entry that climbs is refused, not corrected.
+/// A relative path without `.`, `..` and empty components. An entry that climbs is refused, not
+/// corrected.
 fn clean(bytes: &[u8]) -> Result<PathBuf, ImageError> {
     let path = Path::new(OsStr::from_bytes(bytes));
     let mut clean = PathBuf::new();
@@ -187,7 +235,10 @@ fn clean(bytes: &[u8]) -> Result<PathBuf, ImageError> {
             Component::Normal(part) => clean.push(part),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(ImageError::new(format!("the path `{}` climbs out of the layer", path.display())));
+                return Err(ImageError::new(format!(
+                    "the path `{}` climbs out of the layer",
+                    path.display()
+                )));
             }
         }
     }
@@ -211,11 +262,22 @@ struct Tree<'l> {
 impl Tree<'_> {
     /// Opens a path of the layer as a process with this root directory would.
     fn open(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         loop {
-            match rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-                // A rename elsewhere may race with `..`; the kernel asks to try again (openat2(2), EAGAIN).
+            match rustix::fs::openat2(
+                &self.root,
+                path,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                resolve,
+            ) {
+                // A rename elsewhere may race with `..`; the kernel asks to try again (openat2(2),
+                // EAGAIN).
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 other => return Ok(other?),
             }
@@ -225,8 +287,8 @@ impl Tree<'_> {
     /// The directory `path` is in, made with its parents if missing, and the last component.
     ///
     /// # Errors
-    /// When the directory is deeper than [`MAX_DEPTH`]: links can lead a short path down far, and what is deep is slow to
-    /// reach and to remove.
+    /// When the directory is deeper than [`MAX_DEPTH`]: links can lead a short path down far, and
+    /// what is deep is slow to reach and to remove.
     fn parent<'p>(&self, path: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let parent = path.parent().unwrap_or(Path::new(""));
@@ -244,12 +306,18 @@ impl Tree<'_> {
     /// A directory of the layer that is not too deep, as the kernel names it (proc_pid_fd(5)).
     fn shallow(&self, dir: OwnedFd) -> io::Result<OwnedFd> {
         let depth = |fd: &OwnedFd| -> io::Result<usize> {
-            Ok(std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?.components().count())
+            Ok(
+                std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?
+                    .components()
+                    .count(),
+            )
         };
         // One whose name is longer than a path may be has no name there.
         match (depth(&dir), depth(&self.root)) {
             (Ok(dir_depth), Ok(root)) if dir_depth <= root + MAX_DEPTH => Ok(dir),
-            _ => Err(io::Error::other(format!("a directory in it is more than {MAX_DEPTH} levels deep"))),
+            _ => Err(io::Error::other(format!(
+                "a directory in it is more than {MAX_DEPTH} levels deep"
+            ))),
         }
     }
 
@@ -262,7 +330,10 @@ impl Tree<'_> {
     ) -> io::Result<Option<Timestamps>> {
         let owner = (Uid::from_raw(member.owner.0), Gid::from_raw(member.owner.1));
         let mode = Mode::from_raw_mode(member.mode);
-        let times = Timestamps { last_access: member.time, last_modification: member.time };
+        let times = Timestamps {
+            last_access: member.time,
+            last_modification: member.time,
+        };
         if path.as_os_str().is_empty() {
             rustix::fs::fchown(&self.root, Some(owner.0), Some(owner.1))?;
             rustix::fs::fchmod(&self.root, mode)?;
@@ -284,8 +355,17 @@ impl Tree<'_> {
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GnuSparse => {
                 remove(dir, name)?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut file = File::from(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?);
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let mut file = File::from(rustix::fs::openat(
+                    dir,
+                    name,
+                    flags,
+                    Mode::from_raw_mode(0o600),
+                )?);
                 self.budget.bytes(member.size)?;
                 write(&mut file, member, content, self.budget)?;
                 finish(file.as_fd(), owner, mode, member)?;
@@ -294,7 +374,13 @@ impl Tree<'_> {
             EntryType::Symlink => {
                 remove(dir, name)?;
                 rustix::fs::symlinkat(OsStr::from_bytes(link()?), dir, name)?;
-                rustix::fs::chownat(dir, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::chownat(
+                    dir,
+                    name,
+                    Some(owner.0),
+                    Some(owner.1),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )?;
                 rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
             }
             EntryType::Link => {
@@ -306,7 +392,13 @@ impl Tree<'_> {
             EntryType::Fifo => {
                 remove(dir, name)?;
                 rustix::fs::mknodat(dir, name, FileType::Fifo, mode, 0)?;
-                rustix::fs::chownat(dir, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+                rustix::fs::chownat(
+                    dir,
+                    name,
+                    Some(owner.0),
+                    Some(owner.1),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )?;
             }
             // Devices are left out, see the module; of others nothing is known.
             _ => {}
@@ -314,29 +406,46 @@ impl Tree<'_> {
         Ok(None)
     }
 
-    /// Makes a hard link to what this layer has as `target`, or to a copy of what a layer below has.
+    /// Makes a hard link to what this layer has as `target`, or to a copy of what a layer below
+    /// has.
     fn link(&mut self, target: &Path, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
         let target_name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let parent = self.open(target.parent().unwrap_or(Path::new("")), OFlags::RDONLY | OFlags::DIRECTORY);
+        let parent = self.open(
+            target.parent().unwrap_or(Path::new("")),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+        );
         let own = match &parent {
-            Ok(parent) => match rustix::fs::statat(parent, target_name, AtFlags::SYMLINK_NOFOLLOW) {
-                // A whiteout is the only device a layer has: there is nothing to link to.
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice => None,
-                Ok(_) => Some(parent),
-                Err(Errno::NOENT) => None,
-                Err(error) => return Err(error.into()),
-            },
+            Ok(parent) => {
+                match rustix::fs::statat(parent, target_name, AtFlags::SYMLINK_NOFOLLOW) {
+                    // A whiteout is the only device a layer has: there is nothing to link to.
+                    Ok(stat)
+                        if FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice =>
+                    {
+                        None
+                    }
+                    Ok(_) => Some(parent),
+                    Err(Errno::NOENT) => None,
+                    Err(error) => return Err(error.into()),
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io::Error::new(error.kind(), error.to_string())),
         };
         if let Some(own) = own {
-            let same =
-                |own: &OwnedFd| Ok::<_, io::Error>(rustix::fs::fstat(own)?.st_ino == rustix::fs::fstat(dir)?.st_ino);
+            let same = |own: &OwnedFd| {
+                Ok::<_, io::Error>(rustix::fs::fstat(own)?.st_ino == rustix::fs::fstat(dir)?.st_ino)
+            };
             if target_name == name && same(own)? {
                 return Ok(());
             }
             remove(dir, name)?;
-            return Ok(rustix::fs::linkat(own, target_name, dir, name, AtFlags::empty())?);
+            return Ok(rustix::fs::linkat(
+                own,
+                target_name,
+                dir,
+                name,
+                AtFlags::empty(),
+            )?);
         }
         remove(dir, name)?;
         if let Some((known, copy)) = &self.copied
@@ -348,14 +457,24 @@ impl Tree<'_> {
         links::find(self.root.as_fd(), self.below, target)?.copy(target, dir, name, self.budget)?;
         self.crosses = true;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        self.copied = Some((target.to_owned(), rustix::fs::openat(dir, name, flags, Mode::empty())?));
+        self.copied = Some((
+            target.to_owned(),
+            rustix::fs::openat(dir, name, flags, Mode::empty())?,
+        ));
         Ok(())
     }
 }
 
 /// Writes a file's content: all of it, or the pieces of one with holes.
-fn write<R: Read>(file: &mut File, member: &Member, content: &mut Archive<R>, budget: &Budget) -> io::Result<()> {
-    let Some(pieces) = &member.pieces else { return copy(content, file, budget) };
+fn write<R: Read>(
+    file: &mut File,
+    member: &Member,
+    content: &mut Archive<R>,
+    budget: &Budget,
+) -> io::Result<()> {
+    let Some(pieces) = &member.pieces else {
+        return copy(content, file, budget);
+    };
     for (offset, length) in pieces {
         file.seek(SeekFrom::Start(*offset))?;
         copy(&mut content.by_ref().take(*length), file, budget)?;
@@ -378,7 +497,8 @@ fn make_dir(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     }
 }
 
-/// A later entry of the same path replaces the earlier one, unless that is a directory with something in it.
+/// A later entry of the same path replaces the earlier one, unless that is a directory with
+/// something in it.
 fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -390,21 +510,36 @@ fn remove(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
 fn whiteout(dir: BorrowedFd<'_>, hidden: &OsStr) -> io::Result<()> {
     // The whole name is `.wh..wh..opq`.
     if hidden == ".wh..opq" {
-        return Ok(rustix::fs::fsetxattr(dir, "trusted.overlay.opaque", b"y", XattrFlags::empty())?);
+        return Ok(rustix::fs::fsetxattr(
+            dir,
+            "trusted.overlay.opaque",
+            b"y",
+            XattrFlags::empty(),
+        )?);
     }
     if hidden.is_empty() || hidden == "." || hidden == ".." {
         return Err(io::ErrorKind::InvalidData.into());
     }
     remove(dir, hidden)?;
-    Ok(rustix::fs::mknodat(dir, hidden, FileType::CharacterDevice, Mode::empty(), 0)?)
+    Ok(rustix::fs::mknodat(
+        dir,
+        hidden,
+        FileType::CharacterDevice,
+        Mode::empty(),
+        0,
+    )?)
 }
 
-/// Owner before mode, since changing the owner clears set-user-id; then the attributes users may set. Those of the
-/// kernel (`trusted.`, `security.`) are not an image's to choose.
+/// Owner before mode, since changing the owner clears set-user-id; then the attributes users may
+/// set. Those of the kernel (`trusted.`, `security.`) are not an image's to choose.
 fn finish(fd: BorrowedFd<'_>, owner: (Uid, Gid), mode: Mode, member: &Member) -> io::Result<()> {
     rustix::fs::fchown(fd, Some(owner.0), Some(owner.1))?;
     rustix::fs::fchmod(fd, mode)?;
-    for (name, value) in member.xattrs.iter().filter(|(name, _)| name.starts_with(b"user.")) {
+    for (name, value) in member
+        .xattrs
+        .iter()
+        .filter(|(name, _)| name.starts_with(b"user."))
+    {
         match rustix::fs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
@@ -423,7 +558,12 @@ struct Hashing<'b, R> {
 
 impl<'b, R: Read> Hashing<'b, R> {
     fn new(inner: R, budget: &'b Budget) -> Self {
-        Self { inner, hasher: Sha256::new(), length: 0, budget }
+        Self {
+            inner,
+            hasher: Sha256::new(),
+            length: 0,
+            budget,
+        }
     }
 
     fn finish(self) -> Digest {

@@ -1,9 +1,10 @@
 //! Which pod has which lease: the number its addresses and its host ids are made from.
 //!
-//! A lease is proposed while planning, which writes nothing, and taken with the commit of a generation that names its
-//! pod; the same store proposes the same leases until one is taken. A lease belongs to a name for as long as a kept
-//! generation has a pod of that name. Those of other names (a commit that failed, a plan of an older Tank) are released
-//! when there are no others left.
+//! A lease is proposed while planning, which writes nothing, and taken with the commit of a
+//! generation that names its pod; the same store proposes the same leases until one is taken. A
+//! lease belongs to a name for as long as a kept generation has a pod of that name. Those of other
+//! names (a commit that failed, a plan of an older Tank) are released when there are no others
+//! left.
 
 use super::{FIRST_LEASE, LEASES, Store, StoreError};
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
@@ -12,12 +13,16 @@ use tank_model::{Digest, Graph, Name};
 /// Leases by the names of their pods.
 pub type Leases = BTreeMap<String, u32>;
 
-/// New leases for those of `pods` that have none in `kept`: for each the one its name's hash says, or the next free one,
-/// so that a store made anew hands the same pods the same addresses nearly always. Pure.
+/// New leases for those of `pods` that have none in `kept`: for each the one its name's hash says,
+/// or the next free one, so that a store made anew hands the same pods the same addresses nearly
+/// always. Pure.
 ///
 /// # Errors
 /// [`StoreError::NoLease`] when there are fewer free ones than new names.
-pub fn propose<'a>(kept: &Leases, pods: impl IntoIterator<Item = &'a Name>) -> Result<Leases, StoreError> {
+pub fn propose<'a>(
+    kept: &Leases,
+    pods: impl IntoIterator<Item = &'a Name>,
+) -> Result<Leases, StoreError> {
     let mut new = Leases::new();
     let mut taken: Option<BTreeSet<u32>> = None;
     for pod in pods {
@@ -35,7 +40,9 @@ pub fn propose<'a>(kept: &Leases, pods: impl IntoIterator<Item = &'a Name>) -> R
 fn pick(pod: &Name, taken: &BTreeSet<u32>) -> Option<u32> {
     let bytes = *Digest::of(pod.as_str().as_bytes()).as_bytes();
     let start = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % LEASES;
-    (0..LEASES).map(|i| FIRST_LEASE + (start + i) % LEASES).find(|lease| !taken.contains(lease))
+    (0..LEASES)
+        .map(|i| FIRST_LEASE + (start + i) % LEASES)
+        .find(|lease| !taken.contains(lease))
 }
 
 /// What `pods` get: the leases that are kept, and the new ones. Writes nothing.
@@ -50,17 +57,30 @@ pub struct Proposal {
 impl Proposal {
     /// # Errors
     /// When the store can't be read, or has no lease left.
-    pub fn of<'a>(store: &dyn Store, pods: impl Iterator<Item = &'a Name> + Clone) -> Result<Self, StoreError> {
+    pub fn of<'a>(
+        store: &dyn Store,
+        pods: impl Iterator<Item = &'a Name> + Clone,
+    ) -> Result<Self, StoreError> {
         let kept = store.leases();
         match propose(&kept, pods.clone()) {
             Err(StoreError::NoLease) => {
                 let named = named(store)?;
-                let (named, others): (Leases, Leases) =
-                    kept.iter().map(|(pod, lease)| (pod.clone(), *lease)).partition(|(pod, _)| named.contains(pod));
+                let (named, others): (Leases, Leases) = kept
+                    .iter()
+                    .map(|(pod, lease)| (pod.clone(), *lease))
+                    .partition(|(pod, _)| named.contains(pod));
                 let new = propose(&named, pods)?;
-                Ok(Self { kept: Arc::new(named), new, released: others.into_keys().collect() })
+                Ok(Self {
+                    kept: Arc::new(named),
+                    new,
+                    released: others.into_keys().collect(),
+                })
             }
-            new => Ok(Self { kept, new: new?, released: BTreeSet::new() }),
+            new => Ok(Self {
+                kept,
+                new: new?,
+                released: BTreeSet::new(),
+            }),
         }
     }
 
@@ -69,8 +89,13 @@ impl Proposal {
     /// # Errors
     /// [`StoreError::Unleased`] for any other.
     pub fn get(&self, pod: &Name) -> Result<u32, StoreError> {
-        let lease = self.kept.get(pod.as_str()).or_else(|| self.new.get(pod.as_str()));
-        lease.copied().ok_or_else(|| StoreError::Unleased(pod.to_string()))
+        let lease = self
+            .kept
+            .get(pod.as_str())
+            .or_else(|| self.new.get(pod.as_str()));
+        lease
+            .copied()
+            .ok_or_else(|| StoreError::Unleased(pod.to_string()))
     }
 
     /// Has the store keep the new ones. They are on the disk with the next commit.
@@ -78,14 +103,22 @@ impl Proposal {
     /// # Errors
     /// What the disk gives.
     pub fn take(&self, store: &dyn Store) -> Result<(), StoreError> {
-        if self.new.is_empty() { Ok(()) } else { store.take_leases(&self.new, &self.released) }
+        if self.new.is_empty() {
+            Ok(())
+        } else {
+            store.take_leases(&self.new, &self.released)
+        }
     }
 }
 
 /// The names of all pods of all generations.
 fn named(store: &dyn Store) -> Result<BTreeSet<String>, StoreError> {
     let mut pods = BTreeMap::new();
-    let roots: BTreeSet<Digest> = store.generations()?.iter().map(|generation| generation.root).collect();
+    let roots: BTreeSet<Digest> = store
+        .generations()?
+        .iter()
+        .map(|generation| generation.root)
+        .collect();
     for root in roots {
         Graph::load_pods(root, &mut pods, |hash| store.node(hash))?;
     }
@@ -99,26 +132,46 @@ mod tests {
     use tank_model::{Config, Generation};
 
     fn names(range: std::ops::Range<u32>) -> Vec<Name> {
-        range.map(|i| Name::new(format!("pod-{i}")).expect("a name")).collect()
+        range
+            .map(|i| Name::new(format!("pod-{i}")).expect("a name"))
+            .collect()
     }
 
     fn take(store: &MemoryStore, pods: &[Name]) {
-        Proposal::of(store, pods.iter()).expect("proposes").take(store).expect("takes");
+        Proposal::of(store, pods.iter())
+            .expect("proposes")
+            .take(store)
+            .expect("takes");
     }
 
     /// A generation of these pods; it takes their leases.
     fn commit(store: &MemoryStore, number: u64, pods: &[Name]) {
         let declared: serde_json::Map<String, serde_json::Value> = pods
             .iter()
-            .map(|pod| (pod.to_string(), serde_json::json!({ "containers": { "app": { "image": "x" } } })))
+            .map(|pod| {
+                (
+                    pod.to_string(),
+                    serde_json::json!({ "containers": { "app": { "image": "x" } } }),
+                )
+            })
             .collect();
-        let config: Config = serde_json::from_value(serde_json::json!({ "pods": declared })).expect("a configuration");
+        let config: Config = serde_json::from_value(serde_json::json!({ "pods": declared }))
+            .expect("a configuration");
         let graph = Graph::build(&config, |_| None).expect("a graph");
-        store.put_nodes(&graph.stored().expect("encodes")).expect("writes");
+        store
+            .put_nodes(&graph.stored().expect("encodes"))
+            .expect("writes");
         take(store, pods);
         let parent = store.current().expect("reads");
-        let generation =
-            Generation { number, root: graph.root(), parent, time: 7, uid: 0, source: "t".into(), provenance: None };
+        let generation = Generation {
+            number,
+            root: graph.root(),
+            parent,
+            time: 7,
+            uid: 0,
+            source: "t".into(),
+            provenance: None,
+        };
         store.commit(&generation).expect("commits");
     }
 
@@ -129,10 +182,16 @@ mod tests {
         let proposed = Proposal::of(&store, pods.iter()).expect("proposes");
         assert_eq!(*store.leases(), Leases::new());
         take(&store, &pods);
-        let distinct: BTreeSet<u32> = pods.iter().map(|pod| proposed.get(pod).expect("a lease")).collect();
+        let distinct: BTreeSet<u32> = pods
+            .iter()
+            .map(|pod| proposed.get(pod).expect("a lease"))
+            .collect();
         assert_eq!(distinct.len(), 50);
         for pod in &pods {
-            assert_eq!(store.leases().get(pod.as_str()).copied(), proposed.get(pod).ok());
+            assert_eq!(
+                store.leases().get(pod.as_str()).copied(),
+                proposed.get(pod).ok()
+            );
         }
         // They stay with their names whatever comes beside them.
         let kept = store.leases();
@@ -146,7 +205,10 @@ mod tests {
     /// Which addresses a name gets is seen outside: exactly these.
     #[test]
     fn a_name_says_its_lease() {
-        let pods = [Name::new("web").expect("a name"), Name::new("db").expect("a name")];
+        let pods = [
+            Name::new("web").expect("a name"),
+            Name::new("db").expect("a name"),
+        ];
         let new = propose(&Leases::new(), &pods).expect("proposes");
         assert_eq!((new["web"], new["db"]), (2104, 1171));
         let taken = Leases::from([("other".to_owned(), 2104)]);
@@ -164,20 +226,33 @@ mod tests {
         take(&store, &names(1_000..1_000 + LEASES - 60));
         assert_eq!(store.leases().len(), LEASES as usize);
         let new = names(5_000..5_100);
-        assert!(matches!(propose(&store.leases(), &new), Err(StoreError::NoLease)));
+        assert!(matches!(
+            propose(&store.leases(), &new),
+            Err(StoreError::NoLease)
+        ));
         // A plan is told what it would get, and changes nothing.
         let proposal = Proposal::of(&store, new.iter()).expect("proposes");
         assert_eq!(store.leases().len(), LEASES as usize);
         commit(&store, 3, &new);
         assert_eq!(store.leases().len(), 160);
         for pod in &new {
-            assert_eq!(store.leases().get(pod.as_str()).copied(), proposal.get(pod).ok());
+            assert_eq!(
+                store.leases().get(pod.as_str()).copied(),
+                proposal.get(pod).ok()
+            );
         }
         for (pod, lease) in kept.iter() {
-            assert_eq!(store.leases().get(pod), Some(lease), "an older generation names {pod}");
+            assert_eq!(
+                store.leases().get(pod),
+                Some(lease),
+                "an older generation names {pod}"
+            );
         }
         // All that are left are named: now it is true.
         let more = names(10_000..10_000 + LEASES - 159);
-        assert!(matches!(Proposal::of(&store, more.iter()), Err(StoreError::NoLease)));
+        assert!(matches!(
+            Proposal::of(&store, more.iter()),
+            Err(StoreError::NoLease)
+        ));
     }
 }

@@ -39,10 +39,17 @@ impl Store for MemoryStore {
     fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError> {
         let mut inner = self.inner();
         if inner.current != generation.parent {
-            return Err(StoreError::StaleParent { expected: generation.parent, actual: inner.current });
+            return Err(StoreError::StaleParent {
+                expected: generation.parent,
+                actual: inner.current,
+            });
         }
-        inner.generations.insert(generation.number, generation.clone());
-        inner.gates.extend(gate.map(|gate| (generation.number, *gate)));
+        inner
+            .generations
+            .insert(generation.number, generation.clone());
+        inner
+            .gates
+            .extend(gate.map(|gate| (generation.number, *gate)));
         inner.current = Some(generation.number);
         Ok(())
     }
@@ -69,7 +76,12 @@ impl Store for MemoryStore {
     }
 
     fn outcome(&self, number: u64) -> Result<Outcome, StoreError> {
-        Ok(self.inner().outcomes.get(&number).copied().unwrap_or(Outcome::Pending))
+        Ok(self
+            .inner()
+            .outcomes
+            .get(&number)
+            .copied()
+            .unwrap_or(Outcome::Pending))
     }
 
     fn leases(&self) -> Arc<Leases> {

@@ -1,9 +1,10 @@
 //! Nodes, generations and pointers.
 //!
-//! [`Store`] is the seam: [`rocks::RocksStore`] is the one on disk, [`memory::MemoryStore`] its twin for tests, and
-//! one conformance suite runs over both. Nodes are immutable and named by their hash; a generation and the pointer to
-//! it move in one synced batch, so after a power cut there is the old one or the new one. Which one was committed last is
-//! known a second time ([`newest`]), so a store that has lost it is refused ([`recover`]) and never taken for an older one.
+//! [`Store`] is the seam: [`rocks::RocksStore`] is the one on disk, [`memory::MemoryStore`] its
+//! twin for tests, and one conformance suite runs over both. Nodes are immutable and named by their
+//! hash; a generation and the pointer to it move in one synced batch, so after a power cut there is
+//! the old one or the new one. Which one was committed last is known a second time ([`newest`]), so
+//! a store that has lost it is refused ([`recover`]) and never taken for an older one.
 //!
 //! # Key layout (format 1)
 //!
@@ -39,13 +40,19 @@ pub const LEASES: u32 = 4_000;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("can't {0} in the store")]
-    Io(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
+    Io(
+        &'static str,
+        #[source] Box<dyn std::error::Error + Send + Sync>,
+    ),
     #[error("the store holds `{0}`, which can't be read")]
     Corrupt(String),
     #[error("the store has format {found}, this tankd reads format {known}")]
     Format { found: String, known: u32 },
     #[error("generation {expected:?} was the current one and now {actual:?} is")]
-    StaleParent { expected: Option<u64>, actual: Option<u64> },
+    StaleParent {
+        expected: Option<u64>,
+        actual: Option<u64>,
+    },
     #[error("all {LEASES} leases are taken")]
     NoLease,
     /// What is wrong with it, and what to do.
@@ -63,8 +70,8 @@ impl From<tank_model::graph::LoadError> for StoreError {
     }
 }
 
-/// Where desired states are kept. Every method is one atomic read or write; callers on a runtime use
-/// `spawn_blocking` for the writes.
+/// Where desired states are kept. Every method is one atomic read or write; callers on a runtime
+/// use `spawn_blocking` for the writes.
 pub trait Store: Send + Sync {
     /// Adds nodes that are not there. They are not synced: [`Store::commit`] is, after them.
     fn put_nodes(&self, nodes: &[(Digest, Vec<u8>)]) -> Result<(), StoreError>;
@@ -97,8 +104,8 @@ pub trait Store: Send + Sync {
     /// The leases that were taken.
     fn leases(&self) -> Arc<Leases>;
 
-    /// Takes these and gives back those of the names `released`. That is not synced: what a lease is first used for comes
-    /// with a [`Store::commit`], before which it is taken. See [`leases`].
+    /// Takes these and gives back those of the names `released`. That is not synced: what a lease
+    /// is first used for comes with a [`Store::commit`], before which it is taken. See [`leases`].
     fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError>;
 }
 
@@ -114,7 +121,15 @@ mod conformance {
 
     fn generation(number: u64, parent: Option<u64>) -> Generation {
         let root = Digest::of(&number.to_be_bytes());
-        Generation { number, root, parent, time: 7, uid: 0, source: "test".to_owned(), provenance: None }
+        Generation {
+            number,
+            root,
+            parent,
+            time: 7,
+            uid: 0,
+            source: "test".to_owned(),
+            provenance: None,
+        }
     }
 
     fn open(dir: &std::path::Path) -> rocks::RocksStore {
@@ -161,8 +176,12 @@ mod conformance {
     fn nodes_are_found_by_their_hash() {
         both(|store| {
             let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
-            store.put_nodes(&[(one, b"1".to_vec()), (two, b"2".to_vec())]).expect("writes");
-            store.put_nodes(&[(one, b"1".to_vec())]).expect("writes again");
+            store
+                .put_nodes(&[(one, b"1".to_vec()), (two, b"2".to_vec())])
+                .expect("writes");
+            store
+                .put_nodes(&[(one, b"1".to_vec())])
+                .expect("writes again");
             assert_eq!(store.node(&two).expect("reads"), Some(b"2".to_vec()));
         });
     }
@@ -173,8 +192,16 @@ mod conformance {
             store.commit(&generation(1, None)).expect("commits");
             store.commit(&generation(2, Some(1))).expect("commits");
             assert_eq!(store.current().expect("reads"), Some(2));
-            assert_eq!(store.generation(1).expect("reads"), Some(generation(1, None)));
-            let numbers: Vec<u64> = store.generations().expect("reads").iter().map(|g| g.number).collect();
+            assert_eq!(
+                store.generation(1).expect("reads"),
+                Some(generation(1, None))
+            );
+            let numbers: Vec<u64> = store
+                .generations()
+                .expect("reads")
+                .iter()
+                .map(|g| g.number)
+                .collect();
             assert_eq!(numbers, [1, 2]);
         });
     }
@@ -182,11 +209,22 @@ mod conformance {
     #[test]
     fn a_gate_comes_with_its_generation() {
         both(|store| {
-            let gate = Gate { rollback: true, wait: 60_000 };
-            store.commit_gated(&generation(1, None), Some(&gate)).expect("commits");
+            let gate = Gate {
+                rollback: true,
+                wait: 60_000,
+            };
+            store
+                .commit_gated(&generation(1, None), Some(&gate))
+                .expect("commits");
             store.commit(&generation(2, Some(1))).expect("commits");
-            assert!(store.commit_gated(&generation(3, Some(1)), Some(&gate)).is_err());
-            let gates: Vec<_> = (1..=3).map(|number| store.gate(number).expect("reads")).collect();
+            assert!(
+                store
+                    .commit_gated(&generation(3, Some(1)), Some(&gate))
+                    .is_err()
+            );
+            let gates: Vec<_> = (1..=3)
+                .map(|number| store.gate(number).expect("reads"))
+                .collect();
             assert_eq!(gates, [Some(gate), None, None]);
         });
     }
@@ -197,7 +235,13 @@ mod conformance {
             store.commit(&generation(1, None)).expect("commits");
             for stale in [None, Some(7)] {
                 let refused = store.commit(&generation(2, stale));
-                assert!(matches!(refused, Err(StoreError::StaleParent { actual: Some(1), .. })));
+                assert!(matches!(
+                    refused,
+                    Err(StoreError::StaleParent {
+                        actual: Some(1),
+                        ..
+                    })
+                ));
             }
             assert_eq!(store.current().expect("reads"), Some(1));
             assert_eq!(store.generation(2).expect("reads"), None);
@@ -217,13 +261,25 @@ mod conformance {
     #[test]
     fn leases_are_taken_and_released_together() {
         both(|store| {
-            let all =
-                |leases: &[(&str, u32)]| leases.iter().map(|(pod, n)| ((*pod).to_owned(), *n)).collect::<Leases>();
+            let all = |leases: &[(&str, u32)]| {
+                leases
+                    .iter()
+                    .map(|(pod, n)| ((*pod).to_owned(), *n))
+                    .collect::<Leases>()
+            };
             assert_eq!(*store.leases(), Leases::new());
-            store.take_leases(&all(&[("web", 7), ("db", 9)]), &BTreeSet::new()).expect("takes");
+            store
+                .take_leases(&all(&[("web", 7), ("db", 9)]), &BTreeSet::new())
+                .expect("takes");
             let before = store.leases();
-            store.take_leases(&all(&[("new", 9)]), &BTreeSet::from(["db".to_owned()])).expect("takes");
-            assert_eq!(*before, all(&[("web", 7), ("db", 9)]), "what was read stays what it was");
+            store
+                .take_leases(&all(&[("new", 9)]), &BTreeSet::from(["db".to_owned()]))
+                .expect("takes");
+            assert_eq!(
+                *before,
+                all(&[("web", 7), ("db", 9)]),
+                "what was read stays what it was"
+            );
             assert_eq!(*store.leases(), all(&[("web", 7), ("new", 9)]));
         });
     }
@@ -237,8 +293,13 @@ mod conformance {
             store.pretend_format("99").expect("writes");
         }
         for _ in 0..2 {
-            let refused = rocks::RocksStore::open(&dir, Recovery::default()).err().expect("refused");
-            assert_eq!(refused.to_string(), "the store has format 99, this tankd reads format 1");
+            let refused = rocks::RocksStore::open(&dir, Recovery::default())
+                .err()
+                .expect("refused");
+            assert_eq!(
+                refused.to_string(),
+                "the store has format 99, this tankd reads format 1"
+            );
         }
         remove(&dir);
     }
@@ -248,16 +309,27 @@ mod conformance {
         let dir = fresh("again");
         let leases = {
             let store = open(&dir);
-            store.put_nodes(&[(Digest::of(b"1"), b"1".to_vec())]).expect("writes");
+            store
+                .put_nodes(&[(Digest::of(b"1"), b"1".to_vec())])
+                .expect("writes");
             store.commit(&generation(1, None)).expect("commits");
-            let all = Leases::from([("web".to_owned(), 7), ("db".to_owned(), 8), ("gone".to_owned(), 9)]);
+            let all = Leases::from([
+                ("web".to_owned(), 7),
+                ("db".to_owned(), 8),
+                ("gone".to_owned(), 9),
+            ]);
             store.take_leases(&all, &BTreeSet::new()).expect("takes");
-            store.take_leases(&Leases::new(), &BTreeSet::from(["gone".to_owned()])).expect("releases");
+            store
+                .take_leases(&Leases::new(), &BTreeSet::from(["gone".to_owned()]))
+                .expect("releases");
             store.leases()
         };
         let store = open(&dir);
         assert_eq!(store.current().expect("reads"), Some(1));
-        assert_eq!(store.node(&Digest::of(b"1")).expect("reads"), Some(b"1".to_vec()));
+        assert_eq!(
+            store.node(&Digest::of(b"1")).expect("reads"),
+            Some(b"1".to_vec())
+        );
         assert_eq!(store.leases(), leases);
         drop(store);
         remove(&dir);

@@ -1,8 +1,9 @@
 //! The newest committed generation, known a second time.
 //!
-//! A database finds out that a byte of it has changed; that its end is missing it can't, for an end that was never written
-//! looks the same. So the number and the root of what was committed last are also in a small file beside it. They are
-//! written *after* the commit is on the disk and before anybody is answered:
+//! A database finds out that a byte of it has changed; that its end is missing it can't, for an end
+//! that was never written looks the same. So the number and the root of what was committed last are
+//! also in a small file beside it. They are written *after* the commit is on the disk and before
+//! anybody is answered:
 //!
 //! | the power goes | database | this file | at the next start |
 //! |---|---|---|---|
@@ -10,9 +11,10 @@
 //! | between the two | new | old | the new generation; the file follows |
 //! | after both | new | new | the new generation |
 //!
-//! A database that is *behind* the file has lost what was committed, whatever the reason. The file has two places that
-//! are written by turns, each with a checksum, so that a write which is cut off leaves the other one. It has its full
-//! length from the start and is written past the cache (`O_DSYNC`): one write to the disk, and no space is needed for it.
+//! A database that is *behind* the file has lost what was committed, whatever the reason. The file
+//! has two places that are written by turns, each with a checksum, so that a write which is cut off
+//! leaves the other one. It has its full length from the start and is written past the cache
+//! (`O_DSYNC`): one write to the disk, and no space is needed for it.
 
 use std::{
     fs::File,
@@ -75,7 +77,8 @@ pub fn read(path: &Path) -> io::Result<Option<Committed>> {
     }
 }
 
-/// Whether the file holds something, and none of it can be read: it has been written, and is not what was written.
+/// Whether the file holds something, and none of it can be read: it has been written, and is not
+/// what was written.
 pub fn is_unreadable(path: &Path) -> io::Result<bool> {
     use std::io::Read;
     let file = match File::open(path) {
@@ -99,24 +102,34 @@ impl Newest {
     /// Opens the file, made if it is missing.
     pub fn open(path: &Path) -> io::Result<Self> {
         let dsync = i32::try_from(rustix::fs::OFlags::DSYNC.bits()).map_err(io::Error::other)?;
-        let file =
-            File::options().read(true).write(true).create(true).truncate(false).custom_flags(dsync).open(path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(dsync)
+            .open(path)?;
         if file.metadata()?.len() != LENGTH {
-            // Its blocks are there from now on. A file that is cut off here says nothing, as before.
+            // Its blocks are there from now on. A file that is cut off here says nothing, as
+            // before.
             file.set_len(0)?;
             file.write_all_at(&[0; LENGTH as usize], 0)?;
             file.sync_all()?;
             File::open(path.parent().unwrap_or(path))?.sync_all()?;
         }
         let count = latest(&file)?.map_or(0, |(count, _)| count);
-        Ok(Self { file, count: Mutex::new(count) })
+        Ok(Self {
+            file,
+            count: Mutex::new(count),
+        })
     }
 
     /// Writes what was committed; it is on the disk when this returns.
     pub fn write(&self, committed: Committed) -> io::Result<()> {
         let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         *count += 1;
-        self.file.write_all_at(&encode(*count, committed), PLACES[(*count % 2) as usize])
+        self.file
+            .write_all_at(&encode(*count, committed), PLACES[(*count % 2) as usize])
     }
 }
 
@@ -153,8 +166,16 @@ fn decode(bytes: &[u8]) -> Option<(u64, Committed)> {
         return None;
     }
     let fields: Vec<&str> = text.split(' ').collect();
-    let [MAGIC, count, number, root] = fields.as_slice() else { return None };
-    Some((count.parse().ok()?, Committed { number: number.parse().ok()?, root: root.parse().ok()? }))
+    let [MAGIC, count, number, root] = fields.as_slice() else {
+        return None;
+    };
+    Some((
+        count.parse().ok()?,
+        Committed {
+            number: number.parse().ok()?,
+            root: root.parse().ok()?,
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -162,13 +183,19 @@ mod tests {
     use super::*;
 
     fn committed(number: u64) -> Committed {
-        Committed { number, root: Digest::of(&number.to_be_bytes()) }
+        Committed {
+            number,
+            root: Digest::of(&number.to_be_bytes()),
+        }
     }
 
     #[test]
     fn a_database_may_be_ahead_and_never_behind() {
         let (four, twelve) = (committed(4), committed(12));
-        let other = Committed { number: 4, root: twelve.root };
+        let other = Committed {
+            number: 4,
+            root: twelve.root,
+        };
         for (found, newest, expected) in [
             (None, None, Agreement::Same),
             (Some(four), Some(four), Agreement::Same),
@@ -184,11 +211,17 @@ mod tests {
 
     #[test]
     fn a_place_is_read_as_it_was_written_or_not_at_all() {
-        let largest = Committed { number: u64::MAX, root: Digest::of(b"x") };
+        let largest = Committed {
+            number: u64::MAX,
+            root: Digest::of(b"x"),
+        };
         let bytes = encode(u64::MAX, largest);
         assert_eq!(decode(&bytes), Some((u64::MAX, largest)));
         assert!(bytes.contains(&b'\n'), "it does not fit");
-        let length = bytes.iter().position(|byte| *byte == b'\n').expect("an end");
+        let length = bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .expect("an end");
         for at in 0..length {
             for bit in 0..8 {
                 let mut changed = bytes;
@@ -204,14 +237,23 @@ mod tests {
         let _ = std::fs::remove_file(&path);
         assert_eq!(read(&path).expect("reads"), None);
         for number in 1..=5 {
-            Newest::open(&path).expect("opens").write(committed(number)).expect("writes");
+            Newest::open(&path)
+                .expect("opens")
+                .write(committed(number))
+                .expect("writes");
             assert_eq!(read(&path).expect("reads"), Some(committed(number)));
         }
-        let file = File::options().read(true).write(true).open(&path).expect("opens");
-        file.write_all_at(&[b'x'; 40], PLACES[5 % 2]).expect("writes");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .expect("opens");
+        file.write_all_at(&[b'x'; 40], PLACES[5 % 2])
+            .expect("writes");
         assert_eq!(read(&path).expect("reads"), Some(committed(4)));
         assert!(!is_unreadable(&path).expect("reads"));
-        file.write_all_at(&[b'x'; 40], PLACES[4 % 2]).expect("writes");
+        file.write_all_at(&[b'x'; 40], PLACES[4 % 2])
+            .expect("writes");
         assert_eq!(read(&path).expect("reads"), None);
         assert!(is_unreadable(&path).expect("reads"));
         let newest = Newest::open(&path).expect("opens");

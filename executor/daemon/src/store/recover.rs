@@ -1,15 +1,18 @@
 //! Opening the database, and what to do when it is damaged.
 //!
-//! It is looked at before it is touched: opening a database for good replays its log into tables and drops the log, with
-//! whatever in it could not be read. So a look comes first, read-only, and is compared with [`newest`].
+//! It is looked at before it is touched: opening a database for good replays its log into tables
+//! and drops the log, with whatever in it could not be read. So a look comes first, read-only, and
+//! is compared with [`newest`].
 //!
-//! * The log is read so that an end which was never written is an end (what a power cut leaves of a write nobody waited
-//!   for), and a change before that an error: `kTolerateCorruptedTailRecords`. RocksDB's own default,
-//!   `kPointInTimeRecovery`, drops everything from a changed byte on, and says nothing.
-//! * Where the end is not only short but wrong, the look goes as far as can be read. If the newest committed generation is
-//!   there, nothing that anybody was promised is lost, and it goes on with a note.
-//! * Everything else is refused, and the refusal says the ways out: a copy, `--repair-store`, `--accept-loss`. Both flags
-//!   keep what there is as it is, beside the store.
+//! * The log is read so that an end which was never written is an end (what a power cut leaves of a
+//!   write nobody waited for), and a change before that an error: `kTolerateCorruptedTailRecords`.
+//!   RocksDB's own default, `kPointInTimeRecovery`, drops everything from a changed byte on, and
+//!   says nothing.
+//! * Where the end is not only short but wrong, the look goes as far as can be read. If the newest
+//!   committed generation is there, nothing that anybody was promised is lost, and it goes on with
+//!   a note.
+//! * Everything else is refused, and the refusal says the ways out: a copy, `--repair-store`,
+//!   `--accept-loss`. Both flags keep what there is as it is, beside the store.
 
 use super::{
     StoreError,
@@ -47,7 +50,8 @@ pub fn options(mode: DBRecoveryMode) -> Options {
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_keep_log_file_num(2);
     options.set_max_open_files(64);
-    // A store is megabytes, and read rarely: what it keeps in memory is bounded well below what a host would notice.
+    // A store is megabytes, and read rarely: what it keeps in memory is bounded well below what a
+    // host would notice.
     options.set_write_buffer_size(1 << 20);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(2 << 20));
@@ -62,16 +66,21 @@ pub fn options(mode: DBRecoveryMode) -> Options {
 /// Opens the database in `dir`, made if it is missing.
 ///
 /// # Errors
-/// When another process has it open, the disk refuses, it is damaged, or it has lost what was committed.
+/// When another process has it open, the disk refuses, it is damaged, or it has lost what was
+/// committed.
 pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
     let strict = DBRecoveryMode::TolerateCorruptedTailRecords;
     let record = newest::path_of(dir);
-    let known = newest::read(&record).map_err(|e| StoreError::Io("read the newest generation's record", e.into()))?;
+    let known = newest::read(&record)
+        .map_err(|e| StoreError::Io("read the newest generation's record", e.into()))?;
     let mut notes = Vec::new();
     if recovery.repair {
         let kept = keep(dir)?;
         DB::repair(&options(strict), dir).map_err(|error| damaged(dir, error.as_ref()))?;
-        notes.push(format!("the store was repaired; what it was before is kept in {}", kept.display()));
+        notes.push(format!(
+            "the store was repaired; what it was before is kept in {}",
+            kept.display()
+        ));
     }
     let (found, mode) = match exists(dir)? {
         false => (None, strict),
@@ -85,19 +94,26 @@ pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
                 if newest::compare(found, known) != Agreement::Same && !recovery.accept_loss {
                     return Err(lost(dir, found, known, Some(error)));
                 }
-                notes.push(format!("the end of the store's log can't be read and was left out: {error}"));
+                notes.push(format!(
+                    "the end of the store's log can't be read and was left out: {error}"
+                ));
                 (found, lenient)
             }
         },
     };
     let unreadable = newest::is_unreadable(&record);
-    let unreadable = unreadable.map_err(|e| StoreError::Io("read the newest generation's record", e.into()))?;
+    let unreadable =
+        unreadable.map_err(|e| StoreError::Io("read the newest generation's record", e.into()))?;
     if unreadable && !recovery.accept_loss {
         let why = format!("{} can't be read", record.display());
         return Err(lost(dir, found, None, Some(why)));
     }
     if known.is_none() && found.is_some() {
-        notes.push(format!("{} says nothing, so {} is taken for the newest one", record.display(), shown(found)));
+        notes.push(format!(
+            "{} says nothing, so {} is taken for the newest one",
+            record.display(),
+            shown(found)
+        ));
     }
     let agreement = newest::compare(found, known);
     if agreement == Agreement::Behind {
@@ -106,7 +122,10 @@ pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
         }
         let kept = keep(dir)?;
         let (found, known) = (shown(found), shown(known));
-        notes.push(format!("{known} is lost and {found} accepted; what there was is kept in {}", kept.display()));
+        notes.push(format!(
+            "{known} is lost and {found} accepted; what there was is kept in {}",
+            kept.display()
+        ));
     }
     let db = DB::open(&options(mode), dir).map_err(|error| damaged(dir, error.as_ref()))?;
     let write = || -> io::Result<Newest> {
@@ -119,7 +138,8 @@ pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
         }
         Ok(newest)
     };
-    let newest = write().map_err(|e| StoreError::Io("write the newest generation's record", e.into()))?;
+    let newest =
+        write().map_err(|e| StoreError::Io("write the newest generation's record", e.into()))?;
     Ok(Opened { db, newest, notes })
 }
 
@@ -135,7 +155,13 @@ fn exists(dir: &Path) -> Result<bool, StoreError> {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with("MANIFEST-") || name.ends_with(".sst") || name.ends_with(".log") {
-            return Err(damaged(dir, &format!("{} is missing, and {name} is there", dir.join("CURRENT").display())));
+            return Err(damaged(
+                dir,
+                &format!(
+                    "{} is missing, and {name} is there",
+                    dir.join("CURRENT").display()
+                ),
+            ));
         }
     }
     Ok(false)
@@ -147,31 +173,45 @@ fn look(dir: &Path, mode: DBRecoveryMode) -> Result<Option<Committed>, StoreErro
     let db = DB::open_for_read_only(&options(mode), dir, false).map_err(io)?;
     let read = |key: &[u8]| db.get(key).map_err(io);
     check_format(read(b"m/format")?.as_deref())?;
-    let Some(number) = read(b"p/current")? else { return Ok(None) };
+    let Some(number) = read(b"p/current")? else {
+        return Ok(None);
+    };
     let number = read_number(&number, "p/current")?;
     let bytes = read(&generation_key(number))?;
-    let generation = bytes.map(|bytes| read_generation(&bytes, number)).transpose()?;
-    let generation = generation.ok_or_else(|| StoreError::Corrupt(format!("generation {number}")))?;
-    Ok(Some(Committed { number, root: generation.root }))
+    let generation = bytes
+        .map(|bytes| read_generation(&bytes, number))
+        .transpose()?;
+    let generation =
+        generation.ok_or_else(|| StoreError::Corrupt(format!("generation {number}")))?;
+    Ok(Some(Committed {
+        number,
+        root: generation.root,
+    }))
 }
 
 /// An error with what caused it.
 pub fn described(error: &StoreError) -> String {
-    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    let source = std::error::Error::source(error)
+        .map(|source| format!(": {source}"))
+        .unwrap_or_default();
     format!("{error}{source}")
 }
 
 /// The most copies that are kept.
 const MAX_KEPT: u32 = 8;
 
-/// Copies the database as it is, beside it: `store.damaged`, and `store.damaged.2` and so on where that is there.
+/// Copies the database as it is, beside it: `store.damaged`, and `store.damaged.2` and so on where
+/// that is there.
 fn keep(dir: &Path) -> Result<PathBuf, StoreError> {
     let place = |number| match number {
         1 => dir.with_extension("damaged"),
         number => dir.with_extension(format!("damaged.{number}")),
     };
     let Some(kept) = (1..=MAX_KEPT).map(place).find(|place| !place.exists()) else {
-        let why = format!("there are {MAX_KEPT} already, beside {}: move them away", dir.display());
+        let why = format!(
+            "there are {MAX_KEPT} already, beside {}: move them away",
+            dir.display()
+        );
         return Err(StoreError::Io("keep a copy of the database", why.into()));
     };
     let copy = || -> io::Result<()> {
@@ -193,7 +233,10 @@ fn keep(dir: &Path) -> Result<PathBuf, StoreError> {
 }
 
 fn shown(committed: Option<Committed>) -> String {
-    committed.map_or_else(|| "no generation".to_owned(), |one| format!("generation {} ({})", one.number, one.root))
+    committed.map_or_else(
+        || "no generation".to_owned(),
+        |one| format!("generation {} ({})", one.number, one.root),
+    )
 }
 
 fn damaged(dir: &Path, why: &str) -> StoreError {
@@ -205,7 +248,12 @@ fn damaged(dir: &Path, why: &str) -> StoreError {
     ))
 }
 
-fn lost(dir: &Path, found: Option<Committed>, newest: Option<Committed>, why: Option<String>) -> StoreError {
+fn lost(
+    dir: &Path,
+    found: Option<Committed>,
+    newest: Option<Committed>,
+    why: Option<String>,
+) -> StoreError {
     let dir = dir.display();
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     let committed = newest.map_or_else(

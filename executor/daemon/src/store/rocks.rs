@@ -1,7 +1,9 @@
-//! The store on disk: RocksDB, one column family, the key layout of [`super`]. [`super::recover`] opens it.
+//! The store on disk: RocksDB, one column family, the key layout of [`super`]. [`super::recover`]
+//! opens it.
 //!
-//! After an I/O error RocksDB refuses every write until it is opened again. That is done here: it replays its log and
-//! writes what it finds to the disk anew, so what is then there is on the disk, whatever became of the write that failed.
+//! After an I/O error RocksDB refuses every write until it is opened again. That is done here: it
+//! replays its log and writes what it finds to the disk anew, so what is then there is on the disk,
+//! whatever became of the write that failed.
 
 use super::{
     Store, StoreError,
@@ -24,7 +26,8 @@ const FORMAT: u32 = 1;
 /// The longest that the database takes to find out that there is space again, twice over.
 const RECOVERY: Duration = Duration::from_secs(12);
 
-/// What has to be free beside what is written until that counts as space: the database's log is longer than its content.
+/// What has to be free beside what is written until that counts as space: the database's log is
+/// longer than its content.
 const SPARE: u64 = 4 << 20;
 
 /// A key and its value.
@@ -45,7 +48,8 @@ pub struct RocksStore {
 fn io(what: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
     move |error| match error.kind() {
         rocksdb::ErrorKind::Corruption => {
-            let help = "stop tankd, and put a copy of the store back or start `tankd --repair-store`";
+            let help =
+                "stop tankd, and put a copy of the store back or start `tankd --repair-store`";
             StoreError::Io(what, format!("{error}; {help}").into())
         }
         _ => StoreError::Io(what, error.into()),
@@ -55,9 +59,10 @@ fn io(what: &'static str) -> impl FnOnce(rocksdb::Error) -> StoreError {
 /// Whether this code reads what a database says its format is; a new one says nothing.
 pub fn check_format(found: Option<&[u8]>) -> Result<(), StoreError> {
     match found.map(String::from_utf8_lossy) {
-        Some(found) if found != FORMAT.to_string() => {
-            Err(StoreError::Format { found: found.into_owned(), known: FORMAT })
-        }
+        Some(found) if found != FORMAT.to_string() => Err(StoreError::Format {
+            found: found.into_owned(),
+            known: FORMAT,
+        }),
         _ => Ok(()),
     }
 }
@@ -84,12 +89,18 @@ impl RocksStore {
     /// Opens the store in `dir`, made if it is missing; what has to be known about that.
     ///
     /// # Errors
-    /// When another process has it open, the disk refuses, it is damaged or has lost a generation, or it has another
-    /// format.
+    /// When another process has it open, the disk refuses, it is damaged or has lost a generation,
+    /// or it has another format.
     pub fn open(dir: &Path, recovery: Recovery) -> Result<(Self, Vec<String>), StoreError> {
         let Opened { db, newest, notes } = recover::open(dir, recovery)?;
         let (writing, leases) = (Mutex::new(()), Mutex::default());
-        let store = Self { dir: dir.to_owned(), db: RwLock::new(Some(db)), newest, writing, leases };
+        let store = Self {
+            dir: dir.to_owned(),
+            db: RwLock::new(Some(db)),
+            newest,
+            writing,
+            leases,
+        };
         let format = store.get(b"m/format")?;
         check_format(format.as_deref())?;
         if format.is_none() {
@@ -102,7 +113,11 @@ impl RocksStore {
                 Err(_) => Err(StoreError::Corrupt(format!("the lease of {pod}"))),
             }
         };
-        let leases = store.scan(b"l/")?.iter().map(read).collect::<Result<_, _>>()?;
+        let leases = store
+            .scan(b"l/")?
+            .iter()
+            .map(read)
+            .collect::<Result<_, _>>()?;
         *store.leases.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(leases);
         Ok((store, notes))
     }
@@ -119,7 +134,10 @@ impl RocksStore {
         self.reopen(what)?;
         match &*self.db.read().unwrap_or_else(PoisonError::into_inner) {
             Some(db) => Ok(of(db)),
-            None => Err(StoreError::Io(what, "it is closed after an I/O error".into())),
+            None => Err(StoreError::Io(
+                what,
+                "it is closed after an I/O error".into(),
+            )),
         }
     }
 
@@ -159,17 +177,27 @@ impl RocksStore {
 
     /// Writes a batch; `make` makes it, and again where it is tried again.
     ///
-    /// After a write for which there was no space the database refuses all others, with that same error, until it has
-    /// found out by itself that there is space again: it looks every five seconds. So where there is space now, it is
-    /// waited for. After any other error of the disk it is opened again, once: a batch may be written twice.
-    fn write(&self, what: &'static str, make: impl Fn() -> WriteBatch, how: &WriteOptions) -> Result<(), StoreError> {
+    /// After a write for which there was no space the database refuses all others, with that same
+    /// error, until it has found out by itself that there is space again: it looks every five
+    /// seconds. So where there is space now, it is waited for. After any other error of the disk it
+    /// is opened again, once: a batch may be written twice.
+    fn write(
+        &self,
+        what: &'static str,
+        make: impl Fn() -> WriteBatch,
+        how: &WriteOptions,
+    ) -> Result<(), StoreError> {
         let deadline = Instant::now() + RECOVERY;
         let mut reopened = false;
         loop {
             let needed = SPARE + make().size_in_bytes() as u64;
-            let Err(error) = self.with(what, |db| db.write_opt(make(), how))? else { return Ok(()) };
+            let Err(error) = self.with(what, |db| db.write_opt(make(), how))? else {
+                return Ok(());
+            };
             if error.to_string().contains("No space left") {
-                if Instant::now() > deadline || free_space(&self.dir).is_none_or(|free| free <= needed) {
+                if Instant::now() > deadline
+                    || free_space(&self.dir).is_none_or(|free| free <= needed)
+                {
                     return Err(io(what)(error));
                 }
                 std::thread::sleep(Duration::from_millis(100));
@@ -213,7 +241,10 @@ fn synced() -> WriteOptions {
 }
 
 pub fn read_number(bytes: &[u8], what: &str) -> Result<u64, StoreError> {
-    bytes.try_into().map(u64::from_be_bytes).map_err(|_| StoreError::Corrupt(what.to_owned()))
+    bytes
+        .try_into()
+        .map(u64::from_be_bytes)
+        .map_err(|_| StoreError::Corrupt(what.to_owned()))
 }
 
 impl Store for RocksStore {
@@ -241,22 +272,37 @@ impl Store for RocksStore {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let actual = self.current()?;
         if actual != generation.parent {
-            return Err(StoreError::StaleParent { expected: generation.parent, actual });
+            return Err(StoreError::StaleParent {
+                expected: generation.parent,
+                actual,
+            });
         }
-        let record = canonical::encode(generation).map_err(|e| StoreError::Io("encode a generation", e.into()))?;
-        let gate = gate.map(serde_json::to_vec).transpose().map_err(|e| StoreError::Io("encode a gate", e.into()))?;
+        let record = canonical::encode(generation)
+            .map_err(|e| StoreError::Io("encode a generation", e.into()))?;
+        let gate = gate
+            .map(serde_json::to_vec)
+            .transpose()
+            .map_err(|e| StoreError::Io("encode a gate", e.into()))?;
         let batch = || {
             let mut batch = WriteBatch::default();
             batch.put(generation_key(generation.number), &record);
-            gate.iter().for_each(|gate| batch.put(numbered(b"t/", generation.number), gate));
+            gate.iter()
+                .for_each(|gate| batch.put(numbered(b"t/", generation.number), gate));
             batch.put(b"p/current", generation.number.to_be_bytes());
             batch
         };
         self.write("commit a generation", batch, &synced())?;
-        // It is committed. That the second record stays behind is no loss, and the next one makes up for it.
-        let committed = Committed { number: generation.number, root: generation.root };
+        // It is committed. That the second record stays behind is no loss, and the next one makes
+        // up for it.
+        let committed = Committed {
+            number: generation.number,
+            root: generation.root,
+        };
         if let Err(error) = self.newest.write(committed) {
-            tracing::error!("can't record that generation {} is the newest one: {error}", generation.number);
+            tracing::error!(
+                "can't record that generation {} is the newest one: {error}",
+                generation.number
+            );
         }
         Ok(())
     }
@@ -264,18 +310,23 @@ impl Store for RocksStore {
     fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError> {
         let bytes = self.get(&numbered(b"t/", number))?;
         let read = |bytes: Vec<u8>| {
-            serde_json::from_slice(&bytes).map_err(|_| StoreError::Corrupt(format!("the gate of {number}")))
+            serde_json::from_slice(&bytes)
+                .map_err(|_| StoreError::Corrupt(format!("the gate of {number}")))
         };
         bytes.map(read).transpose()
     }
 
     fn current(&self) -> Result<Option<u64>, StoreError> {
-        self.get(b"p/current")?.map(|bytes| read_number(&bytes, "p/current")).transpose()
+        self.get(b"p/current")?
+            .map(|bytes| read_number(&bytes, "p/current"))
+            .transpose()
     }
 
     fn generation(&self, number: u64) -> Result<Option<Generation>, StoreError> {
         let bytes = self.get(&generation_key(number))?;
-        bytes.map(|bytes| read_generation(&bytes, number)).transpose()
+        bytes
+            .map(|bytes| read_generation(&bytes, number))
+            .transpose()
     }
 
     fn generations(&self) -> Result<Vec<Generation>, StoreError> {
@@ -287,14 +338,16 @@ impl Store for RocksStore {
     }
 
     fn set_outcome(&self, number: u64, outcome: Outcome) -> Result<(), StoreError> {
-        let text = serde_json::to_vec(&outcome).map_err(|e| StoreError::Io("encode an outcome", e.into()))?;
+        let text = serde_json::to_vec(&outcome)
+            .map_err(|e| StoreError::Io("encode an outcome", e.into()))?;
         self.put_synced(&numbered(b"o/", number), &text)
     }
 
     fn outcome(&self, number: u64) -> Result<Outcome, StoreError> {
         let bytes = self.get(&numbered(b"o/", number))?;
         let read = |bytes: Vec<u8>| {
-            serde_json::from_slice(&bytes).map_err(|_| StoreError::Corrupt(format!("the outcome of {number}")))
+            serde_json::from_slice(&bytes)
+                .map_err(|_| StoreError::Corrupt(format!("the outcome of {number}")))
         };
         Ok(bytes.map(read).transpose()?.unwrap_or(Outcome::Pending))
     }
@@ -309,7 +362,8 @@ impl Store for RocksStore {
         let batch = || {
             let mut batch = WriteBatch::default();
             released.iter().for_each(|pod| batch.delete(key(pod)));
-            new.iter().for_each(|(pod, lease)| batch.put(key(pod), lease.to_be_bytes()));
+            new.iter()
+                .for_each(|(pod, lease)| batch.put(key(pod), lease.to_be_bytes()));
             batch
         };
         self.write("take leases", batch, &WriteOptions::default())?;
