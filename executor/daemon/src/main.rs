@@ -16,44 +16,25 @@
 
 #![forbid(unsafe_code)]
 
-mod access;
 mod actuate;
-mod engine;
+mod api;
 mod events;
-mod failures;
 mod faults;
-mod files;
-mod forkserver;
-mod host;
+mod generations;
 mod images;
-mod intent;
-mod logs;
 mod observe;
 mod ownership;
-mod pending;
-mod ports;
+mod pods;
 mod probe;
-mod prober;
-mod reach;
-mod request;
-mod resolver;
-mod seen;
-mod server;
-mod set_id;
+mod reconcile;
 mod settings;
-mod shims;
-mod sources;
-mod start;
 mod store;
 mod timings;
-mod user;
-mod views;
-mod why;
 
 use clap::Parser;
-use engine::Engine;
-use host::Host;
+use generations::Engine;
 use ownership::Ownership;
+use pods::host::Host;
 use settings::{Flags, Settings};
 use std::{process::ExitCode, sync::Arc};
 use tank_proto::shim::{Event, ExitStatus};
@@ -122,7 +103,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     ownership.add_network()?;
     private_dir(&settings.run_dir.join("pods"), 0o700)?;
     private_dir(&settings.attach_dir(), 0o700)?;
-    start::make_skeleton(&settings.skeleton_dir())
+    actuate::start::make_skeleton(&settings.skeleton_dir())
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
     let recovery = store::recover::Recovery {
         accept_loss: flags.accept_loss,
@@ -146,14 +127,14 @@ async fn run(flags: &Flags) -> Result<(), String> {
         host.events.add("recovered", None, note);
     }
     let stopped = Arc::clone(&host);
-    forkserver::reap(move |pid| {
+    pods::forkserver::reap(move |pid| {
         let host = Arc::clone(&stopped);
         drop(tokio::spawn(async move { host.check_shim(pid).await }));
     })?;
     // The first pod need not wait for it; what keeps it from starting is said when it is needed.
     let _ = host.forkserver.start();
     host.adopt();
-    start::remove_stale(&host);
+    actuate::start::remove_stale(&host);
     let engine = Arc::new(Engine::new(Arc::clone(&host)));
     if let Err(error) = engine.lease_current() {
         host.events.add(
@@ -167,7 +148,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     tokio::spawn(async move {
         while let Some(notice) = received.recv().await {
             match notice {
-                shims::Notice::Event(
+                pods::shim::Notice::Event(
                     pod,
                     Event::Exited {
                         container, exit, ..
@@ -182,27 +163,27 @@ async fn run(flags: &Flags) -> Result<(), String> {
                     let message = format!("container {container} {how}");
                     listening.events.add("exited", Some(&pod), message);
                 }
-                shims::Notice::Event(pod, Event::Stopped { container }) => {
+                pods::shim::Notice::Event(pod, Event::Stopped { container }) => {
                     listening.events.add(
                         "stopped",
                         Some(&pod),
                         format!("container {container} was stopped"),
                     );
                 }
-                shims::Notice::Gone(pod) => {
+                pods::shim::Notice::Gone(pod) => {
                     listening.events.add("gone", Some(&pod), "its shim is gone")
                 }
-                shims::Notice::Silent(pod) => {
+                pods::shim::Notice::Silent(pod) => {
                     listening
                         .events
                         .add("unresponsive", Some(&pod), "its shim does not answer");
                 }
-                shims::Notice::Answers(pod) => {
+                pods::shim::Notice::Answers(pod) => {
                     listening
                         .events
                         .add("responsive", Some(&pod), "its shim answers again");
                 }
-                shims::Notice::Changed(pod) => tracing::debug!(pod, "its network changed"),
+                pods::shim::Notice::Changed(pod) => tracing::debug!(pod, "its network changed"),
             }
             listening.wake.notify_one();
         }
@@ -242,7 +223,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .map_err(|e| e.to_string())?;
     tokio::select! {
-        () = server::serve(engine, listener) => Ok(()),
+        () = api::serve(engine, listener) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
@@ -253,7 +234,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
 async fn ring(host: Arc<Host>, told: impl AsyncFn() -> tank_sys::Result<()>) {
     while told().await.is_ok() {
         host.wake.notify_one();
-        tokio::time::sleep(shims::CALM).await;
+        tokio::time::sleep(pods::shim::CALM).await;
     }
 }
 

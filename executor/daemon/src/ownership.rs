@@ -335,7 +335,7 @@ pub fn bind(path: &Path) -> Result<tokio::net::UnixListener, String> {
         },
     }
     let listener = tokio::net::UnixListener::bind(path).map_err(|e| at(&e))?;
-    crate::access::restrict(path).map_err(|e| at(&e))?;
+    crate::api::access::restrict(path).map_err(|e| at(&e))?;
     Ok(listener)
 }
 

@@ -148,7 +148,7 @@ impl Settings {
         self.run_dir.join("attach")
     }
 
-    /// What every image is put on top of: see [`crate::start::make_skeleton`].
+    /// What every image is put on top of: see [`crate::actuate::start::make_skeleton`].
     pub fn skeleton_dir(&self) -> PathBuf {
         self.state_dir.join("skeleton")
     }

@@ -183,9 +183,11 @@ impl Writes {
                     told.lost = true
                 }
                 Ok(event) if event.events().contains(inotify::ReadFlags::IGNORED) => {
-                    drop(told.gone.insert(event.wd()))
+                    told.gone.insert(event.wd());
                 }
-                Ok(event) => drop(told.written.insert(event.wd())),
+                Ok(event) => {
+                    told.written.insert(event.wd());
+                }
                 Err(rustix::io::Errno::AGAIN) => return Ok(told),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).doing(|| "read writes"),

@@ -8,7 +8,7 @@
 
 use crate::{
     actuate,
-    engine::{Change, Engine, Pass, ProgressSender, empty_graph, notify, store_error},
+    generations::{Change, Engine, Pass, ProgressSender, empty_graph, notify, store_error},
 };
 use std::{
     collections::BTreeSet,
@@ -127,7 +127,7 @@ impl Engine {
             None,
             format!("generation {number} is waited for again: it has a gate"),
         );
-        let (progress, _kept) = mpsc::channel(crate::engine::PROGRESS);
+        let (progress, _kept) = mpsc::channel(crate::generations::PROGRESS);
         let committed = Committed {
             number,
             parent: generation.parent,
@@ -523,7 +523,7 @@ impl Engine {
                     continue;
                 }
                 for line in
-                    crate::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10).await
+                    crate::pods::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10).await
                 {
                     text = format!("{text}\n  {pod}/{name}: {line}");
                 }

@@ -7,8 +7,9 @@
 //! reference is pinned to it (`nginx:1.27@sha256:…`).
 
 use crate::{
-    engine::{Engine, ProgressSender, internal, notify},
-    request, sources,
+    actuate::sources,
+    generations::request,
+    generations::{Engine, ProgressSender, internal, notify},
 };
 use futures_util::stream::{self, StreamExt};
 use std::{
@@ -293,7 +294,8 @@ impl Engine {
                 .as_ref()
                 .and_then(|config| config.working_dir().as_deref());
             let help = "set `working_dir` of its container to an absolute path".to_owned();
-            crate::start::working_dir(None, dir).map_err(|why| unavailable(why, Some(help)))?;
+            crate::actuate::start::working_dir(None, dir)
+                .map_err(|why| unavailable(why, Some(help)))?;
         }
         Ok(())
     }

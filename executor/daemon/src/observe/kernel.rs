@@ -10,9 +10,9 @@
 //! watched.
 
 use crate::{
-    files,
-    host::Host,
-    shims::{Shim, failure},
+    actuate::files,
+    pods::host::Host,
+    pods::shim::{Shim, failure},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -52,7 +52,7 @@ impl Forkserver {
     }
 
     fn execute(&self) -> Result<OwnedFd, Failure> {
-        let (ours, theirs) = packet::pair().map_err(|e| crate::shims::failure(&e))?;
+        let (ours, theirs) = packet::pair().map_err(|e| crate::pods::shim::failure(&e))?;
         // It is reaped with the shims.
         let started = Command::new(&self.program)
             .env_clear()
@@ -86,8 +86,8 @@ impl Forkserver {
     /// What the shim said, or that it said nothing in time.
     pub fn spawn(&self, setup: &Setup, stderr: &File, cgroup: &OwnedFd) -> Result<Born, Failure> {
         let text = serde_json::to_vec(setup).map_err(|e| failed(e.to_string()))?;
-        let sealed = packet::sealed("setup", &text).map_err(|e| crate::shims::failure(&e))?;
-        let (ours, theirs) = packet::pair().map_err(|e| crate::shims::failure(&e))?;
+        let sealed = packet::sealed("setup", &text).map_err(|e| crate::pods::shim::failure(&e))?;
+        let (ours, theirs) = packet::pair().map_err(|e| crate::pods::shim::failure(&e))?;
         self.ask(&[
             sealed.as_fd(),
             stderr.as_fd(),

@@ -1,21 +1,26 @@
 //! The loop, and what changes the desired state: switch, delete, rollback, seed. All of them end in
 //! one code path: observe, plan, carry out, observe again.
 //!
-//! *Flow of a switch*: find out what is meant ([`crate::intent`]: check, fetch), commit, converge
-//! and wait for health ([`crate::reach`]); then good, or the parent again. Until the commit nothing
+//! *Flow of a switch*: find out what is meant ([`crate::generations::intent`]: check, fetch), commit, converge
+//! and wait for health ([`crate::generations::reach`]); then good, or the parent again. Until the commit nothing
 //! is disturbed, and a caller that leaves ends it. *Guarantees*: one change of the desired state at
 //! a time; a pass never runs beside another; going back is never gated on health, and ends a change
 //! that is on its way. A daemon that ends while it waits leaves the generation pending; the loop of
 //! the next one goes on with it: with its gate where it has one, and else until it is reached.
 
+pub mod intent;
+pub mod ports;
+pub mod reach;
+mod request;
+mod why;
+
 use crate::{
     actuate::{self, Failed},
     events::now,
-    host::Host,
-    intent::{self, Intent},
+    generations::intent::Intent,
+    generations::reach::{Aim, Committed, Reached, Verified, Way},
     observe::{self, Found},
-    reach::{self, Aim, Committed, Reached, Verified, Way},
-    request,
+    pods::host::Host,
     store::{self, StoreError},
 };
 use futures_util::stream::{self, StreamExt};
@@ -295,7 +300,8 @@ impl Engine {
     /// When something can't be looked at.
     pub async fn observe(&self, graph: &Graph) -> Result<Observed, Error> {
         let leases = self.host.propose_leases(graph).map_err(store_error)?;
-        let files = crate::files::digests(&self.host, graph, &leases).map_err(store_error)?;
+        let files =
+            crate::actuate::files::digests(&self.host, graph, &leases).map_err(store_error)?;
         // Whoever looks wants to know which pods answer, and not only what they said last.
         self.host.check_shims().await;
         let found = observe::observe(&self.host, graph, &files)
@@ -316,7 +322,8 @@ impl Engine {
     /// it as data. Acts on nothing.
     async fn look(&self, graph: &Graph, previous: Option<&Graph>) -> Result<(Found, Plan), Error> {
         let leases = self.host.propose_leases(graph).map_err(store_error)?;
-        let files = crate::files::digests(&self.host, graph, &leases).map_err(store_error)?;
+        let files =
+            crate::actuate::files::digests(&self.host, graph, &leases).map_err(store_error)?;
         let found = {
             let _span = self.host.timings.span(|| "observe the host".to_owned());
             observe::observe(&self.host, graph, &files)
@@ -472,7 +479,7 @@ impl Engine {
             () = progress.closed() => return Err(left()),
         };
         let _changing = self.begin(current).await?;
-        crate::ports::refuse_taken(&self.host, &before, &graph).await?;
+        crate::generations::ports::refuse_taken(&self.host, &before, &graph).await?;
         let verified = match &call.plan {
             Some(expected) => Some(self.verify(expected, &graph, &before).await?),
             None => None,

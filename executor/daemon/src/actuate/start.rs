@@ -2,12 +2,12 @@
 //! the mounts.
 
 use crate::{
-    files,
-    host::Host,
+    actuate::files,
+    actuate::sources::{self, Kind},
+    actuate::user,
     images::Image,
-    shims::{Shim, failure},
-    sources::{self, Kind},
-    user,
+    pods::host::Host,
+    pods::shim::{Shim, failure},
 };
 use rustix::fs::OFlags;
 use std::{
@@ -198,7 +198,7 @@ pub async fn start(host: &Arc<Host>, start: &Start, prepared: Prepared) -> Resul
             host.timings.add(&format!("{pod}/{container}"), spans);
             Ok(pid)
         }
-        (other, _) => Err(crate::shims::unexpected(&other)),
+        (other, _) => Err(crate::pods::shim::unexpected(&other)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! One question to one run of a container: whether a probe of it succeeds. When probes are asked,
-//! and what follows from the answers, is [`crate::prober`]'s.
+//! and what follows from the answers, is [`crate::probe`]'s.
 
-use crate::host::Host;
+use crate::pods::host::Host;
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,

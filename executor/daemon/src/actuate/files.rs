@@ -6,11 +6,11 @@
 //! its start and not looked at again.
 
 use crate::{
-    host::Host,
-    resolver::Resolver,
-    shims::{Shim, failure},
-    sources,
-    start::fail,
+    actuate::resolver::Resolver,
+    actuate::sources,
+    actuate::start::fail,
+    pods::host::Host,
+    pods::shim::{Shim, failure},
     store::{StoreError, leases::Proposal},
 };
 use std::{

@@ -1,7 +1,7 @@
 //! Reads who listens on the host, for [`tank_plan::ports`] to judge. It binds nothing and disturbs
 //! nobody.
 
-use crate::{engine::internal, host::Host};
+use crate::{generations::internal, pods::host::Host};
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Graph, spec::Protocol};
 use tank_plan::ports::{self, Listener};

@@ -1,7 +1,7 @@
 //! The impure reader: builds [`Observed`] from the shims and the kernel.
 //!
 //! First every shim is asked, all at once; meanwhile what belongs to the whole host is read. Then
-//! the kernel's side of each pod that anything was told of ([`crate::seen`]), on as many threads as
+//! the kernel's side of each pod that anything was told of ([`crate::observe::kernel`]), on as many threads as
 //! there are processors: that is reading small files and talking netlink, and none of it waits for
 //! anybody.
 //!
@@ -9,16 +9,18 @@
 //! pod its place: it is waited for [once](OBSERVE_LIMIT), and then not again until it answers.
 //!
 //! Observing acts on nothing, whatever the graph it is for: it asks the shims for what they know,
-//! takes no lease, starts no probe (what is known of probes is [`crate::prober`]'s), and leaves no
+//! takes no lease, starts no probe (what is known of probes is [`crate::probe`]'s), and leaves no
 //! record.
 
+pub mod kernel;
+
 use crate::{
+    actuate::files::Files,
     actuate::link_name,
-    files::Files,
-    host::Host,
-    prober::Standing,
-    seen::{Asked, Look, Seen},
-    shims::{OBSERVE_LIMIT, Shim, Silence, failure},
+    observe::kernel::{Asked, Look, Seen},
+    pods::host::Host,
+    pods::shim::{OBSERVE_LIMIT, Shim, Silence, failure},
+    probe::Standing,
 };
 use futures_util::future::join_all;
 use std::{

@@ -1,6 +1,6 @@
 //! The daemon's side of [`tank_proto::shim`]: speaking to the shims that are there.
 
-use crate::{forkserver::Born, pending::Pending, seen::Seen};
+use crate::{observe::kernel::Seen, pods::forkserver::Born, pods::pending::Pending};
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},

@@ -28,7 +28,7 @@
 //! The record holds paths as they were opened, without links. When it can't be read no link is
 //! followed at all.
 
-use crate::set_id;
+use crate::actuate::set_id;
 use rustix::{
     fs::{FileType, Mode, OFlags, ResolveFlags},
     io::Errno,

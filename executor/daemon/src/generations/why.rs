@@ -1,8 +1,8 @@
 //! Why a value is what it is: kept with each generation, asked by `tank why`.
 
 use crate::{
-    engine::{Engine, internal, store_error},
-    views,
+    api::views,
+    generations::{Engine, internal, store_error},
 };
 use serde_json::Value;
 use std::{collections::BTreeMap, sync::Arc};

@@ -2,15 +2,15 @@
 //! kernel.
 
 use crate::{
+    actuate::sources::Sources,
     events::Events,
-    failures::Failures,
-    forkserver::{Born, Forkserver},
     images::Images,
-    prober::Prober,
-    seen::Listed,
+    observe::kernel::Listed,
+    pods::forkserver::{Born, Forkserver},
+    pods::shim::{Notice, Shim},
+    probe::Prober,
+    reconcile::failures::Failures,
     settings::{ID_BASE, Settings},
-    shims::{Notice, Shim},
-    sources::Sources,
     store::{Store, StoreError, leases::Proposal},
     timings::Timings,
 };

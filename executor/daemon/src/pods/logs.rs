@@ -4,7 +4,7 @@
 //! block by block, and from there a log is read a block at a time, so that no more than a block and
 //! a line of it is in memory. All of it blocks: who is on the runtime goes through [`blocking`].
 
-use crate::host::Host;
+use crate::pods::host::Host;
 use std::{
     collections::VecDeque,
     fs::File,

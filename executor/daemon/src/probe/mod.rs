@@ -12,10 +12,12 @@
 //! planner to decide on. Its task waits for the planner's step ([`Prober::end`]) and then ends the
 //! run, which may take as long as the container may; no pass waits for it.
 
+mod ask;
+
 use crate::{
     actuate,
-    host::Host,
-    probe::{Run, ask, pause},
+    pods::host::Host,
+    probe::ask::{Run, ask, pause},
 };
 use std::{
     collections::BTreeMap,

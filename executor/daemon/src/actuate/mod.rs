@@ -1,10 +1,17 @@
 //! The impure writer: carries steps out, the independent ones side by side.
 
+pub mod files;
+mod resolver;
+mod set_id;
+pub mod sources;
+pub mod start;
+mod user;
+
 use crate::{
-    faults, files,
-    host::Host,
-    shims::{Shim, failure},
-    start::{self, Prepared, Start},
+    actuate::start::{Prepared, Start},
+    faults,
+    pods::host::Host,
+    pods::shim::{Shim, failure},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::{

@@ -1,14 +1,16 @@
 //! The socket: Varlink connections, each a task of its own, so that a client that does not read
 //! stops nobody else.
 //!
-//! Who may call is settled before a byte is read ([`crate::access`]), and how much of a call is
+//! Who may call is settled before a byte is read ([`crate::api::access`]), and how much of a call is
 //! taken before it is parsed ([`wire::Calls`]).
 
+pub mod access;
+pub mod views;
+
 use crate::{
-    access::{Authorizer, Place, Places},
-    engine::{Engine, internal, store_error},
-    logs::{self, Tail},
-    views,
+    api::access::{Authorizer, Place, Places},
+    generations::{Engine, internal, store_error},
+    pods::logs::{self, Tail},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -367,17 +369,17 @@ impl Client {
                 self.reply(&diff, false, Vec::new()).await
             }
             Method::Switch(call) => {
-                let (told, progress) = mpsc::channel(crate::engine::PROGRESS);
+                let (told, progress) = mpsc::channel(crate::generations::PROGRESS);
                 let work = tokio::spawn(async move { engine.switch(&call, uid, &told).await });
                 self.stream(work, progress, more).await
             }
             Method::Delete { pod } => {
-                let (told, progress) = mpsc::channel(crate::engine::PROGRESS);
+                let (told, progress) = mpsc::channel(crate::generations::PROGRESS);
                 let work = tokio::spawn(async move { engine.delete(&pod, uid, &told).await });
                 self.stream(work, progress, more).await
             }
             Method::Rollback { to } => {
-                let (told, progress) = mpsc::channel(crate::engine::PROGRESS);
+                let (told, progress) = mpsc::channel(crate::generations::PROGRESS);
                 let work = tokio::spawn(async move { engine.rollback(to, uid, &told).await });
                 self.stream(work, progress, more).await
             }
@@ -661,7 +663,7 @@ async fn diff_reply(
     call: varlink::DiffCall,
     uid: u32,
 ) -> Result<varlink::DiffReply, Error> {
-    let (parent, before, after) = match crate::intent::Request::of_diff(&call, uid) {
+    let (parent, before, after) = match crate::generations::intent::Request::of_diff(&call, uid) {
         None => {
             let (parent, before) = engine.current()?;
             (parent, Arc::clone(&before), before)
@@ -672,7 +674,7 @@ async fn diff_reply(
             (intent.current, intent.before, intent.graph)
         }
     };
-    crate::ports::refuse_taken(&engine.host, &before, &after).await?;
+    crate::generations::ports::refuse_taken(&engine.host, &before, &after).await?;
     let (_, plan) = engine.preview(&after, &before).await?;
     let waiting = plan
         .waiting
@@ -804,7 +806,7 @@ async fn exec(
     match shim.request(&Request::Exec, &fds).await {
         Ok((ShimReply::Executed { pid }, fds)) => Ok((pid, fds)),
         Ok((other, _)) => Err(as_error(
-            &crate::shims::unexpected(&other),
+            &crate::pods::shim::unexpected(&other),
             pod.as_str(),
             container.as_str(),
         )),

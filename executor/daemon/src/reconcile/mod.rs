@@ -1,0 +1,3 @@
+//! Observe, plan, carry out.
+
+pub mod failures;
