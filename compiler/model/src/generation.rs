@@ -25,6 +25,19 @@ pub struct Generation {
     /// its nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Digest>,
+    /// What it goes back from or to, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
+}
+
+/// Why a generation declares again what an earlier one did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rollback {
+    /// Somebody asked for the generation of this number.
+    To(u64),
+    /// The generation of this number was not healthy.
+    Of(u64),
 }
 
 /// How a generation went.
@@ -142,6 +155,7 @@ mod tests {
                 .and_then(|index| history.get(index));
             let (content, outcome) = entry.expect("only what there is is read");
             let generation = Generation {
+                rollback: None,
                 number,
                 root: Digest::of(content.as_bytes()),
                 parent: (number > 1).then(|| number - 1),

@@ -26,7 +26,7 @@ pub mod units;
 pub mod unsupported;
 
 pub use digest::Digest;
-pub use generation::{Gate, Generation, Outcome};
+pub use generation::{Gate, Generation, Outcome, Rollback};
 pub use graph::{Graph, Key, Node};
 pub use name::Name;
 pub use reference::Reference;

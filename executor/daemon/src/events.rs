@@ -5,12 +5,23 @@ use std::{
     sync::{Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
-use tank_proto::varlink::Event;
 use tokio::sync::broadcast;
 
 /// How many events are remembered.
 const REMEMBERED: usize = 1_000;
 
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Milliseconds since the Unix epoch.
+    pub time: u64,
+    pub kind: &'static str,
+    pub pod: Option<String>,
+    /// For people.
+    pub message: String,
+}
+
+/// What happened since this process began.
 #[derive(Debug)]
 pub struct Events {
     past: Mutex<VecDeque<Event>>,
@@ -27,10 +38,10 @@ impl Default for Events {
 }
 
 impl Events {
-    pub fn add(&self, kind: &str, pod: Option<&str>, message: impl Into<String>) {
+    pub fn add(&self, kind: &'static str, pod: Option<&str>, message: impl Into<String>) {
         let event = Event {
             time: now(),
-            kind: kind.to_owned(),
+            kind,
             pod: pod.map(str::to_owned),
             message: message.into(),
         };

@@ -1,23 +1,26 @@
 //! `tankd`: keeps a host as its current generation declares.
 //!
+//! Each floor imports what is below it and nothing above (a test holds that):
+//!
 //! ```text
-//! server ─► engine ─► observe ─► plan (tank-plan) ─► actuate ─► start ─► shims
-//!             │          │                                        │
-//!             │          └─► seen    what holds until            └─► forkserver    makes shims
-//!             │                      something is told
-//!             ├─► images    references to layers
-//!             ├─► prober    probes the runs of the current generation
-//!             └─► store     nodes, generations, leases, pointers
+//! api            Varlink in and out; the only floor that knows its shapes
+//! generations    switch, delete, rollback, seed, and how they went
+//! reconcile      observe, plan (tank-plan), carry out; the loop
+//! observe  probe  actuate    read the host; ask the runs how they are; change the host
+//! pods           the daemon's side of the shims
+//! store          nodes, generations, leases, pointers
 //! ```
 //!
-//! It evaluates no Nickel: a client sends canonical bytes, and nothing in them is taken on trust.
-//! It may be killed at any time: what runs belongs to the shims, what is declared to the store, and
-//! the next start finds both.
+//! It evaluates no Nickel: a client sends canonical bytes, and nothing in them is taken on trust. It
+//! may be killed at any time: what runs belongs to the shims, what is declared to the store, and the
+//! next start finds both.
 
 #![forbid(unsafe_code)]
 
 mod actuate;
 mod api;
+mod cache;
+mod dirty;
 mod events;
 mod faults;
 mod generations;
@@ -31,21 +34,36 @@ mod settings;
 mod store;
 mod timings;
 
+use actuate::{Actuator, sources::Sources};
 use clap::Parser;
-use generations::Engine;
+use dirty::Dirty;
+use events::Events;
+use generations::Generations;
+use images::Images;
+use observe::Observer;
 use ownership::Ownership;
-use pods::host::Host;
+use pods::{Notification, Pods};
+use probe::Prober;
+use reconcile::{Reconciler, with_causes};
 use settings::{Flags, Settings};
-use std::{process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
+use store::{Store, graphs::Graphs};
 use tank_proto::shim::{Event, ExitStatus};
-use tank_sys::cgroup;
-use tokio::sync::mpsc;
+use tank_sys::{
+    cgroup::{self, Cgroups},
+    route::Routes,
+};
+use timings::Timings;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 
-/// How many notices of shims may wait to be heard: beyond that, a shim waits.
-const NOTICES: usize = 1_024;
+/// The most notifications of shims that wait: beyond that, a shim waits.
+const MAX_NOTIFICATIONS: usize = 1_024;
 
 /// The most threads for what blocks: unpacking, the store, the file system.
-const BLOCKING: usize = 24;
+const MAX_BLOCKING_THREADS: usize = 24;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -66,7 +84,7 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(BLOCKING)
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
         .enable_all()
         .build();
     let outcome = runtime
@@ -83,164 +101,208 @@ fn main() -> ExitCode {
 
 async fn run(flags: &Flags) -> Result<(), String> {
     let mut settings = Settings::settle(flags)?;
-    let said = |error: &dyn std::error::Error| {
-        let source = error
-            .source()
-            .map(|source| format!(": {source}"))
-            .unwrap_or_default();
-        format!("{error}{source}")
-    };
     if !rustix::process::geteuid().is_root() {
         return Err("it has to run as root".to_owned());
     }
-    settings.nofile = tank_sys::process::raise_descriptor_limit().map_err(|e| said(&e))?;
-    // What is in these folders is nobody else's to read; the socket's folder has to let callers
-    // through.
-    let mut ownership = Ownership::of_folders(&settings.state_dir, &settings.run_dir)?;
-    let layout = cgroup::detect().map_err(|e| said(&e))?;
-    let cgroups = cgroup::Cgroups::new(layout, &settings.config.cgroup);
-    ownership.add_cgroup(&cgroups, &settings.state_dir)?;
-    ownership.add_network()?;
-    private_dir(&settings.run_dir.join("pods"), 0o700)?;
-    private_dir(&settings.attach_dir(), 0o700)?;
-    actuate::start::make_skeleton(&settings.skeleton_dir())
+    settings.nofile = tank_sys::process::raise_descriptor_limit().map_err(|e| with_causes(&e))?;
+    let settings = Arc::new(settings);
+    let cgroups = Arc::new(claim(&settings)?);
+    actuate::make_skeleton(&settings.skeleton_dir())
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
     let recovery = store::recover::Recovery {
         accept_loss: flags.accept_loss,
         repair: flags.repair_store,
     };
     let store = store::rocks::RocksStore::open(&settings.state_dir.join("store"), recovery);
-    let (store, recovered) = store.map_err(|e| said(&e))?;
-    let images = images::Images::open(
-        &settings.state_dir.join("images"),
-        &settings.config.insecure_registries,
-    )
-    .map_err(|e| format!("open the image store: {e}"))?;
-    let (notices, mut received) = mpsc::channel(NOTICES);
+    let (store, recovered) = store.map_err(|e| with_causes(&e))?;
+    let insecure = &settings.config.insecure_registries;
+    let images = images::Images::open(&settings.state_dir.join("images"), insecure)
+        .map_err(|e| format!("open the image store: {e}"))?;
     // Before anything that runs is looked at.
-    let listener = ownership::bind(&settings.socket)?;
-    let host =
-        Host::new(settings, Box::new(store), images, cgroups, notices).map_err(|e| said(&e))?;
-    let host = Arc::new(host);
+    let listener = ownership::bind(&settings.socket, api::access::restrict)?;
+    let (sender, notifications) = mpsc::channel(MAX_NOTIFICATIONS);
+    let house = House::build(settings, Arc::new(store), images, cgroups, sender);
+    let House {
+        generations,
+        pods,
+        observer,
+        events,
+        dirty,
+        ..
+    } = house.map_err(|e| with_causes(&e))?;
     for note in recovered {
         tracing::warn!("{note}");
-        host.events.add("recovered", None, note);
+        events.add("recovered", None, note);
     }
-    let stopped = Arc::clone(&host);
+    let stopped = Arc::clone(&pods);
     pods::forkserver::reap(move |pid| {
-        let host = Arc::clone(&stopped);
-        drop(tokio::spawn(async move { host.check_shim(pid).await }));
+        let pods = Arc::clone(&stopped);
+        drop(tokio::spawn(async move { pods.check_process(pid).await }));
     })?;
-    // The first pod need not wait for it; what keeps it from starting is said when it is needed.
-    let _ = host.forkserver.start();
-    host.adopt();
-    actuate::start::remove_stale(&host);
-    let engine = Arc::new(Engine::new(Arc::clone(&host)));
-    if let Err(error) = engine.lease_current() {
-        host.events.add(
-            "failed",
-            None,
-            format!("can't lease what is declared: {error}"),
-        );
+    pods.warm_up();
+    pods.adopt();
+    let reconciler = generations.shared_reconciler();
+    actuate::remove_stale(&reconciler.actuator);
+    if let Err(error) = generations.lease_current() {
+        let message = format!("can't lease what is declared: {}", with_causes(&error));
+        events.add("failed", None, message);
     }
-
-    let listening = Arc::clone(&host);
-    tokio::spawn(async move {
-        while let Some(notice) = received.recv().await {
-            match notice {
-                pods::shim::Notice::Event(
-                    pod,
-                    Event::Exited {
-                        container, exit, ..
-                    },
-                ) => {
-                    let how = match exit {
-                        ExitStatus::Code(code) => format!("ended with status {code}"),
-                        ExitStatus::Signal(signal) => {
-                            format!("was killed by {}", tank_sys::process::signal_name(signal))
-                        }
-                    };
-                    let message = format!("container {container} {how}");
-                    listening.events.add("exited", Some(&pod), message);
-                }
-                pods::shim::Notice::Event(pod, Event::Stopped { container }) => {
-                    listening.events.add(
-                        "stopped",
-                        Some(&pod),
-                        format!("container {container} was stopped"),
-                    );
-                }
-                pods::shim::Notice::Gone(pod) => {
-                    listening.events.add("gone", Some(&pod), "its shim is gone")
-                }
-                pods::shim::Notice::Silent(pod) => {
-                    listening
-                        .events
-                        .add("unresponsive", Some(&pod), "its shim does not answer");
-                }
-                pods::shim::Notice::Answers(pod) => {
-                    listening
-                        .events
-                        .add("responsive", Some(&pod), "its shim answers again");
-                }
-                pods::shim::Notice::Changed(pod) => tracing::debug!(pod, "its network changed"),
-            }
-            listening.wake.notify_one();
-        }
-    });
-
-    let [links, rules, writes] = std::array::from_fn(|_| Arc::clone(&host));
-    tokio::spawn(ring(Arc::clone(&host), async move || {
-        links.links.told().await
-    }));
-    tokio::spawn(ring(Arc::clone(&host), async move || {
-        rules.rules.told().await
-    }));
-    tokio::spawn(ring(Arc::clone(&host), async move || {
-        writes.told_of_writes().await
-    }));
-
+    tokio::spawn(listen(notifications, Arc::clone(&events), dirty));
+    tokio::spawn(async move { observer.watch().await });
     if let Some(path) = &flags.seed {
-        let fresh = host.store.current().map_err(|e| said(&e))?.is_none();
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let base = path.parent().map(std::path::Path::to_owned);
-        if fresh {
-            let engine = Arc::clone(&engine);
-            tokio::spawn(async move { engine.seed(&text, base.as_deref()).await });
-        } else {
-            host.events.add(
-                "note",
-                None,
-                format!(
-                    "the seed {} is ignored: this store has generations",
-                    path.display()
-                ),
-            );
-        }
+        seed(&generations, path, &events).await?;
     }
-
-    tokio::spawn(Arc::clone(&engine).run());
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|e| e.to_string())?;
+    tokio::spawn(reconciler.keep(Arc::clone(&generations)));
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::select! {
-        () = api::serve(engine, listener) => Ok(()),
+        () = api::serve(generations, listener) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
 }
 
-/// Wakes the loop for as long as there is something to be told, and not more often than has a
-/// point.
-async fn ring(host: Arc<Host>, told: impl AsyncFn() -> tank_sys::Result<()>) {
-    while told().await.is_ok() {
-        host.wake.notify_one();
-        tokio::time::sleep(pods::shim::CALM).await;
+/// Takes the folders, the cgroups and the network for this daemon.
+fn claim(settings: &Settings) -> Result<Cgroups, String> {
+    // What is in these folders is nobody else's to read; the socket's folder has to let callers
+    // through.
+    let mut ownership = Ownership::of_folders(&settings.state_dir, &settings.run_dir)?;
+    let layout = cgroup::detect().map_err(|e| with_causes(&e))?;
+    let cgroups = Cgroups::new(layout, &settings.config.cgroup);
+    ownership.add_cgroup(&cgroups, &settings.state_dir)?;
+    ownership.add_network()?;
+    private_dir(&settings.run_dir.join("pods"), 0o700)?;
+    private_dir(&settings.attach_dir(), 0o700)?;
+    Ok(cgroups)
+}
+
+/// The floors, from the lowest up.
+struct House {
+    generations: Arc<Generations>,
+    pods: Arc<Pods>,
+    observer: Arc<Observer>,
+    events: Arc<Events>,
+    dirty: Arc<Dirty>,
+}
+
+impl House {
+    fn build(
+        settings: Arc<Settings>,
+        store: Arc<dyn Store>,
+        images: Images,
+        cgroups: Arc<Cgroups>,
+        notifications: mpsc::Sender<Notification>,
+    ) -> Result<Self, tank_sys::Error> {
+        let (events, timings) = (Arc::<Events>::default(), Arc::<Timings>::default());
+        let dirty = Arc::<Dirty>::default();
+        let (images, routes) = (Arc::new(images), Arc::new(Routes::here()?));
+        let leaves = (
+            Arc::clone(&events),
+            Arc::clone(&timings),
+            Arc::clone(&dirty),
+        );
+        let pods = Pods::new(
+            Arc::clone(&settings),
+            Arc::clone(&cgroups),
+            leaves.clone(),
+            notifications,
+        );
+        let pods = Arc::new(pods);
+        let observer = Observer::new(
+            Arc::clone(&settings),
+            Arc::clone(&cgroups),
+            Arc::clone(&routes),
+            Arc::clone(&pods),
+            Arc::clone(&dirty),
+        )?;
+        let observer = Arc::new(observer);
+        let actuator = Arc::new(Actuator {
+            settings: Arc::clone(&settings),
+            store: Arc::clone(&store),
+            cgroups: Arc::clone(&cgroups),
+            routes,
+            pods: Arc::clone(&pods),
+            images: Arc::clone(&images),
+            sources: Arc::new(Sources::open(&settings.state_dir)),
+            events: Arc::clone(&events),
+            timings,
+        });
+        let sources = Arc::clone(&actuator.sources);
+        let prober = Prober::new(Arc::clone(&pods), Arc::clone(&events), Arc::clone(&dirty));
+        let graphs = Arc::new(Graphs::new(Arc::clone(&store)));
+        let writers = (Arc::clone(&observer), actuator, Arc::new(prober));
+        let reconciler = Reconciler::new((settings, store, graphs), writers, leaves);
+        let generations = Generations::new(Arc::new(reconciler), images, sources, cgroups);
+        Ok(Self {
+            generations: Arc::new(generations),
+            pods,
+            observer,
+            events,
+            dirty,
+        })
     }
 }
 
-fn private_dir(path: &std::path::Path, mode: u32) -> Result<(), String> {
+/// Makes events of what the shims notify of, and wakes the loop.
+async fn listen(
+    mut notifications: mpsc::Receiver<Notification>,
+    events: Arc<Events>,
+    dirty: Arc<Dirty>,
+) {
+    while let Some(notification) = notifications.recv().await {
+        match notification {
+            Notification::Event(
+                pod,
+                Event::Exited {
+                    container, exit, ..
+                },
+            ) => {
+                let how = match exit {
+                    ExitStatus::Code(code) => format!("ended with status {code}"),
+                    ExitStatus::Signal(signal) => {
+                        format!("was killed by {}", tank_sys::process::signal_name(signal))
+                    }
+                };
+                events.add("exited", Some(&pod), format!("container {container} {how}"));
+            }
+            Notification::Event(pod, Event::Stopped { container }) => {
+                events.add(
+                    "stopped",
+                    Some(&pod),
+                    format!("container {container} was stopped"),
+                );
+            }
+            Notification::Gone(pod) => events.add("gone", Some(&pod), "its shim is gone"),
+            Notification::Silent(pod) => {
+                events.add("unresponsive", Some(&pod), "its shim does not answer");
+            }
+            Notification::Answers(pod) => {
+                events.add("responsive", Some(&pod), "its shim answers again");
+            }
+            Notification::Changed(pod) => tracing::debug!(pod, "its network changed"),
+        }
+        dirty.mark();
+    }
+}
+
+/// Declares the pods of a file where nothing was ever declared.
+async fn seed(generations: &Arc<Generations>, path: &Path, events: &Events) -> Result<(), String> {
+    let (current, _) = generations.current().map_err(|e| with_causes(&e))?;
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let base_dir = path.parent().map(Path::to_owned);
+    if current.is_some() {
+        let path = path.display();
+        let message = format!("the seed {path} is ignored: this store has generations");
+        events.add("note", None, message);
+        return Ok(());
+    }
+    let generations = Arc::clone(generations);
+    tokio::spawn(async move { generations.seed(&text, base_dir.as_deref()).await });
+    Ok(())
+}
+
+fn private_dir(path: &Path, mode: u32) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(|e| format!("{}: {e}", path.display()))
+    let at = |e: std::io::Error| format!("{}: {e}", path.display());
+    std::fs::create_dir_all(path).map_err(at)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(at)
 }

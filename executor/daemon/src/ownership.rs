@@ -305,12 +305,15 @@ fn refuse_taken(
     }
 }
 
-/// Binds the socket to be served. One that is left by a daemon that ended is replaced; one that
+/// Binds the socket to be served, and has `restrict` say who may connect. One that is left by a daemon that ended is replaced; one that
 /// somebody serves, and what is no socket, never is.
 ///
 /// # Errors
 /// A text that says what is in the way.
-pub fn bind(path: &Path) -> Result<tokio::net::UnixListener, String> {
+pub fn bind(
+    path: &Path,
+    restrict: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<tokio::net::UnixListener, String> {
     let at = |e: &dyn std::fmt::Display| format!("serve {}: {e}", path.display());
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(|e| at(&e))?;
@@ -335,7 +338,7 @@ pub fn bind(path: &Path) -> Result<tokio::net::UnixListener, String> {
         },
     }
     let listener = tokio::net::UnixListener::bind(path).map_err(|e| at(&e))?;
-    crate::api::access::restrict(path).map_err(|e| at(&e))?;
+    restrict(path).map_err(|e| at(&e))?;
     Ok(listener)
 }
 

@@ -2,13 +2,22 @@
 
 use clap::Parser;
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 use tank_model::units::Millis;
 use tank_sys::route::Cidr;
 
 /// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to
 /// fail; in steps of 65,536, a pod's lease times that.
-pub const ID_BASE: u32 = 0x7000_0000;
+const ID_BASE: u32 = 0x7000_0000;
+
+/// Leases are counted from here: a network's first address is the bridge's own.
+pub const FIRST_LEASE: u32 = 2;
+
+/// How many leases there are: ids below 2³¹ in steps of 65,536.
+pub const LEASES: u32 = 4_000;
 
 /// Tank's executor: keeps a host as its current generation declares.
 #[derive(Parser, Debug)]
@@ -138,6 +147,29 @@ impl Settings {
         })
     }
 
+    /// The addresses that go with a lease, one of each of the host's networks.
+    pub fn addresses_of(&self, lease: u32) -> BTreeSet<Cidr> {
+        self.config
+            .networks
+            .iter()
+            .filter_map(|network| network.nth(lease))
+            .collect()
+    }
+
+    /// The bridge's own addresses.
+    pub fn bridge_addresses(&self) -> BTreeSet<Cidr> {
+        self.config
+            .networks
+            .iter()
+            .filter_map(|network| network.nth(1))
+            .collect()
+    }
+
+    /// The first host id that goes with a lease.
+    pub fn id_base_of(&self, lease: u32) -> u32 {
+        ID_BASE + lease * tank_sys::namespace::ID_COUNT
+    }
+
     pub fn pod_dir(&self, pod: &str) -> PathBuf {
         self.run_dir.join("pods").join(pod)
     }
@@ -197,13 +229,10 @@ fn check(config: &Config) -> Result<(), String> {
         return Err("networks: give one network, or one of IPv4 and one of IPv6".to_owned());
     }
     for network in &config.networks {
-        if network
-            .nth(crate::store::FIRST_LEASE + crate::store::LEASES)
-            .is_none()
-        {
+        if network.nth(FIRST_LEASE + LEASES).is_none() {
             return Err(format!(
                 "networks: {network} has fewer than {} addresses",
-                crate::store::LEASES
+                LEASES
             ));
         }
     }

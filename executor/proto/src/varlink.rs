@@ -102,6 +102,7 @@ pub struct SwitchCall {
     pub timings: Option<bool>,
     pub files: Option<Vec<String>>,
     pub replace: Option<bool>,
+    pub parent: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

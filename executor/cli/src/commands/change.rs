@@ -152,6 +152,7 @@ pub async fn switch(
         timings: change.timings.then_some(true),
         files: Some(absolute(&source.files)),
         replace: how.replace.then_some(true),
+        parent: None,
     };
     follow(&mut client, Method::Switch(call), timings, json).await
 }

@@ -6,11 +6,11 @@
 //! its start and not looked at again.
 
 use crate::{
+    actuate::Actuator,
     actuate::resolver::Resolver,
     actuate::sources,
-    actuate::start::fail,
-    pods::host::Host,
-    pods::shim::{Shim, failure},
+    pods::{Shim, fail, failure, files::name_of},
+    settings::Settings,
     store::{StoreError, leases::Proposal},
 };
 use std::{
@@ -29,23 +29,12 @@ use tank_sys::{
     route::Cidr,
 };
 
-/// The most bytes that are read of a file to see whether it says what it should.
-const MAX_FILE: u64 = 4 << 20;
-
-/// What the files of each container have to say, by their paths.
-pub type Files = BTreeMap<(Name, Name), BTreeMap<String, Digest>>;
-
-/// The name of a file in the memory file system.
-fn name_of(path: &str) -> String {
-    Digest::of(path.as_bytes()).hex()
-}
-
 /// What a container's files say, secrets apart, by their paths.
 ///
 /// # Errors
 /// When the pod needs addresses and has no lease.
 pub fn contents(
-    host: &Host,
+    host: &Actuator,
     graph: &Graph,
     resolver: &Resolver,
     pod: &Name,
@@ -103,7 +92,10 @@ fn contents_at(
 ///
 /// # Errors
 /// When one has none.
-pub fn digests(host: &Host, graph: &Graph, leases: &Proposal) -> Result<Files, StoreError> {
+/// What the files of each container have to say, by their paths.
+pub type Files = BTreeMap<(Name, Name), BTreeMap<String, Digest>>;
+
+pub fn digests(settings: &Settings, graph: &Graph, leases: &Proposal) -> Result<Files, StoreError> {
     let resolver = Resolver::read();
     let mut all = BTreeMap::new();
     for entry in graph.entries() {
@@ -111,7 +103,7 @@ pub fn digests(host: &Host, graph: &Graph, leases: &Proposal) -> Result<Files, S
             continue;
         };
         let addresses = if is_bridged(graph, pod) {
-            host.addresses_of(leases.get(pod)?)
+            settings.addresses_of(leases.get(pod)?)
         } else {
             BTreeSet::new()
         };
@@ -126,7 +118,7 @@ pub fn digests(host: &Host, graph: &Graph, leases: &Proposal) -> Result<Files, S
 
 /// The memory file system of a container that is about to start, and which file of it goes where.
 pub fn mount(
-    host: &Host,
+    host: &Actuator,
     graph: &Graph,
     pod: &Name,
     container: &Name,
@@ -159,28 +151,12 @@ pub fn mount(
     Ok((mount_fd, entries))
 }
 
-/// What the files of one run of a container say now. Blocking.
-///
-/// # Errors
-/// When a file can't be read.
-pub fn read(dir: &OwnedFd, paths: &[String]) -> Result<BTreeMap<String, Digest>, Failure> {
-    let mut found = BTreeMap::new();
-    for path in paths {
-        if let Some(content) =
-            mount::read_file(dir.as_fd(), &name_of(path), MAX_FILE).map_err(|e| failure(&e))?
-        {
-            found.insert(path.clone(), Digest::of(&content));
-        }
-    }
-    Ok(found)
-}
-
 /// Writes files anew under the running container, then sends the signals that make it read them.
 ///
 /// # Errors
 /// When the shim can't show them, or the kernel refuses.
 pub async fn write(
-    host: &Host,
+    host: &Actuator,
     shim: &Arc<Shim>,
     graph: &Graph,
     pod: &Name,

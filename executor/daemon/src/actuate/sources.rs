@@ -77,6 +77,19 @@ pub struct Device {
     pub number: u64,
 }
 
+/// What a configuration names and the host does not have, or must not give.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("can't use the volume `{volume}` of pod `{pod}`: {why}")]
+    Volume {
+        pod: Name,
+        volume: Name,
+        why: String,
+    },
+    #[error("can't use a secret of pod `{pod}`: {why}")]
+    Secret { pod: Name, why: String },
+}
+
 /// The sources of one host.
 pub struct Sources {
     state_dir: PathBuf,
@@ -125,7 +138,7 @@ pub fn check(
     config: &Config,
     named: &BTreeSet<Name>,
     before: &Config,
-) -> Result<(), (String, String)> {
+) -> Result<(), SourceError> {
     let declared = || {
         let mut paths = writable(config);
         paths.extend(writable(before));
@@ -134,7 +147,10 @@ pub fn check(
     for (pod, spec) in config.pods.iter().filter(|(pod, _)| named.contains(*pod)) {
         for (name, volume) in &spec.volumes {
             if let Some(path) = &volume.host {
-                let what = |why| (format!("use the volume `{name}` of pod `{pod}`"), why);
+                let what = |why| {
+                    let (pod, volume) = (pod.clone(), name.clone());
+                    SourceError::Volume { pod, volume, why }
+                };
                 let (place, _) = sources
                     .open_at(path, Kind::Directory, declared)
                     .map_err(what)?;
@@ -148,7 +164,10 @@ pub fn check(
         }
         for (_, _, container) in spec.processes() {
             for secret in container.secrets.values() {
-                let what = |why| (format!("use a secret of pod `{pod}`"), why);
+                let what = |why| SourceError::Secret {
+                    pod: pod.clone(),
+                    why,
+                };
                 sources
                     .open_at(&secret.file, Kind::File, declared)
                     .map_err(what)?;

@@ -2,28 +2,21 @@
 //! the mounts.
 
 use crate::{
-    actuate::files,
+    actuate::Actuator,
     actuate::sources::{self, Kind},
     actuate::user,
-    images::Image,
-    pods::host::Host,
-    pods::shim::{Shim, failure},
+    actuate::{files, layers},
+    pods::{Shim, fail, failure},
 };
-use rustix::fs::OFlags;
 use std::{
     collections::BTreeMap,
     fs,
-    io::Read,
     os::fd::{AsFd, OwnedFd},
-    os::unix::fs::{PermissionsExt, chown},
-    path::{Path, PathBuf},
     sync::Arc,
 };
 use tank_model::{Digest, Graph, Name, graph::ContainerNode, host_files::WITHHELD, spec};
 use tank_plan::Step;
-use tank_proto::shim::{
-    Failure, FailureKind, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, StartSpec, WITH_IDS,
-};
+use tank_proto::shim::{Failure, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, StartSpec, WITH_IDS};
 use tank_sys::{
     mount::{self, attr},
     packet, privilege, process,
@@ -31,14 +24,6 @@ use tank_sys::{
 use tokio::task::JoinHandle;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-pub fn fail(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
-    Failure {
-        what: what.into(),
-        why: why.to_string(),
-        kind: FailureKind::Other,
-    }
-}
 
 /// The command line by the rules container users know: `command` replaces the entry point and with
 /// it the image's arguments, `args` replaces the image's arguments.
@@ -162,7 +147,7 @@ pub type Prepared = JoinHandle<Result<(StartSpec, Vec<OwnedFd>), Failure>>;
 
 /// Mounts and makes what a container needs: all of that can be done while its pod is being
 /// connected. The pod's shim has to be there, and its namespaces known.
-pub fn prepare_ahead(host: &Arc<Host>, graph: &Arc<Graph>, start: &Start) -> Prepared {
+pub fn prepare_ahead(host: &Arc<Actuator>, graph: &Arc<Graph>, start: &Start) -> Prepared {
     let (host, graph, start) = (Arc::clone(host), Arc::clone(graph), start.clone());
     tokio::task::spawn_blocking(move || {
         let _span = host
@@ -173,10 +158,15 @@ pub fn prepare_ahead(host: &Arc<Host>, graph: &Arc<Graph>, start: &Start) -> Pre
 }
 
 /// Starts a container.
-pub async fn start(host: &Arc<Host>, start: &Start, prepared: Prepared) -> Result<i32, Failure> {
+pub async fn start(
+    host: &Arc<Actuator>,
+    start: &Start,
+    prepared: Prepared,
+) -> Result<i32, Failure> {
     let Start { pod, container, .. } = start;
     let shim = host
-        .shim(pod)
+        .pods
+        .get(pod)
         .ok_or_else(|| fail("start a container", "its shim is gone"))?;
     let (mut spec, mut fds) = prepared
         .await
@@ -190,15 +180,17 @@ pub async fn start(host: &Arc<Host>, start: &Start, prepared: Prepared) -> Resul
         .chain(fds.iter().map(AsFd::as_fd))
         .collect();
     let started = shim.request(&Request::Start, &all).await;
-    let aside = aside(host, pod, container);
+    let stale = layers::stale(host, pod, container);
     // What can't be removed is tried again at the next start, and when the pod goes.
-    drop(tokio::task::spawn_blocking(move || remove_dir(&aside)));
+    drop(tokio::task::spawn_blocking(move || {
+        layers::remove_dir(&stale)
+    }));
     match started? {
         (Reply::Started { pid, spans }, _) => {
             host.timings.add(&format!("{pod}/{container}"), spans);
             Ok(pid)
         }
-        (other, _) => Err(crate::pods::shim::unexpected(&other)),
+        (other, _) => Err(crate::pods::unexpected(&other)),
     }
 }
 
@@ -228,7 +220,7 @@ async fn bundle(shim: &Shim, spec: &mut StartSpec, fds: &mut Vec<OwnedFd>) -> Re
 }
 
 fn prepare(
-    host: &Host,
+    host: &Actuator,
     graph: &Graph,
     start: &Start,
 ) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
@@ -239,7 +231,8 @@ fn prepare(
         attempt,
     } = start;
     let shim = host
-        .shim(pod)
+        .pods
+        .get(pod)
         .ok_or_else(|| fail("start a container", "its shim is gone"))?;
     let (node, _) = graph
         .process(pod, container)
@@ -263,10 +256,10 @@ fn prepare(
     let user_namespace = shim.known_namespaces().ok_or_else(unknown)?.user.as_fd();
     let base = host.id_base(pod).map_err(|e| fail("lease ids", e))?;
     let mut parts = Parts { fds: Vec::new() };
-    let root = root_mount(host, &image, pod, container, user_namespace, base)?;
+    let root = layers::root_mount(host, &image, pod, container, user_namespace, base)?;
 
     let config = image.config.config().clone().unwrap_or_default();
-    let read = |path: &str| read_in_root(&root, path);
+    let read = |path: &str| layers::read_in_root(&root, path);
     let spec = node
         .user
         .clone()
@@ -393,7 +386,7 @@ fn seccomp(
 }
 
 /// What a device is on this host. No link is followed: it could lead to another one tomorrow.
-fn device(host: &Host, declared: &spec::Device) -> Result<tank_proto::shim::Device, Failure> {
+fn device(host: &Actuator, declared: &spec::Device) -> Result<tank_proto::shim::Device, Failure> {
     let found = host.sources.device(&declared.path);
     let found = found.map_err(|why| fail(format!("use the device `{}`", declared.path), why))?;
     Ok(tank_proto::shim::Device {
@@ -407,7 +400,7 @@ fn device(host: &Host, declared: &spec::Device) -> Result<tank_proto::shim::Devi
 
 /// Sets a container's limits in its cgroups.
 pub fn set_limits(
-    host: &Host,
+    host: &Actuator,
     pod: &Name,
     container: &Name,
     limits: &spec::Limits,
@@ -422,115 +415,8 @@ pub fn set_limits(
         .map_err(|e| failure(&e))
 }
 
-/// Makes the layer below every image: the places on which Tank mounts something in every container.
-/// An image that lacks one (few have an `/etc/hosts`) would have it made in each container anew,
-/// which takes an upper layer a directory, a file and a renaming each. What an image has covers it.
-pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
-    for name in ["dev", "etc", "proc", "sys"] {
-        fs::create_dir_all(dir.join(name))?;
-        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755))?;
-    }
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
-    for name in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
-        let file = fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(dir.join(name))?;
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    }
-    Ok(())
-}
-
-/// An overlay of the image's layers, each seen through the pod's ids, with a fresh upper directory.
-fn root_mount(
-    host: &Host,
-    image: &Image,
-    pod: &Name,
-    container: &Name,
-    user_namespace: std::os::fd::BorrowedFd<'_>,
-    base: u32,
-) -> Result<OwnedFd, Failure> {
-    let scratch = host
-        .settings
-        .scratch_dir(pod.as_str())
-        .join(container.as_str());
-    set_aside(&scratch, &aside(host, pod, container))
-        .map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
-    let (upper, work) = (scratch.join("upper"), scratch.join("work"));
-    for dir in [&upper, &work] {
-        fs::create_dir_all(dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;
-    }
-    chown(&upper, Some(base), Some(base)).map_err(|e| fail("own the upper directory", e))?;
-    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))
-        .map_err(|e| fail("open the upper directory", e))?;
-    let mut layers = Vec::new();
-    for layer in [&host.settings.skeleton_dir()]
-        .into_iter()
-        .chain(&image.layers)
-    {
-        let fd = mount::clone_tree(layer, false).map_err(|e| failure(&e))?;
-        mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
-        layers.push(fd);
-    }
-    let places = scratch.join("layers");
-    mount::overlay(&layers, &upper, &work, &places).map_err(|e| failure(&e))
-}
-
-/// Where the upper directory of the run before is until it is removed. No container has such a
-/// name.
-fn aside(host: &Host, pod: &Name, container: &Name) -> PathBuf {
-    host.settings
-        .scratch_dir(pod.as_str())
-        .join(format!(".{container}"))
-}
-
-/// Moves a directory that may not be there aside: what a container wrote can be much, and its
-/// successor need not wait until it is removed.
-fn set_aside(dir: &Path, aside: &Path) -> std::io::Result<()> {
-    // Left by a daemon that ended meanwhile.
-    remove_dir(aside)?;
-    match fs::rename(dir, aside) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Removes what a daemon that ended on the way has moved aside and not removed. Before anything is
-/// started.
-pub fn remove_stale(host: &Host) {
-    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
-    for pod in entries(&host.settings.state_dir.join("scratch")) {
-        for entry in entries(&pod.path())
-            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
-        {
-            if let Err(error) = remove_dir(&entry.path()) {
-                tracing::warn!(path = %entry.path().display(), %error, "what was moved aside stays");
-            }
-        }
-    }
-}
-
-/// Removes a directory of Tank's own that may not be there.
-pub fn remove_dir(path: &Path) -> std::io::Result<()> {
-    match tank_sys::remove::tree(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// A small file of the image; empty when it has none.
-fn read_in_root(root: &OwnedFd, path: &str) -> String {
-    let Ok(file) = mount::open_in_root(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK)
-    else {
-        return String::new();
-    };
-    let mut bytes = Vec::new();
-    let _ = fs::File::from(file).take(1 << 20).read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 fn volumes(
-    host: &Host,
+    host: &Actuator,
     graph: &Graph,
     pod: &Name,
     node: &ContainerNode,
@@ -578,7 +464,7 @@ fn volumes(
 
 /// A detached mount of a directory of the host.
 fn host_volume(
-    host: &Host,
+    host: &Actuator,
     graph: &Graph,
     path: &str,
     at: &spec::Mount,

@@ -1,22 +1,27 @@
 //! From the daemon's data to the shapes of the interface. Pure.
 
+use crate::{
+    events::Event,
+    generations::{Entry, Overridden, Progress, Reason, Stage, Switched},
+};
 use serde_json::Value;
 use tank_model::{
-    Generation, Graph, Name, Outcome,
+    Digest, Graph, Name, Reference,
     diff::{Change, What},
     spec::Protocol,
 };
 use tank_plan::{
-    Observed, PlannedStep,
+    Observed, Plan, PlannedStep,
     observed::{self, State},
 };
 use tank_proto::varlink;
 
-pub fn generation(
-    generation: &Generation,
-    outcome: Outcome,
-    current: Option<u64>,
-) -> varlink::Generation {
+pub fn generation(entry: &Entry) -> varlink::Generation {
+    let Entry {
+        generation,
+        outcome,
+        current,
+    } = entry;
     varlink::Generation {
         number: generation.number,
         root: generation.root.to_string(),
@@ -24,9 +29,87 @@ pub fn generation(
         time: generation.time,
         uid: generation.uid,
         source: generation.source.clone(),
-        outcome: word(&outcome),
-        current: current == Some(generation.number),
+        outcome: word(outcome),
+        current: *current,
     }
+}
+
+pub fn progress(progress: Progress) -> varlink::Progress {
+    let stage = match progress.stage {
+        Stage::Pull => "pull",
+        Stage::Commit => "commit",
+        Stage::Step => "step",
+        Stage::Rollback => "rollback",
+        Stage::Note => "note",
+    };
+    varlink::Progress {
+        stage: stage.to_owned(),
+        message: progress.message,
+    }
+}
+
+pub fn outcome(switched: Switched) -> varlink::Outcome {
+    varlink::Outcome {
+        generation: switched.generation,
+        root: switched.root.to_string(),
+        changed: switched.changed,
+        rolled_back: switched.rolled_back,
+        failure: switched.failure,
+        repaired: switched.repaired,
+        timings: switched.timings,
+    }
+}
+
+pub fn event(event: Event) -> varlink::Event {
+    let Event {
+        time,
+        kind,
+        pod,
+        message,
+    } = event;
+    varlink::Event {
+        time,
+        kind: kind.to_owned(),
+        pod,
+        message,
+    }
+}
+
+pub fn reason(reason: Reason) -> varlink::WhyReply {
+    let overridden = |one: Overridden| varlink::Overridden {
+        place: one.place,
+        text: one.text,
+        priority: one.priority,
+    };
+    varlink::WhyReply {
+        field: reason.field,
+        value: reason.value,
+        place: reason.place,
+        via: reason.via,
+        overrode: reason.overrode.into_iter().map(overridden).collect(),
+        since: reason.since.as_ref().map(generation),
+    }
+}
+
+pub fn resolved(resolved: &[(Reference, Digest)]) -> varlink::ResolveReply {
+    let one = |(image, digest): &(Reference, Digest)| varlink::Resolved {
+        image: image.to_string(),
+        digest: digest.to_string(),
+    };
+    varlink::ResolveReply {
+        images: resolved.iter().map(one).collect(),
+    }
+}
+
+/// What a plan leaves undone, and why, one line each.
+pub fn not_done(plan: &Plan) -> Vec<String> {
+    let waiting = plan.waiting.iter();
+    let waiting = waiting.map(|one| format!("{}/{}: {}", one.pod, one.container, one.why));
+    let held = plan
+        .held
+        .iter()
+        .map(|held| format!("{}: {}", held.step, held.why));
+    waiting.chain(held).collect()
 }
 
 /// The name serde gives a variant.

@@ -6,10 +6,10 @@
 //! where a named pod's tag stands for another one by now than a pod that stays has, the named pod's
 //! reference is pinned to it (`nginx:1.27@sha256:…`).
 
+use super::{Error, Generations, ProgressSender, Stage, error::Context, notify, request};
 use crate::{
-    actuate::sources,
-    generations::request,
-    generations::{Engine, ProgressSender, internal, notify},
+    actuate::{sources, start},
+    images::ImageError,
 };
 use futures_util::stream::{self, StreamExt};
 use std::{
@@ -22,21 +22,31 @@ use tank_model::{
     provenance::PodSource,
     spec::{Container, Pod},
 };
-use tank_proto::varlink::{DiffCall, Error, SwitchCall};
 
 /// The most images fetched at once.
-const FETCHES: usize = 4;
+const MAX_FETCHES: usize = 4;
 
 /// The most files that one call may name.
 const MAX_FILES: usize = 1_000;
 
+/// The most images of one question for their digests.
+const MAX_RESOLVED: usize = 1_000;
+
+/// The most characters of what is asked for, in words.
+const MAX_SOURCE: usize = 512;
+
 /// What a client asks for.
 pub struct Request {
-    config: String,
-    base_dir: Option<PathBuf>,
-    merge: bool,
-    replace: bool,
+    /// Canonical JSON of a [`Config`].
+    pub config: String,
+    /// What relative paths of images are relative to.
+    pub base_dir: Option<PathBuf>,
+    /// Only the named pods are meant.
+    pub merge: bool,
+    /// Pods of other sources are taken over.
+    pub replace: bool,
     pub source: PodSource,
+    pub uid: u32,
 }
 
 /// What is meant, and what it was planned against.
@@ -49,39 +59,27 @@ pub struct Intent {
 }
 
 impl Request {
-    pub fn of_switch(call: &SwitchCall, uid: u32) -> Self {
+    /// A request for the whole host. `asked` is what is asked for, in words.
+    pub fn new(config: String, base_dir: Option<&Path>, asked: &str, uid: u32) -> Self {
+        let asked = asked.chars().take(MAX_SOURCE).collect();
         Self {
-            config: call.config.clone(),
-            base_dir: call.base_dir.as_deref().map(PathBuf::from),
-            merge: call.merge == Some(true),
-            replace: call.replace == Some(true),
-            source: source(call.files.as_deref(), &call.source, uid),
+            config,
+            base_dir: base_dir.map(Path::to_owned),
+            merge: false,
+            replace: false,
+            source: PodSource {
+                files: BTreeSet::from([asked]),
+                uid,
+            },
+            uid,
         }
     }
 
-    /// None: the call asks for the drift of the current generation.
-    pub fn of_diff(call: &DiffCall, uid: u32) -> Option<Self> {
-        Some(Self {
-            config: call.config.clone()?,
-            base_dir: call.base_dir.as_deref().map(PathBuf::from),
-            merge: call.merge == Some(true),
-            replace: call.replace == Some(true),
-            source: source(
-                call.files.as_deref(),
-                call.source.as_deref().unwrap_or("diff"),
-                uid,
-            ),
-        })
-    }
-}
-
-fn source(files: Option<&[String]>, asked: &str, uid: u32) -> PodSource {
-    let named = files.unwrap_or_default().iter().take(MAX_FILES).cloned();
-    let files: BTreeSet<String> = named.collect();
-    let asked = || BTreeSet::from([asked.chars().take(512).collect()]);
-    PodSource {
-        files: if files.is_empty() { asked() } else { files },
-        uid,
+    /// Names the files that the configuration was read from, if there are any.
+    pub fn set_files(&mut self, files: &[String]) {
+        if !files.is_empty() {
+            self.source.files = files.iter().take(MAX_FILES).cloned().collect();
+        }
     }
 }
 
@@ -91,7 +89,7 @@ fn references<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeSet<Reference> {
         .collect()
 }
 
-impl Engine {
+impl Generations {
     /// Reads, checks and merges a request, and finds its images.
     ///
     /// # Errors
@@ -103,7 +101,6 @@ impl Engine {
     ) -> Result<Intent, Error> {
         let config = {
             let _span = self
-                .host
                 .timings
                 .span(|| "read and check the request".to_owned());
             request::read_config(&request.config)?
@@ -123,7 +120,7 @@ impl Engine {
             merged.pods.extend(config.pods);
             let problems = request::added_problems(&before.config(), &merged);
             if !problems.is_empty() {
-                return Err(Error::Invalid { problems });
+                return Err(Error::Invalid(problems));
             }
             merged
         } else {
@@ -131,7 +128,6 @@ impl Engine {
         };
         // While images are fetched others may change the host; who commits first wins.
         let _span = self
-            .host
             .timings
             .span(|| "find the images, build the graph".to_owned());
         let graph = self
@@ -169,8 +165,8 @@ impl Engine {
                     .filter(|known| !known.is_same(asked))?;
                 Some(Error::OtherSource {
                     pod: pod.to_string(),
-                    known: known.to_string(),
-                    asked: asked.to_string(),
+                    known: known.clone(),
+                    asked: asked.clone(),
                 })
             });
         other.map_or(Ok(()), Err)
@@ -208,7 +204,7 @@ impl Engine {
             .map(|reference| self.fetch(reference, base_dir, progress))
             .collect();
         let fetched: Vec<Result<_, Error>> = stream::iter(fetches)
-            .buffer_unordered(FETCHES)
+            .buffer_unordered(MAX_FETCHES)
             .collect()
             .await;
         let fetched: BTreeMap<Reference, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
@@ -224,8 +220,7 @@ impl Engine {
                 _ => drop(digests.insert(reference, digest)),
             }
         }
-        Graph::build(&config, |reference| digests.get(reference).copied())
-            .map_err(|e| internal("build the graph", e))
+        Graph::build(&config, |reference| digests.get(reference).copied()).doing("build the graph")
     }
 
     /// Whether the host has every volume and secret that the named pods declare.
@@ -248,17 +243,11 @@ impl Engine {
         {
             return Ok(());
         }
-        let (host, config, named, before) = (
-            Arc::clone(&self.host),
-            config.clone(),
-            named.clone(),
-            before.config(),
-        );
-        let check = move || sources::check(&host.sources, &config, &named, &before);
-        let checked = tokio::task::spawn_blocking(check)
-            .await
-            .map_err(|e| internal("look for what the host gives", e))?;
-        checked.map_err(|(what, why)| Error::Failed { what, why })
+        let (config, named, before) = (config.clone(), named.clone(), before.config());
+        let sources = Arc::clone(&self.sources);
+        let check = move || sources::check(&sources, &config, &named, &before);
+        let checked = tokio::task::spawn_blocking(check).await;
+        Ok(checked.doing("look for what the host gives")??)
     }
 
     /// Refuses images whose working directory can't be one, where a pod does not name its own.
@@ -278,24 +267,14 @@ impl Engine {
             .into_iter()
             .filter_map(|image| Some((image, *digests.get(image)?)))
         {
-            let unavailable = |why, help| Error::ImageUnavailable {
-                image: reference.to_string(),
+            let image = self.images.find(digest);
+            let image = image.map_err(|e| unavailable(reference, e))?;
+            let config = image.config.config().as_ref();
+            let dir = config.and_then(|config| config.working_dir().as_deref());
+            start::working_dir(None, dir).map_err(|why| Error::WorkingDir {
+                image: reference.clone(),
                 why,
-                help,
-            };
-            let image = self
-                .host
-                .images
-                .find(digest)
-                .map_err(|e| unavailable(e.why, e.help))?;
-            let dir = image
-                .config
-                .config()
-                .as_ref()
-                .and_then(|config| config.working_dir().as_deref());
-            let help = "set `working_dir` of its container to an absolute path".to_owned();
-            crate::actuate::start::working_dir(None, dir)
-                .map_err(|why| unavailable(why, Some(help)))?;
+            })?;
         }
         Ok(())
     }
@@ -306,15 +285,49 @@ impl Engine {
         base_dir: Option<&Path>,
         progress: &ProgressSender,
     ) -> Result<(Reference, Digest), Error> {
-        notify(progress, "pull", reference.to_string());
-        match self.host.images.pull(&reference, base_dir).await {
-            Ok(digest) => Ok((reference, digest)),
-            Err(e) => Err(Error::ImageUnavailable {
-                image: reference.to_string(),
-                why: e.why,
-                help: e.help,
-            }),
+        notify(progress, Stage::Pull, &reference);
+        let pulled = self.images.pull(&reference, base_dir).await;
+        let digest = pulled.map_err(|e| unavailable(&reference, e))?;
+        Ok((reference, digest))
+    }
+
+    /// What tags stand for now.
+    ///
+    /// # Errors
+    /// When one is no reference, or its registry does not say.
+    pub async fn resolve(&self, images: Vec<String>) -> Result<Vec<(Reference, Digest)>, Error> {
+        if images.len() > MAX_RESOLVED {
+            let count = images.len();
+            let problem = format!("{count} images are asked for, and {MAX_RESOLVED} is the most");
+            return Err(Error::Invalid(vec![problem]));
         }
+        let parse = |image: String| {
+            let reference = image.parse::<Reference>();
+            reference.map_err(|e| Error::Reference {
+                image,
+                why: e.to_string(),
+            })
+        };
+        let references = images
+            .into_iter()
+            .map(parse)
+            .collect::<Result<BTreeSet<_>, _>>()?;
+        let resolve = |reference: Reference| async move {
+            let resolved = self.images.resolve(&reference).await;
+            let digest = resolved.map_err(|e| unavailable(&reference, e))?;
+            Ok((reference, digest))
+        };
+        let asked: Vec<_> = references.into_iter().map(resolve).collect();
+        let resolved: Vec<Result<_, Error>> =
+            stream::iter(asked).buffered(MAX_FETCHES).collect().await;
+        resolved.into_iter().collect()
+    }
+}
+
+fn unavailable(reference: &Reference, source: ImageError) -> Error {
+    Error::Image {
+        image: reference.to_string(),
+        source,
     }
 }
 
@@ -325,9 +338,7 @@ fn pin(
     reference: &Reference,
     digest: Digest,
 ) -> Result<(), Error> {
-    let pinned = reference
-        .pinned(digest)
-        .map_err(|e| internal("pin an image", e))?;
+    let pinned = reference.pinned(digest).doing("pin an image")?;
     let pods = config
         .pods
         .iter_mut()

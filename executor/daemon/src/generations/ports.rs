@@ -1,33 +1,35 @@
 //! Reads who listens on the host, for [`tank_plan::ports`] to judge. It binds nothing and disturbs
 //! nobody.
 
-use crate::{generations::internal, pods::host::Host};
+use super::{Error, error::Context};
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Graph, spec::Protocol};
 use tank_plan::ports::{self, Listener};
-use tank_proto::varlink::Error;
 use tank_sys::{cgroup::Cgroups, sockets};
 
 /// Refuses a change that would publish a port at which a program of the host listens.
 ///
 /// # Errors
 /// [`Error::Invalid`] with each such port; what the kernel gave where it can't be looked at.
-pub async fn refuse_taken(host: &Arc<Host>, before: &Graph, after: &Graph) -> Result<(), Error> {
+pub async fn refuse_taken(
+    cgroups: &Arc<Cgroups>,
+    before: &Graph,
+    after: &Graph,
+) -> Result<(), Error> {
     let wanted = ports::added(before, after);
     if wanted.is_empty() {
         return Ok(());
     }
-    let host = Arc::clone(host);
-    let look = move || listeners(&host.cgroups, &wanted);
-    let looked = tokio::task::spawn_blocking(look)
+    let cgroups = Arc::clone(cgroups);
+    let look = move || listeners(&cgroups, &wanted);
+    let found = tokio::task::spawn_blocking(look)
         .await
-        .map_err(|e| internal("look who listens", e))?;
-    let found = looked.map_err(|e| internal("look who listens", e))?;
-    let problems = ports::taken(before, after, &found);
+        .doing("look who listens")?;
+    let problems = ports::taken(before, after, &found.doing("look who listens")?);
     if problems.is_empty() {
         Ok(())
     } else {
-        Err(Error::Invalid { problems })
+        Err(Error::Invalid(problems))
     }
 }
 

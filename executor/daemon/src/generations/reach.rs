@@ -1,40 +1,45 @@
-//! The way to a committed generation: passes until what was asked of it is so, and what follows
-//! when it is not.
+//! The way to a committed generation: passes until what was asked of it is so, and what follows when
+//! it is not.
 //!
 //! *Guarantees*: a gate outlives the daemon that set it, since it is committed with its generation
-//! ([`Engine::resume`]); a generation with a gate is good only after it was healthy. Between two
-//! passes, and while health is waited for, a rollback ends the way (`superseding`): it waits for
-//! the pass under way and for nothing else.
+//! ([`Generations::resume_pending`]); a generation with a gate is good only after it was healthy.
+//! Between two passes, and while health is waited for, a rollback ends the way (`superseding`): it
+//! waits for the pass under way and for nothing else.
 
+use super::{Error, Generations, MAX_PROGRESS, ProgressSender, Stage, notify, switch::Change};
 use crate::{
-    actuate,
-    generations::{Change, Engine, Pass, ProgressSender, empty_graph, notify, store_error},
+    faults,
+    pods::logs,
+    reconcile::{Pass, Planned, with_causes},
 };
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tank_model::{Digest, Gate, Graph, Key, Name, Outcome, generation::Verdict};
+use tank_model::{Digest, Gate, Graph, Key, Name, Outcome, Rollback, generation::Verdict};
 use tank_plan::{
-    Health, Observed, Plan, Step,
+    Health, Observed, Step,
     health::{self, PATIENCE},
     observed::State,
 };
-use tank_proto::{
-    shim::FailureKind,
-    varlink::{self, Error},
-};
+use tank_proto::{shim::FailureKind, timing::Span};
 use tokio::{
     sync::{MutexGuard, mpsc},
     time::{Instant, sleep, timeout},
 };
 
-/// How long nothing is looked at while something is waited for, unless something happens.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long the host is not looked at while something is waited for, unless something happens.
+const POLL_PERIOD: Duration = Duration::from_millis(20);
+
+/// How long after a pass in which a step failed the next one is.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// How long the client of a change that was ended waits for the number of the one that ended it.
-const SUCCESSOR: Duration = Duration::from_secs(10);
+const SUCCESSOR_WAIT: Duration = Duration::from_secs(10);
+
+/// How many of a container's last lines a failure quotes.
+const LOG_LINES: u64 = 10;
 
 /// What a generation has to be until its way is over.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,11 +61,10 @@ impl Aim {
     }
 }
 
-/// A plan that was looked at and has to be carried out as it is, and the lock under which it was
-/// made.
+/// A plan that was shown and has to be carried out as it is, and the lock under which it was made.
 pub struct Verified<'a> {
     pub lock: MutexGuard<'a, ()>,
-    pub plan: Plan,
+    pub planned: Planned,
 }
 
 /// A way to go.
@@ -97,70 +101,97 @@ pub struct Committed<'a> {
     pub verified: Option<Verified<'a>>,
 }
 
-impl Engine {
-    /// Goes on with a gated generation that a daemon before this one left on its way, with its
-    /// whole wait.
+/// How a change went.
+#[derive(Clone, Debug)]
+pub struct Switched {
+    /// The current generation afterwards.
+    pub generation: u64,
+    pub root: Digest,
+    pub changed: bool,
+    pub rolled_back: bool,
+    /// Why what was asked for is not what runs.
+    pub failure: Option<String>,
+    /// What was put right, where nothing was declared anew.
+    pub repaired: Option<Vec<String>>,
+    pub timings: Option<Vec<Span>>,
+}
+
+impl Switched {
+    pub(super) fn new(
+        generation: u64,
+        graph: &Graph,
+        failure: Option<String>,
+        rolled_back: bool,
+    ) -> Self {
+        let root = graph.root();
+        Self {
+            generation,
+            root,
+            changed: true,
+            rolled_back,
+            failure,
+            repaired: None,
+            timings: None,
+        }
+    }
+}
+
+enum Arrived {
+    Yes,
+    NotYet,
+    Never(String),
+}
+
+impl Generations {
+    /// Goes on with a gated generation that a daemon before this one left on its way, with its whole
+    /// wait.
     ///
     /// # Errors
     /// When the store refuses.
-    pub(crate) async fn resume(&self) -> Result<(), Error> {
+    pub(super) async fn resume_pending(&self) -> Result<(), Error> {
         // Whoever changes the desired state is at it.
-        let Ok(_changing) = self.changing.try_lock() else {
+        let Ok(_switching) = self.switch_lock.try_lock() else {
             return Ok(());
         };
-        let store = &self.host.store;
-        let Some(number) = store.current().map_err(store_error)? else {
+        let store = &self.store;
+        let Some(number) = store.current()? else {
             return Ok(());
         };
-        if store.outcome(number).map_err(store_error)? != Outcome::Pending {
+        if store.outcome(number)? != Outcome::Pending {
             return Ok(());
         }
-        let Some(gate) = store.gate(number).map_err(store_error)? else {
+        let Some(gate) = store.gate(number)? else {
             return Ok(());
         };
-        let Some(generation) = store.generation(number).map_err(store_error)? else {
+        let Some(generation) = store.generation(number)? else {
             return Ok(());
         };
-        let graph = self.host.graph(generation.root).map_err(store_error)?;
-        self.host.events.add(
-            "resumed",
-            None,
-            format!("generation {number} is waited for again: it has a gate"),
-        );
-        let (progress, _kept) = mpsc::channel(crate::generations::PROGRESS);
+        let message = format!("generation {number} is waited for again: it has a gate");
+        self.events.add("resumed", None, message);
+        let (progress, _kept) = mpsc::channel(MAX_PROGRESS);
         let committed = Committed {
             number,
             parent: generation.parent,
             uid: generation.uid,
-            graph,
+            graph: self.graphs.get(generation.root)?,
             before: self.graph_or_empty(generation.parent)?,
             aim: Aim::Healthy(gate),
             verified: None,
         };
         match self.converge(committed, &progress).await {
             // The rollback that ended it is at it.
-            Err(Error::Superseded { .. }) => Ok(()),
+            Err(Error::Ended(_)) => Ok(()),
             other => other.map(drop),
         }
     }
 
-    pub(crate) fn graph_or_empty(&self, number: Option<u64>) -> Result<Arc<Graph>, Error> {
-        let graph = number
-            .map(|number| self.host.generation_graph(number))
-            .transpose()
-            .map_err(store_error)?;
-        graph
-            .flatten()
-            .map_or_else(|| empty_graph().map(Arc::new), Ok)
-    }
-
     /// Brings the host to a committed generation, and judges it. The switch lock is held by the
     /// caller.
-    pub(crate) async fn converge(
+    pub(super) async fn converge(
         &self,
         committed: Committed<'_>,
         progress: &ProgressSender,
-    ) -> Result<varlink::Outcome, Error> {
+    ) -> Result<Switched, Error> {
         let Committed {
             number,
             graph,
@@ -168,7 +199,6 @@ impl Engine {
             aim,
             ..
         } = committed;
-        let store = &self.host.store;
         let way = Way {
             graph: &graph,
             previous: &before,
@@ -179,82 +209,59 @@ impl Engine {
         };
         let reached = self.reach(way, progress).await;
         if reached.superseded {
-            return Err(ended(number));
+            return Err(Error::Ended(number));
         }
         let failure = reached.failure;
         match Verdict::of(aim.gate(), failure.is_none()) {
             Verdict::Good => {
-                crate::faults::boundary("before the outcome");
+                faults::boundary("before the outcome");
                 let how = self.outcome_of(number, graph.root(), aim)?;
-                store.set_outcome(number, how).map_err(store_error)?;
-                let how = if how == Outcome::Good {
-                    "good"
-                } else {
-                    "what was never good, and runs again"
+                self.store.set_outcome(number, how)?;
+                let how = match how {
+                    Outcome::Good => "good",
+                    _ => "what was never good, and runs again",
                 };
-                self.host
-                    .events
+                self.events
                     .add("switched", None, format!("generation {number} is {how}"));
-                Ok(outcome(number, &graph, failure, false))
             }
             Verdict::Failed => {
-                store
-                    .set_outcome(number, Outcome::Failed)
-                    .map_err(store_error)?;
+                self.store.set_outcome(number, Outcome::Failed)?;
                 let why = failure.as_deref().unwrap_or_default();
-                self.host
-                    .events
+                self.events
                     .add("failed", None, format!("generation {number}: {why}"));
-                self.host.wake.notify_one();
-                Ok(outcome(number, &graph, failure, false))
+                self.reconciler.dirty.mark();
             }
-            Verdict::GoOn => {
-                self.host.wake.notify_one();
-                Ok(outcome(number, &graph, failure, false))
-            }
+            Verdict::GoOn => self.reconciler.dirty.mark(),
             Verdict::PutBack => {
-                let failure = failure.unwrap_or_default();
-                self.put_back(
-                    number,
-                    committed.parent,
-                    committed.uid,
-                    (&graph, &before),
-                    failure,
-                    progress,
-                )
-                .await
+                let (failure, graphs) = (failure.unwrap_or_default(), (&graph, &before));
+                let of = (number, committed.parent, committed.uid);
+                return self.put_back(of, graphs, failure, progress).await;
             }
         }
+        Ok(Switched::new(number, &graph, failure, false))
     }
 
     /// Makes the parent's graph the current one again. Going back is never gated on health.
     async fn put_back(
         &self,
-        number: u64,
-        parent: Option<u64>,
-        uid: u32,
+        (number, parent, uid): (u64, Option<u64>, u32),
         (graph, before): (&Arc<Graph>, &Arc<Graph>),
         failure: String,
         progress: &ProgressSender,
-    ) -> Result<varlink::Outcome, Error> {
-        notify(progress, "rollback", failure.clone());
-        self.host.events.add(
-            "rollback",
-            None,
-            format!("generation {number} is put back: {failure}"),
-        );
+    ) -> Result<Switched, Error> {
+        notify(progress, Stage::Rollback, &failure);
+        let message = format!("generation {number} is put back: {failure}");
+        self.events.add("rollback", None, message);
         let back = Change {
             graph: Arc::clone(before),
-            source: format!("{AUTOMATIC}{number}"),
+            source: format!("automatic rollback of {number}"),
             uid,
             provenance: self.provenance_of(parent),
+            rollback: Some(Rollback::Of(number)),
             aim: Aim::Running,
         };
         let restored = self.commit(Some(number), graph, &back)?;
-        self.host
-            .store
-            .set_outcome(number, Outcome::RolledBack)
-            .map_err(store_error)?;
+        self.store.set_outcome(number, Outcome::RolledBack)?;
         let way = Way {
             graph: before,
             previous: graph,
@@ -265,77 +272,60 @@ impl Engine {
         };
         let again = self.reach(way, progress).await;
         if again.superseded {
-            return Err(ended(restored));
+            return Err(Error::Ended(restored));
         }
         if again.failure.is_none() {
             let how = self.outcome_of(restored, before.root(), Aim::Running)?;
-            self.host
-                .store
-                .set_outcome(restored, how)
-                .map_err(store_error)?;
+            self.store.set_outcome(restored, how)?;
         }
-        self.host.wake.notify_one();
-        Ok(outcome(restored, before, Some(failure), true))
+        self.reconciler.dirty.mark();
+        Ok(Switched::new(restored, before, Some(failure), true))
     }
 
     /// How a generation went that is what was asked of it. One that only had to run again says
     /// nothing new of what it declares: it is good if that was good before, or never judged.
-    pub(crate) fn outcome_of(&self, number: u64, root: Digest, aim: Aim) -> Result<Outcome, Error> {
+    pub(super) fn outcome_of(&self, number: u64, root: Digest, aim: Aim) -> Result<Outcome, Error> {
         if aim.gate().is_some() {
             return Ok(Outcome::Good);
         }
-        let store = &self.host.store;
-        let before = store.generations().map_err(store_error)?;
+        let before = self.store.generations()?;
         let before = before
             .iter()
             .filter(|one| one.root == root && one.number < number);
-        let outcomes: Vec<Outcome> = before
-            .map(|one| store.outcome(one.number))
-            .collect::<Result<_, _>>()
-            .map_err(store_error)?;
-        Ok(Outcome::again(&outcomes))
+        let outcomes = before.map(|one| self.store.outcome(one.number));
+        Ok(Outcome::again(&outcomes.collect::<Result<Vec<_>, _>>()?))
     }
 
     /// Says by which generation a change was ended on its way. The switch lock is not held: the
     /// other one waits for it.
-    pub(crate) async fn name_successor<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        let Err(Error::Superseded {
-            ended: Some(ended), ..
-        }) = result
-        else {
+    pub(super) async fn name_successor<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        let Err(Error::Ended(ended)) = result else {
             return result;
         };
-        let deadline = Instant::now() + SUCCESSOR;
+        let deadline = Instant::now() + SUCCESSOR_WAIT;
         loop {
-            let current = self
-                .host
-                .store
-                .current()
-                .map_err(store_error)?
-                .filter(|current| *current != ended);
+            let current = self.store.current()?.filter(|current| *current != ended);
             let newer = current
-                .map(|number| self.host.store.generation(number))
-                .transpose()
-                .map_err(store_error)?;
+                .map(|number| self.store.generation(number))
+                .transpose()?;
             if let Some(newer) = newer.flatten() {
+                let (generation, by) = (newer.number, newer.source);
                 return Err(Error::Superseded {
-                    generation: newer.number,
-                    by: newer.source,
+                    generation,
+                    by,
                     ended: Some(ended),
                 });
             }
             if Instant::now() >= deadline {
-                let what = format!("go on with generation {ended}");
-                let why = "a rollback ended the change and did not come to its own; tankd goes on"
-                    .to_owned();
-                return Err(Error::Failed { what, why });
+                return Err(Error::NoSuccessor(ended));
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_PERIOD).await;
         }
     }
 
     /// Passes until nothing is left to do and what is aimed at is so.
-    pub(crate) async fn reach(&self, way: Way<'_>, progress: &ProgressSender) -> Reached {
+    // long: one loop over the ways in which a pass may end
+    pub(super) async fn reach(&self, way: Way<'_>, progress: &ProgressSender) -> Reached {
         let Way {
             graph,
             previous,
@@ -344,18 +334,14 @@ impl Engine {
             repaired_counts,
             verified,
         } = way;
-        let (_passing, mut verified) = match verified {
-            Some(Verified { lock, plan }) => (lock, Some(plan)),
-            None => (self.passing.lock().await, None),
+        let (_lock, mut verified) = match verified {
+            Some(Verified { lock, planned }) => (lock, Some(planned)),
+            None => (self.reconciler.lock().await, None),
         };
-        let wait = aim
-            .gate()
-            .map_or(self.host.settings.config.wait.duration(), |gate| {
-                Duration::from_millis(gate.wait)
-            });
+        let wait = aim.gate().map(|gate| Duration::from_millis(gate.wait));
+        let deadline = Instant::now() + wait.unwrap_or(self.settings.config.wait.duration());
         // Whoever changes something wants all of it tried now.
-        self.host.failures.clear();
-        let deadline = Instant::now() + wait;
+        self.reconciler.retry_failures();
         let mut reached = Reached::default();
         let mut failures: u32 = 0;
         loop {
@@ -365,7 +351,7 @@ impl Engine {
                     ..reached
                 };
             }
-            let step_begins = |step: &Step| notify(progress, "step", step.to_string());
+            let step_begins = |step: &Step| notify(progress, Stage::Step, step);
             let pass = match self
                 .pass_or(verified.take(), graph, previous, &step_begins)
                 .await
@@ -373,7 +359,7 @@ impl Engine {
                 Ok(pass) => pass,
                 Err(error) => {
                     return Reached {
-                        failure: Some(error.to_string()),
+                        failure: Some(with_causes(&error)),
                         ..reached
                     };
                 }
@@ -390,17 +376,12 @@ impl Engine {
                     .steps
                     .iter()
                     .filter_map(|planned| planned.step.pod());
-                changed.extend(
-                    repaired
-                        .chain(pass.plan.waiting.iter().map(|waiting| &waiting.pod))
-                        .cloned(),
-                );
+                let waiting = pass.plan.waiting.iter().map(|waiting| &waiting.pod);
+                changed.extend(repaired.chain(waiting).cloned());
             }
+            let late = Instant::now() >= deadline;
             if pass.failed.is_empty() && pass.plan.steps.is_empty() {
-                match self
-                    .arrived(aim, graph, &changed, &pass, Instant::now() >= deadline)
-                    .await
-                {
+                match self.arrived(aim, graph, &changed, &pass, late).await {
                     Arrived::Yes => return reached,
                     Arrived::Never(why) => {
                         return Reached {
@@ -410,29 +391,27 @@ impl Engine {
                     }
                     Arrived::NotYet => {}
                 }
-                let _ = timeout(LOOK_AGAIN, self.host.wake.notified()).await;
+                let dirty = self.reconciler.dirty.changed_since(pass.version);
+                let _ = timeout(POLL_PERIOD, dirty).await;
             } else if let Some(first) = pass.failed.first() {
                 failures += 1;
                 let lasting = matches!(
                     first.failure.kind,
                     FailureKind::NotFound | FailureKind::NotExecutable
                 );
-                if failures >= PATIENCE || lasting || Instant::now() >= deadline {
-                    let why = format!(
-                        "can't {}: {}: {}",
-                        first.step, first.failure.what, first.failure.why
-                    );
+                if failures >= PATIENCE || lasting || late {
+                    let (what, why) = (&first.failure.what, &first.failure.why);
+                    let why = format!("can't {}: {what}: {why}", first.step);
                     return Reached {
                         failure: Some(why),
                         ..reached
                     };
                 }
-                sleep(Duration::from_millis(100)).await;
-            } else if Instant::now() >= deadline {
-                let why = "something is left to do after every pass: it takes longer than it may"
-                    .to_owned();
+                sleep(RETRY_AFTER).await;
+            } else if late {
+                let why = "something is left to do after every pass: it takes longer than it may";
                 return Reached {
-                    failure: Some(why),
+                    failure: Some(why.to_owned()),
                     ..reached
                 };
             }
@@ -442,21 +421,17 @@ impl Engine {
     /// A pass; with a plan that was verified, that plan.
     async fn pass_or(
         &self,
-        verified: Option<Plan>,
+        verified: Option<Planned>,
         graph: &Arc<Graph>,
         previous: &Graph,
         progress: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
-        match verified.filter(|plan| !plan.steps.is_empty()) {
-            None => self.pass(graph, Some(previous), progress).await,
-            Some(plan) => {
-                let failed = actuate::carry_out(&self.host, graph, &plan, progress).await;
-                Ok(Pass {
-                    observed: Observed::default(),
-                    plan,
-                    failed,
-                })
-            }
+        match verified.filter(|planned| !planned.plan.steps.is_empty()) {
+            None => Ok(self
+                .reconciler
+                .pass(graph, Some(previous), progress)
+                .await?),
+            Some(planned) => Ok(self.reconciler.carry_out(graph, planned, progress).await),
         }
     }
 
@@ -469,33 +444,29 @@ impl Engine {
         pass: &Pass,
         late: bool,
     ) -> Arrived {
-        match aim {
-            Aim::Done => Arrived::Yes,
+        let why = match aim {
+            Aim::Done => return Arrived::Yes,
             Aim::Running => {
                 let missing = health::not_running(graph, &pass.observed, &pass.plan.waiting);
-                if missing.list.is_empty() {
+                return if missing.list.is_empty() {
                     Arrived::Yes
                 } else if late || !missing.may_come {
                     Arrived::Never(format!("not running yet: {}", missing.list.join(", ")))
                 } else {
                     Arrived::NotYet
-                }
+                };
             }
             Aim::Healthy(_) => {
-                let grace = self.host.settings.config.grace.0;
+                let grace = self.settings.config.grace.0;
                 match health::health(graph, changed, &pass.observed, &pass.plan.waiting, grace) {
-                    Health::Good => Arrived::Yes,
-                    Health::Hopeless(why) => {
-                        Arrived::Never(self.with_log(why, graph, changed, &pass.observed).await)
-                    }
-                    Health::NotYet(why) if late => {
-                        let why = format!("not healthy in time: {why}");
-                        Arrived::Never(self.with_log(why, graph, changed, &pass.observed).await)
-                    }
-                    Health::NotYet(_) => Arrived::NotYet,
+                    Health::Good => return Arrived::Yes,
+                    Health::NotYet(_) if !late => return Arrived::NotYet,
+                    Health::NotYet(why) => format!("not healthy in time: {why}"),
+                    Health::Hopeless(why) => why,
                 }
             }
-        }
+        };
+        Arrived::Never(self.with_log(why, graph, changed, &pass.observed).await)
     }
 
     /// Adds the last lines of the containers that are not well.
@@ -514,57 +485,22 @@ impl Engine {
                     .pods
                     .get(pod)
                     .and_then(|found| found.containers.get(name));
-                if found.is_some_and(|found| {
+                let is_well = found.is_some_and(|found| {
                     matches!(
                         found.state,
                         State::Running { ready: true, .. } | State::Exited { status: 0, .. }
                     ) && found.attempt == 0
-                }) {
+                });
+                if is_well {
                     continue;
                 }
-                for line in
-                    crate::pods::logs::last_lines(&self.host, pod.as_str(), name.as_str(), 10).await
-                {
+                let (pod, name) = (pod.as_str(), name.as_str());
+                for line in logs::last_lines(&self.settings, pod, name, LOG_LINES).await {
                     text = format!("{text}\n  {pod}/{name}: {line}");
                 }
             }
         }
         text
-    }
-}
-
-enum Arrived {
-    Yes,
-    NotYet,
-    Never(String),
-}
-
-/// What the source of an automatic rollback begins with.
-pub const AUTOMATIC: &str = "automatic rollback of ";
-
-/// A change that a rollback ended; [`Engine::name_successor`] says which.
-fn ended(number: u64) -> Error {
-    Error::Superseded {
-        generation: number,
-        by: String::new(),
-        ended: Some(number),
-    }
-}
-
-pub fn outcome(
-    generation: u64,
-    graph: &Graph,
-    failure: Option<String>,
-    rolled_back: bool,
-) -> varlink::Outcome {
-    varlink::Outcome {
-        generation,
-        root: graph.root().to_string(),
-        changed: true,
-        rolled_back,
-        failure,
-        repaired: None,
-        timings: None,
     }
 }
 

@@ -1,11 +1,11 @@
 //! A configuration as it comes over the socket: decoded, checked, and refused where this daemon
 //! can't carry it out.
 
+use super::Error;
 use tank_model::{
     Config, canonical, check,
     spec::{self, READS_AGAIN},
 };
-use tank_proto::varlink::Error;
 
 /// Decodes and checks a configuration that came over the socket: nothing a client says is taken on
 /// trust.
@@ -14,9 +14,7 @@ pub fn read_config(text: &str) -> Result<Config, Error> {
         let cause = std::error::Error::source(&e)
             .map(|cause| format!(": {cause}"))
             .unwrap_or_default();
-        Error::Invalid {
-            problems: vec![format!("{e}{cause}")],
-        }
+        Error::Invalid(vec![format!("{e}{cause}")])
     })?;
     let mut problems: Vec<String> = check::check(&config)
         .iter()
@@ -34,7 +32,7 @@ pub fn read_config(text: &str) -> Result<Config, Error> {
     if problems.is_empty() {
         Ok(config)
     } else {
-        Err(Error::Invalid { problems })
+        Err(Error::Invalid(problems))
     }
 }
 

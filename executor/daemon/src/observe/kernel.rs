@@ -1,116 +1,41 @@
-//! What the kernel says of a pod (limits, files, the network inside) and of the whole host (links,
-//! rules). It is looked at when something was told of it, and holds until the next time: a pass
-//! costs what has changed, not what is declared.
+//! The kernel's side of a pod: limits, files, the network inside. It is read when something was
+//! notified of it, and holds until the next time: a pass costs what has changed, not what is
+//! declared.
 //!
-//! *What tells*: the shim (a main process ends or is stopped), inotify(7) on the cgroups and the
-//! files of each run, rtnetlink(7) in the pod's network and the host's, nftables, and the daemon
-//! itself when it has done something to the pod. *What was told before somebody looks is heard
-//! first* ([`Host::hear`]), so a look is never older than the call that changed something. A look
-//! by the clock (`resync`) takes nothing on trust, and neither does one at a run that can't be
-//! watched.
+//! *What notifies*: the shim (a main process ends or is stopped), inotify(7) on the cgroups and the
+//! files of each run, rtnetlink(7) in the pod's network, and the daemon itself when it has done
+//! something to the pod.
 
+use super::watch::RunWatches;
 use crate::{
-    actuate::files,
-    pods::host::Host,
-    pods::shim::{Shim, failure},
+    pods::{Shim, failure, files},
+    settings::Settings,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 use tank_model::{Digest, Name};
 use tank_proto::shim::{ContainerState, Failure, State};
-use tank_sys::{cgroup, watch::Changes};
-
-/// What the kernel lists for the whole host.
-pub struct Listed<T> {
-    changes: Changes,
-    known: Mutex<Option<Arc<T>>>,
-}
-
-impl<T> Listed<T> {
-    pub fn new(changes: Changes) -> Self {
-        Self {
-            changes,
-            known: Mutex::default(),
-        }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Option<Arc<T>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The list as it was made last, or as `list` makes it.
-    ///
-    /// # Errors
-    /// Those of `list`.
-    pub fn get(&self, list: impl FnOnce() -> tank_sys::Result<T>) -> tank_sys::Result<Arc<T>> {
-        let mut known = self.known();
-        match &*known {
-            Some(listed) => Ok(Arc::clone(listed)),
-            None => Ok(Arc::clone(known.insert(Arc::new(list()?)))),
-        }
-    }
-
-    /// Hears what was told until now. Says whether that was anything.
-    pub fn hear(&self) -> bool {
-        let mut known = self.known();
-        // A socket that fails tells nothing: then nothing is known to be as it was.
-        let heard = self.changes.take().unwrap_or(true);
-        if heard {
-            *known = None;
-        }
-        heard
-    }
-
-    /// Returns when something was told and [heard](Self::hear).
-    ///
-    /// # Errors
-    /// When the socket fails.
-    pub async fn told(&self) -> tank_sys::Result<()> {
-        loop {
-            self.changes.ready().await?;
-            if self.hear() {
-                return Ok(());
-            }
-        }
-    }
-
-    pub fn forget(&self) {
-        *self.known() = None;
-    }
-}
-
-/// What to look at, and when.
-pub struct Look<'a> {
-    pub pod: &'a Name,
-    pub shim: &'a Shim,
-    pub state: &'a State,
-    pub asked: &'a Asked,
-    /// Before the state was asked for.
-    pub moment: u64,
-    /// The bridge's own addresses.
-    pub gateways: &'a BTreeSet<IpAddr>,
-}
+use tank_sys::cgroup::{self, Cgroups};
 
 /// What of a pod is wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub struct PodRequest {
     pub bridged: bool,
     /// Of each running container whose files are known: where they are, and their paths.
     pub files: BTreeMap<String, (Arc<OwnedFd>, Vec<String>)>,
 }
 
-impl Asked {
-    /// Whether another look was for the same. The directories are: at one moment there is one run
-    /// of a container.
-    fn is(&self, other: &Self) -> bool {
-        let paths = |asked: &Self| {
-            asked
-                .files
-                .iter()
+impl PodRequest {
+    /// Whether another request was for the same. The directories are: at one version there is one
+    /// run of a container.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let paths = |request: &Self| {
+            let files = request.files.iter();
+            files
                 .map(|(name, (_, paths))| (name.clone(), paths.clone()))
                 .collect()
         };
@@ -121,91 +46,74 @@ impl Asked {
 
 /// The kernel's side of a pod.
 #[derive(Debug)]
-pub struct Seen {
-    moment: u64,
-    asked: Asked,
+pub struct PodSnapshot {
+    pub request: PodRequest,
     /// The addresses of its link, if that is up and everything goes by the bridge.
     pub inside: Option<BTreeSet<String>>,
-    pub containers: BTreeMap<String, Container>,
+    pub containers: BTreeMap<String, ContainerSnapshot>,
     /// The containers that have a cgroup, or upper layers.
     pub parts: BTreeSet<Name>,
+    /// All of it is watched: it holds until the pod's version changes.
+    pub watched: bool,
 }
 
+/// The kernel's side of a container.
 #[derive(Debug)]
-pub struct Container {
+pub struct ContainerSnapshot {
     pub limits: cgroup::Limits,
     pub halted: bool,
     pub out_of_memory: bool,
     pub files: Option<BTreeMap<String, Digest>>,
 }
 
-impl Look<'_> {
-    /// What the kernel says, or has said. Blocking.
+/// Reads the kernel's side of one pod.
+pub struct PodReader<'a> {
+    pub settings: &'a Settings,
+    pub cgroups: &'a Cgroups,
+    pub watches: &'a RunWatches,
+    pub pod: &'a Name,
+    pub shim: &'a Shim,
+    pub state: &'a State,
+    /// The bridge's own addresses.
+    pub gateways: &'a BTreeSet<IpAddr>,
+}
+
+impl PodReader<'_> {
+    /// Reads it. Blocking.
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn look(&self, host: &Host) -> Result<Arc<Seen>, Failure> {
-        let mut last = self
-            .shim
-            .seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(seen) = last
-            .as_ref()
-            .filter(|seen| seen.moment == self.moment && seen.asked.is(self.asked))
-        {
-            return Ok(Arc::clone(seen));
-        }
-        let (seen, watched) = self.read(host)?;
-        let seen = Arc::new(seen);
-        *last = watched.then(|| Arc::clone(&seen));
-        Ok(seen)
-    }
-
-    /// Reads it, and says whether all of it is watched.
-    fn read(&self, host: &Host) -> Result<(Seen, bool), Failure> {
+    pub fn read(&self, request: &PodRequest) -> Result<PodSnapshot, Failure> {
         let mut containers = BTreeMap::new();
         let mut watched = true;
         for container in &self.state.containers {
-            let files = self.asked.files.get(&container.name);
-            // First watched, then read: what is written between is told.
-            watched &= host.watch_run(self.pod, container, files.map(|(dir, _)| dir));
+            let files = request.files.get(&container.name);
+            // First watched, then read: what is written in between is notified of.
+            let dir = files.map(|(dir, _)| dir);
+            watched &= self.watches.add(self.cgroups, self.pod, container, dir);
             let files = files
                 .map(|(dir, paths)| files::read(dir, paths))
                 .transpose()?;
-            containers.insert(
-                container.name.clone(),
-                self.container(host, container, files),
-            );
+            containers.insert(container.name.clone(), self.container(container, files));
         }
-        let inside = if self.asked.bridged {
-            self.inside().map_err(|e| failure(&e))?
-        } else {
-            None
+        let inside = match request.bridged {
+            true => self.inside().map_err(|e| failure(&e))?,
+            false => None,
         };
-        let parts = self.parts(host);
-        Ok((
-            Seen {
-                moment: self.moment,
-                asked: self.asked.clone(),
-                inside,
-                containers,
-                parts,
-            },
+        Ok(PodSnapshot {
+            request: request.clone(),
+            inside,
+            containers,
+            parts: self.parts(),
             watched,
-        ))
+        })
     }
 
-    fn parts(&self, host: &Host) -> BTreeSet<Name> {
-        let mut names = host.cgroups.parts(self.pod.as_str());
-        let layers = std::fs::read_dir(host.settings.scratch_dir(self.pod.as_str()));
-        names.extend(
-            layers
-                .into_iter()
-                .flatten()
-                .flatten()
-                .filter_map(|entry| entry.file_name().into_string().ok()),
-        );
+    fn parts(&self) -> BTreeSet<Name> {
+        let mut names = self.cgroups.parts(self.pod.as_str());
+        let layers = std::fs::read_dir(self.settings.scratch_dir(self.pod.as_str()));
+        let layers = layers.into_iter().flatten().flatten();
+        names.extend(layers.filter_map(|entry| entry.file_name().into_string().ok()));
         // What begins with a dot is on its way to be removed.
         names
             .into_iter()
@@ -215,18 +123,18 @@ impl Look<'_> {
 
     fn container(
         &self,
-        host: &Host,
         found: &ContainerState,
         files: Option<BTreeMap<String, Digest>>,
-    ) -> Container {
-        let (pod, name) = (self.pod.as_str(), found.name.as_str());
-        Container {
-            limits: host.cgroups.limits(pod, name),
-            halted: found.exited.is_none()
-                && (host.cgroups.is_frozen(pod, name) || tank_sys::process::is_stopped(found.pid)),
-            // One that has never ended was never out of memory: nothing is read for what runs well.
-            out_of_memory: (found.attempt > 0 || found.exited.is_some())
-                && host.cgroups.oom_kills(pod, name) > 0,
+    ) -> ContainerSnapshot {
+        let (cgroups, pod, name) = (self.cgroups, self.pod.as_str(), found.name.as_str());
+        let runs = found.exited.is_none();
+        // One that has never ended was never out of memory: nothing is read for what runs well.
+        let may_have_starved = found.attempt > 0 || !runs;
+        ContainerSnapshot {
+            limits: cgroups.limits(pod, name),
+            halted: runs
+                && (cgroups.is_frozen(pod, name) || tank_sys::process::is_stopped(found.pid)),
+            out_of_memory: may_have_starved && cgroups.oom_kills(pod, name) > 0,
             files,
         }
     }

@@ -1,212 +1,388 @@
 //! The impure reader: builds [`Observed`] from the shims and the kernel.
 //!
-//! First every shim is asked, all at once; meanwhile what belongs to the whole host is read. Then
-//! the kernel's side of each pod that anything was told of ([`crate::observe::kernel`]), on as many threads as
-//! there are processors: that is reading small files and talking netlink, and none of it waits for
-//! anybody.
+//! *Flow*: every shim is asked, all at once; meanwhile what belongs to the whole host is read
+//! ([`host`]). Then the kernel's side of each pod of which anything was notified ([`kernel`]), on as
+//! many threads as there are processors: that is reading small files and talking netlink, and none of
+//! it waits for anybody.
 //!
-//! A shim that does not answer, or a pod that can't be read, is [`Unresponsive`] and costs no other
-//! pod its place: it is waited for [once](OBSERVE_LIMIT), and then not again until it answers.
-//!
-//! Observing acts on nothing, whatever the graph it is for: it asks the shims for what they know,
-//! takes no lease, starts no probe (what is known of probes is [`crate::probe`]'s), and leaves no
-//! record.
+//! *Guarantees*: it acts on nothing, whatever the graph it is for. It asks the shims for what they
+//! know, takes no lease, starts no probe (what is known of probes is handed in), and leaves no
+//! record. A shim that does not answer, or a pod that can't be read, is [`Unresponsive`] and costs no
+//! other pod its place: it is waited for [once](OBSERVE_LIMIT), and then not again until it answers.
+//! What the kernel notified of before somebody looks is drained first, so what is read is never older
+//! than the call that changed something.
 
-pub mod kernel;
+mod host;
+mod kernel;
+mod listing;
+mod watch;
 
 use crate::{
-    actuate::files::Files,
-    actuate::link_name,
-    observe::kernel::{Asked, Look, Seen},
-    pods::host::Host,
-    pods::shim::{OBSERVE_LIMIT, Shim, Silence, failure},
-    probe::Standing,
+    cache::Cached,
+    dirty::{DEBOUNCE, Dirty},
+    events,
+    pods::{OBSERVE_LIMIT, Pods, RunId, Shim, Silence, fail, link_name},
+    settings::Settings,
 };
 use futures_util::future::join_all;
+use host::HostSnapshot;
+use kernel::{PodReader, PodRequest, PodSnapshot};
+use listing::Listing;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 use tank_model::{
-    Graph, Name,
+    Digest, Graph, Name,
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
-use tank_plan::observed::{self, Observed, Pod, Sandbox, Unresponsive};
+use tank_plan::observed::{self, Observed, Pod, Probed, Sandbox, Unhealthy, Unresponsive};
 use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
-use tank_sys::{clock::boot_millis, route::Link};
+use tank_sys::{
+    cgroup::Cgroups,
+    clock::boot_millis,
+    route::{Link, Routes},
+    watch::Changes,
+};
 use tokio::time::timeout;
+use watch::RunWatches;
 
-/// The fewest pods for which a thread more is worth its while.
-const SHARE: usize = 8;
+/// The fewest pods for which another thread is worth its while.
+const PODS_PER_THREAD: usize = 8;
 
-/// What was found.
-pub struct Found {
-    pub observed: Observed,
-    /// Whether something was told of meanwhile that nobody else will hear of.
-    pub heard: bool,
+/// What the files of each container have to say, by their paths: what is read of them.
+pub type Files = BTreeMap<(Name, Name), BTreeMap<String, Digest>>;
+
+/// What probes have found of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Health {
+    pub ready: bool,
+    /// The probe that has failed as often as it may.
+    pub failed: Option<Probed>,
 }
 
-/// Looks at everything Tank has on this host. What can't be read is an error, or of a pod its
-/// [state](Unresponsive), never an absence: planning on half a view would undo what was only not
-/// seen.
-///
-/// # Errors
-/// What the kernel gave.
-pub async fn observe(host: &Arc<Host>, graph: &Graph, wanted: &Files) -> Result<Found, Failure> {
-    let heard = host.hear();
-    let shims = host.living_shims();
-    let asking = join_all(
-        shims
-            .into_iter()
-            .map(|(name, shim)| ask(host, graph, wanted, name, shim)),
-    );
-    let whole = {
-        let host = Arc::clone(host);
-        tokio::task::spawn_blocking(move || Whole::read(&host))
-    };
-    let (asked, whole) = tokio::join!(asking, whole);
-    let whole = Arc::new(whole.map_err(|e| failed("look at the host", &e))??);
-    let mut observed = Observed {
-        now: boot_millis(),
-        failures: host.failures.recent(),
-        ..Observed::default()
-    };
-    let mut left = Vec::new();
-    for answer in asked {
-        match answer {
-            Asking::Said(said) => left.push(*said),
-            // A shim that ends while it is asked is one that is gone.
-            Asking::Gone => {}
-            Asking::Unresponsive(name, why) => drop(observed.pods.insert(name, unresponsive(why))),
+/// What is known of each run's probes.
+pub type HealthOf<'a> = dyn Fn(&RunId) -> Health + Sync + 'a;
+
+/// Reads the host.
+pub struct Observer {
+    settings: Arc<Settings>,
+    cgroups: Arc<Cgroups>,
+    /// The host's own network namespace.
+    routes: Arc<Routes>,
+    pods: Arc<Pods>,
+    dirty: Arc<Dirty>,
+    links: Listing<BTreeMap<String, Link>>,
+    rules: Listing<BTreeSet<String>>,
+    watches: RunWatches,
+    /// The kernel's side of each pod, with the id of the connection it was read for.
+    snapshots: Mutex<BTreeMap<Name, (u64, Arc<Cached<PodSnapshot>>)>>,
+    threads: usize,
+}
+
+impl Observer {
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel's interfaces can't be opened.
+    pub fn new(
+        settings: Arc<Settings>,
+        cgroups: Arc<Cgroups>,
+        routes: Arc<Routes>,
+        pods: Arc<Pods>,
+        dirty: Arc<Dirty>,
+    ) -> Result<Self, tank_sys::Error> {
+        Ok(Self {
+            settings,
+            cgroups,
+            routes,
+            pods,
+            dirty,
+            links: Listing::new(Changes::of_routes()?),
+            rules: Listing::new(Changes::of_rules()?),
+            watches: RunWatches::new(),
+            snapshots: Mutex::default(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        })
+    }
+
+    /// Marks the host as dirty whenever the kernel notifies of a change. Each ends when the kernel's
+    /// interface does.
+    pub async fn watch(&self) {
+        tokio::join!(self.watch_links(), self.watch_rules(), self.watch_writes());
+    }
+
+    async fn watch_links(&self) {
+        while self.links.changed().await.is_ok() {
+            self.mark().await;
         }
     }
-    let share = left.len().div_ceil(host.processors).max(SHARE);
-    let mut reading = Vec::new();
-    while !left.is_empty() {
-        let part = left.split_off(left.len().saturating_sub(share));
-        let (host, whole) = (Arc::clone(host), Arc::clone(&whole));
-        let read = move || -> Vec<_> {
-            part.into_iter()
-                .map(|said| (said.read(&host, &whole), said))
-                .collect()
-        };
-        reading.push(tokio::task::spawn_blocking(read));
+
+    async fn watch_rules(&self) {
+        while self.rules.changed().await.is_ok() {
+            self.mark().await;
+        }
     }
-    for part in join_all(reading).await {
-        for (kernel, said) in part.map_err(|e| failed("look at the pods", &e))? {
-            let pod = kernel.and_then(|kernel| said.pod(host, graph, kernel));
+
+    async fn watch_writes(&self) {
+        while self.watches.changed(&self.pods).await.is_ok() {
+            self.mark().await;
+        }
+    }
+
+    async fn mark(&self) {
+        self.dirty.mark();
+        tokio::time::sleep(DEBOUNCE).await;
+    }
+
+    /// Whatever was read before is outdated.
+    pub fn invalidate(&self) {
+        self.links.invalidate();
+        self.rules.invalidate();
+        self.pods.invalidate();
+    }
+
+    /// Takes what the kernel has notified of until now.
+    fn drain(&self) {
+        let mut changed = self.watches.drain(&self.pods);
+        changed |= self.links.drain();
+        changed |= self.rules.drain();
+        for (_, shim) in self.pods.living() {
+            changed |= shim.drain();
+        }
+        // Whoever observed before has to look again, too.
+        if changed {
+            self.dirty.mark();
+        }
+    }
+
+    /// Reads everything Tank has on this host. What can't be read is an error, or of a pod its
+    /// [state](Unresponsive), never an absence: planning on half a view would undo what was only not
+    /// read. The version is that of [`Dirty`] from before.
+    ///
+    /// # Errors
+    /// What the kernel gave.
+    pub async fn observe(
+        self: &Arc<Self>,
+        graph: &Graph,
+        wanted: &Files,
+        health_of: &HealthOf<'_>,
+    ) -> Result<(Observed, u64), Failure> {
+        self.drain();
+        let version = self.dirty.version();
+        let shims = self.pods.living();
+        self.retain(&shims);
+        let asking = join_all(
+            shims
+                .into_iter()
+                .map(|(name, shim)| self.ask(graph, wanted, name, shim)),
+        );
+        let host = {
+            let observer = Arc::clone(self);
+            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer))
+        };
+        let (asked, host) = tokio::join!(asking, host);
+        let host = Arc::new(host.map_err(|e| fail("look at the host", e))??);
+        let mut observed = Observed {
+            now: boot_millis(),
+            ..Observed::default()
+        };
+        let mut states = Vec::new();
+        for answer in asked {
+            match answer {
+                Answer::State(state) => states.push(*state),
+                // A shim that ends while it is asked is one that is gone.
+                Answer::Gone => {}
+                Answer::Unresponsive(name, why) => {
+                    observed.pods.insert(name, unresponsive(why));
+                }
+            }
+        }
+        for (state, snapshot) in self.read_all(states, &host).await? {
+            let pod = snapshot.and_then(|read| state.pod(health_of, &self.pods, read));
             let pod = pod.unwrap_or_else(|failure| {
-                let sandbox = said.sandbox(None).ok();
+                let sandbox = state.sandbox(None).ok();
                 let why = format!("{}: {}", failure.what, failure.why);
                 Pod {
                     sandbox,
                     ..unresponsive(Unresponsive::Unreadable { why })
                 }
             });
-            observed.pods.insert(said.name.clone(), pod);
+            observed.pods.insert(state.name.clone(), pod);
         }
+        for name in &host.left_over {
+            observed.pods.entry(name.clone()).or_default();
+        }
+        observed.bridge = host.bridge_addresses.clone();
+        observed.firewall = (*host.firewall).clone();
+        Ok((observed, version))
     }
-    for name in &whole.left_over {
-        observed.pods.entry(name.clone()).or_default();
+
+    /// Forgets what was read of pods that have no shim any more.
+    fn retain(&self, shims: &[(Name, Arc<Shim>)]) {
+        self.watches.retain(shims);
+        let living = |pod: &Name| shims.binary_search_by(|(name, _)| name.cmp(pod)).is_ok();
+        let mut snapshots = self
+            .snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        snapshots.retain(|pod, _| living(pod));
     }
-    observed.bridge = whole.bridge_addresses.clone();
-    observed.firewall = (*whole.firewall).clone();
-    Ok(Found { observed, heard })
-}
 
-fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
-    Failure {
-        what: what.to_owned(),
-        why: error.to_string(),
-        kind: FailureKind::Other,
+    /// Reads the kernel's side of every pod, on as many threads as that is worth.
+    async fn read_all(
+        self: &Arc<Self>,
+        mut states: Vec<PodState>,
+        host: &Arc<HostSnapshot>,
+    ) -> Result<Vec<(PodState, Result<PodRead, Failure>)>, Failure> {
+        let share = states.len().div_ceil(self.threads).max(PODS_PER_THREAD);
+        let mut reading = Vec::new();
+        while !states.is_empty() {
+            let part = states.split_off(states.len().saturating_sub(share));
+            let (observer, host) = (Arc::clone(self), Arc::clone(host));
+            reading.push(tokio::task::spawn_blocking(move || -> Vec<_> {
+                let read = |state: PodState| {
+                    let read = observer.read(&state, &host);
+                    (state, read)
+                };
+                part.into_iter().map(read).collect()
+            }));
+        }
+        let mut all = Vec::new();
+        for part in join_all(reading).await {
+            all.extend(part.map_err(|e| fail("look at the pods", e))?);
+        }
+        Ok(all)
     }
-}
 
-/// What belongs to no pod, and what is listed for all of them at once.
-struct Whole {
-    links: Arc<BTreeMap<String, Link>>,
-    /// None: there is none, or it is not as it should be.
-    bridge: Option<Link>,
-    bridge_addresses: Option<BTreeSet<String>>,
-    gateways: BTreeSet<IpAddr>,
-    firewall: Arc<BTreeSet<String>>,
-    /// Names that have a cgroup, a folder, or the upper layers of containers.
-    left_over: BTreeSet<Name>,
-}
-
-impl Whole {
-    fn read(host: &Host) -> Result<Self, Failure> {
-        let links = || {
-            Ok(host
-                .routes
-                .links()?
-                .into_iter()
-                .map(|link| (link.name.clone(), link))
-                .collect())
-        };
-        let links: Arc<BTreeMap<String, Link>> = host.links.get(links).map_err(|e| failure(&e))?;
-        let bridge = links
-            .get(&host.settings.config.bridge)
-            .filter(|link| link.marked)
-            .cloned();
-        let bridge_addresses = match bridge.as_ref().filter(|link| link.up) {
-            Some(link) => {
-                let addresses = host.routes.addresses(link.index).map_err(|e| failure(&e))?;
-                Some(addresses.iter().map(ToString::to_string).collect())
-            }
-            None => None,
-        };
-        let mut names = host.cgroups.pods();
-        for dir in [
-            host.settings.run_dir.join("pods"),
-            host.settings.state_dir.join("scratch"),
-        ] {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                names.extend(entry.file_name().into_string());
+    /// Asks a pod's shim, unless it is known not to answer.
+    async fn ask(&self, graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Answer {
+        if shim.silence().is_none() {
+            let state = PodState::fetch(graph, wanted, name.clone(), Arc::clone(&shim));
+            match timeout(OBSERVE_LIMIT, state).await {
+                Ok(Ok(state)) => return Answer::State(Box::new(state)),
+                _ if !shim.is_alive() => return Answer::Gone,
+                Err(_) => shim.note_silence(),
+                // It was not in time for somebody else, or it answers what nobody understands.
+                Ok(Err(failure)) if shim.silence().is_none() => {
+                    let why = format!("{}: {}", failure.what, failure.why);
+                    return Answer::Unresponsive(name, Unresponsive::Unreadable { why });
+                }
+                Ok(Err(_)) => {}
             }
         }
-        Ok(Self {
-            links,
-            bridge,
-            bridge_addresses,
-            gateways: host
-                .bridge_addresses()
-                .into_iter()
-                .map(|cidr| cidr.address)
-                .collect(),
-            firewall: host
-                .rules
-                .get(tank_sys::nft::list)
-                .map_err(|e| failure(&e))?,
-            left_over: names
-                .into_iter()
-                .filter_map(|name| Name::new(name).ok())
-                .collect(),
+        let why = match (shim.silence(), shim.last_state()) {
+            (Some(Silence { since, .. }), _) if self.pods.is_halted(&shim) => {
+                Unresponsive::Halted { since }
+            }
+            (Some(Silence { since, busy: false }), _) => Unresponsive::Silent { since },
+            // What it said before it became busy is what is known.
+            (Some(Silence { busy: true, .. }), Some(state)) => {
+                let version = shim.version();
+                let bridged = is_bridged(graph, &name) && shim.known_routes().is_some();
+                let request = PodRequest {
+                    bridged,
+                    files: BTreeMap::new(),
+                };
+                let state = PodState {
+                    name,
+                    shim,
+                    version,
+                    state,
+                    request,
+                };
+                return Answer::State(Box::new(state));
+            }
+            // Or it has answered meanwhile.
+            (Some(_), None) | (None, _) => Unresponsive::Busy,
+        };
+        Answer::Unresponsive(name, why)
+    }
+
+    /// The kernel's side of a pod, or what was read of it last. Blocking.
+    fn read(&self, state: &PodState, host: &HostSnapshot) -> Result<PodRead, Failure> {
+        let cached = self.cached(state);
+        let known = cached.get(state.version);
+        let known = known.filter(|known| known.watched && known.request.is_same(&state.request));
+        let snapshot = match known {
+            Some(snapshot) => snapshot,
+            None => {
+                let reader = PodReader {
+                    settings: &self.settings,
+                    cgroups: &self.cgroups,
+                    watches: &self.watches,
+                    pod: &state.name,
+                    shim: &state.shim,
+                    state: &state.state,
+                    gateways: &host.gateways,
+                };
+                cached.put(state.version, reader.read(&state.request)?)
+            }
+        };
+        let inside = snapshot.inside.as_ref().filter(|_| state.request.bridged);
+        let connected = match inside {
+            Some(_) => self
+                .is_on_bridge(state, host)
+                .map_err(|e| crate::pods::failure(&e))?,
+            None => false,
+        };
+        Ok(PodRead {
+            network: inside.filter(|_| connected).cloned(),
+            snapshot,
         })
     }
+
+    fn cached(&self, state: &PodState) -> Arc<Cached<PodSnapshot>> {
+        let mut snapshots = self
+            .snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let id = state.shim.id();
+        let entry = snapshots
+            .entry(state.name.clone())
+            .or_insert_with(|| (id, Arc::default()));
+        if entry.0 != id {
+            *entry = (id, Arc::default());
+        }
+        Arc::clone(&entry.1)
+    }
+
+    /// Whether the other end of the pod's link is up on the bridge.
+    fn is_on_bridge(&self, state: &PodState, host: &HostSnapshot) -> tank_sys::Result<bool> {
+        let name = link_name(state.state.pid);
+        let listed = host.links.get(&name);
+        // The list may be older than the link: one that was just made is looked for again.
+        let found = if listed.is_none() {
+            self.routes.link(&name)?
+        } else {
+            None
+        };
+        let bridge = host.bridge.as_ref().map(|link| link.index);
+        let on_bridge = |link: &Link| link.up && link.controller == bridge;
+        Ok(listed.or(found.as_ref()).is_some_and(on_bridge))
+    }
 }
 
-/// What a pod's shim said, and what to look at in the kernel.
-struct Said {
+/// A pod's shim's answer, and what to read of the pod in the kernel.
+struct PodState {
     name: Name,
     shim: Arc<Shim>,
-    moment: u64,
-    state: shim::State,
-    asked: Asked,
+    /// From before it was asked.
+    version: u64,
+    state: Arc<shim::State>,
+    request: PodRequest,
 }
 
-/// The kernel's side of a pod.
-struct Kernel {
-    /// The addresses of the pod's link, if that is connected.
+/// The kernel's side of a pod, and the addresses of its link, if that is connected.
+struct PodRead {
     network: Option<BTreeSet<String>>,
-    seen: Arc<Seen>,
+    snapshot: Arc<PodSnapshot>,
 }
 
 /// What came of asking a pod's shim.
-enum Asking {
-    Said(Box<Said>),
+enum Answer {
+    State(Box<PodState>),
     Gone,
     Unresponsive(Name, Unresponsive),
 }
@@ -218,130 +394,58 @@ fn unresponsive(why: Unresponsive) -> Pod {
     }
 }
 
-/// Asks a pod's shim, unless it is known not to answer.
-async fn ask(host: &Host, graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Asking {
-    if shim.silence().is_none() {
-        match timeout(
-            OBSERVE_LIMIT,
-            say(graph, wanted, name.clone(), Arc::clone(&shim)),
-        )
-        .await
-        {
-            Ok(Ok(said)) => return Asking::Said(Box::new(said)),
-            _ if !shim.is_alive() => return Asking::Gone,
-            Err(_) => shim.note_silence(),
-            // It was not in time for somebody else, or it answers what nobody understands.
-            Ok(Err(failure)) if shim.silence().is_none() => {
-                let why = format!("{}: {}", failure.what, failure.why);
-                return Asking::Unresponsive(name, Unresponsive::Unreadable { why });
-            }
-            Ok(Err(_)) => {}
-        }
-    }
-    let why = match (shim.silence(), shim.last_state()) {
-        (Some(Silence { since, .. }), _) if host.is_halted(&shim) => Unresponsive::Halted { since },
-        (Some(Silence { since, busy: false }), _) => Unresponsive::Silent { since },
-        // What it said before it began is what is known.
-        (Some(Silence { busy: true, .. }), Some(state)) => {
-            let moment = shim.moment();
-            let bridged = is_bridged(graph, &name) && shim.known_routes().is_some();
-            let asked = Asked {
-                bridged,
-                files: BTreeMap::new(),
-            };
-            return Asking::Said(Box::new(Said {
-                name,
-                shim,
-                moment,
-                state,
-                asked,
-            }));
-        }
-        // Or it has answered in this very moment.
-        (Some(_), None) | (None, _) => Unresponsive::Busy,
-    };
-    Asking::Unresponsive(name, why)
-}
-
 fn is_bridged(graph: &Graph, pod: &Name) -> bool {
     graph
         .sandbox(pod)
         .is_some_and(|(node, _)| node.network == Network::Bridge)
 }
 
-/// What a shim says of its pod.
-async fn say(graph: &Graph, wanted: &Files, name: Name, shim: Arc<Shim>) -> Result<Said, Failure> {
-    let moment = shim.moment();
-    let state = shim.state().await?;
-    let bridged = is_bridged(graph, &name);
-    // Asked for once and kept by the shim's handle; a pod that can't be entered has no network.
-    let bridged = bridged && shim.routes().await.is_ok();
-    let mut files = BTreeMap::new();
-    for container in state
-        .containers
-        .iter()
-        .filter(|container| container.exited.is_none())
-    {
-        let Ok(container_name) = Name::new(container.name.clone()) else {
-            continue;
-        };
-        let Some(paths) = wanted.get(&(name.clone(), container_name)) else {
-            continue;
-        };
-        match shim.files(&container.name, container.started).await {
-            Ok(Some(dir)) => drop(files.insert(
-                container.name.clone(),
-                (dir, paths.keys().cloned().collect()),
-            )),
-            // Its shim can't show them.
-            Ok(None) => {}
-            // It has ended since.
-            Err(failure) if failure.kind == FailureKind::NotRunning || !shim.is_alive() => {}
-            Err(failure) => return Err(failure),
+impl PodState {
+    /// Asks a shim of its pod.
+    async fn fetch(
+        graph: &Graph,
+        wanted: &Files,
+        name: Name,
+        shim: Arc<Shim>,
+    ) -> Result<Self, Failure> {
+        let version = shim.version();
+        let state = shim.state().await?;
+        let bridged = is_bridged(graph, &name);
+        // Asked for once and kept by the shim's handle; a pod that can't be entered has no network.
+        let bridged = bridged && shim.routes().await.is_ok();
+        let mut files = BTreeMap::new();
+        for container in state
+            .containers
+            .iter()
+            .filter(|container| container.exited.is_none())
+        {
+            let Ok(container_name) = Name::new(container.name.clone()) else {
+                continue;
+            };
+            let Some(paths) = wanted.get(&(name.clone(), container_name)) else {
+                continue;
+            };
+            match shim.files(&container.name, container.started).await {
+                Ok(Some(dir)) => {
+                    files.insert(
+                        container.name.clone(),
+                        (dir, paths.keys().cloned().collect()),
+                    );
+                }
+                // Its shim can't show them.
+                Ok(None) => {}
+                // It has ended since.
+                Err(failure) if failure.kind == FailureKind::NotRunning || !shim.is_alive() => {}
+                Err(failure) => return Err(failure),
+            }
         }
-    }
-    Ok(Said {
-        name,
-        shim,
-        moment,
-        state,
-        asked: Asked { bridged, files },
-    })
-}
-
-impl Said {
-    /// Reads the kernel's side. Blocking.
-    fn read(&self, host: &Host, whole: &Whole) -> Result<Kernel, Failure> {
-        let look = Look {
-            pod: &self.name,
-            shim: &self.shim,
-            state: &self.state,
-            asked: &self.asked,
-            moment: self.moment,
-            gateways: &whole.gateways,
-        };
-        let seen = look.look(host)?;
-        let network = seen.inside.as_ref().filter(|_| self.asked.bridged);
-        let connected =
-            network.is_some() && self.is_on_bridge(host, whole).map_err(|e| failure(&e))?;
-        let network = network.filter(|_| connected).cloned();
-        Ok(Kernel { network, seen })
-    }
-
-    /// Whether the other end of the pod's link is up on the bridge.
-    fn is_on_bridge(&self, host: &Host, whole: &Whole) -> Result<bool, tank_sys::Error> {
-        let name = link_name(self.state.pid);
-        let outer = whole.links.get(&name);
-        // The list may be older than the link: one that was just made is looked for again.
-        let looked = if outer.is_none() {
-            host.routes.link(&name)?
-        } else {
-            None
-        };
-        let on_bridge = |link: &Link| {
-            link.up && link.controller == whole.bridge.as_ref().map(|link| link.index)
-        };
-        Ok(outer.or(looked.as_ref()).is_some_and(on_bridge))
+        Ok(Self {
+            name,
+            shim,
+            version,
+            state,
+            request: PodRequest { bridged, files },
+        })
     }
 
     fn sandbox(&self, network: Option<BTreeSet<String>>) -> Result<Sandbox, Failure> {
@@ -349,7 +453,7 @@ impl Said {
             .state
             .sandbox
             .parse()
-            .map_err(|e| failed("read a shim's state", &e))?;
+            .map_err(|e| fail("read a shim's state", e))?;
         Ok(Sandbox {
             hash,
             pid: self.state.pid,
@@ -358,8 +462,12 @@ impl Said {
         })
     }
 
-    fn pod(&self, host: &Host, graph: &Graph, kernel: Kernel) -> Result<Pod, Failure> {
-        let hash = |text: &str| text.parse().map_err(|e| failed("read a shim's state", &e));
+    fn pod(
+        &self,
+        health_of: &HealthOf<'_>,
+        pods: &Pods,
+        PodRead { network, snapshot }: PodRead,
+    ) -> Result<Pod, Failure> {
         let known = |name: &Name| {
             self.state
                 .containers
@@ -367,9 +475,8 @@ impl Said {
                 .any(|found| found.name == name.as_str())
         };
         let mut pod = Pod {
-            sandbox: Some(self.sandbox(kernel.network)?),
-            left_over: kernel
-                .seen
+            sandbox: Some(self.sandbox(network)?),
+            left_over: snapshot
                 .parts
                 .iter()
                 .filter(|name| !known(name))
@@ -378,36 +485,32 @@ impl Said {
             ..Pod::default()
         };
         for found in &self.state.containers {
-            let (Ok(name), Some(seen)) = (
-                Name::new(found.name.clone()),
-                kernel.seen.containers.get(&found.name),
-            ) else {
+            let kernel = snapshot.containers.get(&found.name);
+            let (Ok(name), Some(kernel)) = (Name::new(found.name.clone()), kernel) else {
                 continue;
             };
-            let probed = host
-                .prober
-                .standing(graph, &self.name, &name, found.started);
+            let run = (self.name.clone(), name.clone(), found.started);
+            let health = health_of(&run);
+            let failed = health.failed.filter(|_| found.exited.is_none());
             let container = observed::Container {
-                hash: hash(&found.hash)?,
+                hash: found
+                    .hash
+                    .parse()
+                    .map_err(|e| fail("read a shim's state", e))?,
                 attempt: found.attempt,
                 started: found
                     .started_boot
                     .unwrap_or_else(|| on_boot_clock(found.started)),
                 since: found.started,
-                state: state(found, &probed),
-                limits: Limits {
-                    memory: seen.limits.memory.map(Bytes),
-                    pids: seen.limits.pids.and_then(|pids| u32::try_from(pids).ok()),
-                    cpu: seen
-                        .limits
-                        .cpu
-                        .and_then(|cpu| u32::try_from(cpu).ok())
-                        .map(MilliCpu),
-                },
-                halted: seen.halted,
-                files: seen.files.clone(),
-                out_of_memory: seen.out_of_memory,
-                unhealthy: probed.unhealthy.filter(|_| found.exited.is_none()),
+                state: state(found, health.ready),
+                limits: limits(&kernel.limits),
+                halted: kernel.halted,
+                files: kernel.files.clone(),
+                out_of_memory: kernel.out_of_memory,
+                unhealthy: failed.map(|probe| Unhealthy {
+                    probe,
+                    ending: pods.is_ending(&run),
+                }),
                 tty: found.tty,
                 stop_signal: found.stop_signal,
                 stop_timeout: found.stop_timeout,
@@ -418,11 +521,22 @@ impl Said {
     }
 }
 
-fn state(found: &ContainerState, probed: &Standing) -> observed::State {
+fn limits(kernel: &tank_sys::cgroup::Limits) -> Limits {
+    Limits {
+        memory: kernel.memory.map(Bytes),
+        pids: kernel.pids.and_then(|pids| u32::try_from(pids).ok()),
+        cpu: kernel
+            .cpu
+            .and_then(|cpu| u32::try_from(cpu).ok())
+            .map(MilliCpu),
+    }
+}
+
+fn state(found: &ContainerState, ready: bool) -> observed::State {
     match found.exited {
         None => observed::State::Running {
             pid: found.pid,
-            ready: probed.ready,
+            ready,
         },
         Some((exit, at)) => {
             let at = found.exited_boot.unwrap_or_else(|| on_boot_clock(at));
@@ -439,7 +553,6 @@ fn state(found: &ContainerState, probed: &Standing) -> observed::State {
 /// made by: as old now as it is by the other. One that is still to come says that the clock was set
 /// back, and counts as long past.
 fn on_boot_clock(at: u64) -> u64 {
-    crate::events::now()
-        .checked_sub(at)
-        .map_or(0, |age| boot_millis().saturating_sub(age))
+    let age = events::now().checked_sub(at);
+    age.map_or(0, |age| boot_millis().saturating_sub(age))
 }

@@ -52,7 +52,7 @@ impl Forkserver {
     }
 
     fn execute(&self) -> Result<OwnedFd, Failure> {
-        let (ours, theirs) = packet::pair().map_err(|e| crate::pods::shim::failure(&e))?;
+        let (ours, theirs) = packet::pair().map_err(|e| super::failure(&e))?;
         // It is reaped with the shims.
         let started = Command::new(&self.program)
             .env_clear()
@@ -84,10 +84,15 @@ impl Forkserver {
     ///
     /// # Errors
     /// What the shim said, or that it said nothing in time.
-    pub fn spawn(&self, setup: &Setup, stderr: &File, cgroup: &OwnedFd) -> Result<Born, Failure> {
+    pub fn spawn(
+        &self,
+        setup: &Setup,
+        stderr: &File,
+        cgroup: &OwnedFd,
+    ) -> Result<SpawnedShim, Failure> {
         let text = serde_json::to_vec(setup).map_err(|e| failed(e.to_string()))?;
-        let sealed = packet::sealed("setup", &text).map_err(|e| crate::pods::shim::failure(&e))?;
-        let (ours, theirs) = packet::pair().map_err(|e| crate::pods::shim::failure(&e))?;
+        let sealed = packet::sealed("setup", &text).map_err(|e| super::failure(&e))?;
+        let (ours, theirs) = packet::pair().map_err(|e| super::failure(&e))?;
         self.ask(&[
             sealed.as_fd(),
             stderr.as_fd(),
@@ -107,7 +112,7 @@ impl Forkserver {
         };
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| failed(e.to_string()))?;
         match serde_json::from_slice(&text) {
-            Ok(FromShim::Reply(Reply::Ready { pid, spans })) => Ok(Born {
+            Ok(FromShim::Reply(Reply::Ready { pid, spans })) => Ok(SpawnedShim {
                 socket: ours,
                 pid,
                 fds,
@@ -121,7 +126,7 @@ impl Forkserver {
 }
 
 /// A shim that is ready.
-pub struct Born {
+pub struct SpawnedShim {
     pub socket: OwnedFd,
     pub pid: i32,
     /// Those of [`Reply::Ready`].

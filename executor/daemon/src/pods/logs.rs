@@ -4,7 +4,7 @@
 //! block by block, and from there a log is read a block at a time, so that no more than a block and
 //! a line of it is in memory. All of it blocks: who is on the runtime goes through [`blocking`].
 
-use crate::pods::host::Host;
+use crate::settings::Settings;
 use std::{
     collections::VecDeque,
     fs::File,
@@ -27,8 +27,9 @@ const MAX_SCAN: u64 = 64 << 20;
 /// The most bytes of a container's last lines in an error: 64 KiB.
 const MAX_EXCERPT: usize = 64 << 10;
 
-pub fn path(host: &Host, pod: &str, container: &str) -> PathBuf {
-    host.settings.log_dir(pod).join(format!("{container}.log"))
+/// Where a container's log is.
+pub fn path(settings: &Settings, pod: &str, container: &str) -> PathBuf {
+    settings.log_dir(pod).join(format!("{container}.log"))
 }
 
 /// Does `work` on a thread where it may block. None: it panicked, or the daemon ends.
@@ -37,8 +38,13 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 }
 
 /// The last `count` lines, as printed, and no more of them than [`MAX_EXCERPT`].
-pub async fn last_lines(host: &Host, pod: &str, container: &str, count: u64) -> Vec<String> {
-    let path = path(host, pod, container);
+pub async fn last_lines(
+    settings: &Settings,
+    pod: &str,
+    container: &str,
+    count: u64,
+) -> Vec<String> {
+    let path = path(settings, pod, container);
     blocking(move || excerpt(path, count))
         .await
         .unwrap_or_default()

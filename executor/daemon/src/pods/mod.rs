@@ -1,7 +1,285 @@
-//! The daemon's side of the shims.
+//! The daemon's side of the shims: which pods have one, spawning them, requests and notifications.
+//!
+//! *Never*: decides what a pod should be, or reads the kernel's side of it. *Concurrency*: every
+//! method may be called by anybody; no lock is held while a shim is waited for.
 
+mod connection;
+pub mod files;
 pub mod forkserver;
-pub mod host;
 pub mod logs;
 mod pending;
 pub mod shim;
+
+pub use connection::{OBSERVE_LIMIT, Silence};
+pub use shim::Shim;
+
+use crate::{dirty::Dirty, events::Events, settings::Settings, timings::Timings};
+use forkserver::Forkserver;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tank_model::Name;
+use tank_proto::shim::{Event, Failure, FailureKind, Reply, Setup};
+use tank_sys::{Error as SysError, cgroup::Cgroups};
+use tokio::{sync::mpsc, time::sleep};
+
+/// How long after an end that failed a run may be asked to end again.
+const END_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a shim, or the kernel on its behalf, notifies of.
+#[derive(Debug)]
+pub enum Notification {
+    Event(String, Event),
+    /// The shim has ended.
+    Gone(String),
+    /// Something changed in the pod's network.
+    Changed(String),
+    /// It does not answer.
+    Silent(String),
+    /// It answers again.
+    Answers(String),
+}
+
+/// One run of a container: its pod, its name, and when it started as its shim says it, in
+/// milliseconds since the Unix epoch.
+pub type RunId = (Name, Name, u64);
+
+/// The pods that have a shim.
+pub struct Pods {
+    settings: Arc<Settings>,
+    cgroups: Arc<Cgroups>,
+    events: Arc<Events>,
+    timings: Arc<Timings>,
+    dirty: Arc<Dirty>,
+    forkserver: Forkserver,
+    notifications: mpsc::Sender<Notification>,
+    shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
+    /// The runs that were asked to end and have not yet.
+    ending: Mutex<BTreeSet<RunId>>,
+}
+
+impl Pods {
+    pub fn new(
+        settings: Arc<Settings>,
+        cgroups: Arc<Cgroups>,
+        (events, timings, dirty): (Arc<Events>, Arc<Timings>, Arc<Dirty>),
+        notifications: mpsc::Sender<Notification>,
+    ) -> Self {
+        Self {
+            forkserver: Forkserver::new(&settings.shim),
+            settings,
+            cgroups,
+            events,
+            timings,
+            dirty,
+            notifications,
+            shims: Mutex::default(),
+            ending: Mutex::default(),
+        }
+    }
+
+    fn shims(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Shim>>> {
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the process that forks shims: the first pod need not wait for it. What keeps it from
+    /// starting is said when it is needed.
+    pub fn warm_up(&self) {
+        let _ = self.forkserver.start();
+    }
+
+    /// Connects to every shim that was left running. Needs a tokio runtime.
+    pub fn adopt(&self) {
+        let pods = std::fs::read_dir(self.settings.run_dir.join("pods"));
+        for entry in pods.into_iter().flatten().flatten() {
+            let name = entry.file_name().to_str().map(Name::new);
+            let Some(Ok(pod)) = name else { continue };
+            match self.connect(&pod) {
+                Ok(shim) => {
+                    self.shims().insert(pod.clone(), shim);
+                    self.events
+                        .add("adopted", Some(pod.as_str()), "its shim is still there");
+                }
+                Err(error) => tracing::info!(%pod, %error, "its shim is gone"),
+            }
+        }
+    }
+
+    fn connect(&self, pod: &Name) -> Result<Arc<Shim>, SysError> {
+        let path = self.settings.pod_dir(pod.as_str()).join("shim.sock");
+        Shim::connect(pod.as_str(), &path, self.notifications.clone())
+    }
+
+    /// Spawns a pod's shim in the cgroup `cgroup`, and waits until it is ready. Blocking.
+    ///
+    /// # Errors
+    /// What the shim said, or that it said nothing in time.
+    pub fn spawn(
+        &self,
+        pod: &Name,
+        setup: &Setup,
+        stderr: &File,
+        cgroup: &OwnedFd,
+    ) -> Result<Arc<Shim>, Failure> {
+        let mut spawned = self.forkserver.spawn(setup, stderr, cgroup)?;
+        let spans = std::mem::take(&mut spawned.spans);
+        self.timings.add(&format!("shim of {pod}"), spans);
+        let shim = Shim::new(pod.as_str(), spawned, self.notifications.clone());
+        let shim = shim.map_err(|e| failure(&e))?;
+        self.shims().insert(pod.clone(), Arc::clone(&shim));
+        Ok(shim)
+    }
+
+    /// The living shim of a pod.
+    pub fn get(&self, pod: &Name) -> Option<Arc<Shim>> {
+        self.shims()
+            .get(pod)
+            .filter(|shim| shim.is_alive())
+            .cloned()
+    }
+
+    /// All living shims; the others are forgotten. One that only hung up, or was hung up on, is
+    /// connected to again: what it holds runs on.
+    pub fn living(&self) -> Vec<(Name, Arc<Shim>)> {
+        let mut shims = self.shims();
+        shims.retain(|pod, shim| {
+            if shim.is_alive() {
+                return true;
+            }
+            let Ok(again) = self.connect(pod) else {
+                return false;
+            };
+            *shim = again;
+            true
+        });
+        shims
+            .iter()
+            .map(|(pod, shim)| (pod.clone(), Arc::clone(shim)))
+            .collect()
+    }
+
+    /// Forgets a pod's shim.
+    pub fn remove(&self, pod: &Name) {
+        self.shims().remove(pod);
+    }
+
+    /// Whatever was read of any pod is outdated.
+    pub fn invalidate(&self) {
+        self.living().iter().for_each(|(_, shim)| shim.invalidate());
+    }
+
+    /// Asks every shim whether it answers, and notes which do not.
+    pub async fn check(&self) {
+        let shims = self.living();
+        futures_util::future::join_all(shims.iter().map(|(_, shim)| self.check_one(shim))).await;
+    }
+
+    /// As [`Pods::check`], of the shim that is this process.
+    pub async fn check_process(&self, pid: i32) {
+        let shim = self
+            .living()
+            .into_iter()
+            .find(|(_, shim)| shim.known_pid() == Some(pid));
+        if let Some((_, shim)) = shim {
+            self.check_one(&shim).await;
+        }
+    }
+
+    async fn check_one(&self, shim: &Shim) {
+        shim.check().await;
+        // What can't run is not busy, whatever it was asked last.
+        if shim.silence().is_some() && self.is_halted(shim) {
+            self.dirty.mark();
+        }
+    }
+
+    /// Whether somebody stopped a shim or froze its cgroup.
+    pub fn is_halted(&self, shim: &Shim) -> bool {
+        shim.known_pid().is_some_and(tank_sys::process::is_stopped)
+            || self.cgroups.is_shim_frozen(&shim.pod)
+    }
+
+    /// Begins to end the run of a container and does not wait for it, which may take as long as the
+    /// container may. Of a run that is ending already, or of none, nothing is done.
+    pub async fn begin_end(
+        self: &Arc<Self>,
+        pod: &Name,
+        container: &Name,
+        (signal, limit): (i32, Duration),
+    ) -> Result<(), Failure> {
+        let Some(shim) = self.get(pod) else {
+            return Ok(());
+        };
+        let state = shim.state().await?;
+        let running = state
+            .containers
+            .iter()
+            .find(|found| found.name == container.as_str() && found.exited.is_none());
+        let Some(running) = running else {
+            return Ok(());
+        };
+        let run = (pod.clone(), container.clone(), running.started);
+        if !self.ending().insert(run.clone()) {
+            return Ok(());
+        }
+        let pods = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(failure) = shim.end(&run.1, signal, limit).await {
+                let message = format!("can't {}: {}", failure.what, failure.why);
+                pods.events.add("failed", Some(run.0.as_str()), message);
+                sleep(END_RETRY_AFTER).await;
+            }
+            pods.ending().remove(&run);
+            pods.dirty.mark();
+        });
+        Ok(())
+    }
+
+    /// Whether a run was asked to end and has not yet.
+    pub fn is_ending(&self, run: &RunId) -> bool {
+        self.ending().contains(run)
+    }
+
+    fn ending(&self) -> MutexGuard<'_, BTreeSet<RunId>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// That a shim answered something else than it was asked for.
+pub fn unexpected(reply: &Reply) -> Failure {
+    Failure {
+        what: "understand the shim".to_owned(),
+        why: format!("it answered {reply:?}"),
+        kind: FailureKind::Other,
+    }
+}
+
+/// A failure that is none of the kinds with a meaning of their own.
+pub fn fail(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
+    Failure {
+        what: what.into(),
+        why: why.to_string(),
+        kind: FailureKind::Other,
+    }
+}
+
+/// A kernel error as a step's failure.
+pub fn failure(error: &SysError) -> Failure {
+    let mut why = Vec::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        why.push(cause.to_string());
+        source = cause.source();
+    }
+    fail(error.what(), why.join(": "))
+}
+
+/// The host's end of a pod's link: the shim's pid makes it unique while an older one is still going
+/// away.
+pub fn link_name(shim: i32) -> String {
+    format!("tk{shim}")
+}

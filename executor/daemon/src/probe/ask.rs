@@ -1,12 +1,10 @@
 //! One question to one run of a container: whether a probe of it succeeds. When probes are asked,
-//! and what follows from the answers, is [`crate::probe`]'s.
+//! and what follows from the answers, is the floor's ([`super`]).
 
-use crate::pods::host::Host;
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
-use tank_model::{Digest, Name, spec::Probe};
+use super::Target;
+use crate::pods::{Pods, RunId};
+use std::{net::SocketAddr, time::Duration};
+use tank_model::spec::Probe;
 use tank_proto::shim::{ExecSpec, Reply, Request};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,52 +12,32 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Which run of which container (by when it started, as its shim says it), and by which probes: a
-/// new start, and a new probe, has to become ready anew.
-pub type Run = (Name, Name, u64, Digest);
+/// The least time between two questions.
+const LEAST_PERIOD: Duration = Duration::from_millis(10);
 
 /// Asks once, for as long as the probe may take.
-pub async fn ask(host: &Host, run: &Run, probe: &Probe) -> bool {
+pub async fn ask(pods: &Pods, target: &Target, probe: &Probe) -> bool {
     matches!(
-        timeout(probe.timeout.duration(), once(host, run, probe)).await,
+        timeout(probe.timeout.duration(), once(pods, target, probe)).await,
         Ok(true)
     )
 }
 
 /// Waits until the next question.
 pub async fn pause(probe: &Probe) {
-    sleep(probe.period.duration().max(Duration::from_millis(10))).await;
+    sleep(probe.period.duration().max(LEAST_PERIOD)).await;
 }
 
-async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
+async fn once(pods: &Pods, target: &Target, probe: &Probe) -> bool {
+    let (run, _) = &target.run;
     if let Some(command) = &probe.exec {
-        return execute(host, run, command).await.unwrap_or(false);
+        return execute(pods, run, command).await.unwrap_or(false);
     }
-    let Some(port) = probe
-        .http
-        .as_ref()
-        .map(|http| http.port)
-        .or(probe.tcp.as_ref().map(|tcp| tcp.port))
-    else {
+    let http = probe.http.as_ref().map(|http| http.port);
+    let port = http.or(probe.tcp.as_ref().map(|tcp| tcp.port));
+    let (Some(port), Some(address)) = (port, target.address) else {
         return false;
     };
-    let bridged = host
-        .addresses(&run.0)
-        .ok()
-        .and_then(|addresses| addresses.first().map(|cidr| cidr.address));
-    let own = match host.shim(&run.0) {
-        Some(shim) => shim
-            .namespaces()
-            .await
-            .is_ok_and(|namespaces| namespaces.net.is_some()),
-        None => return false,
-    };
-    let address = if own {
-        bridged
-    } else {
-        Some(IpAddr::from([127, 0, 0, 1]))
-    };
-    let Some(address) = address else { return false };
     let Ok(mut stream) = TcpStream::connect(SocketAddr::new(address, port)).await else {
         return false;
     };
@@ -85,9 +63,9 @@ async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
 /// Runs a command in the container; its status is the answer. The command lasts no longer than this
 /// is waited for: it, and whatever it started, ends when its control socket is closed, be that here
 /// or in an answer that nobody took.
-async fn execute(host: &Host, run: &Run, command: &[String]) -> Option<bool> {
+async fn execute(pods: &Pods, run: &RunId, command: &[String]) -> Option<bool> {
     use std::os::fd::AsFd;
-    let shim = host.shim(&run.0)?;
+    let shim = pods.get(&run.0)?;
     let spec = ExecSpec {
         container: run.1.to_string(),
         argv: command.to_vec(),

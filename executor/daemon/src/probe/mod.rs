@@ -1,86 +1,100 @@
-//! Probes the runs of the current generation's containers, and knows how each run stands.
+//! Probes the runs of the current generation's containers, and knows what was found of each run.
 //!
 //! *Flow*: each pass towards the current generation hands over what it observed
 //! ([`Prober::reconcile`]); a run that is as declared and has probes gets a task, one that is not
 //! there any more loses its own. Whoever observes reads what is known ([`Prober::standing`]) and
-//! starts nothing: of a graph that is not the current one, only those runs are known whose probes
-//! are the same.
+//! starts nothing: of a graph that is not the current one, only those runs are known whose probes are
+//! the same.
 //!
-//! The startup probe comes first, until it says yes. Then readiness, until it says yes, once for
-//! each run: it is what a switch and a dependency wait for. Beside it liveness, for good. A run
-//! whose startup or liveness probe says no as often as it may is unhealthy: that is data, for the
-//! planner to decide on. Its task waits for the planner's step ([`Prober::end`]) and then ends the
-//! run, which may take as long as the container may; no pass waits for it.
+//! The startup probe comes first, until it succeeds. Then readiness, for as long as the container
+//! runs: it may be lost again, after as many failures in a row as the probe allows. Beside it
+//! liveness. A run whose startup or liveness probe fails as often as it may is unhealthy: that is
+//! data, and the planner decides what follows.
 
 mod ask;
 
 use crate::{
-    actuate,
-    pods::host::Host,
-    probe::ask::{Run, ask, pause},
+    dirty::Dirty,
+    events::Events,
+    pods::{Pods, RunId},
 };
+use ask::{ask, pause};
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 use tank_model::{Digest, Graph, Key, Name, Node, graph::LifecycleNode, spec::Probe};
 use tank_plan::{
     Observed,
-    observed::{Probed, State, Unhealthy},
+    observed::{Probed, State},
 };
-use tank_proto::shim::ContainerState;
-use tokio::{sync::oneshot, task::AbortHandle, time::sleep};
-
-/// How long after an end that failed it is asked for again.
-const END_AGAIN: Duration = Duration::from_secs(1);
+use tokio::{task::AbortHandle, time::sleep};
 
 /// What is known of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Standing {
     pub ready: bool,
-    pub unhealthy: Option<Unhealthy>,
+    /// The probe that has failed as often as it may.
+    pub failed: Option<Probed>,
 }
 
-/// How a run is asked to end: the signal, and the time until it is killed.
-type End = (i32, Duration);
+/// Which run, and by which probes: a new start, and a new probe, has to become ready anew.
+type ProbedRun = (RunId, Digest);
+
+/// Where a pod's ports are. None: it has no network.
+pub type AddressOf<'a> = dyn Fn(&Name) -> Option<IpAddr> + 'a;
 
 /// A run that is probed.
 #[derive(Debug)]
 struct Probing {
     standing: Standing,
-    /// Where an unhealthy run waits for the planner's word.
-    end: Option<oneshot::Sender<End>>,
     task: AbortHandle,
 }
 
+/// What a task is for.
+#[derive(Clone, Debug)]
+struct Target {
+    run: ProbedRun,
+    probes: LifecycleNode,
+    address: Option<IpAddr>,
+}
+
 /// The tasks, by their runs: no more than there are running containers.
-#[derive(Debug, Default)]
-pub struct Prober(Mutex<BTreeMap<Run, Probing>>);
+pub struct Prober {
+    pods: Arc<Pods>,
+    events: Arc<Events>,
+    dirty: Arc<Dirty>,
+    runs: Mutex<BTreeMap<ProbedRun, Probing>>,
+}
 
 impl Prober {
-    fn runs(&self) -> MutexGuard<'_, BTreeMap<Run, Probing>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn new(pods: Arc<Pods>, events: Arc<Events>, dirty: Arc<Dirty>) -> Self {
+        Self {
+            pods,
+            events,
+            dirty,
+            runs: Mutex::default(),
+        }
+    }
+
+    fn runs(&self) -> MutexGuard<'_, BTreeMap<ProbedRun, Probing>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How a run stands by the probes of `graph`. One that is not probed by these has yet to become
     /// ready by them.
-    pub fn standing(&self, graph: &Graph, pod: &Name, container: &Name, started: u64) -> Standing {
-        let Some((probes, hash)) = probes(graph, pod, container) else {
-            return Standing {
-                ready: true,
-                unhealthy: None,
-            };
-        };
-        let known = self
-            .runs()
-            .get(&(pod.clone(), container.clone(), started, hash))
-            .map(|probing| probing.standing);
-        known.unwrap_or(unknown(probes))
+    pub fn standing(&self, graph: &Graph, run: &RunId) -> Standing {
+        standing_in(&self.runs(), graph, run)
     }
 
-    /// Probes the runs of the current generation, and no others.
-    pub fn reconcile(&self, host: &Arc<Host>, current: &Graph, observed: &Observed) {
+    /// Probes the runs of the current generation, and no others. Needs a tokio runtime.
+    pub fn reconcile(
+        self: &Arc<Self>,
+        current: &Graph,
+        observed: &Observed,
+        address_of: &AddressOf<'_>,
+    ) {
         let wanted = wanted(current, observed);
         let mut runs = self.runs();
         runs.retain(|run, probing| {
@@ -92,37 +106,143 @@ impl Prober {
         });
         for (run, probes) in wanted {
             runs.entry(run.clone()).or_insert_with(|| {
+                let address = address_of(&run.0.0);
+                let target = Target {
+                    run,
+                    probes: probes.clone(),
+                    address,
+                };
                 // It comes to its own entry when this lock is released.
-                let task =
-                    tokio::spawn(watch(Arc::clone(host), run, probes.clone())).abort_handle();
+                let prober = Arc::clone(self);
+                let task = tokio::spawn(async move { prober.watch(&target).await });
                 Probing {
                     standing: unknown(probes),
-                    end: None,
-                    task,
+                    task: task.abort_handle(),
                 }
             });
         }
     }
 
-    /// Lets an unhealthy run end. It is ending when this returns; of any other run nothing is done.
-    pub fn end(&self, pod: &Name, container: &Name, signal: i32, timeout: Duration) {
-        let mut runs = self.runs();
-        let own = runs
-            .iter_mut()
-            .filter(|((of, name, ..), _)| of == pod && name == container);
-        for (_, probing) in own {
-            let (Some(unhealthy), Some(end)) =
-                (&mut probing.standing.unhealthy, probing.end.take())
-            else {
-                continue;
-            };
-            unhealthy.ending = end.send((signal, timeout)).is_ok();
+    /// Changes what is known of a run; false when it is not probed any more.
+    fn set(&self, run: &ProbedRun, change: impl FnOnce(&mut Standing)) -> bool {
+        self.runs()
+            .get_mut(run)
+            .map(|probing| change(&mut probing.standing))
+            .is_some()
+    }
+
+    /// Probes a run until it is aborted.
+    async fn watch(&self, target: &Target) {
+        let probes = &target.probes;
+        if let Some(startup) = &probes.startup
+            && !self.starts_up(target, startup).await
+        {
+            return self.fail(target, Probed::Startup).await;
+        }
+        tokio::join!(self.watch_readiness(target), self.watch_liveness(target));
+    }
+
+    /// Asks until the answer is yes; false when it was no as often as it may be.
+    async fn starts_up(&self, target: &Target, startup: &Probe) -> bool {
+        sleep(startup.delay.duration()).await;
+        let mut failures = 0;
+        while !ask(&self.pods, target, startup).await {
+            failures += 1;
+            if failures >= startup.failures {
+                return false;
+            }
+            pause(startup).await;
+        }
+        true
+    }
+
+    async fn watch_readiness(&self, target: &Target) {
+        let Some(readiness) = &target.probes.readiness else {
+            // With a startup probe only, what came up is ready.
+            if target.probes.is_probed() {
+                self.set_ready(target, true);
+            }
+            return;
+        };
+        sleep(readiness.delay.duration()).await;
+        let (mut ready, mut failures) = (false, 0);
+        loop {
+            if ask(&self.pods, target, readiness).await {
+                failures = 0;
+                if !ready {
+                    ready = true;
+                    self.set_ready(target, true);
+                }
+            } else if ready {
+                failures += 1;
+                if failures >= readiness.failures {
+                    ready = false;
+                    self.set_ready(target, false);
+                }
+            }
+            pause(readiness).await;
         }
     }
 
-    /// Writes down what was found out; false when the run is not probed any more.
-    fn set(&self, run: &Run, change: impl FnOnce(&mut Probing)) -> bool {
-        self.runs().get_mut(run).map(change).is_some()
+    fn set_ready(&self, target: &Target, ready: bool) {
+        let ((pod, container, _), _) = &target.run;
+        if self.set(&target.run, |standing| standing.ready = ready) {
+            let (kind, is) = if ready {
+                ("ready", "is ready")
+            } else {
+                ("unready", "is not ready")
+            };
+            self.events.add(
+                kind,
+                Some(pod.as_str()),
+                format!("container {container} {is}"),
+            );
+            self.dirty.mark();
+        }
+    }
+
+    async fn watch_liveness(&self, target: &Target) {
+        let Some(liveness) = &target.probes.liveness else {
+            return;
+        };
+        sleep(liveness.delay.duration()).await;
+        let mut failures = 0;
+        while failures < liveness.failures {
+            failures = if ask(&self.pods, target, liveness).await {
+                0
+            } else {
+                failures + 1
+            };
+            if failures < liveness.failures {
+                pause(liveness).await;
+            }
+        }
+        self.fail(target, Probed::Liveness).await;
+    }
+
+    /// A run's probe has failed as often as it may: the planner decides what follows.
+    async fn fail(&self, target: &Target, probe: Probed) {
+        // One that has ended is no unhealthy run: nobody could have answered.
+        if !self.is_running(&target.run.0).await {
+            return;
+        }
+        let ((pod, container, _), _) = &target.run;
+        let message = format!("container {container}: {}", probe.failure());
+        self.events.add("unhealthy", Some(pod.as_str()), message);
+        self.set(&target.run, |standing| standing.failed = Some(probe));
+        self.dirty.mark();
+    }
+
+    async fn is_running(&self, (pod, container, started): &RunId) -> bool {
+        let Some(shim) = self.pods.get(pod) else {
+            return false;
+        };
+        let Ok(state) = shim.state().await else {
+            return false;
+        };
+        state.containers.iter().any(|found| {
+            found.name == container.as_str() && found.exited.is_none() && found.started == *started
+        })
     }
 }
 
@@ -141,138 +261,42 @@ fn probes<'a>(
     }
 }
 
+fn standing_in(runs: &BTreeMap<ProbedRun, Probing>, graph: &Graph, run: &RunId) -> Standing {
+    let Some((probes, hash)) = probes(graph, &run.0, &run.1) else {
+        return Standing {
+            ready: true,
+            failed: None,
+        };
+    };
+    let known = runs
+        .get(&(run.clone(), hash))
+        .map(|probing| probing.standing);
+    known.unwrap_or(unknown(probes))
+}
+
 fn unknown(probes: &LifecycleNode) -> Standing {
     Standing {
         ready: !probes.is_probed(),
-        unhealthy: None,
+        failed: None,
     }
 }
 
 /// The runs that are probed: those that were started from what `graph` declares. Pure.
-fn wanted<'a>(graph: &'a Graph, observed: &Observed) -> BTreeMap<Run, &'a LifecycleNode> {
+fn wanted<'a>(graph: &'a Graph, observed: &Observed) -> BTreeMap<ProbedRun, &'a LifecycleNode> {
     let mut wanted = BTreeMap::new();
     for (pod, found) in &observed.pods {
         for (name, container) in &found.containers {
-            let declared = graph
-                .container(pod, name)
-                .is_some_and(|(_, hash)| hash == container.hash);
-            if declared
+            let declared = graph.container(pod, name);
+            if declared.is_some_and(|(_, hash)| hash == container.hash)
                 && matches!(container.state, State::Running { .. })
                 && let Some((probes, hash)) = probes(graph, pod, name)
             {
-                wanted.insert((pod.clone(), name.clone(), container.since, hash), probes);
+                let run = (pod.clone(), name.clone(), container.since);
+                wanted.insert((run, hash), probes);
             }
         }
     }
     wanted
-}
-
-/// Probes a run until it is aborted.
-async fn watch(host: Arc<Host>, run: Run, probes: LifecycleNode) {
-    if let Some(startup) = &probes.startup
-        && !until(&host, &run, startup, Some(startup.failures)).await
-    {
-        return fail(&host, &run, Probed::Startup).await;
-    }
-    let readiness = async {
-        if let Some(readiness) = &probes.readiness {
-            until(&host, &run, readiness, None).await;
-        }
-        if probes.is_probed()
-            && host
-                .prober
-                .set(&run, |probing| probing.standing.ready = true)
-        {
-            host.events.add(
-                "ready",
-                Some(run.0.as_str()),
-                format!("container {} is ready", run.1),
-            );
-            host.wake.notify_one();
-        }
-    };
-    let liveness = async {
-        if let Some(liveness) = &probes.liveness {
-            sleep(liveness.delay.duration()).await;
-            let mut failed = 0;
-            loop {
-                failed = if ask(&host, &run, liveness).await {
-                    0
-                } else {
-                    failed + 1
-                };
-                if failed >= liveness.failures {
-                    return fail(&host, &run, Probed::Liveness).await;
-                }
-                pause(liveness).await;
-            }
-        }
-    };
-    tokio::join!(readiness, liveness);
-}
-
-/// Asks until the answer is yes; false when it was no so many times.
-async fn until(host: &Host, run: &Run, probe: &Probe, failures: Option<u32>) -> bool {
-    sleep(probe.delay.duration()).await;
-    let mut failed = 0;
-    while !ask(host, run, probe).await {
-        failed += 1;
-        if failures.is_some_and(|most| failed >= most) {
-            return false;
-        }
-        pause(probe).await;
-    }
-    true
-}
-
-/// Calls a run unhealthy, and ends it once the planner has decided so.
-async fn fail(host: &Host, run: &Run, probe: Probed) {
-    // One that has ended is no unhealthy run: nobody could have answered.
-    if running(host, run).await.is_none() {
-        return;
-    }
-    host.events.add(
-        "unhealthy",
-        Some(run.0.as_str()),
-        format!("container {}: {}", run.1, probe.failure()),
-    );
-    loop {
-        let (sender, receiver) = oneshot::channel();
-        host.prober.set(run, |probing| {
-            probing.standing.unhealthy = Some(Unhealthy {
-                probe,
-                ending: false,
-            });
-            probing.end = Some(sender);
-        });
-        host.wake.notify_one();
-        let Ok((signal, limit)) = receiver.await else {
-            return;
-        };
-        let Some(shim) = host.shim(&run.0) else {
-            return;
-        };
-        // The task of a run is aborted before another run begins: what is signalled is this one.
-        match actuate::end(&shim, &run.1, signal, limit).await {
-            Ok(()) => return,
-            Err(failure) => {
-                host.events.add(
-                    "failed",
-                    Some(run.0.as_str()),
-                    format!("can't {}: {}", failure.what, failure.why),
-                );
-                sleep(END_AGAIN).await;
-            }
-        }
-    }
-}
-
-/// What the shim says of a run that has not ended.
-async fn running(host: &Host, run: &Run) -> Option<ContainerState> {
-    let state = host.shim(&run.0)?.state().await.ok()?;
-    state.containers.into_iter().find(|found| {
-        found.name == run.1.as_str() && found.exited.is_none() && found.started == run.2
-    })
 }
 
 #[cfg(test)]
@@ -333,15 +357,10 @@ mod tests {
                 .expect("probes")
                 .1
         };
-        assert_eq!(
-            runs(&one, &host),
-            [(name("web"), name("probed"), 1_000, hash(&one))]
-        );
+        let run = || (name("web"), name("probed"), 1_000);
+        assert_eq!(runs(&one, &host), [(run(), hash(&one))]);
         // Another probe of the same run.
-        assert_eq!(
-            runs(&other, &host),
-            [(name("web"), name("probed"), 1_000, hash(&other))]
-        );
+        assert_eq!(runs(&other, &host), [(run(), hash(&other))]);
         assert_ne!(hash(&one), hash(&other));
         let change = |host: &mut Observed, change: &dyn Fn(&mut Container)| {
             host.pods
@@ -362,24 +381,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_probed_is_not_known_and_nothing_is_begun_by_asking() {
-        let prober = Prober::default();
+    fn what_is_not_probed_is_not_known() {
         let live = graph(&serde_json::json!({ "tcp": { "port": 1 } }));
-        let standing = |name_of: &str| prober.standing(&live, &name("web"), &name(name_of), 1_000);
-        assert_eq!(
-            standing("probed"),
-            Standing {
-                ready: true,
-                unhealthy: None
-            }
-        );
-        assert_eq!(
-            standing("plain"),
-            Standing {
-                ready: true,
-                unhealthy: None
-            }
-        );
-        assert!(prober.runs().is_empty());
+        let run = |container: &str| (name("web"), name(container), 1_000);
+        let none = BTreeMap::new();
+        let unprobed = Standing {
+            ready: true,
+            failed: None,
+        };
+        assert_eq!(standing_in(&none, &live, &run("probed")), unprobed);
+        assert_eq!(standing_in(&none, &live, &run("plain")), unprobed);
     }
 }

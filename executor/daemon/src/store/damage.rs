@@ -16,6 +16,7 @@ fn generation(number: u64) -> Generation {
         (number > 1).then(|| number - 1),
     );
     Generation {
+        rollback: None,
         number,
         root,
         parent,

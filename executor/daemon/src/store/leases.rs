@@ -164,6 +164,7 @@ mod tests {
         take(store, pods);
         let parent = store.current().expect("reads");
         let generation = Generation {
+            rollback: None,
             number,
             root: graph.root(),
             parent,

@@ -20,6 +20,7 @@
 
 #[cfg(test)]
 mod damage;
+pub mod graphs;
 pub mod leases;
 #[cfg(test)]
 pub mod memory;
@@ -31,11 +32,7 @@ use leases::Leases;
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Gate, Generation, Outcome};
 
-/// Leases are counted from here: the network's first address is the bridge's own.
-pub const FIRST_LEASE: u32 = 2;
-
-/// How many leases there are: ids below 2³¹ in steps of 65,536 (see [`crate::settings`]).
-pub const LEASES: u32 = 4_000;
+pub use crate::settings::{FIRST_LEASE, LEASES};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -122,6 +119,8 @@ mod conformance {
     fn generation(number: u64, parent: Option<u64>) -> Generation {
         let root = Digest::of(&number.to_be_bytes());
         Generation {
+            rollback: None,
+            rollback: None,
             number,
             root,
             parent,

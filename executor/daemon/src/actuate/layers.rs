@@ -1,0 +1,127 @@
+//! A container's root: its image's layers under an upper layer of its own.
+
+use super::Actuator;
+use crate::{
+    images::Image,
+    pods::{fail, failure},
+};
+use rustix::fs::OFlags;
+use std::{
+    fs,
+    io::Read,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{PermissionsExt, chown},
+    },
+    path::{Path, PathBuf},
+};
+use tank_model::Name;
+use tank_proto::shim::Failure;
+use tank_sys::mount;
+
+/// Makes the layer below every image: the places on which Tank mounts something in every container.
+/// An image that lacks one (few have an `/etc/hosts`) would have it made in each container anew,
+/// which takes an upper layer a directory, a file and a renaming each. What an image has covers it.
+pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
+    for name in ["dev", "etc", "proc", "sys"] {
+        fs::create_dir_all(dir.join(name))?;
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755))?;
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    for name in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
+        let file = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(dir.join(name))?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
+}
+
+/// An overlay of the image's layers, each seen through the pod's ids, with a fresh upper directory.
+pub fn root_mount(
+    host: &Actuator,
+    image: &Image,
+    pod: &Name,
+    container: &Name,
+    user_namespace: std::os::fd::BorrowedFd<'_>,
+    base: u32,
+) -> Result<OwnedFd, Failure> {
+    let scratch = host
+        .settings
+        .scratch_dir(pod.as_str())
+        .join(container.as_str());
+    move_away(&scratch, &stale(host, pod, container))
+        .map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
+    let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+    for dir in [&upper, &work] {
+        fs::create_dir_all(dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;
+    }
+    chown(&upper, Some(base), Some(base)).map_err(|e| fail("own the upper directory", e))?;
+    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))
+        .map_err(|e| fail("open the upper directory", e))?;
+    let mut layers = Vec::new();
+    for layer in [&host.settings.skeleton_dir()]
+        .into_iter()
+        .chain(&image.layers)
+    {
+        let fd = mount::clone_tree(layer, false).map_err(|e| failure(&e))?;
+        mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
+        layers.push(fd);
+    }
+    let places = scratch.join("layers");
+    mount::overlay(&layers, &upper, &work, &places).map_err(|e| failure(&e))
+}
+
+/// Where the upper directory of the run before is until it is removed. No container has such a
+/// name.
+pub fn stale(host: &Actuator, pod: &Name, container: &Name) -> PathBuf {
+    host.settings
+        .scratch_dir(pod.as_str())
+        .join(format!(".{container}"))
+}
+
+/// Moves a directory that may not be there away: what a container wrote can be much, and its
+/// successor need not wait until it is removed.
+fn move_away(dir: &Path, stale: &Path) -> std::io::Result<()> {
+    // Left by a daemon that ended meanwhile.
+    remove_dir(stale)?;
+    match fs::rename(dir, stale) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes what a daemon that ended on the way has moved away and not removed. Before anything is
+/// started.
+pub fn remove_stale(host: &Actuator) {
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    for pod in entries(&host.settings.state_dir.join("scratch")) {
+        for entry in entries(&pod.path())
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
+        {
+            if let Err(error) = remove_dir(&entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "what was moved away stays");
+            }
+        }
+    }
+}
+
+/// Removes a directory of Tank's own that may not be there.
+pub fn remove_dir(path: &Path) -> std::io::Result<()> {
+    match tank_sys::remove::tree(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// A small file of the image; empty when it has none.
+pub fn read_in_root(root: &OwnedFd, path: &str) -> String {
+    let Ok(file) = mount::open_in_root(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK)
+    else {
+        return String::new();
+    };
+    let mut bytes = Vec::new();
+    let _ = fs::File::from(file).take(1 << 20).read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}

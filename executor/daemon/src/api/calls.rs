@@ -1,0 +1,258 @@
+//! Each method of the interface: from its parameters to what the floors below are asked, and from
+//! what they say to its reply.
+
+use super::{
+    client::Client,
+    exec::{self, target},
+    refusal::{Refusal, internal, of_shim},
+    streams::while_connected,
+    views,
+};
+use crate::generations::{Generations, MAX_PROGRESS, ProgressSender, Request, Switch};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use tank_model::{Config, canonical, diff};
+use tank_proto::{
+    shim::Request as ShimRequest,
+    varlink::{self, DiffCall, Error, Method, SwitchCall},
+};
+use tokio::sync::mpsc;
+
+impl Client {
+    /// Answers a call.
+    // long: one arm a method
+    pub async fn dispatch(
+        &mut self,
+        method: Method,
+        more: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
+        let generations = Arc::clone(&self.generations);
+        let uid = self.uid;
+        match method {
+            Method::Status {} => {
+                let status = status(&generations).await?;
+                self.reply(&status, false, Vec::new()).await
+            }
+            Method::Diff(call) => {
+                let diff = diff_reply(&generations, call, uid);
+                let diff = while_connected(&self.stream, diff).await?;
+                self.reply(&diff, false, Vec::new()).await
+            }
+            Method::Switch(call) => {
+                let switch = to_switch(call, uid);
+                let work = async move |progress: ProgressSender| {
+                    generations.switch(&switch, &progress).await
+                };
+                self.change(work, more).await
+            }
+            Method::Delete { pod } => {
+                let work = async move |progress: ProgressSender| {
+                    generations.delete(&pod, uid, &progress).await
+                };
+                self.change(work, more).await
+            }
+            Method::Rollback { to } => {
+                let work = async move |progress: ProgressSender| {
+                    generations.rollback(to, uid, &progress).await
+                };
+                self.change(work, more).await
+            }
+            Method::Generations {} => {
+                let generations = generations.list()?.iter().map(views::generation).collect();
+                self.reply(
+                    &varlink::GenerationsReply { generations },
+                    false,
+                    Vec::new(),
+                )
+                .await
+            }
+            Method::GetGeneration { number } => {
+                let _place = self.long_reply().await?;
+                let read = move || generation_reply(&generations, number);
+                let reply = tokio::task::spawn_blocking(read).await;
+                let reply = reply.map_err(|e| internal("read a generation", e))??;
+                self.reply(&reply, false, Vec::new()).await
+            }
+            Method::GenerationDiff { from, to } => {
+                let _place = self.long_reply().await?;
+                let compare = move || generation_diff(&generations, from, to);
+                let reply = tokio::task::spawn_blocking(compare).await;
+                let reply = reply.map_err(|e| internal("compare", e))??;
+                self.reply(&reply, false, Vec::new()).await
+            }
+            Method::List {} => {
+                let (_, graph) = generations.current()?;
+                let observed = generations.reconciler().observe(&graph).await?;
+                let pods = views::pods(&graph, &observed);
+                self.reply(&varlink::ListReply { pods }, false, Vec::new())
+                    .await
+            }
+            Method::Get { pod } => {
+                let _place = self.long_reply().await?;
+                let reply = get_reply(&generations, &pod).await?;
+                self.reply(&reply, false, Vec::new()).await
+            }
+            Method::Exec(call) => {
+                let (pid, fds) = exec::exec(&generations, call, fds).await?;
+                self.reply(&varlink::ExecReply { pid }, false, fds).await
+            }
+            Method::Attach { pod, container } => {
+                let (pod, container) = target(&generations, &pod, container.as_deref())?;
+                let shim = exec::shim(&generations, &pod, &container)?;
+                let request = ShimRequest::Attach {
+                    container: container.to_string(),
+                };
+                let answer = shim.request(&request, &[]).await;
+                let refused = |e| of_shim(e, pod.as_str(), container.as_str());
+                let (_, fds) = answer.map_err(refused)?;
+                let reply = varlink::AttachReply {
+                    container: container.to_string(),
+                };
+                self.reply(&reply, false, fds).await
+            }
+            Method::Logs(call) => self.logs(&generations, call, more).await,
+            Method::Why { field } => {
+                let reply = tokio::task::spawn_blocking(move || generations.why(&field)).await;
+                let reason = reply.map_err(|e| internal("look for the reason", e))??;
+                self.reply(&views::reason(reason), false, Vec::new()).await
+            }
+            Method::Resolve { images } => {
+                let resolve = async { Ok(generations.resolve(images).await?) };
+                let resolved = while_connected(&self.stream, resolve).await?;
+                self.reply(&views::resolved(&resolved), false, Vec::new())
+                    .await
+            }
+            Method::Events { follow } => {
+                self.events(&generations, follow == Some(true), more).await
+            }
+        }
+    }
+
+    /// Starts a change and sends its progress.
+    async fn change<W, F>(&mut self, work: W, more: bool) -> Result<(), Refusal>
+    where
+        W: FnOnce(ProgressSender) -> F,
+        F: Future<Output = ChangeResult> + Send + 'static,
+    {
+        let (sender, progress) = mpsc::channel(MAX_PROGRESS);
+        let work = tokio::spawn(work(sender));
+        self.stream_change(work, progress, more).await
+    }
+}
+
+type ChangeResult = Result<crate::generations::Switched, crate::generations::Error>;
+
+fn to_switch(call: SwitchCall, uid: u32) -> Switch {
+    let base_dir = call.base_dir.as_deref().map(Path::new);
+    let mut request = Request::new(call.config, base_dir, &call.source, uid);
+    request.merge = call.merge == Some(true);
+    request.replace = call.replace == Some(true);
+    request.set_files(&call.files.unwrap_or_default());
+    Switch {
+        request,
+        source: call.source,
+        plan: call.plan,
+        parent: call.parent,
+        wait: call.wait,
+        rollback: call.rollback != Some(false),
+        provenance: call.provenance,
+        timings: call.timings == Some(true),
+    }
+}
+
+/// None: the drift of the current generation is asked for.
+fn to_request(call: DiffCall, uid: u32) -> Option<Request> {
+    let base_dir = call.base_dir.as_deref().map(Path::new);
+    let asked = call.source.as_deref().unwrap_or("diff");
+    let mut request = Request::new(call.config?, base_dir, asked, uid);
+    request.merge = call.merge == Some(true);
+    request.replace = call.replace == Some(true);
+    request.set_files(&call.files.unwrap_or_default());
+    Some(request)
+}
+
+async fn status(generations: &Generations) -> Result<varlink::StatusReply, Refusal> {
+    let (generation, graph) = generations.current()?;
+    let observed = generations.reconciler().observe(&graph).await?;
+    let pods = views::pods(&graph, &observed);
+    Ok(varlink::StatusReply {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        generation,
+        root: generation.map(|_| graph.root().to_string()),
+        pods: pods.len() as u64,
+        running: pods.iter().filter(|pod| pod.state == "running").count() as u64,
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+    })
+}
+
+async fn diff_reply(
+    generations: &Generations,
+    call: DiffCall,
+    uid: u32,
+) -> Result<varlink::DiffReply, Refusal> {
+    let (parent, before, after) = match to_request(call, uid) {
+        None => {
+            let (parent, before) = generations.current()?;
+            (parent, Arc::clone(&before), before)
+        }
+        Some(request) => {
+            let (progress, _) = mpsc::channel(1);
+            let intent = generations.intend(&request, &progress).await?;
+            (intent.current, intent.before, intent.graph)
+        }
+    };
+    let planned = generations.preview(&after, &before).await?;
+    let plan = planned.plan;
+    Ok(varlink::DiffReply {
+        changes: views::changes(&diff::diff(&before, &after)),
+        steps: plan.steps.iter().map(views::step).collect(),
+        waiting: views::not_done(&plan),
+        plan: plan.hash(after.root()).to_string(),
+        parent,
+    })
+}
+
+async fn get_reply(generations: &Generations, pod: &str) -> Result<varlink::GetReply, Refusal> {
+    let (_, graph) = generations.current()?;
+    let name = generations.declared(&graph, pod)?;
+    let observed = generations.reconciler().observe(&graph).await?;
+    let mut config = graph.config();
+    config.pods.retain(|other, _| *other == name);
+    let pod = views::pod(&name, &graph, &observed);
+    Ok(varlink::GetReply {
+        pod,
+        config: canonical_text("encode a pod", &config)?,
+    })
+}
+
+fn generation_diff(
+    generations: &Generations,
+    from: u64,
+    to: u64,
+) -> Result<varlink::ChangesReply, Refusal> {
+    let (from, to) = (generations.graph_of(from)?, generations.graph_of(to)?);
+    Ok(varlink::ChangesReply {
+        changes: views::changes(&diff::diff(&from, &to)),
+    })
+}
+
+fn generation_reply(
+    generations: &Generations,
+    number: Option<u64>,
+) -> Result<varlink::GenerationReply, Refusal> {
+    let (entry, config) = generations.get(number)?;
+    let config = canonical_text("encode a generation", &config)?;
+    Ok(varlink::GenerationReply {
+        generation: views::generation(&entry),
+        config,
+    })
+}
+
+fn canonical_text(what: &str, config: &Config) -> Result<String, Error> {
+    let bytes = canonical::encode(config).map_err(|e| internal(what, e))?;
+    String::from_utf8(bytes).map_err(|e| internal(what, e))
+}

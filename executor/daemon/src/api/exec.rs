@@ -1,0 +1,122 @@
+//! Processes in running containers.
+
+use super::refusal::{Refusal, internal, of_shim};
+use crate::{
+    generations::Generations,
+    pods::{Shim, unexpected},
+};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+use tank_model::Name;
+use tank_proto::{
+    shim::{ExecSpec, Failure, FailureKind, Reply, Request},
+    varlink::{Error, ExecCall},
+};
+
+/// The container a command is about: the one named, or the only one.
+pub fn target(
+    generations: &Generations,
+    pod: &str,
+    container: Option<&str>,
+) -> Result<(Name, Name), Refusal> {
+    let (_, graph) = generations.current()?;
+    let pod = generations.declared(&graph, pod)?;
+    let known: Vec<Name> = graph
+        .containers(&pod)
+        .map(|(name, _, _)| name.clone())
+        .collect();
+    let inits: Vec<Name> = graph.init(&pod).map(|(name, ..)| name.clone()).collect();
+    let found = match container {
+        Some(wanted) => known
+            .iter()
+            .chain(&inits)
+            .find(|name| name.as_str() == wanted),
+        None if known.len() == 1 => known.first(),
+        None => None,
+    };
+    let found = found.cloned().ok_or_else(|| Error::NoSuchContainer {
+        pod: pod.to_string(),
+        container: container.map(str::to_owned),
+        known: known.iter().map(ToString::to_string).collect(),
+    })?;
+    Ok((pod, found))
+}
+
+pub async fn exec(
+    generations: &Generations,
+    call: ExecCall,
+    streams: Vec<OwnedFd>,
+) -> Result<(i32, Vec<OwnedFd>), Refusal> {
+    let (pod, container) = target(generations, &call.pod, call.container.as_deref())?;
+    let program = call.argv.first().cloned().unwrap_or_default();
+    if program.is_empty() {
+        return Err(Error::Invalid {
+            problems: vec!["no command is given".to_owned()],
+        }
+        .into());
+    }
+    let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
+    if terminal.is_none() && streams.len() != 3 {
+        return Err(Error::Invalid {
+            problems: vec!["without a terminal, three streams have to come along".to_owned()],
+        }
+        .into());
+    }
+    if let Some(cwd) = call.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
+        let problem = format!(
+            "the working directory `{cwd}` is not absolute: name it from the container's `/`"
+        );
+        return Err(Error::Invalid {
+            problems: vec![problem],
+        }
+        .into());
+    }
+    // Neither a client's terminal nor a directory of its is ever handed into a container.
+    tank_sys::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| Error::Invalid {
+        problems: vec![why],
+    })?;
+    let shim = shim(generations, &pod, &container)?;
+    let spec = ExecSpec {
+        container: container.to_string(),
+        argv: call.argv,
+        env: call.env.into_iter().collect(),
+        cwd: call.cwd,
+        terminal,
+        kill_on_close: false,
+    };
+    let text = serde_json::to_vec(&spec).map_err(|e| internal("write a specification", e))?;
+    let sealed = tank_sys::packet::sealed("exec", &text)
+        .map_err(|e| internal("write a specification", e))?;
+    let fds: Vec<_> = std::iter::once(sealed.as_fd())
+        .chain(streams.iter().map(AsFd::as_fd))
+        .collect();
+    let refused = match shim.request(&Request::Exec, &fds).await {
+        Ok((Reply::Executed { pid }, fds)) => return Ok((pid, fds)),
+        Ok((other, _)) => of_shim(unexpected(&other), pod.as_str(), container.as_str()),
+        Err(Failure {
+            kind: FailureKind::NotFound,
+            ..
+        }) => Error::NotFound { program },
+        Err(Failure {
+            kind: FailureKind::NotExecutable,
+            ..
+        }) => Error::NotExecutable { program },
+        Err(failure) => of_shim(failure, pod.as_str(), container.as_str()),
+    };
+    Err(refused.into())
+}
+
+/// The shim of a pod whose container is asked for.
+pub fn shim(generations: &Generations, pod: &Name, container: &Name) -> Result<Arc<Shim>, Refusal> {
+    generations
+        .reconciler()
+        .actuator
+        .pods
+        .get(pod)
+        .ok_or_else(|| {
+            let (pod, container) = (pod.to_string(), container.to_string());
+            Error::NotRunning { pod, container }.into()
+        })
+}

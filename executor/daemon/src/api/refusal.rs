@@ -1,0 +1,192 @@
+//! What is sent back in place of a reply, and which error of the interface each error of this daemon
+//! is. The only place that knows both.
+
+use crate::{
+    actuate::sources::SourceError,
+    generations::Error as Refused,
+    reconcile::{Error as ReconcileError, with_causes},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tank_proto::{
+    call::Wrong,
+    shim::{Failure, FailureKind},
+    varlink::Error,
+};
+
+/// What is sent back: an error of the interface, of `org.varlink.service`, or that the client has
+/// gone.
+pub enum Refusal {
+    Error(Error),
+    Service(&'static str, Value),
+    Gone,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Wrong> for Refusal {
+    fn from(wrong: Wrong) -> Self {
+        match wrong {
+            Wrong::Interface(name) => {
+                Self::Service("InterfaceNotFound", json!({ "interface": name }))
+            }
+            Wrong::Method(name) => Self::Service("MethodNotFound", json!({ "method": name })),
+            Wrong::Parameter(name) => {
+                Self::Service("InvalidParameter", json!({ "parameter": name }))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct RawError {
+    error: String,
+    /// Left out where an error has none: clients tell `{}` from nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Value>,
+}
+
+impl RawError {
+    /// None: the client has gone, or the error can't be written.
+    pub fn new(refusal: Refusal) -> Option<Self> {
+        let (error, parameters) = match refusal {
+            Refusal::Gone => return None,
+            Refusal::Service(name, parameters) => {
+                (format!("org.varlink.service.{name}"), parameters)
+            }
+            Refusal::Error(error) => {
+                let value = serde_json::to_value(&error).ok()?;
+                (
+                    value["error"].as_str()?.to_owned(),
+                    value["parameters"].clone(),
+                )
+            }
+        };
+        let parameters = Some(parameters)
+            .filter(|value| value.as_object().is_none_or(|fields| !fields.is_empty()));
+        Some(Self { error, parameters })
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(error: Refused) -> Self {
+        Self::Error(wire(error))
+    }
+}
+
+impl From<ReconcileError> for Refusal {
+    fn from(error: ReconcileError) -> Self {
+        Refused::from(error).into()
+    }
+}
+
+fn failed(what: impl Into<String>, why: impl Into<String>) -> Error {
+    Error::Failed {
+        what: what.into(),
+        why: why.into(),
+    }
+}
+
+/// An error of this daemon as one of the interface.
+fn wire(error: Refused) -> Error {
+    match error {
+        Refused::Reconcile(ReconcileError::Store(error)) => {
+            failed("use the store", with_causes(&error))
+        }
+        Refused::Reconcile(ReconcileError::Observe(failure)) => failed(failure.what, failure.why),
+        Refused::Invalid(problems) => Error::Invalid { problems },
+        Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
+        Refused::NoSuchGeneration(number) => Error::NoSuchGeneration { number },
+        Refused::Image { image, source } => Error::ImageUnavailable {
+            image,
+            why: source.why,
+            help: source.help,
+        },
+        Refused::Reference { image, why } => Error::ImageUnavailable {
+            image,
+            why,
+            help: None,
+        },
+        Refused::WorkingDir { image, why } => {
+            let help = "set `working_dir` of its container to an absolute path".to_owned();
+            Error::ImageUnavailable {
+                image: image.to_string(),
+                why,
+                help: Some(help),
+            }
+        }
+        Refused::Source(SourceError::Volume { pod, volume, why }) => {
+            failed(format!("use the volume `{volume}` of pod `{pod}`"), why)
+        }
+        Refused::Source(SourceError::Secret { pod, why }) => {
+            failed(format!("use a secret of pod `{pod}`"), why)
+        }
+        Refused::OtherSource { pod, known, asked } => Error::OtherSource {
+            pod,
+            known: known.to_string(),
+            asked: asked.to_string(),
+        },
+        Refused::PlanChanged { expected, actual } => Error::PlanChanged {
+            expected,
+            actual: actual.to_string(),
+        },
+        Refused::Busy(under_way) => {
+            let what = match under_way {
+                Some((number, source)) => format!("generation {number} ({source})"),
+                None => "another change".to_owned(),
+            };
+            Error::Busy {
+                message: format!("{what} is under way; try again when it is done"),
+            }
+        }
+        Refused::Superseded {
+            generation,
+            by,
+            ended,
+        } => Error::Superseded {
+            generation,
+            by,
+            ended,
+        },
+        Refused::Ended(generation) => Error::Superseded {
+            generation,
+            by: String::new(),
+            ended: Some(generation),
+        },
+        Refused::NoSuccessor(ended) => failed(
+            format!("go on with generation {ended}"),
+            "a rollback ended the change and did not come to its own; tankd goes on",
+        ),
+        error @ Refused::CallerLeft => failed("change anything", error.to_string()),
+        error @ Refused::PassUnderWay(_) => {
+            failed("end the change that is on its way", error.to_string())
+        }
+        Refused::NothingGood(current) => failed(
+            "go back",
+            format!(
+                "no generation before {current} was good and is another one; `tank generations \
+                 list` shows them, and `tank generations rollback N` goes to any"
+            ),
+        ),
+        Refused::Internal { what, source } => failed(what, with_causes(source.as_ref())),
+    }
+}
+
+/// A shim's refusal in the words of the interface.
+pub fn of_shim(failure: Failure, pod: &str, container: &str) -> Error {
+    let (pod, container) = (pod.to_owned(), container.to_owned());
+    match failure.kind {
+        FailureKind::NotRunning => Error::NotRunning { pod, container },
+        FailureKind::NotATty => Error::NotATty { pod, container },
+        _ => failed(failure.what, failure.why),
+    }
+}
+
+/// Something of this daemon's own failed.
+pub fn internal(what: &str, error: impl std::fmt::Display) -> Error {
+    failed(what, error.to_string())
+}

@@ -1,0 +1,86 @@
+//! Why a change of the desired state, or a question about it, is refused.
+
+use crate::{actuate::sources::SourceError, images::ImageError, reconcile, store::StoreError};
+use std::time::Duration;
+use tank_model::{Digest, Reference, provenance::PodSource};
+
+/// What stops a change. Until its commit nothing was disturbed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Reconcile(#[from] reconcile::Error),
+    /// Each problem is a sentence with its field.
+    #[error("the configuration is not valid: {}", .0.join("; "))]
+    Invalid(Vec<String>),
+    #[error("no such pod: `{pod}`")]
+    NoSuchPod {
+        pod: String,
+        nearest: Option<String>,
+    },
+    #[error("no such generation{}", .0.map(|number| format!(": {number}")).unwrap_or_default())]
+    NoSuchGeneration(Option<u64>),
+    #[error("can't get the image `{image}`")]
+    Image { image: String, source: ImageError },
+    #[error("`{image}` is no reference of an image: {why}")]
+    Reference { image: String, why: String },
+    #[error("can't use the image `{image}`: {why}")]
+    WorkingDir { image: Reference, why: String },
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("pod `{pod}` comes from {known}, and {asked} is another source")]
+    OtherSource {
+        pod: String,
+        known: PodSource,
+        asked: PodSource,
+    },
+    #[error("the host has moved since that plan was made")]
+    PlanChanged { expected: String, actual: Digest },
+    /// The number and the source of the change that is under way, where that is known.
+    #[error("another change is under way")]
+    Busy(Option<(u64, String)>),
+    #[error("generation {generation} ({by}) came first")]
+    Superseded {
+        generation: u64,
+        by: String,
+        ended: Option<u64>,
+    },
+    /// A rollback ended the change that this generation is: which one, is found out by
+    /// [`super::Generations::name_successor`].
+    #[error("generation {0} was ended on its way")]
+    Ended(u64),
+    #[error("a rollback ended generation {0} and did not come to its own; tankd goes on")]
+    NoSuccessor(u64),
+    #[error("the caller has left before the commit")]
+    CallerLeft,
+    #[error("the pass under way has not ended for {} s", .0.as_secs())]
+    PassUnderWay(Duration),
+    #[error("no generation before {0} was good and is another one")]
+    NothingGood(u64),
+    #[error("can't {what}")]
+    Internal {
+        what: &'static str,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Reconcile(error.into())
+    }
+}
+
+/// Adds what was attempted to an error of this daemon's own.
+pub trait Context<T> {
+    /// # Errors
+    /// [`Error::Internal`].
+    fn doing(self, what: &'static str) -> Result<T, Error>;
+}
+
+impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T> for Result<T, E> {
+    fn doing(self, what: &'static str) -> Result<T, Error> {
+        self.map_err(|error| Error::Internal {
+            what,
+            source: error.into(),
+        })
+    }
+}

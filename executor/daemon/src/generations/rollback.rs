@@ -1,0 +1,136 @@
+//! Going back to an earlier generation, as a new one.
+
+use super::{
+    Error, Generations, ProgressSender, Stage, notify,
+    reach::{Aim, Committed, Switched},
+    switch::Change,
+};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+use tank_model::{Generation, Outcome, Rollback, generation::last_good};
+use tokio::{sync::MutexGuard, time::sleep};
+
+/// How long a rollback waits for the pass under way: longer than containers are usually given to
+/// stop.
+const PASS_LIMIT: Duration = Duration::from_secs(120);
+
+impl Generations {
+    /// Goes back to an earlier generation, as a new one; the newest good one that differs unless
+    /// `to` names another. It ends a change that is on its way, and is done when all that it
+    /// declares runs.
+    ///
+    /// # Errors
+    /// When there is no such generation, or the store refuses.
+    pub async fn rollback(
+        &self,
+        to: Option<u64>,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        let result = self.rollback_until_superseded(to, uid, progress).await;
+        self.name_successor(result).await
+    }
+
+    async fn rollback_until_superseded(
+        &self,
+        to: Option<u64>,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        // What can't be gone back to ends nothing.
+        self.target(to)?;
+        let _switching = self.supersede(progress).await?;
+        let (current, before) = self.current()?;
+        let (target, note) = self.target(to)?;
+        let is_pending = |number: &u64| {
+            self.store
+                .outcome(*number)
+                .is_ok_and(|outcome| outcome == Outcome::Pending)
+        };
+        let pending = current.filter(is_pending);
+        notify(progress, Stage::Note, note);
+        let change = Change {
+            graph: self.graphs.get(target.root)?,
+            source: format!("rollback to {}", target.number),
+            uid,
+            provenance: target.provenance,
+            rollback: Some(Rollback::To(target.number)),
+            aim: Aim::Running,
+        };
+        let number = self.committed(current, &before, &change, progress)?;
+        if let Some(pending) = pending {
+            self.store.set_outcome(pending, Outcome::RolledBack)?;
+        }
+        let Change { graph, aim, .. } = change;
+        let parent = current;
+        let committed = Committed {
+            number,
+            parent,
+            uid,
+            graph,
+            before,
+            aim,
+            verified: None,
+        };
+        self.converge(committed, progress).await
+    }
+
+    /// Takes the right to change the desired state from whoever has it: they stop after the pass
+    /// under way.
+    async fn supersede(&self, progress: &ProgressSender) -> Result<MutexGuard<'_, ()>, Error> {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.superseding.fetch_add(1, Ordering::SeqCst);
+        let _waiting = Waiting(&self.superseding);
+        tokio::select! {
+            guard = self.switch_lock.lock() => Ok(guard),
+            () = progress.closed() => Err(Error::CallerLeft),
+            () = sleep(PASS_LIMIT) => Err(Error::PassUnderWay(PASS_LIMIT)),
+        }
+    }
+
+    /// Which generation to go back to, and that in words.
+    fn target(&self, to: Option<u64>) -> Result<(Generation, String), Error> {
+        let read = |number: u64| -> Result<_, Error> {
+            let found = self.store.generation(number)?;
+            found
+                .map(|found| Ok((found, self.store.outcome(number)?)))
+                .transpose()
+        };
+        let current = self.store.current()?.ok_or(Error::NoSuchGeneration(to))?;
+        if let Some(number) = to {
+            let (found, outcome) = read(number)?.ok_or(Error::NoSuchGeneration(to))?;
+            let was = match outcome {
+                Outcome::Good => String::new(),
+                bad => format!("; it was {bad}"),
+            };
+            let note = format!("going back to generation {number} ({}){was}", found.source);
+            return Ok((found, note));
+        }
+        let newest = read(current)?.filter(|(_, outcome)| *outcome == Outcome::Pending);
+        let by_itself = match newest.as_ref().map(|(newest, _)| newest) {
+            // Who asks for what is being done already does not mean the one before.
+            Some(newest) if matches!(newest.rollback, Some(Rollback::To(_))) => {
+                let note = format!(
+                    "generation {current} ({}) is on its way already",
+                    newest.source
+                );
+                return Ok((newest.clone(), note));
+            }
+            Some(newest) => newest.rollback.is_some(),
+            None => false,
+        };
+        let found = last_good(current, by_itself, read)?.ok_or(Error::NothingGood(current))?;
+        let Generation { number, source, .. } = &found;
+        let note = format!(
+            "going back to generation {number} ({source}), the newest good one that differs"
+        );
+        Ok((found, note))
+    }
+}

@@ -1,0 +1,384 @@
+//! Changes that are committed: a switch, the removal of a pod, a seed.
+
+use super::{
+    Error, Generations, ProgressSender, Stage,
+    error::Context,
+    intent::{Intent, Request},
+    notify, ports,
+    reach::{Aim, Committed, Reached, Switched, Verified, Way},
+    request,
+};
+use crate::{events::now, faults, reconcile::with_causes, store};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use tank_model::{Digest, Gate, Generation, Graph, Outcome, Rollback};
+use tokio::{
+    sync::{MutexGuard, mpsc},
+    time::timeout,
+};
+
+/// How long a change waits for another one to be over: the loop takes the lock for as long as it
+/// settles what a daemon before it left.
+const LOCK_WAIT: Duration = Duration::from_millis(200);
+
+/// The most characters of a source.
+const MAX_SOURCE: usize = 512;
+
+/// What is asked of a switch.
+pub struct Switch {
+    pub request: Request,
+    /// What it asks for, in words.
+    pub source: String,
+    /// The hash of the plan that has to be carried out, or nothing.
+    pub plan: Option<String>,
+    /// The generation it was planned against. None: the one that is current when it begins.
+    pub parent: Option<u64>,
+    /// How long to wait for health, in milliseconds; none: as long as the host is set up to.
+    pub wait: Option<u64>,
+    /// Whether the parent is put back when the change does not become healthy.
+    pub rollback: bool,
+    /// Which line set each field: JSON of [`tank_model::provenance::Provenance`].
+    pub provenance: Option<String>,
+    /// Where the time went is wanted.
+    pub timings: bool,
+}
+
+/// A change that is about to be committed.
+pub(super) struct Change {
+    pub graph: Arc<Graph>,
+    pub source: String,
+    pub uid: u32,
+    /// Which line set each field, if that is known.
+    pub provenance: Option<Digest>,
+    pub rollback: Option<Rollback>,
+    pub aim: Aim,
+}
+
+impl Generations {
+    /// A switch. A caller that leaves before the commit ends it.
+    ///
+    /// # Errors
+    /// Whatever stops it before the commit; after it, how it went is the outcome.
+    pub async fn switch(
+        &self,
+        switch: &Switch,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        let result = self.switch_until_superseded(switch, progress).await;
+        self.name_successor(result).await
+    }
+
+    async fn switch_until_superseded(
+        &self,
+        switch: &Switch,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        let recording = switch.timings.then(|| self.timings.record());
+        let Request { merge, uid, .. } = switch.request;
+        let intent = tokio::select! {
+            intent = self.intend(&switch.request, progress) => intent?,
+            () = progress.closed() => return Err(Error::CallerLeft),
+        };
+        let Intent {
+            current,
+            before,
+            graph,
+            sources,
+        } = intent;
+        let _switching = self.begin(switch.parent.or(current)).await?;
+        ports::refuse_taken(&self.cgroups, &before, &graph).await?;
+        let verified = match &switch.plan {
+            Some(expected) => Some(self.verify(expected, &graph, &before).await?),
+            None => None,
+        };
+        let wait = switch.wait.unwrap_or(self.settings.config.wait.0);
+        let provenance = switch.provenance.as_deref();
+        let provenance = self.keep_provenance(provenance, current, merge, sources)?;
+        let gate = Gate {
+            rollback: switch.rollback,
+            wait,
+        };
+        let source = switch.source.chars().take(MAX_SOURCE).collect();
+        let aim = Aim::Healthy(gate);
+        let change = Change {
+            graph,
+            source,
+            uid,
+            provenance,
+            rollback: None,
+            aim,
+        };
+        let mut switched = self
+            .change(current, &before, change, verified, progress)
+            .await?;
+        switched.timings = recording.map(|recording| recording.read());
+        Ok(switched)
+    }
+
+    /// Makes the plan again, and keeps everybody from acting until it is carried out.
+    async fn verify(
+        &self,
+        expected: &str,
+        graph: &Arc<Graph>,
+        before: &Graph,
+    ) -> Result<Verified<'_>, Error> {
+        let lock = self.reconciler.lock().await;
+        let planned = self.reconciler.plan(graph, Some(before)).await?;
+        let actual = planned.plan.hash(graph.root());
+        if actual.to_string() != expected {
+            return Err(Error::PlanChanged {
+                expected: expected.to_owned(),
+                actual,
+            });
+        }
+        Ok(Verified { lock, planned })
+    }
+
+    /// Takes the right to change the desired state from what it was when the caller looked.
+    async fn begin(&self, parent: Option<u64>) -> Result<MutexGuard<'_, ()>, Error> {
+        let guard = timeout(LOCK_WAIT, self.switch_lock.lock()).await;
+        let current = self.store.current()?;
+        let newest = current
+            .map(|number| self.store.generation(number))
+            .transpose()?
+            .flatten();
+        match (guard, newest) {
+            (_, Some(newest)) if current != parent => {
+                let Generation { number, source, .. } = newest;
+                Err(Error::Superseded {
+                    generation: number,
+                    by: source,
+                    ended: None,
+                })
+            }
+            (Ok(guard), _) => Ok(guard),
+            (Err(_), newest) => {
+                let pending = |newest: &Generation| {
+                    Ok::<_, Error>(self.store.outcome(newest.number)? == Outcome::Pending)
+                };
+                match newest {
+                    Some(newest) if pending(&newest)? => {
+                        Err(Error::Busy(Some((newest.number, newest.source))))
+                    }
+                    _ => Err(Error::Busy(None)),
+                }
+            }
+        }
+    }
+
+    /// Removes one pod, as a new generation.
+    ///
+    /// # Errors
+    /// As [`Generations::switch`].
+    pub async fn delete(
+        &self,
+        pod: &str,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        let result = self.delete_until_superseded(pod, uid, progress).await;
+        self.name_successor(result).await
+    }
+
+    async fn delete_until_superseded(
+        &self,
+        pod: &str,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        let (current, before) = self.current()?;
+        let _switching = self.begin(current).await?;
+        let stored = before.config();
+        let mut config = stored.clone();
+        let name = self.declared(&before, pod)?;
+        config.pods.remove(&name);
+        let problems = request::added_problems(&stored, &config);
+        if !problems.is_empty() {
+            return Err(Error::Invalid(problems));
+        }
+        let images = before.images();
+        let graph = Graph::build(&config, |reference| images.get(reference).copied());
+        let change = Change {
+            graph: Arc::new(graph.doing("build the graph")?),
+            source: format!("delete {pod}"),
+            uid,
+            provenance: self.provenance_of(current),
+            rollback: None,
+            aim: Aim::Done,
+        };
+        self.change(current, &before, change, None, progress).await
+    }
+
+    /// Declares pods where nothing was ever declared. `text` is canonical JSON.
+    pub async fn seed(&self, text: &str, base_dir: Option<&Path>) {
+        let (progress, _kept) = mpsc::channel(1);
+        let switch = Switch {
+            request: Request::new(text.trim_end().to_owned(), base_dir, "seed", 0),
+            source: "seed".to_owned(),
+            plan: None,
+            parent: None,
+            wait: None,
+            rollback: false,
+            provenance: None,
+            timings: false,
+        };
+        if let Err(error) = self.switch(&switch, &progress).await {
+            let message = format!("the seed was not taken: {}", with_causes(&error));
+            self.events.add("failed", None, message);
+        }
+    }
+
+    /// Commits and converges. The switch lock is held by the caller.
+    async fn change(
+        &self,
+        parent: Option<u64>,
+        before: &Arc<Graph>,
+        change: Change,
+        verified: Option<Verified<'_>>,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        if let Some(number) = parent.filter(|_| change.graph.root() == before.root()) {
+            return self.repair(number, change, verified, progress).await;
+        }
+        let number = self.committed(parent, before, &change, progress)?;
+        let Change {
+            graph, uid, aim, ..
+        } = change;
+        let before = Arc::clone(before);
+        let committed = Committed {
+            number,
+            parent,
+            uid,
+            graph,
+            before,
+            aim,
+            verified,
+        };
+        self.converge(committed, progress).await
+    }
+
+    /// Commits for a caller that is still there.
+    pub(super) fn committed(
+        &self,
+        parent: Option<u64>,
+        before: &Graph,
+        change: &Change,
+        progress: &ProgressSender,
+    ) -> Result<u64, Error> {
+        if progress.is_closed() {
+            return Err(Error::CallerLeft);
+        }
+        let _span = self.timings.span(|| "commit".to_owned());
+        let number = self.commit(parent, before, change)?;
+        notify(progress, Stage::Commit, format_args!("generation {number}"));
+        Ok(number)
+    }
+
+    /// A switch to what is current already: the same passes as any other. What was good stays it,
+    /// and the health of what was repaired counts; what was not is tried again as a whole.
+    async fn repair(
+        &self,
+        number: u64,
+        change: Change,
+        verified: Option<Verified<'_>>,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        let Change {
+            graph, uid, aim, ..
+        } = change;
+        let before = self.store.outcome(number)?;
+        if before == Outcome::Pending && self.store.gate(number)?.is_some() {
+            // A daemon that ended left it on its way.
+            let parent = self
+                .store
+                .generation(number)?
+                .and_then(|generation| generation.parent);
+            let before = self.graph_or_empty(parent)?;
+            let committed = Committed {
+                number,
+                parent,
+                uid,
+                graph,
+                before,
+                aim,
+                verified,
+            };
+            return self.converge(committed, progress).await;
+        }
+        let was_good = before == Outcome::Good;
+        let changed = if was_good {
+            BTreeSet::new()
+        } else {
+            graph.pods().cloned().collect()
+        };
+        let way = Way {
+            graph: &graph,
+            previous: &graph,
+            aim,
+            changed,
+            repaired_counts: was_good,
+            verified,
+        };
+        let Reached {
+            failure,
+            superseded,
+            steps,
+        } = self.reach(way, progress).await;
+        if superseded {
+            return Err(Error::Ended(number));
+        }
+        if !was_good {
+            let how = if failure.is_none() {
+                Outcome::Good
+            } else {
+                Outcome::Failed
+            };
+            self.store.set_outcome(number, how)?;
+        }
+        self.reconciler.dirty.mark();
+        let switched = Switched::new(number, &graph, failure, false);
+        Ok(Switched {
+            changed: !steps.is_empty(),
+            repaired: Some(steps),
+            ..switched
+        })
+    }
+
+    /// Makes `change` the current generation. `before` is the graph of the generation `parent`.
+    pub(super) fn commit(
+        &self,
+        parent: Option<u64>,
+        before: &Graph,
+        change: &Change,
+    ) -> Result<u64, Error> {
+        let number = store::next_number(self.store.as_ref())?;
+        // Those of the generation before are there.
+        let nodes = match parent {
+            Some(_) => change.graph.stored_beside(before),
+            None => change.graph.stored(),
+        };
+        let nodes = nodes.doing("encode the graph")?;
+        let generation = Generation {
+            number,
+            root: change.graph.root(),
+            parent,
+            time: now(),
+            uid: change.uid,
+            source: change.source.clone(),
+            provenance: change.provenance,
+            rollback: change.rollback,
+        };
+        faults::boundary("before the nodes");
+        self.store.put_nodes(&nodes)?;
+        // With the commit they are on the disk.
+        let leases = self.reconciler.propose_leases(&change.graph)?;
+        leases.take(self.store.as_ref())?;
+        faults::boundary("between nodes and generation");
+        self.store
+            .commit_gated(&generation, change.aim.gate().as_ref())?;
+        self.graphs.put(Arc::clone(&change.graph));
+        faults::boundary("after the commit");
+        let message = format!("generation {number}: {}", generation.source);
+        self.events.add("committed", None, message);
+        Ok(number)
+    }
+}
