@@ -114,7 +114,7 @@ fn wire(error: Refused) -> Error {
         Refused::WorkingDir { image, why } => {
             let help = "set `working_dir` of its container to an absolute path".to_owned();
             Error::ImageUnavailable {
-                image: image.to_string(),
+                image,
                 why,
                 help: Some(help),
             }

@@ -2,7 +2,7 @@
 
 use crate::{actuate::sources::SourceError, images::ImageError, reconcile, store::StoreError};
 use std::time::Duration;
-use tank_model::{Digest, Reference, provenance::PodSource};
+use tank_model::{Digest, provenance::PodSource};
 
 /// What stops a change. Until its commit nothing was disturbed.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +24,7 @@ pub enum Error {
     #[error("`{image}` is no reference of an image: {why}")]
     Reference { image: String, why: String },
     #[error("can't use the image `{image}`: {why}")]
-    WorkingDir { image: Reference, why: String },
+    WorkingDir { image: String, why: String },
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error("pod `{pod}` comes from {known}, and {asked} is another source")]

@@ -272,7 +272,7 @@ impl Generations {
             let config = image.config.config().as_ref();
             let dir = config.and_then(|config| config.working_dir().as_deref());
             start::working_dir(None, dir).map_err(|why| Error::WorkingDir {
-                image: reference.clone(),
+                image: reference.to_string(),
                 why,
             })?;
         }

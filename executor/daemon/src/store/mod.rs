@@ -120,7 +120,6 @@ mod conformance {
         let root = Digest::of(&number.to_be_bytes());
         Generation {
             rollback: None,
-            rollback: None,
             number,
             root,
             parent,
