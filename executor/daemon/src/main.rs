@@ -5,7 +5,7 @@
 //!             │          │                                        │
 //!             │          └─► seen    what holds until            └─► forkserver    makes shims
 //!             │                      something is told
-//!             ├─► images    references to layers
+//!             ├─► tank-image    references to layers
 //!             ├─► prober    probes the runs of the current generation
 //!             └─► store     nodes, generations, leases, pointers
 //! ```
@@ -21,7 +21,6 @@ mod api;
 mod events;
 mod faults;
 mod generations;
-mod images;
 mod observe;
 mod ownership;
 mod pods;
@@ -111,7 +110,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     };
     let store = store::rocks::RocksStore::open(&settings.state_dir.join("store"), recovery);
     let (store, recovered) = store.map_err(|e| said(&e))?;
-    let images = images::Images::open(
+    let images = tank_image::Images::open(
         &settings.state_dir.join("images"),
         &settings.config.insecure_registries,
     )

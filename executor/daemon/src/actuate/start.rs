@@ -5,7 +5,6 @@ use crate::{
     actuate::files,
     actuate::sources::{self, Kind},
     actuate::user,
-    images::Image,
     pods::host::Host,
     pods::shim::{Shim, failure},
 };
@@ -19,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tank_image::Image;
 use tank_model::{Digest, Graph, Name, graph::ContainerNode, host_files::WITHHELD, spec};
 use tank_plan::Step;
 use tank_proto::shim::{

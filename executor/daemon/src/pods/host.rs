@@ -4,7 +4,6 @@
 use crate::{
     actuate::sources::Sources,
     events::Events,
-    images::Images,
     observe::kernel::Listed,
     pods::forkserver::{Born, Forkserver},
     pods::shim::{Notice, Shim},
@@ -20,6 +19,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
+use tank_image::Images;
 use tank_model::{Digest, Graph, Name, spec::Network};
 use tank_proto::shim::ContainerState;
 use tank_sys::{
