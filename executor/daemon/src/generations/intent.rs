@@ -287,7 +287,7 @@ impl Engine {
                 .host
                 .images
                 .find(digest)
-                .map_err(|e| unavailable(e.why, e.help))?;
+                .map_err(|e| unavailable(e.message(), e.help()))?;
             let dir = image
                 .config
                 .config()
@@ -311,8 +311,8 @@ impl Engine {
             Ok(digest) => Ok((reference, digest)),
             Err(e) => Err(Error::ImageUnavailable {
                 image: reference.to_string(),
-                why: e.why,
-                help: e.help,
+                why: e.message(),
+                help: e.help(),
             }),
         }
     }

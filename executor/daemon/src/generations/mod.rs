@@ -435,8 +435,8 @@ impl Engine {
                 }),
                 Err(e) => Err(Error::ImageUnavailable {
                     image: reference.to_string(),
-                    why: e.why,
-                    help: e.help,
+                    why: e.message(),
+                    help: e.help(),
                 }),
             }
         };
