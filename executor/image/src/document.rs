@@ -84,7 +84,7 @@ pub fn parse_config(bytes: &[u8]) -> Result<ImageConfiguration, Error> {
 /// # Errors
 /// When it is of another algorithm than SHA-256.
 pub fn digest_of(descriptor: &Descriptor) -> Result<Digest, Error> {
-    parse_digest(&descriptor.digest().to_string())
+    parse_digest(descriptor.digest().as_ref())
 }
 
 fn parse_digest(text: &str) -> Result<Digest, Error> {

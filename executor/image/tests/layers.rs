@@ -301,7 +301,10 @@ fn an_image_says_how_it_is_run_and_who_its_users_are() {
     let again = place.images.config(&digest).expect("a configuration");
     assert!(Arc::ptr_eq(&found, &again), "it is from the cache");
     // One layer alone, and one that says nothing.
-    assert_eq!(place.config_of(&[lower.clone()]).group, "root:x:0:\n");
+    assert_eq!(
+        place.config_of(std::slice::from_ref(&lower)).group,
+        "root:x:0:\n"
+    );
     assert_eq!(
         *place.config_of(&[archive(&[dir("etc")])]),
         ImageConfig::default()
