@@ -4,16 +4,23 @@ use std::{collections::BTreeSet, process::Command};
 use tank_tests::repo;
 
 /// What each crate may use of Tank's own, as the design has it.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("tank-model", &[]),
     ("tank-compiler", &["tank-model"]),
     ("tank-plan", &["tank-model"]),
     ("tank-sys", &[]),
+    ("tank-image", &["tank-model", "tank-sys"]),
     ("tank-proto", &["tank-model", "tank-plan"]),
     ("tank-shim", &["tank-proto", "tank-sys"]),
     (
         "tankd",
-        &["tank-model", "tank-plan", "tank-proto", "tank-sys"],
+        &[
+            "tank-image",
+            "tank-model",
+            "tank-plan",
+            "tank-proto",
+            "tank-sys",
+        ],
     ),
     // `doctor` asks the kernel, and `exec` and `attach` pump bytes: the command needs descriptors,
     // not pods.

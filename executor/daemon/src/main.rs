@@ -24,7 +24,6 @@ mod dirty;
 mod events;
 mod faults;
 mod generations;
-mod images;
 mod observe;
 mod ownership;
 mod pods;
@@ -39,7 +38,6 @@ use clap::Parser;
 use dirty::Dirty;
 use events::Events;
 use generations::Generations;
-use images::Images;
 use observe::Observer;
 use ownership::Ownership;
 use pods::{Notification, Pods};
@@ -48,6 +46,7 @@ use reconcile::{Reconciler, with_causes};
 use settings::{Flags, Settings};
 use std::{path::Path, process::ExitCode, sync::Arc};
 use store::{Store, graphs::Graphs};
+use tank_image::Images;
 use tank_proto::shim::{Event, ExitStatus};
 use tank_sys::{
     cgroup::{self, Cgroups},
@@ -116,7 +115,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let store = store::rocks::RocksStore::open(&settings.state_dir.join("store"), recovery);
     let (store, recovered) = store.map_err(|e| with_causes(&e))?;
     let insecure = &settings.config.insecure_registries;
-    let images = images::Images::open(&settings.state_dir.join("images"), insecure)
+    let images = Images::open(&settings.state_dir.join("images"), insecure)
         .map_err(|e| format!("open the image store: {e}"))?;
     // Before anything that runs is looked at.
     let listener = ownership::bind(&settings.socket, api::access::restrict)?;

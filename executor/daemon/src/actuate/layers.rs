@@ -2,7 +2,6 @@
 
 use super::Actuator;
 use crate::{
-    images::Image,
     pods::{fail, failure},
 };
 use rustix::fs::OFlags;
@@ -15,6 +14,7 @@ use std::{
     },
     path::{Path, PathBuf},
 };
+use tank_image::Image;
 use tank_model::Name;
 use tank_proto::shim::Failure;
 use tank_sys::mount;

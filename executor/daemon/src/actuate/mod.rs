@@ -19,7 +19,6 @@ pub use layers::{make_skeleton, remove_stale};
 use crate::{
     events::Events,
     faults,
-    images::Images,
     pods::{Pods, fail, failure},
     settings::Settings,
     store::{Store, StoreError},
@@ -30,6 +29,7 @@ use order::Order;
 use sources::Sources;
 use start::{Prepared, Start};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tank_image::Images;
 use tank_model::{Graph, Name};
 use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim::{self, Failure};

@@ -246,7 +246,7 @@ fn prepare(
     let image = host
         .images
         .find(digest)
-        .map_err(|e| fail(format!("use the image {}", node.image), e))?;
+        .map_err(|e| fail(format!("use the image {}", node.image), e.message()))?;
     let unknown = || {
         fail(
             "start a container",

@@ -103,8 +103,8 @@ fn wire(error: Refused) -> Error {
         Refused::NoSuchGeneration(number) => Error::NoSuchGeneration { number },
         Refused::Image { image, source } => Error::ImageUnavailable {
             image,
-            why: source.why,
-            help: source.help,
+            why: source.message(),
+            help: source.help(),
         },
         Refused::Reference { image, why } => Error::ImageUnavailable {
             image,

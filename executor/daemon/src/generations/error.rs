@@ -1,6 +1,6 @@
 //! Why a change of the desired state, or a question about it, is refused.
 
-use crate::{actuate::sources::SourceError, images::ImageError, reconcile, store::StoreError};
+use crate::{actuate::sources::SourceError, reconcile, store::StoreError};
 use std::time::Duration;
 use tank_model::{Digest, provenance::PodSource};
 
@@ -20,7 +20,7 @@ pub enum Error {
     #[error("no such generation{}", .0.map(|number| format!(": {number}")).unwrap_or_default())]
     NoSuchGeneration(Option<u64>),
     #[error("can't get the image `{image}`")]
-    Image { image: String, source: ImageError },
+    Image { image: String, source: tank_image::Error },
     #[error("`{image}` is no reference of an image: {why}")]
     Reference { image: String, why: String },
     #[error("can't use the image `{image}`: {why}")]

@@ -9,7 +9,6 @@
 use super::{Error, Generations, ProgressSender, Stage, error::Context, notify, request};
 use crate::{
     actuate::{sources, start},
-    images::ImageError,
 };
 use futures_util::stream::{self, StreamExt};
 use std::{
@@ -324,7 +323,7 @@ impl Generations {
     }
 }
 
-fn unavailable(reference: &Reference, source: ImageError) -> Error {
+fn unavailable(reference: &Reference, source: tank_image::Error) -> Error {
     Error::Image {
         image: reference.to_string(),
         source,

@@ -26,7 +26,6 @@ pub use why::{Overridden, Reason};
 use crate::{
     actuate::sources::Sources,
     events::Events,
-    images::Images,
     reconcile::{Keeper, KeeperError, Planned, Reconciler},
     settings::Settings,
     store::{Store, graphs::Graphs},
@@ -37,6 +36,7 @@ use std::{
     fmt,
     sync::{Arc, atomic::AtomicUsize},
 };
+use tank_image::Images;
 use tank_model::{Config, Digest, Generation, Graph, Name, Outcome};
 use tank_sys::cgroup::Cgroups;
 use tokio::sync::{Mutex, mpsc};

@@ -6,7 +6,10 @@
 //! its own, and the file is copied into that, as the kernel would show it: from the nearest layer
 //! below that has it, unless a whiteout or an opaque directory hides it.
 
-use super::budget::Budget;
+use crate::{
+    budget::Budget,
+    tree::{self, EntryError},
+};
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags},
     io::Errno,
@@ -22,6 +25,10 @@ use std::{
 
 /// The most bytes of a list of attributes' names, and of a value (xattr(7)).
 const MAX_XATTR: usize = 64 << 10;
+
+/// The attribute of a directory that shows nothing of the layers below it, with the value `y` (the
+/// kernel's overlayfs documentation).
+pub const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// What one layer says about a path.
 enum View {
@@ -44,13 +51,7 @@ pub struct Lower {
 ///
 /// # Errors
 /// When no layer has it, or one hides it.
-pub fn find(own: BorrowedFd<'_>, below: &[PathBuf], path: &Path) -> io::Result<Lower> {
-    let missing = || {
-        io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("its image has no `{}` to link to", path.display()),
-        )
-    };
+pub fn find(own: BorrowedFd<'_>, below: &[PathBuf], path: &Path) -> Result<Lower, EntryError> {
     let mut view = view(own, path)?;
     for layer in below {
         match view {
@@ -62,7 +63,7 @@ pub fn find(own: BorrowedFd<'_>, below: &[PathBuf], path: &Path) -> io::Result<L
     }
     match view {
         View::Here(dir, stat) => Ok(Lower { dir, stat }),
-        View::Hidden | View::Absent => Err(missing()),
+        View::Hidden | View::Absent => Err(EntryError::NoTarget(path.to_owned())),
     }
 }
 
@@ -98,7 +99,7 @@ fn view(root: BorrowedFd<'_>, path: &Path) -> io::Result<View> {
 
 fn is_opaque(dir: &OwnedFd) -> io::Result<bool> {
     let mut value = [0; 8];
-    match rustix::fs::fgetxattr(dir, "trusted.overlay.opaque", &mut value) {
+    match rustix::fs::fgetxattr(dir, OPAQUE, &mut value) {
         Ok(length) => Ok(value[..length] == *b"y"),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
         Err(error) => Err(error.into()),
@@ -113,50 +114,21 @@ impl Lower {
         dir: BorrowedFd<'_>,
         name: &OsStr,
         budget: &Budget,
-    ) -> io::Result<()> {
+    ) -> Result<(), EntryError> {
         let from = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-        let owner = (
-            Some(Uid::from_raw(self.stat.st_uid)),
-            Some(Gid::from_raw(self.stat.st_gid)),
-        );
         let mode = Mode::from_raw_mode(self.stat.st_mode & 0o7777);
         match FileType::from_raw_mode(self.stat.st_mode) {
-            FileType::RegularFile => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut source =
-                    File::from(rustix::fs::openat(&self.dir, from, flags, Mode::empty())?);
-                let flags = OFlags::WRONLY
-                    | OFlags::CREATE
-                    | OFlags::EXCL
-                    | OFlags::NOFOLLOW
-                    | OFlags::CLOEXEC;
-                let mut file = File::from(rustix::fs::openat(
-                    dir,
-                    name,
-                    flags,
-                    Mode::from_raw_mode(0o600),
-                )?);
-                budget.bytes(u64::try_from(self.stat.st_size).unwrap_or(0))?;
-                super::unpack::copy(&mut source, &mut file, budget)?;
-                rustix::fs::fchown(&file, owner.0, owner.1)?;
-                rustix::fs::fchmod(&file, mode)?;
-                copy_attributes(&source, &file)?;
-            }
+            FileType::RegularFile => self.copy_file(from, dir, name, budget)?,
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&self.dir, from, Vec::new())?;
                 rustix::fs::symlinkat(&target, dir, name)?;
-                rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+                self.own(dir, name)?;
             }
             FileType::Fifo => {
                 rustix::fs::mknodat(dir, name, FileType::Fifo, mode, 0)?;
-                rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+                self.own(dir, name)?;
             }
-            _ => {
-                return Err(io::Error::other(format!(
-                    "`{}` is nothing to link to",
-                    path.display()
-                )));
-            }
+            _ => return Err(EntryError::NotLinkable(path.to_owned())),
         }
         let time = |seconds, nanos| Timespec {
             tv_sec: seconds,
@@ -167,12 +139,40 @@ impl Lower {
             last_access: modified,
             last_modification: modified,
         };
-        Ok(rustix::fs::utimensat(
-            dir,
-            name,
-            &times,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        Ok(rustix::fs::utimensat(dir, name, &times, flags)?)
+    }
+
+    fn copy_file(
+        &self,
+        from: &OsStr,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        budget: &Budget,
+    ) -> Result<(), EntryError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let source = rustix::fs::openat(&self.dir, from, flags, Mode::empty())?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
+        let (mut source, mut file) = (File::from(source), File::from(file));
+        budget.bytes(u64::try_from(self.stat.st_size).unwrap_or(0))?;
+        tree::copy(&mut source, &mut file, budget)?;
+        let (user, group) = self.owner();
+        rustix::fs::fchown(&file, user, group)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(self.stat.st_mode & 0o7777))?;
+        Ok(copy_attributes(&source, &file)?)
+    }
+
+    fn owner(&self) -> (Option<Uid>, Option<Gid>) {
+        let (user, group) = (self.stat.st_uid, self.stat.st_gid);
+        (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
+    }
+
+    fn own(&self, dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        let (user, group) = self.owner();
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        Ok(rustix::fs::chownat(dir, name, user, group, flags)?)
     }
 }
 

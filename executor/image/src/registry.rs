@@ -4,10 +4,14 @@
 //! Of `oci-client` (0.18) only the vocabulary is used: its transport reads manifests, tokens and
 //! errors whole before it looks at their size, and takes no other one.
 
-use super::{
-    ImageError, MAX_DOCUMENT, Origin,
+pub use crate::http::HttpError;
+use crate::{
+    Error, MAX_DOCUMENT,
     budget::Budget,
-    http::{Http, HttpError, SILENCE, failed},
+    document,
+    error::Attempt,
+    http::{Http, SILENCE, failed},
+    store::Origin,
 };
 use oci_client::manifest::{
     IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE,
@@ -39,6 +43,59 @@ const ACCEPTED: [&str; 4] = [
     IMAGE_MANIFEST_MEDIA_TYPE,
 ];
 
+/// A registry sends a blob badly.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobError {
+    /// More bytes come than its descriptor says.
+    #[error("blob {digest} is longer than the {size} bytes its manifest says")]
+    Long {
+        /// The blob.
+        digest: Digest,
+        /// The bytes that its descriptor says.
+        size: u64,
+    },
+    /// Fewer bytes come than its descriptor says.
+    #[error("blob {digest} ends after {got} of {size} bytes")]
+    Cut {
+        /// The blob.
+        digest: Digest,
+        /// The bytes that came.
+        got: u64,
+        /// The bytes that its descriptor says.
+        size: u64,
+    },
+    /// Less than 16 KiB come in 30 seconds: such a registry holds a connection and a file, and no
+    /// more.
+    #[error("{registry} sends less than {} KiB of blob {digest} in {} s", LEAST_PROGRESS >> 10, SILENCE.as_secs())]
+    Slow {
+        /// The registry's name, with its port.
+        registry: String,
+        /// The blob.
+        digest: Digest,
+    },
+    /// It is not there after an hour.
+    #[error("{registry} does not send blob {digest} within {} s", BLOB_TIME.as_secs())]
+    Late {
+        /// The registry's name, with its port.
+        registry: String,
+        /// The blob.
+        digest: Digest,
+    },
+}
+
+impl BlobError {
+    /// What to do about it, where that is known.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Slow { .. } => Some("try again later, or from another registry"),
+            Self::Late { .. } => Some("try again later"),
+            Self::Long { .. } | Self::Cut { .. } => None,
+        }
+    }
+}
+
+/// One image of a registry.
 pub struct Registry {
     http: Http,
     registry: String,
@@ -49,7 +106,9 @@ pub struct Registry {
 }
 
 impl Registry {
-    pub fn new(reference: &Reference, insecure: &[String]) -> Result<Self, ImageError> {
+    /// # Errors
+    /// When the reference names no registry.
+    pub fn new(reference: &Reference, insecure: &[String]) -> Result<Self, Error> {
         let Source::Registry {
             registry,
             repository,
@@ -57,7 +116,7 @@ impl Registry {
             digest,
         } = reference.source()
         else {
-            return Err(ImageError::new("not an image of a registry"));
+            return Err(Error::NoRegistry);
         };
         let host = registry
             .rsplit_once(':')
@@ -80,7 +139,7 @@ impl Registry {
         })
     }
 
-    async fn manifest(&self, wanted: &str) -> Result<Vec<u8>, ImageError> {
+    async fn manifest(&self, wanted: &str) -> Result<Vec<u8>, Error> {
         let document = self
             .http
             .document(
@@ -92,51 +151,71 @@ impl Registry {
         document.map_err(|error| self.explain(error))
     }
 
-    fn explain(&self, error: HttpError) -> ImageError {
-        let Self {
-            registry,
-            repository,
-            ..
-        } = self;
+    fn explain(&self, error: HttpError) -> Error {
+        let registry = self.registry.clone();
         match error {
-            HttpError::Missing => {
-                let kind = if self.digest.is_some() {
-                    "digest"
-                } else {
-                    "tag"
-                };
-                let help =
-                    "look at the name and the tag: is it spelt right, and has it been pushed?";
-                ImageError::helped(
-                    format!(
-                        "{registry} has no {kind} `{}` of `{repository}`",
-                        self.wanted
-                    ),
-                    help,
-                )
+            HttpError::Missing => Error::NoManifest {
+                registry,
+                kind: self.digest.map_or("tag", |_| "digest"),
+                wanted: self.wanted.clone(),
+                repository: self.repository.clone(),
+            },
+            HttpError::Denied => Error::Denied {
+                registry,
+                repository: self.repository.clone(),
+            },
+            HttpError::NoAnswer(_) | HttpError::LateHead(_) | HttpError::LateDocument(_) => {
+                Error::Unreachable(registry, error)
             }
-            HttpError::Denied => ImageError::new(format!(
-                "{registry} does not let anonymous users pull `{repository}`"
-            )),
-            HttpError::Unreachable(why) => {
-                let help =
-                    format!("is a registry running at `{registry}`, and can this host reach it?");
-                ImageError::helped(format!("can't reach {registry}: {why}"), help)
-            }
-            HttpError::Other(why) => ImageError::new(format!("{registry}: {why}")),
+            other => Error::Registry(registry, other),
         }
+    }
+
+    async fn copy(
+        &self,
+        digest: Digest,
+        size: u64,
+        out: &mut tokio::fs::File,
+        budget: &Budget,
+    ) -> Result<(), Error> {
+        let response = self.http.get(&format!("blobs/{digest}"), "*/*").await;
+        let mut response = response.map_err(|error| self.explain(error))?;
+        let mut left = size;
+        let mut pace = Pace::new(Instant::now());
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| self.explain(failed(&error)))?
+        {
+            left = left
+                .checked_sub(chunk.len() as u64)
+                .ok_or(BlobError::Long { digest, size })?;
+            if !pace.keeps(Instant::now(), chunk.len() as u64) {
+                let registry = self.registry.clone();
+                return Err(BlobError::Slow { registry, digest }.into());
+            }
+            budget.space()?;
+            out.write_all(&chunk)
+                .await
+                .attempt(|| "write a blob".to_owned())?;
+        }
+        if left > 0 {
+            let got = size - left;
+            return Err(BlobError::Cut { digest, got, size }.into());
+        }
+        Ok(())
     }
 }
 
 impl Origin for Registry {
-    async fn root(&self) -> Result<(Vec<u8>, Digest), ImageError> {
+    async fn root(&self) -> Result<(Vec<u8>, Digest), Error> {
         let bytes = self.manifest(&self.wanted).await?;
         // What was asked for by digest has to be that; the caller verifies.
         let digest = self.digest.unwrap_or_else(|| Digest::of(&bytes));
         Ok((bytes, digest))
     }
 
-    async fn document(&self, digest: Digest) -> Result<Vec<u8>, ImageError> {
+    async fn document(&self, digest: Digest) -> Result<Vec<u8>, Error> {
         self.manifest(&digest.to_string()).await
     }
 
@@ -145,58 +224,16 @@ impl Origin for Registry {
         descriptor: &Descriptor,
         out: &mut tokio::fs::File,
         budget: &Budget,
-    ) -> Result<(), ImageError> {
-        let (digest, size) = (descriptor.digest(), descriptor.size());
-        let copy = async {
-            let response = self.http.get(&format!("blobs/{digest}"), "*/*").await;
-            let mut response = response.map_err(|error| self.explain(error))?;
-            let mut left = size;
-            let mut pace = Pace::new(Instant::now());
-            while let Some(chunk) = response
-                .chunk()
-                .await
-                .map_err(|error| self.explain(failed(&error)))?
-            {
-                left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
-                    ImageError::new(format!(
-                        "blob {digest} is longer than the {size} bytes its manifest says"
-                    ))
-                })?;
-                if !pace.keeps(Instant::now(), chunk.len() as u64) {
-                    let (least, seconds) = (LEAST_PROGRESS >> 10, SILENCE.as_secs());
-                    let help = "try again later, or from another registry";
-                    let why = format!(
-                        "{} sends less than {least} KiB of blob {digest} in {seconds} s",
-                        self.registry
-                    );
-                    return Err(ImageError::helped(why, help));
-                }
-                budget
-                    .space()
-                    .map_err(|error| ImageError::new(error.to_string()))?;
-                out.write_all(&chunk)
-                    .await
-                    .map_err(|e| ImageError::new(format!("can't write a blob: {e}")))?;
-            }
-            if left > 0 {
-                let got = size - left;
-                return Err(ImageError::new(format!(
-                    "blob {digest} ends after {got} of {size} bytes"
-                )));
-            }
-            Ok(())
-        };
-        let late = || {
-            let why = format!(
-                "{} does not send blob {digest} within {} s",
-                self.registry,
-                BLOB_TIME.as_secs()
-            );
-            ImageError::helped(why, "try again later")
+    ) -> Result<(), Error> {
+        let digest = document::digest_of(descriptor)?;
+        let copy = self.copy(digest, descriptor.size(), out, budget);
+        let late = || BlobError::Late {
+            registry: self.registry.clone(),
+            digest,
         };
         tokio::time::timeout(BLOB_TIME, copy)
             .await
-            .unwrap_or_else(|_| Err(late()))
+            .unwrap_or_else(|_| Err(late().into()))
     }
 }
 

@@ -42,6 +42,48 @@ struct Inner {
     cancelled: AtomicBool,
 }
 
+/// What an image may take of this host is taken, or nobody wants it any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Its layers have more than a million entries.
+    #[error("it has more than {MAX_ENTRIES} entries")]
+    Entries,
+    /// Its files have more than 64 GiB, holes counted in.
+    #[error("its files have more than {MAX_BYTES} bytes")]
+    Bytes,
+    /// Whoever asked for it has left.
+    #[error("nobody waits for it any more")]
+    Cancelled,
+    /// It has taken longer than two hours.
+    #[error("it takes longer than {} s", MAX_TIME.as_secs())]
+    Late,
+    /// What is free on the disk is kept for the store.
+    #[error("No space left on device for images at {}: {free} are free and {spare} kept for the store", disk.display())]
+    NoSpace {
+        /// The store's folder.
+        disk: PathBuf,
+        /// What is free, with its unit.
+        free: String,
+        /// What is kept for the store.
+        spare: String,
+    },
+    /// The disk does not say what is free (statvfs(3)).
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+}
+
+/// For readers and writers, whose errors these are: the type stays inside.
+impl From<Refusal> for io::Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Disk(error) => error,
+            Refusal::NoSpace { .. } => Self::new(io::ErrorKind::StorageFull, refusal),
+            _ => Self::other(refusal),
+        }
+    }
+}
+
 /// Ends what draws on a budget when it is dropped.
 #[must_use]
 pub struct CancelOnDrop(Budget);
@@ -69,73 +111,55 @@ impl Budget {
     }
 
     /// Takes one entry.
-    pub fn entry(&self) -> io::Result<()> {
-        take(&self.0.entries, 1)
-            .ok_or_else(|| refuse(format!("it has more than {MAX_ENTRIES} entries")))?;
+    pub fn entry(&self) -> Result<(), Refusal> {
+        take(&self.0.entries, 1).ok_or(Refusal::Entries)?;
         self.go_on()
     }
 
     /// Takes the bytes of a file.
-    pub fn bytes(&self, count: u64) -> io::Result<()> {
-        take(&self.0.bytes, count)
-            .ok_or_else(|| refuse(format!("its files have more than {MAX_BYTES} bytes")))
+    pub fn bytes(&self, count: u64) -> Result<(), Refusal> {
+        take(&self.0.bytes, count).ok_or(Refusal::Bytes)
     }
 
     /// Refuses when nobody waits for the image any more, or has for too long.
-    pub fn go_on(&self) -> io::Result<()> {
+    pub fn go_on(&self) -> Result<(), Refusal> {
         if self.0.cancelled.load(Ordering::Relaxed) {
-            return Err(refuse("nobody waits for it any more".to_owned()));
+            return Err(Refusal::Cancelled);
         }
         if Instant::now() > self.0.deadline {
-            return Err(refuse(format!(
-                "it takes longer than {} s",
-                MAX_TIME.as_secs()
-            )));
+            return Err(Refusal::Late);
         }
         Ok(())
     }
 
     /// Refuses when what is free on the disk is kept for the store, which has to be able to commit.
-    pub fn space(&self) -> io::Result<()> {
+    pub fn space(&self) -> Result<(), Refusal> {
         self.go_on()?;
-        let found = rustix::fs::statvfs(&self.0.disk)?;
+        let disk = &self.0.disk;
+        let found = rustix::fs::statvfs(disk).map_err(io::Error::from)?;
         let (total, free) = (
             found.f_blocks * found.f_frsize,
             found.f_bavail * found.f_frsize,
         );
         let spare = spare_bytes(total);
         if free < spare {
-            let (free, spare) = (free >> 20, spare >> 20);
-            return Err(no_space(
-                &self.0.disk,
-                format!("{free} MiB are free and {spare} MiB kept for the store"),
-            ));
+            return Err(Refusal::NoSpace {
+                disk: disk.clone(),
+                free: format!("{} MiB", free >> 20),
+                spare: format!("{} MiB", spare >> 20),
+            });
         }
         // A file system without a table of inodes says that it has none.
         let spare = (found.f_files / SPARE_SHARE).min(SPARE_INODES);
         if found.f_files > 0 && found.f_favail < spare {
-            let free = found.f_favail;
-            return Err(no_space(
-                &self.0.disk,
-                format!("{free} inodes are free and {spare} kept for the store"),
-            ));
+            return Err(Refusal::NoSpace {
+                disk: disk.clone(),
+                free: format!("{} inodes", found.f_favail),
+                spare: spare.to_string(),
+            });
         }
         Ok(())
     }
-}
-
-fn refuse(why: String) -> io::Error {
-    io::Error::other(why)
-}
-
-fn no_space(disk: &Path, why: String) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::StorageFull,
-        format!(
-            "No space left on device for images at {}: {why}",
-            disk.display()
-        ),
-    )
 }
 
 /// Takes `count` of what is left, or nothing.
@@ -165,6 +189,19 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_one_for_the_kernel_too_and_its_text_is_its_own() {
+        let full = Refusal::NoSpace {
+            disk: "/state/images".into(),
+            free: "15 MiB".into(),
+            spare: "16 MiB".into(),
+        };
+        let error = io::Error::from(full);
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let expected = "No space left on device for images at /state/images: 15 MiB are free and 16 MiB kept for the store";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
     fn what_is_too_much_takes_nothing() {
         let budget = Budget::new(Path::new("/"));
         assert!(budget.bytes(MAX_BYTES + 1).is_err());
@@ -176,9 +213,9 @@ mod tests {
     fn clones_end_with_the_one_who_asked() {
         let budget = Budget::new(Path::new("/"));
         let clone = budget.clone();
-        let asked = budget.cancel_on_drop();
+        let guard = budget.cancel_on_drop();
         clone.go_on().expect("goes on");
-        drop(asked);
+        drop(guard);
         assert_eq!(
             clone.go_on().expect_err("ends").to_string(),
             "nobody waits for it any more"

@@ -3,9 +3,9 @@
 //!
 //! | what | bound |
 //! |---|---|
-//! | head of an answer | `hyper`'s own: 100 fields, some 400 KiB |
+//! | head of an answer | `hyper`'s own: 100 fields, some 400 KiB; within [`HEAD_TIME`] |
 //! | document | the caller's, within [`DOCUMENT_TIME`] |
-//! | token, error | [`MAX_TOKEN`], [`MAX_ERROR`]; the rest of an error is not read |
+//! | token, error | [`MAX_TOKEN`], [`MAX_ERROR`], within [`HEAD_TIME`]; the rest of an error is not read |
 //! | silence | [`SILENCE`] |
 //! | redirects | [`REDIRECTS`], never from `https` to `http` |
 //!
@@ -16,7 +16,7 @@
 //! project's "Token Authentication Specification"); `http-auth` reads that challenge. The token
 //! goes to the registry alone: `reqwest` takes it off a request that is redirected to another host.
 
-use super::ImageError;
+use crate::Error;
 use reqwest::{
     Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
@@ -31,7 +31,12 @@ use std::{
 /// The longest time without a byte.
 pub const SILENCE: Duration = Duration::from_secs(30);
 
-/// The longest time for one document, a token for it included.
+/// The longest time until the head of an answer is there: with its redirects, a token for it, and
+/// what an answer that is no success has to say. `reqwest` looks for silence alone, and a registry
+/// that drips is never silent.
+const HEAD_TIME: Duration = Duration::from_secs(60);
+
+/// The longest time for one document, its head and a token for it included.
 pub const DOCUMENT_TIME: Duration = Duration::from_secs(60);
 
 const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -49,16 +54,47 @@ const MAX_ERROR: u64 = 64 << 10;
 const MAX_SHOWN: usize = 300;
 
 /// Why a request was not answered with what was asked for.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HttpError {
-    /// The registry says that it does not have it.
+    /// The registry says that it does not have it (OCI distribution specification, "Error Codes").
+    #[error("it does not have it")]
     Missing,
     /// The registry lets only users it knows have it.
+    #[error("it does not let anonymous users have it")]
     Denied,
-    /// Nobody answers, or not in time; the text says why.
-    Unreachable(String),
-    /// Everything else.
-    Other(String),
+    /// Nobody answers: the innermost cause, without what a terminal obeys.
+    #[error("{0}")]
+    NoAnswer(String),
+    /// The head of an answer is not there after so many seconds.
+    #[error("no answer within {0} s")]
+    LateHead(u64),
+    /// A document is not there after so many seconds.
+    #[error("no document within {0} s")]
+    LateDocument(u64),
+    /// A document has more than so many bytes.
+    #[error("it sends a document of more than {0} bytes")]
+    LongDocument(u64),
+    /// Who is named for it gives no token.
+    #[error("it names a giver of tokens, which gives none")]
+    NoToken,
+    /// A token would go over the network for all to read.
+    #[error("it wants a token to be fetched without TLS")]
+    PlainToken,
+    /// An answer that is no success, with the registry's reasons, without what a terminal obeys.
+    #[error("it answers {0}{reasons}", reasons = after_colon(.1))]
+    Refused(StatusCode, String),
+    /// Everything else that goes wrong between here and there: the innermost cause, as above.
+    #[error("{0}")]
+    Transport(String),
+}
+
+/// A text, set off from what is before it.
+fn after_colon(text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    format!(": {text}")
 }
 
 /// One repository of a registry.
@@ -68,11 +104,13 @@ pub struct Http {
     base: String,
     repository: String,
     token: Mutex<Option<HeaderValue>>,
+    /// [`HEAD_TIME`], but for tests.
+    head_time: Duration,
 }
 
 impl Http {
     /// `plain`: without TLS.
-    pub fn new(registry: &str, repository: &str, plain: bool) -> Result<Self, ImageError> {
+    pub fn new(registry: &str, repository: &str, plain: bool) -> Result<Self, Error> {
         static CRYPTO: Once = Once::new();
         // The provider is a choice of the program and not of a library (rustls, "Cryptography
         // providers").
@@ -83,7 +121,7 @@ impl Http {
             .read_timeout(SILENCE)
             .redirect(Policy::custom(redirect))
             .build()
-            .map_err(|e| ImageError::new(format!("can't speak to {registry}: {e}")))?;
+            .map_err(|error| Error::Client(registry.to_owned(), error))?;
         // The name that users know is not the registry's own.
         let host = if registry == "docker.io" {
             "index.docker.io"
@@ -97,6 +135,7 @@ impl Http {
             base,
             repository: repository.to_owned(),
             token: Mutex::default(),
+            head_time: HEAD_TIME,
         })
     }
 
@@ -108,23 +147,25 @@ impl Http {
         most: u64,
     ) -> Result<Vec<u8>, HttpError> {
         let read = async {
-            let response = self.get(path, accept).await?;
+            let response = self.success(path, accept).await?;
             match read(response, most).await? {
                 (bytes, true) => Ok(bytes),
-                (_, false) => Err(HttpError::Other(format!(
-                    "it sends a document of more than {most} bytes"
-                ))),
+                (_, false) => Err(HttpError::LongDocument(most)),
             }
         };
-        let late =
-            || HttpError::Unreachable(format!("no document within {} s", DOCUMENT_TIME.as_secs()));
         tokio::time::timeout(DOCUMENT_TIME, read)
             .await
-            .unwrap_or_else(|_| Err(late()))
+            .unwrap_or_else(|_| Err(HttpError::LateDocument(DOCUMENT_TIME.as_secs())))
     }
 
-    /// The answer to a request, of which the body is not read.
+    /// The answer to a request, of which the body is not read. It is there within [`HEAD_TIME`].
     pub async fn get(&self, path: &str, accept: &str) -> Result<Response, HttpError> {
+        tokio::time::timeout(self.head_time, self.success(path, accept))
+            .await
+            .unwrap_or_else(|_| Err(HttpError::LateHead(self.head_time.as_secs())))
+    }
+
+    async fn success(&self, path: &str, accept: &str) -> Result<Response, HttpError> {
         let response = self.send(path, accept).await?;
         let response = if response.status() == StatusCode::UNAUTHORIZED {
             // A token also ends while a large image is fetched.
@@ -176,15 +217,16 @@ impl Http {
             return Err(HttpError::Denied);
         }
         let (bytes, whole) = read(response, MAX_TOKEN).await?;
-        let no_token =
-            || HttpError::Other("it names a giver of tokens, which gives none".to_owned());
         let given: Token = serde_json::from_slice(&bytes)
             .ok()
             .filter(|_| whole)
-            .ok_or_else(no_token)?;
-        let token = given.token.or(given.access_token).ok_or_else(no_token)?;
+            .ok_or(HttpError::NoToken)?;
+        let token = given
+            .token
+            .or(given.access_token)
+            .ok_or(HttpError::NoToken)?;
         let mut header =
-            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| no_token())?;
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| HttpError::NoToken)?;
         header.set_sensitive(true);
         Ok(header)
     }
@@ -251,9 +293,7 @@ fn token_url(challenge: &str, repository: &str, plain: bool) -> Result<Url, Http
         .and_then(|realm| Url::parse(&realm).ok())
         .ok_or(HttpError::Denied)?;
     if url.scheme() != "https" && !(plain && url.scheme() == "http") {
-        return Err(HttpError::Other(
-            "it wants a token to be fetched without TLS".to_owned(),
-        ));
+        return Err(HttpError::PlainToken);
     }
     let scope = param("scope").unwrap_or_else(|| format!("repository:{repository}:pull"));
     url.query_pairs_mut().append_pair("scope", &scope);
@@ -263,7 +303,7 @@ fn token_url(challenge: &str, repository: &str, plain: bool) -> Result<Url, Http
     Ok(url)
 }
 
-/// What an answer that is no success says (OCI distribution specification, "Error Codes").
+/// The error of an answer that is no success (OCI distribution specification, "Error Codes").
 fn refusal(status: StatusCode, body: &[u8]) -> HttpError {
     let reasons = serde_json::from_slice::<Refusal>(body)
         .map(|refusal| refusal.errors)
@@ -281,15 +321,12 @@ fn refusal(status: StatusCode, body: &[u8]) -> HttpError {
     {
         return HttpError::Missing;
     }
-    let said: Vec<String> = reasons
+    let texts: Vec<String> = reasons
         .iter()
         .take(8)
         .map(|one| format!("{}: {}", one.code, one.message))
         .collect();
-    if said.is_empty() {
-        return HttpError::Other(format!("it answers {status}"));
-    }
-    HttpError::Other(format!("it answers {status}: {}", shown(&said.join("; "))))
+    HttpError::Refused(status, shown(&texts.join("; ")))
 }
 
 /// A text of somebody else's, as far as a terminal can do with it.
@@ -316,45 +353,11 @@ pub fn failed(error: &reqwest::Error) -> HttpError {
     }
     let cause = shown(&cause.to_string());
     if error.is_connect() || error.is_timeout() {
-        HttpError::Unreachable(cause)
+        HttpError::NoAnswer(cause)
     } else {
-        HttpError::Other(cause)
+        HttpError::Transport(cause)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_challenge_says_where_tokens_are_given() {
-        let challenge = r#"Bearer realm="https://auth.example/token",service="registry.example""#;
-        let url = token_url(challenge, "library/nginx", false).expect("a url");
-        let expected = "https://auth.example/token?scope=repository%3Alibrary%2Fnginx%3Apull&service=registry.example";
-        assert_eq!(url.as_str(), expected);
-    }
-
-    #[test]
-    fn a_token_is_not_fetched_in_the_clear_for_a_registry_with_tls() {
-        let challenge = r#"Bearer realm="http://auth.example/token""#;
-        assert!(matches!(
-            token_url(challenge, "x", false),
-            Err(HttpError::Other(_))
-        ));
-        assert!(token_url(challenge, "x", true).is_ok());
-        for other in [
-            r#"Bearer realm="file:///etc/shadow""#,
-            r#"Basic realm="x""#,
-            "Bearer",
-            "\u{7f}",
-        ] {
-            assert!(token_url(other, "x", true).is_err(), "{other}");
-        }
-    }
-
-    #[test]
-    fn what_a_registry_says_is_shown_without_what_moves_a_cursor_and_not_whole() {
-        assert_eq!(shown("a\u{1b}[2Jb\nc"), "a [2Jb c");
-        assert_eq!(shown(&"x".repeat(1_000)).chars().count(), MAX_SHOWN + 1);
-    }
-}
+mod tests;

@@ -1,7 +1,9 @@
 //! OCI image layouts: a folder with `oci-layout`, `index.json` and `blobs/` (OCI image
 //! specification, "image layout").
 
-use super::{Attempt, ImageError, MAX_DOCUMENT, Origin, budget::Budget, digest_of};
+use crate::{
+    Error, MAX_DOCUMENT, budget::Budget, document::digest_of, error::Attempt, store::Origin,
+};
 use oci_spec::image::{Descriptor, ImageIndex};
 use std::{
     fs,
@@ -16,12 +18,14 @@ const TAG: &str = "org.opencontainers.image.ref.name";
 /// The bytes that are copied between two looks at the free space.
 const PIECE: u64 = 4 << 20;
 
+/// One image of a layout.
 pub struct Layout {
     dir: PathBuf,
     tag: String,
 }
 
 impl Layout {
+    /// The image with the tag `tag` of the layout in the folder `dir`.
     pub fn new(dir: PathBuf, tag: &str) -> Self {
         Self {
             dir,
@@ -35,7 +39,7 @@ impl Layout {
 }
 
 /// Opens a file, and only a file: opening a FIFO would wait for whoever writes to it.
-fn open(path: &Path) -> Result<fs::File, ImageError> {
+fn open(path: &Path) -> Result<fs::File, Error> {
     use std::os::unix::fs::OpenOptionsExt;
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = fs::File::options()
@@ -46,36 +50,31 @@ fn open(path: &Path) -> Result<fs::File, ImageError> {
     if file.metadata().is_ok_and(|found| found.is_file()) {
         return Ok(file);
     }
-    Err(ImageError::new(format!("{} is no file", path.display())))
+    Err(Error::NoFile(path.to_owned()))
 }
 
 /// Reads a file of at most [`MAX_DOCUMENT`] bytes.
-fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let file = open(path)?;
     file.take(MAX_DOCUMENT + 1)
         .read_to_end(&mut bytes)
         .attempt(|| format!("read {}", path.display()))?;
     if bytes.len() as u64 > MAX_DOCUMENT {
-        return Err(ImageError::new(format!(
-            "{} has more than {MAX_DOCUMENT} bytes",
-            path.display()
-        )));
+        return Err(Error::LongDocument(path.to_owned()));
     }
     Ok(bytes)
 }
 
 impl Origin for Layout {
-    async fn root(&self) -> Result<(Vec<u8>, Digest), ImageError> {
+    async fn root(&self) -> Result<(Vec<u8>, Digest), Error> {
         if !self.dir.join("oci-layout").is_file() {
-            let help = "`skopeo copy … oci:PATH:TAG` or `umoci` make one";
-            return Err(ImageError::helped(
-                format!("{} is no OCI image layout", self.dir.display()),
-                help,
-            ));
+            return Err(Error::NoLayout(self.dir.clone()));
         }
         let index: ImageIndex = serde_json::from_slice(&read(&self.dir.join("index.json"))?)
-            .attempt(|| format!("read {}/index.json", self.dir.display()))?;
+            .map_err(|error| {
+                Error::Document(format!("read {}/index.json", self.dir.display()), error)
+            })?;
         let tag = |descriptor: &Descriptor| descriptor.annotations().as_ref()?.get(TAG).cloned();
         let tagged = index
             .manifests()
@@ -86,25 +85,17 @@ impl Origin for Layout {
             _ => None,
         };
         let Some(found) = tagged.or_else(only) else {
-            let known: Vec<String> = index.manifests().iter().filter_map(tag).collect();
-            let help = format!(
-                "it has {}",
-                if known.is_empty() {
-                    "none".to_owned()
-                } else {
-                    known.join(", ")
-                }
-            );
-            return Err(ImageError::helped(
-                format!("{} has no tag `{}`", self.dir.display(), self.tag),
-                help,
-            ));
+            return Err(Error::NoTag {
+                dir: self.dir.clone(),
+                tag: self.tag.clone(),
+                known: index.manifests().iter().filter_map(tag).collect(),
+            });
         };
         let digest = digest_of(found)?;
         Ok((read(&self.blob_path(digest))?, digest))
     }
 
-    async fn document(&self, digest: Digest) -> Result<Vec<u8>, ImageError> {
+    async fn document(&self, digest: Digest) -> Result<Vec<u8>, Error> {
         read(&self.blob_path(digest))
     }
 
@@ -113,15 +104,13 @@ impl Origin for Layout {
         descriptor: &Descriptor,
         out: &mut tokio::fs::File,
         budget: &Budget,
-    ) -> Result<(), ImageError> {
+    ) -> Result<(), Error> {
         let path = self.blob_path(digest_of(descriptor)?);
         let what = || format!("read {}", path.display());
         let mut left = descriptor.size();
         let mut file = tokio::fs::File::from_std(open(&path)?);
         while left > 0 {
-            budget
-                .space()
-                .map_err(|error| ImageError::new(error.to_string()))?;
+            budget.space()?;
             let mut piece = tokio::io::AsyncReadExt::take(&mut file, left.min(PIECE));
             let copied = tokio::io::copy(&mut piece, out).await.attempt(what)?;
             if copied == 0 {

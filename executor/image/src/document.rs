@@ -1,0 +1,158 @@
+//! Manifests, indexes and configurations: verified, then parsed (OCI image specification, "Image
+//! Manifest", "Image Index", "Image Configuration").
+
+use crate::{Error, MAX_LAYERS};
+use oci_spec::image::{
+    Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
+};
+use tank_model::Digest;
+
+/// What a reference may name.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one of them at a time, for a moment"
+)]
+pub enum Document {
+    /// Manifests for several platforms.
+    Index(ImageIndex),
+    /// One image.
+    Manifest(ImageManifest),
+}
+
+/// The names a layer may have.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerId {
+    /// The digest of its uncompressed bytes.
+    pub diff: Digest,
+    /// The digest of it and all below it.
+    pub chain: Digest,
+}
+
+/// The names of an image's layers, the lowest first (OCI image specification, "layer ChainID").
+pub fn chain(diff_ids: &[Digest]) -> Vec<LayerId> {
+    let next = |below: &mut Option<Digest>, diff: &Digest| {
+        let chain = below.map_or(*diff, |below| {
+            Digest::of(format!("{below} {diff}").as_bytes())
+        });
+        *below = Some(chain);
+        Some(LayerId { diff: *diff, chain })
+    };
+    diff_ids.iter().scan(None, next).collect()
+}
+
+/// # Errors
+/// When the bytes have another digest.
+pub fn verify(bytes: &[u8], expected: Digest) -> Result<(), Error> {
+    let actual = Digest::of(bytes);
+    if actual == expected {
+        Ok(())
+    } else {
+        Err(Error::Mismatch { expected, actual })
+    }
+}
+
+/// An index has `manifests`, a manifest has `layers`: the media type is optional in both.
+///
+/// # Errors
+/// When it is neither.
+pub fn parse(bytes: &[u8]) -> Result<Document, Error> {
+    /// Only whether it is there: what a document says may take many times its bytes in memory.
+    #[derive(serde::Deserialize)]
+    struct Kind {
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    let wrong = |error| Error::Document("read the image's manifest".to_owned(), error);
+    let kind: Kind = serde_json::from_slice(bytes).map_err(wrong)?;
+    if kind.manifests.is_some() {
+        serde_json::from_slice(bytes)
+            .map(Document::Index)
+            .map_err(wrong)
+    } else {
+        serde_json::from_slice(bytes)
+            .map(Document::Manifest)
+            .map_err(wrong)
+    }
+}
+
+/// # Errors
+/// When it is no image's configuration.
+pub fn parse_config(bytes: &[u8]) -> Result<ImageConfiguration, Error> {
+    let wrong = |error| Error::Document("read the image's configuration".to_owned(), error);
+    serde_json::from_slice(bytes).map_err(wrong)
+}
+
+/// # Errors
+/// When it is of another algorithm than SHA-256.
+pub fn digest_of(descriptor: &Descriptor) -> Result<Digest, Error> {
+    parse_digest(descriptor.digest().as_ref())
+}
+
+fn parse_digest(text: &str) -> Result<Digest, Error> {
+    text.parse()
+        .map_err(|error| Error::Digest(text.to_owned(), error))
+}
+
+/// The digests of the layers' uncompressed bytes, the lowest first.
+///
+/// # Errors
+/// When the two documents have not the same layers, or not 1 to [`MAX_LAYERS`].
+pub fn diff_ids(
+    config: &ImageConfiguration,
+    manifest: &ImageManifest,
+) -> Result<Vec<Digest>, Error> {
+    let ids = config.rootfs().diff_ids();
+    let layers = manifest.layers().len();
+    if ids.len() != layers || ids.is_empty() || ids.len() > MAX_LAYERS {
+        let ids = ids.len();
+        return Err(Error::LayerCount { layers, ids });
+    }
+    ids.iter().map(|id| parse_digest(id)).collect()
+}
+
+/// The manifest for this machine.
+///
+/// # Errors
+/// When there is none.
+pub fn pick_platform(index: &ImageIndex) -> Result<Digest, Error> {
+    let arch = Arch::default();
+    let fits = |descriptor: &&Descriptor| {
+        let manifest = !matches!(descriptor.media_type(), MediaType::ImageIndex);
+        let platform = descriptor.platform().as_ref();
+        manifest
+            && platform.is_none_or(|platform| {
+                *platform.os() == Os::Linux && *platform.architecture() == arch
+            })
+    };
+    let mut candidates: Vec<&Descriptor> = index.manifests().iter().filter(fits).collect();
+    // One that says what it is for comes before one that does not.
+    candidates.sort_by_key(|descriptor| descriptor.platform().is_none());
+    let Some(found) = candidates.first() else {
+        let platforms = index
+            .manifests()
+            .iter()
+            .filter_map(|descriptor| descriptor.platform().as_ref());
+        let known =
+            platforms.map(|platform| format!("{}/{}", platform.os(), platform.architecture()));
+        return Err(Error::NoPlatform(known.collect()));
+    };
+    digest_of(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_named_by_what_lies_below_them() {
+        let ids = [Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"c")];
+        let chained = chain(&ids);
+        assert_eq!(chained[0].chain, ids[0]);
+        let second = Digest::of(format!("{} {}", ids[0], ids[1]).as_bytes());
+        assert_eq!(chained[1].chain, second);
+        assert_eq!(
+            chained[2].chain,
+            Digest::of(format!("{second} {}", ids[2]).as_bytes())
+        );
+        assert_eq!(chained.iter().map(|id| id.diff).collect::<Vec<_>>(), ids);
+    }
+}

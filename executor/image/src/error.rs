@@ -1,0 +1,238 @@
+//! Why an image can't be had. [`Display`](std::fmt::Display) of an [`Error`] says what was attempted and not why: that is
+//! its source's to say. [`Error::message`] joins them for people, [`Error::help`] says what to do about it.
+
+use crate::{MAX_DOCUMENT, MAX_LAYERS, budget, registry, tree};
+use std::{io, path::PathBuf};
+use tank_model::{Digest, digest::DigestError};
+
+/// Why an image can't be had. Variants are told apart by code, texts only read by people.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A call of the kernel failed: what was attempted, and the errno.
+    #[error("can't {0}")]
+    Io(String, #[source] io::Error),
+    /// A document is no JSON of its kind (OCI image specification, "Image Manifest", "Image Index",
+    /// "Image Configuration", "Image Layout").
+    #[error("can't {0}")]
+    Document(String, #[source] serde_json::Error),
+    /// A text that stands where a digest does is none of SHA-256.
+    #[error("can't use the digest {0}")]
+    Digest(String, #[source] DigestError),
+    /// A folder is named without the file it is relative to.
+    #[error("`{}` is relative to nothing", .0.display())]
+    Relative(PathBuf),
+    /// A layout's tag was pinned to `pinned`, and names `found` now.
+    #[error("it is {found} by now and not {pinned}")]
+    Repinned {
+        /// What the reference says.
+        pinned: Digest,
+        /// What the layout says.
+        found: Digest,
+    },
+    /// The reference names no registry.
+    #[error("only images of a registry have a tag to resolve")]
+    NoRegistry,
+    /// An index names an index, which would go on for ever.
+    #[error("the index names another index")]
+    NestedIndex,
+    /// An index has no manifest for this machine; the platforms it has, as `os/architecture`.
+    #[error("it has nothing for linux/{}, only for {}", oci_spec::image::Arch::default(), .0.join(", "))]
+    NoPlatform(Vec<String>),
+    /// A manifest and its configuration have not the same layers, or too many.
+    #[error("the manifest has {layers} layers, its configuration {ids} (1 to {MAX_LAYERS})")]
+    LayerCount {
+        /// Layers of the manifest.
+        layers: usize,
+        /// Digests of the configuration (`rootfs.diff_ids`).
+        ids: usize,
+    },
+    /// The layer with this digest can't be used.
+    #[error("layer {0}")]
+    Layer(Digest, #[source] Box<Error>),
+    /// A layer of an image is not on this host; the digest of its uncompressed bytes.
+    #[error("layer {0} is not on this host")]
+    NoLayer(Digest),
+    /// A blob is said to have more bytes than Tank takes.
+    #[error("blob {digest} has {size} bytes, the limit is {limit}")]
+    TooLarge {
+        /// The blob.
+        digest: Digest,
+        /// The bytes its descriptor says.
+        size: u64,
+        /// The most bytes of its kind.
+        limit: u64,
+    },
+    /// A blob is not what its digest says.
+    #[error("blob {expected} has the digest {actual}")]
+    Mismatch {
+        /// The digest it was asked for by.
+        expected: Digest,
+        /// The digest of its bytes.
+        actual: Digest,
+    },
+    /// What the image may take of this host is taken.
+    #[error(transparent)]
+    Budget(#[from] budget::Refusal),
+    /// A registry can't be asked.
+    #[error("can't speak to {0}")]
+    Client(String, #[source] reqwest::Error),
+    /// A registry has no such image.
+    #[error("{registry} has no {kind} `{wanted}` of `{repository}`")]
+    NoManifest {
+        /// The registry's name, with its port.
+        registry: String,
+        /// `tag` or `digest`.
+        kind: &'static str,
+        /// The tag or the digest.
+        wanted: String,
+        /// The repository's name.
+        repository: String,
+    },
+    /// A registry lets only users it knows have an image.
+    #[error("{registry} does not let anonymous users pull `{repository}`")]
+    Denied {
+        /// The registry's name, with its port.
+        registry: String,
+        /// The repository's name.
+        repository: String,
+    },
+    /// Nobody answers as the registry, or not in time.
+    #[error("can't reach {0}")]
+    Unreachable(String, #[source] registry::HttpError),
+    /// A registry answers with something else than what was asked for.
+    #[error("{0}")]
+    Registry(String, #[source] registry::HttpError),
+    /// A registry sends a blob badly.
+    #[error(transparent)]
+    Blob(#[from] registry::BlobError),
+    /// A folder is no OCI image layout.
+    #[error("{} is no OCI image layout", .0.display())]
+    NoLayout(PathBuf),
+    /// A layout has no such tag; those it has are `known`.
+    #[error("{} has no tag `{tag}`", dir.display())]
+    NoTag {
+        /// The layout's folder.
+        dir: PathBuf,
+        /// The tag that was asked for.
+        tag: String,
+        /// The tags there are.
+        known: Vec<String>,
+    },
+    /// A folder, a FIFO or a device stands where a file has to.
+    #[error("{} is no file", .0.display())]
+    NoFile(PathBuf),
+    /// A file of a layout is longer than a document may be.
+    #[error("{} has more than {MAX_DOCUMENT} bytes", .0.display())]
+    LongDocument(PathBuf),
+    /// A layer's media type is none that Tank reads.
+    #[error("it has the media type `{0}`, which is no layer Tank reads")]
+    MediaType(String),
+    /// A layer has more uncompressed bytes than an image may have.
+    #[error("it has more than {} bytes", budget::MAX_BYTES)]
+    LongLayer,
+    /// A layer's uncompressed bytes are not what the image's configuration says.
+    #[error("its content has the digest {actual}, its image says {expected}")]
+    DiffId {
+        /// The digest of the bytes.
+        actual: Digest,
+        /// The digest in the configuration (`rootfs.diff_ids`).
+        expected: Digest,
+    },
+    /// A layer can't be read: its disk, its compression or the budget is why.
+    #[error("can't read it")]
+    Read(#[source] io::Error),
+    /// A layer is no tar archive. Without a source where that quotes the archive's own bytes, which
+    /// are an attacker's and not for a terminal.
+    #[error("it is no tar archive")]
+    NoTar(#[source] Option<io::Error>),
+    /// An archive has a path that no layer may have.
+    #[error(transparent)]
+    Path(tree::EntryError),
+    /// The entry with this path can't be unpacked.
+    #[error("can't unpack `{}`", .0.display())]
+    Entry(PathBuf, #[source] tree::EntryError),
+    /// An image's layers can't be mounted to be read.
+    #[error("can't look into the image")]
+    Mount(#[source] tank_sys::Error),
+}
+
+impl Error {
+    /// What to do about it, where that is known: a line for people.
+    pub fn help(&self) -> Option<String> {
+        let help = match self {
+            Self::Relative(_) => "use an absolute path, or switch from a file",
+            Self::Mismatch { .. } => {
+                "it was changed on the way or in the registry; nothing of it was used"
+            }
+            Self::NoManifest { .. } => {
+                "look at the name and the tag: is it spelt right, and has it been pushed?"
+            }
+            Self::Unreachable(registry, _) => {
+                return Some(format!(
+                    "is a registry running at `{registry}`, and can this host reach it?"
+                ));
+            }
+            Self::Blob(error) => return error.help().map(str::to_owned),
+            Self::NoLayout(_) => "`skopeo copy … oci:PATH:TAG` or `umoci` make one",
+            Self::NoTag { known, .. } if known.is_empty() => "it has none",
+            Self::NoTag { known, .. } => return Some(format!("it has {}", known.join(", "))),
+            _ => return None,
+        };
+        Some(help.to_owned())
+    }
+
+    /// What was attempted and why it failed, as one line for people: this error and its sources,
+    /// joined with `: `.
+    pub fn message(&self) -> String {
+        let sources =
+            std::iter::successors(std::error::Error::source(self), |error| error.source());
+        let mut message = self.to_string();
+        for source in sources {
+            message.push_str(": ");
+            message.push_str(&source.to_string());
+        }
+        message
+    }
+}
+
+/// Says what was attempted, lazily, since nearly nothing fails.
+pub(crate) trait Attempt<T> {
+    /// # Errors
+    /// The same, with what was attempted.
+    fn attempt(self, doing: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
+    fn attempt(self, doing: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|error| Error::Io(doing(), error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_has_every_source_once() {
+        let digest = Digest::of(b"layer");
+        let no_target = tree::EntryError::NoTarget("sh".into());
+        let entry = Error::Entry("bin/sh2".into(), no_target);
+        let message = Error::Layer(digest, Box::new(entry)).message();
+        let expected =
+            format!("layer {digest}: can't unpack `bin/sh2`: its image has no `sh` to link to");
+        assert_eq!(message, expected);
+        let missing = Error::Io("read x".into(), io::ErrorKind::NotFound.into());
+        assert_eq!(missing.message(), "can't read x: entity not found");
+        let refusal = Error::from(budget::Refusal::Cancelled);
+        assert_eq!(refusal.message(), "nobody waits for it any more");
+    }
+
+    #[test]
+    fn an_io_error_that_carries_a_type_says_its_text_once() {
+        let carried = io::Error::from(budget::Refusal::Entries);
+        let entry = Error::Entry("f".into(), carried.into());
+        let expected = "can't unpack `f`: it has more than 1000000 entries";
+        assert_eq!(entry.message(), expected);
+    }
+}

@@ -1,0 +1,391 @@
+//! Layers as the kernel shows them: real archives, real attributes and real mounts, so these tests
+//! run as root. Each packs images into a layout of its own and pulls them.
+
+use rustix::fs::{OFlags, ResolveFlags};
+use std::{
+    fs,
+    io::Read,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tank_image::{ImageConfig, Images};
+use tank_model::Digest;
+use tank_sys::mount::{self, attr};
+
+const BLOCK: usize = 512;
+
+/// An entry of an archive: its type (`0` file, `2` symbolic link, `5` directory, `6` FIFO, `3` a
+/// device), its name, and its content or where it leads.
+type Entry<'e> = (u8, &'e str, &'e str);
+
+fn dir(name: &str) -> Entry<'_> {
+    (b'5', name, "")
+}
+
+fn file<'e>(name: &'e str, content: &'e str) -> Entry<'e> {
+    (b'0', name, content)
+}
+
+fn link<'e>(name: &'e str, to: &'e str) -> Entry<'e> {
+    (b'2', name, to)
+}
+
+fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, name, text) in entries {
+        let (content, to) = if *kind == b'2' {
+            ("", *text)
+        } else {
+            (*text, "")
+        };
+        let mut block = vec![0; BLOCK];
+        let size = format!("{:011o}", content.len());
+        let fields: [(usize, &[u8]); 10] = [
+            (0, name.as_bytes()),
+            (100, b"0000755"),
+            (108, b"0000000"),
+            (116, b"0000000"),
+            (124, size.as_bytes()),
+            (136, b"00000000000"),
+            (148, b"        "),
+            (157, to.as_bytes()),
+            (257, b"ustar  \0"),
+            // The null device's numbers.
+            (329, b"0000001\x000000003"),
+        ];
+        block[156] = *kind;
+        for (at, field) in fields {
+            block[at..at + field.len()].copy_from_slice(field);
+        }
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes.extend(block);
+        bytes.extend(content.as_bytes());
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+    }
+    bytes.resize(bytes.len() + 2 * BLOCK, 0);
+    bytes
+}
+
+/// A store and a layout, in a folder that goes with this.
+struct Place {
+    folder: PathBuf,
+    images: Images,
+}
+
+impl Place {
+    fn new(name: &str) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "layers are made and mounted: run it as root"
+        );
+        let folder =
+            std::env::temp_dir().join(format!("tank-layers-{name}-{}", std::process::id()));
+        fs::create_dir_all(folder.join("layout/blobs/sha256")).expect("a folder");
+        let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
+        fs::write(folder.join("layout/oci-layout"), version).expect("writes");
+        let images = Images::open(&folder.join("store"), &[]).expect("a store");
+        Self { folder, images }
+    }
+
+    fn blob(&self, bytes: &[u8]) -> (Digest, usize) {
+        let digest = Digest::of(bytes);
+        let path = self.folder.join("layout/blobs/sha256").join(digest.hex());
+        fs::write(path, bytes).expect("writes");
+        (digest, bytes.len())
+    }
+
+    /// Packs an image of these layers, with `config` as its `config`, and pulls it.
+    fn pull(&self, config: &str, layers: &[Vec<u8>]) -> Digest {
+        let ids: Vec<String> = layers
+            .iter()
+            .map(|layer| format!(r#""{}""#, Digest::of(layer)))
+            .collect();
+        let arch = oci_spec::image::Arch::default();
+        let config = format!(
+            r#"{{"architecture":"{arch}","os":"linux","config":{config},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+            ids.join(",")
+        );
+        let described = |kind: &str, (digest, size): (Digest, usize)| {
+            format!(
+                r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"{digest}","size":{size}}}"#
+            )
+        };
+        let layers: Vec<String> = layers
+            .iter()
+            .map(|layer| described("layer.v1.tar", self.blob(layer)))
+            .collect();
+        let config = described("config.v1+json", self.blob(config.as_bytes()));
+        let layers = layers.join(",");
+        let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layers}]}}"#);
+        let manifest = described("manifest.v1+json", self.blob(manifest.as_bytes()));
+        let index = format!(r#"{{"schemaVersion":2,"manifests":[{manifest}]}}"#);
+        fs::write(self.folder.join("layout/index.json"), index).expect("writes");
+        let reference = format!("oci:{}/layout", self.folder.display());
+        let reference = reference.parse().expect("a reference");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime
+            .block_on(self.images.pull(&reference, None))
+            .expect("it is pulled")
+    }
+
+    fn config_of(&self, layers: &[Vec<u8>]) -> Arc<ImageConfig> {
+        let digest = self.pull("{}", layers);
+        self.images.config(&digest).expect("a configuration")
+    }
+
+    /// What the layers show together.
+    fn shows(&self, layers: &[Vec<u8>]) -> Shown {
+        let image = self.images.find(self.pull("{}", layers)).expect("an image");
+        let layers = image.layers.iter().map(|layer| mount::open_path(layer));
+        let layers: Vec<OwnedFd> = layers.collect::<Result<_, _>>().expect("opens");
+        Shown(mount::overlay_read_only(&layers, attr::RDONLY).expect("mounts"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = tank_sys::remove::tree(&self.folder);
+    }
+}
+
+/// The root of a mounted image.
+struct Shown(OwnedFd);
+
+impl Shown {
+    fn names(&self, dir: &str) -> Vec<String> {
+        let resolve = ResolveFlags::IN_ROOT;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let dir = rustix::fs::openat2(
+            self.0.as_fd(),
+            dir,
+            flags,
+            rustix::fs::Mode::empty(),
+            resolve,
+        )
+        .expect("a directory");
+        let mut names: Vec<String> = rustix::fs::Dir::read_from(&dir)
+            .expect("lists")
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .filter(|name| name != "." && name != "..")
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn text(&self, path: &str) -> String {
+        let mut text = String::new();
+        fs::File::from(mount::open_in_root(self.0.as_fd(), path, OFlags::RDONLY).expect("opens"))
+            .read_to_string(&mut text)
+            .expect("reads");
+        text
+    }
+}
+
+fn mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").expect("mounts")
+}
+
+#[test]
+fn a_whiteout_and_a_directory_of_one_layer_hide_what_lies_below_in_either_order() {
+    let place = Place::new("opaque");
+    let lower = archive(&[
+        dir("foo"),
+        file("foo/secret", "old"),
+        file("beside", "stays"),
+    ]);
+    let hidden = [
+        [file(".wh.foo", ""), dir("foo"), file("foo/new", "new")],
+        [dir("foo"), file(".wh.foo", ""), file("foo/new", "new")],
+        [dir("foo"), file("foo/new", "new"), file(".wh.foo", "")],
+        // Twice, and a file between them.
+        [file(".wh.foo", ""), file("foo", ""), dir("foo")],
+    ];
+    for entries in &hidden {
+        let shown = place.shows(&[lower.clone(), archive(entries)]);
+        let names = shown.names("foo");
+        assert!(
+            !names.contains(&"secret".to_owned()),
+            "{entries:?}: {names:?}"
+        );
+        assert!(
+            names.iter().all(|name| name == "new"),
+            "{entries:?}: {names:?}"
+        );
+        assert_eq!(shown.names("."), ["beside", "foo"], "{entries:?}");
+    }
+    // A directory that no entry of its own names, as many archivers write it.
+    let implied = [file(".wh.foo", ""), file("foo/deep/new", "new")];
+    let shown = place.shows(&[lower.clone(), archive(&implied)]);
+    assert_eq!(shown.names("foo"), ["deep"]);
+    assert_eq!(shown.text("foo/deep/new"), "new");
+    // Without a whiteout both are shown, and a whiteout alone hides all of it.
+    let merged = place.shows(&[
+        lower.clone(),
+        archive(&[dir("foo"), file("foo/new", "new")]),
+    ]);
+    assert_eq!(merged.names("foo"), ["new", "secret"]);
+    let gone = place.shows(&[lower, archive(&[file(".wh.foo", "")])]);
+    assert_eq!(gone.names("."), ["beside"]);
+}
+
+#[test]
+fn a_whiteout_does_not_hide_a_file_of_its_own_layer() {
+    let place = Place::new("own");
+    let lower = archive(&[file("foo", "old"), file("gone", "old")]);
+    for entries in [
+        [
+            file("foo", "new"),
+            file(".wh.foo", ""),
+            file(".wh.gone", ""),
+        ],
+        [
+            file(".wh.foo", ""),
+            file("foo", "new"),
+            file(".wh.gone", ""),
+        ],
+    ] {
+        let shown = place.shows(&[lower.clone(), archive(&entries)]);
+        assert_eq!(shown.names("."), ["foo"], "{entries:?}");
+        assert_eq!(shown.text("foo"), "new", "{entries:?}");
+    }
+    // Nor does an entry go through a file because a whiteout is near.
+    let through = archive(&[
+        file("foo", "new"),
+        file(".wh.foo", ""),
+        file("foo/inner", ""),
+    ]);
+    let pulled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        place.shows(&[lower, through]);
+    }));
+    assert!(pulled.is_err(), "a file is no directory");
+}
+
+#[test]
+fn an_image_says_how_it_is_run_and_who_its_users_are() {
+    let place = Place::new("config");
+    let lower = archive(&[
+        dir("etc"),
+        file("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
+        file("etc/group", "root:x:0:\n"),
+    ]);
+    let upper = archive(&[dir("etc"), file("etc/group", "wheel:x:10:\n")]);
+    let config = r#"{"Entrypoint":["/init"],"Cmd":["-v"],"Env":["A=1"],"User":"app:wheel","WorkingDir":"/srv","StopSignal":"SIGQUIT"}"#;
+    let digest = place.pull(config, &[lower.clone(), upper.clone()]);
+    let expected = ImageConfig {
+        entrypoint: vec!["/init".to_owned()],
+        cmd: vec!["-v".to_owned()],
+        env: vec!["A=1".to_owned()],
+        user: Some("app:wheel".to_owned()),
+        working_dir: Some("/srv".to_owned()),
+        stop_signal: Some("SIGQUIT".to_owned()),
+        passwd: "root:x:0:0::/root:/bin/sh\n".to_owned(),
+        group: "wheel:x:10:\n".to_owned(),
+    };
+    let before = mounts();
+    let found = place.images.config(&digest).expect("a configuration");
+    assert_eq!(*found, expected);
+    assert_eq!(mounts(), before, "nothing is in the mount table");
+    let again = place.images.config(&digest).expect("a configuration");
+    assert!(Arc::ptr_eq(&found, &again), "it is from the cache");
+    // One layer alone, and one that says nothing.
+    assert_eq!(
+        place.config_of(std::slice::from_ref(&lower)).group,
+        "root:x:0:\n"
+    );
+    assert_eq!(
+        *place.config_of(&[archive(&[dir("etc")])]),
+        ImageConfig::default()
+    );
+    // What was hidden is not there.
+    let hidden = archive(&[file("etc/.wh.passwd", "")]);
+    let config = place.config_of(&[lower.clone(), hidden]);
+    assert_eq!(
+        (config.passwd.as_str(), config.group.as_str()),
+        ("", "root:x:0:\n")
+    );
+    let hidden = archive(&[file(".wh.etc", "")]);
+    assert_eq!(*place.config_of(&[lower, hidden]), ImageConfig::default());
+}
+
+#[test]
+fn an_image_may_have_as_many_layers_as_tank_takes() {
+    let place = Place::new("many");
+    let layer = |index: usize| {
+        let content = format!("user{index}:x:0:0::/:/\n");
+        archive(&[
+            file("etc/passwd", &content),
+            file(&format!("layer{index}"), ""),
+        ])
+    };
+    let layers: Vec<Vec<u8>> = (0..tank_image::MAX_LAYERS).map(layer).collect();
+    let config = place.config_of(&layers);
+    assert_eq!(config.passwd, "user255:x:0:0::/:/\n");
+}
+
+#[test]
+fn users_behind_hostile_links_are_none_of_the_hosts() {
+    let place = Place::new("hostile");
+    let host = place.folder.join("host");
+    fs::write(&host, "host:x:0:0::/:/\n").expect("writes");
+    let host = host.display().to_string();
+    let up = format!("../../../../../../../../..{host}");
+    let passwd = "etc/passwd";
+    let hostile: [&[Entry<'_>]; 10] = [
+        &[link("etc", "/proc/self")],
+        &[link("etc", "/proc/1/root/etc")],
+        &[link("etc", "/etc")],
+        &[link("etc", "..")],
+        &[link(passwd, &host)],
+        &[link(passwd, &up)],
+        &[link(passwd, "/proc/self/environ")],
+        &[(b'6', passwd, "")],
+        &[(b'3', passwd, ""), file(".wh.passwd", "")],
+        &[dir("etc"), dir(passwd)],
+    ];
+    let below = archive(&[dir("proc"), file("beside", "")]);
+    for entries in hostile {
+        let begun = Instant::now();
+        // Alone, and on top of another layer.
+        for layers in [
+            vec![archive(entries)],
+            vec![below.clone(), archive(entries)],
+        ] {
+            assert_eq!(
+                *place.config_of(&layers),
+                ImageConfig::default(),
+                "{entries:?}"
+            );
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "{entries:?}");
+    }
+    // A link within the image is its own affair, absolute or not.
+    let within = [file("usr/lib/passwd", "own"), link("etc", "/usr/lib")];
+    assert_eq!(place.config_of(&[archive(&within)]).passwd, "own");
+    let within = [
+        file("usr/lib/group", "own"),
+        link("etc/group", "../../usr/lib/group"),
+    ];
+    assert_eq!(place.config_of(&[below, archive(&within)]).group, "own");
+}
+
+#[test]
+fn a_list_of_users_without_an_end_is_read_to_a_mebibyte() {
+    let place = Place::new("endless");
+    let long = "x".repeat(3 << 20);
+    let config = place.config_of(&[archive(&[file("etc/passwd", &long)])]);
+    assert_eq!(config.passwd.len(), 1 << 20);
+    assert!(Path::new(&place.folder).is_dir());
+}
