@@ -29,6 +29,7 @@ const PURE: [(&str, &[&str]); 2] = [
     (
         "tank-model",
         &[
+            "ipnet",
             "petgraph",
             "serde",
             "serde_json",
@@ -37,7 +38,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "thiserror",
         ],
     ),
-    ("tank-plan", &["serde", "serde_json", "tank-model"]),
+    ("tank-plan", &["ipnet", "serde", "serde_json", "tank-model"]),
 ];
 
 fn packages() -> Vec<serde_json::Value> {

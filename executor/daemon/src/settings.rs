@@ -1,10 +1,10 @@
 //! How a daemon is set up: flags, then the environment, then `/etc/tank/tank.toml`, then defaults.
 
 use clap::Parser;
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
 use std::path::{Path, PathBuf};
-use tank_model::units::Millis;
-use tank_sys::route::Cidr;
+use tank_model::units::{Millis, nth_address, parse_network};
 
 /// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to
 /// fail; in steps of 65,536, a pod's lease times that.
@@ -54,7 +54,8 @@ pub struct Config {
     /// The bridge's name.
     pub bridge: String,
     /// The pods' networks, at most one of each family. The first address is the bridge's own.
-    pub networks: Vec<Cidr>,
+    #[serde(deserialize_with = "read_networks")]
+    pub networks: Vec<IpNet>,
     /// The directory of Tank's cgroups, in each hierarchy.
     pub cgroup: String,
     /// How long a container without a probe has to run before a switch counts it as healthy.
@@ -66,6 +67,26 @@ pub struct Config {
     pub resync: Millis,
     /// Registries spoken to without TLS. Those on loopback always are.
     pub insecure_registries: Vec<String>,
+}
+
+/// One of [`Config::networks`]: `10.90.0.0/16`.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Network(IpNet);
+
+impl TryFrom<String> for Network {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let example = "write for example \"10.90.0.0/16\"";
+        parse_network(&text)
+            .map(Self)
+            .map_err(|_| format!("`{text}` is no network, {example}"))
+    }
+}
+
+fn read_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let networks = Vec::<Network>::deserialize(deserializer)?;
+    Ok(networks.into_iter().map(|network| network.0).collect())
 }
 
 impl Default for Config {
@@ -188,7 +209,7 @@ fn check(config: &Config) -> Result<(), String> {
     let families: Vec<bool> = config
         .networks
         .iter()
-        .map(|network| network.address.is_ipv4())
+        .map(|network| network.addr().is_ipv4())
         .collect();
     if families.is_empty()
         || families.len() > 2
@@ -197,10 +218,7 @@ fn check(config: &Config) -> Result<(), String> {
         return Err("networks: give one network, or one of IPv4 and one of IPv6".to_owned());
     }
     for network in &config.networks {
-        if network
-            .nth(crate::store::FIRST_LEASE + crate::store::LEASES)
-            .is_none()
-        {
+        if nth_address(*network, crate::store::FIRST_LEASE + crate::store::LEASES).is_none() {
             return Err(format!(
                 "networks: {network} has fewer than {} addresses",
                 crate::store::LEASES

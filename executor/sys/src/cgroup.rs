@@ -169,7 +169,7 @@ impl Cgroups {
         };
         let own = self.layout.v2.join(&self.prefix).join(pod).join(part);
         Ok(Entrance {
-            dir: crate::mount::open_path(&own)?,
+            dir: crate::beneath::open_path(&own)?,
             procs: open(own.join("cgroup.procs"))?,
             tasks: tasks.into_iter().map(open).collect::<Result<_>>()?,
         })

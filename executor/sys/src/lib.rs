@@ -10,14 +10,13 @@
 //! | [`privilege`] | ids, capabilities, `no_new_privs`, [`seccomp`] |
 //! | [`pty`] | terminals, made inside a container |
 //! | [`remove`] | removing trees of any depth |
-//! | [`stream`] | what may be a standard stream of a process in a container |
 //! | [`program`] | the caller's own program, out of reach of those it executes others for |
 //! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
 //! | [`route`] | links, addresses and routes (rtnetlink), in any network namespace |
 //! | [`nft`] | one owned nftables table, replaced in one transaction |
 //! | [`sockets`] | who listens where |
-//! | [`watch`] | being told that links, routes, rules or files changed |
-//! | [`laps`] | where the time of a start goes |
+//! | [`watch`] | notifications that links, routes, rules or files changed |
+//! | [`trace`] | the spans of a start |
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
 //!
 //! It knows no pods: names, policies and the store are other rooms' concern. Everything is
@@ -32,7 +31,6 @@
 pub mod beneath;
 pub mod cgroup;
 pub mod clock;
-pub mod laps;
 pub mod mount;
 pub mod namespace;
 mod netlink;
@@ -47,7 +45,7 @@ pub mod rootfs;
 pub mod route;
 pub mod seccomp;
 pub mod sockets;
-pub mod stream;
+pub mod trace;
 pub mod watch;
 
 use std::{fmt, io, path::Path};

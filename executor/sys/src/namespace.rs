@@ -4,11 +4,11 @@
 //! die with the last holder: nothing is pinned in the file system.
 
 use crate::{
-    Context, Error, Result,
-    laps::{Laps, Phase},
-    packet,
+    Context, Error, Result, packet,
     process::{self, flags},
-    route,
+    route::{self, Routes},
+    trace::{Phase, Trace},
+    watch::Changes,
 };
 use rustix::thread::ThreadNameSpaceType;
 use std::{
@@ -39,7 +39,7 @@ pub fn create(
     id_base: u32,
     own_network: bool,
     hostname: &str,
-    laps: &Laps,
+    trace: &Trace,
 ) -> Result<(Namespaces, Vec<OwnedFd>)> {
     let (ready_rx, ready_tx) = packet::pair()?;
     let network = if own_network { flags::NEWNET } else { 0 };
@@ -71,14 +71,14 @@ pub fn create(
         0
     })?;
     drop(ready_tx);
-    laps.note(Phase::Clone);
+    trace.end(Phase::Clone);
     let opened = (|| {
         // The caller may be in a pid namespace of its own, which `/proc` is not of.
         let pid = process::visible_pid(helper.pidfd.as_fd())?;
         let map = format!("0 {id_base} {ID_COUNT}");
         fs::write(format!("/proc/{pid}/uid_map"), &map).doing(|| format!("map user ids {map}"))?;
         fs::write(format!("/proc/{pid}/gid_map"), &map).doing(|| format!("map group ids {map}"))?;
-        laps.note(Phase::Ids);
+        trace.end(Phase::Ids);
         let ready = packet::receive(ready_rx.as_fd()).doing(|| "wait for the namespaces")?;
         let (named, sockets) = ready
             .ok_or(io::ErrorKind::UnexpectedEof)
@@ -108,7 +108,7 @@ pub fn create(
     })();
     process::signal(helper.pidfd.as_fd(), libc::SIGKILL)?;
     process::wait(&helper)?;
-    laps.note(Phase::Namespaces);
+    trace.end(Phase::Namespaces);
     opened
 }
 
@@ -183,5 +183,18 @@ pub fn in_network<T: Send>(
         thread.join().unwrap_or_else(|_| {
             Err(io::Error::other("the thread ended")).doing(|| "work in a network namespace")
         })
+    })
+}
+
+/// Opens a socket to the routing tables of the network namespace `net`, and one that is notified of
+/// changes there. Both stay in it. Needs a tokio runtime.
+///
+/// # Errors
+/// What `setns(2)` or `socket(2)` gives.
+pub fn open_routes(net: BorrowedFd<'_>) -> Result<(Routes, Changes)> {
+    let runtime = tokio::runtime::Handle::current();
+    in_network(net, move || {
+        let _context = runtime.enter();
+        Ok((Routes::here()?, Changes::of_routes()?))
     })
 }

@@ -13,6 +13,7 @@ use crate::{
     pods::shim::{Shim, failure},
     store::{StoreError, leases::Proposal},
 };
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
@@ -24,10 +25,7 @@ use tank_model::{
     spec::{self, Network},
 };
 use tank_proto::shim::{Failure, Request};
-use tank_sys::{
-    mount::{self, attr},
-    route::Cidr,
-};
+use tank_sys::mount::{self, attr};
 
 /// The most bytes that are read of a file to see whether it says what it should.
 const MAX_FILE: u64 = 4 << 20;
@@ -71,7 +69,7 @@ fn contents_at(
     resolver: &Resolver,
     pod: &Name,
     container: &Name,
-    addresses: &BTreeSet<Cidr>,
+    addresses: &BTreeSet<IpNet>,
 ) -> BTreeMap<String, spec::File> {
     let mut files = graph.files(pod, container);
     let Some((sandbox, _)) = graph.sandbox(pod) else {
@@ -79,7 +77,7 @@ fn contents_at(
     };
     let hosts = hosts_file(
         &sandbox.hostname,
-        addresses.iter().map(|cidr| cidr.address.to_string()),
+        addresses.iter().map(|cidr| cidr.addr().to_string()),
     );
     let generated = [
         ("/etc/hosts", hosts),

@@ -1,6 +1,7 @@
 //! The impure writer: carries steps out, the independent ones side by side.
 
 pub mod files;
+pub mod firewall;
 mod resolver;
 mod set_id;
 pub mod sources;
@@ -14,6 +15,7 @@ use crate::{
     pods::shim::{Shim, failure},
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -26,7 +28,7 @@ use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim::{self, Failure, FailureKind, Setup};
 use tank_sys::{
     process::{SIGCONT, SIGKILL},
-    route::{Cidr, Request},
+    route::Request,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -323,13 +325,13 @@ async fn perform(
                 return Ok(());
             };
             blocking("publish ports", move || {
-                tank_sys::nft::replace(&ruleset).map_err(|e| failure(&e))
+                firewall::replace(&ruleset).map_err(|e| failure(&e))
             })
             .await
         }
         Step::RemoveFirewall => {
             blocking("remove the rules", || {
-                tank_sys::nft::remove().map_err(|e| failure(&e))
+                firewall::remove().map_err(|e| failure(&e))
             })
             .await
         }
@@ -349,7 +351,7 @@ fn ensure_bridge(host: &Host) -> Result<(), Failure> {
     ensure().map_err(|e| failure(&e))?;
     let mut settings = Vec::new();
     for network in &host.settings.config.networks {
-        if network.address.is_ipv4() {
+        if network.addr().is_ipv4() {
             settings.push("net/ipv4/ip_forward".to_owned());
             // Lets a port on 127.0.0.1 lead to a pod; the table's guard keeps pods from the host's
             // loopback.
@@ -475,7 +477,7 @@ fn connect(
     shim: &Shim,
     name: &str,
     lease: u32,
-    addresses: &BTreeSet<Cidr>,
+    addresses: &BTreeSet<IpNet>,
 ) -> Result<(), tank_sys::Error> {
     let missing =
         |what: &str| tank_sys::Error::new(what, std::io::Error::from(std::io::ErrorKind::NotFound));
@@ -513,7 +515,7 @@ fn connect(
     let gateways: BTreeSet<_> = host
         .bridge_addresses()
         .into_iter()
-        .map(|cidr| cidr.address)
+        .map(|cidr| cidr.addr())
         .collect();
     inside.remove_other_default_routes(&gateways)?;
     let mut requests = vec![Request::set_up(LOOPBACK), Request::set_up(index)];

@@ -781,8 +781,10 @@ async fn exec(
         });
     }
     // Neither a client's terminal nor a directory of its is ever handed into a container.
-    tank_sys::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| Error::Invalid {
-        problems: vec![why],
+    tank_proto::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| {
+        Error::Invalid {
+            problems: vec![why],
+        }
     })?;
     let running = || Error::NotRunning {
         pod: pod.to_string(),

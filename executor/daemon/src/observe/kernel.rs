@@ -58,7 +58,7 @@ impl<T> Listed<T> {
     pub fn hear(&self) -> bool {
         let mut known = self.known();
         // A socket that fails tells nothing: then nothing is known to be as it was.
-        let heard = self.changes.take().unwrap_or(true);
+        let heard = self.changes.drain().unwrap_or(true);
         if heard {
             *known = None;
         }

@@ -174,11 +174,11 @@ impl Whole {
             gateways: host
                 .bridge_addresses()
                 .into_iter()
-                .map(|cidr| cidr.address)
+                .map(|cidr| cidr.addr())
                 .collect(),
             firewall: host
                 .rules
-                .get(tank_sys::nft::list)
+                .get(crate::actuate::firewall::list)
                 .map_err(|e| failure(&e))?,
             left_over: names
                 .into_iter()

@@ -2,6 +2,7 @@
 //! kernel.
 
 use crate::{
+    actuate::firewall::{Forward, Ruleset},
     actuate::sources::Sources,
     events::Events,
     images::Images,
@@ -14,19 +15,19 @@ use crate::{
     store::{Store, StoreError, leases::Proposal},
     timings::Timings,
 };
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
-use tank_model::{Digest, Graph, Name, spec::Network};
+use tank_model::{Digest, Graph, Name, spec::Network, units::nth_address};
 use tank_proto::shim::ContainerState;
 use tank_sys::{
     cgroup::Cgroups,
-    nft::{Forward, Ruleset},
-    route::{Cidr, Link, Routes},
-    watch::{self, Changes, Told, Writes},
+    route::{Link, Routes},
+    watch::{self, Changes, WriteEvents, Writes},
 };
 use tokio::sync::{Notify, mpsc};
 
@@ -69,7 +70,7 @@ struct Watched {
     /// The run of each container, and whether its files are too.
     runs: BTreeMap<(Name, String), (u64, bool)>,
     /// Whose each directory is.
-    dirs: BTreeMap<watch::Watched, Name>,
+    dirs: BTreeMap<watch::WatchId, Name>,
 }
 
 /// How many graphs are kept in memory.
@@ -229,9 +230,9 @@ impl Host {
         let Some(writes) = &self.writes else {
             return false;
         };
-        let told = writes.take().unwrap_or(Told {
+        let told = writes.drain().unwrap_or(WriteEvents {
             lost: true,
-            ..Told::default()
+            ..WriteEvents::default()
         });
         let mut watched = self.watched();
         let shims = self.shims();
@@ -371,27 +372,27 @@ impl Host {
     }
 
     /// The addresses that go with a pod's name, one of each of the host's networks.
-    pub fn addresses(&self, pod: &Name) -> Result<BTreeSet<Cidr>, StoreError> {
+    pub fn addresses(&self, pod: &Name) -> Result<BTreeSet<IpNet>, StoreError> {
         Ok(self.addresses_of(self.lease(pod)?))
     }
 
     /// The addresses that go with a lease.
-    pub fn addresses_of(&self, lease: u32) -> BTreeSet<Cidr> {
+    pub fn addresses_of(&self, lease: u32) -> BTreeSet<IpNet> {
         self.settings
             .config
             .networks
             .iter()
-            .filter_map(|network| network.nth(lease))
+            .filter_map(|network| nth_address(*network, lease))
             .collect()
     }
 
     /// The bridge's own addresses.
-    pub fn bridge_addresses(&self) -> BTreeSet<Cidr> {
+    pub fn bridge_addresses(&self) -> BTreeSet<IpNet> {
         self.settings
             .config
             .networks
             .iter()
-            .filter_map(|network| network.nth(1))
+            .filter_map(|network| nth_address(*network, 1))
             .collect()
     }
 
@@ -415,7 +416,7 @@ impl Host {
             for (name, publish) in graph.published(pod) {
                 let target = addresses
                     .iter()
-                    .find(|cidr| cidr.address.is_ipv4() == publish.address.is_ipv4());
+                    .find(|cidr| cidr.addr().is_ipv4() == publish.address.is_ipv4());
                 let Some(target) = target else { continue };
                 forwards.push(Forward {
                     name: format!("{pod}/{name}"),
@@ -426,7 +427,7 @@ impl Host {
                         6
                     },
                     port: publish.port,
-                    to: SocketAddr::new(target.address, publish.target()),
+                    to: SocketAddr::new(target.addr(), publish.target()),
                 });
             }
         }

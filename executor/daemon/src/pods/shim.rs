@@ -464,7 +464,7 @@ impl Shim {
             .as_ref()
             .map(|(changes, _)| Arc::clone(changes));
         // A socket that fails tells nothing: then nothing is known to be as it was.
-        let heard = watch.is_some_and(|changes| changes.take().unwrap_or(true));
+        let heard = watch.is_some_and(|changes| changes.drain().unwrap_or(true));
         if heard {
             self.touch();
         }
@@ -574,7 +574,8 @@ impl Shim {
                     kind: FailureKind::Other,
                 });
             };
-            let (routes, changes) = Routes::in_namespace(net.as_fd()).map_err(|e| failure(&e))?;
+            let (routes, changes) =
+                tank_sys::namespace::open_routes(net.as_fd()).map_err(|e| failure(&e))?;
             self.watch(changes);
             Ok(routes)
         };
@@ -603,7 +604,7 @@ impl Shim {
         let waiting = Arc::clone(&changes);
         let task = tokio::spawn(async move {
             while waiting.ready().await.is_ok() {
-                match waiting.take() {
+                match waiting.drain() {
                     Ok(true) => {}
                     Ok(false) => continue,
                     Err(_) => break,

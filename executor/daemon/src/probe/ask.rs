@@ -46,7 +46,7 @@ async fn once(host: &Host, run: &Run, probe: &Probe) -> bool {
     let bridged = host
         .addresses(&run.0)
         .ok()
-        .and_then(|addresses| addresses.first().map(|cidr| cidr.address));
+        .and_then(|addresses| addresses.first().map(|cidr| cidr.addr()));
     let own = match host.shim(&run.0) {
         Some(shim) => shim
             .namespaces()
