@@ -50,6 +50,7 @@ impl Root {
         open_path(Path::new("/")).map(Self)
     }
 
+    /// The directory, opened with `O_PATH`.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

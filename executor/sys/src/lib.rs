@@ -23,6 +23,7 @@
 //! descriptor-typed and close-on-exec. Kernel: Linux 6.1 or later; some things are quicker on newer
 //! ones.
 
+#![warn(missing_docs)]
 #![allow(
     unsafe_code,
     reason = "this crate is where Tank's unsafe code is; every block states its invariant"
@@ -75,9 +76,11 @@ pub struct Error {
     source: io::Error,
 }
 
+/// What a kernel call gives, or an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// An error with what was attempted, on what, and why it failed.
     pub fn new(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self {
             what: what.into(),

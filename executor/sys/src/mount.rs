@@ -34,9 +34,13 @@ struct MountAttr {
 
 /// Attributes of a mount, as `mount_setattr(2)` has them.
 pub mod attr {
+    /// Nothing can be written.
     pub const RDONLY: u64 = 0x1;
+    /// Set-id bits and file capabilities count for nothing.
     pub const NOSUID: u64 = 0x2;
+    /// Device nodes can't be opened.
     pub const NODEV: u64 = 0x4;
+    /// No program can be executed.
     pub const NOEXEC: u64 = 0x8;
     pub(super) const IDMAP: u64 = 0x0010_0000;
 }

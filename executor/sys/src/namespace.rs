@@ -23,9 +23,13 @@ pub const ID_COUNT: u32 = 65_536;
 /// The namespaces a pod's containers share. `net` is none where the pod uses the host's.
 #[derive(Debug)]
 pub struct Namespaces {
+    /// The user namespace that owns the others.
     pub user: OwnedFd,
+    /// The host name.
     pub uts: OwnedFd,
+    /// System V IPC and POSIX message queues.
     pub ipc: OwnedFd,
+    /// Links, addresses, routes and sockets.
     pub net: Option<OwnedFd>,
 }
 

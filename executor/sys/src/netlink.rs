@@ -81,6 +81,7 @@ impl std::fmt::Debug for Inner {
 pub struct Refused {
     /// Which of those that were sent together.
     pub index: usize,
+    /// Why.
     pub error: io::Error,
 }
 

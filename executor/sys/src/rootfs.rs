@@ -39,9 +39,11 @@ pub struct Rootfs<'a> {
     pub files: Option<(BorrowedFd<'a>, &'a [FileMount])>,
     /// The host id of the container's root.
     pub owner: u32,
+    /// Whether the root is mounted read-only.
     pub read_only: bool,
     /// Beside those that every container has.
     pub devices: &'a [Device],
+    /// Where spans are recorded.
     pub trace: &'a Trace,
 }
 
@@ -50,9 +52,13 @@ pub struct Rootfs<'a> {
 pub struct Device {
     /// Absolute, below `/dev`.
     pub path: String,
+    /// Whether it is a block device.
     pub block: bool,
+    /// Its major number.
     pub major: u32,
+    /// Its minor number.
     pub minor: u32,
+    /// Whether it can't be written.
     pub read_only: bool,
 }
 
@@ -101,6 +107,7 @@ const READ_ONLY: [&str; 5] = [
 /// A container's file system, entered.
 #[derive(Debug)]
 pub struct Entered {
+    /// Its root directory.
     pub root: Root,
     /// Its `/dev/null`, for reading. By descriptor: a volume may cover `/dev`.
     pub null: OwnedFd,

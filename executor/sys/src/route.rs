@@ -41,8 +41,11 @@ use std::{
 /// A link as the kernel lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Link {
+    /// Its number, which the kernel gives no other link of this namespace meanwhile.
     pub index: u32,
+    /// Its name.
     pub name: String,
+    /// Whether it is set up (`IFF_UP`).
     pub up: bool,
     /// The bridge it belongs to.
     pub controller: Option<u32>,

@@ -14,6 +14,7 @@ use std::{
 
 /// What a process does on its way to its program: the name of a span ([`Phase::as_str`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is described by `as_str`")]
 pub enum Phase {
     Prepare,
     Fork,

@@ -133,7 +133,7 @@ pub struct Seen {
 
 #[derive(Debug)]
 pub struct Container {
-    pub limits: cgroup::Limits,
+    pub limits: cgroup::ControllerLimits,
     pub halted: bool,
     pub out_of_memory: bool,
     pub files: Option<BTreeMap<String, Digest>>,

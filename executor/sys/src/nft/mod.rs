@@ -64,6 +64,7 @@ pub struct Rule {
 
 /// One condition on a packet. `is: false` negates it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum Match {
     /// The interface it came in by. At most 15 bytes.
     InInterface { name: String, is: bool },
