@@ -11,7 +11,7 @@ use tank_model::{
     Reference,
     name::nearest,
     spec::{Amount, Mode},
-    units::{Bytes, Cidr, MilliCpu, Millis},
+    units::{Bytes, MilliCpu, Millis, parse_network},
 };
 
 /// Every contract and helper, by name.
@@ -207,7 +207,7 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
             let text = text()?;
             IpAddr::from_str(text).map(drop).map_err(|_| Refusal::invalid(format!("`{text}` is no IP address")))
         }
-        "Cidr" => Cidr::parse(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
+        "Cidr" => parse_network(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
         "Capability" => capability(text()?),
         "SystemCall" => system_call(text()?),
         _ => Ok(()),

@@ -1,6 +1,9 @@
 //! The rooms of the house and the doors between them.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
 use tank_tests::repo;
 
 /// What each crate may use of Tank's own, as the design has it.
@@ -36,6 +39,7 @@ const PURE: [(&str, &[&str]); 2] = [
     (
         "tank-model",
         &[
+            "ipnet",
             "petgraph",
             "serde",
             "serde_json",
@@ -44,7 +48,7 @@ const PURE: [(&str, &[&str]); 2] = [
             "thiserror",
         ],
     ),
-    ("tank-plan", &["serde", "serde_json", "tank-model"]),
+    ("tank-plan", &["ipnet", "serde", "serde_json", "tank-model"]),
 ];
 
 fn packages() -> Vec<serde_json::Value> {
@@ -162,4 +166,94 @@ fn unsafe_code_is_in_one_room() {
             "{path} has unsafe code without its invariant"
         );
     }
+}
+
+/// The modules that each module of a crate imports: top-level ones, by `crate::…` outside comments
+/// and tests.
+fn module_imports(src: &std::path::Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut texts: BTreeMap<String, String> = BTreeMap::new();
+    for file in files(src) {
+        let below = file.strip_prefix(src).expect("below");
+        let first = below.iter().next().expect("a part").to_string_lossy();
+        let module = first.trim_end_matches(".rs").to_owned();
+        let text = std::fs::read_to_string(&file).expect("read");
+        let code = text.split("#[cfg(test)]\nmod tests").next().expect("code");
+        let code = code
+            .lines()
+            .map(|line| line.split("//").next().expect("code"));
+        if below.file_name().is_some_and(|name| name != "tests.rs") {
+            texts.entry(module).or_default().extend(code);
+        }
+    }
+    texts.remove("lib");
+    let imports = |code: &str| {
+        let mut words = BTreeSet::new();
+        for rest in code.split("crate::").skip(1) {
+            // Of a group the first word of each member, and not those of groups within.
+            let (mut depth, mut word, mut fresh) = (0, String::new(), true);
+            for c in rest.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    ',' if depth == 1 => fresh = true,
+                    c if c.is_alphanumeric() || c == '_' => {
+                        if fresh {
+                            word.push(c);
+                        }
+                        continue;
+                    }
+                    _ => {}
+                }
+                if !word.is_empty() {
+                    words.insert(std::mem::take(&mut word));
+                    fresh = c == ',' && depth == 1;
+                }
+                if depth <= 0 {
+                    break;
+                }
+            }
+            words.insert(word);
+        }
+        words
+    };
+    let names: BTreeSet<String> = texts.keys().cloned().collect();
+    let within = |(module, code): (String, String)| {
+        let mut imported = imports(&code);
+        imported.retain(|word| names.contains(word) && *word != module);
+        (module, imported)
+    };
+    texts.into_iter().map(within).collect()
+}
+
+fn files(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let (dirs, mut found): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    found.extend(dirs.iter().flat_map(|dir| files(dir)));
+    found
+}
+
+#[test]
+fn modules_of_the_kernel_room_import_each_other_one_way() {
+    let mut left = module_imports(&repo().join("executor/sys/src"));
+    assert!(left["namespace"].contains("route") && left["nft"].contains("netlink"));
+    // Take away what imports nothing that is left, until nothing is.
+    loop {
+        let leaves: Vec<String> = left
+            .iter()
+            .filter(|(_, imported)| imported.is_empty())
+            .map(|(module, _)| module.clone())
+            .collect();
+        if leaves.is_empty() {
+            break;
+        }
+        for leaf in leaves {
+            left.remove(&leaf);
+            left.values_mut().for_each(|imported| {
+                imported.remove(&leaf);
+            });
+        }
+    }
+    assert!(left.is_empty(), "these import each other: {left:?}");
 }

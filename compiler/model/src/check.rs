@@ -368,9 +368,9 @@ impl Pass<'_> {
             );
         }
         if let (Some(address), Some(pool)) = (nic.address, nic.pool)
-            && !pool.contains(address.address)
+            && !pool.contains(&address.addr())
         {
-            let message = format!("{} is not in the pool {pool}", address.address);
+            let message = format!("{} is not in the pool {pool}", address.addr());
             self.report(
                 "tank::nic::outside_pool",
                 &field("address"),
@@ -379,7 +379,7 @@ impl Pass<'_> {
             );
         }
         if let (Some(address), Some(gateway)) = (nic.address, nic.gateway)
-            && !address.contains(gateway)
+            && !address.contains(&gateway)
         {
             let message = format!("the gateway {gateway} is not in the network of {address}");
             self.report(
@@ -836,16 +836,16 @@ fn addresses_twice(config: &Config, problems: &mut Vec<Problem>) {
                 name.as_str(),
                 "address",
             ]);
-            if let Some(first) = taken.get(&(address.address, nic.parent.as_str())) {
+            if let Some(first) = taken.get(&(address.addr(), nic.parent.as_str())) {
                 problems.push(Problem {
                     code: "tank::nic::address_taken",
                     path: at.clone(),
-                    message: format!("{} is given to two interfaces", address.address),
+                    message: format!("{} is given to two interfaces", address.addr()),
                     help: format!("`{}` has it already", first[1]),
                     related: Some((first.clone(), "taken here")),
                 });
             }
-            taken.insert((address.address, nic.parent.as_str()), at);
+            taken.insert((address.addr(), nic.parent.as_str()), at);
         }
     }
 }

@@ -8,8 +8,9 @@
 use crate::{
     name::Name,
     reference::Reference,
-    units::{Bytes, Cidr, MilliCpu, Millis},
+    units::{Bytes, MilliCpu, Millis, optional_network},
 };
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -129,11 +130,11 @@ pub struct Nic {
     #[serde(default = "auto_parent", skip_serializing_if = "is_auto_parent")]
     pub parent: String,
     /// A static address with the length of its network's prefix.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub address: Option<Cidr>,
+    #[serde(default, skip_serializing_if = "is_default", with = "optional_network")]
+    pub address: Option<IpNet>,
     /// Addresses to take one from, or what a static one has to be within.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub pool: Option<Cidr>,
+    #[serde(default, skip_serializing_if = "is_default", with = "optional_network")]
+    pub pool: Option<IpNet>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub gateway: Option<IpAddr>,
 }

@@ -1,8 +1,13 @@
 //! Quantities with units. People write `"256MiB"`, `"30s"`, `0.5`; the model holds integers.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 /// A text is no quantity of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,56 +33,66 @@ pub struct Millis(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct MilliCpu(pub u32);
 
-/// An address with the length of its network's prefix: `10.0.0.5/24`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Cidr {
-    pub address: IpAddr,
-    pub prefix: u8,
+/// Reads an address with the length of its network's prefix: `10.0.0.5/24`. The address is kept as
+/// it is written, and is read by the standard library's rules: no octet begins with a zero.
+///
+/// # Errors
+/// When the text is no address, `/` and a length that fits it.
+pub fn parse_network(text: &str) -> Result<IpNet, UnitError> {
+    let parsed = text.split_once('/').and_then(|(address, prefix)| {
+        let address: IpAddr = address.parse().ok()?;
+        IpNet::new(address, prefix.parse().ok()?).ok()
+    });
+    parsed.ok_or_else(|| UnitError {
+        text: text.to_owned(),
+        what: "address with a prefix length",
+        example: "for example \"10.0.0.5/24\"",
+    })
 }
 
-impl Cidr {
+/// The `n`th address of a network, with the network's prefix length; the 0th is the network's own.
+/// None: the network is smaller, or the address is an IPv4 network's last, its broadcast address.
+pub fn nth_address(network: IpNet, n: u32) -> Option<IpNet> {
+    let address = match network {
+        IpNet::V4(v4) => {
+            let base = u32::from(v4.network());
+            let last = u32::from(v4.broadcast());
+            (n < last - base).then(|| IpAddr::from(Ipv4Addr::from(base + n)))?
+        }
+        IpNet::V6(v6) => {
+            let base = u128::from(v6.network());
+            let last = u128::from(v6.broadcast());
+            let n = u128::from(n);
+            (n <= last - base).then(|| IpAddr::from(Ipv6Addr::from(base + n)))?
+        }
+    };
+    IpNet::new(address, network.prefix_len()).ok()
+}
+
+/// The form of an optional network in serde: the text that [`parse_network`] reads.
+pub mod optional_network {
+    use super::*;
+
     /// # Errors
-    /// When the text is no address, `/` and a length that fits it.
-    pub fn parse(text: &str) -> Result<Self, UnitError> {
-        let parsed = text.split_once('/').and_then(|(address, prefix)| {
-            let address: IpAddr = address.parse().ok()?;
-            let prefix: u8 = prefix.parse().ok()?;
-            (prefix <= if address.is_ipv4() { 32 } else { 128 }).then_some(Self { address, prefix })
-        });
-        parsed.ok_or_else(|| UnitError {
-            text: text.to_owned(),
-            what: "address with a prefix length",
-            example: "for example \"10.0.0.5/24\"",
-        })
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(
+        network: &Option<IpNet>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match network {
+            Some(network) => serializer.collect_str(network),
+            None => serializer.serialize_none(),
+        }
     }
 
-    /// Whether `address` is in this network.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let bits = |address: IpAddr| match address {
-            IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
-            IpAddr::V6(v6) => u128::from(v6),
-        };
-        let same = bits(self.address) ^ bits(address);
-        address.is_ipv4() == self.address.is_ipv4()
-            && (self.prefix == 0 || same >> (128 - u32::from(self.prefix)) == 0)
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-impl Serialize for Cidr {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Cidr {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    /// # Errors
+    /// When the text is no network.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<IpNet>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| parse_network(&text).map_err(de::Error::custom))
+            .transpose()
     }
 }
 
@@ -288,19 +303,38 @@ mod tests {
     }
 
     #[test]
-    fn networks_contain_their_addresses() {
-        let pool = Cidr::parse("10.0.0.128/25").expect("a network");
-        assert!(pool.contains(IpAddr::from([10, 0, 0, 200])));
-        assert!(!pool.contains(IpAddr::from([10, 0, 0, 5])));
-        assert!(!pool.contains("::1".parse().expect("an address")));
-        assert!(
-            Cidr::parse("::/0")
-                .expect("a network")
-                .contains("::1".parse().expect("an address"))
-        );
-        for bad in ["10.0.0.5", "10.0.0.5/33", "::1/129", "a/8", "10.0.0.5/"] {
-            assert!(Cidr::parse(bad).is_err(), "{bad}");
+    fn networks_are_read_strictly_and_written_as_they_are() {
+        let network = parse_network("10.0.0.5/24").expect("a network");
+        assert_eq!(network.to_string(), "10.0.0.5/24");
+        assert!(network.contains(&IpAddr::from([10, 0, 0, 200])));
+        assert!(!network.contains(&"::1".parse::<IpAddr>().expect("an address")));
+        for bad in [
+            "",
+            "10.0.0.5",
+            "10.0.0.5/33",
+            "::1/129",
+            "a/8",
+            "10.0.0.5/",
+            "010.0.0.5/8",
+        ] {
+            assert!(parse_network(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn networks_hand_out_addresses_and_end() {
+        let nth = |text: &str, n| {
+            nth_address(parse_network(text).expect("a network"), n).map(|one| one.to_string())
+        };
+        assert_eq!(nth("10.90.3.4/30", 1).as_deref(), Some("10.90.3.5/30"));
+        assert_eq!(nth("10.90.3.4/30", 3), None, "the last is broadcast");
+        assert_eq!(nth("0.0.0.0/0", 7).as_deref(), Some("0.0.0.7/0"));
+        assert_eq!(
+            nth("fd74:616e:6b00::/64", 258).as_deref(),
+            Some("fd74:616e:6b00::102/64")
+        );
+        assert_eq!(nth("fd74::/126", 3).as_deref(), Some("fd74::3/126"));
+        assert_eq!(nth("fd74::/126", 4), None);
     }
 
     #[test]

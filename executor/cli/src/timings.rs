@@ -2,7 +2,7 @@
 //! lies within what.
 
 use tank_proto::timing::Span;
-use tank_sys::laps;
+use tank_sys::trace;
 
 /// How many characters wide the picture of the time is.
 const WIDTH: u64 = 40;
@@ -14,7 +14,7 @@ pub struct Timings(Vec<Span>);
 impl Timings {
     /// Does something and notes how long it takes.
     pub fn of<T>(&mut self, name: &str, work: impl FnOnce() -> T) -> T {
-        let begin = laps::now();
+        let begin = trace::now();
         let done = work();
         self.end(name, begin);
         done
@@ -25,7 +25,7 @@ impl Timings {
         self.0.push(Span {
             name: name.to_owned(),
             begin,
-            end: laps::now(),
+            end: trace::now(),
         });
     }
 

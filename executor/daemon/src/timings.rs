@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 use tank_proto::timing::Span;
-use tank_sys::laps;
+use tank_sys::trace;
 
 /// The most spans that are kept: a start of one container makes about thirty.
 const MOST: usize = 1 << 16;
@@ -31,13 +31,13 @@ impl Timings {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Recording {
             timings: self,
-            begin: laps::now(),
+            begin: trace::now(),
         }
     }
 
     /// Begins a span, which ends when it is dropped.
     pub fn span(&self, name: impl FnOnce() -> String) -> Running<'_> {
-        Running(self.is_on().then(|| (self, name(), laps::now())))
+        Running(self.is_on().then(|| (self, name(), trace::now())))
     }
 
     /// Keeps what another process has spent.
@@ -101,7 +101,7 @@ impl Drop for Running<'_> {
             timings.push(Span {
                 name,
                 begin,
-                end: laps::now(),
+                end: trace::now(),
             });
         }
     }

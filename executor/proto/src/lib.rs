@@ -6,6 +6,7 @@
 //! * [`socket`]: how replies are received.
 //! * [`call`]: from a message to a method.
 //! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
+//! * [`stream`]: what may be a standard stream, when it comes from outside the container.
 //! * [`timing`]: where time went, in either.
 //! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the
 //!   byte pump of `attach` and the exit status of `exec` do not pass through the daemon and survive
@@ -16,6 +17,7 @@
 pub mod call;
 pub mod shim;
 pub mod socket;
+pub mod stream;
 pub mod terminal;
 pub mod timing;
 pub mod varlink;

@@ -35,13 +35,13 @@ use tank_sys::{
     Context,
     beneath::{Owner, Root},
     cgroup,
-    laps::{Laps, Phase},
     namespace::{self, Namespaces},
     packet, privilege,
     process::{self, Exit, Process, flags},
     pty,
     rootfs::{self, Entered, FileMount, Rootfs},
     seccomp,
+    trace::{Phase, Trace},
 };
 
 /// How long a process may take from fork to exec before it is given up on.
@@ -97,7 +97,7 @@ impl Container {
         namespaces: &Namespaces,
         spec: StartSpec,
         fds: Vec<OwnedFd>,
-        laps: &Laps,
+        trace: &Trace,
     ) -> Result<Self, Failure> {
         absolute(&spec.cwd)?;
         let parts = Parts::sort(&spec, fds)?;
@@ -113,12 +113,12 @@ impl Container {
                 .map_err(|e| other("own the output", &e.into()))?;
         }
         let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
-        laps.note(Phase::Prepare);
+        trace.end(Phase::Prepare);
         let main = |report: &mut Report<'_>| -> Result<(), tank_sys::Error> {
-            laps.note(Phase::Clone);
+            trace.end(Phase::Clone);
             cgroup::join(&parts.cgroup.join)?;
             namespace::own_cgroups()?;
-            laps.note(Phase::Cgroups);
+            trace.end(Phase::Cgroups);
             if let Some(net) = &namespaces.net {
                 namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
             }
@@ -143,7 +143,7 @@ impl Container {
                 .chain(&parts.files)
                 .chain(parts.mounts.iter().map(|(fd, _)| fd));
             report.close_all_but(given)?;
-            laps.note(Phase::Namespaces);
+            trace.end(Phase::Namespaces);
             let devices: Vec<rootfs::Device> = spec.devices.iter().map(device).collect();
             let files: Vec<FileMount> = spec
                 .files
@@ -162,7 +162,7 @@ impl Container {
                 owner: setup.id_base,
                 read_only: spec.read_only,
                 devices: &devices,
-                laps,
+                trace,
             })?;
             if spec.tty {
                 let (master, slave) = pty::open(&root, setup.id_base + spec.user.uid)?;
@@ -175,7 +175,7 @@ impl Container {
             }
             drop(null);
             set_limits(setup, &spec)?;
-            laps.note(Phase::Streams);
+            trace.end(Phase::Streams);
             privilege::become_root(namespaces.user.as_fd())?;
             // Where it can't be made, it can't be entered either, which is said then.
             let _ = root.ensure_directory(Path::new(&spec.cwd), Owner::Caller);
@@ -185,14 +185,14 @@ impl Container {
                 cwd: &spec.cwd,
                 user: &spec.user,
             };
-            program.run(root, &spec.bounding, &spec.ambient, &filter, report, laps)
+            program.run(root, &spec.bounding, &spec.ambient, &filter, report, trace)
         };
         let process = launch_in(
             flags::NEWPID | flags::NEWNS,
             parts.cgroup.into.as_ref(),
             main,
         )?;
-        laps.note(Phase::Exec);
+        trace.end(Phase::Exec);
         drop((out_end, err_end, terminal_end));
         let output = if spec.tty {
             let master = packet::receive(terminal.as_fd())
@@ -427,7 +427,7 @@ impl Program<'_> {
         ambient: &[String],
         filter: &[seccomp::Instruction],
         report: &mut Report<'_>,
-        laps: &Laps,
+        trace: &Trace,
     ) -> Result<(), tank_sys::Error> {
         let text = |text: String| CString::new(text).map_err(|e| io::Error::other(e.to_string()));
         let argv: Vec<CString> = self
@@ -452,9 +452,9 @@ impl Program<'_> {
         // Closed, and not at the program's execution: until it is found, a link in its path could
         // lead through them.
         report.close_all_but([])?;
-        laps.note(Phase::Privileges);
+        trace.end(Phase::Privileges);
         seccomp::install(filter)?;
-        laps.note(Phase::Filter);
+        trace.end(Phase::Filter);
         let error = process::exec(&argv, &env);
         let program = self.argv.first().map_or("", String::as_str);
         report.kind = match error.raw_os_error() {

@@ -18,15 +18,18 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
 };
-use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
+use tank_proto::{
+    shim::{ExecSpec, Failure, FailureKind, Setup},
+    stream,
+};
 use tank_sys::{
     Context,
     beneath::Root,
-    laps::Laps,
     namespace::{self, Namespaces},
     packet, privilege,
     process::{self, Process},
-    pty, stream,
+    pty,
+    trace::Trace,
 };
 
 /// A second process and who waits for it.
@@ -150,7 +153,7 @@ pub fn start(
             user: &container.spec.user,
         };
         let (bounding, ambient) = (&container.spec.bounding, &container.spec.ambient);
-        program.run(root, bounding, ambient, &filter, report, &Laps::none())
+        program.run(root, bounding, ambient, &filter, report, &Trace::none())
     };
     let entrance = &container.process.pidfd;
     let carried: Vec<&OwnedFd> = given.iter().copied().chain([entrance]).collect();

@@ -17,9 +17,9 @@ use std::{
 };
 use tank_proto::shim::{Failure, FailureKind, FromShim, MAX_SPEC, Reply, Setup};
 use tank_sys::{
-    laps::{Laps, Phase},
     packet,
     process::{self, flags},
+    trace::{Phase, Trace},
 };
 
 /// Forks a shim for each packet on standard input, until its end. With a packet come four
@@ -52,14 +52,14 @@ fn fork(
     let bytes = packet::read_sealed(setup, MAX_SPEC).map_err(|e| read(&e))?;
     let setup: Setup = serde_json::from_slice(&bytes).map_err(|e| read(&e))?;
     // Not to know where the time goes is no reason not to start.
-    let laps = if setup.timed {
-        Laps::start().unwrap_or_else(|_| Laps::none())
+    let trace = if setup.timed {
+        Trace::start().unwrap_or_else(|_| Trace::none())
     } else {
-        Laps::none()
+        Trace::none()
     };
     let body = || {
-        laps.note(Phase::Fork);
-        match live(setup, stderr, control, &laps) {
+        trace.end(Phase::Fork);
+        match live(setup, stderr, control, &trace) {
             Ok(()) => 0,
             Err(error) => {
                 eprintln!("{error}");
@@ -87,7 +87,7 @@ fn refuse(control: &OwnedFd, why: String) {
 
 /// A shim's whole life. Of what it was made with it keeps the socket: the directory of its cgroup
 /// is a way to the host's.
-fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, laps: &Laps) -> Result<(), String> {
+fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, trace: &Trace) -> Result<(), String> {
     let streams = || -> io::Result<()> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         rustix::stdio::dup2_stdin(&null)?;
@@ -100,7 +100,7 @@ fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, laps: &Laps) -> Resul
         .try_clone()
         .map_err(|e| format!("keep the socket to tankd: {e}"))?;
     process::close_descriptors_but(&[control.as_fd(), own.as_fd()]).map_err(|e| describe(&e))?;
-    Pod::set_up(setup, own, laps)
+    Pod::set_up(setup, own, trace)
         .and_then(Pod::serve)
         .map_err(|e| describe(&e))
 }

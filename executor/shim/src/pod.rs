@@ -23,9 +23,9 @@ use tank_proto::{
 };
 use tank_sys::{
     Context, Error, Result,
-    laps::{Laps, Phase},
     namespace::{self, Namespaces},
     packet, process,
+    trace::{Phase, Trace},
 };
 
 /// The most connections at once: `tankd`, and one that is going away.
@@ -72,16 +72,16 @@ enum Token {
 
 impl Pod {
     /// Makes the namespaces, listens, and says so on `control`, which is its first connection.
-    pub fn set_up(setup: Setup, control: OwnedFd, laps: &Laps) -> Result<Self> {
+    pub fn set_up(setup: Setup, control: OwnedFd, trace: &Trace) -> Result<Self> {
         rustix::process::setsid().doing(|| "start a session")?;
         for path in &setup.cgroup {
             fs::write(path, "0").doing(|| format!("join {path}"))?;
         }
-        laps.note(Phase::Cgroups);
+        trace.end(Phase::Cgroups);
         let (namespaces, sockets) =
-            namespace::create(setup.id_base, setup.own_network, &setup.hostname, laps)?;
+            namespace::create(setup.id_base, setup.own_network, &setup.hostname, trace)?;
         set_sysctls(&setup, &namespaces)?;
-        laps.note(Phase::Sysctls);
+        trace.end(Phase::Sysctls);
         let listener = packet::listen(Path::new(&setup.socket))?;
         rustix::process::chdir("/").doing(|| "enter /")?;
         rustix::io::ioctl_fionbio(&control, true).doing(|| "watch the socket to tankd")?;
@@ -99,10 +99,10 @@ impl Pod {
             children: process::watch_children()?,
             shutting_down: false,
         };
-        laps.note(Phase::Listen);
+        trace.end(Phase::Listen);
         let reply = Reply::Ready {
             pid,
-            spans: spans(laps),
+            spans: spans(trace),
         };
         let mut fds = pod
             .copies()
@@ -421,15 +421,15 @@ impl Pod {
                         return Err(other("take the descriptors", &io::Error::other(why)));
                     }
                 }
-                let laps = laps(spec.timed);
-                let container = Container::start(&self.setup, &self.namespaces, spec, fds, &laps)?;
+                let trace = trace(spec.timed);
+                let container = Container::start(&self.setup, &self.namespaces, spec, fds, &trace)?;
                 let pid = container.process.pid;
                 self.containers
                     .insert(container.spec.name.clone(), container);
                 Ok((
                     Reply::Started {
                         pid,
-                        spans: spans(&laps),
+                        spans: spans(&trace),
                     },
                     Vec::new(),
                 ))
@@ -644,16 +644,17 @@ fn status(exit: ExitStatus) -> i32 {
 }
 
 /// Notes where the time goes, if that was asked. Not to know is no reason not to start.
-fn laps(asked: bool) -> Laps {
+fn trace(asked: bool) -> Trace {
     if asked {
-        Laps::start().unwrap_or_else(|_| Laps::none())
+        Trace::start().unwrap_or_else(|_| Trace::none())
     } else {
-        Laps::none()
+        Trace::none()
     }
 }
 
-fn spans(laps: &Laps) -> Vec<Span> {
-    laps.read()
+fn spans(trace: &Trace) -> Vec<Span> {
+    trace
+        .spans()
         .into_iter()
         .map(|(name, begin, end)| Span {
             name: name.to_owned(),

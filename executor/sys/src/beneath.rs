@@ -47,9 +47,10 @@ impl Root {
     /// # Errors
     /// What `open(2)` gives.
     pub fn current() -> Result<Self> {
-        crate::mount::open_path(Path::new("/")).map(Self)
+        open_path(Path::new("/")).map(Self)
     }
 
+    /// The directory, opened with `O_PATH`.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -213,6 +214,15 @@ pub(crate) fn own(
     )?)
 }
 
+/// A directory opened to be attached on, or to look beneath.
+///
+/// # Errors
+/// What `open(2)` gives.
+pub fn open_path(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,7 +237,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("tank-beneath-{}-{name}", std::process::id()));
         fs::create_dir_all(dir.join("root/etc")).expect("made");
         fs::create_dir_all(dir.join("outside")).expect("made");
-        let root = Root(crate::mount::open_path(&dir.join("root")).expect("opened"));
+        let root = Root(open_path(&dir.join("root")).expect("opened"));
         (dir, root)
     }
 
@@ -261,7 +271,7 @@ mod tests {
     #[test]
     fn a_directory_without_a_name_beneath_the_root_is_not_entered() {
         let (dir, _) = root("unreachable");
-        let outer = Root(crate::mount::open_path(&dir).expect("opened"));
+        let outer = Root(open_path(&dir).expect("opened"));
         let inner = dir.join("root");
         let entered = std::thread::spawn(move || {
             // SAFETY: from here on this thread, and no other, has a root and working directory of
@@ -293,7 +303,7 @@ mod tests {
     #[test]
     fn no_magic_link_is_followed_and_no_circle() {
         let (dir, root) = root("magic");
-        let outside = crate::mount::open_path(&dir.join("outside")).expect("opened");
+        let outside = open_path(&dir.join("outside")).expect("opened");
         let real = Root::current().expect("opened");
         let magic = PathBuf::from(format!("/proc/self/fd/{}/made", outside.as_raw_fd()));
         let error = real

@@ -10,20 +10,20 @@
 //! | [`privilege`] | ids, capabilities, `no_new_privs`, [`seccomp`] |
 //! | [`pty`] | terminals, made inside a container |
 //! | [`remove`] | removing trees of any depth |
-//! | [`stream`] | what may be a standard stream of a process in a container |
 //! | [`program`] | the caller's own program, out of reach of those it executes others for |
 //! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
 //! | [`route`] | links, addresses and routes (rtnetlink), in any network namespace |
 //! | [`nft`] | one owned nftables table, replaced in one transaction |
 //! | [`sockets`] | who listens where |
-//! | [`watch`] | being told that links, routes, rules or files changed |
-//! | [`laps`] | where the time of a start goes |
+//! | [`watch`] | notifications that links, routes, rules or files changed |
+//! | [`trace`] | the spans of a start |
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
 //!
 //! It knows no pods: names, policies and the store are other rooms' concern. Everything is
 //! descriptor-typed and close-on-exec. Kernel: Linux 6.1 or later; some things are quicker on newer
 //! ones.
 
+#![warn(missing_docs)]
 #![allow(
     unsafe_code,
     reason = "this crate is where Tank's unsafe code is; every block states its invariant"
@@ -32,7 +32,6 @@
 pub mod beneath;
 pub mod cgroup;
 pub mod clock;
-pub mod laps;
 pub mod mount;
 pub mod namespace;
 mod netlink;
@@ -47,7 +46,7 @@ pub mod rootfs;
 pub mod route;
 pub mod seccomp;
 pub mod sockets;
-pub mod stream;
+pub mod trace;
 pub mod watch;
 
 use std::{fmt, io, path::Path};
@@ -77,9 +76,11 @@ pub struct Error {
     source: io::Error,
 }
 
+/// What a kernel call gives, or an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// An error with what was attempted, on what, and why it failed.
     pub fn new(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self {
             what: what.into(),

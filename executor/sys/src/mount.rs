@@ -8,7 +8,7 @@
 //! attached for a moment, in a mount namespace that only the daemon sees ([`own_namespace`]) and
 //! that ends with it.
 
-use crate::{Context, Result};
+use crate::{Context, Result, beneath};
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags},
     mount::{
@@ -34,9 +34,13 @@ struct MountAttr {
 
 /// Attributes of a mount, as `mount_setattr(2)` has them.
 pub mod attr {
+    /// Nothing can be written.
     pub const RDONLY: u64 = 0x1;
+    /// Set-id bits and file capabilities count for nothing.
     pub const NOSUID: u64 = 0x2;
+    /// Device nodes can't be opened.
     pub const NODEV: u64 = 0x4;
+    /// No program can be executed.
     pub const NOEXEC: u64 = 0x8;
     pub(super) const IDMAP: u64 = 0x0010_0000;
 }
@@ -212,7 +216,7 @@ fn overlay_of_attached(
         for (index, layer) in layers.iter().enumerate() {
             let place = places.join(index.to_string());
             std::fs::create_dir_all(&place).doing(|| format!("make {}", place.display()))?;
-            attach(layer.as_fd(), open_path(&place)?.as_fd())?;
+            attach(layer.as_fd(), beneath::open_path(&place)?.as_fd())?;
             attached.push(place);
         }
         let lower: Vec<String> = attached
@@ -302,7 +306,7 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// What `openat2(2)` gives.
 pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    crate::beneath::open_in(root, Path::new(path), flags)
+    beneath::open_in(root, Path::new(path), flags)
 }
 
 /// Writes a new file into a directory (of a mount of Tank's own, so nothing can be in the way).
@@ -373,15 +377,6 @@ pub fn rewrite_file(dir: BorrowedFd<'_>, name: &str, content: &[u8]) -> Result<(
 pub fn is_directory(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)
         .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
-}
-
-/// A directory opened to be attached on, or to look beneath.
-///
-/// # Errors
-/// What `open(2)` gives.
-pub fn open_path(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).doing(|| format!("open {}", path.display()))
 }
 
 /// The mount's root, readable: from a detached mount's own descriptor (opened with `O_PATH`

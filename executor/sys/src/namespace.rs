@@ -4,11 +4,11 @@
 //! die with the last holder: nothing is pinned in the file system.
 
 use crate::{
-    Context, Error, Result,
-    laps::{Laps, Phase},
-    packet,
-    process::{self, flags},
-    route,
+    Context, Error, Result, packet,
+    process::{self, Process, flags},
+    route::{self, Routes},
+    trace::{Phase, Trace},
+    watch::Changes,
 };
 use rustix::thread::ThreadNameSpaceType;
 use std::{
@@ -23,9 +23,13 @@ pub const ID_COUNT: u32 = 65_536;
 /// The namespaces a pod's containers share. `net` is none where the pod uses the host's.
 #[derive(Debug)]
 pub struct Namespaces {
+    /// The user namespace that owns the others.
     pub user: OwnedFd,
+    /// The host name.
     pub uts: OwnedFd,
+    /// System V IPC and POSIX message queues.
     pub ipc: OwnedFd,
+    /// Links, addresses, routes and sockets.
     pub net: Option<OwnedFd>,
 }
 
@@ -39,77 +43,95 @@ pub fn create(
     id_base: u32,
     own_network: bool,
     hostname: &str,
-    laps: &Laps,
+    trace: &Trace,
 ) -> Result<(Namespaces, Vec<OwnedFd>)> {
     let (ready_rx, ready_tx) = packet::pair()?;
     let network = if own_network { flags::NEWNET } else { 0 };
     let namespaces = flags::NEWUSER | flags::NEWUTS | flags::NEWIPC | network;
     let helper = process::spawn(namespaces, None, || {
-        let named = rustix::system::sethostname(hostname.as_bytes());
-        let mut sockets = Vec::new();
-        if own_network {
-            // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route,
-            // and none is asked, for a second and by a packet to everybody, whether an address made
-            // from the hardware's is taken. Where there is no IPv6 there is nothing to refuse.
-            for setting in ["accept_ra", "accept_dad"] {
-                let _ = fs::write(format!("/proc/sys/net/ipv6/conf/default/{setting}"), "0");
-            }
-            sockets.extend(route::sockets().into_iter().flatten());
-        }
-        let _ = packet::send(
-            ready_tx.as_fd(),
-            &[u8::from(named.is_ok())],
-            &packet::borrow(&sockets),
-        );
-        // Holds the namespaces until the parent has opened them and kills it, or ends itself.
-        if process::die_with_parent().is_ok() {
-            let _ = rustix::thread::nanosleep(&rustix::thread::Timespec {
-                tv_sec: 30,
-                tv_nsec: 0,
-            });
-        }
-        0
+        hold(own_network, hostname, ready_tx.as_fd())
     })?;
     drop(ready_tx);
-    laps.note(Phase::Clone);
-    let opened = (|| {
-        // The caller may be in a pid namespace of its own, which `/proc` is not of.
-        let pid = process::visible_pid(helper.pidfd.as_fd())?;
-        let map = format!("0 {id_base} {ID_COUNT}");
-        fs::write(format!("/proc/{pid}/uid_map"), &map).doing(|| format!("map user ids {map}"))?;
-        fs::write(format!("/proc/{pid}/gid_map"), &map).doing(|| format!("map group ids {map}"))?;
-        laps.note(Phase::Ids);
-        let ready = packet::receive(ready_rx.as_fd()).doing(|| "wait for the namespaces")?;
-        let (named, sockets) = ready
-            .ok_or(io::ErrorKind::UnexpectedEof)
-            .doing(|| "wait for the namespaces")?;
-        if named != [1] {
-            return Err(Error::new(
-                format!("set the host name `{hostname}`"),
-                io::Error::from_raw_os_error(libc::EPERM),
-            ));
-        }
-        let open = |kind: &str| -> Result<OwnedFd> {
-            let file = File::open(format!("/proc/{pid}/ns/{kind}"))
-                .doing(|| format!("open the {kind} namespace"))?;
-            Ok(file.into())
-        };
-        let namespaces = Namespaces {
-            user: open("user")?,
-            uts: open("uts")?,
-            ipc: open("ipc")?,
-            net: if own_network {
-                Some(open("net")?)
-            } else {
-                None
-            },
-        };
-        Ok((namespaces, sockets))
-    })();
+    trace.end(Phase::Clone);
+    let opened = open_all(
+        &helper,
+        ready_rx.as_fd(),
+        id_base,
+        own_network,
+        hostname,
+        trace,
+    );
     process::signal(helper.pidfd.as_fd(), libc::SIGKILL)?;
     process::wait(&helper)?;
-    laps.note(Phase::Namespaces);
+    trace.end(Phase::Namespaces);
     opened
+}
+
+/// What the helper does in the new namespaces: it names the host, sends the network's sockets, and
+/// holds the namespaces until the parent has opened them and kills it, or the parent ends.
+fn hold(own_network: bool, hostname: &str, ready: BorrowedFd<'_>) -> i32 {
+    let named = rustix::system::sethostname(hostname.as_bytes());
+    let mut sockets = Vec::new();
+    if own_network {
+        // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route, and
+        // none is asked, for a second and by a packet to everybody, whether an address made from
+        // the hardware's is taken. Where there is no IPv6 there is nothing to refuse.
+        for setting in ["accept_ra", "accept_dad"] {
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/default/{setting}"), "0");
+        }
+        sockets.extend(route::sockets().into_iter().flatten());
+    }
+    let _ = packet::send(ready, &[u8::from(named.is_ok())], &packet::borrow(&sockets));
+    if process::die_with_parent().is_ok() {
+        let _ = rustix::thread::nanosleep(&rustix::thread::Timespec {
+            tv_sec: 30,
+            tv_nsec: 0,
+        });
+    }
+    0
+}
+
+/// Maps the ids of the helper's user namespace, and opens its namespaces once it is ready.
+fn open_all(
+    helper: &Process,
+    ready: BorrowedFd<'_>,
+    id_base: u32,
+    own_network: bool,
+    hostname: &str,
+    trace: &Trace,
+) -> Result<(Namespaces, Vec<OwnedFd>)> {
+    // The caller may be in a pid namespace of its own, which `/proc` is not of.
+    let pid = process::visible_pid(helper.pidfd.as_fd())?;
+    let map = format!("0 {id_base} {ID_COUNT}");
+    fs::write(format!("/proc/{pid}/uid_map"), &map).doing(|| format!("map user ids {map}"))?;
+    fs::write(format!("/proc/{pid}/gid_map"), &map).doing(|| format!("map group ids {map}"))?;
+    trace.end(Phase::Ids);
+    let ready = packet::receive(ready).doing(|| "wait for the namespaces")?;
+    let (named, sockets) = ready
+        .ok_or(io::ErrorKind::UnexpectedEof)
+        .doing(|| "wait for the namespaces")?;
+    if named != [1] {
+        return Err(Error::new(
+            format!("set the host name `{hostname}`"),
+            io::Error::from_raw_os_error(libc::EPERM),
+        ));
+    }
+    let open = |kind: &str| -> Result<OwnedFd> {
+        let file = File::open(format!("/proc/{pid}/ns/{kind}"))
+            .doing(|| format!("open the {kind} namespace"))?;
+        Ok(file.into())
+    };
+    let namespaces = Namespaces {
+        user: open("user")?,
+        uts: open("uts")?,
+        ipc: open("ipc")?,
+        net: if own_network {
+            Some(open("net")?)
+        } else {
+            None
+        },
+    };
+    Ok((namespaces, sockets))
 }
 
 /// Enters one namespace. For a user namespace the caller must be single-threaded.
@@ -183,5 +205,18 @@ pub fn in_network<T: Send>(
         thread.join().unwrap_or_else(|_| {
             Err(io::Error::other("the thread ended")).doing(|| "work in a network namespace")
         })
+    })
+}
+
+/// Opens a socket to the routing tables of the network namespace `net`, and one that is notified of
+/// changes there. Both stay in it. Needs a tokio runtime.
+///
+/// # Errors
+/// What `setns(2)` or `socket(2)` gives.
+pub fn open_routes(net: BorrowedFd<'_>) -> Result<(Routes, Changes)> {
+    let runtime = tokio::runtime::Handle::current();
+    in_network(net, move || {
+        let _context = runtime.enter();
+        Ok((Routes::here()?, Changes::of_routes()?))
     })
 }

@@ -1,41 +1,67 @@
-//! Netlink, spoken as it is: a request is carried out within the `sendmsg(2)` that brings it, and
-//! its answer is there when that returns. So many requests go in one packet, and nobody waits but
-//! for the kernel's own locks.
+//! Netlink (netlink(7)): one typed socket for rtnetlink and nfnetlink.
+//!
+//! A request is carried out within the `sendmsg(2)` that brings it, and its answer is there when
+//! that returns. So many requests go in one packet, and a caller waits only for the kernel's own
+//! locks.
+//!
+//! Every message has a sequence number, and answers with another one, left by a request whose
+//! caller gave up, are passed over. Errors are the kernel's `errno`. What is read is limited: a
+//! packet to [`MAX_PACKET`], a dump to [`MAX_DUMP`], a wait to [`ANSWER_WAIT`].
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable,
 };
-use netlink_sys::{Socket, SocketAddr};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use netlink_sys::SocketAddr;
+use rustix::net::sockopt::{Timeout, set_socket_send_buffer_size_force, set_socket_timeout};
 use std::{
     cell::Cell,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-/// What one packet of a listing can have at most (`netlink_dump` makes no larger one).
-const PACKET: usize = 64 << 10;
+/// The most bytes of one packet of an answer (`netlink_dump` of the kernel makes no larger one).
+const MAX_PACKET: usize = 64 << 10;
 
-/// The longest that an answer is waited for: it is there at once, or something is wrong.
-const LIMIT: Duration = Duration::from_secs(20);
+/// The most bytes of one dump: some hundred thousand links or rules.
+const MAX_DUMP: usize = 512 << 20;
 
-/// `NLMSG_ERROR` and `NLMSG_DONE` of netlink(7).
+/// How often a dump is begun anew because something changed meanwhile.
+const DUMP_TRIES: u32 = 4;
+
+/// The longest wait for an answer: it is there at once, or something is wrong.
+const ANSWER_WAIT: Duration = Duration::from_secs(20);
+
+/// The smallest send buffer of a batch, in bytes.
+const MIN_SEND_BUFFER: usize = 64 << 10;
+
+/// `NLMSG_ERROR`, which is an acknowledgement as well, and `NLMSG_DONE` of netlink(7).
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
-/// Where the payload of a message begins.
+/// `NLM_F_DUMP_INTR` of `linux/netlink.h`: the dump shows no single state.
+const DUMP_INTERRUPTED: u16 = 0x10;
+
+/// The length of a `struct nlmsghdr`, behind which the payload begins.
 const HEADER: usize = 16;
 
-/// A socket and what it is in the middle of.
+/// A socket, used by one request at a time.
 #[derive(Debug)]
-pub struct Conversation(Mutex<Inner>);
+pub struct Socket(Mutex<Inner>);
 
 struct Inner {
-    socket: Socket,
+    socket: netlink_sys::Socket,
     sequence: u32,
+}
+
+/// A message of an answer.
+struct Answer<'a> {
+    sequence: u32,
+    kind: u16,
+    flags: u16,
+    payload: &'a [u8],
 }
 
 thread_local! {
@@ -50,31 +76,36 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// A request that was refused: which of those that were sent together, and the errno.
+/// A request that was refused.
+#[derive(Debug)]
 pub struct Refused {
+    /// Which of those that were sent together.
     pub index: usize,
+    /// Why.
     pub error: io::Error,
 }
 
-impl Conversation {
+impl Socket {
+    /// Opens a socket of a protocol (`NETLINK_*`) in the caller's network namespace.
+    ///
     /// # Errors
     /// What `socket(2)` and `bind(2)` give.
     pub fn open(protocol: isize) -> io::Result<Self> {
-        let mut socket = Socket::new(protocol)?;
+        let mut socket = netlink_sys::Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         let inner = Inner {
             socket,
             sequence: 0,
         };
-        set_socket_timeout(inner.fd(), Timeout::Recv, Some(LIMIT))?;
+        set_socket_timeout(inner.fd(), Timeout::Recv, Some(ANSWER_WAIT))?;
         Ok(Self(Mutex::new(inner)))
     }
 
     /// Takes over a socket that was opened by another process.
     pub fn from_fd(fd: OwnedFd) -> Self {
         // SAFETY: the descriptor is owned, and given away here: the socket is its only owner.
-        let socket = unsafe { Socket::from_raw_fd(fd.into_raw_fd()) };
+        let socket = unsafe { netlink_sys::Socket::from_raw_fd(fd.into_raw_fd()) };
         Self(Mutex::new(Inner {
             socket,
             sequence: 0,
@@ -89,19 +120,20 @@ impl Conversation {
         unsafe { OwnedFd::from_raw_fd(inner.socket.into_raw_fd()) }
     }
 
-    /// Has the kernel look only at what a listing asks for, and refuse what it does not understand.
+    /// Has the kernel dump only what a request asks for, and refuse what it does not understand
+    /// (`NETLINK_GET_STRICT_CHK`).
     pub fn strict(self) -> Self {
-        // Before Linux 4.20 it looks at more, which is dropped here.
+        // Before Linux 4.20 it dumps more, which the callers drop.
         let _ = self.inner().socket.set_netlink_get_strict_chk(true);
         self
     }
 
-    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends requests (with their flags, beside those of every request) together. All of them are
-    /// carried out, in their order, also those behind one that is refused; the first refusal is
+    /// Sends requests (with their flags, beside those of every request) in one packet. All of them
+    /// are carried out, in their order, also those behind one that is refused; the first refusal is
     /// returned.
     ///
     /// # Errors
@@ -114,26 +146,21 @@ impl Conversation {
         let mut inner = self.inner();
         let count = requests.len();
         let first = inner.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
+        let mut packet = Vec::new();
         for (payload, flags) in requests {
             let number = inner.next();
-            serialize(
-                payload,
-                flags | NLM_F_REQUEST | NLM_F_ACK,
-                number,
-                &mut bytes,
-            );
+            serialize(payload, flags | NLM_F_ACK, number, &mut packet);
         }
-        inner.send(&bytes).map_err(at(0))?;
+        inner.send(&packet).map_err(at(0))?;
         let mut answered = 0;
         let mut refused: Option<Refused> = None;
         while answered < count {
             inner
-                .receive(|sequence, kind, payload| {
-                    let index = sequence.wrapping_sub(first) as usize;
-                    if kind == ERROR && index < count {
+                .receive(|answer| {
+                    let index = answer.sequence.wrapping_sub(first) as usize;
+                    if answer.kind == ERROR && index < count {
                         answered += 1;
-                        if let Err(error) = status(payload)
+                        if let Err(error) = status(answer.payload)
                             && refused.is_none()
                         {
                             refused = Some(Refused { index, error });
@@ -145,16 +172,83 @@ impl Conversation {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Lists: the type and payload of each message of the answer.
+    /// Sends a batch of nfnetlink: `messages` (with their flags) between `begin` and `end`, carried
+    /// out together or not at all.
+    ///
+    /// # Errors
+    /// What the kernel answers: nothing has changed then.
+    pub fn batch<T: NetlinkSerializable>(
+        &self,
+        begin: T,
+        messages: Vec<(T, u16)>,
+        end: T,
+    ) -> Result<(), Refused> {
+        let at = |index: usize| move |error: io::Error| Refused { index, error };
+        let Some(last) = messages.len().checked_sub(1) else {
+            return Ok(());
+        };
+        let mut inner = self.inner();
+        let mut packet = Vec::new();
+        let number = inner.next();
+        serialize(begin, 0, number, &mut packet);
+        let first = number.wrapping_add(1);
+        for (index, (payload, flags)) in messages.into_iter().enumerate() {
+            // One acknowledgement for all: they are given in order, after the commit.
+            let acknowledge = if index == last { NLM_F_ACK } else { 0 };
+            let number = inner.next();
+            serialize(payload, flags | acknowledge, number, &mut packet);
+        }
+        let number = inner.next();
+        serialize(end, 0, number, &mut packet);
+        // A batch is one packet, whatever its length.
+        let buffer = packet.len().max(MIN_SEND_BUFFER) * 2;
+        set_socket_send_buffer_size_force(inner.fd(), buffer)
+            .map_err(|error| at(0)(error.into()))?;
+        inner.send(&packet).map_err(at(0))?;
+        let mut outcome: Option<Result<(), Refused>> = None;
+        while outcome.is_none() {
+            inner
+                .receive(|answer| {
+                    // The first answer counts: an error for any message, that of the commit being
+                    // for the beginning, comes before the acknowledgement.
+                    let index = answer.sequence.wrapping_sub(first);
+                    let of_this = index == u32::MAX || index as usize <= last + 1;
+                    if answer.kind != ERROR || !of_this || outcome.is_some() {
+                        return;
+                    }
+                    match status(answer.payload) {
+                        Err(error) => outcome = Some(Err(at(index as usize)(error))),
+                        Ok(()) if index as usize == last => outcome = Some(Ok(())),
+                        Ok(()) => {}
+                    }
+                })
+                .map_err(at(last))?;
+        }
+        outcome.unwrap_or(Ok(()))
+    }
+
+    /// Dumps a table: `each` adds the type and payload of each message to what is returned. A dump
+    /// that something changed meanwhile is begun anew with an empty `R`, and after [`DUMP_TRIES`] is
+    /// returned as it is: what changed causes a notification, and its reader dumps again.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn list<T: NetlinkSerializable>(
+    pub fn dump<T: NetlinkSerializable + Clone, R: Default>(
         &self,
         request: T,
-        each: impl FnMut(u16, &[u8]),
-    ) -> io::Result<()> {
-        self.ask(request, NLM_F_DUMP, each)
+        mut each: impl FnMut(&mut R, u16, &[u8]),
+    ) -> io::Result<R> {
+        let mut tries = 0;
+        loop {
+            let mut found = R::default();
+            let interrupted = self.ask(request.clone(), NLM_F_DUMP, |kind, payload| {
+                each(&mut found, kind, payload)
+            })?;
+            tries += 1;
+            if !interrupted || tries >= DUMP_TRIES {
+                return Ok(found);
+            }
+        }
     }
 
     /// Asks for one thing: the type and payload of the answer.
@@ -167,35 +261,41 @@ impl Conversation {
         each: impl FnMut(u16, &[u8]),
     ) -> io::Result<()> {
         // The acknowledgement is the end of it.
-        self.ask(request, NLM_F_ACK, each)
+        self.ask(request, NLM_F_ACK, each).map(drop)
     }
 
+    /// Whether the answer was interrupted by a change.
     fn ask<T: NetlinkSerializable>(
         &self,
         request: T,
         flags: u16,
         mut each: impl FnMut(u16, &[u8]),
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let mut inner = self.inner();
         let number = inner.next();
-        let mut bytes = Vec::new();
-        serialize(request, flags | NLM_F_REQUEST, number, &mut bytes);
-        inner.send(&bytes)?;
+        let mut packet = Vec::new();
+        serialize(request, flags, number, &mut packet);
+        inner.send(&packet)?;
         let mut ended = None;
+        let mut interrupted = false;
+        let mut total = 0;
         while ended.is_none() {
-            inner.receive(|sequence, kind, payload| {
-                // What an earlier question that was given up left is passed over.
-                if sequence == number {
-                    match kind {
-                        ERROR => ended = Some(status(payload)),
-                        // A listing that fails half-way says so in its end.
-                        DONE => ended = Some(status(payload)),
-                        kind => each(kind, payload),
+            total += inner.receive(|answer| {
+                if answer.sequence == number {
+                    interrupted |= answer.flags & DUMP_INTERRUPTED != 0;
+                    match answer.kind {
+                        ERROR => ended = Some(status(answer.payload)),
+                        // A dump that fails half-way says so in its end.
+                        DONE => ended = Some(status(answer.payload)),
+                        kind => each(kind, answer.payload),
                     }
                 }
             })?;
+            if total > MAX_DUMP {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
         }
-        ended.unwrap_or(Ok(()))
+        ended.unwrap_or(Ok(())).map(|()| interrupted)
     }
 }
 
@@ -219,33 +319,35 @@ impl Inner {
         }
     }
 
-    /// Reads one packet and gives sequence number, type and payload of each message in it.
-    fn receive(&self, mut each: impl FnMut(u32, u16, &[u8])) -> io::Result<()> {
+    /// Reads one packet and gives each message in it. Returns its length.
+    fn receive(&self, mut each: impl FnMut(Answer<'_>)) -> io::Result<usize> {
         // One for each thread that asks, and not for each of the sockets, of which there is one a
         // pod.
         let mut buffer = BUFFER.take();
-        buffer.resize(PACKET, 0);
+        buffer.resize(MAX_PACKET, 0);
         let read = loop {
             match rustix::io::read(self.fd(), &mut buffer) {
                 Err(rustix::io::Errno::INTR) => {}
                 other => break other,
             }
         };
-        let mut rest = &buffer[..read?];
+        let read = read?;
+        let mut rest = &buffer[..read];
         while rest.len() >= HEADER {
             let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
             let length = message.length() as usize;
-            each(
-                message.sequence_number(),
-                message.message_type(),
-                &rest[HEADER..length.max(HEADER)],
-            );
+            each(Answer {
+                sequence: message.sequence_number(),
+                kind: message.message_type(),
+                flags: message.flags(),
+                payload: &rest[HEADER..length.max(HEADER)],
+            });
             rest = rest
                 .get(length.next_multiple_of(4).max(HEADER)..)
                 .unwrap_or_default();
         }
         BUFFER.set(buffer);
-        Ok(())
+        Ok(read)
     }
 }
 
@@ -261,10 +363,10 @@ fn status(payload: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Appends a message to a packet.
+/// Appends a request to a packet.
 fn serialize<T: NetlinkSerializable>(payload: T, flags: u16, sequence: u32, packet: &mut Vec<u8>) {
     let mut header = NetlinkHeader::default();
-    header.flags = flags;
+    header.flags = flags | NLM_F_REQUEST;
     header.sequence_number = sequence;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(payload));
     message.finalize();

@@ -2,6 +2,10 @@
 //!
 //! A packet arrives whole or not at all, so there is no framing to get wrong and no half-read
 //! message. What has to be larger than [`MAX_PACKET`] travels in a sealed memory file.
+//!
+//! This is unix(7) and `memfd_create(2)`, typed; what the packets say is `tank-proto`'s. It is in
+//! this crate because [`crate::namespace::create`] needs it, to be handed sockets by a process in
+//! the namespaces it makes, and because watching a descriptor needs `unsafe`.
 
 use crate::{Context, Result};
 use rustix::{

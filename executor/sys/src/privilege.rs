@@ -9,8 +9,11 @@ use std::{io, os::fd::BorrowedFd};
 /// Who a process is, inside its user namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Identity {
+    /// The user.
     pub uid: u32,
+    /// The primary group.
     pub gid: u32,
+    /// The supplementary groups.
     pub groups: Vec<u32>,
 }
 

@@ -13,8 +13,8 @@
 use crate::{
     Context, Result,
     beneath::{self, Owner, Root},
-    laps::{Laps, Phase},
     mount::{self, attr},
+    trace::{Phase, Trace},
 };
 use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags},
@@ -39,10 +39,12 @@ pub struct Rootfs<'a> {
     pub files: Option<(BorrowedFd<'a>, &'a [FileMount])>,
     /// The host id of the container's root.
     pub owner: u32,
+    /// Whether the root is mounted read-only.
     pub read_only: bool,
     /// Beside those that every container has.
     pub devices: &'a [Device],
-    pub laps: &'a Laps,
+    /// Where spans are recorded.
+    pub trace: &'a Trace,
 }
 
 /// A device node of the host's.
@@ -50,9 +52,13 @@ pub struct Rootfs<'a> {
 pub struct Device {
     /// Absolute, below `/dev`.
     pub path: String,
+    /// Whether it is a block device.
     pub block: bool,
+    /// Its major number.
     pub major: u32,
+    /// Its minor number.
     pub minor: u32,
+    /// Whether it can't be written.
     pub read_only: bool,
 }
 
@@ -101,6 +107,7 @@ const READ_ONLY: [&str; 5] = [
 /// A container's file system, entered.
 #[derive(Debug)]
 pub struct Entered {
+    /// Its root directory.
     pub root: Root,
     /// Its `/dev/null`, for reading. By descriptor: a volume may cover `/dev`.
     pub null: OwnedFd,
@@ -114,7 +121,7 @@ pub struct Entered {
 pub fn enter(rootfs: &Rootfs<'_>) -> Result<Entered> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).doing(|| "keep mounts in this namespace")?;
-    let place = mount::open_path(rootfs.attach_on)?;
+    let place = beneath::open_path(rootfs.attach_on)?;
     mount::attach(rootfs.root, place.as_fd())?;
     drop(place);
     // The old root ends up on top of the new one, is where "." is, and goes (pivot_root(2),
@@ -124,7 +131,7 @@ pub fn enter(rootfs: &Rootfs<'_>) -> Result<Entered> {
     rustix::mount::unmount(".", UnmountFlags::DETACH)
         .doing(|| "let go of the host's file systems")?;
     rustix::process::chdir("/").doing(|| "enter the new root")?;
-    rootfs.laps.note(Phase::Root);
+    rootfs.trace.end(Phase::Root);
 
     let root = Root::current()?;
     let owner = Owner::Id(rootfs.owner);
@@ -132,18 +139,18 @@ pub fn enter(rootfs: &Rootfs<'_>) -> Result<Entered> {
     for device in rootfs.devices {
         host_device(&root, device, owner)?;
     }
-    rootfs.laps.note(Phase::Devices);
+    rootfs.trace.end(Phase::Devices);
     for (fd, target) in rootfs.mounts {
         let place = root.ensure_place(Path::new(target), mount::is_directory(fd.as_fd()), owner)?;
         mount::attach(fd.as_fd(), place.as_fd()).doing_at(target)?;
     }
-    rootfs.laps.note(Phase::Volumes);
+    rootfs.trace.end(Phase::Volumes);
     if let Some((fd, files)) = rootfs.files {
         attach_files(&root, fd, files, owner)?;
-        rootfs.laps.note(Phase::Files);
+        rootfs.trace.end(Phase::Files);
     }
     kernel_filesystems(&root, null.as_fd(), owner)?;
-    rootfs.laps.note(Phase::KernelFilesystems);
+    rootfs.trace.end(Phase::KernelFilesystems);
     if rootfs.read_only {
         mount::restrict(root.as_fd(), attr::RDONLY, false)?;
     }

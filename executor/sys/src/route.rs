@@ -10,10 +10,10 @@
 //! (`rtnl`).
 
 use crate::{
-    Context, Error, Result, namespace,
-    netlink::{Conversation, Refused},
-    watch::Changes,
+    Context, Error, Result,
+    netlink::{Refused, Socket},
 };
+use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, ParseableParametrized,
 };
@@ -31,90 +31,21 @@ use rtnetlink::{
         route::{RouteAddress, RouteAttribute, RouteMessage},
     },
 };
-use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
-    fmt, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
-    str::FromStr,
 };
-
-/// An address and how many of its leading bits name the network.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Cidr {
-    pub address: IpAddr,
-    pub prefix: u8,
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-impl FromStr for Cidr {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no network, write for example \"10.90.0.0/16\"");
-        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let (address, prefix): (IpAddr, u8) = (
-            address.parse().map_err(|_| wrong())?,
-            prefix.parse().map_err(|_| wrong())?,
-        );
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        if prefix > most {
-            Err(wrong())
-        } else {
-            Ok(Self { address, prefix })
-        }
-    }
-}
-
-impl TryFrom<String> for Cidr {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Cidr> for String {
-    fn from(cidr: Cidr) -> Self {
-        cidr.to_string()
-    }
-}
-
-impl Cidr {
-    /// The network's `n`th address with its prefix. None: the network is smaller.
-    pub fn nth(self, n: u32) -> Option<Self> {
-        let address = match self.address {
-            IpAddr::V4(v4) => {
-                let host_bits = 32 - u32::from(self.prefix);
-                // The last address is the broadcast address.
-                (u64::from(n) + 1 < 1 << host_bits).then_some(())?;
-                let base = u32::from(v4) & u32::MAX.checked_shl(host_bits).unwrap_or(0);
-                IpAddr::from(Ipv4Addr::from(base + n))
-            }
-            IpAddr::V6(v6) => {
-                let host_bits = 128 - u32::from(self.prefix);
-                (host_bits > 32 || u128::from(n) < 1 << host_bits).then_some(())?;
-                let base = u128::from(v6) & u128::MAX.checked_shl(host_bits).unwrap_or(0);
-                IpAddr::from(Ipv6Addr::from(base + u128::from(n)))
-            }
-        };
-        Some(Self {
-            address,
-            prefix: self.prefix,
-        })
-    }
-}
 
 /// A link as the kernel lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Link {
+    /// Its number, which the kernel gives no other link of this namespace meanwhile.
     pub index: u32,
+    /// Its name.
     pub name: String,
+    /// Whether it is set up (`IFF_UP`).
     pub up: bool,
     /// The bridge it belongs to.
     pub controller: Option<u32>,
@@ -133,7 +64,7 @@ const NEWROUTE: u16 = 24;
 
 /// A socket to one network namespace's routing tables.
 #[derive(Debug)]
-pub struct Routes(Conversation);
+pub struct Routes(Socket);
 
 /// Something to be changed, and what it is for.
 #[derive(Debug)]
@@ -156,16 +87,16 @@ impl Request {
 
     /// Ensures an address. IPv6 skips duplicate address detection: Tank hands each address out
     /// once.
-    pub fn address(index: u32, cidr: Cidr) -> Self {
-        let message = match cidr.address {
+    pub fn address(index: u32, address: IpNet) -> Self {
+        let message = match address.addr() {
             IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new()
                 .index(index)
-                .address(v4, cidr.prefix)
+                .address(v4, address.prefix_len())
                 .build(),
             IpAddr::V6(v6) => {
                 let build = AddressMessageBuilder::<Ipv6Addr>::new()
                     .index(index)
-                    .address(v6, cidr.prefix);
+                    .address(v6, address.prefix_len());
                 let mut message = build.build();
                 message.header.flags |= AddressHeaderFlags::Nodad;
                 message
@@ -173,7 +104,7 @@ impl Request {
         };
         let message = RouteNetlinkMessage::NewAddress(message);
         Self {
-            what: format!("add the address {cidr}"),
+            what: format!("add the address {address}"),
             message,
             flags: NLM_F_CREATE | NLM_F_REPLACE,
         }
@@ -202,7 +133,7 @@ impl Routes {
     /// What `socket(2)` gives.
     pub fn here() -> Result<Self> {
         Ok(Self(
-            Conversation::open(NETLINK_ROUTE)
+            Socket::open(NETLINK_ROUTE)
                 .doing(|| "open a route socket")?
                 .strict(),
         ))
@@ -210,20 +141,7 @@ impl Routes {
 
     /// Takes over a socket of [`sockets`].
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Self(Conversation::from_fd(fd))
-    }
-
-    /// Opens a socket in the namespace `net`, where it stays, and one that tells of changes there.
-    /// Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// What `setns(2)` or `socket(2)` gives.
-    pub fn in_namespace(net: BorrowedFd<'_>) -> Result<(Self, Changes)> {
-        let runtime = tokio::runtime::Handle::current();
-        namespace::in_network(net, move || {
-            let _context = runtime.enter();
-            Ok((Self::here()?, Changes::of_routes()?))
-        })
+        Self(Socket::from_fd(fd))
     }
 
     /// Carries requests out, in their order, all of them in one packet.
@@ -249,15 +167,15 @@ impl Routes {
     /// # Errors
     /// What the kernel answers.
     pub fn links(&self) -> Result<Vec<Link>> {
-        let mut links = Vec::new();
         let request = RouteNetlinkMessage::GetLink(without_statistics(LinkMessage::default()));
-        let listed = self.0.list(request, |kind, payload| {
-            if kind == NEWLINK {
-                links.extend(read_link(payload));
-            }
-        });
-        listed.doing(|| "list the links")?;
-        Ok(links)
+        let links = self
+            .0
+            .dump(request, |links: &mut Vec<Link>, kind, payload| {
+                if kind == NEWLINK {
+                    links.extend(read_link(payload));
+                }
+            });
+        links.doing(|| "list the links")
     }
 
     /// The link called `name`.
@@ -280,22 +198,21 @@ impl Routes {
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn addresses(&self, index: u32) -> Result<BTreeSet<Cidr>> {
+    pub fn addresses(&self, index: u32) -> Result<BTreeSet<IpNet>> {
         let mut asked = AddressMessage::default();
         asked.header.index = index;
-        let mut addresses = BTreeSet::new();
-        let listed = self
-            .0
-            .list(RouteNetlinkMessage::GetAddress(asked), |kind, payload| {
+        let addresses = self.0.dump(
+            RouteNetlinkMessage::GetAddress(asked),
+            |addresses: &mut BTreeSet<IpNet>, kind, payload| {
                 if let Ok(RouteNetlinkMessage::NewAddress(message)) =
                     RouteNetlinkMessage::parse_with_param(payload, kind)
                     && message.header.index == index
                 {
                     addresses.extend(address(&message));
                 }
-            });
-        listed.doing(|| "list the addresses")?;
-        Ok(addresses)
+            },
+        );
+        addresses.doing(|| "list the addresses")
     }
 
     /// Ensures a bridge called `name` that is up and marked. Returns its index. One without the
@@ -303,7 +220,7 @@ impl Routes {
     ///
     /// # Errors
     /// `EEXIST` when somebody else's link has the name; what else the kernel answers.
-    pub fn ensure_bridge(&self, name: &str, own: &BTreeSet<Cidr>) -> Result<u32> {
+    pub fn ensure_bridge(&self, name: &str, own: &BTreeSet<IpNet>) -> Result<u32> {
         let mac = [&MARK[..], &[0xff, 0, 1]].concat();
         if let Some(link) = self.link(name)? {
             if !link.marked {
@@ -446,11 +363,10 @@ impl Routes {
             RouteAttribute::Gateway(RouteAddress::Inet6(v6)) => Some(IpAddr::from(*v6)),
             _ => None,
         };
-        let mut found = Vec::new();
         // Of no family: of every one.
-        let listed = self.0.list(
+        let routes = self.0.dump(
             RouteNetlinkMessage::GetRoute(RouteMessage::default()),
-            |kind, payload| {
+            |found: &mut Vec<(IpAddr, RouteMessage)>, kind, payload| {
                 // The second byte of a `struct rtmsg` is the length of the destination: most routes
                 // have one.
                 if kind == NEWROUTE
@@ -468,8 +384,7 @@ impl Routes {
                 }
             },
         );
-        listed.doing(|| "list the routes")?;
-        Ok(found)
+        routes.doing(|| "list the routes")
     }
 }
 
@@ -496,7 +411,7 @@ fn without_statistics(mut message: LinkMessage) -> LinkMessage {
     message
 }
 
-fn address(message: &AddressMessage) -> Option<Cidr> {
+fn address(message: &AddressMessage) -> Option<IpNet> {
     let found = message
         .attributes
         .iter()
@@ -504,12 +419,9 @@ fn address(message: &AddressMessage) -> Option<Cidr> {
             AddressAttribute::Address(address) => Some(*address),
             _ => None,
         });
-    let cidr = Cidr {
-        address: found?,
-        prefix: message.header.prefix_len,
-    };
-    let link_local = matches!(cidr.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    (!link_local).then_some(cidr)
+    let address = IpNet::new(found?, message.header.prefix_len).ok()?;
+    let link_local = matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+    (!link_local).then_some(address)
 }
 
 /// Reads a `struct ifinfomsg` and the attributes behind it: of its hundred, three matter, and a
@@ -541,24 +453,4 @@ fn read_link(payload: &[u8]) -> Option<Link> {
         }
     }
     (!link.name.is_empty()).then_some(link)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn networks_hand_out_addresses_and_end() {
-        let v4: Cidr = "10.90.3.4/30".parse().expect("parses");
-        assert_eq!(v4.nth(1).expect("fits").to_string(), "10.90.3.5/30");
-        assert_eq!(v4.nth(3), None, "the last is broadcast");
-        let v6: Cidr = "fd74:616e:6b00::/64".parse().expect("parses");
-        assert_eq!(
-            v6.nth(258).expect("fits").to_string(),
-            "fd74:616e:6b00::102/64"
-        );
-        for bad in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "x/1"] {
-            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
-        }
-    }
 }

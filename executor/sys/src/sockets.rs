@@ -9,8 +9,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// TCP and UDP, by their numbers (`IPPROTO_*`).
+/// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;
+/// `IPPROTO_UDP`.
 pub const UDP: u8 = 17;
 
 /// The most bytes that are read of one listing: some hundred thousand sockets.
@@ -27,13 +28,16 @@ pub struct Listening {
     /// An IPv4 address also where the socket is one of IPv6 that is bound to it
     /// (`::ffff:127.0.0.1`).
     pub address: IpAddr,
+    /// Its port.
     pub port: u16,
+    /// By which its [`holders`] are found.
     pub inode: u64,
 }
 
 /// A process that has a socket open.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Holder {
+    /// Its pid.
     pub pid: i32,
     /// Its effective user.
     pub uid: u32,

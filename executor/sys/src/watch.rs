@@ -1,8 +1,8 @@
-//! Being told that something changed, by whomever: links, addresses and routes (rtnetlink(7)),
+//! Notifications that something changed, by whomever: links, addresses and routes (rtnetlink(7)),
 //! rules (the nftables group of nfnetlink), files of a directory (inotify(7)).
 //!
-//! What changed is not read: whoever is told looks for himself, and a message that was lost is told
-//! as well.
+//! A notification does not say what changed: whoever drains it reads the state again. One that was
+//! lost because a queue was full counts as a change as well.
 
 use crate::{Context, Result, packet};
 use netlink_sys::{
@@ -25,7 +25,7 @@ const ROUTE_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 /// `NFNLGRP_NFTABLES` is group 7.
 const RULE_GROUPS: u32 = 1 << 6;
 
-/// A socket that has something to read whenever something changed.
+/// A subscription to the changes of a network namespace's links or rules.
 #[derive(Debug)]
 pub struct Changes(AsyncFd<OwnedFd>);
 
@@ -54,7 +54,7 @@ impl Changes {
         Self::from_fd(open(NETLINK_NETFILTER, RULE_GROUPS)?)
     }
 
-    /// Returns when there may be something to [take](Self::take).
+    /// Returns when there may be something to [drain](Self::drain).
     ///
     /// # Errors
     /// When the socket fails.
@@ -62,43 +62,43 @@ impl Changes {
         ready(&self.0).await.doing(|| "wait for changes")
     }
 
-    /// Whether something has changed since somebody took it last. The kernel tells before the call
-    /// that changes it returns, so whoever asks misses nothing that was over before.
+    /// Drains the notifications; whether there was one. The kernel sends one before the call that
+    /// changes something returns: a change that was over before this call is not missed.
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn take(&self) -> Result<bool> {
+    pub fn drain(&self) -> Result<bool> {
         // The rest of a longer packet is dropped: only its kind matters.
         let mut buffer = [0; 64];
-        let mut told = false;
+        let mut changed = false;
         loop {
             match rustix::io::read(self.0.get_ref(), &mut buffer) {
-                Ok(length) => told |= !is_of_a_port(&buffer[..length]),
-                // More was told than the socket holds: something did change.
-                Err(rustix::io::Errno::NOBUFS) => told = true,
+                Ok(length) => changed |= !is_of_a_port(&buffer[..length]),
+                // The queue was full and notifications were dropped: something did change.
+                Err(rustix::io::Errno::NOBUFS) => changed = true,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return Ok(told),
+                Err(rustix::io::Errno::AGAIN) => return Ok(changed),
                 Err(error) => return Err(error).doing(|| "read changes"),
             }
         }
     }
 }
 
-/// Waits until something is told. That is forgotten here: whoever waits takes all of it next.
+/// Waits until there is something to read. Readiness is cleared here: the caller drains next.
 async fn ready(fd: &AsyncFd<OwnedFd>) -> io::Result<()> {
     fd.readable().await?.clear_ready();
     Ok(())
 }
 
-/// Whether a packet tells of nothing but the inner state of a bridge's port (an `RTM_NEWLINK` of
+/// Whether a packet is of nothing but the inner state of a bridge's port (an `RTM_NEWLINK` of
 /// the family `AF_BRIDGE`), such as the timers of its multicast snooping: a link that leaves a
-/// bridge is told of otherwise as well.
+/// bridge causes another notification.
 fn is_of_a_port(packet: &[u8]) -> bool {
     const NEWLINK: [u8; 2] = 16u16.to_ne_bytes();
     packet.get(4..6) == Some(&NEWLINK) && packet.get(16) == Some(&(libc::AF_BRIDGE as u8))
 }
 
-/// A socket that tells of the links, addresses and routes of the caller's network namespace.
+/// A socket that is notified of the links, addresses and routes of the caller's network namespace.
 pub(crate) fn route_socket() -> Result<OwnedFd> {
     open(NETLINK_ROUTE, ROUTE_GROUPS)
 }
@@ -119,22 +119,22 @@ fn open(protocol: isize, groups: u32) -> Result<OwnedFd> {
 #[derive(Debug)]
 pub struct Writes(AsyncFd<OwnedFd>);
 
-/// A directory that is watched, as long as there is one: a number that is not given again.
-pub type Watched = i32;
+/// A watched directory, by its watch descriptor (inotify(7)): a number that is not given again.
+pub type WatchId = i32;
 
-/// What was told of the directories.
+/// What happened in the watched directories.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Told {
+pub struct WriteEvents {
     /// Those in which a file was written.
-    pub written: BTreeSet<Watched>,
+    pub written: BTreeSet<WatchId>,
     /// Those that are no more.
-    pub gone: BTreeSet<Watched>,
-    /// Whether more was told than the queue holds (`fs.inotify.max_queued_events`): any of them may
-    /// have been written.
+    pub gone: BTreeSet<WatchId>,
+    /// Whether the queue was full (`fs.inotify.max_queued_events`) and events were dropped: any
+    /// directory may have been written.
     pub lost: bool,
 }
 
-impl Told {
+impl WriteEvents {
     /// Whether a file was written, or may have been.
     pub fn of_writes(&self) -> bool {
         self.lost || !self.written.is_empty()
@@ -156,12 +156,12 @@ impl Writes {
     ///
     /// # Errors
     /// What `inotify_add_watch(2)` gives.
-    pub fn add(&self, dir: &Path) -> Result<Watched> {
+    pub fn add(&self, dir: &Path) -> Result<WatchId> {
         let added = inotify::add_watch(self.0.as_fd(), dir, inotify::WatchFlags::MODIFY);
         added.doing(|| format!("watch {}", dir.display()))
     }
 
-    /// Returns when there may be something to [take](Self::take).
+    /// Returns when there may be something to [drain](Self::drain).
     ///
     /// # Errors
     /// When the descriptor fails.
@@ -169,26 +169,26 @@ impl Writes {
         ready(&self.0).await.doing(|| "wait for writes")
     }
 
-    /// All that was told since the last time.
+    /// Drains the events since the last call.
     ///
     /// # Errors
     /// When the descriptor fails.
-    pub fn take(&self) -> Result<Told> {
+    pub fn drain(&self) -> Result<WriteEvents> {
         let mut buffer = [MaybeUninit::uninit(); 4 << 10];
         let mut reader = inotify::Reader::new(self.0.as_fd(), &mut buffer);
-        let mut told = Told::default();
+        let mut drained = WriteEvents::default();
         loop {
             match reader.next() {
                 Ok(event) if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) => {
-                    told.lost = true
+                    drained.lost = true
                 }
                 Ok(event) if event.events().contains(inotify::ReadFlags::IGNORED) => {
-                    told.gone.insert(event.wd());
+                    drained.gone.insert(event.wd());
                 }
                 Ok(event) => {
-                    told.written.insert(event.wd());
+                    drained.written.insert(event.wd());
                 }
-                Err(rustix::io::Errno::AGAIN) => return Ok(told),
+                Err(rustix::io::Errno::AGAIN) => return Ok(drained),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error).doing(|| "read writes"),
             }

@@ -125,7 +125,7 @@ pub async fn switch(
     let compiled = timings.of("compile the configuration", || {
         super::config::compile(source)
     })?;
-    let begin = tank_sys::laps::now();
+    let begin = tank_sys::trace::now();
     let mut client = Client::connect(socket).await?;
     timings.end("connect to tankd", begin);
     let files: Vec<String> = source
@@ -181,7 +181,7 @@ pub async fn follow(
     json: bool,
 ) -> Result<u8, Error> {
     let teller = Teller::new();
-    let begin = tank_sys::laps::now();
+    let begin = tank_sys::trace::now();
     let gated = matches!(method, Method::Switch(_));
     client.send(method, Vec::new(), true).await?;
     let mut committed = None;

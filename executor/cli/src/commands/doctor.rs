@@ -127,7 +127,7 @@ fn overlay() -> Finding {
 }
 
 fn nftables() -> Finding {
-    match tank_sys::nft::list() {
+    match tank_sys::nft::list("tank") {
         Ok(_) => finding("nftables", true, "answers", ""),
         Err(error) => {
             let cause = std::error::Error::source(&error)

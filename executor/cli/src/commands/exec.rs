@@ -12,13 +12,11 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 use tank_proto::{
+    stream::{self, NoStream},
     terminal::{FromClient, FromShim, MAX_DATA},
     varlink::{AttachReply, ExecCall, ExecReply, Method},
 };
-use tank_sys::{
-    packet,
-    stream::{self, NoStream},
-};
+use tank_sys::packet;
 use tokio::{
     io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},

@@ -13,6 +13,7 @@ use crate::{
     settings::Settings,
     store::{StoreError, leases::Proposal},
 };
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
@@ -24,10 +25,7 @@ use tank_model::{
     spec::{self, Network},
 };
 use tank_proto::shim::{Failure, Request};
-use tank_sys::{
-    mount::{self, attr},
-    route::Cidr,
-};
+use tank_sys::mount::{self, attr};
 
 /// What a container's files say, secrets apart, by their paths.
 ///
@@ -60,7 +58,7 @@ fn contents_at(
     resolver: &Resolver,
     pod: &Name,
     container: &Name,
-    addresses: &BTreeSet<Cidr>,
+    addresses: &BTreeSet<IpNet>,
 ) -> BTreeMap<String, spec::File> {
     let mut files = graph.files(pod, container);
     let Some((sandbox, _)) = graph.sandbox(pod) else {
@@ -68,7 +66,7 @@ fn contents_at(
     };
     let hosts = hosts_file(
         &sandbox.hostname,
-        addresses.iter().map(|cidr| cidr.address.to_string()),
+        addresses.iter().map(|cidr| cidr.addr().to_string()),
     );
     let generated = [
         ("/etc/hosts", hosts),

@@ -405,7 +405,7 @@ pub fn set_limits(
     container: &Name,
     limits: &spec::Limits,
 ) -> Result<(), Failure> {
-    let limits = tank_sys::cgroup::Limits {
+    let limits = tank_sys::cgroup::ControllerLimits {
         memory: limits.memory.map(|memory| memory.0),
         pids: limits.pids.map(u64::from),
         cpu: limits.cpu.map(|cpu| u64::from(cpu.0)),

@@ -85,14 +85,14 @@ mod tests {
     #[test]
     fn bytes_go_through_a_stream_and_nothing_else_does() {
         let opened = |path: &str, flags: OFlags| open(path, flags, Mode::empty()).expect("opened");
-        let (read, write) = crate::namespace::pipe().expect("a pipe");
-        let (socket, _other) = crate::packet::pair().expect("a pair");
+        let (read, write) = rustix::pipe::pipe().expect("a pipe");
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let file = opened("/proc/self/exe", OFlags::RDONLY);
         let null = opened("/dev/null", OFlags::RDWR);
         for (name, fd) in [
             ("pipe", &read),
             ("pipe", &write),
-            ("socket", &socket),
+            ("socket", &OwnedFd::from(socket)),
             ("file", &file),
             ("null", &null),
         ] {

@@ -5,9 +5,13 @@
 //! mark by which Tank knows what it made. On a hybrid host version 2 still groups the processes
 //! (`cgroup.kill` ends a whole pod), and limits go to the version 1 controllers.
 
+mod layout;
+
+pub use layout::{Layout, detect};
+
 use crate::{Context, Result, read_small};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io,
     os::fd::OwnedFd,
@@ -18,20 +22,12 @@ use std::{
 /// The controllers Tank sets limits with.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
-/// Where the hierarchies are mounted. Pure data, read from `mountinfo`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Layout {
-    /// The version 2 hierarchy.
-    pub v2: PathBuf,
-    /// Version 1 hierarchies by controller; empty on a host of version 2 only.
-    pub v1: BTreeMap<String, PathBuf>,
-}
-
-/// Limits as the kernel holds them. None: no limit.
+/// What the controllers of a group are set to. None: no limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Limits {
+pub struct ControllerLimits {
     /// Bytes.
     pub memory: Option<u64>,
+    /// Processes and threads together.
     pub pids: Option<u64>,
     /// Thousandths of one CPU.
     pub cpu: Option<u64>,
@@ -42,38 +38,6 @@ const SHIM: &str = "_shim";
 
 /// The bandwidth period, in microseconds: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
-
-impl Layout {
-    /// Reads the layout from the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)). None:
-    /// there is no version 2 hierarchy at all.
-    pub fn parse(mountinfo: &str) -> Option<Self> {
-        let mut v2 = None;
-        let mut v1 = BTreeMap::new();
-        for line in mountinfo.lines() {
-            let Some((fields, rest)) = line.split_once(" - ") else {
-                continue;
-            };
-            let Some(point) = fields.split(' ').nth(4) else {
-                continue;
-            };
-            let mut rest = rest.split(' ');
-            match (rest.next(), rest.nth(1)) {
-                (Some("cgroup2"), _) => v2 = v2.or_else(|| Some(PathBuf::from(point))),
-                (Some("cgroup"), Some(options)) => {
-                    for option in options
-                        .split(',')
-                        .filter(|option| CONTROLLERS.contains(option))
-                    {
-                        v1.entry(option.to_owned())
-                            .or_insert_with(|| PathBuf::from(point));
-                    }
-                }
-                _ => {}
-            }
-        }
-        Some(Self { v2: v2?, v1 })
-    }
-}
 
 /// Tank's part of the hierarchies.
 #[derive(Clone, Debug)]
@@ -169,7 +133,7 @@ impl Cgroups {
         };
         let own = self.layout.v2.join(&self.prefix).join(pod).join(part);
         Ok(Entrance {
-            dir: crate::mount::open_path(&own)?,
+            dir: crate::beneath::open_path(&own)?,
             procs: open(own.join("cgroup.procs"))?,
             tasks: tasks.into_iter().map(open).collect::<Result<_>>()?,
         })
@@ -242,7 +206,7 @@ impl Cgroups {
     /// # Errors
     /// What the kernel gives; a controller the host lacks is an error only where a limit is asked
     /// of it.
-    pub fn set_limits(&self, pod: &str, part: &str, limits: &Limits) -> Result<()> {
+    pub fn set_limits(&self, pod: &str, part: &str, limits: &ControllerLimits) -> Result<()> {
         let v1 = |controller: &str| self.layout.v1.contains_key(controller);
         let text = |limit: Option<u64>, none: &str| {
             limit.map_or_else(|| none.to_owned(), |limit| limit.to_string())
@@ -301,7 +265,7 @@ impl Cgroups {
     }
 
     /// The limits a group has now.
-    pub fn limits(&self, pod: &str, part: &str) -> Limits {
+    pub fn limits(&self, pod: &str, part: &str) -> ControllerLimits {
         let read = |controller: &str, file: &str| {
             read_small(&self.control(controller, pod, part).join(file)).unwrap_or_default()
         };
@@ -328,7 +292,7 @@ impl Cgroups {
                 "cpu.max"
             },
         ));
-        Limits {
+        ControllerLimits {
             memory: memory.filter(|bytes| *bytes < 1 << 62),
             pids: number(&read("pids", "pids.max")),
             cpu: quota.map(|quota| quota * 1000 / CPU_PERIOD),
@@ -458,11 +422,11 @@ impl Cgroups {
     }
 }
 
-/// The ways into a group, opened.
+/// What a process joins a group by, opened.
 ///
 /// To move a process by writing to `cgroup.procs` takes a lock for which the kernel may wait an RCU
-/// grace period (15 ms here), lest a thread is made meanwhile. Whoever is born in the group, or
-/// moves the one thread it has, does not.
+/// grace period (15 ms here), lest a thread is made meanwhile. A process that is cloned into the
+/// group, or that moves its only thread, does not wait.
 #[derive(Debug)]
 pub struct Entrance {
     /// The directory in version 2, for [`crate::process::spawn`].
@@ -512,43 +476,5 @@ fn remove_tree(dir: &Path, deadline: Instant) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => return other,
         }
-    }
-}
-
-/// Reads this process's layout.
-///
-/// # Errors
-/// When there is no version 2 hierarchy.
-pub fn detect() -> Result<Layout> {
-    let text = fs::read_to_string("/proc/self/mountinfo").doing(|| "read /proc/self/mountinfo")?;
-    Layout::parse(&text)
-        .ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))
-        .doing(|| "find the cgroup version 2 hierarchy (is it mounted?)")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layouts_are_read_from_mountinfo() {
-        let pure = "25 1 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
-        let layout = Layout::parse(pure).expect("has version 2");
-        assert_eq!(
-            layout,
-            Layout {
-                v2: "/sys/fs/cgroup".into(),
-                v1: BTreeMap::new()
-            }
-        );
-
-        let hybrid = "30 1 0:25 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n\
-                      31 1 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup none rw,cpu,cpuacct\n\
-                      32 1 0:27 / /sys/fs/cgroup/memory rw shared:3 - cgroup none rw,memory\n";
-        let layout = Layout::parse(hybrid).expect("has version 2");
-        assert_eq!(layout.v2, Path::new("/sys/fs/cgroup/unified"));
-        assert_eq!(layout.v1["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
-        assert_eq!(layout.v1["memory"], Path::new("/sys/fs/cgroup/memory"));
-        assert_eq!(Layout::parse("1 1 0:1 / / rw - ext4 /dev/vda rw\n"), None);
     }
 }

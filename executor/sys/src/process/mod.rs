@@ -1,5 +1,9 @@
 //! Processes: made with `clone3(2)`, known by pidfd, ended with a status.
 
+mod signals;
+
+pub use signals::{reset_signals, signal_name, signal_number};
+
 use crate::{Context, Result};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
@@ -9,18 +13,28 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+/// Lets a stopped process go on (signal(7)).
 pub const SIGCONT: i32 = libc::SIGCONT;
+/// Ends a process, which can't catch it.
 pub const SIGKILL: i32 = libc::SIGKILL;
+/// Asks a process to end.
 pub const SIGTERM: i32 = libc::SIGTERM;
 
 /// `CLONE_*` flags of `clone3(2)`.
 pub mod flags {
+    /// A mount namespace.
     pub const NEWNS: u64 = libc::CLONE_NEWNS as u64;
+    /// A cgroup namespace.
     pub const NEWCGROUP: u64 = libc::CLONE_NEWCGROUP as u64;
+    /// A namespace of the host name.
     pub const NEWUTS: u64 = libc::CLONE_NEWUTS as u64;
+    /// An IPC namespace.
     pub const NEWIPC: u64 = libc::CLONE_NEWIPC as u64;
+    /// A user namespace.
     pub const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
+    /// A pid namespace, whose first process it is.
     pub const NEWPID: u64 = libc::CLONE_NEWPID as u64;
+    /// A network namespace.
     pub const NEWNET: u64 = libc::CLONE_NEWNET as u64;
     /// The new process is a sibling: a child of the caller's parent.
     pub const PARENT: u64 = libc::CLONE_PARENT as u64;
@@ -29,7 +43,9 @@ pub mod flags {
 /// A process and a descriptor that keeps naming it after its pid is used again.
 #[derive(Debug)]
 pub struct Process {
+    /// Its pid in the pid namespace of whoever made or named it.
     pub pid: i32,
+    /// Its pidfd (pidfd_open(2)).
     pub pidfd: OwnedFd,
 }
 
@@ -37,11 +53,14 @@ pub struct Process {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
+    /// With this status.
     Code(i32),
+    /// By this signal.
     Signal(i32),
 }
 
 impl Exit {
+    /// Whether its status is 0.
     pub fn success(self) -> bool {
         self == Self::Code(0)
     }
@@ -303,20 +322,6 @@ pub fn hide() -> Result<()> {
         .doing(|| "hide a process from tracing")
 }
 
-/// All signals back to their default action and none blocked, as a program expects to be started.
-pub fn reset_signals() {
-    // SAFETY: sets dispositions and the mask of this single-threaded process; no handler is
-    // installed.
-    unsafe {
-        for number in 1..=64 {
-            libc::signal(number, libc::SIG_DFL);
-        }
-        let mut none: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
-}
-
 /// Closes every descriptor above standard error but those of `keep`. To mark them close-on-exec is
 /// not enough: while `execve(2)` looks for its program they are still open, and a link to
 /// `/proc/self/fd/N` leads through them.
@@ -431,12 +436,6 @@ pub fn exec(argv: &[std::ffi::CString], env: &[std::ffi::CString]) -> io::Error 
     failure
 }
 
-/// The name of a signal, `SIGTERM`, or its number.
-pub fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal)
-        .map_or_else(|_| signal.to_string(), |known| known.as_str().to_owned())
-}
-
 /// Limits this process, and what it executes, as setrlimit(2) has it: name in lower case, soft,
 /// hard; none is unlimited.
 ///
@@ -474,51 +473,9 @@ pub fn set_ulimits(limits: &[(String, Option<u64>, Option<u64>)]) -> Result<()> 
     Ok(())
 }
 
-/// The number of a signal given as `SIGTERM`, `TERM`, `SIGRTMIN+3` or `15`.
-pub fn signal_number(name: &str) -> Option<i32> {
-    if let Ok(number) = name.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("SIG") {
-        upper
-    } else {
-        format!("SIG{upper}")
-    };
-    if let Some(offset) = full.strip_prefix("SIGRTMIN") {
-        let offset = if offset.is_empty() {
-            Some(0)
-        } else {
-            offset.strip_prefix('+')?.parse::<i32>().ok()
-        }?;
-        return (0..=30)
-            .contains(&offset)
-            .then(|| libc::SIGRTMIN() + offset);
-    }
-    full.parse::<nix::sys::signal::Signal>()
-        .ok()
-        .map(|signal| signal as i32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        for (name, number) in [
-            ("SIGTERM", 15),
-            ("quit", 3),
-            ("9", 9),
-            ("SIGRTMIN+3", libc::SIGRTMIN() + 3),
-        ] {
-            assert_eq!(signal_number(name), Some(number), "{name}");
-        }
-        for bad in ["", "SIG", "SIGNOPE", "0", "65", "SIGRTMIN+99", "SIGRTMIN-1"] {
-            assert_eq!(signal_number(bad), None, "{bad}");
-        }
-        assert_eq!(signal_name(9), "SIGKILL");
-    }
 
     #[test]
     fn what_is_kept_is_in_no_gap() {

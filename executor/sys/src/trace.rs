@@ -1,7 +1,6 @@
-//! Where the time of a start goes: moments noted by a process and by those it forks, in memory that
-//! they share.
+//! A trace of a start: spans recorded by a process and by those it forks, in memory that they share.
 //!
-//! Each note says what has just ended. [`Laps::none`] notes nothing and costs nothing.
+//! Each record ends one span and begins the next. [`Trace::none`] records nothing and costs nothing.
 
 use crate::{Context, Result};
 use rustix::{
@@ -13,8 +12,9 @@ use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
-/// What a process does on its way to its program.
+/// What a process does on its way to its program: the name of a span ([`Phase::as_str`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is described by `as_str`")]
 pub enum Phase {
     Prepare,
     Fork,
@@ -56,7 +56,7 @@ impl Phase {
         Self::Listen,
     ];
 
-    /// For people.
+    /// The name of the span, for people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Prepare => "prepare",
@@ -80,26 +80,28 @@ impl Phase {
     }
 }
 
-/// How many notes there is room for.
-const ROOM: usize = 62;
+/// The most spans of one trace; those after that are dropped.
+const MAX_SPANS: usize = 62;
 
+/// The shared memory. All zeroes, as the kernel gives them, are valid.
 #[repr(C)]
 #[derive(Debug)]
 struct Page {
+    /// How many spans were ended.
     used: AtomicUsize,
-    /// Phase and microseconds; all zeroes, as the kernel gives them, are valid.
-    notes: [(AtomicUsize, AtomicU64); ROOM],
+    /// Phase and end in microseconds.
+    ends: [(AtomicUsize, AtomicU64); MAX_SPANS],
 }
 
-/// The notes of one start.
+/// The spans of one start, one after the other.
 #[derive(Debug)]
-pub struct Laps {
+pub struct Trace {
     begin: u64,
     page: Option<NonNull<Page>>,
 }
 
-impl Laps {
-    /// Notes nothing.
+impl Trace {
+    /// Records nothing.
     pub fn none() -> Self {
         Self {
             begin: 0,
@@ -107,7 +109,7 @@ impl Laps {
         }
     }
 
-    /// Begins now.
+    /// Begins the first span now.
     ///
     /// # Errors
     /// What `mmap(2)` gives.
@@ -135,36 +137,36 @@ impl Laps {
         self.page.map(|page| unsafe { page.as_ref() })
     }
 
-    /// Notes that `phase` has just ended.
-    pub fn note(&self, phase: Phase) {
+    /// Ends the span of `phase` now, and begins the next.
+    pub fn end(&self, phase: Phase) {
         let Some(page) = self.page() else { return };
         let at = page.used.fetch_add(1, Ordering::Relaxed);
-        if let Some((name, time)) = page.notes.get(at) {
+        if let Some((name, time)) = page.ends.get(at) {
             name.store(phase as usize, Ordering::Relaxed);
             time.store(now(), Ordering::Release);
         }
     }
 
-    /// What was noted: phase, beginning and end in microseconds of `CLOCK_MONOTONIC`.
-    pub fn read(&self) -> Vec<(&'static str, u64, u64)> {
+    /// The spans that have ended: phase, beginning and end in microseconds of `CLOCK_MONOTONIC`.
+    pub fn spans(&self) -> Vec<(&'static str, u64, u64)> {
         let Some(page) = self.page() else {
             return Vec::new();
         };
         let mut begin = self.begin;
-        let mut read = Vec::new();
-        for (name, time) in page.notes.iter().take(page.used.load(Ordering::Acquire)) {
+        let mut spans = Vec::new();
+        for (name, time) in page.ends.iter().take(page.used.load(Ordering::Acquire)) {
             let end = time.load(Ordering::Acquire);
             let phase = Phase::ALL
                 .get(name.load(Ordering::Relaxed))
                 .map_or("", |phase| phase.as_str());
-            read.push((phase, begin, end));
+            spans.push((phase, begin, end));
             begin = end;
         }
-        read
+        spans
     }
 }
 
-impl Drop for Laps {
+impl Drop for Trace {
     fn drop(&mut self) {
         if let Some(page) = self.page {
             // SAFETY: mapped by `start` with this size, and nothing borrows it any more.
@@ -191,16 +193,17 @@ mod tests {
     }
 
     #[test]
-    fn notes_follow_each_other_and_more_than_fit_are_dropped() {
-        let laps = Laps::start().expect("maps");
-        (0..ROOM + 9).for_each(|_| laps.note(Phase::Exec));
-        let read = laps.read();
-        assert_eq!(read.len(), ROOM);
+    fn spans_follow_each_other_and_more_than_fit_are_dropped() {
+        let trace = Trace::start().expect("maps");
+        (0..MAX_SPANS + 9).for_each(|_| trace.end(Phase::Exec));
+        let spans = trace.spans();
+        assert_eq!(spans.len(), MAX_SPANS);
         assert!(
-            read.iter()
+            spans
+                .iter()
                 .all(|(name, begin, end)| *name == "exec" && begin <= end)
         );
-        assert!(read.windows(2).all(|pair| pair[0].2 == pair[1].1));
-        assert_eq!(Laps::none().read(), []);
+        assert!(spans.windows(2).all(|pair| pair[0].2 == pair[1].1));
+        assert_eq!(Trace::none().spans(), []);
     }
 }

@@ -1,0 +1,198 @@
+//! An nftables table of the family `inet`, replaced and listed over netlink.
+//!
+//! A [`Table`] is data in a small vocabulary: base chains, and rules of [`Match`]es and an
+//! [`Action`]. [`replace`] writes one in a single transaction: there is no instant with half the
+//! rules, and nothing outside the table is read or changed. [`list`] reads the kernel's expressions
+//! back into the same vocabulary. What the vocabulary has no word for becomes [`Match::Other`],
+//! [`Action::Other`] or one of [`Table::others`]; it is never an error, and never equal to anything
+//! else. Which rules there are to be is the caller's policy.
+//!
+//! Rules are written as `nft` writes them, so that a table that was saved and loaded with it is the
+//! same. Numbers are those of `linux/netfilter/nf_tables.h`. The crates beneath type the messages;
+//! expressions are written through their open variant, all of them, for one way to read them.
+
+mod decode;
+mod encode;
+mod expression;
+
+use crate::{Context, Result, netlink::Socket};
+use ipnet::IpNet;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::NfTablesMessage,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use std::net::SocketAddr;
+
+/// The content of a table.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Table {
+    /// The base chains. Their policy is to accept.
+    pub chains: Vec<Chain>,
+    /// The rules, those of one chain in their order.
+    pub rules: Vec<Rule>,
+    /// What [`list`] found that this vocabulary has no word for, one text each: flags of the table,
+    /// chains with another policy or without a hook, sets, objects, flow tables.
+    pub others: Vec<String>,
+}
+
+/// A chain that the kernel calls from one of its hooks, with the policy to accept.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Chain {
+    /// Its name within the table.
+    pub name: String,
+    /// `filter`, `nat` or `route`.
+    pub kind: String,
+    /// `NF_INET_*`: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting.
+    pub hook: u32,
+    /// Chains of one hook are called by ascending priority.
+    pub priority: i32,
+}
+
+/// A rule. Its identity is its content: see [`Table::content`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Rule {
+    /// The name of its chain.
+    pub chain: String,
+    /// For people. Its first 127 ASCII characters are written: `nft` loads no longer one.
+    pub comment: String,
+    /// What a packet has to meet, in the order it is evaluated.
+    pub matches: Vec<Match>,
+    /// What happens to a packet that meets all of it.
+    pub action: Action,
+}
+
+/// One condition on a packet. `is: false` negates it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
+pub enum Match {
+    /// The interface it came in by. At most 15 bytes.
+    InInterface { name: String, is: bool },
+    /// The interface it leaves by. At most 15 bytes.
+    OutInterface { name: String, is: bool },
+    /// IPv4 or IPv6.
+    Family(Family),
+    /// Its source is in a network without host bits ([`IpNet::trunc`]). Only after a
+    /// [`Match::Family`] of that network's.
+    Source { net: IpNet, is: bool },
+    /// Its destination is in a network without host bits; a single address is a `/32` or `/128`.
+    /// Only after a [`Match::Family`] of that network's.
+    Destination { net: IpNet, is: bool },
+    /// Its destination is an address of the host.
+    DestinationLocal,
+    /// `IPPROTO_*`.
+    Protocol(u8),
+    /// The port it is for. Only after a [`Match::Protocol`] that has ports.
+    DestinationPort(u16),
+    /// Its connection's state is one of these bits ([`ct_state`]).
+    ConnState { any_of: u32 },
+    /// Its connection has one of these status bits ([`ct_status`]).
+    ConnStatus { any_of: u32 },
+    /// An expression that this vocabulary has no word for, as ` name{kind=value …}`. It is listed,
+    /// and can't be written.
+    Other(String),
+}
+
+/// A packet's network protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What a rule does.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Action {
+    /// The packet passes this chain.
+    Accept,
+    /// The packet is dropped.
+    Drop,
+    /// Its destination becomes this address and port.
+    Dnat(SocketAddr),
+    /// Its source becomes the address of the interface it leaves by.
+    Masquerade,
+    /// The last expression, which this vocabulary has no word for; empty for a rule without any. It
+    /// is listed, and can't be written.
+    Other(String),
+}
+
+/// Bits of a connection's state, for [`Match::ConnState`] (`NF_CT_STATE_BIT`).
+pub mod ct_state {
+    /// Packets were seen in both directions.
+    pub const ESTABLISHED: u32 = 1 << 1;
+    /// It was opened because of another connection.
+    pub const RELATED: u32 = 1 << 2;
+}
+
+/// Bits of a connection's status, for [`Match::ConnStatus`] (`IPS_*` of
+/// `linux/netfilter/nf_conntrack_common.h`).
+pub mod ct_status {
+    /// Its destination is translated.
+    pub const DNAT: u32 = 1 << 5;
+}
+
+impl Table {
+    /// What two tables that do the same have in common: without comments, and with chains, rules
+    /// of different chains and what else there is in the order of their names. Networks lose their
+    /// host bits, as they do in the kernel.
+    #[must_use]
+    pub fn content(mut self) -> Self {
+        for rule in &mut self.rules {
+            rule.comment.clear();
+            for condition in &mut rule.matches {
+                if let Match::Source { net, .. } | Match::Destination { net, .. } = condition {
+                    *net = net.trunc();
+                }
+            }
+        }
+        self.chains.sort();
+        self.rules.sort_by(|a, b| a.chain.cmp(&b.chain));
+        self.others.sort();
+        self
+    }
+}
+
+/// Puts a table in place of the one called `name`, whatever that holds, in the caller's network
+/// namespace. Blocking.
+///
+/// # Errors
+/// `EINVAL` for a table with an `Other`, and what the kernel answers; the table is then as it was.
+pub fn replace(name: &str, table: &Table) -> Result<()> {
+    let what = || format!("replace the nftables table `{name}`");
+    let messages = encode::replacement(name, table).doing(what)?;
+    commit(messages).doing(what)
+}
+
+/// Removes the table called `name`, if it is there. Blocking.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn remove(name: &str) -> Result<()> {
+    commit(encode::removal(name)).doing(|| format!("remove the nftables table `{name}`"))
+}
+
+/// The table called `name`; none when there is no such table. Blocking.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn list(name: &str) -> Result<Option<Table>> {
+    decode::list(name).doing(|| format!("list the nftables table `{name}`"))
+}
+
+fn commit(messages: Vec<(NetfilterMessage, u16)>) -> std::io::Result<()> {
+    let socket = Socket::open(NETLINK_NETFILTER)?;
+    let (begin, end) = encode::batch_ends();
+    let done = socket.batch(begin, messages, end);
+    done.map_err(|refused| refused.error)
+}
+
+/// A message about the family `inet`.
+fn inet(message: NfTablesMessage) -> NetfilterMessage {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    NetfilterMessage::new(header, NetfilterMessageInner::NfTables(message))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+use super::{
+    decode::{in_table, read_rule},
+    encode, *,
+};
+use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use proptest::prelude::*;
+use std::net::IpAddr;
+
+/// The rule as it is read back from the message that writes it.
+fn read_back(rule: &Rule) -> Rule {
+    let message = encode::rule_message("mine", rule).expect("has only words");
+    let payload = NetlinkPayload::InnerMessage(inet(NfTablesMessage::NewRule(message)));
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let found = in_table("mine", &bytes[16..]).expect("is in the table");
+    assert!(in_table("other", &bytes[16..]).is_none());
+    read_rule(&found)
+}
+
+fn network() -> impl Strategy<Value = IpNet> {
+    let v4 = (any::<[u8; 4]>(), 0..=32u8).prop_map(|(octets, prefix)| (octets.into(), prefix));
+    let v6 = (any::<[u8; 16]>(), 0..=128u8).prop_map(|(octets, prefix)| (octets.into(), prefix));
+    prop_oneof![v4, v6].prop_map(|(address, prefix): (IpAddr, u8)| {
+        IpNet::new(address, prefix)
+            .expect("a prefix that fits")
+            .trunc()
+    })
+}
+
+fn condition() -> impl Strategy<Value = Match> {
+    let name = || "[a-z][a-z0-9.-]{0,14}";
+    prop_oneof![
+        (name(), any::<bool>()).prop_map(|(name, is)| Match::InInterface { name, is }),
+        (name(), any::<bool>()).prop_map(|(name, is)| Match::OutInterface { name, is }),
+        any::<bool>().prop_map(|v4| Match::Family(if v4 { Family::V4 } else { Family::V6 })),
+        (network(), any::<bool>()).prop_map(|(net, is)| Match::Source { net, is }),
+        (network(), any::<bool>()).prop_map(|(net, is)| Match::Destination { net, is }),
+        Just(Match::DestinationLocal),
+        any::<u8>().prop_map(Match::Protocol),
+        any::<u16>().prop_map(Match::DestinationPort),
+        any::<u32>().prop_map(|any_of| Match::ConnState { any_of }),
+        any::<u32>().prop_map(|any_of| Match::ConnStatus { any_of }),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let to = (network(), any::<u16>());
+    prop_oneof![
+        Just(Action::Accept),
+        Just(Action::Drop),
+        to.prop_map(|(net, port)| Action::Dnat(SocketAddr::new(net.addr(), port))),
+        Just(Action::Masquerade),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(
+        comment in "[ -~]{0,127}",
+        matches in prop::collection::vec(condition(), 0..6),
+        action in action(),
+    ) {
+        let rule = Rule { chain: "forward".to_owned(), comment, matches, action };
+        prop_assert_eq!(read_back(&rule), rule);
+    }
+
+    /// Whatever a host's administrator wrote is read, without a panic.
+    #[test]
+    fn anything_is_read(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+        let found = [(2, b"forward\0".to_vec()), (4, bytes.clone()), (7, bytes)];
+        prop_assert_eq!(read_rule(&found.into_iter().collect()).chain, "forward");
+    }
+}
+
+#[test]
+fn words_are_not_taken_for_others() {
+    use expression::{Expression, of_data, of_number};
+    // `iifname "eth*"` compares fewer bytes; `meta mark` has another key; an ordering is no
+    // equality.
+    let cmp = |operator: u32, value: &[u8]| {
+        let attributes = [of_number(1, 1), of_number(2, operator), of_data(3, value)];
+        Expression::of("cmp", &attributes)
+    };
+    let meta = |key: u32| Expression::of("meta", &[of_number(1, 1), of_number(2, key)]);
+    let others = [
+        [meta(6), cmp(0, b"eth")],
+        [meta(3), cmp(0, &[1, 0, 0, 0])],
+        [meta(16), cmp(2, &[6])],
+    ];
+    for expressions in others {
+        let texts = expressions.iter().map(|one| Match::Other(one.text()));
+        let texts: Vec<Match> = texts.collect();
+        assert_eq!(decode::read_matches(&expressions), texts);
+    }
+    assert_eq!(meta(6).text(), "meta{ 1=00000001 2=00000006}");
+    assert_eq!(cmp(0, b"a").text(), "cmp{ 1=00000001 3=( 1=61 )}");
+}
+
+#[test]
+fn an_other_is_not_written() {
+    let table = Table {
+        others: vec!["set mine".to_owned()],
+        ..Table::default()
+    };
+    assert!(encode::replacement("mine", &table).is_err());
+    let rule = Rule {
+        chain: "forward".to_owned(),
+        comment: String::new(),
+        matches: vec![Match::Other("counter{}".to_owned())],
+        action: Action::Accept,
+    };
+    assert!(encode::rule_message("mine", &rule).is_err());
+}
+
+#[test]
+fn tables_that_do_the_same_have_one_content() {
+    let rule = |chain: &str, comment: &str, action: Action| Rule {
+        chain: chain.to_owned(),
+        comment: comment.to_owned(),
+        matches: Vec::new(),
+        action,
+    };
+    let of = |rules: Vec<Rule>| {
+        Table {
+            rules,
+            ..Table::default()
+        }
+        .content()
+    };
+    let (a, b) = (
+        rule("a", "one", Action::Drop),
+        rule("b", "", Action::Accept),
+    );
+    assert_eq!(
+        of(vec![a.clone(), b.clone()]),
+        of(vec![b.clone(), rule("a", "", Action::Drop)])
+    );
+    let swapped = |first, second| of(vec![rule("a", "", first), rule("a", "", second)]);
+    assert_ne!(
+        swapped(Action::Accept, Action::Drop),
+        swapped(Action::Drop, Action::Accept),
+        "the order within a chain counts"
+    );
+}
