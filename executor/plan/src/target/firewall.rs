@@ -26,7 +26,7 @@ pub struct Table {
     pub rules: Vec<Rule>,
     /// Whatever else was found in it (sets, objects, flags), one text for each. Tank makes none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub other: Vec<String>,
+    pub others: Vec<String>,
 }
 
 /// A chain that the kernel calls. What none of its rules decides on is accepted.
@@ -147,7 +147,7 @@ impl Difference {
         let found = found.unwrap_or(&none);
         let mut difference = Self::default();
         difference.add(&wanted.chains, &found.chains);
-        difference.add(&wanted.other, &found.other);
+        difference.add(&wanted.others, &found.others);
         difference.add(&wanted.rules, &found.rules);
         if difference == Self::default() {
             let displaced = wanted.chains.iter().map(|chain| {
@@ -233,7 +233,7 @@ impl Target<'_> {
         Some(Table {
             chains: CHAINS.map(chain).into(),
             rules,
-            other: Vec::new(),
+            others: Vec::new(),
         })
     }
 }
@@ -467,7 +467,7 @@ mod tests {
         );
         assert_eq!(difference(&|found| found.chains[0].priority += 1), (1, 1));
         assert_eq!(
-            difference(&|found| found.other.push("set x".to_owned())),
+            difference(&|found| found.others.push("set x".to_owned())),
             (0, 1)
         );
         let none = Difference::of(&wanted, None);

@@ -93,9 +93,9 @@ pub enum TargetError {
     #[error("lease ids: pod `{pod}` has no lease")]
     NoLease { pod: Name },
     #[error("start a container: its image has no digest")]
-    NoDigest { image: Reference },
+    NoDigest { image: Box<Reference> },
     #[error("use the image {image}: it is not on this host")]
-    NoImage { image: Reference },
+    NoImage { image: Box<Reference> },
     #[error("find the user: {why}")]
     NoUser {
         #[source]
@@ -104,7 +104,7 @@ pub enum TargetError {
     #[error("start a container: neither it nor its image names a command")]
     NoCommand,
     #[error("use the image {image}: its working directory `{dir}` is not absolute")]
-    RelativeWorkingDir { image: Reference, dir: String },
+    RelativeWorkingDir { image: Box<Reference>, dir: String },
     #[error("mount a volume: it is not declared")]
     NoVolume { volume: Name },
     /// Refused where a configuration is read; what an older version stored is refused here.

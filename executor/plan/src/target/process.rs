@@ -164,7 +164,7 @@ impl Target<'_> {
         let missing = || TargetError::NotDeclared;
         let (node, _) = self.graph.process(pod, name).ok_or_else(missing)?;
         let (sandbox, _) = self.graph.sandbox(pod).ok_or_else(missing)?;
-        let reference = || node.image.clone();
+        let reference = || Box::new(node.image.clone());
         let digest = self.graph.image(&node.image);
         let digest = digest.ok_or_else(|| TargetError::NoDigest { image: reference() })?;
         let config = self.images.get(&digest);
@@ -346,7 +346,7 @@ fn working_dir(node: &ContainerNode, image: &ImageConfig) -> Result<String, Targ
         None => Ok("/".to_owned()),
         Some(dir) if dir.starts_with('/') => Ok(dir.clone()),
         Some(dir) => Err(TargetError::RelativeWorkingDir {
-            image: node.image.clone(),
+            image: Box::new(node.image.clone()),
             dir: dir.clone(),
         }),
     }
