@@ -7,7 +7,8 @@
 
 use crate::{
     observed::FailedStep,
-    step::{Held, Plan},
+    report::{Held, Report},
+    step::Plan,
 };
 use std::collections::BTreeMap;
 use tank_model::spec::Restart;
@@ -57,34 +58,31 @@ pub fn delay(attempt: u32) -> u64 {
 
 /// Takes the steps out of a plan that failed and are not to be tried again yet, and what depends on
 /// them.
-pub(crate) fn hold_back(plan: Plan, failures: &[FailedStep], now: u64) -> Plan {
+pub(crate) fn hold_back(
+    plan: Plan,
+    report: &mut Report,
+    failures: &[FailedStep],
+    now: u64,
+) -> Plan {
     if failures.is_empty() {
         return plan;
     }
     let mut kept = Plan {
-        waiting: plan.waiting,
-        held: plan.held,
         steps: Vec::new(),
+        ..plan
     };
     // The new places of those that stay.
     let mut places = BTreeMap::new();
-    for (id, mut planned) in plan.steps.into_iter().enumerate() {
-        let failed = failures.iter().find(|failed| failed.step == planned.step);
-        let again = failed.map(|failed| {
-            (
-                failed,
-                failed
-                    .at
-                    .saturating_add(delay(failed.count.saturating_sub(1))),
-            )
+    for (place, mut planned) in plan.steps.into_iter().enumerate() {
+        let id = planned.step.id();
+        let failed = failures.iter().find(|failed| failed.step == id);
+        let held = failed.and_then(|failed| {
+            let wait = delay(failed.count.saturating_sub(1));
+            let until = failed.at.saturating_add(wait);
+            (until > now).then(|| Held::new(&planned.step, failed.count, &failed.why, until))
         });
-        if let Some((failed, until)) = again.filter(|(_, until)| *until > now) {
-            let why = format!("it failed {} times in a row: {}", failed.count, failed.why);
-            kept.held.push(Held {
-                step: planned.step,
-                why,
-                until,
-            });
+        if let Some(held) = held {
+            report.held.push(held);
             continue;
         }
         let Some(after) = planned
@@ -96,7 +94,7 @@ pub(crate) fn hold_back(plan: Plan, failures: &[FailedStep], now: u64) -> Plan {
             continue;
         };
         planned.after = after;
-        places.insert(id, kept.steps.len());
+        places.insert(place, kept.steps.len());
         kept.steps.push(planned);
     }
     kept
@@ -105,18 +103,21 @@ pub(crate) fn hold_back(plan: Plan, failures: &[FailedStep], now: u64) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::{Class, PlannedStep, Step};
+    use crate::{
+        step::{Class, PlannedStep, Step},
+        why::Why,
+    };
     use tank_model::Name;
 
     #[test]
     fn what_failed_waits_and_keeps_only_what_needs_it_waiting() {
-        let step = |pod: &str| Step::EnsureNetwork {
+        let step = |pod: &str| Step::SweepPod {
             pod: Name::new(pod).expect("a name"),
         };
         let planned = |pod: &str, after: &[usize]| PlannedStep {
             step: step(pod),
             class: Class::Create,
-            why: String::new(),
+            why: Why::Declared,
             drift: false,
             after: after.to_vec(),
         };
@@ -130,38 +131,37 @@ mod tests {
             steps,
             ..Plan::default()
         };
-        let failed = |count| {
+        let failed = |pod: &str, count| {
             [FailedStep {
-                step: step("a"),
+                step: step(pod).id(),
                 count,
                 at: 1_000,
                 why: "no".to_owned(),
             }]
         };
+        let hold = |failures: &[FailedStep], now| {
+            let mut report = Report::default();
+            let kept = hold_back(plan.clone(), &mut report, failures, now);
+            (kept, report)
+        };
         // Twice it is tried again at once.
         for count in [1, 2] {
-            assert_eq!(hold_back(plan.clone(), &failed(count), 1_000), plan);
+            assert_eq!(hold(&failed("a", count), 1_000).0, plan);
         }
-        let held = hold_back(plan.clone(), &failed(3), 1_999);
-        assert_eq!(held.steps, [planned("b", &[]), planned("needs-b", &[0])]);
-        assert_eq!(
-            (held.held[0].step.clone(), held.wake_at()),
-            (step("a"), Some(2_000))
-        );
-        assert!(!held.is_empty());
-        assert_eq!(hold_back(plan.clone(), &failed(3), 2_000), plan);
-        assert_eq!(
-            hold_back(plan.clone(), &failed(u32::MAX), 2_000).wake_at(),
-            Some(1_000 + CAP)
-        );
+        let (kept, report) = hold(&failed("a", 3), 1_999);
+        assert_eq!(kept.steps, [planned("b", &[]), planned("needs-b", &[0])]);
+        assert_eq!(report.held[0].step, "sweep what is left of pod a");
+        assert_eq!(report.held[0].reason(), "it failed 3 times in a row: no");
+        assert_eq!(report.wake_at(), Some(2_000));
+        assert!(!report.is_settled());
+        assert_eq!(hold(&failed("a", 3), 2_000).0, plan);
+        let (_, report) = hold(&failed("a", u32::MAX), 2_000);
+        assert_eq!(report.wake_at(), Some(1_000 + CAP));
         // Another step is not the one that failed.
-        let other = [FailedStep {
-            step: step("z"),
-            count: 9,
-            at: 1_000,
-            why: String::new(),
-        }];
-        assert_eq!(hold_back(plan.clone(), &other, 1_000), plan);
+        assert_eq!(
+            hold(&failed("z", 9), 1_000),
+            (plan.clone(), Report::default())
+        );
     }
 
     #[test]

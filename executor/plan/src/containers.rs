@@ -4,12 +4,16 @@
 //! A container starts once what its pod depends on is there and what runs before it (`init`) has
 //! ended well, one after the other. That runs again when it was changed or its pod is another one,
 //! not when a main process ended.
+//!
+//! What can't be started from what is declared is reported, and ends nothing that runs.
 
 use crate::{
     backoff::{self, Verdict},
     observed::{self, State, Unhealthy},
-    planner::{Planner, Removal, effective_limits},
-    step::{Class, Step, StepId},
+    planner::{Planner, Removal},
+    step::{Class, FileWrite, Step, StepId},
+    target::{TargetError, effective_limits, signal},
+    why::{Changed, WaitsFor, Why},
 };
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{
@@ -26,46 +30,9 @@ impl Planner<'_> {
         class: Class,
         after: &[StepId],
     ) {
-        let graph = self.desired.graph;
-        for (name, container) in &found.containers {
-            if graph.process(pod, name).is_none() {
-                let why = "it is no longer declared".to_owned();
-                let id = self.stop(
-                    pod,
-                    name,
-                    container,
-                    &Removal {
-                        class: Class::Delete,
-                        why,
-                        drift: false,
-                    },
-                    &[],
-                );
-                self.sweep(pod, name, false, &[id]);
-            }
-        }
-        for name in found
-            .left_over
-            .iter()
-            .filter(|name| graph.process(pod, name).is_none())
-        {
-            let drift = self
-                .desired
-                .previous
-                .is_some_and(|previous| previous.process(pod, name).is_none());
-            self.sweep(pod, name, drift, &[]);
-        }
-        // What has changed ends before anything runs in its place.
-        let mut stopped: BTreeMap<&Name, (StepId, Removal)> = BTreeMap::new();
-        for (name, _, hash) in graph.containers(pod) {
-            if let Some(container) = found.containers.get(name)
-                && container.hash != hash
-            {
-                let removal = self.change(pod, name);
-                let id = self.stop(pod, name, container, &removal, &[]);
-                stopped.insert(name, (id, removal));
-            }
-        }
+        let graph = self.target.graph;
+        self.undeclared(pod, found);
+        let stopped = self.stop_changed(pod, found);
         let starting = graph
             .containers(pod)
             .any(|(name, ..)| stopped.contains_key(name) || !found.containers.contains_key(name));
@@ -77,27 +44,103 @@ impl Planner<'_> {
             None
         };
         for (name, _, hash) in graph.containers(pod) {
-            let start = |why| Start {
+            let start = Start {
                 pod,
                 name,
                 hash,
                 class,
-                why,
-                waits: waits.as_deref(),
+                why: None,
+                waits: waits.as_ref(),
             };
             match (stopped.get(name), found.containers.get(name)) {
                 (Some((id, removal)), _) => {
                     let after: Vec<StepId> = after.iter().copied().chain([*id]).collect();
                     let start = Start {
                         class: removal.class,
-                        ..start(Some(removal.why.as_str()))
+                        why: Some(&removal.why),
+                        ..start
                     };
                     self.start(&start, &after);
                 }
-                (None, None) => self.start(&start(None), after),
-                (None, Some(container)) => self.keep(pod, name, container, after),
+                (None, None) => self.start(&start, after),
+                (None, Some(container)) if container.hash == hash => {
+                    self.keep(pod, name, container, after);
+                }
+                // What takes its place can't be started.
+                (None, Some(_)) => {}
             }
         }
+    }
+
+    /// Ends and removes what is not declared any more.
+    fn undeclared(&mut self, pod: &Name, found: &observed::Pod) {
+        let graph = self.target.graph;
+        for (name, container) in &found.containers {
+            if graph.process(pod, name).is_none() {
+                let removal = Removal {
+                    class: Class::Delete,
+                    why: Why::NoLongerDeclared,
+                    drift: false,
+                };
+                let id = self.stop(pod, name, container, &removal, &[]);
+                self.sweep(pod, name, false, &[id]);
+            }
+        }
+        for name in found
+            .left_over
+            .iter()
+            .filter(|name| graph.process(pod, name).is_none())
+        {
+            let drift = self
+                .target
+                .previous
+                .is_some_and(|previous| previous.process(pod, name).is_none());
+            self.sweep(pod, name, drift, &[]);
+        }
+    }
+
+    /// What has changed ends before anything runs in its place.
+    fn stop_changed<'a>(
+        &mut self,
+        pod: &Name,
+        found: &'a observed::Pod,
+    ) -> BTreeMap<&'a Name, (StepId, Removal)> {
+        let mut stopped = BTreeMap::new();
+        for (name, _, hash) in self.target.graph.containers(pod) {
+            let Some((name, container)) = found.containers.get_key_value(name) else {
+                continue;
+            };
+            if container.hash == hash {
+                continue;
+            }
+            if let Some((blocker, why)) = self.impossible(pod, found, name) {
+                self.block(pod, Some(&blocker), why);
+                continue;
+            }
+            let removal = self.replacement(pod, name);
+            let id = self.stop(pod, name, container, &removal, &[]);
+            stopped.insert(name, (id, removal));
+        }
+        stopped
+    }
+
+    /// Which process keeps a container from being started, and why: its own, or one of those that
+    /// have to run before it.
+    fn impossible(
+        &self,
+        pod: &Name,
+        found: &observed::Pod,
+        name: &Name,
+    ) -> Option<(Name, TargetError)> {
+        let inits = self.target.graph.init(pod).filter(|(init, _, hash)| {
+            let current = found.current(init, *hash);
+            !current.is_some_and(observed::Container::ended_well)
+        });
+        let mut needed = inits.map(|(init, ..)| init).chain([name]);
+        needed.find_map(|name| {
+            let why = self.target.container(pod, name).err()?;
+            Some((name.clone(), why))
+        })
     }
 
     /// Removes what is left of a container that is not declared any more.
@@ -106,13 +149,7 @@ impl Planner<'_> {
             pod: pod.clone(),
             container: name.clone(),
         };
-        self.add(
-            step,
-            Class::Delete,
-            "it is no longer declared",
-            drift,
-            after,
-        );
+        self.add(step, Class::Delete, Why::NoLongerDeclared, drift, after);
     }
 
     /// Runs what comes before the containers, one after the other. Returns what they wait for, if
@@ -123,9 +160,9 @@ impl Planner<'_> {
         found: &observed::Pod,
         class: Class,
         after: &[StepId],
-    ) -> Option<String> {
-        for (name, _, hash) in self.desired.graph.init(pod) {
-            let start = |class| Start {
+    ) -> Option<WaitsFor> {
+        for (name, _, hash) in self.target.graph.init(pod) {
+            let start = Start {
                 pod,
                 name,
                 hash,
@@ -133,7 +170,6 @@ impl Planner<'_> {
                 why: None,
                 waits: None,
             };
-            let waits = format!("waits for {name} to end well");
             match found.containers.get(name) {
                 Some(container) if container.hash == hash => {
                     if container.ended_well() {
@@ -141,29 +177,34 @@ impl Planner<'_> {
                     }
                     self.keep(pod, name, container, after);
                 }
-                Some(container) => {
-                    let why = self.reason(&Key::Init(pod.clone(), name.clone()));
-                    let why = why.unwrap_or_else(|| "what it needs has changed".to_owned());
-                    let removal = Removal {
-                        class: Class::Restart,
-                        why,
-                        drift: false,
-                    };
-                    let stop = self.stop(pod, name, container, &removal, &[]);
-                    let after: Vec<StepId> = after.iter().copied().chain([stop]).collect();
-                    self.start(
-                        &Start {
-                            why: Some(&removal.why),
-                            ..start(Class::Restart)
-                        },
-                        &after,
-                    );
-                }
-                None => self.start(&start(class), after),
+                Some(container) => self.init_again(start, container, after),
+                None => self.start(&start, after),
             }
-            return Some(waits);
+            return Some(WaitsFor::Init { name: name.clone() });
         }
         None
+    }
+
+    /// Runs what comes before the containers once more, since it was changed.
+    fn init_again(&mut self, start: Start<'_>, found: &observed::Container, after: &[StepId]) {
+        let Start { pod, name, .. } = start;
+        if let Err(why) = self.target.container(pod, name) {
+            return self.block(pod, Some(name), why);
+        }
+        let why = self.reason(&Key::Init(pod.clone(), name.clone()));
+        let removal = Removal {
+            class: Class::Restart,
+            why: why.unwrap_or(Why::NeedsChanged),
+            drift: false,
+        };
+        let stop = self.stop(pod, name, found, &removal, &[]);
+        let after: Vec<StepId> = after.iter().copied().chain([stop]).collect();
+        let start = Start {
+            class: Class::Restart,
+            why: Some(&removal.why),
+            ..start
+        };
+        self.start(&start, &after);
     }
 
     /// A container that was started from what is declared.
@@ -180,13 +221,7 @@ impl Planner<'_> {
                         pod: pod.clone(),
                         container: name.clone(),
                     };
-                    self.add(
-                        step,
-                        Class::InPlace,
-                        "somebody stopped or froze it",
-                        true,
-                        &[],
-                    );
+                    self.add(step, Class::InPlace, Why::Halted, true, &[]);
                 }
                 self.files(pod, name, found);
             }
@@ -202,49 +237,41 @@ impl Planner<'_> {
         found: &observed::Container,
         unhealthy: Unhealthy,
     ) {
-        let why = unhealthy.probe.failure();
-        if unhealthy.ending {
-            return self.wait(pod, name, format!("is ending: {why}"), None);
+        let Unhealthy { probe, ending } = unhealthy;
+        if ending {
+            return self.wait(pod, name, WaitsFor::End(probe), None);
         }
-        let starts_again = self
-            .desired
-            .graph
-            .pod(pod)
-            .is_some_and(|node| node.restart != Restart::Never);
-        let class = if starts_again {
+        let node = self.target.graph.pod(pod);
+        let class = if node.is_some_and(|node| node.restart != Restart::Never) {
             Class::Restart
         } else {
             Class::Delete
         };
-        self.end(
-            pod,
-            name,
-            found,
-            &Removal {
-                class,
-                why: why.to_owned(),
-                drift: true,
-            },
-        );
+        let removal = Removal {
+            class,
+            why: Why::ProbeFailed(probe),
+            drift: true,
+        };
+        self.end(pod, name, found, &removal);
     }
 
     /// Why a container has to end and start again.
-    fn change(&self, pod: &Name, name: &Name) -> Removal {
-        let graph = self.desired.graph;
+    fn replacement(&self, pod: &Name, name: &Name) -> Removal {
+        let graph = self.target.graph;
         let node = graph.container(pod, name).map(|(node, _)| node);
-        let image = node.and_then(|node| self.reason(&Key::Image(node.image.clone())));
-        let named = |key: Key| self.reason(&key).map(|why| format!("{key}: {why}"));
+        let image = node.and_then(|node| self.change(&Key::Image(node.image.clone())));
+        let named = |key: Key| self.change(&key).map(Changed::named);
         let volumes: BTreeSet<&Name> = node
             .into_iter()
             .flat_map(|node| node.mounts.values())
             .map(|m| &m.volume)
             .collect();
-        let volumes: Vec<String> = volumes
+        let volumes: Vec<Changed> = volumes
             .into_iter()
             .filter_map(|volume| named(Key::Volume(pod.clone(), volume.clone())))
             .collect();
         let own = [Key::Container, Key::Files, Key::LiveFiles]
-            .map(|key| self.reason(&key(pod.clone(), name.clone())));
+            .map(|key| self.change(&key(pod.clone(), name.clone())));
         let inits = graph
             .init(pod)
             .filter_map(|(init, ..)| named(Key::Init(pod.clone(), init.clone())));
@@ -254,16 +281,16 @@ impl Planner<'_> {
             (Some(_), true) => Class::Replace,
             (None, true) => Class::Restart,
         };
-        let reasons: Vec<String> = volumes
+        let changes: Vec<Changed> = volumes
             .into_iter()
             .chain(image)
             .chain(own.into_iter().flatten())
             .chain(inits)
             .collect();
-        let why = if reasons.is_empty() {
-            "what it needs has changed".to_owned()
+        let why = if changes.is_empty() {
+            Why::NeedsChanged
         } else {
-            reasons.join(", ")
+            Why::Changed(changes)
         };
         Removal {
             class,
@@ -282,74 +309,84 @@ impl Planner<'_> {
             why,
             waits,
         } = *start;
-        let waits = self.blocker(pod).or_else(|| waits.map(str::to_owned));
-        if let Some(waits) = waits {
-            self.wait(pod, name, waits, None);
-            return;
+        if let Some(waits) = self.blocker(pod).or_else(|| waits.cloned()) {
+            return self.wait(pod, name, waits, None);
         }
         let of = |key: fn(Name, Name) -> Key| key(pod.clone(), name.clone());
-        let key = if self.desired.graph.container(pod, name).is_some() {
+        let key = if self.target.graph.container(pod, name).is_some() {
             of(Key::Container)
         } else {
             of(Key::Init)
         };
         let drift = self.is_declared_before(&key);
         let usual = if drift {
-            "it is declared and does not run"
+            Why::NotRunning
         } else {
-            "it is declared"
+            Why::Declared
+        };
+        let run = Run {
+            hash,
+            attempt: 0,
+            class,
+            why: why.cloned().unwrap_or(usual),
+            drift,
+        };
+        self.run(pod, name, run, after);
+    }
+
+    /// Plans one run of a container, or reports why there can be none.
+    fn run(&mut self, pod: &Name, name: &Name, run: Run, after: &[StepId]) {
+        let spec = match self.target.container(pod, name) {
+            Ok(spec) => Box::new(spec),
+            Err(why) => return self.block(pod, Some(name), why),
         };
         let step = Step::StartContainer {
             pod: pod.clone(),
             container: name.clone(),
-            hash,
-            attempt: 0,
+            hash: run.hash,
+            attempt: run.attempt,
+            spec,
         };
-        self.add(step, class, why.unwrap_or(usual), drift, after);
+        self.add(step, run.class, run.why, run.drift, after);
     }
 
     /// The first dependency of `pod` that is not met.
-    fn blocker(&self, pod: &Name) -> Option<String> {
-        let node = self.desired.graph.pod(pod)?;
+    fn blocker(&self, pod: &Name) -> Option<WaitsFor> {
+        let node = self.target.graph.pod(pod)?;
         node.depends_on.iter().find_map(|(other, condition)| {
             let containers: Vec<&Name> = self
-                .desired
+                .target
                 .graph
                 .containers(other)
                 .map(|(name, _, _)| name)
                 .collect();
             let found = self.observed.pods.get(other);
             let current = |found: &observed::Pod| {
-                self.desired
+                self.target
                     .graph
                     .containers(other)
                     .all(|(name, _, hash)| found.current(name, hash).is_some())
             };
-            let (met, what) = match condition {
-                Condition::Started => (
-                    found.is_some_and(|found| found.started(containers)),
-                    "started",
-                ),
-                Condition::Ready => (found.is_some_and(|found| found.ready(containers)), "ready"),
-                Condition::Completed => (
-                    found.is_some_and(|found| found.completed(containers)),
-                    "completed",
-                ),
-            };
-            (!met || !found.is_some_and(current)).then(|| format!("waits for {other} to be {what}"))
+            let met = found.is_some_and(|found| match condition {
+                Condition::Started => found.started(containers),
+                Condition::Ready => found.ready(containers),
+                Condition::Completed => found.completed(containers),
+            });
+            (!met || !found.is_some_and(current)).then(|| WaitsFor::Dependency {
+                pod: other.clone(),
+                condition: *condition,
+            })
         })
     }
 
     fn limits(&mut self, pod: &Name, name: &Name, found: &observed::Container) {
-        let limits = effective_limits(&self.desired.graph.limits(pod, name));
+        let limits = effective_limits(&self.target.graph.limits(pod, name));
         if limits == found.limits {
             return;
         }
         let key = Key::Limits(pod.clone(), name.clone());
         let drift = self.is_declared_before(&key);
-        let why = self
-            .reason(&key)
-            .unwrap_or_else(|| "the kernel has others".to_owned());
+        let why = self.reason(&key).unwrap_or(Why::LimitsDiffer);
         let step = Step::SetLimits {
             pod: pod.clone(),
             container: name.clone(),
@@ -359,25 +396,28 @@ impl Planner<'_> {
     }
 
     fn files(&mut self, pod: &Name, name: &Name, found: &observed::Container) {
-        let wanted = self.desired.files.get(&(pod.clone(), name.clone()));
-        let (Some(wanted), Some(there)) = (wanted, &found.files) else {
-            return;
-        };
+        let Some(there) = &found.files else { return };
+        let wanted = self.target.files(pod, name).into_iter();
         let wrong = wanted
-            .iter()
-            .filter(|(path, digest)| there.get(*path) != Some(digest));
-        let paths: BTreeSet<String> = wrong.map(|(path, _)| path.clone()).collect();
-        if paths.is_empty() {
+            .filter(|(path, file)| there.get(path) != Some(&Digest::of(file.text.as_bytes())));
+        let files: BTreeMap<String, FileWrite> = wrong
+            .map(|(path, file)| {
+                let signal = file.reload.as_deref().and_then(signal::number);
+                let text = file.text;
+                (path, FileWrite { text, signal })
+            })
+            .collect();
+        if files.is_empty() {
             return;
         }
         let change = self.reason(&Key::LiveFiles(pod.clone(), name.clone()));
         let drift = change.is_none();
-        let why = change.unwrap_or_else(|| "they do not say what they should".to_owned());
         let step = Step::WriteFiles {
             pod: pod.clone(),
             container: name.clone(),
-            paths,
+            files,
         };
+        let why = change.unwrap_or(Why::FilesDiffer);
         self.add(step, Class::InPlace, why, drift, &[]);
     }
 
@@ -390,31 +430,24 @@ impl Planner<'_> {
         at: u64,
         after: &[StepId],
     ) {
-        let Some(node) = self.desired.graph.pod(pod) else {
+        let Some(node) = self.target.graph.pod(pod) else {
             return;
         };
         let verdict = backoff::verdict(node.restart, status == 0, found.attempt, found.started, at);
         let Verdict::Restart { attempt, at } = verdict else {
             return;
         };
-        let why = format!("its main process ended with status {status}");
         if at > self.observed.now {
-            self.wait(
-                pod,
-                name,
-                format!("{why}; restart {attempt} in a row"),
-                Some(at),
-            );
-            return;
+            return self.wait(pod, name, WaitsFor::Restart { status, attempt }, Some(at));
         }
-        let hash = found.hash;
-        let step = Step::StartContainer {
-            pod: pod.clone(),
-            container: name.clone(),
-            hash,
+        let run = Run {
+            hash: found.hash,
             attempt,
+            class: Class::Restart,
+            why: Why::Ended { status },
+            drift: true,
         };
-        self.add(step, Class::Restart, why, true, after);
+        self.run(pod, name, run, after);
     }
 }
 
@@ -425,7 +458,16 @@ struct Start<'a> {
     name: &'a Name,
     hash: Digest,
     class: Class,
-    why: Option<&'a str>,
+    why: Option<&'a Why>,
     /// What it waits for beside what its pod depends on.
-    waits: Option<&'a str>,
+    waits: Option<&'a WaitsFor>,
+}
+
+/// One run of a container's main process.
+struct Run {
+    hash: Digest,
+    attempt: u32,
+    class: Class,
+    why: Why,
+    drift: bool,
 }

@@ -3,7 +3,7 @@
 
 use crate::{
     observed::{Container, Observed, State},
-    step::Waiting,
+    report::{Report, Waiting},
 };
 use std::collections::BTreeSet;
 use tank_model::{Graph, Name, spec::Restart};
@@ -20,18 +20,21 @@ pub enum Health {
 }
 
 /// The health of the pods `changed`. `grace` is how long a container without a probe has to run, in
-/// milliseconds; `waiting` is the plan's, for the reason why something does not run.
+/// milliseconds; `report` is the plan's, for the reason why something does not run.
 pub fn health(
     graph: &Graph,
     changed: &BTreeSet<Name>,
     observed: &Observed,
-    waiting: &[Waiting],
+    report: &Report,
     grace: u64,
 ) -> Health {
     let mut not_yet = None;
     for pod in changed {
         let Some(node) = graph.pod(pod) else { continue };
         let found = observed.pods.get(pod);
+        if let Some(blocked) = report.blocked.iter().find(|blocked| blocked.pod == *pod) {
+            return Health::Hopeless(blocked.to_string());
+        }
         // What runs before the containers is why they wait; on its own it only says when there is
         // no more hope.
         for (name, _, hash) in graph.init(pod) {
@@ -46,8 +49,8 @@ pub fn health(
         }
         for (name, _, hash) in graph.containers(pod) {
             let Some(found) = found.and_then(|found| found.current(name, hash)) else {
-                let reason = waiting.iter().find(|waiting| waiting.pod == *pod);
-                let reason = reason.map_or("does not run", |waiting| waiting.why.as_str());
+                let reason = report.waiting.iter().find(|waiting| waiting.pod == *pod);
+                let reason = reason_of(reason);
                 not_yet = Some(format!("{pod}/{name} {reason}"));
                 continue;
             };
@@ -64,7 +67,7 @@ pub fn health(
 
 /// What is declared and does not run, with the reason. What has ended as its pod's policy lets it
 /// is not missing.
-pub fn not_running(graph: &Graph, observed: &Observed, waiting: &[Waiting]) -> Missing {
+pub fn not_running(graph: &Graph, observed: &Observed, report: &Report) -> Missing {
     let mut missing = Missing::default();
     for pod in graph.pods() {
         let Some(node) = graph.pod(pod) else { continue };
@@ -78,26 +81,44 @@ pub fn not_running(graph: &Graph, observed: &Observed, waiting: &[Waiting]) -> M
             },
         };
         // Nothing starts after what runs before it and has failed for good.
-        let stuck = node.restart == Restart::Never
-            && graph.init(pod).any(|(name, _, hash)| {
-                found
-                    .and_then(|found| found.current(name, hash))
-                    .is_some_and(Container::failed)
-            });
+        let failed = |name: &Name, hash| {
+            let init = found.and_then(|found| found.current(name, hash));
+            node.restart == Restart::Never && init.is_some_and(Container::failed)
+        };
+        let stuck = graph
+            .init(pod)
+            .any(|(name, _, hash)| failed(name, hash) || report.blocked(pod, name).is_some());
         for (name, _, hash) in graph.containers(pod) {
             let there = found.and_then(|found| found.current(name, hash));
             if there.is_some_and(over) {
                 continue;
             }
-            let reason = waiting
+            if let Some(blocked) = report.blocked(pod, name) {
+                let why = &blocked.why;
+                missing
+                    .list
+                    .push(format!("{pod}/{name} can't be started: {why}"));
+                continue;
+            }
+            let reason = report
+                .waiting
                 .iter()
                 .find(|waiting| waiting.pod == *pod && waiting.container == *name);
-            let why = reason.map_or("does not run", |waiting| waiting.why.as_str());
-            missing.list.push(format!("{pod}/{name} {why}"));
+            missing
+                .list
+                .push(format!("{pod}/{name} {}", reason_of(reason)));
             missing.may_come |= !stuck;
         }
     }
     missing
+}
+
+/// Why something does not run.
+fn reason_of(waiting: Option<&Waiting>) -> String {
+    waiting.map_or_else(
+        || "does not run".to_owned(),
+        |waiting| waiting.why.to_string(),
+    )
 }
 
 /// What [`not_running`] found.
@@ -140,257 +161,4 @@ fn of_container(found: &Container, restart: Restart, probed: bool, now: u64, gra
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Desired,
-        model::apply,
-        observed::{Pod, Probed, Unhealthy},
-        plan,
-    };
-    use std::collections::BTreeMap;
-    use tank_model::Config;
-
-    const NOW: u64 = 1_000_000;
-    const GRACE: u64 = 500;
-
-    /// The health of a pod `web` with this configuration, after everything that can be started was,
-    /// and `change`.
-    fn of(pod: serde_json::Value, passes: usize, change: impl FnOnce(&mut Pod)) -> Health {
-        let (graph, host, waiting) = host_of(pod, passes, change);
-        health(
-            &graph,
-            &graph.pods().cloned().collect(),
-            &host,
-            &waiting,
-            GRACE,
-        )
-    }
-
-    fn host_of(
-        pod: serde_json::Value,
-        passes: usize,
-        change: impl FnOnce(&mut Pod),
-    ) -> (Graph, Observed, Vec<Waiting>) {
-        let config: Config =
-            serde_json::from_value(serde_json::json!({ "pods": { "web": pod } })).expect("a pod");
-        let graph = Graph::build(&config, |_| None).expect("a graph");
-        let (none, addresses) = (BTreeSet::new(), BTreeMap::new());
-        let (signals, files) = (BTreeMap::new(), BTreeMap::new());
-        let desired = Desired {
-            graph: &graph,
-            previous: None,
-            addresses: &addresses,
-            bridge: &none,
-            firewall: &none,
-            stop_signals: &signals,
-            files: &files,
-        };
-        let mut host = Observed {
-            now: NOW,
-            ..Observed::default()
-        };
-        for _ in 0..passes {
-            apply(&plan(&desired, &host), &desired, &mut host);
-        }
-        change(host.pods.values_mut().next().expect("web"));
-        host.now += GRACE - 1;
-        let waiting = plan(&desired, &host).waiting;
-        (graph, host, waiting)
-    }
-
-    fn pod(more: serde_json::Value) -> serde_json::Value {
-        let mut pod =
-            serde_json::json!({ "network": "none", "containers": { "app": { "image": "x" } } });
-        for (field, value) in more.as_object().expect("fields") {
-            pod[field] = value.clone();
-        }
-        pod
-    }
-
-    fn ended(status: i32, attempt: u32) -> impl FnOnce(&mut Pod) {
-        move |pod| {
-            for container in pod.containers.values_mut() {
-                container.state = State::Exited { status, at: NOW };
-                container.attempt = attempt;
-            }
-        }
-    }
-
-    fn not_yet(why: &str) -> Health {
-        Health::NotYet(format!("web/{why}"))
-    }
-
-    fn hopeless(why: &str) -> Health {
-        Health::Hopeless(format!("web/{why}"))
-    }
-
-    #[test]
-    fn a_container_without_a_probe_has_to_last() {
-        let plain = || pod(serde_json::json!({}));
-        assert_eq!(of(plain(), 1, |_| {}), not_yet("app has only just started"));
-        let older = |pod: &mut Pod| {
-            pod.containers
-                .values_mut()
-                .for_each(|found| found.started -= 1)
-        };
-        assert_eq!(of(plain(), 1, older), Health::Good);
-        assert_eq!(
-            of(plain(), 1, |pod| pod.containers.clear()),
-            not_yet("app does not run")
-        );
-    }
-
-    #[test]
-    fn a_probe_is_believed_at_once() {
-        let probed = || {
-            pod(
-                serde_json::json!({ "containers": { "app": { "image": "x", "readiness": { "tcp": { "port": 1 } } } } }),
-            )
-        };
-        assert_eq!(of(probed(), 1, |_| {}), Health::Good);
-        let unready = |pod: &mut Pod| {
-            pod.containers.values_mut().for_each(|found| {
-                found.state = State::Running {
-                    pid: 2,
-                    ready: false,
-                }
-            });
-        };
-        assert_eq!(of(probed(), 1, unready), not_yet("app is not ready"));
-        let failing = |pod: &mut Pod| {
-            let unhealthy = Unhealthy {
-                probe: Probed::Liveness,
-                ending: false,
-            };
-            pod.containers
-                .values_mut()
-                .for_each(|found| found.unhealthy = Some(unhealthy));
-        };
-        assert_eq!(
-            of(probed(), 1, failing),
-            not_yet("app is ended: it does not answer any more")
-        );
-    }
-
-    #[test]
-    fn what_ends_is_well_only_where_it_may_end() {
-        let with = |restart: &str| pod(serde_json::json!({ "restart": restart }));
-        assert_eq!(of(with("never"), 1, ended(0, 0)), Health::Good);
-        assert_eq!(of(with("on_failure"), 1, ended(0, 0)), Health::Good);
-        assert_eq!(
-            of(with("always"), 1, ended(0, 0)),
-            not_yet("app ended with status 0")
-        );
-        assert_eq!(
-            of(with("never"), 1, ended(2, 0)),
-            hopeless("app ended with status 2")
-        );
-        assert_eq!(
-            of(with("on_failure"), 1, ended(2, PATIENCE - 1)),
-            not_yet("app ended with status 2")
-        );
-        assert_eq!(
-            of(with("on_failure"), 1, ended(2, PATIENCE)),
-            hopeless("app ended with status 2")
-        );
-        let starved = |pod: &mut Pod| {
-            pod.containers.values_mut().for_each(|found| {
-                found.attempt = PATIENCE;
-                found.out_of_memory = true;
-            });
-        };
-        let why = "app keeps ending; the kernel ended processes of it that were out of memory (`limits.memory`)";
-        assert_eq!(of(with("always"), 1, starved), hopeless(why));
-    }
-
-    #[test]
-    fn what_is_declared_runs_or_has_ended_as_it_may() {
-        let missing = |config: serde_json::Value, passes, change: &dyn Fn(&mut Pod)| {
-            let (graph, host, waiting) = host_of(config, passes, change);
-            not_running(&graph, &host, &waiting)
-        };
-        let with = |restart: &str| {
-            pod(serde_json::json!({ "restart": restart, "init": { "a": { "image": "a" } } }))
-        };
-        let of = |list: &[&str], may_come| Missing {
-            list: list.iter().map(|line| (*line).to_owned()).collect(),
-            may_come,
-        };
-        let none = of(&[], false);
-        let unready = |pod: &mut Pod| {
-            pod.containers.values_mut().for_each(|found| {
-                found.state = State::Running {
-                    pid: 2,
-                    ready: false,
-                }
-            });
-        };
-        // Never for health; and for what comes after `init`.
-        assert_eq!(missing(pod(serde_json::json!({})), 1, &unready), none);
-        assert_eq!(
-            missing(with("always"), 1, &|_| {}),
-            of(&["web/app does not run"], true)
-        );
-        assert_eq!(missing(with("always"), 2, &|_| {}), none);
-        let end = |status| move |pod: &mut Pod| ended(status, 0)(pod);
-        let broken = |pod: &mut Pod| ended(3, 5)(pod);
-        assert_eq!(
-            missing(with("always"), 1, &broken),
-            of(&["web/app waits for a to end well"], true)
-        );
-        assert_eq!(
-            missing(with("never"), 1, &end(3)),
-            of(&["web/app waits for a to end well"], false)
-        );
-        let plain = |restart: &str| pod(serde_json::json!({ "restart": restart }));
-        for (restart, status, is_missing) in [
-            ("never", 3, false),
-            ("on_failure", 0, false),
-            ("on_failure", 3, true),
-            ("always", 0, true),
-        ] {
-            let found = missing(plain(restart), 1, &end(status));
-            assert_eq!(
-                !found.list.is_empty(),
-                is_missing,
-                "{restart} {status}: {found:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn containers_wait_for_what_runs_before_them() {
-        let with = |restart: &str| {
-            pod(serde_json::json!({ "restart": restart, "init": { "a": { "image": "a" } } }))
-        };
-        let running = |pod: &mut Pod| {
-            pod.containers.values_mut().for_each(|found| {
-                found.state = State::Running {
-                    pid: 2,
-                    ready: true,
-                }
-            });
-        };
-        assert_eq!(
-            of(with("always"), 1, running),
-            not_yet("app waits for a to end well")
-        );
-        assert_eq!(
-            of(with("always"), 1, ended(3, 0)),
-            not_yet("app waits for a to end well")
-        );
-        assert_eq!(
-            of(with("always"), 1, ended(3, PATIENCE)),
-            hopeless("a ended with status 3")
-        );
-        assert_eq!(
-            of(with("never"), 1, ended(3, 0)),
-            hopeless("a ended with status 3")
-        );
-        assert_eq!(
-            of(with("always"), 2, |_| {}),
-            not_yet("app has only just started")
-        );
-    }
-}
+mod tests;

@@ -1,13 +1,16 @@
 //! What has to happen so that the host becomes what is declared. Decides; never acts.
 //!
-//! [`plan`] is pure and total: the same graph and the same observation give the same plan on any
-//! machine. It reaches no disk, no kernel and no clock; the time comes in with the observation. The
-//! actuator carries steps out and chooses nothing; then the host is observed again, and planning
-//! what was carried out yields nothing.
+//! [`plan`] is pure and total: the same target and the same observation give the same plan on any
+//! machine. It reaches no disk, no kernel and no clock; the time comes in with the observation.
+//! Steps say everything, so the actuator carries them out and chooses nothing; then the host is
+//! observed again, and planning what was carried out yields nothing.
 //!
-//! * [`observed`]: the host as data.
-//! * [`step`]: the closed set of things that can be done.
+//! * [`target`]: what the host should be, as data: from the graph, its images and its leases.
+//! * [`observed`]: what the host is, as data.
+//! * [`step`]: the closed set of things that can be done; [`why`]: the reasons for them.
 //! * [`planner`]: from the one to the other; `containers` is its part for one pod.
+//! * [`report`]: what is left undone, and why.
+//! * [`inputs`]: all that a plan is made from, to be written down and planned from again.
 //! * [`health`]: whether what was changed is well.
 //! * [`backoff`]: when an ended container starts again.
 //! * [`ports`]: whether a port that is about to be published is somebody's already.
@@ -18,13 +21,21 @@
 pub mod backoff;
 mod containers;
 pub mod health;
+pub mod inputs;
 pub mod model;
 pub mod observed;
 pub mod planner;
 pub mod ports;
+pub mod report;
 pub mod step;
+pub mod target;
+pub mod why;
 
 pub use health::Health;
+pub use inputs::{Dump, Inputs};
 pub use observed::Observed;
-pub use planner::{Desired, plan};
-pub use step::{Class, Plan, PlannedStep, Step, StepId, Waiting};
+pub use planner::plan;
+pub use report::{Blocked, Held, Report, Waiting};
+pub use step::{Class, Plan, PlannedStep, Step, StepId};
+pub use target::{Target, TargetError};
+pub use why::{WaitsFor, Why};

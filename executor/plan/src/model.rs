@@ -1,45 +1,46 @@
 //! A host made of data: applying a step changes the observation as carrying it out would change a
-//! real host's.
+//! real host's. It takes nothing but the step, as the actuator does.
 
 use crate::{
+    inputs::Inputs,
     observed::{Container, Observed, Pod, Sandbox, State},
-    planner::{Desired, SHIM_FILES, effective_limits},
+    planner::SHIM_FILES,
     step::{Plan, Step},
+    target::{ContainerSpec, File, HostConfig, ImageConfig, Resolver},
 };
+use ipnet::IpNet;
+use std::net::Ipv4Addr;
+use tank_model::{Config, Digest, Graph, Name, reference::Reference};
 
 /// Carries a whole plan out.
-pub fn apply(plan: &Plan, desired: &Desired<'_>, host: &mut Observed) {
+pub fn apply(plan: &Plan, host: &mut Observed) {
     for step in &plan.steps {
-        apply_step(&step.step, desired, host);
+        apply_step(&step.step, host);
     }
 }
 
 /// Carries one step out.
-pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
+pub fn apply_step(step: &Step, host: &mut Observed) {
     let now = host.now;
     match step {
-        Step::EnsureBridge => host.bridge = Some(desired.bridge.clone()),
-        Step::RemoveBridge => host.bridge = None,
-        Step::EnsureFirewall => host.firewall = desired.firewall.clone(),
-        Step::RemoveFirewall => host.firewall.clear(),
-        Step::StartSandbox { pod, hash } => {
+        Step::EnsureBridge { bridge } => host.bridge = Some(bridge.addresses.clone()),
+        Step::RemoveBridge { .. } => host.bridge = None,
+        Step::EnsureFirewall { table } => host.firewall = Some(table.clone()),
+        Step::RemoveFirewall => host.firewall = None,
+        Step::StartSandbox { pod, hash, .. } => {
             let sandbox = Some(Sandbox {
                 hash: *hash,
                 pid: 1,
                 version: SHIM_FILES,
                 network: None,
             });
-            host.pods.insert(
-                pod.clone(),
-                Pod {
-                    sandbox,
-                    ..Pod::default()
-                },
-            );
+            let made = Pod {
+                sandbox,
+                ..Pod::default()
+            };
+            host.pods.insert(pod.clone(), made);
         }
-        Step::StopSandbox { pod } | Step::SweepPod { pod } => {
-            host.pods.remove(pod);
-        }
+        Step::StopSandbox { pod } | Step::SweepPod { pod } => drop(host.pods.remove(pod)),
         Step::SweepContainer { pod, container } => {
             if let Some(pod) = host.pods.get_mut(pod) {
                 pod.left_over.remove(container);
@@ -51,46 +52,9 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
                 pod.unresponsive = None;
             }
         }
-        Step::EnsureNetwork { pod } => {
+        Step::EnsureNetwork { pod, link } => {
             if let Some(sandbox) = host.pods.get_mut(pod).and_then(|pod| pod.sandbox.as_mut()) {
-                sandbox.network = desired.addresses.get(pod).cloned();
-            }
-        }
-        Step::StartContainer {
-            pod,
-            container,
-            hash,
-            attempt,
-        } => {
-            // What runs before the containers ends well at once; the others stay.
-            let state = match desired.graph.init_container(pod, container) {
-                Some(_) => State::Exited { status: 0, at: now },
-                None => State::Running {
-                    pid: 2,
-                    ready: true,
-                },
-            };
-            let started = Container {
-                hash: *hash,
-                attempt: *attempt,
-                started: now,
-                since: now,
-                state,
-                limits: effective_limits(&desired.graph.limits(pod, container)),
-                halted: false,
-                files: desired
-                    .files
-                    .get(&(pod.clone(), container.clone()))
-                    .cloned(),
-                out_of_memory: false,
-                unhealthy: None,
-                tty: false,
-                stop_signal: 15,
-                stop_timeout: 10_000,
-            };
-            if let Some(pod) = host.pods.get_mut(pod) {
-                pod.left_over.remove(container);
-                pod.containers.insert(container.clone(), started);
+                sandbox.network = Some(link.addresses.clone());
             }
         }
         Step::StopContainer { pod, container, .. } => {
@@ -99,52 +63,134 @@ pub fn apply_step(step: &Step, desired: &Desired<'_>, host: &mut Observed) {
                 pod.left_over.insert(container.clone());
             }
         }
-        Step::EndContainer { pod, container, .. } => {
-            if let Some(found) = host
-                .pods
-                .get_mut(pod)
-                .and_then(|pod| pod.containers.get_mut(container))
-            {
-                found.state = State::Exited { status: 0, at: now };
-                found.unhealthy = None;
+        Step::StartContainer { pod, container, .. } => {
+            if let (Some(pod), Some(run)) = (host.pods.get_mut(pod), started(step, now)) {
+                pod.left_over.remove(container);
+                pod.containers.insert(container.clone(), run);
             }
         }
-        Step::SetLimits {
-            pod,
-            container,
-            limits,
-        } => {
-            if let Some(found) = host
-                .pods
-                .get_mut(pod)
-                .and_then(|pod| pod.containers.get_mut(container))
-            {
-                found.limits = limits.clone();
+        Step::EndContainer { pod, container, .. }
+        | Step::SetLimits { pod, container, .. }
+        | Step::Resume { pod, container }
+        | Step::WriteFiles { pod, container, .. } => {
+            if let Some(found) = container_of(host, pod, container) {
+                change(step, now, found);
             }
         }
-        Step::Resume { pod, container } => {
-            if let Some(found) = host
-                .pods
-                .get_mut(pod)
-                .and_then(|pod| pod.containers.get_mut(container))
-            {
-                found.halted = false;
-            }
+    }
+}
+
+fn container_of<'a>(
+    host: &'a mut Observed,
+    pod: &Name,
+    container: &Name,
+) -> Option<&'a mut Container> {
+    host.pods.get_mut(pod)?.containers.get_mut(container)
+}
+
+/// What changes a container that is there.
+fn change(step: &Step, now: u64, found: &mut Container) {
+    match step {
+        Step::EndContainer { .. } => {
+            found.state = State::Exited { status: 0, at: now };
+            found.unhealthy = None;
         }
-        Step::WriteFiles {
-            pod,
-            container,
-            paths,
-        } => {
-            let files = host
-                .pods
-                .get_mut(pod)
-                .and_then(|pod| pod.containers.get_mut(container)?.files.as_mut());
-            let wanted = desired.files.get(&(pod.clone(), container.clone()));
-            if let (Some(files), Some(wanted)) = (files, wanted) {
-                let written = wanted.iter().filter(|(path, _)| paths.contains(*path));
-                files.extend(written.map(|(path, digest)| (path.clone(), *digest)));
-            }
+        Step::SetLimits { limits, .. } => found.limits = limits.clone(),
+        Step::Resume { .. } => found.halted = false,
+        Step::WriteFiles { files, .. } => {
+            let written = files.iter().map(|(path, file)| (path, &file.text));
+            let written = written.map(|(path, text)| (path.clone(), Digest::of(text.as_bytes())));
+            found.files.get_or_insert_default().extend(written);
         }
+        _ => {}
+    }
+}
+
+/// The run that a step starts. What runs before the containers ends well at once; the others stay.
+fn started(step: &Step, now: u64) -> Option<Container> {
+    let Step::StartContainer {
+        hash,
+        attempt,
+        spec,
+        ..
+    } = step
+    else {
+        return None;
+    };
+    let ContainerSpec {
+        init,
+        files,
+        limits,
+        tty,
+        stop_signal,
+        stop_timeout,
+        ..
+    } = &**spec;
+    let state = match init {
+        true => State::Exited { status: 0, at: now },
+        false => State::Running {
+            pid: 2,
+            ready: true,
+        },
+    };
+    let digest = |file: &File| Digest::of(file.text.as_bytes());
+    let files = files.iter();
+    Some(Container {
+        hash: *hash,
+        attempt: *attempt,
+        started: now,
+        since: now,
+        state,
+        limits: limits.clone(),
+        halted: false,
+        files: Some(
+            files
+                .map(|(path, file)| (path.clone(), digest(file)))
+                .collect(),
+        ),
+        out_of_memory: false,
+        unhealthy: None,
+        tty: *tty,
+        stop_signal: *stop_signal,
+        stop_timeout: *stop_timeout,
+    })
+}
+
+/// The inputs of a target for a host of its own: every pod with a lease, and for every image one
+/// that runs a program as root.
+///
+/// # Panics
+/// When the configuration has no graph, which its own types do not let happen.
+pub fn inputs(config: &Config) -> Inputs {
+    let digest_of = |image: &Reference| Some(Digest::of(image.to_string().as_bytes()));
+    let graph = Graph::build(config, digest_of).expect("values of the model have canonical bytes");
+    let image = ImageConfig {
+        entrypoint: vec!["/bin/program".to_owned()],
+        passwd: "root:x:0:0:root:/root:/bin/sh\n".to_owned(),
+        group: "root:x:0:\n".to_owned(),
+        ..ImageConfig::default()
+    };
+    let images = graph.images().into_values();
+    let images = images.map(|digest| (digest, image.clone())).collect();
+    // The first address is the bridge's own.
+    let leases = (2..)
+        .zip(graph.pods())
+        .map(|(lease, pod)| (pod.clone(), lease));
+    let leases = leases.collect();
+    let networks = vec![IpNet::new_assert(Ipv4Addr::new(10, 90, 0, 0).into(), 16)];
+    Inputs {
+        graph,
+        previous: None,
+        host: HostConfig {
+            bridge: "tank0".to_owned(),
+            networks,
+            id_base: 0x7000_0000,
+        },
+        leases,
+        images,
+        resolver: Resolver {
+            host: "nameserver 192.0.2.53\n".to_owned(),
+            upstream: String::new(),
+        },
     }
 }

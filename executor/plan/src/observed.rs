@@ -1,7 +1,8 @@
 //! The host as data: what is, read from the shims and the kernel, never from memory of what was
 //! done.
 
-use crate::step::Step;
+use crate::target::Table;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Digest, Name, spec};
@@ -13,11 +14,11 @@ pub struct Observed {
     /// nothing.
     pub now: u64,
     pub pods: BTreeMap<Name, Pod>,
-    /// Addresses of the bridge, with their prefix. None: there is no bridge, or it is down.
-    pub bridge: Option<BTreeSet<String>>,
-    /// What is in Tank's nftables table: chains, the content of the rules, their order. Empty:
-    /// there is no table.
-    pub firewall: BTreeSet<String>,
+    /// Addresses of the bridge, with the lengths of their networks' prefixes. None: there is no
+    /// bridge, or it is down.
+    pub bridge: Option<BTreeSet<IpNet>>,
+    /// What is in Tank's nftables table. None: there is no table.
+    pub firewall: Option<Table>,
     /// What was tried and has failed since it last went well.
     #[serde(default)]
     pub failures: Vec<FailedStep>,
@@ -26,7 +27,8 @@ pub struct Observed {
 /// A step that failed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FailedStep {
-    pub step: Step,
+    /// Its [`crate::Step::id`]: one that says something else is another step, and is tried at once.
+    pub step: Digest,
     /// How often in a row.
     pub count: u32,
     /// When it failed last, in milliseconds of CLOCK_BOOTTIME.
@@ -85,7 +87,7 @@ pub struct Sandbox {
     pub version: u32,
     /// None: the pod has no link of its own, or it is not in order (down, off the bridge, without a
     /// route).
-    pub network: Option<BTreeSet<String>>,
+    pub network: Option<BTreeSet<IpNet>>,
 }
 
 /// A container its shim knows of.
@@ -108,8 +110,8 @@ pub struct Container {
     pub files: Option<BTreeMap<String, Digest>>,
     /// The kernel ended processes of it that were out of memory.
     pub out_of_memory: bool,
-    /// The probe of this run that has failed as often as it may. None: there is none, or there is
-    /// no such probe.
+    /// The probe of this run that has failed as often as it may. None: it lives, as far as is known.
+    /// Probing only says so; the planner decides that the run ends.
     pub unhealthy: Option<Unhealthy>,
     pub tty: bool,
     pub stop_signal: i32,
@@ -148,7 +150,8 @@ impl Probed {
 pub enum State {
     Running {
         pid: i32,
-        /// Whether its readiness probe has succeeded; true where there is none.
+        /// Whether its readiness probe succeeds, which may change while it runs; true where there
+        /// is none.
         ready: bool,
     },
     Exited {

@@ -1,21 +1,32 @@
 //! The closed set of things that can be done to a host, and a plan made of them.
 
+use crate::{
+    target::{Bridge, ContainerSpec, PodLink, SandboxSpec, Table},
+    why::Why,
+};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 use tank_model::{Digest, Name, canonical, digest::Hasher, spec};
 
-/// One idempotent thing to do. It says everything; the actuator looks up what a hash stands for and
-/// chooses nothing.
+/// One idempotent thing to do. It says everything; the actuator chooses nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
     /// The bridge, its addresses, forwarding.
-    EnsureBridge,
-    RemoveBridge,
+    EnsureBridge {
+        bridge: Bridge,
+    },
+    RemoveBridge {
+        name: String,
+    },
     /// A shim with the pod's namespaces.
     StartSandbox {
         pod: Name,
         hash: Digest,
+        spec: SandboxSpec,
     },
     /// Ends the shim; the namespaces, links and mounts go with it. Then its cgroups.
     StopSandbox {
@@ -37,12 +48,14 @@ pub enum Step {
     /// The pod's link, its addresses and its routes.
     EnsureNetwork {
         pod: Name,
+        link: PodLink,
     },
     StartContainer {
         pod: Name,
         container: Name,
         hash: Digest,
         attempt: u32,
+        spec: Box<ContainerSpec>,
     },
     /// The signal, then `SIGKILL` after so many milliseconds; and the shim forgets it.
     StopContainer {
@@ -74,11 +87,22 @@ pub enum Step {
     WriteFiles {
         pod: Name,
         container: Name,
-        paths: BTreeSet<String>,
+        /// By path.
+        files: BTreeMap<String, FileWrite>,
     },
     /// Replaces the whole table: published ports, and what guards the host and the pods.
-    EnsureFirewall,
+    EnsureFirewall {
+        table: Table,
+    },
     RemoveFirewall,
+}
+
+/// A file that is written anew under a running container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileWrite {
+    pub text: String,
+    /// The number of the signal that makes the program read it again. None: it needs none.
+    pub signal: Option<i32>,
 }
 
 /// What a step costs whoever uses the pod.
@@ -107,83 +131,78 @@ pub struct PlannedStep {
     #[serde(flatten)]
     pub step: Step,
     pub class: Class,
-    /// For people; no code branches on it.
-    pub why: String,
+    pub why: Why,
     /// Whether the host left what was already declared, rather than the declaration moving on.
     pub drift: bool,
     /// The steps that have to be done before.
     pub after: Vec<StepId>,
 }
 
-/// A start that is wanted and can't be yet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Waiting {
-    pub pod: Name,
-    pub container: Name,
-    pub why: String,
-    /// When to look again, by the clock of [`crate::Observed::now`]. None: an event will tell.
-    pub until: Option<u64>,
-}
-
-/// A step that failed and is not tried again yet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Held {
-    pub step: Step,
-    pub why: String,
-    /// When it is tried again, in milliseconds since the epoch.
-    pub until: u64,
-}
-
-/// What to do, in an order that works, and what waits.
+/// What to do, in an order that works.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
     pub steps: Vec<PlannedStep>,
-    pub waiting: Vec<Waiting>,
-    /// What depends on these is not planned either.
+    /// The host's directories that containers may write: nothing of the host that a step hands to a
+    /// container may be found through them. Filled where a step starts a container.
     #[serde(default)]
-    pub held: Vec<Held>,
+    pub host_writable: BTreeSet<String>,
 }
 
 impl Plan {
-    /// Nothing to do and nothing waits for anything.
+    /// Whether there is nothing to do. What waits is in the [`crate::Report`].
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.waiting.is_empty() && self.held.is_empty()
+        self.steps.is_empty()
     }
 
-    /// Names the plan: what is to be reached and how.
+    /// Names the plan: what is to be reached, and all that is done for it, in which order and why.
     pub fn hash(&self, root: Digest) -> Digest {
-        let steps = canonical::encode(&self.steps).unwrap_or_default();
-        Hasher::new("tank.plan.v1")
+        let mut hasher = Hasher::new("tank.plan.v2")
             .field(root.as_bytes())
-            .field(&steps)
-            .finish()
-    }
-
-    /// When to look again though nothing happened.
-    pub fn wake_at(&self) -> Option<u64> {
-        let held = self.held.iter().map(|held| held.until);
-        self.waiting
-            .iter()
-            .filter_map(|waiting| waiting.until)
-            .chain(held)
-            .min()
+            .field(&bytes(&self.host_writable));
+        for planned in &self.steps {
+            let PlannedStep {
+                step,
+                class,
+                why,
+                drift,
+                after,
+            } = planned;
+            hasher = hasher.field(step.id().as_bytes()).field(&bytes(&(
+                class,
+                why.to_string(),
+                drift,
+                after,
+            )));
+        }
+        hasher.finish()
     }
 }
 
+/// The canonical bytes of something of this crate, none of which holds what has none: floating-point
+/// numbers, or maps whose keys are no texts.
+fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
+    canonical::encode(value).unwrap_or_default()
+}
+
 impl Step {
+    /// Names the step with all it says: another step has another one.
+    pub fn id(&self) -> Digest {
+        Hasher::new("tank.step.v1").field(&bytes(self)).finish()
+    }
+
     /// The pod it is about.
     pub fn pod(&self) -> Option<&Name> {
         match self {
-            Self::EnsureBridge
-            | Self::RemoveBridge
-            | Self::EnsureFirewall
+            Self::EnsureBridge { .. }
+            | Self::RemoveBridge { .. }
+            | Self::EnsureFirewall { .. }
             | Self::RemoveFirewall => None,
             Self::StartSandbox { pod, .. }
             | Self::StopSandbox { pod }
             | Self::SweepPod { pod }
             | Self::SweepContainer { pod, .. }
             | Self::ResumeShim { pod }
-            | Self::EnsureNetwork { pod }
+            | Self::EnsureNetwork { pod, .. }
             | Self::StartContainer { pod, .. }
             | Self::StopContainer { pod, .. }
             | Self::EndContainer { pod, .. }
@@ -197,8 +216,8 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EnsureBridge => write!(f, "set up the bridge"),
-            Self::RemoveBridge => write!(f, "remove the bridge"),
+            Self::EnsureBridge { .. } => write!(f, "set up the bridge"),
+            Self::RemoveBridge { .. } => write!(f, "remove the bridge"),
             Self::StartSandbox { pod, .. } => write!(f, "create pod {pod}"),
             Self::StopSandbox { pod } => write!(f, "remove pod {pod}"),
             Self::SweepPod { pod } => write!(f, "sweep what is left of pod {pod}"),
@@ -206,7 +225,7 @@ impl fmt::Display for Step {
                 write!(f, "sweep what is left of {pod}/{container}")
             }
             Self::ResumeShim { pod } => write!(f, "resume the shim of pod {pod}"),
-            Self::EnsureNetwork { pod } => write!(f, "connect pod {pod}"),
+            Self::EnsureNetwork { pod, .. } => write!(f, "connect pod {pod}"),
             Self::StartContainer { pod, container, .. } => write!(f, "start {pod}/{container}"),
             Self::StopContainer { pod, container, .. } => write!(f, "stop {pod}/{container}"),
             Self::EndContainer { pod, container, .. } => write!(f, "end {pod}/{container}"),
@@ -217,12 +236,12 @@ impl fmt::Display for Step {
             Self::WriteFiles {
                 pod,
                 container,
-                paths,
+                files,
             } => {
-                let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+                let paths: Vec<&str> = files.keys().map(String::as_str).collect();
                 write!(f, "write {} of {pod}/{container}", paths.join(", "))
             }
-            Self::EnsureFirewall => write!(f, "publish ports"),
+            Self::EnsureFirewall { .. } => write!(f, "publish ports"),
             Self::RemoveFirewall => write!(f, "remove the published ports"),
         }
     }

@@ -2,132 +2,71 @@
 
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use tank_model::{Config, Digest, Graph, Key, Name, spec::Network};
+use tank_model::{Config, Digest, Graph, Name};
 use tank_plan::{
-    Desired, Observed, Step,
-    model::{apply, apply_step},
+    Inputs, Observed, Plan, Report, Step, Target,
+    model::{apply, apply_step, inputs},
     observed::{Pod, Probed, State, Unhealthy, Unresponsive},
     plan,
     planner::SILENCE,
+    target::firewall::{Action, Difference},
 };
 
-/// The rule without which a bridge is a way to the host's loopback.
-const GUARD: &str = "guard";
-
-/// Everything [`Desired`] borrows.
-struct World {
-    graph: Graph,
-    addresses: BTreeMap<Name, BTreeSet<String>>,
-    bridge: BTreeSet<String>,
-    firewall: BTreeSet<String>,
-    signals: BTreeMap<(Name, Name), i32>,
-    files: BTreeMap<(Name, Name), BTreeMap<String, Digest>>,
-}
+/// The inputs of a host's target.
+struct World(Inputs);
 
 impl World {
     fn new(config: &Config) -> Self {
-        let graph = Graph::build(config, |_| None).expect("a graph");
-        let bridged: Vec<Name> = graph
-            .pods()
-            .filter(|pod| {
-                graph
-                    .sandbox(pod)
-                    .is_some_and(|(node, _)| node.network == Network::Bridge)
-            })
-            .cloned()
-            .collect();
-        let published = |pod: &Name| {
-            graph
-                .published(pod)
-                .map(|(name, _)| format!("{pod}/{name}"))
-                .collect::<Vec<_>>()
-        };
-        Self {
-            addresses: bridged
-                .iter()
-                .map(|pod| {
-                    (
-                        pod.clone(),
-                        BTreeSet::from([format!("10.0.0.{}/24", pod.as_str().len())]),
-                    )
-                })
-                .collect(),
-            bridge: BTreeSet::from(["10.0.0.1/24".to_owned()]),
-            firewall: bridged
-                .first()
-                .map(|_| GUARD.to_owned())
-                .into_iter()
-                .chain(bridged.iter().flat_map(published))
-                .collect(),
-            signals: BTreeMap::new(),
-            files: graph
-                .entries()
-                .filter_map(|entry| match &entry.key {
-                    Key::Container(pod, name) | Key::Init(pod, name) => {
-                        Some((pod.clone(), name.clone()))
-                    }
-                    _ => None,
-                })
-                .map(|(pod, name)| {
-                    let own = [("/etc/hosts".to_owned(), Digest::of(pod.as_str().as_bytes()))];
-                    let files = graph.files(&pod, &name).into_iter();
-                    let texts = files.map(|(path, file)| (path, Digest::of(file.text.as_bytes())));
-                    let files = texts.chain(own).collect();
-                    ((pod, name), files)
-                })
-                .collect(),
-            graph,
+        Self(inputs(config))
+    }
+
+    fn graph(&self) -> &Graph {
+        &self.0.graph
+    }
+
+    fn target<'a>(&'a self, previous: Option<&'a Graph>) -> Target<'a> {
+        Target {
+            previous,
+            ..self.0.target()
         }
     }
 
-    fn desired<'a>(&'a self, previous: Option<&'a Graph>) -> Desired<'a> {
-        Desired {
-            graph: &self.graph,
-            previous,
-            addresses: &self.addresses,
-            bridge: &self.bridge,
-            firewall: &self.firewall,
-            stop_signals: &self.signals,
-            files: &self.files,
-        }
+    fn plan(&self, previous: Option<&World>, host: &Observed) -> (Plan, Report) {
+        plan(&self.target(previous.map(World::graph)), host)
     }
 
     /// Plans and applies until nothing is left. Dependencies make several rounds, never more than
     /// there are pods.
     fn converge(&self, host: &mut Observed) {
         for _ in 0..20 {
-            let plan = plan(&self.desired(None), host);
-            if plan.is_empty() {
+            let (plan, report) = self.plan(None, host);
+            if plan.is_empty() && report.is_settled() {
                 return;
             }
-            apply(&plan, &self.desired(None), host);
+            apply(&plan, host);
         }
-        panic!(
-            "it does not converge: {:?}",
-            plan(&self.desired(None), host)
-        );
+        panic!("it does not converge: {:?}", self.plan(None, host));
     }
 
     fn satisfied_by(&self, host: &Observed) {
-        let declared: BTreeSet<&Name> = self.graph.pods().collect();
+        let (graph, target) = (self.graph(), self.target(None));
+        let declared: BTreeSet<&Name> = graph.pods().collect();
         assert_eq!(host.pods.keys().collect::<BTreeSet<_>>(), declared);
         for pod in declared {
             let found = &host.pods[pod];
             assert_eq!(
                 found.sandbox.as_ref().map(|s| s.hash),
-                self.graph.sandbox(pod).map(|(_, hash)| hash)
+                graph.sandbox(pod).map(|(_, hash)| hash)
             );
             assert_eq!(
-                found.sandbox.as_ref().and_then(|s| s.network.as_ref()),
-                self.addresses.get(pod)
+                found.sandbox.as_ref().and_then(|s| s.network.clone()),
+                target.is_bridged(pod).then(|| target.addresses(pod))
             );
-            let containers: BTreeMap<&Name, _> = self
-                .graph
+            let containers: BTreeMap<&Name, _> = graph
                 .containers(pod)
                 .map(|(name, _, hash)| (name, hash))
                 .collect();
-            let inits: BTreeMap<&Name, _> = self
-                .graph
+            let inits: BTreeMap<&Name, _> = graph
                 .init(pod)
                 .map(|(name, _, hash)| (name, hash))
                 .collect();
@@ -143,10 +82,7 @@ impl World {
                                 && !one.halted
                                 && one.unhealthy.is_none()
                         );
-                        assert_eq!(
-                            one.files.as_ref(),
-                            self.files.get(&(pod.clone(), name.clone()))
-                        );
+                        assert_eq!(one.files, Some(target.file_digests(pod, name)));
                     }
                 }
             }
@@ -155,7 +91,7 @@ impl World {
                 found
                     .left_over
                     .iter()
-                    .all(|name| self.graph.process(pod, name).is_some()),
+                    .all(|name| graph.process(pod, name).is_some()),
                 "{:?}",
                 found.left_over
             );
@@ -168,9 +104,18 @@ impl World {
                 "{pod}: {there:?}"
             );
         }
-        assert_eq!(host.firewall, self.firewall);
-        assert_eq!(host.bridge.is_some(), !self.addresses.is_empty());
+        assert_eq!(host.firewall, target.firewall());
+        assert_eq!(host.bridge.is_some(), target.needs_bridge());
     }
+}
+
+/// Whether there is the rule without which a bridge is a way to the host's loopback.
+fn has_guard(host: &Observed) -> bool {
+    let rules = host.firewall.iter().flat_map(|table| &table.rules);
+    rules
+        .filter(|rule| rule.chain == "guard" && rule.action == Action::Drop)
+        .count()
+        >= 3
 }
 
 /// Configurations of up to five pods that depend only on those before them.
@@ -315,7 +260,7 @@ fn meddle(host: &mut Observed, what: &Meddling) {
         }
     }
     match what {
-        Meddling::FlushRules => host.firewall.clear(),
+        Meddling::FlushRules => host.firewall = None,
         Meddling::DeleteBridge => host.bridge = None,
         _ => {}
     }
@@ -331,7 +276,8 @@ proptest! {
             let world = World::new(config);
             world.converge(&mut host);
             world.satisfied_by(&host);
-            prop_assert!(plan(&world.desired(Some(&world.graph)), &host).is_empty());
+            let (plan, report) = world.plan(Some(&world), &host);
+            prop_assert!(plan.is_empty() && report.is_settled());
         }
     }
 
@@ -340,9 +286,9 @@ proptest! {
         let (one, two) = (World::new(&first), World::new(&second));
         let mut host = Observed { now: 1_000_000, ..Observed::default() };
         one.converge(&mut host);
-        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        let (plan, _) = two.plan(Some(&one), &host);
         for planned in plan.steps.iter().take(cut) {
-            apply_step(&planned.step, &two.desired(None), &mut host);
+            apply_step(&planned.step, &mut host);
         }
         two.converge(&mut host);
         two.satisfied_by(&host);
@@ -355,7 +301,7 @@ proptest! {
         world.converge(&mut host);
         host.now += 60_000;
         meddle(&mut host, &what);
-        let repair = plan(&world.desired(Some(&world.graph)), &host);
+        let (repair, _) = world.plan(Some(&world), &host);
         prop_assert!(repair.steps.iter().all(|step| step.drift), "{repair:?}");
         world.converge(&mut host);
         world.satisfied_by(&host);
@@ -366,7 +312,7 @@ proptest! {
         let (one, two) = (World::new(&first), World::new(&second));
         let mut host = Observed { now: 1_000_000, ..Observed::default() };
         one.converge(&mut host);
-        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        let (plan, _) = two.plan(Some(&one), &host);
         for (id, planned) in plan.steps.iter().enumerate() {
             prop_assert!(planned.after.iter().all(|before| *before < id), "no cycles, no step before its needs");
         }
@@ -378,32 +324,33 @@ proptest! {
     fn there_is_no_bridge_without_its_guard(first in configs(), second in configs(), what in prop::option::of(meddling())) {
         let (one, two) = (World::new(&first), World::new(&second));
         let mut host = Observed { now: 1_000_000, ..Observed::default() };
-        let fresh = plan(&one.desired(None), &host);
+        let (fresh, _) = one.plan(None, &host);
         one.converge(&mut host);
         if let Some(what) = &what {
             meddle(&mut host, what);
         }
-        let guarded = |host: &Observed| host.bridge.is_none() || host.firewall.contains(GUARD);
+        let guarded = |host: &Observed| host.bridge.is_none() || has_guard(host);
         let begun_guarded = guarded(&host);
-        let second = plan(&two.desired(Some(&one.graph)), &host);
+        let (second, _) = two.plan(Some(&one), &host);
         for planned in &second.steps {
-            apply_step(&planned.step, &two.desired(None), &mut host);
+            apply_step(&planned.step, &mut host);
             prop_assert!(guarded(&host) || !begun_guarded, "after {}", planned.step);
         }
         prop_assert!(guarded(&host));
         // Steps run side by side: what counts is who waits for whom.
         for plan in [&fresh, &second] {
-            let find = |wanted: &Step| plan.steps.iter().position(|planned| planned.step == *wanted);
+            let find = |is: fn(&Step) -> bool| plan.steps.iter().position(|planned| is(&planned.step));
+            let ensured = find(|step| matches!(step, Step::EnsureFirewall { .. }));
             let waits = |later: usize, earlier: usize| plan.steps[later].after.contains(&earlier);
-            if let (Some(rules), Some(bridge)) = (find(&Step::EnsureFirewall), find(&Step::EnsureBridge)) {
+            if let (Some(rules), Some(bridge)) = (ensured, find(|step| matches!(step, Step::EnsureBridge { .. }))) {
                 prop_assert!(waits(bridge, rules));
             }
-            if let (Some(rules), Some(bridge)) = (find(&Step::RemoveFirewall), find(&Step::RemoveBridge)) {
+            if let (Some(rules), Some(bridge)) = (find(|step| *step == Step::RemoveFirewall), find(|step| matches!(step, Step::RemoveBridge { .. }))) {
                 prop_assert!(waits(rules, bridge));
             }
             for (id, planned) in plan.steps.iter().enumerate() {
                 if matches!(planned.step, Step::EnsureNetwork { .. }) {
-                    prop_assert!(find(&Step::EnsureFirewall).is_none_or(|rules| waits(id, rules)), "no pod before them");
+                    prop_assert!(ensured.is_none_or(|rules| waits(id, rules)), "no pod before them");
                 }
             }
         }
@@ -422,7 +369,7 @@ proptest! {
         let (one, two) = (World::new(&config), World::new(&both));
         let mut host = Observed { now: 1_000_000, ..Observed::default() };
         one.converge(&mut host);
-        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        let (plan, _) = two.plan(Some(&one), &host);
         let touched: Vec<&Step> = plan
             .steps
             .iter()
@@ -437,12 +384,12 @@ proptest! {
         let (one, two) = (World::new(&first), World::new(&second));
         let mut host = Observed { now: 1_000_000, ..Observed::default() };
         one.converge(&mut host);
-        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        let (plan, _) = two.plan(Some(&one), &host);
         let position = |wanted: &Name| plan.steps.iter().position(|planned| {
             matches!(&planned.step, Step::StopSandbox { pod } if pod == wanted)
         });
-        for pod in one.graph.pods() {
-            for other in one.graph.pod(pod).into_iter().flat_map(|node| node.depends_on.keys()) {
+        for pod in one.graph().pods() {
+            for other in one.graph().pod(pod).into_iter().flat_map(|node| node.depends_on.keys()) {
                 let (Some(mine), Some(its)) = (position(pod), position(other)) else { continue };
                 let first_stop = plan.steps.iter().position(|planned| {
                     matches!(&planned.step, Step::StopContainer { pod, .. } if pod == other)
@@ -459,7 +406,7 @@ proptest! {
         let mut host = Observed { now: 1_000_000, ..Observed::default() };
         one.converge(&mut host);
         meddle(&mut host, &what);
-        let plan = plan(&two.desired(Some(&one.graph)), &host);
+        let (plan, _) = two.plan(Some(&one), &host);
         for pod in plan.steps.iter().filter_map(|planned| planned.step.pod()) {
             prop_assert!(host.pods.contains_key(pod) || second.pods.contains_key(pod), "{pod}");
         }
@@ -470,17 +417,63 @@ proptest! {
         let world = World::new(&config);
         let mut host = Observed { now: 1_000_000, ..Observed::default() };
         for _ in 0..20 {
-            let plan = plan(&world.desired(None), &host);
+            let (plan, _) = world.plan(None, &host);
             for planned in &plan.steps {
                 let Step::StartContainer { pod, container, .. } = &planned.step else { continue };
                 let ran = |name: &Name, hash: Digest| host.pods.get(pod).and_then(|found| found.current(name, hash))
                     .is_some_and(|found| matches!(found.state, State::Exited { status: 0, .. }));
-                let before = world.graph.init(pod).take_while(|(name, ..)| *name != container);
+                let before = world.graph().init(pod).take_while(|(name, ..)| *name != container);
                 for (name, _, hash) in before {
                     prop_assert!(ran(name, hash), "{pod}/{container} starts before {name} has run");
                 }
             }
-            apply(&plan, &world.desired(None), &mut host);
+            apply(&plan, &mut host);
         }
+    }
+
+    /// Whatever is planned is the same again, and has the same name; what is written down of it is
+    /// read back.
+    #[test]
+    fn planning_the_same_twice_gives_the_same_hash(first in configs(), second in configs(), what in meddling()) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        one.converge(&mut host);
+        meddle(&mut host, &what);
+        let (plan, report) = two.plan(Some(&one), &host);
+        let (again, _) = World::new(&second).plan(Some(&World::new(&first)), &host);
+        let root = two.graph().root();
+        prop_assert_eq!(plan.hash(root), again.hash(root));
+        let text = serde_json::to_string(&(&host, &plan, &report)).expect("JSON");
+        let read: (Observed, Plan, Report) = serde_json::from_str(&text).expect("what was written");
+        prop_assert_eq!(read.1.hash(root), plan.hash(root));
+        prop_assert_eq!(read, (host, plan, report));
+    }
+
+    /// A step is carried out from what was written of it, by somebody who knows nothing else.
+    #[test]
+    fn applying_needs_nothing_but_the_step(first in configs(), second in configs()) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        one.converge(&mut host);
+        for _ in 0..20 {
+            let (plan, _) = two.plan(Some(&one), &host);
+            for planned in &plan.steps {
+                let text = serde_json::to_string(&planned.step).expect("JSON");
+                let step: Step = serde_json::from_str(&text).expect("a step");
+                prop_assert_eq!(step.id(), planned.step.id());
+                apply_step(&step, &mut host);
+            }
+        }
+        two.satisfied_by(&host);
+    }
+
+    /// The actuator gets its tables from the planner, and the planner from a listing.
+    #[test]
+    fn a_table_is_as_far_from_another_as_the_other_from_it(first in configs(), second in configs()) {
+        let table = |config| World::new(config).target(None).firewall().unwrap_or_default();
+        let (one, two) = (table(&first), table(&second));
+        let (to, fro) = (Difference::of(&one, Some(&two)), Difference::of(&two, Some(&one)));
+        prop_assert_eq!((to.missing, to.unwanted), (fro.unwanted, fro.missing));
+        prop_assert_eq!(to.is_none(), one == two);
     }
 }

@@ -1,4 +1,4 @@
-//! Stories of a host, written as scripts; what is planned at each line is kept beside them as a
+//! Scenarios of a host, written as scripts; what is planned at each line is kept beside them as a
 //! golden.
 //!
 //! ```text
@@ -21,22 +21,18 @@
 //! flush                 somebody flushes the rules
 //! ```
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write,
-};
-use tank_model::{Config, Digest, Graph, Key, Name, spec::Network};
+use std::{collections::BTreeSet, fmt::Write};
+use tank_model::{Config, Digest, Graph, Name};
 use tank_plan::{
-    Desired, Observed, Plan,
-    model::{apply, apply_step},
+    Dump, Inputs, Observed, Plan, Report,
+    model::{apply, apply_step, inputs},
     observed::{Container, Pod, Probed, State, Unhealthy},
-    plan,
 };
 
 #[derive(Default)]
-struct Story {
+struct Scenario {
     host: Observed,
-    graph: Option<Graph>,
+    inputs: Option<Inputs>,
     /// What was reached last: what differs from it is change, the rest is drift.
     reached: Option<Graph>,
     unready: BTreeSet<(Name, Name)>,
@@ -52,54 +48,23 @@ fn pair(text: &str) -> (Name, Name) {
     (name(pod), name(container))
 }
 
-impl Story {
-    fn with<T>(&mut self, act: impl FnOnce(&Desired<'_>, &mut Observed) -> T) -> T {
-        let graph = self.graph.as_ref().expect("something is declared");
-        let bridged = |pod: &&Name| {
-            graph
-                .sandbox(pod)
-                .is_some_and(|(node, _)| node.network == Network::Bridge)
-        };
-        let addresses: BTreeMap<Name, BTreeSet<String>> = graph
-            .pods()
-            .filter(bridged)
-            .map(|pod| (pod.clone(), BTreeSet::from([format!("address of {pod}")])))
-            .collect();
-        let rules = addresses.keys().flat_map(|pod| {
-            graph
-                .published(pod)
-                .map(move |(rule, _)| format!("{pod}/{rule}"))
-        });
-        let rules = addresses
-            .keys()
-            .next()
-            .map(|_| "guard".to_owned())
-            .into_iter()
-            .chain(rules);
-        let files = graph.entries().filter_map(|entry| match &entry.key {
-            Key::Container(pod, name) | Key::Init(pod, name) => {
-                let files = graph.files(pod, name).into_iter();
-                let digests = files
-                    .map(|(path, file)| (path, Digest::of(file.text.as_bytes())))
-                    .collect();
-                Some(((pod.clone(), name.clone()), digests))
-            }
-            _ => None,
-        });
-        let desired = Desired {
-            graph,
-            previous: self.reached.as_ref(),
-            firewall: &rules.collect(),
-            bridge: &BTreeSet::from(["address of the bridge".to_owned()]),
-            stop_signals: &BTreeMap::new(),
-            files: &files.collect(),
-            addresses: &addresses,
-        };
-        act(&desired, &mut self.host)
-    }
-
-    fn planned(&mut self) -> Plan {
-        let plan = self.with(|desired, host| plan(desired, host));
+impl Scenario {
+    /// Plans, and prints what is planned. Every plan is made a second time from what was written
+    /// down of it.
+    fn planned(&mut self) -> (Plan, Report) {
+        let inputs = self.inputs.as_mut().expect("something is declared");
+        inputs.previous = self.reached.clone();
+        let (plan, report) = tank_plan::plan(&inputs.target(), &self.host);
+        let dump = Dump::of(&inputs.target(), &self.host);
+        let text = serde_json::to_string(&dump).expect("a dump");
+        let read: Dump = serde_json::from_str(&text).expect("a dump");
+        assert_eq!(read.observed, self.host);
+        assert_eq!(read.plan(), (plan.clone(), report.clone()));
+        let text = serde_json::to_string(&(&plan, &report)).expect("a plan");
+        assert_eq!(
+            serde_json::from_str::<(Plan, Report)>(&text).expect("a plan"),
+            (plan.clone(), report.clone())
+        );
         let out = &mut self.out;
         for (id, planned) in plan.steps.iter().enumerate() {
             let drift = if planned.drift { " (drift)" } else { "" };
@@ -115,7 +80,7 @@ impl Story {
                 planned.class, planned.step, planned.why
             );
         }
-        for waiting in &plan.waiting {
+        for waiting in &report.waiting {
             let until = waiting
                 .until
                 .map(|at| format!(", in {} ms", at - self.host.now))
@@ -126,10 +91,13 @@ impl Story {
                 waiting.pod, waiting.container, waiting.why
             );
         }
-        if plan.is_empty() {
+        for blocked in &report.blocked {
+            let _ = writeln!(out, "  {blocked}");
+        }
+        if plan.is_empty() && report.is_settled() {
             let _ = writeln!(out, "  nothing to do");
         }
-        plan
+        (plan, report)
     }
 
     fn pod(&mut self, name: &Name) -> &mut Pod {
@@ -169,23 +137,22 @@ impl Story {
             "declare" => {
                 let config: Config =
                     serde_json::from_str(rest).unwrap_or_else(|e| panic!("{e}: {rest}"));
-                self.graph = Some(Graph::build(&config, |_| None).expect("a graph"));
+                self.inputs = Some(inputs(&config));
             }
             "plan" => drop(self.planned()),
             "step" => {
-                let plan = self.planned();
-                let first = plan.steps.first().expect("a step").step.clone();
-                self.with(|desired, host| apply_step(&first, desired, host));
+                let (plan, _) = self.planned();
+                apply_step(&plan.steps.first().expect("a step").step, &mut self.host);
                 self.settle();
             }
             "converge" => {
                 for _ in 0..20 {
-                    let plan = self.planned();
+                    let (plan, _) = self.planned();
                     if plan.steps.is_empty() {
-                        self.reached = self.graph.clone();
+                        self.reached = self.inputs.as_ref().map(|inputs| inputs.graph.clone());
                         return;
                     }
-                    self.with(|desired, host| apply(&plan, desired, host));
+                    apply(&plan, &mut self.host);
                     self.settle();
                 }
                 panic!("it does not converge: {}", self.out);
@@ -244,34 +211,34 @@ impl Story {
                 let (at, pids) = rest.split_once(' ').expect("a number");
                 self.container(at).limits.pids = pids.parse().ok();
             }
-            "flush" => self.host.firewall.clear(),
+            "flush" => self.host.firewall = None,
             _ => panic!("what is `{word}`?"),
         }
     }
 }
 
 /// Runs a script; returns it with what was planned.
-fn story(script: &str) -> String {
-    let mut story = Story {
+fn scenario(script: &str) -> String {
+    let mut scenario = Scenario {
         host: Observed {
             now: 1_000_000,
             ..Observed::default()
         },
-        ..Story::default()
+        ..Scenario::default()
     };
     for line in script
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
     {
-        story.line(line);
+        scenario.line(line);
     }
-    story.out
+    scenario.out
 }
 
 #[test]
 fn from_nothing_to_two_pods_and_back() {
-    insta::assert_snapshot!(story(
+    insta::assert_snapshot!(scenario(
         r#"
         declare {"pods":{"db":{"containers":{"app":{"image":"db"}}},"web":{"containers":{"app":{"image":"web"}},"depends_on":{"db":"ready"},"publish":{"http":{"port":80}}}}}
         unready db/app
@@ -286,7 +253,7 @@ fn from_nothing_to_two_pods_and_back() {
 
 #[test]
 fn every_class_of_change() {
-    insta::assert_snapshot!(story(
+    insta::assert_snapshot!(scenario(
         r#"
         declare {"pods":{"web":{"containers":{"app":{"image":"web:1","mounts":{"d":{"volume":"data","path":"/d"}},"files":{"/live":{"text":"1","reload":"SIGHUP"},"/fixed":{"text":"1"}}}},"volumes":{"data":{}}}}}
         converge
@@ -306,7 +273,7 @@ fn every_class_of_change() {
 
 #[test]
 fn what_runs_before_the_containers() {
-    insta::assert_snapshot!(story(
+    insta::assert_snapshot!(scenario(
         r#"
         declare {"pods":{"web":{"init":{"a":{"image":"a"},"b":{"image":"b"}},"containers":{"app":{"image":"web"}}}}}
         plan
@@ -325,7 +292,7 @@ fn what_runs_before_the_containers() {
 
 #[test]
 fn somebody_meddles_with_the_host() {
-    insta::assert_snapshot!(story(
+    insta::assert_snapshot!(scenario(
         r#"
         declare {"pods":{"web":{"containers":{"app":{"image":"web","files":{"/a":{"text":"1"}}}},"publish":{"http":{"port":80}}}}}
         converge
@@ -345,7 +312,7 @@ fn somebody_meddles_with_the_host() {
 
 #[test]
 fn a_container_that_keeps_ending() {
-    insta::assert_snapshot!(story(
+    insta::assert_snapshot!(scenario(
         r#"
         declare {"pods":{"web":{"restart":"on_failure","containers":{"app":{"image":"web"}}}}}
         converge
@@ -366,7 +333,7 @@ fn a_container_that_keeps_ending() {
 
 #[test]
 fn a_container_that_does_not_answer() {
-    insta::assert_snapshot!(story(
+    insta::assert_snapshot!(scenario(
         r#"
         declare {"pods":{"db":{"containers":{"app":{"image":"db","stop":{"timeout":7000}}}},"web":{"containers":{"app":{"image":"web"}},"depends_on":{"db":"ready"}},"job":{"restart":"never","containers":{"app":{"image":"job"}}}}}
         converge
@@ -387,7 +354,7 @@ fn a_container_that_does_not_answer() {
 
 #[test]
 fn the_daemon_dies_on_the_way() {
-    insta::assert_snapshot!(story(
+    insta::assert_snapshot!(scenario(
         r#"
         declare {"pods":{"a":{"containers":{"app":{"image":"a"}}},"b":{"containers":{"app":{"image":"b"}},"depends_on":{"a":"started"}}}}
         step

@@ -1,0 +1,134 @@
+//! All that a plan is made from, to be written down and planned from again, on any machine.
+
+use crate::{
+    observed::Observed,
+    planner,
+    report::Report,
+    step::Plan,
+    target::{HostConfig, ImageConfig, Resolver, Target},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tank_model::{Config, Digest, Graph, Name, canonical::CanonicalError, reference::Reference};
+
+/// What a [`Target`] borrows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Stored", into = "Stored")]
+pub struct Inputs {
+    pub graph: Graph,
+    /// None: the first.
+    pub previous: Option<Graph>,
+    pub host: HostConfig,
+    pub leases: BTreeMap<Name, u32>,
+    pub images: BTreeMap<Digest, ImageConfig>,
+    pub resolver: Resolver,
+}
+
+/// The inputs of one plan. It holds what the configuration does, texts of files among it, and no
+/// secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Dump {
+    pub observed: Observed,
+    pub inputs: Inputs,
+}
+
+impl Inputs {
+    pub fn of(target: &Target<'_>) -> Self {
+        Self {
+            graph: target.graph.clone(),
+            previous: target.previous.cloned(),
+            host: target.host.clone(),
+            leases: target.leases.clone(),
+            images: target.images.clone(),
+            resolver: target.resolver.clone(),
+        }
+    }
+
+    pub fn target(&self) -> Target<'_> {
+        Target {
+            graph: &self.graph,
+            previous: self.previous.as_ref(),
+            host: &self.host,
+            leases: &self.leases,
+            images: &self.images,
+            resolver: &self.resolver,
+        }
+    }
+}
+
+impl Dump {
+    pub fn of(target: &Target<'_>, observed: &Observed) -> Self {
+        Self {
+            observed: observed.clone(),
+            inputs: Inputs::of(target),
+        }
+    }
+
+    /// Plans again what was planned.
+    pub fn plan(&self) -> (Plan, Report) {
+        planner::plan(&self.inputs.target(), &self.observed)
+    }
+}
+
+/// A graph as its configuration and the digests of its images.
+#[derive(Serialize, Deserialize)]
+struct StoredGraph {
+    config: Config,
+    digests: BTreeMap<Reference, Digest>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    graph: StoredGraph,
+    #[serde(default)]
+    previous: Option<StoredGraph>,
+    host: HostConfig,
+    leases: BTreeMap<Name, u32>,
+    images: BTreeMap<Digest, ImageConfig>,
+    resolver: Resolver,
+}
+
+impl From<&Graph> for StoredGraph {
+    fn from(graph: &Graph) -> Self {
+        Self {
+            config: graph.config(),
+            digests: graph.images(),
+        }
+    }
+}
+
+impl TryFrom<StoredGraph> for Graph {
+    type Error = CanonicalError;
+
+    fn try_from(stored: StoredGraph) -> Result<Self, CanonicalError> {
+        Graph::build(&stored.config, |image| stored.digests.get(image).copied())
+    }
+}
+
+impl From<Inputs> for Stored {
+    fn from(inputs: Inputs) -> Self {
+        Self {
+            graph: (&inputs.graph).into(),
+            previous: inputs.previous.as_ref().map(StoredGraph::from),
+            host: inputs.host,
+            leases: inputs.leases,
+            images: inputs.images,
+            resolver: inputs.resolver,
+        }
+    }
+}
+
+impl TryFrom<Stored> for Inputs {
+    type Error = CanonicalError;
+
+    fn try_from(stored: Stored) -> Result<Self, CanonicalError> {
+        Ok(Self {
+            graph: stored.graph.try_into()?,
+            previous: stored.previous.map(Graph::try_from).transpose()?,
+            host: stored.host,
+            leases: stored.leases,
+            images: stored.images,
+            resolver: stored.resolver,
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! What the host should be, as data: from the graph, the configurations of its images and the
+//! leases of its pods to everything that a step says.
+//!
+//! Nothing here is worked out ahead: the planner asks for what a step needs, so that a pass over a
+//! thousand unchanged pods builds no specification of theirs.
+//!
+//! * `process`: what a container is started with, by the rules of OCI images.
+//! * [`user`]: who a process is.
+//! * `files`, [`resolver`]: what is written into a container.
+//! * `network`: addresses, links, the bridge.
+//! * [`firewall`]: the rules, and the policy behind them.
+//! * [`signal`]: the numbers of signals.
+
+mod files;
+pub mod firewall;
+mod network;
+mod process;
+pub mod resolver;
+pub mod signal;
+pub mod user;
+
+pub use firewall::Table;
+pub use network::{Bridge, PodLink};
+pub use process::{
+    ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, Mount, SandboxSpec, Source,
+    effective_limits,
+};
+pub use resolver::Resolver;
+pub use user::{User, UserError};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use tank_model::{Digest, Graph, Name, reference::Reference};
+
+/// How many ids a pod's user namespace has.
+pub const ID_COUNT: u32 = 65_536;
+
+/// What a target is made from. All of it is data; whoever plans reads it from the host before.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    pub graph: &'a Graph,
+    /// The graph before, to say which field a step comes from and to tell drift from intent. None:
+    /// the first.
+    pub previous: Option<&'a Graph>,
+    pub host: &'a HostConfig,
+    /// The lease of every pod, those among them that new names would get.
+    pub leases: &'a BTreeMap<Name, u32>,
+    /// The images that are on this host, by the digests their references were resolved to.
+    pub images: &'a BTreeMap<Digest, ImageConfig>,
+    /// What the host's own resolver files say.
+    pub resolver: &'a Resolver,
+}
+
+/// What the operator of the host has settled.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HostConfig {
+    /// The name of the bridge that pods hang on.
+    pub bridge: String,
+    /// The pods' networks, at most one of each family. The first address is the bridge's own.
+    pub networks: Vec<IpNet>,
+    /// The first host id of lease 0; each lease has [`ID_COUNT`] of them.
+    pub id_base: u32,
+}
+
+/// What an image says of the processes that are started from it (OCI image specification,
+/// "Properties").
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageConfig {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// `user[:group]`, names or numbers.
+    pub user: Option<String>,
+    pub working_dir: Option<String>,
+    /// By name or number.
+    pub stop_signal: Option<String>,
+    /// Its own `/etc/passwd`; empty where it has none.
+    pub passwd: String,
+    /// Its own `/etc/group`; empty where it has none.
+    pub group: String,
+}
+
+/// Why there is no specification of something that is declared. The text is what can't be done,
+/// then the reason.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", rename_all = "snake_case")]
+pub enum TargetError {
+    #[error("start a container: it is not declared")]
+    NotDeclared,
+    #[error("lease ids: pod `{pod}` has no lease")]
+    NoLease { pod: Name },
+    #[error("start a container: its image has no digest")]
+    NoDigest { image: Box<Reference> },
+    #[error("use the image {image}: it is not on this host")]
+    NoImage { image: Box<Reference> },
+    #[error("find the user: {why}")]
+    NoUser {
+        #[source]
+        why: UserError,
+    },
+    #[error("start a container: neither it nor its image names a command")]
+    NoCommand,
+    #[error("use the image {image}: its working directory `{dir}` is not absolute")]
+    RelativeWorkingDir { image: Box<Reference>, dir: String },
+    #[error("mount a volume: it is not declared")]
+    NoVolume { volume: Name },
+    /// Refused where a configuration is read; what an older version stored is refused here.
+    #[error("set the pod's sysctls: `{key}` would be the host's: the pod has its network")]
+    HostSysctl { key: String },
+}
+
+impl Target<'_> {
+    /// The lease of a pod.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn lease(&self, pod: &Name) -> Result<u32, TargetError> {
+        let lease = self.leases.get(pod).copied();
+        lease.ok_or_else(|| TargetError::NoLease { pod: pod.clone() })
+    }
+
+    /// The first host id of a pod's own.
+    ///
+    /// # Errors
+    /// When the pod has no lease, or one so high that its ids would not fit.
+    pub fn id_base(&self, pod: &Name) -> Result<u32, TargetError> {
+        let lease = self.lease(pod)?;
+        lease
+            .checked_mul(ID_COUNT)
+            .and_then(|offset| offset.checked_add(self.host.id_base))
+            .ok_or_else(|| TargetError::NoLease { pod: pod.clone() })
+    }
+
+    /// The host's directories that containers of the graph may write: nothing of the host that is
+    /// handed to a container may be found through them.
+    pub fn host_writable(&self) -> BTreeSet<String> {
+        let mut paths = BTreeSet::new();
+        for pod in self.graph.pods() {
+            let containers = self.graph.containers(pod);
+            let containers = containers.flat_map(|(_, node, _)| node.mounts.values());
+            let inits = self.graph.init(pod);
+            let inits = inits.flat_map(|(_, spec, _)| spec.mounts.values());
+            let writable = containers.chain(inits).filter(|mount| !mount.read_only);
+            let volumes = writable.filter_map(|mount| self.graph.volume(pod, &mount.volume));
+            paths.extend(volumes.filter_map(|volume| volume.host.clone()));
+        }
+        paths
+    }
+}

@@ -1,0 +1,438 @@
+//! What a pod and its containers are started with: the rules that container users know from OCI
+//! images, and the policy on what a process may do.
+
+use crate::target::{ImageConfig, Target, TargetError, User, signal, user};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tank_model::{
+    Digest, Name,
+    graph::ContainerNode,
+    host_files::WITHHELD,
+    reference::Reference,
+    spec::{self, DEFAULT_PIDS, Limits, Network},
+    units::Bytes,
+};
+
+/// The capabilities of a container that declares none.
+pub const DEFAULT_CAPABILITIES: [&str; 11] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the kernel counts memory in, in bytes.
+const PAGE_BYTES: u64 = 4096;
+
+/// The namespaces of a pod.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    pub hostname: String,
+    /// The host's id of the pod's root.
+    pub id_base: u32,
+    /// Whether it has a network namespace of its own, rather than the host's.
+    pub own_network: bool,
+    /// Whether its loopback is set up with it: where it gets no link, which would do that.
+    pub loopback: bool,
+    /// The settings of its namespaces, by their dotted names.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Everything a container is started with. Names stand for what only the kernel's headers number
+/// (capabilities, system calls, limits); secrets are named and never held.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub image: Image,
+    /// Whether it runs before the pod's containers, and to its end.
+    pub init: bool,
+    pub argv: Vec<String>,
+    /// In order, each name once.
+    pub env: Vec<(String, String)>,
+    pub cwd: String,
+    pub user: User,
+    pub tty: bool,
+    pub read_only: bool,
+    /// The capabilities a process of it may ever have, sorted.
+    pub bounding: Vec<String>,
+    /// Those that its main process has whoever it is.
+    pub ambient: Vec<String>,
+    /// By its number.
+    pub stop_signal: i32,
+    /// Milliseconds from the signal to `SIGKILL`.
+    pub stop_timeout: u64,
+    /// In the order of their paths: what is mounted below another comes after it.
+    pub mounts: Vec<Mount>,
+    /// What is written into it, by absolute path.
+    pub files: BTreeMap<String, File>,
+    /// What is copied into its memory from files of the host.
+    pub secrets: BTreeMap<Name, spec::Secret>,
+    pub limits: Limits,
+    pub ulimits: BTreeMap<String, spec::Ulimit>,
+    pub seccomp: spec::Seccomp,
+    pub devices: Vec<Device>,
+    /// The host's id of the pod's root.
+    pub id_base: u32,
+    /// Whether a container of its pod writes files of the host: it may then set no bit on a file
+    /// that gives its rights away (set-user-id).
+    pub writes_host: bool,
+}
+
+/// An image by the name it was declared with, and what that stood for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Image {
+    pub name: Reference,
+    pub digest: Digest,
+}
+
+/// A file that is written into a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct File {
+    pub text: String,
+    pub mode: spec::Mode,
+}
+
+/// Something that is mounted into a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    pub volume: Name,
+    /// Absolute, in the container.
+    pub path: String,
+    pub read_only: bool,
+    pub source: Source,
+}
+
+/// What a mount shows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Memory, which everybody in the pod may write.
+    Tmpfs {
+        size: Bytes,
+        /// The host's id of its owner and group.
+        owner: u32,
+    },
+    /// A directory of the host.
+    Host { path: String },
+    /// What Tank keeps for this volume of the pod.
+    Managed,
+}
+
+/// A device of the host that a container sees.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Device {
+    /// On the host.
+    pub source: String,
+    /// In the container.
+    pub path: String,
+    pub read_only: bool,
+}
+
+impl Target<'_> {
+    /// The namespaces of a pod.
+    ///
+    /// # Errors
+    /// When they can't be made from what is declared.
+    pub fn sandbox(&self, pod: &Name) -> Result<SandboxSpec, TargetError> {
+        let (node, _) = self.graph.sandbox(pod).ok_or(TargetError::NotDeclared)?;
+        let of_host = |key: &&String| node.network == Network::Host && key.starts_with("net.");
+        if let Some(key) = node.sysctls.keys().find(of_host) {
+            return Err(TargetError::HostSysctl { key: key.clone() });
+        }
+        Ok(SandboxSpec {
+            hostname: node.hostname.clone(),
+            id_base: self.id_base(pod)?,
+            own_network: node.network != Network::Host,
+            loopback: node.network == Network::None,
+            sysctls: node.sysctls.clone(),
+        })
+    }
+
+    /// Everything a container, or what runs before them, is started with.
+    ///
+    /// # Errors
+    /// When it can't be started: what is declared does not fit its image, or something is missing.
+    pub fn container(&self, pod: &Name, name: &Name) -> Result<ContainerSpec, TargetError> {
+        let missing = || TargetError::NotDeclared;
+        let (node, _) = self.graph.process(pod, name).ok_or_else(missing)?;
+        let (sandbox, _) = self.graph.sandbox(pod).ok_or_else(missing)?;
+        let reference = || Box::new(node.image.clone());
+        let digest = self.graph.image(&node.image);
+        let digest = digest.ok_or_else(|| TargetError::NoDigest { image: reference() })?;
+        let config = self.images.get(&digest);
+        let config = config.ok_or_else(|| TargetError::NoImage { image: reference() })?;
+        let user = node.user.as_ref().or(config.user.as_ref());
+        let user = user.map_or("", String::as_str);
+        let resolved = user::resolve(user, &config.passwd, &config.group)
+            .map_err(|why| TargetError::NoUser { why })?;
+        let argv = argv(&node, config);
+        if argv.is_empty() {
+            return Err(TargetError::NoCommand);
+        }
+        let id_base = self.id_base(pod)?;
+        let (stop_signal, stop_timeout) = self.stop(pod, name);
+        let of_image = || config.stop_signal.as_deref().and_then(signal::number);
+        let writes_host = self.graph.writes_host(pod);
+        Ok(ContainerSpec {
+            init: self.graph.init_container(pod, name).is_some(),
+            argv,
+            env: environment(&config.env, &node, &sandbox.hostname, &resolved.home),
+            cwd: working_dir(&node, config)?,
+            user: resolved.user,
+            tty: node.tty,
+            read_only: node.read_only,
+            bounding: capabilities(&node.capabilities, writes_host),
+            ambient: node.capabilities.add.clone(),
+            stop_signal: stop_signal.or_else(of_image).unwrap_or(signal::SIGTERM),
+            stop_timeout: stop_timeout.unwrap_or(spec::DEFAULT_STOP_TIMEOUT.0),
+            mounts: self.mounts(pod, &node, id_base)?,
+            files: self.written(pod, name),
+            secrets: node.secrets.clone(),
+            limits: effective_limits(&self.graph.limits(pod, name)),
+            ulimits: node.ulimits.clone(),
+            seccomp: node.seccomp.clone(),
+            devices: node.devices.values().map(Device::of).collect(),
+            id_base,
+            writes_host,
+            image: Image {
+                name: node.image,
+                digest,
+            },
+        })
+    }
+
+    /// How a container is declared to be ended: the number of the signal, and the milliseconds it
+    /// has then. None: nothing is declared, or it is not.
+    pub fn stop(&self, pod: &Name, name: &Name) -> (Option<i32>, Option<u64>) {
+        let stop = self.graph.lifecycle(pod, name).stop;
+        let number = stop.signal.as_deref().and_then(signal::number);
+        (number, stop.timeout.map(|timeout| timeout.0))
+    }
+
+    fn written(&self, pod: &Name, name: &Name) -> BTreeMap<String, File> {
+        let file = |file: spec::File| File {
+            text: file.text,
+            mode: file.mode,
+        };
+        let files = self.files(pod, name).into_iter();
+        files
+            .map(|(path, declared)| (path, file(declared)))
+            .collect()
+    }
+
+    fn mounts(
+        &self,
+        pod: &Name,
+        node: &ContainerNode,
+        id_base: u32,
+    ) -> Result<Vec<Mount>, TargetError> {
+        let mut mounts = Vec::new();
+        for at in node.mounts.values() {
+            let volume = self.graph.volume(pod, &at.volume);
+            let volume = volume.ok_or_else(|| TargetError::NoVolume {
+                volume: at.volume.clone(),
+            })?;
+            let source = match (volume.tmpfs, &volume.host) {
+                (Some(size), _) => Source::Tmpfs {
+                    size,
+                    owner: id_base,
+                },
+                (None, Some(path)) => Source::Host { path: path.clone() },
+                (None, None) => Source::Managed,
+            };
+            mounts.push(Mount {
+                volume: at.volume.clone(),
+                path: at.path.clone(),
+                read_only: at.read_only,
+                source,
+            });
+        }
+        mounts.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(mounts)
+    }
+}
+
+impl Device {
+    fn of(declared: &spec::Device) -> Self {
+        Self {
+            source: declared.path.clone(),
+            path: declared.to.clone().unwrap_or_else(|| declared.path.clone()),
+            read_only: declared.read_only,
+        }
+    }
+}
+
+/// The limits the kernel is told: those declared, and a bound on processes in any case. Memory is
+/// rounded down to whole pages as the kernel does it, so that what is read back is what was meant.
+pub fn effective_limits(declared: &Limits) -> Limits {
+    Limits {
+        memory: declared
+            .memory
+            .map(|memory| Bytes(memory.0 / PAGE_BYTES * PAGE_BYTES)),
+        pids: Some(declared.pids.unwrap_or(DEFAULT_PIDS)),
+        cpu: declared.cpu,
+    }
+}
+
+/// The command line: `command` replaces the entry point and with it the image's arguments, `args`
+/// replaces the image's arguments.
+fn argv(node: &ContainerNode, image: &ImageConfig) -> Vec<String> {
+    let program = node.command.as_ref().unwrap_or(&image.entrypoint);
+    let args = match (&node.args, &node.command) {
+        (Some(args), _) => args.as_slice(),
+        (None, Some(_)) => &[],
+        (None, None) => &image.cmd,
+    };
+    program.iter().chain(args).cloned().collect()
+}
+
+/// The environment: what every program expects, then the image's, then the container's own, each of
+/// which replaces what is there.
+fn environment(
+    image: &[String],
+    node: &ContainerNode,
+    hostname: &str,
+    home: &str,
+) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    let mut set = |key: &str, value: &str| match env.iter_mut().find(|(known, _)| known == key) {
+        Some(known) => known.1 = value.to_owned(),
+        None => env.push((key.to_owned(), value.to_owned())),
+    };
+    set("PATH", DEFAULT_PATH);
+    set("HOSTNAME", hostname);
+    set("HOME", home);
+    if node.tty {
+        set("TERM", "xterm");
+    }
+    for (key, value) in image.iter().filter_map(|entry| entry.split_once('=')) {
+        set(key, value);
+    }
+    for (key, value) in &node.env {
+        set(key, value);
+    }
+    env
+}
+
+/// The bounding set: the default one, less what is dropped (`ALL` drops everything), plus what is
+/// added, less what is withheld where files of the host are written.
+fn capabilities(declared: &spec::Capabilities, writes_host: bool) -> Vec<String> {
+    let all = declared.drop.iter().any(|name| name == "ALL");
+    let default = DEFAULT_CAPABILITIES.iter().map(|name| (*name).to_owned());
+    let mut set: Vec<String> = default
+        .filter(|name| !all && !declared.drop.contains(name))
+        .collect();
+    set.extend(declared.add.iter().cloned());
+    set.retain(|name| !writes_host || !WITHHELD.contains(&name.as_str()));
+    set.sort();
+    set.dedup();
+    set
+}
+
+/// Where a program begins: what the container says, or else the image, or else `/`. What an image
+/// says has to be absolute, too: a relative one means a place that depends on where a process
+/// happens to be.
+fn working_dir(node: &ContainerNode, image: &ImageConfig) -> Result<String, TargetError> {
+    let dir = node.working_dir.as_ref().or(image.working_dir.as_ref());
+    match dir.filter(|dir| !dir.is_empty()) {
+        None => Ok("/".to_owned()),
+        Some(dir) if dir.starts_with('/') => Ok(dir.clone()),
+        Some(dir) => Err(TargetError::RelativeWorkingDir {
+            image: Box::new(node.image.clone()),
+            dir: dir.clone(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(fields: serde_json::Value) -> ContainerNode {
+        let mut node = serde_json::json!({ "image": "x" });
+        for (field, value) in fields.as_object().expect("fields") {
+            node[field] = value.clone();
+        }
+        serde_json::from_value(node).expect("a node")
+    }
+
+    #[test]
+    fn command_lines_follow_the_oci_rules() {
+        let image = ImageConfig {
+            entrypoint: vec!["entry".to_owned()],
+            cmd: vec!["cmd".to_owned()],
+            ..ImageConfig::default()
+        };
+        let line = |command: Option<&[&str]>, args: Option<&[&str]>| {
+            let node = node(serde_json::json!({ "command": command, "args": args }));
+            argv(&node, &image).join(" ")
+        };
+        assert_eq!(line(None, None), "entry cmd");
+        assert_eq!(line(None, Some(&["mine"][..])), "entry mine");
+        assert_eq!(line(Some(&["run"][..]), None), "run");
+        assert_eq!(line(Some(&["run"][..]), Some(&["mine"][..])), "run mine");
+        assert_eq!(line(None, Some(&[][..])), "entry");
+    }
+
+    #[test]
+    fn the_pod_environment_wins_over_the_image() {
+        let image = ["PATH=/image".to_owned(), "A=1".to_owned()];
+        let mine = node(serde_json::json!({ "env": { "A": "2" }, "tty": true }));
+        let env = environment(&image, &mine, "web", "/root");
+        let get = |key: &str| {
+            env.iter()
+                .find(|(known, _)| known == key)
+                .map(|(_, value)| value.as_str())
+        };
+        assert_eq!((get("PATH"), get("A")), (Some("/image"), Some("2")));
+        assert_eq!(
+            (get("HOSTNAME"), get("HOME"), get("TERM")),
+            (Some("web"), Some("/root"), Some("xterm"))
+        );
+    }
+
+    #[test]
+    fn a_working_directory_is_absolute_whoever_names_it() {
+        let dir = |declared: Option<&str>, image: Option<&str>| {
+            let image = ImageConfig {
+                working_dir: image.map(str::to_owned),
+                ..ImageConfig::default()
+            };
+            let node = node(serde_json::json!({ "working_dir": declared }));
+            working_dir(&node, &image).ok()
+        };
+        assert_eq!(dir(None, None).as_deref(), Some("/"));
+        assert_eq!(dir(None, Some("")).as_deref(), Some("/"));
+        assert_eq!(dir(None, Some("/srv")).as_deref(), Some("/srv"));
+        assert_eq!(dir(Some("/mine"), Some("srv")).as_deref(), Some("/mine"));
+        assert_eq!(dir(None, Some("srv")), None);
+    }
+
+    #[test]
+    fn capabilities_are_added_and_dropped() {
+        let declared = |add: &[&str], drop: &[&str]| spec::Capabilities {
+            add: add.iter().map(|name| (*name).to_owned()).collect(),
+            drop: drop.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let usual = |add: &[&str], drop: &[&str]| capabilities(&declared(add, drop), false);
+        assert_eq!(usual(&[], &[]).len(), DEFAULT_CAPABILITIES.len());
+        assert_eq!(usual(&["CAP_NET_RAW"], &["ALL"]), ["CAP_NET_RAW"]);
+        assert!(!usual(&[], &["CAP_KILL"]).contains(&"CAP_KILL".to_owned()));
+        let withheld = capabilities(&declared(&["CAP_SYS_ADMIN", "CAP_NET_RAW"], &[]), true);
+        assert_eq!(withheld.len(), DEFAULT_CAPABILITIES.len() - 2 + 1);
+        assert!(
+            !withheld
+                .iter()
+                .any(|name| WITHHELD.contains(&name.as_str())),
+            "{withheld:?}"
+        );
+    }
+}
