@@ -29,6 +29,7 @@ mod ownership;
 mod pods;
 mod probe;
 mod reconcile;
+mod rules;
 mod settings;
 mod store;
 mod timings;
@@ -141,7 +142,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     pods.warm_up();
     pods.adopt();
     let reconciler = generations.shared_reconciler();
-    actuate::remove_stale(&reconciler.actuator);
+    actuate::remove_stale(&reconciler.settings);
     if let Err(error) = generations.lease_current() {
         let message = format!("can't lease what is declared: {}", with_causes(&error));
         events.add("failed", None, message);
@@ -216,7 +217,6 @@ impl House {
         let observer = Arc::new(observer);
         let actuator = Arc::new(Actuator {
             settings: Arc::clone(&settings),
-            store: Arc::clone(&store),
             cgroups: Arc::clone(&cgroups),
             routes,
             pods: Arc::clone(&pods),

@@ -1,13 +1,14 @@
 //! How a daemon is set up: flags, then the environment, then `/etc/tank/tank.toml`, then defaults.
 
 use clap::Parser;
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
 };
-use tank_model::units::Millis;
-use tank_sys::route::Cidr;
+use tank_model::units::{Millis, nth_address, parse_network};
+use tank_plan::target::HostConfig;
 
 /// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to
 /// fail; in steps of 65,536, a pod's lease times that.
@@ -63,7 +64,8 @@ pub struct Config {
     /// The bridge's name.
     pub bridge: String,
     /// The pods' networks, at most one of each family. The first address is the bridge's own.
-    pub networks: Vec<Cidr>,
+    #[serde(deserialize_with = "read_networks")]
+    pub networks: Vec<IpNet>,
     /// The directory of Tank's cgroups, in each hierarchy.
     pub cgroup: String,
     /// How long a container without a probe has to run before a switch counts it as healthy.
@@ -75,6 +77,26 @@ pub struct Config {
     pub resync: Millis,
     /// Registries spoken to without TLS. Those on loopback always are.
     pub insecure_registries: Vec<String>,
+}
+
+/// One of [`Config::networks`]: `10.90.0.0/16`.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Network(IpNet);
+
+impl TryFrom<String> for Network {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let example = "write for example \"10.90.0.0/16\"";
+        let parsed = parse_network(&text).map(Self);
+        parsed.map_err(|_| format!("`{text}` is no network, {example}"))
+    }
+}
+
+fn read_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let networks = Vec::<Network>::deserialize(deserializer)?;
+    Ok(networks.into_iter().map(|network| network.0).collect())
 }
 
 impl Default for Config {
@@ -147,27 +169,21 @@ impl Settings {
         })
     }
 
-    /// The addresses that go with a lease, one of each of the host's networks.
-    pub fn addresses_of(&self, lease: u32) -> BTreeSet<Cidr> {
-        self.config
-            .networks
-            .iter()
-            .filter_map(|network| network.nth(lease))
-            .collect()
-    }
-
     /// The bridge's own addresses.
-    pub fn bridge_addresses(&self) -> BTreeSet<Cidr> {
-        self.config
-            .networks
-            .iter()
-            .filter_map(|network| network.nth(1))
+    pub fn bridge_addresses(&self) -> BTreeSet<IpNet> {
+        let networks = self.config.networks.iter();
+        networks
+            .filter_map(|network| nth_address(*network, 1))
             .collect()
     }
 
-    /// The first host id that goes with a lease.
-    pub fn id_base_of(&self, lease: u32) -> u32 {
-        ID_BASE + lease * tank_sys::namespace::ID_COUNT
+    /// What a plan has to know of how this host is set up.
+    pub fn host_config(&self) -> HostConfig {
+        HostConfig {
+            bridge: self.config.bridge.clone(),
+            networks: self.config.networks.clone(),
+            id_base: ID_BASE,
+        }
     }
 
     pub fn pod_dir(&self, pod: &str) -> PathBuf {
@@ -180,7 +196,7 @@ impl Settings {
         self.run_dir.join("attach")
     }
 
-    /// What every image is put on top of: see [`crate::actuate::start::make_skeleton`].
+    /// What every image is put on top of: see [`crate::actuate::make_skeleton`].
     pub fn skeleton_dir(&self) -> PathBuf {
         self.state_dir.join("skeleton")
     }
@@ -220,7 +236,7 @@ fn check(config: &Config) -> Result<(), String> {
     let families: Vec<bool> = config
         .networks
         .iter()
-        .map(|network| network.address.is_ipv4())
+        .map(|network| network.addr().is_ipv4())
         .collect();
     if families.is_empty()
         || families.len() > 2
@@ -229,7 +245,7 @@ fn check(config: &Config) -> Result<(), String> {
         return Err("networks: give one network, or one of IPv4 and one of IPv6".to_owned());
     }
     for network in &config.networks {
-        if network.nth(FIRST_LEASE + LEASES).is_none() {
+        if nth_address(*network, FIRST_LEASE + LEASES).is_none() {
             return Err(format!(
                 "networks: {network} has fewer than {} addresses",
                 LEASES

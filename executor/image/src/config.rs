@@ -12,7 +12,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 use tank_model::Digest;
-use tank_sys::mount::{self, attr};
+use tank_sys::{
+    beneath,
+    mount::{self, attr},
+};
 
 /// The most bytes of an image's `/etc/passwd` or `/etc/group` that are read: 1 MiB each.
 pub const MAX_USERS_FILE: u64 = 1 << 20;
@@ -85,7 +88,7 @@ fn mount_layers(image: &Image) -> Result<OwnedFd, Error> {
         mount::restrict(root.as_fd(), restricted, false).map_err(Error::Mount)?;
         return Ok(root);
     }
-    let open = |layer: &std::path::PathBuf| mount::open_path(Path::new(layer));
+    let open = |layer: &std::path::PathBuf| beneath::open_path(Path::new(layer));
     let layers: Result<Vec<OwnedFd>, _> = image.layers.iter().map(open).collect();
     mount::overlay_read_only(&layers.map_err(Error::Mount)?, restricted).map_err(Error::Mount)
 }

@@ -3,13 +3,12 @@
 use super::Actuator;
 use crate::{
     pods::{fail, failure},
+    settings::Settings,
 };
-use rustix::fs::OFlags;
 use std::{
     fs,
-    io::Read,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{PermissionsExt, chown},
     },
     path::{Path, PathBuf},
@@ -44,8 +43,7 @@ pub fn root_mount(
     image: &Image,
     pod: &Name,
     container: &Name,
-    user_namespace: std::os::fd::BorrowedFd<'_>,
-    base: u32,
+    (user_namespace, id_base): (BorrowedFd<'_>, u32),
 ) -> Result<OwnedFd, Failure> {
     let scratch = host
         .settings
@@ -57,7 +55,7 @@ pub fn root_mount(
     for dir in [&upper, &work] {
         fs::create_dir_all(dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;
     }
-    chown(&upper, Some(base), Some(base)).map_err(|e| fail("own the upper directory", e))?;
+    chown(&upper, Some(id_base), Some(id_base)).map_err(|e| fail("own the upper directory", e))?;
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))
         .map_err(|e| fail("open the upper directory", e))?;
     let mut layers = Vec::new();
@@ -94,9 +92,9 @@ fn move_away(dir: &Path, stale: &Path) -> std::io::Result<()> {
 
 /// Removes what a daemon that ended on the way has moved away and not removed. Before anything is
 /// started.
-pub fn remove_stale(host: &Actuator) {
+pub fn remove_stale(settings: &Settings) {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
-    for pod in entries(&host.settings.state_dir.join("scratch")) {
+    for pod in entries(&settings.state_dir.join("scratch")) {
         for entry in entries(&pod.path())
             .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
         {
@@ -113,15 +111,4 @@ pub fn remove_dir(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// A small file of the image; empty when it has none.
-pub fn read_in_root(root: &OwnedFd, path: &str) -> String {
-    let Ok(file) = mount::open_in_root(root.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK)
-    else {
-        return String::new();
-    };
-    let mut bytes = Vec::new();
-    let _ = fs::File::from(file).take(1 << 20).read_to_end(&mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
 }

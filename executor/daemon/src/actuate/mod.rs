@@ -3,16 +3,14 @@
 //! *Never*: decides what should be, or plans. *Guarantees*: every step is idempotent; a step that
 //! failed leaves nothing that its next try trips over; what depends on a failed step is left.
 
-pub mod files;
+mod files;
 mod layers;
-pub mod network;
+mod network;
 mod order;
-mod resolver;
 mod sandbox;
 mod set_id;
 pub mod sources;
-pub mod start;
-mod user;
+mod start;
 
 pub use layers::{make_skeleton, remove_stale};
 
@@ -21,16 +19,19 @@ use crate::{
     faults,
     pods::{Pods, fail, failure},
     settings::Settings,
-    store::{Store, StoreError},
     timings::Timings,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use order::Order;
 use sources::Sources;
 use start::{Prepared, Start};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tank_image::Images;
-use tank_model::{Graph, Name};
+use tank_model::Name;
 use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim::{self, Failure};
 use tank_sys::{cgroup::Cgroups, process::SIGCONT, route::Routes};
@@ -60,7 +61,6 @@ pub struct Carried {
 /// What the actuator may touch.
 pub struct Actuator {
     pub settings: Arc<Settings>,
-    pub store: Arc<dyn Store>,
     pub cgroups: Arc<Cgroups>,
     /// The host's own network namespace.
     pub routes: Arc<Routes>,
@@ -73,31 +73,10 @@ pub struct Actuator {
 }
 
 impl Actuator {
-    /// The lease of a pod that some generation names.
-    fn lease(&self, pod: &Name) -> Result<u32, StoreError> {
-        let leases = self.store.leases();
-        leases
-            .get(pod.as_str())
-            .copied()
-            .ok_or_else(|| StoreError::Unleased(pod.to_string()))
-    }
-
-    fn addresses(
-        &self,
-        pod: &Name,
-    ) -> Result<std::collections::BTreeSet<tank_sys::route::Cidr>, StoreError> {
-        Ok(self.settings.addresses_of(self.lease(pod)?))
-    }
-
-    fn id_base(&self, pod: &Name) -> Result<u32, StoreError> {
-        Ok(self.settings.id_base_of(self.lease(pod)?))
-    }
-
     /// Carries a plan out: each step when those before it are done. `progress` is called when a step
     /// begins.
     pub async fn carry_out(
         self: &Arc<Self>,
-        graph: &Arc<Graph>,
         plan: &Plan,
         progress: &(dyn Fn(&Step) + Sync),
     ) -> Carried {
@@ -121,7 +100,7 @@ impl Actuator {
                 }) += 1;
                 progress(&step);
                 let prepared = ahead.remove(&id);
-                running.push(self.carry_out_step(graph, id, step, prepared));
+                running.push(self.carry_out_step(id, step, prepared, &plan.host_writable));
             }
             let Some((id, step, outcome)) = running.next().await else {
                 return carried;
@@ -137,8 +116,10 @@ impl Actuator {
                     self.add_event("step", &step, format!("{step}: {}", plan.steps[id].why));
                     order.done(id);
                     if let Step::StartSandbox { pod, .. } = &step {
-                        for (id, start) in order.starts_once_connected(plan, pod, id) {
-                            ahead.insert(id, start::prepare_ahead(self, graph, &start));
+                        for id in order.starts_once_connected(plan, pod, id) {
+                            let start = Start::of(&plan.steps[id].step, &plan.host_writable);
+                            let prepare = |start| start::prepare_ahead(self, &start);
+                            ahead.extend(start.map(|start| (id, prepare(start))));
                         }
                     }
                     carried.done.push(step);
@@ -158,14 +139,14 @@ impl Actuator {
 
     async fn carry_out_step(
         self: &Arc<Self>,
-        graph: &Arc<Graph>,
         id: StepId,
         step: Step,
         prepared: Option<Prepared>,
+        host_writable: &BTreeSet<String>,
     ) -> (StepId, Step, Result<(), Failure>) {
         faults::boundary("before a step");
         let _span = self.timings.span(|| step.to_string());
-        let outcome = self.perform(graph, &step, prepared).await;
+        let outcome = self.perform(&step, prepared, host_writable).await;
         // However it went, the pod is not what was read.
         let shim = step.pod().and_then(|pod| self.pods.get(pod));
         shim.into_iter().for_each(|shim| shim.invalidate_kernel());
@@ -174,27 +155,23 @@ impl Actuator {
 
     async fn perform(
         self: &Arc<Self>,
-        graph: &Arc<Graph>,
         step: &Step,
         prepared: Option<Prepared>,
+        host_writable: &BTreeSet<String>,
     ) -> Result<(), Failure> {
         match step {
-            Step::EnsureBridge => {
-                let actuator = Arc::clone(self);
-                blocking("set up the bridge", move || {
-                    network::ensure_bridge(&actuator)
-                })
-                .await
+            Step::EnsureBridge { bridge } => {
+                let (routes, bridge) = (Arc::clone(&self.routes), bridge.clone());
+                let ensure = move || network::ensure_bridge(&routes, &bridge);
+                blocking("set up the bridge", ensure).await
             }
-            Step::RemoveBridge => {
-                let actuator = Arc::clone(self);
-                blocking("remove the bridge", move || {
-                    network::remove_bridge(&actuator)
-                })
-                .await
+            Step::RemoveBridge { name } => {
+                let (routes, name) = (Arc::clone(&self.routes), name.clone());
+                let remove = move || network::remove_bridge(&routes, &name);
+                blocking("remove the bridge", remove).await
             }
-            Step::StartSandbox { pod, hash } => {
-                sandbox::start_sandbox(self, graph, pod, *hash).await
+            Step::StartSandbox { pod, hash, spec } => {
+                sandbox::start_sandbox(self, pod, *hash, spec).await
             }
             Step::StopSandbox { pod } => {
                 if let Some(shim) = self.pods.get(pod) {
@@ -207,8 +184,8 @@ impl Actuator {
                 sandbox::sweep_container(self, pod, container).await
             }
             Step::ResumeShim { pod } => sandbox::resume_shim(self, pod).await,
-            Step::EnsureNetwork { pod } => network::ensure_network(self, pod).await,
-            Step::StartContainer { .. } => self.start(graph, step, prepared).await,
+            Step::EnsureNetwork { pod, link } => network::ensure_network(self, pod, link).await,
+            Step::StartContainer { .. } => self.start(step, prepared, host_writable).await,
             Step::StopContainer {
                 pod,
                 container,
@@ -241,27 +218,23 @@ impl Actuator {
             Step::WriteFiles {
                 pod,
                 container,
-                paths,
-            } => {
-                let shim = self.pods.get(pod);
-                let shim = shim.ok_or_else(|| fail("write files", "the pod's shim is gone"))?;
-                files::write(self, &shim, graph, pod, container, paths).await
+                files,
+            } => files::write(self, pod, container, files).await,
+            Step::EnsureFirewall { table } => {
+                let table = table.clone();
+                blocking("publish ports", move || network::ensure_firewall(&table)).await
             }
-            Step::EnsureFirewall => network::ensure_firewall(self, graph).await,
-            Step::RemoveFirewall => {
-                let remove = || tank_sys::nft::remove().map_err(|e| failure(&e));
-                blocking("remove the rules", remove).await
-            }
+            Step::RemoveFirewall => blocking("remove the rules", network::remove_firewall).await,
         }
     }
 
     async fn start(
         self: &Arc<Self>,
-        graph: &Arc<Graph>,
         step: &Step,
         prepared: Option<Prepared>,
+        host_writable: &BTreeSet<String>,
     ) -> Result<(), Failure> {
-        let Some(start) = Start::of(step) else {
+        let Some(start) = Start::of(step, host_writable) else {
             return Ok(());
         };
         let prepared = match prepared {
@@ -271,10 +244,10 @@ impl Actuator {
                 let shim = self.pods.get(&start.pod);
                 let shim = shim.ok_or_else(|| fail("start a container", "its shim is gone"))?;
                 shim.namespaces().await?;
-                start::prepare_ahead(self, graph, &start)
+                start::prepare_ahead(self, &start)
             }
         };
-        start::start(self, &start, prepared).await.map(drop)
+        start::start(self, &start, prepared).await
     }
 
     /// Thaws the container's cgroup and lets its main process go on.

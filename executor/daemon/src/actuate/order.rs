@@ -1,6 +1,5 @@
 //! Which steps may begin: each when those before it are done.
 
-use super::start::Start;
 use std::collections::BTreeSet;
 use tank_model::Name;
 use tank_plan::{Plan, Step, StepId};
@@ -44,20 +43,12 @@ impl Order {
 
     /// The containers that wait for nothing but the network of a pod whose shim has just been made
     /// by the step `made`.
-    pub fn starts_once_connected(
-        &self,
-        plan: &Plan,
-        pod: &Name,
-        made: StepId,
-    ) -> Vec<(StepId, Start)> {
-        let connects = |id: &&StepId| matches!(&plan.steps[**id].step, Step::EnsureNetwork { pod: of } if of == pod);
+    pub fn starts_once_connected(&self, plan: &Plan, pod: &Name, made: StepId) -> Vec<StepId> {
+        let connects = |id: &&StepId| matches!(&plan.steps[**id].step, Step::EnsureNetwork { pod: of, .. } if of == pod);
         let Some(connect) = self.next[made].iter().find(connects) else {
             return Vec::new();
         };
-        let last = self.next[*connect]
-            .iter()
-            .filter(|id| self.waits[**id] == 1);
-        last.filter_map(|id| Some((*id, Start::of(&plan.steps[*id].step)?)))
-            .collect()
+        let last = self.next[*connect].iter().copied();
+        last.filter(|id| self.waits[*id] == 1).collect()
     }
 }

@@ -206,11 +206,11 @@ async fn diff_reply(
         }
     };
     let planned = generations.preview(&after, &before).await?;
-    let plan = planned.plan;
+    let plan = &planned.plan;
     Ok(varlink::DiffReply {
         changes: views::changes(&diff::diff(&before, &after)),
         steps: plan.steps.iter().map(views::step).collect(),
-        waiting: views::not_done(&plan),
+        waiting: views::not_done(&planned.report),
         plan: plan.hash(after.root()).to_string(),
         parent,
     })

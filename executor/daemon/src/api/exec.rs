@@ -74,8 +74,10 @@ pub async fn exec(
         .into());
     }
     // Neither a client's terminal nor a directory of its is ever handed into a container.
-    tank_sys::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| Error::Invalid {
-        problems: vec![why],
+    tank_proto::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| {
+        Error::Invalid {
+            problems: vec![why],
+        }
     })?;
     let shim = shim(generations, &pod, &container)?;
     let spec = ExecSpec {

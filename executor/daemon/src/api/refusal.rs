@@ -8,6 +8,7 @@ use crate::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use tank_plan::TargetError;
 use tank_proto::{
     call::Wrong,
     shim::{Failure, FailureKind},
@@ -111,14 +112,19 @@ fn wire(error: Refused) -> Error {
             why,
             help: None,
         },
-        Refused::WorkingDir { image, why } => {
-            let help = "set `working_dir` of its container to an absolute path".to_owned();
-            Error::ImageUnavailable {
-                image,
-                why,
-                help: Some(help),
-            }
-        }
+        Refused::Target {
+            source: TargetError::RelativeWorkingDir { image, dir },
+            ..
+        } => Error::ImageUnavailable {
+            image: image.to_string(),
+            why: format!("its working directory `{dir}` is not absolute"),
+            help: Some("set `working_dir` of its container to an absolute path".to_owned()),
+        },
+        Refused::Target {
+            pod,
+            container,
+            source,
+        } => failed(format!("start {pod}/{container}"), source.to_string()),
         Refused::Source(SourceError::Volume { pod, volume, why }) => {
             failed(format!("use the volume `{volume}` of pod `{pod}`"), why)
         }

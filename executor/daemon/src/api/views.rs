@@ -4,6 +4,7 @@ use crate::{
     events::Event,
     generations::{Entry, Overridden, Progress, Reason, Stage, Switched},
 };
+use ipnet::IpNet;
 use serde_json::Value;
 use tank_model::{
     Digest, Graph, Name, Reference,
@@ -11,7 +12,7 @@ use tank_model::{
     spec::Protocol,
 };
 use tank_plan::{
-    Observed, Plan, PlannedStep,
+    Observed, PlannedStep, Report,
     observed::{self, State},
 };
 use tank_proto::varlink;
@@ -102,14 +103,15 @@ pub fn resolved(resolved: &[(Reference, Digest)]) -> varlink::ResolveReply {
 }
 
 /// What a plan leaves undone, and why, one line each.
-pub fn not_done(plan: &Plan) -> Vec<String> {
-    let waiting = plan.waiting.iter();
+pub fn not_done(report: &Report) -> Vec<String> {
+    let waiting = report.waiting.iter();
     let waiting = waiting.map(|one| format!("{}/{}: {}", one.pod, one.container, one.why));
-    let held = plan
+    let held = report
         .held
         .iter()
-        .map(|held| format!("{}: {}", held.step, held.why));
-    waiting.chain(held).collect()
+        .map(|held| format!("{}: {}", held.step, held.reason()));
+    let blocked = report.blocked.iter().map(ToString::to_string);
+    waiting.chain(held).chain(blocked).collect()
 }
 
 /// The name serde gives a variant.
@@ -125,7 +127,7 @@ pub fn step(planned: &PlannedStep) -> varlink::Step {
         text: planned.step.to_string(),
         pod: planned.step.pod().map(ToString::to_string),
         class: word(&planned.class),
-        why: planned.why.clone(),
+        why: planned.why.to_string(),
         drift: planned.drift,
     }
 }
@@ -237,7 +239,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
     let network = found
         .and_then(|found| found.sandbox.as_ref())
         .and_then(|sandbox| sandbox.network.clone());
-    let address = |cidr: &String| cidr.split('/').next().unwrap_or_default().to_owned();
+    let address = |net: &IpNet| net.addr().to_string();
     let published = graph.published(name).map(|(_, publish)| {
         let protocol = if publish.protocol == Protocol::Udp {
             "/udp"

@@ -2,7 +2,8 @@
 
 use crate::{actuate::sources::SourceError, reconcile, store::StoreError};
 use std::time::Duration;
-use tank_model::{Digest, provenance::PodSource};
+use tank_model::{Digest, Name, provenance::PodSource};
+use tank_plan::TargetError;
 
 /// What stops a change. Until its commit nothing was disturbed.
 #[derive(Debug, thiserror::Error)]
@@ -20,11 +21,19 @@ pub enum Error {
     #[error("no such generation{}", .0.map(|number| format!(": {number}")).unwrap_or_default())]
     NoSuchGeneration(Option<u64>),
     #[error("can't get the image `{image}`")]
-    Image { image: String, source: tank_image::Error },
+    Image {
+        image: String,
+        source: tank_image::Error,
+    },
     #[error("`{image}` is no reference of an image: {why}")]
     Reference { image: String, why: String },
-    #[error("can't use the image `{image}`: {why}")]
-    WorkingDir { image: String, why: String },
+    /// What a container declares does not fit its image.
+    #[error("can't start {pod}/{container}")]
+    Target {
+        pod: Name,
+        container: Name,
+        source: TargetError,
+    },
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error("pod `{pod}` comes from {known}, and {asked} is another source")]

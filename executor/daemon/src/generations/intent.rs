@@ -7,9 +7,7 @@
 //! reference is pinned to it (`nginx:1.27@sha256:…`).
 
 use super::{Error, Generations, ProgressSender, Stage, error::Context, notify, request};
-use crate::{
-    actuate::{sources, start},
-};
+use crate::actuate::sources;
 use futures_util::stream::{self, StreamExt};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +15,7 @@ use std::{
     sync::Arc,
 };
 use tank_model::{
-    Config, Digest, Graph, Name, Reference,
+    Config, Digest, Graph, Key, Name, Reference,
     provenance::PodSource,
     spec::{Container, Pod},
 };
@@ -207,19 +205,16 @@ impl Generations {
             .collect()
             .await;
         let fetched: BTreeMap<Reference, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
-        let named_pods = config
-            .pods
-            .iter()
-            .filter(|(pod, _)| named.contains(*pod))
-            .map(|(_, spec)| spec);
-        self.check_working_dirs(named_pods, &fetched)?;
         for (reference, digest) in fetched {
             match digests.get(&reference) {
                 Some(kept) if *kept != digest => pin(&mut config, named, &reference, digest)?,
                 _ => drop(digests.insert(reference, digest)),
             }
         }
-        Graph::build(&config, |reference| digests.get(reference).copied()).doing("build the graph")
+        let graph = Graph::build(&config, |reference| digests.get(reference).copied());
+        let graph = graph.doing("build the graph")?;
+        self.check_targets(&graph, before, named).await?;
+        Ok(graph)
     }
 
     /// Whether the host has every volume and secret that the named pods declare.
@@ -249,31 +244,32 @@ impl Generations {
         Ok(checked.doing("look for what the host gives")??)
     }
 
-    /// Refuses images whose working directory can't be one, where a pod does not name its own.
-    fn check_working_dirs<'a>(
+    /// Refuses a graph of which a named pod could not be started: what it declares does not fit its
+    /// image.
+    async fn check_targets(
         &self,
-        pods: impl Iterator<Item = &'a Pod>,
-        digests: &BTreeMap<Reference, Digest>,
+        graph: &Graph,
+        before: &Graph,
+        named: &BTreeSet<Name>,
     ) -> Result<(), Error> {
-        let containers = pods
-            .flat_map(Pod::processes)
-            .map(|(_, _, container)| container);
-        let images: BTreeSet<&Reference> = containers
-            .filter(|container| container.working_dir.is_none())
-            .map(|container| &container.image)
-            .collect();
-        for (reference, digest) in images
-            .into_iter()
-            .filter_map(|image| Some((image, *digests.get(image)?)))
-        {
-            let image = self.images.find(digest);
-            let image = image.map_err(|e| unavailable(reference, e))?;
-            let config = image.config.config().as_ref();
-            let dir = config.and_then(|config| config.working_dir().as_deref());
-            start::working_dir(None, dir).map_err(|why| Error::WorkingDir {
-                image: reference.to_string(),
-                why,
-            })?;
+        let inputs = self.reconciler.read_inputs(graph).await?;
+        let target = inputs.target(graph, Some(before));
+        let unchanged = |pod: &Name| {
+            let hash = |graph: &Graph| graph.get(&Key::Pod(pod.clone())).map(|entry| entry.hash);
+            hash(before) == hash(graph)
+        };
+        for pod in named.iter().filter(|pod| !unchanged(pod)) {
+            let inits = graph.init(pod).map(|(name, ..)| name);
+            for name in inits.chain(graph.containers(pod).map(|(name, ..)| name)) {
+                if let Err(source) = target.container(pod, name) {
+                    let (pod, container) = (pod.clone(), name.clone());
+                    return Err(Error::Target {
+                        pod,
+                        container,
+                        source,
+                    });
+                }
+            }
         }
         Ok(())
     }

@@ -376,7 +376,7 @@ impl Generations {
                     .steps
                     .iter()
                     .filter_map(|planned| planned.step.pod());
-                let waiting = pass.plan.waiting.iter().map(|waiting| &waiting.pod);
+                let waiting = pass.report.waiting.iter().map(|waiting| &waiting.pod);
                 changed.extend(repaired.chain(waiting).cloned());
             }
             let late = Instant::now() >= deadline;
@@ -431,7 +431,7 @@ impl Generations {
                 .reconciler
                 .pass(graph, Some(previous), progress)
                 .await?),
-            Some(planned) => Ok(self.reconciler.carry_out(graph, planned, progress).await),
+            Some(planned) => Ok(self.reconciler.carry_out(planned, progress).await),
         }
     }
 
@@ -447,7 +447,7 @@ impl Generations {
         let why = match aim {
             Aim::Done => return Arrived::Yes,
             Aim::Running => {
-                let missing = health::not_running(graph, &pass.observed, &pass.plan.waiting);
+                let missing = health::not_running(graph, &pass.observed, &pass.report);
                 return if missing.list.is_empty() {
                     Arrived::Yes
                 } else if late || !missing.may_come {
@@ -458,7 +458,7 @@ impl Generations {
             }
             Aim::Healthy(_) => {
                 let grace = self.settings.config.grace.0;
-                match health::health(graph, changed, &pass.observed, &pass.plan.waiting, grace) {
+                match health::health(graph, changed, &pass.observed, &pass.report, grace) {
                     Health::Good => return Arrived::Yes,
                     Health::NotYet(_) if !late => return Arrived::NotYet,
                     Health::NotYet(why) => format!("not healthy in time: {why}"),

@@ -1,15 +1,17 @@
 //! What belongs to no pod, and what is listed for all of them at once.
 
 use super::Observer;
-use crate::pods::failure;
+use crate::{pods::failure, rules};
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
 };
 use tank_model::Name;
+use tank_plan::target::Table;
 use tank_proto::shim::Failure;
-use tank_sys::route::Link;
+use tank_sys::{nft, route::Link};
 
 /// The host at one look.
 pub struct HostSnapshot {
@@ -17,10 +19,10 @@ pub struct HostSnapshot {
     pub links: Arc<BTreeMap<String, Link>>,
     /// None: there is none, or it is not as it should be.
     pub bridge: Option<Link>,
-    pub bridge_addresses: Option<BTreeSet<String>>,
+    pub bridge_addresses: Option<BTreeSet<IpNet>>,
     pub gateways: BTreeSet<IpAddr>,
     /// What is in Tank's own table.
-    pub firewall: Arc<BTreeSet<String>>,
+    pub firewall: Arc<Option<Table>>,
     /// Names that have a cgroup, a folder, or the upper layers of containers.
     pub left_over: BTreeSet<Name>,
 }
@@ -49,7 +51,7 @@ impl HostSnapshot {
         let bridge_addresses = match bridge.as_ref().filter(|link| link.up) {
             Some(link) => {
                 let addresses = routes.addresses(link.index).map_err(|e| failure(&e))?;
-                Some(addresses.iter().map(ToString::to_string).collect())
+                Some(addresses)
             }
             None => None,
         };
@@ -67,10 +69,10 @@ impl HostSnapshot {
             links,
             bridge,
             bridge_addresses,
-            gateways: own.into_iter().map(|address| address.address).collect(),
+            gateways: own.into_iter().map(|address| address.addr()).collect(),
             firewall: observer
                 .rules
-                .get(tank_sys::nft::list)
+                .get(|| Ok(nft::list(rules::TABLE)?.map(rules::from_kernel)))
                 .map_err(|e| failure(&e))?,
             left_over: names
                 .into_iter()

@@ -11,6 +11,7 @@ use crate::{
     pods::{Shim, failure, files},
     settings::Settings,
 };
+use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -19,7 +20,7 @@ use std::{
 };
 use tank_model::{Digest, Name};
 use tank_proto::shim::{ContainerState, Failure, State};
-use tank_sys::cgroup::{self, Cgroups};
+use tank_sys::cgroup::{Cgroups, ControllerLimits};
 
 /// What of a pod is wanted.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +50,7 @@ impl PodRequest {
 pub struct PodSnapshot {
     pub request: PodRequest,
     /// The addresses of its link, if that is up and everything goes by the bridge.
-    pub inside: Option<BTreeSet<String>>,
+    pub inside: Option<BTreeSet<IpNet>>,
     pub containers: BTreeMap<String, ContainerSnapshot>,
     /// The containers that have a cgroup, or upper layers.
     pub parts: BTreeSet<Name>,
@@ -60,7 +61,7 @@ pub struct PodSnapshot {
 /// The kernel's side of a container.
 #[derive(Debug)]
 pub struct ContainerSnapshot {
-    pub limits: cgroup::Limits,
+    pub limits: ControllerLimits,
     pub halted: bool,
     pub out_of_memory: bool,
     pub files: Option<BTreeMap<String, Digest>>,
@@ -141,7 +142,7 @@ impl PodReader<'_> {
 
     /// The addresses of the pod's own link, if that is up and has the routes it should have, and no
     /// others.
-    fn inside(&self) -> Result<Option<BTreeSet<String>>, tank_sys::Error> {
+    fn inside(&self) -> Result<Option<BTreeSet<IpNet>>, tank_sys::Error> {
         let Some(routes) = self.shim.known_routes() else {
             return Ok(None);
         };
@@ -153,12 +154,6 @@ impl PodReader<'_> {
         if routes.default_gateways()? != *self.gateways {
             return Ok(None);
         }
-        Ok(Some(
-            routes
-                .addresses(link.index)?
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-        ))
+        Ok(Some(routes.addresses(link.index)?))
     }
 }

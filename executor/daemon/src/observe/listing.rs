@@ -32,7 +32,7 @@ impl<T> Listing<T> {
     /// Takes what the kernel has notified of until now. Says whether that was anything.
     pub fn drain(&self) -> bool {
         // A socket that fails notifies of nothing: then nothing is known to be as it was.
-        let changed = self.changes.take().unwrap_or(true);
+        let changed = self.changes.drain().unwrap_or(true);
         if changed {
             self.version.invalidate();
         }

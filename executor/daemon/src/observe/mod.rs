@@ -26,6 +26,7 @@ use crate::{
 };
 use futures_util::future::join_all;
 use host::HostSnapshot;
+use ipnet::IpNet;
 use kernel::{PodReader, PodRequest, PodSnapshot};
 use listing::Listing;
 use std::{
@@ -37,10 +38,13 @@ use tank_model::{
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
-use tank_plan::observed::{self, Observed, Pod, Probed, Sandbox, Unhealthy, Unresponsive};
+use tank_plan::{
+    observed::{self, Observed, Pod, Probed, Sandbox, Unhealthy, Unresponsive},
+    target::Table,
+};
 use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
 use tank_sys::{
-    cgroup::Cgroups,
+    cgroup::{Cgroups, ControllerLimits},
     clock::boot_millis,
     route::{Link, Routes},
     watch::Changes,
@@ -74,7 +78,7 @@ pub struct Observer {
     pods: Arc<Pods>,
     dirty: Arc<Dirty>,
     links: Listing<BTreeMap<String, Link>>,
-    rules: Listing<BTreeSet<String>>,
+    rules: Listing<Option<Table>>,
     watches: RunWatches,
     /// The kernel's side of each pod, with the id of the connection it was read for.
     snapshots: Mutex<BTreeMap<Name, (u64, Arc<Cached<PodSnapshot>>)>>,
@@ -376,7 +380,7 @@ struct PodState {
 
 /// The kernel's side of a pod, and the addresses of its link, if that is connected.
 struct PodRead {
-    network: Option<BTreeSet<String>>,
+    network: Option<BTreeSet<IpNet>>,
     snapshot: Arc<PodSnapshot>,
 }
 
@@ -448,7 +452,7 @@ impl PodState {
         })
     }
 
-    fn sandbox(&self, network: Option<BTreeSet<String>>) -> Result<Sandbox, Failure> {
+    fn sandbox(&self, network: Option<BTreeSet<IpNet>>) -> Result<Sandbox, Failure> {
         let hash = self
             .state
             .sandbox
@@ -521,7 +525,7 @@ impl PodState {
     }
 }
 
-fn limits(kernel: &tank_sys::cgroup::Limits) -> Limits {
+fn limits(kernel: &ControllerLimits) -> Limits {
     Limits {
         memory: kernel.memory.map(Bytes),
         pids: kernel.pids.and_then(|pids| u32::try_from(pids).ok()),

@@ -11,7 +11,7 @@ use tank_model::Name;
 use tank_proto::shim::ContainerState;
 use tank_sys::{
     cgroup::Cgroups,
-    watch::{self, Told, Writes},
+    watch::{WatchId, WriteEvents, Writes},
 };
 
 /// The watches of all runs.
@@ -27,7 +27,7 @@ struct Watched {
     /// The start of each container's run, and whether its files are watched too.
     runs: BTreeMap<(Name, String), (u64, bool)>,
     /// Whose each directory is.
-    dirs: BTreeMap<watch::Watched, Name>,
+    dirs: BTreeMap<WatchId, Name>,
 }
 
 impl RunWatches {
@@ -94,9 +94,9 @@ impl RunWatches {
             return false;
         };
         // A descriptor that fails notifies of nothing: then nothing is known to be as it was.
-        let changes = writes.take().unwrap_or(Told {
+        let changes = writes.drain().unwrap_or(WriteEvents {
             lost: true,
-            ..Told::default()
+            ..WriteEvents::default()
         });
         let mut watched = self.watched();
         for dir in &changes.written {

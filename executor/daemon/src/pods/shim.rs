@@ -23,7 +23,10 @@ use std::{
 };
 use tank_model::Name;
 use tank_proto::shim::{Failure, FailureKind, Reply, Request, State};
-use tank_sys::{Error as SysError, packet, process::SIGKILL, route::Routes, watch::Changes};
+use tank_sys::{
+    Error as SysError, namespace::open_routes, packet, process::SIGKILL, route::Routes,
+    watch::Changes,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout, timeout_at},
@@ -264,7 +267,7 @@ impl Shim {
             .as_ref()
             .map(|(changes, _)| Arc::clone(changes));
         // A socket that fails notifies of nothing: then nothing is known to be as it was.
-        let changed = watch.is_some_and(|changes| changes.take().unwrap_or(true));
+        let changed = watch.is_some_and(|changes| changes.drain().unwrap_or(true));
         if changed {
             self.invalidate_kernel();
         }
@@ -362,7 +365,7 @@ impl Shim {
                     kind: FailureKind::Other,
                 });
             };
-            let (routes, changes) = Routes::in_namespace(net.as_fd()).map_err(|e| failure(&e))?;
+            let (routes, changes) = open_routes(net.as_fd()).map_err(|e| failure(&e))?;
             self.watch_network(changes);
             Ok(routes)
         };
@@ -391,7 +394,7 @@ impl Shim {
         let waiting = Arc::clone(&changes);
         let task = tokio::spawn(async move {
             while waiting.ready().await.is_ok() {
-                match waiting.take() {
+                match waiting.drain() {
                     Ok(true) => {}
                     Ok(false) => continue,
                     Err(_) => break,

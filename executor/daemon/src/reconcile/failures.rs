@@ -6,7 +6,7 @@ use tank_plan::{Step, backoff, observed::FailedStep};
 use tank_sys::clock::boot_millis;
 
 /// The most that are remembered: of more the oldest are tried again too early.
-const REMEMBERED: usize = 4_096;
+const MAX_REMEMBERED: usize = 4_096;
 
 #[derive(Debug, Default)]
 pub struct Failures(Mutex<Vec<FailedStep>>);
@@ -18,9 +18,9 @@ impl Failures {
 
     /// A step has failed, once more if it was the same one.
     pub fn add(&self, step: &Step, why: String) {
-        let at = boot_millis();
+        let (id, at) = (step.id(), boot_millis());
         let mut steps = self.steps();
-        match steps.iter_mut().find(|known| known.step == *step) {
+        match steps.iter_mut().find(|known| known.step == id) {
             Some(known) => {
                 *known = FailedStep {
                     count: known.count.saturating_add(1),
@@ -30,11 +30,11 @@ impl Failures {
                 }
             }
             None => {
-                if steps.len() >= REMEMBERED {
+                if steps.len() >= MAX_REMEMBERED {
                     steps.remove(0);
                 }
                 steps.push(FailedStep {
-                    step: step.clone(),
+                    step: id,
                     count: 1,
                     at,
                     why,
@@ -45,7 +45,11 @@ impl Failures {
 
     /// A step was carried out.
     pub fn remove(&self, step: &Step) {
-        self.steps().retain(|known| known.step != *step);
+        let mut steps = self.steps();
+        if !steps.is_empty() {
+            let id = step.id();
+            steps.retain(|known| known.step != id);
+        }
     }
 
     /// Somebody wants everything tried at once.

@@ -47,9 +47,7 @@ impl Streak {
             Ok(Some(pass)) if !pass.failed.is_empty() => RETRY_AFTER,
             Ok(Some(pass)) if pass.plan.steps.is_empty() => {
                 *self = Self::default();
-                let wake = pass
-                    .plan
-                    .wake_at()
+                let wake = pass.report.wake_at()
                     .map(|at| at.saturating_sub(boot_millis()).max(1));
                 wake.map_or(resync, Duration::from_millis)
             }
@@ -128,8 +126,8 @@ impl Reconciler {
         // A person wants to see what is wrong before it is put right: a switch still does what it
         // says.
         if self.settings.no_repair {
-            let observed = self.observe(&graph).await?;
-            self.probe(&graph, &observed)?;
+            let planned = self.plan(&graph, None).await?;
+            self.probe(&graph, &planned.observed, &planned.inputs);
             return Ok(None);
         }
         // What a daemon that ended on the way has not reached yet is change, and in the order of one;
@@ -142,7 +140,7 @@ impl Reconciler {
         };
         let previous = before.as_deref().unwrap_or(&graph);
         let pass = self.pass(&graph, Some(previous), &|_| {}).await?;
-        if pass.plan.is_empty() && pending {
+        if pass.plan.is_empty() && pass.report.is_settled() && pending {
             keeper.settle(current, graph.root())?;
         }
         Ok(Some(pass))

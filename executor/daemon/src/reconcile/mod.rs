@@ -6,29 +6,31 @@
 
 mod failures;
 mod keep;
+mod target;
 
 pub use keep::{Keeper, KeeperError, with_causes};
 
 use crate::{
-    actuate::{Actuator, Carried, Failed, files, network},
+    actuate::{Actuator, Carried, Failed},
     dirty::Dirty,
     events::Events,
-    observe::{Health, Observer},
-    pods::RunId,
+    observe::{Files, Health, Observer},
+    pods::{RunId, fail},
     probe::Prober,
     settings::Settings,
     store::{Store, StoreError, graphs::Graphs, leases::Proposal},
     timings::Timings,
 };
 use failures::Failures;
+use ipnet::IpNet;
 use std::{
-    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
-use tank_model::{Graph, Name, spec::Network};
-use tank_plan::{Desired, Observed, Plan, Step};
+use tank_model::{Graph, Key, Name, spec::Network};
+use tank_plan::{Dump, Observed, Plan, Report, Step, Target};
 use tank_proto::shim::Failure;
+use target::{HostInputs, TargetReader};
 use tokio::sync::{Mutex, MutexGuard};
 
 /// Why there is no pass.
@@ -46,6 +48,8 @@ pub struct Pass {
     /// The version of [`Dirty`] at which the host was observed.
     pub version: u64,
     pub plan: Plan,
+    /// What the plan leaves undone.
+    pub report: Report,
     pub failed: Vec<Failed>,
 }
 
@@ -55,6 +59,16 @@ pub struct Planned {
     /// The version of [`Dirty`] at which the host was observed.
     pub version: u64,
     pub plan: Plan,
+    /// What the plan leaves undone.
+    pub report: Report,
+    inputs: HostInputs,
+}
+
+impl Planned {
+    /// All that the plan was made from, to be planned from again elsewhere.
+    pub fn dump(&self, graph: &Graph, previous: Option<&Graph>) -> Dump {
+        Dump::of(&self.inputs.target(graph, previous), &self.observed)
+    }
 }
 
 /// Keeps a host as a graph declares.
@@ -68,6 +82,7 @@ pub struct Reconciler {
     pub events: Arc<Events>,
     pub timings: Arc<Timings>,
     pub dirty: Arc<Dirty>,
+    targets: Arc<TargetReader>,
     failures: Failures,
     lock: Mutex<()>,
 }
@@ -78,7 +93,10 @@ impl Reconciler {
         (observer, actuator, prober): (Arc<Observer>, Arc<Actuator>, Arc<Prober>),
         (events, timings, dirty): (Arc<Events>, Arc<Timings>, Arc<Dirty>),
     ) -> Self {
+        let images = Arc::clone(&actuator.images);
+        let targets = TargetReader::new(&settings, Arc::clone(&store), images);
         Self {
+            targets: Arc::new(targets),
             settings,
             store,
             graphs,
@@ -120,19 +138,28 @@ impl Reconciler {
     /// # Errors
     /// When something can't be read.
     pub async fn observe(&self, graph: &Graph) -> Result<Observed, Error> {
-        let leases = self.propose_leases(graph)?;
-        let wanted = files::digests(&self.settings, graph, &leases)?;
+        let inputs = self.read_inputs(graph).await?;
         // Whoever looks wants to know which pods answer, and not only what they said last.
         self.actuator.pods.check().await;
+        let wanted = files_of(&inputs.target(graph, None));
         let (observed, _) = self.read_host(graph, &wanted).await?;
         Ok(observed)
     }
 
-    async fn read_host(
-        &self,
-        graph: &Graph,
-        wanted: &crate::observe::Files,
-    ) -> Result<(Observed, u64), Error> {
+    /// Reads what a plan for `graph` is made from. Takes no lease.
+    ///
+    /// # Errors
+    /// When the store can't be read, or has no lease left.
+    pub async fn read_inputs(&self, graph: &Graph) -> Result<HostInputs, Error> {
+        // Images that were planned with before cost nothing; others are mounted to be read.
+        let targets = Arc::clone(&self.targets);
+        let pods: Vec<Name> = graph.pods().cloned().collect();
+        let images = graph.images().into_values().collect();
+        let read = tokio::task::spawn_blocking(move || targets.read(&pods, &images)).await;
+        read.map_err(|e| Error::Observe(fail("read what is declared", e)))?
+    }
+
+    async fn read_host(&self, graph: &Graph, wanted: &Files) -> Result<(Observed, u64), Error> {
         let health_of = |run: &RunId| {
             let standing = self.prober.standing(graph, run);
             Health {
@@ -152,47 +179,20 @@ impl Reconciler {
     /// # Errors
     /// When something can't be read.
     pub async fn plan(&self, graph: &Graph, previous: Option<&Graph>) -> Result<Planned, Error> {
-        let leases = self.propose_leases(graph)?;
-        let wanted = files::digests(&self.settings, graph, &leases)?;
+        let inputs = self.read_inputs(graph).await?;
+        let target = inputs.target(graph, previous);
         let (observed, version) = {
             let _span = self.timings.span(|| "observe the host".to_owned());
-            self.read_host(graph, &wanted).await?
+            self.read_host(graph, &files_of(&target)).await?
         };
         let _span = self.timings.span(|| "plan".to_owned());
-        let mut addresses = BTreeMap::new();
-        let mut stop_signals = BTreeMap::new();
-        for pod in graph.pods() {
-            if is_bridged(graph, pod) {
-                let own = self.settings.addresses_of(leases.get(pod)?);
-                let own = own.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
-                addresses.insert(pod.clone(), own);
-            }
-            for (container, _, _) in graph.containers(pod) {
-                let signal = graph.lifecycle(pod, container).stop.signal;
-                let number = |name: String| tank_sys::process::signal_number(&name);
-                if let Some(signal) = signal.and_then(number) {
-                    stop_signals.insert((pod.clone(), container.clone()), signal);
-                }
-            }
-        }
-        let ruleset = network::ruleset(&self.settings, graph, &leases)?;
-        let bridge = self.settings.bridge_addresses();
-        let desired = Desired {
-            graph,
-            previous,
-            addresses: &addresses,
-            bridge: &bridge.iter().map(ToString::to_string).collect(),
-            firewall: &ruleset
-                .map(|ruleset| ruleset.contents())
-                .unwrap_or_default(),
-            stop_signals: &stop_signals,
-            files: &wanted,
-        };
-        let plan = tank_plan::plan(&desired, &observed);
+        let (plan, report) = tank_plan::plan(&target, &observed);
         Ok(Planned {
             observed,
             version,
             plan,
+            report,
+            inputs,
         })
     }
 
@@ -208,25 +208,26 @@ impl Reconciler {
         progress: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
         let planned = self.plan(graph, previous).await?;
-        self.probe(graph, &planned.observed)?;
-        Ok(self.carry_out(graph, planned, progress).await)
+        self.probe(graph, &planned.observed, &planned.inputs);
+        Ok(self.carry_out(planned, progress).await)
     }
 
     /// Carries a plan out. The caller holds the [lock](Self::lock).
     pub async fn carry_out(
         &self,
-        graph: &Arc<Graph>,
         Planned {
             observed,
             version,
             plan,
+            report,
+            ..
         }: Planned,
         progress: &(dyn Fn(&Step) + Sync),
     ) -> Pass {
         let _span = self
             .timings
             .span(|| format!("carry {} steps out", plan.steps.len()));
-        let Carried { done, failed } = self.actuator.carry_out(graph, &plan, progress).await;
+        let Carried { done, failed } = self.actuator.carry_out(&plan, progress).await;
         done.iter().for_each(|step| self.failures.remove(step));
         for Failed { step, failure } in &failed {
             self.failures
@@ -236,30 +237,33 @@ impl Reconciler {
             observed,
             version,
             plan,
+            report,
             failed,
         }
     }
 
     /// Probes the runs of `current`, which is the graph of the current generation.
-    fn probe(&self, current: &Graph, observed: &Observed) -> Result<(), Error> {
-        let leases = self.propose_leases(current)?;
+    fn probe(&self, current: &Graph, observed: &Observed, inputs: &HostInputs) {
+        let target = inputs.target(current, None);
         let address_of = |pod: &Name| -> Option<IpAddr> {
             match &current.sandbox(pod)?.0.network {
                 Network::Host => Some(Ipv4Addr::LOCALHOST.into()),
-                Network::Bridge => {
-                    let addresses = self.settings.addresses_of(leases.get(pod).ok()?);
-                    addresses.first().map(|address| address.address)
-                }
+                Network::Bridge => target.addresses(pod).first().map(IpNet::addr),
                 _ => None,
             }
         };
         self.prober.reconcile(current, observed, &address_of);
-        Ok(())
     }
 }
 
-fn is_bridged(graph: &Graph, pod: &Name) -> bool {
-    graph
-        .sandbox(pod)
-        .is_some_and(|(node, _)| node.network == Network::Bridge)
+/// What the files of each container have to say: what is read of them.
+fn files_of(target: &Target<'_>) -> Files {
+    let mut files = Files::new();
+    for entry in target.graph.entries() {
+        if let Key::Container(pod, container) | Key::Init(pod, container) = &entry.key {
+            let digests = target.file_digests(pod, container);
+            files.insert((pod.clone(), container.clone()), digests);
+        }
+    }
+    files
 }

@@ -1,0 +1,150 @@
+//! What a plan is made from, read from this host: leases, images' configurations, resolver files.
+
+use super::Error;
+use crate::{
+    settings::Settings,
+    store::{Store, leases::Proposal},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Read,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tank_image::Images;
+use tank_model::{Digest, Graph, Name};
+use tank_plan::{
+    Target,
+    target::{HostConfig, ImageConfig, Resolver, resolver::UPSTREAM},
+};
+
+/// The host's own resolver file (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The most bytes that are read of a resolver file (64 KiB): resolvers look at a few lines.
+const MAX_RESOLVER_FILE: u64 = 64 << 10;
+
+/// Images' configurations, by their digests.
+type Configs = BTreeMap<Digest, ImageConfig>;
+
+/// Reads what plans are made from.
+pub struct TargetReader {
+    host: HostConfig,
+    store: Arc<dyn Store>,
+    images: Arc<Images>,
+    /// The configurations of the graph that was planned last: an image never changes.
+    configs: Mutex<Arc<Configs>>,
+}
+
+/// What a [`Target`] borrows, beside graphs.
+pub struct HostInputs {
+    host: HostConfig,
+    leases: BTreeMap<Name, u32>,
+    images: Arc<Configs>,
+    resolver: Resolver,
+}
+
+impl TargetReader {
+    pub fn new(settings: &Settings, store: Arc<dyn Store>, images: Arc<Images>) -> Self {
+        Self {
+            host: settings.host_config(),
+            store,
+            images,
+            configs: Mutex::default(),
+        }
+    }
+
+    /// Reads what a plan for a graph of these pods and images is made from. Takes no lease. Blocking.
+    ///
+    /// # Errors
+    /// When the store can't be read, or has no lease left.
+    pub fn read(&self, pods: &[Name], images: &BTreeSet<Digest>) -> Result<HostInputs, Error> {
+        let proposal = Proposal::of(self.store.as_ref(), pods.iter())?;
+        let lease = |pod: &Name| Ok::<_, Error>((pod.clone(), proposal.get(pod)?));
+        Ok(HostInputs {
+            host: self.host.clone(),
+            leases: pods.iter().map(lease).collect::<Result<_, _>>()?,
+            images: self.configs_of(images),
+            resolver: read_resolver(),
+        })
+    }
+
+    /// The configurations of these images, as far as they are on this host.
+    fn configs_of(&self, wanted: &BTreeSet<Digest>) -> Arc<Configs> {
+        let known = Arc::clone(&self.configs.lock().unwrap_or_else(PoisonError::into_inner));
+        if wanted.iter().all(|digest| known.contains_key(digest)) {
+            return known;
+        }
+        let mut configs = Configs::new();
+        for digest in wanted {
+            match known.get(digest) {
+                Some(config) => drop(configs.insert(*digest, config.clone())),
+                // What can't be read is not there: the plan says so of whoever needs it.
+                None => match self.images.config(digest) {
+                    Ok(config) => drop(configs.insert(*digest, to_plan(&config))),
+                    Err(error) => tracing::warn!(%digest, error = error.message(), "no such image"),
+                },
+            }
+        }
+        let configs = Arc::new(configs);
+        *self.configs.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&configs);
+        configs
+    }
+}
+
+impl HostInputs {
+    /// What the host should be by `graph`.
+    pub fn target<'a>(&'a self, graph: &'a Graph, previous: Option<&'a Graph>) -> Target<'a> {
+        Target {
+            graph,
+            previous,
+            host: &self.host,
+            leases: &self.leases,
+            images: &self.images,
+            resolver: &self.resolver,
+        }
+    }
+}
+
+fn to_plan(config: &tank_image::ImageConfig) -> ImageConfig {
+    let tank_image::ImageConfig {
+        entrypoint,
+        cmd,
+        env,
+        user,
+        working_dir,
+        stop_signal,
+        passwd,
+        group,
+    } = config.clone();
+    ImageConfig {
+        entrypoint,
+        cmd,
+        env,
+        user,
+        working_dir,
+        stop_signal,
+        passwd,
+        group,
+    }
+}
+
+fn read_resolver() -> Resolver {
+    let host = read(RESOLV_CONF);
+    let upstream = if Resolver::needs_upstream(&host) {
+        read(UPSTREAM)
+    } else {
+        String::new()
+    };
+    Resolver { host, upstream }
+}
+
+/// A file that may not be there: then it says nothing.
+fn read(path: &str) -> String {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path);
+    match file.and_then(|file| file.take(MAX_RESOLVER_FILE).read_to_end(&mut bytes)) {
+        Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}
