@@ -143,7 +143,10 @@ impl Place {
     /// What the layers show together.
     fn shows(&self, layers: &[Vec<u8>]) -> Shown {
         let image = self.images.find(self.pull("{}", layers)).expect("an image");
-        let layers = image.layers.iter().map(|layer| mount::open_path(layer));
+        let layers = image
+            .layers
+            .iter()
+            .map(|layer| tank_sys::beneath::open_path(layer));
         let layers: Vec<OwnedFd> = layers.collect::<Result<_, _>>().expect("opens");
         Shown(mount::overlay_read_only(&layers, attr::RDONLY).expect("mounts"))
     }

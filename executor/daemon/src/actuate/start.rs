@@ -239,8 +239,7 @@ fn seccomp(declared: &spec::Seccomp, no_set_id: bool) -> Result<Seccomp, Failure
                 format!("`{name}` is none of this machine's"),
             )
         };
-        let number =
-            |name: &String| tank_sys::seccomp::number(name).ok_or_else(|| unknown(name));
+        let number = |name: &String| tank_sys::seccomp::number(name).ok_or_else(|| unknown(name));
         names.iter().map(number).collect()
     };
     Ok(Seccomp {

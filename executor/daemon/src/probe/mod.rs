@@ -302,11 +302,9 @@ fn wanted<'a>(graph: &'a Graph, observed: &Observed) -> BTreeMap<ProbedRun, &'a 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
     use tank_model::Config;
     use tank_plan::{
-        Desired,
-        model::apply,
+        model::{apply, inputs},
         observed::{Container, Pod},
         plan,
     };
@@ -327,21 +325,13 @@ mod tests {
     }
 
     fn host_of(graph: &Graph) -> Observed {
-        let none = BTreeSet::new();
-        let desired = Desired {
-            graph,
-            previous: None,
-            addresses: &BTreeMap::new(),
-            bridge: &none,
-            firewall: &none,
-            stop_signals: &BTreeMap::new(),
-            files: &BTreeMap::new(),
-        };
+        let inputs = inputs(&graph.config());
         let mut host = Observed {
             now: 1_000,
             ..Observed::default()
         };
-        apply(&plan(&desired, &host), &desired, &mut host);
+        let (plan, _) = plan(&inputs.target(), &host);
+        apply(&plan, &mut host);
         host
     }
 

@@ -47,7 +47,9 @@ impl Streak {
             Ok(Some(pass)) if !pass.failed.is_empty() => RETRY_AFTER,
             Ok(Some(pass)) if pass.plan.steps.is_empty() => {
                 *self = Self::default();
-                let wake = pass.report.wake_at()
+                let wake = pass
+                    .report
+                    .wake_at()
                     .map(|at| at.saturating_sub(boot_millis()).max(1));
                 wake.map_or(resync, Duration::from_millis)
             }
