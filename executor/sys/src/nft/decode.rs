@@ -3,7 +3,7 @@
 //! A word is a guess that is proved: it counts only when encoding it again gives the expressions it
 //! was read from. So nothing that differs in any attribute is taken for it.
 //!
-//! Handles, and what counters have counted, are left out.
+//! Handles are left out.
 
 use super::{
     Action, Chain, Family, Match, Rule, Table,
