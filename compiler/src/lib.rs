@@ -10,9 +10,9 @@
 //! unless nothing that was read has changed since the last time ([`cache`]). [`compile_here`] does
 //! it in this process.
 //!
-//! * [`schema`]: the contracts as data; [`manual`] prints them.
+//! * [`schema()`]: the contracts as data; [`manual`] prints them. [`mod@schema`]: the values that
+//!   they accept.
 //! * [`lock`]: `tank.lock`. `provenance`: which line set a field.
-//! * [`import`]: Compose, Kubernetes and Quadlet files as Nickel.
 //! * [`draw`]: pictures of a graph.
 //!
 //! It runs in the command line and never in the daemon.
@@ -23,7 +23,6 @@ pub mod cache;
 pub mod child;
 pub mod diagnostics;
 pub mod draw;
-pub mod import;
 pub mod lock;
 mod lower;
 pub mod manual;

@@ -1,12 +1,12 @@
 //! The manual: what a field is for, what a code means. Printed by `tank doc`, from the stdlib and
 //! its error pages.
 
-use crate::{
-    nickel,
-    schema::{Contract, Field, Kind, Schema, Shape, one_of},
-};
+use crate::{nickel, schema::one_of};
 use std::fmt::Write;
-use tank_model::name::nearest;
+use tank_model::{
+    name::nearest,
+    schema::{Contract, Field, Kind, Schema, Shape},
+};
 
 /// The pages of the codes.
 pub const ERRORS: &str = include_str!("../../stdlib/errors.md");

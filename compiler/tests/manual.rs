@@ -8,8 +8,8 @@ use std::{
 use tank_compiler::{
     CompileError, Compiled, Inputs, compile_here,
     manual::{self, examples},
-    schema::{Kind, Shape},
 };
+use tank_model::schema::{Kind, Shape};
 
 /// A folder of this test's own, removed when it ends.
 struct Scratch(PathBuf);

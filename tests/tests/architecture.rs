@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, process::Command};
 use tank_tests::repo;
 
 /// What each crate may use of Tank's own, as the design has it.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("tank-model", &[]),
     ("tank-compiler", &["tank-model"]),
+    ("tank-import", &["tank-model"]),
     ("tank-plan", &["tank-model"]),
     ("tank-sys", &[]),
     ("tank-proto", &["tank-model", "tank-plan"]),
@@ -19,7 +20,13 @@ const ROOMS: [(&str, &[&str]); 9] = [
     // not pods.
     (
         "tank",
-        &["tank-compiler", "tank-model", "tank-proto", "tank-sys"],
+        &[
+            "tank-compiler",
+            "tank-import",
+            "tank-model",
+            "tank-proto",
+            "tank-sys",
+        ],
     ),
     ("tank-tests", &["*"]),
 ];

@@ -21,6 +21,7 @@ pub mod host_files;
 pub mod name;
 pub mod provenance;
 pub mod reference;
+pub mod schema;
 pub mod spec;
 pub mod units;
 pub mod unsupported;

@@ -23,7 +23,6 @@ pub use walk::{Evaluated, Written};
 use crate::{
     CompileError, Inputs, STDLIB,
     diagnostics::{Place, Problem, Source},
-    schema::Shape,
 };
 use nickel_lang_core::{
     cache::{CacheHub, ImportResolver, InputFormat, SourcePath, normalize_path},
@@ -40,6 +39,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
+use tank_model::schema::Shape;
 
 /// How often broken texts are repaired before that is given up.
 const MAX_REPAIRS: usize = 20;

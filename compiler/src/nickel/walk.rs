@@ -7,7 +7,7 @@
 use super::{Session, definitions::Definition, errors::covers};
 use crate::{
     diagnostics::{Label, Place, Problem, Source},
-    schema::{self, Field, Kind, Refusal, Schema, Shape, check_value},
+    schema::{self, Refusal, check_value},
 };
 use nickel_lang_core::{
     error::Error,
@@ -24,7 +24,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
 };
-use tank_model::{Name, name::nearest};
+use tank_model::{
+    Name,
+    name::nearest,
+    schema::{Field, Kind, Schema, Shape},
+};
 
 /// What a configuration says, as far as it can be evaluated.
 #[derive(Default)]
@@ -324,7 +328,7 @@ impl Walk<'_> {
             (_, Some("Function" | "MatchExpression")) => "apply the function to its arguments",
             _ => "",
         };
-        let wanted = kind.words(self.schema);
+        let wanted = schema::words(kind, self.schema);
         self.report(
             "tank::value::type",
             path,

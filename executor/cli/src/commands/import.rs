@@ -5,7 +5,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
 };
-use tank_compiler::import::{self, Dialect};
+use tank_import::{Dialect, ImportError};
 
 pub fn import(
     files: &[PathBuf],
@@ -19,11 +19,13 @@ pub fn import(
         args::Dialect::Kubernetes => Dialect::Kubernetes,
         args::Dialect::Quadlet => Dialect::Quadlet,
     });
-    let imported = import::import(files, dialect).map_err(|error| match error {
-        import::ImportError::Dialect(_) => Error::new(error.to_string())
-            .help("say it: --from compose, --from kubernetes or --from quadlet"),
-        other => Error::new(other.to_string()),
-    })?;
+    let imported = tank_import::import(files, dialect, tank_compiler::schema()).map_err(
+        |error| match error {
+            ImportError::Dialect(_) => Error::new(error.to_string())
+                .help("say it: --from compose, --from kubernetes or --from quadlet"),
+            other => Error::new(other.to_string()),
+        },
+    )?;
     if let Some(path) = out {
         let failed = |e: std::io::Error| {
             Error::new(format!("can't write {}", path.display())).cause(e.to_string())

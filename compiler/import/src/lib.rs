@@ -1,11 +1,17 @@
 //! Compose files, Kubernetes manifests and Quadlet units as Nickel.
 //!
 //! Each dialect is read into a configuration as plain data, with a [`Note`] for every key that has
-//! no counterpart: nothing is dropped in silence. [`write`] prints the data as Nickel along the
-//! contracts.
+//! no counterpart: nothing is dropped in silence. The module `write` prints the data as Nickel, its
+//! fields in the order of the contracts.
 //!
 //! What a dialect takes from its surroundings (`${TAG}` of Compose) becomes a Nickel variable at
 //! the top of the file.
+//!
+//! It reads the files it is given and whether the paths they name exist; it writes nothing and
+//! evaluates nothing. The contracts come in as data, a [`Schema`]: this crate knows no evaluator.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod compose;
 mod kubernetes;
@@ -18,7 +24,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
-use tank_model::Name;
+use tank_model::{Name, schema::Schema};
 
 /// The most bytes of one file that is read.
 const MAX_FILE: u64 = 4 << 20;
@@ -26,8 +32,11 @@ const MAX_FILE: u64 = 4 << 20;
 /// What a file is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
+    /// The Compose specification (compose-spec.io).
     Compose,
+    /// Manifests of Kubernetes: pods, what makes pods, ConfigMaps, Services.
     Kubernetes,
+    /// Units of Podman (podman-systemd.unit(5)).
     Quadlet,
 }
 
@@ -43,20 +52,30 @@ pub struct Note {
 /// What was made of the files.
 #[derive(Debug, Default)]
 pub struct Imported {
+    /// The configuration, with its notes as comments.
     pub nickel: String,
+    /// Sorted by key.
     pub notes: Vec<Note>,
+    /// How many pods the configuration has.
     pub pods: usize,
 }
 
 /// Why files can't be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    /// The file can't be opened or read, or is no UTF-8.
     #[error("can't read {0}: {1}")]
-    Read(PathBuf, String),
+    Read(PathBuf, #[source] std::io::Error),
+    /// The file has more than 4 MiB.
+    #[error("can't read {0}: it has more than {MAX_FILE} bytes")]
+    TooLarge(PathBuf),
+    /// The first line of the parser's message says why.
     #[error("{0} is no YAML: {1}")]
     Yaml(PathBuf, String),
+    /// It is YAML, or a unit, and not one of its dialect.
     #[error("{0}: {1}")]
     Shape(PathBuf, String),
+    /// The dialect was not given, and neither name nor content of the file tells it.
     #[error("can't tell what {0} is")]
     Dialect(PathBuf),
 }
@@ -82,11 +101,16 @@ impl Draft {
     }
 }
 
-/// Reads files of one dialect, guessed from their names and contents unless it is given.
+/// Reads files of one dialect, guessed from their names and contents unless it is given. `schema`
+/// gives the order of the fields in what is written.
 ///
 /// # Errors
 /// When one can't be read or makes no sense at all.
-pub fn import(files: &[PathBuf], dialect: Option<Dialect>) -> Result<Imported, ImportError> {
+pub fn import(
+    files: &[PathBuf],
+    dialect: Option<Dialect>,
+    schema: &Schema,
+) -> Result<Imported, ImportError> {
     let mut draft = Draft::default();
     let mut texts = Vec::new();
     for file in files {
@@ -111,7 +135,7 @@ pub fn import(files: &[PathBuf], dialect: Option<Dialect>) -> Result<Imported, I
         .iter()
         .map(|file| file.display().to_string())
         .collect();
-    let nickel = write::nickel(&draft, &names);
+    let nickel = write::nickel(&draft, &names, schema);
     Ok(Imported {
         nickel,
         pods: draft.pods.len(),
@@ -121,15 +145,15 @@ pub fn import(files: &[PathBuf], dialect: Option<Dialect>) -> Result<Imported, I
 
 fn read(file: &Path) -> Result<String, ImportError> {
     use std::io::Read;
-    let failed = |why: String| ImportError::Read(file.to_owned(), why);
+    let failed = |error| ImportError::Read(file.to_owned(), error);
     let mut text = String::new();
-    let opened = std::fs::File::open(file).map_err(|e| failed(e.to_string()))?;
+    let opened = std::fs::File::open(file).map_err(failed)?;
     opened
         .take(MAX_FILE + 1)
         .read_to_string(&mut text)
-        .map_err(|e| failed(e.to_string()))?;
+        .map_err(failed)?;
     if text.len() as u64 > MAX_FILE {
-        Err(failed(format!("it has more than {MAX_FILE} bytes")))
+        Err(ImportError::TooLarge(file.to_owned()))
     } else {
         Ok(text)
     }

@@ -3,16 +3,17 @@
 
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
-use tank_compiler::{Inputs, compile_here, import};
+use tank_compiler::{Inputs, compile_here, schema};
+use tank_import as import;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new("tests/fixtures/import").join(name)
+    Path::new("tests/fixtures").join(name)
 }
 
 /// The Nickel, and what it compiles to.
 fn imported(name: &str, files: &[&str]) -> import::Imported {
     let files: Vec<PathBuf> = files.iter().map(|file| fixture(file)).collect();
-    let imported = import::import(&files, None).expect("imports");
+    let imported = import::import(&files, None, schema()).expect("imports");
     // Beside the source, so that relative files are found; the path of the repository is not for a
     // snapshot.
     let here = std::env::current_dir()
@@ -55,8 +56,12 @@ fn compose_with_one_of_each() {
         .expect("a name")
         .to_string_lossy()
         .into_owned();
-    let made = import::import(std::slice::from_ref(&file), Some(import::Dialect::Compose))
-        .expect("imports");
+    let made = import::import(
+        std::slice::from_ref(&file),
+        Some(import::Dialect::Compose),
+        schema(),
+    )
+    .expect("imports");
     std::fs::remove_file(&file).expect("remove");
     let nickel = made.nickel.replace(&name, "everything.yaml");
     let here = std::env::current_dir()
@@ -125,14 +130,14 @@ fn what_is_nothing_is_refused() {
     ] {
         let file = dir.join(name);
         std::fs::write(&file, text).expect("write");
-        let refused = import::import(std::slice::from_ref(&file), None);
+        let refused = import::import(std::slice::from_ref(&file), None, schema());
         assert!(
             refused.is_err(),
             "{name}: {:?}",
             refused.map(|imported| imported.nickel)
         );
     }
-    assert!(import::import(&[dir.join("none")], None).is_err());
+    assert!(import::import(&[dir.join("none")], None, schema()).is_err());
     std::fs::remove_dir_all(dir).expect("remove");
 }
 
@@ -147,7 +152,7 @@ proptest! {
         let value = serde_json::to_string(&text.replace('$', "$$")).expect("JSON");
         let source = dir.join("compose.yaml");
         std::fs::write(&source, format!("{{\"services\": {{\"a\": {{\"image\": \"x\", \"environment\": {{\"X\": {value}}}}}}}}}")).expect("write");
-        let made = import::import(std::slice::from_ref(&source), Some(import::Dialect::Compose)).expect("imports");
+        let made = import::import(std::slice::from_ref(&source), Some(import::Dialect::Compose), schema()).expect("imports");
         let file = dir.join("pods.ncl");
         std::fs::write(&file, &made.nickel).expect("write");
         let compiled = compile_here(&Inputs { files: vec![file], ..Inputs::default() }, None).expect(&made.nickel);
