@@ -35,7 +35,9 @@ glibc.malloc.mmap_threshold=1073741824:glibc.malloc.tcache_count=65000:glibc.mal
 pub struct Settings {
     /// This program and the arguments with which it calls [`main`].
     pub program: PathBuf,
+    /// The arguments that make it call [`main`].
     pub args: Vec<OsString>,
+    /// The most time it may take.
     pub time: Duration,
     /// In bytes.
     pub memory: u64,

@@ -18,6 +18,7 @@
 //! It runs in the command line and never in the daemon.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod cache;
 pub mod child;
@@ -73,6 +74,7 @@ pub struct Compiled {
 /// A file that the result depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
+    /// Absolute.
     pub path: PathBuf,
     /// Of its content; none: that there is no such file.
     pub digest: Option<Digest>,

@@ -14,7 +14,9 @@ pub const ERRORS: &str = include_str!("../../stdlib/errors.md");
 /// Nothing is known under a name; perhaps another was meant.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unknown {
+    /// The name that was asked for.
     pub what: String,
+    /// A known name that is one or two letters away.
     pub nearest: Option<String>,
 }
 

@@ -63,8 +63,11 @@ fn expected(contract: &str) -> &'static str {
 /// A value that a contract refuses.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// Stable, with a page of its own.
     pub code: &'static str,
+    /// What is wrong.
     pub message: String,
+    /// What to do; may be empty.
     pub help: String,
 }
 

@@ -10,24 +10,36 @@ use std::collections::{BTreeMap, BTreeSet};
 /// One node that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
+    /// Which node.
     pub key: Key,
+    /// How it differs.
     #[serde(flatten)]
     pub what: What,
 }
 
+/// How a node differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum What {
+    /// Only the newer graph has it.
     Added,
+    /// Only the older graph has it.
     Removed,
-    Modified { fields: Vec<FieldChange> },
+    /// Both have it, with different content.
+    Modified {
+        /// The fields that differ, sorted by path.
+        fields: Vec<FieldChange>,
+    },
 }
 
 /// One field, by its path within the node. None: it was or is not set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldChange {
+    /// Parts joined by dots.
     pub field: String,
+    /// The older value.
     pub before: Option<Value>,
+    /// The newer value.
     pub after: Option<Value>,
 }
 

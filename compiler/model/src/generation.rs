@@ -66,6 +66,7 @@ pub struct Gate {
 /// What follows for a generation once its way is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
+    /// It is the current one, and healthy.
     Good,
     /// It stays the current one.
     Failed,

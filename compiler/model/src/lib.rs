@@ -10,6 +10,7 @@
 //! and hashes it again before it trusts a byte of it.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod canonical;
 pub mod check;

@@ -31,7 +31,9 @@ pub struct MilliCpu(pub u32);
 /// An address with the length of its network's prefix: `10.0.0.5/24`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Cidr {
+    /// The address with its host part.
     pub address: IpAddr,
+    /// The length of the network's prefix, in bits.
     pub prefix: u8,
 }
 
@@ -116,6 +118,7 @@ impl Millis {
         })
     }
 
+    /// The same time as the standard library has it.
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.0)
     }

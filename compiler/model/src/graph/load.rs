@@ -25,14 +25,19 @@ struct Stored {
 /// Why stored nodes make no graph.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// The store has no node of this hash.
     #[error("node {0} is missing")]
     Missing(Digest),
+    /// The bytes under this hash have another one.
     #[error("node {0} does not hash to its name")]
     Corrupt(Digest),
+    /// The bytes under this hash are not the canonical bytes of a node.
     #[error("node {0} can't be read")]
     Unreadable(Digest, #[source] CanonicalError),
+    /// More nodes than are read.
     #[error("the graph has more than {MAX_NODES} nodes")]
     TooLarge,
+    /// The nodes do not fit together.
     #[error(
         "the graph holds `{0}` twice, needs something missing, or holds a node of the wrong kind"
     )]

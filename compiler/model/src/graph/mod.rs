@@ -35,8 +35,11 @@ use std::collections::BTreeMap;
 /// A node with its place in the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// Which node it is.
     pub key: Key,
+    /// What it says.
     pub node: Node,
+    /// The hash of its key, its content and the hashes of what it needs.
     pub hash: Digest,
 }
 
@@ -53,6 +56,7 @@ impl Graph {
         self.dag[self.index[&Key::Root]].hash
     }
 
+    /// The node under `key`.
     pub fn get(&self, key: &Key) -> Option<&Entry> {
         self.index.get(key).map(|index| &self.dag[*index])
     }
@@ -87,6 +91,7 @@ impl Graph {
         range.map(|(_, index)| &self.dag[*index])
     }
 
+    /// The names of the pods, sorted.
     pub fn pods(&self) -> impl Iterator<Item = &Name> {
         let pods = self.neighbours(Key::Pod(Name::lowest()), |key| matches!(key, Key::Pod(_)));
         pods.filter_map(|entry| match &entry.key {
@@ -111,6 +116,7 @@ impl Graph {
         })
     }
 
+    /// What can change of `pod` without touching its processes.
     pub fn pod(&self, pod: &Name) -> Option<&PodNode> {
         match &self.get(&Key::Pod(pod.clone()))?.node {
             Node::Pod(node) => Some(node),
@@ -127,6 +133,7 @@ impl Graph {
         }
     }
 
+    /// What the main process of a container is made from, and its hash.
     pub fn container(&self, pod: &Name, container: &Name) -> Option<(&ContainerNode, Digest)> {
         let entry = self.get(&Key::Container(pod.clone(), container.clone()))?;
         match &entry.node {
@@ -205,6 +212,7 @@ impl Graph {
         files
     }
 
+    /// The volume `volume` of `pod`.
     pub fn volume(&self, pod: &Name, volume: &Name) -> Option<&spec::Volume> {
         match &self.get(&Key::Volume(pod.clone(), volume.clone()))?.node {
             Node::Volume(volume) => Some(volume),
@@ -212,6 +220,7 @@ impl Graph {
         }
     }
 
+    /// The ports that `pod` publishes, by name.
     pub fn published<'a>(
         &'a self,
         pod: &'a Name,

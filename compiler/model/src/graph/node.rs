@@ -17,18 +17,29 @@ const DOMAIN: &str = "tank.node.v1";
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Key {
+    /// The whole desired state.
     Root,
+    /// An image, by the reference that names it in the configuration.
     Image(Reference),
+    /// A pod.
     Pod(Name),
+    /// The namespaces of a pod.
     Sandbox(Name),
+    /// A volume: pod, volume.
     Volume(Name, Name),
+    /// A published port: pod, name of the port.
     Publish(Name, Name),
+    /// Files written before a container starts: pod, container.
     Files(Name, Name),
     /// Files that a running container reads again.
     LiveFiles(Name, Name),
+    /// A container: pod, container.
     Container(Name, Name),
+    /// The limits of a container: pod, container.
     Limits(Name, Name),
+    /// The probes and the stop of a container: pod, container.
     Lifecycle(Name, Name),
+    /// An init container: pod, container.
     Init(Name, Name),
 }
 
@@ -77,31 +88,47 @@ impl Key {
     reason = "most nodes of a graph are of the larger kinds"
 )]
 pub enum Node {
+    /// It says nothing itself: it needs every pod.
     Root {},
     /// The digest is none only in a graph that was compiled and not yet resolved.
     Image {
+        /// Of the manifest.
         digest: Option<Digest>,
     },
+    /// See [`PodNode`].
     Pod(PodNode),
+    /// See [`SandboxNode`].
     Sandbox(SandboxNode),
+    /// What the volume is kept in.
     Volume(spec::Volume),
+    /// From which port of the host to which of the pod.
     Publish(spec::Publish),
+    /// By absolute path in the container.
     Files(BTreeMap<String, spec::File>),
+    /// By absolute path in the container.
     LiveFiles(BTreeMap<String, spec::File>),
+    /// See [`ContainerNode`].
     Container(ContainerNode),
+    /// Of memory, processes and CPU.
     Limits(spec::Limits),
+    /// See [`LifecycleNode`].
     Lifecycle(LifecycleNode),
+    /// The whole container: nothing of it changes in place.
     Init(spec::Container),
 }
 
 /// What can change without touching a process of the pod.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PodNode {
+    /// Texts of the user's, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// What follows when a main process ends.
     pub restart: spec::Restart,
+    /// Pods that have to be in this condition before it starts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub depends_on: BTreeMap<Name, spec::Condition>,
+    /// How a changed pod takes its place.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: spec::Update,
 }
@@ -109,8 +136,11 @@ pub struct PodNode {
 /// The namespaces a pod's containers share.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SandboxNode {
+    /// The declared one, or the pod's name.
     pub hostname: String,
+    /// How it reaches others.
     pub network: spec::Network,
+    /// Kernel settings of its namespaces, by the name of sysctl(8).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
     /// See [`crate::host_files`]. It is the sandbox's, so that a pod never has processes of both
@@ -122,31 +152,45 @@ pub struct SandboxNode {
 /// What a container's main process is made from.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ContainerNode {
+    /// As the configuration has it.
     pub image: Reference,
+    /// In place of the image's `Entrypoint` and `Cmd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// In place of the image's `Cmd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
+    /// On top of the image's `Env`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Absolute; the image's unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_dir: Option<String>,
+    /// `user[:group]`; the image's unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Whether its streams are a terminal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
+    /// Volumes and where it sees them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub mounts: BTreeMap<Name, spec::Mount>,
+    /// Files of the host that are copied into its memory.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<Name, spec::Secret>,
+    /// On top of, and taken from, the default set.
     #[serde(default)]
     pub capabilities: spec::Capabilities,
+    /// Whether its root is mounted read-only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+    /// By the resource's name in setrlimit(2), in lower case.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ulimits: BTreeMap<String, spec::Ulimit>,
+    /// Which system calls it may make.
     #[serde(default, skip_serializing_if = "is_default")]
     pub seccomp: spec::Seccomp,
+    /// Devices of the host that it sees.
     #[serde(default, skip_serializing_if = "is_default")]
     pub devices: BTreeMap<Name, spec::Device>,
     /// Where its live files are, and their modes: their texts may change under it, their places may
@@ -204,14 +248,19 @@ pub(super) fn live_files(spec: &spec::Container) -> impl Iterator<Item = (&Strin
 /// How a running container is watched and ended.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct LifecycleNode {
+    /// Whether it can do its work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<spec::Probe>,
+    /// How its main process is asked to end.
     #[serde(default)]
     pub stop: spec::Stop,
+    /// Whether it has to be started again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub liveness: Option<spec::Probe>,
+    /// Whether it has started; the other probes wait for this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub startup: Option<spec::Probe>,
+    /// What it listens on, by name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ports: BTreeMap<Name, u16>,
 }

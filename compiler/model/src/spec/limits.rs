@@ -8,11 +8,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
+    /// The most memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub memory: Option<Bytes>,
     /// Processes and threads.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pids: Option<u32>,
+    /// The most CPU time, in thousandths of one CPU.
     #[serde(default, skip_serializing_if = "is_default")]
     pub cpu: Option<MilliCpu>,
 }
@@ -24,7 +26,9 @@ pub const DEFAULT_PIDS: u32 = 4096;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ulimit {
+    /// What is enforced; a process may raise it up to `hard`.
     pub soft: Amount,
+    /// The ceiling of `soft`.
     pub hard: Amount,
 }
 
@@ -32,7 +36,9 @@ pub struct Ulimit {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(try_from = "serde_json::Value", into = "serde_json::Value")]
 pub enum Amount {
+    /// In the unit setrlimit(2) has for the resource.
     Of(u64),
+    /// `RLIM_INFINITY`.
     Unlimited,
 }
 
@@ -62,8 +68,10 @@ impl From<Amount> for serde_json::Value {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Capabilities {
+    /// Names of capabilities(7) that are given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub add: Vec<String>,
+    /// Names of capabilities(7) that are taken away; `ALL` means all.
     #[serde(default, skip_serializing_if = "is_default")]
     pub drop: Vec<String>,
 }
@@ -72,6 +80,7 @@ pub struct Capabilities {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seccomp {
+    /// What is allowed before the exceptions.
     #[serde(default, skip_serializing_if = "is_default")]
     pub profile: SeccompProfile,
     /// Allowed although the profile denies them.
@@ -82,9 +91,11 @@ pub struct Seccomp {
     pub deny: Vec<String>,
 }
 
+/// The system calls that are allowed before the exceptions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SeccompProfile {
+    /// Those that container engines allow by default.
     #[default]
     Default,
     /// Every system call.

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// By name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pods: BTreeMap<Name, Pod>,
 }
@@ -33,27 +34,37 @@ pub struct Config {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pod {
+    /// At least one, by name.
     pub containers: BTreeMap<Name, Container>,
     /// Run one after another in the order of their names, each to its end, before the containers
     /// start.
     #[serde(default, skip_serializing_if = "is_default")]
     pub init: BTreeMap<Name, Container>,
+    /// How it reaches others.
     #[serde(default, skip_serializing_if = "is_default")]
     pub network: Network,
+    /// What its containers can mount, by name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub volumes: BTreeMap<Name, Volume>,
+    /// Ports of the host that lead to it, by name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub publish: BTreeMap<Name, Publish>,
+    /// What follows when a main process ends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restart: Restart,
+    /// Pods that have to be in this condition before it starts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub depends_on: BTreeMap<Name, Condition>,
+    /// How a changed pod takes its place.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: Update,
+    /// The pod's name unless given; at most 64 bytes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub hostname: Option<String>,
+    /// Texts of the user's, by name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: BTreeMap<String, String>,
+    /// Kernel settings of its namespaces, by the name of sysctl(8).
     #[serde(default, skip_serializing_if = "is_default")]
     pub sysctls: BTreeMap<String, String>,
 }
@@ -62,6 +73,7 @@ pub struct Pod {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Container {
+    /// What its root file system and its defaults come from.
     pub image: Reference,
     /// Replaces the image's `Entrypoint`; the image's `Cmd` is then not used.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -69,22 +81,28 @@ pub struct Container {
     /// Replaces the image's `Cmd`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub args: Option<Vec<String>>,
+    /// On top of the image's `Env`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub env: BTreeMap<String, String>,
+    /// Absolute; the image's `WorkingDir` unless given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub working_dir: Option<String>,
     /// `user[:group]`, names or numbers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub user: Option<String>,
+    /// Whether its streams are a terminal.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tty: bool,
+    /// Volumes and where it sees them.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mounts: BTreeMap<Name, Mount>,
     /// By absolute path inside the container.
     #[serde(default, skip_serializing_if = "is_default")]
     pub files: BTreeMap<String, File>,
+    /// Files of the host that are copied into its memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub secrets: BTreeMap<Name, Secret>,
+    /// What it may use at most.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
     /// What it listens on. Where a pod declares any, `publish` and probes may lead to these only.
@@ -93,20 +111,28 @@ pub struct Container {
     /// By the name `setrlimit(2)` has for it, in lower case: `nofile`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ulimits: BTreeMap<String, Ulimit>,
+    /// On top of, and taken from, the default set.
     #[serde(default, skip_serializing_if = "is_default")]
     pub capabilities: Capabilities,
+    /// Which system calls it may make.
     #[serde(default, skip_serializing_if = "is_default")]
     pub seccomp: Seccomp,
+    /// Devices of the host that it sees.
     #[serde(default, skip_serializing_if = "is_default")]
     pub devices: BTreeMap<Name, Device>,
+    /// Whether its root is mounted read-only.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_only: bool,
+    /// Whether it can do its work.
     #[serde(default, skip_serializing_if = "is_default")]
     pub readiness: Option<Probe>,
+    /// Whether it has to be started again.
     #[serde(default, skip_serializing_if = "is_default")]
     pub liveness: Option<Probe>,
+    /// Whether it has started; the other probes wait for this one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub startup: Option<Probe>,
+    /// How its main process is asked to end.
     #[serde(default, skip_serializing_if = "is_default")]
     pub stop: Stop,
 }
@@ -127,10 +153,12 @@ impl Pod {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Restart {
+    /// It is started again, ever less often.
     #[default]
     Always,
     /// Only when it ended with a status other than 0.
     OnFailure,
+    /// It stays ended.
     Never,
 }
 

@@ -24,6 +24,7 @@ pub enum Network {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
+    /// How it is connected.
     #[serde(default, skip_serializing_if = "is_default")]
     pub mode: NicMode,
     /// The host's interface: what a macvlan sits on, or the bridge that is joined. `auto`: the
@@ -36,6 +37,7 @@ pub struct Nic {
     /// Addresses to take one from, or what a static one has to be within.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pool: Option<Cidr>,
+    /// The next hop of the default route.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gateway: Option<IpAddr>,
 }
@@ -55,12 +57,15 @@ pub enum NicMode {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
+    /// The host's port.
     pub port: u16,
     /// The pod's port; `port` unless given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub to: Option<u16>,
+    /// The host's address; 127.0.0.1 unless given.
     #[serde(default = "loopback", skip_serializing_if = "is_loopback")]
     pub address: IpAddr,
+    /// TCP unless given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub protocol: Protocol,
 }
@@ -72,11 +77,14 @@ impl Publish {
     }
 }
 
+/// The protocol of a published port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
+    /// RFC 9293.
     #[default]
     Tcp,
+    /// RFC 768.
     Udp,
 }
 

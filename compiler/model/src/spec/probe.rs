@@ -8,14 +8,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
+    /// Asked over HTTP.
     #[serde(default, skip_serializing_if = "is_default")]
     pub http: Option<HttpProbe>,
+    /// Asked by connecting.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tcp: Option<TcpProbe>,
+    /// A command that is run in the container and has to end with status 0.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exec: Option<Vec<String>>,
+    /// Between the starts of two attempts; 1 s unless given.
     #[serde(default = "default_period", skip_serializing_if = "is_default_period")]
     pub period: Millis,
+    /// How long an answer may take; 1 s unless given.
     #[serde(default = "default_period", skip_serializing_if = "is_default_period")]
     pub timeout: Millis,
     /// How many times in a row it has to fail before that counts.
@@ -33,7 +38,9 @@ pub struct Probe {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpProbe {
+    /// Of the pod.
     pub port: u16,
+    /// Of the request; `/` unless given.
     #[serde(default = "root_path", skip_serializing_if = "is_root_path")]
     pub path: String,
 }
@@ -42,6 +49,7 @@ pub struct HttpProbe {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TcpProbe {
+    /// Of the pod.
     pub port: u16,
 }
 

@@ -21,8 +21,11 @@ pub struct Volume {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mount {
+    /// One of its pod's volumes.
     pub volume: Name,
+    /// Absolute path in the container.
     pub path: String,
+    /// Whether it is mounted read-only.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_only: bool,
 }
@@ -36,6 +39,7 @@ pub struct Device {
     /// Absolute path in the container; `path` unless given.
     #[serde(default, skip_serializing_if = "is_default")]
     pub to: Option<String>,
+    /// Whether the container may only read it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_only: bool,
 }
@@ -44,7 +48,9 @@ pub struct Device {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
+    /// Its whole content.
     pub text: String,
+    /// 0644 unless given.
     #[serde(
         default = "default_file_mode",
         skip_serializing_if = "is_default_file_mode"
@@ -68,6 +74,7 @@ pub struct Secret {
     pub file: String,
     /// Absolute path in the container.
     pub path: String,
+    /// 0400 unless given.
     #[serde(
         default = "default_secret_mode",
         skip_serializing_if = "is_default_secret_mode"
