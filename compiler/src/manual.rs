@@ -120,6 +120,13 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
         // `web.app.env`: what people type; a pod's field first, then a container's.
         [first, ..] if has(schema, "Pod", first) => ("Pod", parts),
         [first, ..] if has(schema, "Container", first) => ("Container", parts),
+        // A pod's name, unless it is all there is and nearly a word of Tank's.
+        [word] if nearest_word(schema, word).is_some() => {
+            return Err(Unknown {
+                what: (*word).to_owned(),
+                nearest: nearest_word(schema, word).map(str::to_owned),
+            });
+        }
         [_, rest @ ..] => ("Pod", rest),
     };
     loop {
@@ -128,22 +135,18 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
         };
         let fields = schema.record(record).unwrap_or_default();
         let Some(field) = fields.iter().find(|field| field.name == *name) else {
-            // The container's name in `web.app.env`.
-            if record == "Pod"
-                && after
-                    .first()
-                    .is_none_or(|next| has(schema, "Container", next))
-            {
+            let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+            let unknown = unknown(name, &names);
+            // The container's name in `web.app.env`, also where what follows it is misspelt.
+            let names_container = match after.first() {
+                Some(next) => has(schema, "Container", next) || unknown.nearest.is_none(),
+                None => unknown.nearest.is_none(),
+            };
+            if record == "Pod" && names_container {
                 (record, rest) = ("Container", after);
                 continue;
             }
-            return Err(unknown(
-                name,
-                &fields
-                    .iter()
-                    .map(|field| field.name.as_str())
-                    .collect::<Vec<_>>(),
-            ));
+            return Err(unknown);
         };
         if after.is_empty() {
             return Ok(Found::Field(field));
@@ -167,6 +170,16 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
             return Ok(Found::Field(field));
         }
     }
+}
+
+/// The name of a field of a pod or a container, a contract or a helper that is nearest to `word`.
+fn nearest_word<'a>(schema: &'a Schema, word: &str) -> Option<&'a str> {
+    let fields = ["Pod", "Container"]
+        .into_iter()
+        .flat_map(|record| schema.record(record).unwrap_or_default())
+        .map(|field| field.name.as_str());
+    let contracts = schema.contracts.keys().map(String::as_str);
+    nearest(word, fields.chain(contracts).chain(["pods"]))
 }
 
 fn has(schema: &Schema, record: &str, field: &str) -> bool {
@@ -311,7 +324,26 @@ mod tests {
         ] {
             assert!(field_page(path).is_ok(), "{path}");
         }
-        let unknown = field_page("pods.web.containers.app.limits.memroy").expect_err("unknown");
-        assert_eq!(unknown.nearest.as_deref(), Some("memory"));
+    }
+
+    #[test]
+    fn a_misspelt_field_has_its_nearest_named() {
+        for (path, near) in [
+            ("pods.web.containers.app.limits.memroy", Some("memory")),
+            ("web.app.limits.memroy", Some("memory")),
+            ("web.app.imgae", Some("image")),
+            ("web.app.conainers", None),
+            ("web.containres.app.image", Some("containers")),
+            ("web.volums", Some("volumes")),
+            ("web.volums.data", Some("volumes")),
+            ("limts", Some("limits")),
+            ("Limts", Some("Limits")),
+            ("replcas", Some("replicas")),
+            ("limits.memroy", Some("memory")),
+            ("tank.replcas", Some("replicas")),
+        ] {
+            let unknown = field_page(path).expect_err(path);
+            assert_eq!(unknown.nearest.as_deref(), near, "{path}");
+        }
     }
 }

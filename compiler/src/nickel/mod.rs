@@ -8,10 +8,12 @@
 //! be evaluated, where each of its fields was written, and the problems.
 //!
 //! * [`contracts`]: the schema, read from the stdlib's syntax.
+//! * [`data`]: JSON, YAML and TOML files as values that merge.
 //! * [`definitions`]: every place that defines a field, for `tank why`.
 //! * [`errors`]: Nickel's errors as problems.
 
 mod contracts;
+mod data;
 mod definitions;
 mod errors;
 mod repair;
@@ -211,6 +213,7 @@ impl Session {
             let overrides = self.overrides(&inputs.overrides)?;
             body = mk_term::op2(BinaryOp::Merge(Label::default().into()), body, overrides);
         }
+        data::make_mergeable(&mut self.context);
         Ok(body)
     }
 

@@ -43,13 +43,12 @@ fn main() -> ExitCode {
         .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(commands::run(args)),
-        Err(error) => Err(error::Error::new(format!("can't start: {error}"))),
+        Err(error) => Err(error::Error::Start(error)),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             error.print();
-            // As container users expect: the command's own statuses are below 125.
             ExitCode::from(error.status(exec))
         }
     }

@@ -48,11 +48,10 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
                     pod,
                     config.pods.keys().map(tank_model::Name::as_str),
                 );
-                let help = near.map_or_else(
-                    || "name one of its pods".to_owned(),
-                    |near| format!("did you mean `{near}`?"),
-                );
-                return Err(Error::new(format!("the configuration has no pod `{pod}`")).help(help));
+                return Err(Error::NoSuchPod {
+                    pod: pod.to_owned(),
+                    nearest: near.map(str::to_owned),
+                });
             }
             used.iter()
                 .filter(|(_, pods)| pods.contains(pod))
@@ -74,7 +73,7 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
             let digest = answer
                 .digest
                 .parse()
-                .map_err(|_| Error::new("tankd's answer holds no digest"))?;
+                .map_err(|_| Error::Answer("tankd's answer holds no digest"))?;
             resolved.insert(answer.image, digest);
         }
     }
@@ -136,26 +135,12 @@ fn check(
         output::line(&format!("{} locks {} images", path.display(), used.len()))?;
         return Ok(0);
     }
-    let list = |what: &str, images: &[&String]| {
-        let names: Vec<String> = images.iter().map(|image| format!("`{image}`")).collect();
-        if names.is_empty() {
-            String::new()
-        } else {
-            format!("{what}: {}", names.join(", "))
-        }
-    };
-    let parts = [list("missing", &missing), list("not used", &unused)];
-    let cause = parts
-        .iter()
-        .filter(|part| !part.is_empty())
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("; ");
-    Err(
-        Error::new(format!("{} does not fit the configuration", path.display()))
-            .cause(cause)
-            .help("run `tank lock`"),
-    )
+    let owned = |images: Vec<&String>| images.into_iter().cloned().collect();
+    Err(Error::LockDiffers {
+        path: path.to_owned(),
+        missing: owned(missing),
+        unused: owned(unused),
+    })
 }
 
 fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
@@ -186,9 +171,7 @@ fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
 
 /// Whole or not at all.
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |e: std::io::Error| {
-        Error::new(format!("can't write {}", path.display())).cause(e.to_string())
-    };
+    let failed = |e: std::io::Error| Error::failed(format!("write {}", path.display()), e);
     let new = path.with_extension(format!("lock.{}.new", std::process::id()));
     let mut file = std::fs::OpenOptions::new()
         .write(true)
