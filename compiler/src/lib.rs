@@ -49,7 +49,7 @@ pub struct Inputs {
     pub files: Vec<PathBuf>,
     /// `pods.web.containers.app.image="nginx"`, as `--set` takes them: a path, `=`, and Nickel.
     pub overrides: Vec<String>,
-    /// Leave `tank.lock` aside: `tank lock` wants the tags themselves.
+    /// Ignore `tank.lock`: `tank lock` resolves the tags themselves.
     #[serde(default)]
     pub unlocked: bool,
     /// Look whether this host has the files of the secrets. Off where a configuration is only
@@ -124,7 +124,7 @@ pub fn compile_here(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Compil
     compile_with(inputs, stdlib_dir, false)
 }
 
-/// With `leak`, memory is left to the end of the process.
+/// As [`compile_here`]; with `leak`, the evaluator's memory is freed by the end of the process.
 fn compile_with(
     inputs: &Inputs,
     stdlib_dir: Option<&Path>,
@@ -145,23 +145,7 @@ fn compile_with(
         inputs.this_host,
     );
     if let Some(config) = &config {
-        for found in check::check(config) {
-            if evaluated.is_poisoned(&found.path) {
-                continue;
-            }
-            let help = Some(found.help).filter(|help| !help.is_empty());
-            let mut problem = evaluated.problem(found.code, &found.path, found.message, help);
-            if let Some((path, role)) = found.related
-                && let Some(written) = evaluated.written(&path)
-            {
-                let place = written.place.clone();
-                problem.labels.push(diagnostics::Label {
-                    place,
-                    text: role.to_owned(),
-                });
-            }
-            evaluated.problems.push(problem);
-        }
+        add_problems(&mut evaluated, config);
     }
     let Some(config) = config.filter(|_| evaluated.problems.is_empty()) else {
         // In the order of the text, as they are looked for.
@@ -190,11 +174,7 @@ fn compile_with(
             help: "put large contents into images or volumes".to_owned(),
         });
     }
-    let read = |(path, text): &(PathBuf, String)| Read {
-        path: path.clone(),
-        digest: Some(Digest::of(text.as_bytes())),
-    };
-    let mut reads: Vec<Read> = evaluated.reads.iter().map(read).collect();
+    let mut reads = reads(&evaluated);
     if !inputs.unlocked {
         reads.push(Read {
             path: Lock::path(&base_dir),
@@ -213,6 +193,36 @@ fn compile_with(
         provenance,
         reads,
     })
+}
+
+/// Adds what the checks find, each at the place of its field. A field that has a problem already is
+/// left out: what is found of it follows from that one.
+fn add_problems(evaluated: &mut nickel::Evaluated, config: &Config) {
+    for found in check::check(config) {
+        if evaluated.is_poisoned(&found.path) {
+            continue;
+        }
+        let help = Some(found.help).filter(|help| !help.is_empty());
+        let mut problem = evaluated.problem(found.code, &found.path, found.message, help);
+        if let Some((path, role)) = found.related
+            && let Some(written) = evaluated.written(&path)
+        {
+            let place = written.place.clone();
+            problem.labels.push(diagnostics::Label {
+                place,
+                text: role.to_owned(),
+            });
+        }
+        evaluated.problems.push(problem);
+    }
+}
+
+fn reads(evaluated: &nickel::Evaluated) -> Vec<Read> {
+    let read = |(path, text): &(PathBuf, String)| Read {
+        path: path.clone(),
+        digest: Some(Digest::of(text.as_bytes())),
+    };
+    evaluated.reads.iter().map(read).collect()
 }
 
 fn internal(error: &dyn std::fmt::Display) -> CompileError {

@@ -99,35 +99,16 @@ pub fn default_of(path: &str) -> Option<String> {
     }
 }
 
-fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown> {
+fn find<'a>(schema: &'a Schema, parts: &'a [&'a str]) -> Result<Found<'a>, Unknown> {
     let contract = |name: &'a str| {
         schema
             .contracts
             .get(name)
             .map(|contract| Found::Contract(name, contract))
     };
-    let (mut record, mut rest) = match parts {
-        [] => return contract("Config").ok_or_else(|| unknown("Config", &[])),
-        // A contract, or a helper, by its own name.
-        [name] if schema.contracts.contains_key(*name) && *name != "env" => {
-            return contract(name).ok_or_else(|| unknown(name, &[]));
-        }
-        ["tank", name] => {
-            let names: Vec<&str> = schema.contracts.keys().map(String::as_str).collect();
-            return contract(name).ok_or_else(|| unknown(name, &names));
-        }
-        ["pods", ..] => ("Config", parts),
-        // `web.app.env`: what people type; a pod's field first, then a container's.
-        [first, ..] if has(schema, "Pod", first) => ("Pod", parts),
-        [first, ..] if has(schema, "Container", first) => ("Container", parts),
-        // A pod's name, unless it is all there is and nearly a word of Tank's.
-        [word] if nearest_word(schema, word).is_some() => {
-            return Err(Unknown {
-                what: (*word).to_owned(),
-                nearest: nearest_word(schema, word).map(str::to_owned),
-            });
-        }
-        [_, rest @ ..] => ("Pod", rest),
+    let (mut record, mut rest) = match start(schema, parts)? {
+        Start::Within(record, rest) => (record, rest),
+        Start::Contract(name) => return contract(name).ok_or_else(|| unknown(name, &[])),
     };
     loop {
         let [name, after @ ..] = rest else {
@@ -170,6 +151,41 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
             return Ok(Found::Field(field));
         }
     }
+}
+
+/// Where the way along a path begins.
+enum Start<'a> {
+    /// In a record contract, with the rest of the path.
+    Within(&'a str, &'a [&'a str]),
+    /// It is a contract or a helper by its own name.
+    Contract(&'a str),
+}
+
+fn start<'a>(schema: &Schema, parts: &'a [&'a str]) -> Result<Start<'a>, Unknown> {
+    Ok(match parts {
+        [] => Start::Contract("Config"),
+        // A contract, or a helper, by its own name.
+        [name] if schema.contracts.contains_key(*name) && *name != "env" => Start::Contract(name),
+        ["tank", name] => {
+            let names: Vec<&str> = schema.contracts.keys().map(String::as_str).collect();
+            if !schema.contracts.contains_key(*name) {
+                return Err(unknown(name, &names));
+            }
+            Start::Contract(name)
+        }
+        ["pods", ..] => Start::Within("Config", parts),
+        // `web.app.env`: what people type; a pod's field first, then a container's.
+        [first, ..] if has(schema, "Pod", first) => Start::Within("Pod", parts),
+        [first, ..] if has(schema, "Container", first) => Start::Within("Container", parts),
+        // A pod's name, unless it is all there is and nearly a word of Tank's.
+        [word] if nearest_word(schema, word).is_some() => {
+            return Err(Unknown {
+                what: (*word).to_owned(),
+                nearest: nearest_word(schema, word).map(str::to_owned),
+            });
+        }
+        [_, rest @ ..] => Start::Within("Pod", rest),
+    })
 }
 
 /// The name of a field of a pod or a container, a contract or a helper that is nearest to `word`.

@@ -4,10 +4,10 @@ use super::Session;
 use crate::diagnostics::{Label, Place, Problem};
 use nickel_lang_core::{
     error::{
-        Error, EvalErrorData, EvalErrorKind, ImportErrorKind, IntoDiagnostics, LabelStyle,
-        TypecheckErrorKind,
+        Diagnostic, Error, EvalErrorData, EvalErrorKind, ImportErrorKind, IntoDiagnostics,
+        LabelStyle, TypecheckErrorKind,
     },
-    files::Files,
+    files::{FileId, Files},
 };
 
 impl Session {
@@ -27,24 +27,7 @@ impl Session {
         let diagnostics = error.into_diagnostics(&mut files);
         let mut problems: Vec<Problem> = Vec::new();
         for diagnostic in diagnostics {
-            let labels: Vec<(bool, Label)> = diagnostic
-                .labels
-                .iter()
-                .filter_map(|label| {
-                    let place = self.place_in(label.file_id, label.range.clone())?;
-                    let primary = label.style == LabelStyle::Primary;
-                    Some((
-                        primary,
-                        Label {
-                            place,
-                            text: label.message.clone(),
-                        },
-                    ))
-                })
-                .collect();
-            let (first, rest): (Vec<_>, Vec<_>) =
-                labels.into_iter().partition(|(primary, _)| *primary);
-            let labels = first.into_iter().chain(rest).map(|(_, label)| label);
+            let labels = self.labels_of(&diagnostic).into_iter();
             match problems.last_mut() {
                 // What follows the first diagnostic of an error are its notes: a function's call, a
                 // contract's source.
@@ -91,6 +74,22 @@ impl Session {
             problem.labels.dedup();
         }
         problems
+    }
+
+    /// What a diagnostic points at in the user's files, the primary label first.
+    fn labels_of(&mut self, diagnostic: &Diagnostic<FileId>) -> Vec<Label> {
+        let label = |label: &nickel_lang_core::error::Label<FileId>| {
+            let place = self.place_in(label.file_id, label.range.clone())?;
+            let text = label.message.clone();
+            Some((label.style == LabelStyle::Primary, Label { place, text }))
+        };
+        let labels: Vec<(bool, Label)> = diagnostic.labels.iter().filter_map(label).collect();
+        let (first, rest): (Vec<_>, Vec<_>) = labels.into_iter().partition(|(primary, _)| *primary);
+        first
+            .into_iter()
+            .chain(rest)
+            .map(|(_, label)| label)
+            .collect()
     }
 
     /// The calls an error happened in, the innermost first; those of the user's only.

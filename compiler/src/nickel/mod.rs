@@ -16,11 +16,12 @@ mod contracts;
 mod data;
 mod definitions;
 mod errors;
+mod evaluated;
 mod repair;
 mod walk;
 
 pub use contracts::schema;
-pub use walk::{Evaluated, Written};
+pub use evaluated::{Evaluated, Written};
 
 use crate::{
     CompileError, Inputs, STDLIB,
@@ -338,7 +339,7 @@ impl Session {
         self.repaired
             .texts
             .insert(path.to_owned(), (mended.text, text));
-        mended.whole
+        mended.parses
     }
 
     /// Leaves the field around a place out of its text; whether there is one.

@@ -155,7 +155,7 @@ impl Error {
         })
     }
 
-    /// What to do about it.
+    /// What to do about it. Long because it has an arm for each kind.
     fn help(&self) -> Option<String> {
         let help = match self {
             Self::Refused(error) => return error.help(),
@@ -213,6 +213,7 @@ impl Error {
     }
 }
 
+/// The message. Long because it has an arm for each kind.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

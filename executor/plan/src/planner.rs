@@ -92,7 +92,7 @@ pub(crate) struct Removal {
 pub(crate) struct Planner<'a> {
     pub(crate) desired: &'a Desired<'a>,
     pub(crate) observed: &'a Observed,
-    pub(crate) changes: Vec<diff::Change>,
+    pub(crate) changes: Vec<diff::NodeChange>,
     plan: Plan,
     /// The steps that a pod's link comes after: the rules, then the bridge.
     network: Vec<StepId>,

@@ -1,11 +1,13 @@
 //! Compose (the specification at compose-spec.io): a service becomes a pod with one container.
 //!
-//! * [`run`]: what a service runs and when. [`storage`]: what it sees and how it is reached.
+//! * [`run`]: what a service runs and when. [`storage`]: what it sees. [`mod@ports`]: how it
+//!   is reached.
 
+mod ports;
 mod run;
 mod storage;
 
-pub use storage::{ports, publish};
+pub use ports::{ports, publish};
 
 use super::{Draft, ImportError, documents, name_of, record, text_of, write::MARK};
 use serde_json::{Map, Value};
@@ -336,12 +338,12 @@ impl Compose<'_> {
             container: &container,
             pod: &mut pod,
         };
-        // Compose starts nothing again unless it is told to.
-        let told = service.contains_key("restart")
+        // Compose restarts nothing unless a service declares it.
+        let declared = service.contains_key("restart")
             || service
                 .get("deploy")
                 .is_some_and(|deploy| deploy.get("restart_policy").is_some());
-        if !told {
+        if !declared {
             at.pod.insert("restart".to_owned(), "never".into());
         }
         for (key, value) in service {
@@ -361,6 +363,7 @@ impl Compose<'_> {
         self.draft.pods.insert(pod_name, Value::Object(pod));
     }
 
+    /// A key of a service. Long because it has an arm for each key with a meaning of its own.
     fn field(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
         let key = path.rsplit('.').next().unwrap_or(path).to_owned();
         match key.as_str() {

@@ -1,163 +1,35 @@
-//! What a service sees and how it is reached: ports, volumes, files, secrets, devices.
+//! What a service sees: volumes, files, secrets, devices.
 
 use super::{
     super::{SHARED, fresh, mount, name_of, normal, record, size_of, text_of},
-    Compose, Service, list,
+    Compose, Service,
 };
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// The most ports of one range.
-const MAX_PORTS: u16 = 64;
+/// A mount as a service has it.
+struct Mounted {
+    /// Whether it says that its source is a path of the host.
+    bind: bool,
+    source: Option<String>,
+    target: String,
+    read_only: bool,
+}
 
 impl Compose<'_> {
-    pub(super) fn port(&mut self, at: &mut Service<'_>, path: &str, port: &Value) {
-        let entry = match port {
-            Value::Object(fields) => {
-                for key in fields.keys() {
-                    if !matches!(
-                        key.as_str(),
-                        "target"
-                            | "published"
-                            | "protocol"
-                            | "host_ip"
-                            | "mode"
-                            | "name"
-                            | "app_protocol"
-                    ) {
-                        self.draft
-                            .note(format!("{path}.{key}"), "Tank has no such key");
-                    }
-                }
-                let text = |key: &str| fields.get(key).and_then(text_of);
-                let target = text("target").unwrap_or_default();
-                let address = text("host_ip")
-                    .map(|ip| format!("{ip}:"))
-                    .unwrap_or_default();
-                let protocol = text("protocol")
-                    .map(|protocol| format!("/{protocol}"))
-                    .unwrap_or_default();
-                match text("published") {
-                    Some(published) => format!("{address}{published}:{target}{protocol}"),
-                    None => format!("{target}{protocol}"),
-                }
-            }
-            other => text_of(other).unwrap_or_default(),
-        };
-        let Some(entry) = self.plain(&entry) else {
-            self.draft.note(
-                path,
-                format!("`{entry}` depends on a variable that has no value here"),
-            );
-            return;
-        };
-        match ports(&entry) {
-            Ok(ports) => {
-                ports
-                    .into_iter()
-                    .for_each(|port| publish(record(at.pod, "publish"), port));
-            }
-            Err(why) => self.draft.note(format!("{path}.{entry}"), why),
-        }
-    }
-
-    pub(super) fn expose(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
-        for port in list(value) {
-            let text = text_of(&port).unwrap_or_default();
-            // Said for people: every port of a pod can be reached by the others. `ports` would
-            // close the rest.
-            if text
-                .split('/')
-                .next()
-                .and_then(|port| port.split('-').next()?.parse::<u16>().ok())
-                .is_none()
-            {
-                self.draft.note(path, format!("`{text}` is no port"));
-            }
-        }
-        let _ = at;
-    }
-
     pub(super) fn volume(&mut self, at: &mut Service<'_>, path: &str, volume: &Value) {
-        let (kind, source, target, read_only) = match volume {
-            Value::Object(fields) => {
-                for (key, value) in fields {
-                    let known = matches!(
-                        key.as_str(),
-                        "type" | "source" | "target" | "read_only" | "tmpfs"
-                    );
-                    let plain = key == "volume"
-                        && value
-                            .as_object()
-                            .is_some_and(|f| f.keys().all(|k| k == "nocopy"));
-                    let create = key == "bind"
-                        && value
-                            .as_object()
-                            .is_some_and(|f| f.keys().all(|k| k == "create_host_path"));
-                    if !known && !plain && !create {
-                        self.draft
-                            .note(format!("{path}.{key}"), "Tank has no such key");
-                    }
-                }
-                let text = |key: &str| fields.get(key).and_then(text_of);
-                let size = fields
-                    .get("tmpfs")
-                    .and_then(|tmpfs| tmpfs.get("size"))
-                    .and_then(text_of);
-                if text("type").as_deref() == Some("tmpfs") {
-                    let options = size.map(|size| format!(":size={size}")).unwrap_or_default();
-                    let entry = format!("{}{options}", text("target").unwrap_or_default());
-                    return self.tmpfs(at, path, &Value::String(entry));
-                }
-                let read_only = fields.get("read_only") == Some(&Value::Bool(true));
-                (
-                    text("type"),
-                    text("source"),
-                    text("target").unwrap_or_default(),
-                    read_only,
-                )
-            }
-            other => {
-                let text = text_of(other).unwrap_or_default();
-                let Some(text) = self.plain(&text) else {
-                    self.draft.note(
-                        path,
-                        format!("`{text}` depends on a variable that has no value here"),
-                    );
-                    return;
-                };
-                let parts: Vec<&str> = text.split(':').collect();
-                match parts.as_slice() {
-                    [target] => (None, None, (*target).to_owned(), false),
-                    [source, target] => (
-                        None,
-                        Some((*source).to_owned()),
-                        (*target).to_owned(),
-                        false,
-                    ),
-                    [source, target, options] => {
-                        let mut read_only = false;
-                        for option in options.split(',') {
-                            match option {
-                                "ro" => read_only = true,
-                                "rw" | "z" | "Z" | "cached" | "delegated" | "consistent"
-                                | "nocopy" => {}
-                                other => self.draft.note(path, format!("the option `{other}`")),
-                            }
-                        }
-                        (
-                            None,
-                            Some((*source).to_owned()),
-                            (*target).to_owned(),
-                            read_only,
-                        )
-                    }
-                    _ => {
-                        self.draft.note(path, format!("`{text}` is no mount"));
-                        return;
-                    }
-                }
-            }
+        let mounted = match volume {
+            Value::Object(fields) => self.long_volume(at, path, fields),
+            other => self.short_volume(path, other),
+        };
+        let Some(Mounted {
+            bind,
+            source,
+            target,
+            read_only,
+        }) = mounted
+        else {
+            return;
         };
         let Some(source) = source else {
             let name = target
@@ -167,7 +39,7 @@ impl Compose<'_> {
                 .to_owned();
             return mount(at.pod, at.container, &name, json!({}), &target, read_only);
         };
-        let bind = kind.as_deref() == Some("bind") || source.starts_with(['.', '/', '~']);
+        let bind = bind || source.starts_with(['.', '/', '~']);
         if bind {
             return self.bind(at, path, &source, &target, read_only);
         }
@@ -175,6 +47,89 @@ impl Compose<'_> {
             self.draft.note(format!("volumes.{source}"), SHARED);
         }
         mount(at.pod, at.container, &source, json!({}), &target, read_only);
+    }
+
+    /// A mount in the long syntax; none if it is in memory, which is put in place here.
+    fn long_volume(
+        &mut self,
+        at: &mut Service<'_>,
+        path: &str,
+        fields: &Map<String, Value>,
+    ) -> Option<Mounted> {
+        for (key, value) in fields {
+            let known = matches!(
+                key.as_str(),
+                "type" | "source" | "target" | "read_only" | "tmpfs"
+            );
+            let plain = key == "volume"
+                && value
+                    .as_object()
+                    .is_some_and(|f| f.keys().all(|k| k == "nocopy"));
+            let create = key == "bind"
+                && value
+                    .as_object()
+                    .is_some_and(|f| f.keys().all(|k| k == "create_host_path"));
+            if !known && !plain && !create {
+                self.draft
+                    .note(format!("{path}.{key}"), "Tank has no such key");
+            }
+        }
+        let text = |key: &str| fields.get(key).and_then(text_of);
+        let size = fields
+            .get("tmpfs")
+            .and_then(|tmpfs| tmpfs.get("size"))
+            .and_then(text_of);
+        if text("type").as_deref() == Some("tmpfs") {
+            let options = size.map(|size| format!(":size={size}")).unwrap_or_default();
+            let entry = format!("{}{options}", text("target").unwrap_or_default());
+            self.tmpfs(at, path, &Value::String(entry));
+            return None;
+        }
+        let read_only = fields.get("read_only") == Some(&Value::Bool(true));
+        Some(Mounted {
+            bind: text("type").as_deref() == Some("bind"),
+            source: text("source"),
+            target: text("target").unwrap_or_default(),
+            read_only,
+        })
+    }
+
+    /// A mount in the short syntax, `[SOURCE:]TARGET[:OPTIONS]`; none if it is noted.
+    fn short_volume(&mut self, path: &str, volume: &Value) -> Option<Mounted> {
+        let text = text_of(volume).unwrap_or_default();
+        let Some(text) = self.plain(&text) else {
+            self.draft.note(
+                path,
+                format!("`{text}` depends on a variable that has no value here"),
+            );
+            return None;
+        };
+        let parts: Vec<&str> = text.split(':').collect();
+        let (source, target, read_only) = match parts.as_slice() {
+            [target] => (None, (*target).to_owned(), false),
+            [source, target] => (Some((*source).to_owned()), (*target).to_owned(), false),
+            [source, target, options] => {
+                let mut read_only = false;
+                for option in options.split(',') {
+                    match option {
+                        "ro" => read_only = true,
+                        "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "nocopy" => {}
+                        other => self.draft.note(path, format!("the option `{other}`")),
+                    }
+                }
+                (Some((*source).to_owned()), (*target).to_owned(), read_only)
+            }
+            _ => {
+                self.draft.note(path, format!("`{text}` is no mount"));
+                return None;
+            }
+        };
+        Some(Mounted {
+            bind: false,
+            source,
+            target,
+            read_only,
+        })
     }
 
     pub(super) fn bind(
@@ -381,73 +336,6 @@ impl Compose<'_> {
     }
 }
 
-/// Address, port of the host, port of the container, protocol.
-type Port = (String, u16, u16, &'static str);
-
-/// Adds a published port under a name of its own, saying what differs from the defaults.
-pub fn publish(published: &mut Map<String, Value>, (address, host, target, protocol): Port) {
-    let wanted = if protocol == "udp" {
-        format!("p{host}-udp")
-    } else {
-        format!("p{host}")
-    };
-    let name = fresh(published, &wanted);
-    let mut entry = json!({ "port": host });
-    if address != "127.0.0.1" {
-        entry["address"] = address.into();
-    }
-    if host != target {
-        entry["to"] = target.into();
-    }
-    if protocol == "udp" {
-        entry["protocol"] = "udp".into();
-    }
-    published.insert(name, entry);
-}
-
-/// `[[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]`, each of the ports a range.
-pub fn ports(text: &str) -> Result<Vec<Port>, String> {
-    let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = match protocol {
-        "tcp" => "tcp",
-        "udp" => "udp",
-        other => return Err(format!("Tank publishes tcp and udp, not {other}")),
-    };
-    let Some((rest, target)) = rest.rsplit_once(':') else {
-        return Err("the host's port would be any: name one".to_owned());
-    };
-    let (address, host) = match rest.rsplit_once(':') {
-        Some((address, host)) => (
-            address
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned(),
-            host,
-        ),
-        None => ("0.0.0.0".to_owned(), rest),
-    };
-    if host.is_empty() {
-        return Err("the host's port would be any: name one".to_owned());
-    }
-    let range = |text: &str| -> Result<(u16, u16), String> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let parse = |text: &str| {
-            text.trim()
-                .parse::<u16>()
-                .map_err(|_| format!("`{text}` is no port"))
-        };
-        Ok((parse(first)?, parse(last)?))
-    };
-    let ((host, host_end), (target, target_end)) = (range(host)?, range(target)?);
-    let count = host_end.saturating_sub(host);
-    if count != target_end.saturating_sub(target) || count >= MAX_PORTS {
-        return Err("the two ranges differ, or are too long".to_owned());
-    }
-    Ok((0..=count)
-        .map(|n| (address.clone(), host + n, target + n, protocol))
-        .collect())
-}
-
 fn looks_like_a_file(source: &str) -> bool {
     let name = source.rsplit('/').next().unwrap_or_default();
     let extension = name
@@ -482,25 +370,5 @@ fn mode_of(value: &Value) -> String {
                 .unwrap_or_else(|| "0400".to_owned())
                 .trim_start_matches("0o")
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_read_as_compose_reads_them() {
-        let port = |a: &str, h, t, p| (a.to_owned(), h, t, p);
-        assert_eq!(ports("8080:80"), Ok(vec![port("0.0.0.0", 8080, 80, "tcp")]));
-        assert_eq!(
-            ports("127.0.0.1:53:53/udp"),
-            Ok(vec![port("127.0.0.1", 53, 53, "udp")])
-        );
-        assert_eq!(ports("[::1]:1:2"), Ok(vec![port("::1", 1, 2, "tcp")]));
-        assert_eq!(ports("3000-3001:80-81").map(|ports| ports.len()), Ok(2));
-        for refused in ["80", "1-2:3", "a:b", "1:2/sctp", "127.0.0.1::80"] {
-            assert!(ports(refused).is_err(), "{refused}");
-        }
     }
 }

@@ -159,8 +159,8 @@ impl Graph {
                 .iter()
                 .filter_map(|need| keys.get(need).cloned())
                 .collect();
-            let whole = needs.len() == node.needs.len();
-            if !whole || graph.index.contains_key(&node.key) || !node.node.fits(&node.key) {
+            let is_complete = needs.len() == node.needs.len();
+            if !is_complete || graph.index.contains_key(&node.key) || !node.node.fits(&node.key) {
                 return Err(LoadError::Malformed(node.key).into());
             }
             keys.insert(hash, node.key.clone());

@@ -116,7 +116,7 @@ impl Graph {
         })
     }
 
-    /// What can change of `pod` without touching its processes.
+    /// What can change of `pod` without a restart of its processes.
     pub fn pod(&self, pod: &Name) -> Option<&PodNode> {
         match &self.get(&Key::Pod(pod.clone()))?.node {
             Node::Pod(node) => Some(node),

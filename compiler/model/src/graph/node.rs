@@ -117,7 +117,7 @@ pub enum Node {
     Init(spec::Container),
 }
 
-/// What can change without touching a process of the pod.
+/// What can change without a restart of any process of the pod.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PodNode {
     /// Texts of the user's, by name.
@@ -224,7 +224,7 @@ impl ContainerNode {
 }
 
 impl LifecycleNode {
-    /// Whether the container says itself when it is ready.
+    /// Whether a probe decides when the container is ready.
     pub fn is_probed(&self) -> bool {
         self.readiness.is_some() || self.startup.is_some()
     }

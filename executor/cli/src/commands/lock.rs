@@ -169,7 +169,7 @@ fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whole or not at all.
+/// Writes a file that appears at once, by a rename: no reader sees a part of it.
 fn write(path: &Path, text: &str) -> Result<(), Error> {
     let failed = |e: std::io::Error| Error::failed(format!("write {}", path.display()), e);
     let new = path.with_extension(format!("lock.{}.new", std::process::id()));

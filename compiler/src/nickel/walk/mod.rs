@@ -4,11 +4,14 @@
 //! A field that fails is left out and remembered as *poisoned*, so that nothing is said of it
 //! twice. The walk descends only where the contracts do, so its depth is theirs and not the user's.
 
-use super::{Session, definitions::Definition, errors::covers};
+mod mistakes;
+
+use super::{Evaluated, Session, Written, errors::covers};
 use crate::{
-    diagnostics::{Label, Place, Problem, Source},
+    diagnostics::{Label, Problem},
     schema::{self, Refusal, check_value},
 };
+use mistakes::suggested_name;
 use nickel_lang_core::{
     error::Error,
     eval::{
@@ -16,106 +19,17 @@ use nickel_lang_core::{
         cache::Cache,
         value::{Container, NickelValue},
     },
+    identifier::LocIdent,
     position::PosIdx,
     term::BindingType,
 };
 use serde_json::{Map, Value};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::collections::BTreeSet;
 use tank_model::{
     Name,
     name::nearest,
-    schema::{Field, Kind, Schema, Shape},
+    schema::{Kind, Schema, Shape},
 };
-
-/// What a configuration says, as far as it can be evaluated.
-#[derive(Default)]
-pub struct Evaluated {
-    pub value: Value,
-    pub problems: Vec<Problem>,
-    /// Fields that have a problem: what else is found of them is a consequence.
-    pub poisoned: BTreeSet<Vec<String>>,
-    pub sources: Vec<Source>,
-    pub places: BTreeMap<Vec<String>, Written>,
-    /// Where the name of each field was written.
-    pub names: BTreeMap<Vec<String>, Place>,
-    /// Every file that was read, with what it held.
-    pub reads: Vec<(PathBuf, String)>,
-    /// Every place that defines a field, by the field.
-    pub definitions: BTreeMap<Vec<String>, Vec<Definition>>,
-}
-
-/// Where a field was written.
-#[derive(Debug, Clone)]
-pub struct Written {
-    pub place: Place,
-    /// Where it was asked for, if it was made elsewhere: the call of a function, the use of a name.
-    pub via: Option<Place>,
-    /// Whether it is a value of its own, and neither a record nor a part of an array.
-    pub leaf: bool,
-}
-
-impl Evaluated {
-    /// Where a field was written, or the nearest field around it that is in one of the user's
-    /// files.
-    pub fn written(&self, path: &[String]) -> Option<&Written> {
-        (0..=path.len())
-            .rev()
-            .find_map(|length| self.places.get(&path[..length]))
-    }
-
-    /// The name of the file a field was written in.
-    pub fn file(&self, path: &[String]) -> Option<&str> {
-        self.sources
-            .get(self.written(path)?.place.source)
-            .map(|source| source.name.as_str())
-    }
-
-    /// A problem with a field, at the place it was written and with the call that made it.
-    pub fn problem(
-        &self,
-        code: &str,
-        path: &[String],
-        message: String,
-        help: Option<String>,
-    ) -> Problem {
-        let mut labels = Vec::new();
-        if let Some(written) = self.written(path) {
-            labels.push(Label {
-                place: written.place.clone(),
-                text: "here".to_owned(),
-            });
-        }
-        // The nearest field around it that was made elsewhere than it is asked for.
-        let via = (0..=path.len())
-            .rev()
-            .find_map(|length| self.places.get(&path[..length])?.via.clone());
-        if let (Some(via), Some(first)) = (via, labels.first())
-            && !covers(&via, &first.place)
-        {
-            labels.push(Label {
-                place: via,
-                text: "asked for here".to_owned(),
-            });
-        }
-        Problem {
-            code: code.to_owned(),
-            path: path.to_vec(),
-            message,
-            help,
-            labels,
-        }
-    }
-
-    /// Whether something at or around a field, or below it, has a problem already.
-    pub fn is_poisoned(&self, path: &[String]) -> bool {
-        self.poisoned
-            .iter()
-            .any(|poisoned| path.starts_with(poisoned) || poisoned.starts_with(path))
-    }
-}
 
 impl Session {
     /// Walks a configuration; `problems` were found before.
@@ -252,7 +166,7 @@ impl Walk<'_> {
         }
     }
 
-    fn note_name(&mut self, name: nickel_lang_core::identifier::LocIdent, path: &[String]) {
+    fn note_name(&mut self, name: LocIdent, path: &[String]) {
         if let Some(place) = self.session.place(name.pos) {
             self.out.names.insert(path.to_vec(), place.clone());
             self.out.places.insert(
@@ -270,7 +184,7 @@ impl Walk<'_> {
     fn field(
         &mut self,
         field: &nickel_lang_core::term::record::Field,
-        name: nickel_lang_core::identifier::LocIdent,
+        name: LocIdent,
         path: &[String],
     ) -> Option<NickelValue> {
         let asked = field.value.as_ref()?.pos_idx();
@@ -304,37 +218,6 @@ impl Walk<'_> {
             Kind::String => self.plain(value, kind, path).filter(Value::is_string),
             Kind::Bool => self.plain(value, kind, path).filter(Value::is_boolean),
         }
-    }
-
-    fn wrong(&mut self, value: &NickelValue, kind: &Kind, path: &[String]) {
-        let found = match value.type_of() {
-            Some("Number") => "a number".to_owned(),
-            Some("String") => "a text".to_owned(),
-            Some("Bool") => "a boolean".to_owned(),
-            Some("Record") => "a record".to_owned(),
-            Some("Array") => "an array".to_owned(),
-            Some("EnumTag") => "a tag".to_owned(),
-            Some("Function" | "MatchExpression" | "CustomContract") => "a function".to_owned(),
-            Some("Null") => "null".to_owned(),
-            other => other.unwrap_or("something else").to_lowercase(),
-        };
-        let field = path.last().map_or("the configuration", String::as_str);
-        let help = match (kind, value.type_of()) {
-            (Kind::Array(_), Some("String")) => "put it into brackets: `[\"…\"]`",
-            (Kind::String, Some("Number" | "Bool")) => "put it into quotes",
-            (Kind::Dict(_), Some("Array")) => {
-                "a record keyed by name merges across files: `{ name = … }`"
-            }
-            (_, Some("Function" | "MatchExpression")) => "apply the function to its arguments",
-            _ => "",
-        };
-        let wanted = schema::words(kind, self.schema);
-        self.report(
-            "tank::value::type",
-            path,
-            format!("`{field}` is {found}, not {wanted}"),
-            help,
-        );
     }
 
     /// A scalar of a plain type.
@@ -426,7 +309,7 @@ impl Walk<'_> {
         let elements: Vec<NickelValue> =
             array.iter_with_pending_contracts(value.pos_idx()).collect();
         let mut items = Vec::new();
-        let mut whole = true;
+        let mut complete = true;
         for (index, element) in elements.into_iter().enumerate() {
             path.push(index.to_string());
             let asked = element.pos_idx();
@@ -437,10 +320,10 @@ impl Walk<'_> {
             path.pop();
             match item {
                 Some(item) => items.push(item),
-                None => whole = false,
+                None => complete = false,
             }
         }
-        whole.then_some(Value::Array(items))
+        complete.then_some(Value::Array(items))
     }
 
     /// The fields of a record keyed by names of the user's.
@@ -482,18 +365,6 @@ impl Walk<'_> {
             path.pop();
         }
         Value::Object(out)
-    }
-
-    /// A field that is declared and has no value.
-    fn undefined(&mut self, name: nickel_lang_core::identifier::LocIdent, path: &[String]) {
-        self.note_name(name, path);
-        let message = format!("`{}` is declared and has no value", name.label());
-        self.report(
-            "tank::field::missing",
-            path,
-            message,
-            "give it one in this file or in one merged with it",
-        );
     }
 
     /// The fields of a record contract; none when it lacks one that it needs, unless something can
@@ -548,120 +419,11 @@ impl Walk<'_> {
             }
             path.pop();
         }
-        for missing in contract_fields
-            .iter()
-            .filter(|field| field.required() && !given.contains(&field.name))
-        {
-            // A misspelt name is one mistake, not two.
-            let misspelt = |given: &String| {
-                nearest(given, contract_fields.iter().map(|f| f.name.as_str()))
-                    == Some(&missing.name)
-            };
-            if unknown.iter().any(misspelt) {
-                path.push(missing.name.clone());
-                self.out.poisoned.insert(path.clone());
-                path.pop();
-            } else {
-                self.missing(missing, contract, value, path);
-            }
-        }
-        let whole = contract_fields
+        self.missing_fields(value, (contract, contract_fields), (&given, &unknown), path);
+        let complete = contract_fields
             .iter()
             .all(|field| !field.required() || out.contains_key(&field.name));
-        (whole || matches!(contract, "Pod" | "Container")).then_some(Value::Object(out))
-    }
-
-    fn unknown(
-        &mut self,
-        name: nickel_lang_core::identifier::LocIdent,
-        contract: &str,
-        known: &[Field],
-        path: &[String],
-    ) {
-        self.note_name(name, path);
-        let what = contract.to_lowercase();
-        let a = if what.starts_with(['a', 'e', 'i', 'o', 'u']) {
-            "an"
-        } else {
-            "a"
-        };
-        let what = if contract == "Config" {
-            "the configuration".to_owned()
-        } else {
-            format!("{a} {what}")
-        };
-        let message = format!("{what} has no field `{}`", name.label());
-        let help = match nearest(name.label(), known.iter().map(|field| field.name.as_str())) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => {
-                let names: Vec<&str> = known.iter().map(|field| field.name.as_str()).collect();
-                format!("its fields are {}", names.join(", "))
-            }
-        };
-        self.report("tank::field::unknown", path, message, help);
-    }
-
-    fn missing(
-        &mut self,
-        field: &Field,
-        contract: &str,
-        record: &NickelValue,
-        path: &mut Vec<String>,
-    ) {
-        let place = self.session.context.pos_table.get(record.pos_idx());
-        let place = self.session.place(place);
-        // A field that did not parse and was left out is not missing.
-        let near = place
-            .clone()
-            .or_else(|| self.out.written(path).map(|written| written.place.clone()));
-        let in_hole = near.is_some_and(|place| {
-            let name = self
-                .session
-                .sources
-                .list
-                .get(place.source)
-                .map(|source| source.name.clone());
-            self.session.repaired.holes.iter().any(|(file, hole)| {
-                name.as_deref() == Some(super::shown_path(file).as_str())
-                    && place.range.start <= hole.start
-                    && hole.end <= place.range.end
-            })
-        });
-        let owner = path
-            .last()
-            .cloned()
-            .unwrap_or_else(|| "the configuration".to_owned());
-        path.push(field.name.clone());
-        if in_hole {
-            self.out.poisoned.insert(path.clone());
-        } else {
-            let message = format!("`{owner}` has no `{}`", field.name);
-            let help = example(&field.doc)
-                .map_or_else(String::new, |example| format!("for example `{example}`"));
-            let code = match contract {
-                "HttpProbe" | "TcpProbe" => "tank::probe::no_port",
-                "Container" => "tank::container::no_image",
-                _ => "tank::field::missing",
-            };
-            // The whole record would be a long snippet: its name says where.
-            if let Some(name) = self.out.names.get(&path[..path.len() - 1]).cloned() {
-                let via = self
-                    .out
-                    .written(&path[..path.len() - 1])
-                    .and_then(|written| written.via.clone());
-                self.out.places.insert(
-                    path.clone(),
-                    Written {
-                        place: name,
-                        via,
-                        leaf: false,
-                    },
-                );
-            }
-            self.report(code, path, message, help);
-            self.out.places.remove(path);
-        }
-        path.pop();
+        (complete || matches!(contract, "Pod" | "Container")).then_some(Value::Object(out))
     }
 }
 
@@ -669,30 +431,4 @@ impl Walk<'_> {
 fn placeholder(kind: &Kind) -> Option<Value> {
     matches!(kind, Kind::Named(name) if matches!(name.as_str(), "Pod" | "Volume"))
         .then(|| Value::Object(Map::new()))
-}
-
-/// The first line of the example in a field's doc.
-fn example(doc: &str) -> Option<&str> {
-    doc.split("```nickel")
-        .nth(1)?
-        .lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-}
-
-/// The nearest legal name.
-fn suggested_name(text: &str) -> String {
-    let legal = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_lowercase()
-        } else {
-            '-'
-        }
-    };
-    let name: String = text.chars().map(legal).take(63).collect();
-    let name = name.trim_matches('-').to_owned();
-    match Name::new(&name) {
-        Ok(name) => format!("for example `{name}`"),
-        Err(_) => "for example `web-1`".to_owned(),
-    }
 }
