@@ -148,32 +148,13 @@ fn compile_with(
         add_problems(&mut evaluated, config);
     }
     let Some(config) = config.filter(|_| evaluated.problems.is_empty()) else {
-        // In the order of the text, as they are looked for.
-        let at = |problem: &Problem| {
-            let first = problem
-                .labels
-                .first()
-                .map(|label| (label.place.source, label.place.range.start));
-            (first.is_none(), first)
-        };
-        evaluated.problems.sort_by_key(at);
+        sort_by_place(&mut evaluated.problems);
         return Err(CompileError::Problems(Problems {
             list: evaluated.problems,
             sources: evaluated.sources,
         }));
     };
-    let bytes = canonical::encode(&config).map_err(|e| internal(&e))?;
-    if bytes.len() > canonical::MAX_BYTES {
-        return Err(CompileError::Limit {
-            code: "tank::limit::size".to_owned(),
-            what: format!(
-                "the configuration has {} bytes, more than the {} it may have",
-                bytes.len(),
-                canonical::MAX_BYTES
-            ),
-            help: "put large contents into images or volumes".to_owned(),
-        });
-    }
+    let bytes = encode(&config)?;
     let mut reads = reads(&evaluated);
     if !inputs.unlocked {
         reads.push(Read {
@@ -215,6 +196,34 @@ fn add_problems(evaluated: &mut nickel::Evaluated, config: &Config) {
         }
         evaluated.problems.push(problem);
     }
+}
+
+/// Sorts problems by where they are, those without a place last.
+fn sort_by_place(problems: &mut [Problem]) {
+    let at = |problem: &Problem| {
+        let first = problem
+            .labels
+            .first()
+            .map(|label| (label.place.source, label.place.range.start));
+        (first.is_none(), first)
+    };
+    problems.sort_by_key(at);
+}
+
+fn encode(config: &Config) -> Result<Vec<u8>, CompileError> {
+    let bytes = canonical::encode(config).map_err(|e| internal(&e))?;
+    if bytes.len() > canonical::MAX_BYTES {
+        return Err(CompileError::Limit {
+            code: "tank::limit::size".to_owned(),
+            what: format!(
+                "the configuration has {} bytes, more than the {} it may have",
+                bytes.len(),
+                canonical::MAX_BYTES
+            ),
+            help: "put large contents into images or volumes".to_owned(),
+        });
+    }
+    Ok(bytes)
 }
 
 fn reads(evaluated: &nickel::Evaluated) -> Vec<Read> {

@@ -1,4 +1,4 @@
-//! What changes the desired state, and what would.
+//! The commands that change the desired state, and `diff`, which shows what they would do.
 
 use crate::{
     args::{ChangeArgs, Source},
@@ -21,7 +21,7 @@ use tank_proto::varlink::{
 /// The status of a diff that found something.
 const DIFFERS: u8 = 2;
 
-/// What becomes of the pods that are not named, and of those of other sources.
+/// What happens to pods that the configuration does not name, and to those of other sources.
 #[derive(Clone, Copy)]
 pub struct How {
     pub merge: bool,
@@ -150,7 +150,7 @@ pub async fn switch(
     follow(&mut client, Method::Switch(call), timings, json).await
 }
 
-/// The files by what they are called on this host: what they are is the same from any folder.
+/// The absolute paths of the files: they name a source, whichever folder a command runs in.
 fn absolute(files: &[PathBuf]) -> Vec<String> {
     let name = |file: &PathBuf| {
         let folder = file
@@ -166,7 +166,7 @@ fn absolute(files: &[PathBuf]) -> Vec<String> {
     files.iter().map(name).collect()
 }
 
-/// Carries a change out, shows its progress, and says how it ended.
+/// Sends a change to the daemon, shows its progress, and prints its outcome.
 pub async fn follow(
     client: &mut Client,
     method: Method,

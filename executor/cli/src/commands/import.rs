@@ -1,4 +1,4 @@
-//! `import`: files of others as Nickel.
+//! `import`: Compose, Kubernetes and Quadlet files as Nickel.
 
 use crate::{args, error::Error, output};
 use std::{

@@ -39,7 +39,38 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
     if request.check {
         return check(&known, &used, &path, json);
     }
-    let again: BTreeSet<&str> = match request.update.as_deref() {
+    let again = again(&request, &config, &used)?;
+    let ask = used
+        .keys()
+        .filter(|image| !known.images.contains_key(*image) || again.contains(image.as_str()));
+    let ask: Vec<String> = ask.cloned().collect();
+    let resolved = resolve(socket, ask).await?;
+    let kept = known
+        .images
+        .iter()
+        .filter(|(image, _)| used.contains_key(*image));
+    let mut images: BTreeMap<String, Digest> = kept
+        .map(|(image, digest)| (image.clone(), *digest))
+        .collect();
+    images.extend(resolved);
+    let new = Lock {
+        images,
+        ..Lock::default()
+    };
+    report(&known, &new, json)?;
+    if new != known || !path.exists() {
+        write(&path, &new.text())?;
+    }
+    Ok(0)
+}
+
+/// The images that are resolved again although the lock has them.
+fn again<'a>(
+    request: &Request,
+    config: &Config,
+    used: &'a BTreeMap<String, BTreeSet<String>>,
+) -> Result<BTreeSet<&'a str>, Error> {
+    Ok(match request.update.as_deref() {
         None => BTreeSet::new(),
         Some("") => used.keys().map(String::as_str).collect(),
         Some(pod) => {
@@ -58,11 +89,11 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
                 .map(|(image, _)| image.as_str())
                 .collect()
         }
-    };
-    let ask = used
-        .keys()
-        .filter(|image| !known.images.contains_key(*image) || again.contains(image.as_str()));
-    let ask: Vec<String> = ask.cloned().collect();
+    })
+}
+
+/// Which digests the daemon finds the tags of `ask` to stand for; it is not called for none.
+async fn resolve(socket: &Path, ask: Vec<String>) -> Result<BTreeMap<String, Digest>, Error> {
     let mut resolved: BTreeMap<String, Digest> = BTreeMap::new();
     if !ask.is_empty() {
         let reply: ResolveReply = Client::connect(socket)
@@ -77,23 +108,7 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
             resolved.insert(answer.image, digest);
         }
     }
-    let kept = known
-        .images
-        .iter()
-        .filter(|(image, _)| used.contains_key(*image));
-    let mut images: BTreeMap<String, Digest> = kept
-        .map(|(image, digest)| (image.clone(), *digest))
-        .collect();
-    images.extend(resolved);
-    let new = Lock {
-        images,
-        ..Lock::default()
-    };
-    report(&known, &new, json)?;
-    if new != known || !path.exists() {
-        write(&path, &new.text())?;
-    }
-    Ok(0)
+    Ok(resolved)
 }
 
 /// Every image that a lock can hold, with the pods that use it.

@@ -1,4 +1,4 @@
-//! A module a family of commands.
+//! One module for each family of commands.
 
 mod change;
 mod config;

@@ -1,4 +1,4 @@
-//! What only looks.
+//! The commands that read the daemon's state and change nothing.
 
 use super::change::change_line;
 use crate::{
