@@ -84,7 +84,7 @@ impl Entry {
         })
     }
 
-    /// Keeps a result, whole or not at all.
+    /// Keeps a result. The entry appears at once, by a rename: no reader sees a part of it.
     pub fn save(&self, compiled: &Compiled) {
         let _ = self.write(compiled);
     }

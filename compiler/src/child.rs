@@ -18,16 +18,17 @@ use std::{
 };
 
 /// The stack of the thread that evaluates: Nickel recurses with the depth of what it reads.
-const STACK: usize = 256 << 20;
+const STACK_BYTES: usize = 256 << 20;
 
 /// The most bytes of a result.
 const MAX_RESULT: u64 = 256 << 20;
 
-/// The most bytes of what a child says before it ends.
+/// The most bytes that are read of a child's standard error.
 const MAX_STDERR: u64 = 64 << 10;
 
-/// An evaluator allocates small things, much, and ends: one arena, nothing given back before that.
-const MALLOC: &str = "glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=4294967295:glibc.malloc.top_pad=67108864:\
+/// Settings for an allocator of many small objects in a process that soon ends: one arena, and no
+/// memory is returned to the kernel before the end (mallopt(3)).
+const MALLOC_TUNABLES: &str = "glibc.malloc.arena_max=1:glibc.malloc.trim_threshold=4294967295:glibc.malloc.top_pad=67108864:\
 glibc.malloc.mmap_threshold=1073741824:glibc.malloc.tcache_count=65000:glibc.malloc.mxfast=160";
 
 /// How a configuration is evaluated.
@@ -35,7 +36,9 @@ glibc.malloc.mmap_threshold=1073741824:glibc.malloc.tcache_count=65000:glibc.mal
 pub struct Settings {
     /// This program and the arguments with which it calls [`main`].
     pub program: PathBuf,
+    /// The arguments that make it call [`main`].
     pub args: Vec<OsString>,
+    /// The most time it may take.
     pub time: Duration,
     /// In bytes.
     pub memory: u64,
@@ -43,13 +46,13 @@ pub struct Settings {
     pub cache_dir: Option<PathBuf>,
 }
 
-/// 30 s.
+/// The most time an evaluation takes unless configured: 30 s.
 pub const DEFAULT_TIME: Duration = Duration::from_secs(30);
 
-/// 2 GiB: a thousand pods take a tenth of that.
+/// The most memory an evaluation takes unless configured: 2 GiB. A thousand pods take a tenth.
 pub const DEFAULT_MEMORY: u64 = 2 << 30;
 
-/// What the child is asked.
+/// What the child is to evaluate, and with which limits.
 #[derive(Serialize, Deserialize)]
 struct Request {
     inputs: Inputs,
@@ -71,7 +74,7 @@ pub(crate) fn compile(inputs: &Inputs, settings: &Settings) -> Result<Compiled, 
     let mut child = Command::new(&settings.program)
         .args(&settings.args)
         .env("RUST_BACKTRACE", "0")
-        .env("GLIBC_TUNABLES", MALLOC)
+        .env("GLIBC_TUNABLES", MALLOC_TUNABLES)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -79,7 +82,7 @@ pub(crate) fn compile(inputs: &Inputs, settings: &Settings) -> Result<Compiled, 
         .map_err(|e| internal("start the evaluator", &e))?;
     let (done, result) = mpsc::channel();
     if let Some(mut stdin) = child.stdin.take() {
-        // A child that ends early is told of by its status.
+        // A child that ends early is reported by its status below.
         let _ = stdin.write_all(&request);
     }
     if let Some(stdout) = child.stdout.take() {
@@ -138,21 +141,42 @@ fn too_large(memory: u64) -> CompileError {
     }
 }
 
-/// What a child that gave no answer died of.
+/// What a child without an answer wrote of its own end to standard error.
+#[derive(Debug, PartialEq, Eq)]
+enum LastWords {
+    OutOfMemory,
+    OutOfStack,
+    Other,
+}
+
+/// Reads them. The runtime that aborts has no other channel: these are the texts of Rust 1.90
+/// (`handle_alloc_error`, a vector's growth, the guard page) and of nickel-lang-core 0.19.0's own
+/// allocator. `what_never_ends_ends_in_an_error` in `tests/tests/language.rs` fails when they change.
+fn last_words(stderr: &str) -> LastWords {
+    let exhausted = ["memory allocation of", "out of memory", "capacity overflow"];
+    if exhausted.iter().any(|words| stderr.contains(words)) {
+        LastWords::OutOfMemory
+    } else if stderr.contains("overflowed its stack") {
+        LastWords::OutOfStack
+    } else {
+        LastWords::Other
+    }
+}
+
+/// What a child that gave no answer ended of.
 fn ended(status: ExitStatus, stderr: &str, settings: &Settings) -> CompileError {
     use std::os::unix::process::ExitStatusExt;
     let signal = status.signal();
-    // Rust's allocator, Nickel's own, and a vector that would be larger than memory can be.
-    let exhausted = ["memory allocation of", "out of memory", "capacity overflow"];
-    if exhausted.iter().any(|words| stderr.contains(words)) {
-        return too_large(settings.memory);
-    }
-    if stderr.contains("overflowed its stack") || signal == Some(Signal::SEGV.as_raw()) {
-        return CompileError::Limit {
-            code: "tank::limit::depth".to_owned(),
-            what: "the configuration is nested or recurses too deeply".to_owned(),
-            help: "look for a function that calls itself without end".to_owned(),
-        };
+    match last_words(stderr) {
+        LastWords::OutOfMemory => return too_large(settings.memory),
+        LastWords::Other if signal != Some(Signal::SEGV.as_raw()) => {}
+        LastWords::OutOfStack | LastWords::Other => {
+            return CompileError::Limit {
+                code: "tank::limit::depth".to_owned(),
+                what: "the configuration is nested or recurses too deeply".to_owned(),
+                help: "look for a function that calls itself without end".to_owned(),
+            };
+        }
     }
     if signal == Some(Signal::XCPU.as_raw()) {
         return too_long(settings.time);
@@ -195,9 +219,9 @@ fn answer() -> Result<(), Box<dyn std::error::Error>> {
     limit(Resource::Cpu, request.seconds)?;
     limit(
         Resource::As,
-        request.memory.saturating_add(2 * STACK as u64),
+        request.memory.saturating_add(2 * STACK_BYTES as u64),
     )?;
-    let thread = std::thread::Builder::new().stack_size(STACK);
+    let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
     let thread = thread.spawn(move || {
         let answer = compile_with(&request.inputs, request.stdlib_dir.as_deref(), true);
         let mut out = std::io::stdout().lock();

@@ -7,6 +7,7 @@ use std::{fmt, ops::Range, path::PathBuf};
 /// Why a configuration does not compile.
 #[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 pub enum CompileError {
+    /// A file can't be read; the text says why.
     #[error("can't read {0}: {1}")]
     Read(PathBuf, String),
     /// Everything that was found, at once.
@@ -15,10 +16,14 @@ pub enum CompileError {
     /// Evaluation used more time or memory than it may.
     #[error("{what}")]
     Limit {
+        /// Stable, as [`Problem::code`].
         code: String,
+        /// Which limit, in words.
         what: String,
+        /// What to do.
         help: String,
     },
+    /// A defect of Tank: no configuration should lead here.
     #[error("Tank itself failed: {0}")]
     Internal(String),
 }
@@ -33,14 +38,18 @@ fn count(problems: usize) -> String {
 /// Mistakes and the texts they point into.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Problems {
+    /// In the order of the text.
     pub list: Vec<Problem>,
+    /// What the places of the problems point into.
     pub sources: Vec<Source>,
 }
 
 /// A text with its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
+    /// A path, or the `--set` it came from.
     pub name: String,
+    /// Its content when it was evaluated.
     pub text: String,
 }
 
@@ -49,6 +58,7 @@ pub struct Source {
 pub struct Place {
     /// Which of the sources.
     pub source: usize,
+    /// From the first byte to the one after the last.
     pub range: Range<usize>,
 }
 
@@ -59,7 +69,9 @@ pub struct Problem {
     pub code: String,
     /// The field's path; empty where no field is at fault.
     pub path: Vec<String>,
+    /// What is wrong.
     pub message: String,
+    /// What to do.
     pub help: Option<String>,
     /// The first is where the mistake is, the others are what it has to do with.
     pub labels: Vec<Label>,
@@ -68,7 +80,9 @@ pub struct Problem {
 /// A place with what is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Label {
+    /// Where it points.
     pub place: Place,
+    /// What is there; may be empty.
     pub text: String,
 }
 

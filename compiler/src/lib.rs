@@ -10,20 +10,20 @@
 //! unless nothing that was read has changed since the last time ([`cache`]). [`compile_here`] does
 //! it in this process.
 //!
-//! * [`schema`]: the contracts as data; [`manual`] prints them.
+//! * [`schema()`]: the contracts as data; [`manual`] prints them. [`mod@schema`]: the values that
+//!   they accept.
 //! * [`lock`]: `tank.lock`. `provenance`: which line set a field.
-//! * [`import`]: Compose, Kubernetes and Quadlet files as Nickel.
 //! * [`draw`]: pictures of a graph.
 //!
 //! It runs in the command line and never in the daemon.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod cache;
 pub mod child;
 pub mod diagnostics;
 pub mod draw;
-pub mod import;
 pub mod lock;
 mod lower;
 pub mod manual;
@@ -49,7 +49,7 @@ pub struct Inputs {
     pub files: Vec<PathBuf>,
     /// `pods.web.containers.app.image="nginx"`, as `--set` takes them: a path, `=`, and Nickel.
     pub overrides: Vec<String>,
-    /// Leave `tank.lock` aside: `tank lock` wants the tags themselves.
+    /// Ignore `tank.lock`: `tank lock` resolves the tags themselves.
     #[serde(default)]
     pub unlocked: bool,
     /// Look whether this host has the files of the secrets. Off where a configuration is only
@@ -74,6 +74,7 @@ pub struct Compiled {
 /// A file that the result depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
+    /// Absolute.
     pub path: PathBuf,
     /// Of its content; none: that there is no such file.
     pub digest: Option<Digest>,
@@ -123,7 +124,7 @@ pub fn compile_here(inputs: &Inputs, stdlib_dir: Option<&Path>) -> Result<Compil
     compile_with(inputs, stdlib_dir, false)
 }
 
-/// With `leak`, memory is left to the end of the process.
+/// As [`compile_here`]; with `leak`, the evaluator's memory is freed by the end of the process.
 fn compile_with(
     inputs: &Inputs,
     stdlib_dir: Option<&Path>,
@@ -144,56 +145,17 @@ fn compile_with(
         inputs.this_host,
     );
     if let Some(config) = &config {
-        for found in check::check(config) {
-            if evaluated.is_poisoned(&found.path) {
-                continue;
-            }
-            let help = Some(found.help).filter(|help| !help.is_empty());
-            let mut problem = evaluated.problem(found.code, &found.path, found.message, help);
-            if let Some((path, role)) = found.related
-                && let Some(written) = evaluated.written(&path)
-            {
-                let place = written.place.clone();
-                problem.labels.push(diagnostics::Label {
-                    place,
-                    text: role.to_owned(),
-                });
-            }
-            evaluated.problems.push(problem);
-        }
+        add_problems(&mut evaluated, config);
     }
     let Some(config) = config.filter(|_| evaluated.problems.is_empty()) else {
-        // In the order of the text, as they are looked for.
-        let at = |problem: &Problem| {
-            let first = problem
-                .labels
-                .first()
-                .map(|label| (label.place.source, label.place.range.start));
-            (first.is_none(), first)
-        };
-        evaluated.problems.sort_by_key(at);
+        sort_by_place(&mut evaluated.problems);
         return Err(CompileError::Problems(Problems {
             list: evaluated.problems,
             sources: evaluated.sources,
         }));
     };
-    let bytes = canonical::encode(&config).map_err(|e| internal(&e))?;
-    if bytes.len() > canonical::MAX_BYTES {
-        return Err(CompileError::Limit {
-            code: "tank::limit::size".to_owned(),
-            what: format!(
-                "the configuration has {} bytes, more than the {} it may have",
-                bytes.len(),
-                canonical::MAX_BYTES
-            ),
-            help: "put large contents into images or volumes".to_owned(),
-        });
-    }
-    let read = |(path, text): &(PathBuf, String)| Read {
-        path: path.clone(),
-        digest: Some(Digest::of(text.as_bytes())),
-    };
-    let mut reads: Vec<Read> = evaluated.reads.iter().map(read).collect();
+    let bytes = encode(&config)?;
+    let mut reads = reads(&evaluated);
     if !inputs.unlocked {
         reads.push(Read {
             path: Lock::path(&base_dir),
@@ -212,6 +174,64 @@ fn compile_with(
         provenance,
         reads,
     })
+}
+
+/// Adds what the checks find, each at the place of its field. A field that has a problem already is
+/// left out: what is found of it follows from that one.
+fn add_problems(evaluated: &mut nickel::Evaluated, config: &Config) {
+    for found in check::check(config) {
+        if evaluated.is_poisoned(&found.path) {
+            continue;
+        }
+        let help = Some(found.help).filter(|help| !help.is_empty());
+        let mut problem = evaluated.problem(found.code, &found.path, found.message, help);
+        if let Some((path, role)) = found.related
+            && let Some(written) = evaluated.written(&path)
+        {
+            let place = written.place.clone();
+            problem.labels.push(diagnostics::Label {
+                place,
+                text: role.to_owned(),
+            });
+        }
+        evaluated.problems.push(problem);
+    }
+}
+
+/// Sorts problems by where they are, those without a place last.
+fn sort_by_place(problems: &mut [Problem]) {
+    let at = |problem: &Problem| {
+        let first = problem
+            .labels
+            .first()
+            .map(|label| (label.place.source, label.place.range.start));
+        (first.is_none(), first)
+    };
+    problems.sort_by_key(at);
+}
+
+fn encode(config: &Config) -> Result<Vec<u8>, CompileError> {
+    let bytes = canonical::encode(config).map_err(|e| internal(&e))?;
+    if bytes.len() > canonical::MAX_BYTES {
+        return Err(CompileError::Limit {
+            code: "tank::limit::size".to_owned(),
+            what: format!(
+                "the configuration has {} bytes, more than the {} it may have",
+                bytes.len(),
+                canonical::MAX_BYTES
+            ),
+            help: "put large contents into images or volumes".to_owned(),
+        });
+    }
+    Ok(bytes)
+}
+
+fn reads(evaluated: &nickel::Evaluated) -> Vec<Read> {
+    let read = |(path, text): &(PathBuf, String)| Read {
+        path: path.clone(),
+        digest: Some(Digest::of(text.as_bytes())),
+    };
+    evaluated.reads.iter().map(read).collect()
 }
 
 fn internal(error: &dyn std::fmt::Display) -> CompileError {

@@ -25,6 +25,7 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
+    /// Of the file's layout: 1.
     pub version: u32,
     /// Digests by the reference as the configuration has it.
     #[serde(default)]
@@ -41,6 +42,7 @@ impl Default for Lock {
 }
 
 impl Lock {
+    /// Where the lock of a folder is.
     pub fn path(base_dir: &Path) -> PathBuf {
         base_dir.join(FILE)
     }

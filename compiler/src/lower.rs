@@ -27,7 +27,7 @@ pub fn lower(
     let mut value = std::mem::take(&mut evaluated.value);
     if let Some(pods) = value.get_mut("pods").and_then(Value::as_object_mut) {
         for (pod, spec) in pods {
-            // A pod whose containers are all wrong has been told so.
+            // A pod whose containers are all wrong has a problem for each: it needs no further one.
             if let Some(spec) = spec.as_object_mut() {
                 spec.entry("containers")
                     .or_insert_with(|| Value::Object(serde_json::Map::new()));
@@ -161,30 +161,11 @@ fn take_in(
     let Some(fields) = file.as_object_mut() else {
         return Ok(());
     };
+    let Some(source) = source_of(fields, &path, evaluated)? else {
+        return Ok(());
+    };
     let problem = |code: &str, path: &[String], message: String, help: &str| {
         Box::new(evaluated.problem(code, path, message, Some(help.to_owned())))
-    };
-    let source = match (fields.remove("source"), fields.contains_key("text")) {
-        (None, true) => return Ok(()),
-        (Some(Value::String(source)), false) => source,
-        (Some(_), _) => {
-            let message = "a file has either a `text` or a `source`".to_owned();
-            return Err(problem(
-                "tank::files::two_contents",
-                &path,
-                message,
-                "keep one of the two",
-            ));
-        }
-        (None, false) => {
-            let message = "a file needs a `text` or a `source`".to_owned();
-            return Err(problem(
-                "tank::files::no_content",
-                &path,
-                message,
-                "for example `{ text = \"…\" }`",
-            ));
-        }
     };
     path.push("source".to_owned());
     // Relative to the file the source is named in, as an import would be.
@@ -216,6 +197,39 @@ fn take_in(
                 &path,
                 message,
                 &beside(&full),
+            ))
+        }
+    }
+}
+
+/// Takes the `source` out of a file that has one and no `text`; none for one with a `text`.
+fn source_of(
+    fields: &mut serde_json::Map<String, Value>,
+    path: &[String],
+    evaluated: &Evaluated,
+) -> Result<Option<String>, Box<Problem>> {
+    let problem = |code: &str, path: &[String], message: String, help: &str| {
+        Box::new(evaluated.problem(code, path, message, Some(help.to_owned())))
+    };
+    match (fields.remove("source"), fields.contains_key("text")) {
+        (None, true) => Ok(None),
+        (Some(Value::String(source)), false) => Ok(Some(source)),
+        (Some(_), _) => {
+            let message = "a file has either a `text` or a `source`".to_owned();
+            Err(problem(
+                "tank::files::two_contents",
+                path,
+                message,
+                "keep one of the two",
+            ))
+        }
+        (None, false) => {
+            let message = "a file needs a `text` or a `source`".to_owned();
+            Err(problem(
+                "tank::files::no_content",
+                path,
+                message,
+                "for example `{ text = \"…\" }`",
             ))
         }
     }

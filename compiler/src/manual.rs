@@ -1,12 +1,12 @@
 //! The manual: what a field is for, what a code means. Printed by `tank doc`, from the stdlib and
 //! its error pages.
 
-use crate::{
-    nickel,
-    schema::{Contract, Field, Kind, Schema, Shape, one_of},
-};
+use crate::{nickel, schema::one_of};
 use std::fmt::Write;
-use tank_model::name::nearest;
+use tank_model::{
+    name::nearest,
+    schema::{Contract, Field, Kind, Schema, Shape},
+};
 
 /// The pages of the codes.
 pub const ERRORS: &str = include_str!("../../stdlib/errors.md");
@@ -14,7 +14,9 @@ pub const ERRORS: &str = include_str!("../../stdlib/errors.md");
 /// Nothing is known under a name; perhaps another was meant.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unknown {
+    /// The name that was asked for.
     pub what: String,
+    /// A known name that is one or two letters away.
     pub nearest: Option<String>,
 }
 
@@ -97,28 +99,16 @@ pub fn default_of(path: &str) -> Option<String> {
     }
 }
 
-fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown> {
+fn find<'a>(schema: &'a Schema, parts: &'a [&'a str]) -> Result<Found<'a>, Unknown> {
     let contract = |name: &'a str| {
         schema
             .contracts
             .get(name)
             .map(|contract| Found::Contract(name, contract))
     };
-    let (mut record, mut rest) = match parts {
-        [] => return contract("Config").ok_or_else(|| unknown("Config", &[])),
-        // A contract, or a helper, by its own name.
-        [name] if schema.contracts.contains_key(*name) && *name != "env" => {
-            return contract(name).ok_or_else(|| unknown(name, &[]));
-        }
-        ["tank", name] => {
-            let names: Vec<&str> = schema.contracts.keys().map(String::as_str).collect();
-            return contract(name).ok_or_else(|| unknown(name, &names));
-        }
-        ["pods", ..] => ("Config", parts),
-        // `web.app.env`: what people type; a pod's field first, then a container's.
-        [first, ..] if has(schema, "Pod", first) => ("Pod", parts),
-        [first, ..] if has(schema, "Container", first) => ("Container", parts),
-        [_, rest @ ..] => ("Pod", rest),
+    let (mut record, mut rest) = match start(schema, parts)? {
+        Start::Within(record, rest) => (record, rest),
+        Start::Contract(name) => return contract(name).ok_or_else(|| unknown(name, &[])),
     };
     loop {
         let [name, after @ ..] = rest else {
@@ -126,22 +116,18 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
         };
         let fields = schema.record(record).unwrap_or_default();
         let Some(field) = fields.iter().find(|field| field.name == *name) else {
-            // The container's name in `web.app.env`.
-            if record == "Pod"
-                && after
-                    .first()
-                    .is_none_or(|next| has(schema, "Container", next))
-            {
+            let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+            let unknown = unknown(name, &names);
+            // The container's name in `web.app.env`, also where what follows it is misspelt.
+            let names_container = match after.first() {
+                Some(next) => has(schema, "Container", next) || unknown.nearest.is_none(),
+                None => unknown.nearest.is_none(),
+            };
+            if record == "Pod" && names_container {
                 (record, rest) = ("Container", after);
                 continue;
             }
-            return Err(unknown(
-                name,
-                &fields
-                    .iter()
-                    .map(|field| field.name.as_str())
-                    .collect::<Vec<_>>(),
-            ));
+            return Err(unknown);
         };
         if after.is_empty() {
             return Ok(Found::Field(field));
@@ -165,6 +151,51 @@ fn find<'a>(schema: &'a Schema, parts: &[&'a str]) -> Result<Found<'a>, Unknown>
             return Ok(Found::Field(field));
         }
     }
+}
+
+/// Where the way along a path begins.
+enum Start<'a> {
+    /// In a record contract, with the rest of the path.
+    Within(&'a str, &'a [&'a str]),
+    /// It is a contract or a helper by its own name.
+    Contract(&'a str),
+}
+
+fn start<'a>(schema: &Schema, parts: &'a [&'a str]) -> Result<Start<'a>, Unknown> {
+    Ok(match parts {
+        [] => Start::Contract("Config"),
+        // A contract, or a helper, by its own name.
+        [name] if schema.contracts.contains_key(*name) && *name != "env" => Start::Contract(name),
+        ["tank", name] => {
+            let names: Vec<&str> = schema.contracts.keys().map(String::as_str).collect();
+            if !schema.contracts.contains_key(*name) {
+                return Err(unknown(name, &names));
+            }
+            Start::Contract(name)
+        }
+        ["pods", ..] => Start::Within("Config", parts),
+        // `web.app.env`: what people type; a pod's field first, then a container's.
+        [first, ..] if has(schema, "Pod", first) => Start::Within("Pod", parts),
+        [first, ..] if has(schema, "Container", first) => Start::Within("Container", parts),
+        // A pod's name, unless it is all there is and nearly a word of Tank's.
+        [word] if nearest_word(schema, word).is_some() => {
+            return Err(Unknown {
+                what: (*word).to_owned(),
+                nearest: nearest_word(schema, word).map(str::to_owned),
+            });
+        }
+        [_, rest @ ..] => Start::Within("Pod", rest),
+    })
+}
+
+/// The name of a field of a pod or a container, a contract or a helper that is nearest to `word`.
+fn nearest_word<'a>(schema: &'a Schema, word: &str) -> Option<&'a str> {
+    let fields = ["Pod", "Container"]
+        .into_iter()
+        .flat_map(|record| schema.record(record).unwrap_or_default())
+        .map(|field| field.name.as_str());
+    let contracts = schema.contracts.keys().map(String::as_str);
+    nearest(word, fields.chain(contracts).chain(["pods"]))
 }
 
 fn has(schema: &Schema, record: &str, field: &str) -> bool {
@@ -309,7 +340,26 @@ mod tests {
         ] {
             assert!(field_page(path).is_ok(), "{path}");
         }
-        let unknown = field_page("pods.web.containers.app.limits.memroy").expect_err("unknown");
-        assert_eq!(unknown.nearest.as_deref(), Some("memory"));
+    }
+
+    #[test]
+    fn a_misspelt_field_has_its_nearest_named() {
+        for (path, near) in [
+            ("pods.web.containers.app.limits.memroy", Some("memory")),
+            ("web.app.limits.memroy", Some("memory")),
+            ("web.app.imgae", Some("image")),
+            ("web.app.conainers", None),
+            ("web.containres.app.image", Some("containers")),
+            ("web.volums", Some("volumes")),
+            ("web.volums.data", Some("volumes")),
+            ("limts", Some("limits")),
+            ("Limts", Some("Limits")),
+            ("replcas", Some("replicas")),
+            ("limits.memroy", Some("memory")),
+            ("tank.replcas", Some("replicas")),
+        ] {
+            let unknown = field_page(path).expect_err(path);
+            assert_eq!(unknown.nearest.as_deref(), near, "{path}");
+        }
     }
 }

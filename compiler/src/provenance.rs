@@ -35,18 +35,7 @@ pub(crate) fn of(evaluated: &Evaluated) -> Provenance {
             definition.place != written.place && Some(&definition.place) != written.via.as_ref()
         });
         let overrode = others.filter_map(|definition| {
-            let text = evaluated
-                .sources
-                .get(definition.place.source)?
-                .text
-                .get(definition.place.range.clone())?;
-            let text: String = text
-                .split_whitespace()
-                .collect::<Vec<_>>()
-                .join(" ")
-                .chars()
-                .take(MAX_TEXT)
-                .collect();
+            let text = text_of(evaluated, &definition.place)?;
             Some(Overridden {
                 line: line(&definition.place)?,
                 text,
@@ -77,6 +66,14 @@ pub(crate) fn of(evaluated: &Evaluated) -> Provenance {
         fields: fields.collect(),
         ..Provenance::default()
     }
+}
+
+/// The text of a definition on one line, shortened.
+fn text_of(evaluated: &Evaluated, place: &Place) -> Option<String> {
+    let source = evaluated.sources.get(place.source)?;
+    let words = source.text.get(place.range.clone())?.split_whitespace();
+    let text = words.collect::<Vec<_>>().join(" ");
+    Some(text.chars().take(MAX_TEXT).collect())
 }
 
 fn line_starts(text: &str) -> Vec<usize> {

@@ -1,115 +1,31 @@
-//! What a configuration may say, as data: the contracts of `stdlib/tank.ncl` with their docs and
-//! defaults.
+//! The values that contracts accept: what `stdlib/tank.ncl` checks with functions of Nickel, in
+//! Rust, so that every mistake has a code, a message and a help text.
 //!
-//! The contracts are the only list of fields there is. `nickel::contracts` reads them from the
-//! file's syntax; the walk over a configuration, `tank doc` and the language server all follow
-//! them.
+//! The contracts themselves are data: [`tank_model::schema`], which `nickel::contracts` reads from
+//! the syntax of the stdlib.
 
 use serde_json::Value;
-use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+use std::{net::IpAddr, str::FromStr};
 use tank_model::{
     Reference,
     name::nearest,
+    schema::{Kind, Schema, Shape},
     spec::{Amount, Mode},
     units::{Bytes, MilliCpu, Millis, parse_network},
 };
 
-/// Every contract and helper, by name.
-#[derive(Debug, Default)]
-pub struct Schema {
-    pub contracts: BTreeMap<String, Contract>,
-}
-
-/// One entry of the stdlib.
-#[derive(Debug)]
-pub struct Contract {
-    pub doc: String,
-    pub shape: Shape,
-}
-
-/// What a contract is.
-#[derive(Debug)]
-pub enum Shape {
-    /// Fields in the order of the file.
-    Record(Vec<Field>),
-    /// One of these tags.
-    Enum(Vec<String>),
-    /// A value that a function checks; in Rust, [`check_value`] does.
-    Value,
-    /// Not a contract but a function for users.
-    Helper,
-}
-
-/// One field of a record contract.
-#[derive(Debug)]
-pub struct Field {
-    pub name: String,
-    pub doc: String,
-    pub kind: Kind,
-    pub optional: bool,
-    /// As it is written in the stdlib.
-    pub default: Option<String>,
-}
-
-impl Field {
-    /// Whether a record without it is refused.
-    pub fn required(&self) -> bool {
-        !self.optional && self.default.is_none()
-    }
-}
-
-/// The type of a field.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    String,
-    Bool,
-    Array(Box<Kind>),
-    /// A record with keys of the user's choice.
-    Dict(Box<Kind>),
-    /// A contract by its name.
-    Named(String),
-}
-
-impl Kind {
-    /// As the stdlib writes it.
-    pub fn text(&self) -> String {
-        match self {
-            Self::String => "String".to_owned(),
-            Self::Bool => "Bool".to_owned(),
-            Self::Array(of) => format!("Array {}", of.text()),
-            Self::Dict(of) => format!("{{ _ | {} }}", of.text()),
-            Self::Named(name) => name.clone(),
-        }
-    }
-
-    /// For people: `a text`.
-    pub fn words(&self, schema: &Schema) -> String {
-        match self {
-            Self::String => "a text".to_owned(),
-            Self::Bool => "`true` or `false`".to_owned(),
-            Self::Array(_) => "an array of texts".to_owned(),
-            Self::Dict(_) => "a record keyed by name".to_owned(),
-            Self::Named(name) => match schema.contracts.get(name).map(|contract| &contract.shape) {
-                Some(Shape::Record(_)) => "a record".to_owned(),
-                Some(Shape::Enum(tags)) => one_of(tags),
-                _ => expected(name).to_owned(),
-            },
-        }
-    }
-
-    /// Whether the keys of a [`Kind::Dict`] are [`tank_model::Name`]s: those of records of Tank's
-    /// are, unless they are paths (`files`) or resources (`ulimits`).
-    pub fn keys_are_names(&self) -> bool {
-        matches!(self, Self::Named(name) if !matches!(name.as_str(), "File" | "Ulimit"))
-    }
-}
-
-impl Schema {
-    pub fn record(&self, name: &str) -> Option<&[Field]> {
-        match &self.contracts.get(name)?.shape {
-            Shape::Record(fields) => Some(fields),
-            _ => None,
-        }
+/// What a value of a kind is, in words for a message: `a text`.
+pub fn words(kind: &Kind, schema: &Schema) -> String {
+    match kind {
+        Kind::String => "a text".to_owned(),
+        Kind::Bool => "`true` or `false`".to_owned(),
+        Kind::Array(_) => "an array of texts".to_owned(),
+        Kind::Dict(_) => "a record keyed by name".to_owned(),
+        Kind::Named(name) => match schema.contracts.get(name).map(|contract| &contract.shape) {
+            Some(Shape::Record(_)) => "a record".to_owned(),
+            Some(Shape::Enum(tags)) => one_of(tags),
+            _ => expected(name).to_owned(),
+        },
     }
 }
 
@@ -147,8 +63,11 @@ fn expected(contract: &str) -> &'static str {
 /// A value that a contract refuses.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// Stable, with a page of its own.
     pub code: &'static str,
+    /// What is wrong.
     pub message: String,
+    /// What to do; may be empty.
     pub help: String,
 }
 

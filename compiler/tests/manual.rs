@@ -8,8 +8,8 @@ use std::{
 use tank_compiler::{
     CompileError, Compiled, Inputs, compile_here,
     manual::{self, examples},
-    schema::{Kind, Shape},
 };
+use tank_model::schema::{Kind, Shape};
 
 /// A folder of this test's own, removed when it ends.
 struct Scratch(PathBuf);
@@ -162,7 +162,8 @@ fn every_code_has_a_page() {
     }
 }
 
-/// A configuration in which `snippet` is written into a record of this contract.
+/// A configuration in which `snippet` is written into a record of this contract. Long because it
+/// has an arm for each contract.
 fn around(contract: &str, snippet: &str) -> String {
     let container = |inner: &str| {
         let image = if inner.contains("image =") {

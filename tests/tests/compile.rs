@@ -110,6 +110,58 @@ fn files_merge_and_fields_are_overridden() {
 }
 
 #[test]
+fn data_files_merge_with_each_other_and_with_what_imports_them() {
+    let dir = std::env::temp_dir().join(format!("tank-data-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let path = |name: &str| dir.join(name).display().to_string();
+    for (name, text) in [
+        (
+            "a.ncl",
+            "{ pods.a.containers.x = { image = \"one\", env.A = \"1\" } }",
+        ),
+        (
+            "b.json",
+            r#"{"pods":{"a":{"containers":{"x":{"env":{"B":"2"},"args":["go"]}},"volumes":{}}}}"#,
+        ),
+        (
+            "c.yaml",
+            "pods: { a: { containers: { x: { env: { C: '3' } } } } }",
+        ),
+        ("d.toml", "[pods.a.containers.x.env]\nD = \"4\"\n"),
+        (
+            "e.ncl",
+            "(import \"c.yaml\") & (import \"d.toml\") & { pods.a.containers.x.env.E = \"5\" }",
+        ),
+        (
+            "wrong.yaml",
+            "pods:\n  a:\n    containers:\n      x:\n        tty: 1\n",
+        ),
+    ] {
+        std::fs::write(path(name), text).expect("write");
+    }
+    let built = tank(&[
+        "build",
+        "--canonical",
+        &path("a.ncl"),
+        &path("b.json"),
+        &path("e.ncl"),
+    ]);
+    assert_eq!(
+        built.ok().trim(),
+        r#"{"pods":{"a":{"containers":{"x":{"args":["go"],"env":{"A":"1","B":"2","C":"3","D":"4","E":"5"},"image":"one"}}}}}"#
+    );
+    // A mistake is still shown at its own line.
+    let refused = tank(&["check", &path("a.ncl"), &path("wrong.yaml")]);
+    assert_eq!(refused.status, 1);
+    assert!(
+        refused.stderr.contains("wrong.yaml:5:14"),
+        "{}",
+        refused.stderr
+    );
+    std::fs::remove_dir_all(dir).expect("remove");
+}
+
+#[test]
 fn pictures_are_drawn() {
     let text = "{ pods.a = { containers.x = { image = \"i\", mounts.v = { volume = \"v\", path = \"/v\" } }, volumes.v = {} } }";
     insta::assert_snapshot!("graph_dot", build(text, "dot", &["--graph", "dot"]).ok());

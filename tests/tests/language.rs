@@ -492,6 +492,40 @@ impl Drop for Server {
     }
 }
 
+/// What only root can look at is unknown to another user, and no finding.
+#[test]
+fn doctor_reports_nothing_that_an_ordinary_user_can_not_see() {
+    use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+    let dir = std::env::temp_dir().join(format!("tank-doctor-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    // Where every user can execute it.
+    let program = dir.join("tank");
+    std::fs::copy(tank_tests::bin("tank"), &program).expect("copy");
+    let socket = dir.join("tank.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("listen");
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o000)).expect("chmod");
+    let mut command = std::process::Command::new(&program);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    let output = command
+        .arg("--socket")
+        .arg(&socket)
+        .args(["--json", "doctor"])
+        .output()
+        .expect("tank");
+    let doctor: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for unknown in ["nftables", "tankd"] {
+        let finding = doctor["findings"]
+            .as_array()
+            .and_then(|findings| findings.iter().find(|finding| finding["what"] == unknown))
+            .unwrap_or_else(|| panic!("no {unknown}: {doctor}"));
+        assert_eq!(finding["ok"], Value::Null, "{finding}");
+        assert_eq!(finding["help"], "run `tank doctor` as root");
+    }
+    std::fs::remove_dir_all(dir).expect("remove");
+}
+
 #[test]
 fn the_language_server_completes_and_explains() {
     let output = Command::new(repo().join("scripts/nls.sh"))

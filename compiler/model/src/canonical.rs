@@ -18,12 +18,16 @@ pub const MAX_BYTES: usize = 16 << 20;
 /// Why a value has no canonical bytes, or bytes are not canonical.
 #[derive(Debug, thiserror::Error)]
 pub enum CanonicalError {
+    /// The text has so many bytes, more than [`MAX_BYTES`].
     #[error("{0} bytes are more than the {MAX_BYTES} a value may have")]
     TooLarge(usize),
+    /// It is no JSON, or not of the shape that is read.
     #[error("the bytes are no JSON of the expected shape")]
     Shape(#[from] serde_json::Error),
+    /// Encoding it again gives other bytes.
     #[error("the bytes are a second spelling of the same value")]
     NotCanonical,
+    /// It holds a number that is not whole, which has several spellings.
     #[error("`{0}` is no integer")]
     Float(String),
 }

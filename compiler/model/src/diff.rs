@@ -1,6 +1,6 @@
 //! What differs between two graphs, field by field, for people and for `--json`.
 //!
-//! This compares what was *declared*. What it costs the host is the planner's to say.
+//! This compares what was *declared*; the planner decides what it costs the host.
 
 use crate::graph::{Entry, Graph, Key};
 use serde::{Deserialize, Serialize};
@@ -9,32 +9,44 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// One node that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct NodeChange {
+    /// Which node.
     pub key: Key,
+    /// How it differs.
     #[serde(flatten)]
     pub what: What,
 }
 
+/// How a node differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum What {
+    /// Only the newer graph has it.
     Added,
+    /// Only the older graph has it.
     Removed,
-    Modified { fields: Vec<FieldChange> },
+    /// Both have it, with different content.
+    Modified {
+        /// The fields that differ, sorted by path.
+        fields: Vec<FieldChange>,
+    },
 }
 
 /// One field, by its path within the node. None: it was or is not set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FieldChange {
+    /// Parts joined by dots.
     pub field: String,
+    /// The older value.
     pub before: Option<Value>,
+    /// The newer value.
     pub after: Option<Value>,
 }
 
 /// What has to change to get from `before` to `after`, in the order of the keys. Nodes that differ
 /// only in what they need are left out: that is listed where it happened. Equal pods are recognised
 /// by their hash and not looked into.
-pub fn diff(before: &Graph, after: &Graph) -> Vec<Change> {
+pub fn diff(before: &Graph, after: &Graph) -> Vec<NodeChange> {
     if before.root() == after.root() {
         return Vec::new();
     }
@@ -59,7 +71,7 @@ pub fn diff(before: &Graph, after: &Graph) -> Vec<Change> {
         .collect()
 }
 
-fn compare(key: &Key, old: Option<&Entry>, new: Option<&Entry>) -> Option<Change> {
+fn compare(key: &Key, old: Option<&Entry>, new: Option<&Entry>) -> Option<NodeChange> {
     let what = match (old, new) {
         (None, Some(_)) => What::Added,
         (Some(_), None) => What::Removed,
@@ -68,7 +80,7 @@ fn compare(key: &Key, old: Option<&Entry>, new: Option<&Entry>) -> Option<Change
         },
         _ => return None,
     };
-    Some(Change {
+    Some(NodeChange {
         key: key.clone(),
         what,
     })

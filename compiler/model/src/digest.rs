@@ -19,10 +19,12 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// A digest from its 32 bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
+    /// Its 32 bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -104,6 +106,7 @@ impl Hasher {
         self
     }
 
+    /// The hash of all fields so far.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }

@@ -1,4 +1,4 @@
-//! The record of a generation: what a host was told to be, when, by whom and from what.
+//! The record of a generation: what a host should be, since when, by whose request and from what.
 
 use crate::digest::Digest;
 use serde::{Deserialize, Serialize};
@@ -79,12 +79,13 @@ pub struct Gate {
 /// What follows for a generation once its way is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
+    /// It is the current one, and healthy.
     Good,
     /// It stays the current one.
     Failed,
     /// Its parent is put back, as a new generation.
     PutBack,
-    /// Nothing was asked of it but to be reached, and the loop goes on with that.
+    /// It has no gate and is not reached yet; the loop goes on converging to it.
     GoOn,
 }
 
@@ -103,7 +104,7 @@ impl Verdict {
     }
 }
 
-/// Where a rollback leads unless told: the newest ancestor of `current` that was good. One with the
+/// Where a rollback leads unless its caller names a generation: the newest ancestor of `current` that was good. One with the
 /// same root would change nothing and does not count, unless `same` says so. `read` gives a
 /// generation and how it went.
 ///

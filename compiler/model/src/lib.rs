@@ -10,6 +10,7 @@
 //! and hashes it again before it trusts a byte of it.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod canonical;
 pub mod check;
@@ -21,6 +22,7 @@ pub mod host_files;
 pub mod name;
 pub mod provenance;
 pub mod reference;
+pub mod schema;
 pub mod spec;
 pub mod units;
 pub mod unsupported;

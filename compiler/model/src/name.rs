@@ -15,10 +15,13 @@ pub struct Name(String);
 /// Why a text is no [`Name`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    /// No character at all.
     #[error("a name can't be empty")]
     Empty,
+    /// More than 63 characters.
     #[error("`{0}` has more than 63 characters")]
     TooLong(String),
+    /// Others than `a-z`, `0-9` and `-`, or a `-` at an end.
     #[error(
         "`{0}` is no name: use 1 to 63 of `a-z`, `0-9` and `-`, not beginning or ending with `-`"
     )]
@@ -47,6 +50,7 @@ impl Name {
         Self(String::new())
     }
 
+    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -43,11 +43,13 @@ impl std::fmt::Display for PodSource {
 /// Where one value comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
+    /// The line that set it.
     #[serde(flatten)]
     pub line: Line,
     /// Where it was asked for, when a function made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<Line>,
+    /// The definitions that it won over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrode: Vec<Overridden>,
 }
@@ -64,6 +66,7 @@ pub struct Line {
 /// A definition that another one won over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overridden {
+    /// Where it stands.
     #[serde(flatten)]
     pub line: Line,
     /// Its text, shortened.

@@ -20,16 +20,25 @@ pub struct Reference {
 /// Where an image comes from.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Source {
+    /// An image of a registry.
     Registry {
         /// Host and optional port.
         registry: String,
+        /// The path within the registry, `library/nginx`.
         repository: String,
+        /// After the `:`.
         tag: Option<String>,
+        /// After the `@`; it wins over the tag.
         digest: Option<Digest>,
     },
     /// An OCI image layout. The path is as written; one that is relative counts from the
     /// configuration's folder.
-    Layout { path: String, tag: String },
+    Layout {
+        /// The folder of the layout.
+        path: String,
+        /// The `org.opencontainers.image.ref.name` of an entry of its index.
+        tag: String,
+    },
 }
 
 /// Why a text is no image reference.
@@ -41,6 +50,7 @@ pub struct ReferenceError {
 }
 
 impl Reference {
+    /// Where its bytes come from.
     pub fn source(&self) -> &Source {
         &self.source
     }
@@ -63,6 +73,7 @@ impl Reference {
         format!("{}@{digest}", name.unwrap_or(&self.text)).parse()
     }
 
+    /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }

@@ -131,6 +131,7 @@ impl Millis {
         })
     }
 
+    /// The same time as the standard library has it.
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.0)
     }

@@ -12,6 +12,7 @@ use crate::{
 
 /// One feature.
 pub struct Feature {
+    /// The code of the problem that refuses it.
     pub code: &'static str,
     /// The field, as `tank doc` takes it.
     pub field: &'static str,

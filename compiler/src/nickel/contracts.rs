@@ -1,9 +1,6 @@
 //! The schema, read from the syntax of `stdlib/tank.ncl`.
 
-use crate::{
-    STDLIB,
-    schema::{Contract, Field, Kind, Schema, Shape},
-};
+use crate::STDLIB;
 use nickel_lang_core::{
     ast::{
         Annotation, Ast, AstAlloc, MergePriority, Node,
@@ -16,6 +13,7 @@ use nickel_lang_core::{
     typ::TypeF,
 };
 use std::sync::OnceLock;
+use tank_model::schema::{Contract, Field, Kind, Schema, Shape};
 
 /// The schema. Reads the embedded stdlib once.
 pub fn schema() -> &'static Schema {

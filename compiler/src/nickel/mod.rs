@@ -8,22 +8,24 @@
 //! be evaluated, where each of its fields was written, and the problems.
 //!
 //! * [`contracts`]: the schema, read from the stdlib's syntax.
+//! * [`data`]: JSON, YAML and TOML files as values that merge.
 //! * [`definitions`]: every place that defines a field, for `tank why`.
 //! * [`errors`]: Nickel's errors as problems.
 
 mod contracts;
+mod data;
 mod definitions;
 mod errors;
+mod evaluated;
 mod repair;
 mod walk;
 
 pub use contracts::schema;
-pub use walk::{Evaluated, Written};
+pub use evaluated::{Evaluated, Written};
 
 use crate::{
     CompileError, Inputs, STDLIB,
     diagnostics::{Place, Problem, Source},
-    schema::Shape,
 };
 use nickel_lang_core::{
     cache::{CacheHub, ImportResolver, InputFormat, SourcePath, normalize_path},
@@ -40,6 +42,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
+use tank_model::schema::Shape;
 
 /// How often broken texts are repaired before that is given up.
 const MAX_REPAIRS: usize = 20;
@@ -211,6 +214,7 @@ impl Session {
             let overrides = self.overrides(&inputs.overrides)?;
             body = mk_term::op2(BinaryOp::Merge(Label::default().into()), body, overrides);
         }
+        data::make_mergeable(&mut self.context);
         Ok(body)
     }
 
@@ -335,7 +339,7 @@ impl Session {
         self.repaired
             .texts
             .insert(path.to_owned(), (mended.text, text));
-        mended.whole
+        mended.parses
     }
 
     /// Leaves the field around a place out of its text; whether there is one.

@@ -28,7 +28,7 @@ pub struct Mended {
     /// As long as the original.
     pub text: String,
     /// Whether it parses.
-    pub whole: bool,
+    pub parses: bool,
     /// Where something was left out.
     pub holes: Vec<Range<usize>>,
     /// The first error of each pass.
@@ -39,7 +39,7 @@ pub struct Mended {
 pub fn mend(text: &str, id: FileId, files: &Files) -> Mended {
     let mut mended = Mended {
         text: text.to_owned(),
-        whole: false,
+        parses: false,
         holes: Vec::new(),
         errors: Vec::new(),
     };
@@ -48,7 +48,7 @@ pub fn mend(text: &str, id: FileId, files: &Files) -> Mended {
         let (mut fields, errors) =
             match TermParser::new().parse_tolerant(&alloc, id, Lexer::new(&mended.text)) {
                 Ok((_, errors)) if errors.no_errors() => {
-                    mended.whole = true;
+                    mended.parses = true;
                     return mended;
                 }
                 Ok((ast, errors)) => {

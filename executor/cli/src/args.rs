@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The arguments: every command and option there is.
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

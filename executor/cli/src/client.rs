@@ -22,9 +22,9 @@ impl Client {
         let name = socket.display().to_string();
         let stream = UnixStream::connect(socket)
             .await
-            .map_err(|error| unreachable(&name, &error))?;
+            .map_err(|error| unreachable(&name, error))?;
         let (connection, writer) =
-            wire::split(stream).map_err(|error| unreachable(&name, &error))?;
+            wire::split(stream).map_err(|error| unreachable(&name, error))?;
         Ok(Self {
             connection,
             writer,
@@ -68,7 +68,7 @@ impl Client {
             {
                 Ok(())
             }
-            other => other.map_err(|error| self.lost(&zlink::Error::Io(error))),
+            other => other.map_err(|error| self.lost(zlink::Error::Io(error))),
         }
     }
 
@@ -79,42 +79,36 @@ impl Client {
         let received = self.connection.receive_reply::<R, varlink::Error>().await;
         let (reply, fds) = match received {
             Ok(received) => received,
-            Err(error) => return Err(self.lost(&error)),
+            Err(error) => return Err(self.lost(error)),
         };
         let reply = reply.map_err(Error::from)?;
         let continues = reply.continues() == Some(true);
         let parameters = reply.into_parameters();
-        let parameters = parameters.ok_or_else(|| Error::new("tankd's answer is empty"))?;
+        let parameters = parameters.ok_or(Error::Answer("tankd's answer is empty"))?;
         Ok((parameters, fds, continues))
     }
 
-    fn lost(&self, error: &zlink::Error) -> Error {
+    /// What a failed call says of the daemon.
+    fn lost(&self, error: zlink::Error) -> Error {
         match error {
-            zlink::Error::VarlinkService(refusal) if refusal.to_string().contains("denied") => {
-                not_permitted(&self.socket)
+            zlink::Error::VarlinkService(refusal)
+                if *refusal.inner() == zlink::varlink_service::Error::PermissionDenied =>
+            {
+                Error::NotPermitted {
+                    socket: self.socket.clone(),
+                }
             }
-            zlink::Error::UnexpectedEof => {
-                let help =
-                    "it may have ended or been started again; what it was told to do goes on";
-                Error::new("tankd closed the connection").help(help)
-            }
-            other => Error::new("can't speak with tankd").cause(other.to_string()),
+            zlink::Error::UnexpectedEof => Error::Closed,
+            other => Error::Connection(Box::new(other)),
         }
     }
 }
 
-fn not_permitted(socket: &str) -> Error {
-    Error::new(format!("not permitted to use {socket}"))
-        .help("run it as root, or become a member of the group `tank` (which is as good as root on this host)")
-}
-
-fn unreachable(socket: &str, error: &io::Error) -> Error {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => not_permitted(socket),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::new(format!(
-            "tankd is not running: nothing answers at {socket}"
-        ))
-        .help("start it with `systemctl start tankd` or, as root, `tankd`; another socket is named with --socket"),
-        _ => Error::new(format!("can't connect to {socket}")).cause(error.to_string()),
+fn unreachable(socket: &str, source: io::Error) -> Error {
+    let socket = socket.to_owned();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Error::NotPermitted { socket },
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::NoDaemon { socket },
+        _ => Error::Unreachable { socket, source },
     }
 }

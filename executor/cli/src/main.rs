@@ -1,15 +1,15 @@
 //! `tank`: arguments in, one view a command out.
 //!
-//! * [`args`]: what can be typed.
+//! * [`args`]: every command and option.
 //! * [`client`]: one call to the daemon.
 //! * [`commands`]: a module a family of commands; each prints for people or, with `--json`, for
 //!   programs.
 //! * [`output`]: what is printed; what others wrote is made visible there before a terminal obeys
 //!   it.
 //! * [`terminal`]: raw mode, detaching, window size.
-//! * [`modes`]: what a program leaves behind on a terminal.
-//! * [`timings`]: where the time of a change went.
-//! * [`error`]: what an error says and which status it ends with.
+//! * [`modes`]: the modes of a terminal that a program may leave switched on.
+//! * [`timings`]: the spans of a change, drawn.
+//! * [`error`]: the message, cause, help and exit status of every error.
 //!
 //! Data goes to standard output, progress and diagnostics to standard error.
 
@@ -43,13 +43,12 @@ fn main() -> ExitCode {
         .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(commands::run(args)),
-        Err(error) => Err(error::Error::new(format!("can't start: {error}"))),
+        Err(error) => Err(error::Error::Start(error)),
     };
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             error.print();
-            // As container users expect: the command's own statuses are below 125.
             ExitCode::from(error.status(exec))
         }
     }

@@ -85,8 +85,7 @@ fn clean(
 /// Prints one JSON document on one line. JSON itself escapes only some controls; the others are
 /// escaped here as it allows, so they are the same to whoever reads it.
 pub fn json<T: Serialize>(value: &T) -> Result<(), Error> {
-    let text =
-        serde_json::to_string(value).map_err(|e| Error::new(format!("can't write JSON: {e}")))?;
+    let text = serde_json::to_string(value).map_err(Error::Json)?;
     // Controls stand in strings only, and all of them are of the basic plane.
     line(&clean(
         &text,
@@ -124,7 +123,7 @@ pub fn line(text: &str) -> Result<(), Error> {
     };
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.map_err(|e| Error::new(format!("can't print: {e}"))),
+        other => other.map_err(Error::Print),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Where the time of a change went, as a picture: when each part began, how long it took, and what
-//! lies within what.
+//! The spans of a change as a picture: when each began, how long it took, and which lies within
+//! which.
 
 use tank_proto::timing::Span;
 use tank_sys::trace;

@@ -67,7 +67,7 @@ pub(crate) struct Removal {
 pub(crate) struct Planner<'a> {
     pub(crate) target: &'a Target<'a>,
     pub(crate) observed: &'a Observed,
-    pub(crate) changes: Vec<diff::Change>,
+    pub(crate) changes: Vec<diff::NodeChange>,
     plan: Plan,
     report: Report,
     /// The steps that a pod's link comes after: the rules, then the bridge.

@@ -1,4 +1,4 @@
-//! What changes the desired state, and what would.
+//! The commands that change the desired state, and `diff`, which shows what they would do.
 
 use crate::{
     args::{ChangeArgs, Source},
@@ -18,16 +18,10 @@ use tank_proto::varlink::{
     Change, DiffCall, DiffReply, Method, Outcome, Progress, SwitchCall, SwitchReply,
 };
 
-/// The status of a switch that was put back.
-const ROLLED_BACK: u8 = 3;
-
 /// The status of a diff that found something.
 const DIFFERS: u8 = 2;
 
-/// The status of a command that was interrupted: 128 and SIGINT.
-const INTERRUPTED: u8 = 130;
-
-/// What becomes of the pods that are not named, and of those of other sources.
+/// What happens to pods that the configuration does not name, and to those of other sources.
 #[derive(Clone, Copy)]
 pub struct How {
     pub merge: bool,
@@ -157,7 +151,7 @@ pub async fn switch(
     follow(&mut client, Method::Switch(call), timings, json).await
 }
 
-/// The files by what they are called on this host: what they are is the same from any folder.
+/// The absolute paths of the files: they name a source, whichever folder a command runs in.
 fn absolute(files: &[PathBuf]) -> Vec<String> {
     let name = |file: &PathBuf| {
         let folder = file
@@ -173,14 +167,14 @@ fn absolute(files: &[PathBuf]) -> Vec<String> {
     files.iter().map(name).collect()
 }
 
-/// Carries a change out, shows its progress, and says how it ended.
+/// Sends a change to the daemon, shows its progress, and prints its outcome.
 pub async fn follow(
     client: &mut Client,
     method: Method,
     mut timings: Timings,
     json: bool,
 ) -> Result<u8, Error> {
-    let teller = Teller::new();
+    let view = ProgressView::new();
     let begin = tank_sys::trace::now();
     let gated = matches!(method, Method::Switch(_));
     client.send(method, Vec::new(), true).await?;
@@ -190,25 +184,24 @@ pub async fn follow(
         let received = tokio::select! {
             received = client.receive::<SwitchReply>() => received,
             _ = &mut interrupt => {
-                teller.finish();
-                interrupted(committed.as_deref());
-                return Ok(INTERRUPTED);
+                view.finish();
+                return Err(Error::Interrupted { committed });
             }
         };
-        let (reply, _, more) = received.inspect_err(|_| teller.finish())?;
+        let (reply, _, more) = received.inspect_err(|_| view.finish())?;
         if let Some(progress) = &reply.progress {
             if progress.stage == "commit" {
                 committed = Some(progress.message.clone());
             }
-            teller.tell(progress);
+            view.show(progress);
         }
         if !more {
             break reply
                 .outcome
-                .ok_or_else(|| Error::new("tankd does not say how it ended"))?;
+                .ok_or(Error::Answer("tankd does not say how it ended"))?;
         }
     };
-    teller.finish();
+    view.finish();
     timings.end("ask tankd", begin);
     outcome.timings = outcome.timings.map(|spans| timings.merge(spans));
     if let Some(spans) = outcome.timings.as_ref().filter(|_| !json) {
@@ -219,52 +212,14 @@ pub async fn follow(
     } else if outcome.failure.is_none() {
         output::line(&done(&outcome))?;
     }
-    match &outcome.failure {
+    match outcome.failure.clone() {
         None => Ok(0),
-        Some(failure) => {
-            let (first, rest) = failure.split_once('\n').unwrap_or((failure, ""));
-            let what = if outcome.rolled_back {
-                format!(
-                    "put back to what ran before, as generation {}",
-                    outcome.generation
-                )
-            } else if gated {
-                format!("generation {} does not work", outcome.generation)
-            } else {
-                format!(
-                    "generation {} is current and not all of it is there",
-                    outcome.generation
-                )
-            };
-            let help = if outcome.rolled_back {
-                "nothing of the failed generation is left running"
-            } else if gated {
-                "go back with `tank generations rollback`"
-            } else {
-                "tankd goes on with it; `tank list` shows how far it is"
-            };
-            let cause = if rest.is_empty() {
-                first.to_owned()
-            } else {
-                format!("{first}\n{rest}")
-            };
-            Error::new(what).cause(cause).help(help).print();
-            Ok(if outcome.rolled_back { ROLLED_BACK } else { 1 })
-        }
+        Some(failure) => Err(Error::Change {
+            outcome: Box::new(outcome),
+            failure,
+            gated,
+        }),
     }
-}
-
-/// What becomes of a change whose command was interrupted.
-fn interrupted(committed: Option<&str>) {
-    let error = match committed {
-        None => Error::new("interrupted before the commit: tankd ends it and nothing is changed")
-            .help("`tank generations list` shows it if the interrupt was too late"),
-        Some(generation) => Error::new(format!("interrupted, and {generation} goes on being reached")).help(
-            "`tank generations rollback` ends it and goes back; `tank generations list` shows how it ended, `tank list` \
-             how far it is",
-        ),
-    };
-    error.print();
 }
 
 fn done(outcome: &Outcome) -> String {
@@ -296,9 +251,9 @@ fn done(outcome: &Outcome) -> String {
 }
 
 /// Progress on standard error: a spinner on a terminal, lines elsewhere.
-struct Teller(Option<ProgressBar>);
+struct ProgressView(Option<ProgressBar>);
 
-impl Teller {
+impl ProgressView {
     fn new() -> Self {
         if !std::io::stderr().is_terminal() {
             return Self(None);
@@ -311,7 +266,7 @@ impl Teller {
         Self(Some(bar))
     }
 
-    fn tell(&self, progress: &Progress) {
+    fn show(&self, progress: &Progress) {
         let text = match progress.stage.as_str() {
             "step" | "note" => progress.message.clone(),
             "rollback" => "does not work, going back".to_owned(),

@@ -16,9 +16,7 @@ pub const EVALUATE: &str = "__evaluate";
 /// `TANK_CACHE_DIR`.
 pub fn settings() -> Result<Settings, Error> {
     let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-    let wrong = |name: &str, why: String| {
-        Error::new(format!("the environment variable {name} is wrong")).cause(why)
-    };
+    let wrong = |name: &'static str, why: String| Error::Environment { name, why };
     let time = match variable("TANK_EVAL_TIMEOUT") {
         Some(text) => Millis::parse(&text)
             .map_err(|e| wrong("TANK_EVAL_TIMEOUT", e.to_string()))?
@@ -79,9 +77,7 @@ pub fn compile_some(files: &[PathBuf], overrides: &Overrides) -> Result<Option<C
     if files.is_empty() {
         return match overrides.set.as_slice() {
             [] => Ok(None),
-            _ => Err(Error::new(
-                "--set overrides a field of a file, and no file is named",
-            )),
+            _ => Err(Error::NothingToOverride),
         };
     }
     Ok(Some(tank_compiler::compile(

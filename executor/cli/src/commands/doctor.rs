@@ -1,4 +1,7 @@
 //! `tank doctor`: whether this host has what Tank needs, each answer with what to do about it.
+//!
+//! What only root can find out is no finding of an ordinary user: it is said to be unknown, and does
+//! not make the host unwell.
 
 use crate::{client::Client, error::Error, output};
 use serde::Serialize;
@@ -8,7 +11,8 @@ use tank_proto::varlink::{Method, StatusReply};
 #[derive(Serialize)]
 struct Finding {
     what: &'static str,
-    ok: bool,
+    /// None: this user can't find out.
+    ok: Option<bool>,
     found: String,
     help: Option<&'static str>,
 }
@@ -16,9 +20,19 @@ struct Finding {
 fn finding(what: &'static str, ok: bool, found: impl Into<String>, help: &'static str) -> Finding {
     Finding {
         what,
-        ok,
+        ok: Some(ok),
         found: found.into(),
         help: (!ok).then_some(help),
+    }
+}
+
+/// What this user can't find out, and why.
+fn unknown(what: &'static str, found: impl Into<String>) -> Finding {
+    Finding {
+        what,
+        ok: None,
+        found: found.into(),
+        help: Some("run `tank doctor` as root"),
     }
 }
 
@@ -31,12 +45,16 @@ pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
         nftables(),
     ];
     findings.push(daemon(socket).await);
-    let well = findings.iter().all(|finding| finding.ok);
+    let well = findings.iter().all(|finding| finding.ok != Some(false));
     if json {
         output::json(&serde_json::json!({ "ok": well, "findings": findings }))?;
     } else {
         for finding in &findings {
-            let mark = if finding.ok { "ok  " } else { "FAIL" };
+            let mark = match finding.ok {
+                Some(true) => "ok  ",
+                Some(false) => "FAIL",
+                None => "?   ",
+            };
             output::line(&format!("{mark}  {:<16} {}", finding.what, finding.found))?;
             if let Some(help) = finding.help {
                 output::line(&format!("      help: {help}"))?;
@@ -129,6 +147,10 @@ fn overlay() -> Finding {
 fn nftables() -> Finding {
     match tank_sys::nft::list("tank") {
         Ok(_) => finding("nftables", true, "answers", ""),
+        Err(error) if is_not_permitted(&error) => unknown(
+            "nftables",
+            "only root (CAP_NET_ADMIN) can ask for its rules",
+        ),
         Err(error) => {
             let cause = std::error::Error::source(&error)
                 .map(|cause| format!(": {cause}"))
@@ -143,6 +165,13 @@ fn nftables() -> Finding {
     }
 }
 
+/// Whether the kernel refused, with EPERM or EACCES, what this user asked for.
+fn is_not_permitted(error: &tank_sys::Error) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .is_some_and(|source| source.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
 async fn daemon(socket: &Path) -> Finding {
     let status = match Client::connect(socket).await {
         Ok(mut client) => client.call::<StatusReply>(Method::Status {}).await,
@@ -154,6 +183,11 @@ async fn daemon(socket: &Path) -> Finding {
             true,
             format!("{} answers at {}", status.version, socket.display()),
             "",
+        ),
+        // It is there: nobody is refused by a socket that is not listened to.
+        Err(Error::NotPermitted { socket }) => unknown(
+            "tankd",
+            format!("this user may not ask it at {socket}: that takes root or the group `tank`"),
         ),
         Err(_) => finding(
             "tankd",

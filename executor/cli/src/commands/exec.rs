@@ -23,19 +23,12 @@ use tokio::{
     sync::mpsc,
 };
 
-fn failed(what: &str) -> impl FnOnce(&dyn std::fmt::Display) -> Error + '_ {
-    move |error| Error::new(format!("can't {what}")).cause(error.to_string())
-}
-
 pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
     let (pod, container) = split_target(&args.target);
     let terminal =
         !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if let Some(cwd) = args.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
-        return Err(
-            Error::new(format!("the working directory `{cwd}` is not absolute"))
-                .help("name it from the container's `/`: `--cwd /srv`"),
-        );
+        return Err(Error::RelativeDirectory(cwd.to_owned()));
     }
     let size = terminal.then(terminal::size);
     let call = ExecCall {
@@ -52,7 +45,7 @@ pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
             .call_with::<ExecReply>(Method::Exec(call), Vec::new())
             .await?;
         if fds.len() != 2 {
-            return Err(Error::new("tankd sent no terminal"));
+            return Err(Error::Answer("tankd sent no terminal"));
         }
         let (control, master) = (fds.remove(0), fds.remove(0));
         return on_terminal(control, master).await;
@@ -62,7 +55,7 @@ pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
         .call_with::<ExecReply>(Method::Exec(call), streams)
         .await?;
     if fds.is_empty() {
-        return Err(Error::new("tankd sent no control socket"));
+        return Err(Error::Answer("tankd sent no control socket"));
     }
     let status = wait_for_end(fds.remove(0)).await?;
     // What the command wrote last may still be on its way to a terminal.
@@ -95,12 +88,11 @@ fn streams() -> Result<(Vec<OwnedFd>, Pumps), Error> {
         if !rustix::termios::isatty(own) {
             stream::check(own).map_err(|why| not_a_stream(index, why))?;
             let copy = rustix::io::fcntl_dupfd_cloexec(own, 3);
-            handed
-                .push(copy.map_err(|e| Error::new("can't pass a stream on").cause(e.to_string()))?);
+            handed.push(copy.map_err(|e| Error::failed("pass a stream on", e))?);
             continue;
         }
-        let (read, write) = tank_sys::namespace::pipe()
-            .map_err(|e| Error::new("can't make a pipe").cause(e.to_string()))?;
+        let (read, write) =
+            tank_sys::namespace::pipe().map_err(|e| Error::failed("make a pipe", e))?;
         let (ours, theirs) = if index == 0 {
             (write, read)
         } else {
@@ -126,20 +118,13 @@ fn streams() -> Result<(Vec<OwnedFd>, Pumps), Error> {
 
 /// The command's stream would be a way to more than what is read and written.
 fn not_a_stream(index: usize, why: NoStream) -> Error {
-    let name = stream::NAMES.get(index).unwrap_or(&"a stream");
-    let error = Error::new(format!("can't hand {name} into the container: it is {why}"));
-    match why {
-        NoStream::Directory => {
-            error.help("to copy a directory: `tar -c . | tank exec POD -- tar -x`")
-        }
-        _ => error.help("redirect it to a file, a pipe or `/dev/null`"),
-    }
+    let name = stream::NAMES.get(index).copied().unwrap_or("a stream");
+    Error::NotAStream { name, why }
 }
 
 fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, Error> {
-    let fail = |error: &dyn std::fmt::Display| failed("watch a descriptor")(error);
-    rustix::io::ioctl_fionbio(&fd, true).map_err(|e| fail(&e))?;
-    packet::watch(fd).map_err(|e| fail(&e))
+    rustix::io::ioctl_fionbio(&fd, true).map_err(|e| Error::failed("watch a descriptor", e))?;
+    packet::watch(fd).map_err(|e| Error::failed("watch a descriptor", e))
 }
 
 /// Receives a packet; none: the shim has gone.
@@ -159,13 +144,9 @@ async fn wait_for_end(control: OwnedFd) -> Result<u8, Error> {
         match receive(&control).await {
             Some(FromShim::Exited(status)) => return Ok(clamp(status)),
             Some(FromShim::Output(_)) => {}
-            None => return Err(gone()),
+            None => return Err(Error::PodGone),
         }
     }
-}
-
-fn gone() -> Error {
-    Error::new("the pod has gone").help("`tank events` says why")
 }
 
 fn clamp(status: i32) -> u8 {
@@ -198,11 +179,11 @@ fn leave(raw: Raw, status: u8, note: Option<&str>) -> ! {
 
 async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
     let (control, master) = (watch(control)?, watch(master)?);
-    let mut raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
+    let mut raw = Raw::enter().map_err(|e| Error::failed("use the terminal", e))?;
     let mut typed = keys();
     let mut detacher = Keys::default();
     let mut resized =
-        signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
+        signal(SignalKind::window_change()).map_err(|e| Error::failed("watch the terminal", e))?;
     let mut buffer = vec![0; MAX_DATA];
     let mut hung_up = false;
     loop {
@@ -225,7 +206,7 @@ async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
                 Some(FromShim::Output(_)) => {}
                 None => {
                     drop(raw);
-                    return Err(gone());
+                    return Err(Error::PodGone);
                 }
             },
             input = typed.recv() => {
@@ -273,18 +254,17 @@ pub async fn attach(client: &mut Client, target: &str) -> Result<u8, Error> {
         .call_with::<AttachReply>(Method::Attach { pod, container }, Vec::new())
         .await?;
     if fds.is_empty() {
-        return Err(Error::new("tankd sent no terminal"));
+        return Err(Error::Answer("tankd sent no terminal"));
     }
     let socket = watch(fds.remove(0))?;
     if !std::io::stdin().is_terminal() {
-        return Err(Error::new("not a tty: standard input is no terminal")
-            .help("`tank logs -f` needs none"));
+        return Err(Error::NotATty);
     }
-    let mut raw = Raw::enter().map_err(|e| failed("use the terminal")(&e))?;
+    let mut raw = Raw::enter().map_err(|e| Error::failed("use the terminal", e))?;
     let mut typed = keys();
     let mut detacher = Keys::default();
     let mut resized =
-        signal(SignalKind::window_change()).map_err(|e| failed("watch the terminal")(&e))?;
+        signal(SignalKind::window_change()).map_err(|e| Error::failed("watch the terminal", e))?;
     resize(&socket).await;
     loop {
         tokio::select! {
@@ -294,7 +274,7 @@ pub async fn attach(client: &mut Client, target: &str) -> Result<u8, Error> {
                 Some(FromShim::Exited(status)) => leave(raw, clamp(status), None),
                 None => {
                     drop(raw);
-                    return Err(gone());
+                    return Err(Error::PodGone);
                 }
             },
             input = typed.recv() => {

@@ -1,11 +1,11 @@
-//! `import`: files of others as Nickel.
+//! `import`: Compose, Kubernetes and Quadlet files as Nickel.
 
 use crate::{args, error::Error, output};
 use std::{
     io::Write,
     path::{Path, PathBuf},
 };
-use tank_compiler::import::{self, Dialect};
+use tank_import::Dialect;
 
 pub fn import(
     files: &[PathBuf],
@@ -19,15 +19,9 @@ pub fn import(
         args::Dialect::Kubernetes => Dialect::Kubernetes,
         args::Dialect::Quadlet => Dialect::Quadlet,
     });
-    let imported = import::import(files, dialect).map_err(|error| match error {
-        import::ImportError::Dialect(_) => Error::new(error.to_string())
-            .help("say it: --from compose, --from kubernetes or --from quadlet"),
-        other => Error::new(other.to_string()),
-    })?;
+    let imported = tank_import::import(files, dialect, tank_compiler::schema())?;
     if let Some(path) = out {
-        let failed = |e: std::io::Error| {
-            Error::new(format!("can't write {}", path.display())).cause(e.to_string())
-        };
+        let failed = |e: std::io::Error| Error::failed(format!("write {}", path.display()), e);
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)

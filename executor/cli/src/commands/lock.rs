@@ -39,45 +39,12 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
     if request.check {
         return check(&known, &used, &path, json);
     }
-    let again: BTreeSet<&str> = match request.update.as_deref() {
-        None => BTreeSet::new(),
-        Some("") => used.keys().map(String::as_str).collect(),
-        Some(pod) => {
-            if !config.pods.contains_key(pod) {
-                let near = tank_model::name::nearest(
-                    pod,
-                    config.pods.keys().map(tank_model::Name::as_str),
-                );
-                let help = near.map_or_else(
-                    || "name one of its pods".to_owned(),
-                    |near| format!("did you mean `{near}`?"),
-                );
-                return Err(Error::new(format!("the configuration has no pod `{pod}`")).help(help));
-            }
-            used.iter()
-                .filter(|(_, pods)| pods.contains(pod))
-                .map(|(image, _)| image.as_str())
-                .collect()
-        }
-    };
+    let again = again(&request, &config, &used)?;
     let ask = used
         .keys()
         .filter(|image| !known.images.contains_key(*image) || again.contains(image.as_str()));
     let ask: Vec<String> = ask.cloned().collect();
-    let mut resolved: BTreeMap<String, Digest> = BTreeMap::new();
-    if !ask.is_empty() {
-        let reply: ResolveReply = Client::connect(socket)
-            .await?
-            .call(Method::Resolve { images: ask })
-            .await?;
-        for answer in reply.images {
-            let digest = answer
-                .digest
-                .parse()
-                .map_err(|_| Error::new("tankd's answer holds no digest"))?;
-            resolved.insert(answer.image, digest);
-        }
-    }
+    let resolved = resolve(socket, ask).await?;
     let kept = known
         .images
         .iter()
@@ -95,6 +62,53 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
         write(&path, &new.text())?;
     }
     Ok(0)
+}
+
+/// The images that are resolved again although the lock has them.
+fn again<'a>(
+    request: &Request,
+    config: &Config,
+    used: &'a BTreeMap<String, BTreeSet<String>>,
+) -> Result<BTreeSet<&'a str>, Error> {
+    Ok(match request.update.as_deref() {
+        None => BTreeSet::new(),
+        Some("") => used.keys().map(String::as_str).collect(),
+        Some(pod) => {
+            if !config.pods.contains_key(pod) {
+                let near = tank_model::name::nearest(
+                    pod,
+                    config.pods.keys().map(tank_model::Name::as_str),
+                );
+                return Err(Error::NoSuchPod {
+                    pod: pod.to_owned(),
+                    nearest: near.map(str::to_owned),
+                });
+            }
+            used.iter()
+                .filter(|(_, pods)| pods.contains(pod))
+                .map(|(image, _)| image.as_str())
+                .collect()
+        }
+    })
+}
+
+/// Which digests the daemon finds the tags of `ask` to stand for; it is not called for none.
+async fn resolve(socket: &Path, ask: Vec<String>) -> Result<BTreeMap<String, Digest>, Error> {
+    let mut resolved: BTreeMap<String, Digest> = BTreeMap::new();
+    if !ask.is_empty() {
+        let reply: ResolveReply = Client::connect(socket)
+            .await?
+            .call(Method::Resolve { images: ask })
+            .await?;
+        for answer in reply.images {
+            let digest = answer
+                .digest
+                .parse()
+                .map_err(|_| Error::Answer("tankd's answer holds no digest"))?;
+            resolved.insert(answer.image, digest);
+        }
+    }
+    Ok(resolved)
 }
 
 /// Every image that a lock can hold, with the pods that use it.
@@ -136,26 +150,12 @@ fn check(
         output::line(&format!("{} locks {} images", path.display(), used.len()))?;
         return Ok(0);
     }
-    let list = |what: &str, images: &[&String]| {
-        let names: Vec<String> = images.iter().map(|image| format!("`{image}`")).collect();
-        if names.is_empty() {
-            String::new()
-        } else {
-            format!("{what}: {}", names.join(", "))
-        }
-    };
-    let parts = [list("missing", &missing), list("not used", &unused)];
-    let cause = parts
-        .iter()
-        .filter(|part| !part.is_empty())
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("; ");
-    Err(
-        Error::new(format!("{} does not fit the configuration", path.display()))
-            .cause(cause)
-            .help("run `tank lock`"),
-    )
+    let owned = |images: Vec<&String>| images.into_iter().cloned().collect();
+    Err(Error::LockDiffers {
+        path: path.to_owned(),
+        missing: owned(missing),
+        unused: owned(unused),
+    })
 }
 
 fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
@@ -184,11 +184,9 @@ fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whole or not at all.
+/// Writes a file that appears at once, by a rename: no reader sees a part of it.
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |e: std::io::Error| {
-        Error::new(format!("can't write {}", path.display())).cause(e.to_string())
-    };
+    let failed = |e: std::io::Error| Error::failed(format!("write {}", path.display()), e);
     let new = path.with_extension(format!("lock.{}.new", std::process::id()));
     let mut file = std::fs::OpenOptions::new()
         .write(true)

@@ -14,19 +14,10 @@ pub fn doc(field: Option<&str>, error: Option<&str>, import_path: bool) -> Resul
             .cache_dir
             .as_deref()
             .and_then(tank_compiler::child::stdlib_dir);
-        let dir = dir.ok_or_else(|| {
-            Error::new("there is no folder to keep a copy of `tank.ncl` in")
-                .help("set TANK_CACHE_DIR, or HOME")
-        })?;
+        let dir = dir.ok_or(Error::NoStdlibFolder)?;
         return output::line(&dir.display().to_string()).map(|()| 0);
     }
-    let unknown = |what: &str, unknown: Unknown| {
-        let error = Error::new(format!("no {what} is called `{}`", unknown.what));
-        match unknown.nearest {
-            Some(near) => error.help(format!("did you mean `{near}`?")),
-            None => error.help("`tank doc` begins at the top"),
-        }
-    };
+    let unknown = |what: &'static str, name: Unknown| Error::Unknown { what, name };
     let page = match error {
         Some(code) => format!(
             "{code}\n\n{}",
@@ -50,16 +41,16 @@ pub fn init(file: &Path, force: bool) -> Result<u8, Error> {
     let mut out = match opened {
         Ok(out) => out,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(
-                Error::new(format!("{name} is there already")).help("`--force` overwrites it")
-            );
+            return Err(Error::Exists {
+                file: file.to_owned(),
+            });
         }
         Err(error) => {
-            return Err(Error::new(format!("can't write {name}")).cause(error.to_string()));
+            return Err(Error::failed(format!("write {name}"), error));
         }
     };
     out.write_all(TEMPLATE.as_bytes())
-        .map_err(|e| Error::new(format!("can't write {name}")).cause(e.to_string()))?;
+        .map_err(|e| Error::failed(format!("write {name}"), e))?;
     output::line(&format!(
         "{name} is written: look at it, then `tank check {name}` and `tank switch {name}`"
     ))?;

@@ -1,4 +1,4 @@
-//! A module a family of commands.
+//! One module for each family of commands.
 
 mod change;
 mod config;
@@ -19,7 +19,7 @@ use crate::{
 };
 use tank_proto::varlink::Method;
 
-/// Runs a command; the status it ends with.
+/// Runs a command and returns the status it ends with. Long because it has an arm for each command.
 pub async fn run(args: Args) -> Result<u8, Error> {
     let json = args.json;
     let connect = || Client::connect(&args.socket);

@@ -1,4 +1,4 @@
-//! What only looks.
+//! The commands that read the daemon's state and change nothing.
 
 use super::change::change_line;
 use crate::{
@@ -112,7 +112,7 @@ fn print_pod(pod: &Pod) -> Result<(), Error> {
 }
 
 fn parse(config: &str) -> Result<serde_json::Value, Error> {
-    serde_json::from_str(config).map_err(|e| Error::new(format!("can't read tankd's answer: {e}")))
+    serde_json::from_str(config).map_err(Error::AnswerJson)
 }
 
 fn print_config(config: &str) -> Result<(), Error> {
@@ -296,8 +296,7 @@ pub async fn why(client: &mut Client, field: &str, json: bool) -> Result<u8, Err
                 output::line("  the default: nothing declares it")?;
                 Ok(0)
             }
-            None => Err(Error::new(format!("`{}` is not declared", reply.field))
-                .help("`tank get POD` shows what is")),
+            None => Err(Error::NotDeclared { field: reply.field }),
         };
     };
     output::line(&format!("{} = {value}", reply.field))?;

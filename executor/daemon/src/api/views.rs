@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 use tank_model::{
     Digest, Graph, Name, Reference,
-    diff::{Change, What},
+    diff::{NodeChange, What},
     spec::Protocol,
 };
 use tank_plan::{
@@ -133,7 +133,7 @@ pub fn step(planned: &PlannedStep) -> varlink::Step {
 }
 
 /// One entry for each field that differs, or for each part that came or went.
-pub fn changes(changes: &[Change]) -> Vec<varlink::Change> {
+pub fn changes(changes: &[NodeChange]) -> Vec<varlink::Change> {
     let mut list = Vec::new();
     for change in changes {
         let entry = |kind: &str| varlink::Change {

@@ -1,13 +1,13 @@
 //! Addresses, the bridge, and the links that lead to it.
 
 use crate::target::{Target, TargetError};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
 };
-use tank_model::{Name, spec::Network};
+use tank_model::{Name, spec::Network, units::nth_address};
 
 /// The bridge and what the host needs for it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -97,44 +97,6 @@ impl Target<'_> {
 
     fn nth(&self, n: u32) -> BTreeSet<IpNet> {
         let networks = self.host.networks.iter();
-        networks.filter_map(|network| nth(network, n)).collect()
-    }
-}
-
-/// The `n`th address of a network, with the length of its prefix. None: the network is smaller.
-fn nth(network: &IpNet, n: u32) -> Option<IpNet> {
-    match network {
-        IpNet::V4(network) => {
-            let host_bits = 32 - u32::from(network.prefix_len());
-            // The last address is the broadcast address.
-            (u64::from(n) + 1 < 1 << host_bits).then_some(())?;
-            let address = Ipv4Addr::from(u32::from(network.network()) + n);
-            Some(Ipv4Net::new(address, network.prefix_len()).ok()?.into())
-        }
-        IpNet::V6(network) => {
-            let host_bits = 128 - u32::from(network.prefix_len());
-            (host_bits > 32 || u128::from(n) < 1 << host_bits).then_some(())?;
-            let address = Ipv6Addr::from(u128::from(network.network()) + u128::from(n));
-            Some(Ipv6Net::new(address, network.prefix_len()).ok()?.into())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_counted_from_the_network_on() {
-        let nth = |network: &str, n| {
-            let network: IpNet = network.parse().expect("a network");
-            nth(&network, n).map(|address| address.to_string())
-        };
-        assert_eq!(nth("10.90.0.0/16", 1).as_deref(), Some("10.90.0.1/16"));
-        assert_eq!(nth("10.90.0.9/16", 258).as_deref(), Some("10.90.1.2/16"));
-        assert_eq!(nth("10.90.0.0/30", 2).as_deref(), Some("10.90.0.2/30"));
-        assert_eq!(nth("10.90.0.0/30", 3), None, "it is for broadcasts");
-        assert_eq!(nth("fd00::/64", 258).as_deref(), Some("fd00::102/64"));
-        assert_eq!(nth("fd00::/126", 4), None);
+        networks.filter_map(|network| nth_address(*network, n)).collect()
     }
 }

@@ -1,0 +1,467 @@
+//! Compose (the specification at compose-spec.io): a service becomes a pod with one container.
+//!
+//! * [`run`]: what a service runs and when. [`storage`]: what it sees. [`mod@ports`]: how it
+//!   is reached.
+
+mod ports;
+mod run;
+mod storage;
+
+pub use ports::{ports, publish};
+
+use super::{Draft, ImportError, documents, name_of, record, text_of, write::MARK};
+use serde_json::{Map, Value};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+type Fields = Map<String, Value>;
+
+pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportError> {
+    let mut whole = Fields::new();
+    for (file, text) in files {
+        for document in documents(file, text)? {
+            let Value::Object(fields) = document else {
+                return Err(ImportError::Shape(
+                    file.to_path_buf(),
+                    "this is no Compose file".to_owned(),
+                ));
+            };
+            // Later files win, as `docker compose -f a -f b` has it.
+            over(&mut whole, fields);
+        }
+    }
+    let Some((file, _)) = files.first() else {
+        return Ok(());
+    };
+    // The first format: the whole file is services.
+    let later = [
+        "version", "services", "volumes", "networks", "secrets", "configs", "name", "include",
+    ];
+    if !whole.is_empty()
+        && !whole.keys().any(|key| later.contains(&key.as_str()))
+        && whole.values().all(Value::is_object)
+    {
+        whole = [("services".to_owned(), Value::Object(whole))]
+            .into_iter()
+            .collect();
+    }
+    if !whole.contains_key("services") {
+        return Err(ImportError::Shape(
+            file.to_path_buf(),
+            "it has no `services`".to_owned(),
+        ));
+    }
+    let full = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+    let dir = full.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let mut compose = Compose {
+        environment: dot_env(&dir),
+        uses: uses(&whole),
+        containers: container_names(&whole),
+        whole,
+        dir,
+        draft,
+    };
+    compose.top();
+    Ok(())
+}
+
+fn over(below: &mut Fields, above: Fields) {
+    for (name, value) in above {
+        match (below.get_mut(&name), value) {
+            (Some(Value::Object(known)), Value::Object(fields)) => over(known, fields),
+            (Some(Value::Array(known)), Value::Array(items)) => known.extend(items),
+            (_, value) => {
+                below.insert(name, value);
+            }
+        }
+    }
+}
+
+/// The `.env` beside the file.
+fn dot_env(dir: &Path) -> BTreeMap<String, String> {
+    env_lines(&std::fs::read_to_string(dir.join(".env")).unwrap_or_default())
+}
+
+fn env_lines(text: &str) -> BTreeMap<String, String> {
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let pair = |line: &str| {
+        let (name, value) = line
+            .strip_prefix("export ")
+            .unwrap_or(line)
+            .split_once('=')?;
+        let value = value.trim();
+        let plain = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+        let plain = plain.or_else(|| value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')));
+        Some((name.trim().to_owned(), plain.unwrap_or(value).to_owned()))
+    };
+    lines.filter_map(pair).collect()
+}
+
+/// How many services use each named volume.
+fn uses(whole: &Fields) -> BTreeMap<String, usize> {
+    let mut uses = BTreeMap::new();
+    for service in objects(whole.get("services")).map(|(_, service)| service) {
+        let mut own = BTreeSet::new();
+        for volume in array(service.get("volumes")) {
+            let source = match volume {
+                Value::String(text) => text
+                    .split(':')
+                    .next()
+                    .filter(|_| text.contains(':'))
+                    .map(str::to_owned),
+                Value::Object(fields)
+                    if fields.get("type").and_then(Value::as_str) == Some("volume") =>
+                {
+                    fields.get("source").and_then(text_of)
+                }
+                _ => None,
+            };
+            own.extend(source.filter(|source| !source.starts_with(['.', '/', '~', '$'])));
+        }
+        for volume in own {
+            *uses.entry(volume).or_insert(0) += 1;
+        }
+    }
+    uses
+}
+
+/// What the container of each service is called.
+fn container_names(whole: &Fields) -> BTreeMap<String, String> {
+    let name = |(service, fields): (&String, &Fields)| {
+        let given = fields
+            .get("container_name")
+            .and_then(text_of)
+            .filter(|name| !name.contains('$'));
+        (
+            service.clone(),
+            given.map_or_else(|| "app".to_owned(), |name| name_of(&name)),
+        )
+    };
+    objects(whole.get("services")).map(name).collect()
+}
+
+fn objects(value: Option<&Value>) -> impl Iterator<Item = (&String, &Fields)> {
+    value
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name, value.as_object()?)))
+}
+
+fn array(value: Option<&Value>) -> impl Iterator<Item = &Value> {
+    value.and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A list, or one word alone.
+fn list(value: &Value) -> Vec<Value> {
+    match value {
+        Value::Array(items) => items.clone(),
+        Value::Null => Vec::new(),
+        one => vec![one.clone()],
+    }
+}
+
+/// `{ A: b }` or `[A=b]`, as pairs; none where there is a name alone.
+fn pairs(value: &Value) -> Vec<(String, Option<String>)> {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), text_of(value)))
+            .collect(),
+        Value::Array(items) => items
+            .iter()
+            .filter_map(text_of)
+            .map(|item| match item.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (item, None),
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+struct Compose<'a> {
+    whole: Fields,
+    dir: std::path::PathBuf,
+    environment: BTreeMap<String, String>,
+    uses: BTreeMap<String, usize>,
+    containers: BTreeMap<String, String>,
+    draft: &'a mut Draft,
+}
+
+impl Compose<'_> {
+    fn top(&mut self) {
+        let whole = self.whole.clone();
+        for (key, value) in &whole {
+            match key.as_str() {
+                // `version` has no meaning since 2020, `x-` is the user's own.
+                "services" | "secrets" | "configs" | "version" => {}
+                extension if extension.starts_with("x-") => {}
+                "name" => {
+                    let name = text_of(value).unwrap_or_default();
+                    self.draft
+                        .remarks
+                        .push(format!("The project is called `{name}`."));
+                }
+                "volumes" => self.volumes(value),
+                "networks" => self.networks(value, &whole),
+                other => self.draft.note(other, "Tank has no such key"),
+            }
+        }
+        for (name, service) in objects(whole.get("services")) {
+            self.service(name, service);
+        }
+    }
+
+    fn volumes(&mut self, value: &Value) {
+        for (name, fields) in objects(Some(value)) {
+            for (key, value) in fields {
+                let plain = match key.as_str() {
+                    "driver" => value.as_str() == Some("local"),
+                    "name" | "labels" => true,
+                    "external" => *value == Value::Bool(false),
+                    _ => false,
+                };
+                if !plain {
+                    let why = "a volume is kept by Tank, a directory of the host, or memory: fill it or point to it";
+                    self.draft.note(format!("volumes.{name}.{key}"), why);
+                }
+            }
+        }
+    }
+
+    fn networks(&mut self, value: &Value, whole: &Fields) {
+        let separate = value.as_object().map_or(0, Map::len) > 1
+            && objects(whole.get("services")).any(|(_, service)| service.contains_key("networks"));
+        if separate {
+            self.draft.note(
+                "networks",
+                "all pods are on one bridge: they are not kept apart",
+            );
+        }
+        for (name, fields) in objects(Some(value)) {
+            for (key, value) in fields {
+                let plain = match key.as_str() {
+                    "driver" => value.as_str() == Some("bridge"),
+                    "name" | "labels" | "attachable" | "enable_ipv6" => true,
+                    "external" => *value == Value::Bool(false),
+                    _ => false,
+                };
+                if !plain {
+                    self.draft.note(
+                        format!("networks.{name}.{key}"),
+                        "pods have addresses of Tank's bridge",
+                    );
+                }
+            }
+        }
+    }
+
+    /// A text with its `${VARIABLES}` marked, for the writer to interpolate.
+    fn text(&mut self, text: &str) -> String {
+        self.interpolate(text, true)
+    }
+
+    /// A text with its variables replaced by the values they have here; none where one has no
+    /// value.
+    fn plain(&mut self, text: &str) -> Option<String> {
+        let replaced = self.interpolate(text, false);
+        (!replaced.contains(MARK)).then_some(replaced)
+    }
+
+    /// Compose's `$VAR`, `${VAR}`, `${VAR:-default}`, `${VAR:?error}`, `${VAR:+other}` and `$$`.
+    fn interpolate(&mut self, text: &str, keep: bool) -> String {
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('$') {
+            out.push_str(&rest[..at]);
+            rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix('$') {
+                out.push('$');
+                rest = after;
+                continue;
+            }
+            let (name, default, after) = if let Some(inner) = rest.strip_prefix('{') {
+                let Some(end) = inner.find('}') else {
+                    out.push('$');
+                    continue;
+                };
+                let body = &inner[..end];
+                let split = body.find([':', '-', '?', '+']).unwrap_or(body.len());
+                let modifier = body[split..].trim_start_matches(':');
+                let default = modifier.strip_prefix('-').map(str::to_owned);
+                (body[..split].to_owned(), default, &inner[end + 1..])
+            } else {
+                let end = rest
+                    .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                    .unwrap_or(rest.len());
+                (rest[..end].to_owned(), None, &rest[end..])
+            };
+            rest = after;
+            if name.is_empty() {
+                out.push('$');
+                continue;
+            }
+            let value = self.environment.get(&name).cloned().or(default);
+            match (&value, keep) {
+                (Some(value), false) => out.push_str(value),
+                _ => {
+                    out.extend([MARK]);
+                    out.push_str(&name);
+                    out.extend([MARK]);
+                    if keep {
+                        let known = self.draft.variables.entry(name).or_insert(None);
+                        *known = known.take().or(value);
+                    }
+                }
+            }
+        }
+        out.push_str(rest);
+        out
+    }
+
+    fn service(&mut self, name: &str, service: &Fields) {
+        let container = self
+            .containers
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| "app".to_owned());
+        let mut pod = Fields::new();
+        record(record(&mut pod, "containers"), &container);
+        let mut at = Service {
+            name,
+            container: &container,
+            pod: &mut pod,
+        };
+        // Compose restarts nothing unless a service declares it.
+        let declared = service.contains_key("restart")
+            || service
+                .get("deploy")
+                .is_some_and(|deploy| deploy.get("restart_policy").is_some());
+        if !declared {
+            at.pod.insert("restart".to_owned(), "never".into());
+        }
+        for (key, value) in service {
+            let key = format!("services.{name}.{key}");
+            self.field(&mut at, &key, value);
+        }
+        if at.container().get("image").is_none() {
+            at.set("image", format!("{}:latest", name_of(name)).into());
+        }
+        let pod_name = name_of(name);
+        if pod_name != name {
+            self.draft.note(
+                format!("services.{name}"),
+                format!("the pod is called `{pod_name}`: names are DNS labels"),
+            );
+        }
+        self.draft.pods.insert(pod_name, Value::Object(pod));
+    }
+
+    /// A key of a service. Long because it has an arm for each key with a meaning of its own.
+    fn field(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
+        let key = path.rsplit('.').next().unwrap_or(path).to_owned();
+        match key.as_str() {
+            "image" => {
+                let image = text_of(value).unwrap_or_default();
+                let image = self.text(&image);
+                at.set("image", image.into());
+            }
+            "build" => self.draft.note(
+                path,
+                "Tank builds no images: build it, push it, and name it as `image`",
+            ),
+            "container_name" if text_of(value).is_some_and(|name| !name.contains('$')) => {}
+            "command" => self.command(at, "args", value),
+            "entrypoint" => self.command(at, "command", value),
+            "environment" => self.environment(at, path, value),
+            "env_file" => self.env_file(at, path, value),
+            "ports" => list(value)
+                .iter()
+                .for_each(|port| self.port(at, path, port)),
+            "expose" => self.expose(at, path, value),
+            "volumes" => list(value)
+                .iter()
+                .for_each(|volume| self.volume(at, path, volume)),
+            "tmpfs" => list(value)
+                .iter()
+                .for_each(|mount| self.tmpfs(at, path, mount)),
+            "depends_on" => self.depends_on(at, path, value),
+            "links" => self.links(at, path, value),
+            "healthcheck" => self.healthcheck(at, path, value),
+            "restart" => self.restart(at, path, value),
+            "deploy" => self.deploy(at, path, value),
+            "labels" => {
+                for (name, value) in pairs(value) {
+                    let value = self.text(&value.unwrap_or_default());
+                    record(at.pod, "labels").insert(name, value.into());
+                }
+            }
+            "sysctls" => {
+                for (name, value) in pairs(value) {
+                    record(at.pod, "sysctls").insert(name, value.unwrap_or_default().into());
+                }
+            }
+            "hostname" => match text_of(value).and_then(|name| self.plain(&name)) {
+                Some(name) => {
+                    at.pod.insert("hostname".to_owned(), name.into());
+                }
+                None => self
+                    .draft
+                    .note(path, "it depends on a variable that has no value here"),
+            },
+            "networks" => self.service_networks(path, value),
+            "network_mode" => match value.as_str() {
+                Some("bridge" | "default") => {}
+                Some(mode @ ("host" | "none")) => {
+                    at.pod.insert("network".to_owned(), mode.into());
+                }
+                _ => self.draft.note(
+                    path,
+                    "containers that share a network are containers of one pod",
+                ),
+            },
+            "secrets" => list(value)
+                .iter()
+                .for_each(|secret| self.secret(at, path, secret)),
+            "configs" => list(value)
+                .iter()
+                .for_each(|config| self.config(at, path, config)),
+            _ => self.plain_field(at, path, &key, value),
+        }
+    }
+
+    fn service_networks(&mut self, path: &str, value: &Value) {
+        for (network, fields) in objects(Some(value)) {
+            for key in fields.keys() {
+                let why = match key.as_str() {
+                    "aliases" => "a pod is found by its own name",
+                    _ => "a pod's address is Tank's to give: it stays with the name",
+                };
+                self.draft.note(format!("{path}.{network}.{key}"), why);
+            }
+        }
+    }
+}
+
+/// One service on its way to be a pod.
+struct Service<'a> {
+    name: &'a str,
+    container: &'a str,
+    pod: &'a mut Fields,
+}
+
+impl Service<'_> {
+    fn container(&mut self) -> &mut Fields {
+        record(record(self.pod, "containers"), self.container)
+    }
+
+    fn set(&mut self, field: &str, value: Value) {
+        self.container().insert(field.to_owned(), value);
+    }
+}

@@ -1,0 +1,374 @@
+//! What a service sees: volumes, files, secrets, devices.
+
+use super::{
+    super::{SHARED, fresh, mount, name_of, normal, record, size_of, text_of},
+    Compose, Service,
+};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// A mount as a service has it.
+struct Mounted {
+    /// Whether it says that its source is a path of the host.
+    bind: bool,
+    source: Option<String>,
+    target: String,
+    read_only: bool,
+}
+
+impl Compose<'_> {
+    pub(super) fn volume(&mut self, at: &mut Service<'_>, path: &str, volume: &Value) {
+        let mounted = match volume {
+            Value::Object(fields) => self.long_volume(at, path, fields),
+            other => self.short_volume(path, other),
+        };
+        let Some(Mounted {
+            bind,
+            source,
+            target,
+            read_only,
+        }) = mounted
+        else {
+            return;
+        };
+        let Some(source) = source else {
+            let name = target
+                .rsplit('/')
+                .find(|part| !part.is_empty())
+                .unwrap_or("data")
+                .to_owned();
+            return mount(at.pod, at.container, &name, json!({}), &target, read_only);
+        };
+        let bind = bind || source.starts_with(['.', '/', '~']);
+        if bind {
+            return self.bind(at, path, &source, &target, read_only);
+        }
+        if self.uses.get(&source).copied().unwrap_or(0) > 1 {
+            self.draft.note(format!("volumes.{source}"), SHARED);
+        }
+        mount(at.pod, at.container, &source, json!({}), &target, read_only);
+    }
+
+    /// A mount in the long syntax; none if it is in memory, which is put in place here.
+    fn long_volume(
+        &mut self,
+        at: &mut Service<'_>,
+        path: &str,
+        fields: &Map<String, Value>,
+    ) -> Option<Mounted> {
+        for (key, value) in fields {
+            let known = matches!(
+                key.as_str(),
+                "type" | "source" | "target" | "read_only" | "tmpfs"
+            );
+            let plain = key == "volume"
+                && value
+                    .as_object()
+                    .is_some_and(|f| f.keys().all(|k| k == "nocopy"));
+            let create = key == "bind"
+                && value
+                    .as_object()
+                    .is_some_and(|f| f.keys().all(|k| k == "create_host_path"));
+            if !known && !plain && !create {
+                self.draft
+                    .note(format!("{path}.{key}"), "Tank has no such key");
+            }
+        }
+        let text = |key: &str| fields.get(key).and_then(text_of);
+        let size = fields
+            .get("tmpfs")
+            .and_then(|tmpfs| tmpfs.get("size"))
+            .and_then(text_of);
+        if text("type").as_deref() == Some("tmpfs") {
+            let options = size.map(|size| format!(":size={size}")).unwrap_or_default();
+            let entry = format!("{}{options}", text("target").unwrap_or_default());
+            self.tmpfs(at, path, &Value::String(entry));
+            return None;
+        }
+        let read_only = fields.get("read_only") == Some(&Value::Bool(true));
+        Some(Mounted {
+            bind: text("type").as_deref() == Some("bind"),
+            source: text("source"),
+            target: text("target").unwrap_or_default(),
+            read_only,
+        })
+    }
+
+    /// A mount in the short syntax, `[SOURCE:]TARGET[:OPTIONS]`; none if it is noted.
+    fn short_volume(&mut self, path: &str, volume: &Value) -> Option<Mounted> {
+        let text = text_of(volume).unwrap_or_default();
+        let Some(text) = self.plain(&text) else {
+            self.draft.note(
+                path,
+                format!("`{text}` depends on a variable that has no value here"),
+            );
+            return None;
+        };
+        let parts: Vec<&str> = text.split(':').collect();
+        let (source, target, read_only) = match parts.as_slice() {
+            [target] => (None, (*target).to_owned(), false),
+            [source, target] => (Some((*source).to_owned()), (*target).to_owned(), false),
+            [source, target, options] => {
+                let mut read_only = false;
+                for option in options.split(',') {
+                    match option {
+                        "ro" => read_only = true,
+                        "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "nocopy" => {}
+                        other => self.draft.note(path, format!("the option `{other}`")),
+                    }
+                }
+                (Some((*source).to_owned()), (*target).to_owned(), read_only)
+            }
+            _ => {
+                self.draft.note(path, format!("`{text}` is no mount"));
+                return None;
+            }
+        };
+        Some(Mounted {
+            bind: false,
+            source,
+            target,
+            read_only,
+        })
+    }
+
+    pub(super) fn bind(
+        &mut self,
+        at: &mut Service<'_>,
+        path: &str,
+        source: &str,
+        target: &str,
+        read_only: bool,
+    ) {
+        if source.starts_with('~') {
+            self.draft
+                .note(path, format!("`{source}`: name the home directory in full"));
+            return;
+        }
+        let full = self.dir.join(source);
+        let full = full
+            .components()
+            .filter(|part| *part != std::path::Component::CurDir)
+            .collect::<std::path::PathBuf>();
+        let name = target
+            .rsplit('/')
+            .find(|part| !part.is_empty())
+            .unwrap_or("data");
+        let is_file = if full.exists() {
+            full.is_file()
+        } else {
+            looks_like_a_file(source)
+        };
+        if source.ends_with(".sock") {
+            self.draft.note(
+                path,
+                format!("`{source}`: a socket of the host is not handed into a container"),
+            );
+        } else if is_file && !source.starts_with('/') {
+            let source = if source.starts_with("./") || source.starts_with("../") {
+                source.to_owned()
+            } else {
+                format!("./{source}")
+            };
+            record(at.container(), "files").insert(normal(target), json!({ "source": source }));
+        } else if is_file {
+            let why = format!(
+                "`{source}`: a file of the host is put into a container with `files` or `secrets`"
+            );
+            self.draft.note(path, why);
+        } else {
+            let full = squashed(&full);
+            mount(
+                at.pod,
+                at.container,
+                name,
+                json!({ "host": full }),
+                target,
+                read_only,
+            );
+        }
+    }
+
+    pub(super) fn tmpfs(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
+        let text = text_of(value).unwrap_or_default();
+        let (target, options) = text.split_once(':').unwrap_or((&text, ""));
+        let mut size = Value::from("64MiB");
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            match option.split_once('=') {
+                Some(("size", given)) => size = size_of(given).unwrap_or(size),
+                Some(("mode" | "uid" | "gid", _)) => {
+                    self.draft.note(path, format!("the option `{option}`"))
+                }
+                _ => {}
+            }
+        }
+        let name = target
+            .rsplit('/')
+            .find(|part| !part.is_empty())
+            .unwrap_or("tmp")
+            .to_owned();
+        mount(
+            at.pod,
+            at.container,
+            &name,
+            json!({ "tmpfs": size }),
+            target,
+            false,
+        );
+    }
+
+    pub(super) fn device(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
+        let text = text_of(value).unwrap_or_default();
+        let mut parts = text.split(':');
+        let device = parts.next().unwrap_or_default().to_owned();
+        if !device.starts_with("/dev/") {
+            self.draft.note(path, format!("`{text}` is no device"));
+            return;
+        }
+        let mut entry = json!({ "path": device });
+        if let Some(to) = parts.next().filter(|to| *to != device) {
+            entry["to"] = to.into();
+        }
+        match parts.next() {
+            Some("r") => entry["read_only"] = true.into(),
+            Some(access) if access != "rwm" && access != "rw" => {
+                self.draft.note(path, format!("the access `{access}`"))
+            }
+            _ => {}
+        }
+        let devices = record(at.container(), "devices");
+        let name = fresh(
+            devices,
+            &name_of(device.rsplit('/').next().unwrap_or("device")),
+        );
+        devices.insert(name, entry);
+    }
+
+    pub(super) fn secret(&mut self, at: &mut Service<'_>, path: &str, secret: &Value) {
+        let source = secret
+            .as_str()
+            .map(str::to_owned)
+            .or_else(|| secret.get("source").and_then(text_of));
+        let source = source.unwrap_or_default();
+        for key in secret.as_object().into_iter().flatten().map(|(key, _)| key) {
+            if matches!(key.as_str(), "uid" | "gid") {
+                self.draft.note(
+                    format!("{path}.{source}.{key}"),
+                    "a secret belongs to the container's root: see `mode`",
+                );
+            }
+        }
+        let declared = self
+            .whole
+            .get("secrets")
+            .and_then(|secrets| secrets.get(&source))
+            .cloned()
+            .unwrap_or_default();
+        let Some(file) = declared
+            .get("file")
+            .and_then(text_of)
+            .and_then(|file| self.plain(&file))
+        else {
+            self.draft.note(
+                format!("secrets.{source}"),
+                "a secret is a file of the host",
+            );
+            return;
+        };
+        let target = secret
+            .get("target")
+            .and_then(text_of)
+            .unwrap_or_else(|| source.clone());
+        let target = if target.starts_with('/') {
+            target
+        } else {
+            format!("/run/secrets/{target}")
+        };
+        let mut entry = json!({ "file": squashed(&self.dir.join(file)), "path": normal(&target) });
+        if let Some(mode) = secret.get("mode") {
+            entry["mode"] = mode_of(mode).into();
+        }
+        record(at.container(), "secrets").insert(name_of(&source), entry);
+    }
+
+    pub(super) fn config(&mut self, at: &mut Service<'_>, path: &str, config: &Value) {
+        let source = config
+            .as_str()
+            .map(str::to_owned)
+            .or_else(|| config.get("source").and_then(text_of));
+        let source = source.unwrap_or_default();
+        let declared = self
+            .whole
+            .get("configs")
+            .and_then(|configs| configs.get(&source))
+            .cloned()
+            .unwrap_or_default();
+        let target = config
+            .get("target")
+            .and_then(text_of)
+            .unwrap_or_else(|| format!("/{source}"));
+        let mut entry = match (
+            declared.get("file").and_then(text_of),
+            declared.get("content").and_then(text_of),
+        ) {
+            (Some(file), _) => {
+                json!({ "source": if file.starts_with(['.', '/']) { file } else { format!("./{file}") } })
+            }
+            (None, Some(content)) => json!({ "text": self.text(&content) }),
+            (None, None) => {
+                self.draft
+                    .note(format!("configs.{source}"), "a config is a file or a text");
+                return;
+            }
+        };
+        if let Some(mode) = config.get("mode") {
+            entry["mode"] = mode_of(mode).into();
+        }
+        for key in config.as_object().into_iter().flatten().map(|(key, _)| key) {
+            if matches!(key.as_str(), "uid" | "gid") {
+                self.draft.note(
+                    format!("{path}.{source}.{key}"),
+                    "a file belongs to the container's root: see `mode`",
+                );
+            }
+        }
+        record(at.container(), "files").insert(normal(&target), entry);
+    }
+}
+
+fn looks_like_a_file(source: &str) -> bool {
+    let name = source.rsplit('/').next().unwrap_or_default();
+    let extension = name
+        .rsplit_once('.')
+        .map(|(stem, extension)| !stem.is_empty() && !extension.is_empty());
+    extension == Some(true) && !name.ends_with(".d")
+}
+
+/// A path without `..`, as far as its text says.
+fn squashed(path: &Path) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    let text = path.to_string_lossy();
+    for part in text.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// Compose writes modes as octal numbers, which YAML reads as decimals or, in quotes, as texts.
+fn mode_of(value: &Value) -> String {
+    match value {
+        Value::Number(number) => format!("{:04o}", number.as_u64().unwrap_or(0o400) & 0o777),
+        other => format!(
+            "{:0>4}",
+            text_of(other)
+                .unwrap_or_else(|| "0400".to_owned())
+                .trim_start_matches("0o")
+        ),
+    }
+}

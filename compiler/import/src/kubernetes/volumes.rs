@@ -1,0 +1,150 @@
+//! What a container sees: volumes, claims, and ConfigMaps as files.
+
+use super::{Cluster, Fields, array, fields};
+use crate::{mount, name_of, normal, record, size_of, text_of};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Cluster<'_> {
+    pub(super) fn volumes(
+        &mut self,
+        at: &str,
+        pod: &mut Fields,
+        spec: &Value,
+        containers: &[(String, &Value, &str)],
+    ) {
+        let declared: BTreeMap<&str, &Value> = array(&spec["volumes"])
+            .filter_map(|volume| Some((volume["name"].as_str()?, volume)))
+            .collect();
+        let mut counted = BTreeSet::new();
+        for (container, fields_of, group) in containers {
+            for mounted in array(&fields_of["volumeMounts"]) {
+                let name = mounted["name"].as_str().unwrap_or_default();
+                let path = mounted["mountPath"].as_str().unwrap_or("/");
+                let at = format!("{at}.{container}.volumeMounts.{name}");
+                for (key, _) in fields(mounted) {
+                    if !matches!(key.as_str(), "name" | "mountPath" | "readOnly" | "subPath") {
+                        self.draft
+                            .note(format!("{at}.{key}"), "Tank has no such key");
+                    }
+                }
+                let Some(volume) = declared.get(name) else {
+                    // The claim templates of a StatefulSet have no other counterpart.
+                    self.put(pod, group, container, name, json!({}), path, mounted);
+                    continue;
+                };
+                if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str()
+                    && counted.insert(claim.to_owned())
+                {
+                    *self.claims.entry(claim.to_owned()).or_insert(0) += 1;
+                }
+                if let Some(map) = volume["configMap"]["name"].as_str() {
+                    self.files(
+                        &at,
+                        pod,
+                        group,
+                        container,
+                        map,
+                        mounted,
+                        &volume["configMap"],
+                    );
+                    continue;
+                }
+                match volume_of(volume) {
+                    Some(source) => {
+                        if mounted.get("subPath").is_some() {
+                            self.draft
+                                .note(format!("{at}.subPath"), "a volume is seen as a whole");
+                        }
+                        self.put(pod, group, container, name, source, path, mounted);
+                    }
+                    None => self.draft.note(
+                        at,
+                        "a volume is kept by Tank, a directory of the host, or memory",
+                    ),
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a mount is all of these")]
+    fn put(
+        &mut self,
+        pod: &mut Fields,
+        group: &str,
+        container: &str,
+        name: &str,
+        source: Value,
+        path: &str,
+        mounted: &Value,
+    ) {
+        let read_only = mounted["readOnly"] == Value::Bool(true);
+        if group == "containers" {
+            mount(pod, container, name, source, path, read_only);
+            return;
+        }
+        record(pod, "volumes").insert(name_of(name), source);
+        let mut entry = json!({ "volume": name_of(name), "path": normal(path) });
+        if read_only {
+            entry["read_only"] = true.into();
+        }
+        record(record(record(pod, group), container), "mounts").insert(name_of(name), entry);
+    }
+
+    /// A ConfigMap as files.
+    #[allow(clippy::too_many_arguments, reason = "a mount is all of these")]
+    fn files(
+        &mut self,
+        at: &str,
+        pod: &mut Fields,
+        group: &str,
+        container: &str,
+        map: &str,
+        mounted: &Value,
+        volume: &Value,
+    ) {
+        let Some(data) = self.config_maps.get(map).cloned() else {
+            self.draft
+                .note(at, format!("the ConfigMap `{map}` is not in these files"));
+            return;
+        };
+        let path = mounted["mountPath"].as_str().unwrap_or("/");
+        let items: Vec<(String, String)> = match volume.get("items") {
+            Some(items) => array(items)
+                .filter_map(|item| Some((text_of(&item["key"])?, text_of(&item["path"])?)))
+                .collect(),
+            None => data.keys().map(|key| (key.clone(), key.clone())).collect(),
+        };
+        for (key, file) in items {
+            let target = match mounted["subPath"].as_str() {
+                Some(sub) if sub == file => normal(path),
+                Some(_) => continue,
+                None => normal(&format!("{path}/{file}")),
+            };
+            let text = data.get(&key).and_then(text_of).unwrap_or_default();
+            record(record(record(pod, group), container), "files")
+                .insert(target, json!({ "text": text }));
+        }
+    }
+}
+
+fn volume_of(volume: &Value) -> Option<Value> {
+    if let Some(empty) = volume.get("emptyDir") {
+        if empty["medium"].as_str() == Some("Memory") {
+            let size = empty["sizeLimit"]
+                .as_str()
+                .and_then(size_of)
+                .unwrap_or_else(|| "64MiB".into());
+            return Some(json!({ "tmpfs": size }));
+        }
+        return Some(json!({}));
+    }
+    if let Some(host) = volume.get("hostPath") {
+        let directory = matches!(
+            host["type"].as_str(),
+            None | Some("" | "Directory" | "DirectoryOrCreate")
+        );
+        return directory.then(|| json!({ "host": normal(host["path"].as_str().unwrap_or("/")) }));
+    }
+    volume.get("persistentVolumeClaim").map(|_| json!({}))
+}

@@ -1,0 +1,112 @@
+//! What two pods cannot both have: a port of the host, an address, and each other as a dependency.
+
+use super::{Problem, path};
+use crate::{
+    name::Name,
+    spec::{Config, Network, Protocol},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+/// Two pods can't listen on one port of one protocol, where either of the addresses covers the
+/// other.
+pub(super) fn published_twice(config: &Config, problems: &mut Vec<Problem>) {
+    let mut taken: Vec<(IpAddr, u16, Protocol, Vec<String>)> = Vec::new();
+    for (pod, name, publish) in config.pods.iter().flat_map(|(pod, spec)| {
+        spec.publish
+            .iter()
+            .map(move |(name, port)| (pod, name, port))
+    }) {
+        let at = path(["pods", pod.as_str(), "publish", name.as_str(), "port"]);
+        let covers = |a: IpAddr, b: IpAddr| {
+            a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+        };
+        let clash = taken.iter().find(|(address, port, protocol, _)| {
+            covers(*address, publish.address)
+                && *port == publish.port
+                && *protocol == publish.protocol
+        });
+        if let Some((_, _, _, first)) = clash {
+            problems.push(Problem {
+                code: "tank::publish::port_taken",
+                path: at.clone(),
+                message: format!("port {} of the host is published twice", publish.port),
+                help: format!(
+                    "`{}.{}` has it already; choose another port or address",
+                    first[1], first[3]
+                ),
+                related: Some((first.clone(), "taken here")),
+            });
+        }
+        taken.push((publish.address, publish.port, publish.protocol, at));
+    }
+}
+
+/// Two interfaces can't have one static address on one network.
+pub(super) fn addresses_twice(config: &Config, problems: &mut Vec<Problem>) {
+    let mut taken: BTreeMap<(IpAddr, &str), Vec<String>> = BTreeMap::new();
+    for (pod, spec) in &config.pods {
+        let Network::Nics(nics) = &spec.network else {
+            continue;
+        };
+        for (name, nic) in nics {
+            let Some(address) = nic.address else { continue };
+            let at = path([
+                "pods",
+                pod.as_str(),
+                "network",
+                "nics",
+                name.as_str(),
+                "address",
+            ]);
+            if let Some(first) = taken.get(&(address.addr(), nic.parent.as_str())) {
+                problems.push(Problem {
+                    code: "tank::nic::address_taken",
+                    path: at.clone(),
+                    message: format!("{} is given to two interfaces", address.addr()),
+                    help: format!("`{}` has it already", first[1]),
+                    related: Some((first.clone(), "taken here")),
+                });
+            }
+            taken.insert((address.addr(), nic.parent.as_str()), at);
+        }
+    }
+}
+
+/// Each cycle is reported once, at the dependency that closes it, starting from its alphabetically
+/// first pod.
+pub(super) fn dependency_cycles(config: &Config, problems: &mut Vec<Problem>) {
+    let mut reported: BTreeSet<BTreeSet<&Name>> = BTreeSet::new();
+    for start in config.pods.keys() {
+        let mut stack = vec![vec![start]];
+        let mut seen = BTreeSet::new();
+        while let Some(trail) = stack.pop() {
+            let Some(pod) = trail
+                .last()
+                .and_then(|last| config.pods.get_key_value(*last))
+            else {
+                continue;
+            };
+            for next in pod.1.depends_on.keys() {
+                if next == start && reported.insert(trail.iter().copied().collect()) {
+                    let names: Vec<_> = trail
+                        .iter()
+                        .chain([&start])
+                        .map(|name| name.to_string())
+                        .collect();
+                    problems.push(Problem {
+                        code: "tank::depends_on::cycle",
+                        path: path(["pods", pod.0.as_str(), "depends_on", next.as_str()]),
+                        message: format!("pods wait for each other: {}", names.join(" → ")),
+                        help: "remove one of these dependencies".to_owned(),
+                        related: None,
+                    });
+                } else if next > start && seen.insert(next) {
+                    stack.push(trail.iter().copied().chain([next]).collect());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The checks that cross fields: what a contract on one field cannot see.
+//!
+//! They run twice, over the same data: in the compiler, which has the spans to point with, and in
+//! the daemon, which trusts no client. All problems are found at once, in the order of their paths.
+//!
+//! * `pod`: what is a pod's own. `network`: its interfaces and ports.
+//! * `container`: what a container runs, limits and may do. `mounts`: what it sees, and where.
+//!   `probe`: how it is asked for its health.
+//! * `across`: what two pods cannot both have.
+
+mod across;
+mod container;
+mod mounts;
+mod network;
+mod pod;
+mod probe;
+
+pub use mounts::MAX_MOUNTS;
+
+use crate::{name::nearest, spec::Config, unsupported};
+
+/// One mistake, with the field at fault.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Stable, of the form `tank::mount::unknown_volume`.
+    pub code: &'static str,
+    /// The field, as its path from the top of the configuration.
+    pub path: Vec<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: String,
+    /// Another field that matters, with its role.
+    pub related: Option<(Vec<String>, &'static str)>,
+}
+
+/// Every problem of `config`. A field of a feature that this version lacks has that one problem and
+/// no other.
+pub fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = unsupported::problems(config);
+    let mut others = fields(config);
+    others.retain(|found| {
+        !problems
+            .iter()
+            .any(|unsupported| found.path.starts_with(&unsupported.path))
+    });
+    problems.append(&mut others);
+    problems.sort_by(|a, b| (&a.path, a.code).cmp(&(&b.path, b.code)));
+    problems
+}
+
+/// The problems of every field, those of features that this version lacks included.
+fn fields(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, pod) in &config.pods {
+        Pass {
+            problems: &mut problems,
+            at: path(["pods", name.as_str()]),
+        }
+        .pod(name, pod, config);
+    }
+    across::published_twice(config, &mut problems);
+    across::addresses_twice(config, &mut problems);
+    across::dependency_cycles(config, &mut problems);
+    problems
+}
+
+fn path<'a>(parts: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    parts.into_iter().map(str::to_owned).collect()
+}
+
+/// The fields below one place of the configuration.
+struct Pass<'a> {
+    problems: &'a mut Vec<Problem>,
+    at: Vec<String>,
+}
+
+impl Pass<'_> {
+    /// Adds a problem with a field below this place.
+    fn report(
+        &mut self,
+        code: &'static str,
+        field: &[&str],
+        message: String,
+        help: impl Into<String>,
+    ) {
+        let mut path = self.at.clone();
+        path.extend(field.iter().map(|part| (*part).to_owned()));
+        self.problems.push(Problem {
+            code,
+            path,
+            message,
+            help: help.into(),
+            related: None,
+        });
+    }
+
+    /// Adds another field of the pod to the last problem.
+    fn relate(&mut self, field: &[&str], role: &'static str) {
+        let mut path = self.at.clone();
+        path.extend(field.iter().map(|part| (*part).to_owned()));
+        if let Some(last) = self.problems.last_mut() {
+            last.related = Some((path, role));
+        }
+    }
+
+    fn relative(&mut self, field: &[&str], given: &str) {
+        let message = format!("`{given}` is no absolute path");
+        self.report(
+            "tank::path::relative",
+            field,
+            message,
+            "begin it with `/` and leave out `.`, `..` and `//`",
+        );
+    }
+}
+
+/// Whether a path is absolute and without NUL and empty, `.` or `..` components: such a path is the
+/// only spelling of its place.
+fn is_absolute(path: &str) -> bool {
+    let Some(rest) = path.strip_prefix('/') else {
+        return false;
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    path.len() < 4096
+        && !path.contains('\0')
+        && (rest.is_empty() || rest.split('/').all(|part| !matches!(part, "" | "." | "..")))
+}
+
+/// A help text with the candidate nearest to `word`, or `otherwise` when none is near.
+fn did_you_mean<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+    otherwise: &str,
+) -> String {
+    nearest(word, candidates).map_or_else(
+        || otherwise.to_owned(),
+        |near| format!("did you mean `{near}`?"),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What a container sees beside its image, and at which paths.
+
+use super::{Pass, did_you_mean, is_absolute};
+use crate::{
+    name::Name,
+    spec::{Container, Pod},
+};
+use std::collections::BTreeMap;
+
+/// The most mounts of one container. Each is a descriptor that the daemon hands to the pod's shim,
+/// which takes 1,200 at a start; the root, the files and the cgroups (one a hierarchy) need fewer
+/// than the 200 that this leaves.
+pub const MAX_MOUNTS: usize = 1_000;
+
+impl Pass<'_> {
+    pub(super) fn mounts(&mut self, name: &Name, spec: &Container, pod: &Pod) {
+        if spec.mounts.len() > MAX_MOUNTS {
+            let message = format!(
+                "container `{name}` has {} mounts, more than the {MAX_MOUNTS} it can start with",
+                spec.mounts.len()
+            );
+            let help = "mount one volume that holds the others' directories";
+            self.report("tank::mount::too_many", &["mounts"], message, help);
+        }
+        let mut targets: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (mount, at) in &spec.mounts {
+            if !pod.volumes.contains_key(&at.volume) {
+                let message = format!(
+                    "mount `{mount}` names the volume `{}`, which its pod does not have",
+                    at.volume
+                );
+                let declare = format!("declare it: `volumes.{} = {{}}`", at.volume);
+                let help = did_you_mean(
+                    at.volume.as_str(),
+                    pod.volumes.keys().map(Name::as_str),
+                    &declare,
+                );
+                self.report(
+                    "tank::mount::unknown_volume",
+                    &["mounts", mount.as_str(), "volume"],
+                    message,
+                    help,
+                );
+            }
+            self.target(&["mounts", mount.as_str(), "path"], &at.path, &mut targets);
+        }
+        for file in spec.files.keys() {
+            self.target(&["files", file], file, &mut targets);
+        }
+        for (secret, at) in &spec.secrets {
+            self.target(
+                &["secrets", secret.as_str(), "path"],
+                &at.path,
+                &mut targets,
+            );
+            if !is_absolute(&at.file) {
+                self.relative(&["secrets", secret.as_str(), "file"], &at.file);
+            }
+        }
+    }
+
+    /// Checks a path inside the container at which something is mounted; `seen` holds those before
+    /// it.
+    fn target<'p>(
+        &mut self,
+        field: &[&'p str],
+        target: &'p str,
+        seen: &mut BTreeMap<&'p str, Vec<&'p str>>,
+    ) {
+        if !is_absolute(target) {
+            self.relative(field, target);
+            return;
+        }
+        let special = ["/", "/proc", "/sys", "/dev"];
+        if special
+            .iter()
+            .any(|dir| target == *dir || (dir.len() > 1 && target.starts_with(&format!("{dir}/"))))
+        {
+            let message = format!("`{target}` is Tank's own to mount");
+            self.report(
+                "tank::mount::reserved",
+                field,
+                message,
+                "choose a path outside /proc, /sys and /dev",
+            );
+        }
+        if let Some(first) = seen.insert(target.trim_end_matches('/'), field.to_vec()) {
+            let message = format!("two things are put at `{target}`");
+            self.report(
+                "tank::mount::same_path",
+                field,
+                message,
+                format!("the other is `{}`", first.join(".")),
+            );
+        }
+    }
+}

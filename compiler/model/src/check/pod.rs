@@ -1,0 +1,188 @@
+//! What a pod declares beside its network and its containers.
+
+use super::{Pass, did_you_mean, is_absolute, path};
+use crate::{
+    name::Name,
+    spec::{Condition, Config, Network, Pod, Restart, Update},
+};
+
+/// The kernel settings that each network or IPC namespace has for itself; `*` stands for any
+/// ending.
+const NAMESPACED: [&str; 5] = [
+    "net.*",
+    "kernel.shm*",
+    "kernel.msg*",
+    "kernel.sem*",
+    "fs.mqueue.*",
+];
+
+impl Pass<'_> {
+    pub(super) fn pod(&mut self, name: &Name, pod: &Pod, config: &Config) {
+        if pod.containers.is_empty() {
+            let help = "add one under `containers`, with at least its `image`";
+            self.report(
+                "tank::pod::empty",
+                &["containers"],
+                format!("pod `{name}` has no container"),
+                help,
+            );
+        }
+        self.volumes(pod);
+        self.dependencies(name, pod, config);
+        if let Some(hostname) = &pod.hostname
+            && (hostname.len() > 64 || !hostname.split('.').all(|label| Name::new(label).is_ok()))
+        {
+            let message = format!("`{hostname}` is no host name");
+            self.report(
+                "tank::hostname::invalid",
+                &["hostname"],
+                message,
+                "use at most 64 of `a-z`, `0-9`, `-`, `.`",
+            );
+        }
+        self.update(pod);
+        self.terminals(name, pod);
+        self.network(name, pod);
+        self.sysctls(pod);
+        for (group, containers) in [("containers", &pod.containers), ("init", &pod.init)] {
+            for (container, spec) in containers {
+                let mut at = self.at.clone();
+                at.extend(path([group, container.as_str()]));
+                let mut pass = Pass {
+                    problems: self.problems,
+                    at,
+                };
+                pass.container(container, spec, pod);
+                if group == "init" {
+                    pass.init(spec);
+                    if pod.containers.contains_key(container) {
+                        let message = format!("`{container}` is also a container of this pod");
+                        let help = "give it a name of its own: logs and `tank exec` go by it";
+                        pass.report("tank::init::same_name", &[], message, help);
+                    }
+                }
+            }
+        }
+    }
+
+    fn volumes(&mut self, pod: &Pod) {
+        for (volume, source) in &pod.volumes {
+            if source.host.is_some() && source.tmpfs.is_some() {
+                let message = format!("volume `{volume}` is both a path of the host and in memory");
+                self.report(
+                    "tank::volume::two_kinds",
+                    &["volumes", volume.as_str()],
+                    message,
+                    "keep one of the two",
+                );
+            }
+            if let Some(host) = source.host.as_deref().filter(|host| !is_absolute(host)) {
+                let field = ["volumes", volume.as_str(), "host"];
+                self.relative(&field, host);
+            }
+        }
+    }
+
+    fn dependencies(&mut self, name: &Name, pod: &Pod, config: &Config) {
+        for other in pod.depends_on.keys() {
+            if !config.pods.contains_key(other) {
+                let candidates = config
+                    .pods
+                    .keys()
+                    .map(Name::as_str)
+                    .filter(|other| *other != name.as_str());
+                let help = did_you_mean(other.as_str(), candidates, "no such pod is declared");
+                let message = format!("pod `{name}` depends on `{other}`, which is not declared");
+                self.report(
+                    "tank::depends_on::unknown_pod",
+                    &["depends_on", other.as_str()],
+                    message,
+                    help,
+                );
+            }
+        }
+        for (other, condition) in &pod.depends_on {
+            let dependency = config.pods.get(other);
+            if *condition == Condition::Completed
+                && dependency.is_some_and(|pod| pod.restart == Restart::Always)
+            {
+                let message =
+                    format!("`{other}` never completes: it is restarted whenever it ends");
+                let help = format!("set `pods.{other}.restart` to `'on_failure` or `'never`");
+                self.report(
+                    "tank::depends_on::never_completes",
+                    &["depends_on", other.as_str()],
+                    message,
+                    help,
+                );
+            }
+        }
+    }
+
+    fn update(&mut self, pod: &Pod) {
+        let fixed = matches!(&pod.network, Network::Nics(nics) if nics.values().any(|nic| nic.address.is_some()));
+        if pod.update == Update::StartFirst && (pod.network == Network::Host || fixed) {
+            let message = "the old and the new pod can't both have the same address".to_owned();
+            let help =
+                "use `update = 'recreate`, or a network that gives each an address of its own";
+            self.report("tank::update::shared_address", &["update"], message, help);
+        }
+    }
+
+    fn terminals(&mut self, name: &Name, pod: &Pod) {
+        let terminals: Vec<&str> = pod
+            .containers
+            .iter()
+            .filter(|(_, c)| c.tty)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if let [first, second, ..] = terminals.as_slice() {
+            let message = format!(
+                "`{first}` and `{second}` both have a terminal, and `tank attach {name}` can show one"
+            );
+            let help = "give `tty` to one container of a pod";
+            self.report(
+                "tank::tty::several",
+                &["containers", second, "tty"],
+                message,
+                help,
+            );
+        }
+    }
+
+    fn sysctls(&mut self, pod: &Pod) {
+        for key in pod.sysctls.keys() {
+            if !NAMESPACED
+                .iter()
+                .any(|own| key.starts_with(own.trim_end_matches('*')))
+            {
+                let message = format!("`{key}` is a setting of the whole host");
+                let help = match key.as_str() {
+                    "kernel.hostname" => "use the pod's `hostname`".to_owned(),
+                    _ => format!(
+                        "a pod has its own {} only",
+                        NAMESPACED.map(|own| format!("`{own}`")).join(", ")
+                    ),
+                };
+                self.report(
+                    "tank::sysctl::not_namespaced",
+                    &["sysctls", key],
+                    message,
+                    help,
+                );
+            } else if key.starts_with("net.") && pod.network == Network::Host {
+                let message = format!(
+                    "`{key}` would be set for the whole host, for good: the pod has the host's network"
+                );
+                let help = "set it on the host (sysctl.d(5)), or use another `network`";
+                self.report(
+                    "tank::sysctl::host_network",
+                    &["sysctls", key],
+                    message,
+                    help,
+                );
+                self.relate(&["network"], "the host's network is shared here");
+            }
+        }
+    }
+}

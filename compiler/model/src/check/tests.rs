@@ -1,0 +1,130 @@
+use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+fn codes(problems: &[Problem]) -> Vec<(&str, String)> {
+    problems
+        .iter()
+        .map(|found| (found.code, found.path.join(".")))
+        .collect()
+}
+
+fn config(pod: serde_json::Value) -> Config {
+    serde_json::from_value(serde_json::json!({ "pods": { "web": pod } })).expect("a configuration")
+}
+
+#[test]
+fn what_is_not_in_this_version_is_said_once() {
+    let pod = serde_json::json!({
+        "containers": { "app": { "image": "x" } },
+        "update": "start_first",
+        "network": { "nics": { "a-very-long-name": {
+            "parent": "eth 0", "address": "10.0.0.5/24", "pool": "10.0.0.128/25", "gateway": "10.0.1.1",
+        } } },
+    });
+    let found = check(&config(pod.clone()));
+    assert_eq!(
+        codes(&found),
+        [
+            (
+                "tank::unsupported::nics",
+                "pods.web.network.nics".to_owned()
+            ),
+            (
+                "tank::unsupported::start_first",
+                "pods.web.update".to_owned()
+            )
+        ]
+    );
+    // The mistakes in it are found as they will be.
+    let found = fields(&config(pod));
+    let found: BTreeSet<&str> = found.iter().map(|found| found.code).collect();
+    let expected = [
+        "tank::nic::gateway",
+        "tank::nic::name_too_long",
+        "tank::nic::outside_pool",
+        "tank::nic::parent",
+        "tank::update::shared_address",
+    ];
+    assert_eq!(found, expected.into());
+    let nics = |nics: serde_json::Value| {
+        let pod = serde_json::json!({ "containers": { "app": { "image": "x" } }, "network": { "nics": nics } });
+        fields(&config(pod))
+            .iter()
+            .map(|found| found.code)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(nics(serde_json::json!({})), ["tank::nic::none"]);
+    let twice =
+        serde_json::json!({ "a": { "address": "10.0.0.5/24" }, "b": { "address": "10.0.0.5/24" } });
+    assert_eq!(nics(twice), ["tank::nic::address_taken"]);
+}
+
+#[test]
+fn settings_of_the_host_are_not_a_pods() {
+    let keys = |network: &str| {
+        let keys = [
+            "net.core.somaxconn",
+            "kernel.sem",
+            "kernel.shmmax",
+            "kernel.msgmax",
+            "fs.mqueue.msg_max",
+        ];
+        let hosts = [
+            "kernel.core_pattern",
+            "kernel.hostname",
+            "kernel.domainname",
+            "vm.swappiness",
+            "fs.file-max",
+            "net",
+        ];
+        let sysctls: BTreeMap<_, _> = keys.iter().chain(&hosts).map(|key| (*key, "1")).collect();
+        let pod = serde_json::json!({
+            "containers": { "app": { "image": "x" } }, "network": network, "sysctls": sysctls,
+        });
+        let found = check(&config(pod));
+        found
+            .iter()
+            .map(|found| (found.code, found.path[3].clone()))
+            .collect::<BTreeSet<_>>()
+    };
+    let hosts = [
+        "fs.file-max",
+        "kernel.core_pattern",
+        "kernel.domainname",
+        "kernel.hostname",
+        "net",
+        "vm.swappiness",
+    ];
+    let mut expected: BTreeSet<_> = hosts
+        .iter()
+        .map(|key| ("tank::sysctl::not_namespaced", (*key).to_owned()))
+        .collect();
+    assert_eq!(keys("bridge"), expected);
+    expected.insert((
+        "tank::sysctl::host_network",
+        "net.core.somaxconn".to_owned(),
+    ));
+    assert_eq!(keys("host"), expected);
+}
+
+#[test]
+fn what_makes_programs_of_root_is_not_given_beside_files_of_the_host() {
+    let pod = |read_only: bool, volume: serde_json::Value| {
+        let plain = serde_json::json!({ "image": "x", "capabilities": { "add": ["CAP_SETFCAP"] } });
+        let mounts =
+            serde_json::json!({ "m": { "volume": "v", "path": "/v", "read_only": read_only } });
+        let other = serde_json::json!({ "image": "x", "mounts": mounts });
+        let pod = serde_json::json!({ "containers": { "a": plain, "b": other }, "volumes": { "v": volume } });
+        check(&config(pod))
+            .iter()
+            .map(|found| found.code)
+            .collect::<Vec<_>>()
+    };
+    let of_host = serde_json::json!({ "host": "/srv/a" });
+    assert_eq!(
+        pod(false, of_host.clone()),
+        ["tank::capability::host_volume"]
+    );
+    assert_eq!(pod(true, of_host), Vec::<&str>::new());
+    assert_eq!(pod(false, serde_json::json!({})), Vec::<&str>::new());
+}

@@ -1,0 +1,263 @@
+//! From a configuration to its graph, and back.
+
+use super::{
+    Entry, Graph, Key, Node,
+    node::{ContainerNode, LifecycleNode, PodNode, SandboxNode, live_files, node_hash},
+};
+use crate::{
+    canonical::CanonicalError,
+    digest::Digest,
+    name::Name,
+    reference::Reference,
+    spec::{self, Config},
+};
+use petgraph::graph::{DiGraph, NodeIndex};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Graph {
+    /// Builds the graph of `config`. `digest_of` resolves an image reference; where it says none,
+    /// the reference's own pinned digest is used, or none at all.
+    ///
+    /// # Errors
+    /// Only when a value has no canonical bytes, which no value of the model's own types causes.
+    pub fn build(
+        config: &Config,
+        digest_of: impl Fn(&Reference) -> Option<Digest>,
+    ) -> Result<Self, CanonicalError> {
+        let mut graph = Self {
+            dag: DiGraph::new(),
+            index: BTreeMap::new(),
+        };
+        let mut pods = Vec::new();
+        for (name, pod) in &config.pods {
+            pods.push(graph.add_pod(name, pod, &digest_of)?);
+        }
+        graph.add(Key::Root, Node::Root {}, &pods)?;
+        Ok(graph)
+    }
+
+    fn add_pod(
+        &mut self,
+        name: &Name,
+        pod: &spec::Pod,
+        digest_of: &impl Fn(&Reference) -> Option<Digest>,
+    ) -> Result<Key, CanonicalError> {
+        let sandbox = Key::Sandbox(name.clone());
+        let node = SandboxNode {
+            hostname: pod.hostname.clone().unwrap_or_else(|| name.to_string()),
+            network: pod.network.clone(),
+            sysctls: pod.sysctls.clone(),
+            writes_host: pod.writes_host(),
+        };
+        self.add(sandbox.clone(), Node::Sandbox(node), &[])?;
+        let mut parts = vec![sandbox.clone()];
+        for (volume, source) in &pod.volumes {
+            let key = Key::Volume(name.clone(), volume.clone());
+            parts.push(self.add(
+                key,
+                Node::Volume(source.clone()),
+                std::slice::from_ref(&sandbox),
+            )?);
+        }
+        for (port, publish) in &pod.publish {
+            let key = Key::Publish(name.clone(), port.clone());
+            parts.push(self.add(
+                key,
+                Node::Publish(publish.clone()),
+                std::slice::from_ref(&sandbox),
+            )?);
+        }
+        for (init, spec) in &pod.init {
+            let needs = self.container_needs(name, spec, digest_of)?;
+            parts.push(self.add(
+                Key::Init(name.clone(), init.clone()),
+                Node::Init(spec.clone()),
+                &needs,
+            )?);
+        }
+        let inits: Vec<Key> = pod
+            .init
+            .keys()
+            .map(|init| Key::Init(name.clone(), init.clone()))
+            .collect();
+        for (container, spec) in &pod.containers {
+            parts.extend(self.add_container(name, container, spec, &inits, digest_of)?);
+        }
+        let node = PodNode {
+            labels: pod.labels.clone(),
+            restart: pod.restart,
+            depends_on: pod.depends_on.clone(),
+            update: pod.update,
+        };
+        self.add(Key::Pod(name.clone()), Node::Pod(node), &parts)
+    }
+
+    /// The image, the sandbox and the volumes of a container.
+    fn container_needs(
+        &mut self,
+        pod: &Name,
+        spec: &spec::Container,
+        digest_of: &impl Fn(&Reference) -> Option<Digest>,
+    ) -> Result<Vec<Key>, CanonicalError> {
+        let image = Key::Image(spec.image.clone());
+        if !self.index.contains_key(&image) {
+            let digest = digest_of(&spec.image).or_else(|| spec.image.digest());
+            self.add(image.clone(), Node::Image { digest }, &[])?;
+        }
+        let mut needs = vec![image, Key::Sandbox(pod.clone())];
+        let volumes: BTreeSet<_> = spec.mounts.values().map(|mount| &mount.volume).collect();
+        // A dangling mount is the checks' to report; here it simply adds no edge.
+        needs.extend(
+            volumes
+                .into_iter()
+                .map(|volume| Key::Volume(pod.clone(), volume.clone()))
+                .filter(|key| self.index.contains_key(key)),
+        );
+        Ok(needs)
+    }
+
+    /// Adds a container and what belongs to it; returns what its pod needs. It runs after `inits`,
+    /// so it needs them.
+    fn add_container(
+        &mut self,
+        pod: &Name,
+        name: &Name,
+        spec: &spec::Container,
+        inits: &[Key],
+        digest_of: &impl Fn(&Reference) -> Option<Digest>,
+    ) -> Result<Vec<Key>, CanonicalError> {
+        let of = |key: fn(Name, Name) -> Key| key(pod.clone(), name.clone());
+        let mut needs = self.container_needs(pod, spec, digest_of)?;
+        needs.extend_from_slice(inits);
+        let files: BTreeMap<String, spec::File> = spec
+            .files
+            .iter()
+            .filter(|(_, file)| file.reload.is_none())
+            .map(|(p, f)| (p.clone(), f.clone()))
+            .collect();
+        if !files.is_empty() {
+            needs.push(self.add(of(Key::Files), Node::Files(files), &[])?);
+        }
+        let container = self.add(
+            of(Key::Container),
+            Node::Container(ContainerNode::of(spec)),
+            &needs,
+        )?;
+        let lifecycle = Node::Lifecycle(LifecycleNode::of(spec));
+        let mut parts = vec![
+            self.add(
+                of(Key::Limits),
+                Node::Limits(spec.limits.clone()),
+                std::slice::from_ref(&container),
+            )?,
+            self.add(
+                of(Key::Lifecycle),
+                lifecycle,
+                std::slice::from_ref(&container),
+            )?,
+        ];
+        let live: BTreeMap<String, spec::File> = live_files(spec)
+            .map(|(p, f)| (p.clone(), f.clone()))
+            .collect();
+        if !live.is_empty() {
+            parts.push(self.add(
+                of(Key::LiveFiles),
+                Node::LiveFiles(live),
+                std::slice::from_ref(&container),
+            )?);
+        }
+        parts.push(container);
+        Ok(parts)
+    }
+
+    /// Adds a node whose needs are already there, and returns its key.
+    pub(super) fn add(
+        &mut self,
+        key: Key,
+        node: Node,
+        needs: &[Key],
+    ) -> Result<Key, CanonicalError> {
+        let needs: Vec<NodeIndex> = needs.iter().map(|need| self.index[need]).collect();
+        let hashes: Vec<Digest> = needs.iter().map(|need| self.dag[*need].hash).collect();
+        let hash = node_hash(&key, &node, &hashes)?;
+        let index = self.dag.add_node(Entry {
+            key: key.clone(),
+            node,
+            hash,
+        });
+        for need in needs {
+            self.dag.add_edge(index, need, ());
+        }
+        self.index.insert(key.clone(), index);
+        Ok(key)
+    }
+
+    /// The configuration this graph was built from: `build(config()) == self`.
+    pub fn config(&self) -> Config {
+        let pods = self
+            .pods()
+            .filter_map(|name| Some((name.clone(), self.pod_config(name)?)));
+        Config {
+            pods: pods.collect(),
+        }
+    }
+
+    fn pod_config(&self, pod: &Name) -> Option<spec::Pod> {
+        let (node, (sandbox, _)) = (self.pod(pod)?, self.sandbox(pod)?);
+        let first = Key::Volume(pod.clone(), Name::lowest());
+        let volumes = self.neighbours(first, |key| matches!(key, Key::Volume(of, _) if of == pod));
+        let volumes = volumes.filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Volume(_, name), Node::Volume(volume)) => Some((name.clone(), volume.clone())),
+            _ => None,
+        });
+        let containers = self
+            .containers(pod)
+            .map(|(name, node, _)| (name.clone(), self.container_config(pod, name, node)));
+        Some(spec::Pod {
+            containers: containers.collect(),
+            init: self
+                .init(pod)
+                .map(|(name, spec, _)| (name.clone(), spec.clone()))
+                .collect(),
+            network: sandbox.network.clone(),
+            volumes: volumes.collect(),
+            publish: self
+                .published(pod)
+                .map(|(name, publish)| (name.clone(), publish.clone()))
+                .collect(),
+            restart: node.restart,
+            depends_on: node.depends_on.clone(),
+            update: node.update,
+            hostname: (sandbox.hostname != pod.as_str()).then(|| sandbox.hostname.clone()),
+            labels: node.labels.clone(),
+            sysctls: sandbox.sysctls.clone(),
+        })
+    }
+
+    fn container_config(&self, pod: &Name, name: &Name, node: &ContainerNode) -> spec::Container {
+        let lifecycle = self.lifecycle(pod, name);
+        spec::Container {
+            image: node.image.clone(),
+            command: node.command.clone(),
+            args: node.args.clone(),
+            env: node.env.clone(),
+            working_dir: node.working_dir.clone(),
+            user: node.user.clone(),
+            tty: node.tty,
+            mounts: node.mounts.clone(),
+            files: self.files(pod, name),
+            secrets: node.secrets.clone(),
+            limits: self.limits(pod, name),
+            capabilities: node.capabilities.clone(),
+            read_only: node.read_only,
+            ulimits: node.ulimits.clone(),
+            seccomp: node.seccomp.clone(),
+            devices: node.devices.clone(),
+            readiness: lifecycle.readiness,
+            liveness: lifecycle.liveness,
+            startup: lifecycle.startup,
+            ports: lifecycle.ports,
+            stop: lifecycle.stop,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The typed configuration, as section 3 of the design has it: what a user declares, with every
+//! default filled in.
+//!
+//! Field names, defaults and the OCI rules behind them are documented for users in
+//! `stdlib/tank.ncl`; here are the shapes. Whatever equals its default is left out of the canonical
+//! bytes, so a field added to Tank later changes no hash of a configuration that does not use it.
+
+mod limits;
+mod names;
+mod network;
+mod probe;
+mod storage;
+
+pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
+pub use names::{CAPABILITIES, SIGNALS, ULIMITS};
+pub use network::{Network, Nic, NicMode, Protocol, Publish};
+pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
+pub use storage::{Device, File, Mode, Mount, READS_AGAIN, Secret, Volume};
+
+use crate::{name::Name, reference::Reference};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything that should run on a host.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// By name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pods: BTreeMap<Name, Pod>,
+}
+
+/// Containers that share a network, IPC and UTS namespace, and start and stop together.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pod {
+    /// At least one, by name.
+    pub containers: BTreeMap<Name, Container>,
+    /// Run one after another in the order of their names, each to its end, before the containers
+    /// start.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub init: BTreeMap<Name, Container>,
+    /// How it reaches others.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub network: Network,
+    /// What its containers can mount, by name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub volumes: BTreeMap<Name, Volume>,
+    /// Ports of the host that lead to it, by name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub publish: BTreeMap<Name, Publish>,
+    /// What follows when a main process ends.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart: Restart,
+    /// Pods that have to be in this condition before it starts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub depends_on: BTreeMap<Name, Condition>,
+    /// How a changed pod takes its place.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: Update,
+    /// The pod's name unless given; at most 64 bytes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hostname: Option<String>,
+    /// Texts of the user's, by name.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub labels: BTreeMap<String, String>,
+    /// Kernel settings of its namespaces, by the name of sysctl(8).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// One main process and its file system.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Container {
+    /// What its root file system and its defaults come from.
+    pub image: Reference,
+    /// Replaces the image's `Entrypoint`; the image's `Cmd` is then not used.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's `Cmd`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub args: Option<Vec<String>>,
+    /// On top of the image's `Env`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub env: BTreeMap<String, String>,
+    /// Absolute; the image's `WorkingDir` unless given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub working_dir: Option<String>,
+    /// `user[:group]`, names or numbers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub user: Option<String>,
+    /// Whether its streams are a terminal.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tty: bool,
+    /// Volumes and where it sees them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mounts: BTreeMap<Name, Mount>,
+    /// By absolute path inside the container.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub files: BTreeMap<String, File>,
+    /// Files of the host that are copied into its memory.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub secrets: BTreeMap<Name, Secret>,
+    /// What it may use at most.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// What it listens on. Where a pod declares any, `publish` and probes may lead to these only.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ports: BTreeMap<Name, u16>,
+    /// By the name `setrlimit(2)` has for it, in lower case: `nofile`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ulimits: BTreeMap<String, Ulimit>,
+    /// On top of, and taken from, the default set.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub capabilities: Capabilities,
+    /// Which system calls it may make.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub seccomp: Seccomp,
+    /// Devices of the host that it sees.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub devices: BTreeMap<Name, Device>,
+    /// Whether its root is mounted read-only.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub read_only: bool,
+    /// Whether it can do its work.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub readiness: Option<Probe>,
+    /// Whether it has to be started again.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub liveness: Option<Probe>,
+    /// Whether it has started; the other probes wait for this one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub startup: Option<Probe>,
+    /// How its main process is asked to end.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stop: Stop,
+}
+
+impl Pod {
+    /// Its containers, and what runs before them, each with the field it stands in.
+    pub fn processes(&self) -> impl Iterator<Item = (&'static str, &Name, &Container)> {
+        let of = |field, (name, spec)| (field, name, spec);
+        let containers = self
+            .containers
+            .iter()
+            .map(move |entry| of("containers", entry));
+        containers.chain(self.init.iter().map(move |entry| of("init", entry)))
+    }
+}
+
+/// What happens when a main process ends.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// It is started again, ever less often.
+    #[default]
+    Always,
+    /// Only when it ended with a status other than 0.
+    OnFailure,
+    /// It stays ended.
+    Never,
+}
+
+/// What a dependency has to be before a pod starts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Every main process runs.
+    Started,
+    /// Every readiness probe has succeeded as well.
+    Ready,
+    /// Every main process has ended with status 0.
+    Completed,
+}
+
+/// How a changed pod takes the place of the one that runs.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Update {
+    /// The old one ends, then the new one starts.
+    #[default]
+    Recreate,
+    /// The new one starts beside the old and takes over when it is ready.
+    StartFirst,
+}
+
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
