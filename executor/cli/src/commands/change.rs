@@ -15,7 +15,8 @@ use std::{
 };
 use tank_compiler::Compiled;
 use tank_proto::varlink::{
-    Change, DiffCall, DiffReply, Method, Outcome, Progress, SwitchCall, SwitchReply,
+    Change, ChangeKind, DiffCall, DiffReply, Method, Outcome, Progress, Stage, SwitchCall,
+    SwitchReply,
 };
 
 /// The status of a switch that was put back.
@@ -74,7 +75,7 @@ fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
         let row = |step: &tank_proto::varlink::Step| {
             let drift = if step.drift { "drift: " } else { "" };
             vec![
-                step.class.replace('_', " "),
+                step.class.as_str().replace('_', " "),
                 step.text.clone(),
                 format!("{drift}{}", step.why),
             ]
@@ -92,10 +93,10 @@ fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
 }
 
 pub fn change_line(change: &Change) -> String {
-    let sign = match change.change.as_str() {
-        "added" => "+",
-        "removed" => "-",
-        _ => "~",
+    let sign = match change.change {
+        ChangeKind::Added => "+",
+        ChangeKind::Removed => "-",
+        ChangeKind::Modified => "~",
     };
     let Some(field) = &change.field else {
         return format!("{sign} {}", change.what);
@@ -196,7 +197,7 @@ pub async fn follow(
         };
         let (reply, _, more) = received.inspect_err(|_| teller.finish())?;
         if let Some(progress) = &reply.progress {
-            if progress.stage == "commit" {
+            if progress.stage == Stage::Commit {
                 committed = Some(progress.message.clone());
             }
             teller.tell(progress);
@@ -311,9 +312,9 @@ impl Teller {
     }
 
     fn tell(&self, progress: &Progress) {
-        let text = match progress.stage.as_str() {
-            "step" | "note" => progress.message.clone(),
-            "rollback" => "does not work, going back".to_owned(),
+        let text = match progress.stage {
+            Stage::Step | Stage::Note => progress.message.clone(),
+            Stage::Rollback => "does not work, going back".to_owned(),
             stage => format!("{stage} {}", progress.message),
         };
         match &self.0 {

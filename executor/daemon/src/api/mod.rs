@@ -650,7 +650,10 @@ async fn status(engine: &Engine) -> Result<varlink::StatusReply, Error> {
         generation,
         root: generation.map(|_| graph.root().to_string()),
         pods: pods.len() as u64,
-        running: pods.iter().filter(|pod| pod.state == "running").count() as u64,
+        running: pods
+            .iter()
+            .filter(|pod| pod.state == varlink::PodState::Running)
+            .count() as u64,
         kernel: rustix::system::uname()
             .release()
             .to_string_lossy()

@@ -7,10 +7,10 @@ use tank_model::{
     spec::Protocol,
 };
 use tank_plan::{
-    Observed, PlannedStep,
+    Class, Observed, PlannedStep,
     observed::{self, State},
 };
-use tank_proto::varlink;
+use tank_proto::varlink::{self, ChangeKind, ContainerState, PodState, StepClass};
 
 pub fn generation(
     generation: &Generation,
@@ -24,16 +24,13 @@ pub fn generation(
         time: generation.time,
         uid: generation.uid,
         source: generation.source.clone(),
-        outcome: word(&outcome),
+        outcome: match outcome {
+            Outcome::Pending => varlink::GenerationOutcome::Pending,
+            Outcome::Good => varlink::GenerationOutcome::Good,
+            Outcome::Failed => varlink::GenerationOutcome::Failed,
+            Outcome::RolledBack => varlink::GenerationOutcome::RolledBack,
+        },
         current: current == Some(generation.number),
-    }
-}
-
-/// The name serde gives a variant.
-fn word<T: serde::Serialize>(value: &T) -> String {
-    match serde_json::to_value(value) {
-        Ok(Value::String(word)) => word,
-        _ => String::new(),
     }
 }
 
@@ -41,7 +38,14 @@ pub fn step(planned: &PlannedStep) -> varlink::Step {
     varlink::Step {
         text: planned.step.to_string(),
         pod: planned.step.pod().map(ToString::to_string),
-        class: word(&planned.class),
+        class: match planned.class {
+            Class::Create => StepClass::Create,
+            Class::InPlace => StepClass::InPlace,
+            Class::Restart => StepClass::Restart,
+            Class::Replace => StepClass::Replace,
+            Class::Delete => StepClass::Delete,
+            Class::DataRisk => StepClass::DataRisk,
+        },
         why: planned.why.clone(),
         drift: planned.drift,
     }
@@ -51,21 +55,21 @@ pub fn step(planned: &PlannedStep) -> varlink::Step {
 pub fn changes(changes: &[Change]) -> Vec<varlink::Change> {
     let mut list = Vec::new();
     for change in changes {
-        let entry = |kind: &str| varlink::Change {
+        let entry = |kind: ChangeKind| varlink::Change {
             what: change.key.to_string(),
-            change: kind.to_owned(),
+            change: kind,
             field: None,
             before: None,
             after: None,
         };
         match &change.what {
-            What::Added => list.push(entry("added")),
-            What::Removed => list.push(entry("removed")),
+            What::Added => list.push(entry(ChangeKind::Added)),
+            What::Removed => list.push(entry(ChangeKind::Removed)),
             What::Modified { fields } => list.extend(fields.iter().map(|field| varlink::Change {
                 field: Some(field.field.clone()),
                 before: field.before.as_ref().map(plain),
                 after: field.after.as_ref().map(plain),
-                ..entry("modified")
+                ..entry(ChangeKind::Modified)
             })),
         }
     }
@@ -101,7 +105,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
             let digest = graph.image(&node.image).map(|digest| digest.to_string());
             let mut view = self::container(container, image, digest, there);
             if there.is_some_and(|there| there.hash != hash) {
-                "outdated".clone_into(&mut view.state);
+                view.state = ContainerState::Outdated;
             }
             view
         })
@@ -127,29 +131,31 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
     if unresponsive.is_some() {
         containers
             .iter_mut()
-            .for_each(|container| "unknown".clone_into(&mut container.state));
+            .for_each(|container| container.state = ContainerState::Unknown);
     }
-    let all = |state: &str| {
+    let all = |state: ContainerState| {
         !containers.is_empty() && containers.iter().all(|container| container.state == state)
     };
-    let any = |state: &str| containers.iter().any(|container| container.state == state);
+    let any = |state: ContainerState| containers.iter().any(|container| container.state == state);
     let state = if !declared {
-        "undeclared"
+        PodState::Undeclared
     } else if unresponsive.is_some() {
-        "unresponsive"
-    } else if all("running") && containers.iter().all(|container| container.ready) {
-        "running"
-    } else if all("running") || !unfinished.is_empty() && !any("running") {
-        "starting"
+        PodState::Unresponsive
+    } else if all(ContainerState::Running) && containers.iter().all(|container| container.ready) {
+        PodState::Running
+    } else if all(ContainerState::Running)
+        || !unfinished.is_empty() && !any(ContainerState::Running)
+    {
+        PodState::Starting
     } else if containers
         .iter()
         .all(|container| container.status == Some(0))
     {
-        "completed"
-    } else if any("running") {
-        "degraded"
+        PodState::Completed
+    } else if any(ContainerState::Running) {
+        PodState::Degraded
     } else {
-        "stopped"
+        PodState::Stopped
     };
     let network = found
         .and_then(|found| found.sandbox.as_ref())
@@ -166,7 +172,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
     });
     varlink::Pod {
         name: name.to_string(),
-        state: state.to_owned(),
+        state,
         addresses: network.iter().flatten().map(address).collect(),
         published: published.collect(),
         containers: unfinished.into_iter().chain(containers).collect(),
@@ -184,7 +190,7 @@ fn container(
         name: name.to_string(),
         image,
         digest,
-        state: "absent".to_owned(),
+        state: ContainerState::Absent,
         pid: None,
         status: None,
         restarts: 0,
@@ -196,12 +202,12 @@ fn container(
     view.started = Some(there.since);
     match there.state {
         State::Running { pid, ready } => {
-            "running".clone_into(&mut view.state);
+            view.state = ContainerState::Running;
             view.pid = Some(pid);
             view.ready = ready;
         }
         State::Exited { status, .. } => {
-            "exited".clone_into(&mut view.state);
+            view.state = ContainerState::Exited;
             view.status = Some(status);
         }
     }

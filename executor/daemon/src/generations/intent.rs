@@ -22,7 +22,7 @@ use tank_model::{
     provenance::PodSource,
     spec::{Container, Pod},
 };
-use tank_proto::varlink::{DiffCall, Error, SwitchCall};
+use tank_proto::varlink::{DiffCall, Error, Stage, SwitchCall};
 
 /// The most images fetched at once.
 const FETCHES: usize = 4;
@@ -306,7 +306,7 @@ impl Engine {
         base_dir: Option<&Path>,
         progress: &ProgressSender,
     ) -> Result<(Reference, Digest), Error> {
-        notify(progress, "pull", reference.to_string());
+        notify(progress, Stage::Pull, reference.to_string());
         match self.host.images.pull(&reference, base_dir).await {
             Ok(digest) => Ok((reference, digest)),
             Err(e) => Err(Error::ImageUnavailable {

@@ -40,7 +40,7 @@ use tank_model::{
 use tank_plan::{Desired, Observed, Plan, Step, health::PATIENCE};
 use tank_proto::{
     shim::Failure,
-    varlink::{self, Error, Progress, SwitchCall},
+    varlink::{self, Error, Progress, Stage, SwitchCall},
 };
 use tank_sys::clock::boot_millis;
 use tokio::{
@@ -126,9 +126,9 @@ fn failure_error(failure: &Failure) -> Error {
     }
 }
 
-pub fn notify(progress: &ProgressSender, stage: &str, message: impl Into<String>) {
+pub fn notify(progress: &ProgressSender, stage: Stage, message: impl Into<String>) {
     let _ = progress.try_send(Progress {
-        stage: stage.to_owned(),
+        stage,
         message: message.into(),
     });
 }
@@ -657,7 +657,7 @@ impl Engine {
                 .outcome(*number)
                 .is_ok_and(|outcome| outcome == Outcome::Pending)
         });
-        notify(progress, "note", note);
+        notify(progress, Stage::Note, note);
         let change = Change {
             graph: self.host.graph(target.root).map_err(store_error)?,
             source: format!("{ROLLBACK}{}", target.number),
@@ -815,7 +815,7 @@ impl Engine {
         }
         let _span = self.host.timings.span(|| "commit".to_owned());
         let number = self.commit(parent, before, change)?;
-        notify(progress, "commit", format!("generation {number}"));
+        notify(progress, Stage::Commit, format!("generation {number}"));
         Ok(number)
     }
 

@@ -23,7 +23,7 @@ use tank_plan::{
 };
 use tank_proto::{
     shim::FailureKind,
-    varlink::{self, Error},
+    varlink::{self, Error, Stage},
 };
 use tokio::{
     sync::{MutexGuard, mpsc},
@@ -237,7 +237,7 @@ impl Engine {
         failure: String,
         progress: &ProgressSender,
     ) -> Result<varlink::Outcome, Error> {
-        notify(progress, "rollback", failure.clone());
+        notify(progress, Stage::Rollback, failure.clone());
         self.host.events.add(
             "rollback",
             None,
@@ -365,7 +365,7 @@ impl Engine {
                     ..reached
                 };
             }
-            let step_begins = |step: &Step| notify(progress, "step", step.to_string());
+            let step_begins = |step: &Step| notify(progress, Stage::Step, step.to_string());
             let pass = match self
                 .pass_or(verified.take(), graph, previous, &step_begins)
                 .await
