@@ -23,9 +23,11 @@
 //! may look at its process ([`tank_sys::process::hide`]).
 //!
 //! * [`forkserver`]: where shims come from.
-//! * [`pod`]: the loop, and everything it waits for.
-//! * [`container`]: from a specification to a running main process.
+//! * [`pod`]: the loop, everything it waits for, and the requests it answers.
+//! * [`start`]: from a specification to a running main process.
 //! * [`exec`]: a second process inside a running container.
+//! * [`launch`]: from a fork to an executed program, for both; [`handshake`]: what is due on the way.
+//! * [`container`]: a container that runs or has run.
 //! * [`log`]: what containers print, as lines in a bounded file.
 //! * [`relay`]: the main process's terminal, and whoever is attached to it.
 
@@ -33,11 +35,17 @@
 
 mod container;
 mod exec;
+mod failure;
 mod forkserver;
+mod handshake;
+mod launch;
 mod log;
 mod pod;
 mod relay;
+mod start;
+mod sysctls;
 
+use failure::describe;
 use std::process::ExitCode;
 use tank_sys::{process, program};
 
@@ -77,15 +85,4 @@ fn serve() -> Result<(), String> {
     // Told apart from the shims in a list of processes.
     let _ = rustix::thread::set_name(c"tank-forkserver");
     forkserver::serve().map_err(|e| e.to_string())
-}
-
-/// An error and everything behind it on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
