@@ -79,7 +79,7 @@ impl Container {
         }
     }
 
-    /// One source is at its end. A pipe is closed; a terminal stays, for who is attached, and is
+    /// One source is at its end. A pipe is closed; a terminal stays, for attached clients, and is
     /// not read any more.
     pub fn end_output(&mut self, source: usize) {
         match &mut self.output {

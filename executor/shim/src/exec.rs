@@ -5,8 +5,8 @@
 //! terminal does not hang up when the client detaches, and then reads it empty, so that the command
 //! is not stopped by a full one.
 //!
-//! A probe's process is made to end with its control socket ([`ExecSpec::kill_on_close`]): whoever
-//! stops waiting for it, for whatever reason, ends it by that alone. It gets a cgroup below its
+//! A probe's process is made to end with its control socket ([`ExecSpec::kill_on_close`]): a waiter
+//! that stops waiting, for whatever reason, ends it by that alone. It gets a cgroup below its
 //! container's, so that nothing it started, in whatever session, outlives it.
 
 use crate::{
@@ -30,7 +30,7 @@ use tank_sys::{
     pty, seccomp, stream,
 };
 
-/// A second process and who waits for it.
+/// A second process and its client.
 pub struct Exec {
     pub process: Process,
     /// None: the client has detached.
@@ -76,7 +76,7 @@ impl ExecGroup {
         }
     }
 
-    /// Removes it, or says that it still has processes. What is left here goes with the container's
+    /// Removes it; false: it still has processes. What is left here goes with the container's
     /// cgroup.
     pub fn remove(&self) -> bool {
         let removed = rustix::fs::unlinkat(&self.parent, self.name.as_str(), AtFlags::REMOVEDIR);

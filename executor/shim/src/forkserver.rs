@@ -1,4 +1,4 @@
-//! Shims are forked, not executed: one process that `tankd` starts once is asked for each of them.
+//! Shims are forked, not executed: one process, which `tankd` starts once, makes each of them.
 //!
 //! A fork of a small single-threaded process takes a sixth of what executing a program and linking
 //! it does, the pages that are never written are shared by all shims, and each is cloned into its

@@ -87,7 +87,7 @@ impl Program<'_> {
     }
 }
 
-/// What goes wrong in a process that does not get as far as its program, and where that is said.
+/// What goes wrong in a process that does not get as far as its program, and where it is sent.
 pub struct Report<'a> {
     pub kind: FailureKind,
     /// A pipe, which closes by itself when the program is executed.

@@ -1,4 +1,4 @@
-//! The main process's terminal, and whoever is attached to it.
+//! The main process's terminal, and the clients that are attached to it.
 //!
 //! Output goes to the log and to every client; a client that does not keep up is let go, so a
 //! stopped terminal somewhere never stops the container. Input comes from every client. Nobody

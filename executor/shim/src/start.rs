@@ -173,7 +173,7 @@ impl Main<'_> {
         self.trace.note(Phase::Streams);
         privilege::become_root(self.namespaces.user.as_fd())?;
         let spec = self.spec;
-        // Where it can't be made, it can't be entered either, which is said then.
+        // Where it can't be made, entering it fails with the reason.
         let _ = root.ensure_directory(Path::new(&spec.cwd), Owner::Caller);
         let program = Program {
             argv: &spec.argv,
