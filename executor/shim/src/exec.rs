@@ -12,7 +12,7 @@
 use crate::{
     container::{Container, absolute, filter, set_limits},
     failure::{describe, failure, other},
-    launch::{Place, Program, Report, launch},
+    launch::{Launched, Place, Program, Report, launch},
 };
 use rustix::fs::{AtFlags, Mode, OFlags};
 use std::{
@@ -110,45 +110,44 @@ pub fn start(
         streams,
         terminal: &terminal_end,
     };
-    let entrance = &container.process.pidfd;
-    let given: Vec<&OwnedFd> = main.given().chain([entrance]).collect();
-    let parent = container.cgroup.into.as_ref();
-    let group = match parent.filter(|_| spec.kill_on_close) {
-        Some(parent) => Some(ExecGroup::new(parent, number).map_err(|e| failure(&e))?),
-        None => None,
+    let group = match container.cgroup.into.as_ref() {
+        Some(parent) if spec.kill_on_close => {
+            Some(ExecGroup::new(parent, number).map_err(|e| failure(&e))?)
+        }
+        _ => None,
     };
-    let place = Place {
-        into: group.as_ref().map(|group| &group.dir).or(parent),
-        join: &container.cgroup.join,
-        given: &given,
-    };
-    let enter = || namespace::enter_process(entrance.as_fd());
-    let launched = launch(&place, spec.terminal.is_some(), enter, |report| {
-        main.run(report)
-    });
+    let launched = main.launch(group.as_ref());
     drop(terminal_end);
     let (process, master) = match launched.and_then(|launched| launched.with_terminal(&terminal)) {
         Ok(launched) => launched,
         Err(failure) => {
-            // Nobody is in it: the process was waited for.
+            // It is empty: the process was waited for.
             if let Some(group) = &group {
                 group.remove();
             }
             return Err(failure);
         }
     };
-    let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
-    rustix::io::ioctl_fionbio(&ours, true).map_err(|e| other("watch a client", &e.into()))?;
-    let copy = master.as_ref().map(OwnedFd::try_clone).transpose();
-    let copy = copy.map_err(|e| other("copy the terminal", &e))?;
+    let (control, mut for_client) = control()?;
+    if let Some(master) = &master {
+        let copy = master.try_clone();
+        for_client.push(copy.map_err(|e| other("copy the terminal", &e))?);
+    }
     let exec = Exec {
         process,
-        control: Some(ours),
+        control: Some(control),
         master,
         kill_on_close: spec.kill_on_close,
         group,
     };
-    Ok((exec, [theirs].into_iter().chain(copy).collect()))
+    Ok((exec, for_client))
+}
+
+/// A control socket: the shim's end, and what the client gets.
+fn control() -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
+    let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(|e| other("watch a client", &e.into()))?;
+    Ok((ours, vec![theirs]))
 }
 
 /// The streams of a process without a terminal; none of one with a terminal.
@@ -199,6 +198,21 @@ impl Main<'_> {
         [&self.namespaces.user, self.terminal]
             .into_iter()
             .chain(self.streams)
+    }
+
+    /// Makes the process, in `group` or else where its container is.
+    fn launch(&self, group: Option<&ExecGroup>) -> Result<Launched, Failure> {
+        let cgroup = &self.container.cgroup;
+        let entrance = &self.container.process.pidfd;
+        let given: Vec<&OwnedFd> = self.given().chain([entrance]).collect();
+        let place = Place {
+            into: group.map(|group| &group.dir).or(cgroup.into.as_ref()),
+            join: &cgroup.join,
+            given: &given,
+        };
+        let enter = || namespace::enter_process(entrance.as_fd());
+        let terminal = self.spec.terminal.is_some();
+        launch(&place, terminal, enter, |report| self.run(report))
     }
 
     /// Returns only on failure.
