@@ -1,4 +1,12 @@
 //! The rooms of the house and the doors between them.
+//!
+//! * [`sizes`]: how long files and functions are.
+//! * [`source`]: Rust source as it is read.
+
+#[path = "architecture/sizes.rs"]
+mod sizes;
+#[path = "architecture/source.rs"]
+mod source;
 
 use std::{collections::BTreeSet, process::Command};
 use tank_tests::repo;
