@@ -1,78 +1,98 @@
-# Two commands: `make demo` shows it, `make test` runs every test. Both install the Debian packages they lack and share
-# one build, which is kept outside this folder.
+# `make help` names the targets. The README's two commands are `make demo` and `make test`. All install the Debian packages
+# they lack, check the versions of what the build needs, and share one build, which is kept outside this folder.
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tank/target
 export ROCKSDB_STATIC = 1
 
-BUILD = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --workspace --all-targets --locked
+ROCKSDB = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh)
+
+# What is built for the demo is what it runs; the packages are chosen so that their dependencies have the features that
+# they have in the whole workspace, and nothing is built twice when the tests follow.
+BINS = $(ROCKSDB) cargo build --locked -p tank -p tankd -p tank-shim --bins
+BUILD = $(ROCKSDB) cargo build --workspace --all-targets --locked
 
 # End-to-end tests that need no debug build's fault points: they run against the programs that are released, too. One of
 # the attacks needs them.
-RELEASED = pods exec drift refusals attacks looking outcomes story
+RELEASED = pods exec drift refusals attacks looking outcomes scenario
 
-.PHONY: demo test test-release build lint release bench bench-language bench-drift soak fuzz
+# The tests in tests/tests that start no daemon, and need neither root nor fixtures. All tests of the other crates are
+# such tests.
+ROOTLESS = architecture compile language
 
-demo:
+.PHONY: help demo check test test-release build lint doc release bench bench-language bench-drift soak fuzz
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
+
+demo: ## install what is missing, build, pack an image, switch to examples/hello, show its page
 	scripts/setup.sh demo
-	$(BUILD)
+	$(BINS)
 	scripts/demo.sh
 
-test:
+check: lint ## before a commit: formatting, lints, documentation, and every test that needs no root
+	$(BINS)
+	$(ROCKSDB) cargo test --quiet --workspace --exclude tank-tests --locked --no-fail-fast --lib --bins --tests
+	$(ROCKSDB) cargo test --quiet --workspace --locked --no-fail-fast $(addprefix --test ,$(ROOTLESS))
+
+test: ## every test, as root: what `check` leaves out takes a daemon, a registry and a virtual machine
 	scripts/setup.sh test
 	$(BUILD)
 	scripts/fixtures.sh
 	scripts/nls.sh > /dev/null
 	scripts/sweep.sh
-	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo test --workspace --locked --no-fail-fast --lib --bins --tests
+	$(ROCKSDB) cargo test --workspace --locked --no-fail-fast --lib --bins --tests
 	$(MAKE) test-release
 
-test-release: release
+test-release: release ## the end-to-end tests that need no fault points, against the released programs
 	scripts/setup.sh test
 	scripts/fixtures.sh
-	TANK_BIN_DIR=$(CARGO_TARGET_DIR)/release ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) \
+	TANK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(ROCKSDB) \
 		cargo test --workspace --locked --no-fail-fast $(addprefix --test ,$(RELEASED)) -- \
 		--skip the_guard_is_there_before_the_host_forwards
 
-build:
-	scripts/setup.sh demo
+build: ## everything, tests included
+	scripts/setup.sh build
 	$(BUILD)
 
-lint:
-	scripts/setup.sh demo
+lint: doc ## formatting, lints and documentation, with warnings as errors; what CI runs first
 	cargo fmt --all --check
-	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(ROCKSDB) cargo clippy --workspace --all-targets --locked -- -D warnings
+
+doc: ## the crates' documentation, with warnings as errors
+	scripts/setup.sh build
+	RUSTDOCFLAGS="-D warnings" $(ROCKSDB) cargo doc --workspace --no-deps --locked
+
+release: ## the three programs, optimised
+	scripts/setup.sh build
+	$(ROCKSDB) cargo build --release --locked -p tank -p tankd -p tank-shim
 
 # What evaluation costs, beside Nickel alone; the figures are kept in tests/bench/results.
-bench-language:
+bench-language: ## what evaluation costs, beside Nickel alone
 	scripts/setup.sh demo
 	cargo build --release --locked -p tank -p tank-compiler --bins --examples
 	python3 tests/bench/language.py $(CARGO_TARGET_DIR)/release tests/bench/results/language.jsonl
 
 # What everything takes, beside crun, runc, containerd, podman, docker and the kernel alone, all of them in one run; the
 # figures are kept in tests/bench/results. Some parts only: `make bench PARTS=one,exec`. Ten minutes.
-bench: release
+bench: release ## what everything takes, beside its peers and the kernel alone; PARTS=one,exec RUNS=5
 	scripts/setup.sh bench
 	python3 tests/bench/speed.py $(CARGO_TARGET_DIR)/release --results tests/bench/results/speed.jsonl \
 		$(if $(PARTS),--only $(PARTS)) $(if $(RUNS),--runs $(RUNS))
 
-release:
-	scripts/setup.sh demo
-	ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) cargo build --release --locked -p tank -p tankd -p tank-shim
-
 # From a damage to its repair, and a killed container until its successor runs beside podman and docker; the figures are
 # kept in tests/bench/results.
-bench-drift: release
+bench-drift: release ## from a damage to its repair
 	scripts/setup.sh bench
 	python3 tests/bench/drift.py $(CARGO_TARGET_DIR)/release tests/bench/results/drift.jsonl
 
 # A longer life of switches, kills and drift than the tests bear: `make soak ROUNDS=5000`.
-soak:
+soak: ## a long life of switches, kills and drift; ROUNDS=5000
 	scripts/setup.sh test
 	$(BUILD)
 	scripts/fixtures.sh
-	TANK_SOAK_ROUNDS=$(or $(ROUNDS),2500) ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh) \
+	TANK_SOAK_ROUNDS=$(or $(ROUNDS),2500) $(ROCKSDB) \
 		cargo test --workspace --locked --test soak -- --nocapture
 
 # Feeds the canonical decoder whatever a fuzzer thinks of, for a minute. Needs `cargo install cargo-fuzz`.
-fuzz:
+fuzz: ## random bytes for the canonical decoder, a minute of them
 	cd compiler/model && cargo fuzz run --sanitizer none canonical -- -max_total_time=60

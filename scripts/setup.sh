@@ -1,24 +1,27 @@
 #!/bin/sh
-# Installs the Debian packages that are missing: `setup.sh demo` for building and the demo, `setup.sh test` for the
-# tests as well, `setup.sh bench` for what Tank is measured beside. Does nothing, and asks nobody, when everything is there.
+# Installs the Debian packages that are missing: `setup.sh build` for building, `setup.sh demo` for the demo as well,
+# `setup.sh test` for the tests, `setup.sh bench` for what Tank is measured beside. Does nothing, and asks nobody, when
+# everything is there. Then it checks the versions of what the build needs.
 set -eu
 build="gcc g++ libc6-dev clang libclang-dev pkg-config ca-certificates"
 demo="$build busybox-static curl iproute2"
 test="$demo nftables debootstrap docker-registry zstd python3 python3-venv util-linux procps qemu-system-x86 cpio kmod
     e2fsprogs"
 case ${1:-} in
+    build) wanted=$build ;;
     demo) wanted=$demo ;;
     test) wanted=$test ;;
     # The peers themselves come in a root file system of their own: `scripts/peers.sh`.
     bench) wanted="$demo nftables debootstrap util-linux python3" ;;
-    *) echo "usage: setup.sh demo|test|bench" >&2; exit 2 ;;
+    *) echo "usage: setup.sh build|demo|test|bench" >&2; exit 2 ;;
 esac
 missing=
 for package in $wanted; do
     status=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$status" = installed ] || missing="$missing $package"
 done
-[ -z "$missing" ] && exit 0
+cd "$(dirname "$0")"
+[ -n "$missing" ] || exec ./versions.sh
 [ "$(id -u)" = 0 ] || { echo "missing packages:$missing; run this as root" >&2; exit 1; }
 export DEBIAN_FRONTEND=noninteractive
 # Packages that start a service must not: the tests run their own.
@@ -31,3 +34,4 @@ fi
 apt-get update -qq
 # shellcheck disable=SC2086
 apt-get install -y -qq --no-install-recommends $missing > /dev/null
+./versions.sh

@@ -6,8 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod desk;
 pub mod picture;
 pub mod pty;
+mod traces;
 
 use serde_json::Value;
 use std::{
@@ -384,144 +386,11 @@ impl Host {
             .expect("kill");
         assert!(sent.success());
     }
-
-    /// Everything Tank has on this host that is not in its store: processes, links, mounts, rules,
-    /// cgroups, folders.
-    pub fn traces(&self) -> Vec<String> {
-        let mut traces = Vec::new();
-        for group in self.cgroups() {
-            let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-            let state = if processes.is_empty() {
-                "without"
-            } else {
-                "with"
-            };
-            traces.push(format!("cgroup {} {state} processes", group.display()));
-        }
-        let lines = |output: Output| {
-            String::from_utf8_lossy(&output.stdout)
-                .lines()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let links = lines(
-            self.inside("ip")
-                .args(["-oneline", "link"])
-                .output()
-                .expect("ip"),
-        );
-        let name = |line: &String| line.split(": ").nth(1).map(|name| format!("link {name}"));
-        traces.extend(
-            links
-                .iter()
-                .filter_map(name)
-                .filter(|name| name != "link lo"),
-        );
-        traces.extend(lines(
-            self.inside("nft")
-                .args(["list", "ruleset"])
-                .output()
-                .expect("nft"),
-        ));
-        let mounts = lines(
-            self.inside("cat")
-                .arg("/proc/mounts")
-                .output()
-                .expect("cat"),
-        );
-        let name = self.dir.display().to_string();
-        let own = |line: &String| {
-            self.mounted
-                .iter()
-                .any(|dir| line.contains(&format!(" {} ", dir.display())))
-        };
-        let strange = |line: &String| line.contains(&name) || line.starts_with("none /");
-        traces.extend(
-            mounts
-                .into_iter()
-                .filter(|line| strange(line) && !own(line)),
-        );
-        for dir in ["run/pods", "state/scratch", "state/images/tmp"] {
-            for entry in fs::read_dir(self.dir.join(dir))
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                traces.push(format!("folder {}", entry.path().display()));
-            }
-        }
-        traces.sort();
-        traces
-    }
-
-    /// The directories below this host's own in every hierarchy.
-    pub fn cgroups(&self) -> Vec<PathBuf> {
-        let output = Command::new("find")
-            .args([
-                "/sys/fs/cgroup",
-                "-mindepth",
-                "2",
-                "-type",
-                "d",
-                "-path",
-                &format!("*/{}/*", self.cgroup),
-            ])
-            .output()
-            .expect("find");
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .map(PathBuf::from)
-            .collect()
-    }
-
-    /// Switches to nothing and expects nothing to be left.
-    #[track_caller]
-    pub fn finish(self) {
-        self.switch("{}");
-        let mut traces = self.traces();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        // A network namespace is taken apart in the background.
-        while !traces.is_empty() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-            traces = self.traces();
-        }
-        assert!(traces.is_empty(), "left behind: {traces:#?}");
-    }
 }
 
 impl Default for Host {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("--- tankd ---\n{}", self.daemon_log());
-        }
-        for child in [self.daemon.take(), self.registry.take()]
-            .into_iter()
-            .flatten()
-        {
-            let mut child = child;
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        // A test that failed may leave its pods: their cgroup is this host's own.
-        let _ = Command::new("sh")
-            .arg("-c")
-            .arg(format!(
-                "find /sys/fs/cgroup -maxdepth 2 -type d -name '{}' | while read -r group; do \
-                 [ ! -e $group/cgroup.kill ] || echo 1 > $group/cgroup.kill; \
-                 for i in 1 2 3 4 5 6 7 8 9 10; do find $group -depth -type d -exec rmdir {{}} + 2>/dev/null; \
-                 [ -d $group ] || break; sleep 0.05; done; done",
-                self.cgroup
-            ))
-            .status();
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -183,30 +183,7 @@ fn inside(process: &Process, renamed: &impl Fn(&str) -> String) -> Option<Vec<St
     ] {
         lines.push(format!("{key} {}", field(&status, key)));
     }
-    // The second column is the number of the link.
-    for address in text(*pid, "net/if_inet6")?.lines() {
-        let fields: Vec<&str> = address.split_whitespace().collect();
-        lines.push(format!(
-            "if_inet6: {} {} {} {} {}",
-            fields[0], fields[2], fields[3], fields[4], fields[5]
-        ));
-    }
-    // Columns six and seven count who uses a route, and how often it was used.
-    for route in text(*pid, "net/ipv6_route")?.lines() {
-        let fields: Vec<&str> = route.split_whitespace().collect();
-        lines.push(format!(
-            "ipv6_route: {} {}",
-            fields[..6].join(" "),
-            fields[8..].join(" ")
-        ));
-    }
-    let tree = text(*pid, "net/fib_trie")?;
-    let local = |pair: (&str, &str)| {
-        pair.1
-            .contains("host LOCAL")
-            .then(|| pair.0.trim().to_owned())
-    };
-    lines.extend(tree.lines().zip(tree.lines().skip(1)).filter_map(local));
+    lines.extend(addresses_and_routes(*pid)?);
     for mount in text(*pid, "mountinfo")?.lines() {
         // Three numbers of the kernel's own come first.
         let fields: Vec<&str> = mount.split_whitespace().skip(3).collect();
@@ -227,6 +204,36 @@ fn inside(process: &Process, renamed: &impl Fn(&str) -> String) -> Option<Vec<St
             .map(|line| format!("{name}: {}", renamed(&line)))
             .collect(),
     )
+}
+
+/// Addresses and routes, as a process sees them, without what is counted or numbered.
+fn addresses_and_routes(pid: i64) -> Option<Vec<String>> {
+    let mut lines = Vec::new();
+    // The second column is the number of the link.
+    for address in text(pid, "net/if_inet6")?.lines() {
+        let fields: Vec<&str> = address.split_whitespace().collect();
+        lines.push(format!(
+            "if_inet6: {} {} {} {} {}",
+            fields[0], fields[2], fields[3], fields[4], fields[5]
+        ));
+    }
+    // Columns six and seven count who uses a route, and how often it was used.
+    for route in text(pid, "net/ipv6_route")?.lines() {
+        let fields: Vec<&str> = route.split_whitespace().collect();
+        lines.push(format!(
+            "ipv6_route: {} {}",
+            fields[..6].join(" "),
+            fields[8..].join(" ")
+        ));
+    }
+    let tree = text(pid, "net/fib_trie")?;
+    let local = |pair: (&str, &str)| {
+        pair.1
+            .contains("host LOCAL")
+            .then(|| pair.0.trim().to_owned())
+    };
+    lines.extend(tree.lines().zip(tree.lines().skip(1)).filter_map(local));
+    Some(lines)
 }
 
 /// Layers were mounted from descriptors: `/proc/self/fd/7`, whichever was free then.

@@ -102,6 +102,10 @@ impl Terminal {
                 self.shown.push_str(&String::from_utf8_lossy(&bytes));
             }
             if let Some(status) = self.child.try_wait().expect("wait") {
+                // What it printed last may still be on its way here.
+                while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(200)) {
+                    self.shown.push_str(&String::from_utf8_lossy(&bytes));
+                }
                 return status.code().unwrap_or(-1);
             }
             assert!(

@@ -1,4 +1,15 @@
 //! The rooms of the house and the doors between them.
+//!
+//! * [`floors`]: the modules inside a room.
+//! * [`sizes`]: how long files and functions are.
+//! * [`source`]: Rust source as the two read it.
+
+#[path = "architecture/floors.rs"]
+mod floors;
+#[path = "architecture/sizes.rs"]
+mod sizes;
+#[path = "architecture/source.rs"]
+mod source;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! Many at once: whoever commits first wins and the others are told so; clients that misbehave hold
+//! Many at once: whoever commits first wins and the others learn of it; clients that misbehave hold
 //! nobody up.
 
 use std::{

@@ -7,7 +7,7 @@ use std::{
 };
 use tank_tests::{Host, RUN, eventually};
 
-/// Far less than `resync`, which is ten minutes: what is repaired by then was told by an event.
+/// Far less than `resync`, which is ten minutes: what is repaired by then an event has notified of.
 const SOON: Duration = Duration::from_secs(5);
 
 fn in_pod(host: &Host, command: &[&str]) {
@@ -23,7 +23,7 @@ fn in_pod(host: &Host, command: &[&str]) {
 #[track_caller]
 fn repaired(host: &Host, what: &str, break_it: impl FnOnce(), is_well: impl Fn() -> bool) {
     assert!(is_well(), "{what}: it was not well before");
-    // A pass that is under way has to be over, or it would see the damage without having been told.
+    // A pass that is under way has to be over, or it would see the damage without a notification.
     std::thread::sleep(Duration::from_millis(300));
     break_it();
     let before = Instant::now();
@@ -305,7 +305,7 @@ fn each_kind_is_told_by_its_own_event() {
     host.finish();
 }
 
-/// What was looked at before is not looked at again unless something was told of it: a damage is in
+/// What was looked at before is not looked at again unless there is a notification of it: a damage is in
 /// the very next plan all the same, and gone from it as soon as it is undone.
 #[test]
 fn no_plan_is_older_than_the_damage() {

@@ -127,16 +127,16 @@ fn measure(
     (boundaries, first, second)
 }
 
-/// Goes to the first configuration, begins a switch to the second one, and calls `hurt` at each
+/// Goes to the first configuration, begins a switch to the second one, and calls `fault` at each
 /// boundary of it.
-fn hurt_everywhere(hurt: impl Fn(&Host, &mut Child)) {
+fn fault_everywhere(fault: impl Fn(&Host, &mut Child)) {
     let mut host = Host::new();
     let (to_first, change) = (
         |host: &Host| assert_eq!(switch(host, false), 0),
         |host: &Host| switch(host, true),
     );
     let (boundaries, first, second) = measure(&mut host, &to_first, &change);
-    let (mut went_on, mut hurts) = (0, 0);
+    let (mut went_on, mut faults) = (0, 0);
     let hold = host.dir.join("hold");
     for at in 1..=boundaries {
         host.kill_daemon();
@@ -165,8 +165,8 @@ fn hurt_everywhere(hurt: impl Fn(&Host, &mut Child)) {
             std::thread::sleep(Duration::from_millis(5));
         }
         if hold.exists() {
-            hurt(&host, &mut client);
-            hurts += 1;
+            fault(&host, &mut client);
+            faults += 1;
             std::fs::remove_file(&hold).expect("let go");
         }
         let status = client.wait().expect("wait");
@@ -192,15 +192,15 @@ fn hurt_everywhere(hurt: impl Fn(&Host, &mut Child)) {
     assert!(went_on > 5, "it went on {went_on} times only");
     // A switch takes a pass more or less, so the last boundaries may not be met.
     assert!(
-        hurts * 4 > boundaries * 3,
-        "of {boundaries} boundaries {hurts} were met"
+        faults * 4 > boundaries * 3,
+        "of {boundaries} boundaries {faults} were met"
     );
     host.finish();
 }
 
 #[test]
 fn of_a_switch_whose_pods_are_killed() {
-    hurt_everywhere(|host, _| {
+    fault_everywhere(|host, _| {
         let shims = shims(host);
         assert!(shims.len() > 3, "{shims:?}");
         for shim in shims {
@@ -214,7 +214,7 @@ fn of_a_switch_whose_pods_are_killed() {
 
 #[test]
 fn of_a_switch_whose_client_is_killed() {
-    hurt_everywhere(|_, client| client.kill().expect("kill"));
+    fault_everywhere(|_, client| client.kill().expect("kill"));
 }
 
 /// The pids of this host's shims.

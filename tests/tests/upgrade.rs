@@ -67,8 +67,8 @@ fn a_store_that_can_not_be_read_is_left_alone() {
         .count();
     // It names a file that is not there: a broken disk, or half a copy.
     let store = host.dir.join("state/store");
-    let aside = host.dir.join("state/store.kept");
-    fs::rename(&store, &aside).expect("moved");
+    let stale = host.dir.join("state/store.kept");
+    fs::rename(&store, &stale).expect("moved");
     fs::create_dir(&store).expect("a folder");
     fs::write(store.join("CURRENT"), "MANIFEST-000099\n").expect("written");
     let mut command = host.inside(&bin("tankd").display().to_string());
@@ -87,7 +87,7 @@ fn a_store_that_can_not_be_read_is_left_alone() {
     // What runs is not touched by a daemon that can't know what is declared.
     assert!(fs::metadata(format!("/proc/{pid}")).is_ok());
     fs::remove_dir_all(&store).expect("removed");
-    fs::rename(&aside, &store).expect("moved back");
+    fs::rename(&stale, &store).expect("moved back");
     assert_eq!(
         fs::read_dir(host.dir.join("state"))
             .expect("a folder")

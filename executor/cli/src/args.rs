@@ -112,6 +112,11 @@ pub enum Command {
         /// End with 2 if there is anything to do.
         #[arg(long)]
         exit_code: bool,
+        /// Write what the plan was made from to this file, as JSON (`-`: print it, and nothing
+        /// else): what was observed, and what is declared, with texts of files and variables, and
+        /// no secret. `CONTRIBUTING.md` says how to plan from it again.
+        #[arg(long, value_name = "FILE")]
+        observed: Option<PathBuf>,
     },
     /// Make the host what a configuration says, as a new generation; if it does not become healthy,
     /// go back.

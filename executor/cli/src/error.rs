@@ -8,8 +8,8 @@ use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyle
 use std::{error::Error as StdError, fmt, io, path::PathBuf};
 use tank_compiler::{CompileError, Problems, manual::Unknown};
 use tank_import::ImportError;
+use tank_proto::stream::NoStream;
 use tank_proto::varlink::{self, Outcome};
-use tank_sys::stream::NoStream;
 
 /// The status of a switch that was put back.
 const ROLLED_BACK: u8 = 3;

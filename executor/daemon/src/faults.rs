@@ -7,6 +7,10 @@
 
 /// A boundary: between two steps, or two writes of the store.
 #[cfg(debug_assertions)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test holds the whole daemon here"
+)]
 pub fn boundary(what: &str) {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);

@@ -167,6 +167,7 @@ impl Ownership {
                     self.locks.push(socket);
                     return Ok(());
                 }
+                #[expect(clippy::disallowed_methods, reason = "before anything is served")]
                 Err(Errno::ADDRINUSE) if Instant::now() < deadline => {
                     std::thread::sleep(LOCK_RETRY)
                 }
@@ -230,6 +231,7 @@ fn lock(fd: &OwnedFd, what: &dyn Fn() -> String, help: &str) -> Result<(), Strin
         match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(()),
             Err(Errno::INTR) => {}
+            #[expect(clippy::disallowed_methods, reason = "before anything is served")]
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
             Err(Errno::WOULDBLOCK) => {
                 let by = holder(fd).map_or_else(String::new, |pid| format!(" (pid {pid})"));

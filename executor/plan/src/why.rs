@@ -63,7 +63,7 @@ pub enum How {
 }
 
 impl Changed {
-    pub fn of(change: &diff::Change) -> Self {
+    pub fn of(change: &diff::NodeChange) -> Self {
         let how = match &change.what {
             diff::What::Added => How::Added,
             diff::What::Removed => How::Removed,

@@ -11,9 +11,10 @@ use serde::{
 };
 use std::fmt;
 
-/// What a call says besides its parameters.
+/// A call without its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Head {
+    /// The full name.
     pub method: String,
     /// The client takes several replies.
     #[serde(default)]
@@ -33,13 +34,17 @@ fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error
 /// Why a call is none of the interface's: the errors of `org.varlink.service`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
+    /// There is no such interface.
     Interface(String),
+    /// The interface has no such method; the full name.
     Method(String),
     /// The parameter that is missing or of another type.
     Parameter(String),
 }
 
 impl Head {
+    /// Reads it from a call.
+    ///
     /// # Errors
     /// When the bytes are no call.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {

@@ -1,4 +1,4 @@
-//! What Tank's processes say to each other.
+//! The messages between Tank's processes.
 //!
 //! * [`varlink`]: the interface `io.tank.Executor`, spoken on `/run/tank/tank.sock` by anyone who
 //!   may.
@@ -13,6 +13,7 @@
 //!   it.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod call;
 pub mod shim;

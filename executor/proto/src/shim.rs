@@ -1,17 +1,17 @@
 //! Packets between `tankd` and a pod's shim.
 //!
-//! The shim is told what to do in full and decides nothing. Each request is a [`Call`] with an id
+//! A request says in full what is to be done; the shim decides nothing. Each is a [`Call`] with an id
 //! of its own and is answered by one [`Answer`] with that id, so that an answer that is lost, late
 //! or sent twice is never taken for another one's; between answers the shim sends [`Event`]s. Shims
 //! before version 4 answer with a bare [`Reply`], in order.
 //!
 //! Descriptors travel beside the packet and are named by their place in it. A [`Request::Start`] or
-//! [`Request::Exec`] can be larger than a packet, so what it says is in a sealed memory file, the
+//! [`Request::Exec`] can be larger than a packet, so its specification is in a sealed memory file, the
 //! first descriptor. The descriptors of a start beyond [`MAX_BESIDE`] wait in a socket that is the
 //! last of those: they arrive with the request or not at all.
 //!
-//! What a shim says of a failure can be as long as what it was asked: [`Failure::bounded`] makes it
-//! fit.
+//! A failure quotes what it was requested to do, which can be of any length: [`Failure::bounded`]
+//! makes it fit.
 //!
 //! [`VERSION`] is part of the state a shim reports: a newer `tankd` takes over the shims of an
 //! older one.
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 /// The version of these messages.
 ///
 /// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`]. 3:
-/// [`StartSpec::into`], where the time went. 4: [`Call::id`], [`ExecSpec::kill_on_close`],
+/// [`StartSpec::into`], [`Setup::timed`]. 4: [`Call::id`], [`ExecSpec::kill_on_close`],
 /// [`StartSpec::descriptors`], [`Reply::Sealed`].
 pub const VERSION: u32 = 4;
 
@@ -46,14 +46,17 @@ pub const MAX_FAILURE: usize = 2 << 10;
 /// What a shim is made with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
+    /// The pod's name.
     pub pod: String,
     /// The hash of the sandbox node it stands for.
     pub sandbox: String,
+    /// The host name in the pod.
     pub hostname: String,
     /// The first host id of the pod's 65,536.
     pub id_base: u32,
     /// Whether the pod has its own network namespace.
     pub own_network: bool,
+    /// Kernel settings, `net.core.somaxconn` and so on, and their values.
     pub sysctls: Vec<(String, String)>,
     /// The socket to listen on.
     pub socket: String,
@@ -66,7 +69,7 @@ pub struct Setup {
     /// Soft and hard limit of descriptors that containers get unless they name their own.
     #[serde(default)]
     pub nofile: Option<(u64, u64)>,
-    /// Say in [`Reply::Ready`] where the time went.
+    /// Send with [`Reply::Ready`] where the time went.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed: bool,
 }
@@ -78,6 +81,7 @@ pub struct Call {
     /// their order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
+    /// What is to be done.
     #[serde(flatten)]
     pub request: Request,
 }
@@ -85,11 +89,14 @@ pub struct Call {
 /// The reply to one [`Call`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
+    /// The id of the call.
     pub id: u64,
+    /// What came of it.
     #[serde(flatten)]
     pub reply: Reply,
 }
 
+/// What a shim is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum Request {
@@ -101,51 +108,77 @@ pub enum Request {
     /// Starts a main process. Descriptors: the [`StartSpec`], then those it names.
     Start,
     /// Sends a signal to a main process.
-    Signal { container: String, signal: i32 },
-    /// Forgets an ended container.
-    Forget { container: String },
+    Signal {
+        /// Its container.
+        container: String,
+        /// The signal's number.
+        signal: i32,
+    },
+    /// Drops the record of an ended container.
+    Forget {
+        /// The container.
+        container: String,
+    },
     /// Runs a second process. Descriptors: the [`ExecSpec`], then stdin, stdout and stderr unless
     /// it has a terminal. Answered with a control socket ([`crate::terminal`]) and, with a
     /// terminal, its master.
     Exec,
     /// Answered with a socket of [`crate::terminal`] to the main process's terminal.
-    Attach { container: String },
+    Attach {
+        /// The container.
+        container: String,
+    },
     /// Answered by [`Reply::Files`], with the mount of the files Tank wrote for a running
     /// container.
-    Files { container: String },
+    Files {
+        /// The container.
+        container: String,
+    },
     /// Ends every container and the shim itself.
     Shutdown,
 }
 
+/// What came of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
-    /// Said once, unasked, on the socket that a shim is made with. Descriptors: its user namespace
+    /// Sent once, unrequested, on the socket that a shim is made with. Descriptors: its user namespace
     /// and, where it has a network of its own, that namespace and two sockets in it: one for its
-    /// routing tables, one that tells of changes.
+    /// routing tables, one for notifications of changes.
     Ready {
+        /// The shim, by the host's count.
         pid: i32,
-        /// Where the time went, if that was asked.
+        /// Where the time went, if a trace was requested.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         spans: Vec<Span>,
     },
+    /// The answer to [`Request::State`].
     State(State),
+    /// The answer to [`Request::Namespaces`].
     Namespaces,
+    /// The answer to [`Request::Start`].
     Started {
+        /// The main process, by the host's count.
         pid: i32,
-        /// Where the time went, if that was asked.
+        /// Where the time went, if a trace was requested.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         spans: Vec<Span>,
     },
+    /// The answer to [`Request::Exec`].
     Executed {
+        /// The second process, by the host's count.
         pid: i32,
     },
+    /// The answer to [`Request::Attach`].
     Attached,
+    /// The answer to [`Request::Files`].
     Files,
+    /// The answer to a request that has no more to give.
     Done,
     /// The reply is larger than a packet: it is in a sealed memory file, the first descriptor. Only
     /// in an [`Answer`].
     Sealed,
+    /// The request was not carried out.
     Failed(Failure),
 }
 
@@ -156,6 +189,7 @@ pub struct Failure {
     pub what: String,
     /// Why it failed.
     pub why: String,
+    /// What `tankd` decides by.
     pub kind: FailureKind,
 }
 
@@ -182,6 +216,7 @@ fn bounded(text: String) -> String {
     format!("{}\u{2026} ({} bytes more)", &text[..cut], text.len() - cut)
 }
 
+/// A failure, as far as `tankd` has to tell one from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
@@ -189,52 +224,75 @@ pub enum FailureKind {
     NotFound,
     /// It exists and can't be executed.
     NotExecutable,
+    /// The container's main process has ended.
     NotRunning,
+    /// The container has no terminal.
     NotATty,
+    /// Anything else.
     Other,
 }
 
-/// Said without being asked.
+/// A notification: no request asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// A main process ended.
     Exited {
+        /// Its container.
         container: String,
+        /// How it ended.
         exit: ExitStatus,
+        /// When, in milliseconds since the epoch.
         at: u64,
     },
     /// A main process was stopped by a signal.
-    Stopped { container: String },
+    Stopped {
+        /// Its container.
+        container: String,
+    },
 }
 
 /// A packet from the shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum FromShim {
+    /// The reply of a shim since version 4.
     Answer(Answer),
     /// The reply of a shim before version 4; and of any [`Reply::Ready`].
     Reply(Reply),
+    /// A notification.
     Event(Event),
 }
 
+/// The state of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// The [`VERSION`] that its shim speaks.
     pub version: u32,
+    /// The pod's name.
     pub pod: String,
+    /// As in its [`Setup`].
     pub sandbox: String,
+    /// The shim, by the host's count.
     pub pid: i32,
+    /// As in its [`Setup`].
     pub id_base: u32,
+    /// Every container that runs, or has ended and was not dropped.
     pub containers: Vec<ContainerState>,
 }
 
+/// The state of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerState {
+    /// Its name in the pod.
     pub name: String,
     /// The hash of the container node it was started from.
     pub hash: String,
     /// How many times in a row it has been restarted.
     pub attempt: u32,
+    /// The main process, by the host's count.
     pub pid: i32,
+    /// It has a terminal.
     pub tty: bool,
     /// Milliseconds since the epoch.
     pub started: u64,
@@ -245,6 +303,7 @@ pub struct ContainerState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_boot: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// See [`ContainerState::started_boot`].
     pub exited_boot: Option<u64>,
     /// Kept here, so that a stop needs neither the image nor the generation it came from.
     pub stop_signal: i32,
@@ -256,25 +315,40 @@ pub struct ContainerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitStatus {
+    /// By exit(3), with this status.
     Code(i32),
+    /// By this signal.
     Signal(i32),
 }
 
 /// Everything a main process is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartSpec {
+    /// The container's name in the pod.
     pub name: String,
+    /// The hash of the container node that it is started from.
     pub hash: String,
+    /// How many times in a row it has been restarted.
     pub attempt: u32,
+    /// The program and its arguments.
     pub argv: Vec<String>,
+    /// The whole environment.
     pub env: Vec<(String, String)>,
+    /// The working directory: absolute, and made if it is missing.
     pub cwd: String,
+    /// Whom the program runs as.
     pub user: User,
+    /// It gets a terminal.
     pub tty: bool,
+    /// Its root file system is mounted read-only.
     pub read_only: bool,
+    /// The capabilities that it may ever have, `CAP_CHOWN` and so on.
     pub bounding: Vec<String>,
+    /// Those that a program of a user other than root starts with.
     pub ambient: Vec<String>,
+    /// The signal that asks it to end.
     pub stop_signal: i32,
+    /// Milliseconds between that signal and `SIGKILL`.
     pub stop_timeout: u64,
     /// The root file system: a detached mount.
     pub root: usize,
@@ -284,7 +358,8 @@ pub struct StartSpec {
     pub files: Option<(usize, Vec<(String, String)>)>,
     /// `tasks` files of cgroups of version 1, then the `cgroup.procs` of the one of version 2.
     pub cgroup: Vec<usize>,
-    /// The directory of the one of version 2: who knows it is born there and does not join it.
+    /// The directory of the one of version 2: a shim that knows it clones the process into it, and
+    /// none joins it then.
     #[serde(default)]
     pub into: Option<usize>,
     /// How many descriptors there are in all, where the last one beside the packet is the socket
@@ -294,12 +369,13 @@ pub struct StartSpec {
     /// Name, soft and hard limit; none: unlimited.
     #[serde(default)]
     pub ulimits: Vec<(String, Option<u64>, Option<u64>)>,
+    /// Its system call filter.
     #[serde(default)]
     pub seccomp: Seccomp,
     /// Beside those that every container has.
     #[serde(default)]
     pub devices: Vec<Device>,
-    /// Say in the reply where the time went.
+    /// Send with the reply where the time went.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed: bool,
 }
@@ -309,7 +385,9 @@ pub struct StartSpec {
 pub struct Seccomp {
     /// No default filter; `deny` still holds.
     pub unconfined: bool,
+    /// Calls that the default filter refuses and this one does not.
     pub allow: Vec<i64>,
+    /// Calls that are refused as well.
     pub deny: Vec<i64>,
     /// No file becomes set-user-id or set-group-id, whatever is allowed.
     #[serde(default)]
@@ -321,19 +399,26 @@ pub struct Seccomp {
 pub struct Device {
     /// Absolute, below `/dev`.
     pub path: String,
+    /// A block device, or else a character device.
     pub block: bool,
+    /// The kernel's number of its driver.
     pub major: u32,
+    /// The driver's number of the device.
     pub minor: u32,
+    /// It can't be written.
     pub read_only: bool,
 }
 
 /// Everything a second process in a container is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecSpec {
+    /// The container's name.
     pub container: String,
+    /// The program and its arguments.
     pub argv: Vec<String>,
     /// On top of the main process's environment.
     pub env: Vec<(String, String)>,
+    /// An absolute working directory; none: the main process's own.
     pub cwd: Option<String>,
     /// Rows and columns. None: no terminal.
     pub terminal: Option<(u16, u16)>,
@@ -346,74 +431,13 @@ pub struct ExecSpec {
 /// Ids inside the pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
+    /// The user.
     pub uid: u32,
+    /// The group.
     pub gid: u32,
+    /// Supplementary groups.
     pub groups: Vec<u32>,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_failure_of_any_length_fits_into_a_packet() {
-        for text in [
-            "x".repeat(70_000),
-            "\u{1}".repeat(70_000),
-            "\u{1F600}".repeat(20_000),
-            "short".to_owned(),
-        ] {
-            let failure = Failure {
-                what: text.clone(),
-                why: text.clone(),
-                kind: FailureKind::Other,
-            }
-            .bounded();
-            let answer = FromShim::Answer(Answer {
-                id: u64::MAX,
-                reply: Reply::Failed(failure.clone()),
-            });
-            assert!(serde_json::to_vec(&answer).expect("encodes").len() < 32 << 10);
-            assert!(text.starts_with(failure.what.split('\u{2026}').next().unwrap_or_default()));
-            assert_eq!(failure.what == text, text.len() <= MAX_FAILURE);
-        }
-    }
-
-    #[test]
-    fn an_id_is_ignored_by_who_does_not_know_it() {
-        let call = Call {
-            id: Some(7),
-            request: Request::Signal {
-                container: "app".to_owned(),
-                signal: 15,
-            },
-        };
-        let text = serde_json::to_string(&call).expect("encodes");
-        assert_eq!(
-            text,
-            r#"{"id":7,"op":"signal","container":"app","signal":15}"#
-        );
-        assert_eq!(
-            serde_json::from_str::<Request>(&text).expect("version 3 reads it"),
-            call.request
-        );
-        let state = serde_json::to_string(&Call {
-            id: Some(8),
-            request: Request::State,
-        })
-        .expect("encodes");
-        assert_eq!(
-            serde_json::from_str::<Request>(&state).expect("version 3 reads it"),
-            Request::State
-        );
-        // And a `tankd` of version 3 sends none.
-        let call: Call = serde_json::from_str(r#"{"op":"state"}"#).expect("version 4 reads it");
-        assert_eq!(
-            call,
-            Call {
-                id: None,
-                request: Request::State
-            }
-        );
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //!
 //! zlink's own (0.8) takes descriptors that come with a message without `MSG_CMSG_CLOEXEC`: until
 //! somebody marks them, a program that another thread executes at that moment has them too. Here
-//! they are close-on-exec from birth, and few.
+//! they are close-on-exec when they are received, and few.
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use std::{
@@ -47,6 +47,7 @@ impl socket::Socket for Socket {
     }
 }
 
+/// The half that is read from.
 #[derive(Debug)]
 pub struct ReadHalf(OwnedReadHalf);
 
@@ -95,6 +96,7 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<ReadResult> 
 }
 
 /// Kept because who drops it shuts the connection down; messages go out by [`crate::wire::send`].
+/// The half that is written to.
 #[derive(Debug)]
 pub struct WriteHalf(OwnedWriteHalf);
 

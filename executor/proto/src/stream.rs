@@ -14,12 +14,15 @@ use std::os::fd::BorrowedFd;
 /// Why a descriptor can't be a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoStream {
+    /// A directory.
     Directory,
     /// `O_PATH`: it names a file and is not open to be read or written.
     Path,
+    /// A terminal: it is never handed into a container.
     Terminal,
     /// None of a pipe, a socket, a regular file and a character device.
     Kind,
+    /// The kernel does not say what it is.
     Unknown(Errno),
 }
 

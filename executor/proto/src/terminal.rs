@@ -10,19 +10,28 @@ pub const MAX_DATA: usize = 32 << 10;
 /// What a client sends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FromClient {
+    /// Bytes that were typed.
     Input(Vec<u8>),
-    Resize { rows: u16, columns: u16 },
+    /// The size of the client's terminal.
+    Resize {
+        /// Its height.
+        rows: u16,
+        /// Its width.
+        columns: u16,
+    },
 }
 
 /// What a shim sends.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FromShim {
+    /// Bytes that were printed.
     Output(Vec<u8>),
     /// The process ended, with its status as shells have it.
     Exited(i32),
 }
 
 impl FromClient {
+    /// The packet: `i` and the bytes, or `w` and both numbers, little-endian.
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Input(data) => tagged(b'i', data),
@@ -46,6 +55,7 @@ impl FromClient {
 }
 
 impl FromShim {
+    /// The packet: `o` and the bytes, or `x` and the status, little-endian.
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Output(data) => tagged(b'o', data),

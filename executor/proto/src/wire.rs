@@ -103,16 +103,20 @@ fn write(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Re
 pub struct Frame {
     /// Without the zero byte.
     pub bytes: Vec<u8>,
+    /// The descriptors that came with it.
     pub fds: Vec<OwnedFd>,
 }
 
 /// Why a call can't be received.
 #[derive(Debug, thiserror::Error)]
 pub enum Unread {
+    /// It has more bytes than there may be; the limit.
     #[error("a call may have {0} bytes at most")]
     TooLong(usize),
+    /// It has more descriptors than there may be.
     #[error("a call may come with {MAX_DESCRIPTORS} descriptors at most")]
     TooManyDescriptors,
+    /// The socket fails.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -132,15 +136,16 @@ pub struct Calls {
 
 impl Calls {
     /// The next call; none when the client has closed its side. Cancel safe: what was received is
-    /// kept. After [`Unread::TooLong`] it may be asked again with a higher limit.
+    /// kept. After [`Unread::TooLong`] it may be called again with a higher
+    /// limit.
     ///
     /// # Errors
-    /// When there are more than `most` bytes without an end, or too many descriptors, or what
+    /// When there are more than `max_bytes` bytes without an end, or too many descriptors, or what
     /// `recvmsg(2)` gives.
     pub async fn next(
         &mut self,
         stream: &UnixStream,
-        most: usize,
+        max_bytes: usize,
     ) -> Result<Option<Frame>, Unread> {
         loop {
             if let Some(at) = self.bytes[self.scanned..]
@@ -150,8 +155,8 @@ impl Calls {
                 return Ok(Some(self.take(self.scanned + at)));
             }
             self.scanned = self.bytes.len();
-            if self.bytes.len() > most {
-                return Err(Unread::TooLong(most));
+            if self.bytes.len() > max_bytes {
+                return Err(Unread::TooLong(max_bytes));
             }
             let received = stream
                 .async_io(Interest::READABLE, || receive(stream.as_fd(), self))
@@ -238,7 +243,7 @@ mod tests {
     use std::io::Read;
 
     #[derive(Debug, serde::Deserialize)]
-    struct Asked {
+    struct Received {
         method: String,
         parameters: Value,
     }
@@ -286,7 +291,7 @@ mod tests {
             calls.next(&theirs, 10).await,
             Err(Unread::TooLong(10))
         ));
-        // Asked again, it goes on where it was.
+        // Called again, it goes on where it was.
         with_fds(&ours, b"yz\0", &[]);
         assert_eq!(
             calls
@@ -359,7 +364,7 @@ mod tests {
         let (mut out, end) = std::io::pipe().expect("a pipe");
         let call = json!({ "method": "a.b.C", "parameters": { "text": text } });
         let sending = tokio::spawn(async move { send(&writer, &call, vec![end.into()]).await });
-        let (call, fds) = reader.receive_call::<Asked>().await.expect("received");
+        let (call, fds) = reader.receive_call::<Received>().await.expect("received");
         sending.await.expect("ends").expect("sent");
         assert_eq!(
             (

@@ -5,34 +5,32 @@
 //! terminal does not hang up when the client detaches, and then reads it empty, so that the command
 //! is not stopped by a full one.
 //!
-//! A probe's process is made to end with its control socket ([`ExecSpec::kill_on_close`]): whoever
-//! stops waiting for it, for whatever reason, ends it by that alone. It gets a cgroup below its
+//! A probe's process is made to end with its control socket ([`ExecSpec::kill_on_close`]): a waiter
+//! that stops waiting, for whatever reason, ends it by that alone. It gets a cgroup below its
 //! container's, so that nothing it started, in whatever session, outlives it.
 
 use crate::{
-    container::{Container, Program, Report, absolute, failure, filter, launch, other, set_limits},
-    describe,
+    container::{Container, absolute, filter, set_limits},
+    failure::{describe, failure, other},
+    launch::{Launched, Place, Program, Report, launch},
 };
 use rustix::fs::{AtFlags, Mode, OFlags};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
 };
-use tank_proto::{
-    shim::{ExecSpec, Failure, FailureKind, Setup},
-    stream,
-};
+use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
 use tank_sys::{
     Context,
     beneath::Root,
     namespace::{self, Namespaces},
     packet, privilege,
     process::{self, Process},
-    pty,
+    pty, seccomp,
     trace::Trace,
 };
 
-/// A second process and who waits for it.
+/// A second process and its client.
 pub struct Exec {
     pub process: Process,
     /// None: the client has detached.
@@ -78,7 +76,7 @@ impl ExecGroup {
         }
     }
 
-    /// Removes it, or says that it still has processes. What is left here goes with the container's
+    /// Removes it; false: it still has processes. What is left here goes with the container's
     /// cgroup.
     pub fn remove(&self) -> bool {
         let removed = rustix::fs::unlinkat(&self.parent, self.name.as_str(), AtFlags::REMOVEDIR);
@@ -96,112 +94,155 @@ pub fn start(
     streams: &[OwnedFd],
     number: u64,
 ) -> Result<(Exec, Vec<OwnedFd>), Failure> {
-    if spec.terminal.is_none() && streams.len() != 3 {
-        return Err(other(
-            "read the request",
-            &io::Error::other("three streams are needed without a terminal"),
-        ));
-    }
-    // `tankd` has looked at them, and an older one has not.
-    let streams = if spec.terminal.is_some() {
-        &[]
-    } else {
-        streams
-    };
-    stream::check_all(streams.iter().map(AsFd::as_fd))
-        .map_err(|why| other("use the streams", &io::Error::other(why)))?;
+    let streams = checked(spec, streams)?;
     let cwd = spec.cwd.as_deref().unwrap_or(&container.spec.cwd);
     absolute(cwd)?;
     let filter = filter(&container.spec.seccomp)?;
     let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
-    let mut env = container.spec.env.clone();
-    let mut set = |key: &str, value: &str| {
-        env.retain(|(name, _)| name != key);
-        env.push((key.to_owned(), value.to_owned()));
+    let main = Main {
+        setup,
+        namespaces,
+        container,
+        spec,
+        env: environment(container, spec),
+        cwd,
+        filter: &filter,
+        streams,
+        terminal: &terminal_end,
     };
-    for (key, value) in &spec.env {
-        set(key, value);
-    }
-    if spec.terminal.is_some() && !env.iter().any(|(key, _)| key == "TERM") {
-        env.push(("TERM".to_owned(), "xterm".to_owned()));
-    }
-    let given: Vec<&OwnedFd> = [&namespaces.user, &terminal_end]
-        .into_iter()
-        .chain(streams)
-        .collect();
-    let main = |report: &mut Report<'_>| -> Result<(), tank_sys::Error> {
-        report.close_all_but(given.iter().copied())?;
-        let root = Root::current()?;
-        if let Some((rows, columns)) = spec.terminal {
-            let (master, slave) = pty::open(&root, setup.id_base + container.spec.user.uid)?;
-            if rows > 0 && columns > 0 {
-                pty::resize(master.as_fd(), rows, columns)?;
-            }
-            packet::send(terminal_end.as_fd(), b"m", &[master.as_fd()])
-                .doing(|| "hand over a terminal")?;
-            pty::adopt(slave.as_fd())?;
-        } else {
-            rustix::process::setsid().doing(|| "start a session")?;
-            pty::streams(streams[0].as_fd(), streams[1].as_fd(), streams[2].as_fd())?;
+    let group = match container.cgroup.into.as_ref() {
+        Some(parent) if spec.kill_on_close => {
+            Some(ExecGroup::new(parent, number).map_err(|e| failure(&e))?)
         }
-        set_limits(setup, &container.spec)?;
-        privilege::become_root(namespaces.user.as_fd())?;
-        let program = Program {
-            argv: &spec.argv,
-            env: &env,
-            cwd,
-            user: &container.spec.user,
-        };
-        let (bounding, ambient) = (&container.spec.bounding, &container.spec.ambient);
-        program.run(root, bounding, ambient, &filter, report, &Trace::none())
+        _ => None,
     };
-    let entrance = &container.process.pidfd;
-    let carried: Vec<&OwnedFd> = given.iter().copied().chain([entrance]).collect();
-    let parent = container.cgroup.into.as_ref();
-    let group = match parent.filter(|_| spec.kill_on_close) {
-        Some(parent) => Some(ExecGroup::new(parent, number).map_err(|e| failure(&e))?),
-        None => None,
-    };
-    let into = group.as_ref().map(|group| &group.dir).or(parent);
-    let enter = || namespace::enter_process(entrance.as_fd());
-    let process = match launch(into, &container.cgroup.join, &carried, enter, main) {
-        Ok(process) => process,
+    let launched = main.launch(group.as_ref());
+    drop(terminal_end);
+    let (process, master) = match launched.and_then(|launched| launched.with_terminal(&terminal)) {
+        Ok(launched) => launched,
         Err(failure) => {
-            // Nobody is in it: the process was waited for.
+            // It is empty: the process was waited for.
             if let Some(group) = &group {
                 group.remove();
             }
             return Err(failure);
         }
     };
-    drop(terminal_end);
+    let (control, mut for_client) = control()?;
+    if let Some(master) = &master {
+        let copy = master.try_clone();
+        for_client.push(copy.map_err(|e| other("copy the terminal", &e))?);
+    }
+    let exec = Exec {
+        process,
+        control: Some(control),
+        master,
+        kill_on_close: spec.kill_on_close,
+        group,
+    };
+    Ok((exec, for_client))
+}
+
+/// A control socket: the shim's end, and what the client gets.
+fn control() -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
     let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| other("watch a client", &e.into()))?;
-    let mut for_client = vec![theirs];
-    let mut master = None;
+    Ok((ours, vec![theirs]))
+}
+
+/// The streams of a process without a terminal; none of one with a terminal.
+fn checked<'a>(spec: &ExecSpec, streams: &'a [OwnedFd]) -> Result<&'a [OwnedFd], Failure> {
     if spec.terminal.is_some() {
-        let received = packet::receive(terminal.as_fd())
-            .ok()
-            .flatten()
-            .and_then(|(_, mut fds)| fds.pop());
-        let ours =
-            received.ok_or_else(|| other("take the terminal", &io::ErrorKind::NotFound.into()))?;
-        for_client.push(
-            ours.try_clone()
-                .map_err(|e| other("copy the terminal", &e))?,
-        );
-        master = Some(ours);
+        return Ok(&[]);
     }
-    Ok((
-        Exec {
-            process,
-            control: Some(ours),
-            master,
-            kill_on_close: spec.kill_on_close,
-            group,
-        },
-        for_client,
-    ))
+    if streams.len() != 3 {
+        let why = io::Error::other("three streams are needed without a terminal");
+        return Err(other("read the request", &why));
+    }
+    // `tankd` has looked at them, and an older one has not.
+    tank_proto::stream::check_all(streams.iter().map(AsFd::as_fd))
+        .map_err(|why| other("use the streams", &io::Error::other(why)))?;
+    Ok(streams)
+}
+
+/// The main process's environment with what is added to it.
+fn environment(container: &Container, spec: &ExecSpec) -> Vec<(String, String)> {
+    let mut env = container.spec.env.clone();
+    for (key, value) in &spec.env {
+        env.retain(|(name, _)| name != key);
+        env.push((key.clone(), value.clone()));
+    }
+    if spec.terminal.is_some() && !env.iter().any(|(key, _)| key == "TERM") {
+        env.push(("TERM".to_owned(), "xterm".to_owned()));
+    }
+    env
+}
+
+/// What a second process is on its way to its program.
+struct Main<'a> {
+    setup: &'a Setup,
+    namespaces: &'a Namespaces,
+    container: &'a Container,
+    spec: &'a ExecSpec,
+    env: Vec<(String, String)>,
+    cwd: &'a str,
+    filter: &'a [seccomp::Instruction],
+    streams: &'a [OwnedFd],
+    /// Its end of the socket over which the terminal goes.
+    terminal: &'a OwnedFd,
+}
+
+impl Main<'_> {
+    /// The descriptors it needs.
+    fn given(&self) -> impl Iterator<Item = &OwnedFd> {
+        [&self.namespaces.user, self.terminal]
+            .into_iter()
+            .chain(self.streams)
+    }
+
+    /// Makes the process, in `group` or else where its container is.
+    fn launch(&self, group: Option<&ExecGroup>) -> Result<Launched, Failure> {
+        let cgroup = &self.container.cgroup;
+        let entrance = &self.container.process.pidfd;
+        let given: Vec<&OwnedFd> = self.given().chain([entrance]).collect();
+        let place = Place {
+            into: group.map(|group| &group.dir).or(cgroup.into.as_ref()),
+            join: &cgroup.join,
+            given: &given,
+        };
+        let enter = || namespace::enter_process(entrance.as_fd());
+        let terminal = self.spec.terminal.is_some();
+        launch(&place, terminal, enter, |report| self.run(report))
+    }
+
+    /// Returns only on failure.
+    fn run(&self, report: &mut Report<'_>) -> tank_sys::Result<()> {
+        report.close_all_but(self.given())?;
+        let (root, container) = (Root::current()?, self.container);
+        if let Some((rows, columns)) = self.spec.terminal {
+            let (master, slave) = pty::open(&root, self.setup.id_base + container.spec.user.uid)?;
+            if rows > 0 && columns > 0 {
+                pty::resize(master.as_fd(), rows, columns)?;
+            }
+            packet::send(self.terminal.as_fd(), b"m", &[master.as_fd()])
+                .doing(|| "hand over a terminal")?;
+            pty::adopt(slave.as_fd())?;
+        } else {
+            rustix::process::setsid().doing(|| "start a session")?;
+            let [input, output, error] = [0, 1, 2].map(|at| self.streams[at].as_fd());
+            pty::streams(input, output, error)?;
+        }
+        set_limits(self.setup, &container.spec)?;
+        privilege::become_root(self.namespaces.user.as_fd())?;
+        let program = Program {
+            argv: &self.spec.argv,
+            env: &self.env,
+            cwd: self.cwd,
+            user: &container.spec.user,
+        };
+        let (bounding, ambient) = (&container.spec.bounding, &container.spec.ambient);
+        program.run(root, bounding, ambient, self.filter, report, &Trace::none())
+    }
 }
 
 impl Exec {

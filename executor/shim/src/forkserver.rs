@@ -1,7 +1,7 @@
-//! Shims are forked, not executed: one process that `tankd` starts once is asked for each of them.
+//! Shims are forked, not executed: one process, which `tankd` starts once, makes each of them.
 //!
 //! A fork of a small single-threaded process takes a sixth of what executing a program and linking
-//! it does, the pages that are never written are shared by all shims, and each is *born* in its
+//! it does, the pages that are never written are shared by all shims, and each is cloned into its
 //! cgroup (`CLONE_INTO_CGROUP`): to move a process there takes a lock for which the kernel waits an
 //! RCU grace period, 15 ms when nothing else was moved lately.
 //!
@@ -9,7 +9,10 @@
 //! the first process of a pid namespace, which takes everything in the pod along when it ends. This
 //! process ends when `tankd` does, at the end of its standard input; the shims do not.
 
-use crate::{describe, pod::Pod};
+use crate::{
+    failure::describe,
+    pod::{Pod, trace},
+};
 use rustix::fs::{Mode, OFlags};
 use std::{
     io,
@@ -24,14 +27,14 @@ use tank_sys::{
 
 /// Forks a shim for each packet on standard input, until its end. With a packet come four
 /// descriptors: the [`Setup`] as a sealed file, the shim's standard error, the socket on which it
-/// says [`Reply::Ready`] (or why it is not) and then takes requests, and the directory of its
+/// sends [`Reply::Ready`] (or why it is not) and then takes requests, and the directory of its
 /// cgroup.
 ///
 /// # Errors
 /// When standard input is no such socket.
 pub fn serve() -> io::Result<()> {
-    let asked = std::io::stdin();
-    while let Some((_, fds)) = packet::receive(asked.as_fd())? {
+    let requests = std::io::stdin();
+    while let Some((_, fds)) = packet::receive(requests.as_fd())? {
         let Ok([setup, stderr, control, cgroup]) = <[OwnedFd; 4]>::try_from(fds) else {
             continue;
         };
@@ -51,15 +54,10 @@ fn fork(
     let read = |e: &dyn std::fmt::Display| format!("read the set-up: {e}");
     let bytes = packet::read_sealed(setup, MAX_SPEC).map_err(|e| read(&e))?;
     let setup: Setup = serde_json::from_slice(&bytes).map_err(|e| read(&e))?;
-    // Not to know where the time goes is no reason not to start.
-    let trace = if setup.timed {
-        Trace::start().unwrap_or_else(|_| Trace::none())
-    } else {
-        Trace::none()
-    };
+    let trace = trace(setup.timed);
     let body = || {
         trace.end(Phase::Fork);
-        match live(setup, stderr, control, &trace) {
+        match run_shim(setup, stderr, control, &trace) {
             Ok(()) => 0,
             Err(error) => {
                 eprintln!("{error}");
@@ -73,7 +71,7 @@ fn fork(
         .map_err(|e| describe(&e))
 }
 
-/// Says why there is no shim.
+/// Sends why there is no shim.
 fn refuse(control: &OwnedFd, why: String) {
     let failure = Failure {
         what: "start the pod's shim".to_owned(),
@@ -87,7 +85,12 @@ fn refuse(control: &OwnedFd, why: String) {
 
 /// A shim's whole life. Of what it was made with it keeps the socket: the directory of its cgroup
 /// is a way to the host's.
-fn live(setup: Setup, stderr: &OwnedFd, control: &OwnedFd, trace: &Trace) -> Result<(), String> {
+fn run_shim(
+    setup: Setup,
+    stderr: &OwnedFd,
+    control: &OwnedFd,
+    trace: &Trace,
+) -> Result<(), String> {
     let streams = || -> io::Result<()> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         rustix::stdio::dup2_stdin(&null)?;

@@ -1,17 +1,17 @@
 //! `tank-shim`: one small single-threaded process a pod.
 //!
 //! It is the parent of the pod's containers, holds their namespaces open, writes their logs and
-//! serves their terminals. It decides nothing: `tankd` tells it what to do ([`tank_proto::shim`])
-//! and may die and come back meanwhile.
+//! serves their terminals. It decides nothing: it carries out the requests
+//! ([`tank_proto::shim`]) of `tankd`, which may die and come back meanwhile.
 //!
 //! **When a shim dies, all of its pod dies.** It is the first process of a pid namespace, and those
 //! of its containers are below that one: when it ends, for whatever reason, the kernel ends every
 //! process in them before its end is complete (pid_namespaces(7), "The namespace init process").
-//! The descriptors of the other namespaces go with it. It takes nobody who watches: not `tankd`,
-//! which may be dead as well, and no process more for each pod. `PR_SET_PDEATHSIG` does not do: the
+//! The descriptors of the other namespaces go with it. It takes no watcher: neither `tankd`,
+//! which may be dead as well, nor another process for each pod. `PR_SET_PDEATHSIG` does not do: the
 //! kernel forgets it when a main process changes its user, as every `su`, `gosu` or `setpriv` in an
-//! entry point does. The price is that a shim's own pids are not the host's: what it says of a
-//! process is asked of `/proc` ([`tank_sys::process::visible_pid`]).
+//! entry point does. The price is that a shim's own pids are not the host's: those it sends are read
+//! from `/proc` ([`tank_sys::process::visible_pid`]).
 //!
 //! **What a container could get hold of** while a process enters it, by a link to `/proc/self` or
 //! by looking at its `/proc`, is taken away beforehand, each by itself enough. Every process has
@@ -23,21 +23,29 @@
 //! may look at its process ([`tank_sys::process::hide`]).
 //!
 //! * [`forkserver`]: where shims come from.
-//! * [`pod`]: the loop, and everything it waits for.
-//! * [`container`]: from a specification to a running main process.
+//! * [`pod`]: the loop, everything it waits for, and the requests it answers.
+//! * [`start`]: from a specification to a running main process.
 //! * [`exec`]: a second process inside a running container.
+//! * [`launch`]: from a fork to an executed program, for both; [`handshake`]: what is due on the way.
+//! * [`container`]: a container that runs or has run.
 //! * [`log`]: what containers print, as lines in a bounded file.
-//! * [`relay`]: the main process's terminal, and whoever is attached to it.
+//! * [`relay`]: the main process's terminal, and the clients that are attached to it.
 
 #![forbid(unsafe_code)]
 
 mod container;
 mod exec;
+mod failure;
 mod forkserver;
+mod handshake;
+mod launch;
 mod log;
 mod pod;
 mod relay;
+mod start;
+mod sysctls;
 
+use failure::describe;
 use std::process::ExitCode;
 use tank_sys::{process, program};
 
@@ -74,18 +82,7 @@ fn out_of_reach(mount: Option<&str>) -> tank_sys::Result<()> {
 }
 
 fn serve() -> Result<(), String> {
-    // Told apart from the shims in a list of processes.
+    // A name of its own beside the shims in a list of processes.
     let _ = rustix::thread::set_name(c"tank-forkserver");
     forkserver::serve().map_err(|e| e.to_string())
-}
-
-/// An error and everything behind it on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -1,4 +1,4 @@
-//! The main process's terminal, and whoever is attached to it.
+//! The main process's terminal, and the clients that are attached to it.
 //!
 //! Output goes to the log and to every client; a client that does not keep up is let go, so a
 //! stopped terminal somewhere never stops the container. Input comes from every client. Nobody
@@ -41,7 +41,7 @@ impl Relay {
         if self.clients.len() >= MAX_CLIENTS {
             return Err(format!("{MAX_CLIENTS} clients are attached already"));
         }
-        let (ours, theirs) = packet::pair().map_err(|e| crate::describe(&e))?;
+        let (ours, theirs) = packet::pair().map_err(|e| crate::failure::describe(&e))?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| e.to_string())?;
         self.clients.push(ours);
         Ok(theirs)

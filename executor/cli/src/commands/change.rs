@@ -15,7 +15,8 @@ use std::{
 };
 use tank_compiler::Compiled;
 use tank_proto::varlink::{
-    Change, DiffCall, DiffReply, Method, Outcome, Progress, SwitchCall, SwitchReply,
+    Change, ChangeKind, DiffCall, DiffReply, Method, Outcome, Progress, Stage, SwitchCall,
+    SwitchReply,
 };
 
 /// The status of a diff that found something.
@@ -28,13 +29,20 @@ pub struct How {
     pub replace: bool,
 }
 
+/// What of a diff is shown, and where.
+pub struct Show {
+    pub exit_code: bool,
+    /// Where what the plan was made from is written; `-` is stdout, and nothing else is shown.
+    pub observed: Option<PathBuf>,
+    pub json: bool,
+}
+
 pub async fn diff(
     client: &mut Client,
     config: Option<Compiled>,
     files: &[PathBuf],
     how: How,
-    exit_code: bool,
-    json: bool,
+    show: &Show,
 ) -> Result<u8, Error> {
     let call = DiffCall {
         base_dir: config
@@ -45,15 +53,30 @@ pub async fn diff(
         merge: how.merge.then_some(true),
         files: how.merge.then(|| absolute(files)),
         replace: how.replace.then_some(true),
+        dump: show.observed.is_some().then_some(true),
     };
-    let reply: DiffReply = client.call(Method::Diff(call)).await?;
-    let differs = !reply.steps.is_empty() || !reply.changes.is_empty() || !reply.waiting.is_empty();
-    if json {
-        output::json(&reply)?;
-    } else {
-        print_diff(&reply, differs)?;
+    let mut reply: DiffReply = client.call(Method::Diff(call)).await?;
+    let dump = reply.dump.take().unwrap_or_default();
+    let to_stdout = show.observed.as_deref() == Some(Path::new("-"));
+    match &show.observed {
+        Some(_) if to_stdout => output::line(&dump)?,
+        Some(path) => std::fs::write(path, dump).map_err(|error| Error::Failed {
+            what: format!("write {}", path.display()),
+            source: error.into(),
+        })?,
+        None => {}
     }
-    Ok(if exit_code && differs { DIFFERS } else { 0 })
+    let differs = !reply.steps.is_empty() || !reply.changes.is_empty() || !reply.waiting.is_empty();
+    match show.json {
+        _ if to_stdout => {}
+        true => output::json(&reply)?,
+        false => print_diff(&reply, differs)?,
+    }
+    Ok(if show.exit_code && differs {
+        DIFFERS
+    } else {
+        0
+    })
 }
 
 fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
@@ -68,7 +91,7 @@ fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
         let row = |step: &tank_proto::varlink::Step| {
             let drift = if step.drift { "drift: " } else { "" };
             vec![
-                step.class.replace('_', " "),
+                step.class.as_str().replace('_', " "),
                 step.text.clone(),
                 format!("{drift}{}", step.why),
             ]
@@ -86,10 +109,10 @@ fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
 }
 
 pub fn change_line(change: &Change) -> String {
-    let sign = match change.change.as_str() {
-        "added" => "+",
-        "removed" => "-",
-        _ => "~",
+    let sign = match change.change {
+        ChangeKind::Added => "+",
+        ChangeKind::Removed => "-",
+        ChangeKind::Modified => "~",
     };
     let Some(field) = &change.field else {
         return format!("{sign} {}", change.what);
@@ -190,7 +213,7 @@ pub async fn follow(
         };
         let (reply, _, more) = received.inspect_err(|_| view.finish())?;
         if let Some(progress) = &reply.progress {
-            if progress.stage == "commit" {
+            if progress.stage == Stage::Commit {
                 committed = Some(progress.message.clone());
             }
             view.show(progress);
@@ -267,9 +290,9 @@ impl ProgressView {
     }
 
     fn show(&self, progress: &Progress) {
-        let text = match progress.stage.as_str() {
-            "step" | "note" => progress.message.clone(),
-            "rollback" => "does not work, going back".to_owned(),
+        let text = match progress.stage {
+            Stage::Step | Stage::Note => progress.message.clone(),
+            Stage::Rollback => "does not work, going back".to_owned(),
             stage => format!("{stage} {}", progress.message),
         };
         match &self.0 {

@@ -63,13 +63,19 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             apply,
             replace,
             exit_code,
+            observed,
         } => {
             let config = config::compile_some(&files, &overrides)?;
             let how = change::How {
                 merge: apply,
                 replace,
             };
-            change::diff(&mut connect().await?, config, &files, how, exit_code, json).await
+            let show = change::Show {
+                exit_code,
+                observed,
+                json,
+            };
+            change::diff(&mut connect().await?, config, &files, how, &show).await
         }
         Command::Switch {
             source,

@@ -8,8 +8,8 @@ use crate::{
     output::{self, ago, short},
 };
 use tank_proto::varlink::{
-    ChangesReply, EventsReply, GenerationReply, GenerationsReply, GetReply, ListReply, LogsCall,
-    LogsReply, Method, Pod, StatusReply,
+    ChangesReply, ContainerState, EventsReply, GenerationReply, GenerationsReply, GetReply,
+    ListReply, LogsCall, LogsReply, Method, Pod, StatusReply,
 };
 
 pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
@@ -55,10 +55,10 @@ pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
 }
 
 fn container_state(container: &tank_proto::varlink::Container) -> String {
-    match (container.state.as_str(), container.ready, container.status) {
-        ("running", false, _) => "running, not ready".to_owned(),
-        ("exited", _, Some(status)) => format!("exited {status}"),
-        (state, _, _) => state.to_owned(),
+    match (container.state, container.ready, container.status) {
+        (ContainerState::Running, false, _) => "running, not ready".to_owned(),
+        (ContainerState::Exited, _, Some(status)) => format!("exited {status}"),
+        (state, _, _) => state.to_string(),
     }
 }
 
@@ -157,7 +157,7 @@ pub async fn generations(client: &mut Client, json: bool) -> Result<u8, Error> {
                 if generation.current { " *" } else { "" }
             ),
             short(&generation.root).to_owned(),
-            generation.outcome.replace('_', " "),
+            generation.outcome.as_str().replace('_', " "),
             ago(generation.time),
             generation.source.clone(),
         ]
@@ -179,7 +179,7 @@ pub async fn generation(client: &mut Client, number: Option<u64>, json: bool) ->
     output::line(&format!(
         "generation {}: {}{current}",
         generation.number,
-        generation.outcome.replace('_', " ")
+        generation.outcome.as_str().replace('_', " ")
     ))?;
     output::line(&format!("  root    {}", generation.root))?;
     if let Some(parent) = generation.parent {

@@ -181,7 +181,10 @@ async fn status(generations: &Generations) -> Result<varlink::StatusReply, Refus
         generation,
         root: generation.map(|_| graph.root().to_string()),
         pods: pods.len() as u64,
-        running: pods.iter().filter(|pod| pod.state == "running").count() as u64,
+        running: pods
+            .iter()
+            .filter(|pod| pod.state == varlink::PodState::Running)
+            .count() as u64,
         kernel: rustix::system::uname()
             .release()
             .to_string_lossy()
@@ -194,6 +197,7 @@ async fn diff_reply(
     call: DiffCall,
     uid: u32,
 ) -> Result<varlink::DiffReply, Refusal> {
+    let wants_dump = call.dump == Some(true);
     let (parent, before, after) = match to_request(call, uid) {
         None => {
             let (parent, before) = generations.current()?;
@@ -207,12 +211,17 @@ async fn diff_reply(
     };
     let planned = generations.preview(&after, &before).await?;
     let plan = &planned.plan;
+    let dump = wants_dump.then(|| serde_json::to_string(&planned.dump(&after, Some(&before))));
+    let dump = dump
+        .transpose()
+        .map_err(|e| internal("write down what was observed", e))?;
     Ok(varlink::DiffReply {
         changes: views::changes(&diff::diff(&before, &after)),
         steps: plan.steps.iter().map(views::step).collect(),
         waiting: views::not_done(&planned.report),
         plan: plan.hash(after.root()).to_string(),
         parent,
+        dump,
     })
 }
 

@@ -7,15 +7,17 @@ use crate::{
 use ipnet::IpNet;
 use serde_json::Value;
 use tank_model::{
-    Digest, Graph, Name, Reference,
+    Digest, Graph, Name, Outcome, Reference,
     diff::{NodeChange, What},
     spec::Protocol,
 };
 use tank_plan::{
-    Observed, PlannedStep, Report,
+    Class, Observed, PlannedStep, Report,
     observed::{self, State},
 };
-use tank_proto::varlink;
+use tank_proto::varlink::{
+    self, ChangeKind, ContainerState, GenerationOutcome, PodState, StepClass,
+};
 
 pub fn generation(entry: &Entry) -> varlink::Generation {
     let Entry {
@@ -30,21 +32,26 @@ pub fn generation(entry: &Entry) -> varlink::Generation {
         time: generation.time,
         uid: generation.uid,
         source: generation.source.clone(),
-        outcome: word(outcome),
+        outcome: match outcome {
+            Outcome::Pending => GenerationOutcome::Pending,
+            Outcome::Good => GenerationOutcome::Good,
+            Outcome::Failed => GenerationOutcome::Failed,
+            Outcome::RolledBack => GenerationOutcome::RolledBack,
+        },
         current: *current,
     }
 }
 
 pub fn progress(progress: Progress) -> varlink::Progress {
     let stage = match progress.stage {
-        Stage::Pull => "pull",
-        Stage::Commit => "commit",
-        Stage::Step => "step",
-        Stage::Rollback => "rollback",
-        Stage::Note => "note",
+        Stage::Pull => varlink::Stage::Pull,
+        Stage::Commit => varlink::Stage::Commit,
+        Stage::Step => varlink::Stage::Step,
+        Stage::Rollback => varlink::Stage::Rollback,
+        Stage::Note => varlink::Stage::Note,
     };
     varlink::Progress {
-        stage: stage.to_owned(),
+        stage,
         message: progress.message,
     }
 }
@@ -114,19 +121,18 @@ pub fn not_done(report: &Report) -> Vec<String> {
     waiting.chain(held).chain(blocked).collect()
 }
 
-/// The name serde gives a variant.
-fn word<T: serde::Serialize>(value: &T) -> String {
-    match serde_json::to_value(value) {
-        Ok(Value::String(word)) => word,
-        _ => String::new(),
-    }
-}
-
 pub fn step(planned: &PlannedStep) -> varlink::Step {
     varlink::Step {
         text: planned.step.to_string(),
         pod: planned.step.pod().map(ToString::to_string),
-        class: word(&planned.class),
+        class: match planned.class {
+            Class::Create => StepClass::Create,
+            Class::InPlace => StepClass::InPlace,
+            Class::Restart => StepClass::Restart,
+            Class::Replace => StepClass::Replace,
+            Class::Delete => StepClass::Delete,
+            Class::DataRisk => StepClass::DataRisk,
+        },
         why: planned.why.to_string(),
         drift: planned.drift,
     }
@@ -136,21 +142,21 @@ pub fn step(planned: &PlannedStep) -> varlink::Step {
 pub fn changes(changes: &[NodeChange]) -> Vec<varlink::Change> {
     let mut list = Vec::new();
     for change in changes {
-        let entry = |kind: &str| varlink::Change {
+        let entry = |kind: ChangeKind| varlink::Change {
             what: change.key.to_string(),
-            change: kind.to_owned(),
+            change: kind,
             field: None,
             before: None,
             after: None,
         };
         match &change.what {
-            What::Added => list.push(entry("added")),
-            What::Removed => list.push(entry("removed")),
+            What::Added => list.push(entry(ChangeKind::Added)),
+            What::Removed => list.push(entry(ChangeKind::Removed)),
             What::Modified { fields } => list.extend(fields.iter().map(|field| varlink::Change {
                 field: Some(field.field.clone()),
                 before: field.before.as_ref().map(plain),
                 after: field.after.as_ref().map(plain),
-                ..entry("modified")
+                ..entry(ChangeKind::Modified)
             })),
         }
     }
@@ -186,7 +192,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
             let digest = graph.image(&node.image).map(|digest| digest.to_string());
             let mut view = self::container(container, image, digest, there);
             if there.is_some_and(|there| there.hash != hash) {
-                "outdated".clone_into(&mut view.state);
+                view.state = ContainerState::Outdated;
             }
             view
         })
@@ -212,29 +218,31 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
     if unresponsive.is_some() {
         containers
             .iter_mut()
-            .for_each(|container| "unknown".clone_into(&mut container.state));
+            .for_each(|container| container.state = ContainerState::Unknown);
     }
-    let all = |state: &str| {
+    let all = |state: ContainerState| {
         !containers.is_empty() && containers.iter().all(|container| container.state == state)
     };
-    let any = |state: &str| containers.iter().any(|container| container.state == state);
+    let any = |state: ContainerState| containers.iter().any(|container| container.state == state);
     let state = if !declared {
-        "undeclared"
+        PodState::Undeclared
     } else if unresponsive.is_some() {
-        "unresponsive"
-    } else if all("running") && containers.iter().all(|container| container.ready) {
-        "running"
-    } else if all("running") || !unfinished.is_empty() && !any("running") {
-        "starting"
+        PodState::Unresponsive
+    } else if all(ContainerState::Running) && containers.iter().all(|container| container.ready) {
+        PodState::Running
+    } else if all(ContainerState::Running)
+        || !unfinished.is_empty() && !any(ContainerState::Running)
+    {
+        PodState::Starting
     } else if containers
         .iter()
         .all(|container| container.status == Some(0))
     {
-        "completed"
-    } else if any("running") {
-        "degraded"
+        PodState::Completed
+    } else if any(ContainerState::Running) {
+        PodState::Degraded
     } else {
-        "stopped"
+        PodState::Stopped
     };
     let network = found
         .and_then(|found| found.sandbox.as_ref())
@@ -251,7 +259,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
     });
     varlink::Pod {
         name: name.to_string(),
-        state: state.to_owned(),
+        state,
         addresses: network.iter().flatten().map(address).collect(),
         published: published.collect(),
         containers: unfinished.into_iter().chain(containers).collect(),
@@ -269,7 +277,7 @@ fn container(
         name: name.to_string(),
         image,
         digest,
-        state: "absent".to_owned(),
+        state: ContainerState::Absent,
         pid: None,
         status: None,
         restarts: 0,
@@ -281,12 +289,12 @@ fn container(
     view.started = Some(there.since);
     match there.state {
         State::Running { pid, ready } => {
-            "running".clone_into(&mut view.state);
+            view.state = ContainerState::Running;
             view.pid = Some(pid);
             view.ready = ready;
         }
         State::Exited { status, .. } => {
-            "exited".clone_into(&mut view.state);
+            view.state = ContainerState::Exited;
             view.status = Some(status);
         }
     }

@@ -200,6 +200,10 @@ impl RocksStore {
                 {
                     return Err(io(what)(error));
                 }
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "callers on a runtime write by `spawn_blocking`"
+                )]
                 std::thread::sleep(Duration::from_millis(100));
             } else if reopened {
                 return Err(io(what)(error));

@@ -97,6 +97,8 @@ impl Target<'_> {
 
     fn nth(&self, n: u32) -> BTreeSet<IpNet> {
         let networks = self.host.networks.iter();
-        networks.filter_map(|network| nth_address(*network, n)).collect()
+        networks
+            .filter_map(|network| nth_address(*network, n))
+            .collect()
     }
 }

@@ -3,7 +3,7 @@
 use tank_tests::{Host, repo};
 
 #[test]
-fn the_whole_story() {
+fn the_main_job() {
     let mut host = Host::new();
     host.start_registry();
     let web = repo().join("examples/web/pods.ncl").display().to_string();

@@ -1,0 +1,190 @@
+//! The interface's errors, and what a person may do about them.
+
+use serde::{Deserialize, Serialize};
+
+/// Every error of the interface.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", content = "parameters")]
+#[cfg_attr(test, derive(zlink::introspect::ReplyError))]
+pub enum Error {
+    /// No pod of that name is declared or there.
+    #[error("no such pod: `{pod}`")]
+    #[serde(rename = "io.tank.Executor.NoSuchPod")]
+    NoSuchPod {
+        /// The name that was asked for.
+        pod: String,
+        /// A pod with a similar name.
+        nearest: Option<String>,
+    },
+    /// The pod has no such container, or several and none was named.
+    #[error("pod `{pod}` has {}", match container {
+        Some(container) => format!("no container `{container}`"),
+        None => "several containers".to_owned(),
+    })]
+    #[serde(rename = "io.tank.Executor.NoSuchContainer")]
+    NoSuchContainer {
+        /// The pod.
+        pod: String,
+        /// The name that was asked for; none if none was named.
+        container: Option<String>,
+        /// The containers that the pod has.
+        known: Vec<String>,
+    },
+    /// The container does not run.
+    #[error("not running: `{pod}/{container}`")]
+    #[serde(rename = "io.tank.Executor.NotRunning")]
+    NotRunning {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+    },
+    /// The container has no terminal to attach to.
+    #[error("not a tty: `{pod}/{container}` has no terminal")]
+    #[serde(rename = "io.tank.Executor.NotATty")]
+    NotATty {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+    },
+    /// The program does not exist in the container.
+    #[error("`{program}`: not found in the container")]
+    #[serde(rename = "io.tank.Executor.NotFound")]
+    NotFound {
+        /// The first word of the command.
+        program: String,
+    },
+    /// The program exists and can't be executed.
+    #[error("`{program}`: can't be executed")]
+    #[serde(rename = "io.tank.Executor.NotExecutable")]
+    NotExecutable {
+        /// The first word of the command.
+        program: String,
+    },
+    /// There is no such generation.
+    #[error("no such generation{}", number.map(|number| format!(": {number}")).unwrap_or_default())]
+    #[serde(rename = "io.tank.Executor.NoSuchGeneration")]
+    NoSuchGeneration {
+        /// The one that was asked for; none if it was the current one or the one to go back to.
+        number: Option<u64>,
+    },
+    /// The plan is not the one that was named: the host or the history has changed since.
+    #[error("the host has moved since that plan was made")]
+    #[serde(rename = "io.tank.Executor.PlanChanged")]
+    PlanChanged {
+        /// The name that was given.
+        expected: String,
+        /// The name of the plan as it is now.
+        actual: String,
+    },
+    /// Another change is under way.
+    #[error("{message}")]
+    #[serde(rename = "io.tank.Executor.Busy")]
+    Busy {
+        /// Which one, for people.
+        message: String,
+    },
+    /// Another change came first.
+    #[error("{}generation {generation} ({by}) came first", match ended {
+        Some(ended) => format!("generation {ended} was ended on its way: "),
+        None => String::new(),
+    })]
+    #[serde(rename = "io.tank.Executor.Superseded")]
+    Superseded {
+        /// The generation that is current now.
+        generation: u64,
+        /// Who committed it, for people.
+        by: String,
+        /// The caller's own generation, where it was committed already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ended: Option<u64>,
+    },
+    /// The pod came from another source.
+    #[error("pod `{pod}` comes from {known}, and {asked} is another source")]
+    #[serde(rename = "io.tank.Executor.OtherSource")]
+    OtherSource {
+        /// The pod.
+        pod: String,
+        /// The source it came from.
+        known: String,
+        /// The source that names it now.
+        asked: String,
+    },
+    /// The configuration is refused.
+    #[error("the configuration is not valid: {}", problems.join("; "))]
+    #[serde(rename = "io.tank.Executor.Invalid")]
+    Invalid {
+        /// Everything that is wrong with it, for people.
+        problems: Vec<String>,
+    },
+    /// An image can't be had.
+    #[error("can't get the image `{image}`: {why}")]
+    #[serde(rename = "io.tank.Executor.ImageUnavailable")]
+    ImageUnavailable {
+        /// Its reference.
+        image: String,
+        /// Why not, for people.
+        why: String,
+        /// What to do about it.
+        help: Option<String>,
+    },
+    /// Anything else.
+    #[error("can't {what}: {why}")]
+    #[serde(rename = "io.tank.Executor.Failed")]
+    Failed {
+        /// What was attempted.
+        what: String,
+        /// Why it failed.
+        why: String,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::NoSuchPod {
+                nearest: Some(nearest),
+                ..
+            } => Some(format!("did you mean `{nearest}`?")),
+            Self::NoSuchPod { nearest: None, .. } => {
+                Some("`tank list` shows the pods there are".to_owned())
+            }
+            Self::NoSuchContainer { pod, known, .. } => Some(format!(
+                "name one: {}",
+                known
+                    .iter()
+                    .map(|c| format!("`{pod}/{c}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )),
+            Self::NotRunning { pod, .. } => {
+                Some(format!("`tank logs {pod}` shows what it said last"))
+            }
+            Self::NotATty { pod, container } => Some(format!(
+                "set `tty = true` for it, or use `tank logs -f {pod}/{container}` to watch and `tank exec` to enter"
+            )),
+            Self::NoSuchGeneration { .. } => {
+                Some("`tank generations list` shows those there are".to_owned())
+            }
+            Self::Superseded {
+                generation,
+                ended: Some(_),
+                ..
+            } => Some(format!(
+                "the host is what generation {generation} declares; `tank diff` shows what is missing"
+            )),
+            Self::OtherSource { pod, .. } => Some(format!(
+                "give one of the two another name, or take `{pod}` over with `--replace`"
+            )),
+            Self::Busy { .. } => Some("`tank generations rollback` ends it".to_owned()),
+            Self::Superseded { .. } => {
+                Some("nothing was changed; look at `tank diff` and switch again".to_owned())
+            }
+            Self::PlanChanged { .. } => Some("look at `tank diff` again".to_owned()),
+            Self::ImageUnavailable { help, .. } => help.clone(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The interface `io.tank.Executor`. The file `io.tank.Executor.varlink` is the contract and is
+//! served as it stands; these are its shapes in Rust, and a test compares the two, field by field.
+//!
+//! This file has the methods and what they take, `replies` what they answer, `words` the enums,
+//! `error` what is answered instead.
+
+mod error;
+mod replies;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use error::Error;
+pub use replies::{
+    AttachReply, Change, ChangesReply, Container, DiffReply, Event, EventsReply, ExecReply,
+    Generation, GenerationReply, GenerationsReply, GetReply, ListReply, LogsReply, Outcome,
+    Overridden, Pod, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
+};
+pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The interface's name.
+pub const INTERFACE: &str = "io.tank.Executor";
+
+/// The interface as it is introspected.
+pub const DESCRIPTION: &str = include_str!("../../io.tank.Executor.varlink");
+
+/// The default socket.
+pub const SOCKET: &str = "/run/tank/tank.sock";
+
+/// A call of the interface. What each is for, the interface file says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", content = "parameters")]
+pub enum Method {
+    /// What is known of the daemon and its host.
+    #[serde(rename = "io.tank.Executor.Status")]
+    Status {},
+    /// Compares a configuration with the host.
+    #[serde(rename = "io.tank.Executor.Diff")]
+    Diff(DiffCall),
+    /// Makes the host what a configuration says.
+    #[serde(rename = "io.tank.Executor.Switch")]
+    Switch(SwitchCall),
+    /// Removes one pod.
+    #[serde(rename = "io.tank.Executor.Delete")]
+    Delete {
+        /// Its name.
+        pod: String,
+    },
+    /// Goes back to an earlier generation.
+    #[serde(rename = "io.tank.Executor.Rollback")]
+    Rollback {
+        /// Its number; none for the newest good one that differs.
+        to: Option<u64>,
+    },
+    /// The history.
+    #[serde(rename = "io.tank.Executor.Generations")]
+    Generations {},
+    /// One generation and its configuration.
+    #[serde(rename = "io.tank.Executor.GetGeneration")]
+    GetGeneration {
+        /// Its number; none for the current one.
+        number: Option<u64>,
+    },
+    /// How two generations differ.
+    #[serde(rename = "io.tank.Executor.GenerationDiff")]
+    GenerationDiff {
+        /// The number of the one.
+        from: u64,
+        /// The number of the other.
+        to: u64,
+    },
+    /// Every pod.
+    #[serde(rename = "io.tank.Executor.List")]
+    List {},
+    /// One pod and its configuration.
+    #[serde(rename = "io.tank.Executor.Get")]
+    Get {
+        /// Its name.
+        pod: String,
+    },
+    /// Runs a command in a container.
+    #[serde(rename = "io.tank.Executor.Exec")]
+    Exec(ExecCall),
+    /// The terminal of a container's main process.
+    #[serde(rename = "io.tank.Executor.Attach")]
+    Attach {
+        /// The pod's name.
+        pod: String,
+        /// The container's name; none if the pod has only one.
+        container: Option<String>,
+    },
+    /// Lines of the logs.
+    #[serde(rename = "io.tank.Executor.Logs")]
+    Logs(LogsCall),
+    /// What happened.
+    #[serde(rename = "io.tank.Executor.Events")]
+    Events {
+        /// Go on for as long as the caller listens.
+        follow: Option<bool>,
+    },
+    /// Where a value comes from.
+    #[serde(rename = "io.tank.Executor.Why")]
+    Why {
+        /// Its path, whole or short.
+        field: String,
+    },
+    /// What tags stand for now.
+    #[serde(rename = "io.tank.Executor.Resolve")]
+    Resolve {
+        /// The references.
+        images: Vec<String>,
+    },
+}
+
+/// Every method's name, to tell an unknown one from wrong parameters.
+pub const METHODS: [&str; 16] = [
+    "Status",
+    "Diff",
+    "Switch",
+    "Delete",
+    "Rollback",
+    "Generations",
+    "GetGeneration",
+    "GenerationDiff",
+    "List",
+    "Get",
+    "Exec",
+    "Attach",
+    "Logs",
+    "Events",
+    "Why",
+    "Resolve",
+];
+
+/// Methods by the names they had in the version before, for clients of that version. `Generation`
+/// was a type as well, and clients that keep both in one table called the type. To be removed with
+/// the next version.
+pub const RENAMED: [(&str, &str); 1] = [("Generation", "GetGeneration")];
+
+/// What [`Method::Diff`] takes: the configuration and, as [`SwitchCall`] has them, what the switch
+/// would be made with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct DiffCall {
+    /// Canonical configuration bytes; none for the current generation.
+    pub config: Option<String>,
+    /// The absolute folder that relative paths of the configuration are below.
+    pub base_dir: Option<String>,
+    /// As of [`SwitchCall`].
+    pub source: Option<String>,
+    /// As of [`SwitchCall`].
+    pub merge: Option<bool>,
+    /// As of [`SwitchCall`].
+    pub files: Option<Vec<String>>,
+    /// As of [`SwitchCall`].
+    pub replace: Option<bool>,
+    /// Reply with what the plan was made from, too.
+    pub dump: Option<bool>,
+}
+
+/// What [`Method::Switch`] takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct SwitchCall {
+    /// Canonical configuration bytes.
+    pub config: String,
+    /// The absolute folder that relative paths of the configuration are below.
+    pub base_dir: Option<String>,
+    /// What it was made from, for people.
+    pub source: String,
+    /// Replace only the pods that it names.
+    pub merge: Option<bool>,
+    /// Go back to the parent when the generation is not reached. It is so unless this is false.
+    pub rollback: Option<bool>,
+    /// How long to wait for health, in milliseconds.
+    pub wait: Option<u64>,
+    /// Carry out exactly the plan of this name, or nothing.
+    pub plan: Option<String>,
+    /// Which line set each field, as JSON.
+    pub provenance: Option<String>,
+    /// Say where the time went.
+    pub timings: Option<bool>,
+    /// The absolute paths of the files that were named: the source of the pods.
+    pub files: Option<Vec<String>>,
+    /// With `merge`: take pods that came from another source.
+    pub replace: Option<bool>,
+    /// The generation it was planned against: where another one is the current one by now, it is
+    /// superseded. None: the one that is current when it begins.
+    pub parent: Option<u64>,
+}
+
+/// What [`Method::Exec`] takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct ExecCall {
+    /// The pod's name.
+    pub pod: String,
+    /// The container's name; none if the pod has only one.
+    pub container: Option<String>,
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// Added to the main process's environment.
+    pub env: BTreeMap<String, String>,
+    /// An absolute working directory; none for the main process's own.
+    pub cwd: Option<String>,
+    /// The terminal's height; none for no terminal.
+    pub rows: Option<u16>,
+    /// The terminal's width.
+    pub columns: Option<u16>,
+}
+
+/// What [`Method::Logs`] takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct LogsCall {
+    /// The pod's name.
+    pub pod: String,
+    /// The container's name; none for all of the pod's.
+    pub container: Option<String>,
+    /// How many lines of what is there already; none for all.
+    pub tail: Option<u64>,
+    /// Go on for as long as the caller listens.
+    pub follow: Option<bool>,
+}

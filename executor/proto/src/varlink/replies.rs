@@ -1,0 +1,323 @@
+//! What the interface's methods answer.
+
+use super::words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
+use crate::timing::Span;
+use serde::{Deserialize, Serialize};
+
+/// One step of the way of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Progress {
+    /// Where the change is.
+    pub stage: Stage,
+    /// For people; what it holds depends on the stage.
+    pub message: String,
+}
+
+/// One entry of the history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Generation {
+    /// Counted from 1.
+    pub number: u64,
+    /// The hash of its whole desired state.
+    pub root: String,
+    /// The generation it was planned against; none for the first.
+    pub parent: Option<u64>,
+    /// When it was committed, in milliseconds since the epoch.
+    pub time: u64,
+    /// Who asked for it.
+    pub uid: u32,
+    /// What it was made from, for people.
+    pub source: String,
+    /// How the switch to it ended.
+    pub outcome: GenerationOutcome,
+    /// The host is held to it.
+    pub current: bool,
+}
+
+/// How a switch ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Outcome {
+    /// The generation that is current now.
+    pub generation: u64,
+    /// Its root hash.
+    pub root: String,
+    /// False when nothing was done.
+    pub changed: bool,
+    /// The generation that is current is not the one that was asked for.
+    pub rolled_back: bool,
+    /// Why the generation that was asked for is not reached.
+    pub failure: Option<String>,
+    /// The steps taken where the configuration was the current one already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<Vec<String>>,
+    /// Where the time went, if that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Vec<Span>>,
+}
+
+/// A reply of a method that streams its progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct SwitchReply {
+    /// In every reply but the last.
+    pub progress: Option<Progress>,
+    /// In the last reply.
+    pub outcome: Option<Outcome>,
+}
+
+/// A step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Step {
+    /// What is done, for people.
+    pub text: String,
+    /// The pod it concerns; none for what is the host's.
+    pub pod: Option<String>,
+    /// What it costs.
+    pub class: StepClass,
+    /// Why it is taken, for people.
+    pub why: String,
+    /// It repairs the host, and no change of the configuration asks for it.
+    pub drift: bool,
+}
+
+/// A field or a part of the declaration that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Change {
+    /// The part.
+    pub what: String,
+    /// What happens to it.
+    pub change: ChangeKind,
+    /// The field of a part that is modified.
+    pub field: Option<String>,
+    /// The field's value before, a text without quotes or JSON.
+    pub before: Option<String>,
+    /// The field's value afterwards, a text without quotes or JSON.
+    pub after: Option<String>,
+}
+
+/// The answer to [`super::Method::Diff`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct DiffReply {
+    /// How the declaration differs from the current generation.
+    pub changes: Vec<Change>,
+    /// What a switch would do, in order.
+    pub steps: Vec<Step>,
+    /// What a later pass would do, and what it waits for.
+    pub waiting: Vec<String>,
+    /// The name of the plan, to be given to a switch.
+    pub plan: String,
+    /// The generation it was planned against.
+    pub parent: Option<u64>,
+    /// What the plan was made from, as JSON of `tank_plan::Dump`, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump: Option<String>,
+}
+
+/// A container, desired beside observed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Container {
+    /// Its name in its pod.
+    pub name: String,
+    /// The reference that the configuration names; empty if none declares it.
+    pub image: String,
+    /// The image's digest.
+    pub digest: Option<String>,
+    /// What it does.
+    pub state: ContainerState,
+    /// The main process, by the host's count.
+    pub pid: Option<i32>,
+    /// The status of a main process that has ended, 128 and the signal if one ended it.
+    pub status: Option<i32>,
+    /// How many times in a row it was restarted.
+    pub restarts: u32,
+    /// When the main process was started, in milliseconds since the epoch.
+    pub started: Option<u64>,
+    /// It runs and its readiness probe, if it has one, succeeds.
+    pub ready: bool,
+}
+
+/// A pod, desired beside observed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub state: PodState,
+    /// The addresses of its own network, without their prefix lengths.
+    pub addresses: Vec<String>,
+    /// The ports it publishes: `address:port->target`, and `/udp` behind it.
+    pub published: Vec<String>,
+    /// Its containers, and before them the init containers that it waits for.
+    pub containers: Vec<Container>,
+    /// Why nothing more is known of a pod that is unresponsive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Event {
+    /// In milliseconds since the epoch.
+    pub time: u64,
+    /// What kind of thing it was: an open set of words.
+    pub kind: String,
+    /// The pod it happened to.
+    pub pod: Option<String>,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// The answer to [`super::Method::Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct StatusReply {
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// The current generation.
+    pub generation: Option<u64>,
+    /// Its root hash.
+    pub root: Option<String>,
+    /// How many pods are declared or there.
+    pub pods: u64,
+    /// How many of them run.
+    pub running: u64,
+    /// The kernel's release, as uname(2) has it.
+    pub kernel: String,
+}
+
+/// The answer to [`super::Method::Generations`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct GenerationsReply {
+    /// The history.
+    pub generations: Vec<Generation>,
+}
+
+/// The answer to [`super::Method::GetGeneration`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct GenerationReply {
+    /// Its entry of the history.
+    pub generation: Generation,
+    /// Its whole configuration, as canonical bytes.
+    pub config: String,
+}
+
+/// The answer to [`super::Method::GenerationDiff`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct ChangesReply {
+    /// From the one generation to the other.
+    pub changes: Vec<Change>,
+}
+
+/// The answer to [`super::Method::List`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct ListReply {
+    /// Every pod that is declared or there, by name.
+    pub pods: Vec<Pod>,
+}
+
+/// The answer to [`super::Method::Get`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct GetReply {
+    /// The pod.
+    pub pod: Pod,
+    /// Its configuration, as canonical bytes.
+    pub config: String,
+}
+
+/// The answer to [`super::Method::Exec`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct ExecReply {
+    /// The command's process, by the host's count.
+    pub pid: i32,
+}
+
+/// The answer to [`super::Method::Attach`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct AttachReply {
+    /// The container whose terminal it is.
+    pub container: String,
+}
+
+/// One answer to [`super::Method::Logs`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct LogsReply {
+    /// Who printed it; empty in the last answer, which holds no line.
+    pub container: String,
+    /// What was printed, without the line's end.
+    pub line: String,
+}
+
+/// One answer to [`super::Method::Events`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct EventsReply {
+    /// What happened; of the kind `end` in the last answer.
+    pub event: Event,
+}
+
+/// A definition that another one won over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Overridden {
+    /// `file:line`.
+    pub place: String,
+    /// The definition as it is written.
+    pub text: String,
+    /// `default`, `force`, or `priority` and a number; none for a plain definition.
+    pub priority: Option<String>,
+}
+
+/// The answer to [`super::Method::Why`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct WhyReply {
+    /// The field's whole path.
+    pub field: String,
+    /// Its value as JSON; none where nothing is declared.
+    pub value: Option<String>,
+    /// The line that set it: `file:line`.
+    pub place: Option<String>,
+    /// What stands between that line and the field: a function, a default.
+    pub via: Option<String>,
+    /// The definitions that lost.
+    pub overrode: Vec<Overridden>,
+    /// The generation that the value came with.
+    pub since: Option<Generation>,
+}
+
+/// The digest that a tag stands for now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Resolved {
+    /// The reference that was asked for.
+    pub image: String,
+    /// `sha256:` and 64 digits.
+    pub digest: String,
+}
+
+/// The answer to [`super::Method::Resolve`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct ResolveReply {
+    /// In the order they were asked for.
+    pub images: Vec<Resolved>,
+}

@@ -1,0 +1,251 @@
+//! Requests and their answers.
+
+use super::{MAX_EXECS, Pod, id_of, spans, trace, version};
+use crate::{
+    container::{Container, Output},
+    exec,
+    failure::{describe, failure, other},
+    start,
+};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+use tank_proto::shim::{
+    Answer, Call, ExecSpec, Failure, FailureKind, FromShim, MAX_DESCRIPTORS, MAX_SPEC, Reply,
+    Request, StartSpec, State, WITH_IDS,
+};
+use tank_sys::{packet, process};
+
+/// A reply and the descriptors that go with it.
+type Done = (Reply, Vec<OwnedFd>);
+
+impl Pod {
+    /// Reads one request and answers it.
+    pub(super) fn answer(&mut self, index: usize) {
+        let Some(socket) = self.connections.get(index) else {
+            return;
+        };
+        let received = packet::receive(socket.as_fd());
+        let (id, reply, fds) = match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(None) | Err(_) => return self.hang_up(index),
+            Ok(Some((bytes, fds))) => match serde_json::from_slice::<Call>(&bytes) {
+                Ok(Call { id, request }) => {
+                    let done = self.carry_out(request, fds);
+                    let (reply, fds) =
+                        done.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
+                    (id, reply, fds)
+                }
+                // Whatever else it holds, its id may be readable: the answer is for that request.
+                Err(error) => (
+                    id_of(&bytes),
+                    Reply::Failed(other("read a request", &error.into())),
+                    Vec::new(),
+                ),
+            },
+        };
+        let id = id.filter(|_| version() >= WITH_IDS);
+        if !self.reply(index, id, reply, &fds) {
+            self.hang_up(index);
+        }
+    }
+
+    /// Answers a request. What can't be sent is answered with why, in a few words: never with
+    /// silence, which would leave the sender waiting, and never by ending the connection, which
+    /// serves other requests too. False: the other side is gone.
+    fn reply(&self, index: usize, id: Option<u64>, reply: Reply, fds: &[OwnedFd]) -> bool {
+        let reply = match reply {
+            Reply::Failed(failure) => Reply::Failed(failure.bounded()),
+            other => other,
+        };
+        let answer = |reply: Reply| match id {
+            Some(id) => FromShim::Answer(Answer { id, reply }),
+            None => FromShim::Reply(reply),
+        };
+        let Some(socket) = self.connections.get(index) else {
+            return false;
+        };
+        let send = |reply: Reply, fds: &[OwnedFd]| -> io::Result<()> {
+            let bytes = serde_json::to_vec(&answer(reply))?;
+            packet::send(socket.as_fd(), &bytes, &packet::borrow(fds))
+        };
+        let sent = match (serde_json::to_vec(&reply), id) {
+            // A sender that knows ids knows sealed replies.
+            (Ok(bytes), Some(_)) if bytes.len() > packet::MAX_PACKET / 2 && fds.is_empty() => {
+                let sealed =
+                    packet::sealed("reply", &bytes).map_err(|e| io::Error::other(describe(&e)));
+                sealed.and_then(|sealed| send(Reply::Sealed, &[sealed]))
+            }
+            _ => send(reply, fds),
+        };
+        match sent {
+            Ok(()) => true,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                false
+            }
+            // The sender does not keep up; the failure would not fit either.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => send(
+                Reply::Failed(other("send an answer", &error).bounded()),
+                &[],
+            )
+            .is_ok(),
+        }
+    }
+
+    fn carry_out(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Done, Failure> {
+        match request {
+            Request::State => Ok((Reply::State(self.state()), Vec::new())),
+            Request::Namespaces => Ok((Reply::Namespaces, self.copies()?)),
+            Request::Start => self.start(fds),
+            Request::Signal { container, signal } => self.signal(&container, signal),
+            Request::Forget { container } => {
+                let ended = |found: &Container| found.exited.is_some();
+                if self.containers.get(&container).is_some_and(ended) {
+                    self.containers.remove(&container);
+                }
+                Ok((Reply::Done, Vec::new()))
+            }
+            Request::Exec => self.exec(fds),
+            Request::Attach { container } => self.attach(&container),
+            Request::Files { .. } if version() < 2 => Err(other(
+                "read a request",
+                &io::Error::other("unknown variant `files`"),
+            )),
+            Request::Files { container } => {
+                let files = self.running(&container)?.files.as_ref();
+                let files = files.map(OwnedFd::try_clone).transpose();
+                let files = files.map_err(|e| other("copy a descriptor", &e))?;
+                Ok((Reply::Files, files.into_iter().collect()))
+            }
+            Request::Shutdown => {
+                self.shutting_down = true;
+                let running = self.containers.values();
+                for container in running.filter(|container| container.exited.is_none()) {
+                    process::signal(container.process.pidfd.as_fd(), libc::SIGKILL)
+                        .map_err(|e| failure(&e))?;
+                }
+                Ok((Reply::Done, Vec::new()))
+            }
+        }
+    }
+
+    fn start(&mut self, mut fds: Vec<OwnedFd>) -> Result<Done, Failure> {
+        let spec: StartSpec = read_spec(&mut fds)?;
+        let runs = |container: &Container| container.exited.is_none();
+        if self.containers.get(&spec.name).is_some_and(runs) {
+            return Err(other(
+                "start a container",
+                &io::ErrorKind::AlreadyExists.into(),
+            ));
+        }
+        if let Some(count) = spec.descriptors {
+            take_bundled(&mut fds, count)?;
+        }
+        let trace = trace(spec.timed);
+        let container = start::start(&self.setup, &self.namespaces, spec, fds, &trace)?;
+        let pid = container.process.pid;
+        let name = container.spec.name.clone();
+        self.containers.insert(name, container);
+        let spans = spans(&trace);
+        Ok((Reply::Started { pid, spans }, Vec::new()))
+    }
+
+    fn signal(&self, container: &str, signal: i32) -> Result<Done, Failure> {
+        let found = self.containers.get(container);
+        if let Some(container) = found.filter(|found| found.exited.is_none()) {
+            process::signal(container.process.pidfd.as_fd(), signal).map_err(|e| failure(&e))?;
+        }
+        Ok((Reply::Done, Vec::new()))
+    }
+
+    fn exec(&mut self, mut fds: Vec<OwnedFd>) -> Result<Done, Failure> {
+        let spec: ExecSpec = read_spec(&mut fds)?;
+        let execs = self.execs.iter();
+        let alike = execs.filter(|exec| exec.kill_on_close == spec.kill_on_close);
+        if alike.count() >= MAX_EXECS {
+            let why = format!("{MAX_EXECS} run already");
+            return Err(other("run a command", &io::Error::other(why)));
+        }
+        self.exec_groups += 1;
+        let container = self.running(&spec.container)?;
+        let (exec, for_client) = exec::start(
+            &self.setup,
+            &self.namespaces,
+            container,
+            &spec,
+            &fds,
+            self.exec_groups,
+        )?;
+        let pid = exec.process.pid;
+        self.execs.push(exec);
+        Ok((Reply::Executed { pid }, for_client))
+    }
+
+    fn attach(&mut self, container: &str) -> Result<Done, Failure> {
+        self.running(container)?;
+        let output = self
+            .containers
+            .get_mut(container)
+            .map(|found| &mut found.output);
+        let Some(Output::Terminal(relay, _)) = output else {
+            return Err(Failure {
+                what: format!("attach to container `{container}`"),
+                why: "it has no terminal".to_owned(),
+                kind: FailureKind::NotATty,
+            });
+        };
+        let end = relay.attach();
+        let end = end.map_err(|why| other("attach", &io::Error::other(why)))?;
+        Ok((Reply::Attached, vec![end]))
+    }
+
+    fn running(&self, name: &str) -> Result<&Container, Failure> {
+        let found = self
+            .containers
+            .get(name)
+            .filter(|container| container.exited.is_none());
+        found.ok_or_else(|| exec::not_running(name))
+    }
+
+    fn state(&self) -> State {
+        State {
+            version: version(),
+            pod: self.setup.pod.clone(),
+            sandbox: self.setup.sandbox.clone(),
+            pid: self.pid,
+            id_base: self.setup.id_base,
+            containers: self.containers.values().map(Container::state).collect(),
+        }
+    }
+}
+
+/// Takes the descriptors of a start that wait in a socket, the last of those that came.
+fn take_bundled(fds: &mut Vec<OwnedFd>, count: usize) -> Result<(), Failure> {
+    let rest = fds.pop();
+    let rest =
+        rest.ok_or_else(|| other("read a specification", &io::ErrorKind::NotFound.into()))?;
+    let bundled = packet::unbundle(&rest, MAX_DESCRIPTORS);
+    fds.extend(bundled.map_err(|e| other("take the descriptors", &e))?);
+    if fds.len() != count {
+        let why = format!("{} of {count} descriptors arrived", fds.len());
+        return Err(other("take the descriptors", &io::Error::other(why)));
+    }
+    Ok(())
+}
+
+/// A specification is the first descriptor of its request.
+fn read_spec<T: serde::de::DeserializeOwned>(fds: &mut Vec<OwnedFd>) -> Result<T, Failure> {
+    let what = "read a specification";
+    if fds.is_empty() {
+        return Err(other(what, &io::ErrorKind::NotFound.into()));
+    }
+    let bytes = packet::read_sealed(fds.remove(0), MAX_SPEC).map_err(|e| other(what, &e))?;
+    serde_json::from_slice(&bytes).map_err(|e| other(what, &e.into()))
+}

@@ -1,0 +1,50 @@
+//! The kernel settings that a pod declares.
+
+use crate::failure::describe;
+use std::{fs, io, os::fd::AsFd, path::PathBuf};
+use tank_proto::shim::Setup;
+use tank_sys::{
+    Context, Error, Result,
+    namespace::{self, Namespaces},
+    process,
+};
+
+/// `net.*` settings belong to the network namespace and the others to the IPC namespace: both are
+/// entered by a process of their own.
+pub fn set(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
+    use rustix::thread::ThreadNameSpaceType;
+    if setup.sysctls.is_empty() {
+        return Ok(());
+    }
+    let (report, report_end) = namespace::pipe()?;
+    let helper = process::spawn(0, None, || {
+        let set = || -> Result<()> {
+            if let Some(net) = &namespaces.net {
+                namespace::enter(net.as_fd(), ThreadNameSpaceType::NETWORK)?;
+            }
+            namespace::enter(
+                namespaces.ipc.as_fd(),
+                ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
+            )?;
+            for (key, value) in &setup.sysctls {
+                let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));
+                fs::write(path, value).doing(|| format!("set the sysctl {key} to {value}"))?;
+            }
+            Ok(())
+        };
+        let Err(error) = set() else { return 0 };
+        let _ = rustix::io::write(&report_end, describe(&error).as_bytes());
+        1
+    })?;
+    drop(report_end);
+    let status = process::wait(&helper)?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let _ = io::Read::read_to_string(&mut fs::File::from(report), &mut text);
+    Err(Error::new(
+        text,
+        io::Error::from(io::ErrorKind::InvalidInput),
+    ))
+}
