@@ -162,8 +162,8 @@ fn every_code_has_a_page() {
     }
 }
 
-/// A configuration in which `snippet` is written into a record of this contract. Long because it
-/// has an arm for each contract.
+/// A configuration in which `snippet` is written into a record of this contract.
+// long: it has an arm for each contract
 fn around(contract: &str, snippet: &str) -> String {
     let container = |inner: &str| {
         let image = if inner.contains("image =") {

@@ -203,7 +203,8 @@ impl Unit<'_> {
         }
     }
 
-    /// A key of `[Container]`. Long because it has an arm for each key there is.
+    /// A key of `[Container]`.
+    // long: it has an arm for each key there is
     fn field(&mut self, entry: &Entry) {
         let value = entry.2.as_str();
         let yes = matches!(

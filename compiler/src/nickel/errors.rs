@@ -33,23 +33,26 @@ impl Session {
                 // contract's source.
                 Some(problem) if !several => {
                     let message = diagnostic.message;
-                    problem.labels.extend(labels.map(|label| Label {
-                        text: if label.text.is_empty() {
-                            message.clone()
-                        } else {
-                            label.text
-                        },
-                        ..label
-                    }));
+                    let unlabelled = |label: &mut Label| {
+                        if label.text.is_empty() {
+                            label.text.clone_from(&message);
+                        }
+                    };
+                    let mut labels: Vec<Label> = labels.collect();
+                    labels.iter_mut().for_each(unlabelled);
+                    problem.labels.extend(labels);
                 }
                 _ => {
                     let notes = diagnostic.notes.join("\n");
+                    let help = Some(notes).filter(|notes| !notes.is_empty());
+                    let (code, path) = (code.to_owned(), path.to_vec());
+                    let (message, labels) = (diagnostic.message, labels.collect());
                     problems.push(Problem {
-                        code: code.to_owned(),
-                        path: path.to_vec(),
-                        message: diagnostic.message,
-                        help: Some(notes).filter(|notes| !notes.is_empty()),
-                        labels: labels.collect(),
+                        code,
+                        path,
+                        message,
+                        help,
+                        labels,
                     });
                 }
             }

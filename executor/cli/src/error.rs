@@ -155,7 +155,8 @@ impl Error {
         })
     }
 
-    /// What to do about it. Long because it has an arm for each kind.
+    /// What to do about it.
+    // long: it has an arm for each kind
     fn help(&self) -> Option<String> {
         let help = match self {
             Self::Refused(error) => return error.help(),
@@ -213,7 +214,8 @@ impl Error {
     }
 }
 
-/// The message. Long because it has an arm for each kind.
+/// The message.
+// long: it has an arm for each kind
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

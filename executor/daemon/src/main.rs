@@ -109,12 +109,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let cgroups = Arc::new(claim(&settings)?);
     actuate::make_skeleton(&settings.skeleton_dir())
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
-    let recovery = store::recover::Recovery {
-        accept_loss: flags.accept_loss,
-        repair: flags.repair_store,
-    };
-    let store = store::rocks::RocksStore::open(&settings.state_dir.join("store"), recovery);
-    let (store, recovered) = store.map_err(|e| with_causes(&e))?;
+    let (store, recovered) = open_store(flags, &settings)?;
     let insecure = &settings.config.insecure_registries;
     let images = Images::open(&settings.state_dir.join("images"), insecure)
         .map_err(|e| format!("open the image store: {e}"))?;
@@ -159,6 +154,18 @@ async fn run(flags: &Flags) -> Result<(), String> {
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
+}
+
+fn open_store(
+    flags: &Flags,
+    settings: &Settings,
+) -> Result<(store::rocks::RocksStore, Vec<String>), String> {
+    let recovery = store::recover::Recovery {
+        accept_loss: flags.accept_loss,
+        repair: flags.repair_store,
+    };
+    let opened = store::rocks::RocksStore::open(&settings.state_dir.join("store"), recovery);
+    opened.map_err(|e| with_causes(&e))
 }
 
 /// Takes the folders, the cgroups and the network for this daemon.

@@ -363,7 +363,8 @@ impl Compose<'_> {
         self.draft.pods.insert(pod_name, Value::Object(pod));
     }
 
-    /// A key of a service. Long because it has an arm for each key with a meaning of its own.
+    /// A key of a service.
+    // long: it has an arm for each key with a meaning of its own
     fn field(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
         let key = path.rsplit('.').next().unwrap_or(path).to_owned();
         match key.as_str() {

@@ -7,7 +7,8 @@ use super::{
 use serde_json::{Value, json};
 
 impl Compose<'_> {
-    /// A key that is a container's field of nearly the same name. Long because it has an arm for each.
+    /// A key that is a container's field of nearly the same name.
+    // long: it has an arm for each
     pub(super) fn plain_field(
         &mut self,
         at: &mut Service<'_>,

@@ -107,7 +107,8 @@ struct Cluster<'a> {
 }
 
 impl Cluster<'_> {
-    /// An object that is no Service. Long because it has an arm for each kind of object.
+    /// An object that is no Service.
+    // long: it has an arm for each kind of object
     fn object(&mut self, object: &Value) {
         let (kind, name) = (kind(object).to_owned(), name(object));
         let at = format!("{kind}/{name}");

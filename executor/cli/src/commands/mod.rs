@@ -19,7 +19,8 @@ use crate::{
 };
 use tank_proto::varlink::Method;
 
-/// Runs a command and returns the status it ends with. Long because it has an arm for each command.
+/// Runs a command and returns the status it ends with.
+// long: it has an arm for each command
 pub async fn run(args: Args) -> Result<u8, Error> {
     let json = args.json;
     let connect = || Client::connect(&args.socket);

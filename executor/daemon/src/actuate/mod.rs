@@ -8,7 +8,6 @@ mod layers;
 mod network;
 mod order;
 mod sandbox;
-mod set_id;
 pub mod sources;
 mod start;
 
@@ -153,6 +152,7 @@ impl Actuator {
         (id, step, outcome)
     }
 
+    // long: one arm a step
     async fn perform(
         self: &Arc<Self>,
         step: &Step,

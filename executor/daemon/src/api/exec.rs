@@ -44,41 +44,35 @@ pub fn target(
     Ok((pod, found))
 }
 
+/// What is wrong with a call.
+fn check(call: &ExecCall, streams: &[OwnedFd]) -> Result<(), String> {
+    if call.argv.first().is_none_or(String::is_empty) {
+        return Err("no command is given".to_owned());
+    }
+    if call.rows.is_none() && streams.len() != 3 {
+        return Err("without a terminal, three streams have to come along".to_owned());
+    }
+    if let Some(cwd) = call.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
+        return Err(format!(
+            "the working directory `{cwd}` is not absolute: name it from the container's `/`"
+        ));
+    }
+    // Neither a client's terminal nor a directory of its is ever handed into a container.
+    tank_proto::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| why.to_string())
+}
+
+/// Starts a process in a running container; gives its pid and the descriptors of its control.
 pub async fn exec(
     generations: &Generations,
     call: ExecCall,
     streams: Vec<OwnedFd>,
 ) -> Result<(i32, Vec<OwnedFd>), Refusal> {
     let (pod, container) = target(generations, &call.pod, call.container.as_deref())?;
-    let program = call.argv.first().cloned().unwrap_or_default();
-    if program.is_empty() {
-        return Err(Error::Invalid {
-            problems: vec!["no command is given".to_owned()],
-        }
-        .into());
-    }
-    let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
-    if terminal.is_none() && streams.len() != 3 {
-        return Err(Error::Invalid {
-            problems: vec!["without a terminal, three streams have to come along".to_owned()],
-        }
-        .into());
-    }
-    if let Some(cwd) = call.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
-        let problem = format!(
-            "the working directory `{cwd}` is not absolute: name it from the container's `/`"
-        );
-        return Err(Error::Invalid {
-            problems: vec![problem],
-        }
-        .into());
-    }
-    // Neither a client's terminal nor a directory of its is ever handed into a container.
-    tank_proto::stream::check_all(streams.iter().map(AsFd::as_fd)).map_err(|why| {
-        Error::Invalid {
-            problems: vec![why],
-        }
+    check(&call, &streams).map_err(|problem| Error::Invalid {
+        problems: vec![problem],
     })?;
+    let program = call.argv.first().cloned().unwrap_or_default();
+    let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
     let shim = shim(generations, &pod, &container)?;
     let spec = ExecSpec {
         container: container.to_string(),

@@ -93,6 +93,7 @@ fn failed(what: impl Into<String>, why: impl Into<String>) -> Error {
 }
 
 /// An error of this daemon as one of the interface.
+// long: one arm an error
 fn wire(error: Refused) -> Error {
     match error {
         Refused::Reconcile(ReconcileError::Store(error)) => {

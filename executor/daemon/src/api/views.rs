@@ -220,50 +220,57 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
             .iter_mut()
             .for_each(|container| container.state = ContainerState::Unknown);
     }
-    let all = |state: ContainerState| {
-        !containers.is_empty() && containers.iter().all(|container| container.state == state)
+    let state = match unresponsive {
+        _ if !declared => PodState::Undeclared,
+        Some(_) => PodState::Unresponsive,
+        None => state_of(&containers, !unfinished.is_empty()),
     };
-    let any = |state: ContainerState| containers.iter().any(|container| container.state == state);
-    let state = if !declared {
-        PodState::Undeclared
-    } else if unresponsive.is_some() {
-        PodState::Unresponsive
-    } else if all(ContainerState::Running) && containers.iter().all(|container| container.ready) {
+    let network = found
+        .and_then(|found| found.sandbox.as_ref())
+        .and_then(|sandbox| sandbox.network.clone());
+    let address = |net: &IpNet| net.addr().to_string();
+    varlink::Pod {
+        name: name.to_string(),
+        state,
+        addresses: network.iter().flatten().map(address).collect(),
+        published: published(name, graph),
+        containers: unfinished.into_iter().chain(containers).collect(),
+        reason: unresponsive.map(ToString::to_string),
+    }
+}
+
+/// Where a pod's ports are published: `127.0.0.1:8080->80`.
+fn published(pod: &Name, graph: &Graph) -> Vec<String> {
+    let published = graph.published(pod).map(|(_, publish)| {
+        let protocol = match publish.protocol {
+            Protocol::Udp => "/udp",
+            Protocol::Tcp => "",
+        };
+        let from = std::net::SocketAddr::new(publish.address, publish.port);
+        format!("{from}->{}{protocol}", publish.target())
+    });
+    published.collect()
+}
+
+/// The state of a declared pod whose shim answers. `unfinished`: what runs before its containers has
+/// not ended well.
+fn state_of(containers: &[varlink::Container], unfinished: bool) -> PodState {
+    let is = |state: ContainerState| move |one: &varlink::Container| one.state == state;
+    let all_run = !containers.is_empty() && containers.iter().all(is(ContainerState::Running));
+    let any_runs = containers.iter().any(is(ContainerState::Running));
+    if all_run && containers.iter().all(|container| container.ready) {
         PodState::Running
-    } else if all(ContainerState::Running)
-        || !unfinished.is_empty() && !any(ContainerState::Running)
-    {
+    } else if all_run || unfinished && !any_runs {
         PodState::Starting
     } else if containers
         .iter()
         .all(|container| container.status == Some(0))
     {
         PodState::Completed
-    } else if any(ContainerState::Running) {
+    } else if any_runs {
         PodState::Degraded
     } else {
         PodState::Stopped
-    };
-    let network = found
-        .and_then(|found| found.sandbox.as_ref())
-        .and_then(|sandbox| sandbox.network.clone());
-    let address = |net: &IpNet| net.addr().to_string();
-    let published = graph.published(name).map(|(_, publish)| {
-        let protocol = if publish.protocol == Protocol::Udp {
-            "/udp"
-        } else {
-            ""
-        };
-        let from = std::net::SocketAddr::new(publish.address, publish.port);
-        format!("{from}->{}{protocol}", publish.target())
-    });
-    varlink::Pod {
-        name: name.to_string(),
-        state,
-        addresses: network.iter().flatten().map(address).collect(),
-        published: published.collect(),
-        containers: unfinished.into_iter().chain(containers).collect(),
-        reason: unresponsive.map(ToString::to_string),
     }
 }
 

@@ -15,12 +15,13 @@ mod reach;
 mod request;
 mod rollback;
 mod switch;
+mod way;
 mod why;
 
 pub use error::Error;
 pub use intent::Request;
-pub use reach::Switched;
 pub use switch::Switch;
+pub use way::Switched;
 pub use why::{Overridden, Reason};
 
 use crate::{
@@ -234,7 +235,7 @@ impl Keeper for Generations {
             && let Ok(_idle) = self.switch_lock.try_lock()
             && self.store.outcome(number)? == Outcome::Pending
         {
-            let outcome = self.outcome_of(number, root, reach::Aim::Running)?;
+            let outcome = self.outcome_of(number, root, way::Aim::Running)?;
             self.store.set_outcome(number, outcome)?;
         }
         Ok(())

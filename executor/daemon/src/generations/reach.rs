@@ -6,7 +6,11 @@
 //! Between two passes, and while health is waited for, a rollback ends the way (`superseding`): it
 //! waits for the pass under way and for nothing else.
 
-use super::{Error, Generations, MAX_PROGRESS, ProgressSender, Stage, notify, switch::Change};
+use super::{
+    Error, Generations, MAX_PROGRESS, ProgressSender, Stage, notify,
+    switch::Change,
+    way::{Aim, Committed, Reached, Switched, Verified, Way},
+};
 use crate::{
     faults,
     pods::logs,
@@ -17,15 +21,15 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tank_model::{Digest, Gate, Graph, Key, Name, Outcome, Rollback, generation::Verdict};
+use tank_model::{Digest, Graph, Key, Name, Outcome, Rollback, generation::Verdict};
 use tank_plan::{
     Health, Observed, Step,
     health::{self, PATIENCE},
     observed::State,
 };
-use tank_proto::{shim::FailureKind, timing::Span};
+use tank_proto::shim::FailureKind;
 use tokio::{
-    sync::{MutexGuard, mpsc},
+    sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 
@@ -40,101 +44,6 @@ const SUCCESSOR_WAIT: Duration = Duration::from_secs(10);
 
 /// How many of a container's last lines a failure quotes.
 const LOG_LINES: u64 = 10;
-
-/// What a generation has to be until its way is over.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Aim {
-    /// Every changed pod is healthy.
-    Healthy(Gate),
-    /// All it declares runs, or has ended as it may.
-    Running,
-    /// Nothing is left to do.
-    Done,
-}
-
-impl Aim {
-    pub fn gate(self) -> Option<Gate> {
-        match self {
-            Self::Healthy(gate) => Some(gate),
-            Self::Running | Self::Done => None,
-        }
-    }
-}
-
-/// A plan that was shown and has to be carried out as it is, and the lock under which it was made.
-pub struct Verified<'a> {
-    pub lock: MutexGuard<'a, ()>,
-    pub planned: Planned,
-}
-
-/// A way to go.
-pub struct Way<'a> {
-    pub graph: &'a Arc<Graph>,
-    pub previous: &'a Graph,
-    pub aim: Aim,
-    /// The pods whose health counts.
-    pub changed: BTreeSet<Name>,
-    /// Whether the health of what was repaired on the way, or waits, counts too.
-    pub repaired_counts: bool,
-    pub verified: Option<Verified<'a>>,
-}
-
-/// How a way ended.
-#[derive(Default)]
-pub struct Reached {
-    pub failure: Option<String>,
-    /// A rollback wants to go another one: nothing is known of the end of this one.
-    pub superseded: bool,
-    /// What was done.
-    pub steps: Vec<String>,
-}
-
-/// A committed generation that is to be reached and judged.
-pub struct Committed<'a> {
-    pub number: u64,
-    pub parent: Option<u64>,
-    pub uid: u32,
-    pub graph: Arc<Graph>,
-    /// The graph of its parent.
-    pub before: Arc<Graph>,
-    pub aim: Aim,
-    pub verified: Option<Verified<'a>>,
-}
-
-/// How a change went.
-#[derive(Clone, Debug)]
-pub struct Switched {
-    /// The current generation afterwards.
-    pub generation: u64,
-    pub root: Digest,
-    pub changed: bool,
-    pub rolled_back: bool,
-    /// Why what was asked for is not what runs.
-    pub failure: Option<String>,
-    /// What was put right, where nothing was declared anew.
-    pub repaired: Option<Vec<String>>,
-    pub timings: Option<Vec<Span>>,
-}
-
-impl Switched {
-    pub(super) fn new(
-        generation: u64,
-        graph: &Graph,
-        failure: Option<String>,
-        rolled_back: bool,
-    ) -> Self {
-        let root = graph.root();
-        Self {
-            generation,
-            root,
-            changed: true,
-            rolled_back,
-            failure,
-            repaired: None,
-            timings: None,
-        }
-    }
-}
 
 enum Arrived {
     Yes,

@@ -2,8 +2,8 @@
 
 use super::{
     Error, Generations, ProgressSender, Stage, notify,
-    reach::{Aim, Committed, Switched},
     switch::Change,
+    way::{Aim, Committed, Switched},
 };
 use std::{
     sync::atomic::{AtomicUsize, Ordering},

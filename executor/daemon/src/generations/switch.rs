@@ -4,9 +4,8 @@ use super::{
     Error, Generations, ProgressSender, Stage,
     error::Context,
     intent::{Intent, Request},
-    notify, ports,
-    reach::{Aim, Committed, Reached, Switched, Verified, Way},
-    request,
+    notify, ports, request,
+    way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
 use crate::{events::now, faults, reconcile::with_causes, store};
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
@@ -288,28 +287,26 @@ impl Generations {
         let before = self.store.outcome(number)?;
         if before == Outcome::Pending && self.store.gate(number)?.is_some() {
             // A daemon that ended left it on its way.
-            let parent = self
-                .store
-                .generation(number)?
-                .and_then(|generation| generation.parent);
+            let parent = self.store.generation(number)?.and_then(|one| one.parent);
             let before = self.graph_or_empty(parent)?;
-            let committed = Committed {
-                number,
-                parent,
-                uid,
-                graph,
-                before,
-                aim,
-                verified,
-            };
-            return self.converge(committed, progress).await;
+            return self
+                .converge(
+                    Committed {
+                        number,
+                        parent,
+                        uid,
+                        graph,
+                        before,
+                        aim,
+                        verified,
+                    },
+                    progress,
+                )
+                .await;
         }
         let was_good = before == Outcome::Good;
-        let changed = if was_good {
-            BTreeSet::new()
-        } else {
-            graph.pods().cloned().collect()
-        };
+        let all = graph.pods().filter(|_| !was_good);
+        let changed: BTreeSet<_> = all.cloned().collect();
         let way = Way {
             graph: &graph,
             previous: &graph,
@@ -327,11 +324,8 @@ impl Generations {
             return Err(Error::Ended(number));
         }
         if !was_good {
-            let how = if failure.is_none() {
-                Outcome::Good
-            } else {
-                Outcome::Failed
-            };
+            let is_good = failure.is_none();
+            let how = is_good.then_some(Outcome::Good).unwrap_or(Outcome::Failed);
             self.store.set_outcome(number, how)?;
         }
         self.reconciler.dirty.mark();

@@ -68,6 +68,7 @@ pub fn options(mode: DBRecoveryMode) -> Options {
 /// # Errors
 /// When another process has it open, the disk refuses, it is damaged, or it has lost what was
 /// committed.
+// long: one decision after the other, each on what the one before found
 pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
     let strict = DBRecoveryMode::TolerateCorruptedTailRecords;
     let record = newest::path_of(dir);

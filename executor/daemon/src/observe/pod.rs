@@ -1,0 +1,216 @@
+//! What a pod's shim says and what the kernel does, as an observation of the pod.
+
+use super::{
+    Files, HealthOf,
+    kernel::{PodRequest, PodSnapshot},
+};
+use crate::{
+    events,
+    pods::{Pods, Shim, fail},
+};
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tank_model::{
+    Graph, Name,
+    spec::{Limits, Network},
+    units::{Bytes, MilliCpu},
+};
+use tank_plan::observed::{self, Pod, Sandbox, Unhealthy, Unresponsive};
+use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
+use tank_sys::{cgroup::ControllerLimits, clock::boot_millis};
+
+/// A pod's shim's answer, and what to read of the pod in the kernel.
+pub struct PodState {
+    pub name: Name,
+    pub shim: Arc<Shim>,
+    /// From before it was asked.
+    pub version: u64,
+    pub state: Arc<shim::State>,
+    pub request: PodRequest,
+}
+
+/// The kernel's side of a pod, and the addresses of its link, if that is connected.
+pub struct PodRead {
+    pub network: Option<BTreeSet<IpNet>>,
+    pub snapshot: Arc<PodSnapshot>,
+}
+
+/// What came of asking a pod's shim.
+pub enum Answer {
+    State(Box<PodState>),
+    Gone,
+    Unresponsive(Name, Unresponsive),
+}
+
+pub fn unresponsive(why: Unresponsive) -> Pod {
+    Pod {
+        unresponsive: Some(why),
+        ..Pod::default()
+    }
+}
+
+pub fn is_bridged(graph: &Graph, pod: &Name) -> bool {
+    graph
+        .sandbox(pod)
+        .is_some_and(|(node, _)| node.network == Network::Bridge)
+}
+
+impl PodState {
+    /// Asks a shim of its pod.
+    pub async fn fetch(
+        graph: &Graph,
+        wanted: &Files,
+        name: Name,
+        shim: Arc<Shim>,
+    ) -> Result<Self, Failure> {
+        let version = shim.version();
+        let state = shim.state().await?;
+        let bridged = is_bridged(graph, &name);
+        // Asked for once and kept by the shim's handle; a pod that can't be entered has no network.
+        let bridged = bridged && shim.routes().await.is_ok();
+        let mut files = BTreeMap::new();
+        for container in state
+            .containers
+            .iter()
+            .filter(|container| container.exited.is_none())
+        {
+            let Ok(container_name) = Name::new(container.name.clone()) else {
+                continue;
+            };
+            let Some(paths) = wanted.get(&(name.clone(), container_name)) else {
+                continue;
+            };
+            match shim.files(&container.name, container.started).await {
+                Ok(Some(dir)) => {
+                    files.insert(
+                        container.name.clone(),
+                        (dir, paths.keys().cloned().collect()),
+                    );
+                }
+                // Its shim can't show them.
+                Ok(None) => {}
+                // It has ended since.
+                Err(failure) if failure.kind == FailureKind::NotRunning || !shim.is_alive() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(Self {
+            name,
+            shim,
+            version,
+            state,
+            request: PodRequest { bridged, files },
+        })
+    }
+
+    pub fn sandbox(&self, network: Option<BTreeSet<IpNet>>) -> Result<Sandbox, Failure> {
+        let hash = self
+            .state
+            .sandbox
+            .parse()
+            .map_err(|e| fail("read a shim's state", e))?;
+        Ok(Sandbox {
+            hash,
+            pid: self.state.pid,
+            version: self.state.version,
+            network,
+        })
+    }
+
+    pub fn pod(
+        &self,
+        health_of: &HealthOf<'_>,
+        pods: &Pods,
+        PodRead { network, snapshot }: PodRead,
+    ) -> Result<Pod, Failure> {
+        let known = |name: &Name| {
+            self.state
+                .containers
+                .iter()
+                .any(|found| found.name == name.as_str())
+        };
+        let mut pod = Pod {
+            sandbox: Some(self.sandbox(network)?),
+            left_over: snapshot
+                .parts
+                .iter()
+                .filter(|name| !known(name))
+                .cloned()
+                .collect(),
+            ..Pod::default()
+        };
+        for found in &self.state.containers {
+            let kernel = snapshot.containers.get(&found.name);
+            let (Ok(name), Some(kernel)) = (Name::new(found.name.clone()), kernel) else {
+                continue;
+            };
+            let run = (self.name.clone(), name.clone(), found.started);
+            let health = health_of(&run);
+            let failed = health.failed.filter(|_| found.exited.is_none());
+            let container = observed::Container {
+                hash: found
+                    .hash
+                    .parse()
+                    .map_err(|e| fail("read a shim's state", e))?,
+                attempt: found.attempt,
+                started: found
+                    .started_boot
+                    .unwrap_or_else(|| on_boot_clock(found.started)),
+                since: found.started,
+                state: state(found, health.ready),
+                limits: limits(&kernel.limits),
+                halted: kernel.halted,
+                files: kernel.files.clone(),
+                out_of_memory: kernel.out_of_memory,
+                unhealthy: failed.map(|probe| Unhealthy {
+                    probe,
+                    ending: pods.is_ending(&run),
+                }),
+                tty: found.tty,
+                stop_signal: found.stop_signal,
+                stop_timeout: found.stop_timeout,
+            };
+            pod.containers.insert(name, container);
+        }
+        Ok(pod)
+    }
+}
+
+fn limits(kernel: &ControllerLimits) -> Limits {
+    Limits {
+        memory: kernel.memory.map(Bytes),
+        pids: kernel.pids.and_then(|pids| u32::try_from(pids).ok()),
+        cpu: kernel
+            .cpu
+            .and_then(|cpu| u32::try_from(cpu).ok())
+            .map(MilliCpu),
+    }
+}
+
+fn state(found: &ContainerState, ready: bool) -> observed::State {
+    match found.exited {
+        None => observed::State::Running {
+            pid: found.pid,
+            ready,
+        },
+        Some((exit, at)) => {
+            let at = found.exited_boot.unwrap_or_else(|| on_boot_clock(at));
+            let status = match exit {
+                ExitStatus::Code(code) => code,
+                ExitStatus::Signal(signal) => 128 + signal,
+            };
+            observed::State::Exited { status, at }
+        }
+    }
+}
+
+/// A time that an older shim gives in milliseconds since the epoch, by the clock that decisions are
+/// made by: as old now as it is by the other. One that is still to come says that the clock was set
+/// back, and counts as long past.
+fn on_boot_clock(at: u64) -> u64 {
+    let age = events::now().checked_sub(at);
+    age.map_or(0, |age| boot_millis().saturating_sub(age))
+}
