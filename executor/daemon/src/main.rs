@@ -106,7 +106,9 @@ async fn run(flags: &Flags) -> Result<(), String> {
     }
     settings.nofile = tank_sys::process::raise_descriptor_limit().map_err(|e| with_causes(&e))?;
     let settings = Arc::new(settings);
-    let cgroups = Arc::new(claim(&settings)?);
+    // What is claimed is this daemon's for as long as it holds that.
+    let (_ownership, cgroups) = claim(&settings)?;
+    let cgroups = Arc::new(cgroups);
     actuate::make_skeleton(&settings.skeleton_dir())
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
     let (store, recovered) = open_store(flags, &settings)?;
@@ -169,7 +171,7 @@ fn open_store(
 }
 
 /// Takes the folders, the cgroups and the network for this daemon.
-fn claim(settings: &Settings) -> Result<Cgroups, String> {
+fn claim(settings: &Settings) -> Result<(Ownership, Cgroups), String> {
     // What is in these folders is nobody else's to read; the socket's folder has to let callers
     // through.
     let mut ownership = Ownership::of_folders(&settings.state_dir, &settings.run_dir)?;
@@ -179,7 +181,7 @@ fn claim(settings: &Settings) -> Result<Cgroups, String> {
     ownership.add_network()?;
     private_dir(&settings.run_dir.join("pods"), 0o700)?;
     private_dir(&settings.attach_dir(), 0o700)?;
-    Ok(cgroups)
+    Ok((ownership, cgroups))
 }
 
 /// The floors, from the lowest up.

@@ -48,6 +48,7 @@ const MAX_RECORD: usize = 4096;
 
 /// Everything that is claimed; given back when it is dropped, or with the process.
 #[derive(Debug)]
+#[must_use = "what it holds is free again when it is dropped"]
 pub struct Ownership {
     locks: Vec<OwnedFd>,
 }
