@@ -1,7 +1,7 @@
 //! The data Tank is about, and the pure functions over it.
 //!
 //! What lives here: names and digests ([`name`], [`digest`]), quantities with units ([`units`]),
-//! image references ([`reference`]), the typed configuration ([`spec`]), canonical bytes
+//! image references ([`mod@reference`]), the typed configuration ([`spec`]), canonical bytes
 //! ([`canonical`]), the checks that cross fields ([`check`]), the content-hashed graph ([`graph`]),
 //! what differs between two graphs ([`diff`]) and the record of a generation ([`generation`]).
 //!

@@ -46,7 +46,7 @@ use probe::Prober;
 use reconcile::{Reconciler, with_causes};
 use settings::{Flags, Settings};
 use std::{path::Path, process::ExitCode, sync::Arc};
-use store::{Store, graphs::Graphs};
+use store::{Store, graphs::Graphs, off_worker::OffWorker};
 use tank_image::Images;
 use tank_proto::shim::{Event, ExitStatus};
 use tank_sys::{
@@ -118,7 +118,13 @@ async fn run(flags: &Flags) -> Result<(), String> {
     // Before anything that runs is looked at.
     let listener = ownership::bind(&settings.socket, api::access::restrict)?;
     let (sender, notifications) = mpsc::channel(MAX_NOTIFICATIONS);
-    let house = House::build(settings, Arc::new(store), images, cgroups, sender);
+    let house = House::build(
+        settings,
+        Arc::new(OffWorker(store)),
+        images,
+        cgroups,
+        sender,
+    );
     let House {
         generations,
         pods,

@@ -3,7 +3,7 @@
 //!
 //! It runs as the host's root in a mount namespace that is new but still holds a copy of the host's
 //! tree: it attaches the image's root, makes that `/`, drops the copy, and only then touches a path
-//! of the image, [beneath](crate::beneath) a descriptor of that root. No symbolic link of a hostile
+//! of the image, [`crate::beneath`] a descriptor of that root. No symbolic link of a hostile
 //! image, or of a volume that somebody else is writing to, can lead to the host: the host is not
 //! mounted any more, and no directory of it is open.
 //!

@@ -388,7 +388,7 @@ impl Routes {
     }
 }
 
-/// Two sockets of the caller's network namespace, for [`Routes::from_fd`] and [`Changes::from_fd`]
+/// Two sockets of the caller's network namespace, for [`Routes::from_fd`] and [`crate::watch::Changes::from_fd`]
 /// of another process.
 ///
 /// # Errors

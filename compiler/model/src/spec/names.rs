@@ -1,6 +1,6 @@
 //! The names that the kernel's pages give to resources, capabilities and signals.
 
-/// The resources a [`Ulimit`] can be for.
+/// The resources a [`super::Ulimit`] can be for.
 pub const ULIMITS: [&str; 15] = [
     "core",
     "cpu",

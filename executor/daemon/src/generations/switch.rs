@@ -324,8 +324,11 @@ impl Generations {
             return Err(Error::Ended(number));
         }
         if !was_good {
-            let is_good = failure.is_none();
-            let how = is_good.then_some(Outcome::Good).unwrap_or(Outcome::Failed);
+            let how = if failure.is_none() {
+                Outcome::Good
+            } else {
+                Outcome::Failed
+            };
             self.store.set_outcome(number, how)?;
         }
         self.reconciler.dirty.mark();

@@ -65,6 +65,9 @@ pub struct Health {
 /// What is known of each run's probes.
 pub type HealthOf<'a> = dyn Fn(&RunId) -> Health + Sync + 'a;
 
+/// The id of the connection that a pod was read for, and what was read.
+type OfConnection = (u64, Arc<Cached<PodSnapshot>>);
+
 /// Reads the host.
 pub struct Observer {
     settings: Arc<Settings>,
@@ -76,8 +79,8 @@ pub struct Observer {
     links: Listing<BTreeMap<String, Link>>,
     rules: Listing<Option<Table>>,
     watches: RunWatches,
-    /// The kernel's side of each pod, with the id of the connection it was read for.
-    snapshots: Mutex<BTreeMap<Name, (u64, Arc<Cached<PodSnapshot>>)>>,
+    /// The kernel's side of each pod.
+    snapshots: Mutex<BTreeMap<Name, OfConnection>>,
     threads: usize,
 }
 

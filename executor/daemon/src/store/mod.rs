@@ -1,6 +1,6 @@
 //! Nodes, generations and pointers.
 //!
-//! [`Store`] is the seam: [`rocks::RocksStore`] is the one on disk, [`memory::MemoryStore`] its
+//! [`Store`] is the seam: [`rocks::RocksStore`] is the one on disk, `memory::MemoryStore` its
 //! twin for tests, and one conformance suite runs over both. Nodes are immutable and named by their
 //! hash; a generation and the pointer to it move in one synced batch, so after a power cut there is
 //! the old one or the new one. Which one was committed last is known a second time ([`newest`]), so
@@ -25,6 +25,7 @@ pub mod leases;
 #[cfg(test)]
 pub mod memory;
 mod newest;
+pub mod off_worker;
 pub mod recover;
 pub mod rocks;
 
@@ -67,10 +68,10 @@ impl From<tank_model::graph::LoadError> for StoreError {
     }
 }
 
-/// Where desired states are kept. Every method is one atomic read or write; callers on a runtime
-/// use `spawn_blocking` for the writes.
+/// Where desired states are kept. Every method is one atomic read or write, and may wait for the
+/// disk; on a runtime it is used through [`off_worker::OffWorker`].
 pub trait Store: Send + Sync {
-    /// Adds nodes that are not there. They are not synced: [`Store::commit`] is, after them.
+    /// Adds nodes that are not there. They are not synced: [`Store::commit_gated`] is, after them.
     fn put_nodes(&self, nodes: &[(Digest, Vec<u8>)]) -> Result<(), StoreError>;
 
     fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError>;
@@ -81,7 +82,8 @@ pub trait Store: Send + Sync {
         self.commit_gated(generation, None)
     }
 
-    /// As [`Store::commit`]; how the generation is judged is written with it.
+    /// Makes `generation` the current one, and it alone, if its parent is the current one now; how it is
+    /// judged is written with it.
     fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError>;
 
     /// How a generation is judged. None: it only has to be reached, or an older tankd committed it.
@@ -102,7 +104,7 @@ pub trait Store: Send + Sync {
     fn leases(&self) -> Arc<Leases>;
 
     /// Takes these and gives back those of the names `released`. That is not synced: what a lease
-    /// is first used for comes with a [`Store::commit`], before which it is taken. See [`leases`].
+    /// is first used for comes with a [`Store::commit_gated`], before which it is taken. See [`leases`].
     fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError>;
 }
 

@@ -202,7 +202,7 @@ impl RocksStore {
                 }
                 #[expect(
                     clippy::disallowed_methods,
-                    reason = "callers on a runtime write by `spawn_blocking`"
+                    reason = "a runtime writes through `OffWorker`"
                 )]
                 std::thread::sleep(Duration::from_millis(100));
             } else if reopened {

@@ -1,0 +1,135 @@
+//! A store that is never waited for on a worker of the runtime: a disk that stalls costs whoever
+//! asks, and no other task.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one place where what blocks is called from async code"
+)]
+
+use super::{Store, StoreError, leases::Leases};
+use std::{collections::BTreeSet, sync::Arc};
+use tank_model::{Digest, Gate, Generation, Outcome};
+use tokio::task::block_in_place;
+
+/// Another store, each read and write of which the calling worker gives its tasks away for. To be
+/// used on a multi-threaded runtime, or outside of any.
+pub struct OffWorker<S>(pub S);
+
+impl<S: Store> Store for OffWorker<S> {
+    fn put_nodes(&self, nodes: &[(Digest, Vec<u8>)]) -> Result<(), StoreError> {
+        block_in_place(|| self.0.put_nodes(nodes))
+    }
+
+    fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        block_in_place(|| self.0.node(hash))
+    }
+
+    fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError> {
+        block_in_place(|| self.0.commit_gated(generation, gate))
+    }
+
+    fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError> {
+        block_in_place(|| self.0.gate(number))
+    }
+
+    fn current(&self) -> Result<Option<u64>, StoreError> {
+        block_in_place(|| self.0.current())
+    }
+
+    fn generation(&self, number: u64) -> Result<Option<Generation>, StoreError> {
+        block_in_place(|| self.0.generation(number))
+    }
+
+    fn generations(&self) -> Result<Vec<Generation>, StoreError> {
+        block_in_place(|| self.0.generations())
+    }
+
+    fn set_outcome(&self, number: u64, outcome: Outcome) -> Result<(), StoreError> {
+        block_in_place(|| self.0.set_outcome(number, outcome))
+    }
+
+    fn outcome(&self, number: u64) -> Result<Outcome, StoreError> {
+        block_in_place(|| self.0.outcome(number))
+    }
+
+    // They are in memory.
+    fn leases(&self) -> Arc<Leases> {
+        self.0.leases()
+    }
+
+    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError> {
+        block_in_place(|| self.0.take_leases(new, released))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::memory::MemoryStore, *};
+    use std::time::Duration;
+
+    /// A store that waits for ever, unless somebody else gets to run.
+    struct Waits(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Store for Waits {
+        fn put_nodes(&self, _: &[(Digest, Vec<u8>)]) -> Result<(), StoreError> {
+            let receiver = self.0.lock().expect("a receiver");
+            receiver
+                .recv_timeout(Duration::from_secs(10))
+                .expect("another task runs");
+            Ok(())
+        }
+
+        fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+            MemoryStore::default().node(hash)
+        }
+
+        fn commit_gated(&self, _: &Generation, _: Option<&Gate>) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn gate(&self, _: u64) -> Result<Option<Gate>, StoreError> {
+            Ok(None)
+        }
+
+        fn current(&self) -> Result<Option<u64>, StoreError> {
+            Ok(None)
+        }
+
+        fn generation(&self, _: u64) -> Result<Option<Generation>, StoreError> {
+            Ok(None)
+        }
+
+        fn generations(&self) -> Result<Vec<Generation>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        fn set_outcome(&self, _: u64, _: Outcome) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn outcome(&self, _: u64) -> Result<Outcome, StoreError> {
+            Ok(Outcome::Pending)
+        }
+
+        fn leases(&self) -> Arc<Leases> {
+            Arc::default()
+        }
+
+        fn take_leases(&self, _: &Leases, _: &BTreeSet<String>) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    /// With one worker, a store that is waited for on it would keep the other task from running.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_store_that_waits_keeps_no_other_task_waiting() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let store = OffWorker(Waits(std::sync::Mutex::new(receiver)));
+        let waiting = tokio::spawn(async move { store.put_nodes(&[]) });
+        tokio::spawn(async move { sender.send(()) })
+            .await
+            .expect("runs")
+            .expect("sends");
+        waiting.await.expect("runs").expect("is written");
+    }
+}
