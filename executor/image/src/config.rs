@@ -5,17 +5,14 @@ use crate::{Error, Image};
 use rustix::fs::OFlags;
 use std::{
     collections::VecDeque,
-    fs::File,
+    fs::{self, File},
     io::Read,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 use tank_model::Digest;
-use tank_sys::{
-    beneath,
-    mount::{self, attr},
-};
+use tank_sys::mount::{self, attr};
 
 /// The most bytes of an image's `/etc/passwd` or `/etc/group` that are read: 1 MiB each.
 pub const MAX_USERS_FILE: u64 = 1 << 20;
@@ -50,9 +47,10 @@ pub struct ImageConfig {
 }
 
 impl ImageConfig {
-    /// Blocks and mounts: see [`crate::Images::config`].
-    pub(crate) fn read(image: &Image) -> Result<Self, Error> {
-        let root = mount_layers(image)?;
+    /// Blocks and mounts: see [`crate::Images::config`]. `scratch` is a folder that is not there yet;
+    /// the caller removes it.
+    pub(crate) fn read(image: &Image, scratch: &Path) -> Result<Self, Error> {
+        let root = mount_layers(image, scratch)?;
         let config = image.config.config().clone().unwrap_or_default();
         let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
         Ok(Self {
@@ -77,20 +75,26 @@ impl ImageConfig {
     }
 }
 
-/// The root of an image, read-only and without devices, as a detached mount: it goes with its last
-/// descriptor.
-fn mount_layers(image: &Image) -> Result<OwnedFd, Error> {
-    let restricted = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+/// The root of an image as a detached mount: it goes with its last descriptor. It is mounted as a
+/// container's is, so that it works on every kernel on which containers start; `scratch` is a folder
+/// that is not there yet, for what nobody writes.
+fn mount_layers(image: &Image, scratch: &Path) -> Result<OwnedFd, Error> {
     if let [only] = image.layers.as_slice() {
-        // Overlay wants two layers where nothing is written. One alone is what it would show: its
-        // whiteouts hide nothing, and none of them is a file.
+        // One layer alone is what an overlay of it would show: its whiteouts hide nothing, and none
+        // of them is a file.
         let root = mount::clone_tree(only, false).map_err(Error::Mount)?;
+        let restricted = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
         mount::restrict(root.as_fd(), restricted, false).map_err(Error::Mount)?;
         return Ok(root);
     }
-    let open = |layer: &std::path::PathBuf| beneath::open_path(Path::new(layer));
-    let layers: Result<Vec<OwnedFd>, _> = image.layers.iter().map(open).collect();
-    mount::overlay_read_only(&layers.map_err(Error::Mount)?, restricted).map_err(Error::Mount)
+    let clone = |layer: &PathBuf| mount::clone_tree(layer, false);
+    let layers: Result<Vec<OwnedFd>, _> = image.layers.iter().map(clone).collect();
+    let [upper, work, places] = ["upper", "work", "layers"].map(|name| scratch.join(name));
+    for dir in [&upper, &work] {
+        fs::create_dir_all(dir).map_err(|e| Error::Io(format!("make {}", dir.display()), e))?;
+    }
+    let layers = layers.map_err(Error::Mount)?;
+    mount::overlay(&layers, &upper, &work, &places).map_err(Error::Mount)
 }
 
 /// What a file of an image says, looked up as a process with this root directory would: no link

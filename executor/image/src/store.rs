@@ -343,7 +343,8 @@ impl Images {
         if let Some(known) = self.configs.get(digest) {
             return Ok(known);
         }
-        let config = Arc::new(ImageConfig::read(&self.find(*digest)?)?);
+        let scratch = Temporary(self.temporary(*digest));
+        let config = Arc::new(ImageConfig::read(&self.find(*digest)?, &scratch.0)?);
         self.configs.insert(*digest, &config);
         Ok(config)
     }

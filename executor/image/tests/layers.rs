@@ -12,7 +12,7 @@ use std::{
 };
 use tank_image::{ImageConfig, Images};
 use tank_model::Digest;
-use tank_sys::mount::{self, attr};
+use tank_sys::mount;
 
 const BLOCK: usize = 512;
 
@@ -143,12 +143,16 @@ impl Place {
     /// What the layers show together.
     fn shows(&self, layers: &[Vec<u8>]) -> Shown {
         let image = self.images.find(self.pull("{}", layers)).expect("an image");
-        let layers = image
-            .layers
-            .iter()
-            .map(|layer| tank_sys::beneath::open_path(layer));
-        let layers: Vec<OwnedFd> = layers.collect::<Result<_, _>>().expect("opens");
-        Shown(mount::overlay_read_only(&layers, attr::RDONLY).expect("mounts"))
+        let clone = |layer: &std::path::PathBuf| mount::clone_tree(layer, false);
+        let layers: Result<Vec<OwnedFd>, _> = image.layers.iter().map(clone).collect();
+        let scratch = ["upper", "work", "places"].map(|name| self.folder.join(name));
+        let [upper, work, places] = &scratch;
+        for dir in [upper, work] {
+            let _ = tank_sys::remove::tree(dir);
+            fs::create_dir_all(dir).expect("makes");
+        }
+        let layers = layers.expect("opens");
+        Shown(mount::overlay(&layers, upper, work, places).expect("mounts"))
     }
 }
 

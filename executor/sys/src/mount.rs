@@ -268,30 +268,6 @@ fn finish_overlay(context: &OwnedFd, upper: &str, work: &str) -> Result<OwnedFd>
     create(context, kind, attr::NODEV)
 }
 
-/// A detached overlay that nothing can be written to: `layers` from the lowest to the topmost, at
-/// least two, as directories of mounts that are attached (they may be opened with `O_PATH`), with
-/// `attributes` of [`attr`].
-///
-/// # Errors
-/// As [`filesystem`]. Before Linux 6.8 all layers are named in one option of 256 bytes (fsconfig(2)),
-/// which is enough for a dozen.
-pub fn overlay_read_only(layers: &[OwnedFd], attributes: u64) -> Result<OwnedFd> {
-    let kind = "overlay";
-    let open =
-        || rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "open an overlay");
-    let place = |layer: &OwnedFd| format!("/proc/self/fd/{}", layer.as_raw_fd());
-    let mut context = open()?;
-    // `lowerdir+` appends downwards: the first given is the topmost.
-    let mut downwards = layers.iter().rev().map(place);
-    let appended = downwards.try_for_each(|place| configure(&context, kind, "lowerdir+", &place));
-    if appended.is_err() {
-        let places: Vec<String> = layers.iter().rev().map(place).collect();
-        context = open()?;
-        configure(&context, kind, "lowerdir", &places.join(":"))?;
-    }
-    create(&context, kind, attributes)
-}
-
 /// Attaches a detached mount on the place `target` names.
 ///
 /// # Errors

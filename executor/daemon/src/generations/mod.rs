@@ -134,7 +134,10 @@ impl Generations {
     pub fn lease_current(&self) -> Result<(), Error> {
         let (_, graph) = self.current()?;
         let leases = self.reconciler.propose_leases(&graph)?;
-        Ok(leases.take(self.store.as_ref())?)
+        if !leases.change().is_empty() {
+            self.store.take_leases(leases.change())?;
+        }
+        Ok(())
     }
 
     /// The current generation and its graph; the empty graph where there is none.

@@ -366,12 +366,11 @@ impl Generations {
         };
         faults::boundary("before the nodes");
         self.store.put_nodes(&nodes)?;
-        // With the commit they are on the disk.
         let leases = self.reconciler.propose_leases(&change.graph)?;
-        leases.take(self.store.as_ref())?;
         faults::boundary("between nodes and generation");
+        let gate = change.aim.gate();
         self.store
-            .commit_gated(&generation, change.aim.gate().as_ref())?;
+            .commit_with(&generation, gate.as_ref(), leases.change())?;
         self.graphs.put(Arc::clone(&change.graph));
         faults::boundary("after the commit");
         let message = format!("generation {number}: {}", generation.source);

@@ -317,7 +317,7 @@ mod tests {
             } },
         } }))
         .expect("a configuration");
-        Graph::build(&config, |_| None).expect("a graph")
+        inputs(&config).graph
     }
 
     fn name(text: &str) -> Name {

@@ -45,13 +45,31 @@ fn pick(pod: &Name, taken: &BTreeSet<u32>) -> Option<u32> {
         .find(|lease| !taken.contains(lease))
 }
 
+/// Leases that are taken, and those that have to be released for that.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeaseChange {
+    pub new: Leases,
+    /// The names of pods that no kept generation has.
+    pub released: BTreeSet<String>,
+}
+
+impl LeaseChange {
+    pub fn is_empty(&self) -> bool {
+        self.new.is_empty() && self.released.is_empty()
+    }
+
+    /// Makes the change to leases in memory.
+    pub fn apply(&self, leases: &mut Leases) {
+        leases.retain(|pod, _| !self.released.contains(pod));
+        leases.extend(self.new.clone());
+    }
+}
+
 /// What `pods` get: the leases that are kept, and the new ones. Writes nothing.
 #[derive(Clone, Debug)]
 pub struct Proposal {
     kept: Arc<Leases>,
-    new: Leases,
-    /// The names whose leases have to be released for that.
-    released: BTreeSet<String>,
+    change: LeaseChange,
 }
 
 impl Proposal {
@@ -70,17 +88,20 @@ impl Proposal {
                     .map(|(pod, lease)| (pod.clone(), *lease))
                     .partition(|(pod, _)| named.contains(pod));
                 let new = propose(&named, pods)?;
+                let released = others.into_keys().collect();
+                let change = LeaseChange { new, released };
                 Ok(Self {
                     kept: Arc::new(named),
-                    new,
-                    released: others.into_keys().collect(),
+                    change,
                 })
             }
-            new => Ok(Self {
-                kept,
-                new: new?,
-                released: BTreeSet::new(),
-            }),
+            new => {
+                let change = LeaseChange {
+                    new: new?,
+                    ..LeaseChange::default()
+                };
+                Ok(Self { kept, change })
+            }
         }
     }
 
@@ -92,22 +113,15 @@ impl Proposal {
         let lease = self
             .kept
             .get(pod.as_str())
-            .or_else(|| self.new.get(pod.as_str()));
+            .or_else(|| self.change.new.get(pod.as_str()));
         lease
             .copied()
             .ok_or_else(|| StoreError::Unleased(pod.to_string()))
     }
 
-    /// Has the store keep the new ones. They are on the disk with the next commit.
-    ///
-    /// # Errors
-    /// What the disk gives.
-    pub fn take(&self, store: &dyn Store) -> Result<(), StoreError> {
-        if self.new.is_empty() {
-            Ok(())
-        } else {
-            store.take_leases(&self.new, &self.released)
-        }
+    /// What a store has to keep for that.
+    pub fn change(&self) -> &LeaseChange {
+        &self.change
     }
 }
 
@@ -138,10 +152,8 @@ mod tests {
     }
 
     fn take(store: &MemoryStore, pods: &[Name]) {
-        Proposal::of(store, pods.iter())
-            .expect("proposes")
-            .take(store)
-            .expect("takes");
+        let proposal = Proposal::of(store, pods.iter()).expect("proposes");
+        store.take_leases(proposal.change()).expect("takes");
     }
 
     /// A generation of these pods; it takes their leases.

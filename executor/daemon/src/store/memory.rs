@@ -1,8 +1,11 @@
 //! A store that forgets: the plain implementation, and the other half of the conformance suite.
 
-use super::{Store, StoreError, leases::Leases};
+use super::{
+    Store, StoreError,
+    leases::{LeaseChange, Leases},
+};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tank_model::{Digest, Gate, Generation, Outcome};
@@ -36,7 +39,12 @@ impl Store for MemoryStore {
         Ok(self.inner().nodes.get(hash).cloned())
     }
 
-    fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError> {
+    fn commit_with(
+        &self,
+        generation: &Generation,
+        gate: Option<&Gate>,
+        leases: &LeaseChange,
+    ) -> Result<(), StoreError> {
         let mut inner = self.inner();
         if inner.current != generation.parent {
             return Err(StoreError::StaleParent {
@@ -51,6 +59,7 @@ impl Store for MemoryStore {
             .gates
             .extend(gate.map(|gate| (generation.number, *gate)));
         inner.current = Some(generation.number);
+        leases.apply(Arc::make_mut(&mut inner.leases));
         Ok(())
     }
 
@@ -88,11 +97,8 @@ impl Store for MemoryStore {
         Arc::clone(&self.inner().leases)
     }
 
-    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError> {
-        let mut inner = self.inner();
-        let leases = Arc::make_mut(&mut inner.leases);
-        leases.retain(|pod, _| !released.contains(pod));
-        leases.extend(new.clone());
+    fn take_leases(&self, change: &LeaseChange) -> Result<(), StoreError> {
+        change.apply(Arc::make_mut(&mut self.inner().leases));
         Ok(())
     }
 }

@@ -29,8 +29,8 @@ pub mod off_worker;
 pub mod recover;
 pub mod rocks;
 
-use leases::Leases;
-use std::{collections::BTreeSet, sync::Arc};
+use leases::{LeaseChange, Leases};
+use std::sync::Arc;
 use tank_model::{Digest, Gate, Generation, Outcome};
 
 pub use crate::settings::{FIRST_LEASE, LEASES};
@@ -71,7 +71,7 @@ impl From<tank_model::graph::LoadError> for StoreError {
 /// Where desired states are kept. Every method is one atomic read or write, and may wait for the
 /// disk; on a runtime it is used through [`off_worker::OffWorker`].
 pub trait Store: Send + Sync {
-    /// Adds nodes that are not there. They are not synced: [`Store::commit_gated`] is, after them.
+    /// Adds nodes that are not there. They are not synced: [`Store::commit_with`] is, after them.
     fn put_nodes(&self, nodes: &[(Digest, Vec<u8>)]) -> Result<(), StoreError>;
 
     fn node(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError>;
@@ -79,12 +79,17 @@ pub trait Store: Send + Sync {
     /// Makes `generation` the current one, and it alone, if its parent is the current one now.
     #[cfg(test)]
     fn commit(&self, generation: &Generation) -> Result<(), StoreError> {
-        self.commit_gated(generation, None)
+        self.commit_with(generation, None, &LeaseChange::default())
     }
 
-    /// Makes `generation` the current one, and it alone, if its parent is the current one now; how it is
-    /// judged is written with it.
-    fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError>;
+    /// Makes `generation` the current one, and it alone, if its parent is the current one now. How it
+    /// is judged, and the leases of its pods, are written in the same batch.
+    fn commit_with(
+        &self,
+        generation: &Generation,
+        gate: Option<&Gate>,
+        leases: &LeaseChange,
+    ) -> Result<(), StoreError>;
 
     /// How a generation is judged. None: it only has to be reached, or an older tankd committed it.
     fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError>;
@@ -103,9 +108,9 @@ pub trait Store: Send + Sync {
     /// The leases that were taken.
     fn leases(&self) -> Arc<Leases>;
 
-    /// Takes these and gives back those of the names `released`. That is not synced: what a lease
-    /// is first used for comes with a [`Store::commit_gated`], before which it is taken. See [`leases`].
-    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError>;
+    /// Makes a change to the leases by itself: those of a generation that an older Tank committed. It
+    /// is not synced.
+    fn take_leases(&self, change: &LeaseChange) -> Result<(), StoreError>;
 }
 
 /// The number the next generation gets.
@@ -129,6 +134,15 @@ mod conformance {
             uid: 0,
             source: "test".to_owned(),
             provenance: None,
+        }
+    }
+
+    fn change(new: &[(&str, u32)], released: &[&str]) -> LeaseChange {
+        let new = new.iter().map(|(pod, lease)| ((*pod).to_owned(), *lease));
+        let released = released.iter().map(|pod| (*pod).to_owned());
+        LeaseChange {
+            new: new.collect(),
+            released: released.collect(),
         }
     }
 
@@ -214,12 +228,16 @@ mod conformance {
                 wait: 60_000,
             };
             store
-                .commit_gated(&generation(1, None), Some(&gate))
+                .commit_with(&generation(1, None), Some(&gate), &LeaseChange::default())
                 .expect("commits");
             store.commit(&generation(2, Some(1))).expect("commits");
             assert!(
                 store
-                    .commit_gated(&generation(3, Some(1)), Some(&gate))
+                    .commit_with(
+                        &generation(3, Some(1)),
+                        Some(&gate),
+                        &LeaseChange::default()
+                    )
                     .is_err()
             );
             let gates: Vec<_> = (1..=3)
@@ -269,11 +287,11 @@ mod conformance {
             };
             assert_eq!(*store.leases(), Leases::new());
             store
-                .take_leases(&all(&[("web", 7), ("db", 9)]), &BTreeSet::new())
+                .take_leases(&change(&[("web", 7), ("db", 9)], &[]))
                 .expect("takes");
             let before = store.leases();
             store
-                .take_leases(&all(&[("new", 9)]), &BTreeSet::from(["db".to_owned()]))
+                .commit_with(&generation(1, None), None, &change(&[("new", 9)], &["db"]))
                 .expect("takes");
             assert_eq!(
                 *before,
@@ -318,9 +336,13 @@ mod conformance {
                 ("db".to_owned(), 8),
                 ("gone".to_owned(), 9),
             ]);
-            store.take_leases(&all, &BTreeSet::new()).expect("takes");
+            let taken = LeaseChange {
+                new: all,
+                ..LeaseChange::default()
+            };
+            store.take_leases(&taken).expect("takes");
             store
-                .take_leases(&Leases::new(), &BTreeSet::from(["gone".to_owned()]))
+                .take_leases(&change(&[], &["gone"]))
                 .expect("releases");
             store.leases()
         };

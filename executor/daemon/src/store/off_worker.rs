@@ -6,8 +6,11 @@
     reason = "the one place where what blocks is called from async code"
 )]
 
-use super::{Store, StoreError, leases::Leases};
-use std::{collections::BTreeSet, sync::Arc};
+use super::{
+    Store, StoreError,
+    leases::{LeaseChange, Leases},
+};
+use std::sync::Arc;
 use tank_model::{Digest, Gate, Generation, Outcome};
 use tokio::task::block_in_place;
 
@@ -24,8 +27,13 @@ impl<S: Store> Store for OffWorker<S> {
         block_in_place(|| self.0.node(hash))
     }
 
-    fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError> {
-        block_in_place(|| self.0.commit_gated(generation, gate))
+    fn commit_with(
+        &self,
+        generation: &Generation,
+        gate: Option<&Gate>,
+        leases: &LeaseChange,
+    ) -> Result<(), StoreError> {
+        block_in_place(|| self.0.commit_with(generation, gate, leases))
     }
 
     fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError> {
@@ -57,8 +65,8 @@ impl<S: Store> Store for OffWorker<S> {
         self.0.leases()
     }
 
-    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError> {
-        block_in_place(|| self.0.take_leases(new, released))
+    fn take_leases(&self, change: &LeaseChange) -> Result<(), StoreError> {
+        block_in_place(|| self.0.take_leases(change))
     }
 }
 
@@ -83,7 +91,12 @@ mod tests {
             MemoryStore::default().node(hash)
         }
 
-        fn commit_gated(&self, _: &Generation, _: Option<&Gate>) -> Result<(), StoreError> {
+        fn commit_with(
+            &self,
+            _: &Generation,
+            _: Option<&Gate>,
+            _: &LeaseChange,
+        ) -> Result<(), StoreError> {
             Ok(())
         }
 
@@ -115,7 +128,7 @@ mod tests {
             Arc::default()
         }
 
-        fn take_leases(&self, _: &Leases, _: &BTreeSet<String>) -> Result<(), StoreError> {
+        fn take_leases(&self, _: &LeaseChange) -> Result<(), StoreError> {
             Ok(())
         }
     }

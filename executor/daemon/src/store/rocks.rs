@@ -7,13 +7,12 @@
 
 use super::{
     Store, StoreError,
-    leases::Leases,
+    leases::{LeaseChange, Leases},
     newest::{Committed, Newest},
     recover::{self, Opened, Recovery},
 };
 use rocksdb::{DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -215,6 +214,14 @@ impl RocksStore {
         }
     }
 
+    /// Makes a change to the leases in memory that was written.
+    fn apply(&self, change: &LeaseChange) {
+        if !change.is_empty() {
+            let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+            change.apply(Arc::make_mut(&mut leases));
+        }
+    }
+
     /// Every key and value below `prefix`, in order.
     fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StoreError> {
         let scan = |db: &DB| {
@@ -272,7 +279,12 @@ impl Store for RocksStore {
         self.get(&node_key(hash))
     }
 
-    fn commit_gated(&self, generation: &Generation, gate: Option<&Gate>) -> Result<(), StoreError> {
+    fn commit_with(
+        &self,
+        generation: &Generation,
+        gate: Option<&Gate>,
+        leases: &LeaseChange,
+    ) -> Result<(), StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let actual = self.current()?;
         if actual != generation.parent {
@@ -293,9 +305,11 @@ impl Store for RocksStore {
             gate.iter()
                 .for_each(|gate| batch.put(numbered(b"t/", generation.number), gate));
             batch.put(b"p/current", generation.number.to_be_bytes());
+            add_leases(&mut batch, leases);
             batch
         };
         self.write("commit a generation", batch, &synced())?;
+        self.apply(leases);
         // It is committed. That the second record stays behind is no loss, and the next one makes
         // up for it.
         let committed = Committed {
@@ -360,21 +374,26 @@ impl Store for RocksStore {
         Arc::clone(&self.leases.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn take_leases(&self, new: &Leases, released: &BTreeSet<String>) -> Result<(), StoreError> {
+    fn take_leases(&self, change: &LeaseChange) -> Result<(), StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = |pod: &str| [b"l/", pod.as_bytes()].concat();
         let batch = || {
             let mut batch = WriteBatch::default();
-            released.iter().for_each(|pod| batch.delete(key(pod)));
-            new.iter()
-                .for_each(|(pod, lease)| batch.put(key(pod), lease.to_be_bytes()));
+            add_leases(&mut batch, change);
             batch
         };
         self.write("take leases", batch, &WriteOptions::default())?;
-        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let leases = Arc::make_mut(&mut leases);
-        leases.retain(|pod, _| !released.contains(pod));
-        leases.extend(new.clone());
+        self.apply(change);
         Ok(())
+    }
+}
+
+fn add_leases(batch: &mut WriteBatch, change: &LeaseChange) {
+    let key = |pod: &str| [b"l/", pod.as_bytes()].concat();
+    change
+        .released
+        .iter()
+        .for_each(|pod| batch.delete(key(pod)));
+    for (pod, lease) in &change.new {
+        batch.put(key(pod), lease.to_be_bytes());
     }
 }
