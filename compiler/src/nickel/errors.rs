@@ -57,25 +57,9 @@ impl Session {
                 }
             }
         }
-        for problem in &mut problems {
-            if code == "tank::import"
-                && let Some(message) = no_such_file(&problem.message)
-            {
-                problem.message = message;
-            }
-            for call in &calls {
-                let shown = |label: &Label| covers(call, &label.place);
-                if !problem.labels.first().is_some_and(shown)
-                    && !problem.labels.iter().any(|l| l.place == *call)
-                {
-                    problem.labels.push(Label {
-                        place: call.clone(),
-                        text: "in this call".to_owned(),
-                    });
-                }
-            }
-            problem.labels.dedup();
-        }
+        problems
+            .iter_mut()
+            .for_each(|problem| complete(problem, code, &calls));
         problems
     }
 
@@ -162,4 +146,26 @@ fn no_such_file(message: &str) -> Option<String> {
     let (message, _) = message.split_once(" (looked in [")?;
     let import = message.strip_suffix("could not find import")?;
     Some(format!("{import}there is no such file"))
+}
+
+/// Adds the calls that led to a problem, and what an error of an import really is.
+fn complete(problem: &mut Problem, code: &str, calls: &[Place]) {
+    if code == "tank::import"
+        && let Some(message) = no_such_file(&problem.message)
+    {
+        problem.message = message;
+    }
+    for call in calls {
+        let shown = |label: &Label| covers(call, &label.place);
+        if !problem.labels.first().is_some_and(shown)
+            && !problem.labels.iter().any(|label| label.place == *call)
+        {
+            let text = "in this call".to_owned();
+            problem.labels.push(Label {
+                place: call.clone(),
+                text,
+            });
+        }
+    }
+    problem.labels.dedup();
 }

@@ -215,8 +215,8 @@ impl Error {
 }
 
 /// The message.
-// long: it has an arm for each kind
 impl fmt::Display for Error {
+    // long: it has an arm for each kind
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(varlink::Error::ImageUnavailable { image, .. }) => {

@@ -137,13 +137,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
         tracing::warn!("{note}");
         events.add("recovered", None, note);
     }
-    let stopped = Arc::clone(&pods);
-    pods::forkserver::reap(move |pid| {
-        let pods = Arc::clone(&stopped);
-        drop(tokio::spawn(async move { pods.check_process(pid).await }));
-    })?;
-    pods.warm_up();
-    pods.adopt();
+    take_over(&pods)?;
     let reconciler = generations.shared_reconciler();
     actuate::remove_stale(&reconciler.settings);
     if let Err(error) = generations.lease_current() {
@@ -162,6 +156,18 @@ async fn run(flags: &Flags) -> Result<(), String> {
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
+}
+
+/// Reaps shims, and connects to those that are there.
+fn take_over(pods: &Arc<Pods>) -> Result<(), String> {
+    let stopped = Arc::clone(pods);
+    pods::forkserver::reap(move |pid| {
+        let pods = Arc::clone(&stopped);
+        drop(tokio::spawn(async move { pods.check_process(pid).await }));
+    })?;
+    pods.warm_up();
+    pods.adopt();
+    Ok(())
 }
 
 fn open_store(

@@ -272,6 +272,27 @@ impl Generations {
         Ok(number)
     }
 
+    /// A committed generation that a daemon before this one did not reach.
+    fn unfinished(
+        &self,
+        number: u64,
+        uid: u32,
+        graph: Arc<Graph>,
+        aim: Aim,
+    ) -> Result<Committed<'static>, Error> {
+        let parent = self.store.generation(number)?.and_then(|one| one.parent);
+        let before = self.graph_or_empty(parent)?;
+        Ok(Committed {
+            number,
+            parent,
+            uid,
+            graph,
+            before,
+            aim,
+            verified: None,
+        })
+    }
+
     /// A switch to what is current already: the same passes as any other. What was good stays it,
     /// and the health of what was repaired counts; what was not is tried again as a whole.
     async fn repair(
@@ -287,18 +308,12 @@ impl Generations {
         let before = self.store.outcome(number)?;
         if before == Outcome::Pending && self.store.gate(number)?.is_some() {
             // A daemon that ended left it on its way.
-            let parent = self.store.generation(number)?.and_then(|one| one.parent);
-            let before = self.graph_or_empty(parent)?;
+            let committed = self.unfinished(number, uid, graph, aim)?;
             return self
                 .converge(
                     Committed {
-                        number,
-                        parent,
-                        uid,
-                        graph,
-                        before,
-                        aim,
                         verified,
+                        ..committed
                     },
                     progress,
                 )
