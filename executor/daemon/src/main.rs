@@ -158,13 +158,15 @@ async fn run(flags: &Flags) -> Result<(), String> {
     }
 }
 
-/// Reaps shims, and connects to those that are there.
+/// Reaps shims, watches logs, and connects to the shims that are there.
 fn take_over(pods: &Arc<Pods>) -> Result<(), String> {
     let stopped = Arc::clone(pods);
     pods::forkserver::reap(move |pid| {
         let pods = Arc::clone(&stopped);
         drop(tokio::spawn(async move { pods.check_process(pid).await }));
     })?;
+    let logs = Arc::clone(pods.logs());
+    tokio::spawn(async move { logs.run().await });
     pods.warm_up();
     pods.adopt();
     Ok(())

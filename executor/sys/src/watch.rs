@@ -161,6 +161,12 @@ impl Writes {
         added.doing(|| format!("watch {}", dir.display()))
     }
 
+    /// Ends a watch; of one that is gone nothing is done.
+    pub fn remove(&self, watch: WatchId) {
+        // `EINVAL` says that there is none.
+        let _ = inotify::remove_watch(self.0.as_fd(), watch);
+    }
+
     /// Returns when there may be something to [drain](Self::drain).
     ///
     /// # Errors

@@ -7,22 +7,35 @@ use super::{
     views,
 };
 use crate::{
+    dirty::DEBOUNCE,
     generations::{self, Generations, Progress, Switched},
-    pods::logs::{self, Tail},
+    pods::{
+        log_watch::Followed,
+        logs::{self, Tail},
+    },
 };
 use serde_json::json;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tank_proto::{
     varlink::{self, Error, LogsCall},
     wire,
 };
-use tokio::{io::Interest, net::UnixStream, sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{
+    io::Interest,
+    net::UnixStream,
+    sync::mpsc,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use zlink::Reply;
 
 /// How often it is looked whether the client of a long call is still there.
 const CLIENT_POLL_PERIOD: Duration = Duration::from_millis(100);
 
-/// How often a followed log is read.
+/// How often a followed log is read whatever the kernel notifies of.
+const LOG_RECHECK_PERIOD: Duration = Duration::from_secs(10);
+
+/// How often a followed log is read whose folder can't be watched.
 const LOG_POLL_PERIOD: Duration = Duration::from_millis(100);
 
 impl Client {
@@ -85,7 +98,17 @@ impl Client {
         let mut tail = logs::blocking(move || Tail::open(path, count))
             .await
             .ok_or_else(gone)?;
+        let folder = generations.reconciler().settings.log_dir(pod.as_str());
+        let watch = Arc::clone(generations.reconciler().actuator.pods.logs());
+        let mut followed = None;
         loop {
+            if follow {
+                // Before it is read: what is written meanwhile wakes the wait below.
+                match &mut followed {
+                    None => followed = watch.follow(&folder),
+                    Some(followed) => followed.mark_seen(),
+                }
+            }
             // A block is read when the one before is sent, so an asker who left has the rest read
             // to nobody.
             let read = move || {
@@ -97,7 +120,9 @@ impl Client {
             if !lines.is_empty() {
                 self.log_lines(container.as_str(), lines).await?;
             } else if follow {
-                self.while_listening(sleep(LOG_POLL_PERIOD)).await?;
+                if !self.while_listening(next_write(&mut followed)).await? {
+                    followed = None;
+                }
             } else {
                 break;
             }
@@ -177,6 +202,23 @@ impl Client {
             // Not readable but closed: what it calls next is read when this call is over.
             _ = self.stream.ready(Interest::PRIORITY) => Err(Refusal::Gone),
         }
+    }
+}
+
+/// Waits until there may be more of a followed log. False: its folder is watched anew.
+async fn next_write(followed: &mut Option<Followed>) -> bool {
+    let Some(followed) = followed else {
+        sleep(LOG_POLL_PERIOD).await;
+        return false;
+    };
+    match timeout(LOG_RECHECK_PERIOD, followed.changed()).await {
+        Ok(true) => {
+            // A log that is written line by line is read in blocks.
+            sleep(DEBOUNCE).await;
+            true
+        }
+        Ok(false) => false,
+        Err(_) => true,
     }
 }
 

@@ -6,6 +6,7 @@
 mod connection;
 pub mod files;
 pub mod forkserver;
+pub mod log_watch;
 pub mod logs;
 mod pending;
 pub mod shim;
@@ -15,6 +16,7 @@ pub use shim::Shim;
 
 use crate::{dirty::Dirty, events::Events, settings::Settings, timings::Timings};
 use forkserver::Forkserver;
+use log_watch::LogWatch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -57,6 +59,7 @@ pub struct Pods {
     dirty: Arc<Dirty>,
     forkserver: Forkserver,
     notifications: mpsc::Sender<Notification>,
+    logs: Arc<LogWatch>,
     shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
     /// The runs that were asked to end and have not yet.
     ending: Mutex<BTreeSet<RunId>>,
@@ -77,6 +80,7 @@ impl Pods {
             timings,
             dirty,
             notifications,
+            logs: Arc::new(LogWatch::new()),
             shims: Mutex::default(),
             ending: Mutex::default(),
         }
@@ -84,6 +88,11 @@ impl Pods {
 
     fn shims(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Shim>>> {
         self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What wakes whoever follows a log.
+    pub fn logs(&self) -> &Arc<LogWatch> {
+        &self.logs
     }
 
     /// Starts the process that forks shims: the first pod need not wait for it. What keeps it from
