@@ -180,6 +180,65 @@ fn readiness_may_be_lost_and_come_back() {
     host.finish();
 }
 
+/// What a failure says is of this change: how the probe fails, and no line of a run before.
+#[test]
+fn a_failure_says_how_the_probe_fails_and_quotes_this_run_only() {
+    let host = Host::new();
+    let config = |script: &str, probe: &str| {
+        format!(
+            "{{ pods.web.containers.app = {{ image = \"oci:./busybox\",
+                 command = [\"/bin/sh\", \"-c\", \"{script}; trap 'exit 0' TERM; while true; do sleep 0.1; done\"],
+                 {probe} }} }}"
+        )
+    };
+    host.switch(&config("echo of an older run", ""));
+    for (probe, how) in [
+        (
+            "tcp = { port = 81 }",
+            ":81: Connection refused (os error 111)",
+        ),
+        ("exec = [\"/bin/false\"]", "its command ended with status 1"),
+        (
+            "exec = [\"/nope\"]",
+            "its command can't be run: execute /nope",
+        ),
+    ] {
+        let probe = format!("readiness = {{ {probe}, period = \"100ms\" }}");
+        host.write("pods.ncl", &config("echo of this run", &probe));
+        let back = host.tank(&["switch", "--timeout", "2s", "pods.ncl"]);
+        assert_eq!(back.status, 3, "{}", back.stderr);
+        assert!(
+            back.stderr.contains("web/app: its probe failed: "),
+            "{}",
+            back.stderr
+        );
+        assert!(back.stderr.contains(how), "{}", back.stderr);
+        assert!(
+            back.stderr.contains("web/app: of this run"),
+            "{}",
+            back.stderr
+        );
+        assert!(!back.stderr.contains("older run"), "{}", back.stderr);
+    }
+    host.finish();
+}
+
+/// What takes longer than the wait is an end: what comes after it is judged by its own health.
+#[test]
+fn pods_that_end_slowly_do_not_make_a_healthy_switch_fail() {
+    let host = Host::new();
+    let stubborn = "pods.old.containers.app = { image = \"oci:./busybox\",
+        command = [\"/bin/sh\", \"-c\", \"trap '' TERM; while true; do sleep 0.1; done\"],
+        stop.timeout = \"4s\" },";
+    host.switch(&format!("{{ {stubborn} }}"));
+    host.write("pods.ncl", &format!("{{ {} }}", sleeper("web")));
+    host.tank(&["switch", "--timeout", "1s", "pods.ncl"]).ok();
+    assert_eq!(host.pod("web")["state"], "running");
+    let list = host.tank(&["--json", "list"]).json();
+    assert_eq!(list["pods"].as_array().map(Vec::len), Some(1), "{list}");
+    host.finish();
+}
+
 fn current(host: &Host) -> Value {
     host.tank(&["--json", "status"]).json()["generation"].clone()
 }

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 use tank_model::units::{Millis, nth_address, parse_network};
@@ -13,6 +14,9 @@ use tank_plan::target::HostConfig;
 /// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to
 /// fail; in steps of 65,536, a pod's lease times that.
 const ID_BASE: u32 = 0x7000_0000;
+
+/// The configuration file unless another is named.
+const CONFIG: &str = "/etc/tank/tank.toml";
 
 /// Leases are counted from here: a network's first address is the bridge's own.
 pub const FIRST_LEASE: u32 = 2;
@@ -33,9 +37,9 @@ pub struct Flags {
     /// The socket to serve; `RUN_DIR/tank.sock` unless given.
     #[arg(long, env = "TANK_SOCKET")]
     pub socket: Option<PathBuf>,
-    /// The configuration file; may be missing.
-    #[arg(long, default_value = "/etc/tank/tank.toml")]
-    pub config: PathBuf,
+    /// The configuration file; `/etc/tank/tank.toml`, which may be missing, unless given.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
     /// Pods for a fresh store, as `tank build --canonical` writes them; ignored once there is any
     /// generation.
     #[arg(long)]
@@ -70,10 +74,10 @@ pub struct Config {
     pub cgroup: String,
     /// How long a container without a probe has to run before a switch counts it as healthy.
     pub grace: Millis,
-    /// How long a switch waits for health, unless told otherwise.
+    /// How long a switch waits for health that does not say how long itself.
     pub wait: Millis,
-    /// The longest time between two looks at the host. What needs one is told by events: this is
-    /// for those that get lost.
+    /// The longest time between two passes. The kernel and the shims notify of what needs one: this
+    /// is for notifications that get lost.
     pub resync: Millis,
     /// Registries spoken to without TLS. Those on loopback always are.
     pub insecure_registries: Vec<String>,
@@ -136,12 +140,14 @@ impl Settings {
     /// # Errors
     /// A text that says which file, or which flag, is wrong.
     pub fn settle(flags: &Flags) -> Result<Self, String> {
-        let config = match std::fs::read_to_string(&flags.config) {
-            Ok(text) => {
-                toml::from_str(&text).map_err(|e| format!("{}: {e}", flags.config.display()))?
+        let path = flags.config.as_deref().unwrap_or(Path::new(CONFIG));
+        let config = match std::fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?,
+            // One that was named has to be there: its defaults are not what was meant.
+            Err(error) if error.kind() == ErrorKind::NotFound && flags.config.is_none() => {
+                Config::default()
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Config::default(),
-            Err(error) => return Err(format!("{}: {error}", flags.config.display())),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
         };
         check(&config)?;
         let beside = || -> Option<PathBuf> {
@@ -253,4 +259,39 @@ fn check(config: &Config) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The README's table has every key with its default, and each line of it is read.
+    #[test]
+    fn the_readme_has_every_key_with_its_default() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let readme = std::fs::read_to_string(readme).expect("the README");
+        let table = readme
+            .split("| key | default | |")
+            .nth(1)
+            .expect("the table");
+        let rows = table
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let cells = |row: &str| {
+            let mut cells = row
+                .split('|')
+                .map(|cell| cell.trim().trim_matches('`').to_owned());
+            cells.next();
+            Some((cells.next()?, cells.next()?))
+        };
+        let text: String = rows
+            .filter_map(cells)
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect();
+        let read: Config = toml::from_str(&text).expect("what the README says is read");
+        assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
+        // Debug shows each field of the configuration: none is left out.
+        assert_eq!(text.lines().count(), 7, "{text}");
+    }
 }

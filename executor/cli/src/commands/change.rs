@@ -60,7 +60,7 @@ pub async fn diff(
     let to_stdout = show.observed.as_deref() == Some(Path::new("-"));
     match &show.observed {
         Some(_) if to_stdout => output::line(&dump)?,
-        Some(path) => std::fs::write(path, dump).map_err(|error| Error::Failed {
+        Some(path) => write_private(path, &dump).map_err(|error| Error::Failed {
             what: format!("write {}", path.display()),
             source: error.into(),
         })?,
@@ -77,6 +77,24 @@ pub async fn diff(
     } else {
         0
     })
+}
+
+/// Writes a file that only its owner reads: it has the values of variables.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::{
+        io::Write,
+        os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    };
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    // One that was there keeps its mode.
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
 }
 
 fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {

@@ -19,13 +19,13 @@ use crate::{
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tank_model::{Digest, Graph, Key, Name, Outcome, Rollback, generation::Verdict};
 use tank_plan::{
     Health, Observed, Step,
     health::{self, PATIENCE},
-    observed::State,
+    observed::{Container, State},
 };
 use tank_proto::shim::FailureKind;
 use tokio::{
@@ -252,7 +252,8 @@ impl Generations {
         // Whoever changes something wants all of it tried now.
         self.reconciler.retry_failures();
         let mut reached = Reached::default();
-        let mut failures: u32 = 0;
+        let begin = SystemTime::now();
+        let (mut failures, mut overdue) = (0u32, 0u32);
         loop {
             if self.superseding.load(Ordering::SeqCst) > 0 {
                 return Reached {
@@ -290,7 +291,10 @@ impl Generations {
             }
             let late = Instant::now() >= deadline;
             if pass.failed.is_empty() && pass.plan.steps.is_empty() {
-                match self.arrived(aim, graph, &changed, &pass, late).await {
+                match self
+                    .arrived(aim, graph, &changed, &pass, (begin, late))
+                    .await
+                {
                     Arrived::Yes => return reached,
                     Arrived::Never(why) => {
                         return Reached {
@@ -318,6 +322,11 @@ impl Generations {
                 }
                 sleep(RETRY_AFTER).await;
             } else if late {
+                // What took long may have been an end that is over: the next pass says.
+                overdue += 1;
+                if overdue <= PATIENCE {
+                    continue;
+                }
                 let why = "something is left to do after every pass: it takes longer than it may";
                 return Reached {
                     failure: Some(why.to_owned()),
@@ -351,7 +360,7 @@ impl Generations {
         graph: &Graph,
         changed: &BTreeSet<Name>,
         pass: &Pass,
-        late: bool,
+        (begin, late): (SystemTime, bool),
     ) -> Arrived {
         let why = match aim {
             Aim::Done => return Arrived::Yes,
@@ -375,16 +384,22 @@ impl Generations {
                 }
             }
         };
-        Arrived::Never(self.with_log(why, graph, changed, &pass.observed).await)
+        let grace = self.settings.config.grace.0;
+        Arrived::Never(
+            self.with_log(why, graph, changed, (&pass.observed, grace), begin)
+                .await,
+        )
     }
 
-    /// Adds the last lines of the containers that are not well.
+    /// Adds, of the containers that are not well, how their probes failed and what they printed
+    /// since `begin`: nothing of the runs before.
     async fn with_log(
         &self,
         why: String,
         graph: &Graph,
         changed: &BTreeSet<Name>,
-        observed: &Observed,
+        (observed, grace): (&Observed, u64),
+        begin: SystemTime,
     ) -> String {
         let mut text = why;
         for pod in changed {
@@ -394,22 +409,34 @@ impl Generations {
                     .pods
                     .get(pod)
                     .and_then(|found| found.containers.get(name));
-                let is_well = found.is_some_and(|found| {
-                    matches!(
-                        found.state,
-                        State::Running { ready: true, .. } | State::Exited { status: 0, .. }
-                    ) && found.attempt == 0
-                });
-                if is_well {
+                if found.is_some_and(|found| is_well(found, observed.now, grace)) {
                     continue;
                 }
+                let run = found.map(|found| (pod.clone(), name.clone(), found.since));
+                let failure = run.and_then(|run| self.reconciler.prober.last_failure(&run));
+                if let Some(failure) = failure {
+                    text = format!("{text}\n  {pod}/{name}: its probe failed: {failure}");
+                }
                 let (pod, name) = (pod.as_str(), name.as_str());
-                for line in logs::last_lines(&self.settings, pod, name, LOG_LINES).await {
+                let lines = logs::last_lines(&self.settings, pod, name, LOG_LINES, begin).await;
+                for line in lines {
                     text = format!("{text}\n  {pod}/{name}: {line}");
                 }
             }
         }
         text
+    }
+}
+
+/// Whether a container is none of those that a failure is about: it runs, is ready, and has not ended
+/// lately, or it has ended well.
+fn is_well(found: &Container, now: u64, grace: u64) -> bool {
+    match found.state {
+        State::Running { ready, .. } => {
+            let lasts = found.attempt == 0 || now.saturating_sub(found.started) >= grace;
+            ready && lasts && found.unhealthy.is_none()
+        }
+        State::Exited { status, .. } => status == 0 && found.attempt == 0,
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 /// The bytes read at once: 64 KiB.
@@ -37,21 +38,25 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-/// The last `count` lines, as printed, and no more of them than [`MAX_EXCERPT`].
+/// The last `count` lines that were written since `since`, as printed, and no more of them than
+/// [`MAX_EXCERPT`].
 pub async fn last_lines(
     settings: &Settings,
     pod: &str,
     container: &str,
     count: u64,
+    since: SystemTime,
 ) -> Vec<String> {
     let path = path(settings, pod, container);
-    blocking(move || excerpt(path, count))
+    blocking(move || excerpt(path, count, since))
         .await
         .unwrap_or_default()
 }
 
-fn excerpt(path: PathBuf, count: u64) -> Vec<String> {
+fn excerpt(path: PathBuf, count: u64, since: SystemTime) -> Vec<String> {
     let mut tail = Tail::open(path, Some(count));
+    // As the shim writes it: equally long, so that texts are in the order of times.
+    tail.since = Some(humantime::format_rfc3339_nanos(since).to_string());
     let mut lines = VecDeque::new();
     let mut bytes = 0;
     loop {
@@ -74,6 +79,8 @@ pub struct Tail {
     files: VecDeque<File>,
     /// The beginning of a line whose end is not read yet.
     rest: Vec<u8>,
+    /// Lines of before this time (RFC 3339) are left out.
+    since: Option<String>,
 }
 
 impl Tail {
@@ -84,6 +91,7 @@ impl Tail {
             path,
             files: VecDeque::new(),
             rest: Vec::new(),
+            since: None,
         };
         let mut left = count;
         for mut file in [new, old].into_iter().flatten() {
@@ -157,7 +165,11 @@ impl Tail {
             .enumerate()
             .filter(|(_, byte)| **byte == b'\n')
         {
-            lines.push(text_of(&self.rest[begin..end]));
+            let line = &self.rest[begin..end];
+            let is_older = |since: &String| line < since.as_bytes();
+            if !self.since.as_ref().is_some_and(is_older) {
+                lines.push(text_of(line));
+            }
             begin = end + 1;
         }
         self.rest.drain(..begin);
@@ -245,7 +257,7 @@ fn is_replaced(file: &File, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::{io::Write, time::UNIX_EPOCH};
 
     /// A log in a folder of its own.
     struct Log(PathBuf);
@@ -337,14 +349,28 @@ mod tests {
     }
 
     #[test]
+    fn an_excerpt_has_nothing_of_runs_before() {
+        let log = Log::new("since");
+        log.write(0..3);
+        let mut file = File::options().append(true).open(&log.0).expect("opens");
+        file.write_all(b"2026-11-25T12:00:01.000000000Z stderr F of this run\n")
+            .expect("writes");
+        let noon = UNIX_EPOCH + std::time::Duration::from_secs(1_795_608_000);
+        let since = |seconds| noon + std::time::Duration::from_secs(seconds);
+        assert_eq!(excerpt(log.0.clone(), 10, since(0)).len(), 4);
+        assert_eq!(excerpt(log.0.clone(), 10, since(1)), ["of this run"]);
+        assert_eq!(excerpt(log.0.clone(), 10, since(2)), Vec::<String>::new());
+    }
+
+    #[test]
     fn an_excerpt_is_bounded() {
         let log = Log::new("excerpt");
         let mut file = File::create(&log.0).expect("makes");
         for n in 0..10 {
-            file.write_all(format!("t stdout F {n}{}\n", "x".repeat(16 << 10)).as_bytes())
+            file.write_all(format!("2026 stdout F {n}{}\n", "x".repeat(16 << 10)).as_bytes())
                 .expect("writes");
         }
-        let excerpt = excerpt(log.0.clone(), 10);
+        let excerpt = excerpt(log.0.clone(), 10, UNIX_EPOCH);
         assert_eq!(
             excerpt.iter().map(|line| &line[..1]).collect::<String>(),
             "789"

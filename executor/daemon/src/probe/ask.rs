@@ -2,10 +2,14 @@
 //! and what follows from the answers, is the floor's ([`super`]).
 
 use super::Target;
-use crate::pods::{Pods, RunId};
-use std::{net::SocketAddr, time::Duration};
+use crate::pods::{Pods, RunId, fail, failure, unexpected};
+use std::{fs::OpenOptions, io, net::SocketAddr, os::fd::AsFd, time::Duration};
 use tank_model::spec::Probe;
-use tank_proto::shim::{ExecSpec, Reply, Request};
+use tank_proto::{
+    shim::{ExecSpec, Failure, Reply, Request},
+    terminal::FromShim,
+};
+use tank_sys::packet;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,12 +19,38 @@ use tokio::{
 /// The least time between two questions.
 const LEAST_PERIOD: Duration = Duration::from_millis(10);
 
+/// Why a probe does not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error("no answer in {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error("the pod has no address")]
+    NoAddress,
+    #[error("connect to {address}: {source}")]
+    Connect {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("speak to {address}: {source}")]
+    Speak {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("{0} does not speak HTTP")]
+    NotHttp(SocketAddr),
+    #[error("{address} answers with status {status}")]
+    Status { address: SocketAddr, status: u16 },
+    #[error("its command ended with status {0}")]
+    Exited(i32),
+    #[error("its command can't be run: {}: {}", .0.what, .0.why)]
+    Exec(Failure),
+}
+
 /// Asks once, for as long as the probe may take.
-pub async fn ask(pods: &Pods, target: &Target, probe: &Probe) -> bool {
-    matches!(
-        timeout(probe.timeout.duration(), once(pods, target, probe)).await,
-        Ok(true)
-    )
+pub async fn ask(pods: &Pods, target: &Target, probe: &Probe) -> Result<(), ProbeError> {
+    let limit = probe.timeout.duration();
+    let asked = timeout(limit, once(pods, target, probe)).await;
+    asked.unwrap_or(Err(ProbeError::Timeout(limit)))
 }
 
 /// Waits until the next question.
@@ -28,44 +58,59 @@ pub async fn pause(probe: &Probe) {
     sleep(probe.period.duration().max(LEAST_PERIOD)).await;
 }
 
-async fn once(pods: &Pods, target: &Target, probe: &Probe) -> bool {
+async fn once(pods: &Pods, target: &Target, probe: &Probe) -> Result<(), ProbeError> {
     let (run, _) = &target.run;
     if let Some(command) = &probe.exec {
-        return execute(pods, run, command).await.unwrap_or(false);
+        return match execute(pods, run, command)
+            .await
+            .map_err(ProbeError::Exec)?
+        {
+            0 => Ok(()),
+            status => Err(ProbeError::Exited(status)),
+        };
     }
     let http = probe.http.as_ref().map(|http| http.port);
     let port = http.or(probe.tcp.as_ref().map(|tcp| tcp.port));
     let (Some(port), Some(address)) = (port, target.address) else {
-        return false;
+        return Err(ProbeError::NoAddress);
     };
-    let Ok(mut stream) = TcpStream::connect(SocketAddr::new(address, port)).await else {
-        return false;
+    let address = SocketAddr::new(address, port);
+    let stream = TcpStream::connect(address).await;
+    let mut stream = stream.map_err(|source| ProbeError::Connect { address, source })?;
+    let Some(http) = &probe.http else {
+        return Ok(());
     };
-    let Some(http) = &probe.http else { return true };
     let request = format!(
         "GET {} HTTP/1.0\r\nHost: {}\r\nUser-Agent: tank\r\nConnection: close\r\n\r\n",
         http.path, run.0
     );
-    if stream.write_all(request.as_bytes()).await.is_err() {
-        return false;
-    }
     // "HTTP/1.1 200": twelve bytes say it all.
     let mut head = [0; 12];
-    if stream.read_exact(&mut head).await.is_err() {
-        return false;
-    }
+    let spoken = async {
+        stream.write_all(request.as_bytes()).await?;
+        stream.read_exact(&mut head).await
+    };
+    spoken
+        .await
+        .map_err(|source| ProbeError::Speak { address, source })?;
     let status = std::str::from_utf8(&head[9..12])
         .ok()
-        .and_then(|text| text.parse::<u16>().ok());
-    head.starts_with(b"HTTP/1.") && status.is_some_and(|status| (200..400).contains(&status))
+        .and_then(|text| text.parse().ok());
+    match status.filter(|_| head.starts_with(b"HTTP/1.")) {
+        Some(200..400) => Ok(()),
+        Some(status) => Err(ProbeError::Status { address, status }),
+        None => Err(ProbeError::NotHttp(address)),
+    }
 }
 
-/// Runs a command in the container; its status is the answer. The command lasts no longer than this
-/// is waited for: it, and whatever it started, ends when its control socket is closed, be that here
-/// or in an answer that nobody took.
-async fn execute(pods: &Pods, run: &RunId, command: &[String]) -> Option<bool> {
-    use std::os::fd::AsFd;
-    let shim = pods.get(&run.0)?;
+/// Runs a command in the container and gives its status. The command lasts no longer than this is
+/// waited for: it, and whatever it started, ends when its control socket is closed, be that here or
+/// in an answer that nobody took.
+async fn execute(pods: &Pods, run: &RunId, command: &[String]) -> Result<i32, Failure> {
+    let what = "run a probe";
+    let shim = pods
+        .get(&run.0)
+        .ok_or_else(|| fail(what, "its shim is gone"))?;
     let spec = ExecSpec {
         container: run.1.to_string(),
         argv: command.to_vec(),
@@ -74,29 +119,27 @@ async fn execute(pods: &Pods, run: &RunId, command: &[String]) -> Option<bool> {
         terminal: None,
         kill_on_close: true,
     };
-    let spec = tank_sys::packet::sealed("probe", &serde_json::to_vec(&spec).ok()?).ok()?;
-    let null = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .ok()?;
+    let text = serde_json::to_vec(&spec).map_err(|e| fail(what, e))?;
+    let spec = packet::sealed("probe", &text).map_err(|e| failure(&e))?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+    let null = null.map_err(|e| fail(what, e))?;
     let fds = [spec.as_fd(), null.as_fd(), null.as_fd(), null.as_fd()];
-    let (reply, mut fds) = shim.request(&Request::Exec, &fds).await.ok()?;
-    if !matches!(reply, Reply::Executed { .. }) || fds.is_empty() {
-        return None;
-    }
-    let control = fds.remove(0);
-    rustix::io::ioctl_fionbio(&control, true).ok()?;
-    let control = tank_sys::packet::watch(control).ok()?;
+    let (reply, fds) = shim.request(&Request::Exec, &fds).await?;
+    let (Reply::Executed { .. }, Some(control)) = (&reply, fds.into_iter().next()) else {
+        return Err(unexpected(&reply));
+    };
+    rustix::io::ioctl_fionbio(&control, true).map_err(|e| fail(what, io::Error::from(e)))?;
+    let control = packet::watch(control).map_err(|e| failure(&e))?;
     loop {
-        let mut guard = control.readable().await.ok()?;
-        match guard.try_io(|control| tank_sys::packet::receive(control.as_fd())) {
-            Err(_would_block) => {}
-            Ok(received) => {
-                let (packet, _) = received.ok()??;
-                let message = tank_proto::terminal::FromShim::decode(&packet)?;
-                return Some(message == tank_proto::terminal::FromShim::Exited(0));
-            }
-        }
+        let mut guard = control.readable().await.map_err(|e| fail(what, e))?;
+        let Ok(received) = guard.try_io(|control| packet::receive(control.as_fd())) else {
+            continue;
+        };
+        let packet = received.map_err(|e| fail(what, e))?;
+        let message = packet.and_then(|(packet, _)| FromShim::decode(&packet));
+        return match message {
+            Some(FromShim::Exited(status)) => Ok(status),
+            _ => Err(fail(what, "its shim does not say how it ended")),
+        };
     }
 }

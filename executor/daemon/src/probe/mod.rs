@@ -49,6 +49,8 @@ pub type AddressOf<'a> = dyn Fn(&Name) -> Option<IpAddr> + 'a;
 #[derive(Debug)]
 struct Probing {
     standing: Standing,
+    /// How its last question failed, if that did.
+    last_failure: Option<String>,
     task: AbortHandle,
 }
 
@@ -88,6 +90,28 @@ impl Prober {
         standing_in(&self.runs(), graph, run)
     }
 
+    /// How the last question to a run failed, for people. None: it did not, or none was asked.
+    pub fn last_failure(&self, run: &RunId) -> Option<String> {
+        let runs = self.runs();
+        let of_run = runs.iter().filter(|((of, _), _)| of == run);
+        of_run
+            .filter_map(|(_, probing)| probing.last_failure.clone())
+            .next()
+    }
+
+    /// Asks once, and notes how it failed.
+    async fn ask(&self, target: &Target, probe: &Probe) -> bool {
+        let failure = ask(&self.pods, target, probe)
+            .await
+            .err()
+            .map(|error| error.to_string());
+        let succeeded = failure.is_none();
+        if let Some(probing) = self.runs().get_mut(&target.run) {
+            probing.last_failure = failure;
+        }
+        succeeded
+    }
+
     /// Probes the runs of the current generation, and no others. Needs a tokio runtime.
     pub fn reconcile(
         self: &Arc<Self>,
@@ -117,6 +141,7 @@ impl Prober {
                 let task = tokio::spawn(async move { prober.watch(&target).await });
                 Probing {
                     standing: unknown(probes),
+                    last_failure: None,
                     task: task.abort_handle(),
                 }
             });
@@ -146,7 +171,7 @@ impl Prober {
     async fn starts_up(&self, target: &Target, startup: &Probe) -> bool {
         sleep(startup.delay.duration()).await;
         let mut failures = 0;
-        while !ask(&self.pods, target, startup).await {
+        while !self.ask(target, startup).await {
             failures += 1;
             if failures >= startup.failures {
                 return false;
@@ -167,7 +192,7 @@ impl Prober {
         sleep(readiness.delay.duration()).await;
         let (mut ready, mut failures) = (false, 0);
         loop {
-            if ask(&self.pods, target, readiness).await {
+            if self.ask(target, readiness).await {
                 failures = 0;
                 if !ready {
                     ready = true;
@@ -208,7 +233,7 @@ impl Prober {
         sleep(liveness.delay.duration()).await;
         let mut failures = 0;
         while failures < liveness.failures {
-            failures = if ask(&self.pods, target, liveness).await {
+            failures = if self.ask(target, liveness).await {
                 0
             } else {
                 failures + 1
@@ -227,7 +252,11 @@ impl Prober {
             return;
         }
         let ((pod, container, _), _) = &target.run;
-        let message = format!("container {container}: {}", probe.failure());
+        let last = self.last_failure(&target.run.0);
+        let last = last
+            .map(|failure| format!(" ({failure})"))
+            .unwrap_or_default();
+        let message = format!("container {container}: {}{last}", probe.failure());
         self.events.add("unhealthy", Some(pod.as_str()), message);
         self.set(&target.run, |standing| standing.failed = Some(probe));
         self.dirty.mark();
