@@ -24,9 +24,12 @@ pub const CAP: u64 = 300_000;
 pub enum Verdict {
     /// Start it as its `attempt`th restart in a row, not before `at` (by the clock of `started`).
     Restart {
+        /// How many restarts in a row this one makes, from 1.
         attempt: u32,
+        /// Milliseconds.
         at: u64,
     },
+    /// It stays ended: the policy wants no other run.
     Leave,
 }
 

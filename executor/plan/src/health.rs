@@ -11,11 +11,14 @@ use tank_model::{Graph, Name, spec::Restart};
 /// How often a start may fail before nothing more is expected of it.
 pub const PATIENCE: u32 = 3;
 
+/// What a gate knows of the pods it waits for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Health {
+    /// All of them are well.
     Good,
+    /// Waiting longer may help. Which container, and why, for people.
     NotYet(String),
-    /// Waiting longer changes nothing.
+    /// Waiting longer changes nothing. Which container or pod, and why, for people.
     Hopeless(String),
 }
 
@@ -124,6 +127,7 @@ fn reason_of(waiting: Option<&Waiting>) -> String {
 /// What [`not_running`] found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Missing {
+    /// `pod/container` and the reason, for people; one text for each container.
     pub list: Vec<String>,
     /// Whether waiting longer can change it.
     pub may_come: bool,

@@ -15,12 +15,17 @@ use tank_model::{Config, Digest, Graph, Name, canonical::CanonicalError, referen
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]
 pub struct Inputs {
+    /// What is declared.
     pub graph: Graph,
-    /// None: the first.
+    /// The graph before. None: this is the first.
     pub previous: Option<Graph>,
+    /// What the operator has settled.
     pub host: HostConfig,
+    /// The lease of every pod, by the pod's name.
     pub leases: BTreeMap<Name, u32>,
+    /// By the digests that references were resolved to.
     pub images: BTreeMap<Digest, ImageConfig>,
+    /// What the host's resolver files say.
     pub resolver: Resolver,
 }
 
@@ -28,11 +33,14 @@ pub struct Inputs {
 /// secret.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Dump {
+    /// The host as the planner saw it.
     pub observed: Observed,
+    /// What the target was made from.
     pub inputs: Inputs,
 }
 
 impl Inputs {
+    /// Copies what a target borrows.
     pub fn of(target: &Target<'_>) -> Self {
         Self {
             graph: target.graph.clone(),
@@ -44,6 +52,7 @@ impl Inputs {
         }
     }
 
+    /// The target again, borrowed from here.
     pub fn target(&self) -> Target<'_> {
         Target {
             graph: &self.graph,
@@ -57,6 +66,7 @@ impl Inputs {
 }
 
 impl Dump {
+    /// Copies what a plan is about to be made from.
     pub fn of(target: &Target<'_>, observed: &Observed) -> Self {
         Self {
             observed: observed.clone(),

@@ -17,6 +17,7 @@
 //! * [`model`]: a host made of data, on which the properties of the planner are tested.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 pub mod backoff;
 mod containers;

@@ -13,6 +13,7 @@ pub struct Observed {
     /// Milliseconds of `CLOCK_BOOTTIME`, as every time that is decided by: setting the clock moves
     /// nothing.
     pub now: u64,
+    /// By the names their shims, cgroups or folders bear: Tank's own, declared or not.
     pub pods: BTreeMap<Name, Pod>,
     /// Addresses of the bridge, with the lengths of their networks' prefixes. None: there is no
     /// bridge, or it is down.
@@ -42,6 +43,7 @@ pub struct FailedStep {
 pub struct Pod {
     /// None: there is no shim, and what else is here (cgroups, folders) is left over.
     pub sandbox: Option<Sandbox>,
+    /// Those its shim knows of, by name; empty without a shim that answers.
     pub containers: BTreeMap<Name, Container>,
     /// Containers of which only cgroups and folders are here.
     #[serde(default)]
@@ -54,14 +56,16 @@ pub struct Pod {
 /// Why nothing is known of a pod's shim.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "unresponsive", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum Unresponsive {
     /// It is at a request that may take long.
     Busy,
-    /// Somebody stopped its process or froze its cgroup; it answers nothing since then.
+    /// Somebody stopped its process or froze its cgroup; it answers nothing since then, in
+    /// milliseconds of CLOCK_BOOTTIME.
     Halted { since: u64 },
     /// It answers nothing since then, in milliseconds of CLOCK_BOOTTIME.
     Silent { since: u64 },
-    /// It answers, and its pod can't be looked at.
+    /// It answers, and its pod can't be looked at: `why` is for people.
     Unreadable { why: String },
 }
 
@@ -101,6 +105,7 @@ pub struct Container {
     pub started: u64,
     /// The same in milliseconds since the Unix epoch, for people: nothing is decided by it.
     pub since: u64,
+    /// Whether its main process runs, or how it ended.
     pub state: State,
     /// As the kernel has them; meaningless once it has ended.
     pub limits: spec::Limits,
@@ -113,7 +118,9 @@ pub struct Container {
     /// The probe of this run that has failed as often as it may. None: it lives, as far as is known.
     /// Probing only says so; the planner decides that the run ends.
     pub unhealthy: Option<Unhealthy>,
+    /// Whether its streams are a terminal.
     pub tty: bool,
+    /// The number of the signal that asks it to end.
     pub stop_signal: i32,
     /// Milliseconds.
     pub stop_timeout: u64,
@@ -122,6 +129,7 @@ pub struct Container {
 /// A run that has to end because of a probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Unhealthy {
+    /// The probe that failed.
     pub probe: Probed,
     /// It was asked to end, and will be killed when its time is over.
     pub ending: bool,
@@ -131,7 +139,9 @@ pub struct Unhealthy {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probed {
+    /// Whether it has come up; the other probes wait for this one.
     Startup,
+    /// Whether it still does its work.
     Liveness,
 }
 
@@ -145,15 +155,19 @@ impl Probed {
     }
 }
 
+/// What became of a container's main process.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
+    /// It runs.
     Running {
+        /// In the host's pid namespace.
         pid: i32,
         /// Whether its readiness probe succeeds, which may change while it runs; true where there
         /// is none.
         ready: bool,
     },
+    /// It ended, and its shim keeps how.
     Exited {
         /// As shells have it: 128 and the signal where one ended it.
         status: i32,
@@ -163,10 +177,12 @@ pub enum State {
 }
 
 impl Container {
+    /// Whether its main process ended with status 0.
     pub fn ended_well(&self) -> bool {
         matches!(self.state, State::Exited { status: 0, .. })
     }
 
+    /// Whether its main process ended with another status than 0, or by a signal.
     pub fn failed(&self) -> bool {
         matches!(self.state, State::Exited { status, .. } if status != 0)
     }

@@ -15,9 +15,11 @@ use tank_model::{
 /// A program that listens in the host's network namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Listener {
+    /// Of its socket.
     pub protocol: Protocol,
     /// `::` is every address of both families.
     pub address: IpAddr,
+    /// In host byte order.
     pub port: u16,
     /// Name and pid of whoever listens. None: it is hidden.
     pub process: Option<(String, i32)>,

@@ -8,6 +8,7 @@ use tank_model::Name;
 /// What is not done although it is declared.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
+    /// Starts that are not due yet, or wait for something else to come about.
     pub waiting: Vec<Waiting>,
     /// What depends on these is not planned either.
     pub held: Vec<Held>,
@@ -18,8 +19,11 @@ pub struct Report {
 /// A start that is wanted and can't be yet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Waiting {
+    /// The pod of the container.
     pub pod: Name,
+    /// The container that would be started, or what runs before the containers.
     pub container: Name,
+    /// What it waits for.
     pub why: WaitsFor,
     /// When to look again, by the clock of [`crate::Observed::now`]. None: an event will tell.
     pub until: Option<u64>,
@@ -28,6 +32,7 @@ pub struct Waiting {
 /// A step that failed and is not tried again yet.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Held {
+    /// The pod the step is about. None: it is about the host's bridge or rules.
     pub pod: Option<Name>,
     /// The step, for people.
     pub step: String,
@@ -42,9 +47,11 @@ pub struct Held {
 /// A pod or a container that can't be started from what is declared.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Blocked {
+    /// A pod of the graph.
     pub pod: Name,
     /// None: it is the pod's sandbox or its link, and with that all of its containers.
     pub container: Option<Name>,
+    /// What the declaration, the image or the lease lacks.
     pub why: TargetError,
 }
 

@@ -14,42 +14,30 @@ use tank_model::{Digest, Name, canonical, digest::Hasher, spec};
 /// One idempotent thing to do. It says everything; the actuator chooses nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum Step {
-    /// The bridge, its addresses, forwarding.
-    EnsureBridge {
-        bridge: Bridge,
-    },
-    RemoveBridge {
-        name: String,
-    },
-    /// A shim with the pod's namespaces.
+    /// The bridge, its addresses, and the settings of the host that forwarding needs.
+    EnsureBridge { bridge: Bridge },
+    /// Removes the bridge of this name.
+    RemoveBridge { name: String },
+    /// A shim with the pod's namespaces. `hash` is the sandbox node's.
     StartSandbox {
         pod: Name,
         hash: Digest,
         spec: SandboxSpec,
     },
     /// Ends the shim; the namespaces, links and mounts go with it. Then its cgroups.
-    StopSandbox {
-        pod: Name,
-    },
+    StopSandbox { pod: Name },
     /// What is left of a pod whose shim is gone: processes, cgroups, folders.
-    SweepPod {
-        pod: Name,
-    },
+    SweepPod { pod: Name },
     /// What is left of a container that its shim does not know: cgroups, folders.
-    SweepContainer {
-        pod: Name,
-        container: Name,
-    },
+    SweepContainer { pod: Name, container: Name },
     /// Lets a stopped or frozen shim run on.
-    ResumeShim {
-        pod: Name,
-    },
+    ResumeShim { pod: Name },
     /// The pod's link, its addresses and its routes.
-    EnsureNetwork {
-        pod: Name,
-        link: PodLink,
-    },
+    EnsureNetwork { pod: Name, link: PodLink },
+    /// Starts a container, or what runs before the containers. `hash` is its node's; `attempt`
+    /// counts restarts in a row, 0 for the first run.
     StartContainer {
         pod: Name,
         container: Name,
@@ -57,7 +45,8 @@ pub enum Step {
         attempt: u32,
         spec: Box<ContainerSpec>,
     },
-    /// The signal, then `SIGKILL` after so many milliseconds; and the shim forgets it.
+    /// `signal` by its number, then `SIGKILL` after `timeout` milliseconds; and the shim forgets
+    /// it.
     StopContainer {
         pod: Name,
         container: Name,
@@ -72,16 +61,15 @@ pub enum Step {
         signal: i32,
         timeout: u64,
     },
+    /// Writes the limits into the cgroup of the running container, as
+    /// [`crate::target::effective_limits`] has them.
     SetLimits {
         pod: Name,
         container: Name,
         limits: spec::Limits,
     },
     /// Lets a stopped or frozen container run on.
-    Resume {
-        pod: Name,
-        container: Name,
-    },
+    Resume { pod: Name, container: Name },
     /// Writes files anew under the running container; those that are reloaded are followed by their
     /// signals.
     WriteFiles {
@@ -91,15 +79,15 @@ pub enum Step {
         files: BTreeMap<String, FileWrite>,
     },
     /// Replaces the whole table: published ports, and what guards the host and the pods.
-    EnsureFirewall {
-        table: Table,
-    },
+    EnsureFirewall { table: Table },
+    /// Removes Tank's nftables table.
     RemoveFirewall,
 }
 
 /// A file that is written anew under a running container.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileWrite {
+    /// The whole content, in place of what is there.
     pub text: String,
     /// The number of the signal that makes the program read it again. None: it needs none.
     pub signal: Option<i32>,
@@ -126,11 +114,15 @@ pub enum Class {
 /// The place of a step in its plan.
 pub type StepId = usize;
 
+/// A step with its reason and its place in the order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PlannedStep {
+    /// What to do.
     #[serde(flatten)]
     pub step: Step,
+    /// What it costs whoever uses the pod.
     pub class: Class,
+    /// For people; nothing branches on it.
     pub why: Why,
     /// Whether the host left what was already declared, rather than the declaration moving on.
     pub drift: bool,
@@ -141,6 +133,7 @@ pub struct PlannedStep {
 /// What to do, in an order that works.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
+    /// Each after all that its [`PlannedStep::after`] names.
     pub steps: Vec<PlannedStep>,
     /// The host's directories that containers may write: nothing of the host that a step hands to a
     /// container may be found through them. Filled where a step starts a container.

@@ -9,6 +9,7 @@ use tank_model::{Key, Name, diff, spec::Condition};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
+    /// It is declared, and was not before, or was another.
     Declared,
     /// A pod was declared before and is not there.
     PodMissing,
@@ -16,53 +17,80 @@ pub enum Why {
     NotRunning,
     /// A new pod in place of one that is removed.
     Replaces,
+    /// It is not declared any more, or nothing says whether it ever was.
     NoLongerDeclared,
+    /// It is on the host, and neither this graph nor the one before declares it.
     NeverDeclared,
     /// What the declaration changed, in the order in which it is told.
     Changed(Vec<Changed>),
     /// Something below it is another one, and no field says which.
     NeedsChanged,
+    /// The pod's sandbox was made from another node, and no field says which.
     NamespacesDiffer,
+    /// Of the pod only cgroups and folders are left.
     ShimGone,
+    /// The shim's version is below [`crate::planner::SHIM_FILES`], and files of the pod are to be
+    /// written while it runs.
     ShimTooOld,
+    /// What keeps the pod's shim from answering.
     Unresponsive(Unresponsive),
+    /// A new pod is to have a link to the bridge.
     NeedsAddress,
+    /// A pod's link is down, off the bridge, or has other addresses or routes.
     LinkDiffers,
+    /// Tank's table is not as wanted ([`crate::target::firewall::Difference`]).
     RulesDiffer {
+        /// Chains and rules that are wanted and not there.
         missing: usize,
+        /// Chains and rules that are there and not wanted.
         unwanted: usize,
     },
+    /// A pod is declared on the bridge, which is not there, is down or lacks an address.
     BridgeNeeded,
+    /// No pod is declared on the bridge any more.
     BridgeNotNeeded,
+    /// No pod is declared on the bridge, and the table is still there.
     NothingPublished,
+    /// Somebody stopped the container's main process, or froze its cgroup.
     Halted,
+    /// A probe failed as often as it may.
     ProbeFailed(Probed),
+    /// The main process ended, and the pod's `restart` has it start again.
     Ended {
+        /// As shells have it: 128 and the signal where one ended it.
         status: i32,
     },
+    /// The cgroup's limits are not the declared ones.
     LimitsDiffer,
+    /// Files under the running container have another text than the declared one.
     FilesDiffer,
 }
 
 /// A node that the declaration changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Changed {
+    /// Which node of the graph.
     pub key: Key,
     /// Whether the node is named: it is another one than the step is about.
     pub named: bool,
+    /// What became of it.
     pub how: How,
 }
 
+/// How a node differs from the graph before.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
+    /// Only the newer graph has it.
     Added,
+    /// Only the older graph had it.
     Removed,
     /// The fields that differ, by their paths within the node.
     Fields(Vec<String>),
 }
 
 impl Changed {
+    /// From a difference of two graphs, with [`Changed::named`] false.
     pub fn of(change: &diff::NodeChange) -> Self {
         let how = match &change.what {
             diff::What::Added => How::Added,
@@ -144,16 +172,17 @@ impl fmt::Display for Why {
 /// Why a start that is wanted has to wait.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum WaitsFor {
-    /// Another pod.
+    /// Another pod, to be in this condition.
     Dependency { pod: Name, condition: Condition },
-    /// What runs before the containers.
+    /// The good end of what runs before the containers, by name.
     Init { name: Name },
     /// Its pod's shim.
     Shim(Unresponsive),
     /// The end of the run before, which a probe began.
     End(Probed),
-    /// Its next restart in a row.
+    /// Its next restart: the `attempt`th in a row, after a run that ended with `status`.
     Restart { status: i32, attempt: u32 },
 }
 

@@ -22,7 +22,9 @@ use tank_model::{
 /// A table: its chains, and their rules in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Table {
+    /// In no particular order.
     pub chains: Vec<Chain>,
+    /// Those of one chain in the order in which they are evaluated.
     pub rules: Vec<Rule>,
     /// Whatever else was found in it (sets, objects, flags), one text for each. Tank makes none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -32,21 +34,26 @@ pub struct Table {
 /// A chain that the kernel calls. What none of its rules decides on is accepted.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Chain {
+    /// Within the table.
     pub name: String,
     /// `filter` or `nat`.
     pub kind: String,
     /// `NF_INET_*` of `linux/netfilter.h`.
     pub hook: u32,
+    /// Chains of one hook are called by ascending priority.
     pub priority: i32,
 }
 
 /// A rule: what it does to what matches all of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rule {
+    /// The name of its chain.
     pub chain: String,
     /// For people.
     pub comment: String,
+    /// What a packet has to meet, all of it.
     pub matches: Vec<Match>,
+    /// What happens to such a packet.
     pub action: Action,
 }
 
@@ -61,49 +68,39 @@ impl Eq for Rule {}
 /// One condition of a rule.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum Match {
     /// The interface a packet came over is, or is not, this one.
-    InInterface {
-        name: String,
-        is: bool,
-    },
+    InInterface { name: String, is: bool },
     /// The interface a packet leaves by is, or is not, this one.
-    OutInterface {
-        name: String,
-        is: bool,
-    },
+    OutInterface { name: String, is: bool },
+    /// The packet is of this one; the conditions on addresses come after it.
     Family(Family),
     /// The source is, or is not, in a network.
-    Source {
-        net: IpNet,
-        is: bool,
-    },
+    Source { net: IpNet, is: bool },
     /// The destination is, or is not, in a network; a single address is a network of its own.
-    Destination {
-        net: IpNet,
-        is: bool,
-    },
+    Destination { net: IpNet, is: bool },
     /// The destination is one of the host's own addresses.
     DestinationLocal,
     /// The protocol above IP: 6 (TCP) or 17 (UDP).
     Protocol(u8),
+    /// The port it is for, in host byte order; only after a protocol that has ports.
     DestinationPort(u16),
     /// The connection's state has one of these bits (`NF_CT_STATE_BIT`).
-    ConnState {
-        any_of: u32,
-    },
+    ConnState { any_of: u32 },
     /// The connection's status has one of these bits (`IPS_*`).
-    ConnStatus {
-        any_of: u32,
-    },
+    ConnStatus { any_of: u32 },
     /// Something that Tank never writes.
     Other(String),
 }
 
+/// A packet's network protocol.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
+    /// IPv4.
     V4,
+    /// IPv6.
     V6,
 }
 
@@ -121,7 +118,9 @@ impl From<IpAddr> for Family {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
+    /// It goes on to the chains that follow.
     Accept,
+    /// It is gone, and its sender learns nothing.
     Drop,
     /// Goes to this address and port instead.
     Dnat(SocketAddr),
@@ -134,8 +133,9 @@ pub enum Action {
 /// How far a table is from the wanted one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Difference {
-    /// Chains and rules.
+    /// Chains and rules that are wanted and not found, or found out of order.
     pub missing: usize,
+    /// Chains, rules and others that are found and not wanted.
     pub unwanted: usize,
 }
 
@@ -178,6 +178,7 @@ impl Difference {
         self.unwanted += left.len();
     }
 
+    /// Whether the tables are the same.
     pub fn is_none(self) -> bool {
         self == Self::default()
     }

@@ -39,10 +39,12 @@ pub const ID_COUNT: u32 = 65_536;
 /// What a target is made from. All of it is data; whoever plans reads it from the host before.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
+    /// What is declared.
     pub graph: &'a Graph,
     /// The graph before, to say which field a step comes from and to tell drift from intent. None:
     /// the first.
     pub previous: Option<&'a Graph>,
+    /// What the operator has settled.
     pub host: &'a HostConfig,
     /// The lease of every pod, those among them that new names would get.
     pub leases: &'a BTreeMap<Name, u32>,
@@ -68,14 +70,17 @@ pub struct HostConfig {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ImageConfig {
+    /// `Entrypoint`: the program and its first arguments; empty where it names none.
     pub entrypoint: Vec<String>,
+    /// `Cmd`: the arguments that follow; empty where it names none.
     pub cmd: Vec<String>,
-    /// `KEY=value`.
+    /// `Env`, as `KEY=value`.
     pub env: Vec<String>,
-    /// `user[:group]`, names or numbers.
+    /// `User`, as `user[:group]`, names or numbers. None: root.
     pub user: Option<String>,
+    /// `WorkingDir`. None: `/`.
     pub working_dir: Option<String>,
-    /// By name or number.
+    /// `StopSignal`, by name or number.
     pub stop_signal: Option<String>,
     /// Its own `/etc/passwd`; empty where it has none.
     pub passwd: String,
@@ -87,27 +92,37 @@ pub struct ImageConfig {
 /// then the reason.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "error", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum TargetError {
+    /// The graph has no such pod or container.
     #[error("start a container: it is not declared")]
     NotDeclared,
+    /// The pod has no lease, or one so high that its ids would not fit.
     #[error("lease ids: pod `{pod}` has no lease")]
     NoLease { pod: Name },
+    /// The graph names the image and not what it was resolved to.
     #[error("start a container: its image has no digest")]
     NoDigest { image: Box<Reference> },
+    /// No image with the resolved digest is on this host.
     #[error("use the image {image}: it is not on this host")]
     NoImage { image: Box<Reference> },
+    /// The declared user, or else the image's, can't be resolved.
     #[error("find the user: {why}")]
     NoUser {
         #[source]
         why: UserError,
     },
+    /// Neither `command` and `args` nor `Entrypoint` and `Cmd` hold anything.
     #[error("start a container: neither it nor its image names a command")]
     NoCommand,
+    /// The working directory that would be used, `dir`, is not absolute.
     #[error("use the image {image}: its working directory `{dir}` is not absolute")]
     RelativeWorkingDir { image: Box<Reference>, dir: String },
+    /// A container mounts a volume that its pod does not declare.
     #[error("mount a volume: it is not declared")]
     NoVolume { volume: Name },
-    /// Refused where a configuration is read; what an older version stored is refused here.
+    /// `key` is below `net.`, and the pod is on the host's network. Refused where a configuration
+    /// is read; what an older version stored is refused here.
     #[error("set the pod's sysctls: `{key}` would be the host's: the pod has its network")]
     HostSysctl { key: String },
 }

@@ -12,6 +12,7 @@ use tank_model::{Name, spec::Network, units::nth_address};
 /// The bridge and what the host needs for it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Bridge {
+    /// Its interface's name.
     pub name: String,
     /// Its own addresses, with the lengths of their networks' prefixes.
     pub addresses: BTreeSet<IpNet>,
@@ -24,6 +25,7 @@ pub struct Bridge {
 pub struct PodLink {
     /// The bridge it leads to, which is made where it is not there.
     pub bridge: String,
+    /// The bridge's own addresses, with the lengths of their networks' prefixes.
     pub bridge_addresses: BTreeSet<IpNet>,
     /// What the pod's hardware address is made from: a pod keeps it with its lease, and neighbours
     /// keep their entry.
@@ -74,6 +76,7 @@ impl Target<'_> {
         }
     }
 
+    /// Whether any pod is on the bridge.
     pub fn needs_bridge(&self) -> bool {
         self.graph.pods().any(|pod| self.is_bridged(pod))
     }

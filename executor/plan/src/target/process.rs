@@ -36,6 +36,7 @@ const PAGE_BYTES: u64 = 4096;
 /// The namespaces of a pod.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SandboxSpec {
+    /// Of its UTS namespace; at most 64 bytes.
     pub hostname: String,
     /// The host's id of the pod's root.
     pub id_base: u32,
@@ -51,15 +52,21 @@ pub struct SandboxSpec {
 /// (capabilities, system calls, limits); secrets are named and never held.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ContainerSpec {
+    /// What its root file system is made from.
     pub image: Image,
     /// Whether it runs before the pod's containers, and to its end.
     pub init: bool,
+    /// The program and its arguments; never empty.
     pub argv: Vec<String>,
     /// In order, each name once.
     pub env: Vec<(String, String)>,
+    /// Absolute, in the container.
     pub cwd: String,
+    /// Who its main process is.
     pub user: User,
+    /// Whether its streams are a terminal.
     pub tty: bool,
+    /// Whether its root is mounted read-only.
     pub read_only: bool,
     /// The capabilities a process of it may ever have, sorted.
     pub bounding: Vec<String>,
@@ -75,9 +82,13 @@ pub struct ContainerSpec {
     pub files: BTreeMap<String, File>,
     /// What is copied into its memory from files of the host.
     pub secrets: BTreeMap<Name, spec::Secret>,
+    /// Of its cgroup, as [`effective_limits`] has them.
     pub limits: Limits,
+    /// By the name setrlimit(2) has for it, in lower case: `nofile`.
     pub ulimits: BTreeMap<String, spec::Ulimit>,
+    /// Which system calls it may make.
     pub seccomp: spec::Seccomp,
+    /// Devices of the host that it sees.
     pub devices: Vec<Device>,
     /// The host's id of the pod's root.
     pub id_base: u32,
@@ -89,38 +100,46 @@ pub struct ContainerSpec {
 /// An image by the name it was declared with, and what that stood for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Image {
+    /// As the configuration has it.
     pub name: Reference,
+    /// What that name was resolved to.
     pub digest: Digest,
 }
 
 /// A file that is written into a container.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct File {
+    /// Its whole content.
     pub text: String,
+    /// Permission bits.
     pub mode: spec::Mode,
 }
 
 /// Something that is mounted into a container.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Mount {
+    /// A volume of its pod.
     pub volume: Name,
     /// Absolute, in the container.
     pub path: String,
+    /// Whether the container may only read it.
     pub read_only: bool,
+    /// Where its content comes from.
     pub source: Source,
 }
 
 /// What a mount shows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum Source {
-    /// Memory, which everybody in the pod may write.
+    /// Memory of at most `size` bytes, which everybody in the pod may write.
     Tmpfs {
         size: Bytes,
         /// The host's id of its owner and group.
         owner: u32,
     },
-    /// A directory of the host.
+    /// A directory of the host, by its absolute path.
     Host { path: String },
     /// What Tank keeps for this volume of the pod.
     Managed,
@@ -129,10 +148,11 @@ pub enum Source {
 /// A device of the host that a container sees.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Device {
-    /// On the host.
+    /// Absolute, on the host.
     pub source: String,
-    /// In the container.
+    /// Absolute, in the container.
     pub path: String,
+    /// Whether the container may only read it.
     pub read_only: bool,
 }
 

@@ -2,6 +2,7 @@
 
 use tank_model::spec::SIGNALS;
 
+/// What asks a main process to end where neither its container nor its image names a signal.
 pub const SIGTERM: i32 = 15;
 
 /// The first real-time signal that programs may use: the two below it are the C library's own.

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Who a process is, by the ids of its pod.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct User {
+    /// Below [`ID_COUNT`].
     pub uid: u32,
+    /// Below [`ID_COUNT`].
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
@@ -16,20 +18,27 @@ pub struct User {
 /// A user with its home.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Resolved {
+    /// Its ids.
     pub user: User,
+    /// The sixth field of its line in `/etc/passwd`; `/` where a number has no line.
     pub home: String,
 }
 
 /// Why a user is none of an image.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum UserError {
+    /// It is no number, and no line of `/etc/passwd` has its name.
     #[error("the image has no user `{user}` in /etc/passwd")]
     NoUser { user: String },
+    /// Its line in `/etc/passwd` has no number as the user's or the group's id.
     #[error("user `{user}` has no valid id in /etc/passwd")]
     NoId { user: String },
+    /// It is no number, and no line of `/etc/group` gives its name an id.
     #[error("the image has no group `{group}` in /etc/group")]
     NoGroup { group: String },
+    /// The user's id, or the group's, is not below [`ID_COUNT`]. `user` is all that was asked for.
     #[error("user `{user}` is outside the {ID_COUNT} ids of a pod")]
     OutsidePod { user: String },
 }
