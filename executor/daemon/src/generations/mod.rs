@@ -1,4 +1,5 @@
-//! What changes the desired state: switch, delete, rollback, seed; and what is known of it.
+//! What changes the desired state: switch (apply is one with merge), delete, rollback, seed; and
+//! what is known of it.
 //!
 //! *Flow of a switch*: find out what is meant ([`intent`]: check, fetch), commit, converge and wait
 //! for health ([`reach`]); then good, or the parent again. Until the commit nothing is disturbed, and
