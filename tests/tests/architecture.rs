@@ -1,6 +1,6 @@
-//! The rooms of the house and the doors between them.
+//! Which crates may use which others.
 //!
-//! * [`floors`]: the modules inside a room.
+//! * [`floors`]: which modules of a crate may use which others.
 //! * [`sizes`]: how long files and functions are.
 //! * [`source`]: Rust source as the two read it.
 
@@ -52,7 +52,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("tank-tests", &["*"]),
 ];
 
-/// What the pure rooms may use of others': nothing that reaches a disk, a clock or the kernel.
+/// What the pure crates may use of others': nothing that reaches a disk, a clock or the kernel.
 const PURE: [(&str, &[&str]); 2] = [
     (
         "tank-model",

@@ -47,7 +47,7 @@ fn of_changes_at_once_one_wins_and_the_others_are_told() {
         .map(|(i, _)| i + 1)
         .collect();
     assert_eq!(winners.len(), 1, "{ended:#?}");
-    // Whoever lost is told which generation won, or is at it.
+    // Those that lost name the generation that won, or that another change is under way.
     for loser in ended.iter().filter(|ended| ended.status != 0) {
         assert_eq!(loser.status, 1, "{loser:?}");
         let named = loser.stderr.contains("generation 2 (switch ")

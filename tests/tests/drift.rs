@@ -1,5 +1,5 @@
-//! Whatever somebody does to the host behind Tank's back is seen by its own event and put right,
-//! long before the ten minutes after which everything is looked at anyway.
+//! The kernel notifies of whatever somebody does to the host behind Tank's back, and Tank repairs
+//! it, long before the ten minutes after which it reads everything anyway.
 
 use std::{
     process::Command,

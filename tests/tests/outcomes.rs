@@ -157,7 +157,7 @@ fn a_rollback_after_an_automatic_one_goes_to_the_last_good_one_and_not_to_the_ba
         )
     };
     host.switch(&pod(1, RUN));
-    // Where there is nothing to go back to, that is said, and nothing is done.
+    // Where there is nothing to go back to, the command fails with that, and nothing is done.
     let nowhere = host.tank(&["generations", "rollback"]);
     assert_eq!(
         (nowhere.status, outcomes(&host)),
@@ -189,7 +189,7 @@ fn a_rollback_after_an_automatic_one_goes_to_the_last_good_one_and_not_to_the_ba
         outcomes(&host),
         ["good", "good", "rolled_back", "good", "good"]
     );
-    // Who names a bad one gets it, and is told what it was.
+    // A bad one that is named is gone back to, and the command shows how it had ended.
     let asked = host.tank(&["generations", "rollback", "3"]);
     assert!(
         asked.status == 0 && asked.stderr.contains("; it was rolled back"),
@@ -455,7 +455,7 @@ fn an_interrupt_after_the_commit_says_what_goes_on_and_how_to_end_it() {
         assert!(ended.stderr.contains(said), "{ended:?}");
     }
     assert_eq!(outcomes(&host), ["good", "pending"]);
-    // It does go on, and it is ended as was said.
+    // It does go on, and a rollback ends it, as the message promised.
     host.tank(&["generations", "rollback"]).ok();
     assert_eq!(
         (

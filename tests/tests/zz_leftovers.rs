@@ -32,8 +32,7 @@ fn nothing_is_left() {
         empty,
         "processes with a test host's folder"
     );
-    // A shim says in its environment nothing and in its arguments nothing: its open log folder
-    // tells whose it is.
+    // A shim's environment and arguments do not name its host: its open log folder does.
     assert_eq!(
         lines(
             "for p in /proc/[0-9]*; do readlink $p/fd/* 2>/dev/null | grep -q '/tmp/tank-t-' && echo $p; done"

@@ -1,5 +1,5 @@
-//! Every place that defines a field, read from the syntax: merging keeps one value and forgets the
-//! others, `tank why` wants to show them.
+//! Every place that defines a field, read from the syntax: merging keeps one value and drops the
+//! others, and `tank why` shows them all.
 //!
 //! Records, merges, lets, imports and names are followed; what a function computes is one
 //! definition, its call.

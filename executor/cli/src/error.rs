@@ -80,7 +80,7 @@ pub enum Error {
         missing: Vec<String>,
         unused: Vec<String>,
     },
-    /// `init` overwrites nothing unless told to.
+    /// `init` overwrites nothing without `--force`.
     Exists { file: PathBuf },
     /// There is no cache folder for a copy of the stdlib.
     NoStdlibFolder,

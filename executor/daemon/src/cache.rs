@@ -2,7 +2,7 @@
 //! whatever raises that version.
 //!
 //! A reader takes the version *before* it reads: what changes while it reads makes the value
-//! outdated at once. Nothing is taken from whoever else wants to know of the change.
+//! outdated at once. Each reader compares versions of its own, so none takes a change from another.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,

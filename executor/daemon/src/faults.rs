@@ -36,7 +36,7 @@ pub fn boundary(what: &str) {
     }
     if number("TANKD_DIE_AT") == Some(count) {
         eprintln!("tankd: dies at boundary {count}: {what}");
-        // Nothing is unwound, flushed or told.
+        // SIGKILL unwinds and flushes nothing, and no client gets an answer.
         let _ =
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         loop {

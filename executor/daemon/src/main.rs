@@ -4,9 +4,9 @@
 //!
 //! ```text
 //! api            Varlink in and out; the only floor that knows its shapes
-//! generations    switch, delete, rollback, seed, and how they went
+//! generations    switch (apply is one with merge), delete, rollback, seed, and how they ended
 //! reconcile      observe, plan (tank-plan), carry out; the loop
-//! observe  probe  actuate    read the host; ask the runs how they are; change the host
+//! observe  probe  actuate    read the host; ask containers how they are; change the host
 //! pods           the daemon's side of the shims
 //! store          nodes, generations, leases, pointers
 //! ```

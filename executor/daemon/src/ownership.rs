@@ -308,8 +308,8 @@ fn refuse_taken(
     }
 }
 
-/// Binds the socket to be served, and has `restrict` say who may connect. One that is left by a daemon that ended is replaced; one that
-/// somebody serves, and what is no socket, never is.
+/// Binds the socket to be served; `restrict` sets who may connect. One that is left by a daemon
+/// that ended is replaced; one that somebody serves, and what is no socket, never is.
 ///
 /// # Errors
 /// A text that says what is in the way.

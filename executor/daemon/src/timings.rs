@@ -21,7 +21,7 @@ impl Timings {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether anybody wants to know.
+    /// Whether any recording is under way.
     pub fn is_on(&self) -> bool {
         self.asked.load(Ordering::Relaxed) > 0
     }
@@ -60,7 +60,7 @@ impl Timings {
     }
 }
 
-/// Somebody who wants to know.
+/// While one is held, spans are kept.
 pub struct Recording<'a> {
     timings: &'a Timings,
     begin: u64,

@@ -42,7 +42,7 @@ struct Inner {
     cancelled: AtomicBool,
 }
 
-/// What an image may take of this host is taken, or nobody wants it any more.
+/// An image would take more of this host than it may, or its pull was cancelled.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {

@@ -5,7 +5,7 @@ use crate::{MAX_DOCUMENT, MAX_LAYERS, budget, registry, tree};
 use std::{io, path::PathBuf};
 use tank_model::{Digest, digest::DigestError};
 
-/// Why an image can't be had. Variants are told apart by code, texts only read by people.
+/// Why an image can't be had. Code matches on the variants; only people read the texts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -102,7 +102,7 @@ impl Images {
     /// ends, and what is half done goes.
     ///
     /// # Errors
-    /// What went wrong; nothing half done is ever seen by [`Images::find`].
+    /// What went wrong; [`Images::find`] finds no image that is not complete.
     pub async fn pull(
         &self,
         reference: &Reference,

@@ -62,7 +62,7 @@ pub struct Setup {
     pub socket: String,
     /// Where logs are written, a folder per pod.
     pub log_dir: String,
-    /// An empty directory, to attach root file systems on for a moment.
+    /// An empty directory on which a container attaches its root file system while it starts.
     pub attach_on: String,
     /// `tasks` files, as paths, of the cgroups of version 1 that the shim itself belongs in.
     pub cgroup: Vec<String>,

@@ -1,8 +1,8 @@
 //! The socket beneath a Varlink connection.
 //!
-//! zlink's own (0.8) takes descriptors that come with a message without `MSG_CMSG_CLOEXEC`: until
-//! somebody marks them, a program that another thread executes at that moment has them too. Here
-//! they are close-on-exec when they are received, and few.
+//! zlink's own (0.8) takes descriptors that come with a message without `MSG_CMSG_CLOEXEC`: a
+//! program that another thread executes before they are marked inherits them. Here they are
+//! close-on-exec when they are received, and their number is bounded.
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use std::{

@@ -35,7 +35,7 @@ impl fmt::Display for Message {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The carrier is at it.
+    /// The carrier makes the process, which does not exist yet.
     Carried,
     /// The process exists.
     Made,

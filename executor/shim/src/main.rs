@@ -9,7 +9,7 @@
 //! process in them before its end is complete (pid_namespaces(7), "The namespace init process").
 //! The descriptors of the other namespaces go with it. It takes no watcher: neither `tankd`,
 //! which may be dead as well, nor another process for each pod. `PR_SET_PDEATHSIG` does not do: the
-//! kernel forgets it when a main process changes its user, as every `su`, `gosu` or `setpriv` in an
+//! kernel clears it when a main process changes its user, as every `su`, `gosu` or `setpriv` in an
 //! entry point does. The price is that a shim's own pids are not the host's: those it sends are read
 //! from `/proc` ([`tank_sys::process::visible_pid`]).
 //!

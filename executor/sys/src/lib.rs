@@ -19,7 +19,7 @@
 //! | [`trace`] | the spans of a start |
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
 //!
-//! It knows no pods: names, policies and the store are other rooms' concern. Everything is
+//! It knows no pods: names, policies and the store are other crates' concern. Everything is
 //! descriptor-typed and close-on-exec. Kernel: Linux 6.1 or later; some things are quicker on newer
 //! ones.
 

@@ -4,9 +4,9 @@
 //! when the last one closes the kernel unmounts it, so a crash anywhere on the way leaves nothing
 //! behind.
 //!
-//! Overlay takes detached mounts as layers since Linux 6.15. On older kernels the layers are
-//! attached for a moment, in a mount namespace that only the daemon sees ([`own_namespace`]) and
-//! that ends with it.
+//! Overlay takes detached mounts as layers since Linux 6.15. On older kernels the daemon
+//! attaches the layers while it makes the overlay, in a mount namespace of its own
+//! ([`own_namespace`]) that ends with it.
 
 use crate::{Context, Result, beneath};
 use rustix::{
@@ -331,8 +331,8 @@ pub fn read_file(dir: BorrowedFd<'_>, name: &str, most: u64) -> Result<Option<Ve
 }
 
 /// Writes an existing file of a directory anew, in place: whoever has it mounted sees the new
-/// content. Not atomic for a reader that is at it; the content is there before the rest of a longer
-/// one is cut off.
+/// content. Not atomic: who reads meanwhile may get some of both. The rest of a longer one is cut
+/// off after the new content is there.
 ///
 /// # Errors
 /// What the kernel gives.

@@ -17,9 +17,9 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
-/// The capabilities a container's root has unless told otherwise: Docker's set without `NET_RAW`,
-/// `MKNOD` and `AUDIT_WRITE`. All of them count only against what the pod's own user namespace
-/// owns.
+/// The capabilities a container's root has where its configuration adds and drops none: Docker's
+/// set without `NET_RAW`, `MKNOD` and `AUDIT_WRITE`. All of them count only against what the pod's
+/// own user namespace owns.
 pub const DEFAULT_CAPABILITIES: [&str; 11] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

@@ -31,7 +31,8 @@ use std::{
 pub struct Rootfs<'a> {
     /// A detached mount of the image's layers.
     pub root: BorrowedFd<'a>,
-    /// An existing directory of the host to attach it on for a moment, in the new namespace only.
+    /// An existing directory of the host. The root is attached on it, in the new namespace only,
+    /// until it takes the place of the old root.
     pub attach_on: &'a Path,
     /// Detached mounts and their absolute places, parents first.
     pub mounts: &'a [(OwnedFd, String)],
@@ -343,7 +344,8 @@ fn real_directory(root: &Root, name: &str, owner: Owner) -> Result<()> {
 }
 
 /// Each file is a mount of its own, read-only, copied from the detached mount that holds them all:
-/// since Linux 6.15. Before, that one has to be attached for a moment.
+/// since Linux 6.15. Older kernels copy from attached mounts only, so it is attached until the
+/// copies are made.
 fn attach_files(
     root: &Root,
     files: BorrowedFd<'_>,
@@ -375,7 +377,7 @@ fn attach_files(
         .doing(|| "remove the files' mount point")
 }
 
-/// Where the files' mount is for a moment, in `/dev`.
+/// Where in `/dev` the files' mount is attached until the copies are made.
 const STAGING: &str = ".files";
 
 fn attach_each(

@@ -1,7 +1,7 @@
 //! Links, addresses and routes over rtnetlink, in whichever network namespace the socket was
 //! opened.
 //!
-//! A veth pair is born with both ends where they belong: the peer's namespace is named in the
+//! A veth pair is made with both ends where they belong: the peer's namespace is named in the
 //! `RTM_NEWLINK` itself. Made here and moved later, a pair costs thirty times as much (an RCU grace
 //! period), and so does deleting one: links die with their namespace. What belongs together goes to
 //! the kernel in one packet ([`Routes::carry_out`]).
@@ -54,8 +54,8 @@ pub struct Link {
 }
 
 /// How the hardware addresses of Tank's links on the host begin: locally administered, and "tk".
-/// The one mark of a link that the kernel takes in the request that makes it, so there is no moment
-/// at which one is without.
+/// The one mark of a link that the kernel takes in the request that makes it, so no link of Tank's
+/// ever exists without it.
 pub const MARK: [u8; 3] = [0x02, 0x74, 0x6b];
 
 /// `RTM_NEWLINK` and `RTM_NEWROUTE` of rtnetlink(7).

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Everything that is done to the table is seen by its content, and undone.
+/// Tank compares the table's content, so it finds and undoes every edit.
 #[test]
 fn an_edited_table_is_put_right_whatever_its_comments_say() {
     let host = Host::new();

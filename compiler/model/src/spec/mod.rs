@@ -1,5 +1,6 @@
-//! The typed configuration, as section 3 of the design has it: what a user declares, with every
-//! default filled in.
+//! The configuration as Rust types: what a user declares, with every default filled in. The
+//! compiler makes it of evaluated Nickel, a client sends its canonical bytes, and the daemon builds
+//! the graph from it.
 //!
 //! Field names, defaults and the OCI rules behind them are documented for users in
 //! `stdlib/tank.ncl`; here are the shapes. Whatever equals its default is left out of the canonical

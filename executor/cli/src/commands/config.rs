@@ -1,4 +1,5 @@
-//! `check`, `build` and `lock`: nothing but the configuration.
+//! `check` and `build`, which need no daemon, and what every command that takes a configuration
+//! compiles it with.
 
 use crate::{
     args::{Drawing, Overrides, Source},

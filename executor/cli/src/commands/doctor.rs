@@ -1,7 +1,7 @@
 //! `tank doctor`: whether this host has what Tank needs, each answer with what to do about it.
 //!
-//! What only root can find out is no finding of an ordinary user: it is said to be unknown, and does
-//! not make the host unwell.
+//! What only root can find out is shown to an ordinary user as unknown, and does not fail the
+//! command.
 
 use crate::{client::Client, error::Error, output};
 use serde::Serialize;

@@ -37,7 +37,7 @@ pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// An overlay of the image's layers, each seen through the pod's ids, with a fresh upper directory.
+/// An overlay of the image's layers, each mapped to the pod's ids, with a fresh upper directory.
 pub fn root_mount(
     host: &Actuator,
     image: &Image,

@@ -11,7 +11,7 @@ use tank_sys::process::SIGCONT;
 /// Spawns a pod's shim with its namespaces.
 ///
 /// # Errors
-/// What the shim says, or the kernel.
+/// The shim's failure, or the kernel's.
 pub async fn start_sandbox(
     actuator: &Arc<Actuator>,
     pod: &Name,

@@ -194,12 +194,14 @@ pub struct Place {
 }
 
 impl Place {
-    /// Waits until somebody else has this place. Only for who has no call in flight.
+    /// Waits until another connection has taken this place, which only happens while no call is in
+    /// flight.
     pub async fn lost(&self) {
         self.close.notified().await;
     }
 
-    /// A call begins: the place is kept until [`Place::waits`]. False: it was lost at this moment.
+    /// A call begins: nobody takes the place until [`Place::waits`]. False: another connection has
+    /// taken it before, and the call must not be handled.
     pub fn works(&self) -> bool {
         self.places
             .lock()

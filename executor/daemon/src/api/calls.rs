@@ -1,5 +1,5 @@
-//! Each method of the interface: from its parameters to what the floors below are asked, and from
-//! what they say to its reply.
+//! Each method of the interface: from its parameters to calls of the floors below, and from
+//! their results to its reply.
 
 use super::{
     client::Client,

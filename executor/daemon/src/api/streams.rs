@@ -171,7 +171,8 @@ impl Client {
         }
         if follow {
             loop {
-                // A listener that lags loses the oldest, and is told by the gap in time.
+                // The channel drops the oldest events for a client that reads too slowly. Only the
+                // gap in their times shows it.
                 if let Ok(event) = self.while_listening(live.recv()).await? {
                     self.reply(
                         &varlink::EventsReply {

@@ -1,4 +1,5 @@
-//! What changes the desired state: switch, delete, rollback, seed; and what is known of it.
+//! What changes the desired state: switch (apply is one with merge), delete, rollback, seed; and
+//! what is known of it.
 //!
 //! *Flow of a switch*: find out what is meant ([`intent`]: check, fetch), commit, converge and wait
 //! for health ([`reach`]); then good, or the parent again. Until the commit nothing is disturbed, and
@@ -232,8 +233,9 @@ impl Keeper for Generations {
     }
 
     fn settle(&self, number: u64, root: Digest) -> Result<(), KeeperError> {
-        // One with a gate is waited for instead. Whoever is at it says how it ended; asked again
-        // under the lock, since they may have done so meanwhile.
+        // `resume` judges one with a gate. A change that is under way holds the lock and records
+        // the outcome itself; it is read again under the lock, since that change may have just
+        // ended.
         if self.store.gate(number)?.is_none()
             && let Ok(_idle) = self.switch_lock.try_lock()
             && self.store.outcome(number)? == Outcome::Pending

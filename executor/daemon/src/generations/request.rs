@@ -7,8 +7,8 @@ use tank_model::{
     spec::{self, READS_AGAIN},
 };
 
-/// Decodes and checks a configuration that came over the socket: nothing a client says is taken on
-/// trust.
+/// Decodes and checks a configuration that came over the socket. That the command has checked it
+/// does not count: a client may send anything.
 pub fn read_config(text: &str) -> Result<Config, Error> {
     let config: Config = canonical::decode(text.as_bytes()).map_err(|e| {
         let cause = std::error::Error::source(&e)

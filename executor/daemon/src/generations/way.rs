@@ -48,7 +48,7 @@ pub struct Way<'a> {
 #[derive(Default)]
 pub struct Reached {
     pub failure: Option<String>,
-    /// A rollback wants to go another one: nothing is known of the end of this one.
+    /// A rollback ended it on the way: how this one would have ended is not known.
     pub superseded: bool,
     /// What was done.
     pub steps: Vec<String>,

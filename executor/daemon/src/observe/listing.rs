@@ -29,7 +29,7 @@ impl<T> Listing<T> {
         self.cached.get_or_read(self.version.get(), list)
     }
 
-    /// Takes what the kernel has notified of until now. Says whether that was anything.
+    /// Drains the kernel's notifications. Whether there were any.
     pub fn drain(&self) -> bool {
         // A socket that fails notifies of nothing: then nothing is known to be as it was.
         let changed = self.changes.drain().unwrap_or(true);

@@ -267,7 +267,7 @@ impl Observer {
                 Ok(Ok(state)) => return Answer::State(Box::new(state)),
                 _ if !shim.is_alive() => return Answer::Gone,
                 Err(_) => shim.note_silence(),
-                // It was not in time for somebody else, or it answers what nobody understands.
+                // It was not in time for somebody else, or its answer can't be read.
                 Ok(Err(failure)) if shim.silence().is_none() => {
                     let why = format!("{}: {}", failure.what, failure.why);
                     return Answer::Unresponsive(name, Unresponsive::Unreadable { why });
@@ -280,7 +280,7 @@ impl Observer {
                 Unresponsive::Halted { since }
             }
             (Some(Silence { since, busy: false }), _) => Unresponsive::Silent { since },
-            // What it said before it became busy is what is known.
+            // A busy shim can't answer now: its last report is used.
             (Some(Silence { busy: true, .. }), Some(state)) => {
                 let version = shim.version();
                 let bridged = is_bridged(graph, &name) && shim.known_routes().is_some();

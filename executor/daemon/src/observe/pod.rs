@@ -1,4 +1,4 @@
-//! What a pod's shim says and what the kernel does, as an observation of the pod.
+//! A pod's observation, made of its shim's report and of what the kernel has.
 
 use super::{
     Files, HealthOf,

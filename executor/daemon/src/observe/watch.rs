@@ -87,8 +87,8 @@ impl RunWatches {
         self.watched().runs.retain(|(pod, _), _| living(pod));
     }
 
-    /// Takes what the kernel has notified of until now: what was read of the pods it is about is
-    /// outdated. Says whether that was anything.
+    /// Drains the kernel's notifications: what was read of the pods they are about is outdated.
+    /// Whether there were any.
     pub fn drain(&self, pods: &Pods) -> bool {
         let Some(writes) = &self.writes else {
             return false;

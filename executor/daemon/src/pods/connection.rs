@@ -1,10 +1,10 @@
 //! Requests to a shim and their answers, over one socket.
 //!
 //! *Guarantees*: an answer goes to whoever asked for it ([`super::pending`]) or to nobody; a request
-//! ends at its deadline, and the connection goes on; a shim that does not answer is not asked again
-//! until it says something, so it costs whoever asks once and nobody after that. Whatever may change
-//! the shim's state raises the [version](Connection::version) before it is sent and after it is
-//! answered: a state that was read in between may be either.
+//! ends at its deadline, and the connection goes on; a shim that does not answer is sent no more
+//! requests until a packet of it arrives, so only the first request waits for it in vain. Whatever
+//! may change the shim's state raises the [version](Connection::version) before it is sent and
+//! after it is answered: a state that was read in between may be either.
 
 use super::{Notification, pending::Pending};
 use std::{
@@ -44,7 +44,7 @@ pub struct Connection {
     pending: Mutex<Pending<oneshot::Sender<Answer>>>,
     sending: tokio::sync::Mutex<()>,
     alive: AtomicBool,
-    /// It did not answer in time, and has not said anything since.
+    /// It did not answer in time, and no packet of it has arrived since.
     silent: AtomicBool,
     /// Its silence was notified of.
     announced: AtomicBool,
@@ -53,12 +53,12 @@ pub struct Connection {
     notifications: mpsc::Sender<Notification>,
 }
 
-/// That a shim says nothing.
+/// A shim does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silence {
     /// Milliseconds of CLOCK_BOOTTIME.
     pub since: u64,
-    /// It may be at a request that takes long.
+    /// It may be carrying out a request that takes long.
     pub busy: bool,
 }
 
@@ -134,7 +134,7 @@ impl Connection {
         self.alive.load(Ordering::Relaxed)
     }
 
-    /// Whether the other end is open at this moment, whatever was received until now.
+    /// Whether the other end is open, by the kernel and not by what was received until now.
     pub fn is_connected(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec};
         let mut poll = [PollFd::new(&self.socket, PollFlags::empty())];
@@ -160,7 +160,7 @@ impl Connection {
         self.version.send_modify(|version| *version += 1);
     }
 
-    /// Why the shim says nothing. None: as far as is known, it would answer.
+    /// Since when the shim does not answer. None: as far as is known, it would.
     pub fn silence(&self) -> Option<Silence> {
         if !self.silent.load(Ordering::SeqCst) {
             return None;
@@ -173,7 +173,7 @@ impl Connection {
         })
     }
 
-    /// It did not answer in time: until it says something, nobody waits for it again.
+    /// It did not answer in time: until a packet of it arrives, nobody waits for it again.
     pub fn note_silence(&self) {
         if !self.is_alive() || self.pending().oldest().is_none() {
             return;
@@ -207,7 +207,7 @@ impl Connection {
     ) -> Result<Answer, Failure> {
         let limit = ANSWER_LIMIT.as_millis() as u64;
         if self.pending().is_overdue(boot_millis(), limit) {
-            // Whoever asked before may have had less patience than to note it.
+            // Whoever asked before may have given up before the limit, and so not noted it.
             self.note_silence();
         }
         if self.silence().is_some_and(|silence| !silence.busy) {
@@ -245,7 +245,7 @@ impl Connection {
                 Ok(Ok((Reply::Failed(failure), _))) => return Err(failure),
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(_)) => return Err(self.failed("it is gone")),
-                // It is at what somebody else asked for, which has a limit of its own.
+                // It carries out an earlier request first, which has a limit of its own.
                 Err(_) if asked.elapsed() < START_LIMIT && self.is_busy() => {
                     deadline = Instant::now() + OBSERVE_LIMIT;
                 }
@@ -314,7 +314,7 @@ impl Connection {
                 Ok(Ok(Some(received))) => received,
                 Ok(Ok(None) | Err(_)) => break,
             };
-            // Whatever it says, it lives.
+            // Whatever the packet is, the shim answers again.
             self.silent.store(false, Ordering::SeqCst);
             if self.announced.swap(false, Ordering::SeqCst) {
                 self.notify(Notification::Answers(self.pod.clone())).await;

@@ -83,7 +83,7 @@ impl Forkserver {
     /// own and outlives this process. Blocking.
     ///
     /// # Errors
-    /// What the shim said, or that it said nothing in time.
+    /// The failure that the shim sent, or that it sent nothing in time.
     pub fn spawn(
         &self,
         setup: &Setup,
@@ -143,8 +143,8 @@ fn failed(why: String) -> Failure {
 }
 
 /// Reaps this process's children, whose number nobody knows beforehand: shims, and the process that
-/// forks them. Says on `stopped` which of them somebody has stopped. Call it in a runtime, before
-/// there are any.
+/// forks them. Calls `stopped` with the pid of one that somebody has stopped. Call it in a runtime,
+/// before there are any.
 ///
 /// # Errors
 /// When the signal can't be listened to.

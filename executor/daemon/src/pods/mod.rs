@@ -46,7 +46,7 @@ pub enum Notification {
     Answers(String),
 }
 
-/// One run of a container: its pod, its name, and when it started as its shim says it, in
+/// One run of a container: its pod, its name, and when it started as its shim reports it, in
 /// milliseconds since the Unix epoch.
 pub type RunId = (Name, Name, u64);
 
@@ -95,8 +95,8 @@ impl Pods {
         &self.logs
     }
 
-    /// Starts the process that forks shims: the first pod need not wait for it. What keeps it from
-    /// starting is said when it is needed.
+    /// Starts the process that forks shims: the first pod need not wait for it. If that fails,
+    /// the first pod tries again and reports why.
     pub fn warm_up(&self) {
         let _ = self.forkserver.start();
     }
@@ -126,7 +126,7 @@ impl Pods {
     /// Spawns a pod's shim in the cgroup `cgroup`, and waits until it is ready. Blocking.
     ///
     /// # Errors
-    /// What the shim said, or that it said nothing in time.
+    /// The failure that the shim sent, or that it sent nothing in time.
     pub fn spawn(
         &self,
         pod: &Name,

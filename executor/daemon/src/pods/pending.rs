@@ -21,7 +21,7 @@ struct Waiting<T> {
     waiter: Option<T>,
     /// Milliseconds of CLOCK_BOOTTIME.
     since: u64,
-    /// Until when the shim may be at it without a word, in milliseconds of CLOCK_BOOTTIME.
+    /// Until when the shim may carry it out without an answer, in milliseconds of CLOCK_BOOTTIME.
     until: u64,
 }
 
@@ -84,8 +84,8 @@ impl<T> Pending<T> {
         self.waiting.values().next().map(|waiting| waiting.since)
     }
 
-    /// Whether the shim may still be at the oldest request. It does one after the other, so what
-    /// was asked after that says nothing.
+    /// Whether the shim may still be carrying out the oldest request. It does one after the other:
+    /// that later ones have no answer yet means nothing.
     pub fn is_busy(&self, now: u64) -> bool {
         self.waiting
             .values()

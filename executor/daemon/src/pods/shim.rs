@@ -1,4 +1,4 @@
-//! A pod's shim: what it says, what it holds, and its pod's network.
+//! A pod's shim: its state, the descriptors that it hands out, and its pod's network.
 
 use super::{
     Notification,
@@ -181,7 +181,7 @@ impl Shim {
         self.connection.subscribe()
     }
 
-    /// Why the shim says nothing. None: as far as is known, it would answer.
+    /// Since when the shim does not answer. None: as far as is known, it would.
     pub fn silence(&self) -> Option<Silence> {
         self.connection.silence()
     }
@@ -218,8 +218,8 @@ impl Shim {
         }
     }
 
-    /// What the shim says of itself and its containers. That changes only when it is asked for
-    /// something, or with an event; what it said last holds until then.
+    /// The shim's report of itself and its containers. That changes only by a request, or with an
+    /// event; until then the last one is used.
     ///
     /// # Errors
     /// As [`Shim::request`].
@@ -230,7 +230,7 @@ impl Shim {
         }
     }
 
-    /// What it said last, however old. None: it never did.
+    /// Its last report, however old. None: it never sent one.
     pub fn last_state(&self) -> Option<Arc<State>> {
         self.state.last()
     }
@@ -258,8 +258,7 @@ impl Shim {
         self.kernel.invalidate();
     }
 
-    /// Takes what the kernel has notified of the pod's network until now. Says whether that was
-    /// anything.
+    /// Drains the kernel's notifications of the pod's network. Whether there were any.
     pub fn drain(&self) -> bool {
         let watch = self
             .network

@@ -52,7 +52,7 @@ impl Failures {
         }
     }
 
-    /// Somebody wants everything tried at once.
+    /// Drops all failures, so that the next plan waits for none of their retries.
     pub fn clear(&self) {
         self.steps().clear();
     }

@@ -103,7 +103,7 @@ impl Reconciler {
             // What the last change took is not kept for the next.
             tank_sys::process::give_memory_back();
             if timeout(pause - IDLE_TRIM_AFTER, changed()).await.is_err() {
-                // A pass by the clock takes nothing on trust.
+                // A pass by the clock reads everything anew: a notification may have been lost.
                 self.observer.invalidate();
             }
         }
@@ -125,8 +125,7 @@ impl Reconciler {
         let Some(graph) = self.graphs.of_generation(current)? else {
             return Ok(None);
         };
-        // A person wants to see what is wrong before it is put right: a switch still does what it
-        // says.
+        // Drift is left for a person to look at. A switch, a delete and a rollback still act.
         if self.settings.no_repair {
             let planned = self.plan(&graph, None).await?;
             self.probe(&graph, &planned.observed, &planned.inputs);

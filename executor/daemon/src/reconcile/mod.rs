@@ -139,7 +139,7 @@ impl Reconciler {
     /// When something can't be read.
     pub async fn observe(&self, graph: &Graph) -> Result<Observed, Error> {
         let inputs = self.read_inputs(graph).await?;
-        // Whoever looks wants to know which pods answer, and not only what they said last.
+        // Callers show which pods answer now, which a cached report does not say.
         self.actuator.pods.check().await;
         let wanted = files_of(&inputs.target(graph, None));
         let (observed, _) = self.read_host(graph, &wanted).await?;

@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    /// Which addresses a name gets is seen outside: exactly these.
+    /// Addresses follow from leases, and people rely on them: these names get exactly these leases.
     #[test]
     fn a_name_says_its_lease() {
         let pods = [
@@ -243,7 +243,7 @@ mod tests {
             propose(&store.leases(), &new),
             Err(StoreError::NoLease)
         ));
-        // A plan is told what it would get, and changes nothing.
+        // A plan's proposal has the leases that a commit would take, and takes none itself.
         let proposal = Proposal::of(&store, new.iter()).expect("proposes");
         assert_eq!(store.leases().len(), LEASES as usize);
         commit(&store, 3, &new);

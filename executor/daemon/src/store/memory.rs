@@ -1,4 +1,4 @@
-//! A store that forgets: the plain implementation, and the other half of the conformance suite.
+//! A store in memory: the plain implementation, and the other half of the conformance suite.
 
 use super::{
     Store, StoreError,

@@ -1,16 +1,15 @@
 //! Opening the database, and what to do when it is damaged.
 //!
-//! It is looked at before it is touched: opening a database for good replays its log into tables
-//! and drops the log, with whatever in it could not be read. So a look comes first, read-only, and
-//! is compared with [`newest`].
+//! It is opened read-only first, and what is found is compared with [`newest`]: opening a database
+//! for good replays its log into tables and drops the log, with whatever in it could not be read.
 //!
 //! * The log is read so that an end which was never written is an end (what a power cut leaves of a
 //!   write nobody waited for), and a change before that an error: `kTolerateCorruptedTailRecords`.
 //!   RocksDB's own default, `kPointInTimeRecovery`, drops everything from a changed byte on, and
 //!   says nothing.
-//! * Where the end is not only short but wrong, the look goes as far as can be read. If the newest
-//!   committed generation is there, nothing that anybody was promised is lost, and it goes on with
-//!   a note.
+//! * Where the end is not only short but wrong, the log is read as far as it can be. If the newest
+//!   committed generation is there, nothing that a client was answered is lost, and the daemon goes
+//!   on with a note.
 //! * Everything else is refused, and the refusal says the ways out: a copy, `--repair-store`,
 //!   `--accept-loss`. Both flags keep what there is as it is, beside the store.
 

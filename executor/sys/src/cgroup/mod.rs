@@ -367,7 +367,7 @@ impl Cgroups {
         pods
     }
 
-    /// The parts of a pod that have a directory in any hierarchy, its shim's aside.
+    /// The parts of a pod that have a directory in any hierarchy, without its shim's.
     pub fn parts(&self, pod: &str) -> BTreeSet<String> {
         let mut parts = BTreeSet::new();
         for root in self.roots() {
@@ -449,13 +449,14 @@ pub fn join(entrances: &[OwnedFd]) -> Result<()> {
     Ok(())
 }
 
-/// A group has some forty files: its directories are told by what the listing says of them.
+/// Whether it is a directory, by the listing itself: a group has some forty files, and stat(2)
+/// would be a call for each.
 fn is_dir(entry: &fs::DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
-/// Removes directories from the bottom up. Processes that were just killed keep a group busy for a
-/// moment.
+/// Removes directories from the bottom up. Processes that were just killed keep a group busy until
+/// they have exited: it is tried again until `deadline`.
 fn remove_tree(dir: &Path, deadline: Instant) -> io::Result<()> {
     let busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
     match fs::remove_dir(dir) {

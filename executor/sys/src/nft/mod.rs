@@ -120,7 +120,7 @@ pub enum Action {
 
 /// Bits of a connection's state, for [`Match::ConnState`] (`NF_CT_STATE_BIT`).
 pub mod ct_state {
-    /// Packets were seen in both directions.
+    /// Packets went in both directions.
     pub const ESTABLISHED: u32 = 1 << 1;
     /// It was opened because of another connection.
     pub const RELATED: u32 = 1 << 2;

@@ -234,8 +234,8 @@ pub fn watch_children() -> Result<OwnedFd> {
         .doing(|| "watch this process's children")
 }
 
-/// Makes the allocator share a few arenas among all threads, where it can be told so (glibc): one
-/// for each thread that ever blocked keeps what it once needed.
+/// Makes all threads share a few arenas of the allocator, where that is a parameter of it (glibc).
+/// With an arena for each thread, each arena keeps the most memory that its thread ever needed.
 pub fn share_memory_arenas() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a parameter of the allocator, under its own lock; nothing that was allocated
@@ -245,7 +245,7 @@ pub fn share_memory_arenas() {
     }
 }
 
-/// Gives memory that is free back to the kernel, where the allocator can be told so (glibc).
+/// Makes the allocator return free memory to the kernel, where it has a call for that (glibc).
 pub fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: works on free memory only, under the allocator's own locks.
@@ -254,7 +254,8 @@ pub fn give_memory_back() {
     }
 }
 
-/// Lets this process have as many descriptors as it may, and tells what it had: soft and hard.
+/// Lets this process have as many descriptors as it may, and returns the limits from before: soft
+/// and hard.
 ///
 /// # Errors
 /// What `setrlimit(2)` gives.
@@ -299,7 +300,7 @@ fn wait_with(pidfd: BorrowedFd<'_>, options: WaitIdOptions) -> Result<Option<Exi
     ))
 }
 
-/// Ends this process with SIGKILL when its parent ends. The kernel forgets that at each change of
+/// Ends this process with SIGKILL when its parent ends. The kernel clears that at each change of
 /// credentials (prctl(2), PR_SET_PDEATHSIG): it is for a process that makes none, never for a
 /// program of an image.
 ///
@@ -312,8 +313,8 @@ pub fn die_with_parent() -> Result<()> {
 
 /// Keeps everybody without privileges over the host from looking at this process and those it
 /// forks: no tracing, no memory, and none of its magic links in `/proc` (`exe`, `fd`, `root`,
-/// `cwd`). The kernel may forget it at a change of credentials (it then sets what
-/// `fs.suid_dumpable` says) and forgets it when a program is executed.
+/// `cwd`). The kernel may reset it at a change of credentials (to what `fs.suid_dumpable`
+/// says) and resets it when a program is executed.
 ///
 /// # Errors
 /// What `prctl(2)` gives.
@@ -425,8 +426,8 @@ pub fn exec(argv: &[std::ffi::CString], env: &[std::ffi::CString]) -> io::Error 
             continue;
         };
         let error = attempt(&candidate);
-        // As execvp(3): a program that may not be run is worth telling of, one that is elsewhere is
-        // not.
+        // As execvp(3): the search goes on after both, and that a program may not be run is
+        // reported rather than that none was found.
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             Some(libc::EACCES) => failure = error,
