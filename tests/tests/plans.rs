@@ -152,13 +152,13 @@ fn a_switch_that_was_planned_against_another_generation_is_refused() {
 #[test]
 fn readiness_may_be_lost_and_come_back() {
     let host = Host::new();
-    host.switch(&format!(
-        "{{ pods.web.containers.app = {{ image = \"oci:./busybox\",
-             command = [\"/bin/sh\", \"-c\",
-               \"touch /tmp/ok; trap 'exit 0' TERM; while true; do sleep 0.1; done\"],
-             readiness = {{ exec = [\"/bin/sh\", \"-c\", \"test -e /tmp/ok\"], period = \"50ms\",
-               failures = 2 }} }} }}"
-    ));
+    host.switch(
+        r#"{ pods.web.containers.app = { image = "oci:./busybox",
+             command = ["/bin/sh", "-c",
+               "touch /tmp/ok; trap 'exit 0' TERM USR1; while true; do sleep 0.1; done"],
+             readiness = { exec = ["/bin/sh", "-c", "test -e /tmp/ok"], period = "50ms",
+               failures = 2 } } }"#,
+    );
     let pid = host.pid("web", "app");
     let ready = || host.pod("web")["containers"][0]["ready"] == true;
     assert!(ready());
@@ -187,7 +187,7 @@ fn a_failure_says_how_the_probe_fails_and_quotes_this_run_only() {
     let config = |script: &str, probe: &str| {
         format!(
             "{{ pods.web.containers.app = {{ image = \"oci:./busybox\",
-                 command = [\"/bin/sh\", \"-c\", \"{script}; trap 'exit 0' TERM; while true; do sleep 0.1; done\"],
+                 command = [\"/bin/sh\", \"-c\", \"{script}; trap 'exit 0' TERM USR1; while true; do sleep 0.1; done\"],
                  {probe} }} }}"
         )
     };
@@ -228,7 +228,7 @@ fn a_failure_says_how_the_probe_fails_and_quotes_this_run_only() {
 fn pods_that_end_slowly_do_not_make_a_healthy_switch_fail() {
     let host = Host::new();
     let stubborn = "pods.old.containers.app = { image = \"oci:./busybox\",
-        command = [\"/bin/sh\", \"-c\", \"trap '' TERM; while true; do sleep 0.1; done\"],
+        command = [\"/bin/sh\", \"-c\", \"trap '' TERM USR1; while true; do sleep 0.1; done\"],
         stop.timeout = \"4s\" },";
     host.switch(&format!("{{ {stubborn} }}"));
     host.write("pods.ncl", &format!("{{ {} }}", sleeper("web")));

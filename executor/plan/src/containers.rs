@@ -310,6 +310,7 @@ impl Planner<'_> {
             waits,
         } = *start;
         if let Some(waits) = self.blocker(pod).or_else(|| waits.cloned()) {
+            self.later(pod, name, hash);
             return self.wait(pod, name, waits, None);
         }
         let of = |key: fn(Name, Name) -> Key| key(pod.clone(), name.clone());
@@ -348,6 +349,22 @@ impl Planner<'_> {
             spec,
         };
         self.add(step, run.class, run.why, run.drift, after);
+    }
+
+    /// Notes what a start that waits would do.
+    fn later(&mut self, pod: &Name, name: &Name, hash: Digest) {
+        let Ok(spec) = self.target.container(pod, name) else {
+            return;
+        };
+        let (pod, container, spec) = (pod.clone(), name.clone(), Box::new(spec));
+        let step = Step::StartContainer {
+            pod,
+            container,
+            hash,
+            attempt: 0,
+            spec,
+        };
+        self.plan.later.push(step.id());
     }
 
     /// The first dependency of `pod` that is not met.

@@ -68,7 +68,7 @@ pub(crate) struct Planner<'a> {
     pub(crate) target: &'a Target<'a>,
     pub(crate) observed: &'a Observed,
     pub(crate) changes: Vec<diff::NodeChange>,
-    plan: Plan,
+    pub(crate) plan: Plan,
     report: Report,
     /// The steps that a pod's link comes after: the rules, then the bridge.
     network: Vec<StepId>,

@@ -139,6 +139,10 @@ pub struct Plan {
     /// container may be found through them. Filled where a step starts a container.
     #[serde(default)]
     pub host_writable: BTreeSet<String>,
+    /// The [ids](Step::id) of the starts that wait for something: what they would do is part of what
+    /// the plan leads to.
+    #[serde(default)]
+    pub later: Vec<Digest>,
 }
 
 impl Plan {
@@ -151,7 +155,8 @@ impl Plan {
     pub fn hash(&self, root: Digest) -> Digest {
         let mut hasher = Hasher::new("tank.plan.v2")
             .field(root.as_bytes())
-            .field(&bytes(&self.host_writable));
+            .field(&bytes(&self.host_writable))
+            .field(&bytes(&self.later));
         for planned in &self.steps {
             let PlannedStep {
                 step,

@@ -95,3 +95,34 @@ fn a_plans_hash_changes_when_anything_a_step_would_do_changes() {
     }
     assert_eq!(hash_with(|_, _| {}), same);
 }
+
+/// What waits is done by a later pass without another plan being shown.
+#[test]
+fn a_plans_hash_covers_what_waits() {
+    let pods = serde_json::json!({
+        "db": { "containers": { "app": { "image": "x" } } },
+        "web": { "containers": { "app": { "image": "y" } }, "depends_on": { "db": "ready" } },
+    });
+    let config = serde_json::from_value(serde_json::json!({ "pods": pods }));
+    let world = inputs(&config.expect("a configuration"));
+    let hash = |inputs: &Inputs| {
+        let (plan, report) = plan(&inputs.target(), &Observed::default());
+        assert_eq!(report.waiting.len(), 1, "{report:?}");
+        plan.hash(Digest::of(b"root"))
+    };
+    // Of the image of the pod that waits alone.
+    let mut changed = world.clone();
+    let waiting = world
+        .graph
+        .images()
+        .into_iter()
+        .find(|(image, _)| image.to_string().contains('y'));
+    let (_, digest) = waiting.expect("its image");
+    changed
+        .images
+        .get_mut(&digest)
+        .expect("its configuration")
+        .env = vec!["A=1".to_owned()];
+    assert_ne!(hash(&world), hash(&changed));
+    assert_eq!(hash(&world), hash(&world.clone()));
+}

@@ -34,6 +34,10 @@ impl Client {
                 self.reply(&status, false, Vec::new()).await
             }
             Method::Diff(call) => {
+                let _place = match call.dump {
+                    Some(true) => Some(self.long_reply().await?),
+                    _ => None,
+                };
                 let diff = diff_reply(&generations, call, uid);
                 let diff = while_connected(&self.stream, diff).await?;
                 self.reply(&diff, false, Vec::new()).await
@@ -210,18 +214,26 @@ async fn diff_reply(
         }
     };
     let planned = generations.preview(&after, &before).await?;
-    let plan = &planned.plan;
-    let dump = wants_dump.then(|| serde_json::to_string(&planned.dump(&after, Some(&before))));
-    let dump = dump
-        .transpose()
-        .map_err(|e| internal("write down what was observed", e))?;
-    Ok(varlink::DiffReply {
+    let reply = varlink::DiffReply {
         changes: views::changes(&diff::diff(&before, &after)),
-        steps: plan.steps.iter().map(views::step).collect(),
+        steps: planned.plan.steps.iter().map(views::step).collect(),
         waiting: views::not_done(&planned.report),
-        plan: plan.hash(after.root()).to_string(),
+        plan: planned.plan.hash(after.root()).to_string(),
         parent,
-        dump,
+        dump: None,
+    };
+    if !wants_dump {
+        return Ok(reply);
+    }
+    // It has the whole configuration, twice.
+    let what = "write down what was observed";
+    let write = move || serde_json::to_string(&planned.dump(&after, Some(&before)));
+    let written = tokio::task::spawn_blocking(write)
+        .await
+        .map_err(|e| internal(what, e))?;
+    Ok(varlink::DiffReply {
+        dump: Some(written.map_err(|e| internal(what, e))?),
+        ..reply
     })
 }
 

@@ -248,7 +248,8 @@ impl Generations {
             None => (self.reconciler.lock().await, None),
         };
         let wait = aim.gate().map(|gate| Duration::from_millis(gate.wait));
-        let deadline = Instant::now() + wait.unwrap_or(self.settings.config.wait.duration());
+        let wait = wait.unwrap_or(self.settings.config.wait.duration());
+        let mut deadline = Instant::now() + wait;
         // Whoever changes something wants all of it tried now.
         self.reconciler.retry_failures();
         let mut reached = Reached::default();
@@ -324,6 +325,10 @@ impl Generations {
             } else if late {
                 // What took long may have been an end that is over: the next pass says.
                 overdue += 1;
+                if overdue == 1 {
+                    // What was started beside it has its time yet.
+                    deadline = Instant::now() + wait;
+                }
                 if overdue <= PATIENCE {
                     continue;
                 }
@@ -344,7 +349,7 @@ impl Generations {
         previous: &Graph,
         progress: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
-        match verified.filter(|planned| !planned.plan.steps.is_empty()) {
+        match verified {
             None => Ok(self
                 .reconciler
                 .pass(graph, Some(previous), progress)

@@ -237,7 +237,10 @@ impl Pods {
         }
         let pods = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(failure) = shim.end(&run.1, signal, limit).await {
+            // With its shim its containers are gone.
+            if let Err(failure) = shim.end(&run.1, signal, limit).await
+                && shim.is_alive()
+            {
                 let message = format!("can't {}: {}", failure.what, failure.why);
                 pods.events.add("failed", Some(run.0.as_str()), message);
                 sleep(END_RETRY_AFTER).await;

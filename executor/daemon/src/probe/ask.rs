@@ -3,7 +3,13 @@
 
 use super::Target;
 use crate::pods::{Pods, RunId, fail, failure, unexpected};
-use std::{fs::OpenOptions, io, net::SocketAddr, os::fd::AsFd, time::Duration};
+use std::{
+    fs::OpenOptions,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 use tank_model::spec::Probe;
 use tank_proto::{
     shim::{ExecSpec, Failure, Reply, Request},
@@ -11,7 +17,7 @@ use tank_proto::{
 };
 use tank_sys::packet;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
     net::TcpStream,
     time::{sleep, timeout},
 };
@@ -44,12 +50,36 @@ pub enum ProbeError {
     Exited(i32),
     #[error("its command can't be run: {}: {}", .0.what, .0.why)]
     Exec(Failure),
+    /// The pod's shim is gone, or does not answer: nobody was asked.
+    #[error("the pod's shim did not ask it: {}: {}", .0.what, .0.why)]
+    NotAsked(Failure),
 }
 
-/// Asks once, for as long as the probe may take.
+impl ProbeError {
+    /// Whether it says nothing of the container.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::NotAsked(_))
+    }
+}
+
+/// Asks once, for as long as the probe may take. A command has that time from when it runs.
 pub async fn ask(pods: &Pods, target: &Target, probe: &Probe) -> Result<(), ProbeError> {
     let limit = probe.timeout.duration();
-    let asked = timeout(limit, once(pods, target, probe)).await;
+    let asked = match &probe.exec {
+        Some(command) => {
+            let running = execute(pods, &target.run.0, command).await;
+            let answers = || {
+                let shim = pods.get(&target.run.0.0);
+                shim.is_some_and(|shim| shim.silence().is_none())
+            };
+            let running = running.map_err(|failure| match answers() {
+                true => ProbeError::Exec(failure),
+                false => ProbeError::NotAsked(failure),
+            })?;
+            timeout(limit, status_of(running)).await
+        }
+        None => timeout(limit, connect(target, probe)).await,
+    };
     asked.unwrap_or(Err(ProbeError::Timeout(limit)))
 }
 
@@ -58,17 +88,9 @@ pub async fn pause(probe: &Probe) {
     sleep(probe.period.duration().max(LEAST_PERIOD)).await;
 }
 
-async fn once(pods: &Pods, target: &Target, probe: &Probe) -> Result<(), ProbeError> {
+/// Asks over the pod's network.
+async fn connect(target: &Target, probe: &Probe) -> Result<(), ProbeError> {
     let (run, _) = &target.run;
-    if let Some(command) = &probe.exec {
-        return match execute(pods, run, command)
-            .await
-            .map_err(ProbeError::Exec)?
-        {
-            0 => Ok(()),
-            status => Err(ProbeError::Exited(status)),
-        };
-    }
     let http = probe.http.as_ref().map(|http| http.port);
     let port = http.or(probe.tcp.as_ref().map(|tcp| tcp.port));
     let (Some(port), Some(address)) = (port, target.address) else {
@@ -103,10 +125,13 @@ async fn once(pods: &Pods, target: &Target, probe: &Probe) -> Result<(), ProbeEr
     }
 }
 
-/// Runs a command in the container and gives its status. The command lasts no longer than this is
-/// waited for: it, and whatever it started, ends when its control socket is closed, be that here or
-/// in an answer that nobody took.
-async fn execute(pods: &Pods, run: &RunId, command: &[String]) -> Result<i32, Failure> {
+/// Runs a command in the container and gives its control socket. It, and whatever it started, ends
+/// when that is closed, be that here or in an answer that nobody took.
+async fn execute(
+    pods: &Pods,
+    run: &RunId,
+    command: &[String],
+) -> Result<AsyncFd<OwnedFd>, Failure> {
     let what = "run a probe";
     let shim = pods
         .get(&run.0)
@@ -129,17 +154,26 @@ async fn execute(pods: &Pods, run: &RunId, command: &[String]) -> Result<i32, Fa
         return Err(unexpected(&reply));
     };
     rustix::io::ioctl_fionbio(&control, true).map_err(|e| fail(what, io::Error::from(e)))?;
-    let control = packet::watch(control).map_err(|e| failure(&e))?;
+    packet::watch(control).map_err(|e| failure(&e))
+}
+
+/// Waits until a command has ended: its status is the answer.
+async fn status_of(control: AsyncFd<OwnedFd>) -> Result<(), ProbeError> {
+    let what = "run a probe";
+    let failed = |e: io::Error| ProbeError::Exec(fail(what, e));
     loop {
-        let mut guard = control.readable().await.map_err(|e| fail(what, e))?;
+        let mut guard = control.readable().await.map_err(failed)?;
         let Ok(received) = guard.try_io(|control| packet::receive(control.as_fd())) else {
             continue;
         };
-        let packet = received.map_err(|e| fail(what, e))?;
-        let message = packet.and_then(|(packet, _)| FromShim::decode(&packet));
-        return match message {
-            Some(FromShim::Exited(status)) => Ok(status),
-            _ => Err(fail(what, "its shim does not say how it ended")),
+        let packet = received.map_err(failed)?;
+        return match packet.and_then(|(packet, _)| FromShim::decode(&packet)) {
+            Some(FromShim::Exited(0)) => Ok(()),
+            Some(FromShim::Exited(status)) => Err(ProbeError::Exited(status)),
+            _ => Err(ProbeError::Exec(fail(
+                what,
+                "its shim does not say how it ended",
+            ))),
         };
     }
 }

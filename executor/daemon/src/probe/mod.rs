@@ -18,11 +18,12 @@ use crate::{
     events::Events,
     pods::{Pods, RunId},
 };
-use ask::{ask, pause};
+use ask::{ProbeError, ask, pause};
 use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tank_model::{Digest, Graph, Key, Name, Node, graph::LifecycleNode, spec::Probe};
 use tank_plan::{
@@ -30,6 +31,9 @@ use tank_plan::{
     observed::{Probed, State},
 };
 use tokio::{task::AbortHandle, time::sleep};
+
+/// How long after a shim did not say whether a run has ended it is asked again.
+const STATE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What is known of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,17 +103,21 @@ impl Prober {
             .next()
     }
 
-    /// Asks once, and notes how it failed.
+    /// Asks until there is an answer, and notes how it failed. A shim that does not get to ask says
+    /// nothing of the container: it is asked again.
     async fn ask(&self, target: &Target, probe: &Probe) -> bool {
-        let failure = ask(&self.pods, target, probe)
-            .await
-            .err()
-            .map(|error| error.to_string());
-        let succeeded = failure.is_none();
-        if let Some(probing) = self.runs().get_mut(&target.run) {
-            probing.last_failure = failure;
+        loop {
+            let failure = ask(&self.pods, target, probe).await.err();
+            let unknown = failure.as_ref().is_some_and(ProbeError::is_unknown);
+            let succeeded = failure.is_none();
+            if let Some(probing) = self.runs().get_mut(&target.run) {
+                probing.last_failure = failure.map(|failure| failure.to_string());
+            }
+            if !unknown {
+                return succeeded;
+            }
+            pause(probe).await;
         }
-        succeeded
     }
 
     /// Probes the runs of the current generation, and no others. Needs a tokio runtime.
@@ -248,8 +256,13 @@ impl Prober {
     /// A run's probe has failed as often as it may: the planner decides what follows.
     async fn fail(&self, target: &Target, probe: Probed) {
         // One that has ended is no unhealthy run: nobody could have answered.
-        if !self.is_running(&target.run.0).await {
-            return;
+        loop {
+            match self.is_running(&target.run.0).await {
+                Some(true) => break,
+                Some(false) => return,
+                // Its shim does not say.
+                None => sleep(STATE_RETRY_AFTER).await,
+            }
         }
         let ((pod, container, _), _) = &target.run;
         let last = self.last_failure(&target.run.0);
@@ -262,16 +275,12 @@ impl Prober {
         self.dirty.mark();
     }
 
-    async fn is_running(&self, (pod, container, started): &RunId) -> bool {
-        let Some(shim) = self.pods.get(pod) else {
-            return false;
-        };
-        let Ok(state) = shim.state().await else {
-            return false;
-        };
-        state.containers.iter().any(|found| {
+    /// Whether a run has not ended. None: its shim does not say.
+    async fn is_running(&self, (pod, container, started): &RunId) -> Option<bool> {
+        let state = self.pods.get(pod)?.state().await.ok()?;
+        Some(state.containers.iter().any(|found| {
             found.name == container.as_str() && found.exited.is_none() && found.started == *started
-        })
+        }))
     }
 }
 

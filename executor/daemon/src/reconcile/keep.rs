@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tank_model::{Digest, Outcome};
 use tank_plan::health::PATIENCE;
 use tank_sys::clock::boot_millis;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long nothing has to happen until memory is given back.
 const IDLE_TRIM_AFTER: Duration = Duration::from_secs(3);
@@ -75,12 +75,21 @@ impl Reconciler {
     /// Runs for ever.
     pub async fn keep(self: Arc<Self>, keeper: Arc<impl Keeper>) {
         let mut streak = Streak::default();
+        let mut trusted_since = Instant::now();
         loop {
             let resync = self.settings.config.resync.duration();
+            if trusted_since.elapsed() >= resync {
+                // Once in a while a pass takes nothing on trust, however much happens.
+                self.observer.invalidate();
+                trusted_since = Instant::now();
+            }
+            let before = self.dirty.version();
             let pass = self.keep_once(keeper.as_ref()).await;
             let version = match &pass {
                 Ok(Some(pass)) => pass.version,
-                _ => self.dirty.version(),
+                Ok(None) => before,
+                // It is tried again soon enough.
+                Err(_) => self.dirty.version(),
             };
             if let Err(error) = &pass {
                 self.events.add("failed", None, with_causes(error.as_ref()));
@@ -89,7 +98,12 @@ impl Reconciler {
                 .pause(pass.as_ref().map(Option::as_ref), resync)
                 .min(resync);
             drop(pass);
-            self.wait(version, pause).await;
+            if streak.busy > PATIENCE {
+                // Somebody undoes what is done: they do not keep this process busy.
+                sleep(BUSY_RETRY_AFTER).await;
+            } else {
+                self.wait(version, pause).await;
+            }
         }
     }
 

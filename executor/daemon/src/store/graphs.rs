@@ -35,13 +35,17 @@ impl Graphs {
     /// # Errors
     /// When the store can't be read.
     pub fn get(&self, root: Digest) -> Result<Arc<Graph>, StoreError> {
-        let mut kept = self.kept();
-        let known = kept.iter().position(|(known, _)| *known == root);
-        let graph = match known.and_then(|at| kept.remove(at)) {
+        let known = {
+            let mut kept = self.kept();
+            let place = kept.iter().position(|(known, _)| *known == root);
+            place.and_then(|at| kept.remove(at))
+        };
+        // Nobody else waits while it is read; two who read the same have the same.
+        let graph = match known {
             Some((_, graph)) => graph,
             None => Arc::new(Graph::load(root, |hash| self.store.node(hash))?),
         };
-        keep(&mut kept, Arc::clone(&graph));
+        self.put(Arc::clone(&graph));
         Ok(graph)
     }
 

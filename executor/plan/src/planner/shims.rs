@@ -13,6 +13,9 @@ use tank_model::Name;
 /// made anew. A disk that stalls may hold a log up for seconds.
 pub const SILENCE: u64 = 15_000;
 
+/// How long, in milliseconds, until a pod is read again that could not be.
+pub const READ_AGAIN: u64 = 5_000;
+
 /// What to do about a shim of which nothing is known.
 pub(super) enum Care {
     Wait(Option<u64>),
@@ -23,8 +26,10 @@ pub(super) enum Care {
 impl Care {
     fn of(unresponsive: &Unresponsive, now: u64) -> Self {
         match unresponsive {
-            // An event tells.
-            Unresponsive::Busy | Unresponsive::Unreadable { .. } => Self::Wait(None),
+            // It notifies when it is done.
+            Unresponsive::Busy => Self::Wait(None),
+            // Nothing notifies of a pod that can be read again.
+            Unresponsive::Unreadable { .. } => Self::Wait(Some(now.saturating_add(READ_AGAIN))),
             Unresponsive::Silent { since } if now >= since.saturating_add(SILENCE) => Self::Replace,
             Unresponsive::Silent { since } => Self::Wait(Some(since.saturating_add(SILENCE))),
             Unresponsive::Halted { .. } => Self::Resume,

@@ -68,7 +68,7 @@ fn a_shim_that_says_nothing_is_waited_for_let_run_on_or_replaced() {
             Unresponsive::Unreadable { why: String::new() },
             vec![]
         ),
-        (vec![], vec![None])
+        (vec![], vec![Some(NOW + shims::READ_AGAIN)])
     );
     // However long it was stopped, what runs in it need not end; unless that is in vain.
     let resumed = vec!["resume the shim of pod web".to_owned()];

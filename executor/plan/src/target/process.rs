@@ -3,7 +3,7 @@
 
 use crate::target::{ImageConfig, Target, TargetError, User, signal, user};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use tank_model::{
     Digest, Name,
     graph::ContainerNode,
@@ -323,9 +323,14 @@ fn environment(
     home: &str,
 ) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = Vec::new();
-    let mut set = |key: &str, value: &str| match env.iter_mut().find(|(known, _)| known == key) {
-        Some(known) => known.1 = value.to_owned(),
-        None => env.push((key.to_owned(), value.to_owned())),
+    // An image may have hundreds of thousands of them.
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut set = |key: &str, value: &str| match places.get(key) {
+        Some(place) => env[*place].1 = value.to_owned(),
+        None => {
+            places.insert(key.to_owned(), env.len());
+            env.push((key.to_owned(), value.to_owned()));
+        }
     };
     set("PATH", DEFAULT_PATH);
     set("HOSTNAME", hostname);

@@ -3,6 +3,7 @@
 
 use crate::target::ID_COUNT;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Who a process is, by the ids of its pod.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -79,15 +80,16 @@ pub fn resolve(spec: &str, passwd: &str, group: &str) -> Result<Resolved, UserEr
                 .is_some_and(|members| members.split(',').any(|member| member == user))
         })
     };
-    let extra: Vec<u32> = match group_name {
+    let extra = match group_name {
         None => groups()
             .filter(member)
             .filter_map(|fields| fields[2].parse().ok())
             .filter(|id| *id != gid)
-            .collect(),
-        Some(_) => Vec::new(),
+            .collect::<BTreeSet<u32>>(),
+        Some(_) => BTreeSet::new(),
     };
-    if account.uid >= ID_COUNT || gid >= ID_COUNT {
+    let outside = |id: &u32| *id >= ID_COUNT;
+    if outside(&account.uid) || outside(&gid) || extra.iter().any(outside) {
         return Err(UserError::OutsidePod {
             user: spec.to_owned(),
         });
@@ -96,7 +98,7 @@ pub fn resolve(spec: &str, passwd: &str, group: &str) -> Result<Resolved, UserEr
         user: User {
             uid: account.uid,
             gid,
-            groups: extra,
+            groups: extra.into_iter().collect(),
         },
         home: account.home,
     })
