@@ -200,7 +200,7 @@ fn a_failure_says_how_the_probe_fails_and_quotes_this_run_only() {
         ("exec = [\"/bin/false\"]", "its command ended with status 1"),
         (
             "exec = [\"/nope\"]",
-            "its command can't be run: execute /nope",
+            "its command can't be run: execute `/nope`: No such file",
         ),
     ] {
         let probe = format!("readiness = {{ {probe}, period = \"100ms\" }}");

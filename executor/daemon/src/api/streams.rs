@@ -127,11 +127,13 @@ impl Client {
                 break;
             }
         }
-        // The last reply of a stream carries nothing: an empty line of no container.
-        let end = varlink::LogsReply {
-            container: String::new(),
-            line: String::new(),
-        };
+        self.end_of_logs().await
+    }
+
+    /// The last reply of a stream carries nothing: an empty line of no container.
+    async fn end_of_logs(&mut self) -> Result<(), Refusal> {
+        let (container, line) = (String::new(), String::new());
+        let end = varlink::LogsReply { container, line };
         self.reply(&end, false, Vec::new()).await
     }
 
