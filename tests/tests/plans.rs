@@ -205,7 +205,7 @@ fn a_failure_says_how_the_probe_fails_and_quotes_this_run_only() {
     ] {
         let probe = format!("readiness = {{ {probe}, period = \"100ms\" }}");
         host.write("pods.ncl", &config("echo of this run", &probe));
-        let back = host.tank(&["switch", "--timeout", "2s", "pods.ncl"]);
+        let back = host.tank(&["switch", "--timeout", "4s", "pods.ncl"]);
         assert_eq!(back.status, 3, "{}", back.stderr);
         assert!(
             back.stderr.contains("web/app: its probe failed: "),
