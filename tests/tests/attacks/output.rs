@@ -11,7 +11,7 @@ fn write_logs(host: &Host, pod: &str) -> usize {
         let mut text = String::new();
         while text.len() < size {
             text.push_str(&format!(
-                "2026-11-25T12:00:00.000000000Z stdout F line {number:0>60}\n"
+                "2999-11-25T12:00:00.000000000Z stdout F line {number:0>60}\n"
             ));
             number += 1;
         }
