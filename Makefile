@@ -15,9 +15,12 @@ BUILD = $(ROCKSDB) cargo build --workspace --all-targets --locked
 # the attacks needs them.
 RELEASED = pods exec drift refusals attacks looking outcomes scenario
 
-# The tests in tests/tests that start no daemon, and need neither root nor fixtures. All tests of the other crates are
-# such tests.
+# The tests in tests/tests that start no daemon, and need neither root nor fixtures. The other crates
+# have such tests only, but for those of ROOTED.
 ROOTLESS = architecture compile language
+
+# Crates with tests that mount, as root: only their unit tests are part of `check`.
+ROOTED = tank-tests tank-image
 
 .PHONY: help demo check test test-release build lint doc release bench bench-language bench-drift soak fuzz
 
@@ -31,7 +34,8 @@ demo: ## install what is missing, build, pack an image, switch to examples/hello
 
 check: lint ## before a commit: formatting, lints, documentation, and every test that needs no root
 	$(BINS)
-	$(ROCKSDB) cargo test --quiet --workspace --exclude tank-tests --locked --no-fail-fast --lib --bins --tests
+	$(ROCKSDB) cargo test --quiet --workspace --locked --no-fail-fast --lib
+	$(ROCKSDB) cargo test --quiet --workspace $(addprefix --exclude ,$(ROOTED)) --locked --no-fail-fast --bins --tests
 	$(ROCKSDB) cargo test --quiet --workspace --locked --no-fail-fast $(addprefix --test ,$(ROOTLESS))
 
 test: ## every test, as root: what `check` leaves out takes a daemon, a registry and a virtual machine
@@ -93,6 +97,8 @@ soak: ## a long life of switches, kills and drift; ROUNDS=5000
 	TANK_SOAK_ROUNDS=$(or $(ROUNDS),2500) $(ROCKSDB) \
 		cargo test --workspace --locked --test soak -- --nocapture
 
-# Feeds the canonical decoder whatever a fuzzer thinks of, for a minute. Needs `cargo install cargo-fuzz`.
-fuzz: ## random bytes for the canonical decoder, a minute of them
+# Feeds the canonical decoder, and what reads images, whatever a fuzzer thinks of, for a minute each. Needs `cargo install cargo-fuzz`.
+fuzz: ## random bytes for the canonical decoder, image documents and archives, a minute each
 	cd compiler/model && cargo fuzz run --sanitizer none canonical -- -max_total_time=60
+	cd executor/image && cargo fuzz run --sanitizer none documents -- -max_total_time=60
+	cd executor/image && cargo fuzz run --sanitizer none archive -- -max_total_time=60
