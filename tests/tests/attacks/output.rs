@@ -106,6 +106,8 @@ fn a_failing_switch_quotes_a_little_of_a_long_log() {
     let expected: Vec<String> = (count - 10..count)
         .map(|number| format!("line {number:0>60}"))
         .collect();
+    let (probe, quoted) = quoted.split_first().expect("a line");
+    assert_eq!(*probe, "its probe failed: its command ended with status 1");
     assert_eq!(quoted, expected, "{}", failed.stderr);
     assert!(read < 6 << 20, "{read} bytes are read for ten lines");
     host.finish();
