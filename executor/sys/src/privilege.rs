@@ -17,23 +17,6 @@ pub struct Identity {
     pub groups: Vec<u32>,
 }
 
-/// The capabilities a container's root has where its configuration adds and drops none: Docker's
-/// set without `NET_RAW`, `MKNOD` and `AUDIT_WRITE`. All of them count only against what the pod's
-/// own user namespace owns.
-pub const DEFAULT_CAPABILITIES: [&str; 11] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];
-
 /// Whether the kernel's headers know a capability by this name.
 pub fn is_capability(name: &str) -> bool {
     name.parse::<Capability>().is_ok()

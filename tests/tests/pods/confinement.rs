@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// `privilege::DEFAULT_CAPABILITIES` as the kernel writes them: bits 0, 1, 3 to 8, 10, 18 and 31.
+/// `tank_plan::target::DEFAULT_CAPABILITIES` as the kernel writes them: bits 0, 1, 3 to 8, 10, 18 and 31.
 const DEFAULT_CAPABILITIES: &str = "00000000800405fb";
 
 /// What root inside a container that is not even read-only tries against its host.

@@ -13,7 +13,9 @@ use tank_model::{
     units::Bytes,
 };
 
-/// The capabilities of a container that declares none.
+/// The capabilities a container's root has where its configuration adds and drops none: Docker's
+/// set without `NET_RAW`, `MKNOD` and `AUDIT_WRITE`. All of them count only against what the pod's
+/// own user namespace owns.
 pub const DEFAULT_CAPABILITIES: [&str; 11] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
