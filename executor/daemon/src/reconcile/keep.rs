@@ -44,7 +44,10 @@ impl Streak {
     /// How long to wait after a pass, unless something happens.
     fn pause(&mut self, pass: Result<Option<&Pass>, &KeeperError>, resync: Duration) -> Duration {
         match pass {
-            Ok(Some(pass)) if !pass.failed.is_empty() => RETRY_AFTER,
+            Ok(Some(pass)) if !pass.failed.is_empty() => {
+                self.busy = 0;
+                RETRY_AFTER
+            }
             Ok(Some(pass)) if pass.plan.steps.is_empty() => {
                 *self = Self::default();
                 let wake = pass
@@ -64,6 +67,7 @@ impl Streak {
             }
             Ok(None) => resync,
             Err(_) => {
+                self.busy = 0;
                 self.failures += 1;
                 Duration::from_millis(tank_plan::backoff::delay(self.failures)).max(RETRY_AFTER)
             }
