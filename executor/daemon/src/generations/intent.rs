@@ -30,7 +30,7 @@ const MAX_FILES: usize = 1_000;
 const MAX_RESOLVED: usize = 1_000;
 
 /// The most characters of what is asked for, in words.
-const MAX_SOURCE: usize = 512;
+pub(super) const MAX_SOURCE: usize = 512;
 
 /// What a client asks for.
 pub struct Request {

@@ -3,7 +3,7 @@
 use super::{
     Error, Generations, ProgressSender, Stage,
     error::Context,
-    intent::{Intent, Request},
+    intent::{Intent, MAX_SOURCE, Request},
     notify, ports, request,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
@@ -18,9 +18,6 @@ use tokio::{
 /// How long a change waits for another one to be over: the loop takes the lock for as long as it
 /// settles what a daemon before it left.
 const LOCK_WAIT: Duration = Duration::from_millis(200);
-
-/// The most characters of a source.
-const MAX_SOURCE: usize = 512;
 
 /// What is asked of a switch.
 pub struct Switch {
