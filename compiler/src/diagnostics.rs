@@ -41,12 +41,12 @@ pub struct Problems {
     /// In the order of the text.
     pub list: Vec<Problem>,
     /// What the places of the problems point into.
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourceText>,
 }
 
 /// A text with its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct SourceText {
     /// A path, or the `--set` it came from.
     pub name: String,
     /// Its content when it was evaluated.
@@ -103,7 +103,7 @@ impl Problems {
     }
 }
 
-impl Source {
+impl SourceText {
     /// Line and column of a byte, both from 1.
     pub fn line_column(&self, at: usize) -> (usize, usize) {
         let before = self.text.get(..at).unwrap_or(&self.text);
@@ -112,7 +112,7 @@ impl Source {
     }
 }
 
-impl Source {
+impl SourceText {
     /// The length of the line around a byte.
     fn line_around(&self, at: usize) -> usize {
         let at = at.min(self.text.len());
@@ -141,7 +141,7 @@ pub struct Drawn {
 const MAX_LINE: usize = 1_000;
 
 impl Drawn {
-    fn new(problem: &Problem, sources: &[Source]) -> Self {
+    fn new(problem: &Problem, sources: &[SourceText]) -> Self {
         let mut problem = problem.clone();
         let long = |label: &Label| {
             let source = sources.get(label.place.source)?;

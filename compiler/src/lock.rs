@@ -10,7 +10,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
 };
-use tank_model::{Digest, Reference, reference::Source};
+use tank_model::{Digest, Reference, reference::ImageSource};
 
 /// The file's name.
 pub const FILE: &str = "tank.lock";
@@ -95,5 +95,5 @@ impl Lock {
 
 /// Whether an image's bytes can change under its name: a tag of a registry.
 pub fn lockable(image: &Reference) -> bool {
-    matches!(image.source(), Source::Registry { digest: None, .. })
+    matches!(image.source(), ImageSource::Registry { digest: None, .. })
 }

@@ -1,9 +1,12 @@
 //! Which crates may use which others.
 //!
+//! * [`docs`]: that what the documents point to is there.
 //! * [`floors`]: which modules of a crate may use which others.
 //! * [`sizes`]: how long files and functions are.
 //! * [`source`]: Rust source as the two read it.
 
+#[path = "architecture/docs.rs"]
+mod docs;
 #[path = "architecture/floors.rs"]
 mod floors;
 #[path = "architecture/sizes.rs"]

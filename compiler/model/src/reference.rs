@@ -13,13 +13,13 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Reference {
     text: String,
-    source: Source,
+    source: ImageSource,
     digest: Option<Digest>,
 }
 
 /// Where an image comes from.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Source {
+pub enum ImageSource {
     /// An image of a registry.
     Registry {
         /// Host and optional port.
@@ -51,7 +51,7 @@ pub struct ReferenceError {
 
 impl Reference {
     /// Where its bytes come from.
-    pub fn source(&self) -> &Source {
+    pub fn source(&self) -> &ImageSource {
         &self.source
     }
 
@@ -87,8 +87,8 @@ impl FromStr for Reference {
             _ if text.len() > 512 => Err("more than 512 characters"),
             Some(layout) => parse_layout(layout),
             None => parse_registry(text).map(|source| match source {
-                Source::Registry { digest, .. } => (source, digest),
-                Source::Layout { .. } => (source, None),
+                ImageSource::Registry { digest, .. } => (source, digest),
+                ImageSource::Layout { .. } => (source, None),
             }),
         };
         match parsed {
@@ -105,7 +105,7 @@ impl FromStr for Reference {
     }
 }
 
-fn parse_layout(rest: &str) -> Result<(Source, Option<Digest>), &'static str> {
+fn parse_layout(rest: &str) -> Result<(ImageSource, Option<Digest>), &'static str> {
     // A path may hold an `@`; only what is a whole digest pins.
     let pinned = rest
         .rsplit_once('@')
@@ -120,7 +120,7 @@ fn parse_layout(rest: &str) -> Result<(Source, Option<Digest>), &'static str> {
     }
     check_tag(tag)?;
     Ok((
-        Source::Layout {
+        ImageSource::Layout {
             path: path.to_owned(),
             tag: tag.to_owned(),
         },
@@ -128,7 +128,7 @@ fn parse_layout(rest: &str) -> Result<(Source, Option<Digest>), &'static str> {
     ))
 }
 
-fn parse_registry(text: &str) -> Result<Source, &'static str> {
+fn parse_registry(text: &str) -> Result<ImageSource, &'static str> {
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (
             rest,
@@ -163,7 +163,7 @@ fn parse_registry(text: &str) -> Result<Source, &'static str> {
         (None, Some(_)) => None,
         (None, None) => Some("latest".to_owned()),
     };
-    Ok(Source::Registry {
+    Ok(ImageSource::Registry {
         registry,
         repository,
         tag,
@@ -236,13 +236,13 @@ mod tests {
 
     fn registry(text: &str) -> (String, String, Option<String>) {
         match text.parse::<Reference>().expect(text).source {
-            Source::Registry {
+            ImageSource::Registry {
                 registry,
                 repository,
                 tag,
                 ..
             } => (registry, repository, tag),
-            Source::Layout { .. } => panic!("{text} is a layout"),
+            ImageSource::Layout { .. } => panic!("{text} is a layout"),
         }
     }
 
@@ -276,7 +276,7 @@ mod tests {
             ("oci:./image", "./image", "latest"),
             ("oci:/a/b:v1", "/a/b", "v1"),
         ] {
-            let expected = Source::Layout {
+            let expected = ImageSource::Layout {
                 path: path.to_owned(),
                 tag: tag.to_owned(),
             };
@@ -302,7 +302,7 @@ mod tests {
                 pinned.pinned(two).expect("pins").as_str(),
                 format!("{text}@{two}")
             );
-            if let Source::Layout { .. } = reference.source() {
+            if let ImageSource::Layout { .. } = reference.source() {
                 assert_eq!(pinned.source(), reference.source());
             }
         }

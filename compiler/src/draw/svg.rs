@@ -12,7 +12,7 @@ use std::{
 };
 use tank_model::{
     Graph, Name,
-    reference::Source,
+    reference::ImageSource,
     spec::{Condition, Network, Publish, Volume},
 };
 
@@ -131,16 +131,16 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
 }
 
 /// An image without its registry, repository path and digest.
-fn short_image(source: &Source) -> String {
+fn short_image(source: &ImageSource) -> String {
     match source {
-        Source::Registry {
+        ImageSource::Registry {
             repository, tag, ..
         } => {
             let name = repository.rsplit('/').next().unwrap_or(repository);
             tag.as_ref()
                 .map_or_else(|| name.to_owned(), |tag| format!("{name}:{tag}"))
         }
-        Source::Layout { path, tag } => format!("{path}:{tag}"),
+        ImageSource::Layout { path, tag } => format!("{path}:{tag}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an evaluation comes back with.
 
 use super::{definitions::Definition, errors::covers};
-use crate::diagnostics::{Label, Place, Problem, Source};
+use crate::diagnostics::{Label, Place, Problem, SourceText};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ pub struct Evaluated {
     pub problems: Vec<Problem>,
     /// Fields that have a problem: what else is found of them is a consequence.
     pub poisoned: BTreeSet<Vec<String>>,
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourceText>,
     pub places: BTreeMap<Vec<String>, Written>,
     /// Where the name of each field was written.
     pub names: BTreeMap<Vec<String>, Place>,

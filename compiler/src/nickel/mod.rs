@@ -25,7 +25,7 @@ pub use evaluated::{Evaluated, Written};
 
 use crate::{
     CompileError, Inputs, STDLIB,
-    diagnostics::{Place, Problem, Source},
+    diagnostics::{Place, Problem, SourceText},
 };
 use nickel_lang_core::{
     cache::{CacheHub, ImportResolver, InputFormat, SourcePath, normalize_path},
@@ -109,7 +109,7 @@ struct Repaired {
     holes: Vec<(PathBuf, std::ops::Range<usize>)>,
     /// Files that do not typecheck and are evaluated all the same.
     untyped: bool,
-    sources: Vec<Source>,
+    sources: Vec<SourceText>,
 }
 
 /// Why preparing failed, and in which file if that is known.
@@ -125,7 +125,7 @@ enum Failure {
 /// The sources that places are in, in the order they were first seen.
 #[derive(Default)]
 struct Sources {
-    list: Vec<Source>,
+    list: Vec<SourceText>,
     known: HashMap<FileId, usize>,
 }
 
@@ -402,7 +402,7 @@ impl Session {
             Some((_, original)) => original.clone(),
             None => hub.files().source(id).to_owned(),
         };
-        let source = Source { name, text };
+        let source = SourceText { name, text };
         let index = self
             .sources
             .list

@@ -28,11 +28,11 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Check a configuration: types, contracts, and whether its parts fit together.
-    Check(Source),
+    Check(Configuration),
     /// Compile a configuration; print its root hash, its nodes, or a picture of them.
     Build {
         #[command(flatten)]
-        source: Source,
+        source: Configuration,
         /// Draw the graph.
         #[arg(long, value_enum, conflicts_with = "canonical")]
         graph: Option<Drawing>,
@@ -122,7 +122,7 @@ pub enum Command {
     /// go back.
     Switch {
         #[command(flatten)]
-        source: Source,
+        source: Configuration,
         #[command(flatten)]
         change: ChangeArgs,
         /// Carry out this plan (as `diff` named it), or nothing.
@@ -143,7 +143,7 @@ pub enum Command {
     /// new generation.
     Apply {
         #[command(flatten)]
-        source: Source,
+        source: Configuration,
         #[command(flatten)]
         change: ChangeArgs,
         /// Carry out this plan (as `diff --apply` named it), or nothing.
@@ -199,7 +199,7 @@ pub enum Generations {
 }
 
 #[derive(ClapArgs, Debug)]
-pub struct Source {
+pub struct Configuration {
     /// Nickel, YAML, JSON or TOML files, merged in this order.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,

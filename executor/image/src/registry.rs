@@ -24,7 +24,7 @@ use std::{
 };
 use tank_model::{
     Digest,
-    reference::{Reference, Source},
+    reference::{ImageSource, Reference},
 };
 use tokio::io::AsyncWriteExt;
 
@@ -109,7 +109,7 @@ impl Registry {
     /// # Errors
     /// When the reference names no registry.
     pub fn new(reference: &Reference, insecure: &[String]) -> Result<Self, Error> {
-        let Source::Registry {
+        let ImageSource::Registry {
             registry,
             repository,
             tag,

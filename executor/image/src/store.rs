@@ -22,7 +22,7 @@ use std::{
 };
 use tank_model::{
     Digest,
-    reference::{Reference, Source},
+    reference::{ImageSource, Reference},
 };
 
 #[cfg(test)]
@@ -114,8 +114,10 @@ impl Images {
             return Ok(digest);
         }
         match reference.source() {
-            Source::Registry { .. } => self.fetch(&Registry::new(reference, &self.insecure)?).await,
-            Source::Layout { path, tag } => {
+            ImageSource::Registry { .. } => {
+                self.fetch(&Registry::new(reference, &self.insecure)?).await
+            }
+            ImageSource::Layout { path, tag } => {
                 let path = base_dir.map_or_else(|| PathBuf::from(path), |base| base.join(path));
                 if !path.is_absolute() {
                     return Err(Error::Relative(path));

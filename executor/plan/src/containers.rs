@@ -134,7 +134,7 @@ impl Planner<'_> {
     ) -> Option<(Name, TargetError)> {
         let inits = self.target.graph.init(pod).filter(|(init, _, hash)| {
             let current = found.current(init, *hash);
-            !current.is_some_and(observed::Container::ended_well)
+            !current.is_some_and(observed::Run::ended_well)
         });
         let mut needed = inits.map(|(init, ..)| init).chain([name]);
         needed.find_map(|name| {
@@ -186,7 +186,7 @@ impl Planner<'_> {
     }
 
     /// Runs what comes before the containers once more, since it was changed.
-    fn init_again(&mut self, start: Start<'_>, found: &observed::Container, after: &[StepId]) {
+    fn init_again(&mut self, start: Start<'_>, found: &observed::Run, after: &[StepId]) {
         let Start { pod, name, .. } = start;
         if let Err(why) = self.target.container(pod, name) {
             return self.block(pod, Some(name), why);
@@ -208,7 +208,7 @@ impl Planner<'_> {
     }
 
     /// A container that was started from what is declared.
-    fn keep(&mut self, pod: &Name, name: &Name, found: &observed::Container, after: &[StepId]) {
+    fn keep(&mut self, pod: &Name, name: &Name, found: &observed::Run, after: &[StepId]) {
         match found.state {
             State::Exited { status, at } => self.ended(pod, name, found, status, at, after),
             State::Running { .. } => {
@@ -230,13 +230,7 @@ impl Planner<'_> {
 
     /// A run whose probe has failed as often as it may: it ends, and the pod's `restart` says what
     /// follows.
-    fn unhealthy(
-        &mut self,
-        pod: &Name,
-        name: &Name,
-        found: &observed::Container,
-        unhealthy: Unhealthy,
-    ) {
+    fn unhealthy(&mut self, pod: &Name, name: &Name, found: &observed::Run, unhealthy: Unhealthy) {
         let Unhealthy { probe, ending } = unhealthy;
         if ending {
             return self.wait(pod, name, WaitsFor::End(probe), None);
@@ -396,7 +390,7 @@ impl Planner<'_> {
         })
     }
 
-    fn limits(&mut self, pod: &Name, name: &Name, found: &observed::Container) {
+    fn limits(&mut self, pod: &Name, name: &Name, found: &observed::Run) {
         let limits = effective_limits(&self.target.graph.limits(pod, name));
         if limits == found.limits {
             return;
@@ -412,7 +406,7 @@ impl Planner<'_> {
         self.add(step, Class::InPlace, why, drift, &[]);
     }
 
-    fn files(&mut self, pod: &Name, name: &Name, found: &observed::Container) {
+    fn files(&mut self, pod: &Name, name: &Name, found: &observed::Run) {
         let Some(there) = &found.files else { return };
         let wanted = self.target.files(pod, name).into_iter();
         let wrong = wanted
@@ -442,7 +436,7 @@ impl Planner<'_> {
         &mut self,
         pod: &Name,
         name: &Name,
-        found: &observed::Container,
+        found: &observed::Run,
         status: i32,
         at: u64,
         after: &[StepId],

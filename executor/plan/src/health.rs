@@ -2,7 +2,7 @@
 //! runs, which is what a rollback waits for: never for health.
 
 use crate::{
-    observed::{Container, Observed, State},
+    observed::{Observed, Run, State},
     report::{Report, Waiting},
 };
 use std::collections::BTreeSet;
@@ -75,7 +75,7 @@ pub fn not_running(graph: &Graph, observed: &Observed, report: &Report) -> Missi
     for pod in graph.pods() {
         let Some(node) = graph.pod(pod) else { continue };
         let found = observed.pods.get(pod);
-        let over = |found: &Container| match found.state {
+        let over = |found: &Run| match found.state {
             State::Running { .. } => true,
             State::Exited { status, .. } => match node.restart {
                 Restart::Always => false,
@@ -86,7 +86,7 @@ pub fn not_running(graph: &Graph, observed: &Observed, report: &Report) -> Missi
         // Nothing starts after what runs before it and has failed for good.
         let failed = |name: &Name, hash| {
             let init = found.and_then(|found| found.current(name, hash));
-            node.restart == Restart::Never && init.is_some_and(Container::failed)
+            node.restart == Restart::Never && init.is_some_and(Run::failed)
         };
         let stuck = graph
             .init(pod)
@@ -133,7 +133,7 @@ pub struct Missing {
     pub may_come: bool,
 }
 
-fn of_container(found: &Container, restart: Restart, probed: bool, now: u64, grace: u64) -> Health {
+fn of_container(found: &Run, restart: Restart, probed: bool, now: u64, grace: u64) -> Health {
     let memory = if found.out_of_memory {
         "; the kernel ended processes of it that were out of memory (`limits.memory`)"
     } else {

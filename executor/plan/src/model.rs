@@ -3,7 +3,7 @@
 
 use crate::{
     inputs::Inputs,
-    observed::{Container, Observed, Pod, Sandbox, State},
+    observed::{Observed, Pod, Run, Sandbox, State},
     planner::SHIM_FILES,
     step::{Plan, Step},
     target::{ContainerSpec, File, HostConfig, ImageConfig, Resolver},
@@ -80,16 +80,12 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
     }
 }
 
-fn container_of<'a>(
-    host: &'a mut Observed,
-    pod: &Name,
-    container: &Name,
-) -> Option<&'a mut Container> {
+fn container_of<'a>(host: &'a mut Observed, pod: &Name, container: &Name) -> Option<&'a mut Run> {
     host.pods.get_mut(pod)?.containers.get_mut(container)
 }
 
 /// What changes a container that is there.
-fn change(step: &Step, now: u64, found: &mut Container) {
+fn change(step: &Step, now: u64, found: &mut Run) {
     match step {
         Step::EndContainer { .. } => {
             found.state = State::Exited { status: 0, at: now };
@@ -107,7 +103,7 @@ fn change(step: &Step, now: u64, found: &mut Container) {
 }
 
 /// The run that a step starts. What runs before the containers ends well at once; the others stay.
-fn started(step: &Step, now: u64) -> Option<Container> {
+fn started(step: &Step, now: u64) -> Option<Run> {
     let Step::StartContainer {
         hash,
         attempt,
@@ -135,7 +131,7 @@ fn started(step: &Step, now: u64) -> Option<Container> {
     };
     let digest = |file: &File| Digest::of(file.text.as_bytes());
     let files = files.iter();
-    Some(Container {
+    Some(Run {
         hash: *hash,
         attempt: *attempt,
         started: now,

@@ -44,7 +44,7 @@ pub struct Pod {
     /// None: there is no shim, and what else is here (cgroups, folders) is left over.
     pub sandbox: Option<Sandbox>,
     /// Those its shim knows of, by name; empty without a shim that answers.
-    pub containers: BTreeMap<Name, Container>,
+    pub containers: BTreeMap<Name, Run>,
     /// Containers of which only cgroups and folders are here.
     #[serde(default)]
     pub left_over: BTreeSet<Name>,
@@ -96,7 +96,7 @@ pub struct Sandbox {
 
 /// A container its shim knows of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Container {
+pub struct Run {
     /// The hash of the container node it was started from.
     pub hash: Digest,
     /// Restarts in a row.
@@ -176,7 +176,7 @@ pub enum State {
     },
 }
 
-impl Container {
+impl Run {
     /// Whether its main process ended with status 0.
     pub fn ended_well(&self) -> bool {
         matches!(self.state, State::Exited { status: 0, .. })
@@ -190,7 +190,7 @@ impl Container {
 
 impl Pod {
     /// The container of this name if it was started from this node.
-    pub fn current(&self, name: &Name, hash: Digest) -> Option<&Container> {
+    pub fn current(&self, name: &Name, hash: Digest) -> Option<&Run> {
         self.containers.get(name).filter(|found| found.hash == hash)
     }
 

@@ -126,7 +126,7 @@ impl Planner<'_> {
         &mut self,
         pod: &Name,
         name: &Name,
-        found: &observed::Container,
+        found: &observed::Run,
         removal: &Removal,
         after: &[StepId],
     ) -> StepId {
@@ -145,7 +145,7 @@ impl Planner<'_> {
         &mut self,
         pod: &Name,
         name: &Name,
-        found: &observed::Container,
+        found: &observed::Run,
         removal: &Removal,
     ) -> StepId {
         let (signal, timeout) = self.stop_of(pod, name, found);
@@ -160,7 +160,7 @@ impl Planner<'_> {
 
     /// The signal by which a container ends, and the milliseconds it has for that. A stop that is
     /// declared now counts; of a container that is not declared any more its own, from its start.
-    fn stop_of(&self, pod: &Name, name: &Name, found: &observed::Container) -> (i32, u64) {
+    fn stop_of(&self, pod: &Name, name: &Name, found: &observed::Run) -> (i32, u64) {
         let (signal, timeout) = self.target.stop(pod, name);
         (
             signal.unwrap_or(found.stop_signal),
@@ -174,7 +174,7 @@ impl Planner<'_> {
         &mut self,
         pod: &Name,
         name: &Name,
-        found: &observed::Container,
+        found: &observed::Run,
         removal: &Removal,
         after: &[StepId],
         step: Step,

@@ -93,7 +93,7 @@ impl Held {
     }
 }
 
-/// As a step that failed is told of.
+/// As the message of a step that failed.
 impl fmt::Display for Blocked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

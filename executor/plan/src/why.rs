@@ -21,7 +21,7 @@ pub enum Why {
     NoLongerDeclared,
     /// It is on the host, and neither this graph nor the one before declares it.
     NeverDeclared,
-    /// What the declaration changed, in the order in which it is told.
+    /// What the declaration changed, in the order of the fields.
     Changed(Vec<Changed>),
     /// Something below it is another one, and no field says which.
     NeedsChanged,

@@ -37,9 +37,9 @@ fn a_plans_hash_changes_when_anything_a_step_would_do_changes() {
     fn image(inputs: &mut Inputs) -> &mut tank_plan::target::ImageConfig {
         inputs.images.values_mut().next().expect("an image")
     }
-    type Change = fn(&mut Inputs, &mut serde_json::Value);
+    type Mutation = fn(&mut Inputs, &mut serde_json::Value);
     let same = hash_with(|_, _| {});
-    let changes: [(&str, Change); 16] = [
+    let changes: [(&str, Mutation); 16] = [
         ("env", |_, pods| {
             pods["web"]["containers"]["app"]["env"]["A"] = "2".into()
         }),

@@ -26,7 +26,7 @@ use tank_model::{Config, Digest, Graph, Name};
 use tank_plan::{
     Dump, Inputs, Observed, Plan, Report,
     model::{apply, apply_step, inputs},
-    observed::{Container, Pod, Probed, State, Unhealthy},
+    observed::{Pod, Probed, Run, State, Unhealthy},
 };
 
 #[derive(Default)]
@@ -104,7 +104,7 @@ impl Scenario {
         self.host.pods.get_mut(name).expect("the pod is there")
     }
 
-    fn container(&mut self, text: &str) -> &mut Container {
+    fn container(&mut self, text: &str) -> &mut Run {
         let (pod, container) = pair(text);
         self.pod(&pod)
             .containers
@@ -119,7 +119,7 @@ impl Scenario {
                 .pods
                 .get_mut(&pod)
                 .and_then(|found| found.containers.get_mut(&container));
-            if let Some(Container {
+            if let Some(Run {
                 state: State::Running { ready: is, .. },
                 ..
             }) = found

@@ -10,9 +10,9 @@
 //! container's, so that nothing it started, in whatever session, outlives it.
 
 use crate::{
-    container::{Container, absolute, filter, set_limits},
     failure::{describe, failure, other},
     launch::{Launched, Place, Program, Report, launch},
+    run::{Run, absolute, filter, set_limits},
 };
 use rustix::fs::{AtFlags, Mode, OFlags};
 use std::{
@@ -89,7 +89,7 @@ impl ExecGroup {
 pub fn start(
     setup: &Setup,
     namespaces: &Namespaces,
-    container: &Container,
+    container: &Run,
     spec: &ExecSpec,
     streams: &[OwnedFd],
     number: u64,
@@ -166,7 +166,7 @@ fn checked<'a>(spec: &ExecSpec, streams: &'a [OwnedFd]) -> Result<&'a [OwnedFd],
 }
 
 /// The main process's environment with what is added to it.
-fn environment(container: &Container, spec: &ExecSpec) -> Vec<(String, String)> {
+fn environment(container: &Run, spec: &ExecSpec) -> Vec<(String, String)> {
     let mut env = container.spec.env.clone();
     for (key, value) in &spec.env {
         env.retain(|(name, _)| name != key);
@@ -182,7 +182,7 @@ fn environment(container: &Container, spec: &ExecSpec) -> Vec<(String, String)> 
 struct Main<'a> {
     setup: &'a Setup,
     namespaces: &'a Namespaces,
-    container: &'a Container,
+    container: &'a Run,
     spec: &'a ExecSpec,
     env: Vec<(String, String)>,
     cwd: &'a str,

@@ -33,7 +33,6 @@
 
 #![forbid(unsafe_code)]
 
-mod container;
 mod exec;
 mod failure;
 mod forkserver;
@@ -42,6 +41,7 @@ mod launch;
 mod log;
 mod pod;
 mod relay;
+mod run;
 mod start;
 mod sysctls;
 

@@ -4,9 +4,9 @@ mod ends;
 mod requests;
 
 use crate::{
-    container::{Container, Output},
     exec::{Exec, ExecGroup},
     failure::other,
+    run::{Output, Run},
     sysctls,
 };
 use rustix::event::{PollFd, PollFlags};
@@ -44,7 +44,7 @@ pub struct Pod {
     namespaces: Namespaces,
     listener: OwnedFd,
     connections: Vec<OwnedFd>,
-    containers: BTreeMap<String, Container>,
+    containers: BTreeMap<String, Run>,
     execs: Vec<Exec>,
     /// How many second processes with a cgroup of their own there were: it names the next one.
     exec_groups: u64,
@@ -246,7 +246,7 @@ impl Pod {
                 }
             }
             Token::Client(name, index) => {
-                if let Some(Container {
+                if let Some(Run {
                     output: Output::Terminal(relay, _),
                     ..
                 }) = self.containers.get_mut(name)

@@ -17,11 +17,11 @@
 //! over a pipe that closes by itself when the program is executed.
 
 use crate::{
-    container::{Container, Output, absolute, filter, set_limits},
     failure::{failure, other},
     launch::{Program, Report, launch_in},
     log::{Lines, LogFile, now_millis},
     relay::Relay,
+    run::{Output, Run, absolute, filter, set_limits},
 };
 use rustix::thread::ThreadNameSpaceType;
 use std::{
@@ -51,7 +51,7 @@ pub fn start(
     spec: StartSpec,
     fds: Vec<OwnedFd>,
     trace: &Trace,
-) -> Result<Container, Failure> {
+) -> Result<Run, Failure> {
     absolute(&spec.cwd)?;
     let parts = Parts::sort(&spec, fds)?;
     let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
@@ -77,7 +77,7 @@ pub fn start(
     trace.end(Phase::Exec);
     drop(ends);
     let (process, master) = launched.with_terminal(&streams.terminal)?;
-    Ok(Container {
+    Ok(Run {
         output: output(streams, master)?,
         spec,
         process,

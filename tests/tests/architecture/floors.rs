@@ -1,6 +1,6 @@
 //! The floors inside a crate: which module may name which.
 
-use crate::source::{Source, of_crate};
+use crate::source::{SourceFile, of_crate};
 use std::collections::{BTreeMap, BTreeSet};
 use tank_tests::repo;
 
@@ -58,7 +58,7 @@ fn top<'a>(path: &'a [String], modules: &BTreeSet<String>) -> &'a str {
         .map_or("main", String::as_str)
 }
 
-fn tops(sources: &[Source]) -> BTreeSet<String> {
+fn tops(sources: &[SourceFile]) -> BTreeSet<String> {
     let tops = sources.iter().filter_map(|source| source.module.first());
     tops.cloned().collect()
 }
@@ -106,7 +106,7 @@ fn the_kernel_room_has_no_circles() {
 /// From each top module, to those it names and where.
 type Arrows = BTreeMap<String, BTreeMap<String, String>>;
 
-fn arrows(sources: &[Source], is_meant: impl Fn(&str) -> bool) -> Arrows {
+fn arrows(sources: &[SourceFile], is_meant: impl Fn(&str) -> bool) -> Arrows {
     let modules = tops(sources);
     let mut arrows = Arrows::new();
     for source in sources {

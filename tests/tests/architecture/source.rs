@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 /// A file of a crate.
-pub struct Source {
+pub struct SourceFile {
     /// Below the repository.
     pub path: PathBuf,
     pub text: String,
@@ -37,7 +37,7 @@ pub struct Function {
 }
 
 /// Every Rust file below `src` of the crate at `root`, in order of their paths.
-pub fn of_crate(repo: &Path, root: &str) -> Vec<Source> {
+pub fn of_crate(repo: &Path, root: &str) -> Vec<SourceFile> {
     let src = repo.join(root).join("src");
     let mut files = Vec::new();
     let mut folders = vec![src.clone()];
@@ -54,7 +54,7 @@ pub fn of_crate(repo: &Path, root: &str) -> Vec<Source> {
     files.sort();
     let source = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).expect("read");
-        Source {
+        SourceFile {
             module: module(path.strip_prefix(&src).expect("below src")),
             path: path
                 .strip_prefix(repo)
@@ -178,7 +178,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-impl Source {
+impl SourceFile {
     /// Where this file's code names another module of its crate. Use declarations are told apart
     /// into the paths that they import, however they are nested.
     pub fn references(&self) -> Vec<Reference> {
@@ -386,8 +386,8 @@ fn is_excused(lines: &[&str], at: usize) -> bool {
 mod tests {
     use super::*;
 
-    fn source(module: &[&str], text: &str) -> Source {
-        Source {
+    fn source(module: &[&str], text: &str) -> SourceFile {
+        SourceFile {
             path: PathBuf::new(),
             text: text.to_owned(),
             code: blank(text),

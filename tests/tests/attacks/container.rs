@@ -440,3 +440,34 @@ for cwd in ["etc", "", ".", "../etc"]:
     assert_eq!(host.exec("web", "pwd"), "/etc");
     host.finish();
 }
+
+#[test]
+fn a_text_of_an_image_that_the_kernel_would_cut_short_is_refused_before_anything_is_disturbed() {
+    let host = host_with_links();
+    host.switch(&sleeper_with_links());
+    let before = host.pid("web", "app");
+    for (tag, config, field) in [
+        ("command", r#"{"Cmd":["/bin/sh\u0000-x"]}"#, "command"),
+        (
+            "env",
+            r#"{"Cmd":["/bin/sh"],"Env":["A=b\u0000c"]}"#,
+            "environment",
+        ),
+        (
+            "cwd",
+            r#"{"Cmd":["/bin/sh"],"WorkingDir":"/etc\u0000x"}"#,
+            "working directory",
+        ),
+    ] {
+        pack(&host, &host.dir.join("layer"), tag, config);
+        let pod = format!(r#"{{ pods.web.containers.app.image = "oci:./links:{tag}" }}"#);
+        host.write("nul.ncl", &pod);
+        let ended = host.tank(&["switch", "nul.ncl"]);
+        assert_eq!(ended.status, 1, "{}", ended.stdout);
+        let expected =
+            format!("its {field} has a NUL byte, at which the kernel would end the text");
+        assert!(ended.stderr.contains(&expected), "{}", ended.stderr);
+        assert_eq!(host.pid("web", "app"), before);
+    }
+    host.finish();
+}

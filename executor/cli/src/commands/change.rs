@@ -1,7 +1,7 @@
 //! The commands that change the desired state, and `diff`, which shows what they would do.
 
 use crate::{
-    args::{ChangeArgs, Source},
+    args::{ChangeArgs, Configuration},
     client::Client,
     error::Error,
     output,
@@ -150,7 +150,7 @@ pub fn change_line(change: &Change) -> String {
 
 pub async fn switch(
     socket: &Path,
-    source: &Source,
+    source: &Configuration,
     change: &ChangeArgs,
     plan: Option<String>,
     how: How,

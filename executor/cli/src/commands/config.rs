@@ -2,7 +2,7 @@
 //! compiles it with.
 
 use crate::{
-    args::{Drawing, Overrides, Source},
+    args::{Configuration, Drawing, Overrides},
     error::Error,
     output,
 };
@@ -66,7 +66,7 @@ fn inputs(files: &[PathBuf], overrides: &Overrides, this_host: bool) -> Inputs {
 }
 
 /// Compiles what is to run on this host.
-pub fn compile(source: &Source) -> Result<Compiled, Error> {
+pub fn compile(source: &Configuration) -> Result<Compiled, Error> {
     Ok(tank_compiler::compile(
         &inputs(&source.files, &source.overrides, true),
         &settings()?,
@@ -87,7 +87,7 @@ pub fn compile_some(files: &[PathBuf], overrides: &Overrides) -> Result<Option<C
     )?))
 }
 
-pub fn check(source: &Source, json: bool) -> Result<u8, Error> {
+pub fn check(source: &Configuration, json: bool) -> Result<u8, Error> {
     let compiled = tank_compiler::compile(
         &inputs(&source.files, &source.overrides, true),
         &settings()?,
@@ -139,7 +139,7 @@ fn problems_json(error: &CompileError) -> Vec<serde_json::Value> {
 }
 
 pub fn build(
-    source: &Source,
+    source: &Configuration,
     graph: Option<Drawing>,
     canonical: bool,
     json: bool,

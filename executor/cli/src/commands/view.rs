@@ -54,7 +54,7 @@ pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn container_state(container: &tank_proto::varlink::Container) -> String {
+fn container_state(container: &tank_proto::varlink::ContainerStatus) -> String {
     match (container.state, container.ready, container.status) {
         (ContainerState::Running, false, _) => "running, not ready".to_owned(),
         (ContainerState::Exited, _, Some(status)) => format!("exited {status}"),

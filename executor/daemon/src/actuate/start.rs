@@ -12,7 +12,7 @@ use std::{
 use tank_model::{Digest, Name, spec};
 use tank_plan::{
     Step,
-    target::{self, ContainerSpec, Mount, Source},
+    target::{self, ContainerSpec, Mount, MountSource},
 };
 use tank_proto::shim::{
     Device, Failure, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, Seccomp, StartSpec, User,
@@ -293,7 +293,7 @@ fn volume(
 ) -> Result<OwnedFd, Failure> {
     let own = attr::NOSUID | attr::NODEV;
     let fd = match &mount.source {
-        Source::Tmpfs { size, owner } => {
+        MountSource::Tmpfs { size, owner } => {
             let (size, owner) = (size.0.to_string(), owner.to_string());
             let options = [
                 ("size", size.as_str()),
@@ -303,12 +303,12 @@ fn volume(
             ];
             mount::filesystem("tmpfs", &options, own).map_err(|e| failure(&e))?
         }
-        Source::Host { path } => {
+        MountSource::Host { path } => {
             let fd = host_volume(actuator, start, path, mount)?;
             mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
             fd
         }
-        Source::Managed => {
+        MountSource::Managed => {
             let (pod, volume) = (start.pod.as_str(), mount.volume.as_str());
             let path = actuator.settings.volume_dir(pod, volume);
             fs::create_dir_all(&path).map_err(|e| fail(format!("make the volume {volume}"), e))?;

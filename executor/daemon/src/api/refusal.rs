@@ -122,6 +122,14 @@ fn wire(error: Refused) -> Error {
             help: Some("set `working_dir` of its container to an absolute path".to_owned()),
         },
         Refused::Target {
+            source: TargetError::Nul { image, field },
+            ..
+        } => Error::ImageUnavailable {
+            image: image.to_string(),
+            why: format!("its {field} has a NUL byte, at which the kernel would end the text"),
+            help: None,
+        },
+        Refused::Target {
             pod,
             container,
             source,

@@ -184,7 +184,7 @@ pub fn pods(graph: &Graph, observed: &Observed) -> Vec<varlink::Pod> {
 
 pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
     let found = observed.pods.get(name);
-    let mut containers: Vec<varlink::Container> = graph
+    let mut containers: Vec<varlink::ContainerStatus> = graph
         .containers(name)
         .map(|(container, node, hash)| {
             let there = found.and_then(|found| found.containers.get(container));
@@ -205,7 +205,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         containers.push(self::container(container, String::new(), None, Some(there)));
     }
     // What runs before the containers is shown while it is why they wait.
-    let unfinished: Vec<varlink::Container> = graph
+    let unfinished: Vec<varlink::ContainerStatus> = graph
         .init(name)
         .filter_map(|(init, spec, hash)| {
             let there = found.and_then(|found| found.current(init, hash))?;
@@ -254,8 +254,8 @@ fn published(pod: &Name, graph: &Graph) -> Vec<String> {
 
 /// The state of a declared pod whose shim answers. `unfinished`: what runs before its containers has
 /// not ended well.
-fn state_of(containers: &[varlink::Container], unfinished: bool) -> PodState {
-    let is = |state: ContainerState| move |one: &varlink::Container| one.state == state;
+fn state_of(containers: &[varlink::ContainerStatus], unfinished: bool) -> PodState {
+    let is = |state: ContainerState| move |one: &varlink::ContainerStatus| one.state == state;
     let all_run = !containers.is_empty() && containers.iter().all(is(ContainerState::Running));
     let any_runs = containers.iter().any(is(ContainerState::Running));
     if all_run && containers.iter().all(|container| container.ready) {
@@ -278,9 +278,9 @@ fn container(
     name: &Name,
     image: String,
     digest: Option<String>,
-    there: Option<&observed::Container>,
-) -> varlink::Container {
-    let mut view = varlink::Container {
+    there: Option<&observed::Run>,
+) -> varlink::ContainerStatus {
+    let mut view = varlink::ContainerStatus {
         name: name.to_string(),
         image,
         digest,

@@ -8,7 +8,7 @@
 
 use super::{
     Error, Generations, MAX_PROGRESS, ProgressSender, Stage, notify,
-    switch::Change,
+    switch::Candidate,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
 use crate::{
@@ -25,7 +25,7 @@ use tank_model::{Digest, Graph, Key, Name, Outcome, Rollback, generation::Verdic
 use tank_plan::{
     Health, Observed, Step,
     health::{self, PATIENCE},
-    observed::{Container, State},
+    observed::{Run, State},
 };
 use tank_proto::shim::FailureKind;
 use tokio::{
@@ -161,7 +161,7 @@ impl Generations {
         notify(progress, Stage::Rollback, &failure);
         let message = format!("generation {number} is put back: {failure}");
         self.events.add("rollback", None, message);
-        let back = Change {
+        let back = Candidate {
             graph: Arc::clone(before),
             source: format!("automatic rollback of {number}"),
             uid,
@@ -435,7 +435,7 @@ impl Generations {
 
 /// Whether a container is none of those that a failure is about: it runs, is ready, and has not ended
 /// lately, or it has ended well.
-fn is_well(found: &Container, now: u64, grace: u64) -> bool {
+fn is_well(found: &Run, now: u64, grace: u64) -> bool {
     match found.state {
         State::Running { ready, .. } => {
             let lasts = found.attempt == 0 || now.saturating_sub(found.started) >= grace;

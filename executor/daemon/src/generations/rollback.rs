@@ -2,7 +2,7 @@
 
 use super::{
     Error, Generations, ProgressSender, Stage, notify,
-    switch::Change,
+    switch::Candidate,
     way::{Aim, Committed, Switched},
 };
 use std::{
@@ -51,7 +51,7 @@ impl Generations {
         };
         let pending = current.filter(is_pending);
         notify(progress, Stage::Note, note);
-        let change = Change {
+        let candidate = Candidate {
             graph: self.graphs.get(target.root)?,
             source: format!("rollback to {}", target.number),
             uid,
@@ -59,11 +59,11 @@ impl Generations {
             rollback: Some(Rollback::To(target.number)),
             aim: Aim::Running,
         };
-        let number = self.committed(current, &before, &change, progress)?;
+        let number = self.committed(current, &before, &candidate, progress)?;
         if let Some(pending) = pending {
             self.store.set_outcome(pending, Outcome::RolledBack)?;
         }
-        let Change { graph, aim, .. } = change;
+        let Candidate { graph, aim, .. } = candidate;
         let parent = current;
         let committed = Committed {
             number,

@@ -38,8 +38,8 @@ pub struct Switch {
     pub timings: bool,
 }
 
-/// A change that is about to be committed.
-pub(super) struct Change {
+/// A generation that is about to be committed.
+pub(super) struct Candidate {
     pub graph: Arc<Graph>,
     pub source: String,
     pub uid: u32,
@@ -95,7 +95,7 @@ impl Generations {
         };
         let source = switch.source.chars().take(MAX_SOURCE).collect();
         let aim = Aim::Healthy(gate);
-        let change = Change {
+        let candidate = Candidate {
             graph,
             source,
             uid,
@@ -104,7 +104,7 @@ impl Generations {
             aim,
         };
         let mut switched = self
-            .change(current, &before, change, verified, progress)
+            .change(current, &before, candidate, verified, progress)
             .await?;
         switched.timings = recording.map(|recording| recording.read());
         Ok(switched)
@@ -193,7 +193,7 @@ impl Generations {
         }
         let images = before.images();
         let graph = Graph::build(&config, |reference| images.get(reference).copied());
-        let change = Change {
+        let candidate = Candidate {
             graph: Arc::new(graph.doing("build the graph")?),
             source: format!("delete {pod}"),
             uid,
@@ -201,7 +201,8 @@ impl Generations {
             rollback: None,
             aim: Aim::Done,
         };
-        self.change(current, &before, change, None, progress).await
+        self.change(current, &before, candidate, None, progress)
+            .await
     }
 
     /// Declares pods where nothing was ever declared. `text` is canonical JSON.
@@ -228,17 +229,17 @@ impl Generations {
         &self,
         parent: Option<u64>,
         before: &Arc<Graph>,
-        change: Change,
+        candidate: Candidate,
         verified: Option<Verified<'_>>,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
-        if let Some(number) = parent.filter(|_| change.graph.root() == before.root()) {
-            return self.repair(number, change, verified, progress).await;
+        if let Some(number) = parent.filter(|_| candidate.graph.root() == before.root()) {
+            return self.repair(number, candidate, verified, progress).await;
         }
-        let number = self.committed(parent, before, &change, progress)?;
-        let Change {
+        let number = self.committed(parent, before, &candidate, progress)?;
+        let Candidate {
             graph, uid, aim, ..
-        } = change;
+        } = candidate;
         let before = Arc::clone(before);
         let committed = Committed {
             number,
@@ -257,14 +258,14 @@ impl Generations {
         &self,
         parent: Option<u64>,
         before: &Graph,
-        change: &Change,
+        candidate: &Candidate,
         progress: &ProgressSender,
     ) -> Result<u64, Error> {
         if progress.is_closed() {
             return Err(Error::CallerLeft);
         }
         let _span = self.timings.span(|| "commit".to_owned());
-        let number = self.commit(parent, before, change)?;
+        let number = self.commit(parent, before, candidate)?;
         notify(progress, Stage::Commit, format_args!("generation {number}"));
         Ok(number)
     }
@@ -295,13 +296,13 @@ impl Generations {
     async fn repair(
         &self,
         number: u64,
-        change: Change,
+        candidate: Candidate,
         verified: Option<Verified<'_>>,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
-        let Change {
+        let Candidate {
             graph, uid, aim, ..
-        } = change;
+        } = candidate;
         let before = self.store.outcome(number)?;
         if before == Outcome::Pending && self.store.gate(number)?.is_some() {
             // A daemon that ended left it on its way.
@@ -352,38 +353,38 @@ impl Generations {
         })
     }
 
-    /// Makes `change` the current generation. `before` is the graph of the generation `parent`.
+    /// Makes `candidate` the current generation. `before` is the graph of the generation `parent`.
     pub(super) fn commit(
         &self,
         parent: Option<u64>,
         before: &Graph,
-        change: &Change,
+        candidate: &Candidate,
     ) -> Result<u64, Error> {
         let number = store::next_number(self.store.as_ref())?;
         // Those of the generation before are there.
         let nodes = match parent {
-            Some(_) => change.graph.stored_beside(before),
-            None => change.graph.stored(),
+            Some(_) => candidate.graph.stored_beside(before),
+            None => candidate.graph.stored(),
         };
         let nodes = nodes.doing("encode the graph")?;
         let generation = Generation {
             number,
-            root: change.graph.root(),
+            root: candidate.graph.root(),
             parent,
             time: now(),
-            uid: change.uid,
-            source: change.source.clone(),
-            provenance: change.provenance,
-            rollback: change.rollback,
+            uid: candidate.uid,
+            source: candidate.source.clone(),
+            provenance: candidate.provenance,
+            rollback: candidate.rollback,
         };
         faults::boundary("before the nodes");
         self.store.put_nodes(&nodes)?;
-        let leases = self.reconciler.propose_leases(&change.graph)?;
+        let leases = self.reconciler.propose_leases(&candidate.graph)?;
         faults::boundary("between nodes and generation");
-        let gate = change.aim.gate();
+        let gate = candidate.aim.gate();
         self.store
             .commit_with(&generation, gate.as_ref(), leases.change())?;
-        self.graphs.put(Arc::clone(&change.graph));
+        self.graphs.put(Arc::clone(&candidate.graph));
         faults::boundary("after the commit");
         let message = format!("generation {number}: {}", generation.source);
         self.events.add("committed", None, message);

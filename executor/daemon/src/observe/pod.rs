@@ -150,7 +150,7 @@ impl PodState {
             let run = (self.name.clone(), name.clone(), found.started);
             let health = health_of(&run);
             let failed = health.failed.filter(|_| found.exited.is_none());
-            let container = observed::Container {
+            let container = observed::Run {
                 hash: found
                     .hash
                     .parse()

@@ -343,7 +343,7 @@ mod tests {
     use tank_model::Config;
     use tank_plan::{
         model::{apply, inputs},
-        observed::{Container, Pod},
+        observed::{Pod, Run},
         plan,
     };
 
@@ -390,7 +390,7 @@ mod tests {
         // Another probe of the same run.
         assert_eq!(runs(&other, &host), [(run(), hash(&other))]);
         assert_ne!(hash(&one), hash(&other));
-        let change = |host: &mut Observed, change: &dyn Fn(&mut Container)| {
+        let change = |host: &mut Observed, change: &dyn Fn(&mut Run)| {
             host.pods
                 .values_mut()
                 .for_each(|pod: &mut Pod| pod.containers.values_mut().for_each(change));

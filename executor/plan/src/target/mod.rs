@@ -22,7 +22,7 @@ pub mod user;
 pub use firewall::Table;
 pub use network::{Bridge, PodLink};
 pub use process::{
-    ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, Mount, SandboxSpec, Source,
+    ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, Mount, MountSource, SandboxSpec,
     effective_limits,
 };
 pub use resolver::Resolver;
@@ -30,7 +30,10 @@ pub use user::{User, UserError};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 use tank_model::{Digest, Graph, Name, reference::Reference};
 
 /// How many ids a pod's user namespace has.
@@ -118,6 +121,12 @@ pub enum TargetError {
     /// The working directory that would be used, `dir`, is not absolute.
     #[error("use the image {image}: its working directory `{dir}` is not absolute")]
     RelativeWorkingDir { image: Box<Reference>, dir: String },
+    /// A text of the image has a NUL byte, where the kernel would end it.
+    #[error("use the image {image}: its {field} has a NUL byte")]
+    Nul {
+        image: Box<Reference>,
+        field: NulField,
+    },
     /// A container mounts a volume that its pod does not declare.
     #[error("mount a volume: it is not declared")]
     NoVolume { volume: Name },
@@ -125,6 +134,28 @@ pub enum TargetError {
     /// is read; what an older version stored is refused here.
     #[error("set the pod's sysctls: `{key}` would be the host's: the pod has its network")]
     HostSysctl { key: String },
+}
+
+/// A field of an image's configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NulField {
+    /// `Entrypoint` or `Cmd`.
+    Command,
+    /// `Env`.
+    Env,
+    /// `WorkingDir`.
+    WorkingDir,
+}
+
+impl fmt::Display for NulField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Command => "command",
+            Self::Env => "environment",
+            Self::WorkingDir => "working directory",
+        })
+    }
 }
 
 impl Target<'_> {

@@ -1,7 +1,7 @@
 //! What a pod and its containers are started with: the rules that container users know from OCI
 //! images, and the policy on what a process may do.
 
-use crate::target::{ImageConfig, Target, TargetError, User, signal, user};
+use crate::target::{ImageConfig, NulField, Target, TargetError, User, signal, user};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use tank_model::{
@@ -127,14 +127,14 @@ pub struct Mount {
     /// Whether the container may only read it.
     pub read_only: bool,
     /// Where its content comes from.
-    pub source: Source,
+    pub source: MountSource,
 }
 
 /// What a mount shows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are described with their variants")]
-pub enum Source {
+pub enum MountSource {
     /// Memory of at most `size` bytes, which everybody in the pod may write.
     Tmpfs {
         size: Bytes,
@@ -199,6 +199,12 @@ impl Target<'_> {
         if argv.is_empty() {
             return Err(TargetError::NoCommand);
         }
+        let cwd = working_dir(&node, config)?;
+        let env = environment(&config.env, &node, &sandbox.hostname, &resolved.home);
+        if let Some(field) = nul(&argv, &env, &cwd) {
+            let image = reference();
+            return Err(TargetError::Nul { image, field });
+        }
         let id_base = self.id_base(pod)?;
         let (stop_signal, stop_timeout) = self.stop(pod, name);
         let of_image = || config.stop_signal.as_deref().and_then(signal::number);
@@ -206,8 +212,8 @@ impl Target<'_> {
         Ok(ContainerSpec {
             init: self.graph.init_container(pod, name).is_some(),
             argv,
-            env: environment(&config.env, &node, &sandbox.hostname, &resolved.home),
-            cwd: working_dir(&node, config)?,
+            env,
+            cwd,
             user: resolved.user,
             tty: node.tty,
             read_only: node.read_only,
@@ -263,12 +269,12 @@ impl Target<'_> {
                 volume: at.volume.clone(),
             })?;
             let source = match (volume.tmpfs, &volume.host) {
-                (Some(size), _) => Source::Tmpfs {
+                (Some(size), _) => MountSource::Tmpfs {
                     size,
                     owner: id_base,
                 },
-                (None, Some(path)) => Source::Host { path: path.clone() },
-                (None, None) => Source::Managed,
+                (None, Some(path)) => MountSource::Host { path: path.clone() },
+                (None, None) => MountSource::Managed,
             };
             mounts.push(Mount {
                 volume: at.volume.clone(),
@@ -292,7 +298,7 @@ impl Device {
     }
 }
 
-/// The limits the kernel is told: those declared, and a bound on processes in any case. Memory is
+/// The limits that the kernel gets: those declared, and a bound on processes in any case. Memory is
 /// rounded down to whole pages as the kernel does it, so that what is read back is what was meant.
 pub fn effective_limits(declared: &Limits) -> Limits {
     Limits {
@@ -379,9 +385,38 @@ fn working_dir(node: &ContainerNode, image: &ImageConfig) -> Result<String, Targ
     }
 }
 
+/// What has a NUL byte, at which the kernel ends a text, if anything has. A configuration is
+/// refused because of one, so it is the image's.
+fn nul(argv: &[String], env: &[(String, String)], cwd: &str) -> Option<NulField> {
+    let has = |text: &str| text.contains('\0');
+    if argv.iter().any(|text| has(text)) {
+        Some(NulField::Command)
+    } else if env.iter().any(|(key, value)| has(key) || has(value)) {
+        Some(NulField::Env)
+    } else {
+        has(cwd).then_some(NulField::WorkingDir)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_would_cut_short_is_refused() {
+        let refused = |argv: &str, env: (&str, &str), cwd: &str| {
+            nul(
+                &[argv.to_owned()],
+                &[(env.0.to_owned(), env.1.to_owned())],
+                cwd,
+            )
+        };
+        assert_eq!(refused("/bin/sh", ("A", "1"), "/"), None);
+        assert_eq!(refused("a\0", ("A", "1"), "/"), Some(NulField::Command));
+        assert_eq!(refused("a", ("A\0", "1"), "/"), Some(NulField::Env));
+        assert_eq!(refused("a", ("A", "\01"), "/"), Some(NulField::Env));
+        assert_eq!(refused("a", ("A", "1"), "/\0"), Some(NulField::WorkingDir));
+    }
 
     fn node(fields: serde_json::Value) -> ContainerNode {
         let mut node = serde_json::json!({ "image": "x" });

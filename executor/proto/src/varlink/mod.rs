@@ -12,7 +12,7 @@ mod words;
 
 pub use error::Error;
 pub use replies::{
-    AttachReply, Change, ChangesReply, Container, DiffReply, Event, EventsReply, ExecReply,
+    AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
     Generation, GenerationReply, GenerationsReply, GetReply, ListReply, LogsReply, Outcome,
     Overridden, Pod, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
 };

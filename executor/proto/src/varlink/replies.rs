@@ -122,7 +122,7 @@ pub struct DiffReply {
 /// A container, desired beside observed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::CustomType))]
-pub struct Container {
+pub struct ContainerStatus {
     /// Its name in its pod.
     pub name: String,
     /// The reference that the configuration names; empty if none declares it.
@@ -156,7 +156,7 @@ pub struct Pod {
     /// The ports it publishes: `address:port->target`, and `/udp` behind it.
     pub published: Vec<String>,
     /// Its containers, and before them the init containers that it waits for.
-    pub containers: Vec<Container>,
+    pub containers: Vec<ContainerStatus>,
     /// Why nothing more is known of a pod that is unresponsive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

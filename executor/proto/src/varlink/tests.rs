@@ -163,7 +163,7 @@ fn every_type_is_what_the_file_says() {
         ChangeKind::CUSTOM_TYPE,
         Change::CUSTOM_TYPE,
         ContainerState::CUSTOM_TYPE,
-        Container::CUSTOM_TYPE,
+        ContainerStatus::CUSTOM_TYPE,
         PodState::CUSTOM_TYPE,
         Pod::CUSTOM_TYPE,
         Event::CUSTOM_TYPE,

@@ -2,8 +2,8 @@
 
 use super::{MAX_EMPTYING, Pod, version};
 use crate::{
-    container::{Output, exit_status},
     log::now_millis,
+    run::{Output, exit_status},
 };
 use std::os::fd::AsFd;
 use tank_proto::{

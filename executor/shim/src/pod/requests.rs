@@ -2,9 +2,9 @@
 
 use super::{MAX_EXECS, Pod, id_of, spans, trace, version};
 use crate::{
-    container::{Container, Output},
     exec,
     failure::{describe, failure, other},
+    run::{Output, Run},
     start,
 };
 use std::{
@@ -106,7 +106,7 @@ impl Pod {
             Request::Start => self.start(fds),
             Request::Signal { container, signal } => self.signal(&container, signal),
             Request::Forget { container } => {
-                let ended = |found: &Container| found.exited.is_some();
+                let ended = |found: &Run| found.exited.is_some();
                 if self.containers.get(&container).is_some_and(ended) {
                     self.containers.remove(&container);
                 }
@@ -138,7 +138,7 @@ impl Pod {
 
     fn start(&mut self, mut fds: Vec<OwnedFd>) -> Result<Done, Failure> {
         let spec: StartSpec = read_spec(&mut fds)?;
-        let runs = |container: &Container| container.exited.is_none();
+        let runs = |container: &Run| container.exited.is_none();
         if self.containers.get(&spec.name).is_some_and(runs) {
             return Err(other(
                 "start a container",
@@ -206,7 +206,7 @@ impl Pod {
         Ok((Reply::Attached, vec![end]))
     }
 
-    fn running(&self, name: &str) -> Result<&Container, Failure> {
+    fn running(&self, name: &str) -> Result<&Run, Failure> {
         let found = self
             .containers
             .get(name)
@@ -221,7 +221,7 @@ impl Pod {
             sandbox: self.setup.sandbox.clone(),
             pid: self.pid,
             id_base: self.setup.id_base,
-            containers: self.containers.values().map(Container::state).collect(),
+            containers: self.containers.values().map(Run::state).collect(),
         }
     }
 }

@@ -14,7 +14,7 @@ use tank_sys::{
 };
 
 /// A container that runs or has run.
-pub struct Container {
+pub struct Run {
     pub spec: StartSpec,
     pub process: Process,
     pub cgroup: Groups,
@@ -35,7 +35,7 @@ pub enum Output {
     Terminal(Relay, Lines),
 }
 
-impl Container {
+impl Run {
     pub fn state(&self) -> ContainerState {
         ContainerState {
             name: self.spec.name.clone(),

@@ -1,0 +1,134 @@
+//! What the documents point to is there: paths, types, and the eight stops of the walk.
+
+use std::{collections::BTreeSet, process::Command};
+use tank_tests::repo;
+
+/// The documents, below the repository.
+const DOCUMENTS: [&str; 4] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/design.md",
+];
+
+/// The folders whose paths the documents write from the repository's root.
+const ROOMS: [&str; 7] = [
+    "compiler/",
+    "executor/",
+    "stdlib/",
+    "examples/",
+    "tests/",
+    "scripts/",
+    "docs/",
+];
+
+fn text(document: &str) -> String {
+    let path = repo().join(document);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"))
+}
+
+/// What stands between backticks on one line.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+#[test]
+fn every_path_of_the_documents_is_there() {
+    let mut found = 0;
+    for document in DOCUMENTS {
+        let text = text(document);
+        let paths = quoted(&text).filter(|path| {
+            ROOMS.iter().any(|room| path.starts_with(room)) && !path.contains([' ', '*', '{', '<'])
+        });
+        for path in paths {
+            assert!(
+                repo().join(path).exists(),
+                "{document}: `{path}` is not there"
+            );
+            found += 1;
+        }
+    }
+    assert!(found >= 40, "only {found} paths were found");
+}
+
+#[test]
+fn every_link_of_the_documents_leads_to_a_file() {
+    for document in DOCUMENTS {
+        let text = text(document);
+        let folder = repo().join(document).parent().expect("a folder").to_owned();
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().expect("a first part");
+            if link.starts_with('#') || link.contains("://") {
+                continue;
+            }
+            let file = link.split('#').next().expect("a first part");
+            assert!(folder.join(file).exists(), "{document}: {link}");
+        }
+    }
+}
+
+/// The stops of the walk: the numbered paragraphs of its section.
+fn stops() -> Vec<String> {
+    let text = text("docs/design.md");
+    let walk = text.split("## The walk").nth(1).expect("the walk");
+    let walk = walk.split("\n## ").next().expect("its end");
+    let mut stops: Vec<String> = Vec::new();
+    for line in walk.lines() {
+        let number = format!("{}. ", stops.len() + 1);
+        match line.strip_prefix(&number) {
+            Some(first) => stops.push(first.to_owned()),
+            None if line.starts_with("   ") => {
+                let stop = stops.last_mut().expect("a stop before it goes on");
+                stop.push('\n');
+                stop.push_str(line.trim());
+            }
+            None => (),
+        }
+    }
+    stops
+}
+
+#[test]
+fn the_walk_has_eight_stops_each_with_its_place() {
+    let stops = stops();
+    assert_eq!(stops.len(), 8, "{stops:#?}");
+    for stop in &stops {
+        let places = quoted(stop).filter(|path| ROOMS.iter().any(|room| path.starts_with(room)));
+        assert!(places.count() >= 1, "{stop}");
+    }
+}
+
+/// Types that the walk names are declared in a file that the same stop names.
+#[test]
+fn the_types_of_the_walk_are_where_it_says() {
+    let mut checked = BTreeSet::new();
+    for stop in stops() {
+        let places: Vec<&str> = quoted(&stop)
+            .filter(|path| ROOMS.iter().any(|room| path.starts_with(room)))
+            .collect();
+        let names = quoted(&stop).filter_map(|name| {
+            let last = name.rsplit("::").next()?;
+            let is_type = last.starts_with(|c: char| c.is_ascii_uppercase())
+                && last.chars().all(|c| c.is_ascii_alphanumeric());
+            is_type.then_some(last)
+        });
+        for name in names {
+            let declared = Command::new("grep")
+                .args(["-rqE", &format!(r"pub (struct|enum) {name}\b")])
+                // A type of a file's module may be declared in the folder beside it.
+                .args(places.iter().map(|place| place.trim_end_matches(".rs")))
+                .args(places.iter().filter(|place| place.ends_with(".rs")))
+                .arg("-s")
+                .current_dir(repo())
+                .status()
+                .expect("grep");
+            assert!(
+                declared.success(),
+                "`{name}` is declared in none of {places:?}"
+            );
+            checked.insert(name.to_owned());
+        }
+    }
+    assert!(checked.len() >= 4, "{checked:?}");
+}
