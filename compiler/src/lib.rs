@@ -12,7 +12,8 @@
 //!
 //! * [`schema()`]: the contracts as data; [`manual`] prints them. [`mod@schema`]: the values that
 //!   they accept.
-//! * [`lock`]: `tank.lock`. `provenance`: which line set a field.
+//! * [`lock`]: `tank.lock`. `provenance`: which line set a field. `stack`: the names of a source and
+//!   those of the host.
 //! * [`draw`]: pictures of a graph.
 //!
 //! It runs in the command line and never in the daemon.
@@ -30,6 +31,7 @@ pub mod manual;
 mod nickel;
 mod provenance;
 pub mod schema;
+mod stack;
 
 pub use diagnostics::{CompileError, Problem, Problems};
 pub use nickel::schema;
@@ -37,7 +39,7 @@ pub use nickel::schema;
 use lock::Lock;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use tank_model::{Config, Digest, Graph, canonical, check};
+use tank_model::{Config, Digest, Graph, Name, canonical, check};
 
 /// The embedded contracts.
 pub const STDLIB: &str = include_str!("../../stdlib/tank.ncl");
@@ -56,6 +58,12 @@ pub struct Inputs {
     /// looked at.
     #[serde(default)]
     pub this_host: bool,
+    /// The stack that the source belongs to; it may say so itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Name>,
+    /// The stack that it belongs to if neither it nor [`Inputs::stack`] says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_stack: Option<Name>,
 }
 
 /// A configuration that has nothing wrong with it.
@@ -138,12 +146,7 @@ fn compile_with(
         Lock::read(&base_dir)?
     };
     let (lock, lock_text) = locked.unzip();
-    let config = lower::lower(
-        &mut evaluated,
-        &base_dir,
-        &lock.unwrap_or_default(),
-        inputs.this_host,
-    );
+    let config = lower::lower(&mut evaluated, &base_dir, &lock.unwrap_or_default(), inputs);
     if let Some(config) = &config {
         add_problems(&mut evaluated, config);
     }
@@ -162,8 +165,8 @@ fn compile_with(
             digest: lock_text.map(|text| Digest::of(text.as_bytes())),
         });
     }
-    let provenance =
-        serde_json::to_string(&provenance::of(&evaluated)).map_err(|e| internal(&e))?;
+    let provenance = serde_json::to_string(&provenance::of(&evaluated, config.stack.as_ref()))
+        .map_err(|e| internal(&e))?;
     let canonical = String::from_utf8(bytes).map_err(|e| internal(&e))?;
     if leak {
         std::mem::forget((evaluated, config));
@@ -180,13 +183,14 @@ fn compile_with(
 /// left out: what is found of it follows from that one.
 fn add_problems(evaluated: &mut nickel::Evaluated, config: &Config) {
     for found in check::check(config) {
-        if evaluated.is_poisoned(&found.path) {
+        let path = stack::source_path(&found.path, evaluated);
+        if evaluated.is_poisoned(&path) {
             continue;
         }
         let help = Some(found.help).filter(|help| !help.is_empty());
-        let mut problem = evaluated.problem(found.code, &found.path, found.message, help);
+        let mut problem = evaluated.problem(found.code, &path, found.message, help);
         if let Some((path, role)) = found.related
-            && let Some(written) = evaluated.written(&path)
+            && let Some(written) = evaluated.written(&stack::source_path(&path, evaluated))
         {
             let place = written.place.clone();
             problem.labels.push(diagnostics::Label {

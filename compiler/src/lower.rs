@@ -1,7 +1,7 @@
 //! From an evaluated value to the typed model: takes in the files a configuration refers to and
 //! pins its images by the lock, each at the field's own place.
 
-use crate::{diagnostics::Problem, lock::Lock, nickel::Evaluated};
+use crate::{Inputs, diagnostics::Problem, lock::Lock, nickel::Evaluated, stack};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -22,7 +22,7 @@ pub fn lower(
     evaluated: &mut Evaluated,
     base_dir: &Path,
     lock: &Lock,
-    this_host: bool,
+    inputs: &Inputs,
 ) -> Option<Config> {
     let mut value = std::mem::take(&mut evaluated.value);
     if let Some(pods) = value.get_mut("pods").and_then(Value::as_object_mut) {
@@ -41,13 +41,14 @@ pub fn lower(
                 for (container, spec) in containers {
                     let path = ["pods", pod, group, container].map(str::to_owned).to_vec();
                     container_of(spec, &path, evaluated, base_dir, lock);
-                    if this_host {
+                    if inputs.this_host {
                         secrets(spec, &path, evaluated);
                     }
                 }
             }
         }
     }
+    stack::qualify(&mut value, inputs, evaluated);
     if let Ok(config) = Config::deserialize(&value) {
         // Left to the end of the process like the rest, or dropped with the caller's.
         evaluated.value = value;
@@ -57,6 +58,7 @@ pub fn lower(
         Ok(config) => Some(config),
         Err(error) => {
             let path: Vec<String> = error.path().iter().filter_map(segment).collect();
+            let path = stack::source_path(&path, evaluated);
             if !evaluated.is_poisoned(&path) {
                 let message = error.into_inner().to_string();
                 let problem = evaluated.problem("tank::value::invalid", &path, message, None);

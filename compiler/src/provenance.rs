@@ -3,14 +3,18 @@
 use crate::{
     diagnostics::Place,
     nickel::{Evaluated, Written},
+    stack::host_path,
 };
-use tank_model::provenance::{Line, Origin, Overridden, Provenance, field};
+use tank_model::{
+    Name,
+    provenance::{Line, Origin, Overridden, Provenance, field},
+};
 
 /// The most characters that are kept of a definition's text.
 const MAX_TEXT: usize = 60;
 
-/// The origin of every value of a configuration.
-pub(crate) fn of(evaluated: &Evaluated) -> Provenance {
+/// The origin of every value of a configuration, by the names that its pods have on a host.
+pub(crate) fn of(evaluated: &Evaluated, stack: Option<&Name>) -> Provenance {
     let starts: Vec<Vec<usize>> = evaluated
         .sources
         .iter()
@@ -44,7 +48,7 @@ pub(crate) fn of(evaluated: &Evaluated) -> Provenance {
         });
         let via = written.via.as_ref().and_then(line);
         Some((
-            field(path),
+            field(&host_path(path, stack)),
             Origin {
                 line: line(&written.place)?,
                 via,

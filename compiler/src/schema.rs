@@ -7,7 +7,7 @@
 use serde_json::Value;
 use std::{net::IpAddr, str::FromStr};
 use tank_model::{
-    Reference,
+    Name, Reference,
     name::nearest,
     schema::{Kind, Schema, Shape},
     spec::{Amount, Mode},
@@ -55,6 +55,7 @@ fn expected(contract: &str) -> &'static str {
         "Cidr" => "an address with its prefix, such as \"10.0.0.5/24\"",
         "Capability" => "a capability such as \"CAP_NET_ADMIN\"",
         "SystemCall" => "a system call such as \"keyctl\"",
+        "Name" => "a name such as \"blog\"",
         "Network" => "`'bridge`, `'host`, `'none`, or a record with `nics`",
         _ => "another value",
     }
@@ -121,6 +122,11 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
             message: e.to_string(),
             help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", or \"oci:./image:tag\" for a layout on disk"
                 .to_owned(),
+        }),
+        "Name" => Name::new(text()?).map(drop).map_err(|e| Refusal {
+            code: "tank::name::invalid",
+            message: e.to_string(),
+            help: "for example \"blog\"".to_owned(),
         }),
         "Address" => {
             let text = text()?;

@@ -108,9 +108,80 @@ fn every_code_is_shown_by_its_page() {
     }
 }
 
+#[test]
+fn what_the_readme_shows_compiles() {
+    let scratch = Scratch::new("readme");
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(readme).expect("the README");
+    let examples = examples(&readme);
+    assert!(examples.len() > 1, "{examples:?}");
+    for example in examples {
+        let compiled = scratch.compile(example);
+        compiled.unwrap_or_else(|e| panic!("{example}: {}", drawn(&e, &scratch.0)));
+    }
+}
+
+/// Two sources of one stack, or of none: the names that their pods have on a host.
+#[test]
+fn a_stack_is_said_in_the_source_or_beside_it() {
+    let scratch = Scratch::new("stack");
+    let compile = |text: &str, asked: Option<&str>, default: Option<&str>| {
+        let file = scratch.0.join("pods.ncl");
+        std::fs::write(&file, text).expect("write");
+        let name = |text: &str| tank_model::Name::new(text).expect("a name");
+        compile_here(
+            &Inputs {
+                files: vec![file],
+                stack: asked.map(name),
+                default_stack: default.map(name),
+                ..Inputs::default()
+            },
+            None,
+        )
+    };
+    let pods = "pods.db.containers.x.image = \"x\", pods.web = { containers.x.image = \"x\", depends_on = { db = 'ready, \"shop:db\" = 'started, \":db\" = 'started } }";
+    let plain = format!("{{ {pods} }}");
+    let said = format!("{{ stack = \"blog\", {pods} }}");
+    let inner = r#"{"containers":{"x":{"image":"x"}}}"#;
+    let of = |stack: &str, prefix: &str| {
+        let db = format!("{prefix}db");
+        let web = r#"{"containers":{"x":{"image":"x"}},"depends_on":{"#;
+        format!(
+            "{{\"pods\":{{\"{db}\":{inner},\"{prefix}web\":{web}\"{db}\":\"ready\",\"db\":\"started\",\"shop:db\":\"started\"}}}}}}{stack}}}"
+        )
+    };
+    let blog = of(",\"stack\":\"blog\"", "blog:");
+    for (text, asked, default) in [
+        (&said, None, None),
+        (&said, Some("blog"), None),
+        (&said, None, Some("other")),
+        (&plain, Some("blog"), None),
+        (&plain, Some("blog"), Some("other")),
+        (&plain, None, Some("blog")),
+    ] {
+        let compiled = compile(text, asked, default).expect("compiles");
+        assert_eq!(compiled.canonical, blog);
+        assert!(
+            compiled
+                .provenance
+                .contains("pods.\\\"blog:web\\\".depends_on.\\\"shop:db\\\"")
+        );
+    }
+    // Which of the two `db` is meant is not guessed.
+    let error = compile(&plain, None, None).expect_err("one pod, twice");
+    assert_eq!(codes_of(&error), ["tank::name::invalid"]);
+    let error = compile(&said, Some("shop"), None).expect_err("two names");
+    assert_eq!(codes_of(&error), ["tank::stack::two_names"]);
+    insta::assert_snapshot!("two_names", drawn(&error, &scratch.0));
+    // Mistakes are shown as the source has them.
+    let wrong = "{ stack = \"blog\", pods.web = { containers.x.image = \"x\", depends_on.dbb = 'ready }, pods.db = { containers.x.image = \"x\", volumes.v.hosst = \"/\" }, pods.\"shop:x\".containers.x.image = \"x\" }";
+    let error = compile(wrong, None, None).expect_err("refused");
+    insta::assert_snapshot!("in_a_stack", drawn(&error, &scratch.0));
+}
+
 /// Codes that no configuration gives: they are the machine's, or another client's, or of what is
 /// not in this version.
-const WITHOUT_EXAMPLE: [&str; 14] = [
+const WITHOUT_EXAMPLE: [&str; 15] = [
     "tank::nic::address_taken",
     "tank::nic::gateway",
     "tank::nic::name_too_long",
@@ -125,6 +196,7 @@ const WITHOUT_EXAMPLE: [&str; 14] = [
     "tank::limit::depth",
     "tank::limit::size",
     "tank::publish::port_zero",
+    "tank::stack::two_names",
 ];
 
 #[test]
@@ -339,6 +411,7 @@ fn the_contracts_agree_with_the_walk() {
         ("Cidr", vec!["\"10.0.0.1\"", "1"]),
         ("Capability", vec!["\"NET_ADMIN\"", "1"]),
         ("SystemCall", vec!["\"Open\"", "1"]),
+        ("Name", vec!["\"Blog\"", "\"a:b\"", "\"-a\"", "\"\"", "1"]),
     ];
     for (contract, values) in wrong {
         assert!(schema.contracts.contains_key(contract), "{contract}");

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod desk;
+pub mod layouts;
 pub mod picture;
 pub mod pty;
 mod traces;

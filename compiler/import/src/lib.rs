@@ -85,6 +85,8 @@ pub enum ImportError {
 struct Draft {
     /// What is at `pods`, in the shape of the contracts.
     pods: BTreeMap<String, Value>,
+    /// The stack, where the source names one.
+    stack: Option<String>,
     /// Variables and their values, where they have one.
     variables: BTreeMap<String, Option<String>>,
     notes: Vec<Note>,

@@ -51,7 +51,10 @@ pub fn nickel(draft: &Draft, files: &[String], schema: &Schema) -> String {
             .map(|(name, pod)| (name.clone(), pod.clone()))
             .collect(),
     );
-    let config: Map<String, Value> = [("pods".to_owned(), pods)].into_iter().collect();
+    let mut config: Map<String, Value> = [("pods".to_owned(), pods)].into_iter().collect();
+    if let Some(stack) = &draft.stack {
+        config.insert("stack".to_owned(), stack.clone().into());
+    }
     let kind = Kind::Named("Config".to_owned());
     out.push_str(&Printer(schema).value(&Value::Object(config), &kind, 0));
     out.push('\n');

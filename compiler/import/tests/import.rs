@@ -118,6 +118,33 @@ fn quadlet_units() {
 }
 
 #[test]
+fn a_project_with_a_name_is_a_stack() {
+    let dir = std::env::temp_dir().join(format!("tank-projects-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let file = dir.join("compose.yaml");
+    for (name, stack) in [
+        ("name: blog", Some("blog")),
+        ("name: My_Blog", Some("my-blog")),
+        ("name: ${TANK_TEST_PROJECT:-shop}", Some("shop")),
+        ("name: ${TANK_TEST_PROJECT}", None),
+        ("", None),
+    ] {
+        let text = format!("{name}\nservices: {{ web: {{ image: x }} }}\n");
+        std::fs::write(&file, text).expect("write");
+        let made = import::import(std::slice::from_ref(&file), None, schema()).expect("imports");
+        let declared = stack.map(|stack| format!("stack = \"{stack}\","));
+        match declared {
+            Some(declared) => assert!(made.nickel.contains(&declared), "{}", made.nickel),
+            None => assert!(!made.nickel.contains("stack ="), "{}", made.nickel),
+        }
+        // A name that could not be read is listed.
+        let listed = made.notes.iter().any(|note| note.key == "name");
+        assert_eq!(listed, name.ends_with("PROJECT}"), "{:?}", made.notes);
+    }
+    std::fs::remove_dir_all(dir).expect("remove");
+}
+
+#[test]
 fn what_is_nothing_is_refused() {
     let dir = std::env::temp_dir().join(format!("tank-import-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder");

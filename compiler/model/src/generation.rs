@@ -36,6 +36,8 @@ pub struct Generation {
 pub enum Rollback {
     /// Somebody asked for the generation of this number.
     To(u64),
+    /// Somebody asked for one stack as the generation of this number has it.
+    Part(u64),
     /// The generation of this number was not healthy.
     Of(u64),
 }
@@ -118,13 +120,30 @@ pub fn last_good<E>(
     let Some((newest, _)) = read(current)? else {
         return Ok(None);
     };
+    let differs = |found: &Generation| Ok(same || found.root != newest.root);
+    last_good_that(current, differs, read)
+}
+
+/// The newest ancestor of `current` that was good and for which `counts`. `read` gives a generation and
+/// how it went.
+///
+/// # Errors
+/// Those of `read` and of `counts`.
+pub fn last_good_that<E>(
+    current: u64,
+    mut counts: impl FnMut(&Generation) -> Result<bool, E>,
+    mut read: impl FnMut(u64) -> Result<Option<(Generation, Outcome)>, E>,
+) -> Result<Option<Generation>, E> {
+    let Some((newest, _)) = read(current)? else {
+        return Ok(None);
+    };
     let (mut number, mut parent) = (current, newest.parent);
     // A parent is older: a history that says otherwise is not followed in a circle.
     while let Some(next) = parent.filter(|parent| *parent < number) {
         let Some((found, outcome)) = read(next)? else {
             return Ok(None);
         };
-        if outcome == Outcome::Good && (same || found.root != newest.root) {
+        if outcome == Outcome::Good && counts(&found)? {
             return Ok(Some(found));
         }
         (number, parent) = (next, found.parent);

@@ -1,6 +1,7 @@
 //! Which line of which file set a field, and what it overrode. Kept beside a generation, for
 //! `tank why`.
 
+use crate::{name::Name, stack::Scope};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -129,40 +130,63 @@ impl Provenance {
         )
     }
 
-    /// This, with the pods of `newer` in place of those of the same name.
-    pub fn with(mut self, newer: Self) -> Self {
-        let pod = |field: &str| parse_field(field).into_iter().nth(1);
-        let mut replaced: BTreeSet<String> =
-            newer.fields.keys().filter_map(|field| pod(field)).collect();
-        replaced.extend(newer.pods.keys().cloned());
-        self.pods.extend(newer.pods);
-        self.fields
-            .retain(|field, _| pod(field).is_none_or(|pod| !replaced.contains(&pod)));
-        let offset = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
-        self.files.extend(newer.files);
-        let moved = |line: Line| Line {
-            file: line.file.saturating_add(offset),
-            ..line
+    /// The line that set a field, in words, if it is known.
+    pub fn place(&self, path: &[String]) -> Option<String> {
+        let origin = self.fields.get(&field(path))?;
+        Some(self.words(origin.line))
+    }
+
+    /// This, with what `newer` says of the pods that `scope` means in place of all that is known of
+    /// them. What is said of others, or of no pod, is not taken.
+    pub fn with(self, newer: Self, scope: &Scope) -> Self {
+        let mut both = Self::default();
+        both.take(self, |pod| !scope.has(pod));
+        both.take(newer, |pod| scope.has(pod));
+        both
+    }
+
+    /// Takes what `from` says of the pods that are wanted, and the names of the files that it names.
+    fn take(&mut self, from: Self, wanted: impl Fn(&Name) -> bool) {
+        let is_wanted = |pod: &str| Name::of_pod(pod).is_ok_and(|pod| wanted(&pod));
+        let of_wanted = |field: &str| {
+            let path = parse_field(field);
+            path.first().is_some_and(|first| first == "pods")
+                && path.get(1).is_some_and(|pod| is_wanted(pod))
         };
-        for (field, origin) in newer.fields {
-            let overrode = origin
-                .overrode
-                .into_iter()
-                .map(|over| Overridden {
-                    line: moved(over.line),
-                    ..over
-                })
-                .collect();
-            self.fields.insert(
-                field,
-                Origin {
-                    line: moved(origin.line),
-                    via: origin.via.map(moved),
-                    overrode,
-                },
-            );
+        let mut moved: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut files = Files {
+            from: &from.files,
+            to: &mut self.files,
+            moved: &mut moved,
+        };
+        for (field, mut origin) in from.fields {
+            if of_wanted(&field) {
+                let overrode = origin.overrode.iter_mut().map(|over| &mut over.line);
+                let lines = overrode.chain([&mut origin.line]).chain(&mut origin.via);
+                lines.for_each(|line| line.file = files.place(line.file));
+                self.fields.insert(field, origin);
+            }
         }
-        self
+        let pods = from.pods.into_iter().filter(|(pod, _)| is_wanted(pod));
+        self.pods.extend(pods);
+    }
+}
+
+/// The files of one provenance on their way to another.
+struct Files<'a> {
+    from: &'a [String],
+    to: &'a mut Vec<String>,
+    moved: &'a mut BTreeMap<u32, u32>,
+}
+
+impl Files<'_> {
+    /// Where a file is in the other one.
+    fn place(&mut self, file: u32) -> u32 {
+        *self.moved.entry(file).or_insert_with(|| {
+            let name = self.from.get(file as usize).map_or("?", String::as_str);
+            self.to.push(name.to_owned());
+            u32::try_from(self.to.len() - 1).unwrap_or(u32::MAX)
+        })
     }
 }
 
@@ -204,7 +228,8 @@ mod tests {
             fields: [("pods.x.hostname".to_owned(), origin(0))].into(),
             pods: [("x".to_owned(), source(&["/b"]))].into(),
         };
-        let both = old.with(new);
+        let x = Scope::Pods([Name::new("x").expect("a name")].into());
+        let both = old.with(new, &x);
         assert_eq!(
             both.fields.keys().collect::<Vec<_>>(),
             ["pods.x.hostname", "pods.y.restart"]
@@ -214,6 +239,58 @@ mod tests {
             (&both.pods["x"], &both.pods["y"]),
             (&source(&["/b"]), &source(&["/a"]))
         );
+    }
+
+    #[test]
+    fn a_stack_replaces_what_is_known_of_its_own_pods_and_of_no_others() {
+        let origin = |file: u32, line: u32| Origin {
+            line: Line { file, line },
+            via: Some(Line { file, line: 9 }),
+            overrode: Vec::new(),
+        };
+        let of = |files: &[&str], fields: &[(&str, u32)]| Provenance {
+            files: files.iter().map(|file| (*file).to_owned()).collect(),
+            fields: fields
+                .iter()
+                .map(|(field, file)| ((*field).to_owned(), origin(*file, 1)))
+                .collect(),
+            pods: BTreeMap::new(),
+        };
+        let host = of(
+            &["unused", "shop.ncl", "blog.ncl"],
+            &[
+                ("pods.\"shop:web\".restart", 1),
+                ("pods.\"blog:web\".restart", 2),
+                ("pods.\"blog:old\".restart", 2),
+                ("pods.web.restart", 1),
+            ],
+        );
+        // It says something of pods that are not its own, and of no pod: that is not taken.
+        let blog = of(
+            &["new.ncl"],
+            &[
+                ("pods.\"blog:web\".hostname", 0),
+                ("pods.\"shop:web\".restart", 0),
+                ("stack", 0),
+            ],
+        );
+        let scope = Scope::Stack(Some(Name::new("blog").expect("a name")));
+        let both = host.with(blog, &scope);
+        let said: Vec<(&str, String)> = both
+            .fields
+            .iter()
+            .map(|(field, origin)| (field.as_str(), both.words(origin.line)))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ("pods.\"blog:web\".hostname", "new.ncl:1".to_owned()),
+                ("pods.\"shop:web\".restart", "shop.ncl:1".to_owned()),
+                ("pods.web.restart", "shop.ncl:1".to_owned()),
+            ]
+        );
+        // Files that nothing names any more do not stay.
+        assert_eq!(both.files, ["shop.ncl", "new.ncl"]);
     }
 
     fn source(files: &[&str]) -> PodSource {

@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tank_model::{Config, Digest, Graph, canonical};
+use std::collections::BTreeMap;
+use tank_model::{Config, Digest, Graph, Name, Reference, Scope, canonical, stack::settle};
 
 /// A configuration that says something in every field there is.
 fn full() -> Value {
@@ -189,6 +190,187 @@ fn any_json() -> impl Strategy<Value = Value> {
                 .prop_map(|fields| Value::Object(fields.into_iter().collect())),
         ]
     })
+}
+
+/// The paths of every field, with the names that users choose among them.
+fn fields(value: &Value, at: &[String], out: &mut Vec<Vec<String>>) {
+    for (name, inner) in value.as_object().into_iter().flatten() {
+        let path = [at, &[name.clone()]].concat();
+        fields(inner, &path, out);
+        out.push(path);
+    }
+}
+
+/// The same with the field at `path` under another name.
+fn renamed(value: &Value, path: &[String], to: &str) -> Value {
+    let mut out = value.clone();
+    let (last, parents) = path.split_last().expect("a path");
+    let parent = parents
+        .iter()
+        .fold(&mut out, |value, part| &mut value[part]);
+    let fields = parent.as_object_mut().expect("a record");
+    let inner = fields.remove(last).expect("a field");
+    fields.insert(to.to_owned(), inner);
+    out
+}
+
+#[test]
+fn nothing_but_a_pod_has_a_stack() {
+    let full = full();
+    let mut paths = Vec::new();
+    fields(&full, &[], &mut paths);
+    let mut taken = std::collections::BTreeSet::new();
+    for path in paths {
+        let name = path.last().expect("a name");
+        if serde_json::from_value::<Config>(renamed(&full, &path, &format!("a:{name}"))).is_ok() {
+            taken.insert(path[..path.len() - 1].last().cloned().unwrap_or_default());
+        }
+    }
+    // Pods, the pods that one depends on, and maps whose keys are texts or paths.
+    let expected = [
+        "depends_on",
+        "env",
+        "files",
+        "labels",
+        "pods",
+        "sysctls",
+        "ulimits",
+    ];
+    assert_eq!(taken, expected.map(str::to_owned).into());
+    let mut full = full;
+    let stacks = ["blog/x", "..", "a:b", "", "Blog", "-"];
+    for bad in stacks {
+        full["stack"] = bad.into();
+        assert!(
+            serde_json::from_value::<Config>(full.clone()).is_err(),
+            "{bad}"
+        );
+    }
+    full["stack"] = Value::Null;
+    assert!(serde_json::from_value::<Config>(full.clone()).is_err());
+    full["stack"] = "blog".into();
+    let config: Config = serde_json::from_value(full.clone()).expect("a configuration");
+    let again = serde_json::to_value(&config).expect("encodes");
+    assert_eq!(again["stack"], "blog");
+}
+
+#[test]
+fn a_pod_of_a_stack_is_another_pod_with_the_same_host_name() {
+    let full = full();
+    let alone: Config = serde_json::from_value(full.clone()).expect("a configuration");
+    let pods = json!({ "blog:web1": full["pods"]["web1"], "shop:web1": full["pods"]["web1"], "web1": full["pods"]["web1"] });
+    let mut host: Config =
+        serde_json::from_value(json!({ "pods": pods })).expect("a configuration");
+    for pod in host.pods.values_mut() {
+        pod.hostname = None;
+    }
+    let graph = Graph::build(&host, |_| None).expect("builds");
+    assert_eq!(graph.config(), host);
+    let names: Vec<&str> = graph.pods().map(Name::as_str).collect();
+    assert_eq!(names, ["blog:web1", "shop:web1", "web1"]);
+    let hostname = |pod: &Name| graph.sandbox(pod).expect("a sandbox").0.hostname.clone();
+    assert!(graph.pods().all(|pod| hostname(pod) == "web1"));
+    assert_eq!(graph.part(&Scope::Host).len(), 3);
+    let hashes: std::collections::BTreeSet<_> = graph.part(&Scope::Host).into_values().collect();
+    assert_eq!(hashes.len(), 3, "two pods have one hash");
+    // One that is given stays.
+    let given = Graph::build(&alone, |_| None).expect("builds");
+    assert_eq!(given.config(), alone);
+    let stored: BTreeMap<_, _> = graph.stored().expect("encodes").into_iter().collect();
+    let loaded = Graph::load::<Box<tank_model::graph::LoadError>>(graph.root(), |hash| {
+        Ok(stored.get(hash).cloned())
+    });
+    assert_eq!(loaded.expect("loads").config(), host);
+}
+
+/// A pod of one container.
+fn pod(image: &str, label: u8) -> tank_model::spec::Pod {
+    serde_json::from_value(json!({
+        "containers": { "app": { "image": image } }, "labels": { "l": label.to_string() },
+    }))
+    .expect("a pod")
+}
+
+/// Some pods of a stack: by index, the image's index and a label.
+fn any_part() -> impl Strategy<Value = BTreeMap<u8, (u8, u8)>> {
+    prop::collection::btree_map(0u8..3, (0u8..3, 0u8..2), 0..4)
+}
+
+const STACKS: [Option<&str>; 3] = [None, Some("blog"), Some("shop")];
+
+fn scope_of(stack: usize) -> (Option<Name>, Scope) {
+    let name = STACKS[stack].map(|stack| Name::new(stack).expect("a name"));
+    (name.clone(), Scope::Stack(name))
+}
+
+fn config_of(stack: usize, part: &BTreeMap<u8, (u8, u8)>) -> Config {
+    let (stack, _) = scope_of(stack);
+    let one = |(index, (image, label)): (&u8, &(u8, u8))| {
+        let name = Name::new(format!("p{index}")).expect("a name");
+        let name = name.in_stack(stack.as_ref()).expect("a name");
+        (name, pod(&format!("i{image}"), *label))
+    };
+    Config {
+        pods: part.iter().map(one).collect(),
+        stack: None,
+    }
+}
+
+/// What each container runs: its pod and the digest of its image.
+fn runs(graph: &Graph, wanted: impl Fn(&Name) -> bool) -> BTreeMap<Name, Option<Digest>> {
+    let pods = graph.pods().filter(|pod| wanted(pod));
+    pods.flat_map(|pod| {
+        graph
+            .containers(pod)
+            .map(move |(_, node, _)| (pod.clone(), graph.image(&node.image)))
+    })
+    .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is switched to, and whatever tags stand for at the time: a stack has what was asked
+    /// for, the others have the hashes and digests that they had, and the same again changes nothing.
+    #[test]
+    fn a_switch_of_a_stack_touches_that_stack_only(
+        switches in prop::collection::vec((0usize..3, any_part(), 0u8..3), 1..12)
+    ) {
+        let mut host = Graph::build(&Config::default(), |_| None).expect("builds");
+        for (stack, part, time) in switches {
+            let (_, scope) = scope_of(stack);
+            let found = |_: &Name, image: &Reference| {
+                // Half of the tags move.
+                let moves = image.as_str() == "i0";
+                let text = format!("{}@{}", image.as_str(), if moves { time } else { 0 });
+                Some(Digest::of(text.as_bytes()))
+            };
+            let part = config_of(stack, &part);
+            let switch = |before: &Graph| {
+                settle(before.config().with(&part, &scope), before, &scope, found).expect("settles")
+            };
+            let after = switch(&host);
+            let others = |pod: &Name| !scope.has(pod);
+            prop_assert_eq!(
+                host.part(&Scope::Host).into_iter().filter(|(pod, _)| others(pod)).collect::<Vec<_>>(),
+                after.part(&Scope::Host).into_iter().filter(|(pod, _)| others(pod)).collect::<Vec<_>>()
+            );
+            prop_assert_eq!(runs(&host, others), runs(&after, others));
+            let own: Vec<&Name> = after.part(&scope).into_keys().collect();
+            prop_assert_eq!(own, part.pods.keys().collect::<Vec<_>>());
+            for (name, spec) in &part.pods {
+                let image = &spec.containers.values().next().expect("a container").image;
+                prop_assert_eq!(&runs(&after, |pod| pod == name)[name], &found(name, image));
+            }
+            prop_assert_eq!(switch(&after).root(), after.root());
+            // One stack of an earlier host, in today's: the digests that it had.
+            let (known, all) = (host.images(), host.config());
+            let back = settle(after.config().with(&all, &scope), &after, &scope, |_, image| known.get(image).copied());
+            let back = back.expect("settles");
+            prop_assert_eq!(runs(&back, |_| true), runs(&host, |_| true));
+            host = after;
+        }
+    }
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use tank_model::{Name, NameError};
 
 /// NixOS generations for containers.
 ///
@@ -103,11 +104,17 @@ pub enum Command {
         files: Vec<PathBuf>,
         #[command(flatten)]
         overrides: Overrides,
+        /// As of `switch`.
+        #[arg(long, value_parser = stack, requires = "files")]
+        stack: Option<Name>,
+        /// As of `switch`.
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["files", "set", "apply"])]
+        host: Option<PathBuf>,
         /// Show what `apply` would do with these files instead.
         #[arg(long, requires = "files")]
         apply: bool,
-        /// As of `apply`.
-        #[arg(long, requires = "apply")]
+        /// As of `switch` and `apply`.
+        #[arg(long, requires = "files")]
         replace: bool,
         /// End with 2 if there is anything to do.
         #[arg(long)]
@@ -119,7 +126,7 @@ pub enum Command {
         observed: Option<PathBuf>,
     },
     /// Make the host what a configuration says, as a new generation; if it does not become healthy,
-    /// go back.
+    /// go back. Pods of the stack that it does not name are removed; those of other stacks stay.
     Switch {
         #[command(flatten)]
         source: Configuration,
@@ -128,13 +135,20 @@ pub enum Command {
         /// Carry out this plan (as `diff` named it), or nothing.
         #[arg(long, value_name = "HASH")]
         plan: Option<String>,
+        /// Take over a stack whose pods came from other files.
+        #[arg(long)]
+        replace: bool,
     },
     /// Show, compare and go back to generations.
     #[command(subcommand)]
     Generations(Generations),
-    /// List the pods, desired beside observed.
+    /// List the pods, desired beside observed: `blog:web` is the pod `web` of the stack `blog`.
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Only the pods of this stack.
+        #[arg(long, value_parser = stack)]
+        stack: Option<Name>,
+    },
     /// Show one pod with its configuration.
     Get { pod: String },
     /// Show the daemon and its host at a glance.
@@ -142,8 +156,14 @@ pub enum Command {
     /// Add or change the pods of a file and leave all others, and their images, as they are, as a
     /// new generation.
     Apply {
+        /// Nickel, YAML, JSON or TOML files, merged in this order.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
         #[command(flatten)]
-        source: Configuration,
+        overrides: Overrides,
+        /// The stack that the pods belong to, unless the files say so themselves.
+        #[arg(long, value_parser = stack)]
+        stack: Option<Name>,
         #[command(flatten)]
         change: ChangeArgs,
         /// Carry out this plan (as `diff --apply` named it), or nothing.
@@ -153,9 +173,15 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
-    /// Remove a pod, as a new generation. Its volumes stay.
+    /// Remove a pod, or a stack, as a new generation. Volumes stay.
     #[command(visible_alias = "rm")]
-    Delete { pod: String },
+    Delete {
+        #[arg(required_unless_present = "stack")]
+        pod: Option<String>,
+        /// All pods of this stack.
+        #[arg(long, value_parser = stack, conflicts_with = "pod")]
+        stack: Option<Name>,
+    },
     /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.
     Exec(Exec),
     /// Attach to the terminal of a main process. Ctrl-P Ctrl-Q detaches.
@@ -195,16 +221,32 @@ pub enum Generations {
     Diff { from: u64, to: u64 },
     /// Go back to a generation, the newest good one that differs unless named: same digests,
     /// nothing evaluated again. Ends a switch that is on its way.
-    Rollback { to: Option<u64> },
+    Rollback {
+        to: Option<u64>,
+        /// Only the pods of this stack go back; all others stay as they are.
+        #[arg(long, value_parser = stack)]
+        stack: Option<Name>,
+    },
 }
 
 #[derive(ClapArgs, Debug)]
 pub struct Configuration {
     /// Nickel, YAML, JSON or TOML files, merged in this order.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "host")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub overrides: Overrides,
+    /// The stack that the pods belong to, unless the files say so themselves.
+    #[arg(long, value_parser = stack)]
+    pub stack: Option<Name>,
+    /// The whole host: a folder with a file (`blog.ncl`) or a sub-folder (`blog/pods.ncl`) for each
+    /// stack, and `pods.ncl` for pods that belong to none.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["files", "set", "stack"])]
+    pub host: Option<PathBuf>,
+}
+
+fn stack(text: &str) -> Result<Name, NameError> {
+    Name::new(text)
 }
 
 #[derive(ClapArgs, Debug)]

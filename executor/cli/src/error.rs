@@ -90,6 +90,20 @@ pub enum Error {
     Environment { name: &'static str, why: String },
     /// `--set` without a file.
     NothingToOverride,
+    /// A folder for a whole host has nothing in it.
+    NoStacks { folder: PathBuf },
+    /// A sub-folder of one has no configuration.
+    NoPods { folder: PathBuf },
+    /// An entry of one can't be a stack.
+    NoStackName { path: PathBuf, why: String },
+    /// Two entries of one are the same stack; none: pods that belong to no stack.
+    SameStack {
+        stack: Option<String>,
+        first: PathBuf,
+        second: PathBuf,
+    },
+    /// The stacks of one can't be on one host; a text for each reason.
+    StacksDoNotFit { problems: Vec<String> },
 }
 
 impl Error {
@@ -136,6 +150,7 @@ impl Error {
                 varlink::Error::ImageUnavailable { why, .. } | varlink::Error::Failed { why, .. },
             )
             | Self::Environment { why, .. } => why.clone(),
+            Self::NoStackName { why, .. } => why.clone(),
             Self::Unreachable { source, .. } => source.to_string(),
             Self::Connection(error) => error.to_string(),
             Self::Failed { source, .. } => source.to_string(),
@@ -208,6 +223,17 @@ impl Error {
             Self::LockDiffers { .. } => "run `tank lock`",
             Self::Exists { .. } => "`--force` overwrites it",
             Self::NoStdlibFolder => "set TANK_CACHE_DIR, or HOME",
+            Self::NoStacks { .. } => {
+                "put in a file (`blog.ncl`) or a folder (`blog/pods.ncl`) for each stack; to remove every pod, \
+                 switch to a folder with an empty `pods.ncl`"
+            }
+            Self::NoPods { .. } => {
+                "call its configuration `pods.ncl`; a folder that is no stack begins with `_` or `.`"
+            }
+            Self::NoStackName { .. } => {
+                "name it as the stack; what is no stack begins with `_` or `.`"
+            }
+            Self::SameStack { .. } => "give one of the two another `stack`, or merge them",
             _ => return None,
         };
         Some(help.to_owned())
@@ -278,6 +304,35 @@ impl fmt::Display for Error {
             Self::Unknown { what, name } => write!(f, "no {what} is called `{}`", name.what),
             Self::Environment { name, .. } => {
                 write!(f, "the environment variable {name} is wrong")
+            }
+            Self::NoStacks { folder } => {
+                write!(f, "{} has no configuration of a stack", folder.display())
+            }
+            Self::NoPods { folder } => write!(f, "{} has no `pods.ncl`", folder.display()),
+            Self::NoStackName { path, .. } => {
+                write!(
+                    f,
+                    "{} can't be the configuration of a stack",
+                    path.display()
+                )
+            }
+            Self::SameStack {
+                stack,
+                first,
+                second,
+            } => {
+                let (first, second) = (first.display(), second.display());
+                match stack {
+                    Some(stack) => write!(f, "{first} and {second} are both the stack `{stack}`"),
+                    None => write!(f, "{first} and {second} both belong to no stack"),
+                }
+            }
+            Self::StacksDoNotFit { problems } => {
+                write!(
+                    f,
+                    "the stacks do not fit on one host: {}",
+                    problems.join("; ")
+                )
             }
             Self::NothingToOverride => {
                 f.write_str("--set overrides a field of a file, and no file is named")

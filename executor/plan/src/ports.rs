@@ -93,7 +93,7 @@ fn stays(previous: &Graph, wanted: &Graph, listener: &Listener) -> bool {
     let Some(pod) = listener
         .pod
         .as_ref()
-        .and_then(|pod| Name::new(pod.clone()).ok())
+        .and_then(|pod| Name::of_pod(pod.clone()).ok())
     else {
         return true;
     };

@@ -202,12 +202,7 @@ impl Compose<'_> {
                 // `version` has no meaning since 2020, `x-` is the user's own.
                 "services" | "secrets" | "configs" | "version" => {}
                 extension if extension.starts_with("x-") => {}
-                "name" => {
-                    let name = text_of(value).unwrap_or_default();
-                    self.draft
-                        .remarks
-                        .push(format!("The project is called `{name}`."));
-                }
+                "name" => self.project(value),
                 "volumes" => self.volumes(value),
                 "networks" => self.networks(value, &whole),
                 other => self.draft.note(other, "Tank has no such key"),
@@ -215,6 +210,26 @@ impl Compose<'_> {
         }
         for (name, service) in objects(whole.get("services")) {
             self.service(name, service);
+        }
+    }
+
+    /// A project with a name of its own is a stack: what it is called only by its folder is not said
+    /// in the file.
+    fn project(&mut self, value: &Value) {
+        let given = text_of(value).unwrap_or_default();
+        match self.plain(&given).filter(|name| !name.is_empty()) {
+            Some(name) => {
+                let stack = name_of(&name);
+                if stack != name {
+                    let remark = format!("The project is called `{name}`, the stack `{stack}`.");
+                    self.draft.remarks.push(remark);
+                }
+                self.draft.stack = Some(stack);
+            }
+            None => self.draft.note(
+                "name",
+                "its variable has no value here: say `stack`, or use `tank switch --stack`",
+            ),
         }
     }
 

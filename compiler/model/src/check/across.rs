@@ -3,18 +3,26 @@
 use super::{Problem, path};
 use crate::{
     name::Name,
-    spec::{Config, Network, Protocol},
+    spec::{Config, Network, Pod, Protocol},
+    stack::Scope,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
+/// The pods, those that `scope` means last: what is taken twice is theirs to give up.
+fn those_there_first<'a>(config: &'a Config, scope: &Scope) -> Vec<(&'a Name, &'a Pod)> {
+    let (meant, there): (Vec<_>, Vec<_>) = config.pods.iter().partition(|(pod, _)| scope.has(pod));
+    there.into_iter().chain(meant).collect()
+}
+
 /// Two pods can't listen on one port of one protocol, where either of the addresses covers the
 /// other.
-pub(super) fn published_twice(config: &Config, problems: &mut Vec<Problem>) {
+pub(super) fn published_twice(config: &Config, scope: &Scope, problems: &mut Vec<Problem>) {
     let mut taken: Vec<(IpAddr, u16, Protocol, Vec<String>)> = Vec::new();
-    for (pod, name, publish) in config.pods.iter().flat_map(|(pod, spec)| {
+    let pods = those_there_first(config, scope);
+    for (pod, name, publish) in pods.into_iter().flat_map(|(pod, spec)| {
         spec.publish
             .iter()
             .map(move |(name, port)| (pod, name, port))
@@ -45,9 +53,9 @@ pub(super) fn published_twice(config: &Config, problems: &mut Vec<Problem>) {
 }
 
 /// Two interfaces can't have one static address on one network.
-pub(super) fn addresses_twice(config: &Config, problems: &mut Vec<Problem>) {
+pub(super) fn addresses_twice(config: &Config, scope: &Scope, problems: &mut Vec<Problem>) {
     let mut taken: BTreeMap<(IpAddr, &str), Vec<String>> = BTreeMap::new();
-    for (pod, spec) in &config.pods {
+    for (pod, spec) in those_there_first(config, scope) {
         let Network::Nics(nics) = &spec.network else {
             continue;
         };
@@ -75,38 +83,45 @@ pub(super) fn addresses_twice(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Each cycle is reported once, at the dependency that closes it, starting from its alphabetically
-/// first pod.
-pub(super) fn dependency_cycles(config: &Config, problems: &mut Vec<Problem>) {
+/// Each cycle is reported once, at a dependency of a pod that `scope` means if it has one: the one
+/// that closes it, starting from its alphabetically first pod.
+pub(super) fn dependency_cycles(config: &Config, scope: &Scope, problems: &mut Vec<Problem>) {
     let mut reported: BTreeSet<BTreeSet<&Name>> = BTreeSet::new();
     for start in config.pods.keys() {
         let mut stack = vec![vec![start]];
         let mut seen = BTreeSet::new();
         while let Some(trail) = stack.pop() {
-            let Some(pod) = trail
-                .last()
-                .and_then(|last| config.pods.get_key_value(*last))
-            else {
+            let Some(pod) = trail.last().and_then(|last| config.pods.get(*last)) else {
                 continue;
             };
-            for next in pod.1.depends_on.keys() {
+            for next in pod.depends_on.keys() {
                 if next == start && reported.insert(trail.iter().copied().collect()) {
-                    let names: Vec<_> = trail
-                        .iter()
-                        .chain([&start])
-                        .map(|name| name.to_string())
-                        .collect();
-                    problems.push(Problem {
-                        code: "tank::depends_on::cycle",
-                        path: path(["pods", pod.0.as_str(), "depends_on", next.as_str()]),
-                        message: format!("pods wait for each other: {}", names.join(" → ")),
-                        help: "remove one of these dependencies".to_owned(),
-                        related: None,
-                    });
+                    problems.push(cycle(trail.clone(), scope));
                 } else if next > start && seen.insert(next) {
                     stack.push(trail.iter().copied().chain([next]).collect());
                 }
             }
         }
+    }
+}
+
+/// Pods of which each depends on the next one, and the last on the first.
+fn cycle(mut trail: Vec<&Name>, scope: &Scope) -> Problem {
+    if let Some(last) = trail.iter().rposition(|pod| scope.has(pod)) {
+        trail.rotate_left(last + 1);
+    }
+    let first = trail.first().map_or("", |pod| pod.as_str());
+    let last = trail.last().map_or("", |pod| pod.as_str());
+    let names: Vec<&str> = trail
+        .iter()
+        .map(|pod| pod.as_str())
+        .chain([first])
+        .collect();
+    Problem {
+        code: "tank::depends_on::cycle",
+        path: path(["pods", last, "depends_on", first]),
+        message: format!("pods wait for each other: {}", names.join(" → ")),
+        help: "remove one of these dependencies".to_owned(),
+        related: None,
     }
 }

@@ -17,7 +17,7 @@ mod probe;
 
 pub use mounts::MAX_MOUNTS;
 
-use crate::{name::nearest, spec::Config, unsupported};
+use crate::{name::nearest, spec::Config, stack::Scope, unsupported};
 
 /// One mistake, with the field at fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,11 +34,29 @@ pub struct Problem {
     pub related: Option<(Vec<String>, &'static str)>,
 }
 
-/// Every problem of `config`. A field of a feature that this version lacks has that one problem and
-/// no other.
+/// Every problem of what one source declares. A field of a feature that this version lacks has that
+/// one problem and no other. Pods of other stacks are not known here: that they are there is not
+/// asked.
 pub fn check(config: &Config) -> Vec<Problem> {
+    all(config, &Scope::Host, Extent::Source)
+}
+
+/// Every problem of a whole host. Of two pods that can't both have something, the one that `scope`
+/// means is at fault: the other was there before.
+pub fn check_host(config: &Config, scope: &Scope) -> Vec<Problem> {
+    all(config, scope, Extent::Host)
+}
+
+/// Whether a configuration has the pods of all stacks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Source,
+    Host,
+}
+
+fn all(config: &Config, scope: &Scope, extent: Extent) -> Vec<Problem> {
     let mut problems = unsupported::problems(config);
-    let mut others = fields(config);
+    let mut others = fields(config, scope, extent);
     others.retain(|found| {
         !problems
             .iter()
@@ -50,18 +68,18 @@ pub fn check(config: &Config) -> Vec<Problem> {
 }
 
 /// The problems of every field, those of features that this version lacks included.
-fn fields(config: &Config) -> Vec<Problem> {
+fn fields(config: &Config, scope: &Scope, extent: Extent) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, pod) in &config.pods {
         Pass {
             problems: &mut problems,
             at: path(["pods", name.as_str()]),
         }
-        .pod(name, pod, config);
+        .pod(name, pod, (config, extent));
     }
-    across::published_twice(config, &mut problems);
-    across::addresses_twice(config, &mut problems);
-    across::dependency_cycles(config, &mut problems);
+    across::published_twice(config, scope, &mut problems);
+    across::addresses_twice(config, scope, &mut problems);
+    across::dependency_cycles(config, scope, &mut problems);
     problems
 }
 

@@ -1,6 +1,6 @@
 //! What a pod declares beside its network and its containers.
 
-use super::{Pass, did_you_mean, is_absolute, path};
+use super::{Extent, Pass, did_you_mean, is_absolute, path};
 use crate::{
     name::Name,
     spec::{Condition, Config, Network, Pod, Restart, Update},
@@ -17,7 +17,7 @@ const NAMESPACED: [&str; 5] = [
 ];
 
 impl Pass<'_> {
-    pub(super) fn pod(&mut self, name: &Name, pod: &Pod, config: &Config) {
+    pub(super) fn pod(&mut self, name: &Name, pod: &Pod, among: (&Config, Extent)) {
         if pod.containers.is_empty() {
             let help = "add one under `containers`, with at least its `image`";
             self.report(
@@ -28,7 +28,7 @@ impl Pass<'_> {
             );
         }
         self.volumes(pod);
-        self.dependencies(name, pod, config);
+        self.dependencies(name, pod, among);
         if let Some(hostname) = &pod.hostname
             && (hostname.len() > 64 || !hostname.split('.').all(|label| Name::new(label).is_ok()))
         {
@@ -83,38 +83,33 @@ impl Pass<'_> {
         }
     }
 
-    fn dependencies(&mut self, name: &Name, pod: &Pod, config: &Config) {
-        for other in pod.depends_on.keys() {
-            if !config.pods.contains_key(other) {
-                let candidates = config
-                    .pods
-                    .keys()
-                    .map(Name::as_str)
-                    .filter(|other| *other != name.as_str());
-                let help = did_you_mean(other.as_str(), candidates, "no such pod is declared");
-                let message = format!("pod `{name}` depends on `{other}`, which is not declared");
-                self.report(
-                    "tank::depends_on::unknown_pod",
-                    &["depends_on", other.as_str()],
-                    message,
-                    help,
-                );
-            }
-        }
+    fn dependencies(&mut self, name: &Name, pod: &Pod, (config, extent): (&Config, Extent)) {
+        let own = name.stack();
         for (other, condition) in &pod.depends_on {
-            let dependency = config.pods.get(other);
-            if *condition == Condition::Completed
-                && dependency.is_some_and(|pod| pod.restart == Restart::Always)
-            {
-                let message =
-                    format!("`{other}` never completes: it is restarted whenever it ends");
-                let help = format!("set `pods.{other}.restart` to `'on_failure` or `'never`");
-                self.report(
-                    "tank::depends_on::never_completes",
-                    &["depends_on", other.as_str()],
-                    message,
-                    help,
+            let said = other.as_seen_from(own);
+            let field = ["depends_on", other.as_str()];
+            let Some(dependency) = config.pods.get(other) else {
+                // A source knows the pods of its own stack only.
+                if extent == Extent::Host || other.stack() == own {
+                    let help = unknown_pod(name, &said, config);
+                    let message = match other.stack() {
+                        Some(stack) if own != Some(stack) => format!(
+                            "pod `{name}` depends on `{}` of the stack `{stack}`, which is not declared",
+                            other.local()
+                        ),
+                        _ => format!("pod `{name}` depends on `{said}`, which is not declared"),
+                    };
+                    self.report("tank::depends_on::unknown_pod", &field, message, help);
+                }
+                continue;
+            };
+            if *condition == Condition::Completed && dependency.restart == Restart::Always {
+                let message = format!("`{said}` never completes: it is restarted whenever it ends");
+                let help = format!(
+                    "set `pods.{}.restart` to `'on_failure` or `'never`",
+                    other.local()
                 );
+                self.report("tank::depends_on::never_completes", &field, message, help);
             }
         }
     }
@@ -185,4 +180,16 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// What to do about a dependency on a pod that is not there.
+fn unknown_pod(name: &Name, said: &str, config: &Config) -> String {
+    let others: Vec<String> = config
+        .pods
+        .keys()
+        .filter(|other| *other != name)
+        .map(|other| other.as_seen_from(name.stack()))
+        .collect();
+    let candidates = others.iter().map(String::as_str);
+    did_you_mean(said, candidates, "no such pod is declared")
 }

@@ -36,7 +36,7 @@ fn what_is_not_in_this_version_is_said_once() {
         ]
     );
     // The mistakes in it are found as they will be.
-    let found = fields(&config(pod));
+    let found = fields(&config(pod), &Scope::Host, Extent::Source);
     let found: BTreeSet<&str> = found.iter().map(|found| found.code).collect();
     let expected = [
         "tank::nic::gateway",
@@ -48,7 +48,7 @@ fn what_is_not_in_this_version_is_said_once() {
     assert_eq!(found, expected.into());
     let nics = |nics: serde_json::Value| {
         let pod = serde_json::json!({ "containers": { "app": { "image": "x" } }, "network": { "nics": nics } });
-        fields(&config(pod))
+        fields(&config(pod), &Scope::Host, Extent::Source)
             .iter()
             .map(|found| found.code)
             .collect::<Vec<_>>()
@@ -127,4 +127,93 @@ fn what_makes_programs_of_root_is_not_given_beside_files_of_the_host() {
     );
     assert_eq!(pod(true, of_host), Vec::<&str>::new());
     assert_eq!(pod(false, serde_json::json!({})), Vec::<&str>::new());
+}
+
+/// A host of these pods, each with nothing but a container and these fields.
+fn host(pods: serde_json::Value) -> Config {
+    let mut pods = pods;
+    for pod in pods.as_object_mut().expect("pods").values_mut() {
+        pod["containers"] = serde_json::json!({ "app": { "image": "x" } });
+    }
+    serde_json::from_value(serde_json::json!({ "pods": pods })).expect("a configuration")
+}
+
+fn stack(name: &str) -> Scope {
+    Scope::Stack(Some(crate::Name::new(name).expect("a name")))
+}
+
+#[test]
+fn what_two_stacks_cannot_both_have_is_the_fault_of_the_one_that_changes() {
+    let both = host(serde_json::json!({
+        "blog:web": { "publish": { "http": { "port": 80 } } },
+        "shop:web": { "publish": { "front": { "port": 80 } } },
+    }));
+    for (changes, at, other) in [
+        (
+            "blog",
+            "pods.blog:web.publish.http.port",
+            "`shop:web.front`",
+        ),
+        (
+            "shop",
+            "pods.shop:web.publish.front.port",
+            "`blog:web.http`",
+        ),
+    ] {
+        let found = check_host(&both, &stack(changes));
+        let [found] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert_eq!(found.path.join("."), at);
+        assert!(found.help.contains(other), "{}", found.help);
+    }
+    let circle = host(serde_json::json!({
+        "a:one": { "depends_on": { "b:two": "ready" } },
+        "b:two": { "depends_on": { "three": "ready" } },
+        "three": { "depends_on": { "a:one": "ready" } },
+    }));
+    for (changes, at) in [
+        (stack("a"), "pods.a:one.depends_on.b:two"),
+        (stack("b"), "pods.b:two.depends_on.three"),
+        (Scope::Stack(None), "pods.three.depends_on.a:one"),
+        (Scope::Host, "pods.three.depends_on.a:one"),
+    ] {
+        let found = check_host(&circle, &changes);
+        assert_eq!(codes(&found), [("tank::depends_on::cycle", at.to_owned())]);
+    }
+}
+
+#[test]
+fn a_source_is_not_asked_for_the_pods_of_other_stacks() {
+    let blog = host(serde_json::json!({
+        "blog:web": { "depends_on": { "shop:db": "ready", "blog:dbb": "ready", "db": "ready" } },
+        "blog:db": {},
+    }));
+    let at = |found: &[Problem]| -> Vec<(String, String)> {
+        let words = |one: &Problem| {
+            (
+                one.path[3].clone(),
+                format!("{}; {}", one.message, one.help),
+            )
+        };
+        found.iter().map(words).collect()
+    };
+    let own = (
+        "blog:dbb".to_owned(),
+        "pod `blog:web` depends on `dbb`, which is not declared; did you mean `db`?".to_owned(),
+    );
+    assert_eq!(at(&check(&blog)), [own.clone()]);
+    let said = at(&check_host(&blog, &stack("blog")));
+    let other = |stack: &str| format!("`blog:web` depends on `db`{stack}, which is not declared");
+    assert_eq!(said[0], own);
+    assert!(
+        said[1]
+            .1
+            .contains("depends on `:db`, which is not declared"),
+        "{said:?}"
+    );
+    assert!(
+        said[2].1.contains(&other(" of the stack `shop`")),
+        "{said:?}"
+    );
 }

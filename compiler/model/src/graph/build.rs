@@ -44,7 +44,10 @@ impl Graph {
     ) -> Result<Key, CanonicalError> {
         let sandbox = Key::Sandbox(name.clone());
         let node = SandboxNode {
-            hostname: pod.hostname.clone().unwrap_or_else(|| name.to_string()),
+            hostname: pod
+                .hostname
+                .clone()
+                .unwrap_or_else(|| name.local().to_owned()),
             network: pod.network.clone(),
             sysctls: pod.sysctls.clone(),
             writes_host: pod.writes_host(),
@@ -192,13 +195,14 @@ impl Graph {
         Ok(key)
     }
 
-    /// The configuration this graph was built from: `build(config()) == self`.
+    /// The configuration this graph was built from, of a whole host: `build(config()) == self`.
     pub fn config(&self) -> Config {
         let pods = self
             .pods()
             .filter_map(|name| Some((name.clone(), self.pod_config(name)?)));
         Config {
             pods: pods.collect(),
+            stack: None,
         }
     }
 
@@ -228,7 +232,7 @@ impl Graph {
             restart: node.restart,
             depends_on: node.depends_on.clone(),
             update: node.update,
-            hostname: (sandbox.hostname != pod.as_str()).then(|| sandbox.hostname.clone()),
+            hostname: (sandbox.hostname != pod.local()).then(|| sandbox.hostname.clone()),
             labels: node.labels.clone(),
             sysctls: sandbox.sysctls.clone(),
         })

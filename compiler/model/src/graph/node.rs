@@ -136,7 +136,7 @@ pub struct PodNode {
 /// The namespaces a pod's containers share.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SandboxNode {
-    /// The declared one, or the pod's name.
+    /// The declared one, or the pod's name within its stack.
     pub hostname: String,
     /// How it reaches others.
     pub network: spec::Network,

@@ -18,17 +18,31 @@ pub use network::{Network, Nic, NicMode, Protocol, Publish};
 pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
 pub use storage::{Device, File, Mode, Mount, READS_AGAIN, Secret, Volume};
 
-use crate::{name::Name, reference::Reference};
+use crate::{
+    name::{Name, plain_keys},
+    reference::Reference,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Everything that should run on a host.
+/// What should run on a host: all of it, or what one source declares. See [`crate::stack`].
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// By name.
+    /// By the names that they have on a host.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pods: BTreeMap<Name, Pod>,
+    /// The stack of a source: the pods are that stack's, and all of them. It is in no hash.
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_stack"
+    )]
+    pub stack: Option<Name>,
+}
+
+fn plain_stack<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Name>, D::Error> {
+    crate::name::plain(from).map(Some)
 }
 
 /// Containers that share a network, IPC and UTS namespace, and start and stop together.
@@ -36,30 +50,43 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Pod {
     /// At least one, by name.
+    #[serde(deserialize_with = "plain_keys")]
     pub containers: BTreeMap<Name, Container>,
     /// Run one after another in the order of their names, each to its end, before the containers
     /// start.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_keys"
+    )]
     pub init: BTreeMap<Name, Container>,
     /// How it reaches others.
     #[serde(default, skip_serializing_if = "is_default")]
     pub network: Network,
     /// What its containers can mount, by name.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_keys"
+    )]
     pub volumes: BTreeMap<Name, Volume>,
     /// Ports of the host that lead to it, by name.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_keys"
+    )]
     pub publish: BTreeMap<Name, Publish>,
     /// What follows when a main process ends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restart: Restart,
-    /// Pods that have to be in this condition before it starts.
+    /// Pods of the host that have to be in this condition before it starts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub depends_on: BTreeMap<Name, Condition>,
     /// How a changed pod takes its place.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: Update,
-    /// The pod's name unless given; at most 64 bytes.
+    /// The pod's name within its stack unless given; at most 64 bytes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub hostname: Option<String>,
     /// Texts of the user's, by name.
@@ -95,19 +122,31 @@ pub struct Container {
     #[serde(default, skip_serializing_if = "is_default")]
     pub tty: bool,
     /// Volumes and where it sees them.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_keys"
+    )]
     pub mounts: BTreeMap<Name, Mount>,
     /// By absolute path inside the container.
     #[serde(default, skip_serializing_if = "is_default")]
     pub files: BTreeMap<String, File>,
     /// Files of the host that are copied into its memory.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_keys"
+    )]
     pub secrets: BTreeMap<Name, Secret>,
     /// What it may use at most.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
     /// What it listens on. Where a pod declares any, `publish` and probes may lead to these only.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_keys"
+    )]
     pub ports: BTreeMap<Name, u16>,
     /// By the name `setrlimit(2)` has for it, in lower case: `nofile`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -119,7 +158,11 @@ pub struct Container {
     #[serde(default, skip_serializing_if = "is_default")]
     pub seccomp: Seccomp,
     /// Devices of the host that it sees.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_keys"
+    )]
     pub devices: BTreeMap<Name, Device>,
     /// Whether its root is mounted read-only.
     #[serde(default, skip_serializing_if = "is_default")]

@@ -1,7 +1,10 @@
 //! The network of a pod and the ports that lead to it.
 
 use super::is_default;
-use crate::{name::Name, units::optional_network};
+use crate::{
+    name::{Name, plain_keys},
+    units::optional_network,
+};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -18,7 +21,7 @@ pub enum Network {
     /// Loopback only.
     None,
     /// Interfaces of one's own, by the name they have inside the pod.
-    Nics(BTreeMap<Name, Nic>),
+    Nics(#[serde(deserialize_with = "plain_keys")] BTreeMap<Name, Nic>),
 }
 
 /// A network interface of a pod.

@@ -1,7 +1,10 @@
 //! What a container sees beside its image: volumes, files, secrets, devices.
 
 use super::is_default;
-use crate::{name::Name, units::Bytes};
+use crate::{
+    name::{Name, plain},
+    units::Bytes,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a volume is kept in. None of the fields: a managed one, kept by Tank under its state
@@ -22,6 +25,7 @@ pub struct Volume {
 #[serde(deny_unknown_fields)]
 pub struct Mount {
     /// One of its pod's volumes.
+    #[serde(deserialize_with = "plain")]
     pub volume: Name,
     /// Absolute path in the container.
     pub path: String,

@@ -191,8 +191,21 @@ fn example(doc: &str) -> Option<&str> {
         .find(|line| !line.is_empty())
 }
 
+/// What to call an entry of a record of this kind instead.
+pub(super) fn suggested_key(of: &Kind, text: &str) -> String {
+    let is_pod = matches!(of, Kind::Named(name) if name == "Pod");
+    match Name::of_pod(text) {
+        Ok(pod) if is_pod && pod.stack().is_some() => format!(
+            "write `stack = \"{}\"` beside `pods`, and `pods.{}`",
+            pod.stack().unwrap_or_default(),
+            pod.local()
+        ),
+        _ => suggested_name(text),
+    }
+}
+
 /// The nearest legal name.
-pub(super) fn suggested_name(text: &str) -> String {
+fn suggested_name(text: &str) -> String {
     let legal = |c: char| {
         if c.is_ascii_alphanumeric() {
             c.to_ascii_lowercase()

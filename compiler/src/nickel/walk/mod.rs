@@ -11,7 +11,7 @@ use crate::{
     diagnostics::{Label, Problem},
     schema::{self, Refusal, check_value},
 };
-use mistakes::suggested_name;
+use mistakes::suggested_key;
 use nickel_lang_core::{
     error::Error,
     eval::{
@@ -26,7 +26,7 @@ use nickel_lang_core::{
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use tank_model::{
-    Name,
+    Name, NameError,
     name::nearest,
     schema::{Kind, Schema, Shape},
 };
@@ -342,16 +342,10 @@ impl Walk<'_> {
                 continue;
             }
             path.push(name.label().to_owned());
-            if of.keys_are_names()
-                && let Err(error) = Name::new(name.label())
-            {
+            if let Err(error) = check_key(of, name.label()) {
                 self.note_name(name, path);
-                self.report(
-                    "tank::name::invalid",
-                    path,
-                    error.to_string(),
-                    suggested_name(name.label()),
-                );
+                let help = suggested_key(of, name.label());
+                self.report("tank::name::invalid", path, error.to_string(), help);
             } else if field.value.is_none() {
                 self.undefined(name, path);
             } else {
@@ -424,6 +418,16 @@ impl Walk<'_> {
             .iter()
             .all(|field| !field.required() || out.contains_key(&field.name));
         (complete || matches!(contract, "Pod" | "Container")).then_some(Value::Object(out))
+    }
+}
+
+/// Whether a key of a record of this kind is what it has to be. A pod that another one depends on may
+/// be said with its stack.
+fn check_key(of: &Kind, key: &str) -> Result<(), NameError> {
+    match of {
+        Kind::Named(name) if name == "Condition" => Name::reference(key, None).map(drop),
+        of if of.keys_are_names() => Name::new(key).map(drop),
+        _ => Ok(()),
     }
 }
 

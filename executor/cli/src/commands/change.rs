@@ -1,5 +1,6 @@
 //! The commands that change the desired state, and `diff`, which shows what they would do.
 
+use super::source::Source;
 use crate::{
     args::{ChangeArgs, Configuration},
     client::Client,
@@ -13,7 +14,6 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tank_compiler::Compiled;
 use tank_proto::varlink::{
     Change, ChangeKind, DiffCall, DiffReply, Method, Outcome, Progress, Stage, SwitchCall,
     SwitchReply,
@@ -39,22 +39,26 @@ pub struct Show {
 
 pub async fn diff(
     client: &mut Client,
-    config: Option<Compiled>,
-    files: &[PathBuf],
+    declared: Option<Source>,
     how: How,
     show: &Show,
 ) -> Result<u8, Error> {
-    let call = DiffCall {
-        base_dir: config
-            .as_ref()
-            .map(|compiled| compiled.base_dir.display().to_string()),
-        config: config.map(|compiled| compiled.canonical),
-        source: None,
+    let mut call = DiffCall {
         merge: how.merge.then_some(true),
-        files: how.merge.then(|| absolute(files)),
         replace: how.replace.then_some(true),
         dump: show.observed.is_some().then_some(true),
+        ..DiffCall::default()
     };
+    if let Some(declared) = declared {
+        call = DiffCall {
+            config: Some(declared.canonical),
+            base_dir: declared.base_dir.map(|dir| dir.display().to_string()),
+            files: Some(declared.files),
+            provenance: Some(declared.provenance),
+            stacks: declared.stacks,
+            ..call
+        };
+    }
     let mut reply: DiffReply = client.call(Method::Diff(call)).await?;
     let dump = reply.dump.take().unwrap_or_default();
     let to_stdout = show.observed.as_deref() == Some(Path::new("-"));
@@ -150,62 +154,36 @@ pub fn change_line(change: &Change) -> String {
 
 pub async fn switch(
     socket: &Path,
-    source: &Configuration,
+    asked: &Configuration,
     change: &ChangeArgs,
     plan: Option<String>,
     how: How,
     json: bool,
 ) -> Result<u8, Error> {
     let mut timings = Timings::default();
-    let compiled = timings.of("compile the configuration", || {
-        super::config::compile(source)
+    let declared = timings.of("compile the configuration", || {
+        super::config::compile(asked)
     })?;
     let begin = tank_sys::trace::now();
     let mut client = Client::connect(socket).await?;
     timings.end("connect to tankd", begin);
-    let files: Vec<String> = source
-        .files
-        .iter()
-        .map(|file| file.display().to_string())
-        .collect();
-    let sets: Vec<String> = source
-        .overrides
-        .set
-        .iter()
-        .map(|set| format!(" --set {set}"))
-        .collect();
     let verb = if how.merge { "apply" } else { "switch" };
     let call = SwitchCall {
-        config: compiled.canonical,
-        base_dir: Some(compiled.base_dir.display().to_string()),
-        source: format!("{verb} {}{}", files.join(" "), sets.concat()),
+        config: declared.canonical,
+        base_dir: declared.base_dir.map(|dir| dir.display().to_string()),
+        source: format!("{verb} {}", declared.words),
         merge: Some(how.merge),
         rollback: Some(!change.no_rollback),
         wait: change.timeout.map(|timeout| timeout.0),
         plan,
-        provenance: Some(compiled.provenance),
+        provenance: Some(declared.provenance),
         timings: change.timings.then_some(true),
-        files: Some(absolute(&source.files)),
+        files: Some(declared.files),
         replace: how.replace.then_some(true),
         parent: None,
+        stacks: declared.stacks,
     };
     follow(&mut client, Method::Switch(call), timings, json).await
-}
-
-/// The absolute paths of the files: they name a source, whichever folder a command runs in.
-fn absolute(files: &[PathBuf]) -> Vec<String> {
-    let name = |file: &PathBuf| {
-        let folder = file
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        file.file_name()
-            .map_or_else(|| file.clone(), |name| folder.join(name))
-            .display()
-            .to_string()
-    };
-    files.iter().map(name).collect()
 }
 
 /// Sends a change to the daemon, shows its progress, and prints its outcome.

@@ -1,13 +1,14 @@
 //! `check` and `build`, which need no daemon, and what every command that takes a configuration
 //! compiles it with.
 
+use super::source::{Asked, Source};
 use crate::{
-    args::{Configuration, Drawing, Overrides},
+    args::{Configuration, Drawing},
     error::Error,
     output,
 };
 use std::{ffi::OsString, path::PathBuf};
-use tank_compiler::{CompileError, Compiled, Inputs, child, child::Settings, draw};
+use tank_compiler::{CompileError, child, child::Settings, draw};
 use tank_model::units::{Bytes, Millis};
 
 /// The argument with which this program evaluates instead of being a command.
@@ -56,48 +57,43 @@ fn cache_dir() -> Option<PathBuf> {
     Some(base.join("tank"))
 }
 
-fn inputs(files: &[PathBuf], overrides: &Overrides, this_host: bool) -> Inputs {
-    Inputs {
-        files: files.to_vec(),
-        overrides: overrides.set.clone(),
-        unlocked: false,
-        this_host,
-    }
+/// Compiles what is to run on this host.
+pub fn compile(asked: &Configuration) -> Result<Source, Error> {
+    compile_for(asked, true)
 }
 
-/// Compiles what is to run on this host.
-pub fn compile(source: &Configuration) -> Result<Compiled, Error> {
-    Ok(tank_compiler::compile(
-        &inputs(&source.files, &source.overrides, true),
-        &settings()?,
-    )?)
+fn compile_for(asked: &Configuration, this_host: bool) -> Result<Source, Error> {
+    Source::compile(&Asked {
+        files: &asked.files,
+        overrides: &asked.overrides,
+        stack: asked.stack.as_ref(),
+        host: asked.host.as_deref(),
+        this_host,
+    })
 }
 
 /// As [`compile`]; none without files.
-pub fn compile_some(files: &[PathBuf], overrides: &Overrides) -> Result<Option<Compiled>, Error> {
-    if files.is_empty() {
-        return match overrides.set.as_slice() {
+pub fn compile_some(asked: &Configuration) -> Result<Option<Source>, Error> {
+    if asked.files.is_empty() && asked.host.is_none() {
+        return match asked.overrides.set.as_slice() {
             [] => Ok(None),
             _ => Err(Error::NothingToOverride),
         };
     }
-    Ok(Some(tank_compiler::compile(
-        &inputs(files, overrides, true),
-        &settings()?,
-    )?))
+    compile(asked).map(Some)
 }
 
-pub fn check(source: &Configuration, json: bool) -> Result<u8, Error> {
-    let compiled = tank_compiler::compile(
-        &inputs(&source.files, &source.overrides, true),
-        &settings()?,
-    );
+pub fn check(asked: &Configuration, json: bool) -> Result<u8, Error> {
+    let compiled = compile(asked);
     if json {
-        let problems = compiled
-            .as_ref()
-            .err()
-            .map(problems_json)
-            .unwrap_or_default();
+        let problems = match &compiled {
+            Ok(_) => Vec::new(),
+            Err(Error::Compile(error)) => problems_json(error),
+            Err(error) => {
+                let code = serde_json::Value::Null;
+                vec![serde_json::json!({ "code": code, "message": error.to_string() })]
+            }
+        };
         output::json(&serde_json::json!({ "ok": compiled.is_ok(), "problems": problems }))?;
         return Ok(u8::from(compiled.is_err()));
     }
@@ -139,15 +135,12 @@ fn problems_json(error: &CompileError) -> Vec<serde_json::Value> {
 }
 
 pub fn build(
-    source: &Configuration,
+    asked: &Configuration,
     graph: Option<Drawing>,
     canonical: bool,
     json: bool,
 ) -> Result<u8, Error> {
-    let compiled = tank_compiler::compile(
-        &inputs(&source.files, &source.overrides, false),
-        &settings()?,
-    )?;
+    let compiled = compile_for(asked, false)?;
     if canonical {
         return output::line(&compiled.canonical).map(|()| 0);
     }

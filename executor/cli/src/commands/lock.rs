@@ -27,7 +27,7 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
         files: request.files.clone(),
         overrides: request.overrides.set.clone(),
         unlocked: true,
-        this_host: false,
+        ..Inputs::default()
     };
     let compiled = tank_compiler::compile(&inputs, &config::settings()?)?;
     let config = compiled.config()?;
@@ -74,11 +74,9 @@ fn again<'a>(
         None => BTreeSet::new(),
         Some("") => used.keys().map(String::as_str).collect(),
         Some(pod) => {
-            if !config.pods.contains_key(pod) {
-                let near = tank_model::name::nearest(
-                    pod,
-                    config.pods.keys().map(tank_model::Name::as_str),
-                );
+            let names = || config.pods.keys().map(tank_model::Name::local);
+            if !names().any(|name| name == pod) {
+                let near = tank_model::name::nearest(pod, names());
                 return Err(Error::NoSuchPod {
                     pod: pod.to_owned(),
                     nearest: near.map(str::to_owned),
@@ -111,7 +109,7 @@ async fn resolve(socket: &Path, ask: Vec<String>) -> Result<BTreeMap<String, Dig
     Ok(resolved)
 }
 
-/// Every image that a lock can hold, with the pods that use it.
+/// Every image that a lock can hold, with the pods that use it: a source has one stack.
 fn used(config: &Config) -> BTreeMap<String, BTreeSet<String>> {
     let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (pod, spec) in &config.pods {
@@ -119,7 +117,7 @@ fn used(config: &Config) -> BTreeMap<String, BTreeSet<String>> {
             if lock::lockable(&container.image) {
                 used.entry(container.image.to_string())
                     .or_default()
-                    .insert(pod.to_string());
+                    .insert(pod.local().to_owned());
             }
         }
     }

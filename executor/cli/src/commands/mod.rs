@@ -7,12 +7,13 @@ mod exec;
 mod import;
 mod lock;
 mod manual;
+mod source;
 mod view;
 
 pub use config::EVALUATE;
 
 use crate::{
-    args::{Args, Command, Generations},
+    args::{Args, Command, Configuration, Generations},
     client::Client,
     error::Error,
     timings::Timings,
@@ -61,12 +62,19 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Diff {
             files,
             overrides,
+            stack,
+            host,
             apply,
             replace,
             exit_code,
             observed,
         } => {
-            let config = config::compile_some(&files, &overrides)?;
+            let declared = config::compile_some(&Configuration {
+                files,
+                overrides,
+                stack,
+                host,
+            })?;
             let how = change::How {
                 merge: apply,
                 replace,
@@ -76,35 +84,45 @@ pub async fn run(args: Args) -> Result<u8, Error> {
                 observed,
                 json,
             };
-            change::diff(&mut connect().await?, config, &files, how, &show).await
+            change::diff(&mut connect().await?, declared, how, &show).await
         }
         Command::Switch {
-            source,
-            change,
-            plan,
-        } => {
-            let how = change::How {
-                merge: false,
-                replace: false,
-            };
-            change::switch(&args.socket, &source, &change, plan, how, json).await
-        }
-        Command::Apply {
             source,
             change,
             plan,
             replace,
         } => {
             let how = change::How {
+                merge: false,
+                replace,
+            };
+            change::switch(&args.socket, &source, &change, plan, how, json).await
+        }
+        Command::Apply {
+            files,
+            overrides,
+            stack,
+            change,
+            plan,
+            replace,
+        } => {
+            let source = Configuration {
+                files,
+                overrides,
+                stack,
+                host: None,
+            };
+            let how = change::How {
                 merge: true,
                 replace,
             };
             change::switch(&args.socket, &source, &change, plan, how, json).await
         }
-        Command::Delete { pod } => {
+        Command::Delete { pod, stack } => {
+            let stack = stack.map(|stack| stack.to_string());
             change::follow(
                 &mut connect().await?,
-                Method::Delete { pod },
+                Method::Delete { pod, stack },
                 Timings::default(),
                 json,
             )
@@ -119,16 +137,17 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Generations(Generations::Diff { from, to }) => {
             view::generation_diff(&mut connect().await?, from, to, json).await
         }
-        Command::Generations(Generations::Rollback { to }) => {
+        Command::Generations(Generations::Rollback { to, stack }) => {
+            let stack = stack.map(|stack| stack.to_string());
             change::follow(
                 &mut connect().await?,
-                Method::Rollback { to },
+                Method::Rollback { to, stack },
                 Timings::default(),
                 json,
             )
             .await
         }
-        Command::List => view::list(&mut connect().await?, json).await,
+        Command::List { stack } => view::list(&mut connect().await?, stack.as_ref(), json).await,
         Command::Get { pod } => view::get(&mut connect().await?, pod, json).await,
         Command::Status => view::status(&mut connect().await?, json).await,
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,

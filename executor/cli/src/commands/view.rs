@@ -7,13 +7,22 @@ use crate::{
     error::Error,
     output::{self, ago, short},
 };
+use tank_model::Name;
 use tank_proto::varlink::{
     ChangesReply, ContainerState, EventsReply, GenerationReply, GenerationsReply, GetReply,
     ListReply, LogsCall, LogsReply, Method, Pod, StatusReply,
 };
 
-pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
-    let reply: ListReply = client.call(Method::List {}).await?;
+/// The pods, or those of one stack.
+pub async fn list(client: &mut Client, stack: Option<&Name>, json: bool) -> Result<u8, Error> {
+    let mut reply: ListReply = client.call(Method::List {}).await?;
+    if let Some(stack) = stack {
+        let is_of = |pod: &Pod| {
+            let name = Name::of_pod(pod.name.as_str());
+            name.is_ok_and(|name| name.stack() == Some(stack.as_str()))
+        };
+        reply.pods.retain(is_of);
+    }
     if json {
         output::json(&reply)?;
         return Ok(0);

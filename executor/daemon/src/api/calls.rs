@@ -8,12 +8,19 @@ use super::{
     streams::while_connected,
     views,
 };
-use crate::generations::{Generations, MAX_PROGRESS, ProgressSender, Request, Switch};
-use std::{os::fd::OwnedFd, path::Path, sync::Arc};
+use crate::generations::{
+    Deleted, Generations, MAX_PROGRESS, ProgressSender, Request, Switch,
+    origin::{self, Origin, Origins},
+};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tank_model::{Config, canonical, diff};
 use tank_proto::{
     shim::Request as ShimRequest,
-    varlink::{self, DiffCall, Error, Method, SwitchCall},
+    varlink::{self, DiffCall, Error, Method, StackSource, SwitchCall},
 };
 use tokio::sync::mpsc;
 
@@ -49,15 +56,17 @@ impl Client {
                 };
                 self.change(work, more).await
             }
-            Method::Delete { pod } => {
+            Method::Delete { pod, stack } => {
+                let what = to_deleted(pod, stack)?;
                 let work = async move |progress: ProgressSender| {
-                    generations.delete(&pod, uid, &progress).await
+                    generations.delete(&what, uid, &progress).await
                 };
                 self.change(work, more).await
             }
-            Method::Rollback { to } => {
+            Method::Rollback { to, stack } => {
                 let work = async move |progress: ProgressSender| {
-                    generations.rollback(to, uid, &progress).await
+                    let back = (to, stack.as_deref());
+                    generations.rollback(back, uid, &progress).await
                 };
                 self.change(work, more).await
             }
@@ -148,10 +157,15 @@ type ChangeResult = Result<crate::generations::Switched, crate::generations::Err
 
 fn to_switch(call: SwitchCall, uid: u32) -> Switch {
     let base_dir = call.base_dir.as_deref().map(Path::new);
-    let mut request = Request::new(call.config, base_dir, &call.source, uid);
+    let files = call.files.unwrap_or_default();
+    let asked = (files.as_slice(), call.source.as_str());
+    let mut request = Request::new(call.config, base_dir, asked, uid);
     request.merge = call.merge == Some(true);
     request.replace = call.replace == Some(true);
-    request.set_files(&call.files.unwrap_or_default());
+    request.provenance = call.provenance;
+    if let Some(stacks) = call.stacks {
+        request.origins = to_host(stacks, &call.source, uid);
+    }
     Switch {
         request,
         source: call.source,
@@ -159,7 +173,6 @@ fn to_switch(call: SwitchCall, uid: u32) -> Switch {
         parent: call.parent,
         wait: call.wait,
         rollback: call.rollback != Some(false),
-        provenance: call.provenance,
         timings: call.timings == Some(true),
     }
 }
@@ -168,11 +181,35 @@ fn to_switch(call: SwitchCall, uid: u32) -> Switch {
 fn to_request(call: DiffCall, uid: u32) -> Option<Request> {
     let base_dir = call.base_dir.as_deref().map(Path::new);
     let asked = call.source.as_deref().unwrap_or("diff");
-    let mut request = Request::new(call.config?, base_dir, asked, uid);
+    let files = call.files.unwrap_or_default();
+    let mut request = Request::new(call.config?, base_dir, (&files, asked), uid);
     request.merge = call.merge == Some(true);
     request.replace = call.replace == Some(true);
-    request.set_files(&call.files.unwrap_or_default());
+    request.provenance = call.provenance;
+    if let Some(stacks) = call.stacks {
+        request.origins = to_host(stacks, asked, uid);
+    }
     Some(request)
+}
+
+/// Where the pods of a whole host come from.
+fn to_host(stacks: Vec<StackSource>, asked: &str, uid: u32) -> Origins {
+    let origin = |from: StackSource| {
+        let source = origin::source(&from.files, asked, uid);
+        let base_dir = Some(PathBuf::from(from.base_dir));
+        (from.stack, Origin { base_dir, source })
+    };
+    Origins::Host(stacks.into_iter().map(origin).collect())
+}
+
+fn to_deleted(pod: Option<String>, stack: Option<String>) -> Result<Deleted, Error> {
+    match (pod, stack) {
+        (Some(pod), None) => Ok(Deleted::Pod(pod)),
+        (None, Some(stack)) => Ok(Deleted::Stack(stack)),
+        _ => Err(Error::Invalid {
+            problems: vec!["name a pod, or a stack, and not both".to_owned()],
+        }),
+    }
 }
 
 async fn status(generations: &Generations) -> Result<varlink::StatusReply, Refusal> {

@@ -102,6 +102,7 @@ fn wire(error: Refused) -> Error {
         Refused::Reconcile(ReconcileError::Observe(failure)) => failed(failure.what, failure.why),
         Refused::Invalid(problems) => Error::Invalid { problems },
         Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
+        Refused::NoSuchStack { stack, nearest } => Error::NoSuchStack { stack, nearest },
         Refused::NoSuchGeneration(number) => Error::NoSuchGeneration { number },
         Refused::Image { image, source } => Error::ImageUnavailable {
             image,
@@ -185,6 +186,13 @@ fn wire(error: Refused) -> Error {
             format!(
                 "no generation before {current} was good and is another one; `tank generations \
                  list` shows them, and `tank generations rollback N` goes to any"
+            ),
+        ),
+        Refused::NothingGoodOf { current, stack } => failed(
+            format!("take the stack `{stack}` back"),
+            format!(
+                "no generation before {current} was good and has it otherwise; `tank generations list` \
+                 shows them, and `tank generations rollback --stack {stack} N` goes to any"
             ),
         ),
         Refused::Internal { what, source } => failed(what, with_causes(source.as_ref())),

@@ -18,6 +18,11 @@ pub enum Error {
         pod: String,
         nearest: Option<String>,
     },
+    #[error("no such stack: `{stack}`")]
+    NoSuchStack {
+        stack: String,
+        nearest: Option<String>,
+    },
     #[error("no such generation{}", .0.map(|number| format!(": {number}")).unwrap_or_default())]
     NoSuchGeneration(Option<u64>),
     #[error("can't get the image `{image}`")]
@@ -65,6 +70,8 @@ pub enum Error {
     PassUnderWay(Duration),
     #[error("no generation before {0} was good and is another one")]
     NothingGood(u64),
+    #[error("no generation before {current} was good and has another `{stack}`")]
+    NothingGoodOf { current: u64, stack: String },
     #[error("can't {what}")]
     Internal {
         what: &'static str,

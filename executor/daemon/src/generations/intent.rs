@@ -1,12 +1,17 @@
 //! From what a client asks for to the graph that is meant: `switch`, `apply` and their `diff` go
 //! through here, so that what is shown is what is done. Disturbs nothing.
 //!
-//! With `merge` only the named pods are touched: the images of all others keep the digests that the
-//! current graph has, and their paths are not looked at. A reference has one digest in a graph;
-//! where a named pod's tag stands for another one by now than a pod that stays has, the named pod's
-//! reference is pinned to it (`nginx:1.27@sha256:…`).
+//! Only the pods that a request means are touched ([`Scope`]): all pods of its stack, with `merge`
+//! those that it names, or the whole host. The images of all others keep the digests that the current
+//! graph has, and their paths are not looked at ([`tank_model::stack`]).
 
-use super::{Error, Generations, ProgressSender, Stage, error::Context, notify, request};
+use super::{
+    Error, Generations, ProgressSender, Stage,
+    error::Context,
+    notify,
+    origin::{Origin, Origins, source},
+    request,
+};
 use crate::actuate::sources;
 use futures_util::stream::{self, StreamExt};
 use std::{
@@ -15,16 +20,14 @@ use std::{
     sync::Arc,
 };
 use tank_model::{
-    Config, Digest, Graph, Key, Name, Reference,
-    provenance::PodSource,
-    spec::{Container, Pod},
+    Config, Digest, Graph, Key, Name, Reference, Scope,
+    provenance::{PodSource, Provenance},
+    spec::Pod,
+    stack,
 };
 
 /// The most images fetched at once.
 const MAX_FETCHES: usize = 4;
-
-/// The most files that one call may name.
-const MAX_FILES: usize = 1_000;
 
 /// The most images of one question for their digests.
 const MAX_RESOLVED: usize = 1_000;
@@ -36,13 +39,13 @@ pub(super) const MAX_SOURCE: usize = 512;
 pub struct Request {
     /// Canonical JSON of a [`Config`].
     pub config: String,
-    /// What relative paths of images are relative to.
-    pub base_dir: Option<PathBuf>,
+    pub origins: Origins,
     /// Only the named pods are meant.
     pub merge: bool,
     /// Pods of other sources are taken over.
     pub replace: bool,
-    pub source: PodSource,
+    /// Which line set each field: JSON of [`Provenance`].
+    pub provenance: Option<String>,
     pub uid: u32,
 }
 
@@ -51,39 +54,40 @@ pub struct Intent {
     pub current: Option<u64>,
     pub before: Arc<Graph>,
     pub graph: Arc<Graph>,
-    /// The pods the client named, each with its source.
-    pub sources: BTreeMap<String, PodSource>,
+    /// Which line set each field of the whole host, and where each pod comes from.
+    pub provenance: Provenance,
 }
 
+/// A reference, and what it is relative to if it is.
+type Wanted = (Option<PathBuf>, Reference);
+
 impl Request {
-    /// A request for the whole host. `asked` is what is asked for, in words.
-    pub fn new(config: String, base_dir: Option<&Path>, asked: &str, uid: u32) -> Self {
-        let asked = asked.chars().take(MAX_SOURCE).collect();
+    /// A request of one source. `asked` is what is asked for, in words.
+    pub fn new(
+        config: String,
+        base_dir: Option<&Path>,
+        (files, asked): (&[String], &str),
+        uid: u32,
+    ) -> Self {
+        let base_dir = base_dir.map(Path::to_owned);
+        let source = source(files, asked, uid);
         Self {
             config,
-            base_dir: base_dir.map(Path::to_owned),
+            origins: Origins::One(Origin { base_dir, source }),
             merge: false,
             replace: false,
-            source: PodSource {
-                files: BTreeSet::from([asked]),
-                uid,
-            },
+            provenance: None,
             uid,
         }
     }
 
-    /// Names the files that the configuration was read from, if there are any.
-    pub fn set_files(&mut self, files: &[String]) {
-        if !files.is_empty() {
-            self.source.files = files.iter().take(MAX_FILES).cloned().collect();
+    fn scope(&self, config: &Config) -> Scope {
+        match self.merge {
+            true => Scope::Pods(config.pods.keys().cloned().collect()),
+            false if self.origins.is_host() => Scope::Host,
+            false => Scope::Stack(config.stack.clone()),
         }
     }
-}
-
-fn references<'a>(pods: impl Iterator<Item = &'a Pod>) -> BTreeSet<Reference> {
-    pods.flat_map(Pod::processes)
-        .map(|(_, _, container)| container.image.clone())
-        .collect()
 }
 
 impl Generations {
@@ -96,124 +100,139 @@ impl Generations {
         request: &Request,
         progress: &ProgressSender,
     ) -> Result<Intent, Error> {
-        let config = {
+        let (part, mut lines, sources) = {
             let _span = self
                 .timings
                 .span(|| "read and check the request".to_owned());
-            request::read_config(&request.config)?
+            let part = request::read_config(&request.config, request.origins.is_host())?;
+            let lines = Self::read_provenance(request.provenance.as_deref())?;
+            let sources = request.origins.sources(&part)?;
+            (part, lines, sources)
         };
         let (current, before) = self.current()?;
-        let sources = config
-            .pods
-            .keys()
-            .map(|pod| (pod.to_string(), request.source.clone()))
-            .collect();
-        let named: BTreeSet<Name> = config.pods.keys().cloned().collect();
-        let config = if request.merge {
-            if !request.replace {
-                self.refuse_other_sources(current, &before, &named, &request.source)?;
-            }
-            let mut merged = before.config();
-            merged.pods.extend(config.pods);
-            let problems = request::added_problems(&before.config(), &merged);
-            if !problems.is_empty() {
-                return Err(Error::Invalid(problems));
-            }
-            merged
-        } else {
-            config
-        };
+        let scope = request.scope(&part);
+        if !request.replace {
+            let asked = request.origins.source();
+            self.refuse_other_sources((current, &before), &scope, asked)?;
+        }
+        let config = self.whole((current, &before), &part, &scope, &lines)?;
+        // Where a pod came from is what this daemon saw, whatever a client says.
+        lines.pods = sources;
         // While images are fetched others may change the host; who commits first wins.
         let _span = self
             .timings
             .span(|| "find the images, build the graph".to_owned());
         let graph = self
-            .prepare(
-                config,
-                &named,
-                &before,
-                request.base_dir.as_deref(),
-                progress,
-            )
+            .prepare(config, &scope, &before, &request.origins, progress)
             .await?;
         Ok(Intent {
             current,
-            before,
             graph: Arc::new(graph),
-            sources,
+            provenance: match has_others(&before, &scope) {
+                true => self.provenance_with(current, lines, &scope),
+                false => Provenance::default().with(lines, &scope),
+            },
+            before,
         })
     }
 
-    /// A pod is not taken over from another source by its name alone.
+    /// The whole host with what is asked for.
+    ///
+    /// # Errors
+    /// When that does not fit what stays.
+    fn whole(
+        &self,
+        (current, before): (Option<u64>, &Graph),
+        part: &Config,
+        scope: &Scope,
+        lines: &Provenance,
+    ) -> Result<Config, Error> {
+        if has_others(before, scope) {
+            let there = before.config();
+            let whole = there.with(part, scope);
+            let known = self.known_provenance(current).unwrap_or_default();
+            request::refuse_added_problems((&there, &whole), scope, &[lines, &known])?;
+            return Ok(whole);
+        }
+        // It was checked by itself, and whether there is what it needs of other stacks was not asked.
+        let nothing = Config::default();
+        let whole = nothing.with(part, scope);
+        let mut needs = part.pods.iter().flat_map(|(pod, spec)| {
+            let others = spec.depends_on.keys();
+            others.filter(|other| other.stack() != pod.stack())
+        });
+        if needs.next().is_some() {
+            request::refuse_added_problems((&nothing, &whole), scope, &[lines])?;
+        }
+        Ok(whole)
+    }
+
+    /// A pod is not taken over from another source by its name alone, and a stack not by its own.
+    /// What belongs to no stack is replaced as a whole by whoever switches it.
     fn refuse_other_sources(
         &self,
-        current: Option<u64>,
-        before: &Graph,
-        named: &BTreeSet<Name>,
-        asked: &PodSource,
+        (current, before): (Option<u64>, &Graph),
+        scope: &Scope,
+        asked: Option<&PodSource>,
     ) -> Result<(), Error> {
+        let Some(asked) = asked.filter(|_| !matches!(scope, Scope::Stack(None))) else {
+            return Ok(());
+        };
         let known = self.pod_sources(current);
-        let other = named
-            .iter()
-            .filter(|pod| before.pod(pod).is_some())
-            .find_map(|pod| {
-                let known = known
-                    .get(pod.as_str())
-                    .filter(|known| !known.is_same(asked))?;
-                Some(Error::OtherSource {
-                    pod: pod.to_string(),
-                    known: known.clone(),
-                    asked: asked.clone(),
-                })
-            });
+        let mut there = before.pods().filter(|pod| scope.has(pod));
+        let other = there.find_map(|pod| {
+            let known = known.get(pod.as_str())?;
+            (!known.is_same(asked)).then(|| Error::OtherSource {
+                pod: pod.to_string(),
+                known: known.clone(),
+                asked: asked.clone(),
+            })
+        });
         other.map_or(Ok(()), Err)
     }
 
-    /// Fetches the images of the named pods, checks their paths on this host, and builds the graph.
+    /// Fetches the images of the pods that `scope` means, checks their paths on this host, and builds
+    /// the graph.
     async fn prepare(
         &self,
-        mut config: Config,
-        named: &BTreeSet<Name>,
+        config: Config,
+        scope: &Scope,
         before: &Graph,
-        base_dir: Option<&Path>,
+        origins: &Origins,
         progress: &ProgressSender,
     ) -> Result<Graph, Error> {
-        self.check_sources(&config, named, before).await?;
-        let of = |is_named: bool| {
-            config
-                .pods
-                .iter()
-                .filter(move |(pod, _)| named.contains(*pod) == is_named)
+        let named: BTreeSet<Name> = config
+            .pods
+            .keys()
+            .filter(|pod| scope.has(pod))
+            .cloned()
+            .collect();
+        self.check_sources(&config, &named, before).await?;
+        let wanted = |pod: &Name, reference: &Reference| -> Wanted {
+            let base_dir = origins.base_dir(pod, reference.source());
+            (base_dir.map(Path::to_owned), reference.clone())
         };
-        let wanted = references(of(true).map(|(_, spec)| spec));
-        let known = before.images();
-        let mut digests: BTreeMap<Reference, Digest> = references(of(false).map(|(_, spec)| spec))
-            .into_iter()
-            .filter_map(|reference| {
-                known
-                    .get_key_value(&reference)
-                    .map(|(reference, digest)| (reference.clone(), *digest))
-            })
+        let images: BTreeSet<Wanted> = named
+            .iter()
+            .filter_map(|pod| Some((pod, config.pods.get(pod)?)))
+            .flat_map(|(pod, spec)| spec.processes().map(move |process| (pod, process)))
+            .map(|(pod, (_, _, container))| wanted(pod, &container.image))
             .collect();
         // Owned values in and out: the futures are moved between threads.
-        let fetches: Vec<_> = wanted
+        let fetches: Vec<_> = images
             .into_iter()
-            .map(|reference| self.fetch(reference, base_dir, progress))
+            .map(|image| self.fetch(image, progress))
             .collect();
         let fetched: Vec<Result<_, Error>> = stream::iter(fetches)
             .buffer_unordered(MAX_FETCHES)
             .collect()
             .await;
-        let fetched: BTreeMap<Reference, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
-        for (reference, digest) in fetched {
-            match digests.get(&reference) {
-                Some(kept) if *kept != digest => pin(&mut config, named, &reference, digest)?,
-                _ => drop(digests.insert(reference, digest)),
-            }
-        }
-        let graph = Graph::build(&config, |reference| digests.get(reference).copied());
+        let fetched: BTreeMap<Wanted, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
+        let found =
+            |pod: &Name, reference: &Reference| fetched.get(&wanted(pod, reference)).copied();
+        let graph = stack::settle(config, before, scope, found);
         let graph = graph.doing("build the graph")?;
-        self.check_targets(&graph, before, named).await?;
+        self.check_targets(&graph, before, &named).await?;
         Ok(graph)
     }
 
@@ -276,14 +295,13 @@ impl Generations {
 
     async fn fetch(
         &self,
-        reference: Reference,
-        base_dir: Option<&Path>,
+        (base_dir, reference): Wanted,
         progress: &ProgressSender,
-    ) -> Result<(Reference, Digest), Error> {
+    ) -> Result<(Wanted, Digest), Error> {
         notify(progress, Stage::Pull, &reference);
-        let pulled = self.images.pull(&reference, base_dir).await;
+        let pulled = self.images.pull(&reference, base_dir.as_deref()).await;
         let digest = pulled.map_err(|e| unavailable(&reference, e))?;
-        Ok((reference, digest))
+        Ok(((base_dir, reference), digest))
     }
 
     /// What tags stand for now.
@@ -319,30 +337,14 @@ impl Generations {
     }
 }
 
+/// Whether the host has pods that a change does not mean.
+fn has_others(before: &Graph, scope: &Scope) -> bool {
+    before.pods().any(|pod| !scope.has(pod))
+}
+
 fn unavailable(reference: &Reference, source: tank_image::Error) -> Error {
     Error::Image {
         image: reference.to_string(),
         source,
     }
-}
-
-/// Pins `reference` in the named pods: those that stay have another digest for it.
-fn pin(
-    config: &mut Config,
-    named: &BTreeSet<Name>,
-    reference: &Reference,
-    digest: Digest,
-) -> Result<(), Error> {
-    let pinned = reference.pinned(digest).doing("pin an image")?;
-    let pods = config
-        .pods
-        .iter_mut()
-        .filter(|(pod, _)| named.contains(*pod))
-        .map(|(_, spec)| spec);
-    let containers = pods.flat_map(|pod| pod.containers.values_mut().chain(pod.init.values_mut()));
-    let using = |container: &&mut Container| container.image == *reference;
-    containers
-        .filter(using)
-        .for_each(|container| container.image = pinned.clone());
-    Ok(())
 }

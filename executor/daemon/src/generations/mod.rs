@@ -10,6 +10,8 @@
 
 mod error;
 pub mod intent;
+pub mod origin;
+mod part;
 mod ports;
 mod provenance;
 mod reach;
@@ -21,7 +23,7 @@ mod why;
 
 pub use error::Error;
 pub use intent::Request;
-pub use switch::Switch;
+pub use switch::{Deleted, Switch};
 pub use way::Switched;
 pub use why::{Overridden, Reason};
 
@@ -165,10 +167,14 @@ impl Generations {
     /// [`Error::NoSuchPod`].
     pub fn declared(&self, graph: &Graph, pod: &str) -> Result<Name, Error> {
         let found = graph.pods().find(|name| name.as_str() == pod).cloned();
-        found.ok_or_else(|| Error::NoSuchPod {
-            pod: pod.to_owned(),
-            nearest: tank_model::name::nearest(pod, graph.pods().map(Name::as_str))
-                .map(str::to_owned),
+        found.ok_or_else(|| {
+            // One that is named without its stack is that stack's, if only one has it.
+            let of_stack = graph.pods().find(|name| name.local() == pod);
+            let nearest = tank_model::name::nearest(pod, graph.pods().map(Name::as_str));
+            Error::NoSuchPod {
+                pod: pod.to_owned(),
+                nearest: of_stack.map(Name::as_str).or(nearest).map(str::to_owned),
+            }
         })
     }
 

@@ -3,45 +3,56 @@
 use super::{Error, Generations, error::Context};
 use std::collections::BTreeMap;
 use tank_model::{
-    Digest, canonical,
+    Digest, Scope, canonical,
     provenance::{PodSource, Provenance},
 };
 
 impl Generations {
-    /// Keeps what a client says of its lines, for the generation that is about to be committed.
-    /// With `merge`, beside what is known of the pods it does not name. `pods` are those it names,
-    /// each with its source.
+    /// Reads what a client says of its lines.
     ///
     /// # Errors
-    /// When it is no provenance, or the store refuses.
-    pub(super) fn keep_provenance(
-        &self,
-        text: Option<&str>,
-        current: Option<u64>,
-        merge: bool,
-        pods: BTreeMap<String, PodSource>,
-    ) -> Result<Option<Digest>, Error> {
-        let text = text.unwrap_or(r#"{"files":[],"fields":{}}"#);
+    /// When it is no provenance.
+    pub(super) fn read_provenance(text: Option<&str>) -> Result<Provenance, Error> {
+        let Some(text) = text else {
+            return Ok(Provenance::default());
+        };
         let invalid = |why: String| Error::Invalid(vec![format!("provenance: {why}")]);
         if text.len() > canonical::MAX_BYTES {
             return Err(invalid("too many bytes".to_owned()));
         }
-        let mut provenance: Provenance =
-            serde_json::from_str(text).map_err(|e| invalid(e.to_string()))?;
-        // Where a pod came from is what this daemon saw, whatever a client says.
-        provenance.pods = pods;
-        if merge
-            && let Some(known) = self
-                .provenance_of(current)
-                .and_then(|digest| self.provenance(&digest))
-        {
-            provenance = known.with(provenance);
-        }
-        let bytes = serde_json::to_vec(&provenance).doing("write the provenance")?;
+        serde_json::from_str(text).map_err(|e| invalid(e.to_string()))
+    }
+
+    /// What is known of the lines of the current generation, with `newer` in place of what is known
+    /// of the pods that `scope` means.
+    pub(super) fn provenance_with(
+        &self,
+        current: Option<u64>,
+        newer: Provenance,
+        scope: &Scope,
+    ) -> Provenance {
+        let known = match scope {
+            Scope::Host => None,
+            _ => self.known_provenance(current),
+        };
+        known.unwrap_or_default().with(newer, scope)
+    }
+
+    /// Keeps it, for the generation that is about to be committed.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub(super) fn keep_provenance(&self, provenance: &Provenance) -> Result<Digest, Error> {
+        let bytes = serde_json::to_vec(provenance).doing("write the provenance")?;
         let bytes = zstd::encode_all(bytes.as_slice(), 3).doing("pack the provenance")?;
         let digest = Digest::of(&bytes);
         self.store.put_nodes(&[(digest, bytes)])?;
-        Ok(Some(digest))
+        Ok(digest)
+    }
+
+    /// What is known of the lines of a generation.
+    pub(super) fn known_provenance(&self, number: Option<u64>) -> Option<Provenance> {
+        self.provenance(&self.provenance_of(number)?)
     }
 
     /// What is kept for a generation.
@@ -51,9 +62,7 @@ impl Generations {
 
     /// Where each pod of a generation came from, as far as that is known.
     pub(super) fn pod_sources(&self, number: Option<u64>) -> BTreeMap<String, PodSource> {
-        let known = self
-            .provenance_of(number)
-            .and_then(|digest| self.provenance(&digest));
+        let known = self.known_provenance(number);
         known.map(|known| known.pods).unwrap_or_default()
     }
 

@@ -3,47 +3,116 @@
 
 use super::Error;
 use tank_model::{
-    Config, canonical, check,
+    Config, Name, Scope, canonical,
+    check::{self, Problem},
+    provenance::Provenance,
     spec::{self, READS_AGAIN},
 };
 
-/// Decodes and checks a configuration that came over the socket. That the command has checked it
-/// does not count: a client may send anything.
-pub fn read_config(text: &str) -> Result<Config, Error> {
+/// What is wrong, in words.
+#[derive(Default)]
+pub struct Problems(Vec<String>);
+
+impl Problems {
+    pub fn add(&mut self, problem: String) {
+        self.0.push(problem);
+    }
+
+    /// # Errors
+    /// [`Error::Invalid`] where anything is wrong.
+    pub fn result<T>(self, value: T) -> Result<T, Error> {
+        if self.0.is_empty() {
+            Ok(value)
+        } else {
+            Err(Error::Invalid(self.0))
+        }
+    }
+}
+
+/// Decodes and checks a configuration that came over the socket: of one source or, `is_host`, of the
+/// whole host. That the command has checked it does not count: a client may send anything.
+pub fn read_config(text: &str, is_host: bool) -> Result<Config, Error> {
     let config: Config = canonical::decode(text.as_bytes()).map_err(|e| {
         let cause = std::error::Error::source(&e)
             .map(|cause| format!(": {cause}"))
             .unwrap_or_default();
         Error::Invalid(vec![format!("{e}{cause}")])
     })?;
-    let mut problems: Vec<String> = check::check(&config)
-        .iter()
-        .map(|p| format!("{}: {} ({})", p.path.join("."), p.message, p.help))
-        .collect();
+    let mut problems = foreign_pods(&config, is_host);
+    let found = match is_host {
+        true => check::check_host(&config, &Scope::Host),
+        false => check::check(&config),
+    };
+    for problem in &found {
+        problems.add(worded(problem, &[]));
+    }
     for (pod, spec) in &config.pods {
         for (group, name, container) in spec.processes() {
             check_names(
                 &format!("pods.{pod}.{group}.{name}"),
                 container,
-                &mut problems,
+                &mut problems.0,
             );
         }
     }
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(Error::Invalid(problems))
+    problems.result(config)
+}
+
+/// The pods that a configuration may not name. A source names those of its stack and no others: a
+/// host, which names all, has no stack itself.
+fn foreign_pods(config: &Config, is_host: bool) -> Problems {
+    let mut problems = Problems::default();
+    if is_host {
+        if let Some(stack) = &config.stack {
+            problems.add(format!("stack: the whole host is no part of `{stack}`"));
+        }
+        return problems;
     }
+    let stack = config.stack.as_ref().map(Name::as_str);
+    for pod in config.pods.keys().filter(|pod| pod.stack() != stack) {
+        problems.add(match stack {
+            Some(stack) => format!("pods.{pod}: it is no pod of the stack `{stack}`"),
+            None => format!("pods.{pod}: it is a pod of a stack, and this names none"),
+        });
+    }
+    problems
+}
+
+/// A problem with its field, its line where one of these knows that, and what to do.
+fn worded(problem: &Problem, lines: &[&Provenance]) -> String {
+    let line = |path: &[String]| {
+        let place = lines.iter().find_map(|lines| lines.place(path));
+        place.map(|place| format!("{place}: ")).unwrap_or_default()
+    };
+    let (at, path) = (line(&problem.path), problem.path.join("."));
+    let related = problem.related.iter().map(|(path, role)| {
+        let (at, path) = (line(path), path.join("."));
+        format!("; {role}: {at}{path}")
+    });
+    let related = related.collect::<String>();
+    let Problem { message, help, .. } = problem;
+    format!("{at}{path}: {message} ({help}{related})")
 }
 
 /// What is wrong with `after` and was not with `before`. What an older version stored may be
 /// refused now: it neither keeps other pods from being changed, nor itself from being taken away.
-pub fn added_problems(before: &Config, after: &Config) -> Vec<String> {
-    let known = check::check(before);
-    let added = check::check(after)
-        .into_iter()
-        .filter(|problem| !known.contains(problem));
-    added.map(|problem| problem.message).collect()
+/// `lines`: who knows which line set a field.
+///
+/// # Errors
+/// [`Error::Invalid`] where anything is.
+pub fn refuse_added_problems(
+    (before, after): (&Config, &Config),
+    scope: &Scope,
+    lines: &[&Provenance],
+) -> Result<(), Error> {
+    let known = check::check_host(before, scope);
+    let mut problems = Problems::default();
+    for problem in check::check_host(after, scope) {
+        if !known.contains(&problem) {
+            problems.add(worded(&problem, lines));
+        }
+    }
+    problems.result(())
 }
 
 /// Names that only this machine knows.

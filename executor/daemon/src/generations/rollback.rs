@@ -6,10 +6,13 @@ use super::{
     way::{Aim, Committed, Switched},
 };
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
-use tank_model::{Generation, Outcome, Rollback, generation::last_good};
+use tank_model::{Generation, Graph, Outcome, Rollback, generation::last_good};
 use tokio::{sync::MutexGuard, time::sleep};
 
 /// How long a rollback waits for the pass under way: longer than containers are usually given to
@@ -19,17 +22,20 @@ const PASS_LIMIT: Duration = Duration::from_secs(120);
 impl Generations {
     /// Goes back to an earlier generation, as a new one; the newest good one that differs unless
     /// `to` names another. It ends a change that is on its way, and is done when all that it
-    /// declares runs.
+    /// declares runs. With `stack` only the pods of that stack go back.
     ///
     /// # Errors
     /// When there is no such generation, or the store refuses.
     pub async fn rollback(
         &self,
-        to: Option<u64>,
+        (to, stack): (Option<u64>, Option<&str>),
         uid: u32,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
-        let result = self.rollback_until_superseded(to, uid, progress).await;
+        let result = match stack {
+            Some(stack) => self.rollback_part(stack, to, uid, progress).await,
+            None => self.rollback_until_superseded(to, uid, progress).await,
+        };
         self.name_successor(result).await
     }
 
@@ -59,12 +65,26 @@ impl Generations {
             rollback: Some(Rollback::To(target.number)),
             aim: Aim::Running,
         };
-        let number = self.committed(current, &before, &candidate, progress)?;
+        self.go_back((current, before), pending, candidate, progress)
+            .await
+    }
+
+    /// Commits what is gone back to and brings the host there. `pending`: the generation that is ended
+    /// by that.
+    pub(super) async fn go_back(
+        &self,
+        (parent, before): (Option<u64>, Arc<Graph>),
+        pending: Option<u64>,
+        candidate: Candidate,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        let number = self.committed(parent, &before, &candidate, progress)?;
         if let Some(pending) = pending {
             self.store.set_outcome(pending, Outcome::RolledBack)?;
         }
-        let Candidate { graph, aim, .. } = candidate;
-        let parent = current;
+        let Candidate {
+            graph, uid, aim, ..
+        } = candidate;
         let committed = Committed {
             number,
             parent,
@@ -79,7 +99,10 @@ impl Generations {
 
     /// Takes the right to change the desired state from whoever has it: they stop after the pass
     /// under way.
-    async fn supersede(&self, progress: &ProgressSender) -> Result<MutexGuard<'_, ()>, Error> {
+    pub(super) async fn supersede(
+        &self,
+        progress: &ProgressSender,
+    ) -> Result<MutexGuard<'_, ()>, Error> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {
@@ -95,14 +118,17 @@ impl Generations {
         }
     }
 
+    /// A generation and how it went.
+    pub(super) fn judged(&self, number: u64) -> Result<Option<(Generation, Outcome)>, Error> {
+        let found = self.store.generation(number)?;
+        found
+            .map(|found| Ok((found, self.store.outcome(number)?)))
+            .transpose()
+    }
+
     /// Which generation to go back to, and that in words.
     fn target(&self, to: Option<u64>) -> Result<(Generation, String), Error> {
-        let read = |number: u64| -> Result<_, Error> {
-            let found = self.store.generation(number)?;
-            found
-                .map(|found| Ok((found, self.store.outcome(number)?)))
-                .transpose()
-        };
+        let read = |number: u64| self.judged(number);
         let current = self.store.current()?.ok_or(Error::NoSuchGeneration(to))?;
         if let Some(number) = to {
             let (found, outcome) = read(number)?.ok_or(Error::NoSuchGeneration(to))?;
@@ -123,7 +149,7 @@ impl Generations {
                 );
                 return Ok((newest.clone(), note));
             }
-            Some(newest) => newest.rollback.is_some(),
+            Some(newest) => matches!(newest.rollback, Some(Rollback::Of(_))),
             None => false,
         };
         let found = last_good(current, by_itself, read)?.ok_or(Error::NothingGood(current))?;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{events::now, faults, reconcile::with_causes, store};
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
-use tank_model::{Digest, Gate, Generation, Graph, Outcome, Rollback};
+use tank_model::{Config, Digest, Gate, Generation, Graph, Outcome, Rollback, Scope};
 use tokio::{
     sync::{MutexGuard, mpsc},
     time::timeout,
@@ -32,10 +32,14 @@ pub struct Switch {
     pub wait: Option<u64>,
     /// Whether the parent is put back when the change does not become healthy.
     pub rollback: bool,
-    /// Which line set each field: JSON of [`tank_model::provenance::Provenance`].
-    pub provenance: Option<String>,
     /// Where the time went is wanted.
     pub timings: bool,
+}
+
+/// What is to be removed, by its name.
+pub enum Deleted {
+    Pod(String),
+    Stack(String),
 }
 
 /// A generation that is about to be committed.
@@ -69,7 +73,7 @@ impl Generations {
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
         let recording = switch.timings.then(|| self.timings.record());
-        let Request { merge, uid, .. } = switch.request;
+        let Request { uid, .. } = switch.request;
         let intent = tokio::select! {
             intent = self.intend(&switch.request, progress) => intent?,
             () = progress.closed() => return Err(Error::CallerLeft),
@@ -78,7 +82,7 @@ impl Generations {
             current,
             before,
             graph,
-            sources,
+            provenance,
         } = intent;
         let _switching = self.begin(switch.parent.or(current)).await?;
         ports::refuse_taken(&self.cgroups, &before, &graph).await?;
@@ -87,8 +91,7 @@ impl Generations {
             None => None,
         };
         let wait = switch.wait.unwrap_or(self.settings.config.wait.0);
-        let provenance = switch.provenance.as_deref();
-        let provenance = self.keep_provenance(provenance, current, merge, sources)?;
+        let provenance = Some(self.keep_provenance(&provenance)?);
         let gate = Gate {
             rollback: switch.rollback,
             wait,
@@ -130,7 +133,7 @@ impl Generations {
     }
 
     /// Takes the right to change the desired state from what it was when the caller looked.
-    async fn begin(&self, parent: Option<u64>) -> Result<MutexGuard<'_, ()>, Error> {
+    pub(super) async fn begin(&self, parent: Option<u64>) -> Result<MutexGuard<'_, ()>, Error> {
         let guard = timeout(LOCK_WAIT, self.switch_lock.lock()).await;
         let current = self.store.current()?;
         let newest = current
@@ -161,41 +164,47 @@ impl Generations {
         }
     }
 
-    /// Removes one pod, as a new generation.
+    /// Removes one pod, or a stack's, as a new generation.
     ///
     /// # Errors
     /// As [`Generations::switch`].
     pub async fn delete(
         &self,
-        pod: &str,
+        what: &Deleted,
         uid: u32,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
-        let result = self.delete_until_superseded(pod, uid, progress).await;
+        let result = self.delete_until_superseded(what, uid, progress).await;
         self.name_successor(result).await
     }
 
     async fn delete_until_superseded(
         &self,
-        pod: &str,
+        what: &Deleted,
         uid: u32,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
         let (current, before) = self.current()?;
         let _switching = self.begin(current).await?;
+        let (scope, source) = match what {
+            Deleted::Pod(pod) => {
+                let name = self.declared(&before, pod)?;
+                (Scope::Pods([name].into()), format!("delete {pod}"))
+            }
+            Deleted::Stack(stack) => {
+                let name = Self::stack_of(stack, &[&before])?;
+                (Scope::Stack(Some(name)), format!("delete --stack {stack}"))
+            }
+        };
         let stored = before.config();
-        let mut config = stored.clone();
-        let name = self.declared(&before, pod)?;
-        config.pods.remove(&name);
-        let problems = request::added_problems(&stored, &config);
-        if !problems.is_empty() {
-            return Err(Error::Invalid(problems));
-        }
+        let config = stored.with(&Config::default(), &scope);
+        let lines = self.known_provenance(current).unwrap_or_default();
+        request::refuse_added_problems((&stored, &config), &scope, &[&lines])?;
         let images = before.images();
         let graph = Graph::build(&config, |reference| images.get(reference).copied());
         let candidate = Candidate {
             graph: Arc::new(graph.doing("build the graph")?),
-            source: format!("delete {pod}"),
+            source,
             uid,
             provenance: self.provenance_of(current),
             rollback: None,
@@ -205,17 +214,23 @@ impl Generations {
             .await
     }
 
-    /// Declares pods where nothing was ever declared. `text` is canonical JSON.
+    /// Declares pods where nothing was ever declared. `text` is canonical JSON, of one source or of a
+    /// whole host with its stacks.
     pub async fn seed(&self, text: &str, base_dir: Option<&Path>) {
         let (progress, _kept) = mpsc::channel(1);
+        let text = text.trim_end();
+        let mut request = Request::new(text.to_owned(), base_dir, (&[], "seed"), 0);
+        // What it is not is said when it is read.
+        if let Ok(config) = serde_json::from_str(text) {
+            request.origins = request.origins.for_stacks_of(&config);
+        }
         let switch = Switch {
-            request: Request::new(text.trim_end().to_owned(), base_dir, "seed", 0),
+            request,
             source: "seed".to_owned(),
             plan: None,
             parent: None,
             wait: None,
             rollback: false,
-            provenance: None,
             timings: false,
         };
         if let Err(error) = self.switch(&switch, &progress).await {

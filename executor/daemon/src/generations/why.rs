@@ -42,9 +42,7 @@ impl Generations {
         let (current, graph) = self.current()?;
         let path = self.full_path(&graph, asked)?;
         let value = value_at(&graph.config(), &path);
-        let known = self
-            .provenance_of(current)
-            .and_then(|digest| self.provenance(&digest));
+        let known = self.known_provenance(current);
         let origin = known
             .as_ref()
             .and_then(|known| known.fields.get(&field(&path)));
@@ -98,7 +96,7 @@ impl Generations {
         value: &Value,
     ) -> Result<Option<Entry>, Error> {
         let store = &self.store;
-        let pod = path.get(1).and_then(|pod| Name::new(pod.clone()).ok());
+        let pod = path.get(1).and_then(|pod| Name::of_pod(pod.clone()).ok());
         let hash = |graph: &Graph| graph.get(&Key::Pod(pod.clone()?)).map(|entry| entry.hash);
         let now = hash(graph);
         let mut since = store.generation(current)?;

@@ -76,7 +76,7 @@ impl HostSnapshot {
                 .map_err(|e| failure(&e))?,
             left_over: names
                 .into_iter()
-                .filter_map(|name| Name::new(name).ok())
+                .filter_map(|name| Name::of_pod(name).ok())
                 .collect(),
         })
     }

@@ -105,7 +105,7 @@ impl Pods {
     pub fn adopt(&self) {
         let pods = std::fs::read_dir(self.settings.run_dir.join("pods"));
         for entry in pods.into_iter().flatten().flatten() {
-            let name = entry.file_name().to_str().map(Name::new);
+            let name = entry.file_name().to_str().map(Name::of_pod);
             let Some(Ok(pod)) = name else { continue };
             match self.connect(&pod) {
                 Ok(shim) => {

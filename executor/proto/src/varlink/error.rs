@@ -16,6 +16,15 @@ pub enum Error {
         /// A pod with a similar name.
         nearest: Option<String>,
     },
+    /// No pod of that stack is declared, or was.
+    #[error("no such stack: `{stack}`")]
+    #[serde(rename = "io.tank.Executor.NoSuchStack")]
+    NoSuchStack {
+        /// The name that was asked for.
+        stack: String,
+        /// A stack with a similar name.
+        nearest: Option<String>,
+    },
     /// The pod has no such container, or several and none was named.
     #[error("pod `{pod}` has {}", match container {
         Some(container) => format!("no container `{container}`"),
@@ -147,10 +156,18 @@ impl Error {
             Self::NoSuchPod {
                 nearest: Some(nearest),
                 ..
+            }
+            | Self::NoSuchStack {
+                nearest: Some(nearest),
+                ..
             } => Some(format!("did you mean `{nearest}`?")),
             Self::NoSuchPod { nearest: None, .. } => {
                 Some("`tank list` shows the pods there are".to_owned())
             }
+            Self::NoSuchStack { nearest: None, .. } => Some(
+                "`tank list` shows the pods there are, each with its stack before the `:`"
+                    .to_owned(),
+            ),
             Self::NoSuchContainer { pod, known, .. } => Some(format!(
                 "name one: {}",
                 known
@@ -176,7 +193,7 @@ impl Error {
                 "the host is what generation {generation} declares; `tank diff` shows what is missing"
             )),
             Self::OtherSource { pod, .. } => Some(format!(
-                "give one of the two another name, or take `{pod}` over with `--replace`"
+                "give one of the two another name, or replace `{pod}` with `--replace`"
             )),
             Self::Busy { .. } => Some("`tank generations rollback` ends it".to_owned()),
             Self::Superseded { .. } => {

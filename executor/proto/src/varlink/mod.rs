@@ -43,17 +43,21 @@ pub enum Method {
     /// Makes the host what a configuration says.
     #[serde(rename = "io.tank.Executor.Switch")]
     Switch(SwitchCall),
-    /// Removes one pod.
+    /// Removes one pod, or a stack.
     #[serde(rename = "io.tank.Executor.Delete")]
     Delete {
-        /// Its name.
-        pod: String,
+        /// The pod's name.
+        pod: Option<String>,
+        /// The stack whose pods are removed.
+        stack: Option<String>,
     },
     /// Goes back to an earlier generation.
     #[serde(rename = "io.tank.Executor.Rollback")]
     Rollback {
         /// Its number; none for the newest good one that differs.
         to: Option<u64>,
+        /// Only the pods of this stack go back.
+        stack: Option<String>,
     },
     /// The history.
     #[serde(rename = "io.tank.Executor.Generations")]
@@ -159,6 +163,10 @@ pub struct DiffCall {
     pub replace: Option<bool>,
     /// Reply with what the plan was made from, too.
     pub dump: Option<bool>,
+    /// As of [`SwitchCall`].
+    pub provenance: Option<String>,
+    /// As of [`SwitchCall`].
+    pub stacks: Option<Vec<StackSource>>,
 }
 
 /// What [`Method::Switch`] takes.
@@ -190,6 +198,20 @@ pub struct SwitchCall {
     /// The generation it was planned against: where another one is the current one by now, it is
     /// superseded. None: the one that is current when it begins.
     pub parent: Option<u64>,
+    /// It is the whole host, and this is where the pods of each stack come from.
+    pub stacks: Option<Vec<StackSource>>,
+}
+
+/// Where the pods of one stack come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct StackSource {
+    /// None: those that belong to no stack.
+    pub stack: Option<String>,
+    /// The absolute folder that relative paths of their configuration are below.
+    pub base_dir: String,
+    /// The absolute paths of the files that were named.
+    pub files: Vec<String>,
 }
 
 /// What [`Method::Exec`] takes.

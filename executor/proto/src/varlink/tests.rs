@@ -168,6 +168,7 @@ fn every_type_is_what_the_file_says() {
         Pod::CUSTOM_TYPE,
         Event::CUSTOM_TYPE,
         Overridden::CUSTOM_TYPE,
+        StackSource::CUSTOM_TYPE,
         Resolved::CUSTOM_TYPE,
     ];
     let shapes: BTreeMap<&str, Vec<String>> = types

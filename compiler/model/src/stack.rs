@@ -1,0 +1,143 @@
+//! Stacks: several sources on one host, each with pods of its own.
+//!
+//! A *source* is what one `tank switch` takes: it belongs to a stack, or to none. The pods of the
+//! stack `blog` have their stack in their names on the host ([`Name::stack`]): `blog:web`. So two
+//! stacks can both have a `web`, with volumes, addresses, logs and hashes of its own, and one graph
+//! holds all of them. What belongs to no stack is a set like a stack's, and its names are as they
+//! were before there were stacks.
+//!
+//! A change means some pods of the host, its [`Scope`], and leaves all others as they are, with the
+//! digests that they have: [`Config::with`] and [`settle`] are what `switch`, `apply`, `delete` and
+//! the rollback of one stack have in common.
+
+use crate::{
+    canonical::CanonicalError,
+    digest::Digest,
+    graph::Graph,
+    name::Name,
+    reference::{Reference, ReferenceError},
+    spec::{Config, Container},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Which pods of a host a change means. All others stay what they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// Every pod.
+    Host,
+    /// Those of a stack. None: those that belong to no stack.
+    Stack(Option<Name>),
+    /// These.
+    Pods(BTreeSet<Name>),
+}
+
+impl Scope {
+    /// Whether `pod` is meant.
+    pub fn has(&self, pod: &Name) -> bool {
+        match self {
+            Self::Host => true,
+            Self::Stack(stack) => pod.stack() == stack.as_ref().map(Name::as_str),
+            Self::Pods(pods) => pods.contains(pod),
+        }
+    }
+}
+
+impl Config {
+    /// This host with the pods of `part` in place of all that `scope` means. Pods of `part` beyond
+    /// the scope are not taken.
+    pub fn with(&self, part: &Self, scope: &Scope) -> Self {
+        let stays = self.pods.iter().filter(|(pod, _)| !scope.has(pod));
+        let comes = part.pods.iter().filter(|(pod, _)| scope.has(pod));
+        let pods = stays.chain(comes);
+        Self {
+            pods: pods
+                .map(|(pod, spec)| (pod.clone(), spec.clone()))
+                .collect(),
+            stack: None,
+        }
+    }
+}
+
+/// Why a host can't be settled.
+#[derive(Debug, thiserror::Error)]
+pub enum SettleError {
+    /// A reference can't be pinned.
+    #[error("can't pin an image")]
+    Pin(#[from] ReferenceError),
+    /// The graph can't be built.
+    #[error("can't build the graph")]
+    Build(#[from] CanonicalError),
+}
+
+/// The graph of a whole host, `config`, in which the pods that `scope` means run what `found` says
+/// their references stand for, and all others what they run in `before`.
+///
+/// A reference has one digest in a graph. Where a pod in the scope has another one than a pod that
+/// was there first, its reference is pinned (`nginx:1.27@sha256:…`). One that is pinned already
+/// stays so while it stands for the same: its spelling alone restarts nothing.
+///
+/// # Errors
+/// When a pinned reference gets too long; or as [`Graph::build`].
+pub fn settle(
+    mut config: Config,
+    before: &Graph,
+    scope: &Scope,
+    found: impl Fn(&Name, &Reference) -> Option<Digest>,
+) -> Result<Graph, SettleError> {
+    let (mut digests, others) = kept(&config, before, scope);
+    let meant = config.pods.iter_mut().filter(|(pod, _)| scope.has(pod));
+    for (pod, spec) in meant {
+        for (name, container) in spec.containers.iter_mut().chain(&mut spec.init) {
+            let reference = &container.image;
+            let Some(digest) = found(pod, reference) else {
+                continue;
+            };
+            let pinned = reference.pinned(digest)?;
+            let is_pinned = || {
+                let there = before.process(pod, name);
+                reference.digest().is_none() && there.is_some_and(|(node, _)| node.image == pinned)
+            };
+            match digests.get(reference) {
+                Some(other) if *other != digest => container.image = pinned,
+                _ if others && is_pinned() => container.image = pinned,
+                _ => drop(digests.insert(reference.clone(), digest)),
+            }
+        }
+    }
+    Ok(Graph::build(&config, |reference| {
+        digests.get(reference).copied()
+    })?)
+}
+
+/// The digests that the pods outside the scope have, and whether there are any such pods.
+fn kept(config: &Config, before: &Graph, scope: &Scope) -> (BTreeMap<Reference, Digest>, bool) {
+    let others: Vec<_> = config
+        .pods
+        .iter()
+        .filter(|(pod, _)| !scope.has(pod))
+        .collect();
+    let containers = others.iter().flat_map(|(_, spec)| spec.processes());
+    let image = |container: &Container| {
+        let reference = container.image.clone();
+        before.image(&reference).map(|digest| (reference, digest))
+    };
+    let digests = containers.filter_map(|(_, _, container)| image(container));
+    (digests.collect(), !others.is_empty())
+}
+
+impl Graph {
+    /// The stacks that have a pod, by name.
+    pub fn stacks(&self) -> BTreeSet<&str> {
+        self.pods().filter_map(Name::stack).collect()
+    }
+
+    /// The pods that `scope` means, each with the hash of all that is declared of it.
+    pub fn part(&self, scope: &Scope) -> BTreeMap<&Name, Digest> {
+        let pods = self.pods().filter(|pod| scope.has(pod));
+        pods.filter_map(|pod| {
+            let entry = self.get(&crate::graph::Key::Pod(pod.clone()))?;
+            Some((pod, entry.hash))
+        })
+        .collect()
+    }
+}

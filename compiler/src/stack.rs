@@ -1,0 +1,148 @@
+//! From the names of a source to those of the host: `web` in a source of the stack `blog` is
+//! `blog:web`, and back again where a mistake has to be shown at the user's own line.
+
+use crate::{Inputs, nickel::Evaluated};
+use serde_json::{Map, Value};
+use tank_model::{Name, NameError};
+
+/// The stack that a source belongs to: by the source itself, or as it was asked for. That both say
+/// different ones is a problem.
+fn stack_of(value: &Value, inputs: &Inputs, evaluated: &mut Evaluated) -> Option<Name> {
+    let asked = inputs.stack.as_ref();
+    let said = value.get("stack").and_then(Value::as_str);
+    let said = said.and_then(|said| Name::new(said).ok());
+    if let (Some(said), Some(asked)) = (&said, asked)
+        && said != asked
+    {
+        let message = format!("the stack is called `{said}` here, and `{asked}` is asked for");
+        let help = "leave one of the two out, here or on the command line";
+        problem(
+            evaluated,
+            "tank::stack::two_names",
+            &["stack"],
+            (message, help),
+        );
+    }
+    let asked = asked.or(inputs.default_stack.as_ref());
+    said.or_else(|| asked.cloned())
+}
+
+fn problem(evaluated: &mut Evaluated, code: &str, at: &[&str], (message, help): (String, &str)) {
+    let at: Vec<String> = at.iter().map(|part| (*part).to_owned()).collect();
+    let found = evaluated.problem(code, &at, message, Some(help.to_owned()));
+    evaluated.problems.push(found);
+    evaluated.poisoned.insert(at);
+}
+
+/// Gives the pods of a configuration, and those that they depend on, the names that they have on a
+/// host. What can't have one is left out and reported.
+pub fn qualify(value: &mut Value, inputs: &Inputs, evaluated: &mut Evaluated) {
+    let stack = stack_of(value, inputs, evaluated);
+    let Some(fields) = value.as_object_mut() else {
+        return;
+    };
+    if let Some(stack) = &stack {
+        fields.insert("stack".to_owned(), stack.to_string().into());
+    }
+    let Some(pods) = fields.get_mut("pods").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for (pod, mut spec) in std::mem::take(pods) {
+        let name = Name::new(&pod).and_then(|name| name.in_stack(stack.as_ref()));
+        match name {
+            Ok(name) => {
+                dependencies(&mut spec, (&pod, stack.as_ref()), evaluated);
+                pods.insert(name.to_string(), spec);
+            }
+            Err(error) => too_long(error, &["pods", &pod], evaluated),
+        }
+    }
+}
+
+fn too_long(error: NameError, at: &[&str], evaluated: &mut Evaluated) {
+    let help = "choose a shorter one, for the pod or for its stack";
+    problem(
+        evaluated,
+        "tank::name::invalid",
+        at,
+        (error.to_string(), help),
+    );
+}
+
+fn dependencies(spec: &mut Value, (pod, stack): (&str, Option<&Name>), evaluated: &mut Evaluated) {
+    let depends_on = spec.get_mut("depends_on").and_then(Value::as_object_mut);
+    let Some(depends_on) = depends_on else { return };
+    let mut named = Map::new();
+    for (said, condition) in std::mem::take(depends_on) {
+        let at = ["pods", pod, "depends_on", &said];
+        match Name::reference(&said, stack) {
+            Err(error) => too_long(error, &at, evaluated),
+            Ok(name) if named.contains_key(name.as_str()) => {
+                let message = format!("`{said}` is named twice, as `{name}` and without its stack");
+                problem(
+                    evaluated,
+                    "tank::name::invalid",
+                    &at,
+                    (message, "keep one of the two"),
+                );
+            }
+            Ok(name) => drop(named.insert(name.to_string(), condition)),
+        }
+    }
+    *depends_on = named;
+}
+
+/// The path of a field by the names of a host.
+pub fn host_path(path: &[String], stack: Option<&Name>) -> Vec<String> {
+    let mut out = path.to_vec();
+    if !is_below_pods(path) {
+        return out;
+    }
+    if let Some(pod) = out.get_mut(1)
+        && let Ok(name) = Name::new(pod.as_str()).and_then(|name| name.in_stack(stack))
+    {
+        *pod = name.to_string();
+    }
+    if is_dependency(path)
+        && let Some(other) = out.get_mut(3)
+        && let Ok(name) = Name::reference(other, stack)
+    {
+        *other = name.to_string();
+    }
+    out
+}
+
+/// The path of a field as the source has it: a dependency may be written with its stack or without.
+pub fn source_path(path: &[String], evaluated: &Evaluated) -> Vec<String> {
+    let mut out = path.to_vec();
+    let pod = path.get(1).and_then(|pod| Name::of_pod(pod.as_str()).ok());
+    let Some(pod) = pod.filter(|_| is_below_pods(path)) else {
+        return out;
+    };
+    out[1] = pod.local().to_owned();
+    if is_dependency(path)
+        && let Ok(other) = Name::of_pod(path[3].as_str())
+    {
+        let plain = other.as_seen_from(None);
+        for said in [
+            other.as_seen_from(pod.stack()),
+            plain,
+            format!(":{}", other.local()),
+        ] {
+            out[3] = said;
+            if evaluated.places.contains_key(&out[..4]) {
+                return out;
+            }
+        }
+        out[3] = other.as_seen_from(pod.stack());
+    }
+    out
+}
+
+fn is_below_pods(path: &[String]) -> bool {
+    path.first().is_some_and(|first| first == "pods")
+}
+
+fn is_dependency(path: &[String]) -> bool {
+    path.len() > 3 && path[2] == "depends_on"
+}

@@ -1,0 +1,186 @@
+//! Going back with one stack: the pods of that stack become what they were in an earlier generation,
+//! and all others stay what they are. Nothing is evaluated and no tag is resolved.
+//!
+//! A change that is on its way is ended by it if it concerns the stack. Of such a change nothing
+//! stays: what it did to other stacks was never judged, so they are again what they were before it.
+
+use super::{
+    Error, Generations, ProgressSender, Stage,
+    error::Context,
+    notify, request,
+    switch::Candidate,
+    way::{Aim, Switched},
+};
+use std::sync::Arc;
+use tank_model::{
+    Generation, Graph, Name, Outcome, Rollback, Scope, generation::last_good_that, name::nearest,
+    stack::settle,
+};
+
+/// What one stack is taken back from, and to.
+struct Back {
+    current: u64,
+    /// What the current generation declares.
+    before: Arc<Graph>,
+    /// A change of the stack that is on its way.
+    ended: Option<u64>,
+    /// Which generation all other stacks are as in: the current one, or that before what is ended.
+    /// None: what is ended was the first.
+    base: Option<u64>,
+    target: Generation,
+    note: String,
+}
+
+impl Generations {
+    /// As [`Generations::rollback`], of one stack.
+    pub(super) async fn rollback_part(
+        &self,
+        stack: &str,
+        to: Option<u64>,
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<Switched, Error> {
+        // What can't be gone back to ends nothing.
+        let (_, back) = self.part_back(stack, to, false)?;
+        let _switching = match back.ended {
+            Some(_) => self.supersede(progress).await?,
+            None => self.begin(Some(back.current)).await?,
+        };
+        // Whatever was on its way when the lock was taken from it is over.
+        let (scope, back) = self.part_back(stack, to, back.ended.is_some())?;
+        notify(progress, Stage::Note, &back.note);
+        let base = self.graph_or_empty(back.base)?;
+        let target = self.graphs.get(back.target.root)?;
+        let there = base.config();
+        let whole = there.with(&target.config(), &scope);
+        let known = self.known_provenance(back.base).unwrap_or_default();
+        let then = self.known_provenance(Some(back.target.number));
+        let then = then.unwrap_or_default();
+        request::refuse_added_problems((&there, &whole), &scope, &[&then, &known])?;
+        let images = target.images();
+        let found = |_: &Name, reference: &_| images.get(reference).copied();
+        let graph = settle(whole, &base, &scope, found).doing("build the graph")?;
+        let candidate = Candidate {
+            graph: Arc::new(graph),
+            source: format!("rollback of {stack} to {}", back.target.number),
+            uid,
+            provenance: Some(self.keep_provenance(&known.with(then, &scope))?),
+            rollback: Some(Rollback::Part(back.target.number)),
+            aim: Aim::Running,
+        };
+        let parent = (Some(back.current), back.before);
+        self.go_back(parent, back.ended, candidate, progress).await
+    }
+
+    /// Which generation the stack is taken from, and what is ended by that: a change that concerns the
+    /// stack or, `superseded`, any that is on its way.
+    fn part_back(
+        &self,
+        stack: &str,
+        to: Option<u64>,
+        superseded: bool,
+    ) -> Result<(Scope, Back), Error> {
+        let (current, before) = self.current()?;
+        let current = current.ok_or(Error::NoSuchGeneration(to))?;
+        let newest = self.judged(current)?;
+        let (newest, outcome) = newest.ok_or(Error::NoSuchGeneration(Some(current)))?;
+        let parent = self.graph_or_empty(newest.parent)?;
+        let named = to.map(|number| self.graph_of(number)).transpose()?;
+        // One that is gone by now may be in an earlier generation.
+        let mut known: Vec<&Graph> = vec![&before, &parent];
+        known.extend(named.as_deref());
+        let is_known = Self::stack_of(stack, &known);
+        let scope = match Name::new(stack) {
+            Ok(name) => Scope::Stack(Some(name)),
+            Err(_) => {
+                return Err(is_known.map_or_else(|error| error, |_| Error::NoSuchGeneration(to)));
+            }
+        };
+        let on_its_way = (outcome == Outcome::Pending).then_some(&newest);
+        let concerned = superseded || parent.part(&scope) != before.part(&scope);
+        let pending = on_its_way.filter(|_| concerned);
+        let (target, note) = match (to, pending) {
+            (Some(number), _) => {
+                is_known?;
+                self.part_of(stack, number)?
+            }
+            // Who asks for what is being done already does not mean the one before.
+            (None, Some(pending)) if pending.rollback.is_some() => {
+                let Generation { number, source, .. } = pending;
+                let note = format!("generation {number} ({source}) is on its way already");
+                (pending.clone(), note)
+            }
+            (None, _) => match self.last_good_part(stack, &scope, (current, &before))? {
+                Some(found) => found,
+                None => {
+                    is_known?;
+                    let stack = stack.to_owned();
+                    return Err(Error::NothingGoodOf { current, stack });
+                }
+            },
+        };
+        let back = Back {
+            current,
+            ended: pending.map(|pending| pending.number),
+            // Going back is never judged: what is gone back to stays.
+            base: match pending.filter(|pending| pending.rollback.is_none()) {
+                Some(pending) => pending.parent,
+                None => Some(current),
+            },
+            before: Arc::clone(&before),
+            target,
+            note,
+        };
+        Ok((scope, back))
+    }
+
+    /// The generation that is named, and that in words.
+    fn part_of(&self, stack: &str, number: u64) -> Result<(Generation, String), Error> {
+        let found = self.judged(number)?;
+        let (found, outcome) = found.ok_or(Error::NoSuchGeneration(Some(number)))?;
+        let was = match outcome {
+            Outcome::Good => String::new(),
+            bad => format!("; it was {bad}"),
+        };
+        let source = &found.source;
+        let note = format!("taking `{stack}` back to generation {number} ({source}){was}");
+        Ok((found, note))
+    }
+
+    /// The newest good generation in which a stack differs from what it is now, and that in words.
+    fn last_good_part(
+        &self,
+        stack: &str,
+        scope: &Scope,
+        (current, before): (u64, &Graph),
+    ) -> Result<Option<(Generation, String)>, Error> {
+        let now = before.part(scope);
+        let differs = |found: &Generation| {
+            let then = self.graphs.get(found.root)?;
+            Ok::<_, Error>(then.part(scope) != now)
+        };
+        let found = last_good_that(current, differs, |number| self.judged(number))?;
+        Ok(found.map(|found| {
+            let Generation { number, source, .. } = &found;
+            let note = format!(
+                "taking `{stack}` back to generation {number} ({source}), the newest good one in which it differs"
+            );
+            (found, note)
+        }))
+    }
+
+    /// The stack of this name, which one of the graphs has.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchStack`], with the nearest one.
+    pub(super) fn stack_of(stack: &str, graphs: &[&Graph]) -> Result<Name, Error> {
+        let known = || graphs.iter().flat_map(|graph| graph.stacks());
+        match Name::new(stack) {
+            Ok(name) if known().any(|known| known == stack) => Ok(name),
+            _ => Err(Error::NoSuchStack {
+                stack: stack.to_owned(),
+                nearest: nearest(stack, known()).map(str::to_owned),
+            }),
+        }
+    }
+}
