@@ -8,7 +8,7 @@ ROCKSDB = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh)
 
 # What is built for the demo is what it runs; the packages are chosen so that their dependencies have the features that
 # they have in the whole workspace, and nothing is built twice when the tests follow.
-BINS = $(ROCKSDB) cargo build --locked -p tank -p tankd -p tank-shim --bins
+BINS = $(ROCKSDB) cargo build --locked -p tank -p tankd -p tank-shim -p tank-names --bins
 BUILD = $(ROCKSDB) cargo build --workspace --all-targets --locked
 
 # End-to-end tests that need no debug build's fault points: they run against the programs that are released, too. One of
@@ -22,7 +22,7 @@ ROOTLESS = architecture compile language
 # Crates with tests that mount, as root: only their unit tests are part of `check`.
 ROOTED = tank-tests tank-image
 
-.PHONY: help demo check test test-release build lint doc release bench bench-language bench-drift soak fuzz
+.PHONY: help demo check test test-release build lint doc release bench bench-language bench-drift bench-names soak fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -66,9 +66,9 @@ doc: ## the crates' documentation, with warnings as errors
 	scripts/setup.sh build
 	RUSTDOCFLAGS="-D warnings" $(ROCKSDB) cargo doc --workspace --no-deps --locked
 
-release: ## the three programs, optimised
+release: ## the four programs, optimised
 	scripts/setup.sh build
-	$(ROCKSDB) cargo build --release --locked -p tank -p tankd -p tank-shim
+	$(ROCKSDB) cargo build --release --locked -p tank -p tankd -p tank-shim -p tank-names
 
 # What evaluation costs, beside Nickel alone; the figures are kept in tests/bench/results.
 bench-language: ## what evaluation costs, beside Nickel alone
@@ -88,6 +88,11 @@ bench: release ## what everything takes, beside its peers and the kernel alone; 
 bench-drift: release ## from a damage to its repair
 	scripts/setup.sh bench
 	python3 tests/bench/drift.py $(CARGO_TARGET_DIR)/release tests/bench/results/drift.jsonl
+
+# What a pod gets of the name server; the figures are kept in tests/bench/results.
+bench-names: release ## queries a second that a pod has answered
+	scripts/setup.sh bench
+	python3 tests/bench/names.py $(CARGO_TARGET_DIR)/release tests/bench/results/names.jsonl
 
 # A longer life of switches, kills and drift than the tests bear: `make soak ROUNDS=5000`.
 soak: ## a long life of switches, kills and drift; ROUNDS=5000

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Boots Debian 12's own kernel (6.1, pure cgroup version 2) in qemu and runs a script there as the whole system:
 #     vm.sh SCRIPT [FILE=PATH-IN-THE-VM ...]
-# The root file system is memory: busybox, tankd, tank, tank-shim with their libraries, and the kernel's modules;
+# The root file system is memory: busybox, tankd, tank, tank-shim, tank-names with their libraries, and the kernel's modules;
 # /var/lib is a disk. What the script prints is printed; its exit status is this one's. TCG, no KVM, four minutes at
 # most. To boot the same system again and again, two steps:
 #     vm.sh --image IMAGE SCRIPT [FILE=PATH-IN-THE-VM ...]     makes the system
@@ -70,14 +70,14 @@ cp -r "$cache/modules/lib" "$root/"
 cp /bin/busybox "$root/bin/busybox"
 ln -s /bin/busybox "$root/sbin/modprobe"
 for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln -sf busybox "$root/bin/$applet"; done
-for program in tank tankd tank-shim; do
+for program in tank tankd tank-shim tank-names; do
     cp "$bin/$program" "$root/bin/"
     ldd "$bin/$program" | grep -o '/[^ ]*' | sort -u | while read -r library; do
         mkdir -p "$root$(dirname "$library")"
         cp -Ln "$library" "$root$library" 2>/dev/null || true
     done
 done
-strip --strip-debug "$root/bin/tank" "$root/bin/tankd" "$root/bin/tank-shim"
+strip --strip-debug "$root/bin/tank" "$root/bin/tankd" "$root/bin/tank-shim" "$root/bin/tank-names"
 for file in "$@"; do
     mkdir -p "$root$(dirname "${file#*=}")"
     cp -rL "${file%%=*}" "$root${file#*=}"

@@ -10,7 +10,7 @@ use tank_model::{
     Name, Reference,
     name::nearest,
     schema::{Kind, Schema, Shape},
-    spec::{Amount, Mode},
+    spec::{Amount, HostAddress, Mode},
     units::{Bytes, MilliCpu, Millis, parse_network},
 };
 
@@ -51,6 +51,7 @@ fn expected(contract: &str) -> &'static str {
         "Signal" => "a signal such as \"SIGTERM\"",
         "Reload" => "a signal such as \"SIGHUP\", or \"none\"",
         "Image" => "an image such as \"nginx:1.27\"",
+        "HostAddress" => "an address such as \"10.0.0.1\", or \"host-gateway\"",
         "Address" => "an address such as \"127.0.0.1\"",
         "Cidr" => "an address with its prefix, such as \"10.0.0.5/24\"",
         "Capability" => "a capability such as \"CAP_NET_ADMIN\"",
@@ -131,6 +132,11 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "Address" => {
             let text = text()?;
             IpAddr::from_str(text).map(drop).map_err(|_| Refusal::invalid(format!("`{text}` is no IP address")))
+        }
+        "HostAddress" => {
+            let text = text()?;
+            let wrong = format!("`{text}` is no IP address, and not `host-gateway`");
+            HostAddress::from_str(text).map(drop).map_err(|_| Refusal::invalid(wrong))
         }
         "Cidr" => parse_network(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
         "Capability" => capability(text()?),

@@ -21,7 +21,7 @@ use std::{
 use tank_tests::repo;
 
 /// What each crate may use of Tank's own, as the design has it.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("tank-model", &[]),
     ("tank-compiler", &["tank-model"]),
     ("tank-import", &["tank-model"]),
@@ -30,6 +30,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("tank-image", &["tank-model", "tank-sys"]),
     ("tank-proto", &["tank-model", "tank-plan"]),
     ("tank-shim", &["tank-proto", "tank-sys"]),
+    ("tank-names", &["tank-plan", "tank-proto", "tank-sys"]),
     (
         "tankd",
         &[

@@ -88,7 +88,6 @@ fn compose_with_one_of_each() {
         "privileged",
         "build",
         "logging",
-        "extra_hosts",
         "deploy.replicas",
         "depends_on.nobody",
         "ports.9000",

@@ -85,9 +85,10 @@ impl Kind {
     }
 
     /// Whether a [`Kind::Dict`] of this kind has [`crate::Name`]s for keys. Records of Tank's own
-    /// have, unless their keys are paths (`files`) or resources (`ulimits`).
+    /// have, unless their keys are paths (`files`), resources (`ulimits`) or names with dots
+    /// (`aliases`, `extra_hosts`).
     pub fn keys_are_names(&self) -> bool {
-        matches!(self, Self::Named(name) if !matches!(name.as_str(), "File" | "Ulimit"))
+        matches!(self, Self::Named(name) if !matches!(name.as_str(), "Alias" | "File" | "HostAddress" | "Ulimit"))
     }
 }
 

@@ -195,7 +195,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 /// The paths of every field, with the names that users choose among them.
 fn fields(value: &Value, at: &[String], out: &mut Vec<Vec<String>>) {
     for (name, inner) in value.as_object().into_iter().flatten() {
-        let path = [at, &[name.clone()]].concat();
+        let path = [at, std::slice::from_ref(name)].concat();
         fields(inner, &path, out);
         out.push(path);
     }
@@ -407,4 +407,34 @@ proptest! {
             prop_assert_eq!(canonical::encode(&value).expect("encodes"), bytes);
         }
     }
+}
+
+/// By which names a pod is found, and whom it asks, is nothing its processes are made of.
+#[test]
+fn names_come_back_and_disturb_no_container() {
+    let config = |more: serde_json::Value| -> Config {
+        let mut web = serde_json::json!({ "containers": { "app": { "image": "web" } } });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            web[field] = value.clone();
+        }
+        let pods = serde_json::json!({ "pods": { "web": web } });
+        serde_json::from_value(pods).expect("a configuration")
+    };
+    let build = |config: &Config| Graph::build(config, |_| None).expect("a graph");
+    let plain = config(serde_json::json!({}));
+    let named = config(serde_json::json!({
+        "aliases": { "site": {}, "www.example.org": {} },
+        "dns": { "servers": { "a": "192.0.2.1" }, "search": { "a": "example.org" }, "options": { "ndots": "2" } },
+        "extra_hosts": { "build": "10.0.0.7", "host": "host-gateway" },
+    }));
+    let (before, after) = (build(&plain), build(&named));
+    assert_eq!(after.config(), named);
+    let web = tank_model::Name::new("web").expect("a name");
+    let app = tank_model::Name::new("app").expect("a name");
+    assert_eq!(
+        before.container(&web, &app).map(|(_, hash)| hash),
+        after.container(&web, &app).map(|(_, hash)| hash)
+    );
+    assert_eq!(before.sandbox(&web), after.sandbox(&web));
+    assert_ne!(before.root(), after.root());
 }

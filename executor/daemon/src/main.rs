@@ -32,6 +32,7 @@ mod reconcile;
 mod rules;
 mod settings;
 mod store;
+mod sysctls;
 mod timings;
 
 use actuate::{Actuator, sources::Sources};
@@ -41,7 +42,7 @@ use events::Events;
 use generations::Generations;
 use observe::Observer;
 use ownership::Ownership;
-use pods::{Notification, Pods};
+use pods::{Names, Notification, Pods};
 use probe::Prober;
 use reconcile::{Reconciler, with_causes};
 use settings::{Flags, Settings};
@@ -137,7 +138,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
         tracing::warn!("{note}");
         events.add("recovered", None, note);
     }
-    take_over(&pods)?;
+    take_over(&pods, Arc::clone(&dirty))?;
     let reconciler = generations.shared_reconciler();
     actuate::remove_stale(&reconciler.settings);
     if let Err(error) = generations.lease_current() {
@@ -159,9 +160,11 @@ async fn run(flags: &Flags) -> Result<(), String> {
 }
 
 /// Reaps shims, watches logs, and connects to the shims that are there.
-fn take_over(pods: &Arc<Pods>) -> Result<(), String> {
+fn take_over(pods: &Arc<Pods>, dirty: Arc<Dirty>) -> Result<(), String> {
     let stopped = Arc::clone(pods);
     pods::forkserver::reap(move |pid| {
+        // It may be the name server: whoever looks next asks it.
+        dirty.mark();
         let pods = Arc::clone(&stopped);
         drop(tokio::spawn(async move { pods.check_process(pid).await }));
     })?;
@@ -230,11 +233,13 @@ impl House {
             notifications,
         );
         let pods = Arc::new(pods);
+        let lowest = (Arc::clone(&settings), Arc::clone(&cgroups));
+        let names = Arc::new(Names::new(lowest, Arc::clone(&dirty)));
         let observer = Observer::new(
             Arc::clone(&settings),
             Arc::clone(&cgroups),
             Arc::clone(&routes),
-            Arc::clone(&pods),
+            (Arc::clone(&pods), Arc::clone(&names)),
             Arc::clone(&dirty),
         )?;
         let observer = Arc::new(observer);
@@ -243,6 +248,7 @@ impl House {
             cgroups: Arc::clone(&cgroups),
             routes,
             pods: Arc::clone(&pods),
+            names,
             images: Arc::clone(&images),
             sources: Arc::new(Sources::open(&settings.state_dir)),
             events: Arc::clone(&events),

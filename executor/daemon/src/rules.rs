@@ -1,16 +1,70 @@
-//! Tank's own nftables table, between the planner's data and the kernel's: the same vocabulary in
+//! Tank's own nftables tables, between the planner's data and the kernel's: the same vocabulary in
 //! two crates, of which neither knows the other.
+//!
+//! The planner's data is one table; in the kernel there is one for each family, of the same name.
 
-use tank_plan::target::firewall::{Action, Chain, Family, Match, Rule, Table};
+use tank_plan::target::firewall::{
+    Action, Chain, Family, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value,
+};
 use tank_sys::nft;
 
-/// The name of Tank's own table.
+/// The name of Tank's own tables.
 pub const TABLE: &str = "tank";
 
-/// A table as it is written.
-pub fn to_kernel(table: &Table) -> nft::Table {
+/// Puts rules in place of whatever Tank's own tables hold, in one transaction. Blocking.
+///
+/// # Errors
+/// What the kernel gives; nothing has changed then.
+pub fn replace(table: &Table) -> tank_sys::Result<()> {
+    let tables =
+        TableFamily::ALL.map(|family| (family_to_kernel(family), to_kernel(family, table)));
+    nft::replace(TABLE, &tables)
+}
+
+/// Removes Tank's own tables. Blocking.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn remove() -> tank_sys::Result<()> {
+    nft::remove(TABLE, &nft::TableFamily::ALL)
+}
+
+/// What is in Tank's own tables. None: there is neither. Blocking.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn list() -> tank_sys::Result<Option<Table>> {
+    let mut all: Option<Table> = None;
+    for family in TableFamily::ALL {
+        if let Some(found) = nft::list(family_to_kernel(family), TABLE)? {
+            let Table {
+                chains,
+                sets,
+                rules,
+                others,
+            } = from_kernel(family, found);
+            let all = all.get_or_insert_default();
+            all.chains.extend(chains);
+            all.sets.extend(sets);
+            all.rules.extend(rules);
+            all.others.extend(others);
+        }
+    }
+    Ok(all)
+}
+
+fn family_to_kernel(family: TableFamily) -> nft::TableFamily {
+    match family {
+        TableFamily::Inet => nft::TableFamily::Inet,
+        TableFamily::Bridge => nft::TableFamily::Bridge,
+    }
+}
+
+/// What of a table is of one family, as it is written.
+fn to_kernel(family: TableFamily, table: &Table) -> nft::Table {
     let chain = |chain: &Chain| {
         let Chain {
+            family: _,
             name,
             kind,
             hook,
@@ -25,6 +79,7 @@ pub fn to_kernel(table: &Table) -> nft::Table {
     };
     let rule = |rule: &Rule| {
         let Rule {
+            family: _,
             chain,
             comment,
             matches,
@@ -43,32 +98,111 @@ pub fn to_kernel(table: &Table) -> nft::Table {
             },
         }
     };
+    let chains = table.chains.iter().filter(|chain| chain.family == family);
+    let rules = table.rules.iter().filter(|rule| rule.family == family);
+    let sets = table.sets.iter().filter(|set| set.family == family);
     nft::Table {
-        chains: table.chains.iter().map(chain).collect(),
-        rules: table.rules.iter().map(rule).collect(),
+        chains: chains.map(chain).collect(),
+        sets: sets.map(set_to_kernel).collect(),
+        rules: rules.map(rule).collect(),
+        // What belongs to no family can't be written in any.
         others: table.others.clone(),
     }
 }
+
+fn set_to_kernel(set: &Set) -> nft::Set {
+    let value = |value: &Value| match value.clone() {
+        Value::Group(number) => nft::Value::Group(number),
+        Value::Interface(name) => nft::Value::Interface(name),
+        Value::Mac(octets) => nft::Value::Mac(octets),
+        Value::V4(address) => nft::Value::V4(address),
+        Value::V6(address) => nft::Value::V6(address),
+    };
+    let kind = |kind: &Kind| match kind {
+        Kind::Group => nft::Kind::Group,
+        Kind::Interface => nft::Kind::Interface,
+        Kind::Mac => nft::Kind::Mac,
+        Kind::V4 => nft::Kind::V4,
+        Kind::V6 => nft::Kind::V6,
+    };
+    let element = |element: &Vec<Value>| element.iter().map(value).collect();
+    nft::Set {
+        name: set.name.clone(),
+        key: set.key.iter().map(kind).collect(),
+        elements: set.elements.iter().map(element).collect(),
+    }
+}
+
+fn set_from_kernel(family: TableFamily, set: nft::Set) -> Set {
+    let value = |value: nft::Value| match value {
+        nft::Value::Group(number) => Value::Group(number),
+        nft::Value::Interface(name) => Value::Interface(name),
+        nft::Value::Mac(octets) => Value::Mac(octets),
+        nft::Value::V4(address) => Value::V4(address),
+        nft::Value::V6(address) => Value::V6(address),
+    };
+    let kind = |kind: nft::Kind| match kind {
+        nft::Kind::Group => Kind::Group,
+        nft::Kind::Interface => Kind::Interface,
+        nft::Kind::Mac => Kind::Mac,
+        nft::Kind::V4 => Kind::V4,
+        nft::Kind::V6 => Kind::V6,
+    };
+    let element = |element: Vec<nft::Value>| element.into_iter().map(value).collect();
+    Set {
+        family,
+        name: set.name,
+        key: set.key.into_iter().map(kind).collect(),
+        elements: set.elements.into_iter().map(element).collect(),
+    }
+}
+
+const SELECTORS: [(Selector, nft::Selector); 11] = [
+    (Selector::InGroup, nft::Selector::InGroup),
+    (Selector::InInterface, nft::Selector::InInterface),
+    (Selector::OutInterface, nft::Selector::OutInterface),
+    (Selector::SourceMac, nft::Selector::SourceMac),
+    (Selector::ArpSenderMac, nft::Selector::ArpSenderMac),
+    (Selector::ArpSender, nft::Selector::ArpSender),
+    (Selector::Source4, nft::Selector::Source4),
+    (Selector::Destination4, nft::Selector::Destination4),
+    (Selector::Source6, nft::Selector::Source6),
+    (Selector::Destination6, nft::Selector::Destination6),
+    (Selector::NeighbourTarget, nft::Selector::NeighbourTarget),
+];
 
 fn match_to_kernel(found: Match) -> nft::Match {
     match found {
         Match::InInterface { name, is } => nft::Match::InInterface { name, is },
         Match::OutInterface { name, is } => nft::Match::OutInterface { name, is },
+        Match::InGroup { mask, value, is } => nft::Match::InGroup { mask, value, is },
+        Match::EtherType(kind) => nft::Match::EtherType(kind),
         Match::Family(Family::V4) => nft::Match::Family(nft::Family::V4),
         Match::Family(Family::V6) => nft::Match::Family(nft::Family::V6),
         Match::Source { net, is } => nft::Match::Source { net, is },
         Match::Destination { net, is } => nft::Match::Destination { net, is },
         Match::DestinationLocal => nft::Match::DestinationLocal,
         Match::Protocol(number) => nft::Match::Protocol(number),
+        Match::Icmpv6Type(kind) => nft::Match::Icmpv6Type(kind),
+        Match::SourcePort(port) => nft::Match::SourcePort(port),
         Match::DestinationPort(port) => nft::Match::DestinationPort(port),
         Match::ConnState { any_of } => nft::Match::ConnState { any_of },
         Match::ConnStatus { any_of } => nft::Match::ConnStatus { any_of },
+        Match::InSet { set, of, is } => {
+            let same = |one: &Selector| SELECTORS.iter().find(|(own, _)| own == one);
+            let of = of.iter().filter_map(same).map(|(_, kernel)| *kernel);
+            nft::Match::InSet {
+                set,
+                of: of.collect(),
+                is,
+            }
+        }
         Match::Other(text) => nft::Match::Other(text),
     }
 }
 
-/// A table as it was listed.
-pub fn from_kernel(table: nft::Table) -> Table {
+/// The table of one family as it was listed.
+fn from_kernel(family: TableFamily, table: nft::Table) -> Table {
     let chain = |chain: nft::Chain| {
         let nft::Chain {
             name,
@@ -77,6 +211,7 @@ pub fn from_kernel(table: nft::Table) -> Table {
             priority,
         } = chain;
         Chain {
+            family,
             name,
             kind,
             hook,
@@ -91,6 +226,7 @@ pub fn from_kernel(table: nft::Table) -> Table {
             action,
         } = rule;
         Rule {
+            family,
             chain,
             comment,
             matches: matches.into_iter().map(match_from_kernel).collect(),
@@ -103,8 +239,10 @@ pub fn from_kernel(table: nft::Table) -> Table {
             },
         }
     };
+    let set = |set| set_from_kernel(family, set);
     Table {
         chains: table.chains.into_iter().map(chain).collect(),
+        sets: table.sets.into_iter().map(set).collect(),
         rules: table.rules.into_iter().map(rule).collect(),
         others: table.others,
     }
@@ -114,15 +252,28 @@ fn match_from_kernel(found: nft::Match) -> Match {
     match found {
         nft::Match::InInterface { name, is } => Match::InInterface { name, is },
         nft::Match::OutInterface { name, is } => Match::OutInterface { name, is },
+        nft::Match::InGroup { mask, value, is } => Match::InGroup { mask, value, is },
+        nft::Match::EtherType(kind) => Match::EtherType(kind),
         nft::Match::Family(nft::Family::V4) => Match::Family(Family::V4),
         nft::Match::Family(nft::Family::V6) => Match::Family(Family::V6),
         nft::Match::Source { net, is } => Match::Source { net, is },
         nft::Match::Destination { net, is } => Match::Destination { net, is },
         nft::Match::DestinationLocal => Match::DestinationLocal,
         nft::Match::Protocol(number) => Match::Protocol(number),
+        nft::Match::Icmpv6Type(kind) => Match::Icmpv6Type(kind),
+        nft::Match::SourcePort(port) => Match::SourcePort(port),
         nft::Match::DestinationPort(port) => Match::DestinationPort(port),
         nft::Match::ConnState { any_of } => Match::ConnState { any_of },
         nft::Match::ConnStatus { any_of } => Match::ConnStatus { any_of },
+        nft::Match::InSet { set, of, is } => {
+            let same = |one: &nft::Selector| SELECTORS.iter().find(|(_, own)| own == one);
+            let of = of.iter().filter_map(same).map(|(plan, _)| *plan);
+            Match::InSet {
+                set,
+                of: of.collect(),
+                is,
+            }
+        }
         nft::Match::Other(text) => Match::Other(text),
     }
 }

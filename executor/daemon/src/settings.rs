@@ -59,6 +59,9 @@ pub struct Flags {
     /// The shim's program; the one beside this one unless given.
     #[arg(long, env = "TANK_SHIM")]
     pub shim: Option<PathBuf>,
+    /// The name server's program; the one beside this one unless given.
+    #[arg(long, env = "TANK_NAMES")]
+    pub names: Option<PathBuf>,
 }
 
 /// `/etc/tank/tank.toml`.
@@ -128,6 +131,7 @@ pub struct Settings {
     pub run_dir: PathBuf,
     pub socket: PathBuf,
     pub shim: PathBuf,
+    pub names: PathBuf,
     pub no_repair: bool,
     /// Soft and hard limit of descriptors that containers get: this process's own at its start.
     pub nofile: (u64, u64),
@@ -142,7 +146,9 @@ impl Settings {
     pub fn settle(flags: &Flags) -> Result<Self, String> {
         let path = flags.config.as_deref().unwrap_or(Path::new(CONFIG));
         let config = match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?,
+            Ok(text) => {
+                toml::from_str::<Config>(&text).map_err(|e| format!("{}: {e}", path.display()))?
+            }
             // One that was named has to be there: its defaults are not what was meant.
             Err(error) if error.kind() == ErrorKind::NotFound && flags.config.is_none() => {
                 Config::default()
@@ -150,14 +156,14 @@ impl Settings {
             Err(error) => return Err(format!("{}: {error}", path.display())),
         };
         check(&config)?;
-        let beside = || -> Option<PathBuf> {
-            Some(std::env::current_exe().ok()?.parent()?.join("tank-shim"))
+        let config = of_this_host(config, has_ipv6())?;
+        let beside = |program: &str| -> Option<PathBuf> {
+            Some(std::env::current_exe().ok()?.parent()?.join(program))
         };
-        let shim = flags
-            .shim
-            .clone()
-            .or_else(beside)
-            .ok_or("no shim: name it with --shim")?;
+        let named = |flag: &Option<PathBuf>, program| flag.clone().or_else(|| beside(program));
+        let shim = named(&flags.shim, "tank-shim").ok_or("no shim: name it with --shim")?;
+        let names = named(&flags.names, "tank-names");
+        let names = names.ok_or("no name server: name it with --names")?;
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
         let run_dir = absolute(&flags.run_dir)?;
@@ -169,6 +175,7 @@ impl Settings {
                 .unwrap_or_else(|| run_dir.join("tank.sock")),
             run_dir,
             shim,
+            names,
             no_repair: flags.no_repair,
             nofile: (1024, 4096),
             config,
@@ -261,9 +268,41 @@ fn check(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether links of this host get addresses of IPv6: it has the protocol, and it was not disabled.
+fn has_ipv6() -> bool {
+    let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+    disabled.is_ok_and(|text| text.trim() == "0")
+}
+
+/// Without the pods' network of IPv6 where the host has none: pods do without it, too.
+fn of_this_host(mut config: Config, has_ipv6: bool) -> Result<Config, String> {
+    config
+        .networks
+        .retain(|network| has_ipv6 || network.addr().is_ipv4());
+    if config.networks.is_empty() {
+        let why = "networks: IPv6 is off on this host, and no network of IPv4 is named";
+        return Err(why.to_owned());
+    }
+    Ok(config)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_without_ipv6_gives_its_pods_none() {
+        let config = Config::default();
+        let both = of_this_host(config.clone(), true).expect("both").networks;
+        assert_eq!(both, config.networks);
+        let four = of_this_host(config.clone(), false).expect("IPv4").networks;
+        assert_eq!(four, config.networks[..1]);
+        let six = Config {
+            networks: config.networks[1..].to_vec(),
+            ..config
+        };
+        assert!(of_this_host(six, false).is_err());
+    }
 
     /// The README's table has every key with its default, and each line of it is read.
     #[test]

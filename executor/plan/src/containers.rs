@@ -11,8 +11,8 @@ use crate::{
     backoff::{self, Verdict},
     observed::{self, State, Unhealthy},
     planner::{Planner, Removal},
-    step::{Class, FileWrite, Step, StepId},
-    target::{TargetError, effective_limits, signal},
+    step::{Class, Step, StepId},
+    target::{TargetError, effective_limits},
     why::{Changed, WaitsFor, Why},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -403,32 +403,6 @@ impl Planner<'_> {
             container: name.clone(),
             limits,
         };
-        self.add(step, Class::InPlace, why, drift, &[]);
-    }
-
-    fn files(&mut self, pod: &Name, name: &Name, found: &observed::Run) {
-        let Some(there) = &found.files else { return };
-        let wanted = self.target.files(pod, name).into_iter();
-        let wrong = wanted
-            .filter(|(path, file)| there.get(path) != Some(&Digest::of(file.text.as_bytes())));
-        let files: BTreeMap<String, FileWrite> = wrong
-            .map(|(path, file)| {
-                let signal = file.reload.as_deref().and_then(signal::number);
-                let text = file.text;
-                (path, FileWrite { text, signal })
-            })
-            .collect();
-        if files.is_empty() {
-            return;
-        }
-        let change = self.reason(&Key::LiveFiles(pod.clone(), name.clone()));
-        let drift = change.is_none();
-        let step = Step::WriteFiles {
-            pod: pod.clone(),
-            container: name.clone(),
-            files,
-        };
-        let why = change.unwrap_or(Why::FilesDiffer);
         self.add(step, Class::InPlace, why, drift, &[]);
     }
 

@@ -3,13 +3,16 @@
 
 use crate::{
     inputs::Inputs,
-    observed::{Observed, Pod, Run, Sandbox, State},
+    observed::{ChangedSetting, HostNetwork, NameServer, Observed, Pod, Run, Sandbox, State},
     planner::SHIM_FILES,
     step::{Plan, Step},
-    target::{ContainerSpec, File, HostConfig, ImageConfig, Resolver},
+    target::{ContainerSpec, File, HostConfig, ImageConfig, Resolver, Setting},
 };
 use ipnet::IpNet;
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 use tank_model::{Config, Digest, Graph, Name, reference::Reference};
 
 /// Carries a whole plan out.
@@ -20,19 +23,35 @@ pub fn apply(plan: &Plan, host: &mut Observed) {
 }
 
 /// Carries one step out.
+// long: one arm a step
 pub fn apply_step(step: &Step, host: &mut Observed) {
     let now = host.now;
     match step {
-        Step::EnsureBridge { bridge } => host.bridge = Some(bridge.addresses.clone()),
-        Step::RemoveBridge { .. } => host.bridge = None,
+        Step::EnsureBridge { bridge } => {
+            host.bridge = Some(bridge.addresses.clone());
+            let settings = bridge.settings.iter();
+            settings.for_each(|setting| set(setting, &mut host.network));
+        }
+        Step::RemoveBridge { restore, .. } => {
+            host.bridge = None;
+            give_back(restore, &mut host.network);
+        }
         Step::EnsureFirewall { table } => host.firewall = Some(table.clone()),
         Step::RemoveFirewall => host.firewall = None,
+        Step::EnsureNames { zone } => {
+            host.names = Some(NameServer {
+                zone: Some(zone.digest()),
+                current: true,
+            });
+        }
+        Step::RemoveNames => host.names = None,
         Step::StartSandbox { pod, hash, .. } => {
             let sandbox = Some(Sandbox {
                 hash: *hash,
                 pid: 1,
                 version: SHIM_FILES,
                 network: None,
+                port_group: 0,
             });
             let made = Pod {
                 sandbox,
@@ -55,6 +74,7 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
         Step::EnsureNetwork { pod, link } => {
             if let Some(sandbox) = host.pods.get_mut(pod).and_then(|pod| pod.sandbox.as_mut()) {
                 sandbox.network = Some(link.addresses.clone());
+                sandbox.port_group = link.group;
             }
         }
         Step::StopContainer { pod, container, .. } => {
@@ -78,6 +98,37 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
             }
         }
     }
+}
+
+/// Gives back what still says what it was set to.
+fn give_back(restore: &BTreeMap<String, ChangedSetting>, network: &mut HostNetwork) {
+    for (path, changed) in restore {
+        let found = network.settings.get_mut(path);
+        if let Some(found) = found.filter(|found| **found == changed.set) {
+            found.clone_from(&changed.before);
+        }
+        network.changed.remove(path);
+    }
+}
+
+/// Changes a setting that the host has, and records that.
+fn set(setting: &Setting, network: &mut HostNetwork) {
+    let Setting { path, value, links } = setting;
+    let Some(found) = network
+        .settings
+        .get_mut(path)
+        .filter(|found| *found != value)
+    else {
+        return;
+    };
+    let before = std::mem::replace(found, value.clone());
+    let changed = ChangedSetting {
+        before,
+        set: value.clone(),
+        links: links.clone(),
+        along: BTreeSet::new(),
+    };
+    network.changed.insert(path.clone(), changed);
 }
 
 fn container_of<'a>(host: &'a mut Observed, pod: &Name, container: &Name) -> Option<&'a mut Run> {

@@ -20,9 +20,57 @@ pub struct Observed {
     pub bridge: Option<BTreeSet<IpNet>>,
     /// What is in Tank's nftables table. None: there is no table.
     pub firewall: Option<Table>,
+    /// The name server's process. None: there is none.
+    #[serde(default)]
+    pub names: Option<NameServer>,
+    /// The host's own side of the network.
+    #[serde(default)]
+    pub network: HostNetwork,
     /// What was tried and has failed since it last went well.
     #[serde(default)]
     pub failures: Vec<FailedStep>,
+}
+
+/// Tank's name server.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct NameServer {
+    /// The digest of the zone that it serves ([`crate::target::Zone::digest`]). None: it serves none,
+    /// or does not answer the daemon.
+    pub zone: Option<Digest>,
+    /// Whether it runs the program that is installed.
+    pub current: bool,
+}
+
+/// What of the host's network is not Tank's, and what Tank has changed of it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HostNetwork {
+    /// What the settings say that the bridge needs, by their paths below `/proc/sys`. Those that
+    /// the kernel does not have are left out.
+    pub settings: BTreeMap<String, String>,
+    /// The links, without loopback and Tank's own.
+    pub links: BTreeSet<String>,
+    /// Those whose default route a router advertised, and which would not listen to one any more
+    /// once the host forwards (`accept_ra` of the kernel's ip-sysctl page).
+    pub advertised: BTreeSet<String>,
+    /// What Tank has changed since the host was booted, by path.
+    pub changed: BTreeMap<String, ChangedSetting>,
+}
+
+/// A setting of the host that Tank has changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChangedSetting {
+    /// What it said.
+    pub before: String,
+    /// What it was set to.
+    pub set: String,
+    /// Of one by which the host forwards: the links that were there, and between which nothing was
+    /// forwarded.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub links: BTreeSet<String>,
+    /// Settings of single links that it changed along, and that said `set` before: to be set again
+    /// when this one is given back.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub along: BTreeSet<String>,
 }
 
 /// A step that failed.
@@ -92,6 +140,9 @@ pub struct Sandbox {
     /// None: the pod has no link of its own, or it is not in order (down, off the bridge, without a
     /// route).
     pub network: Option<BTreeSet<IpNet>>,
+    /// The group of its port of the bridge; 0: it has none.
+    #[serde(default)]
+    pub port_group: u32,
 }
 
 /// A container its shim knows of.

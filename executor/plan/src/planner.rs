@@ -1,6 +1,7 @@
 //! From a target and an observation to a plan: pods, the bridge, the rules. Their containers are in
 //! `containers`.
 
+mod files;
 mod network;
 mod removals;
 mod shims;
@@ -14,7 +15,7 @@ use crate::{
     observed::{self, Observed},
     report::{Blocked, Report, Waiting},
     step::{Class, Plan, PlannedStep, Step, StepId},
-    target::{Target, TargetError},
+    target::{Target, TargetError, firewall::port_group},
     why::{Changed, WaitsFor, Why},
 };
 use tank_model::{Graph, Key, Name, diff};
@@ -35,16 +36,19 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         plan: Plan::default(),
         report: Report::default(),
         network: Vec::new(),
+        rules: None,
+        names: None,
     };
     let removed = planner.removals();
     planner.resume_undeclared();
-    let firewall = target.firewall();
-    planner.ensure_firewall(firewall.as_ref());
+    planner.ensure_firewall();
     planner.ensure_bridge();
+    planner.ensure_names();
     for pod in target.graph.pods() {
         planner.pod(pod, removed.get(pod).copied());
     }
-    planner.remove_bridge(firewall.is_some());
+    planner.narrow_firewall(&removed);
+    planner.remove_bridge();
     let Planner {
         plan, mut report, ..
     } = planner;
@@ -70,8 +74,12 @@ pub(crate) struct Planner<'a> {
     pub(crate) changes: Vec<diff::NodeChange>,
     pub(crate) plan: Plan,
     report: Report,
-    /// The steps that a pod's link comes after: the rules, then the bridge.
+    /// The steps that a pod's link comes after: the rules, then the bridge and the names.
     network: Vec<StepId>,
+    /// The step by which the rules are as they should be, if there is one.
+    rules: Option<StepId>,
+    /// The step by which the name server says what it should, if there is one.
+    pub(crate) names: Option<StepId>,
 }
 
 impl Planner<'_> {
@@ -203,9 +211,7 @@ impl Planner<'_> {
             None => self.new_pod(pod, removed),
             Some((found, sandbox)) => {
                 let mut ready = Vec::new();
-                if self.target.is_bridged(pod)
-                    && sandbox.network.as_ref() != Some(&self.target.addresses(pod))
-                {
+                if self.target.is_bridged(pod) && !self.is_connected(pod, sandbox) {
                     let after = self.network.clone();
                     match self.connect(pod, Class::InPlace, Why::LinkDiffers, true, &after) {
                         Ok(id) => ready.push(id),
@@ -215,6 +221,13 @@ impl Planner<'_> {
                 self.containers(pod, found, Class::Create, &ready);
             }
         }
+    }
+
+    /// Whether a pod's link is as it should be.
+    fn is_connected(&self, pod: &Name, sandbox: &observed::Sandbox) -> bool {
+        let group = self.target.lease(pod).map(port_group);
+        sandbox.network.as_ref() == Some(&self.target.addresses(pod))
+            && group.is_ok_and(|group| sandbox.port_group == group)
     }
 
     /// A pod that is not there, or is not any more after the step `removed`.

@@ -1,7 +1,8 @@
 //! The closed set of things that can be done to a host, and a plan made of them.
 
 use crate::{
-    target::{Bridge, ContainerSpec, PodLink, SandboxSpec, Table},
+    observed::ChangedSetting,
+    target::{Bridge, ContainerSpec, PodLink, SandboxSpec, Table, Zone},
     why::Why,
 };
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,13 @@ use tank_model::{Digest, Name, canonical, digest::Hasher, spec};
 pub enum Step {
     /// The bridge, its addresses, and the settings of the host that forwarding needs.
     EnsureBridge { bridge: Bridge },
-    /// Removes the bridge of this name.
-    RemoveBridge { name: String },
+    /// Removes the bridge of this name, and gives back the host's settings that still say what Tank
+    /// set them to.
+    RemoveBridge {
+        name: String,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        restore: BTreeMap<String, ChangedSetting>,
+    },
     /// A shim with the pod's namespaces. `hash` is the sandbox node's.
     StartSandbox {
         pod: Name,
@@ -82,6 +88,11 @@ pub enum Step {
     EnsureFirewall { table: Table },
     /// Removes Tank's nftables table.
     RemoveFirewall,
+    /// A name server that answers this and nothing else, in place of what was answered before. One
+    /// that runs another program than the installed one is replaced, and no query is lost.
+    EnsureNames { zone: Zone },
+    /// Ends the name server.
+    RemoveNames,
 }
 
 /// A file that is written anew under a running container.
@@ -188,13 +199,21 @@ impl Step {
         Hasher::new("tank.step.v1").field(&bytes(self)).finish()
     }
 
+    /// Whether what is declared can't run without it. Names are not: something else may hold the port
+    /// that they are asked at, and pods that ask for none run well.
+    pub fn is_vital(&self) -> bool {
+        !matches!(self, Self::EnsureNames { .. } | Self::RemoveNames)
+    }
+
     /// The pod it is about.
     pub fn pod(&self) -> Option<&Name> {
         match self {
             Self::EnsureBridge { .. }
             | Self::RemoveBridge { .. }
             | Self::EnsureFirewall { .. }
-            | Self::RemoveFirewall => None,
+            | Self::RemoveFirewall
+            | Self::EnsureNames { .. }
+            | Self::RemoveNames => None,
             Self::StartSandbox { pod, .. }
             | Self::StopSandbox { pod }
             | Self::SweepPod { pod }
@@ -241,7 +260,22 @@ impl fmt::Display for Step {
             }
             Self::EnsureFirewall { .. } => write!(f, "publish ports"),
             Self::RemoveFirewall => write!(f, "remove the published ports"),
+            Self::EnsureNames { zone } => write!(f, "answer names: {}", listed(&zone.names())),
+            Self::RemoveNames => write!(f, "answer no names any more"),
         }
+    }
+}
+
+/// The most names that a text lists.
+const MAX_LISTED: usize = 8;
+
+/// Names in a row, and how many more there are.
+fn listed(names: &BTreeSet<&str>) -> String {
+    let first: Vec<&str> = names.iter().copied().take(MAX_LISTED).collect();
+    let text = first.join(", ");
+    match names.len().saturating_sub(MAX_LISTED) {
+        0 => text,
+        more => format!("{text} and {more} more"),
     }
 }
 

@@ -2,8 +2,11 @@
 
 use crate::observed::{Probed, Unresponsive};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use tank_model::{Key, Name, diff, spec::Condition};
+use std::{fmt, net::SocketAddr};
+use tank_model::{
+    Key, Name, diff,
+    spec::{Condition, Protocol},
+};
 
 /// Why a step is planned.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,6 +47,9 @@ pub enum Why {
         missing: usize,
         /// Chains and rules that are there and not wanted.
         unwanted: usize,
+        /// What the declaration changed of who reaches what.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reach: Vec<Reach>,
     },
     /// A pod is declared on the bridge, which is not there, is down or lacks an address.
     BridgeNeeded,
@@ -51,6 +57,14 @@ pub enum Why {
     BridgeNotNeeded,
     /// No pod is declared on the bridge, and the table is still there.
     NothingPublished,
+    /// Pods are declared on the bridge, and there is no name server, or it does not answer.
+    NamesMissing,
+    /// The name server says something else than it should.
+    NamesDiffer,
+    /// The name server runs another program than the installed one.
+    NamesOutdated,
+    /// No pod is declared on the bridge, and the name server is still there.
+    NamesNotNeeded,
     /// Somebody stopped the container's main process, or froze its cgroup.
     Halted,
     /// A probe failed as often as it may.
@@ -64,6 +78,43 @@ pub enum Why {
     LimitsDiffer,
     /// Files under the running container have another text than the declared one.
     FilesDiffer,
+}
+
+/// A published port that is opened or closed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reach {
+    /// Of the host.
+    pub at: SocketAddr,
+    /// By which it is spoken to.
+    pub protocol: Protocol,
+    /// Where it leads.
+    pub pod: Name,
+    /// The pod's port.
+    pub to: u16,
+    /// Whether it is reached from now on, or no longer.
+    pub opens: bool,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            at,
+            protocol,
+            pod,
+            to,
+            opens,
+        } = self;
+        let protocol = match protocol {
+            Protocol::Tcp => "",
+            Protocol::Udp => "/udp",
+        };
+        let from = match (opens, at.ip().is_loopback()) {
+            (false, _) => "from nobody any more",
+            (true, true) => "from this host",
+            (true, false) => "from anywhere",
+        };
+        write!(f, "{at}{protocol} {from} \u{2192} {pod}:{to}")
+    }
 }
 
 /// A node that the declaration changed.
@@ -103,6 +154,23 @@ impl Changed {
             key: change.key.clone(),
             named: false,
             how,
+        }
+    }
+
+    /// The same, with those fields only that are one of `names` or below it. None: there are none.
+    pub fn below(self, names: &[&str]) -> Option<Self> {
+        let How::Fields(mut fields) = self.how else {
+            return None;
+        };
+        let is_below = |field: &String| {
+            let first = field.split('.').next();
+            first.is_some_and(|first| names.contains(&first))
+        };
+        fields.retain(is_below);
+        let how = How::Fields(fields);
+        match &how {
+            How::Fields(fields) if fields.is_empty() => None,
+            _ => Some(Self { how, ..self }),
         }
     }
 
@@ -147,12 +215,23 @@ impl fmt::Display for Why {
             Self::BridgeNeeded => "pods need it",
             Self::BridgeNotNeeded => "no pod needs it",
             Self::NothingPublished => "no port is published",
+            Self::NamesMissing => "pods find each other by name",
+            Self::NamesDiffer => "it answers something else",
+            Self::NamesOutdated => "it runs another version of the program",
+            Self::NamesNotNeeded => "no pod needs it",
             Self::Halted => "somebody stopped or froze it",
             Self::ProbeFailed(probe) => probe.failure(),
             Self::LimitsDiffer => "the kernel has others",
             Self::FilesDiffer => "they do not say what they should",
             Self::Unresponsive(unresponsive) => return unresponsive.fmt(f),
-            Self::RulesDiffer { missing, unwanted } => {
+            Self::RulesDiffer {
+                missing,
+                unwanted,
+                reach,
+            } => {
+                for one in reach {
+                    write!(f, "{one}; ")?;
+                }
                 return write!(
                     f,
                     "{missing} rules are missing and {unwanted} are not wanted"

@@ -6,7 +6,7 @@ use tank_model::{Config, Digest, Graph, Name};
 use tank_plan::{
     Inputs, Observed, Plan, Report, Step, Target,
     model::{apply, apply_step, inputs},
-    observed::{Pod, Probed, State, Unhealthy, Unresponsive},
+    observed::{HostNetwork, Pod, Probed, State, Unhealthy, Unresponsive},
     plan,
     planner::SILENCE,
     target::firewall::{Action, Difference},
@@ -104,8 +104,10 @@ impl World {
                 "{pod}: {there:?}"
             );
         }
-        assert_eq!(host.firewall, target.firewall());
+        assert_eq!(host.firewall, target.firewall(&host.network));
         assert_eq!(host.bridge.is_some(), target.needs_bridge());
+        let served = host.names.as_ref().and_then(|found| found.zone);
+        assert_eq!(served, target.zone(host).map(|zone| zone.digest()));
     }
 }
 
@@ -155,6 +157,10 @@ fn configs() -> impl Strategy<Value = Config> {
                 let mut pod = serde_json::json!({
                     "containers": containers, "init": inits, "network": network, "labels": { "l": label.to_string() },
                 });
+                if network == "bridge" && index % 2 == 0 {
+                    pod["aliases"] = serde_json::json!({ "shared": {}, format!("alias{label}"): {} });
+                    pod["dns"] = serde_json::json!({ "servers": { "a": format!("192.0.2.{label}") } });
+                }
                 if *publish && network == "bridge" {
                     pod["publish"] = serde_json::json!({ "p": { "port": 1000 + index } });
                 }
@@ -176,6 +182,8 @@ enum Meddling {
     LoseLinks,
     FlushRules,
     DeleteBridge,
+    LoseNames,
+    OutdateNames,
     ChangeLimits,
     Halt,
     FailProbes,
@@ -191,6 +199,8 @@ fn meddling() -> impl Strategy<Value = Meddling> {
         Just(Meddling::LoseLinks),
         Just(Meddling::FlushRules),
         Just(Meddling::DeleteBridge),
+        Just(Meddling::LoseNames),
+        Just(Meddling::OutdateNames),
         Just(Meddling::ChangeLimits),
         Just(Meddling::Halt),
         Just(Meddling::FailProbes),
@@ -256,11 +266,20 @@ fn meddle(host: &mut Observed, what: &Meddling) {
                     ..Pod::default()
                 };
             }
-            Meddling::FlushRules | Meddling::DeleteBridge => {}
+            Meddling::FlushRules
+            | Meddling::DeleteBridge
+            | Meddling::LoseNames
+            | Meddling::OutdateNames => {}
         }
     }
     match what {
         Meddling::FlushRules => host.firewall = None,
+        Meddling::LoseNames => host.names = None,
+        Meddling::OutdateNames => {
+            if let Some(names) = &mut host.names {
+                names.current = false;
+            }
+        }
         Meddling::DeleteBridge => host.bridge = None,
         _ => {}
     }
@@ -341,6 +360,8 @@ proptest! {
         for plan in [&fresh, &second] {
             let find = |is: fn(&Step) -> bool| plan.steps.iter().position(|planned| is(&planned.step));
             let ensured = find(|step| matches!(step, Step::EnsureFirewall { .. }));
+            // What only takes away who is gone comes after that.
+            let ensured = ensured.filter(|id| plan.steps[*id].after.is_empty());
             let waits = |later: usize, earlier: usize| plan.steps[later].after.contains(&earlier);
             if let (Some(rules), Some(bridge)) = (ensured, find(|step| matches!(step, Step::EnsureBridge { .. }))) {
                 prop_assert!(waits(bridge, rules));
@@ -470,7 +491,7 @@ proptest! {
     /// The actuator gets its tables from the planner, and the planner from a listing.
     #[test]
     fn a_table_is_as_far_from_another_as_the_other_from_it(first in configs(), second in configs()) {
-        let table = |config| World::new(config).target(None).firewall().unwrap_or_default();
+        let table = |config| World::new(config).target(None).firewall(&HostNetwork::default()).unwrap_or_default();
         let (one, two) = (table(&first), table(&second));
         let (to, fro) = (Difference::of(&one, Some(&two)), Difference::of(&two, Some(&one)));
         prop_assert_eq!((to.missing, to.unwanted), (fro.unwanted, fro.missing));

@@ -21,8 +21,9 @@ fn a_fresh_host_with_a_table_of_somebody_else() {
     assert_eq!(
         lines(&plan),
         [
-            "publish ports: 17 rules are missing and 2 are not wanted",
+            "publish ports: 0.0.0.0:8080 from anywhere \u{2192} web:80; 44 rules are missing and 2 are not wanted",
             "set up the bridge: pods need it",
+            "answer names: db, web: pods find each other by name",
             "create pod db: it is declared",
             "connect pod db: it needs an address",
             "start db/app: it is declared",
@@ -46,7 +47,7 @@ fn a_fresh_host_with_a_table_of_somebody_else() {
     assert_eq!(spec.id_base, 0x7000_0000 + 2 * 65_536);
     assert_eq!(
         spec.files["/etc/resolv.conf"].text,
-        "nameserver 192.0.2.53\n"
+        "nameserver 10.90.0.1\nnameserver fd74:616e:6b00::1\nsearch tank.internal\n"
     );
     let hosts = &spec.files["/etc/hosts"].text;
     assert!(

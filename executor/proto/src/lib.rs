@@ -6,6 +6,7 @@
 //! * [`socket`]: how replies are received.
 //! * [`call`]: from a message to a method.
 //! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
+//! * [`names`]: packets between `tankd` and the name server.
 //! * [`stream`]: what may be a standard stream, when it comes from outside the container.
 //! * [`timing`]: where time went, in either.
 //! * [`terminal`]: packets between a client and a shim, on a socket that `tankd` hands over: the
@@ -16,6 +17,7 @@
 #![warn(missing_docs)]
 
 pub mod call;
+pub mod names;
 pub mod shim;
 pub mod socket;
 pub mod stream;

@@ -58,6 +58,9 @@ pub struct Setup {
     pub own_network: bool,
     /// Kernel settings, `net.core.somaxconn` and so on, and their values.
     pub sysctls: Vec<(String, String)>,
+    /// More of them, which are set where the kernel has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub default_sysctls: Vec<(String, String)>,
     /// The socket to listen on.
     pub socket: String,
     /// Where logs are written, a folder per pod.

@@ -27,7 +27,7 @@
 //! * [`start`]: from a specification to a running main process.
 //! * [`exec`]: a second process inside a running container.
 //! * [`launch`]: from a fork to an executed program, for both; [`handshake`]: what is due on the way.
-//! * [`container`]: a container that runs or has run.
+//! * [`run`]: a container that runs or has run.
 //! * [`log`]: what containers print, as lines in a bounded file.
 //! * [`relay`]: the main process's terminal, and the clients that are attached to it.
 

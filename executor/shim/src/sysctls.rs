@@ -1,4 +1,4 @@
-//! The kernel settings that a pod declares.
+//! The kernel settings that a pod declares, and those that every pod gets.
 
 use crate::failure::describe;
 use std::{fs, io, os::fd::AsFd, path::PathBuf};
@@ -13,7 +13,7 @@ use tank_sys::{
 /// entered by a process of their own.
 pub fn set(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
     use rustix::thread::ThreadNameSpaceType;
-    if setup.sysctls.is_empty() {
+    if setup.sysctls.is_empty() && setup.default_sysctls.is_empty() {
         return Ok(());
     }
     let (report, report_end) = namespace::pipe()?;
@@ -26,9 +26,19 @@ pub fn set(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
                 namespaces.ipc.as_fd(),
                 ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION,
             )?;
-            for (key, value) in &setup.sysctls {
+            let write = |key: &str, value: &str| {
                 let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));
-                fs::write(path, value).doing(|| format!("set the sysctl {key} to {value}"))?;
+                fs::write(path, value)
+            };
+            for (key, value) in &setup.default_sysctls {
+                match write(key, value) {
+                    // A kernel without IPv6, say.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    other => other.doing(|| format!("set the sysctl {key} to {value}"))?,
+                }
+            }
+            for (key, value) in &setup.sysctls {
+                write(key, value).doing(|| format!("set the sysctl {key} to {value}"))?;
             }
             Ok(())
         };

@@ -9,14 +9,17 @@
 //! Every call is blocking, for as long as somebody else holds the kernel's one lock on all of this
 //! (`rtnl`).
 
+mod link;
+
+pub use link::Link;
+use link::read_link;
+
 use crate::{
     Context, Error, Result,
     netlink::{Refused, Socket},
 };
 use ipnet::IpNet;
-use netlink_packet_core::{
-    NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator, ParseableParametrized,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, ParseableParametrized};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
     AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
@@ -26,9 +29,9 @@ use rtnetlink::{
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
         link::{
             AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
-            LinkExtentMask, LinkFlags, LinkMessage,
+            LinkExtentMask, LinkMessage,
         },
-        route::{RouteAddress, RouteAttribute, RouteMessage},
+        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
     },
 };
 use std::{
@@ -37,21 +40,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
-
-/// A link as the kernel lists it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Link {
-    /// Its number, which the kernel gives no other link of this namespace meanwhile.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Whether it is set up (`IFF_UP`).
-    pub up: bool,
-    /// The bridge it belongs to.
-    pub controller: Option<u32>,
-    /// Whether its hardware address begins with [`MARK`].
-    pub marked: bool,
-}
 
 /// How the hardware addresses of Tank's links on the host begin: locally administered, and "tk".
 /// The one mark of a link that the kernel takes in the request that makes it, so no link of Tank's
@@ -81,6 +69,16 @@ impl Request {
         Self {
             what: "set a link up".to_owned(),
             message: RouteNetlinkMessage::SetLink(message),
+            flags: 0,
+        }
+    }
+
+    /// Puts a link into a group.
+    pub fn set_group(index: u32, group: u32) -> Self {
+        let build = LinkUnspec::new_with_index(index).link_group(group);
+        Self {
+            what: "set a link's group".to_owned(),
+            message: RouteNetlinkMessage::SetLink(build.build()),
             flags: 0,
         }
     }
@@ -215,7 +213,8 @@ impl Routes {
         addresses.doing(|| "list the addresses")
     }
 
-    /// Ensures a bridge called `name` that is up and marked. Returns its index. One without the
+    /// Ensures a bridge called `name` that is up, marked and [guarded](Link::is_guarded). Returns its
+    /// index. One without the
     /// mark is taken over only when it has one of `own` addresses: earlier versions set none.
     ///
     /// # Errors
@@ -242,12 +241,26 @@ impl Routes {
                     flags: 0,
                 }])?;
             }
+            if !link.is_guarded {
+                let message = LinkBridge::new(name).no_linklocal_learn(true).build();
+                self.carry_out(vec![Request {
+                    what: format!("keep the bridge {name} from learning"),
+                    message: RouteNetlinkMessage::NewLink(message),
+                    flags: 0,
+                }])?;
+            }
             if !link.up {
                 self.carry_out(vec![Request::set_up(link.index)])?;
             }
             return Ok(link.index);
         }
-        let message = RouteNetlinkMessage::NewLink(LinkBridge::new(name).address(mac).up().build());
+        let message = RouteNetlinkMessage::NewLink(
+            LinkBridge::new(name)
+                .no_linklocal_learn(true)
+                .address(mac)
+                .up()
+                .build(),
+        );
         let what = format!("create the bridge {name}");
         self.carry_out(vec![Request {
             what,
@@ -260,30 +273,30 @@ impl Routes {
             .doing(|| format!("find the bridge {name}"))
     }
 
-    /// Makes a veth pair: `name` here, up, on the bridge `controller` and marked; `peer` in the
-    /// namespace `net`, where it has to be set up (the kernel can't open one whose other end is not
-    /// there yet). `number` makes their hardware addresses.
+    /// Makes a veth pair: `name` here, up, on the bridge `controller`, in the group `group` and
+    /// marked; `peer`, with the hardware address `mac`, in the namespace `net`, where it has to be
+    /// set up (the kernel can't open one whose other end is not there yet).
     ///
     /// # Errors
     /// What the kernel answers.
     pub fn add_veth(
         &self,
         name: &str,
-        controller: u32,
-        peer: &str,
-        number: u16,
+        (controller, group): (u32, u32),
+        (peer, mac): (&str, [u8; 6]),
         net: BorrowedFd<'_>,
     ) -> Result<()> {
-        let [high, low] = number.to_be_bytes();
-        let mac = |end: u8| [&MARK[..], &[end, high, low]].concat();
+        let mut own = mac;
+        own[3] = 1;
         let other = LinkMessageBuilder::<LinkUnspec>::new()
             .name(peer)
-            .address(mac(0));
+            .address(mac.to_vec());
         let other = other.setns_by_fd(net.as_raw_fd()).build();
         let made = LinkMessageBuilder::<LinkVeth>::new(name, peer)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
             .controller(controller)
-            .address(mac(1))
+            .link_group(group)
+            .address([&MARK[..], &own[3..]].concat())
             .build();
         let made = (
             RouteNetlinkMessage::NewLink(made),
@@ -357,6 +370,21 @@ impl Routes {
             .collect())
     }
 
+    /// The links whose default route of IPv6 a router advertised, by their numbers.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn advertised(&self) -> Result<BTreeSet<u32>> {
+        let oif = |attribute: &RouteAttribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        };
+        let routes = self.default_routes()?.into_iter().map(|(_, route)| route);
+        let advertised = routes.filter(|route| route.header.protocol == RouteProtocol::Ra);
+        let links = advertised.filter_map(|route| route.attributes.iter().find_map(oif));
+        Ok(links.collect())
+    }
+
     fn default_routes(&self) -> Result<Vec<(IpAddr, RouteMessage)>> {
         let gateway = |attribute: &RouteAttribute| match attribute {
             RouteAttribute::Gateway(RouteAddress::Inet(v4)) => Some(IpAddr::from(*v4)),
@@ -422,35 +450,4 @@ fn address(message: &AddressMessage) -> Option<IpNet> {
     let address = IpNet::new(found?, message.header.prefix_len).ok()?;
     let link_local = matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local());
     (!link_local).then_some(address)
-}
-
-/// Reads a `struct ifinfomsg` and the attributes behind it: of its hundred, three matter, and a
-/// host has a link for each pod.
-fn read_link(payload: &[u8]) -> Option<Link> {
-    /// `IFLA_ADDRESS`, `IFLA_IFNAME` and `IFLA_MASTER` of rtnetlink(7).
-    const ADDRESS: u16 = 1;
-    const IFNAME: u16 = 3;
-    const MASTER: u16 = 10;
-    let number = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-    let mut link = Link {
-        index: number(payload.get(4..8)?)?,
-        name: String::new(),
-        up: LinkFlags::from_bits_retain(number(payload.get(8..12)?)?).contains(LinkFlags::Up),
-        controller: None,
-        marked: false,
-    };
-    for attribute in NlasIterator::new(payload.get(16..)?).flatten() {
-        let value = attribute.value();
-        match attribute.kind() {
-            IFNAME => {
-                link.name = String::from_utf8_lossy(value)
-                    .trim_end_matches('\0')
-                    .to_owned()
-            }
-            ADDRESS => link.marked = value.starts_with(&MARK),
-            MASTER => link.controller = number(value),
-            _ => {}
-        }
-    }
-    (!link.name.is_empty()).then_some(link)
 }

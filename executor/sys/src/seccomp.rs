@@ -235,6 +235,43 @@ pub fn filter(changes: Changes<'_>) -> Result<BpfProgram> {
     Ok(program)
 }
 
+/// A filter for a process that is to do one thing: only `calls` are allowed, by their names; those
+/// that this architecture lacks are left out. Of `socket` only IP is, and no memory becomes
+/// executable. Everything else gives `EPERM`.
+///
+/// # Errors
+/// When this machine's architecture is unknown to the compiler of filters.
+pub fn only(calls: &[&str]) -> Result<BpfProgram> {
+    let compile = || -> std::result::Result<BpfProgram, seccompiler::BackendError> {
+        let is = |argument, operator, value| {
+            let condition =
+                SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
+            SeccompRule::new(vec![condition])
+        };
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        for call in calls.iter().filter_map(|name| number(name)) {
+            let conditions = match call {
+                libc::SYS_socket => vec![
+                    is(0, SeccompCmpOp::Eq, libc::AF_INET as u64)?,
+                    is(0, SeccompCmpOp::Eq, libc::AF_INET6 as u64)?,
+                ],
+                libc::SYS_mmap | libc::SYS_mprotect => {
+                    let executable = libc::PROT_EXEC as u64;
+                    vec![is(2, SeccompCmpOp::MaskedEq(executable), 0)?]
+                }
+                _ => Vec::new(),
+            };
+            rules.insert(call, conditions);
+        }
+        let arch = std::env::consts::ARCH.try_into()?;
+        let refuse = SeccompAction::Errno(libc::EPERM as u32);
+        SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)?.try_into()
+    };
+    compile()
+        .map_err(io::Error::other)
+        .doing(|| "compile the system call filter")
+}
+
 /// The compiler of filters checks the architecture and matches numbers. Two things have to come
 /// before: `clone3` hides its flags behind a pointer, so it is "not there" (`ENOSYS`, and the C
 /// library falls back to `clone`), and so is `openat2` where it could hide a mode; and x86-64 has a

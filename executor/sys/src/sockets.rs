@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{self, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsRawFd, BorrowedFd},
 };
 
 /// `IPPROTO_TCP`.
@@ -186,6 +187,52 @@ pub fn holders_of_abstract(name: &str) -> Result<BTreeSet<Holder>> {
         .into_values()
         .flatten()
         .collect())
+}
+
+/// Has the kernel choose among `among` sockets of UDP that are bound to one address
+/// (`SO_REUSEPORT`, in the order in which they were bound) by the sender's address alone, and not by
+/// its port as well. `socket` is one of them.
+///
+/// # Errors
+/// What `setsockopt(2)` gives.
+pub fn spread_by_source(socket: BorrowedFd<'_>, v6: bool, among: u32) -> Result<()> {
+    /// From here on offsets are those of the IP header (`SKF_NET_OFF`).
+    const NETWORK_HEADER: u32 = (-0x10_0000i32) as u32;
+    const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+    const REMAINDER: u16 = 0x94; // BPF_ALU | BPF_MOD | BPF_K
+    const RETURN: u16 = 0x16; // BPF_RET | BPF_A
+    let instruction = |code, k| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    // The last four bytes of the source address (RFC 791, section 3.1; RFC 8200, section 3).
+    let offset = if v6 { 20 } else { 12 };
+    let mut filter = [
+        instruction(LOAD_WORD, NETWORK_HEADER + offset),
+        instruction(REMAINDER, among),
+        instruction(RETURN, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the program points to the instructions above, of which there are so many, and both
+    // outlive the call; the kernel copies them.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error()).doing(|| "choose sockets by the sender's address")
 }
 
 #[cfg(test)]

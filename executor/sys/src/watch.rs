@@ -11,11 +11,16 @@ use netlink_sys::{
 };
 use rustix::fs::inotify;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
     io,
     mem::MaybeUninit,
-    os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
+    sync::{Mutex, PoisonError},
 };
 use tokio::io::unix::AsyncFd;
 
@@ -113,6 +118,91 @@ fn open(protocol: isize, groups: u32) -> Result<OwnedFd> {
         Ok(unsafe { OwnedFd::from_raw_fd(socket.into_raw_fd()) })
     };
     open().doing(|| "watch for changes")
+}
+
+/// Files that are watched for being written, replaced or removed, whoever holds their names.
+#[derive(Debug)]
+pub struct Entries {
+    inotify: AsyncFd<OwnedFd>,
+    /// The names that matter in each watched folder; a watch that is none of these is of a file.
+    names: Mutex<BTreeMap<WatchId, BTreeSet<OsString>>>,
+}
+
+impl Entries {
+    /// Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What `inotify_init1(2)` gives.
+    pub fn new() -> Result<Self> {
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let fd = inotify::init(flags).doing(|| "watch files")?;
+        Ok(Self {
+            inotify: packet::watch(fd)?,
+            names: Mutex::default(),
+        })
+    }
+
+    /// Watches a file, and its name in its folder. One that is not there is watched by its name.
+    ///
+    /// # Errors
+    /// What `inotify_add_watch(2)` gives for the folder.
+    pub fn add(&self, path: &Path) -> Result<()> {
+        let written = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::MODIFY;
+        // Where the file is mounted by itself, its folder hears nothing of it.
+        let _ = inotify::add_watch(self.inotify.as_fd(), path, written);
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(());
+        };
+        let moved = inotify::WatchFlags::MOVED_TO
+            | inotify::WatchFlags::MOVED_FROM
+            | inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::DELETE;
+        let added = inotify::add_watch(self.inotify.as_fd(), dir, written | moved);
+        let added = added.doing(|| format!("watch {}", dir.display()))?;
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.entry(added).or_default().insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Returns when there may be something to [drain](Self::drain).
+    ///
+    /// # Errors
+    /// When the descriptor fails.
+    pub async fn ready(&self) -> Result<()> {
+        ready(&self.inotify)
+            .await
+            .doing(|| "wait for changes of files")
+    }
+
+    /// Drains the events; whether one of the files has changed, or may have.
+    ///
+    /// # Errors
+    /// When the descriptor fails.
+    pub fn drain(&self) -> Result<bool> {
+        let mut buffer = [MaybeUninit::uninit(); 4 << 10];
+        let mut reader = inotify::Reader::new(self.inotify.as_fd(), &mut buffer);
+        let mut changed = false;
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+                    let named = event
+                        .file_name()
+                        .map(|name| OsStr::from_bytes(name.to_bytes()));
+                    changed |= match (names.get(&event.wd()), named) {
+                        (Some(names), Some(name)) => names.contains(name),
+                        _ => true,
+                    };
+                    if event.events().contains(inotify::ReadFlags::IGNORED) {
+                        names.remove(&event.wd());
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) => return Ok(changed),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error).doing(|| "read changes of files"),
+            }
+        }
+    }
 }
 
 /// Directories in which files are watched for being written.

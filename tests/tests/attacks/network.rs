@@ -1,7 +1,13 @@
 //! Real packets: a neighbour is a network namespace of its own on a link of the host.
 
+#[path = "host_rules.rs"]
+mod host_rules;
 #[path = "second_daemon.rs"]
 mod second_daemon;
+#[path = "settings.rs"]
+mod settings;
+#[path = "spoof.rs"]
+mod spoof;
 #[path = "table.rs"]
 mod table;
 
@@ -182,7 +188,7 @@ fn addresses(pid: u32) -> (String, String) {
 }
 
 fn table(host: &Host) -> String {
-    sh(host, "nft list table inet tank")
+    sh(host, "nft list table inet tank; nft list table bridge tank")
 }
 
 #[test]
@@ -266,7 +272,8 @@ fn a_neighbour_reaches_what_is_published_and_nothing_else() {
     let far = neighbour(&host, "lan1", 3);
     sh(
         &host,
-        "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.lan0.rp_filter=0",
+        "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.lan0.rp_filter=0
+         sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
     );
     host.switch(&format!(
         "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN} }}, publish = {{
@@ -416,7 +423,8 @@ fn the_guard_is_there_before_the_host_forwards() {
     assert!(open > 1, "it was never looked at while the host forwards");
 }
 
-/// systemd-resolved is on the host's loopback: its upstreams are what a pod can reach.
+/// systemd-resolved is on the host's loopback: its search domains are those of its own file, and its
+/// upstreams are what the name server asks (`names.rs`).
 #[test]
 fn a_pod_asks_the_servers_behind_the_hosts_own() {
     let mut host = Host::without_daemon();
@@ -437,7 +445,7 @@ fn a_pod_asks_the_servers_behind_the_hosts_own() {
     ));
     assert_eq!(
         host.exec("web", "cat /etc/resolv.conf"),
-        "nameserver 192.0.2.53\nsearch lan"
+        "nameserver 10.90.0.1\nnameserver fd74:616e:6b00::1\nsearch tank.internal lan"
     );
     assert_eq!(
         host.exec("near", "cat /etc/resolv.conf"),

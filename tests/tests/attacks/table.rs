@@ -12,6 +12,10 @@ fn an_edited_table_is_put_right_whatever_its_comments_say() {
     ));
     let sound = table(&host);
     let load = |text: &str| {
+        // That of the bridge stays: `nft` before 1.0.8 has no words for the target of a neighbour's
+        // message, and loads none.
+        let end = text.find("table bridge").unwrap_or(text.len());
+        let text = &text[..end];
         host.write("edited.nft", &format!("delete table inet tank\n{text}\n"));
         sh(&host, &format!("nft -f {}/edited.nft", host.dir.display()));
     };
@@ -64,6 +68,12 @@ fn an_edited_table_is_put_right_whatever_its_comments_say() {
             "a set more",
             "nft 'add set inet tank mine { type ipv4_addr; }'",
         ),
+        (
+            "a sender more",
+            "nft add element bridge tank senders4 '{ 0x746b0002 . 02:74:6b:00:00:02 . 10.90.0.9 }'",
+        ),
+        ("no senders", "nft flush set bridge tank senders6"),
+        ("no table of the bridge", "nft delete table bridge tank"),
     ] {
         sh(&host, command);
         eventually(what, || table(&host) == sound);

@@ -165,7 +165,7 @@ fn a_rollback_of_a_stack_ends_its_own_switch_and_nobody_elses() {
     // Of one that changed several, nothing stays: no part of it was ever good.
     fs::create_dir_all(host.dir.join("all")).expect("a folder");
     let at = |stack: &str, step: &str, more: &str| {
-        let text = project(stack, step, more).replace("../image", "../image");
+        let text = project(stack, step, more);
         host.write(&format!("all/{stack}.ncl"), &text);
     };
     at("shop", "3", "");

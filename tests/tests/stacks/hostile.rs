@@ -2,7 +2,7 @@
 
 use super::*;
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
 };
 
@@ -14,12 +14,10 @@ fn call(host: &Host, method: &str, parameters: &Value) -> Value {
         .write_all(format!("{call}\0").as_bytes())
         .expect("write");
     let mut answer = Vec::new();
-    for byte in socket.bytes() {
-        match byte.expect("read") {
-            0 => break,
-            byte => answer.push(byte),
-        }
-    }
+    BufReader::new(socket)
+        .read_until(0, &mut answer)
+        .expect("read");
+    answer.pop();
     serde_json::from_slice(&answer).expect("an answer")
 }
 

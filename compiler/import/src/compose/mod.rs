@@ -1,8 +1,9 @@
 //! Compose (the specification at compose-spec.io): a service becomes a pod with one container.
 //!
 //! * [`run`]: what a service runs and when. [`storage`]: what it sees. [`mod@ports`]: how it
-//!   is reached.
+//!   is reached. [`names`]: by which names, and where it asks for others.
 
+mod names;
 mod ports;
 mod run;
 mod storage;
@@ -59,6 +60,7 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
         environment: dot_env(&dir),
         uses: uses(&whole),
         containers: container_names(&whole),
+        aliases: BTreeMap::new(),
         whole,
         dir,
         draft,
@@ -191,6 +193,8 @@ struct Compose<'a> {
     environment: BTreeMap<String, String>,
     uses: BTreeMap<String, usize>,
     containers: BTreeMap<String, String>,
+    /// Other names of each pod.
+    aliases: BTreeMap<String, BTreeSet<String>>,
     draft: &'a mut Draft,
 }
 
@@ -211,6 +215,7 @@ impl Compose<'_> {
         for (name, service) in objects(whole.get("services")) {
             self.service(name, service);
         }
+        self.give_aliases();
     }
 
     /// A project with a name of its own is a stack: what it is called only by its folder is not said
@@ -374,6 +379,8 @@ impl Compose<'_> {
                 format!("services.{name}"),
                 format!("the pod is called `{pod_name}`: names are DNS labels"),
             );
+            // Others still ask for it by that.
+            self.alias(name, &format!("services.{name}"), name);
         }
         self.draft.pods.insert(pod_name, Value::Object(pod));
     }
@@ -392,7 +399,10 @@ impl Compose<'_> {
                 path,
                 "Tank builds no images: build it, push it, and name it as `image`",
             ),
-            "container_name" if text_of(value).is_some_and(|name| !name.contains('$')) => {}
+            "container_name" => {
+                let alias = text_of(value).unwrap_or_default();
+                self.alias(at.name, path, &alias);
+            }
             "command" => self.command(at, "args", value),
             "entrypoint" => self.command(at, "command", value),
             "environment" => self.environment(at, path, value),
@@ -431,7 +441,9 @@ impl Compose<'_> {
                     .draft
                     .note(path, "it depends on a variable that has no value here"),
             },
-            "networks" => self.service_networks(path, value),
+            "networks" => self.service_networks(at, path, value),
+            "dns" | "dns_search" | "dns_opt" => self.dns(at, path, &key, value),
+            "extra_hosts" => self.extra_hosts(at, path, value),
             "network_mode" => match value.as_str() {
                 Some("bridge" | "default") => {}
                 Some(mode @ ("host" | "none")) => {
@@ -449,18 +461,6 @@ impl Compose<'_> {
                 .iter()
                 .for_each(|config| self.config(at, path, config)),
             _ => self.plain_field(at, path, &key, value),
-        }
-    }
-
-    fn service_networks(&mut self, path: &str, value: &Value) {
-        for (network, fields) in objects(Some(value)) {
-            for key in fields.keys() {
-                let why = match key.as_str() {
-                    "aliases" => "a pod is found by its own name",
-                    _ => "a pod's address is Tank's to give: it stays with the name",
-                };
-                self.draft.note(format!("{path}.{network}.{key}"), why);
-            }
         }
     }
 }

@@ -90,7 +90,6 @@ impl Compose<'_> {
             ("platform", _) => self
                 .draft
                 .note(path, "images are those of this host's architecture"),
-            ("extra_hosts", _) => self.draft.note(path, "write `/etc/hosts` with `files`"),
             ("pull_policy", _) => self.draft.note(
                 path,
                 "a tag is looked up at each switch, or held by `tank.lock`",
@@ -204,19 +203,6 @@ impl Compose<'_> {
         record(at.pod, "depends_on")
             .entry(name_of(name))
             .or_insert_with(|| condition.into());
-    }
-
-    pub(super) fn links(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
-        for link in list(value).iter().filter_map(text_of) {
-            let (name, alias) = link.split_once(':').unwrap_or((&link, &link));
-            if name != alias {
-                self.draft.note(
-                    path,
-                    format!("the alias `{alias}`: a pod is found by its own name, `{name}`"),
-                );
-            }
-            self.needs(at, path, name, "started");
-        }
     }
 
     pub(super) fn healthcheck(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {

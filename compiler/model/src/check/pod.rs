@@ -3,7 +3,9 @@
 use super::{Extent, Pass, did_you_mean, is_absolute, path};
 use crate::{
     name::Name,
-    spec::{Condition, Config, Network, Pod, Restart, Update},
+    spec::{
+        Condition, Config, HOST_GATEWAY, HostAddress, Network, Pod, Restart, Update, is_domain,
+    },
 };
 
 /// The kernel settings that each network or IPC namespace has for itself; `*` stands for any
@@ -40,6 +42,7 @@ impl Pass<'_> {
                 "use at most 64 of `a-z`, `0-9`, `-`, `.`",
             );
         }
+        self.names(pod);
         self.update(pod);
         self.terminals(name, pod);
         self.network(name, pod);
@@ -111,6 +114,64 @@ impl Pass<'_> {
                 );
                 self.report("tank::depends_on::never_completes", &field, message, help);
             }
+        }
+    }
+
+    /// The names it is found by, and where it asks for others.
+    fn names(&mut self, pod: &Pod) {
+        const SHAPE: &str = "use labels of `a-z`, `0-9`, `-` and `_`, with `.` between them";
+        for alias in pod.aliases.keys().filter(|alias| !is_domain(alias)) {
+            let message = format!("`{alias}` is no name that can be asked for");
+            self.report("tank::alias::invalid", &["aliases", alias], message, SHAPE);
+        }
+        if pod.network != Network::Bridge && !pod.aliases.is_empty() {
+            let message = "the pod has no address that a name could lead to".to_owned();
+            let help = "use `network = 'bridge`, or drop `aliases`";
+            self.report("tank::alias::no_network", &["aliases"], message, help);
+            self.relate(&["network"], "it is not on the bridge here");
+        }
+        for (key, domain) in pod.dns.search.iter().filter(|(_, name)| !is_domain(name)) {
+            let message = format!("`{domain}` is no domain");
+            let field = ["dns", "search", key.as_str()];
+            self.report("tank::dns::search", &field, message, SHAPE);
+        }
+        for (option, value) in &pod.dns.options {
+            let word = |text: &str| {
+                text.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b == b'-' || b.is_ascii_digit())
+            };
+            let number = value.len() <= 4 && value.bytes().all(|b| b.is_ascii_digit());
+            if option.is_empty() || option.len() > 32 || !word(option) || !number {
+                let message = format!("`{option}` with `{value}` is no option of a resolver");
+                let help = "write a number as in `options.ndots = \"2\"`, or nothing as in `options.rotate = \"\"`";
+                let field = ["dns", "options", option.as_str()];
+                self.report("tank::dns::option", &field, message, help);
+            }
+        }
+        for host in pod.extra_hosts.keys().filter(|host| !is_domain(host)) {
+            let message = format!("`{host}` is no host name");
+            self.report(
+                "tank::extra_hosts::name",
+                &["extra_hosts", host],
+                message,
+                SHAPE,
+            );
+        }
+        let gateway = pod
+            .extra_hosts
+            .iter()
+            .find(|(_, to)| **to == HostAddress::Gateway);
+        if let Some((host, _)) = gateway.filter(|_| pod.network != Network::Bridge) {
+            let message = format!(
+                "`{HOST_GATEWAY}` is the host's address on the bridge, which this pod is not on"
+            );
+            let help = "name an address, or use `network = 'bridge`";
+            self.report(
+                "tank::extra_hosts::no_gateway",
+                &["extra_hosts", host],
+                message,
+                help,
+            );
         }
     }
 

@@ -202,7 +202,7 @@ fn a_source_is_not_asked_for_the_pods_of_other_stacks() {
         "blog:dbb".to_owned(),
         "pod `blog:web` depends on `dbb`, which is not declared; did you mean `db`?".to_owned(),
     );
-    assert_eq!(at(&check(&blog)), [own.clone()]);
+    assert_eq!(at(&check(&blog)), std::slice::from_ref(&own));
     let said = at(&check_host(&blog, &stack("blog")));
     let other = |stack: &str| format!("`blog:web` depends on `db`{stack}, which is not declared");
     assert_eq!(said[0], own);

@@ -86,13 +86,7 @@ impl Graph {
         for (container, spec) in &pod.containers {
             parts.extend(self.add_container(name, container, spec, &inits, digest_of)?);
         }
-        let node = PodNode {
-            labels: pod.labels.clone(),
-            restart: pod.restart,
-            depends_on: pod.depends_on.clone(),
-            update: pod.update,
-        };
-        self.add(Key::Pod(name.clone()), Node::Pod(node), &parts)
+        self.add(Key::Pod(name.clone()), Node::Pod(PodNode::of(pod)), &parts)
     }
 
     /// The image, the sandbox and the volumes of a container.
@@ -233,6 +227,13 @@ impl Graph {
             depends_on: node.depends_on.clone(),
             update: node.update,
             hostname: (sandbox.hostname != pod.local()).then(|| sandbox.hostname.clone()),
+            aliases: node
+                .aliases
+                .iter()
+                .map(|alias| (alias.clone(), spec::Alias {}))
+                .collect(),
+            dns: node.dns.clone(),
+            extra_hosts: node.extra_hosts.clone(),
             labels: node.labels.clone(),
             sysctls: sandbox.sysctls.clone(),
         })

@@ -8,7 +8,10 @@ use crate::{
     spec::{self, is_default},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 /// Separates node hashes from all others and versions their layout.
 const DOMAIN: &str = "tank.node.v1";
@@ -131,6 +134,15 @@ pub struct PodNode {
     /// How a changed pod takes its place.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: spec::Update,
+    /// Other names under which pods find it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub aliases: BTreeSet<String>,
+    /// Where it asks for names that no pod has.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dns: spec::Dns,
+    /// Lines of its `/etc/hosts`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub extra_hosts: BTreeMap<String, spec::HostAddress>,
 }
 
 /// The namespaces a pod's containers share.
@@ -197,6 +209,20 @@ pub struct ContainerNode {
     /// not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub live_files: BTreeMap<String, spec::Mode>,
+}
+
+impl PodNode {
+    pub(super) fn of(pod: &spec::Pod) -> Self {
+        Self {
+            labels: pod.labels.clone(),
+            restart: pod.restart,
+            depends_on: pod.depends_on.clone(),
+            update: pod.update,
+            aliases: pod.aliases.keys().cloned().collect(),
+            dns: pod.dns.clone(),
+            extra_hosts: pod.extra_hosts.clone(),
+        }
+    }
 }
 
 impl ContainerNode {

@@ -6,12 +6,14 @@
 //! `stdlib/tank.ncl`; here are the shapes. Whatever equals its default is left out of the canonical
 //! bytes, so a field added to Tank later changes no hash of a configuration that does not use it.
 
+mod dns;
 mod limits;
 mod names;
 mod network;
 mod probe;
 mod storage;
 
+pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain};
 pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
 pub use names::{CAPABILITIES, SIGNALS, ULIMITS};
 pub use network::{Network, Nic, NicMode, Protocol, Publish};
@@ -89,6 +91,15 @@ pub struct Pod {
     /// The pod's name within its stack unless given; at most 64 bytes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub hostname: Option<String>,
+    /// Other names under which pods find it, each as it is asked for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub aliases: BTreeMap<String, Alias>,
+    /// Where it asks for names that no pod has.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dns: Dns,
+    /// Lines of its `/etc/hosts`, by the name that is looked for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub extra_hosts: BTreeMap<String, HostAddress>,
     /// Texts of the user's, by name.
     #[serde(default, skip_serializing_if = "is_default")]
     pub labels: BTreeMap<String, String>,

@@ -7,6 +7,7 @@ use crate::{client::Client, error::Error, output};
 use serde::Serialize;
 use std::{fs, path::Path};
 use tank_proto::varlink::{Method, StatusReply};
+use tank_sys::nft::BaseChain;
 
 #[derive(Serialize)]
 struct Finding {
@@ -44,6 +45,7 @@ pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
         overlay(),
         nftables(),
     ];
+    findings.extend(others_rules());
     findings.push(daemon(socket).await);
     let well = findings.iter().all(|finding| finding.ok != Some(false));
     if json {
@@ -145,8 +147,10 @@ fn overlay() -> Finding {
 }
 
 fn nftables() -> Finding {
-    match tank_sys::nft::list("tank") {
-        Ok(_) => finding("nftables", true, "answers", ""),
+    let families = tank_sys::nft::TableFamily::ALL.into_iter();
+    let mut listed = families.map(|family| tank_sys::nft::list(family, "tank"));
+    match listed.try_for_each(|table| table.map(drop)) {
+        Ok(()) => finding("nftables", true, "answers", ""),
         Err(error) if is_not_permitted(&error) => unknown(
             "nftables",
             "only root (CAP_NET_ADMIN) can ask for its rules",
@@ -163,6 +167,42 @@ fn nftables() -> Finding {
             )
         }
     }
+}
+
+/// What rules of others make of pods: they hold beside Tank's, at the hooks that a pod's packets pass.
+fn others_rules() -> Vec<Finding> {
+    const INPUT: u32 = 1;
+    const FORWARD: u32 = 2;
+    // Whoever may not ask was told so already.
+    let chains = tank_sys::nft::filters().unwrap_or_default();
+    let others = chains.iter().filter(|chain| chain.table != "inet tank");
+    let names = |is: &dyn Fn(&BaseChain) -> bool| -> String {
+        let names = others.clone().filter(|chain| is(chain));
+        let names = names.map(|chain| format!("`{} {}`", chain.table, chain.name));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let finding = |found: String, help| Finding {
+        what: "others' rules",
+        ok: None,
+        found,
+        help: Some(help),
+    };
+    let mut findings = Vec::new();
+    let closed = names(&|chain| chain.hook == FORWARD && chain.drops);
+    if !closed.is_empty() {
+        findings.push(finding(
+            format!("what is forwarded is dropped unless a rule accepts it: {closed}"),
+            "pods reach nobody, and nobody their ports, unless rules there accept what comes from and goes to the bridge",
+        ));
+    }
+    let input = names(&|chain| chain.hook == INPUT && (chain.drops || chain.has_rules));
+    if !input.is_empty() {
+        findings.push(finding(
+            format!("what is for this host is filtered, which published ports are not: {input}"),
+            "to close a published port, drop at the hook `forward`, by `meta l4proto tcp ct original proto-dst PORT`; or publish it on one address",
+        ));
+    }
+    findings
 }
 
 /// Whether the kernel refused, with EPERM or EACCES, what this user asked for.

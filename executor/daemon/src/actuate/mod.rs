@@ -16,8 +16,9 @@ pub use layers::{make_skeleton, remove_stale};
 use crate::{
     events::Events,
     faults,
-    pods::{Pods, fail, failure},
+    pods::{Names, Pods, fail, failure},
     settings::Settings,
+    sysctls::Record,
     timings::Timings,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -64,6 +65,7 @@ pub struct Actuator {
     /// The host's own network namespace.
     pub routes: Arc<Routes>,
     pub pods: Arc<Pods>,
+    pub names: Arc<Names>,
     pub images: Arc<Images>,
     /// What containers get from the host.
     pub sources: Arc<Sources>,
@@ -162,12 +164,14 @@ impl Actuator {
         match step {
             Step::EnsureBridge { bridge } => {
                 let (routes, bridge) = (Arc::clone(&self.routes), bridge.clone());
-                let ensure = move || network::ensure_bridge(&routes, &bridge);
+                let record = Record::of(&self.settings.run_dir);
+                let ensure = move || network::ensure_bridge(&routes, &record, &bridge);
                 blocking("set up the bridge", ensure).await
             }
-            Step::RemoveBridge { name } => {
+            Step::RemoveBridge { name, restore } => {
                 let (routes, name) = (Arc::clone(&self.routes), name.clone());
-                let remove = move || network::remove_bridge(&routes, &name);
+                let (record, restore) = (Record::of(&self.settings.run_dir), restore.clone());
+                let remove = move || network::remove_bridge(&routes, &record, &name, &restore);
                 blocking("remove the bridge", remove).await
             }
             Step::StartSandbox { pod, hash, spec } => {
@@ -225,6 +229,14 @@ impl Actuator {
                 blocking("publish ports", move || network::ensure_firewall(&table)).await
             }
             Step::RemoveFirewall => blocking("remove the rules", network::remove_firewall).await,
+            Step::EnsureNames { zone } => {
+                let (names, zone) = (Arc::clone(&self.names), zone.clone());
+                blocking("answer names", move || names.ensure(&zone)).await
+            }
+            Step::RemoveNames => {
+                let names = Arc::clone(&self.names);
+                blocking("end the name server", move || names.remove()).await
+            }
         }
     }
 

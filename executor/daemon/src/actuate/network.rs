@@ -4,15 +4,16 @@ use super::{Actuator, blocking};
 use crate::{
     pods::{Shim, fail, failure, link_name},
     rules,
+    sysctls::Record,
 };
-use std::{fs, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 use tank_model::Name;
-use tank_plan::target::{Bridge, PodLink, Table};
-use tank_proto::shim::Failure;
-use tank_sys::{
-    nft,
-    route::{Request, Routes},
+use tank_plan::{
+    observed::ChangedSetting,
+    target::{Bridge, PodLink, Table},
 };
+use tank_proto::shim::Failure;
+use tank_sys::route::{Request, Routes};
 
 /// The index of the loopback link: it is the first that the kernel makes in a network namespace.
 const LOOPBACK: u32 = 1;
@@ -24,11 +25,11 @@ const INNER_LINK: &str = "eth0";
 ///
 /// # Errors
 /// What the kernel gives.
-pub fn ensure_bridge(routes: &Routes, bridge: &Bridge) -> Result<(), Failure> {
+pub fn ensure_bridge(routes: &Routes, record: &Record, bridge: &Bridge) -> Result<(), Failure> {
     let Bridge {
         name,
         addresses,
-        sysctls,
+        settings,
     } = bridge;
     let ensure = || {
         let index = routes.ensure_bridge(name, addresses)?;
@@ -40,27 +41,30 @@ pub fn ensure_bridge(routes: &Routes, bridge: &Bridge) -> Result<(), Failure> {
         )
     };
     ensure().map_err(|e| failure(&e))?;
-    for (setting, value) in sysctls {
-        let path = format!("/proc/sys/{setting}");
-        if fs::read_to_string(&path).is_ok_and(|found| found.trim() == value) {
-            continue;
-        }
-        fs::write(&path, value)
-            .map_err(|e| fail(format!("set {}", setting.replace('/', ".")), e))?;
-    }
-    Ok(())
+    settings.iter().try_for_each(|setting| {
+        let name = || format!("set {}", setting.path.replace('/', "."));
+        record.set(setting).map_err(|e| fail(name(), e))
+    })
 }
 
-/// Removes the bridge, if it is Tank's. Blocking.
+/// Removes the bridge, if it is Tank's, and gives back what was changed of the host's settings.
+/// Blocking.
 ///
 /// # Errors
 /// What the kernel gives.
-pub fn remove_bridge(routes: &Routes, name: &str) -> Result<(), Failure> {
+pub fn remove_bridge(
+    routes: &Routes,
+    record: &Record,
+    name: &str,
+    restore: &BTreeMap<String, ChangedSetting>,
+) -> Result<(), Failure> {
     let link = routes.link(name).map_err(|e| failure(&e))?;
-    match link.filter(|link| link.marked) {
-        Some(link) => routes.delete(link.index).map_err(|e| failure(&e)),
-        None => Ok(()),
+    if let Some(link) = link.filter(|link| link.marked) {
+        routes.delete(link.index).map_err(|e| failure(&e))?;
     }
+    record
+        .restore(restore)
+        .map_err(|e| fail("give back the host's settings", e))
 }
 
 /// Sets up the loopback of a pod that gets no link.
@@ -119,8 +123,11 @@ fn connect(
             }
             routes.delete(outer.index)?;
         }
-        routes.add_veth(name, bridge, INNER_LINK, link.mac, net)?;
+        routes.add_veth(name, (bridge, link.group), (INNER_LINK, link.mac), net)?;
         inner = inside.link(INNER_LINK)?;
+    } else if let Some(outer) = outer.filter(|outer| outer.group != link.group) {
+        // Left by an older Tank, or changed by somebody.
+        routes.carry_out(vec![Request::set_group(outer.index, link.group)])?;
     }
     let index = inner.ok_or_else(|| missing("find the pod's link"))?.index;
     inside.remove_other_default_routes(&link.gateways)?;
@@ -134,18 +141,18 @@ fn connect(
     inside.carry_out(requests)
 }
 
-/// Puts a table in place of whatever Tank's own holds. Blocking.
+/// Puts rules in place of whatever Tank's own tables hold. Blocking.
 ///
 /// # Errors
 /// What the kernel gives.
 pub fn ensure_firewall(table: &Table) -> Result<(), Failure> {
-    nft::replace(rules::TABLE, &rules::to_kernel(table)).map_err(|e| failure(&e))
+    rules::replace(table).map_err(|e| failure(&e))
 }
 
-/// Removes Tank's own table. Blocking.
+/// Removes Tank's own tables. Blocking.
 ///
 /// # Errors
 /// What the kernel gives.
 pub fn remove_firewall() -> Result<(), Failure> {
-    nft::remove(rules::TABLE).map_err(|e| failure(&e))
+    rules::remove().map_err(|e| failure(&e))
 }

@@ -56,6 +56,7 @@ fn spawn_shim(
         id_base: spec.id_base,
         own_network: spec.own_network,
         sysctls: spec.sysctls.into_iter().collect(),
+        default_sysctls: spec.default_sysctls.into_iter().collect(),
         socket: socket.display().to_string(),
         log_dir: settings.log_dir(pod.as_str()).display().to_string(),
         attach_on: settings.attach_dir().display().to_string(),

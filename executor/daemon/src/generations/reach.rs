@@ -291,7 +291,13 @@ impl Generations {
                 changed.extend(repaired.chain(waiting).cloned());
             }
             let late = Instant::now() >= deadline;
-            if pass.failed.is_empty() && pass.plan.steps.is_empty() {
+            let failed = pass.failed.iter().find(|failed| failed.step.is_vital());
+            let left = pass
+                .plan
+                .steps
+                .iter()
+                .any(|planned| planned.step.is_vital());
+            if failed.is_none() && !left {
                 match self
                     .arrived(aim, graph, &changed, &pass, (begin, late))
                     .await
@@ -307,7 +313,7 @@ impl Generations {
                 }
                 let dirty = self.reconciler.dirty.changed_since(pass.version);
                 let _ = timeout(POLL_PERIOD, dirty).await;
-            } else if let Some(first) = pass.failed.first() {
+            } else if let Some(first) = failed {
                 failures += 1;
                 let lasting = matches!(
                     first.failure.kind,

@@ -1,7 +1,11 @@
 //! What belongs to no pod, and what is listed for all of them at once.
 
 use super::Observer;
-use crate::{pods::failure, rules};
+use crate::{
+    pods::{fail, failure},
+    rules,
+    sysctls::{self, Record},
+};
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,9 +13,12 @@ use std::{
     sync::Arc,
 };
 use tank_model::Name;
-use tank_plan::target::Table;
+use tank_plan::{
+    observed::{HostNetwork, NameServer},
+    target::Table,
+};
 use tank_proto::shim::Failure;
-use tank_sys::{nft, route::Link};
+use tank_sys::route::Link;
 
 /// The host at one look.
 pub struct HostSnapshot {
@@ -21,8 +28,12 @@ pub struct HostSnapshot {
     pub bridge: Option<Link>,
     pub bridge_addresses: Option<BTreeSet<IpNet>>,
     pub gateways: BTreeSet<IpAddr>,
+    /// What of the host's network is not Tank's, and what Tank has changed of it.
+    pub network: HostNetwork,
     /// What is in Tank's own table.
     pub firewall: Arc<Option<Table>>,
+    /// The name server's process.
+    pub names: Option<NameServer>,
     /// Names that have a cgroup, a folder, or the upper layers of containers.
     pub left_over: BTreeSet<Name>,
 }
@@ -48,7 +59,7 @@ impl HostSnapshot {
             .get(&settings.config.bridge)
             .filter(|link| link.marked)
             .cloned();
-        let bridge_addresses = match bridge.as_ref().filter(|link| link.up) {
+        let bridge_addresses = match bridge.as_ref().filter(|link| link.up && link.is_guarded) {
             Some(link) => {
                 let addresses = routes.addresses(link.index).map_err(|e| failure(&e))?;
                 Some(addresses)
@@ -65,19 +76,63 @@ impl HostSnapshot {
             }
         }
         let own = settings.bridge_addresses();
+        let network = read_network(observer, &links)?;
         Ok(Self {
+            network,
             links,
             bridge,
             bridge_addresses,
             gateways: own.into_iter().map(|address| address.addr()).collect(),
-            firewall: observer
-                .rules
-                .get(|| Ok(nft::list(rules::TABLE)?.map(rules::from_kernel)))
-                .map_err(|e| failure(&e))?,
+            firewall: observer.rules.get(rules::list).map_err(|e| failure(&e))?,
+            names: observer.names.observe(),
             left_over: names
                 .into_iter()
                 .filter_map(|name| Name::of_pod(name).ok())
                 .collect(),
         })
     }
+}
+
+/// The host's own network: which links there are, what the settings say that the bridge needs, and
+/// what Tank has changed of them.
+fn read_network(
+    observer: &Observer,
+    links: &BTreeMap<String, Link>,
+) -> Result<HostNetwork, Failure> {
+    let Observer {
+        settings, routes, ..
+    } = observer;
+    let others = || {
+        links
+            .values()
+            .filter(|link| !link.marked && link.name != "lo")
+    };
+    let mut network = HostNetwork {
+        links: others().map(|link| link.name.clone()).collect(),
+        changed: Record::of(&settings.run_dir)
+            .read()
+            .map_err(|e| fail("read what was changed of the host's settings", e))?,
+        ..HostNetwork::default()
+    };
+    let mut read = |path: String| {
+        let value = sysctls::read(&path)?;
+        network.settings.insert(path, value.clone());
+        Some(value)
+    };
+    read("net/ipv4/ip_forward".to_owned());
+    read(format!(
+        "net/ipv4/conf/{}/route_localnet",
+        settings.config.bridge
+    ));
+    // Only a host that does not forward yet may still listen to what routers advertise.
+    if read("net/ipv6/conf/all/forwarding".to_owned()).is_some_and(|value| value == "0") {
+        let advertised = routes.advertised().map_err(|e| failure(&e))?;
+        for link in others().filter(|link| advertised.contains(&link.index)) {
+            let accepts = read(format!("net/ipv6/conf/{}/accept_ra", link.name));
+            if accepts.is_some_and(|value| value == "1") {
+                network.advertised.insert(link.name.clone());
+            }
+        }
+    }
+    Ok(network)
 }

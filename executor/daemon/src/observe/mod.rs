@@ -16,12 +16,13 @@ mod host;
 mod kernel;
 mod listing;
 mod pod;
+mod resolver_watch;
 mod watch;
 
 use crate::{
     cache::Cached,
     dirty::{DEBOUNCE, Dirty},
-    pods::{OBSERVE_LIMIT, Pods, RunId, Shim, Silence, fail, failure, link_name},
+    pods::{Names, OBSERVE_LIMIT, Pods, RunId, Shim, Silence, fail, failure, link_name},
     settings::Settings,
 };
 use futures_util::future::join_all;
@@ -29,6 +30,7 @@ use host::HostSnapshot;
 use kernel::{PodReader, PodRequest, PodSnapshot};
 use listing::Listing;
 use pod::{Answer, PodRead, PodState, is_bridged, unresponsive};
+use resolver_watch::ResolverWatch;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -79,6 +81,8 @@ pub struct Observer {
     links: Listing<BTreeMap<String, Link>>,
     rules: Listing<Option<Table>>,
     watches: RunWatches,
+    resolvers: ResolverWatch,
+    names: Arc<Names>,
     /// The kernel's side of each pod.
     snapshots: Mutex<BTreeMap<Name, OfConnection>>,
     threads: usize,
@@ -93,7 +97,7 @@ impl Observer {
         settings: Arc<Settings>,
         cgroups: Arc<Cgroups>,
         routes: Arc<Routes>,
-        pods: Arc<Pods>,
+        (pods, names): (Arc<Pods>, Arc<Names>),
         dirty: Arc<Dirty>,
     ) -> Result<Self, tank_sys::Error> {
         Ok(Self {
@@ -105,6 +109,8 @@ impl Observer {
             links: Listing::new(Changes::of_routes()?),
             rules: Listing::new(Changes::of_rules()?),
             watches: RunWatches::new(),
+            resolvers: ResolverWatch::new(),
+            names,
             snapshots: Mutex::default(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         })
@@ -113,7 +119,12 @@ impl Observer {
     /// Marks the host as dirty whenever the kernel notifies of a change. Each ends when the kernel's
     /// interface does.
     pub async fn watch(&self) {
-        tokio::join!(self.watch_links(), self.watch_rules(), self.watch_writes());
+        tokio::join!(
+            self.watch_links(),
+            self.watch_rules(),
+            self.watch_writes(),
+            self.watch_resolvers()
+        );
     }
 
     async fn watch_links(&self) {
@@ -130,6 +141,12 @@ impl Observer {
 
     async fn watch_writes(&self) {
         while self.watches.changed(&self.pods).await.is_ok() {
+            self.mark().await;
+        }
+    }
+
+    async fn watch_resolvers(&self) {
+        while self.resolvers.changed().await.is_ok() {
             self.mark().await;
         }
     }
@@ -205,7 +222,7 @@ impl Observer {
         for (state, snapshot) in self.read_all(states, &host).await? {
             let pod = snapshot.and_then(|read| state.pod(health_of, &self.pods, read));
             let pod = pod.unwrap_or_else(|failure| {
-                let sandbox = state.sandbox(None).ok();
+                let sandbox = state.sandbox(None, 0).ok();
                 let why = format!("{}: {}", failure.what, failure.why);
                 Pod {
                     sandbox,
@@ -219,6 +236,8 @@ impl Observer {
         }
         observed.bridge = host.bridge_addresses.clone();
         observed.firewall = (*host.firewall).clone();
+        observed.names.clone_from(&host.names);
+        observed.network = host.network.clone();
         Ok((observed, version))
     }
 
@@ -324,12 +343,11 @@ impl Observer {
             }
         };
         let inside = snapshot.inside.as_ref().filter(|_| state.request.bridged);
-        let connected = match inside {
-            Some(_) => self.is_on_bridge(state, host).map_err(|e| failure(&e))?,
-            None => false,
-        };
+        let port = self.port(state, host, inside.is_some());
+        let port = port.map_err(|e| failure(&e))?;
         Ok(PodRead {
-            network: inside.filter(|_| connected).cloned(),
+            network: inside.filter(|_| port.is_some()).cloned(),
+            port_group: port.unwrap_or_default(),
             snapshot,
         })
     }
@@ -349,18 +367,24 @@ impl Observer {
         Arc::clone(&entry.1)
     }
 
-    /// Whether the other end of the pod's link is up on the bridge.
-    fn is_on_bridge(&self, state: &PodState, host: &HostSnapshot) -> tank_sys::Result<bool> {
+    /// The group of the other end of the pod's link, if that is up on the bridge.
+    fn port(
+        &self,
+        state: &PodState,
+        host: &HostSnapshot,
+        expected: bool,
+    ) -> tank_sys::Result<Option<u32>> {
         let name = link_name(state.state.pid);
         let listed = host.links.get(&name);
         // The list may be older than the link: one that was just made is looked for again.
-        let found = if listed.is_none() {
+        let found = if listed.is_none() && expected {
             self.routes.link(&name)?
         } else {
             None
         };
         let bridge = host.bridge.as_ref().map(|link| link.index);
-        let on_bridge = |link: &Link| link.up && link.controller == bridge;
-        Ok(listed.or(found.as_ref()).is_some_and(on_bridge))
+        let on_bridge = |link: &&Link| link.up && link.controller == bridge;
+        let port = listed.or(found.as_ref()).filter(on_bridge);
+        Ok(port.map(|link| link.group))
     }
 }

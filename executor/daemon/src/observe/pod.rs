@@ -35,6 +35,7 @@ pub struct PodState {
 /// The kernel's side of a pod, and the addresses of its link, if that is connected.
 pub struct PodRead {
     pub network: Option<BTreeSet<IpNet>>,
+    pub port_group: u32,
     pub snapshot: Arc<PodSnapshot>,
 }
 
@@ -106,7 +107,11 @@ impl PodState {
         })
     }
 
-    pub fn sandbox(&self, network: Option<BTreeSet<IpNet>>) -> Result<Sandbox, Failure> {
+    pub fn sandbox(
+        &self,
+        network: Option<BTreeSet<IpNet>>,
+        port_group: u32,
+    ) -> Result<Sandbox, Failure> {
         let hash = self
             .state
             .sandbox
@@ -117,6 +122,7 @@ impl PodState {
             pid: self.state.pid,
             version: self.state.version,
             network,
+            port_group,
         })
     }
 
@@ -124,7 +130,7 @@ impl PodState {
         &self,
         health_of: &HealthOf<'_>,
         pods: &Pods,
-        PodRead { network, snapshot }: PodRead,
+        read: PodRead,
     ) -> Result<Pod, Failure> {
         let known = |name: &Name| {
             self.state
@@ -133,8 +139,9 @@ impl PodState {
                 .any(|found| found.name == name.as_str())
         };
         let mut pod = Pod {
-            sandbox: Some(self.sandbox(network)?),
-            left_over: snapshot
+            sandbox: Some(self.sandbox(read.network, read.port_group)?),
+            left_over: read
+                .snapshot
                 .parts
                 .iter()
                 .filter(|name| !known(name))
@@ -143,7 +150,7 @@ impl PodState {
             ..Pod::default()
         };
         for found in &self.state.containers {
-            let kernel = snapshot.containers.get(&found.name);
+            let kernel = read.snapshot.containers.get(&found.name);
             let (Ok(name), Some(kernel)) = (Name::new(found.name.clone()), kernel) else {
                 continue;
             };

@@ -8,10 +8,12 @@ pub mod files;
 pub mod forkserver;
 pub mod log_watch;
 pub mod logs;
+pub mod names;
 mod pending;
 pub mod shim;
 
 pub use connection::{OBSERVE_LIMIT, Silence};
+pub use names::Names;
 pub use shim::Shim;
 
 use crate::{dirty::Dirty, events::Events, settings::Settings, timings::Timings};

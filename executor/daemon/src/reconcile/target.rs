@@ -15,11 +15,8 @@ use tank_image::Images;
 use tank_model::{Digest, Graph, Name};
 use tank_plan::{
     Target,
-    target::{HostConfig, ImageConfig, Resolver, resolver::UPSTREAM},
+    target::{HostConfig, ImageConfig, Resolver, files::RESOLV_CONF, resolver::UPSTREAM},
 };
-
-/// The host's own resolver file (resolv.conf(5)).
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The most bytes that are read of a resolver file (64 KiB): resolvers look at a few lines.
 const MAX_RESOLVER_FILE: u64 = 64 << 10;

@@ -142,3 +142,167 @@ fn what_can_t_be_started_ends_nothing_that_runs() {
     let why = "can't start web/app: use the image x: it is not on this host";
     assert_eq!(report.blocked[0].to_string(), why);
 }
+
+/// The inputs for pods on the bridge that publish these ports.
+fn bridged(pods: &[(&str, serde_json::Value)]) -> crate::Inputs {
+    let pod = |publish: &serde_json::Value| serde_json::json!({ "containers": { "app": { "image": "x" } }, "publish": publish });
+    let pods: BTreeMap<&str, _> = pods.iter().map(|(name, port)| (*name, pod(port))).collect();
+    let config = serde_json::json!({ "pods": pods });
+    inputs(&serde_json::from_value(config).expect("a configuration"))
+}
+
+#[test]
+fn pods_on_their_way_out_may_send_until_they_are_gone() {
+    let none = serde_json::json!({});
+    let (both, one) = (
+        bridged(&[("a", none.clone()), ("b", none.clone())]),
+        bridged(&[("a", none)]),
+    );
+    let mut host = Observed::default();
+    let (first, _) = plan(&both.target(), &host);
+    apply(&first, &mut host);
+    let mut target = one.target();
+    target.previous = Some(&both.graph);
+    let (second, _) = plan(&target, &host);
+    let tables: Vec<(StepId, usize)> = second
+        .steps
+        .iter()
+        .enumerate()
+        .filter_map(|(id, planned)| match &planned.step {
+            Step::EnsureFirewall { table } => Some((id, table.sets[0].elements.len())),
+            _ => None,
+        })
+        .collect();
+    let stopped = second
+        .steps
+        .iter()
+        .position(|planned| matches!(planned.step, Step::StopSandbox { .. }))
+        .expect("it is removed");
+    // What is there holds both: it is replaced once, at the end.
+    let [(id, senders)] = tables[..] else {
+        panic!("{tables:?}")
+    };
+    assert_eq!(senders, 1);
+    assert!(second.steps[id].after.contains(&stopped));
+    apply(&second, &mut host);
+    assert!(plan(&target, &host).0.is_empty());
+}
+
+#[test]
+fn the_hosts_settings_are_changed_in_order_and_given_back() {
+    let (web, none) = (bridged(&[("web", serde_json::json!({}))]), bridged(&[]));
+    let mut web = web;
+    web.host
+        .networks
+        .push("fd00::/64".parse().expect("a network"));
+    let setting = |path: &str, value: &str| (path.to_owned(), value.to_owned());
+    let mut host = Observed::default();
+    host.network.settings = [
+        setting("net/ipv4/ip_forward", "1"),
+        setting("net/ipv6/conf/all/forwarding", "0"),
+        setting("net/ipv6/conf/eth0/accept_ra", "1"),
+    ]
+    .into();
+    host.network.advertised = ["eth0".to_owned()].into();
+    host.network.links = ["eth0".to_owned(), "eth1".to_owned()].into();
+    let before = host.network.clone();
+    let (first, _) = plan(&web.target(), &host);
+    let sets = |plan: &Plan| {
+        let found = plan.steps.iter().find_map(|planned| match &planned.step {
+            Step::EnsureFirewall { table } => Some(table.sets.clone()),
+            _ => None,
+        });
+        let names = found
+            .into_iter()
+            .flatten()
+            .map(|set| (set.name, set.elements.len()));
+        names.collect::<BTreeMap<_, _>>()
+    };
+    let found = sets(&first);
+    assert_eq!(found.get("apart4"), None, "it forwarded IPv4 before");
+    assert_eq!(found.get("apart6"), Some(&2));
+    let settings: Vec<String> = first
+        .steps
+        .iter()
+        .filter_map(|planned| match &planned.step {
+            Step::EnsureBridge { bridge } => Some(bridge.settings.clone()),
+            _ => None,
+        })
+        .flatten()
+        .map(|setting| format!("{}={}", setting.path, setting.value))
+        .collect();
+    assert_eq!(
+        settings,
+        [
+            "net/ipv4/conf/tank0/route_localnet=1",
+            "net/ipv4/ip_forward=1",
+            "net/ipv6/conf/eth0/accept_ra=2",
+            "net/ipv6/conf/all/forwarding=1",
+        ]
+    );
+    apply(&first, &mut host);
+    // As it is observed then: nobody is listened to who was not before.
+    host.network.advertised.clear();
+    assert!(plan(&web.target(), &host).0.is_empty());
+    // Another link of somebody else changes nothing of that.
+    host.network.links.insert("docker0".to_owned());
+    assert!(plan(&web.target(), &host).0.is_empty());
+    // Somebody who sets it back is not heard while it is needed.
+    let forwards = "net/ipv6/conf/all/forwarding".to_owned();
+    host.network.settings.insert(forwards, "0".to_owned());
+    let (repair, _) = plan(&web.target(), &host);
+    assert!(!repair.is_empty());
+    apply(&repair, &mut host);
+    let (end, _) = plan(&none.target(), &host);
+    apply(&end, &mut host);
+    assert_eq!(host.network.settings, before.settings);
+    assert!(host.network.changed.is_empty());
+    assert!(plan(&none.target(), &host).0.is_empty());
+}
+
+#[test]
+fn a_plan_says_who_reaches_what() {
+    let before = bridged(&[(
+        "web",
+        serde_json::json!({ "a": { "port": 80, "address": "0.0.0.0" }, "b": { "port": 8080, "to": 80 } }),
+    )]);
+    let after = bridged(&[(
+        "web",
+        serde_json::json!({
+            "b": { "port": 8080, "to": 80 }, "c": { "port": 53, "protocol": "udp", "address": "10.1.2.3" },
+            "d": { "port": 1, "address": "::" },
+        }),
+    )]);
+    let words = |inputs: &crate::Inputs, previous: Option<&Graph>, host: &Observed| {
+        let mut target = inputs.target();
+        target.previous = previous;
+        let (plan, _) = plan(&target, host);
+        let found = plan
+            .steps
+            .iter()
+            .find(|planned| matches!(planned.step, Step::EnsureFirewall { .. }));
+        found
+            .map(|planned| planned.why.to_string())
+            .unwrap_or_default()
+    };
+    let mut host = Observed::default();
+    let said = words(&before, None, &host);
+    assert!(
+        said.starts_with("0.0.0.0:80 from anywhere \u{2192} web:80; 127.0.0.1:8080 from this host \u{2192} web:80; "),
+        "{said}"
+    );
+    let (first, _) = plan(&before.target(), &host);
+    apply(&first, &mut host);
+    let said = words(&after, Some(&before.graph), &host);
+    assert!(
+        said.starts_with(
+            "0.0.0.0:80 from nobody any more \u{2192} web:80; 10.1.2.3:53/udp from anywhere \u{2192} web:53; "
+        ),
+        "{said}"
+    );
+    assert_eq!(
+        said.matches('\u{2192}').count(),
+        2,
+        "pods have no IPv6 here: {said}"
+    );
+}

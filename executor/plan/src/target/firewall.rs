@@ -1,4 +1,4 @@
-//! The rules of Tank's own nftables table as data, and the policy behind them.
+//! The rules of Tank's own nftables tables as data, and the policy behind them.
 //!
 //! | chain | hook | what it does |
 //! |---|---|---|
@@ -6,39 +6,151 @@
 //! | `prerouting`, `output` | nat | published ports lead to pods; those on loopback for programs of the host only |
 //! | `forward` | filter | from elsewhere nothing reaches a pod but through a published port, and answers |
 //! | `postrouting` | nat | what leaves the pods' networks has the host's address |
+//! | `senders`, `local` | bridge | a pod sends as itself alone |
+//!
+//! * `routed`: the chains of the family `inet`. `bridged`: those of the family `bridge`.
 //!
 //! A rule is what it does: comments are for people (`nft list table inet tank` shows them) and are
 //! not compared.
 
-use crate::target::Target;
+mod bridged;
+mod routed;
+#[cfg(test)]
+mod tests;
+
+pub use bridged::{PORT_GROUP, hardware_address, port_group};
+
+use crate::{observed::HostNetwork, target::Target};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use tank_model::{
-    Name,
-    spec::{Protocol, Publish},
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-/// A table: its chains, and their rules in order.
+/// The tables, of both families, as one: their chains, sets, and rules in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Table {
     /// In no particular order.
     pub chains: Vec<Chain>,
     /// Those of one chain in the order in which they are evaluated.
     pub rules: Vec<Rule>,
-    /// Whatever else was found in it (sets, objects, flags), one text for each. Tank makes none.
+    /// What rules look values up in, in no particular order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<Set>,
+    /// Whatever else was found in them (objects, flags), one text for each. Tank makes none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<String>,
+}
+
+/// Which of the two tables something is in: by the packets its chains are called for.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum TableFamily {
+    /// IPv4 and IPv6.
+    #[default]
+    Inet,
+    /// Frames that a bridge takes.
+    Bridge,
+}
+
+impl TableFamily {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Inet, Self::Bridge];
+}
+
+/// A set of values, or of several together.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Set {
+    /// The table it is in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub family: TableFamily,
+    /// Within the table.
+    pub name: String,
+    /// What each element is made of.
+    pub key: Vec<Kind>,
+    /// Each of one value for each of the key's kinds.
+    pub elements: BTreeSet<Vec<Value>>,
+}
+
+/// A kind of value.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The group of an interface.
+    Group,
+    /// The name of an interface; at most 15 bytes.
+    Interface,
+    /// A hardware address.
+    Mac,
+    /// An address of IPv4.
+    V4,
+    /// An address of IPv6.
+    V6,
+}
+
+/// A value of such a kind.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "as the kinds")]
+pub enum Value {
+    Group(u32),
+    Interface(String),
+    Mac([u8; 6]),
+    V4(Ipv4Addr),
+    V6(Ipv6Addr),
+}
+
+impl From<IpAddr> for Value {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::V4(v4),
+            IpAddr::V6(v6) => Self::V6(v6),
+        }
+    }
+}
+
+/// What is taken of a packet to be looked up in a set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Selector {
+    /// The group of the interface it came over.
+    InGroup,
+    /// The interface it came over.
+    InInterface,
+    /// The interface it leaves by.
+    OutInterface,
+    /// The hardware address that the frame says it is from.
+    SourceMac,
+    /// The hardware address that the sender of an ARP message says it has.
+    ArpSenderMac,
+    /// The address that the sender of an ARP message says it has.
+    ArpSender,
+    /// Its source, of IPv4.
+    Source4,
+    /// Its destination, of IPv4.
+    Destination4,
+    /// Its source, of IPv6.
+    Source6,
+    /// Its destination, of IPv6.
+    Destination6,
+    /// The address that a neighbour solicitation or advertisement is about.
+    NeighbourTarget,
 }
 
 /// A chain that the kernel calls. What none of its rules decides on is accepted.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Chain {
+    /// The table it is in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub family: TableFamily,
     /// Within the table.
     pub name: String,
     /// `filter` or `nat`.
     pub kind: String,
-    /// `NF_INET_*` of `linux/netfilter.h`.
+    /// `NF_INET_*` of `linux/netfilter.h`, or `NF_BR_*`.
     pub hook: u32,
     /// Chains of one hook are called by ascending priority.
     pub priority: i32,
@@ -47,6 +159,9 @@ pub struct Chain {
 /// A rule: what it does to what matches all of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rule {
+    /// The table it is in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub family: TableFamily,
     /// The name of its chain.
     pub chain: String,
     /// For people.
@@ -59,7 +174,9 @@ pub struct Rule {
 
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
-        self.chain == other.chain && self.matches == other.matches && self.action == other.action
+        (self.family, &self.chain) == (other.family, &other.chain)
+            && self.matches == other.matches
+            && self.action == other.action
     }
 }
 
@@ -74,6 +191,10 @@ pub enum Match {
     InInterface { name: String, is: bool },
     /// The interface a packet leaves by is, or is not, this one.
     OutInterface { name: String, is: bool },
+    /// The group of the interface a packet came over has, under the mask, this value, or has not.
+    InGroup { mask: u32, value: u32, is: bool },
+    /// The protocol of the frame (`ETH_P_*`).
+    EtherType(u16),
     /// The packet is of this one; the conditions on addresses come after it.
     Family(Family),
     /// The source is, or is not, in a network.
@@ -82,14 +203,24 @@ pub enum Match {
     Destination { net: IpNet, is: bool },
     /// The destination is one of the host's own addresses.
     DestinationLocal,
-    /// The protocol above IP: 6 (TCP) or 17 (UDP).
+    /// The protocol above IP: 6 (TCP), 17 (UDP) or 58 (ICMPv6).
     Protocol(u8),
+    /// The type of a message of ICMPv6; only after its protocol.
+    Icmpv6Type(u8),
+    /// The port it is from, in host byte order; only after a protocol that has ports.
+    SourcePort(u16),
     /// The port it is for, in host byte order; only after a protocol that has ports.
     DestinationPort(u16),
     /// The connection's state has one of these bits (`NF_CT_STATE_BIT`).
     ConnState { any_of: u32 },
     /// The connection's status has one of these bits (`IPS_*`).
     ConnStatus { any_of: u32 },
+    /// What is selected of it is, together, an element of a set of the table, or is not.
+    InSet {
+        set: String,
+        of: Vec<Selector>,
+        is: bool,
+    },
     /// Something that Tank never writes.
     Other(String),
 }
@@ -133,9 +264,9 @@ pub enum Action {
 /// How far a table is from the wanted one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Difference {
-    /// Chains and rules that are wanted and not found, or found out of order.
+    /// Chains, rules and elements of sets that are wanted and not found, or found out of order.
     pub missing: usize,
-    /// Chains, rules and others that are found and not wanted.
+    /// Chains, rules, elements and others that are found and not wanted.
     pub unwanted: usize,
 }
 
@@ -149,9 +280,11 @@ impl Difference {
         difference.add(&wanted.chains, &found.chains);
         difference.add(&wanted.others, &found.others);
         difference.add(&wanted.rules, &found.rules);
+        difference.add_sets(&wanted.sets, &found.sets);
         if difference == Self::default() {
             let displaced = wanted.chains.iter().map(|chain| {
-                let of_chain = |rule: &&Rule| rule.chain == chain.name;
+                let of_chain =
+                    |rule: &&Rule| (rule.family, &rule.chain) == (chain.family, &chain.name);
                 let pairs = wanted.rules.iter().filter(of_chain);
                 let pairs = pairs.zip(found.rules.iter().filter(of_chain));
                 pairs.filter(|(wanted, found)| wanted != found).count()
@@ -178,303 +311,63 @@ impl Difference {
         self.unwanted += left.len();
     }
 
+    /// Sets are found by their names, and then compared by their elements.
+    fn add_sets(&mut self, wanted: &[Set], found: &[Set]) {
+        let same = |a: &Set, b: &Set| (a.family, &a.name, &a.key) == (b.family, &b.name, &b.key);
+        let is_in = |set: &Set, list: &[Set]| list.iter().any(|other| same(set, other));
+        for set in wanted {
+            match found.iter().find(|other| same(set, other)) {
+                Some(other) => {
+                    self.missing += set.elements.difference(&other.elements).count();
+                    self.unwanted += other.elements.difference(&set.elements).count();
+                }
+                None => self.missing += 1 + set.elements.len(),
+            }
+        }
+        let unwanted = found.iter().filter(|set| !is_in(set, wanted));
+        self.unwanted += unwanted.map(|set| 1 + set.elements.len()).sum::<usize>();
+    }
+
     /// Whether the tables are the same.
     pub fn is_none(self) -> bool {
         self == Self::default()
     }
 }
 
-/// Chains: name, type, hook, priority.
-const CHAINS: [(&str, &str, u32, i32); 5] = [
-    (GUARD, "filter", 0, -300),
-    (PREROUTING, "nat", 0, -100),
-    (FORWARD, "filter", 2, 0),
-    (OUTPUT, "nat", 3, -100),
-    (POSTROUTING, "nat", 4, 100),
-];
-
-const GUARD: &str = "guard";
-const PREROUTING: &str = "prerouting";
-const FORWARD: &str = "forward";
-const OUTPUT: &str = "output";
-const POSTROUTING: &str = "postrouting";
-
-/// Bits of a connection's state (`NF_CT_STATE_BIT`) and of its status (`IPS_DST_NAT`).
-const ESTABLISHED: u32 = 1 << 1;
-const RELATED: u32 = 1 << 2;
-const DNAT: u32 = 1 << 5;
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-
 impl Target<'_> {
-    /// What Tank's table has to hold. None: no pod is on the bridge, and there is to be no table.
-    pub fn firewall(&self) -> Option<Table> {
+    /// What Tank's tables have to hold on a host whose network is this. None: no pod is on the
+    /// bridge, and there are to be no tables.
+    pub fn firewall(&self, host: &HostNetwork) -> Option<Table> {
+        self.firewall_with(host, &BTreeSet::new())
+    }
+
+    /// As [`Target::firewall`], where the pods of these leases may send as well: they are on their
+    /// way out, and end as they are used to.
+    pub fn firewall_with(&self, host: &HostNetwork, going: &BTreeSet<u32>) -> Option<Table> {
         if !self.needs_bridge() {
             return None;
         }
-        let chain = |(name, kind, hook, priority): (&str, &str, u32, i32)| Chain {
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            hook,
-            priority,
-        };
-        let mut rules = guard();
-        for pod in self.graph.pods().filter(|pod| self.is_bridged(pod)) {
-            let addresses = self.addresses(pod);
-            for (name, publish) in self.graph.published(pod) {
-                let mut own = addresses.iter().map(IpNet::addr);
-                if let Some(to) = own.find(|own| own.is_ipv4() == publish.address.is_ipv4()) {
-                    rules.extend(published(pod, name, publish, to));
-                }
-            }
-        }
-        rules.extend(forwarding(&self.host.bridge));
-        rules.extend(masquerading(&self.host.bridge, &self.host.networks));
-        Some(Table {
-            chains: CHAINS.map(chain).into(),
-            rules,
-            others: Vec::new(),
-        })
+        let mut table = self.routed(host);
+        self.add_bridged(&mut table, going);
+        Some(table)
     }
 }
 
-fn rule(chain: &str, comment: impl Into<String>, matches: Vec<Match>, action: Action) -> Rule {
+fn is_default(family: &TableFamily) -> bool {
+    *family == TableFamily::default()
+}
+
+fn rule(
+    (family, chain): (TableFamily, &str),
+    comment: impl Into<String>,
+    matches: Vec<Match>,
+    action: Action,
+) -> Rule {
     Rule {
+        family,
         chain: chain.to_owned(),
         comment: comment.into(),
         matches,
         action,
-    }
-}
-
-fn in_interface(name: &str, is: bool) -> Match {
-    Match::InInterface {
-        name: name.to_owned(),
-        is,
-    }
-}
-
-fn out_interface(name: &str) -> Match {
-    Match::OutInterface {
-        name: name.to_owned(),
-        is: true,
-    }
-}
-
-/// 127.0.0.0/8.
-fn loopback() -> IpNet {
-    IpNet::new_assert(Ipv4Addr::LOCALHOST.into(), 8).trunc()
-}
-
-/// Publishing on loopback needs `route_localnet` on the bridge, which would let a pod speak to the
-/// host's own loopback services (CVE-2020-8558), and translates a neighbour's packet before it is
-/// looked at as a martian: nothing that comes from elsewhere than the host itself may be for its
-/// loopback, or pretend to be from there.
-fn guard() -> Vec<Rule> {
-    let drop = |comment: &str, matches: [Match; 2]| {
-        let matches = [vec![in_interface("lo", false)], matches.into()].concat();
-        rule(GUARD, comment, matches, Action::Drop)
-    };
-    let (v4, v6) = (loopback(), IpNet::from(IpAddr::from(Ipv6Addr::LOCALHOST)));
-    let (source, destination) = (
-        |net| Match::Source { net, is: true },
-        |net| Match::Destination { net, is: true },
-    );
-    vec![
-        drop(
-            "nobody else reaches the host's loopback",
-            [Match::Family(Family::V4), destination(v4)],
-        ),
-        drop(
-            "nobody else comes from the host's loopback",
-            [Match::Family(Family::V4), source(v4)],
-        ),
-        drop(
-            "nobody else reaches the host's loopback",
-            [Match::Family(Family::V6), destination(v6)],
-        ),
-    ]
-}
-
-/// A published port leads to this address of its pod.
-fn published(pod: &Name, name: &Name, publish: &Publish, to: IpAddr) -> Vec<Rule> {
-    // Who is on the host itself passes only `output`. Nobody else may use what is published on
-    // loopback (moby #45610): for that there is no rule by which a neighbour's packet could be
-    // translated.
-    let chains: &[&str] = if publish.address.is_loopback() {
-        &[OUTPUT]
-    } else {
-        &[PREROUTING, OUTPUT]
-    };
-    let (protocol, protocol_name) = match publish.protocol {
-        Protocol::Tcp => (TCP, "tcp"),
-        Protocol::Udp => (UDP, "udp"),
-    };
-    let to = SocketAddr::new(to, publish.target());
-    let at = SocketAddr::new(publish.address, publish.port);
-    let destination = match publish.address.is_unspecified() {
-        true => Match::DestinationLocal,
-        false => Match::Destination {
-            net: publish.address.into(),
-            is: true,
-        },
-    };
-    let matches = vec![
-        Match::Family(to.ip().into()),
-        destination,
-        Match::Protocol(protocol),
-        Match::DestinationPort(publish.port),
-    ];
-    let comment = format!("{pod}/{name} {at}/{protocol_name} to {to}");
-    let chains = chains.iter();
-    chains
-        .map(|chain| rule(chain, comment.clone(), matches.clone(), Action::Dnat(to)))
-        .collect()
-}
-
-/// The host forwards because of the pods, and a neighbour may have a route to their network: that
-/// must not make ports reachable that nobody published. What does not go to a pod is none of Tank's
-/// business.
-fn forwarding(bridge: &str) -> Vec<Rule> {
-    let from_elsewhere = [in_interface(bridge, false), out_interface(bridge)];
-    // One after the other and not one rule that drops: what is not tracked has no status to be
-    // looked at.
-    let rule = |comment: &str, matches: &[Match], action| {
-        let matches = [&from_elsewhere, matches].concat();
-        rule(FORWARD, comment, matches, action)
-    };
-    let answers = Match::ConnState {
-        any_of: ESTABLISHED | RELATED,
-    };
-    let translated = Match::ConnStatus { any_of: DNAT };
-    vec![
-        rule("answers to pods", &[answers], Action::Accept),
-        rule("published ports", &[translated], Action::Accept),
-        rule("nothing else reaches a pod", &[], Action::Drop),
-    ]
-}
-
-fn masquerading(bridge: &str, networks: &[IpNet]) -> Vec<Rule> {
-    let rule = |comment: String, matches| rule(POSTROUTING, comment, matches, Action::Masquerade);
-    let mut rules = vec![rule(
-        "loopback clients of published ports".to_owned(),
-        vec![
-            out_interface(bridge),
-            Match::Family(Family::V4),
-            Match::Source {
-                net: loopback(),
-                is: true,
-            },
-        ],
-    )];
-    for network in networks {
-        let net = network.trunc();
-        let from = [
-            Match::Family(net.addr().into()),
-            Match::Source { net, is: true },
-        ];
-        let elsewhere = Match::Destination { net, is: false };
-        rules.push(rule(
-            format!("{network} to elsewhere"),
-            [&from[..], &[elsewhere]].concat(),
-        ));
-        // A pod that uses a published port, of itself or of a neighbour, would be answered past
-        // the translation.
-        let itself = Match::Destination { net, is: true };
-        let translated = Match::ConnStatus { any_of: DNAT };
-        rules.push(rule(
-            format!("{network} to itself through a published port"),
-            [&from[..], &[itself, translated]].concat(),
-        ));
-    }
-    rules
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::inputs;
-
-    fn table(pod: &str) -> Option<Table> {
-        let config = format!(r#"{{"pods":{{"web":{pod}}}}}"#);
-        inputs(&serde_json::from_str(&config).expect("a configuration"))
-            .target()
-            .firewall()
-    }
-
-    fn published(publish: &str) -> Table {
-        let pod = format!(r#"{{"containers":{{"app":{{"image":"x"}}}},"publish":{publish}}}"#);
-        table(&pod).expect("a table")
-    }
-
-    #[test]
-    fn there_is_a_table_where_a_pod_is_on_the_bridge() {
-        for (network, there) in [("bridge", true), ("host", false), ("none", false)] {
-            let pod = format!(r#"{{"containers":{{}},"network":"{network}"}}"#);
-            assert_eq!(table(&pod).is_some(), there, "{network}");
-        }
-    }
-
-    #[test]
-    fn a_port_on_loopback_is_for_the_host_itself() {
-        let chains = |address: &str| -> Vec<(String, Match)> {
-            let table = published(&format!(
-                r#"{{"p":{{"port":80,"to":8080,"address":"{address}"}}}}"#
-            ));
-            let rules = table.rules.into_iter();
-            rules
-                .filter(|rule| matches!(rule.action, Action::Dnat(to) if to.port() == 8080))
-                .map(|rule| (rule.chain, rule.matches[1].clone()))
-                .collect()
-        };
-        let at = |net: &str| Match::Destination {
-            net: net.parse().expect("a network"),
-            is: true,
-        };
-        let own = |chain: &str, at: Match| (chain.to_owned(), at);
-        assert_eq!(chains("127.0.0.1"), [own(OUTPUT, at("127.0.0.1/32"))]);
-        assert_eq!(
-            chains("0.0.0.0"),
-            [PREROUTING, OUTPUT].map(|chain| own(chain, Match::DestinationLocal))
-        );
-        assert_eq!(
-            chains("10.1.2.3"),
-            [PREROUTING, OUTPUT].map(|chain| own(chain, at("10.1.2.3/32")))
-        );
-        assert_eq!(chains("::1"), [], "the pods have no IPv6 addresses here");
-    }
-
-    #[test]
-    fn tables_are_compared_by_what_they_do() {
-        let wanted = published(r#"{"p":{"port":80}}"#);
-        let difference = |change: &dyn Fn(&mut Table)| {
-            let mut found = wanted.clone();
-            change(&mut found);
-            let Difference { missing, unwanted } = Difference::of(&wanted, Some(&found));
-            (missing, unwanted)
-        };
-        assert_eq!(difference(&|_| {}), (0, 0));
-        assert_eq!(difference(&|found| found.rules[0].comment.clear()), (0, 0));
-        assert_eq!(difference(&|found| found.chains.reverse()), (0, 0));
-        assert_eq!(difference(&|found| found.rules.rotate_left(3)), (0, 0));
-        assert_eq!(difference(&|found| found.rules.swap(0, 1)), (2, 2));
-        assert_eq!(difference(&|found| drop(found.rules.pop())), (1, 0));
-        let twice = |found: &mut Table| found.rules.push(found.rules[0].clone());
-        assert_eq!(difference(&twice), (0, 1));
-        assert_eq!(
-            difference(&|found| found.rules[0].action = Action::Accept),
-            (1, 1)
-        );
-        assert_eq!(difference(&|found| found.chains[0].priority += 1), (1, 1));
-        assert_eq!(
-            difference(&|found| found.others.push("set x".to_owned())),
-            (0, 1)
-        );
-        let none = Difference::of(&wanted, None);
-        assert_eq!(
-            (none.missing, none.unwanted),
-            (wanted.chains.len() + wanted.rules.len(), 0)
-        );
     }
 }

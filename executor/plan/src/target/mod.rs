@@ -6,13 +6,15 @@
 //!
 //! * `process`: what a container is started with, by the rules of OCI images.
 //! * [`user`]: who a process is.
-//! * `files`, [`resolver`]: what is written into a container.
+//! * [`files`], [`resolver`]: what is written into a container.
 //! * `network`: addresses, links, the bridge.
+//! * [`names`]: what pods find each other by.
 //! * [`firewall`]: the rules, and the policy behind them.
 //! * [`signal`]: the numbers of signals.
 
-mod files;
+pub mod files;
 pub mod firewall;
+pub mod names;
 mod network;
 mod process;
 pub mod resolver;
@@ -20,7 +22,8 @@ pub mod signal;
 pub mod user;
 
 pub use firewall::Table;
-pub use network::{Bridge, PodLink};
+pub use names::Zone;
+pub use network::{Bridge, PodLink, Setting};
 pub use process::{
     ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, Mount, MountSource, SandboxSpec,
     effective_limits,

@@ -48,6 +48,8 @@ pub struct SandboxSpec {
     pub loopback: bool,
     /// The settings of its namespaces, by their dotted names.
     pub sysctls: BTreeMap<String, String>,
+    /// More of them, where the kernel has them.
+    pub default_sysctls: BTreeMap<String, String>,
 }
 
 /// Everything a container is started with. Names stand for what only the kernel's headers number
@@ -165,16 +167,14 @@ impl Target<'_> {
     /// When they can't be made from what is declared.
     pub fn sandbox(&self, pod: &Name) -> Result<SandboxSpec, TargetError> {
         let (node, _) = self.graph.sandbox(pod).ok_or(TargetError::NotDeclared)?;
-        let of_host = |key: &&String| node.network == Network::Host && key.starts_with("net.");
-        if let Some(key) = node.sysctls.keys().find(of_host) {
-            return Err(TargetError::HostSysctl { key: key.clone() });
-        }
+        super::network::refuse_host_sysctls(node)?;
         Ok(SandboxSpec {
             hostname: node.hostname.clone(),
             id_base: self.id_base(pod)?,
             own_network: node.network != Network::Host,
             loopback: node.network == Network::None,
             sysctls: node.sysctls.clone(),
+            default_sysctls: self.default_sysctls(pod)?,
         })
     }
 
@@ -414,7 +414,7 @@ mod tests {
         assert_eq!(refused("/bin/sh", ("A", "1"), "/"), None);
         assert_eq!(refused("a\0", ("A", "1"), "/"), Some(NulField::Command));
         assert_eq!(refused("a", ("A\0", "1"), "/"), Some(NulField::Env));
-        assert_eq!(refused("a", ("A", "\01"), "/"), Some(NulField::Env));
+        assert_eq!(refused("a", ("A", "\x001"), "/"), Some(NulField::Env));
         assert_eq!(refused("a", ("A", "1"), "/\0"), Some(NulField::WorkingDir));
     }
 

@@ -389,6 +389,12 @@ impl Cgroups {
         parts
     }
 
+    /// Whether a part of a pod has a process.
+    pub fn is_populated(&self, pod: &str, part: &str) -> bool {
+        let dir = self.layout.v2.join(&self.prefix).join(pod).join(part);
+        read_small(&dir.join("cgroup.procs")).is_ok_and(|pids| !pids.trim().is_empty())
+    }
+
     /// Ends every process of one part of a pod and removes its groups. Groups that are not there
     /// are where the caller wanted them.
     ///

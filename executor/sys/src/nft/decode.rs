@@ -6,19 +6,22 @@
 //! Handles are left out.
 
 use super::{
-    Action, Chain, Family, Match, Rule, Table,
+    Action, BaseChain, Chain, Family, Match, Rule, Table, TableFamily, about,
     encode::{self, DESTINATION, NETWORK, SOURCE, TRANSPORT, Written},
     expression::{Expression, attributes, number, text},
-    inet,
+    sets,
 };
 use crate::netlink::Socket;
 use ipnet::IpNet;
-use netlink_packet_netfilter::nftables::{
-    ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetMessage, TableMessage,
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    nftables::{
+        ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetMessage, TableMessage,
+    },
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
 };
@@ -26,16 +29,17 @@ use std::{
 /// The attributes of a message.
 type Attributes = BTreeMap<u16, Vec<u8>>;
 
-/// The table called `name`. Blocking.
+/// The table called `name` of a family. Blocking.
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn list(name: &str) -> io::Result<Option<Table>> {
+pub fn list(family: TableFamily, name: &str) -> io::Result<Option<Table>> {
     let socket = Socket::open(NETLINK_NETFILTER)?;
     let dump = |message: NfTablesMessage| -> io::Result<Vec<Attributes>> {
-        let found = socket.dump(inet(message), |found: &mut Vec<Attributes>, _, payload| {
-            found.extend(in_table(name, payload))
-        });
+        let found = socket.dump(
+            about(family, message),
+            |found: &mut Vec<Attributes>, _, payload| found.extend(in_table(family, name, payload)),
+        );
         match found {
             // There is no such table.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
@@ -63,13 +67,8 @@ pub fn list(name: &str) -> io::Result<Option<Table>> {
         attributes: vec![RuleAttribute::Table(name.to_owned())],
     }))?;
     table.rules.extend(rules.iter().map(read_rule));
+    list_sets(name, &dump, &mut table)?;
     let others = [
-        (
-            "set",
-            NfTablesMessage::GetSet(SetMessage {
-                attributes: Vec::new(),
-            }),
-        ),
         ("object", NfTablesMessage::GetObject(Vec::new())),
         ("flow table", NfTablesMessage::GetFlowTable(Vec::new())),
     ];
@@ -88,14 +87,99 @@ pub fn list(name: &str) -> io::Result<Option<Table>> {
     Ok(Some(table))
 }
 
-/// The attributes behind a `struct nfgenmsg`, of something in the table `name` of the family
-/// `inet`.
-pub fn in_table(name: &str, payload: &[u8]) -> Option<Attributes> {
+fn list_sets(
+    name: &str,
+    dump: &dyn Fn(NfTablesMessage) -> io::Result<Vec<Attributes>>,
+    table: &mut Table,
+) -> io::Result<()> {
+    let message = NfTablesMessage::GetSet(SetMessage {
+        attributes: Vec::new(),
+    });
+    for found in dump(message)? {
+        let other = format!("set {}", text_of(&found, 2));
+        let Some(mut set) = sets::read(&found) else {
+            table.others.push(other);
+            continue;
+        };
+        let mut plain = true;
+        for message in dump(sets::ask_for_elements(name, &set.name))? {
+            plain &= sets::read_elements(&message, &mut set);
+        }
+        if plain {
+            table.sets.push(set);
+        } else {
+            table.others.push(other);
+        }
+    }
+    Ok(())
+}
+
+/// The base chains of type `filter` of every table of IP. Blocking.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn filters() -> io::Result<Vec<BaseChain>> {
+    /// `NFPROTO_INET`, `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+    const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
+    const TABLE: u16 = 1;
+    const CHAIN_OF_RULE: u16 = 2;
+    let socket = Socket::open(NETLINK_NETFILTER)?;
+    let dump = |message: NfTablesMessage| {
+        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
+        let message = NetfilterMessage::new(header, NetfilterMessageInner::NfTables(message));
+        socket.dump(message, |found: &mut Vec<(u8, Attributes)>, _, payload| {
+            let rest = payload.get(4..).unwrap_or_default();
+            found.extend(
+                payload
+                    .first()
+                    .map(|family| (*family, attributes(rest).collect())),
+            );
+        })
+    };
+    let chains = dump(NfTablesMessage::GetChain(ChainMessage {
+        attributes: Vec::new(),
+    }))?;
+    let rules = dump(NfTablesMessage::GetRule(RuleMessage {
+        attributes: Vec::new(),
+    }))?;
+    let with_rules: BTreeSet<(u8, String, String)> = rules
+        .iter()
+        .map(|(family, rule)| (*family, text_of(rule, TABLE), text_of(rule, CHAIN_OF_RULE)))
+        .collect();
+    let read = |(family, found): &(u8, Attributes)| {
+        let (_, family_name) = FAMILIES.iter().find(|(number, _)| number == family)?;
+        let BaseOf {
+            name,
+            kind,
+            hook,
+            policy,
+            ..
+        } = read_base(found)?;
+        let table = text_of(found, TABLE);
+        (kind == "filter").then(|| BaseChain {
+            has_rules: with_rules.contains(&(*family, table.clone(), name.clone())),
+            table: format!("{family_name} {table}"),
+            name,
+            hook,
+            drops: policy == encode::DROP,
+        })
+    };
+    Ok(chains.iter().filter_map(read).collect())
+}
+
+/// The attributes behind a `struct nfgenmsg`, of something in the table `name` of a family.
+pub fn in_table(family: TableFamily, name: &str, payload: &[u8]) -> Option<Attributes> {
+    /// `NFPROTO_*`.
     const INET: u8 = 1;
+    const BRIDGE: u8 = 7;
+    let own = match family {
+        TableFamily::Inet => INET,
+        TableFamily::Bridge => BRIDGE,
+    };
     /// `NFT_*_TABLE` of chains, rules, sets, objects and flow tables, and `NFTA_TABLE_NAME`.
     const OF_TABLE: u16 = 1;
     let found: Attributes = attributes(payload.get(4..)?).collect();
-    (payload.first() == Some(&INET) && text(found.get(&OF_TABLE)?) == name).then_some(found)
+    (payload.first() == Some(&own) && text(found.get(&OF_TABLE)?) == name).then_some(found)
 }
 
 fn text_of(found: &Attributes, kind: u16) -> String {
@@ -111,23 +195,45 @@ fn read_flags(table: &Attributes) -> Option<String> {
     (flags != 0).then(|| format!("table with flags {flags}"))
 }
 
-/// A base chain that accepts by default; the text of any other one.
-fn read_chain(found: &Attributes) -> Result<Chain, String> {
-    const NAME: u16 = 3;
+/// What the attributes of a base chain say.
+struct BaseOf {
+    name: String,
+    kind: String,
+    hook: u32,
+    priority: i32,
+    policy: u32,
+}
+
+const CHAIN_NAME: u16 = 3;
+
+fn read_base(found: &Attributes) -> Option<BaseOf> {
     const HOOK: u16 = 4;
     const POLICY: u16 = 5;
     const KIND: u16 = 7;
-    let name = text_of(found, NAME);
-    let base = found.get(&HOOK).and_then(|hook| {
-        let hook: Attributes = attributes(hook).collect();
-        Some((number(hook.get(&1)?)?, number(hook.get(&2)?)? as i32))
-    });
-    let Some((hook, priority)) = base else {
-        return Err(format!("chain {name}"));
-    };
-    let kind = text_of(found, KIND);
+    let hook: Attributes = attributes(found.get(&HOOK)?).collect();
     let policy = found.get(&POLICY).and_then(|policy| number(policy));
-    match policy.unwrap_or(encode::ACCEPT) {
+    Some(BaseOf {
+        name: text_of(found, CHAIN_NAME),
+        kind: text_of(found, KIND),
+        hook: number(hook.get(&1)?)?,
+        priority: number(hook.get(&2)?)? as i32,
+        policy: policy.unwrap_or(encode::ACCEPT),
+    })
+}
+
+/// A base chain that accepts by default; the text of any other one.
+fn read_chain(found: &Attributes) -> Result<Chain, String> {
+    let Some(base) = read_base(found) else {
+        return Err(format!("chain {}", text_of(found, CHAIN_NAME)));
+    };
+    let BaseOf {
+        name,
+        kind,
+        hook,
+        priority,
+        policy,
+    } = base;
+    match policy {
         encode::ACCEPT => Ok(Chain {
             name,
             kind,
@@ -239,12 +345,19 @@ fn is_written_as(written: Option<Vec<Written>>, expressions: &[Expression]) -> b
 
 /// What the expressions seem to begin with, and how many of them that is.
 fn read_match(expressions: &[Expression]) -> Option<(Match, usize)> {
+    // A lookup is of any number of fields: what loads the first of them begins other conditions, too.
+    if let Some((set, of, is, length)) = sets::read_lookup(expressions) {
+        return Some((Match::InSet { set, of, is }, length));
+    }
     let [load, second, ..] = expressions else {
         return None;
     };
     let is = second.number(2)? == encode::EQUAL;
     let value = || second.data(3);
     match load.name.as_str() {
+        "meta" if load.number(2)? == encode::META_IIFGROUP => {
+            read_group(second, expressions.get(2)?)
+        }
         "meta" => {
             let value = value()?;
             let condition = match load.number(2)? {
@@ -259,6 +372,9 @@ fn read_match(expressions: &[Expression]) -> Option<(Match, usize)> {
                 encode::META_NFPROTO if value == [encode::IPV4] => Match::Family(Family::V4),
                 encode::META_NFPROTO if value == [encode::IPV6] => Match::Family(Family::V6),
                 encode::META_L4PROTO => Match::Protocol(*value.first()?),
+                encode::META_PROTOCOL => {
+                    Match::EtherType(u16::from_be_bytes(value.try_into().ok()?))
+                }
                 _ => return None,
             };
             Some((condition, 2))
@@ -274,12 +390,28 @@ fn read_match(expressions: &[Expression]) -> Option<(Match, usize)> {
             Some((condition, 3))
         }
         "payload" if load.number(2)? == TRANSPORT => {
-            let port = u16::from_be_bytes(value()?.try_into().ok()?);
-            Some((Match::DestinationPort(port), 2))
+            let value = value()?;
+            let port = || Some(u16::from_be_bytes(value.as_slice().try_into().ok()?));
+            let condition = match (load.number(3)?, load.number(4)?) {
+                (0, 1) => Match::Icmpv6Type(*value.first()?),
+                (0, _) => Match::SourcePort(port()?),
+                _ => Match::DestinationPort(port()?),
+            };
+            Some((condition, 2))
         }
         "payload" if load.number(2)? == NETWORK => read_network(load, second, expressions.get(2)),
         _ => None,
     }
+}
+
+fn read_group(mask: &Expression, cmp: &Expression) -> Option<(Match, usize)> {
+    let number = |bytes: Vec<u8>| Some(u32::from_ne_bytes(bytes.try_into().ok()?));
+    let condition = Match::InGroup {
+        mask: number(mask.data(4)?)?,
+        value: number(cmp.data(3)?)?,
+        is: cmp.number(2)? == encode::EQUAL,
+    };
+    Some((condition, 3))
 }
 
 /// A network: the bytes that name it, or all of the address under a mask.

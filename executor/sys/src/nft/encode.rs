@@ -3,9 +3,9 @@
 //! Registers: 1 holds what is compared or an address, 2 a port.
 
 use super::{
-    Action, Chain, Family, Match, Rule, Table,
+    Action, Chain, Family, Match, Rule, Table, TableFamily, about,
     expression::{of_data, of_number, of_verdict},
-    inet,
+    sets,
 };
 use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
@@ -24,6 +24,8 @@ use std::{
 
 pub const EQUAL: u32 = 0;
 pub const NOT_EQUAL: u32 = 1;
+pub const META_PROTOCOL: u32 = 1;
+pub const META_IIFGROUP: u32 = 21;
 pub const META_IIFNAME: u32 = 6;
 pub const META_OIFNAME: u32 = 7;
 pub const META_NFPROTO: u32 = 15;
@@ -59,27 +61,39 @@ pub type Written = (&'static str, Vec<DefaultNla>);
 ///
 /// # Errors
 /// `EINVAL` for what this vocabulary has no word for.
-pub fn replacement(name: &str, table: &Table) -> io::Result<Vec<(NetfilterMessage, u16)>> {
+pub fn replacement(
+    family: TableFamily,
+    name: &str,
+    table: &Table,
+) -> io::Result<Vec<(NetfilterMessage, u16)>> {
     if !table.others.is_empty() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let mut messages = removal(name);
-    messages.push(add_table(name));
-    messages.extend(table.chains.iter().map(|chain| add_chain(name, chain)));
+    let mut messages = removal(family, name);
+    messages.push(add_table(family, name));
+    // Sets before the rules that look something up in them.
+    for (id, set) in (1..).zip(&table.sets) {
+        let added = sets::messages(name, set, id)?;
+        messages.extend(
+            added
+                .into_iter()
+                .map(|message| (about(family, message), NLM_F_CREATE)),
+        );
+    }
+    let chains = table.chains.iter().map(|chain| add_chain(name, chain));
+    messages.extend(chains.map(|message| (about(family, message), NLM_F_CREATE)));
     for rule in &table.rules {
         let flags = NLM_F_CREATE | NLM_F_APPEND;
-        messages.push((
-            inet(NfTablesMessage::NewRule(rule_message(name, rule)?)),
-            flags,
-        ));
+        let message = NfTablesMessage::NewRule(rule_message(name, rule)?);
+        messages.push((about(family, message), flags));
     }
     Ok(messages)
 }
 
 /// The messages that remove the table `name`, whether it is there or not.
-pub fn removal(name: &str) -> Vec<(NetfilterMessage, u16)> {
-    let delete = inet(NfTablesMessage::DeleteTable(table_message(name)));
-    vec![add_table(name), (delete, 0)]
+pub fn removal(family: TableFamily, name: &str) -> Vec<(NetfilterMessage, u16)> {
+    let delete = about(family, NfTablesMessage::DeleteTable(table_message(name)));
+    vec![add_table(family, name), (delete, 0)]
 }
 
 /// The messages around a batch.
@@ -101,12 +115,12 @@ fn table_message(name: &str) -> TableMessage {
     }
 }
 
-fn add_table(name: &str) -> (NetfilterMessage, u16) {
+fn add_table(family: TableFamily, name: &str) -> (NetfilterMessage, u16) {
     let message = NfTablesMessage::NewTable(table_message(name));
-    (inet(message), NLM_F_CREATE)
+    (about(family, message), NLM_F_CREATE)
 }
 
-fn add_chain(table: &str, chain: &Chain) -> (NetfilterMessage, u16) {
+fn add_chain(table: &str, chain: &Chain) -> NfTablesMessage {
     let message = ChainMessage {
         attributes: vec![
             ChainAttribute::Table(table.to_owned()),
@@ -118,7 +132,7 @@ fn add_chain(table: &str, chain: &Chain) -> (NetfilterMessage, u16) {
             ChainAttribute::Type(chain.kind.clone()),
         ],
     };
-    (inet(NfTablesMessage::NewChain(message)), NLM_F_CREATE)
+    NfTablesMessage::NewChain(message)
 }
 
 /// A rule of the table `table`.
@@ -172,6 +186,12 @@ pub fn of_match(condition: &Match) -> Option<Vec<Written>> {
             meta(META_OIFNAME),
             cmp(operator(*is), &interface_name(name)),
         ],
+        Match::InGroup { mask, value, is } => vec![
+            meta(META_IIFGROUP),
+            bitwise(&mask.to_ne_bytes()),
+            cmp(operator(*is), &value.to_ne_bytes()),
+        ],
+        Match::EtherType(kind) => vec![meta(META_PROTOCOL), cmp(EQUAL, &kind.to_be_bytes())],
         Match::Family(family) => {
             let number = match family {
                 Family::V4 => IPV4,
@@ -183,11 +203,16 @@ pub fn of_match(condition: &Match) -> Option<Vec<Written>> {
         Match::Destination { net, is } => network_is(DESTINATION, *net, operator(*is)),
         Match::DestinationLocal => vec![fib_daddr_type(), cmp(EQUAL, &RTN_LOCAL.to_ne_bytes())],
         Match::Protocol(protocol) => vec![meta(META_L4PROTO), cmp(EQUAL, &[*protocol])],
+        Match::Icmpv6Type(kind) => vec![payload(TRANSPORT, 0, 1), cmp(EQUAL, &[*kind])],
+        Match::SourcePort(port) => {
+            vec![payload(TRANSPORT, 0, 2), cmp(EQUAL, &port.to_be_bytes())]
+        }
         Match::DestinationPort(port) => {
             vec![payload(TRANSPORT, 2, 2), cmp(EQUAL, &port.to_be_bytes())]
         }
         Match::ConnState { any_of } => ct_has(CT_STATE, *any_of),
         Match::ConnStatus { any_of } => ct_has(CT_STATUS, *any_of),
+        Match::InSet { set, of, is } => sets::lookup(set, of, *is),
         Match::Other(_) => return None,
     })
 }
@@ -306,7 +331,7 @@ fn dnat(to: SocketAddr) -> Vec<Written> {
 }
 
 /// Interface names are compared as the kernel holds them: 16 bytes, padded with zeros (`IFNAMSIZ`).
-fn interface_name(name: &str) -> Vec<u8> {
+pub fn interface_name(name: &str) -> Vec<u8> {
     let mut bytes = name.as_bytes().to_vec();
     bytes.resize(16, 0);
     bytes

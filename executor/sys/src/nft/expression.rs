@@ -59,6 +59,11 @@ impl Expression {
         }
     }
 
+    /// A text.
+    pub fn text_of(&self, kind: u16) -> Option<String> {
+        self.attributes.get(&kind).map(|value| text(value))
+    }
+
     /// The bytes of an attribute that holds data.
     pub fn data(&self, kind: u16) -> Option<Vec<u8>> {
         self.nested(kind, VALUE)

@@ -1,9 +1,9 @@
-//! An nftables table of the family `inet`, replaced and listed over netlink.
+//! nftables tables of the families `inet` and `bridge`, replaced and listed over netlink.
 //!
-//! A [`Table`] is data in a small vocabulary: base chains, and rules of [`Match`]es and an
-//! [`Action`]. [`replace`] writes one in a single transaction: there is no instant with half the
-//! rules, and nothing outside the table is read or changed. [`list`] reads the kernel's expressions
-//! back into the same vocabulary. What the vocabulary has no word for becomes [`Match::Other`],
+//! A [`Table`] is data in a small vocabulary: base chains, sets, and rules of [`Match`]es and an
+//! [`Action`]. [`replace`] writes those of one name in a single transaction: there is no instant
+//! with half the rules, and nothing outside the tables is read or changed. [`list`] reads the
+//! kernel's expressions back into the same vocabulary. What the vocabulary has no word for becomes [`Match::Other`],
 //! [`Action::Other`] or one of [`Table::others`]; it is never an error, and never equal to anything
 //! else. Which rules there are to be is the caller's policy.
 //!
@@ -14,6 +14,9 @@
 mod decode;
 mod encode;
 mod expression;
+mod sets;
+
+pub use sets::{Kind, Selector, Set, Value};
 
 use crate::{Context, Result, netlink::Socket};
 use ipnet::IpNet;
@@ -29,11 +32,27 @@ use std::net::SocketAddr;
 pub struct Table {
     /// The base chains. Their policy is to accept.
     pub chains: Vec<Chain>,
+    /// What rules look values up in.
+    pub sets: Vec<Set>,
     /// The rules, those of one chain in their order.
     pub rules: Vec<Rule>,
     /// What [`list`] found that this vocabulary has no word for, one text each: flags of the table,
-    /// chains with another policy or without a hook, sets, objects, flow tables.
+    /// chains with another policy or without a hook, other sets, objects, flow tables.
     pub others: Vec<String>,
+}
+
+/// The packets that a table's chains are called for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum TableFamily {
+    /// IPv4 and IPv6 (`NFPROTO_INET`).
+    Inet,
+    /// Frames that a bridge takes (`NFPROTO_BRIDGE`), whatever they hold.
+    Bridge,
+}
+
+impl TableFamily {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Inet, Self::Bridge];
 }
 
 /// A chain that the kernel calls from one of its hooks, with the policy to accept.
@@ -43,7 +62,7 @@ pub struct Chain {
     pub name: String,
     /// `filter`, `nat` or `route`.
     pub kind: String,
-    /// `NF_INET_*`: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting.
+    /// `NF_INET_*` or `NF_BR_*`: 0 prerouting, 1 input, 2 forward, 3 output, 4 postrouting.
     pub hook: u32,
     /// Chains of one hook are called by ascending priority.
     pub priority: i32,
@@ -70,6 +89,11 @@ pub enum Match {
     InInterface { name: String, is: bool },
     /// The interface it leaves by. At most 15 bytes.
     OutInterface { name: String, is: bool },
+    /// The group (`ip link set group`) of the interface it came in by has, under the mask, this
+    /// value.
+    InGroup { mask: u32, value: u32, is: bool },
+    /// The protocol of the frame (`ETH_P_*`).
+    EtherType(u16),
     /// IPv4 or IPv6.
     Family(Family),
     /// Its source is in a network without host bits ([`IpNet::trunc`]). Only after a
@@ -82,8 +106,19 @@ pub enum Match {
     DestinationLocal,
     /// `IPPROTO_*`.
     Protocol(u8),
+    /// The type of an ICMPv6 message. Only after its [`Match::Protocol`].
+    Icmpv6Type(u8),
+    /// The port it comes from. Only after a [`Match::Protocol`] that has ports.
+    SourcePort(u16),
     /// The port it is for. Only after a [`Match::Protocol`] that has ports.
     DestinationPort(u16),
+    /// What is selected of it, taken together, is an element of the set of that name. Each selector
+    /// only after the conditions that say the packet has such a field.
+    InSet {
+        set: String,
+        of: Vec<Selector>,
+        is: bool,
+    },
     /// Its connection's state is one of these bits ([`ct_state`]).
     ConnState { any_of: u32 },
     /// Its connection has one of these status bits ([`ct_status`]).
@@ -139,6 +174,7 @@ impl Table {
     /// host bits, as they do in the kernel.
     #[must_use]
     pub fn content(mut self) -> Self {
+        self.sets.sort();
         for rule in &mut self.rules {
             rule.comment.clear();
             for condition in &mut rule.matches {
@@ -154,31 +190,62 @@ impl Table {
     }
 }
 
-/// Puts a table in place of the one called `name`, whatever that holds, in the caller's network
-/// namespace. Blocking.
+/// Puts tables in place of those called `name` in their families, whatever these hold, in the
+/// caller's network namespace: all of them, or none. Blocking.
 ///
 /// # Errors
-/// `EINVAL` for a table with an `Other`, and what the kernel answers; the table is then as it was.
-pub fn replace(name: &str, table: &Table) -> Result<()> {
-    let what = || format!("replace the nftables table `{name}`");
-    let messages = encode::replacement(name, table).doing(what)?;
+/// `EINVAL` for a table with an `Other`, and what the kernel answers; the tables are then as they
+/// were.
+pub fn replace(name: &str, tables: &[(TableFamily, Table)]) -> Result<()> {
+    let what = || format!("replace the nftables tables `{name}`");
+    let mut messages = Vec::new();
+    for (family, table) in tables {
+        messages.extend(encode::replacement(*family, name, table).doing(what)?);
+    }
     commit(messages).doing(what)
 }
 
-/// Removes the table called `name`, if it is there. Blocking.
+/// Removes the tables called `name` of these families, as far as they are there. Blocking.
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn remove(name: &str) -> Result<()> {
-    commit(encode::removal(name)).doing(|| format!("remove the nftables table `{name}`"))
+pub fn remove(name: &str, families: &[TableFamily]) -> Result<()> {
+    let messages = families
+        .iter()
+        .flat_map(|family| encode::removal(*family, name))
+        .collect();
+    commit(messages).doing(|| format!("remove the nftables tables `{name}`"))
 }
 
-/// The table called `name`; none when there is no such table. Blocking.
+/// The table called `name` of a family; none when there is no such table. Blocking.
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn list(name: &str) -> Result<Option<Table>> {
-    decode::list(name).doing(|| format!("list the nftables table `{name}`"))
+pub fn list(family: TableFamily, name: &str) -> Result<Option<Table>> {
+    decode::list(family, name).doing(|| format!("list the nftables table `{name}`"))
+}
+
+/// A chain that the kernel calls, of whosever table.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct BaseChain {
+    /// Its table as `nft` names it: `inet filter`.
+    pub table: String,
+    /// Its name within the table.
+    pub name: String,
+    /// As [`Chain::hook`].
+    pub hook: u32,
+    /// Whether what none of its rules decides on is dropped.
+    pub drops: bool,
+    /// Whether it has rules.
+    pub has_rules: bool,
+}
+
+/// Every chain of type `filter` that the kernel calls for IPv4 or IPv6, of all tables. Blocking.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn filters() -> Result<Vec<BaseChain>> {
+    decode::filters().doing(|| "list the nftables chains")
 }
 
 fn commit(messages: Vec<(NetfilterMessage, u16)>) -> std::io::Result<()> {
@@ -188,9 +255,13 @@ fn commit(messages: Vec<(NetfilterMessage, u16)>) -> std::io::Result<()> {
     done.map_err(|refused| refused.error)
 }
 
-/// A message about the family `inet`.
-fn inet(message: NfTablesMessage) -> NetfilterMessage {
-    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+/// A message about a family's tables.
+fn about(family: TableFamily, message: NfTablesMessage) -> NetfilterMessage {
+    let family = match family {
+        TableFamily::Inet => NetfilterProtoFamily::Inet,
+        TableFamily::Bridge => NetfilterProtoFamily::Bridge,
+    };
+    let header = NetfilterHeader::new(family, 0, 0);
     NetfilterMessage::new(header, NetfilterMessageInner::NfTables(message))
 }
 

@@ -9,13 +9,17 @@ use std::net::IpAddr;
 /// The rule as it is read back from the message that writes it.
 fn read_back(rule: &Rule) -> Rule {
     let message = encode::rule_message("mine", rule).expect("has only words");
-    let payload = NetlinkPayload::InnerMessage(inet(NfTablesMessage::NewRule(message)));
+    let payload = NetlinkPayload::InnerMessage(about(
+        TableFamily::Bridge,
+        NfTablesMessage::NewRule(message),
+    ));
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), payload);
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    let found = in_table("mine", &bytes[16..]).expect("is in the table");
-    assert!(in_table("other", &bytes[16..]).is_none());
+    let found = in_table(TableFamily::Bridge, "mine", &bytes[16..]).expect("is in the table");
+    assert!(in_table(TableFamily::Bridge, "other", &bytes[16..]).is_none());
+    assert!(in_table(TableFamily::Inet, "mine", &bytes[16..]).is_none());
     read_rule(&found)
 }
 
@@ -40,9 +44,62 @@ fn condition() -> impl Strategy<Value = Match> {
         Just(Match::DestinationLocal),
         any::<u8>().prop_map(Match::Protocol),
         any::<u16>().prop_map(Match::DestinationPort),
+        any::<u16>().prop_map(Match::SourcePort),
+        any::<u8>().prop_map(Match::Icmpv6Type),
+        any::<u16>().prop_map(Match::EtherType),
+        (any::<u32>(), any::<u32>(), any::<bool>()).prop_map(|(mask, value, is)| Match::InGroup {
+            mask,
+            value,
+            is
+        }),
+        (
+            name(),
+            prop::collection::vec(selector(), 1..4),
+            any::<bool>()
+        )
+            .prop_map(|(set, of, is)| Match::InSet { set, of, is }),
         any::<u32>().prop_map(|any_of| Match::ConnState { any_of }),
         any::<u32>().prop_map(|any_of| Match::ConnStatus { any_of }),
     ]
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    prop::sample::select(Selector::ALL.to_vec())
+}
+
+fn value(kind: Kind) -> BoxedStrategy<Value> {
+    match kind {
+        Kind::Group => any::<u32>().prop_map(Value::Group).boxed(),
+        Kind::Interface => "[a-z][a-z0-9.-]{0,14}".prop_map(Value::Interface).boxed(),
+        Kind::Mac => any::<[u8; 6]>().prop_map(Value::Mac).boxed(),
+        Kind::V4 => any::<[u8; 4]>()
+            .prop_map(|octets| Value::V4(octets.into()))
+            .boxed(),
+        Kind::V6 => any::<[u8; 16]>()
+            .prop_map(|octets| Value::V6(octets.into()))
+            .boxed(),
+    }
+}
+
+fn set() -> impl Strategy<Value = Set> {
+    let kinds = prop::collection::vec(prop::sample::select(Kind::ALL.to_vec()), 1..4);
+    ("[a-z]{1,9}", kinds).prop_flat_map(|(name, key)| {
+        let element: Vec<_> = key.iter().map(|kind| value(*kind)).collect();
+        prop::collection::btree_set(element, 0..9).prop_map(move |elements| Set {
+            name: name.clone(),
+            key: key.clone(),
+            elements,
+        })
+    })
+}
+
+/// The attributes of a message that would be sent.
+fn sent(message: NfTablesMessage) -> std::collections::BTreeMap<u16, Vec<u8>> {
+    use netlink_packet_core::Emitable;
+    let message = about(TableFamily::Inet, message);
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    in_table(TableFamily::Inet, "mine", &bytes).expect("is in the table")
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -64,6 +121,16 @@ proptest! {
     ) {
         let rule = Rule { chain: "forward".to_owned(), comment, matches, action };
         prop_assert_eq!(read_back(&rule), rule);
+    }
+
+    #[test]
+    fn a_set_that_is_written_is_read_back(set in set()) {
+        let mut messages = sets::messages("mine", &set, 7).expect("has only words").into_iter().map(sent);
+        let mut found = sets::read(&messages.next().expect("the set")).expect("is Tank's");
+        for message in messages {
+            prop_assert!(sets::read_elements(&message, &mut found));
+        }
+        prop_assert_eq!(found, set);
     }
 
     /// Whatever a host's administrator wrote is read, without a panic.
@@ -104,7 +171,7 @@ fn an_other_is_not_written() {
         others: vec!["set mine".to_owned()],
         ..Table::default()
     };
-    assert!(encode::replacement("mine", &table).is_err());
+    assert!(encode::replacement(TableFamily::Inet, "mine", &table).is_err());
     let rule = Rule {
         chain: "forward".to_owned(),
         comment: String::new(),
@@ -112,6 +179,41 @@ fn an_other_is_not_written() {
         action: Action::Accept,
     };
     assert!(encode::rule_message("mine", &rule).is_err());
+}
+
+#[test]
+fn a_set_with_more_than_values_is_none_of_tanks() {
+    let set = Set {
+        name: "s".to_owned(),
+        key: vec![Kind::Mac, Kind::V4],
+        elements: [vec![Value::Mac([2; 6]), Value::V4([10, 0, 0, 1].into())]].into(),
+    };
+    let messages = sets::messages("mine", &set, 1).expect("has only words");
+    let [made, filled] = &messages.into_iter().map(sent).collect::<Vec<_>>()[..] else {
+        panic!("a set and its element")
+    };
+    // A time limit, other flags, another length.
+    for (kind, value) in [
+        (11, vec![0; 8]),
+        (3, vec![0, 0, 0, 0x84]),
+        (5, vec![0, 0, 0, 8]),
+        (9, vec![]),
+    ] {
+        let mut other = made.clone();
+        other.insert(kind, value);
+        assert_eq!(sets::read(&other), None, "attribute {kind}");
+    }
+    let mut of_another = Set {
+        key: vec![Kind::V6],
+        elements: [].into(),
+        ..set
+    };
+    assert!(!sets::read_elements(filled, &mut of_another));
+    let wrong = Set {
+        elements: [vec![Value::Mac([2; 6])]].into(),
+        ..of_another
+    };
+    assert!(sets::messages("mine", &wrong, 1).is_err());
 }
 
 #[test]

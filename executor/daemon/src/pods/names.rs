@@ -1,0 +1,428 @@
+//! The daemon's side of the name server: one process beside the pods, which outlives the daemon.
+//!
+//! *Never*: decides what is answered. *The sockets* on which it is asked are this daemon's as much
+//! as the server's: while there is no process, what is asked waits in them. *A handover*: another
+//! process gets the sockets, serves, and takes the place of the old one's socket in the run folder
+//! before that is asked to end; until then both answer. *Concurrency*: every method blocks, for
+//! [`REPLY_LIMIT`] at most where a server does not answer, and one is carried out at a time.
+
+mod bind;
+
+use super::{fail, failure};
+use crate::{dirty::Dirty, settings::Settings};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    net::{
+        RecvFlags,
+        sockopt::{self, Timeout},
+    },
+};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File, Permissions},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tank_plan::{observed::NameServer, target::Zone};
+use tank_proto::{
+    names::{MAX_SOCKETS, MAX_ZONE, Reply, Request, SOCKET, Setup, State, VERSION},
+    shim::Failure,
+};
+use tank_sys::{
+    cgroup::{Cgroups, ControllerLimits},
+    packet,
+};
+
+/// Its place among the cgroups of pods, none of whose names begins like that.
+const GROUP: &str = "_names";
+
+/// How long a server that runs may take to answer.
+const REPLY_LIMIT: Duration = Duration::from_secs(1);
+
+/// The same, of one that did not answer the last time.
+const SILENT_LIMIT: Duration = Duration::from_millis(100);
+
+/// How long a new one may take until it serves.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long one that was asked to end may take: longer than what it still answers.
+const END_LIMIT: Duration = Duration::from_secs(8);
+
+/// What its processes may use. Its zone and what it remembers take a tenth of it.
+const LIMITS: ControllerLimits = ControllerLimits {
+    memory: Some(256 << 20),
+    pids: Some(4),
+    cpu: None,
+};
+
+/// The name server's process, as far as this daemon has to do with it.
+pub struct Names {
+    settings: Arc<Settings>,
+    cgroups: Arc<Cgroups>,
+    dirty: Arc<Dirty>,
+    /// Which program a server has to run to be the installed one. None: that can't be told.
+    program: Option<String>,
+    known: Mutex<Known>,
+    /// Those that were asked to end and may still answer.
+    ending: Arc<Mutex<BTreeSet<String>>>,
+}
+
+#[derive(Default)]
+struct Known {
+    connection: Option<OwnedFd>,
+    /// Empty: they were not asked for yet, or there are none.
+    sockets: Vec<OwnedFd>,
+    /// It did not answer in time.
+    silent: bool,
+}
+
+impl Names {
+    pub fn new((settings, cgroups): (Arc<Settings>, Arc<Cgroups>), dirty: Arc<Dirty>) -> Self {
+        Self {
+            program: identity(&settings.names),
+            settings,
+            cgroups,
+            dirty,
+            known: Mutex::default(),
+            ending: Arc::default(),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ending(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.settings.run_dir.join(SOCKET)
+    }
+
+    /// What there is. Needs a tokio runtime. Blocking.
+    pub fn observe(&self) -> Option<NameServer> {
+        let mut known = self.known();
+        let parts = self.parts();
+        match self.state(&mut known) {
+            Some(state) => Some(NameServer {
+                current: self.is_current(&state, &parts),
+                zone: state.zone.and_then(|zone| zone.parse().ok()),
+            }),
+            None => (!parts.is_empty()).then(NameServer::default),
+        }
+    }
+
+    /// Its cgroups, without those of servers that were asked to end.
+    fn parts(&self) -> BTreeSet<String> {
+        let mut parts = self.cgroups.parts(GROUP);
+        let ending = self.ending();
+        parts.retain(|part| !ending.contains(part));
+        parts
+    }
+
+    /// Whether a server is the only one, and the installed one.
+    fn is_current(&self, state: &State, parts: &BTreeSet<String>) -> bool {
+        let others = parts.iter().filter(|part| **part != state.part);
+        let same = |program: &String| *program == state.program;
+        state.version == VERSION
+            && self.program.as_ref().is_none_or(same)
+            && !others
+                .into_iter()
+                .any(|part| self.cgroups.is_populated(GROUP, part))
+    }
+
+    /// What the server says of itself. None: there is none that answers.
+    fn state(&self, known: &mut Known) -> Option<State> {
+        let limit = if known.silent {
+            SILENT_LIMIT
+        } else {
+            REPLY_LIMIT
+        };
+        // One that was connected to before may have ended; then there may be another.
+        for _ in 0..2 {
+            if known.connection.is_none() {
+                known.connection = self.connect();
+            }
+            let connection = known.connection.as_ref()?;
+            let begun = Instant::now();
+            let asked = set_limit(connection, limit).is_ok();
+            match ask(connection, &Request::State, &[]) {
+                Ok((Reply::State(state), _)) if asked => {
+                    known.silent = false;
+                    return Some(state);
+                }
+                Ok(_) | Err(_) => known.connection = None,
+            }
+            known.silent = begun.elapsed() >= limit;
+            if known.silent {
+                return None;
+            }
+        }
+        None
+    }
+
+    fn connect(&self) -> Option<OwnedFd> {
+        let connection = packet::connect(&self.socket()).ok()?;
+        self.keep(&connection, REPLY_LIMIT).ok()?;
+        Some(connection)
+    }
+
+    /// Bounds what is waited for on a connection, and marks the host as dirty when that ends.
+    fn keep(&self, connection: &OwnedFd, limit: Duration) -> Result<(), Failure> {
+        set_limit(connection, limit).map_err(|e| fail("talk to the name server", e))?;
+        let end = connection
+            .try_clone()
+            .map_err(|e| fail("watch the name server", e))?;
+        let end = packet::watch(end).map_err(|e| failure(&e))?;
+        let dirty = Arc::clone(&self.dirty);
+        tokio::spawn(async move {
+            while let Ok(mut ready) = end.readable().await {
+                let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+                match rustix::net::recv(end.get_ref(), &mut [0u8; 1], flags) {
+                    Ok((0, _)) => break,
+                    // A reply, which is somebody else's.
+                    Ok(_) | Err(Errno::AGAIN | Errno::INTR) => ready.clear_ready(),
+                    Err(_) => break,
+                }
+            }
+            dirty.mark();
+        });
+        Ok(())
+    }
+
+    /// Has a server answer this and nothing else. Needs a tokio runtime. Blocking.
+    ///
+    /// # Errors
+    /// What is in the way, with who holds a port.
+    pub fn ensure(&self, zone: &Zone) -> Result<(), Failure> {
+        let mut known = self.known();
+        let old = self.state(&mut known);
+        let parts = self.parts();
+        if old.is_some() && known.sockets.is_empty() {
+            known.sockets = Self::fetch_sockets(&known)?;
+        }
+        if old.is_none() && known.sockets.is_empty() && !parts.is_empty() {
+            // It holds the sockets and gives nobody any.
+            self.cgroups.remove_pod(GROUP).map_err(|e| failure(&e))?;
+        }
+        let changed = bind::all(&mut known.sockets, &zone.addresses)?;
+        if let Some(state) = &old
+            && !changed
+            && self.is_current(state, &parts)
+            && let Some(connection) = &known.connection
+        {
+            set_limit(connection, REPLY_LIMIT).map_err(|e| fail("hand the names over", e))?;
+            return serve(connection, zone);
+        }
+        let connection = self.spawn(zone, &known.sockets, &parts)?;
+        let before = known.connection.replace(connection.server);
+        let others = parts.into_iter().filter(|part| *part != connection.part);
+        let (ending, gone): (Vec<String>, Vec<String>) =
+            others.partition(|part| old.as_ref().is_some_and(|old| old.part == *part));
+        for part in gone {
+            self.cgroups
+                .remove_part(GROUP, &part)
+                .map_err(|e| failure(&e))?;
+        }
+        if let (Some(before), Some(part)) = (before, ending.into_iter().next()) {
+            self.end(before, part);
+        }
+        Ok(())
+    }
+
+    /// Asks a server to end, and sees that it does.
+    fn end(&self, connection: OwnedFd, part: String) {
+        self.ending().insert(part.clone());
+        let (cgroups, ending) = (Arc::clone(&self.cgroups), Arc::clone(&self.ending));
+        tokio::task::spawn_blocking(move || {
+            if ask(&connection, &Request::End, &[]).is_ok()
+                && set_limit(&connection, END_LIMIT).is_ok()
+            {
+                // Its end of the connection closes when it ends.
+                let _ = packet::receive(connection.as_fd());
+            }
+            if let Err(error) = cgroups.remove_part(GROUP, &part) {
+                tracing::warn!(part, %error, "a name server of before is still there");
+            }
+            let mut ending = ending.lock().unwrap_or_else(PoisonError::into_inner);
+            ending.remove(&part);
+        });
+    }
+
+    fn fetch_sockets(known: &Known) -> Result<Vec<OwnedFd>, Failure> {
+        let Some(connection) = &known.connection else {
+            return Ok(Vec::new());
+        };
+        match ask(connection, &Request::Sockets, &[])? {
+            (Reply::Sockets, mut sockets) => {
+                sockets.truncate(MAX_SOCKETS);
+                Ok(sockets)
+            }
+            (other, _) => Err(fail(
+                "take the name server's sockets",
+                format!("it said {other:?}"),
+            )),
+        }
+    }
+
+    /// Starts a server that serves a zone, in a cgroup that is none of `taken`.
+    fn spawn(
+        &self,
+        zone: &Zone,
+        sockets: &[OwnedFd],
+        taken: &BTreeSet<String>,
+    ) -> Result<Spawned, Failure> {
+        let ending = self.ending().clone();
+        let free = |part: &String| !taken.contains(part) && !ending.contains(part);
+        let part = (0..=u32::MAX)
+            .map(|n| n.to_string())
+            .find(free)
+            .unwrap_or_default();
+        let spawned = self.execute(&part, zone, sockets);
+        if spawned.is_err() {
+            // What is left of it is nobody's to find: nothing is observed where there is none.
+            let _ = match taken.is_empty() && ending.is_empty() {
+                true => self.cgroups.remove_pod(GROUP),
+                false => self.cgroups.remove_part(GROUP, &part),
+            };
+        }
+        spawned.map(|server| Spawned { server, part })
+    }
+
+    fn execute(&self, part: &str, zone: &Zone, sockets: &[OwnedFd]) -> Result<OwnedFd, Failure> {
+        let what = || "start the name server".to_owned();
+        let program = &self.settings.names;
+        let entrance = self.cgroups.ensure(GROUP, part).map_err(|e| failure(&e))?;
+        if let Err(error) = self.cgroups.set_limits(GROUP, part, &LIMITS) {
+            tracing::warn!(%error, "the name server has no limits");
+        }
+        let cgroups: Vec<OwnedFd> = [entrance.procs].into_iter().chain(entrance.tasks).collect();
+        let new = self.settings.run_dir.join(format!("{SOCKET}.new"));
+        let _ = fs::remove_file(&new);
+        let listener = packet::listen(&new).map_err(|e| failure(&e))?;
+        fs::set_permissions(&new, Permissions::from_mode(0o600)).map_err(|e| fail(what(), e))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(self.settings.attach_dir(), flags, Mode::empty());
+        let root = root.map_err(|e| fail(what(), e))?;
+        let stderr = File::create(self.settings.run_dir.join("names.err"));
+        let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
+        // It is reaped with the shims.
+        let started = Command::new(program)
+            .env_clear()
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .stderr(stderr.map_err(|e| fail(what(), e))?)
+            .spawn();
+        started.map_err(|e| fail(what(), format!("{}: {e}", program.display())))?;
+        let setup = Setup {
+            id: self.settings.host_config().id_base,
+            program: self.program.clone().unwrap_or_default(),
+            part: part.to_owned(),
+            cgroups: cgroups.len(),
+        };
+        let text = serde_json::to_vec(&setup).map_err(|e| fail(what(), e))?;
+        let handed = [root.as_fd(), listener.as_fd()].into_iter();
+        let handed = handed
+            .chain(packet::borrow(&cgroups))
+            .chain(packet::borrow(sockets));
+        let handed: Vec<BorrowedFd<'_>> = handed.collect();
+        packet::send(ours.as_fd(), &text, &handed).map_err(|e| fail(what(), e))?;
+        self.keep(&ours, READY_LIMIT)?;
+        serve(&ours, zone).map_err(|failure| {
+            let said = fs::read_to_string(self.settings.run_dir.join("names.err"));
+            let said = said.unwrap_or_default();
+            fail(
+                what(),
+                format!("{}: {} {}", failure.what, failure.why, said.trim()),
+            )
+        })?;
+        set_limit(&ours, REPLY_LIMIT).map_err(|e| fail(what(), e))?;
+        fs::rename(&new, self.socket()).map_err(|e| fail(what(), e))?;
+        Ok(ours)
+    }
+
+    /// Ends the server and gives its sockets back. Blocking.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn remove(&self) -> Result<(), Failure> {
+        let mut known = self.known();
+        *known = Known::default();
+        self.cgroups.remove_pod(GROUP).map_err(|e| failure(&e))?;
+        for name in [SOCKET, "names.sock.new", "names.err"] {
+            match fs::remove_file(self.settings.run_dir.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(fail(format!("remove {name}"), error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A server that serves.
+struct Spawned {
+    server: OwnedFd,
+    part: String,
+}
+
+/// Which program a file is, as far as another file in its place is another one.
+fn identity(program: &Path) -> Option<String> {
+    let found = fs::metadata(program).ok()?;
+    let (seconds, nanos) = (found.mtime(), found.mtime_nsec());
+    Some(format!(
+        "{}:{}:{}:{seconds}.{nanos}",
+        found.dev(),
+        found.ino(),
+        found.size()
+    ))
+}
+
+fn set_limit(connection: &OwnedFd, limit: Duration) -> std::io::Result<()> {
+    rustix::io::ioctl_fionbio(connection, false)?;
+    sockopt::set_socket_timeout(connection, Timeout::Recv, Some(limit))?;
+    Ok(sockopt::set_socket_timeout(
+        connection,
+        Timeout::Send,
+        Some(limit),
+    )?)
+}
+
+/// Sends a request and waits for its reply.
+fn ask(
+    connection: &OwnedFd,
+    request: &Request,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(Reply, Vec<OwnedFd>), Failure> {
+    let what = "ask the name server";
+    let text = serde_json::to_vec(request).map_err(|e| fail(what, e))?;
+    packet::send(connection.as_fd(), &text, fds).map_err(|e| fail(what, e))?;
+    let received = packet::receive(connection.as_fd()).map_err(|e| fail(what, e))?;
+    let (text, fds) = received.ok_or_else(|| fail(what, "it has ended"))?;
+    let reply = serde_json::from_slice(&text).map_err(|e| fail(what, e))?;
+    Ok((reply, fds))
+}
+
+/// Has a server answer a zone.
+fn serve(connection: &OwnedFd, zone: &Zone) -> Result<(), Failure> {
+    let what = "hand the names over";
+    let text = serde_json::to_vec(zone).map_err(|e| fail(what, e))?;
+    if text.len() as u64 > MAX_ZONE {
+        return Err(fail(what, "there are too many"));
+    }
+    let sealed = packet::sealed("zone", &text).map_err(|e| failure(&e))?;
+    match ask(connection, &Request::Serve, &[sealed.as_fd()])?.0 {
+        Reply::State(state) if state.zone == Some(zone.digest().to_string()) => Ok(()),
+        Reply::Failed { why } => Err(fail(what, why)),
+        other => Err(fail(what, format!("it said {other:?}"))),
+    }
+}

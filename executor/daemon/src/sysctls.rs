@@ -1,0 +1,134 @@
+//! The host's settings that Tank changes: what each said before is recorded before it is changed,
+//! and given back when the bridge goes, unless somebody else has changed it since.
+//!
+//! The record, `sysctls.json` in the run folder, is gone with a boot, as what was set is. It is
+//! replaced as a whole.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+use tank_plan::{observed::ChangedSetting, target::Setting};
+
+/// Where the kernel has its settings.
+const SYSCTLS: &str = "/proc/sys";
+
+/// The most bytes of a record that are read (1 MiB): a few settings, and the names of the host's links.
+const MAX_RECORD: u64 = 1 << 20;
+
+/// What was changed, by path.
+type Changed = BTreeMap<String, ChangedSetting>;
+
+/// What a setting says, by its path below `/proc/sys`. None: there is no such setting.
+pub fn read(path: &str) -> Option<String> {
+    let text = fs::read_to_string(Path::new(SYSCTLS).join(path));
+    text.ok().map(|text| text.trim().to_owned())
+}
+
+fn write(path: &str, value: &str) -> io::Result<()> {
+    fs::write(Path::new(SYSCTLS).join(path), value)
+}
+
+/// The record of a run folder.
+#[derive(Debug)]
+pub struct Record(PathBuf);
+
+impl Record {
+    pub fn of(run_dir: &Path) -> Self {
+        Self(run_dir.join("sysctls.json"))
+    }
+
+    /// What Tank has changed since the host was booted.
+    ///
+    /// # Errors
+    /// When the record is there and can't be read.
+    pub fn read(&self) -> io::Result<Changed> {
+        use io::Read;
+        let file = match fs::File::open(&self.0) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Changed::new()),
+            Err(error) => return Err(error),
+        };
+        let mut text = String::new();
+        file.take(MAX_RECORD).read_to_string(&mut text)?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    fn replace(&self, changed: &Changed) -> io::Result<()> {
+        if changed.is_empty() {
+            return fs::remove_file(&self.0);
+        }
+        let next = self.0.with_extension("next");
+        fs::write(&next, serde_json::to_vec(changed)?)?;
+        fs::rename(next, &self.0)
+    }
+
+    /// Sets a setting of the host, after what it said is recorded. One that says so already is left
+    /// alone, and one that the kernel does not have.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn set(&self, setting: &Setting) -> io::Result<()> {
+        let Setting { path, value, links } = setting;
+        let Some(before) = read(path).filter(|found| found != value) else {
+            return Ok(());
+        };
+        // A setting of one of Tank's own links goes with that.
+        let mut changed = self.read()?;
+        let entry = ChangedSetting {
+            before,
+            set: value.clone(),
+            links: links.clone(),
+            along: along(path, value),
+        };
+        changed.insert(path.clone(), entry);
+        self.replace(&changed)?;
+        write(path, value)
+    }
+
+    /// Gives back what still says what Tank set it to.
+    ///
+    /// # Errors
+    /// What the kernel gives; what was given back until then is so, and the record stays.
+    pub fn restore(&self, restore: &Changed) -> io::Result<()> {
+        let mut left = self.read()?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        for (path, changed) in restore {
+            if read(path).is_some_and(|found| found == changed.set) {
+                write(path, &changed.before)?;
+                for path in &changed.along {
+                    // Its link may be gone.
+                    match write(path, &changed.set) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                        _ => {}
+                    }
+                }
+            }
+            left.remove(path);
+        }
+        self.replace(&left)
+    }
+}
+
+/// The settings of single links that already say what the one for all of them is about to be set to:
+/// the kernel sets them along with it, to both values.
+fn along(path: &str, value: &str) -> BTreeSet<String> {
+    let dir = match path {
+        "net/ipv4/ip_forward" => "net/ipv4/conf",
+        "net/ipv6/conf/all/forwarding" => "net/ipv6/conf",
+        _ => return BTreeSet::new(),
+    };
+    let links = fs::read_dir(Path::new(SYSCTLS).join(dir))
+        .into_iter()
+        .flatten();
+    let paths = links.flatten().filter_map(|link| {
+        let name = link.file_name().into_string().ok()?;
+        Some(format!("{dir}/{name}/forwarding"))
+    });
+    paths
+        .filter(|path| read(path).as_deref() == Some(value))
+        .collect()
+}

@@ -1,0 +1,132 @@
+//! A pod, or a neighbour, that means ill.
+
+use super::{Process, SERVER, addresses, ask, name_server, of_pod, output, python, sh};
+use serde_json::json;
+use std::{fs, process::Stdio};
+use tank_tests::{Host, sleeper};
+
+#[test]
+fn it_can_do_nothing_but_answer() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} }}", sleeper("web")));
+    let server = name_server(&host);
+    let status = fs::read_to_string(format!("/proc/{server}/status")).expect("its status");
+    let field = |name: &str| {
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}:")));
+        let line = line.unwrap_or_else(|| panic!("{name}: {status}"));
+        line.split_whitespace()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(field("NoNewPrivs"), "1");
+    assert_eq!(field("Seccomp"), "2");
+    assert_eq!(field("Threads"), "1");
+    // An id that no pod has, and no user of the host.
+    let id = 0x7000_0000u32.to_string();
+    assert_eq!(field("Uid"), [id.as_str(); 4].join(" "));
+    assert_eq!(field("Gid"), [id.as_str(); 4].join(" "));
+    assert_eq!(field("Groups"), "");
+    // Its root is empty, and what it has open are sockets and what it waits with.
+    let root = fs::read_dir(format!("/proc/{server}/root")).expect("its root");
+    assert_eq!(root.count(), 0);
+    for entry in fs::read_dir(format!("/proc/{server}/fd")).expect("its descriptors") {
+        let link = fs::read_link(entry.expect("one").path()).unwrap_or_default();
+        let link = link.display().to_string();
+        let kinds = ["socket:", "anon_inode:[event", "/dev/null", "pipe:"];
+        let own = link.ends_with("/names.err");
+        assert!(
+            own || kinds.iter().any(|kind| link.starts_with(kind)),
+            "{link}"
+        );
+    }
+    let limits = fs::read_to_string(format!("/proc/{server}/limits")).expect("its limits");
+    let processes = limits
+        .lines()
+        .find(|line| line.starts_with("Max processes"));
+    assert!(
+        processes.is_some_and(|line| line.split_whitespace().nth(2) == Some("0")),
+        "{limits}"
+    );
+    let socket = fs::metadata(host.dir.join("run/names.sock")).expect("its socket");
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&socket.permissions()) & 0o777,
+        0o600
+    );
+    host.finish();
+}
+
+#[test]
+fn a_neighbour_is_not_answered() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} }}", sleeper("web")));
+    // It routes to the bridge's address, and the host has an address on its link.
+    let neighbour = host
+        .inside("unshare")
+        .args(["--net", "sleep", "600"])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("unshare");
+    let neighbour = Process(neighbour);
+    let pid = neighbour.0.id().to_string();
+    sh(
+        &host,
+        &format!(
+            "sleep 0.3; ip link add out0 type veth peer name eth0 netns {pid} && ip addr add 192.0.2.1/24 dev out0 && \
+             ip link set out0 up && nsenter --target={pid} --net sh -c 'ip addr add 192.0.2.2/24 dev eth0 && \
+             ip link set eth0 up && ip route add 10.90.0.0/16 via 192.0.2.1'"
+        ),
+    );
+    let from = |args: &[&str]| {
+        let mut command = std::process::Command::new("nsenter");
+        command.args([&format!("--target={pid}"), "--net", "--", "python3"]);
+        command.arg(super::script()).arg("ask").args(args);
+        output(command)
+    };
+    for options in [&[][..], &["tcp"]] {
+        let args = [&[SERVER, "web", "A", "source=192.0.2.2"], options].concat();
+        assert_eq!(from(&args), "\"nothing\"", "{options:?}");
+    }
+    assert_eq!(addresses(&host, "web", "web"), [of_pod(&host, "web").0]);
+    drop(neighbour);
+    sh(&host, "ip link del out0 2>/dev/null || true");
+    host.finish();
+}
+
+#[test]
+fn who_floods_takes_nothing_from_another() {
+    let host = Host::new();
+    host.switch(&format!(
+        "{{ {} {} {} }}",
+        sleeper("bad"),
+        sleeper("worse"),
+        sleeper("good")
+    ));
+    let server = name_server(&host);
+    let good = of_pod(&host, "good").0;
+    // Datagrams as fast as it can; and connections that say a byte and wait.
+    let mut flood = python(&host, "bad", &["flood", SERVER, "8"]);
+    let flood = Process(flood.stdout(Stdio::null()).spawn().expect("python3"));
+    let mut slow = python(&host, "worse", &["slow", SERVER, "600", "20"]);
+    let slow = Process(slow.stdout(Stdio::null()).spawn().expect("python3"));
+    // A resolver asks again where an answer is late.
+    let mut answered = 0;
+    for round in 0..10 {
+        let options = if round % 2 == 0 { &[][..] } else { &["tcp"] };
+        let answer = ask(
+            &host,
+            "good",
+            &[&[SERVER, "good", "A", "tries=3"], options].concat(),
+        );
+        answered += usize::from(answer["answers"] == json!([good]));
+    }
+    assert_eq!(answered, 10);
+    drop((flood, slow));
+    assert_eq!(name_server(&host), server, "it did not live through it");
+    host.finish();
+}
