@@ -39,9 +39,9 @@ fn each_stack_has_its_own_db_and_finds_anothers_only_by_its_full_name() {
         octets[3], octets[2], octets[1], octets[0]
     );
     for (pod, name) in [
-        ("shop:web", "db.tank.internal."),
-        ("blog:web", "db.shop.tank.internal."),
-        ("web", "db.shop.tank.internal."),
+        ("shop:web", "db.tank.internal"),
+        ("blog:web", "db.shop.tank.internal"),
+        ("web", "db.shop.tank.internal"),
     ] {
         let answer = ask(&host, pod, &[SERVER, &reverse, "PTR"]);
         assert_eq!(answer["answers"][0], name, "{pod}");
