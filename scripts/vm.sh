@@ -11,7 +11,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 bin=${CARGO_TARGET_DIR:-target}/debug
-cache=${TANK_CACHE:-$HOME/.cache/tank}/vm
+cache=${TANK_CACHE:-$HOME/.cache/tank}/vm-2
 # One processor: two emulated ones wait for each other's interrupts until the guest's watchdog barks, on a busy host.
 boot() {
     drive=disk
@@ -51,7 +51,7 @@ if [ ! -f "$cache/vmlinuz" ]; then
     release=$(ls "$work/kernel/lib/modules")
     modules=$work/kernel/lib/modules/$release
     mkdir -p "$cache/modules/lib/modules/$release"
-    for module in overlay veth bridge stp llc nf_tables nfnetlink nft_chain_nat nft_nat nf_nat nf_conntrack nf_defrag_ipv4 \
+    for module in overlay veth bridge stp llc nft_meta_bridge nf_tables nfnetlink nft_chain_nat nft_nat nf_nat nf_conntrack nf_defrag_ipv4 \
         nf_defrag_ipv6 nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_ct libcrc32c crc32c_generic crc16 ipv6 virtio virtio_ring virtio_pci virtio_pci_modern_dev \
         virtio_pci_legacy_dev virtio_blk ext4 jbd2 mbcache; do
         found=$(find "$modules" -name "$module.ko*" | head -n 1)
