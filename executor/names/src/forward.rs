@@ -212,7 +212,7 @@ async fn over_udp(
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
     socket.connect(server).await?;
     socket.send(bytes).await?;
-    // A server may send more than it was told to; what does not fit is cut off, and no message.
+    // A server may send more than it was asked for; what does not fit is cut off, and no message.
     let mut buffer = [0; 4096];
     loop {
         let length = socket.recv(&mut buffer).await?;

@@ -184,7 +184,7 @@ fn a_route_that_a_router_advertises_stays_and_pods_listen_to_none() {
             .is_some_and(|left| left > 5000)
     });
 
-    // The host itself is heard by pods, and not believed.
+    // The host itself gets through to pods, and is not believed.
     let pod = host.pid("web", "app") as u32;
     let inside = || {
         sh_in(

@@ -173,7 +173,7 @@ fn nftables() -> Finding {
 fn others_rules() -> Vec<Finding> {
     const INPUT: u32 = 1;
     const FORWARD: u32 = 2;
-    // Whoever may not ask was told so already.
+    // Whoever may not ask was refused already.
     let chains = tank_sys::nft::filters().unwrap_or_default();
     let others = chains.iter().filter(|chain| chain.table != "inet tank");
     let names = |is: &dyn Fn(&BaseChain) -> bool| -> String {

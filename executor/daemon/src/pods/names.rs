@@ -67,7 +67,7 @@ pub struct Names {
     settings: Arc<Settings>,
     cgroups: Arc<Cgroups>,
     dirty: Arc<Dirty>,
-    /// Which program a server has to run to be the installed one. None: that can't be told.
+    /// Which program a server has to run to be the installed one. None: that is unknown.
     program: Option<String>,
     known: Mutex<Known>,
     /// Those that were asked to end and may still answer.

@@ -247,7 +247,7 @@ fn the_hosts_settings_are_changed_in_order_and_given_back() {
     // Another link of somebody else changes nothing of that.
     host.network.links.insert("docker0".to_owned());
     assert!(plan(&web.target(), &host).0.is_empty());
-    // Somebody who sets it back is not heard while it is needed.
+    // Somebody who sets it back is overruled while it is needed.
     let forwards = "net/ipv6/conf/all/forwarding".to_owned();
     host.network.settings.insert(forwards, "0".to_owned());
     let (repair, _) = plan(&web.target(), &host);

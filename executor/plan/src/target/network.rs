@@ -120,7 +120,7 @@ impl Target<'_> {
                 settings.push(setting(path, "1", BTreeSet::new()));
             } else {
                 // A host that forwards takes itself for a router, and forgets the routes that
-                // others advertise: first it is told to go on listening.
+                // others advertise: first it is set to go on listening.
                 let links = host.advertised.iter();
                 let path = |link| format!("net/ipv6/conf/{link}/accept_ra");
                 settings.extend(links.map(|link| setting(path(link), "2", BTreeSet::new())));
