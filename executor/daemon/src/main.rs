@@ -44,7 +44,7 @@ use observe::Observer;
 use ownership::Ownership;
 use pods::{Names, Notification, Pods};
 use probe::Prober;
-use reconcile::{Reconciler, with_causes};
+use reconcile::Reconciler;
 use settings::{Flags, Settings};
 use std::{path::Path, process::ExitCode, sync::Arc};
 use store::{Store, graphs::Graphs, off_worker::OffWorker};
@@ -53,6 +53,7 @@ use tank_proto::shim::{Event, ExitStatus};
 use tank_sys::{
     cgroup::{self, Cgroups},
     route::Routes,
+    with_causes,
 };
 use timings::Timings;
 use tokio::{

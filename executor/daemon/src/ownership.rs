@@ -113,7 +113,7 @@ impl Ownership {
     /// # Errors
     /// As [`Ownership::of_folders`].
     pub fn add_cgroup(&mut self, cgroups: &Cgroups, state: &Path) -> Result<(), String> {
-        let (dir, token) = cgroups.claim().map_err(|e| describe(&e))?;
+        let (dir, token) = cgroups.claim().map_err(|e| tank_sys::with_causes(&e))?;
         let what = || format!("the cgroup {}", dir.display());
         let help = "give this one another with `cgroup` in tank.toml";
         lock(&token, &what, help)?;
@@ -178,7 +178,8 @@ impl Ownership {
         }
         // Everybody may bind a name, so one that is held by somebody else than root must not keep a
         // daemon from starting.
-        let holders = sockets::holders_of_abstract(NETWORK_NAME).map_err(|e| describe(&e))?;
+        let holders =
+            sockets::holders_of_abstract(NETWORK_NAME).map_err(|e| tank_sys::with_causes(&e))?;
         match holders.iter().find(|holder| holder.uid == 0) {
             Some(holder) => Err(format!(
                 "the network namespace, with the bridge and the table `inet tank`, is used by another tankd (pid {}): \
@@ -194,13 +195,6 @@ impl Ownership {
             }
         }
     }
-}
-
-fn describe(error: &tank_sys::Error) -> String {
-    let source = std::error::Error::source(error)
-        .map(|source| format!(": {source}"))
-        .unwrap_or_default();
-    format!("{error}{source}")
 }
 
 /// Makes a folder that nobody else may read: who can open it can lock it.

@@ -38,7 +38,7 @@ use std::{
     rc::Rc,
 };
 use tank_proto::names::{MAX_SOCKETS, Setup};
-use tank_sys::{packet, process};
+use tank_sys::{packet, process, with_causes};
 use tokio::task::{JoinSet, LocalSet};
 
 fn main() -> ExitCode {
@@ -66,13 +66,13 @@ struct Handed {
 }
 
 fn run() -> Result<(), String> {
-    let (handed, filter) = take().map_err(|e| describe(&e))?;
+    let (handed, filter) = take().map_err(|e| with_causes(&e))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build();
     let runtime = runtime.map_err(|e| format!("begin to wait: {e}"))?;
-    filter.install().map_err(|e| describe(&e))?;
+    filter.install().map_err(|e| with_causes(&e))?;
     let local = LocalSet::new();
     let served = local.block_on(&runtime, serve(handed));
     served.map_err(|e| format!("serve: {e}"))
@@ -153,15 +153,4 @@ async fn serve(handed: Handed) -> io::Result<()> {
         () = server.ended() => Ok(()),
         error = failed => Err(error),
     }
-}
-
-/// An error and everything behind it on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

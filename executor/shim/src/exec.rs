@@ -10,7 +10,7 @@
 //! container's, so that nothing it started, in whatever session, outlives it.
 
 use crate::{
-    failure::{describe, failure, other},
+    failure::{failure, other},
     launch::{Launched, Place, Program, Report, launch},
     run::{Run, absolute, filter, set_limits},
 };
@@ -72,7 +72,11 @@ impl ExecGroup {
         let killed = rustix::fs::openat(&self.dir, "cgroup.kill", flags, Mode::empty())
             .and_then(|file| rustix::io::write(file, b"1"));
         if let Err(error) = killed {
-            eprintln!("kill the processes of {}: {}", self.name, describe(&error));
+            eprintln!(
+                "kill the processes of {}: {}",
+                self.name,
+                tank_sys::with_causes(&error)
+            );
         }
     }
 
@@ -262,7 +266,10 @@ impl Exec {
         if let Some(master) = &self.master
             && let Err(error) = rustix::io::ioctl_fionbio(master, true)
         {
-            eprintln!("watch a detached terminal: {}", describe(&error));
+            eprintln!(
+                "watch a detached terminal: {}",
+                tank_sys::with_causes(&error)
+            );
         }
     }
 }

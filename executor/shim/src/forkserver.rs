@@ -9,10 +9,7 @@
 //! the first process of a pid namespace, which takes everything in the pod along when it ends. This
 //! process ends when `tankd` does, at the end of its standard input; the shims do not.
 
-use crate::{
-    failure::describe,
-    pod::{Pod, trace},
-};
+use crate::pod::{Pod, trace};
 use rustix::fs::{Mode, OFlags};
 use std::{
     io,
@@ -68,7 +65,7 @@ fn fork(
     };
     process::spawn(flags::PARENT | flags::NEWPID, Some(cgroup.as_fd()), body)
         .map(drop)
-        .map_err(|e| describe(&e))
+        .map_err(|e| tank_sys::with_causes(&e))
 }
 
 /// Sends why there is no shim.
@@ -102,8 +99,9 @@ fn run_shim(
     let own = control
         .try_clone()
         .map_err(|e| format!("keep the socket to tankd: {e}"))?;
-    process::close_descriptors_but(&[control.as_fd(), own.as_fd()]).map_err(|e| describe(&e))?;
+    process::close_descriptors_but(&[control.as_fd(), own.as_fd()])
+        .map_err(|e| tank_sys::with_causes(&e))?;
     Pod::set_up(setup, own, trace)
         .and_then(Pod::serve)
-        .map_err(|e| describe(&e))
+        .map_err(|e| tank_sys::with_causes(&e))
 }

@@ -45,7 +45,6 @@ mod run;
 mod start;
 mod sysctls;
 
-use failure::describe;
 use std::process::ExitCode;
 use tank_sys::{process, program};
 
@@ -57,7 +56,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match out_of_reach(argument.as_deref())
-        .map_err(|e| describe(&e))
+        .map_err(|e| tank_sys::with_causes(&e))
         .and_then(|()| serve())
     {
         Ok(()) => ExitCode::SUCCESS,

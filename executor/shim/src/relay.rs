@@ -41,7 +41,7 @@ impl Relay {
         if self.clients.len() >= MAX_CLIENTS {
             return Err(format!("{MAX_CLIENTS} clients are attached already"));
         }
-        let (ours, theirs) = packet::pair().map_err(|e| crate::failure::describe(&e))?;
+        let (ours, theirs) = packet::pair().map_err(|e| tank_sys::with_causes(&e))?;
         rustix::io::ioctl_fionbio(&ours, true).map_err(|e| e.to_string())?;
         self.clients.push(ours);
         Ok(theirs)

@@ -1,6 +1,5 @@
 //! The kernel settings that a pod declares, and those that every pod gets.
 
-use crate::failure::describe;
 use std::{fs, io, os::fd::AsFd, path::PathBuf};
 use tank_proto::shim::Setup;
 use tank_sys::{
@@ -43,7 +42,7 @@ pub fn set(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
             Ok(())
         };
         let Err(error) = set() else { return 0 };
-        let _ = rustix::io::write(&report_end, describe(&error).as_bytes());
+        let _ = rustix::io::write(&report_end, tank_sys::with_causes(&error).as_bytes());
         1
     })?;
     drop(report_end);

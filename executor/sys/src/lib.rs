@@ -105,6 +105,17 @@ impl fmt::Display for Error {
     }
 }
 
+/// An error and what caused it, on one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 /// Says what was attempted, lazily, since nearly nothing fails.
 pub trait Context<T> {
     /// # Errors

@@ -2,9 +2,8 @@
 //! is. The only place that knows both.
 
 use crate::{
-    actuate::sources::SourceError,
-    generations::Error as Refused,
-    reconcile::{Error as ReconcileError, with_causes},
+    actuate::sources::SourceError, generations::Error as Refused,
+    reconcile::Error as ReconcileError,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -97,7 +96,7 @@ fn failed(what: impl Into<String>, why: impl Into<String>) -> Error {
 fn wire(error: Refused) -> Error {
     match error {
         Refused::Reconcile(ReconcileError::Store(error)) => {
-            failed("use the store", with_causes(&error))
+            failed("use the store", tank_sys::with_causes(&error))
         }
         Refused::Reconcile(ReconcileError::Observe(failure)) => failed(failure.what, failure.why),
         Refused::Invalid(problems) => Error::Invalid { problems },
@@ -195,7 +194,7 @@ fn wire(error: Refused) -> Error {
                  shows them, and `tank generations rollback --stack {stack} N` goes to any"
             ),
         ),
-        Refused::Internal { what, source } => failed(what, with_causes(source.as_ref())),
+        Refused::Internal { what, source } => failed(what, tank_sys::with_causes(source.as_ref())),
     }
 }
 

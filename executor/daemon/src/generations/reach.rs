@@ -14,7 +14,7 @@ use super::{
 use crate::{
     faults,
     pods::logs,
-    reconcile::{Pass, Planned, with_causes},
+    reconcile::{Pass, Planned},
 };
 use std::{
     collections::BTreeSet,
@@ -270,7 +270,7 @@ impl Generations {
                 Ok(pass) => pass,
                 Err(error) => {
                     return Reached {
-                        failure: Some(with_causes(&error)),
+                        failure: Some(tank_sys::with_causes(&error)),
                         ..reached
                     };
                 }

@@ -7,7 +7,7 @@ use super::{
     notify, ports, request,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
-use crate::{events::now, faults, reconcile::with_causes, store};
+use crate::{events::now, faults, store};
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use tank_model::{Config, Digest, Gate, Generation, Graph, Outcome, Rollback, Scope};
 use tokio::{
@@ -234,7 +234,7 @@ impl Generations {
             timings: false,
         };
         if let Err(error) = self.switch(&switch, &progress).await {
-            let message = format!("the seed was not taken: {}", with_causes(&error));
+            let message = format!("the seed was not taken: {}", tank_sys::with_causes(&error));
             self.events.add("failed", None, message);
         }
     }

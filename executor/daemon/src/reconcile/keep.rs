@@ -96,7 +96,8 @@ impl Reconciler {
                 Err(_) => self.dirty.version(),
             };
             if let Err(error) = &pass {
-                self.events.add("failed", None, with_causes(error.as_ref()));
+                self.events
+                    .add("failed", None, tank_sys::with_causes(error.as_ref()));
             }
             let pause = streak
                 .pause(pass.as_ref().map(Option::as_ref), resync)
@@ -164,15 +165,4 @@ impl Reconciler {
         }
         Ok(Some(pass))
     }
-}
-
-/// An error and what caused it, in one line.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@ mod failures;
 mod keep;
 mod target;
 
-pub use keep::{Keeper, KeeperError, with_causes};
+pub use keep::{Keeper, KeeperError};
 
 use crate::{
     actuate::{Actuator, Carried, Failed},

@@ -3,7 +3,7 @@
 use super::{MAX_EXECS, Pod, id_of, spans, trace, version};
 use crate::{
     exec,
-    failure::{describe, failure, other},
+    failure::{failure, other},
     run::{Output, Run},
     start,
 };
@@ -73,8 +73,8 @@ impl Pod {
         let sent = match (serde_json::to_vec(&reply), id) {
             // A sender that knows ids knows sealed replies.
             (Ok(bytes), Some(_)) if bytes.len() > packet::MAX_PACKET / 2 && fds.is_empty() => {
-                let sealed =
-                    packet::sealed("reply", &bytes).map_err(|e| io::Error::other(describe(&e)));
+                let sealed = packet::sealed("reply", &bytes)
+                    .map_err(|e| io::Error::other(tank_sys::with_causes(&e)));
                 sealed.and_then(|sealed| send(Reply::Sealed, &[sealed]))
             }
             _ => send(reply, fds),
