@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, ParseableParametrized};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
-    AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    AddressMessageBuilder, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
     RouteMessageBuilder,
     packet_route::{
         RouteNetlinkMessage,
@@ -36,7 +36,7 @@ use rtnetlink::{
 };
 use std::{
     collections::BTreeSet,
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
@@ -73,12 +73,12 @@ impl Request {
         }
     }
 
-    /// Puts a link into a group.
-    pub fn set_group(index: u32, group: u32) -> Self {
-        let build = LinkUnspec::new_with_index(index).link_group(group);
+    /// Puts a bridge's port into a group, and has it give frames back to where they came from.
+    pub fn set_port(index: u32, group: u32) -> Self {
+        let build = LinkBridgePort::new(index).hairpin(true).link_group(group);
         Self {
-            what: "set a link's group".to_owned(),
-            message: RouteNetlinkMessage::SetLink(build.build()),
+            what: "set up a port of the bridge".to_owned(),
+            message: RouteNetlinkMessage::NewLink(build.build()),
             flags: 0,
         }
     }
@@ -258,7 +258,6 @@ impl Routes {
             LinkBridge::new(name)
                 .no_linklocal_learn(true)
                 .address(mac)
-                .up()
                 .build(),
         );
         let what = format!("create the bridge {name}");
@@ -267,10 +266,16 @@ impl Routes {
             message,
             flags: NLM_F_CREATE | NLM_F_EXCL,
         }])?;
+        // Without a link-local address the host asks nobody where a pod is, and whether it may have it
+        // takes two seconds to find out. Where there is no IPv6 there is nothing to set.
+        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0");
         let link = self.link(name)?;
-        link.map(|link| link.index)
+        let index = link
+            .map(|link| link.index)
             .ok_or(io::ErrorKind::NotFound)
-            .doing(|| format!("find the bridge {name}"))
+            .doing(|| format!("find the bridge {name}"))?;
+        self.carry_out(vec![Request::set_up(index)])?;
+        Ok(index)
     }
 
     /// Makes a veth pair: `name` here, up, on the bridge `controller`, in the group `group` and
@@ -309,11 +314,10 @@ impl Routes {
             .append_extra_attribute(without_addresses())
             .build();
         let quiet = (RouteNetlinkMessage::SetLink(quiet), 0);
-        let up = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(name)
-            .up()
-            .build();
-        let up = (RouteNetlinkMessage::SetLink(up), 0);
+        // Where `br_netfilter` is loaded, what a pod sends to a published port of its own is sent back
+        // by the bridge and not by the host's routing.
+        let up = LinkBridgePort::new(0).name(name).hairpin(true).up().build();
+        let up = (RouteNetlinkMessage::NewLink(up), 0);
         match self.0.request(vec![made, quiet]) {
             // Without IPv6 there is nothing to keep from it.
             Err(Refused { index: 1, error })

@@ -125,9 +125,9 @@ fn connect(
         }
         routes.add_veth(name, (bridge, link.group), (INNER_LINK, link.mac), net)?;
         inner = inside.link(INNER_LINK)?;
-    } else if let Some(outer) = outer.filter(|outer| outer.group != link.group) {
+    } else if let Some(outer) = outer.filter(|outer| outer.group != link.group || !outer.hairpin) {
         // Left by an older Tank, or changed by somebody.
-        routes.carry_out(vec![Request::set_group(outer.index, link.group)])?;
+        routes.carry_out(vec![Request::set_port(outer.index, link.group)])?;
     }
     let index = inner.ok_or_else(|| missing("find the pod's link"))?.index;
     inside.remove_other_default_routes(&link.gateways)?;

@@ -367,7 +367,8 @@ impl Observer {
         Arc::clone(&entry.1)
     }
 
-    /// The group of the other end of the pod's link, if that is up on the bridge.
+    /// The group of the other end of the pod's link, if that is up on the bridge: none where an older
+    /// Tank set it up, or somebody changed it.
     fn port(
         &self,
         state: &PodState,
@@ -385,6 +386,6 @@ impl Observer {
         let bridge = host.bridge.as_ref().map(|link| link.index);
         let on_bridge = |link: &&Link| link.up && link.controller == bridge;
         let port = listed.or(found.as_ref()).filter(on_bridge);
-        Ok(port.map(|link| link.group))
+        Ok(port.map(|link| if link.hairpin { link.group } else { 0 }))
     }
 }

@@ -19,6 +19,9 @@ pub struct Link {
     pub marked: bool,
     /// Its group (`ip link set group`); 0 unless somebody set one.
     pub group: u32,
+    /// Whether it is a bridge's port that gives frames back to where they came from
+    /// (`hairpin_mode`).
+    pub hairpin: bool,
     /// Whether it is a bridge that learns nothing from frames it keeps for itself
     /// (`no_linklocal_learn`): those pass no rules.
     pub is_guarded: bool,
@@ -43,6 +46,7 @@ pub(super) fn read_link(payload: &[u8]) -> Option<Link> {
         controller: None,
         marked: false,
         group: 0,
+        hairpin: false,
         is_guarded: false,
     };
     for attribute in NlasIterator::new(payload.get(16..)?).flatten() {
@@ -56,7 +60,10 @@ pub(super) fn read_link(payload: &[u8]) -> Option<Link> {
             ADDRESS => link.marked = value.starts_with(&MARK),
             MASTER => link.controller = number(value),
             GROUP => link.group = number(value).unwrap_or_default(),
-            INFO => link.is_guarded = is_guarded(value),
+            INFO => {
+                link.is_guarded = is_guarded(value);
+                link.hairpin = is_hairpin(value);
+            }
             _ => {}
         }
     }
@@ -80,6 +87,27 @@ fn is_guarded(info: &[u8]) -> bool {
                 let bits = found.and_then(|option| option.value().first_chunk().copied());
                 return bits
                     .is_some_and(|bits| u32::from_ne_bytes(bits) & NO_LINK_LOCAL_LEARNING != 0);
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Whether the description of a link is that of a bridge's port with `BR_HAIRPIN_MODE`.
+fn is_hairpin(info: &[u8]) -> bool {
+    /// `IFLA_INFO_SLAVE_KIND`, `IFLA_INFO_SLAVE_DATA` and `IFLA_BRPORT_MODE`.
+    const KIND: u16 = 4;
+    const DATA: u16 = 5;
+    const MODE: u16 = 4;
+    let mut of_bridge = false;
+    for attribute in NlasIterator::new(info).flatten() {
+        match attribute.kind() {
+            KIND => of_bridge = attribute.value() == b"bridge\0",
+            DATA if of_bridge => {
+                let mut options = NlasIterator::new(attribute.value()).flatten();
+                let found = options.find(|option| option.kind() == MODE);
+                return found.is_some_and(|option| option.value() == [1]);
             }
             _ => {}
         }
