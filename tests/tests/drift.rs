@@ -344,7 +344,14 @@ fn no_plan_is_older_than_the_damage() {
         ),
         (
             format!("ip link set {port} nomaster"),
-            format!("ip link set {port} master tank0"),
+            format!(
+                "ip link set {port} master tank0 && ip link set {port} type bridge_slave hairpin on"
+            ),
+            "connect pod web",
+        ),
+        (
+            format!("ip link set {port} type bridge_slave hairpin off"),
+            format!("ip link set {port} type bridge_slave hairpin on"),
             "connect pod web",
         ),
         (
