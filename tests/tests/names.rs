@@ -440,6 +440,7 @@ fn the_hosts_resolver_file_counts_as_it_is() {
 fn a_compose_project_finds_its_services_as_it_did() {
     let host = Host::new();
     let compose = r#"
+name: project
 services:
   my_db:
     image: oci:./busybox
@@ -474,19 +475,19 @@ configs: { page: { content: "the database" } }
         "mysql",
     ] {
         assert_eq!(
-            host.exec("site", &format!("wget -qO- http://{name}/")),
+            host.exec("project:site", &format!("wget -qO- http://{name}/")),
             "the database",
             "{name}"
         );
     }
-    let hosts = host.exec("site", "cat /etc/hosts");
+    let hosts = host.exec("project:site", "cat /etc/hosts");
     assert!(
         hosts.contains("10.0.0.7\tbuild")
             && hosts.contains(&format!("{SERVER}\thost.docker.internal")),
         "{hosts}"
     );
     assert!(
-        host.exec("site", "cat /etc/resolv.conf")
+        host.exec("project:site", "cat /etc/resolv.conf")
             .contains("search tank.internal example.org")
     );
     host.finish();

@@ -104,7 +104,7 @@ impl Draft {
 }
 
 /// Reads files of one dialect, guessed from their names and contents unless it is given. `schema`
-/// gives the order of the fields in what is written.
+/// gives the order of the fields in what is written, `stack` a stack in place of the source's own.
 ///
 /// # Errors
 /// When one can't be read or makes no sense at all.
@@ -112,6 +112,7 @@ pub fn import(
     files: &[PathBuf],
     dialect: Option<Dialect>,
     schema: &Schema,
+    stack: Option<&Name>,
 ) -> Result<Imported, ImportError> {
     let mut draft = Draft::default();
     let mut texts = Vec::new();
@@ -129,6 +130,10 @@ pub fn import(
         Dialect::Compose => compose::read(&texts, &mut draft)?,
         Dialect::Kubernetes => kubernetes::read(&texts, &mut draft)?,
         Dialect::Quadlet => quadlet::read(&texts, &mut draft)?,
+    }
+    if let Some(stack) = stack {
+        draft.stack = Some(stack.to_string());
+        draft.notes.retain(|note| note.key != "name");
     }
     refused::take_out(&mut draft);
     draft.notes.sort();

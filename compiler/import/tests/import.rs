@@ -13,7 +13,7 @@ fn fixture(name: &str) -> PathBuf {
 /// The Nickel, and what it compiles to.
 fn imported(name: &str, files: &[&str]) -> import::Imported {
     let files: Vec<PathBuf> = files.iter().map(|file| fixture(file)).collect();
-    let imported = import::import(&files, None, schema()).expect("imports");
+    let imported = import::import(&files, None, schema(), None).expect("imports");
     // Beside the source, so that relative files are found; the path of the repository is not for a
     // snapshot.
     let here = std::env::current_dir()
@@ -60,6 +60,7 @@ fn compose_with_one_of_each() {
         std::slice::from_ref(&file),
         Some(import::Dialect::Compose),
         schema(),
+        None,
     )
     .expect("imports");
     std::fs::remove_file(&file).expect("remove");
@@ -118,7 +119,8 @@ fn quadlet_units() {
 
 #[test]
 fn a_project_with_a_name_is_a_stack() {
-    let dir = std::env::temp_dir().join(format!("tank-projects-{}", std::process::id()));
+    let folder = format!("tank-projects-{}", std::process::id());
+    let dir = std::env::temp_dir().join(&folder);
     std::fs::create_dir_all(&dir).expect("a folder");
     let file = dir.join("compose.yaml");
     for (name, stack) in [
@@ -126,11 +128,12 @@ fn a_project_with_a_name_is_a_stack() {
         ("name: My_Blog", Some("my-blog")),
         ("name: ${TANK_TEST_PROJECT:-shop}", Some("shop")),
         ("name: ${TANK_TEST_PROJECT}", None),
-        ("", None),
+        ("", Some(folder.as_str())),
     ] {
         let text = format!("{name}\nservices: {{ web: {{ image: x }} }}\n");
         std::fs::write(&file, text).expect("write");
-        let made = import::import(std::slice::from_ref(&file), None, schema()).expect("imports");
+        let made =
+            import::import(std::slice::from_ref(&file), None, schema(), None).expect("imports");
         let declared = stack.map(|stack| format!("stack = \"{stack}\","));
         match declared {
             Some(declared) => assert!(made.nickel.contains(&declared), "{}", made.nickel),
@@ -139,7 +142,30 @@ fn a_project_with_a_name_is_a_stack() {
         // A name that could not be read is listed.
         let listed = made.notes.iter().any(|note| note.key == "name");
         assert_eq!(listed, name.ends_with("PROJECT}"), "{:?}", made.notes);
+        // Whoever runs the import has the last word.
+        let given = "given".parse().expect("a name");
+        let made = import::import(std::slice::from_ref(&file), None, schema(), Some(&given));
+        let made = made.expect("imports");
+        assert!(
+            made.nickel.contains("stack = \"given\","),
+            "{}",
+            made.nickel
+        );
+        assert!(
+            made.notes.iter().all(|note| note.key != "name"),
+            "{:?}",
+            made.notes
+        );
     }
+    let text = "services: { web: { image: x } }\n";
+    std::fs::write(&file, text).expect("write");
+    std::fs::write(dir.join(".env"), "COMPOSE_PROJECT_NAME=Of_Env\n").expect("write");
+    let made = import::import(&[file], None, schema(), None).expect("imports");
+    assert!(
+        made.nickel.contains("stack = \"of-env\","),
+        "{}",
+        made.nickel
+    );
     std::fs::remove_dir_all(dir).expect("remove");
 }
 
@@ -156,14 +182,14 @@ fn what_is_nothing_is_refused() {
     ] {
         let file = dir.join(name);
         std::fs::write(&file, text).expect("write");
-        let refused = import::import(std::slice::from_ref(&file), None, schema());
+        let refused = import::import(std::slice::from_ref(&file), None, schema(), None);
         assert!(
             refused.is_err(),
             "{name}: {:?}",
             refused.map(|imported| imported.nickel)
         );
     }
-    assert!(import::import(&[dir.join("none")], None, schema()).is_err());
+    assert!(import::import(&[dir.join("none")], None, schema(), None).is_err());
     std::fs::remove_dir_all(dir).expect("remove");
 }
 
@@ -178,7 +204,7 @@ proptest! {
         let value = serde_json::to_string(&text.replace('$', "$$")).expect("JSON");
         let source = dir.join("compose.yaml");
         std::fs::write(&source, format!("{{\"services\": {{\"a\": {{\"image\": \"x\", \"environment\": {{\"X\": {value}}}}}}}}}")).expect("write");
-        let made = import::import(std::slice::from_ref(&source), Some(import::Dialect::Compose), schema()).expect("imports");
+        let made = import::import(std::slice::from_ref(&source), Some(import::Dialect::Compose), schema(), None).expect("imports");
         let file = dir.join("pods.ncl");
         std::fs::write(&file, &made.nickel).expect("write");
         let compiled = compile_here(&Inputs { files: vec![file], ..Inputs::default() }, None).expect(&made.nickel);

@@ -76,6 +76,10 @@ pub enum Command {
         /// Write to this file, which must not exist; standard output unless given.
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// The stack that they become, in place of the one they name; a Compose project without a
+        /// name is called after its folder.
+        #[arg(long, value_parser = stack)]
+        stack: Option<Name>,
         /// End with 1 if anything could not be mapped.
         #[arg(long)]
         strict: bool,

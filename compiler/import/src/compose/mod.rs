@@ -215,11 +215,29 @@ impl Compose<'_> {
         for (name, service) in objects(whole.get("services")) {
             self.service(name, service);
         }
+        if !whole.contains_key("name") {
+            self.unnamed_project();
+        }
         self.give_aliases();
     }
 
-    /// A project with a name of its own is a stack: what it is called only by its folder is not said
-    /// in the file.
+    /// A project without a name of its own is called as Compose calls it: by its environment, or after
+    /// its folder. Two projects on one host stay two.
+    fn unnamed_project(&mut self) {
+        let folder = || Some(self.dir.file_name()?.to_string_lossy().into_owned());
+        let (name, source) = match self.environment.get("COMPOSE_PROJECT_NAME") {
+            Some(name) => (name.clone(), "`COMPOSE_PROJECT_NAME`"),
+            None => (folder().unwrap_or_default(), "the folder"),
+        };
+        if name.contains(|c: char| c.is_ascii_alphanumeric()) {
+            let stack = name_of(&name);
+            let remark = format!("The stack is called `{stack}` after {source}, as by Compose.");
+            self.draft.remarks.push(remark);
+            self.draft.stack = Some(stack);
+        }
+    }
+
+    /// A project is a stack.
     fn project(&mut self, value: &Value) {
         let given = text_of(value).unwrap_or_default();
         match self.plain(&given).filter(|name| !name.is_empty()) {

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 use tank_import::Dialect;
+use tank_model::Name;
 
 pub fn import(
-    files: &[PathBuf],
-    from: Option<args::Dialect>,
+    (files, from): (&[PathBuf], Option<args::Dialect>),
+    stack: Option<&Name>,
     out: Option<&Path>,
     strict: bool,
     json: bool,
@@ -19,7 +20,7 @@ pub fn import(
         args::Dialect::Kubernetes => Dialect::Kubernetes,
         args::Dialect::Quadlet => Dialect::Quadlet,
     });
-    let imported = tank_import::import(files, dialect, tank_compiler::schema())?;
+    let imported = tank_import::import(files, dialect, tank_compiler::schema(), stack)?;
     if let Some(path) = out {
         let failed = |e: std::io::Error| Error::failed(format!("write {}", path.display()), e);
         let mut file = std::fs::OpenOptions::new()

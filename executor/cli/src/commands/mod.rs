@@ -51,8 +51,15 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             files,
             from,
             output,
+            stack,
             strict,
-        } => import::import(&files, from, output.as_deref(), strict, json),
+        } => import::import(
+            (&files, from),
+            stack.as_ref(),
+            output.as_deref(),
+            strict,
+            json,
+        ),
         Command::Doc {
             field,
             error,
