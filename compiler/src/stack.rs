@@ -24,8 +24,40 @@ fn stack_of(value: &Value, inputs: &Inputs, evaluated: &mut Evaluated) -> Option
         );
     }
     let asked = asked.or(inputs.default_stack.as_ref());
-    said.or_else(|| asked.cloned())
+    let stack = said.or_else(|| asked.cloned());
+    if let Some(stack) = stack
+        .as_ref()
+        .filter(|stack| RESERVED.contains(&stack.as_str()))
+    {
+        let message = format!(
+            "no stack can be called `{stack}`: its pods would have names like `web.{stack}`"
+        );
+        let help = "choose a name that is the end of no name on the Internet or of this machine";
+        problem(
+            evaluated,
+            "tank::stack::reserved",
+            &["stack"],
+            (message, help),
+        );
+    }
+    stack
 }
+
+/// What no stack is called. The pod `db` of the stack `shop` is `db.shop` for the others, whatever is
+/// called so on the Internet; where everybody's names end, that is no accident anybody wants.
+const RESERVED: [&str; 11] = [
+    "arpa",
+    "com",
+    "edu",
+    "gov",
+    "int",
+    "internal",
+    "local",
+    "localhost",
+    "mil",
+    "net",
+    "org",
+];
 
 fn problem(evaluated: &mut Evaluated, code: &str, at: &[&str], (message, help): (String, &str)) {
     let at: Vec<String> = at.iter().map(|part| (*part).to_owned()).collect();

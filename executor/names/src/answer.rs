@@ -32,7 +32,10 @@ pub const MAX_UDP: u16 = 1232;
 const MIN_UDP: u16 = 512;
 
 /// A message's fixed part (RFC 1035, section 4.1.1).
-const HEADER: usize = 12;
+pub const HEADER: usize = 12;
+
+/// The most bytes of a query: a name of 255, an OPT record, and options that nobody heeds.
+pub const MAX_QUERY: usize = 1024;
 
 /// How a query came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,6 +121,36 @@ impl Frame {
                 failed.to_vec().unwrap_or_default()
             }
         }
+    }
+
+    /// The head of a reply: its header, for the number of records of which there is room, and its
+    /// question. None: the question can't be written.
+    pub fn head(&self, code: u8, authentic: bool) -> Option<Vec<u8>> {
+        let mut message = Message::response(self.metadata.id, self.metadata.op_code);
+        message.metadata = self.metadata;
+        message.metadata.response_code = ResponseCode::from_low(code);
+        message.metadata.authentic_data = authentic;
+        message.queries.clone_from(&self.queries);
+        message.to_vec().ok()
+    }
+
+    /// The OPT record of a reply (RFC 6891, section 6.1.2), where its query had one.
+    pub fn options(&self) -> Option<[u8; 11]> {
+        let edns = self.edns.as_ref()?;
+        let [high, low] = edns.max_payload().to_be_bytes();
+        let signed = u8::from(edns.flags().dnssec_ok) << 7;
+        Some([0, 0, 41, high, low, 0, 0, signed, 0, 0, 0])
+    }
+
+    /// The most bytes of a reply.
+    pub fn limit(&self) -> usize {
+        self.limit.into()
+    }
+
+    /// That the reply is too large for its way.
+    pub fn truncated(&self, code: u8) -> Vec<u8> {
+        let code = ResponseCode::from_low(code);
+        self.reply(code, |message| message.metadata.truncation = true)
     }
 
     /// A reply without records.
@@ -220,7 +253,8 @@ impl Answers {
         if bytes.len() < HEADER || bytes[2] & 0x80 != 0 {
             return Verdict::Silence;
         }
-        let Ok(message) = Message::from_vec(bytes) else {
+        let read = Some(bytes).filter(|bytes| is_plain(bytes));
+        let Some(Ok(message)) = read.map(Message::from_vec) else {
             let id = u16::from_be_bytes([bytes[0], bytes[1]]);
             let wrong = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
             return wrong.to_vec().map_or(Verdict::Silence, Verdict::Reply);
@@ -377,6 +411,14 @@ fn code(exists: bool) -> ResponseCode {
         true => ResponseCode::NoError,
         false => ResponseCode::NXDomain,
     }
+}
+
+/// Whether a message's header says that it is one question, no answer, and at most an OPT record and
+/// a signature beside it: records that nobody asked for are not read, since that takes as long as
+/// their names are.
+fn is_plain(bytes: &[u8]) -> bool {
+    let count = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    bytes.len() <= MAX_QUERY && count(4) <= 1 && count(6) == 0 && count(8) == 0 && count(10) <= 2
 }
 
 /// Transfers, everything at once, and what is only spoken of in a message's own terms (RFC 6895,

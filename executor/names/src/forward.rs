@@ -3,17 +3,16 @@
 //! A query is written anew: it carries the question and nothing else of the client's. Its number
 //! and its port are of the kernel's randomness, it comes from a socket of its own that is connected
 //! to the server, and only a message with that number and that question is its answer; anything
-//! else is waited past. The answer is read, and written anew for the client.
+//! else is waited past. What several clients ask at once is asked once: each query in flight is one
+//! more chance for who guesses its number and its port (RFC 5452, section 5).
 
 use crate::{
     answer::{Forward, MAX_UDP},
     cache::{Cache, Key},
     limits::times,
+    relay::{self, Answer, Received},
 };
-use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::RecordType,
-};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use std::{
     cell::RefCell,
     collections::HashMap,
@@ -25,6 +24,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
+    sync::OnceCell,
     time::timeout,
 };
 
@@ -40,19 +40,24 @@ const ROUNDS: usize = 2;
 /// The most servers of which it is remembered that they did not answer.
 const MAX_DISTRUSTED: usize = 256;
 
+/// A question that is being asked, and what came of it.
+type Flight = Rc<OnceCell<Option<Rc<Answer>>>>;
+
 /// Asks others, and remembers what they said.
 #[derive(Default)]
 pub struct Forwarder {
     cache: RefCell<Cache>,
+    /// What is being asked. As many as there are places at most.
+    flights: RefCell<HashMap<Key, Flight>>,
     /// When a server did not answer.
     failed: RefCell<HashMap<IpAddr, Instant>>,
 }
 
 /// What came of asking one server.
 enum Outcome {
-    Answer(Message, usize),
+    Answer(Answer),
     /// It said that it can't, which another server may.
-    Refusal(Message),
+    Refusal(Answer),
     Nothing,
 }
 
@@ -61,35 +66,42 @@ impl Forwarder {
     pub async fn ask(&self, forward: &Forward) -> Vec<u8> {
         let key = key_of(forward);
         if let Some((known, age)) = self.cache.borrow_mut().get(&key, Instant::now()) {
-            return reply(forward, &known, age);
+            return known.reply(&forward.frame, age);
         }
-        match timeout(times::QUERY, self.ask_all(forward)).await {
-            Ok(Some((message, size))) => {
-                let message = Rc::new(message);
-                let kept = Rc::clone(&message);
-                self.cache.borrow_mut().put(key, kept, size, Instant::now());
-                reply(forward, &message, 0)
+        let flight = Rc::clone(self.flights.borrow_mut().entry(key.clone()).or_default());
+        let ask = async || {
+            let answer = timeout(times::QUERY, self.ask_all(forward)).await;
+            let answer = answer.ok().flatten().map(Rc::new);
+            self.flights.borrow_mut().remove(&key);
+            if let Some(answer) = &answer {
+                let mut cache = self.cache.borrow_mut();
+                cache.put(key.clone(), Rc::clone(answer), Instant::now());
             }
-            Ok(None) | Err(_) => forward.frame.refuse(ResponseCode::ServFail),
+            answer
+        };
+        match flight.get_or_init(ask).await {
+            Some(answer) => answer.reply(&forward.frame, 0),
+            None => forward.frame.refuse(ResponseCode::ServFail),
         }
     }
 
     /// Forgets what was said.
     pub fn clear(&self) {
         self.cache.borrow_mut().clear();
+        self.flights.borrow_mut().clear();
         self.failed.borrow_mut().clear();
     }
 
-    async fn ask_all(&self, forward: &Forward) -> Option<(Message, usize)> {
+    async fn ask_all(&self, forward: &Forward) -> Option<Answer> {
         let mut refusal = None;
         for _ in 0..ROUNDS {
             for server in self.in_order(&forward.upstreams) {
                 match ask_one(forward, server).await {
-                    Outcome::Answer(message, size) => {
+                    Outcome::Answer(answer) => {
                         self.failed.borrow_mut().remove(&server);
-                        return Some((message, size));
+                        return Some(answer);
                     }
-                    Outcome::Refusal(message) => refusal = refusal.or(Some((message, 0))),
+                    Outcome::Refusal(answer) => refusal = refusal.or(Some(answer)),
                     Outcome::Nothing => self.distrust(server),
                 }
             }
@@ -132,30 +144,6 @@ fn key_of(forward: &Forward) -> Key {
     }
 }
 
-/// An answer of `age` seconds for the client.
-fn reply(forward: &Forward, answer: &Message, age: u32) -> Vec<u8> {
-    forward
-        .frame
-        .reply(answer.metadata.response_code, |message| {
-            message.metadata.authentic_data = answer.metadata.authentic_data;
-            let sections = [
-                (&answer.answers, &mut message.answers),
-                (&answer.authorities, &mut message.authorities),
-                (&answer.additionals, &mut message.additionals),
-            ];
-            for (from, to) in sections {
-                to.extend(
-                    from.iter()
-                        .filter(|record| record.record_type() != RecordType::OPT)
-                        .cloned(),
-                );
-                for record in to {
-                    record.decrement_ttl(age);
-                }
-            }
-        })
-}
-
 async fn ask_one(forward: &Forward, server: IpAddr) -> Outcome {
     let mut query = Message::new(random(), MessageType::Query, OpCode::Query);
     query.metadata.recursion_desired = true;
@@ -168,43 +156,29 @@ async fn ask_one(forward: &Forward, server: IpAddr) -> Outcome {
     let Ok(bytes) = query.to_vec() else {
         return Outcome::Nothing;
     };
-    let asked = (query.metadata.id, &forward.query);
+    let Some(question) = relay::question(&bytes) else {
+        return Outcome::Nothing;
+    };
+    let asked = (query.metadata.id, question);
     let server = SocketAddr::new(server, PORT);
     let answer = match timeout(times::TRY, over_udp(server, &bytes, asked)).await {
-        Ok(Ok((message, _))) if message.metadata.truncation => {
-            match timeout(times::TRY_TCP, over_tcp(server, &bytes, asked)).await {
-                Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(_)) | Err(_) => Err(()),
-            }
+        Ok(Ok(Received::Truncated)) => {
+            timeout(times::TRY_TCP, over_tcp(server, &bytes, asked)).await
         }
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) | Err(_) => Err(()),
+        received => received,
     };
     match answer {
-        Ok((message, size)) => match message.metadata.response_code {
-            ResponseCode::NoError | ResponseCode::NXDomain => Outcome::Answer(message, size),
-            _ => Outcome::Refusal(message),
-        },
-        Err(()) => Outcome::Nothing,
+        Ok(Ok(Received::Answer(answer))) if answer.settles() => Outcome::Answer(answer),
+        Ok(Ok(Received::Answer(answer))) => Outcome::Refusal(answer),
+        Ok(Ok(Received::Nothing | Received::Truncated) | Err(_)) | Err(_) => Outcome::Nothing,
     }
-}
-
-/// Whether a message is the answer to what was asked.
-fn is_answer(message: &Message, (id, query): (u16, &Query)) -> bool {
-    message.metadata.id == id
-        && message.metadata.message_type == MessageType::Response
-        && message.metadata.op_code == OpCode::Query
-        && message.queries.len() == 1
-        && message.queries[0].name == query.name
-        && message.queries[0].query_type == query.query_type
-        && message.queries[0].query_class == query.query_class
 }
 
 async fn over_udp(
     server: SocketAddr,
     bytes: &[u8],
-    asked: (u16, &Query),
-) -> io::Result<(Message, usize)> {
+    (id, question): (u16, &[u8]),
+) -> io::Result<Received> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -212,14 +186,13 @@ async fn over_udp(
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
     socket.connect(server).await?;
     socket.send(bytes).await?;
-    // A server may send more than it was asked for; what does not fit is cut off, and no message.
+    // A server may send more than it was asked for; what does not fit is cut off, and no answer.
     let mut buffer = [0; 4096];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        if let Ok(message) = Message::from_vec(&buffer[..length])
-            && is_answer(&message, asked)
-        {
-            return Ok((message, length));
+        match relay::read(&buffer[..length], id, question) {
+            Received::Nothing => {}
+            received => return Ok(received),
         }
     }
 }
@@ -227,16 +200,12 @@ async fn over_udp(
 async fn over_tcp(
     server: SocketAddr,
     bytes: &[u8],
-    asked: (u16, &Query),
-) -> io::Result<(Message, usize)> {
+    (id, question): (u16, &[u8]),
+) -> io::Result<Received> {
     let mut stream = TcpStream::connect(server).await?;
     send(&mut stream, bytes).await?;
-    let answer = receive(&mut stream).await?;
-    let message = Message::from_vec(&answer).map_err(io::Error::other)?;
-    match is_answer(&message, asked) {
-        true => Ok((message, answer.len())),
-        false => Err(io::ErrorKind::InvalidData.into()),
-    }
+    let answer = receive(&mut stream, u16::MAX.into()).await?;
+    Ok(relay::read(&answer, id, question))
 }
 
 /// Sends a message over TCP, with its length before it (RFC 1035, section 4.2.2).
@@ -247,10 +216,13 @@ pub async fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(&whole).await
 }
 
-/// Receives a message as [`send`] sends it.
-pub async fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let length = stream.read_u16().await?;
-    let mut bytes = vec![0; length.into()];
+/// Receives a message of `most` bytes at most, as [`send`] sends it.
+pub async fn receive(stream: &mut TcpStream, most: usize) -> io::Result<Vec<u8>> {
+    let length = usize::from(stream.read_u16().await?);
+    if length > most {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).await?;
     Ok(bytes)
 }

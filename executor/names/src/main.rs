@@ -8,11 +8,12 @@
 //! * [`confine`]: what it gives up before it reads anything of anybody's.
 //! * [`control`]: zones come and sockets go.
 //! * [`server`]: the sockets on which it is asked.
-//! * [`answer`]: from a query to what becomes of it. [`forward`], [`cache`]: asking others.
+//! * [`answer`]: from a query to what becomes of it.
+//! * [`forward`]: asking others; [`relay`], [`cache`]: passing on what they said, and keeping it.
 //! * [`limits`]: what each client may take.
 //!
-//! **Whose library does what.** Messages are read and written by `hickory-proto`, which reads what a
-//! hostile peer sends. Its server crate is not used: that one owns the sockets and a task for each
+//! **Whose library does what.** Queries, and answers about pods, are read and written by
+//! `hickory-proto`. What other servers answered is passed on as bytes ([`relay`] says why). Its server crate is not used: that one owns the sockets and a task for each
 //! query, and has no place for what is needed here: a share for each client before a query is read,
 //! bounds on connections, and an end that leaves what is not received yet to another process. Its
 //! resolver would answer with records and not with the message that a client is to get.
@@ -25,6 +26,7 @@ mod confine;
 mod control;
 mod forward;
 mod limits;
+mod relay;
 mod server;
 
 use confine::Filter;

@@ -6,7 +6,7 @@
 //! received is answered; what waits in the sockets is for the process that has them, too.
 
 use crate::{
-    answer::{Answers, Forward, Transport, Verdict},
+    answer::{Answers, Forward, MAX_QUERY, Transport, Verdict},
     forward::{Forwarder, receive, send},
     limits::{Buckets, Places, times},
 };
@@ -26,9 +26,6 @@ use tokio::{
     task::{spawn_local, yield_now},
     time::{sleep, timeout},
 };
-
-/// The most bytes of a query that are looked at: a question, and options that nobody heeds.
-const MAX_QUERY: usize = 4096;
 
 /// The most queries of one socket until another's turn.
 const BATCH: usize = 64;
@@ -141,7 +138,8 @@ impl Server {
         self.is_ready().await;
         let socket = Rc::new(socket);
         let mut ending = self.ending.subscribe();
-        let mut buffer = vec![0; MAX_QUERY];
+        // A byte more: what is cut off there is too long.
+        let mut buffer = [0; MAX_QUERY + 1];
         loop {
             tokio::select! {
                 biased;
@@ -241,7 +239,7 @@ impl Server {
                 sleep(LAST_WORDS).await;
             };
             let received = tokio::select! {
-                received = timeout(times::IDLE, receive(&mut stream)) => received,
+                received = timeout(times::IDLE, receive(&mut stream, MAX_QUERY)) => received,
                 () = last => return,
             };
             let Ok(Ok(bytes)) = received else { return };

@@ -1,6 +1,9 @@
 //! A pod, or a neighbour, that means ill.
 
-use super::{Process, SERVER, addresses, ask, name_server, of_pod, output, python, sh};
+use super::{
+    Process, SERVER, addresses, ask, finish, host_with_upstreams, name_server, of_pod, output,
+    python, sh,
+};
 use serde_json::json;
 use std::{fs, process::Stdio};
 use tank_tests::{Host, sleeper};
@@ -130,4 +133,33 @@ fn who_floods_fills_its_own_lane_and_no_other() {
     drop((flood, slow));
     assert_eq!(name_server(&host), server, "it did not live through it");
     host.finish();
+}
+
+/// Who owns a domain says what is answered about it: as much as a message carries, and in names that
+/// are short where they are sent and long where they are read.
+#[test]
+fn answers_that_grow_where_they_are_read_cost_what_they_take() {
+    let (host, upstreams) = host_with_upstreams();
+    host.switch(&format!("{{ {} {} }}", sleeper("bad"), sleeper("quiet")));
+    let server = name_server(&host);
+    let quiet = of_pod(&host, "quiet").0;
+    for name in ["heavy.example.org", "other.heavy.example.org"] {
+        assert_eq!(
+            output(python(&host, "bad", &["each", SERVER, "150", name])),
+            "150"
+        );
+    }
+    assert_eq!(addresses(&host, "quiet", "quiet"), [quiet]);
+    assert_eq!(name_server(&host), server, "it did not live through it");
+    let status = fs::read_to_string(format!("/proc/{server}/status")).expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|peak| {
+        peak.trim()
+            .trim_end_matches(" kB")
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
+    assert!(peak.is_some_and(|kib| kib < 64 << 10), "{peak:?} KiB");
+    finish(host, upstreams);
 }

@@ -4,6 +4,7 @@ tested is not the library that the server uses.
     dns.py ask SERVER NAME TYPE [tcp] [edns=SIZE] [source=ADDRESS] [tries=N]    one query; its answer as JSON, or "nothing"
     dns.py load SERVER NAME COUNT READY     so many queries one after the other, each waited for; how many had no answer
     dns.py flood SERVER SECONDS [NAME]      as many as it can, without a look at the answers
+    dns.py each SERVER COUNT NAME           as many queries, each of a name of its own below that; how many were answered
     dns.py slow SERVER COUNT SECONDS        connections that send a byte and wait
     dns.py serve ADDRESS LOG NUMBER         answers for example.org with 198.51.100.NUMBER, and writes what it is asked
 """
@@ -157,6 +158,20 @@ def flood(server, seconds, name="web"):
     print(sent)
 
 
+def each(server, count, name):
+    answered = 0
+    for number in range(int(count)):
+        client = socket.socket(family(server), socket.SOCK_DGRAM)
+        client.settimeout(8)
+        client.connect((server, 53))
+        client.send(query(number, f"n{number}.{name}", "A"))
+        try:
+            answered += len(client.recv(65535)) > 12
+        except OSError:
+            pass
+    print(answered)
+
+
 def slow(server, count, seconds):
     connections = []
     for _ in range(int(count)):
@@ -183,6 +198,15 @@ def answer_for(message, number, over_tcp):
     host = name.lower()
     if kind != 1:
         return [reply(0, [])]
+    if ".heavy." in host:
+        # Each record refers to a name of 240 bytes, with four bytes of its own.
+        if not over_tcp:
+            return [reply(0x200, [])]
+        long = b"".join([b"\x01x"] * 120) + b"\0"
+        first = long + struct.pack(">HHIHHB", 15, 1, 3600, 3, 1, 0)
+        refer = struct.pack(">H", 0xC000 | 12 + len(question))
+        rest = refer + struct.pack(">HHIHH", 15, 1, 3600, 4, 1) + refer
+        return [reply(0, [first] + [rest] * 4000)]
     if host.startswith("gone."):
         return [reply(3, [])]
     if host.startswith("refused."):
@@ -230,4 +254,4 @@ def serve(address, log, number):
             server.sendto(reply, client)
 
 
-{"ask": ask, "load": load, "flood": flood, "slow": slow, "serve": serve}[sys.argv[1]](*sys.argv[2:])
+{"ask": ask, "load": load, "flood": flood, "each": each, "slow": slow, "serve": serve}[sys.argv[1]](*sys.argv[2:])

@@ -124,6 +124,18 @@ impl Pass<'_> {
             let message = format!("`{alias}` is no name that can be asked for");
             self.report("tank::alias::invalid", &["aliases", alias], message, SHAPE);
         }
+        for alias in pod.aliases.keys().filter(|alias| is_reserved(alias)) {
+            let message = format!("`{alias}` means something else to every program");
+            let help =
+                "`localhost` is the pod itself, and names that end with `arpa` are addresses";
+            self.report("tank::alias::reserved", &["aliases", alias], message, help);
+        }
+        if pod.aliases.len() > MAX_ALIASES {
+            let many = pod.aliases.len();
+            let message = format!("the pod has {many} aliases, and {MAX_ALIASES} are the most");
+            let help = "have those who use it agree on a few";
+            self.report("tank::alias::many", &["aliases"], message, help);
+        }
         if pod.network != Network::Bridge && !pod.aliases.is_empty() {
             let message = "the pod has no address that a name could lead to".to_owned();
             let help = "use `network = 'bridge`, or drop `aliases`";
@@ -253,4 +265,13 @@ fn unknown_pod(name: &Name, said: &str, config: &Config) -> String {
         .collect();
     let candidates = others.iter().map(String::as_str);
     did_you_mean(said, candidates, "no such pod is declared")
+}
+
+/// The most aliases of a pod: all names of a host have to fit into what the name server takes.
+const MAX_ALIASES: usize = 64;
+
+/// Whether a name means something to resolvers themselves (RFC 6761).
+fn is_reserved(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    matches!(last.to_ascii_lowercase().as_str(), "localhost" | "arpa")
 }

@@ -91,7 +91,11 @@ impl Target<'_> {
             let own = stack.unwrap_or(NO_STACK).to_owned();
             (own, self.view(name, observed))
         });
-        let shared = |pod: &Name, name: &str| pod.stack().map(|of| format!("{name}.{of}"));
+        // A name with dots is for its own stack alone: `www.bank` of a stack `com` is no bank.
+        let shared = |pod: &Name, name: &str| {
+            let of = pod.stack().filter(|_| !name.contains('.'));
+            of.map(|of| format!("{name}.{of}"))
+        };
         let (views, shared) = (views.collect(), self.view(shared, observed));
         let client = |stack: Option<&str>, upstreams: Vec<IpAddr>| Client {
             view: stack.unwrap_or(NO_STACK).to_owned(),
@@ -284,6 +288,17 @@ mod tests {
         assert_eq!(client([10, 90, 0, 3]), Vec::<String>::new());
         // The host itself may ask.
         assert!(zone.clients.contains_key(&IpAddr::from([10, 90, 0, 1])));
+    }
+
+    #[test]
+    fn a_name_with_dots_is_for_its_own_stack() {
+        let alias = serde_json::json!({ "aliases": { "www.bank": {}, "api": {} } });
+        let inputs = inputs(serde_json::json!({ "com:web": pod(alias) }));
+        let zone = inputs.target().zone(&Observed::default()).expect("a zone");
+        let own: Vec<&str> = zone.views["com"].names.keys().map(String::as_str).collect();
+        assert_eq!(own, ["api", "web", "www.bank"]);
+        let shared: Vec<&str> = zone.shared.names.keys().map(String::as_str).collect();
+        assert_eq!(shared, ["api.com", "web.com"]);
     }
 
     #[test]
