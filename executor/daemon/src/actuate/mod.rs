@@ -3,6 +3,7 @@
 //! *Never*: decides what should be, or plans. *Guarantees*: every step is idempotent; a step that
 //! failed leaves nothing that its next try trips over; what depends on a failed step is left.
 
+mod error;
 mod files;
 mod layers;
 mod network;
@@ -11,12 +12,13 @@ mod sandbox;
 pub mod sources;
 mod start;
 
+pub use error::Error;
 pub use layers::{make_skeleton, remove_stale};
 
 use crate::{
     events::Events,
     faults,
-    pods::{Names, Pods, fail, failure},
+    pods::{Names, NoShim, Pods},
     settings::Settings,
     sysctls::Record,
     timings::Timings,
@@ -33,8 +35,8 @@ use std::{
 use tank_image::Images;
 use tank_model::Name;
 use tank_plan::{Plan, Step, StepId};
-use tank_proto::shim::{self, Failure};
-use tank_sys::{cgroup::Cgroups, process::SIGCONT, route::Routes};
+use tank_proto::shim;
+use tank_sys::{cgroup::Cgroups, process::SIGCONT, route::Routes, with_causes};
 
 /// The most steps at once that do something.
 const MAX_WORKING: usize = 16;
@@ -44,10 +46,10 @@ const MAX_WORKING: usize = 16;
 const MAX_ENDING: usize = 128;
 
 /// A step that was not carried out.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Failed {
     pub step: Step,
-    pub failure: Failure,
+    pub error: Error,
 }
 
 /// What came of a plan.
@@ -125,10 +127,10 @@ impl Actuator {
                     }
                     carried.done.push(step);
                 }
-                Err(failure) => {
-                    let message = format!("can't {step}: {}: {}", failure.what, failure.why);
+                Err(error) => {
+                    let message = format!("can't {step}: {}", with_causes(&error));
                     self.add_event("failed", &step, message);
-                    carried.failed.push(Failed { step, failure });
+                    carried.failed.push(Failed { step, error });
                 }
             }
         }
@@ -144,7 +146,7 @@ impl Actuator {
         step: Step,
         prepared: Option<Prepared>,
         host_writable: &BTreeSet<String>,
-    ) -> (StepId, Step, Result<(), Failure>) {
+    ) -> (StepId, Step, Result<(), Error>) {
         faults::boundary("before a step");
         let _span = self.timings.span(|| step.to_string());
         let outcome = self.perform(&step, prepared, host_writable).await;
@@ -160,7 +162,7 @@ impl Actuator {
         step: &Step,
         prepared: Option<Prepared>,
         host_writable: &BTreeSet<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         match step {
             Step::EnsureBridge { bridge } => {
                 let (routes, bridge) = (Arc::clone(&self.routes), bridge.clone());
@@ -206,7 +208,7 @@ impl Actuator {
                 timeout,
             } => {
                 let end = (*signal, Duration::from_millis(*timeout));
-                self.pods.begin_end(pod, container, end).await
+                Ok(self.pods.begin_end(pod, container, end).await?)
             }
             Step::SetLimits {
                 pod,
@@ -231,11 +233,11 @@ impl Actuator {
             Step::RemoveFirewall => blocking("remove the rules", network::remove_firewall).await,
             Step::EnsureNames { zone } => {
                 let (names, zone) = (Arc::clone(&self.names), zone.clone());
-                blocking("answer names", move || names.ensure(&zone)).await
+                blocking("answer names", move || Ok(names.ensure(&zone)?)).await
             }
             Step::RemoveNames => {
                 let names = Arc::clone(&self.names);
-                blocking("end the name server", move || names.remove()).await
+                blocking("end the name server", move || Ok(names.remove()?)).await
             }
         }
     }
@@ -245,7 +247,7 @@ impl Actuator {
         step: &Step,
         prepared: Option<Prepared>,
         host_writable: &BTreeSet<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let Some(start) = Start::of(step, host_writable) else {
             return Ok(());
         };
@@ -254,7 +256,7 @@ impl Actuator {
             None => {
                 // A shim that was taken over was not asked for them yet.
                 let shim = self.pods.get(&start.pod);
-                let shim = shim.ok_or_else(|| fail("start a container", "its shim is gone"))?;
+                let shim = shim.ok_or(Error::Start(NoShim))?;
                 shim.namespaces().await?;
                 start::prepare_ahead(self, &start)
             }
@@ -263,10 +265,8 @@ impl Actuator {
     }
 
     /// Thaws the container's cgroup and lets its main process go on.
-    async fn resume(&self, pod: &Name, container: &Name) -> Result<(), Failure> {
-        self.cgroups
-            .thaw(pod.as_str(), container.as_str())
-            .map_err(|e| failure(&e))?;
+    async fn resume(&self, pod: &Name, container: &Name) -> Result<(), Error> {
+        self.cgroups.thaw(pod.as_str(), container.as_str())?;
         let Some(shim) = self.pods.get(pod) else {
             return Ok(());
         };
@@ -275,7 +275,7 @@ impl Actuator {
             container,
             signal: SIGCONT,
         };
-        shim.request(&request, &[]).await.map(drop)
+        Ok(shim.request(&request, &[]).await.map(drop)?)
     }
 
     /// Asks, waits, kills; then the shim forgets it.
@@ -285,7 +285,7 @@ impl Actuator {
         container: &Name,
         signal: i32,
         limit: Duration,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let Some(shim) = self.pods.get(pod) else {
             return Ok(());
         };
@@ -293,7 +293,7 @@ impl Actuator {
         let request = shim::Request::Forget {
             container: container.to_string(),
         };
-        shim.request(&request, &[]).await.map(drop)
+        Ok(shim.request(&request, &[]).await.map(drop)?)
     }
 }
 
@@ -305,9 +305,9 @@ fn is_an_end(step: &Step) -> bool {
 /// Runs what blocks on a thread for it.
 async fn blocking<T: Send + 'static>(
     what: &'static str,
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|e| fail(what, e))?
+        .map_err(|source| Error::Thread { what, source })?
 }

@@ -116,7 +116,7 @@ impl Client {
                     container: container.to_string(),
                 };
                 let answer = shim.request(&request, &[]).await;
-                let refused = |e| of_shim(e, pod.as_str(), container.as_str());
+                let refused = |e| of_shim(&e, pod.as_str(), container.as_str());
                 let (_, fds) = answer.map_err(refused)?;
                 let reply = varlink::AttachReply {
                     container: container.to_string(),

@@ -11,7 +11,7 @@ use std::{
 };
 use tank_model::Name;
 use tank_proto::{
-    shim::{ExecSpec, Failure, FailureKind, Reply, Request},
+    shim::{ExecSpec, FailureKind, Reply, Request},
     varlink::{Error, ExecCall},
 };
 
@@ -90,16 +90,12 @@ pub async fn exec(
         .collect();
     let refused = match shim.request(&Request::Exec, &fds).await {
         Ok((Reply::Executed { pid }, fds)) => return Ok((pid, fds)),
-        Ok((other, _)) => of_shim(unexpected(&other), pod.as_str(), container.as_str()),
-        Err(Failure {
-            kind: FailureKind::NotFound,
-            ..
-        }) => Error::NotFound { program },
-        Err(Failure {
-            kind: FailureKind::NotExecutable,
-            ..
-        }) => Error::NotExecutable { program },
-        Err(failure) => of_shim(failure, pod.as_str(), container.as_str()),
+        Ok((other, _)) => of_shim(&unexpected(other), pod.as_str(), container.as_str()),
+        Err(error) => match error.kind() {
+            FailureKind::NotFound => Error::NotFound { program },
+            FailureKind::NotExecutable => Error::NotExecutable { program },
+            _ => of_shim(&error, pod.as_str(), container.as_str()),
+        },
     };
     Err(refused.into())
 }

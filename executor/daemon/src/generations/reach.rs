@@ -28,6 +28,7 @@ use tank_plan::{
     observed::{Run, State},
 };
 use tank_proto::shim::FailureKind;
+use tank_sys::with_causes;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -270,7 +271,7 @@ impl Generations {
                 Ok(pass) => pass,
                 Err(error) => {
                     return Reached {
-                        failure: Some(tank_sys::with_causes(&error)),
+                        failure: Some(with_causes(&error)),
                         ..reached
                     };
                 }
@@ -316,12 +317,11 @@ impl Generations {
             } else if let Some(first) = failed {
                 failures += 1;
                 let lasting = matches!(
-                    first.failure.kind,
+                    first.error.kind(),
                     FailureKind::NotFound | FailureKind::NotExecutable
                 );
                 if failures >= PATIENCE || lasting || late {
-                    let (what, why) = (&first.failure.what, &first.failure.why);
-                    let why = format!("can't {}: {what}: {why}", first.step);
+                    let why = format!("can't {}: {}", first.step, with_causes(&first.error));
                     return Reached {
                         failure: Some(why),
                         ..reached

@@ -1,12 +1,12 @@
 //! A pod's observation, made of its shim's report and of what the kernel has.
 
 use super::{
-    Files, HealthOf,
+    Error, Files, HealthOf,
     kernel::{PodRequest, PodSnapshot},
 };
 use crate::{
     events,
-    pods::{Pods, Shim, fail},
+    pods::{Pods, Shim},
 };
 use ipnet::IpNet;
 use std::{
@@ -19,7 +19,7 @@ use tank_model::{
     units::{Bytes, MilliCpu},
 };
 use tank_plan::observed::{self, Pod, Sandbox, Unhealthy, Unresponsive};
-use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
+use tank_proto::shim::{self, ContainerState, ExitStatus, FailureKind};
 use tank_sys::{cgroup::ControllerLimits, clock::boot_millis};
 
 /// A pod's shim's answer, and what to read of the pod in the kernel.
@@ -66,7 +66,7 @@ impl PodState {
         wanted: &Files,
         name: Name,
         shim: Arc<Shim>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, Error> {
         let version = shim.version();
         let state = shim.state().await?;
         let bridged = is_bridged(graph, &name);
@@ -94,8 +94,8 @@ impl PodState {
                 // Its shim can't show them.
                 Ok(None) => {}
                 // It has ended since.
-                Err(failure) if failure.kind == FailureKind::NotRunning || !shim.is_alive() => {}
-                Err(failure) => return Err(failure),
+                Err(error) if error.kind() == FailureKind::NotRunning || !shim.is_alive() => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(Self {
@@ -111,12 +111,8 @@ impl PodState {
         &self,
         network: Option<BTreeSet<IpNet>>,
         port_group: u32,
-    ) -> Result<Sandbox, Failure> {
-        let hash = self
-            .state
-            .sandbox
-            .parse()
-            .map_err(|e| fail("read a shim's state", e))?;
+    ) -> Result<Sandbox, Error> {
+        let hash = self.state.sandbox.parse().map_err(Error::Report)?;
         Ok(Sandbox {
             hash,
             pid: self.state.pid,
@@ -126,12 +122,7 @@ impl PodState {
         })
     }
 
-    pub fn pod(
-        &self,
-        health_of: &HealthOf<'_>,
-        pods: &Pods,
-        read: PodRead,
-    ) -> Result<Pod, Failure> {
+    pub fn pod(&self, health_of: &HealthOf<'_>, pods: &Pods, read: PodRead) -> Result<Pod, Error> {
         let known = |name: &Name| {
             self.state
                 .containers
@@ -158,10 +149,7 @@ impl PodState {
             let health = health_of(&run);
             let failed = health.failed.filter(|_| found.exited.is_none());
             let container = observed::Run {
-                hash: found
-                    .hash
-                    .parse()
-                    .map_err(|e| fail("read a shim's state", e))?,
+                hash: found.hash.parse().map_err(Error::Report)?,
                 attempt: found.attempt,
                 started: found
                     .started_boot

@@ -14,8 +14,8 @@ use crate::{
     actuate::{Actuator, Carried, Failed},
     dirty::Dirty,
     events::Events,
-    observe::{Files, Health, Observer},
-    pods::{RunId, fail},
+    observe::{self, Files, Health, Observer},
+    pods::RunId,
     probe::Prober,
     settings::Settings,
     store::{Store, StoreError, graphs::Graphs, leases::Proposal},
@@ -29,17 +29,22 @@ use std::{
 };
 use tank_model::{Graph, Key, Name, spec::Network};
 use tank_plan::{Dump, Observed, Plan, Report, Step, Target};
-use tank_proto::shim::Failure;
+use tank_sys::with_causes;
 use target::{HostInputs, TargetReader};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task::JoinError,
+};
 
 /// Why there is no pass.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("can't use the store")]
     Store(#[from] StoreError),
-    #[error("can't {}: {}", .0.what, .0.why)]
-    Observe(Failure),
+    #[error("can't {}", with_causes(.0))]
+    Observe(observe::Error),
+    #[error("can't read what is declared")]
+    Inputs(#[source] JoinError),
 }
 
 /// What one pass found and did.
@@ -156,7 +161,7 @@ impl Reconciler {
         let pods: Vec<Name> = graph.pods().cloned().collect();
         let images = graph.images().into_values().collect();
         let read = tokio::task::spawn_blocking(move || targets.read(&pods, &images)).await;
-        read.map_err(|e| Error::Observe(fail("read what is declared", e)))?
+        read.map_err(Error::Inputs)?
     }
 
     async fn read_host(&self, graph: &Graph, wanted: &Files) -> Result<(Observed, u64), Error> {
@@ -229,9 +234,8 @@ impl Reconciler {
             .span(|| format!("carry {} steps out", plan.steps.len()));
         let Carried { done, failed } = self.actuator.carry_out(&plan, progress).await;
         done.iter().for_each(|step| self.failures.remove(step));
-        for Failed { step, failure } in &failed {
-            self.failures
-                .add(step, format!("{}: {}", failure.what, failure.why));
+        for Failed { step, error } in &failed {
+            self.failures.add(step, with_causes(error));
         }
         Pass {
             observed,
