@@ -197,3 +197,63 @@ pub fn unexpected(reply: shim::Reply) -> Error {
 pub fn why(error: &dyn StdError) -> String {
     error.source().map(with_causes).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_says(error: &Error, what: &str, reason: &str) {
+        assert_eq!(
+            (error.to_string().as_str(), why(error).as_str()),
+            (what, reason)
+        );
+        assert_eq!(with_causes(error), format!("{what}: {reason}"));
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_shims_words_and_kind() {
+        let failure = Failure {
+            what: "execute `a`".to_owned(),
+            why: "No such file or directory (os error 2)".to_owned(),
+            kind: FailureKind::NotFound,
+        };
+        let error = Error::from(failure.clone());
+        assert_eq!(error.kind(), FailureKind::NotFound);
+        assert_says(&error, &failure.what, &failure.why);
+    }
+
+    #[test]
+    fn what_is_this_daemons_own_says_what_and_why() {
+        let speak = || Attempt::Speak("web".to_owned());
+        let silent = speak().failed(Reason::Silent);
+        assert_says(&silent, "speak to the shim of web", "it does not answer");
+        assert_eq!(silent.kind(), FailureKind::Other);
+        let broken = speak().failed(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_says(&broken, "speak to the shim of web", "broken pipe");
+        let kernel = tank_sys::Error::new("make a pair", io::ErrorKind::OutOfMemory);
+        assert_says(&kernel.into(), "make a pair", "out of memory");
+        let bind = Attempt::BindNames {
+            address: "[fd00::1]:53".parse().expect("an address"),
+            tcp: false,
+        };
+        let by = Holder::Process {
+            name: "named".to_owned(),
+            pid: 7,
+        };
+        assert_says(
+            &bind.failed(Reason::Taken { by }),
+            "answer names at [fd00::1]:53/udp",
+            "`named` (pid 7) listens there already: have it listen on the host's other addresses only",
+        );
+    }
+
+    #[test]
+    fn a_name_server_that_does_not_serve_is_quoted() {
+        let failure = Box::new(Attempt::AskNames.failed(Reason::Ended));
+        let said = "no such user".to_owned();
+        let error = Attempt::StartNames.failed(Reason::DoesNotServe { failure, said });
+        let why = "ask the name server: it has ended no such user";
+        assert_says(&error, "start the name server", why);
+    }
+}
