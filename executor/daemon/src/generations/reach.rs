@@ -443,9 +443,9 @@ impl Generations {
 /// lately, or it has ended well.
 fn is_well(found: &Run, now: u64, grace: u64) -> bool {
     match found.state {
-        State::Running { ready, .. } => {
+        State::Running { verdict, .. } => {
             let lasts = found.attempt == 0 || now.saturating_sub(found.started) >= grace;
-            ready && lasts && found.unhealthy.is_none()
+            verdict.ready && verdict.is_live() && lasts
         }
         State::Exited { status, .. } => status == 0 && found.attempt == 0,
     }

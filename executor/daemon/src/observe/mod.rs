@@ -40,7 +40,7 @@ use std::{
 };
 use tank_model::{Digest, Graph, Name};
 use tank_plan::{
-    observed::{Observed, Pod, Probed, Unresponsive},
+    observed::{Observed, Pod, Unresponsive, Verdict},
     target::Table,
 };
 use tank_sys::{
@@ -59,16 +59,8 @@ const PODS_PER_THREAD: usize = 8;
 /// What the files of each container have to say, by their paths: what is read of them.
 pub type Files = BTreeMap<(Name, Name), BTreeMap<String, Digest>>;
 
-/// What probes have found of a run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Health {
-    pub ready: bool,
-    /// The probe that has failed as often as it may.
-    pub failed: Option<Probed>,
-}
-
-/// What is known of each run's probes.
-pub type HealthOf<'a> = dyn Fn(&RunId) -> Health + Sync + 'a;
+/// What probes have found of each run, which started at this time of `CLOCK_BOOTTIME`.
+pub type VerdictOf<'a> = dyn Fn(&RunId, u64) -> Verdict + Sync + 'a;
 
 /// The id of the connection that a pod was read for, and what was read.
 type OfConnection = (u64, Arc<Cached<PodSnapshot>>);
@@ -190,7 +182,7 @@ impl Observer {
         self: &Arc<Self>,
         graph: &Graph,
         wanted: &Files,
-        health_of: &HealthOf<'_>,
+        verdict_of: &VerdictOf<'_>,
     ) -> Result<(Observed, u64), Error> {
         self.drain();
         let version = self.dirty.version();
@@ -223,7 +215,7 @@ impl Observer {
             }
         }
         for (state, snapshot) in self.read_all(states, &host).await? {
-            let pod = snapshot.and_then(|read| state.pod(health_of, &self.pods, read));
+            let pod = snapshot.and_then(|read| state.pod(verdict_of, &self.pods, read));
             let pod = pod.unwrap_or_else(|error| {
                 let sandbox = state.sandbox(None, 0).ok();
                 let why = with_causes(&error);

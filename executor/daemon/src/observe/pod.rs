@@ -1,7 +1,7 @@
 //! A pod's observation, made of its shim's report and of what the kernel has.
 
 use super::{
-    Error, Files, HealthOf,
+    Error, Files, VerdictOf,
     kernel::{PodRequest, PodSnapshot},
 };
 use crate::{
@@ -18,7 +18,7 @@ use tank_model::{
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
-use tank_plan::observed::{self, Pod, Sandbox, Unhealthy, Unresponsive};
+use tank_plan::observed::{self, Pod, Sandbox, Unresponsive, Verdict};
 use tank_proto::shim::{self, ContainerState, ExitStatus, FailureKind};
 use tank_sys::{cgroup::ControllerLimits, clock::boot_millis};
 
@@ -122,7 +122,12 @@ impl PodState {
         })
     }
 
-    pub fn pod(&self, health_of: &HealthOf<'_>, pods: &Pods, read: PodRead) -> Result<Pod, Error> {
+    pub fn pod(
+        &self,
+        verdict_of: &VerdictOf<'_>,
+        pods: &Pods,
+        read: PodRead,
+    ) -> Result<Pod, Error> {
         let known = |name: &Name| {
             self.state
                 .containers
@@ -146,24 +151,22 @@ impl PodState {
                 continue;
             };
             let run = (self.name.clone(), name.clone(), found.started);
-            let health = health_of(&run);
-            let failed = health.failed.filter(|_| found.exited.is_none());
+            let started = found
+                .started_boot
+                .unwrap_or_else(|| on_boot_clock(found.started));
+            let state = state(found, || verdict_of(&run, started));
+            let ending = matches!(state, observed::State::Running { .. }) && pods.is_ending(&run);
             let container = observed::Run {
                 hash: found.hash.parse().map_err(Error::Report)?,
                 attempt: found.attempt,
-                started: found
-                    .started_boot
-                    .unwrap_or_else(|| on_boot_clock(found.started)),
+                started,
                 since: found.started,
-                state: state(found, health.ready),
+                state,
                 limits: limits(&kernel.limits),
                 halted: kernel.halted,
                 files: kernel.files.clone(),
                 out_of_memory: kernel.out_of_memory,
-                unhealthy: failed.map(|probe| Unhealthy {
-                    probe,
-                    ending: pods.is_ending(&run),
-                }),
+                ending,
                 tty: found.tty,
                 stop_signal: found.stop_signal,
                 stop_timeout: found.stop_timeout,
@@ -185,11 +188,11 @@ fn limits(kernel: &ControllerLimits) -> Limits {
     }
 }
 
-fn state(found: &ContainerState, ready: bool) -> observed::State {
+fn state(found: &ContainerState, verdict: impl FnOnce() -> Verdict) -> observed::State {
     match found.exited {
         None => observed::State::Running {
             pid: found.pid,
-            ready,
+            verdict: verdict(),
         },
         Some((exit, at)) => {
             let at = found.exited_boot.unwrap_or_else(|| on_boot_clock(at));

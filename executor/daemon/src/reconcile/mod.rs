@@ -14,7 +14,7 @@ use crate::{
     actuate::{Actuator, Carried, Failed},
     dirty::Dirty,
     events::Events,
-    observe::{self, Files, Health, Observer},
+    observe::{self, Files, Observer},
     pods::RunId,
     probe::Prober,
     settings::Settings,
@@ -165,14 +165,8 @@ impl Reconciler {
     }
 
     async fn read_host(&self, graph: &Graph, wanted: &Files) -> Result<(Observed, u64), Error> {
-        let health_of = |run: &RunId| {
-            let standing = self.prober.standing(graph, run);
-            Health {
-                ready: standing.ready,
-                failed: standing.failed,
-            }
-        };
-        let read = self.observer.observe(graph, wanted, &health_of).await;
+        let verdict_of = |run: &RunId, started| self.prober.verdict(graph, run, started);
+        let read = self.observer.observe(graph, wanted, &verdict_of).await;
         let (mut observed, version) = read.map_err(Error::Observe)?;
         observed.failures = self.failures.recent();
         Ok((observed, version))
