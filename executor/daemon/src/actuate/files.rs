@@ -5,8 +5,8 @@
 //! be read, and put right or changed under the running container. Secrets are written at its start
 //! and not read again.
 
-use super::{Actuator, Error, error::NoFiles, start::Start};
-use crate::pods::files::name_of;
+use super::{Error, error::NoFiles, sources::Sources, start::Start};
+use crate::pods::{Shim, files::name_of};
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
@@ -20,10 +20,7 @@ use tank_sys::mount::{self, attr};
 ///
 /// # Errors
 /// What the kernel gives, and why a secret can't be read.
-pub fn mount(
-    actuator: &Actuator,
-    start: &Start,
-) -> Result<(OwnedFd, Vec<(String, String)>), Error> {
+pub fn mount(sources: &Sources, start: &Start) -> Result<(OwnedFd, Vec<(String, String)>), Error> {
     let options = [("mode", "0755"), ("size", "64m")];
     let mount_fd = mount::filesystem("tmpfs", &options, attr::NOSUID | attr::NODEV);
     let mount_fd = mount_fd?;
@@ -41,9 +38,7 @@ pub fn mount(
         add(path, file.text.as_bytes(), file.mode.0)?;
     }
     for (name, secret) in &start.spec.secrets {
-        let content = actuator
-            .sources
-            .read_secret(&secret.file, || start.writable());
+        let content = sources.read_secret(&secret.file, || start.writable());
         let content = content.map_err(|source| Error::Secret {
             secret: name.clone(),
             source,
@@ -58,13 +53,10 @@ pub fn mount(
 /// # Errors
 /// When the shim can't show them, or the kernel refuses.
 pub async fn write(
-    actuator: &Actuator,
-    pod: &Name,
+    shim: &Shim,
     container: &Name,
     files: &BTreeMap<String, FileWrite>,
 ) -> Result<(), Error> {
-    let shim = actuator.pods.get(pod);
-    let shim = shim.ok_or(Error::WriteFiles(NoFiles::Gone))?;
     let state = shim.state().await?;
     let runs = |found: &&tank_proto::shim::ContainerState| {
         found.name == container.as_str() && found.exited.is_none()

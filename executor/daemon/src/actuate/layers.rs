@@ -1,6 +1,6 @@
 //! A container's root: its image's layers under an upper layer of its own.
 
-use super::{Actuator, Error};
+use super::Error;
 use crate::settings::Settings;
 use std::{
     fs,
@@ -35,17 +35,15 @@ pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
 
 /// An overlay of the image's layers, each mapped to the pod's ids, with a fresh upper directory.
 pub fn root_mount(
-    host: &Actuator,
+    settings: &Settings,
     image: &Image,
     pod: &Name,
     container: &Name,
     (user_namespace, id_base): (BorrowedFd<'_>, u32),
 ) -> Result<OwnedFd, Error> {
-    let scratch = host
-        .settings
-        .scratch_dir(pod.as_str())
-        .join(container.as_str());
-    move_away(&scratch, &stale(host, pod, container)).map_err(|source| Error::EmptyDir {
+    let scratch = settings.scratch_dir(pod.as_str());
+    let scratch = scratch.join(container.as_str());
+    move_away(&scratch, &stale(settings, pod, container)).map_err(|source| Error::EmptyDir {
         path: scratch.clone(),
         source,
     })?;
@@ -59,10 +57,7 @@ pub fn root_mount(
     chown(&upper, Some(id_base), Some(id_base)).map_err(Error::OwnUpper)?;
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).map_err(Error::OpenUpper)?;
     let mut layers = Vec::new();
-    for layer in [&host.settings.skeleton_dir()]
-        .into_iter()
-        .chain(&image.layers)
-    {
+    for layer in [&settings.skeleton_dir()].into_iter().chain(&image.layers) {
         let fd = mount::clone_tree(layer, false)?;
         mount::idmap(fd.as_fd(), user_namespace)?;
         layers.push(fd);
@@ -73,8 +68,8 @@ pub fn root_mount(
 
 /// Where the upper directory of the run before is until it is removed. No container has such a
 /// name.
-pub fn stale(host: &Actuator, pod: &Name, container: &Name) -> PathBuf {
-    host.settings
+pub fn stale(settings: &Settings, pod: &Name, container: &Name) -> PathBuf {
+    settings
         .scratch_dir(pod.as_str())
         .join(format!(".{container}"))
 }

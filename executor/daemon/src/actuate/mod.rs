@@ -13,6 +13,7 @@ pub mod sources;
 mod start;
 
 pub use error::Error;
+use error::NoFiles;
 pub use layers::{make_skeleton, remove_stale};
 
 use crate::{
@@ -25,8 +26,9 @@ use crate::{
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use order::Order;
+use sandbox::{Leavings, Spawner};
 use sources::Sources;
-use start::{Prepared, Start};
+use start::{Prepared, Preparer, Start};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -121,8 +123,10 @@ impl Actuator {
                     if let Step::StartSandbox { pod, .. } = &step {
                         for id in order.starts_once_connected(plan, pod, id) {
                             let start = Start::of(&plan.steps[id].step, &plan.host_writable);
-                            let prepare = |start| start::prepare_ahead(self, &start);
-                            ahead.extend(start.map(|start| (id, prepare(start))));
+                            // Without a shim the step itself says so.
+                            if let (Some(start), Some(shim)) = (start, self.pods.get(pod)) {
+                                ahead.insert(id, self.preparer().prepare_ahead(shim, start));
+                            }
                         }
                     }
                     carried.done.push(step);
@@ -133,6 +137,25 @@ impl Actuator {
                     carried.failed.push(Failed { step, error });
                 }
             }
+        }
+    }
+
+    fn preparer(&self) -> Preparer {
+        Preparer {
+            settings: Arc::clone(&self.settings),
+            cgroups: Arc::clone(&self.cgroups),
+            images: Arc::clone(&self.images),
+            sources: Arc::clone(&self.sources),
+            timings: Arc::clone(&self.timings),
+        }
+    }
+
+    fn spawner(&self) -> Spawner {
+        Spawner {
+            settings: Arc::clone(&self.settings),
+            cgroups: Arc::clone(&self.cgroups),
+            pods: Arc::clone(&self.pods),
+            timings: Arc::clone(&self.timings),
         }
     }
 
@@ -177,20 +200,26 @@ impl Actuator {
                 blocking("remove the bridge", remove).await
             }
             Step::StartSandbox { pod, hash, spec } => {
-                sandbox::start_sandbox(self, pod, *hash, spec).await
+                self.spawner().start_sandbox(pod, *hash, spec).await
             }
             Step::StopSandbox { pod } => {
                 if let Some(shim) = self.pods.get(pod) {
                     shim.shut_down().await;
                 }
-                sandbox::sweep(self, pod).await
+                self.sweep(pod).await
             }
-            Step::SweepPod { pod } => sandbox::sweep(self, pod).await,
+            Step::SweepPod { pod } => self.sweep(pod).await,
             Step::SweepContainer { pod, container } => {
-                sandbox::sweep_container(self, pod, container).await
+                self.leavings().sweep_container(pod, container).await
             }
-            Step::ResumeShim { pod } => sandbox::resume_shim(self, pod).await,
-            Step::EnsureNetwork { pod, link } => network::ensure_network(self, pod, link).await,
+            Step::ResumeShim { pod } => match self.pods.get(pod) {
+                Some(shim) => sandbox::resume_shim(&shim, &self.cgroups, pod).await,
+                None => Ok(()),
+            },
+            Step::EnsureNetwork { pod, link } => {
+                let shim = self.pods.get(pod).ok_or(Error::Connect(NoShim))?;
+                network::ensure_network(&self.routes, shim, link).await
+            }
             Step::StartContainer { .. } => self.start(step, prepared, host_writable).await,
             Step::StopContainer {
                 pod,
@@ -215,9 +244,9 @@ impl Actuator {
                 container,
                 limits,
             } => {
-                let (actuator, limits) = (Arc::clone(self), limits.clone());
+                let (cgroups, limits) = (Arc::clone(&self.cgroups), limits.clone());
                 let (pod, container) = (pod.clone(), container.clone());
-                let set = move || start::set_limits(&actuator, &pod, &container, &limits);
+                let set = move || start::set_limits(&cgroups, &pod, &container, &limits);
                 blocking("set limits", set).await
             }
             Step::Resume { pod, container } => self.resume(pod, container).await,
@@ -225,7 +254,11 @@ impl Actuator {
                 pod,
                 container,
                 files,
-            } => files::write(self, pod, container, files).await,
+            } => {
+                let shim = self.pods.get(pod);
+                let shim = shim.ok_or(Error::WriteFiles(NoFiles::Gone))?;
+                files::write(&shim, container, files).await
+            }
             Step::EnsureFirewall { table } => {
                 let table = table.clone();
                 blocking("publish ports", move || network::ensure_firewall(&table)).await
@@ -251,17 +284,30 @@ impl Actuator {
         let Some(start) = Start::of(step, host_writable) else {
             return Ok(());
         };
+        let shim = self.pods.get(&start.pod);
+        let shim = shim.ok_or(Error::Start(NoShim))?;
         let prepared = match prepared {
             Some(prepared) => prepared,
             None => {
                 // A shim that was taken over was not asked for them yet.
-                let shim = self.pods.get(&start.pod);
-                let shim = shim.ok_or(Error::Start(NoShim))?;
                 shim.namespaces().await?;
-                start::prepare_ahead(self, &start)
+                let shim = Arc::clone(&shim);
+                self.preparer().prepare_ahead(shim, start.clone())
             }
         };
-        start::start(self, &start, prepared).await
+        start::start(&shim, (&self.settings, &self.timings), &start, prepared).await
+    }
+
+    async fn sweep(&self, pod: &Name) -> Result<(), Error> {
+        self.pods.remove(pod);
+        self.leavings().sweep(pod).await
+    }
+
+    fn leavings(&self) -> Leavings {
+        Leavings {
+            settings: Arc::clone(&self.settings),
+            cgroups: Arc::clone(&self.cgroups),
+        }
     }
 
     /// Thaws the container's cgroup and lets its main process go on.

@@ -1,13 +1,12 @@
 //! The bridge, the pods' links to it, and the rules.
 
-use super::{Actuator, Error, blocking};
+use super::{Error, blocking};
 use crate::{
-    pods::{NoShim, Shim, link_name},
+    pods::{Shim, link_name},
     rules,
     sysctls::Record,
 };
 use std::{collections::BTreeMap, io, sync::Arc};
-use tank_model::Name;
 use tank_plan::{
     observed::ChangedSetting,
     target::{Bridge, PodLink, Table},
@@ -79,12 +78,14 @@ pub async fn set_loopback_up(shim: &Shim) -> Result<(), Error> {
 ///
 /// # Errors
 /// When the pod can't be entered, or what the kernel gives.
-pub async fn ensure_network(actuator: &Actuator, pod: &Name, link: &PodLink) -> Result<(), Error> {
-    let shim = actuator.pods.get(pod);
-    let shim = shim.ok_or(Error::Connect(NoShim))?;
+pub async fn ensure_network(
+    routes: &Arc<Routes>,
+    shim: Arc<Shim>,
+    link: &PodLink,
+) -> Result<(), Error> {
     let name = link_name(shim.pid().await?);
     shim.routes().await?;
-    let (routes, link) = (Arc::clone(&actuator.routes), link.clone());
+    let (routes, link) = (Arc::clone(routes), link.clone());
     let connect = move || Ok(connect(&routes, &shim, &name, &link)?);
     blocking("connect a pod", connect).await
 }

@@ -139,9 +139,9 @@ impl Generations {
                 let why = failure.as_deref().unwrap_or_default();
                 self.events
                     .add("failed", None, format!("generation {number}: {why}"));
-                self.reconciler.dirty.mark();
+                self.dirty.mark();
             }
-            Verdict::GoOn => self.reconciler.dirty.mark(),
+            Verdict::GoOn => self.dirty.mark(),
             Verdict::PutBack => {
                 let (failure, graphs) = (failure.unwrap_or_default(), (&graph, &before));
                 let of = (number, committed.parent, committed.uid);
@@ -188,7 +188,7 @@ impl Generations {
             let how = self.outcome_of(restored, before.root(), Aim::Running)?;
             self.store.set_outcome(restored, how)?;
         }
-        self.reconciler.dirty.mark();
+        self.dirty.mark();
         Ok(Switched::new(restored, before, Some(failure), true))
     }
 
@@ -312,7 +312,7 @@ impl Generations {
                     }
                     Arrived::NotYet => {}
                 }
-                let dirty = self.reconciler.dirty.changed_since(pass.version);
+                let dirty = self.dirty.changed_since(pass.version);
                 let _ = timeout(POLL_PERIOD, dirty).await;
             } else if let Some(first) = failed {
                 failures += 1;
@@ -424,7 +424,7 @@ impl Generations {
                     continue;
                 }
                 let run = found.map(|found| (pod.clone(), name.clone(), found.since));
-                let failure = run.and_then(|run| self.reconciler.prober.last_failure(&run));
+                let failure = run.and_then(|run| self.prober.last_failure(&run));
                 if let Some(failure) = failure {
                     text = format!("{text}\n  {pod}/{name}: its probe failed: {failure}");
                 }

@@ -15,7 +15,7 @@ use crate::{
     dirty::Dirty,
     events::Events,
     observe::{self, Files, Observer},
-    pods::RunId,
+    pods::{Pods, RunId},
     probe::Prober,
     settings::Settings,
     store::{Store, StoreError, graphs::Graphs, leases::Proposal},
@@ -27,6 +27,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
+use tank_image::Images;
 use tank_model::{Graph, Key, Name, spec::Network};
 use tank_plan::{Dump, Observed, Plan, Report, Step, Target};
 use tank_sys::with_causes;
@@ -78,15 +79,16 @@ impl Planned {
 
 /// Keeps a host as a graph declares.
 pub struct Reconciler {
-    pub settings: Arc<Settings>,
-    pub store: Arc<dyn Store>,
-    pub graphs: Arc<Graphs>,
-    pub observer: Arc<Observer>,
-    pub actuator: Arc<Actuator>,
-    pub prober: Arc<Prober>,
-    pub events: Arc<Events>,
-    pub timings: Arc<Timings>,
-    pub dirty: Arc<Dirty>,
+    settings: Arc<Settings>,
+    store: Arc<dyn Store>,
+    graphs: Arc<Graphs>,
+    pods: Arc<Pods>,
+    observer: Arc<Observer>,
+    actuator: Arc<Actuator>,
+    prober: Arc<Prober>,
+    events: Arc<Events>,
+    timings: Arc<Timings>,
+    dirty: Arc<Dirty>,
     targets: Arc<TargetReader>,
     failures: Failures,
     lock: Mutex<()>,
@@ -95,16 +97,17 @@ pub struct Reconciler {
 impl Reconciler {
     pub fn new(
         (settings, store, graphs): (Arc<Settings>, Arc<dyn Store>, Arc<Graphs>),
+        (pods, images): (Arc<Pods>, Arc<Images>),
         (observer, actuator, prober): (Arc<Observer>, Arc<Actuator>, Arc<Prober>),
         (events, timings, dirty): (Arc<Events>, Arc<Timings>, Arc<Dirty>),
     ) -> Self {
-        let images = Arc::clone(&actuator.images);
         let targets = TargetReader::new(&settings, Arc::clone(&store), images);
         Self {
             targets: Arc::new(targets),
             settings,
             store,
             graphs,
+            pods,
             observer,
             actuator,
             prober,
@@ -145,7 +148,7 @@ impl Reconciler {
     pub async fn observe(&self, graph: &Graph) -> Result<Observed, Error> {
         let inputs = self.read_inputs(graph).await?;
         // Callers show which pods answer now, which a cached report does not say.
-        self.actuator.pods.check().await;
+        self.pods.check().await;
         let wanted = files_of(&inputs.target(graph, None));
         let (observed, _) = self.read_host(graph, &wanted).await?;
         Ok(observed)
