@@ -168,6 +168,39 @@ fn the_middle_is_pure() {
     }
 }
 
+/// The feature of `tank-plan` that has the model host.
+const MODEL_HOST: &str = "model-host";
+
+#[test]
+fn no_program_has_the_model_host() {
+    for package in packages() {
+        let name = package["name"].as_str().expect("a name");
+        let features = package["features"].as_object().expect("features");
+        if name == "tank-plan" {
+            assert!(features.contains_key(MODEL_HOST) && !features.contains_key("default"));
+        }
+        let dependencies = package["dependencies"].as_array().expect("dependencies");
+        for dependency in dependencies.iter().filter(|one| one["name"] == "tank-plan") {
+            let asked = dependency["features"].as_array().expect("features");
+            let asks = asked.iter().any(|feature| feature == MODEL_HOST);
+            let for_tests = dependency["kind"] == "dev" || name == "tank-tests";
+            assert_eq!(asks, for_tests, "{name}");
+        }
+    }
+    let makefile = std::fs::read_to_string(repo().join("Makefile")).expect("read");
+    let released = makefile
+        .lines()
+        .filter(|line| line.contains("cargo build --release"));
+    let released: Vec<&str> = released.collect();
+    assert!(!released.is_empty());
+    for line in released {
+        assert!(
+            !line.contains("tank-tests") && !line.contains("--workspace"),
+            "{line}"
+        );
+    }
+}
+
 #[test]
 fn unsafe_code_is_in_one_room() {
     let output = Command::new("grep")

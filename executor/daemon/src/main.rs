@@ -36,6 +36,7 @@ mod sysctls;
 mod timings;
 
 use actuate::{Actuator, sources::Sources};
+use api::Floors;
 use clap::Parser;
 use dirty::Dirty;
 use events::Events;
@@ -128,20 +129,17 @@ async fn run(flags: &Flags) -> Result<(), String> {
         sender,
     );
     let House {
-        generations,
-        pods,
+        floors,
         observer,
-        events,
         dirty,
-        ..
     } = house.map_err(|e| with_causes(&e))?;
+    let (generations, events) = (Arc::clone(&floors.generations), Arc::clone(&floors.events));
     for note in recovered {
         tracing::warn!("{note}");
         events.add("recovered", None, note);
     }
-    take_over(&pods, Arc::clone(&dirty))?;
-    let reconciler = generations.shared_reconciler();
-    actuate::remove_stale(&reconciler.settings);
+    take_over(&floors.pods, Arc::clone(&dirty))?;
+    actuate::remove_stale(&floors.settings);
     if let Err(error) = generations.lease_current() {
         let message = format!("can't lease what is declared: {}", with_causes(&error));
         events.add("failed", None, message);
@@ -151,10 +149,11 @@ async fn run(flags: &Flags) -> Result<(), String> {
     if let Some(path) = &flags.seed {
         seed(&generations, path, &events).await?;
     }
-    tokio::spawn(reconciler.keep(Arc::clone(&generations)));
+    let reconciler = Arc::clone(&floors.reconciler);
+    tokio::spawn(reconciler.keep(generations));
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::select! {
-        () = api::serve(generations, listener) => Ok(()),
+        () = api::serve(floors, listener) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
@@ -202,16 +201,15 @@ fn claim(settings: &Settings) -> Result<(Ownership, Cgroups), String> {
     Ok((ownership, cgroups))
 }
 
-/// The floors, from the lowest up.
+/// The floors, and what keeps looking at the host.
 struct House {
-    generations: Arc<Generations>,
-    pods: Arc<Pods>,
+    floors: Floors,
     observer: Arc<Observer>,
-    events: Arc<Events>,
     dirty: Arc<Dirty>,
 }
 
 impl House {
+    // long: one floor after the other, each with what it may touch
     fn build(
         settings: Arc<Settings>,
         store: Arc<dyn Store>,
@@ -253,19 +251,43 @@ impl House {
             images: Arc::clone(&images),
             sources: Arc::new(Sources::open(&settings.state_dir)),
             events: Arc::clone(&events),
-            timings,
+            timings: Arc::clone(&timings),
         });
         let sources = Arc::clone(&actuator.sources);
         let prober = Prober::new(Arc::clone(&pods), Arc::clone(&events), Arc::clone(&dirty));
         let graphs = Arc::new(Graphs::new(Arc::clone(&store)));
-        let writers = (Arc::clone(&observer), actuator, Arc::new(prober));
-        let reconciler = Reconciler::new((settings, store, graphs), writers, leaves);
-        let generations = Generations::new(Arc::new(reconciler), images, sources, cgroups);
-        Ok(Self {
-            generations: Arc::new(generations),
+        let prober = Arc::new(prober);
+        let declared = (
+            Arc::clone(&settings),
+            Arc::clone(&store),
+            Arc::clone(&graphs),
+        );
+        let lower = (Arc::clone(&pods), Arc::clone(&images));
+        let beside = (Arc::clone(&observer), actuator, Arc::clone(&prober));
+        let reconciler = Arc::new(Reconciler::new(declared, lower, beside, leaves));
+        let handles = generations::Handles {
+            settings: Arc::clone(&settings),
+            store,
+            graphs,
+            images,
+            sources,
+            cgroups,
+            prober,
+            events: Arc::clone(&events),
+            timings,
+            dirty: Arc::clone(&dirty),
+        };
+        let generations = Arc::new(Generations::new(Arc::clone(&reconciler), handles));
+        let floors = Floors {
+            generations,
+            reconciler,
             pods,
-            observer,
+            settings,
             events,
+        };
+        Ok(Self {
+            floors,
+            observer,
             dirty,
         })
     }

@@ -9,7 +9,7 @@
 
 use crate::{
     backoff::{self, Verdict},
-    observed::{self, State, Unhealthy},
+    observed::{self, Probed, State},
     planner::{Planner, Removal},
     step::{Class, Step, StepId},
     target::{TargetError, effective_limits},
@@ -211,9 +211,9 @@ impl Planner<'_> {
     fn keep(&mut self, pod: &Name, name: &Name, found: &observed::Run, after: &[StepId]) {
         match found.state {
             State::Exited { status, at } => self.ended(pod, name, found, status, at, after),
-            State::Running { .. } => {
-                if let Some(unhealthy) = found.unhealthy {
-                    return self.unhealthy(pod, name, found, unhealthy);
+            State::Running { verdict, .. } => {
+                if let Some(probe) = verdict.failed {
+                    return self.unhealthy(pod, name, found, probe);
                 }
                 self.limits(pod, name, found);
                 if found.halted {
@@ -230,9 +230,8 @@ impl Planner<'_> {
 
     /// A run whose probe has failed as often as it may: it ends, and the pod's `restart` says what
     /// follows.
-    fn unhealthy(&mut self, pod: &Name, name: &Name, found: &observed::Run, unhealthy: Unhealthy) {
-        let Unhealthy { probe, ending } = unhealthy;
-        if ending {
+    fn unhealthy(&mut self, pod: &Name, name: &Name, found: &observed::Run, probe: Probed) {
+        if found.ending {
             return self.wait(pod, name, WaitsFor::End(probe), None);
         }
         let node = self.target.graph.pod(pod);

@@ -2,7 +2,7 @@
 //! runs, which is what a rollback waits for: never for health.
 
 use crate::{
-    observed::{Observed, Run, State},
+    observed::{Observed, Run, State, Verdict},
     report::{Report, Waiting},
 };
 use std::collections::BTreeSet;
@@ -139,10 +139,6 @@ fn of_container(found: &Run, restart: Restart, probed: bool, now: u64, grace: u6
     } else {
         ""
     };
-    let failure = found
-        .unhealthy
-        .map(|unhealthy| unhealthy.probe.failure())
-        .unwrap_or_default();
     match &found.state {
         State::Exited { status: 0, .. } if restart != Restart::Always => Health::Good,
         State::Exited { status, .. } if restart == Restart::Never || found.attempt >= PATIENCE => {
@@ -154,10 +150,16 @@ fn of_container(found: &Run, restart: Restart, probed: bool, now: u64, grace: u6
         State::Running { .. } if found.attempt >= PATIENCE => {
             Health::Hopeless(format!("keeps ending{memory}"))
         }
-        State::Running { .. } if !failure.is_empty() => {
-            Health::NotYet(format!("is ended: {failure}"))
+        State::Running {
+            verdict: Verdict {
+                failed: Some(probe),
+                ..
+            },
+            ..
+        } => Health::NotYet(format!("is ended: {}", probe.failure())),
+        State::Running { verdict, .. } if !verdict.ready => {
+            Health::NotYet("is not ready".to_owned())
         }
-        State::Running { ready: false, .. } => Health::NotYet("is not ready".to_owned()),
         State::Running { .. } if probed => Health::Good,
         State::Running { .. } if now.saturating_sub(found.started) >= grace => Health::Good,
         State::Running { .. } => Health::NotYet("has only just started".to_owned()),

@@ -14,7 +14,8 @@
 //! * [`health`]: whether what was changed is well.
 //! * [`backoff`]: when an ended container starts again.
 //! * [`ports`]: whether a port that is about to be published is somebody's already.
-//! * [`model`]: a host made of data, on which the properties of the planner are tested.
+//! * `model`, with the feature `model-host`: a host made of data, on which the properties of the
+//!   planner are tested. No program has it.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -23,6 +24,7 @@ pub mod backoff;
 mod containers;
 pub mod health;
 pub mod inputs;
+#[cfg(any(test, feature = "model-host"))]
 pub mod model;
 pub mod observed;
 pub mod planner;

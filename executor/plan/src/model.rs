@@ -3,7 +3,9 @@
 
 use crate::{
     inputs::Inputs,
-    observed::{ChangedSetting, HostNetwork, NameServer, Observed, Pod, Run, Sandbox, State},
+    observed::{
+        ChangedSetting, HostNetwork, NameServer, Observed, Pod, Run, Sandbox, State, Verdict,
+    },
     planner::SHIM_FILES,
     step::{Plan, Step},
     target::{ContainerSpec, File, HostConfig, ImageConfig, Resolver, Setting},
@@ -140,7 +142,7 @@ fn change(step: &Step, now: u64, found: &mut Run) {
     match step {
         Step::EndContainer { .. } => {
             found.state = State::Exited { status: 0, at: now };
-            found.unhealthy = None;
+            found.ending = false;
         }
         Step::SetLimits { limits, .. } => found.limits = limits.clone(),
         Step::Resume { .. } => found.halted = false,
@@ -177,7 +179,7 @@ fn started(step: &Step, now: u64) -> Option<Run> {
         true => State::Exited { status: 0, at: now },
         false => State::Running {
             pid: 2,
-            ready: true,
+            verdict: Verdict::unasked(true, now),
         },
     };
     let digest = |file: &File| Digest::of(file.text.as_bytes());
@@ -196,7 +198,7 @@ fn started(step: &Step, now: u64) -> Option<Run> {
                 .collect(),
         ),
         out_of_memory: false,
-        unhealthy: None,
+        ending: false,
         tty: *tty,
         stop_signal: *stop_signal,
         stop_timeout: *stop_timeout,

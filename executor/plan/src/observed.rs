@@ -3,7 +3,7 @@
 
 use crate::target::Table;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Digest, Name, spec};
 
@@ -147,6 +147,7 @@ pub struct Sandbox {
 
 /// A container its shim knows of.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Run {
     /// The hash of the container node it was started from.
     pub hash: Digest,
@@ -166,9 +167,9 @@ pub struct Run {
     pub files: Option<BTreeMap<String, Digest>>,
     /// The kernel ended processes of it that were out of memory.
     pub out_of_memory: bool,
-    /// The probe of this run that has failed as often as it may. None: it lives, as far as is known.
-    /// Probing only says so; the planner decides that the run ends.
-    pub unhealthy: Option<Unhealthy>,
+    /// It was asked to end because of a probe, and will be killed when its time is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ending: bool,
     /// Whether its streams are a terminal.
     pub tty: bool,
     /// The number of the signal that asks it to end.
@@ -177,13 +178,36 @@ pub struct Run {
     pub stop_timeout: u64,
 }
 
-/// A run that has to end because of a probe.
+/// What the probes of a running container have found. Probing only says so: what follows is the
+/// planner's to decide.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Unhealthy {
-    /// The probe that failed.
-    pub probe: Probed,
-    /// It was asked to end, and will be killed when its time is over.
-    pub ending: bool,
+pub struct Verdict {
+    /// Its readiness probe succeeds, which may change while it runs; true where there is none.
+    pub ready: bool,
+    /// The probe that has failed as often as it may. None: it lives, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<Probed>,
+    /// When that last changed, by the clock of [`Observed::now`]: the start of the run, where it has
+    /// not.
+    #[serde(default)]
+    pub since: u64,
+}
+
+impl Verdict {
+    /// Of a run that is not probed, or that nobody has asked yet: it lives, and nothing has changed
+    /// since its start.
+    pub fn unasked(ready: bool, started: u64) -> Self {
+        Self {
+            ready,
+            failed: None,
+            since: started,
+        }
+    }
+
+    /// None of its probes has failed as often as it may.
+    pub fn is_live(self) -> bool {
+        self.failed.is_none()
+    }
 }
 
 /// What a probe is for.
@@ -214,9 +238,9 @@ pub enum State {
     Running {
         /// In the host's pid namespace.
         pid: i32,
-        /// Whether its readiness probe succeeds, which may change while it runs; true where there
-        /// is none.
-        ready: bool,
+        /// What its probes have found.
+        #[serde(flatten)]
+        verdict: Verdict,
     },
     /// It ended, and its shim keeps how.
     Exited {
@@ -228,6 +252,22 @@ pub enum State {
 }
 
 impl Run {
+    /// What its probes have found. None: it has ended.
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self.state {
+            State::Running { verdict, .. } => Some(verdict),
+            State::Exited { .. } => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn verdict_mut(&mut self) -> Option<&mut Verdict> {
+        match &mut self.state {
+            State::Running { verdict, .. } => Some(verdict),
+            State::Exited { .. } => None,
+        }
+    }
+
     /// Whether its main process ended with status 0.
     pub fn ended_well(&self) -> bool {
         matches!(self.state, State::Exited { status: 0, .. })
@@ -237,6 +277,45 @@ impl Run {
     pub fn failed(&self) -> bool {
         matches!(self.state, State::Exited { status, .. } if status != 0)
     }
+}
+
+impl Serialize for Run {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Run {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let RecordedRun { mut run, unhealthy } = RecordedRun::deserialize(deserializer)?;
+        let started = run.started;
+        if let Some(verdict) = run.verdict_mut() {
+            if let Some(unhealthy) = &unhealthy {
+                verdict.failed = Some(unhealthy.probe);
+            }
+            // A dump of before says no time.
+            if verdict.since == 0 {
+                verdict.since = started;
+            }
+        }
+        run.ending |= unhealthy.is_some_and(|unhealthy| unhealthy.ending);
+        Ok(run)
+    }
+}
+
+/// A run as a dump has it, that of an older Tank among them.
+#[derive(Deserialize)]
+struct RecordedRun {
+    #[serde(flatten, deserialize_with = "Run::deserialize")]
+    run: Run,
+    /// What [`Verdict::failed`] and [`Run::ending`] say, before there were these.
+    unhealthy: Option<RecordedUnhealthy>,
+}
+
+#[derive(Deserialize)]
+struct RecordedUnhealthy {
+    probe: Probed,
+    ending: bool,
 }
 
 impl Pod {
@@ -252,9 +331,10 @@ impl Pod {
 
     /// Whether every one of `containers` runs and is ready.
     pub fn ready<'a>(&self, containers: impl IntoIterator<Item = &'a Name>) -> bool {
-        self.all(containers, |state| {
-            matches!(state, State::Running { ready: true, .. })
-        })
+        self.all(
+            containers,
+            |state| matches!(state, State::Running { verdict, .. } if verdict.ready),
+        )
     }
 
     /// Whether every one of `containers` has ended well.
@@ -274,5 +354,68 @@ impl Pod {
                 .get(name)
                 .is_some_and(|found| is(&found.state))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn run(state: Value, unhealthy: Value) -> Value {
+        let mut run = json!({
+            "hash": Digest::of(b"x"), "attempt": 0, "started": 700, "since": 1_700_000_000_000_u64,
+            "limits": {}, "halted": false, "files": null, "out_of_memory": false, "tty": false,
+            "stop_signal": 15, "stop_timeout": 10_000,
+        });
+        run["state"] = state;
+        if !unhealthy.is_null() {
+            run["unhealthy"] = unhealthy;
+        }
+        run
+    }
+
+    fn read(recorded: &Value) -> Run {
+        serde_json::from_value(recorded.clone()).expect("a run")
+    }
+
+    #[test]
+    fn a_verdict_is_written_and_read_again() {
+        let state = json!({
+            "state": "running", "pid": 7, "ready": true, "failed": "liveness", "since": 900,
+        });
+        let recorded = run(state, Value::Null);
+        let found = read(&recorded);
+        let verdict = Verdict {
+            ready: true,
+            failed: Some(Probed::Liveness),
+            since: 900,
+        };
+        assert_eq!(found.verdict(), Some(verdict));
+        assert!(!verdict.is_live() && !found.ending);
+        assert_eq!(serde_json::to_value(&found).expect("encodes"), recorded);
+        let ended = json!({ "state": "exited", "status": 3, "at": 800 });
+        let recorded = run(ended, Value::Null);
+        assert_eq!(read(&recorded).verdict(), None);
+        assert_eq!(
+            serde_json::to_value(read(&recorded)).expect("encodes"),
+            recorded
+        );
+    }
+
+    #[test]
+    fn a_dump_of_before_verdicts_is_read() {
+        let running = || json!({ "state": "running", "pid": 7, "ready": false });
+        let found = read(&run(running(), Value::Null));
+        assert_eq!(found.verdict(), Some(Verdict::unasked(false, 700)));
+        let found = read(&run(
+            running(),
+            json!({ "probe": "startup", "ending": true }),
+        ));
+        let failed = Verdict {
+            failed: Some(Probed::Startup),
+            ..Verdict::unasked(false, 700)
+        };
+        assert_eq!((found.verdict(), found.ending), (Some(failed), true));
     }
 }

@@ -6,7 +6,7 @@ use tank_model::{Config, Digest, Graph, Name};
 use tank_plan::{
     Inputs, Observed, Plan, Report, Step, Target,
     model::{apply, apply_step, inputs},
-    observed::{HostNetwork, Pod, Probed, State, Unhealthy, Unresponsive},
+    observed::{HostNetwork, Pod, Probed, Run, State, Unresponsive, Verdict},
     plan,
     planner::SILENCE,
     target::firewall::{Action, Difference},
@@ -80,7 +80,7 @@ impl World {
                         assert!(
                             matches!(one.state, State::Running { .. })
                                 && !one.halted
-                                && one.unhealthy.is_none()
+                                && one.verdict().is_some_and(Verdict::is_live)
                         );
                         assert_eq!(one.files, Some(target.file_digests(pod, name)));
                     }
@@ -241,13 +241,13 @@ fn meddle(host: &mut Observed, what: &Meddling) {
             Meddling::Halt => pod.containers.values_mut().for_each(|container| {
                 container.halted = matches!(container.state, State::Running { .. });
             }),
-            Meddling::FailProbes => pod.containers.values_mut().for_each(|container| {
-                let running = matches!(container.state, State::Running { .. });
-                container.unhealthy = running.then_some(Unhealthy {
-                    probe: Probed::Liveness,
-                    ending: false,
+            Meddling::FailProbes => {
+                let running = pod.containers.values_mut().filter_map(Run::verdict_mut);
+                running.for_each(|verdict| {
+                    verdict.failed = Some(Probed::Liveness);
+                    verdict.since = now;
                 });
-            }),
+            }
             Meddling::EditFiles => {
                 for files in pod
                     .containers

@@ -26,7 +26,7 @@ use tank_model::{Config, Digest, Graph, Name};
 use tank_plan::{
     Dump, Inputs, Observed, Plan, Report,
     model::{apply, apply_step, inputs},
-    observed::{Pod, Probed, Run, State, Unhealthy},
+    observed::{Pod, Probed, Run, State, Verdict},
 };
 
 #[derive(Default)]
@@ -119,12 +119,8 @@ impl Scenario {
                 .pods
                 .get_mut(&pod)
                 .and_then(|found| found.containers.get_mut(&container));
-            if let Some(Run {
-                state: State::Running { ready: is, .. },
-                ..
-            }) = found
-            {
-                *is = ready;
+            if let Some(verdict) = found.and_then(Run::verdict_mut) {
+                verdict.ready = ready;
             }
         }
     }
@@ -175,9 +171,10 @@ impl Scenario {
             }
             "ready" => {
                 self.unready.remove(&pair(rest));
+                let now = self.host.now;
                 self.container(rest).state = State::Running {
                     pid: 2,
-                    ready: true,
+                    verdict: Verdict::unasked(true, now),
                 };
             }
             "lose" => drop(self.host.pods.remove(&name(rest))),
@@ -189,17 +186,12 @@ impl Scenario {
                     .expect("a sandbox")
                     .network = None
             }
-            "fail" => {
-                self.container(rest).unhealthy = Some(Unhealthy {
-                    probe: Probed::Liveness,
-                    ending: false,
-                });
-            }
-            "ending" => {
-                self.container(rest).unhealthy = Some(Unhealthy {
-                    probe: Probed::Liveness,
-                    ending: true,
-                });
+            "fail" | "ending" => {
+                let found = self.container(rest);
+                found.ending = word == "ending";
+                if let Some(verdict) = found.verdict_mut() {
+                    verdict.failed = Some(Probed::Liveness);
+                }
             }
             "freeze" => self.container(rest).halted = true,
             "edit" => {

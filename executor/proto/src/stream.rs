@@ -67,16 +67,21 @@ pub fn check(fd: BorrowedFd<'_>) -> Result<(), NoStream> {
 ///
 /// # Errors
 /// Which one, and why it can't.
-pub fn check_all<'a>(fds: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<(), String> {
+pub fn check_all<'a>(fds: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<(), BadStream> {
     for (index, fd) in fds.into_iter().enumerate() {
-        check(fd).map_err(|why| {
-            format!(
-                "{} is {why}",
-                NAMES.get(index).unwrap_or(&"a descriptor too many")
-            )
-        })?;
+        check(fd).map_err(|why| BadStream { index, why })?;
     }
     Ok(())
+}
+
+/// Which descriptor can't be a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} is {why}", NAMES.get(*index).unwrap_or(&"a descriptor too many"))]
+pub struct BadStream {
+    /// Its place among those that came along, standard input first.
+    pub index: usize,
+    /// Why it can't.
+    pub why: NoStream,
 }
 
 #[cfg(test)]
@@ -121,7 +126,7 @@ mod tests {
         }
         let mixed = [null.as_fd(), refused[0].0.as_fd(), null.as_fd()];
         assert_eq!(
-            check_all(mixed),
+            check_all(mixed).map_err(|bad| bad.to_string()),
             Err("standard output is a directory".to_owned())
         );
     }

@@ -10,7 +10,7 @@
 //! container's, so that nothing it started, in whatever session, outlives it.
 
 use crate::{
-    failure::{failure, other},
+    failure::{Attempt, Error, Reason},
     launch::{Launched, Place, Program, Report, launch},
     run::{Run, absolute, filter, set_limits},
 };
@@ -19,7 +19,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
 };
-use tank_proto::shim::{ExecSpec, Failure, FailureKind, Setup};
+use tank_proto::shim::{ExecSpec, Setup};
 use tank_sys::{
     Context,
     beneath::Root,
@@ -97,12 +97,12 @@ pub fn start(
     spec: &ExecSpec,
     streams: &[OwnedFd],
     number: u64,
-) -> Result<(Exec, Vec<OwnedFd>), Failure> {
+) -> Result<(Exec, Vec<OwnedFd>), Error> {
     let streams = checked(spec, streams)?;
     let cwd = spec.cwd.as_deref().unwrap_or(&container.spec.cwd);
     absolute(cwd)?;
     let filter = filter(&container.spec.seccomp)?;
-    let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
+    let (terminal, terminal_end) = packet::pair()?;
     let main = Main {
         setup,
         namespaces,
@@ -115,27 +115,25 @@ pub fn start(
         terminal: &terminal_end,
     };
     let group = match container.cgroup.into.as_ref() {
-        Some(parent) if spec.kill_on_close => {
-            Some(ExecGroup::new(parent, number).map_err(|e| failure(&e))?)
-        }
+        Some(parent) if spec.kill_on_close => Some(ExecGroup::new(parent, number)?),
         _ => None,
     };
     let launched = main.launch(group.as_ref());
     drop(terminal_end);
     let (process, master) = match launched.and_then(|launched| launched.with_terminal(&terminal)) {
         Ok(launched) => launched,
-        Err(failure) => {
+        Err(error) => {
             // It is empty: the process was waited for.
             if let Some(group) = &group {
                 group.remove();
             }
-            return Err(failure);
+            return Err(error);
         }
     };
     let (control, mut for_client) = control()?;
     if let Some(master) = &master {
         let copy = master.try_clone();
-        for_client.push(copy.map_err(|e| other("copy the terminal", &e))?);
+        for_client.push(copy.map_err(|e| Attempt::CopyTerminal.failed(e))?);
     }
     let exec = Exec {
         process,
@@ -148,24 +146,23 @@ pub fn start(
 }
 
 /// A control socket: the shim's end, and what the client gets.
-fn control() -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
-    let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
-    rustix::io::ioctl_fionbio(&ours, true).map_err(|e| other("watch a client", &e.into()))?;
+fn control() -> Result<(OwnedFd, Vec<OwnedFd>), Error> {
+    let (ours, theirs) = packet::pair()?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(|e| Attempt::WatchClient.failed(e))?;
     Ok((ours, vec![theirs]))
 }
 
 /// The streams of a process without a terminal; none of one with a terminal.
-fn checked<'a>(spec: &ExecSpec, streams: &'a [OwnedFd]) -> Result<&'a [OwnedFd], Failure> {
+fn checked<'a>(spec: &ExecSpec, streams: &'a [OwnedFd]) -> Result<&'a [OwnedFd], Error> {
     if spec.terminal.is_some() {
         return Ok(&[]);
     }
     if streams.len() != 3 {
-        let why = io::Error::other("three streams are needed without a terminal");
-        return Err(other("read the request", &why));
+        return Err(Attempt::ReadRequest.failed(Reason::NoStreams));
     }
     // `tankd` has looked at them, and an older one has not.
     tank_proto::stream::check_all(streams.iter().map(AsFd::as_fd))
-        .map_err(|why| other("use the streams", &io::Error::other(why)))?;
+        .map_err(|bad| Attempt::UseStreams.failed(bad))?;
     Ok(streams)
 }
 
@@ -205,7 +202,7 @@ impl Main<'_> {
     }
 
     /// Makes the process, in `group` or else where its container is.
-    fn launch(&self, group: Option<&ExecGroup>) -> Result<Launched, Failure> {
+    fn launch(&self, group: Option<&ExecGroup>) -> Result<Launched, Error> {
         let cgroup = &self.container.cgroup;
         let entrance = &self.container.process.pidfd;
         let given: Vec<&OwnedFd> = self.given().chain([entrance]).collect();
@@ -220,7 +217,7 @@ impl Main<'_> {
     }
 
     /// Returns only on failure.
-    fn run(&self, report: &mut Report<'_>) -> tank_sys::Result<()> {
+    fn run(&self, report: &Report<'_>) -> Result<(), Error> {
         report.close_all_but(self.given())?;
         let (root, container) = (Root::current()?, self.container);
         if let Some((rows, columns)) = self.spec.terminal {
@@ -271,15 +268,5 @@ impl Exec {
                 tank_sys::with_causes(&error)
             );
         }
-    }
-}
-
-/// The failure of asking for a container that can't be entered.
-pub fn not_running(container: &str) -> Failure {
-    let why = "its main process has ended".to_owned();
-    Failure {
-        what: format!("enter container `{container}`"),
-        why,
-        kind: FailureKind::NotRunning,
     }
 }

@@ -9,13 +9,16 @@
 //! the first process of a pid namespace, which takes everything in the pod along when it ends. This
 //! process ends when `tankd` does, at the end of its standard input; the shims do not.
 
-use crate::pod::{Pod, trace};
+use crate::{
+    failure::{Attempt, Reason},
+    pod::{Pod, trace},
+};
 use rustix::fs::{Mode, OFlags};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
 };
-use tank_proto::shim::{Failure, FailureKind, FromShim, MAX_SPEC, Reply, Setup};
+use tank_proto::shim::{FromShim, MAX_SPEC, Reply, Setup};
 use tank_sys::{
     packet,
     process::{self, flags},
@@ -35,8 +38,8 @@ pub fn serve() -> io::Result<()> {
         let Ok([setup, stderr, control, cgroup]) = <[OwnedFd; 4]>::try_from(fds) else {
             continue;
         };
-        if let Err(error) = fork(setup, &stderr, &control, &cgroup) {
-            refuse(&control, error);
+        if let Err(reason) = fork(setup, &stderr, &control, &cgroup) {
+            refuse(&control, reason);
         }
     }
     Ok(())
@@ -47,34 +50,28 @@ fn fork(
     stderr: &OwnedFd,
     control: &OwnedFd,
     cgroup: &OwnedFd,
-) -> Result<(), String> {
-    let read = |e: &dyn std::fmt::Display| format!("read the set-up: {e}");
-    let bytes = packet::read_sealed(setup, MAX_SPEC).map_err(|e| read(&e))?;
-    let setup: Setup = serde_json::from_slice(&bytes).map_err(|e| read(&e))?;
+) -> Result<(), Reason> {
+    let bytes = packet::read_sealed(setup, MAX_SPEC).map_err(Reason::ReadSetup)?;
+    let setup: Setup = serde_json::from_slice(&bytes).map_err(Reason::ParseSetup)?;
     let trace = trace(setup.timed);
     let body = || {
         trace.end(Phase::Fork);
         match run_shim(setup, stderr, control, &trace) {
             Ok(()) => 0,
-            Err(error) => {
-                eprintln!("{error}");
-                refuse(control, error);
+            Err(reason) => {
+                eprintln!("{}", tank_sys::with_causes(&reason));
+                refuse(control, reason);
                 1
             }
         }
     };
-    process::spawn(flags::PARENT | flags::NEWPID, Some(cgroup.as_fd()), body)
-        .map(drop)
-        .map_err(|e| tank_sys::with_causes(&e))
+    process::spawn(flags::PARENT | flags::NEWPID, Some(cgroup.as_fd()), body)?;
+    Ok(())
 }
 
 /// Sends why there is no shim.
-fn refuse(control: &OwnedFd, why: String) {
-    let failure = Failure {
-        what: "start the pod's shim".to_owned(),
-        why,
-        kind: FailureKind::Other,
-    };
+fn refuse(control: &OwnedFd, reason: Reason) {
+    let failure = Attempt::StartShim.failed(reason).into();
     let text = serde_json::to_vec(&FromShim::Reply(Reply::Failed(failure))).unwrap_or_default();
     // tankd sees the end of the socket, if nothing else.
     let _ = packet::send(control.as_fd(), &text, &[]);
@@ -87,21 +84,16 @@ fn run_shim(
     stderr: &OwnedFd,
     control: &OwnedFd,
     trace: &Trace,
-) -> Result<(), String> {
+) -> Result<(), Reason> {
     let streams = || -> io::Result<()> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         Ok(rustix::stdio::dup2_stderr(stderr)?)
     };
-    streams().map_err(|e| format!("take its streams: {e}"))?;
+    streams().map_err(Reason::TakeStreams)?;
     let _ = rustix::thread::set_name(c"tank-shim");
-    let own = control
-        .try_clone()
-        .map_err(|e| format!("keep the socket to tankd: {e}"))?;
-    process::close_descriptors_but(&[control.as_fd(), own.as_fd()])
-        .map_err(|e| tank_sys::with_causes(&e))?;
-    Pod::set_up(setup, own, trace)
-        .and_then(Pod::serve)
-        .map_err(|e| tank_sys::with_causes(&e))
+    let own = control.try_clone().map_err(Reason::KeepSocket)?;
+    process::close_descriptors_but(&[control.as_fd(), own.as_fd()])?;
+    Ok(Pod::set_up(setup, own, trace).and_then(Pod::serve)?)
 }

@@ -5,7 +5,7 @@
 //! why it does not. One with a terminal has handed over the master by then. Whatever comes in
 //! another order, twice or not at all ends the process.
 
-use crate::failure::other;
+use crate::failure::{Attempt, Error, Reason};
 use std::{fmt, io};
 use tank_proto::shim::Failure;
 
@@ -33,8 +33,9 @@ impl fmt::Display for Message {
     }
 }
 
+/// What a process has done so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub enum Phase {
     /// The carrier makes the process, which does not exist yet.
     Carried,
     /// The process exists.
@@ -73,14 +74,16 @@ impl Handshake {
     ///
     /// # Errors
     /// The failure it carries, or that it is out of turn.
-    pub fn accept(self, message: Message) -> Result<Self, Failure> {
+    pub fn accept(self, message: Message) -> Result<Self, Error> {
         let phase = match (self.phase, message) {
             (Phase::Carried, Message::Process) => Phase::Made,
             (Phase::Made, Message::Executed) if self.terminal => Phase::Executed,
             (Phase::Made, Message::Executed) => Phase::Done,
             (Phase::Executed, Message::Terminal) => Phase::Done,
-            (Phase::Carried | Phase::Made, Message::Failed(failure)) => return Err(failure),
-            (_, message) => return Err(self.refuse(&message)),
+            (Phase::Carried | Phase::Made, Message::Failed(failure)) => {
+                return Err(Error::Process(failure));
+            }
+            (_, message) => return Err(self.refuse(message)),
         };
         Ok(Self { phase, ..self })
     }
@@ -94,27 +97,24 @@ impl Handshake {
     ///
     /// # Errors
     /// When something is missing.
-    pub fn finish(self) -> Result<(), Failure> {
+    pub fn finish(self) -> Result<(), Error> {
         match self.phase {
             Phase::Done => Ok(()),
-            Phase::Executed => Err(other("take the terminal", &io::ErrorKind::NotFound.into())),
+            Phase::Executed => Err(Attempt::TakeTerminal.failed(io::ErrorKind::NotFound)),
             Phase::Carried | Phase::Made => Err(Self::no_process()),
         }
     }
 
     /// Why a message is not taken now.
-    pub fn refuse(self, message: &Message) -> Failure {
+    pub fn refuse(self, message: Message) -> Error {
         match (self.phase, message) {
             (Phase::Carried, Message::Executed) => Self::no_process(),
-            (phase, message) => {
-                let why = format!("it sent {message} out of turn ({phase:?})");
-                other("start a process", &io::Error::other(why))
-            }
+            (phase, message) => Attempt::StartProcess.failed(Reason::OutOfTurn { message, phase }),
         }
     }
 
-    fn no_process() -> Failure {
-        other("make a process", &io::ErrorKind::UnexpectedEof.into())
+    fn no_process() -> Error {
+        Attempt::MakeProcess.failed(io::ErrorKind::UnexpectedEof)
     }
 }
 
@@ -122,10 +122,11 @@ impl Handshake {
 mod tests {
     use super::*;
     use Message::{Executed, Process, Terminal};
+    use tank_proto::shim::FailureKind;
 
     fn run(begin: Handshake, messages: impl IntoIterator<Item = Message>) -> Result<(), Failure> {
-        let end = messages.into_iter().try_fold(begin, Handshake::accept)?;
-        end.finish()
+        let end = messages.into_iter().try_fold(begin, Handshake::accept);
+        end.and_then(Handshake::finish).map_err(Failure::from)
     }
 
     fn why(begin: Handshake, messages: impl IntoIterator<Item = Message>) -> String {
@@ -188,7 +189,13 @@ mod tests {
 
     #[test]
     fn a_failure_is_the_processes_own_until_it_runs() {
-        let failed = || Message::Failed(other("execute `a`", &io::ErrorKind::NotFound.into()));
+        let failed = || {
+            Message::Failed(Failure {
+                what: "execute `a`".to_owned(),
+                why: "entity not found".to_owned(),
+                kind: FailureKind::NotFound,
+            })
+        };
         let own = "execute `a`: entity not found";
         assert_eq!(why(Handshake::main(false), [failed()]), own);
         assert_eq!(why(Handshake::second(true), [failed()]), own);

@@ -1,7 +1,7 @@
 //! From a fork to an executed program, and what goes wrong on the way.
 
 use crate::{
-    failure::{failure, other},
+    failure::{Attempt, Error, Reason},
     handshake::{Handshake, Message},
 };
 use std::{
@@ -12,7 +12,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
-use tank_proto::shim::{Failure, FailureKind, User};
+use tank_proto::shim::{Failure, User};
 use tank_sys::{
     Context,
     beneath::Root,
@@ -46,9 +46,9 @@ impl Program<'_> {
         bounding: &[String],
         ambient: &[String],
         filter: &[seccomp::Instruction],
-        report: &mut Report<'_>,
+        report: &Report<'_>,
         trace: &Trace,
-    ) -> Result<(), tank_sys::Error> {
+    ) -> Result<(), Error> {
         let text = |text: String| CString::new(text).map_err(|e| io::Error::other(e.to_string()));
         let argv: Vec<CString> = self
             .argv
@@ -75,30 +75,21 @@ impl Program<'_> {
         trace.end(Phase::Privileges);
         seccomp::install(filter)?;
         trace.end(Phase::Filter);
-        let error = process::exec(&argv, &env);
-        let program = self.argv.first().map_or("", String::as_str);
-        report.kind = match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => FailureKind::NotFound,
-            Some(libc::EACCES | libc::ENOEXEC | libc::EISDIR) => FailureKind::NotExecutable,
-            _ => FailureKind::Other,
-        };
-        Err(error).doing(|| format!("execute `{program}`"))
+        let source = process::exec(&argv, &env);
+        let program = self.argv.first().cloned().unwrap_or_default();
+        Err(Error::Execute { program, source })
     }
 }
 
-/// What goes wrong in a process that does not get as far as its program, and where it is sent.
+/// Where a process that does not get as far as its program sends why.
 pub struct Report<'a> {
-    pub kind: FailureKind,
     /// A pipe, which closes by itself when the program is executed.
     status: &'a OwnedFd,
 }
 
 impl<'a> Report<'a> {
     fn new(status: &'a OwnedFd) -> Self {
-        Self {
-            kind: FailureKind::Other,
-            status,
-        }
+        Self { status }
     }
 
     /// Closes every descriptor but the standard streams, those that are given and the one to report
@@ -123,9 +114,9 @@ impl Launched {
     /// The process, and the master of its terminal if it was launched to have one: it is the packet
     /// that waits in `terminal`, whose other end nobody holds any more. A process without the
     /// terminal it should have is ended.
-    pub fn with_terminal(self, terminal: &OwnedFd) -> Result<(Process, Option<OwnedFd>), Failure> {
+    pub fn with_terminal(self, terminal: &OwnedFd) -> Result<(Process, Option<OwnedFd>), Error> {
         let Self { process, handshake } = self;
-        let master = || -> Result<Option<OwnedFd>, Failure> {
+        let master = || -> Result<Option<OwnedFd>, Error> {
             if !handshake.awaits_terminal() {
                 return handshake.finish().map(|()| None);
             }
@@ -138,9 +129,9 @@ impl Launched {
         };
         match master() {
             Ok(master) => Ok((process, master)),
-            Err(failure) => {
+            Err(error) => {
                 end(&process);
-                Err(failure)
+                Err(error)
             }
         }
     }
@@ -152,15 +143,13 @@ pub fn launch_in(
     namespaces: u64,
     cgroup: Option<&OwnedFd>,
     terminal: bool,
-    main: impl FnOnce(&mut Report<'_>) -> Result<(), tank_sys::Error>,
-) -> Result<Launched, Failure> {
-    let (status, status_end) = namespace::pipe().map_err(|e| failure(&e))?;
+    main: impl FnOnce(&Report<'_>) -> Result<(), Error>,
+) -> Result<Launched, Error> {
+    let (status, status_end) = namespace::pipe()?;
     let process = process::spawn(namespaces, cgroup.map(AsFd::as_fd), || {
-        let mut report = Report::new(&status_end);
-        let result = main(&mut report);
-        send_failure(&status_end, result, report.kind)
+        send_failure(&status_end, main(&Report::new(&status_end)))
     });
-    let process = process.map_err(|e| failure(&e))?;
+    let process = process?;
     drop(status_end);
     executed(process, Handshake::main(terminal), status, START_LIMIT)
 }
@@ -182,10 +171,10 @@ pub fn launch(
     place: &Place<'_>,
     terminal: bool,
     enter: impl FnOnce() -> Result<(), tank_sys::Error>,
-    main: impl FnOnce(&mut Report<'_>) -> Result<(), tank_sys::Error>,
-) -> Result<Launched, Failure> {
-    let (status, status_end) = namespace::pipe().map_err(|e| failure(&e))?;
-    let (pid, pid_end) = namespace::pipe().map_err(|e| failure(&e))?;
+    main: impl FnOnce(&Report<'_>) -> Result<(), Error>,
+) -> Result<Launched, Error> {
+    let (status, status_end) = namespace::pipe()?;
+    let (pid, pid_end) = namespace::pipe()?;
     let carrier = process::spawn(0, place.into.map(AsFd::as_fd), || {
         let ready = cgroup::join(place.join).and_then(|()| {
             let given = place.given.iter().copied().chain([&pid_end]);
@@ -194,9 +183,7 @@ pub fn launch(
         });
         let launched = ready.and_then(|()| {
             process::spawn(flags::PARENT, None, || {
-                let mut report = Report::new(&status_end);
-                let result = main(&mut report);
-                send_failure(&status_end, result, report.kind)
+                send_failure(&status_end, main(&Report::new(&status_end)))
             })
         });
         match launched {
@@ -204,32 +191,31 @@ pub fn launch(
                 let _ = rustix::io::write(&pid_end, &process.pid.to_le_bytes());
                 0
             }
-            Err(error) => send_failure(&status_end, Err(error), FailureKind::Other),
+            Err(error) => send_failure(&status_end, Err(error.into())),
         }
-    })
-    .map_err(|e| failure(&e))?;
+    })?;
     drop(pid_end);
     let pid = read_pid(pid, &carrier)?;
-    process::wait(&carrier).map_err(|e| failure(&e))?;
+    process::wait(&carrier)?;
     drop(status_end);
     let handshake = Handshake::second(terminal);
     let Some(pid) = pid else {
         return Err(match read_status(status, JOIN_LIMIT)? {
-            Message::Failed(failure) => failure,
-            early => handshake.refuse(&early),
+            Message::Failed(failure) => Error::Process(failure),
+            early => handshake.refuse(early),
         });
     };
     let handshake = handshake.accept(Message::Process)?;
-    let process = process::open(pid).map_err(|e| failure(&e))?;
+    let process = process::open(pid)?;
     executed(process, handshake, status, JOIN_LIMIT)
 }
 
 /// The pid that a carrier writes when its child is there. None: it ended without one. A carrier that
 /// does neither in time is ended.
-fn read_pid(pid: OwnedFd, carrier: &Process) -> Result<Option<i32>, Failure> {
-    if let Err(failure) = await_input(&pid, Instant::now() + JOIN_LIMIT) {
+fn read_pid(pid: OwnedFd, carrier: &Process) -> Result<Option<i32>, Error> {
+    if let Err(error) = await_input(&pid, Instant::now() + JOIN_LIMIT) {
         end(carrier);
-        return Err(failure);
+        return Err(error);
     }
     let mut bytes = [0; 4];
     let read = File::from(pid).read_exact(&mut bytes);
@@ -242,17 +228,9 @@ fn end(process: &Process) {
 }
 
 /// The exit status of a process that did not get as far as its program; sends why on `status`.
-fn send_failure(status: &OwnedFd, result: Result<(), tank_sys::Error>, kind: FailureKind) -> i32 {
+fn send_failure(status: &OwnedFd, result: Result<(), Error>) -> i32 {
     let Err(error) = result else { return 0 };
-    let why = std::error::Error::source(&error)
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    let failure = Failure {
-        what: error.what().to_owned(),
-        why,
-        kind,
-    };
-    let text = serde_json::to_vec(&failure).unwrap_or_default();
+    let text = serde_json::to_vec(&Failure::from(error)).unwrap_or_default();
     let _ = rustix::io::write(status, &text);
     125
 }
@@ -264,10 +242,10 @@ fn executed(
     handshake: Handshake,
     status: OwnedFd,
     limit: Duration,
-) -> Result<Launched, Failure> {
+) -> Result<Launched, Error> {
     let accepted = read_status(status, limit).and_then(|message| {
         let handshake = handshake.accept(message)?;
-        let pid = process::visible_pid(process.pidfd.as_fd()).map_err(|e| failure(&e))?;
+        let pid = process::visible_pid(process.pidfd.as_fd())?;
         Ok((pid, handshake))
     });
     match accepted {
@@ -275,15 +253,16 @@ fn executed(
             process: Process { pid, ..process },
             handshake,
         }),
-        Err(failure) => {
+        Err(error) => {
             end(&process);
-            Err(failure)
+            Err(error)
         }
     }
 }
 
 /// Waits until there is something to read, or the end.
-fn await_input(pipe: &OwnedFd, deadline: Instant) -> Result<(), Failure> {
+fn await_input(pipe: &OwnedFd, deadline: Instant) -> Result<(), Error> {
+    let failed = |reason: Reason| Attempt::StartProcess.failed(reason);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = rustix::time::Timespec {
@@ -295,16 +274,17 @@ fn await_input(pipe: &OwnedFd, deadline: Instant) -> Result<(), Failure> {
             rustix::event::PollFlags::IN,
         )];
         match rustix::event::poll(&mut poll, Some(&timeout)) {
-            Ok(0) => return Err(other("start a process", &io::ErrorKind::TimedOut.into())),
+            Ok(0) => return Err(failed(io::ErrorKind::TimedOut.into())),
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(other("start a process", &error.into())),
+            Err(error) => return Err(failed(error.into())),
             Ok(_) => return Ok(()),
         }
     }
 }
 
 /// Waits until the pipe closes, which the execution of the program does, or holds why not.
-fn read_status(status: OwnedFd, limit: Duration) -> Result<Message, Failure> {
+fn read_status(status: OwnedFd, limit: Duration) -> Result<Message, Error> {
+    let failed = |reason: Reason| Attempt::StartProcess.failed(reason);
     let deadline = Instant::now() + limit;
     let mut text = Vec::new();
     loop {
@@ -314,12 +294,10 @@ fn read_status(status: OwnedFd, limit: Duration) -> Result<Message, Failure> {
             Ok(0) if text.is_empty() => return Ok(Message::Executed),
             Ok(0) => {
                 let parsed = serde_json::from_slice(&text);
-                return parsed
-                    .map(Message::Failed)
-                    .map_err(|e| other("start a process", &io::Error::other(e)));
+                return parsed.map(Message::Failed).map_err(|e| failed(e.into()));
             }
             Ok(length) => text.extend(&buffer[..length]),
-            Err(error) => return Err(other("start a process", &error.into())),
+            Err(error) => return Err(failed(error.into())),
         }
     }
 }

@@ -5,7 +5,6 @@ mod requests;
 
 use crate::{
     exec::{Exec, ExecGroup},
-    failure::other,
     run::{Output, Run},
     sysctls,
 };
@@ -17,11 +16,11 @@ use std::{
     path::Path,
 };
 use tank_proto::{
-    shim::{Failure, FromShim, Reply, Setup, VERSION},
+    shim::{FromShim, Reply, Setup, VERSION},
     timing::Span,
 };
 use tank_sys::{
-    Context, Error, Result,
+    Context, Result,
     namespace::{self, Namespaces},
     packet, process,
     trace::{Phase, Trace},
@@ -103,9 +102,7 @@ impl Pod {
             pid,
             spans: spans(trace),
         };
-        let mut fds = pod
-            .copies()
-            .map_err(|failure| Error::new(failure.what, io::Error::other(failure.why)))?;
+        let mut fds = pod.copies()?;
         fds.extend(sockets);
         // A tankd that is gone meanwhile connects again when it is back.
         pod.send(0, &FromShim::Reply(reply), &fds);
@@ -113,8 +110,8 @@ impl Pod {
     }
 
     /// The namespaces that others may enter.
-    fn copies(&self) -> Result<Vec<OwnedFd>, Failure> {
-        let copy = |fd: &OwnedFd| fd.try_clone().map_err(|e| other("copy a namespace", &e));
+    fn copies(&self) -> Result<Vec<OwnedFd>> {
+        let copy = |fd: &OwnedFd| fd.try_clone().doing(|| "copy a namespace");
         [Some(&self.namespaces.user), self.namespaces.net.as_ref()]
             .into_iter()
             .flatten()

@@ -4,6 +4,7 @@
 //! stopped terminal somewhere never stops the container. Input comes from every client. Nobody
 //! attached is a normal state.
 
+use crate::failure::Reason;
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
@@ -37,12 +38,12 @@ impl Relay {
     }
 
     /// Adds a client and returns its end.
-    pub fn attach(&mut self) -> Result<OwnedFd, String> {
+    pub fn attach(&mut self) -> Result<OwnedFd, Reason> {
         if self.clients.len() >= MAX_CLIENTS {
-            return Err(format!("{MAX_CLIENTS} clients are attached already"));
+            return Err(Reason::TooManyClients(MAX_CLIENTS));
         }
-        let (ours, theirs) = packet::pair().map_err(|e| tank_sys::with_causes(&e))?;
-        rustix::io::ioctl_fionbio(&ours, true).map_err(|e| e.to_string())?;
+        let (ours, theirs) = packet::pair()?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
         self.clients.push(ours);
         Ok(theirs)
     }

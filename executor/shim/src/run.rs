@@ -1,13 +1,13 @@
 //! A container that runs or has run: its process, its output, its log.
 
 use crate::{
-    failure::{failure, other},
+    failure::{Attempt, Error, Reason},
     log::{Lines, LogFile},
     relay::Relay,
     start::Groups,
 };
-use std::{io, os::fd::OwnedFd};
-use tank_proto::shim::{ContainerState, ExitStatus, Failure, Setup, StartSpec};
+use std::os::fd::OwnedFd;
+use tank_proto::shim::{ContainerState, ExitStatus, Setup, StartSpec};
 use tank_sys::{
     process::{self, Exit, Process},
     seccomp,
@@ -128,7 +128,7 @@ pub fn set_limits(setup: &Setup, spec: &StartSpec) -> Result<(), tank_sys::Error
 }
 
 /// A container's system call filter.
-pub fn filter(declared: &tank_proto::shim::Seccomp) -> Result<Vec<seccomp::Instruction>, Failure> {
+pub fn filter(declared: &tank_proto::shim::Seccomp) -> Result<Vec<seccomp::Instruction>, Error> {
     let tank_proto::shim::Seccomp {
         unconfined,
         allow,
@@ -141,19 +141,18 @@ pub fn filter(declared: &tank_proto::shim::Seccomp) -> Result<Vec<seccomp::Instr
         deny,
         no_set_id: *no_set_id,
     };
-    seccomp::filter(changes).map_err(|e| failure(&e))
+    Ok(seccomp::filter(changes)?)
 }
 
 /// A working directory is beneath the container's root, and not wherever a process happens to be.
 ///
 /// # Errors
 /// When it is relative.
-pub fn absolute(cwd: &str) -> Result<(), Failure> {
+pub fn absolute(cwd: &str) -> Result<(), Error> {
     if cwd.starts_with('/') {
         return Ok(());
     }
-    let why = format!("`{cwd}` is not absolute: name it from `/`");
-    Err(other("enter the working directory", &io::Error::other(why)))
+    Err(Attempt::EnterDirectory.failed(Reason::Relative(cwd.to_owned())))
 }
 
 pub fn exit_status(exit: Exit) -> ExitStatus {

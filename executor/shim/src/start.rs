@@ -17,7 +17,7 @@
 //! over a pipe that closes by itself when the program is executed.
 
 use crate::{
-    failure::{failure, other},
+    failure::{Attempt, Error, Reason},
     launch::{Program, Report, launch_in},
     log::{Lines, LogFile, now_millis},
     relay::Relay,
@@ -25,11 +25,10 @@ use crate::{
 };
 use rustix::thread::ThreadNameSpaceType;
 use std::{
-    io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
-use tank_proto::shim::{Failure, Setup, StartSpec};
+use tank_proto::shim::{Setup, StartSpec};
 use tank_sys::{
     Context,
     beneath::{Owner, Root},
@@ -51,7 +50,7 @@ pub fn start(
     spec: StartSpec,
     fds: Vec<OwnedFd>,
     trace: &Trace,
-) -> Result<Run, Failure> {
+) -> Result<Run, Error> {
     absolute(&spec.cwd)?;
     let parts = Parts::sort(&spec, fds)?;
     let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
@@ -99,16 +98,15 @@ struct Streams {
 }
 
 /// The shim's side and the process's.
-fn streams(owner: u32) -> Result<(Streams, Streams), Failure> {
-    let (out, out_end) = namespace::pipe().map_err(|e| failure(&e))?;
-    let (err, err_end) = namespace::pipe().map_err(|e| failure(&e))?;
+fn streams(owner: u32) -> Result<(Streams, Streams), Error> {
+    let (out, out_end) = namespace::pipe()?;
+    let (err, err_end) = namespace::pipe()?;
     // A program that opens /dev/stdout opens the pipe itself, which has an owner like any file.
     let owner = rustix::fs::Uid::from_raw(owner);
     for end in [&out_end, &err_end] {
-        rustix::fs::fchown(end, Some(owner), None)
-            .map_err(|e| other("own the output", &e.into()))?;
+        rustix::fs::fchown(end, Some(owner), None).map_err(|e| Attempt::OwnOutput.failed(e))?;
     }
-    let (terminal, terminal_end) = packet::pair().map_err(|e| failure(&e))?;
+    let (terminal, terminal_end) = packet::pair()?;
     let ours = Streams { out, err, terminal };
     let theirs = Streams {
         out: out_end,
@@ -119,13 +117,13 @@ fn streams(owner: u32) -> Result<(Streams, Streams), Failure> {
 }
 
 /// Where the output is read: from the terminal, or from the pipes of a process without one.
-fn output(streams: Streams, master: Option<OwnedFd>) -> Result<Output, Failure> {
+fn output(streams: Streams, master: Option<OwnedFd>) -> Result<Output, Error> {
     if let Some(master) = master {
-        let relay = Relay::new(master).map_err(|e| other("watch the terminal", &e))?;
+        let relay = Relay::new(master).map_err(|e| Attempt::WatchTerminal.failed(e))?;
         return Ok(Output::Terminal(relay, Lines::new("stdout")));
     }
     for pipe in [&streams.out, &streams.err] {
-        rustix::io::ioctl_fionbio(pipe, true).map_err(|e| other("watch the output", &e.into()))?;
+        rustix::io::ioctl_fionbio(pipe, true).map_err(|e| Attempt::WatchOutput.failed(e))?;
     }
     Ok(Output::Pipes(vec![
         (streams.out, Lines::new("stdout")),
@@ -146,7 +144,7 @@ struct Main<'a> {
 
 impl Main<'_> {
     /// Returns only on failure.
-    fn run(&self, report: &mut Report<'_>) -> tank_sys::Result<()> {
+    fn run(&self, report: &Report<'_>) -> Result<(), Error> {
         self.trace.end(Phase::Clone);
         cgroup::join(&self.parts.cgroup.join)?;
         namespace::own_cgroups()?;
@@ -263,16 +261,11 @@ pub struct Groups {
 }
 
 impl Parts {
-    fn sort(spec: &StartSpec, fds: Vec<OwnedFd>) -> Result<Self, Failure> {
+    fn sort(spec: &StartSpec, fds: Vec<OwnedFd>) -> Result<Self, Error> {
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut take = |index: usize| {
             let fd = fds.get_mut(index).and_then(Option::take);
-            fd.ok_or_else(|| {
-                other(
-                    "read the request",
-                    &io::Error::other(format!("descriptor {index} is missing")),
-                )
-            })
+            fd.ok_or_else(|| Attempt::ReadRequest.failed(Reason::MissingDescriptor(index)))
         };
         Ok(Self {
             root: take(spec.root)?,
@@ -280,7 +273,7 @@ impl Parts {
                 .mounts
                 .iter()
                 .map(|(index, target)| Ok((take(*index)?, target.clone())))
-                .collect::<Result<_, Failure>>()?,
+                .collect::<Result<_, Error>>()?,
             files: spec
                 .files
                 .as_ref()

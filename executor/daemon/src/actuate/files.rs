@@ -5,35 +5,32 @@
 //! be read, and put right or changed under the running container. Secrets are written at its start
 //! and not read again.
 
-use super::{Actuator, start::Start};
-use crate::pods::{fail, failure, files::name_of};
+use super::{Error, error::NoFiles, sources::Sources, start::Start};
+use crate::pods::{Shim, files::name_of};
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
 };
 use tank_model::Name;
 use tank_plan::step::FileWrite;
-use tank_proto::shim::{Failure, Request};
+use tank_proto::shim::Request;
 use tank_sys::mount::{self, attr};
 
 /// The memory file system of a container that is about to start, and which file of it goes where.
 ///
 /// # Errors
 /// What the kernel gives, and why a secret can't be read.
-pub fn mount(
-    actuator: &Actuator,
-    start: &Start,
-) -> Result<(OwnedFd, Vec<(String, String)>), Failure> {
+pub fn mount(sources: &Sources, start: &Start) -> Result<(OwnedFd, Vec<(String, String)>), Error> {
     let options = [("mode", "0755"), ("size", "64m")];
     let mount_fd = mount::filesystem("tmpfs", &options, attr::NOSUID | attr::NODEV);
-    let mount_fd = mount_fd.map_err(|e| failure(&e))?;
-    let dir = mount::open_root(&mount_fd).map_err(|e| failure(&e))?;
+    let mount_fd = mount_fd?;
+    let dir = mount::open_root(&mount_fd)?;
     let owner = start.spec.id_base;
     let mut entries = Vec::new();
-    let mut add = |path: &str, content: &[u8], mode: u32| -> Result<(), Failure> {
+    let mut add = |path: &str, content: &[u8], mode: u32| -> Result<(), Error> {
         let name = name_of(path);
         let written = mount::write_file(dir.as_fd(), &name, content, mode, owner);
-        written.map_err(|e| failure(&e))?;
+        written?;
         entries.push((name, path.to_owned()));
         Ok(())
     };
@@ -41,10 +38,11 @@ pub fn mount(
         add(path, file.text.as_bytes(), file.mode.0)?;
     }
     for (name, secret) in &start.spec.secrets {
-        let content = actuator
-            .sources
-            .read_secret(&secret.file, || start.writable());
-        let content = content.map_err(|why| fail(format!("read the secret `{name}`"), why))?;
+        let content = sources.read_secret(&secret.file, || start.writable());
+        let content = content.map_err(|source| Error::Secret {
+            secret: name.clone(),
+            source,
+        })?;
         add(&secret.path, &content, secret.mode.0)?;
     }
     Ok((mount_fd, entries))
@@ -55,13 +53,10 @@ pub fn mount(
 /// # Errors
 /// When the shim can't show them, or the kernel refuses.
 pub async fn write(
-    actuator: &Actuator,
-    pod: &Name,
+    shim: &Shim,
     container: &Name,
     files: &BTreeMap<String, FileWrite>,
-) -> Result<(), Failure> {
-    let shim = actuator.pods.get(pod);
-    let shim = shim.ok_or_else(|| fail("write files", "the pod's shim is gone"))?;
+) -> Result<(), Error> {
     let state = shim.state().await?;
     let runs = |found: &&tank_proto::shim::ContainerState| {
         found.name == container.as_str() && found.exited.is_none()
@@ -71,11 +66,11 @@ pub async fn write(
         return Ok(());
     };
     let dir = shim.files(container.as_str(), running.started).await?;
-    let dir = dir.ok_or_else(|| fail("write files", "the pod's shim can't show them"))?;
+    let dir = dir.ok_or(Error::WriteFiles(NoFiles::CantShow))?;
     let mut signals = BTreeSet::new();
     for (path, file) in files {
         let written = mount::rewrite_file(dir.as_fd(), &name_of(path), file.text.as_bytes());
-        written.map_err(|e| failure(&e))?;
+        written?;
         signals.extend(file.signal);
     }
     for signal in signals {

@@ -1,10 +1,7 @@
 //! A container's root: its image's layers under an upper layer of its own.
 
-use super::Actuator;
-use crate::{
-    pods::{fail, failure},
-    settings::Settings,
-};
+use super::Error;
+use crate::settings::Settings;
 use std::{
     fs,
     os::{
@@ -15,7 +12,6 @@ use std::{
 };
 use tank_image::Image;
 use tank_model::Name;
-use tank_proto::shim::Failure;
 use tank_sys::mount;
 
 /// Makes the layer below every image: the places on which Tank mounts something in every container.
@@ -39,42 +35,41 @@ pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
 
 /// An overlay of the image's layers, each mapped to the pod's ids, with a fresh upper directory.
 pub fn root_mount(
-    host: &Actuator,
+    settings: &Settings,
     image: &Image,
     pod: &Name,
     container: &Name,
     (user_namespace, id_base): (BorrowedFd<'_>, u32),
-) -> Result<OwnedFd, Failure> {
-    let scratch = host
-        .settings
-        .scratch_dir(pod.as_str())
-        .join(container.as_str());
-    move_away(&scratch, &stale(host, pod, container))
-        .map_err(|e| fail(format!("empty {}", scratch.display()), e))?;
+) -> Result<OwnedFd, Error> {
+    let scratch = settings.scratch_dir(pod.as_str());
+    let scratch = scratch.join(container.as_str());
+    move_away(&scratch, &stale(settings, pod, container)).map_err(|source| Error::EmptyDir {
+        path: scratch.clone(),
+        source,
+    })?;
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
-    for dir in [&upper, &work] {
-        fs::create_dir_all(dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;
+    for path in [&upper, &work].map(PathBuf::as_path) {
+        fs::create_dir_all(path).map_err(|source| Error::MakeDir {
+            path: path.to_owned(),
+            source,
+        })?;
     }
-    chown(&upper, Some(id_base), Some(id_base)).map_err(|e| fail("own the upper directory", e))?;
-    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))
-        .map_err(|e| fail("open the upper directory", e))?;
+    chown(&upper, Some(id_base), Some(id_base)).map_err(Error::OwnUpper)?;
+    fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).map_err(Error::OpenUpper)?;
     let mut layers = Vec::new();
-    for layer in [&host.settings.skeleton_dir()]
-        .into_iter()
-        .chain(&image.layers)
-    {
-        let fd = mount::clone_tree(layer, false).map_err(|e| failure(&e))?;
-        mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
+    for layer in [&settings.skeleton_dir()].into_iter().chain(&image.layers) {
+        let fd = mount::clone_tree(layer, false)?;
+        mount::idmap(fd.as_fd(), user_namespace)?;
         layers.push(fd);
     }
     let places = scratch.join("layers");
-    mount::overlay(&layers, &upper, &work, &places).map_err(|e| failure(&e))
+    Ok(mount::overlay(&layers, &upper, &work, &places)?)
 }
 
 /// Where the upper directory of the run before is until it is removed. No container has such a
 /// name.
-pub fn stale(host: &Actuator, pod: &Name, container: &Name) -> PathBuf {
-    host.settings
+pub fn stale(settings: &Settings, pod: &Name, container: &Name) -> PathBuf {
+    settings
         .scratch_dir(pod.as_str())
         .join(format!(".{container}"))
 }

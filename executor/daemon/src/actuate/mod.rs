@@ -3,6 +3,7 @@
 //! *Never*: decides what should be, or plans. *Guarantees*: every step is idempotent; a step that
 //! failed leaves nothing that its next try trips over; what depends on a failed step is left.
 
+mod error;
 mod files;
 mod layers;
 mod network;
@@ -11,20 +12,23 @@ mod sandbox;
 pub mod sources;
 mod start;
 
+pub use error::Error;
+use error::NoFiles;
 pub use layers::{make_skeleton, remove_stale};
 
 use crate::{
     events::Events,
     faults,
-    pods::{Names, Pods, fail, failure},
+    pods::{Names, NoShim, Pods},
     settings::Settings,
     sysctls::Record,
     timings::Timings,
 };
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use order::Order;
+use sandbox::{Leavings, Spawner};
 use sources::Sources;
-use start::{Prepared, Start};
+use start::{Prepared, Preparer, Start};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -33,8 +37,8 @@ use std::{
 use tank_image::Images;
 use tank_model::Name;
 use tank_plan::{Plan, Step, StepId};
-use tank_proto::shim::{self, Failure};
-use tank_sys::{cgroup::Cgroups, process::SIGCONT, route::Routes};
+use tank_proto::shim;
+use tank_sys::{cgroup::Cgroups, process::SIGCONT, route::Routes, with_causes};
 
 /// The most steps at once that do something.
 const MAX_WORKING: usize = 16;
@@ -44,10 +48,10 @@ const MAX_WORKING: usize = 16;
 const MAX_ENDING: usize = 128;
 
 /// A step that was not carried out.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Failed {
     pub step: Step,
-    pub failure: Failure,
+    pub error: Error,
 }
 
 /// What came of a plan.
@@ -119,18 +123,39 @@ impl Actuator {
                     if let Step::StartSandbox { pod, .. } = &step {
                         for id in order.starts_once_connected(plan, pod, id) {
                             let start = Start::of(&plan.steps[id].step, &plan.host_writable);
-                            let prepare = |start| start::prepare_ahead(self, &start);
-                            ahead.extend(start.map(|start| (id, prepare(start))));
+                            // Without a shim the step itself says so.
+                            if let (Some(start), Some(shim)) = (start, self.pods.get(pod)) {
+                                ahead.insert(id, self.preparer().prepare_ahead(shim, start));
+                            }
                         }
                     }
                     carried.done.push(step);
                 }
-                Err(failure) => {
-                    let message = format!("can't {step}: {}: {}", failure.what, failure.why);
+                Err(error) => {
+                    let message = format!("can't {step}: {}", with_causes(&error));
                     self.add_event("failed", &step, message);
-                    carried.failed.push(Failed { step, failure });
+                    carried.failed.push(Failed { step, error });
                 }
             }
+        }
+    }
+
+    fn preparer(&self) -> Preparer {
+        Preparer {
+            settings: Arc::clone(&self.settings),
+            cgroups: Arc::clone(&self.cgroups),
+            images: Arc::clone(&self.images),
+            sources: Arc::clone(&self.sources),
+            timings: Arc::clone(&self.timings),
+        }
+    }
+
+    fn spawner(&self) -> Spawner {
+        Spawner {
+            settings: Arc::clone(&self.settings),
+            cgroups: Arc::clone(&self.cgroups),
+            pods: Arc::clone(&self.pods),
+            timings: Arc::clone(&self.timings),
         }
     }
 
@@ -144,7 +169,7 @@ impl Actuator {
         step: Step,
         prepared: Option<Prepared>,
         host_writable: &BTreeSet<String>,
-    ) -> (StepId, Step, Result<(), Failure>) {
+    ) -> (StepId, Step, Result<(), Error>) {
         faults::boundary("before a step");
         let _span = self.timings.span(|| step.to_string());
         let outcome = self.perform(&step, prepared, host_writable).await;
@@ -160,7 +185,7 @@ impl Actuator {
         step: &Step,
         prepared: Option<Prepared>,
         host_writable: &BTreeSet<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         match step {
             Step::EnsureBridge { bridge } => {
                 let (routes, bridge) = (Arc::clone(&self.routes), bridge.clone());
@@ -175,20 +200,26 @@ impl Actuator {
                 blocking("remove the bridge", remove).await
             }
             Step::StartSandbox { pod, hash, spec } => {
-                sandbox::start_sandbox(self, pod, *hash, spec).await
+                self.spawner().start_sandbox(pod, *hash, spec).await
             }
             Step::StopSandbox { pod } => {
                 if let Some(shim) = self.pods.get(pod) {
                     shim.shut_down().await;
                 }
-                sandbox::sweep(self, pod).await
+                self.sweep(pod).await
             }
-            Step::SweepPod { pod } => sandbox::sweep(self, pod).await,
+            Step::SweepPod { pod } => self.sweep(pod).await,
             Step::SweepContainer { pod, container } => {
-                sandbox::sweep_container(self, pod, container).await
+                self.leavings().sweep_container(pod, container).await
             }
-            Step::ResumeShim { pod } => sandbox::resume_shim(self, pod).await,
-            Step::EnsureNetwork { pod, link } => network::ensure_network(self, pod, link).await,
+            Step::ResumeShim { pod } => match self.pods.get(pod) {
+                Some(shim) => sandbox::resume_shim(&shim, &self.cgroups, pod).await,
+                None => Ok(()),
+            },
+            Step::EnsureNetwork { pod, link } => {
+                let shim = self.pods.get(pod).ok_or(Error::Connect(NoShim))?;
+                network::ensure_network(&self.routes, shim, link).await
+            }
             Step::StartContainer { .. } => self.start(step, prepared, host_writable).await,
             Step::StopContainer {
                 pod,
@@ -206,16 +237,16 @@ impl Actuator {
                 timeout,
             } => {
                 let end = (*signal, Duration::from_millis(*timeout));
-                self.pods.begin_end(pod, container, end).await
+                Ok(self.pods.begin_end(pod, container, end).await?)
             }
             Step::SetLimits {
                 pod,
                 container,
                 limits,
             } => {
-                let (actuator, limits) = (Arc::clone(self), limits.clone());
+                let (cgroups, limits) = (Arc::clone(&self.cgroups), limits.clone());
                 let (pod, container) = (pod.clone(), container.clone());
-                let set = move || start::set_limits(&actuator, &pod, &container, &limits);
+                let set = move || start::set_limits(&cgroups, &pod, &container, &limits);
                 blocking("set limits", set).await
             }
             Step::Resume { pod, container } => self.resume(pod, container).await,
@@ -223,7 +254,11 @@ impl Actuator {
                 pod,
                 container,
                 files,
-            } => files::write(self, pod, container, files).await,
+            } => {
+                let shim = self.pods.get(pod);
+                let shim = shim.ok_or(Error::WriteFiles(NoFiles::Gone))?;
+                files::write(&shim, container, files).await
+            }
             Step::EnsureFirewall { table } => {
                 let table = table.clone();
                 blocking("publish ports", move || network::ensure_firewall(&table)).await
@@ -231,11 +266,11 @@ impl Actuator {
             Step::RemoveFirewall => blocking("remove the rules", network::remove_firewall).await,
             Step::EnsureNames { zone } => {
                 let (names, zone) = (Arc::clone(&self.names), zone.clone());
-                blocking("answer names", move || names.ensure(&zone)).await
+                blocking("answer names", move || Ok(names.ensure(&zone)?)).await
             }
             Step::RemoveNames => {
                 let names = Arc::clone(&self.names);
-                blocking("end the name server", move || names.remove()).await
+                blocking("end the name server", move || Ok(names.remove()?)).await
             }
         }
     }
@@ -245,28 +280,39 @@ impl Actuator {
         step: &Step,
         prepared: Option<Prepared>,
         host_writable: &BTreeSet<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let Some(start) = Start::of(step, host_writable) else {
             return Ok(());
         };
+        let shim = self.pods.get(&start.pod);
+        let shim = shim.ok_or(Error::Start(NoShim))?;
         let prepared = match prepared {
             Some(prepared) => prepared,
             None => {
                 // A shim that was taken over was not asked for them yet.
-                let shim = self.pods.get(&start.pod);
-                let shim = shim.ok_or_else(|| fail("start a container", "its shim is gone"))?;
                 shim.namespaces().await?;
-                start::prepare_ahead(self, &start)
+                let shim = Arc::clone(&shim);
+                self.preparer().prepare_ahead(shim, start.clone())
             }
         };
-        start::start(self, &start, prepared).await
+        start::start(&shim, (&self.settings, &self.timings), &start, prepared).await
+    }
+
+    async fn sweep(&self, pod: &Name) -> Result<(), Error> {
+        self.pods.remove(pod);
+        self.leavings().sweep(pod).await
+    }
+
+    fn leavings(&self) -> Leavings {
+        Leavings {
+            settings: Arc::clone(&self.settings),
+            cgroups: Arc::clone(&self.cgroups),
+        }
     }
 
     /// Thaws the container's cgroup and lets its main process go on.
-    async fn resume(&self, pod: &Name, container: &Name) -> Result<(), Failure> {
-        self.cgroups
-            .thaw(pod.as_str(), container.as_str())
-            .map_err(|e| failure(&e))?;
+    async fn resume(&self, pod: &Name, container: &Name) -> Result<(), Error> {
+        self.cgroups.thaw(pod.as_str(), container.as_str())?;
         let Some(shim) = self.pods.get(pod) else {
             return Ok(());
         };
@@ -275,7 +321,7 @@ impl Actuator {
             container,
             signal: SIGCONT,
         };
-        shim.request(&request, &[]).await.map(drop)
+        Ok(shim.request(&request, &[]).await.map(drop)?)
     }
 
     /// Asks, waits, kills; then the shim forgets it.
@@ -285,7 +331,7 @@ impl Actuator {
         container: &Name,
         signal: i32,
         limit: Duration,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let Some(shim) = self.pods.get(pod) else {
             return Ok(());
         };
@@ -293,7 +339,7 @@ impl Actuator {
         let request = shim::Request::Forget {
             container: container.to_string(),
         };
-        shim.request(&request, &[]).await.map(drop)
+        Ok(shim.request(&request, &[]).await.map(drop)?)
     }
 }
 
@@ -305,9 +351,9 @@ fn is_an_end(step: &Step) -> bool {
 /// Runs what blocks on a thread for it.
 async fn blocking<T: Send + 'static>(
     what: &'static str,
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|e| fail(what, e))?
+        .map_err(|source| Error::Thread { what, source })?
 }

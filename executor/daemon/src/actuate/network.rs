@@ -1,18 +1,16 @@
 //! The bridge, the pods' links to it, and the rules.
 
-use super::{Actuator, blocking};
+use super::{Error, blocking};
 use crate::{
-    pods::{Shim, fail, failure, link_name},
+    pods::{Shim, link_name},
     rules,
     sysctls::Record,
 };
 use std::{collections::BTreeMap, io, sync::Arc};
-use tank_model::Name;
 use tank_plan::{
     observed::ChangedSetting,
     target::{Bridge, PodLink, Table},
 };
-use tank_proto::shim::Failure;
 use tank_sys::route::{Request, Routes};
 
 /// The index of the loopback link: it is the first that the kernel makes in a network namespace.
@@ -25,7 +23,7 @@ const INNER_LINK: &str = "eth0";
 ///
 /// # Errors
 /// What the kernel gives.
-pub fn ensure_bridge(routes: &Routes, record: &Record, bridge: &Bridge) -> Result<(), Failure> {
+pub fn ensure_bridge(routes: &Routes, record: &Record, bridge: &Bridge) -> Result<(), Error> {
     let Bridge {
         name,
         addresses,
@@ -40,10 +38,12 @@ pub fn ensure_bridge(routes: &Routes, record: &Record, bridge: &Bridge) -> Resul
                 .collect(),
         )
     };
-    ensure().map_err(|e| failure(&e))?;
+    ensure()?;
     settings.iter().try_for_each(|setting| {
-        let name = || format!("set {}", setting.path.replace('/', "."));
-        record.set(setting).map_err(|e| fail(name(), e))
+        record.set(setting).map_err(|source| Error::SetSetting {
+            setting: setting.path.replace('/', "."),
+            source,
+        })
     })
 }
 
@@ -57,25 +57,21 @@ pub fn remove_bridge(
     record: &Record,
     name: &str,
     restore: &BTreeMap<String, ChangedSetting>,
-) -> Result<(), Failure> {
-    let link = routes.link(name).map_err(|e| failure(&e))?;
+) -> Result<(), Error> {
+    let link = routes.link(name)?;
     if let Some(link) = link.filter(|link| link.marked) {
-        routes.delete(link.index).map_err(|e| failure(&e))?;
+        routes.delete(link.index)?;
     }
-    record
-        .restore(restore)
-        .map_err(|e| fail("give back the host's settings", e))
+    record.restore(restore).map_err(Error::RestoreSettings)
 }
 
 /// Sets up the loopback of a pod that gets no link.
 ///
 /// # Errors
 /// When the pod can't be entered, or what the kernel gives.
-pub async fn set_loopback_up(shim: &Shim) -> Result<(), Failure> {
+pub async fn set_loopback_up(shim: &Shim) -> Result<(), Error> {
     let routes = shim.routes().await?;
-    routes
-        .carry_out(vec![Request::set_up(LOOPBACK)])
-        .map_err(|e| failure(&e))
+    Ok(routes.carry_out(vec![Request::set_up(LOOPBACK)])?)
 }
 
 /// Makes a pod's link, its addresses and its routes as they should be.
@@ -83,16 +79,14 @@ pub async fn set_loopback_up(shim: &Shim) -> Result<(), Failure> {
 /// # Errors
 /// When the pod can't be entered, or what the kernel gives.
 pub async fn ensure_network(
-    actuator: &Actuator,
-    pod: &Name,
+    routes: &Arc<Routes>,
+    shim: Arc<Shim>,
     link: &PodLink,
-) -> Result<(), Failure> {
-    let shim = actuator.pods.get(pod);
-    let shim = shim.ok_or_else(|| fail("connect a pod", "its shim is gone"))?;
+) -> Result<(), Error> {
     let name = link_name(shim.pid().await?);
     shim.routes().await?;
-    let (routes, link) = (Arc::clone(&actuator.routes), link.clone());
-    let connect = move || connect(&routes, &shim, &name, &link).map_err(|e| failure(&e));
+    let (routes, link) = (Arc::clone(routes), link.clone());
+    let connect = move || Ok(connect(&routes, &shim, &name, &link)?);
     blocking("connect a pod", connect).await
 }
 
@@ -145,14 +139,14 @@ fn connect(
 ///
 /// # Errors
 /// What the kernel gives.
-pub fn ensure_firewall(table: &Table) -> Result<(), Failure> {
-    rules::replace(table).map_err(|e| failure(&e))
+pub fn ensure_firewall(table: &Table) -> Result<(), Error> {
+    Ok(rules::replace(table)?)
 }
 
 /// Removes Tank's own tables. Blocking.
 ///
 /// # Errors
 /// What the kernel gives.
-pub fn remove_firewall() -> Result<(), Failure> {
-    rules::remove().map_err(|e| failure(&e))
+pub fn remove_firewall() -> Result<(), Error> {
+    Ok(rules::remove()?)
 }

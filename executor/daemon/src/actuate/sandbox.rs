@@ -1,142 +1,135 @@
 //! Pods: their shims and namespaces, and what they leave behind.
 
-use super::{Actuator, blocking, layers::remove_dir, network};
-use crate::pods::{Shim, fail, failure};
-use std::{fs, os::fd::AsFd, sync::Arc};
+use super::{Error, blocking, layers::remove_dir, network};
+use crate::{
+    pods::{Pods, Shim},
+    settings::Settings,
+    timings::Timings,
+};
+use std::{fs, os::fd::AsFd, path::PathBuf, sync::Arc};
 use tank_model::{Digest, Name};
 use tank_plan::target::SandboxSpec;
-use tank_proto::shim::{Failure, Request, Setup};
-use tank_sys::process::SIGCONT;
+use tank_proto::shim::{Request, Setup};
+use tank_sys::{cgroup::Cgroups, process::SIGCONT};
 
-/// Spawns a pod's shim with its namespaces.
-///
-/// # Errors
-/// The shim's failure, or the kernel's.
-pub async fn start_sandbox(
-    actuator: &Arc<Actuator>,
-    pod: &Name,
-    hash: Digest,
-    spec: &SandboxSpec,
-) -> Result<(), Failure> {
-    let shim = {
-        let (actuator, pod, spec) = (Arc::clone(actuator), pod.clone(), spec.clone());
-        blocking("create a pod", move || {
-            spawn_shim(&actuator, &pod, hash, spec)
-        })
-        .await?
-    };
-    if spec.loopback {
-        network::set_loopback_up(&shim).await?;
-    }
-    Ok(())
+/// Spawns shims.
+#[derive(Clone)]
+pub struct Spawner {
+    pub settings: Arc<Settings>,
+    pub cgroups: Arc<Cgroups>,
+    pub pods: Arc<Pods>,
+    pub timings: Arc<Timings>,
 }
 
-fn spawn_shim(
-    actuator: &Actuator,
-    pod: &Name,
-    hash: Digest,
-    spec: SandboxSpec,
-) -> Result<Arc<Shim>, Failure> {
-    let settings = &actuator.settings;
-    let dir = settings.pod_dir(pod.as_str());
-    let cgroup = actuator
-        .cgroups
-        .ensure_shim(pod.as_str())
-        .map_err(|e| failure(&e))?;
-    fs::create_dir_all(&dir).map_err(|e| fail(format!("make {}", dir.display()), e))?;
-    let socket = dir.join("shim.sock");
-    let _ = fs::remove_file(&socket);
-    let stderr = fs::File::create(dir.join("shim.err"));
-    let stderr = stderr.map_err(|e| fail("open the shim's error log", e))?;
-    let tasks = actuator.cgroups.shim_tasks(pod.as_str());
-    let setup = Setup {
-        pod: pod.to_string(),
-        sandbox: hash.to_string(),
-        hostname: spec.hostname,
-        id_base: spec.id_base,
-        own_network: spec.own_network,
-        sysctls: spec.sysctls.into_iter().collect(),
-        default_sysctls: spec.default_sysctls.into_iter().collect(),
-        socket: socket.display().to_string(),
-        log_dir: settings.log_dir(pod.as_str()).display().to_string(),
-        attach_on: settings.attach_dir().display().to_string(),
-        cgroup: tasks
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect(),
-        nofile: Some(settings.nofile),
-        timed: actuator.timings.is_on(),
-    };
-    actuator.pods.spawn(pod, &setup, &stderr, &cgroup.dir)
+impl Spawner {
+    /// Spawns a pod's shim with its namespaces.
+    ///
+    /// # Errors
+    /// The shim's failure, or the kernel's.
+    pub async fn start_sandbox(
+        self,
+        pod: &Name,
+        hash: Digest,
+        spec: &SandboxSpec,
+    ) -> Result<(), Error> {
+        let (pod, loopback, spec) = (pod.clone(), spec.loopback, spec.clone());
+        let spawn = move || self.spawn(&pod, hash, spec);
+        let shim = blocking("create a pod", spawn).await?;
+        if loopback {
+            network::set_loopback_up(&shim).await?;
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, pod: &Name, hash: Digest, spec: SandboxSpec) -> Result<Arc<Shim>, Error> {
+        let settings = &self.settings;
+        let dir = settings.pod_dir(pod.as_str());
+        let cgroup = self.cgroups.ensure_shim(pod.as_str())?;
+        fs::create_dir_all(&dir).map_err(|source| Error::MakeDir {
+            path: dir.clone(),
+            source,
+        })?;
+        let socket = dir.join("shim.sock");
+        let _ = fs::remove_file(&socket);
+        let stderr = fs::File::create(dir.join("shim.err"));
+        let stderr = stderr.map_err(Error::ShimLog)?;
+        let tasks = self.cgroups.shim_tasks(pod.as_str());
+        let setup = Setup {
+            pod: pod.to_string(),
+            sandbox: hash.to_string(),
+            hostname: spec.hostname,
+            id_base: spec.id_base,
+            own_network: spec.own_network,
+            sysctls: spec.sysctls.into_iter().collect(),
+            default_sysctls: spec.default_sysctls.into_iter().collect(),
+            socket: socket.display().to_string(),
+            log_dir: settings.log_dir(pod.as_str()).display().to_string(),
+            attach_on: settings.attach_dir().display().to_string(),
+            cgroup: tasks
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
+            nofile: Some(settings.nofile),
+            timed: self.timings.is_on(),
+        };
+        Ok(self.pods.spawn(pod, &setup, &stderr, &cgroup.dir)?)
+    }
 }
 
 /// Thaws a shim's cgroup, and its pod's, and lets its process go on; then it answers.
 ///
 /// # Errors
 /// What the kernel gives, or that it does not answer.
-pub async fn resume_shim(actuator: &Actuator, pod: &Name) -> Result<(), Failure> {
-    let Some(shim) = actuator.pods.get(pod) else {
-        return Ok(());
-    };
-    actuator
-        .cgroups
-        .thaw_shim(pod.as_str())
-        .map_err(|e| failure(&e))?;
+pub async fn resume_shim(shim: &Shim, cgroups: &Cgroups, pod: &Name) -> Result<(), Error> {
+    cgroups.thaw_shim(pod.as_str())?;
     if let Some(pid) = shim.known_pid() {
-        let process = tank_sys::process::open(pid).map_err(|e| failure(&e))?;
+        let process = tank_sys::process::open(pid)?;
         // Its end of the connection was not closed: the process that was named is the shim still.
         if shim.is_connected() {
-            tank_sys::process::signal(process.pidfd.as_fd(), SIGCONT).map_err(|e| failure(&e))?;
+            tank_sys::process::signal(process.pidfd.as_fd(), SIGCONT)?;
         }
     }
-    shim.ask(&Request::State, &[]).await.map(drop)
+    Ok(shim.ask(&Request::State, &[]).await.map(drop)?)
 }
 
-/// Removes what a container left in a pod that stays: its cgroups, its upper layers. Volumes and
-/// logs stay.
-///
-/// # Errors
-/// What the kernel gives.
-pub async fn sweep_container(
-    actuator: &Arc<Actuator>,
-    pod: &Name,
-    container: &Name,
-) -> Result<(), Failure> {
-    let actuator = Arc::clone(actuator);
-    let (pod, container) = (pod.clone(), container.clone());
-    let sweep = move || {
-        let (pod, container) = (pod.as_str(), container.as_str());
-        actuator
-            .cgroups
-            .remove_part(pod, container)
-            .map_err(|e| failure(&e))?;
-        let layers = actuator.settings.scratch_dir(pod).join(container);
-        remove_dir(&layers).map_err(|e| fail(format!("remove {}", layers.display()), e))
-    };
-    blocking("sweep a container", sweep).await
+/// What pods and containers leave behind.
+pub struct Leavings {
+    pub settings: Arc<Settings>,
+    pub cgroups: Arc<Cgroups>,
 }
 
-/// Removes what a pod left: processes, cgroups, its folder, its scratch space. Volumes and logs
-/// stay.
-///
-/// # Errors
-/// What the kernel gives.
-pub async fn sweep(actuator: &Arc<Actuator>, pod: &Name) -> Result<(), Failure> {
-    actuator.pods.remove(pod);
-    let (actuator, pod) = (Arc::clone(actuator), pod.clone());
-    let sweep = move || {
-        actuator
-            .cgroups
-            .remove_pod(pod.as_str())
-            .map_err(|e| failure(&e))?;
-        let settings = &actuator.settings;
-        for dir in [
-            settings.pod_dir(pod.as_str()),
-            settings.scratch_dir(pod.as_str()),
-        ] {
-            remove_dir(&dir).map_err(|e| fail(format!("remove {}", dir.display()), e))?;
-        }
-        Ok(())
-    };
-    blocking("sweep a pod", sweep).await
+impl Leavings {
+    /// Removes what a container left in a pod that stays: its cgroups, its upper layers. Volumes
+    /// and logs stay.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub async fn sweep_container(self, pod: &Name, container: &Name) -> Result<(), Error> {
+        let (pod, container) = (pod.clone(), container.clone());
+        let sweep = move || {
+            let (pod, container) = (pod.as_str(), container.as_str());
+            self.cgroups.remove_part(pod, container)?;
+            remove(self.settings.scratch_dir(pod).join(container))
+        };
+        blocking("sweep a container", sweep).await
+    }
+
+    /// Removes what a pod left: processes, cgroups, its folder, its scratch space. Volumes and logs
+    /// stay.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub async fn sweep(self, pod: &Name) -> Result<(), Error> {
+        let pod = pod.clone();
+        let sweep = move || {
+            self.cgroups.remove_pod(pod.as_str())?;
+            remove(self.settings.pod_dir(pod.as_str()))?;
+            remove(self.settings.scratch_dir(pod.as_str()))
+        };
+        blocking("sweep a pod", sweep).await
+    }
+}
+
+fn remove(path: PathBuf) -> Result<(), Error> {
+    remove_dir(&path).map_err(|source| Error::RemoveDir { path, source })
 }

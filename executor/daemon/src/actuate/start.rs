@@ -1,7 +1,12 @@
 //! Starting a container: from its specification to mounts, cgroups and the request to its shim.
 
-use super::{Actuator, files, layers, sources::Kind};
-use crate::pods::{Shim, fail, failure, unexpected};
+use super::{
+    Error,
+    error::{TooMany, UnknownCall, UnknownNamespaces, unexpected},
+    files, layers,
+    sources::{Kind, Sources},
+};
+use crate::{pods::Shim, settings::Settings, timings::Timings};
 use std::{
     collections::BTreeSet,
     fs,
@@ -9,17 +14,17 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
+use tank_image::Images;
 use tank_model::{Digest, Name, spec};
 use tank_plan::{
     Step,
     target::{self, ContainerSpec, Mount, MountSource},
 };
 use tank_proto::shim::{
-    Device, Failure, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, Seccomp, StartSpec, User,
-    WITH_IDS,
+    Device, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, Seccomp, StartSpec, User, WITH_IDS,
 };
 use tank_sys::{
-    cgroup::ControllerLimits,
+    cgroup::{Cgroups, ControllerLimits},
     mount::{self, attr},
     packet,
 };
@@ -78,149 +83,193 @@ impl Start {
 }
 
 /// Everything a start needs, as it becomes ready on a thread of its own.
-pub type Prepared = JoinHandle<Result<(StartSpec, Vec<OwnedFd>), Failure>>;
+pub type Prepared = JoinHandle<Result<(StartSpec, Vec<OwnedFd>), Error>>;
 
-/// Mounts and makes what a container needs: all of that can be done while its pod is being
-/// connected. The pod's shim has to be there, and its namespaces known.
-pub fn prepare_ahead(actuator: &Arc<Actuator>, start: &Start) -> Prepared {
-    let (actuator, start) = (Arc::clone(actuator), start.clone());
-    tokio::task::spawn_blocking(move || {
-        let _span = actuator
-            .timings
-            .span(|| format!("{}/{}: mount what it needs", start.pod, start.container));
-        prepare(&actuator, &start)
-    })
+/// Prepares starts.
+pub struct Preparer {
+    pub settings: Arc<Settings>,
+    pub cgroups: Arc<Cgroups>,
+    pub images: Arc<Images>,
+    pub sources: Arc<Sources>,
+    pub timings: Arc<Timings>,
 }
 
 /// Starts a container.
 ///
 /// # Errors
 /// What of it could not be prepared, or what its shim answers.
-pub async fn start(actuator: &Actuator, start: &Start, prepared: Prepared) -> Result<(), Failure> {
+pub async fn start(
+    shim: &Shim,
+    (settings, timings): (&Settings, &Timings),
+    start: &Start,
+    prepared: Prepared,
+) -> Result<(), Error> {
     let Start { pod, container, .. } = start;
-    let shim = actuator.pods.get(pod);
-    let shim = shim.ok_or_else(|| fail("start a container", "its shim is gone"))?;
-    let (mut spec, mut fds) = prepared
-        .await
-        .map_err(|e| fail("prepare a container", e))??;
+    let what = "prepare a container";
+    let prepared = prepared.await;
+    let (mut spec, mut fds) = prepared.map_err(|source| Error::Thread { what, source })??;
     if fds.len() > MAX_BESIDE {
-        bundle(&shim, &mut spec, &mut fds).await?;
+        bundle(shim, &mut spec, &mut fds).await?;
     }
-    let text = serde_json::to_vec(&spec).map_err(|e| fail("write a specification", e))?;
-    let sealed = packet::sealed("start", &text).map_err(|e| failure(&e))?;
+    let text = serde_json::to_vec(&spec).map_err(Error::Specification)?;
+    let sealed = packet::sealed("start", &text)?;
     let fds = fds.iter().map(AsFd::as_fd);
     let all: Vec<_> = std::iter::once(sealed.as_fd()).chain(fds).collect();
     let started = shim.request(&Request::Start, &all).await;
-    let stale = layers::stale(actuator, pod, container);
+    let stale = layers::stale(settings, pod, container);
     // What can't be removed is tried again at the next start, and when the pod goes.
     drop(tokio::task::spawn_blocking(move || {
         layers::remove_dir(&stale)
     }));
     match started? {
         (Reply::Started { spans, .. }, _) => {
-            actuator.timings.add(&format!("{pod}/{container}"), spans);
+            timings.add(&format!("{pod}/{container}"), spans);
             Ok(())
         }
-        (other, _) => Err(unexpected(&other)),
+        (other, _) => Err(unexpected(other)),
     }
 }
 
 /// Puts the descriptors that are too many for a packet into a socket that takes their place.
-async fn bundle(shim: &Shim, spec: &mut StartSpec, fds: &mut Vec<OwnedFd>) -> Result<(), Failure> {
+async fn bundle(shim: &Shim, spec: &mut StartSpec, fds: &mut Vec<OwnedFd>) -> Result<(), Error> {
     let count = fds.len();
-    let refuse = |why: String| {
-        Err(fail(
-            format!("hand {count} mounts and cgroups to the pod's shim"),
-            why,
-        ))
-    };
+    let refuse = |source| Err(Error::HandOver { count, source });
     if count > MAX_DESCRIPTORS {
-        return refuse(format!(
-            "{MAX_DESCRIPTORS} is the most; mount fewer volumes in one container"
-        ));
+        return refuse(TooMany::Ever);
     }
     if shim.state().await?.version < WITH_IDS {
-        return refuse(format!(
-            "it is of an older Tank, for which {MAX_BESIDE} is the most; delete the pod and switch again"
-        ));
+        return refuse(TooMany::ForAnOlderShim);
     }
     let rest = fds.split_off(MAX_BESIDE - 1);
-    fds.push(packet::bundle(&packet::borrow(&rest)).map_err(|e| failure(&e))?);
+    fds.push(packet::bundle(&packet::borrow(&rest))?);
     spec.descriptors = Some(count);
     Ok(())
 }
 
-// long: the fields of the request, one after the other
-fn prepare(actuator: &Actuator, start: &Start) -> Result<(StartSpec, Vec<OwnedFd>), Failure> {
-    let Start {
-        pod,
-        container,
-        spec,
-        ..
-    } = start;
-    let shim = actuator.pods.get(pod);
-    let shim = shim.ok_or_else(|| fail("start a container", "its shim is gone"))?;
-    let image = actuator.images.find(spec.image.digest);
-    let image =
-        image.map_err(|e| fail(format!("use the image {}", spec.image.name), e.message()))?;
-    let unknown = || {
-        fail(
-            "start a container",
-            "nobody has asked for its pod's namespaces",
-        )
-    };
-    let user_namespace = shim.known_namespaces().ok_or_else(unknown)?.user.as_fd();
-    let mut parts = Parts::default();
-    let owner = (user_namespace, spec.id_base);
-    let root = layers::root_mount(actuator, &image, pod, container, owner)?;
-    let root = parts.push(root);
-    let mut mounts = Vec::new();
-    for mount in &spec.mounts {
-        let fd = volume(actuator, start, mount, user_namespace)?;
-        mounts.push((parts.push(fd), mount.path.clone()));
+impl Preparer {
+    /// Mounts and makes what a container needs: all of that can be done while its pod is being
+    /// connected. The namespaces of the pod's shim have to be known.
+    pub fn prepare_ahead(self, shim: Arc<Shim>, start: Start) -> Prepared {
+        tokio::task::spawn_blocking(move || {
+            let what = || format!("{}/{}: mount what it needs", start.pod, start.container);
+            let _span = self.timings.span(what);
+            self.prepare(&shim, &start)
+        })
     }
-    let (files, entries) = files::mount(actuator, start)?;
-    let files = Some((parts.push(files), entries));
-    let cgroup = actuator.cgroups.ensure(pod.as_str(), container.as_str());
-    let cgroup = cgroup.map_err(|e| failure(&e))?;
-    let into = Some(parts.push(cgroup.dir));
-    let entrances = cgroup.tasks.into_iter().chain([cgroup.procs]);
-    let cgroup = entrances.map(|fd| parts.push(fd)).collect();
-    set_limits(actuator, pod, container, &spec.limits)?;
-    let target::User { uid, gid, groups } = spec.user.clone();
-    let ulimits = spec.ulimits.iter();
-    let ulimits =
-        ulimits.map(|(name, limit)| (name.clone(), amount(limit.soft), amount(limit.hard)));
-    let devices = spec
-        .devices
-        .iter()
-        .map(|declared| device(actuator, declared));
-    let request = StartSpec {
-        name: container.to_string(),
-        hash: start.hash.to_string(),
-        attempt: start.attempt,
-        argv: spec.argv.clone(),
-        env: spec.env.clone(),
-        cwd: spec.cwd.clone(),
-        user: User { uid, gid, groups },
-        tty: spec.tty,
-        read_only: spec.read_only,
-        bounding: spec.bounding.clone(),
-        ambient: spec.ambient.clone(),
-        stop_signal: spec.stop_signal,
-        stop_timeout: spec.stop_timeout,
-        root,
-        mounts,
-        files,
-        cgroup,
-        into,
-        descriptors: None,
-        ulimits: ulimits.collect(),
-        seccomp: seccomp(&spec.seccomp, spec.writes_host)?,
-        devices: devices.collect::<Result<_, Failure>>()?,
-        timed: actuator.timings.is_on(),
-    };
-    Ok((request, parts.0))
+
+    // long: the fields of the request, one after the other
+    fn prepare(&self, shim: &Shim, start: &Start) -> Result<(StartSpec, Vec<OwnedFd>), Error> {
+        let Start {
+            pod,
+            container,
+            spec,
+            ..
+        } = start;
+        let image = self.images.find(spec.image.digest);
+        let image = image.map_err(|source| Error::Image {
+            image: spec.image.name.to_string(),
+            source,
+        })?;
+        let namespaces = shim.known_namespaces();
+        let namespaces = namespaces.ok_or(Error::Namespaces(UnknownNamespaces))?;
+        let user_namespace = namespaces.user.as_fd();
+        let mut parts = Parts::default();
+        let owner = (user_namespace, spec.id_base);
+        let root = layers::root_mount(&self.settings, &image, pod, container, owner)?;
+        let root = parts.push(root);
+        let mut mounts = Vec::new();
+        for mount in &spec.mounts {
+            let fd = self.volume(start, mount, user_namespace)?;
+            mounts.push((parts.push(fd), mount.path.clone()));
+        }
+        let (files, entries) = files::mount(&self.sources, start)?;
+        let files = Some((parts.push(files), entries));
+        let cgroup = self.cgroups.ensure(pod.as_str(), container.as_str());
+        let cgroup = cgroup?;
+        let into = Some(parts.push(cgroup.dir));
+        let entrances = cgroup.tasks.into_iter().chain([cgroup.procs]);
+        let cgroup = entrances.map(|fd| parts.push(fd)).collect();
+        set_limits(&self.cgroups, pod, container, &spec.limits)?;
+        let target::User { uid, gid, groups } = spec.user.clone();
+        let ulimits = spec.ulimits.iter();
+        let ulimits =
+            ulimits.map(|(name, limit)| (name.clone(), amount(limit.soft), amount(limit.hard)));
+        let devices = spec
+            .devices
+            .iter()
+            .map(|declared| device(&self.sources, declared));
+        let request = StartSpec {
+            name: container.to_string(),
+            hash: start.hash.to_string(),
+            attempt: start.attempt,
+            argv: spec.argv.clone(),
+            env: spec.env.clone(),
+            cwd: spec.cwd.clone(),
+            user: User { uid, gid, groups },
+            tty: spec.tty,
+            read_only: spec.read_only,
+            bounding: spec.bounding.clone(),
+            ambient: spec.ambient.clone(),
+            stop_signal: spec.stop_signal,
+            stop_timeout: spec.stop_timeout,
+            root,
+            mounts,
+            files,
+            cgroup,
+            into,
+            descriptors: None,
+            ulimits: ulimits.collect(),
+            seccomp: seccomp(&spec.seccomp, spec.writes_host)?,
+            devices: devices.collect::<Result<_, Error>>()?,
+            timed: self.timings.is_on(),
+        };
+        Ok((request, parts.0))
+    }
+
+    /// A detached mount of what a mount shows.
+    fn volume(
+        &self,
+        start: &Start,
+        mount: &Mount,
+        user_namespace: BorrowedFd<'_>,
+    ) -> Result<OwnedFd, Error> {
+        let own = attr::NOSUID | attr::NODEV;
+        let fd = match &mount.source {
+            MountSource::Tmpfs { size, owner } => {
+                let (size, owner) = (size.0.to_string(), owner.to_string());
+                let options = [
+                    ("size", size.as_str()),
+                    ("mode", "1777"),
+                    ("uid", owner.as_str()),
+                    ("gid", owner.as_str()),
+                ];
+                mount::filesystem("tmpfs", &options, own)?
+            }
+            MountSource::Host { path } => {
+                let fd = host_volume(&self.sources, start, path, mount)?;
+                mount::idmap(fd.as_fd(), user_namespace)?;
+                fd
+            }
+            MountSource::Managed => {
+                let (pod, volume) = (start.pod.as_str(), mount.volume.as_str());
+                let path = self.settings.volume_dir(pod, volume);
+                fs::create_dir_all(&path).map_err(|source| Error::MakeVolume {
+                    volume: mount.volume.clone(),
+                    source,
+                })?;
+                let fd = mount::clone_tree(&path, false)?;
+                mount::idmap(fd.as_fd(), user_namespace)?;
+                fd
+            }
+        };
+        let attributes = if mount.read_only {
+            own | attr::RDONLY
+        } else {
+            own
+        };
+        mount::restrict(fd.as_fd(), attributes, false)?;
+        Ok(fd)
+    }
 }
 
 fn amount(amount: spec::Amount) -> Option<u64> {
@@ -231,14 +280,9 @@ fn amount(amount: spec::Amount) -> Option<u64> {
 }
 
 /// A filter, with the numbers that this machine's kernel gives system calls.
-fn seccomp(declared: &spec::Seccomp, no_set_id: bool) -> Result<Seccomp, Failure> {
-    let numbers = |names: &[String]| -> Result<Vec<i64>, Failure> {
-        let unknown = |name: &String| {
-            fail(
-                "filter system calls",
-                format!("`{name}` is none of this machine's"),
-            )
-        };
+fn seccomp(declared: &spec::Seccomp, no_set_id: bool) -> Result<Seccomp, Error> {
+    let numbers = |names: &[String]| -> Result<Vec<i64>, Error> {
+        let unknown = |name: &String| Error::Filter(UnknownCall(name.clone()));
         let number = |name: &String| tank_sys::seccomp::number(name).ok_or_else(|| unknown(name));
         names.iter().map(number).collect()
     };
@@ -251,9 +295,12 @@ fn seccomp(declared: &spec::Seccomp, no_set_id: bool) -> Result<Seccomp, Failure
 }
 
 /// What a device is on this host. No link is followed: it could lead to another one tomorrow.
-fn device(actuator: &Actuator, declared: &target::Device) -> Result<Device, Failure> {
-    let found = actuator.sources.device(&declared.source);
-    let found = found.map_err(|why| fail(format!("use the device `{}`", declared.source), why))?;
+fn device(sources: &Sources, declared: &target::Device) -> Result<Device, Error> {
+    let found = sources.device(&declared.source);
+    let found = found.map_err(|source| Error::Device {
+        device: declared.source.clone(),
+        source,
+    })?;
     Ok(Device {
         path: declared.path.clone(),
         block: found.block,
@@ -268,78 +315,34 @@ fn device(actuator: &Actuator, declared: &target::Device) -> Result<Device, Fail
 /// # Errors
 /// What the kernel gives.
 pub fn set_limits(
-    actuator: &Actuator,
+    cgroups: &Cgroups,
     pod: &Name,
     container: &Name,
     limits: &spec::Limits,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     let limits = ControllerLimits {
         memory: limits.memory.map(|memory| memory.0),
         pids: limits.pids.map(u64::from),
         cpu: limits.cpu.map(|cpu| u64::from(cpu.0)),
     };
-    let set = actuator
-        .cgroups
-        .set_limits(pod.as_str(), container.as_str(), &limits);
-    set.map_err(|e| failure(&e))
-}
-
-/// A detached mount of what a mount shows.
-fn volume(
-    actuator: &Actuator,
-    start: &Start,
-    mount: &Mount,
-    user_namespace: BorrowedFd<'_>,
-) -> Result<OwnedFd, Failure> {
-    let own = attr::NOSUID | attr::NODEV;
-    let fd = match &mount.source {
-        MountSource::Tmpfs { size, owner } => {
-            let (size, owner) = (size.0.to_string(), owner.to_string());
-            let options = [
-                ("size", size.as_str()),
-                ("mode", "1777"),
-                ("uid", owner.as_str()),
-                ("gid", owner.as_str()),
-            ];
-            mount::filesystem("tmpfs", &options, own).map_err(|e| failure(&e))?
-        }
-        MountSource::Host { path } => {
-            let fd = host_volume(actuator, start, path, mount)?;
-            mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
-            fd
-        }
-        MountSource::Managed => {
-            let (pod, volume) = (start.pod.as_str(), mount.volume.as_str());
-            let path = actuator.settings.volume_dir(pod, volume);
-            fs::create_dir_all(&path).map_err(|e| fail(format!("make the volume {volume}"), e))?;
-            let fd = mount::clone_tree(&path, false).map_err(|e| failure(&e))?;
-            mount::idmap(fd.as_fd(), user_namespace).map_err(|e| failure(&e))?;
-            fd
-        }
-    };
-    let attributes = if mount.read_only {
-        own | attr::RDONLY
-    } else {
-        own
-    };
-    mount::restrict(fd.as_fd(), attributes, false).map_err(|e| failure(&e))?;
-    Ok(fd)
+    Ok(cgroups.set_limits(pod.as_str(), container.as_str(), &limits)?)
 }
 
 /// A detached mount of a directory of the host.
 fn host_volume(
-    actuator: &Actuator,
+    sources: &Sources,
     start: &Start,
     path: &str,
     mount: &Mount,
-) -> Result<OwnedFd, Failure> {
-    let failed = |why| fail(format!("use the volume `{}`", mount.volume), why);
-    let opened = actuator
-        .sources
-        .open_at(path, Kind::Directory, || start.writable());
+) -> Result<OwnedFd, Error> {
+    let failed = |source| Error::Volume {
+        volume: mount.volume.clone(),
+        source,
+    };
+    let opened = sources.open_at(path, Kind::Directory, || start.writable());
     let (place, opened) = opened.map_err(failed)?;
     if !mount.read_only {
-        actuator.sources.add_writable(&opened).map_err(failed)?;
+        sources.add_writable(&opened).map_err(failed)?;
     }
-    mount::clone_place(place.as_fd(), false).map_err(|e| failure(&e))
+    Ok(mount::clone_place(place.as_fd(), false)?)
 }

@@ -8,9 +8,12 @@ use super::{
     streams::while_connected,
     views,
 };
-use crate::generations::{
-    Deleted, Generations, MAX_PROGRESS, ProgressSender, Request, Switch,
-    origin::{self, Origin, Origins},
+use crate::{
+    generations::{
+        Deleted, Generations, MAX_PROGRESS, ProgressSender, Request, Switch,
+        origin::{self, Origin, Origins},
+    },
+    reconcile::Reconciler,
 };
 use std::{
     os::fd::OwnedFd,
@@ -33,11 +36,12 @@ impl Client {
         more: bool,
         fds: Vec<OwnedFd>,
     ) -> Result<(), Refusal> {
-        let generations = Arc::clone(&self.generations);
+        let floors = Arc::clone(&self.floors);
+        let generations = Arc::clone(&floors.generations);
         let uid = self.uid;
         match method {
             Method::Status {} => {
-                let status = status(&generations).await?;
+                let status = status(&generations, &floors.reconciler).await?;
                 self.reply(&status, false, Vec::new()).await
             }
             Method::Diff(call) => {
@@ -95,28 +99,28 @@ impl Client {
             }
             Method::List {} => {
                 let (_, graph) = generations.current()?;
-                let observed = generations.reconciler().observe(&graph).await?;
+                let observed = floors.reconciler.observe(&graph).await?;
                 let pods = views::pods(&graph, &observed);
                 self.reply(&varlink::ListReply { pods }, false, Vec::new())
                     .await
             }
             Method::Get { pod } => {
                 let _place = self.long_reply().await?;
-                let reply = get_reply(&generations, &pod).await?;
+                let reply = get_reply(&generations, &floors.reconciler, &pod).await?;
                 self.reply(&reply, false, Vec::new()).await
             }
             Method::Exec(call) => {
-                let (pid, fds) = exec::exec(&generations, call, fds).await?;
+                let (pid, fds) = exec::exec(&generations, &floors.pods, call, fds).await?;
                 self.reply(&varlink::ExecReply { pid }, false, fds).await
             }
             Method::Attach { pod, container } => {
                 let (pod, container) = target(&generations, &pod, container.as_deref())?;
-                let shim = exec::shim(&generations, &pod, &container)?;
+                let shim = exec::shim(&floors.pods, &pod, &container)?;
                 let request = ShimRequest::Attach {
                     container: container.to_string(),
                 };
                 let answer = shim.request(&request, &[]).await;
-                let refused = |e| of_shim(e, pod.as_str(), container.as_str());
+                let refused = |e| of_shim(&e, pod.as_str(), container.as_str());
                 let (_, fds) = answer.map_err(refused)?;
                 let reply = varlink::AttachReply {
                     container: container.to_string(),
@@ -135,9 +139,7 @@ impl Client {
                 self.reply(&views::resolved(&resolved), false, Vec::new())
                     .await
             }
-            Method::Events { follow } => {
-                self.events(&generations, follow == Some(true), more).await
-            }
+            Method::Events { follow } => self.events(follow == Some(true), more).await,
         }
     }
 
@@ -212,9 +214,12 @@ fn to_deleted(pod: Option<String>, stack: Option<String>) -> Result<Deleted, Err
     }
 }
 
-async fn status(generations: &Generations) -> Result<varlink::StatusReply, Refusal> {
+async fn status(
+    generations: &Generations,
+    reconciler: &Reconciler,
+) -> Result<varlink::StatusReply, Refusal> {
     let (generation, graph) = generations.current()?;
-    let observed = generations.reconciler().observe(&graph).await?;
+    let observed = reconciler.observe(&graph).await?;
     let pods = views::pods(&graph, &observed);
     Ok(varlink::StatusReply {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -274,10 +279,14 @@ async fn diff_reply(
     })
 }
 
-async fn get_reply(generations: &Generations, pod: &str) -> Result<varlink::GetReply, Refusal> {
+async fn get_reply(
+    generations: &Generations,
+    reconciler: &Reconciler,
+    pod: &str,
+) -> Result<varlink::GetReply, Refusal> {
     let (_, graph) = generations.current()?;
     let name = generations.declared(&graph, pod)?;
-    let observed = generations.reconciler().observe(&graph).await?;
+    let observed = reconciler.observe(&graph).await?;
     let mut config = graph.config();
     config.pods.retain(|other, _| *other == name);
     let pod = views::pod(&name, &graph, &observed);

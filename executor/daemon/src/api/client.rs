@@ -1,10 +1,11 @@
 //! One connection: its calls, one after the other, and their replies.
 
 use super::{
+    Floors,
     access::Place,
     refusal::{RawError, Refusal},
 };
-use crate::{generations::Generations, pods::logs};
+use crate::pods::logs;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
@@ -32,7 +33,7 @@ const LONG_CALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection.
 pub struct Client {
-    pub generations: Arc<Generations>,
+    pub floors: Arc<Floors>,
     pub stream: UnixStream,
     pub calls: Calls,
     pub long_calls: Arc<Semaphore>,

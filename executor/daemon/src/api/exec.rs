@@ -3,7 +3,7 @@
 use super::refusal::{Refusal, internal, of_shim};
 use crate::{
     generations::Generations,
-    pods::{Shim, unexpected},
+    pods::{Pods, Shim, unexpected},
 };
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -11,7 +11,7 @@ use std::{
 };
 use tank_model::Name;
 use tank_proto::{
-    shim::{ExecSpec, Failure, FailureKind, Reply, Request},
+    shim::{ExecSpec, FailureKind, Reply, Request},
     varlink::{Error, ExecCall},
 };
 
@@ -64,6 +64,7 @@ fn check(call: &ExecCall, streams: &[OwnedFd]) -> Result<(), String> {
 /// Starts a process in a running container; gives its pid and the descriptors of its control.
 pub async fn exec(
     generations: &Generations,
+    pods: &Pods,
     call: ExecCall,
     streams: Vec<OwnedFd>,
 ) -> Result<(i32, Vec<OwnedFd>), Refusal> {
@@ -73,7 +74,7 @@ pub async fn exec(
     })?;
     let program = call.argv.first().cloned().unwrap_or_default();
     let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
-    let shim = shim(generations, &pod, &container)?;
+    let shim = shim(pods, &pod, &container)?;
     let spec = ExecSpec {
         container: container.to_string(),
         argv: call.argv,
@@ -90,29 +91,20 @@ pub async fn exec(
         .collect();
     let refused = match shim.request(&Request::Exec, &fds).await {
         Ok((Reply::Executed { pid }, fds)) => return Ok((pid, fds)),
-        Ok((other, _)) => of_shim(unexpected(&other), pod.as_str(), container.as_str()),
-        Err(Failure {
-            kind: FailureKind::NotFound,
-            ..
-        }) => Error::NotFound { program },
-        Err(Failure {
-            kind: FailureKind::NotExecutable,
-            ..
-        }) => Error::NotExecutable { program },
-        Err(failure) => of_shim(failure, pod.as_str(), container.as_str()),
+        Ok((other, _)) => of_shim(&unexpected(other), pod.as_str(), container.as_str()),
+        Err(error) => match error.kind() {
+            FailureKind::NotFound => Error::NotFound { program },
+            FailureKind::NotExecutable => Error::NotExecutable { program },
+            _ => of_shim(&error, pod.as_str(), container.as_str()),
+        },
     };
     Err(refused.into())
 }
 
 /// The shim of a pod whose container is asked for.
-pub fn shim(generations: &Generations, pod: &Name, container: &Name) -> Result<Arc<Shim>, Refusal> {
-    generations
-        .reconciler()
-        .actuator
-        .pods
-        .get(pod)
-        .ok_or_else(|| {
-            let (pod, container) = (pod.to_string(), container.to_string());
-            Error::NotRunning { pod, container }.into()
-        })
+pub fn shim(pods: &Pods, pod: &Name, container: &Name) -> Result<Arc<Shim>, Refusal> {
+    pods.get(pod).ok_or_else(|| {
+        let (pod, container) = (pod.to_string(), container.to_string());
+        Error::NotRunning { pod, container }.into()
+    })
 }

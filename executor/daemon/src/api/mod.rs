@@ -12,7 +12,9 @@ mod refusal;
 mod streams;
 mod views;
 
-use crate::generations::Generations;
+use crate::{
+    events::Events, generations::Generations, pods::Pods, reconcile::Reconciler, settings::Settings,
+};
 use access::{Authorizer, Places};
 use client::Client;
 use refusal::{RawError, Refusal};
@@ -33,10 +35,19 @@ const LONG_CALLS_OF_MEMBERS: usize = 2;
 /// How long after a connection that could not be accepted the next one is.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// What calls are answered from.
+pub struct Floors {
+    pub generations: Arc<Generations>,
+    pub reconciler: Arc<Reconciler>,
+    pub pods: Arc<Pods>,
+    pub settings: Arc<Settings>,
+    pub events: Arc<Events>,
+}
+
 /// Serves what was bound until the process ends.
-pub async fn serve(generations: Arc<Generations>, listener: UnixListener) {
+pub async fn serve(floors: Floors, listener: UnixListener) {
     let server = Arc::new(Server {
-        generations,
+        floors: Arc::new(floors),
         authorizer: Authorizer::default(),
         places: Arc::default(),
         long_of_root: Arc::new(Semaphore::new(LONG_CALLS_OF_ROOT)),
@@ -55,7 +66,7 @@ pub async fn serve(generations: Arc<Generations>, listener: UnixListener) {
 
 /// What all connections share.
 struct Server {
-    generations: Arc<Generations>,
+    floors: Arc<Floors>,
     authorizer: Authorizer,
     places: Arc<Places>,
     long_of_root: Arc<Semaphore>,
@@ -79,7 +90,7 @@ impl Server {
             &self.long_of_members
         };
         let client = Client {
-            generations: Arc::clone(&self.generations),
+            floors: Arc::clone(&self.floors),
             stream,
             calls: wire::Calls::default(),
             long_calls: Arc::clone(long_calls),

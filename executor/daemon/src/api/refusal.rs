@@ -2,17 +2,15 @@
 //! is. The only place that knows both.
 
 use crate::{
-    actuate::sources::SourceError, generations::Error as Refused,
+    actuate::sources::SourceError,
+    generations::Error as Refused,
+    pods::{self, why},
     reconcile::Error as ReconcileError,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 use tank_plan::TargetError;
-use tank_proto::{
-    call::Wrong,
-    shim::{Failure, FailureKind},
-    varlink::Error,
-};
+use tank_proto::{call::Wrong, shim::FailureKind, varlink::Error};
 
 /// What is sent back: an error of the interface, of `org.varlink.service`, or that the client has
 /// gone.
@@ -98,7 +96,12 @@ fn wire(error: Refused) -> Error {
         Refused::Reconcile(ReconcileError::Store(error)) => {
             failed("use the store", tank_sys::with_causes(&error))
         }
-        Refused::Reconcile(ReconcileError::Observe(failure)) => failed(failure.what, failure.why),
+        Refused::Reconcile(ReconcileError::Observe(error)) => {
+            failed(error.to_string(), why(&error))
+        }
+        Refused::Reconcile(ReconcileError::Inputs(error)) => {
+            failed("read what is declared", error.to_string())
+        }
         Refused::Invalid(problems) => Error::Invalid { problems },
         Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
         Refused::NoSuchStack { stack, nearest } => Error::NoSuchStack { stack, nearest },
@@ -134,11 +137,15 @@ fn wire(error: Refused) -> Error {
             container,
             source,
         } => failed(format!("start {pod}/{container}"), source.to_string()),
-        Refused::Source(SourceError::Volume { pod, volume, why }) => {
-            failed(format!("use the volume `{volume}` of pod `{pod}`"), why)
-        }
-        Refused::Source(SourceError::Secret { pod, why }) => {
-            failed(format!("use a secret of pod `{pod}`"), why)
+        Refused::Source(error) => {
+            let why = why(&error);
+            let what = match error {
+                SourceError::Volume { pod, volume, .. } => {
+                    format!("use the volume `{volume}` of pod `{pod}`")
+                }
+                SourceError::Secret { pod, .. } => format!("use a secret of pod `{pod}`"),
+            };
+            failed(what, why)
         }
         Refused::OtherSource { pod, known, asked } => Error::OtherSource {
             pod,
@@ -198,13 +205,13 @@ fn wire(error: Refused) -> Error {
     }
 }
 
-/// A shim's refusal in the words of the interface.
-pub fn of_shim(failure: Failure, pod: &str, container: &str) -> Error {
+/// What a pod's shim did not do, in the words of the interface.
+pub fn of_shim(error: &pods::Error, pod: &str, container: &str) -> Error {
     let (pod, container) = (pod.to_owned(), container.to_owned());
-    match failure.kind {
+    match error.kind() {
         FailureKind::NotRunning => Error::NotRunning { pod, container },
         FailureKind::NotATty => Error::NotATty { pod, container },
-        _ => failed(failure.what, failure.why),
+        _ => failed(error.to_string(), why(error)),
     }
 }
 

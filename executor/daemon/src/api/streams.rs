@@ -83,11 +83,7 @@ impl Client {
         }
         let (pod, container) = target(generations, &call.pod, call.container.as_deref())?;
         let (path, count) = (
-            logs::path(
-                &generations.reconciler().settings,
-                pod.as_str(),
-                container.as_str(),
-            ),
+            logs::path(&self.floors.settings, pod.as_str(), container.as_str()),
             call.tail,
         );
         let follow = call.follow == Some(true);
@@ -98,8 +94,8 @@ impl Client {
         let mut tail = logs::blocking(move || Tail::open(path, count))
             .await
             .ok_or_else(gone)?;
-        let folder = generations.reconciler().settings.log_dir(pod.as_str());
-        let watch = Arc::clone(generations.reconciler().actuator.pods.logs());
+        let folder = self.floors.settings.log_dir(pod.as_str());
+        let watch = Arc::clone(self.floors.pods.logs());
         let mut followed = None;
         loop {
             if follow {
@@ -151,16 +147,11 @@ impl Client {
         self.send_encoded(&bytes, Vec::new()).await
     }
 
-    pub async fn events(
-        &mut self,
-        generations: &Generations,
-        follow: bool,
-        more: bool,
-    ) -> Result<(), Refusal> {
+    pub async fn events(&mut self, follow: bool, more: bool) -> Result<(), Refusal> {
         if !more {
             return Err(Refusal::Service("ExpectedMore", json!({})));
         }
-        let (past, mut live) = generations.reconciler().events.listen();
+        let (past, mut live) = self.floors.events.listen();
         for event in past {
             self.reply(
                 &varlink::EventsReply {

@@ -295,10 +295,10 @@ fn container(
     view.restarts = there.attempt;
     view.started = Some(there.since);
     match there.state {
-        State::Running { pid, ready } => {
+        State::Running { pid, verdict } => {
             view.state = ContainerState::Running;
             view.pid = Some(pid);
-            view.ready = ready;
+            view.ready = verdict.ready;
         }
         State::Exited { status, .. } => {
             view.state = ContainerState::Exited;

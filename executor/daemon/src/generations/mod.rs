@@ -29,7 +29,9 @@ pub use why::{Overridden, Reason};
 
 use crate::{
     actuate::sources::Sources,
+    dirty::Dirty,
     events::Events,
+    probe::Prober,
     reconcile::{Keeper, KeeperError, Planned, Reconciler},
     settings::Settings,
     store::{Store, graphs::Graphs},
@@ -82,6 +84,20 @@ pub struct Entry {
     pub current: bool,
 }
 
+/// What changes of the desired state may touch, beside the reconciler.
+pub struct Handles {
+    pub settings: Arc<Settings>,
+    pub store: Arc<dyn Store>,
+    pub graphs: Arc<Graphs>,
+    pub images: Arc<Images>,
+    pub sources: Arc<Sources>,
+    pub cgroups: Arc<Cgroups>,
+    pub prober: Arc<Prober>,
+    pub events: Arc<Events>,
+    pub timings: Arc<Timings>,
+    pub dirty: Arc<Dirty>,
+}
+
 /// The desired states of one host.
 pub struct Generations {
     settings: Arc<Settings>,
@@ -90,8 +106,10 @@ pub struct Generations {
     images: Arc<Images>,
     sources: Arc<Sources>,
     cgroups: Arc<Cgroups>,
+    prober: Arc<Prober>,
     events: Arc<Events>,
     timings: Arc<Timings>,
+    dirty: Arc<Dirty>,
     reconciler: Arc<Reconciler>,
     /// Held by whoever changes the desired state, until that is reached.
     switch_lock: Mutex<()>,
@@ -100,33 +118,34 @@ pub struct Generations {
 }
 
 impl Generations {
-    pub fn new(
-        reconciler: Arc<Reconciler>,
-        images: Arc<Images>,
-        sources: Arc<Sources>,
-        cgroups: Arc<Cgroups>,
-    ) -> Self {
-        Self {
-            settings: Arc::clone(&reconciler.settings),
-            store: Arc::clone(&reconciler.store),
-            graphs: Arc::clone(&reconciler.graphs),
-            events: Arc::clone(&reconciler.events),
-            timings: Arc::clone(&reconciler.timings),
+    pub fn new(reconciler: Arc<Reconciler>, handles: Handles) -> Self {
+        let Handles {
+            settings,
+            store,
+            graphs,
             images,
             sources,
             cgroups,
+            prober,
+            events,
+            timings,
+            dirty,
+        } = handles;
+        Self {
+            settings,
+            store,
+            graphs,
+            images,
+            sources,
+            cgroups,
+            prober,
+            events,
+            timings,
+            dirty,
             reconciler,
             switch_lock: Mutex::new(()),
             superseding: AtomicUsize::new(0),
         }
-    }
-
-    pub fn reconciler(&self) -> &Reconciler {
-        &self.reconciler
-    }
-
-    pub fn shared_reconciler(&self) -> Arc<Reconciler> {
-        Arc::clone(&self.reconciler)
     }
 
     /// Leases what the current generation names, should an older Tank not have done that. Before

@@ -28,6 +28,7 @@ use tank_plan::{
     observed::{Run, State},
 };
 use tank_proto::shim::FailureKind;
+use tank_sys::with_causes;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -138,9 +139,9 @@ impl Generations {
                 let why = failure.as_deref().unwrap_or_default();
                 self.events
                     .add("failed", None, format!("generation {number}: {why}"));
-                self.reconciler.dirty.mark();
+                self.dirty.mark();
             }
-            Verdict::GoOn => self.reconciler.dirty.mark(),
+            Verdict::GoOn => self.dirty.mark(),
             Verdict::PutBack => {
                 let (failure, graphs) = (failure.unwrap_or_default(), (&graph, &before));
                 let of = (number, committed.parent, committed.uid);
@@ -187,7 +188,7 @@ impl Generations {
             let how = self.outcome_of(restored, before.root(), Aim::Running)?;
             self.store.set_outcome(restored, how)?;
         }
-        self.reconciler.dirty.mark();
+        self.dirty.mark();
         Ok(Switched::new(restored, before, Some(failure), true))
     }
 
@@ -270,7 +271,7 @@ impl Generations {
                 Ok(pass) => pass,
                 Err(error) => {
                     return Reached {
-                        failure: Some(tank_sys::with_causes(&error)),
+                        failure: Some(with_causes(&error)),
                         ..reached
                     };
                 }
@@ -311,17 +312,16 @@ impl Generations {
                     }
                     Arrived::NotYet => {}
                 }
-                let dirty = self.reconciler.dirty.changed_since(pass.version);
+                let dirty = self.dirty.changed_since(pass.version);
                 let _ = timeout(POLL_PERIOD, dirty).await;
             } else if let Some(first) = failed {
                 failures += 1;
                 let lasting = matches!(
-                    first.failure.kind,
+                    first.error.kind(),
                     FailureKind::NotFound | FailureKind::NotExecutable
                 );
                 if failures >= PATIENCE || lasting || late {
-                    let (what, why) = (&first.failure.what, &first.failure.why);
-                    let why = format!("can't {}: {what}: {why}", first.step);
+                    let why = format!("can't {}: {}", first.step, with_causes(&first.error));
                     return Reached {
                         failure: Some(why),
                         ..reached
@@ -424,7 +424,7 @@ impl Generations {
                     continue;
                 }
                 let run = found.map(|found| (pod.clone(), name.clone(), found.since));
-                let failure = run.and_then(|run| self.reconciler.prober.last_failure(&run));
+                let failure = run.and_then(|run| self.prober.last_failure(&run));
                 if let Some(failure) = failure {
                     text = format!("{text}\n  {pod}/{name}: its probe failed: {failure}");
                 }
@@ -443,9 +443,9 @@ impl Generations {
 /// lately, or it has ended well.
 fn is_well(found: &Run, now: u64, grace: u64) -> bool {
     match found.state {
-        State::Running { ready, .. } => {
+        State::Running { verdict, .. } => {
             let lasts = found.attempt == 0 || now.saturating_sub(found.started) >= grace;
-            ready && lasts && found.unhealthy.is_none()
+            verdict.ready && verdict.is_live() && lasts
         }
         State::Exited { status, .. } => status == 0 && found.attempt == 0,
     }

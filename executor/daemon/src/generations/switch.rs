@@ -359,7 +359,7 @@ impl Generations {
             };
             self.store.set_outcome(number, how)?;
         }
-        self.reconciler.dirty.mark();
+        self.dirty.mark();
         let switched = Switched::new(number, &graph, failure, false);
         Ok(Switched {
             changed: !steps.is_empty(),

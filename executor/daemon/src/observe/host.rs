@@ -1,8 +1,7 @@
 //! What belongs to no pod, and what is listed for all of them at once.
 
-use super::Observer;
+use super::{Error, Observer};
 use crate::{
-    pods::{fail, failure},
     rules,
     sysctls::{self, Record},
 };
@@ -17,7 +16,6 @@ use tank_plan::{
     observed::{HostNetwork, NameServer},
     target::Table,
 };
-use tank_proto::shim::Failure;
 use tank_sys::route::Link;
 
 /// The host at one look.
@@ -43,7 +41,7 @@ impl HostSnapshot {
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn read(observer: &Observer) -> Result<Self, Failure> {
+    pub fn read(observer: &Observer) -> Result<Self, Error> {
         let Observer {
             settings,
             routes,
@@ -54,14 +52,14 @@ impl HostSnapshot {
         let links = observer
             .links
             .get(|| Ok(routes.links()?.into_iter().map(by_name).collect()));
-        let links: Arc<BTreeMap<String, Link>> = links.map_err(|e| failure(&e))?;
+        let links: Arc<BTreeMap<String, Link>> = links?;
         let bridge = links
             .get(&settings.config.bridge)
             .filter(|link| link.marked)
             .cloned();
         let bridge_addresses = match bridge.as_ref().filter(|link| link.up && link.is_guarded) {
             Some(link) => {
-                let addresses = routes.addresses(link.index).map_err(|e| failure(&e))?;
+                let addresses = routes.addresses(link.index)?;
                 Some(addresses)
             }
             None => None,
@@ -83,7 +81,7 @@ impl HostSnapshot {
             bridge,
             bridge_addresses,
             gateways: own.into_iter().map(|address| address.addr()).collect(),
-            firewall: observer.rules.get(rules::list).map_err(|e| failure(&e))?,
+            firewall: observer.rules.get(rules::list)?,
             names: observer.names.observe(),
             left_over: names
                 .into_iter()
@@ -95,10 +93,7 @@ impl HostSnapshot {
 
 /// The host's own network: which links there are, what the settings say that the bridge needs, and
 /// what Tank has changed of them.
-fn read_network(
-    observer: &Observer,
-    links: &BTreeMap<String, Link>,
-) -> Result<HostNetwork, Failure> {
+fn read_network(observer: &Observer, links: &BTreeMap<String, Link>) -> Result<HostNetwork, Error> {
     let Observer {
         settings, routes, ..
     } = observer;
@@ -111,7 +106,7 @@ fn read_network(
         links: others().map(|link| link.name.clone()).collect(),
         changed: Record::of(&settings.run_dir)
             .read()
-            .map_err(|e| fail("read what was changed of the host's settings", e))?,
+            .map_err(Error::Settings)?,
         ..HostNetwork::default()
     };
     let mut read = |path: String| {
@@ -126,7 +121,7 @@ fn read_network(
     ));
     // Only a host that does not forward yet may still listen to what routers advertise.
     if read("net/ipv6/conf/all/forwarding".to_owned()).is_some_and(|value| value == "0") {
-        let advertised = routes.advertised().map_err(|e| failure(&e))?;
+        let advertised = routes.advertised()?;
         for link in others().filter(|link| advertised.contains(&link.index)) {
             let accepts = read(format!("net/ipv6/conf/{}/accept_ra", link.name));
             if accepts.is_some_and(|value| value == "1") {

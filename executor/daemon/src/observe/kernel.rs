@@ -8,7 +8,7 @@
 
 use super::watch::RunWatches;
 use crate::{
-    pods::{Shim, failure, files},
+    pods::{Shim, files},
     settings::Settings,
 };
 use ipnet::IpNet;
@@ -19,7 +19,7 @@ use std::{
     sync::Arc,
 };
 use tank_model::{Digest, Name};
-use tank_proto::shim::{ContainerState, Failure, State};
+use tank_proto::shim::{ContainerState, State};
 use tank_sys::cgroup::{Cgroups, ControllerLimits};
 
 /// What of a pod is wanted.
@@ -84,7 +84,7 @@ impl PodReader<'_> {
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn read(&self, request: &PodRequest) -> Result<PodSnapshot, Failure> {
+    pub fn read(&self, request: &PodRequest) -> Result<PodSnapshot, tank_sys::Error> {
         let mut containers = BTreeMap::new();
         let mut watched = true;
         for container in &self.state.containers {
@@ -98,7 +98,7 @@ impl PodReader<'_> {
             containers.insert(container.name.clone(), self.container(container, files));
         }
         let inside = match request.bridged {
-            true => self.inside().map_err(|e| failure(&e))?,
+            true => self.inside()?,
             false => None,
         };
         Ok(PodSnapshot {

@@ -12,6 +12,7 @@
 //! What the kernel notified of before somebody looks is drained first, so what is read is never older
 //! than the call that changed something.
 
+mod error;
 mod host;
 mod kernel;
 mod listing;
@@ -19,10 +20,12 @@ mod pod;
 mod resolver_watch;
 mod watch;
 
+pub use error::Error;
+
 use crate::{
     cache::Cached,
     dirty::{DEBOUNCE, Dirty},
-    pods::{Names, OBSERVE_LIMIT, Pods, RunId, Shim, Silence, fail, failure, link_name},
+    pods::{Names, OBSERVE_LIMIT, Pods, RunId, Shim, Silence, link_name},
     settings::Settings,
 };
 use futures_util::future::join_all;
@@ -37,15 +40,15 @@ use std::{
 };
 use tank_model::{Digest, Graph, Name};
 use tank_plan::{
-    observed::{Observed, Pod, Probed, Unresponsive},
+    observed::{Observed, Pod, Unresponsive, Verdict},
     target::Table,
 };
-use tank_proto::shim::Failure;
 use tank_sys::{
     cgroup::Cgroups,
     clock::boot_millis,
     route::{Link, Routes},
     watch::Changes,
+    with_causes,
 };
 use tokio::time::timeout;
 use watch::RunWatches;
@@ -56,16 +59,8 @@ const PODS_PER_THREAD: usize = 8;
 /// What the files of each container have to say, by their paths: what is read of them.
 pub type Files = BTreeMap<(Name, Name), BTreeMap<String, Digest>>;
 
-/// What probes have found of a run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Health {
-    pub ready: bool,
-    /// The probe that has failed as often as it may.
-    pub failed: Option<Probed>,
-}
-
-/// What is known of each run's probes.
-pub type HealthOf<'a> = dyn Fn(&RunId) -> Health + Sync + 'a;
+/// What probes have found of each run, which started at this time of `CLOCK_BOOTTIME`.
+pub type VerdictOf<'a> = dyn Fn(&RunId, u64) -> Verdict + Sync + 'a;
 
 /// The id of the connection that a pod was read for, and what was read.
 type OfConnection = (u64, Arc<Cached<PodSnapshot>>);
@@ -187,8 +182,8 @@ impl Observer {
         self: &Arc<Self>,
         graph: &Graph,
         wanted: &Files,
-        health_of: &HealthOf<'_>,
-    ) -> Result<(Observed, u64), Failure> {
+        verdict_of: &VerdictOf<'_>,
+    ) -> Result<(Observed, u64), Error> {
         self.drain();
         let version = self.dirty.version();
         let shims = self.pods.living();
@@ -203,7 +198,7 @@ impl Observer {
             tokio::task::spawn_blocking(move || HostSnapshot::read(&observer))
         };
         let (asked, host) = tokio::join!(asking, host);
-        let host = Arc::new(host.map_err(|e| fail("look at the host", e))??);
+        let host = Arc::new(host.map_err(Error::Host)??);
         let mut observed = Observed {
             now: boot_millis(),
             ..Observed::default()
@@ -220,10 +215,10 @@ impl Observer {
             }
         }
         for (state, snapshot) in self.read_all(states, &host).await? {
-            let pod = snapshot.and_then(|read| state.pod(health_of, &self.pods, read));
-            let pod = pod.unwrap_or_else(|failure| {
+            let pod = snapshot.and_then(|read| state.pod(verdict_of, &self.pods, read));
+            let pod = pod.unwrap_or_else(|error| {
                 let sandbox = state.sandbox(None, 0).ok();
-                let why = format!("{}: {}", failure.what, failure.why);
+                let why = with_causes(&error);
                 Pod {
                     sandbox,
                     ..unresponsive(Unresponsive::Unreadable { why })
@@ -257,7 +252,7 @@ impl Observer {
         self: &Arc<Self>,
         mut states: Vec<PodState>,
         host: &Arc<HostSnapshot>,
-    ) -> Result<Vec<(PodState, Result<PodRead, Failure>)>, Failure> {
+    ) -> Result<Vec<(PodState, Result<PodRead, Error>)>, Error> {
         let share = states.len().div_ceil(self.threads).max(PODS_PER_THREAD);
         let mut reading = Vec::new();
         while !states.is_empty() {
@@ -273,7 +268,7 @@ impl Observer {
         }
         let mut all = Vec::new();
         for part in join_all(reading).await {
-            all.extend(part.map_err(|e| fail("look at the pods", e))?);
+            all.extend(part.map_err(Error::Pods)?);
         }
         Ok(all)
     }
@@ -287,8 +282,8 @@ impl Observer {
                 _ if !shim.is_alive() => return Answer::Gone,
                 Err(_) => shim.note_silence(),
                 // It was not in time for somebody else, or its answer can't be read.
-                Ok(Err(failure)) if shim.silence().is_none() => {
-                    let why = format!("{}: {}", failure.what, failure.why);
+                Ok(Err(error)) if shim.silence().is_none() => {
+                    let why = with_causes(&error);
                     return Answer::Unresponsive(name, Unresponsive::Unreadable { why });
                 }
                 Ok(Err(_)) => {}
@@ -323,7 +318,7 @@ impl Observer {
     }
 
     /// The kernel's side of a pod, or what was read of it last. Blocking.
-    fn read(&self, state: &PodState, host: &HostSnapshot) -> Result<PodRead, Failure> {
+    fn read(&self, state: &PodState, host: &HostSnapshot) -> Result<PodRead, Error> {
         let cached = self.cached(state);
         let known = cached.get(state.version);
         let known = known.filter(|known| known.watched && known.request.is_same(&state.request));
@@ -344,7 +339,7 @@ impl Observer {
         };
         let inside = snapshot.inside.as_ref().filter(|_| state.request.bridged);
         let port = self.port(state, host, inside.is_some());
-        let port = port.map_err(|e| failure(&e))?;
+        let port = port?;
         Ok(PodRead {
             network: inside.filter(|_| port.is_some()).cloned(),
             port_group: port.unwrap_or_default(),

@@ -1,12 +1,12 @@
 //! A pod's observation, made of its shim's report and of what the kernel has.
 
 use super::{
-    Files, HealthOf,
+    Error, Files, VerdictOf,
     kernel::{PodRequest, PodSnapshot},
 };
 use crate::{
     events,
-    pods::{Pods, Shim, fail},
+    pods::{Pods, Shim},
 };
 use ipnet::IpNet;
 use std::{
@@ -18,8 +18,8 @@ use tank_model::{
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
-use tank_plan::observed::{self, Pod, Sandbox, Unhealthy, Unresponsive};
-use tank_proto::shim::{self, ContainerState, ExitStatus, Failure, FailureKind};
+use tank_plan::observed::{self, Pod, Sandbox, Unresponsive, Verdict};
+use tank_proto::shim::{self, ContainerState, ExitStatus, FailureKind};
 use tank_sys::{cgroup::ControllerLimits, clock::boot_millis};
 
 /// A pod's shim's answer, and what to read of the pod in the kernel.
@@ -66,7 +66,7 @@ impl PodState {
         wanted: &Files,
         name: Name,
         shim: Arc<Shim>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, Error> {
         let version = shim.version();
         let state = shim.state().await?;
         let bridged = is_bridged(graph, &name);
@@ -94,8 +94,8 @@ impl PodState {
                 // Its shim can't show them.
                 Ok(None) => {}
                 // It has ended since.
-                Err(failure) if failure.kind == FailureKind::NotRunning || !shim.is_alive() => {}
-                Err(failure) => return Err(failure),
+                Err(error) if error.kind() == FailureKind::NotRunning || !shim.is_alive() => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(Self {
@@ -111,12 +111,8 @@ impl PodState {
         &self,
         network: Option<BTreeSet<IpNet>>,
         port_group: u32,
-    ) -> Result<Sandbox, Failure> {
-        let hash = self
-            .state
-            .sandbox
-            .parse()
-            .map_err(|e| fail("read a shim's state", e))?;
+    ) -> Result<Sandbox, Error> {
+        let hash = self.state.sandbox.parse().map_err(Error::Report)?;
         Ok(Sandbox {
             hash,
             pid: self.state.pid,
@@ -128,10 +124,10 @@ impl PodState {
 
     pub fn pod(
         &self,
-        health_of: &HealthOf<'_>,
+        verdict_of: &VerdictOf<'_>,
         pods: &Pods,
         read: PodRead,
-    ) -> Result<Pod, Failure> {
+    ) -> Result<Pod, Error> {
         let known = |name: &Name| {
             self.state
                 .containers
@@ -155,27 +151,22 @@ impl PodState {
                 continue;
             };
             let run = (self.name.clone(), name.clone(), found.started);
-            let health = health_of(&run);
-            let failed = health.failed.filter(|_| found.exited.is_none());
+            let started = found
+                .started_boot
+                .unwrap_or_else(|| on_boot_clock(found.started));
+            let state = state(found, || verdict_of(&run, started));
+            let ending = matches!(state, observed::State::Running { .. }) && pods.is_ending(&run);
             let container = observed::Run {
-                hash: found
-                    .hash
-                    .parse()
-                    .map_err(|e| fail("read a shim's state", e))?,
+                hash: found.hash.parse().map_err(Error::Report)?,
                 attempt: found.attempt,
-                started: found
-                    .started_boot
-                    .unwrap_or_else(|| on_boot_clock(found.started)),
+                started,
                 since: found.started,
-                state: state(found, health.ready),
+                state,
                 limits: limits(&kernel.limits),
                 halted: kernel.halted,
                 files: kernel.files.clone(),
                 out_of_memory: kernel.out_of_memory,
-                unhealthy: failed.map(|probe| Unhealthy {
-                    probe,
-                    ending: pods.is_ending(&run),
-                }),
+                ending,
                 tty: found.tty,
                 stop_signal: found.stop_signal,
                 stop_timeout: found.stop_timeout,
@@ -197,11 +188,11 @@ fn limits(kernel: &ControllerLimits) -> Limits {
     }
 }
 
-fn state(found: &ContainerState, ready: bool) -> observed::State {
+fn state(found: &ContainerState, verdict: impl FnOnce() -> Verdict) -> observed::State {
     match found.exited {
         None => observed::State::Running {
             pid: found.pid,
-            ready,
+            verdict: verdict(),
         },
         Some((exit, at)) => {
             let at = found.exited_boot.unwrap_or_else(|| on_boot_clock(at));

@@ -6,7 +6,11 @@
 //! may change the shim's state raises the [version](Connection::version) before it is sent and
 //! after it is answered: a state that was read in between may be either.
 
-use super::{Notification, pending::Pending};
+use super::{
+    Notification,
+    error::{Attempt, Error, Reason},
+    pending::Pending,
+};
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
@@ -15,7 +19,7 @@ use std::{
     },
     time::Duration,
 };
-use tank_proto::shim::{self, Call, Failure, FailureKind, FromShim, MAX_SPEC, Reply, Request};
+use tank_proto::shim::{self, Call, FromShim, MAX_SPEC, Reply, Request};
 use tank_sys::{Error as SysError, clock::boot_millis, packet};
 use tokio::{
     io::unix::AsyncFd,
@@ -36,12 +40,15 @@ pub const OBSERVE_LIMIT: Duration = Duration::from_secs(3);
 /// A reply and the descriptors that came with it.
 pub type Answer = (Reply, Vec<OwnedFd>);
 
+/// What came of a request, for whoever waits for that.
+type Outcome = Result<Answer, Error>;
+
 /// A connection to a pod's shim.
 #[derive(Debug)]
 pub struct Connection {
     pod: String,
     socket: AsyncFd<OwnedFd>,
-    pending: Mutex<Pending<oneshot::Sender<Answer>>>,
+    pending: Mutex<Pending<oneshot::Sender<Outcome>>>,
     sending: tokio::sync::Mutex<()>,
     alive: AtomicBool,
     /// It did not answer in time, and no packet of it has arrived since.
@@ -125,7 +132,7 @@ impl Connection {
         Ok(connection)
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending<oneshot::Sender<Answer>>> {
+    fn pending(&self) -> MutexGuard<'_, Pending<oneshot::Sender<Outcome>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -187,13 +194,8 @@ impl Connection {
         }
     }
 
-    fn failed(&self, why: &str) -> Failure {
-        let what = format!("speak to the shim of {}", self.pod);
-        Failure {
-            what,
-            why: why.to_owned(),
-            kind: FailureKind::Other,
-        }
+    fn failed(&self, reason: impl Into<Reason>) -> Error {
+        Attempt::Speak(self.pod.clone()).failed(reason)
     }
 
     /// Asks and waits for the answer.
@@ -204,7 +206,7 @@ impl Connection {
         &self,
         request: &Request,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, Error> {
         let limit = ANSWER_LIMIT.as_millis() as u64;
         if self.pending().is_overdue(boot_millis(), limit) {
             // Whoever asked before may have given up before the limit, and so not noted it.
@@ -212,13 +214,13 @@ impl Connection {
         }
         if self.silence().is_some_and(|silence| !silence.busy) {
             self.note_silence();
-            return Err(self.failed("it does not answer"));
+            return Err(self.failed(Reason::Silent));
         }
         self.ask(request, fds).await
     }
 
     /// As [`Connection::request`], also of one that did not answer the last time.
-    pub async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
+    pub async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
         let changes = matches!(
             request,
             Request::Start | Request::Forget { .. } | Request::Shutdown
@@ -236,15 +238,15 @@ impl Connection {
             let _sending = self.sending.lock().await;
             self.send(request, fds, sender).await
         };
-        let busy = |_| self.failed("it takes no more requests");
+        let busy = |_| self.failed(Reason::Full);
         // Kept until it is answered, or nobody waits any more.
         let _registered = timeout_at(deadline, sent).await.map_err(busy)??;
         tokio::pin!(receiver);
         loop {
             match timeout_at(deadline, &mut receiver).await {
-                Ok(Ok((Reply::Failed(failure), _))) => return Err(failure),
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(_)) => return Err(self.failed("it is gone")),
+                Ok(Ok(Ok((Reply::Failed(failure), _)))) => return Err(failure.into()),
+                Ok(Ok(outcome)) => return outcome,
+                Ok(Err(_)) => return Err(self.failed(Reason::Gone)),
                 // It carries out an earlier request first, which has a limit of its own.
                 Err(_) if asked.elapsed() < START_LIMIT && self.is_busy() => {
                     deadline = Instant::now() + OBSERVE_LIMIT;
@@ -253,7 +255,7 @@ impl Connection {
             }
         }
         self.note_silence();
-        Err(self.failed("it does not answer in time"))
+        Err(self.failed(Reason::Late))
     }
 
     fn is_busy(&self) -> bool {
@@ -266,10 +268,10 @@ impl Connection {
         &self,
         request: &Request,
         fds: &[BorrowedFd<'_>],
-        sender: oneshot::Sender<Answer>,
-    ) -> Result<Registered<'_>, Failure> {
+        sender: oneshot::Sender<Outcome>,
+    ) -> Result<Registered<'_>, Error> {
         if !self.is_alive() {
-            return Err(self.failed("it is gone"));
+            return Err(self.failed(Reason::Gone));
         }
         let now = boot_millis();
         let until = if is_long(request) {
@@ -278,7 +280,7 @@ impl Connection {
             now
         };
         let id = self.pending().add(sender, now, until);
-        let id = id.ok_or_else(|| self.failed("too many requests wait for its answer"))?;
+        let id = id.ok_or_else(|| self.failed(Reason::TooManyPending))?;
         let mut registered = Registered {
             connection: self,
             id,
@@ -288,16 +290,16 @@ impl Connection {
             id: Some(id),
             request: request.clone(),
         };
-        let bytes = serde_json::to_vec(&call).map_err(|e| self.failed(&e.to_string()))?;
+        let bytes = serde_json::to_vec(&call).map_err(|e| self.failed(e))?;
         loop {
             let writable = self.socket.writable().await;
-            let mut guard = writable.map_err(|e| self.failed(&e.to_string()))?;
+            let mut guard = writable.map_err(|e| self.failed(e))?;
             match guard.try_io(|socket| packet::send(socket.as_fd(), &bytes, fds)) {
                 Ok(Ok(())) => {
                     registered.sent = true;
                     return Ok(registered);
                 }
-                Ok(Err(error)) => return Err(self.failed(&error.to_string())),
+                Ok(Err(error)) => return Err(self.failed(error)),
                 Err(_would_block) => {}
             }
         }
@@ -337,11 +339,13 @@ impl Connection {
                 id,
                 reply: Reply::Sealed,
             })) => {
-                let reply = unseal(fds).unwrap_or_else(Reply::Failed);
-                self.answer(Some(id), (reply, Vec::new()));
+                let reply = unseal(fds).map_err(|reason| Attempt::ReadReply.failed(reason));
+                self.answer(Some(id), reply.map(|reply| (reply, Vec::new())));
             }
-            Ok(FromShim::Answer(shim::Answer { id, reply })) => self.answer(Some(id), (reply, fds)),
-            Ok(FromShim::Reply(reply)) => self.answer(None, (reply, fds)),
+            Ok(FromShim::Answer(shim::Answer { id, reply })) => {
+                self.answer(Some(id), Ok((reply, fds)))
+            }
+            Ok(FromShim::Reply(reply)) => self.answer(None, Ok((reply, fds))),
             Ok(FromShim::Event(event)) => {
                 // What was read is outdated before anybody is woken to read it again.
                 self.invalidate();
@@ -360,10 +364,10 @@ impl Connection {
         true
     }
 
-    fn answer(&self, id: Option<u64>, answer: Answer) {
+    fn answer(&self, id: Option<u64>, outcome: Outcome) {
         let waiter = self.pending().take(id);
         // Whoever asked may have stopped waiting.
-        let _ = waiter.map(|waiter| waiter.send(answer));
+        let _ = waiter.map(|waiter| waiter.send(outcome));
     }
 
     async fn notify(&self, notification: Notification) {
@@ -376,18 +380,10 @@ fn is_long(request: &Request) -> bool {
 }
 
 /// A reply that is larger than a packet.
-fn unseal(fds: Vec<OwnedFd>) -> Result<Reply, Failure> {
-    let failed = |why: String| Failure {
-        what: "read the shim's answer".to_owned(),
-        why,
-        kind: FailureKind::Other,
-    };
-    let file = fds
-        .into_iter()
-        .next()
-        .ok_or_else(|| failed("it is missing".to_owned()))?;
-    let bytes = packet::read_sealed(file, MAX_SPEC).map_err(|e| failed(e.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))
+fn unseal(fds: Vec<OwnedFd>) -> Result<Reply, Reason> {
+    let file = fds.into_iter().next().ok_or(Reason::Missing)?;
+    let bytes = packet::read_sealed(file, MAX_SPEC)?;
+    Ok(serde_json::from_slice(&bytes)?)
 }
 
 fn is_event(packet: &[u8]) -> bool {

@@ -1,6 +1,7 @@
 //! Making shims: one process of theirs is started once and asked to fork for each pod (see
 //! `tank-shim`, `forkserver`).
 
+use super::error::{Attempt, Error, Reason};
 use rustix::{
     net::sockopt::{Timeout, set_socket_timeout},
     process::WaitOptions,
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 use tank_proto::{
-    shim::{Failure, FailureKind, FromShim, Reply, Setup},
+    shim::{FromShim, Reply, Setup},
     timing::Span,
 };
 use tank_sys::packet;
@@ -43,7 +44,7 @@ impl Forkserver {
     ///
     /// # Errors
     /// When it can't be executed.
-    pub fn start(&self) -> Result<(), Failure> {
+    pub fn start(&self) -> Result<(), Error> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if socket.is_none() {
             *socket = Some(self.execute()?);
@@ -51,8 +52,8 @@ impl Forkserver {
         Ok(())
     }
 
-    fn execute(&self) -> Result<OwnedFd, Failure> {
-        let (ours, theirs) = packet::pair().map_err(|e| super::failure(&e))?;
+    fn execute(&self) -> Result<OwnedFd, Error> {
+        let (ours, theirs) = packet::pair()?;
         // It is reaped with the shims.
         let started = Command::new(&self.program)
             .env_clear()
@@ -60,13 +61,14 @@ impl Forkserver {
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn();
-        started
-            .map(|_child| ours)
-            .map_err(|e| failed(format!("{}: {e}", self.program.display())))
+        started.map(|_child| ours).map_err(|source| {
+            let program = self.program.clone();
+            failed(Reason::Execute { program, source })
+        })
     }
 
     /// Sends a request; once more to a new process where the one there was is gone.
-    fn ask(&self, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Failure> {
+    fn ask(&self, fds: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Error> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = socket.as_ref()
             && packet::send(known.as_fd(), b"fork", fds).is_ok()
@@ -74,7 +76,7 @@ impl Forkserver {
             return Ok(());
         }
         let new = self.execute()?;
-        let sent = packet::send(new.as_fd(), b"fork", fds).map_err(|e| failed(e.to_string()));
+        let sent = packet::send(new.as_fd(), b"fork", fds).map_err(failed);
         *socket = Some(new);
         sent
     }
@@ -89,10 +91,10 @@ impl Forkserver {
         setup: &Setup,
         stderr: &File,
         cgroup: &OwnedFd,
-    ) -> Result<SpawnedShim, Failure> {
-        let text = serde_json::to_vec(setup).map_err(|e| failed(e.to_string()))?;
-        let sealed = packet::sealed("setup", &text).map_err(|e| super::failure(&e))?;
-        let (ours, theirs) = packet::pair().map_err(|e| super::failure(&e))?;
+    ) -> Result<SpawnedShim, Error> {
+        let text = serde_json::to_vec(setup).map_err(failed)?;
+        let sealed = packet::sealed("setup", &text)?;
+        let (ours, theirs) = packet::pair()?;
         self.ask(&[
             sealed.as_fd(),
             stderr.as_fd(),
@@ -100,17 +102,16 @@ impl Forkserver {
             cgroup.as_fd(),
         ])?;
         drop(theirs);
-        set_socket_timeout(&ours, Timeout::Recv, Some(READY_LIMIT))
-            .map_err(|e| failed(e.to_string()))?;
+        set_socket_timeout(&ours, Timeout::Recv, Some(READY_LIMIT)).map_err(failed)?;
         let (text, fds) = match packet::receive(ours.as_fd()) {
             Ok(Some(received)) => received,
-            Ok(None) => return Err(failed("it ended without a word".to_owned())),
+            Ok(None) => return Err(failed(Reason::NeverReady)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(failed("it is not ready in time".to_owned()));
+                return Err(failed(Reason::NotReady));
             }
-            Err(error) => return Err(failed(error.to_string())),
+            Err(error) => return Err(failed(error)),
         };
-        rustix::io::ioctl_fionbio(&ours, true).map_err(|e| failed(e.to_string()))?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(failed)?;
         match serde_json::from_slice(&text) {
             Ok(FromShim::Reply(Reply::Ready { pid, spans })) => Ok(SpawnedShim {
                 socket: ours,
@@ -118,9 +119,9 @@ impl Forkserver {
                 fds,
                 spans,
             }),
-            Ok(FromShim::Reply(Reply::Failed(failure))) => Err(failure),
-            Ok(other) => Err(failed(format!("it said {other:?}"))),
-            Err(error) => Err(failed(error.to_string())),
+            Ok(FromShim::Reply(Reply::Failed(failure))) => Err(failure.into()),
+            Ok(other) => Err(failed(Reason::Said(Box::new(other)))),
+            Err(error) => Err(failed(error)),
         }
     }
 }
@@ -134,12 +135,8 @@ pub struct SpawnedShim {
     pub spans: Vec<Span>,
 }
 
-fn failed(why: String) -> Failure {
-    Failure {
-        what: "start the pod's shim".to_owned(),
-        why,
-        kind: FailureKind::Other,
-    }
+fn failed(reason: impl Into<Reason>) -> Error {
+    Attempt::StartShim.failed(reason)
 }
 
 /// Reaps this process's children, whose number nobody knows beforehand: shims, and the process that

@@ -4,6 +4,7 @@
 //! method may be called by anybody; no lock is held while a shim is waited for.
 
 mod connection;
+mod error;
 pub mod files;
 pub mod forkserver;
 pub mod log_watch;
@@ -13,6 +14,7 @@ mod pending;
 pub mod shim;
 
 pub use connection::{OBSERVE_LIMIT, Silence};
+pub use error::{Error, NoShim, unexpected, why};
 pub use names::Names;
 pub use shim::Shim;
 
@@ -27,8 +29,8 @@ use std::{
     time::Duration,
 };
 use tank_model::Name;
-use tank_proto::shim::{Event, Failure, FailureKind, Reply, Setup};
-use tank_sys::{Error as SysError, cgroup::Cgroups};
+use tank_proto::shim::{Event, Setup};
+use tank_sys::{Error as SysError, cgroup::Cgroups, with_causes};
 use tokio::{sync::mpsc, time::sleep};
 
 /// How long after an end that failed a run may be asked to end again.
@@ -135,12 +137,11 @@ impl Pods {
         setup: &Setup,
         stderr: &File,
         cgroup: &OwnedFd,
-    ) -> Result<Arc<Shim>, Failure> {
+    ) -> Result<Arc<Shim>, Error> {
         let mut spawned = self.forkserver.spawn(setup, stderr, cgroup)?;
         let spans = std::mem::take(&mut spawned.spans);
         self.timings.add(&format!("shim of {pod}"), spans);
-        let shim = Shim::new(pod.as_str(), spawned, self.notifications.clone());
-        let shim = shim.map_err(|e| failure(&e))?;
+        let shim = Shim::new(pod.as_str(), spawned, self.notifications.clone())?;
         self.shims().insert(pod.clone(), Arc::clone(&shim));
         Ok(shim)
     }
@@ -221,7 +222,7 @@ impl Pods {
         pod: &Name,
         container: &Name,
         (signal, limit): (i32, Duration),
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Error> {
         let Some(shim) = self.get(pod) else {
             return Ok(());
         };
@@ -240,10 +241,10 @@ impl Pods {
         let pods = Arc::clone(self);
         tokio::spawn(async move {
             // With its shim its containers are gone.
-            if let Err(failure) = shim.end(&run.1, signal, limit).await
+            if let Err(error) = shim.end(&run.1, signal, limit).await
                 && shim.is_alive()
             {
-                let message = format!("can't {}: {}", failure.what, failure.why);
+                let message = format!("can't {}", with_causes(&error));
                 pods.events.add("failed", Some(run.0.as_str()), message);
                 sleep(END_RETRY_AFTER).await;
             }
@@ -261,35 +262,6 @@ impl Pods {
     fn ending(&self) -> MutexGuard<'_, BTreeSet<RunId>> {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// That a shim answered something else than it was asked for.
-pub fn unexpected(reply: &Reply) -> Failure {
-    Failure {
-        what: "understand the shim".to_owned(),
-        why: format!("it answered {reply:?}"),
-        kind: FailureKind::Other,
-    }
-}
-
-/// A failure that is none of the kinds with a meaning of their own.
-pub fn fail(what: impl Into<String>, why: impl std::fmt::Display) -> Failure {
-    Failure {
-        what: what.into(),
-        why: why.to_string(),
-        kind: FailureKind::Other,
-    }
-}
-
-/// A kernel error as a step's failure.
-pub fn failure(error: &SysError) -> Failure {
-    let mut why = Vec::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        why.push(cause.to_string());
-        source = cause.source();
-    }
-    fail(error.what(), why.join(": "))
 }
 
 /// The host's end of a pod's link: the shim's pid makes it unique while an older one is still going

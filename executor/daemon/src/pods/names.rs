@@ -8,7 +8,7 @@
 
 mod bind;
 
-use super::{fail, failure};
+use super::error::{Attempt, Error, Reason, Words};
 use crate::{dirty::Dirty, settings::Settings};
 use rustix::{
     fs::{Mode, OFlags},
@@ -31,10 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tank_plan::{observed::NameServer, target::Zone};
-use tank_proto::{
-    names::{MAX_SOCKETS, MAX_ZONE, Reply, Request, SOCKET, Setup, State, VERSION},
-    shim::Failure,
-};
+use tank_proto::names::{MAX_SOCKETS, MAX_ZONE, Reply, Request, SOCKET, Setup, State, VERSION};
 use tank_sys::{
     cgroup::{Cgroups, ControllerLimits},
     packet,
@@ -176,12 +173,12 @@ impl Names {
     }
 
     /// Bounds what is waited for on a connection, and marks the host as dirty when that ends.
-    fn keep(&self, connection: &OwnedFd, limit: Duration) -> Result<(), Failure> {
-        set_limit(connection, limit).map_err(|e| fail("talk to the name server", e))?;
+    fn keep(&self, connection: &OwnedFd, limit: Duration) -> Result<(), Error> {
+        set_limit(connection, limit).map_err(|e| Attempt::SpeakToNames.failed(e))?;
         let end = connection
             .try_clone()
-            .map_err(|e| fail("watch the name server", e))?;
-        let end = packet::watch(end).map_err(|e| failure(&e))?;
+            .map_err(|e| Attempt::WatchNames.failed(e))?;
+        let end = packet::watch(end)?;
         let dirty = Arc::clone(&self.dirty);
         tokio::spawn(async move {
             while let Ok(mut ready) = end.readable().await {
@@ -202,7 +199,7 @@ impl Names {
     ///
     /// # Errors
     /// What is in the way, with who holds a port.
-    pub fn ensure(&self, zone: &Zone) -> Result<(), Failure> {
+    pub fn ensure(&self, zone: &Zone) -> Result<(), Error> {
         let mut known = self.known();
         let old = self.state(&mut known);
         let parts = self.parts();
@@ -211,7 +208,7 @@ impl Names {
         }
         if old.is_none() && known.sockets.is_empty() && !parts.is_empty() {
             // It holds the sockets and gives nobody any.
-            self.cgroups.remove_pod(GROUP).map_err(|e| failure(&e))?;
+            self.cgroups.remove_pod(GROUP)?;
         }
         let changed = bind::all(&mut known.sockets, &zone.addresses)?;
         if let Some(state) = &old
@@ -219,7 +216,7 @@ impl Names {
             && self.is_current(state, &parts)
             && let Some(connection) = &known.connection
         {
-            set_limit(connection, REPLY_LIMIT).map_err(|e| fail("hand the names over", e))?;
+            set_limit(connection, REPLY_LIMIT).map_err(|e| Attempt::ServeNames.failed(e))?;
             return serve(connection, zone);
         }
         let connection = self.spawn(zone, &known.sockets, &parts)?;
@@ -228,9 +225,7 @@ impl Names {
         let (ending, gone): (Vec<String>, Vec<String>) =
             others.partition(|part| old.as_ref().is_some_and(|old| old.part == *part));
         for part in gone {
-            self.cgroups
-                .remove_part(GROUP, &part)
-                .map_err(|e| failure(&e))?;
+            self.cgroups.remove_part(GROUP, &part)?;
         }
         if let (Some(before), Some(part)) = (before, ending.into_iter().next()) {
             self.end(before, part);
@@ -257,7 +252,7 @@ impl Names {
         });
     }
 
-    fn fetch_sockets(known: &Known) -> Result<Vec<OwnedFd>, Failure> {
+    fn fetch_sockets(known: &Known) -> Result<Vec<OwnedFd>, Error> {
         let Some(connection) = &known.connection else {
             return Ok(Vec::new());
         };
@@ -266,10 +261,7 @@ impl Names {
                 sockets.truncate(MAX_SOCKETS);
                 Ok(sockets)
             }
-            (other, _) => Err(fail(
-                "take the name server's sockets",
-                format!("it said {other:?}"),
-            )),
+            (other, _) => Err(Attempt::TakeNameSockets.failed(Reason::NamesSaid(Box::new(other)))),
         }
     }
 
@@ -279,7 +271,7 @@ impl Names {
         zone: &Zone,
         sockets: &[OwnedFd],
         taken: &BTreeSet<String>,
-    ) -> Result<Spawned, Failure> {
+    ) -> Result<Spawned, Error> {
         let ending = self.ending().clone();
         let free = |part: &String| !taken.contains(part) && !ending.contains(part);
         let part = (0..=u32::MAX)
@@ -297,55 +289,58 @@ impl Names {
         spawned.map(|server| Spawned { server, part })
     }
 
-    fn execute(&self, part: &str, zone: &Zone, sockets: &[OwnedFd]) -> Result<OwnedFd, Failure> {
-        let what = || "start the name server".to_owned();
+    fn execute(&self, part: &str, zone: &Zone, sockets: &[OwnedFd]) -> Result<OwnedFd, Error> {
+        fn failed(reason: impl Into<Reason>) -> Error {
+            Attempt::StartNames.failed(reason)
+        }
         let program = &self.settings.names;
-        let entrance = self.cgroups.ensure(GROUP, part).map_err(|e| failure(&e))?;
+        let entrance = self.cgroups.ensure(GROUP, part)?;
         if let Err(error) = self.cgroups.set_limits(GROUP, part, &LIMITS) {
             tracing::warn!(%error, "the name server has no limits");
         }
         let cgroups: Vec<OwnedFd> = [entrance.procs].into_iter().chain(entrance.tasks).collect();
         let new = self.settings.run_dir.join(format!("{SOCKET}.new"));
         let _ = fs::remove_file(&new);
-        let listener = packet::listen(&new).map_err(|e| failure(&e))?;
-        fs::set_permissions(&new, Permissions::from_mode(0o600)).map_err(|e| fail(what(), e))?;
+        let listener = packet::listen(&new)?;
+        fs::set_permissions(&new, Permissions::from_mode(0o600)).map_err(failed)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(self.settings.attach_dir(), flags, Mode::empty());
-        let root = root.map_err(|e| fail(what(), e))?;
+        let root = root.map_err(failed)?;
         let stderr = File::create(self.settings.run_dir.join("names.err"));
-        let (ours, theirs) = packet::pair().map_err(|e| failure(&e))?;
+        let (ours, theirs) = packet::pair()?;
         // It is reaped with the shims.
         let started = Command::new(program)
             .env_clear()
             .stdin(theirs)
             .stdout(Stdio::null())
-            .stderr(stderr.map_err(|e| fail(what(), e))?)
+            .stderr(stderr.map_err(failed)?)
             .spawn();
-        started.map_err(|e| fail(what(), format!("{}: {e}", program.display())))?;
+        started.map_err(|source| {
+            let program = program.clone();
+            failed(Reason::Execute { program, source })
+        })?;
         let setup = Setup {
             id: self.settings.host_config().id_base,
             program: self.program.clone().unwrap_or_default(),
             part: part.to_owned(),
             cgroups: cgroups.len(),
         };
-        let text = serde_json::to_vec(&setup).map_err(|e| fail(what(), e))?;
+        let text = serde_json::to_vec(&setup).map_err(failed)?;
         let handed = [root.as_fd(), listener.as_fd()].into_iter();
         let handed = handed
             .chain(packet::borrow(&cgroups))
             .chain(packet::borrow(sockets));
         let handed: Vec<BorrowedFd<'_>> = handed.collect();
-        packet::send(ours.as_fd(), &text, &handed).map_err(|e| fail(what(), e))?;
+        packet::send(ours.as_fd(), &text, &handed).map_err(failed)?;
         self.keep(&ours, READY_LIMIT)?;
         serve(&ours, zone).map_err(|failure| {
             let said = fs::read_to_string(self.settings.run_dir.join("names.err"));
-            let said = said.unwrap_or_default();
-            fail(
-                what(),
-                format!("{}: {} {}", failure.what, failure.why, said.trim()),
-            )
+            let said = said.unwrap_or_default().trim().to_owned();
+            let failure = Box::new(failure);
+            failed(Reason::DoesNotServe { failure, said })
         })?;
-        set_limit(&ours, REPLY_LIMIT).map_err(|e| fail(what(), e))?;
-        fs::rename(&new, self.socket()).map_err(|e| fail(what(), e))?;
+        set_limit(&ours, REPLY_LIMIT).map_err(failed)?;
+        fs::rename(&new, self.socket()).map_err(failed)?;
         Ok(ours)
     }
 
@@ -353,14 +348,14 @@ impl Names {
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn remove(&self) -> Result<(), Failure> {
+    pub fn remove(&self) -> Result<(), Error> {
         let mut known = self.known();
         *known = Known::default();
-        self.cgroups.remove_pod(GROUP).map_err(|e| failure(&e))?;
+        self.cgroups.remove_pod(GROUP)?;
         for name in [SOCKET, "names.sock.new", "names.err"] {
             match fs::remove_file(self.settings.run_dir.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(fail(format!("remove {name}"), error));
+                    return Err(Attempt::Remove(name).failed(error));
                 }
                 _ => {}
             }
@@ -402,27 +397,27 @@ fn ask(
     connection: &OwnedFd,
     request: &Request,
     fds: &[BorrowedFd<'_>],
-) -> Result<(Reply, Vec<OwnedFd>), Failure> {
-    let what = "ask the name server";
-    let text = serde_json::to_vec(request).map_err(|e| fail(what, e))?;
-    packet::send(connection.as_fd(), &text, fds).map_err(|e| fail(what, e))?;
-    let received = packet::receive(connection.as_fd()).map_err(|e| fail(what, e))?;
-    let (text, fds) = received.ok_or_else(|| fail(what, "it has ended"))?;
-    let reply = serde_json::from_slice(&text).map_err(|e| fail(what, e))?;
+) -> Result<(Reply, Vec<OwnedFd>), Error> {
+    let failed = |reason: Reason| Attempt::AskNames.failed(reason);
+    let text = serde_json::to_vec(request).map_err(|e| failed(e.into()))?;
+    packet::send(connection.as_fd(), &text, fds).map_err(|e| failed(e.into()))?;
+    let received = packet::receive(connection.as_fd()).map_err(|e| failed(e.into()))?;
+    let (text, fds) = received.ok_or_else(|| failed(Reason::Ended))?;
+    let reply = serde_json::from_slice(&text).map_err(|e| failed(e.into()))?;
     Ok((reply, fds))
 }
 
 /// Has a server answer a zone.
-fn serve(connection: &OwnedFd, zone: &Zone) -> Result<(), Failure> {
-    let what = "hand the names over";
-    let text = serde_json::to_vec(zone).map_err(|e| fail(what, e))?;
+fn serve(connection: &OwnedFd, zone: &Zone) -> Result<(), Error> {
+    let failed = |reason: Reason| Attempt::ServeNames.failed(reason);
+    let text = serde_json::to_vec(zone).map_err(|e| failed(e.into()))?;
     if text.len() as u64 > MAX_ZONE {
-        return Err(fail(what, "there are too many"));
+        return Err(failed(Reason::TooManyNames));
     }
-    let sealed = packet::sealed("zone", &text).map_err(|e| failure(&e))?;
+    let sealed = packet::sealed("zone", &text)?;
     match ask(connection, &Request::Serve, &[sealed.as_fd()])?.0 {
         Reply::State(state) if state.zone == Some(zone.digest().to_string()) => Ok(()),
-        Reply::Failed { why } => Err(fail(what, why)),
-        other => Err(fail(what, format!("it said {other:?}"))),
+        Reply::Failed { why } => Err(failed(Words(why).into())),
+        other => Err(failed(Reason::NamesSaid(Box::new(other)))),
     }
 }

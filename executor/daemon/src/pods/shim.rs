@@ -3,9 +3,8 @@
 use super::{
     Notification,
     connection::{Answer, Connection, OBSERVE_LIMIT, Silence},
-    failure,
+    error::{Attempt, Error, Reason, unexpected},
     forkserver::SpawnedShim,
-    unexpected,
 };
 use crate::{
     cache::{Cached, Version},
@@ -22,7 +21,7 @@ use std::{
     time::Duration,
 };
 use tank_model::Name;
-use tank_proto::shim::{Failure, FailureKind, Reply, Request, State};
+use tank_proto::shim::{FailureKind, Reply, Request, State};
 use tank_sys::{
     Error as SysError, namespace::open_routes, packet, process::SIGKILL, route::Routes,
     watch::Changes,
@@ -199,7 +198,7 @@ impl Shim {
         &self,
         request: &Request,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, Error> {
         self.connection.request(request, fds).await
     }
 
@@ -207,7 +206,7 @@ impl Shim {
     ///
     /// # Errors
     /// As [`Shim::request`].
-    pub async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Failure> {
+    pub async fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, Error> {
         self.connection.ask(request, fds).await
     }
 
@@ -223,7 +222,7 @@ impl Shim {
     ///
     /// # Errors
     /// As [`Shim::request`].
-    pub async fn state(&self) -> Result<Arc<State>, Failure> {
+    pub async fn state(&self) -> Result<Arc<State>, Error> {
         match self.state.get(self.connection.version()) {
             Some(state) => Ok(state),
             None => self.fetch_state().await,
@@ -235,11 +234,11 @@ impl Shim {
         self.state.last()
     }
 
-    async fn fetch_state(&self) -> Result<Arc<State>, Failure> {
+    async fn fetch_state(&self) -> Result<Arc<State>, Error> {
         let version = self.connection.version();
         match self.request(&Request::State, &[]).await? {
             (Reply::State(state), _) => Ok(self.state.put(version, state)),
-            (other, _) => Err(unexpected(&other)),
+            (other, _) => Err(unexpected(other)),
         }
     }
 
@@ -282,7 +281,7 @@ impl Shim {
     ///
     /// # Errors
     /// As [`Shim::request`].
-    pub async fn pid(&self) -> Result<i32, Failure> {
+    pub async fn pid(&self) -> Result<i32, Error> {
         match self.pid.get() {
             Some(pid) => Ok(*pid),
             None => Ok(*self.pid.get_or_init({
@@ -296,13 +295,13 @@ impl Shim {
     ///
     /// # Errors
     /// As [`Shim::request`].
-    pub async fn namespaces(&self) -> Result<&Namespaces, Failure> {
+    pub async fn namespaces(&self) -> Result<&Namespaces, Error> {
         if let Some(known) = self.namespaces.get() {
             return Ok(known);
         }
         let (_, fds) = self.request(&Request::Namespaces, &[]).await?;
         let mut fds = fds.into_iter();
-        let user = fds.next().ok_or_else(|| unexpected(&Reply::Namespaces))?;
+        let user = fds.next().ok_or_else(|| unexpected(Reply::Namespaces))?;
         Ok(self.namespaces.get_or_init(|| Namespaces {
             user,
             net: fds.next(),
@@ -318,7 +317,7 @@ impl Shim {
         &self,
         container: &str,
         started: u64,
-    ) -> Result<Option<Arc<OwnedFd>>, Failure> {
+    ) -> Result<Option<Arc<OwnedFd>>, Error> {
         let known = {
             let files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             let of_run = files.get(container).filter(|(run, _)| *run == started);
@@ -333,14 +332,14 @@ impl Shim {
         let dir = match self.request(&request, &[]).await {
             Ok((Reply::Files, fds)) => match fds.into_iter().next() {
                 Some(mount) => {
-                    let dir = tank_sys::mount::open_root(&mount).map_err(|e| failure(&e))?;
+                    let dir = tank_sys::mount::open_root(&mount)?;
                     Some(Arc::new(dir))
                 }
                 None => None,
             },
-            Ok((other, _)) => return Err(unexpected(&other)),
-            Err(failure) if failure.kind == FailureKind::NotRunning || !self.is_alive() => {
-                return Err(failure);
+            Ok((other, _)) => return Err(unexpected(other)),
+            Err(error) if error.kind() == FailureKind::NotRunning || !self.is_alive() => {
+                return Err(error);
             }
             // Version 1 does not know the request.
             Err(_) => None,
@@ -354,17 +353,13 @@ impl Shim {
     ///
     /// # Errors
     /// As [`Shim::request`]; and when the pod has no network of its own.
-    pub async fn routes(&self) -> Result<&Routes, Failure> {
+    pub async fn routes(&self) -> Result<&Routes, Error> {
         let open = || async {
             let namespaces = self.namespaces().await?;
             let Some(net) = &namespaces.net else {
-                return Err(Failure {
-                    what: "enter the pod's network".to_owned(),
-                    why: "it uses the host's".to_owned(),
-                    kind: FailureKind::Other,
-                });
+                return Err(Attempt::EnterNetwork.failed(Reason::HostNetwork));
             };
-            let (routes, changes) = open_routes(net.as_fd()).map_err(|e| failure(&e))?;
+            let (routes, changes) = open_routes(net.as_fd())?;
             self.watch_network(changes);
             Ok(routes)
         };
@@ -422,14 +417,14 @@ impl Shim {
     ///
     /// # Errors
     /// As [`Shim::request`]; and when the process outlives `SIGKILL`.
-    pub async fn end(&self, container: &Name, signal: i32, limit: Duration) -> Result<(), Failure> {
+    pub async fn end(&self, container: &Name, signal: i32, limit: Duration) -> Result<(), Error> {
         let ended = || async {
             let state = self.state().await?;
             let found = state
                 .containers
                 .iter()
                 .find(|found| found.name == container.as_str());
-            Ok::<bool, Failure>(found.is_none_or(|found| found.exited.is_some()))
+            Ok::<bool, Error>(found.is_none_or(|found| found.exited.is_some()))
         };
         // Subscribed before it is asked: an end in between is not missed.
         let mut changes = self.subscribe();
@@ -450,11 +445,7 @@ impl Shim {
                 }
             }
         }
-        Err(Failure {
-            what: "stop a container".to_owned(),
-            why: "it outlives SIGKILL".to_owned(),
-            kind: FailureKind::Other,
-        })
+        Err(Attempt::StopContainer.failed(Reason::Outlives))
     }
 
     /// Ends the shim, and with it whatever is left of its containers.

@@ -2,7 +2,7 @@
 //! and what follows from the answers, is the floor's ([`super`]).
 
 use super::Target;
-use crate::pods::{Pods, RunId, fail, failure, unexpected};
+use crate::pods::{self, NoShim, Pods, RunId, unexpected};
 use std::{
     fs::OpenOptions,
     io,
@@ -12,10 +12,10 @@ use std::{
 };
 use tank_model::spec::Probe;
 use tank_proto::{
-    shim::{ExecSpec, Failure, Reply, Request},
+    shim::{ExecSpec, Reply, Request},
     terminal::FromShim,
 };
-use tank_sys::packet;
+use tank_sys::{packet, with_causes};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
     net::TcpStream,
@@ -48,12 +48,33 @@ pub enum ProbeError {
     Status { address: SocketAddr, status: u16 },
     #[error("its command ended with status {0}")]
     Exited(i32),
-    #[error("its command can't be run: {}: {}", .0.what, .0.why)]
-    Exec(Failure),
+    #[error("its command can't be run: {}", with_causes(.0))]
+    Exec(ExecError),
     /// The pod's shim is gone, or does not answer: nobody was asked.
-    #[error("the pod's shim did not ask it: {}: {}", .0.what, .0.why)]
-    NotAsked(Failure),
+    #[error("the pod's shim did not ask it: {}", with_causes(.0))]
+    NotAsked(ExecError),
 }
+
+/// Why a probe's command was not run, or how it ended is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    #[error(transparent)]
+    Pod(#[from] pods::Error),
+    #[error(transparent)]
+    Kernel(#[from] tank_sys::Error),
+    #[error("run a probe")]
+    NoShim(#[from] NoShim),
+    #[error("run a probe")]
+    Io(#[from] io::Error),
+    #[error("run a probe")]
+    Specification(#[from] serde_json::Error),
+    #[error("run a probe")]
+    NoStatus(#[from] NoStatus),
+}
+
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("its shim does not say how it ended")]
+pub struct NoStatus;
 
 impl ProbeError {
     /// Whether it says nothing of the container.
@@ -131,11 +152,8 @@ async fn execute(
     pods: &Pods,
     run: &RunId,
     command: &[String],
-) -> Result<AsyncFd<OwnedFd>, Failure> {
-    let what = "run a probe";
-    let shim = pods
-        .get(&run.0)
-        .ok_or_else(|| fail(what, "its shim is gone"))?;
+) -> Result<AsyncFd<OwnedFd>, ExecError> {
+    let shim = pods.get(&run.0).ok_or(NoShim)?;
     let spec = ExecSpec {
         container: run.1.to_string(),
         argv: command.to_vec(),
@@ -144,23 +162,22 @@ async fn execute(
         terminal: None,
         kill_on_close: true,
     };
-    let text = serde_json::to_vec(&spec).map_err(|e| fail(what, e))?;
-    let spec = packet::sealed("probe", &text).map_err(|e| failure(&e))?;
+    let text = serde_json::to_vec(&spec)?;
+    let spec = packet::sealed("probe", &text)?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
-    let null = null.map_err(|e| fail(what, e))?;
+    let null = null?;
     let fds = [spec.as_fd(), null.as_fd(), null.as_fd(), null.as_fd()];
     let (reply, fds) = shim.request(&Request::Exec, &fds).await?;
     let (Reply::Executed { .. }, Some(control)) = (&reply, fds.into_iter().next()) else {
-        return Err(unexpected(&reply));
+        return Err(unexpected(reply).into());
     };
-    rustix::io::ioctl_fionbio(&control, true).map_err(|e| fail(what, io::Error::from(e)))?;
-    packet::watch(control).map_err(|e| failure(&e))
+    rustix::io::ioctl_fionbio(&control, true).map_err(io::Error::from)?;
+    Ok(packet::watch(control)?)
 }
 
 /// Waits until a command has ended: its status is the answer.
 async fn status_of(control: AsyncFd<OwnedFd>) -> Result<(), ProbeError> {
-    let what = "run a probe";
-    let failed = |e: io::Error| ProbeError::Exec(fail(what, e));
+    let failed = |e: io::Error| ProbeError::Exec(e.into());
     loop {
         let mut guard = control.readable().await.map_err(failed)?;
         let Ok(received) = guard.try_io(|control| packet::receive(control.as_fd())) else {
@@ -170,10 +187,7 @@ async fn status_of(control: AsyncFd<OwnedFd>) -> Result<(), ProbeError> {
         return match packet.and_then(|(packet, _)| FromShim::decode(&packet)) {
             Some(FromShim::Exited(0)) => Ok(()),
             Some(FromShim::Exited(status)) => Err(ProbeError::Exited(status)),
-            _ => Err(ProbeError::Exec(fail(
-                what,
-                "its shim does not say how it ended",
-            ))),
+            _ => Err(ProbeError::Exec(NoStatus.into())),
         };
     }
 }

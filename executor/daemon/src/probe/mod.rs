@@ -2,7 +2,7 @@
 //!
 //! *Flow*: each pass towards the current generation hands over what it observed
 //! ([`Prober::reconcile`]); a run that is as declared and has probes gets a task, one that is not
-//! there any more loses its own. Whoever observes reads what is known ([`Prober::standing`]) and
+//! there any more loses its own. Whoever observes reads what is known ([`Prober::verdict`]) and
 //! starts nothing: of a graph that is not the current one, only those runs are known whose probes are
 //! the same.
 //!
@@ -28,20 +28,13 @@ use std::{
 use tank_model::{Digest, Graph, Key, Name, Node, graph::LifecycleNode, spec::Probe};
 use tank_plan::{
     Observed,
-    observed::{Probed, State},
+    observed::{Probed, State, Verdict},
 };
+use tank_sys::clock::boot_millis;
 use tokio::{task::AbortHandle, time::sleep};
 
 /// How long after a shim did not say whether a run has ended it is asked again.
 const STATE_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// What is known of a run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Standing {
-    pub ready: bool,
-    /// The probe that has failed as often as it may.
-    pub failed: Option<Probed>,
-}
 
 /// Which run, and by which probes: a new start, and a new probe, has to become ready anew.
 type ProbedRun = (RunId, Digest);
@@ -52,7 +45,7 @@ pub type AddressOf<'a> = dyn Fn(&Name) -> Option<IpAddr> + 'a;
 /// A run that is probed.
 #[derive(Debug)]
 struct Probing {
-    standing: Standing,
+    verdict: Verdict,
     /// How its last question failed, if that did.
     last_failure: Option<String>,
     task: AbortHandle,
@@ -88,10 +81,10 @@ impl Prober {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How a run stands by the probes of `graph`. One that is not probed by these has yet to become
-    /// ready by them.
-    pub fn standing(&self, graph: &Graph, run: &RunId) -> Standing {
-        standing_in(&self.runs(), graph, run)
+    /// What the probes of `graph` have found of a run, which started at `started` by the clock of
+    /// [`Observed::now`]. One that is not probed by these has yet to become ready by them.
+    pub fn verdict(&self, graph: &Graph, run: &RunId, started: u64) -> Verdict {
+        verdict_in(&self.runs(), graph, run, started)
     }
 
     /// How the last question to a run failed, for people. None: it did not, or none was asked.
@@ -136,7 +129,7 @@ impl Prober {
             }
             stays
         });
-        for (run, probes) in wanted {
+        for (run, (probes, started)) in wanted {
             runs.entry(run.clone()).or_insert_with(|| {
                 let address = address_of(&run.0.0);
                 let target = Target {
@@ -148,7 +141,7 @@ impl Prober {
                 let prober = Arc::clone(self);
                 let task = tokio::spawn(async move { prober.watch(&target).await });
                 Probing {
-                    standing: unknown(probes),
+                    verdict: unasked(probes, started),
                     last_failure: None,
                     task: task.abort_handle(),
                 }
@@ -156,12 +149,14 @@ impl Prober {
         }
     }
 
-    /// Changes what is known of a run; false when it is not probed any more.
-    fn set(&self, run: &ProbedRun, change: impl FnOnce(&mut Standing)) -> bool {
-        self.runs()
-            .get_mut(run)
-            .map(|probing| change(&mut probing.standing))
-            .is_some()
+    /// Changes the verdict on a run, and notes when; false when it is not probed any more.
+    fn set(&self, run: &ProbedRun, change: impl FnOnce(&mut Verdict)) -> bool {
+        let mut runs = self.runs();
+        let Some(probing) = runs.get_mut(run) else {
+            return false;
+        };
+        set_verdict(&mut probing.verdict, boot_millis(), change);
+        true
     }
 
     /// Probes a run until it is aborted.
@@ -219,7 +214,7 @@ impl Prober {
 
     fn set_ready(&self, target: &Target, ready: bool) {
         let ((pod, container, _), _) = &target.run;
-        if self.set(&target.run, |standing| standing.ready = ready) {
+        if self.set(&target.run, |verdict| verdict.ready = ready) {
             let (kind, is) = if ready {
                 ("ready", "is ready")
             } else {
@@ -271,7 +266,7 @@ impl Prober {
             .unwrap_or_default();
         let message = format!("container {container}: {}{last}", probe.failure());
         self.events.add("unhealthy", Some(pod.as_str()), message);
-        self.set(&target.run, |standing| standing.failed = Some(probe));
+        self.set(&target.run, |verdict| verdict.failed = Some(probe));
         self.dirty.mark();
     }
 
@@ -299,28 +294,38 @@ fn probes<'a>(
     }
 }
 
-fn standing_in(runs: &BTreeMap<ProbedRun, Probing>, graph: &Graph, run: &RunId) -> Standing {
+fn verdict_in(
+    runs: &BTreeMap<ProbedRun, Probing>,
+    graph: &Graph,
+    run: &RunId,
+    started: u64,
+) -> Verdict {
     let Some((probes, hash)) = probes(graph, &run.0, &run.1) else {
-        return Standing {
-            ready: true,
-            failed: None,
-        };
+        return Verdict::unasked(true, started);
     };
-    let known = runs
-        .get(&(run.clone(), hash))
-        .map(|probing| probing.standing);
-    known.unwrap_or(unknown(probes))
+    let known = runs.get(&(run.clone(), hash));
+    known.map_or_else(|| unasked(probes, started), |probing| probing.verdict)
 }
 
-fn unknown(probes: &LifecycleNode) -> Standing {
-    Standing {
-        ready: !probes.is_probed(),
-        failed: None,
+fn unasked(probes: &LifecycleNode, started: u64) -> Verdict {
+    Verdict::unasked(!probes.is_probed(), started)
+}
+
+/// Changes a verdict. What is said once more has not changed.
+fn set_verdict(verdict: &mut Verdict, now: u64, change: impl FnOnce(&mut Verdict)) {
+    let before = *verdict;
+    change(verdict);
+    if *verdict != before {
+        verdict.since = now;
     }
 }
 
-/// The runs that are probed: those that were started from what `graph` declares. Pure.
-fn wanted<'a>(graph: &'a Graph, observed: &Observed) -> BTreeMap<ProbedRun, &'a LifecycleNode> {
+/// The runs that are probed, by which probes, and when each started: those that were started from
+/// what `graph` declares. Pure.
+fn wanted<'a>(
+    graph: &'a Graph,
+    observed: &Observed,
+) -> BTreeMap<ProbedRun, (&'a LifecycleNode, u64)> {
     let mut wanted = BTreeMap::new();
     for (pod, found) in &observed.pods {
         for (name, container) in &found.containers {
@@ -330,7 +335,7 @@ fn wanted<'a>(graph: &'a Graph, observed: &Observed) -> BTreeMap<ProbedRun, &'a 
                 && let Some((probes, hash)) = probes(graph, pod, name)
             {
                 let run = (pod.clone(), name.clone(), container.since);
-                wanted.insert((run, hash), probes);
+                wanted.insert((run, hash), (probes, container.started));
             }
         }
     }
@@ -413,11 +418,34 @@ mod tests {
         let live = graph(&serde_json::json!({ "tcp": { "port": 1 } }));
         let run = |container: &str| (name("web"), name(container), 1_000);
         let none = BTreeMap::new();
-        let unprobed = Standing {
+        let unprobed = Verdict::unasked(true, 700);
+        assert_eq!(verdict_in(&none, &live, &run("probed"), 700), unprobed);
+        assert_eq!(verdict_in(&none, &live, &run("plain"), 700), unprobed);
+        let readiness: Config = serde_json::from_value(serde_json::json!({ "pods": { "web": {
+            "containers": { "app": { "image": "x", "readiness": { "tcp": { "port": 1 } } } },
+        } } }))
+        .expect("a configuration");
+        let graph = inputs(&readiness).graph;
+        let unready = Verdict::unasked(false, 700);
+        assert_eq!(verdict_in(&none, &graph, &run("app"), 700), unready);
+    }
+
+    #[test]
+    fn a_verdict_is_as_old_as_what_it_says() {
+        let mut verdict = Verdict::unasked(false, 700);
+        set_verdict(&mut verdict, 800, |verdict| verdict.ready = false);
+        assert_eq!(verdict, Verdict::unasked(false, 700));
+        set_verdict(&mut verdict, 900, |verdict| verdict.ready = true);
+        assert_eq!(verdict, Verdict::unasked(true, 900));
+        set_verdict(&mut verdict, 1_000, |verdict| verdict.ready = true);
+        assert_eq!(verdict, Verdict::unasked(true, 900));
+        let failed = Some(Probed::Liveness);
+        set_verdict(&mut verdict, 1_100, |verdict| verdict.failed = failed);
+        let expected = Verdict {
             ready: true,
-            failed: None,
+            failed,
+            since: 1_100,
         };
-        assert_eq!(standing_in(&none, &live, &run("probed")), unprobed);
-        assert_eq!(standing_in(&none, &live, &run("plain")), unprobed);
+        assert_eq!(verdict, expected);
     }
 }

@@ -14,8 +14,8 @@ use crate::{
     actuate::{Actuator, Carried, Failed},
     dirty::Dirty,
     events::Events,
-    observe::{Files, Health, Observer},
-    pods::{RunId, fail},
+    observe::{self, Files, Observer},
+    pods::{Pods, RunId},
     probe::Prober,
     settings::Settings,
     store::{Store, StoreError, graphs::Graphs, leases::Proposal},
@@ -27,19 +27,25 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
+use tank_image::Images;
 use tank_model::{Graph, Key, Name, spec::Network};
 use tank_plan::{Dump, Observed, Plan, Report, Step, Target};
-use tank_proto::shim::Failure;
+use tank_sys::with_causes;
 use target::{HostInputs, TargetReader};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task::JoinError,
+};
 
 /// Why there is no pass.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("can't use the store")]
     Store(#[from] StoreError),
-    #[error("can't {}: {}", .0.what, .0.why)]
-    Observe(Failure),
+    #[error("can't {}", with_causes(.0))]
+    Observe(observe::Error),
+    #[error("can't read what is declared")]
+    Inputs(#[source] JoinError),
 }
 
 /// What one pass found and did.
@@ -73,15 +79,16 @@ impl Planned {
 
 /// Keeps a host as a graph declares.
 pub struct Reconciler {
-    pub settings: Arc<Settings>,
-    pub store: Arc<dyn Store>,
-    pub graphs: Arc<Graphs>,
-    pub observer: Arc<Observer>,
-    pub actuator: Arc<Actuator>,
-    pub prober: Arc<Prober>,
-    pub events: Arc<Events>,
-    pub timings: Arc<Timings>,
-    pub dirty: Arc<Dirty>,
+    settings: Arc<Settings>,
+    store: Arc<dyn Store>,
+    graphs: Arc<Graphs>,
+    pods: Arc<Pods>,
+    observer: Arc<Observer>,
+    actuator: Arc<Actuator>,
+    prober: Arc<Prober>,
+    events: Arc<Events>,
+    timings: Arc<Timings>,
+    dirty: Arc<Dirty>,
     targets: Arc<TargetReader>,
     failures: Failures,
     lock: Mutex<()>,
@@ -90,16 +97,17 @@ pub struct Reconciler {
 impl Reconciler {
     pub fn new(
         (settings, store, graphs): (Arc<Settings>, Arc<dyn Store>, Arc<Graphs>),
+        (pods, images): (Arc<Pods>, Arc<Images>),
         (observer, actuator, prober): (Arc<Observer>, Arc<Actuator>, Arc<Prober>),
         (events, timings, dirty): (Arc<Events>, Arc<Timings>, Arc<Dirty>),
     ) -> Self {
-        let images = Arc::clone(&actuator.images);
         let targets = TargetReader::new(&settings, Arc::clone(&store), images);
         Self {
             targets: Arc::new(targets),
             settings,
             store,
             graphs,
+            pods,
             observer,
             actuator,
             prober,
@@ -140,7 +148,7 @@ impl Reconciler {
     pub async fn observe(&self, graph: &Graph) -> Result<Observed, Error> {
         let inputs = self.read_inputs(graph).await?;
         // Callers show which pods answer now, which a cached report does not say.
-        self.actuator.pods.check().await;
+        self.pods.check().await;
         let wanted = files_of(&inputs.target(graph, None));
         let (observed, _) = self.read_host(graph, &wanted).await?;
         Ok(observed)
@@ -156,18 +164,12 @@ impl Reconciler {
         let pods: Vec<Name> = graph.pods().cloned().collect();
         let images = graph.images().into_values().collect();
         let read = tokio::task::spawn_blocking(move || targets.read(&pods, &images)).await;
-        read.map_err(|e| Error::Observe(fail("read what is declared", e)))?
+        read.map_err(Error::Inputs)?
     }
 
     async fn read_host(&self, graph: &Graph, wanted: &Files) -> Result<(Observed, u64), Error> {
-        let health_of = |run: &RunId| {
-            let standing = self.prober.standing(graph, run);
-            Health {
-                ready: standing.ready,
-                failed: standing.failed,
-            }
-        };
-        let read = self.observer.observe(graph, wanted, &health_of).await;
+        let verdict_of = |run: &RunId, started| self.prober.verdict(graph, run, started);
+        let read = self.observer.observe(graph, wanted, &verdict_of).await;
         let (mut observed, version) = read.map_err(Error::Observe)?;
         observed.failures = self.failures.recent();
         Ok((observed, version))
@@ -229,9 +231,8 @@ impl Reconciler {
             .span(|| format!("carry {} steps out", plan.steps.len()));
         let Carried { done, failed } = self.actuator.carry_out(&plan, progress).await;
         done.iter().for_each(|step| self.failures.remove(step));
-        for Failed { step, failure } in &failed {
-            self.failures
-                .add(step, format!("{}: {}", failure.what, failure.why));
+        for Failed { step, error } in &failed {
+            self.failures.add(step, with_causes(error));
         }
         Pass {
             observed,

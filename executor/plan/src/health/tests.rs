@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     model::{apply, inputs},
-    observed::{Pod, Probed, Unhealthy},
+    observed::{Pod, Probed, Verdict},
     plan,
 };
 
@@ -96,19 +96,14 @@ fn a_probe_is_believed_at_once() {
         pod.containers.values_mut().for_each(|found| {
             found.state = State::Running {
                 pid: 2,
-                ready: false,
+                verdict: Verdict::unasked(false, 0),
             }
         });
     };
     assert_eq!(of(probed(), 1, unready), not_yet("app is not ready"));
     let failing = |pod: &mut Pod| {
-        let unhealthy = Unhealthy {
-            probe: Probed::Liveness,
-            ending: false,
-        };
-        pod.containers
-            .values_mut()
-            .for_each(|found| found.unhealthy = Some(unhealthy));
+        let verdicts = pod.containers.values_mut().filter_map(Run::verdict_mut);
+        verdicts.for_each(|verdict| verdict.failed = Some(Probed::Liveness));
     };
     assert_eq!(
         of(probed(), 1, failing),
@@ -165,7 +160,7 @@ fn what_is_declared_runs_or_has_ended_as_it_may() {
         pod.containers.values_mut().for_each(|found| {
             found.state = State::Running {
                 pid: 2,
-                ready: false,
+                verdict: Verdict::unasked(false, 0),
             }
         });
     };
@@ -211,7 +206,7 @@ fn containers_wait_for_what_runs_before_them() {
         pod.containers.values_mut().for_each(|found| {
             found.state = State::Running {
                 pid: 2,
-                ready: true,
+                verdict: Verdict::unasked(true, 0),
             }
         });
     };

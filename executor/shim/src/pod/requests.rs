@@ -3,7 +3,7 @@
 use super::{MAX_EXECS, Pod, id_of, spans, trace, version};
 use crate::{
     exec,
-    failure::{failure, other},
+    failure::{Attempt, Error, Reason},
     run::{Output, Run},
     start,
 };
@@ -12,8 +12,8 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 use tank_proto::shim::{
-    Answer, Call, ExecSpec, Failure, FailureKind, FromShim, MAX_DESCRIPTORS, MAX_SPEC, Reply,
-    Request, StartSpec, State, WITH_IDS,
+    Answer, Call, ExecSpec, Failure, FromShim, MAX_DESCRIPTORS, MAX_SPEC, Reply, Request,
+    StartSpec, State, WITH_IDS,
 };
 use tank_sys::{packet, process};
 
@@ -34,13 +34,13 @@ impl Pod {
                 Ok(Call { id, request }) => {
                     let done = self.carry_out(request, fds);
                     let (reply, fds) =
-                        done.unwrap_or_else(|failure| (Reply::Failed(failure), Vec::new()));
+                        done.unwrap_or_else(|error| (Reply::Failed(error.into()), Vec::new()));
                     (id, reply, fds)
                 }
                 // Whatever else it holds, its id may be readable: the answer is for that request.
                 Err(error) => (
                     id_of(&bytes),
-                    Reply::Failed(other("read a request", &error.into())),
+                    Reply::Failed(Attempt::ReadPacket.failed(error).into()),
                     Vec::new(),
                 ),
             },
@@ -91,15 +91,14 @@ impl Pod {
             }
             // The sender does not keep up; the failure would not fit either.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(error) => send(
-                Reply::Failed(other("send an answer", &error).bounded()),
-                &[],
-            )
-            .is_ok(),
+            Err(error) => {
+                let failure: Failure = Attempt::Answer.failed(error).into();
+                send(Reply::Failed(failure.bounded()), &[]).is_ok()
+            }
         }
     }
 
-    fn carry_out(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Done, Failure> {
+    fn carry_out(&mut self, request: Request, fds: Vec<OwnedFd>) -> Result<Done, Error> {
         match request {
             Request::State => Ok((Reply::State(self.state()), Vec::new())),
             Request::Namespaces => Ok((Reply::Namespaces, self.copies()?)),
@@ -114,36 +113,31 @@ impl Pod {
             }
             Request::Exec => self.exec(fds),
             Request::Attach { container } => self.attach(&container),
-            Request::Files { .. } if version() < 2 => Err(other(
-                "read a request",
-                &io::Error::other("unknown variant `files`"),
-            )),
+            Request::Files { .. } if version() < 2 => {
+                Err(Attempt::ReadPacket.failed(Reason::OlderVersion))
+            }
             Request::Files { container } => {
                 let files = self.running(&container)?.files.as_ref();
                 let files = files.map(OwnedFd::try_clone).transpose();
-                let files = files.map_err(|e| other("copy a descriptor", &e))?;
+                let files = files.map_err(|e| Attempt::CopyDescriptor.failed(e))?;
                 Ok((Reply::Files, files.into_iter().collect()))
             }
             Request::Shutdown => {
                 self.shutting_down = true;
                 let running = self.containers.values();
                 for container in running.filter(|container| container.exited.is_none()) {
-                    process::signal(container.process.pidfd.as_fd(), libc::SIGKILL)
-                        .map_err(|e| failure(&e))?;
+                    process::signal(container.process.pidfd.as_fd(), libc::SIGKILL)?;
                 }
                 Ok((Reply::Done, Vec::new()))
             }
         }
     }
 
-    fn start(&mut self, mut fds: Vec<OwnedFd>) -> Result<Done, Failure> {
+    fn start(&mut self, mut fds: Vec<OwnedFd>) -> Result<Done, Error> {
         let spec: StartSpec = read_spec(&mut fds)?;
         let runs = |container: &Run| container.exited.is_none();
         if self.containers.get(&spec.name).is_some_and(runs) {
-            return Err(other(
-                "start a container",
-                &io::ErrorKind::AlreadyExists.into(),
-            ));
+            return Err(Attempt::StartContainer.failed(io::ErrorKind::AlreadyExists));
         }
         if let Some(count) = spec.descriptors {
             take_bundled(&mut fds, count)?;
@@ -157,21 +151,20 @@ impl Pod {
         Ok((Reply::Started { pid, spans }, Vec::new()))
     }
 
-    fn signal(&self, container: &str, signal: i32) -> Result<Done, Failure> {
+    fn signal(&self, container: &str, signal: i32) -> Result<Done, Error> {
         let found = self.containers.get(container);
         if let Some(container) = found.filter(|found| found.exited.is_none()) {
-            process::signal(container.process.pidfd.as_fd(), signal).map_err(|e| failure(&e))?;
+            process::signal(container.process.pidfd.as_fd(), signal)?;
         }
         Ok((Reply::Done, Vec::new()))
     }
 
-    fn exec(&mut self, mut fds: Vec<OwnedFd>) -> Result<Done, Failure> {
+    fn exec(&mut self, mut fds: Vec<OwnedFd>) -> Result<Done, Error> {
         let spec: ExecSpec = read_spec(&mut fds)?;
         let execs = self.execs.iter();
         let alike = execs.filter(|exec| exec.kill_on_close == spec.kill_on_close);
         if alike.count() >= MAX_EXECS {
-            let why = format!("{MAX_EXECS} run already");
-            return Err(other("run a command", &io::Error::other(why)));
+            return Err(Attempt::RunCommand.failed(Reason::TooManyExecs(MAX_EXECS)));
         }
         self.exec_groups += 1;
         let container = self.running(&spec.container)?;
@@ -188,30 +181,25 @@ impl Pod {
         Ok((Reply::Executed { pid }, for_client))
     }
 
-    fn attach(&mut self, container: &str) -> Result<Done, Failure> {
+    fn attach(&mut self, container: &str) -> Result<Done, Error> {
         self.running(container)?;
         let output = self
             .containers
             .get_mut(container)
             .map(|found| &mut found.output);
         let Some(Output::Terminal(relay, _)) = output else {
-            return Err(Failure {
-                what: format!("attach to container `{container}`"),
-                why: "it has no terminal".to_owned(),
-                kind: FailureKind::NotATty,
-            });
+            return Err(Error::NotATty(container.to_owned()));
         };
-        let end = relay.attach();
-        let end = end.map_err(|why| other("attach", &io::Error::other(why)))?;
+        let end = relay.attach().map_err(|e| Attempt::Attach.failed(e))?;
         Ok((Reply::Attached, vec![end]))
     }
 
-    fn running(&self, name: &str) -> Result<&Run, Failure> {
+    fn running(&self, name: &str) -> Result<&Run, Error> {
         let found = self
             .containers
             .get(name)
             .filter(|container| container.exited.is_none());
-        found.ok_or_else(|| exec::not_running(name))
+        found.ok_or_else(|| Error::NotRunning(name.to_owned()))
     }
 
     fn state(&self) -> State {
@@ -227,25 +215,25 @@ impl Pod {
 }
 
 /// Takes the descriptors of a start that wait in a socket, the last of those that came.
-fn take_bundled(fds: &mut Vec<OwnedFd>, count: usize) -> Result<(), Failure> {
+fn take_bundled(fds: &mut Vec<OwnedFd>, count: usize) -> Result<(), Error> {
+    let failed = |reason: Reason| Attempt::TakeDescriptors.failed(reason);
     let rest = fds.pop();
-    let rest =
-        rest.ok_or_else(|| other("read a specification", &io::ErrorKind::NotFound.into()))?;
+    let rest = rest.ok_or_else(|| Attempt::ReadSpec.failed(io::ErrorKind::NotFound))?;
     let bundled = packet::unbundle(&rest, MAX_DESCRIPTORS);
-    fds.extend(bundled.map_err(|e| other("take the descriptors", &e))?);
-    if fds.len() != count {
-        let why = format!("{} of {count} descriptors arrived", fds.len());
-        return Err(other("take the descriptors", &io::Error::other(why)));
+    fds.extend(bundled.map_err(|e| failed(e.into()))?);
+    let arrived = fds.len();
+    if arrived != count {
+        return Err(failed(Reason::DescriptorsMissing { arrived, count }));
     }
     Ok(())
 }
 
 /// A specification is the first descriptor of its request.
-fn read_spec<T: serde::de::DeserializeOwned>(fds: &mut Vec<OwnedFd>) -> Result<T, Failure> {
-    let what = "read a specification";
+fn read_spec<T: serde::de::DeserializeOwned>(fds: &mut Vec<OwnedFd>) -> Result<T, Error> {
+    let failed = |reason: Reason| Attempt::ReadSpec.failed(reason);
     if fds.is_empty() {
-        return Err(other(what, &io::ErrorKind::NotFound.into()));
+        return Err(failed(io::ErrorKind::NotFound.into()));
     }
-    let bytes = packet::read_sealed(fds.remove(0), MAX_SPEC).map_err(|e| other(what, &e))?;
-    serde_json::from_slice(&bytes).map_err(|e| other(what, &e.into()))
+    let bytes = packet::read_sealed(fds.remove(0), MAX_SPEC).map_err(|e| failed(e.into()))?;
+    serde_json::from_slice(&bytes).map_err(|e| failed(e.into()))
 }

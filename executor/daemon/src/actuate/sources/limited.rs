@@ -1,7 +1,7 @@
 //! Work that may wait for a file system whose server is gone: on a thread of its own, and not waited
 //! for for ever.
 
-use super::lock;
+use super::{Error, lock};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -12,11 +12,11 @@ use std::{
 pub const LIMIT: Duration = Duration::from_secs(10);
 
 /// The most threads that wait for sources which do not answer; beyond that, none is asked.
-const MAX_STUCK: usize = 64;
+pub const MAX_STUCK: usize = 64;
 
 /// One attempt, between its thread and who waits for it.
 struct Attempt<T> {
-    result: Option<Result<T, String>>,
+    result: Option<Result<T, Error>>,
     overdue: bool,
 }
 
@@ -31,19 +31,15 @@ pub type Stuck = Arc<Mutex<BTreeMap<String, usize>>>;
 pub fn run<T: Send + 'static>(
     stuck: &Stuck,
     path: &str,
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     {
         let stuck = lock(stuck);
         if stuck.contains_key(path) {
-            return Err(format!(
-                "the file system of `{path}` has not answered an earlier attempt yet"
-            ));
+            return Err(Error::Unanswered(path.to_owned()));
         }
         if stuck.values().sum::<usize>() >= MAX_STUCK {
-            return Err(format!(
-                "{MAX_STUCK} attempts to open sources of this host have not been answered"
-            ));
+            return Err(Error::TooManyUnanswered);
         }
     }
     let attempt = Arc::new((
@@ -70,9 +66,7 @@ pub fn run<T: Send + 'static>(
     let thread = std::thread::Builder::new()
         .name("source".to_owned())
         .stack_size(256 << 10);
-    thread
-        .spawn(run)
-        .map_err(|e| format!("make a thread: {e}"))?;
+    thread.spawn(run).map_err(Error::Thread)?;
     let waited = attempt
         .1
         .wait_timeout_while(lock(&attempt.0), LIMIT, |attempt| attempt.result.is_none());
@@ -80,9 +74,9 @@ pub fn run<T: Send + 'static>(
     done.result.take().unwrap_or_else(|| {
         done.overdue = true;
         *lock(stuck).entry(path.to_owned()).or_default() += 1;
-        Err(format!(
-            "the file system of `{path}` does not answer ({} s)",
-            LIMIT.as_secs()
-        ))
+        Err(Error::Silent {
+            path: path.to_owned(),
+            limit: LIMIT,
+        })
     })
 }

@@ -28,12 +28,15 @@
 //! The record holds paths as they were opened, without links. When it can't be read no link is
 //! followed at all.
 
+mod error;
 mod limited;
 mod path;
 mod record;
 mod set_id;
 
-use path::{check_kind, explain, follow, open_plain, words};
+pub use error::Error;
+
+use path::{check_kind, follow, open_plain};
 use record::RECORD;
 use rustix::{
     fs::{FileType, OFlags},
@@ -42,7 +45,7 @@ use rustix::{
 use std::{
     collections::BTreeSet,
     fs,
-    io::{self, Read},
+    io::Read,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::OpenOptionsExt,
@@ -73,14 +76,14 @@ pub struct Device {
 /// What a configuration names and the host does not have, or must not give.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    #[error("can't use the volume `{volume}` of pod `{pod}`: {why}")]
+    #[error("can't use the volume `{volume}` of pod `{pod}`")]
     Volume {
         pod: Name,
         volume: Name,
-        why: String,
+        source: Error,
     },
-    #[error("can't use a secret of pod `{pod}`: {why}")]
-    Secret { pod: Name, why: String },
+    #[error("can't use a secret of pod `{pod}`")]
+    Secret { pod: Name, source: Error },
 }
 
 /// The sources of one host.
@@ -134,9 +137,10 @@ pub fn check(
     for (pod, spec) in config.pods.iter().filter(|(pod, _)| named.contains(*pod)) {
         for (name, volume) in &spec.volumes {
             if let Some(path) = &volume.host {
-                let what = |why| {
-                    let (pod, volume) = (pod.clone(), name.clone());
-                    SourceError::Volume { pod, volume, why }
+                let what = |source| SourceError::Volume {
+                    pod: pod.clone(),
+                    volume: name.clone(),
+                    source,
                 };
                 let (place, _) = sources
                     .open_at(path, Kind::Directory, declared)
@@ -151,9 +155,9 @@ pub fn check(
         }
         for (_, _, container) in spec.processes() {
             for secret in container.secrets.values() {
-                let what = |why| SourceError::Secret {
+                let what = |source| SourceError::Secret {
                     pod: pod.clone(),
-                    why,
+                    source,
                 };
                 sources
                     .open_at(&secret.file, Kind::File, declared)
@@ -169,7 +173,10 @@ impl Sources {
     pub fn open(state_dir: &Path) -> Self {
         let record = record::read(&state_dir.join(RECORD));
         if let Err(error) = &record {
-            tracing::error!(%error, "the record of writable sources can't be read: no link is followed");
+            tracing::error!(
+                error = tank_sys::with_causes(error),
+                "the record of writable sources can't be read: no link is followed"
+            );
         }
         Self {
             state_dir: state_dir.to_owned(),
@@ -188,12 +195,12 @@ impl Sources {
         path: &str,
         kind: Kind,
         declared: impl FnOnce() -> BTreeSet<PathBuf>,
-    ) -> Result<(OwnedFd, PathBuf), String> {
+    ) -> Result<(OwnedFd, PathBuf), Error> {
         let first = PathBuf::from(path);
         let plain = limited::run(&self.stuck, path, move || match open_plain(&first, kind) {
             Ok(fd) => check_kind(&first, &fd, kind).map(|()| Some((fd, first))),
             Err(Errno::LOOP) => Ok(None),
-            Err(error) => Err(explain(&first, kind, error)),
+            Err(error) => Err(Error::open(&first, kind, error)),
         })?;
         if let Some(opened) = plain {
             return Ok(opened);
@@ -204,9 +211,7 @@ impl Sources {
         for _ in 0..8 {
             let known = lock(&self.record).clone();
             let Some(known) = known else {
-                return Err(format!(
-                    "`{path}` has a link in it, and what containers may write is not known"
-                ));
+                return Err(Error::NoRecord(path.to_owned()));
             };
             let (count, from) = (known.len(), PathBuf::from(path));
             let roots: BTreeSet<PathBuf> = roots.union(&known).cloned().collect();
@@ -221,42 +226,28 @@ impl Sources {
                 return Ok(opened);
             }
         }
-        Err(format!(
-            "`{path}` has a link in it, and what containers may write keeps changing"
-        ))
+        Err(Error::RecordChanges(path.to_owned()))
     }
 
     /// Refuses a directory to be written by a container that holds a program which makes another
     /// user of whoever runs it.
-    fn refuse_set_id(&self, path: &str, place: OwnedFd) -> Result<(), String> {
-        let found = limited::run(&self.stuck, path, move || {
-            set_id::find(place.as_fd()).map_err(|e| io::Error::from(e).to_string())
-        })?;
-        match found {
-            None => Ok(()),
-            Some(program) => Err(format!(
-                "`{}` in it is set-user-id, set-group-id or has capabilities, and a container that may write it would be \
-                 whoever runs it: mount the volume `read_only`, or move that file away",
-                program.display()
-            )),
-        }
+    fn refuse_set_id(&self, path: &str, place: OwnedFd) -> Result<(), Error> {
+        let found = limited::run(&self.stuck, path, move || Ok(set_id::find(place.as_fd())?))?;
+        found.map_or(Ok(()), |program| Err(Error::SetId(program)))
     }
 
     /// What a device is. No link is followed, not even root's. Blocking.
     ///
     /// # Errors
     /// Why it is none.
-    pub fn device(&self, path: &str) -> Result<Device, String> {
+    pub fn device(&self, path: &str) -> Result<Device, Error> {
         let owned = PathBuf::from(path);
         limited::run(&self.stuck, path, move || {
             let place = open_plain(&owned, Kind::File).map_err(|error| match error {
-                Errno::LOOP => format!(
-                    "`{}` has a link in it: declare what it stands for",
-                    owned.display()
-                ),
-                error => io::Error::from(error).to_string(),
+                Errno::LOOP => Error::DeviceLink(owned),
+                error => error.into(),
             })?;
-            let stat = rustix::fs::fstat(&place).map_err(|e| io::Error::from(e).to_string())?;
+            let stat = rustix::fs::fstat(&place)?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::BlockDevice => Ok(Device {
                     block: true,
@@ -266,7 +257,7 @@ impl Sources {
                     block: false,
                     number: stat.st_rdev,
                 }),
-                other => Err(format!("it is {}, and no device", words(other))),
+                other => Err(Error::NotADevice(other)),
             }
         })
     }
@@ -275,7 +266,7 @@ impl Sources {
     ///
     /// # Errors
     /// When the record can't be written.
-    pub fn add_writable(&self, path: &Path) -> Result<(), String> {
+    pub fn add_writable(&self, path: &Path) -> Result<(), Error> {
         let mut record = lock(&self.record);
         // One that can't be read is not written over: nothing is followed until somebody looks at
         // it.
@@ -284,8 +275,8 @@ impl Sources {
         };
         let mut all = known.clone();
         all.insert(path.to_owned());
-        let file = self.state_dir.join(RECORD);
-        record::write(&file, &all).map_err(|e| format!("write {}: {e}", file.display()))?;
+        let path = self.state_dir.join(RECORD);
+        record::write(&path, &all).map_err(|source| Error::Record { path, source })?;
         *known = all;
         Ok(())
     }
@@ -298,7 +289,7 @@ impl Sources {
         &self,
         path: &str,
         declared: impl FnOnce() -> BTreeSet<PathBuf>,
-    ) -> Result<Vec<u8>, String> {
+    ) -> Result<Vec<u8>, Error> {
         let (place, _) = self.open_at(path, Kind::File, declared)?;
         limited::run(&self.stuck, path, move || {
             // The descriptor's own name in /proc: the file that was looked at, under whatever name
@@ -306,17 +297,11 @@ impl Sources {
             let own = format!("/proc/self/fd/{}", place.as_raw_fd());
             let mut options = fs::OpenOptions::new();
             let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-            let file = options
-                .read(true)
-                .custom_flags(flags as i32)
-                .open(own)
-                .map_err(|e| e.to_string())?;
+            let file = options.read(true).custom_flags(flags as i32).open(own)?;
             let mut content = Vec::new();
-            file.take(MAX_SECRET + 1)
-                .read_to_end(&mut content)
-                .map_err(|e| e.to_string())?;
+            file.take(MAX_SECRET + 1).read_to_end(&mut content)?;
             if content.len() as u64 > MAX_SECRET {
-                return Err(format!("it has more than {MAX_SECRET} bytes"));
+                return Err(Error::TooLarge);
             }
             Ok(content)
         })

@@ -1,14 +1,14 @@
 //! Paths of the host: opened without following a link, or by following those that only root can have
 //! put there.
 
-use super::Kind;
+use super::{Error, Kind};
 use rustix::{
     fs::{FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -17,7 +17,7 @@ use std::{
 };
 
 /// The most links that are followed for one path, as the kernel has it (`MAXSYMLINKS`).
-const MAX_LINKS: usize = 40;
+pub const MAX_LINKS: usize = 40;
 
 /// Opens a path that has no link in it. `O_DIRECTORY` has an automounter mount what it should.
 pub fn open_plain(path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
@@ -43,7 +43,7 @@ pub fn follow(
     path: PathBuf,
     kind: Kind,
     roots: &BTreeSet<PathBuf>,
-) -> Result<(OwnedFd, PathBuf), String> {
+) -> Result<(OwnedFd, PathBuf), Error> {
     // A root that is not there is nothing anybody is inside of.
     let ids: BTreeSet<(u64, u64)> = roots
         .iter()
@@ -55,13 +55,10 @@ pub fn follow(
         match open_plain(&path, kind) {
             Ok(fd) => return Ok((fd, without_parents(&path))),
             Err(Errno::LOOP) => path = without_first_link(&path, roots, &ids)?,
-            Err(error) => return Err(explain(&path, kind, error)),
+            Err(error) => return Err(Error::open(&path, kind, error)),
         }
     }
-    Err(format!(
-        "`{}` has more than {MAX_LINKS} links in it",
-        path.display()
-    ))
+    Err(Error::TooManyLinks(path))
 }
 
 /// The path with its first link replaced by what that says.
@@ -70,7 +67,7 @@ fn without_first_link(
     path: &Path,
     roots: &BTreeSet<PathBuf>,
     ids: &BTreeSet<(u64, u64)>,
-) -> Result<PathBuf, String> {
+) -> Result<PathBuf, Error> {
     let mut holder = PathBuf::from("/");
     let mut components = path.components();
     // Whether only root can have put anything where the walk is, and a directory there that others
@@ -85,11 +82,9 @@ fn without_first_link(
                 continue;
             }
             Component::Normal(name) => name,
-            Component::Prefix(_) => {
-                return Err(format!("`{}` is no path of this host", path.display()));
-            }
+            Component::Prefix(_) => return Err(Error::Foreign(path.to_owned())),
         };
-        let at = |e: Errno| format!("look at `{}`: {}", holder.display(), io::Error::from(e));
+        let at = |e: Errno| Error::look(&holder, e);
         let dir = open_plain(&holder, Kind::Directory).map_err(at)?;
         let dir_stat = rustix::fs::fstat(&dir).map_err(at)?;
         if roots.iter().any(|root| holder.starts_with(root))
@@ -100,8 +95,7 @@ fn without_first_link(
         let here = holder.join(name);
         let flags = PLACE.union(OFlags::NOFOLLOW);
         let found = rustix::fs::openat2(dir.as_fd(), name, flags, Mode::empty(), NO_LINKS);
-        let found =
-            found.map_err(|e| format!("look at `{}`: {}", here.display(), io::Error::from(e)))?;
+        let found = found.map_err(|e| Error::look(&here, e))?;
         let stat = rustix::fs::fstat(&found).map_err(at)?;
         if !FileType::from_raw_mode(stat.st_mode).is_symlink() {
             root_only &= is_roots(&dir_stat, true);
@@ -109,22 +103,14 @@ fn without_first_link(
             continue;
         }
         if let Some(inside) = inside {
-            return Err(format!(
-                "`{}` is a link inside of `{}`, which containers may write",
-                here.display(),
-                inside.display()
-            ));
+            return Err(Error::WritableLink { link: here, inside });
         }
         if !(root_only && is_roots(&dir_stat, false) && stat.st_uid == 0) {
-            return Err(format!(
-                "`{}` is a link that others than root may have put there",
-                here.display()
-            ));
+            return Err(Error::OthersLink(here));
         }
         let says = rustix::fs::readlinkat(&found, "", Vec::new()).map_err(at)?;
         let says = String::from_utf8(says.into_bytes());
-        let says =
-            says.map_err(|_| format!("`{}` is a link to what is no UTF-8 text", here.display()))?;
+        let says = says.map_err(|_| Error::LinkNotText(here))?;
         let (next, rest) = (holder.join(says), components.as_path());
         // Joining nothing would leave a slash at the end, which asks for a directory.
         return Ok(if rest.as_os_str().is_empty() {
@@ -156,8 +142,8 @@ fn is_roots(dir: &rustix::fs::Stat, sticky: bool) -> bool {
     dir.st_uid == 0 && (!others_write || (sticky && dir.st_mode & 0o1000 != 0))
 }
 
-pub fn check_kind(path: &Path, fd: &OwnedFd, kind: Kind) -> Result<(), String> {
-    let look = |e: Errno| format!("look at `{}`: {}", path.display(), io::Error::from(e));
+pub fn check_kind(path: &Path, fd: &OwnedFd, kind: Kind) -> Result<(), Error> {
+    let look = |e: Errno| Error::look(path, e);
     let found = FileType::from_raw_mode(rustix::fs::fstat(fd).map_err(look)?.st_mode);
     match (kind, found) {
         (Kind::Directory, FileType::Directory) => Ok(()),
@@ -167,22 +153,18 @@ pub fn check_kind(path: &Path, fd: &OwnedFd, kind: Kind) -> Result<(), String> {
                 .iter()
                 .any(|magic| i128::from(*magic) == i128::from(system))
             {
-                return Err(format!(
-                    "`{}` is an interface of the kernel and no file that somebody keeps",
-                    path.display()
-                ));
+                return Err(Error::KernelInterface(path.to_owned()));
             }
             Ok(())
         }
-        (Kind::Directory, _) => Err(format!(
-            "there is no directory `{}` on this host",
-            path.display()
-        )),
-        (Kind::File, _) => Err(format!(
-            "`{}` is {}, and no regular file",
-            path.display(),
-            words(found)
-        )),
+        (Kind::Directory, _) => Err(Error::Missing {
+            kind,
+            path: path.to_owned(),
+        }),
+        (Kind::File, _) => Err(Error::NotRegular {
+            path: path.to_owned(),
+            found,
+        }),
     }
 }
 
@@ -201,29 +183,3 @@ const KERNEL_INTERFACES: [u32; 11] = [
     0x6165_676c,
     0xf97c_ff8c,
 ];
-
-pub fn words(found: FileType) -> &'static str {
-    match found {
-        FileType::Directory => "a directory",
-        FileType::Fifo => "a pipe",
-        FileType::Socket => "a socket",
-        FileType::CharacterDevice | FileType::BlockDevice => "a device",
-        FileType::Symlink => "a link",
-        FileType::RegularFile => "a regular file",
-        _ => "something else",
-    }
-}
-
-pub fn explain(path: &Path, kind: Kind, error: Errno) -> String {
-    let what = if kind == Kind::Directory {
-        "directory"
-    } else {
-        "file"
-    };
-    match error {
-        Errno::NOENT | Errno::NOTDIR => {
-            format!("there is no {what} `{}` on this host", path.display())
-        }
-        error => format!("open `{}`: {}", path.display(), io::Error::from(error)),
-    }
-}

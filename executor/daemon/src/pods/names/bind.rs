@@ -3,7 +3,7 @@
 //! Datagrams wait in a socket until they are read, and one who sends faster than they are fills it:
 //! so clients have lanes, by their addresses, and who floods fills the one that is its own.
 
-use crate::pods::fail;
+use crate::pods::error::{Attempt, Error, Holder, Reason};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, sockopt},
@@ -13,7 +13,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
 };
-use tank_proto::{names::LANES, shim::Failure};
+use tank_proto::names::LANES;
 use tank_sys::sockets;
 
 /// The port of DNS.
@@ -33,7 +33,7 @@ type Place = (IpAddr, bool);
 ///
 /// # Errors
 /// Which of them can't be had, and who has it.
-pub fn all(sockets: &mut Vec<OwnedFd>, addresses: &BTreeSet<IpAddr>) -> Result<bool, Failure> {
+pub fn all(sockets: &mut Vec<OwnedFd>, addresses: &BTreeSet<IpAddr>) -> Result<bool, Error> {
     let mut bound: BTreeMap<Place, usize> = BTreeMap::new();
     for place in sockets.iter().filter_map(place_of) {
         *bound.entry(place).or_insert(0) += 1;
@@ -122,12 +122,14 @@ fn bind((address, tcp): Place) -> Result<OwnedFd, Errno> {
 }
 
 /// That a port can't be had, and who has it.
-fn not_bound((address, tcp): Place, error: Errno) -> Failure {
+fn not_bound((address, tcp): Place, error: Errno) -> Error {
     let protocol = if tcp { sockets::TCP } else { sockets::UDP };
-    let name = if tcp { "tcp" } else { "udp" };
-    let what = format!("answer names at {}/{name}", SocketAddr::new(address, PORT));
+    let attempt = Attempt::BindNames {
+        address: SocketAddr::new(address, PORT),
+        tcp,
+    };
     if error != Errno::ADDRINUSE {
-        return fail(what, error);
+        return attempt.failed(error);
     }
     let taken = sockets::listening(&BTreeSet::from([(protocol, PORT)])).unwrap_or_default();
     let inodes = taken
@@ -136,10 +138,9 @@ fn not_bound((address, tcp): Place, error: Errno) -> Failure {
         .map(|socket| socket.inode);
     let holders = sockets::holders(&inodes.collect()).unwrap_or_default();
     let holder = holders.into_values().flatten().next();
-    let by = holder.map_or_else(
-        || "another program".to_owned(),
-        |holder| format!("`{}` (pid {})", holder.name, holder.pid),
-    );
-    let help = "have it listen on the host's other addresses only";
-    fail(what, format!("{by} listens there already: {help}"))
+    let by = holder.map_or(Holder::Unknown, |holder| Holder::Process {
+        name: holder.name,
+        pid: holder.pid,
+    });
+    attempt.failed(Reason::Taken { by })
 }
