@@ -141,12 +141,12 @@ fn connect(
     inside.carry_out(requests)
 }
 
-/// Puts rules in place of whatever Tank's own tables hold. Blocking.
+/// Makes Tank's own tables hold these rules. Blocking.
 ///
 /// # Errors
 /// What the kernel gives.
 pub fn ensure_firewall(table: &Table) -> Result<(), Failure> {
-    rules::replace(table).map_err(|e| failure(&e))
+    rules::ensure(table).map_err(|e| failure(&e))
 }
 
 /// Removes Tank's own tables. Blocking.

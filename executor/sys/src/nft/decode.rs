@@ -29,12 +29,34 @@ use std::{
 /// The attributes of a message.
 type Attributes = BTreeMap<u16, Vec<u8>>;
 
+/// The number of the ruleset that there is: every transaction of anybody's, in this network namespace,
+/// makes it one higher. Blocking.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn generation(socket: &Socket) -> io::Result<u32> {
+    /// `NFT_MSG_GETGEN` and `NFTA_GEN_ID`.
+    const GET_GENERATION: u8 = 16;
+    const ID: u16 = 1;
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
+    let message = NfTablesMessage::Other {
+        message_type: GET_GENERATION,
+        attributes: Vec::new(),
+    };
+    let request = NetfilterMessage::new(header, NetfilterMessageInner::NfTables(message));
+    let mut found = None;
+    socket.get(request, |_, payload| {
+        let rest = payload.get(4..).unwrap_or_default();
+        found = attributes(rest).find_map(|(kind, value)| (kind == ID).then(|| number(&value))?);
+    })?;
+    found.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// The table called `name` of a family. Blocking.
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn list(family: TableFamily, name: &str) -> io::Result<Option<Table>> {
-    let socket = Socket::open(NETLINK_NETFILTER)?;
+pub fn list(socket: &Socket, family: TableFamily, name: &str) -> io::Result<Option<Table>> {
     let dump = |message: NfTablesMessage| -> io::Result<Vec<Attributes>> {
         let found = socket.dump(
             about(family, message),
@@ -295,7 +317,9 @@ fn read_action(expressions: &[Expression]) -> (Action, &[Expression]) {
             _ => None,
         },
         "masq" => Some((Action::Masquerade, 1)),
-        "nat" => read_target(before).map(|to| (Action::Dnat(to), 3)),
+        "nat" => read_target(before)
+            .map(|to| (Action::Dnat(to), 3))
+            .or_else(|| read_map(before, last)),
         _ => None,
     };
     if let Some((action, length)) = guess {
@@ -314,6 +338,16 @@ fn read_target(before: &[Expression]) -> Option<SocketAddr> {
     };
     let port = port.data(2)?.try_into().ok().map(u16::from_be_bytes)?;
     Some(SocketAddr::new(read_address(&address.data(2)?)?, port))
+}
+
+/// The map that a translation seems to take its target from.
+fn read_map(before: &[Expression], nat: &Expression) -> Option<(Action, usize)> {
+    let (map, of, length) = sets::read_fetch(before)?;
+    let family = match nat.number(2)? {
+        number if number == u32::from(encode::IPV4) => Family::V4,
+        _ => Family::V6,
+    };
+    Some((Action::DnatMap { map, of, family }, length + 1))
 }
 
 pub fn read_matches(mut expressions: &[Expression]) -> Vec<Match> {

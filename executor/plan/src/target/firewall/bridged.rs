@@ -78,6 +78,7 @@ impl Target<'_> {
             family: TableFamily::Bridge,
             name: name.to_owned(),
             key: key.to_vec(),
+            data: Vec::new(),
             elements: BTreeSet::new(),
         };
         let mut macs = set(MACS, &[Kind::Group, Kind::Mac]);
