@@ -119,6 +119,7 @@ fn to_kernel(family: TableFamily, table: &Table) -> nft::Table {
                     },
                 },
                 Action::Masquerade => nft::Action::Masquerade,
+                Action::ToHost(mac) => nft::Action::ToHost(mac),
                 Action::Other(text) => nft::Action::Other(text),
             },
         }
@@ -205,10 +206,12 @@ fn set_from_kernel(family: TableFamily, set: nft::Set) -> Set {
     }
 }
 
-const SELECTORS: [(Selector, nft::Selector); 13] = [
+const SELECTORS: [(Selector, nft::Selector); 15] = [
     (Selector::InGroup, nft::Selector::InGroup),
     (Selector::InInterface, nft::Selector::InInterface),
     (Selector::OutInterface, nft::Selector::OutInterface),
+    (Selector::OutGroup, nft::Selector::OutGroup),
+    (Selector::DestinationMac, nft::Selector::DestinationMac),
     (Selector::SourceMac, nft::Selector::SourceMac),
     (Selector::ArpSenderMac, nft::Selector::ArpSenderMac),
     (Selector::ArpSender, nft::Selector::ArpSender),
@@ -239,6 +242,7 @@ fn match_to_kernel(found: Match) -> nft::Match {
         Match::OutInterface { name, is } => nft::Match::OutInterface { name, is },
         Match::InGroup { mask, value, is } => nft::Match::InGroup { mask, value, is },
         Match::EtherType(kind) => nft::Match::EtherType(kind),
+        Match::PacketType(kind) => nft::Match::PacketType(kind),
         Match::Family(Family::V4) => nft::Match::Family(nft::Family::V4),
         Match::Family(Family::V6) => nft::Match::Family(nft::Family::V6),
         Match::Source { net, is } => nft::Match::Source { net, is },
@@ -301,6 +305,7 @@ fn from_kernel(family: TableFamily, table: nft::Table) -> Table {
                     },
                 },
                 nft::Action::Masquerade => Action::Masquerade,
+                nft::Action::ToHost(mac) => Action::ToHost(mac),
                 nft::Action::Other(text) => Action::Other(text),
             },
         }
@@ -320,6 +325,7 @@ fn match_from_kernel(found: nft::Match) -> Match {
         nft::Match::OutInterface { name, is } => Match::OutInterface { name, is },
         nft::Match::InGroup { mask, value, is } => Match::InGroup { mask, value, is },
         nft::Match::EtherType(kind) => Match::EtherType(kind),
+        nft::Match::PacketType(kind) => Match::PacketType(kind),
         nft::Match::Family(nft::Family::V4) => Match::Family(Family::V4),
         nft::Match::Family(nft::Family::V6) => Match::Family(Family::V6),
         nft::Match::Source { net, is } => Match::Source { net, is },

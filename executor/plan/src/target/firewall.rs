@@ -7,13 +7,18 @@
 //! | `forward` | filter | from elsewhere nothing reaches a pod but through a published port, and answers |
 //! | `postrouting` | nat | what leaves the pods' networks has the host's address |
 //! | `senders`, `local` | bridge | a pod sends as itself alone |
+//! | `policy`, `inward` | filter | who reaches pods with a policy, and whom they reach; only where there are such pods |
+//! | `steering`, `between` | bridge | what is from or for such pods is routed, and passes those |
 //!
-//! * `routed`: the chains of the family `inet`. `bridged`: those of the family `bridge`.
+//! * `routed`: the chains of the family `inet`. `bridged`: those of the family `bridge`. `policy`: the
+//!   chains and sets of both that policies need, and `judging` the rules.
 //!
 //! A rule is what it does: comments are for people (`nft list table inet tank` shows them) and are
 //! not compared.
 
 mod bridged;
+mod judging;
+mod policy;
 mod routed;
 #[cfg(test)]
 mod tests;
@@ -27,6 +32,9 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
+
+/// The hardware address that the bridge is made with.
+pub const BRIDGE_MAC: [u8; 6] = [0x02, 0x74, 0x6b, 0xff, 0, 1];
 
 /// The tables, of both families, as one: their chains, sets, and rules in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -137,6 +145,10 @@ pub enum Selector {
     InInterface,
     /// The interface it leaves by.
     OutInterface,
+    /// The group of the interface it leaves by.
+    OutGroup,
+    /// The hardware address that the frame is for.
+    DestinationMac,
     /// The hardware address that the frame says it is from.
     SourceMac,
     /// The hardware address that the sender of an ARP message says it has.
@@ -163,9 +175,9 @@ impl Selector {
     /// The kind of what it takes.
     fn kind(self) -> Kind {
         match self {
-            Self::InGroup => Kind::Group,
+            Self::InGroup | Self::OutGroup => Kind::Group,
             Self::InInterface | Self::OutInterface => Kind::Interface,
-            Self::SourceMac | Self::ArpSenderMac => Kind::Mac,
+            Self::SourceMac | Self::DestinationMac | Self::ArpSenderMac => Kind::Mac,
             Self::ArpSender | Self::Source4 | Self::Destination4 => Kind::V4,
             Self::Source6 | Self::Destination6 | Self::NeighbourTarget => Kind::V6,
             Self::Protocol => Kind::Protocol,
@@ -229,6 +241,8 @@ pub enum Match {
     InGroup { mask: u32, value: u32, is: bool },
     /// The protocol of the frame (`ETH_P_*`).
     EtherType(u16),
+    /// For whom the frame is, as the kernel has it (`PACKET_*` of packet(7)).
+    PacketType(u8),
     /// The packet is of this one; the conditions on addresses come after it.
     Family(Family),
     /// The source is, or is not, in a network.
@@ -299,6 +313,8 @@ pub enum Action {
     },
     /// Gets the address of the interface it leaves by.
     Masquerade,
+    /// The frame is for the host, which has this hardware address on the bridge, and is routed there.
+    ToHost([u8; 6]),
     /// Something that Tank never writes.
     Other(String),
 }
@@ -399,6 +415,7 @@ impl Target<'_> {
         }
         let mut table = self.routed(host);
         self.add_bridged(&mut table, going);
+        self.add_policies(&mut table, going);
         Some(table)
     }
 }

@@ -312,7 +312,7 @@ fn read_action(expressions: &[Expression]) -> (Action, &[Expression]) {
     };
     let guess = match last.name.as_str() {
         "immediate" => match last.verdict(2) {
-            Some(encode::ACCEPT) => Some((Action::Accept, 1)),
+            Some(encode::ACCEPT) => read_to_host(before).or(Some((Action::Accept, 1))),
             Some(encode::DROP) => Some((Action::Drop, 1)),
             _ => None,
         },
@@ -338,6 +338,16 @@ fn read_target(before: &[Expression]) -> Option<SocketAddr> {
     };
     let port = port.data(2)?.try_into().ok().map(u16::from_be_bytes)?;
     Some(SocketAddr::new(read_address(&address.data(2)?)?, port))
+}
+
+/// What ends by accepting a frame that seems to be handed to the host.
+fn read_to_host(before: &[Expression]) -> Option<(Action, usize)> {
+    let [.., mac, write, _, set] = before else {
+        return None;
+    };
+    let is_it = write.name == "payload" && set.name == "meta" && set.number(3)? != 0;
+    let mac = mac.data(2)?.try_into().ok()?;
+    is_it.then_some((Action::ToHost(mac), 5))
 }
 
 /// The map that a translation seems to take its target from.
@@ -406,6 +416,7 @@ fn read_match(expressions: &[Expression]) -> Option<(Match, usize)> {
                 encode::META_NFPROTO if value == [encode::IPV4] => Match::Family(Family::V4),
                 encode::META_NFPROTO if value == [encode::IPV6] => Match::Family(Family::V6),
                 encode::META_L4PROTO => Match::Protocol(*value.first()?),
+                encode::META_PACKET_TYPE => Match::PacketType(*value.first()?),
                 encode::META_PROTOCOL => {
                     Match::EtherType(u16::from_be_bytes(value.try_into().ok()?))
                 }

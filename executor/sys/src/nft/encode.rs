@@ -27,6 +27,8 @@ pub const EQUAL: u32 = 0;
 pub const NOT_EQUAL: u32 = 1;
 pub const META_PROTOCOL: u32 = 1;
 pub const META_IIFGROUP: u32 = 21;
+pub const META_OIFGROUP: u32 = 22;
+pub const META_PACKET_TYPE: u32 = 19;
 pub const META_IIFNAME: u32 = 6;
 pub const META_OIFNAME: u32 = 7;
 pub const META_NFPROTO: u32 = 15;
@@ -237,6 +239,7 @@ pub fn of_match(condition: &Match) -> Option<Vec<Written>> {
             cmp(operator(*is), &value.to_ne_bytes()),
         ],
         Match::EtherType(kind) => vec![meta(META_PROTOCOL), cmp(EQUAL, &kind.to_be_bytes())],
+        Match::PacketType(kind) => vec![meta(META_PACKET_TYPE), cmp(EQUAL, &[*kind])],
         Match::Family(family) => {
             let number = match family {
                 Family::V4 => IPV4,
@@ -279,6 +282,7 @@ pub fn of_action(action: &Action) -> Option<Vec<Written>> {
             expressions
         }
         Action::Masquerade => vec![("masq", Vec::new())],
+        Action::ToHost(mac) => to_host(*mac, decide(ACCEPT)),
         Action::Other(_) => return None,
     })
 }
@@ -387,6 +391,29 @@ fn nat(family: u8, port: u32) -> Written {
         of_number(7, MAP_IPS | PROTO_SPECIFIED),
     ];
     ("nat", attributes)
+}
+
+/// The destination of the frame becomes a hardware address, and the packet one for the host.
+fn to_host(mac: [u8; 6], accept: Written) -> Vec<Written> {
+    /// `PACKET_HOST` of packet(7).
+    const HOST: u8 = 0;
+    let write = vec![
+        of_number(5, 1),
+        of_number(2, 0),
+        of_number(3, 0),
+        of_number(4, mac.len() as u32),
+        of_number(6, 0),
+        of_number(7, 0),
+        of_number(8, 0),
+    ];
+    let set = vec![of_number(2, META_PACKET_TYPE), of_number(3, 1)];
+    vec![
+        immediate(1, &mac),
+        ("payload", write),
+        immediate(1, &[HOST]),
+        ("meta", set),
+        accept,
+    ]
 }
 
 /// Interface names are compared as the kernel holds them: 16 bytes, padded with zeros (`IFNAMSIZ`).

@@ -97,6 +97,8 @@ pub enum Match {
     InGroup { mask: u32, value: u32, is: bool },
     /// The protocol of the frame (`ETH_P_*`).
     EtherType(u16),
+    /// For whom the frame is, as the kernel has it (`PACKET_*` of packet(7)).
+    PacketType(u8),
     /// IPv4 or IPv6.
     Family(Family),
     /// Its source is in a network without host bits ([`IpNet::trunc`]). Only after a
@@ -160,6 +162,9 @@ pub enum Action {
     },
     /// Its source becomes the address of the interface it leaves by.
     Masquerade,
+    /// In the first chains of a bridge: the frame is for this hardware address, one of the bridge's
+    /// own, and the host takes it for a packet of its own to be routed. It passes this chain.
+    ToHost([u8; 6]),
     /// The last expression, which this vocabulary has no word for; empty for a rule without any. It
     /// is listed, and can't be written.
     Other(String),

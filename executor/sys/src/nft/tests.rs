@@ -48,6 +48,7 @@ fn condition() -> impl Strategy<Value = Match> {
         any::<u16>().prop_map(Match::SourcePort),
         any::<u8>().prop_map(Match::Icmpv6Type),
         any::<u16>().prop_map(Match::EtherType),
+        any::<u8>().prop_map(Match::PacketType),
         (any::<u32>(), any::<u32>(), any::<bool>()).prop_map(|(mask, value, is)| Match::InGroup {
             mask,
             value,
@@ -132,6 +133,7 @@ fn action() -> impl Strategy<Value = Action> {
         Just(Action::Drop),
         to.prop_map(|(net, port)| Action::Dnat(SocketAddr::new(net.addr(), port))),
         Just(Action::Masquerade),
+        any::<[u8; 6]>().prop_map(Action::ToHost),
         (
             "[a-z]{1,9}",
             prop::collection::vec(selector(), 1..4),

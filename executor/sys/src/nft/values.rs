@@ -2,8 +2,8 @@
 
 use super::{
     encode::{
-        META_IIFGROUP, META_IIFNAME, META_L4PROTO, META_OIFNAME, NETWORK, TRANSPORT, Written,
-        interface_name,
+        META_IIFGROUP, META_IIFNAME, META_L4PROTO, META_OIFGROUP, META_OIFNAME, NETWORK, TRANSPORT,
+        Written, interface_name,
     },
     expression::{of_number, text},
 };
@@ -71,6 +71,10 @@ pub enum Selector {
     InInterface,
     /// The interface it leaves by.
     OutInterface,
+    /// The group of the interface it leaves by.
+    OutGroup,
+    /// The hardware address that the frame is for.
+    DestinationMac,
     /// The hardware address that the frame says it is from.
     SourceMac,
     /// The hardware address that the sender of an ARP message says it has.
@@ -201,10 +205,12 @@ impl Value {
 }
 
 impl Selector {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::InGroup,
         Self::InInterface,
         Self::OutInterface,
+        Self::OutGroup,
+        Self::DestinationMac,
         Self::SourceMac,
         Self::ArpSenderMac,
         Self::ArpSender,
@@ -220,9 +226,9 @@ impl Selector {
     /// The kind of what it takes.
     pub fn kind(self) -> Kind {
         match self {
-            Self::InGroup => Kind::Group,
+            Self::InGroup | Self::OutGroup => Kind::Group,
             Self::InInterface | Self::OutInterface => Kind::Interface,
-            Self::SourceMac | Self::ArpSenderMac => Kind::Mac,
+            Self::SourceMac | Self::DestinationMac | Self::ArpSenderMac => Kind::Mac,
             Self::ArpSender | Self::Source4 | Self::Destination4 => Kind::V4,
             Self::Source6 | Self::Destination6 | Self::NeighbourTarget => Kind::V6,
             Self::Protocol => Kind::Protocol,
@@ -235,9 +241,11 @@ impl Selector {
         let meta = |key| ("meta", vec![of_number(1, register), of_number(2, key)]);
         let (base, offset) = match self {
             Self::InGroup => return meta(META_IIFGROUP),
+            Self::OutGroup => return meta(META_OIFGROUP),
             Self::InInterface => return meta(META_IIFNAME),
             Self::OutInterface => return meta(META_OIFNAME),
             Self::Protocol => return meta(META_L4PROTO),
+            Self::DestinationMac => (LINK, 0),
             Self::SourceMac => (LINK, 6),
             // RFC 826, of Ethernet and IPv4.
             Self::ArpSenderMac => (NETWORK, 8),

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
-use tank_model::spec::{Protocol, Publish};
+use tank_model::spec::{Lead, Protocol};
 
 /// Chains: name, type, hook, priority.
 const CHAINS: [(&str, &str, u32, i32); 5] = [
@@ -25,11 +25,11 @@ pub(super) const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 
 /// Bits of a connection's state (`NF_CT_STATE_BIT`) and of its status (`IPS_DST_NAT`).
-const ESTABLISHED: u32 = 1 << 1;
-const RELATED: u32 = 1 << 2;
+pub(super) const ESTABLISHED: u32 = 1 << 1;
+pub(super) const RELATED: u32 = 1 << 2;
 const DNAT: u32 = 1 << 5;
 
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 impl Target<'_> {
@@ -94,17 +94,17 @@ impl Target<'_> {
             .collect();
         for pod in self.graph.pods().filter(|pod| self.is_bridged(pod)) {
             let addresses = self.addresses(pod);
-            for (_, publish) in self.graph.published(pod) {
+            let published = self.graph.published(pod);
+            for lead in published.flat_map(|(_, publish)| publish.leads()) {
                 let mut own = addresses.iter().map(IpNet::addr);
-                let Some(to) = own.find(|own| own.is_ipv4() == publish.address.is_ipv4()) else {
+                let Some(to) = own.find(|own| own.is_ipv4() == lead.address.is_ipv4()) else {
                     continue;
                 };
-                let kind = MapOf::address(publish.address);
-                let name = kind.name(publish.address.into());
-                let Some(map) = maps.iter_mut().find(|map| map.name == name) else {
-                    continue;
-                };
-                map.elements.insert(published(kind, publish, to));
+                let kind = MapOf::address(lead.address);
+                let name = kind.name(lead.address.into());
+                if let Some(map) = maps.iter_mut().find(|map| map.name == name) {
+                    map.elements.insert(element(kind, &lead, to));
+                }
             }
         }
         maps
@@ -220,18 +220,18 @@ fn guard() -> Vec<Rule> {
     ]
 }
 
-/// The element by which a published port leads to this address of its pod.
-fn published(kind: MapOf, publish: &Publish, to: IpAddr) -> Vec<Value> {
-    let protocol = match publish.protocol {
+/// The element by which a port leads to this address of its pod.
+fn element(kind: MapOf, lead: &Lead, to: IpAddr) -> Vec<Value> {
+    let protocol = match lead.protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
     };
-    let at = (kind != MapOf::Any).then(|| Value::from(publish.address));
+    let at = (kind != MapOf::Any).then(|| Value::from(lead.address));
     let rest = [
         Value::Protocol(protocol),
-        Value::Port(publish.port),
+        Value::Port(lead.port),
         Value::from(to),
-        Value::Port(publish.target()),
+        Value::Port(lead.to),
     ];
     at.into_iter().chain(rest).collect()
 }
