@@ -165,7 +165,7 @@ pub(super) fn inward(bridge: &str, networks: &[IpNet], servers: &BTreeSet<IpNet>
         is: true,
     };
     let rule = |comment: &str, matches: &[Match], action| {
-        let matches = [&[from_pods.clone()], matches].concat();
+        let matches = [std::slice::from_ref(&from_pods), matches].concat();
         super::rule((TableFamily::Inet, INWARD), comment, matches, action)
     };
     let mut rules = vec![rule(
