@@ -10,7 +10,7 @@ use tank_model::{
     Name, Reference,
     name::nearest,
     schema::{Kind, Schema, Shape},
-    spec::{Amount, HostAddress, Mode},
+    spec::{Amount, HostAddress, Mode, Peer, Ports},
     units::{Bytes, MilliCpu, Millis, parse_network},
 };
 
@@ -42,6 +42,11 @@ pub fn one_of(tags: &[String]) -> String {
 fn expected(contract: &str) -> &'static str {
     match contract {
         "Port" => "a port from 1 to 65535",
+        "Ports" => "a port from 1 to 65535, or several such as \"8000-8010\"",
+        "Addresses" => "an address such as \"127.0.0.1\", or an array of some",
+        "Peer" => "a pod such as \"web\", an address, or a network such as \"10.0.0.0/8\"",
+        "AllowFrom" => "`'all`, `'none`, or an array of pods, addresses and networks",
+        "Egress" => "`'all`, `'none`, `'internet`, or an array of pods, addresses and networks",
         "Count" => "a whole number",
         "Amount" => "a whole number or \"unlimited\"",
         "Size" => "a number of bytes, or for example \"256MiB\"",
@@ -105,6 +110,9 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
             _ if value.is_number() => Err(Refusal::invalid(format!("{value} is no port, use 1 to 65535"))),
             _ => Err(wrong_type()),
         },
+        "Ports" if value.is_number() => check_value("Port", value),
+        "Ports" => ports(text()?),
+        "Peer" => peer(text()?),
         "Count" => match value.as_u64() {
             Some(0..=0xffff_ffff) => Ok(()),
             _ if value.is_number() => Err(Refusal::invalid(format!("{value} is no whole number from 0 to 4294967295"))),
@@ -129,7 +137,7 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
             message: e.to_string(),
             help: "for example \"blog\"".to_owned(),
         }),
-        "Address" => {
+        "Address" | "Addresses" => {
             let text = text()?;
             IpAddr::from_str(text).map(drop).map_err(|_| Refusal::invalid(format!("`{text}` is no IP address")))
         }
@@ -155,6 +163,22 @@ pub fn kind_of(value: &Value) -> &'static str {
         Value::Array(_) => "an array",
         Value::Object(_) => "a record",
     }
+}
+
+fn ports(text: &str) -> Result<(), Refusal> {
+    match text.parse::<Ports>() {
+        Ok(ports) if ports.first() > 0 => Ok(()),
+        Ok(_) => Err(Refusal::invalid("0 is no port, use 1 to 65535".to_owned())),
+        Err(error) => Err(Refusal::invalid(error.to_string())),
+    }
+}
+
+fn peer(text: &str) -> Result<(), Refusal> {
+    Peer::read(text, None).map(drop).map_err(|error| Refusal {
+        code: "tank::value::invalid",
+        message: error.to_string(),
+        help: "for example \"web\", \"shop:web\", \"10.0.0.0/8\" or \"internet\"".to_owned(),
+    })
 }
 
 fn signal(text: &str) -> Result<(), Refusal> {

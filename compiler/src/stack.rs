@@ -3,7 +3,7 @@
 
 use crate::{Inputs, nickel::Evaluated};
 use serde_json::{Map, Value};
-use tank_model::{Name, NameError};
+use tank_model::{Name, NameError, spec::Peer};
 
 /// The stack that a source belongs to: by the source itself, or as it was asked for. That both say
 /// different ones is a problem.
@@ -84,6 +84,7 @@ pub fn qualify(value: &mut Value, inputs: &Inputs, evaluated: &mut Evaluated) {
         match name {
             Ok(name) => {
                 dependencies(&mut spec, (&pod, stack.as_ref()), evaluated);
+                peers(&mut spec, (&pod, stack.as_ref()), evaluated);
                 pods.insert(name.to_string(), spec);
             }
             Err(error) => too_long(error, &["pods", &pod], evaluated),
@@ -122,6 +123,25 @@ fn dependencies(spec: &mut Value, (pod, stack): (&str, Option<&Name>), evaluated
         }
     }
     *depends_on = named;
+}
+
+/// Gives the pods that policies name the names that they have on a host.
+fn peers(spec: &mut Value, (pod, stack): (&str, Option<&Name>), evaluated: &mut Evaluated) {
+    for field in ["allow_from", "egress"] {
+        let list = spec.get_mut(field).and_then(Value::as_array_mut);
+        for (at, peer) in list.into_iter().flatten().enumerate() {
+            let Some(said) = peer
+                .as_str()
+                .filter(|said| Peer::of_address(said).is_none())
+            else {
+                continue;
+            };
+            match Name::reference(said, stack) {
+                Ok(name) => *peer = Peer::Pod(name).to_string().into(),
+                Err(error) => too_long(error, &["pods", pod, field, &at.to_string()], evaluated),
+            }
+        }
+    }
 }
 
 /// The path of a field by the names of a host.

@@ -387,12 +387,7 @@ impl Unit<'_> {
 
     fn port(&mut self, entry: &Entry) {
         match super::compose::ports(&entry.2) {
-            Ok(ports) => {
-                let published = record(&mut self.pod, "publish");
-                ports
-                    .into_iter()
-                    .for_each(|port| super::compose::publish(published, port));
-            }
+            Ok(port) => super::compose::publish(record(&mut self.pod, "publish"), &port),
             Err(why) => self.note(entry, why),
         }
     }

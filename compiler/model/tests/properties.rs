@@ -44,6 +44,7 @@ fn full() -> Value {
             "mode": "macvlan", "parent": "eth1", "address": "10.0.0.1/24", "pool": "10.0.0.0/25", "gateway": "10.0.0.3" } } },
         "volumes": { "v1": { "host": "/h1" }, "v2": { "tmpfs": 1001 } },
         "publish": { "p1": { "port": 1, "to": 2, "address": "10.0.0.1", "protocol": "udp" } },
+        "allow_from": ["a1"], "egress": ["e1"],
         "restart": "never", "depends_on": { "db1": "ready" }, "update": "start_first", "hostname": "h1",
         "labels": { "l1": "x1" }, "sysctls": { "net.1": "1" },
     } } })

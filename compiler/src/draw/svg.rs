@@ -145,20 +145,19 @@ fn short_image(source: &ImageSource) -> String {
 }
 
 fn published(publish: &Publish) -> String {
-    let address = match publish.address {
+    let words = |address: std::net::IpAddr| match address {
         address if address.is_loopback() => String::new(),
-        address if address.is_unspecified() => "everyone ".to_owned(),
-        address => format!("{address} "),
+        address if address.is_unspecified() => "everyone".to_owned(),
+        address => address.to_string(),
     };
-    let protocol = match publish.protocol {
-        tank_model::spec::Protocol::Tcp => "",
-        tank_model::spec::Protocol::Udp => "/udp",
-    };
-    format!(
-        "{address}:{}{protocol} → {}",
-        publish.port,
-        publish.target()
-    )
+    let mut addresses: Vec<String> = publish.address.iter().map(words).collect();
+    addresses.dedup();
+    let mut address = addresses.join(" ");
+    if !address.is_empty() {
+        address.push(' ');
+    }
+    let (from, to, protocol) = (publish.port, publish.target(), publish.protocol.suffix());
+    format!("{address}:{from}{protocol} → {to}")
 }
 
 fn kept(volume: &Volume) -> String {

@@ -3,6 +3,7 @@
 //!
 //! The planner's data is one table; in the kernel there is one for each family, of the same name.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use tank_plan::target::firewall::{
     Action, Chain, Family, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value,
 };
@@ -11,14 +12,27 @@ use tank_sys::nft;
 /// The name of Tank's own tables.
 pub const TABLE: &str = "tank";
 
-/// Puts rules in place of whatever Tank's own tables hold, in one transaction. Blocking.
+/// Tank's own tables, in the network namespace that the daemon is in from its start to its end. What is
+/// known of them and their socket are kept.
+fn tables() -> tank_sys::Result<Arc<nft::Tables>> {
+    static TABLES: Mutex<Option<Arc<nft::Tables>>> = Mutex::new(None);
+    let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*tables {
+        Some(tables) => Ok(Arc::clone(tables)),
+        None => Ok(Arc::clone(
+            tables.insert(Arc::new(nft::Tables::open(TABLE)?)),
+        )),
+    }
+}
+
+/// Makes Tank's own tables hold these rules, in one transaction. Blocking.
 ///
 /// # Errors
 /// What the kernel gives; nothing has changed then.
-pub fn replace(table: &Table) -> tank_sys::Result<()> {
-    let tables =
+pub fn ensure(table: &Table) -> tank_sys::Result<()> {
+    let wanted =
         TableFamily::ALL.map(|family| (family_to_kernel(family), to_kernel(family, table)));
-    nft::replace(TABLE, &tables)
+    tables()?.ensure(&wanted).map(drop)
 }
 
 /// Removes Tank's own tables. Blocking.
@@ -26,7 +40,7 @@ pub fn replace(table: &Table) -> tank_sys::Result<()> {
 /// # Errors
 /// What the kernel gives.
 pub fn remove() -> tank_sys::Result<()> {
-    nft::remove(TABLE, &nft::TableFamily::ALL)
+    tables()?.remove()
 }
 
 /// What is in Tank's own tables. None: there is neither. Blocking.
@@ -35,8 +49,11 @@ pub fn remove() -> tank_sys::Result<()> {
 /// What the kernel gives.
 pub fn list() -> tank_sys::Result<Option<Table>> {
     let mut all: Option<Table> = None;
-    for family in TableFamily::ALL {
-        if let Some(found) = nft::list(family_to_kernel(family), TABLE)? {
+    for (kernel, found) in tables()?.list()? {
+        let family = TableFamily::ALL
+            .into_iter()
+            .find(|own| family_to_kernel(*own) == kernel);
+        if let (Some(family), Some(found)) = (family, found) {
             let Table {
                 chains,
                 sets,
@@ -93,7 +110,16 @@ fn to_kernel(family: TableFamily, table: &Table) -> nft::Table {
                 Action::Accept => nft::Action::Accept,
                 Action::Drop => nft::Action::Drop,
                 Action::Dnat(to) => nft::Action::Dnat(to),
+                Action::DnatMap { map, of, family } => nft::Action::DnatMap {
+                    map,
+                    of: selectors_to_kernel(&of),
+                    family: match family {
+                        Family::V4 => nft::Family::V4,
+                        Family::V6 => nft::Family::V6,
+                    },
+                },
                 Action::Masquerade => nft::Action::Masquerade,
+                Action::ToHost(mac) => nft::Action::ToHost(mac),
                 Action::Other(text) => nft::Action::Other(text),
             },
         }
@@ -110,6 +136,18 @@ fn to_kernel(family: TableFamily, table: &Table) -> nft::Table {
     }
 }
 
+const KINDS: [(Kind, nft::Kind); 9] = [
+    (Kind::Group, nft::Kind::Group),
+    (Kind::Interface, nft::Kind::Interface),
+    (Kind::Mac, nft::Kind::Mac),
+    (Kind::V4, nft::Kind::V4),
+    (Kind::V6, nft::Kind::V6),
+    (Kind::Protocol, nft::Kind::Protocol),
+    (Kind::Port, nft::Kind::Port),
+    (Kind::Net4, nft::Kind::Net4),
+    (Kind::Net6, nft::Kind::Net6),
+];
+
 fn set_to_kernel(set: &Set) -> nft::Set {
     let value = |value: &Value| match value.clone() {
         Value::Group(number) => nft::Value::Group(number),
@@ -117,18 +155,23 @@ fn set_to_kernel(set: &Set) -> nft::Set {
         Value::Mac(octets) => nft::Value::Mac(octets),
         Value::V4(address) => nft::Value::V4(address),
         Value::V6(address) => nft::Value::V6(address),
+        Value::Protocol(number) => nft::Value::Protocol(number),
+        Value::Port(port) => nft::Value::Port(port),
+        Value::Net4(net) => nft::Value::Net4(net),
+        Value::Net6(net) => nft::Value::Net6(net),
     };
-    let kind = |kind: &Kind| match kind {
-        Kind::Group => nft::Kind::Group,
-        Kind::Interface => nft::Kind::Interface,
-        Kind::Mac => nft::Kind::Mac,
-        Kind::V4 => nft::Kind::V4,
-        Kind::V6 => nft::Kind::V6,
+    let kinds = |own: &[Kind]| {
+        let same = |kind: &Kind| KINDS.iter().find(|(own, _)| own == kind);
+        own.iter()
+            .filter_map(same)
+            .map(|(_, kernel)| *kernel)
+            .collect()
     };
     let element = |element: &Vec<Value>| element.iter().map(value).collect();
     nft::Set {
         name: set.name.clone(),
-        key: set.key.iter().map(kind).collect(),
+        key: kinds(&set.key),
+        data: kinds(&set.data),
         elements: set.elements.iter().map(element).collect(),
     }
 }
@@ -140,27 +183,35 @@ fn set_from_kernel(family: TableFamily, set: nft::Set) -> Set {
         nft::Value::Mac(octets) => Value::Mac(octets),
         nft::Value::V4(address) => Value::V4(address),
         nft::Value::V6(address) => Value::V6(address),
+        nft::Value::Protocol(number) => Value::Protocol(number),
+        nft::Value::Port(port) => Value::Port(port),
+        nft::Value::Net4(net) => Value::Net4(net),
+        nft::Value::Net6(net) => Value::Net6(net),
     };
-    let kind = |kind: nft::Kind| match kind {
-        nft::Kind::Group => Kind::Group,
-        nft::Kind::Interface => Kind::Interface,
-        nft::Kind::Mac => Kind::Mac,
-        nft::Kind::V4 => Kind::V4,
-        nft::Kind::V6 => Kind::V6,
+    let kinds = |kernel: &[nft::Kind]| {
+        let same = |kind: &nft::Kind| KINDS.iter().find(|(_, kernel)| kernel == kind);
+        kernel
+            .iter()
+            .filter_map(same)
+            .map(|(own, _)| *own)
+            .collect()
     };
     let element = |element: Vec<nft::Value>| element.into_iter().map(value).collect();
     Set {
         family,
         name: set.name,
-        key: set.key.into_iter().map(kind).collect(),
+        key: kinds(&set.key),
+        data: kinds(&set.data),
         elements: set.elements.into_iter().map(element).collect(),
     }
 }
 
-const SELECTORS: [(Selector, nft::Selector); 11] = [
+const SELECTORS: [(Selector, nft::Selector); 15] = [
     (Selector::InGroup, nft::Selector::InGroup),
     (Selector::InInterface, nft::Selector::InInterface),
     (Selector::OutInterface, nft::Selector::OutInterface),
+    (Selector::OutGroup, nft::Selector::OutGroup),
+    (Selector::DestinationMac, nft::Selector::DestinationMac),
     (Selector::SourceMac, nft::Selector::SourceMac),
     (Selector::ArpSenderMac, nft::Selector::ArpSenderMac),
     (Selector::ArpSender, nft::Selector::ArpSender),
@@ -169,7 +220,21 @@ const SELECTORS: [(Selector, nft::Selector); 11] = [
     (Selector::Source6, nft::Selector::Source6),
     (Selector::Destination6, nft::Selector::Destination6),
     (Selector::NeighbourTarget, nft::Selector::NeighbourTarget),
+    (Selector::Protocol, nft::Selector::Protocol),
+    (Selector::DestinationPort, nft::Selector::DestinationPort),
 ];
+
+fn selectors_to_kernel(of: &[Selector]) -> Vec<nft::Selector> {
+    let same = |one: &Selector| SELECTORS.iter().find(|(own, _)| own == one);
+    let of = of.iter().filter_map(same);
+    of.map(|(_, kernel)| *kernel).collect()
+}
+
+fn selectors_from_kernel(of: &[nft::Selector]) -> Vec<Selector> {
+    let same = |one: &nft::Selector| SELECTORS.iter().find(|(_, own)| own == one);
+    let of = of.iter().filter_map(same);
+    of.map(|(plan, _)| *plan).collect()
+}
 
 fn match_to_kernel(found: Match) -> nft::Match {
     match found {
@@ -177,6 +242,7 @@ fn match_to_kernel(found: Match) -> nft::Match {
         Match::OutInterface { name, is } => nft::Match::OutInterface { name, is },
         Match::InGroup { mask, value, is } => nft::Match::InGroup { mask, value, is },
         Match::EtherType(kind) => nft::Match::EtherType(kind),
+        Match::PacketType(kind) => nft::Match::PacketType(kind),
         Match::Family(Family::V4) => nft::Match::Family(nft::Family::V4),
         Match::Family(Family::V6) => nft::Match::Family(nft::Family::V6),
         Match::Source { net, is } => nft::Match::Source { net, is },
@@ -188,15 +254,11 @@ fn match_to_kernel(found: Match) -> nft::Match {
         Match::DestinationPort(port) => nft::Match::DestinationPort(port),
         Match::ConnState { any_of } => nft::Match::ConnState { any_of },
         Match::ConnStatus { any_of } => nft::Match::ConnStatus { any_of },
-        Match::InSet { set, of, is } => {
-            let same = |one: &Selector| SELECTORS.iter().find(|(own, _)| own == one);
-            let of = of.iter().filter_map(same).map(|(_, kernel)| *kernel);
-            nft::Match::InSet {
-                set,
-                of: of.collect(),
-                is,
-            }
-        }
+        Match::InSet { set, of, is } => nft::Match::InSet {
+            set,
+            of: selectors_to_kernel(&of),
+            is,
+        },
         Match::Other(text) => nft::Match::Other(text),
     }
 }
@@ -234,7 +296,16 @@ fn from_kernel(family: TableFamily, table: nft::Table) -> Table {
                 nft::Action::Accept => Action::Accept,
                 nft::Action::Drop => Action::Drop,
                 nft::Action::Dnat(to) => Action::Dnat(to),
+                nft::Action::DnatMap { map, of, family } => Action::DnatMap {
+                    map,
+                    of: selectors_from_kernel(&of),
+                    family: match family {
+                        nft::Family::V4 => Family::V4,
+                        nft::Family::V6 => Family::V6,
+                    },
+                },
                 nft::Action::Masquerade => Action::Masquerade,
+                nft::Action::ToHost(mac) => Action::ToHost(mac),
                 nft::Action::Other(text) => Action::Other(text),
             },
         }
@@ -254,6 +325,7 @@ fn match_from_kernel(found: nft::Match) -> Match {
         nft::Match::OutInterface { name, is } => Match::OutInterface { name, is },
         nft::Match::InGroup { mask, value, is } => Match::InGroup { mask, value, is },
         nft::Match::EtherType(kind) => Match::EtherType(kind),
+        nft::Match::PacketType(kind) => Match::PacketType(kind),
         nft::Match::Family(nft::Family::V4) => Match::Family(Family::V4),
         nft::Match::Family(nft::Family::V6) => Match::Family(Family::V6),
         nft::Match::Source { net, is } => Match::Source { net, is },
@@ -265,15 +337,11 @@ fn match_from_kernel(found: nft::Match) -> Match {
         nft::Match::DestinationPort(port) => Match::DestinationPort(port),
         nft::Match::ConnState { any_of } => Match::ConnState { any_of },
         nft::Match::ConnStatus { any_of } => Match::ConnStatus { any_of },
-        nft::Match::InSet { set, of, is } => {
-            let same = |one: &nft::Selector| SELECTORS.iter().find(|(_, own)| own == one);
-            let of = of.iter().filter_map(same).map(|(plan, _)| *plan);
-            Match::InSet {
-                set,
-                of: of.collect(),
-                is,
-            }
-        }
+        nft::Match::InSet { set, of, is } => Match::InSet {
+            set,
+            of: selectors_from_kernel(&of),
+            is,
+        },
         nft::Match::Other(text) => Match::Other(text),
     }
 }

@@ -9,7 +9,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 use tank_model::{
     Graph, Key, Name,
-    spec::{Network, Protocol, Publish},
+    spec::{Lead, Network, Protocol},
 };
 
 /// A program that listens in the host's network namespace.
@@ -30,22 +30,22 @@ pub struct Listener {
 /// The ports that `wanted` publishes and `previous` does not: what has to be known of the host.
 pub fn added(previous: &Graph, wanted: &Graph) -> BTreeSet<(Protocol, u16)> {
     new(previous, wanted)
-        .map(|(_, _, publish)| (publish.protocol, publish.port))
+        .map(|(_, _, lead)| (lead.protocol, lead.port))
         .collect()
 }
 
 /// Each port that is published anew and that a program of the host listens at, in words.
 pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -> Vec<String> {
     let mut problems = Vec::new();
-    for (pod, name, publish) in new(previous, wanted) {
+    for (pod, name, lead) in new(previous, wanted) {
         let meets = |listener: &&Listener| {
-            listener.protocol == publish.protocol
-                && listener.port == publish.port
-                && overlap(publish.address, listener.address)
+            listener.protocol == lead.protocol
+                && listener.port == lead.port
+                && overlap(lead.address, listener.address)
                 && stays(previous, wanted, listener)
         };
         if let Some(listener) = listeners.iter().find(meets) {
-            problems.push(describe(pod, name, publish, listener));
+            problems.push(describe(pod, name, &lead, listener));
         }
     }
     problems
@@ -55,22 +55,19 @@ pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -
 fn new<'a>(
     previous: &'a Graph,
     wanted: &'a Graph,
-) -> impl Iterator<Item = (&'a Name, &'a Name, &'a Publish)> {
-    let place = |publish: &Publish| (publish.protocol, publish.address, publish.port);
-    let known: BTreeSet<_> = previous
+) -> impl Iterator<Item = (&'a Name, &'a Name, Lead)> {
+    let place = |lead: &Lead| (lead.protocol, lead.address, lead.port);
+    let known: BTreeSet<_> = leads(previous).map(|(_, _, lead)| place(&lead)).collect();
+    leads(wanted).filter(move |(_, _, lead)| !known.contains(&place(lead)))
+}
+
+/// Each port that leads to a pod.
+fn leads(graph: &Graph) -> impl Iterator<Item = (&Name, &Name, Lead)> {
+    graph
         .pods()
-        .filter(|pod| network(previous, pod) == Some(&Network::Bridge))
-        .flat_map(|pod| previous.published(pod).map(|(_, publish)| place(publish)))
-        .collect();
-    wanted
-        .pods()
-        .filter(|pod| network(wanted, pod) == Some(&Network::Bridge))
-        .flat_map(|pod| {
-            wanted
-                .published(pod)
-                .map(move |(name, publish)| (pod, name, publish))
-        })
-        .filter(move |(_, _, publish)| !known.contains(&place(publish)))
+        .filter(|pod| network(graph, pod) == Some(&Network::Bridge))
+        .flat_map(|pod| graph.published(pod).map(move |published| (pod, published)))
+        .flat_map(|(pod, (name, publish))| publish.leads().map(move |lead| (pod, name, lead)))
 }
 
 fn network<'a>(graph: &'a Graph, pod: &Name) -> Option<&'a Network> {
@@ -101,13 +98,13 @@ fn stays(previous: &Graph, wanted: &Graph, listener: &Listener) -> bool {
     hash(wanted).is_some() && hash(previous) == hash(wanted)
 }
 
-fn describe(pod: &Name, name: &Name, publish: &Publish, listener: &Listener) -> String {
-    let protocol = match publish.protocol {
+fn describe(pod: &Name, name: &Name, lead: &Lead, listener: &Listener) -> String {
+    let protocol = match lead.protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
     };
     let (place, at) = (
-        std::net::SocketAddr::new(publish.address, publish.port),
+        std::net::SocketAddr::new(lead.address, lead.port),
         std::net::SocketAddr::new(listener.address, listener.port),
     );
     let who = match (&listener.process, &listener.pod) {
@@ -208,6 +205,34 @@ mod tests {
                 Vec::<String>::new()
             );
         }
+    }
+
+    #[test]
+    fn each_port_of_a_range_each_address_and_both_protocols_are_asked_about() {
+        let none = web("{}");
+        let wanted =
+            web(r#"{"http":{"port":"4999-5003","address":["127.0.0.2","::"],"protocol":"both"}}"#);
+        let asked = added(&none, &wanted);
+        assert_eq!(asked.len(), 10);
+        assert!(asked.contains(&(Protocol::Udp, 5001)));
+        assert_eq!(
+            taken(&none, &wanted, &listener("fd00::1")),
+            [
+                "pod `web` publishes `http` at [::]:5001 (tcp), where `docker-registry` (pid 7) listens on this host, \
+              at [fd00::1]:5001: it would be cut off; end it, or choose another port"
+            ]
+        );
+        assert_eq!(
+            taken(&none, &wanted, &listener("127.0.0.1")),
+            Vec::<String>::new()
+        );
+        // One port more of a range asks about that one.
+        let more =
+            web(r#"{"http":{"port":"4999-5004","address":["127.0.0.2","::"],"protocol":"both"}}"#);
+        assert_eq!(
+            added(&wanted, &more),
+            BTreeSet::from([(Protocol::Tcp, 5004), (Protocol::Udp, 5004)])
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr};
 use tank_model::{
     Key, Name, diff,
-    spec::{Condition, Protocol},
+    spec::{AllowFrom, Condition, Egress, Peer, Protocol},
 };
 
 /// Why a step is planned.
@@ -50,6 +50,9 @@ pub enum Why {
         /// What the declaration changed of who reaches what.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         reach: Vec<Reach>,
+        /// What the declaration changed of whom pods may reach, and by whom they may be reached.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        policies: Vec<Policy>,
     },
     /// A pod is declared on the bridge, which is not there, is down or lacks an address.
     BridgeNeeded,
@@ -80,17 +83,26 @@ pub enum Why {
     FilesDiffer,
 }
 
-/// A published port that is opened or closed.
+/// Published ports that are opened or closed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Reach {
-    /// Of the host.
+    /// Of the host; the first of several ports.
     pub at: SocketAddr,
+    /// The last of several ports of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<u16>,
     /// By which it is spoken to.
     pub protocol: Protocol,
     /// Where it leads.
     pub pod: Name,
-    /// The pod's port.
+    /// The pod's port; the first of several.
     pub to: u16,
+    /// The last of several ports of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_last: Option<u16>,
+    /// Who may open connections to the pod. None: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<Vec<Peer>>,
     /// Whether it is reached from now on, or no longer.
     pub opens: bool,
 }
@@ -99,21 +111,96 @@ impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             at,
+            last,
             protocol,
             pod,
             to,
+            to_last,
+            only,
             opens,
         } = self;
+        let range = |last: &Option<u16>| last.map_or(String::new(), |last| format!("-{last}"));
         let protocol = match protocol {
             Protocol::Tcp => "",
             Protocol::Udp => "/udp",
         };
-        let from = match (opens, at.ip().is_loopback()) {
-            (false, _) => "from nobody any more",
-            (true, true) => "from this host",
-            (true, false) => "from anywhere",
+        let from = match (opens, at.ip().is_loopback(), only) {
+            (false, ..) => "from nobody any more".to_owned(),
+            (true, true, _) => "from this host".to_owned(),
+            (true, false, None) => "from anywhere".to_owned(),
+            (true, false, Some(peers)) => format!("from {}", listed(peers, "this host")),
         };
-        write!(f, "{at}{protocol} {from} \u{2192} {pod}:{to}")
+        let (last, to_last) = (range(last), range(to_last));
+        write!(
+            f,
+            "{at}{last}{protocol} {from} \u{2192} {pod}:{to}{to_last}"
+        )
+    }
+}
+
+/// What a declaration changed of whom a pod may reach, and by whom it may be reached.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Policy {
+    /// The pod.
+    pub pod: Name,
+    /// None: that is as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_from: Option<AllowFrom>,
+    /// None: that is as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pod,
+            allow_from,
+            egress,
+        } = self;
+        let admits = allow_from.as_ref().map(|policy| admitted(pod, policy));
+        let reaches = egress.as_ref().map(|policy| reached(pod, policy));
+        let both: Vec<String> = admits.into_iter().chain(reaches).collect();
+        f.write_str(&both.join("; "))
+    }
+}
+
+/// By whom a pod is reached, in words.
+pub fn admitted(pod: &Name, policy: &AllowFrom) -> String {
+    match policy.peers() {
+        None => format!("{pod} is reached by all pods"),
+        Some(peers) => format!("{pod} is reached by {} only", listed(peers, "this host")),
+    }
+}
+
+/// Whom a pod reaches, in words.
+pub fn reached(pod: &Name, policy: &Egress) -> String {
+    match policy.peers() {
+        None => format!("{pod} reaches everybody"),
+        Some([]) => format!("{pod} reaches nobody"),
+        Some(peers) => {
+            let words = |peer: &Peer| match peer {
+                Peer::Internet => "the internet".to_owned(),
+                other => other.to_string(),
+            };
+            let all: Vec<String> = peers.iter().map(words).collect();
+            format!("{pod} reaches {} only", joined(&all))
+        }
+    }
+}
+
+/// Peers, and somebody who is always among them.
+fn listed(peers: &[Peer], always: &str) -> String {
+    let mut all: Vec<String> = peers.iter().map(ToString::to_string).collect();
+    all.push(always.to_owned());
+    joined(&all)
+}
+
+/// `a, b and c`.
+fn joined(all: &[String]) -> String {
+    match all {
+        [rest @ .., last] if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        all => all.concat(),
     }
 }
 
@@ -228,8 +315,12 @@ impl fmt::Display for Why {
                 missing,
                 unwanted,
                 reach,
+                policies,
             } => {
                 for one in reach {
+                    write!(f, "{one}; ")?;
+                }
+                for one in policies {
                     write!(f, "{one}; ")?;
                 }
                 return write!(

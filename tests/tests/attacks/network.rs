@@ -2,6 +2,10 @@
 
 #[path = "host_rules.rs"]
 mod host_rules;
+#[path = "policy.rs"]
+mod policy;
+#[path = "publish.rs"]
+mod publish;
 #[path = "second_daemon.rs"]
 mod second_daemon;
 #[path = "settings.rs"]

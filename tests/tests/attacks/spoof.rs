@@ -19,7 +19,7 @@ while True:
 /// Sends frames and prints their names. Each has its name in it, within what its headers say is its
 /// length (the bridge may cut off the rest): whoever sees the name got the frame. `own` is what a
 /// pod may send.
-const FRAMES: &str = r#"
+pub const FRAMES: &str = r#"
 import socket, struct, sys, ipaddress
 own_mac, own4, own6, near_mac, near4, near6, host4, host6 = sys.argv[1:9]
 mac = lambda text: bytes.fromhex(text.replace(":", ""))
@@ -116,13 +116,13 @@ for current, frame in (own if sys.argv[9] == "own" else strange).items():
 "#;
 
 /// Everything that comes by a link of a network, until it is dropped.
-struct Sniffer {
+pub struct Sniffer {
     _process: Process,
     file: std::path::PathBuf,
 }
 
 impl Sniffer {
-    fn start(host: &Host, name: &str, mut command: Command, link: &str) -> Self {
+    pub fn start(host: &Host, name: &str, mut command: Command, link: &str) -> Self {
         let (file, ready) = (
             host.dir.join(format!("{name}.frames")),
             host.dir.join(format!("{name}.ready")),
@@ -135,8 +135,15 @@ impl Sniffer {
         }
     }
 
+    /// Whether something that holds these bytes came by.
+    pub fn has(&self, bytes: &[u8]) -> bool {
+        let text = std::fs::read_to_string(&self.file).expect("frames");
+        let marker: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        text.contains(&marker)
+    }
+
     /// The names of the frames that came by.
-    fn names(&self, of: &BTreeSet<String>) -> BTreeSet<String> {
+    pub fn names(&self, of: &BTreeSet<String>) -> BTreeSet<String> {
         let text = std::fs::read_to_string(&self.file).expect("frames");
         let is_there = |name: &&String| {
             let marker: String = format!("<{name}>")
@@ -149,7 +156,7 @@ impl Sniffer {
     }
 }
 
-fn python_in(pid: u32) -> Command {
+pub fn python_in(pid: u32) -> Command {
     let mut command = Command::new("nsenter");
     command.args([
         "--net",

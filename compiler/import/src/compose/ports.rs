@@ -5,9 +5,8 @@ use super::{
     Compose, Service, list,
 };
 use serde_json::{Map, Value, json};
-
-/// The most ports of one range.
-const MAX_PORTS: u16 = 64;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use tank_model::spec::Ports;
 
 impl Compose<'_> {
     pub(super) fn port(&mut self, at: &mut Service<'_>, path: &str, port: &Value) {
@@ -30,9 +29,11 @@ impl Compose<'_> {
                 }
                 let text = |key: &str| fields.get(key).and_then(text_of);
                 let target = text("target").unwrap_or_default();
-                let address = text("host_ip")
-                    .map(|ip| format!("{ip}:"))
-                    .unwrap_or_default();
+                let bracketed = |ip: String| match ip.contains(':') && !ip.starts_with('[') {
+                    true => format!("[{ip}]:"),
+                    false => format!("{ip}:"),
+                };
+                let address = text("host_ip").map(bracketed).unwrap_or_default();
                 let protocol = text("protocol")
                     .map(|protocol| format!("/{protocol}"))
                     .unwrap_or_default();
@@ -51,11 +52,7 @@ impl Compose<'_> {
             return;
         };
         match ports(&entry) {
-            Ok(ports) => {
-                ports
-                    .into_iter()
-                    .for_each(|port| publish(record(at.pod, "publish"), port));
-            }
+            Ok(port) => publish(record(at.pod, "publish"), &port),
             Err(why) => self.draft.note(format!("{path}.{entry}"), why),
         }
     }
@@ -78,71 +75,88 @@ impl Compose<'_> {
     }
 }
 
-/// Address, port of the host, port of the container, protocol.
-type Port = (String, u16, u16, &'static str);
+/// Ports that a source publishes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Published {
+    /// None: every address of both families.
+    address: Option<IpAddr>,
+    /// The host's.
+    port: Ports,
+    /// The container's, as many.
+    to: Ports,
+    /// `tcp` or `udp`.
+    protocol: &'static str,
+}
 
-/// Adds a published port under a name of its own, saying what differs from the defaults.
-pub fn publish(published: &mut Map<String, Value>, (address, host, target, protocol): Port) {
-    let wanted = if protocol == "udp" {
-        format!("p{host}-udp")
+/// Adds published ports under a name of their own, saying what differs from the defaults.
+pub fn publish(published: &mut Map<String, Value>, port: &Published) {
+    let wanted = if port.protocol == "udp" {
+        format!("p{}-udp", port.port)
     } else {
-        format!("p{host}")
+        format!("p{}", port.port)
     };
     let name = fresh(published, &wanted);
-    let mut entry = json!({ "port": host });
-    if address != "127.0.0.1" {
-        entry["address"] = address.into();
+    let mut entry = json!({ "port": port.port });
+    match port.address {
+        None => entry["address"] = json!(["0.0.0.0", "::"]),
+        Some(address) if address == IpAddr::from(Ipv4Addr::LOCALHOST) => {}
+        Some(address) => entry["address"] = json!(address),
     }
-    if host != target {
-        entry["to"] = target.into();
+    if port.to != port.port {
+        entry["to"] = json!(port.to);
     }
-    if protocol == "udp" {
+    if port.protocol == "udp" {
         entry["protocol"] = "udp".into();
     }
     published.insert(name, entry);
 }
 
-/// `[[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]`, each of the ports a range.
-pub fn ports(text: &str) -> Result<Vec<Port>, String> {
+/// `[[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]`, each of the ports a range; without an address it is every
+/// one, as it is where nothing is before its `:`.
+pub fn ports(text: &str) -> Result<Published, String> {
+    const ANY: &str = "the host's port would be any: name one";
     let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = match protocol {
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
         "tcp" => "tcp",
         "udp" => "udp",
         other => return Err(format!("Tank publishes tcp and udp, not {other}")),
     };
-    let Some((rest, target)) = rest.rsplit_once(':') else {
-        return Err("the host's port would be any: name one".to_owned());
-    };
+    let (rest, target) = rest.rsplit_once(':').ok_or(ANY)?;
     let (address, host) = match rest.rsplit_once(':') {
-        Some((address, host)) => (
-            address
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned(),
-            host,
-        ),
-        None => ("0.0.0.0".to_owned(), rest),
+        Some((address, host)) => (address, host),
+        None => ("", rest),
     };
     if host.is_empty() {
-        return Err("the host's port would be any: name one".to_owned());
+        return Err(ANY.to_owned());
     }
-    let range = |text: &str| -> Result<(u16, u16), String> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let parse = |text: &str| {
-            text.trim()
-                .parse::<u16>()
-                .map_err(|_| format!("`{text}` is no port"))
-        };
-        Ok((parse(first)?, parse(last)?))
+    let range = |text: &str| {
+        text.trim()
+            .parse::<Ports>()
+            .map_err(|error| error.to_string())
     };
-    let ((host, host_end), (target, target_end)) = (range(host)?, range(target)?);
-    let count = host_end.saturating_sub(host);
-    if count != target_end.saturating_sub(target) || count >= MAX_PORTS {
-        return Err("the two ranges differ, or are too long".to_owned());
+    let (port, to) = (range(host)?, range(target)?);
+    if port.count() != to.count() {
+        return Err("the two ranges differ: the host's port would be any of several".to_owned());
     }
-    Ok((0..=count)
-        .map(|n| (address.clone(), host + n, target + n, protocol))
-        .collect())
+    if port.first() == 0 || to.first() == 0 {
+        return Err(ANY.to_owned());
+    }
+    let address = match address.trim_start_matches('[').trim_end_matches(']') {
+        "" => None,
+        text => Some(
+            text.parse::<IpAddr>()
+                .map_err(|_| format!("`{text}` is no IP address"))?,
+        ),
+    };
+    if address == Some(Ipv6Addr::LOCALHOST.into()) {
+        return Err("the kernel has no way from `::1` to a pod: use 127.0.0.1".to_owned());
+    }
+    Ok(Published {
+        address,
+        port,
+        to,
+        protocol,
+    })
 }
 
 #[cfg(test)]
@@ -151,15 +165,58 @@ mod tests {
 
     #[test]
     fn ports_are_read_as_compose_reads_them() {
-        let port = |a: &str, h, t, p| (a.to_owned(), h, t, p);
-        assert_eq!(ports("8080:80"), Ok(vec![port("0.0.0.0", 8080, 80, "tcp")]));
-        assert_eq!(
-            ports("127.0.0.1:53:53/udp"),
-            Ok(vec![port("127.0.0.1", 53, 53, "udp")])
-        );
-        assert_eq!(ports("[::1]:1:2"), Ok(vec![port("::1", 1, 2, "tcp")]));
-        assert_eq!(ports("3000-3001:80-81").map(|ports| ports.len()), Ok(2));
-        for refused in ["80", "1-2:3", "a:b", "1:2/sctp", "127.0.0.1::80"] {
+        let entry = |text: &str| {
+            let mut all = Map::new();
+            publish(&mut all, &ports(text).expect("a port"));
+            Value::Object(all).to_string()
+        };
+        for (text, expected) in [
+            (
+                "8080:80",
+                r#"{"p8080":{"address":["0.0.0.0","::"],"port":8080,"to":80}}"#,
+            ),
+            (
+                ":80:92",
+                r#"{"p80":{"address":["0.0.0.0","::"],"port":80,"to":92}}"#,
+            ),
+            (
+                "0.0.0.0:80:80",
+                r#"{"p80":{"address":"0.0.0.0","port":80}}"#,
+            ),
+            ("[::]:80:80", r#"{"p80":{"address":"::","port":80}}"#),
+            (":::80:80", r#"{"p80":{"address":"::","port":80}}"#),
+            (
+                "127.0.0.1:53:53/udp",
+                r#"{"p53-udp":{"port":53,"protocol":"udp"}}"#,
+            ),
+            (
+                "[fd00::1]:1:2/TCP",
+                r#"{"p1":{"address":"fd00::1","port":1,"to":2}}"#,
+            ),
+            (
+                "127.0.0.1:3000-3001:80-81",
+                r#"{"p3000-3001":{"port":"3000-3001","to":"80-81"}}"#,
+            ),
+            (
+                "8000-9000:8000-9000",
+                r#"{"p8000-9000":{"address":["0.0.0.0","::"],"port":"8000-9000"}}"#,
+            ),
+        ] {
+            assert_eq!(entry(text), expected, "{text}");
+        }
+        for refused in [
+            "80",
+            "1-2:3",
+            "3:1-2",
+            "a:b",
+            "1:2/sctp",
+            "127.0.0.1::80",
+            "0:80",
+            "[::1]:80:80",
+            "x:1:2",
+            "2-1:2-1",
+            "",
+        ] {
             assert!(ports(refused).is_err(), "{refused}");
         }
     }

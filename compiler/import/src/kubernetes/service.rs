@@ -103,7 +103,7 @@ impl Cluster<'_> {
             .as_str()
             .map_or_else(|| format!("p{number}"), name_of);
         let key = fresh(publish, &wanted);
-        let mut entry = json!({ "port": number, "address": "0.0.0.0" });
+        let mut entry = json!({ "port": number, "address": ["0.0.0.0", "::"] });
         if target != number {
             entry["to"] = target.into();
         }

@@ -1,9 +1,9 @@
 //! What two pods cannot both have: a port of the host, an address, and each other as a dependency.
 
-use super::{Problem, path};
+use super::{Problem, path, pod::unknown_pod};
 use crate::{
     name::Name,
-    spec::{Config, Network, Pod, Protocol},
+    spec::{Config, MAX_PORTS, Network, Peer, Pod, Publish},
     stack::Scope,
 };
 use std::{
@@ -17,10 +17,12 @@ fn those_there_first<'a>(config: &'a Config, scope: &Scope) -> Vec<(&'a Name, &'
     there.into_iter().chain(meant).collect()
 }
 
-/// Two pods can't listen on one port of one protocol, where either of the addresses covers the
-/// other.
+/// Two entries can't have one port of one protocol, where an address of either covers one of the
+/// other's.
 pub(super) fn published_twice(config: &Config, scope: &Scope, problems: &mut Vec<Problem>) {
-    let mut taken: Vec<(IpAddr, u16, Protocol, Vec<String>)> = Vec::new();
+    // By their first ports: what overlaps begins at or before the other's last, and at most so many
+    // before its first.
+    let mut taken: BTreeMap<u16, Vec<(&Publish, Vec<String>)>> = BTreeMap::new();
     let pods = those_there_first(config, scope);
     for (pod, name, publish) in pods.into_iter().flat_map(|(pod, spec)| {
         spec.publish
@@ -28,19 +30,17 @@ pub(super) fn published_twice(config: &Config, scope: &Scope, problems: &mut Vec
             .map(move |(name, port)| (pod, name, port))
     }) {
         let at = path(["pods", pod.as_str(), "publish", name.as_str(), "port"]);
-        let covers = |a: IpAddr, b: IpAddr| {
-            a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
-        };
-        let clash = taken.iter().find(|(address, port, protocol, _)| {
-            covers(*address, publish.address)
-                && *port == publish.port
-                && *protocol == publish.protocol
-        });
-        if let Some((_, _, _, first)) = clash {
+        let longest = u16::try_from(MAX_PORTS).unwrap_or(u16::MAX);
+        let lowest = publish.port.first().saturating_sub(longest);
+        let near = taken
+            .range(lowest..=publish.port.last())
+            .flat_map(|(_, all)| all);
+        let clash = near.filter_map(|(other, first)| Some((clash(other, publish)?, first)));
+        if let Some((port, first)) = clash.min() {
             problems.push(Problem {
                 code: "tank::publish::port_taken",
                 path: at.clone(),
-                message: format!("port {} of the host is published twice", publish.port),
+                message: format!("port {port} of the host is published twice"),
                 help: format!(
                     "`{}.{}` has it already; choose another port or address",
                     first[1], first[3]
@@ -48,8 +48,101 @@ pub(super) fn published_twice(config: &Config, scope: &Scope, problems: &mut Vec
                 related: Some((first.clone(), "taken here")),
             });
         }
-        taken.push((publish.address, publish.port, publish.protocol, at));
+        taken
+            .entry(publish.port.first())
+            .or_default()
+            .push((publish, at));
     }
+}
+
+/// The first port that two entries both have, for packets that could be for either.
+fn clash(one: &Publish, other: &Publish) -> Option<u16> {
+    let covers = |a: IpAddr, b: IpAddr| {
+        a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+    };
+    let protocols = other.protocol.each();
+    let spoken = one
+        .protocol
+        .each()
+        .iter()
+        .any(|own| protocols.contains(own));
+    let meets = |own| other.address.iter().any(|other| covers(own, other));
+    (spoken && one.address.iter().any(meets)).then(|| one.port.common(other.port))?
+}
+
+/// Pods that a policy names are there, and have addresses. A source knows the pods of its own stack
+/// only.
+pub(super) fn unknown_peers(config: &Config, whole: bool, problems: &mut Vec<Problem>) {
+    for (pod, spec) in &config.pods {
+        let lists = [
+            ("allow_from", spec.allow_from.peers()),
+            ("egress", spec.egress.peers()),
+        ];
+        for (field, peers) in lists {
+            let has_list = peers.is_some();
+            if has_list && spec.network != Network::Bridge {
+                problems.push(Problem {
+                    code: "tank::policy::no_network",
+                    path: path(["pods", pod.as_str(), field]),
+                    message: format!(
+                        "pod `{pod}` has no address of its own that a policy could be about"
+                    ),
+                    help: format!("use `network = 'bridge`, or drop `{field}`"),
+                    related: Some((
+                        path(["pods", pod.as_str(), "network"]),
+                        "it is not on the bridge here",
+                    )),
+                });
+                continue;
+            }
+            for (at, peer) in peers.unwrap_or_default().iter().enumerate() {
+                let at = path(["pods", pod.as_str(), field, &at.to_string()]);
+                problems.extend(peer_problem(config, whole, (pod, field, peer), at));
+            }
+        }
+    }
+}
+
+fn peer_problem(
+    config: &Config,
+    whole: bool,
+    (pod, field, peer): (&Name, &str, &Peer),
+    at: Vec<String>,
+) -> Option<Problem> {
+    let (code, message, help) = match peer {
+        Peer::Internet if field == "allow_from" => (
+            "tank::policy::internet",
+            "`internet` is nobody that connections come from".to_owned(),
+            "name networks, or `'all`".to_owned(),
+        ),
+        Peer::Pod(other) => match config.pods.get(other) {
+            Some(there) if there.network != Network::Bridge => (
+                "tank::policy::peer_without_address",
+                format!(
+                    "pod `{}` has no address of its own",
+                    other.as_seen_from(pod.stack())
+                ),
+                "it is on the host's network, or on none: name addresses".to_owned(),
+            ),
+            None if whole || other.stack() == pod.stack() => (
+                "tank::policy::unknown_pod",
+                format!(
+                    "`{field}` of pod `{pod}` names `{}`, which is not declared",
+                    other.as_seen_from(pod.stack())
+                ),
+                unknown_pod(pod, &other.as_seen_from(pod.stack()), config),
+            ),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(Problem {
+        code,
+        path: at,
+        message,
+        help,
+        related: None,
+    })
 }
 
 /// Two interfaces can't have one static address on one network.

@@ -79,6 +79,7 @@ fn fields(config: &Config, scope: &Scope, extent: Extent) -> Vec<Problem> {
     }
     across::published_twice(config, scope, &mut problems);
     across::addresses_twice(config, scope, &mut problems);
+    across::unknown_peers(config, extent == Extent::Host, &mut problems);
     across::dependency_cycles(config, scope, &mut problems);
     problems
 }

@@ -3,9 +3,12 @@
 use super::Pass;
 use crate::{
     name::Name,
-    spec::{Network, Nic, Pod},
+    spec::{MAX_PORTS, Network, Nic, Pod, Publish},
 };
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+};
 
 impl Pass<'_> {
     pub(super) fn network(&mut self, name: &Name, pod: &Pod) {
@@ -84,8 +87,8 @@ impl Pass<'_> {
             self.report("tank::publish::no_network", &["publish"], message, help);
         }
         for (port, publish) in &pod.publish {
-            for (field, number) in [("port", publish.port), ("to", publish.target())] {
-                if number == 0 {
+            for (field, ports) in [("port", publish.port), ("to", publish.target())] {
+                if ports.first() == 0 {
                     let message = "0 is no port".to_owned();
                     self.report(
                         "tank::publish::port_zero",
@@ -95,9 +98,14 @@ impl Pass<'_> {
                     );
                 }
             }
-            if publish.address == IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16]) {
+            self.range(port, publish);
+            if publish
+                .address
+                .iter()
+                .any(|own| own == IpAddr::from(Ipv6Addr::LOCALHOST))
+            {
                 let message = "a port can't be published on `::1`".to_owned();
-                let help = "the kernel routes IPv6 loopback nowhere else; use `127.0.0.1`";
+                let help = "the kernel takes no answer to `::1` from another link; use `127.0.0.1`";
                 self.report(
                     "tank::publish::ipv6_loopback",
                     &["publish", port.as_str(), "address"],
@@ -105,6 +113,31 @@ impl Pass<'_> {
                     help,
                 );
             }
+        }
+    }
+
+    /// Each port of a range leads to one of the pod's, or all of them to one.
+    fn range(&mut self, port: &Name, publish: &Publish) {
+        let (own, to) = (publish.port.count(), publish.target().count());
+        if own > MAX_PORTS {
+            let message = format!(
+                "`{}` are {own} ports, and at most {MAX_PORTS} are one entry",
+                publish.port
+            );
+            self.report(
+                "tank::publish::range",
+                &["publish", port.as_str(), "port"],
+                message,
+                "a pod that needs so many has the host's network: `network = 'host`",
+            );
+        } else if to != 1 && own != to {
+            let message = format!("{own} of the host's ports can't lead to {to} of the pod's");
+            self.report(
+                "tank::publish::range",
+                &["publish", port.as_str(), "to"],
+                message,
+                "name as many, or one to which all of them lead",
+            );
         }
     }
 
@@ -124,9 +157,10 @@ impl Pass<'_> {
             .map(|(port, name)| format!("{port} ({name})"))
             .collect();
         for (name, publish) in &pod.publish {
-            if !declared.contains_key(&publish.target()) {
+            let mut targets = publish.target().iter();
+            if let Some(target) = targets.find(|target| !declared.contains_key(target)) {
                 let field = if publish.to.is_some() { "to" } else { "port" };
-                let message = format!("nobody in the pod declares port {}", publish.target());
+                let message = format!("nobody in the pod declares port {target}");
                 let help = format!(
                     "it declares {}; name one of them, or add this one to `ports`",
                     known.join(", ")

@@ -256,7 +256,7 @@ impl Pass<'_> {
 }
 
 /// What to do about a dependency on a pod that is not there.
-fn unknown_pod(name: &Name, said: &str, config: &Config) -> String {
+pub(super) fn unknown_pod(name: &Name, said: &str, config: &Config) -> String {
     let others: Vec<String> = config
         .pods
         .keys()

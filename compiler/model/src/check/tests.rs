@@ -217,3 +217,144 @@ fn a_source_is_not_asked_for_the_pods_of_other_stacks() {
         "{said:?}"
     );
 }
+
+fn pods(pods: serde_json::Value) -> Config {
+    let mut pods = pods;
+    for pod in pods.as_object_mut().expect("pods").values_mut() {
+        pod["containers"] = serde_json::json!({ "app": { "image": "x" } });
+    }
+    serde_json::from_value(serde_json::json!({ "pods": pods })).expect("a configuration")
+}
+
+#[test]
+fn ranges_clash_where_they_have_a_port_in_common() {
+    let two = |first: serde_json::Value, second: serde_json::Value| {
+        let found = check(&pods(serde_json::json!({
+            "a": { "publish": { "p": first } }, "b": { "publish": { "q": second } },
+        })));
+        let found = found
+            .iter()
+            .map(|found| format!("{} {}", found.path.join("."), found.message));
+        found.collect::<Vec<_>>()
+    };
+    use serde_json::json;
+    let range = || json!({ "port": "8000-8010" });
+    let twice = |port: u16| {
+        vec![format!(
+            "pods.b.publish.q.port port {port} of the host is published twice"
+        )]
+    };
+    for (other, port) in [
+        (json!({ "port": 8010 }), Some(8010)),
+        (json!({ "port": "8005-8020", "to": 80 }), Some(8005)),
+        (
+            json!({ "port": "7000-8000", "protocol": "both" }),
+            Some(8000),
+        ),
+        (
+            json!({ "port": 8001, "address": ["::", "0.0.0.0"] }),
+            Some(8001),
+        ),
+        (json!({ "port": "7990-7999" }), None),
+        (json!({ "port": "8011-8020" }), None),
+        (json!({ "port": 8010, "protocol": "udp" }), None),
+        (
+            json!({ "port": 8010, "address": ["127.0.0.2", "::"] }),
+            None,
+        ),
+    ] {
+        assert_eq!(
+            two(range(), other.clone()),
+            port.map(twice).unwrap_or_default(),
+            "{other}"
+        );
+        assert_eq!(
+            two(other.clone(), range()),
+            port.map(twice).unwrap_or_default(),
+            "{other}"
+        );
+    }
+}
+
+#[test]
+fn ranges_lead_to_as_many_or_to_one() {
+    let of = |publish: serde_json::Value| {
+        let found = check(&pods(
+            serde_json::json!({ "a": { "publish": { "p": publish } } }),
+        ));
+        let found = found
+            .iter()
+            .map(|found| format!("{} {}", found.code, found.path[4]));
+        found.collect::<Vec<_>>()
+    };
+    use serde_json::json;
+    let none = Vec::<String>::new();
+    assert_eq!(of(json!({ "port": "80-89", "to": "180-189" })), none);
+    assert_eq!(of(json!({ "port": "80-89", "to": 80 })), none);
+    assert_eq!(of(json!({ "port": "1-4096" })), none);
+    assert_eq!(
+        of(json!({ "port": "80-89", "to": "180-188" })),
+        ["tank::publish::range to"]
+    );
+    assert_eq!(
+        of(json!({ "port": 80, "to": "80-81" })),
+        ["tank::publish::range to"]
+    );
+    assert_eq!(
+        of(json!({ "port": "1-65535" })),
+        ["tank::publish::range port"]
+    );
+    assert_eq!(
+        of(json!({ "port": "0-1", "to": "1-2" })),
+        ["tank::publish::port_zero port"]
+    );
+    assert_eq!(
+        of(json!({ "port": 80, "address": ["127.0.0.1", "::1"] })),
+        ["tank::publish::ipv6_loopback address"]
+    );
+}
+
+#[test]
+fn policies_name_pods_that_are_there() {
+    use serde_json::json;
+    let found = |all: serde_json::Value| {
+        let found = check(&pods(all));
+        found
+            .iter()
+            .map(|found| (found.code, found.path.join("."), found.help.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        found(json!({
+            "blog:db": { "allow_from": ["blog:web", "shop:web", "10.0.0.0/8"], "egress": ["internet"] },
+            "blog:web": {},
+        })),
+        [],
+        "those of other stacks are asked for at the switch"
+    );
+    let wrong = json!({
+        "db": { "allow_from": ["web", "wep", "internet"], "egress": ["out"] },
+        "out": { "network": "host", "egress": "none" },
+        "web": {},
+    });
+    let wrong = found(wrong);
+    let codes: Vec<(&str, &str)> = wrong
+        .iter()
+        .map(|(code, path, _)| (*code, path.as_str()))
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            ("tank::policy::unknown_pod", "pods.db.allow_from.1"),
+            ("tank::policy::internet", "pods.db.allow_from.2"),
+            ("tank::policy::peer_without_address", "pods.db.egress.0"),
+            ("tank::policy::no_network", "pods.out.egress"),
+        ]
+    );
+    assert!(wrong[0].2.contains("did you mean `web`"), "{}", wrong[0].2);
+    let there = check_host(
+        &pods(json!({ "db": { "allow_from": ["shop:web"] } })),
+        &Scope::Host,
+    );
+    assert_eq!(there.len(), 1, "of a whole host every pod is known");
+}

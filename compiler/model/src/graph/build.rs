@@ -234,6 +234,8 @@ impl Graph {
                 .collect(),
             dns: node.dns.clone(),
             extra_hosts: node.extra_hosts.clone(),
+            allow_from: node.allow_from.clone(),
+            egress: node.egress.clone(),
             labels: node.labels.clone(),
             sysctls: sandbox.sysctls.clone(),
         })

@@ -143,6 +143,12 @@ pub struct PodNode {
     /// Lines of its `/etc/hosts`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub extra_hosts: BTreeMap<String, spec::HostAddress>,
+    /// Who may open connections to it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allow_from: spec::AllowFrom,
+    /// To whom it may open connections.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub egress: spec::Egress,
 }
 
 /// The namespaces a pod's containers share.
@@ -221,6 +227,8 @@ impl PodNode {
             aliases: pod.aliases.keys().cloned().collect(),
             dns: pod.dns.clone(),
             extra_hosts: pod.extra_hosts.clone(),
+            allow_from: pod.allow_from.clone(),
+            egress: pod.egress.clone(),
         }
     }
 }

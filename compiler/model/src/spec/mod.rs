@@ -10,14 +10,18 @@ mod dns;
 mod limits;
 mod names;
 mod network;
+mod policy;
 mod probe;
+mod publish;
 mod storage;
 
 pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain};
 pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
 pub use names::{CAPABILITIES, SIGNALS, ULIMITS};
-pub use network::{Network, Nic, NicMode, Protocol, Publish};
+pub use network::{Network, Nic, NicMode};
+pub use policy::{AllowFrom, Egress, INTERNET, MAX_PEERS, Peer, PeerError};
 pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
+pub use publish::{Addresses, Lead, MAX_PORTS, Ports, PortsError, Protocol, Protocols, Publish};
 pub use storage::{Device, File, Mode, Mount, READS_AGAIN, Secret, Volume};
 
 use crate::{
@@ -79,6 +83,12 @@ pub struct Pod {
         deserialize_with = "plain_keys"
     )]
     pub publish: BTreeMap<Name, Publish>,
+    /// Who may open connections to it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allow_from: AllowFrom,
+    /// To whom it may open connections.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub egress: Egress,
     /// What follows when a main process ends.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restart: Restart,

@@ -1,4 +1,4 @@
-//! The network of a pod and the ports that lead to it.
+//! The network of a pod.
 
 use super::is_default;
 use crate::{
@@ -55,49 +55,6 @@ pub enum NicMode {
     Bridge,
     /// An address of its own on the network of `parent`.
     Macvlan,
-}
-
-/// A port of the host that leads to one of the pod.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Publish {
-    /// The host's port.
-    pub port: u16,
-    /// The pod's port; `port` unless given.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub to: Option<u16>,
-    /// The host's address; 127.0.0.1 unless given.
-    #[serde(default = "loopback", skip_serializing_if = "is_loopback")]
-    pub address: IpAddr,
-    /// TCP unless given.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub protocol: Protocol,
-}
-
-impl Publish {
-    /// The port inside the pod.
-    pub fn target(&self) -> u16 {
-        self.to.unwrap_or(self.port)
-    }
-}
-
-/// The protocol of a published port.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// RFC 9293.
-    #[default]
-    Tcp,
-    /// RFC 768.
-    Udp,
-}
-
-fn loopback() -> IpAddr {
-    IpAddr::from([127, 0, 0, 1])
-}
-
-fn is_loopback(address: &IpAddr) -> bool {
-    *address == loopback()
 }
 
 fn auto_parent() -> String {

@@ -206,7 +206,10 @@ impl Walk<'_> {
                     _ if name == "Network" && value.as_record().is_some() => {
                         self.record(value, "Nics", path)
                     }
-                    _ => self.leaf(value, name, path),
+                    _ => match (value.as_array(), element_of(name)) {
+                        (Some(_), Some(of)) => self.array(value, &of, path),
+                        _ => self.leaf(value, name, path),
+                    },
                 }
             }
             Kind::Dict(_) if value.as_record().is_none() => {
@@ -237,8 +240,14 @@ impl Walk<'_> {
     fn leaf(&mut self, value: &NickelValue, contract: &str, path: &[String]) -> Option<Value> {
         let scalar =
             value.as_string().is_some() || value.as_number().is_some() || value.as_bool().is_some();
-        if contract == "Network" {
-            let tags = ["bridge", "host", "none"].map(str::to_owned);
+        let tags: &[&str] = match contract {
+            "Network" => &["bridge", "host", "none"],
+            "AllowFrom" => &["all", "none"],
+            "Egress" => &["all", "none", "internet"],
+            _ => &[],
+        };
+        if !tags.is_empty() {
+            let tags: Vec<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
             return self.tag(value, &tags, path);
         }
         if !scalar {
@@ -419,6 +428,16 @@ impl Walk<'_> {
             .all(|field| !field.required() || out.contains_key(&field.name));
         (complete || matches!(contract, "Pod" | "Container")).then_some(Value::Object(out))
     }
+}
+
+/// What an array holds where a contract takes an array or something else.
+fn element_of(contract: &str) -> Option<Kind> {
+    let of = match contract {
+        "Addresses" => "Address",
+        "AllowFrom" | "Egress" => "Peer",
+        _ => return None,
+    };
+    Some(Kind::Named(of.to_owned()))
 }
 
 /// Whether a key of a record of this kind is what it has to be. A pod that another one depends on may

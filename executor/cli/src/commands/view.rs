@@ -93,6 +93,9 @@ fn print_pod(pod: &Pod) -> Result<(), Error> {
     for address in &pod.addresses {
         output::line(&format!("  address    {address}"))?;
     }
+    for policy in pod.policies.iter().flatten() {
+        output::line(&format!("  policy     {policy}"))?;
+    }
     for published in &pod.published {
         output::line(&format!("  published  {published}"))?;
     }

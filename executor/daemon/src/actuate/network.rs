@@ -135,12 +135,12 @@ fn connect(
     inside.carry_out(requests)
 }
 
-/// Puts rules in place of whatever Tank's own tables hold. Blocking.
+/// Makes Tank's own tables hold these rules. Blocking.
 ///
 /// # Errors
 /// What the kernel gives.
 pub fn ensure_firewall(table: &Table) -> Result<(), Error> {
-    Ok(rules::replace(table)?)
+    Ok(rules::ensure(table)?)
 }
 
 /// Removes Tank's own tables. Blocking.

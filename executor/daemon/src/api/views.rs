@@ -6,14 +6,15 @@ use crate::{
 };
 use ipnet::IpNet;
 use serde_json::Value;
+use std::net::IpAddr;
 use tank_model::{
     Digest, Graph, Name, Outcome, Reference,
     diff::{NodeChange, What},
-    spec::Protocol,
 };
 use tank_plan::{
     Class, Observed, PlannedStep, Report,
     observed::{self, State},
+    why,
 };
 use tank_proto::varlink::{
     self, ChangeKind, ContainerState, GenerationOutcome, PodState, StepClass,
@@ -234,6 +235,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         state,
         addresses: network.iter().flatten().map(address).collect(),
         published: published(name, graph),
+        policies: Some(policies(name, graph)).filter(|all| !all.is_empty()),
         containers: unfinished.into_iter().chain(containers).collect(),
         reason: unresponsive.map(ToString::to_string),
     }
@@ -241,15 +243,31 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
 
 /// Where a pod's ports are published: `127.0.0.1:8080->80`.
 fn published(pod: &Name, graph: &Graph) -> Vec<String> {
-    let published = graph.published(pod).map(|(_, publish)| {
-        let protocol = match publish.protocol {
-            Protocol::Udp => "/udp",
-            Protocol::Tcp => "",
-        };
-        let from = std::net::SocketAddr::new(publish.address, publish.port);
-        format!("{from}->{}{protocol}", publish.target())
+    let published = graph.published(pod).flat_map(|(_, publish)| {
+        let addresses = publish.address.iter();
+        addresses.map(|address| {
+            let address = match address {
+                IpAddr::V4(v4) => v4.to_string(),
+                IpAddr::V6(v6) => format!("[{v6}]"),
+            };
+            let (from, to, protocol) = (publish.port, publish.target(), publish.protocol.suffix());
+            format!("{address}:{from}->{to}{protocol}")
+        })
     });
     published.collect()
+}
+
+/// Whom a pod may reach, and by whom it may be reached, where that is not everybody: in words.
+fn policies(pod: &Name, graph: &Graph) -> Vec<String> {
+    let Some(node) = graph.pod(pod) else {
+        return Vec::new();
+    };
+    let admitted = node
+        .allow_from
+        .peers()
+        .map(|_| why::admitted(pod, &node.allow_from));
+    let reached = node.egress.peers().map(|_| why::reached(pod, &node.egress));
+    admitted.into_iter().chain(reached).collect()
 }
 
 /// The state of a declared pod whose shim answers. `unfinished`: what runs before its containers has

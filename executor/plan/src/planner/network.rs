@@ -9,13 +9,16 @@ use crate::{
         Table,
         firewall::{Difference, PORT_GROUP, port_group},
     },
-    why::{Reach, Why},
+    why::{Policy, Reach, Why},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
 };
-use tank_model::{Graph, Name, spec::Network};
+use tank_model::{
+    Graph, Name,
+    spec::{Network, Publish},
+};
 
 impl Planner<'_> {
     /// The rules, which name the bridge and need none: with the bridge the host begins to forward,
@@ -28,7 +31,8 @@ impl Planner<'_> {
         // What is narrower already is so since a pass that did not get further.
         let narrow = self.target.firewall(&self.observed.network);
         if going.is_empty() || !narrow.as_ref().is_some_and(is_there) {
-            let step = wanted.and_then(|wanted| self.ensure_table(wanted, self.reach(), &[]));
+            let step = wanted
+                .and_then(|wanted| self.ensure_table(wanted, (self.reach(), self.policies()), &[]));
             self.network.extend(step);
             self.rules = step;
         }
@@ -36,33 +40,75 @@ impl Planner<'_> {
 
     /// What the declaration changed of who reaches what: what is closed, then what is opened.
     fn reach(&self) -> Vec<Reach> {
-        let of = |graph: &Graph| -> Vec<Reach> {
-            let bridged = |pod: &&Name| {
-                let sandbox = graph.sandbox(pod);
-                sandbox.is_some_and(|(node, _)| node.network == Network::Bridge)
-            };
-            let of_pod = |pod| {
-                let all = graph.published(pod);
-                let own = all.filter(|(_, publish)| self.target.has(publish.address.into()));
-                own.map(move |(_, publish)| Reach {
-                    at: SocketAddr::new(publish.address, publish.port),
-                    protocol: publish.protocol,
-                    pod: Name::clone(pod),
-                    to: publish.target(),
-                    opens: true,
-                })
-            };
-            graph.pods().filter(bridged).flat_map(of_pod).collect()
-        };
-        let before = self.target.previous.map(of).unwrap_or_default();
-        let after = of(self.target.graph);
-        let closed = before.iter().filter(|one| !after.contains(one));
-        let closed = closed.map(|one| Reach {
+        let before = self.target.previous.map(|graph| self.reach_of(graph));
+        let before = before.unwrap_or_default();
+        let after = self.reach_of(self.target.graph);
+        let leads = |one: &Reach| (one.at, one.last, one.protocol, one.pod.clone(), one.to);
+        let stays = |one: &&Reach| !after.iter().any(|other| leads(other) == leads(one));
+        let closed = before.iter().filter(stays).map(|one| Reach {
             opens: false,
             ..one.clone()
         });
         let opened = after.iter().filter(|one| !before.contains(one)).cloned();
         closed.chain(opened).collect()
+    }
+
+    /// Who reaches the published ports of a graph.
+    fn reach_of(&self, graph: &Graph) -> Vec<Reach> {
+        let bridged = |pod: &&Name| {
+            let sandbox = graph.sandbox(pod);
+            sandbox.is_some_and(|(node, _)| node.network == Network::Bridge)
+        };
+        let of_publish = |pod: &Name, publish: &Publish| -> Vec<Reach> {
+            let (ports, to) = (publish.port, publish.target());
+            let only = graph.pod(pod).and_then(|node| node.allow_from.peers());
+            let one = |address, protocol| Reach {
+                at: SocketAddr::new(address, ports.first()),
+                last: (ports.count() > 1).then_some(ports.last()),
+                protocol,
+                pod: pod.clone(),
+                to: to.first(),
+                to_last: (to.count() > 1).then_some(to.last()),
+                only: only.map(<[_]>::to_vec),
+                opens: true,
+            };
+            let addresses = publish.address.iter();
+            let own = addresses.filter(|address| self.target.has((*address).into()));
+            own.flat_map(|address| {
+                let protocols = publish.protocol.each().iter();
+                protocols
+                    .map(move |protocol| one(address, *protocol))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+        };
+        let published = |pod| graph.published(pod).map(move |(_, publish)| (pod, publish));
+        let all = graph.pods().filter(bridged).flat_map(published);
+        all.flat_map(|(pod, publish)| of_publish(pod, publish))
+            .collect()
+    }
+
+    /// The policies that the declaration changed.
+    fn policies(&self) -> Vec<Policy> {
+        let of = |graph: &Graph, pod: &Name| {
+            let node = graph.pod(pod)?;
+            Some((node.allow_from.clone(), node.egress.clone()))
+        };
+        let (graph, previous) = (self.target.graph, self.target.previous);
+        let pods = graph.pods().filter(|pod| self.target.is_bridged(pod));
+        let changed = pods.filter_map(|pod| {
+            let (allow_from, egress) = of(graph, pod)?;
+            let before = previous
+                .and_then(|before| of(before, pod))
+                .unwrap_or_default();
+            Some(Policy {
+                pod: pod.clone(),
+                allow_from: (allow_from != before.0).then_some(allow_from),
+                egress: (egress != before.1).then_some(egress),
+            })
+        });
+        let is_any = |policy: &Policy| policy.allow_from.is_some() || policy.egress.is_some();
+        changed.filter(is_any).collect()
     }
 
     /// The pods that have a port of the bridge and are not declared with it, and their leases.
@@ -90,7 +136,7 @@ impl Planner<'_> {
         let before = removed.values().chain(&self.network);
         let after: Vec<StepId> = before.copied().collect();
         if let Some(wanted) = self.target.firewall(&self.observed.network) {
-            self.ensure_table(wanted, Vec::new(), &after);
+            self.ensure_table(wanted, Default::default(), &after);
         }
     }
 
@@ -113,7 +159,7 @@ impl Planner<'_> {
     fn ensure_table(
         &mut self,
         table: Table,
-        reach: Vec<Reach>,
+        (reach, policies): (Vec<Reach>, Vec<Policy>),
         after: &[StepId],
     ) -> Option<StepId> {
         let Difference { missing, unwanted } = self.differs(&table)?;
@@ -121,6 +167,7 @@ impl Planner<'_> {
             missing,
             unwanted,
             reach,
+            policies,
         };
         let declared = self
             .target

@@ -169,7 +169,10 @@ fn pods_on_their_way_out_may_send_until_they_are_gone() {
         .iter()
         .enumerate()
         .filter_map(|(id, planned)| match &planned.step {
-            Step::EnsureFirewall { table } => Some((id, table.sets[0].elements.len())),
+            Step::EnsureFirewall { table } => {
+                let macs = table.sets.iter().find(|set| set.name == "macs");
+                Some((id, macs.map_or(0, |set| set.elements.len())))
+            }
             _ => None,
         })
         .collect();

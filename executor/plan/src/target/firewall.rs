@@ -3,17 +3,22 @@
 //! | chain | hook | what it does |
 //! |---|---|---|
 //! | `guard` | prerouting, raw | nothing that comes over a link is for or from the host's loopback |
-//! | `prerouting`, `output` | nat | published ports lead to pods; those on loopback for programs of the host only |
+//! | `prerouting`, `output` | nat | published ports lead to pods, by maps; those on loopback for programs of the host only |
 //! | `forward` | filter | from elsewhere nothing reaches a pod but through a published port, and answers |
 //! | `postrouting` | nat | what leaves the pods' networks has the host's address |
 //! | `senders`, `local` | bridge | a pod sends as itself alone |
+//! | `policy`, `inward` | filter | who reaches pods with a policy, and whom they reach; only where there are such pods |
+//! | `steering`, `between` | bridge | what is from or for such pods is routed, and passes those |
 //!
-//! * `routed`: the chains of the family `inet`. `bridged`: those of the family `bridge`.
+//! * `routed`: the chains of the family `inet`. `bridged`: those of the family `bridge`. `policy`: the
+//!   chains and sets of both that policies need, and `judging` the rules.
 //!
 //! A rule is what it does: comments are for people (`nft list table inet tank` shows them) and are
 //! not compared.
 
 mod bridged;
+mod judging;
+mod policy;
 mod routed;
 #[cfg(test)]
 mod tests;
@@ -21,12 +26,15 @@ mod tests;
 pub use bridged::{PORT_GROUP, hardware_address, port_group};
 
 use crate::{observed::HostNetwork, target::Target};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
+
+/// The hardware address that the bridge is made with.
+pub const BRIDGE_MAC: [u8; 6] = [0x02, 0x74, 0x6b, 0xff, 0, 1];
 
 /// The tables, of both families, as one: their chains, sets, and rules in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -69,9 +77,12 @@ pub struct Set {
     pub family: TableFamily,
     /// Within the table.
     pub name: String,
-    /// What each element is made of.
+    /// What each element is made of. Networks are among other networks only, at least two of them.
     pub key: Vec<Kind>,
-    /// Each of one value for each of the key's kinds.
+    /// What the elements lead to: then it is a map.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<Kind>,
+    /// Each of one value for each of the key's kinds, and then of the data's. No two have one key.
     pub elements: BTreeSet<Vec<Value>>,
 }
 
@@ -89,6 +100,14 @@ pub enum Kind {
     V4,
     /// An address of IPv6.
     V6,
+    /// A protocol above IP.
+    Protocol,
+    /// A port.
+    Port,
+    /// A network of IPv4.
+    Net4,
+    /// A network of IPv6.
+    Net6,
 }
 
 /// A value of such a kind.
@@ -101,6 +120,10 @@ pub enum Value {
     Mac([u8; 6]),
     V4(Ipv4Addr),
     V6(Ipv6Addr),
+    Protocol(u8),
+    Port(u16),
+    Net4(Ipv4Net),
+    Net6(Ipv6Net),
 }
 
 impl From<IpAddr> for Value {
@@ -122,6 +145,10 @@ pub enum Selector {
     InInterface,
     /// The interface it leaves by.
     OutInterface,
+    /// The group of the interface it leaves by.
+    OutGroup,
+    /// The hardware address that the frame is for.
+    DestinationMac,
     /// The hardware address that the frame says it is from.
     SourceMac,
     /// The hardware address that the sender of an ARP message says it has.
@@ -138,6 +165,25 @@ pub enum Selector {
     Destination6,
     /// The address that a neighbour solicitation or advertisement is about.
     NeighbourTarget,
+    /// The protocol above IP.
+    Protocol,
+    /// The port it is for, of a protocol that has ports.
+    DestinationPort,
+}
+
+impl Selector {
+    /// The kind of what it takes.
+    fn kind(self) -> Kind {
+        match self {
+            Self::InGroup | Self::OutGroup => Kind::Group,
+            Self::InInterface | Self::OutInterface => Kind::Interface,
+            Self::SourceMac | Self::DestinationMac | Self::ArpSenderMac => Kind::Mac,
+            Self::ArpSender | Self::Source4 | Self::Destination4 => Kind::V4,
+            Self::Source6 | Self::Destination6 | Self::NeighbourTarget => Kind::V6,
+            Self::Protocol => Kind::Protocol,
+            Self::DestinationPort => Kind::Port,
+        }
+    }
 }
 
 /// A chain that the kernel calls. What none of its rules decides on is accepted.
@@ -195,6 +241,8 @@ pub enum Match {
     InGroup { mask: u32, value: u32, is: bool },
     /// The protocol of the frame (`ETH_P_*`).
     EtherType(u16),
+    /// For whom the frame is, as the kernel has it (`PACKET_*` of packet(7)).
+    PacketType(u8),
     /// The packet is of this one; the conditions on addresses come after it.
     Family(Family),
     /// The source is, or is not, in a network.
@@ -248,15 +296,25 @@ impl From<IpAddr> for Family {
 /// What happens to what a rule matches.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum Action {
     /// It goes on to the chains that follow.
     Accept,
     /// It is gone, and its sender learns nothing.
     Drop,
-    /// Goes to this address and port instead.
+    /// Goes to this address and port instead. Written by older versions.
     Dnat(SocketAddr),
+    /// Goes where what is selected of it leads to in a map: an address of this family, and a port. What
+    /// leads nowhere goes on to the next rule.
+    DnatMap {
+        map: String,
+        of: Vec<Selector>,
+        family: Family,
+    },
     /// Gets the address of the interface it leaves by.
     Masquerade,
+    /// The frame is for the host, which has this hardware address on the bridge, and is routed there.
+    ToHost([u8; 6]),
     /// Something that Tank never writes.
     Other(String),
 }
@@ -313,7 +371,15 @@ impl Difference {
 
     /// Sets are found by their names, and then compared by their elements.
     fn add_sets(&mut self, wanted: &[Set], found: &[Set]) {
-        let same = |a: &Set, b: &Set| (a.family, &a.name, &a.key) == (b.family, &b.name, &b.key);
+        let frame = |set: &'_ Set| {
+            (
+                set.family,
+                set.name.clone(),
+                set.key.clone(),
+                set.data.clone(),
+            )
+        };
+        let same = |a: &Set, b: &Set| frame(a) == frame(b);
         let is_in = |set: &Set, list: &[Set]| list.iter().any(|other| same(set, other));
         for set in wanted {
             match found.iter().find(|other| same(set, other)) {
@@ -349,6 +415,7 @@ impl Target<'_> {
         }
         let mut table = self.routed(host);
         self.add_bridged(&mut table, going);
+        self.add_policies(&mut table, going);
         Some(table)
     }
 }

@@ -160,6 +160,9 @@ pub struct Pod {
     /// Why nothing more is known of a pod that is unresponsive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whom it reaches and by whom it is reached, where that is not everybody, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<Vec<String>>,
 }
 
 /// Something that happened.

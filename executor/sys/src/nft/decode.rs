@@ -29,12 +29,34 @@ use std::{
 /// The attributes of a message.
 type Attributes = BTreeMap<u16, Vec<u8>>;
 
+/// The number of the ruleset that there is: every transaction of anybody's, in this network namespace,
+/// makes it one higher. Blocking.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn generation(socket: &Socket) -> io::Result<u32> {
+    /// `NFT_MSG_GETGEN` and `NFTA_GEN_ID`.
+    const GET_GENERATION: u8 = 16;
+    const ID: u16 = 1;
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
+    let message = NfTablesMessage::Other {
+        message_type: GET_GENERATION,
+        attributes: Vec::new(),
+    };
+    let request = NetfilterMessage::new(header, NetfilterMessageInner::NfTables(message));
+    let mut found = None;
+    socket.get(request, |_, payload| {
+        let rest = payload.get(4..).unwrap_or_default();
+        found = attributes(rest).find_map(|(kind, value)| (kind == ID).then(|| number(&value))?);
+    })?;
+    found.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// The table called `name` of a family. Blocking.
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn list(family: TableFamily, name: &str) -> io::Result<Option<Table>> {
-    let socket = Socket::open(NETLINK_NETFILTER)?;
+pub fn list(socket: &Socket, family: TableFamily, name: &str) -> io::Result<Option<Table>> {
     let dump = |message: NfTablesMessage| -> io::Result<Vec<Attributes>> {
         let found = socket.dump(
             about(family, message),
@@ -290,12 +312,14 @@ fn read_action(expressions: &[Expression]) -> (Action, &[Expression]) {
     };
     let guess = match last.name.as_str() {
         "immediate" => match last.verdict(2) {
-            Some(encode::ACCEPT) => Some((Action::Accept, 1)),
+            Some(encode::ACCEPT) => read_to_host(before).or(Some((Action::Accept, 1))),
             Some(encode::DROP) => Some((Action::Drop, 1)),
             _ => None,
         },
         "masq" => Some((Action::Masquerade, 1)),
-        "nat" => read_target(before).map(|to| (Action::Dnat(to), 3)),
+        "nat" => read_target(before)
+            .map(|to| (Action::Dnat(to), 3))
+            .or_else(|| read_map(before, last)),
         _ => None,
     };
     if let Some((action, length)) = guess {
@@ -314,6 +338,26 @@ fn read_target(before: &[Expression]) -> Option<SocketAddr> {
     };
     let port = port.data(2)?.try_into().ok().map(u16::from_be_bytes)?;
     Some(SocketAddr::new(read_address(&address.data(2)?)?, port))
+}
+
+/// What ends by accepting a frame that seems to be handed to the host.
+fn read_to_host(before: &[Expression]) -> Option<(Action, usize)> {
+    let [.., mac, write, _, set] = before else {
+        return None;
+    };
+    let is_it = write.name == "payload" && set.name == "meta" && set.number(3)? != 0;
+    let mac = mac.data(2)?.try_into().ok()?;
+    is_it.then_some((Action::ToHost(mac), 5))
+}
+
+/// The map that a translation seems to take its target from.
+fn read_map(before: &[Expression], nat: &Expression) -> Option<(Action, usize)> {
+    let (map, of, length) = sets::read_fetch(before)?;
+    let family = match nat.number(2)? {
+        number if number == u32::from(encode::IPV4) => Family::V4,
+        _ => Family::V6,
+    };
+    Some((Action::DnatMap { map, of, family }, length + 1))
 }
 
 pub fn read_matches(mut expressions: &[Expression]) -> Vec<Match> {
@@ -372,6 +416,7 @@ fn read_match(expressions: &[Expression]) -> Option<(Match, usize)> {
                 encode::META_NFPROTO if value == [encode::IPV4] => Match::Family(Family::V4),
                 encode::META_NFPROTO if value == [encode::IPV6] => Match::Family(Family::V6),
                 encode::META_L4PROTO => Match::Protocol(*value.first()?),
+                encode::META_PACKET_TYPE => Match::PacketType(*value.first()?),
                 encode::META_PROTOCOL => {
                     Match::EtherType(u16::from_be_bytes(value.try_into().ok()?))
                 }

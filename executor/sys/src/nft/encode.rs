@@ -6,6 +6,7 @@ use super::{
     Action, Chain, Family, Match, Rule, Table, TableFamily, about,
     expression::{of_data, of_number, of_verdict},
     sets,
+    values::register,
 };
 use ipnet::IpNet;
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
@@ -26,6 +27,8 @@ pub const EQUAL: u32 = 0;
 pub const NOT_EQUAL: u32 = 1;
 pub const META_PROTOCOL: u32 = 1;
 pub const META_IIFGROUP: u32 = 21;
+pub const META_OIFGROUP: u32 = 22;
+pub const META_PACKET_TYPE: u32 = 19;
 pub const META_IIFNAME: u32 = 6;
 pub const META_OIFNAME: u32 = 7;
 pub const META_NFPROTO: u32 = 15;
@@ -90,23 +93,67 @@ pub fn replacement(
     Ok(messages)
 }
 
+/// The messages after which the table `name`, which holds `found`, holds what `table` says: elements of
+/// sets only. None: more than elements differs.
+///
+/// # Errors
+/// `EINVAL` for what this vocabulary has no word for.
+pub fn changes(
+    family: TableFamily,
+    name: &str,
+    (found, table): (&Table, &Table),
+) -> io::Result<Option<Vec<(NetfilterMessage, u16)>>> {
+    let frame = |table: &Table| {
+        let mut frame = table.clone().content();
+        for set in &mut frame.sets {
+            set.elements.clear();
+        }
+        frame
+    };
+    if frame(found) != frame(table) {
+        return Ok(None);
+    }
+    let (mut removed, mut added) = (Vec::new(), Vec::new());
+    for set in &table.sets {
+        let same = |other: &&sets::Set| other.name == set.name;
+        let Some(other) = found.sets.iter().find(same) else {
+            return Ok(None);
+        };
+        let (less, more) = sets::changes(name, other, set)?;
+        let message = |flags| move |message| (about(family, message), flags);
+        removed.extend(less.into_iter().map(message(0)));
+        added.extend(more.into_iter().map(message(NLM_F_CREATE)));
+    }
+    // A key that leads elsewhere is removed and added again within the transaction.
+    removed.extend(added);
+    Ok(Some(removed))
+}
+
 /// The messages that remove the table `name`, whether it is there or not.
 pub fn removal(family: TableFamily, name: &str) -> Vec<(NetfilterMessage, u16)> {
     let delete = about(family, NfTablesMessage::DeleteTable(table_message(name)));
     vec![add_table(family, name), (delete, 0)]
 }
 
-/// The messages around a batch.
-pub fn batch_ends() -> (NetfilterMessage, NetfilterMessage) {
+/// The messages around a batch. Where a generation is named, the batch is refused with `ERESTART` if
+/// it is not the current one any more.
+pub fn batch_ends(generation: Option<u32>) -> (NetfilterMessage, NetfilterMessage) {
+    /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_BATCH_GENID`.
+    const BEGIN: u8 = 16;
+    const GENERATION: u16 = 1;
     let control = |message: ControlMessage| {
         // The resource of a batch is the subsystem it is for: nftables is 10.
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 10);
         NetfilterMessage::new(header, NetfilterMessageInner::None(message))
     };
-    (
-        control(ControlMessage::BatchBegin),
-        control(ControlMessage::BatchEnd),
-    )
+    let begin = match generation {
+        None => ControlMessage::BatchBegin,
+        Some(generation) => ControlMessage::Other {
+            message_type: BEGIN,
+            attributes: vec![of_number(GENERATION, generation)],
+        },
+    };
+    (control(begin), control(ControlMessage::BatchEnd))
 }
 
 fn table_message(name: &str) -> TableMessage {
@@ -192,6 +239,7 @@ pub fn of_match(condition: &Match) -> Option<Vec<Written>> {
             cmp(operator(*is), &value.to_ne_bytes()),
         ],
         Match::EtherType(kind) => vec![meta(META_PROTOCOL), cmp(EQUAL, &kind.to_be_bytes())],
+        Match::PacketType(kind) => vec![meta(META_PACKET_TYPE), cmp(EQUAL, &[*kind])],
         Match::Family(family) => {
             let number = match family {
                 Family::V4 => IPV4,
@@ -224,7 +272,17 @@ pub fn of_action(action: &Action) -> Option<Vec<Written>> {
         Action::Accept => vec![decide(ACCEPT)],
         Action::Drop => vec![decide(DROP)],
         Action::Dnat(to) => dnat(*to),
+        Action::DnatMap { map, of, family } => {
+            let mut expressions = sets::fetch(map, of);
+            expressions.push(match family {
+                // The port is behind the address.
+                Family::V4 => nat(IPV4, register(1)),
+                Family::V6 => nat(IPV6, register(4)),
+            });
+            expressions
+        }
         Action::Masquerade => vec![("masq", Vec::new())],
+        Action::ToHost(mac) => to_host(*mac, decide(ACCEPT)),
         Action::Other(_) => return None,
     })
 }
@@ -309,24 +367,52 @@ fn network_is(field: Field, network: IpNet, operator: u32) -> Vec<Written> {
 }
 
 fn dnat(to: SocketAddr) -> Vec<Written> {
+    let family = if to.is_ipv4() { IPV4 } else { IPV6 };
+    vec![
+        immediate(1, &octets(to.ip())),
+        immediate(2, &to.port().to_be_bytes()),
+        nat(family, 2),
+    ]
+}
+
+/// The destination becomes the address in the first register and the port in another one.
+fn nat(family: u8, port: u32) -> Written {
     // What the kernel would add by itself is said: the ends of the ranges, and that there is an
     // address and a port.
     const MAP_IPS: u32 = 1;
     const PROTO_SPECIFIED: u32 = 2;
-    let family = if to.is_ipv4() { IPV4 } else { IPV6 };
     let attributes = vec![
         of_number(1, 1),
         of_number(2, family.into()),
         of_number(3, 1),
         of_number(4, 1),
-        of_number(5, 2),
-        of_number(6, 2),
+        of_number(5, port),
+        of_number(6, port),
         of_number(7, MAP_IPS | PROTO_SPECIFIED),
     ];
+    ("nat", attributes)
+}
+
+/// The destination of the frame becomes a hardware address, and the packet one for the host.
+fn to_host(mac: [u8; 6], accept: Written) -> Vec<Written> {
+    /// `PACKET_HOST` of packet(7).
+    const HOST: u8 = 0;
+    let write = vec![
+        of_number(5, 1),
+        of_number(2, 0),
+        of_number(3, 0),
+        of_number(4, mac.len() as u32),
+        of_number(6, 0),
+        of_number(7, 0),
+        of_number(8, 0),
+    ];
+    let set = vec![of_number(2, META_PACKET_TYPE), of_number(3, 1)];
     vec![
-        immediate(1, &octets(to.ip())),
-        immediate(2, &to.port().to_be_bytes()),
-        ("nat", attributes),
+        immediate(1, &mac),
+        ("payload", write),
+        immediate(1, &[HOST]),
+        ("meta", set),
+        accept,
     ]
 }
 

@@ -59,6 +59,11 @@ impl Expression {
         }
     }
 
+    /// An attribute as it is.
+    pub fn bytes(&self, kind: u16) -> Option<&[u8]> {
+        self.attributes.get(&kind).map(Vec::as_slice)
+    }
+
     /// A text.
     pub fn text_of(&self, kind: u16) -> Option<String> {
         self.attributes.get(&kind).map(|value| text(value))

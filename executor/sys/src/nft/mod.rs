@@ -1,9 +1,8 @@
-//! nftables tables of the families `inet` and `bridge`, replaced and listed over netlink.
+//! nftables tables of the families `inet` and `bridge`, written and listed over netlink.
 //!
 //! A [`Table`] is data in a small vocabulary: base chains, sets, and rules of [`Match`]es and an
-//! [`Action`]. [`replace`] writes those of one name in a single transaction: there is no instant
-//! with half the rules, and nothing outside the tables is read or changed. [`list`] reads the
-//! kernel's expressions back into the same vocabulary. What the vocabulary has no word for becomes [`Match::Other`],
+//! [`Action`]. [`Tables`] writes those of one name in a single transaction: there is no instant
+//! with half the rules, and nothing outside the tables is changed. [`list`] reads the kernel's expressions back into the same vocabulary. What the vocabulary has no word for becomes [`Match::Other`],
 //! [`Action::Other`] or one of [`Table::others`]; it is never an error, and never equal to anything
 //! else. Which rules there are to be is the caller's policy.
 //!
@@ -15,8 +14,12 @@ mod decode;
 mod encode;
 mod expression;
 mod sets;
+mod tables;
+mod values;
 
-pub use sets::{Kind, Selector, Set, Value};
+pub use sets::Set;
+pub use tables::Tables;
+pub use values::{Kind, Selector, Value};
 
 use crate::{Context, Result, netlink::Socket};
 use ipnet::IpNet;
@@ -94,6 +97,8 @@ pub enum Match {
     InGroup { mask: u32, value: u32, is: bool },
     /// The protocol of the frame (`ETH_P_*`).
     EtherType(u16),
+    /// For whom the frame is, as the kernel has it (`PACKET_*` of packet(7)).
+    PacketType(u8),
     /// IPv4 or IPv6.
     Family(Family),
     /// Its source is in a network without host bits ([`IpNet::trunc`]). Only after a
@@ -139,6 +144,7 @@ pub enum Family {
 
 /// What a rule does.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum Action {
     /// The packet passes this chain.
     Accept,
@@ -146,8 +152,19 @@ pub enum Action {
     Drop,
     /// Its destination becomes this address and port.
     Dnat(SocketAddr),
+    /// Its destination becomes the address and the port that what is selected of it, taken together,
+    /// leads to in the map of that name; what leads nowhere does not meet the rule. The addresses are of
+    /// this family, and packets of the other one are not changed.
+    DnatMap {
+        map: String,
+        of: Vec<Selector>,
+        family: Family,
+    },
     /// Its source becomes the address of the interface it leaves by.
     Masquerade,
+    /// In the first chains of a bridge: the frame is for this hardware address, one of the bridge's
+    /// own, and the host takes it for a packet of its own to be routed. It passes this chain.
+    ToHost([u8; 6]),
     /// The last expression, which this vocabulary has no word for; empty for a rule without any. It
     /// is listed, and can't be written.
     Other(String),
@@ -190,39 +207,14 @@ impl Table {
     }
 }
 
-/// Puts tables in place of those called `name` in their families, whatever these hold, in the
-/// caller's network namespace: all of them, or none. Blocking.
-///
-/// # Errors
-/// `EINVAL` for a table with an `Other`, and what the kernel answers; the tables are then as they
-/// were.
-pub fn replace(name: &str, tables: &[(TableFamily, Table)]) -> Result<()> {
-    let what = || format!("replace the nftables tables `{name}`");
-    let mut messages = Vec::new();
-    for (family, table) in tables {
-        messages.extend(encode::replacement(*family, name, table).doing(what)?);
-    }
-    commit(messages).doing(what)
-}
-
-/// Removes the tables called `name` of these families, as far as they are there. Blocking.
-///
-/// # Errors
-/// What the kernel answers.
-pub fn remove(name: &str, families: &[TableFamily]) -> Result<()> {
-    let messages = families
-        .iter()
-        .flat_map(|family| encode::removal(*family, name))
-        .collect();
-    commit(messages).doing(|| format!("remove the nftables tables `{name}`"))
-}
-
 /// The table called `name` of a family; none when there is no such table. Blocking.
 ///
 /// # Errors
 /// What the kernel answers.
 pub fn list(family: TableFamily, name: &str) -> Result<Option<Table>> {
-    decode::list(family, name).doing(|| format!("list the nftables table `{name}`"))
+    Socket::open(NETLINK_NETFILTER)
+        .and_then(|socket| decode::list(&socket, family, name))
+        .doing(|| format!("list the nftables table `{name}`"))
 }
 
 /// A chain that the kernel calls, of whosever table.
@@ -246,13 +238,6 @@ pub struct BaseChain {
 /// What the kernel answers.
 pub fn filters() -> Result<Vec<BaseChain>> {
     decode::filters().doing(|| "list the nftables chains")
-}
-
-fn commit(messages: Vec<(NetfilterMessage, u16)>) -> std::io::Result<()> {
-    let socket = Socket::open(NETLINK_NETFILTER)?;
-    let (begin, end) = encode::batch_ends();
-    let done = socket.batch(begin, messages, end);
-    done.map_err(|refused| refused.error)
 }
 
 /// A message about a family's tables.

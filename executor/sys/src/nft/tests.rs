@@ -2,6 +2,7 @@ use super::{
     decode::{in_table, read_rule},
     encode, *,
 };
+use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_core::{NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -47,6 +48,7 @@ fn condition() -> impl Strategy<Value = Match> {
         any::<u16>().prop_map(Match::SourcePort),
         any::<u8>().prop_map(Match::Icmpv6Type),
         any::<u16>().prop_map(Match::EtherType),
+        any::<u8>().prop_map(Match::PacketType),
         (any::<u32>(), any::<u32>(), any::<bool>()).prop_map(|(mask, value, is)| Match::InGroup {
             mask,
             value,
@@ -78,17 +80,39 @@ fn value(kind: Kind) -> BoxedStrategy<Value> {
         Kind::V6 => any::<[u8; 16]>()
             .prop_map(|octets| Value::V6(octets.into()))
             .boxed(),
+        Kind::Protocol => any::<u8>().prop_map(Value::Protocol).boxed(),
+        Kind::Port => any::<u16>().prop_map(Value::Port).boxed(),
+        Kind::Net4 => (any::<[u8; 4]>(), 0..=32u8)
+            .prop_map(|(octets, prefix)| Ipv4Net::new_assert(octets.into(), prefix).trunc())
+            .prop_map(Value::Net4)
+            .boxed(),
+        Kind::Net6 => (any::<[u8; 16]>(), 0..=128u8)
+            .prop_map(|(octets, prefix)| Ipv6Net::new_assert(octets.into(), prefix).trunc())
+            .prop_map(Value::Net6)
+            .boxed(),
     }
 }
 
+/// A set or a map; networks are among networks only.
 fn set() -> impl Strategy<Value = Set> {
-    let kinds = prop::collection::vec(prop::sample::select(Kind::ALL.to_vec()), 1..4);
-    ("[a-z]{1,9}", kinds).prop_flat_map(|(name, key)| {
-        let element: Vec<_> = key.iter().map(|kind| value(*kind)).collect();
-        prop::collection::btree_set(element, 0..9).prop_map(move |elements| Set {
+    let (of_networks, plain): (Vec<Kind>, Vec<Kind>) =
+        Kind::ALL.into_iter().partition(|kind| kind.is_network());
+    let key = prop_oneof![
+        prop::collection::vec(prop::sample::select(plain.clone()), 1..4),
+        prop::collection::vec(prop::sample::select(of_networks), 2..4),
+    ];
+    let data = prop::collection::vec(prop::sample::select(plain), 0..3);
+    ("[a-z]{1,9}", key, data).prop_flat_map(|(name, key, data)| {
+        let of = |kinds: &[Kind]| kinds.iter().map(|kind| value(*kind)).collect::<Vec<_>>();
+        let elements = prop::collection::btree_map(of(&key), of(&data), 0..9);
+        elements.prop_map(move |elements| Set {
             name: name.clone(),
             key: key.clone(),
-            elements,
+            data: data.clone(),
+            elements: elements
+                .into_iter()
+                .map(|(key, data)| [key, data].concat())
+                .collect(),
         })
     })
 }
@@ -109,6 +133,17 @@ fn action() -> impl Strategy<Value = Action> {
         Just(Action::Drop),
         to.prop_map(|(net, port)| Action::Dnat(SocketAddr::new(net.addr(), port))),
         Just(Action::Masquerade),
+        any::<[u8; 6]>().prop_map(Action::ToHost),
+        (
+            "[a-z]{1,9}",
+            prop::collection::vec(selector(), 1..4),
+            any::<bool>()
+        )
+            .prop_map(|(map, of, v4)| Action::DnatMap {
+                map,
+                of,
+                family: if v4 { Family::V4 } else { Family::V6 },
+            }),
     ]
 }
 
@@ -186,6 +221,7 @@ fn a_set_with_more_than_values_is_none_of_tanks() {
     let set = Set {
         name: "s".to_owned(),
         key: vec![Kind::Mac, Kind::V4],
+        data: vec![],
         elements: [vec![Value::Mac([2; 6]), Value::V4([10, 0, 0, 1].into())]].into(),
     };
     let messages = sets::messages("mine", &set, 1).expect("has only words");
@@ -245,4 +281,115 @@ fn tables_that_do_the_same_have_one_content() {
         swapped(Action::Drop, Action::Accept),
         "the order within a chain counts"
     );
+}
+
+/// The elements that messages add or remove, as `TYPE SET KEY…`.
+fn summary(messages: Vec<(NetfilterMessage, u16)>) -> Vec<String> {
+    use netlink_packet_core::NetlinkSerializable;
+    let line = |(message, _): (NetfilterMessage, u16)| {
+        let kind = NetlinkSerializable::message_type(&message) & 0xff;
+        let mut bytes = vec![0; NetlinkSerializable::buffer_len(&message)];
+        message.serialize(&mut bytes);
+        let found = in_table(TableFamily::Inet, "mine", &bytes).expect("is in the table");
+        let elements = found
+            .get(&3)
+            .map_or(0, |list| expression::attributes(list).count());
+        let name = found
+            .get(&2)
+            .map(|name| expression::text(name))
+            .unwrap_or_default();
+        format!("{kind} {name} {elements}")
+    };
+    messages.into_iter().map(line).collect()
+}
+
+#[test]
+fn elements_are_sent_alone_where_nothing_else_differs() {
+    let ports = |leads_to: &[(u16, u8)]| Set {
+        name: "ports".to_owned(),
+        key: vec![Kind::Protocol, Kind::Port],
+        data: vec![Kind::V4, Kind::Port],
+        elements: leads_to
+            .iter()
+            .map(|(port, host)| {
+                vec![
+                    Value::Protocol(6),
+                    Value::Port(*port),
+                    Value::V4([10, 0, 0, *host].into()),
+                    Value::Port(80),
+                ]
+            })
+            .collect(),
+    };
+    let senders = |hosts: u16| Set {
+        name: "senders".to_owned(),
+        key: vec![Kind::V4],
+        data: vec![],
+        elements: (0..hosts)
+            .map(|host| vec![Value::V4([10, 0, (host >> 8) as u8, host as u8].into())])
+            .collect(),
+    };
+    let table = |ports: Set, senders: Set| Table {
+        chains: vec![],
+        sets: vec![senders, ports],
+        rules: vec![Rule {
+            chain: "c".to_owned(),
+            comment: String::new(),
+            matches: vec![],
+            action: Action::Drop,
+        }],
+        others: vec![],
+    };
+    let changes = |found: &Table, wanted: &Table| {
+        encode::changes(TableFamily::Inet, "mine", (found, wanted))
+            .expect("has only words")
+            .map(summary)
+    };
+    let found = table(ports(&[(80, 2), (81, 2)]), senders(3));
+    assert_eq!(changes(&found, &found), Some(vec![]));
+    let mut shown = found.clone();
+    shown.sets.reverse();
+    shown.rules[0].comment = "for people".to_owned();
+    assert_eq!(changes(&shown, &found), Some(vec![]));
+    // A port that leads to another pod: removed and added, in this order.
+    let moved = table(ports(&[(80, 3), (81, 2)]), senders(3));
+    assert_eq!(
+        changes(&found, &moved),
+        Some(vec!["14 ports 1".to_owned(), "12 ports 1".to_owned()])
+    );
+    let more = table(ports(&[(80, 2)]), senders(1200));
+    assert_eq!(
+        changes(&found, &more),
+        Some(
+            [
+                "14 ports 1",
+                "12 senders 500",
+                "12 senders 500",
+                "12 senders 197"
+            ]
+            .map(str::to_owned)
+            .to_vec()
+        )
+    );
+    // Whatever else differs: the whole table.
+    let others: [&dyn Fn(&mut Table); 6] = [
+        &|table| table.rules.clear(),
+        &|table| table.rules[0].action = Action::Accept,
+        &|table| table.others.push("object x".to_owned()),
+        &|table| drop(table.sets.pop()),
+        &|table| table.sets[0].key.push(Kind::Port),
+        &|table| {
+            table.chains.push(Chain {
+                name: "c".to_owned(),
+                kind: "filter".to_owned(),
+                hook: 0,
+                priority: 0,
+            });
+        },
+    ];
+    for (at, change) in others.iter().enumerate() {
+        let mut found = found.clone();
+        change(&mut found);
+        assert_eq!(changes(&found, &moved), None, "change {at}");
+    }
 }

@@ -37,17 +37,17 @@ const SENDERS6: &str = "senders6";
 
 /// `ETH_P_*`.
 const ARP: u16 = 0x0806;
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+pub(super) const IPV4: u16 = 0x0800;
+pub(super) const IPV6: u16 = 0x86dd;
 
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+pub(super) const UDP: u8 = 17;
+pub(super) const ICMPV6: u8 = 58;
 
 /// Messages of ICMPv6 (RFC 4861, RFC 3810).
 const LISTENER_QUERY: u8 = 130;
 const ROUTER_ADVERTISEMENT: u8 = 134;
-const NEIGHBOUR_SOLICITATION: u8 = 135;
-const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
+pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 const LISTENER_REPORT: u8 = 143;
 
@@ -78,6 +78,7 @@ impl Target<'_> {
             family: TableFamily::Bridge,
             name: name.to_owned(),
             key: key.to_vec(),
+            data: Vec::new(),
             elements: BTreeSet::new(),
         };
         let mut macs = set(MACS, &[Kind::Group, Kind::Mac]);
@@ -112,7 +113,7 @@ pub fn hardware_address(lease: u32) -> [u8; 6] {
 }
 
 /// The address that the kernel makes of a hardware address by itself (RFC 4291, appendix A).
-fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
+pub(super) fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
     Ipv6Addr::from([
         0xfe,
         0x80,
@@ -133,7 +134,7 @@ fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
     ])
 }
 
-fn of_port(is: bool) -> Match {
+pub(super) fn of_port(is: bool) -> Match {
     Match::InGroup {
         mask: PORT_MASK,
         value: PORT_GROUP,

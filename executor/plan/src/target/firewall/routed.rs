@@ -3,11 +3,11 @@
 use super::{Action, Chain, Family, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value};
 use crate::{observed::HostNetwork, target::Target};
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use tank_model::{
-    Name,
-    spec::{Protocol, Publish},
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
+use tank_model::spec::{Lead, Protocol};
 
 /// Chains: name, type, hook, priority.
 const CHAINS: [(&str, &str, u32, i32); 5] = [
@@ -25,11 +25,11 @@ pub(super) const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 
 /// Bits of a connection's state (`NF_CT_STATE_BIT`) and of its status (`IPS_DST_NAT`).
-const ESTABLISHED: u32 = 1 << 1;
-const RELATED: u32 = 1 << 2;
+pub(super) const ESTABLISHED: u32 = 1 << 1;
+pub(super) const RELATED: u32 = 1 << 2;
 const DNAT: u32 = 1 << 5;
 
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 impl Target<'_> {
@@ -43,17 +43,9 @@ impl Target<'_> {
             priority,
         };
         let mut rules = guard();
-        for pod in self.graph.pods().filter(|pod| self.is_bridged(pod)) {
-            let addresses = self.addresses(pod);
-            for (name, publish) in self.graph.published(pod) {
-                let mut own = addresses.iter().map(IpNet::addr);
-                if let Some(to) = own.find(|own| own.is_ipv4() == publish.address.is_ipv4()) {
-                    rules.extend(published(pod, name, publish, to));
-                }
-            }
-        }
+        rules.extend(translating(&self.host.networks));
         rules.extend(forwarding(&self.host.bridge));
-        let mut sets = Vec::new();
+        let mut sets = self.ports();
         for (family, name) in [(Family::V4, "apart4"), (Family::V6, "apart6")] {
             let links = self.apart(family, host);
             if !links.is_empty() {
@@ -62,6 +54,7 @@ impl Target<'_> {
                     family: TableFamily::Inet,
                     name: name.to_owned(),
                     key: vec![Kind::Interface],
+                    data: Vec::new(),
                     elements: links
                         .into_iter()
                         .map(|link| vec![Value::Interface(link)])
@@ -76,6 +69,101 @@ impl Target<'_> {
             sets,
             ..Table::default()
         }
+    }
+
+    /// What the published ports lead to: the maps of each family that the pods have.
+    fn ports(&self) -> Vec<Set> {
+        let map = |kind: &MapOf, family| Set {
+            family: TableFamily::Inet,
+            name: kind.name(family),
+            key: kind.of(family).into_iter().map(Selector::kind).collect(),
+            data: match family {
+                Family::V4 => vec![Kind::V4, Kind::Port],
+                Family::V6 => vec![Kind::V6, Kind::Port],
+            },
+            elements: BTreeSet::new(),
+        };
+        let families = [Family::V4, Family::V6].into_iter();
+        let families = families.filter(|family| self.has(*family));
+        let mut maps: Vec<Set> = families
+            .flat_map(|family| {
+                MapOf::of_family(family)
+                    .iter()
+                    .map(move |kind| map(kind, family))
+            })
+            .collect();
+        for pod in self.graph.pods().filter(|pod| self.is_bridged(pod)) {
+            let addresses = self.addresses(pod);
+            let published = self.graph.published(pod);
+            for lead in published.flat_map(|(_, publish)| publish.leads()) {
+                let mut own = addresses.iter().map(IpNet::addr);
+                let Some(to) = own.find(|own| own.is_ipv4() == lead.address.is_ipv4()) else {
+                    continue;
+                };
+                let kind = MapOf::address(lead.address);
+                let name = kind.name(lead.address.into());
+                if let Some(map) = maps.iter_mut().find(|map| map.name == name) {
+                    map.elements.insert(element(kind, &lead, to));
+                }
+            }
+        }
+        maps
+    }
+}
+
+/// The maps of published ports: what comes to an element's address, protocol and port leads to a
+/// pod's. A port that moves from one pod to another is one element, and what a packet passes does not
+/// grow with the number of ports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MapOf {
+    /// Addresses of 127.0.0.0/8. Nobody but the host itself may use what is published on loopback (moby
+    /// #45610): no rule that a neighbour's packet meets looks here.
+    Loopback,
+    /// Particular addresses.
+    Address,
+    /// Every address of the host.
+    Any,
+}
+
+impl MapOf {
+    /// Those of a family, in the order in which they are looked at. Nothing is published on `::1`.
+    fn of_family(family: Family) -> &'static [Self] {
+        match family {
+            Family::V4 => &[Self::Loopback, Self::Address, Self::Any],
+            Family::V6 => &[Self::Address, Self::Any],
+        }
+    }
+
+    /// Where a port of this address is.
+    fn address(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) if v4.is_loopback() => Self::Loopback,
+            other if other.is_unspecified() => Self::Any,
+            _ => Self::Address,
+        }
+    }
+
+    fn name(self, family: Family) -> String {
+        let name = match self {
+            Self::Loopback => "loopback",
+            Self::Address => "ports",
+            Self::Any => "any",
+        };
+        match family {
+            Family::V4 => format!("{name}4"),
+            Family::V6 => format!("{name}6"),
+        }
+    }
+
+    /// What is looked up.
+    fn of(self, family: Family) -> Vec<Selector> {
+        let destination = match (self, family) {
+            (Self::Any, _) => None,
+            (_, Family::V4) => Some(Selector::Destination4),
+            (_, Family::V6) => Some(Selector::Destination6),
+        };
+        let port = [Selector::Protocol, Selector::DestinationPort];
+        destination.into_iter().chain(port).collect()
     }
 }
 
@@ -132,40 +220,51 @@ fn guard() -> Vec<Rule> {
     ]
 }
 
-/// A published port leads to this address of its pod.
-fn published(pod: &Name, name: &Name, publish: &Publish, to: IpAddr) -> Vec<Rule> {
-    // Who is on the host itself passes only `output`. Nobody else may use what is published on
-    // loopback (moby #45610): for that there is no rule by which a neighbour's packet could be
-    // translated.
-    let chains: &[&str] = if publish.address.is_loopback() {
-        &[OUTPUT]
-    } else {
-        &[PREROUTING, OUTPUT]
+/// The element by which a port leads to this address of its pod.
+fn element(kind: MapOf, lead: &Lead, to: IpAddr) -> Vec<Value> {
+    let protocol = match lead.protocol {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
     };
-    let (protocol, protocol_name) = match publish.protocol {
-        Protocol::Tcp => (TCP, "tcp"),
-        Protocol::Udp => (UDP, "udp"),
-    };
-    let to = SocketAddr::new(to, publish.target());
-    let at = SocketAddr::new(publish.address, publish.port);
-    let destination = match publish.address.is_unspecified() {
-        true => Match::DestinationLocal,
-        false => Match::Destination {
-            net: publish.address.into(),
-            is: true,
-        },
-    };
-    let matches = vec![
-        Match::Family(to.ip().into()),
-        destination,
-        Match::Protocol(protocol),
-        Match::DestinationPort(publish.port),
+    let at = (kind != MapOf::Any).then(|| Value::from(lead.address));
+    let rest = [
+        Value::Protocol(protocol),
+        Value::Port(lead.port),
+        Value::from(to),
+        Value::Port(lead.to),
     ];
-    let comment = format!("{pod}/{name} {at}/{protocol_name} to {to}");
-    let chains = chains.iter();
-    chains
-        .map(|chain| rule(chain, comment.clone(), matches.clone(), Action::Dnat(to)))
-        .collect()
+    at.into_iter().chain(rest).collect()
+}
+
+/// Published ports lead to pods: whoever is on the host itself passes only `output`, and whoever is not
+/// only `prerouting`.
+fn translating(networks: &[IpNet]) -> Vec<Rule> {
+    let families = networks.iter().map(|network| Family::from(network.addr()));
+    let families: BTreeSet<Family> = families.collect();
+    let mut rules = Vec::new();
+    for chain in [PREROUTING, OUTPUT] {
+        for family in &families {
+            let kinds = MapOf::of_family(*family).iter();
+            for kind in kinds.filter(|kind| chain == OUTPUT || **kind != MapOf::Loopback) {
+                let mut matches = vec![Match::Family(*family)];
+                let comment = match kind {
+                    MapOf::Loopback => "ports published on loopback",
+                    MapOf::Address => "ports published on an address",
+                    MapOf::Any => "ports published on every address of the host",
+                };
+                if *kind == MapOf::Any {
+                    matches.push(Match::DestinationLocal);
+                }
+                let action = Action::DnatMap {
+                    map: kind.name(*family),
+                    of: kind.of(*family),
+                    family: *family,
+                };
+                rules.push(rule(chain, comment, matches, action));
+            }
+        }
+    }
+    rules
 }
 
 /// The host forwards because of the pods, and a neighbour may have a route to their network: that
