@@ -10,9 +10,11 @@
 //! (`rtnl`).
 
 mod link;
+mod nic;
 
-pub use link::Link;
 use link::read_link;
+pub use link::{Link, LinkKind};
+pub use nic::{Macvlan, Route, is_down};
 
 use crate::{
     Context, Error, Result,
@@ -45,6 +47,10 @@ use std::{
 /// The one mark of a link that the kernel takes in the request that makes it, so no link of Tank's
 /// ever exists without it.
 pub const MARK: [u8; 3] = [0x02, 0x74, 0x6b];
+
+/// How those begin that are ports of a bridge that is not Tank's: as [`MARK`], but high, since a
+/// bridge without an address of its own takes the lowest of its ports' (`br_stp_recalculate_bridge_id`).
+pub const PORT_MARK: [u8; 3] = [0xfe, 0x74, 0x6b];
 
 /// `RTM_NEWLINK` and `RTM_NEWROUTE` of rtnetlink(7).
 const NEWLINK: u16 = 16;
@@ -274,7 +280,8 @@ impl Routes {
     }
 
     /// Makes a veth pair: `name` here, up, on the bridge `controller`, in the group `group` and
-    /// marked; `peer`, with the hardware address `mac`, in the namespace `net`, where it has to be
+    /// marked; `peer`, with the hardware address `mac` and as long packets as `mtu`, in the namespace
+    /// `net`, where it has to be
     /// set up (the kernel can't open one whose other end is not there yet).
     ///
     /// # Errors
@@ -283,20 +290,54 @@ impl Routes {
         &self,
         name: &str,
         (controller, group): (u32, u32),
-        (peer, mac): (&str, [u8; 6]),
+        (peer, mac, mtu): (&str, [u8; 6], u32),
         net: BorrowedFd<'_>,
     ) -> Result<()> {
         let mut own = mac;
         own[3] = 1;
+        self.add_pair(
+            name,
+            (controller, group),
+            [&MARK[..], &own[3..]].concat(),
+            (peer, mac, mtu),
+            net,
+        )
+    }
+
+    /// As [`Routes::add_veth`], onto a bridge that is not Tank's; `peer` takes packets up to `mtu`.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn add_port(
+        &self,
+        name: &str,
+        controller: u32,
+        (peer, mac, mtu): (&str, [u8; 6], u32),
+        net: BorrowedFd<'_>,
+    ) -> Result<()> {
+        let own = [&PORT_MARK[..], &mac[3..]].concat();
+        self.add_pair(name, (controller, 0), own, (peer, mac, mtu), net)
+    }
+
+    fn add_pair(
+        &self,
+        name: &str,
+        (controller, group): (u32, u32),
+        own: Vec<u8>,
+        (peer, mac, mtu): (&str, [u8; 6], u32),
+        net: BorrowedFd<'_>,
+    ) -> Result<()> {
         let other = LinkMessageBuilder::<LinkUnspec>::new()
             .name(peer)
-            .address(mac.to_vec());
+            .address(mac.to_vec())
+            .mtu(mtu);
         let other = other.setns_by_fd(net.as_raw_fd()).build();
         let made = LinkMessageBuilder::<LinkVeth>::new(name, peer)
+            .mtu(mtu)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
             .controller(controller)
             .link_group(group)
-            .address([&MARK[..], &own[3..]].concat())
+            .address(own)
             .build();
         let made = (
             RouteNetlinkMessage::NewLink(made),

@@ -16,7 +16,7 @@ mod storage;
 pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain};
 pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
 pub use names::{CAPABILITIES, SIGNALS, ULIMITS};
-pub use network::{Network, Nic, NicMode, Protocol, Publish};
+pub use network::{Network, Nic, NicMode, NicRoute, Protocol, Publish};
 pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
 pub use storage::{Device, File, Mode, Mount, READS_AGAIN, Secret, Volume};
 

@@ -6,6 +6,7 @@
 mod files;
 mod layers;
 mod network;
+mod nics;
 mod order;
 mod sandbox;
 pub mod sources;
@@ -189,6 +190,17 @@ impl Actuator {
             }
             Step::ResumeShim { pod } => sandbox::resume_shim(self, pod).await,
             Step::EnsureNetwork { pod, link } => network::ensure_network(self, pod, link).await,
+            Step::EnsureNic { pod, nic } => nics::ensure_nic(self, pod, nic).await,
+            Step::EnsureHostLink { link } => {
+                let (routes, link) = (Arc::clone(&self.routes), link.clone());
+                let ensure = move || nics::ensure_host_link(&routes, &link);
+                blocking("make a host link", ensure).await
+            }
+            Step::RemoveHostLink { name } => {
+                let (routes, name) = (Arc::clone(&self.routes), name.clone());
+                let remove = move || nics::remove_host_link(&routes, &name);
+                blocking("remove a host link", remove).await
+            }
             Step::StartContainer { .. } => self.start(step, prepared, host_writable).await,
             Step::StopContainer {
                 pod,

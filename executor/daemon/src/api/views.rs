@@ -228,11 +228,16 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
     let network = found
         .and_then(|found| found.sandbox.as_ref())
         .and_then(|sandbox| sandbox.network.clone());
+    let sandbox = found.and_then(|found| found.sandbox.as_ref());
+    let nics = sandbox
+        .into_iter()
+        .flat_map(|sandbox| sandbox.nics.values());
+    let nics = nics.flat_map(|nic| &nic.addresses);
     let address = |net: &IpNet| net.addr().to_string();
     varlink::Pod {
         name: name.to_string(),
         state,
-        addresses: network.iter().flatten().map(address).collect(),
+        addresses: network.iter().flatten().chain(nics).map(address).collect(),
         published: published(name, graph),
         containers: unfinished.into_iter().chain(containers).collect(),
         reason: unresponsive.map(ToString::to_string),

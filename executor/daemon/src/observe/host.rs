@@ -1,6 +1,6 @@
 //! What belongs to no pod, and what is listed for all of them at once.
 
-use super::Observer;
+use super::{Observer, nics};
 use crate::{
     pods::{fail, failure},
     rules,
@@ -39,11 +39,11 @@ pub struct HostSnapshot {
 }
 
 impl HostSnapshot {
-    /// Reads it. Blocking.
+    /// Reads it; `parents` are the links that pods' interfaces name. Blocking.
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn read(observer: &Observer) -> Result<Self, Failure> {
+    pub fn read(observer: &Observer, parents: &BTreeSet<String>) -> Result<Self, Failure> {
         let Observer {
             settings,
             routes,
@@ -76,7 +76,8 @@ impl HostSnapshot {
             }
         }
         let own = settings.bridge_addresses();
-        let network = read_network(observer, &links)?;
+        let mut network = read_network(observer, &links)?;
+        nics::read(routes, &links, parents, &mut network).map_err(|e| failure(&e))?;
         Ok(Self {
             network,
             links,

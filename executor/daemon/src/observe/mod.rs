@@ -15,6 +15,7 @@
 mod host;
 mod kernel;
 mod listing;
+mod nics;
 mod pod;
 mod resolver_watch;
 mod watch;
@@ -29,16 +30,16 @@ use futures_util::future::join_all;
 use host::HostSnapshot;
 use kernel::{PodReader, PodRequest, PodSnapshot};
 use listing::Listing;
-use pod::{Answer, PodRead, PodState, is_bridged, unresponsive};
+use pod::{Answer, PodRead, PodState, has_nics, is_bridged, unresponsive};
 use resolver_watch::ResolverWatch;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 use tank_model::{Digest, Graph, Name};
 use tank_plan::{
     observed::{Observed, Pod, Probed, Unresponsive},
-    target::Table,
+    target::{Table, nics::parents},
 };
 use tank_proto::shim::Failure;
 use tank_sys::{
@@ -200,7 +201,8 @@ impl Observer {
         );
         let host = {
             let observer = Arc::clone(self);
-            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer))
+            let parents: BTreeSet<String> = parents(graph).into_iter().map(str::to_owned).collect();
+            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer, &parents))
         };
         let (asked, host) = tokio::join!(asking, host);
         let host = Arc::new(host.map_err(|e| fail("look at the host", e))??);
@@ -222,7 +224,7 @@ impl Observer {
         for (state, snapshot) in self.read_all(states, &host).await? {
             let pod = snapshot.and_then(|read| state.pod(health_of, &self.pods, read));
             let pod = pod.unwrap_or_else(|failure| {
-                let sandbox = state.sandbox(None, 0).ok();
+                let sandbox = state.sandbox(None, 0, BTreeMap::new()).ok();
                 let why = format!("{}: {}", failure.what, failure.why);
                 Pod {
                     sandbox,
@@ -303,8 +305,10 @@ impl Observer {
             (Some(Silence { busy: true, .. }), Some(state)) => {
                 let version = shim.version();
                 let bridged = is_bridged(graph, &name) && shim.known_routes().is_some();
+                let has_nics = has_nics(graph, &name) && shim.known_routes().is_some();
                 let request = PodRequest {
                     bridged,
+                    has_nics,
                     files: BTreeMap::new(),
                 };
                 let state = PodState {
@@ -348,6 +352,7 @@ impl Observer {
         Ok(PodRead {
             network: inside.filter(|_| port.is_some()).cloned(),
             port_group: port.unwrap_or_default(),
+            nics: self.nics(&snapshot, host).map_err(|e| failure(&e))?,
             snapshot,
         })
     }

@@ -112,7 +112,7 @@ pub fn hardware_address(lease: u32) -> [u8; 6] {
 }
 
 /// The address that the kernel makes of a hardware address by itself (RFC 4291, appendix A).
-fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
+pub(super) fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
     Ipv6Addr::from([
         0xfe,
         0x80,

@@ -20,7 +20,7 @@ const CHAINS: [(&str, &str, u32, i32); 5] = [
 
 pub(super) const GUARD: &str = "guard";
 pub(super) const PREROUTING: &str = "prerouting";
-const FORWARD: &str = "forward";
+pub(super) const FORWARD: &str = "forward";
 pub(super) const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 
@@ -35,13 +35,6 @@ const UDP: u8 = 17;
 impl Target<'_> {
     /// The chains of the family `inet`.
     pub(super) fn routed(&self, host: &HostNetwork) -> Table {
-        let chain = |(name, kind, hook, priority): (&str, &str, u32, i32)| Chain {
-            family: TableFamily::Inet,
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            hook,
-            priority,
-        };
         let mut rules = guard();
         for pod in self.graph.pods().filter(|pod| self.is_bridged(pod)) {
             let addresses = self.addresses(pod);
@@ -76,6 +69,28 @@ impl Target<'_> {
             sets,
             ..Table::default()
         }
+    }
+
+    /// Those that host links need, where no pod is on the bridge; the guard is that of a bridge that
+    /// is still there.
+    pub(super) fn unrouted(&self) -> Table {
+        let needed = CHAINS.into_iter();
+        let needed = needed.filter(|(name, ..)| [GUARD, FORWARD].contains(name));
+        Table {
+            chains: needed.map(chain).collect(),
+            rules: guard(),
+            ..Table::default()
+        }
+    }
+}
+
+fn chain((name, kind, hook, priority): (&str, &str, u32, i32)) -> Chain {
+    Chain {
+        family: TableFamily::Inet,
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        hook,
+        priority,
     }
 }
 
