@@ -181,7 +181,7 @@ impl Pass<'_> {
 
     fn published(&mut self, name: &Name, pod: &Pod) {
         if pod.network != Network::Bridge && !pod.publish.is_empty() {
-            let message = format!("pod `{name}` publishes ports but is not on Tank's bridge");
+            let message = format!("pod `{name}` publishes ports but has no address of its own");
             let help = match &pod.network {
                 Network::Nics(_) => {
                     "drop `publish`: its ports are reached at its own addresses already, by everybody on their networks"
