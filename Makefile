@@ -4,7 +4,8 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tank/target
 export ROCKSDB_STATIC = 1
 
-ROCKSDB = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh)
+ROCKSDB = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh dev)
+ROCKSDB_RELEASE = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh release)
 
 # What is built for the demo is what it runs; the packages are chosen so that their dependencies have the features that
 # they have in the whole workspace, and nothing is built twice when the tests follow. `tank-tests` has no program: it is
@@ -69,7 +70,7 @@ doc: ## the crates' documentation, with warnings as errors
 
 release: ## the four programs, optimised
 	scripts/setup.sh build
-	$(ROCKSDB) cargo build --release --locked -p tank -p tankd -p tank-shim -p tank-names
+	$(ROCKSDB_RELEASE) cargo build --release --locked -p tank -p tankd -p tank-shim -p tank-names
 
 # What evaluation costs, beside Nickel alone; the figures are kept in tests/bench/results.
 bench-language: ## what evaluation costs, beside Nickel alone

@@ -126,6 +126,22 @@ impl Segment {
         [of(false), of(true)]
     }
 
+    /// The address that a pod's link made for itself.
+    fn link_local(&self, pod: &str) -> String {
+        let mut command = Command::new("nsenter");
+        let target = format!("--target={}", self.host.pid(pod, "app"));
+        command.args([
+            &target, "--net", "ip", "-6", "-brief", "address", "show", "dev", "eth0",
+        ]);
+        let text = command.output().expect("ip").stdout;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let found = text
+            .split_whitespace()
+            .find(|word| word.starts_with("fe80:"));
+        let found = found.expect("a link-local address");
+        found.trim_end_matches("/64").to_owned()
+    }
+
     fn finish(self) {
         let Self {
             host,
@@ -239,4 +255,89 @@ fn reach_all(segment: &Segment) {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A pod that may send what it likes (`NET_RAW` of its own network), and a neighbour that has a pod's
+/// address: for the host both are who they are, or nobody.
+#[test]
+fn nobody_speaks_to_the_host_as_a_pod_or_a_router() {
+    const PORT: &str = "7777";
+    let segment = Segment::new(true);
+    let host = &segment.host;
+    let heard = host.dir.join("heard");
+    let mut listener = python(host, From::Host, 0);
+    listener.args(["hear", PORT]).arg(&heard);
+    let listener = Process(listener.spawn().expect("python3"));
+    let lines = || std::fs::read_to_string(&heard).unwrap_or_default();
+    eventually("it listens", || !lines().is_empty());
+    // Whoever has IPv6 from a router: links to come listen to routers although the host forwards.
+    let script = "echo 2 > /proc/sys/net/ipv6/conf/tank0/accept_ra;
+        for link in /proc/sys/net/ipv6/conf/tk*; do echo 2 > $link/accept_ra; done";
+    let status = host.inside("sh").args(["-c", script]).status();
+    assert!(status.expect("sh").success());
+    let run = |from: From, args: &[&str]| {
+        let status = python(host, from, segment.neighbour.0.id())
+            .args(args)
+            .status();
+        assert!(status.expect("python3").success(), "{from:?} {args:?}");
+    };
+    let (evil, web) = (From::Pod("other"), segment.addresses("web"));
+    let own = segment.addresses("other");
+    let script = format!(
+        "ip addr add {}/32 dev eth0; ip addr add {}/128 dev eth0 nodad",
+        web[0], web[1]
+    );
+    let mut command = Command::new("nsenter");
+    let pid = segment.neighbour.0.id();
+    command.args([&format!("--target={pid}"), "--net", "sh", "-c", &script]);
+    assert!(command.status().expect("nsenter").success());
+    for family in [0, 1] {
+        let (bridge, uplink) = (BRIDGE[family], UPLINK[family]);
+        run(
+            evil,
+            &["forge", &web[family], bridge, PORT, "forged-as-web"],
+        );
+        run(
+            evil,
+            &["forge", &own[family], bridge, PORT, "forged-as-itself"],
+        );
+        run(
+            evil,
+            &[
+                "forge",
+                NEIGHBOUR[family],
+                uplink,
+                PORT,
+                "forged-as-neighbour",
+            ],
+        );
+        run(
+            From::Neighbour,
+            &["say", uplink, PORT, "from-outside-as-web", &web[family]],
+        );
+        // What is honest arrives, after all that.
+        run(evil, &["say", bridge, PORT, "honest"]);
+        run(From::Neighbour, &["say", uplink, PORT, "outside"]);
+        for honest in [
+            format!("honest {}\n", own[family]),
+            format!("outside {}\n", NEIGHBOUR[family]),
+        ] {
+            eventually("it is told what is honest", || lines().contains(&honest));
+        }
+    }
+    run(evil, &["route", &segment.link_local("other")]);
+    run(evil, &["say", BRIDGE[0], PORT, "last"]);
+    eventually("it is told the last", || lines().contains("last "));
+    assert!(
+        !lines().contains("forged") && !lines().contains("as-web"),
+        "{}",
+        lines()
+    );
+    let routes = host
+        .inside("ip")
+        .args(["-6", "route", "show", "default"])
+        .output();
+    assert_eq!(String::from_utf8_lossy(&routes.expect("ip").stdout), "");
+    drop(listener);
+    segment.finish();
 }

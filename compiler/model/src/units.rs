@@ -69,6 +69,24 @@ pub fn nth_address(network: IpNet, n: u32) -> Option<IpNet> {
     IpNet::new(address, network.prefix_len()).ok()
 }
 
+/// An address with the length of its network's prefix, or a network, in the form that
+/// [`parse_network`] reads.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Cidr(pub IpNet);
+
+impl Serialize for Cidr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cidr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_network(&text).map(Self).map_err(de::Error::custom)
+    }
+}
+
 /// The form of an optional network in serde: the text that [`parse_network`] reads.
 pub mod optional_network {
     use super::*;

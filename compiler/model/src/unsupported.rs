@@ -7,6 +7,7 @@
 
 use crate::{
     check::Problem,
+    name::Name,
     spec::{Config, Network, Pod, Update},
 };
 
@@ -20,48 +21,59 @@ pub struct Feature {
     pub message: &'static str,
     /// What to do instead.
     pub help: &'static str,
-    /// Where a pod that uses it says so.
-    path: &'static [&'static str],
-    uses: fn(&Pod) -> bool,
+    /// Where a pod says it, each below the pod.
+    uses: fn(&Pod) -> Vec<Vec<String>>,
 }
 
 /// All of them.
 pub const FEATURES: [Feature; 2] = [
     Feature {
-        code: "tank::unsupported::nics",
-        field: "network.nics",
-        message: "network interfaces of a pod's own are not in this version",
-        help: "use `network = 'bridge` with `publish`, or `network = 'host`",
-        path: &["network", "nics"],
-        uses: |pod| matches!(pod.network, Network::Nics(_)),
+        code: "tank::unsupported::nic_pool",
+        field: "network.nics.eth0.pool",
+        message: "addresses from a pool are not in this version",
+        help: "give the interface an `address` of its own",
+        uses: nics_with_pools,
     },
     Feature {
         code: "tank::unsupported::start_first",
         field: "update",
         message: "`'start_first` is not in this version",
         help: "use `update = 'recreate`, the default: the old pod ends, then the new one starts",
-        path: &["update"],
-        uses: |pod| pod.update == Update::StartFirst,
+        uses: |pod| match pod.update {
+            Update::StartFirst => vec![vec!["update".to_owned()]],
+            _ => Vec::new(),
+        },
     },
 ];
+
+fn nics_with_pools(pod: &Pod) -> Vec<Vec<String>> {
+    let Network::Nics(nics) = &pod.network else {
+        return Vec::new();
+    };
+    let pools = nics.iter().filter(|(_, nic)| nic.pool.is_some());
+    let path = |(name, _): (&_, _)| {
+        let parts = ["network", "nics", Name::as_str(name), "pool"];
+        parts.map(str::to_owned).to_vec()
+    };
+    pools.map(path).collect()
+}
 
 /// Everything in `config` that is not done yet.
 pub(crate) fn problems(config: &Config) -> Vec<Problem> {
     let all = config.pods.iter().flat_map(|(name, pod)| {
-        FEATURES
-            .iter()
-            .filter(|feature| (feature.uses)(pod))
-            .map(move |feature| Problem {
+        FEATURES.iter().flat_map(move |feature| {
+            (feature.uses)(pod).into_iter().map(move |path| Problem {
                 code: feature.code,
                 path: ["pods", name.as_str()]
-                    .iter()
-                    .chain(feature.path)
-                    .map(|part| (*part).to_owned())
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(path)
                     .collect(),
                 message: feature.message.to_owned(),
                 help: feature.help.to_owned(),
                 related: None,
             })
+        })
     });
     all.collect()
 }

@@ -41,7 +41,9 @@ fn full() -> Value {
         "containers": { "app1": container },
         "init": { "i1": init },
         "network": { "nics": { "eth1": {
-            "mode": "macvlan", "parent": "eth1", "address": "10.0.0.1/24", "pool": "10.0.0.0/25", "gateway": "10.0.0.3" } } },
+            "mode": "macvlan", "parent": "eth1", "address": "10.0.0.1/24", "pool": "10.0.0.0/25", "gateway": "10.0.0.3",
+            "addresses": { "a1": "10.0.1.1/24" }, "routes": { "r1": { "to": "10.1.0.0/24", "via": "10.0.0.4" } },
+            "mtu": 1401 } } },
         "volumes": { "v1": { "host": "/h1" }, "v2": { "tmpfs": 1001 } },
         "publish": { "p1": { "port": 1, "to": 2, "address": "10.0.0.1", "protocol": "udp" } },
         "allow_from": ["a1"], "egress": ["e1"],

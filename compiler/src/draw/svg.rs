@@ -102,11 +102,9 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
         Some(Network::None) => add("network", "no network".to_owned()),
         Some(Network::Nics(nics)) => {
             for (nic, spec) in nics {
-                let address = spec
-                    .address
-                    .map(|address| format!("  {address}"))
-                    .unwrap_or_default();
-                add("network", format!("{nic}{address}"));
+                let own = spec.static_addresses();
+                let own: String = own.map(|own| format!("  {own}")).collect();
+                add("network", format!("{nic}{own}"));
             }
         }
         Some(Network::Bridge) | None => {}

@@ -8,12 +8,22 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
 };
-use tank_model::units::{Millis, nth_address, parse_network};
-use tank_plan::target::HostConfig;
+use tank_model::{
+    digest::Hasher,
+    units::{Millis, nth_address, parse_network},
+};
+use tank_plan::target::{DEFAULT_MTU, HostConfig};
 
 /// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to
 /// fail; in steps of 65,536, a pod's lease times that.
 const ID_BASE: u32 = 0x7000_0000;
+
+/// The shortest that IPv6 works with (RFC 8200), and the longest that a packet can be.
+const MIN_MTU: u32 = 1280;
+const MAX_MTU: u32 = 65_535;
+
+/// machine-id(5).
+const MACHINE_ID: &str = "/etc/machine-id";
 
 /// The configuration file unless another is named.
 const CONFIG: &str = "/etc/tank/tank.toml";
@@ -73,6 +83,8 @@ pub struct Config {
     /// The pods' networks, at most one of each family. The first address is the bridge's own.
     #[serde(deserialize_with = "read_networks")]
     pub networks: Vec<IpNet>,
+    /// The longest packet of the pods on the bridge, in bytes.
+    pub mtu: u32,
     /// The directory of Tank's cgroups, in each hierarchy.
     pub cgroup: String,
     /// How long a container without a probe has to run before a switch counts it as healthy.
@@ -115,6 +127,7 @@ impl Default for Config {
                 .iter()
                 .filter_map(|text| network(text))
                 .collect(),
+            mtu: DEFAULT_MTU,
             cgroup: "tank".to_owned(),
             grace: Millis(500),
             wait: Millis(60_000),
@@ -135,6 +148,8 @@ pub struct Settings {
     pub no_repair: bool,
     /// Soft and hard limit of descriptors that containers get: this process's own at its start.
     pub nofile: (u64, u64),
+    /// As [`HostConfig::machine`].
+    pub machine: String,
     pub config: Config,
 }
 
@@ -178,6 +193,7 @@ impl Settings {
             names,
             no_repair: flags.no_repair,
             nofile: (1024, 4096),
+            machine: machine(),
             config,
         })
     }
@@ -196,6 +212,8 @@ impl Settings {
             bridge: self.config.bridge.clone(),
             networks: self.config.networks.clone(),
             id_base: ID_BASE,
+            mtu: self.config.mtu,
+            machine: self.machine.clone(),
         }
     }
 
@@ -240,6 +258,12 @@ fn check(config: &Config) -> Result<(), String> {
             config.bridge
         ));
     }
+    if !(MIN_MTU..=MAX_MTU).contains(&config.mtu) {
+        return Err(format!(
+            "mtu: {} is not between {MIN_MTU} and {MAX_MTU}",
+            config.mtu
+        ));
+    }
     if !name(&config.cgroup) {
         return Err(format!(
             "cgroup: `{}` is no name of a directory",
@@ -266,6 +290,17 @@ fn check(config: &Config) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What tells this host from others, made of its machine-id(5), which is for nobody else to see; of
+/// its name where it has none.
+fn machine() -> String {
+    let name = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let id = std::fs::read_to_string(MACHINE_ID).unwrap_or_default();
+    let id = Some(id).filter(|id| id.trim().len() == 32);
+    let hasher = Hasher::new("tank.machine.v1");
+    let hash = hasher.field(id.unwrap_or_else(name).trim().as_bytes());
+    hash.finish().to_string()
 }
 
 /// Whether links of this host get addresses of IPv6: it has the protocol, and it was not disabled.
@@ -331,6 +366,6 @@ mod tests {
         let read: Config = toml::from_str(&text).expect("what the README says is read");
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         // Debug shows each field of the configuration: none is left out.
-        assert_eq!(text.lines().count(), 7, "{text}");
+        assert_eq!(text.lines().count(), 8, "{text}");
     }
 }

@@ -30,6 +30,41 @@ fn write(path: &str, value: &str) -> io::Result<()> {
     fs::write(Path::new(SYSCTLS).join(path), value)
 }
 
+/// What a link of Tank's own needs that is on somebody else's network, below `net` and with `{}` for
+/// its name: it answers no neighbour but those that are reached by it, and listens to no router. It
+/// goes with the link.
+const OF_HOST_LINK: [(&str, &str); 2] = [
+    ("net/ipv4/conf/{}/arp_filter", "1"),
+    ("net/ipv6/conf/{}/accept_ra", "0"),
+];
+
+/// Whether a link of Tank's says what [`set_of_host_link`] sets.
+pub fn is_host_link(name: &str) -> bool {
+    let mut all = OF_HOST_LINK.iter();
+    all.all(|(path, value)| {
+        let found = read(&path.replace("{}", name));
+        found.is_none_or(|found| found == *value)
+    })
+}
+
+/// Sets what such a link needs. A setting that the kernel does not have is left out.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn set_of_host_link(name: &str) -> Result<(), tank_sys::Error> {
+    for (path, value) in OF_HOST_LINK {
+        let path = path.replace("{}", name);
+        match write(&path, value) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let what = format!("set {}", path.replace('/', "."));
+                return Err(tank_sys::Error::new(what, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// The record of a run folder.
 #[derive(Debug)]
 pub struct Record(PathBuf);

@@ -182,7 +182,7 @@ fn walk(bytes: &[u8], begin: usize) -> Option<Answer> {
     let mut counts = [0u16; 3];
     let (mut at, mut ttls) = (begin, Vec::new());
     let (mut answered, mut lowest, mut negative) = (false, [u32::MAX; 2], None);
-    'sections: for section in 0..3 {
+    'sections: for (section, count) in counts.iter_mut().enumerate() {
         for _ in 0..number(bytes, 6 + 2 * section)? {
             let record = record(bytes, at)?;
             if record.kind == TYPE_OPT {
@@ -191,7 +191,7 @@ fn walk(bytes: &[u8], begin: usize) -> Option<Answer> {
                 code |= u16::from(bytes[record.ttl_at]) << 4;
                 break 'sections;
             }
-            counts[section] += 1;
+            *count += 1;
             ttls.push(u16::try_from(record.ttl_at - begin).ok()?);
             if let Some(lowest) = lowest.get_mut(section) {
                 *lowest = record.ttl.min(*lowest);

@@ -8,7 +8,7 @@ use crate::{
     },
     planner::SHIM_FILES,
     step::{Plan, Step},
-    target::{ContainerSpec, File, HostConfig, ImageConfig, Resolver, Setting},
+    target::{ContainerSpec, DEFAULT_MTU, File, HostConfig, ImageConfig, Resolver, Setting},
 };
 use ipnet::IpNet;
 use std::{
@@ -54,6 +54,7 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
                 version: SHIM_FILES,
                 network: None,
                 port_group: 0,
+                nics: BTreeMap::new(),
             });
             let made = Pod {
                 sandbox,
@@ -79,6 +80,16 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
                 sandbox.port_group = link.group;
             }
         }
+        Step::EnsureNic { pod, nic } => {
+            if let Some(sandbox) = host.pods.get_mut(pod).and_then(|pod| pod.sandbox.as_mut()) {
+                sandbox.nics.insert(nic.name.clone(), nic.clone());
+            }
+        }
+        Step::EnsureHostLink { link } => {
+            let links = &mut host.network.host_links;
+            links.insert(link.name.clone(), Some(link.clone()));
+        }
+        Step::RemoveHostLink { name } => drop(host.network.host_links.remove(name)),
         Step::StopContainer { pod, container, .. } => {
             if let Some(pod) = host.pods.get_mut(pod) {
                 pod.containers.remove(container);
@@ -234,6 +245,8 @@ pub fn inputs(config: &Config) -> Inputs {
             bridge: "tank0".to_owned(),
             networks,
             id_base: 0x7000_0000,
+            mtu: DEFAULT_MTU,
+            machine: "model".to_owned(),
         },
         leases,
         images,

@@ -1,7 +1,7 @@
 //! The host as data: what is, read from the shims and the kernel, never from memory of what was
 //! done.
 
-use crate::target::Table;
+use crate::target::{HostLink, PodNic, Table};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,34 @@ pub struct HostNetwork {
     pub advertised: BTreeSet<String>,
     /// What Tank has changed since the host was booted, by path.
     pub changed: BTreeMap<String, ChangedSetting>,
+    /// The links that interfaces of pods may sit on, by their names. Read only where a pod has one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parents: BTreeMap<String, Parent>,
+    /// The link of the default route. None: there is none, or nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
+    /// The host's own links to pods, by their names. None: it is there, and not in order.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_links: BTreeMap<String, Option<HostLink>>,
+}
+
+/// A link of the host that interfaces of pods may sit on.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Parent {
+    /// Whether it is set up.
+    pub is_up: bool,
+    /// The longest packet it takes.
+    pub mtu: u32,
+    /// Whether it is a bridge.
+    pub is_bridge: bool,
+    /// Whether it is a macvlan itself.
+    pub is_macvlan: bool,
+    /// Whether its frames are Ethernet's.
+    pub is_ethernet: bool,
+    /// The bridge, or bond, that it is a port of.
+    pub port_of: Option<String>,
+    /// Its addresses, without link-local ones. Read only of those that pods name or would get.
+    pub addresses: BTreeSet<IpNet>,
 }
 
 /// A setting of the host that Tank has changed.
@@ -143,6 +171,9 @@ pub struct Sandbox {
     /// The group of its port of the bridge; 0: it has none.
     #[serde(default)]
     pub port_group: u32,
+    /// The interfaces of its own that are up, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nics: BTreeMap<String, PodNic>,
 }
 
 /// A container its shim knows of.

@@ -3,6 +3,7 @@
 
 mod files;
 mod network;
+mod nics;
 mod removals;
 mod shims;
 #[cfg(test)]
@@ -15,9 +16,10 @@ use crate::{
     observed::{self, Observed},
     report::{Blocked, Report, Waiting},
     step::{Class, Plan, PlannedStep, Step, StepId},
-    target::{Target, TargetError, firewall::port_group},
+    target::{PodNic, Target, TargetError, firewall::port_group},
     why::{Changed, WaitsFor, Why},
 };
+use std::collections::BTreeMap;
 use tank_model::{Graph, Key, Name, diff};
 
 /// The first version of a shim's messages that shows a container's files.
@@ -38,12 +40,17 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         network: Vec::new(),
         rules: None,
         names: None,
+        nics: BTreeMap::new(),
+        unlinked: Vec::new(),
     };
+    planner.resolve_nics();
     let removed = planner.removals();
     planner.resume_undeclared();
+    planner.remove_host_links();
     planner.ensure_firewall();
     planner.ensure_bridge();
     planner.ensure_names();
+    planner.ensure_host_links();
     for pod in target.graph.pods() {
         planner.pod(pod, removed.get(pod).copied());
     }
@@ -80,6 +87,10 @@ pub(crate) struct Planner<'a> {
     rules: Option<StepId>,
     /// The step by which the name server says what it should, if there is one.
     pub(crate) names: Option<StepId>,
+    /// The interfaces of pods' own, as they have to be.
+    nics: BTreeMap<Name, Result<Vec<PodNic>, TargetError>>,
+    /// The steps by which host links go that nobody needs: the rules about them go after them.
+    unlinked: Vec<StepId>,
 }
 
 impl Planner<'_> {
@@ -218,6 +229,11 @@ impl Planner<'_> {
                         Err(why) => return self.block(pod, None, why),
                     }
                 }
+                let drift = (Class::InPlace, Why::LinkDiffers, true);
+                match self.connect_nics(pod, &sandbox.nics, drift, &[]) {
+                    Ok(steps) => ready.extend(steps),
+                    Err(why) => return self.block(pod, None, why),
+                }
                 self.containers(pod, found, Class::Create, &ready);
             }
         }
@@ -239,6 +255,10 @@ impl Planner<'_> {
             Ok(spec) => spec,
             Err(why) => return self.block(pod, None, why),
         };
+        if let Some(Err(why)) = self.nics.get(pod) {
+            let why = why.clone();
+            return self.block(pod, None, why);
+        }
         let drift = self.is_declared_before(&Key::Sandbox(pod.clone()));
         let (class, why) = match removed {
             Some(_) => (Class::Replace, Why::Replaces),
@@ -250,15 +270,21 @@ impl Planner<'_> {
             hash,
             spec,
         };
-        let mut ready = self.add(step, class, why, drift, removed.as_slice());
+        let made = self.add(step, class, why, drift, removed.as_slice());
+        let mut ready = vec![made];
         if self.target.is_bridged(pod) {
-            let after = [&[ready], self.network.as_slice()].concat();
+            let after = [&ready[..], self.network.as_slice()].concat();
             match self.connect(pod, class, Why::NeedsAddress, drift, &after) {
-                Ok(id) => ready = id,
+                Ok(id) => ready = vec![id],
                 Err(why) => return self.block(pod, None, why),
             }
         }
-        self.containers(pod, &observed::Pod::default(), class, &[ready]);
+        let why = (class, Why::NeedsInterface, drift);
+        match self.connect_nics(pod, &BTreeMap::new(), why, &[made]) {
+            Ok(steps) => ready.extend(steps),
+            Err(why) => return self.block(pod, None, why),
+        }
+        self.containers(pod, &observed::Pod::default(), class, &ready);
     }
 
     fn connect(

@@ -2,7 +2,7 @@
 
 use crate::{
     observed::ChangedSetting,
-    target::{Bridge, ContainerSpec, PodLink, SandboxSpec, Table, Zone},
+    target::{Bridge, ContainerSpec, HostLink, PodLink, PodNic, SandboxSpec, Table, Zone},
     why::Why,
 };
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
-use tank_model::{Digest, Name, canonical, digest::Hasher, spec};
+use tank_model::{
+    Digest, Name, canonical,
+    digest::Hasher,
+    spec::{self, NicMode},
+};
 
 /// One idempotent thing to do. It says everything; the actuator chooses nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -42,6 +46,12 @@ pub enum Step {
     ResumeShim { pod: Name },
     /// The pod's link, its addresses and its routes.
     EnsureNetwork { pod: Name, link: PodLink },
+    /// An interface of the pod's own, its addresses and its routes.
+    EnsureNic { pod: Name, nic: PodNic },
+    /// The host's own link to the pods on one parent, and its routes to them.
+    EnsureHostLink { link: HostLink },
+    /// Removes the host's own link of this name; its routes go with it.
+    RemoveHostLink { name: String },
     /// Starts a container, or what runs before the containers. `hash` is its node's; `attempt`
     /// counts restarts in a row, 0 for the first run.
     StartContainer {
@@ -212,6 +222,8 @@ impl Step {
             | Self::RemoveBridge { .. }
             | Self::EnsureFirewall { .. }
             | Self::RemoveFirewall
+            | Self::EnsureHostLink { .. }
+            | Self::RemoveHostLink { .. }
             | Self::EnsureNames { .. }
             | Self::RemoveNames => None,
             Self::StartSandbox { pod, .. }
@@ -220,6 +232,7 @@ impl Step {
             | Self::SweepContainer { pod, .. }
             | Self::ResumeShim { pod }
             | Self::EnsureNetwork { pod, .. }
+            | Self::EnsureNic { pod, .. }
             | Self::StartContainer { pod, .. }
             | Self::StopContainer { pod, .. }
             | Self::EndContainer { pod, .. }
@@ -243,6 +256,23 @@ impl fmt::Display for Step {
             }
             Self::ResumeShim { pod } => write!(f, "resume the shim of pod {pod}"),
             Self::EnsureNetwork { pod, .. } => write!(f, "connect pod {pod}"),
+            Self::EnsureNic { pod, nic } => {
+                let PodNic { name, parent, .. } = nic;
+                let how = match nic.mode {
+                    NicMode::Macvlan => "on",
+                    NicMode::Bridge => "to the bridge",
+                };
+                write!(f, "connect {name} of pod {pod} {how} {parent}")?;
+                let own: Vec<String> = nic.addresses.iter().map(ToString::to_string).collect();
+                match own.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, " as {}", own.join(", ")),
+                }
+            }
+            Self::EnsureHostLink { link } => {
+                write!(f, "let the host reach the pods on {}", link.parent)
+            }
+            Self::RemoveHostLink { name } => write!(f, "remove the host's link {name}"),
             Self::StartContainer { pod, container, .. } => write!(f, "start {pod}/{container}"),
             Self::StopContainer { pod, container, .. } => write!(f, "stop {pod}/{container}"),
             Self::EndContainer { pod, container, .. } => write!(f, "end {pod}/{container}"),

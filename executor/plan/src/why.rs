@@ -39,8 +39,14 @@ pub enum Why {
     Unresponsive(Unresponsive),
     /// A new pod is to have a link to the bridge.
     NeedsAddress,
+    /// A new pod is to have an interface of its own.
+    NeedsInterface,
     /// A pod's link is down, off the bridge, or has other addresses or routes.
     LinkDiffers,
+    /// The host's own link to pods is not there, or not as it has to be.
+    HostLinkDiffers,
+    /// No pod needs it any more.
+    HostLinkNotNeeded,
     /// Tank's table is not as wanted ([`crate::target::firewall::Difference`]).
     RulesDiffer {
         /// Chains and rules that are wanted and not there.
@@ -298,7 +304,12 @@ impl fmt::Display for Why {
             Self::ShimGone => "its shim is gone",
             Self::ShimTooOld => "its shim is too old to write files under a container",
             Self::NeedsAddress => "it needs an address",
+            Self::NeedsInterface => "it is declared",
             Self::LinkDiffers => "its link is not as declared",
+            Self::HostLinkDiffers => {
+                "pods have addresses there, which the link itself does not reach"
+            }
+            Self::HostLinkNotNeeded => "no pod has an address there",
             Self::BridgeNeeded => "pods need it",
             Self::BridgeNotNeeded => "no pod needs it",
             Self::NothingPublished => "no port is published",

@@ -1,296 +1,24 @@
 //! What holds for every graph and every host, tried on a host made of data.
 
+#[path = "properties/world.rs"]
+mod world;
+
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
-use tank_model::{Config, Digest, Graph, Name};
+use tank_model::{Digest, Name};
 use tank_plan::{
-    Inputs, Observed, Plan, Report, Step, Target,
-    model::{apply, apply_step, inputs},
-    observed::{HostNetwork, Pod, Probed, Run, State, Unresponsive, Verdict},
-    plan,
-    planner::SILENCE,
+    Observed, Plan, Report, Step,
+    model::{apply, apply_step},
+    observed::{HostNetwork, State},
     target::firewall::{Action, Difference},
 };
-
-/// The inputs of a host's target.
-struct World(Inputs);
-
-impl World {
-    fn new(config: &Config) -> Self {
-        Self(inputs(config))
-    }
-
-    fn graph(&self) -> &Graph {
-        &self.0.graph
-    }
-
-    fn target<'a>(&'a self, previous: Option<&'a Graph>) -> Target<'a> {
-        Target {
-            previous,
-            ..self.0.target()
-        }
-    }
-
-    fn plan(&self, previous: Option<&World>, host: &Observed) -> (Plan, Report) {
-        plan(&self.target(previous.map(World::graph)), host)
-    }
-
-    /// Plans and applies until nothing is left. Dependencies make several rounds, never more than
-    /// there are pods.
-    fn converge(&self, host: &mut Observed) {
-        for _ in 0..20 {
-            let (plan, report) = self.plan(None, host);
-            if plan.is_empty() && report.is_settled() {
-                return;
-            }
-            apply(&plan, host);
-        }
-        panic!("it does not converge: {:?}", self.plan(None, host));
-    }
-
-    fn satisfied_by(&self, host: &Observed) {
-        let (graph, target) = (self.graph(), self.target(None));
-        let declared: BTreeSet<&Name> = graph.pods().collect();
-        assert_eq!(host.pods.keys().collect::<BTreeSet<_>>(), declared);
-        for pod in declared {
-            let found = &host.pods[pod];
-            assert_eq!(
-                found.sandbox.as_ref().map(|s| s.hash),
-                graph.sandbox(pod).map(|(_, hash)| hash)
-            );
-            assert_eq!(
-                found.sandbox.as_ref().and_then(|s| s.network.clone()),
-                target.is_bridged(pod).then(|| target.addresses(pod))
-            );
-            let containers: BTreeMap<&Name, _> = graph
-                .containers(pod)
-                .map(|(name, _, hash)| (name, hash))
-                .collect();
-            let inits: BTreeMap<&Name, _> = graph
-                .init(pod)
-                .map(|(name, _, hash)| (name, hash))
-                .collect();
-            for (name, one) in &found.containers {
-                match inits.get(name) {
-                    Some(hash) => assert!(
-                        one.hash == *hash && matches!(one.state, State::Exited { status: 0, .. })
-                    ),
-                    None => {
-                        assert_eq!(Some(&one.hash), containers.get(name));
-                        assert!(
-                            matches!(one.state, State::Running { .. })
-                                && !one.halted
-                                && one.verdict().is_some_and(Verdict::is_live)
-                        );
-                        assert_eq!(one.files, Some(target.file_digests(pod, name)));
-                    }
-                }
-            }
-            assert!(found.unresponsive.is_none());
-            assert!(
-                found
-                    .left_over
-                    .iter()
-                    .all(|name| graph.process(pod, name).is_some()),
-                "{:?}",
-                found.left_over
-            );
-            let there: BTreeSet<&Name> = found.containers.keys().collect();
-            assert!(
-                containers
-                    .keys()
-                    .chain(inits.keys())
-                    .all(|name| there.contains(name)),
-                "{pod}: {there:?}"
-            );
-        }
-        assert_eq!(host.firewall, target.firewall(&host.network));
-        assert_eq!(host.bridge.is_some(), target.needs_bridge());
-        let served = host.names.as_ref().and_then(|found| found.zone);
-        assert_eq!(served, target.zone(host).map(|zone| zone.digest()));
-    }
-}
-
-/// Whether there is the rule without which a bridge is a way to the host's loopback.
-fn has_guard(host: &Observed) -> bool {
-    let rules = host.firewall.iter().flat_map(|table| &table.rules);
-    rules
-        .filter(|rule| rule.chain == "guard" && rule.action == Action::Drop)
-        .count()
-        >= 3
-}
-
-/// Configurations of up to five pods that depend only on those before them.
-fn configs() -> impl Strategy<Value = Config> {
-    let container = (0..3u8, 0..3u8, prop::option::of(1..5u32), 0..3u8);
-    let containers = prop::collection::btree_map("[xyz]", container, 1..3);
-    let inits = prop::collection::btree_map("[ij]", 0..3u8, 0..3);
-    let pod = (
-        containers,
-        inits,
-        0..3u8,
-        any::<bool>(),
-        0..3u8,
-        any::<bool>(),
-    );
-    prop::collection::btree_map("[a-e]", pod, 0..5).prop_map(|pods| {
-        let names: Vec<String> = pods.keys().cloned().collect();
-        let pods: serde_json::Map<String, serde_json::Value> = pods
-            .iter()
-            .enumerate()
-            .map(|(index, (name, (containers, inits, network, publish, label, depend)))| {
-                let containers: serde_json::Map<String, serde_json::Value> = containers
-                    .iter()
-                    .map(|(name, (image, env, pids, text))| {
-                        let mut spec = serde_json::json!({
-                            "image": format!("image{image}"), "env": { "A": env.to_string() }, "limits": { "pids": pids },
-                        });
-                        if *text > 0 {
-                            spec["files"] = serde_json::json!({ "/live": { "text": text.to_string(), "reload": "SIGHUP" } });
-                        }
-                        (name.clone(), spec)
-                    })
-                    .collect();
-                let network = ["bridge", "host", "none"][usize::from(*network)];
-                let inits: serde_json::Map<String, serde_json::Value> =
-                    inits.iter().map(|(name, image)| (name.clone(), serde_json::json!({ "image": format!("i{image}") }))).collect();
-                let mut pod = serde_json::json!({
-                    "containers": containers, "init": inits, "network": network, "labels": { "l": label.to_string() },
-                });
-                if network == "bridge" && index % 2 == 0 {
-                    pod["aliases"] = serde_json::json!({ "shared": {}, format!("alias{label}"): {} });
-                    pod["dns"] = serde_json::json!({ "servers": { "a": format!("192.0.2.{label}") } });
-                }
-                if *publish && network == "bridge" {
-                    pod["publish"] = serde_json::json!({ "p": { "port": 1000 + index } });
-                }
-                if let Some(before) = names.get(index.wrapping_sub(1)).filter(|_| *depend) {
-                    pod["depends_on"] = serde_json::json!({ before: "ready" });
-                }
-                (name.clone(), pod)
-            })
-            .collect();
-        serde_json::from_value(serde_json::json!({ "pods": pods })).expect("a configuration")
-    })
-}
-
-/// Things that happen to a host behind Tank's back.
-#[derive(Clone, Debug)]
-enum Meddling {
-    KillContainers,
-    LoseShims,
-    LoseLinks,
-    FlushRules,
-    DeleteBridge,
-    LoseNames,
-    OutdateNames,
-    ChangeLimits,
-    Halt,
-    FailProbes,
-    EditFiles,
-    StopShims,
-    SilenceShims,
-}
-
-fn meddling() -> impl Strategy<Value = Meddling> {
-    prop_oneof![
-        Just(Meddling::KillContainers),
-        Just(Meddling::LoseShims),
-        Just(Meddling::LoseLinks),
-        Just(Meddling::FlushRules),
-        Just(Meddling::DeleteBridge),
-        Just(Meddling::LoseNames),
-        Just(Meddling::OutdateNames),
-        Just(Meddling::ChangeLimits),
-        Just(Meddling::Halt),
-        Just(Meddling::FailProbes),
-        Just(Meddling::EditFiles),
-        Just(Meddling::StopShims),
-        Just(Meddling::SilenceShims),
-    ]
-}
-
-fn meddle(host: &mut Observed, what: &Meddling) {
-    let now = host.now;
-    for pod in host.pods.values_mut() {
-        match what {
-            Meddling::KillContainers => {
-                for container in pod.containers.values_mut() {
-                    if matches!(container.state, State::Running { .. }) {
-                        container.state = State::Exited {
-                            status: 137,
-                            at: now,
-                        };
-                    }
-                }
-            }
-            Meddling::LoseShims => {
-                pod.sandbox = None;
-                pod.containers.clear();
-            }
-            Meddling::LoseLinks => {
-                if let Some(sandbox) = &mut pod.sandbox {
-                    sandbox.network = None;
-                }
-            }
-            Meddling::ChangeLimits => {
-                for container in pod.containers.values_mut() {
-                    container.limits.pids = None;
-                }
-            }
-            Meddling::Halt => pod.containers.values_mut().for_each(|container| {
-                container.halted = matches!(container.state, State::Running { .. });
-            }),
-            Meddling::FailProbes => {
-                let running = pod.containers.values_mut().filter_map(Run::verdict_mut);
-                running.for_each(|verdict| {
-                    verdict.failed = Some(Probed::Liveness);
-                    verdict.since = now;
-                });
-            }
-            Meddling::EditFiles => {
-                for files in pod
-                    .containers
-                    .values_mut()
-                    .filter_map(|container| container.files.as_mut())
-                {
-                    files.insert("/etc/hosts".to_owned(), Digest::of(b"somebody's"));
-                }
-            }
-            Meddling::StopShims => pod.unresponsive = Some(Unresponsive::Halted { since: now }),
-            Meddling::SilenceShims => {
-                *pod = Pod {
-                    unresponsive: Some(Unresponsive::Silent {
-                        since: now - SILENCE,
-                    }),
-                    ..Pod::default()
-                };
-            }
-            Meddling::FlushRules
-            | Meddling::DeleteBridge
-            | Meddling::LoseNames
-            | Meddling::OutdateNames => {}
-        }
-    }
-    match what {
-        Meddling::FlushRules => host.firewall = None,
-        Meddling::LoseNames => host.names = None,
-        Meddling::OutdateNames => {
-            if let Some(names) = &mut host.names {
-                names.current = false;
-            }
-        }
-        Meddling::DeleteBridge => host.bridge = None,
-        _ => {}
-    }
-}
+use world::{World, configs, has_guard, is_of_host_links, meddle, meddling, new_host};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_plan_that_is_carried_out_satisfies_and_planning_again_yields_nothing(first in configs(), second in configs()) {
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         for config in [&first, &second] {
             let world = World::new(config);
             world.converge(&mut host);
@@ -303,7 +31,7 @@ proptest! {
     #[test]
     fn cut_after_any_step_it_still_converges(first in configs(), second in configs(), cut in 0..40usize) {
         let (one, two) = (World::new(&first), World::new(&second));
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         one.converge(&mut host);
         let (plan, _) = two.plan(Some(&one), &host);
         for planned in plan.steps.iter().take(cut) {
@@ -316,7 +44,7 @@ proptest! {
     #[test]
     fn whatever_is_done_to_the_host_is_repaired_as_drift(config in configs(), what in meddling()) {
         let world = World::new(&config);
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         world.converge(&mut host);
         host.now += 60_000;
         meddle(&mut host, &what);
@@ -329,7 +57,7 @@ proptest! {
     #[test]
     fn steps_come_after_what_they_need(first in configs(), second in configs()) {
         let (one, two) = (World::new(&first), World::new(&second));
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         one.converge(&mut host);
         let (plan, _) = two.plan(Some(&one), &host);
         for (id, planned) in plan.steps.iter().enumerate() {
@@ -342,7 +70,7 @@ proptest! {
     #[test]
     fn there_is_no_bridge_without_its_guard(first in configs(), second in configs(), what in prop::option::of(meddling())) {
         let (one, two) = (World::new(&first), World::new(&second));
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         let (fresh, _) = one.plan(None, &host);
         one.converge(&mut host);
         if let Some(what) = &what {
@@ -377,6 +105,42 @@ proptest! {
         }
     }
 
+    /// A host link is on somebody else's network.
+    #[test]
+    fn there_is_no_host_link_without_its_guard(first in configs(), second in configs(), what in prop::option::of(meddling())) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = new_host();
+        one.converge(&mut host);
+        if let Some(what) = &what {
+            meddle(&mut host, what);
+        }
+        let guarded = |host: &Observed| {
+            let rules = host.firewall.iter().flat_map(|table| &table.rules);
+            let drops = rules.filter(|rule| rule.action == Action::Drop && rule.matches.first().is_some_and(is_of_host_links));
+            host.network.host_links.is_empty() || drops.count() == 3
+        };
+        let begun_guarded = guarded(&host);
+        let (plan, _) = two.plan(Some(&one), &host);
+        for planned in &plan.steps {
+            apply_step(&planned.step, &mut host);
+            prop_assert!(guarded(&host) || !begun_guarded, "after {}", planned.step);
+        }
+        prop_assert!(guarded(&host));
+        let find = |is: fn(&Step) -> bool| -> Vec<usize> {
+            let steps = plan.steps.iter().enumerate();
+            steps.filter(|(_, planned)| is(&planned.step)).map(|(id, _)| id).collect()
+        };
+        let tables = find(|step| matches!(step, Step::EnsureFirewall { .. } | Step::RemoveFirewall));
+        let connected = find(|step| matches!(step, Step::EnsureHostLink { .. } | Step::EnsureNic { .. }));
+        let gone = find(|step| matches!(step, Step::RemoveHostLink { .. }));
+        for rules in tables {
+            // The last of several only takes away who is gone.
+            prop_assert!(connected.iter().all(|link| rules > *link || plan.steps[*link].after.contains(&rules)));
+            let after = &plan.steps[rules].after;
+            prop_assert!(gone.iter().all(|link| after.iter().any(|before| before >= link)));
+        }
+    }
+
     #[test]
     fn bystanders_are_not_disturbed(config in configs(), extra in configs()) {
         // Pods `a` to `e` run; others come beside them.
@@ -388,7 +152,7 @@ proptest! {
             both.pods.insert(Name::new(format!("new-{name}")).expect("a name"), pod);
         }
         let (one, two) = (World::new(&config), World::new(&both));
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         one.converge(&mut host);
         let (plan, _) = two.plan(Some(&one), &host);
         let touched: Vec<&Step> = plan
@@ -403,7 +167,7 @@ proptest! {
     #[test]
     fn who_depends_on_others_ends_before_them(first in configs(), second in configs()) {
         let (one, two) = (World::new(&first), World::new(&second));
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         one.converge(&mut host);
         let (plan, _) = two.plan(Some(&one), &host);
         let position = |wanted: &Name| plan.steps.iter().position(|planned| {
@@ -424,7 +188,7 @@ proptest! {
     #[test]
     fn steps_only_concern_what_is_declared_or_tanks_own(first in configs(), second in configs(), what in meddling()) {
         let (one, two) = (World::new(&first), World::new(&second));
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         one.converge(&mut host);
         meddle(&mut host, &what);
         let (plan, _) = two.plan(Some(&one), &host);
@@ -436,7 +200,7 @@ proptest! {
     #[test]
     fn containers_wait_for_what_runs_before_them(config in configs()) {
         let world = World::new(&config);
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         for _ in 0..20 {
             let (plan, _) = world.plan(None, &host);
             for planned in &plan.steps {
@@ -457,7 +221,7 @@ proptest! {
     #[test]
     fn planning_the_same_twice_gives_the_same_hash(first in configs(), second in configs(), what in meddling()) {
         let (one, two) = (World::new(&first), World::new(&second));
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         one.converge(&mut host);
         meddle(&mut host, &what);
         let (plan, report) = two.plan(Some(&one), &host);
@@ -474,7 +238,7 @@ proptest! {
     #[test]
     fn applying_needs_nothing_but_the_step(first in configs(), second in configs()) {
         let (one, two) = (World::new(&first), World::new(&second));
-        let mut host = Observed { now: 1_000_000, ..Observed::default() };
+        let mut host = new_host();
         one.converge(&mut host);
         for _ in 0..20 {
             let (plan, _) = two.plan(Some(&one), &host);

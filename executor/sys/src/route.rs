@@ -10,9 +10,11 @@
 //! (`rtnl`).
 
 mod link;
+mod nic;
 
-pub use link::Link;
 use link::read_link;
+pub use link::{Link, LinkKind};
+pub use nic::{Macvlan, Route, is_down};
 
 use crate::{
     Context, Error, Result,
@@ -28,8 +30,8 @@ use rtnetlink::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
         link::{
-            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, LinkAttribute,
-            LinkExtentMask, LinkMessage,
+            AfSpecInet6, AfSpecUnspec, BridgeMulticastRouterType, In6AddrGenMode, InfoData,
+            InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
         },
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
     },
@@ -45,6 +47,10 @@ use std::{
 /// The one mark of a link that the kernel takes in the request that makes it, so no link of Tank's
 /// ever exists without it.
 pub const MARK: [u8; 3] = [0x02, 0x74, 0x6b];
+
+/// How those begin that are ports of a bridge that is not Tank's: as [`MARK`], but high, since a
+/// bridge without an address of its own takes the lowest of its ports' (`br_stp_recalculate_bridge_id`).
+pub const PORT_MARK: [u8; 3] = [0xfe, 0x74, 0x6b];
 
 /// `RTM_NEWLINK` and `RTM_NEWROUTE` of rtnetlink(7).
 const NEWLINK: u16 = 16;
@@ -73,9 +79,13 @@ impl Request {
         }
     }
 
-    /// Puts a bridge's port into a group, and has it give frames back to where they came from.
+    /// Puts a bridge's port into a group, and has it give frames back to where they came from, and
+    /// take nobody behind it for a router of multicast.
     pub fn set_port(index: u32, group: u32) -> Self {
-        let build = LinkBridgePort::new(index).hairpin(true).link_group(group);
+        let build = LinkBridgePort::new(index)
+            .hairpin(true)
+            .mcast_router(BridgeMulticastRouterType::Disabled)
+            .link_group(group);
         Self {
             what: "set up a port of the bridge".to_owned(),
             message: RouteNetlinkMessage::NewLink(build.build()),
@@ -279,7 +289,8 @@ impl Routes {
     }
 
     /// Makes a veth pair: `name` here, up, on the bridge `controller`, in the group `group` and
-    /// marked; `peer`, with the hardware address `mac`, in the namespace `net`, where it has to be
+    /// marked; `peer`, with the hardware address `mac` and as long packets as `mtu`, in the namespace
+    /// `net`, where it has to be
     /// set up (the kernel can't open one whose other end is not there yet).
     ///
     /// # Errors
@@ -288,20 +299,54 @@ impl Routes {
         &self,
         name: &str,
         (controller, group): (u32, u32),
-        (peer, mac): (&str, [u8; 6]),
+        (peer, mac, mtu): (&str, [u8; 6], u32),
         net: BorrowedFd<'_>,
     ) -> Result<()> {
         let mut own = mac;
         own[3] = 1;
+        self.add_pair(
+            name,
+            (controller, group),
+            [&MARK[..], &own[3..]].concat(),
+            (peer, mac, mtu),
+            net,
+        )
+    }
+
+    /// As [`Routes::add_veth`], onto a bridge that is not Tank's; `peer` takes packets up to `mtu`.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn add_port(
+        &self,
+        name: &str,
+        controller: u32,
+        (peer, mac, mtu): (&str, [u8; 6], u32),
+        net: BorrowedFd<'_>,
+    ) -> Result<()> {
+        let own = [&PORT_MARK[..], &mac[3..]].concat();
+        self.add_pair(name, (controller, 0), own, (peer, mac, mtu), net)
+    }
+
+    fn add_pair(
+        &self,
+        name: &str,
+        (controller, group): (u32, u32),
+        own: Vec<u8>,
+        (peer, mac, mtu): (&str, [u8; 6], u32),
+        net: BorrowedFd<'_>,
+    ) -> Result<()> {
         let other = LinkMessageBuilder::<LinkUnspec>::new()
             .name(peer)
-            .address(mac.to_vec());
+            .address(mac.to_vec())
+            .mtu(mtu);
         let other = other.setns_by_fd(net.as_raw_fd()).build();
         let made = LinkMessageBuilder::<LinkVeth>::new(name, peer)
+            .mtu(mtu)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(other)))
             .controller(controller)
             .link_group(group)
-            .address([&MARK[..], &own[3..]].concat())
+            .address(own)
             .build();
         let made = (
             RouteNetlinkMessage::NewLink(made),
@@ -316,7 +361,12 @@ impl Routes {
         let quiet = (RouteNetlinkMessage::SetLink(quiet), 0);
         // Where `br_netfilter` is loaded, what a pod sends to a published port of its own is sent back
         // by the bridge and not by the host's routing.
-        let up = LinkBridgePort::new(0).name(name).hairpin(true).up().build();
+        let up = LinkBridgePort::new(0)
+            .name(name)
+            .hairpin(true)
+            .mcast_router(BridgeMulticastRouterType::Disabled)
+            .up()
+            .build();
         let up = (RouteNetlinkMessage::NewLink(up), 0);
         match self.0.request(vec![made, quiet]) {
             // Without IPv6 there is nothing to keep from it.

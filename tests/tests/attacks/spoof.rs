@@ -101,6 +101,8 @@ strange = {
     "query": lambda: eth(own_mac, 0x86dd, message(130, ll, bytes(24)), ALL6),
     "dhcp-server": lambda: eth(own_mac, 0x800, ip4(own4, "255.255.255.255", 17, udp(67, 68))),
     "dhcp6-server": lambda: eth(own_mac, 0x86dd, ip6(ll, near_ll, 17, udp(547, 546)), near_mac),
+    "dhcp-other-port": lambda: eth(own_mac, 0x800, ip4(own4, "255.255.255.255", 17, udp(6767, 68))),
+    "dhcp6-other-port": lambda: eth(own_mac, 0x86dd, ip6(ll, near_ll, 17, udp(5470, 546)), near_mac),
     "ethertype": lambda: eth(own_mac, 0x88b5, bytes(50)),
     "vlan": lambda: eth(own_mac, 0x8100, struct.pack("!HH", 7, 0x800) + ip4(near4, host4, 17, udp(9, 9))),
     "vlan-twice": lambda: eth(own_mac, 0x88a8, struct.pack("!HHHH", 7, 0x8100, 7, 0x800) + ip4(own4, host4, 17, udp(9, 9))),

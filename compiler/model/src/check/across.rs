@@ -153,25 +153,24 @@ pub(super) fn addresses_twice(config: &Config, scope: &Scope, problems: &mut Vec
             continue;
         };
         for (name, nic) in nics {
-            let Some(address) = nic.address else { continue };
-            let at = path([
-                "pods",
-                pod.as_str(),
-                "network",
-                "nics",
-                name.as_str(),
-                "address",
-            ]);
-            if let Some(first) = taken.get(&(address.addr(), nic.parent.as_str())) {
-                problems.push(Problem {
-                    code: "tank::nic::address_taken",
-                    path: at.clone(),
-                    message: format!("{} is given to two interfaces", address.addr()),
-                    help: format!("`{}` has it already", first[1]),
-                    related: Some((first.clone(), "taken here")),
-                });
+            let of_nic = ["pods", pod.as_str(), "network", "nics", name.as_str()];
+            let first = nic.address.map(|own| (own, vec!["address"]));
+            let more = nic.addresses.iter();
+            let more = more.map(|(name, own)| (own.0, vec!["addresses", name.as_str()]));
+            for (address, field) in first.into_iter().chain(more) {
+                let at = path(of_nic.into_iter().chain(field));
+                let key = (address.addr(), nic.parent.as_str());
+                if let Some(first) = taken.get(&key) {
+                    problems.push(Problem {
+                        code: "tank::nic::address_taken",
+                        path: at.clone(),
+                        message: format!("{} is given to two interfaces", address.addr()),
+                        help: format!("`{}` has it already", first[1]),
+                        related: Some((first.clone(), "taken here")),
+                    });
+                }
+                taken.insert(key, at);
             }
-            taken.insert((address.addr(), nic.parent.as_str()), at);
         }
     }
 }

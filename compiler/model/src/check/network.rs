@@ -3,12 +3,44 @@
 use super::Pass;
 use crate::{
     name::Name,
-    spec::{MAX_PORTS, Network, Nic, Pod, Publish},
+    spec::{MAX_PORTS, Network, Nic, NicMode, NicRoute, Pod, Publish},
 };
+use ipnet::IpNet;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
 };
+
+/// The shortest that IPv6 works with (RFC 8200), and the longest that a packet can be.
+const MIN_MTU: u32 = 1280;
+const MAX_MTU: u32 = 65_535;
+
+/// As the kernel has it (`dev_valid_name`).
+fn is_link_name(name: &str) -> bool {
+    let is_odd = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
+    !matches!(name, "" | "." | "..") && name.len() <= 15 && !name.contains(is_odd)
+}
+
+/// Why no host can have an address.
+fn unusable(own: IpNet) -> Option<&'static str> {
+    let (address, single) = (own.addr(), own.prefix_len() == own.max_prefix_len());
+    let first = address == own.network() && !single && own.prefix_len() + 1 != own.max_prefix_len();
+    if address.is_loopback() {
+        Some("it is loopback")
+    } else if address.is_multicast() {
+        Some("it is for groups")
+    } else if address.is_unspecified() {
+        Some("it is nobody's")
+    } else if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        Some("the kernel makes each interface its own link-local one")
+    } else if first {
+        Some("it is its network's own")
+    } else if address.is_ipv4() && address == own.broadcast() && own.prefix_len() < 31 {
+        Some("it is its network's broadcast")
+    } else {
+        None
+    }
+}
 
 impl Pass<'_> {
     pub(super) fn network(&mut self, name: &Name, pod: &Pod) {
@@ -43,11 +75,16 @@ impl Pass<'_> {
                 "for example `eth0`",
             );
         }
-        if nic.parent != "auto"
-            && (nic.parent.len() > 15
-                || nic.parent.is_empty()
-                || nic.parent.contains(['/', ' ', '\0']))
-        {
+        if nic.parent == "auto" && nic.mode == NicMode::Bridge {
+            let message = format!("`{name}` does not say which bridge it joins");
+            self.report(
+                "tank::nic::parent",
+                &["network", "nics", name.as_str()],
+                message,
+                "name a bridge of the host (`parent = \"br0\"`), use `mode = 'macvlan`, or `network = 'bridge` for Tank's own",
+            );
+        }
+        if !is_link_name(&nic.parent) {
             let message = format!("`{}` can't be the name of a network interface", nic.parent);
             self.report(
                 "tank::nic::parent",
@@ -56,34 +93,106 @@ impl Pass<'_> {
                 "use the name `ip link` shows, or \"auto\"",
             );
         }
+        if name.as_str() == "lo" {
+            let message = "`lo` is every pod's loopback".to_owned();
+            self.report(
+                "tank::nic::loopback",
+                &["network", "nics", "lo"],
+                message,
+                "call it for example `eth0`",
+            );
+        }
+        self.nic_addresses(name, nic);
+        self.nic_routes(name, nic);
+        if let Some(mtu) = nic.mtu
+            && !(MIN_MTU..=MAX_MTU).contains(&mtu)
+        {
+            let message = format!("{mtu} is no length that packets can be limited to");
+            self.report(
+                "tank::nic::mtu",
+                &field("mtu"),
+                message,
+                "use 1280 to 65535, or drop it: the parent's counts then",
+            );
+        }
+    }
+
+    fn nic_addresses(&mut self, name: &Name, nic: &Nic) {
+        let nic_path = ["network", "nics", name.as_str()];
+        let first = nic.address.map(|own| (own, vec!["address"]));
+        let more = nic.addresses.iter();
+        let more = more.map(|(name, own)| (own.0, vec!["addresses", name.as_str()]));
+        for (own, field) in first.into_iter().chain(more) {
+            let Some(why) = unusable(own) else { continue };
+            let message = format!("{own} can't be a pod's address: {why}");
+            self.report(
+                "tank::nic::address",
+                &[&nic_path[..], &field].concat(),
+                message,
+                "write one that a host of that network can have, for example \"10.0.0.5/24\"",
+            );
+        }
+        let field = |last: &'static str| ["network", "nics", name.as_str(), last];
         if let (Some(address), Some(pool)) = (nic.address, nic.pool)
             && !pool.contains(&address.addr())
         {
             let message = format!("{} is not in the pool {pool}", address.addr());
             self.report(
                 "tank::nic::outside_pool",
-                &field("address"),
+                &field("pool"),
                 message,
-                "choose one from the pool, or drop it",
+                "choose an address from the pool, or drop it",
             );
         }
-        if let (Some(address), Some(gateway)) = (nic.address, nic.gateway)
-            && !address.contains(&gateway)
-        {
-            let message = format!("the gateway {gateway} is not in the network of {address}");
+    }
+
+    fn nic_routes(&mut self, name: &Name, nic: &Nic) {
+        let nic_path = ["network", "nics", name.as_str()];
+        let own: Vec<String> = nic.static_addresses().map(|own| own.to_string()).collect();
+        let gateway = nic.gateway.map(|via| (via, vec!["gateway"]));
+        let more = nic.routes.iter();
+        let more = more.map(|(name, route)| (route.via, vec!["routes", name.as_str(), "via"]));
+        for (via, field) in gateway.into_iter().chain(more) {
+            if nic.reaches(&via) {
+                continue;
+            }
+            let message = match own.is_empty() {
+                true => format!("{via} can't be reached: the interface has no address"),
+                false => format!("{via} is in no network of {}", own.join(", ")),
+            };
+            let path = [&nic_path[..], &field].concat();
             self.report(
                 "tank::nic::gateway",
-                &field("gateway"),
+                &path,
                 message,
-                "a gateway is reached directly",
+                "a next hop is reached directly: give an address of its network",
             );
+        }
+        for (route, NicRoute { to, via }) in &nic.routes {
+            let path = [&nic_path[..], &["routes", route.as_str(), "to"]].concat();
+            if to.0.addr().is_ipv4() != via.is_ipv4() {
+                let message = format!("{} and {via} are of two families", to.0);
+                let help = "a route's next hop is of its own family";
+                self.report("tank::nic::route", &path, message, help);
+            } else if to.0 != to.0.trunc() {
+                let message = format!("{} is an address in a network, not a network", to.0);
+                let help = format!("write \"{}\"", to.0.trunc());
+                self.report("tank::nic::route", &path, message, help);
+            }
         }
     }
 
     fn published(&mut self, name: &Name, pod: &Pod) {
         if pod.network != Network::Bridge && !pod.publish.is_empty() {
             let message = format!("pod `{name}` publishes ports but has no address of its own");
-            let help = "use `network = 'bridge`, or drop `publish`: with `'host` its ports are the host's already";
+            let help = match &pod.network {
+                Network::Nics(_) => {
+                    "drop `publish`: its ports are reached at its own addresses already, by everybody on their networks"
+                }
+                _ => {
+                    "use `network = 'bridge`, or drop `publish`: with `'host` its ports are the host's already"
+                }
+            };
             self.report("tank::publish::no_network", &["publish"], message, help);
         }
         for (port, publish) in &pod.publish {

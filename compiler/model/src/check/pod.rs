@@ -188,7 +188,7 @@ impl Pass<'_> {
     }
 
     fn update(&mut self, pod: &Pod) {
-        let fixed = matches!(&pod.network, Network::Nics(nics) if nics.values().any(|nic| nic.address.is_some()));
+        let fixed = matches!(&pod.network, Network::Nics(nics) if nics.values().any(|nic| nic.static_addresses().next().is_some()));
         if pod.update == Update::StartFirst && (pod.network == Network::Host || fixed) {
             let message = "the old and the new pod can't both have the same address".to_owned();
             let help =

@@ -21,42 +21,133 @@ fn what_is_not_in_this_version_is_said_once() {
             "parent": "eth 0", "address": "10.0.0.5/24", "pool": "10.0.0.128/25", "gateway": "10.0.1.1",
         } } },
     });
-    let found = check(&config(pod.clone()));
+    let found = check(&config(pod));
+    let nic = "pods.web.network.nics.a-very-long-name";
     assert_eq!(
         codes(&found),
         [
-            (
-                "tank::unsupported::nics",
-                "pods.web.network.nics".to_owned()
-            ),
+            ("tank::nic::name_too_long", nic.to_owned()),
+            ("tank::nic::gateway", format!("{nic}.gateway")),
+            ("tank::nic::parent", format!("{nic}.parent")),
+            ("tank::unsupported::nic_pool", format!("{nic}.pool")),
             (
                 "tank::unsupported::start_first",
                 "pods.web.update".to_owned()
             )
         ]
     );
-    // The mistakes in it are found as they will be.
-    let found = fields(&config(pod), &Scope::Host, Extent::Source);
-    let found: BTreeSet<&str> = found.iter().map(|found| found.code).collect();
-    let expected = [
-        "tank::nic::gateway",
-        "tank::nic::name_too_long",
-        "tank::nic::outside_pool",
-        "tank::nic::parent",
-        "tank::update::shared_address",
-    ];
-    assert_eq!(found, expected.into());
-    let nics = |nics: serde_json::Value| {
+}
+
+#[test]
+fn mistakes_of_interfaces_are_found_at_their_fields() {
+    let nics = |nics: serde_json::Value| -> Vec<(&str, String)> {
         let pod = serde_json::json!({ "containers": { "app": { "image": "x" } }, "network": { "nics": nics } });
-        fields(&config(pod), &Scope::Host, Extent::Source)
+        let config = config(pod);
+        let found = check(&config);
+        let below = |path: &[String]| path.get(4..).unwrap_or_default().join(".");
+        found
             .iter()
-            .map(|found| found.code)
-            .collect::<Vec<_>>()
+            .map(|found| (found.code, below(&found.path)))
+            .collect()
     };
-    assert_eq!(nics(serde_json::json!({})), ["tank::nic::none"]);
-    let twice =
-        serde_json::json!({ "a": { "address": "10.0.0.5/24" }, "b": { "address": "10.0.0.5/24" } });
-    assert_eq!(nics(twice), ["tank::nic::address_taken"]);
+    let of = |nic: serde_json::Value| nics(serde_json::json!({ "a": nic }));
+    let at = |code, field: &str| (code, format!("a.{field}"));
+    let macvlan = |mut nic: serde_json::Value| {
+        nic["mode"] = "macvlan".into();
+        of(nic)
+    };
+    assert_eq!(
+        nics(serde_json::json!({})),
+        [("tank::nic::none", String::new())]
+    );
+    let twice = serde_json::json!({
+        "a": { "parent": "br0", "address": "10.0.0.5/24" },
+        "b": { "parent": "br0", "addresses": { "x": "10.0.0.5/16" } },
+        "c": { "parent": "br1", "address": "10.0.0.5/24" },
+    });
+    let taken = "tank::nic::address_taken";
+    assert_eq!(nics(twice), [(taken, "b.addresses.x".to_owned())]);
+    let lo = serde_json::json!({ "lo": { "mode": "macvlan" } });
+    assert_eq!(nics(lo), [("tank::nic::loopback", "lo".to_owned())]);
+    // Of a bridge, which one; of a macvlan, the default route's.
+    assert_eq!(
+        of(serde_json::json!({})),
+        [("tank::nic::parent", "a".to_owned())]
+    );
+    assert_eq!(macvlan(serde_json::json!({})), []);
+    for parent in [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a b",
+        "a:b",
+        "a\tb",
+        "sixteen-letters-",
+    ] {
+        let found = macvlan(serde_json::json!({ "parent": parent }));
+        assert_eq!(found, [at("tank::nic::parent", "parent")], "{parent}");
+    }
+    for bad in [
+        "127.0.0.1/8",
+        "224.0.0.1/24",
+        "0.0.0.0/0",
+        "10.0.0.0/24",
+        "10.0.0.255/24",
+        "fe80::1/64",
+        "fd00::/64",
+    ] {
+        let found = macvlan(serde_json::json!({ "address": bad }));
+        assert_eq!(found, [at("tank::nic::address", "address")], "{bad}");
+        let found = macvlan(serde_json::json!({ "addresses": { "x": bad } }));
+        assert_eq!(found, [at("tank::nic::address", "addresses.x")], "{bad}");
+    }
+    for good in [
+        "10.0.0.0/31",
+        "10.0.0.1/31",
+        "10.0.0.7/32",
+        "fd00::/127",
+        "fd00::1/128",
+    ] {
+        assert_eq!(
+            macvlan(serde_json::json!({ "address": good })),
+            [],
+            "{good}"
+        );
+    }
+    for mtu in [0, 1279, 65_536] {
+        let found = macvlan(serde_json::json!({ "mtu": mtu }));
+        assert_eq!(found, [at("tank::nic::mtu", "mtu")], "{mtu}");
+    }
+    let routed = |via: &str, to: &str| {
+        macvlan(
+            serde_json::json!({ "address": "10.0.0.5/24", "addresses": { "six": "fd00::5/64" },
+            "gateway": "10.0.0.1", "routes": { "r": { "to": to, "via": via } } }),
+        )
+    };
+    assert_eq!(routed("fd00::1", "::/0"), []);
+    let (gateway, route) = ("tank::nic::gateway", "tank::nic::route");
+    assert_eq!(
+        routed("10.0.1.1", "10.1.0.0/16"),
+        [at(gateway, "routes.r.via")]
+    );
+    assert_eq!(routed("10.0.0.1", "fd01::/64"), [at(route, "routes.r.to")]);
+    assert_eq!(
+        routed("10.0.0.1", "10.1.0.1/16"),
+        [at(route, "routes.r.to")]
+    );
+    let none = macvlan(serde_json::json!({ "gateway": "10.0.0.1" }));
+    assert_eq!(none, [at(gateway, "gateway")]);
+    // Its ports are everybody's there already.
+    let pod = serde_json::json!({ "containers": { "app": { "image": "x" } },
+        "network": { "nics": { "a": { "mode": "macvlan" } } }, "publish": { "p": { "port": 80 } } });
+    let found = check(&config(pod));
+    assert_eq!(found[0].code, "tank::publish::no_network");
+    assert!(
+        found[0].help.contains("at its own addresses"),
+        "{}",
+        found[0].help
+    );
 }
 
 #[test]

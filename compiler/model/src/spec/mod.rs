@@ -18,7 +18,7 @@ mod storage;
 pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain};
 pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
 pub use names::{CAPABILITIES, SIGNALS, ULIMITS};
-pub use network::{Network, Nic, NicMode};
+pub use network::{Network, Nic, NicMode, NicRoute};
 pub use policy::{AllowFrom, Egress, INTERNET, MAX_PEERS, Peer, PeerError};
 pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
 pub use publish::{Addresses, Lead, MAX_PORTS, Ports, PortsError, Protocol, Protocols, Publish};

@@ -7,6 +7,7 @@ mod error;
 mod files;
 mod layers;
 mod network;
+mod nics;
 mod order;
 mod sandbox;
 pub mod sources;
@@ -219,6 +220,20 @@ impl Actuator {
             Step::EnsureNetwork { pod, link } => {
                 let shim = self.pods.get(pod).ok_or(Error::Connect(NoShim))?;
                 network::ensure_network(&self.routes, shim, link).await
+            }
+            Step::EnsureNic { pod, nic } => {
+                let shim = self.pods.get(pod).ok_or(Error::Connect(NoShim))?;
+                nics::ensure_nic(&self.routes, shim, nic).await
+            }
+            Step::EnsureHostLink { link } => {
+                let (routes, link) = (Arc::clone(&self.routes), link.clone());
+                let ensure = move || nics::ensure_host_link(&routes, &link);
+                blocking("make a host link", ensure).await
+            }
+            Step::RemoveHostLink { name } => {
+                let (routes, name) = (Arc::clone(&self.routes), name.clone());
+                let remove = move || nics::remove_host_link(&routes, &name);
+                blocking("remove a host link", remove).await
             }
             Step::StartContainer { .. } => self.start(step, prepared, host_writable).await,
             Step::StopContainer {

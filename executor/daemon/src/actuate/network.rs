@@ -14,7 +14,7 @@ use tank_plan::{
 use tank_sys::route::{Request, Routes};
 
 /// The index of the loopback link: it is the first that the kernel makes in a network namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 
 /// The name of a pod's link inside.
 const INNER_LINK: &str = "eth0";
@@ -117,13 +117,25 @@ fn connect(
             }
             routes.delete(outer.index)?;
         }
-        routes.add_veth(name, (bridge, link.group), (INNER_LINK, link.mac), net)?;
+        routes.add_veth(
+            name,
+            (bridge, link.group),
+            (INNER_LINK, link.mac, link.mtu),
+            net,
+        )?;
         inner = inside.link(INNER_LINK)?;
     } else if let Some(outer) = outer.filter(|outer| outer.group != link.group || !outer.hairpin) {
         // Left by an older Tank, or changed by somebody.
         routes.carry_out(vec![Request::set_port(outer.index, link.group)])?;
     }
-    let index = inner.ok_or_else(|| missing("find the pod's link"))?.index;
+    let inner = inner.ok_or_else(|| missing("find the pod's link"))?;
+    let index = inner.index;
+    if inner.mtu != link.mtu {
+        let outer = routes.link(name)?;
+        let outer = outer.map(|outer| Request::set_mtu(outer.index, link.mtu));
+        routes.carry_out(outer.into_iter().collect())?;
+        inside.carry_out(vec![Request::set_mtu(index, link.mtu)])?;
+    }
     inside.remove_other_default_routes(&link.gateways)?;
     let mut requests = vec![Request::set_up(LOOPBACK), Request::set_up(index)];
     requests.extend(

@@ -4,7 +4,6 @@ use crate::{
     events::Event,
     generations::{Entry, Overridden, Progress, Reason, Stage, Switched},
 };
-use ipnet::IpNet;
 use serde_json::Value;
 use std::net::IpAddr;
 use tank_model::{
@@ -226,19 +225,25 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         Some(_) => PodState::Unresponsive,
         None => state_of(&containers, !unfinished.is_empty()),
     };
-    let network = found
-        .and_then(|found| found.sandbox.as_ref())
-        .and_then(|sandbox| sandbox.network.clone());
-    let address = |net: &IpNet| net.addr().to_string();
     varlink::Pod {
         name: name.to_string(),
         state,
-        addresses: network.iter().flatten().map(address).collect(),
+        addresses: found.map(addresses).unwrap_or_default(),
         published: published(name, graph),
         policies: Some(policies(name, graph)).filter(|all| !all.is_empty()),
         containers: unfinished.into_iter().chain(containers).collect(),
         reason: unresponsive.map(ToString::to_string),
     }
+}
+
+/// The addresses of a pod's links, without their prefix lengths.
+fn addresses(found: &observed::Pod) -> Vec<String> {
+    let Some(sandbox) = &found.sandbox else {
+        return Vec::new();
+    };
+    let nics = sandbox.nics.values().flat_map(|nic| &nic.addresses);
+    let all = sandbox.network.iter().flatten().chain(nics);
+    all.map(|net| net.addr().to_string()).collect()
 }
 
 /// Where a pod's ports are published: `127.0.0.1:8080->80`.

@@ -10,6 +10,7 @@
 
 mod error;
 pub mod intent;
+mod nics;
 pub mod origin;
 mod part;
 mod ports;
@@ -203,6 +204,7 @@ impl Generations {
     /// When it would be refused, or the host can't be read.
     pub async fn preview(&self, graph: &Graph, previous: &Graph) -> Result<Planned, Error> {
         ports::refuse_taken(&self.cgroups, previous, graph).await?;
+        self.refuse_nics(previous, graph).await?;
         Ok(self.reconciler.plan(graph, Some(previous)).await?)
     }
 

@@ -86,6 +86,7 @@ impl Generations {
         } = intent;
         let _switching = self.begin(switch.parent.or(current)).await?;
         ports::refuse_taken(&self.cgroups, &before, &graph).await?;
+        self.refuse_nics(&before, &graph).await?;
         let verified = match &switch.plan {
             Some(expected) => Some(self.verify(expected, &graph, &before).await?),
             None => None,

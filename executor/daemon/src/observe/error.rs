@@ -19,6 +19,8 @@ pub enum Error {
     Settings(#[source] io::Error),
     #[error("look at the host")]
     Host(#[source] JoinError),
+    #[error("look at the host's links")]
+    Links(#[source] JoinError),
     #[error("look at the pods")]
     Pods(#[source] JoinError),
 }

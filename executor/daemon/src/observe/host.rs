@@ -1,6 +1,6 @@
 //! What belongs to no pod, and what is listed for all of them at once.
 
-use super::{Error, Observer};
+use super::{Error, Observer, nics};
 use crate::{
     rules,
     sysctls::{self, Record},
@@ -37,11 +37,11 @@ pub struct HostSnapshot {
 }
 
 impl HostSnapshot {
-    /// Reads it. Blocking.
+    /// Reads it; `parents` are the links that pods' interfaces name. Blocking.
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn read(observer: &Observer) -> Result<Self, Error> {
+    pub fn read(observer: &Observer, parents: &BTreeSet<String>) -> Result<Self, Error> {
         let Observer {
             settings,
             routes,
@@ -74,7 +74,8 @@ impl HostSnapshot {
             }
         }
         let own = settings.bridge_addresses();
-        let network = read_network(observer, &links)?;
+        let mut network = read_network(observer, &links)?;
+        nics::read(routes, &links, parents, &mut network)?;
         Ok(Self {
             network,
             links,

@@ -19,13 +19,19 @@ use std::{
     sync::Arc,
 };
 use tank_model::{Digest, Name};
+use tank_plan::target::nics::NicRoute;
 use tank_proto::shim::{ContainerState, State};
-use tank_sys::cgroup::{Cgroups, ControllerLimits};
+use tank_sys::{
+    cgroup::{Cgroups, ControllerLimits},
+    route::Link,
+};
 
 /// What of a pod is wanted.
 #[derive(Clone, Debug, Default)]
 pub struct PodRequest {
     pub bridged: bool,
+    /// Its interfaces are its own.
+    pub has_nics: bool,
     /// Of each running container whose files are known: where they are, and their paths.
     pub files: BTreeMap<String, (Arc<OwnedFd>, Vec<String>)>,
 }
@@ -41,7 +47,8 @@ impl PodRequest {
                 .collect()
         };
         let (these, others): (BTreeMap<_, _>, BTreeMap<_, _>) = (paths(self), paths(other));
-        self.bridged == other.bridged && these == others
+        let network = |request: &Self| (request.bridged, request.has_nics);
+        network(self) == network(other) && these == others
     }
 }
 
@@ -51,11 +58,21 @@ pub struct PodSnapshot {
     pub request: PodRequest,
     /// The addresses of its link, if that is up and everything goes by the bridge.
     pub inside: Option<BTreeSet<IpNet>>,
+    /// The links of one with interfaces of its own that are up.
+    pub nics: Vec<InsideNic>,
     pub containers: BTreeMap<String, ContainerSnapshot>,
     /// The containers that have a cgroup, or upper layers.
     pub parts: BTreeSet<Name>,
     /// All of it is watched: it holds until the pod's version changes.
     pub watched: bool,
+}
+
+/// An interface of a pod's own, from inside.
+#[derive(Debug)]
+pub struct InsideNic {
+    pub link: Link,
+    pub addresses: BTreeSet<IpNet>,
+    pub routes: BTreeSet<NicRoute>,
 }
 
 /// The kernel's side of a container.
@@ -101,9 +118,14 @@ impl PodReader<'_> {
             true => self.inside()?,
             false => None,
         };
+        let nics = match request.has_nics {
+            true => self.nics()?,
+            false => Vec::new(),
+        };
         Ok(PodSnapshot {
             request: request.clone(),
             inside,
+            nics,
             containers,
             parts: self.parts(),
             watched,
@@ -151,9 +173,33 @@ impl PodReader<'_> {
         let (Some(link), Some(_)) = (up("eth0"), up("lo")) else {
             return Ok(None);
         };
-        if routes.default_gateways()? != *self.gateways {
+        if link.mtu != self.settings.config.mtu || routes.default_gateways()? != *self.gateways {
             return Ok(None);
         }
         Ok(Some(routes.addresses(link.index)?))
+    }
+
+    /// The links that are up, but for loopback; none where that is down.
+    fn nics(&self) -> Result<Vec<InsideNic>, tank_sys::Error> {
+        let Some(routes) = self.shim.known_routes() else {
+            return Ok(Vec::new());
+        };
+        let links = routes.links()?;
+        if !links.iter().any(|link| link.name == "lo" && link.up) {
+            return Ok(Vec::new());
+        }
+        let others = links
+            .into_iter()
+            .filter(|link| link.up && link.name != "lo");
+        let read = |link: Link| {
+            let by = routes.routes_by(link.index)?.into_iter();
+            let routed = by.filter_map(|route| Some((route.to, route.via?)));
+            Ok(InsideNic {
+                addresses: routes.addresses(link.index)?,
+                routes: routed.map(|(to, via)| NicRoute { to, via }).collect(),
+                link,
+            })
+        };
+        others.map(read).collect()
     }
 }

@@ -16,6 +16,7 @@ mod error;
 mod host;
 mod kernel;
 mod listing;
+mod nics;
 mod pod;
 mod resolver_watch;
 mod watch;
@@ -32,16 +33,16 @@ use futures_util::future::join_all;
 use host::HostSnapshot;
 use kernel::{PodReader, PodRequest, PodSnapshot};
 use listing::Listing;
-use pod::{Answer, PodRead, PodState, is_bridged, unresponsive};
+use pod::{Answer, PodRead, PodState, has_nics, is_bridged, unresponsive};
 use resolver_watch::ResolverWatch;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 use tank_model::{Digest, Graph, Name};
 use tank_plan::{
     observed::{Observed, Pod, Unresponsive, Verdict},
-    target::Table,
+    target::{Table, nics::parents},
 };
 use tank_sys::{
     cgroup::Cgroups,
@@ -195,7 +196,8 @@ impl Observer {
         );
         let host = {
             let observer = Arc::clone(self);
-            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer))
+            let parents: BTreeSet<String> = parents(graph).into_iter().map(str::to_owned).collect();
+            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer, &parents))
         };
         let (asked, host) = tokio::join!(asking, host);
         let host = Arc::new(host.map_err(Error::Host)??);
@@ -217,7 +219,7 @@ impl Observer {
         for (state, snapshot) in self.read_all(states, &host).await? {
             let pod = snapshot.and_then(|read| state.pod(verdict_of, &self.pods, read));
             let pod = pod.unwrap_or_else(|error| {
-                let sandbox = state.sandbox(None, 0).ok();
+                let sandbox = state.sandbox(None, 0, BTreeMap::new()).ok();
                 let why = with_causes(&error);
                 Pod {
                     sandbox,
@@ -298,8 +300,10 @@ impl Observer {
             (Some(Silence { busy: true, .. }), Some(state)) => {
                 let version = shim.version();
                 let bridged = is_bridged(graph, &name) && shim.known_routes().is_some();
+                let has_nics = has_nics(graph, &name) && shim.known_routes().is_some();
                 let request = PodRequest {
                     bridged,
+                    has_nics,
                     files: BTreeMap::new(),
                 };
                 let state = PodState {
@@ -343,6 +347,7 @@ impl Observer {
         Ok(PodRead {
             network: inside.filter(|_| port.is_some()).cloned(),
             port_group: port.unwrap_or_default(),
+            nics: self.nics(&snapshot, host)?,
             snapshot,
         })
     }

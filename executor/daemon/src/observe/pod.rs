@@ -18,7 +18,10 @@ use tank_model::{
     spec::{Limits, Network},
     units::{Bytes, MilliCpu},
 };
-use tank_plan::observed::{self, Pod, Sandbox, Unresponsive, Verdict};
+use tank_plan::{
+    observed::{self, Pod, Sandbox, Unresponsive, Verdict},
+    target::PodNic,
+};
 use tank_proto::shim::{self, ContainerState, ExitStatus, FailureKind};
 use tank_sys::{cgroup::ControllerLimits, clock::boot_millis};
 
@@ -36,6 +39,7 @@ pub struct PodState {
 pub struct PodRead {
     pub network: Option<BTreeSet<IpNet>>,
     pub port_group: u32,
+    pub nics: BTreeMap<String, PodNic>,
     pub snapshot: Arc<PodSnapshot>,
 }
 
@@ -59,6 +63,12 @@ pub fn is_bridged(graph: &Graph, pod: &Name) -> bool {
         .is_some_and(|(node, _)| node.network == Network::Bridge)
 }
 
+pub fn has_nics(graph: &Graph, pod: &Name) -> bool {
+    graph
+        .sandbox(pod)
+        .is_some_and(|(node, _)| matches!(node.network, Network::Nics(_)))
+}
+
 impl PodState {
     /// Asks a shim of its pod.
     pub async fn fetch(
@@ -72,6 +82,7 @@ impl PodState {
         let bridged = is_bridged(graph, &name);
         // Asked for once and kept by the shim's handle; a pod that can't be entered has no network.
         let bridged = bridged && shim.routes().await.is_ok();
+        let has_nics = has_nics(graph, &name) && shim.routes().await.is_ok();
         let mut files = BTreeMap::new();
         for container in state
             .containers
@@ -103,7 +114,11 @@ impl PodState {
             shim,
             version,
             state,
-            request: PodRequest { bridged, files },
+            request: PodRequest {
+                bridged,
+                has_nics,
+                files,
+            },
         })
     }
 
@@ -111,6 +126,7 @@ impl PodState {
         &self,
         network: Option<BTreeSet<IpNet>>,
         port_group: u32,
+        nics: BTreeMap<String, PodNic>,
     ) -> Result<Sandbox, Error> {
         let hash = self.state.sandbox.parse().map_err(Error::Report)?;
         Ok(Sandbox {
@@ -119,6 +135,7 @@ impl PodState {
             version: self.state.version,
             network,
             port_group,
+            nics,
         })
     }
 
@@ -135,7 +152,7 @@ impl PodState {
                 .any(|found| found.name == name.as_str())
         };
         let mut pod = Pod {
-            sandbox: Some(self.sandbox(read.network, read.port_group)?),
+            sandbox: Some(self.sandbox(read.network, read.port_group, read.nics)?),
             left_over: read
                 .snapshot
                 .parts

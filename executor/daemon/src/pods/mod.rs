@@ -264,6 +264,13 @@ impl Pods {
     }
 }
 
+/// The host's end of an interface of a pod's own that is a port of somebody's bridge: as its
+/// hardware address, which no other pod's is.
+pub fn port_name(mac: [u8; 6]) -> String {
+    let hex: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("tk{hex}")
+}
+
 /// The host's end of a pod's link: the shim's pid makes it unique while an older one is still going
 /// away.
 pub fn link_name(shim: i32) -> String {

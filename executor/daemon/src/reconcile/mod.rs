@@ -24,12 +24,13 @@ use crate::{
 use failures::Failures;
 use ipnet::IpNet;
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 use tank_image::Images;
 use tank_model::{Graph, Key, Name, spec::Network};
-use tank_plan::{Dump, Observed, Plan, Report, Step, Target};
+use tank_plan::{Dump, Observed, Plan, Report, Step, Target, target::nics};
 use tank_sys::with_causes;
 use target::{HostInputs, TargetReader};
 use tokio::{
@@ -198,6 +199,29 @@ impl Reconciler {
         })
     }
 
+    /// What keeps interfaces from being connected that `graph` declares and `previous` did not, one
+    /// text for each. Acts on nothing.
+    ///
+    /// # Errors
+    /// When something can't be read.
+    pub async fn unusable_nics(
+        &self,
+        previous: &Graph,
+        graph: &Graph,
+    ) -> Result<Vec<String>, Error> {
+        let parents: BTreeSet<String> = nics::parents(graph)
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        if parents.is_empty() {
+            return Ok(Vec::new());
+        }
+        let inputs = self.read_inputs(graph).await?;
+        let host = self.observer.parents(parents).await;
+        let host = host.map_err(Error::Observe)?;
+        Ok(nics::unusable(previous, &inputs.target(graph, None), &host))
+    }
+
     /// Observes, plans, carries out. The caller holds the [lock](Self::lock), and `graph` is that of
     /// the current generation: its runs are those that are probed.
     ///
@@ -250,7 +274,11 @@ impl Reconciler {
             match &current.sandbox(pod)?.0.network {
                 Network::Host => Some(Ipv4Addr::LOCALHOST.into()),
                 Network::Bridge => target.addresses(pod).first().map(IpNet::addr),
-                _ => None,
+                Network::Nics(nics) => {
+                    let mut own = nics.values().flat_map(|nic| nic.static_addresses());
+                    own.next().map(|own| own.addr())
+                }
+                Network::None => None,
             }
         };
         self.prober.reconcile(current, observed, &address_of);

@@ -31,8 +31,10 @@ impl Planner<'_> {
         // What is narrower already is so since a pass that did not get further.
         let narrow = self.target.firewall(&self.observed.network);
         if going.is_empty() || !narrow.as_ref().is_some_and(is_there) {
-            let step = wanted
-                .and_then(|wanted| self.ensure_table(wanted, (self.reach(), self.policies()), &[]));
+            let after = self.unlinked.clone();
+            let step = wanted.and_then(|wanted| {
+                self.ensure_table(wanted, (self.reach(), self.policies()), &after)
+            });
             self.network.extend(step);
             self.rules = step;
         }
@@ -249,7 +251,9 @@ impl Planner<'_> {
             };
             after.push(self.add(step, Class::InPlace, Why::BridgeNotNeeded, false, &all));
         }
-        if !self.target.needs_bridge() && self.observed.firewall.is_some() {
+        after.extend(&self.unlinked);
+        let wanted = self.target.firewall(&self.observed.network);
+        if wanted.is_none() && self.observed.firewall.is_some() {
             self.add(
                 Step::RemoveFirewall,
                 Class::InPlace,

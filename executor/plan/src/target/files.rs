@@ -26,7 +26,10 @@ impl Target<'_> {
             return files;
         };
         let own = |nets: BTreeSet<IpNet>| nets.iter().map(IpNet::addr).collect::<BTreeSet<_>>();
-        let (addresses, gateways) = (own(self.addresses(pod)), own(self.bridge_addresses()));
+        let mut addresses = own(self.addresses(pod));
+        let nics = self.declared_nics(pod).into_iter().flatten();
+        addresses.extend(nics.flat_map(|(_, nic)| nic.static_addresses().map(|own| own.addr())));
+        let gateways = own(self.bridge_addresses());
         let generated = [
             (
                 HOSTS,
@@ -58,8 +61,8 @@ impl Target<'_> {
     }
 
     /// `/etc/resolv.conf` of a pod. On the bridge it asks Tank's server and looks for short names
-    /// below [`DOMAIN`] first; on the host's network it asks whom the host asks; elsewhere there is
-    /// nobody.
+    /// below [`DOMAIN`] first; on the host's network, or with interfaces of its own, it asks whom the
+    /// host asks; elsewhere there is nobody.
     fn resolver_file(
         &self,
         network: &Network,
@@ -77,7 +80,17 @@ impl Target<'_> {
                 declared.servers.values().map(IpAddr::to_string).collect(),
                 None,
             ),
-            Network::None | Network::Nics(_) => {
+            Network::Nics(_) if declared.servers.is_empty() => {
+                // The host's loopback is not the pod's.
+                let servers = self.resolver.upstreams().into_iter();
+                let others = servers.filter(|server| !server.is_loopback());
+                (others.map(|server| server.to_string()).collect(), None)
+            }
+            Network::Nics(_) => (
+                declared.servers.values().map(IpAddr::to_string).collect(),
+                None,
+            ),
+            Network::None => {
                 return "# the pod has no network on which a server could be asked\n".to_owned();
             }
         };

@@ -10,6 +10,7 @@
 //! | `policy`, `inward` | filter | who reaches pods with a policy, and whom they reach; only where there are such pods |
 //! | `steering`, `between` | bridge | what is from or for such pods is routed, and passes those |
 //!
+//! * `host_links`: what comes over the host's own links to pods with interfaces of their own.
 //! * `routed`: the chains of the family `inet`. `bridged`: those of the family `bridge`. `policy`: the
 //!   chains and sets of both that policies need, and `judging` the rules.
 //!
@@ -17,6 +18,7 @@
 //! not compared.
 
 mod bridged;
+mod host_links;
 mod judging;
 mod policy;
 mod routed;
@@ -402,7 +404,7 @@ impl Difference {
 
 impl Target<'_> {
     /// What Tank's tables have to hold on a host whose network is this. None: no pod is on the
-    /// bridge, and there are to be no tables.
+    /// bridge or needs a host link, and there are to be no tables.
     pub fn firewall(&self, host: &HostNetwork) -> Option<Table> {
         self.firewall_with(host, &BTreeSet::new())
     }
@@ -410,12 +412,21 @@ impl Target<'_> {
     /// As [`Target::firewall`], where the pods of these leases may send as well: they are on their
     /// way out, and end as they are used to.
     pub fn firewall_with(&self, host: &HostNetwork, going: &BTreeSet<u32>) -> Option<Table> {
-        if !self.needs_bridge() {
+        let needs_links = self.needs_host_links();
+        if !self.needs_bridge() && !needs_links {
             return None;
         }
-        let mut table = self.routed(host);
-        self.add_bridged(&mut table, going);
-        self.add_policies(&mut table, going);
+        // Pods on their way out are on the bridge until they are gone.
+        let bridged = self.needs_bridge() || !going.is_empty();
+        let mut table = match bridged {
+            true => self.routed(host),
+            false => self.unrouted(),
+        };
+        self.add_host_links(&mut table);
+        if bridged {
+            self.add_bridged(&mut table, going);
+            self.add_policies(&mut table, going);
+        }
         Some(table)
     }
 }

@@ -8,6 +8,7 @@
 //! * [`user`]: who a process is.
 //! * [`files`], [`resolver`]: what is written into a container.
 //! * `network`: addresses, links, the bridge.
+//! * [`nics`]: interfaces of pods' own.
 //! * [`names`]: what pods find each other by.
 //! * [`firewall`]: the rules, and the policy behind them.
 //! * [`signal`]: the numbers of signals.
@@ -16,6 +17,7 @@ pub mod files;
 pub mod firewall;
 pub mod names;
 mod network;
+pub mod nics;
 mod process;
 pub mod resolver;
 pub mod signal;
@@ -23,7 +25,8 @@ pub mod user;
 
 pub use firewall::Table;
 pub use names::Zone;
-pub use network::{Bridge, PodLink, Setting};
+pub use network::{Bridge, DEFAULT_MTU, PodLink, Setting};
+pub use nics::{HostLink, NicError, PodNic};
 pub use process::{
     ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, Mount, MountSource, SandboxSpec,
     effective_limits,
@@ -69,6 +72,15 @@ pub struct HostConfig {
     pub networks: Vec<IpNet>,
     /// The first host id of lease 0; each lease has [`ID_COUNT`] of them.
     pub id_base: u32,
+    /// The longest packet of the pods on the bridge, in bytes.
+    #[serde(
+        default = "network::default_mtu",
+        skip_serializing_if = "network::is_default_mtu"
+    )]
+    pub mtu: u32,
+    /// What tells this host from others, for hardware addresses that others see.
+    #[serde(default)]
+    pub machine: String,
 }
 
 /// What an image says of the processes that are started from it (OCI image specification,
@@ -137,6 +149,13 @@ pub enum TargetError {
     /// is read; what an older version stored is refused here.
     #[error("set the pod's sysctls: `{key}` would be the host's: the pod has its network")]
     HostSysctl { key: String },
+    /// An interface of the pod's own can't be connected as the host is now.
+    #[error("connect the interface `{nic}`: {why}")]
+    Nic {
+        nic: String,
+        #[source]
+        why: NicError,
+    },
 }
 
 /// A field of an image's configuration.

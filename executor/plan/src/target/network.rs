@@ -55,10 +55,24 @@ pub struct PodLink {
     pub mac: [u8; 6],
     /// The group of the bridge's port, by which rules know the pod.
     pub group: u32,
+    /// The longest packet it takes, in bytes.
+    #[serde(default = "default_mtu", skip_serializing_if = "is_default_mtu")]
+    pub mtu: u32,
     /// The pod's own addresses, with the lengths of their networks' prefixes.
     pub addresses: BTreeSet<IpNet>,
     /// Where its default routes lead, one for each network.
     pub gateways: BTreeSet<IpAddr>,
+}
+
+/// Ethernet's (RFC 894).
+pub const DEFAULT_MTU: u32 = 1500;
+
+pub(super) fn default_mtu() -> u32 {
+    DEFAULT_MTU
+}
+
+pub(super) fn is_default_mtu(mtu: &u32) -> bool {
+    *mtu == DEFAULT_MTU
 }
 
 /// Refuses settings of a pod's network where that is the host's.
@@ -202,6 +216,7 @@ impl Target<'_> {
             bridge: self.host.bridge.clone(),
             mac: hardware_address(lease),
             group: port_group(lease),
+            mtu: self.host.mtu,
             addresses: self.nth(lease),
             gateways: bridge_addresses.iter().map(IpNet::addr).collect(),
             bridge_addresses,

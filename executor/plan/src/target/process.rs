@@ -172,7 +172,7 @@ impl Target<'_> {
             hostname: node.hostname.clone(),
             id_base: self.id_base(pod)?,
             own_network: node.network != Network::Host,
-            loopback: node.network == Network::None,
+            loopback: matches!(node.network, Network::None | Network::Nics(_)),
             sysctls: node.sysctls.clone(),
             default_sysctls: self.default_sysctls(pod)?,
         })

@@ -167,10 +167,8 @@ fn rules() -> Vec<Rule> {
         |comment: &str, matches: &[Match], action| rule(SENDERS, comment, matches, action);
     let frame_of = |address| in_set(SENDERS4, SourceMac, Some(address), true);
     let frame_of6 = |address, is| in_set(SENDERS6, SourceMac, Some(address), is);
-    let udp = |from, to| {
-        let ports = [Match::SourcePort(from), Match::DestinationPort(to)];
-        [&[Match::Protocol(UDP)][..], &ports].concat()
-    };
+    // Whatever port it comes from: clients look at their own alone.
+    let udp = |to| [Match::Protocol(UDP), Match::DestinationPort(to)];
     let v6 = Match::EtherType(IPV6);
     let message = |kind| [v6.clone(), Match::Protocol(ICMPV6), Match::Icmpv6Type(kind)];
     let unspecified = Match::Source {
@@ -181,7 +179,7 @@ fn rules() -> Vec<Rule> {
         senders("ports that are no pod's", &[of_port(false)], Accept),
         senders(
             "nobody asks a pod for an address",
-            &[&[Match::EtherType(IPV4)][..], &udp(67, 68)].concat(),
+            &[&[Match::EtherType(IPV4)][..], &udp(68)].concat(),
             Drop,
         ),
         senders(
@@ -200,7 +198,7 @@ fn rules() -> Vec<Rule> {
         ),
         senders(
             "nobody asks a pod for an address",
-            &[&[v6.clone()][..], &udp(547, 546)].concat(),
+            &[&[v6.clone()][..], &udp(546)].concat(),
             Drop,
         ),
     ];

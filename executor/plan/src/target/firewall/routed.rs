@@ -1,6 +1,9 @@
 //! What is routed: the chains of the family `inet`.
 
-use super::{Action, Chain, Family, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value};
+use super::{
+    Action, Chain, Family, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value,
+    bridged::of_port,
+};
 use crate::{observed::HostNetwork, target::Target};
 use ipnet::IpNet;
 use std::{
@@ -20,7 +23,7 @@ const CHAINS: [(&str, &str, u32, i32); 5] = [
 
 pub(super) const GUARD: &str = "guard";
 pub(super) const PREROUTING: &str = "prerouting";
-const FORWARD: &str = "forward";
+pub(super) const FORWARD: &str = "forward";
 pub(super) const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 
@@ -35,14 +38,8 @@ const UDP: u8 = 17;
 impl Target<'_> {
     /// The chains of the family `inet`.
     pub(super) fn routed(&self, host: &HostNetwork) -> Table {
-        let chain = |(name, kind, hook, priority): (&str, &str, u32, i32)| Chain {
-            family: TableFamily::Inet,
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            hook,
-            priority,
-        };
         let mut rules = guard();
+        rules.extend(impersonating(&self.host.bridge, &self.host.networks));
         rules.extend(translating(&self.host.networks));
         rules.extend(forwarding(&self.host.bridge));
         let mut sets = self.ports();
@@ -67,6 +64,18 @@ impl Target<'_> {
             chains: CHAINS.map(chain).into(),
             rules,
             sets,
+            ..Table::default()
+        }
+    }
+
+    /// Those that host links need, where no pod is on the bridge; the guard is that of a bridge that
+    /// is still there.
+    pub(super) fn unrouted(&self) -> Table {
+        let needed = CHAINS.into_iter();
+        let needed = needed.filter(|(name, ..)| [GUARD, FORWARD].contains(name));
+        Table {
+            chains: needed.map(chain).collect(),
+            rules: guard(),
             ..Table::default()
         }
     }
@@ -108,6 +117,16 @@ impl Target<'_> {
             }
         }
         maps
+    }
+}
+
+fn chain((name, kind, hook, priority): (&str, &str, u32, i32)) -> Chain {
+    Chain {
+        family: TableFamily::Inet,
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        hook,
+        priority,
     }
 }
 
@@ -218,6 +237,29 @@ fn guard() -> Vec<Rule> {
             [Match::Family(Family::V6), destination(v6)],
         ),
     ]
+}
+
+/// What a bridge does not forward (01:80:c2:00:00:0x) comes over the pod's port itself, past the rules
+/// of the bridge: there is nothing for the host in it. And whoever comes over another link is no pod,
+/// whatever address it gives.
+fn impersonating(bridge: &str, networks: &[IpNet]) -> Vec<Rule> {
+    let mut rules = vec![rule(
+        GUARD,
+        "a pod speaks to the bridge, and not past it",
+        vec![of_port(true)],
+        Action::Drop,
+    )];
+    for network in networks {
+        let net = network.trunc();
+        let matches = vec![
+            in_interface("lo", false),
+            in_interface(bridge, false),
+            Match::Family(net.addr().into()),
+            Match::Source { net, is: true },
+        ];
+        rules.push(rule(GUARD, "nobody else is a pod", matches, Action::Drop));
+    }
+    rules
 }
 
 /// The element by which a port leads to this address of its pod.
