@@ -221,8 +221,7 @@ impl Compose<'_> {
         self.give_aliases();
     }
 
-    /// A project without a name of its own is called as Compose calls it: by its environment, or after
-    /// its folder. Two projects on one host stay two.
+    /// A project without a name is called by its environment, or after its folder, as by Compose.
     fn unnamed_project(&mut self) {
         let folder = || Some(self.dir.file_name()?.to_string_lossy().into_owned());
         let (name, source) = match self.environment.get("COMPOSE_PROJECT_NAME") {

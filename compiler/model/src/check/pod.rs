@@ -117,9 +117,8 @@ impl Pass<'_> {
         }
     }
 
-    /// The names it is found by, and where it asks for others.
-    fn names(&mut self, pod: &Pod) {
-        const SHAPE: &str = "use labels of `a-z`, `0-9`, `-` and `_`, with `.` between them";
+    /// The names it is found by.
+    fn aliases(&mut self, pod: &Pod) {
         for alias in pod.aliases.keys().filter(|alias| !is_domain(alias)) {
             let message = format!("`{alias}` is no name that can be asked for");
             self.report("tank::alias::invalid", &["aliases", alias], message, SHAPE);
@@ -142,6 +141,11 @@ impl Pass<'_> {
             self.report("tank::alias::no_network", &["aliases"], message, help);
             self.relate(&["network"], "it is not on the bridge here");
         }
+    }
+
+    /// Names: its own, and where it asks for others.
+    fn names(&mut self, pod: &Pod) {
+        self.aliases(pod);
         for (key, domain) in pod.dns.search.iter().filter(|(_, name)| !is_domain(name)) {
             let message = format!("`{domain}` is no domain");
             let field = ["dns", "search", key.as_str()];
@@ -266,6 +270,9 @@ pub(super) fn unknown_pod(name: &Name, said: &str, config: &Config) -> String {
     let candidates = others.iter().map(String::as_str);
     did_you_mean(said, candidates, "no such pod is declared")
 }
+
+/// What a name consists of.
+const SHAPE: &str = "use labels of `a-z`, `0-9`, `-` and `_`, with `.` between them";
 
 /// The most aliases of a pod: all names of a host have to fit into what the name server takes.
 const MAX_ALIASES: usize = 64;

@@ -46,16 +46,17 @@ impl Publish {
     /// Each port of the host by itself.
     pub fn leads(&self) -> impl Iterator<Item = Lead> + '_ {
         let target = self.target();
-        let to = move |nth: u16| match target.count() {
+        let first = self.port.first;
+        let to = move |port: u16| match target.count() {
             1 => target.first,
-            _ => target.first.saturating_add(nth),
+            _ => target.first.saturating_add(port - first),
         };
         let of_port = move |address: IpAddr, protocol: Protocol| {
-            self.port.iter().zip(0..).map(move |(port, nth)| Lead {
+            self.port.iter().map(move |port| Lead {
                 address,
                 protocol,
                 port,
-                to: to(nth),
+                to: to(port),
             })
         };
         self.address.iter().flat_map(move |address| {

@@ -1,6 +1,6 @@
 //! Interfaces on a link of the host, and the routes that go by one link.
 
-use super::{NEWROUTE, Request, Routes, without_addresses};
+use super::{NEWROUTE, Request, Routes, bridge::without_addresses};
 use crate::{Context, Error, Result, netlink::Refused};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, ParseableParametrized};

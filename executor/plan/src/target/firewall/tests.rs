@@ -107,7 +107,7 @@ fn tables_are_compared_by_what_they_do() {
     assert_eq!(difference(&|_| {}), (0, 0));
     assert_eq!(difference(&|found| found.rules[0].comment.clear()), (0, 0));
     assert_eq!(difference(&|found| found.chains.reverse()), (0, 0));
-    assert_eq!(difference(&|found| found.rules.rotate_left(3)), (0, 0));
+    assert_eq!(difference(&|found| found.rules.rotate_left(5)), (0, 0));
     assert_eq!(difference(&|found| found.rules.swap(0, 1)), (2, 2));
     assert_eq!(difference(&|found| drop(found.rules.pop())), (1, 0));
     let twice = |found: &mut Table| found.rules.push(found.rules[0].clone());
