@@ -25,14 +25,11 @@ use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, ParseableParametrized};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
-    AddressMessageBuilder, LinkMessageBuilder, LinkUnspec,
-    RouteMessageBuilder,
+    AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
     packet_route::{
         RouteNetlinkMessage,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-        link::{
-            LinkAttribute, LinkExtentMask, LinkMessage,
-        },
+        link::{LinkAttribute, LinkExtentMask, LinkMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
     },
 };

@@ -10,7 +10,10 @@
 //! keeps for itself (01:80:c2:00:00:0x) some are seen by `local` and some by no rule: from these the
 //! bridge is set to learn nothing (`no_linklocal_learn`).
 
-use super::{Action, Chain, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value};
+use super::{
+    Action, Chain, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value,
+    routed::past_the_bridge,
+};
 use crate::target::Target;
 use ipnet::IpNet;
 use std::{
@@ -69,6 +72,7 @@ impl Target<'_> {
             .filter_map(|pod| self.leases.get(pod).copied())
             .collect();
         leases.extend(going);
+        past_the_bridge(table, &leases);
         table.sets.extend(self.sets(&leases));
         table.rules.extend(rules());
     }

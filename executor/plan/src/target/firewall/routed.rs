@@ -2,7 +2,7 @@
 
 use super::{
     Action, Chain, Family, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value,
-    bridged::of_port,
+    bridged::port_group,
 };
 use crate::{observed::HostNetwork, target::Target};
 use ipnet::IpNet;
@@ -239,17 +239,9 @@ fn guard() -> Vec<Rule> {
     ]
 }
 
-/// What a bridge does not forward (01:80:c2:00:00:0x) comes over the pod's port itself, past the rules
-/// of the bridge: there is nothing for the host in it. And whoever comes over another link is no pod,
-/// whatever address it gives.
+/// Whoever comes over another link than the bridge is no pod, whatever address it gives.
 fn impersonating(bridge: &str, networks: &[IpNet]) -> Vec<Rule> {
-    let mut rules = vec![rule(
-        GUARD,
-        "a pod speaks to the bridge, and not past it",
-        vec![of_port(true)],
-        Action::Drop,
-    )];
-    for network in networks {
+    let rule_of = |network: &IpNet| {
         let net = network.trunc();
         let matches = vec![
             in_interface("lo", false),
@@ -257,9 +249,34 @@ fn impersonating(bridge: &str, networks: &[IpNet]) -> Vec<Rule> {
             Match::Family(net.addr().into()),
             Match::Source { net, is: true },
         ];
-        rules.push(rule(GUARD, "nobody else is a pod", matches, Action::Drop));
-    }
-    rules
+        rule(GUARD, "nobody else is a pod", matches, Action::Drop)
+    };
+    networks.iter().map(rule_of).collect()
+}
+
+/// What a bridge does not forward (01:80:c2:00:00:0x) comes over the pod's port itself, past the rules
+/// of the bridge: there is nothing for the host in it.
+pub(super) fn past_the_bridge(table: &mut Table, leases: &BTreeSet<u32>) {
+    const PODS: &str = "pods";
+    let group = |lease: &u32| vec![Value::Group(port_group(*lease))];
+    table.sets.push(Set {
+        family: TableFamily::Inet,
+        name: PODS.to_owned(),
+        key: vec![Kind::Group],
+        data: Vec::new(),
+        elements: leases.iter().map(group).collect(),
+    });
+    let of_a_pod = Match::InSet {
+        set: PODS.to_owned(),
+        of: vec![Selector::InGroup],
+        is: true,
+    };
+    table.rules.push(rule(
+        GUARD,
+        "a pod speaks to the bridge, and not past it",
+        vec![of_a_pod],
+        Action::Drop,
+    ));
 }
 
 /// The element by which a port leads to this address of its pod.

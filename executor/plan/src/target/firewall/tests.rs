@@ -107,7 +107,10 @@ fn tables_are_compared_by_what_they_do() {
     assert_eq!(difference(&|_| {}), (0, 0));
     assert_eq!(difference(&|found| found.rules[0].comment.clear()), (0, 0));
     assert_eq!(difference(&|found| found.chains.reverse()), (0, 0));
-    assert_eq!(difference(&|found| found.rules.rotate_left(5)), (0, 0));
+    assert_eq!(
+        difference(&|found| found.rules.sort_by(|a, b| b.chain.cmp(&a.chain))),
+        (0, 0)
+    );
     assert_eq!(difference(&|found| found.rules.swap(0, 1)), (2, 2));
     assert_eq!(difference(&|found| drop(found.rules.pop())), (1, 0));
     let twice = |found: &mut Table| found.rules.push(found.rules[0].clone());
@@ -122,7 +125,7 @@ fn tables_are_compared_by_what_they_do() {
         (0, 1)
     );
     let difference_of_sets =
-        |change: &dyn Fn(&mut Set)| difference(&|found| change(&mut found.sets[4]));
+        |change: &dyn Fn(&mut Set)| difference(&|found| change(&mut found.sets[5]));
     assert_eq!(difference_of_sets(&|set| set.elements.clear()), (1, 0));
     let more = |set: &mut Set| {
         set.elements.insert(vec![Value::Group(7)]);
