@@ -29,6 +29,14 @@ const INTERVAL: u32 = 0x4;
 const MAP: u32 = 0x8;
 const CONCATENATION: u32 = 0x80;
 
+/// `NFTA_SET_USERDATA`, and what `nft` keeps there to print numbers of the machine's byte order as what
+/// they are (`NFTNL_UDATA_SET_KEYBYTEORDER`, four bytes, `BYTEORDER_HOST_ENDIAN`).
+const USERDATA: u16 = 13;
+const HOST_ENDIAN: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
+
 /// The most elements of one message: an attribute holds less than 64 KiB.
 const MAX_ELEMENTS: usize = 500;
 
@@ -128,6 +136,9 @@ pub fn messages(table: &str, set: &Set, id: u32) -> io::Result<Vec<NfTablesMessa
     let mut attributes = vec![of_text(1, table), of_text(2, &set.name)];
     attributes.extend(description(set));
     attributes.push(of_number(10, id));
+    if set.key == [Kind::Group] {
+        attributes.push(DefaultNla::new(USERDATA, HOST_ENDIAN.to_vec()));
+    }
     let mut messages = vec![NfTablesMessage::Other {
         message_type: NEW_SET,
         attributes,
