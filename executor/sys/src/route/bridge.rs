@@ -51,7 +51,7 @@ impl Request {
 }
 
 impl Routes {
-    /// Ensures a bridge called `name` that is up, marked and [guarded](Link::is_guarded). Returns its
+    /// Ensures a bridge called `name` that is up, marked and [guarded](super::Link::is_guarded). Returns its
     /// index. One without the
     /// mark is taken over only when it has one of `own` addresses: earlier versions set none.
     ///
