@@ -265,11 +265,11 @@ fn nobody_speaks_to_the_host_as_a_pod_or_a_router() {
     const PORT: &str = "7777";
     let segment = Segment::new(true);
     let host = &segment.host;
-    let heard = host.dir.join("heard");
+    let received = host.dir.join("received");
     let mut listener = python(host, From::Host, 0);
-    listener.args(["hear", PORT]).arg(&heard);
+    listener.args(["receive", PORT]).arg(&received);
     let listener = Process(listener.spawn().expect("python3"));
-    let lines = || std::fs::read_to_string(&heard).unwrap_or_default();
+    let lines = || std::fs::read_to_string(&received).unwrap_or_default();
     eventually("it listens", || !lines().is_empty());
     // Whoever has IPv6 from a router: links to come listen to routers although the host forwards.
     let script = "echo 2 > /proc/sys/net/ipv6/conf/tank0/accept_ra;
@@ -323,12 +323,12 @@ fn nobody_speaks_to_the_host_as_a_pod_or_a_router() {
             format!("honest {}\n", own[family]),
             format!("outside {}\n", NEIGHBOUR[family]),
         ] {
-            eventually("it is told what is honest", || lines().contains(&honest));
+            eventually("what is honest arrives", || lines().contains(&honest));
         }
     }
     run(evil, &["route", &segment.link_local("other")]);
     run(evil, &["say", BRIDGE[0], PORT, "last"]);
-    eventually("it is told the last", || lines().contains("last "));
+    eventually("the last arrives", || lines().contains("last "));
     assert!(
         !lines().contains("forged") && !lines().contains("as-web"),
         "{}",

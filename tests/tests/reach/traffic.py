@@ -2,9 +2,9 @@
 
     traffic.py serve PORT READY             says to everybody who asks which address they have
     traffic.py ask tcp|udp ADDRESS PORT     what is said, or "refused", or "nothing"
-    traffic.py hear PORT FILE               writes down what it is told, and by whom
-    traffic.py say ADDRESS PORT TEXT [FROM] tells it that, from one of its own addresses
-    traffic.py forge FROM ADDRESS PORT TEXT tells it that over eth0 as somebody else, past the bridge
+    traffic.py receive PORT FILE            writes down what arrives, and from whom
+    traffic.py say ADDRESS PORT TEXT [FROM] sends it that, from one of its own addresses
+    traffic.py forge FROM ADDRESS PORT TEXT sends it that over eth0 as somebody else, past the bridge
     traffic.py route ADDRESS                says over eth0, past the bridge, that this is a router
 """
 
@@ -56,7 +56,7 @@ def ask(protocol, address, port):
         print("nothing")
 
 
-def hear(port, file):
+def receive(port, file):
     listener = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.bind(("::", int(port)))
@@ -111,5 +111,5 @@ def route(source):
     send(*packet(source, "ff02::1", 58, advertisement, 2))
 
 
-COMMANDS = {"serve": serve, "ask": ask, "hear": hear, "say": say, "forge": forge, "route": route}
+COMMANDS = {"serve": serve, "ask": ask, "receive": receive, "say": say, "forge": forge, "route": route}
 COMMANDS[sys.argv[1]](*sys.argv[2:])
