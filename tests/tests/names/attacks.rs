@@ -6,7 +6,7 @@ use super::{
 };
 use serde_json::json;
 use std::{fs, process::Stdio};
-use tank_tests::{Host, sleeper};
+use tank_tests::{Host, eventually, sleeper};
 
 #[test]
 fn it_can_do_nothing_but_answer() {
@@ -77,10 +77,15 @@ fn a_neighbour_is_not_answered() {
         .expect("unshare");
     let neighbour = Process(neighbour);
     let pid = neighbour.0.id().to_string();
+    // When it sleeps, it is in a network of its own: before, it is still in another.
+    eventually("the neighbour is there", || {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm == "sleep\n")
+    });
     sh(
         &host,
         &format!(
-            "sleep 0.3; ip link add out0 type veth peer name eth0 netns {pid} && ip addr add 192.0.2.1/24 dev out0 && \
+            "ip link add out0 type veth peer name eth0 netns {pid} && ip addr add 192.0.2.1/24 dev out0 && \
              ip link set out0 up && nsenter --target={pid} --net sh -c 'ip addr add 192.0.2.2/24 dev eth0 && \
              ip link set eth0 up && ip route add 10.90.0.0/16 via 192.0.2.1'"
         ),
