@@ -24,7 +24,7 @@ ROOTLESS = architecture compile language
 # Crates with tests that mount, as root: only their unit tests are part of `check`.
 ROOTED = tank-tests tank-image
 
-.PHONY: help demo check test test-release build lint doc release bench bench-language bench-drift bench-names soak fuzz
+.PHONY: help demo check test test-debian test-release build lint doc release bench bench-language bench-drift bench-names bench-network soak fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -34,6 +34,8 @@ demo: ## install what is missing, build, pack an image, switch to examples/hello
 	$(BINS)
 	scripts/demo.sh
 
+# Properties are tried on fewer cases than `test` tries (256, proptest's default).
+check: export PROPTEST_CASES = 32
 check: lint ## before a commit: formatting, lints, documentation, and every test that needs no root
 	$(BINS)
 	$(ROCKSDB) cargo test --quiet --workspace --locked --no-fail-fast --lib
@@ -45,6 +47,7 @@ test: ## every test, as root: what `check` leaves out takes a daemon, a registry
 	$(BUILD)
 	scripts/fixtures.sh
 	scripts/nls.sh > /dev/null
+	scripts/firewalls.sh > /dev/null
 	scripts/sweep.sh
 	$(ROCKSDB) cargo test --workspace --locked --no-fail-fast --lib --bins --tests
 	$(MAKE) test-release
@@ -55,6 +58,12 @@ test-release: release ## the end-to-end tests that need no fault points, against
 	TANK_BIN_DIR=$(CARGO_TARGET_DIR)/release $(ROCKSDB) \
 		cargo test --workspace --locked --no-fail-fast $(addprefix --test ,$(RELEASED)) -- \
 		--skip the_guard_is_there_before_the_host_forwards
+
+test-debian: ## of the tests, those with Debian's ufw, firewalld and systemd-resolved: README's commands for them
+	scripts/setup.sh test
+	$(BUILD)
+	scripts/fixtures.sh
+	$(ROCKSDB) cargo test --workspace --locked --test debian
 
 build: ## everything, tests included
 	scripts/setup.sh build
@@ -91,10 +100,18 @@ bench-drift: release ## from a damage to its repair
 	scripts/setup.sh bench
 	python3 tests/bench/drift.py $(CARGO_TARGET_DIR)/release tests/bench/results/drift.jsonl
 
-# What a pod gets of the name server; the figures are kept in tests/bench/results.
-bench-names: release ## queries a second that a pod has answered
+# What a pod gets of the name server, beside podman's and docker's; the figures are kept in tests/bench/results.
+bench-names: release ## queries a second that a pod has answered, beside podman and docker; RUNS=10
 	scripts/setup.sh bench
-	python3 tests/bench/names.py $(CARGO_TARGET_DIR)/release tests/bench/results/names.jsonl
+	python3 tests/bench/names.py $(CARGO_TARGET_DIR)/release --results tests/bench/results/names.jsonl \
+		$(if $(RUNS),--runs $(RUNS))
+
+# What the network carries: from pod to pod, to published ports; and what many of them cost. Beside podman, docker and the
+# kernel alone, all of them in one run; the figures are kept in tests/bench/results. Five minutes.
+bench-network: release ## throughput, connections a second and published ports, beside podman and docker; RUNS=10
+	scripts/setup.sh bench
+	python3 tests/bench/network.py $(CARGO_TARGET_DIR)/release --results tests/bench/results/network.jsonl \
+		$(if $(RUNS),--runs $(RUNS))
 
 # A longer life of switches, kills and drift than the tests bear: `make soak ROUNDS=5000`.
 soak: ## a long life of switches, kills and drift; ROUNDS=5000

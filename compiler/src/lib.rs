@@ -187,12 +187,18 @@ fn add_problems(evaluated: &mut nickel::Evaluated, config: &Config) {
         if evaluated.is_poisoned(&path) {
             continue;
         }
+        // What a pod is on a network that has a problem follows from that one as well.
+        let related = found.related.as_ref().map(|(related, _)| related);
+        let network = related.filter(|path| path.first().is_some_and(|first| first == "networks"));
+        if network.is_some_and(|path| evaluated.is_poisoned(&stack::source_path(path, evaluated))) {
+            continue;
+        }
         let help = Some(found.help).filter(|help| !help.is_empty());
         let mut problem = evaluated.problem(found.code, &path, found.message, help);
         if let Some((path, role)) = found.related
-            && let Some(written) = evaluated.written(&stack::source_path(&path, evaluated))
+            && let Some(place) = evaluated.pointed(&stack::source_path(&path, evaluated))
         {
-            let place = written.place.clone();
+            let place = place.clone();
             problem.labels.push(diagnostics::Label {
                 place,
                 text: role.to_owned(),

@@ -51,31 +51,78 @@ enum Found<'a> {
     Contract(&'a str, &'a Contract),
 }
 
+/// The page of a code, as `tank doc CODE` has it.
+fn code_page(code: &str) -> Result<String, Unknown> {
+    error_page(code).map(|page| format!("{code}\n\n{page}\n"))
+}
+
+/// What a pod has and its containers have not, asked for in a container's place.
+fn of_pod<'a>(schema: &Schema, parts: &[&'a str]) -> Option<&'a str> {
+    let (field, before) = parts.split_last()?;
+    let group = |part: &&str| matches!(*part, "containers" | "init");
+    let near = before.iter().rev().take(2).position(group)?;
+    // `containers.app` is a container called `app`; a name of the user's is in between, or the word is
+    // no name that a container would have.
+    let is_field = has(schema, "Pod", field) && !has(schema, "Container", field);
+    (near <= 1 && is_field).then_some(*field)
+}
+
 /// The page of a field (`pods.containers.limits`, with or without the names that users choose
-/// between), of a contract (`Limits`) or of a helper (`replicas`); without a path, the top.
+/// between), of a contract (`Limits`) or of a helper (`replicas`); without a path, the top. What a
+/// configuration and a pod both have, `networks`, has two: what is declared comes first. Of a code
+/// (`tank::publish::range`) it is the code's page.
 ///
 /// # Errors
 /// When the path leads nowhere.
 pub fn field_page(path: &str) -> Result<String, Unknown> {
+    if path.contains("::") {
+        return code_page(path);
+    }
     let schema = nickel::schema();
     let parts: Vec<&str> = path.split('.').filter(|part| !part.is_empty()).collect();
     let mut out = String::new();
-    match find(schema, &parts)? {
+    if let Some(field) = of_pod(schema, &parts) {
+        let of_pod = ["pods", field];
+        let heading = format!("pods.NAME.{field}");
+        page(&mut out, schema, &heading, &find(schema, &of_pod)?);
+        return Ok(out);
+    }
+    let found = find(schema, &parts)?;
+    let is_both = matches!(found, Found::Field(field) if field.name == "networks")
+        && parts.first() == Some(&"networks");
+    page(&mut out, schema, path, &found);
+    if is_both {
+        out.push('\n');
+        let of_pod = ["pods", "networks"];
+        page(
+            &mut out,
+            schema,
+            "pods.NAME.networks",
+            &find(schema, &of_pod)?,
+        );
+    }
+    Ok(out)
+}
+
+fn page(out: &mut String, schema: &Schema, path: &str, found: &Found<'_>) {
+    match found {
         Found::Field(field) => {
             let _ = writeln!(out, "{path}  {}", field.kind.text());
-            paragraphs(&mut out, &field.doc, 2);
-            facts(&mut out, schema, field);
+            paragraphs(out, &field.doc, 2);
+            facts(out, schema, field);
             if let Some(name) = inner(&field.kind) {
-                contract_page(&mut out, schema, name);
+                contract_page(out, schema, name);
             }
         }
         Found::Contract(name, contract) => {
             let _ = writeln!(out, "{name}");
-            paragraphs(&mut out, &contract.doc, 2);
-            contract_page(&mut out, schema, name);
+            paragraphs(out, &contract.doc, 2);
+            // All there is to say of a value is said.
+            if !matches!(contract.shape, Shape::Value) {
+                contract_page(out, schema, name);
+            }
         }
     }
-    Ok(out)
 }
 
 /// The default of a field that nothing declares, as the stdlib writes it.
@@ -173,29 +220,43 @@ fn start<'a>(schema: &Schema, parts: &'a [&'a str]) -> Result<Start<'a>, Unknown
             }
             Start::Contract(name)
         }
-        ["pods", ..] => Start::Within("Config", parts),
+        ["networks", .., field] if is_of_pod(schema, field) => Start::Within("Pod", parts),
+        [first, ..] if has(schema, "Config", first) => Start::Within("Config", parts),
         // `web.app.env`: what people type; a pod's field first, then a container's.
         [first, ..] if has(schema, "Pod", first) => Start::Within("Pod", parts),
         [first, ..] if has(schema, "Container", first) => Start::Within("Container", parts),
-        // A pod's name, unless it is all there is and nearly a word of Tank's.
-        [word] if nearest_word(schema, word).is_some() => {
+        [word] => {
             return Err(Unknown {
                 what: (*word).to_owned(),
                 nearest: nearest_word(schema, word).map(str::to_owned),
             });
         }
+        // A pod's name.
         [_, rest @ ..] => Start::Within("Pod", rest),
     })
 }
 
-/// The name of a field of a pod or a container, a contract or a helper that is nearest to `word`.
+/// Whether a word is a field of what a pod is on a network, or nearly one, and not of what is
+/// declared of the network.
+fn is_of_pod(schema: &Schema, word: &str) -> bool {
+    let near = |record: &str| {
+        let fields = schema.record(record).unwrap_or_default();
+        nearest(word, fields.iter().map(|field| field.name.as_str())).is_some()
+    };
+    near("Membership") && !near("NamedNetwork")
+}
+
+/// The name of a field of a configuration, a pod or a container, of a contract or a helper that is
+/// nearest to `word`, or else one that it begins with.
 fn nearest_word<'a>(schema: &'a Schema, word: &str) -> Option<&'a str> {
-    let fields = ["Pod", "Container"]
-        .into_iter()
-        .flat_map(|record| schema.record(record).unwrap_or_default())
-        .map(|field| field.name.as_str());
-    let contracts = schema.contracts.keys().map(String::as_str);
-    nearest(word, fields.chain(contracts).chain(["pods"]))
+    let words = || {
+        let records = ["Config", "Pod", "Container"].into_iter();
+        let fields = records.flat_map(|record| schema.record(record).unwrap_or_default());
+        let contracts = schema.contracts.keys().map(String::as_str);
+        fields.map(|field| field.name.as_str()).chain(contracts)
+    };
+    let begins = || words().filter(|known| word.starts_with(known) || known.starts_with(word));
+    nearest(word, words()).or_else(|| begins().max_by_key(|known| known.len()))
 }
 
 fn has(schema: &Schema, record: &str, field: &str) -> bool {
@@ -262,7 +323,15 @@ fn contract_page(out: &mut String, schema: &Schema, name: &str) {
             );
         }
     } else if let Shape::Value = &contract.shape {
-        let _ = writeln!(out, "\n  {name}: {}", summary(&contract.doc));
+        match contract.doc.trim() {
+            doc if doc.lines().nth(1).is_none() => {
+                let _ = writeln!(out, "\n  {name}: {doc}");
+            }
+            doc => {
+                let _ = writeln!(out, "\n  {name}:");
+                paragraphs(out, doc, 4);
+            }
+        }
     }
     if name == "Config" {
         let helpers: Vec<&str> = schema
@@ -321,12 +390,31 @@ pub fn examples(doc: &str) -> Vec<&str> {
 mod tests {
     use super::*;
 
+    /// A field's page says every mode that its contract has, not the first one alone.
+    #[test]
+    fn a_value_is_documented_as_a_whole() {
+        for path in ["network", "web.network", "Network"] {
+            let page = field_page(path).expect(path);
+            for mode in ["'bridge", "'host", "'none", "nics.eth0"] {
+                let before = page.split(mode).count();
+                assert!(before > 1, "{path} says nothing of {mode}:\n{page}");
+            }
+            assert_eq!(page.matches("loopback only").count(), 1, "{page}");
+        }
+    }
+
     #[test]
     fn paths_lead_to_fields() {
         for path in [
             "",
             "pods",
-            "web",
+            "stack",
+            "networks",
+            "networks.back",
+            "networks.internal",
+            "networks.back.internal",
+            "networks.back.aliases",
+            "web.networks",
             "pods.containers.limits",
             "web.app.env.LOG",
             "web.app",
@@ -342,6 +430,27 @@ mod tests {
         }
     }
 
+    /// Under a heading there is its own page: a pod's field that is asked for in a container is the pod's.
+    #[test]
+    fn a_field_of_a_pod_is_shown_as_the_pods() {
+        for path in [
+            "containers.depends_on",
+            "pods.web.containers.app.depends_on",
+        ] {
+            let page = field_page(path).expect(path);
+            assert!(page.starts_with("pods.NAME.depends_on  "), "{page}");
+        }
+        for path in ["containers.app", "pods.containers", "containers.app.image"] {
+            let page = field_page(path).expect(path);
+            assert!(page.starts_with(path), "{page}");
+        }
+        let page = field_page("tank::publish::range").expect("a code");
+        assert!(page.starts_with("tank::publish::range\n\n"), "{page}");
+        let misspelt = ["tank", "publish", "rnge"].join("::");
+        let unknown = field_page(&misspelt).expect_err("no code");
+        assert_eq!(unknown.nearest.as_deref(), Some("tank::publish::range"));
+    }
+
     #[test]
     fn a_misspelt_field_has_its_nearest_named() {
         for (path, near) in [
@@ -353,6 +462,13 @@ mod tests {
             ("web.volums", Some("volumes")),
             ("web.volums.data", Some("volumes")),
             ("limts", Some("limits")),
+            ("nonsense", None),
+            ("web", None),
+            ("stak", Some("stack")),
+            ("networking", Some("network")),
+            ("env_file", Some("env")),
+            ("networks.back.internl", Some("internal")),
+            ("networks.back.alaises", Some("aliases")),
             ("Limts", Some("Limits")),
             ("replcas", Some("replicas")),
             ("limits.memroy", Some("memory")),

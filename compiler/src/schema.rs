@@ -19,13 +19,49 @@ pub fn words(kind: &Kind, schema: &Schema) -> String {
     match kind {
         Kind::String => "a text".to_owned(),
         Kind::Bool => "`true` or `false`".to_owned(),
-        Kind::Array(_) => "an array of texts".to_owned(),
+        Kind::Array(of) => match of.as_ref() {
+            Kind::Named(name) if name == "Subnet" => "an array of networks".to_owned(),
+            Kind::Named(name) if name == "Address" => "an array of addresses".to_owned(),
+            _ => "an array of texts".to_owned(),
+        },
         Kind::Dict(_) => "a record keyed by name".to_owned(),
         Kind::Named(name) => match schema.contracts.get(name).map(|contract| &contract.shape) {
             Some(Shape::Record(_)) => "a record".to_owned(),
             Some(Shape::Enum(tags)) => one_of(tags),
             _ => expected(name).to_owned(),
         },
+    }
+}
+
+/// What a record of a contract is, in words for a message: `a container`. The names of contracts are
+/// the stdlib's.
+pub fn noun(contract: &str) -> &'static str {
+    match contract {
+        "Alias" => "an alias",
+        "Capabilities" => "a container's `capabilities`",
+        "Config" => "the configuration",
+        "Container" => "a container",
+        "Device" => "a device",
+        "Dns" => "a pod's `dns`",
+        "File" => "a file",
+        "HttpProbe" => "an HTTP probe",
+        "Limits" => "a container's `limits`",
+        "Membership" => "a network of a pod",
+        "Mount" => "a mount",
+        "NamedNetwork" => "a network",
+        "Nic" => "an interface",
+        "NicRoute" => "a route",
+        "Nics" => "a network of the pod's own",
+        "Pod" => "a pod",
+        "Probe" => "a probe",
+        "Publish" => "a published port",
+        "Seccomp" => "a container's `seccomp`",
+        "Secret" => "a secret",
+        "Stop" => "a container's `stop`",
+        "TcpProbe" => "a TCP probe",
+        "Ulimit" => "a ulimit",
+        "Volume" => "a volume",
+        _ => "this record",
     }
 }
 
@@ -59,6 +95,7 @@ fn expected(contract: &str) -> &'static str {
         "HostAddress" => "an address such as \"10.0.0.1\", or \"host-gateway\"",
         "Address" => "an address such as \"127.0.0.1\"",
         "Cidr" => "an address with its prefix, such as \"10.0.0.5/24\"",
+        "Subnet" => "a network such as \"10.91.7.0/24\"",
         "Capability" => "a capability such as \"CAP_NET_ADMIN\"",
         "SystemCall" => "a system call such as \"keyctl\"",
         "Name" => "a name such as \"blog\"",
@@ -137,16 +174,14 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
             message: e.to_string(),
             help: "for example \"blog\"".to_owned(),
         }),
-        "Address" | "Addresses" => {
-            let text = text()?;
-            IpAddr::from_str(text).map(drop).map_err(|_| Refusal::invalid(format!("`{text}` is no IP address")))
-        }
+        "Address" | "Addresses" => address(text()?),
         "HostAddress" => {
             let text = text()?;
             let wrong = format!("`{text}` is no IP address, and not `host-gateway`");
             HostAddress::from_str(text).map(drop).map_err(|_| Refusal::invalid(wrong))
         }
         "Cidr" => parse_network(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
+        "Subnet" => subnet(text()?),
         "Capability" => capability(text()?),
         "SystemCall" => system_call(text()?),
         _ => Ok(()),
@@ -163,6 +198,33 @@ pub fn kind_of(value: &Value) -> &'static str {
         Value::Array(_) => "an array",
         Value::Object(_) => "a record",
     }
+}
+
+fn address(text: &str) -> Result<(), Refusal> {
+    let read = IpAddr::from_str(text).map(drop);
+    read.map_err(|_| Refusal::invalid(format!("`{text}` is no IP address")))
+}
+
+fn subnet(text: &str) -> Result<(), Refusal> {
+    if parse_network(text).is_ok() {
+        return Ok(());
+    }
+    let whole = |address: IpAddr| {
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        parse_network(&format!("{address}/{length}")).ok()
+    };
+    Err(match IpAddr::from_str(text).ok().and_then(whole) {
+        Some(net) => Refusal {
+            code: "tank::value::invalid",
+            message: format!("`{text}` has no prefix length: it is one address, and not a network"),
+            help: format!("write \"{}\"", net.trunc()),
+        },
+        None => Refusal {
+            code: "tank::value::invalid",
+            message: format!("`{text}` is no network"),
+            help: "for example \"10.91.7.0/24\" or \"fd00:7::/64\"".to_owned(),
+        },
+    })
 }
 
 fn ports(text: &str) -> Result<(), Refusal> {

@@ -66,8 +66,8 @@ fn problem(evaluated: &mut Evaluated, code: &str, at: &[&str], (message, help): 
     evaluated.poisoned.insert(at);
 }
 
-/// Gives the pods of a configuration, and those that they depend on, the names that they have on a
-/// host. What can't have one is left out and reported.
+/// Gives the pods and networks of a configuration, and those that pods name, the names that they have
+/// on a host. What can't have one is left out and reported.
 pub fn qualify(value: &mut Value, inputs: &Inputs, evaluated: &mut Evaluated) {
     let stack = stack_of(value, inputs, evaluated);
     let Some(fields) = value.as_object_mut() else {
@@ -76,24 +76,45 @@ pub fn qualify(value: &mut Value, inputs: &Inputs, evaluated: &mut Evaluated) {
     if let Some(stack) = &stack {
         fields.insert("stack".to_owned(), stack.to_string().into());
     }
-    let Some(pods) = fields.get_mut("pods").and_then(Value::as_object_mut) else {
-        return;
-    };
-    for (pod, mut spec) in std::mem::take(pods) {
-        let name = Name::new(&pod).and_then(|name| name.in_stack(stack.as_ref()));
-        match name {
-            Ok(name) => {
-                dependencies(&mut spec, (&pod, stack.as_ref()), evaluated);
-                peers(&mut spec, (&pod, stack.as_ref()), evaluated);
-                pods.insert(name.to_string(), spec);
+    for group in ["networks", "pods"] {
+        let Some(all) = fields.get_mut(group).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        for (own, mut spec) in std::mem::take(all) {
+            match Name::new(&own).and_then(|name| name.in_stack(stack.as_ref())) {
+                Ok(name) => {
+                    if group == "pods" {
+                        names_within(&mut spec, (&own, stack.as_ref()), evaluated);
+                    }
+                    all.insert(name.to_string(), spec);
+                }
+                Err(error) => too_long(error, &[group, &own], evaluated),
             }
-            Err(error) => too_long(error, &["pods", &pod], evaluated),
         }
     }
 }
 
+/// The names that a pod says.
+fn names_within(spec: &mut Value, of: (&str, Option<&Name>), evaluated: &mut Evaluated) {
+    for field in NAMED {
+        named(spec, field, of, evaluated);
+    }
+    peers(spec, of, evaluated);
+}
+
+/// The fields of a pod that are keyed by what the host has: each name may be said with its stack.
+const NAMED: [&str; 2] = ["depends_on", "networks"];
+
+/// What the name `said` means, as a key of one of [`NAMED`].
+fn meant(field: &str, said: &str, stack: Option<&Name>) -> Result<Name, NameError> {
+    match field {
+        "networks" => Name::network(said, stack),
+        _ => Name::reference(said, stack),
+    }
+}
+
 fn too_long(error: NameError, at: &[&str], evaluated: &mut Evaluated) {
-    let help = "choose a shorter one, for the pod or for its stack";
+    let help = "choose a shorter one, for this or for its stack";
     problem(
         evaluated,
         "tank::name::invalid",
@@ -102,13 +123,18 @@ fn too_long(error: NameError, at: &[&str], evaluated: &mut Evaluated) {
     );
 }
 
-fn dependencies(spec: &mut Value, (pod, stack): (&str, Option<&Name>), evaluated: &mut Evaluated) {
-    let depends_on = spec.get_mut("depends_on").and_then(Value::as_object_mut);
-    let Some(depends_on) = depends_on else { return };
+fn named(
+    spec: &mut Value,
+    field: &str,
+    (pod, stack): (&str, Option<&Name>),
+    evaluated: &mut Evaluated,
+) {
+    let keyed = spec.get_mut(field).and_then(Value::as_object_mut);
+    let Some(keyed) = keyed else { return };
     let mut named = Map::new();
-    for (said, condition) in std::mem::take(depends_on) {
-        let at = ["pods", pod, "depends_on", &said];
-        match Name::reference(&said, stack) {
+    for (said, value) in std::mem::take(keyed) {
+        let at = ["pods", pod, field, &said];
+        match meant(field, &said, stack) {
             Err(error) => too_long(error, &at, evaluated),
             Ok(name) if named.contains_key(name.as_str()) => {
                 let message = format!("`{said}` is named twice, as `{name}` and without its stack");
@@ -119,10 +145,10 @@ fn dependencies(spec: &mut Value, (pod, stack): (&str, Option<&Name>), evaluated
                     (message, "keep one of the two"),
                 );
             }
-            Ok(name) => drop(named.insert(name.to_string(), condition)),
+            Ok(name) => drop(named.insert(name.to_string(), value)),
         }
     }
-    *depends_on = named;
+    *keyed = named;
 }
 
 /// Gives the pods that policies name the names that they have on a host.
@@ -147,54 +173,60 @@ fn peers(spec: &mut Value, (pod, stack): (&str, Option<&Name>), evaluated: &mut 
 /// The path of a field by the names of a host.
 pub fn host_path(path: &[String], stack: Option<&Name>) -> Vec<String> {
     let mut out = path.to_vec();
-    if !is_below_pods(path) {
+    if !is_below_names(path) {
         return out;
     }
-    if let Some(pod) = out.get_mut(1)
-        && let Ok(name) = Name::new(pod.as_str()).and_then(|name| name.in_stack(stack))
+    if let Some(own) = out.get_mut(1)
+        && let Ok(name) = Name::new(own.as_str()).and_then(|name| name.in_stack(stack))
     {
-        *pod = name.to_string();
+        *own = name.to_string();
     }
-    if is_dependency(path)
+    if let Some(field) = named_field(path)
         && let Some(other) = out.get_mut(3)
-        && let Ok(name) = Name::reference(other, stack)
+        && let Ok(name) = meant(field, other, stack)
     {
         *other = name.to_string();
     }
     out
 }
 
-/// The path of a field as the source has it: a dependency may be written with its stack or without.
+/// The path of a field as the source has it: what another stack may have too is written with its
+/// stack or without.
 pub fn source_path(path: &[String], evaluated: &Evaluated) -> Vec<String> {
     let mut out = path.to_vec();
-    let pod = path.get(1).and_then(|pod| Name::of_pod(pod.as_str()).ok());
-    let Some(pod) = pod.filter(|_| is_below_pods(path)) else {
+    let own = path.get(1).and_then(|own| Name::of_pod(own.as_str()).ok());
+    let Some(own) = own.filter(|_| is_below_names(path)) else {
         return out;
     };
-    out[1] = pod.local().to_owned();
-    if is_dependency(path)
+    out[1] = own.local().to_owned();
+    if let Some(field) = named_field(path)
         && let Ok(other) = Name::of_pod(path[3].as_str())
     {
+        let usual = match field {
+            "networks" => other.network_as_seen_from(own.stack()),
+            _ => other.as_seen_from(own.stack()),
+        };
         let plain = other.as_seen_from(None);
-        for said in [
-            other.as_seen_from(pod.stack()),
-            plain,
-            format!(":{}", other.local()),
-        ] {
+        for said in [usual.clone(), plain, format!(":{}", other.local())] {
             out[3] = said;
             if evaluated.places.contains_key(&out[..4]) {
                 return out;
             }
         }
-        out[3] = other.as_seen_from(pod.stack());
+        out[3] = usual;
     }
     out
 }
 
-fn is_below_pods(path: &[String]) -> bool {
-    path.first().is_some_and(|first| first == "pods")
+fn is_below_names(path: &[String]) -> bool {
+    path.first()
+        .is_some_and(|first| first == "pods" || first == "networks")
 }
 
-fn is_dependency(path: &[String]) -> bool {
-    path.len() > 3 && path[2] == "depends_on"
+/// The one of [`NAMED`] that a path leads into.
+fn named_field(path: &[String]) -> Option<&str> {
+    let field = path
+        .get(2)
+        .filter(|_| path.len() > 3 && path[0] == "pods")?;
+    NAMED.into_iter().find(|named| named == field)
 }

@@ -86,10 +86,10 @@ fn blocks(page: &str) -> Vec<(bool, &str)> {
         .collect()
 }
 
-#[test]
-fn every_code_is_shown_by_its_page() {
-    let scratch = Scratch::new("codes");
-    for code in manual::codes() {
+/// Each page refuses what it says it refuses, and takes the rest: of every second code, from `first`.
+fn pages(first: usize) {
+    let scratch = Scratch::new(&format!("codes-{first}"));
+    for code in manual::codes().skip(first).step_by(2) {
         for (refused, text) in blocks(manual::error_page(code).expect("a page")) {
             let compiled = scratch.compile(text.trim());
             if !refused {
@@ -106,6 +106,18 @@ fn every_code_is_shown_by_its_page() {
             insta::assert_snapshot!(code.replace("::", "_"), drawn(&error, &scratch.0));
         }
     }
+}
+
+// Two tests, for two threads.
+
+#[test]
+fn the_first_and_every_second_code_is_shown_by_its_page() {
+    pages(0);
+}
+
+#[test]
+fn every_other_code_is_shown_by_its_page() {
+    pages(1);
 }
 
 #[test]
@@ -179,10 +191,53 @@ fn a_stack_is_said_in_the_source_or_beside_it() {
     insta::assert_snapshot!("in_a_stack", drawn(&error, &scratch.0));
 }
 
+/// Networks have their stack in their names on the host as pods have, but for the default one; and
+/// mistakes are shown as the source has them.
+#[test]
+fn networks_belong_to_their_stack() {
+    let scratch = Scratch::new("networks");
+    let web = |on: &str| {
+        format!(
+            "{{ stack = \"blog\", networks = {{ back.internal = true, front.subnets = [\"10.91.7.0/24\"] }}, pods.web = {{ containers.x.image = \"x\", networks = {on} }} }}"
+        )
+    };
+    let all = "{ back = {}, front.addresses = [\"10.91.7.10\"], \"shop:back\" = {}, \":back\".aliases.db = {}, default = {} }";
+    let compiled = scratch.compile(&web(all)).expect("compiles");
+    let inner = r#"{"containers":{"x":{"image":"x"}},"networks":{"back":{"aliases":{"db":{}}},"blog:back":{},"blog:front":{"addresses":["10.91.7.10"]},"default":{},"shop:back":{}}}"#;
+    let networks = r#"{"blog:back":{"internal":true},"blog:front":{"subnets":["10.91.7.0/24"]}}"#;
+    assert_eq!(
+        compiled.canonical,
+        format!("{{\"networks\":{networks},\"pods\":{{\"blog:web\":{inner}}},\"stack\":\"blog\"}}")
+    );
+    for line in [
+        "networks.\\\"blog:back\\\".internal",
+        "networks.\\\"blog:front\\\".subnets",
+        "pods.\\\"blog:web\\\".networks.\\\"blog:front\\\".addresses",
+    ] {
+        assert!(
+            compiled.provenance.contains(line),
+            "{line}: {}",
+            compiled.provenance
+        );
+    }
+    // One network by two names is not guessed about.
+    let error = scratch
+        .compile(&web("{ back = {}, \"blog:back\" = {} }"))
+        .expect_err("twice");
+    assert_eq!(codes_of(&error), ["tank::name::invalid"]);
+    let wrong = web("{ bakc = {}, \"blog:front\".addresses = [\"10.0.0.1\"], default.addresses = [\"10.0.0.2\"], Bad = {} }")
+        .replace("front.subnets = [", "\"shop:x\" = {}, default = {}, odd.subnets = [5], front.subnets = [");
+    let error = scratch.compile(&wrong).expect_err("refused");
+    insta::assert_snapshot!("networks_in_a_stack", drawn(&error, &scratch.0));
+    // What follows from a mistake in a network is not said.
+    let follows = "{ networks.n.subnets = [5], pods.web = { containers.x.image = \"x\", networks.n.addresses = [\"10.0.0.2\"] } }";
+    let error = scratch.compile(follows).expect_err("refused");
+    assert_eq!(codes_of(&error), ["tank::value::type"]);
+}
+
 /// Codes that no configuration gives: they are the machine's, or another client's, or of what is
 /// not in this version.
-const WITHOUT_EXAMPLE: [&str; 10] = [
-    "tank::nic::outside_pool",
+const WITHOUT_EXAMPLE: [&str; 9] = [
     "tank::update::shared_address",
     "tank::read",
     "tank::internal",
@@ -248,7 +303,10 @@ fn around(contract: &str, snippet: &str) -> String {
         } else {
             "containers.app.image = \"nginx\","
         };
-        format!("{{ pods.db.containers.x.image = \"x\", pods.web = {{ {own} {inner} }} }}")
+        let networks = "networks = { back = {}, front.subnets = [\"10.91.7.0/24\"] }";
+        format!(
+            "{{ {networks}, pods.db.containers.x.image = \"x\", pods.web = {{ {own} {inner} }} }}"
+        )
     };
     let with = |field: &str, rest: &str| {
         let given = |name: &str| snippet.trim_start().starts_with(name);
@@ -294,6 +352,10 @@ fn around(contract: &str, snippet: &str) -> String {
         "Volume" => pod(&with("volumes.v", "")),
         "Publish" => pod(&with("publish.p", "port = 80")),
         "Dns" => pod(&with("dns", "")),
+        "Nic" if snippet.starts_with('p') => pod(&with(
+            "network.nics.eth0",
+            "mode = 'macvlan, pool = \"10.0.0.128/25\"",
+        )),
         "Nic" => pod(&with(
             "network.nics.eth0",
             "mode = 'macvlan, address = \"10.0.0.9/24\", addresses.other = \"fd00::9/64\"",
@@ -304,12 +366,11 @@ fn around(contract: &str, snippet: &str) -> String {
             pod(&format!("network.nics.eth0 = {{ {own}, {route} }}"))
         }
         "Nics" => pod(&with("network", "")),
+        "NamedNetwork" => format!("{{ {} }}", with("networks.back", "")),
+        "Membership" => pod(&with("networks.front", "")),
         other => panic!("no place for the examples of {other}"),
     }
 }
-
-/// The fields of what is not in this version.
-const NOT_YET: [(&str, &str); 1] = [("Nic", "pool")];
 
 #[test]
 fn what_is_not_in_this_version_is_documented_so() {
@@ -327,7 +388,7 @@ fn what_is_not_in_this_version_is_documented_so() {
 }
 
 #[test]
-fn every_field_is_documented_and_its_example_compiles() {
+fn every_field_is_documented() {
     let scratch = Scratch::new("fields");
     let schema = tank_compiler::schema();
     let mut fields = 0;
@@ -357,17 +418,6 @@ fn every_field_is_documented_and_its_example_compiles() {
                             example.starts_with(&field.name),
                             "the example of {at} shows something else"
                         );
-                        let text = around(name, example);
-                        if NOT_YET.contains(&(name.as_str(), field.name.as_str())) {
-                            let error = scratch
-                                .compile(&text)
-                                .expect_err("it is not in this version");
-                            assert_eq!(codes_of(&error), ["tank::unsupported::nic_pool"], "{at}");
-                        } else if !text.is_empty() {
-                            scratch
-                                .compile(&text)
-                                .unwrap_or_else(|e| panic!("{at}: {}", drawn(&e, &scratch.0)));
-                        }
                     }
                 }
             }
@@ -377,34 +427,54 @@ fn every_field_is_documented_and_its_example_compiles() {
     assert!(fields > 70, "{fields}");
 }
 
-/// What the contracts say and what the walk says is the same: a configuration that goes through
-/// `tank.Config` in Nickel, with all its defaults filled in, is the same configuration.
-#[test]
-fn the_contracts_agree_with_the_walk() {
-    let scratch = Scratch::new("contracts");
+/// The examples of all fields compile, and what the contracts say of them is what the walk says: a
+/// configuration that goes through `tank.Config` in Nickel, with all its defaults filled in, is the
+/// same configuration.
+fn examples_of(folder: &str, of: impl Fn(&str) -> bool) {
+    let scratch = Scratch::new(folder);
     // The `tank` in scope takes every record, for the sake of better messages; a copy of the file
     // does not.
     std::fs::write(scratch.0.join("contracts.ncl"), tank_compiler::STDLIB).expect("write");
     let schema = tank_compiler::schema();
-    for (name, contract) in &schema.contracts {
+    let mut compiled = 0;
+    for (name, contract) in schema.contracts.iter().filter(|(name, _)| of(name)) {
         let Shape::Record(known) = &contract.shape else {
             continue;
         };
-        let known = known
-            .iter()
-            .filter(|field| !NOT_YET.contains(&(name.as_str(), field.name.as_str())));
-        for example in known.flat_map(|field| examples(&field.doc)) {
+        for example in known.iter().flat_map(|field| examples(&field.doc)) {
             let text = around(name, example);
             if text.is_empty() {
                 continue;
             }
-            let plain = scratch.compile(&text).expect("compiles");
+            let plain = scratch.compile(&text);
+            let plain = plain.unwrap_or_else(|e| panic!("{text}\n{}", drawn(&e, &scratch.0)));
             let applied = scratch.compile(&format!("{text} | (import \"contracts.ncl\").Config"));
             let applied = applied.unwrap_or_else(|e| panic!("{text}\n{}", drawn(&e, &scratch.0)));
             assert_eq!(applied.canonical, plain.canonical, "{text}");
+            compiled += 1;
         }
     }
-    // And what one refuses, the other does.
+    assert!(compiled > 30, "{compiled}");
+}
+
+// Two tests, for two threads.
+
+#[test]
+fn the_examples_of_pods_and_containers_compile_with_and_without_the_contracts() {
+    examples_of("pods", |contract| matches!(contract, "Pod" | "Container"));
+}
+
+#[test]
+fn the_other_examples_compile_with_and_without_the_contracts() {
+    examples_of("others", |contract| {
+        !matches!(contract, "Pod" | "Container")
+    });
+}
+
+#[test]
+fn what_the_contracts_refuse_the_walk_refuses() {
+    let scratch = Scratch::new("refused");
+    let schema = tank_compiler::schema();
     let wrong = [
         ("Port", vec!["0", "65536", "1.5", "\"80\""]),
         ("Count", vec!["-1", "0.5", "\"1\""]),
@@ -417,38 +487,67 @@ fn the_contracts_agree_with_the_walk() {
         ("Address", vec!["\"here\"", "1"]),
         ("HostAddress", vec!["\"gateway\"", "1"]),
         ("Cidr", vec!["\"10.0.0.1\"", "1"]),
+        ("Subnet", vec!["\"10.91.7.0\"", "1"]),
         ("Capability", vec!["\"NET_ADMIN\"", "1"]),
         ("SystemCall", vec!["\"Open\"", "1"]),
         ("Name", vec!["\"Blog\"", "\"a:b\"", "\"-a\"", "\"\"", "1"]),
     ];
-    for (contract, values) in wrong {
-        assert!(schema.contracts.contains_key(contract), "{contract}");
+    // One evaluation, with a pod on a line of its own for each value.
+    let mut lines = Vec::new();
+    for (contract, values) in &wrong {
+        assert!(schema.contracts.contains_key(*contract), "{contract}");
         for value in values {
             let json: serde_json::Value = serde_json::from_str(value).expect("JSON");
             assert!(
                 tank_compiler::schema::check_value(contract, &json).is_err(),
                 "{contract} takes {value}"
             );
-            let text = format!(
-                "{{ pods.a.containers.x.image = \"x:%{{std.to_string ({value} | tank.{contract})}}\" }}"
-            );
-            let error = scratch.compile(&text).expect_err(value);
-            assert_eq!(
-                codes_of(&error),
-                ["tank::nickel::contract"],
-                "{contract} {value}"
-            );
+            let pod = lines.len();
+            lines.push(format!(
+                "  pods.p{pod}.containers.x.image = \"x:%{{std.to_string ({value} | tank.{contract})}}\","
+            ));
         }
     }
+    let error = scratch.compile(&format!("{{\n{}\n}}", lines.join("\n")));
+    let error = error.expect_err("refused");
+    let CompileError::Problems(problems) = &error else {
+        panic!("{error}");
+    };
+    let found = codes_of(&error);
+    assert_eq!(
+        found,
+        vec!["tank::nickel::contract"; lines.len()],
+        "{}",
+        drawn(&error, &scratch.0)
+    );
+    let at: BTreeSet<String> = problems
+        .list
+        .iter()
+        .filter_map(|problem| problem.path.get(1).cloned())
+        .collect();
+    assert_eq!(at, (0..lines.len()).map(|pod| format!("p{pod}")).collect());
 }
 
 #[test]
 fn the_pages_of_the_manual() {
-    insta::assert_snapshot!("doc_web", manual::field_page("web").expect("a page"));
+    for page in ["pods", "networks", "stack"] {
+        let name = format!("doc_{page}");
+        insta::assert_snapshot!(name, manual::field_page(page).expect("a page"));
+    }
     insta::assert_snapshot!(
         "doc_limits",
         manual::field_page("pods.containers.limits").expect("a page")
     );
+    // A network, and what a pod is on it.
+    for (path, default) in [
+        ("networks.back.internal", "false"),
+        ("networks.internal", "false"),
+        ("networks.back.aliases", "{}"),
+        ("pods.web.networks.back.addresses", "[]"),
+    ] {
+        assert_eq!(manual::default_of(path).as_deref(), Some(default), "{path}");
+        manual::field_page(path).unwrap_or_else(|unknown| panic!("{path}: {unknown:?}"));
+    }
     insta::assert_snapshot!("doc_top", manual::field_page("").expect("a page"));
     insta::assert_snapshot!(
         "doc_replicas",

@@ -26,7 +26,8 @@ fn any_config() -> impl Strategy<Value = Value> {
         }
         pod
     });
-    prop::collection::btree_map("[a-z]{1,6}", pod, 1..4).prop_map(|pods| {
+    // Many pods, and few cases: most of what an evaluation takes does not depend on the configuration.
+    prop::collection::btree_map("[a-z]{1,6}", pod, 1..12).prop_map(|pods| {
         let mut pods: Map<String, Value> = pods.into_iter().collect();
         // One port is published once.
         for (index, pod) in pods.values_mut().enumerate() {
@@ -139,7 +140,8 @@ impl Style {
 
 /// Files that hold JSON are `.json`, which is an input like the others.
 fn canonical(files: &[String]) -> String {
-    let dir = std::env::temp_dir().join(format!("tank-writing-{}", std::process::id()));
+    let thread = std::thread::current().id();
+    let dir = std::env::temp_dir().join(format!("tank-writing-{}-{thread:?}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a folder");
     let paths: Vec<PathBuf> = files
         .iter()
@@ -172,24 +174,48 @@ fn canonical(files: &[String]) -> String {
     }
 }
 
+/// Decides how something is written.
+fn style(decisions: Vec<u8>) -> Style {
+    Style {
+        decisions,
+        next: 0,
+        lets: Vec::new(),
+    }
+}
+
+fn cases() -> ProptestConfig {
+    ProptestConfig {
+        cases: 32,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+// Two tests, for two threads.
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
-    fn order_files_and_names_change_no_hash(
+    fn order_and_names_change_no_hash(
         config in any_config(),
-        one in prop::collection::vec(any::<u8>(), 16..64),
-        two in prop::collection::vec(any::<u8>(), 16..64),
+        decisions in prop::collection::vec(any::<u8>(), 16..64),
     ) {
-        let style = |decisions: Vec<u8>| Style { decisions, next: 0, lets: Vec::new() };
         let plain = canonical(&[config.to_string()]);
-        prop_assert_eq!(&canonical(&[style(one).file(&config)]), &plain);
-        let mut style = style(two);
+        prop_assert_eq!(&canonical(&[style(decisions).file(&config)]), &plain);
+    }
+
+    #[test]
+    fn files_change_no_hash(
+        config in any_config(),
+        decisions in prop::collection::vec(any::<u8>(), 16..64),
+    ) {
+        let mut style = style(decisions);
         let (left, right) = style.split(&config);
         let files = [style.file(&left), style.file(&right)];
-        prop_assert_eq!(&canonical(&files), &plain);
-        // And by an import instead of a second file on the command line.
+        // By an import instead of a second file on the command line.
         let merged = format!("({}) & ({})", files[1], files[0]);
+        let plain = canonical(&[config.to_string()]);
+        prop_assert_eq!(&canonical(&files), &plain);
         prop_assert_eq!(&canonical(&[merged]), &plain);
     }
 }

@@ -463,6 +463,17 @@ class Docker:
             remove_groups("docker")
 
 
+def let_others_pass(view):
+    """Docker drops what is forwarded and not its own, and has packets between ports of a bridge pass the same rules: with both,
+    nobody else has a network. Its other rules stay, and everybody's forwarded packets pass them."""
+    run(["/usr/sbin/iptables", "--policy", "FORWARD", "ACCEPT"], view)
+    for family in ("ip", "ip6"):
+        path = f"/proc/sys/net/bridge/bridge-nf-call-{family}tables"
+        if os.path.exists(path):
+            with open(path, "w", encoding="utf-8") as out:
+                out.write("0")
+
+
 def workspace():
     return tempfile.TemporaryDirectory(prefix="tank-bench-")
 
@@ -472,3 +483,18 @@ def describe(samples):
     samples = sorted(samples)
     at = lambda share: samples[min(len(samples) - 1, int(len(samples) * share))]
     return {"median": round(at(0.5), 2), "p10": round(at(0.1), 2), "p90": round(at(0.9), 2), "runs": len(samples)}
+
+
+def beside(rows, title):
+    """A line for each thing that was measured: each tool's median, and how much of it the others have, Tank being one."""
+    tools = list(dict.fromkeys(row["tool"] for row in rows))
+    medians = {(row["what"], row["tool"]): row["median"] for row in rows}
+    print(f"{title}\n")
+    print(f"{'what':<44}" + "".join(f"{tool:>18}" for tool in tools))
+    for what in dict.fromkeys(row["what"] for row in rows):
+        cells = []
+        for tool in tools:
+            median, ours = medians.get((what, tool)), medians.get((what, "tank"))
+            ratio = f" ({median / ours:.2f})" if median is not None and ours and tool != "tank" else ""
+            cells.append("" if median is None else f"{median:,.0f}{ratio}")
+        print(f"{what:<44}" + "".join(f"{cell:>18}" for cell in cells))

@@ -214,16 +214,23 @@ def idle(host, samples, seconds=20, times=3):
     tank.switch("{}")
 
 
+def received(pid):
+    """How many packets the first interface of a process's network has received."""
+    found = hosts.run(["nsenter", "--net", f"--target={pid}", "ip", "-json", "-stats", "link", "show", "eth0"])
+    return json.loads(found)[0]["stats64"]["rx"]["packets"]
+
+
 def scale(host, samples, runs):
     """What a pod costs when there are many, and a change when little of much changes."""
     tank = host.tank
-    for number in (10, 50, 100, 200, 500):
+    for number in (10, 50, 100, 200, 500, 1000):
         plain = [tank.pod(POD(i)) for i in range(number)]
         for _ in range(runs):
             tank.write("{" + "".join(plain) + "}")
             before = time.monotonic_ns()
             tank("switch", "pods.ncl")
             samples.add(f"each pod of {number}, from nothing", "tank", (time.monotonic_ns() - before) / 1e6 / number)
+            samples.add(f"packets that the first of {number} got meanwhile", "tank", received(tank.pid(POD(0))))
             one_more = plain[:-1] + [tank.pod(POD(number - 1), 'env.CHANGED = "1",')]
             tank.write("{" + "".join(one_more) + "}")
             samples.time(f"diff, one of {number} changed", "tank", lambda: tank("diff", "pods.ncl"))

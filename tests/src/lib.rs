@@ -10,6 +10,7 @@ pub mod desk;
 pub mod layouts;
 pub mod picture;
 pub mod pty;
+pub mod segment;
 mod traces;
 
 use serde_json::Value;
@@ -358,7 +359,11 @@ impl Host {
 
     /// Serves the fixtures' registry at `localhost:5000` of this host.
     pub fn start_registry(&mut self) {
-        let storage = fixtures().join("registry");
+        self.start_registry_of(&fixtures().join("registry"));
+    }
+
+    /// Serves what is stored in a folder at `localhost:5000` of this host.
+    pub fn start_registry_of(&mut self, storage: &Path) {
         let config = format!(
             "version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\n\
              http: {{ addr: \"127.0.0.1:5000\" }}\nlog: {{ level: error }}\n",

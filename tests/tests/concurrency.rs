@@ -17,8 +17,8 @@ fn pod(name: &str, more: &str) -> String {
 fn of_changes_at_once_one_wins_and_the_others_are_told() {
     let host = Host::new();
     host.switch(&pod("web", "env.STEP = \"0\""));
-    // Each takes a while: it becomes ready only half a second after its start.
-    let slow = "readiness = { exec = [\"/bin/true\"], delay = \"500ms\" }";
+    // Each takes a while: all of them have asked before one is ready.
+    let slow = "readiness = { exec = [\"/bin/true\"], delay = \"10s\" }";
     let count = 8;
     for i in 1..=count {
         host.write(

@@ -191,6 +191,11 @@ fn a_first_file_and_its_manual() {
     let unknown = desk.tank(&["doc", "web.app.limits.memroy"], &[]);
     assert_eq!(unknown.status, 1);
     insta::assert_snapshot!("doc_unknown", unknown.stderr);
+    for (word, name) in [("nonsense", "doc_nonsense"), ("netwroks", "doc_nearly")] {
+        let unknown = desk.tank(&["doc", word], &[]);
+        assert_eq!((unknown.status, unknown.stdout.as_str()), (1, ""), "{word}");
+        insta::assert_snapshot!(name, unknown.stderr);
+    }
     insta::assert_snapshot!(
         "doc_unknown_code",
         desk.tank(&["doc", "--error", "tank::mount::unknown_volum"], &[])
@@ -201,6 +206,9 @@ fn a_first_file_and_its_manual() {
             .ok()
             .contains("Volumes belong to a pod")
     );
+    // A code is known without being called one.
+    let page = desk.tank(&["doc", "tank::publish::range"], &[]).ok();
+    assert!(page.starts_with("tank::publish::range\n\n"), "{page}");
     // An import that leaves things out says so, and with `--strict` it is an error.
     desk.write(
         "compose.yaml",

@@ -7,10 +7,16 @@ mod attacks;
 mod bridges;
 #[path = "nics/host.rs"]
 mod host;
+#[path = "nics/missing.rs"]
+mod missing;
+#[path = "nics/moves.rs"]
+mod moves;
 #[path = "nics/mtu.rs"]
 mod mtu;
 #[path = "nics/parents.rs"]
 mod parents;
+#[path = "nics/pools.rs"]
+mod pools;
 #[path = "nics/ports.rs"]
 mod ports;
 
@@ -281,13 +287,15 @@ fn interface(pid: u32, name: &str) -> (String, Vec<String>) {
     (mac, own.map(text).collect())
 }
 
-/// Nothing of Tank's is left of itself; then the test's own links go.
+/// Nothing of Tank's is left of itself, as soon as the kernel has taken apart what is gone; then the test's own links go.
 fn finish(host: Host, lan: Lan) {
     host.switch("{}");
-    let links = on_host(&host, "ip -o link | cut -d: -f2 | cut -d@ -f1 | tr -d ' '");
-    let is_tanks = |link: &&str| link.starts_with("tank") || link.starts_with("tk");
-    assert_eq!(links.lines().filter(is_tanks).collect::<Vec<_>>(), [""; 0]);
-    for link in links.lines().filter(|link| *link != "lo") {
+    let links = || on_host(&host, "ip -o link | cut -d: -f2 | cut -d@ -f1 | tr -d ' '");
+    let is_tanks = |link: &str| link.starts_with("tank") || link.starts_with("tk");
+    eventually("no link of Tank's is left", || {
+        !links().lines().any(is_tanks)
+    });
+    for link in links().lines().filter(|link| *link != "lo") {
         on_host(&host, &format!("ip link del {link} 2>/dev/null || true"));
     }
     host.finish();

@@ -134,8 +134,86 @@ fn what_the_daemon_is_asked_for() {
     ])
     .ok();
     // Used wrongly: 2, before anything is spoken.
-    assert_eq!(host.tank(&["switch"]).status, 2);
+    assert_eq!(host.tank(&["apply"]).status, 2);
     assert_eq!(host.tank(&["frobnicate"]).status, 2);
+    host.finish();
+}
+
+/// A pod on lines of its own.
+fn pod(name: &str, more: &[&str]) -> String {
+    let more: String = more.iter().map(|line| format!("    {line}\n")).collect();
+    format!(
+        "  pods.{name} = {{\n    containers.app = {{ image = \"oci:./busybox\", {RUN} }},\n{more}  }},\n"
+    )
+}
+
+#[track_caller]
+fn keeps(host: &Host, name: &str, args: &[&str]) {
+    let before = state(host);
+    let ended = host.tank(args);
+    assert_eq!(ended.status, 1, "{name}: {}{}", ended.stdout, ended.stderr);
+    insta::assert_snapshot!(name, said(host, &ended));
+    assert_eq!(state(host), before, "{name} changed something");
+}
+
+#[test]
+fn what_others_use_is_not_removed() {
+    let host = Host::new();
+    let shop = |pods: &str| format!("{{\n  stack = \"shop\",\n  networks.back = {{}},\n{pods}}}\n");
+    let own = pod("own", &["depends_on.db = 'started,"]);
+    let db = pod("db", &["networks = { back = {}, default = {} },"]);
+    host.write("shop.ncl", &shop(&format!("{db}{own}")));
+    host.tank(&["switch", "shop.ncl"]).ok();
+    let web = [
+        "depends_on.\"shop:db\" = 'started,",
+        "allow_from = [\"shop:own\", \"10.0.0.0/8\"],",
+        "egress = [\"shop:db\"],",
+        "networks = { default = {}, \"shop:back\" = {} },",
+    ];
+    host.write("web.ncl", &format!("{{\n{}}}\n", pod("web", &web)));
+    host.tank(&["switch", "web.ncl"]).ok();
+    keeps(&host, "in_use_pod", &["delete", "shop:db"]);
+    keeps(&host, "in_use_policy", &["delete", "shop:own"]);
+    keeps(&host, "in_use_stack", &["delete", "--stack", "shop"]);
+    // Nor by leaving it out, what is planned included.
+    host.write("shop.ncl", &shop(&pod("own", &[])));
+    for verb in ["diff", "switch"] {
+        keeps(&host, "in_use_left_out", &[verb, "shop.ncl"]);
+    }
+    // What nobody uses goes.
+    host.tank(&["delete", "web"]).ok();
+    host.tank(&["switch", "shop.ncl"]).ok();
+    host.tank(&["delete", "--stack", "shop"]).ok();
+    host.finish();
+}
+
+#[test]
+fn what_another_stack_lacks_is_shown_where_it_is_asked_for() {
+    let host = Host::new();
+    let web = [
+        "depends_on.\"shop:cache\" = 'started,",
+        "allow_from = [",
+        "  \"shop:web\",",
+        "],",
+        "networks = {",
+        "  \"shop:bakc\" = {},",
+        "},",
+    ];
+    let source = format!("{{\n  stack = \"blog\",\n{}}}\n", pod("web", &web));
+    // Where there is nothing else, and where there is.
+    for name in ["elsewhere_alone", "elsewhere_beside"] {
+        host.write("blog.ncl", &source);
+        host.tank(&["check", "blog.ncl"]).ok();
+        for verb in ["diff", "switch", "apply"] {
+            keeps(&host, name, &[verb, "blog.ncl"]);
+        }
+        let shop = format!(
+            "{{\n  stack = \"shop\",\n  networks.back = {{}},\n{}}}\n",
+            pod("cache2", &[])
+        );
+        host.write("shop.ncl", &shop);
+        host.tank(&["switch", "shop.ncl"]).ok();
+    }
     host.finish();
 }
 

@@ -15,13 +15,15 @@
 
 mod compose;
 mod kubernetes;
+mod networks;
 mod quadlet;
 mod refused;
 mod write;
 
 use serde_json::{Map, Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 use tank_model::{Name, schema::Schema};
@@ -72,7 +74,7 @@ pub enum ImportError {
     /// The first line of the parser's message says why.
     #[error("{0} is no YAML: {1}")]
     Yaml(PathBuf, String),
-    /// It is YAML, or a unit, and not one of its dialect.
+    /// It is YAML, or a unit, and not one of its dialect, or keys of it say what can't be read.
     #[error("{0}: {1}")]
     Shape(PathBuf, String),
     /// The dialect was not given, and neither name nor content of the file tells it.
@@ -85,11 +87,17 @@ pub enum ImportError {
 struct Draft {
     /// What is at `pods`, in the shape of the contracts.
     pods: BTreeMap<String, Value>,
+    /// What is at `networks`.
+    networks: BTreeMap<String, Value>,
+    /// Which addresses of which networks pods have.
+    taken: BTreeSet<(String, IpAddr)>,
     /// The stack, where the source names one.
     stack: Option<String>,
     /// Variables and their values, where they have one.
     variables: BTreeMap<String, Option<String>>,
     notes: Vec<Note>,
+    /// What can't be read, and can't be left out either.
+    refused: Vec<Note>,
     /// For the first lines of the file.
     remarks: Vec<String>,
 }
@@ -100,6 +108,12 @@ impl Draft {
             key: key.into(),
             why: why.into(),
         });
+    }
+
+    /// Nothing is imported: whatever stood in for this would be something else.
+    fn refuse(&mut self, key: impl Into<String>, why: impl Into<String>) {
+        let (key, why) = (key.into(), why.into());
+        self.refused.push(Note { key, why });
     }
 }
 
@@ -130,6 +144,14 @@ pub fn import(
         Dialect::Compose => compose::read(&texts, &mut draft)?,
         Dialect::Kubernetes => kubernetes::read(&texts, &mut draft)?,
         Dialect::Quadlet => quadlet::read(&texts, &mut draft)?,
+    }
+    if !draft.refused.is_empty() {
+        draft.refused.sort();
+        draft.refused.dedup();
+        let all = draft.refused.iter();
+        let all = all.map(|note| format!("{}: {}", note.key, note.why));
+        let all = all.collect::<Vec<_>>().join("; ");
+        return Err(ImportError::Shape(first.to_path_buf(), all));
     }
     if let Some(stack) = stack {
         draft.stack = Some(stack.to_string());
@@ -187,9 +209,20 @@ fn guess(file: &Path, text: &str) -> Option<Dialect> {
     has("services:").then_some(Dialect::Compose)
 }
 
+/// Which words YAML has for booleans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Booleans {
+    /// `true` and `false`: others are texts (YAML 1.2), such as `yes` in an environment.
+    Strict,
+    /// `yes`, `on` and their like as well (YAML 1.1).
+    Words,
+}
+
 /// The documents of a YAML text, with merge keys applied.
-fn documents(file: &Path, text: &str) -> Result<Vec<Value>, ImportError> {
-    let parsed: Result<Vec<Value>, _> = serde_saphyr::from_multiple(text);
+fn documents(file: &Path, text: &str, booleans: Booleans) -> Result<Vec<Value>, ImportError> {
+    let strict = booleans == Booleans::Strict;
+    let options = serde_saphyr::options! { strict_booleans: strict };
+    let parsed: Result<Vec<Value>, _> = serde_saphyr::from_multiple_with_options(text, options);
     let documents = parsed.map_err(|e| {
         let why = e.to_string();
         ImportError::Yaml(

@@ -1,4 +1,7 @@
-//! Quadlet units (podman-systemd.unit(5)): a `.container` file becomes a pod.
+//! Quadlet units (podman-systemd.unit(5)): a `.container` file becomes a pod, a `.network` file a network.
+
+mod networks;
+mod units;
 
 use super::{
     Draft, ImportError, SHARED, capability_of, fresh, mount, name_of, normal, record, signal_of,
@@ -9,11 +12,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
+use units::{Entry, entries, is_container, is_network, is_yes, name_of_file, stem};
 
 type Fields = Map<String, Value>;
-
-/// A line of a unit: section, key, value.
-type Entry = (String, String, String);
 
 pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportError> {
     let stems: BTreeSet<String> = files
@@ -22,7 +23,13 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
         .map(|(file, _)| stem(file))
         .collect();
     let mut uses: BTreeMap<String, usize> = BTreeMap::new();
-    for (file, text) in files {
+    let mut declared: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for (file, text) in files.iter().filter(|(file, _)| is_network(file)) {
+        let entries = entries(file, text)?;
+        let own = networks::network(&stem(file), &name_of_file(file), &entries, draft);
+        declared.insert(stem(file), own);
+    }
+    for (file, text) in files.iter().filter(|(file, _)| !is_network(file)) {
         let entries = entries(file, text)?;
         if is_container(file) {
             for (_, _, volume) in entries.iter().filter(|(_, key, _)| key == "Volume") {
@@ -36,16 +43,18 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
                 pod: Fields::new(),
                 draft,
                 stems: &stems,
+                declared: &declared,
+                networks: networks::Networks::default(),
                 probe: Fields::new(),
             };
             unit.pod.insert("restart".to_owned(), "never".into());
             entries.iter().for_each(|entry| unit.entry(entry));
             unit.finish(&stem(file));
         } else {
-            // A volume or a network without options is what Tank makes anyway.
+            // A volume without options is what Tank makes anyway.
             for (section, key, _) in entries.iter().filter(|(section, key, _)| {
                 !matches!(section.as_str(), "Unit" | "Install")
-                    && !matches!(key.as_str(), "VolumeName" | "NetworkName" | "Label")
+                    && !matches!(key.as_str(), "VolumeName" | "Label")
             }) {
                 draft.note(
                     format!("{}.{section}.{key}", name_of_file(file)),
@@ -60,67 +69,14 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
     Ok(())
 }
 
-fn is_container(file: &Path) -> bool {
-    !matches!(
-        file.extension().and_then(|extension| extension.to_str()),
-        Some("volume" | "network" | "pod" | "kube" | "image" | "build")
-    )
-}
-
-fn stem(file: &Path) -> String {
-    file.file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
-fn name_of_file(file: &Path) -> String {
-    file.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
-/// The lines of a unit file, as systemd.syntax(7) has them: comments, sections, `\` at the end of a
-/// line.
-fn entries(file: &Path, text: &str) -> Result<Vec<Entry>, ImportError> {
-    let mut entries = Vec::new();
-    let mut section = String::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        let mut line = line.trim().to_owned();
-        if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
-        }
-        while line.ends_with('\\') {
-            line.pop();
-            line.push(' ');
-            line.push_str(lines.next().unwrap_or_default().trim());
-        }
-        if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
-            section = name.to_owned();
-        } else if let Some((key, value)) = line.split_once('=') {
-            entries.push((
-                section.clone(),
-                key.trim().to_owned(),
-                value.trim().to_owned(),
-            ));
-        } else {
-            return Err(ImportError::Shape(
-                file.to_owned(),
-                format!("`{line}` is no line of a unit"),
-            ));
-        }
-    }
-    Ok(entries)
-}
-
 struct Unit<'a> {
     file: String,
     pod: Fields,
     draft: &'a mut Draft,
     stems: &'a BTreeSet<String>,
+    /// What the networks of the files are called here; none for those that sit on a link of the host.
+    declared: &'a BTreeMap<String, Option<String>>,
+    networks: networks::Networks,
     probe: Fields,
 }
 
@@ -207,10 +163,7 @@ impl Unit<'_> {
     // long: it has an arm for each key there is
     fn field(&mut self, entry: &Entry) {
         let value = entry.2.as_str();
-        let yes = matches!(
-            value.to_ascii_lowercase().as_str(),
-            "true" | "yes" | "on" | "1"
-        );
+        let yes = is_yes(value);
         match entry.1.as_str() {
             "Image" if value.ends_with(".image") || value.ends_with(".build") => {
                 self.note(entry, "Tank builds no images: name one of a registry");
@@ -256,11 +209,7 @@ impl Unit<'_> {
                     false,
                 );
             }
-            "Network" => match value {
-                "host" | "none" => drop(self.pod.insert("network".to_owned(), value.into())),
-                name if name == "bridge" || name.ends_with(".network") => {}
-                _ => self.note(entry, "pods have addresses of Tank's bridge"),
-            },
+            "Network" | "NetworkAlias" | "IP" | "IP6" => self.network(entry),
             "User" => drop(self.container().insert("user".to_owned(), value.into())),
             "Group" => {
                 let user = self
@@ -469,6 +418,7 @@ impl Unit<'_> {
     }
 
     fn finish(mut self, stem: &str) {
+        self.finish_networks();
         if self.probe.contains_key("exec") {
             let mut probe = std::mem::take(&mut self.probe);
             probe.entry("period").or_insert_with(|| "30s".into());

@@ -3,7 +3,11 @@
 
 use super::{Draft, text_of};
 use serde_json::{Map, Value};
-use tank_model::host_files::WITHHELD;
+use std::collections::{BTreeMap, BTreeSet};
+use tank_model::{
+    host_files::WITHHELD,
+    spec::{DEFAULT_NETWORK, MAX_MEMBERSHIPS},
+};
 
 /// Takes out what `tank check` would refuse.
 pub fn take_out(draft: &mut Draft) {
@@ -15,6 +19,7 @@ pub fn take_out(draft: &mut Draft) {
         if pod.get("network").and_then(Value::as_str) == Some("host") {
             sysctls(draft, name, pod);
         }
+        networks(draft, name, pod);
         let writes_host = writes_host(pod);
         for group in ["containers", "init"] {
             for (container, spec) in pod
@@ -27,7 +32,88 @@ pub fn take_out(draft: &mut Draft) {
             }
         }
     }
+    aliases(draft, &mut pods);
     draft.pods = pods;
+}
+
+/// A name that is another pod's on a network of both is that one's alone.
+fn aliases(draft: &mut Draft, pods: &mut BTreeMap<String, Value>) {
+    let on = |pod: &Value| -> BTreeSet<String> {
+        let networks = pod.get("networks").and_then(Value::as_object);
+        let named = networks.map(|networks| networks.keys().cloned().collect());
+        named.unwrap_or_else(|| [DEFAULT_NETWORK.to_owned()].into())
+    };
+    let there: BTreeMap<String, BTreeSet<String>> = pods
+        .iter()
+        .filter(|(_, pod)| pod.get("network").is_none())
+        .map(|(name, pod)| (name.clone(), on(pod)))
+        .collect();
+    for (name, pod) in pods {
+        let own = there.get(name).cloned().unwrap_or_default();
+        let mut keep = |on: &BTreeSet<String>, aliases: Option<&mut Value>| {
+            let Some(Value::Object(aliases)) = aliases else {
+                return;
+            };
+            aliases.retain(|alias, _| {
+                let other = there.get(alias).filter(|_| alias != name);
+                let is_taken = other.is_some_and(|other| !other.is_disjoint(on));
+                if is_taken {
+                    let why = format!("`{alias}` is another pod's name: it leads there alone");
+                    draft.note(format!("{name}.aliases.{alias}"), why);
+                }
+                !is_taken
+            });
+        };
+        keep(&own, pod.get_mut("aliases"));
+        let networks = pod.get_mut("networks").and_then(Value::as_object_mut);
+        for (network, membership) in networks.into_iter().flatten() {
+            keep(&[network.clone()].into(), membership.get_mut("aliases"));
+            without_empty_aliases(membership);
+        }
+        without_empty_aliases(pod);
+    }
+}
+
+fn without_empty_aliases(of: &mut Value) {
+    let is_empty = of["aliases"].as_object().is_some_and(Map::is_empty);
+    if let Some(fields) = of.as_object_mut().filter(|_| is_empty) {
+        fields.remove("aliases");
+    }
+}
+
+/// On networks a pod is by bridges, ports lead to pods that are on one, and nothing leads into those that are internal.
+fn networks(draft: &mut Draft, name: &str, pod: &mut Map<String, Value>) {
+    if pod.contains_key("network") && pod.remove("networks").is_some() {
+        let why = "it has another `network`, and is on no bridge";
+        draft.note(format!("{name}.networks"), why);
+    }
+    let mode = pod.get("network").and_then(Value::as_str);
+    let why = match mode {
+        Some("host") => {
+            "with the host's network its ports are the host's already: none is published, as by the source"
+        }
+        _ => "without a network nothing leads to it: no port is published",
+    };
+    if mode.is_some() && pod.remove("publish").is_some() {
+        draft.note(format!("{name}.publish"), why);
+    }
+    let Some(on) = pod.get_mut("networks").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let beyond: Vec<String> = on.keys().skip(MAX_MEMBERSHIPS).cloned().collect();
+    for network in beyond {
+        on.remove(&network);
+        let why = format!("a pod is on {MAX_MEMBERSHIPS} networks at most");
+        draft.note(format!("{name}.networks.{network}"), why);
+    }
+    let is_internal = |network: &String| {
+        let network = draft.networks.get(network);
+        network.is_some_and(|network| network["internal"] == true)
+    };
+    if on.keys().all(is_internal) && pod.remove("publish").is_some() {
+        let why = "nothing leads into an internal network, and the pod is on no other";
+        draft.note(format!("{name}.publish"), why);
+    }
 }
 
 fn sysctls(draft: &mut Draft, name: &str, pod: &mut Map<String, Value>) {

@@ -2,7 +2,7 @@
 
 use super::Draft;
 use serde_json::{Map, Value};
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 use tank_model::{
     provenance::field,
     schema::{Kind, Schema, Shape},
@@ -44,14 +44,15 @@ pub fn nickel(draft: &Draft, files: &[String], schema: &Schema) -> String {
         }
         out.push_str("}\nin\n");
     }
-    let pods = Value::Object(
-        draft
-            .pods
-            .iter()
-            .map(|(name, pod)| (name.clone(), pod.clone()))
-            .collect(),
-    );
-    let mut config: Map<String, Value> = [("pods".to_owned(), pods)].into_iter().collect();
+    let of = |all: &BTreeMap<String, Value>| {
+        let all = all.iter().map(|(name, of)| (name.clone(), of.clone()));
+        Value::Object(all.collect())
+    };
+    let mut config = Map::new();
+    config.insert("pods".to_owned(), of(&draft.pods));
+    if !draft.networks.is_empty() {
+        config.insert("networks".to_owned(), of(&draft.networks));
+    }
     if let Some(stack) = &draft.stack {
         config.insert("stack".to_owned(), stack.clone().into());
     }

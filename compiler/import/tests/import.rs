@@ -117,6 +117,235 @@ fn quadlet_units() {
     );
 }
 
+/// Whom services that name no networks reach is what it is by Compose, once the file says that of anybody: the
+/// project's own default network. Where it says it of nobody, the file says where they are.
+#[test]
+fn services_without_networks_are_on_the_projects_own() {
+    let folder = format!("tank-default-{}", std::process::id());
+    let dir = std::env::temp_dir().join(&folder);
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let file = dir.join("compose.yaml");
+    let networks_of = |text: &str| {
+        std::fs::write(&file, text).expect("write");
+        let made = import::import(std::slice::from_ref(&file), None, schema(), None);
+        let made = made.expect("imports");
+        let out = dir.join("pods.ncl");
+        std::fs::write(&out, &made.nickel).expect("write");
+        let inputs = Inputs {
+            files: vec![out],
+            ..Inputs::default()
+        };
+        let compiled =
+            compile_here(&inputs, None).unwrap_or_else(|e| panic!("{e:?}\n{}", made.nickel));
+        let config = compiled.config().expect("a configuration");
+        let pods = config.pods.iter().map(|(pod, spec)| {
+            let on = spec.networks.keys().map(|on| on.local());
+            format!("{}: {}", pod.local(), on.collect::<Vec<_>>().join(" "))
+        });
+        let remark = made.nickel.lines().nth(1).unwrap_or_default().to_owned();
+        (pods.collect::<Vec<_>>().join(", "), remark)
+    };
+    let (of_none, remark) =
+        networks_of("name: a\nservices: { web: { image: x }, db: { image: x } }\n");
+    assert_eq!(of_none, "db: , web: ");
+    assert!(remark.contains("as those of other stacks are"), "{remark}");
+    for (text, expected) in [
+        (
+            "name: a
+services:
+  web: { image: x }
+  api: { image: x, networks: [default, back] }
+  db: { image: x, networks: { back: } }
+  nil: { image: x, networks: }
+  host: { image: x, network_mode: host }
+  old: { image: x, network_mode: bridge }
+networks: { back: }
+",
+            "api: back project, db: back, host: , nil: project, old: , web: project",
+        ),
+        (
+            "name: a\nservices: { web: { image: x } }\nnetworks: { default: { internal: true } }\n",
+            "web: project",
+        ),
+        (
+            "name: a\nservices: { web: { image: x, networks: [project] }, db: { image: x } }\nnetworks: { project: {} }\n",
+            "db: project-2, web: project",
+        ),
+        (
+            "name: a\nservices: { web: { image: x, networks: [back] } }\nnetworks: { back: {} }\n",
+            "web: back",
+        ),
+    ] {
+        assert_eq!(networks_of(text).0, expected);
+    }
+    std::fs::remove_dir_all(dir).expect("remove");
+}
+
+/// Who is on which network, what is internal, addresses and names there; and what is refused or has no
+/// counterpart, each listed.
+#[test]
+fn networks_of_compose() {
+    let made = imported("networks", &["compose/networks.yaml"]);
+    let listed = |key: &str| made.notes.iter().any(|note| note.key == key);
+    for key in [
+        "networks.default.attachable",
+        "networks.default.enable_ipv6",
+        "networks.default.labels",
+        "networks.default.name",
+        "networks.four.enable_ipv6",
+        "networks.front.name",
+        "networks.six.attachable",
+        "networks.unset.enable_ipv6",
+        "services.web.ports.app_protocol",
+        "services.web.ports.mode",
+        "services.web.ports.name",
+        "networks.back.ipam.config.ip_range",
+        "networks.back.ipam.config.gateway",
+        "networks.back.ipam.config.subnet",
+        "networks.front.external",
+        "networks.odd_Net.driver",
+        "networks.odd_Net.driver_opts",
+        "networks.odd_Net.ipam.config.subnet",
+        "alone.aliases.plain",
+        "hosted.publish",
+        "lan.publish",
+        "networks.flat.driver",
+        "networks.lan.driver",
+        "nowhere.publish",
+        "services.both.networks.flat",
+        "services.lan.networks.lan",
+        "services.db.networks.back.mac_address",
+        "services.web.networks.default.ipv4_address",
+        "services.worker.networks.back.ipv4_address",
+        "services.worker.networks.odd_Net.ipv4_address",
+        "services.worker.networks.odd_Net.priority",
+        "worker.publish",
+        "nowhere.networks",
+    ] {
+        assert!(
+            listed(key),
+            "{key} was dropped in silence: {:?}",
+            made.notes
+        );
+    }
+}
+
+/// What Compose itself refuses, and what would be open where it is not read, is refused with its key and value.
+#[test]
+fn what_compose_refuses_is_not_guessed() {
+    let dir = std::env::temp_dir().join(format!("tank-refused-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let file = dir.join("compose.yaml");
+    let mut said = Vec::new();
+    for text in [
+        "services: { web: { image: x, networks: [back] } }\nnetworks: { back: { internal: maybe } }\n",
+        "services: { web: { image: x } }\nnetworks: { back: { internal: \"${TANK_TEST_UNSET}\" } }\n",
+        "services: { web: { image: x } }\nnetworks: { back: { internal: [true], external: 7 } }\n",
+        "services: { web: { image: x, networks: [back] } }\n",
+        "services: { web: { image: x, depends_on: { db: { condition: service_ready } } }, db: { image: x } }\n",
+        "services: { web: { image: x, read_only: readonly, tty: 2 } }\n",
+        "services: { web: { image: x, volumes: [{ type: volume, source: a, target: /a, read_only: never }] } }\n",
+    ] {
+        std::fs::write(&file, text).expect("write");
+        let refused = import::import(std::slice::from_ref(&file), None, schema(), None);
+        let error = refused.expect_err(text).to_string();
+        said.push(error.replace(&format!("{}/", dir.display()), ""));
+    }
+    std::fs::remove_dir_all(dir).expect("remove");
+    insta::assert_snapshot!(said.join("\n"));
+}
+
+/// What is said of each key, and what is made of it.
+fn said_of(text: &str) -> String {
+    let dir = std::env::temp_dir().join(format!("tank-said-{}-{}", std::process::id(), text.len()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let file = dir.join("compose.yaml");
+    std::fs::write(&file, text).expect("write");
+    let made = import::import(std::slice::from_ref(&file), None, schema(), None).expect("imports");
+    std::fs::remove_dir_all(&dir).expect("remove");
+    made.nickel.replace(&format!("{}/", dir.display()), "")
+}
+
+#[test]
+fn booleans_are_read_as_compose_reads_them() {
+    let text = "name: a
+services:
+  web:
+    image: x
+    networks: [back]
+    read_only: \"${TANK_TEST_RO:-True}\"
+    tty: \"off\"
+    init: \"no\"
+    privileged: \"false\"
+    volumes: [{ type: volume, source: data, target: /data, read_only: \"on\" }]
+    healthcheck: { test: [CMD, ok], disable: \"yes\" }
+    stdin_open: no
+    restart: no
+    environment: { A: yes, B: on, C: true, D: n }
+networks:
+  back: { internal: \"true\", external: no }
+volumes:
+  data: { external: \"false\" }
+";
+    // Of another project, as files before version 3.5 have it: listed, and not refused.
+    let old = "services: { web: { image: x } }\nvolumes: { bar: { external: { name: b } } }\nnetworks: { foo: { external: { name: f } } }\n";
+    let said = said_of(old);
+    for key in ["volumes.bar.external", "networks.foo.external"] {
+        assert!(said.contains(key), "{said}");
+    }
+    insta::assert_snapshot!(said_of(text));
+}
+
+#[test]
+fn zeros_of_a_healthcheck_are_dockers_defaults() {
+    let text = "name: a
+services:
+  web:
+    image: x
+    scale: 3
+    ports: [\"\", 80]
+    healthcheck: { test: [CMD, ok], interval: 0s, timeout: 0, retries: 0, start_period: 0s, start_interval: 0s }
+";
+    insta::assert_snapshot!(said_of(text));
+}
+
+#[test]
+fn networks_of_quadlet() {
+    let units = [
+        "back.network",
+        "front.network",
+        "api.container",
+        "db.container",
+        "deep.container",
+        "host.container",
+        "lan.container",
+        "lan.network",
+        "web.container",
+    ];
+    let units = units.map(|unit| format!("quadlet/networks/{unit}"));
+    let made = imported("quadlet_networks", &units.each_ref().map(String::as_str));
+    let listed = |key: &str| made.notes.iter().any(|note| note.key == key);
+    for key in [
+        "back.network.Network.IPRange",
+        "front.network.Network.Driver",
+        "api.container.Container.Network",
+        "api.container.Container.IP",
+        "host.container.Container.Network",
+        "host.container.Container.NetworkAlias",
+        "lan.container.Container.Network",
+        "lan.network.Network.Driver",
+        "lan.publish",
+        "web.container.Container.IP",
+        "deep.publish",
+    ] {
+        assert!(
+            listed(key),
+            "{key} was dropped in silence: {:?}",
+            made.notes
+        );
+    }
+}
+
 #[test]
 fn a_project_with_a_name_is_a_stack() {
     let folder = format!("tank-projects-{}", std::process::id());

@@ -98,15 +98,26 @@ fn payload(entry: &Entry) -> Value {
 }
 
 /// The leaves in which two JSON values differ. Objects are descended into, arrays are compared
-/// whole.
+/// whole. An empty object is a leaf where the other value has nothing below it: `networks.back = {}`.
 pub fn field_changes(before: &Value, after: &Value) -> Vec<FieldChange> {
     let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
     flatten(before, String::new(), &mut old);
     flatten(after, String::new(), &mut new);
     let fields: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let differing = fields
-        .into_iter()
-        .filter(|field| old.get(*field) != new.get(*field));
+    let is_below = |field: &str, leaves: &BTreeMap<String, Value>| {
+        let first = format!("{field}.");
+        let next = leaves.range(first.clone()..).next();
+        next.is_some_and(|(leaf, _)| leaf.starts_with(&first))
+    };
+    let is_empty = |value: Option<&Value>| {
+        value.is_some_and(|value| value.as_object().is_some_and(serde_json::Map::is_empty))
+    };
+    let differing = fields.into_iter().filter(|field| {
+        let (before, after) = (old.get(*field), new.get(*field));
+        let is_filled = (is_empty(before) && is_below(field, &new))
+            || (is_empty(after) && is_below(field, &old));
+        before != after && !is_filled
+    });
     differing
         .map(|field| FieldChange {
             field: field.clone(),
@@ -118,7 +129,7 @@ pub fn field_changes(before: &Value, after: &Value) -> Vec<FieldChange> {
 
 fn flatten(value: &Value, path: String, out: &mut BTreeMap<String, Value>) {
     match value {
-        Value::Object(fields) => {
+        Value::Object(fields) if !fields.is_empty() || path.is_empty() => {
             for (name, field) in fields {
                 let path = if path.is_empty() {
                     name.clone()

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Provenance {
     /// Names of the files, as they are shown.
     pub files: Vec<String>,
-    /// By field, as [`field`] writes it.
+    /// By field, as [`field`] writes it: of every value, and of the records that are on other lines
+    /// than the first value in them.
     pub fields: BTreeMap<String, Origin>,
     /// Where each pod came from, as the daemon took it in. Empty in what a compiler says.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -53,10 +54,14 @@ pub struct Origin {
     /// The definitions that it won over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overrode: Vec<Overridden>,
+    /// The other lines that a record was written on, where several files, or several lines of one, say
+    /// something of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Line>,
 }
 
 /// A line of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Line {
     /// Which of the files.
     pub file: u32,
@@ -130,28 +135,84 @@ impl Provenance {
         )
     }
 
-    /// The line that set a field, in words, if it is known.
-    pub fn place(&self, path: &[String]) -> Option<String> {
-        let origin = self.fields.get(&field(path))?;
-        Some(self.words(origin.line))
+    /// Where a field comes from: a value, or a record.
+    pub fn origin(&self, path: &[String]) -> Option<Origin> {
+        let name = field(path);
+        self.fields
+            .get(&name)
+            .cloned()
+            .or_else(|| self.below(&name))
     }
 
-    /// This, with what `newer` says of the pods that `scope` means in place of all that is known of
-    /// them. What is said of others, or of no pod, is not taken.
+    /// Where a record comes from of which nothing is kept: from the line of the first value in it.
+    pub fn below(&self, name: &str) -> Option<Origin> {
+        let first = format!("{name}.");
+        let below = self.fields.range(first.clone()..);
+        let below = below.take_while(|(field, _)| field.starts_with(&first));
+        let first = below
+            .map(|(_, origin)| origin)
+            .min_by_key(|origin| origin.line)?;
+        Some(Origin {
+            line: first.line,
+            via: first.via,
+            overrode: Vec::new(),
+            also: Vec::new(),
+        })
+    }
+
+    /// The line that set a field, or else the nearest field around it, in words, if it is known.
+    pub fn place(&self, path: &[String]) -> Option<String> {
+        self.line(path).map(|line| self.words(line))
+    }
+
+    /// As [`Provenance::place`], as data.
+    pub fn line(&self, path: &[String]) -> Option<Line> {
+        // What is around a pod or a network is every file's.
+        let around = (2..=path.len()).rev();
+        around
+            .filter_map(|length| self.origin(&path[..length]))
+            .map(|origin| origin.line)
+            .next()
+    }
+
+    /// This, with what `newer` says of the pods and networks that `scope` means in place of all that
+    /// is known of them, as [`crate::Config::with`]. What is said of others is not taken.
     pub fn with(self, newer: Self, scope: &Scope) -> Self {
+        let named = newer.networks();
+        let comes = |network: &Name| match scope {
+            Scope::Host | Scope::Stack(_) => scope.has(network),
+            Scope::Pods(_) => named.contains(network),
+        };
         let mut both = Self::default();
-        both.take(self, |pod| !scope.has(pod));
-        both.take(newer, |pod| scope.has(pod));
+        both.take(self, |pod| !scope.has(pod), |network| !comes(network));
+        both.take(newer, |pod| scope.has(pod), comes);
         both
     }
 
-    /// Takes what `from` says of the pods that are wanted, and the names of the files that it names.
-    fn take(&mut self, from: Self, wanted: impl Fn(&Name) -> bool) {
+    /// The networks that something is said of.
+    fn networks(&self) -> BTreeSet<Name> {
+        let below = self.fields.keys().map(|field| parse_field(field));
+        let networks = below.filter(|path| path.first().is_some_and(|first| first == "networks"));
+        networks
+            .filter_map(|path| Name::of_pod(path.get(1)?.as_str()).ok())
+            .collect()
+    }
+
+    /// Takes what `from` says of the pods and networks that are wanted, and the names of the files
+    /// that it names.
+    fn take(
+        &mut self,
+        from: Self,
+        wanted: impl Fn(&Name) -> bool,
+        network: impl Fn(&Name) -> bool,
+    ) {
         let is_wanted = |pod: &str| Name::of_pod(pod).is_ok_and(|pod| wanted(&pod));
-        let of_wanted = |field: &str| {
-            let path = parse_field(field);
-            path.first().is_some_and(|first| first == "pods")
-                && path.get(1).is_some_and(|pod| is_wanted(pod))
+        let of_wanted = |field: &str| match parse_field(field).as_slice() {
+            [group, pod, ..] if group == "pods" => is_wanted(pod),
+            [group, name, ..] if group == "networks" => {
+                Name::of_pod(name.as_str()).is_ok_and(|name| network(&name))
+            }
+            _ => false,
         };
         let mut moved: BTreeMap<u32, u32> = BTreeMap::new();
         let mut files = Files {
@@ -163,6 +224,7 @@ impl Provenance {
             if of_wanted(&field) {
                 let overrode = origin.overrode.iter_mut().map(|over| &mut over.line);
                 let lines = overrode.chain([&mut origin.line]).chain(&mut origin.via);
+                let lines = lines.chain(&mut origin.also);
                 lines.for_each(|line| line.file = files.place(line.file));
                 self.fields.insert(field, origin);
             }
@@ -208,11 +270,40 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_where_it_is_written_or_where_the_first_value_in_it_is() {
+        let origin = |line| Origin {
+            line: Line { file: 0, line },
+            via: None,
+            overrode: Vec::new(),
+            also: Vec::new(),
+        };
+        let known = Provenance {
+            files: vec!["a".to_owned()],
+            fields: [
+                ("pods.x.network", 2),
+                ("pods.x.network.nics.eth0.address", 4),
+                ("pods.x.network.nics.eth0.mode", 3),
+                ("pods.x.networks2.a", 9),
+            ]
+            .map(|(field, line)| (field.to_owned(), origin(line)))
+            .into(),
+            pods: BTreeMap::new(),
+        };
+        let place = |path: &str| known.place(&parse_field(path));
+        assert_eq!(place("pods.x.network").as_deref(), Some("a:2"));
+        assert_eq!(place("pods.x.network.nics.eth0").as_deref(), Some("a:3"));
+        assert_eq!(place("pods.x.networks2.a.0").as_deref(), Some("a:9"));
+        assert_eq!(place("pods.x").as_deref(), Some("a:2"));
+        assert_eq!(place("pods.y.restart"), None);
+    }
+
+    #[test]
     fn newer_pods_replace_older_ones() {
         let origin = |file: u32| Origin {
             line: Line { file, line: 1 },
             via: None,
             overrode: Vec::new(),
+            also: Vec::new(),
         };
         let old = Provenance {
             files: vec!["a".to_owned()],
@@ -247,6 +338,7 @@ mod tests {
             line: Line { file, line },
             via: Some(Line { file, line: 9 }),
             overrode: Vec::new(),
+            also: vec![Line { file, line: 8 }],
         };
         let of = |files: &[&str], fields: &[(&str, u32)]| Provenance {
             files: files.iter().map(|file| (*file).to_owned()).collect(),
@@ -289,6 +381,10 @@ mod tests {
                 ("pods.web.restart", "shop.ncl:1".to_owned()),
             ]
         );
+        // Every line moves with its file.
+        let shop = both.origin(&["pods", "shop:web", "restart"].map(str::to_owned));
+        let also = shop.map(|shop| both.words(shop.also[0]));
+        assert_eq!(also.as_deref(), Some("shop.ncl:8"));
         // Files that nothing names any more do not stay.
         assert_eq!(both.files, ["shop.ncl", "new.ncl"]);
     }

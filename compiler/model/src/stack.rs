@@ -13,7 +13,7 @@
 use crate::{
     canonical::CanonicalError,
     digest::Digest,
-    graph::Graph,
+    graph::{Graph, Key},
     name::Name,
     reference::{Reference, ReferenceError},
     spec::{Config, Container},
@@ -40,18 +40,37 @@ impl Scope {
             Self::Pods(pods) => pods.contains(pod),
         }
     }
+
+    /// Whether `network` is meant, or may be: where the scope is some pods, each can bring networks of
+    /// its own stack.
+    pub fn has_network(&self, network: &Name) -> bool {
+        match self {
+            Self::Host | Self::Stack(_) => self.has(network),
+            Self::Pods(pods) => pods.iter().any(|pod| pod.stack() == network.stack()),
+        }
+    }
 }
 
 impl Config {
-    /// This host with the pods of `part` in place of all that `scope` means. Pods of `part` beyond
-    /// the scope are not taken.
+    /// This host with the pods and networks of `part` in place of all that `scope` means. What
+    /// `part` has beyond the scope is not taken. Where the scope is some pods, networks of their
+    /// names are replaced, and no other is.
     pub fn with(&self, part: &Self, scope: &Scope) -> Self {
         let stays = self.pods.iter().filter(|(pod, _)| !scope.has(pod));
         let comes = part.pods.iter().filter(|(pod, _)| scope.has(pod));
         let pods = stays.chain(comes);
+        let comes = |network: &Name| match scope {
+            Scope::Host | Scope::Stack(_) => scope.has(network),
+            Scope::Pods(_) => part.networks.contains_key(network),
+        };
+        let stays = self.networks.iter().filter(|(name, _)| !comes(name));
+        let networks = stays.chain(part.networks.iter().filter(|(name, _)| comes(name)));
         Self {
             pods: pods
                 .map(|(pod, spec)| (pod.clone(), spec.clone()))
+                .collect(),
+            networks: networks
+                .map(|(name, spec)| (name.clone(), spec.clone()))
                 .collect(),
             stack: None,
         }
@@ -126,17 +145,25 @@ fn kept(config: &Config, before: &Graph, scope: &Scope) -> (BTreeMap<Reference, 
 }
 
 impl Graph {
-    /// The stacks that have a pod, by name.
+    /// The stacks that have a pod or a network, by name.
     pub fn stacks(&self) -> BTreeSet<&str> {
-        self.pods().filter_map(Name::stack).collect()
+        let networks = self.networks().map(|(network, _)| network);
+        self.pods()
+            .chain(networks)
+            .filter_map(Name::stack)
+            .collect()
     }
 
-    /// The pods that `scope` means, each with the hash of all that is declared of it.
-    pub fn part(&self, scope: &Scope) -> BTreeMap<&Name, Digest> {
+    /// The pods and networks that `scope` means, each with the hash of all that is declared of it.
+    pub fn part(&self, scope: &Scope) -> BTreeMap<Key, Digest> {
         let pods = self.pods().filter(|pod| scope.has(pod));
-        pods.filter_map(|pod| {
-            let entry = self.get(&crate::graph::Key::Pod(pod.clone()))?;
-            Some((pod, entry.hash))
+        let networks = self.networks().map(|(network, _)| network);
+        let networks = networks.filter(|network| scope.has_network(network));
+        let keys = pods.cloned().map(Key::Pod);
+        let keys = keys.chain(networks.cloned().map(Key::Network));
+        keys.filter_map(|key| {
+            let hash = self.get(&key)?.hash;
+            Some((key, hash))
         })
         .collect()
     }

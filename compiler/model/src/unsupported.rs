@@ -7,8 +7,7 @@
 
 use crate::{
     check::Problem,
-    name::Name,
-    spec::{Config, Network, Pod, Update},
+    spec::{Config, Pod, Update},
 };
 
 /// One feature.
@@ -26,37 +25,16 @@ pub struct Feature {
 }
 
 /// All of them.
-pub const FEATURES: [Feature; 2] = [
-    Feature {
-        code: "tank::unsupported::nic_pool",
-        field: "network.nics.eth0.pool",
-        message: "addresses from a pool are not in this version",
-        help: "give the interface an `address` of its own",
-        uses: nics_with_pools,
+pub const FEATURES: [Feature; 1] = [Feature {
+    code: "tank::unsupported::start_first",
+    field: "update",
+    message: "`'start_first` is not in this version",
+    help: "use `update = 'recreate`, the default: the old pod ends, then the new one starts",
+    uses: |pod| match pod.update {
+        Update::StartFirst => vec![vec!["update".to_owned()]],
+        _ => Vec::new(),
     },
-    Feature {
-        code: "tank::unsupported::start_first",
-        field: "update",
-        message: "`'start_first` is not in this version",
-        help: "use `update = 'recreate`, the default: the old pod ends, then the new one starts",
-        uses: |pod| match pod.update {
-            Update::StartFirst => vec![vec!["update".to_owned()]],
-            _ => Vec::new(),
-        },
-    },
-];
-
-fn nics_with_pools(pod: &Pod) -> Vec<Vec<String>> {
-    let Network::Nics(nics) = &pod.network else {
-        return Vec::new();
-    };
-    let pools = nics.iter().filter(|(_, nic)| nic.pool.is_some());
-    let path = |(name, _): (&_, _)| {
-        let parts = ["network", "nics", Name::as_str(name), "pool"];
-        parts.map(str::to_owned).to_vec()
-    };
-    pools.map(path).collect()
-}
+}];
 
 /// Everything in `config` that is not done yet.
 pub(crate) fn problems(config: &Config) -> Vec<Problem> {

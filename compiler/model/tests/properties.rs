@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use tank_model::{Config, Digest, Graph, Name, Reference, Scope, canonical, stack::settle};
+use tank_model::{Config, Digest, Graph, Key, Name, Reference, Scope, canonical, stack::settle};
 
 /// A configuration that says something in every field there is.
 fn full() -> Value {
@@ -37,13 +37,15 @@ fn full() -> Value {
     for field in ["readiness", "liveness", "startup"] {
         init[field] = json!({ "tcp": { "port": 9 } });
     }
-    json!({ "pods": { "web1": {
+    let networks = json!({ "n1": { "internal": true, "subnets": ["10.1.0.0/24"] } });
+    json!({ "networks": networks, "pods": { "web1": {
         "containers": { "app1": container },
         "init": { "i1": init },
         "network": { "nics": { "eth1": {
             "mode": "macvlan", "parent": "eth1", "address": "10.0.0.1/24", "pool": "10.0.0.0/25", "gateway": "10.0.0.3",
             "addresses": { "a1": "10.0.1.1/24" }, "routes": { "r1": { "to": "10.1.0.0/24", "via": "10.0.0.4" } },
             "mtu": 1401 } } },
+        "networks": { "n1": { "addresses": ["10.1.0.5"], "aliases": { "a1": {} } }, "default": {} },
         "volumes": { "v1": { "host": "/h1" }, "v2": { "tmpfs": 1001 } },
         "publish": { "p1": { "port": 1, "to": 2, "address": "10.0.0.1", "protocol": "udp" } },
         "allow_from": ["a1"], "egress": ["e1"],
@@ -152,8 +154,8 @@ fn a_graph_holds_the_whole_configuration() {
             config.pods.keys().collect()
         );
     }
-    // Its pods once, its root twice.
-    assert_eq!(reads, config.pods.len() + 2);
+    // Its pods once, its root and its networks twice.
+    assert_eq!(reads, config.pods.len() + 2 * (1 + config.networks.len()));
 }
 
 #[test]
@@ -229,12 +231,14 @@ fn nothing_but_a_pod_has_a_stack() {
             taken.insert(path[..path.len() - 1].last().cloned().unwrap_or_default());
         }
     }
-    // Pods, the pods that one depends on, and maps whose keys are texts or paths.
+    // Pods, networks, the pods that one depends on, and maps whose keys are texts or paths.
     let expected = [
+        "aliases",
         "depends_on",
         "env",
         "files",
         "labels",
+        "networks",
         "pods",
         "sysctls",
         "ulimits",
@@ -315,6 +319,7 @@ fn config_of(stack: usize, part: &BTreeMap<u8, (u8, u8)>) -> Config {
     };
     Config {
         pods: part.iter().map(one).collect(),
+        networks: BTreeMap::new(),
         stack: None,
     }
 }
@@ -355,11 +360,12 @@ proptest! {
             let after = switch(&host);
             let others = |pod: &Name| !scope.has(pod);
             prop_assert_eq!(
-                host.part(&Scope::Host).into_iter().filter(|(pod, _)| others(pod)).collect::<Vec<_>>(),
-                after.part(&Scope::Host).into_iter().filter(|(pod, _)| others(pod)).collect::<Vec<_>>()
+                host.part(&Scope::Host).into_iter().filter(|(key, _)| key.pod().is_some_and(others)).collect::<Vec<_>>(),
+                after.part(&Scope::Host).into_iter().filter(|(key, _)| key.pod().is_some_and(others)).collect::<Vec<_>>()
             );
             prop_assert_eq!(runs(&host, others), runs(&after, others));
-            let own: Vec<&Name> = after.part(&scope).into_keys().collect();
+            let own = after.part(&scope);
+            let own: Vec<&Name> = own.keys().filter_map(Key::pod).collect();
             prop_assert_eq!(own, part.pods.keys().collect::<Vec<_>>());
             for (name, spec) in &part.pods {
                 let image = &spec.containers.values().next().expect("a container").image;

@@ -14,6 +14,7 @@ fn entries(graph: &Graph) -> Vec<(String, String, &'static str)> {
         Key::Pod(_) => "box3d",
         Key::Container(..) => "box",
         Key::Image(_) => "cylinder",
+        Key::Network(_) => "hexagon",
         Key::Volume(..) => "folder",
         _ => "ellipse",
     };

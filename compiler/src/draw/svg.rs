@@ -71,6 +71,7 @@ pub fn svg(graph: &Graph) -> String {
     out + "</svg>\n"
 }
 
+// long: a line for each thing there may be
 fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
     let mut lines = Vec::new();
     let mut add = |class, text: String| lines.push(Line { class, text });
@@ -97,13 +98,19 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
             add("volume", format!("{volume}  {}", kept(kind)));
         }
     }
+    for line in networks(graph, name) {
+        add("network", line);
+    }
     match graph.sandbox(name).map(|(sandbox, _)| &sandbox.network) {
         Some(Network::Host) => add("network", "the host's network".to_owned()),
         Some(Network::None) => add("network", "no network".to_owned()),
         Some(Network::Nics(nics)) => {
             for (nic, spec) in nics {
                 let own = spec.static_addresses();
-                let own: String = own.map(|own| format!("  {own}")).collect();
+                let mut own: String = own.map(|own| format!("  {own}")).collect();
+                if let Some(pool) = spec.own_pool() {
+                    own = format!("  one of {}{own}", pool.addresses);
+                }
                 add("network", format!("{nic}{own}"));
             }
         }
@@ -126,6 +133,21 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
         x: 0,
         y: 0,
     }
+}
+
+/// The networks that a pod is on, if it says so: whether each is internal, and a static address.
+fn networks(graph: &Graph, pod: &Name) -> Vec<String> {
+    let declared: BTreeMap<_, _> = graph.networks().collect();
+    let sandbox = graph.sandbox(pod).map(|(sandbox, _)| sandbox);
+    let on = sandbox.into_iter().flat_map(|sandbox| &sandbox.networks);
+    let line = |(name, membership): (&Name, &tank_model::spec::Membership)| {
+        let internal = declared.get(name).is_some_and(|network| network.internal);
+        let internal = if internal { "  internal" } else { "" };
+        let own = membership.addresses.iter();
+        let own: String = own.map(|own| format!("  {own}")).collect();
+        format!("on {name}{internal}{own}")
+    };
+    on.map(line).collect()
 }
 
 /// An image without its registry, repository path and digest.

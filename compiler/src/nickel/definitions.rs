@@ -10,6 +10,7 @@ use nickel_lang_core::{
     ast::{Ast, Import, MergePriority, Node, primop::PrimOp, record::FieldMetadata},
     cache::{CacheHub, SourcePath, normalize_path},
     files::FileId,
+    identifier::LocIdent,
     position::{RawSpan, TermPos},
 };
 use std::{collections::BTreeMap, path::Path};
@@ -28,12 +29,25 @@ pub struct Definition {
     pub priority: String,
 }
 
-type Found = BTreeMap<Vec<String>, Vec<(RawSpan, String)>>;
+/// The places that name and define the fields of a configuration, by the field.
+#[derive(Default)]
+pub struct Definitions {
+    /// Where values are given.
+    pub values: BTreeMap<Vec<String>, Vec<Definition>>,
+    /// Where fields are named that have others below them, or a value that is no literal.
+    pub names: BTreeMap<Vec<String>, Vec<Place>>,
+}
+
+#[derive(Default)]
+struct Found {
+    values: BTreeMap<Vec<String>, Vec<(RawSpan, String)>>,
+    names: BTreeMap<Vec<String>, Vec<RawSpan>>,
+}
 
 impl Session {
     /// The definitions of every field of the inputs.
-    pub(super) fn definitions(&mut self) -> BTreeMap<Vec<String>, Vec<Definition>> {
-        let mut found = Found::new();
+    pub(super) fn definitions(&mut self) -> Definitions {
+        let mut found = Found::default();
         {
             let hub = &self.context.import_resolver;
             let imported: std::collections::HashSet<FileId> = hub
@@ -60,17 +74,22 @@ impl Session {
                 }
             }
         }
-        let place = |(span, priority): (RawSpan, String)| {
-            Some(Definition {
-                place: self.place_of(&span)?,
-                priority,
-            })
+        let mut place = |span: &RawSpan| self.place_of(span);
+        let mut names: BTreeMap<Vec<String>, Vec<Place>> = BTreeMap::new();
+        for (path, spans) in found.names {
+            names.insert(path, spans.iter().filter_map(&mut place).collect());
+        }
+        let mut definition = |(span, priority): (RawSpan, String)| {
+            let place = place(&span)?;
+            Some(Definition { place, priority })
         };
-        let mut place = place;
-        found
-            .into_iter()
-            .map(|(path, list)| (path, list.into_iter().filter_map(&mut place).collect()))
-            .collect()
+        let values = found.values.into_iter();
+        let values = values
+            .map(|(path, list)| (path, list.into_iter().filter_map(&mut definition).collect()));
+        Definitions {
+            values: values.collect(),
+            names,
+        }
     }
 }
 
@@ -106,14 +125,14 @@ impl Follow<'_> {
         match &ast.node {
             Node::Record(record) => {
                 for definition in record.field_defs {
-                    let names: Option<Vec<String>> = definition
+                    let names: Option<Vec<LocIdent>> = definition
                         .path
                         .iter()
-                        .map(|part| Some(part.try_as_ident()?.label().to_owned()))
+                        .map(|part| part.try_as_ident())
                         .collect();
                     if let (Some(names), Some(value)) = (names, &definition.value) {
                         let before = path.len();
-                        path.extend(names);
+                        self.names(&names, value, path);
                         let own = written_priority(&definition.metadata);
                         let priority = if own.is_empty() { priority } else { &own };
                         self.value(value, file, path, priority, scope, depth + 1);
@@ -141,10 +160,26 @@ impl Follow<'_> {
                 if let TermPos::Original(span) | TermPos::Inherited(span) = ast.pos {
                     self.count += 1;
                     self.found
+                        .values
                         .entry(path.clone())
                         .or_default()
                         .push((span, priority.to_owned()));
                 }
+            }
+        }
+    }
+
+    /// Adds names to a path, and takes down where those stand that lead to more than a literal.
+    fn names(&mut self, names: &[LocIdent], value: &Ast<'_>, path: &mut Vec<String>) {
+        for (at, name) in names.iter().enumerate() {
+            path.push(name.label().to_owned());
+            let leads_on = at + 1 < names.len() || !is_literal(value);
+            if let TermPos::Original(span) | TermPos::Inherited(span) = name.pos
+                && leads_on
+                && self.count < MAX_DEFINITIONS
+            {
+                self.count += 1;
+                self.found.names.entry(path.clone()).or_default().push(span);
             }
         }
     }
@@ -242,6 +277,20 @@ impl Follow<'_> {
         self.value(ast, id, path, priority, &Scope::Top, depth + 1);
         true
     }
+}
+
+/// Whether an expression is a value as it stands, and no record.
+fn is_literal(ast: &Ast<'_>) -> bool {
+    matches!(
+        ast.node,
+        Node::Null
+            | Node::Bool(_)
+            | Node::Number(_)
+            | Node::String(_)
+            | Node::StringChunks(_)
+            | Node::EnumVariant { .. }
+            | Node::Array(_)
+    )
 }
 
 fn written_priority(metadata: &FieldMetadata<'_>) -> String {

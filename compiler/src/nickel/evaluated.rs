@@ -1,6 +1,6 @@
 //! What an evaluation comes back with.
 
-use super::{definitions::Definition, errors::covers};
+use super::{definitions::Definitions, errors::covers};
 use crate::diagnostics::{Label, Place, Problem, SourceText};
 use serde_json::Value;
 use std::{
@@ -21,8 +21,8 @@ pub struct Evaluated {
     pub names: BTreeMap<Vec<String>, Place>,
     /// Every file that was read, with what it held.
     pub reads: Vec<(PathBuf, String)>,
-    /// Every place that defines a field, by the field.
-    pub definitions: BTreeMap<Vec<String>, Vec<Definition>>,
+    /// Every place that defines a field.
+    pub definitions: Definitions,
 }
 
 /// Where a field was written.
@@ -44,6 +44,28 @@ impl Evaluated {
             .find_map(|length| self.places.get(&path[..length]))
     }
 
+    /// What to point at of a field: as [`Evaluated::written`] has it, but the name of one that is an empty
+    /// record, of which `{}` says nothing.
+    pub fn pointed(&self, path: &[String]) -> Option<&Place> {
+        let (length, written) = (0..=path.len())
+            .rev()
+            .find_map(|length| Some((length, self.places.get(&path[..length])?)))?;
+        let place = &written.place;
+        let name = self.names.get(&path[..length]);
+        let name = name.filter(|name| name.source == place.source);
+        Some(
+            name.filter(|_| self.is_empty_record(place))
+                .unwrap_or(place),
+        )
+    }
+
+    fn is_empty_record(&self, place: &Place) -> bool {
+        let source = self.sources.get(place.source);
+        let text = source.and_then(|source| source.text.get(place.range.clone()));
+        let inside = text.and_then(|text| text.strip_prefix('{')?.strip_suffix('}'));
+        inside.is_some_and(|inside| inside.trim().is_empty())
+    }
+
     /// The name of the file a field was written in.
     pub fn file(&self, path: &[String]) -> Option<&str> {
         self.sources
@@ -60,9 +82,9 @@ impl Evaluated {
         help: Option<String>,
     ) -> Problem {
         let mut labels = Vec::new();
-        if let Some(written) = self.written(path) {
+        if let Some(place) = self.pointed(path) {
             labels.push(Label {
-                place: written.place.clone(),
+                place: place.clone(),
                 text: "here".to_owned(),
             });
         }

@@ -7,11 +7,13 @@
 //! parse is repaired by leaving its broken fields out ([`repair`]). What comes back is what could
 //! be evaluated, where each of its fields was written, and the problems.
 //!
+//! * [`annotations`]: types where values were meant.
 //! * [`contracts`]: the schema, read from the stdlib's syntax.
 //! * [`data`]: JSON, YAML and TOML files as values that merge.
 //! * [`definitions`]: every place that defines a field, for `tank why`.
 //! * [`errors`]: Nickel's errors as problems.
 
+mod annotations;
 mod contracts;
 mod data;
 mod definitions;
@@ -330,8 +332,15 @@ impl Session {
         };
         let text = sources.source(id).to_owned();
         let mended = repair::mend(&text, id, &self.files());
+        let known = problems.len();
         for error in mended.errors {
             problems.extend(self.problems_of(Error::ParseErrors(error), &[]));
+        }
+        match (annotations::yaml(&text), problems.get_mut(known)) {
+            (Some(help), Some(first)) => first.help = Some(help.to_owned()),
+            _ => problems[known..]
+                .iter_mut()
+                .for_each(|problem| annotations::explain(problem, &self.sources.list)),
         }
         self.repaired
             .holes

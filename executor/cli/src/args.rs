@@ -146,10 +146,16 @@ pub enum Command {
     /// Show, compare and go back to generations.
     #[command(subcommand)]
     Generations(Generations),
-    /// List the pods, desired beside observed: `blog:web` is the pod `web` of the stack `blog`.
+    /// List the pods, desired beside observed: `blog:web` is the pod `web` of the stack `blog`. Or
+    /// the networks, with their subnets and who is on them.
     #[command(visible_alias = "ls")]
     List {
-        /// Only the pods of this stack.
+        #[arg(value_enum, default_value = "pods")]
+        what: Listed,
+        /// Shorten nothing: every address, every published one, and images with their registry.
+        #[arg(short, long)]
+        wide: bool,
+        /// Only those of this stack.
         #[arg(long, value_parser = stack)]
         stack: Option<Name>,
     },
@@ -177,12 +183,13 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
-    /// Remove a pod, or a stack, as a new generation. Volumes stay.
+    /// Remove a pod, a network that no pod is on, or a stack, as a new generation. Volumes stay.
     #[command(visible_alias = "rm")]
     Delete {
-        #[arg(required_unless_present = "stack")]
+        /// A pod, or `networks.NAME`.
+        #[arg(value_name = "POD", required_unless_present = "stack")]
         pod: Option<String>,
-        /// All pods of this stack.
+        /// All pods and networks of this stack.
         #[arg(long, value_parser = stack, conflicts_with = "pod")]
         stack: Option<Name>,
     },
@@ -236,7 +243,7 @@ pub enum Generations {
 #[derive(ClapArgs, Debug)]
 pub struct Configuration {
     /// Nickel, YAML, JSON or TOML files, merged in this order.
-    #[arg(required_unless_present = "host")]
+    #[arg(default_value = "pods.ncl")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub overrides: Overrides,
@@ -286,9 +293,21 @@ pub struct Exec {
     /// Run without a terminal even where there is one.
     #[arg(short = 'T', long)]
     pub no_tty: bool,
-    /// The command, after `--`.
-    #[arg(required = true, last = true)]
+    /// Nothing: standard input is always there, and a terminal where the caller has one.
+    #[arg(short, hide = true)]
+    pub interactive: bool,
+    /// Nothing, likewise.
+    #[arg(short, hide = true)]
+    pub tty: bool,
+    /// The command with its arguments; `--` may stand before it.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub argv: Vec<String>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub enum Listed {
+    Pods,
+    Networks,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]

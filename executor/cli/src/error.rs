@@ -64,9 +64,15 @@ pub enum Error {
         outcome: Box<Outcome>,
         failure: String,
         gated: bool,
+        /// The command that takes it back.
+        undo: String,
     },
     /// A change was interrupted: after the commit of the generation that is named here, or before.
-    Interrupted { committed: Option<String> },
+    Interrupted {
+        committed: Option<String>,
+        /// The command that takes it back.
+        undo: String,
+    },
     /// `why` of a field that nothing declares and that has no default.
     NotDeclared { field: String },
     /// `lock` names a pod that the configuration lacks.
@@ -102,8 +108,6 @@ pub enum Error {
         first: PathBuf,
         second: PathBuf,
     },
-    /// The stacks of one can't be on one host; a text for each reason.
-    StacksDoNotFit { problems: Vec<String> },
 }
 
 impl Error {
@@ -182,7 +186,7 @@ impl Error {
             } => {
                 return Some(did_you_mean(
                     nearest.as_deref(),
-                    "`tank doc` begins at the top",
+                    "`tank doc` begins at the top, and `tank doc pods` is a pod's page",
                 ));
             }
             Self::NoSuchPod { nearest, .. } => {
@@ -207,17 +211,27 @@ impl Error {
             },
             Self::PodGone => "`tank events` says why",
             Self::NotATty => "`tank logs -f` needs none",
-            Self::Change { outcome, gated, .. } => match (outcome.rolled_back, gated) {
+            Self::Change {
+                outcome,
+                gated,
+                undo,
+                ..
+            } => match (outcome.rolled_back, gated) {
                 (true, _) => "nothing of the failed generation is left running",
-                (false, true) => "go back with `tank generations rollback`",
+                (false, true) => return Some(format!("go back with `{undo}`")),
                 (false, false) => "tankd goes on with it; `tank list` shows how far it is",
             },
-            Self::Interrupted { committed: None } => {
-                "`tank generations list` shows it if the interrupt was too late"
-            }
-            Self::Interrupted { committed: Some(_) } => {
-                "`tank generations rollback` ends it and goes back; `tank generations list` shows how it ended, \
-                 `tank list` how far it is"
+            Self::Interrupted {
+                committed: None, ..
+            } => "`tank generations list` shows it if the interrupt was too late",
+            Self::Interrupted {
+                committed: Some(_),
+                undo,
+            } => {
+                return Some(format!(
+                    "`{undo}` ends it and goes back; `tank generations list` shows how it ended, \
+                     `tank list` how far it is"
+                ));
             }
             Self::NotDeclared { .. } => "`tank get POD` shows what is",
             Self::LockDiffers { .. } => "run `tank lock`",
@@ -286,11 +300,12 @@ impl fmt::Display for Error {
                     ),
                 }
             }
-            Self::Interrupted { committed: None } => {
-                f.write_str("interrupted before the commit: tankd ends it and nothing is changed")
-            }
+            Self::Interrupted {
+                committed: None, ..
+            } => f.write_str("interrupted before the commit: tankd ends it and nothing is changed"),
             Self::Interrupted {
                 committed: Some(generation),
+                ..
             } => write!(f, "interrupted, and {generation} goes on being reached"),
             Self::NotDeclared { field } => write!(f, "`{field}` is not declared"),
             Self::NoSuchPod { pod, .. } => write!(f, "the configuration has no pod `{pod}`"),
@@ -326,13 +341,6 @@ impl fmt::Display for Error {
                     Some(stack) => write!(f, "{first} and {second} are both the stack `{stack}`"),
                     None => write!(f, "{first} and {second} both belong to no stack"),
                 }
-            }
-            Self::StacksDoNotFit { problems } => {
-                write!(
-                    f,
-                    "the stacks do not fit on one host: {}",
-                    problems.join("; ")
-                )
             }
             Self::NothingToOverride => {
                 f.write_str("--set overrides a field of a file, and no file is named")

@@ -9,6 +9,7 @@
 //! * [`terminal`]: raw mode, detaching, window size.
 //! * [`modes`]: the modes of a terminal that a program may leave switched on.
 //! * [`timings`]: the spans of a change, drawn.
+//! * [`elsewhere`]: what commands are called elsewhere.
 //! * [`error`]: the message, cause, help and exit status of every error.
 //!
 //! Data goes to standard output, progress and diagnostics to standard error.
@@ -18,6 +19,7 @@
 mod args;
 mod client;
 mod commands;
+mod elsewhere;
 mod error;
 mod modes;
 mod output;
@@ -36,7 +38,19 @@ fn main() -> ExitCode {
     {
         return ExitCode::from(tank_compiler::child::main());
     }
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let here = elsewhere::here(&error);
+            let status = error.exit_code();
+            // As `clap` does where it prints: what can't be printed is not told to anybody.
+            let _ = error.print();
+            if let Some(here) = here {
+                eprintln!("\n{here}");
+            }
+            return ExitCode::from(u8::try_from(status).unwrap_or(2));
+        }
+    };
     let exec = matches!(args.command, Command::Exec(_) | Command::Attach { .. });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

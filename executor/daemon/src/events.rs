@@ -1,7 +1,7 @@
 //! What happened, for `tank events` and for whoever wakes on it: a bounded memory and a broadcast.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -19,6 +19,10 @@ pub struct Event {
     pub pod: Option<String>,
     /// For people.
     pub message: String,
+    /// How often it has happened to the pod with nothing else between.
+    pub count: u64,
+    /// When it did first: milliseconds since the Unix epoch.
+    pub since: u64,
 }
 
 /// What happened since this process began.
@@ -39,16 +43,29 @@ impl Default for Events {
 
 impl Events {
     pub fn add(&self, kind: &'static str, pod: Option<&str>, message: impl Into<String>) {
-        let event = Event {
-            time: now(),
+        let time = now();
+        let mut event = Event {
+            time,
             kind,
             pod: pod.map(str::to_owned),
             message: message.into(),
+            count: 1,
+            since: time,
         };
         tracing::info!(kind, pod, message = event.message);
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        // What repeats itself is one, with how often.
+        let last = past.iter().rposition(|last| last.pod == event.pod);
+        if let Some(at) = last
+            && let Some(last) = past.get(at)
+            && (last.kind, &last.message) == (event.kind, &event.message)
+        {
+            event.count = last.count.saturating_add(1);
+            event.since = last.since;
+            past.remove(at);
+        }
         if past.len() == REMEMBERED {
-            past.pop_front();
+            forget_one(&mut past);
         }
         past.push_back(event.clone());
         // Under the lock, so that a listener that subscribed under it misses nothing and sees
@@ -63,10 +80,68 @@ impl Events {
     }
 }
 
+/// Forgets the oldest event of the pod that has the most: one that is never quiet pushes out its own.
+fn forget_one(past: &mut VecDeque<Event>) {
+    let mut counts: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+    for event in past.iter() {
+        *counts.entry(event.pod.as_deref()).or_default() += 1;
+    }
+    let most = counts.into_iter().max_by_key(|(_, count)| *count);
+    let most = most.map(|(pod, _)| pod.map(str::to_owned));
+    let oldest = past
+        .iter()
+        .position(|event| Some(&event.pod) == most.as_ref());
+    oldest.and_then(|at| past.remove(at));
+}
+
 /// Milliseconds since the Unix epoch.
 pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remembered(events: &Events) -> Vec<(String, u64)> {
+        let (past, _) = events.listen();
+        let each = past.into_iter().map(|event| (event.message, event.count));
+        each.collect()
+    }
+
+    #[test]
+    fn what_repeats_itself_is_one_and_pushes_nothing_out() {
+        let events = Events::default();
+        events.add("step", Some("web"), "start web/app");
+        for _ in 0..REMEMBERED {
+            events.add("step", Some("a"), "connect pod a");
+            events.add("step", None, "publish ports");
+        }
+        let count = REMEMBERED as u64;
+        let expected = [
+            ("start web/app", 1),
+            ("connect pod a", count),
+            ("publish ports", count),
+        ];
+        let expected = expected.map(|(message, count)| (message.to_owned(), count));
+        assert_eq!(remembered(&events), expected.clone());
+        // One that always says something else pushes out its own.
+        for number in 0..2 * REMEMBERED {
+            events.add("unhealthy", Some("b"), number.to_string());
+        }
+        let all = remembered(&events);
+        assert_eq!((all.len(), &all[..3]), (REMEMBERED, &expected[..]));
+        // With something between, it is another one.
+        let events = Events::default();
+        for message in ["ready", "unready", "ready", "ready"] {
+            events.add("ready", Some("a"), message);
+            events.add("ready", Some("b"), message);
+        }
+        let of_each = [("ready", 1), ("unready", 1), ("ready", 2)].into_iter();
+        let both = of_each.flat_map(|(message, count)| [0, 1].map(|_| (message.to_owned(), count)));
+        assert_eq!(remembered(&events), both.collect::<Vec<_>>());
+    }
 }

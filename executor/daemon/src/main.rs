@@ -233,7 +233,8 @@ impl House {
         );
         let pods = Arc::new(pods);
         let lowest = (Arc::clone(&settings), Arc::clone(&cgroups));
-        let names = Arc::new(Names::new(lowest, Arc::clone(&dirty)));
+        let names = Names::new(lowest, (Arc::clone(&dirty), Arc::clone(&events)));
+        let names = Arc::new(names);
         let observer = Observer::new(
             Arc::clone(&settings),
             Arc::clone(&cgroups),

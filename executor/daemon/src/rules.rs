@@ -206,11 +206,12 @@ fn set_from_kernel(family: TableFamily, set: nft::Set) -> Set {
     }
 }
 
-const SELECTORS: [(Selector, nft::Selector); 15] = [
+const SELECTORS: [(Selector, nft::Selector); 26] = [
     (Selector::InGroup, nft::Selector::InGroup),
     (Selector::InInterface, nft::Selector::InInterface),
     (Selector::OutInterface, nft::Selector::OutInterface),
     (Selector::OutGroup, nft::Selector::OutGroup),
+    (Selector::FrameType, nft::Selector::FrameType),
     (Selector::DestinationMac, nft::Selector::DestinationMac),
     (Selector::SourceMac, nft::Selector::SourceMac),
     (Selector::ArpSenderMac, nft::Selector::ArpSenderMac),
@@ -219,7 +220,20 @@ const SELECTORS: [(Selector, nft::Selector); 15] = [
     (Selector::Destination4, nft::Selector::Destination4),
     (Selector::Source6, nft::Selector::Source6),
     (Selector::Destination6, nft::Selector::Destination6),
+    (Selector::OpenerSource4, nft::Selector::OpenerSource4),
+    (Selector::OpenerSource6, nft::Selector::OpenerSource6),
+    (Selector::AnswerSource4, nft::Selector::AnswerSource4),
+    (Selector::AnswerSource6, nft::Selector::AnswerSource6),
     (Selector::NeighbourTarget, nft::Selector::NeighbourTarget),
+    (Selector::NextHeader, nft::Selector::NextHeader),
+    (Selector::PayloadLength, nft::Selector::PayloadLength),
+    (Selector::NeighbourOption, nft::Selector::NeighbourOption),
+    (Selector::NeighbourMac, nft::Selector::NeighbourMac),
+    (
+        Selector::SolicitationOption,
+        nft::Selector::SolicitationOption,
+    ),
+    (Selector::SolicitationMac, nft::Selector::SolicitationMac),
     (Selector::Protocol, nft::Selector::Protocol),
     (Selector::DestinationPort, nft::Selector::DestinationPort),
 ];
@@ -254,6 +268,8 @@ fn match_to_kernel(found: Match) -> nft::Match {
         Match::DestinationPort(port) => nft::Match::DestinationPort(port),
         Match::ConnState { any_of } => nft::Match::ConnState { any_of },
         Match::ConnStatus { any_of } => nft::Match::ConnStatus { any_of },
+        Match::ConnReply => nft::Match::ConnReply,
+        Match::SocketTransparent => nft::Match::SocketTransparent,
         Match::InSet { set, of, is } => nft::Match::InSet {
             set,
             of: selectors_to_kernel(&of),
@@ -337,6 +353,8 @@ fn match_from_kernel(found: nft::Match) -> Match {
         nft::Match::DestinationPort(port) => Match::DestinationPort(port),
         nft::Match::ConnState { any_of } => Match::ConnState { any_of },
         nft::Match::ConnStatus { any_of } => Match::ConnStatus { any_of },
+        nft::Match::ConnReply => Match::ConnReply,
+        nft::Match::SocketTransparent => Match::SocketTransparent,
         nft::Match::InSet { set, of, is } => Match::InSet {
             set,
             of: selectors_from_kernel(&of),

@@ -4,7 +4,6 @@ use clap::Parser;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use std::{
-    collections::BTreeSet,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
@@ -12,7 +11,10 @@ use tank_model::{
     digest::Hasher,
     units::{Millis, nth_address, parse_network},
 };
-use tank_plan::target::{DEFAULT_MTU, HostConfig};
+use tank_plan::target::{
+    DEFAULT_MTU, HostConfig,
+    networks::{is_bridge_name, leased_subnets},
+};
 
 /// The first host id handed out. Above systemd-nspawn's range, below 2³¹ where some tools begin to
 /// fail; in steps of 65,536, a pod's lease times that.
@@ -78,12 +80,16 @@ pub struct Flags {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The bridge's name.
+    /// The name of the default network's bridge.
     pub bridge: String,
-    /// The pods' networks, at most one of each family. The first address is the bridge's own.
+    /// Its subnets, at most one of each family. The first address is the bridge's own.
     #[serde(deserialize_with = "read_networks")]
     pub networks: Vec<IpNet>,
-    /// The longest packet of the pods on the bridge, in bytes.
+    /// What the subnets of other networks are taken of, at most one of each family: a /24 of IPv4
+    /// and a /64 of IPv6 each.
+    #[serde(deserialize_with = "read_networks")]
+    pub network_pools: Vec<IpNet>,
+    /// The longest packet of the pods on Tank's bridges, in bytes.
     pub mtu: u32,
     /// The directory of Tank's cgroups, in each hierarchy.
     pub cgroup: String,
@@ -98,7 +104,7 @@ pub struct Config {
     pub insecure_registries: Vec<String>,
 }
 
-/// One of [`Config::networks`]: `10.90.0.0/16`.
+/// One of [`Config::networks`], or [`Config::network_pools`]: `10.90.0.0/16`.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
 struct Network(IpNet);
@@ -120,13 +126,12 @@ fn read_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet
 
 impl Default for Config {
     fn default() -> Self {
-        let network = |text: &str| text.parse().ok();
+        let networks =
+            |texts: [&str; 2]| texts.iter().filter_map(|text| text.parse().ok()).collect();
         Self {
             bridge: "tank0".to_owned(),
-            networks: ["10.90.0.0/16", "fd74:616e:6b00::/64"]
-                .iter()
-                .filter_map(|text| network(text))
-                .collect(),
+            networks: networks(["10.90.0.0/16", "fd74:616e:6b00::/64"]),
+            network_pools: networks(["10.91.0.0/16", "fd74:616e:6b01::/48"]),
             mtu: DEFAULT_MTU,
             cgroup: "tank".to_owned(),
             grace: Millis(500),
@@ -198,19 +203,12 @@ impl Settings {
         })
     }
 
-    /// The bridge's own addresses.
-    pub fn bridge_addresses(&self) -> BTreeSet<IpNet> {
-        let networks = self.config.networks.iter();
-        networks
-            .filter_map(|network| nth_address(*network, 1))
-            .collect()
-    }
-
     /// What a plan has to know of how this host is set up.
     pub fn host_config(&self) -> HostConfig {
         HostConfig {
             bridge: self.config.bridge.clone(),
             networks: self.config.networks.clone(),
+            pools: self.config.network_pools.clone(),
             id_base: ID_BASE,
             mtu: self.config.mtu,
             machine: self.machine.clone(),
@@ -258,6 +256,12 @@ fn check(config: &Config) -> Result<(), String> {
             config.bridge
         ));
     }
+    if is_bridge_name(&config.bridge) {
+        let bridge = &config.bridge;
+        return Err(format!(
+            "bridge: `{bridge}` is how the bridges of other networks are called"
+        ));
+    }
     if !(MIN_MTU..=MAX_MTU).contains(&config.mtu) {
         return Err(format!(
             "mtu: {} is not between {MIN_MTU} and {MAX_MTU}",
@@ -270,17 +274,7 @@ fn check(config: &Config) -> Result<(), String> {
             config.cgroup
         ));
     }
-    let families: Vec<bool> = config
-        .networks
-        .iter()
-        .map(|network| network.addr().is_ipv4())
-        .collect();
-    if families.is_empty()
-        || families.len() > 2
-        || families.len() == 2 && families[0] == families[1]
-    {
-        return Err("networks: give one network, or one of IPv4 and one of IPv6".to_owned());
-    }
+    check_pools(config)?;
     for network in &config.networks {
         if nth_address(*network, FIRST_LEASE + LEASES).is_none() {
             return Err(format!(
@@ -290,6 +284,39 @@ fn check(config: &Config) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The default network's subnets, and what those of others are taken of.
+fn check_pools(config: &Config) -> Result<(), String> {
+    let twice = |networks: &[IpNet]| {
+        let is_v4 = |network: &IpNet| network.addr().is_ipv4();
+        networks.len() > 2 || matches!(networks, [one, other] if is_v4(one) == is_v4(other))
+    };
+    if config.networks.is_empty() || twice(&config.networks) {
+        return Err("networks: give one network, or one of IPv4 and one of IPv6".to_owned());
+    }
+    if twice(&config.network_pools) {
+        return Err("network_pools: give one of IPv4 and one of IPv6 at most".to_owned());
+    }
+    for pool in &config.network_pools {
+        if leased_subnets(&[*pool], 0).is_empty() {
+            let part = if pool.addr().is_ipv4() { 24 } else { 64 };
+            return Err(format!("network_pools: {pool} has no subnet of /{part}"));
+        }
+        let is_default = Config::default().network_pools.contains(pool);
+        if let Some(network) = overlapping(pool, &config.networks).filter(|_| !is_default) {
+            return Err(format!(
+                "network_pools: {pool} and {network} of `networks` overlap"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn overlapping<'a>(pool: &IpNet, networks: &'a [IpNet]) -> Option<&'a IpNet> {
+    let overlaps =
+        |network: &&IpNet| network.contains(&pool.network()) || pool.contains(&network.network());
+    networks.iter().find(overlaps)
 }
 
 /// What tells this host from others, made of its machine-id(5), which is for nobody else to see; of
@@ -304,16 +331,21 @@ fn machine() -> String {
 }
 
 /// Whether links of this host get addresses of IPv6: it has the protocol, and it was not disabled.
-fn has_ipv6() -> bool {
+pub fn has_ipv6() -> bool {
     let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
     disabled.is_ok_and(|text| text.trim() == "0")
 }
 
 /// Without the pods' network of IPv6 where the host has none: pods do without it, too.
 fn of_this_host(mut config: Config, has_ipv6: bool) -> Result<Config, String> {
+    for networks in [&mut config.networks, &mut config.network_pools] {
+        networks.retain(|network| has_ipv6 || network.addr().is_ipv4());
+    }
+    // Nobody chose the pool that is in the way of what somebody has chosen.
+    let networks = &config.networks;
     config
-        .networks
-        .retain(|network| has_ipv6 || network.addr().is_ipv4());
+        .network_pools
+        .retain(|pool| overlapping(pool, networks).is_none());
     if config.networks.is_empty() {
         let why = "networks: IPv6 is off on this host, and no network of IPv4 is named";
         return Err(why.to_owned());
@@ -337,6 +369,39 @@ mod tests {
             ..config
         };
         assert!(of_this_host(six, false).is_err());
+    }
+
+    #[test]
+    fn pools_are_of_one_family_each_and_nobody_elses() {
+        let with = |toml: &str| check(&toml::from_str(toml).expect("it is read"));
+        let refused = |toml: &str| with(toml).expect_err(toml);
+        assert_eq!(with(""), Ok(()));
+        assert_eq!(with("network_pools = []"), Ok(()));
+        assert_eq!(with(r#"network_pools = ["10.99.0.0/24"]"#), Ok(()));
+        let two = refused(r#"network_pools = ["10.91.0.0/16", "10.92.0.0/16"]"#);
+        assert_eq!(
+            two,
+            "network_pools: give one of IPv4 and one of IPv6 at most"
+        );
+        let small = refused(r#"network_pools = ["10.91.0.0/25"]"#);
+        assert_eq!(small, "network_pools: 10.91.0.0/25 has no subnet of /24");
+        let mine = r#"networks = ["10.91.0.0/16"]"#;
+        assert_eq!(with(mine), Ok(()), "it was fine before there were pools");
+        let mine = of_this_host(toml::from_str(mine).expect("it is read"), true);
+        assert_eq!(
+            mine.expect("settled").network_pools,
+            Config::default().network_pools[1..]
+        );
+        let taken = refused(r#"network_pools = ["10.0.0.0/8"]"#);
+        assert_eq!(
+            taken,
+            "network_pools: 10.0.0.0/8 and 10.90.0.0/16 of `networks` overlap"
+        );
+        let bridge = refused(r#"bridge = "tank-012345678""#);
+        assert_eq!(
+            bridge,
+            "bridge: `tank-012345678` is how the bridges of other networks are called"
+        );
     }
 
     /// The README's table has every key with its default, and each line of it is read.
@@ -366,6 +431,6 @@ mod tests {
         let read: Config = toml::from_str(&text).expect("what the README says is read");
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         // Debug shows each field of the configuration: none is left out.
-        assert_eq!(text.lines().count(), 8, "{text}");
+        assert_eq!(text.lines().count(), 9, "{text}");
     }
 }

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 use tank_plan::{observed::ChangedSetting, target::Setting};
 
@@ -69,6 +70,9 @@ pub fn set_of_host_link(name: &str) -> Result<(), tank_sys::Error> {
 #[derive(Debug)]
 pub struct Record(PathBuf);
 
+/// Held by who changes the record: bridges are made and removed side by side.
+static CHANGING: Mutex<()> = Mutex::new(());
+
 impl Record {
     pub fn of(run_dir: &Path) -> Self {
         Self(run_dir.join("sysctls.json"))
@@ -90,6 +94,35 @@ impl Record {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What one that can't be read is renamed to.
+    pub fn damaged(&self) -> PathBuf {
+        self.0.with_extension("json.damaged")
+    }
+
+    /// Renames a record that holds something else than a record, and writes one anew of what
+    /// `known` still knows. Returns why it can't be read; none: it can.
+    ///
+    /// # Errors
+    /// What the kernel gives, of a file that can't be read, or written.
+    pub fn mend(&self, known: impl FnOnce() -> io::Result<Changed>) -> io::Result<Option<String>> {
+        let why = match self.read() {
+            Ok(_) => return Ok(None),
+            Err(error) if error.raw_os_error().is_some() => return Err(error),
+            Err(error) => error.to_string(),
+        };
+        let known = known()?;
+        fs::rename(&self.0, self.damaged())?;
+        if !known.is_empty() {
+            self.replace(&known)?;
+        }
+        Ok(Some(why))
+    }
+
     fn replace(&self, changed: &Changed) -> io::Result<()> {
         if changed.is_empty() {
             return fs::remove_file(&self.0);
@@ -105,6 +138,7 @@ impl Record {
     /// # Errors
     /// What the kernel gives.
     pub fn set(&self, setting: &Setting) -> io::Result<()> {
+        let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let Setting { path, value, links } = setting;
         let Some(before) = read(path).filter(|found| found != value) else {
             return Ok(());
@@ -127,6 +161,7 @@ impl Record {
     /// # Errors
     /// What the kernel gives; what was given back until then is so, and the record stays.
     pub fn restore(&self, restore: &Changed) -> io::Result<()> {
+        let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left = self.read()?;
         if left.is_empty() {
             return Ok(());

@@ -3,7 +3,8 @@
 //! *Guarantees*: who is no client of the zone gets nothing, not even a refusal: an address that is
 //! only pretended is not answered to. What ends with the pods' domain, and addresses of the pods'
 //! networks, are answered here or not at all: they are never forwarded, and neither is a name that
-//! the client's view knows, whatever is asked of it.
+//! the client's view knows, whatever is asked of it. Of who is on internal networks only nothing is
+//! forwarded.
 
 use hickory_proto::{
     op::{Edns, Message, Metadata, OpCode, Query, ResponseCode},
@@ -193,15 +194,17 @@ struct View {
 
 struct Client {
     view: Rc<View>,
+    /// What it sees behind that.
+    shared: Rc<View>,
     upstreams: Rc<[IpAddr]>,
+    /// Others are never asked for it.
+    closed: bool,
 }
 
 /// A zone, ready to be asked.
 pub struct Answers {
     domain: Name,
     zone: Zone,
-    /// What all clients see, behind their own views.
-    shared: View,
     clients: HashMap<IpAddr, Client>,
 }
 
@@ -216,19 +219,25 @@ impl Answers {
         for (name, view) in &zone.views {
             views.insert(name.as_str(), Rc::new(read_view(view)?));
         }
-        let shared: Rc<[IpAddr]> = zone.upstreams.clone().into();
+        let (shared, nothing) = (Rc::new(read_view(&zone.shared)?), Rc::default());
+        let others: Rc<[IpAddr]> = zone.upstreams.clone().into();
         let clients = zone.clients.iter().map(|(address, client)| {
             let view = views.get(client.view.as_str()).cloned().unwrap_or_default();
             let upstreams = match client.upstreams.is_empty() {
-                true => Rc::clone(&shared),
+                true => Rc::clone(&others),
                 false => client.upstreams.clone().into(),
             };
-            (*address, Client { view, upstreams })
+            let client = Client {
+                view,
+                shared: Rc::clone(if client.apart { &nothing } else { &shared }),
+                upstreams,
+                closed: client.closed,
+            };
+            (*address, client)
         });
         let clients = clients.collect();
         Ok(Self {
             domain,
-            shared: read_view(&zone.shared)?,
             clients,
             zone,
         })
@@ -273,11 +282,12 @@ impl Answers {
         if query.query_class != DNSClass::IN || is_refused(query.query_type) {
             return refuse(ResponseCode::Refused);
         }
-        if let Some(reply) = self.own(&client.view, query, &frame) {
+        if let Some(reply) = self.own(client, query, &frame) {
             return Verdict::Reply(reply);
         }
-        // Who does not want others to be asked wants to know what is in the cache.
-        if !message.metadata.recursion_desired {
+        // Who does not want others to be asked wants to know what is in the cache. A query leads out of
+        // the network of who must not reach anybody there: its name says what was to be said.
+        if client.closed || !message.metadata.recursion_desired {
             return refuse(ResponseCode::Refused);
         }
         Verdict::Forward(Forward {
@@ -293,7 +303,8 @@ impl Answers {
     }
 
     /// The reply about what only this server knows. None: others are to be asked.
-    fn own(&self, view: &View, query: &Query, frame: &Frame) -> Option<Vec<u8>> {
+    fn own(&self, client: &Client, query: &Query, frame: &Frame) -> Option<Vec<u8>> {
+        let (view, shared) = (&*client.view, &*client.shared);
         let name = &query.name;
         let below = self.domain.zone_of(name);
         let text = text_of(name);
@@ -303,10 +314,7 @@ impl Answers {
         } else {
             &text
         };
-        let found = view
-            .names
-            .get(local)
-            .or_else(|| self.shared.names.get(local));
+        let found = view.names.get(local).or_else(|| shared.names.get(local));
         if let Some(found) = found.filter(|_| !local.is_empty()) {
             let records = match query.query_type {
                 RecordType::A => {
@@ -325,7 +333,7 @@ impl Answers {
             return Some(self.authoritative(frame, ResponseCode::NoError, records, name, apex));
         }
         if below {
-            let exists = [view, &self.shared]
+            let exists = [view, shared]
                 .iter()
                 .any(|view| view.parents.contains(local));
             let exists = exists || local.is_empty();
@@ -336,11 +344,11 @@ impl Answers {
             let code = code(exists);
             return Some(self.authoritative(frame, code, records, name, &self.domain));
         }
-        self.reverse(view, query, frame)
+        self.reverse([view, shared], query, frame)
     }
 
     /// The reply about an address of the pods' networks.
-    fn reverse(&self, view: &View, query: &Query, frame: &Frame) -> Option<Vec<u8>> {
+    fn reverse(&self, views: [&View; 2], query: &Query, frame: &Frame) -> Option<Vec<u8>> {
         let name = &query.name;
         let asked = name.parse_arpa_name().ok()?;
         let network = self
@@ -355,9 +363,10 @@ impl Answers {
         let mut apex = name.trim_to(labels.min(usize::from(name.num_labels())));
         apex.set_fqdn(true);
         let whole = asked.prefix_len() == asked.max_prefix_len();
-        let found = view.reverse.get(&asked.addr());
-        let found = found.or_else(|| self.shared.reverse.get(&asked.addr()));
-        let found = found.filter(|_| whole);
+        let mut found = views
+            .iter()
+            .filter_map(|view| view.reverse.get(&asked.addr()));
+        let found = found.next().filter(|_| whole);
         let records = match found {
             Some(target) if query.query_type == RecordType::PTR => {
                 vec![RData::PTR(PTR(target.clone()))]

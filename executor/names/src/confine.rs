@@ -9,10 +9,10 @@ use tank_sys::{
     process, seccomp,
 };
 
-/// What it may use at most: descriptors (one for each query that others are asked and for each
-/// connection), bytes of a file (its standard error), processes, bytes of memory.
+/// What it may use at most: descriptors (two for each socket on which it is asked, one for each query that
+/// others are asked and for each connection), bytes of a file (its standard error), processes, bytes of memory.
 const LIMITS: [(&str, u64); 6] = [
-    ("nofile", 4_096),
+    ("nofile", 8_192),
     ("fsize", 1 << 20),
     ("nproc", 0),
     ("core", 0),

@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 use tank_plan::target::Zone;
-use tank_proto::names::{MAX_ZONE, Reply, Request, Setup, State, VERSION};
+use tank_proto::names::{MAX_ZONE, Reply, Request, SOCKETS_BESIDE, Setup, State, VERSION};
 use tank_sys::packet;
 use tokio::{io::unix::AsyncFd, task::spawn_local};
 
@@ -80,8 +80,12 @@ impl Control {
             let (reply, sockets) = self.answer(&bytes, fds);
             let text = serde_json::to_vec(&reply)?;
             let fds: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+            let (beside, rest) = fds.split_at(fds.len().min(SOCKETS_BESIDE));
             // One reply is outstanding at most: it fits.
-            packet::send(connection.get_ref().as_fd(), &text, &fds)?;
+            packet::send(connection.get_ref().as_fd(), &text, beside)?;
+            for further in rest.chunks(SOCKETS_BESIDE) {
+                packet::send(connection.get_ref().as_fd(), b"d", further)?;
+            }
         }
     }
 
@@ -93,7 +97,11 @@ impl Control {
                 Err(why) => failed(why),
             },
             Ok(Request::State) => (self.state(), &[]),
-            Ok(Request::Sockets) => (Reply::Sockets, &self.sockets),
+            Ok(Request::Sockets) => {
+                let rest = self.sockets.len().saturating_sub(SOCKETS_BESIDE);
+                let more = rest.div_ceil(SOCKETS_BESIDE);
+                (Reply::Sockets { more }, &self.sockets)
+            }
             Ok(Request::End) => {
                 self.server.end();
                 (self.state(), &[])

@@ -101,7 +101,17 @@ fn take() -> tank_sys::Result<(Handed, Filter)> {
     let cgroups: Vec<OwnedFd> = (0..setup.cgroups)
         .map(|_| next())
         .collect::<Result<_, _>>()?;
-    let sockets: Vec<OwnedFd> = fds.take(MAX_SOCKETS).collect();
+    let mut sockets: Vec<OwnedFd> = fds.collect();
+    for _ in 0..setup.more {
+        let received = packet::receive(stdin.as_fd()).doing(|| "take more sockets")?;
+        let (_, further) = received
+            .ok_or_else(incomplete)
+            .doing(|| "take more sockets")?;
+        sockets.extend(further);
+        if sockets.len() > MAX_SOCKETS {
+            return Err(incomplete()).doing(|| "take more sockets");
+        }
+    }
     let control = stdin.as_fd().try_clone_to_owned();
     let control = control.doing(|| "keep the socket to tankd")?;
     let filter = confine::confine(&setup, root, cgroups)?;

@@ -3,7 +3,7 @@
 
 use crate::{
     observed::{Observed, Run, State, Verdict},
-    report::{Report, Waiting},
+    report::{Blocked, Report, Waiting},
 };
 use std::collections::BTreeSet;
 use tank_model::{Graph, Name, spec::Restart};
@@ -91,6 +91,10 @@ pub fn not_running(graph: &Graph, observed: &Observed, report: &Report) -> Missi
         let stuck = graph
             .init(pod)
             .any(|(name, _, hash)| failed(name, hash) || report.blocked(pod, name).is_some());
+        if let Some(blocked) = kept(graph, pod, observed, report) {
+            missing.list.push(blocked.to_string());
+            continue;
+        }
         for (name, _, hash) in graph.containers(pod) {
             let there = found.and_then(|found| found.current(name, hash));
             if there.is_some_and(over) {
@@ -114,6 +118,20 @@ pub fn not_running(graph: &Graph, observed: &Observed, report: &Report) -> Missi
         }
     }
     missing
+}
+
+/// Why a pod stays another one than declared, if it does.
+fn kept<'r>(
+    graph: &Graph,
+    pod: &Name,
+    observed: &Observed,
+    report: &'r Report,
+) -> Option<&'r Blocked> {
+    let found = observed.pods.get(pod)?.sandbox.as_ref()?;
+    let (_, declared) = graph.sandbox(pod)?;
+    let mut blocked = report.blocked.iter();
+    let is_of_pod = |blocked: &&Blocked| blocked.pod == *pod && blocked.container.is_none();
+    blocked.find(is_of_pod).filter(|_| declared != found.hash)
 }
 
 /// Why something does not run.

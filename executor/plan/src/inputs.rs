@@ -5,7 +5,7 @@ use crate::{
     planner,
     report::Report,
     step::Plan,
-    target::{HostConfig, ImageConfig, Resolver, Target},
+    target::{HostConfig, ImageConfig, NetworkLease, Pooled, Resolver, Target},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -23,6 +23,10 @@ pub struct Inputs {
     pub host: HostConfig,
     /// The lease of every pod, by the pod's name.
     pub leases: BTreeMap<Name, u32>,
+    /// The addresses that interfaces have of their pools.
+    pub pooled: Pooled,
+    /// What every network has leased.
+    pub networks: BTreeMap<Name, NetworkLease>,
     /// By the digests that references were resolved to.
     pub images: BTreeMap<Digest, ImageConfig>,
     /// What the host's resolver files say.
@@ -47,6 +51,8 @@ impl Inputs {
             previous: target.previous.cloned(),
             host: target.host.clone(),
             leases: target.leases.clone(),
+            pooled: target.pooled.clone(),
+            networks: target.networks.clone(),
             images: target.images.clone(),
             resolver: target.resolver.clone(),
         }
@@ -59,6 +65,8 @@ impl Inputs {
             previous: self.previous.as_ref(),
             host: &self.host,
             leases: &self.leases,
+            pooled: &self.pooled,
+            networks: &self.networks,
             images: &self.images,
             resolver: &self.resolver,
         }
@@ -94,6 +102,10 @@ struct Stored {
     previous: Option<StoredGraph>,
     host: HostConfig,
     leases: BTreeMap<Name, u32>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pooled: Pooled,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    networks: BTreeMap<Name, NetworkLease>,
     images: BTreeMap<Digest, ImageConfig>,
     resolver: Resolver,
 }
@@ -122,6 +134,8 @@ impl From<Inputs> for Stored {
             previous: inputs.previous.as_ref().map(StoredGraph::from),
             host: inputs.host,
             leases: inputs.leases,
+            pooled: inputs.pooled,
+            networks: inputs.networks,
             images: inputs.images,
             resolver: inputs.resolver,
         }
@@ -137,6 +151,8 @@ impl TryFrom<Stored> for Inputs {
             previous: stored.previous.map(Graph::try_from).transpose()?,
             host: stored.host,
             leases: stored.leases,
+            pooled: stored.pooled,
+            networks: stored.networks,
             images: stored.images,
             resolver: stored.resolver,
         })

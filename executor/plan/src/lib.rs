@@ -22,6 +22,7 @@
 
 pub mod backoff;
 mod containers;
+pub mod flows;
 pub mod health;
 pub mod inputs;
 #[cfg(any(test, feature = "model-host"))]
@@ -32,6 +33,7 @@ pub mod ports;
 pub mod report;
 pub mod step;
 pub mod target;
+pub mod unmet;
 pub mod why;
 
 pub use health::Health;
@@ -41,4 +43,5 @@ pub use planner::plan;
 pub use report::{Blocked, Held, Report, Waiting};
 pub use step::{Class, Plan, PlannedStep, Step, StepId};
 pub use target::{Target, TargetError};
+pub use unmet::Unmet;
 pub use why::{WaitsFor, Why};

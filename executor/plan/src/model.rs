@@ -2,20 +2,27 @@
 //! real host's. It takes nothing but the step, as the actuator does.
 
 use crate::{
+    flows::{Flow, Port},
     inputs::Inputs,
     observed::{
-        ChangedSetting, HostNetwork, NameServer, Observed, Pod, Run, Sandbox, State, Verdict,
+        ChangedSetting, FoundLink, HostNetwork, NameServer, Observed, Pod, Run, Sandbox, State,
+        Verdict,
     },
     planner::SHIM_FILES,
     step::{Plan, Step},
-    target::{ContainerSpec, DEFAULT_MTU, File, HostConfig, ImageConfig, Resolver, Setting},
+    target::{
+        ContainerSpec, DEFAULT_MTU, File, HostConfig, ImageConfig, NetworkLease, PodLink, Pooled,
+        Resolver, Setting,
+        networks::{FIRST_POD_NUMBER, memberships},
+        pools::{Demand, Wanted},
+    },
 };
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
-use tank_model::{Config, Digest, Graph, Name, reference::Reference};
+use tank_model::{Config, Digest, Graph, Name, reference::Reference, spec::NamedNetwork};
 
 /// Carries a whole plan out.
 pub fn apply(plan: &Plan, host: &mut Observed) {
@@ -30,16 +37,28 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
     let now = host.now;
     match step {
         Step::EnsureBridge { bridge } => {
-            host.bridge = Some(bridge.addresses.clone());
+            let addresses = Some(bridge.addresses.clone());
+            host.bridges.insert(bridge.name.clone(), addresses);
             let settings = bridge.settings.iter();
             settings.for_each(|setting| set(setting, &mut host.network));
         }
-        Step::RemoveBridge { restore, .. } => {
-            host.bridge = None;
+        Step::RemoveBridge { name, restore } => {
+            host.bridges.remove(name);
             give_back(restore, &mut host.network);
         }
         Step::EnsureFirewall { table } => host.firewall = Some(table.clone()),
         Step::RemoveFirewall => host.firewall = None,
+        Step::EndFlows { flows, opened } => {
+            let all = std::mem::take(&mut host.network.flows).into_iter();
+            let is_over = |flow: &Flow| match flow.to {
+                Some(to) => flows.iter().any(|of| of.has(flow.asked, to)),
+                None => {
+                    let own = [flow.asked.ip()].into();
+                    Port::among(opened, flow.asked, &own).is_some()
+                }
+            };
+            host.network.flows = all.filter(|flow| !is_over(flow)).collect();
+        }
         Step::EnsureNames { zone } => {
             host.names = Some(NameServer {
                 zone: Some(zone.digest()),
@@ -52,8 +71,8 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
                 hash: *hash,
                 pid: 1,
                 version: SHIM_FILES,
-                network: None,
-                port_group: 0,
+                links: BTreeMap::new(),
+                gateways: BTreeSet::new(),
                 nics: BTreeMap::new(),
             });
             let made = Pod {
@@ -74,10 +93,12 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
                 pod.unresponsive = None;
             }
         }
-        Step::EnsureNetwork { pod, link } => {
+        Step::EnsureNetwork { pod, links } => {
             if let Some(sandbox) = host.pods.get_mut(pod).and_then(|pod| pod.sandbox.as_mut()) {
-                sandbox.network = Some(link.addresses.clone());
-                sandbox.port_group = link.group;
+                let found = |link: &PodLink| (link.name.clone(), FoundLink::of(link));
+                sandbox.links.extend(links.iter().map(found));
+                let gateways = links.iter().flat_map(|link| &link.gateways);
+                sandbox.gateways = gateways.copied().collect();
             }
         }
         Step::EnsureNic { pod, nic } => {
@@ -237,22 +258,50 @@ pub fn inputs(config: &Config) -> Inputs {
         .zip(graph.pods())
         .map(|(lease, pod)| (pod.clone(), lease));
     let leases = leases.collect();
+    let network = |(number, (name, _)): (u32, (&Name, &NamedNetwork))| {
+        let is_on = |pod: &&Name| {
+            let own = memberships(&graph, pod);
+            own.iter().any(|(network, _)| network == name)
+        };
+        let pods = graph.pods().filter(is_on).cloned();
+        let pods = pods.zip(FIRST_POD_NUMBER..).collect();
+        (name.clone(), NetworkLease { number, pods })
+    };
+    let leased = (0..).zip(graph.networks()).map(network).collect();
     let networks = vec![IpNet::new_assert(Ipv4Addr::new(10, 90, 0, 0).into(), 16)];
+    let pooled = pooled(&Demand::of(&graph));
     Inputs {
         graph,
         previous: None,
         host: HostConfig {
             bridge: "tank0".to_owned(),
             networks,
+            pools: vec![IpNet::new_assert(Ipv4Addr::new(10, 91, 0, 0).into(), 16)],
             id_base: 0x7000_0000,
             mtu: DEFAULT_MTU,
             machine: "model".to_owned(),
         },
         leases,
+        pooled,
+        networks: leased,
         images,
         resolver: Resolver {
             host: "nameserver 192.0.2.53\n".to_owned(),
             upstream: String::new(),
         },
     }
+}
+
+/// To each the first address of its pool that nobody has.
+fn pooled(demand: &Demand) -> Pooled {
+    let mut taken = demand.avoid.clone();
+    let mut pooled = Pooled::new();
+    for Wanted { pod, nic, pool } in &demand.wanted {
+        let mut all = (0..pool.len()).filter_map(|nth| pool.nth(nth));
+        if let Some(address) = all.find(|address| taken.insert(*address)) {
+            let of_pod = pooled.entry(pod.clone()).or_default();
+            of_pod.insert(nic.clone(), address);
+        }
+    }
+    pooled
 }

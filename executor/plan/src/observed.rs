@@ -1,10 +1,17 @@
 //! The host as data: what is, read from the shims and the kernel, never from memory of what was
 //! done.
 
-use crate::target::{HostLink, PodNic, Table};
+mod network;
+
+pub use network::{ChangedSetting, HostNetwork, Parent};
+
+use crate::target::{PodLink, PodNic, Table};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use tank_model::{Digest, Name, spec};
 
 /// Everything the planner may know of the host.
@@ -15,9 +22,10 @@ pub struct Observed {
     pub now: u64,
     /// By the names their shims, cgroups or folders bear: Tank's own, declared or not.
     pub pods: BTreeMap<Name, Pod>,
-    /// Addresses of the bridge, with the lengths of their networks' prefixes. None: there is no
-    /// bridge, or it is down.
-    pub bridge: Option<BTreeSet<IpNet>>,
+    /// Addresses of Tank's bridges, with the lengths of their networks' prefixes, by the bridges'
+    /// names. None: it is there, and not in order (down, or it learns from what no rule sees).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bridges: BTreeMap<String, Option<BTreeSet<IpNet>>>,
     /// What is in Tank's nftables table. None: there is no table.
     pub firewall: Option<Table>,
     /// The name server's process. None: there is none.
@@ -39,66 +47,6 @@ pub struct NameServer {
     pub zone: Option<Digest>,
     /// Whether it runs the program that is installed.
     pub current: bool,
-}
-
-/// What of the host's network is not Tank's, and what Tank has changed of it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct HostNetwork {
-    /// What the settings say that the bridge needs, by their paths below `/proc/sys`. Those that
-    /// the kernel does not have are left out.
-    pub settings: BTreeMap<String, String>,
-    /// The links, without loopback and Tank's own.
-    pub links: BTreeSet<String>,
-    /// Those whose default route a router advertised, and which would not listen to one any more
-    /// once the host forwards (`accept_ra` of the kernel's ip-sysctl page).
-    pub advertised: BTreeSet<String>,
-    /// What Tank has changed since the host was booted, by path.
-    pub changed: BTreeMap<String, ChangedSetting>,
-    /// The links that interfaces of pods may sit on, by their names. Read only where a pod has one.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub parents: BTreeMap<String, Parent>,
-    /// The link of the default route. None: there is none, or nobody asks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uplink: Option<String>,
-    /// The host's own links to pods, by their names. None: it is there, and not in order.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub host_links: BTreeMap<String, Option<HostLink>>,
-}
-
-/// A link of the host that interfaces of pods may sit on.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Parent {
-    /// Whether it is set up.
-    pub is_up: bool,
-    /// The longest packet it takes.
-    pub mtu: u32,
-    /// Whether it is a bridge.
-    pub is_bridge: bool,
-    /// Whether it is a macvlan itself.
-    pub is_macvlan: bool,
-    /// Whether its frames are Ethernet's.
-    pub is_ethernet: bool,
-    /// The bridge, or bond, that it is a port of.
-    pub port_of: Option<String>,
-    /// Its addresses, without link-local ones. Read only of those that pods name or would get.
-    pub addresses: BTreeSet<IpNet>,
-}
-
-/// A setting of the host that Tank has changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ChangedSetting {
-    /// What it said.
-    pub before: String,
-    /// What it was set to.
-    pub set: String,
-    /// Of one by which the host forwards: the links that were there, and between which nothing was
-    /// forwarded.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub links: BTreeSet<String>,
-    /// Settings of single links that it changed along, and that said `set` before: to be set again
-    /// when this one is given back.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub along: BTreeSet<String>,
 }
 
 /// A step that failed.
@@ -165,15 +113,52 @@ pub struct Sandbox {
     pub pid: i32,
     /// The version of the messages it speaks.
     pub version: u32,
-    /// None: the pod has no link of its own, or it is not in order (down, off the bridge, without a
-    /// route).
-    pub network: Option<BTreeSet<IpNet>>,
-    /// The group of its port of the bridge; 0: it has none.
-    #[serde(default)]
-    pub port_group: u32,
+    /// Its links to bridges of Tank's that are up at both ends, by their names inside; none where its
+    /// loopback is down.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub links: BTreeMap<String, FoundLink>,
+    /// The next hops of its default routes. Read only of one on a bridge.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub gateways: BTreeSet<IpAddr>,
     /// The interfaces of its own that are up, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub nics: BTreeMap<String, PodNic>,
+}
+
+/// A pod's link to a bridge of Tank's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FoundLink {
+    /// The bridge's name.
+    pub bridge: String,
+    /// The group of its port; 0 where that does not give frames back to where they came from.
+    pub group: u32,
+    /// Its hardware address.
+    pub mac: [u8; 6],
+    /// The longest packet it takes.
+    pub mtu: u32,
+    /// Its addresses, with the lengths of their networks' prefixes.
+    pub addresses: BTreeSet<IpNet>,
+}
+
+impl FoundLink {
+    /// One that is as it should be.
+    pub fn of(link: &PodLink) -> Self {
+        let PodLink {
+            bridge,
+            group,
+            mac,
+            mtu,
+            addresses,
+            ..
+        } = link.clone();
+        Self {
+            bridge,
+            group,
+            mac,
+            mtu,
+            addresses,
+        }
+    }
 }
 
 /// A container its shim knows of.

@@ -1,7 +1,9 @@
-//! From a target and an observation to a plan: pods, the bridge, the rules. Their containers are in
+//! From a target and an observation to a plan: pods, bridges, the rules. Their containers are in
 //! `containers`.
 
+mod addresses;
 mod files;
+mod flows;
 mod network;
 mod nics;
 mod removals;
@@ -16,9 +18,11 @@ use crate::{
     observed::{self, Observed},
     report::{Blocked, Report, Waiting},
     step::{Class, Plan, PlannedStep, Step, StepId},
-    target::{PodNic, Target, TargetError, firewall::port_group},
+    target::{PodNic, Target, TargetError},
+    unmet::unmet,
     why::{Changed, WaitsFor, Why},
 };
+use addresses::Holders;
 use std::collections::BTreeMap;
 use tank_model::{Graph, Key, Name, diff};
 
@@ -38,27 +42,35 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         plan: Plan::default(),
         report: Report::default(),
         network: Vec::new(),
+        bridges: BTreeMap::new(),
         rules: None,
         names: None,
         nics: BTreeMap::new(),
         unlinked: Vec::new(),
+        linked: BTreeMap::new(),
+        holders: Holders::default(),
     };
     planner.resolve_nics();
     let removed = planner.removals();
+    planner.holders = planner.holders(&removed);
     planner.resume_undeclared();
     planner.remove_host_links();
     planner.ensure_firewall();
-    planner.ensure_bridge();
+    planner.ensure_bridges();
     planner.ensure_names();
     planner.ensure_host_links();
     for pod in target.graph.pods() {
         planner.pod(pod, removed.get(pod).copied());
     }
-    planner.narrow_firewall(&removed);
-    planner.remove_bridge();
+    planner.end_flows(&removed);
+    planner.narrow_host_links(&removed);
+    let unbridged = planner.remove_networks(&removed);
+    planner.narrow_firewall(&removed, &unbridged);
+    planner.remove_bridges();
     let Planner {
         plan, mut report, ..
     } = planner;
+    report.unmet = unmet(target.graph, observed);
     let mut plan = backoff::hold_back(plan, &mut report, &observed.failures, observed.now);
     let starts = |planned: &PlannedStep| matches!(planned.step, Step::StartContainer { .. });
     if plan.steps.iter().any(starts) {
@@ -81,8 +93,10 @@ pub(crate) struct Planner<'a> {
     pub(crate) changes: Vec<diff::NodeChange>,
     pub(crate) plan: Plan,
     report: Report,
-    /// The steps that a pod's link comes after: the rules, then the bridge and the names.
+    /// The steps that a pod's links come after: the rules and the names.
     network: Vec<StepId>,
+    /// The steps by which bridges are as they should be, by their names.
+    bridges: BTreeMap<String, StepId>,
     /// The step by which the rules are as they should be, if there is one.
     rules: Option<StepId>,
     /// The step by which the name server says what it should, if there is one.
@@ -91,6 +105,10 @@ pub(crate) struct Planner<'a> {
     nics: BTreeMap<Name, Result<Vec<PodNic>, TargetError>>,
     /// The steps by which host links go that nobody needs: the rules about them go after them.
     unlinked: Vec<StepId>,
+    /// The steps by which host links are as they should be, by their names.
+    linked: BTreeMap<String, StepId>,
+    /// Who has addresses that others get only when they are gone.
+    holders: Holders,
 }
 
 impl Planner<'_> {
@@ -139,6 +157,12 @@ impl Planner<'_> {
         self.target
             .previous
             .is_some_and(|previous| hash(previous) == hash(self.target.graph))
+    }
+
+    /// Whether nothing at all of the declaration is new.
+    fn is_declared_as_before(&self) -> bool {
+        let previous = self.target.previous.map(Graph::root);
+        previous == Some(self.target.graph.root())
     }
 
     pub(crate) fn stop(
@@ -220,11 +244,18 @@ impl Planner<'_> {
         }
         match found.and_then(|found| found.sandbox.as_ref().map(|sandbox| (found, sandbox))) {
             None => self.new_pod(pod, removed),
+            Some((found, _)) if self.is_kept(pod, found) => {
+                if let Some(why) = self.unmakeable(pod) {
+                    self.block(pod, None, why);
+                }
+            }
             Some((found, sandbox)) => {
                 let mut ready = Vec::new();
-                if self.target.is_bridged(pod) && !self.is_connected(pod, sandbox) {
-                    let after = self.network.clone();
-                    match self.connect(pod, Class::InPlace, Why::LinkDiffers, true, &after) {
+                if self.target.is_bridged(pod) && !self.target.is_connected(pod, sandbox) {
+                    if self.waits_for_address(pod) {
+                        return;
+                    }
+                    match self.connect(pod, Class::InPlace, Why::LinkDiffers, true, &[]) {
                         Ok(id) => ready.push(id),
                         Err(why) => return self.block(pod, None, why),
                     }
@@ -237,13 +268,6 @@ impl Planner<'_> {
                 self.containers(pod, found, Class::Create, &ready);
             }
         }
-    }
-
-    /// Whether a pod's link is as it should be.
-    fn is_connected(&self, pod: &Name, sandbox: &observed::Sandbox) -> bool {
-        let group = self.target.lease(pod).map(port_group);
-        sandbox.network.as_ref() == Some(&self.target.addresses(pod))
-            && group.is_ok_and(|group| sandbox.port_group == group)
     }
 
     /// A pod that is not there, or is not any more after the step `removed`.
@@ -259,6 +283,9 @@ impl Planner<'_> {
             let why = why.clone();
             return self.block(pod, None, why);
         }
+        if self.waits_for_address(pod) {
+            return;
+        }
         let drift = self.is_declared_before(&Key::Sandbox(pod.clone()));
         let (class, why) = match removed {
             Some(_) => (Class::Replace, Why::Replaces),
@@ -273,8 +300,7 @@ impl Planner<'_> {
         let made = self.add(step, class, why, drift, removed.as_slice());
         let mut ready = vec![made];
         if self.target.is_bridged(pod) {
-            let after = [&ready[..], self.network.as_slice()].concat();
-            match self.connect(pod, class, Why::NeedsAddress, drift, &after) {
+            match self.connect(pod, class, Why::NeedsAddress, drift, &ready) {
                 Ok(id) => ready = vec![id],
                 Err(why) => return self.block(pod, None, why),
             }
@@ -295,11 +321,21 @@ impl Planner<'_> {
         drift: bool,
         after: &[StepId],
     ) -> Result<StepId, TargetError> {
+        let links = self.target.links(pod)?;
+        // Bridges of other networks keep no pod waiting.
+        let own = links
+            .iter()
+            .filter_map(|link| self.bridges.get(&link.bridge));
+        let own: Vec<StepId> = own.copied().collect();
+        let handover = self.handover_of_links(pod, &links);
+        let why = handover.why(why);
+        let mut after = [after, self.network.as_slice(), &own].concat();
+        after.extend(handover.after);
         let step = Step::EnsureNetwork {
             pod: pod.clone(),
-            link: self.target.link(pod)?,
+            links,
         };
-        Ok(self.add(step, class, why, drift, after))
+        Ok(self.add(step, class, why, drift, &after))
     }
 
     /// What the declaration changed of a node.

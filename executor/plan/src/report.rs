@@ -1,6 +1,11 @@
 //! What a plan leaves undone, and why.
 
-use crate::{step::Step, target::TargetError, why::WaitsFor};
+use crate::{
+    step::Step,
+    target::{TargetError, firewall::HeldPorts},
+    unmet::Unmet,
+    why::WaitsFor,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use tank_model::Name;
@@ -14,6 +19,12 @@ pub struct Report {
     pub held: Vec<Held>,
     /// What can't be done before something else is declared, or is on the host.
     pub blocked: Vec<Blocked>,
+    /// Published ports that lead to another pod than declared until that one is ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<HeldPorts>,
+    /// What pods need of the host, and nothing waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmet: Vec<Unmet>,
 }
 
 /// A start that is wanted and can't be yet.
@@ -58,7 +69,10 @@ pub struct Blocked {
 impl Report {
     /// Whether nothing that is declared is left undone.
     pub fn is_settled(&self) -> bool {
-        self.waiting.is_empty() && self.held.is_empty() && self.blocked.is_empty()
+        self.waiting.is_empty()
+            && self.held.is_empty()
+            && self.blocked.is_empty()
+            && self.ports.is_empty()
     }
 
     /// When to look again though nothing happened.
@@ -103,6 +117,7 @@ impl fmt::Display for Blocked {
         } = self;
         match container {
             Some(container) => write!(f, "can't start {pod}/{container}: {why}"),
+            None if matches!(why, TargetError::Nic { .. }) => write!(f, "pod {pod}: can't {why}"),
             None => write!(f, "can't create pod {pod}: {why}"),
         }
     }

@@ -1,8 +1,12 @@
 //! The closed set of things that can be done to a host, and a plan made of them.
 
 use crate::{
+    flows::{Flows, Port},
     observed::ChangedSetting,
-    target::{Bridge, ContainerSpec, HostLink, PodLink, PodNic, SandboxSpec, Table, Zone},
+    target::{
+        Bridge, ContainerSpec, HostLink, PodLink, PodNic, SandboxSpec, Table, Zone,
+        networks::is_bridge_name,
+    },
     why::Why,
 };
 use serde::{Deserialize, Serialize};
@@ -21,7 +25,7 @@ use tank_model::{
 #[serde(tag = "step", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are described with their variants")]
 pub enum Step {
-    /// The bridge, its addresses, and the settings of the host that forwarding needs.
+    /// A bridge, its addresses, and the settings of the host that forwarding needs.
     EnsureBridge { bridge: Bridge },
     /// Removes the bridge of this name, and gives back the host's settings that still say what Tank
     /// set them to.
@@ -44,8 +48,8 @@ pub enum Step {
     SweepContainer { pod: Name, container: Name },
     /// Lets a stopped or frozen shim run on.
     ResumeShim { pod: Name },
-    /// The pod's link, its addresses and its routes.
-    EnsureNetwork { pod: Name, link: PodLink },
+    /// The pod's links to the bridges of its networks, their addresses and its routes.
+    EnsureNetwork { pod: Name, links: Vec<PodLink> },
     /// An interface of the pod's own, its addresses and its routes.
     EnsureNic { pod: Name, nic: PodNic },
     /// The host's own link to the pods on one parent, and its routes to them.
@@ -98,6 +102,15 @@ pub enum Step {
     EnsureFirewall { table: Table },
     /// Removes Tank's nftables table.
     RemoveFirewall,
+    /// Ends flows of UDP that do not go where the published ports lead.
+    EndFlows {
+        /// Those whose port does not lead there any more.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        flows: BTreeSet<Flows>,
+        /// The ports that lead to a pod from now on: flows to them that are not translated.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        opened: BTreeSet<Port>,
+    },
     /// A name server that answers this and nothing else, in place of what was answered before. One
     /// that runs another program than the installed one is replaced, and no query is lost.
     EnsureNames { zone: Zone },
@@ -210,9 +223,12 @@ impl Step {
     }
 
     /// Whether what is declared can't run without it. Names are not: something else may hold the port
-    /// that they are asked at, and pods that ask for none run well.
+    /// that they are asked at, and pods that ask for none run well. Nor are ends of flows.
     pub fn is_vital(&self) -> bool {
-        !matches!(self, Self::EnsureNames { .. } | Self::RemoveNames)
+        !matches!(
+            self,
+            Self::EnsureNames { .. } | Self::RemoveNames | Self::EndFlows { .. }
+        )
     }
 
     /// The pod it is about.
@@ -222,6 +238,7 @@ impl Step {
             | Self::RemoveBridge { .. }
             | Self::EnsureFirewall { .. }
             | Self::RemoveFirewall
+            | Self::EndFlows { .. }
             | Self::EnsureHostLink { .. }
             | Self::RemoveHostLink { .. }
             | Self::EnsureNames { .. }
@@ -244,10 +261,17 @@ impl Step {
 }
 
 impl fmt::Display for Step {
+    // long: one arm a step
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::EnsureBridge { .. } => write!(f, "set up the bridge"),
-            Self::RemoveBridge { .. } => write!(f, "remove the bridge"),
+            Self::EnsureBridge { bridge } => match &bridge.network {
+                None => write!(f, "set up the bridge"),
+                Some(network) => write!(f, "set up the network {network}"),
+            },
+            Self::RemoveBridge { name, .. } => match is_bridge_name(name) {
+                false => write!(f, "remove the bridge"),
+                true => write!(f, "remove the bridge {name}"),
+            },
             Self::StartSandbox { pod, .. } => write!(f, "create pod {pod}"),
             Self::StopSandbox { pod } => write!(f, "remove pod {pod}"),
             Self::SweepPod { pod } => write!(f, "sweep what is left of pod {pod}"),
@@ -290,6 +314,13 @@ impl fmt::Display for Step {
             }
             Self::EnsureFirewall { .. } => write!(f, "publish ports"),
             Self::RemoveFirewall => write!(f, "remove the published ports"),
+            Self::EndFlows { flows, opened } => {
+                let to = flows.iter().map(|flows| flows.to.to_string());
+                let ports = opened.iter().map(|port| format!("port {}", port.port));
+                let to: BTreeSet<String> = to.chain(ports).collect();
+                let to = to.iter().map(String::as_str).collect();
+                write!(f, "end flows of UDP to {}", listed(&to))
+            }
             Self::EnsureNames { zone } => write!(f, "answer names: {}", listed(&zone.names())),
             Self::RemoveNames => write!(f, "answer no names any more"),
         }

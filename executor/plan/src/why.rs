@@ -2,7 +2,11 @@
 
 use crate::observed::{Probed, Unresponsive};
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 use tank_model::{
     Key, Name, diff,
     spec::{AllowFrom, Condition, Egress, Peer, Protocol},
@@ -41,6 +45,8 @@ pub enum Why {
     NeedsAddress,
     /// A new pod is to have an interface of its own.
     NeedsInterface,
+    /// A link gets addresses that other pods have until they are gone.
+    TakesAddresses(Vec<Owned>),
     /// A pod's link is down, off the bridge, or has other addresses or routes.
     LinkDiffers,
     /// The host's own link to pods is not there, or not as it has to be.
@@ -53,6 +59,9 @@ pub enum Why {
         missing: usize,
         /// Chains and rules that are there and not wanted.
         unwanted: usize,
+        /// Whether there are none of Tank's at all.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        absent: bool,
         /// What the declaration changed of who reaches what.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         reach: Vec<Reach>,
@@ -64,6 +73,10 @@ pub enum Why {
     BridgeNeeded,
     /// No pod is declared on the bridge any more.
     BridgeNotNeeded,
+    /// A published port leads to another pod, or to none.
+    LeadsElsewhere,
+    /// A published port leads to a pod, and what began before goes past it.
+    LeadsThere,
     /// No pod is declared on the bridge, and the table is still there.
     NothingPublished,
     /// Pods are declared on the bridge, and there is no name server, or it does not answer.
@@ -89,6 +102,27 @@ pub enum Why {
     FilesDiffer,
 }
 
+/// Addresses that another pod has.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Owned {
+    /// Which of them. Empty: nothing says what it has.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whose they are.
+    pub pod: Name,
+}
+
+impl fmt::Display for Owned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { addresses, pod } = self;
+        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        match texts.len() {
+            0 => write!(f, "any address may be of {pod} until that is gone"),
+            1 => write!(f, "{} is of {pod} until that is gone", joined(&texts)),
+            _ => write!(f, "{} are of {pod} until that is gone", joined(&texts)),
+        }
+    }
+}
+
 /// Published ports that are opened or closed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Reach {
@@ -111,6 +145,9 @@ pub struct Reach {
     pub only: Option<Vec<Peer>>,
     /// Whether it is reached from now on, or no longer.
     pub opens: bool,
+    /// The pod that some of them lead to until this one is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Name>,
 }
 
 impl fmt::Display for Reach {
@@ -124,6 +161,7 @@ impl fmt::Display for Reach {
             to_last,
             only,
             opens,
+            until,
         } = self;
         let range = |last: &Option<u16>| last.map_or(String::new(), |last| format!("-{last}"));
         let protocol = match protocol {
@@ -140,7 +178,11 @@ impl fmt::Display for Reach {
         write!(
             f,
             "{at}{last}{protocol} {from} \u{2192} {pod}:{to}{to_last}"
-        )
+        )?;
+        match until {
+            Some(old) => write!(f, " once {pod} is ready, {old} until then"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -291,6 +333,7 @@ impl fmt::Display for Changed {
 }
 
 impl fmt::Display for Why {
+    // long: one arm a reason
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Declared => "it is declared",
@@ -312,6 +355,10 @@ impl fmt::Display for Why {
             Self::HostLinkNotNeeded => "no pod has an address there",
             Self::BridgeNeeded => "pods need it",
             Self::BridgeNotNeeded => "no pod needs it",
+            Self::LeadsElsewhere => "the published port does not lead there any more",
+            Self::LeadsThere => {
+                "the port is published, and what was sent there before would go on past the pod"
+            }
             Self::NothingPublished => "no port is published",
             Self::NamesMissing => "pods find each other by name",
             Self::NamesDiffer => "it answers something else",
@@ -325,6 +372,7 @@ impl fmt::Display for Why {
             Self::RulesDiffer {
                 missing,
                 unwanted,
+                absent,
                 reach,
                 policies,
             } => {
@@ -334,6 +382,9 @@ impl fmt::Display for Why {
                 for one in policies {
                     write!(f, "{one}; ")?;
                 }
+                if *absent {
+                    return f.write_str("Tank's rules are not there");
+                }
                 return write!(
                     f,
                     "{missing} rules are missing and {unwanted} are not wanted"
@@ -341,6 +392,10 @@ impl fmt::Display for Why {
             }
             Self::Ended { status } => {
                 return write!(f, "its main process ended with status {status}");
+            }
+            Self::TakesAddresses(owned) => {
+                let texts: Vec<String> = owned.iter().map(ToString::to_string).collect();
+                return f.write_str(&texts.join("; "));
             }
             Self::Changed(changed) => {
                 let texts: Vec<String> = changed.iter().map(ToString::to_string).collect();
@@ -361,6 +416,8 @@ pub enum WaitsFor {
     Init { name: Name },
     /// Its pod's shim.
     Shim(Unresponsive),
+    /// An address of its pod's, which another pod has, or may have.
+    Address(Owned),
     /// The end of the run before, which a probe began.
     End(Probed),
     /// Its next restart: the `attempt`th in a row, after a run that ended with `status`.
@@ -380,6 +437,7 @@ impl fmt::Display for WaitsFor {
             }
             Self::Init { name } => write!(f, "waits for {name} to end well"),
             Self::Shim(unresponsive) => unresponsive.fmt(f),
+            Self::Address(owned) => write!(f, "waits for its address: {owned}"),
             Self::End(probe) => write!(f, "is ending: {}", probe.failure()),
             Self::Restart { status, attempt } => {
                 let why = Why::Ended { status: *status };

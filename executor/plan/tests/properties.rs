@@ -1,20 +1,23 @@
 //! What holds for every graph and every host, tried on a host made of data.
 
+#[path = "properties/addresses.rs"]
+mod addresses;
 #[path = "properties/world.rs"]
 mod world;
 
 use proptest::prelude::*;
+use std::{collections::BTreeSet, net::IpAddr};
 use tank_model::{Digest, Name};
 use tank_plan::{
-    Observed, Plan, Report, Step,
+    Observed, Plan, PlannedStep, Report, Step,
     model::{apply, apply_step},
     observed::{HostNetwork, State},
-    target::firewall::{Action, Difference},
+    target::firewall::{Difference, Value},
 };
-use world::{World, configs, has_guard, is_of_host_links, meddle, meddling, new_host};
+use world::{World, configs, guards_host_links, has_guard, leads, meddle, meddling, new_host};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_plan_that_is_carried_out_satisfies_and_planning_again_yields_nothing(first in configs(), second in configs()) {
@@ -76,7 +79,7 @@ proptest! {
         if let Some(what) = &what {
             meddle(&mut host, what);
         }
-        let guarded = |host: &Observed| host.bridge.is_none() || has_guard(host);
+        let guarded = |host: &Observed| host.bridges.is_empty() || has_guard(host);
         let begun_guarded = guarded(&host);
         let (second, _) = two.plan(Some(&one), &host);
         for planned in &second.steps {
@@ -87,15 +90,20 @@ proptest! {
         // Steps run side by side: what counts is who waits for whom.
         for plan in [&fresh, &second] {
             let find = |is: fn(&Step) -> bool| plan.steps.iter().position(|planned| is(&planned.step));
+            let all = |is: fn(&Step) -> bool| -> Vec<usize> {
+                let steps = plan.steps.iter().enumerate();
+                steps.filter(|(_, planned)| is(&planned.step)).map(|(id, _)| id).collect()
+            };
             let ensured = find(|step| matches!(step, Step::EnsureFirewall { .. }));
             // What only takes away who is gone comes after that.
             let ensured = ensured.filter(|id| plan.steps[*id].after.is_empty());
             let waits = |later: usize, earlier: usize| plan.steps[later].after.contains(&earlier);
-            if let (Some(rules), Some(bridge)) = (ensured, find(|step| matches!(step, Step::EnsureBridge { .. }))) {
-                prop_assert!(waits(bridge, rules));
+            for bridge in all(|step| matches!(step, Step::EnsureBridge { .. })) {
+                prop_assert!(ensured.is_none_or(|rules| waits(bridge, rules)));
             }
-            if let (Some(rules), Some(bridge)) = (find(|step| *step == Step::RemoveFirewall), find(|step| matches!(step, Step::RemoveBridge { .. }))) {
-                prop_assert!(waits(rules, bridge));
+            for bridge in all(|step| matches!(step, Step::RemoveBridge { .. })) {
+                let gone = find(|step| *step == Step::RemoveFirewall);
+                prop_assert!(gone.is_none_or(|rules| waits(rules, bridge)));
             }
             for (id, planned) in plan.steps.iter().enumerate() {
                 if matches!(planned.step, Step::EnsureNetwork { .. }) {
@@ -115,9 +123,7 @@ proptest! {
             meddle(&mut host, what);
         }
         let guarded = |host: &Observed| {
-            let rules = host.firewall.iter().flat_map(|table| &table.rules);
-            let drops = rules.filter(|rule| rule.action == Action::Drop && rule.matches.first().is_some_and(is_of_host_links));
-            host.network.host_links.is_empty() || drops.count() == 3
+            host.network.host_links.is_empty() || host.firewall.as_ref().is_some_and(guards_host_links)
         };
         let begun_guarded = guarded(&host);
         let (plan, _) = two.plan(Some(&one), &host);
@@ -136,8 +142,9 @@ proptest! {
         for rules in tables {
             // The last of several only takes away who is gone.
             prop_assert!(connected.iter().all(|link| rules > *link || plan.steps[*link].after.contains(&rules)));
-            let after = &plan.steps[rules].after;
-            prop_assert!(gone.iter().all(|link| after.iter().any(|before| before >= link)));
+            let PlannedStep { step, after, .. } = &plan.steps[rules];
+            let guards = matches!(step, Step::EnsureFirewall { table } if guards_host_links(table));
+            prop_assert!(guards || gone.iter().all(|link| after.iter().any(|before| before >= link)));
         }
     }
 
@@ -252,6 +259,40 @@ proptest! {
         two.satisfied_by(&host);
     }
 
+    /// A pod is another one on each of its networks: by its port, its hardware address and its addresses, none
+    /// of which another one has, and a port may send as itself alone.
+    #[test]
+    fn a_port_sends_as_one_pod_on_one_network(config in configs()) {
+        let world = World::new(&config);
+        let target = world.target(None);
+        let places: Vec<_> = world.graph().pods().flat_map(|pod| target.places(pod)).collect();
+        let distinct = |count: usize| count == places.len();
+        prop_assert!(distinct(places.iter().map(|place| place.group).collect::<BTreeSet<_>>().len()));
+        prop_assert!(distinct(places.iter().map(|place| place.mac).collect::<BTreeSet<_>>().len()));
+        let all = places.iter().flat_map(|place| &place.addresses);
+        let (count, addresses) = (all.clone().count(), all.map(|own| own.addr()).collect::<BTreeSet<_>>());
+        prop_assert_eq!(addresses.len(), count);
+        let table = target.firewall(&HostNetwork::default()).unwrap_or_default();
+        for place in &places {
+            let own = Value::Group(place.group);
+            let sets = table.sets.iter().filter(|set| set.name.starts_with("senders"));
+            let elements = sets.flat_map(|set| &set.elements).filter(|element| element[0] == own);
+            let mut found = BTreeSet::new();
+            for element in elements {
+                prop_assert_eq!(&element[1], &Value::Mac(place.mac));
+                found.insert(element[2].clone());
+            }
+            let wanted: BTreeSet<Value> = place.addresses.iter().map(|own| Value::from(own.addr())).collect();
+            let more: Vec<&Value> = found.difference(&wanted).collect();
+            prop_assert!(found.is_superset(&wanted) && more.len() == 1, "with that of the link: {more:?}");
+        }
+        // And nothing enters or leaves a network that is internal.
+        let internal = target.networks().into_iter().filter(|network| network.internal);
+        let internal: BTreeSet<Vec<Value>> = internal.map(|network| vec![Value::Interface(network.bridge)]).collect();
+        let listed = table.sets.iter().find(|set| set.name == "internal");
+        prop_assert_eq!(listed.map(|set| set.elements.clone()).unwrap_or_default(), internal);
+    }
+
     /// The actuator gets its tables from the planner, and the planner from a listing.
     #[test]
     fn a_table_is_as_far_from_another_as_the_other_from_it(first in configs(), second in configs()) {
@@ -260,5 +301,49 @@ proptest! {
         let (to, fro) = (Difference::of(&one, Some(&two)), Difference::of(&two, Some(&one)));
         prop_assert_eq!((to.missing, to.unwanted), (fro.unwanted, fro.missing));
         prop_assert_eq!(to.is_none(), one == two);
+    }
+
+    /// Whatever else a change does: a published port goes from a pod that runs to one that is ready, and
+    /// to no other.
+    #[test]
+    fn a_port_goes_to_nobody_who_is_not_ready(first in configs(), second in configs(), unready in any::<bool>()) {
+        let (one, two) = (World::new(&first), World::new(&second));
+        let mut host = new_host();
+        one.converge(&mut host);
+        let target = two.target(None);
+        let bridged = || two.graph().pods().filter(|pod| target.is_bridged(pod));
+        let owner = |address: IpAddr| bridged().find(|pod| target.addresses(pod).iter().any(|own| own.addr() == address));
+        for round in 0..20 {
+            let (plan, report) = two.plan(Some(&one), &host);
+            let before = leads(host.firewall.as_ref());
+            for table in plan.steps.iter().filter_map(|planned| match &planned.step {
+                Step::EnsureFirewall { table } => Some(table),
+                _ => None,
+            }) {
+                for (port, to) in leads(Some(table)) {
+                    let (from, to) = (before.get(&port).and_then(|from| owner(*from)), owner(to));
+                    let (Some(from), Some(to)) = (from.filter(|from| Some(*from) != to), to) else { continue };
+                    let found = |pod: &Name| host.pods.get(pod).cloned().unwrap_or_default();
+                    let runs = found(from).containers.values().any(|run| matches!(run.state, State::Running { .. }));
+                    let names: Vec<&Name> = two.graph().containers(to).map(|(name, ..)| name).collect();
+                    prop_assert!(!runs || found(to).ready(names), "{port:?} goes from {from} to {to}");
+                }
+            }
+            // Nobody is told of a port that leads where it should.
+            for held in &report.ports {
+                prop_assert!(held.from != held.to && !held.ports.is_empty());
+            }
+            apply(&plan, &mut host);
+            if unready && round < 3 {
+                let runs = host.pods.values_mut().flat_map(|pod| pod.containers.values_mut());
+                runs.filter_map(|run| run.verdict_mut()).for_each(|verdict| verdict.ready = false);
+            }
+            if round == 3 {
+                let runs = host.pods.values_mut().flat_map(|pod| pod.containers.values_mut());
+                runs.filter_map(|run| run.verdict_mut()).for_each(|verdict| verdict.ready = true);
+            }
+        }
+        two.converge(&mut host);
+        two.satisfied_by(&host);
     }
 }

@@ -91,6 +91,9 @@ impl Scenario {
                 waiting.pod, waiting.container, waiting.why
             );
         }
+        for held in &report.ports {
+            let _ = writeln!(out, "  {held}");
+        }
         for blocked in &report.blocked {
             let _ = writeln!(out, "  {blocked}");
         }
@@ -184,7 +187,8 @@ impl Scenario {
                     .sandbox
                     .as_mut()
                     .expect("a sandbox")
-                    .network = None
+                    .links
+                    .clear();
             }
             "fail" | "ending" => {
                 let found = self.container(rest);
@@ -303,6 +307,27 @@ fn somebody_meddles_with_the_host() {
 }
 
 #[test]
+fn networks_come_change_and_go() {
+    insta::assert_snapshot!(scenario(
+        r#"
+        declare {"networks":{"back":{"internal":true},"unused":{}},"pods":{"db":{"containers":{"app":{"image":"db"}},"networks":{"back":{}}},"web":{"containers":{"app":{"image":"web"}}}}}
+        converge
+        unlink db
+        flush
+        converge
+        declare {"networks":{"back":{},"unused":{}},"pods":{"db":{"containers":{"app":{"image":"db"}},"networks":{"back":{}}},"web":{"containers":{"app":{"image":"web"}}}}}
+        converge
+        declare {"networks":{"back":{},"unused":{}},"pods":{"db":{"containers":{"app":{"image":"db"}},"networks":{"back":{},"unused":{}}},"web":{"containers":{"app":{"image":"web"}}}}}
+        converge
+        declare {"pods":{"web":{"containers":{"app":{"image":"web"}}}}}
+        converge
+        declare {"pods":{}}
+        converge
+        "#
+    ));
+}
+
+#[test]
 fn a_container_that_keeps_ending() {
     insta::assert_snapshot!(scenario(
         r#"
@@ -355,6 +380,33 @@ fn the_daemon_dies_on_the_way() {
         declare {"pods":{"c":{"containers":{"app":{"image":"c"}}}}}
         step
         step
+        converge
+        "#
+    ));
+}
+
+/// A port that moves leads to the old pod until the new one is ready, or the old one is no more.
+#[test]
+fn a_port_waits_for_the_pod_it_moves_to() {
+    insta::assert_snapshot!(scenario(
+        r#"
+        declare {"pods":{"a":{"containers":{"app":{"image":"a"}},"publish":{"http":{"port":8080,"to":80}}}}}
+        converge
+        declare {"pods":{"a":{"containers":{"app":{"image":"a"}}},"b":{"containers":{"app":{"image":"b"},"more":{"image":"c"}},"publish":{"http":{"port":8080,"to":81}}}}}
+        unready b/app
+        converge
+        plan
+        ready b/app
+        converge
+        declare {"pods":{"a":{"containers":{"app":{"image":"a"}},"publish":{"http":{"port":8080,"to":80}}},"b":{"containers":{"app":{"image":"b"},"more":{"image":"c"}}}}}
+        unready a/app
+        plan
+        exit b/app 1
+        exit b/more 1
+        plan
+        ready a/app
+        converge
+        declare {"pods":{"b":{"containers":{"app":{"image":"b"},"more":{"image":"c"}},"publish":{"http":{"port":8080,"to":81}}}}}
         converge
         "#
     ));

@@ -11,18 +11,23 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The version of these messages.
-pub const VERSION: u32 = 1;
+/// The version of these messages, and of the sockets: since 2 they are transparent (`IP_TRANSPARENT`), by
+/// which rules know the name server.
+pub const VERSION: u32 = 2;
 
 /// The most bytes of a zone: 16 MiB, some ten times what all pods of a host take.
 pub const MAX_ZONE: u64 = 16 << 20;
 
-/// How many sockets of UDP an address has. Which one a client's queries come over is settled by its
-/// address.
+/// How many sockets of UDP an address has at most. Which one a client's queries come over is settled by
+/// its address.
 pub const LANES: usize = 16;
 
-/// The most sockets on which it is asked: for each family one of TCP and the lanes of UDP.
-pub const MAX_SOCKETS: usize = 2 * (LANES + 1);
+/// The most sockets on which it is asked: of each address, of which 256 networks and the default one have
+/// two, one of TCP and the lanes of UDP.
+pub const MAX_SOCKETS: usize = 3_072;
+
+/// The most sockets beside one packet; the others follow, as many in each packet, with the text `d`.
+pub const SOCKETS_BESIDE: usize = 100;
 
 /// The name of its socket in the run folder.
 pub const SOCKET: &str = "names.sock";
@@ -41,6 +46,13 @@ pub struct Setup {
     pub part: String,
     /// How many of the descriptors are ways into cgroups.
     pub cgroups: usize,
+    /// How many packets with further sockets follow.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// What the daemon wants.
@@ -65,7 +77,11 @@ pub enum Reply {
     /// See [`State`].
     State(State),
     /// The descriptors that come with it.
-    Sockets,
+    Sockets {
+        /// How many packets with further ones follow.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        more: usize,
+    },
     /// Nothing was done: why, for people.
     Failed {
         /// The reason.
@@ -104,6 +120,10 @@ mod tests {
         let read: Reply = serde_json::from_str(state).expect("a reply");
         assert_eq!(serde_json::to_string(&read).expect("JSON"), state);
         let sockets: Reply = serde_json::from_str(r#"{"reply":"sockets"}"#).expect("a reply");
-        assert_eq!(sockets, Reply::Sockets);
+        assert_eq!(sockets, Reply::Sockets { more: 0 });
+        assert_eq!(
+            serde_json::to_string(&sockets).expect("JSON"),
+            r#"{"reply":"sockets"}"#
+        );
     }
 }

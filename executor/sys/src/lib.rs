@@ -14,6 +14,7 @@
 //! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
 //! | [`route`] | links, addresses and routes (rtnetlink), in any network namespace |
 //! | [`nft`] | one owned nftables table, replaced in one transaction |
+//! | [`conntrack`] | flows of UDP, and their end |
 //! | [`sockets`] | who listens where |
 //! | [`watch`] | notifications that links, routes, rules or files changed |
 //! | [`trace`] | the spans of a start |
@@ -32,6 +33,7 @@
 pub mod beneath;
 pub mod cgroup;
 pub mod clock;
+pub mod conntrack;
 pub mod mount;
 pub mod namespace;
 mod netlink;

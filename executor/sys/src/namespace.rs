@@ -75,9 +75,15 @@ fn hold(own_network: bool, hostname: &str, ready: BorrowedFd<'_>) -> i32 {
     if own_network {
         // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route, and
         // none is asked, for a second and by a packet to everybody, whether an address made from
-        // the hardware's is taken. Where there is no IPv6 there is nothing to refuse.
-        for setting in ["accept_ra", "accept_dad"] {
-            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/default/{setting}"), "0");
+        // the hardware's is taken. Its addresses are announced where the hardware address is set
+        // (`Request::announce`). Where there is no IPv6 there is nothing to refuse.
+        for (setting, value) in [
+            ("ipv6/conf/default/accept_ra", "0"),
+            ("ipv6/conf/default/accept_dad", "0"),
+            ("ipv6/conf/all/ndisc_notify", "1"),
+            ("ipv4/conf/all/arp_notify", "1"),
+        ] {
+            let _ = fs::write(format!("/proc/sys/net/{setting}"), value);
         }
         sockets.extend(route::sockets().into_iter().flatten());
     }

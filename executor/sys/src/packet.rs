@@ -123,7 +123,8 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
 /// Receives one packet. None: the other side has closed. `WouldBlock` when nothing is there.
 ///
 /// # Errors
-/// What `recvmsg(2)` gives, and `InvalidData` for a packet over the limits.
+/// What `recvmsg(2)` gives, `EMFILE` where its descriptors are more than this process may open, and
+/// `InvalidData` for a packet over the limits.
 pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     // Asked for its length first: most are a hundredth of what they may be, and a shim should stay
     // small.
@@ -150,6 +151,10 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<OwnedF
         if let RecvAncillaryMessage::ScmRights(rights) = message {
             fds.extend(rights);
         }
+    }
+    // The kernel gives as many as this process may still open, and says no more than that some are missing.
+    if received.flags.contains(ReturnFlags::CTRUNC) && fds.len() < MAX_FDS {
+        return Err(rustix::io::Errno::MFILE.into());
     }
     if received
         .flags

@@ -12,10 +12,12 @@
 mod bridge;
 mod link;
 mod nic;
+mod reserved;
 
 use link::read_link;
 pub use link::{Link, LinkKind};
 pub use nic::{Macvlan, Route, is_down};
+pub use reserved::Reserved;
 
 use crate::{
     Context, Error, Result,
@@ -33,6 +35,7 @@ use rtnetlink::{
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol},
     },
 };
+use rustix::io::Errno;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -184,7 +187,7 @@ impl Routes {
         }
     }
 
-    /// The addresses of the link with `index`, without link-local ones.
+    /// The addresses of the link with `index`, without link-local ones; none of one that is gone.
     ///
     /// # Errors
     /// What the kernel answers.
@@ -199,6 +202,29 @@ impl Routes {
                     && message.header.index == index
                 {
                     addresses.extend(address(&message));
+                }
+            },
+        );
+        match addresses {
+            Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
+                Ok(BTreeSet::new())
+            }
+            addresses => addresses.doing(|| "list the addresses"),
+        }
+    }
+
+    /// The addresses of all links.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn own_addresses(&self) -> Result<BTreeSet<IpAddr>> {
+        let addresses = self.0.dump(
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+            |addresses: &mut BTreeSet<IpAddr>, kind, payload| {
+                if let Ok(RouteNetlinkMessage::NewAddress(message)) =
+                    RouteNetlinkMessage::parse_with_param(payload, kind)
+                {
+                    addresses.extend(own_address(&message));
                 }
             },
         );
@@ -307,6 +333,21 @@ fn without_statistics(mut message: LinkMessage) -> LinkMessage {
         .attributes
         .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     message
+}
+
+/// The host's own: of a link to one other host, `IFA_ADDRESS` is that of the other.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    };
+    let any = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    };
+    let mut all = message.attributes.iter();
+    all.find_map(local)
+        .or_else(|| message.attributes.iter().find_map(any))
 }
 
 fn address(message: &AddressMessage) -> Option<IpNet> {

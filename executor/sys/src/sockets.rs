@@ -235,6 +235,33 @@ pub fn spread_by_source(socket: BorrowedFd<'_>, v6: bool, among: u32) -> Result<
     Err(io::Error::last_os_error()).doing(|| "choose sockets by the sender's address")
 }
 
+/// Makes a socket transparent (`IP_TRANSPARENT`, `IPV6_TRANSPARENT`), and with one that listens its
+/// connections: rules know it by that. It takes CAP_NET_ADMIN or CAP_NET_RAW.
+///
+/// # Errors
+/// What `setsockopt(2)` gives.
+pub fn make_transparent(socket: BorrowedFd<'_>, v6: bool) -> Result<()> {
+    let (level, option) = match v6 {
+        false => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        true => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
+    };
+    let on: libc::c_int = 1;
+    // SAFETY: the option takes an integer, which is read during the call and outlives it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error()).doing(|| "make a socket transparent")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

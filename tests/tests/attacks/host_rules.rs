@@ -53,6 +53,17 @@ fn a_drop_of_the_host_holds_where_the_packets_pass() {
             false,
         ),
         (chain("forward", "0", "drop", ""), true, true),
+        // As firewalld ends its chain: the policy accepts, and the last rule rejects whatever comes to it.
+        (
+            chain(
+                "forward",
+                "10",
+                "accept",
+                "ct state established accept\n counter reject with icmpx admin-prohibited",
+            ),
+            true,
+            true,
+        ),
         (
             chain("prerouting", "-150", "accept", "tcp dport 18083 drop"),
             false,

@@ -1,5 +1,7 @@
 //! Real packets: a neighbour is a network namespace of its own on a link of the host.
 
+#[path = "edges.rs"]
+mod edges;
 #[path = "host_rules.rs"]
 mod host_rules;
 #[path = "policy.rs"]
@@ -189,6 +191,18 @@ fn addresses(pid: u32) -> (String, String) {
         cidr.split('/').next().expect("an address").to_owned()
     };
     (of("-4"), of("-6"))
+}
+
+/// Whether the rules for IP see what bridges pass on, as where `br_netfilter` is loaded. Then the kernel
+/// cuts a frame off where its packet ends.
+fn bridged_packets_are_looked_at(host: &Host, are: bool) {
+    let value = u8::from(are);
+    sh(
+        host,
+        &format!(
+            "for file in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do [ ! -e $file ] || echo {value} > $file; done"
+        ),
+    );
 }
 
 fn table(host: &Host) -> String {

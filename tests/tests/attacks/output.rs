@@ -95,7 +95,7 @@ fn a_failing_switch_quotes_a_little_of_a_long_log() {
     host.write("pods.ncl", &config);
     let count = write_logs(&host, "web");
     let before = bytes_read(&host);
-    let failed = host.tank(&["switch", "pods.ncl", "--timeout", "1s", "--no-rollback"]);
+    let failed = host.tank(&["switch", "pods.ncl", "--timeout", "6s", "--no-rollback"]);
     let read = bytes_read(&host) - before;
     assert_eq!(failed.status, 1, "{}", failed.stderr);
     let quoted: Vec<&str> = failed

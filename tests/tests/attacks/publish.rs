@@ -23,7 +23,7 @@ const UDP_CLIENT: &str = r#"
 import socket, sys
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(float(sys.argv[3]))
-s.connect((sys.argv[1], int(sys.argv[2])))
+s.connect(socket.getaddrinfo(sys.argv[1], int(sys.argv[2]), type=socket.SOCK_DGRAM)[0][4])
 try:
     s.send(b"x")
     print(s.recv(100).decode())

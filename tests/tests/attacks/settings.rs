@@ -3,15 +3,38 @@
 
 use super::*;
 
-/// Sends a router advertisement, as a router whose default route is good for so many seconds, over a
-/// link.
+/// Sends a router advertisement over a link, as a router whose default route is good for so many seconds:
+/// from the link's own address, once that is sure to be its own. From another one nobody takes it.
 const ROUTER: &str = r#"
-import socket, struct, sys
+import socket, struct, sys, time
 link, lifetime = sys.argv[1], int(sys.argv[2])
+TENTATIVE = 0x40  # IFA_F_TENTATIVE, of the fifth word
+def own():
+    for line in open("/proc/net/if_inet6"):
+        address, _, _, scope, flags, name = line.split()
+        if name == link and scope == "20" and not int(flags, 16) & TENTATIVE:
+            return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))
+for _ in range(1000):
+    if own():
+        break
+    time.sleep(0.02)
 s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
 s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+s.bind((own(), 0, 0, socket.if_nametoindex(link)))
 prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xc0, 3600, 3600, 0) + socket.inet_pton(socket.AF_INET6, "2001:db8:77::")
 s.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, lifetime, 0, 0) + prefix, ("ff02::1", 0, 0, socket.if_nametoindex(link)))
+"#;
+
+/// Writes down from whom router advertisements arrive.
+const LISTENER: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+out = open(sys.argv[1], "w", buffering=1)
+out.write("ready\n")
+while True:
+    message, source = s.recvfrom(2000)
+    if message[0] == 134:
+        out.write(source[0] + "\n")
 "#;
 
 /// Every setting of the host's links and of its forwarding, without those of Tank's own links.
@@ -193,11 +216,23 @@ fn a_route_that_a_router_advertises_stays_and_pods_listen_to_none() {
         )
     };
     let was = inside();
-    output(
-        host.inside("/usr/bin/python3")
-            .args(["-c", ROUTER, "tank0", "1000"]),
+    let arrived = host.dir.join("arrived");
+    let listener = Process::start(
+        super::spoof::python_in(pod)
+            .args(["-c", LISTENER])
+            .arg(&arrived),
     );
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let lines = || std::fs::read_to_string(&arrived).unwrap_or_default();
+    eventually("it listens", || !lines().is_empty());
+    for count in [2, 3] {
+        let mut router = host.inside("/usr/bin/python3");
+        output(router.args(["-c", ROUTER, "tank0", "1000"]));
+        eventually("it arrives", || lines().lines().count() == count);
+    }
+    // The first one was dealt with when the second was there.
+    let sources = lines();
+    let mut sources = sources.lines().skip(1);
+    assert!(sources.all(|source| source.starts_with("fe80:")));
     assert_eq!(inside(), was);
     assert!(was.contains("via") && !was.contains("proto ra"), "{was}");
     assert_eq!(
@@ -205,6 +240,7 @@ fn a_route_that_a_router_advertises_stays_and_pods_listen_to_none() {
         "0"
     );
 
+    drop(listener);
     host.switch("{}");
     assert_eq!(settings(&host), before);
     assert!(default().contains("proto ra"), "{}", default());
@@ -266,5 +302,74 @@ fn a_host_without_ipv6_does_without() {
     assert!(list.contains("10.90.") && !list.contains("fd"), "{list}");
     assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
     drop(server);
+    host.finish();
+}
+
+/// Whoever damages the record keeps no pod from being repaired, and opens no way between the host's
+/// links.
+#[test]
+fn a_damaged_record_is_put_aside_and_the_links_stay_apart() {
+    let host = Host::without_daemon();
+    let near = neighbour(&host, "lan0", 2);
+    let far = neighbour(&host, "lan1", 3);
+    sh(
+        &host,
+        "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv4.conf.all.rp_filter=0",
+    );
+    let mut host = host.started_with(&[]);
+    host.switch(&web("p = { port = 18083, to = 80 }"));
+    let (record, aside) = (
+        host.dir.join("run/sysctls.json"),
+        host.dir.join("run/sysctls.json.damaged"),
+    );
+    let (sound, rules) = (
+        std::fs::read_to_string(&record).expect("the record"),
+        table(&host),
+    );
+    let mut pid = host.pid("web", "app");
+    for (junk, restart) in [("{\"net/ipv4", false), ("\0\0\0\0", true), ("[]", false)] {
+        std::fs::write(&record, junk).expect("writes");
+        // A look says which file it is, and what runs is looked after.
+        let looked = host.tank(&["diff"]);
+        assert!(
+            looked.status == 0 || looked.stderr.contains("run/sysctls.json"),
+            "{looked:?}"
+        );
+        sh(&host, &format!("kill -9 {pid}"));
+        let runs_again = |pid: &mut i64| {
+            let listed = host.tank(&["list", "--json"]);
+            let found: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
+            let found = found["pods"][0]["containers"][0]["pid"].as_i64();
+            found.filter(|found| *found != *pid).is_some_and(|found| {
+                *pid = found;
+                true
+            })
+        };
+        eventually("it runs again", || runs_again(&mut pid));
+        if restart {
+            host.kill_daemon();
+            host.start_daemon();
+        }
+        eventually("it is put aside", || {
+            std::fs::read_to_string(&aside).is_ok_and(|text| text == junk)
+        });
+        eventually("it is made anew", || {
+            std::fs::read_to_string(&record).is_ok_and(|text| text.contains("\"lan0\""))
+        });
+        let events = host.tank(&["events"]).ok();
+        let said = events.contains("run/sysctls.json can't be read");
+        assert!(said || restart, "{events}");
+        assert_eq!(table(&host), rules, "links stay apart");
+        std::fs::remove_file(&aside).expect("removes");
+    }
+    assert!(sound.contains("\"lan0\""), "{sound}");
+    assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
+    host.tank(&["delete", "web"]).ok();
+    let forwards =
+        "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding | xargs";
+    eventually("it is given back", || sh(&host, forwards).trim() == "0 0");
+    assert!(!record.exists());
+    drop((near, far));
+    remove_lans(&host);
     host.finish();
 }

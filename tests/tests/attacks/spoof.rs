@@ -53,6 +53,19 @@ def icmp(source, to, kind, body):
     message = struct.pack("!BBH", kind, 0, 0) + body
     head = v6(source) + v6(to) + struct.pack("!II", len(message), 58)
     return message[:2] + struct.pack("!H", sum16(head + message)) + message[4:]
+def exact(source, kind, body, *options, before=b""):
+    # Nothing of its name is in it: that comes behind what its header says is its length.
+    body += b"".join(bytes([option, units]) + mac(m).ljust(units * 8 - 2, b"\0") for option, units, m in options)
+    message = struct.pack("!BBH", kind, 0, 0) + body
+    head = v6(source) + v6("ff02::1") + struct.pack("!II", len(message), 58)
+    message = message[:2] + struct.pack("!H", sum16(head + message)) + message[4:]
+    return eth(own_mac, 0x86dd, ip6(source, "ff02::1", 58, message, before), ALL6)
+def advertisement(*options, before=b""):
+    return exact(own6, 136, b"\xa0\0\0\0" + v6(own6), *options, before=before)
+def solicitation(*options, before=b""):
+    return exact(own6, 135, bytes(4) + v6(near6), *options, before=before)
+def router_solicitation(*options):
+    return exact(ll, 133, bytes(4), *options)
 def arp(kind, m, a, to):
     return struct.pack("!HHBBH6s4s6s4s", 1, 0x800, 6, 4, kind, mac(m), v4(a), bytes(6), v4(to))
 def neighbour(kind, source, target, option_mac, to="ff02::1", before=b""):
@@ -71,8 +84,13 @@ own = {
     "own-arp-reply": lambda: eth(own_mac, 0x806, arp(2, own_mac, own4, own4)),
     "own-ipv6": lambda: eth(own_mac, 0x86dd, ip6(own6, near6, 17, udp(9, 9)), near_mac),
     "own-link-local": lambda: eth(own_mac, 0x86dd, ip6(ll, "ff02::1", 17, udp(9, 9)), ALL6),
-    "own-advertisement": lambda: eth(own_mac, 0x86dd, neighbour(136, own6, own6, own_mac), ALL6),
-    "own-solicitation": lambda: eth(own_mac, 0x86dd, neighbour(135, own6, near6, own_mac), ALL6),
+    "own-advertisement": lambda: advertisement((2, 1, own_mac)),
+    # Without an option; a name behind it that is shorter than one.
+    "na": lambda: advertisement(),
+    "ns": lambda: solicitation(),
+    "rs": lambda: router_solicitation(),
+    "own-solicitation": lambda: solicitation((1, 1, own_mac)),
+    "own-router-solicitation": lambda: router_solicitation((1, 1, own_mac)),
     "own-probe": lambda: eth(own_mac, 0x86dd, neighbour(135, "::", ll, own_mac), ALL6),
 }
 strange = {
@@ -95,10 +113,27 @@ strange = {
     "advertisement-near": lambda: eth(own_mac, 0x86dd, neighbour(136, own6, near6, own_mac), ALL6),
     "advertisement-host": lambda: eth(own_mac, 0x86dd, neighbour(136, ll, host6, own_mac), ALL6),
     "advertisement-hidden": lambda: eth(own_mac, 0x86dd, neighbour(136, own6, near6, own_mac, before=hop_by_hop), ALL6),
+    "advertisement-mac": lambda: advertisement((2, 1, near_mac)),
+    "advertisement-second": lambda: advertisement((2, 1, own_mac), (2, 1, near_mac)),
+    "advertisement-behind-another": lambda: advertisement((253, 1, own_mac), (2, 1, near_mac)),
+    "advertisement-long": lambda: advertisement((2, 2, own_mac)),
+    "advertisement-behind-a-header": lambda: advertisement((2, 1, near_mac), before=hop_by_hop),
+    "advertisement-own-behind-a-header": lambda: advertisement((2, 1, own_mac), before=hop_by_hop),
+    "solicitation-mac": lambda: solicitation((1, 1, near_mac)),
+    "solicitation-second": lambda: solicitation((1, 1, own_mac), (1, 1, near_mac)),
+    "solicitation-behind-a-header": lambda: solicitation(before=hop_by_hop),
+    "router-solicitation-mac": lambda: router_solicitation((1, 1, near_mac)),
+    "router-solicitation-second": lambda: router_solicitation((14, 1, own_mac), (1, 1, near_mac)),
     "probe-near": lambda: eth(own_mac, 0x86dd, neighbour(135, "::", near_ll, own_mac), ALL6),
     "router": lambda: eth(own_mac, 0x86dd, message(134, ll, ra), ALL6),
     "redirect": lambda: eth(own_mac, 0x86dd, message(137, ll, bytes(4) + v6(ll) + v6("2001:db8::1")), ALL6),
     "query": lambda: eth(own_mac, 0x86dd, message(130, ll, bytes(24)), ALL6),
+    "igmp-query": lambda: eth(own_mac, 0x800, ip4(own4, "224.0.0.1", 2, struct.pack("!BBH4s", 0x11, 100, sum16(b"\x11\x64" + bytes(6)), bytes(4)))),
+    "igmp-report": lambda: eth(own_mac, 0x800, ip4(own4, "239.1.2.3", 2, struct.pack("!BBH4s", 0x16, 0, 0, v4("239.1.2.3")))),
+    "listener-report": lambda: eth(own_mac, 0x86dd, message(143, ll, bytes([0, 0, 0, 1, 4, 0, 0, 0]) + v6("ff15::123")), ALL6),
+    "listener-report-none": lambda: eth(own_mac, 0x86dd, message(143, "::", bytes([0, 0, 0, 1, 4, 0, 0, 0]) + v6("ff15::123")), ALL6),
+    "listener-report-1": lambda: eth(own_mac, 0x86dd, ip6(ll, "ff15::123", 58, icmp(ll, "ff15::123", 131, bytes(4) + v6("ff15::123")), hop_by_hop), ALL6),
+    "listener-done": lambda: eth(own_mac, 0x86dd, message(132, ll, bytes(4) + v6("ff15::123")), ALL6),
     "dhcp-server": lambda: eth(own_mac, 0x800, ip4(own4, "255.255.255.255", 17, udp(67, 68))),
     "dhcp6-server": lambda: eth(own_mac, 0x86dd, ip6(ll, near_ll, 17, udp(547, 546)), near_mac),
     "dhcp-other-port": lambda: eth(own_mac, 0x800, ip4(own4, "255.255.255.255", 17, udp(6767, 68))),
@@ -198,6 +233,7 @@ fn a_pod_sends_as_nobody_else() {
         Sniffer::start(&host, "other", python_in(other), "eth0"),
         Sniffer::start(&host, "host", host.inside("/usr/bin/python3"), "tank0"),
     ];
+    bridged_packets_are_looked_at(&host, false);
     let send = |which: &str| -> BTreeSet<String> {
         let sent = output(python_in(evil).args([
             "-c",
@@ -255,6 +291,13 @@ fn a_pod_sends_as_nobody_else() {
     ] {
         assert!(!known(&entry, &own_mac), "{place}: {entry}");
     }
+    // Nor that its own address is at another's place.
+    for (place, entry) in [
+        ("the host", sh(&host, &format!("ip -6 neigh show {own6}"))),
+        ("other", sh_in(other, &format!("ip -6 neigh show {own6}"))),
+    ] {
+        assert!(!known(&entry, &near_mac), "{place}: {entry}");
+    }
     let evil_port = sh_in(
         evil,
         "ip -o link show eth0 | sed 's/.*eth0@if\\([0-9]*\\):.*/\\1/'",
@@ -304,9 +347,9 @@ fn a_pod_sends_as_nobody_else() {
     assert_eq!(from(&own6, &other6), "served");
     assert_eq!(from(&near4, &other4), "no connection");
     assert_eq!(from(&near6, &other6), "no connection");
+    // Another hardware address is none for long.
     sh_in(evil, "ip link set eth0 address 02:00:00:00:00:99");
-    assert_eq!(from(&own4, &other4), "no connection");
-    assert_eq!(from(&own6, &other6), "no connection");
+    eventually("it has its own again", || link(evil) == own_mac);
     drop((sniffers, near_server, other_server));
     host.finish();
 }
@@ -366,5 +409,96 @@ fn the_sets_follow_the_pods() {
         "for port in $(ip -o link show master tank0 | cut -d: -f2 | cut -d@ -f1); do ip link set dev $port group 0; done",
     );
     eventually("it is in its group again", || groups() == before);
+    host.finish();
+}
+
+/// Joins two groups, notes what is sent to them, and ends when it has heard of both.
+const LISTENER: &str = r#"
+import select, socket, struct, sys
+four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+four.bind(("", 7000))
+four.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton("239.1.2.3") + socket.inet_aton("0.0.0.0"))
+six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+six.bind(("::", 7000))
+index = socket.if_nametoindex("eth0")
+six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, "ff15::123") + struct.pack("@I", index))
+open(sys.argv[1], "w").close()
+heard = set()
+while len(heard) < 2:
+    ready = select.select([four, six], [], [], 20)[0]
+    if not ready:
+        sys.exit("heard nothing")
+    for s in ready:
+        s.recv(100)
+        heard.add(s.family.name)
+print(sorted(heard))
+"#;
+
+const SPEAKER: &str = r#"
+import socket, struct, time
+four = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+six = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("eth0"))
+for _ in range(10):
+    four.sendto(b"x", ("239.1.2.3", 7000))
+    six.sendto(b"x", ("ff15::123", 7000))
+    time.sleep(0.1)
+"#;
+
+/// Nobody on the bridge learns who listens to a group, and nobody has to: a pod that asks, as a router
+/// of multicast would, takes no group from the others.
+#[test]
+fn what_is_for_a_group_reaches_whoever_listens() {
+    let host = Host::new();
+    host.switch(&format!(
+        "{{ {} {} {} }}",
+        sleeper("evil"),
+        sleeper("near"),
+        sleeper("other")
+    ));
+    let pid = |pod: &str| host.pid(pod, "app") as u32;
+    let (evil, near, other) = (pid("evil"), pid("near"), pid("other"));
+    assert_eq!(
+        sh(
+            &host,
+            "ip -d -o link show tank0 | grep -o 'mcast_snooping [01]'"
+        )
+        .trim(),
+        "mcast_snooping 0"
+    );
+    let mac = sh_in(
+        evil,
+        "ip -o link show eth0 | sed 's/.*link\\/ether \\([^ ]*\\).*/\\1/'",
+    );
+    let ((own4, own6), (near4, near6)) = (addresses(evil), addresses(near));
+    let mut asked = python_in(evil);
+    asked.args([
+        "-c",
+        FRAMES,
+        mac.trim(),
+        &own4,
+        &own6,
+        "02:74:6b:00:00:09",
+        &near4,
+        &near6,
+        "10.90.0.1",
+        &near6,
+        "strange",
+    ]);
+    assert!(output(&mut asked).contains("igmp-query"));
+    let ready = host.dir.join("joined");
+    let listener = python_in(near)
+        .args(["-c", LISTENER])
+        .arg(&ready)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a listener");
+    eventually("it has joined", || ready.exists());
+    for speaker in [other, evil] {
+        output(python_in(speaker).args(["-c", SPEAKER]));
+    }
+    let heard: Ended = listener.wait_with_output().expect("its end").into();
+    assert_eq!(heard.ok().trim(), "['AF_INET', 'AF_INET6']");
     host.finish();
 }

@@ -1,11 +1,15 @@
 //! A pod, or a neighbour, that means ill.
 
 use super::{
-    Process, SERVER, addresses, ask, finish, host_with_upstreams, name_server, of_pod, output,
-    python, sh,
+    Process, SERVER, addresses, ask, asked, finish, host_with_upstreams, name_server, name_servers,
+    of_pod, output, python, sh,
 };
-use serde_json::json;
-use std::{fs, process::Stdio};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{Child, Command, Stdio},
+};
 use tank_tests::{Host, eventually, sleeper};
 
 #[test]
@@ -91,7 +95,7 @@ fn a_neighbour_is_not_answered() {
         ),
     );
     let from = |args: &[&str]| {
-        let mut command = std::process::Command::new("nsenter");
+        let mut command = Command::new("nsenter");
         command.args([&format!("--target={pid}"), "--net", "--", "python3"]);
         command.arg(super::script()).arg("ask").args(args);
         output(command)
@@ -167,4 +171,120 @@ fn answers_that_grow_where_they_are_read_cost_what_they_take() {
     });
     assert!(peak.is_some_and(|kib| kib < 64 << 10), "{peak:?} KiB");
     finish(host, upstreams);
+}
+
+/// Servers of the host itself, on all of its addresses.
+fn servers_of_the_host(host: &Host) -> [Process; 2] {
+    [("0.0.0.0", "4"), ("::", "6")].map(|(address, number)| {
+        let log = host.dir.join(format!("asked.{number}"));
+        let _ = fs::remove_file(&log);
+        let name = log.display().to_string();
+        let mut command = python(host, "", &["serve", address, &name, number]);
+        let server = Process(command.spawn().expect("a server"));
+        eventually("the server is there", || {
+            fs::read(&log).is_ok_and(|log| !log.is_empty())
+        });
+        server
+    })
+}
+
+/// A query to a server of the host is a message to whoever serves the name: pods that reach nobody outside
+/// reach no such server, while there is no name server and while there is one no more.
+#[test]
+fn no_server_of_the_host_stands_in_for_the_name_server() {
+    let host = Host::new();
+    let servers = servers_of_the_host(&host);
+    host.switch(&format!(
+        "{{ networks.back.internal = true, {} {} {} {}
+            pods.inner.networks.back = {{}}, pods.other.networks.back = {{}}, pods.mute.egress = 'none }}",
+        sleeper("inner"),
+        sleeper("other"),
+        sleeper("mute"),
+        sleeper("plain")
+    ));
+    // Who they are and whom they ask: the daemon will not be there to say so.
+    let resolver = |pod: &str| {
+        let text = host.exec(pod, "cat /etc/resolv.conf");
+        let servers = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("nameserver "));
+        let servers: Vec<String> = servers.take(2).map(str::to_owned).collect();
+        (format!("--target={}", host.pid(pod, "app")), servers)
+    };
+    let resolvers = ["inner", "mute", "plain"].map(|pod| (pod, resolver(pod)));
+    let resolvers = BTreeMap::from(resolvers);
+    // Of both families and protocols.
+    let ask = |pod: &str, name: &str| -> Vec<Value> {
+        let (target, servers) = &resolvers[pod];
+        assert_eq!(servers.len(), 2, "{servers:?}");
+        let ways = servers
+            .iter()
+            .flat_map(|server| [(server, "tcp"), (server, "udp")]);
+        let asked: Vec<Child> = ways
+            .map(|(server, protocol)| {
+                let mut command = Command::new("nsenter");
+                command
+                    .args([target, "--net", "--", "python3"])
+                    .arg(super::script());
+                // With a source a query waits two seconds, and not eight.
+                let any = ["source=0.0.0.0", "source=::"][usize::from(server.contains(':'))];
+                command.args(["ask", server, name, "A", any, protocol]);
+                command.stdout(Stdio::piped()).spawn().expect("python3")
+            })
+            .collect();
+        let answer = |asked: Child| asked.wait_with_output().expect("it ends").stdout;
+        let answers = asked.into_iter().map(answer);
+        answers
+            .map(|text| serde_json::from_slice(&text).expect("JSON"))
+            .collect()
+    };
+    let kept = |host: &Host, state: &str| {
+        for pod in ["inner", "mute"] {
+            let name = format!("secret-of-{pod}.example.org");
+            assert_eq!(ask(pod, &name), ["nothing"; 4], "{state}: {pod}");
+        }
+        let asked = asked(host, 4) + &asked(host, 6);
+        assert!(!asked.contains("secret"), "{state}: {asked}");
+    };
+    let of = |pod: &str| json!([of_pod(&host, pod).0]);
+    let answers = [
+        ("inner", "other", of("other")),
+        ("mute", "plain", of("plain")),
+        ("plain", "plain", of("plain")),
+    ];
+    let named = |state: &str| {
+        for (pod, name, of) in &answers {
+            eventually(&format!("{state}: {pod} is answered"), || {
+                ask(pod, name).iter().all(|answer| answer["answers"] == *of)
+            });
+        }
+    };
+    let served = |state: &str| {
+        eventually(&format!("{state}: the host's servers answer"), || {
+            let answers = ask("plain", "plain.example.org").into_iter();
+            let mut from = answers.map(|answer| answer["answers"][0].clone());
+            from.all(|from| from == "198.51.100.4" || from == "198.51.100.6")
+        });
+    };
+    // The host's servers have the port, and pods that may reach the host reach them.
+    kept(&host, "the port is taken");
+    served("the port is taken");
+    drop(servers);
+    // What keeps failing is tried again at once by a switch.
+    host.tank(&["switch", "pods.ncl"]).ok();
+    named("the port is free");
+    // Without a name server, and without whoever would start another one, the port is anybody's.
+    let server = name_server(&host);
+    let mut host = host;
+    host.kill_daemon();
+    sh(&host, &format!("kill -9 {server}"));
+    eventually("the name server is gone", || name_servers(&host).is_empty());
+    kept(&host, "there is no server");
+    let servers = servers_of_the_host(&host);
+    kept(&host, "the name server is gone");
+    served("the name server is gone");
+    drop(servers);
+    host.start_daemon();
+    named("it is back");
+    host.finish();
 }

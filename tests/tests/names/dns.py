@@ -245,6 +245,8 @@ def serve(address, log, number):
 
     threading.Thread(target=over_tcp, daemon=True).start()
     server = socket.socket(family(address), socket.SOCK_DGRAM)
+    if ":" in address:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     server.bind((address, 53))
     out.write("ready\n")
     while True:

@@ -180,3 +180,42 @@ fn a_program_that_can_not_be_had_keeps_no_pod_down() {
     assert!(events.contains("it does not work"), "{events}");
     host.finish();
 }
+
+/// A server that ends by itself is started anew, and its last words are kept.
+#[test]
+fn the_end_of_a_server_is_an_event_with_its_last_words() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} {} }}", sleeper("db"), sleeper("web")));
+    let ends = || {
+        let events = host.tank(&["--json", "events"]).ok();
+        let ended = events
+            .matches("the name server has ended by itself")
+            .count();
+        (ended, events)
+    };
+    assert_eq!(ends().0, 0);
+    // A handover is no surprise.
+    let first = name_server(&host);
+    let mut last = first;
+    for (words, quoted) in [("", "it printed nothing"), ("one\ntwo \u{1b}[31m", "two")] {
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(host.dir.join("run/names.err"))
+            .expect("its standard error");
+        std::io::Write::write_all(&mut file, words.as_bytes()).expect("writes");
+        let before = ends().0;
+        let killed = host.inside("kill").args(["-9", &last.to_string()]).status();
+        assert!(killed.expect("kill").success());
+        eventually("there is another", || {
+            name_servers(&host).iter().any(|pid| *pid != last)
+        });
+        eventually("it is said", || ends().0 == before + 1);
+        let (_, events) = ends();
+        assert!(events.contains(quoted), "{quoted}: {events}");
+        eventually("there is one", || name_servers(&host).len() == 1);
+        last = name_server(&host);
+    }
+    assert_eq!(ends().0, 2, "each is said once");
+    assert_eq!(addresses(&host, "web", "db"), [of_pod(&host, "db").0]);
+    host.finish();
+}

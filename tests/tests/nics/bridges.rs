@@ -75,3 +75,24 @@ fn pods_are_hosts_of_the_bridges_network() {
     host.start_daemon();
     finish(host, lan);
 }
+
+/// A bridge without another port takes the hardware address of the first that it gets.
+#[test]
+fn a_bridge_may_have_no_other_port() {
+    let (mut host, lan) = host_on_lan();
+    on_host(&host, "ip link add br9 type bridge && ip link set br9 up");
+    host.start_daemon();
+    let of = |name, own| pod(name, own, "mode = 'bridge, parent = \"br9\"");
+    host.switch(&format!("{{ {} }}", of("a", A)));
+    assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
+    host.kill_daemon();
+    host.start_daemon();
+    host.switch(&format!("{{ {} {} }}", of("a", A), of("b", B)));
+    let server = serve(&host, pid(&host, "b"), "b");
+    reaches(pid(&host, "a"), A, &[(B, "b")]);
+    drop(server);
+    host.tank(&["delete", "a"]).ok();
+    host.tank(&["delete", "b"]).ok();
+    on_host(&host, "ip link del br9");
+    finish(host, lan);
+}

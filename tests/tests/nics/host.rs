@@ -7,13 +7,13 @@ use super::{HOST, host_pid};
 use tank_tests::{Host, eventually};
 
 /// The link and its routes, without its number.
+/// All of the host's own link: addresses, routes, settings.
+const LINK: &str = "ip -j -d addr show dev tank-eth0 | sed 's/\"ifindex\":[0-9]*//g'
+     ip -j route show dev tank-eth0; ip -j -6 route show dev tank-eth0
+     cat /proc/sys/net/ipv4/conf/tank-eth0/arp_filter /proc/sys/net/ipv6/conf/tank-eth0/accept_ra";
+
 fn link(host: &Host) -> String {
-    on_host(
-        host,
-        "ip -j -d addr show dev tank-eth0 | sed 's/\"ifindex\":[0-9]*//g'
-         ip -j route show dev tank-eth0; ip -j -6 route show dev tank-eth0
-         cat /proc/sys/net/ipv4/conf/tank-eth0/arp_filter /proc/sys/net/ipv6/conf/tank-eth0/accept_ra",
-    )
+    on_host(host, LINK)
 }
 
 fn is_settled(host: &Host) -> bool {
@@ -91,11 +91,9 @@ fn is_as_it_has_to_be_whatever_happens_to_it() {
     finish(host, lan);
 }
 
+/// Nothing while it is not there, or is taken apart in the middle of a look.
 fn link_or_none(host: &Host) -> String {
-    match link_is_gone(host, "tank-eth0") {
-        true => String::new(),
-        false => link(host),
-    }
+    on_host(host, &format!("{{ {LINK}; }} 2>/dev/null || true"))
 }
 
 fn link_is_gone(host: &Host, name: &str) -> bool {

@@ -1,7 +1,6 @@
 """Traffic of both protocols and both families.
 
     traffic.py serve PORT READY             says to everybody who asks which address they have
-    traffic.py ask tcp|udp ADDRESS PORT     what is said, or "refused", or "nothing"
     traffic.py receive PORT FILE            writes down what arrives, and from whom
     traffic.py say ADDRESS PORT TEXT [FROM] sends it that, from one of its own addresses
     traffic.py forge FROM ADDRESS PORT TEXT sends it that over eth0 as somebody else, past the bridge
@@ -12,9 +11,6 @@ import socket
 import struct
 import sys
 import threading
-
-# A packet that is dropped is dropped each time; an answer takes no second.
-LIMIT = 1.0
 
 
 def address_of(peer):
@@ -38,22 +34,6 @@ def serve(port, ready):
         connection, peer = listener.accept()
         connection.sendall(address_of(peer))
         connection.close()
-
-
-def ask(protocol, address, port):
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    client = socket.socket(family, kind)
-    client.settimeout(LIMIT)
-    try:
-        client.connect((address, int(port)))
-        if protocol == "udp":
-            client.send(b"?")
-        print(client.recv(100).decode())
-    except ConnectionRefusedError:
-        print("refused")
-    except OSError:
-        print("nothing")
 
 
 def receive(port, file):
@@ -111,5 +91,5 @@ def route(source):
     send(*packet(source, "ff02::1", 58, advertisement, 2))
 
 
-COMMANDS = {"serve": serve, "ask": ask, "receive": receive, "say": say, "forge": forge, "route": route}
+COMMANDS = {"serve": serve, "receive": receive, "say": say, "forge": forge, "route": route}
 COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -124,7 +124,8 @@ fn a_folder_that_is_no_host_is_refused() {
     host.write("hosts/one.ncl", &publish("a"));
     host.write("hosts/two.ncl", &publish("b"));
     refused("`one:a.http` has it already");
-    refused("hosts/two.ncl:4: pods.\"two:b\".publish.http.port");
+    refused("hosts/two.ncl:4:");
+    refused("publish.http.port = 80");
     let missing = host.tank(&["switch", "--host", "nowhere"]);
     assert!(
         missing.status == 1 && missing.stderr.contains("nowhere"),

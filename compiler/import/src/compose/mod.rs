@@ -1,16 +1,20 @@
 //! Compose (the specification at compose-spec.io): a service becomes a pod with one container.
 //!
 //! * [`run`]: what a service runs and when. [`storage`]: what it sees. [`mod@ports`]: how it
-//!   is reached. [`names`]: by which names, and where it asks for others.
+//!   is reached. [`networks`]: on which networks. [`names`]: by which names, and where it asks for
+//!   others. [`values`]: how scalars are read.
 
 mod names;
+mod networks;
 mod ports;
 mod run;
 mod storage;
+mod values;
 
 pub use ports::{ports, publish};
 
-use super::{Draft, ImportError, documents, name_of, record, text_of, write::MARK};
+use super::{Booleans, Draft, ImportError, documents, name_of, record, text_of};
+use networks::Link;
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +26,7 @@ type Fields = Map<String, Value>;
 pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportError> {
     let mut whole = Fields::new();
     for (file, text) in files {
-        for document in documents(file, text)? {
+        for document in documents(file, text, Booleans::Strict)? {
             let Value::Object(fields) = document else {
                 return Err(ImportError::Shape(
                     file.to_path_buf(),
@@ -61,6 +65,8 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
         uses: uses(&whole),
         containers: container_names(&whole),
         aliases: BTreeMap::new(),
+        networks: BTreeMap::new(),
+        links: BTreeMap::new(),
         whole,
         dir,
         draft,
@@ -68,6 +74,9 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
     compose.top();
     Ok(())
 }
+
+const VOLUME: &str =
+    "a volume is kept by Tank, a directory of the host, or memory: fill it or point to it";
 
 fn over(below: &mut Fields, above: Fields) {
     for (name, value) in above {
@@ -195,6 +204,10 @@ struct Compose<'a> {
     containers: BTreeMap<String, String>,
     /// Other names of each pod.
     aliases: BTreeMap<String, BTreeSet<String>>,
+    /// What the networks of the file are called here.
+    networks: BTreeMap<String, String>,
+    /// The networks of the file that sit on a link of the host, and are none here.
+    links: BTreeMap<String, Link>,
     draft: &'a mut Draft,
 }
 
@@ -208,10 +221,11 @@ impl Compose<'_> {
                 extension if extension.starts_with("x-") => {}
                 "name" => self.project(value),
                 "volumes" => self.volumes(value),
-                "networks" => self.networks(value, &whole),
+                "networks" => self.networks(value),
                 other => self.draft.note(other, "Tank has no such key"),
             }
         }
+        self.default_network();
         for (name, service) in objects(whole.get("services")) {
             self.service(name, service);
         }
@@ -258,108 +272,22 @@ impl Compose<'_> {
     fn volumes(&mut self, value: &Value) {
         for (name, fields) in objects(Some(value)) {
             for (key, value) in fields {
+                let path = format!("volumes.{name}.{key}");
                 let plain = match key.as_str() {
                     "driver" => value.as_str() == Some("local"),
-                    "name" | "labels" => true,
-                    "external" => *value == Value::Bool(false),
-                    _ => false,
+                    "external" => !self.is_external(&path, value),
+                    key => key.starts_with("x-"),
                 };
                 if !plain {
-                    let why = "a volume is kept by Tank, a directory of the host, or memory: fill it or point to it";
-                    self.draft.note(format!("volumes.{name}.{key}"), why);
+                    let why = match key.as_str() {
+                        "name" => "a volume has the name of its pod and its own",
+                        "labels" => "Tank's volumes have no labels",
+                        _ => VOLUME,
+                    };
+                    self.draft.note(path, why);
                 }
             }
         }
-    }
-
-    fn networks(&mut self, value: &Value, whole: &Fields) {
-        let separate = value.as_object().map_or(0, Map::len) > 1
-            && objects(whole.get("services")).any(|(_, service)| service.contains_key("networks"));
-        if separate {
-            self.draft.note(
-                "networks",
-                "all pods are on one bridge: they are not kept apart",
-            );
-        }
-        for (name, fields) in objects(Some(value)) {
-            for (key, value) in fields {
-                let plain = match key.as_str() {
-                    "driver" => value.as_str() == Some("bridge"),
-                    "name" | "labels" | "attachable" | "enable_ipv6" => true,
-                    "external" => *value == Value::Bool(false),
-                    _ => false,
-                };
-                if !plain {
-                    self.draft.note(
-                        format!("networks.{name}.{key}"),
-                        "pods have addresses of Tank's bridge",
-                    );
-                }
-            }
-        }
-    }
-
-    /// A text with its `${VARIABLES}` marked, for the writer to interpolate.
-    fn text(&mut self, text: &str) -> String {
-        self.interpolate(text, true)
-    }
-
-    /// A text with its variables replaced by the values they have here; none where one has no
-    /// value.
-    fn plain(&mut self, text: &str) -> Option<String> {
-        let replaced = self.interpolate(text, false);
-        (!replaced.contains(MARK)).then_some(replaced)
-    }
-
-    /// Compose's `$VAR`, `${VAR}`, `${VAR:-default}`, `${VAR:?error}`, `${VAR:+other}` and `$$`.
-    fn interpolate(&mut self, text: &str, keep: bool) -> String {
-        let mut out = String::new();
-        let mut rest = text;
-        while let Some(at) = rest.find('$') {
-            out.push_str(&rest[..at]);
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('$') {
-                out.push('$');
-                rest = after;
-                continue;
-            }
-            let (name, default, after) = if let Some(inner) = rest.strip_prefix('{') {
-                let Some(end) = inner.find('}') else {
-                    out.push('$');
-                    continue;
-                };
-                let body = &inner[..end];
-                let split = body.find([':', '-', '?', '+']).unwrap_or(body.len());
-                let modifier = body[split..].trim_start_matches(':');
-                let default = modifier.strip_prefix('-').map(str::to_owned);
-                (body[..split].to_owned(), default, &inner[end + 1..])
-            } else {
-                let end = rest
-                    .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-                    .unwrap_or(rest.len());
-                (rest[..end].to_owned(), None, &rest[end..])
-            };
-            rest = after;
-            if name.is_empty() {
-                out.push('$');
-                continue;
-            }
-            let value = self.environment.get(&name).cloned().or(default);
-            match (&value, keep) {
-                (Some(value), false) => out.push_str(value),
-                _ => {
-                    out.extend([MARK]);
-                    out.push_str(&name);
-                    out.extend([MARK]);
-                    if keep {
-                        let known = self.draft.variables.entry(name).or_insert(None);
-                        *known = known.take().or(value);
-                    }
-                }
-            }
-        }
-        out.push_str(rest);
-        out
     }
 
     fn service(&mut self, name: &str, service: &Fields) {
@@ -387,6 +315,7 @@ impl Compose<'_> {
             let key = format!("services.{name}.{key}");
             self.field(&mut at, &key, value);
         }
+        self.on_default(&mut at, service);
         if at.container().get("image").is_none() {
             at.set("image", format!("{}:latest", name_of(name)).into());
         }

@@ -1,6 +1,6 @@
 //! By which names a service is found, and where it asks for others.
 
-use super::{Compose, Fields, Service, list, objects, pairs};
+use super::{Compose, Fields, Service, list, pairs};
 use crate::{name_of, record, text_of};
 use serde_json::{Value, json};
 use tank_model::spec::{HOST_GATEWAY, is_domain};
@@ -47,27 +47,6 @@ impl Compose<'_> {
             }
             let record = record(fields, "aliases");
             record.extend(aliases.into_iter().map(|alias| (alias, json!({}))));
-        }
-    }
-
-    pub(super) fn service_networks(&mut self, at: &Service<'_>, path: &str, value: &Value) {
-        for (network, fields) in objects(Some(value)) {
-            for (key, value) in fields {
-                let path = format!("{path}.{network}.{key}");
-                match key.as_str() {
-                    "aliases" => {
-                        for alias in list(value).iter().filter_map(text_of) {
-                            self.alias(at.name, &path, &alias);
-                        }
-                    }
-                    // It says which network is named first, and there is one.
-                    "priority" | "gw_priority" => {}
-                    _ => self.draft.note(
-                        path,
-                        "a pod's address is Tank's to give: it stays with the name",
-                    ),
-                }
-            }
         }
     }
 

@@ -12,20 +12,20 @@ impl Compose<'_> {
     pub(super) fn port(&mut self, at: &mut Service<'_>, path: &str, port: &Value) {
         let entry = match port {
             Value::Object(fields) => {
-                for key in fields.keys() {
-                    if !matches!(
-                        key.as_str(),
-                        "target"
-                            | "published"
-                            | "protocol"
-                            | "host_ip"
-                            | "mode"
-                            | "name"
-                            | "app_protocol"
-                    ) {
-                        self.draft
-                            .note(format!("{path}.{key}"), "Tank has no such key");
-                    }
+                for (key, value) in fields {
+                    let why = match key.as_str() {
+                        "target" | "published" | "protocol" | "host_ip" => continue,
+                        // As every port is here.
+                        "mode" if value.as_str() == Some("host") => continue,
+                        "mode" => {
+                            "a port is published by the host that its pod is on, as by mode `host`"
+                        }
+                        "name" => {
+                            "an entry of `publish` is named after its port here: rename it as you like"
+                        }
+                        _ => "Tank has no such key",
+                    };
+                    self.draft.note(format!("{path}.{key}"), why);
                 }
                 let text = |key: &str| fields.get(key).and_then(text_of);
                 let target = text("target").unwrap_or_default();
@@ -53,6 +53,7 @@ impl Compose<'_> {
         };
         match ports(&entry) {
             Ok(port) => publish(record(at.pod, "publish"), &port),
+            Err(_) if entry.is_empty() => self.draft.note(path, "an entry is empty: it is no port"),
             Err(why) => self.draft.note(format!("{path}.{entry}"), why),
         }
     }

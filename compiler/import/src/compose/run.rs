@@ -5,6 +5,10 @@ use super::{
     Compose, Fields, Service, env_lines, list, pairs,
 };
 use serde_json::{Value, json};
+use tank_model::units::Millis;
+
+/// Of a service that is wanted more than once.
+const REPLICAS: &str = "use `tank.replicas`; one is imported";
 
 impl Compose<'_> {
     /// A key that is a container's field of nearly the same name.
@@ -26,14 +30,17 @@ impl Compose<'_> {
                 let dir = self.text(dir);
                 at.set("working_dir", dir.into());
             }
-            ("tty", _) => at.set("tty", (*value == Value::Bool(true)).into()),
-            ("read_only", _) => at.set("read_only", (*value == Value::Bool(true)).into()),
+            ("tty" | "read_only", _) => {
+                let flag = self.flag(path, value);
+                at.set(key, flag.into());
+            }
             ("stdin_open", _) => {
                 // A terminal can be written to; a closed standard input is what everything else
                 // has.
-                let terminal =
-                    self.whole["services"][at.name].get("tty") == Some(&Value::Bool(true));
-                if *value == Value::Bool(true) && !terminal {
+                let service = self.whole["services"][at.name].clone();
+                let whole = path.strip_suffix(".stdin_open").unwrap_or(path);
+                let terminal = self.flag_of(whole, &service, "tty") == Some(true);
+                if self.flag(path, value) && !terminal {
                     self.draft.note(
                         path,
                         "only a container with a terminal (`tty`) can be written to",
@@ -68,7 +75,7 @@ impl Compose<'_> {
             ("mem_limit", Some(size)) => self.limit(at, path, "memory", size),
             ("cpus", Some(cpus)) => self.limit(at, path, "cpu", cpus),
             ("pids_limit", Some(pids)) => self.limit(at, path, "pids", pids),
-            ("privileged", _) if *value == Value::Bool(false) => {}
+            ("privileged" | "init", _) if !self.flag(path, value) => {}
             ("init", _) => self.draft.note(
                 path,
                 "the first process is the command itself: let it reap its children",
@@ -77,6 +84,8 @@ impl Compose<'_> {
                 self.draft
                     .note(path, "no container is root on the host: name what it needs (`capabilities`, `devices`)");
             }
+            ("scale", Some("1")) => {}
+            ("scale", _) => self.draft.note(path, REPLICAS),
             ("profiles", _) => self.draft.note(
                 path,
                 "a profile is a file of its own, merged when it is wanted",
@@ -131,7 +140,7 @@ impl Compose<'_> {
                 .map(str::to_owned)
                 .or_else(|| file.get("path").and_then(text_of))
                 .unwrap_or_default();
-            let optional = file.get("required") == Some(&Value::Bool(false));
+            let optional = self.flag_of(path, &file, "required") == Some(false);
             match std::fs::read_to_string(self.dir.join(&name)) {
                 Ok(text) => {
                     for (name, value) in env_lines(&text) {
@@ -156,23 +165,7 @@ impl Compose<'_> {
             Value::Object(fields) => fields
                 .iter()
                 .map(|(name, fields)| {
-                    if fields.get("restart") == Some(&Value::Bool(true)) {
-                        self.draft.note(
-                            format!("{path}.{name}.restart"),
-                            "a pod is not restarted because another one was",
-                        );
-                    }
-                    if fields.get("required") == Some(&Value::Bool(false)) {
-                        self.draft.note(
-                            format!("{path}.{name}.required"),
-                            "a pod that is depended on has to be declared",
-                        );
-                    }
-                    let condition = match fields.get("condition").and_then(Value::as_str) {
-                        Some("service_healthy") => "ready",
-                        Some("service_completed_successfully") => "completed",
-                        _ => "started",
-                    };
+                    let condition = self.condition(&format!("{path}.{name}"), fields);
                     (name.clone(), condition)
                 })
                 .collect(),
@@ -184,6 +177,36 @@ impl Compose<'_> {
         };
         for (name, condition) in conditions {
             self.needs(at, path, &name, condition);
+        }
+    }
+
+    /// What has to be so of a service that is depended on.
+    fn condition(&mut self, path: &str, fields: &Value) -> &'static str {
+        if self.flag_of(path, fields, "restart") == Some(true) {
+            self.draft.note(
+                format!("{path}.restart"),
+                "a pod is not restarted because another one was",
+            );
+        }
+        if self.flag_of(path, fields, "required") == Some(false) {
+            self.draft.note(
+                format!("{path}.required"),
+                "a pod that is depended on has to be declared",
+            );
+        }
+        let given = fields.get("condition").and_then(text_of);
+        let given = given.map(|text| self.plain(&text).unwrap_or(text));
+        match given.as_deref() {
+            Some("service_healthy") => "ready",
+            Some("service_completed_successfully") => "completed",
+            Some("service_started") | None => "started",
+            Some(other) => {
+                let why = format!(
+                    "`{other}` is no condition: it is `service_started`, `service_healthy` or `service_completed_successfully`"
+                );
+                self.draft.refuse(format!("{path}.condition"), why);
+                "started"
+            }
         }
     }
 
@@ -207,26 +230,13 @@ impl Compose<'_> {
 
     pub(super) fn healthcheck(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
         let Value::Object(fields) = value else { return };
-        let test = fields.get("test").cloned().unwrap_or_default();
-        let shell = |command: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), command];
-        let texts: Vec<String> = list(&test).iter().filter_map(text_of).collect();
-        let command = match (test.is_array(), texts.as_slice()) {
-            _ if fields.get("disable") == Some(&Value::Bool(true)) => return,
-            (true, [kind]) if kind == "NONE" => return,
-            (true, [kind, rest @ ..]) if kind == "CMD" => rest.to_vec(),
-            (true, [kind, rest @ ..]) if kind == "CMD-SHELL" => shell(rest.join(" ")),
-            (false, [text]) => shell(text.clone()),
-            _ => {
-                self.draft.note(
-                    path,
-                    "the image's own check is not known here: give a `readiness`",
-                );
-                return;
-            }
+        let Some(command) = self.command_of_check(path, value, fields) else {
+            return;
         };
-        let command: Vec<Value> = command.iter().map(|text| self.text(text).into()).collect();
         let mut probe = Fields::new();
         probe.insert("exec".to_owned(), command.into());
+        // Between the attempts while it starts, and how long failures do not count then.
+        let (mut start_interval, mut start_period) = ("5s".to_owned(), None);
         // Docker's defaults, where Tank's differ.
         probe.insert("period".to_owned(), "30s".into());
         probe.insert("timeout".to_owned(), "30s".into());
@@ -237,13 +247,23 @@ impl Compose<'_> {
                 |field: &str| time_of(&text).map(|time| (field.to_owned(), Value::from(time)));
             let mapped = match key.as_str() {
                 "test" | "disable" => continue,
+                // Docker takes nothing for its default.
+                "interval" | "timeout" | "start_interval" if is_zero(&text) => continue,
+                "retries" if text == "0" => continue,
                 "interval" => time("period"),
                 "timeout" => time("timeout"),
-                "start_period" => time("delay"),
+                "start_period" if time_of(&text).is_some() => {
+                    start_period = time_of(&text);
+                    continue;
+                }
+                "start_interval" if time_of(&text).is_some() => {
+                    start_interval = time_of(&text).unwrap_or_default();
+                    continue;
+                }
                 "retries" => text
                     .parse::<u32>()
                     .ok()
-                    .map(|n| ("failures".to_owned(), n.max(1).into())),
+                    .map(|n| ("failures".to_owned(), n.into())),
                 _ => None,
             };
             match mapped {
@@ -255,7 +275,30 @@ impl Compose<'_> {
                     .note(format!("{path}.{key}"), "Tank's probes have no such key"),
             }
         }
+        if let Some(startup) = start_period.and_then(|time| startup(&probe, &time, start_interval))
+        {
+            at.set("startup", Value::Object(startup));
+        }
         at.set("readiness", Value::Object(probe));
+    }
+
+    /// What a check runs; none where there is to be no check, or it is noted.
+    fn command_of_check(
+        &mut self,
+        path: &str,
+        value: &Value,
+        fields: &Fields,
+    ) -> Option<Vec<Value>> {
+        if self.flag_of(path, value, "disable") == Some(true) {
+            return None;
+        }
+        let Some(command) = command(fields) else {
+            let why = "the image's own check is not known here: give a `readiness`";
+            self.draft.note(path, why);
+            return None;
+        };
+        let texts = command?;
+        Some(texts.iter().map(|text| self.text(text).into()).collect())
     }
 
     pub(super) fn restart(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
@@ -287,10 +330,7 @@ impl Compose<'_> {
         for (key, value) in value.as_object().into_iter().flatten() {
             match key.as_str() {
                 "replicas" if value.as_u64() == Some(1) => {}
-                "replicas" => self.draft.note(
-                    format!("{path}.replicas"),
-                    "use `tank.replicas`; one is imported",
-                ),
+                "replicas" => self.draft.note(format!("{path}.replicas"), REPLICAS),
                 "mode" if value.as_str() == Some("replicated") => {}
                 "resources" => {
                     for (key, value) in value.as_object().into_iter().flatten() {
@@ -400,5 +440,44 @@ impl Compose<'_> {
             }
             other => self.draft.note(path, format!("`{other}`")),
         }
+    }
+}
+
+/// Whether a time is none at all.
+fn is_zero(text: &str) -> bool {
+    time_of(text).and_then(|time| Millis::parse(&time).ok()) == Some(Millis(0))
+}
+
+/// The probe that the others wait for while a container starts: failures do not count for as long as
+/// `time`, and then as often as the others' may be.
+fn startup(probe: &Fields, time: &str, interval: String) -> Option<Fields> {
+    let millis = |text: &str| Millis::parse(text).ok().map(|Millis(millis)| millis);
+    let of = |field: &str| probe.get(field).and_then(Value::as_str).and_then(millis);
+    let retries = probe.get("failures").and_then(Value::as_u64);
+    let after = retries.unwrap_or(3).saturating_mul(of("period")?);
+    let (time, every) = (millis(time)?, millis(&interval)?.max(1));
+    if time == 0 {
+        return None;
+    }
+    let failures = time.saturating_add(after).div_ceil(every);
+    let mut startup = probe.clone();
+    startup.insert("period".to_owned(), interval.into());
+    let failures = u32::try_from(failures).unwrap_or(u32::MAX);
+    startup.insert("failures".to_owned(), failures.into());
+    Some(startup)
+}
+
+/// The command of a check: the inner none where there is to be no check, the outer where it is the
+/// image's own.
+fn command(fields: &Fields) -> Option<Option<Vec<String>>> {
+    let test = fields.get("test").cloned().unwrap_or_default();
+    let shell = |command: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), command];
+    let texts: Vec<String> = list(&test).iter().filter_map(text_of).collect();
+    match (test.is_array(), texts.as_slice()) {
+        (true, [kind]) if kind == "NONE" => Some(None),
+        (true, [kind, rest @ ..]) if kind == "CMD" => Some(Some(rest.to_vec())),
+        (true, [kind, rest @ ..]) if kind == "CMD-SHELL" => Some(Some(shell(rest.join(" ")))),
+        (false, [text]) => Some(Some(shell(text.clone()))),
+        _ => None,
     }
 }

@@ -85,7 +85,9 @@ impl Compose<'_> {
             self.tmpfs(at, path, &Value::String(entry));
             return None;
         }
-        let read_only = fields.get("read_only") == Some(&Value::Bool(true));
+        let read_only = fields
+            .get("read_only")
+            .is_some_and(|value| self.flag(&format!("{path}.read_only"), value));
         Some(Mounted {
             bind: text("type").as_deref() == Some("bind"),
             source: text("source"),
@@ -285,9 +287,9 @@ impl Compose<'_> {
             format!("/run/secrets/{target}")
         };
         let mut entry = json!({ "file": squashed(&self.dir.join(file)), "path": normal(&target) });
-        if let Some(mode) = secret.get("mode") {
-            entry["mode"] = mode_of(mode).into();
-        }
+        // Compose's is readable by every user of the container, unless it says otherwise; Tank's is not.
+        let mode = secret.get("mode").map_or_else(|| "0444".into(), mode_of);
+        entry["mode"] = mode.into();
         record(at.container(), "secrets").insert(name_of(&source), entry);
     }
 

@@ -7,7 +7,7 @@ mod container;
 mod service;
 mod volumes;
 
-use super::{Draft, ImportError, SHARED, documents, name_of, record, text_of};
+use super::{Booleans, Draft, ImportError, SHARED, documents, name_of, record, text_of};
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, path::Path};
 
@@ -16,7 +16,7 @@ type Fields = Map<String, Value>;
 pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportError> {
     let mut objects = Vec::new();
     for (file, text) in files {
-        for document in documents(file, text)? {
+        for document in documents(file, text, Booleans::Words)? {
             flatten(document, &mut objects);
         }
     }

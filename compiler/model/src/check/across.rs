@@ -12,7 +12,7 @@ use std::{
 };
 
 /// The pods, those that `scope` means last: what is taken twice is theirs to give up.
-fn those_there_first<'a>(config: &'a Config, scope: &Scope) -> Vec<(&'a Name, &'a Pod)> {
+pub(super) fn those_there_first<'a>(config: &'a Config, scope: &Scope) -> Vec<(&'a Name, &'a Pod)> {
     let (meant, there): (Vec<_>, Vec<_>) = config.pods.iter().partition(|(pod, _)| scope.has(pod));
     there.into_iter().chain(meant).collect()
 }
@@ -115,6 +115,14 @@ fn peer_problem(
             "`internet` is nobody that connections come from".to_owned(),
             "name networks, or `'all`".to_owned(),
         ),
+        Peer::Internet if config.pods.get(pod).is_some_and(|own| is_inner(own, config)) => (
+            "tank::policy::internal",
+            format!(
+                "`{field}` of pod `{pod}` names the internet, and the pod is on internal networks only"
+            ),
+            "nothing leads out of an internal network: add one that is not internal, or leave `internet` out"
+                .to_owned(),
+        ),
         Peer::Pod(other) => match config.pods.get(other) {
             Some(there) if there.network != Network::Bridge => (
                 "tank::policy::peer_without_address",
@@ -130,7 +138,12 @@ fn peer_problem(
                     "`{field}` of pod `{pod}` names `{}`, which is not declared",
                     other.as_seen_from(pod.stack())
                 ),
-                unknown_pod(pod, &other.as_seen_from(pod.stack()), config),
+                match other.local() {
+                    word @ ("all" | "none") => {
+                        format!("write it without the list: `{field} = '{word}`")
+                    }
+                    _ => unknown_pod(pod, &other.as_seen_from(pod.stack()), config),
+                },
             ),
             _ => return None,
         },
@@ -143,6 +156,99 @@ fn peer_problem(
         help,
         related: None,
     })
+}
+
+/// Pods that a policy names are there to be met: on a network that both are on, or by a port that is
+/// published to others than the host. What nobody declares here, or another stack does, is not known.
+pub(super) fn peers_apart(config: &Config, whole: bool, problems: &mut Vec<Problem>) {
+    for (pod, spec) in &config.pods {
+        let lists = [
+            ("allow_from", spec.allow_from.peers()),
+            ("egress", spec.egress.peers()),
+        ];
+        for (field, peers) in lists {
+            for (at, peer) in peers.unwrap_or_default().iter().enumerate() {
+                let Peer::Pod(other) = peer else { continue };
+                let Some(there) = config.pods.get(other) else {
+                    continue;
+                };
+                let is_known = |(name, pod): (&Name, &Pod)| {
+                    let mut on = pod.networks.keys();
+                    on.all(|on| {
+                        let may_be_elsewhere = !whole && on.stack() != name.stack();
+                        on.is_default_network()
+                            || may_be_elsewhere
+                            || config.networks.contains_key(on)
+                    })
+                };
+                let bridged = [spec, there].iter().all(|of| of.network == Network::Bridge);
+                if !bridged || !is_known((pod, spec)) || !is_known((other, there)) {
+                    continue;
+                }
+                let (asker, asked) = match field {
+                    "allow_from" => (there, spec),
+                    _ => (spec, there),
+                };
+                if share_a_network(spec, there) || reaches_ports(asker, asked, config) {
+                    continue;
+                }
+                problems.push(apart(config, (pod, field, at), other));
+            }
+        }
+    }
+}
+
+fn apart(config: &Config, (pod, field, at): (&Name, &str, usize), other: &Name) -> Problem {
+    let said = other.as_seen_from(pod.stack());
+    let asked = match field {
+        "allow_from" => pod.local(),
+        _ => &said,
+    };
+    let has_own = |name: &&&Name| {
+        let spec = config.pods.get(**name);
+        spec.is_some_and(|spec| !spec.networks.is_empty())
+    };
+    let on = [other, pod];
+    let on = on.iter().find(has_own);
+    let specs = [pod, other].map(|name| config.pods.get(name));
+    let has_way_out = |spec: &Option<&Pod>| spec.is_some_and(|spec| !is_inner(spec, config));
+    let publish = match specs.iter().all(has_way_out) {
+        true => format!(", or publish a port of `{asked}` at an address that others reach"),
+        false => String::new(),
+    };
+    Problem {
+        code: "tank::policy::no_common_network",
+        path: path(["pods", pod.as_str(), field, &at.to_string()]),
+        message: format!("`{field}` of pod `{pod}` names `{said}`, and the two share no network"),
+        help: format!("put both on one of the `networks`{publish}, or leave `{said}` out"),
+        related: on.map(|name| {
+            let networks = path(["pods", name.as_str(), "networks"]);
+            (networks, "it is on these networks only")
+        }),
+    }
+}
+
+fn share_a_network(one: &Pod, other: &Pod) -> bool {
+    let has_default =
+        |pod: &Pod| pod.networks.is_empty() || pod.networks.keys().any(Name::is_default_network);
+    let both = one
+        .networks
+        .keys()
+        .any(|on| other.networks.contains_key(on));
+    both || has_default(one) && has_default(other)
+}
+
+/// Whether a pod is on internal networks only, as far as they are known.
+fn is_inner(pod: &Pod, config: &Config) -> bool {
+    let is_internal = |on: &Name| config.networks.get(on).is_some_and(|on| on.internal);
+    !pod.networks.is_empty() && pod.networks.keys().all(is_internal)
+}
+
+/// Whether one pod may reach what another one publishes: that is at an address of the host that others
+/// reach, and the way there leads out of a network that is not internal.
+fn reaches_ports(asker: &Pod, asked: &Pod, config: &Config) -> bool {
+    let mut ports = asked.publish.values();
+    !is_inner(asker, config) && ports.any(|port| port.address.iter().any(|at| !at.is_loopback()))
 }
 
 /// Two interfaces can't have one static address on one network.

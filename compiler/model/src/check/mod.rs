@@ -3,19 +3,22 @@
 //! They run twice, over the same data: in the compiler, which has the spans to point with, and in
 //! the daemon, which trusts no client. All problems are found at once, in the order of their paths.
 //!
-//! * `pod`: what is a pod's own. `network`: its interfaces and ports.
+//! * `pod`: what is a pod's own. `network`: its interfaces and ports. `networks`: those it shares.
 //! * `container`: what a container runs, limits and may do. `mounts`: what it sees, and where.
 //!   `probe`: how it is asked for its health.
 //! * `across`: what two pods cannot both have.
 
 mod across;
 mod container;
+mod exposure;
 mod mounts;
 mod network;
+mod networks;
 mod pod;
 mod probe;
 
 pub use mounts::MAX_MOUNTS;
+pub use networks::{wrong_address, wrong_subnet};
 
 use crate::{name::nearest, spec::Config, stack::Scope, unsupported};
 
@@ -77,9 +80,11 @@ fn fields(config: &Config, scope: &Scope, extent: Extent) -> Vec<Problem> {
         }
         .pod(name, pod, (config, extent));
     }
+    networks::networks(config, scope, &mut problems);
     across::published_twice(config, scope, &mut problems);
     across::addresses_twice(config, scope, &mut problems);
     across::unknown_peers(config, extent == Extent::Host, &mut problems);
+    across::peers_apart(config, extent == Extent::Host, &mut problems);
     across::dependency_cycles(config, scope, &mut problems);
     problems
 }

@@ -45,8 +45,12 @@ fn unusable(own: IpNet) -> Option<&'static str> {
 impl Pass<'_> {
     pub(super) fn network(&mut self, name: &Name, pod: &Pod) {
         if let Network::Nics(nics) = &pod.network {
+            let before = self.problems.len();
             for (nic, spec) in nics {
                 self.nic(nic, spec);
+            }
+            if self.problems.len() == before {
+                self.mute(name, pod, nics);
             }
             if nics.is_empty() {
                 let message = format!("pod `{name}` has a network without interfaces");
@@ -58,8 +62,34 @@ impl Pass<'_> {
                 );
             }
         }
+        self.own_gateways(pod);
+        self.administered_macvlans(pod);
         self.declared_ports(pod);
         self.published(name, pod);
+        self.published_at(pod);
+    }
+
+    /// A pod whose interfaces have no address speaks to nobody, unless it makes its own packets or gives
+    /// itself one.
+    fn mute(&mut self, name: &Name, pod: &Pod, nics: &BTreeMap<Name, Nic>) {
+        let speaks = |nic: &Nic| nic.pool.is_some() || nic.static_addresses().next().is_some();
+        let mut added = pod
+            .processes()
+            .flat_map(|(.., spec)| &spec.capabilities.add);
+        let is_own =
+            added.any(|capability| matches!(capability.as_str(), "CAP_NET_ADMIN" | "CAP_NET_RAW"));
+        let Some(first) = nics.keys().next() else {
+            return;
+        };
+        if nics.values().any(speaks) || is_own {
+            return;
+        }
+        self.report(
+            "tank::nic::no_address",
+            &["network", "nics", first.as_str()],
+            format!("no interface of pod `{name}` has an address"),
+            "there is no DHCP: give it an `address` such as \"10.0.0.5/24\", or a `pool`",
+        );
     }
 
     fn nic(&mut self, name: &Name, nic: &Nic) {
@@ -103,6 +133,7 @@ impl Pass<'_> {
             );
         }
         self.nic_addresses(name, nic);
+        self.nic_pool(name, nic);
         self.nic_routes(name, nic);
         if let Some(mtu) = nic.mtu
             && !(MIN_MTU..=MAX_MTU).contains(&mtu)
@@ -146,9 +177,50 @@ impl Pass<'_> {
         }
     }
 
+    fn nic_pool(&mut self, name: &Name, nic: &Nic) {
+        let field = |last: &'static str| ["network", "nics", name.as_str(), last];
+        let Some(pool) = nic.pool else {
+            if nic.prefix.is_some() {
+                let message = "there is no pool whose network this could be of".to_owned();
+                let help = "an `address` has it behind its `/`; drop this, or declare a `pool`";
+                self.report("tank::nic::pool", &field("prefix"), message, help);
+            }
+            return;
+        };
+        if pool != pool.trunc() {
+            let message = format!("{pool} is an address in a network, not a pool of addresses");
+            let help = format!("write \"{}\"", pool.trunc());
+            return self.report("tank::nic::pool", &field("pool"), message, help);
+        }
+        if let Some(prefix) = nic.prefix
+            && (prefix == 0 || prefix > u32::from(pool.prefix_len()))
+        {
+            let message = format!("no network with a prefix of {prefix} bits has all of {pool}");
+            let help = format!(
+                "use 1 to {}, or drop it: the pool's counts then",
+                pool.prefix_len()
+            );
+            return self.report("tank::nic::pool", &field("prefix"), message, help);
+        }
+        let Some(own) = nic.own_pool() else { return };
+        let first = (0..own.len().min(3)).find_map(|nth| own.nth(nth));
+        let why = match first.map(|first| IpNet::new(first, own.network.prefix_len())) {
+            Some(Ok(first)) => unusable(first),
+            _ => Some("no address of it is a host's"),
+        };
+        if let Some(why) = why {
+            let message = format!("pods can't have addresses of {pool}: {why}");
+            let help =
+                "write a part of the network that is left to pods, for example \"10.0.0.128/25\"";
+            self.report("tank::nic::pool", &field("pool"), message, help);
+        }
+    }
+
     fn nic_routes(&mut self, name: &Name, nic: &Nic) {
         let nic_path = ["network", "nics", name.as_str()];
-        let own: Vec<String> = nic.static_addresses().map(|own| own.to_string()).collect();
+        let pool = nic.own_pool().map(|pool| pool.network);
+        let own = nic.static_addresses().chain(pool);
+        let own: Vec<String> = own.map(|own| own.to_string()).collect();
         let gateway = nic.gateway.map(|via| (via, vec!["gateway"]));
         let more = nic.routes.iter();
         let more = more.map(|(name, route)| (route.via, vec!["routes", name.as_str(), "via"]));
@@ -161,12 +233,13 @@ impl Pass<'_> {
                 false => format!("{via} is in no network of {}", own.join(", ")),
             };
             let path = [&nic_path[..], &field].concat();
-            self.report(
-                "tank::nic::gateway",
-                &path,
-                message,
-                "a next hop is reached directly: give an address of its network",
-            );
+            let help = match (pool, nic.prefix) {
+                (Some(_), None) => {
+                    "a next hop is reached directly: say how long the prefix of the pool's network is, for example `prefix = 24`"
+                }
+                _ => "a next hop is reached directly: give an address of its network",
+            };
+            self.report("tank::nic::gateway", &path, message, help);
         }
         for (route, NicRoute { to, via }) in &nic.routes {
             let path = [&nic_path[..], &["routes", route.as_str(), "to"]].concat();
@@ -189,8 +262,11 @@ impl Pass<'_> {
                 Network::Nics(_) => {
                     "drop `publish`: its ports are reached at its own addresses already, by everybody on their networks"
                 }
-                _ => {
+                Network::Host => {
                     "use `network = 'bridge`, or drop `publish`: with `'host` its ports are the host's already"
+                }
+                _ => {
+                    "use `network = 'bridge`, or drop `publish`: nothing leads to a pod without a network"
                 }
             };
             self.report("tank::publish::no_network", &["publish"], message, help);

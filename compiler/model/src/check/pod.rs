@@ -4,7 +4,7 @@ use super::{Extent, Pass, did_you_mean, is_absolute, path};
 use crate::{
     name::Name,
     spec::{
-        Condition, Config, HOST_GATEWAY, HostAddress, Network, Pod, Restart, Update, is_domain,
+        Condition, Config, HOST_GATEWAY, HostAddress, Network, Nic, Pod, Restart, Update, is_domain,
     },
 };
 
@@ -46,6 +46,8 @@ impl Pass<'_> {
         self.update(pod);
         self.terminals(name, pod);
         self.network(name, pod);
+        self.memberships(name, pod, among);
+        self.aliases_of_pods(name, pod, among.0);
         self.sysctls(pod);
         for (group, containers) in [("containers", &pod.containers), ("init", &pod.init)] {
             for (container, spec) in containers {
@@ -119,21 +121,35 @@ impl Pass<'_> {
 
     /// The names it is found by.
     fn aliases(&mut self, pod: &Pod) {
-        for alias in pod.aliases.keys().filter(|alias| !is_domain(alias)) {
-            let message = format!("`{alias}` is no name that can be asked for");
-            self.report("tank::alias::invalid", &["aliases", alias], message, SHAPE);
+        let everywhere = pod.aliases.keys().map(|alias| (vec!["aliases"], alias));
+        let there = pod.networks.iter().flat_map(|(network, membership)| {
+            let at = ["networks", network.as_str(), "aliases"];
+            let aliases = membership.aliases.keys();
+            aliases.map(move |alias| (at.to_vec(), alias))
+        });
+        let mut many = 0;
+        for (mut at, alias) in everywhere.chain(there) {
+            at.push(alias);
+            if !is_domain(alias) {
+                let message = format!("`{alias}` is no name that can be asked for");
+                self.report("tank::alias::invalid", &at, message, SHAPE);
+            }
+            if is_reserved(alias) {
+                let message = format!("`{alias}` means something else to every program");
+                let help =
+                    "`localhost` is the pod itself, and names that end with `arpa` are addresses";
+                self.report("tank::alias::reserved", &at, message, help);
+            }
+            many += 1;
         }
-        for alias in pod.aliases.keys().filter(|alias| is_reserved(alias)) {
-            let message = format!("`{alias}` means something else to every program");
-            let help =
-                "`localhost` is the pod itself, and names that end with `arpa` are addresses";
-            self.report("tank::alias::reserved", &["aliases", alias], message, help);
-        }
-        if pod.aliases.len() > MAX_ALIASES {
-            let many = pod.aliases.len();
+        if many > MAX_ALIASES {
             let message = format!("the pod has {many} aliases, and {MAX_ALIASES} are the most");
             let help = "have those who use it agree on a few";
-            self.report("tank::alias::many", &["aliases"], message, help);
+            let field = match pod.aliases.len() > MAX_ALIASES {
+                true => "aliases",
+                false => "networks",
+            };
+            self.report("tank::alias::many", &[field], message, help);
         }
         if pod.network != Network::Bridge && !pod.aliases.is_empty() {
             let message = "the pod has no address that a name could lead to".to_owned();
@@ -192,7 +208,11 @@ impl Pass<'_> {
     }
 
     fn update(&mut self, pod: &Pod) {
-        let fixed = matches!(&pod.network, Network::Nics(nics) if nics.values().any(|nic| nic.static_addresses().next().is_some()));
+        let settled =
+            |nic: &Nic| nic.static_addresses().next().is_some() || nic.own_pool().is_some();
+        let nics = matches!(&pod.network, Network::Nics(nics) if nics.values().any(settled));
+        let mut networks = pod.networks.values();
+        let fixed = nics || networks.any(|membership| !membership.addresses.is_empty());
         if pod.update == Update::StartFirst && (pod.network == Network::Host || fixed) {
             let message = "the old and the new pod can't both have the same address".to_owned();
             let help =

@@ -13,7 +13,7 @@ fn config(pod: serde_json::Value) -> Config {
 }
 
 #[test]
-fn what_is_not_in_this_version_is_said_once() {
+fn what_is_not_in_this_version_is_said_beside_the_rest() {
     let pod = serde_json::json!({
         "containers": { "app": { "image": "x" } },
         "update": "start_first",
@@ -29,7 +29,7 @@ fn what_is_not_in_this_version_is_said_once() {
             ("tank::nic::name_too_long", nic.to_owned()),
             ("tank::nic::gateway", format!("{nic}.gateway")),
             ("tank::nic::parent", format!("{nic}.parent")),
-            ("tank::unsupported::nic_pool", format!("{nic}.pool")),
+            ("tank::nic::outside_pool", format!("{nic}.pool")),
             (
                 "tank::unsupported::start_first",
                 "pods.web.update".to_owned()
@@ -74,7 +74,14 @@ fn mistakes_of_interfaces_are_found_at_their_fields() {
         of(serde_json::json!({})),
         [("tank::nic::parent", "a".to_owned())]
     );
-    assert_eq!(macvlan(serde_json::json!({})), []);
+    // It speaks to nobody, unless it makes its own packets or another one has an address.
+    let mute = ("tank::nic::no_address", "a".to_owned());
+    assert_eq!(macvlan(serde_json::json!({})), [mute]);
+    let beside = serde_json::json!({ "a": { "mode": "macvlan" }, "b": { "parent": "br0", "pool": "10.0.0.0/24" } });
+    assert_eq!(nics(beside), []);
+    let raw = serde_json::json!({ "containers": { "app": { "image": "x", "capabilities": { "add": ["CAP_NET_RAW"] } } },
+        "network": { "nics": { "a": { "mode": "macvlan" } } } });
+    assert_eq!(check(&config(raw)).len(), 0);
     for parent in [
         "",
         ".",
@@ -140,7 +147,7 @@ fn mistakes_of_interfaces_are_found_at_their_fields() {
     assert_eq!(none, [at(gateway, "gateway")]);
     // Its ports are everybody's there already.
     let pod = serde_json::json!({ "containers": { "app": { "image": "x" } },
-        "network": { "nics": { "a": { "mode": "macvlan" } } }, "publish": { "p": { "port": 80 } } });
+        "network": { "nics": { "a": { "mode": "macvlan", "address": "10.0.0.5/24" } } }, "publish": { "p": { "port": 80 } } });
     let found = check(&config(pod));
     assert_eq!(found[0].code, "tank::publish::no_network");
     assert!(
@@ -148,6 +155,14 @@ fn mistakes_of_interfaces_are_found_at_their_fields() {
         "{}",
         found[0].help
     );
+    // With the host's network they are the host's, and without one nobody's.
+    for (network, expected) in [("host", "the host's already"), ("none", "nothing leads to")] {
+        let pod = serde_json::json!({ "containers": { "app": { "image": "x" } },
+            "network": network, "publish": { "p": { "port": 80 } } });
+        let found = check(&config(pod));
+        assert_eq!(found[0].code, "tank::publish::no_network");
+        assert!(found[0].help.contains(expected), "{}", found[0].help);
+    }
 }
 
 #[test]

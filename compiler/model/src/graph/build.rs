@@ -28,11 +28,15 @@ impl Graph {
             dag: DiGraph::new(),
             index: BTreeMap::new(),
         };
-        let mut pods = Vec::new();
-        for (name, pod) in &config.pods {
-            pods.push(graph.add_pod(name, pod, &digest_of)?);
+        let mut parts = Vec::new();
+        for (name, network) in &config.networks {
+            let key = Key::Network(name.clone());
+            parts.push(graph.add(key, Node::Network(network.clone()), &[])?);
         }
-        graph.add(Key::Root, Node::Root {}, &pods)?;
+        for (name, pod) in &config.pods {
+            parts.push(graph.add_pod(name, pod, &digest_of)?);
+        }
+        graph.add(Key::Root, Node::Root {}, &parts)?;
         Ok(graph)
     }
 
@@ -49,10 +53,16 @@ impl Graph {
                 .clone()
                 .unwrap_or_else(|| name.local().to_owned()),
             network: pod.network.clone(),
+            networks: pod.networks.clone(),
             sysctls: pod.sysctls.clone(),
             writes_host: pod.writes_host(),
         };
-        self.add(sandbox.clone(), Node::Sandbox(node), &[])?;
+        // The default network has no node, and one that is not declared is the checks' to report.
+        let networks = pod.networks.keys().cloned().map(Key::Network);
+        let networks: Vec<Key> = networks
+            .filter(|network| self.index.contains_key(network))
+            .collect();
+        self.add(sandbox.clone(), Node::Sandbox(node), &networks)?;
         let mut parts = vec![sandbox.clone()];
         for (volume, source) in &pod.volumes {
             let key = Key::Volume(name.clone(), volume.clone());
@@ -196,6 +206,10 @@ impl Graph {
             .filter_map(|name| Some((name.clone(), self.pod_config(name)?)));
         Config {
             pods: pods.collect(),
+            networks: self
+                .networks()
+                .map(|(name, network)| (name.clone(), network.clone()))
+                .collect(),
             stack: None,
         }
     }
@@ -218,6 +232,7 @@ impl Graph {
                 .map(|(name, spec, _)| (name.clone(), spec.clone()))
                 .collect(),
             network: sandbox.network.clone(),
+            networks: sandbox.networks.clone(),
             volumes: volumes.collect(),
             publish: self
                 .published(pod)

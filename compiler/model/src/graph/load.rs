@@ -104,6 +104,7 @@ impl Graph {
             }
             match stored(hash)?.key {
                 Key::Pod(name) => drop(known.insert(hash, name)),
+                Key::Network(_) => {}
                 other => return Err(LoadError::Malformed(other).into()),
             }
         }

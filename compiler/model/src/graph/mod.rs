@@ -7,10 +7,11 @@
 //! round, so editing them leaves the container's own hash, and the process, alone.
 //!
 //! ```text
+//! root ─► network
 //! root ─► pod ─┬─► lifecycle ─► container ─┬─► image
 //!              ├─► limits ────► container  ├─► volume ─► sandbox
 //!              ├─► live files ► container  │
-//!              └─► publish ───► sandbox    ├─► files
+//!              └─► publish ───► sandbox    ├─► files     sandbox ─► network
 //!                                          ├─► init ──► image, volume, sandbox
 //!                                          └─► sandbox
 //! ```
@@ -96,6 +97,16 @@ impl Graph {
         let pods = self.neighbours(Key::Pod(Name::lowest()), |key| matches!(key, Key::Pod(_)));
         pods.filter_map(|entry| match &entry.key {
             Key::Pod(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// The networks that are declared, by name.
+    pub fn networks(&self) -> impl Iterator<Item = (&Name, &spec::NamedNetwork)> {
+        let first = Key::Network(Name::lowest());
+        let networks = self.neighbours(first, |key| matches!(key, Key::Network(_)));
+        networks.filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Network(name), Node::Network(network)) => Some((name, network)),
             _ => None,
         })
     }

@@ -24,6 +24,8 @@ pub enum Key {
     Root,
     /// An image, by the reference that names it in the configuration.
     Image(Reference),
+    /// A network of some pods only.
+    Network(Name),
     /// A pod.
     Pod(Name),
     /// The namespaces of a pod.
@@ -51,6 +53,7 @@ impl fmt::Display for Key {
         match self {
             Self::Root => write!(f, "root"),
             Self::Image(reference) => write!(f, "image {reference}"),
+            Self::Network(name) => write!(f, "network {name}"),
             Self::Pod(pod) => write!(f, "pod {pod}"),
             Self::Sandbox(pod) => write!(f, "sandbox {pod}"),
             Self::Volume(pod, name) => write!(f, "volume {pod}/{name}"),
@@ -66,10 +69,10 @@ impl fmt::Display for Key {
 }
 
 impl Key {
-    /// The pod a node belongs to. Images and the root belong to none.
+    /// The pod a node belongs to. Images, networks and the root belong to none.
     pub fn pod(&self) -> Option<&Name> {
         match self {
-            Self::Root | Self::Image(_) => None,
+            Self::Root | Self::Image(_) | Self::Network(_) => None,
             Self::Pod(pod) | Self::Sandbox(pod) => Some(pod),
             Self::Volume(pod, _)
             | Self::Publish(pod, _)
@@ -91,13 +94,15 @@ impl Key {
     reason = "most nodes of a graph are of the larger kinds"
 )]
 pub enum Node {
-    /// It says nothing itself: it needs every pod.
+    /// It says nothing itself: it needs every pod and every network.
     Root {},
     /// The digest is none only in a graph that was compiled and not yet resolved.
     Image {
         /// Of the manifest.
         digest: Option<Digest>,
     },
+    /// Whether anything leads out of it, and its addresses.
+    Network(spec::NamedNetwork),
     /// See [`PodNode`].
     Pod(PodNode),
     /// See [`SandboxNode`].
@@ -158,6 +163,9 @@ pub struct SandboxNode {
     pub hostname: String,
     /// How it reaches others.
     pub network: spec::Network,
+    /// The networks it is on, and what it is there. None: the default one alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<Name, spec::Membership>,
     /// Kernel settings of its namespaces, by the name of sysctl(8).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
@@ -306,6 +314,7 @@ impl Node {
             (self, key),
             (Self::Root {}, Key::Root)
                 | (Self::Image { .. }, Key::Image(_))
+                | (Self::Network(_), Key::Network(_))
                 | (Self::Pod(_), Key::Pod(_))
                 | (Self::Sandbox(_), Key::Sandbox(_))
                 | (Self::Volume(_), Key::Volume(..))

@@ -10,6 +10,7 @@ mod dns;
 mod limits;
 mod names;
 mod network;
+mod networks;
 mod policy;
 mod probe;
 mod publish;
@@ -18,7 +19,8 @@ mod storage;
 pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain};
 pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
 pub use names::{CAPABILITIES, SIGNALS, ULIMITS};
-pub use network::{Network, Nic, NicMode, NicRoute};
+pub use network::{Network, Nic, NicMode, NicRoute, Pool};
+pub use networks::{DEFAULT_NETWORK, MAX_MEMBERSHIPS, MAX_NETWORKS, Membership, NamedNetwork};
 pub use policy::{AllowFrom, Egress, INTERNET, MAX_PEERS, Peer, PeerError};
 pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
 pub use publish::{Addresses, Lead, MAX_PORTS, Ports, PortsError, Protocol, Protocols, Publish};
@@ -38,6 +40,9 @@ pub struct Config {
     /// By the names that they have on a host.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pods: BTreeMap<Name, Pod>,
+    /// Networks of some pods only, by the names that they have on a host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub networks: BTreeMap<Name, NamedNetwork>,
     /// The stack of a source: the pods are that stack's, and all of them. It is in no hash.
     #[serde(
         default,
@@ -69,6 +74,9 @@ pub struct Pod {
     /// How it reaches others.
     #[serde(default, skip_serializing_if = "is_default")]
     pub network: Network,
+    /// The networks it is on, by the names that they have on a host. None: the default one alone.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub networks: BTreeMap<Name, Membership>,
     /// What its containers can mount, by name.
     #[serde(
         default,

@@ -45,9 +45,12 @@ pub struct Nic {
         deserialize_with = "plain_keys"
     )]
     pub addresses: BTreeMap<Name, Cidr>,
-    /// Addresses to take one from, or what a static one has to be within.
+    /// Addresses to take one from where none is given, or what a static one has to be within.
     #[serde(default, skip_serializing_if = "is_default", with = "optional_network")]
     pub pool: Option<IpNet>,
+    /// The length of the prefix of the pool's network; the pool's own unless given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub prefix: Option<u32>,
     /// The next hop of the default route.
     #[serde(default, skip_serializing_if = "is_default")]
     pub gateway: Option<IpAddr>,
@@ -80,9 +83,71 @@ impl Nic {
         self.address.into_iter().chain(more)
     }
 
-    /// Whether a static address has this one in its network.
+    /// The pool that it takes an address from.
+    pub fn own_pool(&self) -> Option<Pool> {
+        let addresses = self.pool.filter(|_| self.address.is_none())?;
+        let prefix = match self.prefix {
+            Some(prefix) => u8::try_from(prefix).ok()?,
+            None => addresses.prefix_len(),
+        };
+        let network = IpNet::new(addresses.addr(), prefix).ok()?.trunc();
+        Some(Pool { addresses, network })
+    }
+
+    /// Whether an address of its own has this one in its network.
     pub fn reaches(&self, next_hop: &IpAddr) -> bool {
-        self.static_addresses().any(|own| own.contains(next_hop))
+        let pool = self.own_pool();
+        let mut own = self.static_addresses();
+        own.any(|own| own.contains(next_hop))
+            || pool.is_some_and(|pool| pool.network.contains(next_hop))
+    }
+}
+
+/// Addresses that interfaces take one from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Pool {
+    /// Those that may be taken.
+    pub addresses: IpNet,
+    /// The network that they are in.
+    pub network: IpNet,
+}
+
+impl Pool {
+    /// Its `nth` address, if a host of the network can have it.
+    pub fn nth(&self, nth: u32) -> Option<IpAddr> {
+        let address = match self.addresses.network() {
+            IpAddr::V4(first) => IpAddr::V4(u32::from(first).checked_add(nth)?.into()),
+            IpAddr::V6(first) => IpAddr::V6(u128::from(first).checked_add(nth.into())?.into()),
+        };
+        let single = self.network.prefix_len() + 1 >= self.network.max_prefix_len();
+        // The first one of IPv6 is every router's (RFC 4291, section 2.6.1).
+        let is_first = address == self.network.network() && !single;
+        let is_last = address.is_ipv4() && address == self.network.broadcast() && !single;
+        (self.addresses.contains(&address) && !is_first && !is_last).then_some(address)
+    }
+
+    /// Which of its addresses this one is, as [`Pool::nth`] counts them.
+    pub fn place(&self, address: IpAddr) -> Option<u32> {
+        let place = match (self.addresses.network(), address) {
+            (IpAddr::V4(first), IpAddr::V4(own)) => u32::from(own).checked_sub(first.into())?,
+            (IpAddr::V6(first), IpAddr::V6(own)) => {
+                let place = u128::from(own).checked_sub(first.into())?;
+                u32::try_from(place).ok()?
+            }
+            _ => return None,
+        };
+        (self.nth(place) == Some(address)).then_some(place)
+    }
+
+    /// How many it has, those that no host can have among them; of very many the first 2³² - 1.
+    pub fn len(&self) -> u32 {
+        let bits = u32::from(self.addresses.max_prefix_len() - self.addresses.prefix_len());
+        1u32.checked_shl(bits).unwrap_or(u32::MAX)
+    }
+
+    /// Whether no host can have any of them.
+    pub fn is_empty(&self) -> bool {
+        (0..self.len().min(3)).all(|nth| self.nth(nth).is_none())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The mistakes a walk finds in the shape of a configuration, and what they say.
 
-use super::Walk;
+use super::{Walk, elsewhere};
 use crate::{
     nickel::{Written, shown_path},
     schema,
@@ -14,37 +14,6 @@ use tank_model::{
 };
 
 impl Walk<'_> {
-    pub(super) fn wrong(&mut self, value: &NickelValue, kind: &Kind, path: &[String]) {
-        let found = match value.type_of() {
-            Some("Number") => "a number".to_owned(),
-            Some("String") => "a text".to_owned(),
-            Some("Bool") => "a boolean".to_owned(),
-            Some("Record") => "a record".to_owned(),
-            Some("Array") => "an array".to_owned(),
-            Some("EnumTag") => "a tag".to_owned(),
-            Some("Function" | "MatchExpression" | "CustomContract") => "a function".to_owned(),
-            Some("Null") => "null".to_owned(),
-            other => other.unwrap_or("something else").to_lowercase(),
-        };
-        let field = path.last().map_or("the configuration", String::as_str);
-        let help = match (kind, value.type_of()) {
-            (Kind::Array(_), Some("String")) => "put it into brackets: `[\"…\"]`",
-            (Kind::String, Some("Number" | "Bool")) => "put it into quotes",
-            (Kind::Dict(_), Some("Array")) => {
-                "a record keyed by name merges across files: `{ name = … }`"
-            }
-            (_, Some("Function" | "MatchExpression")) => "apply the function to its arguments",
-            _ => "",
-        };
-        let wanted = schema::words(kind, self.schema);
-        self.report(
-            "tank::value::type",
-            path,
-            format!("`{field}` is {found}, not {wanted}"),
-            help,
-        );
-    }
-
     /// A field that is declared and has no value.
     pub(super) fn undefined(&mut self, name: LocIdent, path: &[String]) {
         self.note_name(name, path);
@@ -65,21 +34,14 @@ impl Walk<'_> {
         path: &[String],
     ) {
         self.note_name(name, path);
-        let what = contract.to_lowercase();
-        let a = if what.starts_with(['a', 'e', 'i', 'o', 'u']) {
-            "an"
-        } else {
-            "a"
-        };
-        let what = if contract == "Config" {
-            "the configuration".to_owned()
-        } else {
-            format!("{a} {what}")
-        };
+        let what = schema::noun(contract);
         let message = format!("{what} has no field `{}`", name.label());
-        let help = match nearest(name.label(), known.iter().map(|field| field.name.as_str())) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => {
+        let near = nearest(name.label(), known.iter().map(|field| field.name.as_str()));
+        let help = match (elsewhere::here(contract, name.label()), near) {
+            (Some(help), _) => help.to_owned(),
+            (None, Some(near)) => format!("did you mean `{near}`?"),
+            (None, None) if known.is_empty() => "it has no fields: write `{}`".to_owned(),
+            (None, None) => {
                 let names: Vec<&str> = known.iter().map(|field| field.name.as_str()).collect();
                 format!("its fields are {}", names.join(", "))
             }
@@ -193,12 +155,16 @@ fn example(doc: &str) -> Option<&str> {
 
 /// What to call an entry of a record of this kind instead.
 pub(super) fn suggested_key(of: &Kind, text: &str) -> String {
-    let is_pod = matches!(of, Kind::Named(name) if name == "Pod");
-    match Name::of_pod(text) {
-        Ok(pod) if is_pod && pod.stack().is_some() => format!(
-            "write `stack = \"{}\"` beside `pods`, and `pods.{}`",
-            pod.stack().unwrap_or_default(),
-            pod.local()
+    let group = match of {
+        Kind::Named(name) if name == "Pod" => Some("pods"),
+        Kind::Named(name) if name == "NamedNetwork" => Some("networks"),
+        _ => None,
+    };
+    match (group, Name::of_pod(text)) {
+        (Some(group), Ok(name)) if name.stack().is_some() => format!(
+            "write `stack = \"{}\"` beside `{group}`, and `{group}.{}`",
+            name.stack().unwrap_or_default(),
+            name.local()
         ),
         _ => suggested_name(text),
     }

@@ -4,7 +4,9 @@
 //! A field that fails is left out and remembered as *poisoned*, so that nothing is said of it
 //! twice. The walk descends only where the contracts do, so its depth is theirs and not the user's.
 
+mod elsewhere;
 mod mistakes;
+mod wrong;
 
 use super::{Evaluated, Session, Written, errors::covers};
 use crate::{
@@ -46,7 +48,11 @@ impl Session {
             },
         };
         let mut value = Value::Null;
+        let asked = body.pos_idx();
         if let Some(config) = walk.force(body, &[]) {
+            if config.as_record().is_none() {
+                walk.note(&[], asked, &config, true);
+            }
             value = walk
                 .record(&config, "Config", &mut Vec::new())
                 .unwrap_or_default();
@@ -296,17 +302,23 @@ impl Walk<'_> {
         if tags.contains(&text) {
             return Some(Value::String(text));
         }
-        let help = nearest(&text, tags.iter().map(String::as_str)).map_or_else(
-            || format!("it is one of {}", schema::one_of(tags)),
-            |near| format!("did you mean `'{near}`?"),
-        );
         let field = path.last().map_or("the value", String::as_str);
-        self.report(
-            "tank::value::enum",
-            path,
-            format!("`{field}` can't be `'{text}`"),
-            help,
-        );
+        let is_policy = matches!(field, "allow_from" | "egress");
+        let near = nearest(&text, tags.iter().map(String::as_str));
+        let help = match (elsewhere::tag(&text), near) {
+            (Some(help), _) => help.to_owned(),
+            (None, Some(near)) => format!("did you mean `'{near}`?"),
+            (None, None) if is_policy => format!(
+                "a pod's name, or an address, goes into a list: `[\"{text}\"]`; alone it is one of {}",
+                schema::one_of(tags)
+            ),
+            (None, None) => format!("it is one of {}", schema::one_of(tags)),
+        };
+        let message = match value.as_string() {
+            Some(_) if is_policy => format!("`{field}` can't be `\"{text}\"`"),
+            _ => format!("`{field}` can't be `'{text}`"),
+        };
+        self.report("tank::value::enum", path, message, help);
         None
     }
 
@@ -440,11 +452,13 @@ fn element_of(contract: &str) -> Option<Kind> {
     Some(Kind::Named(of.to_owned()))
 }
 
-/// Whether a key of a record of this kind is what it has to be. A pod that another one depends on may
-/// be said with its stack.
+/// Whether a key of a record of this kind is what it has to be. A pod that another one depends on, and
+/// a network that one is on, may be said with its stack.
 fn check_key(of: &Kind, key: &str) -> Result<(), NameError> {
     match of {
-        Kind::Named(name) if name == "Condition" => Name::reference(key, None).map(drop),
+        Kind::Named(name) if matches!(name.as_str(), "Condition" | "Membership") => {
+            Name::reference(key, None).map(drop)
+        }
         of if of.keys_are_names() => Name::new(key).map(drop),
         _ => Ok(()),
     }
@@ -452,6 +466,7 @@ fn check_key(of: &Kind, key: &str) -> Result<(), NameError> {
 
 /// What stands in for an entry that is wrong, so that others can still name it.
 fn placeholder(kind: &Kind) -> Option<Value> {
-    matches!(kind, Kind::Named(name) if matches!(name.as_str(), "Pod" | "Volume"))
+    const NAMED: [&str; 4] = ["Membership", "NamedNetwork", "Pod", "Volume"];
+    matches!(kind, Kind::Named(name) if NAMED.contains(&name.as_str()))
         .then(|| Value::Object(Map::new()))
 }

@@ -1,6 +1,6 @@
 //! The commands that change the desired state, and `diff`, which shows what they would do.
 
-use super::source::Source;
+use super::{frames::drawn, source::Source};
 use crate::{
     args::{ChangeArgs, Configuration},
     client::Client,
@@ -49,7 +49,10 @@ pub async fn diff(
         dump: show.observed.is_some().then_some(true),
         ..DiffCall::default()
     };
+    let of_a_file = declared.is_some();
+    let mut lines = String::new();
     if let Some(declared) = declared {
+        lines.clone_from(&declared.provenance);
         call = DiffCall {
             config: Some(declared.canonical),
             base_dir: declared.base_dir.map(|dir| dir.display().to_string()),
@@ -59,7 +62,8 @@ pub async fn diff(
             ..call
         };
     }
-    let mut reply: DiffReply = client.call(Method::Diff(call)).await?;
+    let reply = client.call(Method::Diff(call)).await;
+    let mut reply: DiffReply = reply.map_err(|error| drawn(error, &lines))?;
     let dump = reply.dump.take().unwrap_or_default();
     let to_stdout = show.observed.as_deref() == Some(Path::new("-"));
     match &show.observed {
@@ -74,7 +78,7 @@ pub async fn diff(
     match show.json {
         _ if to_stdout => {}
         true => output::json(&reply)?,
-        false => print_diff(&reply, differs)?,
+        false => print_diff(&reply, differs, of_a_file)?,
     }
     Ok(if show.exit_code && differs {
         DIFFERS
@@ -101,9 +105,16 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
+/// What a switch would do is asked with the file: without one, the host is compared with what it has.
+const OF_A_FILE: &str = "the host is as its generation says; `tank diff pods.ncl` shows what a switch to that file would do\n";
+
+fn print_diff(reply: &DiffReply, differs: bool, of_a_file: bool) -> Result<(), Error> {
     if !differs {
-        return output::line("nothing to do");
+        output::line("nothing to do")?;
+        if !of_a_file && Path::new("pods.ncl").exists() {
+            output::error(OF_A_FILE);
+        }
+        return Ok(());
     }
     for change in &reply.changes {
         output::line(&change_line(change))?;
@@ -118,7 +129,7 @@ fn print_diff(reply: &DiffReply, differs: bool) -> Result<(), Error> {
                 format!("{drift}{}", step.why),
             ]
         };
-        output::table(
+        output::table_of_sentences(
             &["CLASS", "STEP", "WHY"],
             &reply.steps.iter().map(row).collect::<Vec<_>>(),
         )?;
@@ -139,10 +150,12 @@ pub fn change_line(change: &Change) -> String {
     let Some(field) = &change.field else {
         return format!("{sign} {}", change.what);
     };
-    let side = |value: &Option<String>| {
-        value
-            .as_ref()
-            .map_or_else(|| "(none)".to_owned(), |value| format!("{value:?}"))
+    let is_policy = matches!(field.as_str(), "allow_from" | "egress");
+    let side = |value: &Option<String>| match value {
+        None => "(none)".to_owned(),
+        // As it is written: a text is quoted, and what is none is not.
+        Some(value) if is_policy || value.starts_with(['[', '{']) => value.clone(),
+        Some(value) => format!("{value:?}"),
     };
     format!(
         "{sign} {}  {field}: {} → {}",
@@ -168,6 +181,7 @@ pub async fn switch(
     let mut client = Client::connect(socket).await?;
     timings.end("connect to tankd", begin);
     let verb = if how.merge { "apply" } else { "switch" };
+    let lines = declared.provenance.clone();
     let call = SwitchCall {
         config: declared.canonical,
         base_dir: declared.base_dir.map(|dir| dir.display().to_string()),
@@ -183,16 +197,28 @@ pub async fn switch(
         parent: None,
         stacks: declared.stacks,
     };
-    follow(&mut client, Method::Switch(call), timings, json).await
+    let about = (declared.stack, timings);
+    let switched = follow(&mut client, Method::Switch(call), about, json).await;
+    switched.map_err(|error| drawn(error, &lines))
 }
 
-/// Sends a change to the daemon, shows its progress, and prints its outcome.
+/// The command that takes a change back: of one stack, where it was one's.
+fn undo(stack: Option<&str>) -> String {
+    match stack {
+        Some(stack) => format!("tank generations rollback --stack {stack}"),
+        None => "tank generations rollback".to_owned(),
+    }
+}
+
+/// Sends a change to the daemon, shows its progress, and prints its outcome. `stack` is the one that
+/// it is about.
 pub async fn follow(
     client: &mut Client,
     method: Method,
-    mut timings: Timings,
+    (stack, mut timings): (Option<String>, Timings),
     json: bool,
 ) -> Result<u8, Error> {
+    let undo = undo(stack.as_deref());
     let view = ProgressView::new();
     let begin = tank_sys::trace::now();
     let gated = matches!(method, Method::Switch(_));
@@ -204,7 +230,7 @@ pub async fn follow(
             received = client.receive::<SwitchReply>() => received,
             _ = &mut interrupt => {
                 view.finish();
-                return Err(Error::Interrupted { committed });
+                return Err(Error::Interrupted { committed, undo });
             }
         };
         let (reply, _, more) = received.inspect_err(|_| view.finish())?;
@@ -229,7 +255,11 @@ pub async fn follow(
     if json {
         output::json(&outcome)?;
     } else if outcome.failure.is_none() {
-        output::line(&done(&outcome))?;
+        output::line(&done(&outcome, &undo))?;
+    }
+    if !json {
+        let warnings = outcome.unmet.iter().flatten();
+        warnings.for_each(|unmet| output::error(&format!("warning: {unmet}\n")));
     }
     match outcome.failure.clone() {
         None => Ok(0),
@@ -237,11 +267,12 @@ pub async fn follow(
             outcome: Box::new(outcome),
             failure,
             gated,
+            undo,
         }),
     }
 }
 
-fn done(outcome: &Outcome) -> String {
+fn done(outcome: &Outcome, undo: &str) -> String {
     if let Some(steps) = outcome.repaired.as_ref().filter(|steps| !steps.is_empty()) {
         format!(
             "repaired generation {} ({}): {}",
@@ -250,10 +281,9 @@ fn done(outcome: &Outcome) -> String {
             steps.join(", ")
         )
     } else if outcome.changed {
-        let undo = if outcome.generation > 1 {
-            "; undo with `tank generations rollback`"
-        } else {
-            ""
+        let undo = match outcome.generation {
+            0 | 1 => String::new(),
+            _ => format!("; undo with `{undo}`"),
         };
         format!(
             "generation {} ({}){undo}",

@@ -99,10 +99,13 @@ pub fn check(asked: &Configuration, json: bool) -> Result<u8, Error> {
     }
     let config = compiled?.config()?;
     let containers: usize = config.pods.values().map(|pod| pod.containers.len()).sum();
-    output::line(&format!(
-        "{} pods with {containers} containers, nothing wrong",
-        config.pods.len()
-    ))?;
+    let counted = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    };
+    let pods = counted(config.pods.len(), "pod");
+    let containers = counted(containers, "container");
+    output::line(&format!("{pods} with {containers}, nothing wrong"))?;
     Ok(0)
 }
 

@@ -192,7 +192,14 @@ fn others_rules() -> Vec<Finding> {
     if !closed.is_empty() {
         findings.push(finding(
             format!("what is forwarded is dropped unless a rule accepts it: {closed}"),
-            "pods reach nobody, and nobody their ports, unless rules there accept what comes from and goes to the bridge",
+            "pods reach nobody outside, and nobody their ports, unless rules there accept what comes from and goes to the bridge",
+        ));
+    }
+    let deaf = names(&|chain| chain.hook == INPUT && chain.drops);
+    if !deaf.is_empty() {
+        findings.push(finding(
+            format!("what is for this host is dropped unless a rule accepts it: {deaf}"),
+            "pods find nobody by name, unless a rule there accepts port 53, of UDP and TCP, from the bridge",
         ));
     }
     let input = names(&|chain| chain.hook == INPUT && (chain.drops || chain.has_rules));

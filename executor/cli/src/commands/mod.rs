@@ -4,7 +4,9 @@ mod change;
 mod config;
 mod doctor;
 mod exec;
+mod frames;
 mod import;
+mod list;
 mod lock;
 mod manual;
 mod source;
@@ -13,7 +15,7 @@ mod view;
 pub use config::EVALUATE;
 
 use crate::{
-    args::{Args, Command, Configuration, Generations},
+    args::{Args, Command, Configuration, Generations, Listed},
     client::Client,
     error::Error,
     timings::Timings,
@@ -127,10 +129,24 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         }
         Command::Delete { pod, stack } => {
             let stack = stack.map(|stack| stack.to_string());
+            let network = pod
+                .as_deref()
+                .and_then(|named| named.strip_prefix("networks."));
+            let network = network.map(str::to_owned);
+            let pod = pod.filter(|_| network.is_none());
+            let named = pod.as_deref().or(network.as_deref());
+            let of_named = named.and_then(|named| named.split_once(':'));
+            let own = stack
+                .clone()
+                .or(of_named.map(|(stack, _)| stack.to_owned()));
             change::follow(
                 &mut connect().await?,
-                Method::Delete { pod, stack },
-                Timings::default(),
+                Method::Delete {
+                    pod,
+                    stack,
+                    network,
+                },
+                (own, Timings::default()),
                 json,
             )
             .await
@@ -148,13 +164,22 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             let stack = stack.map(|stack| stack.to_string());
             change::follow(
                 &mut connect().await?,
-                Method::Rollback { to, stack },
-                Timings::default(),
+                Method::Rollback {
+                    to,
+                    stack: stack.clone(),
+                },
+                (stack, Timings::default()),
                 json,
             )
             .await
         }
-        Command::List { stack } => view::list(&mut connect().await?, stack.as_ref(), json).await,
+        Command::List { what, wide, stack } => {
+            let (mut client, stack) = (connect().await?, stack.as_ref());
+            match what {
+                Listed::Pods => list::list(&mut client, stack, wide, json).await,
+                Listed::Networks => list::networks(&mut client, stack, json).await,
+            }
+        }
         Command::Get { pod } => view::get(&mut connect().await?, pod, json).await,
         Command::Status => view::status(&mut connect().await?, json).await,
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,

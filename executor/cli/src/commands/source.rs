@@ -1,18 +1,17 @@
 //! What a command declares: the files of one source, or a folder with one for each stack of the host.
 
-use super::config;
+use super::{
+    config,
+    frames::{Found, at_lines},
+};
 use crate::{args::Overrides, error::Error};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 use tank_compiler::{CompileError, Inputs, compile};
-use tank_model::{
-    Config, Graph, Name, Scope, canonical,
-    check::{self, Problem},
-    provenance::{Provenance, field},
-};
-use tank_proto::varlink::StackSource;
+use tank_model::{Config, Graph, Name, Scope, canonical, check, provenance::Provenance};
+use tank_proto::varlink::{self, StackSource};
 
 /// The endings of the files that can be a configuration.
 const ENDINGS: [&str; 5] = ["ncl", "yaml", "yml", "json", "toml"];
@@ -43,6 +42,8 @@ pub struct Source {
     pub stacks: Option<Vec<StackSource>>,
     /// What was asked for, in words: files, overrides and stack.
     pub words: String,
+    /// The stack that its pods belong to. None: to none, or it is a whole host.
+    pub stack: Option<String>,
 }
 
 /// One stack's configuration in a folder for the whole host.
@@ -83,6 +84,7 @@ fn one(asked: &Asked<'_>) -> Result<Source, Error> {
         ..Inputs::default()
     };
     let compiled = compile(&inputs, &config::settings()?)?;
+    let own = compiled.config()?.stack.map(|stack| stack.to_string());
     let files: Vec<String> = asked
         .files
         .iter()
@@ -106,6 +108,7 @@ fn one(asked: &Asked<'_>) -> Result<Source, Error> {
             sets.collect::<String>(),
             stack.unwrap_or_default()
         ),
+        stack: own,
     })
 }
 
@@ -140,6 +143,7 @@ fn host(folder: &Path, this_host: bool) -> Result<Source, Error> {
             files: absolute(&[part.path]),
         });
         whole.pods.extend(config.pods);
+        whole.networks.extend(config.networks);
     }
     fits(&whole, &lines)?;
     let canonical = canonical::encode(&whole).map_err(|e| Error::failed("encode the host", e))?;
@@ -150,6 +154,7 @@ fn host(folder: &Path, this_host: bool) -> Result<Source, Error> {
         files: Vec::new(),
         stacks: Some(stacks),
         words: format!("--host {}", folder.display()),
+        stack: None,
     })
 }
 
@@ -159,20 +164,19 @@ fn fits(whole: &Config, lines: &Provenance) -> Result<(), Error> {
     if found.is_empty() {
         return Ok(());
     }
-    let place = |path: &[String]| {
-        let place = lines.place(path).map(|place| format!("{place}: "));
-        format!("{}{}", place.unwrap_or_default(), field(path))
-    };
-    let line = |problem: &Problem| {
-        let related = problem.related.as_ref();
-        let related = related.map(|(path, role)| format!("; {role}: {}", place(path)));
-        let Problem { message, help, .. } = problem;
-        let at = place(&problem.path);
-        format!("{at}: {message} ({help}{})", related.unwrap_or_default())
-    };
-    Err(Error::StacksDoNotFit {
-        problems: found.iter().map(line).collect(),
-    })
+    let found = found.into_iter().map(|problem| Found {
+        problem: varlink::Problem {
+            code: problem.code.to_owned(),
+            place: lines.place(&problem.path),
+            field: problem.path,
+            message: problem.message,
+            help: problem.help,
+            related: None,
+        },
+        related: problem.related,
+    });
+    let problems = at_lines(found.collect(), lines);
+    Err(Error::Compile(CompileError::Problems(problems)))
 }
 
 /// The configurations of a folder, by name. What begins with `.` or `_` is none: a library, notes.

@@ -7,63 +7,13 @@ use crate::{
     error::Error,
     output::{self, ago, short},
 };
-use tank_model::Name;
 use tank_proto::varlink::{
     ChangesReply, ContainerState, EventsReply, GenerationReply, GenerationsReply, GetReply,
-    ListReply, LogsCall, LogsReply, Method, Pod, StatusReply,
+    LogsCall, LogsReply, Method, Pod, PodInterface, StatusReply,
 };
 
-/// The pods, or those of one stack.
-pub async fn list(client: &mut Client, stack: Option<&Name>, json: bool) -> Result<u8, Error> {
-    let mut reply: ListReply = client.call(Method::List {}).await?;
-    if let Some(stack) = stack {
-        let is_of = |pod: &Pod| {
-            let name = Name::of_pod(pod.name.as_str());
-            name.is_ok_and(|name| name.stack() == Some(stack.as_str()))
-        };
-        reply.pods.retain(is_of);
-    }
-    if json {
-        output::json(&reply)?;
-        return Ok(0);
-    }
-    let mut rows = Vec::new();
-    for pod in &reply.pods {
-        for container in &pod.containers {
-            rows.push(vec![
-                pod.name.clone(),
-                container.name.clone(),
-                container_state(container),
-                container.restarts.to_string(),
-                pod.addresses
-                    .first()
-                    .cloned()
-                    .unwrap_or_else(|| "-".to_owned()),
-                if pod.published.is_empty() {
-                    "-".to_owned()
-                } else {
-                    pod.published.join(", ")
-                },
-                container.image.clone(),
-            ]);
-        }
-    }
-    output::table(
-        &[
-            "POD",
-            "CONTAINER",
-            "STATE",
-            "RESTARTS",
-            "ADDRESS",
-            "PUBLISHED",
-            "IMAGE",
-        ],
-        &rows,
-    )?;
-    Ok(0)
-}
-
-fn container_state(container: &tank_proto::varlink::ContainerStatus) -> String {
+/// What a container does, in words.
+pub fn container_state(container: &tank_proto::varlink::ContainerStatus) -> String {
     match (container.state, container.ready, container.status) {
         (ContainerState::Running, false, _) => "running, not ready".to_owned(),
         (ContainerState::Exited, _, Some(status)) => format!("exited {status}"),
@@ -90,7 +40,7 @@ fn print_pod(pod: &Pod) -> Result<(), Error> {
         .map(|reason| format!(" ({reason})"))
         .unwrap_or_default();
     output::line(&format!("{}: {}{reason}", pod.name, pod.state))?;
-    for address in &pod.addresses {
+    for address in addresses(pod) {
         output::line(&format!("  address    {address}"))?;
     }
     for policy in pod.policies.iter().flatten() {
@@ -121,6 +71,26 @@ fn print_pod(pod: &Pod) -> Result<(), Error> {
         output::line(&format!("    image    {}{digest}", container.image))?;
     }
     Ok(())
+}
+
+/// The addresses of a pod, each with where it is; one of an older tankd, which does not say that, alone.
+fn addresses(pod: &Pod) -> Vec<String> {
+    let Some(interfaces) = &pod.interfaces else {
+        return pod.addresses.clone();
+    };
+    let of = |interface: &PodInterface| {
+        let name = &interface.name;
+        let place = match (&interface.network, &interface.parent) {
+            (Some(network), _) => format!("on the network {network} ({name})"),
+            (None, Some(parent)) => format!("on {parent} of the host ({name})"),
+            (None, None) => format!("({name})"),
+        };
+        let addresses = interface.addresses.iter();
+        addresses
+            .map(|address| format!("{address} {place}"))
+            .collect::<Vec<_>>()
+    };
+    interfaces.iter().flat_map(of).collect()
 }
 
 fn parse(config: &str) -> Result<serde_json::Value, Error> {
@@ -279,11 +249,16 @@ pub async fn events(client: &mut Client, follow: bool, json: bool) -> Result<u8,
                 .as_deref()
                 .map(|pod| format!("{pod}: "))
                 .unwrap_or_default();
+            let again = event
+                .count
+                .zip(event.since)
+                .map(|(count, since)| format!(" ({count} times, first {})", ago(since)));
             output::line(&format!(
-                "{:>8}  {:<9}  {pod}{}",
+                "{:>8}  {:<9}  {pod}{}{}",
                 ago(event.time),
                 event.kind,
-                event.message
+                event.message,
+                again.unwrap_or_default()
             ))?;
         }
     }
@@ -315,6 +290,9 @@ pub async fn why(client: &mut Client, field: &str, json: bool) -> Result<u8, Err
     match &reply.place {
         Some(place) => output::line(&format!("  set at      {place}"))?,
         None => output::line("  set at      an unknown line: it did not come from a file")?,
+    }
+    for also in reply.also.iter().flatten() {
+        output::line(&format!("  and at      {also}"))?;
     }
     if let Some(via) = &reply.via {
         output::line(&format!("  asked for   {via}"))?;

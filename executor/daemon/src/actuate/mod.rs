@@ -20,7 +20,7 @@ pub use layers::{make_skeleton, remove_stale};
 use crate::{
     events::Events,
     faults,
-    pods::{Names, NoShim, Pods},
+    pods::{Names, NoShim, Pods, Shim},
     settings::Settings,
     sysctls::Record,
     timings::Timings,
@@ -79,6 +79,29 @@ pub struct Actuator {
 }
 
 impl Actuator {
+    /// Makes the record of the host's settings anew, should it hold something else, of what the rules
+    /// still say. What is not mended is said by whoever reads it.
+    pub async fn mend_record(&self) {
+        let record = Record::of(&self.settings.run_dir);
+        let mend = move || (record.mend(network::changed_by_the_rules), record);
+        let Ok((mended, record)) = tokio::task::spawn_blocking(mend).await else {
+            return;
+        };
+        let place = record.path().display();
+        let message = match mended {
+            Ok(None) => return,
+            Ok(Some(why)) => format!(
+                "{place} can't be read: {why}; it is kept as {} and made anew of what the rules say: links stay \
+                 apart, and forwarding is given back with the bridge; no other setting is until a reboot (`accept_ra`)",
+                record.damaged().display()
+            ),
+            Err(error) => format!(
+                "{place} can't be read: {error}; pods run on, and nothing is changed until it can be, or is removed"
+            ),
+        };
+        self.events.add("failed", None, message);
+    }
+
     /// Carries a plan out: each step when those before it are done. `progress` is called when a step
     /// begins.
     pub async fn carry_out(
@@ -204,12 +227,13 @@ impl Actuator {
                 self.spawner().start_sandbox(pod, *hash, spec).await
             }
             Step::StopSandbox { pod } => {
-                if let Some(shim) = self.pods.get(pod) {
+                let shim = self.pods.get(pod);
+                if let Some(shim) = &shim {
                     shim.shut_down().await;
                 }
-                self.sweep(pod).await
+                self.sweep(pod, shim).await
             }
-            Step::SweepPod { pod } => self.sweep(pod).await,
+            Step::SweepPod { pod } => self.sweep(pod, self.pods.get(pod)).await,
             Step::SweepContainer { pod, container } => {
                 self.leavings().sweep_container(pod, container).await
             }
@@ -217,9 +241,9 @@ impl Actuator {
                 Some(shim) => sandbox::resume_shim(&shim, &self.cgroups, pod).await,
                 None => Ok(()),
             },
-            Step::EnsureNetwork { pod, link } => {
+            Step::EnsureNetwork { pod, links } => {
                 let shim = self.pods.get(pod).ok_or(Error::Connect(NoShim))?;
-                network::ensure_network(&self.routes, shim, link).await
+                network::ensure_network(&self.routes, shim, links).await
             }
             Step::EnsureNic { pod, nic } => {
                 let shim = self.pods.get(pod).ok_or(Error::Connect(NoShim))?;
@@ -278,6 +302,12 @@ impl Actuator {
                 let table = table.clone();
                 blocking("publish ports", move || network::ensure_firewall(&table)).await
             }
+            Step::EndFlows { flows, opened } => {
+                let (routes, flows, opened) =
+                    (Arc::clone(&self.routes), flows.clone(), opened.clone());
+                let end = move || network::end_flows(&routes, &flows, &opened);
+                blocking("end flows", end).await
+            }
             Step::RemoveFirewall => blocking("remove the rules", network::remove_firewall).await,
             Step::EnsureNames { zone } => {
                 let (names, zone) = (Arc::clone(&self.names), zone.clone());
@@ -313,9 +343,22 @@ impl Actuator {
         start::start(&shim, (&self.settings, &self.timings), &start, prepared).await
     }
 
-    async fn sweep(&self, pod: &Name) -> Result<(), Error> {
+    async fn sweep(&self, pod: &Name, shim: Option<Arc<Shim>>) -> Result<(), Error> {
         self.pods.remove(pod);
-        self.leavings().sweep(pod).await
+        self.leavings().sweep(pod).await?;
+        let Some(shim) = shim else { return Ok(()) };
+        let release = move || {
+            // Without them its network goes as well, only later.
+            let released = shim.known_routes().map(network::release_addresses);
+            if let Some(Err(error)) = released {
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "a pod's addresses stay a while"
+                );
+            }
+            Ok(())
+        };
+        blocking("release a pod's addresses", release).await
     }
 
     fn leavings(&self) -> Leavings {

@@ -89,7 +89,15 @@ fn connect(routes: &Routes, shim: &Shim, nic: &PodNic) -> Result<(), Error> {
     }
     let what = || format!("find the pod's interface {}", nic.name);
     let link = found.ok_or_else(|| error(what(), io::ErrorKind::NotFound))?;
-    settle(inside, &link, nic).map_err(|error| match is_down(&error) {
+    let announce = || {
+        inside.await_running(&nic.name)?;
+        if let NicMode::Bridge = nic.mode {
+            routes.await_running(&port_name(nic.mac))?;
+        }
+        inside.carry_out(vec![Request::announce(link.index, nic.mac)])
+    };
+    let settled = settle(inside, &link, nic).and_then(|()| announce());
+    settled.map_err(|error| match is_down(&error) {
         true => Error::new(
             format!(
                 "set {} up: the host's link {} is down",

@@ -16,11 +16,12 @@ use crate::{
     reconcile::Reconciler,
 };
 use std::{
+    collections::BTreeSet,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tank_model::{Config, canonical, diff};
+use tank_model::{Config, Name, canonical, diff};
 use tank_proto::{
     shim::Request as ShimRequest,
     varlink::{self, DiffCall, Error, Method, StackSource, SwitchCall},
@@ -60,8 +61,12 @@ impl Client {
                 };
                 self.change(work, more).await
             }
-            Method::Delete { pod, stack } => {
-                let what = to_deleted(pod, stack)?;
+            Method::Delete {
+                pod,
+                stack,
+                network,
+            } => {
+                let what = to_deleted((pod, stack, network))?;
                 let work = async move |progress: ProgressSender| {
                     generations.delete(&what, uid, &progress).await
                 };
@@ -102,6 +107,13 @@ impl Client {
                 let observed = floors.reconciler.observe(&graph).await?;
                 let pods = views::pods(&graph, &observed);
                 self.reply(&varlink::ListReply { pods }, false, Vec::new())
+                    .await
+            }
+            Method::Networks {} => {
+                let (_, graph) = generations.current()?;
+                let inputs = floors.reconciler.read_inputs(&graph).await?;
+                let networks = views::networks(&inputs.target(&graph, None));
+                self.reply(&varlink::NetworksReply { networks }, false, Vec::new())
                     .await
             }
             Method::Get { pod } => {
@@ -204,13 +216,15 @@ fn to_host(stacks: Vec<StackSource>, asked: &str, uid: u32) -> Origins {
     Origins::Host(stacks.into_iter().map(origin).collect())
 }
 
-fn to_deleted(pod: Option<String>, stack: Option<String>) -> Result<Deleted, Error> {
-    match (pod, stack) {
-        (Some(pod), None) => Ok(Deleted::Pod(pod)),
-        (None, Some(stack)) => Ok(Deleted::Stack(stack)),
-        _ => Err(Error::Invalid {
-            problems: vec!["name a pod, or a stack, and not both".to_owned()],
-        }),
+fn to_deleted(named: (Option<String>, Option<String>, Option<String>)) -> Result<Deleted, Error> {
+    match named {
+        (Some(pod), None, None) => Ok(Deleted::Pod(pod)),
+        (None, Some(stack), None) => Ok(Deleted::Stack(stack)),
+        (None, None, Some(network)) => Ok(Deleted::Network(network)),
+        _ => {
+            let problem = "name a pod, a stack or a network, and no two of them";
+            Err(Error::invalid(vec![problem.to_owned()]))
+        }
     }
 }
 
@@ -289,9 +303,20 @@ async fn get_reply(
     let observed = reconciler.observe(&graph).await?;
     let mut config = graph.config();
     config.pods.retain(|other, _| *other == name);
+    let own: BTreeSet<Name> = config
+        .pods
+        .values()
+        .flat_map(|pod| pod.networks.keys().cloned())
+        .collect();
+    config.networks.retain(|network, _| own.contains(network));
+    let inputs = reconciler.read_inputs(&graph).await?;
+    let target = inputs.target(&graph, None);
     let pod = views::pod(&name, &graph, &observed);
     Ok(varlink::GetReply {
-        pod,
+        pod: varlink::Pod {
+            interfaces: views::interfaces(&name, &target, &observed),
+            ..pod
+        },
         config: canonical_text("encode a pod", &config)?,
     })
 }

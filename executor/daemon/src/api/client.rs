@@ -81,6 +81,7 @@ impl Client {
         }
         let waits = || Error::Busy {
             message: "too many long calls are under way: try again".to_owned(),
+            ends: None,
         };
         let permit = timeout(LONG_CALL_WAIT, Arc::clone(&self.long_calls).acquire_owned()).await;
         let permit = permit.map_err(|_| waits())?.map_err(|_| waits())?;
@@ -200,6 +201,7 @@ impl Client {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(Error::Busy {
                 message: "too many long replies wait for their readers".to_owned(),
+                ends: None,
             }
             .into()),
         }
@@ -210,9 +212,6 @@ impl Client {
 fn unrefused<T>(received: Result<T, Unread>) -> Result<T, Refusal> {
     received.map_err(|error| match error {
         Unread::Io(_) => Refusal::Gone,
-        wrong => Error::Invalid {
-            problems: vec![wrong.to_string()],
-        }
-        .into(),
+        wrong => Error::invalid(vec![wrong.to_string()]).into(),
     })
 }

@@ -69,9 +69,7 @@ pub async fn exec(
     streams: Vec<OwnedFd>,
 ) -> Result<(i32, Vec<OwnedFd>), Refusal> {
     let (pod, container) = target(generations, &call.pod, call.container.as_deref())?;
-    check(&call, &streams).map_err(|problem| Error::Invalid {
-        problems: vec![problem],
-    })?;
+    check(&call, &streams).map_err(|problem| Error::invalid(vec![problem]))?;
     let program = call.argv.first().cloned().unwrap_or_default();
     let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
     let shim = shim(pods, &pod, &container)?;

@@ -82,7 +82,8 @@ impl Server {
         let Some(place) = self.places.take(uid) else {
             let message =
                 format!("user {uid} has too many calls open: try again when some of them are over");
-            return refuse(&stream, Error::Busy { message }.into());
+            let ends = None;
+            return refuse(&stream, Error::Busy { message, ends }.into());
         };
         let long_calls = if uid == 0 {
             &self.long_of_root

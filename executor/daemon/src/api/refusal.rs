@@ -3,14 +3,18 @@
 
 use crate::{
     actuate::sources::SourceError,
-    generations::Error as Refused,
+    generations::{Error as Refused, Misfit},
     pods::{self, why},
     reconcile::Error as ReconcileError,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 use tank_plan::TargetError;
-use tank_proto::{call::Wrong, shim::FailureKind, varlink::Error};
+use tank_proto::{
+    call::Wrong,
+    shim::FailureKind,
+    varlink::{self, Error},
+};
 
 /// What is sent back: an error of the interface, of `org.varlink.service`, or that the client has
 /// gone.
@@ -102,8 +106,24 @@ fn wire(error: Refused) -> Error {
         Refused::Reconcile(ReconcileError::Inputs(error)) => {
             failed("read what is declared", error.to_string())
         }
-        Refused::Invalid(problems) => Error::Invalid { problems },
+        Refused::Invalid(problems) => Error::invalid(problems),
+        Refused::Unfit(found) => {
+            let detail = |misfit: Misfit| varlink::Problem {
+                code: misfit.problem.code.to_owned(),
+                field: misfit.problem.path,
+                place: misfit.place,
+                message: misfit.problem.message,
+                help: misfit.problem.help,
+                related: misfit.related,
+            };
+            Error::Invalid {
+                details: Some(found.list.into_iter().map(detail).collect()),
+                problems: found.words,
+            }
+        }
+        Refused::InUse { uses, help } => Error::InUse { uses, help },
         Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
+        Refused::NoSuchNetwork { network, nearest } => Error::NoSuchNetwork { network, nearest },
         Refused::NoSuchStack { stack, nearest } => Error::NoSuchStack { stack, nearest },
         Refused::NoSuchGeneration(number) => Error::NoSuchGeneration { number },
         Refused::Image { image, source } => Error::ImageUnavailable {
@@ -157,12 +177,17 @@ fn wire(error: Refused) -> Error {
             actual: actual.to_string(),
         },
         Refused::Busy(under_way) => {
-            let what = match under_way {
-                Some((number, source)) => format!("generation {number} ({source})"),
+            let what = match &under_way {
+                Some(one) => format!("generation {} ({})", one.generation, one.source),
                 None => "another change".to_owned(),
             };
+            let ends = under_way.map(|one| match one.stack {
+                Some(stack) => format!("tank generations rollback --stack {stack}"),
+                None => "tank generations rollback".to_owned(),
+            });
             Error::Busy {
                 message: format!("{what} is under way; try again when it is done"),
+                ends,
             }
         }
         Refused::Superseded {

@@ -183,6 +183,8 @@ impl Client {
             kind: "end".to_owned(),
             pod: None,
             message: String::new(),
+            count: None,
+            since: None,
         };
         self.reply(&varlink::EventsReply { event }, false, Vec::new())
             .await

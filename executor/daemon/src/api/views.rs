@@ -4,15 +4,22 @@ use crate::{
     events::Event,
     generations::{Entry, Overridden, Progress, Reason, Stage, Switched},
 };
+use ipnet::IpNet;
 use serde_json::Value;
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use tank_model::{
-    Digest, Graph, Name, Outcome, Reference,
+    Digest, Graph, Key, Name, Outcome, Reference,
     diff::{NodeChange, What},
+    spec::Peer,
 };
 use tank_plan::{
-    Class, Observed, PlannedStep, Report,
+    Class, Observed, PlannedStep, Report, Unmet,
     observed::{self, State},
+    target::{Target, networks::declared},
+    unmet::unmet,
     why,
 };
 use tank_proto::varlink::{
@@ -65,6 +72,7 @@ pub fn outcome(switched: Switched) -> varlink::Outcome {
         failure: switched.failure,
         repaired: switched.repaired,
         timings: switched.timings,
+        unmet: Some(lacks(&switched.unmet)).filter(|unmet| !unmet.is_empty()),
     }
 }
 
@@ -74,12 +82,17 @@ pub fn event(event: Event) -> varlink::Event {
         kind,
         pod,
         message,
+        count,
+        since,
     } = event;
+    let is_again = count > 1;
     varlink::Event {
         time,
         kind: kind.to_owned(),
         pod,
         message,
+        count: is_again.then_some(count),
+        since: is_again.then_some(since),
     }
 }
 
@@ -96,6 +109,7 @@ pub fn reason(reason: Reason) -> varlink::WhyReply {
         via: reason.via,
         overrode: reason.overrode.into_iter().map(overridden).collect(),
         since: reason.since.as_ref().map(generation),
+        also: Some(reason.also).filter(|also| !also.is_empty()),
     }
 }
 
@@ -118,7 +132,15 @@ pub fn not_done(report: &Report) -> Vec<String> {
         .iter()
         .map(|held| format!("{}: {}", held.step, held.reason()));
     let blocked = report.blocked.iter().map(ToString::to_string);
-    waiting.chain(held).chain(blocked).collect()
+    let ports = report.ports.iter().map(ToString::to_string);
+    let all = waiting.chain(ports).chain(held).chain(blocked);
+    all.chain(lacks(&report.unmet)).collect()
+}
+
+/// What pods lack of the host, one line each.
+fn lacks(unmet: &[Unmet]) -> Vec<String> {
+    let line = |one: &Unmet| format!("{}: {one}", one.pod());
+    unmet.iter().map(line).collect()
 }
 
 pub fn step(planned: &PlannedStep) -> varlink::Step {
@@ -152,22 +174,50 @@ pub fn changes(changes: &[NodeChange]) -> Vec<varlink::Change> {
         match &change.what {
             What::Added => list.push(entry(ChangeKind::Added)),
             What::Removed => list.push(entry(ChangeKind::Removed)),
-            What::Modified { fields } => list.extend(fields.iter().map(|field| varlink::Change {
-                field: Some(field.field.clone()),
-                before: field.before.as_ref().map(plain),
-                after: field.after.as_ref().map(plain),
-                ..entry(ChangeKind::Modified)
+            What::Modified { fields } => list.extend(fields.iter().map(|field| {
+                let side = |value: Option<&Value>| match (&change.key, field.field.as_str()) {
+                    (Key::Pod(pod), "allow_from" | "egress") => Some(policy(pod, value)),
+                    _ => value.map(plain),
+                };
+                varlink::Change {
+                    field: Some(field.field.clone()),
+                    before: side(field.before.as_ref()),
+                    after: side(field.after.as_ref()),
+                    ..entry(ChangeKind::Modified)
+                }
             })),
         }
     }
     list
 }
 
-/// A JSON value as people write it: texts without quotes.
+/// A JSON value as people write it: texts without quotes, lists with a space behind each comma.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(Value::to_string).collect();
+            format!("[{}]", items.join(", "))
+        }
         other => other.to_string(),
+    }
+}
+
+/// A policy as the source of its pod writes it: `'all`, which is the default, or a list.
+fn policy(pod: &Name, value: Option<&Value>) -> String {
+    match value {
+        None => "'all".to_owned(),
+        Some(Value::String(word)) => format!("'{word}"),
+        Some(Value::Array(peers)) => {
+            let written = |peer: &Value| {
+                let text = peer.as_str().unwrap_or_default();
+                let peer = Peer::read(text, None).map(|peer| peer.as_seen_from(pod.stack()));
+                format!("{:?}", peer.unwrap_or_else(|_| text.to_owned()))
+            };
+            let peers: Vec<String> = peers.iter().map(written).collect();
+            format!("[{}]", peers.join(", "))
+        }
+        Some(other) => other.to_string(),
     }
 }
 
@@ -176,13 +226,24 @@ pub fn pods(graph: &Graph, observed: &Observed) -> Vec<varlink::Pod> {
     let mut names: Vec<&Name> = graph.pods().chain(observed.pods.keys()).collect();
     names.sort();
     names.dedup();
+    let lacks = unmet(graph, observed);
     names
         .into_iter()
-        .map(|name| pod(name, graph, observed))
+        .map(|name| pod_that_lacks(name, graph, observed, &lacks))
         .collect()
 }
 
 pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
+    pod_that_lacks(name, graph, observed, &unmet(graph, observed))
+}
+
+/// A pod, where `lacks` is what pods need of the host and is not there.
+fn pod_that_lacks(
+    name: &Name,
+    graph: &Graph,
+    observed: &Observed,
+    lacks: &[Unmet],
+) -> varlink::Pod {
     let found = observed.pods.get(name);
     let mut containers: Vec<varlink::ContainerStatus> = graph
         .containers(name)
@@ -204,16 +265,7 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
     {
         containers.push(self::container(container, String::new(), None, Some(there)));
     }
-    // What runs before the containers is shown while it is why they wait.
-    let unfinished: Vec<varlink::ContainerStatus> = graph
-        .init(name)
-        .filter_map(|(init, spec, hash)| {
-            let there = found.and_then(|found| found.current(init, hash))?;
-            let digest = graph.image(&spec.image).map(|digest| digest.to_string());
-            let view = self::container(init, spec.image.to_string(), digest, Some(there));
-            (view.status != Some(0)).then_some(view)
-        })
-        .collect();
+    let unfinished = unfinished(name, graph, found);
     let unresponsive = found.and_then(|found| found.unresponsive.as_ref());
     if unresponsive.is_some() {
         containers
@@ -231,9 +283,34 @@ pub fn pod(name: &Name, graph: &Graph, observed: &Observed) -> varlink::Pod {
         addresses: found.map(addresses).unwrap_or_default(),
         published: published(name, graph),
         policies: Some(policies(name, graph)).filter(|all| !all.is_empty()),
+        interfaces: None,
         containers: unfinished.into_iter().chain(containers).collect(),
-        reason: unresponsive.map(ToString::to_string),
+        reason: unresponsive
+            .map(ToString::to_string)
+            .or_else(|| lacking(name, lacks)),
     }
+}
+
+/// What runs before the containers of a pod, while it is why they wait.
+fn unfinished(
+    name: &Name,
+    graph: &Graph,
+    found: Option<&observed::Pod>,
+) -> Vec<varlink::ContainerStatus> {
+    let all = graph.init(name).filter_map(|(init, spec, hash)| {
+        let there = found.and_then(|found| found.current(init, hash))?;
+        let digest = graph.image(&spec.image).map(|digest| digest.to_string());
+        let view = self::container(init, spec.image.to_string(), digest, Some(there));
+        (view.status != Some(0)).then_some(view)
+    });
+    all.collect()
+}
+
+/// What a pod lacks, in words.
+fn lacking(pod: &Name, lacks: &[Unmet]) -> Option<String> {
+    let own = lacks.iter().filter(|one| one.pod() == pod);
+    let own: Vec<String> = own.map(ToString::to_string).collect();
+    (!own.is_empty()).then(|| own.join("; "))
 }
 
 /// The addresses of a pod's links, without their prefix lengths.
@@ -242,8 +319,78 @@ fn addresses(found: &observed::Pod) -> Vec<String> {
         return Vec::new();
     };
     let nics = sandbox.nics.values().flat_map(|nic| &nic.addresses);
-    let all = sandbox.network.iter().flatten().chain(nics);
+    let links = sandbox.links.values().flat_map(|link| &link.addresses);
+    let all = links.chain(nics);
     all.map(|net| net.addr().to_string()).collect()
+}
+
+/// The interfaces that a pod has, in the order of [`addresses`]. On which network each is, is known by
+/// its bridge.
+pub fn interfaces(
+    pod: &Name,
+    target: &Target<'_>,
+    observed: &Observed,
+) -> Option<Vec<varlink::PodInterface>> {
+    let sandbox = observed.pods.get(pod)?.sandbox.as_ref()?;
+    let networks = target.networks();
+    let texts = |addresses: &BTreeSet<IpNet>| {
+        let all = addresses.iter();
+        all.map(|net| net.addr().to_string()).collect::<Vec<_>>()
+    };
+    let links = sandbox.links.iter().map(|(name, link)| {
+        let network = networks
+            .iter()
+            .find(|network| network.bridge == link.bridge);
+        varlink::PodInterface {
+            name: name.clone(),
+            network: network.map(|network| network.name.to_string()),
+            parent: None,
+            addresses: texts(&link.addresses),
+        }
+    });
+    let nics = sandbox.nics.values().map(|nic| varlink::PodInterface {
+        name: nic.name.clone(),
+        network: None,
+        parent: Some(nic.parent.clone()),
+        addresses: texts(&nic.addresses),
+    });
+    Some(links.chain(nics).collect())
+}
+
+/// Every network that is declared, and the default one where pods are on it, as they are meant to be.
+pub fn networks(target: &Target<'_>) -> Vec<varlink::Network> {
+    let mut pods: BTreeMap<Name, Vec<varlink::NetworkPod>> = BTreeMap::new();
+    for pod in target.graph.pods() {
+        for place in target.places(pod) {
+            let addresses = place.addresses.iter();
+            pods.entry(place.network)
+                .or_default()
+                .push(varlink::NetworkPod {
+                    pod: pod.to_string(),
+                    addresses: addresses.map(|net| net.addr().to_string()).collect(),
+                });
+        }
+    }
+    let names = target.graph.networks().map(|(name, _)| name.clone());
+    let names: BTreeSet<Name> = names.chain(pods.keys().cloned()).collect();
+    let network = |name: Name| {
+        let on = pods.remove(&name).unwrap_or_default();
+        let used = target.network(&name).filter(|_| !on.is_empty());
+        let spec = declared(target.graph, &name);
+        let subnets: Vec<IpNet> = match &used {
+            Some(used) => used.subnets.clone(),
+            None => spec.into_iter().flat_map(|spec| spec.nets()).collect(),
+        };
+        varlink::Network {
+            stack: name.stack().map(str::to_owned),
+            internal: spec.is_some_and(|spec| spec.internal),
+            subnets: subnets.iter().map(IpNet::to_string).collect(),
+            bridge: used.map(|used| used.bridge),
+            pods: on,
+            name: name.to_string(),
+        }
+    };
+    names.into_iter().map(network).collect()
 }
 
 /// Where a pod's ports are published: `127.0.0.1:8080->80`.

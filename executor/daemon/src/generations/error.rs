@@ -2,7 +2,7 @@
 
 use crate::{actuate::sources::SourceError, reconcile, store::StoreError};
 use std::time::Duration;
-use tank_model::{Digest, Name, provenance::PodSource};
+use tank_model::{Digest, Name, check::Problem, provenance::PodSource};
 use tank_plan::TargetError;
 
 /// What stops a change. Until its commit nothing was disturbed.
@@ -13,9 +13,20 @@ pub enum Error {
     /// Each problem is a sentence with its field.
     #[error("the configuration is not valid: {}", .0.join("; "))]
     Invalid(Vec<String>),
+    /// What is asked for does not fit what the host has.
+    #[error("the configuration is not valid: {}", .0.words.join("; "))]
+    Unfit(Box<Unfit>),
+    /// What would be removed is used by pods that stay; each use is a sentence.
+    #[error("what others use can't be removed: {}", uses.join("; "))]
+    InUse { uses: Vec<String>, help: String },
     #[error("no such pod: `{pod}`")]
     NoSuchPod {
         pod: String,
+        nearest: Option<String>,
+    },
+    #[error("no such network: `{network}`")]
+    NoSuchNetwork {
+        network: String,
         nearest: Option<String>,
     },
     #[error("no such stack: `{stack}`")]
@@ -49,9 +60,9 @@ pub enum Error {
     },
     #[error("the host has moved since that plan was made")]
     PlanChanged { expected: String, actual: Digest },
-    /// The number and the source of the change that is under way, where that is known.
+    /// The change that is under way, where that is known.
     #[error("another change is under way")]
-    Busy(Option<(u64, String)>),
+    Busy(Option<UnderWay>),
     #[error("generation {generation} ({by}) came first")]
     Superseded {
         generation: u64,
@@ -77,6 +88,33 @@ pub enum Error {
         what: &'static str,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// What is wrong with a configuration on this host.
+#[derive(Debug)]
+pub struct Unfit {
+    /// Each problem in words, with its field and its line.
+    pub words: Vec<String>,
+    pub list: Vec<Misfit>,
+}
+
+/// A problem, and the lines of it that are known.
+#[derive(Debug)]
+pub struct Misfit {
+    pub problem: Problem,
+    pub place: Option<String>,
+    /// The other field that has to do with it: its role and where it is.
+    pub related: Option<String>,
+}
+
+/// A change that is under way.
+#[derive(Debug)]
+pub struct UnderWay {
+    pub generation: u64,
+    /// What it came from, in words.
+    pub source: String,
+    /// The one stack that it concerns. None: several, or pods that belong to none.
+    pub stack: Option<String>,
 }
 
 impl From<StoreError> for Error {

@@ -22,7 +22,7 @@ use std::{
 use tank_model::{
     Config, Digest, Graph, Key, Name, Reference, Scope,
     provenance::{PodSource, Provenance},
-    spec::Pod,
+    spec::{Peer, Pod},
     stack,
 };
 
@@ -158,7 +158,15 @@ impl Generations {
         let nothing = Config::default();
         let whole = nothing.with(part, scope);
         let mut needs = part.pods.iter().flat_map(|(pod, spec)| {
-            let others = spec.depends_on.keys();
+            let networks = spec.networks.keys();
+            let networks = networks.filter(|network| !network.is_default_network());
+            let peers = [spec.allow_from.peers(), spec.egress.peers()];
+            let peers = peers.into_iter().flatten().flatten();
+            let peers = peers.filter_map(|peer| match peer {
+                Peer::Pod(pod) => Some(pod),
+                _ => None,
+            });
+            let others = spec.depends_on.keys().chain(networks).chain(peers);
             others.filter(|other| other.stack() != pod.stack())
         });
         if needs.next().is_some() {
@@ -339,7 +347,9 @@ impl Generations {
 
 /// Whether the host has pods that a change does not mean.
 fn has_others(before: &Graph, scope: &Scope) -> bool {
-    before.pods().any(|pod| !scope.has(pod))
+    // Where the scope is some pods, every network that they do not name stays.
+    let is_other = |network: &Name| matches!(scope, Scope::Pods(_)) || !scope.has(network);
+    before.pods().any(|pod| !scope.has(pod)) || before.networks().any(|(name, _)| is_other(name))
 }
 
 fn unavailable(reference: &Reference, source: tank_image::Error) -> Error {

@@ -19,10 +19,11 @@ mod reach;
 mod request;
 mod rollback;
 mod switch;
+mod uses;
 mod way;
 mod why;
 
-pub use error::Error;
+pub use error::{Error, Misfit};
 pub use intent::Request;
 pub use switch::{Deleted, Switch};
 pub use way::Switched;
@@ -204,7 +205,7 @@ impl Generations {
     /// When it would be refused, or the host can't be read.
     pub async fn preview(&self, graph: &Graph, previous: &Graph) -> Result<Planned, Error> {
         ports::refuse_taken(&self.cgroups, previous, graph).await?;
-        self.refuse_nics(previous, graph).await?;
+        self.refuse_unconnectable(previous, graph).await?;
         Ok(self.reconciler.plan(graph, Some(previous)).await?)
     }
 

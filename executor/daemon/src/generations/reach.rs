@@ -121,7 +121,7 @@ impl Generations {
         if reached.superseded {
             return Err(Error::Ended(number));
         }
-        let failure = reached.failure;
+        let Reached { failure, unmet, .. } = reached;
         match Verdict::of(aim.gate(), failure.is_none()) {
             Verdict::Good => {
                 faults::boundary("before the outcome");
@@ -148,7 +148,7 @@ impl Generations {
                 return self.put_back(of, graphs, failure, progress).await;
             }
         }
-        Ok(Switched::new(number, &graph, failure, false))
+        Ok(Switched::new(number, &graph, (failure, unmet), false))
     }
 
     /// Makes the parent's graph the current one again. Going back is never gated on health.
@@ -189,7 +189,8 @@ impl Generations {
             self.store.set_outcome(restored, how)?;
         }
         self.dirty.mark();
-        Ok(Switched::new(restored, before, Some(failure), true))
+        let how = (Some(failure), again.unmet);
+        Ok(Switched::new(restored, before, how, true))
     }
 
     /// How a generation went that is what was asked of it. One that only had to run again says
@@ -276,6 +277,7 @@ impl Generations {
                     };
                 }
             };
+            reached.unmet.clone_from(&pass.report.unmet);
             reached.steps.extend(
                 pass.plan
                     .steps
@@ -289,7 +291,8 @@ impl Generations {
                     .iter()
                     .filter_map(|planned| planned.step.pod());
                 let waiting = pass.report.waiting.iter().map(|waiting| &waiting.pod);
-                changed.extend(repaired.chain(waiting).cloned());
+                let awaited = pass.report.ports.iter().map(|held| &held.to);
+                changed.extend(repaired.chain(waiting).chain(awaited).cloned());
             }
             let late = Instant::now() >= deadline;
             let failed = pass.failed.iter().find(|failed| failed.step.is_vital());

@@ -1,7 +1,7 @@
 //! A configuration as it comes over the socket: decoded, checked, and refused where this daemon
 //! can't carry it out.
 
-use super::Error;
+use super::{Error, Misfit, error::Unfit, uses};
 use tank_model::{
     Config, Name, Scope, canonical,
     check::{self, Problem},
@@ -58,8 +58,8 @@ pub fn read_config(text: &str, is_host: bool) -> Result<Config, Error> {
     problems.result(config)
 }
 
-/// The pods that a configuration may not name. A source names those of its stack and no others: a
-/// host, which names all, has no stack itself.
+/// The pods and networks that a configuration may not name. A source names those of its stack and no
+/// others: a host, which names all, has no stack itself.
 fn foreign_pods(config: &Config, is_host: bool) -> Problems {
     let mut problems = Problems::default();
     if is_host {
@@ -75,13 +75,22 @@ fn foreign_pods(config: &Config, is_host: bool) -> Problems {
             None => format!("pods.{pod}: it is a pod of a stack, and this names none"),
         });
     }
+    let networks = config.networks.keys();
+    for network in networks.filter(|network| network.stack() != stack) {
+        problems.add(match stack {
+            Some(stack) => format!("networks.{network}: it is no network of the stack `{stack}`"),
+            None => {
+                format!("networks.{network}: it is a network of a stack, and this names none")
+            }
+        });
+    }
     problems
 }
 
 /// A problem with its field, its line where one of these knows that, and what to do.
 fn worded(problem: &Problem, lines: &[&Provenance]) -> String {
     let line = |path: &[String]| {
-        let place = lines.iter().find_map(|lines| lines.place(path));
+        let place = place(path, lines);
         place.map(|place| format!("{place}: ")).unwrap_or_default()
     };
     let (at, path) = (line(&problem.path), problem.path.join("."));
@@ -99,20 +108,41 @@ fn worded(problem: &Problem, lines: &[&Provenance]) -> String {
 /// `lines`: who knows which line set a field.
 ///
 /// # Errors
-/// [`Error::Invalid`] where anything is.
+/// [`Error::InUse`] where all that is wrong is that pods which stay use what goes, else
+/// [`Error::Unfit`].
 pub fn refuse_added_problems(
     (before, after): (&Config, &Config),
     scope: &Scope,
     lines: &[&Provenance],
 ) -> Result<(), Error> {
     let known = check::check_host(before, scope);
-    let mut problems = Problems::default();
-    for problem in check::check_host(after, scope) {
-        if !known.contains(&problem) {
-            problems.add(worded(&problem, lines));
-        }
+    let mut added = check::check_host(after, scope);
+    added.retain(|problem| !known.contains(problem));
+    if added.is_empty() {
+        return Ok(());
     }
-    problems.result(())
+    if let Some(refused) = uses::refusal((before, after), scope, &added, lines) {
+        return Err(refused);
+    }
+    let words = added.iter().map(|problem| worded(problem, lines)).collect();
+    let list = added.into_iter().map(|problem| {
+        let related = problem.related.as_ref().map(|(path, role)| {
+            let at = place(path, lines).unwrap_or_else(|| path.join("."));
+            format!("{role}: {at}")
+        });
+        Misfit {
+            place: place(&problem.path, lines),
+            related,
+            problem,
+        }
+    });
+    let list = list.collect();
+    Err(Error::Unfit(Box::new(Unfit { words, list })))
+}
+
+/// The line of a field, by whoever knows it first.
+pub(super) fn place(path: &[String], lines: &[&Provenance]) -> Option<String> {
+    lines.iter().find_map(|lines| lines.place(path))
 }
 
 /// Names that only this machine knows.

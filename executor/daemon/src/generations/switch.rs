@@ -2,14 +2,14 @@
 
 use super::{
     Error, Generations, ProgressSender, Stage,
-    error::Context,
+    error::{Context, UnderWay},
     intent::{Intent, MAX_SOURCE, Request},
     notify, ports, request,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
 use crate::{events::now, faults, store};
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
-use tank_model::{Config, Digest, Gate, Generation, Graph, Outcome, Rollback, Scope};
+use tank_model::{Config, Digest, Gate, Generation, Graph, Key, Name, Outcome, Rollback, Scope};
 use tokio::{
     sync::{MutexGuard, mpsc},
     time::timeout,
@@ -36,10 +36,11 @@ pub struct Switch {
     pub timings: bool,
 }
 
-/// What is to be removed, by its name.
+/// What is to be removed, by its name on the host.
 pub enum Deleted {
     Pod(String),
     Stack(String),
+    Network(String),
 }
 
 /// A generation that is about to be committed.
@@ -86,7 +87,7 @@ impl Generations {
         } = intent;
         let _switching = self.begin(switch.parent.or(current)).await?;
         ports::refuse_taken(&self.cgroups, &before, &graph).await?;
-        self.refuse_nics(&before, &graph).await?;
+        self.refuse_unconnectable(&before, &graph).await?;
         let verified = match &switch.plan {
             Some(expected) => Some(self.verify(expected, &graph, &before).await?),
             None => None,
@@ -157,7 +158,7 @@ impl Generations {
                 };
                 match newest {
                     Some(newest) if pending(&newest)? => {
-                        Err(Error::Busy(Some((newest.number, newest.source))))
+                        Err(Error::Busy(Some(self.under_way(newest)?)))
                     }
                     _ => Err(Error::Busy(None)),
                 }
@@ -165,7 +166,17 @@ impl Generations {
         }
     }
 
-    /// Removes one pod, or a stack's, as a new generation.
+    fn under_way(&self, newest: Generation) -> Result<UnderWay, Error> {
+        let before = self.graph_or_empty(newest.parent)?;
+        let after = self.graphs.get(newest.root)?;
+        Ok(UnderWay {
+            generation: newest.number,
+            source: newest.source,
+            stack: stack_of_difference(&before, &after),
+        })
+    }
+
+    /// Removes one pod, a stack's pods and networks, or one network, as a new generation.
     ///
     /// # Errors
     /// As [`Generations::switch`].
@@ -187,18 +198,28 @@ impl Generations {
     ) -> Result<Switched, Error> {
         let (current, before) = self.current()?;
         let _switching = self.begin(current).await?;
-        let (scope, source) = match what {
+        let stored = before.config();
+        let nothing = Config::default();
+        let (scope, config, source) = match what {
             Deleted::Pod(pod) => {
-                let name = self.declared(&before, pod)?;
-                (Scope::Pods([name].into()), format!("delete {pod}"))
+                let name = self.declared_or_network(&before, pod)?;
+                let scope = Scope::Pods([name].into());
+                let config = stored.with(&nothing, &scope);
+                (scope, config, format!("delete {pod}"))
             }
             Deleted::Stack(stack) => {
-                let name = Self::stack_of(stack, &[&before])?;
-                (Scope::Stack(Some(name)), format!("delete --stack {stack}"))
+                let scope = Scope::Stack(Some(Self::stack_of(stack, &[&before])?));
+                let config = stored.with(&nothing, &scope);
+                (scope, config, format!("delete --stack {stack}"))
+            }
+            Deleted::Network(network) => {
+                let name = declared_network(&before, network)?;
+                let mut config = stored.clone();
+                config.networks.remove(&name);
+                let source = format!("delete networks.{network}");
+                (Scope::Pods(BTreeSet::new()), config, source)
             }
         };
-        let stored = before.config();
-        let config = stored.with(&Config::default(), &scope);
         let lines = self.known_provenance(current).unwrap_or_default();
         request::refuse_added_problems((&stored, &config), &scope, &[&lines])?;
         let images = before.images();
@@ -213,6 +234,22 @@ impl Generations {
         };
         self.change(current, &before, candidate, None, progress)
             .await
+    }
+
+    /// As [`Generations::declared`]; where a network or a stack is called so, the error names it as one.
+    fn declared_or_network(&self, graph: &Graph, pod: &str) -> Result<Name, Error> {
+        self.declared(graph, pod).map_err(|error| {
+            let network = graph.networks().find(|(name, _)| name.as_str() == pod);
+            let network = network.map(|(network, _)| format!("networks.{network}"));
+            let stack = graph.stacks().contains(pod);
+            let stack = stack.then(|| format!("--stack {pod}"));
+            match (error, network.or(stack)) {
+                (Error::NoSuchPod { pod, .. }, nearest @ Some(_)) => {
+                    Error::NoSuchPod { pod, nearest }
+                }
+                (error, _) => error,
+            }
+        })
     }
 
     /// Declares pods where nothing was ever declared. `text` is canonical JSON, of one source or of a
@@ -348,6 +385,7 @@ impl Generations {
             failure,
             superseded,
             steps,
+            unmet,
         } = self.reach(way, progress).await;
         if superseded {
             return Err(Error::Ended(number));
@@ -361,7 +399,7 @@ impl Generations {
             self.store.set_outcome(number, how)?;
         }
         self.dirty.mark();
-        let switched = Switched::new(number, &graph, failure, false);
+        let switched = Switched::new(number, &graph, (failure, unmet), false);
         Ok(Switched {
             changed: !steps.is_empty(),
             repaired: Some(steps),
@@ -405,5 +443,36 @@ impl Generations {
         let message = format!("generation {number}: {}", generation.source);
         self.events.add("committed", None, message);
         Ok(number)
+    }
+}
+
+/// The name of a declared network, or an error with the nearest one.
+fn declared_network(graph: &Graph, network: &str) -> Result<Name, Error> {
+    let names = || graph.networks().map(|(name, _)| name);
+    let found = names().find(|name| name.as_str() == network).cloned();
+    found.ok_or_else(|| {
+        // One that is named without its stack is that of the first that has it.
+        let of_stack = names().find(|name| name.local() == network);
+        let nearest = tank_model::name::nearest(network, names().map(Name::as_str));
+        Error::NoSuchNetwork {
+            network: network.to_owned(),
+            nearest: of_stack.map(Name::as_str).or(nearest).map(str::to_owned),
+        }
+    })
+}
+
+/// The one stack in which two graphs differ. None: there are several, or pods that belong to none.
+fn stack_of_difference(before: &Graph, after: &Graph) -> Option<String> {
+    let (before, after) = (before.part(&Scope::Host), after.part(&Scope::Host));
+    let keys = before.keys().chain(after.keys());
+    let differ = keys.filter(|key| before.get(key) != after.get(key));
+    let stacks = differ.map(|key| match key {
+        Key::Pod(name) | Key::Network(name) => name.stack(),
+        _ => None,
+    });
+    let stacks: BTreeSet<Option<&str>> = stacks.collect();
+    match stacks.iter().collect::<Vec<_>>().as_slice() {
+        [Some(stack)] => Some((*stack).to_owned()),
+        _ => None,
     }
 }

@@ -3,6 +3,7 @@
 use crate::reconcile::Planned;
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Gate, Graph, Name};
+use tank_plan::Unmet;
 use tank_proto::timing::Span;
 use tokio::sync::MutexGuard;
 
@@ -52,6 +53,8 @@ pub struct Reached {
     pub superseded: bool,
     /// What was done.
     pub steps: Vec<String>,
+    /// What pods lacked of the host in the last pass.
+    pub unmet: Vec<Unmet>,
 }
 
 /// A committed generation that is to be reached and judged.
@@ -78,6 +81,8 @@ pub struct Switched {
     pub failure: Option<String>,
     /// What was put right, where nothing was declared anew.
     pub repaired: Option<Vec<String>>,
+    /// What pods lack of the host, and nothing waits for.
+    pub unmet: Vec<Unmet>,
     pub timings: Option<Vec<Span>>,
 }
 
@@ -85,7 +90,7 @@ impl Switched {
     pub(super) fn new(
         generation: u64,
         graph: &Graph,
-        failure: Option<String>,
+        (failure, unmet): (Option<String>, Vec<Unmet>),
         rolled_back: bool,
     ) -> Self {
         let root = graph.root();
@@ -96,6 +101,7 @@ impl Switched {
             rolled_back,
             failure,
             repaired: None,
+            unmet,
             timings: None,
         }
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use tank_model::{
     Config, Graph, Key, Name,
+    name::nearest,
     provenance::{field, parse_field},
 };
 
@@ -22,6 +23,8 @@ pub struct Reason {
     /// The line through which that came.
     pub via: Option<String>,
     pub overrode: Vec<Overridden>,
+    /// The other lines that a record was written on.
+    pub also: Vec<String>,
     /// The oldest generation from which on the value has been what it is.
     pub since: Option<Entry>,
 }
@@ -37,15 +40,14 @@ impl Generations {
     /// Where a value of the current generation comes from.
     ///
     /// # Errors
-    /// When the path names no pod that is declared.
+    /// When the path names no pod and no network that is declared.
     pub fn why(&self, asked: &str) -> Result<Reason, Error> {
         let (current, graph) = self.current()?;
         let path = self.full_path(&graph, asked)?;
         let value = value_at(&graph.config(), &path);
         let known = self.known_provenance(current);
-        let origin = known
-            .as_ref()
-            .and_then(|known| known.fields.get(&field(&path)));
+        let origin = known.as_ref().and_then(|known| known.origin(&path));
+        let origin = origin.as_ref();
         let words = |line| known.as_ref().map(|known| known.words(line));
         let overrode = origin
             .into_iter()
@@ -61,6 +63,11 @@ impl Generations {
             place: origin.and_then(|origin| words(origin.line)),
             via: origin.and_then(|origin| words(origin.via?)),
             overrode: overrode.collect(),
+            also: origin
+                .into_iter()
+                .flat_map(|origin| &origin.also)
+                .filter_map(|line| words(*line))
+                .collect(),
             since: match (current, &value) {
                 (Some(current), Some(value)) => self.since(current, &path, &graph, value)?,
                 _ => None,
@@ -68,9 +75,37 @@ impl Generations {
         })
     }
 
+    /// That a network is declared, or an error with the nearest one.
+    fn declared_network(&self, graph: &Graph, network: &str) -> Result<(), Error> {
+        let known = || graph.networks().map(|(name, _)| name);
+        if known().any(|name| name.as_str() == network) {
+            return Ok(());
+        }
+        // One that is named without its stack is that stack's, if only one has it.
+        let of_stack = known().find(|name| name.local() == network);
+        let near = || {
+            let near = nearest(
+                network,
+                known().flat_map(|name| [name.as_str(), name.local()]),
+            )?;
+            known().find(|name| name.as_str() == near || name.local() == near)
+        };
+        Err(Error::NoSuchNetwork {
+            network: network.to_owned(),
+            nearest: of_stack.or_else(near).map(Name::to_string),
+        })
+    }
+
     /// `web.app.env.LOG` in full: a pod's field first, then a container's name.
     fn full_path(&self, graph: &Graph, asked: &str) -> Result<Vec<String>, Error> {
         let mut path = parse_field(asked);
+        if let [first, name, ..] = path.as_slice()
+            && first == "networks"
+            && !graph.pods().any(|pod| pod.as_str() == first)
+        {
+            self.declared_network(graph, name)?;
+            return Ok(path);
+        }
         if path.first().is_some_and(|first| first == "pods") {
             path.remove(0);
         }
@@ -96,8 +131,12 @@ impl Generations {
         value: &Value,
     ) -> Result<Option<Entry>, Error> {
         let store = &self.store;
-        let pod = path.get(1).and_then(|pod| Name::of_pod(pod.clone()).ok());
-        let hash = |graph: &Graph| graph.get(&Key::Pod(pod.clone()?)).map(|entry| entry.hash);
+        let name = path.get(1).and_then(|name| Name::of_pod(name.clone()).ok());
+        let key = name.map(|name| match path.first().map(String::as_str) {
+            Some("networks") => Key::Network(name),
+            _ => Key::Pod(name),
+        });
+        let hash = |graph: &Graph| graph.get(key.as_ref()?).map(|entry| entry.hash);
         let now = hash(graph);
         let mut since = store.generation(current)?;
         for _ in 0..MAX_BACK {
@@ -106,7 +145,7 @@ impl Generations {
             let Some(before) = self.graphs.of_generation(parent)? else {
                 break;
             };
-            // The same pod has the same values; another one is looked into.
+            // The same node has the same values; another one is looked into.
             if hash(&before) != now && value_at(&before.config(), path).as_ref() != Some(value) {
                 break;
             }

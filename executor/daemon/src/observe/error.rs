@@ -1,7 +1,7 @@
 //! Why the host, or one pod of it, can't be observed.
 
 use crate::pods;
-use std::io;
+use std::{io, path::PathBuf};
 use tank_model::digest::DigestError;
 use tokio::task::JoinError;
 
@@ -15,8 +15,12 @@ pub enum Error {
     /// A shim's report names something by what is no hash.
     #[error("read a shim's state")]
     Report(#[source] DigestError),
-    #[error("read what was changed of the host's settings")]
-    Settings(#[source] io::Error),
+    #[error("read what was changed of the host's settings, {}, which the next pass makes anew", .record.display())]
+    Settings {
+        record: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("look at the host")]
     Host(#[source] JoinError),
     #[error("look at the host's links")]

@@ -9,23 +9,31 @@ use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 use tank_model::Name;
 use tank_plan::{
+    flows::{Flow, Leads},
     observed::{HostNetwork, NameServer},
-    target::Table,
+    target::{
+        Table,
+        firewall::BRIDGE_MAC,
+        networks::{DEFAULT_ALIAS, is_bridge_name},
+    },
 };
-use tank_sys::route::Link;
+use tank_sys::{
+    conntrack,
+    route::{Link, LinkKind, Routes},
+};
 
 /// The host at one look.
 pub struct HostSnapshot {
     /// The host's own links, by their names: one for each pod.
     pub links: Arc<BTreeMap<String, Link>>,
-    /// None: there is none, or it is not as it should be.
-    pub bridge: Option<Link>,
-    pub bridge_addresses: Option<BTreeSet<IpNet>>,
-    pub gateways: BTreeSet<IpAddr>,
+    /// The names of Tank's bridges, by their numbers.
+    pub bridges: BTreeMap<u32, String>,
+    /// Their addresses. None: it is not as it should be.
+    pub bridge_addresses: BTreeMap<String, Option<BTreeSet<IpNet>>>,
     /// What of the host's network is not Tank's, and what Tank has changed of it.
     pub network: HostNetwork,
     /// What is in Tank's own table.
@@ -37,11 +45,16 @@ pub struct HostSnapshot {
 }
 
 impl HostSnapshot {
-    /// Reads it; `parents` are the links that pods' interfaces name. Blocking.
+    /// Reads it; `parents` are the links that pods' interfaces name, and `publishes` says whether ports
+    /// are published on addresses of the host's own. Blocking.
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn read(observer: &Observer, parents: &BTreeSet<String>) -> Result<Self, Error> {
+    pub fn read(
+        observer: &Observer,
+        parents: &BTreeSet<String>,
+        publishes: bool,
+    ) -> Result<Self, Error> {
         let Observer {
             settings,
             routes,
@@ -53,17 +66,18 @@ impl HostSnapshot {
             .links
             .get(|| Ok(routes.links()?.into_iter().map(by_name).collect()));
         let links: Arc<BTreeMap<String, Link>> = links?;
-        let bridge = links
-            .get(&settings.config.bridge)
-            .filter(|link| link.marked)
-            .cloned();
-        let bridge_addresses = match bridge.as_ref().filter(|link| link.up && link.is_guarded) {
-            Some(link) => {
-                let addresses = routes.addresses(link.index)?;
-                Some(addresses)
-            }
-            None => None,
-        };
+        let is_bridge = |link: &&Link| is_bridge(link, &settings.config.bridge);
+        let (mut bridges, mut bridge_addresses) = (BTreeMap::new(), BTreeMap::new());
+        for link in links.values().filter(is_bridge) {
+            let alias = link.alias.as_deref();
+            let is_named = alias.is_some_and(|alias| alias.starts_with("Tank's "));
+            let addresses = match link.up && link.is_guarded && is_named {
+                true => Some(routes.addresses(link.index)?),
+                false => None,
+            };
+            bridges.insert(link.index, link.name.clone());
+            bridge_addresses.insert(link.name.clone(), addresses);
+        }
         let mut names = cgroups.pods();
         for dir in [
             settings.run_dir.join("pods"),
@@ -73,16 +87,22 @@ impl HostSnapshot {
                 names.extend(entry.file_name().into_string());
             }
         }
-        let own = settings.bridge_addresses();
-        let mut network = read_network(observer, &links)?;
+        let mut network = read_network(observer, &links, bridges.values())?;
         nics::read(routes, &links, parents, &mut network)?;
+        if publishes {
+            network.addresses = Some(routes.own_addresses()?);
+        }
+        let firewall = observer.rules.get(rules::list)?;
+        if observer.flows_are_uncertain.load(Ordering::Relaxed) && !bridges.is_empty() {
+            let networks = bridge_addresses.values().flatten().flatten();
+            network.flows = read_flows(routes, (*firewall).as_ref(), networks)?;
+        }
         Ok(Self {
             network,
             links,
-            bridge,
+            bridges,
             bridge_addresses,
-            gateways: own.into_iter().map(|address| address.addr()).collect(),
-            firewall: observer.rules.get(rules::list)?,
+            firewall,
             names: observer.names.observe(),
             left_over: names
                 .into_iter()
@@ -92,9 +112,39 @@ impl HostSnapshot {
     }
 }
 
-/// The host's own network: which links there are, what the settings say that the bridge needs, and
+/// Whether a link is a bridge of Tank's, of which `own` is the default network's. One of another name was
+/// that before the settings said this one. A hardware address alone says nothing: an administrator may
+/// have chosen it.
+fn is_bridge(link: &Link, own: &str) -> bool {
+    let was_default = || link.mac == BRIDGE_MAC && link.alias.as_deref() == Some(DEFAULT_ALIAS);
+    let is_own = link.kind == LinkKind::Bridge && (is_bridge_name(&link.name) || was_default());
+    link.marked && (link.name == *own || is_own)
+}
+
+/// Flows of UDP that go past where these rules lead: those to addresses on these networks that are led
+/// there by none of them, and those to a published port that are not translated.
+fn read_flows<'a>(
+    routes: &Routes,
+    rules: Option<&Table>,
+    networks: impl Iterator<Item = &'a IpNet> + Clone,
+) -> Result<BTreeSet<Flow>, tank_sys::Error> {
+    let (leads, own) = (Leads::of(rules), routes.own_addresses()?);
+    let flow = |conntrack::Flow { asked, to }| Flow { asked, to };
+    let is_on_one = |to: IpAddr| networks.clone().any(|net| net.contains(&to));
+    let is_wanted = |found: conntrack::Flow| {
+        found.to.is_none_or(|to| is_on_one(to.ip())) && !leads.has(flow(found), &own)
+    };
+    let found = conntrack::udp(&is_wanted)?.into_iter();
+    Ok(found.map(flow).collect())
+}
+
+/// The host's own network: which links there are, what the settings say that bridges need, and
 /// what Tank has changed of them.
-fn read_network(observer: &Observer, links: &BTreeMap<String, Link>) -> Result<HostNetwork, Error> {
+fn read_network<'a>(
+    observer: &Observer,
+    links: &BTreeMap<String, Link>,
+    bridges: impl Iterator<Item = &'a String>,
+) -> Result<HostNetwork, Error> {
     let Observer {
         settings, routes, ..
     } = observer;
@@ -103,11 +153,13 @@ fn read_network(observer: &Observer, links: &BTreeMap<String, Link>) -> Result<H
             .values()
             .filter(|link| !link.marked && link.name != "lo")
     };
+    let record = Record::of(&settings.run_dir);
     let mut network = HostNetwork {
         links: others().map(|link| link.name.clone()).collect(),
-        changed: Record::of(&settings.run_dir)
-            .read()
-            .map_err(Error::Settings)?,
+        changed: record.read().map_err(|source| Error::Settings {
+            record: record.path().to_owned(),
+            source,
+        })?,
         ..HostNetwork::default()
     };
     let mut read = |path: String| {
@@ -116,10 +168,11 @@ fn read_network(observer: &Observer, links: &BTreeMap<String, Link>) -> Result<H
         Some(value)
     };
     read("net/ipv4/ip_forward".to_owned());
-    read(format!(
-        "net/ipv4/conf/{}/route_localnet",
-        settings.config.bridge
-    ));
+    for bridge in bridges {
+        for setting in ["arp_ignore", "route_localnet"] {
+            read(format!("net/ipv4/conf/{bridge}/{setting}"));
+        }
+    }
     // Only a host that does not forward yet may still listen to what routers advertise.
     if read("net/ipv6/conf/all/forwarding".to_owned()).is_some_and(|value| value == "0") {
         let advertised = routes.advertised()?;

@@ -23,8 +23,11 @@ use tank_plan::target::nics::NicRoute;
 use tank_proto::shim::{ContainerState, State};
 use tank_sys::{
     cgroup::{Cgroups, ControllerLimits},
-    route::Link,
+    route::{Link, Routes},
 };
+
+/// Links with their addresses, and the next hops of default routes.
+type Inside = (Vec<(Link, BTreeSet<IpNet>)>, BTreeSet<IpAddr>);
 
 /// What of a pod is wanted.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +59,10 @@ impl PodRequest {
 #[derive(Debug)]
 pub struct PodSnapshot {
     pub request: PodRequest,
-    /// The addresses of its link, if that is up and everything goes by the bridge.
-    pub inside: Option<BTreeSet<IpNet>>,
+    /// Of one on bridges: its links that are up, with their addresses.
+    pub links: Vec<(Link, BTreeSet<IpNet>)>,
+    /// The next hops of its default routes.
+    pub gateways: BTreeSet<IpAddr>,
     /// The links of one with interfaces of its own that are up.
     pub nics: Vec<InsideNic>,
     pub containers: BTreeMap<String, ContainerSnapshot>,
@@ -92,8 +97,6 @@ pub struct PodReader<'a> {
     pub pod: &'a Name,
     pub shim: &'a Shim,
     pub state: &'a State,
-    /// The bridge's own addresses.
-    pub gateways: &'a BTreeSet<IpAddr>,
 }
 
 impl PodReader<'_> {
@@ -114,9 +117,9 @@ impl PodReader<'_> {
                 .transpose()?;
             containers.insert(container.name.clone(), self.container(container, files));
         }
-        let inside = match request.bridged {
+        let (links, gateways) = match request.bridged {
             true => self.inside()?,
-            false => None,
+            false => Default::default(),
         };
         let nics = match request.has_nics {
             true => self.nics()?,
@@ -124,7 +127,8 @@ impl PodReader<'_> {
         };
         Ok(PodSnapshot {
             request: request.clone(),
-            inside,
+            links,
+            gateways,
             nics,
             containers,
             parts: self.parts(),
@@ -162,35 +166,34 @@ impl PodReader<'_> {
         }
     }
 
-    /// The addresses of the pod's own link, if that is up and has the routes it should have, and no
-    /// others.
-    fn inside(&self) -> Result<Option<BTreeSet<IpNet>>, tank_sys::Error> {
+    /// The links of a pod on bridges that are up, with their addresses, and the next hops of its
+    /// default routes; no link where its loopback is down.
+    fn inside(&self) -> Result<Inside, tank_sys::Error> {
         let Some(routes) = self.shim.known_routes() else {
-            return Ok(None);
+            return Ok(Inside::default());
         };
-        let links = routes.links()?;
-        let up = |name: &str| links.iter().find(|link| link.name == name && link.up);
-        let (Some(link), Some(_)) = (up("eth0"), up("lo")) else {
-            return Ok(None);
-        };
-        if link.mtu != self.settings.config.mtu || routes.default_gateways()? != *self.gateways {
-            return Ok(None);
-        }
-        Ok(Some(routes.addresses(link.index)?))
+        let links = self.links_up(routes)?;
+        let read = |link: Link| Ok((routes.addresses(link.index)?, link));
+        let links = links.into_iter().map(read);
+        let links = links.map(|read| read.map(|(addresses, link)| (link, addresses)));
+        let links = links.collect::<Result<_, tank_sys::Error>>()?;
+        Ok((links, routes.default_gateways()?))
     }
 
     /// The links that are up, but for loopback; none where that is down.
+    fn links_up(&self, routes: &Routes) -> Result<Vec<Link>, tank_sys::Error> {
+        let mut links = routes.links()?;
+        let is_usable = links.iter().any(|link| link.name == "lo" && link.up);
+        links.retain(|link| is_usable && link.up && link.name != "lo");
+        Ok(links)
+    }
+
+    /// The same, with their routes.
     fn nics(&self) -> Result<Vec<InsideNic>, tank_sys::Error> {
         let Some(routes) = self.shim.known_routes() else {
             return Ok(Vec::new());
         };
-        let links = routes.links()?;
-        if !links.iter().any(|link| link.name == "lo" && link.up) {
-            return Ok(Vec::new());
-        }
-        let others = links
-            .into_iter()
-            .filter(|link| link.up && link.name != "lo");
+        let others = self.links_up(routes)?.into_iter();
         let read = |link: Link| {
             let by = routes.routes_by(link.index)?.into_iter();
             let routed = by.filter_map(|route| Some((route.to, route.via?)));

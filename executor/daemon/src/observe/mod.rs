@@ -26,23 +26,27 @@ pub use error::Error;
 use crate::{
     cache::Cached,
     dirty::{DEBOUNCE, Dirty},
-    pods::{Names, OBSERVE_LIMIT, Pods, RunId, Shim, Silence, link_name},
+    pods::{Names, OBSERVE_LIMIT, Pods, RunId, Shim, Silence, outer_link_name},
     settings::Settings,
 };
 use futures_util::future::join_all;
 use host::HostSnapshot;
 use kernel::{PodReader, PodRequest, PodSnapshot};
 use listing::Listing;
-use pod::{Answer, PodRead, PodState, has_nics, is_bridged, unresponsive};
+use pod::{Answer, PodRead, PodState, has_nics, is_another, is_bridged, unresponsive};
 use resolver_watch::ResolverWatch;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
-use tank_model::{Digest, Graph, Name};
+use tank_model::{Digest, Graph, Name, spec::MAX_MEMBERSHIPS};
 use tank_plan::{
-    observed::{Observed, Pod, Unresponsive, Verdict},
-    target::{Table, nics::parents},
+    observed::{FoundLink, Observed, Pod, Unresponsive, Verdict},
+    target::{Table, link_name, nics::parents},
+    unmet::published_on,
 };
 use tank_sys::{
     cgroup::Cgroups,
@@ -79,6 +83,8 @@ pub struct Observer {
     watches: RunWatches,
     resolvers: ResolverWatch,
     names: Arc<Names>,
+    /// Whether flows may be there that a step was to end, and nobody knows that it did.
+    flows_are_uncertain: AtomicBool,
     /// The kernel's side of each pod.
     snapshots: Mutex<BTreeMap<Name, OfConnection>>,
     threads: usize,
@@ -107,6 +113,7 @@ impl Observer {
             watches: RunWatches::new(),
             resolvers: ResolverWatch::new(),
             names,
+            flows_are_uncertain: AtomicBool::new(true),
             snapshots: Mutex::default(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
         })
@@ -159,6 +166,13 @@ impl Observer {
         self.pods.invalidate();
     }
 
+    /// Notes whether all flows have ended that were to. Until they have, and from the start, flows are
+    /// read with the host.
+    pub fn note_flows(&self, have_ended: bool) {
+        self.flows_are_uncertain
+            .store(!have_ended, Ordering::Relaxed);
+    }
+
     /// Takes what the kernel has notified of until now.
     fn drain(&self) {
         let mut changed = self.watches.drain(&self.pods);
@@ -189,15 +203,13 @@ impl Observer {
         let version = self.dirty.version();
         let shims = self.pods.living();
         self.retain(&shims);
-        let asking = join_all(
-            shims
-                .into_iter()
-                .map(|(name, shim)| self.ask(graph, wanted, name, shim)),
-        );
+        let ask = |(name, shim)| self.ask(graph, wanted, name, shim);
+        let asking = join_all(shims.into_iter().map(ask));
         let host = {
             let observer = Arc::clone(self);
-            let parents: BTreeSet<String> = parents(graph).into_iter().map(str::to_owned).collect();
-            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer, &parents))
+            let parents = parents(graph).into_iter().map(str::to_owned).collect();
+            let publishes = !published_on(graph).is_empty();
+            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer, &parents, publishes))
         };
         let (asked, host) = tokio::join!(asking, host);
         let host = Arc::new(host.map_err(Error::Host)??);
@@ -219,7 +231,9 @@ impl Observer {
         for (state, snapshot) in self.read_all(states, &host).await? {
             let pod = snapshot.and_then(|read| state.pod(verdict_of, &self.pods, read));
             let pod = pod.unwrap_or_else(|error| {
-                let sandbox = state.sandbox(None, 0, BTreeMap::new()).ok();
+                let sandbox = state
+                    .sandbox(BTreeMap::new(), BTreeSet::new(), BTreeMap::new())
+                    .ok();
                 let why = with_causes(&error);
                 Pod {
                     sandbox,
@@ -231,7 +245,7 @@ impl Observer {
         for name in &host.left_over {
             observed.pods.entry(name.clone()).or_default();
         }
-        observed.bridge = host.bridge_addresses.clone();
+        observed.bridges.clone_from(&host.bridge_addresses);
         observed.firewall = (*host.firewall).clone();
         observed.names.clone_from(&host.names);
         observed.network = host.network.clone();
@@ -299,8 +313,12 @@ impl Observer {
             // A busy shim can't answer now: its last report is used.
             (Some(Silence { busy: true, .. }), Some(state)) => {
                 let version = shim.version();
-                let bridged = is_bridged(graph, &name) && shim.known_routes().is_some();
-                let has_nics = has_nics(graph, &name) && shim.known_routes().is_some();
+                let (goes, is_known) = (
+                    is_another(graph, &name, &state),
+                    shim.known_routes().is_some(),
+                );
+                let bridged = (goes || is_bridged(graph, &name)) && is_known;
+                let has_nics = (goes || has_nics(graph, &name)) && is_known;
                 let request = PodRequest {
                     bridged,
                     has_nics,
@@ -336,17 +354,12 @@ impl Observer {
                     pod: &state.name,
                     shim: &state.shim,
                     state: &state.state,
-                    gateways: &host.gateways,
                 };
                 cached.put(state.version, reader.read(&state.request)?)
             }
         };
-        let inside = snapshot.inside.as_ref().filter(|_| state.request.bridged);
-        let port = self.port(state, host, inside.is_some());
-        let port = port?;
         Ok(PodRead {
-            network: inside.filter(|_| port.is_some()).cloned(),
-            port_group: port.unwrap_or_default(),
+            links: self.links(state, &snapshot, host)?,
             nics: self.nics(&snapshot, host)?,
             snapshot,
         })
@@ -367,25 +380,44 @@ impl Observer {
         Arc::clone(&entry.1)
     }
 
-    /// The group of the other end of the pod's link, if that is up on the bridge: none where an older
-    /// Tank set it up, or somebody changed it.
-    fn port(
+    /// The pod's links whose other ends are up on bridges of Tank's, declared or not: whatever hangs there
+    /// may send.
+    fn links(
         &self,
         state: &PodState,
+        snapshot: &PodSnapshot,
         host: &HostSnapshot,
-        expected: bool,
-    ) -> tank_sys::Result<Option<u32>> {
-        let name = link_name(state.state.pid);
-        let listed = host.links.get(&name);
-        // The list may be older than the link: one that was just made is looked for again.
-        let found = if listed.is_none() && expected {
-            self.routes.link(&name)?
-        } else {
-            None
-        };
-        let bridge = host.bridge.as_ref().map(|link| link.index);
-        let on_bridge = |link: &&Link| link.up && link.controller == bridge;
-        let port = listed.or(found.as_ref()).filter(on_bridge);
-        Ok(port.map(|link| if link.hairpin { link.group } else { 0 }))
+    ) -> tank_sys::Result<BTreeMap<String, FoundLink>> {
+        let mut found = BTreeMap::new();
+        for place in 0..MAX_MEMBERSHIPS {
+            let name = link_name(place);
+            let mut inside = snapshot.links.iter();
+            let inside = inside.find(|(link, _)| link.name == name);
+            let outer = outer_link_name(state.state.pid, place);
+            let port = match host.links.get(&outer) {
+                Some(listed) => Some(listed.clone()),
+                // The list may be older than the link: one that was just made is looked for again.
+                None if inside.is_some() => self.routes.link(&outer)?,
+                // They are made in this order.
+                None => break,
+            };
+            let Some(port) = port.filter(|port| port.up) else {
+                continue;
+            };
+            let bridge = port.controller.and_then(|bridge| host.bridges.get(&bridge));
+            let Some(bridge) = bridge else {
+                continue;
+            };
+            let one = FoundLink {
+                bridge: bridge.clone(),
+                // An older Tank set it up, or somebody changed it.
+                group: if port.hairpin { port.group } else { 0 },
+                mac: inside.map(|(link, _)| link.mac).unwrap_or_default(),
+                mtu: inside.map(|(link, _)| link.mtu).unwrap_or_default(),
+                addresses: inside.map(|(_, own)| own.clone()).unwrap_or_default(),
+            };
+            found.insert(name, one);
+        }
+        Ok(found)
     }
 }

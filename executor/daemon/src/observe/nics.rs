@@ -1,7 +1,7 @@
 //! What interfaces of pods' own sit on, the interfaces themselves, and the host's links to them.
 
 use super::{Error, Observer, host::HostSnapshot, kernel::PodSnapshot};
-use crate::{pods::port_name, sysctls};
+use crate::{pods::port_name, settings::has_ipv6, sysctls};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -11,10 +11,11 @@ use tank_plan::{
     observed::{HostNetwork, Parent},
     target::{
         HostLink, PodNic,
+        networks::{HostNets, Taken},
         nics::{HOST_LINK_GROUP, HOST_LINK_PREFIX, HostRoute},
     },
 };
-use tank_sys::route::{Link, LinkKind, Routes};
+use tank_sys::route::{Link, LinkKind, Reserved, Routes};
 
 type Links = BTreeMap<String, Link>;
 
@@ -133,6 +134,45 @@ impl Observer {
         };
         let found = tokio::task::spawn_blocking(look).await;
         Ok(found.map_err(Error::Links)??)
+    }
+
+    /// The networks that the host's own links lead to.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub async fn nets(self: &Arc<Self>) -> Result<HostNets, Error> {
+        let observer = Arc::clone(self);
+        let look = move || {
+            let routes = &observer.routes;
+            let mut by_link = BTreeMap::new();
+            let (own, links): (Vec<Link>, Vec<Link>) =
+                routes.links()?.into_iter().partition(|link| link.marked);
+            let own = own.iter().map(|link| link.index).collect();
+            for link in links.into_iter().filter(|link| link.name != "lo") {
+                let mut nets = routes.addresses(link.index)?;
+                let routes = routes.routes_by(link.index)?.into_iter();
+                nets.extend(
+                    routes
+                        .map(|route| route.to)
+                        .filter(|to| to.prefix_len() > 0),
+                );
+                by_link.insert(link.name, nets);
+            }
+            Ok::<_, tank_sys::Error>((by_link, routes.reserved(&own)?))
+        };
+        let found = tokio::task::spawn_blocking(look).await;
+        let (by_link, reserved) = found.map_err(Error::Links)??;
+        let how = |reserved: Reserved| match reserved {
+            Reserved::Table(table) => Taken::Table(table),
+            Reserved::Blackhole => Taken::Blackhole,
+            Reserved::Unreachable => Taken::Unreachable,
+        };
+        let reserved = reserved.into_iter();
+        Ok(HostNets {
+            by_link,
+            reserved: reserved.map(|(net, of)| (net, how(of))).collect(),
+            has_ipv6: has_ipv6(),
+        })
     }
 
     /// The interfaces of a pod's own that are up and lead somewhere.

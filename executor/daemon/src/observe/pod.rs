@@ -8,9 +8,9 @@ use crate::{
     events,
     pods::{Pods, Shim},
 };
-use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 use tank_model::{
@@ -19,7 +19,7 @@ use tank_model::{
     units::{Bytes, MilliCpu},
 };
 use tank_plan::{
-    observed::{self, Pod, Sandbox, Unresponsive, Verdict},
+    observed::{self, FoundLink, Pod, Sandbox, Unresponsive, Verdict},
     target::PodNic,
 };
 use tank_proto::shim::{self, ContainerState, ExitStatus, FailureKind};
@@ -35,10 +35,9 @@ pub struct PodState {
     pub request: PodRequest,
 }
 
-/// The kernel's side of a pod, and the addresses of its link, if that is connected.
+/// The kernel's side of a pod, and its links that are connected.
 pub struct PodRead {
-    pub network: Option<BTreeSet<IpNet>>,
-    pub port_group: u32,
+    pub links: BTreeMap<String, FoundLink>,
     pub nics: BTreeMap<String, PodNic>,
     pub snapshot: Arc<PodSnapshot>,
 }
@@ -69,6 +68,13 @@ pub fn has_nics(graph: &Graph, pod: &Name) -> bool {
         .is_some_and(|(node, _)| matches!(node.network, Network::Nics(_)))
 }
 
+/// Whether a pod is another one than the graph declares: whatever it has of a network, it has until it
+/// is gone.
+pub fn is_another(graph: &Graph, pod: &Name, state: &shim::State) -> bool {
+    let declared = graph.sandbox(pod);
+    declared.is_none_or(|(_, hash)| hash.to_string() != state.sandbox)
+}
+
 impl PodState {
     /// Asks a shim of its pod.
     pub async fn fetch(
@@ -79,10 +85,11 @@ impl PodState {
     ) -> Result<Self, Error> {
         let version = shim.version();
         let state = shim.state().await?;
-        let bridged = is_bridged(graph, &name);
+        let goes = is_another(graph, &name, &state);
+        let bridged = goes || is_bridged(graph, &name);
         // Asked for once and kept by the shim's handle; a pod that can't be entered has no network.
         let bridged = bridged && shim.routes().await.is_ok();
-        let has_nics = has_nics(graph, &name) && shim.routes().await.is_ok();
+        let has_nics = (goes || has_nics(graph, &name)) && shim.routes().await.is_ok();
         let mut files = BTreeMap::new();
         for container in state
             .containers
@@ -124,8 +131,8 @@ impl PodState {
 
     pub fn sandbox(
         &self,
-        network: Option<BTreeSet<IpNet>>,
-        port_group: u32,
+        links: BTreeMap<String, FoundLink>,
+        gateways: BTreeSet<IpAddr>,
         nics: BTreeMap<String, PodNic>,
     ) -> Result<Sandbox, Error> {
         let hash = self.state.sandbox.parse().map_err(Error::Report)?;
@@ -133,8 +140,8 @@ impl PodState {
             hash,
             pid: self.state.pid,
             version: self.state.version,
-            network,
-            port_group,
+            links,
+            gateways,
             nics,
         })
     }
@@ -152,7 +159,7 @@ impl PodState {
                 .any(|found| found.name == name.as_str())
         };
         let mut pod = Pod {
-            sandbox: Some(self.sandbox(read.network, read.port_group, read.nics)?),
+            sandbox: Some(self.sandbox(read.links, read.snapshot.gateways.clone(), read.nics)?),
             left_over: read
                 .snapshot
                 .parts

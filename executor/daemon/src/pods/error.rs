@@ -105,8 +105,8 @@ pub enum Reason {
     Answered(Box<shim::Reply>),
     #[error("it said {0:?}")]
     Said(Box<FromShim>),
-    #[error("it said {0:?}")]
-    NamesSaid(Box<names::Reply>),
+    #[error("it answered {0:?}")]
+    UnexpectedReply(Box<names::Reply>),
     #[error("it ended without a word")]
     NeverReady,
     #[error("it is not ready in time")]
@@ -124,9 +124,9 @@ pub enum Reason {
     Taken { by: Holder },
     #[error("{}", program.display())]
     Execute { program: PathBuf, source: io::Error },
-    /// A server that was started does not serve; `said` is what it printed.
-    #[error("{} {said}", with_causes(.failure.as_ref()))]
-    DoesNotServe { failure: Box<Error>, said: String },
+    /// A server that was started does not serve; `stderr` is what it printed.
+    #[error("{} {stderr}", with_causes(.failure.as_ref()))]
+    DoesNotServe { failure: Box<Error>, stderr: String },
     #[error(transparent)]
     Words(#[from] Words),
     #[error(transparent)]
@@ -251,8 +251,8 @@ mod tests {
     #[test]
     fn a_name_server_that_does_not_serve_is_quoted() {
         let failure = Box::new(Attempt::AskNames.failed(Reason::Ended));
-        let said = "no such user".to_owned();
-        let error = Attempt::StartNames.failed(Reason::DoesNotServe { failure, said });
+        let stderr = "no such user".to_owned();
+        let error = Attempt::StartNames.failed(Reason::DoesNotServe { failure, stderr });
         let why = "ask the name server: it has ended no such user";
         assert_says(&error, "start the name server", why);
     }

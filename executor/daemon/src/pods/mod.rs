@@ -271,8 +271,11 @@ pub fn port_name(mac: [u8; 6]) -> String {
     format!("tk{hex}")
 }
 
-/// The host's end of a pod's link: the shim's pid makes it unique while an older one is still going
-/// away.
-pub fn link_name(shim: i32) -> String {
-    format!("tk{shim}")
+/// The host's end of a pod's link to the network at this place among the pod's: the shim's pid makes it
+/// unique while an older one is still going away.
+pub fn outer_link_name(shim: i32, place: usize) -> String {
+    match place {
+        0 => format!("tk{shim}"),
+        place => format!("tk{shim}-{place}"),
+    }
 }

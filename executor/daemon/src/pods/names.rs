@@ -7,9 +7,11 @@
 //! [`REPLY_LIMIT`] at most where a server does not answer, and one is carried out at a time.
 
 mod bind;
+mod log;
 
 use super::error::{Attempt, Error, Reason, Words};
-use crate::{dirty::Dirty, settings::Settings};
+use crate::{dirty::Dirty, events::Events, settings::Settings};
+use log::{Log, Watch};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -20,7 +22,7 @@ use rustix::{
 };
 use std::{
     collections::BTreeSet,
-    fs::{self, File, Permissions},
+    fs::{self, Permissions},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::{MetadataExt, PermissionsExt},
@@ -31,7 +33,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tank_plan::{observed::NameServer, target::Zone};
-use tank_proto::names::{MAX_SOCKETS, MAX_ZONE, Reply, Request, SOCKET, Setup, State, VERSION};
+use tank_proto::names::{
+    MAX_SOCKETS, MAX_ZONE, Reply, Request, SOCKET, SOCKETS_BESIDE, Setup, State, VERSION,
+};
 use tank_sys::{
     cgroup::{Cgroups, ControllerLimits},
     packet,
@@ -64,6 +68,7 @@ pub struct Names {
     settings: Arc<Settings>,
     cgroups: Arc<Cgroups>,
     dirty: Arc<Dirty>,
+    events: Arc<Events>,
     /// Which program a server has to run to be the installed one. None: that is unknown.
     program: Option<String>,
     known: Mutex<Known>,
@@ -74,6 +79,8 @@ pub struct Names {
 #[derive(Default)]
 struct Known {
     connection: Option<OwnedFd>,
+    /// Says when that ends unasked.
+    watch: Watch,
     /// Empty: they were not asked for yet, or there are none.
     sockets: Vec<OwnedFd>,
     /// It did not answer in time.
@@ -81,12 +88,16 @@ struct Known {
 }
 
 impl Names {
-    pub fn new((settings, cgroups): (Arc<Settings>, Arc<Cgroups>), dirty: Arc<Dirty>) -> Self {
+    pub fn new(
+        (settings, cgroups): (Arc<Settings>, Arc<Cgroups>),
+        (dirty, events): (Arc<Dirty>, Arc<Events>),
+    ) -> Self {
         Self {
             program: identity(&settings.names),
             settings,
             cgroups,
             dirty,
+            events,
             known: Mutex::default(),
             ending: Arc::default(),
         }
@@ -145,8 +156,11 @@ impl Names {
         };
         // One that was connected to before may have ended; then there may be another.
         for _ in 0..2 {
-            if known.connection.is_none() {
-                known.connection = self.connect();
+            if known.connection.is_none()
+                && let Some((connection, watch)) = self.connect()
+            {
+                known.connection = Some(connection);
+                known.watch = watch;
             }
             let connection = known.connection.as_ref()?;
             let begun = Instant::now();
@@ -160,26 +174,40 @@ impl Names {
             }
             known.silent = begun.elapsed() >= limit;
             if known.silent {
+                // It is given up: what follows is said of that.
+                known.watch.expect();
                 return None;
             }
         }
         None
     }
 
-    fn connect(&self) -> Option<OwnedFd> {
+    fn connect(&self) -> Option<(OwnedFd, Watch)> {
         let connection = packet::connect(&self.socket()).ok()?;
-        self.keep(&connection, REPLY_LIMIT).ok()?;
-        Some(connection)
+        let begin = self.log().end();
+        let watch = self.keep(&connection, REPLY_LIMIT, begin).ok()?;
+        Some((connection, watch))
     }
 
-    /// Bounds what is waited for on a connection, and marks the host as dirty when that ends.
-    fn keep(&self, connection: &OwnedFd, limit: Duration) -> Result<(), Error> {
+    fn log(&self) -> Log {
+        Log::of(&self.settings.run_dir)
+    }
+
+    /// Bounds what is waited for on a connection, and marks the host as dirty when that ends. What its
+    /// server prints begins at `begin` of the log.
+    fn keep(&self, connection: &OwnedFd, limit: Duration, begin: u64) -> Result<Watch, Error> {
         set_limit(connection, limit).map_err(|e| Attempt::SpeakToNames.failed(e))?;
         let end = connection
             .try_clone()
             .map_err(|e| Attempt::WatchNames.failed(e))?;
         let end = packet::watch(end)?;
-        let dirty = Arc::clone(&self.dirty);
+        let (dirty, events, log) = (
+            Arc::clone(&self.dirty),
+            Arc::clone(&self.events),
+            self.log(),
+        );
+        let watch = Watch::default();
+        let watched = watch.clone();
         tokio::spawn(async move {
             while let Ok(mut ready) = end.readable().await {
                 let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -190,9 +218,12 @@ impl Names {
                     Err(_) => break,
                 }
             }
+            if !watched.is_expected() {
+                events.add("failed", None, log.ended(begin));
+            }
             dirty.mark();
         });
-        Ok(())
+        Ok(watch)
     }
 
     /// Has a server answer this and nothing else. Needs a tokio runtime. Blocking.
@@ -220,6 +251,10 @@ impl Names {
             return serve(connection, zone);
         }
         let connection = self.spawn(zone, &known.sockets, &parts)?;
+        if old.is_some() {
+            known.watch.expect();
+        }
+        known.watch = connection.watch;
         let before = known.connection.replace(connection.server);
         let others = parts.into_iter().filter(|part| *part != connection.part);
         let (ending, gone): (Vec<String>, Vec<String>) =
@@ -257,11 +292,20 @@ impl Names {
             return Ok(Vec::new());
         };
         match ask(connection, &Request::Sockets, &[])? {
-            (Reply::Sockets, mut sockets) => {
+            (Reply::Sockets { more }, mut sockets) => {
+                let failed = |reason: Reason| Attempt::TakeNameSockets.failed(reason);
+                for _ in 0..more.min(MAX_SOCKETS.div_ceil(SOCKETS_BESIDE)) {
+                    let received = packet::receive(connection.as_fd());
+                    let received = received.map_err(|e| failed(e.into()))?;
+                    let (_, further) = received.ok_or_else(|| failed(Reason::Ended))?;
+                    sockets.extend(further);
+                }
                 sockets.truncate(MAX_SOCKETS);
                 Ok(sockets)
             }
-            (other, _) => Err(Attempt::TakeNameSockets.failed(Reason::NamesSaid(Box::new(other)))),
+            (other, _) => {
+                Err(Attempt::TakeNameSockets.failed(Reason::UnexpectedReply(Box::new(other))))
+            }
         }
     }
 
@@ -286,10 +330,20 @@ impl Names {
                 false => self.cgroups.remove_part(GROUP, &part),
             };
         }
-        spawned.map(|server| Spawned { server, part })
+        spawned.map(|(server, watch)| Spawned {
+            server,
+            watch,
+            part,
+        })
     }
 
-    fn execute(&self, part: &str, zone: &Zone, sockets: &[OwnedFd]) -> Result<OwnedFd, Error> {
+    // long: one step after the other, of which none makes sense without the one before
+    fn execute(
+        &self,
+        part: &str,
+        zone: &Zone,
+        sockets: &[OwnedFd],
+    ) -> Result<(OwnedFd, Watch), Error> {
         fn failed(reason: impl Into<Reason>) -> Error {
             Attempt::StartNames.failed(reason)
         }
@@ -306,42 +360,51 @@ impl Names {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(self.settings.attach_dir(), flags, Mode::empty());
         let root = root.map_err(failed)?;
-        let stderr = File::create(self.settings.run_dir.join("names.err"));
+        let log = self.log();
+        let (stderr, begin) = log.open().map_err(failed)?;
         let (ours, theirs) = packet::pair()?;
         // It is reaped with the shims.
         let started = Command::new(program)
             .env_clear()
             .stdin(theirs)
             .stdout(Stdio::null())
-            .stderr(stderr.map_err(failed)?)
+            .stderr(stderr)
             .spawn();
         started.map_err(|source| {
             let program = program.clone();
             failed(Reason::Execute { program, source })
         })?;
+        let sockets = packet::borrow(sockets);
+        let (beside, rest) = sockets.split_at(sockets.len().min(SOCKETS_BESIDE));
         let setup = Setup {
             id: self.settings.host_config().id_base,
             program: self.program.clone().unwrap_or_default(),
             part: part.to_owned(),
             cgroups: cgroups.len(),
+            more: rest.len().div_ceil(SOCKETS_BESIDE),
         };
         let text = serde_json::to_vec(&setup).map_err(failed)?;
         let handed = [root.as_fd(), listener.as_fd()].into_iter();
         let handed = handed
             .chain(packet::borrow(&cgroups))
-            .chain(packet::borrow(sockets));
+            .chain(beside.iter().copied());
         let handed: Vec<BorrowedFd<'_>> = handed.collect();
         packet::send(ours.as_fd(), &text, &handed).map_err(failed)?;
-        self.keep(&ours, READY_LIMIT)?;
+        for further in rest.chunks(SOCKETS_BESIDE) {
+            packet::send(ours.as_fd(), b"d", further).map_err(failed)?;
+        }
+        let watch = self.keep(&ours, READY_LIMIT, begin)?;
+        // Until it serves, whoever starts it says what becomes of it.
+        watch.expect();
         serve(&ours, zone).map_err(|failure| {
-            let said = fs::read_to_string(self.settings.run_dir.join("names.err"));
-            let said = said.unwrap_or_default().trim().to_owned();
+            let stderr = log.since(begin);
             let failure = Box::new(failure);
-            failed(Reason::DoesNotServe { failure, said })
+            failed(Reason::DoesNotServe { failure, stderr })
         })?;
         set_limit(&ours, REPLY_LIMIT).map_err(failed)?;
         fs::rename(&new, self.socket()).map_err(failed)?;
-        Ok(ours)
+        watch.begin();
+        Ok((ours, watch))
     }
 
     /// Ends the server and gives its sockets back. Blocking.
@@ -350,9 +413,10 @@ impl Names {
     /// What the kernel gives.
     pub fn remove(&self) -> Result<(), Error> {
         let mut known = self.known();
+        known.watch.expect();
         *known = Known::default();
         self.cgroups.remove_pod(GROUP)?;
-        for name in [SOCKET, "names.sock.new", "names.err"] {
+        for name in [SOCKET, "names.sock.new", Log::NAME] {
             match fs::remove_file(self.settings.run_dir.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Attempt::Remove(name).failed(error));
@@ -367,6 +431,7 @@ impl Names {
 /// A server that serves.
 struct Spawned {
     server: OwnedFd,
+    watch: Watch,
     part: String,
 }
 
@@ -418,6 +483,6 @@ fn serve(connection: &OwnedFd, zone: &Zone) -> Result<(), Error> {
     match ask(connection, &Request::Serve, &[sealed.as_fd()])?.0 {
         Reply::State(state) if state.zone == Some(zone.digest().to_string()) => Ok(()),
         Reply::Failed { why } => Err(failed(Words(why).into())),
-        other => Err(failed(Reason::NamesSaid(Box::new(other)))),
+        other => Err(failed(Reason::UnexpectedReply(Box::new(other)))),
     }
 }

@@ -18,7 +18,11 @@ use crate::{
     pods::{Pods, RunId},
     probe::Prober,
     settings::Settings,
-    store::{Store, StoreError, graphs::Graphs, leases::Proposal},
+    store::{
+        Store, StoreError,
+        graphs::Graphs,
+        leases::{Proposal, Wanted},
+    },
     timings::Timings,
 };
 use failures::Failures;
@@ -26,11 +30,18 @@ use ipnet::IpNet;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 use tank_image::Images;
 use tank_model::{Graph, Key, Name, spec::Network};
-use tank_plan::{Dump, Observed, Plan, Report, Step, Target, target::nics};
+use tank_plan::{
+    Dump, Observed, Plan, Report, Step, Target, Unmet,
+    target::{
+        networks::{self, MAX_PODS},
+        nics,
+        pools::Demand,
+    },
+};
 use tank_sys::with_causes;
 use target::{HostInputs, TargetReader};
 use tokio::{
@@ -92,6 +103,8 @@ pub struct Reconciler {
     dirty: Arc<Dirty>,
     targets: Arc<TargetReader>,
     failures: Failures,
+    /// What pods lacked of the host at the last pass.
+    unmet: std::sync::Mutex<Vec<Unmet>>,
     lock: Mutex<()>,
 }
 
@@ -116,6 +129,7 @@ impl Reconciler {
             timings,
             dirty,
             failures: Failures::default(),
+            unmet: std::sync::Mutex::default(),
             lock: Mutex::new(()),
         }
     }
@@ -135,10 +149,9 @@ impl Reconciler {
     /// # Errors
     /// When the store can't be read, or has no lease left.
     pub fn propose_leases(&self, graph: &Graph) -> Result<Proposal, StoreError> {
-        Proposal::of(
-            self.store.as_ref(),
-            graph.pods().collect::<Vec<_>>().into_iter(),
-        )
+        let pools = &self.settings.config.network_pools;
+        let proposal = Proposal::of(self.store.as_ref(), &Wanted::of(graph), pools);
+        proposal.map(|proposal| proposal.with_pools(&Demand::of(graph)))
     }
 
     /// What there is of a graph on this host, after every shim was asked whether it answers. Acts on
@@ -160,11 +173,23 @@ impl Reconciler {
     /// # Errors
     /// When the store can't be read, or has no lease left.
     pub async fn read_inputs(&self, graph: &Graph) -> Result<HostInputs, Error> {
+        self.read_inputs_beside(graph, None).await
+    }
+
+    async fn read_inputs_beside(
+        &self,
+        graph: &Graph,
+        previous: Option<&Graph>,
+    ) -> Result<HostInputs, Error> {
         // Images that were planned with before cost nothing; others are mounted to be read.
         let targets = Arc::clone(&self.targets);
-        let pods: Vec<Name> = graph.pods().cloned().collect();
+        let wanted = Wanted::of(graph);
+        let previous = previous.filter(|previous| previous.root() != graph.root());
+        let before = previous.map(Wanted::of).unwrap_or_default();
         let images = graph.images().into_values().collect();
-        let read = tokio::task::spawn_blocking(move || targets.read(&pods, &images)).await;
+        let demand = Demand::of(graph);
+        let read = move || targets.read(&wanted, &before, &demand, &images);
+        let read = tokio::task::spawn_blocking(read).await;
         read.map_err(Error::Inputs)?
     }
 
@@ -182,7 +207,7 @@ impl Reconciler {
     /// # Errors
     /// When something can't be read.
     pub async fn plan(&self, graph: &Graph, previous: Option<&Graph>) -> Result<Planned, Error> {
-        let inputs = self.read_inputs(graph).await?;
+        let inputs = self.read_inputs_beside(graph, previous).await?;
         let target = inputs.target(graph, previous);
         let (observed, version) = {
             let _span = self.timings.span(|| "observe the host".to_owned());
@@ -222,6 +247,26 @@ impl Reconciler {
         Ok(nics::unusable(previous, &inputs.target(graph, None), &host))
     }
 
+    /// What keeps networks from being made that pods of `graph` are on and none of `previous` was, or
+    /// that were declared otherwise, one text for each. Acts on nothing.
+    ///
+    /// # Errors
+    /// When something can't be read.
+    pub async fn unusable_networks(
+        &self,
+        previous: &Graph,
+        graph: &Graph,
+    ) -> Result<Vec<String>, Error> {
+        let is_new = graph.networks().next().is_some() || networks::is_new_default(previous, graph);
+        if !is_new && graph.pods().count() <= MAX_PODS {
+            return Ok(Vec::new());
+        }
+        let inputs = self.read_inputs(graph).await?;
+        let host = self.observer.nets().await.map_err(Error::Observe)?;
+        let target = inputs.target(graph, None);
+        Ok(networks::unusable(previous, &target, &host))
+    }
+
     /// Observes, plans, carries out. The caller holds the [lock](Self::lock), and `graph` is that of
     /// the current generation: its runs are those that are probed.
     ///
@@ -233,9 +278,25 @@ impl Reconciler {
         previous: Option<&Graph>,
         progress: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
-        let planned = self.plan(graph, previous).await?;
+        let mut planned = self.plan(graph, previous).await;
+        if let Err(Error::Observe(observe::Error::Settings { .. })) = planned {
+            self.actuator.mend_record().await;
+            planned = self.plan(graph, previous).await;
+        }
+        let planned = planned?;
         self.probe(graph, &planned.observed, &planned.inputs);
+        self.add_unmet(&planned.report);
         Ok(self.carry_out(planned, progress).await)
+    }
+
+    /// Adds an event for what pods lack of the host since this pass.
+    fn add_unmet(&self, report: &Report) {
+        let mut known = self.unmet.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in report.unmet.iter().filter(|one| !known.contains(one)) {
+            let pod = Some(one.pod().as_str());
+            self.events.add("unmet", pod, one.to_string());
+        }
+        known.clone_from(&report.unmet);
     }
 
     /// Carries a plan out. The caller holds the [lock](Self::lock).
@@ -254,6 +315,14 @@ impl Reconciler {
             .timings
             .span(|| format!("carry {} steps out", plan.steps.len()));
         let Carried { done, failed } = self.actuator.carry_out(&plan, progress).await;
+        let mut ends = plan.steps.iter().map(|planned| &planned.step);
+        let have_ended = ends.all(|step| match step {
+            Step::EndFlows { .. } => done.contains(step),
+            _ => true,
+        });
+        // Of a bridge that is not in order nobody has read which networks are on it.
+        let were_read = observed.bridges.values().all(Option::is_some);
+        self.observer.note_flows(have_ended && were_read);
         done.iter().for_each(|step| self.failures.remove(step));
         for Failed { step, error } in &failed {
             self.failures.add(step, with_causes(error));
@@ -274,10 +343,7 @@ impl Reconciler {
             match &current.sandbox(pod)?.0.network {
                 Network::Host => Some(Ipv4Addr::LOCALHOST.into()),
                 Network::Bridge => target.addresses(pod).first().map(IpNet::addr),
-                Network::Nics(nics) => {
-                    let mut own = nics.values().flat_map(|nic| nic.static_addresses());
-                    own.next().map(|own| own.addr())
-                }
+                Network::Nics(_) => target.nic_addresses(pod).first().map(IpNet::addr),
                 Network::None => None,
             }
         };

@@ -3,7 +3,10 @@
 use super::Error;
 use crate::{
     settings::Settings,
-    store::{Store, leases::Proposal},
+    store::{
+        Store,
+        leases::{Proposal, Wanted},
+    },
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +18,10 @@ use tank_image::Images;
 use tank_model::{Digest, Graph, Name};
 use tank_plan::{
     Target,
-    target::{HostConfig, ImageConfig, Resolver, files::RESOLV_CONF, resolver::UPSTREAM},
+    target::{
+        HostConfig, ImageConfig, NetworkLease, Pooled, Resolver, files::RESOLV_CONF, pools::Demand,
+        resolver::UPSTREAM,
+    },
 };
 
 /// The most bytes that are read of a resolver file (64 KiB): resolvers look at a few lines.
@@ -37,6 +43,8 @@ pub struct TargetReader {
 pub struct HostInputs {
     host: HostConfig,
     leases: BTreeMap<Name, u32>,
+    pooled: Pooled,
+    networks: BTreeMap<Name, NetworkLease>,
     images: Arc<Configs>,
     resolver: Resolver,
 }
@@ -51,16 +59,43 @@ impl TargetReader {
         }
     }
 
-    /// Reads what a plan for a graph of these pods and images is made from. Takes no lease. Blocking.
+    /// Reads what a plan is made from for a graph that wants these leases and has these images, where
+    /// the graph `before` wanted those. Takes no lease. Blocking.
     ///
     /// # Errors
     /// When the store can't be read, or has no lease left.
-    pub fn read(&self, pods: &[Name], images: &BTreeSet<Digest>) -> Result<HostInputs, Error> {
-        let proposal = Proposal::of(self.store.as_ref(), pods.iter())?;
+    pub fn read(
+        &self,
+        wanted: &Wanted,
+        before: &Wanted,
+        demand: &Demand,
+        images: &BTreeSet<Digest>,
+    ) -> Result<HostInputs, Error> {
+        let proposal = Proposal::of(self.store.as_ref(), wanted, &self.host.pools)?;
+        let proposal = proposal.with_pools(demand);
         let lease = |pod: &Name| Ok::<_, Error>((pod.clone(), proposal.get(pod)?));
+        let mut leases: BTreeMap<Name, u32> =
+            wanted.pods.iter().map(lease).collect::<Result<_, _>>()?;
+        let network = |network| proposal.network(network);
+        let mut networks = BTreeMap::<Name, NetworkLease>::new();
+        // Whoever is on the way out has what it had, until it is gone.
+        for pod in &before.pods {
+            if let Ok(lease) = proposal.get(pod) {
+                leases.insert(pod.clone(), lease);
+            }
+        }
+        for wanted in before.networks.iter().chain(&wanted.networks) {
+            if let Some(NetworkLease { number, pods }) = network(wanted) {
+                let known = networks.entry(wanted.name.clone()).or_default();
+                known.number = number;
+                known.pods.extend(pods);
+            }
+        }
         Ok(HostInputs {
             host: self.host.clone(),
-            leases: pods.iter().map(lease).collect::<Result<_, _>>()?,
+            leases,
+            networks,
+            pooled: proposal.pooled().clone(),
             images: self.configs_of(images),
             resolver: read_resolver(),
         })
@@ -97,6 +132,8 @@ impl HostInputs {
             previous,
             host: &self.host,
             leases: &self.leases,
+            pooled: &self.pooled,
+            networks: &self.networks,
             images: &self.images,
             resolver: &self.resolver,
         }

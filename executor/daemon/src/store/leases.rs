@@ -4,13 +4,21 @@
 //! generation that names its pod; the same store proposes the same leases until one is taken. A
 //! lease belongs to a name for as long as a kept generation has a pod of that name. Those of other
 //! names (a commit that failed, a plan of an older Tank) are released when there are no others
-//! left.
+//! left. So it is with networks, and with pods on them ([`networks`]).
 
-use super::{FIRST_LEASE, LEASES, Store, StoreError};
+pub mod networks;
+
+use super::{FIRST_LEASE, LEASES, Store, StoreError, pools};
+use ipnet::IpNet;
+use networks::WantedNetwork;
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Graph, Name};
+use tank_plan::target::{
+    NetworkLease,
+    pools::{Demand, Pooled},
+};
 
-/// Leases by the names of their pods.
+/// Leases by the names of their pods, and of what else has one.
 pub type Leases = BTreeMap<String, u32>;
 
 /// New leases for those of `pods` that have none in `kept`: for each the one its name's hash says,
@@ -29,7 +37,12 @@ pub fn propose<'a>(
         if kept.contains_key(pod.as_str()) || new.contains_key(pod.as_str()) {
             continue;
         }
-        let taken = taken.get_or_insert_with(|| kept.values().copied().collect());
+        let of_pods = || {
+            let is_of_pod = |name: &str| networks::is_of_pod(name) && !pools::is_pooled(name);
+            let pods = kept.iter().filter(|(name, _)| is_of_pod(name));
+            pods.map(|(_, lease)| *lease).collect()
+        };
+        let taken = taken.get_or_insert_with(of_pods);
         let lease = pick(pod, taken).ok_or(StoreError::NoLease)?;
         taken.insert(lease);
         new.insert(pod.to_string(), lease);
@@ -65,34 +78,59 @@ impl LeaseChange {
     }
 }
 
-/// What `pods` get: the leases that are kept, and the new ones. Writes nothing.
+/// What needs leases of a graph.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub pods: Vec<Name>,
+    /// Those that pods are on.
+    pub networks: Vec<WantedNetwork>,
+}
+
+impl Wanted {
+    /// Of a graph.
+    pub fn of(graph: &Graph) -> Self {
+        Self {
+            pods: graph.pods().cloned().collect(),
+            networks: WantedNetwork::of(graph),
+        }
+    }
+}
+
+/// What pods and networks get: the leases that are kept, and the new ones. Writes nothing.
 #[derive(Clone, Debug)]
 pub struct Proposal {
     kept: Arc<Leases>,
     change: LeaseChange,
+    pooled: Pooled,
 }
 
 impl Proposal {
+    /// Of networks whose subnets are taken of `pools`.
+    ///
     /// # Errors
     /// When the store can't be read, or has no lease left.
-    pub fn of<'a>(
-        store: &dyn Store,
-        pods: impl Iterator<Item = &'a Name> + Clone,
-    ) -> Result<Self, StoreError> {
+    pub fn of(store: &dyn Store, wanted: &Wanted, pools: &[IpNet]) -> Result<Self, StoreError> {
         let kept = store.leases();
-        match propose(&kept, pods.clone()) {
-            Err(StoreError::NoLease) => {
+        let propose = |kept: &Leases| {
+            let mut new = propose(kept, &wanted.pods)?;
+            new.extend(networks::propose(kept, &wanted.networks, pools)?);
+            Ok(new)
+        };
+        match propose(&kept) {
+            Err(StoreError::NoLease | StoreError::NoSubnet | StoreError::NoAddress(_)) => {
                 let named = named(store)?;
                 let (named, others): (Leases, Leases) = kept
                     .iter()
-                    .map(|(pod, lease)| (pod.clone(), *lease))
-                    .partition(|(pod, _)| named.contains(pod));
-                let new = propose(&named, pods)?;
-                let released = others.into_keys().collect();
+                    .map(|(name, lease)| (name.clone(), *lease))
+                    .partition(|(name, _)| named.contains(name) || pools::is_pooled(name));
+                let new = propose(&named)?;
+                let released = others.into_keys().filter(|name| !new.contains_key(name));
+                let released = released.collect();
                 let change = LeaseChange { new, released };
                 Ok(Self {
                     kept: Arc::new(named),
                     change,
+                    pooled: Pooled::new(),
                 })
             }
             new => {
@@ -100,9 +138,24 @@ impl Proposal {
                     new: new?,
                     ..LeaseChange::default()
                 };
-                Ok(Self { kept, change })
+                Ok(Self {
+                    kept,
+                    change,
+                    pooled: Pooled::new(),
+                })
             }
         }
+    }
+
+    /// What a network has, and its pods on it. None: nothing is leased to it, or would be.
+    pub fn network(&self, network: &WantedNetwork) -> Option<NetworkLease> {
+        networks::lease_of(network, |name| self.find(name))
+    }
+
+    /// What is leased under a name. One that is new takes the place of one that was kept.
+    fn find(&self, name: &str) -> Option<u32> {
+        let found = self.change.new.get(name).or_else(|| self.kept.get(name));
+        found.copied()
     }
 
     /// The lease of one of the pods.
@@ -110,13 +163,23 @@ impl Proposal {
     /// # Errors
     /// [`StoreError::Unleased`] for any other.
     pub fn get(&self, pod: &Name) -> Result<u32, StoreError> {
-        let lease = self
-            .kept
-            .get(pod.as_str())
-            .or_else(|| self.change.new.get(pod.as_str()));
-        lease
-            .copied()
-            .ok_or_else(|| StoreError::Unleased(pod.to_string()))
+        let lease = self.find(pod.as_str());
+        lease.ok_or_else(|| StoreError::Unleased(pod.to_string()))
+    }
+
+    /// The same, with the addresses of pools that `demand` gets.
+    #[must_use]
+    pub fn with_pools(mut self, demand: &Demand) -> Self {
+        let (pooled, change) = pools::propose(&self.kept, demand);
+        self.change.new.extend(change.new);
+        self.change.released.extend(change.released);
+        self.pooled = pooled;
+        self
+    }
+
+    /// The addresses of pools, by pod and interface. Of a pool that has none left there is none.
+    pub fn pooled(&self) -> &Pooled {
+        &self.pooled
     }
 
     /// What a store has to keep for that.
@@ -125,9 +188,9 @@ impl Proposal {
     }
 }
 
-/// The names of all pods of all generations.
+/// The names of the leases of all pods and networks of all generations.
 fn named(store: &dyn Store) -> Result<BTreeSet<String>, StoreError> {
-    let mut pods = BTreeMap::new();
+    let (mut pods, mut of_networks) = (BTreeMap::new(), BTreeSet::new());
     let roots: BTreeSet<Digest> = store
         .generations()?
         .iter()
@@ -135,8 +198,15 @@ fn named(store: &dyn Store) -> Result<BTreeSet<String>, StoreError> {
         .collect();
     for root in roots {
         Graph::load_pods(root, &mut pods, |hash| store.node(hash))?;
+        // A host without networks reads no whole graphs for this.
+        if store.leases().keys().any(|name| !networks::is_of_pod(name)) {
+            let graph = Graph::load(root, |hash| store.node(hash))?;
+            let wanted = WantedNetwork::of(&graph);
+            of_networks.extend(wanted.iter().flat_map(WantedNetwork::keys));
+        }
     }
-    Ok(pods.values().map(ToString::to_string).collect())
+    let pods = pods.values().map(ToString::to_string);
+    Ok(pods.chain(of_networks).collect())
 }
 
 #[cfg(test)]
@@ -151,8 +221,16 @@ mod tests {
             .collect()
     }
 
+    fn of(store: &MemoryStore, pods: &[Name]) -> Result<Proposal, StoreError> {
+        let wanted = Wanted {
+            pods: pods.to_vec(),
+            networks: Vec::new(),
+        };
+        Proposal::of(store, &wanted, &[])
+    }
+
     fn take(store: &MemoryStore, pods: &[Name]) {
-        let proposal = Proposal::of(store, pods.iter()).expect("proposes");
+        let proposal = of(store, pods).expect("proposes");
         store.take_leases(proposal.change()).expect("takes");
     }
 
@@ -192,7 +270,7 @@ mod tests {
     fn what_is_proposed_is_what_is_taken_and_proposing_takes_nothing() {
         let store = MemoryStore::default();
         let pods = names(0..50);
-        let proposed = Proposal::of(&store, pods.iter()).expect("proposes");
+        let proposed = of(&store, &pods).expect("proposes");
         assert_eq!(*store.leases(), Leases::new());
         take(&store, &pods);
         let distinct: BTreeSet<u32> = pods
@@ -209,7 +287,7 @@ mod tests {
         // They stay with their names whatever comes beside them.
         let kept = store.leases();
         let more = names(0..100);
-        let again = Proposal::of(&store, more.iter()).expect("proposes");
+        let again = of(&store, &more).expect("proposes");
         for pod in &pods {
             assert_eq!(again.get(pod).ok(), kept.get(pod.as_str()).copied());
         }
@@ -244,7 +322,7 @@ mod tests {
             Err(StoreError::NoLease)
         ));
         // A plan's proposal has the leases that a commit would take, and takes none itself.
-        let proposal = Proposal::of(&store, new.iter()).expect("proposes");
+        let proposal = of(&store, &new).expect("proposes");
         assert_eq!(store.leases().len(), LEASES as usize);
         commit(&store, 3, &new);
         assert_eq!(store.leases().len(), 160);
@@ -263,9 +341,80 @@ mod tests {
         }
         // All that are left are named: now it is true.
         let more = names(10_000..10_000 + LEASES - 159);
-        assert!(matches!(
-            Proposal::of(&store, more.iter()),
-            Err(StoreError::NoLease)
-        ));
+        assert!(matches!(of(&store, &more), Err(StoreError::NoLease)));
+    }
+
+    /// A graph of pods that are each on a network of their own.
+    fn networked(range: std::ops::Range<u32>) -> Graph {
+        let networks = range
+            .clone()
+            .map(|n| (format!("n{n}"), serde_json::json!({})));
+        let pods = range.map(|n| {
+            let on = serde_json::json!({ format!("n{n}"): {} });
+            let containers = serde_json::json!({ "app": { "image": "x" } });
+            let pod = serde_json::json!({ "containers": containers, "networks": on });
+            (format!("p{n}"), pod)
+        });
+        let config = serde_json::json!({
+            "networks": networks.collect::<serde_json::Map<_, _>>(),
+            "pods": pods.collect::<serde_json::Map<_, _>>(),
+        });
+        let config: Config = serde_json::from_value(config).expect("a configuration");
+        Graph::build(&config, |_| None).expect("a graph")
+    }
+
+    #[test]
+    fn networks_have_leases_beside_those_of_pods_and_for_as_long() {
+        let store = MemoryStore::default();
+        let pools = ["10.91.0.0/16".parse().expect("a network")];
+        let of = |graph: &Graph| Proposal::of(&store, &Wanted::of(graph), &pools);
+        let graph = networked(0..20);
+        store
+            .put_nodes(&graph.stored().expect("encodes"))
+            .expect("writes");
+        let generation = Generation {
+            rollback: None,
+            number: 1,
+            root: graph.root(),
+            parent: None,
+            time: 7,
+            uid: 0,
+            source: "t".into(),
+            provenance: None,
+        };
+        let proposal = of(&graph).expect("proposes");
+        assert_eq!(*store.leases(), Leases::new(), "it takes nothing");
+        store
+            .commit_with(&generation, None, proposal.change())
+            .expect("commits");
+        let kept = store.leases();
+        assert_eq!(kept.len(), 60, "a pod, a network and a pod on it each");
+        for wanted in &Wanted::of(&graph).networks {
+            let lease = proposal.network(wanted).expect("it is leased");
+            assert_eq!(kept[&format!("net/{}", wanted.name)], lease.number);
+            assert_eq!(lease.pods.len(), 1);
+        }
+        // What no generation names gives way when there are no others, and nothing else does.
+        take_networks(&store, &networked(1_000..1_236), &pools);
+        assert_eq!(store.leases().len(), 60 + 3 * 236);
+        let more = networked(5_000..5_100);
+        take_networks(&store, &more, &pools);
+        let left = store.leases();
+        assert!(
+            kept.iter()
+                .all(|(name, lease)| left.get(name) == Some(lease))
+        );
+        assert_eq!(left.len(), 60 + 300);
+        let full = networked(9_000..9_237);
+        assert!(matches!(of(&full), Err(StoreError::NoSubnet)));
+        // Pods get the leases that they would without.
+        let pods: Vec<Name> = graph.pods().cloned().collect();
+        let alone = propose(&Leases::new(), &pods).expect("proposes");
+        assert!(alone.iter().all(|(pod, lease)| kept[pod] == *lease));
+    }
+
+    fn take_networks(store: &MemoryStore, graph: &Graph, pools: &[IpNet]) {
+        let proposal = Proposal::of(store, &Wanted::of(graph), pools).expect("proposes");
+        store.take_leases(proposal.change()).expect("takes");
     }
 }

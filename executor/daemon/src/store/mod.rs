@@ -17,6 +17,8 @@
 //! | `t/` and the number, 8 bytes big-endian | how it is judged, where it is: a [`Gate`], as JSON |
 //! | `p/current` | the number of the current generation, 8 bytes big-endian |
 //! | `l/` and a pod's name | the number of its lease (addresses, ids), 4 bytes big-endian |
+//! | `l/net/` and a network's name | its number (its subnets), in the same way |
+//! | `l/net/`, a network's name, `/` and a pod's | the pod's number on it (its addresses there), in the same way |
 
 #[cfg(test)]
 mod damage;
@@ -26,6 +28,7 @@ pub mod leases;
 pub mod memory;
 mod newest;
 pub mod off_worker;
+pub mod pools;
 pub mod recover;
 pub mod rocks;
 
@@ -53,6 +56,12 @@ pub enum StoreError {
     },
     #[error("all {LEASES} leases are taken")]
     NoLease,
+    #[error("no subnet is left for another network: `network_pools` in tank.toml has no more")]
+    NoSubnet,
+    #[error(
+        "the network `{0}` has no address left for another pod; give it a larger one in `subnets`"
+    )]
+    NoAddress(String),
     /// What is wrong with it, and what to do.
     #[error("{0}")]
     Damaged(String),

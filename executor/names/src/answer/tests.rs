@@ -52,6 +52,7 @@ fn zone() -> Zone {
     let client = |view: &str, upstreams: &[&str]| Client {
         view: view.to_owned(),
         upstreams: upstreams.iter().map(|server| ip(server)).collect(),
+        ..Client::default()
     };
     Zone {
         addresses: set(&["10.90.0.1", "fd74::1"]),
@@ -398,4 +399,46 @@ fn pods_of_other_stacks_are_named_with_theirs() {
     let of = |address: &str| said(&ask(address, RecordType::PTR)).1;
     assert_eq!(of("9.9.90.10.in-addr.arpa."), ["db.shop.tank.internal."]);
     assert_eq!(of("2.0.90.10.in-addr.arpa."), ["web.tank.internal."]);
+}
+
+/// Who is on internal networks only: what is asked of others leaves them.
+#[test]
+fn for_who_is_closed_nobody_else_is_asked() {
+    let mut zone = zone();
+    let closed = zone.clients.get_mut(&ip(DB)).expect("a client");
+    closed.closed = true;
+    let answers = Answers::new(zone).expect("a zone");
+    let own = reply(decide(&answers, DB, &query("web.", RecordType::A)));
+    assert_eq!(said(&own), (ResponseCode::NoError, vec![WEB.to_owned()]));
+    for (name, kind) in [
+        ("secret.example.org.", RecordType::A),
+        ("secret.example.org.", RecordType::TXT),
+        ("1.2.0.192.in-addr.arpa.", RecordType::PTR),
+        (".", RecordType::NS),
+    ] {
+        let message = reply(decide(&answers, DB, &query(name, kind)));
+        assert_eq!(said(&message), (ResponseCode::Refused, vec![]), "{name}");
+        let other = decide(&answers, WEB, &query(name, kind));
+        assert!(matches!(other, Verdict::Forward(_)), "{name}");
+    }
+}
+
+#[test]
+fn who_is_apart_sees_its_own_view_alone() {
+    let mut zone = zone();
+    zone.clients.get_mut(&ip(DB)).expect("a client").apart = true;
+    let answers = Answers::new(zone).expect("a zone");
+    let ask = |from, name| said(&reply(decide(&answers, from, &query(name, RecordType::A))));
+    assert_eq!(ask(WEB, "db.shop.tank.internal.").1, [OTHER]);
+    let unknown = (ResponseCode::NXDomain, vec![]);
+    assert_eq!(ask(DB, "db.shop.tank.internal."), unknown);
+    assert_eq!(
+        ask(DB, "shop.tank.internal."),
+        unknown,
+        "nor that there is something below"
+    );
+    assert_eq!(ask(DB, "web.tank.internal.").1, [WEB]);
+    let reverse = query("9.9.90.10.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(said(&reply(decide(&answers, WEB, &reverse))).1.len(), 1);
+    assert_eq!(said(&reply(decide(&answers, DB, &reverse))), unknown);
 }

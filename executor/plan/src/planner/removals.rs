@@ -4,7 +4,8 @@ use crate::{
     observed::{self, State},
     planner::{Planner, Removal, SHIM_FILES, shims::Care},
     step::{Class, Step, StepId},
-    why::Why,
+    target::networks::memberships,
+    why::{Changed, Why},
 };
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Key, Name};
@@ -92,8 +93,11 @@ impl Planner<'_> {
         }
         match &found.sandbox {
             None => removal(Class::Replace, Why::ShimGone, true),
+            // What takes its place can't be made: it ends when that can be.
+            Some(_) if self.is_kept(pod, found) => None,
             Some(sandbox) if sandbox.hash != hash => {
                 let why = self.reason(&Key::Sandbox(pod.clone()));
+                let why = why.or_else(|| self.reason_of_networks(pod));
                 removal(Class::Replace, why.unwrap_or(Why::NamespacesDiffer), false)
             }
             // Left by an older Tank; only what it can't do makes it go.
@@ -102,6 +106,14 @@ impl Planner<'_> {
             }
             Some(_) => None,
         }
+    }
+
+    /// What the declaration changed of the networks that a pod is on.
+    fn reason_of_networks(&self, pod: &Name) -> Option<Why> {
+        let own = memberships(self.target.graph, pod).into_iter();
+        let changes = own.filter_map(|(network, _)| self.change(&Key::Network(network)));
+        let changes: Vec<Changed> = changes.map(Changed::named).collect();
+        (!changes.is_empty()).then_some(Why::Changed(changes))
     }
 
     fn has_live_files(&self, pod: &Name) -> bool {

@@ -1,11 +1,15 @@
 use super::*;
 use crate::{
+    flows::Flow,
     health::PATIENCE,
     model::{apply, inputs},
     observed::{FailedStep, Pod, State, Unresponsive},
     target::TargetError,
 };
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 use tank_model::Config;
 
 const NOW: u64 = 1_000_000;
@@ -154,10 +158,12 @@ fn bridged(pods: &[(&str, serde_json::Value)]) -> crate::Inputs {
 #[test]
 fn pods_on_their_way_out_may_send_until_they_are_gone() {
     let none = serde_json::json!({});
-    let (both, one) = (
+    let (both, mut one) = (
         bridged(&[("a", none.clone()), ("b", none.clone())]),
         bridged(&[("a", none)]),
     );
+    // As whoever plans has them: of whom nothing is known, nobody is let near.
+    one.leases = both.leases.clone();
     let mut host = Observed::default();
     let (first, _) = plan(&both.target(), &host);
     apply(&first, &mut host);
@@ -237,6 +243,7 @@ fn the_hosts_settings_are_changed_in_order_and_given_back() {
     assert_eq!(
         settings,
         [
+            "net/ipv4/conf/tank0/arp_ignore=1",
             "net/ipv4/conf/tank0/route_localnet=1",
             "net/ipv4/ip_forward=1",
             "net/ipv6/conf/eth0/accept_ra=2",
@@ -308,4 +315,60 @@ fn a_plan_says_who_reaches_what() {
         2,
         "pods have no IPv6 here: {said}"
     );
+}
+
+/// Flows that a daemon before this one was to end, and those past a port that it had just published.
+#[test]
+fn flows_that_were_left_are_ended_and_no_others() {
+    let publish = serde_json::json!({
+        "p": { "port": 5000, "to": 80, "address": "0.0.0.0", "protocol": "udp" },
+        "q": { "port": 5001, "to": 80, "address": "192.0.2.1", "protocol": "udp" },
+    });
+    let web = inputs(
+        &serde_json::from_value(serde_json::json!({
+            "pods": { "web": { "containers": { "app": { "image": "x" } }, "publish": publish } },
+        }))
+        .expect("a configuration"),
+    );
+    let mut host = Observed::default();
+    let (first, _) = plan(&web.target(), &host);
+    apply(&first, &mut host);
+    let name = Name::new("web").expect("a name");
+    let own = web.target().addresses(&name)[0].addr();
+    let flow = |asked: &str, to: Option<(IpAddr, u16)>| Flow {
+        asked: asked.parse().expect("an address and a port"),
+        to: to.map(SocketAddr::from),
+    };
+    let other: IpAddr = match own {
+        IpAddr::V4(own) => Ipv4Addr::from(u32::from(own) + 1).into(),
+        IpAddr::V6(_) => own,
+    };
+    let elsewhere: IpAddr = Ipv4Addr::new(172, 17, 0, 2).into();
+    let stay = [
+        flow("198.51.100.1:5000", Some((own, 80))),
+        flow("192.0.2.1:5001", Some((own, 80))),
+        // Of somebody else's.
+        flow("192.0.2.1:5003", Some((elsewhere, 80))),
+        flow("192.0.2.1:5004", None),
+    ];
+    let go = [
+        flow("192.0.2.1:5000", Some((other, 80))),
+        flow("192.0.2.1:5000", Some((own, 81))),
+        flow("198.51.100.1:5001", Some((own, 80))),
+        flow("192.0.2.1:5002", Some((own, 80))),
+        flow("192.0.2.1:5001", None),
+        flow("127.0.0.1:5000", None),
+    ];
+    host.network.flows = stay.iter().chain(&go).copied().collect();
+    let (repair, _) = plan(&web.target(), &host);
+    let steps = repair.steps.iter();
+    let steps: Vec<String> = steps.map(|planned| planned.step.to_string()).collect();
+    let to = format!("end flows of UDP to {own}, {other}");
+    assert_eq!(
+        steps,
+        [to.as_str(), "end flows of UDP to port 5000, port 5001"]
+    );
+    apply(&repair, &mut host);
+    assert_eq!(host.network.flows, stay.into_iter().collect());
+    assert!(plan(&web.target(), &host).0.is_empty());
 }

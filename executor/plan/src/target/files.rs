@@ -2,7 +2,6 @@
 //! declared. Secrets are none of them: they never become data.
 
 use crate::target::{Target, names::DOMAIN};
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tank_model::{
@@ -25,11 +24,11 @@ impl Target<'_> {
         else {
             return files;
         };
-        let own = |nets: BTreeSet<IpNet>| nets.iter().map(IpNet::addr).collect::<BTreeSet<_>>();
-        let mut addresses = own(self.addresses(pod));
+        let own = self.addresses(pod).into_iter();
+        let mut addresses: BTreeSet<IpAddr> = own.map(|own| own.addr()).collect();
         let nics = self.declared_nics(pod).into_iter().flatten();
         addresses.extend(nics.flat_map(|(_, nic)| nic.static_addresses().map(|own| own.addr())));
-        let gateways = own(self.bridge_addresses());
+        let gateways = self.servers(pod);
         let generated = [
             (
                 HOSTS,

@@ -3,39 +3,52 @@
 //! | chain | hook | what it does |
 //! |---|---|---|
 //! | `guard` | prerouting, raw | nothing that comes over a link is for or from the host's loopback |
+//! | `errors` | prerouting, mangle | a pod sends no errors about connections of others |
 //! | `prerouting`, `output` | nat | published ports lead to pods, by maps; those on loopback for programs of the host only |
-//! | `forward` | filter | from elsewhere nothing reaches a pod but through a published port, and answers |
+//! | `forward` | filter | from elsewhere, and from other networks, nothing reaches a pod but through a published port, and answers; nothing leaves an internal network |
 //! | `postrouting` | nat | what leaves the pods' networks has the host's address |
+//! | `isolation` | filter | what pods of internal networks have of the host; only where there are such networks |
 //! | `senders`, `local` | bridge | a pod sends as itself alone |
 //! | `policy`, `inward` | filter | who reaches pods with a policy, and whom they reach; only where there are such pods |
 //! | `steering`, `between` | bridge | what is from or for such pods is routed, and passes those |
 //!
+//! * `scene`: the networks that the tables are about, and who is on them.
 //! * `host_links`: what comes over the host's own links to pods with interfaces of their own.
-//! * `routed`: the chains of the family `inet`. `bridged`: those of the family `bridge`. `policy`: the
-//!   chains and sets of both that policies need, and `judging` the rules.
+//! * `routed`: the chains of the family `inet`; `errors`: that of what pods say of connections; `isolation`: those about internal networks; `host_services`: the host's own end.
+//! * `bridged`: those of the family `bridge`. `policy`: what policies need of both, and `judging` the rules.
 //!
-//! A rule is what it does: comments are for people (`nft list table inet tank` shows them) and are
-//! not compared.
+//! A rule is what it does: comments are for people (`nft list table inet tank`) and are not compared.
 
+mod apart;
 mod bridged;
+mod errors;
 mod host_links;
+mod host_services;
+mod isolation;
 mod judging;
+mod moves;
 mod policy;
 mod routed;
+mod scene;
+mod selector;
 #[cfg(test)]
 mod tests;
 
-pub use bridged::{PORT_GROUP, hardware_address, port_group};
+pub use apart::changed_settings;
+pub use bridged::{PORT_GROUP, hardware_address, is_port_group, lease_of_port};
+pub use bridged::{network_mac, network_port_group, port_group};
+pub use moves::HeldPorts;
+pub use scene::Going;
+pub use selector::Selector;
 
 use crate::{observed::HostNetwork, target::Target};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use scene::Scene;
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The hardware address that the bridge is made with.
+/// The hardware address that each bridge is made with: they are never on one link.
 pub const BRIDGE_MAC: [u8; 6] = [0x02, 0x74, 0x6b, 0xff, 0, 1];
 
 /// The tables, of both families, as one: their chains, sets, and rules in order.
@@ -48,12 +61,12 @@ pub struct Table {
     /// What rules look values up in, in no particular order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<Set>,
-    /// Whatever else was found in them (objects, flags), one text for each. Tank makes none.
+    /// Whatever else was found (objects, flags), one text for each. Tank makes none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<String>,
 }
 
-/// Which of the two tables something is in: by the packets its chains are called for.
+/// Which of the two tables something is in.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
@@ -137,57 +150,6 @@ impl From<IpAddr> for Value {
     }
 }
 
-/// What is taken of a packet to be looked up in a set.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Selector {
-    /// The group of the interface it came over.
-    InGroup,
-    /// The interface it came over.
-    InInterface,
-    /// The interface it leaves by.
-    OutInterface,
-    /// The group of the interface it leaves by.
-    OutGroup,
-    /// The hardware address that the frame is for.
-    DestinationMac,
-    /// The hardware address that the frame says it is from.
-    SourceMac,
-    /// The hardware address that the sender of an ARP message says it has.
-    ArpSenderMac,
-    /// The address that the sender of an ARP message says it has.
-    ArpSender,
-    /// Its source, of IPv4.
-    Source4,
-    /// Its destination, of IPv4.
-    Destination4,
-    /// Its source, of IPv6.
-    Source6,
-    /// Its destination, of IPv6.
-    Destination6,
-    /// The address that a neighbour solicitation or advertisement is about.
-    NeighbourTarget,
-    /// The protocol above IP.
-    Protocol,
-    /// The port it is for, of a protocol that has ports.
-    DestinationPort,
-}
-
-impl Selector {
-    /// The kind of what it takes.
-    fn kind(self) -> Kind {
-        match self {
-            Self::InGroup | Self::OutGroup => Kind::Group,
-            Self::InInterface | Self::OutInterface => Kind::Interface,
-            Self::SourceMac | Self::DestinationMac | Self::ArpSenderMac => Kind::Mac,
-            Self::ArpSender | Self::Source4 | Self::Destination4 => Kind::V4,
-            Self::Source6 | Self::Destination6 | Self::NeighbourTarget => Kind::V6,
-            Self::Protocol => Kind::Protocol,
-            Self::DestinationPort => Kind::Port,
-        }
-    }
-}
-
 /// A chain that the kernel calls. What none of its rules decides on is accepted.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Chain {
@@ -253,9 +215,9 @@ pub enum Match {
     Destination { net: IpNet, is: bool },
     /// The destination is one of the host's own addresses.
     DestinationLocal,
-    /// The protocol above IP: 6 (TCP), 17 (UDP) or 58 (ICMPv6).
+    /// The protocol above IP: 1 (ICMP), 6 (TCP), 17 (UDP) or 58 (ICMPv6).
     Protocol(u8),
-    /// The type of a message of ICMPv6; only after its protocol.
+    /// The type of a message of ICMPv6, or of ICMP; only after its protocol.
     Icmpv6Type(u8),
     /// The port it is from, in host byte order; only after a protocol that has ports.
     SourcePort(u16),
@@ -265,6 +227,10 @@ pub enum Match {
     ConnState { any_of: u32 },
     /// The connection's status has one of these bits (`IPS_*`).
     ConnStatus { any_of: u32 },
+    /// The packet goes the other way than the first of its connection did.
+    ConnReply,
+    /// It is for a socket of the host that is transparent (`IP_TRANSPARENT`).
+    SocketTransparent,
     /// What is selected of it is, together, an element of a set of the table, or is not.
     InSet {
         set: String,
@@ -403,29 +369,32 @@ impl Difference {
 }
 
 impl Target<'_> {
-    /// What Tank's tables have to hold on a host whose network is this. None: no pod is on the
+    /// What Tank's tables have to hold on a host whose network is this. None: no pod is on a
     /// bridge or needs a host link, and there are to be no tables.
     pub fn firewall(&self, host: &HostNetwork) -> Option<Table> {
-        self.firewall_with(host, &BTreeSet::new())
+        self.firewall_with(host, &Going::default())
     }
 
-    /// As [`Target::firewall`], where the pods of these leases may send as well: they are on their
-    /// way out, and end as they are used to.
-    pub fn firewall_with(&self, host: &HostNetwork, going: &BTreeSet<u32>) -> Option<Table> {
+    /// As [`Target::firewall`], where what is going holds as well: pods on their way out may send, and
+    /// end as they are used to.
+    pub fn firewall_with(&self, host: &HostNetwork, going: &Going) -> Option<Table> {
         let needs_links = self.needs_host_links();
         if !self.needs_bridge() && !needs_links {
             return None;
         }
-        // Pods on their way out are on the bridge until they are gone.
-        let bridged = self.needs_bridge() || !going.is_empty();
+        // Pods on their way out are on a bridge until they are gone.
+        let bridged = self.needs_bridge() || !going.is_off_bridges();
+        let scene = self.scene(going);
         let mut table = match bridged {
-            true => self.routed(host),
+            true => self.routed(host, &scene),
             false => self.unrouted(),
         };
-        self.add_host_links(&mut table);
+        self.add_host_links(&mut table, &going.senders);
         if bridged {
-            self.add_bridged(&mut table, going);
-            self.add_policies(&mut table, going);
+            errors::add_errors(&mut table, &scene);
+            isolation::add_isolation(&mut table, &scene);
+            bridged::add_bridged(&mut table, &scene.places);
+            self.add_policies(&mut table, &scene, going);
         }
         Some(table)
     }
@@ -447,5 +416,22 @@ fn rule(
         comment: comment.into(),
         matches,
         action,
+    }
+}
+
+/// What is selected, together, is in a set, or is not.
+fn in_set(set: &str, of: &[Selector], is: bool) -> Match {
+    Match::InSet {
+        set: set.to_owned(),
+        of: of.to_vec(),
+        is,
+    }
+}
+
+/// A set's name, of one family.
+fn of_family(name: &str, family: Family) -> String {
+    match family {
+        Family::V4 => format!("{name}4"),
+        Family::V6 => format!("{name}6"),
     }
 }

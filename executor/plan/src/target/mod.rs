@@ -7,8 +7,9 @@
 //! * `process`: what a container is started with, by the rules of OCI images.
 //! * [`user`]: who a process is.
 //! * [`files`], [`resolver`]: what is written into a container.
-//! * `network`: addresses, links, the bridge.
+//! * `network`: addresses, links, the bridges. [`networks`]: which there are, and who is on them.
 //! * [`nics`]: interfaces of pods' own.
+//! * [`pools`]: which of them take an address from a pool.
 //! * [`names`]: what pods find each other by.
 //! * [`firewall`]: the rules, and the policy behind them.
 //! * [`signal`]: the numbers of signals.
@@ -17,7 +18,9 @@ pub mod files;
 pub mod firewall;
 pub mod names;
 mod network;
+pub mod networks;
 pub mod nics;
+pub mod pools;
 mod process;
 pub mod resolver;
 pub mod signal;
@@ -25,8 +28,10 @@ pub mod user;
 
 pub use firewall::Table;
 pub use names::Zone;
-pub use network::{Bridge, DEFAULT_MTU, PodLink, Setting};
+pub use network::{Bridge, DEFAULT_MTU, PodLink, Setting, link_name};
+pub use networks::NetworkLease;
 pub use nics::{HostLink, NicError, PodNic};
+pub use pools::Pooled;
 pub use process::{
     ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, Mount, MountSource, SandboxSpec,
     effective_limits,
@@ -57,6 +62,10 @@ pub struct Target<'a> {
     pub host: &'a HostConfig,
     /// The lease of every pod, those among them that new names would get.
     pub leases: &'a BTreeMap<Name, u32>,
+    /// The addresses of the pools of interfaces, those among them that new ones would get.
+    pub pooled: &'a Pooled,
+    /// What every network has leased, and its pods on it, in the same way.
+    pub networks: &'a BTreeMap<Name, NetworkLease>,
     /// The images that are on this host, by the digests their references were resolved to.
     pub images: &'a BTreeMap<Digest, ImageConfig>,
     /// What the host's own resolver files say.
@@ -66,10 +75,13 @@ pub struct Target<'a> {
 /// What the operator of the host has settled.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HostConfig {
-    /// The name of the bridge that pods hang on.
+    /// The name of the bridge of the default network.
     pub bridge: String,
-    /// The pods' networks, at most one of each family. The first address is the bridge's own.
+    /// Its subnets, at most one of each family. The first address is the bridge's own.
     pub networks: Vec<IpNet>,
+    /// What the subnets of other networks are taken of, at most one of each family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<IpNet>,
     /// The first host id of lease 0; each lease has [`ID_COUNT`] of them.
     pub id_base: u32,
     /// The longest packet of the pods on the bridge, in bytes.
@@ -145,6 +157,9 @@ pub enum TargetError {
     /// A container mounts a volume that its pod does not declare.
     #[error("mount a volume: it is not declared")]
     NoVolume { volume: Name },
+    /// The pod has no number on a network that it is on, or the network has none.
+    #[error("lease an address: pod `{pod}` has none on the network `{network}`")]
+    NoAddress { pod: Name, network: Name },
     /// `key` is below `net.`, and the pod is on the host's network. Refused where a configuration
     /// is read; what an older version stored is refused here.
     #[error("set the pod's sysctls: `{key}` would be the host's: the pod has its network")]

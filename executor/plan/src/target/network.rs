@@ -1,10 +1,11 @@
-//! Addresses, the bridge, and the links that lead to it.
+//! Addresses, the bridges, and the links that lead to them.
 
 use crate::{
-    observed::HostNetwork,
+    observed::{self, FoundLink, HostNetwork},
     target::{
         ID_COUNT, Target, TargetError,
-        firewall::{Family, hardware_address, port_group},
+        firewall::Family,
+        networks::{Place, UsedNetwork, memberships},
     },
 };
 use ipnet::IpNet;
@@ -13,20 +14,23 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
-use tank_model::{Name, graph::SandboxNode, spec::Network, units::nth_address};
+use tank_model::{Name, graph::SandboxNode, spec::Network};
 
-/// The bridge and what the host needs for it.
+/// A network's bridge and what the host needs for it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Bridge {
     /// Its interface's name.
     pub name: String,
+    /// The network's name, for people: of any but the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Name>,
     /// Its own addresses, with the lengths of their networks' prefixes.
     pub addresses: BTreeSet<IpNet>,
     /// The host's settings, in the order in which they are set.
     pub settings: Vec<Setting>,
 }
 
-/// A setting of the host that the bridge needs.
+/// A setting of the host that a bridge needs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Setting {
     /// Below `/proc/sys`.
@@ -44,9 +48,12 @@ pub(super) const FORWARDS: [(Family, &str); 2] = [
     (Family::V6, "net/ipv6/conf/all/forwarding"),
 ];
 
-/// A pod's link to the bridge.
+/// A pod's link to a bridge.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PodLink {
+    /// Its name inside.
+    #[serde(default = "first_link", skip_serializing_if = "is_first_link")]
+    pub name: String,
     /// The bridge it leads to, which is made where it is not there.
     pub bridge: String,
     /// The bridge's own addresses, with the lengths of their networks' prefixes.
@@ -60,8 +67,21 @@ pub struct PodLink {
     pub mtu: u32,
     /// The pod's own addresses, with the lengths of their networks' prefixes.
     pub addresses: BTreeSet<IpNet>,
-    /// Where its default routes lead, one for each network.
+    /// Where its default routes lead, one of each family at most; none where another link has it.
     pub gateways: BTreeSet<IpAddr>,
+}
+
+/// The name inside of a pod's link, by its place among the networks of the pod.
+pub fn link_name(place: usize) -> String {
+    format!("eth{place}")
+}
+
+fn first_link() -> String {
+    link_name(0)
+}
+
+fn is_first_link(name: &str) -> bool {
+    name == first_link()
 }
 
 /// Ethernet's (RFC 894).
@@ -85,38 +105,33 @@ pub(super) fn refuse_host_sysctls(node: &SandboxNode) -> Result<(), TargetError>
 }
 
 impl Target<'_> {
-    /// Whether a pod has an address of its own on the bridge.
+    /// Whether a pod has an address of its own on a bridge of Tank's.
     pub fn is_bridged(&self, pod: &Name) -> bool {
         self.graph
             .sandbox(pod)
             .is_some_and(|(node, _)| node.network == Network::Bridge)
     }
 
-    /// A pod's addresses, one of each of the host's networks; none where it is not on the bridge,
-    /// or has no lease.
-    pub fn addresses(&self, pod: &Name) -> BTreeSet<IpNet> {
-        match self.leases.get(pod) {
-            Some(lease) if self.is_bridged(pod) => self.nth(*lease),
-            _ => BTreeSet::new(),
-        }
+    /// A pod's addresses, those of its first network first; none where it is on no bridge, or has no
+    /// lease.
+    pub fn addresses(&self, pod: &Name) -> Vec<IpNet> {
+        let places = self.places(pod).into_iter();
+        places.flat_map(|place| place.addresses).collect()
     }
 
-    /// The bridge's own addresses.
-    pub(super) fn bridge_addresses(&self) -> BTreeSet<IpNet> {
-        self.nth(1)
+    /// The bridges that there have to be, on a host whose network is this.
+    pub fn bridges(&self, host: &HostNetwork) -> Vec<Bridge> {
+        let networks = self.networks().into_iter();
+        let bridge = |network: UsedNetwork| Bridge {
+            addresses: network.addresses(),
+            settings: self.settings(&network, host),
+            network: (!network.name.is_default_network()).then_some(network.name),
+            name: network.bridge,
+        };
+        networks.map(bridge).collect()
     }
 
-    /// The bridge, on a host whose network is this; [`Target::needs_bridge`] says whether there has
-    /// to be one.
-    pub fn bridge(&self, host: &HostNetwork) -> Bridge {
-        Bridge {
-            name: self.host.bridge.clone(),
-            addresses: self.nth(1),
-            settings: self.settings(host),
-        }
-    }
-
-    fn settings(&self, host: &HostNetwork) -> Vec<Setting> {
+    fn settings(&self, network: &UsedNetwork, host: &HostNetwork) -> Vec<Setting> {
         let setting = |path: String, value: &str, links| Setting {
             path,
             value: value.to_owned(),
@@ -128,10 +143,15 @@ impl Target<'_> {
                 continue;
             }
             if family == Family::V4 {
-                // Lets a port on 127.0.0.1 lead to a pod; the table's guard keeps pods from the
-                // host's loopback.
-                let path = format!("net/ipv4/conf/{}/route_localnet", self.host.bridge);
+                // A pod is not told where the host's other addresses are: it has the bridge's own.
+                let path = format!("net/ipv4/conf/{}/arp_ignore", network.bridge);
                 settings.push(setting(path, "1", BTreeSet::new()));
+                // Lets a port on 127.0.0.1 lead to a pod; the table's guard keeps pods from the
+                // host's loopback. No port leads into an internal network.
+                if !network.internal {
+                    let path = format!("net/ipv4/conf/{}/route_localnet", network.bridge);
+                    settings.push(setting(path, "1", BTreeSet::new()));
+                }
             } else {
                 // A host that forwards takes itself for a router, and forgets the routes that
                 // others advertise: first it is set to go on listening.
@@ -144,12 +164,16 @@ impl Target<'_> {
         settings
     }
 
-    /// Whether the pods have addresses of a family.
+    /// Whether pods have addresses of a family, or would have on the default network.
     pub(crate) fn has(&self, family: Family) -> bool {
-        let networks = self.host.networks.iter();
-        networks
-            .map(|network| Family::from(network.addr()))
-            .any(|own| own == family)
+        let is_of = |net: &IpNet| Family::from(net.addr()) == family;
+        let mut networks = self.host.networks.iter();
+        let declared = || {
+            self.graph
+                .networks()
+                .filter_map(|(name, _)| self.network(name))
+        };
+        networks.any(is_of) || declared().any(|network| network.subnets.iter().any(is_of))
     }
 
     /// The host's links between which nothing is forwarded although the host forwards, because it
@@ -200,33 +224,62 @@ impl Target<'_> {
         Ok(owned.collect())
     }
 
-    /// Whether any pod is on the bridge.
+    /// Whether any pod is on a bridge.
     pub fn needs_bridge(&self) -> bool {
         self.graph.pods().any(|pod| self.is_bridged(pod))
     }
 
-    /// A pod's link to the bridge.
+    /// A pod's links to the bridges of its networks. Those of IPv4 and of IPv6 that lead further are
+    /// the first that are not internal.
     ///
     /// # Errors
-    /// When the pod has no lease.
-    pub fn link(&self, pod: &Name) -> Result<PodLink, TargetError> {
-        let lease = self.lease(pod)?;
-        let bridge_addresses = self.nth(1);
-        Ok(PodLink {
-            bridge: self.host.bridge.clone(),
-            mac: hardware_address(lease),
-            group: port_group(lease),
-            mtu: self.host.mtu,
-            addresses: self.nth(lease),
-            gateways: bridge_addresses.iter().map(IpNet::addr).collect(),
-            bridge_addresses,
-        })
+    /// When the pod has no lease, or no address on a network.
+    pub fn links(&self, pod: &Name) -> Result<Vec<PodLink>, TargetError> {
+        self.lease(pod)?;
+        let places = self.places(pod);
+        for (network, _) in memberships(self.graph, pod) {
+            if !places.iter().any(|place| place.network == network) {
+                let pod = pod.clone();
+                return Err(TargetError::NoAddress { pod, network });
+            }
+        }
+        let mut routed = BTreeSet::new();
+        let link = |(index, place): (usize, Place)| {
+            let network = self.network(&place.network);
+            let network = network.ok_or_else(|| TargetError::NoAddress {
+                pod: pod.clone(),
+                network: place.network.clone(),
+            })?;
+            let bridge_addresses = network.addresses();
+            let gateways = bridge_addresses.iter().map(IpNet::addr);
+            let gateways = gateways
+                .filter(|gateway| !network.internal && routed.insert(Family::from(*gateway)));
+            Ok(PodLink {
+                name: link_name(index),
+                bridge: network.bridge.clone(),
+                mac: place.mac,
+                group: place.group,
+                mtu: self.host.mtu,
+                addresses: place.addresses,
+                gateways: gateways.collect(),
+                bridge_addresses,
+            })
+        };
+        places.into_iter().enumerate().map(link).collect()
     }
-
-    pub(super) fn nth(&self, n: u32) -> BTreeSet<IpNet> {
-        let networks = self.host.networks.iter();
-        networks
-            .filter_map(|network| nth_address(*network, n))
-            .collect()
+    /// Whether a pod's links are as they should be.
+    pub(crate) fn is_connected(&self, pod: &Name, sandbox: &observed::Sandbox) -> bool {
+        let Ok(links) = self.links(pod) else {
+            return false;
+        };
+        let gateways: BTreeSet<IpAddr> = links
+            .iter()
+            .flat_map(|link| link.gateways.iter().copied())
+            .collect();
+        let is_there = |link: &PodLink| {
+            let found = sandbox.links.get(&link.name);
+            found == Some(&FoundLink::of(link))
+        };
+        sandbox.gateways == gateways && links.iter().all(is_there)
     }
 }

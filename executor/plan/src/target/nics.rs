@@ -7,7 +7,10 @@
 
 use crate::{
     observed::{HostNetwork, Parent},
-    target::{Target, TargetError},
+    target::{
+        Target, TargetError,
+        networks::{BRIDGE_DIGITS, is_bridge_name},
+    },
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -106,6 +109,10 @@ pub enum NicError {
     IsMacvlan { parent: String },
     #[error("the host's link `{parent}` is a port of `{of}`, and takes no macvlan; name `{of}`")]
     IsPort { parent: String, of: String },
+    #[error("every address of the pool {pool} is somebody's; make it larger, or add a pool")]
+    PoolEmpty { pool: IpNet },
+    #[error("{address} of the pool is the host's own on `{parent}`; use a pool without it")]
+    OfTheHost { address: IpAddr, parent: String },
     #[error("packets of {mtu} bytes are longer than the {limit} that `{parent}` takes")]
     TooLong {
         parent: String,
@@ -119,6 +126,7 @@ impl NicError {
     fn field(&self) -> &'static str {
         match self {
             Self::TooLong { .. } => "mtu",
+            Self::PoolEmpty { .. } | Self::OfTheHost { .. } => "pool",
             _ => "parent",
         }
     }
@@ -183,7 +191,7 @@ impl Target<'_> {
             parent: parent.to_owned(),
             mac: self.nic_mac(pod, name),
             mtu: nic.mtu.unwrap_or(link.mtu),
-            addresses: nic.static_addresses().collect(),
+            addresses: self.own_addresses(pod, name, nic).collect(),
             routes: nic
                 .gateway
                 .and_then(default)
@@ -191,11 +199,73 @@ impl Target<'_> {
                 .chain(more)
                 .collect(),
         };
+        if let Some(pool) = nic.own_pool() {
+            let Some(own) = self.pooled_address(pod, name, nic) else {
+                let pool = pool.addresses;
+                return Err(NicError::PoolEmpty { pool });
+            };
+            let address = own.addr();
+            if link.addresses.iter().any(|host| host.addr() == address) {
+                let parent = parent.to_owned();
+                return Err(NicError::OfTheHost { address, parent });
+            }
+        }
         // One that is as it should be stays so while its parent is down.
         if found != Some(&wanted) {
             self.refuse_parent(nic.mode, parent, link, wanted.mtu)?;
         }
         Ok(wanted)
+    }
+
+    /// The address that an interface has of its pool.
+    fn pooled_address(&self, pod: &Name, name: &Name, nic: &Nic) -> Option<IpNet> {
+        let pool = nic.own_pool()?;
+        let address = self.pooled.get(pod)?.get(name)?;
+        IpNet::new(*address, pool.network.prefix_len()).ok()
+    }
+
+    /// The addresses of an interface.
+    fn own_addresses(
+        &self,
+        pod: &Name,
+        name: &Name,
+        nic: &Nic,
+    ) -> impl Iterator<Item = IpNet> + use<'_> {
+        let pooled = self.pooled_address(pod, name, nic);
+        let all: Vec<IpNet> = pooled.into_iter().chain(nic.static_addresses()).collect();
+        all.into_iter()
+    }
+
+    /// The addresses of a pod's own interfaces, in the order of these.
+    pub fn nic_addresses(&self, pod: &Name) -> Vec<IpNet> {
+        let declared = self.declared_nics(pod).into_iter().flatten();
+        declared
+            .flat_map(|(name, nic)| self.own_addresses(pod, name, nic))
+            .collect()
+    }
+
+    /// All addresses of a pod, as a graph has it.
+    pub(crate) fn addresses_in(&self, graph: &Graph, pod: &Name) -> BTreeSet<IpAddr> {
+        let places = self.places_in(graph, pod).into_iter();
+        let on_bridges = places.flat_map(|place| place.addresses);
+        let nics = declared(graph, pod).into_iter().flatten();
+        let own = nics.flat_map(|(name, nic)| self.own_addresses(pod, name, nic));
+        on_bridges.chain(own).map(|own| own.addr()).collect()
+    }
+
+    /// Whose an address is on this host that no interface of a pod's own can have then: the host would
+    /// lead what is for it to that pod.
+    fn has_already(&self, own: IpAddr, host: &HostNetwork) -> Option<String> {
+        let fixed = self.host.networks.iter().copied();
+        let declared = self.networks().into_iter();
+        let mut pods = fixed.chain(declared.flat_map(|network| network.subnets));
+        if let Some(net) = pods.find(|net| net.contains(&own)) {
+            return Some(format!("of {}, which is the pods' own", net.trunc()));
+        }
+        let mut links = host.parents.iter();
+        let has = |link: &Parent| link.addresses.iter().any(|at| at.addr() == own);
+        let (name, _) = links.find(|(_, link)| has(link))?;
+        Some(format!("this host's, on `{name}`"))
     }
 
     fn refuse_parent(
@@ -208,7 +278,7 @@ impl Target<'_> {
         let parent = name.to_owned();
         let macvlan = mode == NicMode::Macvlan;
         Err(match &link.port_of {
-            _ if name == self.host.bridge => NicError::OwnBridge { parent },
+            _ if name == self.host.bridge || is_bridge_name(name) => NicError::OwnBridge { parent },
             _ if !macvlan && !link.is_bridge => NicError::NoBridge { parent },
             _ if macvlan && link.is_macvlan => NicError::IsMacvlan { parent },
             _ if macvlan && !link.is_ethernet => NicError::NoEthernet { parent },
@@ -240,8 +310,9 @@ impl Target<'_> {
 
     /// Whether a pod has a macvlan with an address: then there are rules for host links.
     pub(super) fn needs_host_links(&self) -> bool {
-        self.macvlans()
-            .any(|(.., nic)| nic.static_addresses().next().is_some())
+        let has_address =
+            |nic: &Nic| nic.own_pool().is_some() || nic.static_addresses().next().is_some();
+        self.macvlans().any(|(.., nic)| has_address(nic))
     }
 
     /// Every macvlan that is declared: its pod, its name, itself.
@@ -258,7 +329,8 @@ impl Target<'_> {
     pub(super) fn macvlan_senders(&self) -> impl Iterator<Item = ([u8; 6], IpAddr)> {
         self.macvlans().flat_map(|(pod, name, nic)| {
             let mac = self.nic_mac(pod, name);
-            nic.static_addresses().map(move |own| (mac, own.addr()))
+            let own = self.own_addresses(pod, name, nic);
+            own.map(move |own| (mac, own.addr()))
         })
     }
 
@@ -347,16 +419,24 @@ fn parent_of<'a>(
     parent.map(String::as_str).ok_or(NicError::NoDefaultRoute)
 }
 
-/// `tank-eth0`; of a parent with a longer name the hash of it.
+/// `tank-eth0`; of a parent with a longer name the hash of it, and of one by whose name it would be
+/// called as a bridge of a network is.
 pub fn host_link_name(parent: &str) -> String {
     let name = format!("{HOST_LINK_PREFIX}{parent}");
-    if name.len() <= MAX_LINK_NAME {
+    if name.len() <= MAX_LINK_NAME && !is_hash_of_network(parent) {
         return name;
     }
     let hash = Digest::of(parent.as_bytes()).to_string();
     let hash = hash.rsplit(':').next().unwrap_or_default();
     let hash = hash.get(..MAX_LINK_NAME - HOST_LINK_PREFIX.len());
     format!("{HOST_LINK_PREFIX}{}", hash.unwrap_or_default())
+}
+
+/// Whether this is what follows the prefix in the name of a network's bridge: as many digits as a host
+/// link's hash never has.
+pub(super) fn is_hash_of_network(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == BRIDGE_DIGITS && text.bytes().all(is_digit)
 }
 
 /// How the names of host links begin.
@@ -394,6 +474,9 @@ pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNetwork) -> Ve
             Err(_) => continue,
         };
         for own in nic.addresses.iter().map(IpNet::addr) {
+            if let Some(whose) = wanted.has_already(own, host).filter(|_| is_new) {
+                problems.push(format!("{at}: {own} is {whose}"));
+            }
             let other = taken.insert((nic.parent.clone(), own), at.clone());
             if let Some(other) = other.filter(|_| is_new) {
                 let parent = &nic.parent;

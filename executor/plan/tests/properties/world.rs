@@ -1,16 +1,19 @@
 //! Hosts made of data, configurations for them, and what may happen to them.
 
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use tank_model::{Config, Digest, Graph, Name};
 use tank_plan::{
     Inputs, Observed, Plan, Report, Target,
     model::{apply, inputs},
-    observed::{Parent, Pod, Probed, Run, State, Unresponsive, Verdict},
+    observed::{FoundLink, Parent, Pod, Probed, Run, State, Unresponsive, Verdict},
     plan,
     planner::SILENCE,
     target::{
-        firewall::{Action, Match},
+        firewall::{Action, Match, Set, Table, Value},
         nics::HOST_LINK_GROUP,
     },
 };
@@ -61,10 +64,15 @@ impl World {
                 found.sandbox.as_ref().map(|s| s.hash),
                 graph.sandbox(pod).map(|(_, hash)| hash)
             );
-            assert_eq!(
-                found.sandbox.as_ref().and_then(|s| s.network.clone()),
-                target.is_bridged(pod).then(|| target.addresses(pod))
-            );
+            let links = target.links(pod).expect("it has leases");
+            let there = found.sandbox.iter().flat_map(|sandbox| &sandbox.links);
+            let there: Vec<_> = there
+                .map(|(name, link)| (name.clone(), link.clone()))
+                .collect();
+            let wanted = links
+                .iter()
+                .map(|link| (link.name.clone(), FoundLink::of(link)));
+            assert_eq!(there, wanted.collect::<Vec<_>>());
             let nics = target
                 .nics(pod, &host.network, &BTreeMap::new())
                 .expect("every parent is there");
@@ -121,7 +129,9 @@ impl World {
             .map(|link| (link.name.clone(), Some(link)))
             .collect();
         assert_eq!(host.network.host_links, links);
-        assert_eq!(host.bridge.is_some(), target.needs_bridge());
+        let bridges = target.bridges(&host.network).into_iter();
+        let bridges = bridges.map(|bridge| (bridge.name, Some(bridge.addresses)));
+        assert_eq!(host.bridges, bridges.collect());
         let served = host.names.as_ref().and_then(|found| found.zone);
         assert_eq!(served, target.zone(host).map(|zone| zone.digest()));
     }
@@ -161,6 +171,13 @@ pub fn has_guard(host: &Observed) -> bool {
         >= 3
 }
 
+/// The networks of generated configurations, beside the default one.
+const NETWORKS: [&str; 4] = ["back", "front", "x:back", "y:back"];
+
+fn place(network: &str) -> Option<usize> {
+    NETWORKS.iter().position(|own| *own == network)
+}
+
 /// Configurations of up to five pods that depend only on those before them.
 pub fn configs() -> impl Strategy<Value = Config> {
     let container = (0..3u8, 0..3u8, prop::option::of(1..5u32), 0..3u8);
@@ -173,13 +190,17 @@ pub fn configs() -> impl Strategy<Value = Config> {
         any::<bool>(),
         0..3u8,
         any::<bool>(),
+        prop::collection::btree_set("default|back|front|[xy]:back", 0..4),
     );
-    prop::collection::btree_map("[a-e]", pod, 0..5).prop_map(|pods| {
+    let network = (any::<bool>(), any::<bool>());
+    let networks = prop::collection::vec(network, NETWORKS.len());
+    let pods = prop::collection::btree_map("[a-e]", pod, 0..5);
+    (pods, networks).prop_map(|(pods, networks)| {
         let names: Vec<String> = pods.keys().cloned().collect();
         let pods: serde_json::Map<String, serde_json::Value> = pods
             .iter()
             .enumerate()
-            .map(|(index, (name, (containers, inits, network, publish, label, depend)))| {
+            .map(|(index, (name, (containers, inits, network, publish, label, depend, on)))| {
                 let containers: serde_json::Map<String, serde_json::Value> = containers
                     .iter()
                     .map(|(name, (image, env, pids, text))| {
@@ -208,6 +229,17 @@ pub fn configs() -> impl Strategy<Value = Config> {
                     pod["aliases"] = serde_json::json!({ "shared": {}, format!("alias{label}"): {} });
                     pod["dns"] = serde_json::json!({ "servers": { "a": format!("192.0.2.{label}") } });
                 }
+                if network == "bridge" && !on.is_empty() {
+                    let on = on.iter().map(|network| {
+                        let static_address = format!("10.92.{}.{}", place(network).unwrap_or_default(), 100 + index);
+                        let own = match place(network).filter(|place| networks[*place].1) {
+                            Some(_) if index % 2 == 0 => serde_json::json!({ "addresses": [static_address] }),
+                            _ => serde_json::json!({ "aliases": { "here": {} } }),
+                        };
+                        (network.clone(), own)
+                    });
+                    pod["networks"] = on.collect::<serde_json::Map<_, _>>().into();
+                }
                 if *publish && network == "bridge" {
                     pod["publish"] = serde_json::json!({ "p": { "port": 1000 + index } });
                 }
@@ -217,7 +249,15 @@ pub fn configs() -> impl Strategy<Value = Config> {
                 (name.clone(), pod)
             })
             .collect();
-        serde_json::from_value(serde_json::json!({ "pods": pods })).expect("a configuration")
+        let networks = NETWORKS.iter().zip(&networks).enumerate().map(|(place, (name, (internal, own)))| {
+            let mut network = serde_json::json!({ "internal": internal });
+            if *own {
+                network["subnets"] = serde_json::json!([format!("10.92.{place}.0/24"), format!("fd92:{place}::/64")]);
+            }
+            ((*name).to_owned(), network)
+        });
+        let networks: serde_json::Map<_, _> = networks.collect();
+        serde_json::from_value(serde_json::json!({ "pods": pods, "networks": networks })).expect("a configuration")
     })
 }
 
@@ -230,6 +270,11 @@ pub enum Meddling {
     LoseHostLinks,
     FlushRules,
     DeleteBridge,
+    StopBridges,
+    AddAddresses,
+    LeaveBridge,
+    ChangeLinks,
+    Reroute,
     LoseNames,
     OutdateNames,
     ChangeLimits,
@@ -248,6 +293,11 @@ pub fn meddling() -> impl Strategy<Value = Meddling> {
         Just(Meddling::LoseHostLinks),
         Just(Meddling::FlushRules),
         Just(Meddling::DeleteBridge),
+        Just(Meddling::StopBridges),
+        Just(Meddling::AddAddresses),
+        Just(Meddling::LeaveBridge),
+        Just(Meddling::ChangeLinks),
+        Just(Meddling::Reroute),
         Just(Meddling::LoseNames),
         Just(Meddling::OutdateNames),
         Just(Meddling::ChangeLimits),
@@ -279,8 +329,29 @@ pub fn meddle(host: &mut Observed, what: &Meddling) {
             }
             Meddling::LoseLinks => {
                 if let Some(sandbox) = &mut pod.sandbox {
-                    sandbox.network = None;
+                    sandbox.links.clear();
                     sandbox.nics.clear();
+                }
+            }
+            Meddling::ChangeLinks => {
+                let links = pod
+                    .sandbox
+                    .iter_mut()
+                    .flat_map(|own| own.links.values_mut());
+                for (index, link) in links.enumerate() {
+                    match index % 4 {
+                        0 => link.group = 0,
+                        1 => link.mac = [2; 6],
+                        2 => link.bridge = "br0".to_owned(),
+                        _ => link.addresses.clear(),
+                    }
+                }
+            }
+            Meddling::Reroute => {
+                if let Some(sandbox) = &mut pod.sandbox
+                    && !sandbox.links.is_empty()
+                {
+                    sandbox.gateways = BTreeSet::from([std::net::Ipv4Addr::BROADCAST.into()]);
                 }
             }
             Meddling::ChangeLimits => {
@@ -319,6 +390,9 @@ pub fn meddle(host: &mut Observed, what: &Meddling) {
             Meddling::FlushRules
             | Meddling::LoseHostLinks
             | Meddling::DeleteBridge
+            | Meddling::StopBridges
+            | Meddling::AddAddresses
+            | Meddling::LeaveBridge
             | Meddling::LoseNames
             | Meddling::OutdateNames => {}
         }
@@ -336,11 +410,43 @@ pub fn meddle(host: &mut Observed, what: &Meddling) {
                 names.current = false;
             }
         }
-        Meddling::DeleteBridge => host.bridge = None,
+        Meddling::DeleteBridge => host.bridges.clear(),
+        Meddling::StopBridges => host.bridges.values_mut().for_each(|bridge| *bridge = None),
+        Meddling::AddAddresses => {
+            let other = "10.66.0.1/24".parse().expect("an address");
+            for bridge in host.bridges.values_mut().flatten() {
+                bridge.insert(other);
+            }
+        }
+        Meddling::LeaveBridge => drop(host.bridges.insert("tank-012345678".to_owned(), None)),
         _ => {}
     }
 }
 
-pub fn is_of_host_links(found: &Match) -> bool {
-    matches!(found, Match::InGroup { value, is: true, .. } if *value == HOST_LINK_GROUP)
+/// Whether what comes over host links is judged.
+pub fn guards_host_links(table: &Table) -> bool {
+    let is_of_host_links = |found: &Match| matches!(found, Match::InGroup { value, is: true, .. } if *value == HOST_LINK_GROUP);
+    let drops = table.rules.iter().filter(|rule| {
+        rule.action == Action::Drop && rule.matches.first().is_some_and(is_of_host_links)
+    });
+    drops.count() == 3
+}
+
+/// Where each published port leads, by the map and its key.
+pub fn leads(table: Option<&Table>) -> BTreeMap<(String, Vec<Value>), IpAddr> {
+    let sets = table.into_iter().flat_map(|table| &table.sets);
+    let maps = sets.filter(|set| !set.data.is_empty());
+    let of_map = |set: &Set| {
+        let (name, length) = (set.name.clone(), set.key.len());
+        let elements = set.elements.clone().into_iter();
+        elements.filter_map(move |element| {
+            let to = match element.get(length)? {
+                Value::V4(address) => IpAddr::V4(*address),
+                Value::V6(address) => IpAddr::V6(*address),
+                _ => return None,
+            };
+            Some(((name.clone(), element[..length].to_vec()), to))
+        })
+    };
+    maps.flat_map(of_map).collect()
 }

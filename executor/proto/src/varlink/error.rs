@@ -1,5 +1,6 @@
 //! The interface's errors, and what a person may do about them.
 
+use super::Problem;
 use serde::{Deserialize, Serialize};
 
 /// Every error of the interface.
@@ -14,6 +15,15 @@ pub enum Error {
         /// The name that was asked for.
         pod: String,
         /// A pod with a similar name.
+        nearest: Option<String>,
+    },
+    /// No network of that name is declared.
+    #[error("no such network: `{network}`")]
+    #[serde(rename = "io.tank.Executor.NoSuchNetwork")]
+    NoSuchNetwork {
+        /// The name that was asked for.
+        network: String,
+        /// A network with a similar name.
         nearest: Option<String>,
     },
     /// No pod of that stack is declared, or was.
@@ -93,6 +103,9 @@ pub enum Error {
     Busy {
         /// Which one, for people.
         message: String,
+        /// The command that ends it, where there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ends: Option<String>,
     },
     /// Another change came first.
     #[error("{}generation {generation} ({by}) came first", match ended {
@@ -126,6 +139,18 @@ pub enum Error {
     Invalid {
         /// Everything that is wrong with it, for people.
         problems: Vec<String>,
+        /// The same as data, where it does not fit what the host has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        details: Option<Vec<Problem>>,
+    },
+    /// What would be removed is used by pods that stay.
+    #[error("what others use can't be removed: {}", uses.join("; "))]
+    #[serde(rename = "io.tank.Executor.InUse")]
+    InUse {
+        /// Who uses what, for people.
+        uses: Vec<String>,
+        /// What to do about it.
+        help: String,
     },
     /// An image can't be had.
     #[error("can't get the image `{image}`: {why}")]
@@ -150,10 +175,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// [`Error::Invalid`], in words alone.
+    pub fn invalid(problems: Vec<String>) -> Self {
+        Self::Invalid {
+            problems,
+            details: None,
+        }
+    }
+
     /// What to do about it.
+    // long: it has an arm for each kind
     pub fn help(&self) -> Option<String> {
         match self {
             Self::NoSuchPod {
+                nearest: Some(nearest),
+                ..
+            }
+            | Self::NoSuchNetwork {
                 nearest: Some(nearest),
                 ..
             }
@@ -163,6 +201,9 @@ impl Error {
             } => Some(format!("did you mean `{nearest}`?")),
             Self::NoSuchPod { nearest: None, .. } => {
                 Some("`tank list` shows the pods there are".to_owned())
+            }
+            Self::NoSuchNetwork { nearest: None, .. } => {
+                Some("`tank list networks` shows the networks there are".to_owned())
             }
             Self::NoSuchStack { nearest: None, .. } => Some(
                 "`tank list` shows the pods there are, each with its stack before the `:`"
@@ -195,12 +236,13 @@ impl Error {
             Self::OtherSource { pod, .. } => Some(format!(
                 "give one of the two another name, or replace `{pod}` with `--replace`"
             )),
-            Self::Busy { .. } => Some("`tank generations rollback` ends it".to_owned()),
+            Self::Busy { ends, .. } => ends.as_ref().map(|ends| format!("`{ends}` ends it")),
             Self::Superseded { .. } => {
                 Some("nothing was changed; look at `tank diff` and switch again".to_owned())
             }
             Self::PlanChanged { .. } => Some("look at `tank diff` again".to_owned()),
             Self::ImageUnavailable { help, .. } => help.clone(),
+            Self::InUse { help, .. } => Some(help.clone()),
             _ => None,
         }
     }

@@ -13,8 +13,9 @@ mod words;
 pub use error::Error;
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
-    Generation, GenerationReply, GenerationsReply, GetReply, ListReply, LogsReply, Outcome,
-    Overridden, Pod, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
+    Generation, GenerationReply, GenerationsReply, GetReply, ListReply, LogsReply, Network,
+    NetworkPod, NetworksReply, Outcome, Overridden, Pod, PodInterface, Problem, Progress,
+    ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
 };
 pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
 
@@ -43,13 +44,16 @@ pub enum Method {
     /// Makes the host what a configuration says.
     #[serde(rename = "io.tank.Executor.Switch")]
     Switch(SwitchCall),
-    /// Removes one pod, or a stack.
+    /// Removes one pod, a stack, or a network.
     #[serde(rename = "io.tank.Executor.Delete")]
     Delete {
         /// The pod's name.
         pod: Option<String>,
-        /// The stack whose pods are removed.
+        /// The stack whose pods and networks are removed.
         stack: Option<String>,
+        /// The network's name on the host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<String>,
     },
     /// Goes back to an earlier generation.
     #[serde(rename = "io.tank.Executor.Rollback")]
@@ -79,6 +83,9 @@ pub enum Method {
     /// Every pod.
     #[serde(rename = "io.tank.Executor.List")]
     List {},
+    /// Every network, and who is on it.
+    #[serde(rename = "io.tank.Executor.Networks")]
+    Networks {},
     /// One pod and its configuration.
     #[serde(rename = "io.tank.Executor.Get")]
     Get {
@@ -120,7 +127,7 @@ pub enum Method {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 16] = [
+pub const METHODS: [&str; 17] = [
     "Status",
     "Diff",
     "Switch",
@@ -130,6 +137,7 @@ pub const METHODS: [&str; 16] = [
     "GetGeneration",
     "GenerationDiff",
     "List",
+    "Networks",
     "Get",
     "Exec",
     "Attach",

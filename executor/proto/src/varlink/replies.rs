@@ -56,6 +56,9 @@ pub struct Outcome {
     /// Where the time went, if that was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Vec<Span>>,
+    /// What pods need of the host's own network and is not there, a sentence each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmet: Option<Vec<String>>,
 }
 
 /// A reply of a method that streams its progress.
@@ -143,6 +146,22 @@ pub struct ContainerStatus {
     pub ready: bool,
 }
 
+/// A network interface of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct PodInterface {
+    /// Its name inside.
+    pub name: String,
+    /// The network that it is on, with its stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Of one of the pod's own: the host's link that it sits on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Without their prefix lengths.
+    pub addresses: Vec<String>,
+}
+
 /// A pod, desired beside observed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::CustomType))]
@@ -163,6 +182,9 @@ pub struct Pod {
     /// Whom it reaches and by whom it is reached, where that is not everybody, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policies: Option<Vec<String>>,
+    /// On which network each of the addresses is, where that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interfaces: Option<Vec<PodInterface>>,
 }
 
 /// Something that happened.
@@ -177,6 +199,13 @@ pub struct Event {
     pub pod: Option<String>,
     /// What happened, for people.
     pub message: String,
+    /// How often, where it was more than once with nothing else of the pod between; `time` is that of the
+    /// last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// When the first of these was, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
 }
 
 /// The answer to [`super::Method::Status`].
@@ -231,6 +260,62 @@ pub struct ChangesReply {
 pub struct ListReply {
     /// Every pod that is declared or there, by name.
     pub pods: Vec<Pod>,
+}
+
+/// A pod on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct NetworkPod {
+    /// The pod's name, with its stack.
+    pub pod: String,
+    /// Its addresses there.
+    pub addresses: Vec<String>,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Network {
+    /// Its name, with its stack.
+    pub name: String,
+    /// Its stack, if it belongs to one.
+    pub stack: Option<String>,
+    /// Whether nothing leads out of it or into it.
+    pub internal: bool,
+    /// With their prefixes.
+    pub subnets: Vec<String>,
+    /// The host's link for it; none where no pod is on it.
+    pub bridge: Option<String>,
+    /// Who is on it.
+    pub pods: Vec<NetworkPod>,
+}
+
+/// The answer to [`super::Method::Networks`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct NetworksReply {
+    /// By name.
+    pub networks: Vec<Network>,
+}
+
+/// A mistake in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Problem {
+    /// As `tank doc --error` takes it.
+    pub code: String,
+    /// The field's path, by the names of the host.
+    pub field: Vec<String>,
+    /// Where it is written, if that is known: `file:line`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do; may be empty.
+    pub help: String,
+    /// Another field that has to do with it, its role and its line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub related: Option<String>,
 }
 
 /// The answer to [`super::Method::Get`].
@@ -305,6 +390,9 @@ pub struct WhyReply {
     pub overrode: Vec<Overridden>,
     /// The generation that the value came with.
     pub since: Option<Generation>,
+    /// The other lines that a record was written on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<Vec<String>>,
 }
 
 /// The digest that a tag stands for now.

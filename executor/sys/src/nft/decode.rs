@@ -6,9 +6,9 @@
 //! Handles are left out.
 
 use super::{
-    Action, BaseChain, Chain, Family, Match, Rule, Table, TableFamily, about,
+    Action, Chain, Family, Match, Rule, Table, TableFamily, about,
     encode::{self, DESTINATION, NETWORK, SOURCE, TRANSPORT, Written},
-    expression::{Expression, attributes, number, text},
+    expression::{Expression, attributes, number, read_comment, text},
     sets,
 };
 use crate::netlink::Socket;
@@ -19,15 +19,14 @@ use netlink_packet_netfilter::{
         ChainMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetMessage, TableMessage,
     },
 };
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
 };
 
 /// The attributes of a message.
-type Attributes = BTreeMap<u16, Vec<u8>>;
+pub type Attributes = BTreeMap<u16, Vec<u8>>;
 
 /// The number of the ruleset that there is: every transaction of anybody's, in this network namespace,
 /// makes it one higher. Blocking.
@@ -136,59 +135,6 @@ fn list_sets(
     Ok(())
 }
 
-/// The base chains of type `filter` of every table of IP. Blocking.
-///
-/// # Errors
-/// What the kernel answers.
-pub fn filters() -> io::Result<Vec<BaseChain>> {
-    /// `NFPROTO_INET`, `NFPROTO_IPV4` and `NFPROTO_IPV6`.
-    const FAMILIES: [(u8, &str); 3] = [(1, "inet"), (2, "ip"), (10, "ip6")];
-    const TABLE: u16 = 1;
-    const CHAIN_OF_RULE: u16 = 2;
-    let socket = Socket::open(NETLINK_NETFILTER)?;
-    let dump = |message: NfTablesMessage| {
-        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
-        let message = NetfilterMessage::new(header, NetfilterMessageInner::NfTables(message));
-        socket.dump(message, |found: &mut Vec<(u8, Attributes)>, _, payload| {
-            let rest = payload.get(4..).unwrap_or_default();
-            found.extend(
-                payload
-                    .first()
-                    .map(|family| (*family, attributes(rest).collect())),
-            );
-        })
-    };
-    let chains = dump(NfTablesMessage::GetChain(ChainMessage {
-        attributes: Vec::new(),
-    }))?;
-    let rules = dump(NfTablesMessage::GetRule(RuleMessage {
-        attributes: Vec::new(),
-    }))?;
-    let with_rules: BTreeSet<(u8, String, String)> = rules
-        .iter()
-        .map(|(family, rule)| (*family, text_of(rule, TABLE), text_of(rule, CHAIN_OF_RULE)))
-        .collect();
-    let read = |(family, found): &(u8, Attributes)| {
-        let (_, family_name) = FAMILIES.iter().find(|(number, _)| number == family)?;
-        let BaseOf {
-            name,
-            kind,
-            hook,
-            policy,
-            ..
-        } = read_base(found)?;
-        let table = text_of(found, TABLE);
-        (kind == "filter").then(|| BaseChain {
-            has_rules: with_rules.contains(&(*family, table.clone(), name.clone())),
-            table: format!("{family_name} {table}"),
-            name,
-            hook,
-            drops: policy == encode::DROP,
-        })
-    };
-    Ok(chains.iter().filter_map(read).collect())
-}
-
 /// The attributes behind a `struct nfgenmsg`, of something in the table `name` of a family.
 pub fn in_table(family: TableFamily, name: &str, payload: &[u8]) -> Option<Attributes> {
     /// `NFPROTO_*`.
@@ -204,7 +150,7 @@ pub fn in_table(family: TableFamily, name: &str, payload: &[u8]) -> Option<Attri
     (payload.first() == Some(&own) && text(found.get(&OF_TABLE)?) == name).then_some(found)
 }
 
-fn text_of(found: &Attributes, kind: u16) -> String {
+pub fn text_of(found: &Attributes, kind: u16) -> String {
     found
         .get(&kind)
         .map(|value| text(value))
@@ -218,17 +164,17 @@ fn read_flags(table: &Attributes) -> Option<String> {
 }
 
 /// What the attributes of a base chain say.
-struct BaseOf {
-    name: String,
-    kind: String,
-    hook: u32,
-    priority: i32,
-    policy: u32,
+pub struct BaseOf {
+    pub name: String,
+    pub kind: String,
+    pub hook: u32,
+    pub priority: i32,
+    pub policy: u32,
 }
 
 const CHAIN_NAME: u16 = 3;
 
-fn read_base(found: &Attributes) -> Option<BaseOf> {
+pub fn read_base(found: &Attributes) -> Option<BaseOf> {
     const HOOK: u16 = 4;
     const POLICY: u16 = 5;
     const KIND: u16 = 7;
@@ -287,21 +233,6 @@ pub fn read_rule(found: &Attributes) -> Rule {
             .unwrap_or_default(),
         matches: read_matches(conditions),
         action,
-    }
-}
-
-/// The comment among libnftnl's user data: type, length and value of each.
-fn read_comment(mut data: &[u8]) -> Option<String> {
-    const COMMENT: u8 = 0;
-    loop {
-        let [kind, length, rest @ ..] = data else {
-            return None;
-        };
-        let value = rest.get(..usize::from(*length))?;
-        if *kind == COMMENT {
-            return Some(text(value));
-        }
-        data = &rest[value.len()..];
     }
 }
 
@@ -381,9 +312,7 @@ fn is_written_as(written: Option<Vec<Written>>, expressions: &[Expression]) -> b
             && written
                 .iter()
                 .zip(expressions)
-                .all(|((name, attributes), found)| {
-                    Expression::of(name, attributes).text() == found.text()
-                })
+                .all(|((name, attributes), found)| Expression::of(name, attributes) == *found)
     })
 }
 
@@ -425,15 +354,8 @@ fn read_match(expressions: &[Expression]) -> Option<(Match, usize)> {
             Some((condition, 2))
         }
         "fib" => Some((Match::DestinationLocal, 2)),
-        "ct" => {
-            let any_of = u32::from_ne_bytes(second.data(4)?.try_into().ok()?);
-            let condition = match load.number(2)? {
-                encode::CT_STATE => Match::ConnState { any_of },
-                encode::CT_STATUS => Match::ConnStatus { any_of },
-                _ => return None,
-            };
-            Some((condition, 3))
-        }
+        "socket" => Some((Match::SocketTransparent, 2)),
+        "ct" => read_connection(load, second),
         "payload" if load.number(2)? == TRANSPORT => {
             let value = value()?;
             let port = || Some(u16::from_be_bytes(value.as_slice().try_into().ok()?));
@@ -447,6 +369,20 @@ fn read_match(expressions: &[Expression]) -> Option<(Match, usize)> {
         "payload" if load.number(2)? == NETWORK => read_network(load, second, expressions.get(2)),
         _ => None,
     }
+}
+
+fn read_connection(load: &Expression, second: &Expression) -> Option<(Match, usize)> {
+    let key = load.number(2)?;
+    if key == encode::CT_DIRECTION {
+        return Some((Match::ConnReply, 2));
+    }
+    let any_of = u32::from_ne_bytes(second.data(4)?.try_into().ok()?);
+    let condition = match key {
+        encode::CT_STATE => Match::ConnState { any_of },
+        encode::CT_STATUS => Match::ConnStatus { any_of },
+        _ => return None,
+    };
+    Some((condition, 3))
 }
 
 fn read_group(mask: &Expression, cmp: &Expression) -> Option<(Match, usize)> {

@@ -36,9 +36,18 @@ pub const META_L4PROTO: u32 = 16;
 pub const NETWORK: u32 = 1;
 pub const TRANSPORT: u32 = 2;
 const RTN_LOCAL: u32 = 2;
-/// Keys of a connection: its state and its status.
+/// `IP_CT_DIR_ORIGINAL` and `IP_CT_DIR_REPLY`.
+pub const OPENER: u8 = 0;
+pub const REPLY: u8 = 1;
+/// Keys of a connection: its state, which way a packet of it goes, and its status.
 pub const CT_STATE: u32 = 0;
+pub const CT_DIRECTION: u32 = 1;
 pub const CT_STATUS: u32 = 2;
+/// The source of a direction (`NFT_CT_SRC_IP`, `NFT_CT_SRC_IP6`), and the attribute that says which
+/// (`NFTA_CT_DIRECTION`).
+pub const CT_SOURCE4: u32 = 19;
+pub const CT_SOURCE6: u32 = 21;
+pub const CT_WAY: u16 = 3;
 /// `NF_DROP` and `NF_ACCEPT`.
 pub const DROP: u32 = 0;
 pub const ACCEPT: u32 = 1;
@@ -260,6 +269,16 @@ pub fn of_match(condition: &Match) -> Option<Vec<Written>> {
         }
         Match::ConnState { any_of } => ct_has(CT_STATE, *any_of),
         Match::ConnStatus { any_of } => ct_has(CT_STATUS, *any_of),
+        Match::ConnReply => vec![
+            ("ct", vec![of_number(1, 1), of_number(2, CT_DIRECTION)]),
+            cmp(EQUAL, &[REPLY]),
+        ],
+        Match::SocketTransparent => {
+            /// `NFT_SOCKET_TRANSPARENT`.
+            const TRANSPARENT: u32 = 0;
+            let load = vec![of_number(1, TRANSPARENT), of_number(2, 1)];
+            vec![("socket", load), cmp(EQUAL, &[1])]
+        }
         Match::InSet { set, of, is } => sets::lookup(set, of, *is),
         Match::Other(_) => return None,
     })

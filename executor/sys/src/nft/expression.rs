@@ -1,9 +1,9 @@
 //! An expression as it is in a message: a name and attributes (`NFTA_EXPR_NAME`,
 //! `NFTA_EXPR_DATA`).
 //!
-//! The kernel lists attributes in an order of its own, with those that were left to their default:
-//! the [text](Expression::text) of an expression has them by their numbers, without numbers that
-//! are zero, so that equal texts are equal expressions.
+//! The kernel lists attributes in an order of its own, with those that were left to their default: an
+//! [`Expression`] has them by their numbers, without numbers that are zero, so that those that do the
+//! same are equal, and have one [text](Expression::text).
 
 use netlink_packet_core::{DefaultNla, Emitable, Nla, NlasIterator};
 use std::{collections::BTreeMap, fmt::Write};
@@ -18,11 +18,25 @@ const NESTED: u16 = 0x8000;
 const VALUE: u16 = 1;
 const VERDICT: u16 = 2;
 
-/// An expression with its attributes by their kinds.
+/// An expression with its attributes by their kinds, without those that are zero as by default.
 #[derive(Clone, Debug, Default)]
 pub struct Expression {
     pub name: String,
     attributes: BTreeMap<u16, Vec<u8>>,
+}
+
+/// Whether they do the same. A rule set is read by many of these comparisons, so nothing is parsed where the bytes
+/// themselves are equal, or other attributes differ.
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        let mut pairs = self.attributes.iter().zip(&other.attributes);
+        self.name == other.name
+            && self.attributes.len() == other.attributes.len()
+            && pairs.all(|((kind, own), (others, other))| {
+                kind == others
+                    && (own == other || holds_data(&self.name, *kind) && data(own) == data(other))
+            })
+    }
 }
 
 impl Expression {
@@ -31,11 +45,9 @@ impl Expression {
         const NAME: u16 = 1;
         const DATA: u16 = 2;
         let found: BTreeMap<u16, Vec<u8>> = attributes(element).collect();
+        let name = found.get(&NAME).map(|name| text(name)).unwrap_or_default();
         let data = found.get(&DATA).into_iter();
-        Self {
-            name: found.get(&NAME).map(|name| text(name)).unwrap_or_default(),
-            attributes: data.flat_map(|data| attributes(data)).collect(),
-        }
+        Self::with(name, data.flat_map(|data| attributes(data)))
     }
 
     /// As it is read back after it was written.
@@ -45,10 +57,13 @@ impl Expression {
             attribute.emit_value(&mut value);
             (attribute.kind() & KIND, value)
         };
-        Self {
-            name: name.to_owned(),
-            attributes: written.iter().map(value).collect(),
-        }
+        Self::with(name.to_owned(), written.iter().map(value))
+    }
+
+    fn with(name: String, attributes: impl Iterator<Item = (u16, Vec<u8>)>) -> Self {
+        let is_set = |(kind, value): &(u16, Vec<u8>)| holds_data(&name, *kind) || *value != [0; 4];
+        let attributes = attributes.filter(is_set).collect();
+        Self { name, attributes }
     }
 
     /// A number; zero where it was left to its default. None: it is no number of 32 bits.
@@ -91,7 +106,7 @@ impl Expression {
         for (kind, value) in &self.attributes {
             if holds_data(&self.name, *kind) {
                 write_data(&mut text, *kind, value);
-            } else if *value != [0; 4] {
+            } else {
                 write_bytes(&mut text, *kind, value);
             }
         }
@@ -108,17 +123,20 @@ fn holds_data(name: &str, kind: u16) -> bool {
     )
 }
 
+/// The attributes of a `NFTA_DATA_*`, and those within a verdict, by their kinds in this order.
+fn data(value: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    let of_data: BTreeMap<_, _> = attributes(value).collect();
+    let flat = |(kind, value): (u16, Vec<u8>)| match kind {
+        VERDICT => Vec::from_iter(attributes(&value).collect::<BTreeMap<_, _>>()),
+        _ => vec![(kind, value)],
+    };
+    of_data.into_iter().flat_map(flat).collect()
+}
+
 fn write_data(text: &mut String, kind: u16, value: &[u8]) {
     let _ = write!(text, " {kind}=(");
-    for (kind, value) in attributes(value).collect::<BTreeMap<_, _>>() {
-        if kind == VERDICT {
-            attributes(&value)
-                .collect::<BTreeMap<_, _>>()
-                .iter()
-                .for_each(|(kind, value)| write_bytes(text, *kind, value));
-        } else {
-            write_bytes(text, kind, &value);
-        }
+    for (kind, value) in data(value) {
+        write_bytes(text, kind, &value);
     }
     text.push_str(" )");
 }
@@ -169,4 +187,19 @@ pub fn of_data(kind: u16, value: &[u8]) -> DefaultNla {
 /// An attribute that holds a verdict, to be written.
 pub fn of_verdict(kind: u16, code: u32) -> DefaultNla {
     of_nested(kind, &[of_nested(VERDICT, &[of_number(1, code)])])
+}
+
+/// The comment among libnftnl's user data: type, length and value of each.
+pub fn read_comment(mut data: &[u8]) -> Option<String> {
+    const COMMENT: u8 = 0;
+    loop {
+        let [kind, length, rest @ ..] = data else {
+            return None;
+        };
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == COMMENT {
+            return Some(text(value));
+        }
+        data = &rest[value.len()..];
+    }
 }

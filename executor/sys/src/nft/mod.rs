@@ -13,6 +13,7 @@
 mod decode;
 mod encode;
 mod expression;
+mod others;
 mod sets;
 mod tables;
 mod values;
@@ -111,7 +112,7 @@ pub enum Match {
     DestinationLocal,
     /// `IPPROTO_*`.
     Protocol(u8),
-    /// The type of an ICMPv6 message. Only after its [`Match::Protocol`].
+    /// The type of an ICMPv6 or ICMP message. Only after its [`Match::Protocol`].
     Icmpv6Type(u8),
     /// The port it comes from. Only after a [`Match::Protocol`] that has ports.
     SourcePort(u16),
@@ -128,6 +129,11 @@ pub enum Match {
     ConnState { any_of: u32 },
     /// Its connection has one of these status bits ([`ct_status`]).
     ConnStatus { any_of: u32 },
+    /// It goes the other way than the first packet of its connection did. What is not tracked goes
+    /// neither way.
+    ConnReply,
+    /// A socket of this network namespace is there for it that is transparent (`IP_TRANSPARENT` of ip(7)).
+    SocketTransparent,
     /// An expression that this vocabulary has no word for, as ` name{kind=value …}`. It is listed,
     /// and can't be written.
     Other(String),
@@ -226,7 +232,8 @@ pub struct BaseChain {
     pub name: String,
     /// As [`Chain::hook`].
     pub hook: u32,
-    /// Whether what none of its rules decides on is dropped.
+    /// Whether what none of its rules decides on is dropped: by its policy, or by a last rule that drops or rejects all that
+    /// comes to it.
     pub drops: bool,
     /// Whether it has rules.
     pub has_rules: bool,
@@ -237,7 +244,7 @@ pub struct BaseChain {
 /// # Errors
 /// What the kernel answers.
 pub fn filters() -> Result<Vec<BaseChain>> {
-    decode::filters().doing(|| "list the nftables chains")
+    others::filters().doing(|| "list the nftables chains")
 }
 
 /// A message about a family's tables.

@@ -14,6 +14,7 @@ use netlink_packet_netfilter::nftables::NfTablesMessage;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    sync::LazyLock,
 };
 
 /// `NFT_MSG_*SETELEM`.
@@ -29,8 +30,8 @@ const INTERVAL: u32 = 0x4;
 const MAP: u32 = 0x8;
 const CONCATENATION: u32 = 0x80;
 
-/// `NFTA_SET_USERDATA`, and what `nft` keeps there to print numbers of the machine's byte order as what
-/// they are (`NFTNL_UDATA_SET_KEYBYTEORDER`, four bytes, `BYTEORDER_HOST_ENDIAN`).
+/// `NFTA_SET_USERDATA`, and what `nft` keeps there to print numbers and names of the machine's byte order as
+/// what they are (`NFTNL_UDATA_SET_KEYBYTEORDER`, four bytes, `BYTEORDER_HOST_ENDIAN`).
 const USERDATA: u16 = 13;
 const HOST_ENDIAN: [u8; 6] = {
     let [a, b, c, d] = 1u32.to_ne_bytes();
@@ -93,6 +94,17 @@ pub fn fetch(map: &str, of: &[Selector]) -> Vec<Written> {
     expressions
 }
 
+/// What loads each of the selectors, by the register it is loaded into: the kernel has 16 of 4 bytes.
+static LOADS: LazyLock<[Vec<(Selector, Expression)>; 16]> = LazyLock::new(|| {
+    std::array::from_fn(|slot| {
+        let load = |selector: &Selector| {
+            let (name, attributes) = selector.load(register(slot as u32));
+            (*selector, Expression::of(name, &attributes))
+        };
+        Selector::ALL.iter().map(load).collect()
+    })
+});
+
 /// The set that a lookup is in, what it is of, whether it has to be there, and how many expressions
 /// that is: a guess, to be proved.
 pub fn read_lookup(expressions: &[Expression]) -> Option<(String, Vec<Selector>, bool, usize)> {
@@ -103,12 +115,9 @@ pub fn read_lookup(expressions: &[Expression]) -> Option<(String, Vec<Selector>,
             let set = expression.text_of(1)?;
             return Some((set, of.clone(), expression.number(5)? == 0, of.len() + 1));
         }
-        let is_load = |selector: &&Selector| {
-            let (name, attributes) = selector.load(register(slot));
-            Expression::of(name, &attributes).text() == expression.text()
-        };
-        let selector = *Selector::ALL.iter().find(is_load)?;
-        of.push(selector);
+        let mut loads = LOADS.get(slot as usize)?.iter();
+        let (selector, _) = loads.find(|(_, load)| load == expression)?;
+        of.push(*selector);
         slot += selector.kind().registers();
     }
     None
@@ -136,7 +145,7 @@ pub fn messages(table: &str, set: &Set, id: u32) -> io::Result<Vec<NfTablesMessa
     let mut attributes = vec![of_text(1, table), of_text(2, &set.name)];
     attributes.extend(description(set));
     attributes.push(of_number(10, id));
-    if set.key == [Kind::Group] {
+    if matches!(set.key[..], [Kind::Group | Kind::Interface]) {
         attributes.push(DefaultNla::new(USERDATA, HOST_ENDIAN.to_vec()));
     }
     let mut messages = vec![NfTablesMessage::Other {

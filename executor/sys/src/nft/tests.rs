@@ -62,6 +62,8 @@ fn condition() -> impl Strategy<Value = Match> {
             .prop_map(|(set, of, is)| Match::InSet { set, of, is }),
         any::<u32>().prop_map(|any_of| Match::ConnState { any_of }),
         any::<u32>().prop_map(|any_of| Match::ConnStatus { any_of }),
+        Just(Match::ConnReply),
+        Just(Match::SocketTransparent),
     ]
 }
 

@@ -2,12 +2,13 @@
 
 use super::{
     encode::{
-        META_IIFGROUP, META_IIFNAME, META_L4PROTO, META_OIFGROUP, META_OIFNAME, NETWORK, TRANSPORT,
-        Written, interface_name,
+        CT_SOURCE4, CT_SOURCE6, CT_WAY, META_IIFGROUP, META_IIFNAME, META_L4PROTO, META_OIFGROUP,
+        META_OIFNAME, NETWORK, OPENER, REPLY, TRANSPORT, Written, interface_name,
     },
     expression::{of_number, text},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
+use netlink_packet_core::DefaultNla;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// `IFNAMSIZ`.
@@ -73,6 +74,8 @@ pub enum Selector {
     OutInterface,
     /// The group of the interface it leaves by.
     OutGroup,
+    /// What the frame says it holds (`ETH_P_*`): of a tagged one, that it is tagged.
+    FrameType,
     /// The hardware address that the frame is for.
     DestinationMac,
     /// The hardware address that the frame says it is from.
@@ -89,8 +92,28 @@ pub enum Selector {
     Source6,
     /// Its destination, of IPv6.
     Destination6,
+    /// The source of the first packet of its connection, of IPv4.
+    OpenerSource4,
+    /// The same, of IPv6.
+    OpenerSource6,
+    /// The source of the answers of its connection, of IPv4.
+    AnswerSource4,
+    /// The same, of IPv6.
+    AnswerSource6,
     /// The address that a neighbour solicitation or advertisement is about (RFC 4861).
     NeighbourTarget,
+    /// What the header of IPv6 says is next.
+    NextHeader,
+    /// How many bytes are behind the header of IPv6.
+    PayloadLength,
+    /// The type and the length of the first option of a neighbour solicitation or advertisement.
+    NeighbourOption,
+    /// The hardware address in it.
+    NeighbourMac,
+    /// The type and the length of the first option of a router solicitation.
+    SolicitationOption,
+    /// The hardware address in it.
+    SolicitationMac,
     /// The protocol above IP.
     Protocol,
     /// The port it is for. Only after a condition, or with a [`Selector::Protocol`], that says it has
@@ -205,11 +228,12 @@ impl Value {
 }
 
 impl Selector {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::InGroup,
         Self::InInterface,
         Self::OutInterface,
         Self::OutGroup,
+        Self::FrameType,
         Self::DestinationMac,
         Self::SourceMac,
         Self::ArpSenderMac,
@@ -218,7 +242,17 @@ impl Selector {
         Self::Destination4,
         Self::Source6,
         Self::Destination6,
+        Self::OpenerSource4,
+        Self::OpenerSource6,
+        Self::AnswerSource4,
+        Self::AnswerSource6,
         Self::NeighbourTarget,
+        Self::NextHeader,
+        Self::PayloadLength,
+        Self::NeighbourOption,
+        Self::NeighbourMac,
+        Self::SolicitationOption,
+        Self::SolicitationMac,
         Self::Protocol,
         Self::DestinationPort,
     ];
@@ -229,22 +263,39 @@ impl Selector {
             Self::InGroup | Self::OutGroup => Kind::Group,
             Self::InInterface | Self::OutInterface => Kind::Interface,
             Self::SourceMac | Self::DestinationMac | Self::ArpSenderMac => Kind::Mac,
+            Self::NeighbourMac | Self::SolicitationMac => Kind::Mac,
             Self::ArpSender | Self::Source4 | Self::Destination4 => Kind::V4,
             Self::Source6 | Self::Destination6 | Self::NeighbourTarget => Kind::V6,
-            Self::Protocol => Kind::Protocol,
-            Self::DestinationPort => Kind::Port,
+            Self::OpenerSource4 | Self::AnswerSource4 => Kind::V4,
+            Self::OpenerSource6 | Self::AnswerSource6 => Kind::V6,
+            Self::Protocol | Self::NextHeader => Kind::Protocol,
+            Self::DestinationPort | Self::PayloadLength | Self::FrameType => Kind::Port,
+            // Two bytes that `nft` shows as one number.
+            Self::NeighbourOption | Self::SolicitationOption => Kind::Port,
         }
     }
 
     /// What loads it into a register.
     pub(super) fn load(self, register: u32) -> Written {
         let meta = |key| ("meta", vec![of_number(1, register), of_number(2, key)]);
+        let connection = |key, direction: u8| {
+            let direction = DefaultNla::new(CT_WAY, vec![direction]);
+            (
+                "ct",
+                vec![of_number(1, register), of_number(2, key), direction],
+            )
+        };
         let (base, offset) = match self {
+            Self::OpenerSource4 => return connection(CT_SOURCE4, OPENER),
+            Self::OpenerSource6 => return connection(CT_SOURCE6, OPENER),
+            Self::AnswerSource4 => return connection(CT_SOURCE4, REPLY),
+            Self::AnswerSource6 => return connection(CT_SOURCE6, REPLY),
             Self::InGroup => return meta(META_IIFGROUP),
             Self::OutGroup => return meta(META_OIFGROUP),
             Self::InInterface => return meta(META_IIFNAME),
             Self::OutInterface => return meta(META_OIFNAME),
             Self::Protocol => return meta(META_L4PROTO),
+            Self::FrameType => (LINK, 12),
             Self::DestinationMac => (LINK, 0),
             Self::SourceMac => (LINK, 6),
             // RFC 826, of Ethernet and IPv4.
@@ -254,7 +305,14 @@ impl Selector {
             Self::Destination4 => (NETWORK, 16),
             Self::Source6 => (NETWORK, 8),
             Self::Destination6 => (NETWORK, 24),
+            Self::PayloadLength => (NETWORK, 4),
+            Self::NextHeader => (NETWORK, 6),
+            // RFC 4861, sections 4.1, 4.3, 4.4 and 4.6.1.
             Self::NeighbourTarget => (TRANSPORT, 8),
+            Self::NeighbourOption => (TRANSPORT, 24),
+            Self::NeighbourMac => (TRANSPORT, 26),
+            Self::SolicitationOption => (TRANSPORT, 8),
+            Self::SolicitationMac => (TRANSPORT, 10),
             Self::DestinationPort => (TRANSPORT, 2),
         };
         let attributes = vec![

@@ -30,6 +30,12 @@ fn as_own(port: Port) -> Port {
         .mcast_router(BridgeMulticastRouterType::Disabled)
 }
 
+/// Tank's own bridge. It learns nothing of frames that it keeps for itself, and gives what is for a group
+/// to everybody, whoever says that he listens: nobody has to.
+fn as_pods(bridge: LinkMessageBuilder<LinkBridge>) -> LinkMessageBuilder<LinkBridge> {
+    bridge.no_linklocal_learn(true).mcast_snooping(false)
+}
+
 /// IFLA_INET6_ADDR_GEN_MODE: the kernel makes no link-local address.
 pub(super) fn without_addresses() -> LinkAttribute {
     LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
@@ -38,6 +44,17 @@ pub(super) fn without_addresses() -> LinkAttribute {
 }
 
 impl Request {
+    /// Says what a link is, for people (`ip link` shows it).
+    pub fn describe(index: u32, text: &str) -> Self {
+        let alias = LinkAttribute::IfAlias(text.to_owned());
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(alias);
+        Self {
+            what: "describe a link".to_owned(),
+            message: RouteNetlinkMessage::SetLink(message.build()),
+            flags: 0,
+        }
+    }
+
     /// Puts a bridge's port into a group, and has it give frames back to where they came from, and
     /// take nobody behind it for a router of multicast.
     pub fn set_port(index: u32, group: u32) -> Self {
@@ -80,7 +97,7 @@ impl Routes {
                 }])?;
             }
             if !link.is_guarded {
-                let message = LinkBridge::new(name).no_linklocal_learn(true).build();
+                let message = as_pods(LinkBridge::new(name)).build();
                 self.carry_out(vec![Request {
                     what: format!("keep the bridge {name} from learning"),
                     message: RouteNetlinkMessage::NewLink(message),
@@ -92,12 +109,8 @@ impl Routes {
             }
             return Ok(link.index);
         }
-        let message = RouteNetlinkMessage::NewLink(
-            LinkBridge::new(name)
-                .no_linklocal_learn(true)
-                .address(mac)
-                .build(),
-        );
+        let message =
+            RouteNetlinkMessage::NewLink(as_pods(LinkBridge::new(name)).address(mac).build());
         let what = format!("create the bridge {name}");
         self.carry_out(vec![Request {
             what,
@@ -130,8 +143,9 @@ impl Routes {
         (peer, mac, mtu): (&str, [u8; 6], u32),
         net: BorrowedFd<'_>,
     ) -> Result<()> {
+        // Pods on the default network have 0 there, and others a bit of the higher half.
         let mut own = mac;
-        own[3] = 1;
+        own[3] = if mac[3] == 0 { 1 } else { mac[3] | 4 };
         self.add_pair(
             name,
             (controller, Some(group)),

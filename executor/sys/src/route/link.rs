@@ -11,11 +11,15 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// What it is, in somebody's words (`ip link set alias`).
+    pub alias: Option<String>,
     /// Whether it is set up (`IFF_UP`).
     pub up: bool,
+    /// Whether it carries frames (`IFF_RUNNING`): some time after it is up, the kernel sees to that.
+    pub running: bool,
     /// The bridge it belongs to.
     pub controller: Option<u32>,
-    /// Whether its hardware address begins with [`MARK`] or [`PORT_MARK`].
+    /// Whether its hardware address begins with [`MARK`], or, of what is no bridge, with [`PORT_MARK`].
     pub marked: bool,
     /// Its hardware address; zeros where it has none of six bytes.
     pub mac: [u8; 6],
@@ -51,26 +55,30 @@ pub enum LinkKind {
     Veth,
 }
 
-/// Reads a `struct ifinfomsg` and the attributes behind it: of its hundred, eight matter, and a
+/// Reads a `struct ifinfomsg` and the attributes behind it: of its hundred, nine matter, and a
 /// host has a link for each pod.
 pub(super) fn read_link(payload: &[u8]) -> Option<Link> {
     /// `IFLA_ADDRESS`, `IFLA_IFNAME`, `IFLA_MTU`, `IFLA_LINK`, `IFLA_MASTER` and `IFLA_GROUP` of
-    /// rtnetlink(7).
+    /// rtnetlink(7), and `IFLA_IFALIAS` of `linux/if_link.h`.
     const ADDRESS: u16 = 1;
     const IFNAME: u16 = 3;
     const MTU: u16 = 4;
     const LINK: u16 = 5;
     const MASTER: u16 = 10;
     const GROUP: u16 = 27;
+    const IFALIAS: u16 = 20;
     /// The `ifi_type` of Ethernet.
     const ARPHRD_ETHER: u16 = 1;
     /// `IFLA_LINKINFO`.
     const INFO: u16 = 18;
     let number = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+    let flags = LinkFlags::from_bits_retain(number(payload.get(8..12)?)?);
     let mut link = Link {
         index: number(payload.get(4..8)?)?,
         name: String::new(),
-        up: LinkFlags::from_bits_retain(number(payload.get(8..12)?)?).contains(LinkFlags::Up),
+        alias: None,
+        up: flags.contains(LinkFlags::Up),
+        running: flags.contains(LinkFlags::Running),
         controller: None,
         marked: false,
         mac: [0; 6],
@@ -85,11 +93,8 @@ pub(super) fn read_link(payload: &[u8]) -> Option<Link> {
     for attribute in NlasIterator::new(payload.get(16..)?).flatten() {
         let value = attribute.value();
         match attribute.kind() {
-            IFNAME => {
-                link.name = String::from_utf8_lossy(value)
-                    .trim_end_matches('\0')
-                    .to_owned()
-            }
+            IFNAME => link.name = text(value),
+            IFALIAS => link.alias = Some(text(value)),
             ADDRESS => {
                 link.marked = value.starts_with(&MARK) || value.starts_with(&PORT_MARK);
                 link.mac = value.try_into().unwrap_or_default();
@@ -105,7 +110,16 @@ pub(super) fn read_link(payload: &[u8]) -> Option<Link> {
             _ => {}
         }
     }
+    // A bridge of somebody else's that has no other port took the address of one of these.
+    if link.kind == LinkKind::Bridge && link.mac.starts_with(&PORT_MARK) {
+        link.marked = false;
+    }
     (!link.name.is_empty()).then_some(link)
+}
+
+fn text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.trim_end_matches('\0').to_owned()
 }
 
 /// The kind that the description of a link says, and whether it is a bridge with

@@ -20,6 +20,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
 };
 
 /// A route of the main table that leaves by one link.
@@ -58,6 +59,17 @@ impl Request {
             what: "set a link's hardware address".to_owned(),
             message: RouteNetlinkMessage::SetLink(message),
             flags: 0,
+        }
+    }
+
+    /// Announces the addresses of a link of this hardware address, so that whoever knew them by another
+    /// one asks no more there; what is sent before the link [runs](Routes::await_running) is lost. The
+    /// kernel does so when the hardware address is set, be it the same, in a
+    /// network with `arp_notify` and `ndisc_notify` of its ip-sysctl page, which those of pods are made with.
+    pub fn announce(index: u32, mac: [u8; 6]) -> Self {
+        Self {
+            what: "announce a link's addresses".to_owned(),
+            ..Self::set_mac(index, mac)
         }
     }
 
@@ -153,7 +165,26 @@ fn route_message(index: u32, Route { to, via, source }: Route) -> RouteMessage {
     message
 }
 
+/// The longest wait for a link that is up to carry frames: where nothing is plugged in it never does.
+const RUNNING_LIMIT: Duration = Duration::from_millis(200);
+
+/// How often it is looked at meanwhile. Since Linux 6.8 the first look is enough.
+const RUNNING_POLL: Duration = Duration::from_millis(2);
+
 impl Routes {
+    /// Waits until a link that was set up carries frames, or is gone, for two hundred milliseconds at
+    /// most. Blocking.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn await_running(&self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + RUNNING_LIMIT;
+        while self.link(name)?.is_some_and(|link| !link.running) && Instant::now() < deadline {
+            std::thread::sleep(RUNNING_POLL);
+        }
+        Ok(())
+    }
+
     /// Makes a macvlan whose siblings on the same parent reach it directly, here or in the namespace
     /// `net`: down, and without addresses that it would make itself.
     ///

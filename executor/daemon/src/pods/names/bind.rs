@@ -1,7 +1,8 @@
-//! The sockets on which names are asked: of each address one of TCP, and [`LANES`] of UDP.
+//! The sockets on which names are asked: of each address one of TCP, and up to [`LANES`] of UDP.
 //!
 //! Datagrams wait in a socket until they are read, and one who sends faster than they are fills it:
-//! so clients have lanes, by their addresses, and who floods fills the one that is its own.
+//! so clients have lanes, by their addresses, and who floods fills the one that is its own. The more
+//! addresses there are, the fewer lanes has one that comes; those that are there keep theirs.
 
 use crate::pods::error::{Attempt, Error, Holder, Reason};
 use rustix::{
@@ -18,6 +19,9 @@ use tank_sys::sockets;
 
 /// The port of DNS.
 const PORT: u16 = 53;
+
+/// How many sockets of UDP there are before addresses that come get fewer: those of 17 networks.
+const MAX_LANES: usize = 34 * LANES;
 
 /// What waits in a socket while nobody reads, in bytes: some thousand queries.
 const BUFFER: usize = 1 << 20;
@@ -42,13 +46,18 @@ pub fn all(sockets: &mut Vec<OwnedFd>, addresses: &BTreeSet<IpAddr>) -> Result<b
         .iter()
         .flat_map(|address| [(*address, false), (*address, true)])
         .collect();
-    let is_whole = |place: &Place| bound.get(place) == Some(&count(*place));
+    let is_whole = |place: &Place| match bound.get(place) {
+        Some(count) if place.1 => *count == 1,
+        Some(count) => *count <= LANES && count.is_power_of_two(),
+        None => false,
+    };
+    let lanes = lanes(addresses.len());
     let before = sockets.len();
     sockets
         .retain(|socket| place_of(socket).is_some_and(|at| wanted.contains(&at) && is_whole(&at)));
     let mut changed = sockets.len() != before;
     for place in wanted.iter().filter(|place| !is_whole(place)) {
-        match bind_place(*place) {
+        match bind_place(*place, lanes) {
             Ok(new) => {
                 sockets.extend(new);
                 changed = true;
@@ -58,12 +67,19 @@ pub fn all(sockets: &mut Vec<OwnedFd>, addresses: &BTreeSet<IpAddr>) -> Result<b
             Err(error) => return Err(not_bound(*place, error)),
         }
     }
+    // Also those that another version bound: the rules let pods have no other server.
+    for socket in sockets.iter() {
+        let v6 = place_of(socket).is_some_and(|(address, _)| address.is_ipv6());
+        sockets::make_transparent(socket.as_fd(), v6)?;
+    }
     Ok(changed)
 }
 
-/// How many sockets a place has.
-fn count((_, tcp): Place) -> usize {
-    if tcp { 1 } else { LANES }
+/// How many sockets of UDP an address gets, of so many.
+fn lanes(addresses: usize) -> usize {
+    let share = MAX_LANES.checked_div(addresses).unwrap_or(LANES);
+    let share = share.clamp(1, LANES);
+    1 << share.ilog2()
 }
 
 /// Where a socket is bound.
@@ -73,13 +89,12 @@ fn place_of(socket: &OwnedFd) -> Option<Place> {
     Some((address.ip(), kind == SocketType::STREAM))
 }
 
-fn bind_place(place: Place) -> Result<Vec<OwnedFd>, Errno> {
-    let lanes: Vec<OwnedFd> = (0..count(place))
-        .map(|_| bind(place))
-        .collect::<Result<_, _>>()?;
+fn bind_place(place: Place, lanes: usize) -> Result<Vec<OwnedFd>, Errno> {
+    let count = if place.1 { 1 } else { lanes };
+    let lanes: Vec<OwnedFd> = (0..count).map(|_| bind(place)).collect::<Result<_, _>>()?;
     if let Some(first) = lanes.first().filter(|_| lanes.len() > 1) {
         // Without it they are chosen by address and port, and who has many ports fills them all.
-        let spread = sockets::spread_by_source(first.as_fd(), place.0.is_ipv6(), LANES as u32);
+        let spread = sockets::spread_by_source(first.as_fd(), place.0.is_ipv6(), count as u32);
         if let Err(error) = spread {
             tracing::warn!(%error, "clients of the name server share their lanes");
         }
@@ -143,4 +158,21 @@ fn not_bound((address, tcp): Place, error: Errno) -> Error {
         pid: holder.pid,
     });
     attempt.failed(Reason::Taken { by })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tank_proto::names::MAX_SOCKETS;
+
+    #[test]
+    fn the_more_addresses_the_fewer_lanes_and_never_too_many_sockets() {
+        let of = [0, 1, 2, 34, 35, 68, 69, 200, 272, 273, 514, 100_000].map(lanes);
+        assert_eq!(of, [16, 16, 16, 16, 8, 8, 4, 2, 2, 1, 1, 1]);
+        // Networks that come one after the other, each with two addresses.
+        let all: usize = (1..=257)
+            .map(|networks| 2 * (1 + lanes(2 * networks)))
+            .sum();
+        assert!(all <= MAX_SOCKETS, "{all}");
+    }
 }

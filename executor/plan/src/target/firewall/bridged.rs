@@ -6,26 +6,36 @@
 //! of the port it comes over, which the host sets and no pod can; the sets say what each may be.
 //! What a packet passes does not grow with the number of pods.
 //!
+//! What is for a group goes to everybody on the bridge, so a pod has nobody to tell that it listens to
+//! one: its reports would go to everybody, too, several from each pod that starts, and are dropped.
+//!
 //! `senders` sees every frame before the bridge learns from it or forwards it. Of those that a bridge
 //! keeps for itself (01:80:c2:00:00:0x) some are seen by `local` and some by no rule: from these the
 //! bridge is set to learn nothing (`no_linklocal_learn`).
 
 use super::{
-    Action, Chain, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value,
-    routed::past_the_bridge,
+    Action, Chain, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value, routed::GUARD,
 };
-use crate::target::Target;
+use crate::target::networks::{MAX_NETWORK_NUMBER, MAX_POD_NUMBER, POD_NUMBER_BITS, Place};
 use ipnet::IpNet;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv6Addr},
 };
 
-/// The group of the port of lease 0; each lease's is that much higher.
+/// The group of the port of lease 0 on the default network; each lease's is that much higher.
 pub const PORT_GROUP: u32 = 0x746b_0000;
 
-/// What of a group says that it is a port's.
-const PORT_MASK: u32 = 0xffff_0000;
+/// What of a lease is in the group of a port, and in the hardware address.
+const LEASE_MASK: u32 = 0xffff;
+
+/// The group of the port of the first pod of the first of the other networks: the number of the network
+/// and that of the pod on it are added, side by side.
+const NETWORK_PORT_GROUP: u32 = 0x7464_0000;
+
+/// What of a group says that it is a port's, and how.
+const PORT_MASK: u32 = 0xfff0_0000;
+const PORT_MARK: u32 = 0x7460_0000;
 
 const SENDERS: &str = "senders";
 const LOCAL: &str = "local";
@@ -38,82 +48,147 @@ const MACS: &str = "macs";
 const SENDERS4: &str = "senders4";
 const SENDERS6: &str = "senders6";
 
+/// The set of what the only option of a message of neighbour discovery may say: the hardware address of
+/// whoever sends it.
+const PLACES: &str = "places";
+
+/// Options of neighbour discovery, each of 8 bytes with its type and that length (RFC 4861, section
+/// 4.6.1): where the source is, and where the target.
+const SOURCE_PLACE: u16 = 0x0101;
+const TARGET_PLACE: u16 = 0x0201;
+
+/// The set of what may be behind the header of IPv6 of such a message: the message itself.
+const BARE: &str = "bare";
+
+/// The set of what a frame of a pod's may hold.
+const PLAIN: &str = "plain";
+
+/// How long messages of neighbour discovery with one such option are.
+const SOLICITATION_LENGTH: u16 = 8 + 8;
+const NEIGHBOUR_LENGTH: u16 = 24 + 8;
+
 /// `ETH_P_*`.
 const ARP: u16 = 0x0806;
 pub(super) const IPV4: u16 = 0x0800;
 pub(super) const IPV6: u16 = 0x86dd;
 
+const IGMP: u8 = 2;
 pub(super) const UDP: u8 = 17;
 pub(super) const ICMPV6: u8 = 58;
 
 /// Messages of ICMPv6 (RFC 4861, RFC 3810).
 const LISTENER_QUERY: u8 = 130;
+const LISTENER_REPORT: u8 = 131;
+const LISTENER_DONE: u8 = 132;
+const LISTENER_REPORT_2: u8 = 143;
+const ROUTER_SOLICITATION: u8 = 133;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 pub(super) const NEIGHBOUR_SOLICITATION: u8 = 135;
 pub(super) const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
-const LISTENER_REPORT: u8 = 143;
 
-impl Target<'_> {
-    /// Adds what says as whom pods may send: those declared on the bridge, and those of the leases
-    /// `going`.
-    pub(super) fn add_bridged(&self, table: &mut Table, going: &BTreeSet<u32>) {
-        table
-            .chains
-            .extend(CHAINS.map(|(name, hook, priority)| Chain {
-                family: TableFamily::Bridge,
-                name: name.to_owned(),
-                kind: "filter".to_owned(),
-                hook,
-                priority,
-            }));
-        let bridged = self.graph.pods().filter(|pod| self.is_bridged(pod));
-        let mut leases: BTreeSet<u32> = bridged
-            .filter_map(|pod| self.leases.get(pod).copied())
-            .collect();
-        leases.extend(going);
-        past_the_bridge(table, &leases);
-        table.sets.extend(self.sets(&leases));
-        table.rules.extend(rules());
-    }
-
-    fn sets(&self, leases: &BTreeSet<u32>) -> [Set; 3] {
-        let set = |name: &str, key: &[Kind]| Set {
+/// Adds what says as whom pods may send, and where.
+pub(super) fn add_bridged(table: &mut Table, places: &[Place]) {
+    table
+        .chains
+        .extend(CHAINS.map(|(name, hook, priority)| Chain {
             family: TableFamily::Bridge,
             name: name.to_owned(),
-            key: key.to_vec(),
-            data: Vec::new(),
-            elements: BTreeSet::new(),
-        };
-        let mut macs = set(MACS, &[Kind::Group, Kind::Mac]);
-        let mut v4 = set(SENDERS4, &[Kind::Group, Kind::Mac, Kind::V4]);
-        let mut v6 = set(SENDERS6, &[Kind::Group, Kind::Mac, Kind::V6]);
-        for lease in leases {
-            let own = hardware_address(*lease);
-            let port = [Value::Group(port_group(*lease)), Value::Mac(own)];
-            macs.elements.insert(port.to_vec());
-            let addresses = self.nth(*lease);
-            let addresses = addresses.iter().map(IpNet::addr);
-            for address in addresses.chain([IpAddr::V6(link_local(own))]) {
-                let set = if address.is_ipv4() { &mut v4 } else { &mut v6 };
-                set.elements
-                    .insert([&port[..], &[Value::from(address)]].concat());
-            }
+            kind: "filter".to_owned(),
+            hook,
+            priority,
+        }));
+    past_the_bridge(table, places.iter().map(|place| place.group));
+    table.sets.extend(sets(places));
+    table.rules.extend(rules());
+}
+
+fn sets(places: &[Place]) -> [Set; 6] {
+    let set = |name: &str, key: &[Kind]| Set {
+        family: TableFamily::Bridge,
+        name: name.to_owned(),
+        key: key.to_vec(),
+        data: Vec::new(),
+        elements: BTreeSet::new(),
+    };
+    let mut macs = set(MACS, &[Kind::Group, Kind::Mac]);
+    let mut v4 = set(SENDERS4, &[Kind::Group, Kind::Mac, Kind::V4]);
+    let mut v6 = set(SENDERS6, &[Kind::Group, Kind::Mac, Kind::V6]);
+    let key = [
+        Kind::Group,
+        Kind::Protocol,
+        Kind::Port,
+        Kind::Port,
+        Kind::Mac,
+    ];
+    let mut options = set(PLACES, &key);
+    let mut bare = set(BARE, &[Kind::Protocol; 2]);
+    bare.elements.insert(vec![Value::Protocol(ICMPV6); 2]);
+    let mut plain = set(PLAIN, &[Kind::Port; 2]);
+    let types = [ARP, IPV4, IPV6].map(|held| vec![Value::Port(held); 2]);
+    plain.elements.extend(types);
+    for place in places {
+        let port = [Value::Group(place.group), Value::Mac(place.mac)];
+        macs.elements.insert(port.to_vec());
+        for (length, option) in [
+            (SOLICITATION_LENGTH, SOURCE_PLACE),
+            (NEIGHBOUR_LENGTH, SOURCE_PLACE),
+            (NEIGHBOUR_LENGTH, TARGET_PLACE),
+        ] {
+            options.elements.insert(vec![
+                Value::Group(place.group),
+                Value::Protocol(ICMPV6),
+                Value::Port(length),
+                Value::Port(option),
+                Value::Mac(place.mac),
+            ]);
         }
-        [macs, v4, v6]
+        let addresses = place.addresses.iter().map(IpNet::addr);
+        for address in addresses.chain([IpAddr::V6(link_local(place.mac))]) {
+            let set = if address.is_ipv4() { &mut v4 } else { &mut v6 };
+            set.elements
+                .insert([&port[..], &[Value::from(address)]].concat());
+        }
     }
+    [macs, v4, v6, options, bare, plain]
 }
 
-/// The group of the port of a lease's pod.
+/// The group of the port of a lease's pod on the default network.
 pub fn port_group(lease: u32) -> u32 {
-    PORT_GROUP | (lease & !PORT_MASK)
+    PORT_GROUP | (lease & LEASE_MASK)
 }
 
-/// The hardware address of a lease's pod: locally administered, "tk", and the lease. There are fewer
-/// leases than 2¹⁶: a pod's ids would end before.
+/// The lease of whoever has such a port. None: it is none on the default network.
+pub fn lease_of_port(group: u32) -> Option<u32> {
+    let lease = group & LEASE_MASK;
+    (port_group(lease) == group).then_some(lease)
+}
+
+/// The group of the port of a pod on another network, by their numbers.
+pub fn network_port_group(network: u32, pod: u32) -> u32 {
+    NETWORK_PORT_GROUP | both(network, pod)
+}
+
+fn both(network: u32, pod: u32) -> u32 {
+    ((network % MAX_NETWORK_NUMBER) << POD_NUMBER_BITS) | (pod % MAX_POD_NUMBER)
+}
+
+/// Whether a group is that of a pod's port.
+pub fn is_port_group(group: u32) -> bool {
+    group & PORT_MASK == PORT_MARK
+}
+
+/// The hardware address of a lease's pod on the default network: locally administered, "tk", and the
+/// lease. There are fewer leases than 2¹⁶: a pod's ids would end before.
 pub fn hardware_address(lease: u32) -> [u8; 6] {
     let [.., high, low] = lease.to_be_bytes();
     [0x02, 0x74, 0x6b, 0, high, low]
+}
+
+/// That of a pod on another network, by their numbers.
+pub fn network_mac(network: u32, pod: u32) -> [u8; 6] {
+    let [.., high, middle, low] = both(network, pod).to_be_bytes();
+    [0x02, 0x74, 0x6b, 0x10 | high, middle, low]
 }
 
 /// The address that the kernel makes of a hardware address by itself (RFC 4291, appendix A).
@@ -141,7 +216,7 @@ pub(super) fn link_local([a, b, c, d, e, f]: [u8; 6]) -> Ipv6Addr {
 pub(super) fn of_port(is: bool) -> Match {
     Match::InGroup {
         mask: PORT_MASK,
-        value: PORT_GROUP,
+        value: PORT_MARK,
         is,
     }
 }
@@ -155,6 +230,31 @@ fn in_set(set: &str, mac: Selector, address: Option<Selector>, is: bool) -> Matc
         of,
         is,
     }
+}
+
+/// What a pod says of where its own address is, and of where it is reached, names its own hardware
+/// address. A message with such an option has it alone: what it is longer by, or what comes before it,
+/// could say something else to whoever reads on. One that is shorter can hold none, and none is loaded of
+/// it.
+fn elsewhere(kind: u8) -> [Vec<Match>; 2] {
+    let message = [
+        Match::EtherType(IPV6),
+        Match::Protocol(ICMPV6),
+        Match::Icmpv6Type(kind),
+    ];
+    let (option, mac) = match kind {
+        ROUTER_SOLICITATION => (Selector::SolicitationOption, Selector::SolicitationMac),
+        _ => (Selector::NeighbourOption, Selector::NeighbourMac),
+    };
+    let is_not = |set: &str, of: &[Selector]| Match::InSet {
+        set: set.to_owned(),
+        of: of.to_vec(),
+        is: false,
+    };
+    let (next, length) = (Selector::NextHeader, Selector::PayloadLength);
+    let bare = is_not(BARE, &[next, Selector::Protocol]);
+    let place = is_not(PLACES, &[Selector::InGroup, next, length, option, mac]);
+    [bare, place].map(|last| [&message[..], &[last]].concat())
 }
 
 /// What comes over a pod's port and is none of its own is gone: neither the bridge nor anybody
@@ -179,11 +279,28 @@ fn rules() -> Vec<Rule> {
         net: IpNet::from(IpAddr::from(Ipv6Addr::UNSPECIFIED)),
         is: true,
     };
+    let is_other = Match::InSet {
+        set: PLAIN.to_owned(),
+        // Twice: `nft` before 1.0.8 lists no set of single values of less than 4 bytes.
+        of: vec![Selector::FrameType; 2],
+        is: false,
+    };
     let mut rules = vec![
         senders("ports that are no pod's", &[of_port(false)], Accept),
+        // What is behind a tag is of the type that it says it is there, for every other condition.
+        senders(
+            "nothing but ARP and IP, and no tag before it",
+            &[is_other],
+            Drop,
+        ),
         senders(
             "nobody asks a pod for an address",
             &[&[Match::EtherType(IPV4)][..], &udp(68)].concat(),
+            Drop,
+        ),
+        senders(
+            "nobody asks who listens to a group",
+            &[Match::EtherType(IPV4), Match::Protocol(IGMP)],
             Drop,
         ),
         senders(
@@ -209,16 +326,18 @@ fn rules() -> Vec<Rule> {
     for (comment, kind) in [
         ("a pod is no router", ROUTER_ADVERTISEMENT),
         ("a pod is no router", REDIRECT),
-        ("a pod asks nobody what it listens to", LISTENER_QUERY),
+        ("nobody asks who listens to a group", LISTENER_QUERY),
+        ("nobody asks who listens to a group", LISTENER_REPORT),
+        ("nobody asks who listens to a group", LISTENER_DONE),
+        ("nobody asks who listens to a group", LISTENER_REPORT_2),
     ] {
         rules.push(senders(comment, &message(kind), Drop));
     }
     let mut about_another = message(NEIGHBOUR_ADVERTISEMENT).to_vec();
     about_another.push(frame_of6(NeighbourTarget, false));
     // Before an address is used, it is asked for from none.
-    let from_none = |kind, own| [&message(kind)[..], &[unspecified.clone(), own]].concat();
-    let asked = from_none(NEIGHBOUR_SOLICITATION, frame_of6(NeighbourTarget, true));
-    let listens = from_none(LISTENER_REPORT, in_set(MACS, SourceMac, None, true));
+    let mut asked = message(NEIGHBOUR_SOLICITATION).to_vec();
+    asked.extend([unspecified, frame_of6(NeighbourTarget, true)]);
     rules.extend([
         senders(
             "another's address is at another place",
@@ -226,7 +345,21 @@ fn rules() -> Vec<Rule> {
             Drop,
         ),
         senders("is its own address another's, too?", &asked, Accept),
-        senders("what it listens to", &listens, Accept),
+    ]);
+    for kind in [
+        ROUTER_SOLICITATION,
+        NEIGHBOUR_SOLICITATION,
+        NEIGHBOUR_ADVERTISEMENT,
+    ] {
+        for matches in elsewhere(kind) {
+            rules.push(senders(
+                "its own address is at its own place",
+                &matches,
+                Drop,
+            ));
+        }
+    }
+    rules.extend([
         senders(
             "IPv6 from its own address",
             &[v6, frame_of6(Source6, true)],
@@ -241,4 +374,28 @@ fn rules() -> Vec<Rule> {
         ),
     ]);
     rules
+}
+
+/// What a bridge does not forward (01:80:c2:00:00:0x) comes over the pod's port itself, past the rules
+/// of the bridge: there is nothing for the host in it.
+fn past_the_bridge(table: &mut Table, ports: impl Iterator<Item = u32>) {
+    const PODS: &str = "pods";
+    table.sets.push(Set {
+        family: TableFamily::Inet,
+        name: PODS.to_owned(),
+        key: vec![Kind::Group],
+        data: Vec::new(),
+        elements: ports.map(|group| vec![Value::Group(group)]).collect(),
+    });
+    let of_a_pod = Match::InSet {
+        set: PODS.to_owned(),
+        of: vec![Selector::InGroup],
+        is: true,
+    };
+    table.rules.push(super::rule(
+        (TableFamily::Inet, GUARD),
+        "a pod speaks to the bridge, and not past it",
+        vec![of_a_pod],
+        Action::Drop,
+    ));
 }

@@ -8,7 +8,8 @@
 use super::{
     Action, Family, Kind, Match, Selector, Set, Table, TableFamily, Value,
     bridged::link_local,
-    routed::{FORWARD, GUARD},
+    in_set,
+    routed::{BRIDGES, FORWARD, GUARD, from_bridge},
     rule,
 };
 use crate::target::{Target, nics::HOST_LINK_GROUP};
@@ -17,14 +18,17 @@ use std::{collections::BTreeSet, net::IpAddr};
 const V4: &str = "nics4";
 const V6: &str = "nics6";
 
+/// The set of the groups of host links.
+const LINKS: &str = "host_links";
+
 impl Target<'_> {
-    /// Adds the guard of host links, where there are any.
-    pub(super) fn add_host_links(&self, table: &mut Table) {
-        if !self.needs_host_links() {
+    /// Adds the guard of host links, where there are any; `going` may send as well.
+    pub(super) fn add_host_links(&self, table: &mut Table, going: &BTreeSet<([u8; 6], IpAddr)>) {
+        if !self.needs_host_links() && going.is_empty() {
             return;
         }
         let (mut v4, mut v6) = (BTreeSet::new(), BTreeSet::new());
-        for (mac, address) in self.macvlan_senders() {
+        for (mac, address) in self.macvlan_senders().chain(going.iter().copied()) {
             // Neighbour discovery may be from there.
             for address in [address, IpAddr::V6(link_local(mac))] {
                 let set = if address.is_ipv4() { &mut v4 } else { &mut v6 };
@@ -59,11 +63,32 @@ impl Target<'_> {
                 Action::Drop,
             ));
         }
-        table.rules.push(rule(
-            (TableFamily::Inet, FORWARD),
-            "a host link leads to the host alone",
-            vec![over],
-            Action::Drop,
-        ));
+        forwarding(table, over);
     }
+}
+
+/// The host forwards because of pods on bridges, which may reach these pods; nobody else has to.
+fn forwarding(table: &mut Table, over: Match) {
+    table.rules.push(rule(
+        (TableFamily::Inet, FORWARD),
+        "a host link leads to the host alone",
+        vec![over],
+        Action::Drop,
+    ));
+    table.sets.push(Set {
+        family: TableFamily::Inet,
+        name: LINKS.to_owned(),
+        key: vec![Kind::Group],
+        data: Vec::new(),
+        elements: [vec![Value::Group(HOST_LINK_GROUP)]].into(),
+    });
+    let to = in_set(LINKS, &[Selector::OutGroup], true);
+    let bridges = table.sets.iter().any(|set| set.name == BRIDGES);
+    let elsewhere = bridges.then(|| from_bridge(false));
+    table.rules.push(rule(
+        (TableFamily::Inet, FORWARD),
+        "the host alone, and its pods, come by a host link",
+        elsewhere.into_iter().chain([to]).collect(),
+        Action::Drop,
+    ));
 }

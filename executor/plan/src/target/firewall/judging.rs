@@ -2,50 +2,42 @@
 
 use super::{
     Action, Family, Match, Rule, Selector, TableFamily,
-    bridged::{ICMPV6, IPV4, IPV6, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, UDP, of_port},
+    bridged::{ICMPV6, IPV4, IPV6, NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, of_port},
+    host_services::always,
+    of_family,
     policy::{
         ADMITTED, ALLOWED, BETWEEN, BOUND, CLOSED, INNER, INTERNET, INWARD, POLICED, POLICED_MACS,
-        POLICY, STEERING, of_family,
+        POLICY, STEERING,
     },
-    routed::{ESTABLISHED, RELATED, TCP},
+    routed::{RELATED, both_ends, from_bridge, from_pods_network, on_one_bridge},
 };
 use ipnet::{IpNet, Ipv6Net};
 use std::{collections::BTreeSet, net::Ipv6Addr};
 
-const DNS: u16 = 53;
-
 /// `PACKET_OTHERHOST`: what is for one hardware address that is not the port's own.
 const OTHER_HOST: u8 = 3;
+/// `PACKET_BROADCAST` and `PACKET_MULTICAST`: what is for all, or for many.
+const BROADCAST: u8 = 1;
+const MULTICAST: u8 = 2;
 
-/// The rules by which a connection is judged when it is opened.
-pub(super) fn judging(bridge: &str, networks: &[IpNet]) -> Vec<Rule> {
+/// The rules by which connections are judged, of all `families`; pods have addresses of those that are
+/// `addressed`, and link-local ones.
+pub(super) fn judging(families: &BTreeSet<Family>, addressed: &BTreeSet<Family>) -> Vec<Rule> {
     let rule = |comment: &str, matches: Vec<Match>, action| {
         super::rule((TableFamily::Inet, POLICY), comment, matches, action)
     };
-    let mut rules = vec![rule(
-        "what belongs to a connection",
-        vec![known_connection()],
-        Action::Accept,
-    )];
-    rules.extend(bridged_discovery(bridge));
-    for network in networks {
-        let family = Family::from(network.addr());
+    let mut rules: Vec<Rule> = answers(POLICY, &[]).into();
+    rules.extend(bridged_discovery());
+    for family in families.iter().copied() {
         let of = |matches: &[Match]| [&[Match::Family(family)], matches].concat();
-        let elsewhere = [
-            Match::InInterface {
-                name: bridge.to_owned(),
-                is: false,
-            },
-            Match::Source {
-                net: *network,
-                is: true,
-            },
-        ];
-        rules.push(rule(
-            "nobody else comes from the pods' networks",
-            of(&elsewhere),
-            Action::Drop,
-        ));
+        if addressed.contains(&family) {
+            let elsewhere = [from_bridge(false), from_pods_network(family)];
+            rules.push(rule(
+                "nobody else comes from the pods' networks",
+                of(&elsewhere),
+                Action::Drop,
+            ));
+        }
         let pair = |set: &str, is| pair(family, set, is);
         let unlisted = [
             source(family, BOUND, true),
@@ -90,18 +82,10 @@ fn no_internet(family: Family) -> Vec<Vec<Match>> {
 
 /// Where the host looks at bridged packets as at routed ones (`net.bridge.bridge-nf-call-*`), neighbour
 /// discovery passes here, too.
-fn bridged_discovery(bridge: &str) -> [Rule; 2] {
-    let bridge = bridge.to_owned();
+fn bridged_discovery() -> [Rule; 2] {
     [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT].map(|kind| {
         let matches = vec![
-            Match::InInterface {
-                name: bridge.clone(),
-                is: true,
-            },
-            Match::OutInterface {
-                name: bridge.clone(),
-                is: true,
-            },
+            on_one_bridge(true),
             Match::Family(Family::V6),
             Match::Protocol(ICMPV6),
             Match::Icmpv6Type(kind),
@@ -111,10 +95,19 @@ fn bridged_discovery(bridge: &str) -> [Rule; 2] {
     })
 }
 
-fn known_connection() -> Match {
-    Match::ConnState {
-        any_of: ESTABLISHED | RELATED,
-    }
+/// What was asked for: it goes the other way than what is judged, or says why that did not arrive.
+/// Whoever says so is an end of that connection (`errors`).
+fn answers(chain: &str, matches: &[Match]) -> [Rule; 2] {
+    let related = Match::ConnState { any_of: RELATED };
+    [
+        ("answers", Match::ConnReply),
+        ("what became of a packet", related),
+    ]
+    .map(|(comment, what)| {
+        let matches = [matches, &[what]].concat();
+        let at = (TableFamily::Inet, chain);
+        super::rule(at, comment, matches, Action::Accept)
+    })
 }
 
 fn in_set(set: &str, family: Family, of: Vec<Selector>, is: bool) -> Match {
@@ -143,11 +136,7 @@ fn destination(family: Family, set: &str) -> Match {
 
 /// Who it is from and whom it is for, together.
 fn pair(family: Family, set: &str, is: bool) -> Match {
-    let of = match family {
-        Family::V4 => vec![Selector::Source4, Selector::Destination4],
-        Family::V6 => vec![Selector::Source6, Selector::Destination6],
-    };
-    in_set(set, family, of, is)
+    in_set(set, family, both_ends(family).to_vec(), is)
 }
 
 /// Of these is what has a place on the internet (RFC 4291, section 2.4).
@@ -158,53 +147,21 @@ fn global() -> IpNet {
     ))
 }
 
-/// What a pod with a policy may have of the host itself: its name server, and neighbour discovery.
-pub(super) fn inward(bridge: &str, networks: &[IpNet], servers: &BTreeSet<IpNet>) -> Vec<Rule> {
-    let from_pods = Match::InInterface {
-        name: bridge.to_owned(),
-        is: true,
-    };
-    let rule = |comment: &str, matches: &[Match], action| {
-        let matches = [std::slice::from_ref(&from_pods), matches].concat();
-        super::rule((TableFamily::Inet, INWARD), comment, matches, action)
-    };
-    let mut rules = vec![rule(
-        "what belongs to a connection",
-        &[known_connection()],
-        Action::Accept,
-    )];
-    for kind in [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT] {
-        let matches = [
-            Match::Family(Family::V6),
-            Match::Protocol(ICMPV6),
-            Match::Icmpv6Type(kind),
+/// What a pod with a policy may have of the host itself.
+pub(super) fn inward(families: &BTreeSet<Family>, addressed: &BTreeSet<Family>) -> Vec<Rule> {
+    let from_pods = from_bridge(true);
+    let mut rules: Vec<Rule> = answers(INWARD, std::slice::from_ref(&from_pods)).into();
+    rules.extend(always(INWARD, &from_pods, addressed));
+    rules.extend(families.iter().map(|family| {
+        let matches = vec![
+            from_pods.clone(),
+            Match::Family(*family),
+            source(*family, BOUND, true),
+            pair(*family, ALLOWED, false),
         ];
-        rules.push(rule("where the host is", &matches, Action::Accept));
-    }
-    for server in servers {
-        let family = Family::from(server.addr());
-        for protocol in [UDP, TCP] {
-            let matches = [
-                Match::Family(family),
-                Match::Destination {
-                    net: server.addr().into(),
-                    is: true,
-                },
-                Match::Protocol(protocol),
-                Match::DestinationPort(DNS),
-            ];
-            rules.push(rule("the name server", &matches, Action::Accept));
-        }
-    }
-    for network in networks {
-        let family = Family::from(network.addr());
-        let matches = [
-            Match::Family(family),
-            source(family, BOUND, true),
-            pair(family, ALLOWED, false),
-        ];
-        rules.push(rule("a pod reaches whom it may", &matches, Action::Drop));
-    }
+        let at = (TableFamily::Inet, INWARD);
+        super::rule(at, "a pod reaches whom it may", matches, Action::Drop)
+    }));
     rules
 }
 
@@ -269,26 +226,31 @@ pub(super) fn steering() -> Vec<Rule> {
     rules
 }
 
-/// What is for many at once, and whatever else was not handed to the host.
+/// What is for many at once can't be handed to the host, and neither reaches nor leaves a pod with a
+/// policy. What is for one pod was handed to it, but for this: where the host looks at bridged packets
+/// as at routed ones (`net.bridge.bridge-nf-call-*`), one that it translates for a pod on the same
+/// bridge, a published port's or the answer to it, stays on the bridge, and is judged at `forward`.
 pub(super) fn between() -> Vec<Rule> {
     let mut rules = discovery(BETWEEN).to_vec();
+    let drop = |matches: &[Match]| bridge_rule(BETWEEN, "past the host", matches, Action::Drop);
+    let policed = |of| Match::InSet {
+        set: POLICED.to_owned(),
+        of: vec![of],
+        is: true,
+    };
+    let to_others = Match::InSet {
+        set: POLICED_MACS.to_owned(),
+        of: vec![Selector::DestinationMac],
+        is: false,
+    };
     for kind in [IPV4, IPV6] {
-        for of in [Selector::InGroup, Selector::OutGroup] {
-            let matches = [
-                Match::EtherType(kind),
-                Match::InSet {
-                    set: POLICED.to_owned(),
-                    of: vec![of],
-                    is: true,
-                },
-            ];
-            rules.push(bridge_rule(
-                BETWEEN,
-                "past the host",
-                &matches,
-                Action::Drop,
-            ));
+        let kind = Match::EtherType(kind);
+        for many in [BROADCAST, MULTICAST] {
+            let from = policed(Selector::InGroup);
+            rules.push(drop(&[kind.clone(), from, Match::PacketType(many)]));
         }
+        let to = policed(Selector::OutGroup);
+        rules.push(drop(&[kind, to, to_others.clone()]));
     }
     rules
 }

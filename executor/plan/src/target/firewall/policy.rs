@@ -1,8 +1,8 @@
 //! Who may open connections to a pod, and to whom a pod may: `allow_from` and `egress`.
 //!
-//! A connection is judged where it is routed, by whom it is from and to, when its first packet comes;
-//! what belongs to one that was let through passes, both ways. By then a published port is the pod's
-//! own, and the source is still whoever opened it. Sources can be trusted: a pod sends as itself alone
+//! A connection is judged where it is routed, by whom it is from and to: each packet that goes the way
+//! of the first one, so that a policy holds for what was open before it; what goes the other way
+//! passes. By then a published port is the pod's own, and the source is still whoever opened it. Sources can be trusted: a pod sends as itself alone
 //! (`bridged`), and nobody else may come with a pod's address.
 //!
 //! Pods on one bridge speak without being routed. So what comes from a pod with a policy, or is for
@@ -14,17 +14,19 @@
 //! Where no pod has a policy there is none of all this.
 
 use super::{
-    Chain, Family, Kind, Set, Table, TableFamily, Value,
-    bridged::{hardware_address, link_local, port_group},
+    Chain, Family, Going, Kind, Scene, Set, Table, TableFamily, Value,
+    bridged::link_local,
     judging::{between, inward, judging, steering},
+    of_family,
+    routed::everything,
 };
-use crate::target::Target;
+use crate::target::{Target, networks::Place};
 use ipnet::{IpNet, Ipv4Net};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
 };
-use tank_model::{Graph, Name, spec::Peer};
+use tank_model::spec::Peer;
 
 pub(super) const POLICY: &str = "policy";
 pub(super) const INWARD: &str = "inward";
@@ -38,7 +40,7 @@ pub(super) const ADMITTED: &str = "admitted";
 pub(super) const BOUND: &str = "bound";
 pub(super) const ALLOWED: &str = "allowed";
 pub(super) const INTERNET: &str = "internet";
-/// What is not the internet, as pairs of a pods' network and that.
+/// What is not the internet, as pairs of everything and that.
 pub(super) const INNER: &str = "inner";
 
 /// The sets of ports and of hardware addresses of pods with a policy.
@@ -63,7 +65,8 @@ const NOT_INTERNET: [Ipv4Net; 11] = [
 
 /// A pod with a policy.
 struct Policed<'a> {
-    lease: u32,
+    /// Where it is.
+    places: Vec<Place>,
     /// Who may open connections to it. None: everybody.
     admits: Option<&'a [Peer]>,
     /// To whom it may. None: to everybody.
@@ -71,10 +74,13 @@ struct Policed<'a> {
 }
 
 impl Target<'_> {
-    /// Adds what policies need. Those of the leases `going` hold until they are gone.
-    pub(super) fn add_policies(&self, table: &mut Table, going: &BTreeSet<u32>) {
-        let policed = self.policed(going);
-        if policed.is_empty() {
+    /// Adds what policies need. Those of pods that go hold until they are gone.
+    pub(super) fn add_policies(&self, table: &mut Table, scene: &Scene, going: &Going) {
+        let policed = self.policed(scene, going);
+        // Of whom not even a place is known nobody knows a policy: they are reached by nobody.
+        let known: BTreeSet<u32> = scene.places.iter().map(|place| place.group).collect();
+        let unknown: Vec<u32> = going.ports.difference(&known).copied().collect();
+        if policed.is_empty() && unknown.is_empty() {
             return;
         }
         let chain = |family, name: &str, hook, priority| Chain {
@@ -90,16 +96,16 @@ impl Target<'_> {
             chain(TableFamily::Bridge, STEERING, 0, -305),
             chain(TableFamily::Bridge, BETWEEN, 2, -200),
         ]);
-        let networks = self.host.networks.iter().map(IpNet::trunc);
-        let networks: Vec<IpNet> = networks.collect();
-        table.rules.extend(judging(&self.host.bridge, &networks));
-        table
-            .rules
-            .extend(inward(&self.host.bridge, &networks, &self.nth(1)));
+        let addressed = scene.families();
+        // Each pod has a link-local address of IPv6, whatever else it has.
+        let mut families = addressed.clone();
+        families.insert(Family::V6);
+        table.rules.extend(judging(&families, &addressed));
+        table.rules.extend(inward(&families, &addressed));
         table.rules.extend(steering());
         table.rules.extend(between());
-        for network in &networks {
-            table.sets.extend(self.policy_sets(*network, &policed));
+        for family in families {
+            table.sets.extend(self.policy_sets(family, scene, &policed));
         }
         let set = |name: &str, kind, elements| Set {
             family: TableFamily::Bridge,
@@ -108,50 +114,64 @@ impl Target<'_> {
             data: Vec::new(),
             elements,
         };
-        let leases = || policed.iter().map(|pod| pod.lease);
-        let groups = leases().map(|lease| vec![Value::Group(port_group(lease))]);
-        let macs = leases().map(|lease| vec![Value::Mac(hardware_address(lease))]);
+        let places = || policed.iter().flat_map(|pod| &pod.places);
+        let groups = places().map(|place| place.group).chain(unknown);
+        let groups = groups.map(|group| vec![Value::Group(group)]);
+        let macs = places().map(|place| vec![Value::Mac(place.mac)]);
         table.sets.extend([
             set(POLICED, Kind::Group, groups.collect()),
             set(POLICED_MACS, Kind::Mac, macs.collect()),
         ]);
     }
 
-    /// The pods with a policy, and those on their way out that had one.
-    fn policed(&self, going: &BTreeSet<u32>) -> Vec<Policed<'_>> {
-        let of = |graph: &'_ Graph, pod: &Name| -> Option<(u32, bool)> {
-            let node = graph.pod(pod)?;
-            let lease = self.leases.get(pod).copied()?;
-            let has_any = node.allow_from.peers().is_some() || node.egress.peers().is_some();
-            Some((lease, has_any))
-        };
-        let mut found = Vec::new();
-        let pods = self.graph.pods().filter(|pod| self.is_bridged(pod));
-        let mut all: Vec<(&Graph, &Name)> = pods.map(|pod| (self.graph, pod)).collect();
-        let previous = self.previous.into_iter();
-        all.extend(previous.flat_map(|graph| {
-            let gone = graph.pods().filter(|pod| !self.is_bridged(pod));
-            gone.filter(|pod| {
-                self.leases
-                    .get(*pod)
-                    .is_some_and(|lease| going.contains(lease))
-            })
-            .map(move |pod| (graph, pod))
-        }));
-        for (graph, pod) in all {
-            if let (Some((lease, true)), Some(node)) = (of(graph, pod), graph.pod(pod)) {
-                found.push(Policed {
-                    lease,
+    /// The pods with a policy, and what is on its way out of those that had one.
+    fn policed(&self, scene: &Scene, going: &Going) -> Vec<Policed<'_>> {
+        let pods = self.graph.pods();
+        let mut all: Vec<Policed<'_>> = pods
+            .filter_map(|pod| {
+                let node = self.graph.pod(pod)?;
+                Some(Policed {
+                    places: self.places(pod),
                     admits: node.allow_from.peers(),
                     reaches: node.egress.peers(),
-                });
-            }
-        }
-        found
+                })
+            })
+            .collect();
+        let declared: BTreeSet<u32> = groups(&all);
+        let of_going =
+            |place: &Place| going.ports.contains(&place.group) && !declared.contains(&place.group);
+        all.extend(self.going_pods(going).filter_map(|(graph, pod)| {
+            let (before, now) = (graph.pod(pod)?, self.graph.pod(pod));
+            let places = self.places_in(graph, pod).into_iter();
+            Some(Policed {
+                places: places.filter(of_going).collect(),
+                admits: narrower(
+                    before.allow_from.peers(),
+                    now.and_then(|now| now.allow_from.peers()),
+                ),
+                reaches: narrower(
+                    before.egress.peers(),
+                    now.and_then(|now| now.egress.peers()),
+                ),
+            })
+        }));
+        // Nobody knows what those may that no declaration at hand has.
+        let known = groups(&all);
+        let rest = scene.places.iter();
+        let rest = rest.filter(|place| of_going(place) && !known.contains(&place.group));
+        all.extend(rest.map(|place| Policed {
+            places: vec![place.clone()],
+            admits: Some(&[]),
+            reaches: Some(&[]),
+        }));
+        all.retain(|pod| !pod.places.is_empty() && (pod.admits.is_some() || pod.reaches.is_some()));
+        all
     }
 
-    /// The networks of a family that peers have, none within another.
-    fn networks_of(&self, family: Family, peers: &[Peer]) -> Vec<IpNet> {
+    /// The networks that peers have, of the family of the pod's own address, none within another. A
+    /// pod is always among its own: it may use the ports that it publishes.
+    fn networks_of(&self, own: IpAddr, peers: &[Peer]) -> Vec<IpNet> {
+        let family = Family::from(own);
         let of = |peer: &Peer| -> Vec<IpNet> {
             match peer {
                 Peer::Pod(pod) => {
@@ -164,42 +184,49 @@ impl Target<'_> {
         };
         let nets = peers.iter().flat_map(of);
         let nets: Vec<IpNet> = nets
+            .chain([own.into()])
             .filter(|net| Family::from(net.addr()) == family)
             .collect();
         IpNet::aggregate(&nets)
     }
 
-    /// The sets of the family of one of the pods' networks.
-    fn policy_sets(&self, network: IpNet, policed: &[Policed<'_>]) -> Vec<Set> {
-        let family = Family::from(network.addr());
+    /// The sets of a family.
+    fn policy_sets(&self, family: Family, scene: &Scene, policed: &[Policed<'_>]) -> Vec<Set> {
         let (mut closed, mut admitted) = (BTreeSet::new(), BTreeSet::new());
         let (mut bound, mut allowed) = (BTreeSet::new(), BTreeSet::new());
         let mut internet = BTreeSet::new();
         for pod in policed {
-            let own = self.nth(pod.lease).into_iter().map(|own| own.addr());
-            for own in own.filter(|own| Family::from(*own) == family) {
+            let own = pod.places.iter().flat_map(|place| &place.addresses);
+            for own in own
+                .map(IpNet::addr)
+                .filter(|own| Family::from(*own) == family)
+            {
                 if let Some(peers) = pod.admits {
                     closed.insert(vec![own.into()]);
-                    let nets = self.networks_of(family, peers).into_iter();
+                    let nets = self.networks_of(own, peers).into_iter();
                     admitted.extend(nets.map(|net| vec![net.into(), IpNet::from(own).into()]));
                 }
                 if let Some(peers) = pod.reaches {
                     bound.insert(vec![own.into()]);
-                    let nets = self.networks_of(family, peers).into_iter();
+                    let nets = self.networks_of(own, peers).into_iter();
                     allowed.extend(nets.map(|net| vec![IpNet::from(own).into(), net.into()]));
                     if peers.contains(&Peer::Internet) {
                         internet.insert(vec![own.into()]);
                     }
                 }
             }
-            // What it sends from there reaches its own link alone, on which the host is.
-            if family == Family::V6 && pod.reaches.is_some() {
-                let own = IpAddr::V6(link_local(hardware_address(pod.lease)));
-                bound.insert(vec![own.into()]);
+            // Of its link alone, on which the host is, too; and the host routes it back there. No peer is
+            // known by such an address.
+            if family == Family::V6 {
+                let own = pod.places.iter().map(|place| link_local(place.mac));
+                let own = own.map(|own| vec![Value::V6(own)]);
+                closed.extend(own.clone().filter(|_| pod.admits.is_some()));
+                bound.extend(own.filter(|_| pod.reaches.is_some()));
             }
         }
-        let inner = inner(network).into_iter();
-        let inner = inner.map(|net| vec![network.into(), net.into()]).collect();
+        let inner = inner(family, scene.subnets(family)).into_iter();
+        let inner = inner.map(|net| vec![everything(family).into(), net.into()]);
+        let inner = inner.collect();
         let (one, net) = match family {
             Family::V4 => (Kind::V4, Kind::Net4),
             Family::V6 => (Kind::V6, Kind::Net6),
@@ -222,6 +249,20 @@ impl Target<'_> {
     }
 }
 
+fn groups(pods: &[Policed<'_>]) -> BTreeSet<u32> {
+    let places = pods.iter().flat_map(|pod| &pod.places);
+    places.map(|place| place.group).collect()
+}
+
+/// What holds for a pod that goes and comes back as another: the one list there is, or, where there are
+/// two that differ, nobody.
+fn narrower<'a>(before: Option<&'a [Peer]>, now: Option<&'a [Peer]>) -> Option<&'a [Peer]> {
+    match (before, now) {
+        (Some(before), Some(now)) if before != now => Some(&[]),
+        (before, now) => before.or(now),
+    }
+}
+
 impl From<IpNet> for Value {
     fn from(net: IpNet) -> Self {
         match net {
@@ -231,17 +272,10 @@ impl From<IpNet> for Value {
     }
 }
 
-pub(super) fn of_family(name: &str, family: Family) -> String {
-    match family {
-        Family::V4 => format!("{name}4"),
-        Family::V6 => format!("{name}6"),
-    }
-}
-
-/// What is not the internet of a pods' network's family: that network, and what has no place there.
-fn inner(network: IpNet) -> Vec<IpNet> {
-    let mut nets = vec![network];
-    if network.addr().is_ipv4() {
+/// What is not the internet of a family: the pods' networks, and what has no place there.
+fn inner(family: Family, networks: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
+    let mut nets: Vec<IpNet> = networks.collect();
+    if family == Family::V4 {
         nets.extend(NOT_INTERNET.map(IpNet::from));
     }
     IpNet::aggregate(&nets)

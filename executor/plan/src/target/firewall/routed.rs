@@ -1,8 +1,8 @@
 //! What is routed: the chains of the family `inet`.
 
 use super::{
-    Action, Chain, Family, Kind, Match, Rule, Selector, Set, Table, TableFamily, Value,
-    bridged::port_group,
+    Action, Chain, Family, Kind, Match, Rule, Scene, Selector, Set, Table, TableFamily, Value,
+    apart::APART, host_services::names_first, in_set, of_family, scene::set_of_interfaces,
 };
 use crate::{observed::HostNetwork, target::Target};
 use ipnet::IpNet;
@@ -27,8 +27,17 @@ pub(super) const FORWARD: &str = "forward";
 pub(super) const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 
+/// The sets by which bridges and networks are known: every bridge; pairs of a bridge and itself; of each
+/// family pairs of a network and everything, of a network and itself, and of a bridge and its own
+/// addresses.
+pub(super) const BRIDGES: &str = "bridges";
+const ONE_BRIDGE: &str = "one_bridge";
+const NETWORKS: &str = "networks";
+const ONE_NETWORK: &str = "one_network";
+pub(super) const GATEWAYS: &str = "gateways";
+
 /// Bits of a connection's state (`NF_CT_STATE_BIT`) and of its status (`IPS_DST_NAT`).
-pub(super) const ESTABLISHED: u32 = 1 << 1;
+const ESTABLISHED: u32 = 1 << 1;
 pub(super) const RELATED: u32 = 1 << 2;
 const DNAT: u32 = 1 << 5;
 
@@ -37,29 +46,22 @@ const UDP: u8 = 17;
 
 impl Target<'_> {
     /// The chains of the family `inet`.
-    pub(super) fn routed(&self, host: &HostNetwork) -> Table {
+    pub(super) fn routed(&self, host: &HostNetwork, scene: &Scene) -> Table {
+        let families = scene.families();
         let mut rules = guard();
-        rules.extend(impersonating(&self.host.bridge, &self.host.networks));
-        rules.extend(translating(&self.host.networks));
-        rules.extend(forwarding(&self.host.bridge));
-        let mut sets = self.ports();
-        for (family, name) in [(Family::V4, "apart4"), (Family::V6, "apart6")] {
+        rules.extend(impersonating(&families));
+        rules.extend(translating(&families));
+        rules.extend(forwarding());
+        let mut sets = self.ports(&families);
+        sets.extend(sets_of_networks(scene));
+        for (family, name) in [Family::V4, Family::V6].into_iter().zip(APART) {
             let links = self.apart(family, host);
             if !links.is_empty() {
-                rules.push(keeping_apart(&self.host.bridge, family, name));
-                sets.push(Set {
-                    family: TableFamily::Inet,
-                    name: name.to_owned(),
-                    key: vec![Kind::Interface],
-                    data: Vec::new(),
-                    elements: links
-                        .into_iter()
-                        .map(|link| vec![Value::Interface(link)])
-                        .collect(),
-                });
+                rules.push(keeping_apart(family, name));
+                sets.push(set_of_interfaces(name, links.iter()));
             }
         }
-        rules.extend(masquerading(&self.host.bridge, &self.host.networks));
+        rules.extend(masquerading(&families));
         Table {
             chains: CHAINS.map(chain).into(),
             rules,
@@ -81,7 +83,7 @@ impl Target<'_> {
     }
 
     /// What the published ports lead to: the maps of each family that the pods have.
-    fn ports(&self) -> Vec<Set> {
+    fn ports(&self, families: &BTreeSet<Family>) -> Vec<Set> {
         let map = |kind: &MapOf, family| Set {
             family: TableFamily::Inet,
             name: kind.name(family),
@@ -92,9 +94,9 @@ impl Target<'_> {
             },
             elements: BTreeSet::new(),
         };
-        let families = [Family::V4, Family::V6].into_iter();
-        let families = families.filter(|family| self.has(*family));
         let mut maps: Vec<Set> = families
+            .iter()
+            .copied()
             .flat_map(|family| {
                 MapOf::of_family(family)
                     .iter()
@@ -102,11 +104,12 @@ impl Target<'_> {
             })
             .collect();
         for pod in self.graph.pods().filter(|pod| self.is_bridged(pod)) {
-            let addresses = self.addresses(pod);
+            let addresses = self.published_at(pod);
             let published = self.graph.published(pod);
             for lead in published.flat_map(|(_, publish)| publish.leads()) {
-                let mut own = addresses.iter().map(IpNet::addr);
-                let Some(to) = own.find(|own| own.is_ipv4() == lead.address.is_ipv4()) else {
+                let mut own = addresses.iter();
+                let own = own.find(|own| own.is_ipv4() == lead.address.is_ipv4());
+                let Some(to) = own.copied() else {
                     continue;
                 };
                 let kind = MapOf::address(lead.address);
@@ -168,10 +171,7 @@ impl MapOf {
             Self::Address => "ports",
             Self::Any => "any",
         };
-        match family {
-            Family::V4 => format!("{name}4"),
-            Family::V6 => format!("{name}6"),
-        }
+        of_family(name, family)
     }
 
     /// What is looked up.
@@ -197,11 +197,98 @@ fn in_interface(name: &str, is: bool) -> Match {
     }
 }
 
-fn out_interface(name: &str) -> Match {
-    Match::OutInterface {
-        name: name.to_owned(),
-        is: true,
+/// It comes over one of Tank's bridges, or does not.
+pub(super) fn from_bridge(is: bool) -> Match {
+    in_set(BRIDGES, &[Selector::InInterface], is)
+}
+
+/// It leaves by one of Tank's bridges.
+fn to_bridge() -> Match {
+    in_set(BRIDGES, &[Selector::OutInterface], true)
+}
+
+/// It stays on one of Tank's bridges, or does not.
+pub(super) fn on_one_bridge(is: bool) -> Match {
+    let both = [Selector::InInterface, Selector::OutInterface];
+    in_set(ONE_BRIDGE, &both, is)
+}
+
+/// Who it is from and whom it is for.
+pub(super) fn both_ends(family: Family) -> [Selector; 2] {
+    match family {
+        Family::V4 => [Selector::Source4, Selector::Destination4],
+        Family::V6 => [Selector::Source6, Selector::Destination6],
     }
+}
+
+/// Its source is on one of the pods' networks.
+pub(super) fn from_pods_network(family: Family) -> Match {
+    in_set(&of_family(NETWORKS, family), &both_ends(family), true)
+}
+
+/// Both its ends are on one of the pods' networks, or are not.
+fn within_a_network(family: Family, is: bool) -> Match {
+    in_set(&of_family(ONE_NETWORK, family), &both_ends(family), is)
+}
+
+/// Everything of a family.
+pub(super) fn everything(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
+        Family::V6 => IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0),
+    }
+}
+
+/// The sets by which rules know Tank's bridges and the pods' networks, however many there are.
+fn sets_of_networks(scene: &Scene) -> Vec<Set> {
+    let set = |name: String, key: Vec<Kind>, elements| Set {
+        family: TableFamily::Inet,
+        name,
+        key,
+        data: Vec::new(),
+        elements,
+    };
+    let twice = |bridge: &String| {
+        let name = Value::Interface(bridge.clone());
+        vec![name.clone(), name]
+    };
+    let both = vec![Kind::Interface, Kind::Interface];
+    let mut sets = vec![
+        set_of_interfaces(BRIDGES, scene.bridges()),
+        set(
+            ONE_BRIDGE.to_owned(),
+            both,
+            scene.bridges().map(twice).collect(),
+        ),
+    ];
+    for family in scene.families() {
+        let (one, net) = match family {
+            Family::V4 => (Kind::V4, Kind::Net4),
+            Family::V6 => (Kind::V6, Kind::Net6),
+        };
+        let to = |to: Option<IpNet>| {
+            let nets = scene.subnets(family);
+            let pairs = nets.map(|net| vec![net.into(), to.unwrap_or(net).into()]);
+            pairs.collect::<BTreeSet<Vec<Value>>>()
+        };
+        let (all, same) = (to(Some(everything(family))), to(None));
+        sets.push(set(of_family(NETWORKS, family), vec![net, net], all));
+        sets.push(set(of_family(ONE_NETWORK, family), vec![net, net], same));
+        let gateway =
+            |(bridge, own): (&String, IpAddr)| vec![Value::Interface(bridge.clone()), own.into()];
+        let own = scene.networks.iter().flat_map(|network| {
+            let own = network.addresses().into_iter();
+            own.map(move |own| (&network.bridge, own.addr()))
+        });
+        let own = own.filter(|(_, own)| Family::from(*own) == family);
+        let key = vec![Kind::Interface, one];
+        sets.push(set(
+            of_family(GATEWAYS, family),
+            key,
+            own.map(gateway).collect(),
+        ));
+    }
+    sets
 }
 
 /// 127.0.0.0/8.
@@ -239,44 +326,18 @@ fn guard() -> Vec<Rule> {
     ]
 }
 
-/// Whoever comes over another link than the bridge is no pod, whatever address it gives.
-fn impersonating(bridge: &str, networks: &[IpNet]) -> Vec<Rule> {
-    let rule_of = |network: &IpNet| {
-        let net = network.trunc();
+/// Whoever comes over another link than a bridge is no pod, whatever address it gives.
+fn impersonating(families: &BTreeSet<Family>) -> Vec<Rule> {
+    let rule_of = |family: &Family| {
         let matches = vec![
             in_interface("lo", false),
-            in_interface(bridge, false),
-            Match::Family(net.addr().into()),
-            Match::Source { net, is: true },
+            from_bridge(false),
+            Match::Family(*family),
+            from_pods_network(*family),
         ];
         rule(GUARD, "nobody else is a pod", matches, Action::Drop)
     };
-    networks.iter().map(rule_of).collect()
-}
-
-/// What a bridge does not forward (01:80:c2:00:00:0x) comes over the pod's port itself, past the rules
-/// of the bridge: there is nothing for the host in it.
-pub(super) fn past_the_bridge(table: &mut Table, leases: &BTreeSet<u32>) {
-    const PODS: &str = "pods";
-    let group = |lease: &u32| vec![Value::Group(port_group(*lease))];
-    table.sets.push(Set {
-        family: TableFamily::Inet,
-        name: PODS.to_owned(),
-        key: vec![Kind::Group],
-        data: Vec::new(),
-        elements: leases.iter().map(group).collect(),
-    });
-    let of_a_pod = Match::InSet {
-        set: PODS.to_owned(),
-        of: vec![Selector::InGroup],
-        is: true,
-    };
-    table.rules.push(rule(
-        GUARD,
-        "a pod speaks to the bridge, and not past it",
-        vec![of_a_pod],
-        Action::Drop,
-    ));
+    families.iter().map(rule_of).collect()
 }
 
 /// The element by which a port leads to this address of its pod.
@@ -297,23 +358,30 @@ fn element(kind: MapOf, lead: &Lead, to: IpAddr) -> Vec<Value> {
 
 /// Published ports lead to pods: whoever is on the host itself passes only `output`, and whoever is not
 /// only `prerouting`.
-fn translating(networks: &[IpNet]) -> Vec<Rule> {
-    let families = networks.iter().map(|network| Family::from(network.addr()));
-    let families: BTreeSet<Family> = families.collect();
-    let mut rules = Vec::new();
+fn translating(families: &BTreeSet<Family>) -> Vec<Rule> {
+    let mut rules = names_first(families);
     for chain in [PREROUTING, OUTPUT] {
-        for family in &families {
+        for family in families {
             let kinds = MapOf::of_family(*family).iter();
             for kind in kinds.filter(|kind| chain == OUTPUT || **kind != MapOf::Loopback) {
-                let mut matches = vec![Match::Family(*family)];
+                let own = Match::Family(*family);
                 let comment = match kind {
                     MapOf::Loopback => "ports published on loopback",
                     MapOf::Address => "ports published on an address",
                     MapOf::Any => "ports published on every address of the host",
                 };
-                if *kind == MapOf::Any {
-                    matches.push(Match::DestinationLocal);
-                }
+                // The family is where `nft` puts it when it loads what it listed.
+                let matches = match (kind, family) {
+                    (MapOf::Loopback, _) => vec![own],
+                    (MapOf::Address, _) => vec![Match::DestinationLocal, own],
+                    (MapOf::Any, Family::V4) => vec![own, Match::DestinationLocal],
+                    // The kernel drops what a pod answers there: a connection is refused at once.
+                    (MapOf::Any, Family::V6) => {
+                        let net = IpAddr::from(Ipv6Addr::LOCALHOST).into();
+                        let other = Match::Destination { net, is: false };
+                        vec![Match::DestinationLocal, own, other]
+                    }
+                };
                 let action = Action::DnatMap {
                     map: kind.name(*family),
                     of: kind.of(*family),
@@ -326,11 +394,11 @@ fn translating(networks: &[IpNet]) -> Vec<Rule> {
     rules
 }
 
-/// The host forwards because of the pods, and a neighbour may have a route to their network: that
-/// must not make ports reachable that nobody published. What does not go to a pod is none of Tank's
-/// business.
-fn forwarding(bridge: &str) -> Vec<Rule> {
-    let from_elsewhere = [in_interface(bridge, false), out_interface(bridge)];
+/// The host forwards because of the pods, and a neighbour may have a route to their networks: that
+/// must not make ports reachable that nobody published, nor one network from another. What does not go
+/// to a pod is none of Tank's business.
+fn forwarding() -> Vec<Rule> {
+    let from_elsewhere = [to_bridge(), on_one_bridge(false)];
     // One after the other and not one rule that drops: what is not tracked has no status to be
     // looked at.
     let rule = |comment: &str, matches: &[Match], action| {
@@ -350,17 +418,12 @@ fn forwarding(bridge: &str) -> Vec<Rule> {
 
 /// The host forwards because of the pods alone: not between the links that it had, and between which
 /// it did not.
-fn keeping_apart(bridge: &str, family: Family, set: &str) -> Rule {
-    let in_set = |selector| Match::InSet {
-        set: set.to_owned(),
-        of: vec![selector],
-        is: true,
-    };
+fn keeping_apart(family: Family, set: &str) -> Rule {
     let matches = vec![
-        in_interface(bridge, false),
+        from_bridge(false),
         Match::Family(family),
-        in_set(Selector::InInterface),
-        in_set(Selector::OutInterface),
+        in_set(set, &[Selector::InInterface], true),
+        in_set(set, &[Selector::OutInterface], true),
     ];
     rule(
         FORWARD,
@@ -370,12 +433,12 @@ fn keeping_apart(bridge: &str, family: Family, set: &str) -> Rule {
     )
 }
 
-fn masquerading(bridge: &str, networks: &[IpNet]) -> Vec<Rule> {
-    let rule = |comment: String, matches| rule(POSTROUTING, comment, matches, Action::Masquerade);
+fn masquerading(families: &BTreeSet<Family>) -> Vec<Rule> {
+    let rule = |comment: &str, matches| rule(POSTROUTING, comment, matches, Action::Masquerade);
     let mut rules = vec![rule(
-        "loopback clients of published ports".to_owned(),
+        "loopback clients of published ports",
         vec![
-            out_interface(bridge),
+            to_bridge(),
             Match::Family(Family::V4),
             Match::Source {
                 net: loopback(),
@@ -383,24 +446,22 @@ fn masquerading(bridge: &str, networks: &[IpNet]) -> Vec<Rule> {
             },
         ],
     )];
-    for network in networks {
-        let net = network.trunc();
-        let from = [
-            Match::Family(net.addr().into()),
-            Match::Source { net, is: true },
-        ];
-        let elsewhere = Match::Destination { net, is: false };
+    for family in families {
+        let own = Match::Family(*family);
         rules.push(rule(
-            format!("{network} to elsewhere"),
-            [&from[..], &[elsewhere]].concat(),
+            "from a network to elsewhere",
+            vec![
+                own.clone(),
+                from_pods_network(*family),
+                within_a_network(*family, false),
+            ],
         ));
         // A pod that uses a published port, of itself or of a neighbour, would be answered past
         // the translation.
-        let itself = Match::Destination { net, is: true };
         let translated = Match::ConnStatus { any_of: DNAT };
         rules.push(rule(
-            format!("{network} to itself through a published port"),
-            [&from[..], &[itself, translated]].concat(),
+            "from a network to itself through a published port",
+            vec![own, within_a_network(*family, true), translated],
         ));
     }
     rules

@@ -72,13 +72,13 @@ fn a_port_on_loopback_is_for_the_host_itself() {
     assert_eq!(chains("ports4"), [PREROUTING, OUTPUT]);
     assert_eq!(chains("any4"), [PREROUTING, OUTPUT]);
     let local = table.rules.iter().filter(|rule| {
-        matches!(&rule.action, Action::DnatMap { map, .. } if map == "any4")
+        matches!(&rule.action, Action::DnatMap { map, .. } if map == "any4" || map == "ports4")
             == rule.matches.contains(&Match::DestinationLocal)
     });
     assert_eq!(
         local.count(),
         table.rules.len(),
-        "every address of the host, and no other"
+        "addresses of the host, and no other's"
     );
 }
 
@@ -124,8 +124,17 @@ fn tables_are_compared_by_what_they_do() {
         difference(&|found| found.others.push("set x".to_owned())),
         (0, 1)
     );
-    let difference_of_sets =
-        |change: &dyn Fn(&mut Set)| difference(&|found| change(&mut found.sets[5]));
+    let difference_of_sets = |change: &dyn Fn(&mut Set)| {
+        difference(&|found| {
+            change(
+                found
+                    .sets
+                    .iter_mut()
+                    .find(|set| set.name == "pods")
+                    .expect("a set"),
+            )
+        })
+    };
     assert_eq!(difference_of_sets(&|set| set.elements.clear()), (1, 0));
     let more = |set: &mut Set| {
         set.elements.insert(vec![Value::Group(7)]);
@@ -137,7 +146,7 @@ fn tables_are_compared_by_what_they_do() {
         }),
         (2, 2)
     );
-    assert_eq!(difference(&|found| drop(found.sets.remove(3))), (2, 0));
+    assert_eq!(difference(&|found| drop(found.sets.remove(0))), (2, 0));
     let sets = wanted.sets.iter().map(|set| 1 + set.elements.len());
     let none = Difference::of(&wanted, None);
     assert_eq!(
@@ -208,6 +217,11 @@ fn policies_are_sets_that_follow_the_pods() {
     );
     let (db6, web6) = (address("db", false), address("web", false));
     assert_eq!(elements(&table, "closed4"), std::slice::from_ref(&db));
+    assert_eq!(
+        elements(&table, "closed6").len(),
+        2,
+        "with that of the link"
+    );
     // What is in another network of the list is not said twice: the kernel refuses that.
     let mut admitted = vec![format!("10.0.0.0/8 {db}/32")];
     if !web.starts_with("10.") {
@@ -217,6 +231,8 @@ fn policies_are_sets_that_follow_the_pods() {
     let mut admitted = vec![
         format!("2001:db8::/32 {db6}/128"),
         format!("{web6}/128 {db6}/128"),
+        // Itself, by what it publishes.
+        format!("{db6}/128 {db6}/128"),
     ];
     admitted.sort();
     assert_eq!(
@@ -225,7 +241,7 @@ fn policies_are_sets_that_follow_the_pods() {
             .collect::<BTreeSet<_>>(),
         admitted.into_iter().collect()
     );
-    let both: BTreeSet<String> = [lone, web.clone()].into();
+    let both: BTreeSet<String> = [lone.clone(), web.clone()].into();
     assert_eq!(
         elements(&table, "bound4")
             .into_iter()
@@ -237,7 +253,15 @@ fn policies_are_sets_that_follow_the_pods() {
         4,
         "with those of the link"
     );
-    assert_eq!(elements(&table, "allowed4"), [format!("{web}/32 {db}/32")]);
+    let allowed: BTreeSet<String> = [(&web, &db), (&web, &web), (&lone, &lone)]
+        .map(|(from, to)| format!("{from}/32 {to}/32"))
+        .into();
+    assert_eq!(
+        elements(&table, "allowed4")
+            .into_iter()
+            .collect::<BTreeSet<_>>(),
+        allowed
+    );
     assert_eq!(elements(&table, "internet4"), [web]);
     assert_eq!(elements(&table, "policed").len(), 3);
     assert_eq!(elements(&table, "policed_macs").len(), 3);
@@ -269,7 +293,11 @@ fn a_pod_on_its_way_out_keeps_its_policy() {
     target.previous = Some(&before.graph);
     let host = HostNetwork::default();
     let bound = |table: Option<Table>| elements(&table.expect("a table"), "bound4").len();
-    assert_eq!(bound(target.firewall_with(&host, &[lease].into())), 1);
+    let going = Going {
+        ports: [port_group(lease)].into(),
+        ..Going::default()
+    };
+    assert_eq!(bound(target.firewall_with(&host, &going)), 1);
     assert_eq!(bound(target.firewall(&host)), 0);
 }
 
@@ -319,4 +347,137 @@ fn the_internet_is_what_is_public() {
     ] {
         assert!(!is_inner(address), "{address}");
     }
+}
+
+/// A host with so many networks, every second one internal, and a pod on each; one is on all.
+fn networked(count: usize) -> crate::Inputs {
+    let name = |n: usize| format!("n{n}");
+    let networks = (0..count).map(|n| (name(n), serde_json::json!({ "internal": n % 2 == 0 })));
+    let networks: serde_json::Map<_, _> = networks.collect();
+    let pod = |on: &[usize]| {
+        let on = on.iter().map(|n| (name(*n), serde_json::json!({})));
+        let on: serde_json::Map<_, _> = on.collect();
+        serde_json::json!({ "containers": { "app": { "image": "x" } }, "networks": on })
+    };
+    let all: Vec<usize> = (0..count).collect();
+    let pods = (0..count).map(|n| (format!("p{n}"), pod(&[n])));
+    let mut pods: serde_json::Map<_, _> = pods.chain([("all".to_owned(), pod(&all))]).collect();
+    pods["p0"]["egress"] = serde_json::json!("internet");
+    let config = serde_json::json!({ "networks": networks, "pods": pods });
+    let mut inputs = inputs(&serde_json::from_value(config).expect("a configuration"));
+    let six = "fd74:616e:6b01::/48".parse().expect("a network");
+    inputs.host.pools.push(six);
+    inputs
+}
+
+#[test]
+fn networks_are_elements_and_no_rules() {
+    let table = |count| networked(count).target().firewall(&HostNetwork::default());
+    let (two, many) = (table(2).expect("a table"), table(16).expect("a table"));
+    assert_eq!(two.rules, many.rules);
+    let names = |table: &Table| -> BTreeSet<String> {
+        table.sets.iter().map(|set| set.name.clone()).collect()
+    };
+    assert_eq!(names(&two), names(&many));
+    assert_eq!(elements(&many, "bridges").len(), 16);
+    assert_eq!(elements(&many, "internal").len(), 8);
+    assert_eq!(elements(&many, "gateways4").len(), 16);
+    assert_eq!(elements(&many, "gateways6").len(), 16);
+    // What `p0` may is the same at each of its addresses, and what is no internet has no end of networks.
+    assert_eq!(elements(&many, "inner6").len(), 1);
+}
+
+/// What a pod of an internal network sends is looked at before what belongs to a connection passes.
+#[test]
+fn nothing_passes_before_internal_networks_are_apart() {
+    let table = networked(2).target().firewall(&HostNetwork::default());
+    let table = table.expect("a table");
+    let forward = table.rules.iter().filter(|rule| rule.chain == "forward");
+    let actions: Vec<&Action> = forward.map(|rule| &rule.action).collect();
+    let (drop, accept) = (&Action::Drop, &Action::Accept);
+    assert_eq!(actions[..5], [drop, drop, accept, accept, drop]);
+    let isolation = table.rules.iter().filter(|rule| rule.chain == "isolation");
+    let isolation: Vec<&Rule> = isolation.collect();
+    let last = isolation.last().expect("rules");
+    assert_eq!((&last.action, last.matches.len()), (&Action::Drop, 1));
+    let states = isolation.iter().flat_map(|rule| &rule.matches);
+    assert!(
+        !states
+            .into_iter()
+            .any(|one| matches!(one, Match::ConnState { .. })),
+        "one that a pod has opened is established, too"
+    );
+}
+
+/// An error passes that a pod sends about a connection of which it is an end, by each of its addresses.
+#[test]
+fn errors_of_pods_are_about_their_own_connections() {
+    let target = networked(2);
+    let table = target.target().firewall(&HostNetwork::default());
+    let table = table.expect("a table");
+    let errors = table.rules.iter().filter(|rule| rule.chain == "errors");
+    let errors: Vec<&Rule> = errors.collect();
+    assert_eq!(errors.len(), 4);
+    assert!(errors.iter().all(|rule| rule.action == Action::Drop));
+    for (name, is_v4) in [("ends4", true), ("ends6", false)] {
+        let set = table.sets.iter().find(|set| set.name == name);
+        let found = set.expect("a set").elements.clone();
+        let pods = target
+            .graph
+            .pods()
+            .flat_map(|pod| target.target().addresses(pod));
+        let own = pods
+            .map(|own| own.addr())
+            .filter(|own| own.is_ipv4() == is_v4);
+        let twice = own.map(|own| vec![Value::from(own), Value::from(own)]);
+        let twice: BTreeSet<Vec<Value>> = twice.collect();
+        assert!(!twice.is_empty());
+        assert_eq!(found, twice);
+    }
+}
+
+/// A port of the host's leads to a pod's address on a network that is not internal.
+#[test]
+fn published_ports_lead_into_no_internal_network() {
+    let mut config: serde_json::Value =
+        serde_json::to_value(networked(3).graph.config()).expect("a configuration");
+    for pod in ["all", "p0"] {
+        config["pods"][pod]["publish"] = serde_json::json!({ "p": { "port": 80, "to": 8080 } });
+    }
+    let inputs = inputs(&serde_json::from_value(config).expect("a configuration"));
+    let table = inputs.target().firewall(&HostNetwork::default());
+    let led: Vec<_> = leading(&table.expect("a table"));
+    let all = Name::new("all").expect("a name");
+    let second = inputs.target().places(&all)[1].addresses.clone();
+    let second = second.first().expect("an address").addr();
+    let targets: Vec<Value> = {
+        let table = inputs.target().firewall(&HostNetwork::default());
+        let sets = table.expect("a table").sets;
+        let maps = sets.into_iter().filter(|set| set.name == "loopback4");
+        let elements = maps.flat_map(|set| set.elements);
+        elements.map(|element| element[3].clone()).collect()
+    };
+    assert_eq!((led.len(), targets), (1, vec![Value::from(second)]));
+}
+
+/// A bridge that no declared pod needs is apart until it is gone.
+#[test]
+fn a_bridge_on_its_way_out_is_internal() {
+    let inputs = policed(&[("web", "")]);
+    let going = Going {
+        bridges: ["tank-012345678".to_owned()].into(),
+        ..Going::default()
+    };
+    let table = inputs
+        .target()
+        .firewall_with(&HostNetwork::default(), &going);
+    let table = table.expect("a table");
+    let names = |set: &str| -> usize {
+        let set = table.sets.iter().find(|one| one.name == set);
+        set.map_or(0, |set| set.elements.len())
+    };
+    assert_eq!(
+        (names("bridges"), names("internal"), names("gateways4")),
+        (2, 1, 1)
+    );
 }

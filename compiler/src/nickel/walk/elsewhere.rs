@@ -1,0 +1,246 @@
+//! What fields are called elsewhere, and how ports are written there: in Compose, and in Kubernetes. Whoever comes from there writes them
+//! first, and is told what they are here.
+
+use serde_json::Value;
+use std::net::IpAddr;
+use tank_model::spec::Ports;
+
+/// The contract, the field as it is called elsewhere, and what to do.
+const WORDS: [(&str, &str, &str); 54] = [
+    ("Config", "services", IMPORT),
+    ("Config", "apiVersion", IMPORT),
+    ("Config", "kind", IMPORT),
+    (
+        "Config",
+        "volumes",
+        "volumes are a pod's: `pods.NAME.volumes`",
+    ),
+    (
+        "Config",
+        "secrets",
+        "secrets are a container's: `pods.NAME.containers.NAME.secrets`",
+    ),
+    (
+        "Config",
+        "configs",
+        "write them as `pods.NAME.containers.NAME.files`",
+    ),
+    (
+        "Config",
+        "containers",
+        "containers are a pod's: `pods.NAME.containers.NAME`",
+    ),
+    ("Config", "name", "write `stack`"),
+    ("Pod", "image", CONTAINER),
+    ("Pod", "command", CONTAINER),
+    ("Pod", "env", CONTAINER),
+    ("Pod", "environment", "write `containers.NAME.env`"),
+    ("Pod", "ports", PUBLISH),
+    (
+        "Pod",
+        "healthcheck",
+        "write `containers.NAME.readiness`, or `liveness`, or both",
+    ),
+    ("Pod", "container_name", "write `aliases`"),
+    (
+        "Pod",
+        "links",
+        "pods find each other by name; for another name write `aliases` in the pod it is for",
+    ),
+    ("Pod", "network_mode", "write `network`"),
+    ("Pod", "services", "write `containers`"),
+    ("Container", "environment", "write `env`"),
+    ("Container", "envFrom", "write `env`"),
+    (
+        "Container",
+        "entrypoint",
+        "write `command`; what follows it is `args`",
+    ),
+    ("Container", "publish", PUBLISH),
+    (
+        "Container",
+        "volumes",
+        "write `mounts`; the volumes themselves are the pod's",
+    ),
+    ("Container", "volumeMounts", "write `mounts`"),
+    (
+        "Container",
+        "healthcheck",
+        "write `readiness`, or `liveness`, or both",
+    ),
+    ("Container", "readinessProbe", "write `readiness`"),
+    ("Container", "livenessProbe", "write `liveness`"),
+    ("Container", "startupProbe", "write `startup`"),
+    ("Container", "restart", "write it in the pod: `restart`"),
+    (
+        "Container",
+        "depends_on",
+        "write it in the pod: `depends_on`",
+    ),
+    (
+        "Container",
+        "networks",
+        "write it in the pod: `networks.NAME = {}`",
+    ),
+    ("Container", "expose", EXPOSE),
+    ("Pod", "expose", EXPOSE),
+    ("Pod", "network_alias", "write `aliases`"),
+    (
+        "Pod",
+        "scale",
+        "write `pods = tank.replicas \"web\" 3 (fun index => { … })`",
+    ),
+    ("Publish", "target", "write `to`"),
+    ("Publish", "published", "write `port`"),
+    ("Publish", "host_ip", "write `address`"),
+    ("Probe", "interval", "write `period`"),
+    ("Probe", "retries", "write `failures`"),
+    ("Probe", "test", "write `exec`"),
+    (
+        "Probe",
+        "start_period",
+        "write a `startup` beside it: as long as that fails, the others wait",
+    ),
+    ("NamedNetwork", "external", JOIN),
+    ("NamedNetwork", "name", JOIN),
+    (
+        "NamedNetwork",
+        "driver",
+        "leave it out: a network is a bridge of Tank's",
+    ),
+    ("NamedNetwork", "ipam", "write `subnets`"),
+    ("NamedNetwork", "subnet", "write `subnets`"),
+    (
+        "NamedNetwork",
+        "attachable",
+        "leave it out: pods of every stack may join a network, as `networks.\"STACK:NAME\" = {}`",
+    ),
+    (
+        "NamedNetwork",
+        "enable_ipv6",
+        "leave it out: a network has the families of its `subnets`, and both without any",
+    ),
+    (
+        "NamedNetwork",
+        "labels",
+        "leave them out: a network has none, and pods have `labels`",
+    ),
+    (
+        "NamedNetwork",
+        "gateway",
+        "leave it out: the first address of a subnet is its bridge's, and leads out",
+    ),
+    (
+        "NamedNetwork",
+        "driver_opts",
+        "leave it out: a network is a bridge of Tank's",
+    ),
+    ("Membership", "ipv4_address", "write `addresses`"),
+    ("Membership", "ipv6_address", "write `addresses`"),
+];
+
+const IMPORT: &str = "`tank import FILE` writes a Compose file, or Kubernetes manifests, as Nickel";
+const CONTAINER: &str = "a pod's processes are its containers: write it in `containers.NAME`";
+const EXPOSE: &str = "leave it out: pods that share a network reach each other's ports; one that outsiders reach is an entry of `publish`";
+const JOIN: &str = "a pod joins a network of another stack by its name there: `networks.\"STACK:NAME\" = {}`, and nothing is declared";
+const PUBLISH: &str = "write `publish.NAME = { port = 8080, to = 80 }` in the pod";
+
+/// What to write in the place of a field that the contract does not have.
+pub(super) fn here(contract: &str, field: &str) -> Option<&'static str> {
+    let known = WORDS
+        .iter()
+        .find(|(of, word, _)| *of == contract && *word == field);
+    known.map(|(.., help)| *help)
+}
+
+/// What to write in the place of a tag that is not there.
+pub(super) fn tag(text: &str) -> Option<&'static str> {
+    match text {
+        "ipvlan" => Some(
+            "there is no ipvlan: `'macvlan` gives the pod a hardware address of its own, `'bridge` is a port of a bridge that is there",
+        ),
+        _ => None,
+    }
+}
+
+/// How published ports are written here.
+pub(super) const PUBLISH_HERE: &str =
+    "write an entry for each, by a name of your own: `publish.http = { port = 8080, to = 80 }`";
+
+/// A published port that is written as by Compose, `"8080:80"`, as Tank writes it: the field's name and
+/// what stands there.
+pub(super) fn published(name: &str, written: &Value) -> String {
+    let text = match written {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let entry = read(&text).unwrap_or_else(|| "{ port = 8080, to = 80 }".to_owned());
+    let mut help =
+        format!("write `publish.{name} = {entry}`: `port` is the host's, `to` the pod's");
+    if !entry.contains("address") {
+        help.push_str(
+            ". It is reached from this host alone; from everywhere with `address = [\"0.0.0.0\", \"::\"]` in it",
+        );
+    }
+    help
+}
+
+/// `[[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]`. None: it is something else.
+fn read(text: &str) -> Option<String> {
+    let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let (address, port, to) = match rest.rsplit_once(':') {
+        None => (None, rest, rest),
+        Some((rest, to)) => match rest.rsplit_once(':') {
+            None => (None, rest, to),
+            Some((address, port)) => (Some(address), port, to),
+        },
+    };
+    let (port, to) = (port.parse::<Ports>().ok()?, to.parse::<Ports>().ok()?);
+    let said = |ports: Ports| match ports.count() {
+        1 => ports.first().to_string(),
+        _ => format!("\"{ports}\""),
+    };
+    let mut entry = format!("{{ port = {}", said(port));
+    if to != port {
+        entry.push_str(&format!(", to = {}", said(to)));
+    }
+    if let Some(address) = address.filter(|address| !address.is_empty()) {
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        let address: IpAddr = address.parse().ok()?;
+        entry.push_str(&format!(", address = \"{address}\""));
+    }
+    match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => {}
+        "udp" => entry.push_str(", protocol = 'udp"),
+        _ => return None,
+    }
+    Some(format!("{entry} }}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read;
+
+    #[test]
+    fn ports_of_compose_are_written_as_here() {
+        for (text, expected) in [
+            ("8080:80", Some("{ port = 8080, to = 80 }")),
+            ("80", Some("{ port = 80 }")),
+            ("80:80/tcp", Some("{ port = 80 }")),
+            ("53:53/UDP", Some("{ port = 53, protocol = 'udp }")),
+            (
+                "127.0.0.1:8080:80",
+                Some("{ port = 8080, to = 80, address = \"127.0.0.1\" }"),
+            ),
+            (
+                "[::]:8000-8010:80-90",
+                Some("{ port = \"8000-8010\", to = \"80-90\", address = \"::\" }"),
+            ),
+            ("http", None),
+            ("8080:80/sctp", None),
+            ("host:8080:80", None),
+        ] {
+            assert_eq!(read(text).as_deref(), expected, "{text}");
+        }
+    }
+}

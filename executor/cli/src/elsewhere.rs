@@ -1,0 +1,132 @@
+//! What commands are called elsewhere: in Compose, Docker and Podman. Whoever comes from there types them
+//! first, and is told what to type here.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// A command as it is called elsewhere, and what there is here.
+const WORDS: [(&str, &str); 28] = [
+    (
+        "up",
+        "`tank switch pods.ncl` makes the host what the file says, and waits for health",
+    ),
+    ("create", SWITCH),
+    ("run", SWITCH),
+    ("deploy", SWITCH),
+    ("down", DELETE),
+    ("kill", DELETE),
+    ("stop", STOP),
+    ("start", STOP),
+    ("restart", STOP),
+    ("pause", STOP),
+    (
+        "scale",
+        "say it in the file: `tank doc tank.replicas`; then `tank switch pods.ncl`",
+    ),
+    (
+        "ps",
+        "`tank list` shows the pods, `tank get POD` one of them",
+    ),
+    ("stats", "`tank get POD` shows what a pod uses"),
+    (
+        "top",
+        "`tank exec POD -- ps` shows the processes of a container that has `ps`",
+    ),
+    ("inspect", "`tank get POD --json`"),
+    ("port", "`tank list` shows what is published"),
+    ("describe", "`tank get POD`"),
+    (
+        "config",
+        "`tank check pods.ncl` says whether it is right, `tank build pods.ncl` what it becomes",
+    ),
+    ("convert", IMPORT),
+    (
+        "pull",
+        "`tank switch` pulls what is missing; `tank lock --update` asks again what a tag stands for",
+    ),
+    ("images", IMAGES),
+    ("image", IMAGES),
+    ("login", IMAGES),
+    (
+        "network",
+        "`tank list networks` shows them; they are in the configuration: `tank doc networks`",
+    ),
+    (
+        "volume",
+        "a pod's volumes are in its configuration: `tank doc volumes`; no command lists or removes them in this version",
+    ),
+    ("history", "`tank generations list`"),
+    ("rollback", "`tank generations rollback`"),
+    ("undo", "`tank generations rollback`"),
+];
+
+const SWITCH: &str = "write it into a file (`tank init` begins one), then `tank switch pods.ncl`";
+const DELETE: &str = "`tank delete POD`, or `tank delete --stack NAME`; volumes stay";
+const STOP: &str = "no command of this version does that: take the pod out of the file, or `tank delete POD`, and switch to it again";
+const IMPORT: &str = "`tank import compose.yaml` writes it as Nickel";
+const IMAGES: &str = "no command of this version does that: images are built elsewhere, and named in the configuration";
+
+/// What to type in the place of a command that there is not.
+pub fn here(error: &clap::Error) -> Option<&'static str> {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => here_of(word),
+        _ => None,
+    }
+}
+
+fn here_of(word: &str) -> Option<&'static str> {
+    let known = WORDS.iter().find(|(elsewhere, _)| *elsewhere == word);
+    known.map(|(_, help)| *help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command};
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn what_is_a_command_here_is_in_no_list_of_others() {
+        let command = Args::command();
+        for (word, help) in WORDS {
+            assert!(command.find_subcommand(word).is_none(), "{word}");
+            // Whatever it tells to type, there is.
+            for typed in help.split("`tank ").skip(1) {
+                let first = typed.split([' ', '`']).next().expect("a word");
+                assert!(command.find_subcommand(first).is_some(), "{word}: {help}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_from_elsewhere_has_an_answer() {
+        for (typed, answer) in [("ps", Some("`tank list`")), ("upp", None)] {
+            let error = Args::try_parse_from(["tank", typed]).expect_err("no command");
+            let here = here(&error);
+            assert_eq!(here.is_some(), answer.is_some());
+            assert!(answer.is_none_or(|answer| here.is_some_and(|here| here.starts_with(answer))));
+        }
+    }
+
+    /// `exec -it web sh -c …`, as hands type it, and with `--`.
+    #[test]
+    fn exec_takes_its_command_with_and_without_dashes() {
+        for typed in [
+            &["exec", "-it", "web", "sh", "-c", "ls -l"][..],
+            &["exec", "web", "--", "sh", "-c", "ls -l"],
+            &["exec", "--cwd", "/", "web", "sh", "-c", "ls -l"],
+        ] {
+            let args = Args::try_parse_from([&["tank"], typed].concat()).expect("parses");
+            let Command::Exec(exec) = args.command else {
+                panic!("{typed:?}");
+            };
+            assert_eq!(
+                (exec.target.as_str(), exec.argv.join("|")),
+                ("web", "sh|-c|ls -l".to_owned())
+            );
+        }
+        assert!(Args::try_parse_from(["tank", "exec", "web"]).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! What pods need of the host's own network, and is not there. Nothing waits for it, and nothing of the
+//! pods is otherwise than declared: it is reported, so that nobody looks for the fault elsewhere.
+
+use crate::observed::Observed;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+use tank_model::{Graph, Name, spec::Network};
+
+/// Something that is not there.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(tag = "unmet", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
+pub enum Unmet {
+    /// The host's address that ports of a pod are published on.
+    Address { pod: Name, address: IpAddr },
+    /// The host's link that an interface of a pod sits on is down.
+    Link {
+        pod: Name,
+        nic: String,
+        parent: String,
+    },
+}
+
+impl Unmet {
+    /// The pod that needs it.
+    pub fn pod(&self) -> &Name {
+        match self {
+            Self::Address { pod, .. } | Self::Link { pod, .. } => pod,
+        }
+    }
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { address, .. } => {
+                write!(
+                    f,
+                    "this host has no address {address} that ports are published on"
+                )
+            }
+            Self::Link { nic, parent, .. } => {
+                write!(f, "the host's link {parent} is down, and {nic} with it")
+            }
+        }
+    }
+}
+
+/// The addresses of the host that ports of pods on bridges are published on, by the pods: those among
+/// them that only some hosts have.
+pub fn published_on(graph: &Graph) -> BTreeMap<&Name, BTreeSet<IpAddr>> {
+    let is_bridged = |pod: &&Name| {
+        let sandbox = graph.sandbox(pod);
+        sandbox.is_some_and(|(node, _)| node.network == Network::Bridge)
+    };
+    let addresses = |pod| {
+        let published = graph.published(pod);
+        let addresses = published.flat_map(|(_, publish)| publish.address.iter());
+        let own = addresses.filter(|own| !own.is_loopback() && !own.is_unspecified());
+        (pod, own.collect::<BTreeSet<IpAddr>>())
+    };
+    let pods = graph.pods().filter(is_bridged).map(addresses);
+    pods.filter(|(_, own)| !own.is_empty()).collect()
+}
+
+/// What the pods of a graph lack of a host.
+pub fn unmet(graph: &Graph, observed: &Observed) -> Vec<Unmet> {
+    let network = &observed.network;
+    let mut unmet = Vec::new();
+    if let Some(there) = &network.addresses {
+        for (pod, addresses) in published_on(graph) {
+            let lacks = addresses.difference(there).copied();
+            unmet.extend(lacks.map(|address| Unmet::Address {
+                pod: pod.clone(),
+                address,
+            }));
+        }
+    }
+    let is_down = |parent: &String| network.parents.get(parent).is_some_and(|link| !link.is_up);
+    for pod in graph.pods() {
+        let found = observed
+            .pods
+            .get(pod)
+            .and_then(|found| found.sandbox.as_ref());
+        let nics = found.into_iter().flat_map(|sandbox| sandbox.nics.values());
+        let down = nics.filter(|nic| is_down(&nic.parent));
+        unmet.extend(down.map(|nic| Unmet::Link {
+            pod: pod.clone(),
+            nic: nic.name.clone(),
+            parent: nic.parent.clone(),
+        }));
+    }
+    unmet
+}
