@@ -52,7 +52,7 @@ if [ ! -f "$cache/vmlinuz" ]; then
     modules=$work/kernel/lib/modules/$release
     mkdir -p "$cache/modules/lib/modules/$release"
     for module in overlay veth bridge stp llc nft_meta_bridge nf_tables nfnetlink nft_chain_nat nft_nat nf_nat nf_conntrack nf_defrag_ipv4 \
-        nf_defrag_ipv6 nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_ct libcrc32c crc32c_generic crc16 ipv6 virtio virtio_ring virtio_pci virtio_pci_modern_dev \
+        nf_defrag_ipv6 nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_ct nft_socket nf_socket_ipv4 nf_socket_ipv6 nf_conntrack_netlink libcrc32c crc32c_generic crc16 ipv6 virtio virtio_ring virtio_pci virtio_pci_modern_dev \
         virtio_pci_legacy_dev virtio_blk ext4 jbd2 mbcache; do
         found=$(find "$modules" -name "$module.ko*" | head -n 1)
         [ -z "$found" ] || (cd "$modules" && cp --parents "${found#"$modules"/}" "$cache/modules/lib/modules/$release/")

@@ -275,7 +275,7 @@ fn doctor_reports_nothing_that_an_ordinary_user_can_not_see() {
         .output()
         .expect("tank");
     let doctor: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    for unknown in ["nftables", "tankd"] {
+    for unknown in ["nftables", "connections", "tankd"] {
         let finding = doctor["findings"]
             .as_array()
             .and_then(|findings| findings.iter().find(|finding| finding["what"] == unknown))

@@ -56,7 +56,7 @@ pub struct Flow {
 /// # Errors
 /// What the kernel answers.
 pub fn udp(is_wanted: &dyn Fn(Flow) -> bool) -> Result<Vec<Flow>> {
-    let what = || "list the flows of UDP";
+    let what = || "list the flows of UDP (the module nf_conntrack_netlink)";
     let socket = Socket::open(NETLINK_NETFILTER).doing(what)?;
     let mut all = Vec::new();
     for asked in EVERYBODY {

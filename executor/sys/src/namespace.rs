@@ -75,7 +75,7 @@ fn hold(own_network: bool, hostname: &str, ready: BorrowedFd<'_>) -> i32 {
     if own_network {
         // Its addresses are Tank's to give: no neighbour on the bridge can advertise a route, and
         // none is asked, for a second and by a packet to everybody, whether an address made from
-        // the hardware's is taken. Its addresses are announced where the hardware address is set
+        // the hardware's is taken. Static ones are announced where the hardware address is set
         // (`Request::announce`). Where there is no IPv6 there is nothing to refuse.
         for (setting, value) in [
             ("ipv6/conf/default/accept_ra", "0"),

@@ -173,7 +173,7 @@ impl Socket {
     }
 
     /// Sends a batch of nfnetlink: `messages` (with their flags) between `begin` and `end`, carried
-    /// out together or not at all.
+    /// out together or not at all. Without an end the kernel says whether it would, and does nothing.
     ///
     /// # Errors
     /// What the kernel answers: nothing has changed then.
@@ -181,7 +181,7 @@ impl Socket {
         &self,
         begin: T,
         messages: Vec<(T, u16)>,
-        end: T,
+        end: Option<T>,
     ) -> Result<(), Refused> {
         let at = |index: usize| move |error: io::Error| Refused { index, error };
         let Some(last) = messages.len().checked_sub(1) else {
@@ -198,8 +198,10 @@ impl Socket {
             let number = inner.next();
             serialize(payload, flags | acknowledge, number, &mut packet);
         }
-        let number = inner.next();
-        serialize(end, 0, number, &mut packet);
+        if let Some(end) = end {
+            let number = inner.next();
+            serialize(end, 0, number, &mut packet);
+        }
         // A batch is one packet, whatever its length.
         let buffer = packet.len().max(MIN_SEND_BUFFER) * 2;
         set_socket_send_buffer_size_force(inner.fd(), buffer)

@@ -44,6 +44,7 @@ pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
         user_namespaces(),
         overlay(),
         nftables(),
+        connections(),
     ];
     findings.extend(others_rules());
     findings.push(daemon(socket).await);
@@ -149,24 +150,57 @@ fn overlay() -> Finding {
 fn nftables() -> Finding {
     let families = tank_sys::nft::TableFamily::ALL.into_iter();
     let mut listed = families.map(|family| tank_sys::nft::list(family, "tank"));
-    match listed.try_for_each(|table| table.map(drop)) {
-        Ok(()) => finding("nftables", true, "answers", ""),
+    let listed = listed.try_for_each(|table| table.map(drop));
+    match listed.and_then(|()| tank_sys::nft::missing_modules()) {
+        Ok(missing) if missing.is_empty() => finding("nftables", true, "answers", ""),
+        Ok(missing) => {
+            let names = missing
+                .iter()
+                .map(|(module, why)| format!("`{module}` ({why})"));
+            finding(
+                "nftables",
+                false,
+                format!(
+                    "these of its modules are missing: {}",
+                    names.collect::<Vec<_>>().join(", ")
+                ),
+                "install the kernel's modules, and load these with `modprobe`: rules of Tank's need them",
+            )
+        }
         Err(error) if is_not_permitted(&error) => unknown(
             "nftables",
             "only root (CAP_NET_ADMIN) can ask for its rules",
         ),
-        Err(error) => {
-            let cause = std::error::Error::source(&error)
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
-            finding(
-                "nftables",
-                false,
-                format!("{error}{cause}"),
-                "load the module `nf_tables`, and run this as root",
-            )
-        }
+        Err(error) => finding(
+            "nftables",
+            false,
+            with_cause(&error),
+            "load the module `nf_tables`, and run this as root",
+        ),
     }
+}
+
+/// Flows of UDP are read and ended where published ports change.
+fn connections() -> Finding {
+    const WHAT: &str = "connections";
+    match tank_sys::conntrack::udp(&|_| false) {
+        Ok(_) => finding(WHAT, true, "answers", ""),
+        Err(error) if is_not_permitted(&error) => {
+            unknown(WHAT, "only root (CAP_NET_ADMIN) can ask for them")
+        }
+        Err(error) => finding(
+            WHAT,
+            false,
+            with_cause(&error),
+            "load the module: `modprobe nf_conntrack_netlink`",
+        ),
+    }
+}
+
+fn with_cause(error: &tank_sys::Error) -> String {
+    let cause = std::error::Error::source(error);
+    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{error}{cause}")
 }
 
 /// What rules of others make of pods: they hold beside Tank's, at the hooks that a pod's packets pass.

@@ -150,7 +150,9 @@ fn connect(
         requests.push(Request::set_up(index));
         let own = link.addresses.iter();
         requests.extend(own.map(|own| Request::address(index, *own)));
-        announcements.push(Request::announce(index, link.mac));
+        if link.announced {
+            announcements.push((place, link, Request::announce(index, link.mac)));
+        }
     }
     let gateways = links.iter().flat_map(|link| link.gateways.iter().copied());
     let gateways: BTreeSet<IpAddr> = gateways.collect();
@@ -158,11 +160,12 @@ fn connect(
     // Each is on one of the links, which by then has an address beside it.
     requests.extend(gateways.into_iter().map(Request::default_route));
     inside.carry_out(requests)?;
-    for (place, link) in links.iter().enumerate() {
+    for (place, link, announcement) in announcements {
         inside.await_running(&link.name)?;
         routes.await_running(&outer_link_name(pid, place))?;
+        inside.carry_out(vec![announcement])?;
     }
-    inside.carry_out(announcements)
+    Ok(())
 }
 
 /// One link of a pod, but for its addresses. Its index inside.

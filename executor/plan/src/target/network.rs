@@ -67,6 +67,9 @@ pub struct PodLink {
     pub mtu: u32,
     /// The pod's own addresses, with the lengths of their networks' prefixes.
     pub addresses: BTreeSet<IpNet>,
+    /// Whether the addresses are announced: neighbours may know one by another hardware address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub announced: bool,
     /// Where its default routes lead, one of each family at most; none where another link has it.
     pub gateways: BTreeSet<IpAddr>,
 }
@@ -261,6 +264,7 @@ impl Target<'_> {
                 group: place.group,
                 mtu: self.host.mtu,
                 addresses: place.addresses,
+                announced: place.is_static,
                 gateways: gateways.collect(),
                 bridge_addresses,
             })

@@ -92,6 +92,9 @@ pub struct Place {
     pub mac: [u8; 6],
     /// The pod's addresses, with the lengths of their networks' prefixes.
     pub addresses: BTreeSet<IpNet>,
+    /// Whether one of them is static, and so may have been another pod's, with a hardware address of
+    /// its own: one that is leased goes with the hardware address of the same number.
+    pub is_static: bool,
 }
 
 /// The bridge of a network other than the default one, by the network's name on the host.
@@ -263,6 +266,7 @@ impl Target<'_> {
             group: network_port_group(lease.number, number),
             mac: network_mac(lease.number, number),
             addresses: pod_addresses(&used.subnets, own, number),
+            is_static: !own.addresses.is_empty(),
         })
     }
 
@@ -275,6 +279,7 @@ impl Target<'_> {
             group: port,
             mac: hardware_address(lease),
             addresses: nth(&self.host.networks, lease),
+            is_static: false,
         })
     }
 

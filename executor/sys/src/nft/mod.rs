@@ -14,6 +14,7 @@ mod decode;
 mod encode;
 mod expression;
 mod others;
+mod parts;
 mod sets;
 mod tables;
 mod values;
@@ -245,6 +246,15 @@ pub struct BaseChain {
 /// What the kernel answers.
 pub fn filters() -> Result<Vec<BaseChain>> {
     others::filters().doing(|| "list the nftables chains")
+}
+
+/// The kernel's modules that Tank's rules need and that are neither there nor can be loaded, each with
+/// what the kernel answered. No rule is changed for it. Blocking.
+///
+/// # Errors
+/// When whoever asks may not write rules.
+pub fn missing_modules() -> Result<Vec<(&'static str, std::io::Error)>> {
+    parts::missing().doing(|| "try the rules of nftables")
 }
 
 /// A message about a family's tables.

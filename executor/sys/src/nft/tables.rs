@@ -214,7 +214,7 @@ impl Tables {
         messages: Vec<(NetfilterMessage, u16)>,
     ) -> io::Result<()> {
         let (begin, end) = encode::batch_ends(generation);
-        let done = self.socket.batch(begin, messages, end);
+        let done = self.socket.batch(begin, messages, Some(end));
         done.map_err(|refused| refused.error)
     }
 }
