@@ -12,7 +12,7 @@ use std::{
 };
 use tank_image::{ImageConfig, Images};
 use tank_model::Digest;
-use tank_sys::mount;
+use tank_sys::mount::{self, Way};
 
 const BLOCK: usize = 512;
 
@@ -142,17 +142,28 @@ impl Place {
 
     /// What the layers show together.
     fn shows(&self, layers: &[Vec<u8>]) -> Shown {
+        let (layers, [upper, work, places]) = self.opened(layers);
+        Shown(mount::overlay(&layers, &upper, &work, &places).expect("mounts"))
+    }
+
+    /// The same, made in one of the ways of older kernels.
+    fn shows_by(&self, way: Way, layers: &[Vec<u8>]) -> Shown {
+        let (layers, [upper, work, places]) = self.opened(layers);
+        let made = mount::overlay_by(&[way], &layers, (&upper, &work), &places);
+        Shown(made.expect("mounts").1)
+    }
+
+    /// Layers, and empty folders to mount them with.
+    fn opened(&self, layers: &[Vec<u8>]) -> (Vec<OwnedFd>, [PathBuf; 3]) {
         let image = self.images.find(self.pull("{}", layers)).expect("an image");
-        let clone = |layer: &std::path::PathBuf| mount::clone_tree(layer, false);
+        let clone = |layer: &PathBuf| mount::clone_tree(layer, false);
         let layers: Result<Vec<OwnedFd>, _> = image.layers.iter().map(clone).collect();
         let scratch = ["upper", "work", "places"].map(|name| self.folder.join(name));
-        let [upper, work, places] = &scratch;
-        for dir in [upper, work] {
+        for dir in &scratch[..2] {
             let _ = tank_sys::remove::tree(dir);
             fs::create_dir_all(dir).expect("makes");
         }
-        let layers = layers.expect("opens");
-        Shown(mount::overlay(&layers, upper, work, places).expect("mounts"))
+        (layers.expect("opens"), scratch)
     }
 }
 
@@ -395,4 +406,44 @@ fn a_list_of_users_without_an_end_is_read_to_a_mebibyte() {
     let config = place.config_of(&[archive(&[file("etc/passwd", &long)])]);
     assert_eq!(config.passwd.len(), 1 << 20);
     assert!(Path::new(&place.folder).is_dir());
+}
+
+/// Pods of stacks have a colon in their folders' names, and what mounts for older kernels separates layers by
+/// colons and options by commas.
+#[test]
+fn layers_are_the_same_in_every_way_that_a_kernel_has() {
+    let place = Place::new("ways:a,b=c");
+    let layer = |number: usize| {
+        archive(&[
+            file("topmost", &number.to_string()),
+            file(&format!("of-{number:03}"), &number.to_string()),
+        ])
+    };
+    let layers: Vec<Vec<u8>> = (0..150).map(layer).collect();
+    let attached = || mounts().contains("tank-layers-ways");
+    for way in Way::ALL {
+        let shown = place.shows_by(way, &layers);
+        assert_eq!(shown.text("topmost"), "149", "{way:?}");
+        let names = shown.names(".");
+        let own: Vec<String> = (0..150).map(|number| format!("of-{number:03}")).collect();
+        assert_eq!(names[..150], own, "{way:?}");
+        assert!(!attached(), "{way:?} leaves nothing");
+        let written = rustix::fs::openat(
+            shown.0.as_fd(),
+            "written",
+            OFlags::CREATE | OFlags::WRONLY,
+            rustix::fs::Mode::RUSR,
+        );
+        written.expect("the overlay is written to");
+        assert!(place.folder.join("upper/written").exists(), "{way:?}");
+    }
+    // More than the page of options takes is refused, not cut off.
+    let (many, [upper, work, places]) = place.opened(&(0..250).map(layer).collect::<Vec<_>>());
+    let refused = mount::overlay_by(&[Way::Options], &many, (&upper, &work), &places);
+    let refused = refused.map(drop).expect_err("250 layers");
+    assert_eq!(
+        refused.to_string(),
+        "mount 250 layers on a kernel before 6.8"
+    );
+    assert!(!attached());
 }

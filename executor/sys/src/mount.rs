@@ -5,15 +5,19 @@
 //! behind.
 //!
 //! Overlay takes detached mounts as layers since Linux 6.15. On older kernels the daemon
-//! attaches the layers while it makes the overlay, in a mount namespace of its own
+//! attaches the layers while it makes the overlay ([`Way`]), in a mount namespace of its own
 //! ([`own_namespace`]) that ends with it.
+
+mod overlay;
+
+pub use overlay::{Way, overlay, overlay_by};
 
 use crate::{Context, Result, beneath};
 use rustix::{
     fs::{AtFlags, CWD, Mode, OFlags},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-        OpenTreeFlags, UnmountFlags,
+        OpenTreeFlags,
     },
 };
 use std::{
@@ -186,86 +190,6 @@ pub fn own_namespace() -> Result<()> {
     }
     let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", downstream).doing(|| "keep mounts in this namespace")
-}
-
-/// A detached overlay: `layers` from the lowest to the topmost, all idmapped by the caller, and
-/// writes going to `upper` (with `work` beside it), not to outlive a crash of the host. `places` is
-/// an empty directory for kernels that need the layers attached.
-///
-/// # Errors
-/// As [`filesystem`].
-pub fn overlay(layers: &[OwnedFd], upper: &Path, work: &Path, places: &Path) -> Result<OwnedFd> {
-    match overlay_of_detached(layers, upper, work) {
-        Ok(mount) => Ok(mount),
-        // Before 6.8 `lowerdir+` is not known, before 6.15 a detached layer is no layer: both are
-        // EINVAL, wrapped in the kernel's own words. If the older way fails too, its error is the
-        // one to show.
-        Err(_) => overlay_of_attached(layers, upper, work, places),
-    }
-}
-
-/// As [`overlay`], for kernels before 6.15.
-fn overlay_of_attached(
-    layers: &[OwnedFd],
-    upper: &Path,
-    work: &Path,
-    places: &Path,
-) -> Result<OwnedFd> {
-    let mut attached = Vec::new();
-    let made = (|| {
-        for (index, layer) in layers.iter().enumerate() {
-            let place = places.join(index.to_string());
-            std::fs::create_dir_all(&place).doing(|| format!("make {}", place.display()))?;
-            attach(layer.as_fd(), beneath::open_path(&place)?.as_fd())?;
-            attached.push(place);
-        }
-        let lower: Vec<String> = attached
-            .iter()
-            .rev()
-            .map(|place| place.display().to_string())
-            .collect();
-        let (upper, work) = (upper.to_string_lossy(), work.to_string_lossy());
-        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-            .doing(|| "open an overlay")?;
-        configure(&context, "overlay", "lowerdir", &lower.join(":"))?;
-        finish_overlay(&context, &upper, &work)
-    })();
-    // The overlay holds clones of its own.
-    for place in attached {
-        rustix::mount::unmount(&place, UnmountFlags::DETACH)
-            .doing(|| format!("let go of {}", place.display()))?;
-    }
-    made
-}
-
-fn overlay_of_detached(layers: &[OwnedFd], upper: &Path, work: &Path) -> Result<OwnedFd> {
-    let kind = "overlay";
-    let context =
-        rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).doing(|| "open an overlay")?;
-    // `lowerdir+` appends downwards: the first given is the topmost.
-    for layer in layers.iter().rev() {
-        configure(
-            &context,
-            kind,
-            "lowerdir+",
-            &format!("/proc/self/fd/{}", layer.as_raw_fd()),
-        )?;
-    }
-    finish_overlay(&context, &upper.to_string_lossy(), &work.to_string_lossy())
-}
-
-fn finish_overlay(context: &OwnedFd, upper: &str, work: &str) -> Result<OwnedFd> {
-    let kind = "overlay";
-    configure(context, kind, "upperdir", upper)?;
-    configure(context, kind, "workdir", work)?;
-    // What is written to an upper directory does not outlive its container, so it need not be
-    // synced: without this, the end of each container would wait until the whole file system below
-    // is.
-    rustix::mount::fsconfig_set_flag(context, "volatile")
-        .map_err(|e| explain(context, e))
-        .doing(|| "make an overlay volatile")?;
-    // No device of an image is one (the layers hold none either): devices are Tank's to give.
-    create(context, kind, attr::NODEV)
 }
 
 /// Attaches a detached mount on the place `target` names.
