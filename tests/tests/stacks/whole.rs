@@ -113,6 +113,10 @@ fn a_folder_that_is_no_host_is_refused() {
     host.write("hosts/Blog.ncl", &pod(""));
     refused("hosts/Blog.ncl can't be the configuration of a stack");
     fs::remove_file(dir.join("Blog.ncl")).expect("remove");
+    host.write("hosts/lib.ncl", "{ base = {} }");
+    refused("begins with `_`");
+    fs::remove_file(dir.join("lib.ncl")).expect("remove");
+    host.write("hosts/_lib.ncl", "{ base = {} }");
     host.write("hosts/one.ncl", &pod("stack = \"blog\","));
     host.write("hosts/two.ncl", &pod("stack = \"blog\","));
     refused("are both the stack `blog`");

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
-use tank_compiler::{CompileError, Inputs, compile};
+use tank_compiler::{CompileError, Inputs, Problem, compile};
 use tank_model::{Config, Graph, Name, Scope, canonical, check, provenance::Provenance};
 use tank_proto::varlink::{self, StackSource};
 
@@ -126,7 +126,7 @@ fn host(folder: &Path, this_host: bool) -> Result<Source, Error> {
             default_stack: part.stack,
             ..Inputs::default()
         };
-        let compiled = compile(&inputs, &settings)?;
+        let compiled = compile(&inputs, &settings).map_err(as_of_folder)?;
         let config = compiled.config()?;
         if let Some(first) = paths.insert(config.stack.clone(), part.path.clone()) {
             return Err(Error::SameStack {
@@ -156,6 +156,22 @@ fn host(folder: &Path, this_host: bool) -> Result<Source, Error> {
         words: format!("--host {}", folder.display()),
         stack: None,
     })
+}
+
+/// What has fields that no stack has may be none: what several stacks share.
+fn as_of_folder(mut error: CompileError) -> CompileError {
+    if let CompileError::Problems(found) = &mut error {
+        let is_of_none = |problem: &&mut Problem| {
+            problem.code == "tank::field::unknown" && problem.path.len() <= 1
+        };
+        for problem in found.list.iter_mut().filter(is_of_none) {
+            let help = problem.help.take().unwrap_or_default();
+            let more =
+                "a file or folder that is no stack, such as what stacks import, begins with `_`";
+            problem.help = Some(format!("{help}; {more}"));
+        }
+    }
+    error
 }
 
 /// What the stacks of a host can't all have is refused here, each with its line.

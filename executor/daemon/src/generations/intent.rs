@@ -151,7 +151,7 @@ impl Generations {
             let there = before.config();
             let whole = there.with(part, scope);
             let known = self.known_provenance(current).unwrap_or_default();
-            request::refuse_added_problems((&there, &whole), scope, &[lines, &known])?;
+            request::refuse_added_problems((&[&there], &whole), scope, &[lines, &known])?;
             return Ok(whole);
         }
         // It was checked by itself, and whether there is what it needs of other stacks was not asked.
@@ -170,7 +170,7 @@ impl Generations {
             others.filter(|other| other.stack() != pod.stack())
         });
         if needs.next().is_some() {
-            request::refuse_added_problems((&nothing, &whole), scope, &[lines])?;
+            request::refuse_added_problems((&[&nothing], &whole), scope, &[lines])?;
         }
         Ok(whole)
     }

@@ -103,25 +103,27 @@ fn worded(problem: &Problem, lines: &[&Provenance]) -> String {
     format!("{at}{path}: {message} ({help}{related})")
 }
 
-/// What is wrong with `after` and was not with `before`. What an older version stored may be
-/// refused now: it neither keeps other pods from being changed, nor itself from being taken away.
-/// `lines`: who knows which line set a field.
+/// What is wrong with `after` and was with none of `before`, of which the first is what there is. What an
+/// older version stored may be refused now: it neither keeps other pods from being changed, nor itself
+/// from being taken away or gone back to. `lines`: who knows which line set a field.
 ///
 /// # Errors
 /// [`Error::InUse`] where all that is wrong is that pods which stay use what goes, else
 /// [`Error::Unfit`].
 pub fn refuse_added_problems(
-    (before, after): (&Config, &Config),
+    (before, after): (&[&Config], &Config),
     scope: &Scope,
     lines: &[&Provenance],
 ) -> Result<(), Error> {
-    let known = check::check_host(before, scope);
     let mut added = check::check_host(after, scope);
-    added.retain(|problem| !known.contains(problem));
-    if added.is_empty() {
-        return Ok(());
+    for config in before {
+        let known = check::check_host(config, scope);
+        added.retain(|problem| !known.contains(problem));
     }
-    if let Some(refused) = uses::refusal((before, after), scope, &added, lines) {
+    let Some(there) = before.first().filter(|_| !added.is_empty()) else {
+        return Ok(());
+    };
+    if let Some(refused) = uses::refusal((there, after), scope, &added, lines) {
         return Err(refused);
     }
     let words = added.iter().map(|problem| worded(problem, lines)).collect();
@@ -181,6 +183,52 @@ fn check_names(at: &str, container: &spec::Container, problems: &mut Vec<String>
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    /// A host of `stays`, and of a stack's pod with more fields.
+    fn host(web: serde_json::Value) -> Config {
+        let app = serde_json::json!({ "app": { "image": "x" } });
+        let mut pod = serde_json::json!({ "containers": app });
+        let more = web.as_object().expect("fields").clone();
+        pod.as_object_mut().expect("a pod").extend(more);
+        let stays = serde_json::json!({
+            "containers": app,
+            "publish": { "http": { "port": 8080, "to": 80 } },
+        });
+        let pods = serde_json::json!({ "pods": { "blog:web": pod, "stays": stays } });
+        serde_json::from_value(pods).expect("a configuration")
+    }
+
+    #[test]
+    fn what_was_refused_by_nobody_then_is_gone_back_to_and_conflicts_are_not() {
+        let scope = Scope::Stack(Some(Name::new("blog").expect("a name")));
+        let there = host(serde_json::json!({}));
+        let refused = |before: &[&Config], after: &Config| -> Vec<&str> {
+            match refuse_added_problems((before, after), &scope, &[]) {
+                Ok(()) => Vec::new(),
+                Err(Error::Unfit(unfit)) => unfit
+                    .list
+                    .iter()
+                    .map(|misfit| misfit.problem.code)
+                    .collect(),
+                Err(other) => panic!("{other}"),
+            }
+        };
+        // As an older version took it.
+        let then = host(serde_json::json!({ "update": "start_first" }));
+        assert_eq!(
+            refused(&[&there], &then),
+            ["tank::unsupported::start_first"]
+        );
+        assert!(refused(&[&there, &then], &then).is_empty());
+        // What others have by now is theirs.
+        let publish = serde_json::json!({ "web": { "port": 8080, "to": 80 } });
+        let mut alone = host(serde_json::json!({ "publish": publish }));
+        let both = alone.clone();
+        alone.pods.retain(|pod, _| pod.stack().is_some());
+        assert_eq!(refused(&[&there, &alone], &both).len(), 1);
+    }
+
     /// What the compiler takes, this daemon takes: the names of both are the same.
     #[test]
     fn every_name_of_the_model_is_known_here() {

@@ -221,7 +221,7 @@ impl Generations {
             }
         };
         let lines = self.known_provenance(current).unwrap_or_default();
-        request::refuse_added_problems((&stored, &config), &scope, &[&lines])?;
+        request::refuse_added_problems((&[&stored], &config), &scope, &[&lines])?;
         let images = before.images();
         let graph = Graph::build(&config, |reference| images.get(reference).copied());
         let candidate = Candidate {
