@@ -172,6 +172,14 @@ fn nothing_is_evaluated_while_nothing_changes() {
 #[test]
 fn a_first_file_and_its_manual() {
     let desk = Desk::new("init");
+    let nothing = desk.tank(&["check"], &[]);
+    assert_eq!(
+        (nothing.status, nothing.stderr.as_str()),
+        (
+            1,
+            "Error: can't read pods.ncl: No such file or directory (os error 2)\n  help: name a configuration, or write a first one: `tank init`\n"
+        )
+    );
     desk.tank(&["init"], &[]).ok();
     let written = std::fs::read_to_string(desk.0.join("pods.ncl")).expect("read");
     assert!(written.contains("tank doc"));

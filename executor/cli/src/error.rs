@@ -180,6 +180,10 @@ impl Error {
         let help = match self {
             Self::Refused(error) => return error.help(),
             Self::Compile(CompileError::Limit { help, .. }) => help,
+            // What the commands read that are told no file.
+            Self::Compile(CompileError::Read(path, _)) if path.as_os_str() == "pods.ncl" => {
+                "name a configuration, or write a first one: `tank init`"
+            }
             Self::Unknown {
                 name: Unknown { nearest, .. },
                 ..
