@@ -11,7 +11,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 bin=${CARGO_TARGET_DIR:-target}/debug
-cache=${TANK_CACHE:-$HOME/.cache/tank}/vm-2
+cache=${TANK_CACHE:-$HOME/.cache/tank}/vm-3
 # One processor: two emulated ones wait for each other's interrupts until the guest's watchdog barks, on a busy host.
 boot() {
     drive=disk
