@@ -16,7 +16,7 @@ fn arrives(host: &Host, pid: u32, port: &str, attack: impl FnOnce()) -> Vec<Stri
         "receive",
         port,
         &ready.display().to_string(),
-        "20",
+        "120",
     ];
     let child = command
         .args(args)
