@@ -77,6 +77,31 @@ fn the_network_is_as_it_will_be_when_the_switch_is_over() {
     host.finish();
 }
 
+/// Those of the IPC namespace are the pod's root's, those of the network whoever's owns that.
+#[test]
+fn a_pods_own_kernel_settings_are_set() {
+    let host = Host::new();
+    host.switch(&format!(
+        r#"{{ pods.web = {{
+            containers.app = {{ image = "oci:./busybox", {RUN} }},
+            sysctls = {{
+                "net.ipv4.tcp_keepalive_time" = "601",
+                "kernel.shmmax" = "12345",
+                "kernel.msgmax" = "4096",
+                "kernel.sem" = "100\t3200\t50\t64",
+                "fs.mqueue.msg_max" = "7",
+            }},
+        }} }}"#
+    ));
+    let settings =
+        "net/ipv4/tcp_keepalive_time kernel/shmmax kernel/msgmax kernel/sem fs/mqueue/msg_max";
+    assert_eq!(
+        host.exec("web", &format!("cd /proc/sys && cat {settings}")),
+        "601\n12345\n4096\n100\t3200\t50\t64\n7"
+    );
+    host.finish();
+}
+
 #[test]
 fn volumes_files_and_secrets() {
     let host = Host::new();

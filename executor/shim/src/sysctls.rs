@@ -5,7 +5,7 @@ use tank_proto::shim::Setup;
 use tank_sys::{
     Context, Error, Result,
     namespace::{self, Namespaces},
-    process,
+    privilege, process,
 };
 
 /// `net.*` settings belong to the network namespace and the others to the IPC namespace: both are
@@ -36,13 +36,29 @@ pub fn set(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
                     other => other.doing(|| format!("set the sysctl {key} to {value}"))?,
                 }
             }
+            let what = |key: &str, value: &str| format!("set the sysctl {key} to {value}");
+            let mut of_owner = Vec::new();
             for (key, value) in &setup.sysctls {
-                write(key, value).doing(|| format!("set the sysctl {key} to {value}"))?;
+                match write(key, value) {
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        of_owner.push((key, value));
+                    }
+                    other => other.doing(|| what(key, value))?,
+                }
+            }
+            // Those of the IPC namespace are the pod's root's to write, and older kernels' the host's.
+            if !of_owner.is_empty() {
+                privilege::become_root(namespaces.user.as_fd())?;
+            }
+            for (key, value) in of_owner {
+                write(key, value).doing(|| what(key, value))?;
             }
             Ok(())
         };
         let Err(error) = set() else { return 0 };
-        let _ = rustix::io::write(&report_end, tank_sys::with_causes(&error).as_bytes());
+        let errno = error.errno().unwrap_or_default();
+        let report = format!("{errno} {}", error.what());
+        let _ = rustix::io::write(&report_end, report.as_bytes());
         1
     })?;
     drop(report_end);
@@ -52,8 +68,11 @@ pub fn set(setup: &Setup, namespaces: &Namespaces) -> Result<()> {
     }
     let mut text = String::new();
     let _ = io::Read::read_to_string(&mut fs::File::from(report), &mut text);
-    Err(Error::new(
-        text,
-        io::Error::from(io::ErrorKind::InvalidInput),
-    ))
+    let (errno, what) = text.split_once(' ').unwrap_or_default();
+    let source = match errno.parse() {
+        Ok(0) | Err(_) => io::Error::other("the process that sets it ended"),
+        Ok(errno) => io::Error::from_raw_os_error(errno),
+    };
+    let what = Some(what).filter(|what| !what.is_empty());
+    Err(Error::new(what.unwrap_or("set sysctls"), source))
 }

@@ -46,6 +46,8 @@ pub type AddressOf<'a> = dyn Fn(&Name) -> Option<IpAddr> + 'a;
 #[derive(Debug)]
 struct Probing {
     verdict: Verdict,
+    /// Where it is asked.
+    address: Option<IpAddr>,
     /// How its last question failed, if that did.
     last_failure: Option<String>,
     task: AbortHandle,
@@ -123,7 +125,8 @@ impl Prober {
         let wanted = wanted(current, observed);
         let mut runs = self.runs();
         runs.retain(|run, probing| {
-            let stays = wanted.contains_key(run);
+            // A run that is asked at another address is asked anew.
+            let stays = wanted.contains_key(run) && probing.address == address_of(&run.0.0);
             if !stays {
                 probing.task.abort();
             }
@@ -142,6 +145,7 @@ impl Prober {
                 let task = tokio::spawn(async move { prober.watch(&target).await });
                 Probing {
                     verdict: unasked(probes, started),
+                    address,
                     last_failure: None,
                     task: task.abort_handle(),
                 }

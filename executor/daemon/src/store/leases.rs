@@ -116,34 +116,47 @@ impl Proposal {
             new.extend(networks::propose(kept, &wanted.networks, pools)?);
             Ok(new)
         };
-        match propose(&kept) {
-            Err(StoreError::NoLease | StoreError::NoSubnet | StoreError::NoAddress(_)) => {
-                let named = named(store)?;
-                let (named, others): (Leases, Leases) = kept
-                    .iter()
-                    .map(|(name, lease)| (name.clone(), *lease))
-                    .partition(|(name, _)| named.contains(name) || pools::is_pooled(name));
-                let new = propose(&named)?;
+        let proposal = |kept: Arc<Leases>, change| Self {
+            kept,
+            change,
+            pooled: Pooled::new(),
+        };
+        let none_left = match propose(&kept) {
+            Ok(new) => {
+                let released = BTreeSet::new();
+                return Ok(proposal(kept, LeaseChange { new, released }));
+            }
+            Err(
+                error @ (StoreError::NoLease | StoreError::NoSubnet | StoreError::NoAddress(_)),
+            ) => error,
+            Err(other) => return Err(other),
+        };
+        // First what no generation names is released, then what only old ones do: who goes back to one
+        // of those gets what there is then.
+        let mut roots: Vec<(u64, Digest)> = store
+            .generations()?
+            .iter()
+            .map(|generation| (generation.number, generation.root))
+            .collect();
+        roots.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+        let mut count = roots.len();
+        loop {
+            let newest = roots.iter().take(count).map(|(_, root)| *root);
+            let named = named(store, newest.collect())?;
+            let (named, others): (Leases, Leases) = kept
+                .iter()
+                .map(|(name, lease)| (name.clone(), *lease))
+                .partition(|(name, _)| named.contains(name) || pools::is_pooled(name));
+            if let Ok(new) = propose(&named) {
                 let released = others.into_keys().filter(|name| !new.contains_key(name));
                 let released = released.collect();
-                let change = LeaseChange { new, released };
-                Ok(Self {
-                    kept: Arc::new(named),
-                    change,
-                    pooled: Pooled::new(),
-                })
+                return Ok(proposal(Arc::new(named), LeaseChange { new, released }));
             }
-            new => {
-                let change = LeaseChange {
-                    new: new?,
-                    ..LeaseChange::default()
-                };
-                Ok(Self {
-                    kept,
-                    change,
-                    pooled: Pooled::new(),
-                })
+            // What runs now is gone back to if the change does not become healthy.
+            if count <= 1 {
+                return Err(none_left);
             }
+            count /= 2;
         }
     }
 
@@ -188,14 +201,9 @@ impl Proposal {
     }
 }
 
-/// The names of the leases of all pods and networks of all generations.
-fn named(store: &dyn Store) -> Result<BTreeSet<String>, StoreError> {
+/// The names of the leases of all pods and networks of some generations.
+fn named(store: &dyn Store, roots: BTreeSet<Digest>) -> Result<BTreeSet<String>, StoreError> {
     let (mut pods, mut of_networks) = (BTreeMap::new(), BTreeSet::new());
-    let roots: BTreeSet<Digest> = store
-        .generations()?
-        .iter()
-        .map(|generation| generation.root)
-        .collect();
     for root in roots {
         Graph::load_pods(root, &mut pods, |hash| store.node(hash))?;
         // A host without networks reads no whole graphs for this.
@@ -339,8 +347,13 @@ mod tests {
                 "an older generation names {pod}"
             );
         }
-        // All that are left are named: now it is true.
-        let more = names(10_000..10_000 + LEASES - 159);
+        // Old generations give way, and what runs does not.
+        let more = names(10_000..10_000 + LEASES - 100);
+        let proposal = of(&store, &more).expect("proposes");
+        let released = &proposal.change().released;
+        assert!(kept.keys().all(|pod| released.contains(pod)));
+        assert!(new.iter().all(|pod| !released.contains(pod.as_str())));
+        let more = names(10_000..10_000 + LEASES - 99);
         assert!(matches!(of(&store, &more), Err(StoreError::NoLease)));
     }
 

@@ -59,7 +59,7 @@ pub enum StoreError {
     #[error("no subnet is left for another network: `network_pools` in tank.toml has no more")]
     NoSubnet,
     #[error(
-        "the network `{0}` has no address left for another pod; give it a larger one in `subnets`"
+        "the network `{0}` has no address left for another pod (pods that go keep theirs until the change is through): take some away first, or give it a larger subnet in `subnets`"
     )]
     NoAddress(String),
     /// What is wrong with it, and what to do.

@@ -11,7 +11,7 @@ use super::{
     bridged::ICMPV6,
     host_services::{always, for_own_bridge},
     in_set,
-    routed::{FORWARD, on_one_bridge},
+    routed::{FORWARD, PREROUTING, on_one_bridge},
     rule,
     scene::set_of_interfaces,
 };
@@ -45,6 +45,7 @@ pub(super) fn add_isolation(table: &mut Table, scene: &Scene) {
         .push(set_of_interfaces(INTERNAL, scene.internal()));
     // Before answers and published ports are let through.
     let mut rules = apart();
+    rules.push(untranslated());
     rules.append(&mut table.rules);
     table.rules = rules;
     table.rules.extend(inward(&scene.families()));
@@ -59,6 +60,19 @@ fn apart() -> Vec<Rule> {
         drop("nothing leaves an internal network", Selector::InInterface),
         drop("nothing enters an internal network", Selector::OutInterface),
     ]
+}
+
+/// For pods of internal networks no port is published: what they send there is for the host, which drops
+/// it. Dropped on its way to a pod it would be too late: the kernel tells the sender of a better way there
+/// before (a redirect), and so which ports there are.
+fn untranslated() -> Rule {
+    let from = in_set(INTERNAL, &[Selector::InInterface], true);
+    rule(
+        (TableFamily::Inet, PREROUTING),
+        "no published port is for an internal network",
+        vec![from],
+        Action::Accept,
+    )
 }
 
 /// What the host takes from pods of internal networks.

@@ -28,12 +28,10 @@ pub(super) const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 
 /// The sets by which bridges and networks are known: every bridge; pairs of a bridge and itself; of each
-/// family pairs of a network and everything, of a network and itself, and of a bridge and its own
-/// addresses.
+/// family pairs of a network and everything, and of a bridge and its own addresses.
 pub(super) const BRIDGES: &str = "bridges";
 const ONE_BRIDGE: &str = "one_bridge";
 const NETWORKS: &str = "networks";
-const ONE_NETWORK: &str = "one_network";
 pub(super) const GATEWAYS: &str = "gateways";
 
 /// Bits of a connection's state (`NF_CT_STATE_BIT`) and of its status (`IPS_DST_NAT`).
@@ -202,9 +200,9 @@ pub(super) fn from_bridge(is: bool) -> Match {
     in_set(BRIDGES, &[Selector::InInterface], is)
 }
 
-/// It leaves by one of Tank's bridges.
-fn to_bridge() -> Match {
-    in_set(BRIDGES, &[Selector::OutInterface], true)
+/// It leaves by one of Tank's bridges, or does not.
+fn to_bridge(is: bool) -> Match {
+    in_set(BRIDGES, &[Selector::OutInterface], is)
 }
 
 /// It stays on one of Tank's bridges, or does not.
@@ -224,11 +222,6 @@ pub(super) fn both_ends(family: Family) -> [Selector; 2] {
 /// Its source is on one of the pods' networks.
 pub(super) fn from_pods_network(family: Family) -> Match {
     in_set(&of_family(NETWORKS, family), &both_ends(family), true)
-}
-
-/// Both its ends are on one of the pods' networks, or are not.
-fn within_a_network(family: Family, is: bool) -> Match {
-    in_set(&of_family(ONE_NETWORK, family), &both_ends(family), is)
 }
 
 /// Everything of a family.
@@ -266,14 +259,10 @@ fn sets_of_networks(scene: &Scene) -> Vec<Set> {
             Family::V4 => (Kind::V4, Kind::Net4),
             Family::V6 => (Kind::V6, Kind::Net6),
         };
-        let to = |to: Option<IpNet>| {
-            let nets = scene.subnets(family);
-            let pairs = nets.map(|net| vec![net.into(), to.unwrap_or(net).into()]);
-            pairs.collect::<BTreeSet<Vec<Value>>>()
-        };
-        let (all, same) = (to(Some(everything(family))), to(None));
-        sets.push(set(of_family(NETWORKS, family), vec![net, net], all));
-        sets.push(set(of_family(ONE_NETWORK, family), vec![net, net], same));
+        let nets = scene.subnets(family);
+        let pairs = nets.map(|net| vec![net.into(), everything(family).into()]);
+        let pairs = pairs.collect();
+        sets.push(set(of_family(NETWORKS, family), vec![net, net], pairs));
         let gateway =
             |(bridge, own): (&String, IpAddr)| vec![Value::Interface(bridge.clone()), own.into()];
         let own = scene.networks.iter().flat_map(|network| {
@@ -398,7 +387,7 @@ fn translating(families: &BTreeSet<Family>) -> Vec<Rule> {
 /// must not make ports reachable that nobody published, nor one network from another. What does not go
 /// to a pod is none of Tank's business.
 fn forwarding() -> Vec<Rule> {
-    let from_elsewhere = [to_bridge(), on_one_bridge(false)];
+    let from_elsewhere = [to_bridge(true), on_one_bridge(false)];
     // One after the other and not one rule that drops: what is not tracked has no status to be
     // looked at.
     let rule = |comment: &str, matches: &[Match], action| {
@@ -438,7 +427,7 @@ fn masquerading(families: &BTreeSet<Family>) -> Vec<Rule> {
     let mut rules = vec![rule(
         "loopback clients of published ports",
         vec![
-            to_bridge(),
+            to_bridge(true),
             Match::Family(Family::V4),
             Match::Source {
                 net: loopback(),
@@ -448,20 +437,18 @@ fn masquerading(families: &BTreeSet<Family>) -> Vec<Rule> {
     )];
     for family in families {
         let own = Match::Family(*family);
+        // What leaves by a bridge and was for nobody else is passed on by it (`br_netfilter` shows that
+        // here): its sender is who it is.
         rules.push(rule(
             "from a network to elsewhere",
-            vec![
-                own.clone(),
-                from_pods_network(*family),
-                within_a_network(*family, false),
-            ],
+            vec![to_bridge(false), own.clone(), from_pods_network(*family)],
         ));
         // A pod that uses a published port, of itself or of a neighbour, would be answered past
         // the translation.
         let translated = Match::ConnStatus { any_of: DNAT };
         rules.push(rule(
-            "from a network to itself through a published port",
-            vec![own, within_a_network(*family, true), translated],
+            "from a network to a pod through a published port",
+            vec![to_bridge(true), own, from_pods_network(*family), translated],
         ));
     }
     rules
