@@ -688,3 +688,38 @@ fn a_broadcast_comes_from_who_sent_it() {
     assert_eq!(found, site.addresses("api")["eth1"][0]);
     site.finish();
 }
+
+/// Asks for a port by a route that a pod's root would make, and prints whether a better way is told
+/// (RFC 4861, redirects) within three seconds.
+const BETTER_WAY: &str = "import socket, subprocess, sys, time
+bridge, to = sys.argv[1:]
+subprocess.run(['ip', '-6', 'route', 'replace', to, 'via', bridge, 'dev', 'eth0'], check=True)
+heard = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+for port in [8080, 8081]:
+    client = socket.socket(socket.AF_INET6)
+    client.setblocking(False)
+    client.connect_ex((to, port))
+end = time.monotonic() + 3
+while (left := end - time.monotonic()) > 0:
+    heard.settimeout(left)
+    try:
+        message = heard.recv(2048)
+    except TimeoutError:
+        break
+    if message[0] == 137:
+        print('a better way to', socket.inet_ntop(socket.AF_INET6, message[8:24]))";
+
+/// What is published is nothing to a pod of an internal network, and neither is where it leads.
+#[test]
+fn an_internal_network_learns_of_no_published_port() {
+    let site = Segment::new(true);
+    let (networks, pods) = pods();
+    switch(&site.host, &networks, &pods);
+    let bridge = first_of(&site.addresses("db")["eth0"][1]);
+    let mut asks = site.inside(From::Pod("db"), "python3");
+    let output = asks.args(["-c", BETTER_WAY, &bridge, UPLINK[1]]).output();
+    let output = output.expect("python3");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    site.finish();
+}
