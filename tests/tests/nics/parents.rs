@@ -82,6 +82,33 @@ fn what_can_t_be_one_is_refused_before_anything_changes() {
         ),
         "{said}"
     );
+    // Who answers for the router gets what the whole host sends.
+    for (own, why) in [
+        (
+            "address = \"10.77.0.1/24\", gateway = \"10.77.0.9\"",
+            "10.77.0.1 is the next hop of this host's routes by `eth0`",
+        ),
+        (
+            "address = \"fd77::1/64\"",
+            "fd77::1 is the next hop of this host's routes by `eth0`",
+        ),
+        (
+            "pool = \"10.77.0.1/32\", prefix = 24",
+            "10.77.0.1 is the next hop of this host's routes by `eth0`",
+        ),
+    ] {
+        host.write(
+            "bad.ncl",
+            &format!(
+                "{{ pods.a = {{ containers.app.image = \"oci:./busybox\", network.nics.eth0 = {{ mode = 'macvlan, parent = \"eth0\", {own} }} }} }}"
+            ),
+        );
+        let said = host.tank(&["switch", "bad.ncl"]);
+        assert!(
+            said.status == 1 && said.stderr.contains(why),
+            "{own}: {said:?}"
+        );
+    }
     on_host(&host, "ip route del default && ip -6 route del default");
     let said = refused(&host, "mode = 'macvlan");
     assert!(

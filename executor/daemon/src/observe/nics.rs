@@ -70,6 +70,7 @@ pub fn read(
                 .and_then(by_number)
                 .map(|of| of.name.clone()),
             addresses,
+            next_hops: BTreeSet::new(),
         };
         network.parents.insert(link.name.clone(), parent);
     }
@@ -130,7 +131,14 @@ impl Observer {
             let links = observer.routes.links()?.into_iter();
             let links = links.map(|link| (link.name.clone(), link)).collect();
             let mut network = HostNetwork::default();
-            read(&observer.routes, &links, &named, &mut network).map(|()| network)
+            read(&observer.routes, &links, &named, &mut network)?;
+            for (name, parent) in &mut network.parents {
+                if let Some(link) = links.get(name) {
+                    let by = observer.routes.routes_by(link.index)?.into_iter();
+                    parent.next_hops = by.filter_map(|route| route.via).collect();
+                }
+            }
+            Ok::<_, tank_sys::Error>(network)
         };
         let found = tokio::task::spawn_blocking(look).await;
         Ok(found.map_err(Error::Links)??)

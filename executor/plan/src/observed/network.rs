@@ -57,6 +57,9 @@ pub struct Parent {
     pub port_of: Option<String>,
     /// Its addresses, without link-local ones. Read only of those that pods name or would get.
     pub addresses: BTreeSet<IpNet>,
+    /// Through whom the host's routes by it lead. Read only before a change.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub next_hops: BTreeSet<IpAddr>,
 }
 
 /// A setting of the host that Tank has changed.

@@ -262,10 +262,13 @@ impl Target<'_> {
         if let Some(net) = pods.find(|net| net.contains(&own)) {
             return Some(format!("of {}, which is the pods' own", net.trunc()));
         }
-        let mut links = host.parents.iter();
         let has = |link: &Parent| link.addresses.iter().any(|at| at.addr() == own);
-        let (name, _) = links.find(|(_, link)| has(link))?;
-        Some(format!("this host's, on `{name}`"))
+        if let Some((name, _)) = host.parents.iter().find(|(_, link)| has(link)) {
+            return Some(format!("this host's, on `{name}`"));
+        }
+        let mut links = host.parents.iter();
+        let (name, _) = links.find(|(_, link)| link.next_hops.contains(&own))?;
+        Some(format!("the next hop of this host's routes by `{name}`"))
     }
 
     fn refuse_parent(
