@@ -220,3 +220,30 @@ fn policies_and_lists_are_shown_as_they_are_written() {
     insta::assert_snapshot!("policy_changed", changes(&host));
     host.finish();
 }
+
+/// What is published at a family of which the pod has no address leads nowhere, and nothing says that it does.
+#[test]
+fn ports_of_a_family_that_a_pod_lacks_are_not_listed() {
+    let host = Host::new();
+    host.write(
+        "a.ncl",
+        &format!(
+            "{{\n  networks.four.subnets = [\"10.91.7.0/24\"],\n{}}}\n",
+            pod(
+                "a",
+                "networks.four = {}, publish.http = { port = 8080, to = 80, address = [\"0.0.0.0\", \"::\"] },"
+            )
+        ),
+    );
+    let diff = host.tank(&["diff", "a.ncl"]).ok();
+    assert!(
+        diff.contains("0.0.0.0:8080 from anywhere") && !diff.contains("[::]"),
+        "{diff}"
+    );
+    host.tank(&["switch", "a.ncl"]).ok();
+    assert_eq!(
+        host.pod("a")["published"],
+        serde_json::json!(["0.0.0.0:8080->80"])
+    );
+    host.finish();
+}

@@ -281,7 +281,7 @@ fn pod_that_lacks(
         name: name.to_string(),
         state,
         addresses: found.map(addresses).unwrap_or_default(),
-        published: published(name, graph),
+        published: published(name, graph, &found.map(addresses).unwrap_or_default()),
         policies: Some(policies(name, graph)).filter(|all| !all.is_empty()),
         interfaces: None,
         containers: unfinished.into_iter().chain(containers).collect(),
@@ -393,10 +393,13 @@ pub fn networks(target: &Target<'_>) -> Vec<varlink::Network> {
     names.into_iter().map(network).collect()
 }
 
-/// Where a pod's ports are published: `127.0.0.1:8080->80`.
-fn published(pod: &Name, graph: &Graph) -> Vec<String> {
+/// Where a pod's ports are published: `127.0.0.1:8080->80`. What leads to no address that it has, being of
+/// the other family, is not.
+fn published(pod: &Name, graph: &Graph, own: &[String]) -> Vec<String> {
+    let leads =
+        |at: &IpAddr| own.is_empty() || own.iter().any(|own| own.contains(':') == at.is_ipv6());
     let published = graph.published(pod).flat_map(|(_, publish)| {
-        let addresses = publish.address.iter();
+        let addresses = publish.address.iter().filter(leads);
         addresses.map(|address| {
             let address = match address {
                 IpAddr::V4(v4) => v4.to_string(),

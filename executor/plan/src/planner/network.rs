@@ -107,7 +107,13 @@ impl Planner<'_> {
                 until: None,
             };
             let addresses = publish.address.iter();
-            let own = addresses.filter(|address| self.target.has((*address).into()));
+            // What is published at a family that the pod has no address of leads nowhere.
+            let to = self.target.published_in(graph, pod);
+            let leads = |at: &IpAddr| match to.is_empty() {
+                true => self.target.has((*at).into()),
+                false => to.iter().any(|own| own.is_ipv4() == at.is_ipv4()),
+            };
+            let own = addresses.filter(leads);
             own.flat_map(|address| {
                 let protocols = publish.protocol.each().iter();
                 protocols

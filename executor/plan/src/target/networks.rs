@@ -286,7 +286,12 @@ impl Target<'_> {
     /// Where a pod's published ports lead: its addresses on the first of its networks that is not
     /// internal.
     pub(super) fn published_at(&self, pod: &Name) -> BTreeSet<IpAddr> {
-        let mut places = self.places(pod).into_iter();
+        self.published_in(self.graph, pod)
+    }
+
+    /// As [`Target::published_at`], as a graph has it.
+    pub(crate) fn published_in(&self, graph: &Graph, pod: &Name) -> BTreeSet<IpAddr> {
+        let mut places = self.places_in(graph, pod).into_iter();
         let place = places.find(|place| !place.internal);
         let addresses = place.into_iter().flat_map(|place| place.addresses);
         addresses.map(|own| own.addr()).collect()
