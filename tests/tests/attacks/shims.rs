@@ -268,6 +268,29 @@ fn a_frozen_shim_holds_nobody_up_and_goes_on() {
     host.finish();
 }
 
+/// Nobody asks about it: the daemon is notified.
+#[test]
+fn a_frozen_pod_goes_on_by_itself() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} }}", sleeper("bad")));
+    let shim = cgroups(&host, "bad", "_shim");
+    let mut shim = shim.iter().map(|group| group.join("cgroup.freeze"));
+    let shim = shim.find(|freezer| freezer.exists()).expect("a freezer");
+    let pod = shim.parent().and_then(Path::parent).expect("the pod's");
+    for freezer in [pod.join("cgroup.freeze"), shim.clone()] {
+        fs::write(&freezer, "1").expect("frozen");
+        in_the_end("it runs on", || {
+            fs::read_to_string(&freezer).expect("reads") == "0\n"
+        });
+    }
+    let events = host.tank(&["events"]).ok();
+    assert!(
+        events.contains("resume the shim of pod bad: somebody stopped or froze its shim"),
+        "{events}"
+    );
+    host.finish();
+}
+
 /// Makes a process that waits in a system call loop for ever when that returns: a jump to itself is
 /// written where it would go on.
 #[cfg(target_arch = "x86_64")]

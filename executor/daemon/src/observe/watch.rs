@@ -28,6 +28,8 @@ struct Watched {
     runs: BTreeMap<(Name, String), (u64, bool)>,
     /// Whose each directory is.
     dirs: BTreeMap<WatchId, Name>,
+    /// Whose shim each of these files freezes.
+    freezers: BTreeMap<WatchId, Name>,
 }
 
 impl RunWatches {
@@ -75,6 +77,12 @@ impl RunWatches {
                 }
             }
         }
+        for freezer in cgroups.shim_freezers(pod.as_str()) {
+            // Where none can be written (before Linux 5.2), nobody freezes.
+            if let Some(Ok(added)) = self.writes.as_ref().map(|writes| writes.add(&freezer)) {
+                watched.freezers.insert(added, pod.clone());
+            }
+        }
         if all {
             watched.runs.insert(key, this);
         }
@@ -102,11 +110,14 @@ impl RunWatches {
         for dir in &changes.written {
             let shim = watched.dirs.get(dir).and_then(|pod| pods.get(pod));
             shim.into_iter().for_each(|shim| shim.invalidate_kernel());
+            // It is asked whether it still runs.
+            let shim = watched.freezers.get(dir).and_then(|pod| pods.get(pod));
+            shim.into_iter().for_each(|shim| shim.invalidate());
         }
-        changes
-            .gone
-            .iter()
-            .for_each(|dir| drop(watched.dirs.remove(dir)));
+        for gone in &changes.gone {
+            watched.dirs.remove(gone);
+            watched.freezers.remove(gone);
+        }
         if changes.lost {
             // Which of the watches are gone was lost, too.
             *watched = Watched::default();

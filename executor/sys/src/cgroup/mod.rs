@@ -331,9 +331,14 @@ impl Cgroups {
 
     /// Whether somebody froze a pod's shim, alone or with the whole pod.
     pub fn is_shim_frozen(&self, pod: &str) -> bool {
+        let freezers = self.shim_freezers(pod);
+        let mut freezers = freezers.iter();
+        freezers.any(|file| read_small(file).is_ok_and(|t| t.trim() == "1"))
+    }
+
+    /// The files by which a pod's shim is frozen: alone, and with the whole pod.
+    pub fn shim_freezers(&self, pod: &str) -> [PathBuf; 2] {
         [self.freezer(pod, SHIM), self.freezer(pod, "")]
-            .iter()
-            .any(|file| read_small(file).is_ok_and(|t| t.trim() == "1"))
     }
 
     /// Lets a frozen shim run on, and the pod if that is frozen as a whole.
