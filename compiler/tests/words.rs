@@ -381,3 +381,30 @@ fn words_of_compose_for_ports_and_probes_are_answered() {
 ";
     insta::assert_snapshot!(said("ports", "pods.ncl", text));
 }
+
+/// What somebody types who has written Compose files for years.
+#[test]
+fn lists_tags_and_texts_of_compose_are_answered() {
+    let text = "{
+  networks.back.internal = \"yes\",
+  pods.web = {
+    containers.app = { image = \"x\", privileged = true },
+    aliases = [\"db\"],
+    depends_on = [\"b\", \"c\"],
+    restart = \"unless-stopped\",
+    network = \"back\",
+    publish.http = { port = \"8080:80\" },
+    readiness = {},
+  },
+  pods.b = {
+    containers.app = { image = \"x\", tty = \"maybe\" },
+    depends_on.c = 'service_healthy,
+    networks = \"back\",
+    network_mode = \"host\",
+    aliases = \"not a name\",
+  },
+  pods.c.containers.app.image = \"x\",
+}
+";
+    insta::assert_snapshot!(said("habits", "pods.ncl", text));
+}

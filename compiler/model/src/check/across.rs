@@ -113,7 +113,7 @@ fn peer_problem(
         Peer::Internet if field == "allow_from" => (
             "tank::policy::internet",
             "`internet` is nobody that connections come from".to_owned(),
-            "name networks, or `'all`".to_owned(),
+            "name subnets, or `'all`".to_owned(),
         ),
         Peer::Internet if config.pods.get(pod).is_some_and(|own| is_inner(own, config)) => (
             "tank::policy::internal",

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tank_model::spec::Ports;
 
 /// The contract, the field as it is called elsewhere, and what to do.
-const WORDS: [(&str, &str, &str); 54] = [
+const WORDS: [(&str, &str, &str); 64] = [
     ("Config", "services", IMPORT),
     ("Config", "apiVersion", IMPORT),
     ("Config", "kind", IMPORT),
@@ -47,7 +47,21 @@ const WORDS: [(&str, &str, &str); 54] = [
         "links",
         "pods find each other by name; for another name write `aliases` in the pod it is for",
     ),
-    ("Pod", "network_mode", "write `network`"),
+    (
+        "Pod",
+        "network_mode",
+        "write `network = 'host`, or `'none`; without it a pod is on its `networks`",
+    ),
+    ("Pod", "readiness", PROBE),
+    ("Pod", "liveness", PROBE),
+    ("Pod", "startup", PROBE),
+    ("Pod", "mounts", CONTAINER),
+    ("Pod", "files", CONTAINER),
+    ("Pod", "secrets", CONTAINER),
+    ("Pod", "user", CONTAINER),
+    ("Pod", "limits", CONTAINER),
+    ("Pod", "privileged", PRIVILEGED),
+    ("Container", "privileged", PRIVILEGED),
     ("Pod", "services", "write `containers`"),
     ("Container", "environment", "write `env`"),
     ("Container", "envFrom", "write `env`"),
@@ -141,6 +155,9 @@ const WORDS: [(&str, &str, &str); 54] = [
 
 const IMPORT: &str = "`tank import FILE` writes a Compose file, or Kubernetes manifests, as Nickel";
 const CONTAINER: &str = "a pod's processes are its containers: write it in `containers.NAME`";
+const PROBE: &str = "probes are a container's: write it in `containers.NAME`";
+const PRIVILEGED: &str =
+    "there is none: name what it needs, in `containers.NAME.capabilities.add` and `devices`";
 const EXPOSE: &str = "leave it out: pods that share a network reach each other's ports; one that outsiders reach is an entry of `publish`";
 const JOIN: &str = "a pod joins a network of another stack by its name there: `networks.\"STACK:NAME\" = {}`, and nothing is declared";
 const PUBLISH: &str = "write `publish.NAME = { port = 8080, to = 80 }` in the pod";
@@ -153,14 +170,72 @@ pub(super) fn here(contract: &str, field: &str) -> Option<&'static str> {
     known.map(|(.., help)| *help)
 }
 
-/// What to write in the place of a tag that is not there.
-pub(super) fn tag(text: &str) -> Option<&'static str> {
-    match text {
-        "ipvlan" => Some(
-            "there is no ipvlan: `'macvlan` gives the pod a hardware address of its own, `'bridge` is a port of a bridge that is there",
-        ),
+/// What to write in the place of a tag that a field does not have.
+pub(super) fn tag(field: &str, text: &str, path: &[String]) -> Option<String> {
+    let of_pods = |name: &str| path.iter().rev().nth(1).is_some_and(|of| of == name);
+    let written = match (field, text) {
+        (_, "ipvlan") => {
+            let help = "there is no ipvlan: `'macvlan` gives the pod a hardware address of its own, `'bridge` is a port of a bridge that is there";
+            return Some(help.to_owned());
+        }
+        (_, "service_healthy") if of_pods("depends_on") => "'ready",
+        (_, "service_started") if of_pods("depends_on") => "'started",
+        (_, "service_completed_successfully") if of_pods("depends_on") => "'completed",
+        ("restart", "unless-stopped") => "'always",
+        ("restart", "on-failure") => "'on_failure",
+        ("restart", "no") => "'never",
+        ("network", name) if is_field(name) => {
+            return Some(format!(
+                "for a network that is declared write `networks.{name} = {{}}`"
+            ));
+        }
+        _ => return None,
+    };
+    Some(format!("write `{field} = {written}`"))
+}
+
+/// What to write in the place of names in a list, of which these are the first, where each is a field.
+pub(super) fn field_for_each(field: &str, names: &[String]) -> Option<String> {
+    let value = match field {
+        "aliases" | "networks" => "{}",
+        "depends_on" => "'started",
+        _ => return None,
+    };
+    let names = names.iter().filter(|name| is_field(name));
+    Some(match names.collect::<Vec<_>>().as_slice() {
+        [] => format!("write a field for each: `{field}.NAME = {value}`"),
+        [name] => format!("write `{field}.{name} = {value}`"),
+        [first, second, ..] => {
+            format!(
+                "write a field for each: `{field} = {{ {first} = {value}, {second} = {value} }}`"
+            )
+        }
+    })
+}
+
+/// What to write in the place of a text that a port is in other files.
+pub(super) fn value(field: &str, text: &str) -> Option<String> {
+    if field == "port" && text.contains([':', '/']) {
+        let entry = read(text)?;
+        let entry = entry.trim_start_matches("{ ").trim_end_matches(" }");
+        return Some(format!("write `{entry}`"));
+    }
+    None
+}
+
+/// A boolean as YAML has it in other words.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" | "1" => Some(true),
+        "false" | "no" | "off" | "n" | "0" => Some(false),
         _ => None,
     }
+}
+
+/// Whether a name is a field's without quotes.
+fn is_field(name: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(legal)
 }
 
 /// How published ports are written here.

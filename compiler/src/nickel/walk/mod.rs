@@ -281,7 +281,8 @@ impl Walk<'_> {
                     }
                     _ => message,
                 };
-                self.report(code, path, message, help);
+                let elsewhere = field.and_then(|field| elsewhere::value(field, json.as_str()?));
+                self.report(code, path, message, elsewhere.unwrap_or(help));
                 None
             }
         }
@@ -305,8 +306,8 @@ impl Walk<'_> {
         let field = path.last().map_or("the value", String::as_str);
         let is_policy = matches!(field, "allow_from" | "egress");
         let near = nearest(&text, tags.iter().map(String::as_str));
-        let help = match (elsewhere::tag(&text), near) {
-            (Some(help), _) => help.to_owned(),
+        let help = match (elsewhere::tag(field, &text, path), near) {
+            (Some(help), _) => help,
             (None, Some(near)) => format!("did you mean `'{near}`?"),
             (None, None) if is_policy => format!(
                 "a pod's name, or an address, goes into a list: `[\"{text}\"]`; alone it is one of {}",

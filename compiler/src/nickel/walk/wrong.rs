@@ -25,14 +25,41 @@ impl Walk<'_> {
             Some("Type") => "a type".to_owned(),
             other => other.unwrap_or("something else").to_lowercase(),
         };
-        let help = match value.is_null() {
-            true => self.in_place_of_null(kind, path),
-            false => help(value, kind, path),
+        let help = match (value.is_null(), kind) {
+            (true, _) => self.in_place_of_null(kind, path),
+            (false, Kind::Dict(_)) => self.names_of(value, path).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let help = match help.is_empty() {
+            true => help_for(value, kind, path),
+            false => help,
         };
         let wanted = schema::words(kind, self.schema);
         let field = subject(path);
         let message = format!("{field} is {found}, not {wanted}");
         self.report("tank::value::type", path, message, help);
+    }
+
+    /// What to write in the place of names in a list, or of one that is a text, where each is a field.
+    fn names_of(&mut self, value: &NickelValue, path: &[String]) -> Option<String> {
+        let field = path.last()?;
+        let written = match value.as_array() {
+            None => vec![value.clone()],
+            Some(array) => {
+                let elements = array.iter_with_pending_contracts(value.pos_idx()).take(2);
+                let elements: Vec<NickelValue> = elements.collect();
+                let forced = elements.into_iter();
+                forced
+                    .filter_map(|element| self.force(element, path))
+                    .collect()
+            }
+        };
+        let text = |one: &NickelValue| {
+            let json = serde_json::to_value(one).ok()?;
+            json.as_str().map(str::to_owned)
+        };
+        let names: Vec<String> = written.iter().filter_map(text).collect();
+        elsewhere::field_for_each(field, &names)
     }
 
     /// What an empty one is called in the file that has none.
@@ -113,7 +140,7 @@ fn subject(path: &[String]) -> String {
     }
 }
 
-fn help(value: &NickelValue, kind: &Kind, path: &[String]) -> String {
+fn help_for(value: &NickelValue, kind: &Kind, path: &[String]) -> String {
     let field = path.last().map_or("the configuration", String::as_str);
     match (kind, value.type_of()) {
         (Kind::Named(of), Some("String" | "Number")) if of == "Publish" => {
@@ -131,11 +158,14 @@ fn help(value: &NickelValue, kind: &Kind, path: &[String]) -> String {
         }
         (Kind::Array(_), Some("String")) => "put it into brackets: `[\"…\"]`".to_owned(),
         (Kind::String, Some("Number" | "Bool")) => "put it into quotes".to_owned(),
-        (Kind::Dict(of), Some("Array")) => match of.as_ref() {
+        (Kind::Bool, Some("String")) => {
+            let written = serde_json::to_value(value).unwrap_or_default();
+            let meant = written.as_str().and_then(elsewhere::boolean);
+            let meant = meant.map(|meant| format!("write `{field} = {meant}`"));
+            meant.unwrap_or_else(|| "write `true` or `false`".to_owned())
+        }
+        (Kind::Dict(of), Some("Array" | "String")) => match of.as_ref() {
             Kind::Named(of) if of == "Publish" => elsewhere::PUBLISH_HERE.to_owned(),
-            Kind::Named(of) if of == "Membership" => {
-                "write a field for each: `networks = { back = {}, front = {} }`".to_owned()
-            }
             _ => "a record keyed by name merges across files: `{ name = … }`".to_owned(),
         },
         (_, Some("Function" | "MatchExpression")) => {
