@@ -334,7 +334,7 @@ fn a_plan_of_nothing_but_drift_is_carried_out_or_refused() {
         "pods.ncl",
     ]);
     assert!(
-        wrong.status == 1 && wrong.stderr.contains("the host has moved since"),
+        wrong.status == 1 && wrong.stderr.contains("what would be done is not that plan"),
         "{wrong:?}"
     );
     assert_eq!(host.pod("web")["containers"][0]["state"], "exited");

@@ -3,7 +3,7 @@
 use super::view::container_state;
 use crate::{client::Client, error::Error, output};
 use tank_model::Name;
-use tank_proto::varlink::{ListReply, Method, Network, NetworksReply, Pod};
+use tank_proto::varlink::{ListReply, Method, Network, NetworksReply, Pod, PodState};
 
 const HEADING: [&str; 7] = [
     "POD",
@@ -92,7 +92,10 @@ fn rows(pods: &[Pod], way: Shortened) -> Vec<Vec<String>> {
             rows.push(vec![
                 pod.name.clone(),
                 container.name.clone(),
-                container_state(container),
+                match pod.state {
+                    PodState::Unresponsive => pod.state.to_string(),
+                    _ => container_state(container),
+                },
                 container.restarts.to_string(),
                 match way.addresses || pod.addresses.is_empty() {
                     true => first_of(&pod.addresses, " "),
@@ -217,7 +220,7 @@ fn print_network(network: &Network) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tank_proto::varlink::{ContainerState, ContainerStatus, PodState};
+    use tank_proto::varlink::{ContainerState, ContainerStatus};
 
     fn pod(name: &str, published: &[&str], image: &str) -> Pod {
         let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();

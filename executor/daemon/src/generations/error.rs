@@ -58,7 +58,9 @@ pub enum Error {
         known: PodSource,
         asked: PodSource,
     },
-    #[error("the host has moved since that plan was made")]
+    #[error(
+        "what would be done is not that plan: the configuration or the host is another one by now"
+    )]
     PlanChanged { expected: String, actual: Digest },
     /// The change that is under way, where that is known.
     #[error("another change is under way")]

@@ -48,9 +48,16 @@ impl Generations {
         };
         // Whatever was on its way when the lock was taken from it is over.
         let (scope, back) = self.part_back(stack, to, back.ended.is_some())?;
-        notify(progress, Stage::Note, &back.note);
         let base = self.graph_or_empty(back.base)?;
         let target = self.graphs.get(back.target.root)?;
+        let note = match target.stacks().contains(stack) {
+            true => back.note.clone(),
+            false => format!(
+                "{}; that has nothing of `{stack}`, so all of it goes",
+                back.note
+            ),
+        };
+        notify(progress, Stage::Note, &note);
         let there = base.config();
         let then_there = target.config();
         let whole = there.with(&then_there, &scope);

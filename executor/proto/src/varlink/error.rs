@@ -89,7 +89,9 @@ pub enum Error {
         number: Option<u64>,
     },
     /// The plan is not the one that was named: the host or the history has changed since.
-    #[error("the host has moved since that plan was made")]
+    #[error(
+        "what would be done is not that plan: the configuration or the host is another one by now"
+    )]
     #[serde(rename = "io.tank.Executor.PlanChanged")]
     PlanChanged {
         /// The name that was given.
@@ -240,10 +242,20 @@ impl Error {
             Self::Superseded { .. } => {
                 Some("nothing was changed; look at `tank diff` and switch again".to_owned())
             }
-            Self::PlanChanged { .. } => Some("look at `tank diff` again".to_owned()),
+            Self::PlanChanged { expected, .. } => Some(match is_hash(expected) {
+                true => "look at `tank diff` again".to_owned(),
+                false => format!(
+                    "`{expected}` is no plan: `tank diff` prints its hash, `sha256:` and 64 digits"
+                ),
+            }),
             Self::ImageUnavailable { help, .. } => help.clone(),
             Self::InUse { help, .. } => Some(help.clone()),
             _ => None,
         }
     }
+}
+
+fn is_hash(text: &str) -> bool {
+    let digits = text.strip_prefix("sha256:").unwrap_or_default();
+    digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
