@@ -247,3 +247,39 @@ fn ports_of_a_family_that_a_pod_lacks_are_not_listed() {
     );
     host.finish();
 }
+
+/// What is of a pod's own stack is named without it, there as in the file.
+#[test]
+fn why_knows_what_a_stack_calls_its_own() {
+    let host = Host::new();
+    host.write(
+        "shop.ncl",
+        &format!(
+            "{{\n  stack = \"shop\",\n  networks.back = {{}},\n{}{}}}\n",
+            pod("db", "networks.back = {},"),
+            pod("web", "networks.back = {},\n    depends_on.db = 'started,"),
+        ),
+    );
+    host.tank(&["switch", "shop.ncl"]).ok();
+    for (field, line) in [
+        ("shop:web.networks.back", "shop.ncl:10"),
+        ("shop:web.networks.\"shop:back\"", "shop.ncl:10"),
+        ("shop:web.depends_on.db", "shop.ncl:11"),
+    ] {
+        let shown = host.tank(&["why", field]).ok();
+        assert!(
+            shown.contains(&format!("set at      {line}")),
+            "{field}: {shown}"
+        );
+    }
+    // A generation in which a stack was not there is no good one of it by its number.
+    host.write("other.ncl", "{ stack = \"other\", networks.x = {} }");
+    host.tank(&["switch", "other.ncl"]).ok();
+    let back = host.tank(&["generations", "rollback", "1", "--stack", "other"]);
+    assert!(
+        back.stderr
+            .contains("that has nothing of `other`, so all of it goes"),
+        "{back:?}"
+    );
+    host.finish();
+}

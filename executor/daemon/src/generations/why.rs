@@ -2,7 +2,7 @@
 
 use super::{Entry, Error, Generations};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{
     Config, Graph, Key, Name,
     name::nearest,
@@ -119,6 +119,9 @@ impl Generations {
             path.insert(1, "containers".to_owned());
         }
         path.insert(0, "pods".to_owned());
+        if let Some(of_stack) = of_own_stack(graph, &name, &path) {
+            path[3] = of_stack;
+        }
         Ok(path)
     }
 
@@ -154,6 +157,23 @@ impl Generations {
         let Some(since) = since else { return Ok(None) };
         Ok(Some(self.entry(since, Some(current))?))
     }
+}
+
+/// What a pod names of its own stack, a network or another pod, is named without the stack: its whole name.
+/// None: it is named so, or is not there.
+fn of_own_stack(graph: &Graph, pod: &Name, path: &[String]) -> Option<String> {
+    let [_, _, group, said, ..] = path else {
+        return None;
+    };
+    let config = graph.config();
+    let spec = config.pods.get(pod)?;
+    let named: BTreeSet<&str> = match group.as_str() {
+        "networks" => spec.networks.keys().map(Name::as_str).collect(),
+        "depends_on" => spec.depends_on.keys().map(Name::as_str).collect(),
+        _ => return None,
+    };
+    let own = format!("{}:{said}", pod.stack()?);
+    (!named.contains(said.as_str()) && named.contains(own.as_str())).then_some(own)
 }
 
 fn value_at(config: &Config, path: &[String]) -> Option<Value> {
