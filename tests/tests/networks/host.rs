@@ -3,6 +3,7 @@
 
 use super::*;
 use std::time::{Duration, Instant};
+use tank_tests::RUN;
 
 /// The bridges of networks, by what their descriptions say.
 fn bridges(host: &Host) -> BTreeMap<String, String> {
@@ -445,4 +446,60 @@ fn a_chosen_address_is_the_next_pods_when_the_first_is_gone() {
     assert_eq!(site.addresses("c")["eth0"][0], "10.92.0.50");
     assert!(settled(&site.host));
     site.finish();
+}
+
+/// Whoever joins a network of another stack takes no address there that a pod has, declared or not.
+#[test]
+fn an_address_that_another_stacks_pod_was_leased_is_nobody_elses() {
+    let host = Host::new();
+    let pod = |name: &str, more: &str| {
+        format!(
+            "pods.{name} = {{ containers.app = {{ image = \"oci:./busybox\", {RUN} }}, {more} }},"
+        )
+    };
+    let owner = pod("x", "networks.n = {},");
+    host.write(
+        "owner.ncl",
+        &format!("{{ stack = \"owner\", networks.n.subnets = [\"10.91.90.0/24\"], {owner} }}"),
+    );
+    host.tank(&["switch", "owner.ncl"]).ok();
+    let has = host.pod("owner:x")["addresses"][0].clone();
+    let has = has.as_str().expect("an address");
+    let runs = host.traces();
+    let joins = |own: &str| {
+        let joined = format!("networks.\"owner:n\".addresses = [\"{own}\"],");
+        format!("{{ stack = \"other\", {} }}", pod("t", &joined))
+    };
+    host.write("other.ncl", &joins(has));
+    let refused = host.tank(&["switch", "other.ncl"]);
+    let why = format!(
+        "pods.other:t.networks.owner:n.addresses: {has} is leased to `owner:x` of another stack; choose another one"
+    );
+    assert!(
+        refused.status == 1 && refused.stderr.contains(&why),
+        "{refused:?}"
+    );
+    assert_eq!(host.traces(), runs);
+    assert_eq!(host.pod("owner:x")["addresses"][0], has);
+    // One that nobody has is had.
+    let free = match has {
+        "10.91.90.9" => "10.91.90.10",
+        _ => "10.91.90.9",
+    };
+    host.write("other.ncl", &joins(free));
+    host.tank(&["switch", "other.ncl"]).ok();
+    assert_eq!(host.pod("other:t")["addresses"][0], free);
+    // Its own stack may: the lease becomes another one.
+    let own = format!("networks.n.addresses = [\"{has}\"],");
+    let static_one = pod("y", &own);
+    host.write(
+        "owner.ncl",
+        &format!(
+            "{{ stack = \"owner\", networks.n.subnets = [\"10.91.90.0/24\"], {owner} {static_one} }}"
+        ),
+    );
+    host.tank(&["switch", "owner.ncl"]).ok();
+    assert_eq!(host.pod("owner:y")["addresses"][0], has);
+    assert_ne!(host.pod("owner:x")["addresses"][0], has);
+    host.finish();
 }

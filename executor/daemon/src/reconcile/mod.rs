@@ -264,7 +264,10 @@ impl Reconciler {
         let inputs = self.read_inputs(graph).await?;
         let host = self.observer.nets().await.map_err(Error::Observe)?;
         let target = inputs.target(graph, None);
-        Ok(networks::unusable(previous, &target, &host))
+        let mut problems = networks::unusable(previous, &target, &host);
+        let before = self.read_inputs(previous).await?;
+        problems.extend(networks::evicting(&before.target(previous, None), graph));
+        Ok(problems)
     }
 
     /// Observes, plans, carries out. The caller holds the [lock](Self::lock), and `graph` is that of

@@ -9,7 +9,7 @@
 
 mod refusals;
 
-pub use refusals::{HostNets, Taken, is_new_default, unusable};
+pub use refusals::{HostNets, Taken, evicting, is_new_default, unusable};
 
 use crate::target::{
     Target,

@@ -90,6 +90,38 @@ pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<S
     problems
 }
 
+/// Static addresses that are new in `wanted` and leased to a pod of another stack that stays: it would get
+/// another one by somebody else's change. One text for each.
+pub fn evicting(before: &Target<'_>, wanted: &Graph) -> Vec<String> {
+    let mut problems = Vec::new();
+    for pod in wanted.pods() {
+        for (network, own) in memberships(wanted, pod) {
+            let had = memberships(before.graph, pod).into_iter();
+            let had = had.filter(|(on, _)| *on == network);
+            let had: BTreeSet<_> = had.flat_map(|(_, own)| own.addresses).collect();
+            for address in own.addresses.iter().filter(|own| !had.contains(own)) {
+                let has = |other: &&Name| {
+                    let mut places = before.places(other).into_iter();
+                    let place = places.find(|place| place.network == network);
+                    place
+                        .is_some_and(|place| place.addresses.iter().any(|at| at.addr() == *address))
+                };
+                let stays = |other: &&Name| wanted.sandbox(other).is_some();
+                let mut others = before
+                    .graph
+                    .pods()
+                    .filter(|other| other.stack() != pod.stack());
+                if let Some(other) = others.find(|other| stays(other) && has(other)) {
+                    problems.push(format!(
+                        "pods.{pod}.networks.{network}.addresses: {address} is leased to `{other}` of another stack; choose another one"
+                    ));
+                }
+            }
+        }
+    }
+    problems
+}
+
 /// Whether pods were not on a network before, or it was declared otherwise.
 fn is_new(previous: &Graph, wanted: &Target<'_>, network: &UsedNetwork) -> bool {
     let name = &network.name;
