@@ -28,10 +28,12 @@ pub(super) const OUTPUT: &str = "output";
 const POSTROUTING: &str = "postrouting";
 
 /// The sets by which bridges and networks are known: every bridge; pairs of a bridge and itself; of each
-/// family pairs of a network and everything, and of a bridge and its own addresses.
+/// family pairs of a network and everything, of a network and itself, and of a bridge and its own
+/// addresses.
 pub(super) const BRIDGES: &str = "bridges";
 const ONE_BRIDGE: &str = "one_bridge";
 const NETWORKS: &str = "networks";
+const ONE_NETWORK: &str = "one_network";
 pub(super) const GATEWAYS: &str = "gateways";
 
 /// Bits of a connection's state (`NF_CT_STATE_BIT`) and of its status (`IPS_DST_NAT`).
@@ -224,6 +226,11 @@ pub(super) fn from_pods_network(family: Family) -> Match {
     in_set(&of_family(NETWORKS, family), &both_ends(family), true)
 }
 
+/// Not both its ends are on one of the pods' networks.
+fn between_networks(family: Family) -> Match {
+    in_set(&of_family(ONE_NETWORK, family), &both_ends(family), false)
+}
+
 /// Everything of a family.
 pub(super) fn everything(family: Family) -> IpNet {
     match family {
@@ -259,10 +266,14 @@ fn sets_of_networks(scene: &Scene) -> Vec<Set> {
             Family::V4 => (Kind::V4, Kind::Net4),
             Family::V6 => (Kind::V6, Kind::Net6),
         };
-        let nets = scene.subnets(family);
-        let pairs = nets.map(|net| vec![net.into(), everything(family).into()]);
-        let pairs = pairs.collect();
-        sets.push(set(of_family(NETWORKS, family), vec![net, net], pairs));
+        let to = |to: Option<IpNet>| {
+            let nets = scene.subnets(family);
+            let pairs = nets.map(|net| vec![net.into(), to.unwrap_or(net).into()]);
+            pairs.collect::<BTreeSet<Vec<Value>>>()
+        };
+        let (all, same) = (to(Some(everything(family))), to(None));
+        sets.push(set(of_family(NETWORKS, family), vec![net, net], all));
+        sets.push(set(of_family(ONE_NETWORK, family), vec![net, net], same));
         let gateway =
             |(bridge, own): (&String, IpAddr)| vec![Value::Interface(bridge.clone()), own.into()];
         let own = scene.networks.iter().flat_map(|network| {
@@ -438,10 +449,15 @@ fn masquerading(families: &BTreeSet<Family>) -> Vec<Rule> {
     for family in families {
         let own = Match::Family(*family);
         // What leaves by a bridge and was for nobody else is passed on by it (`br_netfilter` shows that
-        // here): its sender is who it is.
+        // here), and what the host sends to itself is on one network: their senders are who they are.
         rules.push(rule(
             "from a network to elsewhere",
-            vec![to_bridge(false), own.clone(), from_pods_network(*family)],
+            vec![
+                to_bridge(false),
+                own.clone(),
+                from_pods_network(*family),
+                between_networks(*family),
+            ],
         ));
         // A pod that uses a published port, of itself or of a neighbour, would be answered past
         // the translation.
