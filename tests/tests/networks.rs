@@ -3,6 +3,8 @@
 
 #[path = "networks/attacks.rs"]
 mod attacks;
+#[path = "networks/bridged.rs"]
+mod bridged;
 #[path = "networks/host.rs"]
 mod host;
 

@@ -1,5 +1,5 @@
 //! What fields are called elsewhere, and how ports are written there: in Compose, and in Kubernetes. Whoever comes from there writes them
-//! first, and is told what they are here.
+//! first, and reads what they are here.
 
 use serde_json::Value;
 use std::net::IpAddr;

@@ -281,7 +281,7 @@ fn pod_that_lacks(
         name: name.to_string(),
         state,
         addresses: found.map(addresses).unwrap_or_default(),
-        published: published(name, graph, &found.map(addresses).unwrap_or_default()),
+        published: published(name, graph, found),
         policies: Some(policies(name, graph)).filter(|all| !all.is_empty()),
         interfaces: None,
         containers: unfinished.into_iter().chain(containers).collect(),
@@ -395,9 +395,13 @@ pub fn networks(target: &Target<'_>) -> Vec<varlink::Network> {
 
 /// Where a pod's ports are published: `127.0.0.1:8080->80`. What leads to no address that it has, being of
 /// the other family, is not.
-fn published(pod: &Name, graph: &Graph, own: &[String]) -> Vec<String> {
-    let leads =
-        |at: &IpAddr| own.is_empty() || own.iter().any(|own| own.contains(':') == at.is_ipv6());
+fn published(pod: &Name, graph: &Graph, found: Option<&observed::Pod>) -> Vec<String> {
+    let links = found.and_then(|found| found.sandbox.as_ref());
+    let links = links.into_iter().flat_map(|sandbox| sandbox.links.values());
+    let own: Vec<IpAddr> = links
+        .flat_map(|link| link.addresses.iter().map(IpNet::addr))
+        .collect();
+    let leads = |at: &IpAddr| own.is_empty() || own.iter().any(|own| own.is_ipv4() == at.is_ipv4());
     let published = graph.published(pod).flat_map(|(_, publish)| {
         let addresses = publish.address.iter().filter(leads);
         addresses.map(|address| {

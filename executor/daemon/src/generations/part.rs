@@ -59,12 +59,12 @@ impl Generations {
         };
         notify(progress, Stage::Note, &note);
         let there = base.config();
-        let then_there = target.config();
-        let whole = there.with(&then_there, &scope);
+        let earlier = target.config();
+        let whole = there.with(&earlier, &scope);
         let known = self.known_provenance(back.base).unwrap_or_default();
         let then = self.known_provenance(Some(back.target.number));
         let then = then.unwrap_or_default();
-        request::refuse_added_problems((&[&there, &then_there], &whole), &scope, &[&then, &known])?;
+        request::refuse_added_problems((&[&there, &earlier], &whole), &scope, &[&then, &known])?;
         let images = target.images();
         let found = |_: &Name, reference: &_| images.get(reference).copied();
         let graph = settle(whole, &base, &scope, found).doing("build the graph")?;

@@ -104,7 +104,7 @@ fn parts() -> [Part; 7] {
             Action::Masquerade,
         ),
         (
-            "nf_tables",
+            "nf_tables of the family bridge",
             Bridge,
             filter(PREROUTING),
             vec![from_group],
