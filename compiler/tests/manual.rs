@@ -4,6 +4,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme};
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 use tank_compiler::{
     CompileError, Compiled, Inputs, compile_here,
@@ -39,6 +40,11 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// This package's folder.
+fn package() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("run by cargo"))
 }
 
 /// The problems as they print, without the folder.
@@ -86,44 +92,46 @@ fn blocks(page: &str) -> Vec<(bool, &str)> {
         .collect()
 }
 
-/// Each page refuses what it says it refuses, and takes the rest: of every second code, from `first`.
-fn pages(first: usize) {
-    let scratch = Scratch::new(&format!("codes-{first}"));
-    for code in manual::codes().skip(first).step_by(2) {
-        for (refused, text) in blocks(manual::error_page(code).expect("a page")) {
-            let compiled = scratch.compile(text.trim());
-            if !refused {
-                if let Err(error) = compiled {
-                    panic!(
-                        "the good example of {code} is refused:\n{}",
-                        drawn(&error, &scratch.0)
-                    );
-                }
-                continue;
+/// Each page refuses what it says it refuses, and takes the rest.
+fn shown_by_its_page(code: &str, scratch: &Scratch) {
+    for (refused, text) in blocks(manual::error_page(code).expect("a page")) {
+        let compiled = scratch.compile(text.trim());
+        if !refused {
+            if let Err(error) = compiled {
+                panic!(
+                    "the good example of {code} is refused:\n{}",
+                    drawn(&error, &scratch.0)
+                );
             }
-            let error = compiled.expect_err(code);
-            assert_eq!(codes_of(&error), [code], "{}", drawn(&error, &scratch.0));
-            insta::assert_snapshot!(code.replace("::", "_"), drawn(&error, &scratch.0));
+            continue;
         }
+        let error = compiled.expect_err(code);
+        assert_eq!(codes_of(&error), [code], "{}", drawn(&error, &scratch.0));
+        insta::assert_snapshot!(code.replace("::", "_"), drawn(&error, &scratch.0));
     }
 }
 
-// Two tests, for two threads.
-
 #[test]
-fn the_first_and_every_second_code_is_shown_by_its_page() {
-    pages(0);
-}
-
-#[test]
-fn every_other_code_is_shown_by_its_page() {
-    pages(1);
+fn every_code_is_shown_by_its_page() {
+    let codes = Mutex::new(manual::codes());
+    let next = &|| codes.lock().expect("no thread has panicked").next();
+    // One page takes seconds and most take none.
+    std::thread::scope(|scope| {
+        for thread in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(move || {
+                let scratch = Scratch::new(&format!("codes-{thread}"));
+                while let Some(code) = next() {
+                    shown_by_its_page(code, &scratch);
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn what_the_readme_shows_compiles() {
     let scratch = Scratch::new("readme");
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = package().join("../README.md");
     let readme = std::fs::read_to_string(readme).expect("the README");
     let examples = examples(&readme);
     assert!(examples.len() > 1, "{examples:?}");
@@ -252,7 +260,7 @@ const WITHOUT_EXAMPLE: [&str; 9] = [
 #[test]
 fn every_code_has_a_page() {
     let mut used = BTreeSet::new();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = package();
     let mut folders = vec![root.join("src"), root.join("model/src")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("a folder") {

@@ -3,6 +3,24 @@
 use serde_json::Value;
 use tank_tests::desk::Desk;
 
+/// `tank check` of `text` ends at one of its limits, for people and for programs.
+fn ends_in_an_error(name: &str, text: &str, time: &str, memory: &str) {
+    let desk = Desk::new(&format!("limit-{name}"));
+    desk.write("pods.ncl", text);
+    let limits = [("TANK_EVAL_TIMEOUT", time), ("TANK_EVAL_MEMORY", memory)];
+    let ended = desk.tank(&["check", "pods.ncl"], &limits);
+    assert_eq!(ended.status, 1, "{name}: {}{}", ended.stdout, ended.stderr);
+    insta::assert_snapshot!(format!("limit_{name}"), ended.stderr);
+    let json = desk.tank(&["--json", "check", "pods.ncl"], &limits);
+    let found: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert!(
+        found["problems"][0]["code"]
+            .as_str()
+            .is_some_and(|code| code.starts_with("tank::limit::")),
+        "{found}"
+    );
+}
+
 #[test]
 fn what_never_ends_ends_in_an_error() {
     let desk = Desk::new("limits");
@@ -50,26 +68,12 @@ fn what_never_ends_ends_in_an_error() {
             "512MiB",
         ),
     ];
-    for (name, text, time, memory) in cases {
-        desk.write("pods.ncl", &text);
-        let ended = desk.tank(
-            &["check", "pods.ncl"],
-            &[("TANK_EVAL_TIMEOUT", time), ("TANK_EVAL_MEMORY", memory)],
-        );
-        assert_eq!(ended.status, 1, "{name}: {}{}", ended.stdout, ended.stderr);
-        insta::assert_snapshot!(format!("limit_{name}"), ended.stderr);
-        let json = desk.tank(
-            &["--json", "check", "pods.ncl"],
-            &[("TANK_EVAL_TIMEOUT", time), ("TANK_EVAL_MEMORY", memory)],
-        );
-        let found: Value = serde_json::from_str(&json.stdout).expect("JSON");
-        assert!(
-            found["problems"][0]["code"]
-                .as_str()
-                .is_some_and(|code| code.starts_with("tank::limit::")),
-            "{found}"
-        );
-    }
+    std::thread::scope(|scope| {
+        for (name, text, time, memory) in &cases {
+            scope.spawn(move || ends_in_an_error(name, text, time, memory));
+        }
+    });
+    desk.write("pods.ncl", "{}");
     // A wrong limit is said so, and no evaluator is left behind by any of it.
     let wrong = desk.tank(&["check", "pods.ncl"], &[("TANK_EVAL_TIMEOUT", "soon")]);
     assert_eq!(wrong.status, 1);

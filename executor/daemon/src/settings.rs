@@ -407,8 +407,9 @@ mod tests {
     /// The README's table has every key with its default, and each line of it is read.
     #[test]
     fn the_readme_has_every_key_with_its_default() {
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
-        let readme = std::fs::read_to_string(readme).expect("the README");
+        let package = std::env::var("CARGO_MANIFEST_DIR").expect("run by cargo");
+        let readme = std::fs::read_to_string(format!("{package}/../../README.md"));
+        let readme = readme.expect("the README");
         let table = readme
             .split("| key | default | |")
             .nth(1)
