@@ -4,16 +4,22 @@
 //!
 //! Judged is what a change adds. What is published already is so by a decision of before, and a
 //! port at which a pod on the host's network listens is the configuration's own affair unless that
-//! pod stays as it is.
+//! pod stays as it is. A rollback is refused nothing, and a program may begin to listen at any time:
+//! of those [`crate::unmet`] tells.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 use tank_model::{
     Graph, Key, Name,
     spec::{Lead, Network, Protocol},
 };
 
 /// A program that listens in the host's network namespace.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Listener {
     /// Of its socket.
     pub protocol: Protocol,
@@ -27,6 +33,29 @@ pub struct Listener {
     pub pod: Option<String>,
 }
 
+impl Listener {
+    /// Whether a packet can be for both.
+    fn meets(&self, lead: &Lead) -> bool {
+        let is_same = self.protocol == lead.protocol && self.port == lead.port;
+        is_same && overlap(lead.address, self.address)
+    }
+}
+
+/// Who it is and where, as in "where `nginx` (pid 7) listens on this host, at 0.0.0.0:80".
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.process, &self.pod) {
+            (Some((program, pid)), Some(pod)) => {
+                write!(f, "`{program}` (pid {pid}) of pod `{pod}`")
+            }
+            (Some((program, pid)), None) => write!(f, "`{program}` (pid {pid})"),
+            (None, _) => f.write_str("a program whose process is hidden"),
+        }?;
+        let at = SocketAddr::new(self.address, self.port);
+        write!(f, " listens on this host, at {at}")
+    }
+}
+
 /// The ports that `wanted` publishes and `previous` does not: what has to be known of the host.
 pub fn added(previous: &Graph, wanted: &Graph) -> BTreeSet<(Protocol, u16)> {
     new(previous, wanted)
@@ -34,16 +63,64 @@ pub fn added(previous: &Graph, wanted: &Graph) -> BTreeSet<(Protocol, u16)> {
         .collect()
 }
 
+/// The ports that lead to pods of a graph.
+pub fn published(graph: &Graph) -> BTreeSet<(Protocol, u16)> {
+    leads(graph)
+        .map(|(_, _, lead)| (lead.protocol, lead.port))
+        .collect()
+}
+
+/// A program that listens where a port leads to a pod.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct CutOff<'a> {
+    /// The pod that the port leads to.
+    pub pod: &'a Name,
+    /// What of the pod is published there.
+    pub name: &'a Name,
+    /// The first such port.
+    pub lead: Lead,
+    /// Who listens there.
+    pub listener: &'a Listener,
+    /// How many more of the ports under this name are as this one is.
+    pub more: usize,
+}
+
+/// The programs that listen where ports lead to pods, one for each name that something is published
+/// under: anybody on the host may listen at thousands. A pod on the host's network that the graph
+/// does not have is about to end, and is passed over.
+pub fn cut_off<'a>(graph: &'a Graph, listeners: &'a BTreeSet<Listener>) -> Vec<CutOff<'a>> {
+    let mut by_port: BTreeMap<_, Vec<&Listener>> = BTreeMap::new();
+    for listener in listeners.iter().filter(|one| stays(graph, graph, one)) {
+        let at = (listener.protocol, listener.port);
+        by_port.entry(at).or_default().push(listener);
+    }
+    let mut found: Vec<CutOff<'_>> = Vec::new();
+    for (pod, name, lead) in leads(graph) {
+        let there = by_port.get(&(lead.protocol, lead.port));
+        let mut there = there.into_iter().flatten();
+        let Some(listener) = there.find(|listener| listener.meets(&lead)) else {
+            continue;
+        };
+        match found.last_mut() {
+            Some(last) if (last.pod, last.name) == (pod, name) => last.more += 1,
+            _ => found.push(CutOff {
+                pod,
+                name,
+                lead,
+                listener,
+                more: 0,
+            }),
+        }
+    }
+    found
+}
+
 /// Each port that is published anew and that a program of the host listens at, in words.
 pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -> Vec<String> {
     let mut problems = Vec::new();
     for (pod, name, lead) in new(previous, wanted) {
-        let meets = |listener: &&Listener| {
-            listener.protocol == lead.protocol
-                && listener.port == lead.port
-                && overlap(lead.address, listener.address)
-                && stays(previous, wanted, listener)
-        };
+        let meets =
+            |listener: &&Listener| listener.meets(&lead) && stays(previous, wanted, listener);
         if let Some(listener) = listeners.iter().find(meets) {
             problems.push(describe(pod, name, &lead, listener));
         }
@@ -99,23 +176,18 @@ fn stays(previous: &Graph, wanted: &Graph, listener: &Listener) -> bool {
 }
 
 fn describe(pod: &Name, name: &Name, lead: &Lead, listener: &Listener) -> String {
-    let protocol = match lead.protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    };
-    let (place, at) = (
-        std::net::SocketAddr::new(lead.address, lead.port),
-        std::net::SocketAddr::new(listener.address, listener.port),
-    );
-    let who = match (&listener.process, &listener.pod) {
-        (Some((program, pid)), Some(pod)) => format!("`{program}` (pid {pid}) of pod `{pod}`"),
-        (Some((program, pid)), None) => format!("`{program}` (pid {pid})"),
-        (None, _) => "a program whose process is hidden".to_owned(),
-    };
     format!(
-        "pod `{pod}` publishes `{name}` at {place} ({protocol}), where {who} listens on this host, at {at}: it would be \
-         cut off; end it, or choose another port"
+        "pod `{pod}` publishes `{name}` at {}, where {listener}: it would be cut off; end it, or choose another port",
+        place(lead.protocol, SocketAddr::new(lead.address, lead.port))
     )
+}
+
+/// Where a port is, as in "0.0.0.0:80 (tcp)".
+pub(crate) fn place(protocol: Protocol, at: SocketAddr) -> String {
+    match protocol {
+        Protocol::Tcp => format!("{at} (tcp)"),
+        Protocol::Udp => format!("{at} (udp)"),
+    }
 }
 
 #[cfg(test)]

@@ -185,3 +185,41 @@ fn a_program_of_the_host_keeps_each_port_it_has() {
     drop(program);
     host.finish();
 }
+
+/// A rollback takes a port from a program of the host, and one that begins to listen later gets nothing:
+/// neither without a word.
+#[test]
+fn a_program_that_is_cut_off_is_named() {
+    let host = Host::new();
+    let published = "{ pods.web = { containers.app = { image = \"oci:./busybox\", RUN }, publish.p = { port = \"18000-18010\", address = \"127.0.0.9\" } } }";
+    host.switch(&published.replace("RUN", RUN));
+    let unmet = || host.tank(&["diff", "--exit-code", "pods.ncl"]);
+    assert_eq!(unmet().status, 0, "{}", unmet().stdout);
+    let listener = listen(&host, "0.0.0.0", 18003);
+    let pid = listener.0.id();
+    let warning = |more: &str| {
+        format!(
+            "web: publishes `p` at 127.0.0.9:18003 (tcp), where `python3` (pid {pid}) listens on this host, at 0.0.0.0:18003: that is cut off{more}"
+        )
+    };
+    assert!(unmet().stdout.contains(&warning("")), "{}", unmet().stdout);
+    assert_eq!(unmet().status, 2);
+    let second = listen(&host, "127.0.0.9", 18007);
+    let more = warning(", as at 1 more");
+    assert!(unmet().stdout.contains(&more), "{}", unmet().stdout);
+    drop(second);
+    host.switch(&format!("{{ {} }}", sleeper("web")));
+    let rollback = host.tank(&["generations", "rollback"]);
+    assert_eq!(rollback.status, 0, "{}", rollback.stderr);
+    assert!(
+        rollback.stderr.contains(&warning("")),
+        "{}",
+        rollback.stderr
+    );
+    let web = host.tank(&["get", "web"]).stdout;
+    assert!(web.contains("that is cut off"), "{web}");
+    drop(listener);
+    host.write("pods.ncl", &published.replace("RUN", RUN));
+    assert_eq!(unmet().status, 0, "{}", unmet().stdout);
+    host.finish();
+}

@@ -1,11 +1,11 @@
-//! Reads who listens on the host, for [`tank_plan::ports`] to judge. It binds nothing and disturbs
-//! nobody.
+//! A change that would cut off a program of the host is refused.
 
 use super::{Error, error::Context};
-use std::{collections::BTreeSet, sync::Arc};
-use tank_model::{Graph, spec::Protocol};
-use tank_plan::ports::{self, Listener};
-use tank_sys::{cgroup::Cgroups, sockets};
+use crate::observe::listeners;
+use std::sync::Arc;
+use tank_model::Graph;
+use tank_plan::ports;
+use tank_sys::cgroup::Cgroups;
 
 /// Refuses a change that would publish a port at which a program of the host listens.
 ///
@@ -31,40 +31,4 @@ pub async fn refuse_taken(
     } else {
         Err(Error::Invalid(problems))
     }
-}
-
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => sockets::TCP,
-        Protocol::Udp => sockets::UDP,
-    }
-}
-
-fn listeners(
-    cgroups: &Cgroups,
-    wanted: &BTreeSet<(Protocol, u16)>,
-) -> tank_sys::Result<BTreeSet<Listener>> {
-    let numbers = wanted
-        .iter()
-        .map(|(protocol, port)| (number(*protocol), *port))
-        .collect();
-    let found = sockets::listening(&numbers)?;
-    let holders = sockets::holders(&found.iter().map(|socket| socket.inode).collect())?;
-    let listener = |socket: &sockets::Listening| {
-        // One that is inherited by children is held by all of them: the first is who was there
-        // first.
-        let holder = holders.get(&socket.inode).and_then(BTreeSet::first);
-        Listener {
-            protocol: if socket.protocol == sockets::UDP {
-                Protocol::Udp
-            } else {
-                Protocol::Tcp
-            },
-            address: socket.address,
-            port: socket.port,
-            process: holder.map(|holder| (holder.name.clone(), holder.pid)),
-            pod: holder.and_then(|holder| cgroups.pod_of(holder.pid)),
-        }
-    };
-    Ok(found.iter().map(listener).collect())
 }

@@ -1,6 +1,6 @@
 //! What belongs to no pod, and what is listed for all of them at once.
 
-use super::{Error, Observer, nics};
+use super::{Error, Observer, listeners, nics};
 use crate::{
     rules,
     sysctls::{self, Record},
@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
     sync::{Arc, atomic::Ordering},
 };
-use tank_model::Name;
+use tank_model::{Name, spec::Protocol};
 use tank_plan::{
     flows::{Flow, Leads},
     observed::{HostNetwork, NameServer},
@@ -25,6 +25,14 @@ use tank_sys::{
     conntrack,
     route::{Link, LinkKind, Routes},
 };
+
+/// What a graph publishes, and has to be known of the host for.
+pub struct Publishes {
+    /// Whether there are ports on addresses of the host's own.
+    pub on_addresses: bool,
+    /// The ports that lead to pods.
+    pub ports: BTreeSet<(Protocol, u16)>,
+}
 
 /// The host at one look.
 pub struct HostSnapshot {
@@ -45,15 +53,14 @@ pub struct HostSnapshot {
 }
 
 impl HostSnapshot {
-    /// Reads it; `parents` are the links that pods' interfaces name, and `publishes` says whether ports
-    /// are published on addresses of the host's own. Blocking.
+    /// Reads it; `parents` are the links that pods' interfaces name. Blocking.
     ///
     /// # Errors
     /// What the kernel gives.
     pub fn read(
         observer: &Observer,
         parents: &BTreeSet<String>,
-        publishes: bool,
+        publishes: &Publishes,
     ) -> Result<Self, Error> {
         let Observer {
             settings,
@@ -89,8 +96,11 @@ impl HostSnapshot {
         }
         let mut network = read_network(observer, &links, bridges.values())?;
         nics::read(routes, &links, parents, &mut network)?;
-        if publishes {
+        if publishes.on_addresses {
             network.addresses = Some(routes.own_addresses()?);
+        }
+        if !publishes.ports.is_empty() {
+            network.listeners = listeners(cgroups, &publishes.ports)?;
         }
         let firewall = observer.rules.get(rules::list)?;
         if observer.flows_are_uncertain.load(Ordering::Relaxed) && !bridges.is_empty() {

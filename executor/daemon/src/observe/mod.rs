@@ -15,6 +15,7 @@
 mod error;
 mod host;
 mod kernel;
+mod listeners;
 mod listing;
 mod nics;
 mod pod;
@@ -22,6 +23,7 @@ mod resolver_watch;
 mod watch;
 
 pub use error::Error;
+pub use listeners::listeners;
 
 use crate::{
     cache::Cached,
@@ -30,7 +32,7 @@ use crate::{
     settings::Settings,
 };
 use futures_util::future::join_all;
-use host::HostSnapshot;
+use host::{HostSnapshot, Publishes};
 use kernel::{PodReader, PodRequest, PodSnapshot};
 use listing::Listing;
 use pod::{Answer, PodRead, PodState, has_nics, is_another, is_bridged, unresponsive};
@@ -45,6 +47,7 @@ use std::{
 use tank_model::{Digest, Graph, Name, spec::MAX_MEMBERSHIPS};
 use tank_plan::{
     observed::{FoundLink, Observed, Pod, Unresponsive, Verdict},
+    ports::published,
     target::{Table, link_name, nics::parents},
     unmet::published_on,
 };
@@ -208,8 +211,11 @@ impl Observer {
         let host = {
             let observer = Arc::clone(self);
             let parents = parents(graph).into_iter().map(str::to_owned).collect();
-            let publishes = !published_on(graph).is_empty();
-            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer, &parents, publishes))
+            let publishes = Publishes {
+                on_addresses: !published_on(graph).is_empty(),
+                ports: published(graph),
+            };
+            tokio::task::spawn_blocking(move || HostSnapshot::read(&observer, &parents, &publishes))
         };
         let (asked, host) = tokio::join!(asking, host);
         let host = Arc::new(host.map_err(Error::Host)??);
