@@ -28,8 +28,54 @@ pub struct Event {
 /// What happened since this process began.
 #[derive(Debug)]
 pub struct Events {
-    past: Mutex<VecDeque<Event>>,
+    past: Mutex<Past>,
     live: broadcast::Sender<Event>,
+}
+
+/// What is remembered, the oldest first, and how many there are of each pod.
+#[derive(Debug, Default)]
+struct Past {
+    events: VecDeque<Event>,
+    counts: BTreeMap<Option<String>, usize>,
+}
+
+impl Past {
+    /// Takes an event out that tells the same as this one, if that is the last of its pod.
+    fn take_same(&mut self, event: &Event) -> Option<Event> {
+        self.counts.get(&event.pod)?;
+        let at = self.events.iter().rposition(|last| last.pod == event.pod)?;
+        let last = self.events.get(at)?;
+        let is_same = (last.kind, &last.message) == (event.kind, &event.message);
+        is_same.then(|| self.remove(at)).flatten()
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Event> {
+        let event = self.events.remove(at)?;
+        if let Some(count) = self.counts.get_mut(&event.pod) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&event.pod);
+            }
+        }
+        Some(event)
+    }
+
+    fn push(&mut self, event: Event) {
+        if self.events.len() == REMEMBERED {
+            self.forget_one();
+        }
+        *self.counts.entry(event.pod.clone()).or_default() += 1;
+        self.events.push_back(event);
+    }
+
+    /// Forgets the oldest event of the pod that has the most: one that is never quiet pushes out its
+    /// own.
+    fn forget_one(&mut self) {
+        let most = self.counts.iter().max_by_key(|(_, count)| **count);
+        let Some((most, _)) = most else { return };
+        let oldest = self.events.iter().position(|event| event.pod == *most);
+        oldest.and_then(|at| self.remove(at));
+    }
 }
 
 impl Default for Events {
@@ -55,19 +101,11 @@ impl Events {
         tracing::info!(kind, pod, message = event.message);
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         // What repeats itself is one, with how often.
-        let last = past.iter().rposition(|last| last.pod == event.pod);
-        if let Some(at) = last
-            && let Some(last) = past.get(at)
-            && (last.kind, &last.message) == (event.kind, &event.message)
-        {
+        if let Some(last) = past.take_same(&event) {
             event.count = last.count.saturating_add(1);
             event.since = last.since;
-            past.remove(at);
         }
-        if past.len() == REMEMBERED {
-            forget_one(&mut past);
-        }
-        past.push_back(event.clone());
+        past.push(event.clone());
         // Under the lock, so that a listener that subscribed under it misses nothing and sees
         // nothing twice.
         let _ = self.live.send(event);
@@ -76,22 +114,8 @@ impl Events {
     /// What is remembered, and what comes from now on.
     pub fn listen(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        (past.iter().cloned().collect(), self.live.subscribe())
+        (past.events.iter().cloned().collect(), self.live.subscribe())
     }
-}
-
-/// Forgets the oldest event of the pod that has the most: one that is never quiet pushes out its own.
-fn forget_one(past: &mut VecDeque<Event>) {
-    let mut counts: BTreeMap<Option<&str>, usize> = BTreeMap::new();
-    for event in past.iter() {
-        *counts.entry(event.pod.as_deref()).or_default() += 1;
-    }
-    let most = counts.into_iter().max_by_key(|(_, count)| *count);
-    let most = most.map(|(pod, _)| pod.map(str::to_owned));
-    let oldest = past
-        .iter()
-        .position(|event| Some(&event.pod) == most.as_ref());
-    oldest.and_then(|at| past.remove(at));
 }
 
 /// Milliseconds since the Unix epoch.

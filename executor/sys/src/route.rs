@@ -14,6 +14,7 @@ mod link;
 mod nic;
 mod reserved;
 
+use bridge::without_addresses;
 use link::read_link;
 pub use link::{Link, LinkKind};
 pub use nic::{Macvlan, Route, is_down};
@@ -23,7 +24,7 @@ use crate::{
     Context, Error, Result,
     netlink::{Refused, Socket},
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, ParseableParametrized};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{
@@ -76,6 +77,22 @@ impl Request {
             message: RouteNetlinkMessage::SetLink(message),
             flags: 0,
         }
+    }
+
+    /// Sets a link of this hardware address up with the link-local address that the kernel would give
+    /// it, without its announcement, a packet to everybody on the network. Only where there is IPv6.
+    pub fn set_up_quietly(index: u32, mac: [u8; 6]) -> Vec<Self> {
+        let quiet = LinkMessageBuilder::<LinkUnspec>::new()
+            .index(index)
+            .append_extra_attribute(without_addresses())
+            .build();
+        let quiet = Self {
+            what: "keep a link quiet".to_owned(),
+            message: RouteNetlinkMessage::SetLink(quiet),
+            flags: 0,
+        };
+        let local = link_local(mac);
+        vec![quiet, Self::set_up(index), Self::address(index, local)]
     }
 
     /// Ensures an address. IPv6 skips duplicate address detection: Tank hands each address out
@@ -336,6 +353,29 @@ fn without_statistics(mut message: LinkMessage) -> LinkMessage {
 }
 
 /// The host's own: of a link to one other host, `IFA_ADDRESS` is that of the other.
+/// The link-local address that is made of a hardware address (RFC 4291, appendix A).
+fn link_local([a, b, c, d, e, f]: [u8; 6]) -> IpNet {
+    let bits = [
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        f,
+    ];
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from(bits), 64))
+}
+
 fn own_address(message: &AddressMessage) -> Option<IpAddr> {
     let local = |attribute: &AddressAttribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),

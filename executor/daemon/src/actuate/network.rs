@@ -147,7 +147,11 @@ fn connect(
         let found = inside.addresses(index)?;
         let others = found.difference(&link.addresses);
         requests.extend(others.map(|other| Request::remove_address(index, *other)));
-        requests.push(Request::set_up(index));
+        let has_v6 = link.addresses.iter().any(|own| own.addr().is_ipv6());
+        match has_v6 {
+            true => requests.extend(Request::set_up_quietly(index, link.mac)),
+            false => requests.push(Request::set_up(index)),
+        }
         let own = link.addresses.iter();
         requests.extend(own.map(|own| Request::address(index, *own)));
         if link.announced {
