@@ -10,7 +10,7 @@ ROCKSDB_RELEASE = ROCKSDB_LIB_DIR=$$(scripts/rocksdb.sh release)
 # What is built for the demo is what it runs; the packages are chosen so that their dependencies have the features that
 # they have in the whole workspace, and nothing is built twice when the tests follow. `tank-tests` has no program: it is
 # here for the features it asks for (`model-host` of tank-plan), which what is released does not have.
-BINS = $(ROCKSDB) cargo build --locked -p tank -p tankd -p tank-shim -p tank-names -p tank-tests --bins
+BINS = $(ROCKSDB) cargo build --locked -p tank -p tankd -p tank-shim -p tank-names -p tank-image -p tank-tests --bins
 BUILD = $(ROCKSDB) cargo build --workspace --all-targets --locked
 
 # End-to-end tests that need no debug build's fault points: they run against the programs that are released, too. One of
@@ -77,9 +77,9 @@ doc: ## the crates' documentation, with warnings as errors
 	scripts/setup.sh build
 	RUSTDOCFLAGS="-D warnings" $(ROCKSDB) cargo doc --workspace --no-deps --locked
 
-release: ## the four programs, optimised
+release: ## the five programs, optimised
 	scripts/setup.sh build
-	$(ROCKSDB_RELEASE) cargo build --release --locked -p tank -p tankd -p tank-shim -p tank-names
+	$(ROCKSDB_RELEASE) cargo build --release --locked -p tank -p tankd -p tank-shim -p tank-names -p tank-image
 
 # What evaluation costs, beside Nickel alone; the figures are kept in tests/bench/results.
 bench-language: ## what evaluation costs, beside Nickel alone

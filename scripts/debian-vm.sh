@@ -103,7 +103,7 @@ mkdir -p "$(dirname "$cache")"
 work=$(mktemp -d /tmp/tank-debian-vm.XXXXXX)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/tank/bin"
-for program in tank tankd tank-shim tank-names; do
+for program in tank tankd tank-shim tank-names tank-layer; do
     cp "$bin/$program" "$work/tank/bin/"
     strip --strip-debug "$work/tank/bin/$program"
 done

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Boots Debian 12's own kernel (6.1, pure cgroup version 2) in qemu and runs a script there as the whole system:
 #     vm.sh SCRIPT [FILE=PATH-IN-THE-VM ...]
-# The root file system is memory: busybox, tankd, tank, tank-shim, tank-names with their libraries, and the kernel's modules;
+# The root file system is memory: busybox, tankd, tank, tank-shim, tank-names, tank-layer with their libraries, and the kernel's modules;
 # /var/lib is a disk. What the script prints is printed; its exit status is this one's. TCG, no KVM, four minutes at
 # most. To boot the same system again and again, two steps:
 #     vm.sh --image IMAGE SCRIPT [FILE=PATH-IN-THE-VM ...]     makes the system
@@ -11,7 +11,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 bin=${CARGO_TARGET_DIR:-target}/debug
-cache=${TANK_CACHE:-$HOME/.cache/tank}/vm-3
+cache=${TANK_CACHE:-$HOME/.cache/tank}/vm-4
 # One processor: two emulated ones wait for each other's interrupts until the guest's watchdog barks, on a busy host.
 boot() {
     drive=disk
@@ -53,7 +53,7 @@ if [ ! -f "$cache/vmlinuz" ]; then
     mkdir -p "$cache/modules/lib/modules/$release"
     for module in overlay veth bridge stp llc nft_meta_bridge nf_tables nfnetlink nft_chain_nat nft_nat nf_nat nf_conntrack nf_defrag_ipv4 \
         nf_defrag_ipv6 nft_masq nft_fib nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_ct nft_socket nf_socket_ipv4 nf_socket_ipv6 nf_conntrack_netlink libcrc32c crc32c_generic crc16 ipv6 virtio virtio_ring virtio_pci virtio_pci_modern_dev \
-        virtio_pci_legacy_dev virtio_blk ext4 jbd2 mbcache; do
+        virtio_pci_legacy_dev virtio_blk ext4 jbd2 mbcache loop erofs lz4_decompress netfs fscache cachefiles; do
         found=$(find "$modules" -name "$module.ko*" | head -n 1)
         [ -z "$found" ] || (cd "$modules" && cp --parents "${found#"$modules"/}" "$cache/modules/lib/modules/$release/")
     done
@@ -70,14 +70,14 @@ cp -r "$cache/modules/lib" "$root/"
 cp /bin/busybox "$root/bin/busybox"
 ln -s /bin/busybox "$root/sbin/modprobe"
 for applet in $(/bin/busybox --list); do [ "$applet" = busybox ] || ln -sf busybox "$root/bin/$applet"; done
-for program in tank tankd tank-shim tank-names; do
+for program in tank tankd tank-shim tank-names tank-layer; do
     cp "$bin/$program" "$root/bin/"
     ldd "$bin/$program" | grep -o '/[^ ]*' | sort -u | while read -r library; do
         mkdir -p "$root$(dirname "$library")"
         cp -Ln "$library" "$root$library" 2>/dev/null || true
     done
 done
-strip --strip-debug "$root/bin/tank" "$root/bin/tankd" "$root/bin/tank-shim" "$root/bin/tank-names"
+strip --strip-debug "$root/bin/tank" "$root/bin/tankd" "$root/bin/tank-shim" "$root/bin/tank-names" "$root/bin/tank-layer"
 for file in "$@"; do
     mkdir -p "$root$(dirname "${file#*=}")"
     cp -rL "${file%%=*}" "$root${file#*=}"
@@ -90,7 +90,7 @@ mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
 mount -t cgroup2 none /sys/fs/cgroup
-for module in virtio_pci virtio_blk ext4 overlay veth bridge nf_tables; do modprobe $module; done
+for module in virtio_pci virtio_blk ext4 overlay loop erofs veth bridge nf_tables; do modprobe $module; done
 # An initramfs can't be pivoted away from, nor be overlay's upper layer: the system lives in a tmpfs.
 mkdir -p /new && mount -t tmpfs none /new
 for dir in bin sbin lib lib64 usr etc tmp var script; do [ ! -e /$dir ] || cp -a /$dir /new/; done

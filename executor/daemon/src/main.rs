@@ -49,7 +49,7 @@ use reconcile::Reconciler;
 use settings::{Flags, Settings};
 use std::{path::Path, process::ExitCode, sync::Arc};
 use store::{Store, graphs::Graphs, off_worker::OffWorker};
-use tank_image::Images;
+use tank_image::{Converter, Images};
 use tank_proto::shim::{Event, ExitStatus};
 use tank_sys::{
     cgroup::{self, Cgroups},
@@ -116,7 +116,11 @@ async fn run(flags: &Flags) -> Result<(), String> {
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
     let (store, recovered) = open_store(flags, &settings)?;
     let insecure = &settings.config.insecure_registries;
-    let images = Images::open(&settings.state_dir.join("images"), insecure)
+    let converter = Converter {
+        program: settings.layer.clone(),
+        id: settings.host_config().id_base,
+    };
+    let images = Images::open(&settings.state_dir.join("images"), insecure, converter)
         .map_err(|e| format!("open the image store: {e}"))?;
     // Before anything that runs is looked at.
     let listener = ownership::bind(&settings.socket, api::access::restrict)?;

@@ -74,6 +74,9 @@ pub struct Flags {
     /// The name server's program; the one beside this one unless given.
     #[arg(long, env = "TANK_NAMES")]
     pub names: Option<PathBuf>,
+    /// The program that converts layers of images; the one beside this one unless given.
+    #[arg(long, env = "TANK_LAYER")]
+    pub layer: Option<PathBuf>,
 }
 
 /// `/etc/tank/tank.toml`.
@@ -150,6 +153,8 @@ pub struct Settings {
     pub socket: PathBuf,
     pub shim: PathBuf,
     pub names: PathBuf,
+    /// The program that converts layers of images.
+    pub layer: PathBuf,
     pub no_repair: bool,
     /// Soft and hard limit of descriptors that containers get: this process's own at its start.
     pub nofile: (u64, u64),
@@ -184,6 +189,8 @@ impl Settings {
         let shim = named(&flags.shim, "tank-shim").ok_or("no shim: name it with --shim")?;
         let names = named(&flags.names, "tank-names");
         let names = names.ok_or("no name server: name it with --names")?;
+        let layer = named(&flags.layer, "tank-layer");
+        let layer = layer.ok_or("no program that converts layers: name it with --layer")?;
         let absolute =
             |path: &Path| std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()));
         let run_dir = absolute(&flags.run_dir)?;
@@ -196,6 +203,7 @@ impl Settings {
             run_dir,
             shim,
             names,
+            layer,
             no_repair: flags.no_repair,
             nofile: (1024, 4096),
             machine: machine(),

@@ -1,14 +1,14 @@
 //! How an image says it is run (OCI image specification, "Image Configuration"), and the users it
 //! has, as data: what a plan needs of an image.
 
-use crate::{Error, Image};
+use crate::{Error, Image, Mounts};
 use rustix::fs::OFlags;
 use std::{
     collections::VecDeque,
     fs::{self, File},
     io::Read,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 use tank_model::Digest;
@@ -49,8 +49,8 @@ pub struct ImageConfig {
 impl ImageConfig {
     /// Blocks and mounts: see [`crate::Images::config`]. `scratch` is a folder that is not there yet;
     /// the caller removes it.
-    pub(crate) fn read(image: &Image, scratch: &Path) -> Result<Self, Error> {
-        let root = mount_layers(image, scratch)?;
+    pub(crate) fn read(mounts: &Mounts, image: &Image, scratch: &Path) -> Result<Self, Error> {
+        let root = mount_layers(mounts, image, scratch)?;
         let config = image.config.config().clone().unwrap_or_default();
         let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
         Ok(Self {
@@ -78,23 +78,22 @@ impl ImageConfig {
 /// The root of an image as a detached mount: it goes with its last descriptor. It is mounted as a
 /// container's is, so that it works on every kernel on which containers start; `scratch` is a folder
 /// that is not there yet, for what nobody writes.
-fn mount_layers(image: &Image, scratch: &Path) -> Result<OwnedFd, Error> {
+fn mount_layers(mounts: &Mounts, image: &Image, scratch: &Path) -> Result<OwnedFd, Error> {
     if let [only] = image.layers.as_slice() {
         // One layer alone is what an overlay of it would show: its whiteouts hide nothing, and none
         // of them is a file.
-        let root = mount::clone_tree(only, false).map_err(Error::Mount)?;
+        let root = mounts.open(only)?;
         let restricted = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
         mount::restrict(root.as_fd(), restricted, false).map_err(Error::Mount)?;
         return Ok(root);
     }
-    let clone = |layer: &PathBuf| mount::clone_tree(layer, false);
-    let layers: Result<Vec<OwnedFd>, _> = image.layers.iter().map(clone).collect();
+    let layers = image.layers.iter().map(|layer| mounts.open(layer));
+    let layers: Result<Vec<OwnedFd>, _> = layers.collect();
     let [upper, work, places] = ["upper", "work", "layers"].map(|name| scratch.join(name));
     for dir in [&upper, &work] {
         fs::create_dir_all(dir).map_err(|e| Error::Io(format!("make {}", dir.display()), e))?;
     }
-    let layers = layers.map_err(Error::Mount)?;
-    mount::overlay(&layers, &upper, &work, &places).map_err(Error::Mount)
+    mount::overlay(&layers?, &upper, &work, &places).map_err(Error::Mount)
 }
 
 /// What a file of an image says, looked up as a process with this root directory would: no link

@@ -1,8 +1,9 @@
 //! Why an image can't be had. [`Display`](std::fmt::Display) of an [`Error`] says what was attempted and not why: that is
 //! its source's to say. [`Error::message`] joins them for people, [`Error::help`] says what to do about it.
 
-use crate::{MAX_DOCUMENT, MAX_LAYERS, budget, registry, tree};
+use crate::{MAX_DOCUMENT, MAX_LAYERS, registry};
 use std::{io, path::PathBuf};
+use tank_layer::{LayerError, budget};
 use tank_model::{Digest, digest::DigestError};
 
 /// Why an image can't be had. Code matches on the variants; only people read the texts.
@@ -125,33 +126,18 @@ pub enum Error {
     /// A file of a layout is longer than a document may be.
     #[error("{} has more than {MAX_DOCUMENT} bytes", .0.display())]
     LongDocument(PathBuf),
-    /// A layer's media type is none that Tank reads.
-    #[error("it has the media type `{0}`, which is no layer Tank reads")]
-    MediaType(String),
-    /// A layer has more uncompressed bytes than an image may have.
-    #[error("it has more than {} bytes", budget::MAX_BYTES)]
-    LongLayer,
-    /// A layer's uncompressed bytes are not what the image's configuration says.
-    #[error("its content has the digest {actual}, its image says {expected}")]
-    DiffId {
-        /// The digest of the bytes.
-        actual: Digest,
-        /// The digest in the configuration (`rootfs.diff_ids`).
-        expected: Digest,
-    },
-    /// A layer can't be read: its disk, its compression or the budget is why.
-    #[error("can't read it")]
-    Read(#[source] io::Error),
-    /// A layer is no tar archive. Without a source where that quotes the archive's own bytes, which
-    /// are an attacker's and not for a terminal.
-    #[error("it is no tar archive")]
-    NoTar(#[source] Option<io::Error>),
-    /// An archive has a path that no layer may have.
+    /// Nobody takes what comes of a blob.
+    #[error("can't pass a blob on")]
+    Intake(#[source] io::Error),
+    /// What is in a layer.
     #[error(transparent)]
-    Path(tree::EntryError),
-    /// The entry with this path can't be unpacked.
-    #[error("can't unpack `{}`", .0.display())]
-    Entry(PathBuf, #[source] tree::EntryError),
+    Content(#[from] LayerError),
+    /// The process that converts layers can't be had.
+    #[error("can't convert a layer")]
+    Convert(#[source] tank_sys::Error),
+    /// The process that converts layers has ended, or was killed, without an answer.
+    #[error("the process that converts layers has ended without an answer")]
+    Converter,
     /// An image's layers can't be mounted to be read.
     #[error("can't look into the image")]
     Mount(#[source] tank_sys::Error),
@@ -212,12 +198,13 @@ impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tank_layer::EntryError;
 
     #[test]
     fn a_message_has_every_source_once() {
         let digest = Digest::of(b"layer");
-        let no_target = tree::EntryError::NoTarget("sh".into());
-        let entry = Error::Entry("bin/sh2".into(), no_target);
+        let no_target = EntryError::NoTarget("sh".into());
+        let entry = Error::from(LayerError::Entry("bin/sh2".into(), no_target));
         let message = Error::Layer(digest, Box::new(entry)).message();
         let expected =
             format!("layer {digest}: can't unpack `bin/sh2`: its image has no `sh` to link to");
@@ -231,7 +218,7 @@ mod tests {
     #[test]
     fn an_io_error_that_carries_a_type_says_its_text_once() {
         let carried = io::Error::from(budget::Refusal::Entries);
-        let entry = Error::Entry("f".into(), carried.into());
+        let entry = Error::from(LayerError::Entry("f".into(), carried.into()));
         let expected = "can't unpack `f`: it has more than 1000000 entries";
         assert_eq!(entry.message(), expected);
     }

@@ -2,7 +2,7 @@
 //! specification, "image layout").
 
 use crate::{
-    Error, MAX_DOCUMENT, budget::Budget, document::digest_of, error::Attempt, store::Origin,
+    Error, MAX_DOCUMENT, document::digest_of, error::Attempt, intake::Intake, store::Origin,
 };
 use oci_spec::image::{Descriptor, ImageIndex};
 use std::{
@@ -10,13 +10,14 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
 };
+use tank_layer::budget::Budget;
 use tank_model::Digest;
 
 /// The annotation that holds a manifest's tag.
 const TAG: &str = "org.opencontainers.image.ref.name";
 
 /// The bytes that are copied between two looks at the free space.
-const PIECE: u64 = 4 << 20;
+const PIECE: usize = 1 << 20;
 
 /// One image of a layout.
 pub struct Layout {
@@ -102,21 +103,24 @@ impl Origin for Layout {
     async fn blob(
         &self,
         descriptor: &Descriptor,
-        out: &mut tokio::fs::File,
+        out: &mut Intake,
         budget: &Budget,
     ) -> Result<(), Error> {
         let path = self.blob_path(digest_of(descriptor)?);
         let what = || format!("read {}", path.display());
         let mut left = descriptor.size();
         let mut file = tokio::fs::File::from_std(open(&path)?);
+        let mut buffer = vec![0; PIECE];
         while left > 0 {
             budget.space()?;
-            let mut piece = tokio::io::AsyncReadExt::take(&mut file, left.min(PIECE));
-            let copied = tokio::io::copy(&mut piece, out).await.attempt(what)?;
-            if copied == 0 {
+            let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            let read = tokio::io::AsyncReadExt::read(&mut file, &mut buffer[..most]);
+            let read = read.await.attempt(what)?;
+            if read == 0 {
                 break;
             }
-            left -= copied;
+            out.take(&buffer[..read]).await.map_err(Error::Intake)?;
+            left -= read as u64;
         }
         Ok(())
     }

@@ -1,15 +1,16 @@
 //! Images: from a reference to layers on disk.
 //!
 //! Under the store's folder: `blobs/sha256/HEX` holds manifests, indexes and configurations as they
-//! came, `layers/HEX` each unpacked layer under the digest of its uncompressed bytes, or, where it
-//! has something of the layers below it, under the digest of them all (its chain id: OCI image
-//! specification, "layer ChainID"). Everything is verified before it is named: a blob against its
-//! digest before a byte of it is parsed, a layer against the image configuration while it is
-//! unpacked. What is half done has a temporary name, and goes when it fails, when whoever asked for
+//! came, `layers/HEX.erofs` each layer as one file with an EROFS image, under the digest of the layer's uncompressed
+//! bytes, or, where it has something of the layers below it, under the digest of them all (its chain id:
+//! OCI image specification, "layer ChainID"). A folder `layers/HEX` is one that a version before this
+//! one unpacked; it is used as it is. Everything is verified before it is named: a document against its
+//! digest before a byte of it is parsed, a layer against its digest and the image configuration while it is
+//! converted. What is half done has a temporary name, and goes when it fails, when whoever asked for
 //! it has left, or at the start.
 //!
 //! An image is hostile, from the first byte of an answer to the last entry of a layer: everything
-//! is counted while it is read.
+//! is counted while it is read, and layers are read by a process that owns nothing (`tank-layer`).
 //!
 //! | module | what it has |
 //! |---|---|
@@ -17,40 +18,41 @@
 //! | `document` | manifests, indexes and configurations |
 //! | `registry` | the distribution protocol, over `http` |
 //! | `layout` | OCI image layouts on disk |
-//! | `unpack` | layers, by `archive` (the tar), `tree` (the directory) and `links` |
+//! | `intake` | a blob on its way: counted and hashed |
+//! | `converter` | the process that makes an image of a layer |
+//! | `mounts` | [`Mounts`]: layers, mounted once for all |
+//! | `turns` | what several want is fetched once |
 //! | `config` | [`ImageConfig`]: how an image says it is run, with its users |
-//! | `budget` | what one image may take of this host |
 //! | `error` | [`Error`] |
 //!
-//! It imports Tank's model and the kernel (`tank-sys`), and knows no pods and no generations.
-//! [`Images`] may be used from any number of threads; two pulls of one image do the work twice and
-//! keep it once.
+//! It imports Tank's model, what converts layers (`tank-layer`) and the kernel (`tank-sys`), and knows
+//! no pods and no generations. [`Images`] may be used from any number of threads; a layer that several
+//! pulls want is fetched once.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod archive;
-mod budget;
 mod config;
+mod converter;
 mod document;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod http;
+mod intake;
 mod layout;
-mod links;
+mod mounts;
 mod registry;
-mod spool;
 mod store;
-mod tree;
-mod unpack;
+mod turns;
 
-pub use budget::Refusal;
 pub use config::ImageConfig;
+pub use converter::Converter;
 pub use error::Error;
+pub use mounts::{Layer, Mounts};
 pub use registry::{BlobError, HttpError};
 pub use store::{Image, Images};
-pub use tree::EntryError;
+pub use tank_layer::{EntryError, LayerError, budget::Refusal};
 
 /// The most bytes of a manifest, an index or a configuration.
 pub const MAX_DOCUMENT: u64 = 4 << 20;

@@ -6,11 +6,9 @@
 
 pub use crate::http::HttpError;
 use crate::{
-    Error, MAX_DOCUMENT,
-    budget::Budget,
-    document,
-    error::Attempt,
+    Error, MAX_DOCUMENT, document,
     http::{Http, SILENCE, failed},
+    intake::Intake,
     store::Origin,
 };
 use oci_client::manifest::{
@@ -22,11 +20,11 @@ use std::{
     net::IpAddr,
     time::{Duration, Instant},
 };
+use tank_layer::budget::Budget;
 use tank_model::{
     Digest,
     reference::{ImageSource, Reference},
 };
-use tokio::io::AsyncWriteExt;
 
 /// The longest time one blob may take.
 const BLOB_TIME: Duration = Duration::from_secs(3600);
@@ -175,7 +173,7 @@ impl Registry {
         &self,
         digest: Digest,
         size: u64,
-        out: &mut tokio::fs::File,
+        out: &mut Intake,
         budget: &Budget,
     ) -> Result<(), Error> {
         let response = self.http.get(&format!("blobs/{digest}"), "*/*").await;
@@ -195,9 +193,7 @@ impl Registry {
                 return Err(BlobError::Slow { registry, digest }.into());
             }
             budget.space()?;
-            out.write_all(&chunk)
-                .await
-                .attempt(|| "write a blob".to_owned())?;
+            out.take(&chunk).await.map_err(Error::Intake)?;
         }
         if left > 0 {
             let got = size - left;
@@ -222,7 +218,7 @@ impl Origin for Registry {
     async fn blob(
         &self,
         descriptor: &Descriptor,
-        out: &mut tokio::fs::File,
+        out: &mut Intake,
         budget: &Budget,
     ) -> Result<(), Error> {
         let digest = document::digest_of(descriptor)?;

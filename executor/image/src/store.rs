@@ -1,15 +1,16 @@
 //! The image store of a host: pulling, keeping and finding images.
 
 use crate::{
-    Error, MAX_DOCUMENT, MAX_LAYER,
-    budget::Budget,
+    Converter, Error, Layer, MAX_DOCUMENT, MAX_LAYER, Mounts,
     config::{Configs, ImageConfig},
     document::{self, Document, LayerId},
     error::Attempt,
+    intake::{Intake, Way},
     layout::Layout,
     registry::Registry,
-    unpack,
+    turns::Turns,
 };
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use std::{
     fs,
@@ -19,11 +20,25 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
+};
+use tank_layer::{
+    budget::{Budget, Refusal},
+    wire::{Reply, Request},
 };
 use tank_model::{
     Digest,
     reference::{ImageSource, Reference},
 };
+
+/// How many layers of one image are fetched at once.
+const AT_ONCE: usize = 3;
+
+/// How often the disk is looked at while layers are written.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// How the files of layers end.
+const EXTENSION: &str = "erofs";
 
 #[cfg(test)]
 mod tests;
@@ -33,8 +48,8 @@ mod tests;
 pub struct Image {
     /// How it says it is run, as it came (OCI image specification, "Image Configuration").
     pub config: ImageConfiguration,
-    /// Unpacked layers, the lowest first. Each stands there once.
-    pub layers: Vec<PathBuf>,
+    /// Its layers, the lowest first. Each stands there once.
+    pub layers: Vec<Layer>,
 }
 
 /// Where the parts of one image come from.
@@ -43,11 +58,11 @@ pub(crate) trait Origin {
     async fn root(&self) -> Result<(Vec<u8>, Digest), Error>;
     /// A document by its digest, not yet verified.
     async fn document(&self, digest: Digest) -> Result<Vec<u8>, Error>;
-    /// Writes a blob of at most `size` bytes to `out`, not yet verified.
+    /// Passes on a blob of at most the descriptor's size, not yet verified.
     async fn blob(
         &self,
         descriptor: &Descriptor,
-        out: &mut tokio::fs::File,
+        out: &mut Intake,
         budget: &Budget,
     ) -> Result<(), Error>;
 }
@@ -57,7 +72,10 @@ pub(crate) trait Origin {
 pub struct Images {
     dir: PathBuf,
     insecure: Vec<String>,
+    converter: Converter,
     configs: Arc<Configs>,
+    mounts: Mounts,
+    turns: Turns,
 }
 
 impl Images {
@@ -66,13 +84,16 @@ impl Images {
     ///
     /// # Errors
     /// What the disk gives.
-    pub fn open(dir: &Path, insecure: &[String]) -> std::io::Result<Self> {
+    pub fn open(dir: &Path, insecure: &[String], converter: Converter) -> std::io::Result<Self> {
         let images = Self {
             dir: dir.to_owned(),
             insecure: insecure.to_vec(),
+            converter,
             configs: Arc::default(),
+            mounts: Mounts::new(dir.join("tmp")),
+            turns: Turns::default(),
         };
-        for sub in ["blobs/sha256", "layers"] {
+        for sub in ["blobs/sha256", "layers", "empty"] {
             fs::create_dir_all(dir.join(sub))?;
         }
         let temporary = dir.join("tmp");
@@ -168,17 +189,9 @@ impl Images {
         let config_bytes = self.config_bytes(origin, &manifest, &budget).await?;
         let config = document::parse_config(&config_bytes)?;
         let diff_ids = document::diff_ids(&config, &manifest)?;
-        let mut below = Vec::new();
-        for (descriptor, id) in manifest.layers().iter().zip(document::chain(&diff_ids)) {
-            let dir = match self.layer_dir(id) {
-                Some(dir) => dir,
-                None => {
-                    self.fetch_layer(origin, descriptor, id, below.clone(), &budget)
-                        .await?
-                }
-            };
-            below.insert(0, dir);
-        }
+        let ids = document::chain(&diff_ids);
+        let layers: Vec<(&Descriptor, LayerId)> = manifest.layers().iter().zip(ids).collect();
+        self.fetch_layers(origin, &layers, &budget).await?;
         // The documents last: an image is here when its root is, and not before.
         self.keep(config_digest, &config_bytes)?;
         self.keep(manifest_digest, &manifest_bytes)?;
@@ -198,90 +211,143 @@ impl Images {
         if let Ok(bytes) = fs::read(self.blob_path(digest)) {
             return Ok(bytes);
         }
-        let temporary = Temporary(self.temporary(digest));
-        self.download(origin, descriptor, &temporary.0, MAX_DOCUMENT, budget)
-            .await?;
-        fs::read(&temporary.0).attempt(|| "read the image's configuration".to_owned())
+        check_size(descriptor, MAX_DOCUMENT)?;
+        let mut intake = Intake::new(Way::Memory(Vec::new()));
+        origin.blob(descriptor, &mut intake, budget).await?;
+        let (actual, bytes) = intake.finish();
+        match actual == digest {
+            true => Ok(bytes),
+            false => Err(Error::Mismatch {
+                expected: digest,
+                actual,
+            }),
+        }
     }
 
     /// Where a layer is, if it is here.
-    fn layer_dir(&self, id: LayerId) -> Option<PathBuf> {
-        let dirs = [id.diff, id.chain].map(|digest| self.dir.join("layers").join(digest.hex()));
-        dirs.into_iter().find(|dir| dir.is_dir())
+    fn layer(&self, id: LayerId) -> Option<Layer> {
+        let folder = self.dir.join("layers");
+        let paths = [id.diff, id.chain].map(|digest| folder.join(digest.hex()));
+        let mut images = paths.iter().map(|path| path.with_extension(EXTENSION));
+        let image = images.find(|path| path.is_file()).map(Layer::Image);
+        image.or_else(|| {
+            let folder = paths.into_iter().find(|path| path.is_dir());
+            folder.map(Layer::Folder)
+        })
     }
 
-    /// Fetches a layer that lies on those in the directories `below`, of which the nearest comes
-    /// first; returns its own.
+    /// Fetches the layers of an image that are not here, the lowest first: several at once, and behind
+    /// them those that have something of the layers below.
+    async fn fetch_layers(
+        &self,
+        origin: &impl Origin,
+        layers: &[(&Descriptor, LayerId)],
+        budget: &Budget,
+    ) -> Result<(), Error> {
+        let mut missing = Vec::new();
+        for layer in layers {
+            if self.layer(layer.1).is_none() {
+                missing.push(self.fetch_layer(origin, *layer, None, budget));
+            }
+        }
+        let mut fetching = stream::iter(missing).buffer_unordered(AT_ONCE);
+        while fetching.try_next().await?.is_some() {}
+        let crossing = |(_, (_, id)): &(usize, &(&Descriptor, LayerId))| self.layer(*id).is_none();
+        let crossing: Vec<usize> = layers
+            .iter()
+            .enumerate()
+            .filter(crossing)
+            .map(|(index, _)| index)
+            .collect();
+        for index in crossing {
+            // What a version before this one unpacked can't be read by the process that converts.
+            for below in layers.iter().take(index) {
+                if !matches!(self.layer(below.1), Some(Layer::Image(_))) {
+                    self.fetch_layer(origin, *below, None, budget).await?;
+                }
+            }
+            let below = layers.iter().take(index).rev();
+            let below = below.filter_map(|(_, id)| self.layer(*id)).collect();
+            let Some(layer) = layers.get(index) else {
+                continue;
+            };
+            self.fetch_layer(origin, *layer, Some(below), budget)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Fetches a layer that lies on those `below`, of which the nearest comes first. One that has
+    /// something of them is not here afterwards if they are not known.
     async fn fetch_layer(
         &self,
         origin: &impl Origin,
-        descriptor: &Descriptor,
-        id: LayerId,
-        below: Vec<PathBuf>,
-        budget: &Budget,
-    ) -> Result<PathBuf, Error> {
-        let digest = document::digest_of(descriptor)?;
-        let blob = Temporary(self.temporary(digest));
-        self.download(origin, descriptor, &blob.0, MAX_LAYER, budget)
-            .await?;
-        let tree = Temporary(self.temporary(id.diff));
-        let media_type = descriptor.media_type().to_string();
-        let (layers, budget) = (self.dir.join("layers"), budget.clone());
-        // What is half done is removed there too: that of a large layer takes its time.
-        let unpacked = tokio::task::spawn_blocking(move || {
-            let layer = unpack::Layer {
-                blob: &blob.0,
-                media_type: &media_type,
-                diff_id: id.diff,
-                below: &below,
-                budget: &budget,
-            };
-            let crosses = unpack::unpack(&layer, &tree.0)?;
-            let target = layers.join(if crosses { id.chain } else { id.diff }.hex());
-            name_layer(&tree.0, &target)?;
-            drop((blob, tree));
-            Ok(target)
-        });
-        let unpacked: Result<PathBuf, Error> =
-            unpacked.await.attempt(|| "unpack a layer".to_owned())?;
-        unpacked.map_err(|error| Error::Layer(digest, Box::new(error)))
-    }
-
-    /// Fetches a blob of at most `limit` bytes into a file and verifies it.
-    async fn download(
-        &self,
-        origin: &impl Origin,
-        descriptor: &Descriptor,
-        path: &Path,
-        limit: u64,
+        (descriptor, id): (&Descriptor, LayerId),
+        below: Option<Vec<Layer>>,
         budget: &Budget,
     ) -> Result<(), Error> {
-        let (digest, size) = (document::digest_of(descriptor)?, descriptor.size());
-        if size > limit {
-            return Err(Error::TooLarge {
-                digest,
-                size,
-                limit,
-            });
+        let digest = document::digest_of(descriptor)?;
+        let _turn = self.turns.take(digest).await;
+        if matches!(self.layer(id), Some(Layer::Image(_))) {
+            return Ok(());
         }
-        let what = || format!("keep blob {digest}");
-        let mut file = tokio::fs::File::create(path).await.attempt(what)?;
-        origin.blob(descriptor, &mut file, budget).await?;
-        tokio::io::AsyncWriteExt::flush(&mut file)
-            .await
-            .attempt(what)?;
-        drop(file);
-        let (path, budget) = (path.to_owned(), budget.clone());
-        let hashed = tokio::task::spawn_blocking(move || unpack::hash_file(&path, &budget))
-            .await
-            .attempt(what)?;
-        let actual = hashed.attempt(what)?;
-        if actual == digest {
-            Ok(())
-        } else {
-            let expected = digest;
-            Err(Error::Mismatch { expected, actual })
+        let converted = self.convert(origin, (descriptor, id), below, budget);
+        let converted = tokio::select! {
+            converted = converted => converted,
+            full = look_after(budget) => Err(full.into()),
+        };
+        match converted {
+            Err(Error::Content(error)) if error.needs_below() => Ok(()),
+            other => other.map_err(|error| Error::Layer(digest, Box::new(error))),
         }
+    }
+
+    /// As [`Images::fetch_layer`], of a layer that is not here.
+    async fn convert(
+        &self,
+        origin: &impl Origin,
+        (descriptor, id): (&Descriptor, LayerId),
+        below: Option<Vec<Layer>>,
+        budget: &Budget,
+    ) -> Result<(), Error> {
+        check_size(descriptor, MAX_LAYER)?;
+        let temporary = Temporary(self.temporary(id.diff));
+        let what = || "make the file of a layer".to_owned();
+        let mut options = fs::File::options();
+        let options = options.read(true).write(true).create_new(true);
+        let output = options.open(&temporary.0).attempt(what)?;
+        let below = below.map(open_images).transpose()?;
+        let request = Request {
+            media_type: descriptor.media_type().to_string(),
+            diff_id: id.diff,
+            below: below.as_ref().map(Vec::len),
+            share: budget.left(),
+            disk: self.dir.clone(),
+            id: self.converter.id,
+        };
+        let root = self.dir.join("empty");
+        let below = below.unwrap_or_default();
+        let (mut conversion, feed) = self.converter.start(&request, &root, &output, &below)?;
+        let mut intake = Intake::new(Way::Pipe(feed));
+        origin.blob(descriptor, &mut intake, budget).await?;
+        let expected = document::digest_of(descriptor)?;
+        // With this the pipe is at its end.
+        let (actual, _) = intake.finish();
+        if actual != expected {
+            return Err(Error::Mismatch { expected, actual });
+        }
+        let crosses = match conversion.reply().await? {
+            Reply::Failed(error) => return Err(error.into()),
+            Reply::Done { crosses, taken } => {
+                budget.take(taken)?;
+                crosses
+            }
+        };
+        let name = if crosses { id.chain } else { id.diff }.hex();
+        let target = self.dir.join("layers").join(name).with_extension(EXTENSION);
+        let named = move || name_layer(&output, temporary, &target);
+        let named = tokio::task::spawn_blocking(named).await;
+        named.attempt(|| "name a layer".to_owned())?
     }
 
     fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), Error> {
@@ -321,14 +387,19 @@ impl Images {
         let config = document::parse_config(&read(document::digest_of(manifest.config())?)?)?;
         let mut layers = Vec::new();
         for id in document::chain(&document::diff_ids(&config, &manifest)?) {
-            let layer = self.layer_dir(id).ok_or(Error::NoLayer(id.diff))?;
-            // A layer may stand twice in an image; overlay refuses the same directory twice, and
+            let layer = self.layer(id).ok_or(Error::NoLayer(id.diff))?;
+            // A layer may stand twice in an image; overlay refuses the same root twice, and
             // once is the same.
             if !layers.contains(&layer) {
                 layers.push(layer);
             }
         }
         Ok(Image { config, layers })
+    }
+
+    /// The mounts of layers.
+    pub fn mounts(&self) -> &Mounts {
+        &self.mounts
     }
 
     /// How the image with this digest says it is run, with its own `/etc/passwd` and `/etc/group`,
@@ -346,7 +417,11 @@ impl Images {
             return Ok(known);
         }
         let scratch = Temporary(self.temporary(*digest));
-        let config = Arc::new(ImageConfig::read(&self.find(*digest)?, &scratch.0)?);
+        let config = Arc::new(ImageConfig::read(
+            &self.mounts,
+            &self.find(*digest)?,
+            &scratch.0,
+        )?);
         self.configs.insert(*digest, &config);
         Ok(config)
     }
@@ -364,18 +439,46 @@ impl Drop for Temporary {
     }
 }
 
-/// Gives an unpacked layer its name.
-fn name_layer(tree: &Path, target: &Path) -> Result<(), Error> {
-    // A layer that has its name is whole, also after a power cut: many small files are synced best
-    // all at once.
-    let sync = || rustix::fs::syncfs(fs::File::open(tree)?).map_err(std::io::Error::from);
-    sync().attempt(|| "write a layer to the disk".to_owned())?;
-    match fs::rename(tree, target) {
-        // Another pull was faster with the same layer: its bytes are the same.
-        Err(_) if target.is_dir() => Ok(()),
-        other => other
-            .and_then(|()| sync_dir(target))
-            .attempt(|| "name a layer".to_owned()),
+/// Gives a layer its name. One that has it is whole, also after a power cut.
+fn name_layer(output: &fs::File, temporary: Temporary, target: &Path) -> Result<(), Error> {
+    let write = || -> std::io::Result<()> {
+        output.sync_all()?;
+        fs::rename(&temporary.0, target)?;
+        sync_dir(target)
+    };
+    write().attempt(|| "write a layer to the disk".to_owned())
+}
+
+/// Ends when the disk is so full that the store's reserve begins: that is seen here, whatever the
+/// process that converts looks at.
+async fn look_after(budget: &Budget) -> Refusal {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Err(refusal) = budget.space() {
+            return refusal;
+        }
+    }
+}
+
+/// The files of layers.
+fn open_images(layers: Vec<Layer>) -> Result<Vec<fs::File>, Error> {
+    let path = |layer: Layer| match layer {
+        Layer::Image(path) | Layer::Folder(path) => path,
+    };
+    let open = |path: PathBuf| fs::File::open(&path).attempt(|| format!("open {}", path.display()));
+    layers.into_iter().map(path).map(open).collect()
+}
+
+/// Refuses a blob that is said to be longer than `limit`.
+fn check_size(descriptor: &Descriptor, limit: u64) -> Result<(), Error> {
+    let (digest, size) = (document::digest_of(descriptor)?, descriptor.size());
+    match size > limit {
+        true => Err(Error::TooLarge {
+            digest,
+            size,
+            limit,
+        }),
+        false => Ok(()),
     }
 }
 

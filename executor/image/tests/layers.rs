@@ -10,11 +10,19 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tank_image::{ImageConfig, Images};
+use tank_image::{Converter, ImageConfig, Images};
 use tank_model::Digest;
 use tank_sys::mount::{self, Way};
 
 const BLOCK: usize = 512;
+
+/// Whom the tests' layers are converted by.
+fn converter() -> Converter {
+    Converter {
+        program: env!("CARGO_BIN_EXE_tank-layer").into(),
+        id: 3_000_000_000,
+    }
+}
 
 /// An entry of an archive: its type (`0` file, `2` symbolic link, `5` directory, `6` FIFO, `3` a
 /// device), its name, and its content or where it leads.
@@ -86,7 +94,7 @@ impl Place {
         fs::create_dir_all(folder.join("layout/blobs/sha256")).expect("a folder");
         let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
         fs::write(folder.join("layout/oci-layout"), version).expect("writes");
-        let images = Images::open(&folder.join("store"), &[]).expect("a store");
+        let images = Images::open(&folder.join("store"), &[], converter()).expect("a store");
         Self { folder, images }
     }
 
@@ -156,8 +164,8 @@ impl Place {
     /// Layers, and empty folders to mount them with.
     fn opened(&self, layers: &[Vec<u8>]) -> (Vec<OwnedFd>, [PathBuf; 3]) {
         let image = self.images.find(self.pull("{}", layers)).expect("an image");
-        let clone = |layer: &PathBuf| mount::clone_tree(layer, false);
-        let layers: Result<Vec<OwnedFd>, _> = image.layers.iter().map(clone).collect();
+        let open = |layer| self.images.mounts().open(layer);
+        let layers: Result<Vec<OwnedFd>, _> = image.layers.iter().map(open).collect();
         let scratch = ["upper", "work", "places"].map(|name| self.folder.join(name));
         for dir in &scratch[..2] {
             let _ = tank_sys::remove::tree(dir);

@@ -19,7 +19,7 @@ use tank_model::{
 };
 
 /// A program that listens in the host's network namespace.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Listener {
     /// Of its socket.
     pub protocol: Protocol,
@@ -31,14 +31,6 @@ pub struct Listener {
     pub process: Option<(String, i32)>,
     /// The pod that the process is in.
     pub pod: Option<String>,
-}
-
-impl Listener {
-    /// Whether a packet can be for both.
-    fn meets(&self, lead: &Lead) -> bool {
-        let is_same = self.protocol == lead.protocol && self.port == lead.port;
-        is_same && overlap(lead.address, self.address)
-    }
 }
 
 /// Who it is and where, as in "where `nginx` (pid 7) listens on this host, at 0.0.0.0:80".
@@ -70,58 +62,94 @@ pub fn published(graph: &Graph) -> BTreeSet<(Protocol, u16)> {
         .collect()
 }
 
-/// A program that listens where a port leads to a pod.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct CutOff<'a> {
+/// A socket of the host that gets nothing, since what comes to its port is led to a pod.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct CutOff {
     /// The pod that the port leads to.
-    pub pod: &'a Name,
+    pub pod: Name,
     /// What of the pod is published there.
-    pub name: &'a Name,
-    /// The first such port.
-    pub lead: Lead,
-    /// Who listens there.
-    pub listener: &'a Listener,
-    /// How many more of the ports under this name are as this one is.
-    pub more: usize,
+    pub name: Name,
+    /// Of the port, and of the socket.
+    pub protocol: Protocol,
+    /// Where the port is published.
+    pub at: SocketAddr,
+    /// Where the socket is bound.
+    pub listens: SocketAddr,
+    /// Whose it is.
+    pub user: u32,
 }
 
-/// The programs that listen where ports lead to pods, one for each name that something is published
-/// under: anybody on the host may listen at thousands. A pod on the host's network that the graph
-/// does not have is about to end, and is passed over.
-pub fn cut_off<'a>(graph: &'a Graph, listeners: &'a BTreeSet<Listener>) -> Vec<CutOff<'a>> {
-    let mut by_port: BTreeMap<_, Vec<&Listener>> = BTreeMap::new();
-    for listener in listeners.iter().filter(|one| stays(graph, graph, one)) {
-        let at = (listener.protocol, listener.port);
-        by_port.entry(at).or_default().push(listener);
-    }
-    let mut found: Vec<CutOff<'_>> = Vec::new();
-    for (pod, name, lead) in leads(graph) {
-        let there = by_port.get(&(lead.protocol, lead.port));
-        let mut there = there.into_iter().flatten();
-        let Some(listener) = there.find(|listener| listener.meets(&lead)) else {
-            continue;
+impl fmt::Display for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            protocol,
+            at,
+            listens,
+            user,
+            ..
+        } = self;
+        let place = place(*protocol, *at);
+        let (option, port) = match protocol {
+            Protocol::Tcp => ("-tlnp", at.port()),
+            Protocol::Udp => ("-ulnp", at.port()),
         };
-        match found.last_mut() {
-            Some(last) if (last.pod, last.name) == (pod, name) => last.more += 1,
-            _ => found.push(CutOff {
-                pod,
-                name,
-                lead,
-                listener,
-                more: 0,
-            }),
+        write!(
+            f,
+            "publishes `{name}` at {place}, where a program of user {user} listens on this host, at {listens}: that is cut \
+             off; `ss {option} sport = {port}` names it"
+        )
+    }
+}
+
+/// The sockets that are cut off: of each name that something is published under the first, since anybody
+/// on the host may listen at thousands of ports. `sockets` are protocol, address and user.
+pub fn cut_off(
+    graph: &Graph,
+    sockets: impl Iterator<Item = (Protocol, SocketAddr, u32)>,
+) -> BTreeSet<CutOff> {
+    let mut by_port: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for one in leads(graph) {
+        let at = (one.2.protocol, one.2.port);
+        by_port.entry(at).or_default().push(one);
+    }
+    let mut first: BTreeMap<(&Name, &Name), CutOff> = BTreeMap::new();
+    for (protocol, listens, user) in sockets {
+        let there = by_port.get(&(protocol, listens.port()));
+        for (pod, name, lead) in there.into_iter().flatten() {
+            if overlap(lead.address, listens.ip()) {
+                let found = CutOff {
+                    pod: (*pod).clone(),
+                    name: (*name).clone(),
+                    protocol,
+                    at: SocketAddr::new(lead.address, lead.port),
+                    listens,
+                    user,
+                };
+                let known = first.entry((pod, name)).or_insert_with(|| found.clone());
+                if found < *known {
+                    *known = found;
+                }
+            }
         }
     }
-    found
+    first.into_values().collect()
 }
 
 /// Each port that is published anew and that a program of the host listens at, in words.
 pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -> Vec<String> {
     let mut problems = Vec::new();
+    let mut by_port: BTreeMap<_, Vec<&Listener>> = BTreeMap::new();
+    for listener in listeners {
+        let at = (listener.protocol, listener.port);
+        by_port.entry(at).or_default().push(listener);
+    }
     for (pod, name, lead) in new(previous, wanted) {
-        let meets =
-            |listener: &&Listener| listener.meets(&lead) && stays(previous, wanted, listener);
-        if let Some(listener) = listeners.iter().find(meets) {
+        let meets = |listener: &&&Listener| {
+            overlap(lead.address, listener.address) && stays(previous, wanted, listener)
+        };
+        let there = by_port.get(&(lead.protocol, lead.port));
+        if let Some(listener) = there.into_iter().flatten().find(meets) {
             problems.push(describe(pod, name, &lead, listener));
         }
     }

@@ -1,20 +1,14 @@
 //! What pods need of the host's own network, and is not there or is not free. Nothing waits for it, and nothing of the
 //! pods is otherwise than declared: it is reported, so that nobody looks for the fault elsewhere.
 
-use crate::{
-    observed::Observed,
-    ports::{self, Listener},
-};
+use crate::{observed::Observed, ports::CutOff};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
 };
-use tank_model::{
-    Graph, Name,
-    spec::{Network, Protocol},
-};
+use tank_model::{Graph, Name, spec::Network};
 
 /// Something that is not there, or not free.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -30,22 +24,15 @@ pub enum Unmet {
         parent: String,
     },
     /// A program of the host listens where a port leads to the pod.
-    Port {
-        pod: Name,
-        name: Name,
-        protocol: Protocol,
-        at: SocketAddr,
-        listener: Listener,
-        /// How many more ports under that name are so.
-        more: usize,
-    },
+    Port(CutOff),
 }
 
 impl Unmet {
     /// The pod that needs it.
     pub fn pod(&self) -> &Name {
         match self {
-            Self::Address { pod, .. } | Self::Link { pod, .. } | Self::Port { pod, .. } => pod,
+            Self::Address { pod, .. } | Self::Link { pod, .. } => pod,
+            Self::Port(cut_off) => &cut_off.pod,
         }
     }
 }
@@ -62,24 +49,7 @@ impl fmt::Display for Unmet {
             Self::Link { nic, parent, .. } => {
                 write!(f, "the host's link {parent} is down, and {nic} with it")
             }
-            Self::Port {
-                name,
-                protocol,
-                at,
-                listener,
-                more,
-                ..
-            } => {
-                let place = ports::place(*protocol, *at);
-                write!(
-                    f,
-                    "publishes `{name}` at {place}, where {listener}: that is cut off"
-                )?;
-                match more {
-                    0 => Ok(()),
-                    more => write!(f, ", as at {more} more"),
-                }
-            }
+            Self::Port(cut_off) => cut_off.fmt(f),
         }
     }
 }
@@ -128,14 +98,6 @@ pub fn unmet(graph: &Graph, observed: &Observed) -> Vec<Unmet> {
             parent: nic.parent.clone(),
         }));
     }
-    let cut_off = ports::cut_off(graph, &network.listeners);
-    unmet.extend(cut_off.into_iter().map(|port| Unmet::Port {
-        pod: port.pod.clone(),
-        name: port.name.clone(),
-        protocol: port.lead.protocol,
-        at: SocketAddr::new(port.lead.address, port.lead.port),
-        listener: port.listener.clone(),
-        more: port.more,
-    }));
+    unmet.extend(network.cut_off.iter().cloned().map(Unmet::Port));
     unmet
 }

@@ -8,8 +8,10 @@
 //! attaches the layers while it makes the overlay ([`Way`]), in a mount namespace of its own
 //! ([`own_namespace`]) that ends with it.
 
+mod erofs;
 mod overlay;
 
+pub use erofs::erofs;
 pub use overlay::{Way, overlay, overlay_by};
 
 use crate::{Context, Result, beneath};
@@ -199,6 +201,15 @@ pub fn own_namespace() -> Result<()> {
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, "", target, "", flags).doing(|| "attach a mount")
+}
+
+/// Takes the topmost mount at a place away; what uses it keeps it.
+///
+/// # Errors
+/// What `umount2(2)` gives.
+pub fn detach(place: &Path) -> Result<()> {
+    rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH)
+        .doing(|| format!("let go of {}", place.display()))
 }
 
 /// Opens `path` beneath `root`, following links as a process with that root directory would.

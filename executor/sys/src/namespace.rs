@@ -186,6 +186,20 @@ pub fn own_cgroups() -> Result<()> {
     }
 }
 
+/// Gives the calling process, which has one thread, mounts, a network, System V IPC and a host name of
+/// its own: the network has no link but a loopback that is down.
+///
+/// # Errors
+/// What `unshare(2)` gives.
+pub fn leave() -> Result<()> {
+    let all = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    // SAFETY: a plain system call that changes only what this process, which has one thread, sees.
+    match unsafe { libc::unshare(all) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()).doing(|| "leave the host's namespaces"),
+    }
+}
+
 /// A close-on-exec pipe: reading end, writing end.
 ///
 /// # Errors

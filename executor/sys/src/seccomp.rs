@@ -336,6 +336,16 @@ pub fn install(filter: &[Instruction]) -> Result<()> {
         .doing(|| "install the system call filter")
 }
 
+/// As [`install`], also on the threads that are there.
+///
+/// # Errors
+/// What `seccomp(2)` gives.
+pub fn install_on_every_thread(filter: &[Instruction]) -> Result<()> {
+    seccompiler::apply_filter_all_threads(filter)
+        .map_err(io::Error::other)
+        .doing(|| "install the system call filter on every thread")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 
 /// The most bytes that are read of one listing: some hundred thousand sockets.
-const MAX_LISTING: u64 = 64 << 20;
+pub const MAX_LISTING: u64 = 64 << 20;
 
 /// The most descriptors of processes that are looked at.
 const MAX_DESCRIPTORS: usize = 1 << 20;
@@ -33,6 +33,8 @@ pub struct Listening {
     pub port: u16,
     /// By which its [`holders`] are found.
     pub inode: u64,
+    /// Whose it is.
+    pub uid: u32,
 }
 
 /// A process that has a socket open.
@@ -46,23 +48,24 @@ pub struct Holder {
     pub name: String,
 }
 
-/// TCP sockets that listen and UDP sockets that are bound and not connected, at one of `ports`.
+/// TCP sockets that listen and UDP sockets that are bound and not connected, at one of `ports`, among
+/// those in the first `most` bytes of each listing, where those of TCP that listen come first.
 /// Blocking.
 ///
 /// # Errors
 /// When a listing can't be read. One that is not there belongs to a protocol the kernel does not
 /// have.
-pub fn listening(ports: &BTreeSet<(u8, u16)>) -> Result<BTreeSet<Listening>> {
+pub fn listening(ports: &BTreeSet<(u8, u16)>, most: u64) -> Result<BTreeSet<Listening>> {
     let mut found = BTreeSet::new();
     for (file, protocol) in [("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP)] {
-        let text = listing(file)?;
-        found.extend(text.lines().filter_map(|line| read_line(line, protocol)));
+        let text = listing(file, most)?;
+        let read = text.lines().filter_map(|line| read_line(line, protocol));
+        found.extend(read.filter(|socket| ports.contains(&(protocol, socket.port))));
     }
-    found.retain(|socket| ports.contains(&(socket.protocol, socket.port)));
     Ok(found)
 }
 
-fn listing(name: &str) -> Result<String> {
+fn listing(name: &str, most: u64) -> Result<String> {
     // Of the calling thread: the process's first one may be in another network namespace.
     let path = format!("/proc/thread-self/net/{name}");
     let file = match fs::File::open(&path) {
@@ -71,14 +74,14 @@ fn listing(name: &str) -> Result<String> {
         Err(error) => return Err(error).doing(|| format!("read {path}")),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_LISTING)
+    file.take(most)
         .read_to_end(&mut bytes)
         .doing(|| format!("read {path}"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A line of `/proc/net/{tcp,tcp6,udp,udp6}`: number, local address, peer, state, …, and the inode
-/// as the tenth word.
+/// A line of `/proc/net/{tcp,tcp6,udp,udp6}`: number, local address, peer, state, …, the user as the
+/// eighth word, and the inode as the tenth.
 fn read_line(line: &str, protocol: u8) -> Option<Listening> {
     /// `TCP_LISTEN`; a socket of UDP that is not connected is `TCP_CLOSE`.
     const LISTEN: &str = "0A";
@@ -94,6 +97,7 @@ fn read_line(line: &str, protocol: u8) -> Option<Listening> {
         address: read_address(address)?,
         port: u16::from_str_radix(port, 16).ok()?,
         inode: words.get(9)?.parse().ok()?,
+        uid: words.get(7)?.parse().ok()?,
     })
 }
 
@@ -128,6 +132,7 @@ pub fn holders(inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, BTreeSet<Holder>>
         .iter()
         .map(|inode| (format!("socket:[{inode}]"), *inode))
         .collect();
+    let mut processes: BTreeMap<i32, Option<Holder>> = BTreeMap::new();
     let mut left = MAX_DESCRIPTORS;
     for process in fs::read_dir("/proc")
         .doing(|| "list the processes")?
@@ -149,7 +154,8 @@ pub fn holders(inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, BTreeSet<Holder>>
             left -= 1;
             let link = fs::read_link(descriptor.path()).unwrap_or_default();
             if let Some(inode) = link.to_str().and_then(|link| links.get(link)) {
-                found.entry(*inode).or_default().extend(holder(pid));
+                let known = processes.entry(pid).or_insert_with(|| holder(pid));
+                found.entry(*inode).or_default().extend(known.clone());
             }
         }
     }
@@ -176,7 +182,7 @@ fn holder(pid: i32) -> Option<Holder> {
 /// # Errors
 /// As [`holders`].
 pub fn holders_of_abstract(name: &str) -> Result<BTreeSet<Holder>> {
-    let text = listing("unix")?;
+    let text = listing("unix", MAX_LISTING)?;
     let inodes = text.lines().filter_map(|line| {
         // Address, references, protocol, flags, type, state, inode, path: an abstract one begins
         // with `@`.
@@ -301,7 +307,7 @@ mod tests {
     fn who_listens_is_found_with_its_process() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = socket.local_addr().expect("bound").port();
-        let found = listening(&BTreeSet::from([(TCP, port)])).expect("lists");
+        let found = listening(&BTreeSet::from([(TCP, port)]), MAX_LISTING).expect("lists");
         let [one] = found.iter().collect::<Vec<_>>()[..] else {
             panic!("{found:?}")
         };

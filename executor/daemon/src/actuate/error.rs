@@ -59,6 +59,8 @@ pub enum Error {
         device: String,
         source: sources::Error,
     },
+    #[error("mount a layer")]
+    Layer(#[source] tank_image::Error),
     #[error("use the image {image}")]
     Image {
         image: String,

@@ -10,7 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
 };
-use tank_image::Image;
+use tank_image::{Image, Layer, Mounts};
 use tank_model::Name;
 use tank_sys::mount;
 
@@ -36,7 +36,7 @@ pub fn make_skeleton(dir: &Path) -> std::io::Result<()> {
 /// An overlay of the image's layers, each mapped to the pod's ids, with a fresh upper directory.
 pub fn root_mount(
     settings: &Settings,
-    image: &Image,
+    (mounts, image): (&Mounts, &Image),
     pod: &Name,
     container: &Name,
     (user_namespace, id_base): (BorrowedFd<'_>, u32),
@@ -57,8 +57,9 @@ pub fn root_mount(
     chown(&upper, Some(id_base), Some(id_base)).map_err(Error::OwnUpper)?;
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).map_err(Error::OpenUpper)?;
     let mut layers = Vec::new();
-    for layer in [&settings.skeleton_dir()].into_iter().chain(&image.layers) {
-        let fd = mount::clone_tree(layer, false)?;
+    let skeleton = Layer::Folder(settings.skeleton_dir());
+    for layer in [&skeleton].into_iter().chain(&image.layers) {
+        let fd = mounts.open(layer).map_err(Error::Layer)?;
         mount::idmap(fd.as_fd(), user_namespace)?;
         layers.push(fd);
     }

@@ -175,7 +175,8 @@ impl Preparer {
         let user_namespace = namespaces.user.as_fd();
         let mut parts = Parts::default();
         let owner = (user_namespace, spec.id_base);
-        let root = layers::root_mount(&self.settings, &image, pod, container, owner)?;
+        let image = (self.images.mounts(), &image);
+        let root = layers::root_mount(&self.settings, image, pod, container, owner)?;
         let root = parts.push(root);
         let mut mounts = Vec::new();
         for mount in &spec.mounts {

@@ -1,27 +1,31 @@
 //! What belongs to no pod, and what is listed for all of them at once.
 
-use super::{Error, Observer, listeners, nics};
+use super::{Error, Observer, listeners::bound, nics};
 use crate::{
     rules,
+    settings::Settings,
     sysctls::{self, Record},
 };
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::Ordering},
 };
-use tank_model::{Name, spec::Protocol};
+use tank_model::{Graph, Name, spec::Protocol};
 use tank_plan::{
     flows::{Flow, Leads},
     observed::{HostNetwork, NameServer},
+    ports::published,
     target::{
         Table,
         firewall::BRIDGE_MAC,
         networks::{DEFAULT_ALIAS, is_bridge_name},
     },
+    unmet::published_on,
 };
 use tank_sys::{
+    cgroup::Cgroups,
     conntrack,
     route::{Link, LinkKind, Routes},
 };
@@ -34,6 +38,15 @@ pub struct Publishes {
     pub ports: BTreeSet<(Protocol, u16)>,
 }
 
+impl Publishes {
+    pub fn of(graph: &Graph) -> Self {
+        Self {
+            on_addresses: !published_on(graph).is_empty(),
+            ports: published(graph),
+        }
+    }
+}
+
 /// The host at one look.
 pub struct HostSnapshot {
     /// The host's own links, by their names: one for each pod.
@@ -44,6 +57,8 @@ pub struct HostSnapshot {
     pub bridge_addresses: BTreeMap<String, Option<BTreeSet<IpNet>>>,
     /// What of the host's network is not Tank's, and what Tank has changed of it.
     pub network: HostNetwork,
+    /// The sockets of others that are bound to published ports: protocol, address and user.
+    pub sockets: Vec<(Protocol, SocketAddr, u32)>,
     /// What is in Tank's own table.
     pub firewall: Arc<Option<Table>>,
     /// The name server's process.
@@ -85,23 +100,13 @@ impl HostSnapshot {
             bridges.insert(link.index, link.name.clone());
             bridge_addresses.insert(link.name.clone(), addresses);
         }
-        let mut names = cgroups.pods();
-        for dir in [
-            settings.run_dir.join("pods"),
-            settings.state_dir.join("scratch"),
-        ] {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                names.extend(entry.file_name().into_string());
-            }
-        }
         let mut network = read_network(observer, &links, bridges.values())?;
         nics::read(routes, &links, parents, &mut network)?;
         if publishes.on_addresses {
             network.addresses = Some(routes.own_addresses()?);
         }
-        if !publishes.ports.is_empty() {
-            network.listeners = listeners(cgroups, &publishes.ports)?;
-        }
+        let own = bridge_addresses.values().flatten().flatten();
+        let sockets = bound(&publishes.ports, &own.map(IpNet::addr).collect())?;
         let firewall = observer.rules.get(rules::list)?;
         if observer.flows_are_uncertain.load(Ordering::Relaxed) && !bridges.is_empty() {
             let networks = bridge_addresses.values().flatten().flatten();
@@ -109,17 +114,30 @@ impl HostSnapshot {
         }
         Ok(Self {
             network,
+            sockets,
             links,
             bridges,
             bridge_addresses,
             firewall,
             names: observer.names.observe(),
-            left_over: names
-                .into_iter()
-                .filter_map(|name| Name::of_pod(name).ok())
-                .collect(),
+            left_over: left_over(settings, cgroups),
         })
     }
+}
+
+/// Names that have a cgroup, a folder, or the upper layers of containers.
+fn left_over(settings: &Settings, cgroups: &Cgroups) -> BTreeSet<Name> {
+    let mut names = cgroups.pods();
+    for dir in [
+        settings.run_dir.join("pods"),
+        settings.state_dir.join("scratch"),
+    ] {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    let names = names.into_iter();
+    names.filter_map(|name| Name::of_pod(name).ok()).collect()
 }
 
 /// Whether a link is a bridge of Tank's, of which `own` is the default network's. One of another name was

@@ -47,9 +47,8 @@ use std::{
 use tank_model::{Digest, Graph, Name, spec::MAX_MEMBERSHIPS};
 use tank_plan::{
     observed::{FoundLink, Observed, Pod, Unresponsive, Verdict},
-    ports::published,
+    ports::cut_off,
     target::{Table, link_name, nics::parents},
-    unmet::published_on,
 };
 use tank_sys::{
     cgroup::Cgroups,
@@ -211,10 +210,7 @@ impl Observer {
         let host = {
             let observer = Arc::clone(self);
             let parents = parents(graph).into_iter().map(str::to_owned).collect();
-            let publishes = Publishes {
-                on_addresses: !published_on(graph).is_empty(),
-                ports: published(graph),
-            };
+            let publishes = Publishes::of(graph);
             tokio::task::spawn_blocking(move || HostSnapshot::read(&observer, &parents, &publishes))
         };
         let (asked, host) = tokio::join!(asking, host);
@@ -255,6 +251,7 @@ impl Observer {
         observed.firewall = (*host.firewall).clone();
         observed.names.clone_from(&host.names);
         observed.network = host.network.clone();
+        observed.network.cut_off = cut_off(graph, host.sockets.iter().copied());
         Ok((observed, version))
     }
 

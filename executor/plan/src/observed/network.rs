@@ -1,6 +1,6 @@
 //! The host's own side of the network.
 
-use crate::{flows::Flow, ports::Listener, target::HostLink};
+use crate::{flows::Flow, ports::CutOff, target::HostLink};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -27,10 +27,9 @@ pub struct HostNetwork {
     /// Its own addresses. None: nobody asks. Read only where ports are published on one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<BTreeSet<IpAddr>>,
-    /// Who listens in the host's network namespace at ports that lead to pods. Read only where there are
-    /// such ports.
+    /// Sockets of the host that get nothing, since their ports lead to pods.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub listeners: BTreeSet<Listener>,
+    pub cut_off: BTreeSet<CutOff>,
     /// The link of the default route. None: there is none, or nobody asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<String>,

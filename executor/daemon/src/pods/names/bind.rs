@@ -146,7 +146,8 @@ fn not_bound((address, tcp): Place, error: Errno) -> Error {
     if error != Errno::ADDRINUSE {
         return attempt.failed(error);
     }
-    let taken = sockets::listening(&BTreeSet::from([(protocol, PORT)])).unwrap_or_default();
+    let taken = sockets::listening(&BTreeSet::from([(protocol, PORT)]), sockets::MAX_LISTING)
+        .unwrap_or_default();
     let inodes = taken
         .iter()
         .filter(|socket| socket.address == address || socket.address.is_unspecified())

@@ -2,8 +2,11 @@
 //! is not kept for the store. One [`Budget`] goes through all of it, also into the threads that
 //! unpack, and ends it when whoever asked for the image has left.
 
+use crate::error::Cause;
+use serde::{Deserialize, Serialize};
 use std::{
     io,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -29,6 +32,17 @@ const SPARE_MOST_SHARE: u64 = 8;
 /// What stays free of inodes: 2 %, never more than this.
 const SPARE_INODES: u64 = 4_096;
 
+/// What is left of a budget, or was taken of one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Share {
+    /// Bytes of files, holes counted in.
+    pub bytes: u64,
+    /// Entries of layers.
+    pub entries: u64,
+    /// Milliseconds.
+    pub time: u64,
+}
+
 /// A share of what this host has. Clones draw on the same one.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Inner>);
@@ -36,6 +50,8 @@ pub struct Budget(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     disk: PathBuf,
+    /// A file on that disk, for whoever does not see its path.
+    place: Option<OwnedFd>,
     bytes: AtomicU64,
     entries: AtomicU64,
     deadline: Instant,
@@ -43,7 +59,7 @@ struct Inner {
 }
 
 /// An image would take more of this host than it may, or its pull was cancelled.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Refusal {
     /// Its layers have more than a million entries.
@@ -70,14 +86,16 @@ pub enum Refusal {
     },
     /// The disk does not say what is free (statvfs(3)).
     #[error(transparent)]
-    Disk(#[from] io::Error),
+    Disk(#[from] Cause),
 }
 
 /// For readers and writers, whose errors these are: the type stays inside.
 impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Disk(error) => error,
+            Refusal::Disk(Cause {
+                errno: Some(errno), ..
+            }) => Self::from_raw_os_error(errno),
             Refusal::NoSpace { .. } => Self::new(io::ErrorKind::StorageFull, refusal),
             _ => Self::other(refusal),
         }
@@ -97,31 +115,72 @@ impl Drop for CancelOnDrop {
 impl Budget {
     /// For an image whose parts come to lie on the file system of `disk`.
     pub fn new(disk: &Path) -> Self {
+        let whole = Share {
+            bytes: MAX_BYTES,
+            entries: MAX_ENTRIES,
+            time: MAX_TIME.as_millis() as u64,
+        };
+        Self::of(whole, disk, None)
+    }
+
+    /// A share of another one; `place` is a file on the disk of that name.
+    pub fn of(share: Share, disk: &Path, place: Option<OwnedFd>) -> Self {
+        let time = Duration::from_millis(share.time).min(MAX_TIME);
         Self(Arc::new(Inner {
             disk: disk.to_owned(),
-            bytes: AtomicU64::new(MAX_BYTES),
-            entries: AtomicU64::new(MAX_ENTRIES),
-            deadline: Instant::now() + MAX_TIME,
+            place,
+            bytes: AtomicU64::new(share.bytes),
+            entries: AtomicU64::new(share.entries),
+            deadline: Instant::now() + time,
             cancelled: AtomicBool::new(false),
         }))
     }
 
+    /// What is left of it.
+    pub fn left(&self) -> Share {
+        let time = self.0.deadline.saturating_duration_since(Instant::now());
+        Share {
+            bytes: self.0.bytes.load(Ordering::Relaxed),
+            entries: self.0.entries.load(Ordering::Relaxed),
+            time: time.as_millis() as u64,
+        }
+    }
+
+    /// Takes what somebody took of a share.
+    ///
+    /// # Errors
+    /// When there is not so much left.
+    pub fn take(&self, taken: Share) -> Result<(), Refusal> {
+        self.bytes(taken.bytes)?;
+        take(&self.0.entries, taken.entries).ok_or(Refusal::Entries)
+    }
+
+    /// Ends what draws on it once this is dropped.
     pub fn cancel_on_drop(&self) -> CancelOnDrop {
         CancelOnDrop(self.clone())
     }
 
     /// Takes one entry.
+    ///
+    /// # Errors
+    /// When there is none left, or nobody waits any more.
     pub fn entry(&self) -> Result<(), Refusal> {
         take(&self.0.entries, 1).ok_or(Refusal::Entries)?;
         self.go_on()
     }
 
     /// Takes the bytes of a file.
+    ///
+    /// # Errors
+    /// When there are not so many left.
     pub fn bytes(&self, count: u64) -> Result<(), Refusal> {
         take(&self.0.bytes, count).ok_or(Refusal::Bytes)
     }
 
     /// Refuses when nobody waits for the image any more, or has for too long.
+    ///
+    /// # Errors
+    /// That.
     pub fn go_on(&self) -> Result<(), Refusal> {
         if self.0.cancelled.load(Ordering::Relaxed) {
             return Err(Refusal::Cancelled);
@@ -133,10 +192,17 @@ impl Budget {
     }
 
     /// Refuses when what is free on the disk is kept for the store, which has to be able to commit.
+    ///
+    /// # Errors
+    /// That, and as [`Budget::go_on`].
     pub fn space(&self) -> Result<(), Refusal> {
         self.go_on()?;
         let disk = &self.0.disk;
-        let found = rustix::fs::statvfs(disk).map_err(io::Error::from)?;
+        let found = match &self.0.place {
+            Some(place) => rustix::fs::fstatvfs(place.as_fd()),
+            None => rustix::fs::statvfs(disk),
+        };
+        let found = found.map_err(|error| Cause::from(io::Error::from(error)))?;
         let (total, free) = (
             found.f_blocks * found.f_frsize,
             found.f_bavail * found.f_frsize,

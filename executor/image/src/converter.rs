@@ -1,0 +1,117 @@
+//! The program that converts layers, from the side of whoever starts it: a process for each layer.
+//! What it is handed and what it gives up is `tank_layer`'s to say.
+
+use crate::{Error, error::Attempt};
+use rustix::{
+    fs::{Mode, OFlags},
+    process::Signal,
+};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+use tank_layer::wire::{BELOW_BESIDE, Reply, Request};
+use tank_sys::{packet, process};
+use tokio::net::unix::pipe;
+
+/// The longest that a process that was killed is waited for by turns of this, in milliseconds.
+const REAP_TURN: u64 = 5;
+
+/// How layers are converted.
+#[derive(Clone, Debug)]
+pub struct Converter {
+    /// The program `tank-layer`.
+    pub program: PathBuf,
+    /// Whom it becomes: a user and a group that nothing belongs to.
+    pub id: u32,
+}
+
+/// A process that converts a layer. It ends with this.
+pub struct Conversion {
+    child: Child,
+    process: Option<process::Process>,
+    socket: Option<OwnedFd>,
+}
+
+impl Converter {
+    /// Starts a conversion into the empty file `output`: what is written to the pipe is the layer's
+    /// compressed bytes, and `root` an empty directory.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn start(
+        &self,
+        request: &Request,
+        root: &Path,
+        output: &File,
+        below: &[File],
+    ) -> Result<(Conversion, pipe::Sender), Error> {
+        let what = || format!("convert a layer by {}", self.program.display());
+        let failed = |error: tank_sys::Error| Error::Convert(error);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(root, flags, Mode::empty()).attempt(what)?;
+        let (input, feed) = tank_sys::namespace::pipe().map_err(failed)?;
+        let (ours, theirs) = packet::pair().map_err(failed)?;
+        // It ends with the thread that makes it, and that of a worker is there as long as its runtime:
+        // no other thread must do this.
+        let child = Command::new(&self.program)
+            .env_clear()
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .spawn()
+            .attempt(what)?;
+        let pid = i32::try_from(child.id()).unwrap_or(0);
+        let conversion = Conversion {
+            child,
+            process: process::open(pid).ok(),
+            socket: Some(ours.try_clone().attempt(what)?),
+        };
+        let text = serde_json::to_vec(request)
+            .map_err(io::Error::from)
+            .attempt(what)?;
+        let fds = [root.as_fd(), input.as_fd(), output.as_fd()];
+        packet::send(ours.as_fd(), &text, &fds).attempt(what)?;
+        let below: Vec<BorrowedFd<'_>> = below.iter().map(AsFd::as_fd).collect();
+        for some in below.chunks(BELOW_BESIDE) {
+            packet::send(ours.as_fd(), b"b", some).attempt(what)?;
+        }
+        rustix::io::ioctl_fionbio(&feed, true).attempt(what)?;
+        Ok((conversion, pipe::Sender::from_owned_fd(feed).attempt(what)?))
+    }
+}
+
+impl Conversion {
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// It has ended without one.
+    pub async fn reply(&mut self) -> Result<Reply, Error> {
+        let what = || "hear of a layer that is converted".to_owned();
+        let socket = self.socket.take();
+        let socket = socket.ok_or(io::ErrorKind::NotConnected).attempt(what)?;
+        let received = tokio::task::spawn_blocking(move || packet::receive(socket.as_fd())).await;
+        let received = received.attempt(what)?.attempt(what)?;
+        let (bytes, _) = received.ok_or(Error::Converter)?;
+        serde_json::from_slice(&bytes).map_err(|_| Error::Converter)
+    }
+}
+
+impl Drop for Conversion {
+    fn drop(&mut self) {
+        let killed = self.process.as_ref().is_some_and(|process| {
+            process::signal(process.pidfd.as_fd(), Signal::KILL.as_raw()).is_ok()
+        });
+        // Who reaps every child of this process reaps this one, too: there is nothing to wait for then.
+        for _ in 0..200 {
+            match self.child.try_wait() {
+                Ok(None) if killed => {
+                    std::thread::sleep(std::time::Duration::from_millis(REAP_TURN));
+                }
+                _ => break,
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! From the bytes of a layer to its image.
+
+use crate::{
+    EntryError, LayerError, Pipeline,
+    archive::{Archive, FormatError},
+    below::Below,
+    budget::Budget,
+    layer::{self, Layer},
+};
+use std::{fs::File, io};
+use tank_model::Digest;
+
+/// A layer that is whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Converted {
+    /// Whether it has something of a layer below, and so belongs on top of these alone.
+    pub crosses: bool,
+}
+
+/// Converts a layer, of which `diff_id` is the digest of its uncompressed bytes, into the empty file
+/// `output`. `below` are the layers under it, of which the nearest comes first; none where they are
+/// not known. Blocking.
+///
+/// # Errors
+/// Why it can't be had. What is in the file then is nothing.
+pub fn convert(
+    pipeline: Pipeline,
+    output: File,
+    below: Option<Vec<tank_erofs::Image>>,
+    diff_id: Digest,
+    budget: &Budget,
+) -> Result<Converted, LayerError> {
+    let mut decoded = pipeline.begin();
+    let mut layer = Layer::new(output, Below::new(below), budget);
+    entries(&mut decoded, &mut layer)?;
+    let actual = decoded.finish().map_err(read)?;
+    if actual != diff_id {
+        return Err(LayerError::DiffId {
+            actual,
+            expected: diff_id,
+        });
+    }
+    let crosses = layer
+        .finish()
+        .map_err(|error| LayerError::Write(error.into()))?;
+    Ok(Converted { crosses })
+}
+
+fn entries(reader: &mut impl io::Read, layer: &mut Layer<'_>) -> Result<(), LayerError> {
+    let mut archive = Archive::new(reader);
+    while let Some(member) = archive.next().map_err(unreadable)? {
+        let path = layer::clean(&member.path).map_err(LayerError::Path)?;
+        let added = layer.add(&path, &member, &mut archive);
+        added.map_err(|error| LayerError::Entry(path, error))?;
+    }
+    Ok(())
+}
+
+/// What the parser says may quote the bytes it stumbled on: those are an attacker's, and not for a
+/// terminal.
+fn unreadable(error: io::Error) -> LayerError {
+    let inner = error.get_ref();
+    if !inner.is_some_and(|inner| inner.is::<FormatError>()) {
+        // What the budget, the disk or the decoder refuses is no matter of the archive's form.
+        return read(error);
+    }
+    let clean = error
+        .to_string()
+        .chars()
+        .all(|c| (c.is_ascii_graphic() && c != '[') || c == ' ');
+    LayerError::NoTar(Some(error.into()).filter(|_| clean))
+}
+
+fn read(error: io::Error) -> LayerError {
+    LayerError::Read(error.into())
+}
+
+impl LayerError {
+    /// Whether the layers below have to be known to convert it.
+    pub fn needs_below(&self) -> bool {
+        matches!(self, Self::Entry(_, EntryError::Below))
+    }
+}

@@ -1,0 +1,64 @@
+//! What `tankd` and `tank-layer` say to each other: one request and one reply, each a packet of a
+//! socket that is the program's standard input.
+//!
+//! | packet | descriptors |
+//! |---|---|
+//! | a [`Request`], as JSON | an empty directory; the compressed bytes; the empty file that the image goes to |
+//! | `below` layers' images, in as many packets as they need | up to [`BELOW_BESIDE`] each |
+//! | a [`Reply`], as JSON | |
+
+use crate::{Converted, LayerError, budget::Share};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use tank_model::Digest;
+
+/// The most layers' images in one packet.
+pub const BELOW_BESIDE: usize = 100;
+
+/// What is to be converted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The layer's, as its descriptor has it.
+    pub media_type: String,
+    /// The digest that its uncompressed bytes have to have.
+    pub diff_id: Digest,
+    /// How many layers' images follow, the nearest first. None: the layers below are not known.
+    pub below: Option<usize>,
+    /// What it may take.
+    pub share: Share,
+    /// What errors call the disk.
+    pub disk: PathBuf,
+    /// Who converts it: a user and a group that nothing belongs to.
+    pub id: u32,
+}
+
+/// What has become of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// The file has the image.
+    Done {
+        /// Whether it has something of a layer below.
+        crosses: bool,
+        /// What it has taken.
+        taken: Share,
+    },
+    /// There is none.
+    Failed(LayerError),
+}
+
+impl Reply {
+    /// The outcome of a conversion that was given `share` and has left `left` of it.
+    pub fn of(outcome: Result<Converted, LayerError>, share: Share, left: Share) -> Self {
+        match outcome {
+            Err(error) => Self::Failed(error),
+            Ok(Converted { crosses }) => Self::Done {
+                crosses,
+                taken: Share {
+                    bytes: share.bytes - left.bytes.min(share.bytes),
+                    entries: share.entries - left.entries.min(share.entries),
+                    time: 0,
+                },
+            },
+        }
+    }
+}
