@@ -59,7 +59,8 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 
 /// Up to so many bytes, none of them zero: made of a few, since each that is chosen by itself takes time.
 fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
-    let of = |(length, first): (usize, u8)| (0..length).map(move |at| first.wrapping_add(at as u8) | 1);
+    let of =
+        |(length, first): (usize, u8)| (0..length).map(move |at| first.wrapping_add(at as u8) | 1);
     (1..most, any::<u8>()).prop_map(move |seed| of(seed).collect())
 }
 

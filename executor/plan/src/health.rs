@@ -68,11 +68,16 @@ pub fn health(
     not_yet.map_or(Health::Good, Health::NotYet)
 }
 
-/// What is declared and does not run, with the reason. What has ended as its pod's policy lets it
+/// What is declared of the pods that count, and does not run, with the reason. What has ended as its pod's policy lets it
 /// is not missing.
-pub fn not_running(graph: &Graph, observed: &Observed, report: &Report) -> Missing {
+pub fn not_running(
+    graph: &Graph,
+    counts: impl Fn(&Name) -> bool,
+    observed: &Observed,
+    report: &Report,
+) -> Missing {
     let mut missing = Missing::default();
-    for pod in graph.pods() {
+    for pod in graph.pods().filter(|pod| counts(pod)) {
         let Some(node) = graph.pod(pod) else { continue };
         let found = observed.pods.get(pod);
         let over = |found: &Run| match found.state {

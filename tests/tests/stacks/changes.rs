@@ -326,3 +326,48 @@ fn a_stack_belongs_to_the_files_it_came_from() {
     );
     host.finish();
 }
+
+/// What another stack's pod is in is not waited for: it was no better before.
+#[test]
+fn a_rollback_of_a_stack_does_not_wait_for_a_broken_pod_of_another() {
+    let host = both();
+    let broken = "{ stack = \"m\", pods.x = { containers.app = { image = \"oci:../image\", mounts.data = { volume = \"data\", path = \"/data\" }, \
+                  command = [\"/bin/sh\", \"-c\", \"[ ! -e /data/stop ] && exec sleep 10000; exit 7\"] }, volumes.data = {} } }";
+    write(&host, "m", broken);
+    host.tank(&["switch", "m/pods.ncl"]).ok();
+    switch(&host, "shop", "2");
+    host.tank(&["exec", "m:x", "--", "touch", "/data/stop"])
+        .ok();
+    let pid = i32::try_from(host.pid("m:x", "app")).expect("a pid");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).expect("a pid"),
+        rustix::process::Signal::KILL,
+    )
+    .expect("kills");
+    eventually("it is given up for a while", || {
+        host.tank(&["list"]).stdout.contains("exited 7")
+    });
+    let back = host.tank(&["--json", "generations", "rollback", "--stack", "shop"]);
+    assert_eq!(back.status, 0, "{}{}", back.stdout, back.stderr);
+    assert!(
+        host.tank(&["list"]).stdout.contains("exited 7"),
+        "it is still broken"
+    );
+    let shop = runs(&host, of_stack("shop"));
+    assert!(shop.values().all(|(pid, _)| *pid > 0), "{shop:?}");
+    // Nor does one that is put back by itself.
+    write(
+        &host,
+        "shop",
+        &project(
+            "shop",
+            "3",
+            "containers.bad = { image = \"oci:../image\", command = [\"/bin/false\"] },",
+        ),
+    );
+    let failed = host.tank(&["switch", "shop/pods.ncl"]);
+    assert_eq!(failed.status, 3, "{}{}", failed.stdout, failed.stderr);
+    let cause = "caused by: shop:web/bad ended with status 1\n";
+    assert!(failed.stderr.contains(cause), "{}", failed.stderr);
+    host.finish();
+}

@@ -74,7 +74,7 @@ impl Generations {
             uid,
             provenance: Some(self.keep_provenance(&known.with(then, &scope))?),
             rollback: Some(Rollback::Part(back.target.number)),
-            aim: Aim::Running,
+            aim: Aim::ChangedRunning,
         };
         let parent = (Some(back.current), back.before);
         self.go_back(parent, back.ended, candidate, progress).await

@@ -168,15 +168,15 @@ impl Generations {
             uid,
             provenance: self.provenance_of(parent),
             rollback: Some(Rollback::Of(number)),
-            aim: Aim::Running,
+            aim: Aim::ChangedRunning,
         };
         let restored = self.commit(Some(number), graph, &back)?;
         self.store.set_outcome(number, Outcome::RolledBack)?;
         let way = Way {
             graph: before,
             previous: graph,
-            aim: Aim::Running,
-            changed: BTreeSet::new(),
+            aim: Aim::ChangedRunning,
+            changed: changed_pods(graph, before),
             repaired_counts: false,
             verified: None,
         };
@@ -185,7 +185,7 @@ impl Generations {
             return Err(Error::Ended(restored));
         }
         if again.failure.is_none() {
-            let how = self.outcome_of(restored, before.root(), Aim::Running)?;
+            let how = self.outcome_of(restored, before.root(), Aim::ChangedRunning)?;
             self.store.set_outcome(restored, how)?;
         }
         self.dirty.mark();
@@ -378,8 +378,9 @@ impl Generations {
     ) -> Arrived {
         let why = match aim {
             Aim::Done => return Arrived::Yes,
-            Aim::Running => {
-                let missing = health::not_running(graph, &pass.observed, &pass.report);
+            Aim::Running | Aim::ChangedRunning => {
+                let counts = |pod: &Name| matches!(aim, Aim::Running) || changed.contains(pod);
+                let missing = health::not_running(graph, counts, &pass.observed, &pass.report);
                 return if missing.list.is_empty() {
                     Arrived::Yes
                 } else if late || !missing.may_come {

@@ -14,6 +14,8 @@ pub enum Aim {
     Healthy(Gate),
     /// All it declares runs, or has ended as it may.
     Running,
+    /// The same of the changed pods: the others are another stack's, or were no better before.
+    ChangedRunning,
     /// Nothing is left to do.
     Done,
 }
@@ -22,7 +24,7 @@ impl Aim {
     pub fn gate(self) -> Option<Gate> {
         match self {
             Self::Healthy(gate) => Some(gate),
-            Self::Running | Self::Done => None,
+            Self::Running | Self::ChangedRunning | Self::Done => None,
         }
     }
 }

@@ -146,7 +146,7 @@ fn what_ends_is_well_only_where_it_may_end() {
 fn what_is_declared_runs_or_has_ended_as_it_may() {
     let missing = |config: serde_json::Value, passes, change: &dyn Fn(&mut Pod)| {
         let (graph, host, report) = host_of(config, passes, change);
-        not_running(&graph, &host, &report)
+        not_running(&graph, |_| true, &host, &report)
     };
     let with = |restart: &str| {
         pod(serde_json::json!({ "restart": restart, "init": { "a": { "image": "a" } } }))
@@ -244,7 +244,7 @@ fn what_can_t_be_started_is_hopeless_at_once() {
             health(&graph, &changed, &host, &report, GRACE),
             Health::Hopeless(format!("can't start web/{name}: {why}"))
         );
-        let missing = not_running(&graph, &host, &report);
+        let missing = not_running(&graph, |_| true, &host, &report);
         assert!(!missing.may_come && missing.list.len() == 1, "{missing:?}");
         // Of no concern for others.
         let none = BTreeSet::new();
