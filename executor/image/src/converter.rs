@@ -61,6 +61,7 @@ impl Converter {
             .env_clear()
             .stdin(theirs)
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .attempt(what)?;
         let pid = i32::try_from(child.id()).unwrap_or(0);

@@ -15,6 +15,7 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest};
 use std::{
     fs,
     io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -23,7 +24,7 @@ use std::{
     time::Duration,
 };
 use tank_layer::{
-    budget::{Budget, Refusal},
+    budget::Budget,
     wire::{Reply, Request},
 };
 use tank_model::{
@@ -291,14 +292,13 @@ impl Images {
         if matches!(self.layer(id), Some(Layer::Image(_))) {
             return Ok(());
         }
-        let converted = self.convert(origin, (descriptor, id), below, budget);
-        let converted = tokio::select! {
-            converted = converted => converted,
-            full = look_after(budget) => Err(full.into()),
-        };
-        match converted {
+        match self.convert(origin, (descriptor, id), below, budget).await {
             Err(Error::Content(error)) if error.needs_below() => Ok(()),
-            other => other.map_err(|error| Error::Layer(digest, Box::new(error))),
+            // What is said of a blob names it.
+            Err(
+                error @ (Error::Content(_) | Error::Convert(_) | Error::Converter | Error::Io(..)),
+            ) => Err(Error::Layer(digest, Box::new(error))),
+            other => other,
         }
     }
 
@@ -314,7 +314,7 @@ impl Images {
         let temporary = Temporary(self.temporary(id.diff));
         let what = || "make the file of a layer".to_owned();
         let mut options = fs::File::options();
-        let options = options.read(true).write(true).create_new(true);
+        let options = options.read(true).write(true).create_new(true).mode(0o600);
         let output = options.open(&temporary.0).attempt(what)?;
         let below = below.map(open_images).transpose()?;
         let request = Request {
@@ -328,15 +328,23 @@ impl Images {
         let root = self.dir.join("empty");
         let below = below.unwrap_or_default();
         let (mut conversion, feed) = self.converter.start(&request, &root, &output, &below)?;
-        let mut intake = Intake::new(Way::Pipe(feed));
-        origin.blob(descriptor, &mut intake, budget).await?;
-        let expected = document::digest_of(descriptor)?;
-        // With this the pipe is at its end.
-        let (actual, _) = intake.finish();
-        if actual != expected {
-            return Err(Error::Mismatch { expected, actual });
-        }
-        let crosses = match conversion.reply().await? {
+        let output = Arc::new(output);
+        let converted = async {
+            let mut intake = Intake::new(Way::Pipe(feed));
+            origin.blob(descriptor, &mut intake, budget).await?;
+            let expected = document::digest_of(descriptor)?;
+            // With this the pipe is at its end.
+            let (actual, _) = intake.finish();
+            if actual != expected {
+                return Err(Error::Mismatch { expected, actual });
+            }
+            conversion.reply().await
+        };
+        let reply = tokio::select! {
+            reply = converted => reply?,
+            refused = look_after(&output, budget) => return Err(refused),
+        };
+        let crosses = match reply {
             Reply::Failed(error) => return Err(error.into()),
             Reply::Done { crosses, taken } => {
                 budget.take(taken)?;
@@ -449,13 +457,18 @@ fn name_layer(output: &fs::File, temporary: Temporary, target: &Path) -> Result<
     write().attempt(|| "write a layer to the disk".to_owned())
 }
 
-/// Ends when the disk is so full that the store's reserve begins: that is seen here, whatever the
-/// process that converts looks at.
-async fn look_after(budget: &Budget) -> Refusal {
+/// Has what is written of a layer go to the disk while more of it comes, and ends when the disk is so
+/// full that the store's reserve begins: that is seen here, whatever the process that converts looks at.
+async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
     loop {
         tokio::time::sleep(LOOK).await;
         if let Err(refusal) = budget.space() {
-            return refusal;
+            return refusal.into();
+        }
+        let output = Arc::clone(output);
+        let written = tokio::task::spawn_blocking(move || output.sync_data()).await;
+        if let Err(error) = written.unwrap_or_else(|error| Err(error.into())) {
+            return Error::Io("write a layer to the disk".to_owned(), error);
         }
     }
 }

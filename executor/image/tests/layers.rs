@@ -5,8 +5,9 @@ use rustix::fs::{OFlags, ResolveFlags};
 use std::{
     fs,
     io::Read,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -454,4 +455,93 @@ fn layers_are_the_same_in_every_way_that_a_kernel_has() {
         "mount 250 layers on a kernel before 6.8"
     );
     assert!(!attached());
+}
+
+/// What `find` says of each entry below a folder, but for the sizes and counts of directories, which
+/// are each file system's own.
+fn listed(at: &Path) -> Vec<String> {
+    let script = "find . -mindepth 1 \\( -type d -printf '%P|%y|%m|%U|%G|%T@\\n' \\) -o -printf '%P|%y|%m|%U|%G|%T@|%s|%n|%l\\n'; \
+                  find . -type f -print0 | sort -z | xargs -0 sha256sum; getfattr -Rhd -m '^user' . 2> /dev/null";
+    let listed = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(at)
+        .output();
+    let listed = listed.expect("sh");
+    assert!(listed.status.success() && !listed.stdout.is_empty());
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// A folder with what archives have, as GNU tar packs it, and some thousand files of the host's own.
+#[test]
+fn a_layer_shows_what_was_packed() {
+    let place = Place::new("packed");
+    let from = place.folder.join("from");
+    fs::create_dir_all(&from).expect("a folder");
+    let script = r#"
+        cp -a /usr/lib/python3* . && find . -name __pycache__ -prune -exec rm -r {} +
+        mkdir -p d/empty; chmod 1777 d/empty; printf x > d/one; ln d/one d/two; ln d/one three; chmod 4750 d/one; chown 1000:2000 d/one
+        ln -s d/one sym; ln -s /absolute/$(printf 'l%.0s' $(seq 200)) long; ln -s nowhere dangling; chown -h 5:6 sym; mkfifo -m 640 pipe
+        for size in 1 4000 4031 4032 4033 4095 4096 4097 8192 12345 1048577; do head -c $size /dev/urandom > size-$size; done
+        truncate -s 5M holes; printf end >> holes; : > nothing
+        touch -d '1969-12-31 23:59:58.5 UTC' before; touch -d '2120-02-03 04:05:06.123456789 UTC' after
+        name=$(printf 'n%.0s' $(seq 255)); : > "$name"; mkdir -p "$name.d" 2>/dev/null || mkdir many; mkdir -p many
+        for i in $(seq 3000); do : > many/file-with-a-name-of-some-length-$i; done
+        printf 'a b\n\377' > "$(printf 'odd\tname\377')"
+        setfattr -n user.text -v hello d/one; setfattr -n user.empty d; setfattr -n user.long -v "$(head -c 3000 /dev/zero | tr '\0' v)" nothing"#;
+    let made = Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(&from)
+        .status();
+    assert!(made.expect("sh").success());
+    let tar = Command::new("tar")
+        .args([
+            "--create",
+            "--format=pax",
+            "--xattrs",
+            "--sparse",
+            "--numeric-owner",
+            "--directory",
+        ])
+        .arg(&from)
+        .arg(".")
+        .output()
+        .expect("tar");
+    assert!(
+        tar.status.success(),
+        "{}",
+        String::from_utf8_lossy(&tar.stderr)
+    );
+    let shown = place.shows(&[tar.stdout]);
+    let at = PathBuf::from(format!("/proc/self/fd/{}", shown.0.as_raw_fd()));
+    let (expected, found) = (listed(&from), listed(&at));
+    assert!(expected.len() > 4_000, "{}", expected.len());
+    let missing: Vec<&String> = expected
+        .iter()
+        .filter(|line| found.binary_search(line).is_err())
+        .collect();
+    let strange: Vec<&String> = found
+        .iter()
+        .filter(|line| expected.binary_search(line).is_err())
+        .collect();
+    assert!(
+        missing.is_empty() && strange.is_empty(),
+        "missing {missing:#?}, strange {strange:#?}"
+    );
+    // Nor does the tool of EROFS itself find anything wrong.
+    for layer in fs::read_dir(place.folder.join("store/layers")).expect("layers") {
+        let layer = layer.expect("a layer").path();
+        let checked = Command::new("fsck.erofs")
+            .arg(&layer)
+            .output()
+            .expect("fsck.erofs");
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(
+            checked.status.success(),
+            "{said}{}",
+            String::from_utf8_lossy(&checked.stdout)
+        );
+    }
 }

@@ -19,7 +19,7 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
-use tank_erofs::{Attributes, DirId, Entry, Kind, MAX_NAME, Nid, Time, Tree, Writer};
+use tank_erofs::{Attributes, Content, DirId, Entry, Kind, MAX_NAME, Nid, Time, Tree, Writer};
 use tar_core::EntryType;
 
 /// The longest path, and where a link may lead, in bytes (PATH_MAX, with its end).
@@ -370,10 +370,7 @@ impl<'b> Layer<'b> {
             while left > 0 {
                 let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
                 let read = from.read(&mut buffer[..most])?;
-                if read == 0 {
-                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-                }
-                content.write(&buffer[..read])?;
+                put(&mut content, &buffer[..read])?;
                 left -= read as u64;
                 if left > 0 {
                     self.budget.space()?;
@@ -381,6 +378,15 @@ impl<'b> Layer<'b> {
             }
         }
         Ok(content.finish(Kind::File, attributes)?)
+    }
+}
+
+/// Appends what was read of a content that has not ended. Zeros are a hole, or what might be one.
+pub(crate) fn put(content: &mut Content<'_>, bytes: &[u8]) -> io::Result<()> {
+    match bytes {
+        [] => Err(io::ErrorKind::UnexpectedEof.into()),
+        zeros if zeros.iter().all(|byte| *byte == 0) => content.hole(zeros.len() as u64),
+        bytes => content.write(bytes),
     }
 }
 

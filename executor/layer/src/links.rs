@@ -3,9 +3,9 @@
 use crate::{
     EntryError,
     below::{Below, View, is_opaque},
-    layer::{Layer, Missed, PIECE, parts},
+    layer::{Layer, Missed, PIECE, parts, put},
 };
-use std::{io, os::unix::ffi::OsStrExt, path::Path};
+use std::{os::unix::ffi::OsStrExt, path::Path};
 use tank_erofs::{Attributes, DirId, Entry, Image, Inode, Kind, Nid};
 
 impl Layer<'_> {
@@ -121,12 +121,7 @@ impl Layer<'_> {
             self.budget.space()?;
             let position = inode.size - content.left();
             let read = image.read_at(inode, &mut buffer, position)?;
-            match &buffer[..read] {
-                [] => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                // A hole, or what might be one.
-                zeros if zeros.iter().all(|byte| *byte == 0) => content.hole(read as u64)?,
-                bytes => content.write(bytes)?,
-            }
+            put(&mut content, &buffer[..read])?;
         }
         Ok(content.finish(Kind::File, attributes)?)
     }

@@ -148,6 +148,11 @@ pub fn filesystem(kind: &str, options: &[(&str, &str)], attributes: u64) -> Resu
     create(&context, kind, attributes)
 }
 
+/// Whether the kernel has a file system, or a module that has it. It takes CAP_SYS_ADMIN.
+pub fn knows(kind: &str) -> bool {
+    rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
+}
+
 fn configure(context: &OwnedFd, kind: &str, key: &str, value: &str) -> Result<()> {
     rustix::mount::fsconfig_set_string(context, key, value)
         .map_err(|e| explain(context, e))

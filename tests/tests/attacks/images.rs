@@ -4,6 +4,8 @@
 
 #[path = "files.rs"]
 mod files;
+#[path = "layers.rs"]
+mod layers;
 
 use std::{
     fs,
@@ -11,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
-use tank_tests::{Host, RUN, eventually, fixtures, repo};
+use tank_tests::{Host, RUN, eventually, fixtures, repo, sleeper};
 
 /// The most memory of a daemon that is attacked, in KiB. An attack offers at least half a GiB.
 const MOST_MEMORY: u64 = 200 << 10;
@@ -230,8 +232,13 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// A layer in a few kilobytes: `start`, `count` mebibytes of zeros, `end`.
 fn bomb(start: &[u8], count: usize, end: &[u8]) -> Vec<u8> {
-    let zeros = gzip(&vec![0; 1 << 20]);
-    [gzip(start), zeros.repeat(count), gzip(end)].concat()
+    bomb_of(0, start, count, end)
+}
+
+/// The same, of another byte: nothing of it is a hole.
+fn bomb_of(fill: u8, start: &[u8], count: usize, end: &[u8]) -> Vec<u8> {
+    let filled = gzip(&vec![fill; 1 << 20]);
+    [gzip(start), filled.repeat(count), gzip(end)].concat()
 }
 
 /// Packs layers on top of BusyBox, as the tag of the layout `DIR/images`. What begins as gzip does
@@ -372,9 +379,10 @@ fn a_layer_does_not_take_the_space_the_store_needs() {
         .started_with(&[]);
     let image = pack(
         &host,
-        "zeros",
-        &[bomb(
-            &header(b'0', "zeros", 1 << 30, &[]),
+        "ones",
+        &[bomb_of(
+            1,
+            &header(b'0', "ones", 1 << 30, &[]),
             1024,
             &archive(&[]),
         )],

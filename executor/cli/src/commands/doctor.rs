@@ -42,7 +42,8 @@ pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
         kernel(),
         cgroups(),
         user_namespaces(),
-        overlay(),
+        filesystem("overlay", "load the module: `modprobe overlay`"),
+        layers(),
         nftables(),
         connections(),
     ];
@@ -67,7 +68,8 @@ pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
     Ok(u8::from(!well))
 }
 
-fn kernel() -> Finding {
+/// The kernel's release, and the two numbers that it begins with.
+fn release() -> (String, (u32, u32)) {
     let release = rustix::system::uname()
         .release()
         .to_string_lossy()
@@ -76,6 +78,11 @@ fn kernel() -> Finding {
         .split(['.', '-'])
         .map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (release, version)
+}
+
+fn kernel() -> Finding {
+    let (release, version) = release();
     finding(
         "kernel",
         version >= (6, 1),
@@ -129,21 +136,33 @@ fn user_namespaces() -> Finding {
     )
 }
 
-fn overlay() -> Finding {
+/// Whether the kernel has a file system. Asked by root it loads the module.
+fn filesystem(name: &'static str, help: &'static str) -> Finding {
     let known = fs::read_to_string("/proc/filesystems")
         .unwrap_or_default()
         .lines()
-        .any(|line| line.ends_with("\toverlay"));
-    let found = if known {
-        "known to the kernel"
-    } else {
-        "not known to the kernel"
-    };
+        .any(|line| line.ends_with(&format!("\t{name}")));
+    let is_root = rustix::process::geteuid().is_root();
+    match known || is_root && tank_sys::mount::knows(name) {
+        true => finding(name, true, "known to the kernel", ""),
+        false if is_root => finding(name, false, "not known to the kernel", help),
+        false => unknown(name, "its module is not loaded"),
+    }
+}
+
+/// How layers of images are mounted.
+fn layers() -> Finding {
+    let found = filesystem("erofs", "load the module: `modprobe erofs`");
+    let mounts_files = release().1 >= (6, 12);
+    let has_loop = Path::new("/dev/loop-control").exists();
+    if found.ok != Some(true) || mounts_files || has_loop {
+        return found;
+    }
     finding(
-        "overlay",
-        known,
-        found,
-        "load the module: `modprobe overlay`",
+        "erofs",
+        false,
+        "before Linux 6.12 it is mounted by loop devices, of which there are none",
+        "load the module: `modprobe loop`",
     )
 }
 

@@ -29,6 +29,9 @@ fn main() -> ExitCode {
             eprintln!(
                 "tank-layer is started by tankd, with a socket as its standard input: {error}"
             );
+            let error = LayerError::Read(io::Error::other(error).into());
+            let reply = serde_json::to_vec(&Reply::Failed(error)).unwrap_or_default();
+            let _ = packet::send(io::stdin().as_fd(), &reply, &[]);
             ExitCode::FAILURE
         }
     }
