@@ -180,6 +180,22 @@ fn what_others_use_is_not_removed() {
     for verb in ["diff", "switch"] {
         keeps(&host, "in_use_left_out", &[verb, "shop.ncl"]);
     }
+    // What uses each other goes together, by what the help says.
+    host.write(
+        "pair.ncl",
+        &format!(
+            "{{\n{}{}}}\n",
+            pod("front", &["depends_on.back = 'started,"]),
+            pod("back", &["allow_from = [\"front\"],"])
+        ),
+    );
+    host.tank(&["apply", "pair.ncl"]).ok();
+    let refused = host.tank(&["delete", "front"]);
+    let help = "or remove who uses it, too: `tank delete front back`";
+    assert!(refused.stderr.contains(help), "{}", refused.stderr);
+    host.tank(&["delete", "front", "back"]).ok();
+    let left = host.tank(&["list"]).stdout;
+    assert!(!left.contains("front") && !left.contains("back"), "{left}");
     // What nobody uses goes.
     host.tank(&["delete", "web"]).ok();
     host.tank(&["switch", "shop.ncl"]).ok();

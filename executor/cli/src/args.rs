@@ -183,14 +183,14 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
-    /// Remove a pod, a network that no pod is on, or a stack, as a new generation. Volumes stay.
+    /// Remove pods, a network that no pod is on, or a stack, as a new generation. Volumes stay.
     #[command(visible_alias = "rm")]
     Delete {
-        /// A pod, or `networks.NAME`.
+        /// Pods, all in one change, or one `networks.NAME`.
         #[arg(value_name = "POD", required_unless_present = "stack")]
-        pod: Option<String>,
+        pods: Vec<String>,
         /// All pods and networks of this stack.
-        #[arg(long, value_parser = stack, conflicts_with = "pod")]
+        #[arg(long, value_parser = stack, conflicts_with = "pods")]
         stack: Option<Name>,
     },
     /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.

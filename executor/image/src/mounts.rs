@@ -26,6 +26,17 @@ pub enum Layer {
     Folder(PathBuf),
 }
 
+impl Layer {
+    /// Its file, to be read.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub(crate) fn open_file(&self) -> Result<fs::File, Error> {
+        let (Self::Image(path) | Self::Folder(path)) = self;
+        fs::File::open(path).attempt(|| format!("open {}", path.display()))
+    }
+}
+
 /// Where a layer is mounted.
 #[derive(Clone, Debug)]
 enum Kept {

@@ -316,7 +316,8 @@ impl Images {
         let mut options = fs::File::options();
         let options = options.read(true).write(true).create_new(true).mode(0o600);
         let output = options.open(&temporary.0).attempt(what)?;
-        let below = below.map(open_images).transpose()?;
+        let open = |below: Vec<Layer>| below.iter().map(Layer::open_file).collect();
+        let below: Option<Vec<fs::File>> = below.map(open).transpose()?;
         let request = Request {
             media_type: descriptor.media_type().to_string(),
             diff_id: id.diff,
@@ -471,15 +472,6 @@ async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
             return Error::Io("write a layer to the disk".to_owned(), error);
         }
     }
-}
-
-/// The files of layers.
-fn open_images(layers: Vec<Layer>) -> Result<Vec<fs::File>, Error> {
-    let path = |layer: Layer| match layer {
-        Layer::Image(path) | Layer::Folder(path) => path,
-    };
-    let open = |path: PathBuf| fs::File::open(&path).attempt(|| format!("open {}", path.display()));
-    layers.into_iter().map(path).map(open).collect()
 }
 
 /// Refuses a blob that is said to be longer than `limit`.

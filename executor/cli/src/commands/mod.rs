@@ -127,8 +127,10 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             };
             change::switch(&args.socket, &source, &change, plan, how, json).await
         }
-        Command::Delete { pod, stack } => {
+        Command::Delete { mut pods, stack } => {
             let stack = stack.map(|stack| stack.to_string());
+            let others = pods.split_off(pods.len().min(1));
+            let pod = pods.pop();
             let network = pod
                 .as_deref()
                 .and_then(|named| named.strip_prefix("networks."));
@@ -145,6 +147,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
                     pod,
                     stack,
                     network,
+                    others: Some(others).filter(|others| !others.is_empty()),
                 },
                 (own, Timings::default()),
                 json,

@@ -65,8 +65,9 @@ impl Client {
                 pod,
                 stack,
                 network,
+                others,
             } => {
-                let what = to_deleted((pod, stack, network))?;
+                let what = to_deleted((pod, stack, network), others.unwrap_or_default())?;
                 let work = async move |progress: ProgressSender| {
                     generations.delete(&what, uid, &progress).await
                 };
@@ -216,13 +217,16 @@ fn to_host(stacks: Vec<StackSource>, asked: &str, uid: u32) -> Origins {
     Origins::Host(stacks.into_iter().map(origin).collect())
 }
 
-fn to_deleted(named: (Option<String>, Option<String>, Option<String>)) -> Result<Deleted, Error> {
+fn to_deleted(
+    named: (Option<String>, Option<String>, Option<String>),
+    others: Vec<String>,
+) -> Result<Deleted, Error> {
     match named {
-        (Some(pod), None, None) => Ok(Deleted::Pod(pod)),
-        (None, Some(stack), None) => Ok(Deleted::Stack(stack)),
-        (None, None, Some(network)) => Ok(Deleted::Network(network)),
+        (Some(pod), None, None) => Ok(Deleted::Pods([vec![pod], others].concat())),
+        (None, Some(stack), None) if others.is_empty() => Ok(Deleted::Stack(stack)),
+        (None, None, Some(network)) if others.is_empty() => Ok(Deleted::Network(network)),
         _ => {
-            let problem = "name a pod, a stack or a network, and no two of them";
+            let problem = "name pods, a stack or a network, and no two of them";
             Err(Error::invalid(vec![problem.to_owned()]))
         }
     }

@@ -38,7 +38,7 @@ pub struct Switch {
 
 /// What is to be removed, by its name on the host.
 pub enum Deleted {
-    Pod(String),
+    Pods(Vec<String>),
     Stack(String),
     Network(String),
 }
@@ -201,11 +201,13 @@ impl Generations {
         let stored = before.config();
         let nothing = Config::default();
         let (scope, config, source) = match what {
-            Deleted::Pod(pod) => {
-                let name = self.declared_or_network(&before, pod)?;
-                let scope = Scope::Pods([name].into());
+            Deleted::Pods(pods) => {
+                let names = pods
+                    .iter()
+                    .map(|pod| self.declared_or_network(&before, pod));
+                let scope = Scope::Pods(names.collect::<Result<_, _>>()?);
                 let config = stored.with(&nothing, &scope);
-                (scope, config, format!("delete {pod}"))
+                (scope, config, format!("delete {}", pods.join(" ")))
             }
             Deleted::Stack(stack) => {
                 let scope = Scope::Stack(Some(Self::stack_of(stack, &[&before])?));

@@ -21,12 +21,24 @@ pub(super) fn refusal(
         uses.push(at.map_or_else(|| text.clone(), |at| format!("{text} ({at})")));
         users.insert(user);
     }
-    let commands = users.iter().map(|user| format!("`tank delete {user}`"));
-    let commands: Vec<String> = commands.collect();
-    let help = format!(
-        "take that out of its file and switch to the file, or remove who uses it first: {}",
-        commands.join(", ")
-    );
+    let deleted: Vec<&Name> = match scope {
+        Scope::Pods(pods) => pods
+            .iter()
+            .filter(|pod| !after.pods.contains_key(*pod))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let all: Vec<String> = deleted
+        .iter()
+        .copied()
+        .chain(&users)
+        .map(Name::to_string)
+        .collect();
+    let way = match deleted.is_empty() {
+        true => format!("remove who uses it first: `tank delete {}`", all.join(" ")),
+        false => format!("remove who uses it, too: `tank delete {}`", all.join(" ")),
+    };
+    let help = format!("take that out of its file and switch to the file, or {way}");
     Some(Error::InUse { uses, help })
 }
 

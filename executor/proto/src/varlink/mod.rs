@@ -44,7 +44,7 @@ pub enum Method {
     /// Makes the host what a configuration says.
     #[serde(rename = "io.tank.Executor.Switch")]
     Switch(SwitchCall),
-    /// Removes one pod, a stack, or a network.
+    /// Removes pods, a stack, or a network.
     #[serde(rename = "io.tank.Executor.Delete")]
     Delete {
         /// The pod's name.
@@ -54,6 +54,9 @@ pub enum Method {
         /// The network's name on the host.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<String>,
+        /// More pods, which go in the same change: those that use each other go together.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        others: Option<Vec<String>>,
     },
     /// Goes back to an earlier generation.
     #[serde(rename = "io.tank.Executor.Rollback")]
