@@ -144,6 +144,7 @@ fn no_space_to_commit_a_generation() {
     host.finish();
 }
 
+/// A layer is one file, however many it has.
 #[test]
 fn no_inodes_to_unpack_an_image() {
     let host = Host::without_daemon()
@@ -156,11 +157,18 @@ fn no_inodes_to_unpack_an_image() {
         pod("web", "oci:./busybox", 1),
         pod("new", "oci:./many:big", 1)
     );
-    let mut more = host.inside("mount");
-    more.args(["-o", "remount,nr_inodes=9000"])
-        .arg(host.dir.join("state"));
-    // The daemon's mount namespace is its own; the file system behind both is the same.
-    let end = move || assert!(more.status().expect("mount").success());
+    let taken = host.dir.join("state/taken");
+    let script = format!(
+        "mkdir {0}; cd {0}; while : > f$((n=n+1)); do :; done; rm f1 f2 f3",
+        taken.display()
+    );
+    host.inside("sh")
+        .args(["-c", &script])
+        .output()
+        .expect("sh");
+    let mut free = host.inside("rm");
+    free.arg("-r").arg(&taken);
+    let end = move || assert!(free.status().expect("rm").success());
     refused_then_done(&host, &config, "No space left on device", end);
     assert_eq!(host.exec("new", "ls /payload | wc -l"), "2000");
     host.finish();
