@@ -126,3 +126,4 @@ fuzz: ## random bytes for the canonical decoder, image documents and archives, a
 	cd compiler/model && cargo fuzz run --sanitizer none canonical -- -max_total_time=60
 	cd executor/image && cargo fuzz run --sanitizer none documents -- -max_total_time=60
 	cd executor/image && cargo fuzz run --sanitizer none archive -- -max_total_time=60
+	cd executor/image && cargo fuzz run --sanitizer none convert -- -max_total_time=60

@@ -60,3 +60,78 @@ pub fn convert(bytes: &[u8], output: File) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const BLOCK: usize = 512;
+
+    /// An entry of an archive.
+    fn entry((kind, name, to, size): (u8, String, String, usize)) -> Vec<u8> {
+        let content = if kind == b'0' { size } else { 0 };
+        let mut block = vec![0; BLOCK];
+        let fields: [(usize, &[u8]); 8] = [
+            (0, name.as_bytes()),
+            (100, b"0000755"),
+            (108, b"0000000"),
+            (116, b"0000000"),
+            (124, &format!("{content:011o}").into_bytes()),
+            (136, b"00000000000"),
+            (148, b"        "),
+            (157, to.as_bytes()),
+        ];
+        for (at, field) in fields {
+            block[at..at + field.len()].copy_from_slice(field);
+        }
+        block[156] = kind;
+        block[257..265].copy_from_slice(b"ustar  \0");
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        block.extend(vec![b'x'; content]);
+        block.resize(block.len().next_multiple_of(BLOCK), 0);
+        block
+    }
+
+    fn path() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            6 => "[abc]",
+            1 => Just("..".to_owned()),
+            1 => Just(".".to_owned()),
+            2 => "\\.wh\\.[abc]",
+            1 => Just(".wh..wh..opq".to_owned()),
+            1 => Just(String::new()),
+        ];
+        proptest::collection::vec(part, 1..5).prop_map(|parts| parts.join("/"))
+    }
+
+    proptest! {
+        /// Few names, so that entries meet: files where directories were, links to and through each
+        /// other, whiteouts of what comes before and after.
+        #[test]
+        fn whatever_the_entries_are_what_is_written_is_an_image(
+            entries in proptest::collection::vec(
+                (prop::sample::select(b"0123456S".to_vec()), path(), path(), 0usize..9_000).prop_map(entry),
+                0..60,
+            ),
+            broken in proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())),
+        ) {
+            static COUNT: AtomicU64 = AtomicU64::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("tank-layer-{}-{count}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            let mut options = File::options();
+            let output = options.read(true).write(true).create_new(true).open(&path);
+            std::fs::remove_file(&path).expect("removes");
+            let mut bytes = entries.concat();
+            bytes.resize(bytes.len() + 2 * BLOCK, 0);
+            if let Some((at, byte)) = broken {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            convert(&bytes, output.expect("a file"));
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub mod confine;
 mod convert;
 mod decode;
 mod error;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod layer;
 mod links;
