@@ -19,7 +19,7 @@
 use crate::Error;
 use reqwest::{
     Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE},
+    header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, WWW_AUTHENTICATE},
     redirect::{Attempt, Policy},
 };
 use serde::Deserialize;
@@ -147,7 +147,7 @@ impl Http {
         most: u64,
     ) -> Result<Vec<u8>, HttpError> {
         let read = async {
-            let response = self.success(path, accept).await?;
+            let response = self.success(path, accept, 0).await?;
             match read(response, most).await? {
                 (bytes, true) => Ok(bytes),
                 (_, false) => Err(HttpError::LongDocument(most)),
@@ -158,15 +158,16 @@ impl Http {
             .unwrap_or_else(|_| Err(HttpError::LateDocument(DOCUMENT_TIME.as_secs())))
     }
 
-    /// The answer to a request, of which the body is not read. It is there within [`HEAD_TIME`].
-    pub async fn get(&self, path: &str, accept: &str) -> Result<Response, HttpError> {
-        tokio::time::timeout(self.head_time, self.success(path, accept))
+    /// The answer to a request, of which the body is not read: what is behind `from` bytes, or, by whoever
+    /// can't give that, all of it, as its status says. It is there within [`HEAD_TIME`].
+    pub async fn get(&self, path: &str, accept: &str, from: u64) -> Result<Response, HttpError> {
+        tokio::time::timeout(self.head_time, self.success(path, accept, from))
             .await
             .unwrap_or_else(|_| Err(HttpError::LateHead(self.head_time.as_secs())))
     }
 
-    async fn success(&self, path: &str, accept: &str) -> Result<Response, HttpError> {
-        let response = self.send(path, accept).await?;
+    async fn success(&self, path: &str, accept: &str, from: u64) -> Result<Response, HttpError> {
+        let response = self.send(path, accept, from).await?;
         let response = if response.status() == StatusCode::UNAUTHORIZED {
             // A token also ends while a large image is fetched.
             let challenge = response
@@ -177,7 +178,7 @@ impl Http {
                 .fetch_token(challenge.ok_or(HttpError::Denied)?)
                 .await?;
             *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
-            self.send(path, accept).await?
+            self.send(path, accept, from).await?
         } else {
             response
         };
@@ -188,7 +189,7 @@ impl Http {
         }
     }
 
-    async fn send(&self, path: &str, accept: &str) -> Result<Response, HttpError> {
+    async fn send(&self, path: &str, accept: &str, from: u64) -> Result<Response, HttpError> {
         let mut request = self
             .client
             .get(format!("{}{path}", self.base))
@@ -200,6 +201,9 @@ impl Http {
             .clone();
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, token);
+        }
+        if from > 0 {
+            request = request.header(RANGE, format!("bytes={from}-"));
         }
         request.send().await.map_err(|error| failed(&error))
     }

@@ -16,6 +16,7 @@ use oci_client::manifest::{
     OCI_IMAGE_MEDIA_TYPE,
 };
 use oci_spec::image::Descriptor;
+use reqwest::StatusCode;
 use std::{
     net::IpAddr,
     time::{Duration, Instant},
@@ -25,6 +26,10 @@ use tank_model::{
     Digest,
     reference::{ImageSource, Reference},
 };
+
+/// What is waited between the tries to have a blob, in milliseconds. That makes six of them, in some six
+/// seconds.
+const PAUSES: [u64; 5] = [200, 400, 800, 1_600, 3_200];
 
 /// The longest time one blob may take.
 const BLOB_TIME: Duration = Duration::from_secs(3600);
@@ -169,6 +174,8 @@ impl Registry {
         }
     }
 
+    /// Passes a blob on. A connection that breaks, and a registry that has too much to do, are tried
+    /// again, from where it was.
     async fn copy(
         &self,
         digest: Digest,
@@ -176,30 +183,74 @@ impl Registry {
         out: &mut Intake,
         budget: &Budget,
     ) -> Result<(), Error> {
-        let response = self.http.get(&format!("blobs/{digest}"), "*/*").await;
+        let mut got = 0;
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            match self.copy_rest((digest, size), &mut got, out, budget).await {
+                Err(error) if is_passing(&error) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(Duration::from_millis(pause)).await,
+                    None => return Err(error),
+                },
+                other => return other,
+            }
+        }
+    }
+
+    /// Passes on what is behind the `got` bytes of a blob that have come already.
+    async fn copy_rest(
+        &self,
+        (digest, size): (Digest, u64),
+        got: &mut u64,
+        out: &mut Intake,
+        budget: &Budget,
+    ) -> Result<(), Error> {
+        let path = format!("blobs/{digest}");
+        let response = self.http.get(&path, "*/*", *got).await;
         let mut response = response.map_err(|error| self.explain(error))?;
-        let mut left = size;
+        // Who gives all of it again gives what is known first.
+        let mut known = match response.status() {
+            StatusCode::PARTIAL_CONTENT => 0,
+            _ => *got,
+        };
         let mut pace = Pace::new(Instant::now());
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|error| self.explain(failed(&error)))?
         {
-            left = left
-                .checked_sub(chunk.len() as u64)
-                .ok_or(BlobError::Long { digest, size })?;
             if !pace.keeps(Instant::now(), chunk.len() as u64) {
                 let registry = self.registry.clone();
                 return Err(BlobError::Slow { registry, digest }.into());
             }
             budget.space()?;
-            out.take(&chunk).await.map_err(Error::Intake)?;
+            let skipped = known.min(chunk.len() as u64);
+            known -= skipped;
+            let chunk = &chunk[usize::try_from(skipped).unwrap_or(chunk.len())..];
+            if *got + chunk.len() as u64 > size {
+                return Err(BlobError::Long { digest, size }.into());
+            }
+            out.take(chunk).await.map_err(Error::Intake)?;
+            *got += chunk.len() as u64;
         }
-        if left > 0 {
-            let got = size - left;
-            return Err(BlobError::Cut { digest, got, size }.into());
+        match *got {
+            got if got < size => Err(BlobError::Cut { digest, got, size }.into()),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+}
+
+/// Whether the same may go well a little later.
+fn is_passing(error: &Error) -> bool {
+    match error {
+        Error::Blob(BlobError::Cut { .. }) => true,
+        Error::Unreachable(_, error) | Error::Registry(_, error) => match error {
+            HttpError::NoAnswer(_) | HttpError::Transport(_) => true,
+            HttpError::Refused(status, _) => {
+                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+            }
+            _ => false,
+        },
+        _ => false,
     }
 }
 
