@@ -76,7 +76,10 @@ async fn ask_one_that_drips(start: &'static str) -> HttpError {
     let mut http = Http::new(&format!("127.0.0.1:{port}"), "x", true).expect("a client");
     http.head_time = Duration::from_millis(300);
     let begun = Instant::now();
-    let error = http.get("blobs/x", "*/*", 0).await.expect_err("it is refused");
+    let error = http
+        .get("blobs/x", "*/*", 0)
+        .await
+        .expect_err("it is refused");
     assert!(begun.elapsed() < Duration::from_secs(10));
     error
 }
