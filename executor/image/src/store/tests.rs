@@ -5,7 +5,10 @@ use oci_spec::image::Arch;
 use std::{
     io::{BufRead, BufReader},
     net::{TcpListener, TcpStream},
-    sync::mpsc::{Sender, channel},
+    sync::{
+        atomic::AtomicBool,
+        mpsc::{Sender, channel},
+    },
     time::Duration,
 };
 
@@ -26,8 +29,8 @@ fn image() -> (Vec<u8>, Vec<u8>, Digest) {
     (config.into_bytes(), manifest.into_bytes(), layer)
 }
 
-/// Answers one connection; says when the other side has closed it in the middle of the layer.
-fn answer(mut stream: TcpStream, closed: &Sender<()>) -> std::io::Result<()> {
+/// Answers one connection; says when it has begun with the layer, and when the other side has closed it in the middle of the layer.
+fn answer(mut stream: TcpStream, begun: &AtomicBool, closed: &Sender<()>) -> std::io::Result<()> {
     let (config, manifest, layer) = image();
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     while let Some(Ok(first)) = lines.next() {
@@ -47,6 +50,7 @@ fn answer(mut stream: TcpStream, closed: &Sender<()>) -> std::io::Result<()> {
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
                 1 << 30
             )?;
+            begun.store(true, Ordering::SeqCst);
             while stream.write_all(&[0; 1024]).is_ok() {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -75,27 +79,24 @@ async fn a_pull_that_is_dropped_closes_its_connection_and_leaves_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
     let port = listener.local_addr().expect("an address").port();
     let (sender, closed) = channel();
+    let begun = Arc::new(AtomicBool::new(false));
+    let serving = Arc::clone(&begun);
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let sender = sender.clone();
-            std::thread::spawn(move || answer(stream, &sender));
+            let (sender, begun) = (sender.clone(), Arc::clone(&serving));
+            std::thread::spawn(move || answer(stream, &begun, &sender));
         }
     });
     let halves = || fs::read_dir(dir.join("tmp")).expect("a folder").count();
     let reference = format!("127.0.0.1:{port}/x").parse().expect("a reference");
-    let begun = async {
-        while halves() == 0
-            || fs::read_dir(dir.join("tmp"))
-                .expect("a folder")
-                .flatten()
-                .all(|file| file.metadata().map_or(0, |found| found.len()) < 4_096)
-        {
+    let is_begun = async {
+        while halves() == 0 || !begun.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::select! {
         pulled = images.pull(&reference, None) => panic!("it ended with {pulled:?}"),
-        () = begun => {}
+        () = is_begun => {}
     }
     // The future is gone, and with it the connection, which a worker closes, and the file.
     closed
