@@ -8,7 +8,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 use tank_image::{Converter, Error, Images};
 use tank_model::Digest;
@@ -28,8 +28,13 @@ enum Answer {
     Changed,
 }
 
-/// A layer with one file, of a mebibyte that does not compress.
+/// A layer with one file, of a mebibyte that does not compress: the same for all tests.
 fn layer() -> Vec<u8> {
+    static LAYER: OnceLock<Vec<u8>> = OnceLock::new();
+    LAYER.get_or_init(pack).clone()
+}
+
+fn pack() -> Vec<u8> {
     let folder = std::env::temp_dir().join(format!("tank-pulls-layer-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");
     let mut state = 1u64;
