@@ -91,17 +91,18 @@ impl Images {
             insecure: insecure.to_vec(),
             converter,
             configs: Arc::default(),
-            mounts: Mounts::new(dir.join("tmp")),
+            mounts: Mounts::new(dir.join("mounts")),
             turns: Turns::default(),
         };
         for sub in ["blobs/sha256", "layers", "empty"] {
             fs::create_dir_all(dir.join(sub))?;
         }
-        let temporary = dir.join("tmp");
-        if temporary.exists() {
-            tank_sys::remove::tree(&temporary)?;
+        for swept in ["tmp", "mounts"].map(|name| dir.join(name)) {
+            if swept.exists() {
+                tank_sys::remove::tree(&swept)?;
+            }
         }
-        fs::create_dir_all(&temporary)?;
+        fs::create_dir_all(dir.join("tmp"))?;
         Ok(images)
     }
 
