@@ -39,8 +39,10 @@ check: export PROPTEST_CASES = 32
 check: lint ## before a commit: formatting, lints, documentation, and every test that needs no root
 	$(BINS)
 	$(ROCKSDB) cargo test --quiet --workspace --locked --no-fail-fast --lib
-	$(ROCKSDB) cargo test --quiet --workspace $(addprefix --exclude ,$(ROOTED)) --locked --no-fail-fast --bins --tests
-	$(ROCKSDB) cargo test --quiet --workspace --locked --no-fail-fast $(addprefix --test ,$(ROOTLESS))
+	# Beside each other: what never ends is waited for, and the pages of the manual are work.
+	$(ROCKSDB) cargo test --quiet --workspace --locked --no-fail-fast $(addprefix --test ,$(ROOTLESS)) & rootless=$$!; \
+	$(ROCKSDB) cargo test --quiet --workspace $(addprefix --exclude ,$(ROOTED)) --locked --no-fail-fast --bins --tests; \
+	others=$$?; wait $$rootless && exit $$others
 
 test: ## every test, as root: what `check` leaves out takes a daemon, a registry and a virtual machine
 	scripts/setup.sh test
