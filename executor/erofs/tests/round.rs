@@ -199,15 +199,15 @@ proptest! {
         file.write_all_at(&[byte], at.index(length) as u64).expect("writes");
         let Ok(image) = Image::open(file) else { return Ok(()) };
         let mut left = vec![(image.root(), 0)];
-        let mut seen = 0;
+        let mut visited = 0;
         while let Some((nid, depth)) = left.pop() {
-            seen += 1;
+            visited += 1;
             let Ok(inode) = image.inode(nid) else { continue };
             let mut buffer = [0; 100];
             let _ = image.read_at(&inode, &mut buffer, inode.size.saturating_sub(50));
             let _ = image.target(&inode);
             // A directory may be in itself by now.
-            if depth < 6 && seen < 2_000 {
+            if depth < 6 && visited < 2_000 {
                 let entries = image.entries(&inode).unwrap_or_default();
                 left.extend(entries.into_iter().map(|(_, nid, _)| (nid, depth + 1)));
             }

@@ -11,14 +11,11 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 use tank_layer::wire::{BELOW_BESIDE, Reply, Request};
 use tank_sys::{packet, process};
 use tokio::net::unix::pipe;
-
-/// The longest that a process that was killed is waited for by turns of this, in milliseconds.
-const REAP_TURN: u64 = 5;
 
 /// How layers are converted.
 #[derive(Clone, Debug)]
@@ -31,8 +28,7 @@ pub struct Converter {
 
 /// A process that converts a layer. It ends with this.
 pub struct Conversion {
-    child: Child,
-    process: Option<process::Process>,
+    process: process::Process,
     socket: Option<OwnedFd>,
 }
 
@@ -66,8 +62,7 @@ impl Converter {
             .attempt(what)?;
         let pid = i32::try_from(child.id()).unwrap_or(0);
         let conversion = Conversion {
-            child,
-            process: process::open(pid).ok(),
+            process: process::open(pid).map_err(failed)?,
             socket: Some(ours.try_clone().attempt(what)?),
         };
         let text = serde_json::to_vec(request)
@@ -90,7 +85,7 @@ impl Conversion {
     /// # Errors
     /// It has ended without one.
     pub async fn reply(&mut self) -> Result<Reply, Error> {
-        let what = || "hear of a layer that is converted".to_owned();
+        let what = || "receive the outcome of a conversion".to_owned();
         let socket = self.socket.take();
         let socket = socket.ok_or(io::ErrorKind::NotConnected).attempt(what)?;
         let received = tokio::task::spawn_blocking(move || packet::receive(socket.as_fd())).await;
@@ -102,17 +97,8 @@ impl Conversion {
 
 impl Drop for Conversion {
     fn drop(&mut self) {
-        let killed = self.process.as_ref().is_some_and(|process| {
-            process::signal(process.pidfd.as_fd(), Signal::KILL.as_raw()).is_ok()
-        });
-        // Who reaps every child of this process reaps this one, too: there is nothing to wait for then.
-        for _ in 0..200 {
-            match self.child.try_wait() {
-                Ok(None) if killed => {
-                    std::thread::sleep(std::time::Duration::from_millis(REAP_TURN));
-                }
-                _ => break,
-            }
-        }
+        let _ = process::signal(self.process.pidfd.as_fd(), Signal::KILL.as_raw());
+        // Where every child is reaped by somebody else there is nothing to wait for.
+        let _ = process::wait(&self.process);
     }
 }

@@ -1,7 +1,6 @@
 //! Layers, mounted once for all who use them: so what is read of one is in memory once.
 //!
-//! A mount is kept for as long as this process runs, or until its layer is [forgotten](Mounts::forget),
-//! and hangs where nobody but this process sees it. Where the kernel copies no mount that hangs nowhere
+//! A mount is kept for as long as this process runs, and hangs where nobody but this process sees it. Where the kernel copies no mount that hangs nowhere
 //! (before Linux 6.15) it hangs in a folder of the store, in the mount namespace of this process.
 
 use crate::{Error, error::Attempt};
@@ -38,9 +37,9 @@ impl Layer {
 }
 
 /// Where a layer is mounted.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Kept {
-    Detached(Arc<OwnedFd>),
+    Detached(OwnedFd),
     At(PathBuf),
 }
 
@@ -76,10 +75,9 @@ impl Mounts {
         if kept.len() >= MAX_KEPT {
             kept.drain().for_each(|(_, known)| known.let_go());
         }
-        let made = Arc::new(mount::erofs(path).map_err(Error::Mount)?);
-        let detached = Kept::Detached(Arc::clone(&made));
-        let (known, copy) = match detached.copy() {
-            Ok(copy) => (detached, copy),
+        let made = mount::erofs(path).map_err(Error::Mount)?;
+        let (known, copy) = match mount::clone_place(made.as_fd(), false) {
+            Ok(copy) => (Kept::Detached(made), copy),
             Err(_) => {
                 let known = Kept::At(self.attach(path, &made)?);
                 let copy = known.copy()?;
@@ -97,14 +95,6 @@ impl Mounts {
         let at = tank_sys::beneath::open_path(&place).map_err(Error::Mount)?;
         mount::attach(made.as_fd(), at.as_fd()).map_err(Error::Mount)?;
         Ok(place)
-    }
-
-    /// Lets go of a layer's mount.
-    pub fn forget(&self, path: &Path) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = kept.remove(path) {
-            known.let_go();
-        }
     }
 }
 

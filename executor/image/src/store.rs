@@ -460,7 +460,7 @@ fn name_layer(output: &fs::File, temporary: Temporary, target: &Path) -> Result<
 }
 
 /// Has what is written of a layer go to the disk while more of it comes, and ends when the disk is so
-/// full that the store's reserve begins: that is seen here, whatever the process that converts looks at.
+/// full that the store's reserve begins, whatever the process that converts looks at.
 async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
     loop {
         tokio::time::sleep(LOOK).await;

@@ -5,15 +5,8 @@ use crate::budget::MAX_BYTES;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope,
 };
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
-use tank_sys::{
-    Context, Result, namespace,
-    privilege::{Identity, become_user},
-    process, seccomp,
-};
+use std::{io, os::fd::OwnedFd};
+use tank_sys::{Context, Result, namespace, privilege, process, seccomp};
 
 /// What it may use at most: bytes of memory (a million names), seconds of a processor, descriptors
 /// (the images of the layers below), bytes of the image (all that it may have, and a part of a block for
@@ -81,23 +74,11 @@ const LANDLOCK: ABI = ABI::V6;
 /// What the kernel gives.
 pub fn confine(id: u32, root: OwnedFd) -> Result<Filter> {
     let filter = Filter(seccomp::only(&CALLS)?);
-    process::die_with_parent()?;
     rustix::process::setsid().doing(|| "begin a session")?;
     namespace::leave()?;
-    let limits: Vec<_> = LIMITS
-        .iter()
-        .map(|(name, most)| ((*name).to_owned(), Some(*most), Some(*most)))
-        .collect();
-    process::set_ulimits(&limits)?;
-    rustix::process::fchdir(root.as_fd()).doing(|| "enter the empty directory")?;
-    rustix::process::chroot(".").doing(|| "make the empty directory the root")?;
-    drop(root);
-    let identity = Identity {
-        uid: id,
-        gid: id,
-        groups: Vec::new(),
-    };
-    become_user(&identity, &[], &[])?;
+    privilege::own_nothing(id, root, &LIMITS)?;
+    // A change of credentials takes it back.
+    process::die_with_parent()?;
     lock_land()?;
     Ok(filter)
 }

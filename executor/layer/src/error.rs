@@ -1,7 +1,7 @@
 //! Why a layer can't be had. [`Display`](std::fmt::Display) of an error says what was attempted and
 //! not why: that is its source's to say.
 
-use crate::budget::{self, Refusal};
+use crate::budget::Refusal;
 use serde::{Deserialize, Serialize};
 use std::{fmt, io, path::PathBuf};
 use tank_model::Digest;
@@ -47,9 +47,6 @@ pub enum LayerError {
     /// A layer's media type is none that Tank reads.
     #[error("it has the media type `{0}`, which is no layer Tank reads")]
     MediaType(String),
-    /// A layer has more uncompressed bytes than an image may have.
-    #[error("it has more than {} bytes", budget::MAX_BYTES)]
-    Long,
     /// A layer's uncompressed bytes are not what the image's configuration says.
     #[error("its content has the digest {actual}, its image says {expected}")]
     DiffId {

@@ -1,13 +1,9 @@
 //! What this process gives up before it reads a single byte of anybody else's: the host's files,
 //! every privilege, and the system calls by which either could be had back.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use tank_proto::names::Setup;
-use tank_sys::{
-    Context, Result, cgroup,
-    privilege::{Identity, become_user},
-    process, seccomp,
-};
+use tank_sys::{Context, Result, cgroup, privilege, seccomp};
 
 /// What it may use at most: descriptors (two for each socket on which it is asked, one for each query that
 /// others are asked and for each connection), bytes of a file (its standard error), processes, bytes of memory.
@@ -92,20 +88,8 @@ pub fn confine(setup: &Setup, root: OwnedFd, cgroups: Vec<OwnedFd>) -> Result<Fi
     // It outlives the daemon, and whatever terminal that has.
     rustix::process::setsid().doing(|| "begin a session")?;
     cgroup::join(&cgroups)?;
-    let limits: Vec<_> = LIMITS
-        .iter()
-        .map(|(name, most)| ((*name).to_owned(), Some(*most), Some(*most)))
-        .collect();
-    process::set_ulimits(&limits)?;
-    rustix::process::fchdir(root.as_fd()).doing(|| "enter the empty directory")?;
-    rustix::process::chroot(".").doing(|| "make the empty directory the root")?;
-    drop((root, cgroups));
-    let identity = Identity {
-        uid: setup.id,
-        gid: setup.id,
-        groups: Vec::new(),
-    };
-    become_user(&identity, &[], &[])?;
+    drop(cgroups);
+    privilege::own_nothing(setup.id, root, &LIMITS)?;
     Ok(filter)
 }
 

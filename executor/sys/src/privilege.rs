@@ -4,7 +4,10 @@ use crate::{Context, Result, namespace, process};
 use caps::{CapSet, Capability, CapsHashSet};
 use rustix::thread::ThreadNameSpaceType;
 use serde::{Deserialize, Serialize};
-use std::{io, os::fd::BorrowedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 /// Who a process is, inside its user namespace.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -80,6 +83,26 @@ pub fn become_user(identity: &Identity, bounding: &[String], ambient: &[String])
     // A change of credentials may have shown the process again (proc(5),
     // /proc/sys/fs/suid_dumpable).
     process::hide()
+}
+
+/// Takes `limits` (of getrlimit(2), by their names in small letters), makes the empty directory `root`
+/// the root, and becomes a user and a group `id` that nothing belongs to, with no capability.
+///
+/// # Errors
+/// What the kernel gives.
+pub fn own_nothing(id: u32, root: OwnedFd, limits: &[(&str, u64)]) -> Result<()> {
+    let limits = limits.iter();
+    let limits = limits.map(|(name, most)| ((*name).to_owned(), Some(*most), Some(*most)));
+    process::set_ulimits(&limits.collect::<Vec<_>>())?;
+    rustix::process::fchdir(root.as_fd()).doing(|| "enter the empty directory")?;
+    rustix::process::chroot(".").doing(|| "make the empty directory the root")?;
+    drop(root);
+    let identity = Identity {
+        uid: id,
+        gid: id,
+        groups: Vec::new(),
+    };
+    become_user(&identity, &[], &[])
 }
 
 fn parse(names: &[String]) -> Result<CapsHashSet> {
