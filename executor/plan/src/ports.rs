@@ -23,8 +23,10 @@ use tank_model::{
 pub struct Listener {
     /// Of its socket.
     pub protocol: Protocol,
-    /// `::` is every address of both families.
+    /// `::` is every address of both families, unless it is of IPv6 only.
     pub address: IpAddr,
+    /// Its socket takes nothing of IPv4 (`IPV6_V6ONLY`).
+    pub v6_only: bool,
     /// In host byte order.
     pub port: u16,
     /// Name and pid of whoever listens. None: it is hidden.
@@ -60,6 +62,19 @@ pub fn published(graph: &Graph) -> BTreeSet<(Protocol, u16)> {
     leads(graph)
         .map(|(_, _, lead)| (lead.protocol, lead.port))
         .collect()
+}
+
+/// A socket of the host that is bound to a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bound {
+    /// Of the socket.
+    pub protocol: Protocol,
+    /// Where it is bound: `::` is every address of both families, unless it is of IPv6 only.
+    pub at: SocketAddr,
+    /// It takes nothing of IPv4 (`IPV6_V6ONLY`).
+    pub v6_only: bool,
+    /// Whose it is.
+    pub user: u32,
 }
 
 /// A socket of the host that gets nothing, since what comes to its port is led to a pod.
@@ -103,21 +118,24 @@ impl fmt::Display for CutOff {
 }
 
 /// The sockets that are cut off: of each name that something is published under the first, since anybody
-/// on the host may listen at thousands of ports. `sockets` are protocol, address and user.
-pub fn cut_off(
-    graph: &Graph,
-    sockets: impl Iterator<Item = (Protocol, SocketAddr, u32)>,
-) -> BTreeSet<CutOff> {
+/// on the host may listen at thousands of ports.
+pub fn cut_off(graph: &Graph, sockets: impl Iterator<Item = Bound>) -> BTreeSet<CutOff> {
     let mut by_port: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for one in leads(graph) {
         let at = (one.2.protocol, one.2.port);
         by_port.entry(at).or_default().push(one);
     }
     let mut first: BTreeMap<(&Name, &Name), CutOff> = BTreeMap::new();
-    for (protocol, listens, user) in sockets {
+    for socket in sockets {
+        let Bound {
+            protocol,
+            at: listens,
+            v6_only,
+            user,
+        } = socket;
         let there = by_port.get(&(protocol, listens.port()));
         for (pod, name, lead) in there.into_iter().flatten() {
-            if overlap(lead.address, listens.ip()) {
+            if overlap(lead.address, listens.ip(), v6_only) {
                 let found = CutOff {
                     pod: (*pod).clone(),
                     name: (*name).clone(),
@@ -146,7 +164,8 @@ pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -
     }
     for (pod, name, lead) in new(previous, wanted) {
         let meets = |listener: &&&Listener| {
-            overlap(lead.address, listener.address) && stays(previous, wanted, listener)
+            overlap(lead.address, listener.address, listener.v6_only)
+                && stays(previous, wanted, listener)
         };
         let there = by_port.get(&(lead.protocol, lead.port));
         if let Some(listener) = there.into_iter().flatten().find(meets) {
@@ -179,10 +198,10 @@ fn network<'a>(graph: &'a Graph, pod: &Name) -> Option<&'a Network> {
     graph.sandbox(pod).map(|(node, _)| &node.network)
 }
 
-/// Whether a packet can be for both.
-fn overlap(published: IpAddr, listens: IpAddr) -> bool {
+/// Whether a packet can be for both. `v6_only`: what listens takes nothing of IPv4.
+fn overlap(published: IpAddr, listens: IpAddr, v6_only: bool) -> bool {
     match (published, listens) {
-        (IpAddr::V4(_), IpAddr::V6(v6)) => v6.is_unspecified(),
+        (IpAddr::V4(_), IpAddr::V6(v6)) => v6.is_unspecified() && !v6_only,
         // What is published on IPv6 leads to the pod's IPv6 address only.
         (IpAddr::V6(_), IpAddr::V4(_)) => false,
         _ => published == listens || published.is_unspecified() || listens.is_unspecified(),
@@ -242,6 +261,7 @@ mod tests {
         BTreeSet::from([Listener {
             protocol: Protocol::Tcp,
             address,
+            v6_only: false,
             port: 5001,
             process,
             pod: None,
@@ -276,6 +296,15 @@ mod tests {
                 taken(&wanted, &wanted, &listener(listens)),
                 Vec::<String>::new(),
                 "it is published already"
+            );
+            let v6_only = listener(listens).into_iter().map(|listener| Listener {
+                v6_only: true,
+                ..listener
+            });
+            assert_eq!(
+                !taken(&none, &wanted, &v6_only.collect()).is_empty(),
+                meets && !(listens == "::" && !published.contains(':')),
+                "{published} and {listens} of IPv6 only"
             );
         }
     }

@@ -1,7 +1,12 @@
 //! Who listens where: the sockets of the caller's network namespace as proc_net(5) lists them, and
 //! the processes that hold them. It reads and touches nothing: no port is bound to find out.
 
-use crate::{Context, Result};
+use crate::{Context, Result, netlink};
+use netlink_packet_core::Parseable;
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -29,6 +34,9 @@ pub struct Listening {
     /// An IPv4 address also where the socket is one of IPv6 that is bound to it
     /// (`::ffff:127.0.0.1`).
     pub address: IpAddr,
+    /// Bound to `::`, and to none of IPv4 (`IPV6_V6ONLY`). Without it `::` is every address of both
+    /// families.
+    pub v6_only: bool,
     /// Its port.
     pub port: u16,
     /// By which its [`holders`] are found.
@@ -60,9 +68,49 @@ pub fn listening(ports: &BTreeSet<(u8, u16)>, most: u64) -> Result<BTreeSet<List
     for (file, protocol) in [("tcp", TCP), ("tcp6", TCP), ("udp", UDP), ("udp6", UDP)] {
         let text = listing(file, most)?;
         let read = text.lines().filter_map(|line| read_line(line, protocol));
-        found.extend(read.filter(|socket| ports.contains(&(protocol, socket.port))));
+        let mut read: Vec<_> = read
+            .filter(|socket| ports.contains(&(protocol, socket.port)))
+            .collect();
+        // The listings do not say it, so those that it matters for are asked for.
+        let is_any = |socket: &Listening| socket.address == Ipv6Addr::UNSPECIFIED;
+        if read.iter().any(is_any) {
+            let v6_only = v6_only(protocol, ports);
+            for socket in read.iter_mut().filter(|socket| is_any(socket)) {
+                socket.v6_only = v6_only.contains(&socket.inode);
+            }
+        }
+        found.extend(read);
     }
     Ok(found)
+}
+
+/// The inodes of the sockets of IPv6 at one of `ports` that take nothing of IPv4, as sock_diag(7) says.
+/// None where the kernel can't be asked: then each is thought to take both.
+fn v6_only(protocol: u8, ports: &BTreeSet<(u8, u16)>) -> BTreeSet<u64> {
+    let request = SockDiagMessage::InetRequest(InetRequest {
+        family: libc::AF_INET6 as u8,
+        protocol,
+        extensions: ExtensionFlags::empty(),
+        states: match protocol {
+            TCP => StateFlags::LISTEN,
+            _ => StateFlags::CLOSE,
+        },
+        socket_id: SocketId::new_v6(),
+    });
+    let dump = |socket: netlink::Socket| {
+        socket.dump(request, |found: &mut BTreeSet<u64>, _, payload| {
+            let Ok(socket) = InetResponse::parse(payload) else {
+                return;
+            };
+            let at = (protocol, socket.header.socket_id.source_port);
+            if ports.contains(&at) && socket.nlas.contains(&Nla::SkV6Only(true)) {
+                found.insert(socket.header.inode.into());
+            }
+        })
+    };
+    netlink::Socket::open(libc::NETLINK_SOCK_DIAG as isize)
+        .and_then(dump)
+        .unwrap_or_default()
 }
 
 fn listing(name: &str, most: u64) -> Result<String> {
@@ -95,6 +143,7 @@ fn read_line(line: &str, protocol: u8) -> Option<Listening> {
     Some(Listening {
         protocol,
         address: read_address(address)?,
+        v6_only: false,
         port: u16::from_str_radix(port, 16).ok()?,
         inode: words.get(9)?.parse().ok()?,
         uid: words.get(7)?.parse().ok()?,
@@ -301,6 +350,37 @@ mod tests {
             "127.0.0.1",
             "a mapped address is one of IPv4"
         );
+    }
+
+    #[test]
+    fn a_socket_of_ipv6_alone_is_known() {
+        use rustix::net::{
+            AddressFamily, SocketType, bind, listen, socket, sockopt::set_ipv6_v6only,
+        };
+        use std::net::SocketAddrV6;
+        // One at a time, since both have every address of IPv6.
+        for v6_only in [true, false] {
+            for (kind, protocol) in [(SocketType::STREAM, TCP), (SocketType::DGRAM, UDP)] {
+                let socket = socket(AddressFamily::INET6, kind, None).expect("a socket");
+                set_ipv6_v6only(&socket, v6_only).expect("an option");
+                bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)).expect("bind");
+                if protocol == TCP {
+                    listen(&socket, 1).expect("listen");
+                }
+                let at = rustix::net::getsockname(&socket).expect("a name");
+                let at = std::net::SocketAddr::try_from(at).expect("an address");
+                let found = listening(&BTreeSet::from([(protocol, at.port())]), MAX_LISTING);
+                let found: Vec<_> = found.expect("lists").into_iter().collect();
+                let [one] = &found[..] else {
+                    panic!("{found:?}")
+                };
+                assert_eq!(
+                    (one.address, one.v6_only),
+                    (IpAddr::from(Ipv6Addr::UNSPECIFIED), v6_only),
+                    "{protocol}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -9,14 +9,14 @@ use crate::{
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
 };
 use tank_model::{Graph, Name, spec::Protocol};
 use tank_plan::{
     flows::{Flow, Leads},
     observed::{HostNetwork, NameServer},
-    ports::published,
+    ports::{Bound, published},
     target::{
         Table,
         firewall::BRIDGE_MAC,
@@ -57,8 +57,8 @@ pub struct HostSnapshot {
     pub bridge_addresses: BTreeMap<String, Option<BTreeSet<IpNet>>>,
     /// What of the host's network is not Tank's, and what Tank has changed of it.
     pub network: HostNetwork,
-    /// The sockets of others that are bound to published ports: protocol, address and user.
-    pub sockets: Vec<(Protocol, SocketAddr, u32)>,
+    /// The sockets of others that are bound to published ports.
+    pub sockets: Vec<Bound>,
     /// What is in Tank's own table.
     pub firewall: Arc<Option<Table>>,
     /// The name server's process.

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 use tank_model::spec::Protocol;
-use tank_plan::ports::Listener;
+use tank_plan::ports::{Bound, Listener};
 use tank_sys::{cgroup::Cgroups, sockets};
 
 /// The most bytes of each listing that are read for each look at the host: some twenty-five thousand
@@ -55,6 +55,7 @@ pub fn listeners(
         let listener = Listener {
             protocol: protocol(socket),
             address: socket.address,
+            v6_only: socket.v6_only,
             port: socket.port,
             process: holder.map(|holder| (holder.name.clone(), holder.pid)),
             pod,
@@ -72,7 +73,7 @@ fn protocol(socket: &sockets::Listening) -> Protocol {
     }
 }
 
-/// The sockets that are bound to one of these ports: protocol, address and user. `bridges` are the
+/// The sockets that are bound to one of these ports. `bridges` are the
 /// addresses of Tank's own, on which its name server is asked. Blocking.
 ///
 /// # Errors
@@ -80,7 +81,7 @@ fn protocol(socket: &sockets::Listening) -> Protocol {
 pub fn bound(
     ports: &BTreeSet<(Protocol, u16)>,
     bridges: &BTreeSet<IpAddr>,
-) -> tank_sys::Result<Vec<(Protocol, SocketAddr, u32)>> {
+) -> tank_sys::Result<Vec<Bound>> {
     if ports.is_empty() {
         return Ok(Vec::new());
     }
@@ -91,9 +92,11 @@ pub fn bound(
     let is_names =
         |socket: &&sockets::Listening| socket.port == NAMES && bridges.contains(&socket.address);
     let others = found.iter().filter(|socket| !is_names(socket));
-    let others = others.map(|socket| {
-        let at = SocketAddr::new(socket.address, socket.port);
-        (protocol(socket), at, socket.uid)
+    let others = others.map(|socket| Bound {
+        protocol: protocol(socket),
+        at: SocketAddr::new(socket.address, socket.port),
+        v6_only: socket.v6_only,
+        user: socket.uid,
     });
     Ok(others.collect())
 }
