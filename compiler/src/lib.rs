@@ -187,6 +187,20 @@ fn add_problems(evaluated: &mut nickel::Evaluated, config: &Config) {
         if evaluated.is_poisoned(&path) {
             continue;
         }
+        // Where a port is published is its address as well, whose default is in place of a wrong one.
+        if found.code == "tank::publish::port_taken" {
+            let related = found.related.as_ref().map(|(path, _)| path);
+            let mut entries = related.into_iter().chain([&found.path]);
+            let is_wrong = |port: &Vec<String>| {
+                let mut address = stack::source_path(port, evaluated);
+                address.pop();
+                address.push("address".to_owned());
+                evaluated.is_poisoned(&address)
+            };
+            if entries.any(is_wrong) {
+                continue;
+            }
+        }
         // What a pod is on a network that has a problem follows from that one as well.
         let related = found.related.as_ref().map(|(related, _)| related);
         let network = related.filter(|path| path.first().is_some_and(|first| first == "networks"));

@@ -408,3 +408,32 @@ fn lists_tags_and_texts_of_compose_are_answered() {
 ";
     insta::assert_snapshot!(said("habits", "pods.ncl", text));
 }
+
+/// What is a text or a list elsewhere, and addresses and peers that are none.
+#[test]
+fn what_else_is_typed_first_is_answered() {
+    let text = "{
+  pods.web = {
+    containers.app = {
+      image = \"x\",
+      files.\"/etc/x\" = \"./x\",
+      env_file = \".env\",
+      stop_grace_period = \"10s\",
+    },
+    publish.one = { port = 80, address = \"[::]\" },
+    publish.two = { port = 80, address = \"localhost\" },
+    publish.three = { port = \"8010-8000\" },
+    dns = \"1.1.1.1\",
+    volumes = { data = \"./data\", etc = \"/etc/x\", own = \"own\" },
+    allow_from = [\"*\", \"host\"],
+    egress = [\"b:5432\", \"host\"],
+    build = \".\",
+    deploy.replicas = 2,
+    sysctls.\"net.ipv6.conf.all.disable_ipv6\" = \"1\",
+  },
+  pods.b = { containers.app.image = \"x\", allow_from = { web = {} }, egress = \"host\", dns = [\"1.1.1.1\"] },
+  pods.c = { containers.app.image = \"x\", allow_from = \"host\", egress = \"*\" },
+}
+";
+    insta::assert_snapshot!(said("first", "pods.ncl", text));
+}

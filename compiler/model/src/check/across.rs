@@ -70,6 +70,12 @@ fn clash(one: &Publish, other: &Publish) -> Option<u16> {
     (spoken && one.address.iter().any(meets)).then(|| one.port.common(other.port))?
 }
 
+/// What to do about the host as a peer: it needs no entry,
+pub const HOST_MAY: &str = "the host itself always may: leave it out";
+
+/// or one of its addresses.
+pub const HOST_BY_ADDRESS: &str = "this host is meant by its address: put that into the list, for example `egress = [\"10.0.0.5\"]`";
+
 /// Pods that a policy names are there, and have addresses. A source knows the pods of its own stack
 /// only.
 pub(super) fn unknown_peers(config: &Config, whole: bool, problems: &mut Vec<Problem>) {
@@ -103,6 +109,19 @@ pub(super) fn unknown_peers(config: &Config, whole: bool, problems: &mut Vec<Pro
     }
 }
 
+/// Whether `db:5432` is meant as a pod's port, and not as the pod 5432 of the stack `db`.
+fn names_a_port(pod: &Name, other: &Name, config: &Config) -> bool {
+    let written = other.stack().map(|stack| Name::reference(stack, None));
+    let Some(Ok(written)) = written else {
+        return false;
+    };
+    let own = match pod.stack() {
+        Some(stack) => Name::new(stack).and_then(|stack| written.in_stack(Some(&stack))),
+        None => Ok(written),
+    };
+    other.local().parse::<u16>().is_ok() && own.is_ok_and(|own| config.pods.contains_key(&own))
+}
+
 fn peer_problem(
     config: &Config,
     whole: bool,
@@ -132,7 +151,10 @@ fn peer_problem(
                 ),
                 "it is on the host's network, or on none: name addresses".to_owned(),
             ),
-            None if whole || other.stack() == pod.stack() => (
+            None if whole
+                || other.stack() == pod.stack()
+                || names_a_port(pod, other, config) =>
+            (
                 "tank::policy::unknown_pod",
                 format!(
                     "`{field}` of pod `{pod}` names `{}`, which is not declared",
@@ -142,6 +164,12 @@ fn peer_problem(
                     word @ ("all" | "none") => {
                         format!("write it without the list: `{field} = '{word}`")
                     }
+                    "host" if field == "allow_from" => HOST_MAY.to_owned(),
+                    "host" => HOST_BY_ADDRESS.to_owned(),
+                    port if names_a_port(pod, other, config) => format!(
+                        "a policy is about pods, whatever the port: write \"{}\" in place of \"{0}:{port}\"",
+                        other.stack().unwrap_or_default()
+                    ),
                     _ => unknown_pod(pod, &other.as_seen_from(pod.stack()), config),
                 },
             ),

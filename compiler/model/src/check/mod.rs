@@ -17,6 +17,7 @@ mod networks;
 mod pod;
 mod probe;
 
+pub use across::{HOST_BY_ADDRESS, HOST_MAY};
 pub use mounts::MAX_MOUNTS;
 pub use networks::{wrong_address, wrong_subnet};
 

@@ -243,7 +243,7 @@ impl Pass<'_> {
     }
 
     fn sysctls(&mut self, pod: &Pod) {
-        for key in pod.sysctls.keys() {
+        for (key, value) in &pod.sysctls {
             if !NAMESPACED
                 .iter()
                 .any(|own| key.starts_with(own.trim_end_matches('*')))
@@ -274,8 +274,31 @@ impl Pass<'_> {
                     help,
                 );
                 self.relate(&["network"], "the host's network is shared here");
+            } else if key.starts_with("net.ipv6.conf.")
+                && key.ends_with(".disable_ipv6")
+                && has_ipv6(&pod.network)
+                && value.trim() != "0"
+            {
+                self.report(
+                    "tank::sysctl::addresses",
+                    &["sysctls", key],
+                    format!("`{key}` would take the pod's IPv6 addresses, which Tank gives it"),
+                    "leave it out; a network whose `subnets` are of IPv4 gives none of IPv6",
+                );
             }
         }
+    }
+}
+
+/// Whether Tank gives a pod addresses of IPv6. On its bridges a pod has a link-local one at least.
+fn has_ipv6(network: &Network) -> bool {
+    match network {
+        Network::Bridge => true,
+        Network::Host | Network::None => false,
+        Network::Nics(nics) => nics
+            .values()
+            .flat_map(|nic| nic.static_addresses().chain(nic.pool))
+            .any(|net| net.addr().is_ipv6()),
     }
 }
 

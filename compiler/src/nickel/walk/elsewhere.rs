@@ -2,11 +2,11 @@
 //! first, and reads what they are here.
 
 use serde_json::Value;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use tank_model::spec::Ports;
 
 /// The contract, the field as it is called elsewhere, and what to do.
-const WORDS: [(&str, &str, &str); 64] = [
+const WORDS: [(&str, &str, &str); 77] = [
     ("Config", "services", IMPORT),
     ("Config", "apiVersion", IMPORT),
     ("Config", "kind", IMPORT),
@@ -99,11 +99,24 @@ const WORDS: [(&str, &str, &str); 64] = [
     ("Container", "expose", EXPOSE),
     ("Pod", "expose", EXPOSE),
     ("Pod", "network_alias", "write `aliases`"),
+    ("Pod", "scale", REPLICAS),
+    ("Pod", "build", BUILD),
+    ("Container", "build", BUILD),
+    ("Pod", "env_file", ENV_FILE),
     (
-        "Pod",
-        "scale",
-        "write `pods = tank.replicas \"web\" 3 (fun index => { … })`",
+        "Container",
+        "env_file",
+        "write `env`; a file of JSON, YAML or TOML can be imported: `env = import \"env.json\"`",
     ),
+    ("Pod", "deploy", DEPLOY),
+    ("Container", "deploy", DEPLOY),
+    ("Pod", "replicas", REPLICAS),
+    ("Config", "replicas", REPLICAS),
+    ("Pod", "profiles", PROFILES),
+    ("Container", "profiles", PROFILES),
+    ("Pod", "stop_grace_period", CONTAINER_STOP),
+    ("Container", "stop_grace_period", "write `stop.timeout`"),
+    ("Container", "stop_signal", "write `stop.signal`"),
     ("Publish", "target", "write `to`"),
     ("Publish", "published", "write `port`"),
     ("Publish", "host_ip", "write `address`"),
@@ -160,6 +173,13 @@ const PRIVILEGED: &str =
     "there is none: name what it needs, in `containers.NAME.capabilities.add` and `devices`";
 const EXPOSE: &str = "leave it out: pods that share a network reach each other's ports; one that outsiders reach is an entry of `publish`";
 const JOIN: &str = "a pod joins a network of another stack by its name there: `networks.\"STACK:NAME\" = {}`, and nothing is declared";
+const BUILD: &str =
+    "Tank builds no images: build it with another tool, and name it in a container's `image`";
+const ENV_FILE: &str = "write `containers.NAME.env`; a file of JSON, YAML or TOML can be imported: `env = import \"env.json\"`";
+const DEPLOY: &str = "write `containers.NAME.limits`; several of a pod are `pods = tank.replicas \"web\" 3 (fun index => { … })`";
+const REPLICAS: &str = "write `pods = tank.replicas \"web\" 3 (fun index => { … })`";
+const PROFILES: &str = "write what is for some hosts only into a file of its own: `tank switch pods.ncl debug.ncl` merges them";
+const CONTAINER_STOP: &str = "write `containers.NAME.stop.timeout`";
 const PUBLISH: &str = "write `publish.NAME = { port = 8080, to = 80 }` in the pod";
 
 /// What to write in the place of a field that the contract does not have.
@@ -184,6 +204,9 @@ pub(super) fn tag(field: &str, text: &str, path: &[String]) -> Option<String> {
         ("restart", "unless-stopped") => "'always",
         ("restart", "on-failure") => "'on_failure",
         ("restart", "no") => "'never",
+        ("allow_from", "host") => return Some(tank_model::check::HOST_MAY.to_owned()),
+        ("egress", "host") => return Some(tank_model::check::HOST_BY_ADDRESS.to_owned()),
+        ("allow_from" | "egress", "*" | "any") => "'all",
         ("network", name) if is_field(name) => {
             return Some(format!(
                 "for a network that is declared write `networks.{name} = {{}}`"
@@ -213,8 +236,26 @@ pub(super) fn field_for_each(field: &str, names: &[String]) -> Option<String> {
     })
 }
 
-/// What to write in the place of a text that a port is in other files.
+/// What to write in the place of a text that a port, an address or a peer is in other files.
 pub(super) fn value(field: &str, text: &str) -> Option<String> {
+    if field == "address" {
+        let inner = text.trim_start_matches('[').trim_end_matches(']');
+        let address: Option<IpAddr> = match inner {
+            "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+            "*" => Some(Ipv4Addr::UNSPECIFIED.into()),
+            _ => inner.parse().ok(),
+        };
+        return address.map(|address| format!("write `address = \"{address}\"`"));
+    }
+    if matches!(field, "port" | "to")
+        && let Some((high, low)) = text.split_once('-')
+        && let Ok(range) = format!("{}-{}", low.trim(), high.trim()).parse::<Ports>()
+    {
+        return Some(format!("write `{field} = \"{range}\"`"));
+    }
+    if matches!(field, "allow_from" | "egress") && matches!(text, "*" | "any" | "all") {
+        return Some(format!("write it without the list: `{field} = 'all`"));
+    }
     if field == "port" && text.contains([':', '/']) {
         let entry = read(text)?;
         let entry = entry.trim_start_matches("{ ").trim_end_matches(" }");
@@ -230,6 +271,39 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
         "false" | "no" | "off" | "n" | "0" => Some(false),
         _ => None,
     }
+}
+
+/// What to write in the place of one text, where a contract's fields are.
+pub(super) fn record(contract: &str, field: &str, text: &str) -> Option<String> {
+    let is_path = text.starts_with(['/', '.', '~']);
+    Some(match contract {
+        "Dns" if text.parse::<IpAddr>().is_ok() => {
+            format!("write `dns.servers.first = \"{text}\"`")
+        }
+        "Dns" => {
+            "write `dns.servers.NAME` for a server, and `dns.search.NAME` for a domain".to_owned()
+        }
+        "Volume" if text.starts_with('/') => format!("write `volumes.{field}.host = \"{text}\"`"),
+        "Volume" if is_path => format!(
+            "write `volumes.{field}.host`, with the absolute path of `{text}`; `volumes.{field} = {{}}` is one that Tank keeps"
+        ),
+        "Volume" => format!("write `volumes.{field} = {{}}`: Tank keeps it"),
+        "File" if is_path => format!("write `files.\"{field}\".source = \"{text}\"`"),
+        "File" => format!("write `files.\"{field}\".text`"),
+        _ => return None,
+    })
+}
+
+/// What to write in the place of pods that are the fields of a record, where they are a list.
+pub(super) fn listed(field: &str, names: &[String]) -> Option<String> {
+    if !matches!(field, "allow_from" | "egress") || names.is_empty() {
+        return None;
+    }
+    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    Some(format!(
+        "name them in a list: `{field} = [{}]`",
+        quoted.join(", ")
+    ))
 }
 
 /// Whether a name is a field's without quotes.

@@ -296,7 +296,15 @@ impl Walk<'_> {
             (None, None) => {
                 let field = path.last().map_or("the value", String::as_str);
                 let message = format!("`{field}` is one of {}", schema::one_of(tags));
-                self.report("tank::value::enum", path, message, "");
+                let names: Vec<String> = match value.as_record() {
+                    Some(Container::Alloc(record)) => {
+                        let names = record.fields.keys().take(2);
+                        names.map(|name| name.label().to_owned()).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                let help = elsewhere::listed(field, &names);
+                self.report("tank::value::enum", path, message, help.unwrap_or_default());
                 return None;
             }
         };
@@ -309,6 +317,9 @@ impl Walk<'_> {
         let help = match (elsewhere::tag(field, &text, path), near) {
             (Some(help), _) => help,
             (None, Some(near)) => format!("did you mean `'{near}`?"),
+            (None, None) if is_policy && text.parse::<tank_model::Name>().is_err() => {
+                format!("alone it is one of {}", schema::one_of(tags))
+            }
             (None, None) if is_policy => format!(
                 "a pod's name, or an address, goes into a list: `[\"{text}\"]`; alone it is one of {}",
                 schema::one_of(tags)

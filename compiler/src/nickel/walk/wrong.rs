@@ -147,6 +147,10 @@ fn help_for(value: &NickelValue, kind: &Kind, path: &[String]) -> String {
             let written = serde_json::to_value(value).unwrap_or_default();
             elsewhere::published(field, &written)
         }
+        (Kind::Named(of), Some("String")) if matches!(of.as_str(), "Dns" | "Volume" | "File") => {
+            let written = serde_json::to_value(value).unwrap_or_default();
+            elsewhere::record(of, field, written.as_str().unwrap_or_default()).unwrap_or_default()
+        }
         (Kind::Named(of), Some("EnumTag")) if of == "Peer" => {
             let tag = value.as_enum_tag();
             let tag = tag.map(|tag| tag.label().to_owned()).unwrap_or_default();
@@ -155,6 +159,9 @@ fn help_for(value: &NickelValue, kind: &Kind, path: &[String]) -> String {
                 "all" | "none" => format!("write it without the list: `{list} = '{tag}`"),
                 _ => format!("write `\"{tag}\"`: what is in the list is a text"),
             }
+        }
+        (Kind::Named(of), Some("Array")) if of == "Dns" => {
+            elsewhere::record(of, field, "").unwrap_or_default()
         }
         (Kind::Array(_), Some("String")) => "put it into brackets: `[\"…\"]`".to_owned(),
         (Kind::String, Some("Number" | "Bool")) => "put it into quotes".to_owned(),
