@@ -104,6 +104,34 @@ fn expected(contract: &str) -> &'static str {
     }
 }
 
+/// The fields around one that are entries by a name of somebody's own, as `pods.web` and
+/// `pods.web.publish.http` are of `pods.web.publish.http.port`: the lengths of their paths.
+pub fn entries_around(schema: &Schema, path: &[String]) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    let mut record = "Config";
+    let mut at = 0;
+    while let Some(name) = path.get(at) {
+        let fields = schema.record(record).unwrap_or_default();
+        let Some(field) = fields.iter().find(|field| field.name == *name) else {
+            break;
+        };
+        let of = match &field.kind {
+            Kind::Dict(of) => {
+                at += 2;
+                lengths.extend(Some(at).filter(|length| *length < path.len()));
+                of.as_ref()
+            }
+            other => {
+                at += 1;
+                other
+            }
+        };
+        let Kind::Named(of) = of else { break };
+        record = of;
+    }
+    lengths
+}
+
 /// A value that a contract refuses.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {

@@ -41,6 +41,8 @@ fn networks_are_listed_with_who_is_on_them() {
     assert!(!of_stack.contains("default"), "{of_stack}");
     let none = host.tank(&["list", "networks", "--stack", "blog"]).ok();
     assert_eq!(none, "no networks\n");
+    let none = host.tank(&["list", "--stack", "blog"]).ok();
+    assert_eq!(none, "no pods of a stack `blog`\n");
     // The addresses are those that the pods have.
     let listed = host.tank(&["--json", "list", "networks"]).json();
     let listed = listed["networks"].as_array().expect("networks");

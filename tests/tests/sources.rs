@@ -22,6 +22,16 @@ fn why_a_value_is_what_it_is() {
         insta::assert_snapshot!("why_overridden", clean(&host.tank(&["why", "web.app.env.LOG"]).ok()));
         insta::assert_snapshot!("why_plain", clean(&host.tank(&["why", "pods.web.containers.app.env.TZ"]).ok()));
         insta::assert_snapshot!("why_default", clean(&host.tank(&["why", "web.restart"]).ok()));
+        // What is in an entry that is not there has no default: the entry is named.
+        for (field, missing) in [
+            ("pods.web.containers.ap.env.A", "pods.web.containers.ap"),
+            ("pods.web.publish.http.protocol", "pods.web.publish.http"),
+        ] {
+            let why = host.tank(&["why", field]);
+            assert_eq!((why.status, why.stdout.as_str()), (1, ""), "{field}");
+            let expected = format!("Error: `{missing}` is not declared\n");
+            assert!(why.stderr.starts_with(&expected), "{field}: {}", why.stderr);
+        }
         insta::assert_snapshot!("why_unknown", clean(&host.tank(&["why", "wbe.app.env.LOG"]).stderr));
         // Another value changes: this one still came with the first generation.
         host.write("prod.ncl", "{\n\n  pods.web.containers.app.env = { LOG = \"warn\", NEW = \"1\" },\n}\n");

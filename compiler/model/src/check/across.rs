@@ -122,6 +122,22 @@ fn names_a_port(pod: &Name, other: &Name, config: &Config) -> bool {
     other.local().parse::<u16>().is_ok() && own.is_ok_and(|own| config.pods.contains_key(&own))
 }
 
+/// What to write in the place of a pod that is not declared.
+fn no_peer(config: &Config, pod: &Name, field: &str, other: &Name) -> String {
+    match other.local() {
+        word @ ("all" | "none") => {
+            format!("write it without the list: `{field} = '{word}`")
+        }
+        "host" if field == "allow_from" => HOST_MAY.to_owned(),
+        "host" => HOST_BY_ADDRESS.to_owned(),
+        port if names_a_port(pod, other, config) => format!(
+            "a policy is about pods, whatever the port: write \"{}\" in place of \"{0}:{port}\"",
+            other.stack().unwrap_or_default()
+        ),
+        _ => unknown_pod(pod, &other.as_seen_from(pod.stack()), config),
+    }
+}
+
 fn peer_problem(
     config: &Config,
     whole: bool,
@@ -160,18 +176,7 @@ fn peer_problem(
                     "`{field}` of pod `{pod}` names `{}`, which is not declared",
                     other.as_seen_from(pod.stack())
                 ),
-                match other.local() {
-                    word @ ("all" | "none") => {
-                        format!("write it without the list: `{field} = '{word}`")
-                    }
-                    "host" if field == "allow_from" => HOST_MAY.to_owned(),
-                    "host" => HOST_BY_ADDRESS.to_owned(),
-                    port if names_a_port(pod, other, config) => format!(
-                        "a policy is about pods, whatever the port: write \"{}\" in place of \"{0}:{port}\"",
-                        other.stack().unwrap_or_default()
-                    ),
-                    _ => unknown_pod(pod, &other.as_seen_from(pod.stack()), config),
-                },
+                no_peer(config, pod, field, other),
             ),
             _ => return None,
         },

@@ -325,3 +325,38 @@ fn is_reserved(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     matches!(last.to_ascii_lowercase().as_str(), "localhost" | "arpa")
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ipv6_is_not_disabled_where_its_addresses_are_given() {
+        use serde_json::json;
+        let nic = |address: &str| json!({ "nics": { "eth0": { "mode": "macvlan", "address": address } } });
+        for (network, value, refused) in [
+            (json!("bridge"), "1", true),
+            (json!("bridge"), "0", false),
+            (json!("none"), "1", false),
+            (nic("10.0.0.5/24"), "1", false),
+            (nic("fd00::5/64"), "1", true),
+        ] {
+            for link in ["all", "default", "eth0"] {
+                let key = format!("net.ipv6.conf.{link}.disable_ipv6");
+                let pod = json!({
+                    "containers": { "app": { "image": "x" } }, "network": network,
+                    "sysctls": { key.as_str(): value },
+                });
+                let config = json!({ "pods": { "web": pod } });
+                let config = serde_json::from_value(config).expect("a configuration");
+                let codes: Vec<&str> = crate::check::check(&config)
+                    .iter()
+                    .map(|found| found.code)
+                    .collect();
+                let expected: &[&str] = match refused {
+                    true => &["tank::sysctl::addresses"],
+                    false => &[],
+                };
+                assert_eq!(codes, expected, "{network} {key} = {value}");
+            }
+        }
+    }
+}

@@ -35,6 +35,10 @@ pub async fn list(
         output::json(&reply)?;
         return Ok(0);
     }
+    if let (Some(stack), true) = (stack, reply.pods.is_empty()) {
+        output::line(&format!("no pods of a stack `{stack}`"))?;
+        return Ok(0);
+    }
     let most = if wide { usize::MAX } else { output::width() };
     output::table(&HEADING, &fitting(&reply.pods, most))?;
     Ok(0)

@@ -7,9 +7,11 @@ use crate::{
     error::Error,
     output::{self, ago, short},
 };
+use tank_compiler::{manual::default_of, schema::entries_around};
+use tank_model::provenance;
 use tank_proto::varlink::{
     ChangesReply, ContainerState, EventsReply, GenerationReply, GenerationsReply, GetReply,
-    LogsCall, LogsReply, Method, Pod, PodInterface, StatusReply,
+    LogsCall, LogsReply, Method, Pod, PodInterface, StatusReply, WhyReply,
 };
 
 /// What a container does, in words.
@@ -264,20 +266,36 @@ pub async fn events(client: &mut Client, follow: bool, json: bool) -> Result<u8,
     }
 }
 
+async fn ask_why(client: &mut Client, field: &str) -> Result<WhyReply, Error> {
+    let field = field.to_owned();
+    client.call(Method::Why { field }).await
+}
+
+/// Of the entries around a field (pods, containers, networks, …) the first that nothing declares: what would
+/// be in it has no default either.
+async fn undeclared_above(client: &mut Client, field: &str) -> Result<Option<String>, Error> {
+    let parts = provenance::parse_field(field);
+    for length in entries_around(tank_compiler::schema(), &parts) {
+        let above = provenance::field(&parts[..length]);
+        if ask_why(client, &above).await?.value.is_none() {
+            return Ok(Some(above));
+        }
+    }
+    Ok(None)
+}
+
 /// Why a value is what it is.
 pub async fn why(client: &mut Client, field: &str, json: bool) -> Result<u8, Error> {
-    let reply: tank_proto::varlink::WhyReply = client
-        .call(Method::Why {
-            field: field.to_owned(),
-        })
-        .await?;
+    let reply = ask_why(client, field).await?;
     if json {
         output::json(&reply)?;
         return Ok(u8::from(reply.value.is_none()));
     }
     let Some(value) = &reply.value else {
-        let default = tank_compiler::manual::default_of(&reply.field);
-        return match default {
+        if let Some(field) = undeclared_above(client, &reply.field).await? {
+            return Err(Error::NotDeclared { field });
+        }
+        return match default_of(&reply.field) {
             Some(default) => {
                 output::line(&format!("{} = {default}", reply.field))?;
                 output::line("  the default: nothing declares it")?;
