@@ -218,3 +218,42 @@ fn a_program_that_is_cut_off_is_named() {
     assert_eq!(unmet().status, 0, "{}", unmet().stdout);
     host.finish();
 }
+
+/// A program that listens at `::` for IPv6 alone holds no port of IPv4: none is refused for it, and it goes
+/// on being reached. One of IPv6 is.
+#[test]
+fn a_program_of_ipv6_alone_holds_no_port_of_ipv4() {
+    const SERVER: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET6)
+s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+s.bind(("::", 18003))
+s.listen(8)
+open(sys.argv[1], "w").close()
+while True:
+    c, _ = s.accept()
+    c.sendall(b"served")
+    c.close()
+"#;
+    let host = Host::new();
+    let ready = host.dir.join("listens-6");
+    let mut command = host.inside("/usr/bin/python3");
+    let program = Process::start(command.args(["-c", SERVER]).arg(&ready));
+    eventually("it listens", || ready.exists());
+    let config = |address: &str| {
+        format!(
+            "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN} }}, publish.p = {{ port = 18003, address = \"{address}\" }} }} }}"
+        )
+    };
+    host.write("six.ncl", &config("::"));
+    let refused = host.tank(&["switch", "six.ncl"]);
+    assert_eq!(refused.status, 1, "{}", refused.stderr);
+    let expected = format!("`python3` (pid {}) listens on this host", program.pid());
+    assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+    host.switch(&config("0.0.0.0"));
+    let unmet = host.tank(&["diff", "--exit-code", "pods.ncl"]);
+    assert_eq!(unmet.status, 0, "{}", unmet.stdout);
+    assert_eq!(connect(&host, "::1", 18003), "served");
+    drop(program);
+    host.finish();
+}
