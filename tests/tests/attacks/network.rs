@@ -23,11 +23,12 @@ use std::{
 };
 use tank_tests::{Ended, Host, RUN, bin, eventually, sleeper};
 
-/// Listens at a port and says `served` to whoever connects.
+/// Listens at a port and says `served` to whoever connects: at `::` of both families, unless an argument more
+/// says `v6only`.
 const SERVER: &str = r#"
 import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-s = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family, dualstack_ipv6=sys.argv[1] == "::")
+s = socket.create_server((sys.argv[1], int(sys.argv[2])), family=family, dualstack_ipv6=sys.argv[1] == "::" and sys.argv[4:] != ["v6only"])
 open(sys.argv[3], "w").close()
 while True:
     c, _ = s.accept()

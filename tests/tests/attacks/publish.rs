@@ -223,22 +223,14 @@ fn a_program_that_is_cut_off_is_named() {
 /// on being reached. One of IPv6 is.
 #[test]
 fn a_program_of_ipv6_alone_holds_no_port_of_ipv4() {
-    const SERVER: &str = r#"
-import socket, sys
-s = socket.socket(socket.AF_INET6)
-s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-s.bind(("::", 18003))
-s.listen(8)
-open(sys.argv[1], "w").close()
-while True:
-    c, _ = s.accept()
-    c.sendall(b"served")
-    c.close()
-"#;
     let host = Host::new();
     let ready = host.dir.join("listens-6");
     let mut command = host.inside("/usr/bin/python3");
-    let program = Process::start(command.args(["-c", SERVER]).arg(&ready));
+    let program = Process::start(
+        command
+            .args(["-c", SERVER, "::", "18003"])
+            .args([ready.as_os_str(), "v6only".as_ref()]),
+    );
     eventually("it listens", || ready.exists());
     let config = |address: &str| {
         format!(

@@ -109,7 +109,7 @@ const WORDS: [(&str, &str, &str); 77] = [
         "write `env`; a file of JSON, YAML or TOML can be imported: `env = import \"env.json\"`",
     ),
     ("Pod", "deploy", DEPLOY),
-    ("Container", "deploy", DEPLOY),
+    ("Container", "deploy", "write `limits`"),
     ("Pod", "replicas", REPLICAS),
     ("Config", "replicas", REPLICAS),
     ("Pod", "profiles", PROFILES),
