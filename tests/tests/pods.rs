@@ -236,6 +236,11 @@ fn a_lost_shim_takes_its_pod_along_and_both_come_back() {
             .ok()
             .contains("web: its shim is gone")
     );
+    // What ends because it was asked to is no surprise.
+    host.tank(&["delete", "other"]).ok();
+    let events = host.tank(&["events"]).ok();
+    assert!(events.contains("other: it was taken down"), "{events}");
+    assert!(!events.contains("other: its shim is gone"), "{events}");
     host.finish();
 }
 

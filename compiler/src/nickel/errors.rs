@@ -60,7 +60,33 @@ impl Session {
         problems
             .iter_mut()
             .for_each(|problem| complete(problem, code, &calls));
+        if code == "tank::nickel::recursion" {
+            problems
+                .iter_mut()
+                .for_each(|problem| self.help_recursion(problem));
+        }
         problems
+    }
+
+    /// What is written where a field's value is only its own name: it was to be one from outside.
+    fn help_recursion(&self, problem: &mut Problem) {
+        let itself = |label: &Label| {
+            let text = &self.sources.list.get(label.place.source)?.text;
+            let name = text.get(label.place.range.clone())?;
+            let before = text.get(..label.place.range.start)?.trim_end();
+            let field = before.strip_suffix('=')?.trim_end().strip_suffix(name)?;
+            let is_whole = !field.ends_with(|c: char| c.is_alphanumeric() || "_-'".contains(c));
+            (is_whole && !name.is_empty()).then(|| name.to_owned())
+        };
+        let name = problem.labels.iter().find_map(itself);
+        let written = match name {
+            Some(name) => format!(
+                "this `{name}` is the field itself: fields of a record see each other. Give what is outside another \
+                 name, `let the_{name} = … in`, and write that"
+            ),
+            None => "a field's value needs itself: fields of a record see each other".to_owned(),
+        };
+        problem.help.get_or_insert(written);
     }
 
     /// What a diagnostic points at in the user's files, the primary label first.

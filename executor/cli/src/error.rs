@@ -263,8 +263,11 @@ impl fmt::Display for Error {
     // long: it has an arm for each kind
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(varlink::Error::ImageUnavailable { image, .. }) => {
-                write!(f, "can't get the image `{image}`")
+            Self::Refused(varlink::Error::ImageUnavailable {
+                image, containers, ..
+            }) => {
+                let users = varlink::used_by(containers.as_deref());
+                write!(f, "can't get the image `{image}`{users}")
             }
             Self::Refused(varlink::Error::Failed { what, .. }) => write!(f, "can't {what}"),
             Self::Refused(error) => error.fmt(f),

@@ -328,6 +328,7 @@ async fn listen(
                 );
             }
             Notification::Gone(pod) => events.add("gone", Some(&pod), "its shim is gone"),
+            Notification::Ended(pod) => events.add("ended", Some(&pod), "it was taken down"),
             Notification::Silent(pod) => {
                 events.add("unresponsive", Some(&pod), "its shim does not answer");
             }

@@ -126,29 +126,39 @@ fn wire(error: Refused) -> Error {
         Refused::NoSuchNetwork { network, nearest } => Error::NoSuchNetwork { network, nearest },
         Refused::NoSuchStack { stack, nearest } => Error::NoSuchStack { stack, nearest },
         Refused::NoSuchGeneration(number) => Error::NoSuchGeneration { number },
-        Refused::Image { image, source } => Error::ImageUnavailable {
+        Refused::Image {
             image,
+            users,
+            source,
+        } => Error::ImageUnavailable {
+            image,
+            containers: Some(users).filter(|users| !users.is_empty()),
             why: source.message(),
             help: source.help(),
         },
         Refused::Reference { image, why } => Error::ImageUnavailable {
             image,
+            containers: None,
             why,
             help: None,
         },
         Refused::Target {
             source: TargetError::RelativeWorkingDir { image, dir },
-            ..
+            pod,
+            container,
         } => Error::ImageUnavailable {
             image: image.to_string(),
+            containers: Some(vec![format!("{pod}/{container}")]),
             why: format!("its working directory `{dir}` is not absolute"),
             help: Some("set `working_dir` of its container to an absolute path".to_owned()),
         },
         Refused::Target {
             source: TargetError::Nul { image, field },
-            ..
+            pod,
+            container,
         } => Error::ImageUnavailable {
             image: image.to_string(),
+            containers: Some(vec![format!("{pod}/{container}")]),
             why: format!("its {field} has a NUL byte, at which the kernel would end the text"),
             help: None,
         },

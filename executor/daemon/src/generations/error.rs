@@ -39,6 +39,8 @@ pub enum Error {
     #[error("can't get the image `{image}`")]
     Image {
         image: String,
+        /// The containers that use it: `pod/container`.
+        users: Vec<String>,
         source: tank_image::Error,
     },
     #[error("`{image}` is no reference of an image: {why}")]

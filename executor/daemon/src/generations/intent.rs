@@ -220,16 +220,20 @@ impl Generations {
             let base_dir = origins.base_dir(pod, reference.source());
             (base_dir.map(Path::to_owned), reference.clone())
         };
-        let images: BTreeSet<Wanted> = named
+        let mut images: BTreeMap<Wanted, Vec<String>> = BTreeMap::new();
+        let specs = named
             .iter()
-            .filter_map(|pod| Some((pod, config.pods.get(pod)?)))
-            .flat_map(|(pod, spec)| spec.processes().map(move |process| (pod, process)))
-            .map(|(pod, (_, _, container))| wanted(pod, &container.image))
-            .collect();
+            .filter_map(|pod| Some((pod, config.pods.get(pod)?)));
+        for (pod, spec) in specs {
+            for (_, name, container) in spec.processes() {
+                let users = images.entry(wanted(pod, &container.image)).or_default();
+                users.push(format!("{pod}/{name}"));
+            }
+        }
         // Owned values in and out: the futures are moved between threads.
         let fetches: Vec<_> = images
             .into_iter()
-            .map(|image| self.fetch(image, progress))
+            .map(|(image, users)| self.fetch(image, users, progress))
             .collect();
         let fetched: Vec<Result<_, Error>> = stream::iter(fetches)
             .buffer_unordered(MAX_FETCHES)
@@ -304,11 +308,12 @@ impl Generations {
     async fn fetch(
         &self,
         (base_dir, reference): Wanted,
+        users: Vec<String>,
         progress: &ProgressSender,
     ) -> Result<(Wanted, Digest), Error> {
         notify(progress, Stage::Pull, &reference);
         let pulled = self.images.pull(&reference, base_dir.as_deref()).await;
-        let digest = pulled.map_err(|e| unavailable(&reference, e))?;
+        let digest = pulled.map_err(|e| unavailable(&reference, users, e))?;
         Ok(((base_dir, reference), digest))
     }
 
@@ -335,7 +340,7 @@ impl Generations {
             .collect::<Result<BTreeSet<_>, _>>()?;
         let resolve = |reference: Reference| async move {
             let resolved = self.images.resolve(&reference).await;
-            let digest = resolved.map_err(|e| unavailable(&reference, e))?;
+            let digest = resolved.map_err(|e| unavailable(&reference, Vec::new(), e))?;
             Ok((reference, digest))
         };
         let asked: Vec<_> = references.into_iter().map(resolve).collect();
@@ -352,9 +357,10 @@ fn has_others(before: &Graph, scope: &Scope) -> bool {
     before.pods().any(|pod| !scope.has(pod)) || before.networks().any(|(name, _)| is_other(name))
 }
 
-fn unavailable(reference: &Reference, source: tank_image::Error) -> Error {
+fn unavailable(reference: &Reference, users: Vec<String>, source: tank_image::Error) -> Error {
     Error::Image {
         image: reference.to_string(),
+        users,
         source,
     }
 }

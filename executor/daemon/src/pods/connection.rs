@@ -51,6 +51,8 @@ pub struct Connection {
     pending: Mutex<Pending<oneshot::Sender<Outcome>>>,
     sending: tokio::sync::Mutex<()>,
     alive: AtomicBool,
+    /// It was asked to end.
+    ending: AtomicBool,
     /// It did not answer in time, and no packet of it has arrived since.
     silent: AtomicBool,
     /// Its silence was notified of.
@@ -122,6 +124,7 @@ impl Connection {
             pending: Mutex::default(),
             sending: tokio::sync::Mutex::new(()),
             alive: AtomicBool::new(true),
+            ending: AtomicBool::new(false),
             silent: AtomicBool::new(false),
             announced: AtomicBool::new(false),
             version: watch::Sender::new(0),
@@ -329,7 +332,17 @@ impl Connection {
         on_end();
         self.pending().clear();
         self.invalidate();
-        self.notify(Notification::Gone(self.pod.clone())).await;
+        let pod = self.pod.clone();
+        self.notify(match self.ending.load(Ordering::SeqCst) {
+            true => Notification::Ended(pod),
+            false => Notification::Gone(pod),
+        })
+        .await;
+    }
+
+    /// Its end is no surprise from here on.
+    pub fn expect_end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
     }
 
     /// Takes one packet. False: nobody can say whose answer it is, and the connection is over.

@@ -40,8 +40,10 @@ const END_RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Notification {
     Event(String, Event),
-    /// The shim has ended.
+    /// The shim has ended, and nobody asked it to.
     Gone(String),
+    /// The shim was asked to end, and did.
+    Ended(String),
     /// Something changed in the pod's network.
     Changed(String),
     /// It does not answer.

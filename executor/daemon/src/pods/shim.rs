@@ -452,6 +452,7 @@ impl Shim {
     pub async fn shut_down(&self) {
         let mut changes = self.subscribe();
         let deadline = Instant::now() + SHUTDOWN_LIMIT;
+        self.connection.expect_end();
         // One that does not answer is killed with its group.
         let _ = self.request(&Request::Shutdown, &[]).await;
         while self.is_alive() && timeout_at(deadline, changes.changed()).await.is_ok() {}

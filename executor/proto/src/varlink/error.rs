@@ -155,11 +155,14 @@ pub enum Error {
         help: String,
     },
     /// An image can't be had.
-    #[error("can't get the image `{image}`: {why}")]
+    #[error("can't get the image `{image}`{}: {why}", used_by(containers.as_deref()))]
     #[serde(rename = "io.tank.Executor.ImageUnavailable")]
     ImageUnavailable {
         /// Its reference.
         image: String,
+        /// The containers that use it, `pod/container`; absent where it is asked for itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        containers: Option<Vec<String>>,
         /// Why not, for people.
         why: String,
         /// What to do about it.
@@ -252,6 +255,20 @@ impl Error {
             Self::InUse { help, .. } => Some(help.clone()),
             _ => None,
         }
+    }
+}
+
+/// How many of the containers that use an image are named.
+const USERS_NAMED: usize = 3;
+
+/// Who uses an image, in words that follow it: ` of web/app and db/app`.
+pub fn used_by(containers: Option<&[String]>) -> String {
+    let containers = containers.unwrap_or_default();
+    let named = containers.get(..USERS_NAMED).unwrap_or(containers);
+    match (named, containers.len() - named.len()) {
+        ([], _) => String::new(),
+        (named, 0) => format!(" of {}", named.join(" and ")),
+        (named, more) => format!(" of {} and {more} more", named.join(", ")),
     }
 }
 

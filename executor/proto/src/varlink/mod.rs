@@ -10,7 +10,7 @@ mod replies;
 mod tests;
 mod words;
 
-pub use error::Error;
+pub use error::{Error, used_by};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
     Generation, GenerationReply, GenerationsReply, GetReply, ListReply, LogsReply, Network,
