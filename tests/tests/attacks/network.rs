@@ -4,6 +4,8 @@
 mod edges;
 #[path = "host_rules.rs"]
 mod host_rules;
+#[path = "open.rs"]
+mod open;
 #[path = "policy.rs"]
 mod policy;
 #[path = "publish.rs"]

@@ -3,10 +3,10 @@
 
 use super::{
     publish::{datagram, servers},
-    spoof::{FRAMES, Sniffer, python_in},
+    spoof::{FRAMES, Frames, Sniffer, python_in, sent},
     *,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Asks a name server for an address and prints how many it gave.
 const ASK: &str = r#"
@@ -282,10 +282,10 @@ fn a_frame_to_its_neighbour_is_no_way_around_a_policy() {
         &host,
         "ip -6 -o addr show dev tank0 scope global | sed 's/.*inet6 \\([^/]*\\).*/\\1/'",
     );
-    let send = |from: &str, to: &str, which: &str| -> BTreeSet<String> {
+    let send = |from: &str, to: &str, which: &str| -> Frames {
         let ((own4, own6), (near4, near6)) = (&net.addresses[from], &net.addresses[to]);
         let (own_mac, near_mac) = (mac(from), mac(to));
-        let sent = output(python_in(net.pids[from]).args([
+        let text = output(python_in(net.pids[from]).args([
             "-c",
             FRAMES,
             &own_mac,
@@ -298,34 +298,42 @@ fn a_frame_to_its_neighbour_is_no_way_around_a_policy() {
             &host6,
             which,
         ]));
-        sent.lines().map(str::to_owned).collect()
+        sent(&text)
     };
-    // Some have their names behind the packet, where they are seen if nothing cuts them off.
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let whole: BTreeSet<String> = names(&["own-arp-request", "own-arp-reply", "own-probe"]);
-    let mut discovery: BTreeSet<String> =
-        names(&["own-advertisement", "own-solicitation", "na", "ns"]);
-    discovery.extend(whole.clone());
+    let is_discovery = |name: &str| {
+        let discovery = [
+            "own-arp-request",
+            "own-arp-reply",
+            "own-probe",
+            "own-probe-nonce",
+            "own-advertisement",
+            "own-solicitation",
+            "na",
+            "ns",
+        ];
+        discovery.contains(&name)
+    };
     let pairs = [("evil", "db"), ("mute", "web")];
     let ways = [false, true]
         .into_iter()
         .flat_map(|looks| pairs.map(|pair| (looks, pair)));
     for (looks, (from, to)) in ways {
         bridged_packets_are_looked_at(&host, looks);
-        let discovery = if looks { &whole } else { &discovery };
         let sniffer = Sniffer::start(&host, to, python_in(net.pids[to]), "eth0");
         let strange = send(from, to, "strange");
         let own = send(from, to, "own");
-        assert!(own.len() > discovery.len() && strange.len() >= 30);
+        let mut discovery = own.clone();
+        discovery.retain(|name, _| is_discovery(name));
+        assert!(discovery.len() == 8 && own.len() > 8 && strange.len() >= 30);
         eventually("what finds neighbours comes by", || {
-            sniffer.names(discovery) == *discovery
+            sniffer.seen(&discovery) == discovery
         });
         // All of them came in order, and a packet that may come after them.
         let (v4, _) = &net.addresses[to];
         let last = if to == "db" { "web" } else { "db" };
         net.asks(last, v4, 80, to == "db");
-        assert_eq!(sniffer.names(&own), *discovery, "{from} to {to}");
-        assert_eq!(sniffer.names(&strange), BTreeSet::new(), "{from} to {to}");
+        assert_eq!(sniffer.seen(&own), discovery, "{from} to {to}");
+        assert_eq!(sniffer.seen(&strange), Frames::new(), "{from} to {to}");
     }
     // A peer of whom it is admitted is not reached by whoever takes its address or its place.
     let (web4, web6) = &net.addresses["web"];

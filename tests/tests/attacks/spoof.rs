@@ -2,7 +2,7 @@
 //! pod's network can make them, from beside its victims on the same bridge.
 
 use super::*;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// Writes every frame that comes by to a file, in hexadecimal digits, until it is ended.
 const SNIFFER: &str = r#"
@@ -16,9 +16,9 @@ while True:
     out.flush()
 "#;
 
-/// Sends frames and prints their names. Each has its name in it, within what its headers say is its
-/// length (the bridge may cut off the rest): whoever sees the name got the frame. `own` is what a
-/// pod may send.
+/// Sends frames, and prints of each its name and what it is known by: its name, which is in it within what
+/// its headers say is its length (the bridge may cut off the rest), or all of it. `own` is what a pod may
+/// send.
 pub const FRAMES: &str = r#"
 import socket, struct, sys, ipaddress
 own_mac, own4, own6, near_mac, near4, near6, host4, host6 = sys.argv[1:9]
@@ -80,18 +80,19 @@ ra = bytes([64, 0, 0xff, 0xff]) + bytes(8) + bytes([1, 1]) + mac(own_mac)
 own = {
     "own-ipv4": lambda: eth(own_mac, 0x800, ip4(own4, near4, 17, udp(9, 9)), near_mac),
     "own-broadcast": lambda: eth(own_mac, 0x800, ip4(own4, "255.255.255.255", 17, udp(9, 9))),
-    "own-arp-request": lambda: eth(own_mac, 0x806, arp(1, own_mac, own4, near4)),
-    "own-arp-reply": lambda: eth(own_mac, 0x806, arp(2, own_mac, own4, own4)),
+    # A frame of ARP is as long as the shortest one: the name is in what is behind the message.
+    "own-arp-request": lambda: eth(own_mac, 0x806, arp(1, own_mac, own4, near4) + name()),
+    "own-arp-reply": lambda: eth(own_mac, 0x806, arp(2, own_mac, own4, own4) + name()),
     "own-ipv6": lambda: eth(own_mac, 0x86dd, ip6(own6, near6, 17, udp(9, 9)), near_mac),
     "own-link-local": lambda: eth(own_mac, 0x86dd, ip6(ll, "ff02::1", 17, udp(9, 9)), ALL6),
     "own-advertisement": lambda: advertisement((2, 1, own_mac)),
-    # Without an option; a name behind it that is shorter than one.
     "na": lambda: advertisement(),
     "ns": lambda: solicitation(),
     "rs": lambda: router_solicitation(),
     "own-solicitation": lambda: solicitation((1, 1, own_mac)),
     "own-router-solicitation": lambda: router_solicitation((1, 1, own_mac)),
-    "own-probe": lambda: eth(own_mac, 0x86dd, neighbour(135, "::", ll, own_mac), ALL6),
+    "own-probe": lambda: exact("::", 135, bytes(4) + v6(ll)),
+    "own-probe-nonce": lambda: exact("::", 135, bytes(4) + v6(ll), (14, 1, near_mac)),
 }
 strange = {
     "ipv4-mac": lambda: eth(near_mac, 0x800, ip4(own4, host4, 17, udp(9, 9))),
@@ -100,6 +101,15 @@ strange = {
     "ipv4-host": lambda: eth(own_mac, 0x800, ip4(host4, near4, 17, udp(9, 9)), near_mac),
     "ipv4-elsewhere": lambda: eth(own_mac, 0x800, ip4("192.0.2.7", near4, 17, udp(9, 9)), near_mac),
     "ipv4-none": lambda: eth(own_mac, 0x800, ip4("0.0.0.0", "255.255.255.255", 17, udp(68, 67))),
+    "arp-and-more": lambda: eth(own_mac, 0x806, arp(2, own_mac, own4, own4).ljust(46, b"\0") + name(), near_mac),
+    "probe-and-more": lambda: exact("::", 135, bytes(4) + v6(ll)).ljust(100, b"\0") + name(),
+    "probe-of-options": lambda: eth(own_mac, 0x86dd, neighbour(135, "::", ll, own_mac), ALL6),
+    "solicitation-and-more": lambda: solicitation((1, 1, own_mac)) + name(),
+    "advertisement-and-more": lambda: advertisement().ljust(100, b"\0") + name(),
+    "arp-past-the-bridge-2": lambda: eth(own_mac, 0x806, arp(1, own_mac, "172.31.0.2", host4), "01:80:c2:00:00:02"),
+    "arp-past-the-bridge-3": lambda: eth(own_mac, 0x806, arp(1, own_mac, "172.31.0.3", host4), "01:80:c2:00:00:03"),
+    "arp-past-the-bridge-e": lambda: eth(own_mac, 0x806, arp(1, own_mac, "172.31.0.14", host4), "01:80:c2:00:00:0e"),
+    "own-arp-past-the-bridge": lambda: eth(own_mac, 0x806, arp(1, own_mac, own4, host4), "01:80:c2:00:00:0e"),
     "arp-near": lambda: eth(own_mac, 0x806, arp(2, own_mac, near4, host4)),
     "arp-host": lambda: eth(own_mac, 0x806, arp(2, own_mac, host4, near4)),
     "arp-request-host": lambda: eth(own_mac, 0x806, arp(1, own_mac, host4, near4)),
@@ -146,10 +156,13 @@ strange = {
 }
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind(("eth0", 0))
-for current, frame in (own if sys.argv[9] == "own" else strange).items():
+is_own = sys.argv[9] == "own"
+for current, frame in (own if is_own else strange).items():
     made = frame()
-    s.send(made if name() in made else made.ljust(60, b"\0") + name())
-    print(current)
+    if name() not in made and not is_own:
+        made = made.ljust(60, b"\0") + name()
+    s.send(made)
+    print(current, (name() if name() in made else made).hex())
 "#;
 
 /// Everything that comes by a link of a network, until it is dropped.
@@ -179,18 +192,25 @@ impl Sniffer {
         text.contains(&marker)
     }
 
-    /// The names of the frames that came by.
-    pub fn names(&self, of: &BTreeSet<String>) -> BTreeSet<String> {
+    /// Those of the frames that came by.
+    pub fn seen(&self, of: &Frames) -> Frames {
         let text = std::fs::read_to_string(&self.file).expect("frames");
-        let is_there = |name: &&String| {
-            let marker: String = format!("<{name}>")
-                .bytes()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            text.contains(&marker)
-        };
-        of.iter().filter(is_there).cloned().collect()
+        let is_there = |(_, marker): &(&String, &String)| text.contains(*marker);
+        let seen = of.iter().filter(is_there);
+        seen.map(|(name, marker)| (name.clone(), marker.clone()))
+            .collect()
     }
+}
+
+/// Frames by their names, with what they are known by, in hexadecimal digits.
+pub type Frames = BTreeMap<String, String>;
+
+/// What [`FRAMES`] prints.
+pub fn sent(text: &str) -> Frames {
+    let pairs = text.lines().filter_map(|line| line.split_once(' '));
+    pairs
+        .map(|(name, marker)| (name.to_owned(), marker.to_owned()))
+        .collect()
 }
 
 pub fn python_in(pid: u32) -> Command {
@@ -234,8 +254,8 @@ fn a_pod_sends_as_nobody_else() {
         Sniffer::start(&host, "host", host.inside("/usr/bin/python3"), "tank0"),
     ];
     bridged_packets_are_looked_at(&host, false);
-    let send = |which: &str| -> BTreeSet<String> {
-        let sent = output(python_in(evil).args([
+    let send = |which: &str| {
+        let text = output(python_in(evil).args([
             "-c",
             FRAMES,
             &own_mac,
@@ -248,7 +268,7 @@ fn a_pod_sends_as_nobody_else() {
             &host6,
             which,
         ]));
-        sent.lines().map(str::to_owned).collect()
+        sent(&text)
     };
     // The host has to know whom to take the place of.
     let toward_the_host = || {
@@ -262,7 +282,7 @@ fn a_pod_sends_as_nobody_else() {
     assert!(strange.len() >= 30, "{strange:?}");
     let own = send("own");
     // What may be sent comes after what may not, and is seen.
-    let seen = |sniffer: &Sniffer| sniffer.names(&own);
+    let seen = |sniffer: &Sniffer| sniffer.seen(&own);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while seen(&sniffers[0]) != own && std::time::Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -270,8 +290,8 @@ fn a_pod_sends_as_nobody_else() {
     assert_eq!(seen(&sniffers[0]), own, "its own frames come by");
     for sniffer in &sniffers {
         assert_eq!(
-            sniffer.names(&strange),
-            BTreeSet::new(),
+            sniffer.seen(&strange),
+            Frames::new(),
             "{}",
             sniffer.file.display()
         );
@@ -291,6 +311,10 @@ fn a_pod_sends_as_nobody_else() {
     ] {
         assert!(!known(&entry, &own_mac), "{place}: {entry}");
     }
+    // Nor what comes past the bridge, by its port.
+    let all = sh(&host, "ip neigh show");
+    assert!(!all.contains("172.31.0."), "{all}");
+    assert!(!all.lines().any(|line| line.contains(" dev tk")), "{all}");
     // Nor that its own address is at another's place.
     for (place, entry) in [
         ("the host", sh(&host, &format!("ip -6 neigh show {own6}"))),

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 /// With it a process makes links (capabilities(7)).
 const NET_ADMIN: &str = "CAP_NET_ADMIN";
 
-/// Why no port can be published at an address: it is nobody's that packets come to by routing.
-fn no_destination(address: IpAddr) -> Option<&'static str> {
+/// Why nothing is reached at an address, nor published: it is nobody's that packets come to by routing.
+pub(super) fn no_destination(address: IpAddr) -> Option<&'static str> {
     let reserved = Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4);
     match address {
         _ if address.is_multicast() => Some("it is for groups"),

@@ -141,30 +141,39 @@ impl Pass<'_> {
         if pod.network != Network::Bridge {
             return;
         }
-        for alias in pod.aliases.keys() {
+        let everywhere = pod
+            .aliases
+            .keys()
+            .map(|alias| (vec!["aliases", alias], alias));
+        let hostname = pod.hostname.iter().map(|own| (vec!["hostname"], own));
+        for (field, alias) in everywhere.chain(hostname) {
             let mut there = on.iter().filter_map(|on| {
                 let other = named(alias, (name, on), config)?;
                 Some((*on, other))
             });
             if let Some((on, other)) = there.next() {
-                self.alias_of(name, (on, other), &["aliases", alias]);
+                self.alias_of((name, alias), (on, other), &field);
             }
         }
         for (on, membership) in &pod.networks {
             for alias in membership.aliases.keys() {
                 if let Some(other) = named(alias, (name, on), config) {
                     let field = ["networks", on.as_str(), "aliases", alias];
-                    self.alias_of(name, (on, other), &field);
+                    self.alias_of((name, alias), (on, other), &field);
                 }
             }
         }
     }
 
-    fn alias_of(&mut self, pod: &Name, (on, other): (&Name, &Name), field: &[&str]) {
+    fn alias_of(
+        &mut self,
+        (pod, alias): (&Name, &str),
+        (on, other): (&Name, &Name),
+        field: &[&str],
+    ) {
         let network = on.network_as_seen_from(pod.stack());
-        let alias = field.last().copied().unwrap_or_default();
         let message = format!("`{alias}` is the name of another pod on the network `{network}`");
-        let help = "choose another alias: who asks for that pod would find this one";
+        let help = "choose another name: who asks for that pod would find this one";
         self.report("tank::alias::pod_name", field, message, help);
         if let Some(last) = self.problems.last_mut() {
             let related = path(["pods", other.as_str()]);

@@ -1,12 +1,13 @@
 //! What a pod declares beside its network and its containers.
 
-use super::{Extent, Pass, did_you_mean, is_absolute, path};
+use super::{Extent, Pass, did_you_mean, exposure::no_destination, is_absolute, path};
 use crate::{
     name::Name,
     spec::{
         Condition, Config, HOST_GATEWAY, HostAddress, Network, Nic, Pod, Restart, Update, is_domain,
     },
 };
+use std::net::IpAddr;
 
 /// The kernel settings that each network or IPC namespace has for itself; `*` stands for any
 /// ending.
@@ -17,6 +18,73 @@ const NAMESPACED: [&str; 5] = [
     "kernel.sem*",
     "fs.mqueue.*",
 ];
+
+const RESERVED: &str =
+    "`localhost` is the pod itself, and names that end with `arpa` are addresses";
+
+/// Why no server can be asked at an address.
+fn unusable_server(server: IpAddr) -> Option<&'static str> {
+    match server {
+        _ if server.is_unspecified() => Some("it is nobody's"),
+        _ => no_destination(server),
+    }
+}
+
+/// What is wrong with a kernel setting of a pod's: the code, the problem, and what to do.
+fn wrong_sysctl((key, value): (&str, &str), pod: &Pod) -> Option<(&'static str, String, String)> {
+    let mut own = NAMESPACED.iter();
+    if !own.any(|own| key.starts_with(own.trim_end_matches('*'))) {
+        let help = match key {
+            "kernel.hostname" => "use the pod's `hostname`".to_owned(),
+            _ => format!(
+                "a pod has its own {} only",
+                NAMESPACED.map(|own| format!("`{own}`")).join(", ")
+            ),
+        };
+        let message = format!("`{key}` is a setting of the whole host");
+        return Some(("tank::sysctl::not_namespaced", message, help));
+    }
+    let is_disabling = key.starts_with("net.ipv6.conf.") && key.ends_with(".disable_ipv6");
+    let (code, message, help) = if key.starts_with("net.") && pod.network == Network::Host {
+        (
+            "tank::sysctl::host_network",
+            format!(
+                "`{key}` would be set for the whole host, for good: the pod has the host's network"
+            ),
+            "set it on the host (sysctl.d(5)), or use another `network`".to_owned(),
+        )
+    } else if value.contains(char::is_control) {
+        (
+            "tank::sysctl::value",
+            format!("the value of `{key}` has a control character: {value:?}"),
+            "write one line; numbers of one setting are separated by spaces".to_owned(),
+        )
+    } else if is_disabling && has_ipv6(&pod.network) && value.trim() != "0" {
+        (
+            "tank::sysctl::addresses",
+            format!("`{key}` would take the pod's IPv6 addresses, which Tank gives it"),
+            "leave it out; a network whose `subnets` are of IPv4 gives none of IPv6".to_owned(),
+        )
+    } else {
+        let interface = interface_of(key)?;
+        (
+            "tank::sysctl::interface",
+            format!("`{interface}` is not there when the pod's settings are made"),
+            format!("write `default` for `{interface}`: what comes afterwards gets it"),
+        )
+    };
+    Some((code, message, help))
+}
+
+/// The interface that a setting is of, where it is a particular one (`net.ipv4.conf.eth0.…`).
+fn interface_of(key: &str) -> Option<&str> {
+    let rest = key
+        .strip_prefix("net.ipv4.")
+        .or(key.strip_prefix("net.ipv6."))?;
+    let rest = rest.strip_prefix("conf.").or(rest.strip_prefix("neigh."))?;
+    let (interface, _) = rest.rsplit_once('.')?;
+    (!matches!(interface, "all" | "default" | "lo")).then_some(interface)
+}
 
 impl Pass<'_> {
     pub(super) fn pod(&mut self, name: &Name, pod: &Pod, among: (&Config, Extent)) {
@@ -136,9 +204,7 @@ impl Pass<'_> {
             }
             if is_reserved(alias) {
                 let message = format!("`{alias}` means something else to every program");
-                let help =
-                    "`localhost` is the pod itself, and names that end with `arpa` are addresses";
-                self.report("tank::alias::reserved", &at, message, help);
+                self.report("tank::alias::reserved", &at, message, RESERVED);
             }
             many += 1;
         }
@@ -162,6 +228,18 @@ impl Pass<'_> {
     /// Names: its own, and where it asks for others.
     fn names(&mut self, pod: &Pod) {
         self.aliases(pod);
+        if let Some(hostname) = pod.hostname.as_ref().filter(|own| is_reserved(own)) {
+            let message = format!("`{hostname}` means something else to every program");
+            self.report("tank::alias::reserved", &["hostname"], message, RESERVED);
+        }
+        for (key, server) in &pod.dns.servers {
+            if let Some(why) = unusable_server(*server) {
+                let message = format!("nobody answers at {server}: {why}");
+                let field = ["dns", "servers", key.as_str()];
+                let help = "name the address of a server that the host reaches";
+                self.report("tank::dns::server", &field, message, help);
+            }
+        }
         for (key, domain) in pod.dns.search.iter().filter(|(_, name)| !is_domain(name)) {
             let message = format!("`{domain}` is no domain");
             let field = ["dns", "search", key.as_str()];
@@ -244,47 +322,11 @@ impl Pass<'_> {
 
     fn sysctls(&mut self, pod: &Pod) {
         for (key, value) in &pod.sysctls {
-            if !NAMESPACED
-                .iter()
-                .any(|own| key.starts_with(own.trim_end_matches('*')))
-            {
-                let message = format!("`{key}` is a setting of the whole host");
-                let help = match key.as_str() {
-                    "kernel.hostname" => "use the pod's `hostname`".to_owned(),
-                    _ => format!(
-                        "a pod has its own {} only",
-                        NAMESPACED.map(|own| format!("`{own}`")).join(", ")
-                    ),
-                };
-                self.report(
-                    "tank::sysctl::not_namespaced",
-                    &["sysctls", key],
-                    message,
-                    help,
-                );
-            } else if key.starts_with("net.") && pod.network == Network::Host {
-                let message = format!(
-                    "`{key}` would be set for the whole host, for good: the pod has the host's network"
-                );
-                let help = "set it on the host (sysctl.d(5)), or use another `network`";
-                self.report(
-                    "tank::sysctl::host_network",
-                    &["sysctls", key],
-                    message,
-                    help,
-                );
-                self.relate(&["network"], "the host's network is shared here");
-            } else if key.starts_with("net.ipv6.conf.")
-                && key.ends_with(".disable_ipv6")
-                && has_ipv6(&pod.network)
-                && value.trim() != "0"
-            {
-                self.report(
-                    "tank::sysctl::addresses",
-                    &["sysctls", key],
-                    format!("`{key}` would take the pod's IPv6 addresses, which Tank gives it"),
-                    "leave it out; a network whose `subnets` are of IPv4 gives none of IPv6",
-                );
+            if let Some((code, message, help)) = wrong_sysctl((key, value), pod) {
+                self.report(code, &["sysctls", key], message, &help);
+                if code == "tank::sysctl::host_network" {
+                    self.relate(&["network"], "the host's network is shared here");
+                }
             }
         }
     }
@@ -339,7 +381,7 @@ mod tests {
             (nic("10.0.0.5/24"), "1", false),
             (nic("fd00::5/64"), "1", true),
         ] {
-            for link in ["all", "default", "eth0"] {
+            for link in ["all", "default"] {
                 let key = format!("net.ipv6.conf.{link}.disable_ipv6");
                 let pod = json!({
                     "containers": { "app": { "image": "x" } }, "network": network,

@@ -203,7 +203,9 @@ fn ensure_link(
             net,
         )?;
         inner = inside.link(&link.name)?;
-    } else if let Some(outer) = outer.filter(|outer| outer.group != link.group || !outer.hairpin) {
+    } else if let Some(outer) =
+        outer.filter(|outer| outer.group != link.group || !outer.is_pods_port())
+    {
         // Left by an older Tank, or changed by somebody.
         routes.carry_out(vec![Request::set_port(outer.index, link.group)])?;
     }

@@ -414,7 +414,7 @@ impl Observer {
             let one = FoundLink {
                 bridge: bridge.clone(),
                 // An older Tank set it up, or somebody changed it.
-                group: if port.hairpin { port.group } else { 0 },
+                group: if port.is_pods_port() { port.group } else { 0 },
                 mac: inside.map(|(link, _)| link.mac).unwrap_or_default(),
                 mtu: inside.map(|(link, _)| link.mtu).unwrap_or_default(),
                 addresses: inside.map(|(_, own)| own.clone()).unwrap_or_default(),

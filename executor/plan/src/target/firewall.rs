@@ -207,6 +207,8 @@ pub enum Match {
     EtherType(u16),
     /// For whom the frame is, as the kernel has it (`PACKET_*` of packet(7)).
     PacketType(u8),
+    /// It has more bytes than these: of a frame, behind its Ethernet header.
+    LongerThan(u32),
     /// The packet is of this one; the conditions on addresses come after it.
     Family(Family),
     /// The source is, or is not, in a network.

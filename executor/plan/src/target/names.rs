@@ -17,7 +17,10 @@ mod views;
 
 use crate::{
     observed::Observed,
-    target::{Target, networks::UsedNetwork},
+    target::{
+        Target,
+        networks::{Place, UsedNetwork},
+    },
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -135,9 +138,10 @@ impl Target<'_> {
         let views = viewpoints.into_iter().map(view).collect();
         let shared = self.shared_view(&host, &pods, observed);
         // It would ask itself, and so on, and as the host.
-        let others = |mut servers: Vec<IpAddr>| {
-            servers.retain(|server| !addresses.contains(server));
-            servers
+        let others = |servers: Vec<IpAddr>| {
+            let servers = servers.iter().map(IpAddr::to_canonical);
+            let servers = servers.filter(|server| !addresses.contains(server));
+            servers.collect::<Vec<IpAddr>>()
         };
         let clients = clients.into_iter().flat_map(|client| {
             let to_be = Client {
@@ -169,6 +173,10 @@ impl Target<'_> {
             upstreams: Vec::new(),
             closed: false,
         };
+        let is_inside = |server: &IpAddr| {
+            let mut subnets = networks.iter().flat_map(|network| &network.subnets);
+            subnets.any(|subnet| subnet.contains(server))
+        };
         let pod = |named: &Named<'_>| {
             let Named { pod, places, .. } = named;
             let node = self.graph.pod(pod);
@@ -183,12 +191,59 @@ impl Target<'_> {
             Asker {
                 viewpoint: Viewpoint::of(pod, &on.collect()),
                 addresses: addresses.map(|own| own.addr()).collect(),
-                upstreams: servers.copied().collect(),
+                // The host asks for the pod: it may reach any of them, the pod those alone that it
+                // reaches itself.
+                upstreams: servers
+                    .map(IpAddr::to_canonical)
+                    .filter(|server| {
+                        !is_inside(server)
+                            || pods.iter().any(|other| self.reaches(named, other, *server))
+                    })
+                    .collect(),
                 closed: is_bound || places.iter().all(|place| place.internal),
             }
         };
         let hosts = networks.iter().map(host);
         hosts.chain(pods.iter().map(pod)).collect()
+    }
+}
+
+impl Target<'_> {
+    /// Whether a pod may open connections to another one at an address: they share its network, and the
+    /// policies of both let it.
+    fn reaches(&self, from: &Named<'_>, to: &Named<'_>, at: IpAddr) -> bool {
+        let on = |place: &Place, at: IpAddr| place.addresses.iter().any(|own| own.addr() == at);
+        let Some(place) = to.places.iter().find(|place| on(place, at)) else {
+            return false;
+        };
+        let shared = from.places.iter();
+        let own = shared.filter(|own| own.network == place.network);
+        let own: Vec<IpAddr> = own
+            .flat_map(|own| own.addresses.iter().map(IpNet::addr))
+            .collect();
+        let admits = self
+            .graph
+            .pod(to.pod)
+            .and_then(|node| node.allow_from.peers());
+        let admits = admits.is_none_or(|peers| {
+            peers.iter().any(|peer| match peer {
+                Peer::Pod(pod) => pod == from.pod,
+                Peer::Net(net) => own.iter().any(|own| net.contains(own)),
+                Peer::Internet => false,
+            })
+        });
+        let goes = self
+            .graph
+            .pod(from.pod)
+            .and_then(|node| node.egress.peers());
+        let goes = goes.is_none_or(|peers| {
+            peers.iter().any(|peer| match peer {
+                Peer::Pod(pod) => pod == to.pod,
+                Peer::Net(net) => net.contains(&at),
+                Peer::Internet => false,
+            })
+        });
+        !own.is_empty() && admits && goes
     }
 }
 

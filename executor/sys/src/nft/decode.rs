@@ -331,6 +331,10 @@ fn read_match(expressions: &[Expression]) -> Option<(Match, usize)> {
         "meta" if load.number(2)? == encode::META_IIFGROUP => {
             read_group(second, expressions.get(2)?)
         }
+        "meta" if load.number(2)? == encode::META_LENGTH => {
+            let bytes = expressions.get(2)?.data(3)?.try_into().ok()?;
+            Some((Match::LongerThan(u32::from_be_bytes(bytes)), 3))
+        }
         "meta" => {
             let value = value()?;
             let condition = match load.number(2)? {

@@ -25,6 +25,9 @@ use std::{
 
 pub const EQUAL: u32 = 0;
 pub const NOT_EQUAL: u32 = 1;
+pub const GREATER: u32 = 4;
+/// `NFT_META_LEN`.
+pub const META_LENGTH: u32 = 0;
 pub const META_PROTOCOL: u32 = 1;
 pub const META_IIFGROUP: u32 = 21;
 pub const META_OIFGROUP: u32 = 22;
@@ -249,6 +252,11 @@ pub fn of_match(condition: &Match) -> Option<Vec<Written>> {
         ],
         Match::EtherType(kind) => vec![meta(META_PROTOCOL), cmp(EQUAL, &kind.to_be_bytes())],
         Match::PacketType(kind) => vec![meta(META_PACKET_TYPE), cmp(EQUAL, &[*kind])],
+        Match::LongerThan(bytes) => vec![
+            meta(META_LENGTH),
+            to_network_order(),
+            cmp(GREATER, &bytes.to_be_bytes()),
+        ],
         Match::Family(family) => {
             let number = match family {
                 Family::V4 => IPV4,
@@ -308,6 +316,15 @@ pub fn of_action(action: &Action) -> Option<Vec<Written>> {
 
 fn meta(key: u32) -> Written {
     ("meta", vec![of_number(1, 1), of_number(2, key)])
+}
+
+/// Numbers are compared by their bytes, the highest first.
+fn to_network_order() -> Written {
+    /// `NFT_BYTEORDER_HTON`.
+    const TO_NETWORK: u32 = 1;
+    let numbers = [(1, 1), (2, 1), (3, TO_NETWORK), (4, 4), (5, 4)];
+    let attributes = numbers.map(|(kind, value)| of_number(kind, value));
+    ("byteorder", attributes.into())
 }
 
 fn cmp(operator: u32, value: &[u8]) -> Written {

@@ -101,6 +101,8 @@ pub enum Match {
     EtherType(u16),
     /// For whom the frame is, as the kernel has it (`PACKET_*` of packet(7)).
     PacketType(u8),
+    /// It has more bytes than these: of a frame, behind its Ethernet header.
+    LongerThan(u32),
     /// IPv4 or IPv6.
     Family(Family),
     /// Its source is in a network without host bits ([`IpNet::trunc`]). Only after a

@@ -49,6 +49,7 @@ fn condition() -> impl Strategy<Value = Match> {
         any::<u8>().prop_map(Match::Icmpv6Type),
         any::<u16>().prop_map(Match::EtherType),
         any::<u8>().prop_map(Match::PacketType),
+        any::<u32>().prop_map(Match::LongerThan),
         (any::<u32>(), any::<u32>(), any::<bool>()).prop_map(|(mask, value, is)| Match::InGroup {
             mask,
             value,

@@ -24,10 +24,12 @@ type Port = LinkMessageBuilder<LinkBridgePort>;
 
 /// A port of Tank's own bridge. Where `br_netfilter` is loaded, what a pod sends to a published port of
 /// its own is sent back by the bridge and not by the host's routing; and no pod is a router of
-/// multicast, whatever it says.
+/// multicast, whatever it says. Frames that a bridge does not forward (01:80:c2:00:00:0x) come over the
+/// port itself, some of them past every rule: no ARP is taken there.
 fn as_own(port: Port) -> Port {
     port.hairpin(true)
         .mcast_router(BridgeMulticastRouterType::Disabled)
+        .arp(false)
 }
 
 /// Tank's own bridge. It learns nothing of frames that it keeps for itself, and gives what is for a group
@@ -55,8 +57,8 @@ impl Request {
         }
     }
 
-    /// Puts a bridge's port into a group, and has it give frames back to where they came from, and
-    /// take nobody behind it for a router of multicast.
+    /// Puts a bridge's port into a group, and has it give frames back to where they came from, take
+    /// nobody behind it for a router of multicast, and no ARP for itself.
     pub fn set_port(index: u32, group: u32) -> Self {
         let build = as_own(LinkBridgePort::new(index)).link_group(group);
         Self {
@@ -204,7 +206,7 @@ impl Routes {
         let quiet = (RouteNetlinkMessage::SetLink(quiet), 0);
         let up = match group {
             Some(_) => as_own(LinkBridgePort::new(0)).name(name).up().build(),
-            None => LinkUnspec::new_with_name(name).up().build(),
+            None => LinkUnspec::new_with_name(name).up().arp(false).build(),
         };
         let up = (RouteNetlinkMessage::NewLink(up), 0);
         match self.0.request(vec![made, quiet]) {

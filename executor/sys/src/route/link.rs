@@ -36,9 +36,18 @@ pub struct Link {
     /// Whether it is a bridge's port that gives frames back to where they came from
     /// (`hairpin_mode`).
     pub hairpin: bool,
+    /// Whether it takes no ARP for itself (`IFF_NOARP`).
+    pub no_arp: bool,
     /// Whether it is a bridge that learns nothing from frames it keeps for itself
     /// (`no_linklocal_learn`): those pass no rules.
     pub is_guarded: bool,
+}
+
+impl Link {
+    /// Whether it is as a port of Tank's own bridge is to be.
+    pub fn is_pods_port(&self) -> bool {
+        self.hairpin && self.no_arp
+    }
 }
 
 /// What a link is, as far as it matters.
@@ -88,6 +97,7 @@ pub(super) fn read_link(payload: &[u8]) -> Option<Link> {
         is_ethernet: payload.get(2..4) == Some(&ARPHRD_ETHER.to_ne_bytes()[..]),
         group: 0,
         hairpin: false,
+        no_arp: flags.contains(LinkFlags::Noarp),
         is_guarded: false,
     };
     for attribute in NlasIterator::new(payload.get(16..)?).flatten() {

@@ -67,6 +67,11 @@ const PLAIN: &str = "plain";
 const SOLICITATION_LENGTH: u16 = 8 + 8;
 const NEIGHBOUR_LENGTH: u16 = 24 + 8;
 
+/// How long a frame of ARP is behind its Ethernet header: as long as the shortest frame. And one of
+/// neighbour discovery with one option. What is longer carries something else to whoever is told.
+const ARP_LENGTH: u32 = 46;
+const DISCOVERY_LENGTH: u32 = 40 + NEIGHBOUR_LENGTH as u32;
+
 /// `ETH_P_*`.
 const ARP: u16 = 0x0806;
 pub(super) const IPV4: u16 = 0x0800;
@@ -309,6 +314,11 @@ fn rules() -> Vec<Rule> {
             Accept,
         ),
         senders(
+            "ARP and nothing behind it",
+            &[Match::EtherType(ARP), Match::LongerThan(ARP_LENGTH)],
+            Drop,
+        ),
+        senders(
             "its own address is at its own place",
             &[
                 Match::EtherType(ARP),
@@ -338,14 +348,24 @@ fn rules() -> Vec<Rule> {
     // Before an address is used, it is asked for from none.
     let mut asked = message(NEIGHBOUR_SOLICITATION).to_vec();
     asked.extend([unspecified, frame_of6(NeighbourTarget, true)]);
-    rules.extend([
-        senders(
-            "another's address is at another place",
-            &about_another,
+    rules.push(senders(
+        "another's address is at another place",
+        &about_another,
+        Drop,
+    ));
+    for kind in [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT] {
+        let long = [&message(kind)[..], &[Match::LongerThan(DISCOVERY_LENGTH)]];
+        rules.push(senders(
+            "neighbour discovery and nothing behind it",
+            &long.concat(),
             Drop,
-        ),
-        senders("is its own address another's, too?", &asked, Accept),
-    ]);
+        ));
+    }
+    rules.push(senders(
+        "is its own address another's, too?",
+        &asked,
+        Accept,
+    ));
     for kind in [
         ROUTER_SOLICITATION,
         NEIGHBOUR_SOLICITATION,

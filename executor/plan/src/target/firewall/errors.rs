@@ -13,7 +13,7 @@ use super::{
     in_set,
     isolation::ICMP,
     of_family,
-    routed::{RELATED, from_bridge},
+    routed::{INVALID, RELATED, from_bridge},
 };
 use std::collections::BTreeSet;
 
@@ -21,9 +21,6 @@ const ERRORS: &str = "errors";
 
 /// The sets of pairs of a pod's address and itself.
 const ENDS: &str = "ends";
-
-/// Of a connection's state: it belongs to none (`NF_CT_STATE_INVALID_BIT`).
-const INVALID: u32 = 1 << 0;
 
 /// Adds the chain, behind where connections are known and before anything is translated.
 pub(super) fn add_errors(table: &mut Table, scene: &Scene) {
@@ -34,7 +31,8 @@ pub(super) fn add_errors(table: &mut Table, scene: &Scene) {
         hook: 0,
         priority: -150,
     });
-    for family in scene.families() {
+    // Each pod has a link-local address of IPv6, whatever else it has.
+    for family in scene.families_of_pods() {
         table.sets.push(ends(family, scene));
         table.rules.extend(rules(family));
     }

@@ -9,10 +9,9 @@ use super::{
         ADMITTED, ALLOWED, BETWEEN, BOUND, CLOSED, INNER, INTERNET, INWARD, POLICED, POLICED_MACS,
         POLICY, STEERING,
     },
-    routed::{RELATED, both_ends, from_bridge, from_pods_network, on_one_bridge},
+    routed::{RELATED, TRACKED, both_ends, from_bridge, from_pods_network, on_one_bridge},
 };
-use ipnet::{IpNet, Ipv6Net};
-use std::{collections::BTreeSet, net::Ipv6Addr};
+use std::collections::BTreeSet;
 
 /// `PACKET_OTHERHOST`: what is for one hardware address that is not the port's own.
 const OTHER_HOST: u8 = 3;
@@ -20,64 +19,107 @@ const OTHER_HOST: u8 = 3;
 const BROADCAST: u8 = 1;
 const MULTICAST: u8 = 2;
 
+/// Whose addresses are judged.
+#[derive(Clone, Copy)]
+enum Ends {
+    /// Those of the connection that a packet belongs to, whichever way it goes: whoever opened it, and whom
+    /// the answers come from. So a change of a policy holds for what is open, too.
+    Connection,
+    /// Those of the packet itself.
+    Packet,
+}
+
+impl Ends {
+    /// The selectors of both, the opener's first.
+    fn of(self, family: Family) -> [Selector; 2] {
+        match (self, family) {
+            (Self::Connection, Family::V4) => [Selector::OpenerSource4, Selector::AnswerSource4],
+            (Self::Connection, Family::V6) => [Selector::OpenerSource6, Selector::AnswerSource6],
+            (Self::Packet, _) => both_ends(family),
+        }
+    }
+
+    /// The opener is in a set, or is not.
+    fn opener(self, family: Family, set: &str, is: bool) -> Match {
+        let [opener, _] = self.of(family);
+        in_set(set, family, vec![opener], is)
+    }
+
+    /// Whom it is for is in a set.
+    fn target(self, family: Family, set: &str) -> Match {
+        let [_, target] = self.of(family);
+        in_set(set, family, vec![target], true)
+    }
+
+    /// Both, together, are in a set, or are not.
+    fn pair(self, family: Family, set: &str, is: bool) -> Match {
+        in_set(set, family, self.of(family).to_vec(), is)
+    }
+}
+
 /// The rules by which connections are judged, of all `families`; pods have addresses of those that are
 /// `addressed`, and link-local ones.
 pub(super) fn judging(families: &BTreeSet<Family>, addressed: &BTreeSet<Family>) -> Vec<Rule> {
     let rule = |comment: &str, matches: Vec<Match>, action| {
         super::rule((TableFamily::Inet, POLICY), comment, matches, action)
     };
-    let mut rules: Vec<Rule> = answers(POLICY, &[]).into();
-    rules.extend(bridged_discovery());
-    for family in families.iter().copied() {
-        let of = |matches: &[Match]| [&[Match::Family(family)], matches].concat();
-        if addressed.contains(&family) {
-            let elsewhere = [from_bridge(false), from_pods_network(family)];
-            rules.push(rule(
-                "nobody else comes from the pods' networks",
-                of(&elsewhere),
-                Action::Drop,
-            ));
-        }
-        let pair = |set: &str, is| pair(family, set, is);
-        let unlisted = [
-            source(family, BOUND, true),
-            source(family, INTERNET, false),
-            pair(ALLOWED, false),
-        ];
+    let mut rules: Vec<Rule> = bridged_discovery().into();
+    for family in addressed.iter().copied() {
+        let own = Match::Family(family);
         rules.push(rule(
-            "a pod reaches whom it may",
-            of(&unlisted),
-            Action::Drop,
-        ));
-        let outside = no_internet(family);
-        for other in outside {
-            let inner = [
-                &[source(family, INTERNET, true), pair(ALLOWED, false)],
-                &other[..],
-            ]
-            .concat();
-            rules.push(rule("what is not the internet", of(&inner), Action::Drop));
-        }
-        let refused = [destination(family, CLOSED), pair(ADMITTED, false)];
-        rules.push(rule(
-            "a pod is reached by whom it admits",
-            of(&refused),
+            "nobody else comes from the pods' networks",
+            vec![from_bridge(false), own, from_pods_network(family)],
             Action::Drop,
         ));
     }
+    let judged = |ends| {
+        let each = families.iter().map(move |family| judged_by(ends, *family));
+        each.flatten()
+    };
+    rules.extend(judged(Ends::Connection));
+    // What became of a packet (an error of ICMP) belongs to its connection; whoever says so is an end of
+    // that (`errors`).
+    rules.push(rule(
+        "connections that were judged",
+        vec![Match::ConnState { any_of: TRACKED }],
+        Action::Accept,
+    ));
+    rules.extend(judged(Ends::Packet));
     rules
 }
 
-/// What a destination of a family has that is not on the internet: one of these.
-fn no_internet(family: Family) -> Vec<Vec<Match>> {
-    let mut all = vec![vec![pair(family, INNER, true)]];
-    if family == Family::V6 {
-        all.push(vec![Match::Destination {
-            net: global(),
-            is: false,
-        }]);
-    }
-    all
+/// The rules of one family.
+fn judged_by(ends: Ends, family: Family) -> [Rule; 3] {
+    let drop = |comment: &str, matches: &[Match]| {
+        let matches = [&[Match::Family(family)], matches].concat();
+        super::rule((TableFamily::Inet, POLICY), comment, matches, Action::Drop)
+    };
+    let unlisted = || ends.pair(family, ALLOWED, false);
+    [
+        drop(
+            "a pod reaches whom it may",
+            &[
+                ends.opener(family, BOUND, true),
+                ends.opener(family, INTERNET, false),
+                unlisted(),
+            ],
+        ),
+        drop(
+            "what is not the internet",
+            &[
+                ends.opener(family, INTERNET, true),
+                unlisted(),
+                ends.pair(family, INNER, true),
+            ],
+        ),
+        drop(
+            "a pod is reached by whom it admits",
+            &[
+                ends.target(family, CLOSED),
+                ends.pair(family, ADMITTED, false),
+            ],
+        ),
+    ]
 }
 
 /// Where the host looks at bridged packets as at routed ones (`net.bridge.bridge-nf-call-*`), neighbour
@@ -95,8 +137,8 @@ fn bridged_discovery() -> [Rule; 2] {
     })
 }
 
-/// What was asked for: it goes the other way than what is judged, or says why that did not arrive.
-/// Whoever says so is an end of that connection (`errors`).
+/// What the host asked a pod for: it goes the other way than what is judged, or says why that did not
+/// arrive. Whoever says so is an end of that connection (`errors`).
 fn answers(chain: &str, matches: &[Match]) -> [Rule; 2] {
     let related = Match::ConnState { any_of: RELATED };
     [
@@ -118,35 +160,6 @@ fn in_set(set: &str, family: Family, of: Vec<Selector>, is: bool) -> Match {
     }
 }
 
-fn source(family: Family, set: &str, is: bool) -> Match {
-    let of = match family {
-        Family::V4 => Selector::Source4,
-        Family::V6 => Selector::Source6,
-    };
-    in_set(set, family, vec![of], is)
-}
-
-fn destination(family: Family, set: &str) -> Match {
-    let of = match family {
-        Family::V4 => Selector::Destination4,
-        Family::V6 => Selector::Destination6,
-    };
-    in_set(set, family, vec![of], true)
-}
-
-/// Who it is from and whom it is for, together.
-fn pair(family: Family, set: &str, is: bool) -> Match {
-    in_set(set, family, both_ends(family).to_vec(), is)
-}
-
-/// Of these is what has a place on the internet (RFC 4291, section 2.4).
-fn global() -> IpNet {
-    IpNet::from(Ipv6Net::new_assert(
-        Ipv6Addr::from([0x2000, 0, 0, 0, 0, 0, 0, 0]),
-        3,
-    ))
-}
-
 /// What a pod with a policy may have of the host itself.
 pub(super) fn inward(families: &BTreeSet<Family>, addressed: &BTreeSet<Family>) -> Vec<Rule> {
     let from_pods = from_bridge(true);
@@ -156,8 +169,8 @@ pub(super) fn inward(families: &BTreeSet<Family>, addressed: &BTreeSet<Family>) 
         let matches = vec![
             from_pods.clone(),
             Match::Family(*family),
-            source(*family, BOUND, true),
-            pair(*family, ALLOWED, false),
+            Ends::Packet.opener(*family, BOUND, true),
+            Ends::Packet.pair(*family, ALLOWED, false),
         ];
         let at = (TableFamily::Inet, INWARD);
         super::rule(at, "a pod reaches whom it may", matches, Action::Drop)

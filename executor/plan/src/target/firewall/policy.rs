@@ -21,10 +21,10 @@ use super::{
     routed::everything,
 };
 use crate::target::{Target, networks::Place};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 use tank_model::spec::Peer;
 
@@ -63,6 +63,13 @@ const NOT_INTERNET: [Ipv4Net; 11] = [
     Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
+/// What has no place there: what is not in 2000::/3 (RFC 4291, section 2.4).
+const NOT_INTERNET6: [Ipv6Net; 3] = [
+    Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 0), 3),
+    Ipv6Net::new_assert(Ipv6Addr::new(0x4000, 0, 0, 0, 0, 0, 0, 0), 2),
+    Ipv6Net::new_assert(Ipv6Addr::new(0x8000, 0, 0, 0, 0, 0, 0, 0), 1),
+];
+
 /// A pod with a policy.
 struct Policed<'a> {
     /// Where it is.
@@ -97,9 +104,7 @@ impl Target<'_> {
             chain(TableFamily::Bridge, BETWEEN, 2, -200),
         ]);
         let addressed = scene.families();
-        // Each pod has a link-local address of IPv6, whatever else it has.
-        let mut families = addressed.clone();
-        families.insert(Family::V6);
+        let families = scene.families_of_pods();
         table.rules.extend(judging(&families, &addressed));
         table.rules.extend(inward(&families, &addressed));
         table.rules.extend(steering());
@@ -275,8 +280,9 @@ impl From<IpNet> for Value {
 /// What is not the internet of a family: the pods' networks, and what has no place there.
 fn inner(family: Family, networks: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
     let mut nets: Vec<IpNet> = networks.collect();
-    if family == Family::V4 {
-        nets.extend(NOT_INTERNET.map(IpNet::from));
+    match family {
+        Family::V4 => nets.extend(NOT_INTERNET.map(IpNet::from)),
+        Family::V6 => nets.extend(NOT_INTERNET6.map(IpNet::from)),
     }
     IpNet::aggregate(&nets)
 }

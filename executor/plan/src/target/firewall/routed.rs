@@ -37,8 +37,13 @@ const ONE_NETWORK: &str = "one_network";
 pub(super) const GATEWAYS: &str = "gateways";
 
 /// Bits of a connection's state (`NF_CT_STATE_BIT`) and of its status (`IPS_DST_NAT`).
+pub(super) const INVALID: u32 = 1 << 0;
 const ESTABLISHED: u32 = 1 << 1;
 pub(super) const RELATED: u32 = 1 << 2;
+const NEW: u32 = 1 << 3;
+const UNTRACKED: u32 = 1 << 6;
+/// It belongs to a connection.
+pub(super) const TRACKED: u32 = ESTABLISHED | RELATED | NEW;
 const DNAT: u32 = 1 << 5;
 
 pub(super) const TCP: u8 = 6;
@@ -409,7 +414,21 @@ fn forwarding() -> Vec<Rule> {
         any_of: ESTABLISHED | RELATED,
     };
     let translated = Match::ConnStatus { any_of: DNAT };
+    // Only connections are translated.
+    let untranslated = vec![
+        Match::ConnState {
+            any_of: INVALID | UNTRACKED,
+        },
+        from_bridge(true),
+        to_bridge(false),
+    ];
     vec![
+        super::rule(
+            (TableFamily::Inet, FORWARD),
+            "nothing leaves with a pod's own address",
+            untranslated,
+            Action::Drop,
+        ),
         rule("answers to pods", &[answers], Action::Accept),
         rule("published ports", &[translated], Action::Accept),
         rule("nothing else reaches a pod", &[], Action::Drop),

@@ -62,6 +62,13 @@ impl Scene {
         used.chain(&self.others)
     }
 
+    /// The families of the addresses that pods have at all: each has a link-local one of IPv6.
+    pub fn families_of_pods(&self) -> BTreeSet<Family> {
+        let mut families = self.families();
+        families.insert(Family::V6);
+        families
+    }
+
     /// Those that nothing enters or leaves.
     pub fn internal(&self) -> impl Iterator<Item = &String> {
         let internal = self.networks.iter().filter(|network| network.internal);

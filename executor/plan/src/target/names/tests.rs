@@ -100,6 +100,55 @@ fn servers_of_the_host_or_of_ones_own_are_asked_and_never_the_server_itself() {
 }
 
 #[test]
+fn a_server_among_the_pods_is_asked_where_the_pod_reaches_it() {
+    let config = |more: Option<(&str, IpAddr)>| {
+        let mut pods = serde_json::json!({
+            "open": pod(serde_json::json!({})),
+            "closed": pod(serde_json::json!({ "allow_from": ["friend"] })),
+            "inner": pod(serde_json::json!({ "networks": { "back": {} } })),
+            "friend": pod(serde_json::json!({})),
+            "other": pod(serde_json::json!({})),
+            "bound": pod(serde_json::json!({ "egress": ["other", "192.0.2.0/24"] })),
+        });
+        if let Some((pod, server)) = more {
+            pods[pod]["dns"] = serde_json::json!({ "servers": { "first": server } });
+        }
+        let config = serde_json::json!({ "networks": { "back": {} }, "pods": pods });
+        model::inputs(&serde_json::from_value(config).expect("a configuration"))
+    };
+    let inputs = config(None);
+    let address = |pod: &str| {
+        let pod = Name::new(pod).expect("a name");
+        let mut own = inputs.target().places(&pod).into_iter();
+        let own = own.find_map(|place| place.addresses.first().map(IpNet::addr));
+        own.expect("an address")
+    };
+    for (pod, server, asked) in [
+        ("other", "open", true),
+        ("friend", "closed", true),
+        ("other", "closed", false),
+        ("other", "inner", false),
+        ("inner", "open", false),
+        ("bound", "open", false),
+        ("bound", "other", true),
+    ] {
+        let server = address(server);
+        let mapped = match server {
+            IpAddr::V4(v4) => IpAddr::V6(v4.to_ipv6_mapped()),
+            v6 => v6,
+        };
+        for written in [server, mapped] {
+            let inputs = config(Some((pod, written)));
+            let zone = inputs.target().zone(&Observed::default());
+            let clients = zone.expect("a zone").clients;
+            let upstreams = &clients[&address(pod)].upstreams;
+            let expected = if asked { vec![server] } else { Vec::new() };
+            assert_eq!(*upstreams, expected, "{pod} asks {server}");
+        }
+    }
+}
+
+#[test]
 fn a_name_with_dots_is_for_its_own_stack() {
     let alias = serde_json::json!({ "aliases": { "www.bank": {}, "api": {} } });
     let inputs = inputs(serde_json::json!({ "com:web": pod(alias) }));
