@@ -18,6 +18,8 @@ mod settings;
 mod spoof;
 #[path = "table.rs"]
 mod table;
+#[path = "untracked.rs"]
+mod untracked;
 
 use std::{
     path::Path,

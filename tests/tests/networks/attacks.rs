@@ -613,6 +613,42 @@ fn errors_about_connections_of_others_lead_nowhere() {
     site.finish();
 }
 
+/// A pod on a network of IPv4 alone has a link-local address of IPv6 all the same, and says nothing by it of
+/// the host's connections.
+#[test]
+fn errors_from_a_link_local_address_lead_nowhere() {
+    let mut site = Segment::new(false);
+    let networks = json!({ "four": { "subnets": ["10.88.0.0/24"] } });
+    let pods = [("a", json!({ "networks": { "four": {} } }))];
+    switch(&site.host, &networks, &pods);
+    site.serve(From::Neighbour, OPEN);
+    let (next, up) = (NEIGHBOUR[1], UPLINK[1]);
+    let mut host = Asker::start(&site, From::Host, (next, OPEN, "5555"));
+    let case = |from: &str| format!("{from} {up} {up} 5555 {next} {OPEN}");
+    let output = site
+        .inside(From::Pod("a"), "ip")
+        .args(["-j", "-6", "address", "show", "dev", "eth0"])
+        .output();
+    let found: Value = serde_json::from_slice(&output.expect("ip").stdout).expect("JSON");
+    let own = found[0]["addr_info"][0]["local"].as_str();
+    let own = own.expect("a link-local address");
+    assert!(own.starts_with("fe80::"), "{own}");
+    let mut command = site.inside(From::Pod("a"), "python3");
+    command.args(["-c", ERRORS, "eth0", BRIDGE_MAC, &case(own)]);
+    assert!(command.status().expect("python3").success());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(host.error(), "0");
+    let up0 = sh(&site.host, "ip -j link show up0");
+    let up0: Value = serde_json::from_str(&up0).expect("JSON");
+    let mac = up0[0]["address"].as_str().expect("an address");
+    let mut command = site.inside(From::Neighbour, "python3");
+    command.args(["-c", ERRORS, "eth0", mac, &case(next)]);
+    assert!(command.status().expect("python3").success());
+    eventually("the neighbour says so", || host.error() == "111");
+    drop(host);
+    site.finish();
+}
+
 /// Nobody waits for a pod where nobody listens: it says so, whatever its network and its policy.
 #[test]
 fn who_asks_where_nobody_listens_is_refused() {
