@@ -264,6 +264,19 @@ fn ports(text: &str) -> Result<(), Refusal> {
 }
 
 fn peer(text: &str) -> Result<(), Refusal> {
+    if let Ok(net) = parse_network(text)
+        && net.trunc() != net
+    {
+        return Err(Refusal {
+            code: "tank::value::invalid",
+            message: format!("`{text}` is an address in a network, and not the network"),
+            help: format!(
+                "write \"{}\", or \"{}\" for that address",
+                net.trunc(),
+                net.addr()
+            ),
+        });
+    }
     Peer::read(text, None).map(drop).map_err(|error| Refusal {
         code: "tank::value::invalid",
         message: error.to_string(),

@@ -3,7 +3,7 @@
 
 use crate::{Inputs, nickel::Evaluated};
 use serde_json::{Map, Value};
-use tank_model::{Name, NameError, spec::Peer};
+use tank_model::{Name, NameError, spec::Peer, stack::RESERVED_STACKS};
 
 /// The stack that a source belongs to: by the source itself, or as it was asked for. That both say
 /// different ones is a problem.
@@ -27,12 +27,12 @@ fn stack_of(value: &Value, inputs: &Inputs, evaluated: &mut Evaluated) -> Option
     let stack = said.or_else(|| asked.cloned());
     if let Some(stack) = stack
         .as_ref()
-        .filter(|stack| RESERVED.contains(&stack.as_str()))
+        .filter(|stack| RESERVED_STACKS.contains(&stack.as_str()))
     {
         let message = format!(
             "no stack can be called `{stack}`: its pods would have names like `web.{stack}`"
         );
-        let help = "choose a name that is the end of no name on the Internet or of this machine";
+        let help = "choose another: what ends so is looked for on the Internet, or on this machine";
         problem(
             evaluated,
             "tank::stack::reserved",
@@ -42,22 +42,6 @@ fn stack_of(value: &Value, inputs: &Inputs, evaluated: &mut Evaluated) -> Option
     }
     stack
 }
-
-/// What no stack is called. The pod `db` of the stack `shop` is `db.shop` for the others, whatever is
-/// called so on the Internet; where everybody's names end, that is no accident anybody wants.
-const RESERVED: [&str; 11] = [
-    "arpa",
-    "com",
-    "edu",
-    "gov",
-    "int",
-    "internal",
-    "local",
-    "localhost",
-    "mil",
-    "net",
-    "org",
-];
 
 fn problem(evaluated: &mut Evaluated, code: &str, at: &[&str], (message, help): (String, &str)) {
     let at: Vec<String> = at.iter().map(|part| (*part).to_owned()).collect();

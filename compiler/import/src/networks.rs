@@ -12,14 +12,20 @@ use tank_model::{
 impl Draft {
     /// Declares a network, by the nearest name that is not taken; which one that is.
     pub(crate) fn network(&mut self, wanted: &str) -> String {
-        let mut taken = Map::new();
-        taken.insert(DEFAULT_NETWORK.to_owned(), Value::Null);
-        taken.extend(self.networks.keys().map(|name| (name.clone(), Value::Null)));
-        let name = fresh(&taken, &name_of(wanted));
+        let name = self.unremarked_network(wanted);
         if name != wanted {
             let remark = format!("The network `{wanted}` is called `{name}`.");
             self.remarks.push(remark);
         }
+        name
+    }
+
+    /// The same, of one that the source does not call so.
+    pub(crate) fn unremarked_network(&mut self, wanted: &str) -> String {
+        let mut taken = Map::new();
+        taken.insert(DEFAULT_NETWORK.to_owned(), Value::Null);
+        taken.extend(self.networks.keys().map(|name| (name.clone(), Value::Null)));
+        let name = fresh(&taken, &name_of(wanted));
         self.networks.insert(name.clone(), json!({}));
         name
     }

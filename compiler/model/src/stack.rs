@@ -20,6 +20,22 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What no stack is called. The pod `db` of the stack `shop` is `db.shop` for the others, whatever is
+/// called so on the Internet; where everybody's names end, that is no accident anybody wants.
+pub const RESERVED_STACKS: [&str; 11] = [
+    "arpa",
+    "com",
+    "edu",
+    "gov",
+    "int",
+    "internal",
+    "local",
+    "localhost",
+    "mil",
+    "net",
+    "org",
+];
+
 /// Which pods of a host a change means. All others stay what they are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Scope {

@@ -168,13 +168,18 @@ impl fmt::Display for Reach {
             Protocol::Tcp => "",
             Protocol::Udp => "/udp",
         };
-        let from = match (opens, at.ip().is_loopback(), only) {
-            (false, ..) => "from nobody any more".to_owned(),
-            (true, true, _) => "from this host".to_owned(),
-            (true, false, None) => "from anywhere".to_owned(),
-            (true, false, Some(peers)) => format!("from {}", listed(peers, "this host")),
+        let from = match (at.ip().is_loopback(), only) {
+            (true, _) => "from this host".to_owned(),
+            (false, None) => "from anywhere".to_owned(),
+            (false, Some(peers)) => format!("from {}", listed(peers, "this host")),
         };
         let (last, to_last) = (range(last), range(to_last));
+        if !opens {
+            return write!(
+                f,
+                "{at}{last}{protocol} is not published any more (\u{2192} {pod}:{to}{to_last})"
+            );
+        }
         write!(
             f,
             "{at}{last}{protocol} {from} \u{2192} {pod}:{to}{to_last}"

@@ -21,7 +21,7 @@ fn a_fresh_host_with_a_table_of_somebody_else() {
     assert_eq!(
         lines(&plan),
         [
-            "publish ports: 0.0.0.0:8080 from anywhere \u{2192} web:80; 117 rules are missing and 2 are not wanted",
+            "publish ports: 0.0.0.0:8080 from anywhere \u{2192} web:80; 121 rules are missing and 2 are not wanted",
             "set up the bridge: pods need it",
             "answer names: db, web: pods find each other by name",
             "create pod db: it is declared",

@@ -21,6 +21,8 @@ use std::{
     path::Path,
 };
 
+use tank_model::stack::RESERVED_STACKS;
+
 type Fields = Map<String, Value>;
 
 pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportError> {
@@ -243,7 +245,7 @@ impl Compose<'_> {
             None => (folder().unwrap_or_default(), "the folder"),
         };
         if name.contains(|c: char| c.is_ascii_alphanumeric()) {
-            let stack = name_of(&name);
+            let stack = stack_of(&name);
             let remark = format!("The stack is called `{stack}` after {source}, as by Compose.");
             self.draft.remarks.push(remark);
             self.draft.stack = Some(stack);
@@ -255,7 +257,7 @@ impl Compose<'_> {
         let given = text_of(value).unwrap_or_default();
         match self.plain(&given).filter(|name| !name.is_empty()) {
             Some(name) => {
-                let stack = name_of(&name);
+                let stack = stack_of(&name);
                 if stack != name {
                     let remark = format!("The project is called `{name}`, the stack `{stack}`.");
                     self.draft.remarks.push(remark);
@@ -380,9 +382,7 @@ impl Compose<'_> {
                 }
             }
             "hostname" => match text_of(value).and_then(|name| self.plain(&name)) {
-                Some(name) => {
-                    at.pod.insert("hostname".to_owned(), name.into());
-                }
+                Some(name) => self.hostname(at, path, &name),
                 None => self
                     .draft
                     .note(path, "it depends on a variable that has no value here"),
@@ -408,6 +408,15 @@ impl Compose<'_> {
                 .for_each(|config| self.config(at, path, config)),
             _ => self.plain_field(at, path, &key, value),
         }
+    }
+}
+
+/// The nearest name to a project's that a stack can have.
+fn stack_of(project: &str) -> String {
+    let name = name_of(project);
+    match RESERVED_STACKS.contains(&name.as_str()) {
+        true => format!("{name}-stack"),
+        false => name,
     }
 }
 

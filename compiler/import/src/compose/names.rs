@@ -1,9 +1,12 @@
 //! By which names a service is found, and where it asks for others.
 
-use super::{Compose, Fields, Service, list, pairs};
+use super::{Compose, Fields, Service, list, objects, pairs};
 use crate::{name_of, record, text_of};
 use serde_json::{Value, json};
-use tank_model::spec::{HOST_GATEWAY, is_domain};
+use tank_model::{
+    Name,
+    spec::{HOST_GATEWAY, is_domain},
+};
 
 impl Compose<'_> {
     /// Another name of a service, for when all pods are there.
@@ -22,6 +25,28 @@ impl Compose<'_> {
             .entry(name_of(service))
             .or_default()
             .insert(alias);
+    }
+
+    /// A pod is found by its host name: by one that is another service's, who asks for that would find it.
+    pub(super) fn hostname(&mut self, at: &mut Service<'_>, path: &str, name: &str) {
+        let mut labels = name.split('.');
+        let is_legal = name.len() <= 64 && labels.all(|label| Name::new(label).is_ok());
+        let services = objects(self.whole.get("services"));
+        let mut others = services.filter(|(other, _)| *other != at.name);
+        let is_others = others.any(|(other, _)| other == name || name_of(other) == name);
+        if !is_legal {
+            let why = format!(
+                "`{name}` is no host name: labels of `a-z`, `0-9` and `-`, with `.` between them"
+            );
+            self.draft.note(path, why);
+        } else if is_others {
+            let why = format!(
+                "`{name}` is the name of another service: who asks for that would find this one"
+            );
+            self.draft.note(path, why);
+        } else {
+            at.pod.insert("hostname".to_owned(), name.into());
+        }
     }
 
     /// Gives the pods the other names that were found. One that a pod has anyhow is none.

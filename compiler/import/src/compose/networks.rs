@@ -85,7 +85,7 @@ impl Compose<'_> {
     }
 
     fn project_network(&mut self) -> String {
-        let own = self.draft.network(PROJECT);
+        let own = self.draft.unremarked_network(PROJECT);
         let remark = format!(
             "Compose's network `default` is called `{own}`: Tank's is the host's, with pods of other stacks."
         );

@@ -90,9 +90,14 @@ pub(super) fn unknown_peers(config: &Config, whole: bool, problems: &mut Vec<Pro
                 problems.push(Problem {
                     code: "tank::policy::no_network",
                     path: path(["pods", pod.as_str(), field]),
-                    message: format!(
-                        "pod `{pod}` has no address of its own that a policy could be about"
-                    ),
+                    message: match spec.network {
+                        Network::Nics(_) => format!(
+                            "pod `{pod}` is on the host's own network, where no policy of Tank's holds"
+                        ),
+                        _ => format!(
+                            "pod `{pod}` has no address of its own that a policy could be about"
+                        ),
+                    },
                     help: format!("use `network = 'bridge`, or drop `{field}`"),
                     related: Some((
                         path(["pods", pod.as_str(), "network"]),
@@ -159,6 +164,14 @@ fn peer_problem(
                 .to_owned(),
         ),
         Peer::Pod(other) => match config.pods.get(other) {
+            Some(there) if matches!(there.network, Network::Nics(_)) => (
+                "tank::policy::peer_without_address",
+                format!(
+                    "pod `{}` is on the host's own network, and its addresses are not Tank's to follow",
+                    other.as_seen_from(pod.stack())
+                ),
+                "name its addresses: they are those of its `network.nics`".to_owned(),
+            ),
             Some(there) if there.network != Network::Bridge => (
                 "tank::policy::peer_without_address",
                 format!(

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use tank_model::spec::Ports;
 
 /// The contract, the field as it is called elsewhere, and what to do.
-const WORDS: [(&str, &str, &str); 77] = [
+const WORDS: [(&str, &str, &str); 107] = [
     ("Config", "services", IMPORT),
     ("Config", "apiVersion", IMPORT),
     ("Config", "kind", IMPORT),
@@ -133,7 +133,7 @@ const WORDS: [(&str, &str, &str); 77] = [
     (
         "NamedNetwork",
         "driver",
-        "leave it out: a network is a bridge of Tank's",
+        "leave it out: a network is a bridge of Tank's. For an address on the host's own network (macvlan) a pod has `network.nics`",
     ),
     ("NamedNetwork", "ipam", "write `subnets`"),
     ("NamedNetwork", "subnet", "write `subnets`"),
@@ -162,10 +162,56 @@ const WORDS: [(&str, &str, &str); 77] = [
         "driver_opts",
         "leave it out: a network is a bridge of Tank's",
     ),
+    ("Pod", "ingress", ALLOW),
+    ("Pod", "allow", ALLOW),
+    ("Pod", "allow_to", "write `egress`: whom the pod reaches"),
+    ("Pod", "deny", DENY),
+    ("Pod", "deny_from", DENY),
+    (
+        "Pod",
+        "nics",
+        "write `network.nics`: interfaces of the pod's own on the host's links",
+    ),
+    ("Pod", "dns_search", "write `dns.search.NAME`"),
+    ("Pod", "dns_opt", "write `dns.options`"),
+    ("Pod", "hosts", "write `extra_hosts`"),
+    ("Pod", "hostAliases", "write `extra_hosts`"),
+    ("Pod", "dnsConfig", "write `dns`"),
+    ("Pod", "hostNetwork", "write `network = 'host`"),
+    ("Container", "network", POD),
+    ("Container", "hostname", POD),
+    ("Container", "aliases", POD),
+    ("Container", "dns", POD),
+    ("Container", "extra_hosts", POD),
+    ("Container", "sysctls", POD),
+    ("Container", "allow_from", POD),
+    ("Container", "egress", POD),
+    (
+        "Container",
+        "network_mode",
+        "write it in the pod: `network = 'host`, or `'none`",
+    ),
+    (
+        "Container",
+        "links",
+        "pods find each other by name; for another name write `aliases` in the pod it is for",
+    ),
+    ("Container", "hosts", "write `extra_hosts` in the pod"),
+    ("Publish", "host", "write `address`"),
+    ("Publish", "ip", "write `address`"),
+    ("Publish", "bind", "write `address`"),
+    ("Publish", "hostIP", "write `address`"),
+    ("Publish", "hostPort", "write `port`"),
+    ("Publish", "containerPort", "write `to`"),
+    ("Publish", "container_port", "write `to`"),
     ("Membership", "ipv4_address", "write `addresses`"),
     ("Membership", "ipv6_address", "write `addresses`"),
 ];
 
+const ALLOW: &str = "write `allow_from`: who reaches the pod";
+const DENY: &str =
+    "write who may: `allow_from` for who reaches the pod, `egress` for whom it reaches";
+const POD: &str = "write it in the pod, beside `containers`";
 const IMPORT: &str = "`tank import FILE` writes a Compose file, or Kubernetes manifests, as Nickel";
 const CONTAINER: &str = "a pod's processes are its containers: write it in `containers.NAME`";
 const PROBE: &str = "probes are a container's: write it in `containers.NAME`";
@@ -199,6 +245,7 @@ pub(super) fn tag(field: &str, text: &str, path: &[String]) -> Option<String> {
             return Some(help.to_owned());
         }
         (_, "service_healthy") if of_pods("depends_on") => "'ready",
+        (_, "healthy") if of_pods("depends_on") => "'ready",
         (_, "service_started") if of_pods("depends_on") => "'started",
         (_, "service_completed_successfully") if of_pods("depends_on") => "'completed",
         ("restart", "unless-stopped") => "'always",
@@ -207,6 +254,23 @@ pub(super) fn tag(field: &str, text: &str, path: &[String]) -> Option<String> {
         ("allow_from", "host") => return Some(tank_model::check::HOST_MAY.to_owned()),
         ("egress", "host") => return Some(tank_model::check::HOST_BY_ADDRESS.to_owned()),
         ("allow_from" | "egress", "*" | "any") => "'all",
+        ("allow_from", "internet") => {
+            return Some(
+                "whoever is on the Internet is known by no name here: `'all`, or subnets in a list"
+                    .to_owned(),
+            );
+        }
+        ("egress", "internal") => {
+            return Some("name whom it reaches in a list: pods, and subnets".to_owned());
+        }
+        ("protocol", "sctp") => {
+            return Some("there are `'tcp`, `'udp`, and `'both`".to_owned());
+        }
+        ("network", "macvlan" | "bridge0") => {
+            return Some(
+                "write `network.nics.eth0 = { mode = 'macvlan, parent = \"eth0\" }`, with the host's link".to_owned(),
+            );
+        }
         ("network", name) if is_field(name) => {
             return Some(format!(
                 "for a network that is declared write `networks.{name} = {{}}`"
@@ -237,7 +301,14 @@ pub(super) fn field_for_each(field: &str, names: &[String]) -> Option<String> {
 }
 
 /// What to write in the place of a text that a port, an address or a peer is in other files.
-pub(super) fn value(field: &str, text: &str) -> Option<String> {
+pub(super) fn value(contract: &str, field: &str, text: &str) -> Option<String> {
+    if contract == "Cidr" {
+        let address: IpAddr = text.parse().ok()?;
+        let length = if address.is_ipv4() { 24 } else { 64 };
+        return Some(format!(
+            "write it with the length of its network's prefix, for example `{field} = \"{address}/{length}\"`"
+        ));
+    }
     if field == "address" {
         let inner = text.trim_start_matches('[').trim_end_matches(']');
         let address: Option<IpAddr> = match inner {

@@ -281,7 +281,8 @@ impl Walk<'_> {
                     }
                     _ => message,
                 };
-                let elsewhere = field.and_then(|field| elsewhere::value(field, json.as_str()?));
+                let elsewhere =
+                    field.and_then(|field| elsewhere::value(contract, field, json.as_str()?));
                 self.report(code, path, message, elsewhere.unwrap_or(help));
                 None
             }

@@ -49,10 +49,16 @@ pub fn import(
         }
         let what = if imported.notes.is_empty() {
             "every key is mapped".to_owned()
+        } else if imported.notes.len() == 1 {
+            "1 key is not mapped".to_owned()
         } else {
             format!("{} keys are not mapped", imported.notes.len())
         };
-        output::error(&format!("{} pods, {what}\n", imported.pods));
+        let pods = match imported.pods {
+            1 => "1 pod".to_owned(),
+            many => format!("{many} pods"),
+        };
+        output::error(&format!("{pods}, {what}\n"));
     }
     Ok(u8::from(strict && !imported.notes.is_empty()))
 }

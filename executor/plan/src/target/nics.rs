@@ -101,7 +101,7 @@ pub enum NicError {
     ParentDown { parent: String },
     #[error("the host's link `{parent}` is no bridge; name one, or use `mode = 'macvlan`")]
     NoBridge { parent: String },
-    #[error("`{parent}` is Tank's own bridge; use `network = 'bridge`")]
+    #[error("`{parent}` is Tank's own bridge; declare the network, and use `networks`")]
     OwnBridge { parent: String },
     #[error("the host's link `{parent}` is no Ethernet, and takes no macvlan; name another")]
     NoEthernet { parent: String },
@@ -171,7 +171,10 @@ impl Target<'_> {
         let parent = parent_of(nic, host, found)?;
         let Some(link) = host.parents.get(parent) else {
             let parent = parent.to_owned();
-            return Err(NicError::NoParent { parent });
+            return Err(match self.is_own_bridge(&parent) {
+                true => NicError::OwnBridge { parent },
+                false => NicError::NoParent { parent },
+            });
         };
         let default = |via: IpAddr| {
             let everything = match via {
@@ -271,6 +274,10 @@ impl Target<'_> {
         Some(format!("the next hop of this host's routes by `{name}`"))
     }
 
+    fn is_own_bridge(&self, name: &str) -> bool {
+        name == self.host.bridge || is_bridge_name(name)
+    }
+
     fn refuse_parent(
         &self,
         mode: NicMode,
@@ -281,7 +288,7 @@ impl Target<'_> {
         let parent = name.to_owned();
         let macvlan = mode == NicMode::Macvlan;
         Err(match &link.port_of {
-            _ if name == self.host.bridge || is_bridge_name(name) => NicError::OwnBridge { parent },
+            _ if self.is_own_bridge(name) => NicError::OwnBridge { parent },
             _ if !macvlan && !link.is_bridge => NicError::NoBridge { parent },
             _ if macvlan && link.is_macvlan => NicError::IsMacvlan { parent },
             _ if macvlan && !link.is_ethernet => NicError::NoEthernet { parent },
