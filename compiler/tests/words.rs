@@ -437,3 +437,56 @@ fn what_else_is_typed_first_is_answered() {
 ";
     insta::assert_snapshot!(said("first", "pods.ncl", text));
 }
+
+/// What is typed next: the opposite of what is meant is no suggestion, and what is a pod's is written in the
+/// pod.
+#[test]
+fn what_is_typed_next_is_answered() {
+    let text = "{
+  pods.web = {
+    containers.app = { image = \"x\", hostname = \"www\", network = \"back\", dns = {}, links = [\"b\"] },
+    ingress = [\"b\"],
+    allow_to = [\"b\"],
+    deny = [\"b\"],
+    nics.eth0 = {},
+    dns_search = [\"example.org\"],
+    publish.one = { host = \"0.0.0.0\", containerPort = 80, hostPort = 80, port = 80 },
+    publish.two = { port = 81, protocol = 'sctp },
+    depends_on.b = 'healthy,
+  },
+  pods.b = {
+    containers.app.image = \"x\",
+    allow_from = 'internet,
+    egress = 'internal,
+  },
+  pods.c = { containers.app.image = \"x\", allow_from = [\"10.0.0.1/8\", \"mv\"], network = 'macvlan },
+  pods.mv = {
+    containers.app.image = \"x\",
+    network.nics.eth0 = { mode = 'macvlan, parent = \"up0\", address = \"192.0.2.5\" },
+    allow_from = [\"c\"],
+  },
+}
+";
+    insta::assert_snapshot!(said("next", "pods.ncl", text));
+}
+
+/// What is right by itself and wrong beside the others.
+#[test]
+fn what_is_wrong_beside_others_is_answered() {
+    let text = "{
+  pods.b = {
+    containers.app.image = \"x\",
+    hostname = \"localhost\",
+    dns.servers = { a = \"0.0.0.0\", b = \"::ffff:10.0.0.1\", c = \"fe80::1\" },
+    sysctls = { \"net.ipv4.conf.eth0.rp_filter\" = \"0\", \"net.ipv4.ip_forward\" = \"1\\n2\" },
+  },
+  pods.web = { containers.app.image = \"x\", hostname = \"b\", allow_from = [\"mv\"] },
+  pods.mv = {
+    containers.app.image = \"x\",
+    network.nics.eth0 = { mode = 'macvlan, parent = \"up0\", address = \"192.0.2.5/24\" },
+    allow_from = [\"web\"],
+  },
+}
+";
+    insta::assert_snapshot!(said("beside", "pods.ncl", text));
+}

@@ -177,7 +177,7 @@ impl fmt::Display for Reach {
         if !opens {
             return write!(
                 f,
-                "{at}{last}{protocol} is not published any more (\u{2192} {pod}:{to}{to_last})"
+                "{at}{last}{protocol} no longer leads to {pod}:{to}{to_last}"
             );
         }
         write!(

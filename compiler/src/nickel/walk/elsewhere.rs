@@ -266,7 +266,7 @@ pub(super) fn tag(field: &str, text: &str, path: &[String]) -> Option<String> {
         ("protocol", "sctp") => {
             return Some("there are `'tcp`, `'udp`, and `'both`".to_owned());
         }
-        ("network", "macvlan" | "bridge0") => {
+        ("network", "macvlan") => {
             return Some(
                 "write `network.nics.eth0 = { mode = 'macvlan, parent = \"eth0\" }`, with the host's link".to_owned(),
             );
