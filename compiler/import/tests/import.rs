@@ -398,6 +398,47 @@ fn a_project_with_a_name_is_a_stack() {
     std::fs::remove_dir_all(dir).expect("remove");
 }
 
+/// What is imported is accepted: a project that no stack can be called as, host names that are none or another
+/// service's, and a network that is called as the project's own would be.
+#[test]
+fn names_that_are_refused_are_not_imported() {
+    let dir = std::env::temp_dir().join(format!("tank-import-names-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let file = dir.join("compose.yaml");
+    let text = "name: net
+networks: { project: {} }
+services:
+  db: { image: x, networks: [project] }
+  api: { image: x, hostname: db }
+  web: { image: x, hostname: www_1 }
+  own: { image: x, hostname: own.example.org }
+";
+    std::fs::write(&file, text).expect("write");
+    let made = import::import(std::slice::from_ref(&file), None, schema(), None).expect("imports");
+    let keys: Vec<&str> = made.notes.iter().map(|note| note.key.as_str()).collect();
+    assert_eq!(keys, ["services.api.hostname", "services.web.hostname"]);
+    assert!(made.nickel.contains("stack = \"net-stack\","));
+    assert!(made.nickel.contains("hostname = \"own.example.org\""));
+    assert!(
+        !made.nickel.contains("`project` is called"),
+        "{}",
+        made.nickel
+    );
+    assert!(
+        made.nickel.contains("`default` is called `project-2`"),
+        "{}",
+        made.nickel
+    );
+    let pods = dir.join("pods.ncl");
+    std::fs::write(&pods, &made.nickel).expect("write");
+    let inputs = Inputs {
+        files: vec![pods],
+        ..Inputs::default()
+    };
+    compile_here(&inputs, None).expect(&made.nickel);
+    std::fs::remove_dir_all(dir).expect("remove");
+}
+
 #[test]
 fn what_is_nothing_is_refused() {
     let dir = std::env::temp_dir().join(format!("tank-import-{}", std::process::id()));
