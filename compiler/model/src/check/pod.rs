@@ -53,11 +53,11 @@ fn wrong_sysctl((key, value): (&str, &str), pod: &Pod) -> Option<(&'static str, 
             ),
             "set it on the host (sysctl.d(5)), or use another `network`".to_owned(),
         )
-    } else if value.contains(char::is_control) {
+    } else if value.contains(|c: char| c.is_control() && c != '\t') {
         (
             "tank::sysctl::value",
             format!("the value of `{key}` has a control character: {value:?}"),
-            "write one line; numbers of one setting are separated by spaces".to_owned(),
+            "write one line; numbers of one setting are separated by spaces or tabs".to_owned(),
         )
     } else if is_disabling && has_ipv6(&pod.network) && value.trim() != "0" {
         (
