@@ -64,6 +64,12 @@ impl Ended {
     }
 }
 
+/// What a diagnostic says, without the lines that it is broken into.
+pub fn words(text: &str) -> String {
+    let words = text.split_whitespace().filter(|word| *word != "│");
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// Where the programs are that are tested: where cargo puts them, or `TANK_BIN_DIR`, for the
 /// release build or for another version.
 pub fn bin(name: &str) -> PathBuf {

@@ -34,6 +34,7 @@ pub mod report;
 pub mod step;
 pub mod target;
 pub mod unmet;
+pub mod unusable;
 pub mod why;
 
 pub use health::Health;

@@ -7,6 +7,7 @@
 //! pod stays as it is. A rollback is refused nothing, and a program may begin to listen at any time:
 //! of those [`crate::unmet`] tells.
 
+use crate::unusable::Unusable;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -155,7 +156,7 @@ pub fn cut_off(graph: &Graph, sockets: impl Iterator<Item = Bound>) -> BTreeSet<
 }
 
 /// Each port that is published anew and that a program of the host listens at, in words.
-pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -> Vec<String> {
+pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -> Vec<Unusable> {
     let mut problems = Vec::new();
     let mut by_port: BTreeMap<_, Vec<&Listener>> = BTreeMap::new();
     for listener in listeners {
@@ -169,7 +170,10 @@ pub fn taken(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -
         };
         let there = by_port.get(&(lead.protocol, lead.port));
         if let Some(listener) = there.into_iter().flatten().find(meets) {
-            problems.push(describe(pod, name, &lead, listener));
+            problems.push(Unusable::new(
+                ["pods", pod.as_str(), "publish", name.as_str()],
+                describe(pod, name, &lead, listener),
+            ));
         }
     }
     problems
@@ -241,6 +245,12 @@ pub(crate) fn place(protocol: Protocol, at: SocketAddr) -> String {
 mod tests {
     use super::*;
 
+    /// What is said of each port that is taken.
+    fn texts(previous: &Graph, wanted: &Graph, listeners: &BTreeSet<Listener>) -> Vec<String> {
+        let problems = taken(previous, wanted, listeners).into_iter();
+        problems.map(|problem| problem.text).collect()
+    }
+
     fn graph(config: &str) -> Graph {
         Graph::build(
             &serde_json::from_str(config).expect("a configuration"),
@@ -288,12 +298,12 @@ mod tests {
                 r#"{{"http":{{"port":5001,"address":"{published}"}}}}"#
             ));
             assert_eq!(
-                !taken(&none, &wanted, &listener(listens)).is_empty(),
+                !texts(&none, &wanted, &listener(listens)).is_empty(),
                 meets,
                 "{published} and {listens}"
             );
             assert_eq!(
-                taken(&wanted, &wanted, &listener(listens)),
+                texts(&wanted, &wanted, &listener(listens)),
                 Vec::<String>::new(),
                 "it is published already"
             );
@@ -302,7 +312,7 @@ mod tests {
                 ..listener
             });
             assert_eq!(
-                !taken(&none, &wanted, &v6_only.collect()).is_empty(),
+                !texts(&none, &wanted, &v6_only.collect()).is_empty(),
                 meets && (listens != "::" || published.contains(':')),
                 "{published} and {listens} of IPv6 only"
             );
@@ -319,7 +329,7 @@ mod tests {
         );
         assert_eq!(added(&wanted, &wanted), BTreeSet::new());
         assert_eq!(
-            taken(&none, &wanted, &listener("0.0.0.0")),
+            texts(&none, &wanted, &listener("0.0.0.0")),
             [
                 "pod `web` publishes `http` at 127.0.0.1:5001 (tcp), where `docker-registry` (pid 7) listens on this host, \
               at 0.0.0.0:5001: it would be cut off; end it, or choose another port"
@@ -330,7 +340,7 @@ mod tests {
             r#"{"http":{"port":5001,"protocol":"udp"}}"#,
         ] {
             assert_eq!(
-                taken(&none, &web(publish), &listener("0.0.0.0")),
+                texts(&none, &web(publish), &listener("0.0.0.0")),
                 Vec::<String>::new()
             );
         }
@@ -345,14 +355,14 @@ mod tests {
         assert_eq!(asked.len(), 10);
         assert!(asked.contains(&(Protocol::Udp, 5001)));
         assert_eq!(
-            taken(&none, &wanted, &listener("fd00::1")),
+            texts(&none, &wanted, &listener("fd00::1")),
             [
                 "pod `web` publishes `http` at [::]:5001 (tcp), where `docker-registry` (pid 7) listens on this host, \
               at [fd00::1]:5001: it would be cut off; end it, or choose another port"
             ]
         );
         assert_eq!(
-            taken(&none, &wanted, &listener("127.0.0.1")),
+            texts(&none, &wanted, &listener("127.0.0.1")),
             Vec::<String>::new()
         );
         // One port more of a range asks about that one.
@@ -383,14 +393,14 @@ mod tests {
                 ..listener
             })
             .collect();
-        assert_eq!(taken(&before, &pods(&db("one"), publish), &own).len(), 1);
+        assert_eq!(texts(&before, &pods(&db("one"), publish), &own).len(), 1);
         assert_eq!(
-            taken(&before, &pods(&db("two"), publish), &own),
+            texts(&before, &pods(&db("two"), publish), &own),
             Vec::<String>::new(),
             "it becomes another"
         );
         assert_eq!(
-            taken(&before, &pods("", publish), &own),
+            texts(&before, &pods("", publish), &own),
             Vec::<String>::new(),
             "it goes"
         );

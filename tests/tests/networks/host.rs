@@ -3,7 +3,7 @@
 
 use super::*;
 use std::time::{Duration, Instant};
-use tank_tests::RUN;
+use tank_tests::{RUN, words};
 
 /// The bridges of networks, by what their descriptions say.
 fn bridges(host: &Host) -> BTreeMap<String, String> {
@@ -476,7 +476,7 @@ fn an_address_that_another_stacks_pod_was_leased_is_nobody_elses() {
         "pods.other:t.networks.owner:n.addresses: {has} is leased to `owner:x` of another stack; choose another one"
     );
     assert!(
-        refused.status == 1 && refused.stderr.contains(&why),
+        refused.status == 1 && words(&refused.stderr).contains(&why),
         "{refused:?}"
     );
     assert_eq!(host.traces(), runs);

@@ -1,7 +1,7 @@
 //! The links that interfaces sit on: named, found, gone, and refused.
 
 use super::{A, finish, host_on_lan, interface, macvlan, on_host, pid, pod};
-use tank_tests::{Host, eventually};
+use tank_tests::{Host, eventually, words};
 
 fn refused(host: &Host, more: &str) -> String {
     host.write("bad.ncl", &format!("{{ {} }}", pod("a", A, more)));
@@ -18,7 +18,7 @@ fn refused(host: &Host, more: &str) -> String {
         diff.stderr.contains("pods.a.network.nics.eth0."),
         switch.stderr.contains("pods.a.network.nics.eth0.")
     );
-    diff.stderr.split_whitespace().collect::<Vec<_>>().join(" ")
+    words(&diff.stderr)
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn what_can_t_be_one_is_refused_before_anything_changes() {
         ),
         (
             "mode = 'bridge, parent = \"tank0\"",
-            "parent: this host has no link `tank0`",
+            "parent: `tank0` is Tank's own bridge",
         ),
     ] {
         let said = refused(&host, more);

@@ -38,6 +38,14 @@ pub struct Problem {
     pub related: Option<(Vec<String>, &'static str)>,
 }
 
+/// The codes of what only whoever knows the host finds: a port that one of its programs has, a subnet that is
+/// somebody's, an interface that can't be connected.
+pub const HOST_PORT: &str = "tank::host::port";
+#[expect(missing_docs, reason = "with the one before")]
+pub const HOST_NETWORK: &str = "tank::host::network";
+#[expect(missing_docs, reason = "with the one before")]
+pub const HOST_NIC: &str = "tank::host::nic";
+
 /// Every problem of what one source declares. A field of a feature that this version lacks has that
 /// one problem and no other. Pods of other stacks are not known here: that they are there is not
 /// asked.

@@ -3,7 +3,7 @@
 use crate::{actuate::sources::SourceError, reconcile, store::StoreError};
 use std::time::Duration;
 use tank_model::{Digest, Name, check::Problem, provenance::PodSource};
-use tank_plan::TargetError;
+use tank_plan::{TargetError, unusable::Unusable};
 
 /// What stops a change. Until its commit nothing was disturbed.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +100,29 @@ pub struct Unfit {
     /// Each problem in words, with its field and its line.
     pub words: Vec<String>,
     pub list: Vec<Misfit>,
+}
+
+impl Unfit {
+    /// What this host can't give, under a code.
+    pub fn on_this_host(found: Vec<(&'static str, Unusable)>) -> Self {
+        let words = found.iter().map(|(_, unusable)| unusable.text.clone());
+        let words = words.collect();
+        let misfit = |(code, Unusable { field, text }): (&'static str, Unusable)| Misfit {
+            problem: Problem {
+                code,
+                path: field,
+                message: text,
+                help: String::new(),
+                related: None,
+            },
+            place: None,
+            related: None,
+        };
+        Self {
+            words,
+            list: found.into_iter().map(misfit).collect(),
+        }
+    }
 }
 
 /// A problem, and the lines of it that are known.

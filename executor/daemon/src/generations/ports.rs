@@ -1,16 +1,19 @@
 //! A change that would cut off a program of the host is refused.
 
-use super::{Error, error::Context};
+use super::{
+    Error,
+    error::{Context, Unfit},
+};
 use crate::observe::listeners;
 use std::sync::Arc;
-use tank_model::Graph;
+use tank_model::{Graph, check::HOST_PORT};
 use tank_plan::ports;
 use tank_sys::cgroup::Cgroups;
 
 /// Refuses a change that would publish a port at which a program of the host listens.
 ///
 /// # Errors
-/// [`Error::Invalid`] with each such port; what the kernel gave where it can't be looked at.
+/// [`Error::Unfit`] with each such port; what the kernel gave where it can't be looked at.
 pub async fn refuse_taken(
     cgroups: &Arc<Cgroups>,
     before: &Graph,
@@ -29,6 +32,7 @@ pub async fn refuse_taken(
     if problems.is_empty() {
         Ok(())
     } else {
-        Err(Error::Invalid(problems))
+        let found = problems.into_iter().map(|found| (HOST_PORT, found));
+        Err(Error::Unfit(Box::new(Unfit::on_this_host(found.collect()))))
     }
 }

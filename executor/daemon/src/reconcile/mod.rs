@@ -41,6 +41,7 @@ use tank_plan::{
         nics,
         pools::Demand,
     },
+    unusable::Unusable,
 };
 use tank_sys::with_causes;
 use target::{HostInputs, TargetReader};
@@ -233,7 +234,7 @@ impl Reconciler {
         &self,
         previous: &Graph,
         graph: &Graph,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<Unusable>, Error> {
         let parents: BTreeSet<String> = nics::parents(graph)
             .into_iter()
             .map(str::to_owned)
@@ -256,7 +257,7 @@ impl Reconciler {
         &self,
         previous: &Graph,
         graph: &Graph,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<Unusable>, Error> {
         let is_new = graph.networks().next().is_some() || networks::is_new_default(previous, graph);
         if !is_new && graph.pods().count() <= MAX_PODS {
             return Ok(Vec::new());

@@ -11,6 +11,7 @@ use crate::{
         Target, TargetError,
         networks::{BRIDGE_DIGITS, is_bridge_name},
     },
+    unusable::Unusable,
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -169,12 +170,13 @@ impl Target<'_> {
         found: Option<&PodNic>,
     ) -> Result<PodNic, NicError> {
         let parent = parent_of(nic, host, found)?;
+        if parent == self.host.bridge || is_bridge_name(parent) {
+            let parent = parent.to_owned();
+            return Err(NicError::OwnBridge { parent });
+        }
         let Some(link) = host.parents.get(parent) else {
             let parent = parent.to_owned();
-            return Err(match self.is_own_bridge(&parent) {
-                true => NicError::OwnBridge { parent },
-                false => NicError::NoParent { parent },
-            });
+            return Err(NicError::NoParent { parent });
         };
         let default = |via: IpAddr| {
             let everything = match via {
@@ -274,10 +276,6 @@ impl Target<'_> {
         Some(format!("the next hop of this host's routes by `{name}`"))
     }
 
-    fn is_own_bridge(&self, name: &str) -> bool {
-        name == self.host.bridge || is_bridge_name(name)
-    }
-
     fn refuse_parent(
         &self,
         mode: NicMode,
@@ -288,7 +286,6 @@ impl Target<'_> {
         let parent = name.to_owned();
         let macvlan = mode == NicMode::Macvlan;
         Err(match &link.port_of {
-            _ if self.is_own_bridge(name) => NicError::OwnBridge { parent },
             _ if !macvlan && !link.is_bridge => NicError::NoBridge { parent },
             _ if macvlan && link.is_macvlan => NicError::IsMacvlan { parent },
             _ if macvlan && !link.is_ethernet => NicError::NoEthernet { parent },
@@ -459,7 +456,7 @@ fn first_bytes<const N: usize>(hash: &Digest) -> [u8; N] {
 /// What keeps interfaces from being connected that `wanted` declares and `previous` did not: one
 /// text for each. Two addresses that are one on this host, where `"auto"` is a link that another
 /// interface names, are among it.
-pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNetwork) -> Vec<String> {
+pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNetwork) -> Vec<Unusable> {
     let mut problems = Vec::new();
     let mut taken: BTreeMap<(String, IpAddr), String> = BTreeMap::new();
     let nics = wanted.graph.pods().flat_map(|pod| {
@@ -475,22 +472,26 @@ pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNetwork) -> Ve
     nics.sort_by_key(|(is_new, ..)| *is_new);
     for (is_new, pod, name, nic) in nics {
         let at = format!("pods.{pod}.network.nics.{name}");
+        let field = ["pods", pod.as_str(), "network", "nics", name.as_str()];
         let nic = match wanted.nic((pod, name), nic, host, None) {
             Ok(nic) => nic,
             Err(why) if is_new => {
-                problems.push(format!("{at}.{}: {why}", why.field()));
+                let text = format!("{at}.{}: {why}", why.field());
+                problems.push(Unusable::new(field.into_iter().chain([why.field()]), text));
                 continue;
             }
             Err(_) => continue,
         };
         for own in nic.addresses.iter().map(IpNet::addr) {
             if let Some(whose) = wanted.has_already(own, host).filter(|_| is_new) {
-                problems.push(format!("{at}: {own} is {whose}"));
+                let text = format!("{at}: {own} is {whose}");
+                problems.push(Unusable::new(field, text));
             }
             let other = taken.insert((nic.parent.clone(), own), at.clone());
             if let Some(other) = other.filter(|_| is_new) {
                 let parent = &nic.parent;
-                problems.push(format!("{at}: {own} is taken on {parent}, by {other}"));
+                let text = format!("{at}: {own} is taken on {parent}, by {other}");
+                problems.push(Unusable::new(field, text));
             }
         }
     }

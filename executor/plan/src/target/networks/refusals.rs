@@ -1,7 +1,7 @@
 //! What keeps networks from being made on a host: judged before anything changes.
 
 use super::{MAX_PODS, UsedNetwork, declared, memberships};
-use crate::target::Target;
+use crate::{target::Target, unusable::Unusable};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Graph, Name};
@@ -54,7 +54,7 @@ impl HostNets {
 
 /// What is wrong with the networks that `wanted` has pods on and `previous` had not, or not so: one text
 /// for each.
-pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<String> {
+pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<Unusable> {
     let networks = wanted.networks();
     let mut problems = Vec::new();
     for network in networks.iter().filter(|one| is_new(previous, wanted, one)) {
@@ -63,16 +63,19 @@ pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<S
             |other: &&UsedNetwork| other.bridge == network.bridge && other.name != network.name;
         if let Some(other) = networks.iter().find(twin) {
             let (name, other) = (&network.name, &other.name);
-            problems.push(format!(
-                "networks.{name}: its bridge would be that of the network `{other}`; call it something else"
+            problems.push(Unusable::new(
+                ["networks", name.as_str()],
+                format!(
+                    "networks.{name}: its bridge would be that of the network `{other}`; call it something else"
+                ),
             ));
         }
         let at = format!("networks.{}.subnets", network.name);
+        let field = ["networks", network.name.as_str(), "subnets"];
         for subnet in &network.subnets {
             if !host.has_ipv6 && subnet.addr().is_ipv6() {
-                problems.push(format!(
-                    "{at}: IPv6 is off on this host, and {subnet} is one of it"
-                ));
+                let text = format!("{at}: IPv6 is off on this host, and {subnet} is one of it");
+                problems.push(Unusable::new(field, text));
             }
             if let Some(taken) = taken_by(wanted, &networks, network, subnet, host) {
                 let remedy = match declared(wanted.graph, &network.name) {
@@ -81,7 +84,8 @@ pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<S
                     }
                     _ => "declare another one",
                 };
-                problems.push(format!("{at}: {subnet} overlaps {taken}; {remedy}"));
+                let text = format!("{at}: {subnet} overlaps {taken}; {remedy}");
+                problems.push(Unusable::new(field, text));
             }
         }
     }
@@ -92,7 +96,7 @@ pub fn unusable(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<S
 
 /// Static addresses that are new in `wanted` and leased to a pod of another stack that stays: it would get
 /// another one by somebody else's change. One text for each.
-pub fn evicting(before: &Target<'_>, wanted: &Graph) -> Vec<String> {
+pub fn evicting(before: &Target<'_>, wanted: &Graph) -> Vec<Unusable> {
     let mut problems = Vec::new();
     for pod in wanted.pods() {
         for (network, own) in memberships(wanted, pod) {
@@ -112,9 +116,17 @@ pub fn evicting(before: &Target<'_>, wanted: &Graph) -> Vec<String> {
                     .pods()
                     .filter(|other| other.stack() != pod.stack());
                 if let Some(other) = others.find(|other| stays(other) && has(other)) {
-                    problems.push(format!(
+                    let text = format!(
                         "pods.{pod}.networks.{network}.addresses: {address} is leased to `{other}` of another stack; choose another one"
-                    ));
+                    );
+                    let field = [
+                        "pods",
+                        pod.as_str(),
+                        "networks",
+                        network.as_str(),
+                        "addresses",
+                    ];
+                    problems.push(Unusable::new(field, text));
                 }
             }
         }
@@ -155,7 +167,7 @@ fn taken_by(
 
 /// The subnets of the default network that the host has for something else already, where no pod was on it
 /// before.
-fn default_taken(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<String> {
+fn default_taken(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<Unusable> {
     if !is_new_default(previous, wanted.graph) {
         return Vec::new();
     }
@@ -163,9 +175,10 @@ fn default_taken(previous: &Graph, wanted: &Target<'_>, host: &HostNets) -> Vec<
     let taken = subnets.filter_map(|subnet| Some((subnet, host.taken(&subnet)?)));
     taken
         .map(|(subnet, taken)| {
-            format!(
+            let text = format!(
                 "{subnet} of the default network overlaps {taken}; set `networks` in tank.toml to others"
-            )
+            );
+            Unusable::new([], text)
         })
         .collect()
 }
@@ -184,7 +197,7 @@ fn overlap(one: &IpNet, other: &IpNet) -> bool {
 }
 
 /// Networks that more pods come to than a bridge has ports for.
-fn crowded(previous: &Graph, wanted: &Graph) -> Vec<String> {
+fn crowded(previous: &Graph, wanted: &Graph) -> Vec<Unusable> {
     let count = |graph: &Graph| {
         let mut counts: BTreeMap<Name, usize> = BTreeMap::new();
         for (network, _) in graph.pods().flat_map(|pod| memberships(graph, pod)) {
@@ -198,10 +211,11 @@ fn crowded(previous: &Graph, wanted: &Graph) -> Vec<String> {
         *count > MAX_PODS && *count > before.get(network).copied().unwrap_or_default()
     });
     let text = |(network, count): (Name, usize)| {
-        format!(
+        let text = format!(
             "networks.{network}: {count} pods are on it, and a bridge has room for {MAX_PODS}; put some of them on \
              another network"
-        )
+        );
+        Unusable::new(["networks", network.as_str()], text)
     };
     crowded.map(text).collect()
 }
@@ -243,7 +257,11 @@ mod tests {
             "back": { "subnets": subnets }, "other": { "subnets": ["10.8.0.0/24"] },
         }));
         let nothing = of(serde_json::json!({})).graph;
-        unusable(&nothing, &inputs.target(), &host())
+        texts(unusable(&nothing, &inputs.target(), &host()))
+    }
+
+    fn texts(problems: Vec<Unusable>) -> Vec<String> {
+        problems.into_iter().map(|problem| problem.text).collect()
     }
 
     #[test]
@@ -285,7 +303,7 @@ mod tests {
     fn what_was_there_before_stays() {
         let inputs = of(serde_json::json!({ "back": { "subnets": ["10.50.7.0/24"] } }));
         assert_eq!(
-            unusable(&inputs.graph, &inputs.target(), &host()),
+            texts(unusable(&inputs.graph, &inputs.target(), &host())),
             Vec::<String>::new()
         );
         let mut six = of(serde_json::json!({ "back": { "subnets": ["fd00::/64"] } }));
@@ -293,7 +311,7 @@ mod tests {
         host.has_ipv6 = false;
         let nothing = of(serde_json::json!({})).graph;
         assert_eq!(
-            unusable(&nothing, &six.target(), &host),
+            texts(unusable(&nothing, &six.target(), &host)),
             ["networks.back.subnets: IPv6 is off on this host, and fd00::/64 is one of it"]
         );
         six.host.pools.clear();
@@ -314,17 +332,20 @@ mod tests {
         let back = serde_json::json!({ "back": {} });
         let (thousand, more) = (many(1_000, back.clone()), many(1_001, back));
         assert_eq!(
-            crowded(&many(0, serde_json::json!({})).graph, &thousand.graph),
+            texts(crowded(
+                &many(0, serde_json::json!({})).graph,
+                &thousand.graph
+            )),
             Vec::<String>::new()
         );
         assert_eq!(
-            crowded(&thousand.graph, &more.graph),
+            texts(crowded(&thousand.graph, &more.graph)),
             [
                 "networks.back: 1001 pods are on it, and a bridge has room for 1000; put some of them on another network"
             ]
         );
         assert_eq!(
-            crowded(&more.graph, &more.graph),
+            texts(crowded(&more.graph, &more.graph)),
             Vec::<String>::new(),
             "it is so already"
         );
