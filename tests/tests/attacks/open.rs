@@ -1,5 +1,5 @@
 //! What was open before a policy, in the direction that the policy is not about: whoever was cut off would
-//! go on sending, or being told.
+//! go on sending, or being sent to.
 
 use super::{RUN, addresses, eventually, spoof::python_in};
 use std::time::Duration;

@@ -326,14 +326,14 @@ fn a_frame_to_its_neighbour_is_no_way_around_a_policy() {
         discovery.retain(|name, _| is_discovery(name));
         assert!(discovery.len() == 8 && own.len() > 8 && strange.len() >= 30);
         eventually("what finds neighbours comes by", || {
-            sniffer.seen(&discovery) == discovery
+            sniffer.received(&discovery) == discovery
         });
         // All of them came in order, and a packet that may come after them.
         let (v4, _) = &net.addresses[to];
         let last = if to == "db" { "web" } else { "db" };
         net.asks(last, v4, 80, to == "db");
-        assert_eq!(sniffer.seen(&own), discovery, "{from} to {to}");
-        assert_eq!(sniffer.seen(&strange), Frames::new(), "{from} to {to}");
+        assert_eq!(sniffer.received(&own), discovery, "{from} to {to}");
+        assert_eq!(sniffer.received(&strange), Frames::new(), "{from} to {to}");
     }
     // A peer of whom it is admitted is not reached by whoever takes its address or its place.
     let (web4, web6) = &net.addresses["web"];

@@ -193,11 +193,12 @@ impl Sniffer {
     }
 
     /// Those of the frames that came by.
-    pub fn seen(&self, of: &Frames) -> Frames {
+    pub fn received(&self, of: &Frames) -> Frames {
         let text = std::fs::read_to_string(&self.file).expect("frames");
         let is_there = |(_, marker): &(&String, &String)| text.contains(*marker);
-        let seen = of.iter().filter(is_there);
-        seen.map(|(name, marker)| (name.clone(), marker.clone()))
+        let received = of.iter().filter(is_there);
+        received
+            .map(|(name, marker)| (name.clone(), marker.clone()))
             .collect()
     }
 }
@@ -282,15 +283,15 @@ fn a_pod_sends_as_nobody_else() {
     assert!(strange.len() >= 30, "{strange:?}");
     let own = send("own");
     // What may be sent comes after what may not, and is seen.
-    let seen = |sniffer: &Sniffer| sniffer.seen(&own);
+    let received = |sniffer: &Sniffer| sniffer.received(&own);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while seen(&sniffers[0]) != own && std::time::Instant::now() < deadline {
+    while received(&sniffers[0]) != own && std::time::Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    assert_eq!(seen(&sniffers[0]), own, "its own frames come by");
+    assert_eq!(received(&sniffers[0]), own, "its own frames come by");
     for sniffer in &sniffers {
         assert_eq!(
-            sniffer.seen(&strange),
+            sniffer.received(&strange),
             Frames::new(),
             "{}",
             sniffer.file.display()

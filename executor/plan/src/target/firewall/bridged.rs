@@ -68,7 +68,7 @@ const SOLICITATION_LENGTH: u16 = 8 + 8;
 const NEIGHBOUR_LENGTH: u16 = 24 + 8;
 
 /// How long a frame of ARP is behind its Ethernet header: as long as the shortest frame. And one of
-/// neighbour discovery with one option. What is longer carries something else to whoever is told.
+/// neighbour discovery with one option. What is longer carries something else to whoever it is for.
 const ARP_LENGTH: u32 = 46;
 const DISCOVERY_LENGTH: u32 = 40 + NEIGHBOUR_LENGTH as u32;
 
