@@ -28,7 +28,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
-use tank_model::{Digest, canonical, spec::Peer};
+use tank_model::{Digest, Name, canonical, spec::Peer};
 use views::{Named, Viewpoint};
 
 /// The domain of the pods' names. `internal` is reserved for private use (ICANN, 2024).
@@ -221,29 +221,19 @@ impl Target<'_> {
         let own: Vec<IpAddr> = own
             .flat_map(|own| own.addresses.iter().map(IpNet::addr))
             .collect();
-        let admits = self
-            .graph
-            .pod(to.pod)
-            .and_then(|node| node.allow_from.peers());
-        let admits = admits.is_none_or(|peers| {
-            peers.iter().any(|peer| match peer {
-                Peer::Pod(pod) => pod == from.pod,
-                Peer::Net(net) => own.iter().any(|own| net.contains(own)),
-                Peer::Internet => false,
+        let names = |peers: Option<&[Peer]>, pod: &Name, at: &[IpAddr]| {
+            peers.is_none_or(|peers| {
+                peers.iter().any(|peer| match peer {
+                    Peer::Pod(named) => named == pod,
+                    Peer::Net(net) => at.iter().any(|at| net.contains(at)),
+                    Peer::Internet => false,
+                })
             })
-        });
-        let goes = self
-            .graph
-            .pod(from.pod)
-            .and_then(|node| node.egress.peers());
-        let goes = goes.is_none_or(|peers| {
-            peers.iter().any(|peer| match peer {
-                Peer::Pod(pod) => pod == to.pod,
-                Peer::Net(net) => net.contains(&at),
-                Peer::Internet => false,
-            })
-        });
-        !own.is_empty() && admits && goes
+        };
+        let node = |pod| self.graph.pod(pod);
+        let admitting = node(to.pod).and_then(|node| node.allow_from.peers());
+        let reached = node(from.pod).and_then(|node| node.egress.peers());
+        !own.is_empty() && names(admitting, from.pod, &own) && names(reached, to.pod, &[at])
     }
 }
 
