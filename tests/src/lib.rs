@@ -8,6 +8,7 @@
 
 pub mod desk;
 pub mod layouts;
+pub mod packets;
 pub mod picture;
 pub mod pty;
 pub mod segment;

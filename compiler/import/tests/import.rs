@@ -412,11 +412,19 @@ services:
   api: { image: x, hostname: db }
   web: { image: x, hostname: www_1 }
   own: { image: x, hostname: own.example.org }
+  zone: { image: x, hostname: localhost }
 ";
     std::fs::write(&file, text).expect("write");
     let made = import::import(std::slice::from_ref(&file), None, schema(), None).expect("imports");
     let keys: Vec<&str> = made.notes.iter().map(|note| note.key.as_str()).collect();
-    assert_eq!(keys, ["services.api.hostname", "services.web.hostname"]);
+    assert_eq!(
+        keys,
+        [
+            "services.api.hostname",
+            "services.web.hostname",
+            "services.zone.hostname"
+        ]
+    );
     assert!(made.nickel.contains("stack = \"net-stack\","));
     assert!(made.nickel.contains("hostname = \"own.example.org\""));
     assert!(

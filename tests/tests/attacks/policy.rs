@@ -7,6 +7,7 @@ use super::{
     *,
 };
 use std::collections::BTreeMap;
+use tank_tests::packets::HEADERS;
 
 /// Asks a name server for an address and prints how many it gave.
 const ASK: &str = r#"
@@ -287,7 +288,7 @@ fn a_frame_to_its_neighbour_is_no_way_around_a_policy() {
         let (own_mac, near_mac) = (mac(from), mac(to));
         let text = output(python_in(net.pids[from]).args([
             "-c",
-            FRAMES,
+            &[HEADERS, FRAMES].concat(),
             &own_mac,
             own4,
             own6,

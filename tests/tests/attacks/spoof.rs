@@ -3,6 +3,7 @@
 
 use super::*;
 use std::collections::BTreeMap;
+use tank_tests::packets::HEADERS;
 
 /// Writes every frame that comes by to a file, in hexadecimal digits, until it is ended.
 const SNIFFER: &str = r#"
@@ -16,11 +17,10 @@ while True:
     out.flush()
 "#;
 
-/// Sends frames, and prints of each its name and what it is known by: its name, which is in it within what
+/// Behind [`HEADERS`]: sends frames, and prints of each its name and what it is known by: its name, which is in it within what
 /// its headers say is its length (the bridge may cut off the rest), or all of it. `own` is what a pod may
 /// send.
 pub const FRAMES: &str = r#"
-import socket, struct, sys, ipaddress
 own_mac, own4, own6, near_mac, near4, near6, host4, host6 = sys.argv[1:9]
 mac = lambda text: bytes.fromhex(text.replace(":", ""))
 v4 = lambda text: ipaddress.IPv4Address(text).packed
@@ -33,12 +33,6 @@ def link_local(m):
     return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + bytes([b[0] ^ 2]) + b[1:3] + b"\xff\xfe" + b[3:]))
 def eth(source, kind, payload, to=ALL):
     return mac(to) + mac(source) + struct.pack("!H", kind) + payload
-def sum16(data):
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
-    while total >> 16:
-        total = (total & 0xffff) + (total >> 16)
-    return ~total & 0xffff
 def ip4(source, to, protocol, payload):
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, v4(source), v4(to))
     return head[:10] + struct.pack("!H", sum16(head)) + head[12:] + payload
@@ -258,7 +252,7 @@ fn a_pod_sends_as_nobody_else() {
     let send = |which: &str| {
         let text = output(python_in(evil).args([
             "-c",
-            FRAMES,
+            &[HEADERS, FRAMES].concat(),
             &own_mac,
             &own4,
             &own6,
@@ -500,7 +494,7 @@ fn what_is_for_a_group_reaches_whoever_listens() {
     let mut asked = python_in(evil);
     asked.args([
         "-c",
-        FRAMES,
+        &[HEADERS, FRAMES].concat(),
         mac.trim(),
         &own4,
         &own6,

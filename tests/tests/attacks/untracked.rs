@@ -7,29 +7,14 @@ use super::{
 use std::time::Duration;
 use tank_tests::{
     eventually,
+    packets::HEADERS,
     segment::{From, NEIGHBOUR, Segment},
 };
 
 /// Sends packets that belong to no connection, and one that begins one, behind them; each has its name in
-/// it: `LINK OWN4 OWN6 TO4 TO6 MAC`.
+/// it, behind [`HEADERS`]: `LINK OWN4 OWN6 TO4 TO6 MAC`.
 const PACKETS: &str = r#"
-import ipaddress, socket, struct, sys
 link, own4, own6, to4, to6, mac = sys.argv[1:]
-def sum16(data):
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
-    while total >> 16:
-        total = (total & 0xffff) + (total >> 16)
-    return ~total & 0xffff
-def ip(a, b, protocol, payload, limit=64):
-    a, b = map(ipaddress.ip_address, (a, b))
-    if a.version == 6:
-        return struct.pack("!IHBB", 6 << 28, len(payload), protocol, limit) + a.packed + b.packed + payload
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, limit, protocol, 0, a.packed, b.packed)
-    return head[:10] + struct.pack("!H", sum16(head)) + head[12:] + payload
-def pseudo(a, b, protocol, length):
-    a, b = map(ipaddress.ip_address, (a, b))
-    return a.packed + b.packed + (struct.pack("!II", length, protocol) if a.version == 6 else struct.pack("!BBH", 0, protocol, length))
 def tcp(a, b, flags, name, wrong=0):
     segment = struct.pack("!HHIIBBHHH", 4000, 4001, 1, 1, 0x50, flags, 1000, 0, 0) + name
     total = sum16(pseudo(a, b, 6, len(segment)) + segment) ^ wrong
@@ -73,7 +58,7 @@ fn nothing_leaves_with_a_pods_own_address() {
     let [to4, to6] = NEIGHBOUR;
     output(python_in(web).args([
         "-c",
-        PACKETS,
+        &[HEADERS, PACKETS].concat(),
         "eth0",
         &own4,
         &own6,

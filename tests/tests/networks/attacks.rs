@@ -3,34 +3,23 @@
 
 use super::*;
 use std::{fs, time::Duration};
+use tank_tests::packets::HEADERS;
 
 /// Sends packets over a link as whoever it says, to whatever hardware address: each has its name in it.
 const SEND: &str = r#"
-import socket, struct, sys, ipaddress
 link, cases = sys.argv[1], sys.argv[2:]
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind((link, 0))
 own = s.getsockname()[4]
-def sum16(data):
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
-    while total >> 16:
-        total = (total & 0xffff) + (total >> 16)
-    return ~total & 0xffff
 for case in cases:
     name, to_mac, from_mac, source, to, port = case.split()
     body = b"<" + name.encode() + b">"
     a, b = ipaddress.ip_address(source), ipaddress.ip_address(to)
     udp = struct.pack("!HHHH", 9999, int(port), 8 + len(body), 0) + body
-    pseudo = a.packed + b.packed + struct.pack("!II", len(udp), 17)
-    udp = udp[:6] + struct.pack("!H", sum16(pseudo + udp)) + udp[8:]
-    if a.version == 4:
-        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, 0, a.packed, b.packed)
-        packet = 0x800, head[:10] + struct.pack("!H", sum16(head)) + head[12:] + udp
-    else:
-        packet = 0x86dd, struct.pack("!IHBB", 6 << 28, len(udp), 17, 64) + a.packed + b.packed + udp
+    udp = udp[:6] + struct.pack("!H", sum16(pseudo(a, b, 17, len(udp)) + udp)) + udp[8:]
+    kind = 0x800 if a.version == 4 else 0x86dd
     source_mac = own if from_mac == "own" else bytes.fromhex(from_mac.replace(":", ""))
-    s.send(bytes.fromhex(to_mac.replace(":", "")) + source_mac + struct.pack("!H", packet[0]) + packet[1])
+    s.send(bytes.fromhex(to_mac.replace(":", "")) + source_mac + struct.pack("!H", kind) + ip(a, b, 17, udp))
 "#;
 
 /// What came by on every link of a network, until it is dropped.
@@ -88,7 +77,7 @@ pub(super) fn mac(site: &Segment, pod: &'static str, link: &str) -> String {
 fn send(site: &Segment, pod: &'static str, link: &str, cases: &[String]) {
     let mut command = site.inside(From::Pod(pod), "python3");
     let output = command
-        .args(["-c", SEND, link])
+        .args(["-c", &[HEADERS, SEND].concat(), link])
         .args(cases)
         .output()
         .expect("python3");
@@ -457,19 +446,7 @@ for address, port in (('10.88.0.1', 7777), ('192.0.2.2', 80), ('fd88::1', 7777),
 /// Sends errors of ICMP (`port unreachable`) about packets of UDP that somebody else sent: over a link, to a
 /// hardware address.
 const ERRORS: &str = r#"
-import socket, struct, sys, ipaddress
 link, mac, cases = sys.argv[1], sys.argv[2], sys.argv[3:]
-def sum16(data):
-    data += b"\0" * (len(data) % 2)
-    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
-    while total >> 16:
-        total = (total & 0xffff) + (total >> 16)
-    return ~total & 0xffff
-def ip(a, b, protocol, payload):
-    if a.version == 6:
-        return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 64) + a.packed + b.packed + payload
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0, a.packed, b.packed)
-    return head[:10] + struct.pack("!H", sum16(head)) + head[12:] + payload
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.bind((link, 0))
 own = s.getsockname()[4]
@@ -479,8 +456,7 @@ for case in cases:
     packet = ip(inner_source, inner_to, 17, struct.pack("!HHHH", int(inner_port), int(inner_to_port), 9, 0) + b"?")
     if source.version == 6:
         body = struct.pack("!BBHI", 1, 4, 0, 0) + packet
-        pseudo = source.packed + to.packed + struct.pack("!II", len(body), 58)
-        body = body[:2] + struct.pack("!H", sum16(pseudo + body)) + body[4:]
+        body = body[:2] + struct.pack("!H", sum16(pseudo(source, to, 58, len(body)) + body)) + body[4:]
         packet, kind = ip(source, to, 58, body), 0x86dd
     else:
         body = struct.pack("!BBHI", 3, 3, 0, 0) + packet
@@ -579,7 +555,7 @@ fn errors_about_connections_of_others_lead_nowhere() {
             ];
             let mut command = site.inside(From::Pod(sender), "python3");
             command
-                .args(["-c", ERRORS, "eth0", BRIDGE_MAC])
+                .args(["-c", &[HEADERS, ERRORS].concat(), "eth0", BRIDGE_MAC])
                 .args(&cases);
             assert!(command.status().expect("python3").success());
             std::thread::sleep(Duration::from_millis(300));
@@ -593,12 +569,12 @@ fn errors_about_connections_of_others_lead_nowhere() {
         let mac = up0[0]["address"].as_str().expect("an address");
         let mut command = site.inside(From::Neighbour, "python3");
         command
-            .args(["-c", ERRORS, "eth0", mac])
+            .args(["-c", &[HEADERS, ERRORS].concat(), "eth0", mac])
             .args([outward(next, 5555), outward(next, 5556)]);
         assert!(command.status().expect("python3").success());
         let mut command = site.inside(From::Pod("web"), "python3");
         command
-            .args(["-c", ERRORS, "eth0", BRIDGE_MAC])
+            .args(["-c", &[HEADERS, ERRORS].concat(), "eth0", BRIDGE_MAC])
             .args([inner(&web), to_pod(&web)]);
         assert!(command.status().expect("python3").success());
         for (who, asker) in [
@@ -634,7 +610,13 @@ fn errors_from_a_link_local_address_lead_nowhere() {
     let own = own.expect("a link-local address");
     assert!(own.starts_with("fe80::"), "{own}");
     let mut command = site.inside(From::Pod("a"), "python3");
-    command.args(["-c", ERRORS, "eth0", BRIDGE_MAC, &case(own)]);
+    command.args([
+        "-c",
+        &[HEADERS, ERRORS].concat(),
+        "eth0",
+        BRIDGE_MAC,
+        &case(own),
+    ]);
     assert!(command.status().expect("python3").success());
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(host.error(), "0");
@@ -642,7 +624,7 @@ fn errors_from_a_link_local_address_lead_nowhere() {
     let up0: Value = serde_json::from_str(&up0).expect("JSON");
     let mac = up0[0]["address"].as_str().expect("an address");
     let mut command = site.inside(From::Neighbour, "python3");
-    command.args(["-c", ERRORS, "eth0", mac, &case(next)]);
+    command.args(["-c", &[HEADERS, ERRORS].concat(), "eth0", mac, &case(next)]);
     assert!(command.status().expect("python3").success());
     eventually("the neighbour says so", || host.error() == "111");
     drop(host);

@@ -3,10 +3,7 @@
 use super::{Compose, Fields, Service, list, objects, pairs};
 use crate::{name_of, record, text_of};
 use serde_json::{Value, json};
-use tank_model::{
-    Name,
-    spec::{HOST_GATEWAY, is_domain},
-};
+use tank_model::spec::{HOST_GATEWAY, is_domain, is_hostname, is_reserved};
 
 impl Compose<'_> {
     /// Another name of a service, for when all pods are there.
@@ -21,20 +18,27 @@ impl Compose<'_> {
             let why = format!("`{alias}` is no name that DNS can carry");
             return self.draft.note(path, why);
         }
+        if is_reserved(&alias) {
+            return self.reserved(path, &alias);
+        }
         self.aliases
             .entry(name_of(service))
             .or_default()
             .insert(alias);
     }
 
+    fn reserved(&mut self, path: &str, name: &str) {
+        let why = format!("`{name}` means something else to every program");
+        self.draft.note(path, why);
+    }
+
     /// A pod is found by its host name: by one that is another service's, who asks for that would find it.
     pub(super) fn hostname(&mut self, at: &mut Service<'_>, path: &str, name: &str) {
-        let mut labels = name.split('.');
-        let is_legal = name.len() <= 64 && labels.all(|label| Name::new(label).is_ok());
-        let services = objects(self.whole.get("services"));
-        let mut others = services.filter(|(other, _)| *other != at.name);
-        let is_others = others.any(|(other, _)| other == name || name_of(other) == name);
-        if !is_legal {
+        let is_others = objects(self.whole.get("services"))
+            .any(|(other, _)| *other != at.name && (other == name || name_of(other) == name));
+        if is_reserved(name) {
+            self.reserved(path, name);
+        } else if !is_hostname(name) {
             let why = format!(
                 "`{name}` is no host name: labels of `a-z`, `0-9` and `-`, with `.` between them"
             );

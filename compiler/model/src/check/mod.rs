@@ -38,12 +38,12 @@ pub struct Problem {
     pub related: Option<(Vec<String>, &'static str)>,
 }
 
-/// The codes of what only whoever knows the host finds: a port that one of its programs has, a subnet that is
-/// somebody's, an interface that can't be connected.
+/// A program of the host has a port that is to be published. This and the next two are codes of what only
+/// whoever knows the host finds.
 pub const HOST_PORT: &str = "tank::host::port";
-#[expect(missing_docs, reason = "with the one before")]
+/// A network can't be made on this host.
 pub const HOST_NETWORK: &str = "tank::host::network";
-#[expect(missing_docs, reason = "with the one before")]
+/// An interface of a pod's own can't be connected on this host.
 pub const HOST_NIC: &str = "tank::host::nic";
 
 /// Every problem of what one source declares. A field of a feature that this version lacks has that

@@ -4,7 +4,8 @@ use super::{Extent, Pass, did_you_mean, exposure::no_destination, is_absolute, p
 use crate::{
     name::Name,
     spec::{
-        Condition, Config, HOST_GATEWAY, HostAddress, Network, Nic, Pod, Restart, Update, is_domain,
+        Condition, Config, HOST_GATEWAY, HostAddress, Network, Nic, Pod, Restart, Update,
+        is_domain, is_hostname, is_reserved,
     },
 };
 use std::net::IpAddr;
@@ -100,7 +101,7 @@ impl Pass<'_> {
         self.volumes(pod);
         self.dependencies(name, pod, among);
         if let Some(hostname) = &pod.hostname
-            && (hostname.len() > 64 || !hostname.split('.').all(|label| Name::new(label).is_ok()))
+            && !is_hostname(hostname)
         {
             let message = format!("`{hostname}` is no host name");
             self.report(
@@ -361,12 +362,6 @@ const SHAPE: &str = "use labels of `a-z`, `0-9`, `-` and `_`, with `.` between t
 
 /// The most aliases of a pod: all names of a host have to fit into what the name server takes.
 const MAX_ALIASES: usize = 64;
-
-/// Whether a name means something to resolvers themselves (RFC 6761).
-fn is_reserved(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    matches!(last.to_ascii_lowercase().as_str(), "localhost" | "arpa")
-}
 
 #[cfg(test)]
 mod tests {

@@ -91,3 +91,14 @@ pub fn is_domain(text: &str) -> bool {
     };
     text.len() <= 253 && text.split('.').all(label)
 }
+
+/// Whether a text is a host name: at most 64 of `a-z`, `0-9`, `-` and `.`, as the kernel holds it.
+pub fn is_hostname(text: &str) -> bool {
+    text.len() <= 64 && text.split('.').all(|label| Name::new(label).is_ok())
+}
+
+/// Whether a name means something to resolvers themselves (RFC 6761).
+pub fn is_reserved(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    matches!(last.to_ascii_lowercase().as_str(), "localhost" | "arpa")
+}

@@ -16,7 +16,7 @@ mod probe;
 mod publish;
 mod storage;
 
-pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain};
+pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain, is_hostname, is_reserved};
 pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
 pub use names::{CAPABILITIES, SIGNALS, ULIMITS};
 pub use network::{Network, Nic, NicMode, NicRoute, Pool};
