@@ -25,7 +25,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
 };
-use tank_tests::{Ended, Host, RUN, bin, eventually, sleeper};
+use tank_tests::{Ended, Host, RUN, bin, eventually, sleeper, words};
 
 /// Listens at a port and says `served` to whoever connects: at `::` of both families, unless an argument more
 /// says `v6only`.
@@ -258,7 +258,7 @@ fn a_port_of_a_program_on_the_host_is_not_taken() {
                  {at}:5001: it would be cut off; end it, or choose another port"
             );
             assert!(
-                ended.stderr.contains(&expected),
+                words(&ended.stderr).contains(&expected),
                 "{command:?}: {}",
                 ended.stderr
             );
