@@ -9,6 +9,17 @@ use crate::digest::Digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
+/// Docker's own registry, as its users name it.
+pub const DOCKER_HUB: &str = "docker.io";
+
+/// The name of a registry that has several: Docker's own has three.
+pub fn canonical_registry(host: &str) -> &str {
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+        other => other,
+    }
+}
+
 /// A checked image reference. Its canonical bytes are the text the user wrote.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Reference {
@@ -151,10 +162,13 @@ fn parse_registry(text: &str) -> Result<ImageSource, &'static str> {
     // or is `localhost`.
     let (registry, repository) = match name.split_once('/') {
         Some((host, path)) if host == "localhost" || host.contains(['.', ':']) => {
-            (host.to_owned(), path.to_owned())
+            (canonical_registry(host).to_owned(), path.to_owned())
         }
-        Some(_) => ("docker.io".to_owned(), name.to_owned()),
-        None => ("docker.io".to_owned(), format!("library/{name}")),
+        _ => (DOCKER_HUB.to_owned(), name.to_owned()),
+    };
+    let repository = match registry == DOCKER_HUB && !repository.contains('/') {
+        true => format!("library/{repository}"),
+        false => repository,
     };
     check_registry(&registry)?;
     check_repository(&repository)?;
@@ -258,6 +272,12 @@ mod tests {
             own("docker.io", "library/nginx", "1.27")
         );
         assert_eq!(registry("a/b"), own("docker.io", "a/b", "latest"));
+        for host in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+            let nginx = own("docker.io", "library/nginx", "1.27");
+            assert_eq!(registry(&format!("{host}/nginx:1.27")), nginx);
+            assert_eq!(registry(&format!("{host}/library/nginx:1.27")), nginx);
+        }
+        assert_eq!(registry("quay.io/nginx"), own("quay.io", "nginx", "latest"));
         assert_eq!(
             registry("localhost:5000/a/b:c"),
             own("localhost:5000", "a/b", "c")

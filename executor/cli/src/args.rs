@@ -217,6 +217,25 @@ pub enum Command {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Give this host a user and a password for a registry. They are tried, and kept by the daemon
+    /// (`auth.json` in its state folder, for root alone).
+    Login {
+        /// HOST or HOST:PORT, as images of it begin.
+        #[arg(default_value = "docker.io")]
+        registry: String,
+        /// Who to be; asked for unless given.
+        #[arg(short, long, visible_alias = "username")]
+        user: Option<String>,
+        /// Read the password, or a token in its place, from standard input.
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Forget what `login` was given for a registry.
+    Logout {
+        /// HOST or HOST:PORT.
+        #[arg(default_value = "docker.io")]
+        registry: String,
+    },
     /// Check whether this host has what Tank needs.
     Doctor,
 }

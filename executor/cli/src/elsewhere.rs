@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 28] = [
+const WORDS: [(&str, &str); 27] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -45,7 +45,6 @@ const WORDS: [(&str, &str); 28] = [
     ),
     ("images", IMAGES),
     ("image", IMAGES),
-    ("login", IMAGES),
     (
         "network",
         "`tank list networks` shows them; they are in the configuration: `tank doc networks`",

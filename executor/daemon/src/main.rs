@@ -115,12 +115,12 @@ async fn run(flags: &Flags) -> Result<(), String> {
     actuate::make_skeleton(&settings.skeleton_dir())
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
     let (store, recovered) = open_store(flags, &settings)?;
-    let insecure = &settings.config.insecure_registries;
+    let registries = settings.registries()?;
     let converter = Converter {
         program: settings.layer.clone(),
         id: settings.host_config().id_base,
     };
-    let images = Images::open(&settings.state_dir.join("images"), insecure, converter)
+    let images = Images::open(&settings.state_dir.join("images"), registries, converter)
         .map_err(|e| format!("open the image store: {e}"))?;
     // Before anything that runs is looked at.
     let listener = ownership::bind(&settings.socket, api::access::restrict)?;

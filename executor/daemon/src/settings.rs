@@ -4,9 +4,11 @@ use clap::Parser;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use std::{
+    collections::BTreeMap,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
+use tank_image::{Registries, Rules};
 use tank_model::{
     digest::Hasher,
     units::{Millis, nth_address, parse_network},
@@ -29,6 +31,14 @@ const MACHINE_ID: &str = "/etc/machine-id";
 
 /// The configuration file unless another is named.
 const CONFIG: &str = "/etc/tank/tank.toml";
+
+/// Where `podman login`, `skopeo login` and `docker login` keep what root gave them
+/// (containers-auth.json(5)).
+const AUTH_FILES: [&str; 3] = [
+    "/run/containers/0/auth.json",
+    "/root/.config/containers/auth.json",
+    "/root/.docker/config.json",
+];
 
 /// Leases are counted from here: a network's first address is the bridge's own.
 pub const FIRST_LEASE: u32 = 2;
@@ -105,6 +115,11 @@ pub struct Config {
     pub resync: Millis,
     /// Registries spoken to without TLS. Those on loopback always are.
     pub insecure_registries: Vec<String>,
+    /// How registries are asked, each under its name.
+    pub registries: BTreeMap<String, Rules>,
+    /// Files of other tools with credentials for registries, looked into behind what `tank login` was
+    /// given.
+    pub auth_files: Vec<PathBuf>,
 }
 
 /// One of [`Config::networks`], or [`Config::network_pools`]: `10.90.0.0/16`.
@@ -141,6 +156,8 @@ impl Default for Config {
             wait: Millis(60_000),
             resync: Millis(600_000),
             insecure_registries: Vec::new(),
+            registries: BTreeMap::new(),
+            auth_files: AUTH_FILES.map(PathBuf::from).to_vec(),
         }
     }
 }
@@ -223,6 +240,15 @@ impl Settings {
         }
     }
 
+    /// How registries are asked, and as whom.
+    ///
+    /// # Errors
+    /// A text that says what is wrong in the configuration file.
+    pub fn registries(&self) -> Result<Registries, String> {
+        let kept = self.state_dir.join("auth.json");
+        registries(&self.config, kept)
+    }
+
     pub fn pod_dir(&self, pod: &str) -> PathBuf {
         self.run_dir.join("pods").join(pod)
     }
@@ -251,7 +277,25 @@ impl Settings {
     }
 }
 
+fn registries(config: &Config, kept: PathBuf) -> Result<Registries, String> {
+    let Config {
+        registries,
+        insecure_registries,
+        auth_files,
+        ..
+    } = config;
+    Registries::new(registries, insecure_registries, kept, auth_files.clone())
+        .map_err(|why| format!("registries: {why}"))
+}
+
 fn check(config: &Config) -> Result<(), String> {
+    registries(config, PathBuf::new())?;
+    if let Some(file) = config.auth_files.iter().find(|file| !file.is_absolute()) {
+        return Err(format!(
+            "auth_files: `{}` is no absolute path",
+            file.display()
+        ));
+    }
     let name = |text: &str| {
         !text.is_empty()
             && text
@@ -440,6 +484,6 @@ mod tests {
         let read: Config = toml::from_str(&text).expect("what the README says is read");
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         // Debug shows each field of the configuration: none is left out.
-        assert_eq!(text.lines().count(), 9, "{text}");
+        assert_eq!(text.lines().count(), 11, "{text}");
     }
 }

@@ -1,7 +1,7 @@
 //! Why an image can't be had. [`Display`](std::fmt::Display) of an [`Error`] says what was attempted and not why: that is
 //! its source's to say. [`Error::message`] joins them for people, [`Error::help`] says what to do about it.
 
-use crate::{MAX_DOCUMENT, MAX_LAYERS, registry};
+use crate::{CredentialError, MAX_DOCUMENT, MAX_LAYERS, registry};
 use std::{io, path::PathBuf};
 use tank_layer::{LayerError, budget};
 use tank_model::{Digest, digest::DigestError};
@@ -91,13 +91,32 @@ pub enum Error {
         repository: String,
     },
     /// A registry lets only users it knows have an image.
-    #[error("{registry} does not let anonymous users pull `{repository}`")]
+    #[error("{registry} does not let {} pull `{repository}`", user.as_ref().map_or("anonymous users".to_owned(), |user| format!("`{user}`")))]
     Denied {
         /// The registry's name, with its port.
         registry: String,
         /// The repository's name.
         repository: String,
+        /// As whom it was asked, if not as nobody.
+        user: Option<String>,
     },
+    /// A registry does not take who wants to log in.
+    #[error("{registry} does not know `{user}` with this password")]
+    NoLogin {
+        /// The registry's name, with its port.
+        registry: String,
+        /// Who it was.
+        user: String,
+    },
+    /// A text is no registry's name.
+    #[error("`{0}` is no registry")]
+    NoSuchRegistry(String),
+    /// The host is set up to pull nothing of this registry.
+    #[error("{0} is blocked in tank.toml")]
+    Blocked(String),
+    /// Credentials can't be had, or kept.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// Nobody answers as the registry, or not in time.
     #[error("can't reach {0}")]
     Unreachable(String, #[source] registry::HttpError),
@@ -158,6 +177,20 @@ impl Error {
                 return Some(format!(
                     "is a registry running at `{registry}`, and can this host reach it?"
                 ));
+            }
+            Self::Denied { registry, user, .. } => {
+                let again = if user.is_some() {
+                    ", as another user"
+                } else {
+                    ""
+                };
+                return Some(format!(
+                    "is the name right? if the image is private: `tank login {registry}`{again}"
+                ));
+            }
+            Self::NoSuchRegistry(_) => "write HOST or HOST:PORT, as images of it begin",
+            Self::Blocked(_) => {
+                "use an image of a registry that is not, or change `registries` in tank.toml"
             }
             Self::Blob(error) => return error.help().map(str::to_owned),
             Self::NoLayout(_) => "`skopeo copy … oci:PATH:TAG` or `umoci` make one",

@@ -12,21 +12,37 @@
 //! A future that is dropped closes its connection: nothing goes on after the one who asked has
 //! left.
 //!
-//! Access is anonymous. A registry that wants a token names who gives it (the distribution
-//! project's "Token Authentication Specification"); `http-auth` reads that challenge. The token
-//! goes to the registry alone: `reqwest` takes it off a request that is redirected to another host.
+//! Access is anonymous until a registry asks who it is; then the credentials that this host has for it
+//! are looked up. One that wants a token names who gives it (the distribution project's "Token
+//! Authentication Specification"); `http-auth` reads that challenge. Tokens and passwords go to the
+//! registry, and to whom it names for tokens, alone: `reqwest` takes them off a request that is
+//! redirected to another host.
+//!
+//! A registry that is not of this host leads to nothing that is: where it redirects to, and whom it
+//! names for tokens, is no loopback and no link-local address ([`Guard`]).
 
-use crate::Error;
+use crate::{
+    Error,
+    credentials::{Credential, CredentialError, Credentials},
+    guard::Guard,
+    registries::{Endpoint, Proxy},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use http_auth::ChallengeRef;
 use reqwest::{
-    Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, HeaderValue, RANGE, WWW_AUTHENTICATE},
+    RequestBuilder, Response, StatusCode, Url,
+    header::{
+        ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE,
+    },
     redirect::{Attempt, Policy},
 };
 use serde::Deserialize;
 use std::{
-    sync::{Mutex, Once, PoisonError},
+    sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
+use tank_model::reference::DOCKER_HUB;
+use tokio::sync::OnceCell;
 
 /// The longest time without a byte.
 pub const SILENCE: Duration = Duration::from_secs(30);
@@ -60,9 +76,15 @@ pub enum HttpError {
     /// The registry says that it does not have it (OCI distribution specification, "Error Codes").
     #[error("it does not have it")]
     Missing,
-    /// The registry lets only users it knows have it.
-    #[error("it does not let anonymous users have it")]
-    Denied,
+    /// The registry lets only users it knows have it: as whom it was asked, if not as nobody.
+    #[error("it does not let {} have it", .0.as_deref().unwrap_or("anonymous users"))]
+    Denied(Option<String>),
+    /// As whom to ask can't be known.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    /// A registry names somebody for tokens whom it has no business with.
+    #[error("it wants a token to be fetched from {0}, which is this host or its own link")]
+    TokenFromHere(String),
     /// Nobody answers: the innermost cause, without what a terminal obeys.
     #[error("{0}")]
     NoAnswer(String),
@@ -100,43 +122,79 @@ fn after_colon(text: &str) -> String {
 /// One repository of a registry.
 pub struct Http {
     client: reqwest::Client,
-    /// `https://HOST/v2/REPOSITORY/`
+    /// `https://HOST/v2/`
     base: String,
-    repository: String,
-    token: Mutex<Option<HeaderValue>>,
+    host: String,
+    /// Without one, the registry itself is asked.
+    repository: Option<String>,
+    known: Known,
+    authorization: Mutex<Option<HeaderValue>>,
     /// [`HEAD_TIME`], but for tests.
     head_time: Duration,
 }
 
+/// As whom a registry is asked.
+enum Known {
+    /// As what these have, looked up when it asks.
+    Files(Credentials, OnceCell<Option<Credential>>),
+    /// As this one.
+    Given(Credential),
+}
+
 impl Http {
-    /// `plain`: without TLS.
-    pub fn new(registry: &str, repository: &str, plain: bool) -> Result<Self, Error> {
+    /// A repository, as whom the credentials of this host say.
+    pub fn new(endpoint: &Endpoint, credentials: &Credentials) -> Result<Self, Error> {
+        let known = Known::Files(credentials.clone(), OnceCell::new());
+        Self::of(endpoint, Some(endpoint.repository.clone()), known)
+    }
+
+    /// The registry itself, as whoever this is.
+    pub fn as_user(endpoint: &Endpoint, credential: Credential) -> Result<Self, Error> {
+        Self::of(endpoint, None, Known::Given(credential))
+    }
+
+    fn of(endpoint: &Endpoint, repository: Option<String>, known: Known) -> Result<Self, Error> {
         static CRYPTO: Once = Once::new();
         // The provider is a choice of the program and not of a library (rustls, "Cryptography
         // providers").
         CRYPTO.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let client = reqwest::Client::builder()
+        let name = endpoint.host.as_str();
+        let failed = |error| Error::Client(name.to_owned(), error);
+        // The name that users know is not the registry's own.
+        let host = match name {
+            DOCKER_HUB => "index.docker.io",
+            other => other,
+        };
+        let guard = Guard::of_registry(host).behind(endpoint.proxy.as_ref());
+        let mut client = reqwest::Client::builder()
             .user_agent(concat!("tank/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIME)
             .read_timeout(SILENCE)
-            .redirect(Policy::custom(redirect))
-            .build()
-            .map_err(|error| Error::Client(registry.to_owned(), error))?;
-        // The name that users know is not the registry's own.
-        let host = if registry == "docker.io" {
-            "index.docker.io"
-        } else {
-            registry
-        };
-        let scheme = if plain { "http" } else { "https" };
-        let base = format!("{scheme}://{host}/v2/{repository}/");
+            .redirect(redirects(guard.clone()))
+            .dns_resolver(Arc::new(guard));
+        match &endpoint.proxy {
+            Some(Proxy::None) => client = client.no_proxy(),
+            Some(Proxy::Url(url)) => {
+                let proxy = reqwest::Proxy::all(url.clone()).map_err(failed)?;
+                client = client.no_proxy().proxy(proxy);
+            }
+            None => {}
+        }
+        let scheme = if endpoint.plain { "http" } else { "https" };
         Ok(Self {
-            client,
-            base,
-            repository: repository.to_owned(),
-            token: Mutex::default(),
+            client: client.build().map_err(failed)?,
+            base: format!("{scheme}://{host}/v2/"),
+            host: name.to_owned(),
+            repository,
+            known,
+            authorization: Mutex::default(),
             head_time: HEAD_TIME,
         })
+    }
+
+    /// Whether the registry takes whoever asks: within [`HEAD_TIME`].
+    pub async fn check(&self) -> Result<(), HttpError> {
+        self.get("", "*/*", 0).await.map(drop)
     }
 
     /// A document of at most `most` bytes.
@@ -170,37 +228,38 @@ impl Http {
         let response = self.send(path, accept, from).await?;
         let response = if response.status() == StatusCode::UNAUTHORIZED {
             // A token also ends while a large image is fetched.
-            let challenge = response
-                .headers()
-                .get(WWW_AUTHENTICATE)
-                .and_then(|value| value.to_str().ok());
-            let token = self
-                .fetch_token(challenge.ok_or(HttpError::Denied)?)
-                .await?;
-            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+            let authorization = self.authorize(response.headers()).await?;
+            *self
+                .authorization
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(authorization);
             self.send(path, accept, from).await?
         } else {
             response
         };
         match response.status() {
             status if status.is_success() => Ok(response),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(HttpError::Denied),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied().await),
             status => Err(refusal(status, &read(response, MAX_ERROR).await?.0)),
         }
     }
 
     async fn send(&self, path: &str, accept: &str, from: u64) -> Result<Response, HttpError> {
+        let path = match &self.repository {
+            Some(repository) => format!("{repository}/{path}"),
+            None => path.to_owned(),
+        };
         let mut request = self
             .client
             .get(format!("{}{path}", self.base))
             .header(ACCEPT, accept);
-        let token = self
-            .token
+        let authorization = self
+            .authorization
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        if let Some(token) = token {
-            request = request.header(AUTHORIZATION, token);
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
         }
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
@@ -208,17 +267,68 @@ impl Http {
         request.send().await.map_err(|error| failed(&error))
     }
 
+    /// As whom to ask, if not as nobody.
+    async fn credential(&self) -> Result<Option<&Credential>, CredentialError> {
+        match &self.known {
+            Known::Given(credential) => Ok(Some(credential)),
+            Known::Files(credentials, found) => {
+                let repository = self.repository.as_deref().unwrap_or_default();
+                let find = || credentials.find(&self.host, repository);
+                Ok(found.get_or_try_init(find).await?.as_ref())
+            }
+        }
+    }
+
+    async fn denied(&self) -> HttpError {
+        match self.credential().await {
+            Ok(credential) => HttpError::Denied(credential.map(Credential::user)),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// What to say to a registry that asks who it is.
+    async fn authorize(&self, headers: &HeaderMap) -> Result<HeaderValue, HttpError> {
+        let texts = headers.get_all(WWW_AUTHENTICATE).iter();
+        let texts = texts.filter_map(|value| value.to_str().ok());
+        let challenges: Vec<ChallengeRef<'_>> = texts
+            .filter_map(|text| http_auth::parse_challenges(text).ok())
+            .flatten()
+            .collect();
+        let credential = self.credential().await?;
+        if let Some(Credential::Bearer(token)) = credential {
+            return bearer(token);
+        }
+        let of = |scheme: &str| {
+            let mut challenges = challenges.iter();
+            challenges.find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme))
+        };
+        if let Some(challenge) = of("bearer") {
+            return self.fetch_token(challenge, credential).await;
+        }
+        match credential {
+            Some(Credential::Basic { user, password }) if of("basic").is_some() => {
+                basic(user, password)
+            }
+            _ => Err(self.denied().await),
+        }
+    }
+
     /// Asks the one whom the challenge names for a token.
-    async fn fetch_token(&self, challenge: &str) -> Result<HeaderValue, HttpError> {
-        let url = token_url(challenge, &self.repository, self.base.starts_with("http:"))?;
-        let response = self
-            .client
-            .get(url)
-            .send()
-            .await
-            .map_err(|error| failed(&error))?;
-        if !response.status().is_success() {
-            return Err(HttpError::Denied);
+    async fn fetch_token(
+        &self,
+        challenge: &ChallengeRef<'_>,
+        credential: Option<&Credential>,
+    ) -> Result<HeaderValue, HttpError> {
+        let plain = self.base.starts_with("http:");
+        let giver = TokenGiver::new(challenge, self.repository.as_deref(), (&self.host, plain))?;
+        let response = giver.request(&self.client, credential)?.send().await;
+        let response = response.map_err(|error| failed(&error))?;
+        match response.status() {
+            status if status.is_success() => {}
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                return Err(refusal(status, &read(response, MAX_ERROR).await?.0));
+            }
+            _ => return Err(self.denied().await),
         }
         let (bytes, whole) = read(response, MAX_TOKEN).await?;
         let given: Token = serde_json::from_slice(&bytes)
@@ -229,10 +339,97 @@ impl Http {
             .token
             .or(given.access_token)
             .ok_or(HttpError::NoToken)?;
-        let mut header =
-            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| HttpError::NoToken)?;
-        header.set_sensitive(true);
-        Ok(header)
+        bearer(&token)
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, HttpError> {
+    secret(format!("Bearer {token}"))
+}
+
+fn basic(user: &str, password: &str) -> Result<HeaderValue, HttpError> {
+    let encoded = BASE64_STANDARD.encode(format!("{user}:{password}"));
+    secret(format!("Basic {encoded}"))
+}
+
+fn secret(text: String) -> Result<HeaderValue, HttpError> {
+    let mut header = HeaderValue::try_from(text).map_err(|_| HttpError::NoToken)?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// Who gives tokens, as a registry's challenge says.
+struct TokenGiver {
+    /// Where to ask, without a query of Tank's.
+    realm: Url,
+    /// `service` and `scope`, where there are any.
+    query: Vec<(&'static str, String)>,
+}
+
+impl TokenGiver {
+    /// Of a registry with this name, which is spoken to without TLS or with it.
+    fn new(
+        challenge: &ChallengeRef<'_>,
+        repository: Option<&str>,
+        (registry, plain): (&str, bool),
+    ) -> Result<Self, HttpError> {
+        let param = |name: &str| {
+            let mut params = challenge.params.iter();
+            let found = params.find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.to_unescaped())
+        };
+        let realm = param("realm").and_then(|realm| Url::parse(&realm).ok());
+        let realm = realm.ok_or(HttpError::NoToken)?;
+        if realm.scheme() != "https" && !(plain && realm.scheme() == "http") {
+            return Err(HttpError::PlainToken);
+        }
+        if !Guard::of_registry(registry).lets(&realm) {
+            let host = realm.host_str().unwrap_or_default();
+            return Err(HttpError::TokenFromHere(shown(host)));
+        }
+        let asked = repository.map(|repository| format!("repository:{repository}:pull"));
+        let scope = asked.map(|asked| param("scope").unwrap_or(asked));
+        let query = [("scope", scope), ("service", param("service"))];
+        let query = query
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)));
+        Ok(Self {
+            realm,
+            query: query.collect(),
+        })
+    }
+
+    fn url(&self) -> Url {
+        let mut url = self.realm.clone();
+        if !self.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.query);
+        }
+        url
+    }
+
+    /// With a password by its query, with an identity token as OAuth2 has it (the distribution project's
+    /// "OAuth2 Token Authentication").
+    fn request(
+        &self,
+        client: &reqwest::Client,
+        credential: Option<&Credential>,
+    ) -> Result<RequestBuilder, HttpError> {
+        Ok(match credential {
+            Some(Credential::Basic { user, password }) => {
+                let authorization = basic(user, password)?;
+                client.get(self.url()).header(AUTHORIZATION, authorization)
+            }
+            Some(Credential::Identity(token)) => {
+                let mut form = url::form_urlencoded::Serializer::new(String::new());
+                form.extend_pairs([("grant_type", "refresh_token"), ("client_id", "tank")]);
+                form.append_pair("refresh_token", token);
+                form.extend_pairs(&self.query);
+                let kind = "application/x-www-form-urlencoded";
+                let request = client.post(self.realm.clone());
+                request.header(CONTENT_TYPE, kind).body(form.finish())
+            }
+            Some(Credential::Bearer(_)) | None => client.get(self.url()),
+        })
     }
 }
 
@@ -268,7 +465,11 @@ async fn read(mut response: Response, most: u64) -> Result<(Vec<u8>, bool), Http
     Ok((bytes, true))
 }
 
-fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+fn redirects(guard: Guard) -> Policy {
+    Policy::custom(move |attempt| redirect(attempt, &guard))
+}
+
+fn redirect(attempt: Attempt<'_>, guard: &Guard) -> reqwest::redirect::Action {
     if attempt.previous().len() > REDIRECTS {
         return attempt.error(format!("it redirects more than {REDIRECTS} times"));
     }
@@ -276,35 +477,10 @@ fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     if secure && attempt.url().scheme() != "https" {
         return attempt.error("it redirects from https to http");
     }
+    if !guard.lets(attempt.url()) {
+        return attempt.error("it redirects to this host, or to its own link");
+    }
     attempt.follow()
-}
-
-/// Where a challenge says that tokens are given.
-fn token_url(challenge: &str, repository: &str, plain: bool) -> Result<Url, HttpError> {
-    let challenges = http_auth::parse_challenges(challenge).map_err(|_| HttpError::Denied)?;
-    let bearer = challenges
-        .iter()
-        .find(|one| one.scheme.eq_ignore_ascii_case("bearer"))
-        .ok_or(HttpError::Denied)?;
-    let param = |name: &str| {
-        bearer
-            .params
-            .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.to_unescaped())
-    };
-    let mut url = param("realm")
-        .and_then(|realm| Url::parse(&realm).ok())
-        .ok_or(HttpError::Denied)?;
-    if url.scheme() != "https" && !(plain && url.scheme() == "http") {
-        return Err(HttpError::PlainToken);
-    }
-    let scope = param("scope").unwrap_or_else(|| format!("repository:{repository}:pull"));
-    url.query_pairs_mut().append_pair("scope", &scope);
-    if let Some(service) = param("service") {
-        url.query_pairs_mut().append_pair("service", &service);
-    }
-    Ok(url)
 }
 
 /// The error of an answer that is no success (OCI distribution specification, "Error Codes").
@@ -334,7 +510,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> HttpError {
 }
 
 /// A text of somebody else's, as far as a terminal can do with it.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     // Controls, and those that turn the direction of what follows (Unicode, "Bidirectional
     // Formatting Characters").
     let moves = |c: char| {

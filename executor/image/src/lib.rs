@@ -16,7 +16,10 @@
 //! |---|---|
 //! | `store` | [`Images`]: pulling, keeping and finding |
 //! | `document` | manifests, indexes and configurations |
+//! | `registries` | [`Registries`]: which hosts are asked, and how |
+//! | `credentials` | as whom they are asked |
 //! | `registry` | the distribution protocol, over `http` |
+//! | `guard` | where a registry may lead |
 //! | `layout` | OCI image layouts on disk |
 //! | `intake` | a blob on its way: counted and hashed |
 //! | `converter` | the process that makes an image of a layer |
@@ -34,22 +37,27 @@
 
 mod config;
 mod converter;
+mod credentials;
 mod document;
 mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod guard;
 mod http;
 mod intake;
 mod layout;
 mod mounts;
+mod registries;
 mod registry;
 mod store;
 mod turns;
 
 pub use config::ImageConfig;
 pub use converter::Converter;
+pub use credentials::CredentialError;
 pub use error::Error;
 pub use mounts::{Layer, Mounts};
+pub use registries::{LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
 pub use store::{Image, Images};
 pub use tank_layer::{EntryError, LayerError, budget::Refusal};

@@ -1,5 +1,6 @@
-//! Registries: the OCI distribution specification's pull, over [`Http`]. Loopback registries are
-//! spoken to without TLS, as everywhere; others only where `insecure_registries` says so.
+//! Registries: the OCI distribution specification's pull, over [`Http`], of whoever has the repository:
+//! its mirrors first, then the registry itself. Whoever has the document that a tag names is asked for
+//! the rest first; what one does not give is asked of the next, from the byte where it broke off.
 //!
 //! Of `oci-client` (0.18) only the vocabulary is used: its transport reads manifests, tokens and
 //! errors whole before it looks at their size, and takes no other one.
@@ -9,6 +10,7 @@ use crate::{
     Error, MAX_DOCUMENT, document,
     http::{Http, SILENCE, failed},
     intake::Intake,
+    registries::{Endpoint, Registries},
     store::Origin,
 };
 use oci_client::manifest::{
@@ -18,7 +20,7 @@ use oci_client::manifest::{
 use oci_spec::image::Descriptor;
 use reqwest::StatusCode;
 use std::{
-    net::IpAddr,
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 use tank_layer::budget::Budget;
@@ -100,18 +102,27 @@ impl BlobError {
 
 /// One image of a registry.
 pub struct Registry {
-    http: Http,
-    registry: String,
-    repository: String,
+    /// Who has it, in the order in which they are asked. There is one at least.
+    hosts: Vec<Host>,
+    /// The first of `hosts` that is asked: the one that had the manifest.
+    first: AtomicUsize,
     /// The tag, or the digest, that is asked for first.
     wanted: String,
     digest: Option<Digest>,
 }
 
+/// Somebody who has an image.
+struct Host {
+    http: Http,
+    /// As users know it, with its port.
+    name: String,
+    repository: String,
+}
+
 impl Registry {
     /// # Errors
-    /// When the reference names no registry.
-    pub fn new(reference: &Reference, insecure: &[String]) -> Result<Self, Error> {
+    /// When the reference names no registry, or one that is blocked.
+    pub fn new(reference: &Reference, registries: &Registries) -> Result<Self, Error> {
         let ImageSource::Registry {
             registry,
             repository,
@@ -121,51 +132,74 @@ impl Registry {
         else {
             return Err(Error::NoRegistry);
         };
-        let host = registry
-            .rsplit_once(':')
-            .map_or(registry.as_str(), |(host, _)| host);
-        let loopback = host == "localhost"
-            || host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback());
-        let plain = loopback || insecure.contains(registry);
         let wanted = match digest {
             Some(digest) => digest.to_string(),
             None => tag.clone().unwrap_or_else(|| "latest".to_owned()),
         };
+        let endpoints = registries.endpoints(registry, repository)?;
+        let host = |endpoint: &Endpoint| {
+            Ok(Host {
+                http: Http::new(endpoint, &registries.credentials)?,
+                name: endpoint.host.clone(),
+                repository: endpoint.repository.clone(),
+            })
+        };
         Ok(Self {
-            http: Http::new(registry, repository, plain)?,
-            registry: registry.clone(),
-            repository: repository.clone(),
+            hosts: endpoints.iter().map(host).collect::<Result<_, Error>>()?,
+            first: AtomicUsize::new(0),
             wanted,
             digest: *digest,
         })
     }
 
-    async fn manifest(&self, wanted: &str) -> Result<Vec<u8>, Error> {
-        let document = self
-            .http
-            .document(
-                &format!("manifests/{wanted}"),
-                &ACCEPTED.join(", "),
-                MAX_DOCUMENT,
-            )
-            .await;
-        document.map_err(|error| self.explain(error))
+    /// Everybody who has it, with their places: the one that had the manifest first.
+    fn in_turn(&self) -> impl Iterator<Item = (usize, &Host)> {
+        let first = self.first.load(Ordering::Relaxed);
+        let (before, after) = self.hosts.split_at(first.min(self.hosts.len()));
+        let after = after
+            .iter()
+            .enumerate()
+            .map(move |(at, host)| (first + at, host));
+        after.chain(before.iter().enumerate())
     }
 
-    fn explain(&self, error: HttpError) -> Error {
-        let registry = self.registry.clone();
+    /// A manifest of the first who gives one. Of what the others say the last is shown, which is what the
+    /// registry itself says.
+    async fn manifest(&self, wanted: &str, digest: Option<Digest>) -> Result<Vec<u8>, Error> {
+        let mut refused = None;
+        for (at, host) in self.in_turn() {
+            let path = format!("manifests/{wanted}");
+            let accepted = ACCEPTED.join(", ");
+            let document = host.http.document(&path, &accepted, MAX_DOCUMENT).await;
+            let verified = match (document, digest) {
+                (Ok(bytes), Some(digest)) => document::verify(&bytes, digest).map(|()| bytes),
+                (document, _) => document.map_err(|error| self.explain(host, error)),
+            };
+            match verified {
+                Ok(bytes) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return Ok(bytes);
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.unwrap_or(Error::NoRegistry))
+    }
+
+    fn explain(&self, host: &Host, error: HttpError) -> Error {
+        let registry = host.name.clone();
+        let repository = host.repository.clone();
         match error {
             HttpError::Missing => Error::NoManifest {
                 registry,
                 kind: self.digest.map_or("tag", |_| "digest"),
                 wanted: self.wanted.clone(),
-                repository: self.repository.clone(),
+                repository,
             },
-            HttpError::Denied => Error::Denied {
+            HttpError::Denied(user) => Error::Denied {
                 registry,
-                repository: self.repository.clone(),
+                repository,
+                user,
             },
             HttpError::NoAnswer(_) | HttpError::LateHead(_) | HttpError::LateDocument(_) => {
                 Error::Unreachable(registry, error)
@@ -174,8 +208,7 @@ impl Registry {
         }
     }
 
-    /// Passes a blob on. A connection that breaks, and a registry that has too much to do, are tried
-    /// again, from where it was.
+    /// Passes a blob on, from one host after the other until it is whole.
     async fn copy(
         &self,
         digest: Digest,
@@ -184,9 +217,32 @@ impl Registry {
         budget: &Budget,
     ) -> Result<(), Error> {
         let mut got = 0;
+        let mut outcome = Err(Error::NoRegistry);
+        for (_, host) in self.in_turn() {
+            outcome = self
+                .copy_of(host, (digest, size), &mut got, out, budget)
+                .await;
+            // What is wrong here, and not with a host, is as wrong with the next.
+            if !outcome.as_ref().is_err_and(is_of_a_host) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Passes on what one host gives of a blob. A connection that breaks, and a host that has too much to
+    /// do, are tried again, from where it was.
+    async fn copy_of(
+        &self,
+        host: &Host,
+        blob: (Digest, u64),
+        got: &mut u64,
+        out: &mut Intake,
+        budget: &Budget,
+    ) -> Result<(), Error> {
         let mut pauses = PAUSES.into_iter();
         loop {
-            match self.copy_rest((digest, size), &mut got, out, budget).await {
+            match self.copy_rest(host, blob, got, out, budget).await {
                 Err(error) if is_passing(&error) => match pauses.next() {
                     Some(pause) => tokio::time::sleep(Duration::from_millis(pause)).await,
                     None => return Err(error),
@@ -199,14 +255,15 @@ impl Registry {
     /// Passes on what is behind the `got` bytes of a blob that have come already.
     async fn copy_rest(
         &self,
+        host: &Host,
         (digest, size): (Digest, u64),
         got: &mut u64,
         out: &mut Intake,
         budget: &Budget,
     ) -> Result<(), Error> {
         let path = format!("blobs/{digest}");
-        let response = self.http.get(&path, "*/*", *got).await;
-        let mut response = response.map_err(|error| self.explain(error))?;
+        let response = host.http.get(&path, "*/*", *got).await;
+        let mut response = response.map_err(|error| self.explain(host, error))?;
         // Who gives all of it again gives what is known first.
         let mut known = match response.status() {
             StatusCode::PARTIAL_CONTENT => 0,
@@ -216,10 +273,10 @@ impl Registry {
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| self.explain(failed(&error)))?
+            .map_err(|error| self.explain(host, failed(&error)))?
         {
             if !pace.keeps(Instant::now(), chunk.len() as u64) {
-                let registry = self.registry.clone();
+                let registry = host.name.clone();
                 return Err(BlobError::Slow { registry, digest }.into());
             }
             budget.space()?;
@@ -254,16 +311,28 @@ fn is_passing(error: &Error) -> bool {
     }
 }
 
+/// Whether another host that has the same may give it.
+fn is_of_a_host(error: &Error) -> bool {
+    match error {
+        Error::Blob(error) => !matches!(error, BlobError::Late { .. }),
+        Error::Unreachable(..)
+        | Error::Registry(..)
+        | Error::Denied { .. }
+        | Error::NoManifest { .. } => true,
+        _ => false,
+    }
+}
+
 impl Origin for Registry {
     async fn root(&self) -> Result<(Vec<u8>, Digest), Error> {
-        let bytes = self.manifest(&self.wanted).await?;
+        let bytes = self.manifest(&self.wanted, self.digest).await?;
         // What was asked for by digest has to be that; the caller verifies.
         let digest = self.digest.unwrap_or_else(|| Digest::of(&bytes));
         Ok((bytes, digest))
     }
 
     async fn document(&self, digest: Digest) -> Result<Vec<u8>, Error> {
-        self.manifest(&digest.to_string()).await
+        self.manifest(&digest.to_string(), Some(digest)).await
     }
 
     async fn blob(
@@ -275,7 +344,11 @@ impl Origin for Registry {
         let digest = document::digest_of(descriptor)?;
         let copy = self.copy(digest, descriptor.size(), out, budget);
         let late = || BlobError::Late {
-            registry: self.registry.clone(),
+            registry: self
+                .hosts
+                .last()
+                .map(|host| host.name.clone())
+                .unwrap_or_default(),
             digest,
         };
         tokio::time::timeout(BLOB_TIME, copy)

@@ -7,6 +7,7 @@ use crate::{
     error::Attempt,
     intake::{Intake, Way},
     layout::Layout,
+    registries::Registries,
     registry::Registry,
     turns::Turns,
 };
@@ -72,7 +73,7 @@ pub(crate) trait Origin {
 #[derive(Clone, Debug)]
 pub struct Images {
     dir: PathBuf,
-    insecure: Vec<String>,
+    registries: Registries,
     converter: Converter,
     configs: Arc<Configs>,
     mounts: Mounts,
@@ -81,14 +82,14 @@ pub struct Images {
 
 impl Images {
     /// Opens the store in the folder `dir`, made if it is missing, and sweeps what was half done.
-    /// The registries `insecure` (`HOST` or `HOST:PORT`) are spoken to without TLS.
+    /// Registries are asked as `registries` says.
     ///
     /// # Errors
     /// What the disk gives.
-    pub fn open(dir: &Path, insecure: &[String], converter: Converter) -> std::io::Result<Self> {
+    pub fn open(dir: &Path, registries: Registries, converter: Converter) -> std::io::Result<Self> {
         let images = Self {
             dir: dir.to_owned(),
-            insecure: insecure.to_vec(),
+            registries,
             converter,
             configs: Arc::default(),
             mounts: Mounts::new(dir.join("mounts")),
@@ -138,7 +139,8 @@ impl Images {
         }
         match reference.source() {
             ImageSource::Registry { .. } => {
-                self.fetch(&Registry::new(reference, &self.insecure)?).await
+                self.fetch(&Registry::new(reference, &self.registries)?)
+                    .await
             }
             ImageSource::Layout { path, tag } => {
                 let path = base_dir.map_or_else(|| PathBuf::from(path), |base| base.join(path));
@@ -162,7 +164,7 @@ impl Images {
         if let Some(digest) = reference.digest() {
             return Ok(digest);
         }
-        let (bytes, digest) = Registry::new(reference, &self.insecure)?.root().await?;
+        let (bytes, digest) = Registry::new(reference, &self.registries)?.root().await?;
         document::verify(&bytes, digest)?;
         document::parse(&bytes)?;
         Ok(digest)
@@ -405,6 +407,11 @@ impl Images {
             }
         }
         Ok(Image { config, layers })
+    }
+
+    /// How registries are asked, and as whom.
+    pub fn registries(&self) -> &Registries {
+        &self.registries
     }
 
     /// The mounts of layers.

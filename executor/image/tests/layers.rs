@@ -95,7 +95,8 @@ impl Place {
         fs::create_dir_all(folder.join("layout/blobs/sha256")).expect("a folder");
         let version = r#"{"imageLayoutVersion":"1.0.0"}"#;
         fs::write(folder.join("layout/oci-layout"), version).expect("writes");
-        let images = Images::open(&folder.join("store"), &[], converter()).expect("a store");
+        let images = Images::open(&folder.join("store"), Registries::default(), converter())
+            .expect("a store");
         Self { folder, images }
     }
 

@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
 };
-use tank_image::{Converter, Error, Images};
+use tank_image::{Converter, Error, Images, Registries};
 use tank_model::Digest;
 
 /// How a registry answers each request for the layer, one after the other.
@@ -169,7 +169,7 @@ fn pull(name: &str, answers: &[Answer]) -> (Result<Digest, Error>, Vec<u64>) {
         program: env!("CARGO_BIN_EXE_tank-layer").into(),
         id: 3_000_000_000,
     };
-    let images = Images::open(&dir, &[], converter).expect("opens");
+    let images = Images::open(&dir, Registries::default(), converter).expect("opens");
     let registry = Arc::new(Registry {
         layer: layer(),
         answers: Mutex::new(answers.iter().copied().collect()),

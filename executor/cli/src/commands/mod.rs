@@ -8,6 +8,7 @@ mod frames;
 mod import;
 mod list;
 mod lock;
+mod login;
 mod manual;
 mod source;
 mod view;
@@ -67,6 +68,18 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             error,
             import_path,
         } => manual::doc(field.as_deref(), error.as_deref(), import_path),
+        Command::Login {
+            registry,
+            user,
+            password_stdin,
+        } => {
+            let who = login::Who {
+                user,
+                password_stdin,
+            };
+            login::login(&args.socket, registry, who, json).await
+        }
+        Command::Logout { registry } => login::logout(&args.socket, registry, json).await,
         Command::Why { field } => view::why(&mut connect().await?, &field, json).await,
         Command::Diff {
             files,

@@ -5,6 +5,7 @@ use super::{
     client::Client,
     exec::{self, target},
     refusal::{Refusal, internal, of_shim},
+    registries,
     streams::while_connected,
     views,
 };
@@ -151,6 +152,20 @@ impl Client {
                 let resolved = while_connected(&self.stream, resolve).await?;
                 self.reply(&views::resolved(&resolved), false, Vec::new())
                     .await
+            }
+            Method::Login {
+                registry,
+                user,
+                password,
+            } => {
+                let asked = (registry.as_str(), user.as_str(), password.0.as_str());
+                let login = registries::login(&generations, asked);
+                let reply = while_connected(&self.stream, login).await?;
+                self.reply(&reply, false, Vec::new()).await
+            }
+            Method::Logout { registry } => {
+                let reply = registries::logout(&generations, &registry).await?;
+                self.reply(&reply, false, Vec::new()).await
             }
             Method::Events { follow } => self.events(follow == Some(true), more).await,
         }

@@ -9,6 +9,7 @@ mod calls;
 mod client;
 mod exec;
 mod refusal;
+mod registries;
 mod streams;
 mod views;
 

@@ -44,7 +44,7 @@ use std::{
     fmt,
     sync::{Arc, atomic::AtomicUsize},
 };
-use tank_image::Images;
+use tank_image::{Images, Registries};
 use tank_model::{Config, Digest, Generation, Graph, Name, Outcome};
 use tank_sys::cgroup::Cgroups;
 use tokio::sync::{Mutex, mpsc};
@@ -148,6 +148,11 @@ impl Generations {
             switch_lock: Mutex::new(()),
             superseding: AtomicUsize::new(0),
         }
+    }
+
+    /// How registries are asked, and as whom.
+    pub fn registries(&self) -> &Registries {
+        self.images.registries()
     }
 
     /// Leases what the current generation names, should an older Tank not have done that. Before

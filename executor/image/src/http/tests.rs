@@ -7,29 +7,48 @@ use std::{
     time::Instant,
 };
 
-#[test]
-fn a_challenge_says_where_tokens_are_given() {
-    let challenge = r#"Bearer realm="https://auth.example/token",service="registry.example""#;
-    let url = token_url(challenge, "library/nginx", false).expect("a url");
-    let expected = "https://auth.example/token?scope=repository%3Alibrary%2Fnginx%3Apull&service=registry.example";
-    assert_eq!(url.as_str(), expected);
+/// Where the first challenge of an answer leads, for a registry with this name.
+fn url_of(challenge: &str, registry: (&str, bool)) -> Result<String, HttpError> {
+    let challenges = http_auth::parse_challenges(challenge).map_err(|_| HttpError::NoToken)?;
+    let giver = TokenGiver::new(&challenges[0], Some("library/nginx"), registry)?;
+    Ok(giver.url().to_string())
 }
 
 #[test]
-fn a_token_is_not_fetched_in_the_clear_for_a_registry_with_tls() {
+fn a_challenge_says_where_tokens_are_given() {
+    let challenge = r#"Bearer realm="https://auth.example/token",service="registry.example""#;
+    let expected = "https://auth.example/token?scope=repository%3Alibrary%2Fnginx%3Apull&service=registry.example";
+    let url = url_of(challenge, ("registry.example", false)).expect("a url");
+    assert_eq!(url, expected);
+}
+
+#[test]
+fn a_token_is_not_fetched_in_the_clear_nor_from_this_host() {
     let challenge = r#"Bearer realm="http://auth.example/token""#;
     assert!(matches!(
-        token_url(challenge, "x", false),
+        url_of(challenge, ("registry.example", false)),
         Err(HttpError::PlainToken)
     ));
-    assert!(token_url(challenge, "x", true).is_ok());
+    assert!(url_of(challenge, ("registry.example", true)).is_ok());
     for other in [
         r#"Bearer realm="file:///etc/shadow""#,
-        r#"Basic realm="x""#,
+        r#"Bearer realm="x""#,
         "Bearer",
         "\u{7f}",
     ] {
-        assert!(token_url(other, "x", true).is_err(), "{other}");
+        assert!(
+            url_of(other, ("registry.example", true)).is_err(),
+            "{other}"
+        );
+    }
+    for here in ["127.0.0.1:5001", "[::1]", "169.254.169.254", "0.0.0.0"] {
+        let challenge = format!("Bearer realm=\"http://{here}/token\"");
+        let refused = url_of(&challenge, ("registry.example", true));
+        assert!(
+            matches!(refused, Err(HttpError::TokenFromHere(_))),
+            "{here}"
+        );
+        assert!(url_of(&challenge, ("localhost:5000", true)).is_ok());
     }
 }
 
@@ -73,7 +92,13 @@ async fn ask_one_that_drips(start: &'static str) -> HttpError {
             std::thread::spawn(move || drip(stream, start));
         }
     });
-    let mut http = Http::new(&format!("127.0.0.1:{port}"), "x", true).expect("a client");
+    let endpoint = Endpoint {
+        host: format!("127.0.0.1:{port}"),
+        repository: "x".to_owned(),
+        plain: true,
+        proxy: Some(Proxy::None),
+    };
+    let mut http = Http::new(&endpoint, &Credentials::default()).expect("a client");
     http.head_time = Duration::from_millis(300);
     let begun = Instant::now();
     let error = http

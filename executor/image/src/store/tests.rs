@@ -75,7 +75,7 @@ async fn a_pull_that_is_dropped_closes_its_connection_and_leaves_nothing() {
         program: "/bin/cat".into(),
         id: 0,
     };
-    let images = Images::open(&dir, &[], converter).expect("opens");
+    let images = Images::open(&dir, crate::Registries::default(), converter).expect("opens");
     let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
     let port = listener.local_addr().expect("an address").port();
     let (sender, closed) = channel();

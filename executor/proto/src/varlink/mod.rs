@@ -13,9 +13,9 @@ mod words;
 pub use error::{Error, used_by};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
-    Generation, GenerationReply, GenerationsReply, GetReply, ListReply, LogsReply, Network,
-    NetworkPod, NetworksReply, Outcome, Overridden, Pod, PodInterface, Problem, Progress,
-    ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
+    Generation, GenerationReply, GenerationsReply, GetReply, ListReply, LoginReply, LogoutReply,
+    LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod, PodInterface, Problem,
+    Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
 };
 pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
 
@@ -127,10 +127,37 @@ pub enum Method {
         /// The references.
         images: Vec<String>,
     },
+    /// Keeps a password for a registry that takes it.
+    #[serde(rename = "io.tank.Executor.Login")]
+    Login {
+        /// `HOST` or `HOST:PORT`.
+        registry: String,
+        /// Who it is.
+        user: String,
+        /// What the registry knows the user by.
+        password: Password,
+    },
+    /// Forgets what is kept for a registry.
+    #[serde(rename = "io.tank.Executor.Logout")]
+    Logout {
+        /// `HOST` or `HOST:PORT`.
+        registry: String,
+    },
+}
+
+/// A text that is not shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 17] = [
+pub const METHODS: [&str; 19] = [
     "Status",
     "Diff",
     "Switch",
@@ -148,6 +175,8 @@ pub const METHODS: [&str; 17] = [
     "Events",
     "Why",
     "Resolve",
+    "Login",
+    "Logout",
 ];
 
 /// Methods by the names they had in the version before, for clients of that version. `Generation`

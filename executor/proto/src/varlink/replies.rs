@@ -405,6 +405,27 @@ pub struct Resolved {
     pub digest: String,
 }
 
+/// The answer to [`super::Method::Login`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct LoginReply {
+    /// The registry's name, as images have it.
+    pub registry: String,
+}
+
+/// The answer to [`super::Method::Logout`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct LogoutReply {
+    /// The registry's name, as images have it.
+    pub registry: String,
+    /// Something was kept for it.
+    pub known: bool,
+    /// The file of another tool that still has something for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elsewhere: Option<String>,
+}
+
 /// The answer to [`super::Method::Resolve`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::Type))]

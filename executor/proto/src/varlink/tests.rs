@@ -141,6 +141,8 @@ fn every_method_answers_what_the_file_says() {
         ("Events", outputs::<EventsReply>()),
         ("Why", outputs::<WhyReply>()),
         ("Resolve", outputs::<ResolveReply>()),
+        ("Login", outputs::<LoginReply>()),
+        ("Logout", outputs::<LogoutReply>()),
     ]);
     let interface = interface();
     let described: BTreeMap<&str, Vec<String>> = interface
