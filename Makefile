@@ -15,7 +15,7 @@ BUILD = $(ROCKSDB) cargo build --workspace --all-targets --locked
 
 # End-to-end tests that need no debug build's fault points: they run against the programs that are released, too. One of
 # the attacks needs them.
-RELEASED = pods exec drift refusals attacks looking outcomes scenario names stacks
+RELEASED = pods exec drift refusals attacks looking outcomes scenario names stacks registries
 
 # The tests in tests/tests that start no daemon, and need neither root nor fixtures. The other crates
 # have such tests only, but for those of ROOTED.

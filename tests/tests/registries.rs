@@ -1,0 +1,186 @@
+//! Registries, as a user meets them: private ones, blocked ones, and what `tank.toml` says of them.
+
+use std::{fs, os::unix::fs::MetadataExt};
+use tank_tests::{Host, RUN, pty::Terminal, words};
+
+/// `se:cret`, by bcrypt.
+const USERS: &str = "me:$2b$04$1.HdPsXb6ZmHbENmbCfNGuBZw0/Kh8FFft4p/A4GMkPsnpy1hM/B6\n";
+
+/// A host whose daemon looks into no file of this machine's, with more lines of `tank.toml`.
+fn host(settings: &str) -> Host {
+    let host = Host::without_daemon();
+    let path = host.dir.join("tank.toml");
+    let text = fs::read_to_string(&path).expect("settings");
+    fs::write(path, format!("{text}auth_files = []\n{settings}")).expect("settings");
+    host.started_with(&[])
+}
+
+fn web() -> String {
+    format!("{{ pods.web.containers.app = {{ image = \"localhost:5000/nginx\", {RUN} }} }}")
+}
+
+#[test]
+fn a_private_image_is_pulled_after_a_login() {
+    let mut host = host("");
+    host.start_registry_for(USERS);
+    host.write("web.ncl", &web());
+    let refused = host.tank(&["switch", "web.ncl"]);
+    assert_eq!(refused.status, 1);
+    insta::assert_snapshot!("anonymous", refused.stderr);
+    // At a terminal it is asked for, and the password is not shown.
+    let mut terminal = Terminal::run(&host.command(&["login", "localhost:5000"]));
+    terminal.expect("user for localhost:5000: ");
+    terminal.type_in("me\n");
+    terminal.expect("password of me: ");
+    terminal.type_in("se:cret\n");
+    terminal.expect("localhost:5000 takes `me`");
+    assert_eq!(terminal.ended(), 0);
+    assert!(!terminal.shown.contains("se:cret"), "{}", terminal.shown);
+    let kept = host.dir.join("state/auth.json");
+    let found = fs::metadata(&kept).expect("it is kept");
+    assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o600));
+    host.tank(&["switch", "web.ncl"]).ok();
+    // It is known after a restart, and asked for again by a lock.
+    host.kill_daemon();
+    host.start_daemon();
+    host.tank(&["lock", "web.ncl", "--update"]).ok();
+    // Another password is refused, and takes nothing away.
+    let login = [
+        "login",
+        "localhost:5000",
+        "--user",
+        "me",
+        "--password-stdin",
+    ];
+    let wrong = host.tank_with_input(&login, b"wrong\n");
+    assert_eq!((wrong.status, wrong.stdout.as_str()), (1, ""));
+    insta::assert_snapshot!("wrong_password", wrong.stderr);
+    host.tank(&["lock", "web.ncl", "--update"]).ok();
+    let out = host.tank(&["logout", "localhost:5000"]).ok();
+    assert_eq!(out, "the password for localhost:5000 is forgotten\n");
+    let out = host.tank(&["logout", "localhost:5000"]).ok();
+    assert_eq!(out, "no password for localhost:5000 was kept\n");
+    let refused = host.tank(&["lock", "web.ncl", "--update"]);
+    assert_eq!(refused.status, 1);
+    assert!(
+        words(&refused.stderr).contains("localhost:5000 does not let anonymous users pull `nginx`"),
+        "{}",
+        refused.stderr
+    );
+    // What is here needs no registry: it runs on.
+    assert_eq!(host.pod("web")["state"], "running");
+    let given = host.tank_with_input(&login, b"se:cret\r\n").ok();
+    assert_eq!(given, "localhost:5000 takes `me`\n");
+    host.finish();
+}
+
+#[test]
+fn a_login_that_can_not_be_is_refused_in_words() {
+    let host = host("registries.\"bad.example\".blocked = true\n");
+    let login = |registry: &str, input: &[u8]| {
+        let args = ["login", registry, "--user", "me", "--password-stdin"];
+        let refused = host.tank_with_input(&args, input);
+        assert_eq!((refused.status, refused.stdout.as_str()), (1, ""));
+        refused.stderr
+    };
+    insta::assert_snapshot!("no_registry", login("https://x/y", b"s"));
+    insta::assert_snapshot!("registry_down", login("localhost:5000", b"s"));
+    insta::assert_snapshot!("blocked_registry", login("bad.example", b"s"));
+    insta::assert_snapshot!("no_password", login("localhost:5000", b"\n"));
+    insta::assert_snapshot!("two_lines", login("localhost:5000", b"a\nb\n"));
+    let no_terminal = host.tank_with_input(&["login", "localhost:5000"], b"s");
+    assert_eq!(no_terminal.status, 1);
+    insta::assert_snapshot!("no_terminal", no_terminal.stderr);
+    assert!(!host.dir.join("state/auth.json").exists());
+    host.finish();
+}
+
+#[test]
+fn what_the_host_is_set_up_to_pull_is_pulled_and_nothing_else() {
+    let mut host = host(
+        "registries.\"*\".blocked = true\nregistries.\"docker.io\".mirrors = [\"localhost:5001\", \"localhost:5000\"]\nregistries.\"localhost:5000\" = {}\n",
+    );
+    host.start_registry();
+    host.write(
+        "web.ncl",
+        &web().replace("localhost:5000/nginx", "quay.io/nginx"),
+    );
+    let refused = host.tank(&["switch", "web.ncl"]);
+    assert_eq!(refused.status, 1);
+    insta::assert_snapshot!("blocked", refused.stderr);
+    // Docker's own registry is not reached from here: its mirror has what it is asked for.
+    host.write(
+        "web.ncl",
+        &web().replace("localhost:5000/nginx", "docker.io/nginx"),
+    );
+    let refused = host.tank(&["switch", "web.ncl"]);
+    assert_eq!(refused.status, 1, "the mirror has no library/nginx");
+    host.write("web.ncl", &web());
+    host.tank(&["switch", "web.ncl"]).ok();
+    host.finish();
+}
+
+#[test]
+fn a_mirror_has_what_is_pulled_of_its_registry() {
+    let mut host =
+        host("registries.\"there.example\".mirrors = [\"localhost:5001\", \"localhost:5000\"]\n");
+    host.start_registry();
+    host.write(
+        "web.ncl",
+        &web().replace("localhost:5000/nginx", "there.example/nginx"),
+    );
+    host.tank(&["switch", "web.ncl"]).ok();
+    assert_eq!(
+        host.pod("web")["containers"][0]["image"],
+        "there.example/nginx"
+    );
+    host.finish();
+}
+
+#[test]
+fn a_rule_that_is_none_keeps_the_daemon_from_starting() {
+    for (settings, why) in [
+        (
+            "registries.\"https://x\" = {}",
+            "registries: `https://x` is no registry, write HOST, HOST:PORT or *",
+        ),
+        (
+            "registries.\"x.example\".mirrors = [\"https://y\"]",
+            "`https://y` is no mirror, write for example \"mirror.example:5000\"",
+        ),
+        (
+            "registries.\"x.example\".mirror = []",
+            "unknown field `mirror`",
+        ),
+        (
+            "registries.\"*\".mirrors = [\"y.example\"]",
+            "registries: a mirror is one of a registry, and `*` is all of them",
+        ),
+        (
+            "registries.\"x.example\".proxy = \"x\"",
+            "`x` is no proxy, write \"http://HOST:PORT\" or \"none\"",
+        ),
+        (
+            "auth_files = [\"auth.json\"]",
+            "auth_files: `auth.json` is no absolute path",
+        ),
+    ] {
+        let host = Host::without_daemon();
+        host.write("wrong.toml", settings);
+        let tankd = tank_tests::bin("tankd").display().to_string();
+        let mut command = host.inside(&tankd);
+        for (flag, name) in [
+            ("state-dir", "state"),
+            ("run-dir", "run"),
+            ("config", "wrong.toml"),
+        ] {
+            command.arg(format!("--{flag}={}", host.dir.join(name).display()));
+        }
+        let ended = command.output().expect("tankd");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(
+            !ended.status.success() && said.contains(why),
+            "{settings}: {said}"
+        );
+    }
+}
