@@ -1,7 +1,7 @@
 //! Registries, as a user meets them: private ones, blocked ones, and what `tank.toml` says of them.
 
 use std::{fs, os::unix::fs::MetadataExt};
-use tank_tests::{Host, RUN, pty::Terminal, words};
+use tank_tests::{Host, RUN, eventually, pty::Terminal, words};
 
 /// `se:cret`, by bcrypt.
 const USERS: &str = "me:$2b$04$1.HdPsXb6ZmHbENmbCfNGuBZw0/Kh8FFft4p/A4GMkPsnpy1hM/B6\n";
@@ -183,4 +183,74 @@ fn a_rule_that_is_none_keeps_the_daemon_from_starting() {
             "{settings}: {said}"
         );
     }
+}
+
+/// Serves an OCI layout as the repository `busybox`: half a mebibyte and a byte of each layer, and the rest when the file
+/// `go` is there.
+const SLOW: &str = r#"
+import http.server, json, os, sys, time
+layout, go, ready = sys.argv[1:]
+blob = lambda digest: open(layout + "/blobs/" + digest.replace(":", "/"), "rb").read()
+class Slow(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        name = self.path.rsplit("/", 1)[1]
+        index = json.load(open(layout + "/index.json"))
+        body = blob(index["manifests"][0]["digest"] if name == "latest" else name)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        half = 512 << 10
+        if len(body) > half:
+            self.wfile.write(body[:half])
+            time.sleep(0.3)
+            self.wfile.write(body[half:half + 1])
+            while not os.path.exists(go):
+                time.sleep(0.05)
+            body = body[half + 1:]
+        self.wfile.write(body)
+    def log_message(self, *args):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 5000), Slow)
+open(ready, "w").close()
+server.serve_forever()
+"#;
+
+#[test]
+fn a_pull_shows_how_far_each_layer_is() {
+    let host = host("");
+    let (go, ready) = (host.dir.join("go"), host.dir.join("ready-to-serve"));
+    let mut server = host.inside("python3");
+    let layout = host.dir.join("busybox");
+    let mut server = server
+        .args(["-c", SLOW])
+        .args([&layout, &go, &ready])
+        .spawn()
+        .expect("python3");
+    eventually("it serves", || ready.exists());
+    host.write("web.ncl", &web().replace("nginx", "busybox"));
+    // A registry's texts and a layer's numbers, at a terminal.
+    let mut command = host.command(&["switch", "web.ncl"]);
+    command.current_dir(&host.dir);
+    let mut terminal = Terminal::run(&command);
+    terminal.expect("512.00 KiB of 1.05 MiB");
+    terminal.expect("localhost:5000/busybox");
+    fs::write(&go, "").expect("writes");
+    terminal.expect("generation 1");
+    assert_eq!(terminal.ended(), 0);
+    // Without one, and for programs that do not ask, there are the steps alone.
+    host.write(
+        "other.ncl",
+        &web().replace("nginx", "busybox").replace("web", "other"),
+    );
+    let plain = host.tank(&["apply", "other.ncl"]);
+    assert_eq!(
+        plain.stderr.lines().next(),
+        Some("pull localhost:5000/busybox")
+    );
+    assert!(!plain.stderr.contains("KiB"), "{}", plain.stderr);
+    plain.ok();
+    server.kill().expect("it ends");
+    server.wait().expect("it ends");
+    host.finish();
 }

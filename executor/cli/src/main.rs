@@ -6,6 +6,7 @@
 //!   programs.
 //! * [`output`]: what is printed; what others wrote is made visible there before a terminal obeys
 //!   it.
+//! * [`progress`]: a change on its way, drawn.
 //! * [`terminal`]: raw mode, detaching, window size.
 //! * [`modes`]: the modes of a terminal that a program may leave switched on.
 //! * [`timings`]: the spans of a change, drawn.
@@ -23,6 +24,7 @@ mod elsewhere;
 mod error;
 mod modes;
 mod output;
+mod progress;
 mod terminal;
 mod timings;
 

@@ -1,7 +1,8 @@
 //! A blob on its way, hashed: into memory, or to the process that converts it.
 
+use crate::progress::Meter;
 use sha2::{Digest as _, Sha256};
-use std::io;
+use std::{io, time::Instant};
 use tank_model::Digest;
 use tokio::{io::AsyncWriteExt as _, net::unix::pipe};
 
@@ -21,6 +22,7 @@ pub enum Way {
 pub struct Intake {
     way: Way,
     hasher: Sha256,
+    meter: Option<Meter>,
 }
 
 impl Intake {
@@ -29,7 +31,18 @@ impl Intake {
         Self {
             way,
             hasher: Sha256::new(),
+            meter: None,
         }
+    }
+
+    /// Whether it is a layer that comes, and no document.
+    pub fn is_layer(&self) -> bool {
+        !matches!(self.way, Way::Memory(_))
+    }
+
+    /// Has what comes from now on counted.
+    pub fn watch(&mut self, meter: Meter) {
+        self.meter = Some(meter);
     }
 
     /// Takes bytes that have come.
@@ -38,6 +51,9 @@ impl Intake {
     /// What writing gives.
     pub async fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes);
+        if let Some(meter) = &mut self.meter {
+            meter.add(bytes.len() as u64, Instant::now());
+        }
         match &mut self.way {
             Way::Memory(memory) => {
                 memory.extend_from_slice(bytes);

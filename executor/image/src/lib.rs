@@ -22,6 +22,7 @@
 //! | `guard` | where a registry may lead |
 //! | `layout` | OCI image layouts on disk |
 //! | `intake` | a blob on its way: counted and hashed |
+//! | `progress` | [`LayerProgress`]: how far it is |
 //! | `converter` | the process that makes an image of a layer |
 //! | `mounts` | [`Mounts`]: layers, mounted once for all |
 //! | `turns` | what several want is fetched once |
@@ -47,6 +48,7 @@ mod http;
 mod intake;
 mod layout;
 mod mounts;
+mod progress;
 mod registries;
 mod registry;
 mod store;
@@ -57,6 +59,7 @@ pub use converter::Converter;
 pub use credentials::CredentialError;
 pub use error::Error;
 pub use mounts::{Layer, Mounts};
+pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
 pub use store::{Image, Images};

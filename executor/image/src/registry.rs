@@ -7,7 +7,7 @@
 
 pub use crate::http::HttpError;
 use crate::{
-    Error, MAX_DOCUMENT, document,
+    Error, Images, MAX_DOCUMENT, document,
     http::{Http, SILENCE, failed},
     intake::Intake,
     registries::{Endpoint, Registries},
@@ -320,6 +320,22 @@ fn is_of_a_host(error: &Error) -> bool {
         | Error::Denied { .. }
         | Error::NoManifest { .. } => true,
         _ => false,
+    }
+}
+
+impl Images {
+    /// The digest of what a reference to a registry names now. Nothing is kept.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn resolve(&self, reference: &Reference) -> Result<Digest, Error> {
+        if let Some(digest) = reference.digest() {
+            return Ok(digest);
+        }
+        let (bytes, digest) = Registry::new(reference, self.registries())?.root().await?;
+        document::verify(&bytes, digest)?;
+        document::parse(&bytes)?;
+        Ok(digest)
     }
 }
 

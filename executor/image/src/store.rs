@@ -7,6 +7,7 @@ use crate::{
     error::Attempt,
     intake::{Intake, Way},
     layout::Layout,
+    progress::{Watch, Watched},
     registries::Registries,
     registry::Registry,
     turns::Turns,
@@ -131,6 +132,7 @@ impl Images {
         &self,
         reference: &Reference,
         base_dir: Option<&Path>,
+        watch: Option<Watch>,
     ) -> Result<Digest, Error> {
         if let Some(digest) = reference.digest()
             && self.find(digest).is_ok()
@@ -139,35 +141,22 @@ impl Images {
         }
         match reference.source() {
             ImageSource::Registry { .. } => {
-                self.fetch(&Registry::new(reference, &self.registries)?)
-                    .await
+                let origin = Registry::new(reference, &self.registries)?;
+                self.fetch(&Watched { origin, watch }).await
             }
             ImageSource::Layout { path, tag } => {
                 let path = base_dir.map_or_else(|| PathBuf::from(path), |base| base.join(path));
                 if !path.is_absolute() {
                     return Err(Error::Relative(path));
                 }
-                let found = self.fetch(&Layout::new(path, tag)).await?;
+                let origin = Layout::new(path, tag);
+                let found = self.fetch(&Watched { origin, watch }).await?;
                 match reference.digest().filter(|pinned| *pinned != found) {
                     Some(pinned) => Err(Error::Repinned { pinned, found }),
                     None => Ok(found),
                 }
             }
         }
-    }
-
-    /// The digest of what a reference to a registry names now. Nothing is kept.
-    ///
-    /// # Errors
-    /// What went wrong.
-    pub async fn resolve(&self, reference: &Reference) -> Result<Digest, Error> {
-        if let Some(digest) = reference.digest() {
-            return Ok(digest);
-        }
-        let (bytes, digest) = Registry::new(reference, &self.registries)?.root().await?;
-        document::verify(&bytes, digest)?;
-        document::parse(&bytes)?;
-        Ok(digest)
     }
 
     async fn fetch(&self, origin: &impl Origin) -> Result<Digest, Error> {

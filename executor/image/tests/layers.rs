@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tank_image::{Converter, ImageConfig, Images};
+use tank_image::{Converter, ImageConfig, Images, Registries};
 use tank_model::Digest;
 use tank_sys::mount::{self, Way};
 
@@ -141,7 +141,7 @@ impl Place {
             .build()
             .expect("a runtime");
         runtime
-            .block_on(self.images.pull(&reference, None))
+            .block_on(self.images.pull(&reference, None, None))
             .expect("it is pulled")
     }
 

@@ -191,7 +191,7 @@ fn pull(name: &str, answers: &[Answer]) -> (Result<Digest, Error>, Vec<u64>) {
         .build();
     let pulled = runtime
         .expect("a runtime")
-        .block_on(images.pull(&reference, None));
+        .block_on(images.pull(&reference, None, None));
     let whole = pulled
         .as_ref()
         .is_ok_and(|digest| images.find(*digest).is_ok());

@@ -312,7 +312,7 @@ fn mirrors_are_asked_first_and_what_they_do_not_have_is_asked_of_the_registry() 
     let pulled = Store::run(
         store
             .images
-            .pull(&pinned.parse().expect("a reference"), None),
+            .pull(&pinned.parse().expect("a reference"), None, None),
     );
     let error = pulled.expect_err("it has no layer").message();
     assert!(

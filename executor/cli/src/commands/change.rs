@@ -6,17 +6,12 @@ use crate::{
     client::Client,
     error::Error,
     output,
+    progress::ProgressView,
     timings::{Timings, picture},
 };
-use indicatif::{ProgressBar, ProgressStyle};
-use std::{
-    io::IsTerminal,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 use tank_proto::varlink::{
-    Change, ChangeKind, DiffCall, DiffReply, Method, Outcome, Progress, Stage, SwitchCall,
-    SwitchReply,
+    Change, ChangeKind, DiffCall, DiffReply, Method, Outcome, Stage, SwitchCall, SwitchReply,
 };
 
 /// The status of a diff that found something.
@@ -196,6 +191,7 @@ pub async fn switch(
         replace: how.replace.then_some(true),
         parent: None,
         stacks: declared.stacks,
+        layers: None,
     };
     let about = (declared.stack, timings);
     let switched = follow(&mut client, Method::Switch(call), about, json).await;
@@ -214,12 +210,15 @@ fn undo(stack: Option<&str>) -> String {
 /// it is about.
 pub async fn follow(
     client: &mut Client,
-    method: Method,
+    mut method: Method,
     (stack, mut timings): (Option<String>, Timings),
     json: bool,
 ) -> Result<u8, Error> {
     let undo = undo(stack.as_deref());
-    let view = ProgressView::new();
+    let mut view = ProgressView::new();
+    if let Method::Switch(call) = &mut method {
+        call.layers = view.wants_layers().then_some(true);
+    }
     let begin = tank_sys::trace::now();
     let gated = matches!(method, Method::Switch(_));
     client.send(method, Vec::new(), true).await?;
@@ -296,40 +295,5 @@ fn done(outcome: &Outcome, undo: &str) -> String {
             outcome.generation,
             output::short(&outcome.root)
         )
-    }
-}
-
-/// Progress on standard error: a spinner on a terminal, lines elsewhere.
-struct ProgressView(Option<ProgressBar>);
-
-impl ProgressView {
-    fn new() -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self(None);
-        }
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Self(Some(bar))
-    }
-
-    fn show(&self, progress: &Progress) {
-        let text = match progress.stage {
-            Stage::Step | Stage::Note => progress.message.clone(),
-            Stage::Rollback => "does not work, going back".to_owned(),
-            stage => format!("{stage} {}", progress.message),
-        };
-        match &self.0 {
-            Some(bar) => bar.set_message(output::visible(&text).into_owned()),
-            None => output::error(&format!("{text}\n")),
-        }
-    }
-
-    fn finish(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
     }
 }

@@ -56,11 +56,12 @@ impl Client {
                 self.reply(&diff, false, Vec::new()).await
             }
             Method::Switch(call) => {
+                let layers = call.layers == Some(true);
                 let switch = to_switch(call, uid);
                 let work = async move |progress: ProgressSender| {
                     generations.switch(&switch, &progress).await
                 };
-                self.change(work, more).await
+                self.change(work, (more, layers)).await
             }
             Method::Delete {
                 pod,
@@ -72,14 +73,14 @@ impl Client {
                 let work = async move |progress: ProgressSender| {
                     generations.delete(&what, uid, &progress).await
                 };
-                self.change(work, more).await
+                self.change(work, (more, false)).await
             }
             Method::Rollback { to, stack } => {
                 let work = async move |progress: ProgressSender| {
                     let back = (to, stack.as_deref());
                     generations.rollback(back, uid, &progress).await
                 };
-                self.change(work, more).await
+                self.change(work, (more, false)).await
             }
             Method::Generations {} => {
                 let generations = generations.list()?.iter().map(views::generation).collect();
@@ -171,15 +172,15 @@ impl Client {
         }
     }
 
-    /// Starts a change and sends its progress.
-    async fn change<W, F>(&mut self, work: W, more: bool) -> Result<(), Refusal>
+    /// Starts a change and sends its progress, where it is `shown`, and that of layers.
+    async fn change<W, F>(&mut self, work: W, shown: (bool, bool)) -> Result<(), Refusal>
     where
         W: FnOnce(ProgressSender) -> F,
         F: Future<Output = ChangeResult> + Send + 'static,
     {
         let (sender, progress) = mpsc::channel(MAX_PROGRESS);
         let work = tokio::spawn(work(sender));
-        self.stream_change(work, progress, more).await
+        self.stream_change(work, progress, shown).await
     }
 }
 

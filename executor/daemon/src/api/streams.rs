@@ -45,12 +45,12 @@ impl Client {
         &mut self,
         work: JoinHandle<Result<Switched, generations::Error>>,
         mut progress: mpsc::Receiver<Progress>,
-        more: bool,
+        (more, layers): (bool, bool),
     ) -> Result<(), Refusal> {
         while let Some(progress) =
             while_connected(&self.stream, async { Ok(progress.recv().await) }).await?
         {
-            if more {
+            if more && (layers || progress.layer.is_none()) {
                 let reply = varlink::SwitchReply {
                     progress: Some(views::progress(progress)),
                     outcome: None,

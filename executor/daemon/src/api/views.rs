@@ -60,6 +60,11 @@ pub fn progress(progress: Progress) -> varlink::Progress {
     varlink::Progress {
         stage,
         message: progress.message,
+        layer: progress.layer.map(|layer| varlink::Layer {
+            digest: layer.digest.to_string(),
+            done: layer.done,
+            size: layer.size,
+        }),
     }
 }
 

@@ -6,7 +6,7 @@
 //! graph has, and their paths are not looked at ([`tank_model::stack`]).
 
 use super::{
-    Error, Generations, ProgressSender, Stage,
+    Error, Generations, Progress, ProgressSender, Stage,
     error::Context,
     notify,
     origin::{Origin, Origins, source},
@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tank_image::Watch;
 use tank_model::{
     Config, Digest, Graph, Key, Name, Reference, Scope,
     provenance::{PodSource, Provenance},
@@ -312,7 +313,19 @@ impl Generations {
         progress: &ProgressSender,
     ) -> Result<(Wanted, Digest), Error> {
         notify(progress, Stage::Pull, &reference);
-        let pulled = self.images.pull(&reference, base_dir.as_deref()).await;
+        let (sender, image) = (progress.clone(), reference.to_string());
+        let watch: Watch = Arc::new(move |layer| {
+            // Who does not keep up misses one of ten in a second.
+            let _ = sender.try_send(Progress {
+                stage: Stage::Pull,
+                message: image.clone(),
+                layer: Some(layer),
+            });
+        });
+        let pulled = self
+            .images
+            .pull(&reference, base_dir.as_deref(), Some(watch))
+            .await;
         let digest = pulled.map_err(|e| unavailable(&reference, users, e))?;
         Ok(((base_dir, reference), digest))
     }

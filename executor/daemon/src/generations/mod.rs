@@ -44,7 +44,7 @@ use std::{
     fmt,
     sync::{Arc, atomic::AtomicUsize},
 };
-use tank_image::{Images, Registries};
+use tank_image::{Images, LayerProgress, Registries};
 use tank_model::{Config, Digest, Generation, Graph, Name, Outcome};
 use tank_sys::cgroup::Cgroups;
 use tokio::sync::{Mutex, mpsc};
@@ -70,12 +70,15 @@ pub enum Stage {
 pub struct Progress {
     pub stage: Stage,
     pub message: String,
+    /// How far a layer of the image that `message` names is.
+    pub layer: Option<LayerProgress>,
 }
 
 fn notify(progress: &ProgressSender, stage: Stage, message: impl fmt::Display) {
     let _ = progress.try_send(Progress {
         stage,
         message: message.to_string(),
+        layer: None,
     });
 }
 

@@ -95,7 +95,7 @@ async fn a_pull_that_is_dropped_closes_its_connection_and_leaves_nothing() {
         }
     };
     tokio::select! {
-        pulled = images.pull(&reference, None) => panic!("it ended with {pulled:?}"),
+        pulled = images.pull(&reference, None, None) => panic!("it ended with {pulled:?}"),
         () = is_begun => {}
     }
     // The future is gone, and with it the connection, which a worker closes, and the file.

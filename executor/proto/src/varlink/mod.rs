@@ -13,9 +13,10 @@ mod words;
 pub use error::{Error, used_by};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
-    Generation, GenerationReply, GenerationsReply, GetReply, ListReply, LoginReply, LogoutReply,
-    LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod, PodInterface, Problem,
-    Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
+    Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
+    LogoutReply, LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod,
+    PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
+    WhyReply,
 };
 pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
 
@@ -240,6 +241,8 @@ pub struct SwitchCall {
     pub parent: Option<u64>,
     /// It is the whole host, and this is where the pods of each stack come from.
     pub stacks: Option<Vec<StackSource>>,
+    /// The progress says how far each layer is that is fetched.
+    pub layers: Option<bool>,
 }
 
 /// Where the pods of one stack come from.

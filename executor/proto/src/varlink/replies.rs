@@ -12,6 +12,21 @@ pub struct Progress {
     pub stage: Stage,
     /// For people; what it holds depends on the stage.
     pub message: String,
+    /// How far a layer of the image that `message` names is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<Layer>,
+}
+
+/// A layer that is fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Layer {
+    /// The digest of its compressed bytes: `sha256:` and 64 digits.
+    pub digest: String,
+    /// How many of them have come.
+    pub done: u64,
+    /// How many there are.
+    pub size: u64,
 }
 
 /// One entry of the history.

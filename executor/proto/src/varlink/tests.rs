@@ -156,6 +156,7 @@ fn every_method_answers_what_the_file_says() {
 fn every_type_is_what_the_file_says() {
     let types = [
         Stage::CUSTOM_TYPE,
+        Layer::CUSTOM_TYPE,
         Progress::CUSTOM_TYPE,
         GenerationOutcome::CUSTOM_TYPE,
         Generation::CUSTOM_TYPE,
