@@ -194,7 +194,7 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "Image" => Reference::from_str(text()?).map(drop).map_err(|e| Refusal {
             code: "tank::image::invalid",
             message: e.to_string(),
-            help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", or \"oci:./image:tag\" for a layout on disk"
+            help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", \"oci:./image:tag\" for a layout on disk, or \"docker-archive:./app.tar\" for what `docker save` writes"
                 .to_owned(),
         }),
         "Name" => Name::new(text()?).map(drop).map_err(|e| Refusal {

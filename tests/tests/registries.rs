@@ -137,6 +137,58 @@ fn a_mirror_has_what_is_pulled_of_its_registry() {
     host.finish();
 }
 
+/// An image that came as a file, as `docker save` writes it: beside the configuration, named from elsewhere.
+#[test]
+fn an_archive_is_an_image_without_a_registry() {
+    let host = host("");
+    let script = r#"
+import gzip, hashlib, io, json, sys, tarfile
+layout, out = sys.argv[1:]
+blob = lambda digest: open(layout + "/blobs/" + digest.replace(":", "/"), "rb").read()
+manifest = json.loads(blob(json.load(open(layout + "/index.json"))["manifests"][0]["digest"]))
+config, layer = blob(manifest["config"]["digest"]), gzip.decompress(blob(manifest["layers"][0]["digest"]))
+saved = [{"Config": "config.json", "RepoTags": ["team/app:1"], "Layers": ["1/layer.tar"]}]
+with tarfile.open(out, "w") as tar:
+    for name, content in [("1/layer.tar", layer), ("config.json", config), ("manifest.json", json.dumps(saved).encode())]:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+"#;
+    let mut python = host.inside("python3");
+    let made = python
+        .args(["-c", script])
+        .args([host.dir.join("busybox"), host.dir.join("app.tar")])
+        .status()
+        .expect("python3");
+    assert!(made.success());
+    let config =
+        |image: &str| format!("{{ pods.web.containers.app = {{ image = \"{image}\", {RUN} }} }}");
+    host.write("web.ncl", &config("docker-archive:./app.tar:team/app:1"));
+    let mut command = host.command(&["switch", &host.dir.join("web.ncl").display().to_string()]);
+    let switched = command.current_dir("/").output().expect("tank");
+    assert!(
+        switched.status.success(),
+        "{}",
+        String::from_utf8_lossy(&switched.stderr)
+    );
+    assert_eq!(host.exec("web", "echo works"), "works");
+    host.write("web.ncl", &config("docker-archive:./app.tar:team/app:2"));
+    let refused = host.tank(&["switch", "web.ncl"]);
+    assert_eq!(refused.status, 1);
+    let text = refused
+        .stderr
+        .replace(&host.dir.display().to_string(), "DIR");
+    insta::assert_snapshot!("no_such_name", text);
+    for image in ["docker://nginx", "dir:./x", "docker-daemon:nginx"] {
+        host.write("web.ncl", &config(image));
+        let refused = host.tank(&["check", "web.ncl"]);
+        assert_eq!(refused.status, 1);
+        let name = image.split(':').next().expect("a word");
+        insta::assert_snapshot!(format!("elsewhere_{name}"), refused.stderr);
+    }
+    host.finish();
+}
+
 #[test]
 fn a_rule_that_is_none_keeps_the_daemon_from_starting() {
     for (settings, why) in [

@@ -1,9 +1,16 @@
 //! Image references: which bytes a container runs.
 //!
-//! Two transports, named as skopeo names them: a registry (`nginx:1.27`, `ghcr.io/a/b@sha256:…`,
-//! the default) and an OCI image layout on disk (`oci:PATH[:TAG][@sha256:…]`). Defaults are the
-//! ones container users know: the registry `docker.io`, its `library/` for one-word names, the tag
-//! `latest`.
+//! Transports, named as skopeo names them:
+//!
+//! | written | what it is |
+//! |---|---|
+//! | `nginx:1.27`, `ghcr.io/a/b@sha256:…` | an image of a registry: the default |
+//! | `oci:PATH[:TAG]` | an OCI image layout: a folder |
+//! | `oci-archive:PATH[:TAG]` | the same in a tar archive |
+//! | `docker-archive:PATH[:NAME]` | what `docker save` writes |
+//!
+//! Each of the last three may be pinned with `@sha256:…`. Defaults are the ones container users know: the registry
+//! `docker.io`, its `library/` for one-word names, the tag `latest`.
 
 use crate::digest::Digest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -50,7 +57,64 @@ pub enum ImageSource {
         /// The `org.opencontainers.image.ref.name` of an entry of its index.
         tag: String,
     },
+    /// A tar archive with images. The path is as that of a layout.
+    Archive {
+        /// The file.
+        path: String,
+        /// What is in it.
+        format: ArchiveFormat,
+        /// Which image of it is meant: in an OCI layout a tag, in what Docker saved a name with its
+        /// tag. Without one, there is one image in it.
+        name: Option<String>,
+    },
 }
+
+impl ImageSource {
+    /// Where on this host the image is, if it comes from there.
+    pub fn path(&self) -> Option<&str> {
+        match self {
+            Self::Registry { .. } => None,
+            Self::Layout { path, .. } | Self::Archive { path, .. } => Some(path),
+        }
+    }
+}
+
+/// What is in an archive with images.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ArchiveFormat {
+    /// An OCI image layout.
+    Oci,
+    /// What `docker save` writes.
+    Docker,
+}
+
+/// Texts before a `:` that mean something elsewhere, and what to write here.
+const ELSEWHERE: [(&str, &str); 6] = [
+    (
+        "docker://",
+        "an image of a registry is written without `docker://`",
+    ),
+    (
+        "docker-daemon:",
+        "Tank does not ask Docker: `docker save -o app.tar IMAGE`, and `docker-archive:app.tar`",
+    ),
+    (
+        "containers-storage:",
+        "Tank does not ask Podman: `podman save -o app.tar IMAGE`, and `docker-archive:app.tar`",
+    ),
+    (
+        "dir:",
+        "a folder is no image in this version: make one with `umoci` or `skopeo copy dir:… oci:…`",
+    ),
+    (
+        "https://",
+        "an image of a registry is written without `https://`",
+    ),
+    (
+        "http://",
+        "an image of a registry is written without `http://`; `registries` in tank.toml says which have no TLS",
+    ),
+];
 
 /// Why a text is no image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -90,17 +154,21 @@ impl Reference {
     }
 }
 
+/// Where an image comes from, and the digest that it is pinned to.
+type Parsed = (ImageSource, Option<Digest>);
+
 impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let parsed = match text.strip_prefix("oci:") {
+        let elsewhere = ELSEWHERE.iter().find(|(start, _)| text.starts_with(start));
+        let parsed = match text.split_once(':') {
             _ if text.len() > 512 => Err("more than 512 characters"),
-            Some(layout) => parse_layout(layout),
-            None => parse_registry(text).map(|source| match source {
-                ImageSource::Registry { digest, .. } => (source, digest),
-                ImageSource::Layout { .. } => (source, None),
-            }),
+            _ if let Some((_, why)) = elsewhere => Err(*why),
+            Some(("oci", rest)) => parse_layout(rest),
+            Some(("oci-archive", rest)) => parse_archive(rest, ArchiveFormat::Oci),
+            Some(("docker-archive", rest)) => parse_archive(rest, ArchiveFormat::Docker),
+            _ => parse_registry(text),
         };
         match parsed {
             Ok((source, digest)) => Ok(Self {
@@ -116,12 +184,39 @@ impl FromStr for Reference {
     }
 }
 
-fn parse_layout(rest: &str) -> Result<(ImageSource, Option<Digest>), &'static str> {
-    // A path may hold an `@`; only what is a whole digest pins.
-    let pinned = rest
+/// What is before the digest that pins it, and that. A path may hold an `@`; only what is a whole
+/// digest pins.
+fn split_digest(text: &str) -> (&str, Option<Digest>) {
+    let pinned = text
         .rsplit_once('@')
         .and_then(|(rest, digest)| Some((rest, digest.parse::<Digest>().ok()?)));
-    let (rest, digest) = pinned.map_or((rest, None), |(rest, digest)| (rest, Some(digest)));
+    pinned.map_or((text, None), |(rest, digest)| (rest, Some(digest)))
+}
+
+/// As skopeo reads it: the path ends at the first `:`.
+fn parse_archive(text: &str, format: ArchiveFormat) -> Result<Parsed, &'static str> {
+    let (rest, digest) = split_digest(text);
+    let (path, name) = rest
+        .split_once(':')
+        .map_or((rest, None), |(path, name)| (path, Some(name)));
+    if path.is_empty() || path.contains('\0') {
+        return Err("the path of the archive is missing");
+    }
+    match (format, name) {
+        (_, None) => {}
+        (ArchiveFormat::Oci, Some(tag)) => check_tag(tag)?,
+        (ArchiveFormat::Docker, Some(name)) => drop(parse_registry(name)?),
+    }
+    let source = ImageSource::Archive {
+        path: path.to_owned(),
+        format,
+        name: name.map(str::to_owned),
+    };
+    Ok((source, digest))
+}
+
+fn parse_layout(text: &str) -> Result<Parsed, &'static str> {
+    let (rest, digest) = split_digest(text);
     let (path, tag) = match rest.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
         _ => (rest, "latest"),
@@ -139,7 +234,7 @@ fn parse_layout(rest: &str) -> Result<(ImageSource, Option<Digest>), &'static st
     ))
 }
 
-fn parse_registry(text: &str) -> Result<ImageSource, &'static str> {
+fn parse_registry(text: &str) -> Result<Parsed, &'static str> {
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (
             rest,
@@ -177,12 +272,13 @@ fn parse_registry(text: &str) -> Result<ImageSource, &'static str> {
         (None, Some(_)) => None,
         (None, None) => Some("latest".to_owned()),
     };
-    Ok(ImageSource::Registry {
+    let source = ImageSource::Registry {
         registry,
         repository,
         tag,
         digest,
-    })
+    };
+    Ok((source, digest))
 }
 
 fn check_registry(registry: &str) -> Result<(), &'static str> {
@@ -256,7 +352,7 @@ mod tests {
                 tag,
                 ..
             } => (registry, repository, tag),
-            ImageSource::Layout { .. } => panic!("{text} is a layout"),
+            other => panic!("{text} is {other:?}"),
         }
     }
 
@@ -305,6 +401,53 @@ mod tests {
     }
 
     #[test]
+    fn archives_have_a_path_and_a_name() {
+        for (text, path, name, format) in [
+            (
+                "oci-archive:./app.tar",
+                "./app.tar",
+                None,
+                ArchiveFormat::Oci,
+            ),
+            (
+                "oci-archive:/a/b.tar:v1",
+                "/a/b.tar",
+                Some("v1"),
+                ArchiveFormat::Oci,
+            ),
+            (
+                "docker-archive:app.tar",
+                "app.tar",
+                None,
+                ArchiveFormat::Docker,
+            ),
+            (
+                "docker-archive:app.tar:team/app:2",
+                "app.tar",
+                Some("team/app:2"),
+                ArchiveFormat::Docker,
+            ),
+            (
+                "docker-archive:a@b.tar:localhost:5000/x:y",
+                "a@b.tar",
+                Some("localhost:5000/x:y"),
+                ArchiveFormat::Docker,
+            ),
+        ] {
+            let expected = ImageSource::Archive {
+                path: path.to_owned(),
+                format,
+                name: name.map(str::to_owned),
+            };
+            let reference: Reference = text.parse().expect(text);
+            assert_eq!(reference.source, expected);
+            let pinned = reference.pinned(Digest::of(b"1")).expect("pins");
+            assert_eq!(pinned.source, expected);
+            assert_eq!(pinned.digest(), Some(Digest::of(b"1")));
+        }
+    }
+
+    #[test]
     fn what_was_resolved_can_be_pinned_again_and_again() {
         let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
         for text in [
@@ -322,7 +465,7 @@ mod tests {
                 pinned.pinned(two).expect("pins").as_str(),
                 format!("{text}@{two}")
             );
-            if let ImageSource::Layout { .. } = reference.source() {
+            if reference.source().path().is_some() {
                 assert_eq!(pinned.source(), reference.source());
             }
         }
@@ -342,6 +485,14 @@ mod tests {
             "-",
             "h.io:99999/a",
             "oci:",
+            "oci-archive:",
+            "oci-archive::v1",
+            "oci-archive:a.tar:a/b",
+            "docker-archive:a.tar:",
+            "docker-archive:a.tar:A",
+            "docker://nginx",
+            "dir:./x",
+            "https://docker.io/nginx",
             &long,
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");

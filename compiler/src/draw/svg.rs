@@ -161,6 +161,10 @@ fn short_image(source: &ImageSource) -> String {
                 .map_or_else(|| name.to_owned(), |tag| format!("{name}:{tag}"))
         }
         ImageSource::Layout { path, tag } => format!("{path}:{tag}"),
+        ImageSource::Archive { path, name, .. } => match name {
+            Some(name) => format!("{path}:{name}"),
+            None => path.clone(),
+        },
     }
 }
 

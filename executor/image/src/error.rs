@@ -139,6 +139,33 @@ pub enum Error {
         /// The tags there are.
         known: Vec<String>,
     },
+    /// An archive is no image that Docker or Podman saved.
+    #[error("{} has no manifest.json: it is no image that `docker save` wrote", .0.display())]
+    NotSaved(PathBuf),
+    /// An archive has no such image; those it has are `known`.
+    #[error("{} has {}", path.display(), name.as_ref().map_or("not one image alone".to_owned(), |name| format!("no image `{name}`")))]
+    NoSuchName {
+        /// The archive.
+        path: PathBuf,
+        /// The image that was asked for.
+        name: Option<String>,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// An archive lacks a file that its documents name.
+    #[error("{} has no file `{name}`", path.display())]
+    NoMember {
+        /// The archive.
+        path: PathBuf,
+        /// The file.
+        name: String,
+    },
+    /// An archive is compressed: no file of it can be read at its place.
+    #[error("{} is compressed", .0.display())]
+    CompressedArchive(PathBuf),
+    /// A manifest can't be made.
+    #[error("can't make the image's manifest")]
+    Made(#[source] oci_spec::OciSpecError),
     /// A folder, a FIFO or a device stands where a file has to.
     #[error("{} is no file", .0.display())]
     NoFile(PathBuf),
@@ -194,6 +221,19 @@ impl Error {
             }
             Self::Blob(error) => return error.help().map(str::to_owned),
             Self::NoLayout(_) => "`skopeo copy … oci:PATH:TAG` or `umoci` make one",
+            Self::NotSaved(_) => {
+                "`docker save -o FILE IMAGE` writes one; of an OCI image layout in an archive: `oci-archive:FILE`"
+            }
+            Self::CompressedArchive(_) => "decompress it first: `gunzip FILE`",
+            Self::NoSuchName { known, .. } if known.is_empty() => {
+                "its images have no names: save one image alone, and name none"
+            }
+            Self::NoSuchName { known, .. } => {
+                return Some(format!(
+                    "it has {}: write one behind the path, `docker-archive:PATH:NAME`",
+                    known.join(", ")
+                ));
+            }
             Self::NoTag { known, .. } if known.is_empty() => "it has none",
             Self::NoTag { known, .. } => return Some(format!("it has {}", known.join(", "))),
             _ => return None,

@@ -21,6 +21,8 @@
 //! A registry that is not of this host leads to nothing that is: where it redirects to, and whom it
 //! names for tokens, is no loopback and no link-local address ([`Guard`]).
 
+mod token;
+
 use crate::{
     Error,
     credentials::{Credential, CredentialError, Credentials},
@@ -30,10 +32,8 @@ use crate::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_auth::ChallengeRef;
 use reqwest::{
-    RequestBuilder, Response, StatusCode, Url,
-    header::{
-        ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE,
-    },
+    Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE},
     redirect::{Attempt, Policy},
 };
 use serde::Deserialize;
@@ -42,6 +42,7 @@ use std::{
     time::Duration,
 };
 use tank_model::reference::DOCKER_HUB;
+use token::TokenGiver;
 use tokio::sync::OnceCell;
 
 /// The longest time without a byte.
@@ -356,81 +357,6 @@ fn secret(text: String) -> Result<HeaderValue, HttpError> {
     let mut header = HeaderValue::try_from(text).map_err(|_| HttpError::NoToken)?;
     header.set_sensitive(true);
     Ok(header)
-}
-
-/// Who gives tokens, as a registry's challenge says.
-struct TokenGiver {
-    /// Where to ask, without a query of Tank's.
-    realm: Url,
-    /// `service` and `scope`, where there are any.
-    query: Vec<(&'static str, String)>,
-}
-
-impl TokenGiver {
-    /// Of a registry with this name, which is spoken to without TLS or with it.
-    fn new(
-        challenge: &ChallengeRef<'_>,
-        repository: Option<&str>,
-        (registry, plain): (&str, bool),
-    ) -> Result<Self, HttpError> {
-        let param = |name: &str| {
-            let mut params = challenge.params.iter();
-            let found = params.find(|(key, _)| key.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.to_unescaped())
-        };
-        let realm = param("realm").and_then(|realm| Url::parse(&realm).ok());
-        let realm = realm.ok_or(HttpError::NoToken)?;
-        if realm.scheme() != "https" && !(plain && realm.scheme() == "http") {
-            return Err(HttpError::PlainToken);
-        }
-        if !Guard::of_registry(registry).lets(&realm) {
-            let host = realm.host_str().unwrap_or_default();
-            return Err(HttpError::TokenFromHere(shown(host)));
-        }
-        let asked = repository.map(|repository| format!("repository:{repository}:pull"));
-        let scope = asked.map(|asked| param("scope").unwrap_or(asked));
-        let query = [("scope", scope), ("service", param("service"))];
-        let query = query
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value?)));
-        Ok(Self {
-            realm,
-            query: query.collect(),
-        })
-    }
-
-    fn url(&self) -> Url {
-        let mut url = self.realm.clone();
-        if !self.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&self.query);
-        }
-        url
-    }
-
-    /// With a password by its query, with an identity token as OAuth2 has it (the distribution project's
-    /// "OAuth2 Token Authentication").
-    fn request(
-        &self,
-        client: &reqwest::Client,
-        credential: Option<&Credential>,
-    ) -> Result<RequestBuilder, HttpError> {
-        Ok(match credential {
-            Some(Credential::Basic { user, password }) => {
-                let authorization = basic(user, password)?;
-                client.get(self.url()).header(AUTHORIZATION, authorization)
-            }
-            Some(Credential::Identity(token)) => {
-                let mut form = url::form_urlencoded::Serializer::new(String::new());
-                form.extend_pairs([("grant_type", "refresh_token"), ("client_id", "tank")]);
-                form.append_pair("refresh_token", token);
-                form.extend_pairs(&self.query);
-                let kind = "application/x-www-form-urlencoded";
-                let request = client.post(self.realm.clone());
-                request.header(CONTENT_TYPE, kind).body(form.finish())
-            }
-            Some(Credential::Bearer(_)) | None => client.get(self.url()),
-        })
-    }
 }
 
 #[derive(Deserialize)]

@@ -20,7 +20,8 @@
 //! | `credentials` | as whom they are asked |
 //! | `registry` | the distribution protocol, over `http` |
 //! | `guard` | where a registry may lead |
-//! | `layout` | OCI image layouts on disk |
+//! | `local` | images on this host, by `layout` and `saved`: OCI image layouts, and what `docker save` writes |
+//! | `files` | their files: of a folder, or members of an archive |
 //! | `intake` | a blob on its way: counted and hashed |
 //! | `progress` | [`LayerProgress`]: how far it is |
 //! | `converter` | the process that makes an image of a layer |
@@ -41,16 +42,19 @@ mod converter;
 mod credentials;
 mod document;
 mod error;
+mod files;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod guard;
 mod http;
 mod intake;
 mod layout;
+mod local;
 mod mounts;
 mod progress;
 mod registries;
 mod registry;
+mod saved;
 mod store;
 mod turns;
 

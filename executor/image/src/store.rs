@@ -6,7 +6,6 @@ use crate::{
     document::{self, Document, LayerId},
     error::Attempt,
     intake::{Intake, Way},
-    layout::Layout,
     progress::{Watch, Watched},
     registries::Registries,
     registry::Registry,
@@ -144,13 +143,13 @@ impl Images {
                 let origin = Registry::new(reference, &self.registries)?;
                 self.fetch(&Watched { origin, watch }).await
             }
-            ImageSource::Layout { path, tag } => {
+            source => {
+                let path = source.path().unwrap_or_default();
                 let path = base_dir.map_or_else(|| PathBuf::from(path), |base| base.join(path));
                 if !path.is_absolute() {
                     return Err(Error::Relative(path));
                 }
-                let origin = Layout::new(path, tag);
-                let found = self.fetch(&Watched { origin, watch }).await?;
+                let found = self.fetch_local(path, source, watch).await?;
                 match reference.digest().filter(|pinned| *pinned != found) {
                     Some(pinned) => Err(Error::Repinned { pinned, found }),
                     None => Ok(found),
@@ -159,8 +158,14 @@ impl Images {
         }
     }
 
-    async fn fetch(&self, origin: &impl Origin) -> Result<Digest, Error> {
-        let budget = Budget::new(&self.dir);
+    /// What one pull may take.
+    pub(crate) fn budget(&self) -> Budget {
+        Budget::new(&self.dir)
+    }
+
+    /// Fetches what is not here of an image.
+    pub(crate) async fn fetch(&self, origin: &impl Origin) -> Result<Digest, Error> {
+        let budget = self.budget();
         let _cancel = budget.cancel_on_drop();
         let (bytes, digest) = origin.root().await?;
         document::verify(&bytes, digest)?;

@@ -4,9 +4,10 @@
 //! in pieces, and every read is one of the reader that is below.
 
 use rustix::fs::Timespec;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+pub use tar_core::EntryType;
 use tar_core::{
-    EntryType, PaxError, PaxExtensions, SparseEntry,
+    PaxError, PaxExtensions, SparseEntry,
     parse::{Limits, ParseError, ParseEvent, ParsedEntry, Parser},
 };
 
@@ -30,11 +31,17 @@ const BLOCK: usize = 512;
 /// What an archive says of one file.
 #[derive(Debug)]
 pub struct Member {
+    /// What it is.
     pub kind: EntryType,
+    /// Where it is, as it is written.
     pub path: Vec<u8>,
+    /// Where a link leads.
     pub link: Option<Vec<u8>>,
+    /// Its permission bits.
     pub mode: u32,
+    /// User and group.
     pub owner: (u32, u32),
+    /// When it was changed.
     pub time: Timespec,
     /// Extended attributes, with their whole names.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
@@ -101,8 +108,11 @@ enum Parsed {
     },
 }
 
+/// An archive that is read from the front to the back.
 pub struct Archive<R> {
     reader: R,
+    /// Passes over so many bytes of the reader; how many there were.
+    pass: fn(&mut R, u64) -> io::Result<u64>,
     parser: Parser,
     /// Bytes that were read and not consumed, from `begin` on.
     buffer: Vec<u8>,
@@ -113,7 +123,14 @@ pub struct Archive<R> {
 }
 
 impl<R: Read> Archive<R> {
+    /// Of a reader that gives one byte after the other.
     pub fn new(reader: R) -> Self {
+        Self::passing(reader, |reader, count| {
+            io::copy(&mut reader.take(count), &mut io::sink())
+        })
+    }
+
+    fn passing(reader: R, pass: fn(&mut R, u64) -> io::Result<u64>) -> Self {
         let limits = Limits {
             max_metadata_size: MAX_METADATA,
             max_path_len: Some(MAX_PATH),
@@ -126,6 +143,7 @@ impl<R: Read> Archive<R> {
         parser.set_ignore_pax_errors(true);
         Self {
             reader,
+            pass,
             parser,
             buffer: Vec::new(),
             begin: 0,
@@ -232,12 +250,30 @@ impl<R: Read> Archive<R> {
         let buffered = self.content.min((self.buffer.len() - self.begin) as u64);
         self.consume(usize::try_from(buffered).unwrap_or(usize::MAX));
         let left = std::mem::take(&mut self.content) - buffered;
-        let skipped = io::copy(&mut (&mut self.reader).take(left), &mut io::sink())?;
+        let skipped = (self.pass)(&mut self.reader, left)?;
         if skipped < left {
             Err(FormatError::Cut.into())
         } else {
             Ok(())
         }
+    }
+}
+
+impl<R: Read + Seek> Archive<R> {
+    /// Of a file, where the content of members is passed over and not read.
+    pub fn of_file(reader: R) -> Self {
+        Self::passing(reader, |reader, count| {
+            let step = i64::try_from(count).map_err(|_| FormatError::Cut)?;
+            reader.seek(SeekFrom::Current(step))?;
+            Ok(count)
+        })
+    }
+
+    /// Where in the file the content of the present member begins, before any of it is read, and how many
+    /// bytes are stored of it. It may lie behind the file's end.
+    pub fn place(&mut self) -> io::Result<(u64, u64)> {
+        let buffered = (self.buffer.len() - self.begin) as u64;
+        Ok((self.reader.stream_position()? - buffered, self.content))
     }
 }
 

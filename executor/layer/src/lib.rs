@@ -26,7 +26,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-mod archive;
+pub mod archive;
 mod below;
 pub mod budget;
 pub mod confine;

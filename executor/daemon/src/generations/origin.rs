@@ -95,9 +95,7 @@ impl Origins {
 
     /// What the relative path of a pod's image is relative to. None: it has none.
     pub fn base_dir(&self, pod: &Name, source: &ImageSource) -> Option<&Path> {
-        match source {
-            ImageSource::Registry { .. } => None,
-            ImageSource::Layout { .. } => self.of(pod)?.base_dir.as_deref(),
-        }
+        source.path()?;
+        self.of(pod)?.base_dir.as_deref()
     }
 }
