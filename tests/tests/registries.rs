@@ -137,6 +137,61 @@ fn a_mirror_has_what_is_pulled_of_its_registry() {
     host.finish();
 }
 
+/// Whether a registry is asked at a switch, as its containers say.
+#[test]
+fn a_registry_is_asked_when_it_is_wanted() {
+    let mut host = host("");
+    let config =
+        |pull: &str, more: &str| web().replace("image =", &format!("{pull} {more} image ="));
+    let (always, missing, never) = ("", "pull = 'missing,", "pull = 'never,");
+    host.write("web.ncl", &config(never, ""));
+    let refused = host.tank(&["switch", "web.ncl"]);
+    assert_eq!(refused.status, 1);
+    insta::assert_snapshot!("never_pulled", refused.stderr);
+    host.start_registry();
+    host.write("web.ncl", &config(missing, ""));
+    host.tank(&["switch", "web.ncl"]).ok();
+    let pid = host.pid("web", "app");
+    host.signal_registry("STOP");
+    // Nobody answers there now, and nobody is asked.
+    for pull in [never, missing] {
+        host.write("web.ncl", &config(pull, ""));
+        let switched = host.tank(&["switch", "web.ncl"]);
+        assert!(
+            !switched.stderr.contains("pull localhost"),
+            "{}",
+            switched.stderr
+        );
+        switched.ok();
+        assert_eq!(host.pid("web", "app"), pid, "nothing is restarted by it");
+    }
+    // Also where the generation before has no such pod.
+    host.tank(&["delete", "web"]).ok();
+    host.tank(&["switch", "web.ncl"]).ok();
+    let get = host.tank(&["get", "web"]).ok();
+    assert!(get.contains("pull"), "{get}");
+    host.signal_registry("CONT");
+    host.write("web.ncl", &config(always, "env.A = \"1\","));
+    let switched = host.tank(&["switch", "web.ncl"]);
+    assert!(
+        switched.stderr.contains("pull localhost:5000/nginx"),
+        "{}",
+        switched.stderr
+    );
+    switched.ok();
+    // One that wants it always asks for all.
+    let both = config(never, "").replace(" } }", " }, pods.other.containers.app = { image = \"localhost:5000/nginx\", command = [\"/bin/sleep\", \"1000\"], stop.signal = \"SIGKILL\" } }");
+    host.write("both.ncl", &both);
+    let switched = host.tank(&["switch", "both.ncl"]);
+    assert!(
+        switched.stderr.contains("pull localhost:5000/nginx"),
+        "{}",
+        switched.stderr
+    );
+    switched.ok();
+    host.finish();
+}
+
 /// An image that came as a file, as `docker save` writes it: beside the configuration, named from elsewhere.
 #[test]
 fn an_archive_is_an_image_without_a_registry() {

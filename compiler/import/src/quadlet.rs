@@ -294,6 +294,13 @@ impl Unit<'_> {
                 entry,
                 "write its variables into `env`, or hand it in with `secrets`",
             ),
+            "Pull" => match value {
+                "always" | "newer" => {}
+                "missing" | "never" => {
+                    self.container().insert("pull".to_owned(), value.into());
+                }
+                _ => self.note(entry, "it is `always`, `missing`, `never` or `newer`"),
+            },
             "AutoUpdate" => self.note(
                 entry,
                 "a tag is looked up at each switch, or held by `tank.lock`",

@@ -18,7 +18,7 @@ fn full() -> Value {
         probe
     };
     let container = json!({
-        "image": "nginx:1", "command": ["/a1", "b1"], "args": ["c1"], "env": { "A1": "x1", "B1": "y1" },
+        "image": "nginx:1", "pull": "missing", "command": ["/a1", "b1"], "args": ["c1"], "env": { "A1": "x1", "B1": "y1" },
         "working_dir": "/w1", "user": "u1", "tty": true,
         "mounts": { "m1": { "volume": "v1", "path": "/m1", "read_only": true } },
         "files": { "/f1": { "text": "t1", "mode": "0601" }, "/f2": { "text": "t2", "reload": "SIG2" } },
@@ -87,6 +87,7 @@ fn other(value: &Value) -> Value {
             "never" => "always".into(),
             "ready" => "started".into(),
             "start_first" => "recreate".into(),
+            "missing" => "never".into(),
             "macvlan" => "bridge".into(),
             "udp" => "tcp".into(),
             "unconfined" => "default".into(),

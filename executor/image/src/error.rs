@@ -90,6 +90,9 @@ pub enum Error {
         /// The repository's name.
         repository: String,
     },
+    /// The registry is not to be asked, and the image is not here.
+    #[error("it is not on this host, and `pull = 'never`")]
+    NotHere,
     /// A registry lets only users it knows have an image.
     #[error("{registry} does not let {} pull `{repository}`", user.as_ref().map_or("anonymous users".to_owned(), |user| format!("`{user}`")))]
     Denied {
@@ -205,6 +208,7 @@ impl Error {
                     "is a registry running at `{registry}`, and can this host reach it?"
                 ));
             }
+            Self::NotHere => "`pull = 'missing` fetches it once",
             Self::Denied { registry, user, .. } => {
                 let again = if user.is_some() {
                     ", as another user"

@@ -408,6 +408,11 @@ impl Images {
         &self.registries
     }
 
+    /// Whether an image is here as a whole. Blocks for as long as the disk takes.
+    pub fn is_here(&self, digest: Digest) -> bool {
+        self.find(digest).is_ok()
+    }
+
     /// The mounts of layers.
     pub fn mounts(&self) -> &Mounts {
         &self.mounts

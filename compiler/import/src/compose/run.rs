@@ -99,9 +99,14 @@ impl Compose<'_> {
             ("platform", _) => self
                 .draft
                 .note(path, "images are those of this host's architecture"),
+            ("pull_policy", Some("always")) => {}
+            ("pull_policy", Some("missing" | "if_not_present")) => {
+                at.set("pull", "missing".into());
+            }
+            ("pull_policy", Some("never")) => at.set("pull", "never".into()),
             ("pull_policy", _) => self.draft.note(
                 path,
-                "a tag is looked up at each switch, or held by `tank.lock`",
+                "a tag is asked for at each switch: `pull` says when, and `tank.lock` holds it",
             ),
             _ => self.draft.note(path, "Tank has no such key"),
         }

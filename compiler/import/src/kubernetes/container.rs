@@ -23,7 +23,19 @@ impl Cluster<'_> {
                 "workingDir" => drop(out.insert("working_dir".to_owned(), value.clone())),
                 "tty" => drop(out.insert("tty".to_owned(), value.clone())),
                 "stdin" if spec["tty"] == Value::Bool(true) || *value == Value::Bool(false) => {}
-                "imagePullPolicy" if value.as_str() != Some("Never") => {}
+                "imagePullPolicy" => {
+                    let pull = match value.as_str() {
+                        Some("Always") => continue,
+                        Some("IfNotPresent") => "missing",
+                        Some("Never") => "never",
+                        _ => {
+                            self.draft
+                                .note(path, "it is `Always`, `IfNotPresent` or `Never`");
+                            continue;
+                        }
+                    };
+                    out.insert("pull".to_owned(), pull.into());
+                }
                 "terminationMessagePath" | "terminationMessagePolicy" => {}
                 "ports" => self.ports(&path, value, &mut out, init),
                 "resources" => self.resources(&path, value, &mut out),

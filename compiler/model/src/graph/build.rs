@@ -84,7 +84,11 @@ impl Graph {
             let needs = self.container_needs(name, spec, digest_of)?;
             parts.push(self.add(
                 Key::Init(name.clone(), init.clone()),
-                Node::Init(spec.clone()),
+                // When it is asked for is no part of what it is.
+                Node::Init(spec::Container {
+                    pull: spec::Pull::default(),
+                    ..spec.clone()
+                }),
                 &needs,
             )?);
         }
@@ -222,14 +226,20 @@ impl Graph {
             (Key::Volume(_, name), Node::Volume(volume)) => Some((name.clone(), volume.clone())),
             _ => None,
         });
-        let containers = self
-            .containers(pod)
-            .map(|(name, node, _)| (name.clone(), self.container_config(pod, name, node)));
+        let containers = self.containers(pod).map(|(name, container, _)| {
+            let mut spec = self.container_config(pod, name, container);
+            spec.pull = node.pull_of("containers", name);
+            (name.clone(), spec)
+        });
         Some(spec::Pod {
             containers: containers.collect(),
             init: self
                 .init(pod)
-                .map(|(name, spec, _)| (name.clone(), spec.clone()))
+                .map(|(name, spec, _)| {
+                    let mut spec = spec.clone();
+                    spec.pull = node.pull_of("init", name);
+                    (name.clone(), spec)
+                })
                 .collect(),
             network: sandbox.network.clone(),
             networks: sandbox.networks.clone(),
@@ -260,6 +270,8 @@ impl Graph {
         let lifecycle = self.lifecycle(pod, name);
         spec::Container {
             image: node.image.clone(),
+            // The pod's node has it.
+            pull: spec::Pull::default(),
             command: node.command.clone(),
             args: node.args.clone(),
             env: node.env.clone(),

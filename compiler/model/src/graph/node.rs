@@ -154,6 +154,10 @@ pub struct PodNode {
     /// To whom it may open connections.
     #[serde(default, skip_serializing_if = "is_default")]
     pub egress: spec::Egress,
+    /// When the registries of its containers' images are asked, where that is not always: by their
+    /// fields, `containers.app`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pull: BTreeMap<String, spec::Pull>,
 }
 
 /// The namespaces a pod's containers share.
@@ -237,7 +241,18 @@ impl PodNode {
             extra_hosts: pod.extra_hosts.clone(),
             allow_from: pod.allow_from.clone(),
             egress: pod.egress.clone(),
+            pull: pod
+                .processes()
+                .filter(|(.., container)| container.pull != spec::Pull::default())
+                .map(|(field, name, container)| (format!("{field}.{name}"), container.pull))
+                .collect(),
         }
+    }
+
+    /// When the registry of a container's image is asked.
+    pub(super) fn pull_of(&self, field: &str, name: &Name) -> spec::Pull {
+        let pull = self.pull.get(&format!("{field}.{name}"));
+        pull.copied().unwrap_or_default()
     }
 }
 

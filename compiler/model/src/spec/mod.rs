@@ -132,6 +132,9 @@ pub struct Pod {
 pub struct Container {
     /// What its root file system and its defaults come from.
     pub image: Reference,
+    /// When the registry is asked what the image's tag stands for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pull: Pull,
     /// Replaces the image's `Entrypoint`; the image's `Cmd` is then not used.
     #[serde(default, skip_serializing_if = "is_default")]
     pub command: Option<Vec<String>>,
@@ -245,6 +248,20 @@ pub enum Condition {
     Ready,
     /// Every main process has ended with status 0.
     Completed,
+}
+
+/// When a registry is asked what a tag stands for, and its image is fetched. What is pinned by a digest, and is
+/// here, is never asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pull {
+    /// Only what is on this host is used.
+    Never,
+    /// When no image that a generation had by this tag is on this host.
+    Missing,
+    /// At every switch.
+    #[default]
+    Always,
 }
 
 /// How a changed pod takes the place of the one that runs.

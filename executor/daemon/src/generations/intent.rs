@@ -23,7 +23,7 @@ use tank_image::Watch;
 use tank_model::{
     Config, Digest, Graph, Key, Name, Reference, Scope,
     provenance::{PodSource, Provenance},
-    spec::{Peer, Pod},
+    spec::{Peer, Pod, Pull},
     stack,
 };
 
@@ -61,6 +61,18 @@ pub struct Intent {
 
 /// A reference, and what it is relative to if it is.
 type Wanted = (Option<PathBuf>, Reference);
+
+/// How many generations are looked into for what a tag stood for.
+const LOOKED_BACK: usize = 20;
+
+/// Who uses an image.
+#[derive(Default)]
+struct Users {
+    /// `pod/container`.
+    names: Vec<String>,
+    /// When its registry is asked: as often as one of them wants it.
+    pull: Option<Pull>,
+}
 
 impl Request {
     /// A request of one source. `asked` is what is asked for, in words.
@@ -221,14 +233,15 @@ impl Generations {
             let base_dir = origins.base_dir(pod, reference.source());
             (base_dir.map(Path::to_owned), reference.clone())
         };
-        let mut images: BTreeMap<Wanted, Vec<String>> = BTreeMap::new();
+        let mut images: BTreeMap<Wanted, Users> = BTreeMap::new();
         let specs = named
             .iter()
             .filter_map(|pod| Some((pod, config.pods.get(pod)?)));
         for (pod, spec) in specs {
             for (_, name, container) in spec.processes() {
                 let users = images.entry(wanted(pod, &container.image)).or_default();
-                users.push(format!("{pod}/{name}"));
+                users.names.push(format!("{pod}/{name}"));
+                users.pull = users.pull.max(Some(container.pull));
             }
         }
         // Owned values in and out: the futures are moved between threads.
@@ -309,9 +322,19 @@ impl Generations {
     async fn fetch(
         &self,
         (base_dir, reference): Wanted,
-        users: Vec<String>,
+        users: Users,
         progress: &ProgressSender,
     ) -> Result<(Wanted, Digest), Error> {
+        let Users { names, pull } = users;
+        let pull = pull.unwrap_or_default();
+        if pull != Pull::Always && reference.source().path().is_none() {
+            if let Some(known) = self.here(&reference).await? {
+                return Ok(((base_dir, reference), known));
+            }
+            if pull == Pull::Never {
+                return Err(unavailable(&reference, names, tank_image::Error::NotHere));
+            }
+        }
         notify(progress, Stage::Pull, &reference);
         let (sender, image) = (progress.clone(), reference.to_string());
         let watch: Watch = Arc::new(move |layer| {
@@ -326,8 +349,29 @@ impl Generations {
             .images
             .pull(&reference, base_dir.as_deref(), Some(watch))
             .await;
-        let digest = pulled.map_err(|e| unavailable(&reference, users, e))?;
+        let digest = pulled.map_err(|e| unavailable(&reference, names, e))?;
         Ok(((base_dir, reference), digest))
+    }
+
+    /// What a reference stood for when it was asked for last, as far as that image is here: in the newest of the
+    /// last [`LOOKED_BACK`] generations that name it.
+    async fn here(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
+        if let Some(pinned) = reference.digest() {
+            return Ok(self.images.is_here(pinned).then_some(pinned));
+        }
+        let generations = self.store.generations()?;
+        for generation in generations.iter().rev().take(LOOKED_BACK) {
+            // Of one that can't be read nothing is known.
+            let Ok(graph) = self.graphs.get(generation.root) else {
+                continue;
+            };
+            if let Some(digest) = graph.images().get(reference)
+                && self.images.is_here(*digest)
+            {
+                return Ok(Some(*digest));
+            }
+        }
+        Ok(None)
     }
 
     /// What tags stand for now.
