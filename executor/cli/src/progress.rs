@@ -4,7 +4,7 @@
 use crate::output;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{collections::BTreeMap, io::IsTerminal, time::Duration};
-use tank_proto::varlink::{Layer, Progress, Stage};
+use tank_proto::varlink::{Layer, Method, Progress, Stage};
 
 /// How long nothing may change until the picture is drawn again.
 const TICK: Duration = Duration::from_millis(100);
@@ -41,9 +41,12 @@ impl ProgressView {
         Self(Some(Picture { all, at, layers }))
     }
 
-    /// Whether layers are drawn, and asked for.
-    pub fn wants_layers(&self) -> bool {
-        self.0.is_some()
+    /// The same change, which asks for what is drawn of layers.
+    pub fn asking_for_layers(&self, mut method: Method) -> Method {
+        if let Method::Switch(call) = &mut method {
+            call.layers = self.0.is_some().then_some(true);
+        }
+        method
     }
 
     pub fn show(&mut self, progress: &Progress) {

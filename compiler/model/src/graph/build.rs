@@ -84,11 +84,7 @@ impl Graph {
             let needs = self.container_needs(name, spec, digest_of)?;
             parts.push(self.add(
                 Key::Init(name.clone(), init.clone()),
-                // When it is asked for is no part of what it is.
-                Node::Init(spec::Container {
-                    pull: spec::Pull::default(),
-                    ..spec.clone()
-                }),
+                Node::Init(without_pull(spec)),
                 &needs,
             )?);
         }
@@ -293,5 +289,13 @@ impl Graph {
             ports: lifecycle.ports,
             stop: lifecycle.stop,
         }
+    }
+}
+
+/// When its image is asked for is no part of what a container is: its pod's node has that.
+fn without_pull(spec: &spec::Container) -> spec::Container {
+    spec::Container {
+        pull: spec::Pull::default(),
+        ..spec.clone()
     }
 }

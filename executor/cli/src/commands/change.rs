@@ -210,17 +210,15 @@ fn undo(stack: Option<&str>) -> String {
 /// it is about.
 pub async fn follow(
     client: &mut Client,
-    mut method: Method,
+    method: Method,
     (stack, mut timings): (Option<String>, Timings),
     json: bool,
 ) -> Result<u8, Error> {
     let undo = undo(stack.as_deref());
     let mut view = ProgressView::new();
-    if let Method::Switch(call) = &mut method {
-        call.layers = view.wants_layers().then_some(true);
-    }
     let begin = tank_sys::trace::now();
     let gated = matches!(method, Method::Switch(_));
+    let method = view.asking_for_layers(method);
     client.send(method, Vec::new(), true).await?;
     let mut committed = None;
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
