@@ -19,11 +19,20 @@ use std::{fmt, str::FromStr};
 /// Docker's own registry, as its users name it.
 pub const DOCKER_HUB: &str = "docker.io";
 
-/// The name of a registry that has several: Docker's own has three.
-pub fn canonical_registry(host: &str) -> &str {
-    match host {
-        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
-        other => other,
+/// The one name of a registry: in lower case, without a dot at its end. Docker's own has four.
+pub fn canonical_registry(host: &str) -> String {
+    let lower = host.to_ascii_lowercase();
+    let (name, port) = lower
+        .split_once(':')
+        .map_or((lower.as_str(), None), |(name, port)| (name, Some(port)));
+    let name = name.strip_suffix('.').unwrap_or(name);
+    match (name, port) {
+        (
+            "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" | DOCKER_HUB,
+            None | Some("443"),
+        ) => DOCKER_HUB.to_owned(),
+        (name, None) => name.to_owned(),
+        (name, Some(port)) => format!("{name}:{port}"),
     }
 }
 
@@ -256,8 +265,10 @@ fn parse_registry(text: &str) -> Result<Parsed, &'static str> {
     // A first component is a host when it could not be one of a repository: it has a dot, a port,
     // or is `localhost`.
     let (registry, repository) = match name.split_once('/') {
-        Some((host, path)) if host == "localhost" || host.contains(['.', ':']) => {
-            (canonical_registry(host).to_owned(), path.to_owned())
+        Some((host, path))
+            if host.eq_ignore_ascii_case("localhost") || host.contains(['.', ':']) =>
+        {
+            (canonical_registry(host), path.to_owned())
         }
         _ => (DOCKER_HUB.to_owned(), name.to_owned()),
     };
@@ -288,6 +299,12 @@ fn check_registry(registry: &str) -> Result<(), &'static str> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
     if host.is_empty() || !host.bytes().all(legal) {
         return Err("the registry is no host name");
+    }
+    // Other forms of an address are names to whom a rule for it would not apply.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let number = last.starts_with("0x") || last.bytes().all(|b| b.is_ascii_digit());
+    if number && host.parse::<std::net::Ipv4Addr>().is_err() {
+        return Err("the registry is no host name, nor an address with four parts");
     }
     match port.map(str::parse::<u16>) {
         Some(Err(_) | Ok(0)) => Err("the port of the registry is no port"),

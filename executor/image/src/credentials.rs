@@ -42,6 +42,9 @@ const MAX_PASSWORD: usize = 64 << 10;
 /// What Docker calls its own registry in its files, and for its helpers.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
+/// How a helper says that it does not know a registry.
+const NOT_FOUND: &str = "credentials not found";
+
 /// The user that a helper names where its secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 
@@ -345,7 +348,10 @@ fn host_of(key: &str) -> String {
         .split_once('/')
         .map_or((rest, None), |(host, path)| (host, Some(path)));
     let host = canonical_registry(host);
-    path.map_or_else(|| host.to_owned(), |path| format!("{host}/{path}"))
+    match path {
+        None => host,
+        Some(path) => format!("{host}/{path}"),
+    }
 }
 
 /// The registry that somebody names to log in to it, if it is one.
@@ -376,6 +382,14 @@ fn read(path: &Path) -> Result<Option<Document>, CredentialError> {
     let (uid, mode) = (found.uid(), found.mode() & 0o7777);
     if uid != 0 || mode & 0o022 != 0 {
         let path = path.to_owned();
+        return Err(CredentialError::NotRoots { path, uid, mode });
+    }
+    // Who may put something else there chooses what is read.
+    let folder = path.parent().unwrap_or(path);
+    let parent = fs::metadata(folder).map_err(failed)?;
+    let (uid, mode) = (parent.uid(), parent.mode() & 0o7777);
+    if uid != 0 || mode & 0o022 != 0 && mode & 0o1000 == 0 {
+        let path = folder.to_owned();
         return Err(CredentialError::NotRoots { path, uid, mode });
     }
     let mut bytes = Vec::new();
@@ -421,11 +435,11 @@ async fn ask_program(
     if bytes.len() as u64 > MAX_ANSWER {
         return Err(failed(format!("answers more than {MAX_ANSWER} bytes")));
     }
+    let text = String::from_utf8_lossy(&bytes);
+    if text.trim_start().starts_with(NOT_FOUND) {
+        return Ok(None);
+    }
     if !success {
-        let text = String::from_utf8_lossy(&bytes);
-        if text.contains("credentials not found") {
-            return Ok(None);
-        }
         let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
         return Err(failed(format!("fails: {text}")));
     }
@@ -467,7 +481,9 @@ async fn run(program: &Path, host: &str) -> io::Result<(Vec<u8>, bool)> {
     if bytes.len() as u64 > MAX_ANSWER {
         return Ok((bytes, false));
     }
-    Ok((bytes, child.wait().await?.success()))
+    // Where every child is reaped by somebody else, its status is not known here; its answer is.
+    let status = child.wait().await;
+    Ok((bytes, status.map_or(true, |status| status.success())))
 }
 
 #[cfg(test)]

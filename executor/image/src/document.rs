@@ -3,7 +3,8 @@
 
 use crate::{Error, MAX_LAYERS};
 use oci_spec::image::{
-    Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, Os,
+    Arch, Descriptor, ImageConfiguration, ImageConfigurationBuilder, ImageIndex, ImageManifest,
+    MediaType, Os, RootFs,
 };
 use tank_model::Digest;
 
@@ -77,8 +78,23 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Error> {
 /// # Errors
 /// When it is no image's configuration.
 pub fn parse_config(bytes: &[u8]) -> Result<ImageConfiguration, Error> {
+    /// What is used of it. What else there may be takes many times its bytes in memory.
+    #[derive(serde::Deserialize)]
+    struct Used {
+        architecture: Arch,
+        os: Os,
+        config: Option<oci_spec::image::Config>,
+        rootfs: RootFs,
+    }
     let wrong = |error| Error::Document("read the image's configuration".to_owned(), error);
-    serde_json::from_slice(bytes).map_err(wrong)
+    let used: Used = serde_json::from_slice(bytes).map_err(wrong)?;
+    let built = ImageConfigurationBuilder::default()
+        .architecture(used.architecture)
+        .os(used.os)
+        .config(used.config.unwrap_or_default())
+        .rootfs(used.rootfs)
+        .build();
+    built.map_err(Error::Made)
 }
 
 /// # Errors

@@ -1,7 +1,7 @@
 //! Why an image can't be had. [`Display`](std::fmt::Display) of an [`Error`] says what was attempted and not why: that is
 //! its source's to say. [`Error::message`] joins them for people, [`Error::help`] says what to do about it.
 
-use crate::{CredentialError, MAX_DOCUMENT, MAX_LAYERS, registry};
+use crate::{CredentialError, MAX_LAYERS, registry};
 use std::{io, path::PathBuf};
 use tank_layer::{LayerError, budget};
 use tank_model::{Digest, digest::DigestError};
@@ -38,7 +38,7 @@ pub enum Error {
     #[error("the index names another index")]
     NestedIndex,
     /// An index has no manifest for this machine; the platforms it has, as `os/architecture`.
-    #[error("it has nothing for linux/{}, only for {}", oci_spec::image::Arch::default(), .0.join(", "))]
+    #[error("it has nothing for linux/{}, only for {}", oci_spec::image::Arch::default(), some_of(.0))]
     NoPlatform(Vec<String>),
     /// A manifest and its configuration have not the same layers, or too many.
     #[error("the manifest has {layers} layers, its configuration {ids} (1 to {MAX_LAYERS})")]
@@ -90,6 +90,9 @@ pub enum Error {
         /// The repository's name.
         repository: String,
     },
+    /// The image is not here after so many hours.
+    #[error("it is not here after {0} hours")]
+    LatePull(u64),
     /// The registry is not to be asked, and the image is not here.
     #[error("it is not on this host, and `pull = 'never`")]
     NotHere,
@@ -173,8 +176,13 @@ pub enum Error {
     #[error("{} is no file", .0.display())]
     NoFile(PathBuf),
     /// A file of a layout is longer than a document may be.
-    #[error("{} has more than {MAX_DOCUMENT} bytes", .0.display())]
-    LongDocument(PathBuf),
+    #[error("{} has more than {most} bytes", path.display())]
+    LongDocument {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes of it.
+        most: u64,
+    },
     /// Nobody takes what comes of a blob.
     #[error("can't pass a blob on")]
     Intake(#[source] io::Error),
@@ -203,20 +211,32 @@ impl Error {
             Self::NoManifest { .. } => {
                 "look at the name and the tag: is it spelt right, and has it been pushed?"
             }
+            Self::Unreachable(registry, error) | Self::Registry(registry, error)
+                if error.is_no_tls() =>
+            {
+                return Some(format!(
+                    "if it speaks no TLS: `registries.\"{registry}\".insecure = true` in tank.toml"
+                ));
+            }
+            Self::Registry(..) => return None,
             Self::Unreachable(registry, _) => {
                 return Some(format!(
                     "is a registry running at `{registry}`, and can this host reach it?"
                 ));
             }
             Self::NotHere => "`pull = 'missing` fetches it once",
-            Self::Denied { registry, user, .. } => {
-                let again = if user.is_some() {
-                    ", as another user"
-                } else {
-                    ""
-                };
+            Self::Denied {
+                registry,
+                user: Some(_),
+                ..
+            } => {
                 return Some(format!(
-                    "is the name right? if the image is private: `tank login {registry}`{again}"
+                    "if that user may have it, the password is no longer right: `tank login {registry}`"
+                ));
+            }
+            Self::Denied { registry, .. } => {
+                return Some(format!(
+                    "is the name right? if the image is private: `tank login {registry}`"
                 ));
             }
             Self::NoSuchRegistry(_) => "write HOST or HOST:PORT, as images of it begin",
@@ -228,18 +248,20 @@ impl Error {
             Self::NotSaved(_) => {
                 "`docker save -o FILE IMAGE` writes one; of an OCI image layout in an archive: `oci-archive:FILE`"
             }
-            Self::CompressedArchive(_) => "decompress it first: `gunzip FILE`",
+            Self::CompressedArchive(_) => {
+                "decompress it first: `gunzip`, `unxz`, `unzstd` or `bunzip2`"
+            }
             Self::NoSuchName { known, .. } if known.is_empty() => {
                 "its images have no names: save one image alone, and name none"
             }
             Self::NoSuchName { known, .. } => {
                 return Some(format!(
                     "it has {}: write one behind the path, `docker-archive:PATH:NAME`",
-                    known.join(", ")
+                    some_of(known)
                 ));
             }
             Self::NoTag { known, .. } if known.is_empty() => "it has none",
-            Self::NoTag { known, .. } => return Some(format!("it has {}", known.join(", "))),
+            Self::NoTag { known, .. } => return Some(format!("it has {}", some_of(known))),
             _ => return None,
         };
         Some(help.to_owned())
@@ -255,8 +277,26 @@ impl Error {
             message.push_str(": ");
             message.push_str(&source.to_string());
         }
+        // It may quote a document of megabytes.
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
         message
     }
+}
+
+/// The longest message, in characters.
+const MAX_MESSAGE: usize = 2_000;
+
+/// Names that an image has, as many as a line can have.
+fn some_of(names: &[String]) -> String {
+    let shown = names.iter().take(10).map(|name| crate::http::shown(name));
+    let mut shown: Vec<String> = shown.collect();
+    if names.len() > shown.len() {
+        shown.push(format!("and {} more", names.len() - shown.len()));
+    }
+    shown.join(", ")
 }
 
 /// Says what was attempted, lazily, since nearly nothing fails.

@@ -116,10 +116,16 @@ impl Files {
 
     /// A file of at most [`MAX_DOCUMENT`] bytes, whole.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        self.read_most(name, MAX_DOCUMENT)
+    }
+
+    /// A file of at most `most` bytes, whole.
+    pub fn read_most(&self, name: &str, most: u64) -> Result<Vec<u8>, Error> {
         let part = self.open(name)?;
         let length = part.length();
-        if length > MAX_DOCUMENT {
-            return Err(Error::LongDocument(self.path.join(name)));
+        if length > most {
+            let path = self.path.join(name);
+            return Err(Error::LongDocument { path, most });
         }
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
         let read = part.file.read_exact_at(&mut bytes, part.at);

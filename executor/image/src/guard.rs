@@ -6,16 +6,24 @@ use reqwest::{
     Url,
     dns::{Addrs, Name, Resolve, Resolving},
 };
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock},
+};
 use url::Host;
 
 /// Who is let through for one registry.
 #[derive(Clone, Debug)]
 pub struct Guard {
-    /// The names of the registry and of proxies: who runs this host says what they are.
-    own: Vec<String>,
+    /// The registry's name.
+    registry: String,
+    /// The names of proxies: who runs this host says what they are.
+    proxies: Vec<String>,
     /// It is of this host.
     open: bool,
+    /// Whether the registry's own name stood for this host when it was asked for first: who has the name
+    /// may say otherwise a moment later.
+    own_is_here: Arc<OnceLock<bool>>,
 }
 
 impl Guard {
@@ -24,7 +32,9 @@ impl Guard {
         let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
         let address = host.parse::<IpAddr>();
         Self {
-            own: vec![host.to_owned()],
+            own_is_here: Arc::default(),
+            registry: host.to_owned(),
+            proxies: Vec::new(),
             open: host == "localhost" || address.is_ok_and(is_of_this_host),
         }
     }
@@ -34,7 +44,7 @@ impl Guard {
         let hosts = |url: &Url| url.host_str().map(str::to_owned);
         match proxy {
             Some(Proxy::None) => {}
-            Some(Proxy::Url(url)) => self.own.extend(hosts(url)),
+            Some(Proxy::Url(url)) => self.proxies.extend(hosts(url)),
             None => {
                 let names = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
                 let values = names
@@ -46,7 +56,7 @@ impl Guard {
                     let url = Url::parse(&text).ok().filter(Url::has_host);
                     url.or_else(|| Url::parse(&format!("http://{text}")).ok())
                 });
-                self.own.extend(urls.filter_map(|url| hosts(&url)));
+                self.proxies.extend(urls.filter_map(|url| hosts(&url)));
             }
         }
         self
@@ -59,13 +69,30 @@ impl Guard {
             || match url.host() {
                 Some(Host::Ipv4(address)) => !is_of_this_host(address.into()),
                 Some(Host::Ipv6(address)) => !is_of_this_host(address.into()),
-                Some(Host::Domain(_)) | None => true,
+                Some(Host::Domain(name)) => name == self.registry || !is_localhost(name),
+                None => true,
             }
     }
 
-    fn lets_address(&self, name: &str, address: IpAddr) -> bool {
-        self.open || self.own.iter().any(|own| own == name) || !is_of_this_host(address)
+    /// Those of the addresses of a name that it may lead to.
+    fn filter(&self, name: &str, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let is_here = |address: &SocketAddr| is_of_this_host(address.ip());
+        let free = self.open
+            || self.proxies.iter().any(|proxy| proxy == name)
+            || name == self.registry
+                && *self
+                    .own_is_here
+                    .get_or_init(|| addresses.iter().any(is_here));
+        let mut addresses = addresses;
+        addresses.retain(|address| free || !is_here(address));
+        addresses
     }
+}
+
+/// Whether a name is that of this host (RFC 6761, section 6.3), also where a proxy looks it up.
+fn is_localhost(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Loopback, link-local, or none at all.
@@ -86,9 +113,7 @@ impl Resolve for Guard {
         Box::pin(async move {
             let name = name.as_str().to_owned();
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let let_through =
-                found.filter(|address: &SocketAddr| guard.lets_address(&name, address.ip()));
-            let addresses: Vec<SocketAddr> = let_through.collect();
+            let addresses = guard.filter(&name, found.collect());
             if addresses.is_empty() {
                 return Err(
                     format!("`{name}` stands for this host, or one on its own link").into(),
@@ -130,16 +155,30 @@ mod tests {
         ] {
             assert!(lets("registry.example", there), "{there}");
         }
+        for here in [
+            "https://localhost/",
+            "https://localhost./",
+            "https://x.LOCALHOST:1/",
+        ] {
+            assert!(!lets("registry.example", here), "{here}");
+        }
+    }
+
+    #[test]
+    fn who_runs_this_host_says_what_its_names_stand_for() {
+        let at = |address: &str| -> Vec<SocketAddr> { vec![address.parse().expect("an address")] };
+        let (here, there) = (at("127.0.0.1:0"), at("10.0.0.1:0"));
         let guard = Guard::of_registry("registry.lan:5000");
-        let loopback = "127.0.0.1".parse().expect("an address");
-        assert!(
-            guard.lets_address("registry.lan", loopback),
-            "who runs this host says so"
-        );
-        assert!(!guard.lets_address("elsewhere.lan", loopback));
+        assert_eq!(guard.filter("elsewhere.lan", here.clone()), []);
+        assert_eq!(guard.filter("elsewhere.lan", there.clone()), there);
+        assert_eq!(guard.filter("registry.lan", here.clone()), here);
         let proxy = Proxy::try_from("http://proxy.lan:3128".to_owned()).expect("a proxy");
         let guard = guard.behind(Some(&proxy));
-        assert!(guard.lets_address("proxy.lan", loopback));
-        assert!(!guard.lets_address("elsewhere.lan", loopback));
+        assert_eq!(guard.filter("proxy.lan", here.clone()), here);
+        assert_eq!(guard.filter("elsewhere.lan", here.clone()), []);
+        // A name that was elsewhere, and is here a moment later.
+        let guard = Guard::of_registry("rebind.lan:5000");
+        assert_eq!(guard.filter("rebind.lan", there.clone()), there);
+        assert_eq!(guard.clone().filter("rebind.lan", here), []);
     }
 }

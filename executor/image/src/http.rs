@@ -32,7 +32,7 @@ use crate::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_auth::ChallengeRef;
 use reqwest::{
-    Response, StatusCode,
+    Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, WWW_AUTHENTICATE},
     redirect::{Attempt, Policy},
 };
@@ -112,6 +112,16 @@ pub enum HttpError {
     Transport(String),
 }
 
+impl HttpError {
+    /// Whether who answers speaks no TLS.
+    pub fn is_no_tls(&self) -> bool {
+        let (Self::NoAnswer(cause) | Self::Transport(cause)) = self else {
+            return false;
+        };
+        cause.contains("InvalidContentType")
+    }
+}
+
 /// A text, set off from what is before it.
 fn after_colon(text: &str) -> String {
     if text.is_empty() {
@@ -123,6 +133,8 @@ fn after_colon(text: &str) -> String {
 /// One repository of a registry.
 pub struct Http {
     client: reqwest::Client,
+    /// The same, which follows no redirect: for whom a password, or a token in its place, is sent to.
+    strict: reqwest::Client,
     /// `https://HOST/v2/`
     base: String,
     host: String,
@@ -167,23 +179,27 @@ impl Http {
             other => other,
         };
         let guard = Guard::of_registry(host).behind(endpoint.proxy.as_ref());
-        let mut client = reqwest::Client::builder()
-            .user_agent(concat!("tank/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIME)
-            .read_timeout(SILENCE)
-            .redirect(redirects(guard.clone()))
-            .dns_resolver(Arc::new(guard));
-        match &endpoint.proxy {
-            Some(Proxy::None) => client = client.no_proxy(),
-            Some(Proxy::Url(url)) => {
-                let proxy = reqwest::Proxy::all(url.clone()).map_err(failed)?;
-                client = client.no_proxy().proxy(proxy);
+        let client = |redirects: Policy| -> Result<reqwest::Client, Error> {
+            let mut client = reqwest::Client::builder()
+                .user_agent(concat!("tank/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIME)
+                .read_timeout(SILENCE)
+                .redirect(redirects)
+                .dns_resolver(Arc::new(guard.clone()));
+            match &endpoint.proxy {
+                Some(Proxy::None) => client = client.no_proxy(),
+                Some(Proxy::Url(url)) => {
+                    let proxy = reqwest::Proxy::all(url.clone()).map_err(failed)?;
+                    client = client.no_proxy().proxy(proxy);
+                }
+                None => {}
             }
-            None => {}
-        }
+            client.build().map_err(failed)
+        };
         let scheme = if endpoint.plain { "http" } else { "https" };
         Ok(Self {
-            client: client.build().map_err(failed)?,
+            client: client(redirects(guard.clone()))?,
+            strict: client(Policy::none())?,
             base: format!("{scheme}://{host}/v2/"),
             host: name.to_owned(),
             repository,
@@ -227,7 +243,9 @@ impl Http {
 
     async fn success(&self, path: &str, accept: &str, from: u64) -> Result<Response, HttpError> {
         let response = self.send(path, accept, from).await?;
-        let response = if response.status() == StatusCode::UNAUTHORIZED {
+        // Whom the registry sent to may not ask for what is the registry's.
+        let asks = response.status() == StatusCode::UNAUTHORIZED && self.is_own(response.url());
+        let response = if asks {
             // A token also ends while a large image is fetched.
             let authorization = self.authorize(response.headers()).await?;
             *self
@@ -266,6 +284,11 @@ impl Http {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
         request.send().await.map_err(|error| failed(&error))
+    }
+
+    /// Whether this is the registry itself, and not whom it redirects to.
+    fn is_own(&self, url: &Url) -> bool {
+        Url::parse(&self.base).is_ok_and(|base| base.origin() == url.origin())
     }
 
     /// As whom to ask, if not as nobody.
@@ -322,7 +345,7 @@ impl Http {
     ) -> Result<HeaderValue, HttpError> {
         let plain = self.base.starts_with("http:");
         let giver = TokenGiver::new(challenge, self.repository.as_deref(), (&self.host, plain))?;
-        let response = giver.request(&self.client, credential)?.send().await;
+        let response = giver.request(&self.strict, credential)?.send().await;
         let response = response.map_err(|error| failed(&error))?;
         match response.status() {
             status if status.is_success() => {}

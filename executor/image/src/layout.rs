@@ -57,6 +57,10 @@ impl Origin for Layout {
         Ok((self.files.read(&blob_name(digest))?, digest))
     }
 
+    fn name(&self) -> String {
+        self.files.path.display().to_string()
+    }
+
     async fn document(&self, digest: Digest) -> Result<Vec<u8>, Error> {
         self.files.read(&blob_name(digest))
     }

@@ -38,6 +38,18 @@ impl<O: Origin> Origin for Watched<O> {
         self.origin.root().await
     }
 
+    fn name(&self) -> String {
+        self.origin.name()
+    }
+
+    fn distrusted(&self) -> usize {
+        self.origin.distrusted()
+    }
+
+    fn distrust(&self, before: usize) -> bool {
+        self.origin.distrust(before)
+    }
+
     async fn document(&self, digest: Digest) -> Result<Vec<u8>, Error> {
         self.origin.document(digest).await
     }

@@ -8,6 +8,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use tank_model::reference::canonical_registry;
 use url::Url;
 
 /// The rules of every registry that has none of its own are under this name.
@@ -51,7 +52,7 @@ impl TryFrom<String> for Mirror {
             ));
         }
         Ok(Self {
-            host: host.to_owned(),
+            host: canonical_registry(host),
             prefix: prefix.to_owned(),
         })
     }
@@ -130,7 +131,9 @@ impl Registries {
         kept: PathBuf,
         files: Vec<PathBuf>,
     ) -> Result<Self, String> {
-        let mut rules = rules.clone();
+        let canonical =
+            |(name, rules): (&String, &Rules)| (canonical_registry(name), rules.clone());
+        let mut rules: BTreeMap<String, Rules> = rules.iter().map(canonical).collect();
         for (name, rules) in &rules {
             if name != ALL && !is_host(name) {
                 return Err(format!(
@@ -144,7 +147,7 @@ impl Registries {
         let all = rules.get(ALL).cloned().unwrap_or_default();
         for name in insecure {
             rules
-                .entry(name.clone())
+                .entry(canonical_registry(name))
                 .or_insert_with(|| all.clone())
                 .insecure = true;
         }
@@ -152,8 +155,18 @@ impl Registries {
         Ok(Self { rules, credentials })
     }
 
+    /// The rules that name a registry.
+    fn own_rules(&self, registry: &str) -> Option<&Rules> {
+        // The port of `https` may be written or not.
+        let other = match registry.strip_suffix(":443") {
+            Some(name) => name.to_owned(),
+            None => format!("{registry}:443"),
+        };
+        self.rules.get(registry).or_else(|| self.rules.get(&other))
+    }
+
     fn rules(&self, registry: &str) -> Rules {
-        let found = self.rules.get(registry).or_else(|| self.rules.get(ALL));
+        let found = self.own_rules(registry).or_else(|| self.rules.get(ALL));
         found.cloned().unwrap_or_default()
     }
 
@@ -185,7 +198,9 @@ impl Registries {
             return Err(Error::Blocked(registry.to_owned()));
         }
         let mirrors = rules.mirrors.iter();
-        let mirrors = mirrors.filter(|mirror| !self.rules(&mirror.host).blocked);
+        // What holds for all that are not named does not block one that is named here.
+        let blocked = |host: &str| self.own_rules(host).is_some_and(|rules| rules.blocked);
+        let mirrors = mirrors.filter(|mirror| !blocked(&mirror.host));
         let mut endpoints: Vec<Endpoint> = mirrors
             .map(|mirror| match mirror.prefix.as_str() {
                 "" => self.endpoint(&mirror.host, repository.to_owned()),
@@ -342,15 +357,18 @@ mod tests {
     #[test]
     fn all_others_may_be_blocked() {
         let registries = registries(
-            r#"{"*": {"blocked": true}, "ours.example": {}, "docker.io": {"mirrors": ["ours.example"]}}"#,
+            r#"{"*": {"blocked": true}, "ours.example": {}, "Docker.IO": {"mirrors": ["ours.example", "unnamed.example"]}}"#,
         );
         assert!(registries.endpoints("quay.io", "x").is_err());
+        assert!(registries.endpoints("ours.example:443", "x").is_ok());
+        assert!(registries.endpoints("ours.example:8443", "x").is_err());
         // It was named, and is blocked as those that were not.
         assert!(registries.endpoints("old:5000", "x").is_err());
         assert_eq!(
             asked(&registries, "docker.io"),
             [
                 "https://ours.example/library/x",
+                "https://unnamed.example/library/x",
                 "https://docker.io/library/x"
             ]
         );

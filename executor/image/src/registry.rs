@@ -20,7 +20,11 @@ use oci_client::manifest::{
 use oci_spec::image::Descriptor;
 use reqwest::StatusCode;
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    collections::BTreeSet,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tank_layer::budget::Budget;
@@ -106,6 +110,8 @@ pub struct Registry {
     hosts: Vec<Host>,
     /// The first of `hosts` that is asked: the one that had the manifest.
     first: AtomicUsize,
+    /// How many of them are asked no more, by their places: what they gave was not what its digest says.
+    liars: Mutex<BTreeSet<usize>>,
     /// The tag, or the digest, that is asked for first.
     wanted: String,
     digest: Option<Digest>,
@@ -147,20 +153,27 @@ impl Registry {
         Ok(Self {
             hosts: endpoints.iter().map(host).collect::<Result<_, Error>>()?,
             first: AtomicUsize::new(0),
+            liars: Mutex::default(),
             wanted,
             digest: *digest,
         })
     }
 
-    /// Everybody who has it, with their places: the one that had the manifest first.
+    /// Everybody who has it and does not lie, with their places: the one that had the manifest first.
     fn in_turn(&self) -> impl Iterator<Item = (usize, &Host)> {
+        let liars = self
+            .liars
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let first = self.first.load(Ordering::Relaxed);
         let (before, after) = self.hosts.split_at(first.min(self.hosts.len()));
         let after = after
             .iter()
             .enumerate()
             .map(move |(at, host)| (first + at, host));
-        after.chain(before.iter().enumerate())
+        let all = after.chain(before.iter().enumerate());
+        all.filter(move |(at, _)| !liars.contains(at))
     }
 
     /// A manifest of the first who gives one. Of what the others say the last is shown, which is what the
@@ -173,7 +186,8 @@ impl Registry {
             let document = host.http.document(&path, &accepted, MAX_DOCUMENT).await;
             let verified = match (document, digest) {
                 (Ok(bytes), Some(digest)) => document::verify(&bytes, digest).map(|()| bytes),
-                (document, _) => document.map_err(|error| self.explain(host, error)),
+                (Ok(bytes), None) => document::parse(&bytes).map(|_| bytes),
+                (Err(error), _) => Err(self.explain(host, error)),
             };
             match verified {
                 Ok(bytes) => {
@@ -261,6 +275,9 @@ impl Registry {
         out: &mut Intake,
         budget: &Budget,
     ) -> Result<(), Error> {
+        if *got == size {
+            return Ok(());
+        }
         let path = format!("blobs/{digest}");
         let response = host.http.get(&path, "*/*", *got).await;
         let mut response = response.map_err(|error| self.explain(host, error))?;
@@ -270,11 +287,14 @@ impl Registry {
             _ => *got,
         };
         let mut pace = Pace::new(Instant::now());
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| self.explain(host, failed(&error)))?
-        {
+        loop {
+            let chunk = match response.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                // It is whole, however it ends.
+                Err(_) if *got == size => return Ok(()),
+                Ok(None) => break,
+                Err(error) => return Err(self.explain(host, failed(&error))),
+            };
             if !pace.keeps(Instant::now(), chunk.len() as u64) {
                 let registry = host.name.clone();
                 return Err(BlobError::Slow { registry, digest }.into());
@@ -345,6 +365,25 @@ impl Origin for Registry {
         // What was asked for by digest has to be that; the caller verifies.
         let digest = self.digest.unwrap_or_else(|| Digest::of(&bytes));
         Ok((bytes, digest))
+    }
+
+    fn name(&self) -> String {
+        let host = self.hosts.last();
+        host.map(|host| host.name.clone()).unwrap_or_default()
+    }
+
+    fn distrusted(&self) -> usize {
+        let liars = self.liars.lock();
+        liars.unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn distrust(&self, before: usize) -> bool {
+        let asked = self.in_turn().next().map(|(at, _)| at);
+        let mut liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
+        if liars.len() == before {
+            liars.extend(asked);
+        }
+        liars.len() < self.hosts.len()
     }
 
     async fn document(&self, digest: Digest) -> Result<Vec<u8>, Error> {

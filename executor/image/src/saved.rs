@@ -3,7 +3,7 @@
 //! Format"). It has no manifest as registries have them, so one is made, the same of the same image each time.
 
 use crate::{
-    Error,
+    Error, MAX_LAYER, MAX_LAYERS,
     document::{self, digest_of},
     files::{Files, GZIP, Part, ZSTANDARD},
     intake::{Intake, Way},
@@ -18,6 +18,9 @@ use tank_model::{
     reference::{ImageSource, Reference},
 };
 use tokio::sync::OnceCell;
+
+/// The most bytes of `manifest.json`: 1 MiB. What it names takes many times its bytes in memory.
+const MAX_MANIFEST: u64 = 1 << 20;
 
 /// One image of an archive.
 pub struct Saved {
@@ -57,10 +60,10 @@ impl Saved {
         if !self.files.has("manifest.json") {
             return Err(Error::NotSaved(path.clone()));
         }
-        let entries: Vec<Entry> = serde_json::from_slice(&self.files.read("manifest.json")?)
-            .map_err(|error| {
-                Error::Document(format!("read {}/manifest.json", path.display()), error)
-            })?;
+        let entries: Vec<Entry> =
+            serde_json::from_slice(&self.files.read_most("manifest.json", MAX_MANIFEST)?).map_err(
+                |error| Error::Document(format!("read {}/manifest.json", path.display()), error),
+            )?;
         let names = |entry: &Entry| entry.names.clone().unwrap_or_default();
         let known: Vec<String> = entries.iter().flat_map(names).collect();
         let found = match self.name.as_deref() {
@@ -87,6 +90,14 @@ impl Saved {
         let part = self.files.open(name)?;
         let begin = part.begin()?;
         let size = part.length();
+        if size > MAX_LAYER {
+            let (digest, limit) = (diff_id, MAX_LAYER);
+            return Err(Error::TooLarge {
+                digest,
+                size,
+                limit,
+            });
+        }
         let (media_type, digest) = if begin.starts_with(&GZIP) {
             (MediaType::ImageLayerGzip, self.digest_of(part).await?)
         } else if begin.starts_with(&ZSTANDARD) {
@@ -138,7 +149,7 @@ impl Origin for Saved {
         let bytes = self.files.read(&entry.config)?;
         let config = document::parse_config(&bytes)?;
         let ids = config.rootfs().diff_ids();
-        if ids.len() != entry.layers.len() {
+        if ids.len() != entry.layers.len() || ids.len() > MAX_LAYERS {
             return Err(Error::LayerCount {
                 layers: entry.layers.len(),
                 ids: ids.len(),
@@ -147,10 +158,16 @@ impl Origin for Saved {
         let config_digest = Digest::of(&bytes);
         let mut blobs = BTreeMap::from([(config_digest, entry.config)]);
         let mut layers = Vec::new();
+        // A layer may stand twice.
+        let mut known: BTreeMap<String, Descriptor> = BTreeMap::new();
         for (name, id) in entry.layers.into_iter().zip(ids) {
             let id = id.parse();
             let id = id.map_err(|error| Error::Digest(name.clone(), error))?;
-            let layer = self.describe(&name, id).await?;
+            let layer = match known.get(&name) {
+                Some(layer) => layer.clone(),
+                None => self.describe(&name, id).await?,
+            };
+            known.insert(name.clone(), layer.clone());
             blobs.insert(digest_of(&layer)?, name);
             layers.push(layer);
         }
@@ -167,6 +184,10 @@ impl Origin for Saved {
         let _ = self.blobs.set(blobs);
         let digest = Digest::of(&manifest);
         Ok((manifest, digest))
+    }
+
+    fn name(&self) -> String {
+        self.files.path.display().to_string()
     }
 
     /// There is one document: the root.

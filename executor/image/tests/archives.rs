@@ -315,7 +315,7 @@ fn an_archive_that_lies_is_refused() {
     let refused = desk.refused("docker-archive:image.tar");
     assert_eq!(
         refused,
-        "DIR/image.tar is compressed (decompress it first: `gunzip FILE`)"
+        "DIR/image.tar is compressed (decompress it first: `gunzip`, `unxz`, `unzstd` or `bunzip2`)"
     );
     fs::write(&path, "no archive").expect("writes");
     assert!(

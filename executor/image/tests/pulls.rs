@@ -3,14 +3,14 @@
 
 use oci_spec::image::Arch;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
 };
-use tank_image::{Converter, Error, Images, Registries};
+use tank_image::{Converter, Error, Images, Registries, Rules};
 use tank_model::Digest;
 
 /// How a registry answers each request for the layer, one after the other.
@@ -26,6 +26,10 @@ enum Answer {
     Busy,
     /// What was asked for, with its last byte changed.
     Changed,
+    /// All of it, in chunks, without the chunk that says so.
+    Endless,
+    /// A byte, and nothing more for as long as the connection is there.
+    Hangs,
 }
 
 /// A layer with one file, of a mebibyte that does not compress: the same for all tests.
@@ -143,6 +147,21 @@ impl Registry {
                 stream.write_all(&self.layer)?;
                 return Ok(true);
             }
+            Answer::Endless => {
+                let length = self.layer.len();
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n"
+                )?;
+                stream.write_all(&self.layer)?;
+                return Ok(false);
+            }
+            Answer::Hangs => {
+                stream.write_all(head(status, rest.len()).as_bytes())?;
+                stream.write_all(&rest[..1])?;
+                let _ = stream.read(&mut [0]);
+                return Ok(false);
+            }
             Answer::Changed => *rest.last_mut().expect("a byte") ^= 1,
             Answer::Breaks(_) | Answer::Asked => {}
         }
@@ -159,17 +178,11 @@ impl Registry {
 /// Pulls from a registry that answers so: how it went, which bytes were asked for, and what is left in the
 /// store's folder for what is half done.
 fn pull(name: &str, answers: &[Answer]) -> (Result<Digest, Error>, Vec<u64>) {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "layers are converted: run it as root"
-    );
-    let dir: PathBuf =
-        std::env::temp_dir().join(format!("tank-pulls-{name}-{}", std::process::id()));
-    let converter = Converter {
-        program: env!("CARGO_BIN_EXE_tank-layer").into(),
-        id: 3_000_000_000,
-    };
-    let images = Images::open(&dir, Registries::default(), converter).expect("opens");
+    pull_with(name, answers, |_| BTreeMap::new())
+}
+
+/// A registry that answers so, and its port.
+fn serve(answers: &[Answer]) -> (Arc<Registry>, u16) {
     let registry = Arc::new(Registry {
         layer: layer(),
         answers: Mutex::new(answers.iter().copied().collect()),
@@ -184,6 +197,29 @@ fn pull(name: &str, answers: &[Answer]) -> (Result<Digest, Error>, Vec<u64>) {
             std::thread::spawn(move || serving.serve(stream));
         }
     });
+    (registry, port)
+}
+
+/// As [`pull`], by the rules for the registry with this port.
+fn pull_with(
+    name: &str,
+    answers: &[Answer],
+    mirrors: impl Fn(u16) -> BTreeMap<String, Rules>,
+) -> (Result<Digest, Error>, Vec<u64>) {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "layers are converted: run it as root"
+    );
+    let dir: PathBuf =
+        std::env::temp_dir().join(format!("tank-pulls-{name}-{}", std::process::id()));
+    let converter = Converter {
+        program: env!("CARGO_BIN_EXE_tank-layer").into(),
+        id: 3_000_000_000,
+    };
+    let (registry, port) = serve(answers);
+    let rules = mirrors(port);
+    let registries = Registries::new(&rules, &[], dir.join("auth.json"), Vec::new());
+    let images = Images::open(&dir, registries.expect("rules"), converter).expect("opens");
     let reference = format!("127.0.0.1:{port}/x").parse().expect("a reference");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -242,4 +278,71 @@ fn what_comes_after_a_break_is_verified_with_what_came_before() {
         "{}",
         error.message()
     );
+}
+
+/// The rules by which the registry with this port has mirrors.
+fn with_mirrors(port: u16, mirrors: &[u16]) -> BTreeMap<String, Rules> {
+    let mirrors: Vec<String> = mirrors
+        .iter()
+        .map(|port| format!("127.0.0.1:{port}"))
+        .collect();
+    let rules = serde_json::json!({ "mirrors": mirrors });
+    let rules = serde_json::from_value(rules).expect("rules");
+    BTreeMap::from([(format!("127.0.0.1:{port}"), rules)])
+}
+
+#[test]
+fn a_layer_that_is_whole_is_whole_however_its_connection_ends() {
+    let (pulled, asked) = pull("endless", &[Answer::Endless]);
+    pulled.expect("it is pulled");
+    assert_eq!(asked, [0]);
+}
+
+#[test]
+fn what_a_mirror_changes_or_breaks_off_is_asked_of_the_registry() {
+    let (liar, port) = serve(&[Answer::Changed]);
+    let (pulled, asked) = pull_with("liar", &[], |own| with_mirrors(own, &[port]));
+    pulled.expect("it is pulled");
+    assert_eq!(asked, [0], "all of it, of the registry itself");
+    assert_eq!(*liar.asked.lock().expect("no panic"), [0]);
+    let (broken, port) = serve(&[Answer::Breaks(1_000); 9]);
+    let (pulled, asked) = pull_with("broken", &[], |own| with_mirrors(own, &[port]));
+    pulled.expect("it is pulled");
+    assert_eq!(asked, [6_000], "what the mirror has not given");
+    assert_eq!(broken.asked.lock().expect("no panic").len(), 6);
+    let (_, port) = serve(&[Answer::Changed]);
+    let (pulled, _) = pull_with("both", &[Answer::Changed], |own| with_mirrors(own, &[port]));
+    assert!(matches!(pulled, Err(Error::Mismatch { .. })), "{pulled:?}");
+}
+
+/// A registry that sends a layer slowly, which another has as well.
+#[test]
+fn who_sends_slowly_keeps_nobody_from_having_it_elsewhere() {
+    let dir = std::env::temp_dir().join(format!("tank-pulls-slow-{}", std::process::id()));
+    let converter = Converter {
+        program: env!("CARGO_BIN_EXE_tank-layer").into(),
+        id: 3_000_000_000,
+    };
+    let images = Images::open(&dir, Registries::default(), converter).expect("opens");
+    let ((slow, hangs), (_, answers)) = (serve(&[Answer::Hangs; 9]), serve(&[]));
+    let reference = |port: u16| format!("127.0.0.1:{port}/x").parse().expect("a reference");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let hanging = {
+        let (images, reference) = (images.clone(), reference(hangs));
+        runtime.spawn(async move { images.pull(&reference, None, None).await })
+    };
+    while slow.asked.lock().expect("no panic").is_empty() {
+        std::thread::yield_now();
+    }
+    let pulled = runtime.block_on(images.pull(&reference(answers), None, None));
+    let digest = pulled.expect("it is pulled");
+    assert!(!hanging.is_finished(), "the other one hangs still");
+    images.find(digest).expect("it is whole");
+    hanging.abort();
+    drop(runtime);
+    fs::remove_dir_all(&dir).expect("removes");
 }

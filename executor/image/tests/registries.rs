@@ -242,7 +242,7 @@ fn tokens_are_given_for_passwords_and_for_identity_tokens() {
     let wrong = entry(serde_json::json!({ "auth": BASE64_STANDARD.encode("you:s") }));
     let store = Store::new("wrong", "{}", &wrong);
     let expected = format!(
-        "{name} does not let `you` pull `app` (is the name right? if the image is private: `tank login {name}`, as another user)"
+        "{name} does not let `you` pull `app` (if that user may have it, the password is no longer right: `tank login {name}`)"
     );
     assert_eq!(message(store.resolve(&format!("{name}/app:1"))), expected);
 }
@@ -269,6 +269,50 @@ fn a_password_goes_to_no_host_that_a_registry_leads_to() {
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].line, "GET /there HTTP/1.1");
     assert_eq!(asked[0].authorization, None);
+}
+
+/// Who is redirected to asks who is there, and names somebody for tokens: both for themselves.
+#[test]
+fn who_is_redirected_to_may_not_ask_for_the_registrys_password() {
+    let thief = Server::new(|_| ok(r#"{"token": "x"}"#));
+    let challenge = format!("Bearer realm=\"http://{}/token\"", thief.name());
+    let elsewhere = Server::new(move |_| refused(&challenge));
+    let target = format!("http://{}/there", elsewhere.name());
+    let server = Server::new(move |_| {
+        let head = format!("HTTP/1.1 302 Found\r\nLocation: {target}");
+        (head, String::new())
+    });
+    let auths = |entry: &str| format!(r#"{{"auths": {{"{}": {entry}}}}}"#, server.name());
+    let secret = BASE64_STANDARD.encode("me:s");
+    for entry in [
+        format!(r#"{{"auth": "{secret}"}}"#),
+        r#"{"identitytoken": "i"}"#.to_owned(),
+    ] {
+        let store = Store::new("thief", "{}", &auths(&entry));
+        let refused = message(store.resolve(&format!("{}/app", server.name())));
+        assert!(refused.contains("does not let"), "{refused}");
+        let login = Store::run(store.images.registries().login(&server.name(), "me", "s"));
+        assert!(matches!(login, Err(Error::NoLogin { .. })), "{login:?}");
+    }
+    assert!(!elsewhere.asked().is_empty());
+    assert!(thief.asked().is_empty(), "{:?}", thief.asked());
+    // Nor does whom a registry names for tokens lead anybody there.
+    let target = format!("http://{}/steal", thief.name());
+    let giver = Server::new(move |_| {
+        let head = format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {target}");
+        (head, String::new())
+    });
+    let challenge = format!("Bearer realm=\"http://{}/token\"", giver.name());
+    let server = Server::new(move |_| refused(&challenge));
+    let auths = format!(
+        r#"{{"auths": {{"{}": {{"identitytoken": "i"}}}}}}"#,
+        server.name()
+    );
+    let store = Store::new("steal", "{}", &auths);
+    let refused = message(store.resolve(&format!("{}/app", server.name())));
+    assert!(refused.contains("does not let"), "{refused}");
+    assert_eq!(giver.asked().len(), 1);
+    assert!(thief.asked().is_empty(), "{:?}", thief.asked());
 }
 
 #[test]
@@ -322,6 +366,13 @@ fn mirrors_are_asked_first_and_what_they_do_not_have_is_asked_of_the_registry() 
     assert!(
         registry.asked().len() > before,
         "the registry itself was asked"
+    );
+    // Who answers with a page is no mirror.
+    let page = Server::new(|_| ok("<html>log in</html>"));
+    let store = Store::new("page", &rules(&[&page.name()]), "{}");
+    assert_eq!(
+        store.resolve(&image).expect("resolves"),
+        Digest::of(MANIFEST.as_bytes())
     );
     // When nobody has it, the registry's own answer is shown.
     let store = Store::new(

@@ -31,6 +31,20 @@ fn defaults_are_the_ones_users_know() {
         assert_eq!(registry(&format!("{host}/nginx:1.27")), nginx);
         assert_eq!(registry(&format!("{host}/library/nginx:1.27")), nginx);
     }
+    for host in [
+        "Docker.io",
+        "registry.hub.docker.com",
+        "docker.io:443",
+        "docker.io.",
+    ] {
+        let nginx = own("docker.io", "library/nginx", "latest");
+        assert_eq!(registry(&format!("{host}/nginx")), nginx);
+    }
+    for host in ["QUAY.io", "quay.io."] {
+        let app = own("quay.io", "app", "latest");
+        assert_eq!(registry(&format!("{host}/app")), app);
+    }
+    assert_eq!(registry("LOCALHOST/app"), own("localhost", "app", "latest"));
     assert_eq!(registry("quay.io/nginx"), own("quay.io", "nginx", "latest"));
     assert_eq!(
         registry("localhost:5000/a/b:c"),
@@ -142,6 +156,10 @@ fn the_rest_is_refused() {
         "x@sha256:12",
         "-",
         "h.io:99999/a",
+        "127.1:5000/a",
+        "0x7f000001:5000/a",
+        "2130706433:5000/a",
+        "1.2.3.4.5/a",
         "oci:",
         "oci-archive:",
         "oci-archive::v1",

@@ -18,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 use tank_image::Watch;
 use tank_model::{
@@ -61,6 +62,9 @@ pub struct Intent {
 
 /// A reference, and what it is relative to if it is.
 type Wanted = (Option<PathBuf>, Reference);
+
+/// The longest time that one image may take: a registry that sends slowly ends.
+const PULL_TIME: Duration = Duration::from_secs(6 * 3600);
 
 /// How many generations are looked into for what a tag stood for.
 const LOOKED_BACK: usize = 20;
@@ -345,10 +349,12 @@ impl Generations {
                 layer: Some(layer),
             });
         });
-        let pulled = self
+        let pull = self
             .images
-            .pull(&reference, base_dir.as_deref(), Some(watch))
-            .await;
+            .pull(&reference, base_dir.as_deref(), Some(watch));
+        let pulled = tokio::time::timeout(PULL_TIME, pull).await;
+        let late = || tank_image::Error::LatePull(PULL_TIME.as_secs() / 3600);
+        let pulled = pulled.unwrap_or_else(|_| Err(late()));
         let digest = pulled.map_err(|e| unavailable(&reference, names, e))?;
         Ok(((base_dir, reference), digest))
     }
