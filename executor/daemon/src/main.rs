@@ -154,6 +154,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
         seed(&generations, path, &events).await?;
     }
     let reconciler = Arc::clone(&floors.reconciler);
+    tokio::spawn(Arc::clone(&generations).collect_when_due());
     tokio::spawn(reconciler.keep(generations));
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::select! {

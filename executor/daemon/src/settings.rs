@@ -24,6 +24,9 @@ const ID_BASE: u32 = 0x7000_0000;
 const MIN_MTU: u32 = 1280;
 const MAX_MTU: u32 = 65_535;
 
+/// The most of a disk that can be asked to be free, in percent.
+const MAX_KEEP_FREE: u8 = 90;
+
 /// machine-id(5).
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -105,6 +108,14 @@ pub struct Config {
     pub resync: Millis,
     /// Registries spoken to without TLS. Those on loopback always are.
     pub insecure_registries: Vec<String>,
+    /// The newest generations that are never deleted by themselves, however old they are.
+    pub keep_generations: u64,
+    /// How old a generation gets until it is deleted by itself.
+    #[serde(deserialize_with = "read_age")]
+    pub keep_for: Millis,
+    /// The percentage of the disk that is to be free: where less is, the age of generations does not count. 0: it
+    /// is not looked at.
+    pub keep_free: u8,
 }
 
 /// One of [`Config::networks`], or [`Config::network_pools`]: `10.90.0.0/16`.
@@ -127,6 +138,11 @@ fn read_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet
     Ok(networks.into_iter().map(|network| network.0).collect())
 }
 
+fn read_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Millis::parse_age(&text).map_err(serde::de::Error::custom)
+}
+
 impl Default for Config {
     fn default() -> Self {
         let networks =
@@ -141,6 +157,9 @@ impl Default for Config {
             wait: Millis(60_000),
             resync: Millis(600_000),
             insecure_registries: Vec::new(),
+            keep_generations: 20,
+            keep_for: Millis(30 * 24 * 3_600_000),
+            keep_free: 10,
         }
     }
 }
@@ -281,6 +300,12 @@ fn check(config: &Config) -> Result<(), String> {
             "cgroup: `{}` is no name of a directory",
             config.cgroup
         ));
+    }
+    if config.keep_generations == 0 {
+        return Err("keep_generations: the current one is always kept: at least 1".to_owned());
+    }
+    if config.keep_free > MAX_KEEP_FREE {
+        return Err(format!("keep_free: at most {MAX_KEEP_FREE} percent"));
     }
     check_pools(config)?;
     for network in &config.networks {
@@ -440,6 +465,6 @@ mod tests {
         let read: Config = toml::from_str(&text).expect("what the README says is read");
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         // Debug shows each field of the configuration: none is left out.
-        assert_eq!(text.lines().count(), 9, "{text}");
+        assert_eq!(text.lines().count(), 12, "{text}");
     }
 }

@@ -41,8 +41,15 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How the files of layers end.
 const EXTENSION: &str = "erofs";
 
+mod fsck;
+mod gc;
+mod pins;
+mod sums;
 #[cfg(test)]
 mod tests;
+
+pub use fsck::{Part, Verdict};
+pub use gc::{Collection, Sweep, Swept, Tally, folder_bytes};
 
 /// An image that is whole on disk.
 #[derive(Clone, Debug)]
@@ -77,6 +84,9 @@ pub struct Images {
     configs: Arc<Configs>,
     mounts: Mounts,
     turns: Turns,
+    pins: pins::Pins,
+    /// What it pulls is held by it: see [`Images::holding`].
+    hold: Option<Arc<pins::Hold>>,
 }
 
 impl Images {
@@ -93,6 +103,8 @@ impl Images {
             configs: Arc::default(),
             mounts: Mounts::new(dir.join("mounts")),
             turns: Turns::default(),
+            pins: pins::Pins::default(),
+            hold: None,
         };
         for sub in ["blobs/sha256", "layers", "empty"] {
             fs::create_dir_all(dir.join(sub))?;
@@ -131,8 +143,12 @@ impl Images {
         reference: &Reference,
         base_dir: Option<&Path>,
     ) -> Result<Digest, Error> {
+        if self.hold.is_none() {
+            // For as long as it takes.
+            return Box::pin(self.holding().pull(reference, base_dir)).await;
+        }
         if let Some(digest) = reference.digest()
-            && self.find(digest).is_ok()
+            && self.is_held_here(digest)
         {
             return Ok(digest);
         }
@@ -188,10 +204,12 @@ impl Images {
             return Err(Error::NestedIndex);
         };
         let config_digest = document::digest_of(manifest.config())?;
+        self.hold([digest, manifest_digest, config_digest]);
         let config_bytes = self.config_bytes(origin, &manifest, &budget).await?;
         let config = document::parse_config(&config_bytes)?;
         let diff_ids = document::diff_ids(&config, &manifest)?;
         let ids = document::chain(&diff_ids);
+        self.hold(ids.iter().flat_map(|id| [id.diff, id.chain]));
         let layers: Vec<(&Descriptor, LayerId)> = manifest.layers().iter().zip(ids).collect();
         self.fetch_layers(origin, &layers, &budget).await?;
         // The documents last: an image is here when its root is, and not before.
@@ -213,7 +231,7 @@ impl Images {
         if let Ok(bytes) = fs::read(self.blob_path(digest)) {
             return Ok(bytes);
         }
-        check_size(descriptor, MAX_DOCUMENT)?;
+        document::check_size(descriptor, MAX_DOCUMENT)?;
         let mut intake = Intake::new(Way::Memory(Vec::new()));
         origin.blob(descriptor, &mut intake, budget).await?;
         let (actual, bytes) = intake.finish();
@@ -311,7 +329,7 @@ impl Images {
         below: Option<Vec<Layer>>,
         budget: &Budget,
     ) -> Result<(), Error> {
-        check_size(descriptor, MAX_LAYER)?;
+        document::check_size(descriptor, MAX_LAYER)?;
         let temporary = Temporary(self.temporary(id.diff));
         let what = || "make the file of a layer".to_owned();
         let mut options = fs::File::options();
@@ -355,7 +373,8 @@ impl Images {
         };
         let name = if crosses { id.chain } else { id.diff }.hex();
         let target = self.dir.join("layers").join(name).with_extension(EXTENSION);
-        let named = move || name_layer(&output, temporary, &target);
+        let record = Temporary(self.temporary(id.diff));
+        let named = move || sums::name_layer(&output, (temporary, record), &target);
         let named = tokio::task::spawn_blocking(named).await;
         named.attempt(|| "name a layer".to_owned())?
     }
@@ -449,16 +468,6 @@ impl Drop for Temporary {
     }
 }
 
-/// Gives a layer its name. One that has it is whole, also after a power cut.
-fn name_layer(output: &fs::File, temporary: Temporary, target: &Path) -> Result<(), Error> {
-    let write = || -> std::io::Result<()> {
-        output.sync_all()?;
-        fs::rename(&temporary.0, target)?;
-        sync_dir(target)
-    };
-    write().attempt(|| "write a layer to the disk".to_owned())
-}
-
 /// Has what is written of a layer go to the disk while more of it comes, and ends when the disk is so
 /// full that the store's reserve begins, whatever the process that converts looks at.
 async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
@@ -472,19 +481,6 @@ async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
         if let Err(error) = written.unwrap_or_else(|error| Err(error.into())) {
             return Error::Io("write a layer to the disk".to_owned(), error);
         }
-    }
-}
-
-/// Refuses a blob that is said to be longer than `limit`.
-fn check_size(descriptor: &Descriptor, limit: u64) -> Result<(), Error> {
-    let (digest, size) = (document::digest_of(descriptor)?, descriptor.size());
-    match size > limit {
-        true => Err(Error::TooLarge {
-            digest,
-            size,
-            limit,
-        }),
-        false => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ mod client;
 mod exec;
 mod refusal;
 mod streams;
+mod upkeep;
 mod views;
 
 use crate::{

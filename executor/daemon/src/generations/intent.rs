@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tank_image::Images;
 use tank_model::{
     Config, Digest, Graph, Key, Name, Reference, Scope,
     provenance::{PodSource, Provenance},
@@ -56,6 +57,8 @@ pub struct Intent {
     pub graph: Arc<Graph>,
     /// Which line set each field of the whole host, and where each pod comes from.
     pub provenance: Provenance,
+    /// Keeps the images from being collected.
+    pub held: Images,
 }
 
 /// A reference, and what it is relative to if it is.
@@ -122,11 +125,13 @@ impl Generations {
         let _span = self
             .timings
             .span(|| "find the images, build the graph".to_owned());
+        let held = self.images.holding();
         let graph = self
-            .prepare(config, &scope, &before, &request.origins, progress)
+            .prepare(config, &scope, &before, (&request.origins, &held), progress)
             .await?;
         Ok(Intent {
             current,
+            held,
             graph: Arc::new(graph),
             provenance: match has_others(&before, &scope) {
                 true => self.provenance_with(current, lines, &scope),
@@ -206,7 +211,7 @@ impl Generations {
         config: Config,
         scope: &Scope,
         before: &Graph,
-        origins: &Origins,
+        (origins, images_of_host): (&Origins, &Images),
         progress: &ProgressSender,
     ) -> Result<Graph, Error> {
         let named: BTreeSet<Name> = config
@@ -233,7 +238,7 @@ impl Generations {
         // Owned values in and out: the futures are moved between threads.
         let fetches: Vec<_> = images
             .into_iter()
-            .map(|(image, users)| self.fetch(image, users, progress))
+            .map(|(image, users)| self.fetch(images_of_host, image, users, progress))
             .collect();
         let fetched: Vec<Result<_, Error>> = stream::iter(fetches)
             .buffer_unordered(MAX_FETCHES)
@@ -305,14 +310,26 @@ impl Generations {
         Ok(())
     }
 
+    /// Fetches an image; once more after a collection, where the disk has no space for it.
     async fn fetch(
         &self,
+        images: &Images,
         (base_dir, reference): Wanted,
         users: Vec<String>,
         progress: &ProgressSender,
     ) -> Result<(Wanted, Digest), Error> {
         notify(progress, Stage::Pull, &reference);
-        let pulled = self.images.pull(&reference, base_dir.as_deref()).await;
+        let mut pulled = images.pull(&reference, base_dir.as_deref()).await;
+        if pulled.as_ref().is_err_and(tank_image::Error::is_no_space) {
+            notify(
+                progress,
+                Stage::Note,
+                "no space for images: collecting what nothing needs",
+            );
+            if self.make_space().await {
+                pulled = images.pull(&reference, base_dir.as_deref()).await;
+            }
+        }
         let digest = pulled.map_err(|e| unavailable(&reference, users, e))?;
         Ok(((base_dir, reference), digest))
     }

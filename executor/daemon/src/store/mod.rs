@@ -16,6 +16,7 @@
 //! | `o/` and the number, 8 bytes big-endian | its [`Outcome`], as a JSON text |
 //! | `t/` and the number, 8 bytes big-endian | how it is judged, where it is: a [`Gate`], as JSON |
 //! | `p/current` | the number of the current generation, 8 bytes big-endian |
+//! | `k/` and the number, 8 bytes big-endian | nothing: that generation is pinned |
 //! | `l/` and a pod's name | the number of its lease (addresses, ids), 4 bytes big-endian |
 //! | `l/net/` and a network's name | its number (its subnets), in the same way |
 //! | `l/net/`, a network's name, `/` and a pod's | the pod's number on it (its addresses there), in the same way |
@@ -33,7 +34,7 @@ pub mod recover;
 pub mod rocks;
 
 use leases::{LeaseChange, Leases};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Gate, Generation, Outcome};
 
 pub use crate::settings::{FIRST_LEASE, LEASES};
@@ -54,6 +55,8 @@ pub enum StoreError {
         expected: Option<u64>,
         actual: Option<u64>,
     },
+    #[error("generation {0} is not there any more")]
+    Gone(u64),
     #[error("all {LEASES} leases are taken")]
     NoLease,
     #[error("no subnet is left for another network: `network_pools` in tank.toml has no more")]
@@ -74,6 +77,22 @@ pub enum StoreError {
 impl From<tank_model::graph::LoadError> for StoreError {
     fn from(error: tank_model::graph::LoadError) -> Self {
         Self::Load(Box::new(error))
+    }
+}
+
+/// What is taken out of a store at once.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Removal {
+    /// With their outcomes, gates and pins.
+    pub generations: BTreeSet<u64>,
+    pub nodes: BTreeSet<Digest>,
+    /// The names of leases.
+    pub leases: BTreeSet<String>,
+}
+
+impl Removal {
+    pub fn is_empty(&self) -> bool {
+        self.generations.is_empty() && self.nodes.is_empty() && self.leases.is_empty()
     }
 }
 
@@ -120,6 +139,44 @@ pub trait Store: Send + Sync {
     /// Makes a change to the leases by itself: those of a generation that an older Tank committed. It
     /// is not synced.
     fn take_leases(&self, change: &LeaseChange) -> Result<(), StoreError>;
+
+    /// The generations that are pinned.
+    fn pins(&self) -> Result<BTreeSet<u64>, StoreError>;
+
+    /// Pins a generation that is there, or takes that back.
+    fn set_pin(&self, number: u64, pinned: bool) -> Result<(), StoreError>;
+
+    /// The hashes of nodes that are kept, with how many bytes each has: those above `after`, in order, `most`
+    /// at most.
+    fn node_hashes(
+        &self,
+        after: Option<&Digest>,
+        most: usize,
+    ) -> Result<Vec<(Digest, u64)>, StoreError>;
+
+    /// Reads everything there is, with the checksums that the database keeps. Keys and values go to nobody.
+    fn verify(&self) -> Result<(), StoreError>;
+
+    /// Takes all of it out in one synced write, if `current` is the current generation still and none of
+    /// those that go.
+    fn remove(&self, removal: &Removal, current: Option<u64>) -> Result<(), StoreError>;
+}
+
+/// Whether a removal may be made that was decided on when `expected` was the current generation.
+fn check_removal(
+    removal: &Removal,
+    expected: Option<u64>,
+    actual: Option<u64>,
+) -> Result<(), StoreError> {
+    let own = actual.filter(|actual| removal.generations.contains(actual));
+    match own {
+        Some(own) => Err(StoreError::Io(
+            "remove a generation",
+            format!("{own} is the current one").into(),
+        )),
+        None if expected != actual => Err(StoreError::StaleParent { expected, actual }),
+        None => Ok(()),
+    }
 }
 
 /// The number the next generation gets.
@@ -308,6 +365,75 @@ mod conformance {
                 "what was read stays what it was"
             );
             assert_eq!(*store.leases(), all(&[("web", 7), ("new", 9)]));
+        });
+    }
+
+    #[test]
+    fn what_is_removed_goes_as_a_whole_and_its_numbers_are_not_used_again() {
+        both(|store| {
+            let hashes: Vec<Digest> = (0..5_u8).map(|i| Digest::of(&[i])).collect();
+            let nodes: Vec<_> = hashes.iter().map(|hash| (*hash, vec![1; 10])).collect();
+            store.put_nodes(&nodes).expect("writes");
+            for number in 1..=3 {
+                let parent = (number > 1).then(|| number - 1);
+                let gate = Gate {
+                    rollback: true,
+                    wait: 1,
+                };
+                store
+                    .commit_with(
+                        &generation(number, parent),
+                        Some(&gate),
+                        &LeaseChange::default(),
+                    )
+                    .expect("commits");
+                store.set_outcome(number, Outcome::Good).expect("writes");
+            }
+            store
+                .take_leases(&change(&[("web", 7), ("db", 8)], &[]))
+                .expect("takes");
+            store.set_pin(1, true).expect("pins");
+            assert!(matches!(store.set_pin(9, true), Err(StoreError::Gone(9))));
+            assert_eq!(store.pins().expect("reads"), BTreeSet::from([1]));
+            let removal = Removal {
+                generations: BTreeSet::from([1, 2]),
+                nodes: BTreeSet::from([hashes[1], hashes[3]]),
+                leases: BTreeSet::from(["db".to_owned()]),
+            };
+            // It was decided on when another one was current.
+            assert!(matches!(
+                store.remove(&removal, Some(2)),
+                Err(StoreError::StaleParent { .. })
+            ));
+            let own = Removal {
+                generations: BTreeSet::from([3]),
+                ..Removal::default()
+            };
+            assert!(store.remove(&own, Some(3)).is_err());
+            assert_eq!(store.generations().expect("reads").len(), 3);
+            store.remove(&removal, Some(3)).expect("removes");
+            for number in [1, 2] {
+                assert_eq!(store.generation(number).expect("reads"), None);
+                assert_eq!(store.outcome(number).expect("reads"), Outcome::Pending);
+                assert_eq!(store.gate(number).expect("reads"), None);
+            }
+            assert_eq!(store.pins().expect("reads"), BTreeSet::new());
+            assert_eq!(*store.leases(), Leases::from([("web".to_owned(), 7)]));
+            let kept: BTreeSet<Digest> = [0, 2, 4].into_iter().map(|i| hashes[i]).collect();
+            let mut listed = Vec::new();
+            loop {
+                let last = listed.last().map(|(hash, _)| *hash);
+                let next = store.node_hashes(last.as_ref(), 2).expect("lists");
+                if next.is_empty() {
+                    break;
+                }
+                listed.extend(next);
+            }
+            assert!(listed.iter().all(|(_, bytes)| *bytes == 10));
+            assert!(listed.is_sorted());
+            let listed: BTreeSet<Digest> = listed.into_iter().map(|(hash, _)| hash).collect();
+            assert_eq!(listed, kept);
+            assert_eq!(next_number(store).expect("reads"), 4);
         });
     }
 
