@@ -7,10 +7,13 @@ use std::{
     fs,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
 };
-use tank_tests::{Host, RUN, eventually, fixtures, layouts, repo};
+use tank_tests::{Host, eventually, fixtures, layouts, repo};
+
+/// As [`tank_tests::RUN`], and it prints something: a log is made with its first line.
+const RUN: &str = r#"command = ["/bin/sh", "-c", "echo begins; trap 'exit 0' TERM USR1; while true; do sleep 0.1; done"]"#;
 
 fn pod(name: &str, image: &str, step: u32) -> String {
     format!("pods.{name}.containers.app = {{ image = \"{image}\", {RUN}, env.STEP = \"{step}\" }},")
@@ -191,7 +194,7 @@ fn a_change_on_its_way_keeps_what_it_may_need() {
     host.write("pods.ncl", &never);
     let mut change = host
         .command(&["switch", "--timeout", "4s", "pods.ncl"])
-        .stderr(std::process::Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .expect("tank");
     eventually("it is committed", || numbers(&host) == [1, 2]);
@@ -226,8 +229,7 @@ fn what_no_generation_needs_goes_and_nothing_else() {
     );
     host.switch(&old);
     host.exec("gone", "echo kept > /data/file");
-    // The log is there from the first run on.
-    assert!(names(&host, "logs").contains("gone"));
+    eventually("its log is there", || names(&host, "logs").contains("gone"));
     host.switch(&format!(
         "{{ {} {} }}",
         pod("web", "oci:./busybox", 2),
@@ -494,6 +496,71 @@ fn wherever_the_daemon_dies() {
     host.finish();
 }
 
+/// A collection is held at each of its boundaries, while a switch takes up again what it is about to remove.
+#[test]
+fn what_is_pulled_again_meanwhile_stays() {
+    let mut host = Host::new();
+    pack(&host, "one", 50_000);
+    history(&host);
+    let (counter, hold) = (host.dir.join("count"), host.dir.join("hold"));
+    let path = |path: &Path| path.to_str().expect("a path").to_owned();
+    host.kill_daemon();
+    host.start_daemon_with(&[("TANKD_COUNT_TO", &path(&counter))]);
+    host.tank(&["gc", "--keep", "2"]).ok();
+    let boundaries: u64 = fs::read_to_string(&counter)
+        .expect("a count")
+        .parse()
+        .expect("a number");
+    let mut beside = 0;
+    for at in 1..=boundaries {
+        history(&host);
+        host.kill_daemon();
+        host.start_daemon_with(&[
+            ("TANKD_HOLD_AT", &at.to_string()),
+            ("TANKD_HOLD", &path(&hold)),
+        ]);
+        let mut collection = host.command(&["gc", "--keep", "2"]);
+        let mut collection = collection.stdout(Stdio::null()).spawn().expect("tank");
+        eventually("it is held", || hold.exists());
+        let config = format!(
+            "{{ {} {} }}",
+            pod("web", "oci:./busybox", 5),
+            pod("gone", "oci:./one:big", 9)
+        );
+        host.write("pods.ncl", &config);
+        let mut change = host.command(&["switch", "pods.ncl"]);
+        let mut change = change
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("tank");
+        // While generations are removed a commit waits.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        let waits = fs::read_to_string(&hold)
+            .expect("a boundary")
+            .contains("generations");
+        let mut status = None;
+        while status.is_none() && !waits && std::time::Instant::now() < deadline {
+            status = change.try_wait().expect("wait");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        beside += u32::from(status.is_some());
+        fs::remove_file(&hold).expect("let go");
+        assert!(change.wait().expect("wait").success(), "boundary {at}");
+        assert!(collection.wait().expect("wait").success(), "boundary {at}");
+        assert_eq!(host.exec("gone", "ls /payload"), "file", "boundary {at}");
+        is_whole(&host);
+        host.kill_daemon();
+        host.start_daemon();
+        let again = host
+            .tank(&["--json", "gc", "--dry-run", "--keep", "1000"])
+            .json();
+        assert_eq!(kinds(&again)["layers"].0, 0, "boundary {at}: {again}");
+    }
+    assert!(beside > 6, "{beside} of {boundaries}");
+    host.finish();
+}
+
 /// Each image fills most of the disk: the one that is not needed any more makes room for the next.
 #[test]
 fn a_disk_that_pulls_have_filled_heals_by_itself() {
@@ -731,9 +798,7 @@ fn what_is_damaged_is_named_with_who_needs_it_and_fetched_again() {
 fn an_image_of_a_registry_is_fetched_again_by_its_digest() {
     let mut host = Host::new();
     host.start_registry();
-    host.switch(&format!(
-        "{{ pods.web.containers.app = {{ image = \"localhost:5000/nginx\" }} }}"
-    ));
+    host.switch("{ pods.web.containers.app = { image = \"localhost:5000/nginx\" } }");
     let pid = host.pid("web", "app");
     for name in names(&host, "images/layers") {
         if name.ends_with(".erofs") {

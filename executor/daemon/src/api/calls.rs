@@ -217,6 +217,7 @@ fn to_request(call: DiffCall, uid: u32) -> Option<Request> {
     let asked = call.source.as_deref().unwrap_or("diff");
     let files = call.files.unwrap_or_default();
     let mut request = Request::new(call.config?, base_dir, (&files, asked), uid);
+    request.looks = true;
     request.merge = call.merge == Some(true);
     request.replace = call.replace == Some(true);
     request.provenance = call.provenance;

@@ -13,6 +13,7 @@
 use super::{
     Error,
     error::Context,
+    leftovers::{There, remove_folder, set_aside},
     retention::{self, History, Policy},
 };
 use crate::{
@@ -22,16 +23,9 @@ use crate::{
     settings::Settings,
     store::{Removal, Store, StoreError, graphs::Graphs},
 };
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-use tank_image::{Collection, Images, Sweep, Swept, Tally, folder_bytes};
-use tank_model::{Digest, Graph, Name, graph::Survey};
-use tank_plan::Observed;
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use tank_image::{Collection, Images, Sweep, Swept, Tally};
+use tank_model::{Digest, Graph, graph::Survey};
 use tokio::{
     sync::{Mutex, Notify},
     task::spawn_blocking,
@@ -46,9 +40,6 @@ const PASS_WAIT: Duration = Duration::from_millis(500);
 
 /// The nodes of one write, and of one look into the store.
 const MAX_NODES: usize = 50_000;
-
-/// How the folder of a pod is called while it is removed. No pod is called so.
-const TRASH: &str = ".gone-";
 
 /// What is asked of a collection.
 #[derive(Clone, Copy, Debug)]
@@ -104,30 +95,6 @@ impl Collected {
             .collect();
         let bytes: u64 = tallies.iter().map(|(_, tally)| tally.bytes).sum();
         format!("{}: {} KiB", list.join(", "), bytes.div_ceil(1024))
-    }
-}
-
-/// The pods that are there, declared or not.
-#[derive(Clone, Debug, Default)]
-struct There {
-    pods: BTreeSet<Name>,
-    /// The hashes of the nodes that containers were started from.
-    runs: BTreeSet<Digest>,
-}
-
-impl There {
-    /// None: of some pod it is not known what runs in it.
-    fn of(observed: &Observed) -> Option<Self> {
-        let mut pods = observed.pods.values();
-        let known = pods.all(|pod| pod.unresponsive.is_none());
-        let runs = observed
-            .pods
-            .values()
-            .flat_map(|pod| pod.containers.values());
-        known.then(|| Self {
-            pods: observed.pods.keys().cloned().collect(),
-            runs: runs.map(|run| run.hash).collect(),
-        })
     }
 }
 
@@ -354,14 +321,12 @@ impl Collector {
         let mut found = self.find(choose.clone(), there.cloned()).await?;
         // Nobody plans meanwhile with a lease that this takes away.
         let pass = timeout(PASS_WAIT, self.reconciler.lock()).await;
-        let pods = there
-            .filter(|_| pass.is_ok())
-            .map(|there| there.pods.clone());
+        let there = there.filter(|_| pass.is_ok()).cloned();
         let history = Arc::clone(&self.history).lock_owned().await;
         let collector = Arc::clone(self);
         let remove = move || {
             let _history = history;
-            let removal = collector.decide(&mut found, &choose, pods.as_ref())?;
+            let removal = collector.decide(&mut found, &choose, there.as_ref())?;
             for batch in retention::in_batches(removal.clone(), MAX_NODES) {
                 if dry || batch.is_empty() {
                     continue;
@@ -390,7 +355,7 @@ impl Collector {
         &self,
         found: &mut Found,
         choose: &dyn Fn(&History) -> BTreeSet<u64>,
-        pods: Option<&BTreeSet<Name>>,
+        there: Option<&There>,
     ) -> Result<Removal, Error> {
         let history = self.history()?;
         let chosen = choose(&history);
@@ -403,8 +368,11 @@ impl Collector {
         Ok(Removal {
             generations: found.outdated.clone(),
             nodes: retention::unneeded(&found.history, &found.survey, candidates),
-            leases: pods
-                .map(|pods| retention::free_leases(&leases, &found.survey, pods))
+            leases: there
+                .map(|there| {
+                    let strangers = there.strangers(&found.survey);
+                    retention::free_leases(&leases, &found.survey, &strangers)
+                })
                 .unwrap_or_default(),
         })
     }
@@ -464,7 +432,7 @@ impl Collector {
             let history_now = collector.history()?;
             collector.survey(&mut found, history_now)?;
             let mut pods = found.survey.pods;
-            pods.extend(there.pods);
+            pods.extend(there.pods.into_keys());
             let state = &collector.settings.state_dir;
             let (logs, gone) = set_aside(&state.join("logs"), &pods, dry);
             let (scratch, more) = set_aside(&state.join("scratch"), &pods, dry);
@@ -490,45 +458,4 @@ impl Collector {
         collected.left.extend(failed);
         Ok(())
     }
-}
-
-/// Removes a folder that may be gone.
-fn remove_folder(path: &Path) -> std::io::Result<()> {
-    match tank_sys::remove::tree(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Renames the folders of pods that are none of these, so that nobody uses them any more: how many there are, and
-/// what is to be removed. What a collection before this one has renamed is among it.
-fn set_aside(dir: &Path, pods: &BTreeSet<Name>, dry: bool) -> (Tally, Vec<PathBuf>) {
-    let (mut tally, mut gone) = (Tally::default(), Vec::new());
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else {
-            continue;
-        };
-        let path = entry.path();
-        let is_trash = name.starts_with(TRASH);
-        let is_gone = Name::of_pod(name.as_str()).is_ok_and(|pod| !pods.contains(&pod));
-        if !is_trash && !is_gone {
-            continue;
-        }
-        // A link, or a file, is not Tank's.
-        let Some(bytes) = folder_bytes(&path) else {
-            continue;
-        };
-        let to = dir.join(format!("{TRASH}{name}"));
-        let moved = if dry || is_trash {
-            Some(path)
-        } else {
-            let free = remove_folder(&to);
-            free.and_then(|()| fs::rename(&path, &to)).ok().map(|()| to)
-        };
-        if let Some(moved) = moved {
-            tally.add(bytes);
-            gone.extend((!dry).then_some(moved));
-        }
-    }
-    (tally, gone)
 }

@@ -132,9 +132,9 @@ impl Generations {
         self.collector.inspect(repair, progress).await
     }
 
-    /// Collects what may go for the sake of space. Whether that was possible.
-    pub(super) async fn make_space(&self) -> bool {
-        self.collector.make_space().await
+    /// Collects what may go for the sake of space. Whether anything went.
+    pub(super) async fn make_space(&self, with_generations: bool) -> bool {
+        self.collector.make_space(with_generations).await
     }
 
     /// Has it looked, some time, whether something has become old.
@@ -172,13 +172,19 @@ impl Collector {
         }
     }
 
-    async fn make_space(self: &Arc<Self>) -> bool {
-        let how = Collect {
-            dry: false,
-            policy: self.pressed_policy(),
+    async fn make_space(self: &Arc<Self>, with_generations: bool) -> bool {
+        let pressed = self.pressed_policy();
+        let policy = match with_generations {
+            true => pressed,
+            false => Policy {
+                keep: u64::MAX,
+                ..pressed
+            },
         };
-        match self.collect(how).await {
-            Ok(_) => true,
+        // What another one has collected meanwhile is as good.
+        let is_at_it = self.collecting.try_lock().is_err();
+        match self.collect(Collect { dry: false, policy }).await {
+            Ok(collected) => is_at_it || !collected.is_empty(),
             Err(error) => {
                 let why = tank_sys::with_causes(&error);
                 let message = format!("can't make space for an image: {why}");

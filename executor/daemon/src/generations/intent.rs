@@ -48,6 +48,8 @@ pub struct Request {
     /// Which line set each field: JSON of [`Provenance`].
     pub provenance: Option<String>,
     pub uid: u32,
+    /// It is only looked at what it would do: for its sake no generation is deleted.
+    pub looks: bool,
 }
 
 /// What is meant, and what it was planned against.
@@ -81,6 +83,7 @@ impl Request {
             replace: false,
             provenance: None,
             uid,
+            looks: false,
         }
     }
 
@@ -127,7 +130,7 @@ impl Generations {
             .span(|| "find the images, build the graph".to_owned());
         let held = self.images.holding();
         let graph = self
-            .prepare(config, &scope, &before, (&request.origins, &held), progress)
+            .prepare(config, &scope, &before, (request, &held), progress)
             .await?;
         Ok(Intent {
             current,
@@ -211,7 +214,7 @@ impl Generations {
         config: Config,
         scope: &Scope,
         before: &Graph,
-        (origins, images_of_host): (&Origins, &Images),
+        (request, held): (&Request, &Images),
         progress: &ProgressSender,
     ) -> Result<Graph, Error> {
         let named: BTreeSet<Name> = config
@@ -222,7 +225,7 @@ impl Generations {
             .collect();
         self.check_sources(&config, &named, before).await?;
         let wanted = |pod: &Name, reference: &Reference| -> Wanted {
-            let base_dir = origins.base_dir(pod, reference.source());
+            let base_dir = request.origins.base_dir(pod, reference.source());
             (base_dir.map(Path::to_owned), reference.clone())
         };
         let mut images: BTreeMap<Wanted, Vec<String>> = BTreeMap::new();
@@ -238,7 +241,7 @@ impl Generations {
         // Owned values in and out: the futures are moved between threads.
         let fetches: Vec<_> = images
             .into_iter()
-            .map(|(image, users)| self.fetch(images_of_host, image, users, progress))
+            .map(|(image, users)| self.fetch((held, request.looks), image, users, progress))
             .collect();
         let fetched: Vec<Result<_, Error>> = stream::iter(fetches)
             .buffer_unordered(MAX_FETCHES)
@@ -313,20 +316,22 @@ impl Generations {
     /// Fetches an image; once more after a collection, where the disk has no space for it.
     async fn fetch(
         &self,
-        images: &Images,
+        (images, looks): (&Images, bool),
         (base_dir, reference): Wanted,
         users: Vec<String>,
         progress: &ProgressSender,
     ) -> Result<(Wanted, Digest), Error> {
         notify(progress, Stage::Pull, &reference);
         let mut pulled = images.pull(&reference, base_dir.as_deref()).await;
-        if pulled.as_ref().is_err_and(tank_image::Error::is_no_space) {
-            notify(
-                progress,
-                Stage::Note,
-                "no space for images: collecting what nothing needs",
-            );
-            if self.make_space().await {
+        // Generations only where what none of them needs is not enough.
+        for with_generations in [false, true] {
+            let is_full = pulled.as_ref().is_err_and(tank_image::Error::is_no_space);
+            if !is_full || looks && with_generations {
+                break;
+            }
+            let note = "no space for images: collecting what is not needed";
+            notify(progress, Stage::Note, note);
+            if self.make_space(with_generations).await {
                 pulled = images.pull(&reference, base_dir.as_deref()).await;
             }
         }

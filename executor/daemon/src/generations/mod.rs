@@ -13,6 +13,7 @@ mod error;
 mod history;
 mod inspect;
 pub mod intent;
+mod leftovers;
 mod nics;
 pub mod origin;
 mod part;

@@ -102,8 +102,8 @@ fn is_leased(lease: &str, pods: &BTreeSet<Name>, networks: &BTreeSet<Name>) -> b
     is(pods, pod)
 }
 
-/// The leases of what no kept generation names and what is not there. `there`: the pods that are, by the names that
-/// they bear.
+/// The leases of what no kept generation names and what is not there. `there`: pods that are, and are not as a kept
+/// generation declares them.
 pub fn free_leases(leases: &Leases, survey: &Survey, there: &BTreeSet<Name>) -> BTreeSet<String> {
     let pods: BTreeSet<Name> = survey.pods.union(there).cloned().collect();
     let mut networks = survey.networks.clone();
