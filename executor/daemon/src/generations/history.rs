@@ -5,11 +5,16 @@ use super::{
     Collect, Collected, Collector, Entry, Error, Generations, Inspected, ProgressSender,
     retention::{History, Needed, Policy},
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tank_model::Rollback;
+use tokio::time::{Instant, sleep};
 
 /// The most generations that one call may delete: the history of a host that switches every minute for a week.
 const MAX_DELETED: usize = 10_000;
+
+/// How much longer than a look whether something has become old the pause after it is, and the longest.
+const PAUSES: u32 = 20;
+const MAX_PAUSE: Duration = Duration::from_secs(600);
 
 /// Refuses to remove what is needed.
 ///
@@ -146,10 +151,13 @@ impl Generations {
     pub async fn collect_when_due(self: Arc<Self>) {
         loop {
             self.collector.due.notified().await;
+            let begin = Instant::now();
             if let Err(error) = self.collector.collect_old().await {
                 let message = format!("can't collect: {}", tank_sys::with_causes(&error));
                 self.events.add("failed", None, message);
             }
+            // A long history is not looked at after each of many switches.
+            sleep((begin.elapsed() * PAUSES).min(MAX_PAUSE)).await;
         }
     }
 }
