@@ -257,9 +257,14 @@ impl Collector {
                 .nodes
                 .extend(nodes.filter(|(hash, _)| unneeded.contains(hash)));
         }
-        let Some(there) = there else {
-            return Ok(found);
-        };
+        if let Some(there) = there {
+            self.find_running(&mut found, there)?;
+        }
+        Ok(found)
+    }
+
+    /// Finds the images of containers that run and that nothing kept declares. Blocking.
+    fn find_running(&self, found: &mut Found, there: &There) -> Result<(), Error> {
         let unknown = |survey: &Survey| {
             let runs = there.runs.iter();
             runs.filter(|run| !survey.containers.contains_key(run))
@@ -288,7 +293,7 @@ impl Collector {
             .filter_map(|run| old.containers.get(run).copied())
             .collect();
         found.all_known = left.is_empty();
-        Ok(found)
+        Ok(())
     }
 
     /// Adds every generation of `history` that stays and was not looked at before. Blocking.

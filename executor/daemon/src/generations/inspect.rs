@@ -264,6 +264,12 @@ impl Collector {
             }
         }
         found.bytes = read;
+        self.check_whole(known, found);
+        Ok(())
+    }
+
+    /// That of each image everything is here. Blocking.
+    fn check_whole(&self, known: &Known, found: &mut Inspected) {
         let damaged: BTreeSet<Digest> = found
             .damages
             .iter()
@@ -276,7 +282,6 @@ impl Collector {
                 found.add(known.damage((what, error.message()), None, of));
             }
         }
-        Ok(())
     }
 
     /// Fetches again every image of which something is damaged.

@@ -34,7 +34,7 @@ pub enum Needed {
 }
 
 impl History {
-    /// The generations that nobody may delete. Where several reasons hold it is the first.
+    /// The generations that nobody may delete, each with one reason.
     pub fn needed(&self) -> BTreeMap<u64, Needed> {
         let mut needed: BTreeMap<u64, Needed> =
             self.pins.iter().map(|pin| (*pin, Needed::Pinned)).collect();
@@ -250,7 +250,7 @@ mod tests {
         let ended = history(&all, &[]);
         let expected = [
             (2, Needed::Parent(3)),
-            (3, Needed::Pending),
+            (3, Needed::Parent(4)),
             (4, Needed::Current),
         ];
         assert_eq!(ended.needed(), BTreeMap::from(expected));

@@ -181,6 +181,7 @@ fn leases_are_taken_and_released_together() {
     });
 }
 
+// long: one store through all of it
 #[test]
 fn what_is_removed_goes_as_a_whole_and_its_numbers_are_not_used_again() {
     both(|store| {
