@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Generation {
-    /// Counts from 1, without gaps.
+    /// Counts from 1. That of one that was deleted is not used again.
     pub number: u64,
     /// The hash of the graph's root: equal roots are equal desired states.
     pub root: Digest,
@@ -141,7 +141,9 @@ pub fn last_good_that<E>(
     // A parent is older: a history that says otherwise is not followed in a circle.
     while let Some(next) = parent.filter(|parent| *parent < number) {
         let Some((found, outcome)) = read(next)? else {
-            return Ok(None);
+            // It was deleted; a parent is the one before.
+            (number, parent) = (next, next.checked_sub(1).filter(|before| *before > 0));
+            continue;
         };
         if outcome == Outcome::Good && counts(&found)? {
             return Ok(Some(found));
@@ -225,6 +227,37 @@ mod tests {
             target(&[("a", Good), ("b", RolledBack), ("a", Pending)], true),
             Some(1)
         );
+    }
+
+    #[test]
+    fn a_rollback_leads_past_what_was_deleted() {
+        let there = |number: u64| {
+            let generation = Generation {
+                rollback: None,
+                number,
+                root: Digest::of(&number.to_be_bytes()),
+                parent: number.checked_sub(1).filter(|parent| *parent > 0),
+                time: 0,
+                uid: 0,
+                source: String::new(),
+                provenance: None,
+            };
+            (generation, Outcome::Good)
+        };
+        for (kept, expected) in [
+            (&[9_u64, 8][..], Some(8)),
+            (&[9, 3], Some(3)),
+            (&[9, 1], Some(1)),
+            (&[9], None),
+            (&[3], None),
+        ] {
+            let read = |number: u64| {
+                let found = kept.contains(&number).then(|| there(number));
+                Ok::<_, std::convert::Infallible>(found)
+            };
+            let Ok(found) = last_good(9, false, read);
+            assert_eq!(found.map(|found| found.number), expected, "{kept:?}");
+        }
     }
 
     #[test]

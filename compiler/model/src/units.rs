@@ -149,6 +149,21 @@ impl Millis {
         })
     }
 
+    /// As [`Millis::parse`], with days and weeks: for ages.
+    ///
+    /// # Errors
+    /// When the text is no time, or one of 2⁶⁴ ms or more.
+    pub fn parse_age(text: &str) -> Result<Self, UnitError> {
+        const UNITS: [(&str, u64); 2] = [("d", 86_400_000), ("w", 604_800_000)];
+        let age = scaled(text, &UNITS, 0).map(Self);
+        age.map_or_else(|| Self::parse(text), Ok)
+            .map_err(|_| UnitError {
+                text: text.to_owned(),
+                what: "age",
+                example: "for example \"12h\", \"30d\" or \"8w\"",
+            })
+    }
+
     /// The same time as the standard library has it.
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.0)

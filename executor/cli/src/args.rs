@@ -143,7 +143,7 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
-    /// Show, compare and go back to generations.
+    /// Show, compare, go back to, pin and delete generations.
     #[command(subcommand)]
     Generations(Generations),
     /// List the pods, desired beside observed: `blog:web` is the pod `web` of the stack `blog`. Or
@@ -238,6 +238,27 @@ pub enum Command {
     },
     /// Check whether this host has what Tank needs.
     Doctor,
+    /// Remove what no generation needs: old generations, and images, layers, logs, scratch folders and
+    /// addresses that only they needed. Volumes stay. It is done by itself, too: `keep_generations`,
+    /// `keep_for` and `keep_free` in `tank.toml`, which hold here unless something is said.
+    Gc {
+        /// Show what would be removed, and remove nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Keep so many of the newest generations.
+        #[arg(long, value_name = "N")]
+        keep: Option<u64>,
+        /// Remove only generations that are older than this: `12h`, `30d`, `8w`.
+        #[arg(long, value_name = "AGE", value_parser = tank_model::units::Millis::parse_age)]
+        older_than: Option<tank_model::units::Millis>,
+    },
+    /// Read all that is kept and compare it with its digests: the database, documents and layers of
+    /// images. Ends with 1 if anything is damaged.
+    Fsck {
+        /// Fetch damaged images again from where they came.
+        #[arg(long)]
+        repair: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -256,6 +277,23 @@ pub enum Generations {
         /// Only the pods of this stack go back; all others stay as they are.
         #[arg(long, value_parser = stack)]
         stack: Option<Name>,
+    },
+    /// Delete generations, all of them or none. Their numbers are not used again. The current one, one
+    /// that is on its way, what the host would be put back to, and pinned ones are not deleted.
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[arg(required = true, value_name = "N")]
+        numbers: Vec<u64>,
+    },
+    /// Keep a generation from being deleted, also by `gc`.
+    Pin {
+        #[arg(value_name = "N")]
+        number: u64,
+    },
+    /// Let a pinned generation be deleted again.
+    Unpin {
+        #[arg(value_name = "N")]
+        number: u64,
     },
 }
 

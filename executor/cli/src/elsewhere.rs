@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 27] = [
+const WORDS: [(&str, &str); 29] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -45,6 +45,8 @@ const WORDS: [(&str, &str); 27] = [
     ),
     ("images", IMAGES),
     ("image", IMAGES),
+    ("prune", GC),
+    ("system", GC),
     (
         "network",
         "`tank list networks` shows them; they are in the configuration: `tank doc networks`",
@@ -61,6 +63,7 @@ const WORDS: [(&str, &str); 27] = [
 const SWITCH: &str = "write it into a file (`tank init` begins one), then `tank switch pods.ncl`";
 const DELETE: &str = "`tank delete POD`, or `tank delete --stack NAME`; volumes stay";
 const STOP: &str = "no command of this version does that: take the pod out of the file, or `tank delete POD`, and switch to it again";
+const GC: &str = "`tank gc` removes what no generation needs, `tank gc --dry-run` says what that is; volumes stay";
 const IMPORT: &str = "`tank import compose.yaml` writes it as Nickel";
 const IMAGES: &str = "no command of this version does that: images are built elsewhere, and named in the configuration";
 

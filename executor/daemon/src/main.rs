@@ -153,14 +153,19 @@ async fn run(flags: &Flags) -> Result<(), String> {
     if let Some(path) = &flags.seed {
         seed(&generations, path, &events).await?;
     }
-    let reconciler = Arc::clone(&floors.reconciler);
-    tokio::spawn(reconciler.keep(generations));
+    keep(Arc::clone(&floors.reconciler), generations);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::select! {
         () = api::serve(floors, listener) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
+}
+
+/// Begins what goes on for ever.
+fn keep(reconciler: Arc<Reconciler>, generations: Arc<Generations>) {
+    tokio::spawn(Arc::clone(&generations).collect_when_due());
+    tokio::spawn(reconciler.keep(generations));
 }
 
 /// Reaps shims, watches logs, and connects to the shims that are there.

@@ -26,6 +26,9 @@ const ID_BASE: u32 = 0x7000_0000;
 const MIN_MTU: u32 = 1280;
 const MAX_MTU: u32 = 65_535;
 
+/// The most of a disk that can be asked to be free, in percent.
+const MAX_KEEP_FREE: u8 = 90;
+
 /// machine-id(5).
 const MACHINE_ID: &str = "/etc/machine-id";
 
@@ -120,6 +123,14 @@ pub struct Config {
     /// Files of other tools with credentials for registries, looked into behind what `tank login` was
     /// given.
     pub auth_files: Vec<PathBuf>,
+    /// The newest generations that are never deleted by themselves, however old they are.
+    pub keep_generations: u64,
+    /// How old a generation gets until it is deleted by itself.
+    #[serde(deserialize_with = "read_age")]
+    pub keep_for: Millis,
+    /// The percentage of the disk that is to be free: where less is, the age of generations does not count. 0: it
+    /// is not looked at.
+    pub keep_free: u8,
 }
 
 /// One of [`Config::networks`], or [`Config::network_pools`]: `10.90.0.0/16`.
@@ -142,6 +153,11 @@ fn read_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet
     Ok(networks.into_iter().map(|network| network.0).collect())
 }
 
+fn read_age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Millis::parse_age(&text).map_err(serde::de::Error::custom)
+}
+
 impl Default for Config {
     fn default() -> Self {
         let networks =
@@ -158,6 +174,9 @@ impl Default for Config {
             insecure_registries: Vec::new(),
             registries: BTreeMap::new(),
             auth_files: AUTH_FILES.map(PathBuf::from).to_vec(),
+            keep_generations: 20,
+            keep_for: Millis(30 * 24 * 3_600_000),
+            keep_free: 10,
         }
     }
 }
@@ -326,6 +345,12 @@ fn check(config: &Config) -> Result<(), String> {
             config.cgroup
         ));
     }
+    if config.keep_generations == 0 {
+        return Err("keep_generations: the current one is always kept: at least 1".to_owned());
+    }
+    if config.keep_free > MAX_KEEP_FREE {
+        return Err(format!("keep_free: at most {MAX_KEEP_FREE} percent"));
+    }
     check_pools(config)?;
     for network in &config.networks {
         if nth_address(*network, FIRST_LEASE + LEASES).is_none() {
@@ -484,6 +509,6 @@ mod tests {
         let read: Config = toml::from_str(&text).expect("what the README says is read");
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         // Debug shows each field of the configuration: none is left out.
-        assert_eq!(text.lines().count(), 11, "{text}");
+        assert_eq!(text.lines().count(), 14, "{text}");
     }
 }

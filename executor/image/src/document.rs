@@ -108,6 +108,22 @@ fn parse_digest(text: &str) -> Result<Digest, Error> {
         .map_err(|error| Error::Digest(text.to_owned(), error))
 }
 
+/// Refuses a blob that is said to be longer than `limit`.
+///
+/// # Errors
+/// [`Error::TooLarge`].
+pub fn check_size(descriptor: &Descriptor, limit: u64) -> Result<(), Error> {
+    let (digest, size) = (digest_of(descriptor)?, descriptor.size());
+    match size > limit {
+        true => Err(Error::TooLarge {
+            digest,
+            size,
+            limit,
+        }),
+        false => Ok(()),
+    }
+}
+
 /// The digests of the layers' uncompressed bytes, the lowest first.
 ///
 /// # Errors

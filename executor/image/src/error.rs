@@ -267,6 +267,17 @@ impl Error {
         Some(help.to_owned())
     }
 
+    /// Whether the disk is why: there is no space for it, or none that is not kept for the store.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Layer(_, source) => source.is_no_space(),
+            Self::Budget(refusal) => refusal.is_no_space(),
+            Self::Io(_, error) | Self::Intake(error) => error.kind() == io::ErrorKind::StorageFull,
+            Self::Content(error) => error.is_no_space(),
+            _ => false,
+        }
+    }
+
     /// What was attempted and why it failed, as one line for people: this error and its sources,
     /// joined with `: `.
     pub fn message(&self) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Under the store's folder: `blobs/sha256/HEX` holds manifests, indexes and configurations as they
 //! came, `layers/HEX.erofs` each layer as one file with an EROFS image, under the digest of the layer's uncompressed
-//! bytes, or, where it has something of the layers below it, under the digest of them all (its chain id:
+//! bytes (with the digest of that file in `layers/HEX.sum`), or, where it has something of the layers below it, under the digest of them all (its chain id:
 //! OCI image specification, "layer ChainID"). A folder `layers/HEX` is one that a version before this
 //! one unpacked; it is used as it is. Everything is verified before it is named: a document against its
 //! digest before a byte of it is parsed, a layer against its digest and the image configuration while it is
@@ -15,6 +15,10 @@
 //! | module | what it has |
 //! |---|---|
 //! | `store` | [`Images`]: pulling, keeping and finding |
+//! | `store/pins` | what pulls hold, so that no collection takes it from them |
+//! | `store/gc` | collecting what no image needs that is named |
+//! | `store/sums` | the digest of each layer's file |
+//! | `store/fsck` | checking all of it, and fetching again what is damaged |
 //! | `document` | manifests, indexes and configurations |
 //! | `registries` | [`Registries`]: which hosts are asked, and how |
 //! | `credentials` | as whom they are asked |
@@ -66,7 +70,7 @@ pub use mounts::{Layer, Mounts};
 pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
-pub use store::{Image, Images};
+pub use store::{Collection, Image, Images, Part, Sweep, Swept, Tally, Verdict, folder_bytes};
 pub use tank_layer::{EntryError, LayerError, budget::Refusal};
 
 /// The most bytes of a manifest, an index or a configuration.

@@ -1,42 +1,84 @@
-//! Images that are on this host already: from where a reference says to where they are read.
+//! Images that are on this host already: from what a reference says to where they are read.
 
 use crate::{
-    Error, Images, Watch, error::Attempt, files::Files, layout::Layout, progress::Watched,
-    saved::Saved,
+    Error, Images, error::Attempt, files::Files, intake::Intake, layout::Layout, saved::Saved,
+    store::Origin,
 };
-use std::path::PathBuf;
+use oci_spec::image::Descriptor;
+use std::path::{Path, PathBuf};
+use tank_layer::budget::Budget;
 use tank_model::{
     Digest,
     reference::{ArchiveFormat, ImageSource},
 };
 
+/// An image of this host.
+pub enum Local {
+    /// Of an OCI image layout.
+    Layout(Layout),
+    /// Of an archive that `docker save` wrote.
+    Saved(Saved),
+}
+
 impl Images {
-    /// Takes an image that is on this host in.
-    pub(crate) async fn fetch_local(
+    /// The image that a reference to this host names. A relative path is one of `base_dir`.
+    pub(crate) async fn local(
         &self,
-        path: PathBuf,
         source: &ImageSource,
-        watch: Option<Watch>,
-    ) -> Result<Digest, Error> {
+        base_dir: Option<&Path>,
+    ) -> Result<Local, Error> {
+        let path = source.path().ok_or(Error::NoRegistry)?;
+        let path = base_dir.map_or_else(|| PathBuf::from(path), |base| base.join(path));
+        if !path.is_absolute() {
+            return Err(Error::Relative(path));
+        }
         let (format, name) = match source {
             ImageSource::Layout { tag, .. } => {
-                let origin = Layout::new(Files::of_folder(path), tag);
-                return self.fetch(&Watched { origin, watch }).await;
+                return Ok(Local::Layout(Layout::new(Files::of_folder(path), tag)));
             }
             ImageSource::Archive { format, name, .. } => (format, name.as_deref()),
             ImageSource::Registry { .. } => return Err(Error::NoRegistry),
         };
         let files = tokio::task::spawn_blocking(|| Files::of_archive(path)).await;
         let files = files.attempt(|| "read the archive".to_owned())??;
-        match format {
-            ArchiveFormat::Oci => {
-                let origin = Layout::new(files, name.unwrap_or("latest"));
-                self.fetch(&Watched { origin, watch }).await
-            }
-            ArchiveFormat::Docker => {
-                let origin = Saved::new(files, name, self.budget());
-                self.fetch(&Watched { origin, watch }).await
-            }
+        Ok(match format {
+            ArchiveFormat::Oci => Local::Layout(Layout::new(files, name.unwrap_or("latest"))),
+            ArchiveFormat::Docker => Local::Saved(Saved::new(files, name, self.budget())),
+        })
+    }
+}
+
+impl Origin for Local {
+    async fn root(&self) -> Result<(Vec<u8>, Digest), Error> {
+        match self {
+            Self::Layout(layout) => layout.root().await,
+            Self::Saved(saved) => saved.root().await,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Layout(layout) => layout.name(),
+            Self::Saved(saved) => saved.name(),
+        }
+    }
+
+    async fn document(&self, digest: Digest) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Layout(layout) => layout.document(digest).await,
+            Self::Saved(saved) => saved.document(digest).await,
+        }
+    }
+
+    async fn blob(
+        &self,
+        descriptor: &Descriptor,
+        out: &mut Intake,
+        budget: &Budget,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Layout(layout) => layout.blob(descriptor, out, budget).await,
+            Self::Saved(saved) => saved.blob(descriptor, out, budget).await,
         }
     }
 }

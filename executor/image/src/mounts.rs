@@ -88,6 +88,14 @@ impl Mounts {
         Ok(copy)
     }
 
+    /// Lets go of the mount of what is, or was, at `path`. What uses it keeps its own.
+    pub(crate) fn forget(&self, path: &Path) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.remove(path) {
+            known.let_go();
+        }
+    }
+
     fn attach(&self, path: &Path, made: &OwnedFd) -> Result<PathBuf, Error> {
         let place = self.places.join(path.file_name().unwrap_or_default());
         let what = || format!("make {}", place.display());

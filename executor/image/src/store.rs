@@ -42,8 +42,15 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How the files of layers end.
 const EXTENSION: &str = "erofs";
 
+mod fsck;
+mod gc;
+mod pins;
+mod sums;
 #[cfg(test)]
 mod tests;
+
+pub use fsck::{Part, Verdict};
+pub use gc::{Collection, Sweep, Swept, Tally, folder_bytes};
 
 /// An image that is whole on disk.
 #[derive(Clone, Debug)]
@@ -89,6 +96,9 @@ pub struct Images {
     configs: Arc<Configs>,
     mounts: Mounts,
     turns: Turns,
+    pins: pins::Pins,
+    /// What it pulls is held by it: see [`Images::holding`].
+    hold: Option<Arc<pins::Hold>>,
 }
 
 impl Images {
@@ -105,6 +115,8 @@ impl Images {
             configs: Arc::default(),
             mounts: Mounts::new(dir.join("mounts")),
             turns: Turns::default(),
+            pins: pins::Pins::default(),
+            hold: None,
         };
         for sub in ["blobs/sha256", "layers", "empty"] {
             fs::create_dir_all(dir.join(sub))?;
@@ -144,8 +156,12 @@ impl Images {
         base_dir: Option<&Path>,
         watch: Option<Watch>,
     ) -> Result<Digest, Error> {
+        if self.hold.is_none() {
+            // For as long as it takes.
+            return Box::pin(self.holding().pull(reference, base_dir, watch)).await;
+        }
         if let Some(digest) = reference.digest()
-            && self.find(digest).is_ok()
+            && self.is_held_here(digest)
         {
             return Ok(digest);
         }
@@ -155,12 +171,8 @@ impl Images {
                 self.fetch(&Watched { origin, watch }).await
             }
             source => {
-                let path = source.path().unwrap_or_default();
-                let path = base_dir.map_or_else(|| PathBuf::from(path), |base| base.join(path));
-                if !path.is_absolute() {
-                    return Err(Error::Relative(path));
-                }
-                let found = self.fetch_local(path, source, watch).await?;
+                let origin = self.local(source, base_dir).await?;
+                let found = self.fetch(&Watched { origin, watch }).await?;
                 match reference.digest().filter(|pinned| *pinned != found) {
                     Some(pinned) => Err(Error::Repinned { pinned, found }),
                     None => Ok(found),
@@ -195,10 +207,12 @@ impl Images {
             return Err(Error::NestedIndex);
         };
         let config_digest = document::digest_of(manifest.config())?;
+        self.hold([digest, manifest_digest, config_digest]);
         let config_bytes = self.config_bytes(origin, &manifest, &budget).await?;
         let config = document::parse_config(&config_bytes)?;
         let diff_ids = document::diff_ids(&config, &manifest)?;
         let ids = document::chain(&diff_ids);
+        self.hold(ids.iter().flat_map(|id| [id.diff, id.chain]));
         let layers: Vec<(&Descriptor, LayerId)> = manifest.layers().iter().zip(ids).collect();
         self.fetch_layers(origin, &layers, &budget).await?;
         // The documents last: an image is here when its root is, and not before.
@@ -220,7 +234,7 @@ impl Images {
         if let Ok(bytes) = fs::read(self.blob_path(digest)) {
             return Ok(bytes);
         }
-        check_size(descriptor, MAX_DOCUMENT)?;
+        document::check_size(descriptor, MAX_DOCUMENT)?;
         loop {
             let before = origin.distrusted();
             let mut intake = Intake::new(Way::Memory(Vec::new()));
@@ -330,7 +344,7 @@ impl Images {
         below: Option<Vec<Layer>>,
         budget: &Budget,
     ) -> Result<(), Error> {
-        check_size(descriptor, MAX_LAYER)?;
+        document::check_size(descriptor, MAX_LAYER)?;
         let temporary = Temporary(self.temporary(id.diff));
         let what = || "make the file of a layer".to_owned();
         let mut options = fs::File::options();
@@ -374,7 +388,8 @@ impl Images {
         };
         let name = if crosses { id.chain } else { id.diff }.hex();
         let target = self.dir.join("layers").join(name).with_extension(EXTENSION);
-        let named = move || name_layer(&output, temporary, &target);
+        let record = Temporary(self.temporary(id.diff));
+        let named = move || sums::name_layer(&output, (temporary, record), &target);
         let named = tokio::task::spawn_blocking(named).await;
         named.attempt(|| "name a layer".to_owned())?
     }
@@ -431,11 +446,6 @@ impl Images {
         &self.registries
     }
 
-    /// Whether an image is here as a whole. Blocks for as long as the disk takes.
-    pub fn is_here(&self, digest: Digest) -> bool {
-        self.find(digest).is_ok()
-    }
-
     /// The mounts of layers.
     pub fn mounts(&self) -> &Mounts {
         &self.mounts
@@ -478,16 +488,6 @@ impl Drop for Temporary {
     }
 }
 
-/// Gives a layer its name. One that has it is whole, also after a power cut.
-fn name_layer(output: &fs::File, temporary: Temporary, target: &Path) -> Result<(), Error> {
-    let write = || -> std::io::Result<()> {
-        output.sync_all()?;
-        fs::rename(&temporary.0, target)?;
-        sync_dir(target)
-    };
-    write().attempt(|| "write a layer to the disk".to_owned())
-}
-
 /// Has what is written of a layer go to the disk while more of it comes, and ends when the disk is so
 /// full that the store's reserve begins, whatever the process that converts looks at.
 async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
@@ -501,19 +501,6 @@ async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
         if let Err(error) = written.unwrap_or_else(|error| Err(error.into())) {
             return Error::Io("write a layer to the disk".to_owned(), error);
         }
-    }
-}
-
-/// Refuses a blob that is said to be longer than `limit`.
-fn check_size(descriptor: &Descriptor, limit: u64) -> Result<(), Error> {
-    let (digest, size) = (document::digest_of(descriptor)?, descriptor.size());
-    match size > limit {
-        true => Err(Error::TooLarge {
-            digest,
-            size,
-            limit,
-        }),
-        false => Ok(()),
     }
 }
 

@@ -89,6 +89,17 @@ pub enum Refusal {
     Disk(#[from] Cause),
 }
 
+impl Refusal {
+    /// Whether the disk has no space left that is not kept for the store.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } => true,
+            Self::Disk(cause) => cause.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
 /// For readers and writers, whose errors these are: the type stays inside.
 impl From<Refusal> for io::Error {
     fn from(refusal: Refusal) -> Self {

@@ -12,6 +12,9 @@ pub const MAX_DEPTH: usize = 256;
 /// The most characters of the text of a [`Cause`].
 const MAX_TEXT: usize = 500;
 
+/// ENOSPC of errno(3).
+const NO_SPACE: i32 = 28;
+
 /// An [`io::Error`] that goes from one process to another.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Cause {
@@ -22,10 +25,19 @@ pub struct Cause {
 
 impl From<io::Error> for Cause {
     fn from(error: io::Error) -> Self {
+        // What a budget refuses has no number of its own.
+        let is_full = error.kind() == io::ErrorKind::StorageFull;
         Self {
-            errno: error.raw_os_error(),
+            errno: error.raw_os_error().or(is_full.then_some(NO_SPACE)),
             text: error.to_string().chars().take(MAX_TEXT).collect(),
         }
+    }
+}
+
+impl Cause {
+    /// Whether there is no space on the disk.
+    pub fn is_no_space(&self) -> bool {
+        self.errno == Some(NO_SPACE)
     }
 }
 
@@ -125,5 +137,19 @@ pub enum EntryError {
 impl From<io::Error> for EntryError {
     fn from(error: io::Error) -> Self {
         Self::Io(error.into())
+    }
+}
+
+impl LayerError {
+    /// Whether there is no space on the disk for it.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Read(cause) | Self::Write(cause) | Self::NoTar(Some(cause)) => {
+                cause.is_no_space()
+            }
+            Self::Entry(_, EntryError::Io(cause)) => cause.is_no_space(),
+            Self::Entry(_, EntryError::Budget(refusal)) => refusal.is_no_space(),
+            _ => false,
+        }
     }
 }

@@ -11,15 +11,32 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The most nodes a stored graph may have.
-const MAX_NODES: usize = 200_000;
+pub(super) const MAX_NODES: usize = 200_000;
 
 /// A node as the store keeps it, under its hash.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stored {
-    key: Key,
-    node: Node,
-    needs: Vec<Digest>,
+pub(super) struct Stored {
+    pub key: Key,
+    pub node: Node,
+    pub needs: Vec<Digest>,
+}
+
+impl Stored {
+    /// Reads a node and hashes it again.
+    pub fn read<E: From<LoadError>>(
+        hash: Digest,
+        read: &mut impl FnMut(&Digest) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Self, E> {
+        let bytes = read(&hash)?.ok_or(LoadError::Missing(hash))?;
+        let unreadable = |e| LoadError::Unreadable(hash, e);
+        let node: Self = canonical::decode(&bytes).map_err(unreadable)?;
+        let actual = node_hash(&node.key, &node.node, &node.needs).map_err(unreadable)?;
+        if actual != hash {
+            return Err(LoadError::Corrupt(hash).into());
+        }
+        Ok(node)
+    }
 }
 
 /// Why stored nodes make no graph.
@@ -134,14 +151,7 @@ impl Graph {
             if stored.len() >= MAX_NODES {
                 return Err(LoadError::TooLarge.into());
             }
-            let bytes = read(&hash)?.ok_or(LoadError::Missing(hash))?;
-            let node: Stored =
-                canonical::decode(&bytes).map_err(|e| LoadError::Unreadable(hash, e))?;
-            let actual = node_hash(&node.key, &node.node, &node.needs)
-                .map_err(|e| LoadError::Unreadable(hash, e))?;
-            if actual != hash {
-                return Err(LoadError::Corrupt(hash).into());
-            }
+            let node = Stored::read(hash, &mut read)?;
             stack.push((hash, true));
             stack.extend(node.needs.iter().map(|need| (*need, false)));
             stored.insert(hash, node);

@@ -17,14 +17,16 @@
 //! ```
 //!
 //! * `node`: keys, nodes and their hashes. `build`: from a configuration, and back.
-//! * `load`: to the store, and back.
+//! * `load`: to the store, and back. `survey`: what many stored graphs need, together.
 
 mod build;
 mod load;
 mod node;
+mod survey;
 
 pub use load::LoadError;
 pub use node::{ContainerNode, Key, LifecycleNode, Node, PodNode, SandboxNode};
+pub use survey::{Named, Survey};
 
 use crate::{digest::Digest, name::Name, reference::Reference, spec};
 use petgraph::{

@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod exec;
 mod frames;
+mod gc;
 mod import;
 mod list;
 mod lock;
@@ -189,6 +190,24 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             )
             .await
         }
+        Command::Generations(Generations::Delete { numbers }) => {
+            gc::delete(&mut connect().await?, numbers, json).await
+        }
+        Command::Generations(Generations::Pin { number }) => {
+            gc::pin(&mut connect().await?, number, true, json).await
+        }
+        Command::Generations(Generations::Unpin { number }) => {
+            gc::pin(&mut connect().await?, number, false, json).await
+        }
+        Command::Gc {
+            dry_run,
+            keep,
+            older_than,
+        } => {
+            let which = (keep, older_than.map(|age| age.0));
+            gc::collect(&mut connect().await?, dry_run, which, json).await
+        }
+        Command::Fsck { repair } => gc::fsck(&mut connect().await?, repair, json).await,
         Command::List { what, wide, stack } => {
             let (mut client, stack) = (connect().await?, stack.as_ref());
             match what {

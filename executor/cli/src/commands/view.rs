@@ -136,9 +136,14 @@ pub async fn generations(client: &mut Client, json: bool) -> Result<u8, Error> {
     let row = |generation: &tank_proto::varlink::Generation| {
         vec![
             format!(
-                "{}{}",
+                "{}{}{}",
                 generation.number,
-                if generation.current { " *" } else { "" }
+                if generation.current { " *" } else { "" },
+                if generation.pinned == Some(true) {
+                    " pinned"
+                } else {
+                    ""
+                }
             ),
             short(&generation.root).to_owned(),
             generation.outcome.as_str().replace('_', " "),
@@ -160,8 +165,13 @@ pub async fn generation(client: &mut Client, number: Option<u64>, json: bool) ->
     }
     let generation = &reply.generation;
     let current = if generation.current { ", current" } else { "" };
+    let pinned = if generation.pinned == Some(true) {
+        ", pinned"
+    } else {
+        ""
+    };
     output::line(&format!(
-        "generation {}: {}{current}",
+        "generation {}: {}{current}{pinned}",
         generation.number,
         generation.outcome.as_str().replace('_', " ")
     ))?;

@@ -168,6 +168,25 @@ impl Client {
                 let reply = registries::logout(&generations, &registry).await?;
                 self.reply(&reply, false, Vec::new()).await
             }
+            Method::DeleteGenerations { numbers } => {
+                self.delete_generations(&generations, numbers).await
+            }
+            Method::PinGeneration { number, pinned } => {
+                self.pin_generation(&generations, number, pinned).await
+            }
+            Method::Collect {
+                dry_run,
+                keep,
+                older_than,
+            } => {
+                let dry = dry_run == Some(true);
+                self.collect(generations, dry, (keep, older_than)).await
+            }
+            Method::CheckStore { repair } => {
+                let _place = self.long_reply().await?;
+                self.check_store(generations, repair == Some(true), more)
+                    .await
+            }
             Method::Events { follow } => self.events(follow == Some(true), more).await,
         }
     }
@@ -214,6 +233,7 @@ fn to_request(call: DiffCall, uid: u32) -> Option<Request> {
     let asked = call.source.as_deref().unwrap_or("diff");
     let files = call.files.unwrap_or_default();
     let mut request = Request::new(call.config?, base_dir, (&files, asked), uid);
+    request.looks = true;
     request.merge = call.merge == Some(true);
     request.replace = call.replace == Some(true);
     request.provenance = call.provenance;
@@ -278,6 +298,8 @@ async fn diff_reply(
     uid: u32,
 ) -> Result<varlink::DiffReply, Refusal> {
     let wants_dump = call.dump == Some(true);
+    // What was fetched for it is not collected while it is looked at.
+    let mut _held = None;
     let (parent, before, after) = match to_request(call, uid) {
         None => {
             let (parent, before) = generations.current()?;
@@ -286,6 +308,7 @@ async fn diff_reply(
         Some(request) => {
             let (progress, _) = mpsc::channel(1);
             let intent = generations.intend(&request, &progress).await?;
+            _held = Some(intent.held);
             (intent.current, intent.before, intent.graph)
         }
     };

@@ -11,6 +11,7 @@ mod exec;
 mod refusal;
 mod registries;
 mod streams;
+mod upkeep;
 mod views;
 
 use crate::{

@@ -125,7 +125,30 @@ fn wire(error: Refused) -> Error {
         Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
         Refused::NoSuchNetwork { network, nearest } => Error::NoSuchNetwork { network, nearest },
         Refused::NoSuchStack { stack, nearest } => Error::NoSuchStack { stack, nearest },
-        Refused::NoSuchGeneration(number) => Error::NoSuchGeneration { number },
+        Refused::NoSuchGeneration(number) => Error::NoSuchGeneration {
+            number,
+            deleted: None,
+        },
+        Refused::DeletedGeneration(number) => Error::NoSuchGeneration {
+            number: Some(number),
+            deleted: Some(true),
+        },
+        error @ Refused::Undeletable(_) => failed("delete that", error.to_string()),
+        Refused::Unreadable { generation, source } => failed(
+            format!("find out what generation {generation} needs"),
+            format!(
+                "{}; nothing was collected: `tank fsck` names all that is damaged, and \
+                 `tank generations delete {generation}` gives that one up",
+                tank_sys::with_causes(&source)
+            ),
+        ),
+        Refused::Sweep(error) => failed("collect images", error.message()),
+        Refused::Collecting => Error::Busy {
+            message:
+                "another collection or check of the store is under way; try again when it is done"
+                    .to_owned(),
+            ends: None,
+        },
         Refused::Image {
             image,
             users,

@@ -31,6 +31,7 @@ pub fn generation(entry: &Entry) -> varlink::Generation {
         generation,
         outcome,
         current,
+        pinned,
     } = entry;
     varlink::Generation {
         number: generation.number,
@@ -46,6 +47,7 @@ pub fn generation(entry: &Entry) -> varlink::Generation {
             Outcome::RolledBack => GenerationOutcome::RolledBack,
         },
         current: *current,
+        pinned: pinned.then_some(true),
     }
 }
 

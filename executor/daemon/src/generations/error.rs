@@ -36,6 +36,18 @@ pub enum Error {
     },
     #[error("no such generation{}", .0.map(|number| format!(": {number}")).unwrap_or_default())]
     NoSuchGeneration(Option<u64>),
+    #[error("generation {0} was deleted")]
+    DeletedGeneration(u64),
+    /// Each a sentence: a generation and why it stays.
+    #[error("{}", .0.join("; "))]
+    Undeletable(Vec<String>),
+    /// A generation of which it is not known what it needs.
+    #[error("can't read what generation {generation} declares")]
+    Unreadable { generation: u64, source: StoreError },
+    #[error("can't collect images")]
+    Sweep(#[source] Box<tank_image::Error>),
+    #[error("another collection or check of the store is under way")]
+    Collecting,
     #[error("can't get the image `{image}`")]
     Image {
         image: String,

@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tank_image::Watch;
+use tank_image::{Images, Watch};
 use tank_model::{
     Config, Digest, Graph, Key, Name, Reference, Scope,
     provenance::{PodSource, Provenance},
@@ -49,6 +49,8 @@ pub struct Request {
     /// Which line set each field: JSON of [`Provenance`].
     pub provenance: Option<String>,
     pub uid: u32,
+    /// It is only looked at what it would do: for its sake no generation is deleted.
+    pub looks: bool,
 }
 
 /// What is meant, and what it was planned against.
@@ -58,6 +60,8 @@ pub struct Intent {
     pub graph: Arc<Graph>,
     /// Which line set each field of the whole host, and where each pod comes from.
     pub provenance: Provenance,
+    /// Keeps the images from being collected.
+    pub held: Images,
 }
 
 /// A reference, and what it is relative to if it is.
@@ -95,6 +99,7 @@ impl Request {
             replace: false,
             provenance: None,
             uid,
+            looks: false,
         }
     }
 
@@ -139,11 +144,13 @@ impl Generations {
         let _span = self
             .timings
             .span(|| "find the images, build the graph".to_owned());
+        let held = self.images.holding();
         let graph = self
-            .prepare(config, &scope, &before, &request.origins, progress)
+            .prepare(config, &scope, &before, (request, &held), progress)
             .await?;
         Ok(Intent {
             current,
+            held,
             graph: Arc::new(graph),
             provenance: match has_others(&before, &scope) {
                 true => self.provenance_with(current, lines, &scope),
@@ -223,7 +230,7 @@ impl Generations {
         config: Config,
         scope: &Scope,
         before: &Graph,
-        origins: &Origins,
+        (request, held): (&Request, &Images),
         progress: &ProgressSender,
     ) -> Result<Graph, Error> {
         let named: BTreeSet<Name> = config
@@ -234,7 +241,7 @@ impl Generations {
             .collect();
         self.check_sources(&config, &named, before).await?;
         let wanted = |pod: &Name, reference: &Reference| -> Wanted {
-            let base_dir = origins.base_dir(pod, reference.source());
+            let base_dir = request.origins.base_dir(pod, reference.source());
             (base_dir.map(Path::to_owned), reference.clone())
         };
         let mut images: BTreeMap<Wanted, Users> = BTreeMap::new();
@@ -251,7 +258,7 @@ impl Generations {
         // Owned values in and out: the futures are moved between threads.
         let fetches: Vec<_> = images
             .into_iter()
-            .map(|(image, users)| self.fetch(image, users, progress))
+            .map(|(image, users)| self.fetch((held, request.looks), image, users, progress))
             .collect();
         let fetched: Vec<Result<_, Error>> = stream::iter(fetches)
             .buffer_unordered(MAX_FETCHES)
@@ -323,8 +330,10 @@ impl Generations {
         Ok(())
     }
 
+    /// Fetches an image; once more after a collection, where the disk has no space for it.
     async fn fetch(
         &self,
+        (images, looks): (&Images, bool),
         (base_dir, reference): Wanted,
         users: Users,
         progress: &ProgressSender,
@@ -332,7 +341,7 @@ impl Generations {
         let Users { names, pull } = users;
         let pull = pull.unwrap_or_default();
         if pull != Pull::Always && reference.source().path().is_none() {
-            if let Some(known) = self.here(&reference).await? {
+            if let Some(known) = self.here(images, &reference).await? {
                 return Ok(((base_dir, reference), known));
             }
             if pull == Pull::Never {
@@ -349,21 +358,36 @@ impl Generations {
                 layer: Some(layer),
             });
         });
-        let pull = self
-            .images
-            .pull(&reference, base_dir.as_deref(), Some(watch));
-        let pulled = tokio::time::timeout(PULL_TIME, pull).await;
-        let late = || tank_image::Error::LatePull(PULL_TIME.as_secs() / 3600);
-        let pulled = pulled.unwrap_or_else(|_| Err(late()));
+        let pull = async || {
+            let watch = Some(Watch::clone(&watch));
+            let pull = images.pull(&reference, base_dir.as_deref(), watch);
+            let late = || tank_image::Error::LatePull(PULL_TIME.as_secs() / 3600);
+            tokio::time::timeout(PULL_TIME, pull)
+                .await
+                .unwrap_or_else(|_| Err(late()))
+        };
+        let mut pulled = pull().await;
+        // Generations only where what none of them needs is not enough.
+        for with_generations in [false, true] {
+            let is_full = pulled.as_ref().is_err_and(tank_image::Error::is_no_space);
+            if !is_full || looks && with_generations {
+                break;
+            }
+            let note = "no space for images: collecting what is not needed";
+            notify(progress, Stage::Note, note);
+            if self.make_space(with_generations).await {
+                pulled = pull().await;
+            }
+        }
         let digest = pulled.map_err(|e| unavailable(&reference, names, e))?;
         Ok(((base_dir, reference), digest))
     }
 
     /// What a reference stood for when it was asked for last, as far as that image is here: in the newest of the
     /// last [`LOOKED_BACK`] generations that name it.
-    async fn here(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
+    async fn here(&self, images: &Images, reference: &Reference) -> Result<Option<Digest>, Error> {
         if let Some(pinned) = reference.digest() {
-            return Ok(self.images.is_here(pinned).then_some(pinned));
+            return Ok(images.is_held_here(pinned).then_some(pinned));
         }
         let generations = self.store.generations()?;
         for generation in generations.iter().rev().take(LOOKED_BACK) {
@@ -372,7 +396,7 @@ impl Generations {
                 continue;
             };
             if let Some(digest) = graph.images().get(reference)
-                && self.images.is_here(*digest)
+                && images.is_held_here(*digest)
             {
                 return Ok(Some(*digest));
             }

@@ -8,8 +8,12 @@
 //! daemon that ends while it waits leaves the generation pending; the loop of the next one goes on
 //! with it: with its gate where it has one, and else until it is reached.
 
+mod collector;
 mod error;
+mod history;
+mod inspect;
 pub mod intent;
+mod leftovers;
 mod nics;
 pub mod origin;
 mod part;
@@ -17,13 +21,16 @@ mod ports;
 mod provenance;
 mod reach;
 mod request;
+mod retention;
 mod rollback;
 mod switch;
 mod uses;
 mod way;
 mod why;
 
+pub use collector::{Collect, Collected, Collector};
 pub use error::{Error, Misfit};
+pub use inspect::{Damage, Inspected};
 pub use intent::Request;
 pub use switch::{Deleted, Switch};
 pub use way::Switched;
@@ -47,7 +54,7 @@ use std::{
 use tank_image::{Images, LayerProgress, Registries};
 use tank_model::{Config, Digest, Generation, Graph, Name, Outcome};
 use tank_sys::cgroup::Cgroups;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 
 /// Where progress goes. Sending never waits and never fails. It is closed when the caller has gone.
 pub type ProgressSender = mpsc::Sender<Progress>;
@@ -87,6 +94,8 @@ pub struct Entry {
     pub generation: Generation,
     pub outcome: Outcome,
     pub current: bool,
+    /// It is never deleted.
+    pub pinned: bool,
 }
 
 /// What changes of the desired state may touch, beside the reconciler.
@@ -118,6 +127,9 @@ pub struct Generations {
     reconciler: Arc<Reconciler>,
     /// Held by whoever changes the desired state, until that is reached.
     switch_lock: Mutex<()>,
+    /// Held by whoever commits a generation, and by whoever removes some.
+    history: Arc<Mutex<()>>,
+    collector: Arc<Collector>,
     /// How many rollbacks wait for the change that is on its way to stop.
     superseding: AtomicUsize,
 }
@@ -136,6 +148,18 @@ impl Generations {
             timings,
             dirty,
         } = handles;
+        let history = Arc::default();
+        let collector = Collector {
+            settings: Arc::clone(&settings),
+            store: Arc::clone(&store),
+            graphs: Arc::clone(&graphs),
+            images: Arc::clone(&images),
+            events: Arc::clone(&events),
+            reconciler: Arc::clone(&reconciler),
+            history: Arc::clone(&history),
+            collecting: Mutex::default(),
+            due: Notify::new(),
+        };
         Self {
             settings,
             store,
@@ -149,6 +173,8 @@ impl Generations {
             dirty,
             reconciler,
             switch_lock: Mutex::new(()),
+            history,
+            collector: Arc::new(collector),
             superseding: AtomicUsize::new(0),
         }
     }
@@ -223,19 +249,29 @@ impl Generations {
     /// When the store can't be read.
     pub fn list(&self) -> Result<Vec<Entry>, Error> {
         let current = self.store.current()?;
+        let pins = self.store.pins()?;
         let generations = self.store.generations()?.into_iter();
         generations
-            .map(|generation| self.entry(generation, current))
+            .map(|generation| {
+                let pinned = pins.contains(&generation.number);
+                self.entry(generation, current, pinned)
+            })
             .collect()
     }
 
-    fn entry(&self, generation: Generation, current: Option<u64>) -> Result<Entry, Error> {
+    fn entry(
+        &self,
+        generation: Generation,
+        current: Option<u64>,
+        pinned: bool,
+    ) -> Result<Entry, Error> {
         let outcome = self.store.outcome(generation.number)?;
         let current = current == Some(generation.number);
         Ok(Entry {
             generation,
             outcome,
             current,
+            pinned,
         })
     }
 
@@ -247,9 +283,10 @@ impl Generations {
         let current = self.store.current()?;
         let number = number.or(current).ok_or(Error::NoSuchGeneration(None))?;
         let found = self.store.generation(number)?;
-        let found = found.ok_or(Error::NoSuchGeneration(Some(number)))?;
+        let found = found.ok_or_else(|| self.no_such(number))?;
         let config = self.graphs.get(found.root)?.config();
-        Ok((self.entry(found, current)?, config))
+        let pinned = self.store.pins()?.contains(&number);
+        Ok((self.entry(found, current, pinned)?, config))
     }
 
     /// The graph of a generation. Blocking.
@@ -259,7 +296,7 @@ impl Generations {
     pub fn graph_of(&self, number: u64) -> Result<Arc<Graph>, Error> {
         self.graphs
             .of_generation(number)?
-            .ok_or(Error::NoSuchGeneration(Some(number)))
+            .ok_or_else(|| self.no_such(number))
     }
 }
 

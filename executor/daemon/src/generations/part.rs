@@ -7,7 +7,9 @@
 use super::{
     Error, Generations, ProgressSender, Stage,
     error::Context,
-    notify, request,
+    notify,
+    provenance::Lines,
+    request,
     switch::Candidate,
     way::{Aim, Switched},
 };
@@ -72,7 +74,7 @@ impl Generations {
             graph: Arc::new(graph),
             source: format!("rollback of {stack} to {}", back.target.number),
             uid,
-            provenance: Some(self.keep_provenance(&known.with(then, &scope))?),
+            provenance: Some(Lines::new(&known.with(then, &scope))?),
             rollback: Some(Rollback::Part(back.target.number)),
             aim: Aim::ChangedRunning,
         };
@@ -145,7 +147,7 @@ impl Generations {
     /// The generation that is named, and that in words.
     fn part_of(&self, stack: &str, number: u64) -> Result<(Generation, String), Error> {
         let found = self.judged(number)?;
-        let (found, outcome) = found.ok_or(Error::NoSuchGeneration(Some(number)))?;
+        let (found, outcome) = found.ok_or_else(|| self.no_such(number))?;
         let was = match outcome {
             Outcome::Good => String::new(),
             bad => format!("; it was {bad}"),

@@ -8,6 +8,7 @@
 
 use super::{
     Error, Generations, MAX_PROGRESS, ProgressSender, Stage, notify,
+    provenance::Lines,
     switch::Candidate,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
@@ -133,6 +134,7 @@ impl Generations {
                 };
                 self.events
                     .add("switched", None, format!("generation {number} is {how}"));
+                self.collect_soon();
             }
             Verdict::Failed => {
                 self.store.set_outcome(number, Outcome::Failed)?;
@@ -166,11 +168,11 @@ impl Generations {
             graph: Arc::clone(before),
             source: format!("automatic rollback of {number}"),
             uid,
-            provenance: self.provenance_of(parent),
+            provenance: Lines::of(self.provenance_of(parent)),
             rollback: Some(Rollback::Of(number)),
             aim: Aim::ChangedRunning,
         };
-        let restored = self.commit(Some(number), graph, &back)?;
+        let restored = self.commit(Some(number), graph, &back).await?;
         self.store.set_outcome(number, Outcome::RolledBack)?;
         let way = Way {
             graph: before,

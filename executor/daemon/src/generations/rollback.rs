@@ -2,6 +2,7 @@
 
 use super::{
     Error, Generations, ProgressSender, Stage, notify,
+    provenance::Lines,
     switch::Candidate,
     way::{Aim, Committed, Switched},
 };
@@ -61,7 +62,7 @@ impl Generations {
             graph: self.graphs.get(target.root)?,
             source: format!("rollback to {}", target.number),
             uid,
-            provenance: target.provenance,
+            provenance: Lines::of(target.provenance),
             rollback: Some(Rollback::To(target.number)),
             aim: Aim::Running,
         };
@@ -78,7 +79,9 @@ impl Generations {
         candidate: Candidate,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
-        let number = self.committed(parent, &before, &candidate, progress)?;
+        let number = self
+            .committed(parent, &before, &candidate, progress)
+            .await?;
         if let Some(pending) = pending {
             self.store.set_outcome(pending, Outcome::RolledBack)?;
         }
@@ -131,7 +134,7 @@ impl Generations {
         let read = |number: u64| self.judged(number);
         let current = self.store.current()?.ok_or(Error::NoSuchGeneration(to))?;
         if let Some(number) = to {
-            let (found, outcome) = read(number)?.ok_or(Error::NoSuchGeneration(to))?;
+            let (found, outcome) = read(number)?.ok_or_else(|| self.no_such(number))?;
             let was = match outcome {
                 Outcome::Good => String::new(),
                 bad => format!("; it was {bad}"),

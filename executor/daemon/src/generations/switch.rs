@@ -4,12 +4,14 @@ use super::{
     Error, Generations, ProgressSender, Stage,
     error::{Context, UnderWay},
     intent::{Intent, MAX_SOURCE, Request},
-    notify, ports, request,
+    notify, ports,
+    provenance::Lines,
+    request,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
 use crate::{events::now, faults, store};
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
-use tank_model::{Config, Digest, Gate, Generation, Graph, Key, Name, Outcome, Rollback, Scope};
+use tank_model::{Config, Gate, Generation, Graph, Key, Name, Outcome, Rollback, Scope};
 use tokio::{
     sync::{MutexGuard, mpsc},
     time::timeout,
@@ -49,7 +51,7 @@ pub(super) struct Candidate {
     pub source: String,
     pub uid: u32,
     /// Which line set each field, if that is known.
-    pub provenance: Option<Digest>,
+    pub provenance: Option<Lines>,
     pub rollback: Option<Rollback>,
     pub aim: Aim,
 }
@@ -84,6 +86,7 @@ impl Generations {
             before,
             graph,
             provenance,
+            held: _held,
         } = intent;
         let _switching = self.begin(switch.parent.or(current)).await?;
         ports::refuse_taken(&self.cgroups, &before, &graph).await?;
@@ -93,7 +96,7 @@ impl Generations {
             None => None,
         };
         let wait = switch.wait.unwrap_or(self.settings.config.wait.0);
-        let provenance = Some(self.keep_provenance(&provenance)?);
+        let provenance = Some(Lines::new(&provenance)?);
         let gate = Gate {
             rollback: switch.rollback,
             wait,
@@ -230,7 +233,7 @@ impl Generations {
             graph: Arc::new(graph.doing("build the graph")?),
             source,
             uid,
-            provenance: self.provenance_of(current),
+            provenance: Lines::of(self.provenance_of(current)),
             rollback: None,
             aim: Aim::Done,
         };
@@ -291,7 +294,7 @@ impl Generations {
         if let Some(number) = parent.filter(|_| candidate.graph.root() == before.root()) {
             return self.repair(number, candidate, verified, progress).await;
         }
-        let number = self.committed(parent, before, &candidate, progress)?;
+        let number = self.committed(parent, before, &candidate, progress).await?;
         let Candidate {
             graph, uid, aim, ..
         } = candidate;
@@ -309,7 +312,7 @@ impl Generations {
     }
 
     /// Commits for a caller that is still there.
-    pub(super) fn committed(
+    pub(super) async fn committed(
         &self,
         parent: Option<u64>,
         before: &Graph,
@@ -320,7 +323,7 @@ impl Generations {
             return Err(Error::CallerLeft);
         }
         let _span = self.timings.span(|| "commit".to_owned());
-        let number = self.commit(parent, before, candidate)?;
+        let number = self.commit(parent, before, candidate).await?;
         notify(progress, Stage::Commit, format_args!("generation {number}"));
         Ok(number)
     }
@@ -409,20 +412,30 @@ impl Generations {
         })
     }
 
-    /// Makes `candidate` the current generation. `before` is the graph of the generation `parent`.
-    pub(super) fn commit(
+    /// Makes `candidate` the current generation. `before` is the graph of the generation `parent`. No
+    /// generation and no node goes meanwhile ([`super::history`]): what is not written, since it is there, stays.
+    pub(super) async fn commit(
         &self,
         parent: Option<u64>,
         before: &Graph,
         candidate: &Candidate,
     ) -> Result<u64, Error> {
+        let _history = self.history.lock().await;
+        self.refuse_deleted_target(candidate.rollback)?;
         let number = store::next_number(self.store.as_ref())?;
         // Those of the generation before are there.
         let nodes = match parent {
             Some(_) => candidate.graph.stored_beside(before),
             None => candidate.graph.stored(),
         };
-        let nodes = nodes.doing("encode the graph")?;
+        let mut nodes = nodes.doing("encode the graph")?;
+        if let Some(Lines {
+            digest,
+            bytes: Some(bytes),
+        }) = &candidate.provenance
+        {
+            nodes.push((*digest, bytes.clone()));
+        }
         let generation = Generation {
             number,
             root: candidate.graph.root(),
@@ -430,7 +443,7 @@ impl Generations {
             time: now(),
             uid: candidate.uid,
             source: candidate.source.clone(),
-            provenance: candidate.provenance,
+            provenance: candidate.provenance.as_ref().map(|lines| lines.digest),
             rollback: candidate.rollback,
         };
         faults::boundary("before the nodes");

@@ -155,7 +155,8 @@ impl Generations {
             since = store.generation(parent)?;
         }
         let Some(since) = since else { return Ok(None) };
-        Ok(Some(self.entry(since, Some(current))?))
+        let pinned = store.pins()?.contains(&since.number);
+        Ok(Some(self.entry(since, Some(current), pinned)?))
     }
 }
 

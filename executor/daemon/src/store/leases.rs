@@ -201,6 +201,31 @@ impl Proposal {
     }
 }
 
+/// What is wrong with leases, a sentence each: two pods with the same number, one that there is not, and a pod of
+/// these without one. Pure.
+pub fn problems(leases: &Leases, declared: &BTreeSet<Name>, most: u32) -> Vec<String> {
+    let mut owners: BTreeMap<u32, &str> = BTreeMap::new();
+    let mut problems = Vec::new();
+    let is_of_pod = |name: &str| networks::is_of_pod(name) && !pools::is_pooled(name);
+    for (name, number) in leases.iter().filter(|(name, _)| is_of_pod(name)) {
+        if !(FIRST_LEASE..FIRST_LEASE + most).contains(number) {
+            problems.push(format!(
+                "pod `{name}` has the lease {number}, which is none"
+            ));
+        }
+        if let Some(other) = owners.insert(*number, name) {
+            problems.push(format!(
+                "pods `{other}` and `{name}` both have the lease {number}"
+            ));
+        }
+    }
+    let without = declared
+        .iter()
+        .filter(|pod| !leases.contains_key(pod.as_str()));
+    problems.extend(without.map(|pod| format!("pod `{pod}` has none")));
+    problems
+}
+
 /// The names of the leases of all pods and networks of some generations.
 fn named(store: &dyn Store, roots: BTreeSet<Digest>) -> Result<BTreeSet<String>, StoreError> {
     let (mut pods, mut of_networks) = (BTreeMap::new(), BTreeSet::new());
@@ -312,6 +337,32 @@ mod tests {
         assert_eq!((new["web"], new["db"]), (2104, 1171));
         let taken = Leases::from([("other".to_owned(), 2104)]);
         assert_eq!(propose(&taken, &pods[..1]).expect("proposes")["web"], 2105);
+    }
+
+    #[test]
+    fn what_is_wrong_with_leases_is_said() {
+        let leases = |all: &[(&str, u32)]| -> Leases {
+            all.iter()
+                .map(|(name, n)| ((*name).to_owned(), *n))
+                .collect()
+        };
+        let declared: BTreeSet<Name> = names(0..2).into_iter().collect();
+        let good = leases(&[
+            ("pod-0", 2),
+            ("pod-1", 3),
+            ("net/a", 2),
+            ("pod-0/eth0@10.0.0.0/24/24", 2),
+        ]);
+        assert_eq!(problems(&good, &declared, LEASES), [] as [String; 0]);
+        let bad = leases(&[("pod-0", 2), ("old", 2), ("far", 90_000)]);
+        assert_eq!(
+            problems(&bad, &declared, LEASES),
+            [
+                "pod `far` has the lease 90000, which is none",
+                "pods `old` and `pod-0` both have the lease 2",
+                "pod `pod-1` has none"
+            ]
+        );
     }
 
     #[test]

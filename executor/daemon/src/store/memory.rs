@@ -1,11 +1,11 @@
 //! A store in memory: the plain implementation, and the other half of the conformance suite.
 
 use super::{
-    Store, StoreError,
+    Removal, Store, StoreError,
     leases::{LeaseChange, Leases},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tank_model::{Digest, Gate, Generation, Outcome};
@@ -20,6 +20,7 @@ struct Inner {
     outcomes: BTreeMap<u64, Outcome>,
     gates: BTreeMap<u64, Gate>,
     leases: Arc<Leases>,
+    pins: BTreeSet<u64>,
     current: Option<u64>,
 }
 
@@ -99,6 +100,53 @@ impl Store for MemoryStore {
 
     fn take_leases(&self, change: &LeaseChange) -> Result<(), StoreError> {
         change.apply(Arc::make_mut(&mut self.inner().leases));
+        Ok(())
+    }
+
+    fn pins(&self) -> Result<BTreeSet<u64>, StoreError> {
+        Ok(self.inner().pins.clone())
+    }
+
+    fn set_pin(&self, number: u64, pinned: bool) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        if !inner.generations.contains_key(&number) {
+            return Err(StoreError::Gone(number));
+        }
+        match pinned {
+            true => inner.pins.insert(number),
+            false => inner.pins.remove(&number),
+        };
+        Ok(())
+    }
+
+    fn node_hashes(
+        &self,
+        after: Option<&Digest>,
+        most: usize,
+    ) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let inner = self.inner();
+        let nodes = inner.nodes.iter();
+        let nodes = nodes.filter(|(hash, _)| after.is_none_or(|after| *hash > after));
+        let nodes = nodes.map(|(hash, bytes)| (*hash, bytes.len() as u64));
+        Ok(nodes.take(most).collect())
+    }
+
+    fn verify(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn remove(&self, removal: &Removal, current: Option<u64>) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        super::check_removal(removal, current, inner.current)?;
+        for number in &removal.generations {
+            inner.generations.remove(number);
+            inner.outcomes.remove(number);
+            inner.gates.remove(number);
+            inner.pins.remove(number);
+        }
+        inner.nodes.retain(|hash, _| !removal.nodes.contains(hash));
+        let leases = Arc::make_mut(&mut inner.leases);
+        leases.retain(|name, _| !removal.leases.contains(name));
         Ok(())
     }
 }

@@ -7,10 +7,10 @@
 )]
 
 use super::{
-    Store, StoreError,
+    Removal, Store, StoreError,
     leases::{LeaseChange, Leases},
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Gate, Generation, Outcome};
 use tokio::task::block_in_place;
 
@@ -67,6 +67,30 @@ impl<S: Store> Store for OffWorker<S> {
 
     fn take_leases(&self, change: &LeaseChange) -> Result<(), StoreError> {
         block_in_place(|| self.0.take_leases(change))
+    }
+
+    fn pins(&self) -> Result<BTreeSet<u64>, StoreError> {
+        block_in_place(|| self.0.pins())
+    }
+
+    fn set_pin(&self, number: u64, pinned: bool) -> Result<(), StoreError> {
+        block_in_place(|| self.0.set_pin(number, pinned))
+    }
+
+    fn node_hashes(
+        &self,
+        after: Option<&Digest>,
+        most: usize,
+    ) -> Result<Vec<(Digest, u64)>, StoreError> {
+        block_in_place(|| self.0.node_hashes(after, most))
+    }
+
+    fn verify(&self) -> Result<(), StoreError> {
+        block_in_place(|| self.0.verify())
+    }
+
+    fn remove(&self, removal: &Removal, current: Option<u64>) -> Result<(), StoreError> {
+        block_in_place(|| self.0.remove(removal, current))
     }
 }
 
@@ -129,6 +153,30 @@ mod tests {
         }
 
         fn take_leases(&self, _: &LeaseChange) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn pins(&self) -> Result<BTreeSet<u64>, StoreError> {
+            Ok(BTreeSet::new())
+        }
+
+        fn set_pin(&self, _: u64, _: bool) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn node_hashes(
+            &self,
+            _: Option<&Digest>,
+            _: usize,
+        ) -> Result<Vec<(Digest, u64)>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        fn verify(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn remove(&self, _: &Removal, _: Option<u64>) -> Result<(), StoreError> {
             Ok(())
         }
     }

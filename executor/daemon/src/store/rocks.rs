@@ -6,13 +6,14 @@
 //! whatever became of the write that failed.
 
 use super::{
-    Store, StoreError,
+    Removal, Store, StoreError, check_removal,
     leases::{LeaseChange, Leases},
     newest::{Committed, Newest},
     recover::{self, Opened, Recovery},
 };
-use rocksdb::{DB, Direction, IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -383,6 +384,99 @@ impl Store for RocksStore {
         };
         self.write("take leases", batch, &WriteOptions::default())?;
         self.apply(change);
+        Ok(())
+    }
+
+    fn pins(&self) -> Result<BTreeSet<u64>, StoreError> {
+        let pins = self.scan(b"k/")?;
+        let pins = pins
+            .iter()
+            .map(|(key, _)| read_number(&key[2..], "the name of a pin"));
+        pins.collect()
+    }
+
+    fn set_pin(&self, number: u64, pinned: bool) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.generation(number)?.is_none() {
+            return Err(StoreError::Gone(number));
+        }
+        let batch = || {
+            let mut batch = WriteBatch::default();
+            match pinned {
+                true => batch.put(numbered(b"k/", number), b""),
+                false => batch.delete(numbered(b"k/", number)),
+            }
+            batch
+        };
+        self.write("pin a generation", batch, &synced())
+    }
+
+    fn node_hashes(
+        &self,
+        after: Option<&Digest>,
+        most: usize,
+    ) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let first = after.map_or_else(
+            || b"n/".to_vec(),
+            |after| [&node_key(after)[..], &[0]].concat(),
+        );
+        let list = |db: &DB| {
+            let mut found = Vec::new();
+            let mut options = ReadOptions::default();
+            // What is read once does not push out what is read often.
+            options.fill_cache(false);
+            let mode = IteratorMode::From(&first, Direction::Forward);
+            for item in db.iterator_opt(mode, options).take(most) {
+                let (key, value) = item?;
+                let Some(hash) = key.strip_prefix(b"n/") else {
+                    break;
+                };
+                found.push((hash.to_vec(), value.len() as u64));
+            }
+            Ok(found)
+        };
+        let read = |(hash, bytes): (Vec<u8>, u64)| match <[u8; 32]>::try_from(hash.as_slice()) {
+            Ok(hash) => Ok((Digest::from_bytes(hash), bytes)),
+            Err(_) => Err(StoreError::Corrupt(format!("the node {hash:?}"))),
+        };
+        let found = self.with("list", list)?.map_err(io("list"))?;
+        found.into_iter().map(read).collect()
+    }
+
+    fn verify(&self) -> Result<(), StoreError> {
+        let read = |db: &DB| {
+            let mut options = ReadOptions::default();
+            options.fill_cache(false);
+            options.set_verify_checksums(true);
+            db.iterator_opt(IteratorMode::Start, options)
+                .try_for_each(|item| item.map(drop))
+        };
+        self.with("verify what is", read)?
+            .map_err(io("verify what is"))
+    }
+
+    fn remove(&self, removal: &Removal, current: Option<u64>) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        check_removal(removal, current, self.current()?)?;
+        let released = LeaseChange {
+            new: Leases::new(),
+            released: removal.leases.clone(),
+        };
+        let batch = || {
+            let mut batch = WriteBatch::default();
+            for number in &removal.generations {
+                for prefix in [b"g/", b"o/", b"t/", b"k/"] {
+                    batch.delete(numbered(prefix, *number));
+                }
+            }
+            for hash in &removal.nodes {
+                batch.delete(node_key(hash));
+            }
+            add_leases(&mut batch, &released);
+            batch
+        };
+        self.write("remove generations", batch, &synced())?;
+        self.apply(&released);
         Ok(())
     }
 }

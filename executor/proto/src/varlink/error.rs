@@ -82,11 +82,14 @@ pub enum Error {
         program: String,
     },
     /// There is no such generation.
-    #[error("no such generation{}", number.map(|number| format!(": {number}")).unwrap_or_default())]
+    #[error("{}", no_such_generation(*number, *deleted == Some(true)))]
     #[serde(rename = "io.tank.Executor.NoSuchGeneration")]
     NoSuchGeneration {
         /// The one that was asked for; none if it was the current one or the one to go back to.
         number: Option<u64>,
+        /// There was one, and it was deleted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deleted: Option<bool>,
     },
     /// The plan is not the one that was named: the host or the history has changed since.
     #[error(
@@ -255,6 +258,14 @@ impl Error {
             Self::InUse { help, .. } => Some(help.clone()),
             _ => None,
         }
+    }
+}
+
+fn no_such_generation(number: Option<u64>, deleted: bool) -> String {
+    match number {
+        Some(number) if deleted => format!("generation {number} was deleted"),
+        Some(number) => format!("no such generation: {number}"),
+        None => "no such generation".to_owned(),
     }
 }
 

@@ -8,6 +8,7 @@ mod error;
 mod replies;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod words;
 
 pub use error::{Error, used_by};
@@ -17,6 +18,10 @@ pub use replies::{
     LogoutReply, LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod,
     PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
     WhyReply,
+};
+pub use upkeep::{
+    CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply, Leftover,
+    PinGenerationReply, StoreReport,
 };
 pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
 
@@ -144,6 +149,36 @@ pub enum Method {
         /// `HOST` or `HOST:PORT`.
         registry: String,
     },
+    /// Deletes generations.
+    #[serde(rename = "io.tank.Executor.DeleteGenerations")]
+    DeleteGenerations {
+        /// Their numbers.
+        numbers: Vec<u64>,
+    },
+    /// Keeps a generation from being deleted.
+    #[serde(rename = "io.tank.Executor.PinGeneration")]
+    PinGeneration {
+        /// Its number.
+        number: u64,
+        /// False: that is taken back.
+        pinned: bool,
+    },
+    /// Collects what no generation needs.
+    #[serde(rename = "io.tank.Executor.Collect")]
+    Collect {
+        /// Say what would go, and do nothing.
+        dry_run: Option<bool>,
+        /// So many of the newest generations stay.
+        keep: Option<u64>,
+        /// Only generations that are older than this go, in milliseconds.
+        older_than: Option<u64>,
+    },
+    /// Checks all that is kept.
+    #[serde(rename = "io.tank.Executor.CheckStore")]
+    CheckStore {
+        /// Fetch again what of images is damaged.
+        repair: Option<bool>,
+    },
 }
 
 /// A text that is not shown.
@@ -158,7 +193,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 19] = [
+pub const METHODS: [&str; 23] = [
     "Status",
     "Diff",
     "Switch",
@@ -178,6 +213,10 @@ pub const METHODS: [&str; 19] = [
     "Resolve",
     "Login",
     "Logout",
+    "DeleteGenerations",
+    "PinGeneration",
+    "Collect",
+    "CheckStore",
 ];
 
 /// Methods by the names they had in the version before, for clients of that version. `Generation`

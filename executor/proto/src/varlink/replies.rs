@@ -49,6 +49,9 @@ pub struct Generation {
     pub outcome: GenerationOutcome,
     /// The host is held to it.
     pub current: bool,
+    /// It is never deleted. Absent: it is not pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<bool>,
 }
 
 /// How a switch ended.

@@ -143,6 +143,10 @@ fn every_method_answers_what_the_file_says() {
         ("Resolve", outputs::<ResolveReply>()),
         ("Login", outputs::<LoginReply>()),
         ("Logout", outputs::<LogoutReply>()),
+        ("DeleteGenerations", outputs::<DeleteGenerationsReply>()),
+        ("PinGeneration", outputs::<PinGenerationReply>()),
+        ("Collect", outputs::<CollectReply>()),
+        ("CheckStore", outputs::<CheckStoreReply>()),
     ]);
     let interface = interface();
     let described: BTreeMap<&str, Vec<String>> = interface
@@ -178,6 +182,10 @@ fn every_type_is_what_the_file_says() {
         Overridden::CUSTOM_TYPE,
         StackSource::CUSTOM_TYPE,
         Resolved::CUSTOM_TYPE,
+        Leftover::CUSTOM_TYPE,
+        Collected::CUSTOM_TYPE,
+        Damage::CUSTOM_TYPE,
+        StoreReport::CUSTOM_TYPE,
     ];
     let shapes: BTreeMap<&str, Vec<String>> = types
         .iter()

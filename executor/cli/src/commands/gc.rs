@@ -1,0 +1,290 @@
+//! The commands that keep a host in order: generations deleted and pinned, `gc`, `fsck`.
+
+use crate::{client::Client, error::Error, output};
+use tank_proto::varlink::{
+    CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply, Method,
+    PinGenerationReply, StoreReport,
+};
+
+/// The status of a check that found something which is damaged still.
+const DAMAGED: u8 = 1;
+
+/// The most numbers of generations on a line.
+const MAX_NUMBERS: usize = 12;
+
+pub async fn delete(client: &mut Client, numbers: Vec<u64>, json: bool) -> Result<u8, Error> {
+    let call = Method::DeleteGenerations { numbers };
+    let reply: DeleteGenerationsReply = client.call(call).await?;
+    if json {
+        output::json(&reply)?;
+        return Ok(0);
+    }
+    let numbers = list_of(&reply.collected.generations);
+    output::line(&format!(
+        "deleted generations {numbers}; `tank gc` removes the images that only they needed"
+    ))?;
+    Ok(0)
+}
+
+pub async fn pin(client: &mut Client, number: u64, pinned: bool, json: bool) -> Result<u8, Error> {
+    let call = Method::PinGeneration { number, pinned };
+    let reply: PinGenerationReply = client.call(call).await?;
+    if json {
+        output::json(&reply)?;
+        return Ok(0);
+    }
+    let generation = &reply.generation;
+    let (number, source) = (generation.number, &generation.source);
+    output::line(&match generation.pinned {
+        Some(true) => format!(
+            "generation {number} ({source}) is never deleted; undo with `tank generations unpin {number}`"
+        ),
+        _ => format!("generation {number} ({source}) may be deleted"),
+    })?;
+    Ok(0)
+}
+
+pub async fn collect(
+    client: &mut Client,
+    dry_run: bool,
+    (keep, older_than): (Option<u64>, Option<u64>),
+    json: bool,
+) -> Result<u8, Error> {
+    let call = Method::Collect {
+        dry_run: dry_run.then_some(true),
+        keep,
+        older_than,
+    };
+    let reply: CollectReply = client.call(call).await?;
+    if json {
+        output::json(&reply)?;
+        return Ok(0);
+    }
+    for line in collected_lines(&reply.collected, dry_run) {
+        output::line(&line)?;
+    }
+    for left in &reply.collected.left {
+        output::error(&format!("left: {left}\n"));
+    }
+    Ok(0)
+}
+
+fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    let verb = if dry_run { "would remove" } else { "removed" };
+    if !collected.generations.is_empty() {
+        let numbers = list_of(&collected.generations);
+        lines.push(format!("{verb} generations {numbers}"));
+    }
+    for kind in collected.kinds.iter().filter(|kind| kind.count > 0) {
+        let what = match kind.kind.as_str() {
+            "nodes" => "nodes of graphs",
+            "documents" => "documents of images",
+            "layers" => "layers of images",
+            "logs" => "pods' logs",
+            "scratch" => "pods' scratch folders",
+            other => other,
+        };
+        let (count, size) = (kind.count, size(kind.bytes));
+        lines.push(format!("{verb} {count} {what}: {size}"));
+    }
+    if !collected.leases.is_empty() {
+        let verb = if dry_run { "would release" } else { "released" };
+        let leases = collected.leases.join(", ");
+        lines.push(format!("{verb} the addresses of {leases}"));
+    }
+    if lines.is_empty() {
+        lines.push("nothing to collect".to_owned());
+    } else {
+        let all = collected.kinds.iter().map(|kind| kind.bytes).sum();
+        let verb = if dry_run { "would free" } else { "freed" };
+        lines.push(format!("{verb} {}", size(all)));
+    }
+    lines
+}
+
+/// Numbers in order, runs of them as `3-7`.
+fn list_of(numbers: &[u64]) -> String {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => runs.push((*number, *number)),
+        }
+    }
+    let text = |(first, last): &(u64, u64)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    let named: Vec<String> = runs.iter().take(MAX_NUMBERS).map(text).collect();
+    let more = match runs.len() > MAX_NUMBERS {
+        true => format!(" and more: {} in all", numbers.len()),
+        false => String::new(),
+    };
+    format!("{}{more}", named.join(", "))
+}
+
+/// Bytes, with three digits.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut whole = bytes;
+    while whole >= 1024 && unit + 1 < UNITS.len() {
+        whole /= 1024;
+        unit += 1;
+    }
+    let name = UNITS.get(unit).copied().unwrap_or_default();
+    if unit == 0 || whole >= 100 {
+        return format!("{whole} {name}");
+    }
+    let shift = 10 * u32::try_from(unit).unwrap_or_default();
+    let tenths = (u128::from(bytes) * 10) >> shift;
+    format!("{}.{} {name}", tenths / 10, tenths % 10)
+}
+
+pub async fn fsck(client: &mut Client, repair: bool, json: bool) -> Result<u8, Error> {
+    let call = Method::CheckStore {
+        repair: repair.then_some(true),
+    };
+    client.send(call, Vec::new(), true).await?;
+    let report = loop {
+        let (reply, _, more) = client.receive::<CheckStoreReply>().await?;
+        if let Some(progress) = &reply.progress {
+            let pulls = progress.stage == tank_proto::varlink::Stage::Pull;
+            let verb = if pulls { "pull " } else { "" };
+            output::error(&format!("{verb}{}\n", progress.message));
+        }
+        if !more {
+            break reply
+                .report
+                .ok_or(Error::Answer("tankd does not say what it found"))?;
+        }
+    };
+    let is_damaged = report.damages.iter().any(|damage| !damage.repaired);
+    match json {
+        true => output::json(&report)?,
+        false => report_lines(&report)
+            .iter()
+            .try_for_each(|line| output::line(line))?,
+    }
+    Ok(if is_damaged { DAMAGED } else { 0 })
+}
+
+fn report_lines(report: &StoreReport) -> Vec<String> {
+    let StoreReport {
+        generations,
+        nodes,
+        leases,
+        documents,
+        layers,
+        bytes,
+        ..
+    } = report;
+    let mut lines: Vec<String> = report.damages.iter().flat_map(damage_lines).collect();
+    for unverified in &report.unverified {
+        lines.push(format!(
+            "unverified: {unverified}: no digest of its file was kept when it was made"
+        ));
+    }
+    for container in &report.restart {
+        lines.push(format!(
+            "{container} runs from the file that was damaged until it is started again"
+        ));
+    }
+    let damaged = report.damages.iter().filter(|one| !one.repaired).count();
+    let how = match damaged {
+        0 => "all of it is good".to_owned(),
+        1 => "1 of it is damaged".to_owned(),
+        more => format!("{more} of it are damaged"),
+    };
+    lines.push(format!(
+        "read {generations} generations, {nodes} nodes, {leases} leases, {documents} documents and {layers} layers ({}): {how}",
+        size(*bytes)
+    ));
+    lines
+}
+
+fn damage_lines(damage: &Damage) -> Vec<String> {
+    let state = if damage.repaired {
+        "repaired"
+    } else {
+        "damaged"
+    };
+    let mut lines = vec![format!("{state}: {}: {}", damage.what, damage.why)];
+    let users = [
+        ("images", damage.images.join(", ")),
+        ("generations", list_of(&damage.generations)),
+        ("pods", damage.pods.join(", ")),
+    ];
+    for (what, list) in users.into_iter().filter(|(_, list)| !list.is_empty()) {
+        lines.push(format!("  {what}: {list}"));
+    }
+    lines.extend(damage.help.iter().map(|help| format!("  help: {help}")));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tank_proto::varlink::Leftover;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        let sizes = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (100 * 1024, "100 KiB"),
+            (5 << 30, "5.0 GiB"),
+            (u64::MAX, "16777215 TiB"),
+        ];
+        for (bytes, expected) in sizes {
+            assert_eq!(size(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_are_listed_as_runs() {
+        assert_eq!(list_of(&[]), "");
+        assert_eq!(list_of(&[1, 2, 3, 7, 9, 10]), "1-3, 7, 9-10");
+        let odd: Vec<u64> = (0..30).map(|i| 2 * i + 1).collect();
+        assert_eq!(
+            list_of(&odd),
+            "1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23 and more: 30 in all"
+        );
+    }
+
+    #[test]
+    fn what_went_is_said_by_kind() {
+        let kind = |kind: &str, count, bytes| Leftover {
+            kind: kind.to_owned(),
+            count,
+            bytes,
+        };
+        let mut collected = Collected {
+            generations: vec![1, 2],
+            kinds: vec![
+                kind("nodes", 3, 300),
+                kind("layers", 1, 2 << 20),
+                kind("logs", 0, 0),
+            ],
+            leases: vec!["web".to_owned()],
+            left: Vec::new(),
+        };
+        assert_eq!(
+            collected_lines(&collected, true),
+            [
+                "would remove generations 1-2",
+                "would remove 3 nodes of graphs: 300 B",
+                "would remove 1 layers of images: 2.0 MiB",
+                "would release the addresses of web",
+                "would free 2.0 MiB"
+            ]
+        );
+        collected.generations.clear();
+        collected.kinds.clear();
+        collected.leases.clear();
+        assert_eq!(collected_lines(&collected, false), ["nothing to collect"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! The methods that keep a host in order: deleting generations, collecting, checking.
+
+use super::{
+    client::Client,
+    refusal::{Refusal, internal},
+    streams::while_connected,
+    views,
+};
+use crate::generations::{Collected, Damage, Generations, Inspected, MAX_PROGRESS};
+use std::sync::Arc;
+use tank_proto::varlink;
+use tokio::sync::mpsc;
+
+impl Client {
+    pub(super) async fn delete_generations(
+        &mut self,
+        generations: &Generations,
+        numbers: Vec<u64>,
+    ) -> Result<(), Refusal> {
+        let collected = generations.delete_generations(numbers).await?;
+        let collected = self::collected(collected);
+        let reply = varlink::DeleteGenerationsReply { collected };
+        self.reply(&reply, false, Vec::new()).await
+    }
+
+    pub(super) async fn pin_generation(
+        &mut self,
+        generations: &Generations,
+        number: u64,
+        pinned: bool,
+    ) -> Result<(), Refusal> {
+        let generation = views::generation(&generations.pin(number, pinned).await?);
+        let reply = varlink::PinGenerationReply { generation };
+        self.reply(&reply, false, Vec::new()).await
+    }
+
+    pub(super) async fn collect(
+        &mut self,
+        generations: Arc<Generations>,
+        dry: bool,
+        (keep, older_than): (Option<u64>, Option<u64>),
+    ) -> Result<(), Refusal> {
+        // Whoever leaves does not end it halfway.
+        let work = async move { generations.collect(dry, keep, older_than).await };
+        let work = tokio::spawn(work);
+        let done = async { work.await.map_err(|e| internal("collect", e).into()) };
+        let collected = while_connected(&self.stream, done).await??;
+        let collected = self::collected(collected);
+        let reply = varlink::CollectReply { collected };
+        self.reply(&reply, false, Vec::new()).await
+    }
+
+    pub(super) async fn check_store(
+        &mut self,
+        generations: Arc<Generations>,
+        repair: bool,
+        more: bool,
+    ) -> Result<(), Refusal> {
+        let (sender, mut progress) = mpsc::channel(MAX_PROGRESS);
+        let work = async move { generations.inspect(repair, &sender).await };
+        let work = tokio::spawn(work);
+        // A client that leaves drops the receiver, which ends the check.
+        while let Some(progress) =
+            while_connected(&self.stream, async { Ok(progress.recv().await) }).await?
+        {
+            if more {
+                let reply = varlink::CheckStoreReply {
+                    progress: Some(views::progress(progress)),
+                    report: None,
+                };
+                self.reply(&reply, true, Vec::new()).await?;
+            }
+        }
+        let found = work.await.map_err(|e| internal("check the store", e))??;
+        let reply = varlink::CheckStoreReply {
+            progress: None,
+            report: Some(report(found)),
+        };
+        self.reply(&reply, false, Vec::new()).await
+    }
+}
+
+fn collected(collected: Collected) -> varlink::Collected {
+    let kinds = collected.tallies().into_iter();
+    let kinds = kinds.map(|(kind, tally)| varlink::Leftover {
+        kind: kind.to_owned(),
+        count: tally.count,
+        bytes: tally.bytes,
+    });
+    varlink::Collected {
+        kinds: kinds.collect(),
+        generations: collected.generations.into_iter().collect(),
+        leases: collected.leases.into_iter().collect(),
+        left: collected.left,
+    }
+}
+
+fn report(found: Inspected) -> varlink::StoreReport {
+    let damage = |damage: Damage| varlink::Damage {
+        what: damage.what,
+        why: damage.why,
+        images: damage.images.into_iter().collect(),
+        generations: damage.generations.into_iter().collect(),
+        pods: damage.pods.iter().map(ToString::to_string).collect(),
+        help: damage.help.filter(|_| !damage.repaired),
+        repaired: damage.repaired,
+    };
+    varlink::StoreReport {
+        generations: found.generations,
+        nodes: found.nodes,
+        leases: found.leases,
+        documents: found.documents,
+        layers: found.layers,
+        bytes: found.bytes,
+        unverified: found.unverified,
+        damages: found.damages.into_iter().map(damage).collect(),
+        restart: found.restart.into_iter().collect(),
+    }
+}
