@@ -35,7 +35,7 @@ mod store;
 mod sysctls;
 mod timings;
 
-use actuate::{Actuator, sources::Sources};
+use actuate::{Actuator, sources::Sources, volumes::Volumes};
 use api::Floors;
 use clap::Parser;
 use dirty::Dirty;
@@ -247,6 +247,7 @@ impl House {
             Arc::clone(&dirty),
         )?;
         let observer = Arc::new(observer);
+        let volumes = Arc::new(Volumes::new(Arc::clone(&settings), Arc::clone(&images)));
         let actuator = Arc::new(Actuator {
             settings: Arc::clone(&settings),
             cgroups: Arc::clone(&cgroups),
@@ -255,6 +256,7 @@ impl House {
             names,
             images: Arc::clone(&images),
             sources: Arc::new(Sources::open(&settings.state_dir)),
+            volumes: Arc::clone(&volumes),
             events: Arc::clone(&events),
             timings: Arc::clone(&timings),
         });

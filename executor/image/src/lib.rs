@@ -23,6 +23,7 @@
 //! | `mounts` | [`Mounts`]: layers, mounted once for all |
 //! | `turns` | what several want is fetched once |
 //! | `config` | [`ImageConfig`]: how an image says it is run, with its users |
+//! | `contents`, `copy` | what an image has at a path, as files of the host |
 //! | `error` | [`Error`] |
 //!
 //! It imports Tank's model, what converts layers (`tank-layer`) and the kernel (`tank-sys`), and knows
@@ -33,7 +34,9 @@
 #![warn(missing_docs)]
 
 mod config;
+mod contents;
 mod converter;
+mod copy;
 mod document;
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -52,7 +55,10 @@ pub use error::Error;
 pub use mounts::{Layer, Mounts};
 pub use registry::{BlobError, HttpError};
 pub use store::{Image, Images};
-pub use tank_layer::{EntryError, LayerError, budget::Refusal};
+pub use tank_layer::{
+    EntryError, LayerError,
+    budget::{Budget, Refusal},
+};
 
 /// The most bytes of a manifest, an index or a configuration.
 pub const MAX_DOCUMENT: u64 = 4 << 20;

@@ -110,7 +110,7 @@ impl Images {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 
-    fn temporary(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn temporary(&self, digest: Digest) -> PathBuf {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         self.dir.join("tmp").join(format!(
             "{}-{}",
@@ -438,7 +438,7 @@ impl Images {
 }
 
 /// A file or a directory with a temporary name: it goes with this.
-struct Temporary(PathBuf);
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
