@@ -59,16 +59,25 @@ fn a_volume_begins_with_what_the_image_has_and_keeps_what_is_written() {
     assert_eq!(host.exec("db", "tail -c 3 /srv/db/holes"), "end");
     // Its user writes there, and on disk the ids are those of the container.
     host.exec("db", "id -u > /srv/db/mine");
-    assert_eq!(fs::read_to_string(on_disk(&host, "data").join("mine")).expect("reads"), "999\n");
+    assert_eq!(
+        fs::read_to_string(on_disk(&host, "data").join("mine")).expect("reads"),
+        "999\n"
+    );
     let marked = std::process::Command::new("python3")
-        .args(["-c", "import os, sys; print(os.getxattr(sys.argv[1], 'user.of').decode())"])
+        .args([
+            "-c",
+            "import os, sys; print(os.getxattr(sys.argv[1], 'user.of').decode())",
+        ])
         .arg(on_disk(&host, "data").join("marked"))
         .output();
     assert_eq!(marked.expect("python3").stdout, b"it\n");
     // It stays over another container, and over a rollback; and what is removed stays away.
     host.exec("db", "rm /srv/db/conf");
     host.switch(&pod(&image, "user = \"999:998\", env.N = \"2\"", ""));
-    assert_eq!(host.exec("db", "cat /srv/db/mine; ls /srv/db"), "999\nagain\nholes\nmarked\nmine\nout\nsub\nup");
+    assert_eq!(
+        host.exec("db", "cat /srv/db/mine; ls /srv/db"),
+        "999\nagain\nholes\nmarked\nmine\nout\nsub\nup"
+    );
     host.tank(&["generations", "rollback"]).ok();
     assert_eq!(host.exec("db", "cat /srv/db/mine"), "999");
     host.exec("db", "rm -rf /srv/db/* ; id -u");
@@ -83,10 +92,16 @@ fn a_volume_begins_with_what_the_image_has_and_keeps_what_is_written() {
 fn a_volume_that_was_begun_empty_gets_what_a_later_image_has() {
     let host = Host::new();
     host.switch(&pod("oci:./busybox", "", ""));
-    assert_eq!(host.exec("db", "stat -c '%a %u:%g' /srv/db; ls /srv/db"), "755 0:0");
+    assert_eq!(
+        host.exec("db", "stat -c '%a %u:%g' /srv/db; ls /srv/db"),
+        "755 0:0"
+    );
     let image = image(&host, "db", DATABASE);
     host.switch(&pod(&image, "", ""));
-    assert_eq!(host.exec("db", "stat -c '%a %u:%g' /srv/db; cat /srv/db/conf"), "2750 999:998\nport = 1");
+    assert_eq!(
+        host.exec("db", "stat -c '%a %u:%g' /srv/db; cat /srv/db/conf"),
+        "2750 999:998\nport = 1"
+    );
     host.finish();
 }
 
@@ -101,9 +116,19 @@ fn what_was_changed_of_an_empty_volume_stays() {
             containers.app = {{ image = \"{image}\", {RUN}, stop.signal = \"SIGKILL\", mounts.data = {{ volume = \"data\", path = \"/srv/db\" }} }} }} }}"
     );
     host.switch(&text);
-    assert_eq!(host.exec("db", "stat -c '%a %u:%g' /srv/db; ls /srv/db"), "755 5:6");
-    host.switch(&text.replace("no_copy = true", "no_copy = false").replace("5:6", "5:7"));
-    assert_eq!(host.exec("db", "stat -c '%a %u:%g' /srv/db; ls /srv/db"), "755 5:7");
+    assert_eq!(
+        host.exec("db", "stat -c '%a %u:%g' /srv/db; ls /srv/db"),
+        "755 5:6"
+    );
+    host.switch(
+        &text
+            .replace("no_copy = true", "no_copy = false")
+            .replace("5:6", "5:7"),
+    );
+    assert_eq!(
+        host.exec("db", "stat -c '%a %u:%g' /srv/db; ls /srv/db"),
+        "755 5:7"
+    );
     host.finish();
 }
 
@@ -128,21 +153,41 @@ fn an_owner_and_a_mode_are_the_directory_s_and_change_without_losing_anything() 
     host.switch(&pod(&image, "", "owner = \"7:8\", mode = \"0711\""));
     let look = "stat -c '%a %u:%g' /srv/db /srv/db/conf";
     assert_eq!(host.exec("db", look), "711 7:8\n640 999:998");
-    host.write("next.ncl", &pod(&image, "", "owner = \"9\", mode = \"1770\""));
+    host.write(
+        "next.ncl",
+        &pod(&image, "", "owner = \"9\", mode = \"1770\""),
+    );
     let plan = host.tank(&["diff", "next.ncl"]).ok();
-    assert!(plan.contains("restart") && !plan.contains("data_risk") && !plan.contains("data risk"), "{plan}");
+    assert!(
+        plan.contains("restart") && !plan.contains("data_risk") && !plan.contains("data risk"),
+        "{plan}"
+    );
     host.tank(&["switch", "next.ncl"]).ok();
     assert_eq!(host.exec("db", look), "1770 9:9\n640 999:998");
     // In memory, and with nothing of the image.
-    host.switch(&pod(&image, "", "tmpfs = \"1MiB\", owner = \"7:8\", mode = \"0711\""));
-    assert_eq!(host.exec("db", "stat -c '%a %u:%g' /srv/db; ls /srv/db"), "711 7:8");
+    host.switch(&pod(
+        &image,
+        "",
+        "tmpfs = \"1MiB\", owner = \"7:8\", mode = \"0711\"",
+    ));
+    assert_eq!(
+        host.exec("db", "stat -c '%a %u:%g' /srv/db; ls /srv/db"),
+        "711 7:8"
+    );
     host.switch(&pod(&image, "", "tmpfs = \"1MiB\""));
     assert_eq!(host.exec("db", "stat -c '%a %u:%g' /srv/db"), "1777 0:0");
     // The directory of the host is the host's.
-    host.write("bad.ncl", &pod(&image, "", "host = \"/srv\", owner = \"7\""));
+    host.write(
+        "bad.ncl",
+        &pod(&image, "", "host = \"/srv\", owner = \"7\""),
+    );
     let refused = host.tank(&["check", "bad.ncl"]);
     assert_eq!(refused.status, 1);
-    assert!(refused.stderr.contains("tank::volume::misplaced"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("tank::volume::misplaced"),
+        "{}",
+        refused.stderr
+    );
     host.write("bad.ncl", &pod(&image, "", "owner = \"70000:1\""));
     assert_eq!(host.tank(&["check", "bad.ncl"]).status, 1);
     host.finish();
@@ -160,7 +205,10 @@ fn a_directory_inside_of_a_volume_is_mounted_in_its_place() {
     };
     host.switch(&text("a/b"));
     assert_eq!(
-        host.exec("db", "echo x > /part/f; cat /whole/a/b/f; stat -c '%a %u:%g' /part /whole/a"),
+        host.exec(
+            "db",
+            "echo x > /part/f; cat /whole/a/b/f; stat -c '%a %u:%g' /part /whole/a"
+        ),
         "x\n750 7:8\n750 7:8"
     );
     host.switch(&text("a"));
@@ -181,7 +229,11 @@ fn a_directory_inside_of_a_volume_is_mounted_in_its_place() {
     host.write("bad.ncl", &text("out"));
     let refused = host.tank(&["switch", "bad.ncl"]);
     assert_eq!(refused.status, 3, "{}", refused.stderr);
-    assert!(refused.stderr.contains("it has no `out`"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("it has no `out`"),
+        "{}",
+        refused.stderr
+    );
     assert!(!files.join("out").exists());
     host.finish();
 }
@@ -193,7 +245,8 @@ fn a_daemon_that_dies_while_it_copies_leaves_no_half() {
     let image = image(&host, "db", DATABASE);
     let config = pod(&image, "", "");
     let counter = host.dir.join("count");
-    let count = || fs::read_to_string(&counter).map_or(0, |text| text.parse::<u64>().expect("a number"));
+    let count =
+        || fs::read_to_string(&counter).map_or(0, |text| text.parse::<u64>().expect("a number"));
     // The boundaries of a whole switch, then each of them, on a host without the volume.
     host.start_daemon_with(&[("TANKD_COUNT_TO", counter.to_str().expect("a path"))]);
     host.switch(&config);
@@ -212,11 +265,17 @@ fn a_daemon_that_dies_while_it_copies_leaves_no_half() {
             host.reap_daemon();
             host.start_daemon();
         }
-        eventually("it is switched", || host.tank(&["switch", "pods.ncl"]).status == 0);
-        eventually("it runs", || host.tank(&["diff", "--exit-code"]).status == 0);
+        eventually("it is switched", || {
+            host.tank(&["switch", "pods.ncl"]).status == 0
+        });
+        eventually("it runs", || {
+            host.tank(&["diff", "--exit-code"]).status == 0
+        });
         assert_eq!(host.exec("db", LISTING), expected, "at {at}");
         let beside = fs::read_dir(host.dir.join("state/volumes/db")).expect("a folder");
-        let mut names: Vec<_> = beside.map(|entry| entry.expect("an entry").file_name()).collect();
+        let mut names: Vec<_> = beside
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
         names.sort();
         assert_eq!(names, [".data.filled", "data"], "at {at}");
     }

@@ -144,6 +144,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     }
     take_over(&floors.pods, Arc::clone(&dirty))?;
     actuate::remove_stale(&floors.settings);
+    actuate::volumes::sweep(&floors.settings);
     if let Err(error) = generations.lease_current() {
         let message = format!("can't lease what is declared: {}", with_causes(&error));
         events.add("failed", None, message);
@@ -278,6 +279,7 @@ impl House {
             graphs,
             images,
             sources,
+            volumes,
             cgroups,
             prober,
             events: Arc::clone(&events),

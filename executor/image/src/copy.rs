@@ -38,6 +38,10 @@ const LOOK: u64 = 64;
 /// The bytes that are copied at once. As many zeros in a row are a hole.
 const PIECE: usize = 128 << 10;
 
+/// The most bytes of the names of files that have several: what is on top of that is copied for each
+/// of its names.
+pub(crate) const MAX_LINK_BYTES: usize = 64 << 20;
+
 /// The most bytes of a list of attributes' names, and of one of them (xattr(7)).
 const MAX_ATTRIBUTE: usize = 64 << 10;
 
@@ -70,17 +74,14 @@ impl Level {
 ///
 /// # Errors
 /// What the kernel gives, or the budget refuses. What was copied by then stays.
-pub(crate) fn tree(
-    from: BorrowedFd<'_>,
-    into: BorrowedFd<'_>,
-    budget: &Budget,
-) -> io::Result<u64> {
+pub(crate) fn tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>, budget: &Budget) -> io::Result<u64> {
     let top = open_dir(into, c".")?;
     let first = Level::new(open_dir(from, c".")?, open_dir(into, c".")?, PathBuf::new())?;
     let mut copy = Copy {
         top,
         budget,
         links: HashMap::new(),
+        link_bytes: 0,
         count: 0,
         buffer: vec![0; PIECE],
     };
@@ -112,6 +113,7 @@ struct Copy<'b> {
     budget: &'b Budget,
     /// Where the first name of each file with several is.
     links: HashMap<(u64, u64), PathBuf>,
+    link_bytes: usize,
     count: u64,
     buffer: Vec<u8>,
 }
@@ -164,7 +166,8 @@ impl Copy<'_> {
                     Err(Errno::MLINK | Errno::NAMETOOLONG) => {}
                     other => return Ok(other?),
                 }
-            } else {
+            } else if self.link_bytes + path.as_os_str().len() <= MAX_LINK_BYTES {
+                self.link_bytes += path.as_os_str().len();
                 self.links.insert(id, path);
             }
         }
@@ -200,9 +203,9 @@ impl Copy<'_> {
     }
 }
 
-const NO_LINK: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
+pub(crate) const NO_LINK: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
 
-fn open_dir(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+pub(crate) fn open_dir(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | NO_LINK;
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
 }
@@ -217,12 +220,24 @@ fn write_all(into: &OwnedFd, mut piece: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The attributes that users may set. A file system that has none is no reason to fail.
+/// Gives a file the attributes of another. A file system that has none is no reason to fail.
 fn attributes(from: &OwnedFd, into: &OwnedFd) -> io::Result<()> {
+    for (name, value) in attributes_of(from)? {
+        match rustix::fs::fsetxattr(into, &name, &value, XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The attributes of a file that users may set.
+pub(crate) fn attributes_of(file: &OwnedFd) -> io::Result<Vec<(CString, Vec<u8>)>> {
+    let mut found = Vec::new();
     let mut names = vec![0; MAX_ATTRIBUTE];
-    let length = match rustix::fs::flistxattr(from, &mut names) {
+    let length = match rustix::fs::flistxattr(file, &mut names) {
         Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(Errno::OPNOTSUPP) => return Ok(found),
         Err(error) => return Err(error.into()),
     };
     let names = names.get(..length).unwrap_or_default();
@@ -232,23 +247,25 @@ fn attributes(from: &OwnedFd, into: &OwnedFd) -> io::Result<()> {
             continue;
         }
         let name = CString::new(name)?;
-        let length = rustix::fs::fgetxattr(from, &name, &mut value)?;
-        let value = value.get(..length).unwrap_or_default();
-        match rustix::fs::fsetxattr(into, &name, value, XattrFlags::empty()) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG) => {}
+        match rustix::fs::fgetxattr(file, &name, &mut value) {
+            Ok(length) => found.push((name, value.get(..length).unwrap_or_default().to_vec())),
+            // Removed meanwhile.
+            Err(Errno::NODATA) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// The ids of a container for what may be no id of one.
-fn ids(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
+pub(crate) fn known_ids(stat: &Stat) -> (u32, u32) {
     let known = |id: u32| if id < IDS { id } else { NOBODY };
-    (
-        Some(Uid::from_raw(known(stat.st_uid))),
-        Some(Gid::from_raw(known(stat.st_gid))),
-    )
+    (known(stat.st_uid), known(stat.st_gid))
+}
+
+fn ids(stat: &Stat) -> (Option<Uid>, Option<Gid>) {
+    let (user, group) = known_ids(stat);
+    (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
 }
 
 fn times(stat: &Stat) -> Timestamps {

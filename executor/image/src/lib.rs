@@ -24,6 +24,7 @@
 //! | `turns` | what several want is fetched once |
 //! | `config` | [`ImageConfig`]: how an image says it is run, with its users |
 //! | `contents`, `copy` | what an image has at a path, as files of the host |
+//! | `export` | a tree that somebody writes to, as an archive |
 //! | `error` | [`Error`] |
 //!
 //! It imports Tank's model, what converts layers (`tank-layer`) and the kernel (`tank-sys`), and knows
@@ -39,6 +40,7 @@ mod converter;
 mod copy;
 mod document;
 mod error;
+mod export;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod http;
@@ -52,12 +54,13 @@ mod turns;
 pub use config::ImageConfig;
 pub use converter::Converter;
 pub use error::Error;
+pub use export::{Tally, export};
 pub use mounts::{Layer, Mounts};
 pub use registry::{BlobError, HttpError};
 pub use store::{Image, Images};
 pub use tank_layer::{
     EntryError, LayerError,
-    budget::{Budget, Refusal},
+    budget::{Budget, Refusal, Share},
 };
 
 /// The most bytes of a manifest, an index or a configuration.

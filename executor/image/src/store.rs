@@ -71,9 +71,9 @@ pub(crate) trait Origin {
 /// The image store of a host. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Images {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     insecure: Vec<String>,
-    converter: Converter,
+    pub(crate) converter: Converter,
     configs: Arc<Configs>,
     mounts: Mounts,
     turns: Turns,
@@ -321,7 +321,7 @@ impl Images {
         let below: Option<Vec<fs::File>> = below.map(open).transpose()?;
         let request = Request {
             media_type: descriptor.media_type().to_string(),
-            diff_id: id.diff,
+            diff_id: Some(id.diff),
             below: below.as_ref().map(Vec::len),
             share: budget.left(),
             disk: self.dir.clone(),
@@ -461,7 +461,7 @@ fn name_layer(output: &fs::File, temporary: Temporary, target: &Path) -> Result<
 
 /// Has what is written of a layer go to the disk while more of it comes, and ends when the disk is so
 /// full that the store's reserve begins, whatever the process that converts looks at.
-async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
+pub(crate) async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
     loop {
         tokio::time::sleep(LOOK).await;
         if let Err(refusal) = budget.space() {

@@ -1,7 +1,10 @@
 //! What `tank diff --observed` wrote down on a host, planned again here.
 
 use tank_model::Digest;
-use tank_plan::{Dump, Plan, Step, target::{Content, Folder, MountSource}};
+use tank_plan::{
+    Dump, Plan, Step,
+    target::{Content, Folder, MountSource},
+};
 
 fn dump(text: &str) -> Dump {
     serde_json::from_str(text).expect("a dump")

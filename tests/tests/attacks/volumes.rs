@@ -21,7 +21,13 @@ fn pod(image: &str, path: &str) -> String {
 fn entries(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("a folder");
     let mut names: Vec<String> = entries
-        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
         .collect();
     names.sort();
     names
@@ -49,8 +55,16 @@ fn an_image_s_links_lead_nowhere_else() {
     }
     host.switch(&pod(&image, "/srv/in"));
     assert_eq!(entries(&volume), ["dir", "out"]);
-    assert!(fs::symlink_metadata(volume.join("out")).expect("a link").is_symlink());
-    assert!(fs::symlink_metadata(volume.join("dir")).expect("a link").is_symlink());
+    assert!(
+        fs::symlink_metadata(volume.join("out"))
+            .expect("a link")
+            .is_symlink()
+    );
+    assert!(
+        fs::symlink_metadata(volume.join("dir"))
+            .expect("a link")
+            .is_symlink()
+    );
     assert_eq!(fs::read_to_string(canary).expect("reads"), "of the host");
     host.finish();
 }
@@ -69,7 +83,10 @@ fn nothing_of_power_is_copied_out_of_an_image() {
     let found = |name: &str| fs::symlink_metadata(volume.join(name)).expect("it is there");
     assert_eq!(found("root").mode() & 0o7777, 0o1777);
     assert_eq!((found("id").uid(), found("id").gid()), (65_534, 65_534));
-    assert_eq!(fs::symlink_metadata(&volume).expect("it is there").mode() & 0o7777, 0o3777);
+    assert_eq!(
+        fs::symlink_metadata(&volume).expect("it is there").mode() & 0o7777,
+        0o3777
+    );
     let listed = std::process::Command::new("python3")
         .args(["-c", "import os, sys; print(os.listxattr(sys.argv[1]))"])
         .arg(volume.join("caps"))
@@ -77,7 +94,9 @@ fn nothing_of_power_is_copied_out_of_an_image() {
     assert_eq!(listed.expect("python3").stdout, b"[]\n");
     // Not that of a neighbour, nor the host's: only root comes there at all.
     for dir in ["state/volumes/db", "state"] {
-        let mode = fs::metadata(host.dir.join(dir)).expect("it is there").mode();
+        let mode = fs::metadata(host.dir.join(dir))
+            .expect("it is there")
+            .mode();
         assert_eq!(mode & 0o077, 0, "{dir}: {mode:o}");
     }
     host.finish();
@@ -96,8 +115,15 @@ fn many_and_deep_entries_take_no_memory() {
     assert_eq!(entries(&volume).len(), 100_001);
     assert!(volume.join(vec!["d"; 250].join("/")).is_dir());
     let status = fs::read_to_string(format!("/proc/{}/status", host.daemon_pid())).expect("reads");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("a peak");
+    let peak: u64 = peak
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .expect("a number");
     assert!(peak < 200 << 10, "the daemon had {peak} KiB");
     host.finish();
 }
@@ -105,16 +131,31 @@ fn many_and_deep_entries_take_no_memory() {
 /// A copy that does not fit is not begun to be used, and leaves nothing.
 #[test]
 fn a_copy_that_does_not_fit_leaves_nothing() {
-    let host = Host::without_daemon().with_state_on("size=192m").started_with(&[]);
+    let host = Host::without_daemon()
+        .with_state_on("size=192m")
+        .started_with(&[]);
     // Compressed it is small, and a hole nowhere.
-    let script = "folder('srv/db')\nfor n in range(90): file(f'srv/db/{n}', bytes([n + 1]) * (1 << 20))\n";
+    let script =
+        "folder('srv/db')\nfor n in range(90): file(f'srv/db/{n}', bytes([n + 1]) * (1 << 20))\n";
     let image = image(&host, "large", script);
     host.write("pods.ncl", &pod(&image, "/srv/db"));
     let ended = host.tank(&["switch", "pods.ncl"]);
     assert_ne!(ended.status, 0, "{}", ended.stdout);
-    assert!(ended.stderr.contains("use the volume `data`"), "{}", ended.stderr);
-    assert!(ended.stderr.contains("kept for the store"), "{}", ended.stderr);
-    let left = host.inside("find").arg(host.dir.join("state/volumes/db")).args(["-mindepth", "1"]).output();
+    assert!(
+        ended.stderr.contains("use the volume `data`"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains("kept for the store"),
+        "{}",
+        ended.stderr
+    );
+    let left = host
+        .inside("find")
+        .arg(host.dir.join("state/volumes/db"))
+        .args(["-mindepth", "1"])
+        .output();
     assert_eq!(String::from_utf8_lossy(&left.expect("find").stdout), "");
     host.finish();
 }
@@ -134,20 +175,46 @@ fn a_link_in_the_place_of_a_sub_path_is_refused() {
     };
     host.switch(&text("in/part", ""));
     host.exec("db/part", "echo x > /d/f");
-    for to in ["/".to_owned(), host.dir.display().to_string(), "/proc/self/root".to_owned(), "..".to_owned(), "../../../..".to_owned(), "other".to_owned()] {
-        host.exec("db/app", &format!("rm -rf /d/in; mkdir -p /d/other/part; ln -s {to} /d/in"));
+    for to in [
+        "/".to_owned(),
+        host.dir.display().to_string(),
+        "/proc/self/root".to_owned(),
+        "..".to_owned(),
+        "../../../..".to_owned(),
+        "other".to_owned(),
+    ] {
+        host.exec(
+            "db/app",
+            &format!("rm -rf /d/in; mkdir -p /d/other/part; ln -s {to} /d/in"),
+        );
         host.write("next.ncl", &text("in/part", &format!("env.N = \"{to}\"")));
         let refused = host.tank(&["switch", "next.ncl"]);
         assert_eq!(refused.status, 3, "{}", refused.stderr);
-        assert!(refused.stderr.contains("its `in` is a link, and none is followed"), "{}", refused.stderr);
+        assert!(
+            refused
+                .stderr
+                .contains("its `in` is a link, and none is followed"),
+            "{}",
+            refused.stderr
+        );
         host.exec("db/app", "rm /d/in; mkdir /d/in; ln -s / /d/in/part");
         let refused = host.tank(&["switch", "next.ncl"]);
-        assert!(refused.stderr.contains("its `in/part` is a link, and none is followed"), "{}", refused.stderr);
+        assert!(
+            refused
+                .stderr
+                .contains("its `in/part` is a link, and none is followed"),
+            "{}",
+            refused.stderr
+        );
     }
     assert_eq!(fs::read_to_string(canary).expect("reads"), "of the host");
     host.exec("db/app", "rm /d/in/part; mkfifo /d/in/part");
     let refused = host.tank(&["switch", "next.ncl"]);
-    assert!(refused.stderr.contains("its `in/part` is no directory"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("its `in/part` is no directory"),
+        "{}",
+        refused.stderr
+    );
     host.finish();
 }
 
@@ -189,6 +256,9 @@ fn a_neighbour_s_volume_of_the_same_name_is_another() {
     };
     host.switch(&format!("{{ {} {} }}", pod("a"), pod("b")));
     host.exec("a", "echo a > /d/a");
-    assert_eq!(host.exec("b", "ls -A /d; ls -A /d/.. | grep -c volumes || true"), "0");
+    assert_eq!(
+        host.exec("b", "ls -A /d; ls -A /d/.. | grep -c volumes || true"),
+        "0"
+    );
     host.finish();
 }

@@ -66,7 +66,10 @@ impl Pass<'_> {
         let in_memory = in_memory.is_some_and(|volume| volume.tmpfs.is_some());
         let (message, help) = if !is_sub_path(path) {
             let message = format!("`{path}` is no directory inside of a volume");
-            (message, "write a relative path of names, without `.` and `..`")
+            (
+                message,
+                "write a relative path of names, without `.` and `..`",
+            )
         } else if in_memory {
             let volume = &mount.volume;
             let message = format!("volume `{volume}` is in memory: it is empty at every start");

@@ -166,7 +166,8 @@ impl Pass<'_> {
             (None, None) => return,
         };
         let of_host = volume.host.is_some();
-        let owned = "set it on the host (`chown`, `chmod`), or let Tank keep the volume: leave `host` out";
+        let owned =
+            "set it on the host (`chown`, `chmod`), or let Tank keep the volume: leave `host` out";
         let copied = "leave it out: nothing of an image is put into it";
         let fields = [
             ("owner", of_host && volume.owner.is_some(), owned),

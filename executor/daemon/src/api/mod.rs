@@ -11,6 +11,7 @@ mod exec;
 mod refusal;
 mod streams;
 mod views;
+mod volumes;
 
 use crate::{
     events::Events, generations::Generations, pods::Pods, reconcile::Reconciler, settings::Settings,

@@ -20,6 +20,7 @@ mod request;
 mod rollback;
 mod switch;
 mod uses;
+pub mod volumes;
 mod way;
 mod why;
 
@@ -30,7 +31,7 @@ pub use way::Switched;
 pub use why::{Overridden, Reason};
 
 use crate::{
-    actuate::sources::Sources,
+    actuate::{sources::Sources, volumes::Volumes},
     dirty::Dirty,
     events::Events,
     probe::Prober,
@@ -47,7 +48,7 @@ use std::{
 use tank_image::Images;
 use tank_model::{Config, Digest, Generation, Graph, Name, Outcome};
 use tank_sys::cgroup::Cgroups;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 
 /// Where progress goes. Sending never waits and never fails. It is closed when the caller has gone.
 pub type ProgressSender = mpsc::Sender<Progress>;
@@ -93,6 +94,7 @@ pub struct Handles {
     pub graphs: Arc<Graphs>,
     pub images: Arc<Images>,
     pub sources: Arc<Sources>,
+    pub volumes: Arc<Volumes>,
     pub cgroups: Arc<Cgroups>,
     pub prober: Arc<Prober>,
     pub events: Arc<Events>,
@@ -107,6 +109,9 @@ pub struct Generations {
     graphs: Arc<Graphs>,
     images: Arc<Images>,
     sources: Arc<Sources>,
+    volumes: Arc<Volumes>,
+    /// How many archives of volumes may still begin.
+    transfers: Arc<Semaphore>,
     cgroups: Arc<Cgroups>,
     prober: Arc<Prober>,
     events: Arc<Events>,
@@ -127,6 +132,7 @@ impl Generations {
             graphs,
             images,
             sources,
+            volumes,
             cgroups,
             prober,
             events,
@@ -139,12 +145,14 @@ impl Generations {
             graphs,
             images,
             sources,
+            volumes,
             cgroups,
             prober,
             events,
             timings,
             dirty,
             reconciler,
+            transfers: Arc::new(Semaphore::new(volumes::MAX_TRANSFERS)),
             switch_lock: Mutex::new(()),
             superseding: AtomicUsize::new(0),
         }

@@ -29,12 +29,12 @@ pub mod signal;
 pub mod user;
 
 pub use firewall::Table;
+pub use mounts::{Content, Folder, Mount, MountSource};
 pub use names::Zone;
 pub use network::{Bridge, DEFAULT_MTU, PodLink, Setting, link_name};
 pub use networks::NetworkLease;
 pub use nics::{HostLink, NicError, PodNic};
 pub use pools::Pooled;
-pub use mounts::{Content, Folder, Mount, MountSource};
 pub use process::{
     ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, SandboxSpec, effective_limits,
 };

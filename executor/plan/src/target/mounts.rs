@@ -2,12 +2,7 @@
 
 use super::{Target, TargetError};
 use serde::{Deserialize, Serialize};
-use tank_model::{
-    Digest, Name,
-    graph::ContainerNode,
-    spec,
-    units::Bytes,
-};
+use tank_model::{Digest, Name, graph::ContainerNode, spec, units::Bytes};
 
 /// Something that is mounted into a container.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -8,6 +8,8 @@ pub enum VolumeError {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
+    Kernel(#[from] tank_sys::Error),
+    #[error(transparent)]
     Content(#[from] tank_image::Error),
     #[error(transparent)]
     SubPath(#[from] SubPathError),

@@ -8,17 +8,23 @@
 //! | `VOLUME` | the volume |
 //! | `.VOLUME.new` | what it will be, half done: removed when its turn comes |
 //! | `.VOLUME.whole` | what it will be, whole on the disk: put in its place when its turn comes |
-//! | `.VOLUME.filled` | that the image's content was put into it |
+//! | `.VOLUME.filled` | that the image's content was put into it, or an archive's |
+//! | `.VOLUME.used` | when a container with it was started last: its time |
+//! | `.VOLUME.import`, `.VOLUME.gone` | half of what is imported, or removed: swept at the start |
 //!
 //! So whatever ends the daemon, no container starts with half of what an image has. *Never*: looks a
 //! path up in what a container may write, but for a `sub_path`: beneath the volume's descriptor, a
 //! name at a time, through no link and onto no other file system.
 
 mod error;
+mod kept;
+mod outlet;
 pub(super) mod sub_path;
 mod turns;
 
 pub use error::{SubPathError, VolumeError};
+pub use kept::{Size, is_mounted, sweep, used};
+pub use outlet::Outlet;
 use turns::{Turn, Turns};
 
 use crate::{faults, settings::Settings};
@@ -51,10 +57,18 @@ pub struct Volumes {
 
 /// Where the parts of one volume are.
 pub struct Places {
-    pub volume: PathBuf,
-    pub new: PathBuf,
+    volume: PathBuf,
+    new: PathBuf,
     whole: PathBuf,
     filled: PathBuf,
+    used: PathBuf,
+    import: PathBuf,
+    gone: PathBuf,
+}
+
+/// The folder that all of them are in.
+fn root(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("volumes")
 }
 
 impl Volumes {
@@ -73,12 +87,15 @@ impl Volumes {
             new: beside("new"),
             whole: beside("whole"),
             filled: beside("filled"),
+            used: beside("used"),
+            import: beside("import"),
+            gone: beside("gone"),
             volume: dir,
         }
     }
 
     /// Waits until nobody else changes where the volume is.
-    pub fn turn(&self, places: &Places) -> Turn<'_> {
+    fn turn(&self, places: &Places) -> Turn<'_> {
         self.turns.take(&places.volume)
     }
 
@@ -97,6 +114,7 @@ impl Volumes {
         let places = self.places(pod.as_str(), mount.volume.as_str());
         let turn = self.turn(&places);
         let volume = self.ensure(&places, folder, content)?;
+        kept::note_use(&places)?;
         drop(turn);
         match &mount.sub_path {
             None => Ok(volume),
@@ -115,9 +133,7 @@ impl Volumes {
         let found = open_dir(&places.volume);
         let begins = match &found {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
-            Ok(dir) => {
-                !content.is_empty() && !places.filled.exists() && is_untouched(dir)?
-            }
+            Ok(dir) => !content.is_empty() && !places.filled.exists() && is_untouched(dir)?,
         };
         if begins {
             match self.begin(places, content) {
@@ -139,7 +155,7 @@ impl Volumes {
 
     /// Makes what a volume begins with, beside it; whether an image has a directory there.
     fn begin(&self, places: &Places, content: &[Content]) -> Result<bool, VolumeError> {
-        let new = make_new(places)?;
+        let new = make_at(&places.new)?;
         let budget = Budget::new(&self.settings.state_dir);
         let copy = |content: &Content| {
             self.images
@@ -161,17 +177,17 @@ impl Volumes {
 }
 
 /// Makes an empty directory beside a volume, for what is to become it.
-pub fn make_new(places: &Places) -> Result<OwnedFd, VolumeError> {
-    make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
-    remove(&places.new)?;
-    fs::DirBuilder::new().mode(0o700).create(&places.new)?;
-    let new = open_dir(&places.new)?;
+fn make_at(path: &Path) -> Result<OwnedFd, VolumeError> {
+    make_private(path.parent().unwrap_or(Path::new("/")))?;
+    remove(path)?;
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    let new = open_dir(path)?;
     rustix::fs::fchmod(&new, Mode::from_raw_mode(DEFAULT_MODE)).map_err(io::Error::from)?;
     Ok(new)
 }
 
 /// Has what was made beside a volume be whole, also after a power cut.
-pub fn finish(places: &Places) -> Result<(), VolumeError> {
+fn finish(places: &Places) -> Result<(), VolumeError> {
     let new = open_dir(&places.new)?;
     rustix::fs::syncfs(&new).map_err(io::Error::from)?;
     faults::boundary("what a volume begins with is written");
@@ -184,7 +200,7 @@ pub fn finish(places: &Places) -> Result<(), VolumeError> {
 /// Puts what is whole in the volume's place, also where a daemon before this one had begun that. A
 /// volume that is there stays the directory it is, since a container may have it mounted, and keeps
 /// what it has.
-pub fn adopt(places: &Places) -> Result<(), VolumeError> {
+fn adopt(places: &Places) -> Result<(), VolumeError> {
     let whole = match open_dir(&places.whole) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         whole => whole?,
@@ -253,17 +269,20 @@ fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
 }
 
 /// Opens a directory of Tank's own.
-pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// The folder that a pod's volumes are in.
 fn make_private(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
-pub fn remove(path: &Path) -> io::Result<()> {
+fn remove(path: &Path) -> io::Result<()> {
     super::layers::remove_dir(path)
 }
 

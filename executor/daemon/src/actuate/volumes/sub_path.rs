@@ -14,11 +14,7 @@ use tank_plan::target::Folder;
 ///
 /// # Errors
 /// What is in the way.
-pub fn open(
-    volume: OwnedFd,
-    path: &str,
-    made: Option<&Folder>,
-) -> Result<OwnedFd, SubPathError> {
+pub fn open(volume: OwnedFd, path: &str, made: Option<&Folder>) -> Result<OwnedFd, SubPathError> {
     let mut dir = volume;
     let mut end = 0;
     for name in path.split('/') {
@@ -54,7 +50,9 @@ fn make(dir: &OwnedFd, name: &str, folder: &Folder) -> Result<OwnedFd, Errno> {
     let default = Mode::from_raw_mode(super::DEFAULT_MODE);
     rustix::fs::fchmod(&made, default)?;
     let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    own(&made, (0, 0)).and_then(|()| set(&made, folder)).map_err(failed)?;
+    own(&made, (0, 0))
+        .and_then(|()| set(&made, folder))
+        .map_err(failed)?;
     Ok(made)
 }
 
