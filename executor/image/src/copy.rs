@@ -84,6 +84,7 @@ pub(crate) fn tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>, budget: &Budget) 
         link_bytes: 0,
         count: 0,
         buffer: vec![0; PIECE],
+        zeros: vec![0; PIECE],
     };
     let mut levels = vec![first];
     while let Some(level) = levels.last_mut() {
@@ -116,6 +117,7 @@ struct Copy<'b> {
     link_bytes: usize,
     count: u64,
     buffer: Vec<u8>,
+    zeros: Vec<u8>,
 }
 
 impl Copy<'_> {
@@ -191,7 +193,7 @@ impl Copy<'_> {
             if piece.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if piece.iter().all(|byte| *byte == 0) {
+            if self.zeros.starts_with(piece) {
                 rustix::fs::seek(into, SeekFrom::Current(read as i64))?;
             } else {
                 write_all(into, piece)?;

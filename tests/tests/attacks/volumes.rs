@@ -262,3 +262,156 @@ fn a_neighbour_s_volume_of_the_same_name_is_another() {
     );
     host.finish();
 }
+
+/// What is exported of a volume is in the volume, whatever a container does with it meanwhile, and
+/// gives whoever unpacks it nothing that it should not.
+#[test]
+fn an_export_never_leaves_a_volume_that_is_changed_all_the_time() {
+    let host = Host::new();
+    canary(&host);
+    let here = host.dir.display().to_string();
+    let command = format!(
+        "cd /d; mkdir -p real/x; echo inside > real/canary; ln -s {here} link; mkfifo pipe; cp /bin/busybox root; chmod 6755 root; \
+         (while true; do mv -T real in; mv -T in real; mv -T link in; mv -T in link; done) & \
+         while true; do echo x > f; rm f; mkfifo f; rm f; ln -s {here}/canary f; rm f; done"
+    );
+    host.switch(&format!(
+        "{{ pods.db = {{ volumes.data = {{}}, containers.app = {{ image = \"oci:./busybox\", stop.signal = \"SIGKILL\", \
+         command = [\"/bin/sh\", \"-c\", \"{command}\"], mounts.data = {{ volume = \"data\", path = \"/d\" }} }} }} }}"
+    ));
+    tank_tests::eventually("it changes", || {
+        host.exec(
+            "db",
+            "test -p /d/pipe && test -u /d/root && echo y || echo n",
+        ) == "y"
+    });
+    for _ in 0..20 {
+        let exported = host
+            .command(&["volume", "export", "db/data"])
+            .output()
+            .expect("runs");
+        assert!(
+            exported.status.success(),
+            "{}",
+            String::from_utf8_lossy(&exported.stderr)
+        );
+        assert!(
+            !exported
+                .stdout
+                .windows(11)
+                .any(|bytes| bytes == b"of the host")
+        );
+        let script = "import sys, tarfile, io\nfor m in tarfile.open(fileobj=io.BytesIO(sys.stdin.buffer.read())):\n    assert not m.mode & 0o6000 or m.isdir(), m\n    assert not m.name.startswith('/') and '..' not in m.name.split('/'), m\n    assert m.isreg() or m.isdir() or m.issym() or m.isfifo() or m.islnk(), m\n";
+        fs::write(host.dir.join("v.tar"), &exported.stdout).expect("written");
+        let checked = std::process::Command::new("python3")
+            .args(["-c", script])
+            .stdin(fs::File::open(host.dir.join("v.tar")).expect("opens"))
+            .output()
+            .expect("python3");
+        assert!(
+            checked.status.success(),
+            "{}",
+            String::from_utf8_lossy(&checked.stderr)
+        );
+    }
+    host.finish();
+}
+
+/// An archive that has links out, names that climb, devices and programs of power: it is refused, or
+/// what it has is in the volume.
+#[test]
+fn an_archive_reaches_nothing_but_its_volume() {
+    let host = Host::new();
+    let canary = canary(&host);
+    let here = host.dir.display().to_string();
+    let import = |tag: &str, script: &str| {
+        image(&host, tag, script);
+        let path = host.dir.join(format!("{tag}.tar"));
+        host.tank(&[
+            "volume",
+            "import",
+            "db/data",
+            path.to_str().expect("a path"),
+            "--replace",
+        ])
+    };
+    let volume = host.dir.join("state/volumes/db/data");
+    for (tag, script) in [
+        ("climbs", "file('../../canary', b'bad')".to_owned()),
+        (
+            "hard",
+            format!("same('out', '../../../canary')\nsame('abs', '{here}/canary')"),
+        ),
+    ] {
+        let refused = import(tag, &script);
+        assert_eq!(refused.status, 1, "{tag}: {}", refused.stdout);
+        assert!(!volume.exists(), "{tag}");
+    }
+    // Through a link of its own it gets no further than the volume's top.
+    let through = import(
+        "through",
+        &format!(
+            "link('out', '{here}')\nfile('out/canary', b'bad')\ndevice('mem')\nfile('{here}/abs', b'x')\nfile('root', b'x', 0o6755)"
+        ),
+    );
+    if through.status == 0 {
+        assert_eq!(
+            fs::symlink_metadata(volume.join("root"))
+                .expect("it is there")
+                .mode()
+                & 0o7777,
+            0o755
+        );
+        assert!(!volume.join("mem").exists());
+    }
+    assert_eq!(fs::read_to_string(canary).expect("reads"), "of the host");
+    assert!(!host.dir.join("abs").exists());
+    // A name that is no volume's is none of a folder either.
+    for name in ["../x/data", "db/../../x", "db/.data.new", "/db/data", "db"] {
+        let refused = host.tank_with_input(&["volume", "import", name], b"");
+        assert_eq!(refused.status, 1, "{name}");
+        assert!(
+            refused.stderr.contains("is no volume"),
+            "{}",
+            refused.stderr
+        );
+    }
+    host.finish();
+}
+
+/// Whoever asks for archives and does not read them holds a few, and nobody else up.
+#[test]
+fn exports_that_nobody_reads_are_few_and_end_with_their_reader() {
+    let host = Host::new();
+    host.switch(&pod("oci:./busybox", "/d"));
+    host.exec("db", "head -c 4000000 /dev/zero | tr '\\0' x > /d/f");
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut command = host.command(&["volume", "export", "db/data"]);
+        held.push(
+            command
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .expect("runs"),
+        );
+    }
+    let mut busy = String::new();
+    tank_tests::eventually("there are too many", || {
+        let refused = host.tank(&["volume", "export", "db/data", "-o", "v.tar"]);
+        let _ = fs::remove_file(host.dir.join("v.tar"));
+        busy = refused.stderr;
+        refused.status != 0
+    });
+    assert!(busy.contains("too many archives"), "{busy}");
+    host.switch(&pod("oci:./busybox", "/e"));
+    for mut one in held {
+        one.kill().expect("ends");
+        one.wait().expect("ends");
+    }
+    tank_tests::eventually("there is room again", || {
+        host.tank(&["volume", "export", "db/data", "-o", "w.tar"])
+            .status
+            == 0
+    });
+    host.finish();
+}
