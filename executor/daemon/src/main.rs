@@ -68,6 +68,9 @@ const MAX_NOTIFICATIONS: usize = 1_024;
 /// The most threads for what blocks: unpacking, the store, the file system.
 const MAX_BLOCKING_THREADS: usize = 24;
 
+/// How long is waited at the end for what blocks.
+const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     tracing_subscriber::fmt()
@@ -90,9 +93,12 @@ fn main() -> ExitCode {
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .enable_all()
         .build();
-    let outcome = runtime
-        .map_err(|e| e.to_string())
-        .and_then(|runtime| runtime.block_on(run(&flags)));
+    let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
+        let outcome = runtime.block_on(run(&flags));
+        // What still copies may be ended anywhere.
+        runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+        outcome
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -144,7 +150,6 @@ async fn run(flags: &Flags) -> Result<(), String> {
     }
     take_over(&floors.pods, Arc::clone(&dirty))?;
     actuate::remove_stale(&floors.settings);
-    actuate::volumes::sweep(&floors.settings);
     if let Err(error) = generations.lease_current() {
         let message = format!("can't lease what is declared: {}", with_causes(&error));
         events.add("failed", None, message);

@@ -94,16 +94,7 @@ impl Images {
         budget: &Budget,
     ) -> Result<u64, Error> {
         let what = || "read an archive".to_owned();
-        let mut first = vec![0; PIECE];
-        let mut begin = 0;
-        // A pipe may give a byte at a time.
-        while begin < 4 {
-            match archive.read(&mut first[begin..]).await.attempt(what)? {
-                0 => break,
-                length => begin += length,
-            }
-        }
-        first.truncate(begin);
+        let first = begin(&mut archive).await.attempt(what)?;
         let form = FORMS.iter().find(|(magic, _)| first.starts_with(magic));
         let temporary = Temporary(self.temporary(Digest::of(b"archive")));
         let mut options = fs::File::options();
@@ -144,13 +135,35 @@ impl Images {
             return Err(error.into());
         }
         let budget = budget.clone();
-        let copy = move || {
-            let image = mount::erofs(&temporary.0).map_err(Error::Mount)?;
-            let restricted = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-            mount::restrict(image.as_fd(), restricted, false).map_err(Error::Mount)?;
-            copy::tree(image.as_fd(), into.as_fd(), &budget).attempt(what)
-        };
+        let copy = move || copy_image(&temporary, &into, &budget);
         let copied = tokio::task::spawn_blocking(copy).await;
         copied.map_err(io::Error::from).attempt(what)?
     }
+}
+
+/// How an archive begins: as much as tells what it is packed with.
+async fn begin(archive: &mut pipe::Receiver) -> io::Result<Vec<u8>> {
+    let mut first = vec![0; PIECE];
+    let mut begin = 0;
+    // A pipe may give a byte at a time.
+    while begin < 4 {
+        match archive
+            .read(first.get_mut(begin..).unwrap_or_default())
+            .await?
+        {
+            0 => break,
+            length => begin += length,
+        }
+    }
+    first.truncate(begin);
+    Ok(first)
+}
+
+/// Copies what an EROFS image has.
+fn copy_image(image: &Temporary, into: &OwnedFd, budget: &Budget) -> Result<u64, Error> {
+    let image = mount::erofs(&image.0).map_err(Error::Mount)?;
+    let restricted = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+    mount::restrict(image.as_fd(), restricted, false).map_err(Error::Mount)?;
+    let copied = copy::tree(image.as_fd(), into.as_fd(), budget);
+    copied.attempt(|| "copy what an archive has".to_owned())
 }

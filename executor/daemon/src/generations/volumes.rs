@@ -6,7 +6,7 @@
 //! is mounted counts, not what was started.
 
 use super::{Error, Generations, error::Context};
-use crate::actuate::volumes::{Outlet, Places, Size, VolumeError, Volumes, is_mounted, used};
+use crate::actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, is_mounted, used};
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
@@ -302,29 +302,32 @@ struct Begun {
     volumes: Arc<Volumes>,
     places: Arc<Places>,
     dir: OwnedFd,
-    ended: bool,
+    turn: Option<Turn>,
 }
 
 impl Begun {
     async fn new(volumes: &Arc<Volumes>, places: &Arc<Places>) -> Result<Self, Error> {
         let (volumes, places) = (Arc::clone(volumes), Arc::clone(places));
         let begin = move || {
-            let dir = volumes.begin_import(&places)?;
-            Ok::<_, VolumeError>(Self {
+            let begun = volumes.begin_import(&places)?;
+            Ok::<_, VolumeError>(begun.map(|(dir, turn)| Self {
                 volumes,
                 places,
                 dir,
-                ended: false,
-            })
+                turn: Some(turn),
+            }))
         };
         let begun = spawn_blocking(begin).await.doing("make a volume")?;
-        begun.doing("make a volume")
+        begun.doing("make a volume")?.ok_or(Error::TooManyTransfers)
     }
 
     async fn take(mut self) -> Result<(), Error> {
+        let turn = self.turn.take();
+        let (volumes, places) = (Arc::clone(&self.volumes), Arc::clone(&self.places));
         let take = move || {
-            self.ended = true;
-            self.volumes.end_import(&self.places, true)
+            let taken = volumes.end_import(&places, true);
+            drop(turn);
+            taken
         };
         let taken = spawn_blocking(take).await.doing("make a volume")?;
         taken.doing("make a volume")
@@ -333,10 +336,16 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        if !self.ended {
-            let (volumes, places) = (Arc::clone(&self.volumes), Arc::clone(&self.places));
+        let Some(turn) = self.turn.take() else { return };
+        let (volumes, places) = (Arc::clone(&self.volumes), Arc::clone(&self.places));
+        let remove = move || {
             // What can't be removed now is swept at the next start.
-            drop(spawn_blocking(move || volumes.end_import(&places, false)));
+            let _ = volumes.end_import(&places, false);
+            drop(turn);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What there is of volumes on this host: found, measured, shown, replaced and removed.
 
-use super::{Places, VolumeError, Volumes, open_dir, remove, root, sync_parent};
+use super::{Places, Turn, VolumeError, Volumes, open_dir, remove, root, sync_parent};
 use crate::{faults, settings::Settings};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use std::{
@@ -148,12 +148,16 @@ impl Volumes {
         Ok(())
     }
 
-    /// Makes an empty directory for what will be a volume. Blocking.
+    /// Makes an empty directory for what will be a volume, which is the caller's for as long as the
+    /// turn is. None: somebody else imports it. Blocking.
     ///
     /// # Errors
     /// What the disk gives.
-    pub fn begin_import(&self, places: &Places) -> Result<OwnedFd, VolumeError> {
-        super::make_at(&places.import)
+    pub fn begin_import(&self, places: &Places) -> Result<Option<(OwnedFd, Turn)>, VolumeError> {
+        let Some(turn) = self.imports.try_take(&places.import) else {
+            return Ok(None);
+        };
+        Ok(Some((super::make_at(&places.import)?, turn)))
     }
 
     /// Puts what was imported in the volume's place, or lets go of it. Blocking.

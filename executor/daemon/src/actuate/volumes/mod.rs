@@ -23,9 +23,11 @@ pub(super) mod sub_path;
 mod turns;
 
 pub use error::{SubPathError, VolumeError};
-pub use kept::{Size, is_mounted, sweep, used};
+pub(super) use kept::sweep;
+pub use kept::{Size, is_mounted, used};
 pub use outlet::Outlet;
-use turns::{Turn, Turns};
+pub use turns::Turn;
+use turns::Turns;
 
 use crate::{faults, settings::Settings};
 use rustix::{
@@ -53,6 +55,8 @@ pub struct Volumes {
     settings: Arc<Settings>,
     images: Arc<Images>,
     turns: Turns,
+    /// Those that an archive is being read for.
+    imports: Turns,
 }
 
 /// Where the parts of one volume are.
@@ -77,6 +81,7 @@ impl Volumes {
             settings,
             images,
             turns: Turns::default(),
+            imports: Turns::default(),
         }
     }
 
@@ -95,7 +100,7 @@ impl Volumes {
     }
 
     /// Waits until nobody else changes where the volume is.
-    fn turn(&self, places: &Places) -> Turn<'_> {
+    fn turn(&self, places: &Places) -> Turn {
         self.turns.take(&places.volume)
     }
 
