@@ -251,20 +251,17 @@ impl Generations {
         }
         let observed = self.reconciler.observe(&graph).await?;
         if has_mounted(&observed, pod, volume) {
-            let help = format!("end its pod first: `tank delete {pod}`, and switch to it again");
-            return Err(Error::InUse {
-                uses: vec![format!("a container of pod `{pod}` has `{volume}` mounted")],
-                help,
-            });
+            let why = format!(
+                "a container of pod `{pod}` has `{volume}` mounted: `tank delete {pod}` ends it, and keeps its volumes"
+            );
+            return Err(why).doing("import a volume");
         }
         let (volumes, places) = (Arc::clone(&self.volumes), Arc::clone(places));
         let look = spawn_blocking(move || volumes.has_content(&places)).await;
         let has_content = look.doing("look at a volume")?.doing("look at a volume")?;
         if has_content && !replace {
-            return Err(Error::InUse {
-                uses: vec![format!("volume `{name}` has something in it")],
-                help: "say `--replace` to have what is in it removed".to_owned(),
-            });
+            let why = format!("`{name}` has something in it, which `--replace` has removed");
+            return Err(why).doing("import a volume");
         }
         Ok(())
     }
