@@ -10,7 +10,7 @@ use tank_model::{
     Name, Reference,
     name::nearest,
     schema::{Kind, Schema, Shape},
-    spec::{Amount, HostAddress, Mode, Peer, Ports},
+    spec::{Amount, FolderMode, HostAddress, Mode, Owner, Peer, Ports},
     units::{Bytes, MilliCpu, Millis, parse_network},
 };
 
@@ -88,7 +88,9 @@ fn expected(contract: &str) -> &'static str {
         "Size" => "a number of bytes, or for example \"256MiB\"",
         "Time" => "a time such as \"500ms\", \"30s\" or \"5m\"",
         "Cpu" => "a number of CPUs, for example 0.5, \"1.5\" or \"500m\"",
+        "FolderMode" => "a directory's mode such as \"0750\"",
         "Mode" => "a file mode such as \"0644\"",
+        "Owner" => "an owner such as \"999:999\"",
         "Signal" => "a signal such as \"SIGTERM\"",
         "Reload" => "a signal such as \"SIGHUP\", or \"none\"",
         "Image" => "an image such as \"nginx:1.27\"",
@@ -187,7 +189,9 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "Size" => quantity(&|text| Bytes::parse(text).map(drop).map_err(|e| e.to_string())),
         "Cpu" => quantity(&|text| MilliCpu::parse(text).map(drop).map_err(|e| e.to_string())),
         "Time" => Millis::parse(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
+        "FolderMode" => FolderMode::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
         "Mode" => Mode::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
+        "Owner" => Owner::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
         "Signal" => signal(text()?),
         "Reload" if value.as_str() == Some(tank_model::spec::READS_AGAIN) => Ok(()),
         "Reload" => signal(text()?),

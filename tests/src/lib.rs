@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod desk;
+pub mod images;
 pub mod layouts;
 pub mod packets;
 pub mod picture;

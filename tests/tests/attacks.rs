@@ -6,6 +6,7 @@
 //! * [`sources`]: through volumes, secrets and devices that come from the host, and settings that
 //!   are the host's.
 //! * [`images`]: by the bytes of a registry or an archive.
+//! * [`volumes`]: through the volumes that Tank keeps.
 //! * [`socket`]: by whoever talks to the daemon, and by what reaches an operator's terminal.
 //! * [`shims`]: from one pod against its neighbours, through its shim, its probes or the loop.
 //! * [`network`]: by packets of a neighbour, rules that somebody edits, and a second daemon.
@@ -22,3 +23,5 @@ mod shims;
 mod socket;
 #[path = "attacks/sources.rs"]
 mod sources;
+#[path = "attacks/volumes.rs"]
+mod volumes;

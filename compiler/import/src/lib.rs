@@ -312,16 +312,16 @@ fn record<'a>(fields: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<Stri
     }
 }
 
-/// Puts a volume into a pod and a mount of it into a container; the volume keeps its name if it
-/// can.
-fn mount(
-    pod: &mut Map<String, Value>,
+/// Puts a volume into a pod and a mount of it into a container, which is given back; the volume keeps
+/// its name if it can.
+fn mount<'p>(
+    pod: &'p mut Map<String, Value>,
     container: &str,
     name: &str,
     volume: Value,
     path: &str,
     read_only: bool,
-) {
+) -> &'p mut Value {
     let volumes = record(pod, "volumes");
     let name = name_of(name);
     let name = if volumes.get(&name).is_none_or(|known| *known == volume) {
@@ -337,7 +337,13 @@ fn mount(
         entry["read_only"] = true.into();
     }
     let key = fresh(mounts, &name);
-    mounts.insert(key, entry);
+    mounts.entry(key).or_insert(entry)
+}
+
+/// The path of a directory inside of a volume as Tank has it; none if it leads out.
+fn sub_path(path: &str) -> Option<String> {
+    let path = normal(path).trim_start_matches('/').to_owned();
+    tank_model::spec::is_sub_path(&path).then_some(path)
 }
 
 /// A path without a trailing `/`, doubled ones and `.` parts.

@@ -29,6 +29,12 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
         let own = networks::network(&stem(file), &name_of_file(file), &entries, draft);
         declared.insert(stem(file), own);
     }
+    let mut volumes = BTreeMap::new();
+    let is_volume = |file: &Path| !is_network(file) && !is_container(file);
+    for (file, text) in files.iter().filter(|(file, _)| is_volume(file)) {
+        let declared = volume(&name_of_file(file), &entries(file, text)?, draft);
+        volumes.insert(stem(file), declared);
+    }
     for (file, text) in files.iter().filter(|(file, _)| !is_network(file)) {
         let entries = entries(file, text)?;
         if is_container(file) {
@@ -44,29 +50,53 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
                 draft,
                 stems: &stems,
                 declared: &declared,
+                volumes: &volumes,
                 networks: networks::Networks::default(),
                 probe: Fields::new(),
             };
             unit.pod.insert("restart".to_owned(), "never".into());
             entries.iter().for_each(|entry| unit.entry(entry));
             unit.finish(&stem(file));
-        } else {
-            // A volume without options is what Tank makes anyway.
-            for (section, key, _) in entries.iter().filter(|(section, key, _)| {
-                !matches!(section.as_str(), "Unit" | "Install")
-                    && !matches!(key.as_str(), "VolumeName" | "Label")
-            }) {
-                draft.note(
-                    format!("{}.{section}.{key}", name_of_file(file)),
-                    "Tank has no such key",
-                );
-            }
         }
     }
     for (volume, _) in uses.iter().filter(|(_, count)| **count > 1) {
         draft.note(volume.clone(), SHARED);
     }
     Ok(())
+}
+
+/// A `.volume` file: without options it is what Tank makes anyway.
+fn volume(file: &str, entries: &[Entry], draft: &mut Draft) -> Value {
+    let mut volume = json!({});
+    let (mut user, mut group) = (None, None);
+    for (section, key, value) in entries {
+        let known = match (section.as_str(), key.as_str()) {
+            ("Unit" | "Install", _) | (_, "VolumeName" | "Label") => true,
+            (_, "User") => {
+                user = value.parse::<u16>().ok();
+                user.is_some()
+            }
+            (_, "Group") => {
+                group = value.parse::<u16>().ok();
+                group.is_some()
+            }
+            (_, "Copy") => {
+                if value == "false" {
+                    volume["no_copy"] = true.into();
+                }
+                true
+            }
+            _ => false,
+        };
+        if !known {
+            draft.note(format!("{file}.{section}.{key}"), "Tank has no such key");
+        }
+    }
+    if user.or(group).is_some() {
+        let owner = format!("{}:{}", user.unwrap_or(0), group.unwrap_or(0));
+        volume["owner"] = owner.into();
+    }
+    volume
 }
 
 struct Unit<'a> {
@@ -76,6 +106,7 @@ struct Unit<'a> {
     stems: &'a BTreeSet<String>,
     /// What the networks of the files are called here; none for those that sit on a link of the host.
     declared: &'a BTreeMap<String, Option<String>>,
+    volumes: &'a BTreeMap<String, Value>,
     networks: networks::Networks,
     probe: Fields,
 }
@@ -386,7 +417,12 @@ impl Unit<'_> {
             }
             [source, target, ..] if !source.starts_with('.') => {
                 let name = source.trim_end_matches(".volume").to_owned();
-                mount(&mut self.pod, "app", &name, json!({}), target, read_only);
+                let mut volume = self.volumes.get(&name).cloned().unwrap_or(json!({}));
+                let options = parts.get(2).copied().unwrap_or_default();
+                if options.split(',').any(|option| option == "nocopy") {
+                    volume["no_copy"] = true.into();
+                }
+                mount(&mut self.pod, "app", &name, volume, target, read_only);
             }
             _ => self.note(entry, "name the host's directory in full"),
         }

@@ -20,7 +20,7 @@ fn full() -> Value {
     let container = json!({
         "image": "nginx:1", "pull": "missing", "command": ["/a1", "b1"], "args": ["c1"], "env": { "A1": "x1", "B1": "y1" },
         "working_dir": "/w1", "user": "u1", "tty": true,
-        "mounts": { "m1": { "volume": "v1", "path": "/m1", "read_only": true } },
+        "mounts": { "m1": { "volume": "v1", "path": "/m1", "read_only": true, "sub_path": "s1" } },
         "files": { "/f1": { "text": "t1", "mode": "0601" }, "/f2": { "text": "t2", "reload": "SIG2" } },
         "secrets": { "s1": { "file": "/s1", "path": "/p1", "mode": "0401" } },
         "limits": { "memory": 4194305, "pids": 11, "cpu": "501m" },
@@ -46,7 +46,8 @@ fn full() -> Value {
             "addresses": { "a1": "10.0.1.1/24" }, "routes": { "r1": { "to": "10.1.0.0/24", "via": "10.0.0.4" } },
             "mtu": 1401 } } },
         "networks": { "n1": { "addresses": ["10.1.0.5"], "aliases": { "a1": {} } }, "default": {} },
-        "volumes": { "v1": { "host": "/h1" }, "v2": { "tmpfs": 1001 } },
+        "volumes": { "v1": { "host": "/h1" }, "v2": { "tmpfs": 1001 },
+            "v3": { "owner": "1:2", "mode": "0701", "no_copy": true } },
         "publish": { "p1": { "port": 1, "to": 2, "address": "10.0.0.1", "protocol": "udp" } },
         "allow_from": ["a1"], "egress": ["e1"],
         "restart": "never", "depends_on": { "db1": "ready" }, "update": "start_first", "hostname": "h1",

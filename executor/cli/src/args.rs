@@ -193,6 +193,9 @@ pub enum Command {
         #[arg(long, value_parser = stack, conflicts_with = "pods")]
         stack: Option<Name>,
     },
+    /// The volumes that Tank keeps: list, remove, export, import.
+    #[command(subcommand, visible_alias = "volumes")]
+    Volume(Volumes),
     /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.
     Exec(Exec),
     /// Attach to the terminal of a main process. Ctrl-P Ctrl-Q detaches.
@@ -294,6 +297,44 @@ pub enum Generations {
     Unpin {
         #[arg(value_name = "N")]
         number: u64,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Volumes {
+    /// All volumes: what they take of the disk, who declares them, when they were used last.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Remove volumes that the current generation does not declare, with all that is in them.
+    #[command(visible_alias = "rm")]
+    Remove {
+        /// Volumes, each as `POD/VOLUME`.
+        #[arg(value_name = "VOLUME", required_unless_present = "orphans")]
+        volumes: Vec<String>,
+        /// All that no generation declares.
+        #[arg(long, conflicts_with = "volumes")]
+        orphans: bool,
+        /// Say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Write a volume into a tar archive, with the ids of the container.
+    Export {
+        /// The volume, as `POD/VOLUME`.
+        volume: String,
+        /// Write to this file, which must not exist; standard output unless given.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make a volume of a tar archive (plain, or of gzip or zstd): all of it, or nothing is changed.
+    Import {
+        /// The volume, as `POD/VOLUME`. It need not be declared yet.
+        volume: String,
+        /// Read from this file; standard input unless given.
+        file: Option<PathBuf>,
+        /// Remove what is in the volume now.
+        #[arg(long)]
+        replace: bool,
     },
 }
 

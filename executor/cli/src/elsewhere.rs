@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 29] = [
+const WORDS: [(&str, &str); 28] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -50,10 +50,6 @@ const WORDS: [(&str, &str); 29] = [
     (
         "network",
         "`tank list networks` shows them; they are in the configuration: `tank doc networks`",
-    ),
-    (
-        "volume",
-        "a pod's volumes are in its configuration: `tank doc volumes`; no command lists or removes them in this version",
     ),
     ("history", "`tank generations list`"),
     ("rollback", "`tank generations rollback`"),

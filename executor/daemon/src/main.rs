@@ -35,7 +35,7 @@ mod store;
 mod sysctls;
 mod timings;
 
-use actuate::{Actuator, sources::Sources};
+use actuate::{Actuator, sources::Sources, volumes::Volumes};
 use api::Floors;
 use clap::Parser;
 use dirty::Dirty;
@@ -68,6 +68,9 @@ const MAX_NOTIFICATIONS: usize = 1_024;
 /// The most threads for what blocks: unpacking, the store, the file system.
 const MAX_BLOCKING_THREADS: usize = 24;
 
+/// How long is waited at the end for what blocks.
+const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
 fn main() -> ExitCode {
     let flags = Flags::parse();
     tracing_subscriber::fmt()
@@ -90,9 +93,12 @@ fn main() -> ExitCode {
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .enable_all()
         .build();
-    let outcome = runtime
-        .map_err(|e| e.to_string())
-        .and_then(|runtime| runtime.block_on(run(&flags)));
+    let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
+        let outcome = runtime.block_on(run(&flags));
+        // What still copies may be ended anywhere.
+        runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+        outcome
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -252,6 +258,7 @@ impl House {
             Arc::clone(&dirty),
         )?;
         let observer = Arc::new(observer);
+        let volumes = Arc::new(Volumes::new(Arc::clone(&settings), Arc::clone(&images)));
         let actuator = Arc::new(Actuator {
             settings: Arc::clone(&settings),
             cgroups: Arc::clone(&cgroups),
@@ -260,6 +267,7 @@ impl House {
             names,
             images: Arc::clone(&images),
             sources: Arc::new(Sources::open(&settings.state_dir)),
+            volumes: Arc::clone(&volumes),
             events: Arc::clone(&events),
             timings: Arc::clone(&timings),
         });
@@ -281,6 +289,7 @@ impl House {
             graphs,
             images,
             sources,
+            volumes,
             cgroups,
             prober,
             events: Arc::clone(&events),

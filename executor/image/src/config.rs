@@ -78,7 +78,11 @@ impl ImageConfig {
 /// The root of an image as a detached mount: it goes with its last descriptor. It is mounted as a
 /// container's is, so that it works on every kernel on which containers start; `scratch` is a folder
 /// that is not there yet, for what nobody writes.
-fn mount_layers(mounts: &Mounts, image: &Image, scratch: &Path) -> Result<OwnedFd, Error> {
+pub(crate) fn mount_layers(
+    mounts: &Mounts,
+    image: &Image,
+    scratch: &Path,
+) -> Result<OwnedFd, Error> {
     if let [only] = image.layers.as_slice() {
         // One layer alone is what an overlay of it would show: its whiteouts hide nothing, and none
         // of them is a file.

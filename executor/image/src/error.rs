@@ -202,6 +202,7 @@ pub enum Error {
 
 impl Error {
     /// What to do about it, where that is known: a line for people.
+    // long: it has an arm for each error
     pub fn help(&self) -> Option<String> {
         let help = match self {
             Self::Relative(_) => "use an absolute path, or switch from a file",

@@ -207,7 +207,7 @@ fn places(file: &mut File) -> io::Result<HashMap<String, Place>> {
     let mut archive = Archive::of_file(&mut *file);
     let mut places = HashMap::new();
     let mut count = 0;
-    while let Some(member) = archive.next()? {
+    while let Some(member) = archive.advance()? {
         count += 1;
         if count > MAX_MEMBERS {
             let many = format!("it has more than {MAX_MEMBERS} members");

@@ -32,6 +32,8 @@
 //! | `mounts` | [`Mounts`]: layers, mounted once for all |
 //! | `turns` | what several want is fetched once |
 //! | `config` | [`ImageConfig`]: how an image says it is run, with its users |
+//! | `contents`, `copy` | what an image has at a path, as files of the host |
+//! | `export` | a tree that somebody writes to, as an archive |
 //! | `error` | [`Error`] |
 //!
 //! It imports Tank's model, what converts layers (`tank-layer`) and the kernel (`tank-sys`), and knows
@@ -42,10 +44,13 @@
 #![warn(missing_docs)]
 
 mod config;
+mod contents;
 mod converter;
+mod copy;
 mod credentials;
 mod document;
 mod error;
+mod export;
 mod files;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -66,12 +71,16 @@ pub use config::ImageConfig;
 pub use converter::Converter;
 pub use credentials::CredentialError;
 pub use error::Error;
+pub use export::{Exported, export};
 pub use mounts::{Layer, Mounts};
 pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
 pub use store::{Collection, Image, Images, Part, Sweep, Swept, Tally, Verdict, folder_bytes};
-pub use tank_layer::{EntryError, LayerError, budget::Refusal};
+pub use tank_layer::{
+    EntryError, LayerError,
+    budget::{Budget, Refusal, Share},
+};
 
 /// The most bytes of a manifest, an index or a configuration.
 pub const MAX_DOCUMENT: u64 = 4 << 20;

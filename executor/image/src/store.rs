@@ -22,7 +22,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 use tank_layer::{
     budget::Budget,
@@ -36,9 +35,6 @@ use tank_model::{
 /// How many layers of one image are fetched at once.
 const AT_ONCE: usize = 3;
 
-/// How often the disk is looked at while layers are written.
-const LOOK: Duration = Duration::from_millis(200);
-
 /// How the files of layers end.
 const EXTENSION: &str = "erofs";
 
@@ -48,6 +44,11 @@ mod pins;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod writing;
+
+pub(crate) use writing::{Temporary, look_after};
+
+use writing::sync_dir;
 
 pub use fsck::{Part, Verdict};
 pub use gc::{Collection, Sweep, Swept, Tally, folder_bytes};
@@ -90,9 +91,9 @@ pub(crate) trait Origin {
 /// The image store of a host. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Images {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
     registries: Registries,
-    converter: Converter,
+    pub(crate) converter: Converter,
     configs: Arc<Configs>,
     mounts: Mounts,
     turns: Turns,
@@ -134,7 +135,7 @@ impl Images {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 
-    fn temporary(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn temporary(&self, digest: Digest) -> PathBuf {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         self.dir.join("tmp").join(format!(
             "{}-{}",
@@ -354,7 +355,7 @@ impl Images {
         let below: Option<Vec<fs::File>> = below.map(open).transpose()?;
         let request = Request {
             media_type: descriptor.media_type().to_string(),
-            diff_id: id.diff,
+            diff_id: Some(id.diff),
             below: below.as_ref().map(Vec::len),
             share: budget.left(),
             disk: self.dir.clone(),
@@ -474,37 +475,4 @@ impl Images {
         self.configs.insert(*digest, &config);
         Ok(config)
     }
-}
-
-/// A file or a directory with a temporary name: it goes with this.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // What it can't remove now is swept at the next start.
-        if fs::remove_file(&self.0).is_err() {
-            let _ = tank_sys::remove::tree(&self.0);
-        }
-    }
-}
-
-/// Has what is written of a layer go to the disk while more of it comes, and ends when the disk is so
-/// full that the store's reserve begins, whatever the process that converts looks at.
-async fn look_after(output: &Arc<fs::File>, budget: &Budget) -> Error {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if let Err(refusal) = budget.space() {
-            return refusal.into();
-        }
-        let output = Arc::clone(output);
-        let written = tokio::task::spawn_blocking(move || output.sync_data()).await;
-        if let Err(error) = written.unwrap_or_else(|error| Err(error.into())) {
-            return Error::Io("write a layer to the disk".to_owned(), error);
-        }
-    }
-}
-
-/// Writes the name of `path` to the disk: a generation that needs it may be committed next.
-fn sync_dir(path: &Path) -> std::io::Result<()> {
-    fs::File::open(path.parent().unwrap_or(path))?.sync_all()
 }

@@ -120,6 +120,8 @@ pub struct Archive<R> {
     /// Bytes of the present member's content, and of the padding behind it, that were not read.
     content: u64,
     padding: u64,
+    /// The blocks that end an archive were read.
+    has_end: bool,
 }
 
 impl<R: Read> Archive<R> {
@@ -149,11 +151,17 @@ impl<R: Read> Archive<R> {
             begin: 0,
             content: 0,
             padding: 0,
+            has_end: false,
         }
     }
 
+    /// Whether the blocks that end an archive were there.
+    pub fn has_end(&self) -> bool {
+        self.has_end
+    }
+
     /// The next member; what was not read of the one before is passed over.
-    pub fn next(&mut self) -> io::Result<Option<Member>> {
+    pub fn advance(&mut self) -> io::Result<Option<Member>> {
         self.skip()?;
         loop {
             match self.parse()? {
@@ -169,7 +177,10 @@ impl<R: Read> Archive<R> {
                         Err(FormatError::Cut.into())
                     };
                 }
-                Parsed::End => return Ok(None),
+                Parsed::End => {
+                    self.has_end = true;
+                    return Ok(None);
+                }
                 Parsed::Nothing { head } => self.consume(head),
                 Parsed::Member {
                     head,

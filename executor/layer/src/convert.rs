@@ -18,7 +18,7 @@ pub struct Converted {
 }
 
 /// Converts a layer, of which `diff_id` is the digest of its uncompressed bytes, into the empty file
-/// `output`. `below` are the layers under it, of which the nearest comes first; none where they are
+/// `output`. Without one it is the archive of a volume, which hides nothing of others, and has an end. `below` are the layers under it, of which the nearest comes first; none where they are
 /// not known. Blocking.
 ///
 /// # Errors
@@ -27,18 +27,23 @@ pub fn convert(
     pipeline: Pipeline,
     output: File,
     below: Option<Vec<tank_erofs::Image>>,
-    diff_id: Digest,
+    diff_id: Option<Digest>,
     budget: &Budget,
 ) -> Result<Converted, LayerError> {
     let mut decoded = pipeline.begin();
     let mut layer = Layer::new(output, Below::new(below), budget);
-    entries(&mut decoded, &mut layer)?;
+    if diff_id.is_none() {
+        layer.hides_nothing();
+    }
+    let has_end = entries(&mut decoded, &mut layer)?;
     let actual = decoded.finish().map_err(read)?;
-    if actual != diff_id {
-        return Err(LayerError::DiffId {
-            actual,
-            expected: diff_id,
-        });
+    match diff_id {
+        Some(expected) if actual != expected => {
+            return Err(LayerError::DiffId { actual, expected });
+        }
+        // Nobody has said how long it is: whoever wrote it may have been ended.
+        None if !has_end => return Err(unreadable(FormatError::Cut.into())),
+        _ => {}
     }
     let crosses = layer
         .finish()
@@ -46,14 +51,15 @@ pub fn convert(
     Ok(Converted { crosses })
 }
 
-fn entries(reader: &mut impl io::Read, layer: &mut Layer<'_>) -> Result<(), LayerError> {
+/// Adds what is in an archive; whether that says where it ends.
+fn entries(reader: &mut impl io::Read, layer: &mut Layer<'_>) -> Result<bool, LayerError> {
     let mut archive = Archive::new(reader);
-    while let Some(member) = archive.next().map_err(unreadable)? {
+    while let Some(member) = archive.advance().map_err(unreadable)? {
         let path = layer::clean(&member.path).map_err(LayerError::Path)?;
         let added = layer.add(&path, &member, &mut archive);
         added.map_err(|error| LayerError::Entry(path, error))?;
     }
-    Ok(())
+    Ok(archive.has_end())
 }
 
 /// What the parser says may quote the bytes it stumbled on: those are an attacker's, and not for a

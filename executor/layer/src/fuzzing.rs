@@ -15,7 +15,7 @@ const MAX_CONTENT: u64 = 1 << 20;
 pub fn archive(bytes: &[u8]) {
     let mut archive = Archive::new(bytes);
     let mut count = 0u64;
-    while let Ok(Some(member)) = archive.next() {
+    while let Ok(Some(member)) = archive.advance() {
         if let Ok(path) = layer::clean(&member.path) {
             assert!(path.is_relative());
         }
@@ -37,7 +37,7 @@ pub fn convert(bytes: &[u8], output: File) {
     };
     let mut converted = layer::Layer::new(output, Below::new(None), &budget);
     let mut archive = Archive::new(bytes);
-    while let Ok(Some(member)) = archive.next() {
+    while let Ok(Some(member)) = archive.advance() {
         // A hole of a terabyte is none of the fuzzer's disk.
         if member.size > MAX_CONTENT {
             continue;

@@ -77,6 +77,8 @@ pub struct Layer<'b> {
     /// The file of a layer below that was copied last, and its copy: many names may be links to it.
     pub(crate) copied: Option<(PathBuf, Entry)>,
     pub(crate) crosses: bool,
+    /// Names of whiteouts are whiteouts.
+    hides: bool,
 }
 
 /// Why a path leads to no directory.
@@ -105,7 +107,13 @@ impl<'b> Layer<'b> {
             entries: 0,
             copied: None,
             crosses: false,
+            hides: true,
         }
+    }
+
+    /// Has the names of whiteouts be names like others: there are no layers below.
+    pub fn hides_nothing(&mut self) {
+        self.hides = false;
     }
 
     /// Writes what is left; whether the layer has something of those below it.
@@ -209,7 +217,9 @@ impl<'b> Layer<'b> {
             return Ok(());
         }
         let (dir, name) = self.parent(path)?;
-        if let Some(hidden) = name.strip_prefix(b".wh.") {
+        if self.hides
+            && let Some(hidden) = name.strip_prefix(b".wh.")
+        {
             return self.hide(dir, hidden);
         }
         let link = || {

@@ -20,8 +20,9 @@ pub const BELOW_BESIDE: usize = 100;
 pub struct Request {
     /// The layer's, as its descriptor has it.
     pub media_type: String,
-    /// The digest that its uncompressed bytes have to have.
-    pub diff_id: Digest,
+    /// The digest that its uncompressed bytes have to have. None: it is no layer but the archive of a
+    /// volume.
+    pub diff_id: Option<Digest>,
     /// How many layers' images follow, the nearest first. None: the layers below are not known.
     pub below: Option<usize>,
     /// What it may take.

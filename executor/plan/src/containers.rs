@@ -259,6 +259,7 @@ impl Planner<'_> {
             .flat_map(|node| node.mounts.values())
             .map(|m| &m.volume)
             .collect();
+        let loses = volumes.iter().any(|volume| self.loses(pod, volume));
         let volumes: Vec<Changed> = volumes
             .into_iter()
             .filter_map(|volume| named(Key::Volume(pod.clone(), volume.clone())))
@@ -268,11 +269,11 @@ impl Planner<'_> {
         let inits = graph
             .init(pod)
             .filter_map(|(init, ..)| named(Key::Init(pod.clone(), init.clone())));
-        let class = match (&image, volumes.is_empty()) {
+        let class = match (&image, loses) {
             // What was written to the volume is not there any more for who mounts it.
-            (_, false) => Class::DataRisk,
-            (Some(_), true) => Class::Replace,
-            (None, true) => Class::Restart,
+            (_, true) => Class::DataRisk,
+            (Some(_), false) => Class::Replace,
+            (None, false) => Class::Restart,
         };
         let changes: Vec<Changed> = volumes
             .into_iter()
@@ -289,6 +290,18 @@ impl Planner<'_> {
             class,
             why,
             drift: false,
+        }
+    }
+
+    /// Whether what was written to a volume is not there in what it is now.
+    fn loses(&self, pod: &Name, volume: &Name) -> bool {
+        let key = Key::Volume(pod.clone(), volume.clone());
+        let before = self.target.previous;
+        let before = before.and_then(|graph| graph.volume(pod, volume));
+        let now = self.target.graph.volume(pod, volume);
+        match (before, now) {
+            (Some(before), Some(now)) => !now.keeps(before),
+            _ => self.change(&key).is_some(),
         }
     }
 

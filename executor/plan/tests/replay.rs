@@ -1,7 +1,10 @@
 //! What `tank diff --observed` wrote down on a host, planned again here.
 
 use tank_model::Digest;
-use tank_plan::{Dump, Plan, Step, target::MountSource};
+use tank_plan::{
+    Dump, Plan, Step,
+    target::{Content, Folder, MountSource},
+};
 
 fn dump(text: &str) -> Dump {
     serde_json::from_str(text).expect("a dump")
@@ -43,7 +46,15 @@ fn a_fresh_host_with_a_table_of_somebody_else() {
     assert_eq!(spec.argv, ["docker-entrypoint.sh", "postgres"]);
     assert_eq!((spec.user.uid, &spec.user.groups), (999, &vec![101]));
     assert_eq!((spec.stop_signal, spec.stop_timeout), (2, 10_000));
-    assert_eq!(spec.mounts[0].source, MountSource::Managed);
+    let begins_with = Content {
+        image: spec.image.digest,
+        path: spec.mounts[0].path.clone(),
+    };
+    let managed = MountSource::Managed {
+        folder: Folder::default(),
+        content: vec![begins_with],
+    };
+    assert_eq!(spec.mounts[0].source, managed);
     assert_eq!(spec.id_base, 0x7000_0000 + 2 * 65_536);
     assert_eq!(
         spec.files["/etc/resolv.conf"].text,

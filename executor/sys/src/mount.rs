@@ -48,6 +48,8 @@ pub mod attr {
     pub const NODEV: u64 = 0x4;
     /// No program can be executed.
     pub const NOEXEC: u64 = 0x8;
+    /// No symbolic link is followed (Linux 5.14).
+    pub const NOSYMFOLLOW: u64 = 0x0020_0000;
     pub(super) const IDMAP: u64 = 0x0010_0000;
 }
 

@@ -1,11 +1,12 @@
 //! What a service sees: volumes, files, secrets, devices.
 
 use super::{
-    super::{SHARED, fresh, mount, name_of, normal, record, size_of, text_of},
+    super::{SHARED, fresh, mount, name_of, normal, record, size_of, sub_path, text_of},
     Compose, Service,
 };
 use serde_json::{Map, Value, json};
 use std::path::Path;
+use tank_model::spec::FolderMode;
 
 /// A mount as a service has it.
 struct Mounted {
@@ -14,6 +15,8 @@ struct Mounted {
     source: Option<String>,
     target: String,
     read_only: bool,
+    no_copy: bool,
+    sub_path: Option<String>,
 }
 
 impl Compose<'_> {
@@ -27,6 +30,8 @@ impl Compose<'_> {
             source,
             target,
             read_only,
+            no_copy,
+            sub_path,
         }) = mounted
         else {
             return;
@@ -37,7 +42,15 @@ impl Compose<'_> {
                 .find(|part| !part.is_empty())
                 .unwrap_or("data")
                 .to_owned();
-            return mount(at.pod, at.container, &name, json!({}), &target, read_only);
+            mount(
+                at.pod,
+                at.container,
+                &name,
+                managed(no_copy),
+                &target,
+                read_only,
+            );
+            return;
         };
         let bind = bind || source.starts_with(['.', '/', '~']);
         if bind {
@@ -46,7 +59,11 @@ impl Compose<'_> {
         if self.uses.get(&source).copied().unwrap_or(0) > 1 {
             self.draft.note(format!("volumes.{source}"), SHARED);
         }
-        mount(at.pod, at.container, &source, json!({}), &target, read_only);
+        let volume = managed(no_copy);
+        let mounted = mount(at.pod, at.container, &source, volume, &target, read_only);
+        if let Some(path) = sub_path {
+            mounted["sub_path"] = path.into();
+        }
     }
 
     /// A mount in the long syntax; none if it is in memory, which is put in place here.
@@ -64,7 +81,7 @@ impl Compose<'_> {
             let plain = key == "volume"
                 && value
                     .as_object()
-                    .is_some_and(|f| f.keys().all(|k| k == "nocopy"));
+                    .is_some_and(|f| f.keys().all(|k| k == "nocopy" || k == "subpath"));
             let create = key == "bind"
                 && value
                     .as_object()
@@ -75,24 +92,36 @@ impl Compose<'_> {
             }
         }
         let text = |key: &str| fields.get(key).and_then(text_of);
-        let size = fields
-            .get("tmpfs")
-            .and_then(|tmpfs| tmpfs.get("size"))
-            .and_then(text_of);
+        let of_tmpfs = |key: &str| fields.get("tmpfs").and_then(|tmpfs| tmpfs.get(key));
         if text("type").as_deref() == Some("tmpfs") {
-            let options = size.map(|size| format!(":size={size}")).unwrap_or_default();
-            let entry = format!("{}{options}", text("target").unwrap_or_default());
+            let size = of_tmpfs("size").and_then(text_of);
+            let size = size.map(|size| format!("size={size}"));
+            let mode = of_tmpfs("mode").map(|mode| format!("mode={}", folder_mode_of(mode)));
+            let options: Vec<String> = size.into_iter().chain(mode).collect();
+            let target = text("target").unwrap_or_default();
+            let entry = format!("{target}:{}", options.join(","));
             self.tmpfs(at, path, &Value::String(entry));
             return None;
         }
         let read_only = fields
             .get("read_only")
             .is_some_and(|value| self.flag(&format!("{path}.read_only"), value));
+        let of_volume = |key: &str| fields.get("volume").and_then(|volume| volume.get(key));
+        let no_copy = of_volume("nocopy")
+            .is_some_and(|value| self.flag(&format!("{path}.volume.nocopy"), value));
+        let inner = of_volume("subpath").and_then(text_of);
+        let inner = inner.map(|inner| sub_path(&inner).ok_or(inner));
+        if let Some(Err(inner)) = &inner {
+            let why = format!("`{inner}` is no directory inside of a volume");
+            self.draft.note(format!("{path}.volume.subpath"), why);
+        }
         Some(Mounted {
             bind: text("type").as_deref() == Some("bind"),
             source: text("source"),
             target: text("target").unwrap_or_default(),
             read_only,
+            no_copy,
+            sub_path: inner.and_then(Result::ok),
         })
     }
 
@@ -107,6 +136,7 @@ impl Compose<'_> {
             return None;
         };
         let parts: Vec<&str> = text.split(':').collect();
+        let mut no_copy = false;
         let (source, target, read_only) = match parts.as_slice() {
             [target] => (None, (*target).to_owned(), false),
             [source, target] => (Some((*source).to_owned()), (*target).to_owned(), false),
@@ -115,7 +145,8 @@ impl Compose<'_> {
                 for option in options.split(',') {
                     match option {
                         "ro" => read_only = true,
-                        "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "nocopy" => {}
+                        "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+                        "nocopy" => no_copy = true,
                         other => self.draft.note(path, format!("the option `{other}`")),
                     }
                 }
@@ -131,6 +162,8 @@ impl Compose<'_> {
             source,
             target,
             read_only,
+            no_copy,
+            sub_path: None,
         })
     }
 
@@ -195,28 +228,47 @@ impl Compose<'_> {
         let text = text_of(value).unwrap_or_default();
         let (target, options) = text.split_once(':').unwrap_or((&text, ""));
         let mut size = Value::from("64MiB");
+        let (mut mode, mut uid, mut gid) = (None, None, None);
         for option in options.split(',').filter(|option| !option.is_empty()) {
-            match option.split_once('=') {
-                Some(("size", given)) => size = size_of(given).unwrap_or(size),
-                Some(("mode" | "uid" | "gid", _)) => {
-                    self.draft.note(path, format!("the option `{option}`"))
+            let known = match option.split_once('=') {
+                Some(("size", given)) => {
+                    size = size_of(given).unwrap_or(size);
+                    true
                 }
-                _ => {}
+                Some(("mode", given)) => {
+                    mode = FolderMode::try_from(given.to_owned())
+                        .ok()
+                        .map(String::from);
+                    mode.is_some()
+                }
+                Some(("uid", given)) => {
+                    uid = given.parse::<u16>().ok();
+                    uid.is_some()
+                }
+                Some(("gid", given)) => {
+                    gid = given.parse::<u16>().ok();
+                    gid.is_some()
+                }
+                _ => true,
+            };
+            if !known {
+                self.draft.note(path, format!("the option `{option}`"));
             }
+        }
+        let mut volume = json!({ "tmpfs": size });
+        if let Some(mode) = mode {
+            volume["mode"] = mode.into();
+        }
+        if uid.or(gid).is_some() {
+            let owner = format!("{}:{}", uid.unwrap_or(0), gid.unwrap_or(0));
+            volume["owner"] = owner.into();
         }
         let name = target
             .rsplit('/')
             .find(|part| !part.is_empty())
             .unwrap_or("tmp")
             .to_owned();
-        mount(
-            at.pod,
-            at.container,
-            &name,
-            json!({ "tmpfs": size }),
-            target,
-            false,
-        );
+        mount(at.pod, at.container, &name, volume, target, false);
     }
 
     pub(super) fn device(&mut self, at: &mut Service<'_>, path: &str, value: &Value) {
@@ -338,6 +390,14 @@ impl Compose<'_> {
     }
 }
 
+/// A volume that Tank keeps.
+fn managed(no_copy: bool) -> Value {
+    match no_copy {
+        true => json!({ "no_copy": true }),
+        false => json!({}),
+    }
+}
+
 fn looks_like_a_file(source: &str) -> bool {
     let name = source.rsplit('/').next().unwrap_or_default();
     let extension = name
@@ -360,6 +420,14 @@ fn squashed(path: &Path) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+/// As [`mode_of`], of a directory.
+fn folder_mode_of(value: &Value) -> String {
+    match value.as_u64() {
+        Some(number) => format!("{number:04o}"),
+        None => mode_of(value),
+    }
 }
 
 /// Compose writes modes as octal numbers, which YAML reads as decimals or, in quotes, as texts.

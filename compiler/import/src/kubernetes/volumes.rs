@@ -52,10 +52,7 @@ impl Cluster<'_> {
                 }
                 match volume_of(volume) {
                     Some(source) => {
-                        if mounted.get("subPath").is_some() {
-                            self.draft
-                                .note(format!("{at}.subPath"), "a volume is seen as a whole");
-                        }
+                        self.note_sub_path(&at, mounted, &source);
                         self.put(pod, group, container, name, source, path, mounted);
                     }
                     None => self.draft.note(
@@ -64,6 +61,17 @@ impl Cluster<'_> {
                     ),
                 }
             }
+        }
+    }
+
+    /// Notes a directory inside of a volume that there can't be.
+    fn note_sub_path(&mut self, at: &str, mounted: &Value, source: &Value) {
+        let sub_path = mounted["subPath"].as_str().filter(|path| !path.is_empty());
+        if let Some(path) = sub_path
+            && (crate::sub_path(path).is_none() || source.get("tmpfs").is_some())
+        {
+            let why = "it is no directory inside of a volume on disk";
+            self.draft.note(format!("{at}.subPath"), why);
         }
     }
 
@@ -79,14 +87,22 @@ impl Cluster<'_> {
         mounted: &Value,
     ) {
         let read_only = mounted["readOnly"] == Value::Bool(true);
+        let sub_path = mounted["subPath"].as_str().and_then(crate::sub_path);
+        let sub_path = sub_path.filter(|_| source.get("tmpfs").is_none());
         if group == "containers" {
-            mount(pod, container, name, source, path, read_only);
+            let entry = mount(pod, container, name, source, path, read_only);
+            if let Some(sub_path) = sub_path {
+                entry["sub_path"] = sub_path.into();
+            }
             return;
         }
         record(pod, "volumes").insert(name_of(name), source);
         let mut entry = json!({ "volume": name_of(name), "path": normal(path) });
         if read_only {
             entry["read_only"] = true.into();
+        }
+        if let Some(sub_path) = sub_path {
+            entry["sub_path"] = sub_path.into();
         }
         record(record(record(pod, group), container), "mounts").insert(name_of(name), entry);
     }

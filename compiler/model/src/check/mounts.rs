@@ -3,7 +3,7 @@
 use super::{Pass, did_you_mean, is_absolute};
 use crate::{
     name::Name,
-    spec::{Container, Pod},
+    spec::{Container, Mount, Pod, is_sub_path},
 };
 use std::collections::BTreeMap;
 
@@ -43,6 +43,7 @@ impl Pass<'_> {
                 );
             }
             self.target(&["mounts", mount.as_str(), "path"], &at.path, &mut targets);
+            self.sub_path(mount, at, pod);
         }
         for file in spec.files.keys() {
             self.target(&["files", file], file, &mut targets);
@@ -57,6 +58,27 @@ impl Pass<'_> {
                 self.relative(&["secrets", secret.as_str(), "file"], &at.file);
             }
         }
+    }
+
+    fn sub_path(&mut self, name: &Name, mount: &Mount, pod: &Pod) {
+        let Some(path) = &mount.sub_path else { return };
+        let in_memory = pod.volumes.get(&mount.volume);
+        let in_memory = in_memory.is_some_and(|volume| volume.tmpfs.is_some());
+        let (message, help) = if !is_sub_path(path) {
+            let message = format!("`{path}` is no directory inside of a volume");
+            (
+                message,
+                "write a relative path of names, without `.` and `..`",
+            )
+        } else if in_memory {
+            let volume = &mount.volume;
+            let message = format!("volume `{volume}` is in memory: it is empty at every start");
+            (message, "leave `sub_path` out, or let Tank keep the volume")
+        } else {
+            return;
+        };
+        let field = ["mounts", name.as_str(), "sub_path"];
+        self.report("tank::mount::sub_path", &field, message, help);
     }
 
     /// Checks a path inside the container at which something is mounted; `seen` holds those before

@@ -4,7 +4,7 @@ use super::{Extent, Pass, did_you_mean, exposure::no_destination, is_absolute, p
 use crate::{
     name::Name,
     spec::{
-        Condition, Config, HOST_GATEWAY, HostAddress, Network, Nic, Pod, Restart, Update,
+        Condition, Config, HOST_GATEWAY, HostAddress, Network, Nic, Pod, Restart, Update, Volume,
         is_domain, is_hostname, is_reserved,
     },
 };
@@ -154,6 +154,34 @@ impl Pass<'_> {
                 let field = ["volumes", volume.as_str(), "host"];
                 self.relative(&field, host);
             }
+            self.misplaced(volume, source);
+        }
+    }
+
+    /// Fields of a volume that its kind does not have.
+    fn misplaced(&mut self, name: &Name, volume: &Volume) {
+        let kind = match (&volume.host, volume.tmpfs) {
+            (Some(_), _) => "a directory of the host",
+            (None, Some(_)) => "in memory",
+            (None, None) => return,
+        };
+        let of_host = volume.host.is_some();
+        let owned =
+            "set it on the host (`chown`, `chmod`), or let Tank keep the volume: leave `host` out";
+        let copied = "leave it out: nothing of an image is put into it";
+        let fields = [
+            ("owner", of_host && volume.owner.is_some(), owned),
+            ("mode", of_host && volume.mode.is_some(), owned),
+            ("no_copy", volume.no_copy, copied),
+        ];
+        for (field, _, help) in fields.iter().filter(|(_, wrong, _)| *wrong) {
+            let message = format!("volume `{name}` is {kind}, which has no `{field}`");
+            self.report(
+                "tank::volume::misplaced",
+                &["volumes", name.as_str(), field],
+                message,
+                *help,
+            );
         }
     }
 

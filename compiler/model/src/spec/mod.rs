@@ -24,7 +24,9 @@ pub use networks::{DEFAULT_NETWORK, MAX_MEMBERSHIPS, MAX_NETWORKS, Membership, N
 pub use policy::{AllowFrom, Egress, INTERNET, MAX_PEERS, Peer, PeerError};
 pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
 pub use publish::{Addresses, Lead, MAX_PORTS, Ports, PortsError, Protocol, Protocols, Publish};
-pub use storage::{Device, File, Mode, Mount, READS_AGAIN, Secret, Volume};
+pub use storage::{
+    Device, File, FolderMode, Mode, Mount, Owner, READS_AGAIN, Secret, Volume, is_sub_path,
+};
 
 use crate::{
     name::{Name, plain_keys},

@@ -18,6 +18,85 @@ pub struct Volume {
     /// Memory of at most this size, emptied when the container stops.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tmpfs: Option<Bytes>,
+    /// Whom its directory belongs to. None: whom the image's does, or root.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub owner: Option<Owner>,
+    /// The permissions of its directory. None: those of the image's, or its kind's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: Option<FolderMode>,
+    /// Whether nothing of the image is put into a managed one at its first use.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_copy: bool,
+}
+
+impl Volume {
+    /// Whether Tank keeps it.
+    pub fn is_managed(&self) -> bool {
+        self.host.is_none() && self.tmpfs.is_none()
+    }
+
+    /// Whether what was written to `other` is there in this one.
+    pub fn keeps(&self, other: &Self) -> bool {
+        (&self.host, self.tmpfs) == (&other.host, other.tmpfs)
+    }
+}
+
+/// A user and a group by their ids in the container, written `UID[:GID]`; without a group, the one
+/// of the user's number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Owner {
+    /// The user.
+    pub uid: u16,
+    /// The group.
+    pub gid: u16,
+}
+
+impl TryFrom<String> for Owner {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let id = |part: &str| {
+            let digits = part.bytes().all(|byte| byte.is_ascii_digit());
+            part.parse().ok().filter(|_| digits)
+        };
+        let (uid, gid) = text.split_once(':').unwrap_or((&text, &text));
+        match (id(uid), id(gid)) {
+            (Some(uid), Some(gid)) => Ok(Self { uid, gid }),
+            _ => Err(format!(
+                "`{text}` is no owner, write for example \"999:999\"; ids are below 65536"
+            )),
+        }
+    }
+}
+
+impl From<Owner> for String {
+    fn from(Owner { uid, gid }: Owner) -> Self {
+        format!("{uid}:{gid}")
+    }
+}
+
+/// Permission bits of a directory, written in octal: those of everybody, and the set-group-id and
+/// the sticky bit.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FolderMode(pub u32);
+
+impl TryFrom<String> for FolderMode {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o3777 => Ok(Self(mode)),
+            _ => Err(format!(
+                "`{text}` is no mode of a directory, write for example \"0750\""
+            )),
+        }
+    }
+}
+
+impl From<FolderMode> for String {
+    fn from(mode: FolderMode) -> Self {
+        format!("{:04o}", mode.0)
+    }
 }
 
 /// Where a container sees a volume.
@@ -32,6 +111,15 @@ pub struct Mount {
     /// Whether it is mounted read-only.
     #[serde(default, skip_serializing_if = "is_default")]
     pub read_only: bool,
+    /// The directory inside of the volume that is mounted in its place: see [`is_sub_path`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sub_path: Option<String>,
+}
+
+/// Whether this is a relative path of names alone: no `.`, no `..`, no `//`, none that is too long.
+pub fn is_sub_path(path: &str) -> bool {
+    let is_name = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= 255;
+    path.len() < 4096 && !path.contains('\0') && path.split('/').all(is_name)
 }
 
 /// A device of the host that the container sees.

@@ -13,11 +13,12 @@ mod login;
 mod manual;
 mod source;
 mod view;
+mod volume;
 
 pub use config::EVALUATE;
 
 use crate::{
-    args::{Args, Command, Configuration, Generations, Listed},
+    args::{Args, Command, Configuration, Generations, Listed, Volumes},
     client::Client,
     error::Error,
     timings::Timings,
@@ -217,6 +218,23 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         }
         Command::Get { pod } => view::get(&mut connect().await?, pod, json).await,
         Command::Status => view::status(&mut connect().await?, json).await,
+        Command::Volume(Volumes::List) => volume::list(&mut connect().await?, json).await,
+        Command::Volume(Volumes::Remove {
+            volumes,
+            orphans,
+            dry_run,
+        }) => volume::remove(&mut connect().await?, volumes, (orphans, dry_run), json).await,
+        Command::Volume(Volumes::Export { volume, output }) => {
+            volume::export(&mut connect().await?, volume, output.as_deref(), json).await
+        }
+        Command::Volume(Volumes::Import {
+            volume,
+            file,
+            replace,
+        }) => {
+            let into = (volume, replace);
+            volume::import(&mut connect().await?, into, file.as_deref(), json).await
+        }
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,
         Command::Logs {

@@ -1,6 +1,6 @@
 //! Why a step was not carried out.
 
-use super::sources;
+use super::{sources, volumes::VolumeError};
 use crate::pods::{self, NoShim};
 use std::{io, path::PathBuf};
 use tank_model::Name;
@@ -42,8 +42,8 @@ pub enum Error {
     OpenUpper(#[source] io::Error),
     #[error("open the shim's error log")]
     ShimLog(#[source] io::Error),
-    #[error("make the volume {volume}")]
-    MakeVolume { volume: Name, source: io::Error },
+    #[error("use the volume `{volume}`")]
+    ManagedVolume { volume: Name, source: VolumeError },
     #[error("use the volume `{volume}`")]
     Volume {
         volume: Name,

@@ -99,6 +99,7 @@ pub fn remove_stale(settings: &Settings) {
             }
         }
     }
+    super::volumes::sweep(settings);
 }
 
 /// Removes a directory of Tank's own that may not be there.

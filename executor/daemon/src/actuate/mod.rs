@@ -12,6 +12,7 @@ mod order;
 mod sandbox;
 pub mod sources;
 mod start;
+pub mod volumes;
 
 pub use error::Error;
 use error::NoFiles;
@@ -40,6 +41,7 @@ use tank_model::Name;
 use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim;
 use tank_sys::{cgroup::Cgroups, process::SIGCONT, route::Routes, with_causes};
+use volumes::Volumes;
 
 /// The most steps at once that do something.
 const MAX_WORKING: usize = 16;
@@ -74,6 +76,7 @@ pub struct Actuator {
     pub images: Arc<Images>,
     /// What containers get from the host.
     pub sources: Arc<Sources>,
+    pub volumes: Arc<Volumes>,
     pub events: Arc<Events>,
     pub timings: Arc<Timings>,
 }
@@ -170,6 +173,7 @@ impl Actuator {
             cgroups: Arc::clone(&self.cgroups),
             images: Arc::clone(&self.images),
             sources: Arc::clone(&self.sources),
+            volumes: Arc::clone(&self.volumes),
             timings: Arc::clone(&self.timings),
         }
     }

@@ -5,20 +5,20 @@ use super::{
     error::{TooMany, UnknownCall, UnknownNamespaces, unexpected},
     files, layers,
     sources::{Kind, Sources},
+    volumes::{Volumes, sub_path},
 };
 use crate::{pods::Shim, settings::Settings, timings::Timings};
 use std::{
     collections::BTreeSet,
-    fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
 };
 use tank_image::Images;
-use tank_model::{Digest, Name, spec};
+use tank_model::{Digest, Name, spec, units::Bytes};
 use tank_plan::{
     Step,
-    target::{self, ContainerSpec, Mount, MountSource},
+    target::{self, ContainerSpec, Folder, Mount, MountSource},
 };
 use tank_proto::shim::{
     Device, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, Seccomp, StartSpec, User, WITH_IDS,
@@ -91,6 +91,7 @@ pub struct Preparer {
     pub cgroups: Arc<Cgroups>,
     pub images: Arc<Images>,
     pub sources: Arc<Sources>,
+    pub volumes: Arc<Volumes>,
     pub timings: Arc<Timings>,
 }
 
@@ -236,29 +237,23 @@ impl Preparer {
     ) -> Result<OwnedFd, Error> {
         let own = attr::NOSUID | attr::NODEV;
         let fd = match &mount.source {
-            MountSource::Tmpfs { size, owner } => {
-                let (size, owner) = (size.0.to_string(), owner.to_string());
-                let options = [
-                    ("size", size.as_str()),
-                    ("mode", "1777"),
-                    ("uid", owner.as_str()),
-                    ("gid", owner.as_str()),
-                ];
-                mount::filesystem("tmpfs", &options, own)?
-            }
+            MountSource::Tmpfs {
+                size,
+                owner,
+                folder,
+            } => in_memory(*size, *owner, folder)?,
             MountSource::Host { path } => {
                 let fd = host_volume(&self.sources, start, path, mount)?;
                 mount::idmap(fd.as_fd(), user_namespace)?;
                 fd
             }
-            MountSource::Managed => {
-                let (pod, volume) = (start.pod.as_str(), mount.volume.as_str());
-                let path = self.settings.volume_dir(pod, volume);
-                fs::create_dir_all(&path).map_err(|source| Error::MakeVolume {
+            MountSource::Managed { folder, content } => {
+                let opened = self.volumes.open(&start.pod, mount, folder, content);
+                let opened = opened.map_err(|source| Error::ManagedVolume {
                     volume: mount.volume.clone(),
                     source,
                 })?;
-                let fd = mount::clone_tree(&path, false)?;
+                let fd = mount::clone_place(opened.as_fd(), false)?;
                 mount::idmap(fd.as_fd(), user_namespace)?;
                 fd
             }
@@ -345,5 +340,31 @@ fn host_volume(
     if !mount.read_only {
         sources.add_writable(&opened).map_err(failed)?;
     }
-    Ok(mount::clone_place(place.as_fd(), false)?)
+    let Some(sub_path) = &mount.sub_path else {
+        return Ok(mount::clone_place(place.as_fd(), false)?);
+    };
+    let opened = sub_path::open(place, sub_path, None);
+    let opened = opened.map_err(|source| Error::ManagedVolume {
+        volume: mount.volume.clone(),
+        source: source.into(),
+    })?;
+    Ok(mount::clone_place(opened.as_fd(), false)?)
+}
+
+/// A file system of its own in memory, whose ids are the host's.
+fn in_memory(size: Bytes, root: u32, folder: &Folder) -> Result<OwnedFd, Error> {
+    let Folder { owner, mode } = folder;
+    let (uid, gid) = owner.map_or((0, 0), |owner| (owner.uid, owner.gid));
+    let size = size.0.to_string();
+    let id = |id: u16| (root + u32::from(id)).to_string();
+    let (uid, gid) = (id(uid), id(gid));
+    let mode = format!("{:o}", mode.map_or(0o1777, |mode| mode.0));
+    let options = [
+        ("size", size.as_str()),
+        ("mode", mode.as_str()),
+        ("uid", uid.as_str()),
+        ("gid", gid.as_str()),
+    ];
+    let attributes = attr::NOSUID | attr::NODEV;
+    Ok(mount::filesystem("tmpfs", &options, attributes)?)
 }

@@ -119,6 +119,15 @@ impl Client {
                 self.reply(&varlink::NetworksReply { networks }, false, Vec::new())
                     .await
             }
+            Method::Volumes {} => self.volumes(&generations).await,
+            Method::RemoveVolumes(call) => self.remove_volumes(&generations, call).await,
+            Method::ExportVolume { volume } => {
+                self.export_volume(&generations, &volume, more).await
+            }
+            Method::ImportVolume { volume, replace } => {
+                let what = (volume.as_str(), replace == Some(true));
+                self.import_volume(&generations, what, more).await
+            }
             Method::Get { pod } => {
                 let _place = self.long_reply().await?;
                 let reply = get_reply(&generations, &floors.reconciler, &pod).await?;

@@ -13,6 +13,7 @@ mod registries;
 mod streams;
 mod upkeep;
 mod views;
+mod volumes;
 
 use crate::{
     events::Events, generations::Generations, pods::Pods, reconcile::Reconciler, settings::Settings,

@@ -124,6 +124,11 @@ fn wire(error: Refused) -> Error {
         Refused::InUse { uses, help } => Error::InUse { uses, help },
         Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
         Refused::NoSuchNetwork { network, nearest } => Error::NoSuchNetwork { network, nearest },
+        Refused::NoSuchVolume { volume, nearest } => Error::NoSuchVolume { volume, nearest },
+        error @ Refused::TooManyTransfers => Error::Busy {
+            message: format!("{error}: try again when some of them are over"),
+            ends: None,
+        },
         Refused::NoSuchStack { stack, nearest } => Error::NoSuchStack { stack, nearest },
         Refused::NoSuchGeneration(number) => Error::NoSuchGeneration {
             number,

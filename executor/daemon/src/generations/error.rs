@@ -29,6 +29,13 @@ pub enum Error {
         network: String,
         nearest: Option<String>,
     },
+    #[error("no such volume: `{volume}`")]
+    NoSuchVolume {
+        volume: String,
+        nearest: Option<String>,
+    },
+    #[error("too many archives of volumes are on their way")]
+    TooManyTransfers,
     #[error("no such stack: `{stack}`")]
     NoSuchStack {
         stack: String,

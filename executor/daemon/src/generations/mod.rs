@@ -25,6 +25,7 @@ mod retention;
 mod rollback;
 mod switch;
 mod uses;
+pub mod volumes;
 mod way;
 mod why;
 
@@ -37,7 +38,7 @@ pub use way::Switched;
 pub use why::{Overridden, Reason};
 
 use crate::{
-    actuate::sources::Sources,
+    actuate::{sources::Sources, volumes::Volumes},
     dirty::Dirty,
     events::Events,
     probe::Prober,
@@ -54,7 +55,7 @@ use std::{
 use tank_image::{Images, LayerProgress, Registries};
 use tank_model::{Config, Digest, Generation, Graph, Name, Outcome};
 use tank_sys::cgroup::Cgroups;
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 
 /// Where progress goes. Sending never waits and never fails. It is closed when the caller has gone.
 pub type ProgressSender = mpsc::Sender<Progress>;
@@ -105,6 +106,7 @@ pub struct Handles {
     pub graphs: Arc<Graphs>,
     pub images: Arc<Images>,
     pub sources: Arc<Sources>,
+    pub volumes: Arc<Volumes>,
     pub cgroups: Arc<Cgroups>,
     pub prober: Arc<Prober>,
     pub events: Arc<Events>,
@@ -119,6 +121,9 @@ pub struct Generations {
     graphs: Arc<Graphs>,
     images: Arc<Images>,
     sources: Arc<Sources>,
+    volumes: Arc<Volumes>,
+    /// How many archives of volumes may still begin.
+    transfers: Arc<Semaphore>,
     cgroups: Arc<Cgroups>,
     prober: Arc<Prober>,
     events: Arc<Events>,
@@ -142,6 +147,7 @@ impl Generations {
             graphs,
             images,
             sources,
+            volumes,
             cgroups,
             prober,
             events,
@@ -166,12 +172,14 @@ impl Generations {
             graphs,
             images,
             sources,
+            volumes,
             cgroups,
             prober,
             events,
             timings,
             dirty,
             reconciler,
+            transfers: Arc::new(Semaphore::new(volumes::MAX_TRANSFERS)),
             switch_lock: Mutex::new(()),
             history,
             collector: Arc::new(collector),

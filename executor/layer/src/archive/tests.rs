@@ -55,7 +55,7 @@ fn read_all(bytes: &[u8]) -> (io::Result<u64>, usize) {
     let mut most = 0;
     let mut members = 0;
     loop {
-        let next = archive.next();
+        let next = archive.advance();
         most = most.max(archive.buffer.capacity());
         match next {
             Ok(Some(_)) => members += 1,
@@ -75,13 +75,13 @@ fn a_pax_value_may_hold_any_byte() {
     let value: Vec<u8> = (0..=255).chain(*b"\n12 path=/etc/passwd\n").collect();
     let bytes = with_pax(&record("SCHILY.xattr.user.x", &value), b"file", b"content");
     let mut archive = Archive::new(bytes.as_slice());
-    let member = archive.next().expect("reads").expect("a member");
+    let member = archive.advance().expect("reads").expect("a member");
     assert_eq!((member.path.as_slice(), member.size), (&b"file"[..], 7));
     assert_eq!(member.xattrs, [(b"user.x".to_vec(), value)]);
     let mut content = String::new();
     archive.read_to_string(&mut content).expect("reads");
     assert_eq!(content, "content");
-    assert!(archive.next().expect("ends").is_none());
+    assert!(archive.advance().expect("ends").is_none());
 }
 
 #[test]
@@ -99,7 +99,9 @@ fn a_time_has_a_fraction_and_may_lie_before_1970() {
 #[test]
 fn a_size_that_is_no_number_is_refused() {
     let bytes = with_pax(&record("size", b"lots"), b"file", b"content");
-    let error = Archive::new(bytes.as_slice()).next().expect_err("refused");
+    let error = Archive::new(bytes.as_slice())
+        .advance()
+        .expect_err("refused");
     assert_eq!(error.to_string(), "its `size` is no number");
 }
 
@@ -108,7 +110,7 @@ fn names_and_records_are_refused_before_they_are_read() {
     for kind in [b'L', b'K', b'x', b'g'] {
         let head = header(kind, b"x", u64::from(MAX_METADATA) + 1);
         let mut archive = Archive::new(head.chain(io::repeat(b'a')));
-        archive.next().expect_err("refused");
+        archive.advance().expect_err("refused");
         assert!(
             archive.buffer.capacity() < 4 * BLOCK,
             "{}",
@@ -132,16 +134,16 @@ fn a_map_without_an_end_is_refused() {
     ]
     .concat();
     let mut archive = Archive::new(start.chain(io::repeat(b'1')));
-    archive.next().expect_err("refused");
+    archive.advance().expect_err("refused");
     let mut archive = Archive::new(
         start
             .chain(io::Cursor::new(b"32768\n"))
             .chain(io::repeat(b'\n')),
     );
-    archive.next().expect_err("refused");
+    archive.advance().expect_err("refused");
     let many = header(b'S', b"f", 1 << 30);
     Archive::new(many.chain(io::repeat(b'1')))
-        .next()
+        .advance()
         .expect_err("refused");
 }
 
@@ -188,7 +190,7 @@ proptest! {
         content in proptest::collection::vec(any::<u8>(), 0..2_000)) {
         let bytes = with_pax(&record(&format!("SCHILY.xattr.user.{key}"), &value), b"file", &content);
         let mut archive = Archive::new(bytes.as_slice());
-        let member = archive.next().expect("reads").expect("a member");
+        let member = archive.advance().expect("reads").expect("a member");
         prop_assert_eq!(&member.xattrs[0].1, &value);
         let mut found = Vec::new();
         archive.read_to_end(&mut found).expect("reads");

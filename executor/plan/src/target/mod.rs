@@ -5,6 +5,7 @@
 //! thousand unchanged pods builds no specification of theirs.
 //!
 //! * `process`: what a container is started with, by the rules of OCI images.
+//! * `mounts`: what it sees of its pod's volumes.
 //! * [`user`]: who a process is.
 //! * [`files`], [`resolver`]: what is written into a container.
 //! * `network`: addresses, links, the bridges. [`networks`]: which there are, and who is on them.
@@ -16,6 +17,7 @@
 
 pub mod files;
 pub mod firewall;
+mod mounts;
 pub mod names;
 mod network;
 pub mod networks;
@@ -27,14 +29,14 @@ pub mod signal;
 pub mod user;
 
 pub use firewall::Table;
+pub use mounts::{Content, Folder, Mount, MountSource};
 pub use names::Zone;
 pub use network::{Bridge, DEFAULT_MTU, PodLink, Setting, link_name};
 pub use networks::NetworkLease;
 pub use nics::{HostLink, NicError, PodNic};
 pub use pools::Pooled;
 pub use process::{
-    ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, Mount, MountSource, SandboxSpec,
-    effective_limits,
+    ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, SandboxSpec, effective_limits,
 };
 pub use resolver::Resolver;
 pub use user::{User, UserError};

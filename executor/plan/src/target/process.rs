@@ -1,7 +1,7 @@
 //! What a pod and its containers are started with: the rules that container users know from OCI
 //! images, and the policy on what a process may do.
 
-use crate::target::{ImageConfig, NulField, Target, TargetError, User, signal, user};
+use crate::target::{ImageConfig, Mount, NulField, Target, TargetError, User, signal, user};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use tank_model::{
@@ -119,36 +119,6 @@ pub struct File {
     pub mode: spec::Mode,
 }
 
-/// Something that is mounted into a container.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Mount {
-    /// A volume of its pod.
-    pub volume: Name,
-    /// Absolute, in the container.
-    pub path: String,
-    /// Whether the container may only read it.
-    pub read_only: bool,
-    /// Where its content comes from.
-    pub source: MountSource,
-}
-
-/// What a mount shows.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the fields are described with their variants")]
-pub enum MountSource {
-    /// Memory of at most `size` bytes, which everybody in the pod may write.
-    Tmpfs {
-        size: Bytes,
-        /// The host's id of its owner and group.
-        owner: u32,
-    },
-    /// A directory of the host, by its absolute path.
-    Host { path: String },
-    /// What Tank keeps for this volume of the pod.
-    Managed,
-}
-
 /// A device of the host that a container sees.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Device {
@@ -254,37 +224,6 @@ impl Target<'_> {
         files
             .map(|(path, declared)| (path, file(declared)))
             .collect()
-    }
-
-    fn mounts(
-        &self,
-        pod: &Name,
-        node: &ContainerNode,
-        id_base: u32,
-    ) -> Result<Vec<Mount>, TargetError> {
-        let mut mounts = Vec::new();
-        for at in node.mounts.values() {
-            let volume = self.graph.volume(pod, &at.volume);
-            let volume = volume.ok_or_else(|| TargetError::NoVolume {
-                volume: at.volume.clone(),
-            })?;
-            let source = match (volume.tmpfs, &volume.host) {
-                (Some(size), _) => MountSource::Tmpfs {
-                    size,
-                    owner: id_base,
-                },
-                (None, Some(path)) => MountSource::Host { path: path.clone() },
-                (None, None) => MountSource::Managed,
-            };
-            mounts.push(Mount {
-                volume: at.volume.clone(),
-                path: at.path.clone(),
-                read_only: at.read_only,
-                source,
-            });
-        }
-        mounts.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(mounts)
     }
 }
 

@@ -26,6 +26,15 @@ pub enum Error {
         /// A network with a similar name.
         nearest: Option<String>,
     },
+    /// No volume of that name is kept.
+    #[error("no such volume: `{volume}`")]
+    #[serde(rename = "io.tank.Executor.NoSuchVolume")]
+    NoSuchVolume {
+        /// The name that was asked for.
+        volume: String,
+        /// A volume with a similar name.
+        nearest: Option<String>,
+    },
     /// No pod of that stack is declared, or was.
     #[error("no such stack: `{stack}`")]
     #[serde(rename = "io.tank.Executor.NoSuchStack")]
@@ -203,6 +212,10 @@ impl Error {
                 nearest: Some(nearest),
                 ..
             }
+            | Self::NoSuchVolume {
+                nearest: Some(nearest),
+                ..
+            }
             | Self::NoSuchStack {
                 nearest: Some(nearest),
                 ..
@@ -212,6 +225,9 @@ impl Error {
             }
             Self::NoSuchNetwork { nearest: None, .. } => {
                 Some("`tank list networks` shows the networks there are".to_owned())
+            }
+            Self::NoSuchVolume { nearest: None, .. } => {
+                Some("`tank volume list` shows the volumes there are".to_owned())
             }
             Self::NoSuchStack { nearest: None, .. } => Some(
                 "`tank list` shows the pods there are, each with its stack before the `:`"

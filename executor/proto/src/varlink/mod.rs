@@ -17,7 +17,7 @@ pub use replies::{
     Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
     LogoutReply, LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod,
     PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
-    WhyReply,
+    TransferReply, Volume, VolumesReply, WhyReply,
 };
 pub use upkeep::{
     CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply, Leftover,
@@ -95,6 +95,26 @@ pub enum Method {
     /// Every network, and who is on it.
     #[serde(rename = "io.tank.Executor.Networks")]
     Networks {},
+    /// Every volume that is kept.
+    #[serde(rename = "io.tank.Executor.Volumes")]
+    Volumes {},
+    /// Removes volumes.
+    #[serde(rename = "io.tank.Executor.RemoveVolumes")]
+    RemoveVolumes(RemoveVolumesCall),
+    /// A volume as an archive.
+    #[serde(rename = "io.tank.Executor.ExportVolume")]
+    ExportVolume {
+        /// Its name, `pod/volume`.
+        volume: String,
+    },
+    /// An archive as a volume.
+    #[serde(rename = "io.tank.Executor.ImportVolume")]
+    ImportVolume {
+        /// Its name, `pod/volume`.
+        volume: String,
+        /// Whether what is in it goes.
+        replace: Option<bool>,
+    },
     /// One pod and its configuration.
     #[serde(rename = "io.tank.Executor.Get")]
     Get {
@@ -193,7 +213,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 23] = [
+pub const METHODS: [&str; 27] = [
     "Status",
     "Diff",
     "Switch",
@@ -204,6 +224,10 @@ pub const METHODS: [&str; 23] = [
     "GenerationDiff",
     "List",
     "Networks",
+    "Volumes",
+    "RemoveVolumes",
+    "ExportVolume",
+    "ImportVolume",
     "Get",
     "Exec",
     "Attach",
@@ -294,6 +318,18 @@ pub struct StackSource {
     pub base_dir: String,
     /// The absolute paths of the files that were named.
     pub files: Vec<String>,
+}
+
+/// What [`Method::RemoveVolumes`] takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct RemoveVolumesCall {
+    /// Their names, `pod/volume`.
+    pub volumes: Option<Vec<String>>,
+    /// All that no generation declares.
+    pub orphans: Option<bool>,
+    /// Remove nothing.
+    pub dry_run: Option<bool>,
 }
 
 /// What [`Method::Exec`] takes.

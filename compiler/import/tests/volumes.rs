@@ -1,0 +1,110 @@
+//! Volumes of others: what they begin with, whose they are, and directories inside of them.
+
+use tank_compiler::schema;
+use tank_import as import;
+
+/// What a file of this name becomes, and its notes: each field and why.
+fn imported(name: &str, text: &str) -> (String, Vec<String>) {
+    several(&[(name, text)])
+}
+
+fn several(files: &[(&str, &str)]) -> (String, Vec<String>) {
+    let dir =
+        std::env::temp_dir().join(format!("tank-import-{}-{}", std::process::id(), files[0].0));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let paths: Vec<_> = files
+        .iter()
+        .map(|(name, text)| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).expect("written");
+            path
+        })
+        .collect();
+    let made = import::import(&paths, None, schema(), None).expect("imports");
+    std::fs::remove_dir_all(&dir).expect("removed");
+    let notes = made.notes.iter().map(|note| format!("{note:?}"));
+    (made.nickel, notes.collect())
+}
+
+#[track_caller]
+fn has(nickel: &str, parts: &[&str]) {
+    let flat: String = nickel.split_whitespace().collect();
+    for part in parts {
+        let part: String = part.split_whitespace().collect();
+        assert!(flat.contains(&part), "{part}\n{nickel}");
+    }
+}
+
+#[test]
+fn compose() {
+    let text = r"
+services:
+  db:
+    image: db
+    volumes:
+      - cache:/cache:nocopy
+      - { type: volume, source: data, target: /data, volume: { nocopy: true, subpath: ./a/b/ } }
+      - { type: volume, source: files, target: /files, volume: { subpath: ../out } }
+      - { type: tmpfs, target: /scratch, tmpfs: { size: 1048576, mode: 0o1770 } }
+    tmpfs: /run:uid=7,gid=8,mode=0750
+volumes: { cache: {}, data: {}, files: {} }
+";
+    let (nickel, notes) = imported("one.compose.yaml", text);
+    has(
+        &nickel,
+        &[
+            r#"cache.no_copy = true"#,
+            r#"data.no_copy = true"#,
+            r#"sub_path = "a/b""#,
+            r#"mode = "1770""#,
+            r#"owner = "7:8""#,
+            r#"mode = "0750""#,
+        ],
+    );
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0].contains("volume.subpath") && notes[0].contains("../out"),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn kubernetes() {
+    let text = r"
+apiVersion: v1
+kind: Pod
+metadata: { name: db }
+spec:
+  volumes:
+    - { name: data, emptyDir: {} }
+    - { name: files, hostPath: { path: /srv/files } }
+    - { name: fast, emptyDir: { medium: Memory } }
+  containers:
+    - name: db
+      image: db
+      volumeMounts:
+        - { name: data, mountPath: /data, subPath: db/data }
+        - { name: files, mountPath: /files, subPath: in }
+        - { name: fast, mountPath: /fast, subPath: nope }
+";
+    let (nickel, notes) = imported("two.pod.yaml", text);
+    has(&nickel, &[r#"sub_path = "db/data""#, r#"sub_path = "in""#]);
+    assert_eq!(nickel.matches("sub_path").count(), 2, "{nickel}");
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains("subPath"), "{notes:?}");
+}
+
+#[test]
+fn quadlet() {
+    let (nickel, notes) = several(&[
+        (
+            "db.container",
+            "[Container]\nImage=db\nVolume=data.volume:/data\nVolume=other.volume:/other:nocopy\n",
+        ),
+        ("data.volume", "[Volume]\nUser=999\nGroup=998\nCopy=false\n"),
+        ("other.volume", "[Volume]\nUser=somebody\n"),
+    ]);
+    has(&nickel, &[r#"owner = "999:998""#, "no_copy = true"]);
+    assert_eq!(nickel.matches("no_copy").count(), 2, "{nickel}");
+    assert!(notes.iter().any(|note| note.contains("User")), "{notes:?}");
+}

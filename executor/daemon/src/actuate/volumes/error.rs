@@ -1,0 +1,31 @@
+//! Why a volume can't be had.
+
+use std::io;
+
+/// Why a volume can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Kernel(#[from] tank_sys::Error),
+    #[error(transparent)]
+    Content(#[from] tank_image::Error),
+    #[error(transparent)]
+    SubPath(#[from] SubPathError),
+}
+
+/// Why a directory inside of a volume can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SubPathError {
+    #[error("its `{0}` is a link, and none is followed")]
+    Link(String),
+    #[error("its `{0}` is no directory")]
+    NoDirectory(String),
+    #[error("it has no `{0}`")]
+    Missing(String),
+    #[error("its `{0}` is another file system")]
+    Elsewhere(String),
+    #[error("open its `{path}`")]
+    Open { path: String, source: io::Error },
+}

@@ -1,0 +1,263 @@
+//! What there is of volumes on this host: found, measured, shown, replaced and removed.
+
+use super::{Places, Turn, VolumeError, Volumes, open_dir, remove, root, sync_parent};
+use crate::{faults, settings::Settings};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use std::{
+    fs,
+    io::{self, Read},
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tank_model::Name;
+use tank_sys::mount::{self, attr};
+
+/// The longest that one volume is measured, and the most entries and levels of it.
+const MEASURE_LIMIT: Duration = Duration::from_secs(5);
+const MAX_MEASURED: u64 = 1_000_000;
+const MAX_LEVELS: usize = 256;
+
+/// The most bytes of what the kernel says of a process's mounts.
+const MAX_MOUNTS: u64 = 4 << 20;
+
+/// What a volume takes of the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Size {
+    pub bytes: u64,
+    /// It is that at least: there is too much to be measured.
+    pub at_least: bool,
+}
+
+impl Volumes {
+    /// Every volume that is kept, by pod and name. Blocking.
+    ///
+    /// # Errors
+    /// What reading the folder gives.
+    pub fn kept(&self) -> io::Result<Vec<(Name, Name)>> {
+        let mut kept = Vec::new();
+        for pod in pods(&root(&self.settings))? {
+            for entry in fs::read_dir(root(&self.settings).join(pod.as_str()))? {
+                let name = entry?.file_name();
+                kept.extend(
+                    name.to_str()
+                        .and_then(|name| Name::new(name).ok())
+                        .map(|volume| (pod.clone(), volume)),
+                );
+            }
+        }
+        kept.sort();
+        Ok(kept)
+    }
+
+    /// What a volume takes of the disk; a file with several names counts once at most. Blocking.
+    ///
+    /// # Errors
+    /// When it can't be mounted to be looked at.
+    pub fn measure(&self, places: &Places) -> Result<Size, VolumeError> {
+        let deadline = Instant::now() + MEASURE_LIMIT;
+        let top = self.show(places)?;
+        let mut size = Size::default();
+        let mut count = 0;
+        let mut levels = vec![(Dir::read_from(&top).map_err(io::Error::from)?, top)];
+        while let depth @ 1.. = levels.len()
+            && let Some((entries, dir)) = levels.last_mut()
+        {
+            let Some(Ok(entry)) = entries.read() else {
+                levels.pop();
+                continue;
+            };
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            count += 1;
+            if count > MAX_MEASURED || Instant::now() > deadline {
+                size.at_least = true;
+                break;
+            }
+            let Ok(stat) = rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
+            let names = if is_dir { 1 } else { stat.st_nlink.max(1) };
+            size.bytes += stat.st_blocks as u64 * 512 / names;
+            if !is_dir {
+                continue;
+            }
+            if depth >= MAX_LEVELS {
+                size.at_least = true;
+                continue;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if let Ok(below) = rustix::fs::openat(&*dir, name, flags, Mode::empty())
+                && let Ok(entries) = Dir::read_from(&below)
+            {
+                levels.push((entries, below));
+            }
+        }
+        Ok(size)
+    }
+
+    /// A mount of a volume through which nothing can be written, no link followed and no device
+    /// opened, of which nobody else knows: its top directory. Blocking.
+    ///
+    /// # Errors
+    /// When there is no such volume, or what the kernel gives.
+    pub fn show(&self, places: &Places) -> Result<OwnedFd, VolumeError> {
+        let dir = open_dir(&places.volume)?;
+        let shown = mount::clone_place(dir.as_fd(), false)?;
+        let attributes =
+            attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+        mount::restrict(shown.as_fd(), attributes, false)?;
+        Ok(mount::open_root(&shown)?)
+    }
+
+    /// Whether the volume's directory is still the one that is shown. Blocking.
+    pub fn is_shown(&self, places: &Places, shown: &OwnedFd) -> bool {
+        let id = |dir: &OwnedFd| {
+            let stat = rustix::fs::fstat(dir).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        open_dir(&places.volume).is_ok_and(|now| id(&now).is_some() && id(&now) == id(shown))
+    }
+
+    /// Removes a volume: none is there at once, and then its files go. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn remove(&self, places: &Places) -> Result<(), VolumeError> {
+        let turn = self.turn(places);
+        remove(&places.gone)?;
+        fs::rename(&places.volume, &places.gone)?;
+        for left in [&places.new, &places.whole] {
+            remove(left)?;
+        }
+        for mark in [&places.filled, &places.used] {
+            match fs::remove_file(mark) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        sync_parent(&places.volume)?;
+        drop(turn);
+        faults::boundary("a volume is out of the way");
+        remove(&places.gone)?;
+        // It is the last one of a pod.
+        let _ = fs::remove_dir(places.volume.parent().unwrap_or(Path::new("/")));
+        Ok(())
+    }
+
+    /// Makes an empty directory for what will be a volume, which is the caller's for as long as the
+    /// turn is. None: somebody else imports it. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn begin_import(&self, places: &Places) -> Result<Option<(OwnedFd, Turn)>, VolumeError> {
+        let Some(turn) = self.imports.try_take(&places.import) else {
+            return Ok(None);
+        };
+        Ok(Some((super::make_at(&places.import)?, turn)))
+    }
+
+    /// Puts what was imported in the volume's place, or lets go of it. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn end_import(&self, places: &Places, take: bool) -> Result<(), VolumeError> {
+        if take {
+            let turn = self.turn(places);
+            let import = open_dir(&places.import)?;
+            rustix::fs::syncfs(&import).map_err(io::Error::from)?;
+            faults::boundary("what is imported is written");
+            for left in [&places.new, &places.whole] {
+                remove(left)?;
+            }
+            fs::File::create(&places.filled)?;
+            let flags = match places.volume.exists() {
+                true => RenameFlags::EXCHANGE,
+                false => RenameFlags::NOREPLACE,
+            };
+            let here = rustix::fs::CWD;
+            rustix::fs::renameat_with(here, &places.import, here, &places.volume, flags)
+                .map_err(io::Error::from)?;
+            sync_parent(&places.volume)?;
+            drop(turn);
+            faults::boundary("what is imported is in its place");
+        }
+        // By now it is what was there before.
+        Ok(remove(&places.import)?)
+    }
+
+    /// Whether a volume is there and has something in it. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn has_content(&self, places: &Places) -> Result<bool, VolumeError> {
+        match open_dir(&places.volume) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            dir => Ok(!super::is_empty(&dir?)?),
+        }
+    }
+}
+
+/// The pods that have a folder below that of the volumes.
+fn pods(root: &Path) -> io::Result<Vec<Name>> {
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut pods = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        pods.extend(name.to_str().and_then(|name| Name::of_pod(name).ok()));
+    }
+    Ok(pods)
+}
+
+/// Removes what imports and removals of an earlier daemon have left half done. Before anything is
+/// started.
+pub fn sweep(settings: &Settings) {
+    let root = root(settings);
+    for pod in pods(&root).unwrap_or_default() {
+        let dir = root.join(pod.as_str());
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let is_half = name.ends_with(".import") || name.ends_with(".gone");
+            if !name.starts_with('.') || !is_half {
+                continue;
+            }
+            if let Err(error) = remove(&entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "half a volume stays");
+            }
+        }
+    }
+}
+
+/// When a container that mounts it was started last, in milliseconds since the epoch. Blocking.
+pub fn used(places: &Places) -> Option<u64> {
+    let modified = fs::metadata(&places.used).ok()?.modified().ok()?;
+    let since = modified.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
+}
+
+/// Notes that a container that mounts it is about to start.
+pub(super) fn note_use(places: &Places) -> io::Result<()> {
+    let mark = fs::File::create(&places.used)?;
+    mark.set_modified(SystemTime::now())
+}
+
+/// Whether a process has the volume mounted, as the kernel says. One that is gone has nothing.
+/// Blocking.
+pub fn is_mounted(pid: i32, pod: &Name, volume: &Name) -> bool {
+    let mut text = String::new();
+    let read = fs::File::open(format!("/proc/{pid}/mountinfo"))
+        .and_then(|file| file.take(MAX_MOUNTS).read_to_string(&mut text));
+    // Names have no character that the kernel would write otherwise.
+    let place = format!("/volumes/{pod}/{volume}");
+    let inside = format!("{place}/");
+    // proc(5): the fourth field is the root of the mount in its file system.
+    let roots = text.lines().filter_map(|line| line.split(' ').nth(3));
+    read.is_ok() && { roots }.any(|root| root.ends_with(&place) || root.contains(&inside))
+}

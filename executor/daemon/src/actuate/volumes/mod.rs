@@ -1,0 +1,296 @@
+//! Managed volumes: the directories that Tank keeps for pods, below `volumes/` of the state folder.
+//!
+//! On disk, ids are those of the container: a mount shows them through the pod's id map. Below
+//! `volumes/POD/` there is, for each volume (no name of one begins with a dot):
+//!
+//! | name | what it is |
+//! |---|---|
+//! | `VOLUME` | the volume |
+//! | `.VOLUME.new` | what it will be, half done: removed when its turn comes |
+//! | `.VOLUME.whole` | what it will be, whole on the disk: put in its place when its turn comes |
+//! | `.VOLUME.filled` | that the image's content was put into it, or an archive's |
+//! | `.VOLUME.used` | when a container with it was started last: its time |
+//! | `.VOLUME.import`, `.VOLUME.gone` | half of what is imported, or removed: swept at the start |
+//!
+//! So whatever ends the daemon, no container starts with half of what an image has. *Never*: looks a
+//! path up in what a container may write, but for a `sub_path`: beneath the volume's descriptor, a
+//! name at a time, through no link and onto no other file system.
+
+mod error;
+mod kept;
+mod outlet;
+pub(super) mod sub_path;
+mod turns;
+
+pub use error::{SubPathError, VolumeError};
+pub(super) use kept::sweep;
+pub use kept::{Size, is_mounted, used};
+pub use outlet::Outlet;
+pub use turns::Turn;
+use turns::Turns;
+
+use crate::{faults, settings::Settings};
+use rustix::{
+    fs::{Dir, Gid, Mode, OFlags, RenameFlags, Uid},
+    io::Errno,
+};
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tank_image::{Budget, Images};
+use tank_model::Name;
+use tank_plan::target::{Content, Folder, Mount};
+
+/// The mode of a volume's directory that nobody has set.
+const DEFAULT_MODE: u32 = 0o755;
+
+/// The volumes of a host.
+pub struct Volumes {
+    settings: Arc<Settings>,
+    images: Arc<Images>,
+    turns: Turns,
+    /// Those that an archive is being read for.
+    imports: Turns,
+}
+
+/// Where the parts of one volume are.
+pub struct Places {
+    volume: PathBuf,
+    new: PathBuf,
+    whole: PathBuf,
+    filled: PathBuf,
+    used: PathBuf,
+    import: PathBuf,
+    gone: PathBuf,
+}
+
+/// The folder that all of them are in.
+fn root(settings: &Settings) -> PathBuf {
+    settings.state_dir.join("volumes")
+}
+
+impl Volumes {
+    pub fn new(settings: Arc<Settings>, images: Arc<Images>) -> Self {
+        Self {
+            settings,
+            images,
+            turns: Turns::default(),
+            imports: Turns::default(),
+        }
+    }
+
+    pub fn places(&self, pod: &str, volume: &str) -> Places {
+        let dir = self.settings.volume_dir(pod, volume);
+        let beside = |end: &str| dir.with_file_name(format!(".{volume}.{end}"));
+        Places {
+            new: beside("new"),
+            whole: beside("whole"),
+            filled: beside("filled"),
+            used: beside("used"),
+            import: beside("import"),
+            gone: beside("gone"),
+            volume: dir,
+        }
+    }
+
+    /// Waits until nobody else changes where the volume is.
+    fn turn(&self, places: &Places) -> Turn {
+        self.turns.take(&places.volume)
+    }
+
+    /// Opens what a mount shows of a managed volume, made if it is missing. Blocking: it may copy
+    /// what an image has.
+    ///
+    /// # Errors
+    /// What of it can't be had.
+    pub fn open(
+        &self,
+        pod: &Name,
+        mount: &Mount,
+        folder: &Folder,
+        content: &[Content],
+    ) -> Result<OwnedFd, VolumeError> {
+        let places = self.places(pod.as_str(), mount.volume.as_str());
+        let turn = self.turn(&places);
+        let volume = self.ensure(&places, folder, content)?;
+        kept::note_use(&places)?;
+        drop(turn);
+        match &mount.sub_path {
+            None => Ok(volume),
+            Some(path) => Ok(sub_path::open(volume, path, Some(folder))?),
+        }
+    }
+
+    fn ensure(
+        &self,
+        places: &Places,
+        folder: &Folder,
+        content: &[Content],
+    ) -> Result<OwnedFd, VolumeError> {
+        make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
+        adopt(places)?;
+        let found = open_dir(&places.volume);
+        let begins = match &found {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(dir) => !content.is_empty() && !places.filled.exists() && is_untouched(dir)?,
+        };
+        if begins {
+            match self.begin(places, content) {
+                Ok(has) if has || found.is_err() => {
+                    finish(places)?;
+                    adopt(places)?;
+                }
+                other => {
+                    // What was copied by then may be much.
+                    remove(&places.new)?;
+                    other?;
+                }
+            }
+        }
+        let volume = open_dir(&places.volume)?;
+        set(&volume, folder)?;
+        Ok(volume)
+    }
+
+    /// Makes what a volume begins with, beside it; whether an image has a directory there.
+    fn begin(&self, places: &Places, content: &[Content]) -> Result<bool, VolumeError> {
+        let new = make_at(&places.new)?;
+        let budget = Budget::new(&self.settings.state_dir);
+        let copy = |content: &Content| {
+            self.images
+                .copy_out(content.image, &content.path, new.as_fd(), &budget)
+        };
+        let mut empty = None;
+        for one in content {
+            match copy(one)? {
+                None => {}
+                Some(0) => empty = empty.or(Some(one)),
+                Some(_) => return Ok(true),
+            }
+        }
+        // Nothing is in any of them: the owner and the mode are those of the first.
+        let Some(first) = empty else { return Ok(false) };
+        copy(first)?;
+        Ok(true)
+    }
+}
+
+/// Makes an empty directory beside a volume, for what is to become it.
+fn make_at(path: &Path) -> Result<OwnedFd, VolumeError> {
+    make_private(path.parent().unwrap_or(Path::new("/")))?;
+    remove(path)?;
+    fs::DirBuilder::new().mode(0o700).create(path)?;
+    let new = open_dir(path)?;
+    rustix::fs::fchmod(&new, Mode::from_raw_mode(DEFAULT_MODE)).map_err(io::Error::from)?;
+    Ok(new)
+}
+
+/// Has what was made beside a volume be whole, also after a power cut.
+fn finish(places: &Places) -> Result<(), VolumeError> {
+    let new = open_dir(&places.new)?;
+    rustix::fs::syncfs(&new).map_err(io::Error::from)?;
+    faults::boundary("what a volume begins with is written");
+    fs::rename(&places.new, &places.whole)?;
+    sync_parent(&places.whole)?;
+    faults::boundary("what a volume begins with is whole");
+    Ok(())
+}
+
+/// Puts what is whole in the volume's place, also where a daemon before this one had begun that. A
+/// volume that is there stays the directory it is, since a container may have it mounted, and keeps
+/// what it has.
+fn adopt(places: &Places) -> Result<(), VolumeError> {
+    let whole = match open_dir(&places.whole) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        whole => whole?,
+    };
+    if !is_empty(&whole)? {
+        fs::File::create(&places.filled)?;
+    }
+    let volume = match open_dir(&places.volume) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::rename(&places.whole, &places.volume)?;
+            return Ok(sync_parent(&places.volume)?);
+        }
+        volume => volume?,
+    };
+    for entry in Dir::read_from(&whole).map_err(io::Error::from)? {
+        let entry = entry.map_err(io::Error::from)?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let keep = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(&whole, name, &volume, name, keep) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        faults::boundary("an entry of a volume is in its place");
+    }
+    let stat = rustix::fs::fstat(&whole).map_err(io::Error::from)?;
+    own(&volume, (stat.st_uid, stat.st_gid))?;
+    rustix::fs::fchmod(&volume, Mode::from_raw_mode(stat.st_mode & 0o3777))
+        .map_err(io::Error::from)?;
+    rustix::fs::syncfs(&volume).map_err(io::Error::from)?;
+    Ok(remove(&places.whole)?)
+}
+
+/// Gives a directory what is declared of it.
+pub(super) fn set(dir: &OwnedFd, folder: &Folder) -> io::Result<()> {
+    if let Some(owner) = folder.owner {
+        own(dir, (owner.uid.into(), owner.gid.into()))?;
+    }
+    if let Some(mode) = folder.mode {
+        rustix::fs::fchmod(dir, Mode::from_raw_mode(mode.0))?;
+    }
+    Ok(())
+}
+
+fn own(dir: &OwnedFd, (user, group): (u32, u32)) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    Ok(rustix::fs::fchown(dir, Some(user), Some(group))?)
+}
+
+/// Whether nobody has put anything into a volume or changed it since Tank made it.
+fn is_untouched(dir: &OwnedFd) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(dir)?;
+    let is_default = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (0, 0, DEFAULT_MODE);
+    Ok(is_default && is_empty(dir)?)
+}
+
+fn is_empty(dir: &OwnedFd) -> io::Result<bool> {
+    for entry in Dir::read_from(dir)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Opens a directory of Tank's own.
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// The folder that a pod's volumes are in.
+fn make_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    super::layers::remove_dir(path)
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    fs::File::open(path.parent().unwrap_or(path))?.sync_all()
+}

@@ -1,0 +1,116 @@
+//! Volumes over the socket. An archive goes through a pipe that this daemon makes: nothing is ever
+//! written to, or read from, a descriptor of the client's.
+
+use super::{
+    client::Client,
+    refusal::{Refusal, internal},
+    streams::while_connected,
+};
+use crate::generations::{
+    Generations,
+    volumes::{Doomed, Volume},
+};
+use serde_json::json;
+use std::sync::Arc;
+use tank_proto::varlink::{self, Error, RemoveVolumesCall, TransferReply, VolumesReply};
+
+impl Client {
+    /// Every volume that is kept.
+    pub(super) async fn volumes(&mut self, generations: &Arc<Generations>) -> Result<(), Refusal> {
+        let list = async { Ok(generations.volumes().await?) };
+        let list = while_connected(&self.stream, list).await?;
+        self.reply(&reply(list), false, Vec::new()).await
+    }
+
+    /// Removes volumes. Once begun it goes on, whether the client stays or not.
+    pub(super) async fn remove_volumes(
+        &mut self,
+        generations: &Arc<Generations>,
+        call: RemoveVolumesCall,
+    ) -> Result<(), Refusal> {
+        let doomed = match (call.volumes, call.orphans == Some(true)) {
+            (None, true) => Doomed::Orphans,
+            (Some(names), false) if !names.is_empty() => Doomed::Named(names),
+            _ => {
+                let problem = "name volumes, or say `orphans`, and not both";
+                return Err(Error::invalid(vec![problem.to_owned()]).into());
+            }
+        };
+        let (generations, dry_run) = (Arc::clone(generations), call.dry_run == Some(true));
+        let work = async move { generations.remove_volumes(doomed, dry_run).await };
+        let removed = tokio::spawn(work).await;
+        let removed = removed.map_err(|e| internal("remove volumes", e))??;
+        self.reply(&reply(removed), false, Vec::new()).await
+    }
+
+    /// Writes a volume into a pipe that the first reply comes with; the last says that all was written.
+    pub(super) async fn export_volume(
+        &mut self,
+        generations: &Arc<Generations>,
+        volume: &str,
+        more: bool,
+    ) -> Result<(), Refusal> {
+        expect_more(more)?;
+        let exported = generations.export(volume).await?;
+        let (read, write) = pipe()?;
+        self.reply(&TransferReply::default(), true, vec![read])
+            .await?;
+        let work = tokio::task::spawn_blocking(move || exported.write(write));
+        let work = async {
+            work.await
+                .map_err(|e| internal("export a volume", e).into())
+        };
+        let tally = while_connected(&self.stream, work).await??;
+        let reply = TransferReply {
+            entries: Some(tally.entries),
+            bytes: Some(tally.bytes),
+        };
+        self.reply(&reply, false, Vec::new()).await
+    }
+
+    /// Makes a volume of what comes out of a pipe, whose other end the first reply comes with.
+    pub(super) async fn import_volume(
+        &mut self,
+        generations: &Arc<Generations>,
+        (volume, replace): (&str, bool),
+        more: bool,
+    ) -> Result<(), Refusal> {
+        expect_more(more)?;
+        let (read, write) = pipe()?;
+        self.reply(&TransferReply::default(), true, vec![write])
+            .await?;
+        let work = async { Ok(generations.import(volume, replace, read).await?) };
+        let entries = while_connected(&self.stream, work).await?;
+        let reply = TransferReply {
+            entries: Some(entries),
+            bytes: None,
+        };
+        self.reply(&reply, false, Vec::new()).await
+    }
+}
+
+fn expect_more(more: bool) -> Result<(), Refusal> {
+    match more {
+        true => Ok(()),
+        false => Err(Refusal::Service("ExpectedMore", json!({}))),
+    }
+}
+
+fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Refusal> {
+    tank_sys::namespace::pipe().map_err(|e| internal("make a pipe", e).into())
+}
+
+fn reply(volumes: Vec<Volume>) -> VolumesReply {
+    let view = |volume: Volume| varlink::Volume {
+        name: format!("{}/{}", volume.pod, volume.volume),
+        bytes: volume.size.bytes,
+        at_least: volume.size.at_least,
+        declared: volume.declared,
+        generations: volume.generations,
+        mounted: volume.mounted,
+        used: volume.used,
+    };
+    VolumesReply {
+        volumes: volumes.into_iter().map(view).collect(),
+    }
+}

@@ -1,0 +1,335 @@
+//! A tree that somebody writes to, as a tar archive (pax(1), "pax Interchange Format").
+//!
+//! What is read is a mount of Tank's own that shows the tree: read-only, through which no link is
+//! followed and no device is opened, with nothing mounted below it. Directories are entered beneath
+//! the one they are in, by their names. Whoever writes to the tree meanwhile can have the archive hold
+//! what the tree never was as a whole, and nothing else; a file that gets shorter ends in zeros.
+//! Devices and sockets are left out, and the set-user-id and set-group-id bits of files: the ids in it
+//! are those of a container, and somebody may unpack it as the host's root.
+
+use crate::{
+    copy::{MAX_LINK_BYTES, NO_LINK, open_dir},
+    error::Attempt,
+};
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat},
+    io::Errno,
+};
+use std::{
+    collections::HashMap,
+    ffi::CStr,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+use tank_layer::budget::Budget;
+use tar_core::{EntryType, SparseEntry, builder::EntryBuilder};
+
+/// The deepest tree and the longest path: what an archive of may be unpacked again.
+const MAX_LEVELS: usize = 256;
+const MAX_PATH: usize = 4_000;
+
+/// The most pieces of a file with holes. One with more is written as a whole.
+const MAX_PIECES: usize = 10_000;
+
+/// The most bytes of a file with holes that are none: what the field of the size holds.
+const MAX_SPARSE: u64 = 4 << 30;
+
+const BLOCK: u64 = 512;
+const PIECE: usize = 128 << 10;
+
+/// What an archive has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Exported {
+    /// Files, directories and links, the top not counted.
+    pub entries: u64,
+    /// Bytes of files, holes counted in.
+    pub bytes: u64,
+}
+
+/// Writes what is in the directory `from`, and that itself, into `out`. Blocking.
+///
+/// # Errors
+/// What the kernel gives, or the budget refuses, or `out`.
+pub fn export(
+    from: BorrowedFd<'_>,
+    out: &mut dyn Write,
+    budget: &Budget,
+) -> Result<Exported, crate::Error> {
+    let mut export = Export {
+        out,
+        budget,
+        links: HashMap::new(),
+        link_bytes: 0,
+        exported: Exported::default(),
+        buffer: vec![0; PIECE],
+    };
+    let what = || "write an archive".to_owned();
+    export.tree(from).attempt(what)?;
+    Ok(export.exported)
+}
+
+struct Export<'e> {
+    out: &'e mut dyn Write,
+    budget: &'e Budget,
+    links: HashMap<(u64, u64), Vec<u8>>,
+    link_bytes: usize,
+    exported: Exported,
+    buffer: Vec<u8>,
+}
+
+struct Level {
+    dir: OwnedFd,
+    entries: Dir,
+    path: Vec<u8>,
+}
+
+impl Level {
+    fn new(dir: OwnedFd, path: Vec<u8>) -> io::Result<Self> {
+        let entries = Dir::read_from(&dir)?;
+        Ok(Self { dir, entries, path })
+    }
+}
+
+impl Export<'_> {
+    fn tree(&mut self, from: BorrowedFd<'_>) -> io::Result<()> {
+        let top = open_dir(from, c".")?;
+        self.directory(&top, b"./")?;
+        let mut levels = vec![Level::new(top, Vec::new())?];
+        while let Some(level) = levels.last_mut() {
+            let Some(entry) = level.entries.read() else {
+                levels.pop();
+                continue;
+            };
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let mut path = level.path.clone();
+            path.extend(name.to_bytes());
+            if path.len() > MAX_PATH {
+                return Err(io::Error::other("a path in it has more than 4000 bytes"));
+            }
+            if let Some(below) = self.entry(&level.dir, name, path)? {
+                if levels.len() > MAX_LEVELS {
+                    return Err(io::Error::other("it has more than 256 levels"));
+                }
+                levels.push(below);
+            }
+        }
+        // The end of an archive is two blocks of zeros.
+        self.out.write_all(&[0; 2 * BLOCK as usize])?;
+        self.out.flush()
+    }
+
+    /// Writes one entry; a directory is what to go on with.
+    fn entry(
+        &mut self,
+        dir: &OwnedFd,
+        name: &CStr,
+        mut path: Vec<u8>,
+    ) -> io::Result<Option<Level>> {
+        self.budget.entry()?;
+        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            // Removed meanwhile.
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat?,
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let below = match open_dir(dir.as_fd(), name) {
+                    Err(error) if was_replaced(&error) => return Ok(None),
+                    below => below?,
+                };
+                path.push(b'/');
+                self.directory(&below, &path)?;
+                self.exported.entries += 1;
+                return Level::new(below, path).map(Some);
+            }
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | NO_LINK;
+                let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+                    Err(error) if was_replaced(&error.into()) => return Ok(None),
+                    file => file?,
+                };
+                // It may be another one by now.
+                let stat = rustix::fs::fstat(&file)?;
+                if !FileType::from_raw_mode(stat.st_mode).is_file() {
+                    return Ok(None);
+                }
+                self.file(&file, &stat, path)?;
+            }
+            FileType::Symlink => {
+                let Ok(target) = rustix::fs::readlinkat(dir, name, Vec::new()) else {
+                    return Ok(None);
+                };
+                let mut entry = head(EntryType::Symlink, &path, &stat, 0o777)?;
+                entry.link_name(target.as_bytes());
+                self.write(&mut entry)?;
+            }
+            FileType::Fifo => self.write(&mut head(EntryType::Fifo, &path, &stat, 0o1777)?)?,
+            _ => return Ok(None),
+        }
+        self.exported.entries += 1;
+        Ok(None)
+    }
+
+    fn directory(&mut self, dir: &OwnedFd, path: &[u8]) -> io::Result<()> {
+        let stat = rustix::fs::fstat(dir)?;
+        let mut entry = head(EntryType::Directory, path, &stat, 0o3777)?;
+        attributes(dir, &mut entry)?;
+        self.write(&mut entry)
+    }
+
+    fn file(&mut self, file: &OwnedFd, stat: &Stat, path: Vec<u8>) -> io::Result<()> {
+        if stat.st_nlink > 1 {
+            let id = (stat.st_dev, stat.st_ino);
+            if let Some(first) = self.links.get(&id) {
+                let mut entry = head(EntryType::Link, &path, stat, 0o1777)?;
+                entry.link_name(first);
+                return self.write(&mut entry);
+            }
+            if self.link_bytes + path.len() <= MAX_LINK_BYTES {
+                self.link_bytes += path.len();
+                self.links.insert(id, path.clone());
+            }
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        self.budget.bytes(size)?;
+        self.exported.bytes += size;
+        let mut entry = head(EntryType::Regular, &path, stat, 0o1777)?;
+        attributes(file, &mut entry)?;
+        let is_sparse = (stat.st_blocks as u64).saturating_mul(BLOCK) < size;
+        let pieces = match is_sparse {
+            true => pieces(file, size)?,
+            false => None,
+        };
+        let stored = match &pieces {
+            Some(pieces) => pieces.iter().map(|piece| piece.length).sum(),
+            None => size,
+        };
+        entry.size(stored).map_err(io::Error::other)?;
+        if let Some(pieces) = &pieces {
+            entry.sparse(pieces, size);
+        }
+        self.write(&mut entry)?;
+        let whole = [SparseEntry {
+            offset: 0,
+            length: size,
+        }];
+        for piece in pieces.as_deref().unwrap_or(&whole) {
+            self.content(file, piece)?;
+        }
+        let padding = usize::try_from(stored.wrapping_neg() % BLOCK).unwrap_or(0);
+        self.out.write_all(&[0; BLOCK as usize][..padding])
+    }
+
+    /// Writes a piece of a file, which may be shorter by now.
+    fn content(&mut self, file: &OwnedFd, piece: &SparseEntry) -> io::Result<()> {
+        let (mut at, mut left) = (piece.offset, piece.length);
+        while left > 0 {
+            self.budget.go_on()?;
+            let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            let mut read = rustix::io::pread(file, &mut self.buffer[..most], at)?;
+            if read == 0 {
+                self.buffer[..most].fill(0);
+                read = most;
+            }
+            self.out.write_all(&self.buffer[..read])?;
+            at += read as u64;
+            left -= read as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, entry: &mut EntryBuilder) -> io::Result<()> {
+        self.out.write_all(&entry.finish_bytes())
+    }
+}
+
+/// Where a file is none of a hole: none if it is too much to say.
+fn pieces(file: &OwnedFd, size: u64) -> io::Result<Option<Vec<SparseEntry>>> {
+    let mut pieces = Vec::new();
+    let (mut at, mut stored) = (0, 0);
+    while at < size {
+        let offset = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
+            offset => offset?.min(size),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(offset))?.min(size);
+        if offset < at || end <= offset {
+            break;
+        }
+        stored += end - offset;
+        pieces.push(SparseEntry {
+            offset,
+            length: end - offset,
+        });
+        if pieces.len() > MAX_PIECES || stored > MAX_SPARSE {
+            return Ok(None);
+        }
+        at = end;
+    }
+    if pieces
+        .last()
+        .is_none_or(|last| last.offset + last.length < size)
+    {
+        // It says where the file ends.
+        pieces.push(SparseEntry {
+            offset: size,
+            length: 0,
+        });
+    }
+    Ok(Some(pieces))
+}
+
+/// What an archive says of every entry.
+fn head(kind: EntryType, path: &[u8], stat: &Stat, bits: u32) -> io::Result<EntryBuilder> {
+    /// What the field of the time holds.
+    const MAX_TIME: i64 = 0o777_7777_7777;
+    let mut entry = EntryBuilder::new_ustar();
+    let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec as i64);
+    let in_field = seconds.clamp(0, MAX_TIME);
+    let (user, group) = crate::copy::known_ids(stat);
+    let mut fill = || {
+        entry
+            .path(path)
+            .entry_type(kind)
+            .mode(stat.st_mode & bits)?
+            .uid(user.into())?
+            .gid(group.into())?
+            .size(0)?
+            .mtime(in_field as u64)?;
+        Ok::<_, tar_core::HeaderError>(())
+    };
+    fill().map_err(io::Error::other)?;
+    if nanoseconds != 0 || in_field != seconds {
+        // Nanoseconds count upwards, also before 1970: -0.5 s is -1 s and half a billion.
+        let time = match seconds {
+            0.. => format!("{seconds}.{nanoseconds:09}"),
+            _ if nanoseconds == 0 => seconds.to_string(),
+            _ => format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanoseconds),
+        };
+        entry.add_pax("mtime", time);
+    }
+    Ok(entry)
+}
+
+fn attributes(file: &OwnedFd, entry: &mut EntryBuilder) -> io::Result<()> {
+    for (name, value) in crate::copy::attributes_of(file)? {
+        // A record ends its name with a `=`.
+        if let Some(name) = name.to_str().ok().filter(|name| !name.contains('=')) {
+            entry.add_pax(&format!("SCHILY.xattr.{name}"), value);
+        }
+    }
+    Ok(())
+}
+
+/// Whether something else has the name by now that was looked at.
+fn was_replaced(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    let gone = [Errno::NOENT, Errno::LOOP, Errno::NOTDIR, Errno::NXIO];
+    gone.iter().any(|errno| code == Some(errno.raw_os_error()))
+}

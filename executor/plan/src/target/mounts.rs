@@ -1,0 +1,146 @@
+//! What a container sees of its pod's volumes: where, and what they begin with.
+
+use super::{Target, TargetError};
+use serde::{Deserialize, Serialize};
+use tank_model::{Digest, Name, graph::ContainerNode, spec, units::Bytes};
+
+/// Something that is mounted into a container.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// A volume of its pod.
+    pub volume: Name,
+    /// Absolute, in the container.
+    pub path: String,
+    /// Whether the container may only read it.
+    pub read_only: bool,
+    /// The directory of the volume that is mounted in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub_path: Option<String>,
+    /// Where its content comes from.
+    pub source: MountSource,
+}
+
+/// What a volume's own directory is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Folder {
+    /// Whom it belongs to, by ids in the container. None: whom it does already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<spec::Owner>,
+    /// Its permissions. None: those it has already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<spec::FolderMode>,
+}
+
+impl Folder {
+    fn is_any(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What of an image a volume begins with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Content {
+    /// Its manifest.
+    pub image: Digest,
+    /// Absolute, in a container of it.
+    pub path: String,
+}
+
+/// What a mount shows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the fields are described with their variants")]
+pub enum MountSource {
+    /// Memory of at most `size` bytes, which everybody in the pod may write.
+    Tmpfs {
+        size: Bytes,
+        /// The host's id of the pod's root.
+        owner: u32,
+        /// What is declared of its directory.
+        #[serde(default, skip_serializing_if = "Folder::is_any")]
+        folder: Folder,
+    },
+    /// A directory of the host, by its absolute path.
+    Host { path: String },
+    /// What Tank keeps for this volume of the pod.
+    Managed {
+        /// What is declared of its directory.
+        #[serde(default, skip_serializing_if = "Folder::is_any")]
+        folder: Folder,
+        /// What it begins with: the first of these with something at its path.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        content: Vec<Content>,
+    },
+}
+
+impl Target<'_> {
+    pub(super) fn mounts(
+        &self,
+        pod: &Name,
+        node: &ContainerNode,
+        id_base: u32,
+    ) -> Result<Vec<Mount>, TargetError> {
+        let mut mounts = Vec::new();
+        for at in node.mounts.values() {
+            let volume = self.graph.volume(pod, &at.volume);
+            let volume = volume.ok_or_else(|| TargetError::NoVolume {
+                volume: at.volume.clone(),
+            })?;
+            let folder = Folder {
+                owner: volume.owner,
+                mode: volume.mode,
+            };
+            let source = match (volume.tmpfs, &volume.host) {
+                (Some(size), _) => MountSource::Tmpfs {
+                    size,
+                    owner: id_base,
+                    folder,
+                },
+                (None, Some(path)) => MountSource::Host { path: path.clone() },
+                (None, None) if volume.no_copy => MountSource::Managed {
+                    folder,
+                    content: Vec::new(),
+                },
+                (None, None) => MountSource::Managed {
+                    folder,
+                    content: self.content(pod, &at.volume),
+                },
+            };
+            mounts.push(Mount {
+                volume: at.volume.clone(),
+                path: at.path.clone(),
+                read_only: at.read_only,
+                sub_path: at.sub_path.clone(),
+                source,
+            });
+        }
+        mounts.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(mounts)
+    }
+
+    /// What the images of a pod have where its containers mount a volume as a whole, in the order in
+    /// which those start. It is the same whichever of them starts first.
+    fn content(&self, pod: &Name, volume: &Name) -> Vec<Content> {
+        let inits = self.graph.init(pod);
+        let inits = inits.map(|(_, spec, _)| (&spec.image, &spec.mounts));
+        let containers = self.graph.containers(pod);
+        let containers = containers.map(|(_, node, _)| (&node.image, &node.mounts));
+        let mut all = Vec::new();
+        for (image, mounts) in inits.chain(containers) {
+            let Some(image) = self.graph.image(image) else {
+                continue;
+            };
+            let whole = mounts
+                .values()
+                .filter(|at| at.volume == *volume && at.sub_path.is_none());
+            for at in whole {
+                let path = at.path.clone();
+                let content = Content { image, path };
+                if !all.contains(&content) {
+                    all.push(content);
+                }
+            }
+        }
+        all
+    }
+}
