@@ -1,6 +1,6 @@
 //! Tar archives, one member after the other. `tar-core` parses (pax records by their length, so a
 //! value may hold any byte; GNU long names; every format of sparse files); this hands it bytes and
-//! holds the bounds: no more of a member than [`MAX_HEAD`] is ever in memory, content goes through
+//! holds the bounds: no more of a member than `MAX_HEAD` is ever in memory, content goes through
 //! in pieces, and every read is one of the reader that is below.
 
 use rustix::fs::Timespec;
@@ -58,7 +58,7 @@ pub enum FormatError {
     /// It ends in the middle of a member.
     #[error("it ends too early")]
     Cut,
-    /// More than [`MAX_HEAD`].
+    /// More than `MAX_HEAD`.
     #[error("what comes before a member's content is too long")]
     LongHead,
     /// An owner that chown(2) does not take.
