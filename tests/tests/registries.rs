@@ -16,7 +16,7 @@ fn host(settings: &str) -> Host {
 }
 
 fn web() -> String {
-    format!("{{ pods.web.containers.app = {{ image = \"localhost:5000/nginx\", {RUN} }} }}")
+    format!("{{ pods.web.containers.app = {{ image = \"localhost:5000/nginx\", stop.signal = \"SIGKILL\", {RUN} }} }}")
 }
 
 #[test]
@@ -36,6 +36,28 @@ fn a_private_image_is_pulled_after_a_login() {
     terminal.expect("localhost:5000 takes `me`");
     assert_eq!(terminal.ended(), 0);
     assert!(!terminal.shown.contains("se:cret"), "{}", terminal.shown);
+    // What is typed before it is asked for is not shown, and Ctrl-C leaves the terminal as it was.
+    let login = host.command(&["login", "localhost:5000"]);
+    let tank = login.get_program().to_string_lossy().into_owned();
+    let args: Vec<String> = login
+        .get_args()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    let mut shell = std::process::Command::new("sh");
+    let script = format!(
+        "stty -a > before; {tank} {}; echo ended $?; stty -a | diff before - && echo same",
+        args.join(" ")
+    );
+    shell.args(["-c", &script]).current_dir(&host.dir);
+    let mut terminal = Terminal::run(&shell);
+    terminal.expect("user for localhost:5000: ");
+    terminal.type_in("me\n");
+    terminal.expect("password of me: ");
+    terminal.type_in("half\u{3}");
+    terminal.expect("ended 1");
+    terminal.expect("same");
+    assert_eq!(terminal.ended(), 0);
+    assert!(!terminal.shown.contains("half"), "{}", terminal.shown);
     let kept = host.dir.join("state/auth.json");
     let found = fs::metadata(&kept).expect("it is kept");
     assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o600));

@@ -97,8 +97,13 @@ pub enum ArchiveFormat {
     Docker,
 }
 
+/// What is written in place of a path alone.
+const A_PATH: &str = "an archive is written `docker-archive:PATH` or `oci-archive:PATH`, and a folder with an OCI image layout `oci:PATH`";
+
 /// Texts before a `:` that mean something elsewhere, and what to write here.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("file:", A_PATH),
+    ("tarball:", A_PATH),
     (
         "docker://",
         "an image of a registry is written without `docker://`",
@@ -244,6 +249,9 @@ fn parse_layout(text: &str) -> Result<Parsed, &'static str> {
 }
 
 fn parse_registry(text: &str) -> Result<Parsed, &'static str> {
+    if text.starts_with(['.', '/', '~']) {
+        return Err(A_PATH);
+    }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => (
             rest,

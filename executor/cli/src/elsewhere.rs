@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 28] = [
+const WORDS: [(&str, &str); 35] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -43,8 +43,15 @@ const WORDS: [(&str, &str); 28] = [
         "pull",
         "`tank switch` pulls what is missing; `tank lock --update` asks again what a tag stands for",
     ),
+    ("load", ARCHIVE),
     ("images", IMAGES),
     ("image", IMAGES),
+    ("build-image", IMAGES),
+    ("push", IMAGES),
+    ("tag", IMAGES),
+    ("search", IMAGES),
+    ("commit", IMAGES),
+    ("rmi", GC),
     ("prune", GC),
     ("system", GC),
     (
@@ -61,10 +68,19 @@ const DELETE: &str = "`tank delete POD`, or `tank delete --stack NAME`; volumes 
 const STOP: &str = "no command of this version does that: take the pod out of the file, or `tank delete POD`, and switch to it again";
 const GC: &str = "`tank gc` removes what no generation needs, `tank gc --dry-run` says what that is; volumes stay";
 const IMPORT: &str = "`tank import compose.yaml` writes it as Nickel";
+const ARCHIVE: &str =
+    "an archive is used where it is: `image = \"docker-archive:./app.tar\"` in the configuration";
+const LOGIN: &str = "a password among the arguments can be read by everybody on this host: `--password-stdin` takes it from standard input, and without it `tank login` asks";
 const IMAGES: &str = "no command of this version does that: images are built elsewhere, and named in the configuration";
 
 /// What to type in the place of a command that there is not.
 pub fn here(error: &clap::Error) -> Option<&'static str> {
+    if error.kind() == ErrorKind::UnknownArgument {
+        let named = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+        let is_password = matches!(named.as_deref(), Some("-p" | "--password"));
+        let of_login = std::env::args().any(|word| word == "login");
+        return (is_password && of_login).then_some(LOGIN);
+    }
     if error.kind() != ErrorKind::InvalidSubcommand {
         return None;
     }

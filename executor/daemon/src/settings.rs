@@ -304,7 +304,6 @@ fn registries(config: &Config, kept: PathBuf) -> Result<Registries, String> {
         ..
     } = config;
     Registries::new(registries, insecure_registries, kept, auth_files.clone())
-        .map_err(|why| format!("registries: {why}"))
 }
 
 fn check(config: &Config) -> Result<(), String> {

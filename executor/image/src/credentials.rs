@@ -80,7 +80,7 @@ impl std::fmt::Debug for Credential {
 #[non_exhaustive]
 pub enum CredentialError {
     /// A file may have been written by somebody else than root.
-    #[error("{} is not root's alone (owner {uid}, mode {mode:04o}): it names programs that are run as root", path.display())]
+    #[error("{} is not root's alone (owner {uid}, mode {mode:04o}): it names programs that are run as root; `chown root` and `chmod go-w` it", path.display())]
     NotRoots {
         /// The file.
         path: PathBuf,

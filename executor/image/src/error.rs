@@ -126,6 +126,25 @@ pub enum Error {
     /// Nobody answers as the registry, or not in time.
     #[error("can't reach {0}")]
     Unreachable(String, #[source] registry::HttpError),
+    /// Nobody answers as the registry, which is asked by a proxy.
+    #[error("can't reach {registry} by the proxy {proxy}")]
+    NoProxy {
+        /// The registry's name, with its port.
+        registry: String,
+        /// The proxy, without a password.
+        proxy: String,
+        /// Why.
+        #[source]
+        source: registry::HttpError,
+    },
+    /// Neither a registry nor its mirrors give an image.
+    #[error("{registry}; its mirrors: {}", mirrors.join("; "))]
+    Nowhere {
+        /// What the registry itself says.
+        registry: Box<Error>,
+        /// What each mirror says.
+        mirrors: Vec<String>,
+    },
     /// A registry answers with something else than what was asked for.
     #[error("{0}")]
     Registry(String, #[source] registry::HttpError),
@@ -222,9 +241,13 @@ impl Error {
             Self::Registry(..) => return None,
             Self::Unreachable(registry, _) => {
                 return Some(format!(
-                    "is a registry running at `{registry}`, and can this host reach it?"
+                    "is a registry running at `{registry}`, and can this host reach it? With `pull = 'missing` what is here needs none"
                 ));
             }
+            Self::NoProxy { .. } => {
+                "does the proxy answer, and does it let this host reach the registry?"
+            }
+            Self::Nowhere { registry, .. } => return registry.help(),
             Self::NotHere => "`pull = 'missing` fetches it once",
             Self::Denied {
                 registry,
@@ -245,7 +268,12 @@ impl Error {
                 "use an image of a registry that is not, or change `registries` in tank.toml"
             }
             Self::Blob(error) => return error.help().map(str::to_owned),
-            Self::NoLayout(_) => "`skopeo copy … oci:PATH:TAG` or `umoci` make one",
+            Self::NoLayout(_) => {
+                "`oci:` is a folder that `skopeo copy … oci:PATH:TAG` or `umoci` make, and `oci-archive:` a tar archive of one; what `docker save` writes is `docker-archive:`"
+            }
+            Self::NoFile(_) => {
+                "an archive is a file; an OCI image layout in a folder is `oci:PATH`"
+            }
             Self::NotSaved(_) => {
                 "`docker save -o FILE IMAGE` writes one; of an OCI image layout in an archive: `oci-archive:FILE`"
             }

@@ -209,9 +209,13 @@ impl Http {
         })
     }
 
-    /// Whether the registry takes whoever asks: within [`HEAD_TIME`].
-    pub async fn check(&self) -> Result<(), HttpError> {
-        self.get("", "*/*", 0).await.map(drop)
+    /// Whether the registry takes whoever asks, within [`HEAD_TIME`]; false: it did not ask who that is.
+    pub async fn check(&self) -> Result<bool, HttpError> {
+        self.get("", "*/*", 0).await?;
+        let authorization = self.authorization.lock();
+        Ok(authorization
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some())
     }
 
     /// A document of at most `most` bytes.

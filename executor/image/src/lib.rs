@@ -74,7 +74,7 @@ pub use error::Error;
 pub use export::{Exported, export};
 pub use mounts::{Layer, Mounts};
 pub use progress::{LayerProgress, Watch};
-pub use registries::{LoggedOut, Mirror, Proxy, Registries, Rules};
+pub use registries::{LoggedIn, LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
 pub use store::{Collection, Image, Images, Part, Sweep, Swept, Tally, Verdict, folder_bytes};
 pub use tank_layer::{

@@ -118,6 +118,18 @@ pub(crate) struct Endpoint {
     pub proxy: Option<Proxy>,
 }
 
+impl Endpoint {
+    /// The proxy that it is asked by, without a password.
+    pub fn shown_proxy(&self) -> Option<String> {
+        let Some(Proxy::Url(url)) = &self.proxy else {
+            return None;
+        };
+        let port = url.port().map_or(String::new(), |port| format!(":{port}"));
+        let host = url.host_str().unwrap_or_default();
+        Some(format!("{}://{host}{port}", url.scheme()))
+    }
+}
+
 impl Registries {
     /// By these rules, each under its registry's name (or `*`, for those that have none); those of
     /// `insecure` are spoken to without TLS. What `tank login` is given is kept in `kept`, and
@@ -137,15 +149,22 @@ impl Registries {
         for (name, rules) in &rules {
             if name != ALL && !is_host(name) {
                 return Err(format!(
-                    "`{name}` is no registry, write HOST, HOST:PORT or *"
+                    "registries: `{name}` is no registry, write HOST, HOST:PORT or *"
                 ));
             }
             if name == ALL && !rules.mirrors.is_empty() {
-                return Err("a mirror is one of a registry, and `*` is all of them".to_owned());
+                return Err(
+                    "registries: a mirror is one of a registry, and `*` is all of them".to_owned(),
+                );
             }
         }
         let all = rules.get(ALL).cloned().unwrap_or_default();
         for name in insecure {
+            if !is_host(name) {
+                return Err(format!(
+                    "insecure_registries: `{name}` is no registry, write HOST or HOST:PORT"
+                ));
+            }
             rules
                 .entry(canonical_registry(name))
                 .or_insert_with(|| all.clone())
@@ -213,12 +232,11 @@ impl Registries {
 }
 
 impl Registries {
-    /// Asks a registry whether it takes this user, and keeps the password for it where it does. Gives
-    /// the registry's name.
+    /// Asks a registry whether it takes this user, and keeps the password for it where it does.
     ///
     /// # Errors
     /// When it does not, or can't be asked; nothing is kept then.
-    pub async fn login(&self, named: &str, user: &str, password: &str) -> Result<String, Error> {
+    pub async fn login(&self, named: &str, user: &str, password: &str) -> Result<LoggedIn, Error> {
         let registry = registry_of(named);
         let registry = registry.ok_or_else(|| Error::NoSuchRegistry(shown(named)))?;
         credentials::check(user, password)?;
@@ -231,7 +249,7 @@ impl Registries {
         };
         let endpoint = self.endpoint(&registry, String::new());
         let checked = Http::as_user(&endpoint, credential)?.check().await;
-        checked.map_err(|error| match error {
+        let tried = checked.map_err(|error| match error {
             HttpError::Denied(_) => Error::NoLogin {
                 registry: registry.clone(),
                 user: shown(user),
@@ -242,7 +260,7 @@ impl Registries {
             error => Error::Registry(registry.clone(), error),
         })?;
         self.credentials.keep(&registry, user, password).await?;
-        Ok(registry)
+        Ok(LoggedIn { registry, tried })
     }
 
     /// Forgets what is kept for a registry.
@@ -259,6 +277,15 @@ impl Registries {
             elsewhere,
         })
     }
+}
+
+/// What is kept for a registry now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedIn {
+    /// Its name.
+    pub registry: String,
+    /// It has asked for the password, and taken it.
+    pub tried: bool,
 }
 
 /// What became of the credentials for a registry.

@@ -123,6 +123,8 @@ struct Host {
     /// As users know it, with its port.
     name: String,
     repository: String,
+    /// The proxy that it is asked by, without a password.
+    proxy: Option<String>,
 }
 
 impl Registry {
@@ -148,6 +150,7 @@ impl Registry {
                 http: Http::new(endpoint, &registries.credentials)?,
                 name: endpoint.host.clone(),
                 repository: endpoint.repository.clone(),
+                proxy: endpoint.shown_proxy(),
             })
         };
         Ok(Self {
@@ -176,10 +179,9 @@ impl Registry {
         all.filter(move |(at, _)| !liars.contains(at))
     }
 
-    /// A manifest of the first who gives one. Of what the others say the last is shown, which is what the
-    /// registry itself says.
+    /// A manifest of the first who gives one.
     async fn manifest(&self, wanted: &str, digest: Option<Digest>) -> Result<Vec<u8>, Error> {
-        let mut refused = None;
+        let mut refused = Vec::new();
         for (at, host) in self.in_turn() {
             let path = format!("manifests/{wanted}");
             let accepted = ACCEPTED.join(", ");
@@ -194,10 +196,17 @@ impl Registry {
                     self.first.store(at, Ordering::Relaxed);
                     return Ok(bytes);
                 }
-                Err(error) => refused = Some(error),
+                Err(error) => refused.push(error),
             }
         }
-        Err(refused.unwrap_or(Error::NoRegistry))
+        let last = refused.pop().ok_or(Error::NoRegistry)?;
+        if refused.is_empty() {
+            return Err(last);
+        }
+        Err(Error::Nowhere {
+            registry: Box::new(last),
+            mirrors: refused.iter().map(Error::message).collect(),
+        })
     }
 
     fn explain(&self, host: &Host, error: HttpError) -> Error {
@@ -216,7 +225,14 @@ impl Registry {
                 user,
             },
             HttpError::NoAnswer(_) | HttpError::LateHead(_) | HttpError::LateDocument(_) => {
-                Error::Unreachable(registry, error)
+                match &host.proxy {
+                    None => Error::Unreachable(registry, error),
+                    Some(proxy) => Error::NoProxy {
+                        registry,
+                        proxy: proxy.clone(),
+                        source: error,
+                    },
+                }
             }
             other => Error::Registry(registry, other),
         }
@@ -320,7 +336,9 @@ impl Registry {
 fn is_passing(error: &Error) -> bool {
     match error {
         Error::Blob(BlobError::Cut { .. }) => true,
-        Error::Unreachable(_, error) | Error::Registry(_, error) => match error {
+        Error::Unreachable(_, error)
+        | Error::NoProxy { source: error, .. }
+        | Error::Registry(_, error) => match error {
             HttpError::NoAnswer(_) | HttpError::Transport(_) => true,
             HttpError::Refused(status, _) => {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
@@ -336,6 +354,7 @@ fn is_of_a_host(error: &Error) -> bool {
     match error {
         Error::Blob(error) => !matches!(error, BlobError::Late { .. }),
         Error::Unreachable(..)
+        | Error::NoProxy { .. }
         | Error::Registry(..)
         | Error::Denied { .. }
         | Error::NoManifest { .. } => true,

@@ -183,7 +183,8 @@ fn a_registry_that_asks_for_a_password_gets_its_own_and_only_when_it_asks() {
     let wrong = format!("{name} does not know `me` with this password");
     assert_eq!(message(login("me", "wrong")), wrong);
     assert_eq!(message(store.resolve(&image)), anonymous, "it was not kept");
-    assert_eq!(login("me", "se:cret").expect("it is taken"), name);
+    let kept = login("me", "se:cret").expect("it is taken");
+    assert_eq!((kept.registry, kept.tried), (name.clone(), true));
     assert_eq!(
         store.resolve(&image).expect("resolves"),
         Digest::of(MANIFEST.as_bytes())

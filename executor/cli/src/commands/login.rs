@@ -1,7 +1,9 @@
 //! `tank login` and `tank logout`: credentials for registries, kept by the daemon.
 
 use crate::{client::Client, error::Error, output};
-use console::Term;
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 use std::{
     io::{self, IsTerminal, Read},
     path::Path,
@@ -28,7 +30,11 @@ pub async fn login(socket: &Path, registry: String, who: Who, json: bool) -> Res
     let reply: LoginReply = Client::connect(socket).await?.call(login).await?;
     match json {
         true => output::json(&reply)?,
-        false => output::line(&format!("{} takes `{user}`", reply.registry))?,
+        false if reply.tried => output::line(&format!("{} takes `{user}`", reply.registry))?,
+        false => output::line(&format!(
+            "{} did not ask for a password: that of `{user}` is kept as it is",
+            reply.registry
+        ))?,
     }
     Ok(0)
 }
@@ -86,13 +92,62 @@ fn ask(registry: &str, who: Who) -> Result<(String, String), Error> {
     Ok((user, password))
 }
 
+/// The character that Ctrl-C types.
+const INTERRUPT: u8 = 3;
+
 /// A line that is typed at the terminal, which shows it or does not.
 fn prompt(text: &str, shown: bool) -> Result<String, Error> {
-    output::error(text);
-    let terminal = Term::stderr();
-    let line = match shown {
-        true => terminal.read_line(),
-        false => terminal.read_secure_line(),
+    let failed = |error: io::Error| Error::failed("ask at the terminal", error);
+    // Before anything asks for it: what is typed at once is not shown either.
+    let hidden = match shown {
+        true => None,
+        false => Some(Hidden::begin().map_err(|errno| failed(errno.into()))?),
     };
-    line.map_err(|error| Error::failed("ask at the terminal", error))
+    output::error(text);
+    let mut line = Vec::new();
+    let mut stdin = io::stdin().lock().take(MAX_SECRET + 1);
+    let read = loop {
+        let mut byte = [0];
+        match stdin.read(&mut byte) {
+            Ok(0) => break Ok(()),
+            Ok(_) if byte == [b'\n'] => break Ok(()),
+            Ok(_) => line.extend(byte),
+            Err(error) => break Err(error),
+        }
+        if hidden.is_some() && byte == [INTERRUPT] {
+            break Err(io::ErrorKind::Interrupted.into());
+        }
+    };
+    if hidden.is_some() {
+        output::error("\n");
+    }
+    drop(hidden);
+    read.map_err(failed)?;
+    String::from_utf8(line)
+        .map_err(|_| Error::failed("ask at the terminal", "what was typed is no UTF-8"))
+}
+
+/// What is typed is not shown for as long as this is there. Ctrl-C ends the line, and not this program: the
+/// terminal is put back first.
+struct Hidden(Termios);
+
+impl Hidden {
+    fn begin() -> rustix::io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut hidden = before.clone();
+        hidden
+            .local_modes
+            .remove(LocalModes::ECHO | LocalModes::ISIG);
+        hidden.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
+        // What was typed already is kept.
+        tcsetattr(io::stdin(), OptionalActions::Now, &hidden)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        // A terminal that has gone shows nothing.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+    }
 }

@@ -10,9 +10,12 @@ pub async fn login(
     (registry, user, password): (&str, &str, &str),
 ) -> Result<LoginReply, Refusal> {
     let registries = generations.registries();
-    let registry = registries.login(registry, user, password).await;
-    let registry = registry.map_err(|error| failed("log in", &error))?;
-    Ok(LoginReply { registry })
+    let kept = registries.login(registry, user, password).await;
+    let kept = kept.map_err(|error| failed("log in", &error))?;
+    Ok(LoginReply {
+        registry: kept.registry,
+        tried: kept.tried,
+    })
 }
 
 /// Forgets what is kept for a registry.

@@ -467,6 +467,8 @@ pub struct Resolved {
 pub struct LoginReply {
     /// The registry's name, as images have it.
     pub registry: String,
+    /// It has asked for the password, and taken it.
+    pub tried: bool,
 }
 
 /// The answer to [`super::Method::Logout`].
