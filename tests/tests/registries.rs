@@ -16,7 +16,9 @@ fn host(settings: &str) -> Host {
 }
 
 fn web() -> String {
-    format!("{{ pods.web.containers.app = {{ image = \"localhost:5000/nginx\", stop.signal = \"SIGKILL\", {RUN} }} }}")
+    format!(
+        "{{ pods.web.containers.app = {{ image = \"localhost:5000/nginx\", stop.signal = \"SIGKILL\", {RUN} }} }}"
+    )
 }
 
 #[test]

@@ -221,7 +221,8 @@ enum Booleans {
 /// The documents of a YAML text, with merge keys applied.
 fn documents(file: &Path, text: &str, booleans: Booleans) -> Result<Vec<Value>, ImportError> {
     let strict = booleans == Booleans::Strict;
-    let options = serde_saphyr::options! { strict_booleans: strict };
+    // Compose and Kubernetes read `0750` as YAML 1.1 has it: octal.
+    let options = serde_saphyr::options! { strict_booleans: strict, legacy_octal_numbers: true };
     let parsed: Result<Vec<Value>, _> = serde_saphyr::from_multiple_with_options(text, options);
     let documents = parsed.map_err(|e| {
         let why = e.to_string();

@@ -108,3 +108,25 @@ fn quadlet() {
     assert_eq!(nickel.matches("no_copy").count(), 2, "{nickel}");
     assert!(notes.iter().any(|note| note.contains("User")), "{notes:?}");
 }
+
+/// As the YAML of Compose and Kubernetes has it, `0750` is octal; a text is read as it is.
+#[test]
+fn modes_are_octal_however_they_are_written() {
+    for (written, mode) in [
+        ("0750", "0750"),
+        ("0o750", "0750"),
+        ("\"0750\"", "0750"),
+        ("488", "0750"),
+        ("01777", "1777"),
+    ] {
+        let text = format!(
+            "services:\n  db:\n    image: db\n    volumes:\n      - {{ type: tmpfs, target: /scratch, tmpfs: {{ mode: {written} }} }}\n"
+        );
+        let (nickel, notes) = imported("modes.compose.yaml", &text);
+        has(&nickel, &[&format!("mode = \"{mode}\"")]);
+        assert!(notes.is_empty(), "{notes:?}");
+    }
+    let text = "services:\n  db:\n    image: db\n    configs:\n      - { source: c, target: /c, mode: 0440 }\nconfigs: { c: { content: x } }\n";
+    let (nickel, _) = imported("config.compose.yaml", text);
+    has(&nickel, &["mode = \"0440\""]);
+}

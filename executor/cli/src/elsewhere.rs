@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 35] = [
+const WORDS: [(&str, &str); 36] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -53,6 +53,10 @@ const WORDS: [(&str, &str); 35] = [
     ("commit", IMAGES),
     ("rmi", GC),
     ("prune", GC),
+    (
+        "df",
+        "`tank gc --dry-run` says what no generation needs, `tank volume list` what volumes take",
+    ),
     ("system", GC),
     (
         "network",
@@ -85,7 +89,30 @@ pub fn here(error: &clap::Error) -> Option<&'static str> {
         return None;
     }
     match error.get(ContextKind::InvalidSubcommand) {
-        Some(ContextValue::String(word)) => here_of(word),
+        Some(ContextValue::String(word)) => {
+            let before: Vec<String> = std::env::args().take_while(|arg| arg != word).collect();
+            let of_volume = before.iter().any(|arg| arg == "volume");
+            of_volume
+                .then(|| volume(word))
+                .flatten()
+                .or_else(|| here_of(word))
+        }
+        _ => None,
+    }
+}
+
+/// What to type in the place of a command for volumes that there is not.
+fn volume(word: &str) -> Option<&'static str> {
+    match word {
+        "prune" => Some(
+            "`tank volume remove --orphans` removes those that no generation names; with `--dry-run` it says which",
+        ),
+        "inspect" | "show" | "get" => Some("`tank volume list --json`"),
+        "create" | "add" => Some(
+            "a volume is in its pod's configuration: `tank doc volumes`; `tank volume import` makes one of an archive",
+        ),
+        "backup" | "save" | "cp" => Some("`tank volume export POD/VOLUME -o FILE`"),
+        "restore" | "load" => Some("`tank volume import POD/VOLUME FILE`"),
         _ => None,
     }
 }

@@ -97,9 +97,9 @@ impl Desk {
         let entries = fs::read_dir(self.dir.join("store/layers")).expect("a folder");
         let name = |entry: std::io::Result<fs::DirEntry>| {
             let name = entry.expect("an entry").file_name();
-            name.to_string_lossy().trim_end_matches(".erofs").to_owned()
+            Some(name.to_str()?.strip_suffix(".erofs")?.to_owned())
         };
-        let mut names: Vec<String> = entries.map(name).collect();
+        let mut names: Vec<String> = entries.filter_map(name).collect();
         names.sort();
         names
     }
@@ -330,7 +330,7 @@ fn an_archive_that_lies_is_refused() {
     fs::create_dir(&path).expect("a folder");
     assert_eq!(
         desk.refused("oci-archive:image.tar"),
-        "DIR/image.tar is no file"
+        "DIR/image.tar is no file (an archive is a file; an OCI image layout in a folder is `oci:PATH`)"
     );
     fs::remove_dir(&path).expect("removes");
     for number in 0..10_001 {

@@ -36,14 +36,14 @@ impl Pull {
                     // It has given everything up.
                     && status.contains("Seccomp:\t2\n")
             });
-            found.is_some()
+            // One that has ended by now is another layer's.
+            found.is_some_and(|pid| {
+                let mut kill = Command::new("kill");
+                let stopped = kill.args(["-STOP", &pid.to_string()]).status();
+                stopped.expect("kill").success()
+            })
         });
-        let pid = found.expect("a process");
-        let stopped = Command::new("kill")
-            .args(["-STOP", &pid.to_string()])
-            .status();
-        assert!(stopped.expect("kill").success());
-        pid
+        found.expect("a process")
     }
 }
 

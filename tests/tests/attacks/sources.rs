@@ -186,7 +186,11 @@ fn a_link_at_the_place_of_a_secret_does_not_read_the_hosts_files() {
             "outer",
             "rm -f /a/keys/key; [ ! -d /a/kept ] || { rm -f /a/keys; mv /a/kept /a/keys; }",
         );
-        host.exec("outer", "echo -n new > /a/keys/key");
+        // Whole at once: a container that starts meanwhile would keep what is there.
+        host.exec(
+            "outer",
+            "echo -n new > /a/keys/.new; mv /a/keys/.new /a/keys/key",
+        );
         eventually("it starts again", || {
             try_exec(&host, "inner", "cat /secret").as_deref() == Some("new")
         });

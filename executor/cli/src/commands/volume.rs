@@ -4,6 +4,7 @@ use crate::{client::Client, error::Error, output};
 use std::{
     fs::File,
     io::{self, IsTerminal, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 use tank_proto::varlink::{Method, RemoveVolumesCall, TransferReply, Volume, VolumesReply};
@@ -224,8 +225,10 @@ struct Target {
 
 impl Target {
     fn new(path: &Path) -> Result<Self, Error> {
+        // A database is nobody else's to read.
         let mut options = File::options();
-        let file = options.write(true).create_new(true).open(path);
+        let options = options.write(true).create_new(true).mode(0o600);
+        let file = options.open(path);
         let failed = |e| Error::failed(format!("make {}", path.display()), e);
         Ok(Self {
             path: path.to_owned(),

@@ -178,7 +178,8 @@ impl Generations {
     /// When there is none of that name, or too many archives are on their way.
     pub async fn export(self: &Arc<Self>, name: &str) -> Result<Exported, Error> {
         let place = self.transfer()?;
-        let (pod, volume) = split(name)?;
+        let kept = || self.volumes.kept().unwrap_or_default();
+        let (pod, volume) = split(name).ok_or_else(|| no_such(name, &kept()))?;
         let places = self.volumes.places(pod.as_str(), volume.as_str());
         let this = Arc::clone(self);
         let name = name.to_owned();
@@ -212,7 +213,8 @@ impl Generations {
     ) -> Result<u64, Error> {
         let _place = self.transfer()?;
         let what = "import a volume";
-        let (pod, volume) = split(name)?;
+        let kept = || self.volumes.kept().unwrap_or_default();
+        let (pod, volume) = split(name).ok_or_else(|| no_such(name, &kept()))?;
         let places = Arc::new(self.volumes.places(pod.as_str(), volume.as_str()));
         self.may_replace((&pod, &volume), &places, replace).await?;
         rustix::io::ioctl_fionbio(&archive, true).doing(what)?;
@@ -390,17 +392,14 @@ fn use_of(one: &Volume) -> Option<String> {
 fn choose(all: &[Volume], names: Vec<String>) -> Result<Vec<Volume>, Error> {
     let mut chosen: Vec<Volume> = Vec::new();
     for name in names {
-        let (pod, volume) = split(&name)?;
+        let names = all.iter().map(|one| (one.pod.clone(), one.volume.clone()));
+        let names: Vec<(Name, Name)> = names.collect();
+        let (pod, volume) = split(&name).ok_or_else(|| no_such(&name, &names))?;
         let is_it = |one: &&Volume| one.pod == pod && one.volume == volume;
-        let kept = || -> Vec<_> {
-            let kept = all.iter();
-            kept.map(|one| (one.pod.clone(), one.volume.clone()))
-                .collect()
-        };
         let found = all
             .iter()
             .find(is_it)
-            .ok_or_else(|| no_such(&name, &kept()))?;
+            .ok_or_else(|| no_such(&name, &names))?;
         if !chosen.iter().any(|one| is_it(&one)) {
             chosen.push(found.clone());
         }
@@ -413,19 +412,21 @@ fn no_such(name: &str, kept: &[(Name, Name)]) -> Error {
         .iter()
         .map(|(pod, volume)| format!("{pod}/{volume}"))
         .collect();
+    // The volume alone, or a pod without its stack.
+    let ends = |full: &&String| {
+        let rest = full.strip_suffix(name);
+        rest.is_some_and(|rest| rest.ends_with(['/', ':']))
+    };
+    let ending = names.iter().find(ends).map(String::as_str);
+    let nearest = ending.or_else(|| nearest(name, names.iter().map(String::as_str)));
     Error::NoSuchVolume {
         volume: name.to_owned(),
-        nearest: nearest(name, names.iter().map(String::as_str)).map(str::to_owned),
+        nearest: nearest.map(str::to_owned),
     }
 }
 
 /// `pod/volume`, and a pod with its stack as everywhere: `blog:db/data`.
-fn split(name: &str) -> Result<(Name, Name), Error> {
-    let parts = name.split_once('/');
-    let parts =
-        parts.and_then(|(pod, volume)| Some((Name::of_pod(pod).ok()?, Name::new(volume).ok()?)));
-    parts.ok_or_else(|| {
-        let why = format!("`{name}` is no volume: write its pod and its name, `web/data`");
-        Error::Invalid(vec![why])
-    })
+fn split(name: &str) -> Option<(Name, Name)> {
+    let (pod, volume) = name.split_once('/')?;
+    Some((Name::of_pod(pod).ok()?, Name::new(volume).ok()?))
 }
