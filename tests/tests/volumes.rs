@@ -358,7 +358,7 @@ fn volumes_are_listed_and_removed_when_they_are_asked_to_be_and_not_before() {
     let refused = host.tank(&["volume", "remove", "../../etc"]);
     assert_eq!(refused.status, 1);
     assert!(
-        refused.stderr.contains("is no volume"),
+        refused.stderr.contains("no such volume"),
         "{}",
         refused.stderr
     );

@@ -2,7 +2,7 @@
 //! changes them while Tank is at it.
 
 use std::{fs, io::Read as _, os::unix::fs::MetadataExt, path::Path};
-use tank_tests::{Host, RUN, images::image};
+use tank_tests::{Host, RUN, eventually, images::image};
 
 /// What no pod may ever have.
 fn canary(host: &Host) -> std::path::PathBuf {
@@ -371,7 +371,7 @@ fn an_archive_reaches_nothing_but_its_volume() {
         let refused = host.tank_with_input(&["volume", "import", name], b"");
         assert_eq!(refused.status, 1, "{name}");
         assert!(
-            refused.stderr.contains("is no volume"),
+            refused.stderr.contains("no such volume"),
             "{}",
             refused.stderr
         );
@@ -413,4 +413,54 @@ fn exports_that_nobody_reads_are_few_and_end_with_their_reader() {
             == 0
     });
     host.finish();
+}
+
+/// Whether a container has a volume is not the container's to say: by a name that is no text, or since the volumes
+/// are on a file system of their own.
+#[test]
+fn what_a_container_has_mounted_is_not_replaced_whatever_it_is_called() {
+    for own_disk in [false, true] {
+        let mut host = Host::without_daemon();
+        if own_disk {
+            let (there, volumes) = (host.dir.join("disk"), host.dir.join("state/volumes"));
+            for dir in [&there, &volumes] {
+                fs::create_dir_all(dir).expect("a folder");
+            }
+            let mut mount = host.inside("mount");
+            let mounted = mount.arg("--bind").args([&there, &volumes]).status();
+            assert!(mounted.expect("mount").success());
+        }
+        host.start_daemon();
+        let script = "echo precious > /data/x; mv /data/s /data/$(printf '\\377'); sleep 10000";
+        host.switch(&format!(
+            "{{ pods.web = {{ volumes.d = {{}}, containers.app = {{ image = \"oci:./busybox\", stop.signal = \"SIGKILL\", \
+             command = [\"/bin/sh\", \"-c\", m%\"{script}\"%], mounts.d = {{ volume = \"d\", path = \"/data\" }}, \
+             mounts.t = {{ volume = \"d\", path = \"/s\", sub_path = \"s\" }} }} }} }}"
+        ));
+        let tar = std::process::Command::new("tar")
+            .args(["--create", "--file"])
+            .arg(host.dir.join("new.tar"))
+            .args(["--directory", "/etc", "hostname"])
+            .status();
+        assert!(tar.expect("tar").success());
+        eventually("it has written", || {
+            host.exec("web", "cat /data/x") == "precious"
+        });
+        let refused = host.tank(&["volume", "import", "--replace", "web/d", "new.tar"]);
+        assert_eq!(refused.status, 1, "{}", refused.stdout);
+        let why = "a container of pod `web` has `d` mounted";
+        assert!(refused.stderr.contains(why), "{}", refused.stderr);
+        assert_eq!(host.exec("web", "cat /data/x"), "precious");
+        host.tank(&["delete", "web"]).ok();
+        host.tank(&["volume", "import", "--replace", "web/d", "new.tar"])
+            .ok();
+        if own_disk {
+            host.kill_daemon();
+            let mut umount = host.inside("umount");
+            let gone = umount.arg(host.dir.join("state/volumes")).status();
+            assert!(gone.expect("umount").success());
+            host.start_daemon();
+        }
+        host.finish();
+    }
 }

@@ -1,21 +1,25 @@
 //! The volumes that Tank keeps, beside what is declared: which there are and who names them, what
 //! may be removed, and archives of them.
 //!
-//! *Guarantees*: a volume that the current generation declares, or that a process has mounted, is not
-//! removed, and nothing is put in its place while a container of its pod runs. What the kernel says
-//! is mounted counts, not what was started.
+//! *Guarantees*: a volume that the current generation declares, or that a container has mounted, is not
+//! removed, and nothing is put in its place meanwhile. What a container was started from says what it has mounted,
+//! and of one that was started from something else than the current generation has, anything may be. What the
+//! kernel says of its mounts is not asked: a container chooses a part of that.
 
 use super::{Error, Generations, error::Context};
-use crate::actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, is_mounted, used};
+use crate::actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, used};
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tank_image::{Budget, Share};
-use tank_model::{Graph, Name, name::nearest};
-use tank_plan::{Observed, observed::State};
+use tank_model::{Graph, Name, graph::Node, name::nearest};
+use tank_plan::{
+    Observed,
+    observed::{Run, State},
+};
 use tokio::{net::unix::pipe, task::spawn_blocking};
 
 /// The most archives that are written or read at once.
@@ -27,6 +31,9 @@ const ARCHIVE: Share = Share {
     entries: 1_000_000,
     time: 2 * 3600 * 1000,
 };
+
+/// The longest that the volumes of a list are measured, all together.
+const MEASURING: Duration = Duration::from_secs(20);
 
 /// What is longest waited for the containers of a pod to be known.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -70,6 +77,33 @@ impl Generations {
     /// # Errors
     /// When the store, the host or the disk can't be read.
     pub async fn volumes(self: &Arc<Self>) -> Result<Vec<Volume>, Error> {
+        let mut all = self.unmeasured().await?;
+        self.measure(&mut all).await?;
+        Ok(all)
+    }
+
+    /// Says of volumes what they take of the disk, within [`MEASURING`] for all of them.
+    async fn measure(self: &Arc<Self>, volumes: &mut Vec<Volume>) -> Result<(), Error> {
+        let this = Arc::clone(self);
+        let mut measured = std::mem::take(volumes);
+        let measure = move || {
+            let deadline = Instant::now() + MEASURING;
+            for Volume {
+                pod, volume, size, ..
+            } in &mut measured
+            {
+                let places = this.volumes.places(pod.as_str(), volume.as_str());
+                let found = this.volumes.measure(&places, deadline);
+                *size = found.doing("measure a volume")?;
+            }
+            Ok::<_, Error>(measured)
+        };
+        let measured = spawn_blocking(measure).await.doing("measure volumes")?;
+        *volumes = measured?;
+        Ok(())
+    }
+
+    async fn unmeasured(self: &Arc<Self>) -> Result<Vec<Volume>, Error> {
         let (_, graph) = self.current()?;
         let observed = self.reconciler.observe(&graph).await?;
         let this = Arc::clone(self);
@@ -78,7 +112,7 @@ impl Generations {
             let named = this.named()?;
             let mut list = Vec::new();
             for (pod, volume) in kept {
-                list.push(this.volume((pod, volume), &graph, &named, &observed)?);
+                list.push(this.volume((pod, volume), &graph, &named, &observed));
             }
             Ok(list)
         };
@@ -91,20 +125,20 @@ impl Generations {
         graph: &Graph,
         named: &Named,
         observed: &Observed,
-    ) -> Result<Volume, Error> {
+    ) -> Volume {
         let places = self.volumes.places(pod.as_str(), volume.as_str());
         let key = (pod, volume);
         let generations = named.get(&key).cloned().unwrap_or_default();
         let (pod, volume) = key;
-        Ok(Volume {
-            size: self.volumes.measure(&places).doing("measure a volume")?,
+        Volume {
+            size: Size::default(),
             declared: declares(graph, &pod, &volume),
             generations,
-            mounted: has_mounted(observed, &pod, &volume),
+            mounted: has_mounted(observed, graph, &pod, &volume),
             used: used(&places),
             pod,
             volume,
-        })
+        }
     }
 
     /// The volumes that any generation declares, and which. Blocking.
@@ -138,15 +172,28 @@ impl Generations {
         doomed: Doomed,
         dry_run: bool,
     ) -> Result<Vec<Volume>, Error> {
-        let _switching = self.begin(self.store.current()?).await?;
-        let all = self.volumes().await?;
-        let chosen = match doomed {
+        let all = self.unmeasured().await?;
+        let mut chosen = match doomed {
             Doomed::Orphans => all
                 .into_iter()
                 .filter(|one| one.generations.is_empty() && !one.mounted)
                 .collect(),
             Doomed::Named(names) => choose(&all, names)?,
         };
+        self.measure(&mut chosen).await?;
+        // What they were found to be has to be so still.
+        let _switching = self.begin(self.store.current()?).await?;
+        let now = self.unmeasured().await?;
+        for one in &mut chosen {
+            let is_it = |other: &&Volume| (&other.pod, &other.volume) == (&one.pod, &one.volume);
+            if let Some(found) = now.iter().find(is_it) {
+                let size = one.size;
+                *one = Volume {
+                    size,
+                    ..found.clone()
+                };
+            }
+        }
         let uses: Vec<String> = chosen.iter().filter_map(use_of).collect();
         if !uses.is_empty() {
             let help =
@@ -252,7 +299,7 @@ impl Generations {
             return Err(Error::Invalid(vec![why]));
         }
         let observed = self.reconciler.observe(&graph).await?;
-        if has_mounted(&observed, pod, volume) {
+        if has_mounted(&observed, &graph, pod, volume) {
             let why = format!(
                 "a container of pod `{pod}` has `{volume}` mounted: `tank delete {pod}` ends it, and keeps its volumes"
             );
@@ -262,7 +309,7 @@ impl Generations {
         let look = spawn_blocking(move || volumes.has_content(&places)).await;
         let has_content = look.doing("look at a volume")?.doing("look at a volume")?;
         if has_content && !replace {
-            let why = format!("`{name}` has something in it, which `--replace` has removed");
+            let why = format!("`{name}` has something in it: `--replace` removes that");
             return Err(why).doing("import a volume");
         }
         Ok(())
@@ -367,16 +414,24 @@ fn declares(graph: &Graph, pod: &Name, volume: &Name) -> bool {
     volume.is_some_and(tank_model::spec::Volume::is_managed)
 }
 
-/// Whether a process of a pod has a volume mounted. Of a pod that does not answer that is not known.
-fn has_mounted(observed: &Observed, pod: &Name, volume: &Name) -> bool {
+/// Whether a container of a pod has a volume mounted, or may have: of a pod that does not answer, and of a
+/// container that the graph does not have as it runs, that is not known.
+fn has_mounted(observed: &Observed, graph: &Graph, pod: &Name, volume: &Name) -> bool {
     let Some(found) = observed.pods.get(pod) else {
         return false;
     };
-    let pids = found.containers.values().filter_map(|run| match run.state {
-        State::Running { pid, .. } => Some(pid),
-        State::Exited { .. } => None,
-    });
-    found.unresponsive.is_some() || { pids }.any(|pid| is_mounted(pid, pod, volume))
+    let may_have = |run: &Run| {
+        let entry = graph.entries().find(|entry| entry.hash == run.hash);
+        let mounts = entry.and_then(|entry| match &entry.node {
+            Node::Container(node) => Some(&node.mounts),
+            Node::Init(spec) => Some(&spec.mounts),
+            _ => None,
+        });
+        mounts.is_none_or(|mounts| mounts.values().any(|mount| mount.volume == *volume))
+    };
+    let mut runs = found.containers.values();
+    found.unresponsive.is_some()
+        || runs.any(|run| matches!(run.state, State::Running { .. }) && may_have(run))
 }
 
 /// Why a volume may not be removed.

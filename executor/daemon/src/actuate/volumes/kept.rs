@@ -4,8 +4,7 @@ use super::{Places, Turn, VolumeError, Volumes, open_dir, remove, root, sync_par
 use crate::{faults, settings::Settings};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -17,9 +16,6 @@ use tank_sys::mount::{self, attr};
 const MEASURE_LIMIT: Duration = Duration::from_secs(5);
 const MAX_MEASURED: u64 = 1_000_000;
 const MAX_LEVELS: usize = 256;
-
-/// The most bytes of what the kernel says of a process's mounts.
-const MAX_MOUNTS: u64 = 4 << 20;
 
 /// What a volume takes of the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,8 +50,8 @@ impl Volumes {
     ///
     /// # Errors
     /// When it can't be mounted to be looked at.
-    pub fn measure(&self, places: &Places) -> Result<Size, VolumeError> {
-        let deadline = Instant::now() + MEASURE_LIMIT;
+    pub fn measure(&self, places: &Places, until: Instant) -> Result<Size, VolumeError> {
+        let deadline = until.min(Instant::now() + MEASURE_LIMIT);
         let top = self.show(places)?;
         let mut size = Size::default();
         let mut count = 0;
@@ -185,8 +181,12 @@ impl Volumes {
             drop(turn);
             faults::boundary("what is imported is in its place");
         }
-        // By now it is what was there before.
-        Ok(remove(&places.import)?)
+        let removed = remove(&places.import);
+        match take {
+            // It is what was there before: what of it stays is swept at the start.
+            true => Ok(()),
+            false => Ok(removed?),
+        }
     }
 
     /// Whether a volume is there and has something in it. Blocking.
@@ -246,18 +246,4 @@ pub fn used(places: &Places) -> Option<u64> {
 pub(super) fn note_use(places: &Places) -> io::Result<()> {
     let mark = fs::File::create(&places.used)?;
     mark.set_modified(SystemTime::now())
-}
-
-/// Whether a process has the volume mounted, as the kernel says. One that is gone has nothing.
-/// Blocking.
-pub fn is_mounted(pid: i32, pod: &Name, volume: &Name) -> bool {
-    let mut text = String::new();
-    let read = fs::File::open(format!("/proc/{pid}/mountinfo"))
-        .and_then(|file| file.take(MAX_MOUNTS).read_to_string(&mut text));
-    // Names have no character that the kernel would write otherwise.
-    let place = format!("/volumes/{pod}/{volume}");
-    let inside = format!("{place}/");
-    // proc(5): the fourth field is the root of the mount in its file system.
-    let roots = text.lines().filter_map(|line| line.split(' ').nth(3));
-    read.is_ok() && { roots }.any(|root| root.ends_with(&place) || root.contains(&inside))
 }

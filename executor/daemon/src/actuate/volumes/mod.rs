@@ -24,7 +24,7 @@ mod turns;
 
 pub use error::{SubPathError, VolumeError};
 pub(super) use kept::sweep;
-pub use kept::{Size, is_mounted, used};
+pub use kept::{Size, used};
 pub use outlet::Outlet;
 pub use turns::Turn;
 use turns::Turns;
