@@ -16,6 +16,7 @@ use std::{
         unix::fs::OpenOptionsExt,
     },
     sync::Arc,
+    time::Duration,
 };
 use tank_layer::{
     budget::Budget,
@@ -94,7 +95,8 @@ impl Images {
         budget: &Budget,
     ) -> Result<u64, Error> {
         let what = || "read an archive".to_owned();
-        let first = begin(&mut archive).await.attempt(what)?;
+        let first = tokio::time::timeout(FIRST_BYTES, begin(&mut archive)).await;
+        let first = first.map_err(io::Error::from).flatten().attempt(what)?;
         let form = FORMS.iter().find(|(magic, _)| first.starts_with(magic));
         let temporary = Temporary(self.temporary(Digest::of(b"archive")));
         let mut options = fs::File::options();
@@ -140,6 +142,9 @@ impl Images {
         copied.map_err(io::Error::from).attempt(what)?
     }
 }
+
+/// The longest that is waited for the first bytes of an archive: somebody may type a password first.
+const FIRST_BYTES: Duration = Duration::from_secs(600);
 
 /// How an archive begins: as much as tells what it is packed with.
 async fn begin(archive: &mut pipe::Receiver) -> io::Result<Vec<u8>> {
