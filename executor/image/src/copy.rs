@@ -185,21 +185,7 @@ impl Copy<'_> {
     }
 
     fn content(&mut self, from: &OwnedFd, into: &OwnedFd, size: u64) -> io::Result<()> {
-        let mut at = 0;
-        // What the kernel knows to be a hole is not read: a few bytes may say that there is a terabyte.
-        while let Some((begin, end)) = data(from, at, size)? {
-            rustix::fs::seek(from, SeekFrom::Start(begin))?;
-            rustix::fs::seek(into, SeekFrom::Start(begin))?;
-            self.piece(from, into, end - begin)?;
-            at = end;
-            self.budget.space()?;
-        }
-        Ok(rustix::fs::ftruncate(into, size)?)
-    }
-
-    /// Copies so many bytes from where the files are.
-    fn piece(&mut self, from: &OwnedFd, into: &OwnedFd, length: u64) -> io::Result<()> {
-        let mut left = length;
+        let mut left = size;
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
             let read = rustix::io::read(from, &mut self.buffer[..most])?;
@@ -215,24 +201,8 @@ impl Copy<'_> {
             left -= read as u64;
             self.budget.space()?;
         }
-        Ok(())
+        Ok(rustix::fs::ftruncate(into, size)?)
     }
-}
-
-/// Where the next data of a file is, from `at` on: its begin and its end. Where holes are not known, all is data.
-fn data(file: &OwnedFd, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
-    if at >= size {
-        return Ok(None);
-    }
-    let begin = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-        Ok(begin) => begin,
-        Err(Errno::NXIO) => return Ok(None),
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some((at, size))),
-        Err(error) => return Err(error.into()),
-    };
-    let end = rustix::fs::seek(file, SeekFrom::Hole(begin)).unwrap_or(size);
-    let end = end.min(size);
-    Ok((begin < end).then_some((begin, end)))
 }
 
 pub(crate) const NO_LINK: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC);
