@@ -50,7 +50,7 @@ struct Level {
     from: OwnedFd,
     into: OwnedFd,
     entries: Dir,
-    /// Of `into`, seen from the top.
+    /// Of `into`, from the top.
     path: PathBuf,
     stat: Stat,
 }

@@ -379,8 +379,10 @@ fn read(path: &Path) -> Result<Option<Document>, CredentialError> {
     if !found.is_file() {
         return Err(CredentialError::NoFile(path.to_owned()));
     }
+    // The daemon is root.
+    let own = rustix::process::geteuid().as_raw();
     let (uid, mode) = (found.uid(), found.mode() & 0o7777);
-    if uid != 0 || mode & 0o022 != 0 {
+    if uid != own || mode & 0o022 != 0 {
         let path = path.to_owned();
         return Err(CredentialError::NotRoots { path, uid, mode });
     }
@@ -388,7 +390,7 @@ fn read(path: &Path) -> Result<Option<Document>, CredentialError> {
     let folder = path.parent().unwrap_or(path);
     let parent = fs::metadata(folder).map_err(failed)?;
     let (uid, mode) = (parent.uid(), parent.mode() & 0o7777);
-    if uid != 0 || mode & 0o022 != 0 && mode & 0o1000 == 0 {
+    if uid != own && uid != 0 || mode & 0o022 != 0 && mode & 0o1000 == 0 {
         let path = folder.to_owned();
         return Err(CredentialError::NotRoots { path, uid, mode });
     }

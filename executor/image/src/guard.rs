@@ -22,7 +22,7 @@ pub struct Guard {
     /// It is of this host.
     open: bool,
     /// Whether the registry's own name stood for this host when it was asked for first: who has the name
-    /// may say otherwise a moment later.
+    /// may say otherwise afterwards.
     own_is_here: Arc<OnceLock<bool>>,
 }
 
@@ -176,7 +176,7 @@ mod tests {
         let guard = guard.behind(Some(&proxy));
         assert_eq!(guard.filter("proxy.lan", here.clone()), here);
         assert_eq!(guard.filter("elsewhere.lan", here.clone()), []);
-        // A name that was elsewhere, and is here a moment later.
+        // A name that was elsewhere, and is here afterwards.
         let guard = Guard::of_registry("rebind.lan:5000");
         assert_eq!(guard.filter("rebind.lan", there.clone()), there);
         assert_eq!(guard.clone().filter("rebind.lan", here), []);
