@@ -245,6 +245,22 @@ pub fn ago(millis: u64) -> String {
     }
 }
 
+/// Numbers in order, those in a row together: `1-3` and `7`.
+pub fn runs(numbers: &[u64]) -> Vec<String> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => runs.push((*number, *number)),
+        }
+    }
+    let text = |(first, last): &(u64, u64)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    };
+    runs.iter().map(text).collect()
+}
+
 /// The first twelve digits of a digest.
 pub fn short(digest: &str) -> &str {
     let hex = digest.strip_prefix("sha256:").unwrap_or(digest);

@@ -105,22 +105,12 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
 
 /// Numbers in order, runs of them as `3-7`.
 fn list_of(numbers: &[u64]) -> String {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for number in numbers {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == *number => *last = *number,
-            _ => runs.push((*number, *number)),
-        }
-    }
-    let text = |(first, last): &(u64, u64)| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    };
-    let named: Vec<String> = runs.iter().take(MAX_NUMBERS).map(text).collect();
+    let runs = output::runs(numbers);
     let more = match runs.len() > MAX_NUMBERS {
         true => format!(" and more: {} in all", numbers.len()),
         false => String::new(),
     };
+    let named: Vec<String> = runs.into_iter().take(MAX_NUMBERS).collect();
     format!("{}{more}", named.join(", "))
 }
 

@@ -49,20 +49,9 @@ fn row(volume: &Volume) -> Vec<String> {
 
 /// Numbers in order, those in a row together: `1-3, 7`.
 fn ranges(numbers: &[u64]) -> String {
-    let mut runs: Vec<(u64, u64)> = Vec::new();
-    for number in numbers {
-        match runs.last_mut() {
-            Some((_, last)) if *last + 1 == *number => *last = *number,
-            _ => runs.push((*number, *number)),
-        }
-    }
-    let text = |(first, last): &(u64, u64)| match first == last {
-        true => first.to_string(),
-        false => format!("{first}-{last}"),
-    };
-    match runs.is_empty() {
-        true => "none".to_owned(),
-        false => runs.iter().map(text).collect::<Vec<_>>().join(", "),
+    match output::runs(numbers) {
+        runs if runs.is_empty() => "none".to_owned(),
+        runs => runs.join(", "),
     }
 }
 
