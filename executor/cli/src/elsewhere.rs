@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 36] = [
+const WORDS: [(&str, &str); 35] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -46,7 +46,6 @@ const WORDS: [(&str, &str); 36] = [
     ("load", ARCHIVE),
     ("images", IMAGES),
     ("image", IMAGES),
-    ("build-image", IMAGES),
     ("push", IMAGES),
     ("tag", IMAGES),
     ("search", IMAGES),

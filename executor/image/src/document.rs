@@ -170,6 +170,26 @@ pub fn pick_platform(index: &ImageIndex) -> Result<Digest, Error> {
     digest_of(found)
 }
 
+/// The configuration of an image, and the names of its layers, the lowest first, by the documents that `read` gives.
+///
+/// # Errors
+/// Those of `read`, and when a document is none.
+pub fn read_image(
+    image: Digest,
+    mut read: impl FnMut(Digest) -> Result<Vec<u8>, Error>,
+) -> Result<(ImageConfiguration, Vec<LayerId>), Error> {
+    let manifest = match parse(&read(image)?)? {
+        Document::Manifest(manifest) => manifest,
+        Document::Index(index) => match parse(&read(pick_platform(&index)?)?)? {
+            Document::Manifest(manifest) => manifest,
+            Document::Index(_) => return Err(Error::NestedIndex),
+        },
+    };
+    let config = parse_config(&read(digest_of(manifest.config())?)?)?;
+    let layers = chain(&diff_ids(&config, &manifest)?);
+    Ok((config, layers))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -420,18 +420,9 @@ impl Images {
         let read = |digest: Digest| {
             fs::read(self.blob_path(digest)).attempt(|| format!("find {digest} on this host"))
         };
-        let manifest = match document::parse(&read(digest)?)? {
-            Document::Manifest(manifest) => manifest,
-            Document::Index(index) => {
-                match document::parse(&read(document::pick_platform(&index)?)?)? {
-                    Document::Manifest(manifest) => manifest,
-                    Document::Index(_) => return Err(Error::NestedIndex),
-                }
-            }
-        };
-        let config = document::parse_config(&read(document::digest_of(manifest.config())?)?)?;
+        let (config, ids) = document::read_image(digest, read)?;
         let mut layers = Vec::new();
-        for id in document::chain(&document::diff_ids(&config, &manifest)?) {
+        for id in ids {
             let layer = self.layer(id).ok_or(Error::NoLayer(id.diff))?;
             // A layer may stand twice in an image; overlay refuses the same root twice, and
             // once is the same.

@@ -6,7 +6,7 @@
 //! nothing that has a name. *Never*: follows a link, or touches what is not called as Tank calls its files.
 
 use super::{EXTENSION, Images, pins::Under, sums, sync_dir};
-use crate::{Error, document, document::Document, error::Attempt};
+use crate::{Error, document, error::Attempt};
 use std::{
     collections::BTreeSet,
     fs, io,
@@ -78,24 +78,14 @@ impl Images {
 /// When a document is not here, or is not what its digest says.
 pub(super) fn parts(images: &Images, image: Digest) -> Result<BTreeSet<Digest>, Error> {
     let mut parts = BTreeSet::new();
-    let mut read = |digest: Digest| {
+    let read = |digest: Digest| {
         parts.insert(digest);
         let bytes = fs::read(images.blob_path(digest));
         let bytes = bytes.attempt(|| format!("find {digest} on this host"))?;
         document::verify(&bytes, digest)?;
         Ok::<_, Error>(bytes)
     };
-    let manifest = match document::parse(&read(image)?)? {
-        Document::Manifest(manifest) => manifest,
-        Document::Index(index) => {
-            match document::parse(&read(document::pick_platform(&index)?)?)? {
-                Document::Manifest(manifest) => manifest,
-                Document::Index(_) => return Err(Error::NestedIndex),
-            }
-        }
-    };
-    let config = document::parse_config(&read(document::digest_of(manifest.config())?)?)?;
-    let layers = document::chain(&document::diff_ids(&config, &manifest)?);
+    let (_, layers) = document::read_image(image, read)?;
     parts.extend(layers.iter().flat_map(|id| [id.diff, id.chain]));
     Ok(parts)
 }
