@@ -2,7 +2,7 @@
 # Makes, once, an OCI image layout of two images for the benchmark of pulls, and prints its folder: `large`, Debian 13 with
 # Python, NumPy, SymPy and Django, and `nginx`, Debian 13 with nginx. Each is one layer, compressed by `gzip -1`.
 set -eu
-version=1
+version=2
 dir=${TANK_CACHE:-$HOME/.cache/tank}/pull-images
 if [ "$(cat "$dir/version" 2>/dev/null)" != $version ]; then
     echo 'images to pull: Debian 13, once: about five minutes' >&2
@@ -11,7 +11,7 @@ if [ "$(cat "$dir/version" 2>/dev/null)" != $version ]; then
     rm -rf "$dir"
     mkdir -p "$dir"
     trap 'rm -rf "$dir/root"' EXIT
-    for image in large:python3-numpy,python3-sympy,python3-django nginx:nginx; do
+    for image in large:python3-numpy,python3-sympy,python3-django,python3-pandas,python3-matplotlib,python3-boto3 nginx:nginx; do
         if ! debootstrap --variant=minbase --include="${image#*:}" trixie "$dir/root" \
             "${mirror:-http://deb.debian.org/debian}" > "$dir/debootstrap.log" 2>&1; then
             tail -n 20 "$dir/debootstrap.log" >&2

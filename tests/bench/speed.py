@@ -21,6 +21,7 @@ import time
 import hosts
 import peers
 from pull import pull
+from read import read
 
 # What the issue of each is: the most milliseconds (or what the unit says) that are right.
 TARGETS = {
@@ -265,7 +266,7 @@ def history(host, samples, generations=10_000):
     tank.switch("{}")
 
 
-PARTS = {"one": one, "grace": grace, "exec": exec_true, "many": many, "unchanged": unchanged, "killed": killed, "idle": idle, "scale": scale, "history": history, "pull": pull}
+PARTS = {"one": one, "grace": grace, "exec": exec_true, "many": many, "unchanged": unchanged, "killed": killed, "idle": idle, "scale": scale, "history": history, "pull": pull, "read": read}
 
 
 class Host:

@@ -549,3 +549,42 @@ fn a_layer_shows_what_was_packed() {
         );
     }
 }
+
+/// The bytes of a file that are in the page cache.
+fn cached(path: &Path) -> u64 {
+    let found = Command::new("fincore")
+        .args(["--bytes", "--noheadings", "--output", "RES"])
+        .arg(path)
+        .output()
+        .expect("fincore");
+    let text = String::from_utf8_lossy(&found.stdout).into_owned();
+    text.trim().parse().unwrap_or_else(|_| panic!("{text}"))
+}
+
+#[test]
+fn what_is_read_of_a_layer_is_in_memory_once() {
+    const SIZE: usize = 16 << 20;
+    let place = Place::new("cached");
+    let content: String = (0..SIZE / 8)
+        .map(|number| format!("{number:07}\n"))
+        .collect();
+    let shown = place.shows(&[archive(&[file("content", &content)])]);
+    let layers = fs::read_dir(place.folder.join("store/layers")).expect("layers");
+    let mut layers = layers.map(|layer| layer.expect("a layer").path());
+    let layer = layers.find(|layer| layer.extension().is_some_and(|end| end == "erofs"));
+    let layer = layer.expect("an image");
+    // It was written a moment ago.
+    let opened = fs::File::open(&layer).expect("opens");
+    rustix::fs::fadvise(&opened, 0, None, rustix::fs::Advice::DontNeed).expect("lets go");
+    let before = cached(&layer);
+    assert!(before < SIZE as u64 / 4, "{before} bytes stay in memory");
+    assert!(shown.text("content") == content, "the content is another");
+    let flags = OFlags::RDONLY;
+    let read = mount::open_in_root(shown.0.as_fd(), "content", flags).expect("opens");
+    let path = PathBuf::from(format!("/proc/self/fd/{}", read.as_raw_fd()));
+    let read = fs::File::open(path).expect("opens");
+    let own = format!("/proc/{}/fd/{}", std::process::id(), read.as_raw_fd());
+    assert!(cached(Path::new(&own)) >= SIZE as u64, "the mount keeps it");
+    let after = cached(&layer);
+    assert!(after < SIZE as u64 / 4, "{after} bytes are there twice");
+}

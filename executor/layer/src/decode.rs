@@ -3,6 +3,7 @@
 use crate::{LayerError, budget};
 use sha2::{Digest as _, Sha256};
 use std::{
+    collections::VecDeque,
     io::{self, BufReader, Read},
     sync::{
         Arc,
@@ -155,17 +156,20 @@ fn decode(
         Form::Plain => Ok(Box::new(input)),
     };
     let mut left = budget::MAX_BYTES;
+    let mut used = VecDeque::new();
     let ended = decoder.and_then(|mut decoder| {
         loop {
-            let mut piece = Vec::with_capacity(PIECE);
-            (&mut decoder).take(PIECE as u64).read_to_end(&mut piece)?;
-            if piece.is_empty() {
+            let mut piece = fresh(&mut used);
+            let length = fill(&mut decoder, &mut piece)?;
+            if length == 0 {
                 return Ok(());
             }
             left = left
-                .checked_sub(piece.len() as u64)
+                .checked_sub(length as u64)
                 .ok_or(budget::Refusal::Bytes)?;
+            piece.truncate(length);
             let piece = Arc::new(piece);
+            used.push_back(Arc::clone(&piece));
             // Whoever does not listen any more has what it needs.
             if to_hasher.send(Arc::clone(&piece)).is_err() || to_reader.send(Ok(piece)).is_err() {
                 return Ok(());
@@ -175,4 +179,33 @@ fn decode(
     if let Err(error) = ended {
         let _ = to_reader.send(Err(error));
     }
+}
+
+/// The memory of a piece: of the oldest one, if nobody reads that any more, or else new. So no more of it is
+/// zeroed than is in use at once.
+fn fresh(used: &mut VecDeque<Arc<Vec<u8>>>) -> Vec<u8> {
+    let mut piece = match used.pop_front().map(Arc::try_unwrap) {
+        Some(Ok(piece)) => piece,
+        Some(Err(read)) => {
+            used.push_front(read);
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    piece.resize(PIECE, 0);
+    piece
+}
+
+/// Reads until a piece is full, or to the end; how much that was.
+fn fill(decoder: &mut impl Read, piece: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < piece.len() {
+        match decoder.read(&mut piece[length..]) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
 }

@@ -7,7 +7,7 @@
 use super::{
     EXTENSION, Images, Origin, Temporary,
     gc::{self, Kind},
-    sums::{NO_FOLLOW, Sum},
+    sums::{Form, NO_FOLLOW, Sum},
 };
 use crate::{
     Error, Layer, document,
@@ -119,14 +119,12 @@ impl Images {
         let path = self.path_of(part);
         let verdict = match part {
             Part::Folder(_) => Ok(Verdict::Unverified),
-            Part::Document(digest) => {
-                open(&path)
-                    .and_then(|file| Sum::of(&file, goes_on))
-                    .map(|sum| match sum.digest == *digest {
-                        true => Verdict::Good,
-                        false => Verdict::Damaged(format!("it has the digest {}", sum.digest)),
-                    })
-            }
+            Part::Document(digest) => open(&path)
+                .and_then(|file| Sum::of(&file, Form::Whole, goes_on))
+                .map(|sum| match sum.digest == *digest {
+                    true => Verdict::Good,
+                    false => Verdict::Damaged(format!("it has the digest {}", sum.digest)),
+                }),
             Part::Layer(_) => check_layer(self, &path, goes_on),
         };
         match verdict {
@@ -287,8 +285,10 @@ fn check_layer(
     goes_on: &mut dyn FnMut() -> bool,
 ) -> io::Result<Verdict> {
     let file = open(path)?;
-    let found = Sum::of(&file, goes_on)?;
-    let Some(known) = Sum::read(path) else {
+    let known = Sum::read(path);
+    let form = known.map_or(Form::Pieces, |known| known.form);
+    let found = Sum::of(&file, form, goes_on)?;
+    let Some(known) = known else {
         // As an older version made it. From now on it is known what it was today.
         let digest = gc::layer_of(&path.file_name().unwrap_or_default().to_string_lossy());
         if let Some((_, digest)) = digest {
