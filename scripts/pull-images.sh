@@ -11,7 +11,7 @@ if [ "$(cat "$dir/version" 2>/dev/null)" != $version ]; then
     rm -rf "$dir"
     mkdir -p "$dir"
     trap 'rm -rf "$dir/root"' EXIT
-    for image in large:python3-numpy,python3-sympy,python3-django,python3-pandas,python3-matplotlib,python3-boto3 nginx:nginx; do
+    for image in large:python3-numpy,python3-sympy,python3-django,python3-pandas nginx:nginx; do
         if ! debootstrap --variant=minbase --include="${image#*:}" trixie "$dir/root" \
             "${mirror:-http://deb.debian.org/debian}" > "$dir/debootstrap.log" 2>&1; then
             tail -n 20 "$dir/debootstrap.log" >&2

@@ -1,5 +1,5 @@
-//! Where a registry may lead: not to this host, nor to what answers on its own link (a cloud's
-//! metadata, a router), unless the registry is of this host itself.
+//! Where a registry may lead: not to this host, by whichever of its addresses, nor to what answers on its own link (a
+//! cloud's metadata, a router), unless the registry is of this host itself.
 
 use crate::registries::Proxy;
 use reqwest::{
@@ -7,7 +7,7 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{Arc, OnceLock},
 };
 use url::Host;
@@ -95,8 +95,27 @@ fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Loopback, link-local, or none at all.
+/// Loopback, link-local, one of the host's own addresses, or none at all.
 fn is_of_this_host(address: IpAddr) -> bool {
+    is_near(address) || is_own(address.to_canonical())
+}
+
+/// Whether the host has an address: the kernel speaks to it from itself. Nothing is sent.
+fn is_own(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
+        // Any port but none.
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == address)
+}
+
+/// Loopback, link-local, or none at all.
+fn is_near(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
             address.is_loopback() || address.is_link_local() || address.octets()[0] == 0

@@ -2,13 +2,15 @@
 //! stands for is asked.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use rustix::thread::ThreadNameSpaceType;
 use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::PathBuf,
+    process::{Child, Command},
     sync::{Arc, Mutex},
 };
 use tank_image::{Converter, Error, Images, Registries, Rules};
@@ -33,7 +35,7 @@ struct Server {
 impl Server {
     /// `answer` gives the head, without its length, and the body.
     fn new(answer: impl Fn(&Asked) -> (String, String) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+        let listener = TcpListener::bind("0.0.0.0:0").expect("listens");
         let port = listener.local_addr().expect("an address").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (answer, kept) = (Arc::new(answer), Arc::clone(&asked));
@@ -403,9 +405,53 @@ fn a_registry_that_is_blocked_is_not_asked_nor_are_its_mirrors() {
     assert!(server.asked().is_empty());
 }
 
+/// A network namespace of a thread's own, whose loopback link has an address beside its own.
+struct Network {
+    holder: Child,
+}
+
+impl Network {
+    fn enter(address: &str) -> Self {
+        let holder = Command::new("unshare")
+            .args(["--net", "sleep", "3600"])
+            .spawn();
+        let network = Self {
+            holder: holder.expect("unshare"),
+        };
+        let path = |process: &str| format!("/proc/{process}/ns/net");
+        let own = fs::read_link(path("thread-self")).expect("a namespace");
+        let held = path(&network.holder.id().to_string());
+        while fs::read_link(&held).expect("a namespace") == own {
+            std::thread::yield_now();
+        }
+        let held = fs::File::open(held).expect("opens");
+        tank_sys::namespace::enter(held.as_fd(), ThreadNameSpaceType::NETWORK).expect("enters");
+        for arguments in ["link set lo up", &format!("address add {address} dev lo")] {
+            let made = Command::new("ip").args(arguments.split(' ')).status();
+            assert!(made.expect("ip").success(), "{arguments}");
+        }
+        network
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
 /// A registry elsewhere sends to a service of this host, by a redirect and for a token.
 #[test]
 fn a_registry_elsewhere_leads_to_nothing_of_this_host() {
+    let network = Network::enter("192.0.2.7/32");
+    for address in ["127.0.0.1", "192.0.2.7"] {
+        leads_nowhere(address);
+    }
+    drop(network);
+}
+
+fn leads_nowhere(address: &'static str) {
     let service = Server::new(|_| ok(MANIFEST));
     // The proxy stands for the network: it answers as the registry does.
     let proxy = Server::new({
@@ -413,27 +459,25 @@ fn a_registry_elsewhere_leads_to_nothing_of_this_host() {
         move |asked| match asked.line.contains("/redirect/") {
             true => {
                 let head = format!(
-                    "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:{port}/"
+                    "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{address}:{port}/"
                 );
                 (head, String::new())
             }
-            false => refused(&format!("Bearer realm=\"http://127.0.0.1:{port}/token\"")),
+            false => refused(&format!("Bearer realm=\"http://{address}:{port}/token\"")),
         }
     });
     let rules = serde_json::json!({ "there.example": { "insecure": true, "proxy": format!("http://{}", proxy.name()) } });
-    let store = Store::new("leads", &rules.to_string(), "{}");
+    let store = Store::new(&format!("leads-{address}"), &rules.to_string(), "{}");
     let redirected = message(store.resolve("there.example/redirect/app"));
     assert!(
         redirected.contains("it redirects to this host, or to its own link"),
         "{redirected}"
     );
     let token = message(store.resolve("there.example/app"));
-    assert!(
-        token.contains(
-            "it wants a token to be fetched from 127.0.0.1, which is this host or its own link"
-        ),
-        "{token}"
+    let expected = format!(
+        "it wants a token to be fetched from {address}, which is this host or its own link"
     );
+    assert!(token.contains(&expected), "{token}");
     assert_eq!(proxy.asked().len(), 2, "both were asked for by the proxy");
     assert!(service.asked().is_empty());
 }

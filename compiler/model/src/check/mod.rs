@@ -38,13 +38,15 @@ pub struct Problem {
     pub related: Option<(Vec<String>, &'static str)>,
 }
 
-/// A program of the host has a port that is to be published. This and the next two are codes of what only
+/// A program of the host has a port that is to be published. This and the next three are codes of what only
 /// whoever knows the host finds.
 pub const HOST_PORT: &str = "tank::host::port";
 /// A network can't be made on this host.
 pub const HOST_NETWORK: &str = "tank::host::network";
 /// An interface of a pod's own can't be connected on this host.
 pub const HOST_NIC: &str = "tank::host::nic";
+/// The host can't get a container's image.
+pub const HOST_IMAGE: &str = "tank::host::image";
 
 /// Every problem of what one source declares. A field of a feature that this version lacks has that
 /// one problem and no other. Pods of other stacks are not known here: that they are there is not

@@ -9,33 +9,52 @@ use tank_compiler::{
     CompileError, Problem, Problems,
     diagnostics::{Label, Place, SourceText},
 };
-use tank_model::provenance::{Line, Provenance};
+use tank_model::{
+    check::HOST_IMAGE,
+    provenance::{Line, Provenance},
+};
 use tank_proto::varlink;
 
-/// A problem, and another field that has to do with it.
+/// A problem, and other fields that have to do with it.
 pub struct Found {
     pub problem: varlink::Problem,
-    pub related: Option<(Vec<String>, &'static str)>,
+    pub related: Vec<(Vec<String>, &'static str)>,
 }
+
+/// The most containers that are shown of those that use an image that can't be had.
+const MAX_USERS: usize = 4;
 
 /// The daemon's refusal of a configuration as the compiler's, where any of its problems is at a line
 /// of the files that `provenance` (JSON) is of.
 pub fn drawn(error: Error, provenance: &str) -> Error {
-    let Error::Refused(varlink::Error::Invalid {
-        details: Some(details),
-        ..
-    }) = &error
-    else {
+    let Error::Refused(refused) = &error else {
         return error;
     };
     let Ok(lines) = serde_json::from_str::<Provenance>(provenance) else {
         return error;
     };
-    let found = details.iter().map(|problem| Found {
-        problem: problem.clone(),
-        related: None,
-    });
-    let problems = at_lines(found.collect(), &lines);
+    let found = match refused {
+        varlink::Error::Invalid {
+            details: Some(details),
+            ..
+        } => {
+            let alone = |problem: &varlink::Problem| Found {
+                problem: problem.clone(),
+                related: Vec::new(),
+            };
+            details.iter().map(alone).collect()
+        }
+        varlink::Error::ImageUnavailable {
+            containers: Some(users),
+            help,
+            ..
+        } => match image_of(refused, users, help.as_deref(), &lines) {
+            Some(found) => vec![found],
+            None => return error,
+        },
+        _ => return error,
+    };
+    let problems = at_lines(found, &lines);
     match problems
         .list
         .iter()
@@ -44,6 +63,39 @@ pub fn drawn(error: Error, provenance: &str) -> Error {
         true => Error::Compile(CompileError::Problems(problems)),
         false => error,
     }
+}
+
+/// An image that can't be had, at the fields of those who use it: each a pod and a container.
+fn image_of(
+    refused: &varlink::Error,
+    users: &[String],
+    help: Option<&str>,
+    lines: &Provenance,
+) -> Option<Found> {
+    let field = |user: &String| {
+        let (pod, container) = user.split_once('/')?;
+        let field = |kind: &str| {
+            ["pods", pod, kind, container, "image"]
+                .map(str::to_owned)
+                .to_vec()
+        };
+        let [container, init] = ["containers", "init"].map(field);
+        Some(match lines.origin(&init) {
+            Some(_) => init,
+            None => container,
+        })
+    };
+    let mut fields = users.iter().filter_map(field).take(MAX_USERS);
+    let problem = varlink::Problem {
+        code: HOST_IMAGE.to_owned(),
+        field: fields.next()?,
+        place: None,
+        message: refused.to_string(),
+        help: help.unwrap_or_default().to_owned(),
+        related: None,
+    };
+    let related = fields.map(|field| (field, "and here")).collect();
+    Some(Found { problem, related })
 }
 
 /// Problems with the lines of their fields.
@@ -64,7 +116,9 @@ pub fn at_lines(found: Vec<Found>, lines: &Provenance) -> Problems {
             related: elsewhere,
         } = problem;
         let first = texts.label(&field, "here");
-        let related = related.and_then(|(field, role)| texts.label(&field, role));
+        let related = related.iter();
+        let related = related.filter_map(|(field, role)| texts.label(field, role));
+        let related: Vec<Label> = related.collect();
         let message = match (&first, place) {
             (None, Some(place)) => format!("{message} (at {place})"),
             _ => message,

@@ -189,7 +189,7 @@ fn fits(whole: &Config, lines: &Provenance) -> Result<(), Error> {
             help: problem.help,
             related: None,
         },
-        related: problem.related,
+        related: problem.related.into_iter().collect(),
     });
     let problems = at_lines(found.collect(), lines);
     Err(Error::Compile(CompileError::Problems(problems)))
