@@ -249,7 +249,7 @@ fn a_host_that_loses_its_power_comes_back_to_one_of_its_generations() {
         }
         // A switch takes about two seconds here: anywhere in the first few of them; and now and
         // then just when one begins, before it can have committed, or just when one has, with and
-        // without what the disk had in its cache.
+        // without what the disk had in its cache; and in the middle of a collection of old generations.
         let delay = Duration::from_millis(RandomState::new().hash_one(cut) % 6_000);
         machine.read(delay, None);
         if cut % 4 == 3 {
@@ -265,6 +265,14 @@ fn a_host_that_loses_its_power_comes_back_to_one_of_its_generations() {
                 "it commits no more: {}",
                 machine.said.join("\n")
             );
+        }
+        if cut % 8 == 6 {
+            assert!(
+                machine.read(BOOT, Some("COLLECTING")),
+                "it collects no more: {}",
+                machine.said.join("\n")
+            );
+            machine.read(delay / 40, None);
         }
         delays.push(delay);
         let said = machine.cut();
