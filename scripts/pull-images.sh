@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes, once, an OCI image layout of two images for the benchmark of pulls, and prints its folder: `large`, Debian 13 with
-# Python, NumPy, SymPy and Django, and `nginx`, Debian 13 with nginx. Each is one layer, compressed by `gzip -1`.
+# Python, NumPy, SymPy, Django, pandas, and a copy of their packages, as in a virtual environment; and `nginx`, Debian 13 with
+# nginx. Each is one layer, compressed by `gzip -1`.
 set -eu
 version=2
 dir=${TANK_CACHE:-$HOME/.cache/tank}/pull-images
@@ -18,6 +19,7 @@ if [ "$(cat "$dir/version" 2>/dev/null)" != $version ]; then
             exit 1
         fi
         rm -rf "$dir"/root/var/cache/apt/archives/*.deb "$dir"/root/var/lib/apt/lists/*
+        [ "${image%%:*}" != large ] || cp -a "$dir/root/usr/lib/python3/dist-packages" "$dir/root/opt/packages"
         "$(dirname "$0")/pack-layout.sh" "$dir/root" "$dir/layout" "${image%%:*}" '{"Cmd":["/bin/sleep","infinity"]}'
         rm -rf "$dir/root"
     done
