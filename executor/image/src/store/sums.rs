@@ -1,9 +1,10 @@
 //! The digest of each layer's file, kept beside it.
 //!
 //! A layer's image is made on this host, and no digest of a registry is one of its bytes. So its own is taken when
-//! it is made, and written to a record (`layers/HEX.sum`) that is on the disk before the layer has its name.
+//! it is made, and written to a record (`layers/HEX.sum`) that is on the disk before the layer has its name: a line
+//! of the image, and one of its [recipe](super::recipes), where there is one.
 
-use super::{Temporary, sync_dir};
+use super::{Temporary, recipes, sync_dir};
 use crate::{Error, error::Attempt};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -18,7 +19,7 @@ use tank_model::Digest;
 pub(super) const EXTENSION: &str = "sum";
 
 /// The most bytes of a record.
-const MAX_RECORD: u64 = 256;
+const MAX_RECORD: u64 = 512;
 
 /// The bytes that are hashed between two looks at whether to go on.
 const PIECE: usize = 1 << 20;
@@ -52,8 +53,18 @@ impl Sum {
         let digest = Digest::from_bytes(hasher.finalize().into());
         Ok(Self { digest, length })
     }
+}
 
-    /// The record of the layer at `path`. None: there is none, or it says nothing that can be read.
+/// What a record says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Record {
+    pub image: Sum,
+    /// None: a version before this one made the layer.
+    pub recipe: Option<Sum>,
+}
+
+impl Record {
+    /// That of the layer at `path`. None: there is none, or it says nothing that can be read.
     pub fn read(path: &Path) -> Option<Self> {
         let file = fs::File::options()
             .read(true)
@@ -61,22 +72,29 @@ impl Sum {
             .open(path.with_extension(EXTENSION));
         let mut text = String::new();
         file.ok()?.take(MAX_RECORD).read_to_string(&mut text).ok()?;
-        let (digest, length) = text.strip_suffix('\n')?.split_once(' ')?;
+        let mut lines = text.strip_suffix('\n')?.split('\n').map(|line| {
+            let (digest, length) = line.split_once(' ')?;
+            Some(Sum {
+                digest: digest.parse().ok()?,
+                length: length.parse().ok()?,
+            })
+        });
         Some(Self {
-            digest: digest.parse().ok()?,
-            length: length.parse().ok()?,
+            image: lines.next()??,
+            recipe: lines.next().map_or(Some(None), |recipe| recipe.map(Some))?,
         })
     }
 
-    /// Writes the record of the layer at `path`; it is on the disk when this returns.
+    /// Writes that of the layer at `path`; it is on the disk when this returns.
     pub fn write(self, path: &Path, temporary: &Temporary) -> io::Result<()> {
-        let Self { digest, length } = self;
         let mut file = fs::File::options()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&temporary.0)?;
-        file.write_all(format!("{digest} {length}\n").as_bytes())?;
+        for Sum { digest, length } in [self.image].into_iter().chain(self.recipe) {
+            file.write_all(format!("{digest} {length}\n").as_bytes())?;
+        }
         file.sync_all()?;
         fs::rename(&temporary.0, path.with_extension(EXTENSION))?;
         sync_dir(path)
@@ -91,12 +109,18 @@ pub(super) const NO_FOLLOW: i32 =
 /// Gives a layer its name. One that has it is whole, also after a power cut, and its digest is known.
 pub(super) fn name_layer(
     output: &fs::File,
+    recipe: recipes::Written,
     (temporary, record): (Temporary, Temporary),
     target: &Path,
 ) -> Result<(), Error> {
     let write = || -> io::Result<()> {
         output.sync_all()?;
-        Sum::of(output, &mut || true)?.write(target, &record)?;
+        let sums = Record {
+            image: Sum::of(output, &mut || true)?,
+            recipe: Some(recipe.name(target)?),
+        };
+        // With the name of the recipe.
+        sums.write(target, &record)?;
         fs::rename(&temporary.0, target)?;
         sync_dir(target)
     };
