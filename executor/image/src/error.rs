@@ -54,6 +54,9 @@ pub enum Error {
     /// A layer of an image is not on this host; the digest of its uncompressed bytes.
     #[error("layer {0} is not on this host")]
     NoLayer(Digest),
+    /// No generation names it, or it is not here any more.
+    #[error("no generation of this host has it")]
+    Unsaved,
     /// A layer that a version before this one made; the digest of its uncompressed bytes.
     #[error("layer {0} was made by a version of Tank that kept no recipe of its archive")]
     NoRecipe(Digest),

@@ -35,6 +35,7 @@
 //! | `turns` | what several want is fetched once |
 //! | `config` | [`ImageConfig`]: how an image says it is run, with its users |
 //! | `contents`, `copy` | what an image has at a path, as files of the host |
+//! | `save` | [`Save`]: images as others load them |
 //! | `packed` | [`Packer`], [`Unpacker`]: archives of Tank's own |
 //! | `export` | a tree that somebody writes to, as an archive |
 //! | `error` | [`Error`] |
@@ -67,6 +68,7 @@ mod packed;
 mod progress;
 mod registries;
 mod registry;
+mod save;
 mod saved;
 mod store;
 mod turns;
@@ -81,6 +83,7 @@ pub use packed::{Packer, Unpacker};
 pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedIn, LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
+pub use save::Save;
 pub use store::{
     Carried, Collection, Contents, Image, Images, Part, Sweep, Swept, Tally, Verdict, folder_bytes,
 };

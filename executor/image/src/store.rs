@@ -53,6 +53,7 @@ pub(crate) use writing::{Temporary, look_after};
 use writing::sync_dir;
 
 pub use carry::{Carried, Contents};
+pub(crate) use carry::{blob_name, describe};
 pub use fsck::{Part, Verdict};
 pub use gc::{Collection, Sweep, Swept, Tally, folder_bytes};
 
@@ -134,7 +135,7 @@ impl Images {
         Ok(images)
     }
 
-    fn blob_path(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: Digest) -> PathBuf {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 

@@ -10,7 +10,7 @@ use super::{EXTENSION, Images, Origin, recipes};
 use crate::{
     Error, Layer, MAX_DOCUMENT, MAX_LAYER,
     converter::Conversion,
-    document::{self, Document, LayerId},
+    document::{self, LayerId},
     error::Attempt,
     intake::{Intake, Way},
     packed::{PIECE, Packer, Unpacker, wrong},
@@ -32,7 +32,7 @@ use tank_model::Digest;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::Mutex};
 
 /// The most documents, and the most layers, that leave or come at once.
-pub const MAX_CARRIED: usize = 20_000;
+const MAX_CARRIED: usize = 4_000;
 
 /// The most bytes of all documents together.
 const MAX_DOCUMENTS: u64 = 256 << 20;
