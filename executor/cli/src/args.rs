@@ -1,5 +1,9 @@
 //! The arguments: every command and option there is.
 
+mod bundle;
+
+pub use bundle::{Image, Import};
+
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use tank_model::{Name, NameError};
@@ -313,41 +317,6 @@ pub enum Generations {
     /// Make what `export` wrote the next generation of this host, without asking any registry; if it
     /// does not become healthy, go back.
     Import(Import),
-}
-
-#[derive(ClapArgs, Debug)]
-pub struct Import {
-    /// What `export` wrote; `-` is standard input.
-    pub file: PathBuf,
-    /// Refuse it unless this is its root hash, as `export` printed it.
-    #[arg(long, value_name = "HASH")]
-    pub root: Option<String>,
-    /// Show what would be done. The images are kept until the next `gc`.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Replace what this host runs from other sources: pods that are not in the file are removed.
-    #[arg(long)]
-    pub replace: bool,
-    /// How long to wait for health: `30s`, `2m`.
-    #[arg(long, value_parser = tank_model::units::Millis::parse)]
-    pub timeout: Option<tank_model::units::Millis>,
-    /// Leave a generation that does not become healthy as it is.
-    #[arg(long)]
-    pub no_rollback: bool,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum Image {
-    /// Write images that generations have into one archive, which `docker load`, `podman load`,
-    /// `skopeo` and Tank take (`docker-archive:FILE`, `oci-archive:FILE`).
-    Save {
-        /// The images, as configurations name them.
-        #[arg(required = true, value_name = "IMAGE")]
-        images: Vec<String>,
-        /// Write to this file, which must not exist; `-` and nothing are standard output.
-        #[arg(short, long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
 }
 
 #[derive(Subcommand, Debug)]

@@ -16,6 +16,11 @@
 //! refused is collected as other leftovers are. No lock is held while it comes. *Never* in it: secrets, credentials,
 //! logs, volumes, and what a value overrode in its sources.
 
+mod header;
+mod save;
+
+pub use header::Bundle;
+
 use super::{
     Error, Generations, ProgressSender, Stage,
     error::Context,
@@ -29,26 +34,17 @@ use super::{
     way::{Aim, Switched},
 };
 use crate::faults;
-use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    os::fd::OwnedFd,
-    sync::Arc,
-    time::Duration,
-};
-use tank_image::{Contents, Images, Packer, Unpacker};
+use header::{HEADER, Header, for_others, needs, refused};
+use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
+use tank_image::{Images, Packer, Unpacker};
 use tank_model::{
-    Config, Digest, Gate, Graph, Reference, Scope, canonical,
+    Config, Digest, Gate, Graph, Scope, canonical,
     provenance::{PodSource, Provenance},
 };
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
-const HEADER: &str = "bundle.json";
 const CONFIG: &str = "config.json";
 const PROVENANCE: &str = "provenance.json";
-
-const FORMAT: &str = "tank-bundle";
-const VERSION: u64 = 1;
 
 /// The most bytes of the header: names and digests.
 const MAX_HEADER: u64 = 4 << 20;
@@ -58,44 +54,6 @@ const MAX_TIME: Duration = Duration::from_secs(6 * 3600);
 
 /// What pods come from that a bundle brought.
 const SOURCE: &str = "a bundle";
-
-/// What a bundle says of itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    format: String,
-    version: u64,
-    /// The version of Tank that wrote it.
-    tank: String,
-    /// The root hash of the graph.
-    root: Digest,
-    /// The number that the generation had where it is from, and what it was made from.
-    generation: u64,
-    source: String,
-    /// What its images run on: `linux/amd64`.
-    platform: String,
-    /// What each reference stands for.
-    images: BTreeMap<String, Digest>,
-    contents: Contents,
-    /// Whether there is `provenance.json`.
-    provenance: bool,
-    /// What has to be on a host that runs it, for people.
-    needs: Vec<String>,
-}
-
-/// What a bundle has.
-#[derive(Clone, Debug)]
-pub struct Bundle {
-    pub root: Digest,
-    /// The number of the generation where it is from.
-    pub generation: u64,
-    pub images: u64,
-    pub layers: u64,
-    /// Bytes of the archive; none where it was read.
-    pub bytes: Option<u64>,
-    /// What has to be on the host that runs it, and is not in it.
-    pub needs: Vec<String>,
-}
 
 /// A generation that is being written into a pipe.
 pub struct Export {
@@ -127,125 +85,6 @@ pub struct Imported {
     pub intent: Intent,
 }
 
-/// What of the host the pods of a configuration need, and no bundle has.
-fn needs(config: &Config) -> Vec<String> {
-    let mut needs = BTreeSet::new();
-    for (pod, spec) in &config.pods {
-        for (volume, source) in &spec.volumes {
-            if let Some(path) = &source.host {
-                needs.insert(format!("volume {volume} of {pod}: the folder {path}"));
-            } else if source.is_managed() {
-                needs.insert(format!(
-                    "volume {volume} of {pod}: its content, unless it may begin anew"
-                ));
-            }
-        }
-        for (_, name, container) in spec.processes() {
-            for (secret, source) in &container.secrets {
-                let file = &source.file;
-                needs.insert(format!("secret {secret} of {pod}/{name}: the file {file}"));
-            }
-            for (device, source) in &container.devices {
-                let path = &source.path;
-                needs.insert(format!("device {device} of {pod}/{name}: {path}"));
-            }
-        }
-    }
-    needs.into_iter().collect()
-}
-
-fn platform() -> String {
-    // As images call it (the Go language's GOARCH).
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("linux/{arch}")
-}
-
-/// A bundle that is refused; what of it is wrong.
-fn refused(why: String) -> Error {
-    Error::Bundle(why)
-}
-
-impl Header {
-    fn about(&self, bytes: Option<u64>) -> Bundle {
-        let images: BTreeSet<&Digest> = self.images.values().collect();
-        Bundle {
-            root: self.root,
-            generation: self.generation,
-            images: images.len() as u64,
-            layers: self.contents.layers.len() as u64,
-            bytes,
-            needs: self.needs.clone(),
-        }
-    }
-
-    /// Reads one, and refuses what this version of Tank can't take.
-    fn read(bytes: &[u8]) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Kind {
-            format: String,
-            version: u64,
-            tank: Option<String>,
-        }
-        let wrong = |error| refused(format!("`{HEADER}`: {error}"));
-        let kind: Kind = serde_json::from_slice(bytes).map_err(wrong)?;
-        if kind.format != FORMAT {
-            return Err(refused(format!("`{HEADER}` is that of something else")));
-        }
-        if kind.version != VERSION {
-            let by: String = kind.tank.unwrap_or_default().chars().take(32).collect();
-            return Err(refused(format!(
-                "it has version {} of the form, written by Tank {by:?}, and this one reads version {VERSION}",
-                kind.version
-            )));
-        }
-        let header: Self = serde_json::from_slice(bytes).map_err(wrong)?;
-        if header.platform != platform() {
-            return Err(refused(format!(
-                "its images are for {:?}, and this host is {}",
-                header.platform.chars().take(32).collect::<String>(),
-                platform()
-            )));
-        }
-        Ok(header)
-    }
-
-    /// The graph that a configuration makes with the images that this names, which has to have the root that this
-    /// says.
-    fn graph(&self, config: &Config) -> Result<Graph, Error> {
-        let parse = |(name, digest): (&String, &Digest)| {
-            let reference = name.parse::<Reference>();
-            let reference =
-                reference.map_err(|error| refused(format!("image {name:?}: {error}")))?;
-            Ok::<_, Error>((reference, *digest))
-        };
-        let images = self.images.iter().map(parse);
-        let images: BTreeMap<Reference, Digest> = images.collect::<Result<_, _>>()?;
-        let graph = Graph::build(config, |reference| images.get(reference).copied());
-        let graph = graph.doing("build the graph")?;
-        if graph.images() != images {
-            return Err(refused(
-                "the images that it names are not those of its pods".to_owned(),
-            ));
-        }
-        if graph.root() != self.root {
-            return Err(refused(format!(
-                "what it declares has the root {}, and it says {}",
-                graph.root(),
-                self.root
-            )));
-        }
-        Ok(graph)
-    }
-
-    fn images(&self) -> BTreeSet<Digest> {
-        self.images.values().copied().collect()
-    }
-}
-
 impl Generations {
     /// A generation, the current one unless a number is given, with all of its images: what is to be written into an
     /// archive.
@@ -259,30 +98,16 @@ impl Generations {
             let (entry, config) = this.get(number)?;
             let number = entry.generation.number;
             let graph = this.graph_of(number)?;
-            let images = graph.images();
+            let images = graph.images().into_values().collect();
             let held = this.images.holding();
-            let contents = held.contents(&images.values().copied().collect());
+            let contents = held.contents(&images);
             let contents = contents.map_err(|source| Error::Carry(Box::new(source)))?;
             let lines = this.known_provenance(Some(number)).map(for_others);
             let lines = lines.map(|lines| serde_json::to_vec(&lines)).transpose();
             let lines = lines.doing("write the provenance")?;
             let lines = lines.filter(|lines| lines.len() <= canonical::MAX_BYTES);
-            let header = Header {
-                format: FORMAT.to_owned(),
-                version: VERSION,
-                tank: env!("CARGO_PKG_VERSION").to_owned(),
-                root: graph.root(),
-                generation: number,
-                source: entry.generation.source,
-                platform: platform(),
-                images: images
-                    .into_iter()
-                    .map(|(name, digest)| (name.to_string(), digest))
-                    .collect(),
-                contents,
-                provenance: lines.is_some(),
-                needs: needs(&config),
-            };
+            let about = (number, entry.generation.source);
+            let header = Header::new((&graph, &config), about, contents, lines.is_some());
             // What is written down has to be what is run.
             header.graph(&config)?;
             let mut files = vec![
@@ -467,70 +292,7 @@ impl Generations {
     }
 }
 
-/// Images that are being written into a pipe.
-pub struct Save {
-    save: tank_image::Save,
-    _place: tokio::sync::OwnedSemaphorePermit,
-}
-
-/// The most images that are saved at once.
-const MAX_SAVED: usize = 1_000;
-
-impl Generations {
-    /// Images that are here, by what generations call them: what is to be written into an archive.
-    ///
-    /// # Errors
-    /// When one is no reference, or is not here; when too many archives are on their way.
-    pub async fn save_images(self: &Arc<Self>, images: Vec<String>) -> Result<Save, Error> {
-        let place = self.transfer()?;
-        if images.is_empty() || images.len() > MAX_SAVED {
-            return Err(Error::Invalid(vec![format!(
-                "name 1 to {MAX_SAVED} images"
-            )]));
-        }
-        let mut wanted: Vec<(Reference, Digest)> = Vec::new();
-        for image in images {
-            let reference = image.parse::<Reference>();
-            let reference = reference.map_err(|e| Error::Reference {
-                image: image.clone(),
-                why: e.to_string(),
-            })?;
-            let found = self.here(&self.images.holding(), &reference).await?;
-            let digest = found.ok_or(Error::Image {
-                image,
-                users: Vec::new(),
-                source: tank_image::Error::Unsaved,
-            })?;
-            wanted.push((reference, digest));
-        }
-        let this = Arc::clone(self);
-        let save = spawn_blocking(move || this.images.save(&wanted)).await;
-        let save = save.doing("save images")?;
-        Ok(Save {
-            save: save.map_err(|source| Error::Carry(Box::new(source)))?,
-            _place: place,
-        })
-    }
-}
-
-impl Save {
-    /// Writes all of it into a pipe: how many files there are, and how many bytes.
-    ///
-    /// # Errors
-    /// When nobody reads on, or something of it is no longer what it was.
-    pub async fn write(self, pipe: OwnedFd) -> Result<(u64, u64), Error> {
-        let out = Packer::new(pipe).doing("save images")?;
-        let written = self.save.write(out, faults::boundary).await;
-        written.map_err(|source| Error::Carry(Box::new(source)))
-    }
-}
-
 impl Export {
-    /// What it is, without its length.
-    pub fn about(&self) -> Bundle {
-        self.header.about(None)
-    }
-
     /// Writes all of it into a pipe.
     ///
     /// # Errors
@@ -547,14 +309,4 @@ impl Export {
         let bytes = out.end().await.map_err(carry)?;
         Ok(self.header.about(Some(bytes)))
     }
-}
-
-/// The lines of a configuration as others may have them: without the values that were overridden, and without what
-/// is this host's own.
-fn for_others(mut lines: Provenance) -> Provenance {
-    for origin in lines.fields.values_mut() {
-        origin.overrode.clear();
-    }
-    lines.pods.clear();
-    lines
 }
