@@ -317,8 +317,8 @@ impl Images {
         let descriptor = describe(diff_id, size)?;
         let budget = self.budget();
         let _cancel = budget.cancel_on_drop();
-        let there = matches!(self.layer(id), Some(Layer::Image(_)));
-        if there {
+        // Under that very name: what is taken does not depend on what is here.
+        if self.path_of_carried(layer).is_file() {
             // It is compared all the same: who sends something else is refused.
             let mut intake = Intake::new(Way::Nowhere);
             origin.blob(&descriptor, &mut intake, &budget).await?;
