@@ -19,7 +19,7 @@ const SIZE: usize = 124;
 const SIZE_LENGTH: usize = 12;
 
 /// The largest size that is written in octal digits.
-const MAX_OCTAL: u64 = 0o7777_7777_777;
+const MAX_OCTAL: u64 = 0o77_777_777_777;
 
 /// How long it is waited for whoever reads or writes the other end of a pipe.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -23,13 +23,18 @@ use std::{
     fs,
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 use tank_layer::{
     budget::Budget,
     wire::{Rebuild, Rebuilt},
 };
 use tank_model::Digest;
-use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::Mutex};
+use tokio::{io::AsyncReadExt as _, net::unix::pipe, sync::Mutex, time::timeout};
+
+/// The longest that is waited for a tar to begin, which takes reading its recipe, and to go on.
+const BEGINNING: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The most documents, and the most layers, that leave or come at once.
 const MAX_CARRIED: usize = 4_000;
@@ -179,7 +184,8 @@ impl Images {
         let root = self.dir.join("empty");
         let files = (&recipe, &image);
         let (mut conversion, pipe) = self.converter.rebuild(request, &root, files)?;
-        let length = match conversion.next().await? {
+        let begun = timeout(BEGINNING, conversion.next()).await;
+        let length = match begun.map_err(|_| Error::Converter)?? {
             Rebuilt::Begun(length) if length <= MAX_LAYER => length,
             Rebuilt::Begun(size) => {
                 return Err(Error::TooLarge {
@@ -403,7 +409,8 @@ impl Tar {
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
             let piece = piece.get_mut(..most).unwrap_or_default();
-            let read = self.pipe.read(piece).await;
+            let read = timeout(PATIENCE, self.pipe.read(piece)).await;
+            let read = read.map_err(|_| damaged(diff_id, Error::Converter))?;
             let read = read.attempt(|| format!("read the layer {diff_id}"))?;
             let bytes = piece.get(..read).unwrap_or_default();
             if bytes.is_empty() {
@@ -415,7 +422,8 @@ impl Tar {
         }
         // Whoever writes more than it said waits for nobody.
         drop(self.pipe);
-        match self.conversion.next().await? {
+        let ended = timeout(PATIENCE, self.conversion.next()).await;
+        match ended.map_err(|_| Error::Converter)?? {
             Rebuilt::Done if left == 0 => {}
             Rebuilt::Failed(error) => return Err(damaged(diff_id, error.into())),
             _ => return Err(damaged(diff_id, Error::Converter)),

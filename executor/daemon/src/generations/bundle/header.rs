@@ -169,6 +169,12 @@ impl Header {
             let reference = name.parse::<Reference>();
             let reference =
                 reference.map_err(|error| refused(format!("image {name:?}: {error}")))?;
+            // What the configuration pins is what runs.
+            if let Some(pinned) = reference.digest().filter(|pinned| pinned != digest) {
+                return Err(refused(format!(
+                    "image {name:?}: it is pinned to {pinned}, and {digest} comes"
+                )));
+            }
             Ok::<_, Error>((reference, *digest))
         };
         let images = self.images.iter().map(parse);
@@ -204,4 +210,25 @@ pub fn for_others(mut lines: Provenance) -> Provenance {
     }
     lines.pods.clear();
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_pinned_is_what_comes() {
+        let (pinned, other) = (Digest::of(b"pinned"), Digest::of(b"other"));
+        let image = format!("registry.example/app@{pinned}");
+        let config = serde_json::json!({ "pods": { "web": { "containers": { "app": { "image": image } } } } });
+        let config: Config = serde_json::from_value(config).expect("a configuration");
+        let header = |digest: Digest| {
+            let graph = Graph::build(&config, |_| Some(digest)).expect("a graph");
+            let about = (1, "switch pods.ncl".to_owned());
+            Header::new((&graph, &config), about, Contents::default(), false)
+        };
+        header(pinned).graph(&config).expect("the same");
+        let error = header(other).graph(&config).expect_err("another one");
+        assert!(error.to_string().contains("it is pinned to"), "{error}");
+    }
 }

@@ -43,7 +43,9 @@ impl Generations {
                 users: Vec::new(),
                 source: tank_image::Error::Unsaved,
             })?;
-            wanted.push((reference, digest));
+            if !wanted.contains(&(reference.clone(), digest)) {
+                wanted.push((reference, digest));
+            }
         }
         let this = Arc::clone(self);
         let save = spawn_blocking(move || this.images.save(&wanted)).await;
