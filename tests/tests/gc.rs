@@ -655,7 +655,7 @@ fn old_generations_go_by_themselves_after_a_switch() {
     let layers = images(&host).1.len();
     host.tank(&["generations", "unpin", "1"]).ok();
     host.switch(&busybox(5));
-    eventually("the image is gone", || images(&host).1.len() == layers - 2);
+    eventually("the image is gone", || images(&host).1.len() == layers - 3);
     assert_eq!(numbers(&host), [4, 5]);
     let events = host.tank(&["events"]).ok();
     assert!(events.contains("1 layers"), "{events}");

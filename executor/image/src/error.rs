@@ -268,7 +268,9 @@ impl Error {
             Self::Nowhere { registry, .. } => return registry.help(),
             Self::NoRecipe(_) | Self::Damaged(..) => "`tank fsck --repair` fetches it again",
             Self::PackedWith(program) => {
-                return Some(format!("`{program} -dc FILE | …  -`: unpack it on the way"));
+                return Some(format!(
+                    "unpack it on the way: `{program} -dc FILE | tank generations import -`"
+                ));
             }
             Self::NotHere => "`pull = 'missing` fetches it once",
             Self::Denied {

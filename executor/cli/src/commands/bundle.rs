@@ -34,15 +34,11 @@ pub async fn export(
         (Some(_), true) => output::json(&bundle)?,
         (Some(place), false) => {
             let Bundle {
-                root,
-                images,
-                layers,
-                ..
+                root, generation, ..
             } = &bundle;
-            let place = place.display();
+            let (has, place) = (has(&bundle), place.display());
             output::line(&format!(
-                "wrote generation {} ({images} images, {layers} layers) to {place}\nroot {root}",
-                bundle.generation
+                "wrote generation {generation} ({has}) to {place}\nroot {root}"
             ))?;
         }
         // Standard output has the archive.
@@ -50,6 +46,15 @@ pub async fn export(
     }
     say_needs(&bundle);
     Ok(0)
+}
+
+fn has(bundle: &Bundle) -> String {
+    let count = |count: u64, one: &str| match count {
+        1 => format!("1 {one}"),
+        many => format!("{many} {one}s"),
+    };
+    let images = count(bundle.images, "image");
+    format!("{images}, {}", count(bundle.layers, "layer"))
 }
 
 /// What is not in it, and has to be there.
@@ -88,8 +93,10 @@ pub async fn import(client: &mut Client, asked: &Import, json: bool) -> Result<u
     let bundle = bundle.ok_or(Error::Answer("tankd does not say what came"))?;
     if !json {
         output::error(&format!(
-            "generation {} of another host, root {}: {} images, {} layers, all of it verified\n",
-            bundle.generation, bundle.root, bundle.images, bundle.layers
+            "generation {} of another host, root {}: {}, all of it verified\n",
+            bundle.generation,
+            bundle.root,
+            has(&bundle)
         ));
     }
     if asked.dry_run {

@@ -153,9 +153,8 @@ impl Generations {
         import: &Import,
         progress: &ProgressSender,
     ) -> Result<Imported, Error> {
-        let carry = |source| Error::Carry(Box::new(source));
         let mut from = Unpacker::new(pipe).doing("import a generation")?;
-        let header = from.file(HEADER, MAX_HEADER).await.map_err(carry)?;
+        let header = from.file(HEADER, MAX_HEADER).await.map_err(untaken)?;
         let header = Header::read(&header)?;
         if let Some(root) = import.root.filter(|root| *root != header.root) {
             let found = header.root;
@@ -164,9 +163,9 @@ impl Generations {
             )));
         }
         let most = canonical::MAX_BYTES as u64;
-        let config = from.file(CONFIG, most).await.map_err(carry)?;
+        let config = from.file(CONFIG, most).await.map_err(untaken)?;
         let lines = match header.provenance {
-            true => Some(from.file(PROVENANCE, most).await.map_err(carry)?),
+            true => Some(from.file(PROVENANCE, most).await.map_err(untaken)?),
             false => None,
         };
         let read = move || {
@@ -183,19 +182,15 @@ impl Generations {
         let (mut header, config, lines, graph) = read?;
         header.needs = needs(&config);
         let (images, root) = (header.images(), header.root);
-        let count = images.len();
         notify(
             progress,
             Stage::Pull,
-            format_args!(
-                "{count} images of generation {} ({root})",
-                header.generation
-            ),
+            format_args!("the images of generation {} ({root})", header.generation),
         );
         let held = self.images.holding();
         let from = Mutex::new(from);
         let unpacked = held.unpack_images(&images, &header.contents, &from, faults::boundary);
-        unpacked.await.map_err(carry)?;
+        unpacked.await.map_err(untaken)?;
         let intent = self
             .intend_bundle((config, graph, lines), held, import)
             .await?;
@@ -308,5 +303,19 @@ impl Export {
         packed.map_err(carry)?;
         let bytes = out.end().await.map_err(carry)?;
         Ok(self.header.about(Some(bytes)))
+    }
+}
+
+/// Why images could not be taken: the bundle is wrong, or this host can't.
+fn untaken(source: tank_image::Error) -> Error {
+    use tank_image::Error as Wrong;
+    match source {
+        Wrong::Packed(_) | Wrong::PackedWith(_) | Wrong::Member(..) => {
+            refused(match source.help() {
+                Some(help) => format!("{} ({help})", source.message()),
+                None => source.message(),
+            })
+        }
+        other => Error::Carry(Box::new(other)),
     }
 }
