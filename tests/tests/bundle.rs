@@ -663,7 +663,7 @@ fn a_damaged_layer_and_one_of_an_older_version_are_not_exported_until_repaired()
 
 #[test]
 fn images_are_saved_for_others_to_load() {
-    let (host, reference) = history(&["env.N = \"1\""]);
+    let (mut host, reference) = history(&["env.N = \"1\""]);
     host.tank(&["image", "save", &reference, "-o", "saved.tar"])
         .ok();
     let members = unpack(&fs::read(host.dir.join("saved.tar")).expect("reads"));
@@ -718,6 +718,33 @@ fn images_are_saved_for_others_to_load() {
         let image = format!("{way}:{}", host.dir.join("saved.tar").display());
         to.switch(&pod(&image, &format!("env.WAY = \"{number}\"")));
         assert_eq!(to.exec("web", LISTING), listing);
+    }
+    // Several, of which one has a registry's name.
+    host.start_registry();
+    let named = "localhost:5000/nginx";
+    host.switch(&pod(named, ""));
+    let save = ["image", "save", named, &reference, "-o", "two.tar"];
+    host.tank(&save).ok();
+    let members = unpack(&fs::read(host.dir.join("two.tar")).expect("reads"));
+    let (_, entries) = members
+        .iter()
+        .find(|(name, _)| name == "manifest.json")
+        .expect("it is there");
+    let entries: Value = serde_json::from_slice(entries).expect("JSON");
+    assert_eq!(
+        entries[0]["RepoTags"],
+        json!(["localhost:5000/nginx:latest"])
+    );
+    assert_eq!(entries[1]["RepoTags"], Value::Null);
+    let place = host.dir.join("two.tar");
+    for (number, name) in ["docker-archive", "oci-archive"]
+        .iter()
+        .zip(["localhost:5000/nginx", "latest"])
+        .enumerate()
+    {
+        let image = format!("{}:{}:{}", name.0, place.display(), name.1);
+        to.switch(&pod(&image, &format!("env.NAMED = \"{number}\"")));
+        assert_eq!(to.exec("web", "echo $NAMED"), number.to_string());
     }
     let unknown = to.tank(&["image", "save", "nginx:1.27", "-o", "x.tar"]);
     assert_eq!(unknown.status, 1);

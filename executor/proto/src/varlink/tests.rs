@@ -172,6 +172,7 @@ fn every_type_is_what_the_file_says() {
         GenerationOutcome::CUSTOM_TYPE,
         Generation::CUSTOM_TYPE,
         Volume::CUSTOM_TYPE,
+        Bundle::CUSTOM_TYPE,
         Span::CUSTOM_TYPE,
         Outcome::CUSTOM_TYPE,
         StepClass::CUSTOM_TYPE,
