@@ -281,14 +281,18 @@ fn what_no_generation_needs_goes_and_nothing_else() {
     assert_eq!(before.difference(&after).count(), 4, "{before:?} {after:?}");
     assert_eq!(kinds["documents"].0, 4);
     let gone: BTreeSet<&String> = layers_before.difference(&layers_after).collect();
-    assert_eq!(gone.len(), 4, "two layers, with a record each: {gone:?}");
+    assert_eq!(
+        gone.len(),
+        6,
+        "two layers, with a recipe and a record each: {gone:?}"
+    );
     assert_eq!(
         kinds["layers"],
         (2, gone.iter().map(|name| sizes[*name]).sum())
     );
     assert_eq!(
         layers_after.len(),
-        4,
+        6,
         "BusyBox and the layer of `two`: {layers_after:?}"
     );
     assert_eq!(kinds["logs"].0, 1, "{done}");
@@ -651,7 +655,7 @@ fn old_generations_go_by_themselves_after_a_switch() {
     let layers = images(&host).1.len();
     host.tank(&["generations", "unpin", "1"]).ok();
     host.switch(&busybox(5));
-    eventually("the image is gone", || images(&host).1.len() == layers - 2);
+    eventually("the image is gone", || images(&host).1.len() == layers - 3);
     assert_eq!(numbers(&host), [4, 5]);
     let events = host.tank(&["events"]).ok();
     assert!(events.contains("1 layers"), "{events}");

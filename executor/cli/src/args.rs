@@ -1,5 +1,9 @@
 //! The arguments: every command and option there is.
 
+mod bundle;
+
+pub use bundle::{Image, Import};
+
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use tank_model::{Name, NameError};
@@ -196,6 +200,9 @@ pub enum Command {
     /// The volumes that Tank keeps: list, remove, export, import.
     #[command(subcommand, visible_alias = "volumes")]
     Volume(Volumes),
+    /// Images: save.
+    #[command(subcommand)]
+    Image(Image),
     /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.
     Exec(Exec),
     /// Attach to the terminal of a main process. Ctrl-P Ctrl-Q detaches.
@@ -298,6 +305,18 @@ pub enum Generations {
         #[arg(value_name = "N")]
         number: u64,
     },
+    /// Write a generation with its images into one file, which a host without a network runs. Secrets
+    /// and volumes are not in it.
+    Export {
+        #[arg(value_name = "N")]
+        number: u64,
+        /// Write to this file, which must not exist; `-` and nothing are standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make what `export` wrote the next generation of this host, without asking any registry; if it
+    /// does not become healthy, go back.
+    Import(Import),
 }
 
 #[derive(Subcommand, Debug)]

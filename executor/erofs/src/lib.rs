@@ -25,6 +25,7 @@
 mod content;
 mod directories;
 mod format;
+mod nid;
 mod reader;
 mod tree;
 mod writer;

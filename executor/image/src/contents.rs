@@ -106,12 +106,15 @@ impl Images {
             media_type: form.map_or(PLAIN, |(_, kind)| kind).to_owned(),
             diff_id: None,
             below: None,
+            recipe: false,
             share: budget.left(),
             disk: self.dir.clone(),
             id: self.converter.id,
         };
         let root = self.dir.join("empty");
-        let (mut conversion, mut feed) = self.converter.start(&request, &root, &output, &[])?;
+        let (mut conversion, mut feed) =
+            self.converter
+                .start(&request, &root, (&output, None), &[])?;
         let pump = async move {
             let fed = async {
                 feed.write_all(&first).await?;

@@ -6,6 +6,7 @@ use rustix::{
     fs::{Mode, OFlags},
     process::Signal,
 };
+use serde::de::DeserializeOwned;
 use std::{
     fs::File,
     io,
@@ -13,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-use tank_layer::wire::{BELOW_BESIDE, Reply, Request};
+use tank_layer::wire::{BELOW_BESIDE, Order, Rebuild, Reply, Request};
 use tank_sys::{packet, process};
 use tokio::net::unix::pipe;
 
@@ -34,7 +35,8 @@ pub struct Conversion {
 
 impl Converter {
     /// Starts a conversion into the empty file `output`: what is written to the pipe is the layer's
-    /// compressed bytes, and `root` an empty directory.
+    /// compressed bytes, and `root` an empty directory. What else it takes to write its tar again goes into
+    /// the empty file `recipe`.
     ///
     /// # Errors
     /// What the kernel gives.
@@ -42,14 +44,58 @@ impl Converter {
         &self,
         request: &Request,
         root: &Path,
-        output: &File,
+        (output, recipe): (&File, Option<&File>),
         below: &[File],
     ) -> Result<(Conversion, pipe::Sender), Error> {
         let what = || format!("convert a layer by {}", self.program.display());
+        let (input, feed) = tank_sys::namespace::pipe().map_err(Error::Convert)?;
+        let request = Request {
+            recipe: recipe.is_some(),
+            ..request.clone()
+        };
+        let mut fds = vec![input.as_fd(), output.as_fd()];
+        fds.extend(recipe.map(AsFd::as_fd));
+        let (conversion, socket) = self.spawn(&Order::Convert(request), root, &fds)?;
+        let below: Vec<BorrowedFd<'_>> = below.iter().map(AsFd::as_fd).collect();
+        for some in below.chunks(BELOW_BESIDE) {
+            packet::send(socket.as_fd(), b"b", some).attempt(what)?;
+        }
+        rustix::io::ioctl_fionbio(&feed, true).attempt(what)?;
+        Ok((conversion, pipe::Sender::from_owned_fd(feed).attempt(what)?))
+    }
+
+    /// Has the tar of a layer written again, of its recipe and its image: what comes out of the pipe.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn rebuild(
+        &self,
+        request: Rebuild,
+        root: &Path,
+        (recipe, image): (&File, &File),
+    ) -> Result<(Conversion, pipe::Receiver), Error> {
+        let what = || format!("write a layer's archive by {}", self.program.display());
+        let (out, feed) = tank_sys::namespace::pipe().map_err(Error::Convert)?;
+        let fds = [recipe.as_fd(), image.as_fd(), feed.as_fd()];
+        let (conversion, _) = self.spawn(&Order::Rebuild(request), root, &fds)?;
+        rustix::io::ioctl_fionbio(&out, true).attempt(what)?;
+        Ok((
+            conversion,
+            pipe::Receiver::from_owned_fd(out).attempt(what)?,
+        ))
+    }
+
+    /// Starts the program with an order and descriptors, of which the first is `root`.
+    fn spawn(
+        &self,
+        order: &Order,
+        root: &Path,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Conversion, OwnedFd), Error> {
+        let what = || format!("start {}", self.program.display());
         let failed = |error: tank_sys::Error| Error::Convert(error);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(root, flags, Mode::empty()).attempt(what)?;
-        let (input, feed) = tank_sys::namespace::pipe().map_err(failed)?;
         let (ours, theirs) = packet::pair().map_err(failed)?;
         // It ends with the thread that makes it, and that of a worker is there as long as its runtime:
         // no other thread must do this.
@@ -65,17 +111,15 @@ impl Converter {
             process: process::open(pid).map_err(failed)?,
             socket: Some(ours.try_clone().attempt(what)?),
         };
-        let text = serde_json::to_vec(request)
+        let text = serde_json::to_vec(order)
             .map_err(io::Error::from)
             .attempt(what)?;
-        let fds = [root.as_fd(), input.as_fd(), output.as_fd()];
+        let fds: Vec<BorrowedFd<'_>> = [root.as_fd()]
+            .into_iter()
+            .chain(fds.iter().copied())
+            .collect();
         packet::send(ours.as_fd(), &text, &fds).attempt(what)?;
-        let below: Vec<BorrowedFd<'_>> = below.iter().map(AsFd::as_fd).collect();
-        for some in below.chunks(BELOW_BESIDE) {
-            packet::send(ours.as_fd(), b"b", some).attempt(what)?;
-        }
-        rustix::io::ioctl_fionbio(&feed, true).attempt(what)?;
-        Ok((conversion, pipe::Sender::from_owned_fd(feed).attempt(what)?))
+        Ok((conversion, ours))
     }
 }
 
@@ -85,12 +129,22 @@ impl Conversion {
     /// # Errors
     /// It has ended without one.
     pub async fn reply(&mut self) -> Result<Reply, Error> {
+        self.next().await
+    }
+
+    /// Waits for the next of its packets.
+    ///
+    /// # Errors
+    /// It has ended without one.
+    pub async fn next<P: DeserializeOwned>(&mut self) -> Result<P, Error> {
         let what = || "receive the outcome of a conversion".to_owned();
         let socket = self.socket.take();
         let socket = socket.ok_or(io::ErrorKind::NotConnected).attempt(what)?;
-        let received = tokio::task::spawn_blocking(move || packet::receive(socket.as_fd())).await;
-        let received = received.attempt(what)?.attempt(what)?;
-        let (bytes, _) = received.ok_or(Error::Converter)?;
+        let receive = move || (packet::receive(socket.as_fd()), socket);
+        let received = tokio::task::spawn_blocking(receive).await;
+        let (received, socket) = received.attempt(what)?;
+        self.socket = Some(socket);
+        let (bytes, _) = received.attempt(what)?.ok_or(Error::Converter)?;
         serde_json::from_slice(&bytes).map_err(|_| Error::Converter)
     }
 }

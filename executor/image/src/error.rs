@@ -54,6 +54,24 @@ pub enum Error {
     /// A layer of an image is not on this host; the digest of its uncompressed bytes.
     #[error("layer {0} is not on this host")]
     NoLayer(Digest),
+    /// No generation names it, or it is not here any more.
+    #[error("no generation of this host has it")]
+    Unsaved,
+    /// A layer that a version before this one made; the digest of its uncompressed bytes.
+    #[error("layer {0} was made by a version of Tank that kept no recipe of its archive")]
+    NoRecipe(Digest),
+    /// The archive of a layer can't be written again as it was.
+    #[error("layer {0} is damaged")]
+    Damaged(Digest, #[source] Box<Error>),
+    /// Bytes are no archive that Tank writes; what of it is wrong.
+    #[error("it is no archive as Tank writes it, or damaged: {0}")]
+    Packed(String),
+    /// They are compressed; with what.
+    #[error("it is compressed with {0}")]
+    PackedWith(&'static str),
+    /// A file of such an archive can't be used.
+    #[error("`{0}`")]
+    Member(String, #[source] Box<Error>),
     /// A blob is said to have more bytes than Tank takes.
     #[error("blob {digest} has {size} bytes, the limit is {limit}")]
     TooLarge {
@@ -248,6 +266,12 @@ impl Error {
                 "does the proxy answer, and does it let this host reach the registry?"
             }
             Self::Nowhere { registry, .. } => return registry.help(),
+            Self::NoRecipe(_) | Self::Damaged(..) => "`tank fsck --repair` fetches it again",
+            Self::PackedWith(program) => {
+                return Some(format!(
+                    "unpack it on the way: `{program} -dc FILE | tank generations import -`"
+                ));
+            }
             Self::NotHere => "`pull = 'missing` fetches it once",
             Self::Denied {
                 registry,
@@ -299,7 +323,7 @@ impl Error {
     /// Whether the disk is why: there is no space for it, or none that is not kept for the store.
     pub fn is_no_space(&self) -> bool {
         match self {
-            Self::Layer(_, source) => source.is_no_space(),
+            Self::Layer(_, source) | Self::Member(_, source) => source.is_no_space(),
             Self::Budget(refusal) => refusal.is_no_space(),
             Self::Io(_, error) | Self::Intake(error) => error.kind() == io::ErrorKind::StorageFull,
             Self::Content(error) => error.is_no_space(),

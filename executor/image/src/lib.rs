@@ -18,6 +18,8 @@
 //! | `store/pins` | what pulls hold, so that no collection takes it from them |
 //! | `store/gc` | collecting what no image needs that is named |
 //! | `store/sums` | the digest of each layer's file |
+//! | `store/recipes` | what else it takes to write a layer's tar again |
+//! | `store/carry` | images that leave this host or come to it as a whole |
 //! | `store/fsck` | checking all of it, and fetching again what is damaged |
 //! | `document` | manifests, indexes and configurations |
 //! | `registries` | [`Registries`]: which hosts are asked, and how |
@@ -33,6 +35,8 @@
 //! | `turns` | what several want is fetched once |
 //! | `config` | [`ImageConfig`]: how an image says it is run, with its users |
 //! | `contents`, `copy` | what an image has at a path, as files of the host |
+//! | `save` | [`Save`]: images as others load them |
+//! | `packed` | [`Packer`], [`Unpacker`]: archives of Tank's own |
 //! | `export` | a tree that somebody writes to, as an archive |
 //! | `error` | [`Error`] |
 //!
@@ -60,9 +64,11 @@ mod intake;
 mod layout;
 mod local;
 mod mounts;
+mod packed;
 mod progress;
 mod registries;
 mod registry;
+mod save;
 mod saved;
 mod store;
 mod turns;
@@ -73,10 +79,14 @@ pub use credentials::CredentialError;
 pub use error::Error;
 pub use export::{Exported, export};
 pub use mounts::{Layer, Mounts};
+pub use packed::{Packer, Unpacker};
 pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedIn, LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
-pub use store::{Collection, Image, Images, Part, Sweep, Swept, Tally, Verdict, folder_bytes};
+pub use save::Save;
+pub use store::{
+    Carried, Collection, Contents, Image, Images, Part, Sweep, Swept, Tally, Verdict, folder_bytes,
+};
 pub use tank_layer::{
     EntryError, LayerError,
     budget::{Budget, Refusal, Share},

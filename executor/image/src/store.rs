@@ -38,9 +38,11 @@ const AT_ONCE: usize = 3;
 /// How the files of layers end.
 const EXTENSION: &str = "erofs";
 
+mod carry;
 mod fsck;
 mod gc;
 mod pins;
+mod recipes;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,8 @@ pub(crate) use writing::{Temporary, look_after};
 
 use writing::sync_dir;
 
+pub use carry::{Carried, Contents};
+pub(crate) use carry::{blob_name, describe};
 pub use fsck::{Part, Verdict};
 pub use gc::{Collection, Sweep, Swept, Tally, folder_bytes};
 
@@ -131,7 +135,7 @@ impl Images {
         Ok(images)
     }
 
-    fn blob_path(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: Digest) -> PathBuf {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 
@@ -351,19 +355,22 @@ impl Images {
         let mut options = fs::File::options();
         let options = options.read(true).write(true).create_new(true).mode(0o600);
         let output = options.open(&temporary.0).attempt(what)?;
+        let recipe = recipes::Written::new(self.temporary(id.diff))?;
         let open = |below: Vec<Layer>| below.iter().map(Layer::open_file).collect();
         let below: Option<Vec<fs::File>> = below.map(open).transpose()?;
         let request = Request {
             media_type: descriptor.media_type().to_string(),
             diff_id: Some(id.diff),
             below: below.as_ref().map(Vec::len),
+            recipe: true,
             share: budget.left(),
             disk: self.dir.clone(),
             id: self.converter.id,
         };
         let root = self.dir.join("empty");
         let below = below.unwrap_or_default();
-        let (mut conversion, feed) = self.converter.start(&request, &root, &output, &below)?;
+        let files = (&output, Some(&recipe.file));
+        let (mut conversion, feed) = self.converter.start(&request, &root, files, &below)?;
         let output = Arc::new(output);
         let converted = async {
             let mut intake = Intake::new(Way::Pipe(feed));
@@ -390,7 +397,7 @@ impl Images {
         let name = if crosses { id.chain } else { id.diff }.hex();
         let target = self.dir.join("layers").join(name).with_extension(EXTENSION);
         let record = Temporary(self.temporary(id.diff));
-        let named = move || sums::name_layer(&output, (temporary, record), &target);
+        let named = move || sums::name_layer(&output, recipe, (temporary, record), &target);
         let named = tokio::task::spawn_blocking(named).await;
         named.attempt(|| "name a layer".to_owned())?
     }

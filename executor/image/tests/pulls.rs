@@ -234,10 +234,10 @@ fn pull_with(
     assert_eq!(whole, pulled.is_ok());
     assert_eq!(fs::read_dir(dir.join("tmp")).expect("a folder").count(), 0);
     let layers = fs::read_dir(dir.join("layers")).expect("a folder").count();
-    // Each with the record of its digest.
+    // Each with its recipe, and the record of their digests.
     assert_eq!(
         layers,
-        2 * usize::from(whole),
+        3 * usize::from(whole),
         "nothing is visible that is not verified"
     );
     fs::remove_dir_all(&dir).expect("removes");

@@ -3,6 +3,7 @@
 //! holds the bounds: no more of a member than `MAX_HEAD` is ever in memory, content goes through
 //! in pieces, and every read is one of the reader that is below.
 
+use crate::recipe::Recipe;
 use rustix::fs::Timespec;
 use std::io::{self, Read, Seek, SeekFrom};
 pub use tar_core::EntryType;
@@ -122,6 +123,8 @@ pub struct Archive<R> {
     padding: u64,
     /// The blocks that end an archive were read.
     has_end: bool,
+    /// What is written down of it.
+    pub(crate) recipe: Option<Box<Recipe>>,
 }
 
 impl<R: Read> Archive<R> {
@@ -152,6 +155,7 @@ impl<R: Read> Archive<R> {
             content: 0,
             padding: 0,
             has_end: false,
+            recipe: None,
         }
     }
 
@@ -181,13 +185,13 @@ impl<R: Read> Archive<R> {
                     self.has_end = true;
                     return Ok(None);
                 }
-                Parsed::Nothing { head } => self.consume(head),
+                Parsed::Nothing { head } => self.pass_over(head)?,
                 Parsed::Member {
                     head,
                     member,
                     stored,
                 } => {
-                    self.consume(head);
+                    self.pass_over(head)?;
                     self.content = stored;
                     self.padding = stored.wrapping_neg() % BLOCK as u64;
                     return Ok(Some(*member));
@@ -259,8 +263,11 @@ impl<R: Read> Archive<R> {
     fn skip(&mut self) -> io::Result<()> {
         self.content += std::mem::take(&mut self.padding);
         let buffered = self.content.min((self.buffer.len() - self.begin) as u64);
-        self.consume(usize::try_from(buffered).unwrap_or(usize::MAX));
+        self.pass_over(usize::try_from(buffered).unwrap_or(usize::MAX))?;
         let left = std::mem::take(&mut self.content) - buffered;
+        if self.recipe.is_some() {
+            return self.record_next(left);
+        }
         let skipped = (self.pass)(&mut self.reader, left)?;
         if skipped < left {
             Err(FormatError::Cut.into())
@@ -412,5 +419,6 @@ fn check_pieces(pieces: &[(u64, u64)], size: u64, stored: u64) -> Result<(), For
     }
 }
 
+mod recording;
 #[cfg(test)]
 mod tests;

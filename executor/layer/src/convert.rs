@@ -6,6 +6,7 @@ use crate::{
     below::Below,
     budget::Budget,
     layer::{self, Layer},
+    recipe::Recipe,
 };
 use std::{fs::File, io};
 use tank_model::Digest;
@@ -19,13 +20,13 @@ pub struct Converted {
 
 /// Converts a layer, of which `diff_id` is the digest of its uncompressed bytes, into the empty file
 /// `output`. Without one it is the archive of a volume, which hides nothing of others, and has an end. `below` are the layers under it, of which the nearest comes first; none where they are
-/// not known. Blocking.
+/// not known. Into the empty file `recipe` goes what else it takes to write the tar again. Blocking.
 ///
 /// # Errors
-/// Why it can't be had. What is in the file then is nothing.
+/// Why it can't be had. What is in the files then is nothing.
 pub fn convert(
     pipeline: Pipeline,
-    output: File,
+    (output, recipe): (File, Option<File>),
     below: Option<Vec<tank_erofs::Image>>,
     diff_id: Option<Digest>,
     budget: &Budget,
@@ -35,7 +36,9 @@ pub fn convert(
     if diff_id.is_none() {
         layer.hides_nothing();
     }
-    let has_end = entries(&mut decoded, &mut layer)?;
+    let recipe = recipe.map(|file| Recipe::new(file, budget)).transpose();
+    let recipe = recipe.map_err(|error| LayerError::Write(error.into()))?;
+    let has_end = entries(&mut decoded, &mut layer, recipe)?;
     let actual = decoded.finish().map_err(read)?;
     match diff_id {
         Some(expected) if actual != expected => {
@@ -52,13 +55,21 @@ pub fn convert(
 }
 
 /// Adds what is in an archive; whether that says where it ends.
-fn entries(reader: &mut impl io::Read, layer: &mut Layer<'_>) -> Result<bool, LayerError> {
+fn entries(
+    reader: &mut impl io::Read,
+    layer: &mut Layer<'_>,
+    recipe: Option<Recipe>,
+) -> Result<bool, LayerError> {
     let mut archive = Archive::new(reader);
+    if let Some(recipe) = recipe {
+        archive.record(recipe);
+    }
     while let Some(member) = archive.advance().map_err(unreadable)? {
         let path = layer::clean(&member.path).map_err(LayerError::Path)?;
         let added = layer.add(&path, &member, &mut archive);
         added.map_err(|error| LayerError::Entry(path, error))?;
     }
+    archive.end_recording().map_err(read)?;
     Ok(archive.has_end())
 }
 

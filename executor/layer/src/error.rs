@@ -73,6 +73,9 @@ pub enum LayerError {
     /// The image of a layer can't be written.
     #[error("can't write what is in it")]
     Write(#[source] Cause),
+    /// The tar of a layer can't be written again.
+    #[error("can't write its archive again")]
+    Rebuild(#[source] Cause),
     /// A layer is no tar archive. Without a source where that quotes the archive's own bytes, which
     /// are an attacker's and not for a terminal.
     #[error("it is no tar archive")]

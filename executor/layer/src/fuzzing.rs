@@ -1,6 +1,6 @@
 //! What a fuzzer feeds (feature `fuzzing`, see `fuzz/` of tank-image), without network or clock.
 
-use crate::{archive::Archive, below::Below, budget::Budget, layer};
+use crate::{archive::Archive, below::Below, budget::Budget, layer, rebuild, recipe::Recipe};
 use std::{
     fs::File,
     io::{Read, sink},
@@ -28,16 +28,27 @@ pub fn archive(bytes: &[u8]) {
     }
 }
 
-/// Converts bytes as the uncompressed archive of a layer into `output`, for as long as that goes, and
-/// reads what it has become.
-pub fn convert(bytes: &[u8], output: File) {
+/// Converts bytes as the uncompressed archive of a layer into `output`, for as long as that goes, reads
+/// what it has become, and writes the archive again of that and the `recipe`. Whether it was an archive
+/// to its end: then it is the same again.
+pub fn convert(bytes: &[u8], output: File, recipe: File) -> bool {
     let budget = Budget::new(Path::new("/"));
-    let Ok(written) = output.try_clone() else {
-        return;
+    let (Ok(written), Ok(written_recipe)) = (output.try_clone(), recipe.try_clone()) else {
+        return false;
     };
     let mut converted = layer::Layer::new(output, Below::new(None), &budget);
     let mut archive = Archive::new(bytes);
-    while let Ok(Some(member)) = archive.advance() {
+    archive.record(Recipe::new(recipe, &budget).expect("a recipe"));
+    let mut is_whole = true;
+    loop {
+        let member = match archive.advance() {
+            Ok(Some(member)) => member,
+            Ok(None) => break,
+            Err(_) => {
+                is_whole = false;
+                break;
+            }
+        };
         // A hole of a terabyte is none of the fuzzer's disk.
         if member.size > MAX_CONTENT {
             continue;
@@ -45,11 +56,15 @@ pub fn convert(bytes: &[u8], output: File) {
         let Ok(path) = layer::clean(&member.path) else {
             continue;
         };
-        let _ = converted.add(&path, &member, &mut archive);
+        // What was read of its content before is not written down; a layer ends there.
+        let unread = archive.unread();
+        is_whole &=
+            converted.add(&path, &member, &mut archive).is_ok() || archive.unread() == unread;
     }
     if converted.finish().is_err() {
-        return;
+        return false;
     }
+    let ended = archive.end_recording();
     let image = tank_erofs::Image::open(written).expect("what was written is an image");
     let mut left = vec![image.root()];
     while let Some(nid) = left.pop() {
@@ -59,15 +74,38 @@ pub fn convert(bytes: &[u8], output: File) {
             left.extend(entries.into_iter().map(|(_, nid, _)| nid));
         }
     }
+    if !is_whole {
+        return false;
+    }
+    ended.expect("a recipe that ends");
+    let length = rebuild::length(&written_recipe).expect("a recipe");
+    assert_eq!(length, bytes.len() as u64);
+    let mut again = Vec::new();
+    let rebuilt = rebuild::rebuild(&written_recipe, &image, &mut again, &budget);
+    rebuilt.expect("an archive");
+    assert!(again == bytes, "the archive is another one");
+    true
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     const BLOCK: usize = 512;
+
+    /// A file without a name.
+    pub(crate) fn file() -> File {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("tank-layer-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut options = File::options();
+        let file = options.read(true).write(true).create_new(true).open(&path);
+        std::fs::remove_file(&path).expect("removes");
+        file.expect("a file")
+    }
 
     /// An entry of an archive.
     fn entry((kind, name, to, size): (u8, String, String, usize)) -> Vec<u8> {
@@ -116,22 +154,18 @@ mod tests {
                 (prop::sample::select(b"0123456S".to_vec()), path(), path(), 0usize..9_000).prop_map(entry),
                 0..60,
             ),
+            end in 0usize..5,
+            behind in proptest::collection::vec(any::<u8>(), 0..600),
             broken in proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())),
         ) {
-            static COUNT: AtomicU64 = AtomicU64::new(0);
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("tank-layer-{}-{count}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            let mut options = File::options();
-            let output = options.read(true).write(true).create_new(true).open(&path);
-            std::fs::remove_file(&path).expect("removes");
             let mut bytes = entries.concat();
-            bytes.resize(bytes.len() + 2 * BLOCK, 0);
+            bytes.resize(bytes.len() + end * BLOCK, 0);
+            bytes.extend(behind);
             if let Some((at, byte)) = broken {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
-            convert(&bytes, output.expect("a file"));
+            convert(&bytes, file(), file());
         }
     }
 }

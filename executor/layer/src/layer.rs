@@ -387,7 +387,9 @@ impl<'b> Layer<'b> {
                 }
             }
         }
-        Ok(content.finish(Kind::File, attributes)?)
+        let nid = content.finish(Kind::File, attributes)?;
+        from.kept(nid, pieces)?;
+        Ok(nid)
     }
 }
 

@@ -18,6 +18,7 @@
 //! | `archive` | the tar, member by member |
 //! | `layer`, `links` | what a member does to the layer; `below`: the layers under it |
 //! | `budget` | what one image may take of this host |
+//! | `recipe`, `rebuild` | what else it takes to write the tar again, and writing it |
 //! | `wire` | what `tankd` and `tank-layer` say to each other |
 //! | `confine` | what the program gives up |
 //!
@@ -37,6 +38,8 @@ mod error;
 pub mod fuzzing;
 mod layer;
 mod links;
+pub mod rebuild;
+pub mod recipe;
 pub mod wire;
 
 pub use convert::{Converted, convert};

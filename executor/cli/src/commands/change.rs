@@ -69,17 +69,21 @@ pub async fn diff(
         })?,
         None => {}
     }
-    let differs = !reply.steps.is_empty() || !reply.changes.is_empty() || !reply.waiting.is_empty();
+    let differs = differs(&reply);
     match show.json {
         _ if to_stdout => {}
         true => output::json(&reply)?,
-        false => print_diff(&reply, differs, of_a_file)?,
+        false => print_diff(&reply, of_a_file)?,
     }
     Ok(if show.exit_code && differs {
         DIFFERS
     } else {
         0
     })
+}
+
+fn differs(reply: &DiffReply) -> bool {
+    !reply.steps.is_empty() || !reply.changes.is_empty() || !reply.waiting.is_empty()
 }
 
 /// Writes a file that only its owner reads: it has the values of variables.
@@ -103,8 +107,9 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 /// What a switch would do is asked with the file: without one, the host is compared with what it has.
 const OF_A_FILE: &str = "the host is as its generation says; `tank diff pods.ncl` shows what a switch to that file would do\n";
 
-fn print_diff(reply: &DiffReply, differs: bool, of_a_file: bool) -> Result<(), Error> {
-    if !differs {
+/// Shows what would be done.
+pub fn print_diff(reply: &DiffReply, of_a_file: bool) -> Result<(), Error> {
+    if !differs(reply) {
         output::line("nothing to do")?;
         if !of_a_file && Path::new("pods.ncl").exists() {
             output::error(OF_A_FILE);
@@ -131,6 +136,9 @@ fn print_diff(reply: &DiffReply, differs: bool, of_a_file: bool) -> Result<(), E
     }
     for waiting in &reply.waiting {
         output::line(&format!("later  {waiting}"))?;
+    }
+    if reply.plan.is_empty() {
+        return Ok(());
     }
     output::line("")?;
     output::line(&format!("plan {}", reply.plan))
@@ -249,10 +257,15 @@ pub async fn follow(
     if let Some(spans) = outcome.timings.as_ref().filter(|_| !json) {
         output::error(&picture(spans));
     }
+    ended(outcome, &undo, gated, json)
+}
+
+/// Says how a change has ended. `gated`: it was put back where it did not become healthy.
+pub fn ended(outcome: Outcome, undo: &str, gated: bool, json: bool) -> Result<u8, Error> {
     if json {
         output::json(&outcome)?;
     } else if outcome.failure.is_none() {
-        output::line(&done(&outcome, &undo))?;
+        output::line(&done(&outcome, undo))?;
     }
     if !json {
         let warnings = outcome.unmet.iter().flatten();
@@ -264,7 +277,7 @@ pub async fn follow(
             outcome: Box::new(outcome),
             failure,
             gated,
-            undo,
+            undo: undo.to_owned(),
         }),
     }
 }

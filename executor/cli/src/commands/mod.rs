@@ -1,24 +1,27 @@
 //! One module for each family of commands.
 
+mod bundle;
 mod change;
 mod config;
 mod doctor;
 mod exec;
 mod frames;
 mod gc;
+mod image_save;
 mod import;
 mod list;
 mod lock;
 mod login;
 mod manual;
 mod source;
+mod transfer;
 mod view;
 mod volume;
 
 pub use config::EVALUATE;
 
 use crate::{
-    args::{Args, Command, Configuration, Generations, Listed, Volumes},
+    args::{Args, Command, Configuration, Generations, Image, Listed, Volumes},
     client::Client,
     error::Error,
     timings::Timings,
@@ -199,6 +202,15 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         }
         Command::Generations(Generations::Unpin { number }) => {
             gc::pin(&mut connect().await?, number, false, json).await
+        }
+        Command::Generations(Generations::Export { number, output }) => {
+            bundle::export(&mut connect().await?, number, output.as_deref(), json).await
+        }
+        Command::Generations(Generations::Import(asked)) => {
+            bundle::import(&mut connect().await?, &asked, json).await
+        }
+        Command::Image(Image::Save { images, output }) => {
+            image_save::save(&mut connect().await?, images, output.as_deref(), json).await
         }
         Command::Gc {
             dry_run,

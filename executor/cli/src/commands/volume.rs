@@ -1,11 +1,10 @@
 //! `volume`: what Tank keeps for pods, removed, written into archives and read from them.
 
+use super::transfer::{self, Target};
 use crate::{client::Client, error::Error, output};
 use std::{
-    fs::File,
-    io::{self, IsTerminal, Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    io::{self, IsTerminal},
+    path::Path,
 };
 use tank_proto::varlink::{Method, RemoveVolumesCall, TransferReply, Volume, VolumesReply};
 
@@ -116,27 +115,8 @@ pub async fn export(
         .await?;
     let pipe = first(client).await?;
     let target = output.map(Target::new).transpose()?;
-    let file = target.as_ref().map(|target| target.file.try_clone());
-    let file = file.transpose().map_err(Error::Print)?;
-    let pump = tokio::task::spawn_blocking(move || match file {
-        Some(mut file) => {
-            io::copy(&mut File::from(pipe), &mut file)?;
-            file.sync_all()
-        }
-        None => {
-            let mut out = io::stdout().lock();
-            io::copy(&mut File::from(pipe), &mut out)?;
-            out.flush()
-        }
-    });
-    let pumped = pump.await;
-    let done = last(client).await;
-    // That nobody reads on is what happened, where the file took no more.
-    let written = pumped.map_err(|e| Error::failed("write an archive", e))?;
-    written.map_err(|e| Error::failed("write an archive", e))?;
-    let done = done?;
-    if let Some(target) = target {
-        let place = target.keep();
+    let (done, place) = transfer::write(pipe, target, last(client)).await?;
+    if let Some(place) = place {
         match json {
             true => output::json(&done)?,
             false => output::line(&format!(
@@ -156,35 +136,13 @@ pub async fn import(
     file: Option<&Path>,
     json: bool,
 ) -> Result<u8, Error> {
-    let file = file.filter(|file| *file != Path::new("-"));
-    let mut source: Box<dyn Read + Send> = match file {
-        Some(path) => Box::new(
-            File::open(path).map_err(|e| Error::failed(format!("read {}", path.display()), e))?,
-        ),
-        None => Box::new(io::stdin()),
-    };
+    let source = transfer::open(file)?;
     let name = volume.clone();
     let replace = replace.then_some(true);
     let call = Method::ImportVolume { volume, replace };
     client.send(call, Vec::new(), true).await?;
-    let mut pipe = File::from(first(client).await?);
-    // A thread of its own, which nobody waits for: it may wait for standard input for ever.
-    let (sender, mut pumped) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let copied = io::copy(&mut source, &mut pipe);
-        drop(pipe);
-        let _ = sender.send(copied);
-    });
-    let done = tokio::select! {
-        biased;
-        copied = &mut pumped => match copied {
-            Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-                return Err(Error::failed("read the archive", error));
-            }
-            _ => last(client).await?,
-        },
-        done = last(client) => done?,
-    };
+    let pipe = first(client).await?;
+    let done = transfer::read(source, pipe, last(client)).await?;
     match json {
         true => output::json(&done)?,
         false => output::line(&format!(
@@ -203,41 +161,6 @@ async fn first(client: &mut Client) -> Result<std::os::fd::OwnedFd, Error> {
 
 async fn last(client: &mut Client) -> Result<TransferReply, Error> {
     Ok(client.receive::<TransferReply>().await?.0)
-}
-
-/// A file that goes again unless it becomes whole.
-struct Target {
-    path: PathBuf,
-    file: File,
-    kept: bool,
-}
-
-impl Target {
-    fn new(path: &Path) -> Result<Self, Error> {
-        // A database is nobody else's to read.
-        let mut options = File::options();
-        let options = options.write(true).create_new(true).mode(0o600);
-        let file = options.open(path);
-        let failed = |e| Error::failed(format!("make {}", path.display()), e);
-        Ok(Self {
-            path: path.to_owned(),
-            file: file.map_err(failed)?,
-            kept: false,
-        })
-    }
-
-    fn keep(mut self) -> PathBuf {
-        self.kept = true;
-        self.path.clone()
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -128,6 +128,13 @@ impl Client {
                 let what = (volume.as_str(), replace == Some(true));
                 self.import_volume(&generations, what, more).await
             }
+            Method::ExportGeneration { number } => {
+                self.export_generation(&generations, number, more).await
+            }
+            Method::ImportGeneration(call) => {
+                self.import_generation(&generations, call, more).await
+            }
+            Method::SaveImages { images } => self.save_images(&generations, images, more).await,
             Method::Get { pod } => {
                 let _place = self.long_reply().await?;
                 let reply = get_reply(&generations, &floors.reconciler, &pod).await?;

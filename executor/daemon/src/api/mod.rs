@@ -5,6 +5,7 @@
 //! it is parsed ([`tank_proto::wire::Calls`]).
 
 pub mod access;
+mod bundles;
 mod calls;
 mod client;
 mod exec;

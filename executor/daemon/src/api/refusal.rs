@@ -164,6 +164,14 @@ fn wire(error: Refused) -> Error {
             why: source.message(),
             help: source.help(),
         },
+        Refused::Bundle(why) => failed("use the bundle", why),
+        Refused::Carry(error) => Error::Failed {
+            what: "carry the images".to_owned(),
+            why: match error.help() {
+                Some(help) => format!("{} ({help})", error.message()),
+                None => error.message(),
+            },
+        },
         Refused::Reference { image, why } => Error::ImageUnavailable {
             image,
             containers: None,

@@ -34,7 +34,7 @@ pub enum Error {
         volume: String,
         nearest: Option<String>,
     },
-    #[error("too many archives of volumes are on their way")]
+    #[error("too many archives are on their way")]
     TooManyTransfers,
     #[error("no such stack: `{stack}`")]
     NoSuchStack {
@@ -62,6 +62,12 @@ pub enum Error {
         users: Vec<String>,
         source: tank_image::Error,
     },
+    /// What of a bundle is wrong.
+    #[error("can't use the bundle: {0}")]
+    Bundle(String),
+    /// Images can't leave this host, or come to it, as a whole.
+    #[error("can't carry the images")]
+    Carry(#[source] Box<tank_image::Error>),
     #[error("`{image}` is no reference of an image: {why}")]
     Reference { image: String, why: String },
     /// What a container declares does not fit its image.

@@ -59,6 +59,9 @@ pub struct Inspected {
     pub restart: BTreeSet<String>,
 }
 
+/// Why a layer is made anew that is as it was made.
+const NO_RECIPE: &str = "an older version of Tank made it, and it can be run and not be exported";
+
 /// Who needs an image.
 #[derive(Clone, Debug, Default)]
 struct Users {
@@ -92,7 +95,7 @@ impl Collector {
         let check = move || {
             let mut found = Inspected::default();
             let known = collector.check_store(&mut found, &to)?;
-            collector.check_images(&known, &mut found, &to)?;
+            collector.check_images((&known, repair), &mut found, &to)?;
             Ok::<_, Error>((found, known))
         };
         let (mut found, known) = spawn_blocking(check).await.doing("check the store")??;
@@ -218,7 +221,7 @@ impl Collector {
     /// Documents and layers, and whether each image is whole. Blocking.
     fn check_images(
         &self,
-        known: &Known,
+        (known, repair): (&Known, bool),
         found: &mut Inspected,
         to: &ProgressSender,
     ) -> Result<(), Error> {
@@ -254,8 +257,12 @@ impl Collector {
                 Part::Document(_) => found.documents += 1,
                 Part::Layer(_) | Part::Folder(_) => found.layers += 1,
             }
+            let verdict = match verdict {
+                Verdict::NoRecipe if repair => Verdict::Damaged(NO_RECIPE.to_owned()),
+                other => other,
+            };
             match verdict {
-                Verdict::Good | Verdict::Gone => {}
+                Verdict::Good | Verdict::Gone | Verdict::NoRecipe => {}
                 Verdict::Unverified => found.unverified.push(part.to_string()),
                 Verdict::Damaged(why) => {
                     let of = of_parts.get(part.digest()).cloned().unwrap_or_default();
@@ -321,7 +328,9 @@ impl Collector {
         found.damages = spawn_blocking(again)
             .await
             .doing("check what was fetched")?;
-        let is_layer = |one: &&Damage| one.repaired && matches!(one.part, Some(Part::Layer(_)));
+        let is_layer = |one: &&Damage| {
+            one.repaired && one.why != NO_RECIPE && matches!(one.part, Some(Part::Layer(_)))
+        };
         let replaced = found.damages.iter().filter(is_layer);
         let replaced: BTreeSet<Digest> = replaced.flat_map(|one| one.of.clone()).collect();
         for one in found.damages.iter_mut().filter(|one| !one.repaired) {

@@ -164,7 +164,7 @@ impl Generations {
     ///
     /// # Errors
     /// When that does not fit what stays.
-    fn whole(
+    pub(super) fn whole(
         &self,
         (current, before): (Option<u64>, &Graph),
         part: &Config,
@@ -201,7 +201,7 @@ impl Generations {
 
     /// A pod is not taken over from another source by its name alone, and a stack not by its own.
     /// What belongs to no stack is replaced as a whole by whoever switches it.
-    fn refuse_other_sources(
+    pub(super) fn refuse_other_sources(
         &self,
         (current, before): (Option<u64>, &Graph),
         scope: &Scope,
@@ -274,7 +274,7 @@ impl Generations {
     }
 
     /// Whether the host has every volume and secret that the named pods declare.
-    async fn check_sources(
+    pub(super) async fn check_sources(
         &self,
         config: &Config,
         named: &BTreeSet<Name>,
@@ -302,7 +302,7 @@ impl Generations {
 
     /// Refuses a graph of which a named pod could not be started: what it declares does not fit its
     /// image.
-    async fn check_targets(
+    pub(super) async fn check_targets(
         &self,
         graph: &Graph,
         before: &Graph,
@@ -385,7 +385,11 @@ impl Generations {
 
     /// What a reference stood for when it was asked for last, as far as that image is here: in the newest of the
     /// last [`LOOKED_BACK`] generations that name it.
-    async fn here(&self, images: &Images, reference: &Reference) -> Result<Option<Digest>, Error> {
+    pub(super) async fn here(
+        &self,
+        images: &Images,
+        reference: &Reference,
+    ) -> Result<Option<Digest>, Error> {
         if let Some(pinned) = reference.digest() {
             return Ok(images.is_held_here(pinned).then_some(pinned));
         }

@@ -8,6 +8,7 @@
 //! daemon that ends while it waits leaves the generation pending; the loop of the next one goes on
 //! with it: with its gate where it has one, and else until it is reached.
 
+pub mod bundle;
 mod collector;
 mod error;
 mod history;

@@ -283,7 +283,7 @@ impl Generations {
     }
 
     /// Commits and converges. The switch lock is held by the caller.
-    async fn change(
+    pub(super) async fn change(
         &self,
         parent: Option<u64>,
         before: &Arc<Graph>,

@@ -1,21 +1,25 @@
-//! `tank-layer`: converts one layer, as nobody. `tankd` starts it and hands it the descriptors
+//! `tank-layer`: converts one layer, or writes its tar again, as nobody. `tankd` starts it and hands it the descriptors
 //! ([`tank_layer::wire`]).
 
 #![forbid(unsafe_code)]
 
 use std::{
     fs::File,
-    io,
+    io::{self, BufWriter},
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     process::ExitCode,
 };
 use tank_layer::{
     LayerError, Pipeline,
     budget::Budget,
-    confine, convert,
-    wire::{Reply, Request},
+    confine, convert, rebuild,
+    wire::{Order, Rebuild, Rebuilt, Reply, Request},
 };
 use tank_sys::{Context, Result, packet, process, with_causes};
+
+/// The bytes of an archive that are written at once.
+const PIECE: usize = 256 << 10;
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("--version") {
@@ -39,16 +43,24 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     process::close_descriptors_but(&[])?;
-    let stdin = io::stdin();
     let (bytes, mut fds) = receive()?;
-    let request: Request = serde_json::from_slice(&bytes).doing(|| "read the request")?;
     fds.reverse();
-    let mut next = || {
-        fds.pop()
-            .ok_or_else(incomplete)
-            .doing(|| "take the request")
+    match serde_json::from_slice(&bytes).doing(|| "read the request")? {
+        Order::Convert(request) => convert_layer(&request, fds),
+        Order::Rebuild(request) => rebuild_archive(&request, fds),
+    }
+}
+
+fn convert_layer(request: &Request, mut fds: Vec<OwnedFd>) -> Result<()> {
+    let (root, input, output) = (
+        next(&mut fds)?,
+        File::from(next(&mut fds)?),
+        File::from(next(&mut fds)?),
+    );
+    let recipe = match request.recipe {
+        true => Some(File::from(next(&mut fds)?)),
+        false => None,
     };
-    let (root, input, output) = (next()?, File::from(next()?), File::from(next()?));
     let mut below: Vec<OwnedFd> = Vec::new();
     while below.len() < request.below.unwrap_or(0) {
         let (_, further) = receive()?;
@@ -64,11 +76,45 @@ fn run() -> Result<()> {
     filter.install()?;
     let converted = pipeline.and_then(|pipeline| {
         let below = request.below.map(|_| images(below)).transpose()?;
-        convert(pipeline, output, below, request.diff_id, &budget)
+        convert(pipeline, (output, recipe), below, request.diff_id, &budget)
     });
-    let reply = Reply::of(converted, request.share, budget.left());
-    let reply = serde_json::to_vec(&reply).doing(|| "write the reply")?;
-    packet::send(stdin.as_fd(), &reply, &[]).doing(|| "reply")
+    send(&Reply::of(converted, request.share, budget.left()))
+}
+
+fn rebuild_archive(request: &Rebuild, mut fds: Vec<OwnedFd>) -> Result<()> {
+    let (root, recipe, image, output) = (
+        next(&mut fds)?,
+        File::from(next(&mut fds)?),
+        File::from(next(&mut fds)?),
+        File::from(next(&mut fds)?),
+    );
+    let budget = Budget::of(request.share, Path::new("/"), None);
+    confine::confine(request.id, root)?.install()?;
+    let length = match rebuild::length(&recipe) {
+        Ok(length) => length,
+        Err(error) => return send(&Rebuilt::Failed(LayerError::Rebuild(error.into()))),
+    };
+    send(&Rebuilt::Begun(length))?;
+    let mut output = BufWriter::with_capacity(PIECE, output);
+    let rebuilt = tank_erofs::Image::open(image)
+        .and_then(|image| rebuild::rebuild(&recipe, &image, &mut output, &budget));
+    // With this the pipe is at its end.
+    drop(output);
+    send(&match rebuilt {
+        Ok(()) => Rebuilt::Done,
+        Err(error) => Rebuilt::Failed(LayerError::Rebuild(error.into())),
+    })
+}
+
+fn next(fds: &mut Vec<OwnedFd>) -> Result<OwnedFd> {
+    fds.pop()
+        .ok_or_else(incomplete)
+        .doing(|| "take the request")
+}
+
+fn send(reply: &impl serde::Serialize) -> Result<()> {
+    let reply = serde_json::to_vec(reply).doing(|| "write the reply")?;
+    packet::send(io::stdin().as_fd(), &reply, &[]).doing(|| "reply")
 }
 
 fn incomplete() -> io::Error {

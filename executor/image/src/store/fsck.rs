@@ -7,7 +7,8 @@
 use super::{
     EXTENSION, Images, Origin, Temporary,
     gc::{self, Kind},
-    sums::{Form, NO_FOLLOW, Sum},
+    recipes,
+    sums::{Form, NO_FOLLOW, Record, Sum},
 };
 use crate::{
     Error, Layer, document,
@@ -64,6 +65,8 @@ pub enum Verdict {
     Good,
     /// No digest of it was kept. Of a file there is one from now on.
     Unverified,
+    /// What its digest says; but a version before this one made it, and its archive can't be written again.
+    NoRecipe,
     /// Something else than its digest says; how, in words.
     Damaged(String),
     /// It was removed meanwhile.
@@ -86,15 +89,19 @@ impl Images {
         let layers = layers.iter().filter_map(|name| match gc::layer_of(name)? {
             (Kind::Image, digest) => Some(Part::Layer(digest)),
             (Kind::Folder, digest) => Some(Part::Folder(digest)),
-            (Kind::Sum, _) => None,
+            (Kind::Recipe | Kind::Sum, _) => None,
         });
         Ok(documents.map(Part::Document).chain(layers).collect())
     }
 
     /// The bytes that a check reads of a part.
     pub fn length(&self, part: &Part) -> u64 {
-        let found = fs::symlink_metadata(self.path_of(part));
-        found.map_or(0, |found| found.len())
+        let path = self.path_of(part);
+        let recipe =
+            matches!(part, Part::Layer(_)).then(|| path.with_extension(recipes::EXTENSION));
+        let files = [Some(path), recipe].into_iter().flatten();
+        let length = |path: PathBuf| fs::symlink_metadata(path).map_or(0, |found| found.len());
+        files.map(length).sum()
     }
 
     fn path_of(&self, part: &Part) -> PathBuf {
@@ -285,28 +292,41 @@ fn check_layer(
     goes_on: &mut dyn FnMut() -> bool,
 ) -> io::Result<Verdict> {
     let file = open(path)?;
-    let known = Sum::read(path);
-    let form = known.map_or(Form::Pieces, |known| known.form);
+    let known = Record::read(path);
+    let form = known.map_or(Form::Pieces, |known| known.image.form);
     let found = Sum::of(&file, form, goes_on)?;
     let Some(known) = known else {
         // As an older version made it. From now on it is known what it was today.
         let digest = gc::layer_of(&path.file_name().unwrap_or_default().to_string_lossy());
         if let Some((_, digest)) = digest {
             let record = Temporary(images.temporary(digest));
-            found.write(path, &record)?;
+            let recipe = recipes::open(path)?;
+            let recipe = recipe
+                .map(|file| Sum::of(&file, Form::Pieces, goes_on))
+                .transpose()?;
+            let image = found;
+            Record { image, recipe }.write(path, &record)?;
         }
         return Ok(Verdict::Unverified);
     };
-    Ok(match known == found {
-        true => Verdict::Good,
-        false if known.length != found.length => Verdict::Damaged(format!(
+    let Record { image, recipe } = known;
+    if image.length != found.length {
+        return Ok(Verdict::Damaged(format!(
             "it has {} bytes, and had {} when it was made",
-            found.length, known.length
-        )),
-        false => Verdict::Damaged(format!(
+            found.length, image.length
+        )));
+    }
+    if image != found {
+        return Ok(Verdict::Damaged(format!(
             "its file has the digest {}, and had {} when it was made",
-            found.digest, known.digest
-        )),
+            found.digest, image.digest
+        )));
+    }
+    Ok(match recipe {
+        None => Verdict::NoRecipe,
+        Some(recipe) => {
+            recipes::check(path, recipe, goes_on)?.map_or(Verdict::Good, Verdict::Damaged)
+        }
     })
 }
 

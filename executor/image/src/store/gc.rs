@@ -5,7 +5,7 @@
 //! renaming into the folder that is swept at the start, and then the removal: a process that ends between leaves
 //! nothing that has a name. *Never*: follows a link, or touches what is not called as Tank calls its files.
 
-use super::{EXTENSION, Images, pins::Under, sums, sync_dir};
+use super::{EXTENSION, Images, pins::Under, recipes, sums, sync_dir};
 use crate::{Error, document, error::Attempt};
 use std::{
     collections::BTreeSet,
@@ -40,7 +40,7 @@ impl Tally {
 pub struct Swept {
     /// Manifests, indexes and configurations.
     pub documents: Tally,
-    /// Layers, with the records of their digests.
+    /// Layers, with their recipes and the records of their digests.
     pub layers: Tally,
     /// What was left that may not be needed, and why: a sentence each.
     pub left: Vec<String>,
@@ -95,6 +95,8 @@ pub(super) fn parts(images: &Images, image: Digest) -> Result<BTreeSet<Digest>, 
 pub(super) enum Kind {
     Image,
     Folder,
+    /// What else it takes to write an image's tar again.
+    Recipe,
     /// The record of an image's digest.
     Sum,
 }
@@ -103,6 +105,7 @@ pub(super) enum Kind {
 pub(super) fn layer_of(name: &str) -> Option<(Kind, Digest)> {
     let (hex, kind) = match name.split_once('.') {
         Some((hex, EXTENSION)) => (hex, Kind::Image),
+        Some((hex, recipes::EXTENSION)) => (hex, Kind::Recipe),
         Some((hex, sums::EXTENSION)) => (hex, Kind::Sum),
         Some(_) => return None,
         None => (name, Kind::Folder),
@@ -203,11 +206,11 @@ impl Collection {
             (!parts.contains(&digest)).then(|| (kind, digest, folder.join(name)))
         });
         let mut layers: Vec<_> = layers.collect();
-        // Images first: of one that stays, the record stays.
+        // Images first: of one that stays, the recipe and the record stay.
         layers.sort();
         for (kind, digest, path) in layers {
             let bytes = match kind {
-                Kind::Image | Kind::Sum => file_bytes(&path),
+                Kind::Image | Kind::Recipe | Kind::Sum => file_bytes(&path),
                 Kind::Folder => folder_bytes(&path),
             };
             let Some(bytes) = bytes else {
@@ -221,8 +224,9 @@ impl Collection {
                         .left
                         .push(format!("{path}: a container may run in it"));
                 }
-                Kind::Sum if !how.dry && path.with_extension(EXTENSION).exists() => {}
-                Kind::Sum => {
+                Kind::Recipe | Kind::Sum if !how.dry && path.with_extension(EXTENSION).exists() => {
+                }
+                Kind::Recipe | Kind::Sum => {
                     if self.remove(&digest, &path, how, each)? {
                         swept.layers.bytes += bytes;
                     }

@@ -1,13 +1,14 @@
 //! The digest of each layer's file, kept beside it.
 //!
 //! A layer's image is made on this host, and no digest of a registry is one of its bytes. So its own is taken when
-//! it is made, and written to a record (`layers/HEX.sum`) that is on the disk before the layer has its name.
+//! it is made, and written to a record (`layers/HEX.sum`) that is on the disk before the layer has its name: a line
+//! of the image, and one of its [recipe](super::recipes), where there is one.
 //!
 //! What is digested is the list of the file's pieces, each of [`PIECE`] bytes: of one that has anything but zeros its
 //! number and its SHA-256. So the pieces of a new file are hashed by several threads at once, and a hole costs
 //! nothing, however long it is. Records of a version before this one have the SHA-256 of the whole file.
 
-use super::{Temporary, sync_dir};
+use super::{Temporary, recipes, sync_dir};
 use crate::{Error, error::Attempt};
 use rustix::{fs::SeekFrom, io::Errno};
 use sha2::{Digest as _, Sha256};
@@ -27,7 +28,7 @@ pub(super) const EXTENSION: &str = "sum";
 const PIECES: &str = "pieces ";
 
 /// The most bytes of a record.
-const MAX_RECORD: u64 = 256;
+const MAX_RECORD: u64 = 512;
 
 /// The bytes of a piece, the last one's aside.
 const PIECE: u64 = 1 << 20;
@@ -44,7 +45,7 @@ pub(super) enum Form {
     Pieces,
 }
 
-/// What a record says of a layer's file.
+/// What a record says of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Sum {
     pub form: Form,
@@ -123,20 +124,16 @@ impl Sum {
             length,
         }
     }
+}
 
-    /// The record of the layer at `path`. None: there is none, or it says nothing that can be read.
-    pub fn read(path: &Path) -> Option<Self> {
-        let file = fs::File::options()
-            .read(true)
-            .custom_flags(NO_FOLLOW)
-            .open(path.with_extension(EXTENSION));
-        let mut text = String::new();
-        file.ok()?.take(MAX_RECORD).read_to_string(&mut text).ok()?;
-        let (form, text) = match text.strip_prefix(PIECES) {
+impl Sum {
+    /// What a line of a record says, without its end.
+    fn of_line(line: &str) -> Option<Self> {
+        let (form, line) = match line.strip_prefix(PIECES) {
             Some(rest) => (Form::Pieces, rest),
-            None => (Form::Whole, &*text),
+            None => (Form::Whole, line),
         };
-        let (digest, length) = text.strip_suffix('\n')?.split_once(' ')?;
+        let (digest, length) = line.split_once(' ')?;
         Some(Self {
             form,
             digest: digest.parse().ok()?,
@@ -144,8 +141,7 @@ impl Sum {
         })
     }
 
-    /// Writes the record of the layer at `path`; it is on the disk when this returns.
-    pub fn write(self, path: &Path, temporary: &Temporary) -> io::Result<()> {
+    fn line(self) -> String {
         let Self {
             form,
             digest,
@@ -155,12 +151,44 @@ impl Sum {
             Form::Whole => "",
             Form::Pieces => PIECES,
         };
+        format!("{form}{digest} {length}\n")
+    }
+}
+
+/// What a record says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Record {
+    pub image: Sum,
+    /// None: a version before this one made the layer.
+    pub recipe: Option<Sum>,
+}
+
+impl Record {
+    /// That of the layer at `path`. None: there is none, or it says nothing that can be read.
+    pub fn read(path: &Path) -> Option<Self> {
+        let file = fs::File::options()
+            .read(true)
+            .custom_flags(NO_FOLLOW)
+            .open(path.with_extension(EXTENSION));
+        let mut text = String::new();
+        file.ok()?.take(MAX_RECORD).read_to_string(&mut text).ok()?;
+        let mut lines = text.strip_suffix('\n')?.split('\n').map(Sum::of_line);
+        Some(Self {
+            image: lines.next()??,
+            recipe: lines.next().map_or(Some(None), |recipe| recipe.map(Some))?,
+        })
+    }
+
+    /// Writes that of the layer at `path`; it is on the disk when this returns.
+    pub fn write(self, path: &Path, temporary: &Temporary) -> io::Result<()> {
         let mut file = fs::File::options()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&temporary.0)?;
-        file.write_all(format!("{form}{digest} {length}\n").as_bytes())?;
+        for sum in [self.image].into_iter().chain(self.recipe) {
+            file.write_all(sum.line().as_bytes())?;
+        }
         file.sync_all()?;
         fs::rename(&temporary.0, path.with_extension(EXTENSION))?;
         sync_dir(path)
@@ -224,19 +252,25 @@ pub(super) const NO_FOLLOW: i32 =
 /// Gives a layer its name. One that has it is whole, also after a power cut, and its digest is known.
 pub(super) fn name_layer(
     output: &fs::File,
+    recipe: recipes::Written,
     (temporary, record): (Temporary, Temporary),
     target: &Path,
 ) -> Result<(), Error> {
     let write = || -> io::Result<()> {
         // The one waits for the disk, and the other for a processor.
-        let (synced, sum) = thread::scope(|scope| {
+        let (synced, image) = thread::scope(|scope| {
             let synced = scope.spawn(|| output.sync_all());
-            let sum = Sum::of_new(output);
+            let image = Sum::of_new(output);
             let ended = |_| Err(io::Error::other("a thread has ended early"));
-            (synced.join().unwrap_or_else(ended), sum)
+            (synced.join().unwrap_or_else(ended), image)
         });
         synced?;
-        sum?.write(target, &record)?;
+        let sums = Record {
+            image: image?,
+            recipe: Some(recipe.name(target)?),
+        };
+        // With the name of the recipe.
+        sums.write(target, &record)?;
         fs::rename(&temporary.0, target)?;
         sync_dir(target)
     };
@@ -296,14 +330,17 @@ mod tests {
         let whole = Temporary(folder.clone());
         let layer = folder.join("layer.erofs");
         for form in [Form::Whole, Form::Pieces] {
-            let sum = Sum::of(&file(9, &[(3, b"x")]), form, &mut || true).expect("reads");
-            let temporary = Temporary(folder.join("temporary"));
-            sum.write(&layer, &temporary).expect("writes");
-            assert_eq!(Sum::read(&layer), Some(sum));
+            let image = Sum::of(&file(9, &[(3, b"x")]), form, &mut || true).expect("reads");
+            for recipe in [None, Some(image)] {
+                let record = Record { image, recipe };
+                let temporary = Temporary(folder.join("temporary"));
+                record.write(&layer, &temporary).expect("writes");
+                assert_eq!(Record::read(&layer), Some(record));
+            }
         }
         let text = format!("{} 4\n", Digest::from_bytes([7; 32]));
         fs::write(layer.with_extension(EXTENSION), text).expect("writes");
-        let form = Sum::read(&layer).map(|sum| sum.form);
+        let form = Record::read(&layer).map(|record| record.image.form);
         assert_eq!(form, Some(Form::Whole), "as a version before wrote it");
         drop(whole);
     }

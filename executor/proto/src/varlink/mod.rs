@@ -4,6 +4,7 @@
 //! This file has the methods and what they take, `replies` what they answer, `words` the enums,
 //! `error` what is answered instead.
 
+mod bundles;
 mod error;
 mod replies;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod tests;
 mod upkeep;
 mod words;
 
+pub use bundles::{Bundle, ExportGenerationReply, ImportGenerationCall, ImportGenerationReply};
 pub use error::{Error, used_by};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
@@ -199,6 +201,21 @@ pub enum Method {
         /// Fetch again what of images is damaged.
         repair: Option<bool>,
     },
+    /// A generation with its images as an archive.
+    #[serde(rename = "io.tank.Executor.ExportGeneration")]
+    ExportGeneration {
+        /// Its number; none for the current one.
+        number: Option<u64>,
+    },
+    /// Such an archive as the next generation.
+    #[serde(rename = "io.tank.Executor.ImportGeneration")]
+    ImportGeneration(ImportGenerationCall),
+    /// Images as an archive that others load.
+    #[serde(rename = "io.tank.Executor.SaveImages")]
+    SaveImages {
+        /// Their references.
+        images: Vec<String>,
+    },
 }
 
 /// A text that is not shown.
@@ -213,7 +230,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 27] = [
+pub const METHODS: [&str; 30] = [
     "Status",
     "Diff",
     "Switch",
@@ -241,6 +258,9 @@ pub const METHODS: [&str; 27] = [
     "PinGeneration",
     "Collect",
     "CheckStore",
+    "ExportGeneration",
+    "ImportGeneration",
+    "SaveImages",
 ];
 
 /// Methods by the names they had in the version before, for clients of that version. `Generation`

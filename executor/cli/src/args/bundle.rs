@@ -1,0 +1,39 @@
+//! The arguments of what leaves this host and comes to it.
+
+use clap::{Args as ClapArgs, Subcommand};
+use std::path::PathBuf;
+
+#[derive(ClapArgs, Debug)]
+pub struct Import {
+    /// What `export` wrote; `-` is standard input.
+    pub file: PathBuf,
+    /// Refuse it unless this is its root hash, as `export` printed it.
+    #[arg(long, value_name = "HASH")]
+    pub root: Option<String>,
+    /// Show what would be done. The images are kept until the next `gc`.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace what this host runs from other sources: pods that are not in the file are removed.
+    #[arg(long)]
+    pub replace: bool,
+    /// How long to wait for health: `30s`, `2m`.
+    #[arg(long, value_parser = tank_model::units::Millis::parse)]
+    pub timeout: Option<tank_model::units::Millis>,
+    /// Leave a generation that does not become healthy as it is.
+    #[arg(long)]
+    pub no_rollback: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Image {
+    /// Write images that generations have into one archive, which `docker load`, `podman load`,
+    /// `skopeo` and Tank take (`docker-archive:FILE`, `oci-archive:FILE`).
+    Save {
+        /// The images, as configurations name them.
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+        /// Write to this file, which must not exist; `-` and nothing are standard output.
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
