@@ -43,6 +43,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod clone;
 mod config;
 mod contents;
 mod converter;
@@ -67,6 +68,7 @@ mod saved;
 mod store;
 mod turns;
 
+pub use clone::clone_tree;
 pub use config::ImageConfig;
 pub use converter::Converter;
 pub use credentials::CredentialError;

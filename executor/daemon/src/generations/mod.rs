@@ -9,6 +9,7 @@
 //! with it: with its gate where it has one, and else until it is reached.
 
 mod collector;
+mod data;
 mod error;
 mod history;
 mod inspect;
@@ -38,7 +39,10 @@ pub use way::Switched;
 pub use why::{Overridden, Reason};
 
 use crate::{
-    actuate::{sources::Sources, volumes::Volumes},
+    actuate::{
+        sources::Sources,
+        volumes::{Snapshot, Volumes},
+    },
     dirty::Dirty,
     events::Events,
     probe::Prober,
@@ -97,6 +101,8 @@ pub struct Entry {
     pub current: bool,
     /// It is never deleted.
     pub pinned: bool,
+    /// What of volumes is kept with it.
+    pub snapshots: Vec<Snapshot>,
 }
 
 /// What changes of the desired state may touch, beside the reconciler.
@@ -160,6 +166,7 @@ impl Generations {
             store: Arc::clone(&store),
             graphs: Arc::clone(&graphs),
             images: Arc::clone(&images),
+            volumes: Arc::clone(&volumes),
             events: Arc::clone(&events),
             reconciler: Arc::clone(&reconciler),
             history: Arc::clone(&history),
@@ -192,8 +199,8 @@ impl Generations {
         self.images.registries()
     }
 
-    /// Leases what the current generation names, should an older Tank not have done that. Before
-    /// anything is served.
+    /// Takes over what an older Tank has left: leases what the current generation names, should it not
+    /// have done that, and notes who writes to volumes. Before anything is served.
     ///
     /// # Errors
     /// When the store can't be read, or written to.
@@ -203,7 +210,7 @@ impl Generations {
         if !leases.change().is_empty() {
             self.store.take_leases(leases.change())?;
         }
-        Ok(())
+        self.adopt_volumes()
     }
 
     /// The current generation and its graph; the empty graph where there is none.
@@ -275,7 +282,9 @@ impl Generations {
     ) -> Result<Entry, Error> {
         let outcome = self.store.outcome(generation.number)?;
         let current = current == Some(generation.number);
+        let snapshots = self.volumes.snapshots_of(generation.number);
         Ok(Entry {
+            snapshots,
             generation,
             outcome,
             current,

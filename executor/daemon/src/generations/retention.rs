@@ -30,6 +30,8 @@ pub enum Needed {
     Pending,
     /// It is what the host is put back to if the change on its way does not become healthy.
     Parent(u64),
+    /// Volumes become what it left, on the way to that generation.
+    Data(u64),
     Pinned,
 }
 
@@ -51,6 +53,8 @@ impl History {
                 if let Some(parent) = generation.parent {
                     needed.insert(parent, Needed::Parent(number));
                 }
+                let sources = generation.data.values().flat_map(BTreeMap::values);
+                needed.extend(sources.map(|from| (*from, Needed::Data(number))));
                 needed.insert(number, Needed::Pending);
             }
         }
@@ -184,6 +188,7 @@ mod tests {
                 source: String::new(),
                 provenance: Some(Digest::of(&number.to_be_bytes())),
                 rollback: None,
+                data: BTreeMap::new(),
             };
             (number, (generation, *outcome))
         });
