@@ -49,9 +49,16 @@ fn on(kind: &str) -> Host {
 fn kept(host: &Host) -> Vec<(u64, Value)> {
     let list = host.tank(&["--json", "generations", "list"]).json();
     let generations = list["generations"].as_array().expect("generations");
-    let with = generations.iter().filter(|one| one.get("snapshots").is_some());
-    with.map(|one| (one["number"].as_u64().expect("a number"), one["snapshots"].clone()))
-        .collect()
+    let with = generations
+        .iter()
+        .filter(|one| one.get("snapshots").is_some());
+    with.map(|one| {
+        (
+            one["number"].as_u64().expect("a number"),
+            one["snapshots"].clone(),
+        )
+    })
+    .collect()
 }
 
 /// What of snapshots is on the disk, half of one among it.
@@ -70,15 +77,20 @@ fn on_disk(host: &Host) -> Vec<String> {
 fn data(host: &Host) -> String {
     let mut last = String::new();
     eventually("the container has begun", || {
-        last = host.exec("db", "cd /d && grep . * 2>/dev/null | sort");
+        last = host.exec("db", "cd /d && grep -H . * 2>/dev/null | sort");
         !last.is_empty()
     });
     last
 }
 
 fn with_data(host: &Host, number: u64) -> String {
-    host.tank(&["generations", "rollback", &number.to_string(), "--with-data"])
-        .ok()
+    host.tank(&[
+        "generations",
+        "rollback",
+        &number.to_string(),
+        "--with-data",
+    ])
+    .ok()
 }
 
 /// Everything that a listing of the host says of a volume, by names from its top.
@@ -115,16 +127,28 @@ fn back_and_forth(kind: &str) {
     );
     let before = listing(&host);
     let space = || -> u64 {
-        let free = sh(&host, &format!("sync; df --output=used -k {}/state | tail -1", host.dir.display()));
+        let free = sh(
+            &host,
+            &format!(
+                "sync; df --output=used -k {}/state | tail -1",
+                host.dir.display()
+            ),
+        );
         free.trim().parse().expect("a number")
     };
     host.write("next.ncl", &versions.new_());
     let plan = host.tank(&["diff", "next.ncl"]).ok();
-    assert!(plan.contains("snapshot db/data, kept with generation 1"), "{plan}");
+    assert!(
+        plan.contains("snapshot db/data, kept with generation 1"),
+        "{plan}"
+    );
     let (plan, used) = (host.tank(&["--json", "diff", "next.ncl"]).json(), space());
     let name = plan["plan"].as_str().expect("a hash");
     host.tank(&["switch", "next.ncl", "--plan", name]).ok();
-    assert_eq!(host.exec("db", "ls /d/new /d/row 2>&1 | head -1"), "ls: /d/row: No such file or directory");
+    assert_eq!(
+        host.exec("db", "ls /d/new /d/row 2>&1 | head -1"),
+        "ls: /d/row: No such file or directory"
+    );
     assert_eq!(kept(&host), [(1, json!(["db/data"]))]);
     assert_eq!(on_disk(&host), ["./1/db/data"]);
     // 17 MB are there twice, and lie on the disk once.
@@ -132,17 +156,27 @@ fn back_and_forth(kind: &str) {
     assert!(more < 8_000, "{more} KiB more");
     let volumes = host.tank(&["--json", "volume", "list"]).json();
     assert_eq!(volumes["volumes"][0]["snapshots"], json!([1]));
-    assert!(host.tank(&["generations", "show", "1"]).ok().contains("db/data as it left them"));
+    assert!(
+        host.tank(&["generations", "show", "1"])
+            .ok()
+            .contains("db/data as it left them")
+    );
     // Back without data: it runs on what the second one left, which is kept as well.
     host.tank(&["generations", "rollback", "1"]).ok();
     eventually("the first one writes again", || {
         host.exec("db", "cat /d/row /d/new 2>&1") == "one\ntwo"
     });
-    assert_eq!(kept(&host), [(1, json!(["db/data"])), (2, json!(["db/data"]))]);
+    assert_eq!(
+        kept(&host),
+        [(1, json!(["db/data"])), (2, json!(["db/data"]))]
+    );
     // With them: what was there, to the last of it. It declares what runs already.
     with_data(&host, 1);
     assert_eq!(listing(&host), before);
-    assert_eq!(kept(&host).iter().map(|one| one.0).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        kept(&host).iter().map(|one| one.0).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
     // Which may be taken back, too.
     with_data(&host, 3);
     eventually("it is the container of then", || {
@@ -154,17 +188,27 @@ fn back_and_forth(kind: &str) {
     let dry = host.tank(&["gc", "--dry-run", "--keep", "1"]).ok();
     assert!(dry.contains("snapshots of volumes"), "{dry}");
     host.tank(&["generations", "delete", "1", "2"]).ok();
-    assert_eq!(on_disk(&host), ["./3/db/data", "./4/db/data", "./5/db/data"]);
+    assert_eq!(
+        on_disk(&host),
+        ["./3/db/data", "./4/db/data", "./5/db/data"]
+    );
     // None half is there after all this, and nobody but root gets to them.
     assert_eq!(
-        sh(&host, &format!("stat -c %a {}/state/volumes/.snapshots", host.dir.display())).trim(),
+        sh(
+            &host,
+            &format!("stat -c %a {}/state/volumes/.snapshots", host.dir.display())
+        )
+        .trim(),
         "700"
     );
     assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
     // And with the volume.
     host.switch("{}");
     let removed = host.tank(&["volume", "remove", "db/data"]).ok();
-    assert!(removed.contains("and its snapshots, kept with generations 3"), "{removed}");
+    assert!(
+        removed.contains("and its snapshots, kept with generations 3"),
+        "{removed}"
+    );
     assert_eq!(on_disk(&host), [] as [String; 0]);
     host.finish();
 }
@@ -189,14 +233,19 @@ fn where_files_share_nothing_the_plan_says_so_and_goes_on() {
     host.write("next.ncl", &versions.new_());
     let plan = host.tank(&["diff", "next.ncl"]).ok();
     assert!(
-        plan.contains("no snapshot of the volume data is taken") && !plan.contains("kept with generation"),
+        plan.contains("no snapshot of the volume data is taken")
+            && !plan.contains("kept with generation"),
         "{plan}"
     );
     host.tank(&["switch", "next.ncl"]).ok();
     assert_eq!(data(&host), "new:two");
     let back = host.tank(&["generations", "rollback", "1", "--with-data"]);
     assert_eq!(back.status, 0);
-    assert!(back.stderr.contains("db/data stays as it is"), "{}", back.stderr);
+    assert!(
+        back.stderr.contains("db/data stays as it is"),
+        "{}",
+        back.stderr
+    );
     assert_eq!(kept(&host), []);
     host.finish();
 }
@@ -209,13 +258,19 @@ fn a_switch_that_fails_brings_no_data_back_and_says_how() {
     assert_eq!(data(&host), "row:one");
     host.write(
         "next.ncl",
-        &versions.new_().replace("while true; do sleep 0.1; done", "exit 1"),
+        &versions
+            .new_()
+            .replace("while true; do sleep 0.1; done", "exit 1"),
     );
     let failed = host.tank(&["switch", "next.ncl", "--timeout", "5s"]);
     assert_eq!(failed.status, 3, "{}", failed.stderr);
     assert!(
-        failed.stderr.contains("the data of db/data stay as generation 2 left them")
-            && failed.stderr.contains("tank generations rollback 1 --with-data"),
+        failed
+            .stderr
+            .contains("the data of db/data stay as generation 2 left them")
+            && failed
+                .stderr
+                .contains("tank generations rollback 1 --with-data"),
         "{}",
         failed.stderr
     );
@@ -270,7 +325,10 @@ fn a_volume_that_an_older_tank_has_started_is_known() {
     host.switch(&versions.old());
     assert_eq!(data(&host), "row:one");
     host.kill_daemon();
-    sh(&host, &format!("rm {}/state/volumes/db/.data.images", host.dir.display()));
+    sh(
+        &host,
+        &format!("rm {}/state/volumes/db/.data.images", host.dir.display()),
+    );
     host.start_daemon();
     host.switch(&versions.new_());
     assert_eq!(kept(&host), [(1, json!(["db/data"]))]);
@@ -322,7 +380,10 @@ fn whenever_the_daemon_dies_a_snapshot_is_whole_and_comes_back_once() {
             eventually(&what, || data(&host) == expected);
             let left = begin.expect("a generation");
             let paths = on_disk(&host);
-            assert!(paths.contains(&format!("./{left}/db/data")), "{what}: {paths:?}");
+            assert!(
+                paths.contains(&format!("./{left}/db/data")),
+                "{what}: {paths:?}"
+            );
             let half: Vec<&String> = paths.iter().filter(|path| path.contains("/.")).collect();
             assert!(half.is_empty(), "{what}: {half:?}");
         }

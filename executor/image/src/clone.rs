@@ -96,6 +96,9 @@ struct Clone<'b> {
     links: HashMap<u64, PathBuf>,
     link_bytes: usize,
     count: u64,
+    /// For lists of attributes, and for values.
+    names: Vec<u8>,
+    value: Vec<u8>,
 }
 
 fn tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>, budget: &Budget) -> io::Result<u64> {
@@ -107,11 +110,13 @@ fn tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>, budget: &Budget) -> io::Resu
         links: HashMap::new(),
         link_bytes: 0,
         count: 0,
+        names: vec![0; MAX_ATTRIBUTE],
+        value: vec![0; MAX_ATTRIBUTE],
     };
     let mut levels = vec![first];
     while let Some(level) = levels.last_mut() {
         let Some(entry) = level.entries.read() else {
-            attributes(&level.from, &level.into, &level.stat)?;
+            clone.attributes(&level.from, &level.into, &level.stat)?;
             own(&level.into, &level.stat)?;
             levels.pop();
             continue;
@@ -256,8 +261,35 @@ impl Clone<'_> {
             no_cow(&from, &into)?;
             rustix::fs::ioctl_ficlone(&into, &from)?;
         }
-        attributes(&from, &into, stat)?;
+        self.attributes(&from, &into, stat)?;
         own(&into, stat)
+    }
+
+    /// Gives a file the owner and the attributes of another.
+    fn attributes(&mut self, from: &OwnedFd, into: &OwnedFd, stat: &Stat) -> io::Result<()> {
+        // Another owner takes capabilities away: they come after it.
+        let (user, group) = ids(stat);
+        rustix::fs::fchown(into, user, group)?;
+        let length = match rustix::fs::flistxattr(from, &mut self.names) {
+            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
+            length => length?,
+        };
+        let names = self.names.get(..length).unwrap_or_default();
+        for name in names.split(|byte| *byte == 0) {
+            if !ATTRIBUTES.iter().any(|known| name.starts_with(known)) {
+                continue;
+            }
+            let name = CString::new(name)?;
+            match rustix::fs::fgetxattr(from, &name, &mut self.value) {
+                Ok(length) => {
+                    let value = self.value.get(..length).unwrap_or_default();
+                    rustix::fs::fsetxattr(into, &name, value, XattrFlags::empty())?;
+                }
+                Err(Errno::NODATA) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -275,36 +307,6 @@ fn no_cow(from: &OwnedFd, into: &OwnedFd) -> io::Result<()> {
     let mut flags = own;
     flags.set(IFlags::NOCOW, from.contains(IFlags::NOCOW));
     Ok(rustix::fs::ioctl_setflags(into, flags)?)
-}
-
-/// Gives a file the owner and the attributes of another.
-fn attributes(from: &OwnedFd, into: &OwnedFd, stat: &Stat) -> io::Result<()> {
-    // Another owner takes capabilities away: they come after it.
-    let (user, group) = ids(stat);
-    rustix::fs::fchown(into, user, group)?;
-    let length = match rustix::fs::flistxattr(from, &mut [0_u8; 0]) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
-        length => length?.min(MAX_ATTRIBUTE),
-    };
-    let mut names = vec![0; length];
-    let length = rustix::fs::flistxattr(from, &mut names)?;
-    let names = names.get(..length).unwrap_or_default();
-    let mut value = vec![0; MAX_ATTRIBUTE];
-    for name in names.split(|byte| *byte == 0) {
-        if !ATTRIBUTES.iter().any(|known| name.starts_with(known)) {
-            continue;
-        }
-        let name = CString::new(name)?;
-        match rustix::fs::fgetxattr(from, &name, &mut value) {
-            Ok(length) => {
-                let value = value.get(..length).unwrap_or_default();
-                rustix::fs::fsetxattr(into, &name, value, XattrFlags::empty())?;
-            }
-            Err(Errno::NODATA) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 fn ids(stat: &Stat) -> (Option<Uid>, Option<Gid>) {

@@ -60,7 +60,7 @@ impl fmt::Display for Unmet {
                 volume, generation, ..
             } => write!(
                 f,
-                "no snapshot of the volume {volume} is taken, since its file system has no reflinks (XFS and btrfs have): \
+                "no snapshot of the volume {volume} is taken, since its file system shares no bytes of files (XFS and btrfs do): \
                  `rollback {generation} --with-data` won't have what it has now"
             ),
             Self::Port(cut_off) => cut_off.fmt(f),

@@ -95,7 +95,10 @@ fn a_snapshot_is_taken_between_the_ends_of_those_that_write_and_the_starts() {
     assert!(report.unmet.is_empty());
     let why: Vec<String> = plan.steps.iter().map(|one| one.why.to_string()).collect();
     assert_eq!(why[1], "nothing may have its volume data mounted meanwhile");
-    assert_eq!(why[2], "an image is about to write to it that has not before");
+    assert_eq!(
+        why[2],
+        "an image is about to write to it that has not before"
+    );
     apply(&plan, &mut host);
     assert!(next(&second, &first, &host).0.is_empty());
     // What ends and starts again is no other image, whenever that is.
@@ -132,7 +135,11 @@ fn cut_after_any_step_the_snapshot_is_taken_once_and_before_anything_starts() {
         assert!(next(&second, &first, &host).0.is_empty());
         let is_snapshot = |step: &Step| matches!(step, Step::SnapshotVolume { .. });
         let is_start = |step: &Step| matches!(step, Step::StartContainer { container, .. } if container.as_str() == "app");
-        assert_eq!(done.iter().filter(|step| is_snapshot(step)).count(), 1, "{cut}");
+        assert_eq!(
+            done.iter().filter(|step| is_snapshot(step)).count(),
+            1,
+            "{cut}"
+        );
         let at = |is: &dyn Fn(&Step) -> bool| done.iter().position(is);
         assert!(at(&is_snapshot) < at(&is_start), "{cut}");
     }
@@ -140,12 +147,17 @@ fn cut_after_any_step_the_snapshot_is_taken_once_and_before_anything_starts() {
 
 #[test]
 fn who_only_reads_and_who_is_another_image_already_cause_none() {
-    let (first, env) = (pods("one", "side", "{}"), pods("one", "side", r#"{ "mode": "0700" }"#));
+    let (first, env) = (
+        pods("one", "side", "{}"),
+        pods("one", "side", r#"{ "mode": "0700" }"#),
+    );
     let mut host = host(&first);
     let (plan, _) = next(&env, &first, &host);
     let snapshots = |plan: &Plan| {
         let steps = plan.steps.iter();
-        steps.filter(|one| matches!(one.step, Step::SnapshotVolume { .. })).count()
+        steps
+            .filter(|one| matches!(one.step, Step::SnapshotVolume { .. }))
+            .count()
     };
     assert_eq!(snapshots(&plan), 0);
     apply(&plan, &mut host);
@@ -174,7 +186,7 @@ fn where_files_share_nothing_the_plan_says_what_is_missing() {
     assert_eq!(
         unmet,
         [
-            "no snapshot of the volume data is taken, since its file system has no reflinks (XFS and btrfs have): \
+            "no snapshot of the volume data is taken, since its file system shares no bytes of files (XFS and btrfs do): \
              `rollback 1 --with-data` won't have what it has now"
         ]
     );
@@ -191,13 +203,14 @@ fn what_is_brought_back_has_nothing_of_it_mounted_and_comes_once() {
     let wanted = VolumeData {
         wanted: Some(3),
         images: Some(BTreeSet::from([Digest::of(b"one")])),
-        kept: false,
+        ..VolumeData::default()
     };
     let volumes = host.data.volumes.entry(name("db")).or_default();
     volumes.insert(name("data"), wanted);
     // Nothing of what is declared is new.
     let (plan, _) = next(&first, &first, &host);
-    let restore = "bring db/data back as generation 3 left it; what it has is kept with generation 7";
+    let restore =
+        "bring db/data back as generation 3 left it; what it has is kept with generation 7";
     assert_eq!(
         texts(&plan),
         [
@@ -215,7 +228,10 @@ fn what_is_brought_back_has_nothing_of_it_mounted_and_comes_once() {
     for start in ["start db/app", "start db/reads", "start db/side"] {
         assert!(before(&plan, start).contains(restore));
     }
-    assert_ne!(plan.hash(first.graph.root()), Plan::default().hash(first.graph.root()));
+    assert_ne!(
+        plan.hash(first.graph.root()),
+        Plan::default().hash(first.graph.root())
+    );
     apply(&plan, &mut host);
     assert!(next(&first, &first, &host).0.is_empty());
 }

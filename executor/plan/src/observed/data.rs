@@ -35,6 +35,9 @@ pub struct VolumeData {
     /// The generation whose snapshot is to be brought back on the way to what is declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<u64>,
+    /// Whether it is on another file system than its snapshots would be: nothing is shared then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
 }
 
 impl VolumeData {
@@ -54,6 +57,11 @@ impl Data {
     /// Whether there is nothing to be known.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether a snapshot can be taken of a volume.
+    pub fn can_share(&self, pod: &Name, volume: &Name) -> bool {
+        self.reflinks && self.of(pod, volume).is_none_or(|found| !found.apart)
     }
 
     /// What is known of a volume, if it is there.

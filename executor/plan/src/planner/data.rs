@@ -95,8 +95,8 @@ impl Planner<'_> {
             let Some((due, new)) = self.due(pod, volume) else {
                 continue;
             };
-            let reflinks = self.observed.data.reflinks;
-            if matches!(due, Due::Snapshot { .. }) && !reflinks {
+            let can_share = self.observed.data.can_share(pod, volume);
+            if matches!(due, Due::Snapshot { .. }) && !can_share {
                 continue;
             }
             let resting = self.rests(pod, found, volume, (due, &new));
@@ -184,7 +184,7 @@ impl Planner<'_> {
 
     /// Reports that a process is about to write where no snapshot can be taken.
     fn note_without(&mut self, pod: &Name, mount: &Mount) {
-        if mount.read_only || self.observed.data.reflinks {
+        if mount.read_only || self.observed.data.can_share(pod, &mount.volume) {
             return;
         }
         if let Some((Due::Snapshot { generation }, _)) = self.due(pod, &mount.volume) {

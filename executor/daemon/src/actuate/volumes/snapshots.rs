@@ -23,7 +23,7 @@
 
 use super::{Places, VolumeError, Volumes, make_at, make_private, remove, root, sync_parent};
 use crate::{faults, settings::Settings};
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
@@ -139,14 +139,36 @@ impl Kept {
     fn finish(&self, places: &Places) -> Result<(), VolumeError> {
         fs::File::create(&places.filled)?;
         write(&places.images, &Writers::default())?;
+        let times = times(&self.back);
         match fs::rename(&self.back, &self.whole) {
             // There was no volume.
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.decide_none()?,
             other => other?,
         }
+        set_times(&self.whole, times);
         sync_parent(&self.whole)?;
         faults::boundary("what a volume was is kept");
         Ok(unlink(&self.inode)?)
+    }
+}
+
+/// When a directory was used and changed.
+fn times(path: &Path) -> Option<Timestamps> {
+    let found = fs::symlink_metadata(path).ok()?;
+    let time = |tv_sec, nanos: i64| Timespec {
+        tv_sec,
+        tv_nsec: nanos as _,
+    };
+    Some(Timestamps {
+        last_access: time(found.atime(), found.atime_nsec()),
+        last_modification: time(found.mtime(), found.mtime_nsec()),
+    })
+}
+
+/// Gives a directory these times again: under another parent some file systems count it as changed.
+fn set_times(path: &Path, times: Option<Timestamps>) {
+    if let Some(times) = times {
+        let _ = rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW);
     }
 }
 
@@ -211,14 +233,14 @@ impl Volumes {
     /// generation `left`. None: there is no such volume. Blocking.
     pub fn data(&self, pod: &Name, volume: &Name, left: Option<u64>) -> Option<VolumeData> {
         let places = self.places(pod.as_str(), volume.as_str());
-        if !is_there(&places.volume) {
-            return None;
-        }
+        let disk = |path: &Path| fs::symlink_metadata(path).ok().map(|found| found.dev());
+        let own = disk(&places.volume)?;
         let is_decided = |generation| self.kept_with(generation, pod, volume).is_decided();
         Some(VolumeData {
             images: self.writers(&places, (pod, volume)),
             kept: left.is_some_and(is_decided),
             wanted: None,
+            apart: disk(&root(&self.settings)) != Some(own),
         })
     }
 
@@ -387,8 +409,11 @@ impl Volumes {
             true => RenameFlags::EXCHANGE,
             false => RenameFlags::NOREPLACE,
         };
+        let (new, old) = (times(&kept.back), times(&places.volume));
         rustix::fs::renameat_with(CWD, &kept.back, CWD, &places.volume, flags)
             .map_err(io::Error::from)?;
+        set_times(&places.volume, new);
+        set_times(&kept.back, old);
         sync_parent(&places.volume)?;
         sync_parent(&kept.back)?;
         faults::boundary("what is brought back is in its place");
