@@ -215,7 +215,7 @@ impl Host {
         fs::create_dir_all(&state).expect("a folder");
         let disk = self.dir.join("disk");
         let file = fs::File::create(&disk).expect("a file");
-        file.set_len(512 << 20).expect("a size");
+        file.set_len(2 << 30).expect("a size");
         let made: Ended = Command::new(format!("mkfs.{kind}"))
             .arg("-q")
             .arg(&disk)
