@@ -338,3 +338,6 @@ fn own_at(parent: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()> {
     rustix::fs::chownat(parent, name, user, group, no_link)?;
     Ok(rustix::fs::utimensat(parent, name, &times(stat), no_link)?)
 }
+
+#[cfg(test)]
+mod tests;
