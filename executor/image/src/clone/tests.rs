@@ -21,11 +21,11 @@ impl Trees {
         Self(top)
     }
 
-    fn from(&self) -> PathBuf {
+    fn original(&self) -> PathBuf {
         self.0.join("from")
     }
 
-    fn into(&self) -> PathBuf {
+    fn copy(&self) -> PathBuf {
         self.0.join("into")
     }
 
@@ -36,7 +36,7 @@ impl Trees {
             time: 60_000,
         };
         let open = |path: &Path| fs::File::open(path).expect("a folder");
-        let (from, into) = (open(&self.from()), open(&self.into()));
+        let (from, into) = (open(&self.original()), open(&self.copy()));
         let budget = Budget::of(share, &self.0, None);
         tree(from.as_fd(), into.as_fd(), &budget)
     }
@@ -51,7 +51,7 @@ impl Drop for Trees {
 #[test]
 fn all_of_a_tree_is_there_and_no_link_of_it_is_followed() {
     let trees = Trees::new("all");
-    let from = trees.from();
+    let from = trees.original();
     let odd = OsStr::from_bytes(b"new\nline\x1b\xff");
     fs::create_dir(from.join(odd)).expect("a folder");
     fs::write(from.join(odd).join("a"), "").expect("a file");
@@ -66,7 +66,7 @@ fn all_of_a_tree_is_there_and_no_link_of_it_is_followed() {
     let socket = std::os::unix::net::UnixListener::bind(from.join("s")).expect("a socket");
     assert_eq!(trees.clone_within(100).expect("a copy"), 8);
     drop(socket);
-    let into = trees.into();
+    let into = trees.copy();
     let stat = |path: &Path| fs::symlink_metadata(path).expect("it is there");
     let (a, b) = (stat(&into.join(odd).join("a")), stat(&into.join("b")));
     assert_eq!(
@@ -92,12 +92,12 @@ fn all_of_a_tree_is_there_and_no_link_of_it_is_followed() {
 fn what_is_more_than_it_may_be_is_refused() {
     let trees = Trees::new("more");
     for name in ["a", "b", "c"] {
-        fs::write(trees.from().join(name), "").expect("a file");
+        fs::write(trees.original().join(name), "").expect("a file");
     }
     let refused = trees.clone_within(2).expect_err("too many");
     assert!(refused.to_string().contains("entries"), "{refused}");
     let deep = Trees::new("deep");
-    let mut path = deep.from();
+    let mut path = deep.original();
     path.extend(std::iter::repeat_n("d", MAX_LEVELS + 1));
     fs::create_dir_all(path).expect("folders");
     let refused = deep.clone_within(1_000).expect_err("too deep");
@@ -108,8 +108,8 @@ fn what_is_more_than_it_may_be_is_refused() {
 fn a_refusal_names_the_entry_and_no_control_character() {
     let trees = Trees::new("named");
     let name = std::ffi::OsString::from_vec(b"bad\x1bname".to_vec());
-    fs::write(trees.from().join(&name), "").expect("a file");
-    fs::write(trees.into().join(&name), "").expect("a file");
+    fs::write(trees.original().join(&name), "").expect("a file");
+    fs::write(trees.copy().join(&name), "").expect("a file");
     let refused = trees.clone_within(10).expect_err("it is there already");
     assert!(
         refused.to_string().starts_with(r#""bad\u{1b}name": "#),

@@ -21,6 +21,10 @@
 //! and nobody else gets there. *Never*: takes or brings back what a container has mounted; the plan has
 //! seen to that.
 
+mod gone;
+
+pub(super) use gone::sweep;
+
 use super::{Places, VolumeError, Volumes, make_at, make_private, remove, root, sync_parent};
 use crate::{faults, settings::Settings};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps};
