@@ -282,6 +282,45 @@ fn a_switch_that_fails_brings_no_data_back_and_says_how() {
     host.finish();
 }
 
+/// What can't be kept is not run over: the switch fails, and the way back does not wait for it.
+#[test]
+fn a_full_disk_fails_the_switch_and_leaves_no_half() {
+    let host = on("xfs");
+    let versions = Versions::new(&host);
+    let with_other = |db: String| {
+        let other = format!(
+            "pods.other.containers.app = {{ image = \"{}\", {RUN}, stop.signal = \"SIGKILL\" }}",
+            versions.new
+        );
+        format!("{}, {other} }}", db.strip_suffix('}').expect("a record"))
+    };
+    host.switch(&with_other(versions.old()));
+    assert_eq!(data(&host), "row:one");
+    // Less is free than is kept for the store.
+    let state = host.dir.join("state");
+    let fill =
+        "free=$(df --output=avail -B1 . | tail -1) && fallocate -l $((free - 30000000)) filled";
+    sh(&host, &format!("cd {} && {fill}", state.display()));
+    host.write("next.ncl", &with_other(versions.new_()));
+    let failed = host.tank(&["switch", "next.ncl", "--timeout", "20s"]);
+    assert_eq!(failed.status, 3, "{}", failed.stderr);
+    let text = tank_tests::words(&failed.stderr);
+    assert!(
+        text.contains(
+            "take a snapshot of the volume `data` (`snapshots = 'never` goes on without)"
+        ) && text.contains("No space left on device"),
+        "{text}"
+    );
+    assert_eq!(data(&host), "row:one");
+    assert_eq!(on_disk(&host), [] as [String; 0]);
+    sh(&host, &format!("rm {}/filled", state.display()));
+    host.tank(&["switch", "next.ncl"]).ok();
+    assert_eq!(data(&host), "new:two");
+    with_data(&host, 1);
+    assert_eq!(data(&host), "row:one");
+    host.finish();
+}
+
 #[test]
 fn what_crashes_or_is_edited_causes_none_and_a_container_beside_it_rests() {
     let host = on("xfs");
