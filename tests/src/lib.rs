@@ -208,6 +208,33 @@ impl Host {
         self
     }
 
+    /// Puts the state folder on a file system of its own whose files can share what they have: `xfs` or
+    /// `btrfs`, in a sparse file.
+    pub fn with_state_on_disk(mut self, kind: &str) -> Self {
+        let state = self.dir.join("state");
+        fs::create_dir_all(&state).expect("a folder");
+        let disk = self.dir.join("disk");
+        let file = fs::File::create(&disk).expect("a file");
+        file.set_len(2 << 30).expect("a size");
+        let made: Ended = Command::new(format!("mkfs.{kind}"))
+            .arg("-q")
+            .arg(&disk)
+            .output()
+            .expect("mkfs")
+            .into();
+        made.ok();
+        let mut mount = self.inside("mount");
+        let mounted: Ended = mount
+            .args(["-t", kind, "-o", "loop"])
+            .args([&disk, &state])
+            .output()
+            .expect("mount")
+            .into();
+        mounted.ok();
+        self.mounted.push(state);
+        self
+    }
+
     /// The daemon's pid.
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().expect("tankd runs").id()

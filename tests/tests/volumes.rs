@@ -277,7 +277,11 @@ fn a_daemon_that_dies_while_it_copies_leaves_no_half() {
             .map(|entry| entry.expect("an entry").file_name())
             .collect();
         names.sort();
-        assert_eq!(names, [".data.filled", ".data.used", "data"], "at {at}");
+        assert_eq!(
+            names,
+            [".data.filled", ".data.images", ".data.used", "data"],
+            "at {at}"
+        );
     }
     assert!(died > 4, "{died} of {most}");
     host.finish();

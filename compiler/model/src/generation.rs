@@ -1,7 +1,8 @@
 //! The record of a generation: what a host should be, since when, by whose request and from what.
 
-use crate::digest::Digest;
+use crate::{digest::Digest, name::Name};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One entry of a host's history. Immutable once committed; how it went is kept beside it as an
 /// [`Outcome`].
@@ -28,6 +29,11 @@ pub struct Generation {
     /// What it goes back from or to, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
+    /// Which snapshots take the places of volumes on the way to it: by pod and volume, the generation
+    /// that each is kept with. Only of a rollback that was asked to bring data back; a Tank that does
+    /// not know the field refuses to read such a generation, rather than leave that out.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<Name, BTreeMap<Name, u64>>,
 }
 
 /// Why a generation declares again what an earlier one did.
@@ -178,6 +184,7 @@ mod tests {
             let (content, outcome) = entry.expect("only what there is is read");
             let generation = Generation {
                 rollback: None,
+                data: BTreeMap::new(),
                 number,
                 root: Digest::of(content.as_bytes()),
                 parent: (number > 1).then(|| number - 1),
@@ -234,6 +241,7 @@ mod tests {
         let there = |number: u64| {
             let generation = Generation {
                 rollback: None,
+                data: BTreeMap::new(),
                 number,
                 root: Digest::of(&number.to_be_bytes()),
                 parent: number.checked_sub(1).filter(|parent| *parent > 0),

@@ -287,6 +287,10 @@ pub enum Generations {
         /// Only the pods of this stack go back; all others stay as they are.
         #[arg(long, value_parser = stack)]
         stack: Option<Name>,
+        /// Volumes become what that generation left, as far as there are snapshots. What they are now is
+        /// kept as a snapshot.
+        #[arg(long)]
+        with_data: bool,
     },
     /// Delete generations, all of them or none. Their numbers are not used again. The current one, one
     /// that is on its way, what the host would be put back to, and pinned ones are not deleted.

@@ -47,6 +47,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod clone;
 mod config;
 mod contents;
 mod converter;
@@ -73,6 +74,7 @@ mod saved;
 mod store;
 mod turns;
 
+pub use clone::clone_tree;
 pub use config::ImageConfig;
 pub use converter::Converter;
 pub use credentials::CredentialError;

@@ -33,6 +33,7 @@ impl Planner<'_> {
         let graph = self.target.graph;
         self.undeclared(pod, found);
         let stopped = self.stop_changed(pod, found);
+        self.restore(pod);
         let starting = graph
             .containers(pod)
             .any(|(name, ..)| stopped.contains_key(name) || !found.containers.contains_key(name));
@@ -106,18 +107,23 @@ impl Planner<'_> {
         found: &'a observed::Pod,
     ) -> BTreeMap<&'a Name, (StepId, Removal)> {
         let mut stopped = BTreeMap::new();
+        let disturbed = self.disturbed(pod, found);
         for (name, _, hash) in self.target.graph.containers(pod) {
             let Some((name, container)) = found.containers.get_key_value(name) else {
                 continue;
             };
-            if container.hash == hash {
+            let disturbed = disturbed.get(name).filter(|_| container.hash == hash);
+            if container.hash == hash && disturbed.is_none() {
                 continue;
             }
             if let Some((blocker, why)) = self.impossible(pod, found, name) {
                 self.block(pod, Some(&blocker), why);
                 continue;
             }
-            let removal = self.replacement(pod, name);
+            let removal = match disturbed {
+                Some(volume) => Removal::for_rest_of(volume),
+                None => self.replacement(pod, name),
+            };
             let id = self.stop(pod, name, container, &removal, &[]);
             stopped.insert(name, (id, removal));
         }
@@ -126,7 +132,7 @@ impl Planner<'_> {
 
     /// Which process keeps a container from being started, and why: its own, or one of those that
     /// have to run before it.
-    fn impossible(
+    pub(crate) fn impossible(
         &self,
         pod: &Name,
         found: &observed::Pod,
@@ -354,7 +360,9 @@ impl Planner<'_> {
             attempt: run.attempt,
             spec,
         };
-        self.add(step, run.class, run.why, run.drift, after);
+        let data = self.data_before(pod, name);
+        let after = [after, &data].concat();
+        self.add(step, run.class, run.why, run.drift, &after);
     }
 
     /// Notes what a start that waits would do.

@@ -11,8 +11,8 @@ use crate::{
     planner::SHIM_FILES,
     step::{Plan, Step},
     target::{
-        ContainerSpec, DEFAULT_MTU, File, HostConfig, ImageConfig, NetworkLease, PodLink, Pooled,
-        Resolver, Setting,
+        ContainerSpec, DEFAULT_MTU, File, HostConfig, ImageConfig, MountSource, NetworkLease,
+        PodLink, Pooled, Resolver, Setting,
         networks::{FIRST_POD_NUMBER, memberships},
         pools::{Demand, Wanted},
     },
@@ -45,6 +45,13 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
         Step::RemoveBridge { name, restore } => {
             host.bridges.remove(name);
             give_back(restore, &mut host.network);
+        }
+        Step::SnapshotVolume { pod, volume, .. } | Step::RestoreVolume { pod, volume, .. } => {
+            let of_pod = host.data.volumes.get_mut(pod);
+            if let Some(data) = of_pod.and_then(|volumes| volumes.get_mut(volume)) {
+                data.kept = true;
+                data.images = Some(BTreeSet::new());
+            }
         }
         Step::EnsureFirewall { table } => host.firewall = Some(table.clone()),
         Step::RemoveFirewall => host.firewall = None,
@@ -118,6 +125,7 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
             }
         }
         Step::StartContainer { pod, container, .. } => {
+            note_writers(step, host);
             if let (Some(pod), Some(run)) = (host.pods.get_mut(pod), started(step, now)) {
                 pod.left_over.remove(container);
                 pod.containers.insert(container.clone(), run);
@@ -130,6 +138,23 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
             if let Some(found) = container_of(host, pod, container) {
                 change(step, now, found);
             }
+        }
+    }
+}
+
+/// Notes which image may write to volumes from now on.
+fn note_writers(step: &Step, host: &mut Observed) {
+    let Step::StartContainer { pod, spec, .. } = step else {
+        return;
+    };
+    for mount in &spec.mounts {
+        let MountSource::Managed { writers, .. } = &mount.source else {
+            continue;
+        };
+        let volumes = host.data.volumes.entry(pod.clone()).or_default();
+        let data = volumes.entry(mount.volume.clone()).or_default();
+        if !writers.is_empty() {
+            data.note(spec.image.digest, writers);
         }
     }
 }

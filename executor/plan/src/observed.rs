@@ -1,8 +1,10 @@
 //! The host as data: what is, read from the shims and the kernel, never from memory of what was
 //! done.
 
+mod data;
 mod network;
 
+pub use data::{Data, VolumeData};
 pub use network::{ChangedSetting, HostNetwork, Parent};
 
 use crate::target::{PodLink, PodNic, Table};
@@ -37,6 +39,9 @@ pub struct Observed {
     /// What was tried and has failed since it last went well.
     #[serde(default)]
     pub failures: Vec<FailedStep>,
+    /// The volumes that Tank keeps, and what is known of who wrote what they have.
+    #[serde(default, skip_serializing_if = "Data::is_empty")]
+    pub data: Data,
 }
 
 /// Tank's name server.

@@ -2,6 +2,7 @@
 //! `containers`.
 
 mod addresses;
+mod data;
 mod files;
 mod flows;
 mod network;
@@ -23,6 +24,7 @@ use crate::{
     why::{Changed, WaitsFor, Why},
 };
 use addresses::Holders;
+use data::DataSteps;
 use std::collections::BTreeMap;
 use tank_model::{Graph, Key, Name, diff};
 
@@ -49,6 +51,7 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         unlinked: Vec::new(),
         linked: BTreeMap::new(),
         holders: Holders::default(),
+        data: DataSteps::default(),
     };
     planner.resolve_nics();
     let removed = planner.removals();
@@ -68,9 +71,13 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
     planner.narrow_firewall(&removed, &unbridged);
     planner.remove_bridges();
     let Planner {
-        plan, mut report, ..
+        plan,
+        mut report,
+        data,
+        ..
     } = planner;
     report.unmet = unmet(target.graph, observed);
+    report.unmet.extend(data.without);
     let mut plan = backoff::hold_back(plan, &mut report, &observed.failures, observed.now);
     let starts = |planned: &PlannedStep| matches!(planned.step, Step::StartContainer { .. });
     if plan.steps.iter().any(starts) {
@@ -85,6 +92,19 @@ pub(crate) struct Removal {
     pub(crate) class: Class,
     pub(crate) why: Why,
     pub(crate) drift: bool,
+}
+
+impl Removal {
+    /// Of a container that is as it is declared and has a volume mounted that has to be at rest.
+    pub(crate) fn for_rest_of(volume: &Name) -> Self {
+        Self {
+            class: Class::Restart,
+            why: Why::VolumeAtRest {
+                volume: volume.clone(),
+            },
+            drift: false,
+        }
+    }
 }
 
 pub(crate) struct Planner<'a> {
@@ -109,6 +129,8 @@ pub(crate) struct Planner<'a> {
     linked: BTreeMap<String, StepId>,
     /// Who has addresses that others get only when they are gone.
     holders: Holders,
+    /// What is done of the data of volumes.
+    pub(crate) data: DataSteps,
 }
 
 impl Planner<'_> {

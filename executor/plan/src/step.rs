@@ -116,6 +116,23 @@ pub enum Step {
     EnsureNames { zone: Zone },
     /// Ends the name server.
     RemoveNames,
+    /// A snapshot of a volume that no container writes to, kept with the generation `generation`, in
+    /// which its containers were started. One that is `optional` and can't be taken keeps nothing
+    /// from starting.
+    SnapshotVolume {
+        pod: Name,
+        volume: Name,
+        generation: u64,
+        optional: bool,
+    },
+    /// Puts a copy of the snapshot that is kept with the generation `from` in the place of a volume
+    /// that no container has mounted. What the volume had is kept with the generation `generation`.
+    RestoreVolume {
+        pod: Name,
+        volume: Name,
+        from: u64,
+        generation: u64,
+    },
 }
 
 /// A file that is written anew under a running container.
@@ -255,7 +272,9 @@ impl Step {
             | Self::EndContainer { pod, .. }
             | Self::SetLimits { pod, .. }
             | Self::Resume { pod, .. }
-            | Self::WriteFiles { pod, .. } => Some(pod),
+            | Self::WriteFiles { pod, .. }
+            | Self::SnapshotVolume { pod, .. }
+            | Self::RestoreVolume { pod, .. } => Some(pod),
         }
     }
 }
@@ -323,6 +342,24 @@ impl fmt::Display for Step {
             }
             Self::EnsureNames { zone } => write!(f, "answer names: {}", listed(&zone.names())),
             Self::RemoveNames => write!(f, "answer no names any more"),
+            Self::SnapshotVolume {
+                pod,
+                volume,
+                generation,
+                ..
+            } => write!(
+                f,
+                "snapshot {pod}/{volume}, kept with generation {generation}"
+            ),
+            Self::RestoreVolume {
+                pod,
+                volume,
+                from,
+                generation,
+            } => write!(
+                f,
+                "bring {pod}/{volume} back as generation {from} left it; what it has is kept with generation {generation}"
+            ),
         }
     }
 }

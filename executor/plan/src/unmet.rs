@@ -1,4 +1,4 @@
-//! What pods need of the host's own network, and is not there or is not free. Nothing waits for it, and nothing of the
+//! What pods need of the host, mostly of its own network, and is not there or is not free. Nothing waits for it, and nothing of the
 //! pods is otherwise than declared: it is reported, so that nobody looks for the fault elsewhere.
 
 use crate::{observed::Observed, ports::CutOff};
@@ -23,6 +23,13 @@ pub enum Unmet {
         nic: String,
         parent: String,
     },
+    /// A volume is about to be written to by an image that has not before, and no snapshot can be
+    /// taken of it here.
+    Snapshot {
+        pod: Name,
+        volume: Name,
+        generation: u64,
+    },
     /// A program of the host listens where a port leads to the pod.
     Port(CutOff),
 }
@@ -31,7 +38,7 @@ impl Unmet {
     /// The pod that needs it.
     pub fn pod(&self) -> &Name {
         match self {
-            Self::Address { pod, .. } | Self::Link { pod, .. } => pod,
+            Self::Address { pod, .. } | Self::Link { pod, .. } | Self::Snapshot { pod, .. } => pod,
             Self::Port(cut_off) => &cut_off.pod,
         }
     }
@@ -49,6 +56,13 @@ impl fmt::Display for Unmet {
             Self::Link { nic, parent, .. } => {
                 write!(f, "the host's link {parent} is down, and {nic} with it")
             }
+            Self::Snapshot {
+                volume, generation, ..
+            } => write!(
+                f,
+                "no snapshot of the volume {volume} is taken, since its file system shares no bytes of files (XFS and btrfs do): \
+                 `rollback {generation} --with-data` won't have what it has now"
+            ),
             Self::Port(cut_off) => cut_off.fmt(f),
         }
     }

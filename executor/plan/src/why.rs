@@ -100,6 +100,16 @@ pub enum Why {
     LimitsDiffer,
     /// Files under the running container have another text than the declared one.
     FilesDiffer,
+    /// An image is about to write to a volume that has not written to it before.
+    NewImage,
+    /// A rollback was asked to bring data back.
+    DataWanted,
+    /// A container has a volume mounted that is about to be another one, or of which a snapshot is
+    /// about to be taken.
+    VolumeAtRest {
+        /// The volume.
+        volume: Name,
+    },
 }
 
 /// Addresses that another pod has.
@@ -373,6 +383,11 @@ impl fmt::Display for Why {
             Self::ProbeFailed(probe) => probe.failure(),
             Self::LimitsDiffer => "the kernel has others",
             Self::FilesDiffer => "they do not say what they should",
+            Self::NewImage => "an image is about to write to it that has not before",
+            Self::DataWanted => "the rollback is with data",
+            Self::VolumeAtRest { volume } => {
+                return write!(f, "nothing may have its volume {volume} mounted meanwhile");
+            }
             Self::Unresponsive(unresponsive) => return unresponsive.fmt(f),
             Self::RulesDiffer {
                 missing,

@@ -53,6 +53,7 @@ fn a_fresh_host_with_a_table_of_somebody_else() {
     let managed = MountSource::Managed {
         folder: Folder::default(),
         content: vec![begins_with],
+        writers: [spec.image.digest].into(),
     };
     assert_eq!(spec.mounts[0].source, managed);
     assert_eq!(spec.id_base, 0x7000_0000 + 2 * 65_536);

@@ -4,8 +4,8 @@ use super::{Extent, Pass, did_you_mean, exposure::no_destination, is_absolute, p
 use crate::{
     name::Name,
     spec::{
-        Condition, Config, HOST_GATEWAY, HostAddress, Network, Nic, Pod, Restart, Update, Volume,
-        is_domain, is_hostname, is_reserved,
+        Condition, Config, HOST_GATEWAY, HostAddress, Network, Nic, Pod, Restart, Snapshots,
+        Update, Volume, is_domain, is_hostname, is_reserved,
     },
 };
 use std::net::IpAddr;
@@ -169,10 +169,16 @@ impl Pass<'_> {
         let owned =
             "set it on the host (`chown`, `chmod`), or let Tank keep the volume: leave `host` out";
         let copied = "leave it out: nothing of an image is put into it";
+        let taken = "leave it out: snapshots are of volumes that Tank keeps";
         let fields = [
             ("owner", of_host && volume.owner.is_some(), owned),
             ("mode", of_host && volume.mode.is_some(), owned),
             ("no_copy", volume.no_copy, copied),
+            (
+                "snapshots",
+                volume.snapshots != Snapshots::OnNewImage,
+                taken,
+            ),
         ];
         for (field, _, help) in fields.iter().filter(|(_, wrong, _)| *wrong) {
             let message = format!("volume `{name}` is {kind}, which has no `{field}`");

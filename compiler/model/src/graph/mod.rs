@@ -33,7 +33,7 @@ use petgraph::{
     Direction,
     graph::{DiGraph, NodeIndex},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A node with its place in the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +163,19 @@ impl Graph {
                 .init_container(pod, name)
                 .map(|(spec, hash)| (ContainerNode::of(spec), hash)),
         }
+    }
+
+    /// The images of a pod's processes that may write to a volume of it.
+    pub fn writers(&self, pod: &Name, volume: &Name) -> BTreeSet<Digest> {
+        let inits = self.init(pod);
+        let inits = inits.map(|(_, spec, _)| (&spec.image, &spec.mounts));
+        let containers = self.containers(pod);
+        let containers = containers.map(|(_, node, _)| (&node.image, &node.mounts));
+        let writing = inits.chain(containers).filter(|(_, mounts)| {
+            let mut mounts = mounts.values();
+            mounts.any(|mount| mount.volume == *volume && !mount.read_only)
+        });
+        writing.filter_map(|(image, _)| self.image(image)).collect()
     }
 
     /// What runs before the containers, and its hash.

@@ -27,6 +27,21 @@ pub struct Volume {
     /// Whether nothing of the image is put into a managed one at its first use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub no_copy: bool,
+    /// When a snapshot is taken of a managed one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub snapshots: Snapshots,
+}
+
+/// When a snapshot is taken of a volume, to be kept with the generation that is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Snapshots {
+    /// Before the first container of another image starts on it, where the file system can share
+    /// what files have (reflink).
+    #[default]
+    OnNewImage,
+    /// Never.
+    Never,
 }
 
 impl Volume {

@@ -23,6 +23,13 @@ pub async fn delete(client: &mut Client, numbers: Vec<u64>, json: bool) -> Resul
     output::line(&format!(
         "deleted generations {numbers}; `tank gc` removes the images that only they needed"
     ))?;
+    let kinds = reply.collected.kinds.iter();
+    for kind in kinds.filter(|kind| kind.kind == "snapshots" && kind.count > 0) {
+        let count = kind.count;
+        output::line(&format!(
+            "{count} snapshots of volumes went with them: of their bytes, those that no volume shares"
+        ))?;
+    }
     Ok(0)
 }
 
@@ -77,6 +84,13 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
         lines.push(format!("{verb} generations {numbers}"));
     }
     for kind in collected.kinds.iter().filter(|kind| kind.count > 0) {
+        if kind.kind == "snapshots" {
+            let count = kind.count;
+            lines.push(format!(
+                "{verb} {count} snapshots of volumes: of their bytes, those that no volume shares"
+            ));
+            continue;
+        }
         let what = match kind.kind.as_str() {
             "nodes" => "nodes of graphs",
             "documents" => "documents of images",

@@ -181,13 +181,18 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Generations(Generations::Diff { from, to }) => {
             view::generation_diff(&mut connect().await?, from, to, json).await
         }
-        Command::Generations(Generations::Rollback { to, stack }) => {
+        Command::Generations(Generations::Rollback {
+            to,
+            stack,
+            with_data,
+        }) => {
             let stack = stack.map(|stack| stack.to_string());
             change::follow(
                 &mut connect().await?,
                 Method::Rollback {
                     to,
                     stack: stack.clone(),
+                    with_data: with_data.then_some(true),
                 },
                 (stack, Timings::default()),
                 json,

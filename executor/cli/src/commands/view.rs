@@ -133,8 +133,14 @@ pub async fn generations(client: &mut Client, json: bool) -> Result<u8, Error> {
         output::json(&reply)?;
         return Ok(0);
     }
+    let mut heading = vec!["GENERATION", "ROOT", "OUTCOME", "WHEN", "SOURCE"];
+    let has_snapshots = reply.generations.iter().any(|one| one.snapshots.is_some());
+    heading.extend(has_snapshots.then_some("SNAPSHOTS"));
     let row = |generation: &tank_proto::varlink::Generation| {
-        vec![
+        let snapshots = generation.snapshots.iter().flatten().cloned();
+        let snapshots: Vec<String> = snapshots.collect();
+        let snapshots = has_snapshots.then(|| snapshots.join(", "));
+        let mut row = vec![
             format!(
                 "{}{}{}",
                 generation.number,
@@ -149,10 +155,12 @@ pub async fn generations(client: &mut Client, json: bool) -> Result<u8, Error> {
             generation.outcome.as_str().replace('_', " "),
             ago(generation.time),
             generation.source.clone(),
-        ]
+        ];
+        row.extend(snapshots);
+        row
     };
     let rows: Vec<_> = reply.generations.iter().map(row).collect();
-    output::table(&["GENERATION", "ROOT", "OUTCOME", "WHEN", "SOURCE"], &rows)?;
+    output::table(&heading, &rows)?;
     Ok(0)
 }
 
@@ -185,6 +193,13 @@ pub async fn generation(client: &mut Client, number: Option<u64>, json: bool) ->
         generation.uid,
         generation.source
     ))?;
+    if let Some(snapshots) = &generation.snapshots {
+        output::line(&format!(
+            "  keeps   {} as it left them: `tank generations rollback {} --with-data` brings them back",
+            snapshots.join(", "),
+            generation.number
+        ))?;
+    }
     print_config(&reply.config)?;
     Ok(0)
 }

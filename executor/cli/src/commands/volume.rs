@@ -21,8 +21,19 @@ pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
         output::line("no volumes")?;
         return Ok(0);
     }
-    let rows: Vec<Vec<String>> = reply.volumes.iter().map(row).collect();
-    output::table(&HEADING, &rows)?;
+    let mut rows: Vec<Vec<String>> = reply.volumes.iter().map(row).collect();
+    let mut heading = HEADING.to_vec();
+    if reply
+        .volumes
+        .iter()
+        .any(|volume| volume.snapshots.is_some())
+    {
+        heading.push("SNAPSHOTS");
+        for (row, volume) in rows.iter_mut().zip(&reply.volumes) {
+            row.push(ranges(volume.snapshots.as_deref().unwrap_or_default()));
+        }
+    }
+    output::table(&heading, &rows)?;
     Ok(0)
 }
 
@@ -86,6 +97,12 @@ pub async fn remove(
     for volume in &reply.volumes {
         let (name, size) = (&volume.name, size(volume));
         output::line(&format!("{done} {name} ({size})"))?;
+        if let Some(snapshots) = &volume.snapshots {
+            let kept = ranges(snapshots);
+            output::line(&format!(
+                "  and its snapshots, kept with generations {kept}"
+            ))?;
+        }
         if !volume.generations.is_empty() {
             let named = ranges(&volume.generations);
             output::line(&format!(

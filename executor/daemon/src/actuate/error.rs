@@ -44,6 +44,8 @@ pub enum Error {
     ShimLog(#[source] io::Error),
     #[error("use the volume `{volume}`")]
     ManagedVolume { volume: Name, source: VolumeError },
+    #[error("take a snapshot of the volume `{volume}` (`snapshots = 'never` goes on without)")]
+    Snapshot { volume: Name, source: VolumeError },
     #[error("use the volume `{volume}`")]
     Volume {
         volume: Name,

@@ -3,6 +3,7 @@
 //! *Never*: decides what should be, or plans. *Guarantees*: every step is idempotent; a step that
 //! failed leaves nothing that its next try trips over; what depends on a failed step is left.
 
+mod data;
 mod error;
 mod files;
 mod layers;
@@ -321,6 +322,7 @@ impl Actuator {
                 let names = Arc::clone(&self.names);
                 blocking("end the name server", move || Ok(names.remove()?)).await
             }
+            Step::SnapshotVolume { .. } | Step::RestoreVolume { .. } => self.data(step).await,
         }
     }
 

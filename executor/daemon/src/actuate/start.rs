@@ -247,7 +247,21 @@ impl Preparer {
                 mount::idmap(fd.as_fd(), user_namespace)?;
                 fd
             }
-            MountSource::Managed { folder, content } => {
+            MountSource::Managed {
+                folder,
+                content,
+                writers,
+            } => {
+                if !writers.is_empty() {
+                    let of = (&start.pod, &mount.volume);
+                    let noted = self
+                        .volumes
+                        .note_writer(of, start.spec.image.digest, writers);
+                    noted.map_err(|source| Error::ManagedVolume {
+                        volume: mount.volume.clone(),
+                        source,
+                    })?;
+                }
                 let opened = self.volumes.open(&start.pod, mount, folder, content);
                 let opened = opened.map_err(|source| Error::ManagedVolume {
                     volume: mount.volume.clone(),

@@ -75,9 +75,13 @@ impl Client {
                 };
                 self.change(work, (more, false)).await
             }
-            Method::Rollback { to, stack } => {
+            Method::Rollback {
+                to,
+                stack,
+                with_data,
+            } => {
                 let work = async move |progress: ProgressSender| {
-                    let back = (to, stack.as_deref());
+                    let back = (to, stack.as_deref(), with_data == Some(true));
                     generations.rollback(back, uid, &progress).await
                 };
                 self.change(work, (more, false)).await

@@ -32,7 +32,12 @@ pub fn generation(entry: &Entry) -> varlink::Generation {
         outcome,
         current,
         pinned,
+        snapshots,
     } = entry;
+    let snapshots: Vec<String> = snapshots
+        .iter()
+        .map(|one| format!("{}/{}", one.pod, one.volume))
+        .collect();
     varlink::Generation {
         number: generation.number,
         root: generation.root.to_string(),
@@ -48,6 +53,7 @@ pub fn generation(entry: &Entry) -> varlink::Generation {
         },
         current: *current,
         pinned: pinned.then_some(true),
+        snapshots: Some(snapshots).filter(|all| !all.is_empty()),
     }
 }
 

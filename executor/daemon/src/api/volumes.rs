@@ -109,6 +109,7 @@ fn reply(volumes: Vec<Volume>) -> VolumesReply {
         generations: volume.generations,
         mounted: volume.mounted,
         used: volume.used,
+        snapshots: Some(volume.snapshots).filter(|all| !all.is_empty()),
     };
     VolumesReply {
         volumes: volumes.into_iter().map(view).collect(),

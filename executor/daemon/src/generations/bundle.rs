@@ -23,6 +23,7 @@ pub use header::Bundle;
 
 use super::{
     Error, Generations, ProgressSender, Stage,
+    data::Wanted,
     error::Context,
     intent::{Intent, MAX_SOURCE},
     notify,
@@ -277,6 +278,7 @@ impl Generations {
             uid: import.uid,
             provenance: Some(Lines::new(&provenance)?),
             rollback: None,
+            data: Wanted::new(),
             aim: Aim::Healthy(Gate {
                 rollback: import.rollback,
                 wait: import.wait.unwrap_or(self.settings.config.wait.0),

@@ -1,5 +1,5 @@
 //! Collecting what no generation needs: old generations, and then images, layers, nodes, leases, logs and scratch
-//! folders that were only theirs. Volumes are never touched.
+//! folders that were only theirs, and what of volumes is kept with them. Volumes are never touched.
 //!
 //! *Roots*: the generations that are kept, the images of containers that run, and what a change on its way has
 //! pulled and not committed yet (`tank_image` holds that). *Order*: generations first, in one synced write with
@@ -17,6 +17,7 @@ use super::{
     retention::{self, History, Policy},
 };
 use crate::{
+    actuate::volumes::Volumes,
     events::{Events, now},
     faults,
     reconcile::Reconciler,
@@ -59,6 +60,9 @@ pub struct Collected {
     pub images: Swept,
     pub logs: Tally,
     pub scratch: Tally,
+    /// What of volumes was kept with generations. Their bytes are not known: most are those of the volume
+    /// too.
+    pub snapshots: Tally,
     /// What was left, a sentence each.
     pub left: Vec<String>,
 }
@@ -72,13 +76,14 @@ impl Collected {
     }
 
     /// What has a size, by what it is.
-    pub fn tallies(&self) -> [(&'static str, Tally); 5] {
+    pub fn tallies(&self) -> [(&'static str, Tally); 6] {
         [
             ("nodes", self.nodes),
             ("documents", self.images.documents),
             ("layers", self.images.layers),
             ("logs", self.logs),
             ("scratch", self.scratch),
+            ("snapshots", self.snapshots),
         ]
     }
 
@@ -118,6 +123,7 @@ pub struct Collector {
     pub store: Arc<dyn Store>,
     pub graphs: Arc<Graphs>,
     pub images: Arc<Images>,
+    pub volumes: Arc<Volumes>,
     pub events: Arc<Events>,
     pub reconciler: Arc<Reconciler>,
     /// Held by whoever commits a generation, and by whoever removes some.
@@ -175,6 +181,8 @@ impl Collector {
                 .await;
         }
         let found = removed?;
+        self.sweep_snapshots(&found.outdated, how.dry, &mut collected)
+            .await?;
         self.sweep_images(&collection, &found, how.dry, &mut collected)
             .await?;
         self.sweep_folders(found, there.as_ref(), how.dry, &mut collected)
@@ -201,6 +209,7 @@ impl Collector {
         let there = self.there().await;
         self.remove_generations(choose, there.as_ref(), false, &mut collected)
             .await?;
+        self.sweep_snapshots(numbers, false, &mut collected).await?;
         let list: Vec<String> = numbers.iter().map(u64::to_string).collect();
         let message = format!("generations deleted: {}", list.join(", "));
         self.events.add("deleted", None, message);

@@ -36,6 +36,9 @@ pub fn refuse_needed(history: &History, chosen: &BTreeSet<u64>) -> Result<(), Er
             Needed::Parent(child) => format!(
                 "generation {number} is what the host is put back to if generation {child} does not become healthy"
             ),
+            Needed::Data(child) => {
+                format!("volumes become what generation {number} left, on the way to generation {child}")
+            }
             Needed::Pinned => {
                 format!("generation {number} is pinned: `tank generations unpin {number}`")
             }

@@ -10,6 +10,7 @@
 
 pub mod bundle;
 mod collector;
+mod data;
 mod error;
 mod history;
 mod inspect;
@@ -39,7 +40,10 @@ pub use way::Switched;
 pub use why::{Overridden, Reason};
 
 use crate::{
-    actuate::{sources::Sources, volumes::Volumes},
+    actuate::{
+        sources::Sources,
+        volumes::{Snapshot, Volumes},
+    },
     dirty::Dirty,
     events::Events,
     probe::Prober,
@@ -98,6 +102,8 @@ pub struct Entry {
     pub current: bool,
     /// It is never deleted.
     pub pinned: bool,
+    /// What of volumes is kept with it.
+    pub snapshots: Vec<Snapshot>,
 }
 
 /// What changes of the desired state may touch, beside the reconciler.
@@ -161,6 +167,7 @@ impl Generations {
             store: Arc::clone(&store),
             graphs: Arc::clone(&graphs),
             images: Arc::clone(&images),
+            volumes: Arc::clone(&volumes),
             events: Arc::clone(&events),
             reconciler: Arc::clone(&reconciler),
             history: Arc::clone(&history),
@@ -193,8 +200,8 @@ impl Generations {
         self.images.registries()
     }
 
-    /// Leases what the current generation names, should an older Tank not have done that. Before
-    /// anything is served.
+    /// Takes over what an older Tank has left: leases what the current generation names, should it not
+    /// have done that, and notes who writes to volumes. Before anything is served.
     ///
     /// # Errors
     /// When the store can't be read, or written to.
@@ -204,7 +211,7 @@ impl Generations {
         if !leases.change().is_empty() {
             self.store.take_leases(leases.change())?;
         }
-        Ok(())
+        self.adopt_volumes()
     }
 
     /// The current generation and its graph; the empty graph where there is none.
@@ -276,7 +283,9 @@ impl Generations {
     ) -> Result<Entry, Error> {
         let outcome = self.store.outcome(generation.number)?;
         let current = current == Some(generation.number);
+        let snapshots = self.volumes.snapshots_of(generation.number);
         Ok(Entry {
+            snapshots,
             generation,
             outcome,
             current,

@@ -6,6 +6,7 @@
 
 use super::{
     Error, Generations, ProgressSender, Stage,
+    data::Wanted,
     error::Context,
     notify,
     provenance::Lines,
@@ -38,7 +39,7 @@ impl Generations {
     pub(super) async fn rollback_part(
         &self,
         stack: &str,
-        to: Option<u64>,
+        (to, with_data): (Option<u64>, bool),
         uid: u32,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
@@ -70,8 +71,16 @@ impl Generations {
         let images = target.images();
         let found = |_: &Name, reference: &_| images.get(reference).copied();
         let graph = settle(whole, &base, &scope, found).doing("build the graph")?;
+        let data = match with_data {
+            true => {
+                self.wanted_data(back.target.number, &graph, Some(stack), progress)
+                    .await?
+            }
+            false => Wanted::new(),
+        };
         let candidate = Candidate {
             graph: Arc::new(graph),
+            data,
             source: format!("rollback of {stack} to {}", back.target.number),
             uid,
             provenance: Some(Lines::new(&known.with(then, &scope))?),

@@ -7,7 +7,9 @@
 //! waits for the pass under way and for nothing else.
 
 use super::{
-    Error, Generations, MAX_PROGRESS, ProgressSender, Stage, notify,
+    Error, Generations, MAX_PROGRESS, ProgressSender, Stage,
+    data::Wanted,
+    notify,
     provenance::Lines,
     switch::Candidate,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
@@ -158,9 +160,10 @@ impl Generations {
         &self,
         (number, parent, uid): (u64, Option<u64>, u32),
         (graph, before): (&Arc<Graph>, &Arc<Graph>),
-        failure: String,
+        mut failure: String,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
+        failure.extend(self.left_data(parent, number).await);
         notify(progress, Stage::Rollback, &failure);
         let message = format!("generation {number} is put back: {failure}");
         self.events.add("rollback", None, message);
@@ -170,6 +173,7 @@ impl Generations {
             uid,
             provenance: Lines::of(self.provenance_of(parent)),
             rollback: Some(Rollback::Of(number)),
+            data: Wanted::new(),
             aim: Aim::ChangedRunning,
         };
         let restored = self.commit(Some(number), graph, &back).await?;

@@ -30,6 +30,8 @@ pub enum Needed {
     Pending,
     /// It is what the host is put back to if the change on its way does not become healthy.
     Parent(u64),
+    /// Volumes become what it left, on the way to that generation.
+    Data(u64),
     Pinned,
 }
 
@@ -51,6 +53,8 @@ impl History {
                 if let Some(parent) = generation.parent {
                     needed.insert(parent, Needed::Parent(number));
                 }
+                let sources = generation.data.values().flat_map(BTreeMap::values);
+                needed.extend(sources.map(|from| (*from, Needed::Data(number))));
                 needed.insert(number, Needed::Pending);
             }
         }
@@ -184,6 +188,7 @@ mod tests {
                 source: String::new(),
                 provenance: Some(Digest::of(&number.to_be_bytes())),
                 rollback: None,
+                data: BTreeMap::new(),
             };
             (number, (generation, *outcome))
         });
@@ -254,6 +259,24 @@ mod tests {
             (4, Needed::Current),
         ];
         assert_eq!(ended.needed(), BTreeMap::from(expected));
+        // What volumes become on the way is there until the way is over.
+        let all = [("a", Good), ("b", Good), ("c", Good), ("a", Pending)];
+        let mut with_data = history(&all, &[]);
+        let name = |text: &str| Name::new(text).expect("a name");
+        let wanted = BTreeMap::from([(name("data"), 1)]);
+        if let Some((pending, _)) = with_data.generations.get_mut(&4) {
+            pending.data.insert(name("db"), wanted);
+        }
+        let expected = [
+            (1, Needed::Data(4)),
+            (3, Needed::Parent(4)),
+            (4, Needed::Current),
+        ];
+        assert_eq!(with_data.needed(), BTreeMap::from(expected));
+        if let Some((_, outcome)) = with_data.generations.get_mut(&4) {
+            *outcome = Good;
+        }
+        assert_eq!(with_data.needed(), BTreeMap::from([(4, Needed::Current)]));
         // What was put back is not gone to; the newest good one that differs is.
         let all = [("a", Good), ("b", Good), ("c", RolledBack), ("b", Good)];
         assert_eq!(outdated(&history(&all, &[]), 1, None), [2, 3]);

@@ -1,7 +1,9 @@
 //! Going back to an earlier generation, as a new one.
 
 use super::{
-    Error, Generations, ProgressSender, Stage, notify,
+    Error, Generations, ProgressSender, Stage,
+    data::Wanted,
+    notify,
     provenance::Lines,
     switch::Candidate,
     way::{Aim, Committed, Switched},
@@ -23,26 +25,33 @@ const PASS_LIMIT: Duration = Duration::from_secs(120);
 impl Generations {
     /// Goes back to an earlier generation, as a new one; the newest good one that differs unless
     /// `to` names another. It ends a change that is on its way, and is done when all that it
-    /// declares runs. With `stack` only the pods of that stack go back.
+    /// declares runs. With `stack` only the pods of that stack go back. With `with_data` their volumes
+    /// go back as well, as far as there are snapshots.
     ///
     /// # Errors
     /// When there is no such generation, or the store refuses.
     pub async fn rollback(
         &self,
-        (to, stack): (Option<u64>, Option<&str>),
+        (to, stack, with_data): (Option<u64>, Option<&str>, bool),
         uid: u32,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
         let result = match stack {
-            Some(stack) => self.rollback_part(stack, to, uid, progress).await,
-            None => self.rollback_until_superseded(to, uid, progress).await,
+            Some(stack) => {
+                self.rollback_part(stack, (to, with_data), uid, progress)
+                    .await
+            }
+            None => {
+                self.rollback_until_superseded((to, with_data), uid, progress)
+                    .await
+            }
         };
         self.name_successor(result).await
     }
 
     async fn rollback_until_superseded(
         &self,
-        to: Option<u64>,
+        (to, with_data): (Option<u64>, bool),
         uid: u32,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
@@ -58,8 +67,17 @@ impl Generations {
         };
         let pending = current.filter(is_pending);
         notify(progress, Stage::Note, note);
+        let graph = self.graphs.get(target.root)?;
+        let data = match with_data {
+            true => {
+                self.wanted_data(target.number, &graph, None, progress)
+                    .await?
+            }
+            false => Wanted::new(),
+        };
         let candidate = Candidate {
-            graph: self.graphs.get(target.root)?,
+            graph,
+            data,
             source: format!("rollback to {}", target.number),
             uid,
             provenance: Lines::of(target.provenance),

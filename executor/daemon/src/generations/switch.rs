@@ -2,6 +2,7 @@
 
 use super::{
     Error, Generations, ProgressSender, Stage,
+    data::Wanted,
     error::{Context, UnderWay},
     intent::{Intent, MAX_SOURCE, Request},
     notify, ports,
@@ -53,6 +54,8 @@ pub(super) struct Candidate {
     /// Which line set each field, if that is known.
     pub provenance: Option<Lines>,
     pub rollback: Option<Rollback>,
+    /// The snapshots that take the places of volumes: see [`Generation::data`].
+    pub data: Wanted,
     pub aim: Aim,
 }
 
@@ -109,6 +112,7 @@ impl Generations {
             uid,
             provenance,
             rollback: None,
+            data: Wanted::new(),
             aim,
         };
         let mut switched = self
@@ -235,6 +239,7 @@ impl Generations {
             uid,
             provenance: Lines::of(self.provenance_of(current)),
             rollback: None,
+            data: Wanted::new(),
             aim: Aim::Done,
         };
         self.change(current, &before, candidate, None, progress)
@@ -422,6 +427,7 @@ impl Generations {
     ) -> Result<u64, Error> {
         let _history = self.history.lock().await;
         self.refuse_deleted_target(candidate.rollback)?;
+        self.refuse_deleted_data(&candidate.data)?;
         let number = store::next_number(self.store.as_ref())?;
         // Those of the generation before are there.
         let nodes = match parent {
@@ -445,6 +451,7 @@ impl Generations {
             source: candidate.source.clone(),
             provenance: candidate.provenance.as_ref().map(|lines| lines.digest),
             rollback: candidate.rollback,
+            data: candidate.data.clone(),
         };
         faults::boundary("before the nodes");
         self.store.put_nodes(&nodes)?;

@@ -6,7 +6,7 @@
 //! and of one that was started from something else than the current generation has, anything may be. What the
 //! kernel says of its mounts is not asked: a container chooses a part of that.
 
-use super::{Error, Generations, error::Context};
+use super::{Error, Generations, data::add_snapshots, error::Context};
 use crate::actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, used};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,6 +52,8 @@ pub struct Volume {
     pub mounted: bool,
     /// When a container with it was started last, in milliseconds since the epoch.
     pub used: Option<u64>,
+    /// The generations that a snapshot of it is kept with.
+    pub snapshots: Vec<u64>,
 }
 
 /// What is to be removed.
@@ -114,6 +116,7 @@ impl Generations {
             for (pod, volume) in kept {
                 list.push(this.volume((pod, volume), &graph, &named, &observed));
             }
+            add_snapshots(&this.volumes.snapshots(), &mut list);
             Ok(list)
         };
         spawn_blocking(list).await.doing("list the volumes")?
@@ -136,6 +139,7 @@ impl Generations {
             generations,
             mounted: has_mounted(observed, graph, &pod, &volume),
             used: used(&places),
+            snapshots: Vec::new(),
             pod,
             volume,
         }
@@ -210,6 +214,8 @@ impl Generations {
         let remove = move || {
             for Volume { pod, volume, .. } in &chosen {
                 let places = this.volumes.places(pod.as_str(), volume.as_str());
+                let snapshots = this.volumes.remove_snapshots_of(pod, volume);
+                snapshots.doing("remove the snapshots of a volume")?;
                 this.volumes.remove(&places).doing("remove a volume")?;
                 let message = format!("volume {pod}/{volume} is removed");
                 this.events.add("volume", Some(pod.as_str()), message);
@@ -399,7 +405,7 @@ impl Drop for Begun {
 /// Which generations declare a volume.
 type Named = BTreeMap<(Name, Name), Vec<u64>>;
 
-fn managed(graph: &Graph) -> BTreeSet<(Name, Name)> {
+pub(super) fn managed(graph: &Graph) -> BTreeSet<(Name, Name)> {
     let volumes = graph.entries().filter_map(|entry| match &entry.key {
         tank_model::Key::Volume(pod, volume) => Some((pod.clone(), volume.clone())),
         _ => None,

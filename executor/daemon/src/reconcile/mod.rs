@@ -4,6 +4,7 @@
 //! what [`Reconciler::plan`] gives may be shown to anybody at any time. *Never*: changes the desired
 //! state; whoever does is above ([`Keeper`]).
 
+mod data;
 mod failures;
 mod keep;
 mod target;
@@ -212,7 +213,9 @@ impl Reconciler {
         let target = inputs.target(graph, previous);
         let (observed, version) = {
             let _span = self.timings.span(|| "observe the host".to_owned());
-            self.read_host(graph, &files_of(&target)).await?
+            let (mut observed, version) = self.read_host(graph, &files_of(&target)).await?;
+            observed.data = self.read_data(graph).await?;
+            (observed, version)
         };
         let _span = self.timings.span(|| "plan".to_owned());
         let (plan, report) = tank_plan::plan(&target, &observed);

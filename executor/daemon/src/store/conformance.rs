@@ -6,6 +6,7 @@ fn generation(number: u64, parent: Option<u64>) -> Generation {
     let root = Digest::of(&number.to_be_bytes());
     Generation {
         rollback: None,
+        data: std::collections::BTreeMap::new(),
         number,
         root,
         parent,

@@ -17,6 +17,7 @@ fn generation(number: u64) -> Generation {
     );
     Generation {
         rollback: None,
+        data: std::collections::BTreeMap::new(),
         number,
         root,
         parent,

@@ -288,6 +288,7 @@ mod tests {
         let parent = store.current().expect("reads");
         let generation = Generation {
             rollback: None,
+            data: BTreeMap::new(),
             number,
             root: graph.root(),
             parent,
@@ -438,6 +439,7 @@ mod tests {
             .expect("writes");
         let generation = Generation {
             rollback: None,
+            data: BTreeMap::new(),
             number: 1,
             root: graph.root(),
             parent: None,

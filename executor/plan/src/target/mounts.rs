@@ -2,6 +2,7 @@
 
 use super::{Target, TargetError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use tank_model::{Digest, Name, graph::ContainerNode, spec, units::Bytes};
 
 /// Something that is mounted into a container.
@@ -70,6 +71,10 @@ pub enum MountSource {
         /// What it begins with: the first of these with something at its path.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         content: Vec<Content>,
+        /// The images of all that may write to it as it is declared; of a mount that may be read
+        /// only, none.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        writers: BTreeSet<Digest>,
     },
 }
 
@@ -97,13 +102,16 @@ impl Target<'_> {
                     folder,
                 },
                 (None, Some(path)) => MountSource::Host { path: path.clone() },
-                (None, None) if volume.no_copy => MountSource::Managed {
-                    folder,
-                    content: Vec::new(),
-                },
                 (None, None) => MountSource::Managed {
                     folder,
-                    content: self.content(pod, &at.volume),
+                    content: match volume.no_copy {
+                        true => Vec::new(),
+                        false => self.content(pod, &at.volume),
+                    },
+                    writers: match at.read_only {
+                        true => BTreeSet::new(),
+                        false => self.graph.writers(pod, &at.volume),
+                    },
                 },
             };
             mounts.push(Mount {

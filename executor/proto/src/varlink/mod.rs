@@ -73,6 +73,9 @@ pub enum Method {
         to: Option<u64>,
         /// Only the pods of this stack go back.
         stack: Option<String>,
+        /// Whether volumes become what they were, as far as there are snapshots.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        with_data: Option<bool>,
     },
     /// The history.
     #[serde(rename = "io.tank.Executor.Generations")]

@@ -52,6 +52,9 @@ pub struct Generation {
     /// It is never deleted. Absent: it is not pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned: Option<bool>,
+    /// The volumes of which a snapshot is kept with it, each `POD/VOLUME`. Absent: of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Vec<String>>,
 }
 
 /// How a switch ended.
@@ -334,6 +337,9 @@ pub struct Volume {
     pub mounted: bool,
     /// When a container that mounts it was started last, in milliseconds since the epoch.
     pub used: Option<u64>,
+    /// The generations that a snapshot of it is kept with. Absent: none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Vec<u64>>,
 }
 
 /// The answer to [`super::Method::Volumes`] and [`super::Method::RemoveVolumes`].

@@ -13,6 +13,8 @@ pub enum VolumeError {
     Content(#[from] tank_image::Error),
     #[error(transparent)]
     SubPath(#[from] SubPathError),
+    #[error("no snapshot of it is kept with generation {0}")]
+    NoSnapshot(u64),
 }
 
 /// Why a directory inside of a volume can't be had.

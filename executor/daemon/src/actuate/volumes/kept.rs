@@ -129,7 +129,7 @@ impl Volumes {
         for left in [&places.new, &places.whole] {
             remove(left)?;
         }
-        for mark in [&places.filled, &places.used] {
+        for mark in [&places.filled, &places.used, &places.images] {
             match fs::remove_file(mark) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 _ => {}
@@ -218,6 +218,7 @@ fn pods(root: &Path) -> io::Result<Vec<Name>> {
 /// Removes what imports and removals of an earlier daemon have left half done. Before anything is
 /// started.
 pub fn sweep(settings: &Settings) {
+    super::snapshots::sweep(settings);
     let root = root(settings);
     for pod in pods(&root).unwrap_or_default() {
         let dir = root.join(pod.as_str());

@@ -10,6 +10,7 @@
 //! | `.VOLUME.whole` | what it will be, whole on the disk: put in its place when its turn comes |
 //! | `.VOLUME.filled` | that the image's content was put into it, or an archive's |
 //! | `.VOLUME.used` | when a container with it was started last: its time |
+//! | `.VOLUME.images` | which images have written to it: see [`snapshots`] |
 //! | `.VOLUME.import`, `.VOLUME.gone` | half of what is imported, or removed: swept at the start |
 //!
 //! So whatever ends the daemon, no container starts with half of what an image has. *Never*: looks a
@@ -19,6 +20,7 @@
 mod error;
 mod kept;
 mod outlet;
+pub(super) mod snapshots;
 pub(super) mod sub_path;
 mod turns;
 
@@ -26,6 +28,7 @@ pub use error::{SubPathError, VolumeError};
 pub(super) use kept::sweep;
 pub use kept::{Size, used};
 pub use outlet::Outlet;
+pub use snapshots::Snapshot;
 pub use turns::Turn;
 use turns::Turns;
 
@@ -41,7 +44,7 @@ use std::{
         unix::fs::DirBuilderExt,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 use tank_image::{Budget, Images};
 use tank_model::Name;
@@ -57,6 +60,8 @@ pub struct Volumes {
     turns: Turns,
     /// Those that an archive is being read for.
     imports: Turns,
+    /// Whether files can share what they have, once that was tried.
+    shares: OnceLock<bool>,
 }
 
 /// Where the parts of one volume are.
@@ -66,8 +71,26 @@ pub struct Places {
     whole: PathBuf,
     filled: PathBuf,
     used: PathBuf,
+    images: PathBuf,
     import: PathBuf,
     gone: PathBuf,
+}
+
+impl Places {
+    fn new(settings: &Settings, pod: &str, volume: &str) -> Self {
+        let dir = settings.volume_dir(pod, volume);
+        let beside = |end: &str| dir.with_file_name(format!(".{volume}.{end}"));
+        Self {
+            new: beside("new"),
+            whole: beside("whole"),
+            filled: beside("filled"),
+            used: beside("used"),
+            images: beside("images"),
+            import: beside("import"),
+            gone: beside("gone"),
+            volume: dir,
+        }
+    }
 }
 
 /// The folder that all of them are in.
@@ -82,21 +105,12 @@ impl Volumes {
             images,
             turns: Turns::default(),
             imports: Turns::default(),
+            shares: OnceLock::new(),
         }
     }
 
     pub fn places(&self, pod: &str, volume: &str) -> Places {
-        let dir = self.settings.volume_dir(pod, volume);
-        let beside = |end: &str| dir.with_file_name(format!(".{volume}.{end}"));
-        Places {
-            new: beside("new"),
-            whole: beside("whole"),
-            filled: beside("filled"),
-            used: beside("used"),
-            import: beside("import"),
-            gone: beside("gone"),
-            volume: dir,
-        }
+        Places::new(&self.settings, pod, volume)
     }
 
     /// Waits until nobody else changes where the volume is.

@@ -1,0 +1,151 @@
+//! Which snapshots there are, and their end: with their generation, with their volume, and of what was
+//! left half done.
+
+use super::{
+    super::{Places, VolumeError, Volumes, remove, sync_parent},
+    Kept, Snapshot, TRASH, folder, is_there, unlink,
+};
+use crate::{faults, settings::Settings};
+use std::{collections::BTreeSet, fs, io, path::Path};
+use tank_model::Name;
+
+impl Volumes {
+    /// All snapshots, by their generations. Blocking.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let mut all = Vec::new();
+        for generation in numbers(&folder(&self.settings)) {
+            all.extend(self.snapshots_of(generation));
+        }
+        all.sort();
+        all
+    }
+
+    /// The snapshots that are kept with a generation, by name. Blocking.
+    pub fn snapshots_of(&self, generation: u64) -> Vec<Snapshot> {
+        let mut all = Vec::new();
+        let dir = folder(&self.settings).join(generation.to_string());
+        for pod in names(&dir).filter_map(|name| Name::of_pod(name).ok()) {
+            let volumes = names(&dir.join(pod.as_str()));
+            for volume in volumes.filter_map(|name| Name::new(name).ok()) {
+                let pod = pod.clone();
+                all.push(Snapshot {
+                    generation,
+                    pod,
+                    volume,
+                });
+            }
+        }
+        all.sort();
+        all
+    }
+
+    /// Removes the snapshots of a volume, which is about to be removed itself. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn remove_snapshots_of(&self, pod: &Name, volume: &Name) -> Result<(), VolumeError> {
+        let places = self.places(pod.as_str(), volume.as_str());
+        let _turn = self.turn(&places);
+        for generation in numbers(&folder(&self.settings)) {
+            let kept = self.kept_with(generation, pod, volume);
+            if is_there(&kept.whole) {
+                // Nobody finds half of it.
+                remove(&kept.new)?;
+                fs::rename(&kept.whole, &kept.new)?;
+                sync_parent(&kept.new)?;
+                remove(&kept.new)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts out of the way what is kept with generations other than these: how many snapshots there
+    /// were. With `dry` none goes. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn sweep_snapshots(&self, kept: &BTreeSet<u64>, dry: bool) -> io::Result<u64> {
+        let folder = folder(&self.settings);
+        let mut count = 0;
+        for generation in numbers(&folder).filter(|number| !kept.contains(number)) {
+            count += self.snapshots_of(generation).len() as u64;
+            if dry {
+                continue;
+            }
+            let gone = folder.join(format!("{TRASH}{generation}"));
+            remove(&gone)?;
+            fs::rename(folder.join(generation.to_string()), &gone)?;
+            faults::boundary("a generation's snapshots are out of the way");
+        }
+        Ok(count)
+    }
+
+    /// Removes what is out of the way. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn remove_swept(&self) -> io::Result<()> {
+        let folder = folder(&self.settings);
+        let mut gone = names(&folder).filter(|name| name.starts_with(TRASH));
+        gone.try_for_each(|name| remove(&folder.join(name)))
+    }
+}
+
+fn names(dir: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// The generations that something is kept with.
+fn numbers(folder: &Path) -> impl Iterator<Item = u64> + use<> {
+    names(folder).filter_map(|name| name.parse().ok())
+}
+
+/// Finishes or removes what an earlier daemon has left half done. Before anything is started.
+pub(in super::super) fn sweep(settings: &Settings) {
+    let all = folder(settings);
+    for name in names(&all).filter(|name| name.starts_with(TRASH)) {
+        warn(remove(&all.join(name)).map_err(VolumeError::from));
+    }
+    for generation in numbers(&all) {
+        let dir = all.join(generation.to_string());
+        for pod in names(&dir) {
+            for name in names(&dir.join(&pod)) {
+                let Some((volume, end)) = name
+                    .strip_prefix('.')
+                    .and_then(|name| name.rsplit_once('.'))
+                else {
+                    continue;
+                };
+                let kept = Kept::new(settings, generation, &pod, volume);
+                warn(settle(settings, &kept, (&pod, volume), end));
+            }
+        }
+    }
+}
+
+fn settle(
+    settings: &Settings,
+    kept: &Kept,
+    (pod, volume): (&str, &str),
+    end: &str,
+) -> Result<(), VolumeError> {
+    let places = Places::new(settings, pod, volume);
+    match end {
+        "new" => Ok(remove(&kept.new)?),
+        "inode" if kept.is_decided() => Ok(unlink(&kept.inode)?),
+        "back" | "inode" if kept.is_exchanged(&places) => kept.finish(&places),
+        "back" | "inode" => {
+            remove(&kept.back)?;
+            Ok(unlink(&kept.inode)?)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn warn(done: Result<(), VolumeError>) {
+    if let Err(error) = done {
+        let error = tank_sys::with_causes(&error);
+        tracing::warn!(error, "half a snapshot stays");
+    }
+}

@@ -1,0 +1,201 @@
+//! The data of volumes over generations: what a rollback brings back, and what a failed switch says of
+//! it.
+//!
+//! A snapshot that is kept with a generation is what that one left, and also what those before it left,
+//! as far as no snapshot was taken then: the same images went on with the same data. So a rollback takes
+//! of each volume the earliest one at or after the generation that it leads to.
+//!
+//! The generation that is committed says which ones it wants, and what is brought back is proven by what
+//! is kept with the generation before it. So it happens once, whatever ends the daemon, and never again
+//! while that generation is the current one.
+//!
+//! *Never*: brings back data unasked. What a switch that failed has left may be what somebody was told is
+//! kept; its failure says which command brings back what was there before.
+
+use super::{
+    Collected, Collector, Error, Generations, ProgressSender, Stage,
+    error::Context,
+    notify,
+    volumes::{Volume, managed},
+};
+use crate::actuate::volumes::Snapshot;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tank_model::{Graph, Name};
+use tokio::task::spawn_blocking;
+
+/// By pod and volume, the generation whose snapshot takes the volume's place.
+pub type Wanted = BTreeMap<Name, BTreeMap<Name, u64>>;
+
+/// The earliest snapshot of a volume at or after a generation.
+fn earliest(all: &[Snapshot], (pod, volume): (&Name, &Name), at: u64) -> Option<u64> {
+    let own = all.iter().filter(|one| one.generation >= at);
+    let own = own.filter(|one| one.pod == *pod && one.volume == *volume);
+    own.map(|one| one.generation).min()
+}
+
+/// Says of volumes which snapshots of them there are.
+pub(super) fn add_snapshots(all: &[Snapshot], volumes: &mut [Volume]) {
+    for Volume {
+        pod,
+        volume,
+        snapshots,
+        ..
+    } in volumes
+    {
+        let own = all
+            .iter()
+            .filter(|one| one.pod == *pod && one.volume == *volume);
+        snapshots.extend(own.map(|one| one.generation));
+    }
+}
+
+impl Collector {
+    /// Removes what of volumes was kept with generations that are gone; `dry` only counts, as if
+    /// `outdated` were.
+    pub(super) async fn sweep_snapshots(
+        &self,
+        outdated: &BTreeSet<u64>,
+        dry: bool,
+        collected: &mut Collected,
+    ) -> Result<(), Error> {
+        // No generation is committed, and with that none left, between the two looks.
+        let history = Arc::clone(&self.history).lock_owned().await;
+        let (store, volumes) = (Arc::clone(&self.store), Arc::clone(&self.volumes));
+        let outdated = outdated.clone();
+        let sweep = move || {
+            let kept = store.generations()?.into_iter().map(|one| one.number);
+            let kept = kept.filter(|number| !dry || !outdated.contains(number));
+            let count = volumes.sweep_snapshots(&kept.collect(), dry);
+            drop(history);
+            let removed = if dry { Ok(()) } else { volumes.remove_swept() };
+            let count = count.doing("look for snapshots of volumes")?;
+            Ok::<_, Error>((count, removed))
+        };
+        let swept = spawn_blocking(sweep).await.doing("remove snapshots")?;
+        let (count, removed) = swept?;
+        collected.snapshots.count += count;
+        if let Err(error) = removed {
+            let left = format!("snapshots of volumes: {error}");
+            collected.left.push(left);
+        }
+        Ok(())
+    }
+}
+
+impl Generations {
+    /// All snapshots of volumes.
+    ///
+    /// # Errors
+    /// When the thread that reads them has panicked.
+    pub(super) async fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
+        let volumes = Arc::clone(&self.volumes);
+        let read = spawn_blocking(move || volumes.snapshots()).await;
+        read.doing("look for snapshots")
+    }
+
+    /// Which snapshots make the volumes of a graph what they were when a generation was left; of one
+    /// stack, if that is named. Says of each volume what comes of it.
+    ///
+    /// # Errors
+    /// As [`Generations::snapshots`].
+    pub(super) async fn wanted_data(
+        &self,
+        number: u64,
+        graph: &Graph,
+        stack: Option<&str>,
+        progress: &ProgressSender,
+    ) -> Result<Wanted, Error> {
+        let all = self.snapshots().await?;
+        let mut wanted = Wanted::new();
+        let mut volumes = managed(graph);
+        volumes.retain(|(pod, _)| stack.is_none_or(|stack| pod.stack() == Some(stack)));
+        for (pod, volume) in volumes {
+            let Some(from) = earliest(&all, (&pod, &volume), number) else {
+                let note = format!(
+                    "{pod}/{volume} stays as it is: no snapshot of it is kept with generation {number} or a later one"
+                );
+                notify(progress, Stage::Note, note);
+                continue;
+            };
+            let note = format!("{pod}/{volume} becomes what generation {from} left");
+            notify(progress, Stage::Note, note);
+            wanted.entry(pod).or_default().insert(volume, from);
+        }
+        Ok(wanted)
+    }
+
+    /// Refuses to commit what wants snapshots of generations that were deleted meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::DeletedGeneration`].
+    pub(super) fn refuse_deleted_data(&self, wanted: &Wanted) -> Result<(), Error> {
+        let sources: BTreeSet<u64> = wanted
+            .values()
+            .flat_map(|own| own.values().copied())
+            .collect();
+        for from in sources {
+            if self.store.generation(from)?.is_none() {
+                return Err(self.no_such(from));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a switch that is put back says of the data that its parent starts on, if anything.
+    pub(super) async fn left_data(&self, parent: Option<u64>, number: u64) -> Option<String> {
+        let parent = parent?;
+        let all = self.snapshots().await.ok()?;
+        let kept = all.into_iter().filter(|one| one.generation == parent);
+        let names: Vec<String> = kept
+            .map(|Snapshot { pod, volume, .. }| format!("{pod}/{volume}"))
+            .collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "\n  the data of {} stay as generation {number} left them: `tank generations rollback {parent} --with-data` brings back what was there before it",
+                names.join(", ")
+            )
+        })
+    }
+
+    /// Notes of volumes that containers of an older Tank write to which images those are of. Before
+    /// anything is started. Blocking.
+    ///
+    /// # Errors
+    /// When the store or the disk refuses.
+    pub fn adopt_volumes(&self) -> Result<(), Error> {
+        let (_, graph) = self.current()?;
+        for (pod, volume) in managed(&graph) {
+            let images = graph.writers(&pod, &volume);
+            let adopted = self.volumes.adopt_writers((&pod, &volume), images);
+            adopted.doing("look at a volume")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_goes_back_to_what_the_first_one_left_that_changed_it() {
+        let name = |text: &str| Name::new(text).expect("a name");
+        let (db, web, data) = (name("db"), name("web"), name("data"));
+        let one = |generation, pod: &Name| Snapshot {
+            generation,
+            pod: pod.clone(),
+            volume: data.clone(),
+        };
+        let all = [one(3, &db), one(4, &web), one(7, &db)];
+        let at = |number| earliest(&all, (&db, &data), number);
+        assert_eq!(
+            [at(1), at(3), at(4), at(7), at(8)],
+            [Some(3), Some(3), Some(7), Some(7), None]
+        );
+        assert_eq!(earliest(&all, (&web, &data), 5), None);
+        assert_eq!(earliest(&all, (&db, &db), 1), None);
+    }
+}

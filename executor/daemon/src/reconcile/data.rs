@@ -1,0 +1,91 @@
+//! What is known of the data of volumes, for a plan.
+
+use super::{Error, Reconciler};
+use std::{collections::BTreeMap, sync::Arc};
+use tank_model::{Digest, Graph, Key, Name};
+use tank_plan::observed::{Data, VolumeData};
+
+/// What is wanted of volumes' data on the way to a graph.
+#[derive(Default)]
+struct Way {
+    left: Option<u64>,
+    back: bool,
+    wanted: BTreeMap<Name, BTreeMap<Name, u64>>,
+}
+
+impl Reconciler {
+    /// What is known of the volumes that a graph declares.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub(super) async fn read_data(&self, graph: &Graph) -> Result<Data, Error> {
+        let managed: Vec<(Name, Name)> = managed(graph).collect();
+        if managed.is_empty() {
+            return Ok(Data::default());
+        }
+        let way = self.way(graph.root())?;
+        let volumes = Arc::clone(&self.actuator.volumes);
+        let read = move || {
+            let mut data = Data {
+                left: way.left,
+                back: way.back,
+                reflinks: volumes.can_share(),
+                volumes: BTreeMap::new(),
+            };
+            for (pod, volume) in managed {
+                let wanted = way.wanted.get(&pod).and_then(|own| own.get(&volume));
+                let found = volumes.data(&pod, &volume, way.left);
+                let found = found.or_else(|| wanted.map(|_| VolumeData::default()));
+                if let Some(found) = found {
+                    let of_pod: &mut BTreeMap<_, _> = data.volumes.entry(pod).or_default();
+                    let wanted = wanted.copied();
+                    of_pod.insert(volume, VolumeData { wanted, ..found });
+                }
+            }
+            data
+        };
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(Error::Inputs)
+    }
+
+    /// Which generation is left on the way to a graph. One that is the current generation's is on its
+    /// way from the parent of that; another one would be the next generation.
+    fn way(&self, root: Digest) -> Result<Way, Error> {
+        let Some(current) = self.store.current()? else {
+            return Ok(Way::default());
+        };
+        let Some(generation) = self.store.generation(current)? else {
+            return Ok(Way::default());
+        };
+        if generation.root != root {
+            return Ok(Way {
+                left: Some(current),
+                ..Way::default()
+            });
+        }
+        let left = match generation.parent {
+            // Nothing is kept with one that was deleted: what it left was other data by then.
+            Some(parent) => self.store.generation(parent)?.map(|parent| parent.number),
+            None => None,
+        };
+        Ok(Way {
+            left,
+            back: generation.rollback.is_some(),
+            wanted: generation.data,
+        })
+    }
+}
+
+/// The volumes of a graph that Tank keeps.
+fn managed(graph: &Graph) -> impl Iterator<Item = (Name, Name)> {
+    let volumes = graph.entries().filter_map(|entry| match &entry.key {
+        Key::Volume(pod, volume) => Some((pod, volume)),
+        _ => None,
+    });
+    let managed = volumes.filter(|(pod, volume)| {
+        let declared = graph.volume(pod, volume);
+        declared.is_some_and(tank_model::spec::Volume::is_managed)
+    });
+    managed.map(|(pod, volume)| (pod.clone(), volume.clone()))
+}
