@@ -1,7 +1,7 @@
 //! What a service sees: volumes, files, secrets, devices.
 
 use super::{
-    super::{SHARED, fresh, mount, name_of, normal, record, size_of, sub_path, text_of},
+    super::{fresh, mount, name_of, normal, record, size_of, sub_path, text_of},
     Compose, Service,
 };
 use serde_json::{Map, Value, json};
@@ -56,10 +56,10 @@ impl Compose<'_> {
         if bind {
             return self.bind(at, path, &source, &target, read_only);
         }
-        if self.uses.get(&source).copied().unwrap_or(0) > 1 {
-            self.draft.note(format!("volumes.{source}"), SHARED);
-        }
-        let volume = managed(no_copy);
+        let volume = match self.uses.get(&source).copied().unwrap_or(0) > 1 {
+            true => self.draft.shared(path, &source, managed(no_copy)),
+            false => managed(no_copy),
+        };
         let mounted = mount(at.pod, at.container, &source, volume, &target, read_only);
         if let Some(path) = sub_path {
             mounted["sub_path"] = path.into();

@@ -3,7 +3,7 @@
 use super::{Cluster, Fields, array, fields};
 use crate::{mount, name_of, normal, record, size_of, text_of};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl Cluster<'_> {
     pub(super) fn volumes(
@@ -16,7 +16,6 @@ impl Cluster<'_> {
         let declared: BTreeMap<&str, &Value> = array(&spec["volumes"])
             .filter_map(|volume| Some((volume["name"].as_str()?, volume)))
             .collect();
-        let mut counted = BTreeSet::new();
         for (container, fields_of, group) in containers {
             for mounted in array(&fields_of["volumeMounts"]) {
                 let name = mounted["name"].as_str().unwrap_or_default();
@@ -33,10 +32,13 @@ impl Cluster<'_> {
                     self.put(pod, group, container, name, json!({}), path, mounted);
                     continue;
                 };
-                if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str()
-                    && counted.insert(claim.to_owned())
-                {
-                    *self.claims.entry(claim.to_owned()).or_insert(0) += 1;
+                let claim = volume["persistentVolumeClaim"]["claimName"].as_str();
+                let uses = claim.and_then(|claim| self.claims.get(claim)).copied();
+                if let Some(claim) = claim.filter(|_| uses.unwrap_or(0) > 1) {
+                    let source = self.draft.shared(&at, claim, json!({}));
+                    self.note_sub_path(&at, mounted, &source);
+                    self.put(pod, group, container, name, source, path, mounted);
+                    continue;
                 }
                 if let Some(map) = volume["configMap"]["name"].as_str() {
                     self.files(

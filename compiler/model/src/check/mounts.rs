@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 pub const MAX_MOUNTS: usize = 1_000;
 
 impl Pass<'_> {
-    pub(super) fn mounts(&mut self, name: &Name, spec: &Container, pod: &Pod) {
+    /// `shared`: the volumes that pods of its stack share.
+    pub(super) fn mounts(&mut self, name: &Name, spec: &Container, (pod, shared): (&Pod, &[&str])) {
         if spec.mounts.len() > MAX_MOUNTS {
             let message = format!(
                 "container `{name}` has {} mounts, more than the {MAX_MOUNTS} it can start with",
@@ -29,12 +30,17 @@ impl Pass<'_> {
                     "mount `{mount}` names the volume `{}`, which its pod does not have",
                     at.volume
                 );
-                let declare = format!("declare it: `volumes.{} = {{}}`", at.volume);
-                let help = did_you_mean(
-                    at.volume.as_str(),
-                    pod.volumes.keys().map(Name::as_str),
-                    &declare,
-                );
+                let help = match shared.contains(&at.volume.as_str()) {
+                    true => format!(
+                        "it is declared beside `pods`: say in the pod that it shares it, `volumes.{0}.shared = \"{0}\"`",
+                        at.volume
+                    ),
+                    false => did_you_mean(
+                        at.volume.as_str(),
+                        pod.volumes.keys().map(Name::as_str),
+                        &format!("declare it: `volumes.{} = {{}}`", at.volume),
+                    ),
+                };
                 self.report(
                     "tank::mount::unknown_volume",
                     &["mounts", mount.as_str(), "volume"],

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 use tank_image::Images;
-use tank_model::{Digest, Name, spec, units::Bytes};
+use tank_model::{Digest, Name, VolumeId, spec, units::Bytes};
 use tank_plan::{
     Step,
     target::{self, ContainerSpec, Folder, Mount, MountSource},
@@ -247,8 +247,15 @@ impl Preparer {
                 mount::idmap(fd.as_fd(), user_namespace)?;
                 fd
             }
-            MountSource::Managed { folder, content } => {
-                let opened = self.volumes.open(&start.pod, mount, folder, content);
+            MountSource::Managed {
+                folder,
+                content,
+                shared,
+            } => {
+                let own = || VolumeId::Own(start.pod.clone(), mount.volume.clone());
+                let volume = shared.clone().map_or_else(own, VolumeId::Shared);
+                let sub_path = mount.sub_path.as_deref();
+                let opened = self.volumes.open(&volume, sub_path, (folder, content));
                 let opened = opened.map_err(|source| Error::ManagedVolume {
                     volume: mount.volume.clone(),
                     source,

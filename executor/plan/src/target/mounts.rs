@@ -2,6 +2,7 @@
 
 use super::{Target, TargetError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use tank_model::{Digest, Name, graph::ContainerNode, spec, units::Bytes};
 
 /// Something that is mounted into a container.
@@ -70,6 +71,9 @@ pub enum MountSource {
         /// What it begins with: the first of these with something at its path.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         content: Vec<Content>,
+        /// By its name on the host: it is not this pod's alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shared: Option<Name>,
     },
 }
 
@@ -97,14 +101,7 @@ impl Target<'_> {
                     folder,
                 },
                 (None, Some(path)) => MountSource::Host { path: path.clone() },
-                (None, None) if volume.no_copy => MountSource::Managed {
-                    folder,
-                    content: Vec::new(),
-                },
-                (None, None) => MountSource::Managed {
-                    folder,
-                    content: self.content(pod, &at.volume),
-                },
+                (None, None) => self.managed((pod, &at.volume), volume, folder)?,
             };
             mounts.push(Mount {
                 volume: at.volume.clone(),
@@ -118,9 +115,49 @@ impl Target<'_> {
         Ok(mounts)
     }
 
+    /// What Tank keeps: for the pod, or for several.
+    fn managed(
+        &self,
+        (pod, name): (&Name, &Name),
+        volume: &spec::Volume,
+        folder: Folder,
+    ) -> Result<MountSource, TargetError> {
+        let Some(shared) = volume.shared_of(pod) else {
+            let content = match volume.no_copy {
+                true => Vec::new(),
+                false => self.content(pod, &BTreeSet::from([name])),
+            };
+            return Ok(MountSource::Managed {
+                folder,
+                content,
+                shared: None,
+            });
+        };
+        let declared = self.graph.shared_volume(&shared);
+        let declared = declared.ok_or_else(|| TargetError::NoVolume {
+            volume: name.clone(),
+        })?;
+        // By whichever of the pod's names for it.
+        let names = self.graph.volumes(pod);
+        let names = names.filter(|(_, own)| own.shared == volume.shared);
+        let content = match declared.no_copy {
+            true => Vec::new(),
+            false => self.content(pod, &names.map(|(name, _)| name).collect()),
+        };
+        let folder = Folder {
+            owner: declared.owner,
+            mode: declared.mode,
+        };
+        Ok(MountSource::Managed {
+            folder,
+            content,
+            shared: Some(shared),
+        })
+    }
+
     /// What the images of a pod have where its containers mount a volume as a whole, in the order in
-    /// which those start. It is the same whichever of them starts first.
-    fn content(&self, pod: &Name, volume: &Name) -> Vec<Content> {
+    /// which those start. It is the same whichever of them starts first. `names`: the volume's in the pod.
+    fn content(&self, pod: &Name, names: &BTreeSet<&Name>) -> Vec<Content> {
         let inits = self.graph.init(pod);
         let inits = inits.map(|(_, spec, _)| (&spec.image, &spec.mounts));
         let containers = self.graph.containers(pod);
@@ -132,7 +169,7 @@ impl Target<'_> {
             };
             let whole = mounts
                 .values()
-                .filter(|at| at.volume == *volume && at.sub_path.is_none());
+                .filter(|at| names.contains(&at.volume) && at.sub_path.is_none());
             for at in whole {
                 let path = at.path.clone();
                 let content = Content { image, path };

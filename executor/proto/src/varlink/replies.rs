@@ -320,7 +320,7 @@ pub struct NetworksReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::CustomType))]
 pub struct Volume {
-    /// `POD/VOLUME`.
+    /// `POD/VOLUME`, or `VOLUME` of one that pods share.
     pub name: String,
     /// What it takes of the disk.
     pub bytes: u64,
@@ -334,6 +334,8 @@ pub struct Volume {
     pub mounted: bool,
     /// When a container that mounts it was started last, in milliseconds since the epoch.
     pub used: Option<u64>,
+    /// Of one that pods share: those that say so in the current generation.
+    pub pods: Option<Vec<String>>,
 }
 
 /// The answer to [`super::Method::Volumes`] and [`super::Method::RemoveVolumes`].

@@ -1,7 +1,9 @@
-//! Managed volumes: the directories that Tank keeps for pods, below `volumes/` of the state folder.
+//! Managed volumes: the directories that Tank keeps for pods, below `volumes/` of the state folder, and
+//! for several pods together, below `shared-volumes/`.
 //!
-//! On disk, ids are those of the container: a mount shows them through the pod's id map. Below
-//! `volumes/POD/` there is, for each volume (no name of one begins with a dot):
+//! On disk, ids are those of the container: a mount shows them through the pod's id map, so a file of
+//! user 33 is user 33's in every pod. Below `volumes/POD/`, and below `shared-volumes/`, there is for each
+//! volume (no name of one begins with a dot):
 //!
 //! | name | what it is |
 //! |---|---|
@@ -44,8 +46,8 @@ use std::{
     sync::Arc,
 };
 use tank_image::{Budget, Images};
-use tank_model::Name;
-use tank_plan::target::{Content, Folder, Mount};
+use tank_model::VolumeId;
+use tank_plan::target::{Content, Folder};
 
 /// The mode of a volume's directory that nobody has set.
 const DEFAULT_MODE: u32 = 0o755;
@@ -70,11 +72,6 @@ pub struct Places {
     gone: PathBuf,
 }
 
-/// The folder that all of them are in.
-fn root(settings: &Settings) -> PathBuf {
-    settings.state_dir.join("volumes")
-}
-
 impl Volumes {
     pub fn new(settings: Arc<Settings>, images: Arc<Images>) -> Self {
         Self {
@@ -85,9 +82,12 @@ impl Volumes {
         }
     }
 
-    pub fn places(&self, pod: &str, volume: &str) -> Places {
-        let dir = self.settings.volume_dir(pod, volume);
-        let beside = |end: &str| dir.with_file_name(format!(".{volume}.{end}"));
+    pub fn places(&self, volume: &VolumeId) -> Places {
+        let dir = self.settings.volume_dir(volume);
+        let name = match volume {
+            VolumeId::Own(_, name) | VolumeId::Shared(name) => name,
+        };
+        let beside = |end: &str| dir.with_file_name(format!(".{name}.{end}"));
         Places {
             new: beside("new"),
             whole: beside("whole"),
@@ -111,19 +111,24 @@ impl Volumes {
     /// What of it can't be had.
     pub fn open(
         &self,
-        pod: &Name,
-        mount: &Mount,
-        folder: &Folder,
-        content: &[Content],
+        volume: &VolumeId,
+        sub_path: Option<&str>,
+        (folder, content): (&Folder, &[Content]),
     ) -> Result<OwnedFd, VolumeError> {
-        let places = self.places(pod.as_str(), mount.volume.as_str());
-        let turn = self.turn(&places);
+        let places = self.places(volume);
+        // Of a volume that pods share each may start: one makes what is missing, the others find it.
+        let _turn = self.turn(&places);
         let volume = self.ensure(&places, folder, content)?;
         kept::note_use(&places)?;
-        drop(turn);
-        match &mount.sub_path {
+        match sub_path {
             None => Ok(volume),
-            Some(path) => Ok(sub_path::open(volume, path, Some(folder))?),
+            Some(path) => {
+                let new = sub_path::New {
+                    folder,
+                    beside: &places.new,
+                };
+                Ok(sub_path::open(volume, path, Some(&new))?)
+            }
         }
     }
 
@@ -182,7 +187,7 @@ impl Volumes {
 }
 
 /// Makes an empty directory beside a volume, for what is to become it.
-fn make_at(path: &Path) -> Result<OwnedFd, VolumeError> {
+fn make_at(path: &Path) -> io::Result<OwnedFd> {
     make_private(path.parent().unwrap_or(Path::new("/")))?;
     remove(path)?;
     fs::DirBuilder::new().mode(0o700).create(path)?;
