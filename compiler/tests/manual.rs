@@ -317,7 +317,7 @@ fn around(contract: &str, snippet: &str) -> String {
         };
         let networks = "networks = { back = {}, front.subnets = [\"10.91.7.0/24\"] }";
         format!(
-            "{{ {networks}, pods.db.containers.x.image = \"x\", pods.web = {{ {own} {inner} }} }}"
+            "{{ {networks}, volumes.uploads = {{}}, pods.db.containers.x.image = \"x\", pods.web = {{ {own} {inner} }} }}"
         )
     };
     let with = |field: &str, rest: &str| {
@@ -379,6 +379,7 @@ fn around(contract: &str, snippet: &str) -> String {
         }
         "Nics" => pod(&with("network", "")),
         "NamedNetwork" => format!("{{ {} }}", with("networks.back", "")),
+        "SharedVolume" => format!("{{ {} }}", with("volumes.uploads", "")),
         "Membership" => pod(&with("networks.front", "")),
         other => panic!("no place for the examples of {other}"),
     }

@@ -9,7 +9,10 @@ mod volumes;
 
 use super::{Booleans, Draft, ImportError, documents, name_of, record, text_of};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 type Fields = Map<String, Value>;
 
