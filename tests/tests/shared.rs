@@ -386,18 +386,86 @@ fn a_volume_of_two_services_is_one_volume() {
     let host = Host::new();
     host.write(
         "compose.yaml",
-        "services:\n  web:\n    image: oci:./busybox\n    entrypoint: [sleep, '1000000']\n    stop_signal: SIGKILL\n    volumes: ['my_uploads:/srv/up', 'own:/own']\n  worker:\n    image: oci:./busybox\n    entrypoint: [sleep, '1000000']\n    stop_signal: SIGKILL\n    volumes: ['my_uploads:/work:ro']\nvolumes: { my_uploads: {}, own: {} }\n",
+        "name: shop\nservices:\n  web:\n    image: oci:./busybox\n    entrypoint: [sleep, '1000000']\n    stop_signal: SIGKILL\n    volumes: ['my_uploads:/srv/up', 'own:/own']\n  worker:\n    image: oci:./busybox\n    entrypoint: [sleep, '1000000']\n    stop_signal: SIGKILL\n    volumes: ['my_uploads:/work:ro']\nvolumes: { my_uploads: {}, own: {} }\n",
     );
     host.tank(&["import", "--strict", "compose.yaml", "-o", "pods.ncl"])
         .ok();
     let text = fs::read_to_string(host.dir.join("pods.ncl")).expect("reads");
     assert!(text.contains("shared = \"my-uploads\""), "{text}");
     host.tank(&["switch", "pods.ncl"]).ok();
-    host.exec("web", "echo x > /srv/up/x");
-    assert_eq!(host.exec("worker", "cat /work/x"), "x");
+    host.exec("shop:web", "echo x > /srv/up/x");
+    assert_eq!(host.exec("shop:worker", "cat /work/x"), "x");
     assert_eq!(
         listed(&host).keys().collect::<Vec<_>>(),
-        ["my-uploads", "web/own"]
+        ["shop:my-uploads", "shop:web/own"]
     );
+    host.finish();
+}
+
+/// What somebody mounts on the host below a directory is in the container that follows it, as the host mounted
+/// it, and goes with it. Where nothing is handed on, nothing is started.
+#[test]
+fn what_the_host_mounts_later_is_in_the_container_and_is_nobody_s_there() {
+    let host = Host::new();
+    let media = host.dir.join("media").display().to_string();
+    let run = |script: &str| {
+        let script = format!("set -e; M={media}; {script}");
+        let status = host.inside("sh").args(["-c", &script]).status();
+        assert!(status.expect("sh").success(), "{script}");
+    };
+    run("mkdir $M; mount -t tmpfs tank-test $M; mkdir $M/now $M/later");
+    let config = |more: &str| {
+        let pod = |user: &str, mount: &str| {
+            format!(
+                "{{ volumes.media.host = \"{media}\", containers.app = {{ image = \"{BUSYBOX}\", {RUN}, stop.signal = \"SIGKILL\", user = \"{user}\",
+                    mounts.media = {{ volume = \"media\", path = \"/media\", {mount} }} }} }}"
+            )
+        };
+        let follows = format!("propagation = 'slave, {more}");
+        format!(
+            "{{ pods.web = {}, pods.user = {}, pods.apart = {} }}",
+            pod("0", &follows),
+            pod("1000:1000", &follows),
+            pod("0", "")
+        )
+    };
+    host.write("pods.ncl", &config(""));
+    let refused = host.tank(&["switch", "pods.ncl"]);
+    assert_eq!(refused.status, 1, "{}", refused.stderr);
+    let says = "mount --make-shared";
+    assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    assert_eq!(pids(&host), BTreeMap::new());
+    run("mount --make-shared $M; mount -t tmpfs tank-now $M/now; echo now > $M/now/f");
+    host.tank(&["switch", "pods.ncl"]).ok();
+    run(
+        "mount -t tmpfs tank-later $M/later; echo later > $M/later/f; cp /bin/busybox $M/later; chmod 6755 $M/later/busybox",
+    );
+    let look =
+        "cat /media/now/f /media/later/f; stat -c %u:%g /media/later/f; stat -c %u:%g /media";
+    assert_eq!(host.exec("web", look), "now\nlater\n65534:65534\n0:0");
+    // The pod's root is nobody there, and a program of the host's root makes nobody its owner.
+    let refused = host.tank(&["exec", "web", "--", "sh", "-c", "echo x > /media/later/f"]);
+    let says = "Permission denied";
+    assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    let ids = "/media/later/busybox id -u; /media/later/busybox id -g";
+    assert_eq!(host.exec("user", ids), "1000\n1000");
+    // Who does not follow has none of it, and what is unmounted is gone.
+    assert_eq!(
+        host.exec("apart", "cd /media; ls now later"),
+        "later:\n\nnow:"
+    );
+    run("umount $M/later");
+    assert_eq!(host.exec("web", "ls /media/later"), "");
+    // What the kernel can't keep is refused where it is written.
+    host.write("bad.ncl", &config("read_only = true"));
+    let refused = host.tank(&["check", "bad.ncl"]);
+    let says = "tank::mount::propagation";
+    assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    host.write("bad.ncl", &config("").replace("'slave", "'shared"));
+    let refused = host.tank(&["check", "bad.ncl"]);
+    let says = "what a container mounts never appears on the host";
+    assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    host.tank(&["delete", "web", "user", "apart"]).ok();
+    run("umount -R $M; rmdir $M");
     host.finish();
 }

@@ -16,7 +16,7 @@ pub use overlay::{Way, overlay, overlay_by};
 
 use crate::{Context, Result, beneath};
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags},
+    fs::{AtFlags, CWD, Mode, OFlags, StatxFlags},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
         OpenTreeFlags,
@@ -116,6 +116,42 @@ pub fn idmap(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<()> {
     set_attributes(mount, &attr, false)
         .doing(|| "map the ids of a mount (does its file system support it?)")
 }
+
+/// Has what is mounted later where `mount` was copied from appear in it, and in what is below it, and
+/// nothing that is mounted in it appear there.
+///
+/// # Errors
+/// What `mount_setattr(2)` gives.
+pub fn follow(mount: BorrowedFd<'_>) -> Result<()> {
+    let attr = MountAttr {
+        propagation: libc::MS_SLAVE,
+        ..MountAttr::default()
+    };
+    set_attributes(mount, &attr, true).doing(|| "follow the host's mounts")
+}
+
+/// Whether the mount that `place` is in hands on what is mounted below it: it is `shared`, or a slave of
+/// one that is (mount_namespaces(7)).
+///
+/// # Errors
+/// What `statx(2)` gives, or reading the mounts of this process does.
+pub fn is_followed(place: BorrowedFd<'_>) -> io::Result<bool> {
+    let stat = rustix::fs::statx(place, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    let id = stat.stx_mnt_id.to_string();
+    let mounts = io::BufReader::new(std::fs::File::open("/proc/self/mountinfo")?);
+    for line in io::BufRead::lines(io::Read::take(mounts, MAX_MOUNTINFO)) {
+        let line = line?;
+        let mut fields = line.split(' ');
+        if fields.next() == Some(id.as_str()) {
+            let mut tags = fields.skip(5).take_while(|tag| *tag != "-");
+            return Ok(tags.any(|tag| tag.starts_with("shared:") || tag.starts_with("master:")));
+        }
+    }
+    Ok(false)
+}
+
+/// The most of the table of mounts that is read.
+const MAX_MOUNTINFO: u64 = 256 << 20;
 
 fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };

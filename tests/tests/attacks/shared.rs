@@ -21,11 +21,17 @@ fn a_program_of_another_pod_makes_no_root_of_anybody() {
     ));
     host.exec(
         "evil",
-        "cp /bin/busybox /up/id; chmod 6755 /up/id; stat -c '%A %u' /up/id",
+        "cp /bin/busybox /up/busybox; chmod 6755 /up/busybox",
     );
-    assert_eq!(host.exec("evil", "stat -c '%A %u' /up/id"), "-rwsr-sr-x 0");
     assert_eq!(
-        host.exec("web", "/up/id id -u; /up/id id -g; stat -c '%A %u' /up/id"),
+        host.exec("evil", "stat -c '%A %u' /up/busybox"),
+        "-rwsr-sr-x 0"
+    );
+    assert_eq!(
+        host.exec(
+            "web",
+            "/up/busybox id -u; /up/busybox id -g; stat -c '%A %u' /up/busybox"
+        ),
         "1000\n1000\n-rwsr-sr-x 0"
     );
     let refused = host.tank(&["exec", "evil", "--", "mknod", "/up/mem", "c", "1", "1"]);

@@ -22,7 +22,12 @@ impl Cluster<'_> {
                 let path = mounted["mountPath"].as_str().unwrap_or("/");
                 let at = format!("{at}.{container}.volumeMounts.{name}");
                 for (key, _) in fields(mounted) {
-                    if !matches!(key.as_str(), "name" | "mountPath" | "readOnly" | "subPath") {
+                    let known = match key.as_str() {
+                        "name" | "mountPath" | "readOnly" | "subPath" => true,
+                        "mountPropagation" => is_known(mounted, declared.get(name).copied()),
+                        _ => false,
+                    };
+                    if !known {
                         self.draft
                             .note(format!("{at}.{key}"), "Tank has no such key");
                     }
@@ -91,8 +96,12 @@ impl Cluster<'_> {
         let read_only = mounted["readOnly"] == Value::Bool(true);
         let sub_path = mounted["subPath"].as_str().and_then(crate::sub_path);
         let sub_path = sub_path.filter(|_| source.get("tmpfs").is_none());
+        let is_followed = follows(mounted) && source.get("host").is_some();
         if group == "containers" {
             let entry = mount(pod, container, name, source, path, read_only);
+            if is_followed {
+                entry["propagation"] = "slave".into();
+            }
             if let Some(sub_path) = sub_path {
                 entry["sub_path"] = sub_path.into();
             }
@@ -102,6 +111,9 @@ impl Cluster<'_> {
         let mut entry = json!({ "volume": name_of(name), "path": normal(path) });
         if read_only {
             entry["read_only"] = true.into();
+        }
+        if is_followed {
+            entry["propagation"] = "slave".into();
         }
         if let Some(sub_path) = sub_path {
             entry["sub_path"] = sub_path.into();
@@ -144,6 +156,17 @@ impl Cluster<'_> {
                 .insert(target, json!({ "text": text }));
         }
     }
+}
+
+/// Whether what the host mounts later is in a mount that may be written.
+fn follows(mounted: &Value) -> bool {
+    mounted["mountPropagation"] == "HostToContainer" && mounted["readOnly"] != Value::Bool(true)
+}
+
+/// Whether the propagation of a mount has a counterpart.
+fn is_known(mounted: &Value, volume: Option<&Value>) -> bool {
+    let is_host = volume.is_some_and(|volume| volume.get("hostPath").is_some());
+    mounted["mountPropagation"] == "None" || (is_host && follows(mounted))
 }
 
 fn volume_of(volume: &Value) -> Option<Value> {

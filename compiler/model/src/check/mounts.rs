@@ -50,6 +50,7 @@ impl Pass<'_> {
             }
             self.target(&["mounts", mount.as_str(), "path"], &at.path, &mut targets);
             self.sub_path(mount, at, pod);
+            self.propagation(mount, at, pod);
         }
         for file in spec.files.keys() {
             self.target(&["files", file], file, &mut targets);
@@ -85,6 +86,31 @@ impl Pass<'_> {
         };
         let field = ["mounts", name.as_str(), "sub_path"];
         self.report("tank::mount::sub_path", &field, message, help);
+    }
+
+    fn propagation(&mut self, name: &Name, mount: &Mount, pod: &Pod) {
+        let Some(volume) = pod.volumes.get(&mount.volume) else {
+            return;
+        };
+        if !mount.propagation.is_slave() {
+            return;
+        }
+        let (message, help) = if volume.host.is_none() {
+            (
+                format!("volume `{}` is no directory of the host", mount.volume),
+                "leave `propagation` out: nothing is mounted below what Tank keeps",
+            )
+        } else if mount.read_only {
+            (
+                "what is mounted on the host later could be written, though this is `read_only`"
+                    .to_owned(),
+                "leave one of the two out: the kernel makes read-only what is there when the container starts, and no more",
+            )
+        } else {
+            return;
+        };
+        let field = ["mounts", name.as_str(), "propagation"];
+        self.report("tank::mount::propagation", &field, message, help);
     }
 
     /// Checks a path inside the container at which something is mounted; `seen` holds those before

@@ -149,6 +149,27 @@ pub struct Mount {
     /// The directory inside of the volume that is mounted in its place: see [`is_sub_path`].
     #[serde(default, skip_serializing_if = "is_default")]
     pub sub_path: Option<String>,
+    /// Whether what is mounted on the host later appears in it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub propagation: Propagation,
+}
+
+/// What becomes of what is mounted on the host below a directory that a container has mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    /// Nothing of it is in the container.
+    #[default]
+    Private,
+    /// It is there as well, and so is what is mounted later, until it is unmounted on the host.
+    Slave,
+}
+
+impl Propagation {
+    /// Whether the container sees what the host mounts.
+    pub fn is_slave(&self) -> bool {
+        *self == Self::Slave
+    }
 }
 
 /// Whether this is a relative path of names alone: no `.`, no `..`, no `//`, none that is too long.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use tank_model::spec::Ports;
 
 /// The contract, the field as it is called elsewhere, and what to do.
-const WORDS: [(&str, &str, &str); 118] = [
+const WORDS: [(&str, &str, &str); 115] = [
     ("Config", "services", IMPORT),
     ("Config", "apiVersion", IMPORT),
     ("Config", "kind", IMPORT),
@@ -133,11 +133,6 @@ const WORDS: [(&str, &str, &str); 118] = [
         "tmpfs",
         "memory is one pod's: write `pods.NAME.volumes.NAME.tmpfs`",
     ),
-    (
-        "SharedVolume",
-        "shared",
-        "pods that declare it share it: `pods.NAME.volumes.NAME.shared`",
-    ),
     ("SharedVolume", "driver", KEPT),
     ("SharedVolume", "driver_opts", KEPT),
     ("SharedVolume", "external", KEPT),
@@ -152,12 +147,6 @@ const WORDS: [(&str, &str, &str); 118] = [
         "Volume",
         "external",
         "a volume of several pods is declared beside `pods`, `volumes.NAME = {}`, and `shared = \"NAME\"` here",
-    ),
-    ("Volume", "volume", "write `shared`"),
-    (
-        "Mount",
-        "shared",
-        "it is the volume's: `volumes.NAME.shared`, beside `containers`",
     ),
     ("NamedNetwork", "external", JOIN),
     ("NamedNetwork", "name", JOIN),
@@ -250,6 +239,7 @@ const PRIVILEGED: &str =
     "there is none: name what it needs, in `containers.NAME.capabilities.add` and `devices`";
 const EXPOSE: &str = "leave it out: pods that share a network reach each other's ports; one that outsiders reach is an entry of `publish`";
 const JOIN: &str = "a pod joins a network of another stack by its name there: `networks.\"STACK:NAME\" = {}`, and nothing is declared";
+const NO_SHARED: &str = "there is none: what a container mounts never appears on the host; `'slave` is the other direction";
 const KEPT: &str = "leave it out: Tank keeps it in a folder of its own; a directory of the host is `pods.NAME.volumes.NAME.host`";
 const BUILD: &str =
     "Tank builds no images: build it with another tool, and name it in a container's `image`";
@@ -294,6 +284,11 @@ pub(super) fn tag(field: &str, text: &str, path: &[String]) -> Option<String> {
         }
         ("egress", "internal") => {
             return Some("name whom it reaches in a list: pods, and subnets".to_owned());
+        }
+        ("propagation", "rslave" | "HostToContainer" | "host_to_container") => "'slave",
+        ("propagation", "rprivate") => "'private",
+        ("propagation", "shared" | "rshared" | "Bidirectional" | "bidirectional") => {
+            return Some(NO_SHARED.to_owned());
         }
         ("protocol", "sctp") => {
             return Some("there are `'tcp`, `'udp`, and `'both`".to_owned());

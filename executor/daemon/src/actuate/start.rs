@@ -245,6 +245,11 @@ impl Preparer {
             MountSource::Host { path } => {
                 let fd = host_volume(&self.sources, start, path, mount)?;
                 mount::idmap(fd.as_fd(), user_namespace)?;
+                if mount.propagation.is_slave() {
+                    mount::follow(fd.as_fd())?;
+                    // What is mounted there now; what comes later is as the host mounts it.
+                    mount::restrict(fd.as_fd(), own, true)?;
+                }
                 fd
             }
             MountSource::Managed {
@@ -347,15 +352,19 @@ fn host_volume(
     if !mount.read_only {
         sources.add_writable(&opened).map_err(failed)?;
     }
+    let follows = mount.propagation.is_slave();
+    if follows {
+        sources.refuse_private(path, &place).map_err(failed)?;
+    }
     let Some(sub_path) = &mount.sub_path else {
-        return Ok(mount::clone_place(place.as_fd(), false)?);
+        return Ok(mount::clone_place(place.as_fd(), follows)?);
     };
     let opened = sub_path::open(place, sub_path, None);
     let opened = opened.map_err(|source| Error::ManagedVolume {
         volume: mount.volume.clone(),
         source: source.into(),
     })?;
-    Ok(mount::clone_place(opened.as_fd(), false)?)
+    Ok(mount::clone_place(opened.as_fd(), follows)?)
 }
 
 /// A file system of its own in memory, whose ids are the host's.

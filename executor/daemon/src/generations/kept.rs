@@ -77,6 +77,17 @@ pub(super) fn words(pods: &[Name], between: &str) -> String {
     pods.join(between)
 }
 
+/// Whether a name is a pod's, of which the volume was left out, rather than that of a shared volume which
+/// is not declared yet.
+pub(super) fn is_pod(graph: &Graph, kept: &[VolumeId], id: &VolumeId) -> bool {
+    let VolumeId::Shared(name) = id else {
+        return false;
+    };
+    let is_volume = declares(graph, id) || kept.contains(id);
+    let of_pod = |kept: &VolumeId| kept.pod() == Some(name);
+    !is_volume && (graph.pods().any(|pod| pod == name) || kept.iter().any(of_pod))
+}
+
 /// Its name in its pod or on the host.
 pub(super) fn local(id: &VolumeId) -> &Name {
     match id {
@@ -91,7 +102,14 @@ pub(super) fn no_such(name: &str, kept: &[VolumeId]) -> Error {
         let rest = full.strip_suffix(name);
         rest.is_some_and(|rest| rest.ends_with(['/', ':']))
     };
-    let ending = names.iter().find(ends).map(String::as_str);
+    // A pod without its volume.
+    let begins = |full: &&String| {
+        let rest = full.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    let mut all = names.iter();
+    let ending = all.find(|full| ends(full) || begins(full));
+    let ending = ending.map(String::as_str);
     let nearest = ending.or_else(|| nearest(name, names.iter().map(String::as_str)));
     Error::NoSuchVolume {
         volume: name.to_owned(),

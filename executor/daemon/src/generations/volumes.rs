@@ -9,7 +9,7 @@
 use super::{
     Error, Generations,
     error::Context,
-    kept::{declares, declaring, local, managed, no_such, who_has, words},
+    kept::{declares, declaring, is_pod, local, managed, no_such, who_has, words},
 };
 use crate::actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, used};
 use std::{
@@ -254,6 +254,11 @@ impl Generations {
         let what = "import a volume";
         let kept = || self.volumes.kept().unwrap_or_default();
         let id = VolumeId::parse(name).ok_or_else(|| no_such(name, &kept()))?;
+        let (_, graph) = self.current()?;
+        let all = kept();
+        if is_pod(&graph, &all, &id) {
+            return Err(no_such(name, &all));
+        }
         let places = Arc::new(self.volumes.places(&id));
         self.may_replace(&id, &places, replace).await?;
         rustix::io::ioctl_fionbio(&archive, true).doing(what)?;

@@ -17,8 +17,15 @@ pub struct Mount {
     /// The directory of the volume that is mounted in its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub_path: Option<String>,
+    /// Whether what is mounted on the host later appears in it.
+    #[serde(default, skip_serializing_if = "is_private")]
+    pub propagation: spec::Propagation,
     /// Where its content comes from.
     pub source: MountSource,
+}
+
+fn is_private(propagation: &spec::Propagation) -> bool {
+    !propagation.is_slave()
 }
 
 /// What a volume's own directory is.
@@ -108,6 +115,7 @@ impl Target<'_> {
                 path: at.path.clone(),
                 read_only: at.read_only,
                 sub_path: at.sub_path.clone(),
+                propagation: at.propagation,
                 source,
             });
         }

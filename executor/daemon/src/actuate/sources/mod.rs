@@ -148,6 +148,10 @@ pub fn check(
                 let mut mounts = spec
                     .processes()
                     .flat_map(|(_, _, container)| container.mounts.values());
+                let mut follow = mounts.clone();
+                if follow.any(|mount| mount.volume == *name && mount.propagation.is_slave()) {
+                    sources.refuse_private(path, &place).map_err(what)?;
+                }
                 if mounts.any(|mount| mount.volume == *name && !mount.read_only) {
                     sources.refuse_set_id(path, place).map_err(what)?;
                 }
@@ -234,6 +238,17 @@ impl Sources {
     fn refuse_set_id(&self, path: &str, place: OwnedFd) -> Result<(), Error> {
         let found = limited::run(&self.stuck, path, move || Ok(set_id::find(place.as_fd())?))?;
         found.map_or(Ok(()), |program| Err(Error::SetId(program)))
+    }
+
+    /// Refuses a directory below which nothing appears that the host mounts later.
+    ///
+    /// # Errors
+    /// That, or why it is not known.
+    pub fn refuse_private(&self, path: &str, place: &OwnedFd) -> Result<(), Error> {
+        match tank_sys::mount::is_followed(place.as_fd())? {
+            true => Ok(()),
+            false => Err(Error::Private(PathBuf::from(path))),
+        }
     }
 
     /// What a device is. No link is followed, not even root's. Blocking.
