@@ -53,7 +53,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tank_model::{Name, spec::Config};
+use tank_model::{
+    Name,
+    spec::{Config, Mount},
+};
 
 /// The most bytes of a secret.
 pub const MAX_SECRET: u64 = 1 << 20;
@@ -145,14 +148,14 @@ pub fn check(
                 let (place, _) = sources
                     .open_at(path, Kind::Directory, declared)
                     .map_err(what)?;
-                let mut mounts = spec
-                    .processes()
-                    .flat_map(|(_, _, container)| container.mounts.values());
-                let mut follow = mounts.clone();
-                if follow.any(|mount| mount.volume == *name && mount.propagation.is_slave()) {
+                let of_it = |mount: &&Mount| mount.volume == *name;
+                let all = spec.processes();
+                let all = all.flat_map(|(_, _, container)| container.mounts.values());
+                let mounts: Vec<&Mount> = all.filter(of_it).collect();
+                if mounts.iter().any(|mount| mount.propagation.is_slave()) {
                     sources.refuse_private(path, &place).map_err(what)?;
                 }
-                if mounts.any(|mount| mount.volume == *name && !mount.read_only) {
+                if mounts.iter().any(|mount| !mount.read_only) {
                     sources.refuse_set_id(path, place).map_err(what)?;
                 }
             }
