@@ -406,14 +406,18 @@ fn a_volume_of_two_services_is_one_volume() {
 /// it, and goes with it. Where nothing is handed on, nothing is started.
 #[test]
 fn what_the_host_mounts_later_is_in_the_container_and_is_nobody_s_there() {
-    let host = Host::new();
+    let mut host = Host::without_daemon();
     let media = host.dir.join("media").display().to_string();
-    let run = |script: &str| {
+    let run = |host: &Host, script: &str| {
         let script = format!("set -e; M={media}; {script}");
         let status = host.inside("sh").args(["-c", &script]).status();
         assert!(status.expect("sh").success(), "{script}");
     };
-    run("mkdir $M; mount -t tmpfs tank-test $M; mkdir $M/now $M/later");
+    run(
+        &host,
+        "mkdir $M; mount -t tmpfs tank-test $M; mkdir $M/now $M/later",
+    );
+    host.start_daemon();
     let config = |more: &str| {
         let pod = |user: &str, mount: &str| {
             format!(
@@ -435,9 +439,15 @@ fn what_the_host_mounts_later_is_in_the_container_and_is_nobody_s_there() {
     let says = "mount --make-shared";
     assert!(refused.stderr.contains(says), "{}", refused.stderr);
     assert_eq!(pids(&host), BTreeMap::new());
-    run("mount --make-shared $M; mount -t tmpfs tank-now $M/now; echo now > $M/now/f");
+    host.kill_daemon();
+    run(
+        &host,
+        "mount --make-shared $M; mount -t tmpfs tank-now $M/now; echo now > $M/now/f",
+    );
+    host.start_daemon();
     host.tank(&["switch", "pods.ncl"]).ok();
     run(
+        &host,
         "mount -t tmpfs tank-later $M/later; echo later > $M/later/f; cp /bin/busybox $M/later; chmod 6755 $M/later/busybox",
     );
     let look =
@@ -454,7 +464,7 @@ fn what_the_host_mounts_later_is_in_the_container_and_is_nobody_s_there() {
         host.exec("apart", "cd /media; ls now later"),
         "later:\n\nnow:"
     );
-    run("umount $M/later");
+    run(&host, "umount $M/later");
     assert_eq!(host.exec("web", "ls /media/later"), "");
     // What the kernel can't keep is refused where it is written.
     host.write("bad.ncl", &config("read_only = true"));
@@ -466,6 +476,6 @@ fn what_the_host_mounts_later_is_in_the_container_and_is_nobody_s_there() {
     let says = "what a container mounts never appears on the host";
     assert!(refused.stderr.contains(says), "{}", refused.stderr);
     host.tank(&["delete", "web", "user", "apart"]).ok();
-    run("umount -R $M; rmdir $M");
+    run(&host, "umount -l $M; rmdir $M");
     host.finish();
 }

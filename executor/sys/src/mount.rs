@@ -76,11 +76,29 @@ pub fn clone_beneath(from: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 }
 
 /// A detached copy of the mount that `place` is in (it may be opened with `O_PATH`), with that as
-/// its root, optionally with everything mounted below it: nothing is resolved again.
+/// its root, optionally with everything mounted below it: nothing is resolved again. What is mounted
+/// later does not appear in it: a plain copy would be a slave of the host's, as this process's is.
 ///
 /// # Errors
-/// What `open_tree(2)` gives.
+/// What `open_tree(2)` and `mount_setattr(2)` give.
 pub fn clone_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
+    let mount = copy_place(place, recursive)?;
+    propagate(mount.as_fd(), libc::MS_PRIVATE)?;
+    Ok(mount)
+}
+
+/// As [`clone_place`] with everything mounted below it; what is mounted there later appears in it, and
+/// nothing that is mounted in it appears there.
+///
+/// # Errors
+/// What `open_tree(2)` and `mount_setattr(2)` give.
+pub fn clone_followed(place: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mount = copy_place(place, true)?;
+    propagate(mount.as_fd(), libc::MS_SLAVE)?;
+    Ok(mount)
+}
+
+fn copy_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
@@ -88,6 +106,14 @@ pub fn clone_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     rustix::mount::open_tree(place, "", flags).doing(|| "copy a mount")
+}
+
+fn propagate(mount: BorrowedFd<'_>, propagation: u64) -> Result<()> {
+    let attr = MountAttr {
+        propagation,
+        ..MountAttr::default()
+    };
+    set_attributes(mount, &attr, true).doing(|| "set where mounts appear")
 }
 
 /// Sets attributes on `mount` and everything below it.
@@ -115,19 +141,6 @@ pub fn idmap(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<()> {
     };
     set_attributes(mount, &attr, false)
         .doing(|| "map the ids of a mount (does its file system support it?)")
-}
-
-/// Has what is mounted later where `mount` was copied from appear in it, and in what is below it, and
-/// nothing that is mounted in it appear there.
-///
-/// # Errors
-/// What `mount_setattr(2)` gives.
-pub fn follow(mount: BorrowedFd<'_>) -> Result<()> {
-    let attr = MountAttr {
-        propagation: libc::MS_SLAVE,
-        ..MountAttr::default()
-    };
-    set_attributes(mount, &attr, true).doing(|| "follow the host's mounts")
 }
 
 /// Whether the mount that `place` is in hands on what is mounted below it: it is `shared`, or a slave of

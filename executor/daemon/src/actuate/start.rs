@@ -246,7 +246,6 @@ impl Preparer {
                 let fd = host_volume(&self.sources, start, path, mount)?;
                 mount::idmap(fd.as_fd(), user_namespace)?;
                 if mount.propagation.is_slave() {
-                    mount::follow(fd.as_fd())?;
                     // What is mounted there now; what comes later is as the host mounts it.
                     mount::restrict(fd.as_fd(), own, true)?;
                 }
@@ -356,15 +355,19 @@ fn host_volume(
     if follows {
         sources.refuse_private(path, &place).map_err(failed)?;
     }
+    let copy = |place: BorrowedFd<'_>| match follows {
+        true => mount::clone_followed(place),
+        false => mount::clone_place(place, false),
+    };
     let Some(sub_path) = &mount.sub_path else {
-        return Ok(mount::clone_place(place.as_fd(), follows)?);
+        return Ok(copy(place.as_fd())?);
     };
     let opened = sub_path::open(place, sub_path, None);
     let opened = opened.map_err(|source| Error::ManagedVolume {
         volume: mount.volume.clone(),
         source: source.into(),
     })?;
-    Ok(mount::clone_place(opened.as_fd(), follows)?)
+    Ok(copy(opened.as_fd())?)
 }
 
 /// A file system of its own in memory, whose ids are the host's.

@@ -54,7 +54,7 @@ pub enum Error {
     SetId(PathBuf),
     #[error(
         "nothing that the host mounts below `{}` would appear in the container: its mount is private \
-         (`mount --make-shared` makes it hand that on)",
+         (`mount --make-shared` makes it hand that on, to a tankd that starts afterwards)",
         .0.display()
     )]
     Private(PathBuf),
