@@ -69,7 +69,7 @@ fn of_pod<'a>(schema: &Schema, parts: &[&'a str]) -> Option<&'a str> {
 
 /// The page of a field (`pods.containers.limits`, with or without the names that users choose
 /// between), of a contract (`Limits`) or of a helper (`replicas`); without a path, the top. What a
-/// configuration and a pod both have, [`BOTH`], has two: what is declared comes first. Of a code
+/// configuration and a pod both have, `networks` and `volumes`, has two: what is declared comes first. Of a code
 /// (`tank::publish::range`) it is the code's page.
 ///
 /// # Errors

@@ -380,6 +380,44 @@ fn each_stack_has_its_own_and_no_other_stack_has_it() {
     host.finish();
 }
 
+/// A pod that is applied brings the shared volumes of its files, and those of others stay.
+#[test]
+fn a_pod_that_is_applied_brings_its_own_and_takes_none_away() {
+    let host = Host::new();
+    host.switch(&format!(
+        "{{ volumes = {{ up = {{}}, other = {{}} }}, pods.web = {} }}",
+        pod(BUSYBOX, "", "")
+    ));
+    host.exec("web", "echo x > /srv/up/x");
+    let web = pids(&host)["web"];
+    let text = format!(
+        "{{ volumes = {{ up = {{}}, more = {{}} }}, pods.worker = {} }}",
+        pod(BUSYBOX, "", "read_only = true")
+    );
+    host.write("worker.ncl", &text);
+    host.tank(&["apply", "worker.ncl"]).ok();
+    assert_eq!(pids(&host)["web"], web);
+    assert_eq!(host.exec("worker", "cat /srv/up/x"), "x");
+    let declared = |name: &str| host.tank(&["why", &format!("volumes.{name}")]).status == 0;
+    for (name, is) in [
+        ("up", true),
+        ("other", true),
+        ("more", true),
+        ("none", false),
+    ] {
+        assert_eq!(declared(name), is, "{name}");
+    }
+    let config = host.tank(&["--json", "get", "worker"]).ok();
+    assert!(
+        config.contains("\"up\"") && !config.contains("\"more\""),
+        "{config}"
+    );
+    host.tank(&["generations", "rollback"]).ok();
+    assert_eq!(pids(&host), BTreeMap::from([("web".to_owned(), web)]));
+    assert!(!declared("more") && declared("other"));
+    host.finish();
+}
+
 /// What a Compose user has: one named volume of two services.
 #[test]
 fn a_volume_of_two_services_is_one_volume() {

@@ -215,3 +215,31 @@ fn what_is_mounted_later_is_followed_in_one_direction() {
         assert_eq!(found.len(), notes, "{propagation}{more}: {found:?}");
     }
 }
+
+#[test]
+fn a_named_volume_that_is_a_directory_of_the_host_is_one() {
+    let text = |options: &str| {
+        format!(
+            "services:\n  a: {{ image: a, volumes: ['d:/d'] }}\n  b: {{ image: b, volumes: ['d:/d:ro'] }}\nvolumes:\n  d: {{ driver: local, driver_opts: {options} }}\n"
+        )
+    };
+    let (nickel, notes) = imported(
+        "bound.compose.yaml",
+        &text("{ type: none, o: bind, device: /srv/data }"),
+    );
+    assert_eq!(
+        nickel.matches("host = \"/srv/data\"").count(),
+        2,
+        "{nickel}"
+    );
+    assert!(notes.is_empty(), "{notes:?}");
+    for other in [
+        "{ type: nfs, o: 'addr=10.0.0.1', device: ':/srv' }",
+        "{ type: none, o: bind }",
+        "{ type: tmpfs, o: 'size=1m', device: tmpfs }",
+    ] {
+        let (nickel, notes) = imported("unbound.compose.yaml", &text(other));
+        assert!(nickel.contains("shared = \"d\""), "{nickel}");
+        assert_eq!(notes.len(), 1, "{notes:?}");
+    }
+}

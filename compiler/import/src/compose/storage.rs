@@ -63,6 +63,13 @@ impl Compose<'_> {
             }
             return;
         }
+        if let Some(device) = self.bound(&source) {
+            let device = match sub_path {
+                Some(inner) => format!("{device}/{inner}"),
+                None => device,
+            };
+            return self.bind(at, path, &device, &target, read_only);
+        }
         let volume = match self.uses.get(&source).copied().unwrap_or(0) > 1 {
             true => self.draft.shared(path, &source, managed(no_copy)),
             false => managed(no_copy),
