@@ -332,6 +332,10 @@ fn around(contract: &str, snippet: &str) -> String {
         "Config" => format!("{{ {snippet} }}"),
         "Pod" => pod(snippet),
         "Container" => container(snippet),
+        "Mount" if snippet.starts_with("propagation") => {
+            container(&with("mounts.m", "volume = \"srv\", path = \"/data\""))
+                .replace("volumes.data = {}", "volumes.srv.host = \"/srv\"")
+        }
         "Mount" => container(&with("mounts.m", "volume = \"data\", path = \"/data\"")),
         "File" if snippet.starts_with("source") => String::new(),
         "File" => container(&with("files.\"/f\"", "text = \"\"")),

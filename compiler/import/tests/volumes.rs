@@ -150,10 +150,8 @@ volumes: { my_up: {}, my-up: {}, own: {} }
     has(
         &nickel,
         &[
-            r#"volumes = { my-up = {}, my-up-2 = {} }"#,
-            r#"own = {}"#,
-            r#"shared = "my-up""#,
-            r#"shared = "my-up-2""#,
+            r#"volumes = { my-up = {}, my-up-2 = {}, }"#,
+            r#"volumes = { my-up.shared = "my-up", my-up-2.shared = "my-up-2", own = {} }"#,
             r#"sub_path = "in""#,
         ],
     );
