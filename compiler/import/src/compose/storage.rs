@@ -137,10 +137,7 @@ impl Compose<'_> {
             read_only,
             no_copy,
             sub_path: inner.and_then(Result::ok),
-            propagation: fields
-                .get("bind")
-                .and_then(|bind| bind.get("propagation"))
-                .and_then(text_of),
+            propagation: propagation_of(fields),
         })
     }
 
@@ -436,6 +433,11 @@ impl Compose<'_> {
         }
         record(at.container(), "files").insert(normal(&target), entry);
     }
+}
+
+/// What `bind.propagation` says.
+fn propagation_of(fields: &Map<String, Value>) -> Option<String> {
+    fields.get("bind")?.get("propagation").and_then(text_of)
 }
 
 /// A volume that Tank keeps.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 impl Cluster<'_> {
+    // long: a branch for each kind
     pub(super) fn volumes(
         &mut self,
         at: &str,
