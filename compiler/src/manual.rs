@@ -69,7 +69,7 @@ fn of_pod<'a>(schema: &Schema, parts: &[&'a str]) -> Option<&'a str> {
 
 /// The page of a field (`pods.containers.limits`, with or without the names that users choose
 /// between), of a contract (`Limits`) or of a helper (`replicas`); without a path, the top. What a
-/// configuration and a pod both have, `networks`, has two: what is declared comes first. Of a code
+/// configuration and a pod both have, `networks` and `volumes`, has two: what is declared comes first. Of a code
 /// (`tank::publish::range`) it is the code's page.
 ///
 /// # Errors
@@ -88,18 +88,15 @@ pub fn field_page(path: &str) -> Result<String, Unknown> {
         return Ok(out);
     }
     let found = find(schema, &parts)?;
-    let is_both = matches!(found, Found::Field(field) if field.name == "networks")
-        && parts.first() == Some(&"networks");
+    let both = match (&found, parts.first()) {
+        (Found::Field(field), Some(first)) if field.name == *first => BOTH.contains(first),
+        _ => false,
+    };
     page(&mut out, schema, path, &found);
-    if is_both {
+    if let Some(first) = parts.first().filter(|_| both) {
         out.push('\n');
-        let of_pod = ["pods", "networks"];
-        page(
-            &mut out,
-            schema,
-            "pods.NAME.networks",
-            &find(schema, &of_pod)?,
-        );
+        let heading = format!("pods.NAME.{first}");
+        page(&mut out, schema, &heading, &find(schema, &["pods", first])?);
     }
     Ok(out)
 }
@@ -220,7 +217,9 @@ fn start<'a>(schema: &Schema, parts: &'a [&'a str]) -> Result<Start<'a>, Unknown
             }
             Start::Contract(name)
         }
-        ["networks", .., field] if is_of_pod(schema, field) => Start::Within("Pod", parts),
+        [group, .., field] if BOTH.contains(group) && is_of_pod(schema, group, field) => {
+            Start::Within("Pod", parts)
+        }
         [first, ..] if has(schema, "Config", first) => Start::Within("Config", parts),
         // `web.app.env`: what people type; a pod's field first, then a container's.
         [first, ..] if has(schema, "Pod", first) => Start::Within("Pod", parts),
@@ -236,14 +235,21 @@ fn start<'a>(schema: &Schema, parts: &'a [&'a str]) -> Result<Start<'a>, Unknown
     })
 }
 
-/// Whether a word is a field of what a pod is on a network, or nearly one, and not of what is
-/// declared of the network.
-fn is_of_pod(schema: &Schema, word: &str) -> bool {
+/// What is declared beside the pods, and used in them by the same name.
+const BOTH: [&str; 2] = ["networks", "volumes"];
+
+/// Whether a word is a field of what a pod has under a name, or nearly one, and not of what is declared
+/// by it beside the pods.
+fn is_of_pod(schema: &Schema, group: &str, word: &str) -> bool {
+    let (of_pod, declared) = match group {
+        "networks" => ("Membership", "NamedNetwork"),
+        _ => ("Volume", "SharedVolume"),
+    };
     let near = |record: &str| {
         let fields = schema.record(record).unwrap_or_default();
         nearest(word, fields.iter().map(|field| field.name.as_str())).is_some()
     };
-    near("Membership") && !near("NamedNetwork")
+    near(of_pod) && !near(declared)
 }
 
 /// The name of a field of a configuration, a pod or a container, of a contract or a helper that is
@@ -415,6 +421,11 @@ mod tests {
             "networks.back.internal",
             "networks.back.aliases",
             "web.networks",
+            "volumes",
+            "volumes.uploads",
+            "volumes.uploads.owner",
+            "volumes.data.tmpfs",
+            "web.volumes.data.shared",
             "pods.containers.limits",
             "web.app.env.LOG",
             "web.app",

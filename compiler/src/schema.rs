@@ -57,6 +57,7 @@ pub fn noun(contract: &str) -> &'static str {
         "Publish" => "a published port",
         "Seccomp" => "a container's `seccomp`",
         "Secret" => "a secret",
+        "SharedVolume" => "a volume that pods share",
         "Stop" => "a container's `stop`",
         "TcpProbe" => "a TCP probe",
         "Ulimit" => "a ulimit",

@@ -50,7 +50,7 @@ fn problem(evaluated: &mut Evaluated, code: &str, at: &[&str], (message, help): 
     evaluated.poisoned.insert(at);
 }
 
-/// Gives the pods and networks of a configuration, and those that pods name, the names that they have
+/// Gives the pods, networks and shared volumes of a configuration, and what pods name of others, the names that they have
 /// on a host. What can't have one is left out and reported.
 pub fn qualify(value: &mut Value, inputs: &Inputs, evaluated: &mut Evaluated) {
     let stack = stack_of(value, inputs, evaluated);
@@ -60,7 +60,7 @@ pub fn qualify(value: &mut Value, inputs: &Inputs, evaluated: &mut Evaluated) {
     if let Some(stack) = &stack {
         fields.insert("stack".to_owned(), stack.to_string().into());
     }
-    for group in ["networks", "pods"] {
+    for group in ["networks", "volumes", "pods"] {
         let Some(all) = fields.get_mut(group).and_then(Value::as_object_mut) else {
             continue;
         };
@@ -204,7 +204,7 @@ pub fn source_path(path: &[String], evaluated: &Evaluated) -> Vec<String> {
 
 fn is_below_names(path: &[String]) -> bool {
     path.first()
-        .is_some_and(|first| first == "pods" || first == "networks")
+        .is_some_and(|first| matches!(first.as_str(), "pods" | "networks" | "volumes"))
 }
 
 /// The one of [`NAMED`] that a path leads into.

@@ -245,7 +245,8 @@ fn networks_belong_to_their_stack() {
 
 /// Codes that no configuration gives: they are the machine's, or another client's, or of what is
 /// not in this version.
-const WITHOUT_EXAMPLE: [&str; 13] = [
+const WITHOUT_EXAMPLE: [&str; 14] = [
+    "tank::volume::many_shared",
     "tank::host::port",
     "tank::host::network",
     "tank::host::nic",
@@ -317,7 +318,7 @@ fn around(contract: &str, snippet: &str) -> String {
         };
         let networks = "networks = { back = {}, front.subnets = [\"10.91.7.0/24\"] }";
         format!(
-            "{{ {networks}, pods.db.containers.x.image = \"x\", pods.web = {{ {own} {inner} }} }}"
+            "{{ {networks}, volumes.uploads = {{}}, pods.db.containers.x.image = \"x\", pods.web = {{ {own} {inner} }} }}"
         )
     };
     let with = |field: &str, rest: &str| {
@@ -332,6 +333,10 @@ fn around(contract: &str, snippet: &str) -> String {
         "Config" => format!("{{ {snippet} }}"),
         "Pod" => pod(snippet),
         "Container" => container(snippet),
+        "Mount" if snippet.starts_with("propagation") => {
+            container(&with("mounts.m", "volume = \"srv\", path = \"/data\""))
+                .replace("volumes.data = {}", "volumes.srv.host = \"/srv\"")
+        }
         "Mount" => container(&with("mounts.m", "volume = \"data\", path = \"/data\"")),
         "File" if snippet.starts_with("source") => String::new(),
         "File" => container(&with("files.\"/f\"", "text = \"\"")),
@@ -379,6 +384,7 @@ fn around(contract: &str, snippet: &str) -> String {
         }
         "Nics" => pod(&with("network", "")),
         "NamedNetwork" => format!("{{ {} }}", with("networks.back", "")),
+        "SharedVolume" => format!("{{ {} }}", with("volumes.uploads", "")),
         "Membership" => pod(&with("networks.front", "")),
         other => panic!("no place for the examples of {other}"),
     }

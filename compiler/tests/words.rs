@@ -38,7 +38,7 @@ impl Drop for Scratch {
 }
 
 /// Where there is a record of each contract.
-const RECORDS: [(&str, &str); 24] = [
+const RECORDS: [(&str, &str); 25] = [
     ("Alias", "pods.web.aliases.x"),
     ("Capabilities", "pods.web.containers.app.capabilities"),
     ("Config", ""),
@@ -59,6 +59,7 @@ const RECORDS: [(&str, &str); 24] = [
     ("Publish", "pods.web.publish.p"),
     ("Seccomp", "pods.web.containers.app.seccomp"),
     ("Secret", "pods.web.containers.app.secrets.s"),
+    ("SharedVolume", "volumes.v"),
     ("Stop", "pods.web.containers.app.stop"),
     ("TcpProbe", "pods.web.containers.app.readiness.tcp"),
     ("Ulimit", "pods.web.containers.app.ulimits.nofile"),

@@ -18,6 +18,7 @@ mod kubernetes;
 mod networks;
 mod quadlet;
 mod refused;
+mod shared;
 mod write;
 
 use serde_json::{Map, Value, json};
@@ -89,6 +90,8 @@ struct Draft {
     pods: BTreeMap<String, Value>,
     /// What is at `networks`.
     networks: BTreeMap<String, Value>,
+    /// Volumes that several pods have.
+    shared: shared::Shared,
     /// Which addresses of which networks pods have.
     taken: BTreeSet<(String, IpAddr)>,
     /// The stack, where the source names one.
@@ -434,10 +437,6 @@ fn words(text: &str) -> Vec<String> {
     shell_words::split(text)
         .unwrap_or_else(|_| text.split_whitespace().map(str::to_owned).collect())
 }
-
-/// What a note says of a volume that several pods share.
-const SHARED: &str = "several use this volume, and a volume belongs to one pod: each has its own now; put the containers \
-                      into one pod, or share a directory of the host (`volumes.NAME.host`)";
 
 #[cfg(test)]
 mod tests {

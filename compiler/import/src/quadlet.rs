@@ -4,8 +4,8 @@ mod networks;
 mod units;
 
 use super::{
-    Draft, ImportError, SHARED, capability_of, fresh, mount, name_of, normal, record, signal_of,
-    size_of, time_of, words,
+    Draft, ImportError, capability_of, fresh, mount, name_of, normal, record, signal_of, size_of,
+    time_of, words,
 };
 use serde_json::{Map, Value, json};
 use std::{
@@ -22,7 +22,7 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
         .filter(|(file, _)| is_container(file))
         .map(|(file, _)| stem(file))
         .collect();
-    let mut uses: BTreeMap<String, usize> = BTreeMap::new();
+    let uses = uses(files)?;
     let mut declared: BTreeMap<String, Option<String>> = BTreeMap::new();
     for (file, text) in files.iter().filter(|(file, _)| is_network(file)) {
         let entries = entries(file, text)?;
@@ -38,12 +38,6 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
     for (file, text) in files.iter().filter(|(file, _)| !is_network(file)) {
         let entries = entries(file, text)?;
         if is_container(file) {
-            for (_, _, volume) in entries.iter().filter(|(_, key, _)| key == "Volume") {
-                let source = volume.split(':').next().unwrap_or_default();
-                if volume.contains(':') && !source.starts_with(['/', '.', '%']) {
-                    *uses.entry(source.to_owned()).or_insert(0) += 1;
-                }
-            }
             let mut unit = Unit {
                 file: name_of_file(file),
                 pod: Fields::new(),
@@ -51,6 +45,7 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
                 stems: &stems,
                 declared: &declared,
                 volumes: &volumes,
+                uses: &uses,
                 networks: networks::Networks::default(),
                 probe: Fields::new(),
             };
@@ -59,10 +54,25 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
             unit.finish(&stem(file));
         }
     }
-    for (volume, _) in uses.iter().filter(|(_, count)| **count > 1) {
-        draft.note(volume.clone(), SHARED);
-    }
     Ok(())
+}
+
+/// How many units have each volume mounted.
+fn uses(files: &[(&Path, String)]) -> Result<BTreeMap<String, usize>, ImportError> {
+    let mut uses = BTreeMap::new();
+    for (file, text) in files.iter().filter(|(file, _)| is_container(file)) {
+        let entries = entries(file, text)?;
+        let mounted = entries.iter().filter(|(_, key, _)| key == "Volume");
+        let named = mounted.filter_map(|(_, _, volume)| {
+            let (source, _) = volume.split_once(':')?;
+            (!source.starts_with(['/', '.', '%'])).then(|| source.trim_end_matches(".volume"))
+        });
+        let own: BTreeSet<&str> = named.collect();
+        for volume in own {
+            *uses.entry(volume.to_owned()).or_insert(0) += 1;
+        }
+    }
+    Ok(uses)
 }
 
 /// A `.volume` file: without options it is what Tank makes anyway.
@@ -107,6 +117,8 @@ struct Unit<'a> {
     /// What the networks of the files are called here; none for those that sit on a link of the host.
     declared: &'a BTreeMap<String, Option<String>>,
     volumes: &'a BTreeMap<String, Value>,
+    /// How many units have each volume.
+    uses: &'a BTreeMap<String, usize>,
     networks: networks::Networks,
     probe: Fields,
 }
@@ -421,6 +433,10 @@ impl Unit<'_> {
                 let options = parts.get(2).copied().unwrap_or_default();
                 if options.split(',').any(|option| option == "nocopy") {
                     volume["no_copy"] = true.into();
+                }
+                if self.uses.get(&name).copied().unwrap_or(0) > 1 {
+                    let key = format!("{}.{}.{}", self.file, entry.0, entry.1);
+                    volume = self.draft.shared(&key, &name, volume);
                 }
                 mount(&mut self.pod, "app", &name, volume, target, read_only);
             }

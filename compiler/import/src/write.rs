@@ -53,6 +53,9 @@ pub fn nickel(draft: &Draft, files: &[String], schema: &Schema) -> String {
     if !draft.networks.is_empty() {
         config.insert("networks".to_owned(), of(&draft.networks));
     }
+    if !draft.shared.declared.is_empty() {
+        config.insert("volumes".to_owned(), of(&draft.shared.declared));
+    }
     if let Some(stack) = &draft.stack {
         config.insert("stack".to_owned(), stack.clone().into());
     }

@@ -130,3 +130,114 @@ fn modes_are_octal_however_they_are_written() {
     let (nickel, _) = imported("config.compose.yaml", text);
     has(&nickel, &["mode = \"0440\""]);
 }
+
+/// What several have is declared once, beside the pods; what one has is its own.
+#[test]
+fn a_volume_of_several_is_shared() {
+    let text = r"
+services:
+  web:
+    image: web
+    volumes: ['my_up:/srv', 'own:/own', 'my-up:/other']
+  worker:
+    image: worker
+    volumes:
+      - { type: volume, source: my_up, target: /work, read_only: true, volume: { subpath: in } }
+      - my-up:/other
+volumes: { my_up: {}, my-up: {}, own: {} }
+";
+    let (nickel, notes) = imported("shared.compose.yaml", text);
+    has(
+        &nickel,
+        &[
+            r#"volumes = { my-up = {}, my-up-2 = {}, }"#,
+            r#"volumes = { my-up.shared = "my-up", my-up-2.shared = "my-up-2", own = {} }"#,
+            r#"sub_path = "in""#,
+        ],
+    );
+    assert!(notes.is_empty(), "{notes:?}\n{nickel}");
+    let text = "services:\n  a: { image: a, volumes: ['d:/d:nocopy'] }\n  b: { image: b, volumes: ['d:/d'] }\nvolumes: { d: }\n";
+    let (nickel, notes) = imported("mixed.compose.yaml", text);
+    has(&nickel, &["d.no_copy = true"]);
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    let claim = |name: &str, claim: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{ name: {name} }}\nspec:\n  volumes: [{{ name: v, persistentVolumeClaim: {{ claimName: {claim} }} }}]\n  containers: [{{ name: app, image: x, volumeMounts: [{{ name: v, mountPath: /v }}] }}]\n"
+        )
+    };
+    let text = [claim("a", "both"), claim("b", "both"), claim("c", "one")].concat();
+    let (nickel, notes) = imported("claims.yaml", &text);
+    assert_eq!(nickel.matches("shared = \"both\"").count(), 2, "{nickel}");
+    assert!(!nickel.contains("\"one\""), "{nickel}");
+    assert!(notes.is_empty(), "{notes:?}");
+    let (nickel, notes) = several(&[
+        ("a.container", "[Container]\nImage=a\nVolume=d.volume:/d\n"),
+        ("b.container", "[Container]\nImage=b\nVolume=d.volume:/e\n"),
+        ("d.volume", "[Volume]\nUser=7\n"),
+    ]);
+    has(&nickel, &[r#"d.owner = "7:0""#]);
+    assert_eq!(nickel.matches("shared = \"d\"").count(), 2, "{nickel}");
+    assert!(notes.is_empty(), "{notes:?}");
+}
+
+#[test]
+fn what_is_mounted_later_is_followed_in_one_direction() {
+    for (options, follows, notes) in [
+        ("rslave", true, 0),
+        ("slave", true, 0),
+        ("rprivate", false, 0),
+        ("rshared", false, 1),
+        ("ro,rslave", false, 1),
+    ] {
+        let text =
+            format!("services:\n  db:\n    image: db\n    volumes: ['/media:/media:{options}']\n");
+        let (nickel, found) = imported("follows.compose.yaml", &text);
+        assert_eq!(nickel.contains("propagation = 'slave"), follows, "{nickel}");
+        assert_eq!(found.len(), notes, "{options}: {found:?}");
+    }
+    let text = "services:\n  db:\n    image: db\n    volumes: [{ type: bind, source: /media, target: /media, bind: { propagation: rslave } }]\n";
+    let (nickel, found) = imported("follows.compose.yaml", text);
+    has(&nickel, &["propagation = 'slave"]);
+    assert!(found.is_empty(), "{found:?}");
+    for (propagation, more, follows, notes) in [
+        ("HostToContainer", "", true, 0),
+        ("None", "", false, 0),
+        ("Bidirectional", "", false, 1),
+        ("HostToContainer", ", readOnly: true", false, 1),
+    ] {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{ name: db }}\nspec:\n  volumes: [{{ name: m, hostPath: {{ path: /media }} }}]\n  containers: [{{ name: db, image: db, volumeMounts: [{{ name: m, mountPath: /m, mountPropagation: {propagation}{more} }}] }}]\n"
+        );
+        let (nickel, found) = imported("follows.yaml", &text);
+        assert_eq!(nickel.contains("propagation = 'slave"), follows, "{nickel}");
+        assert_eq!(found.len(), notes, "{propagation}{more}: {found:?}");
+    }
+}
+
+#[test]
+fn a_named_volume_that_is_a_directory_of_the_host_is_one() {
+    let text = |options: &str| {
+        format!(
+            "services:\n  a: {{ image: a, volumes: ['d:/d'] }}\n  b: {{ image: b, volumes: ['d:/d:ro'] }}\nvolumes:\n  d: {{ driver: local, driver_opts: {options} }}\n"
+        )
+    };
+    let (nickel, notes) = imported(
+        "bound.compose.yaml",
+        &text("{ type: none, o: bind, device: /srv/data }"),
+    );
+    assert_eq!(
+        nickel.matches("host = \"/srv/data\"").count(),
+        2,
+        "{nickel}"
+    );
+    assert!(notes.is_empty(), "{notes:?}");
+    for other in [
+        "{ type: nfs, o: 'addr=10.0.0.1', device: ':/srv' }",
+        "{ type: none, o: bind }",
+        "{ type: tmpfs, o: 'size=1m', device: tmpfs }",
+    ] {
+        let (nickel, notes) = imported("unbound.compose.yaml", &text(other));
+        assert!(nickel.contains("shared = \"d\""), "{nickel}");
+        assert_eq!(notes.len(), 1, "{notes:?}");
+    }
+}

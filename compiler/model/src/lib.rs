@@ -28,6 +28,7 @@ pub mod spec;
 pub mod stack;
 pub mod units;
 pub mod unsupported;
+pub mod volume;
 
 pub use digest::Digest;
 pub use generation::{Gate, Generation, Outcome, Rollback};
@@ -36,3 +37,4 @@ pub use name::{Name, NameError};
 pub use reference::Reference;
 pub use spec::Config;
 pub use stack::Scope;
+pub use volume::VolumeId;

@@ -175,42 +175,46 @@ impl Provenance {
             .next()
     }
 
-    /// This, with what `newer` says of the pods and networks that `scope` means in place of all that
+    /// This, with what `newer` says of the pods, networks and shared volumes that `scope` means in place of all that
     /// is known of them, as [`crate::Config::with`]. What is said of others is not taken.
     pub fn with(self, newer: Self, scope: &Scope) -> Self {
-        let named = newer.networks();
-        let comes = |network: &Name| match scope {
-            Scope::Host | Scope::Stack(_) => scope.has(network),
-            Scope::Pods(_) => named.contains(network),
+        let named = newer.beside_pods();
+        let comes = |group: &str, name: &Name| match scope {
+            Scope::Host | Scope::Stack(_) => scope.has(name),
+            Scope::Pods(_) => named.contains(&(group.to_owned(), name.clone())),
         };
         let mut both = Self::default();
-        both.take(self, |pod| !scope.has(pod), |network| !comes(network));
+        let stays = |group: &str, name: &Name| !comes(group, name);
+        both.take(self, |pod| !scope.has(pod), stays);
         both.take(newer, |pod| scope.has(pod), comes);
         both
     }
 
-    /// The networks that something is said of.
-    fn networks(&self) -> BTreeSet<Name> {
+    /// The networks and shared volumes that something is said of, each with its group.
+    fn beside_pods(&self) -> BTreeSet<(String, Name)> {
         let below = self.fields.keys().map(|field| parse_field(field));
-        let networks = below.filter(|path| path.first().is_some_and(|first| first == "networks"));
-        networks
-            .filter_map(|path| Name::of_pod(path.get(1)?.as_str()).ok())
-            .collect()
+        let named = below.filter_map(|path| match path.as_slice() {
+            [group, name, ..] if is_beside_pods(group) => {
+                Some((group.clone(), Name::of_pod(name.as_str()).ok()?))
+            }
+            _ => None,
+        });
+        named.collect()
     }
 
-    /// Takes what `from` says of the pods and networks that are wanted, and the names of the files
-    /// that it names.
+    /// Takes what `from` says of the pods, and of the networks and shared volumes, that are wanted, and
+    /// the names of the files that it names.
     fn take(
         &mut self,
         from: Self,
         wanted: impl Fn(&Name) -> bool,
-        network: impl Fn(&Name) -> bool,
+        beside: impl Fn(&str, &Name) -> bool,
     ) {
         let is_wanted = |pod: &str| Name::of_pod(pod).is_ok_and(|pod| wanted(&pod));
         let of_wanted = |field: &str| match parse_field(field).as_slice() {
             [group, pod, ..] if group == "pods" => is_wanted(pod),
-            [group, name, ..] if group == "networks" => {
-                Name::of_pod(name.as_str()).is_ok_and(|name| network(&name))
+            [group, name, ..] if is_beside_pods(group) => {
+                Name::of_pod(name.as_str()).is_ok_and(|name| beside(group, &name))
             }
             _ => false,
         };
@@ -232,6 +236,11 @@ impl Provenance {
         let pods = from.pods.into_iter().filter(|(pod, _)| is_wanted(pod));
         self.pods.extend(pods);
     }
+}
+
+/// Whether a configuration has these beside its pods, by name.
+fn is_beside_pods(group: &str) -> bool {
+    matches!(group, "networks" | "volumes")
 }
 
 /// The files of one provenance on their way to another.

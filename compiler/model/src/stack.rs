@@ -57,8 +57,8 @@ impl Scope {
         }
     }
 
-    /// Whether `network` is meant, or may be: where the scope is some pods, each can bring networks of
-    /// its own stack.
+    /// Whether `network`, or a shared volume of that name, is meant, or may be: where the scope is some
+    /// pods, each can bring those of its own stack.
     pub fn has_network(&self, network: &Name) -> bool {
         match self {
             Self::Host | Self::Stack(_) => self.has(network),
@@ -68,29 +68,37 @@ impl Scope {
 }
 
 impl Config {
-    /// This host with the pods and networks of `part` in place of all that `scope` means. What
-    /// `part` has beyond the scope is not taken. Where the scope is some pods, networks of their
-    /// names are replaced, and no other is.
+    /// This host with the pods, networks and shared volumes of `part` in place of all that `scope`
+    /// means. What `part` has beyond the scope is not taken. Where the scope is some pods, networks
+    /// and volumes of their names are replaced, and no other is.
     pub fn with(&self, part: &Self, scope: &Scope) -> Self {
         let stays = self.pods.iter().filter(|(pod, _)| !scope.has(pod));
         let comes = part.pods.iter().filter(|(pod, _)| scope.has(pod));
         let pods = stays.chain(comes);
-        let comes = |network: &Name| match scope {
-            Scope::Host | Scope::Stack(_) => scope.has(network),
-            Scope::Pods(_) => part.networks.contains_key(network),
-        };
-        let stays = self.networks.iter().filter(|(name, _)| !comes(name));
-        let networks = stays.chain(part.networks.iter().filter(|(name, _)| comes(name)));
         Self {
             pods: pods
                 .map(|(pod, spec)| (pod.clone(), spec.clone()))
                 .collect(),
-            networks: networks
-                .map(|(name, spec)| (name.clone(), spec.clone()))
-                .collect(),
+            networks: replaced((&self.networks, &part.networks), scope),
+            volumes: replaced((&self.volumes, &part.volumes), scope),
             stack: None,
         }
     }
+}
+
+/// What is declared beside the pods, as [`Config::with`] has it.
+fn replaced<T: Clone>(
+    (there, part): (&BTreeMap<Name, T>, &BTreeMap<Name, T>),
+    scope: &Scope,
+) -> BTreeMap<Name, T> {
+    let comes = |name: &Name| match scope {
+        Scope::Host | Scope::Stack(_) => scope.has(name),
+        Scope::Pods(_) => part.contains_key(name),
+    };
+    let stays = there.iter().filter(|(name, _)| !comes(name));
+    let all = stays.chain(part.iter().filter(|(name, _)| comes(name)));
+    all.map(|(name, spec)| (name.clone(), spec.clone()))
+        .collect()
 }
 
 /// Why a host can't be settled.
@@ -161,22 +169,28 @@ fn kept(config: &Config, before: &Graph, scope: &Scope) -> (BTreeMap<Reference, 
 }
 
 impl Graph {
-    /// The stacks that have a pod or a network, by name.
+    /// The stacks that have a pod, a network or a shared volume, by name.
     pub fn stacks(&self) -> BTreeSet<&str> {
         let networks = self.networks().map(|(network, _)| network);
+        let volumes = self.shared_volumes().map(|(volume, _)| volume);
         self.pods()
             .chain(networks)
+            .chain(volumes)
             .filter_map(Name::stack)
             .collect()
     }
 
-    /// The pods and networks that `scope` means, each with the hash of all that is declared of it.
+    /// The pods, networks and shared volumes that `scope` means, each with the hash of all that is
+    /// declared of it.
     pub fn part(&self, scope: &Scope) -> BTreeMap<Key, Digest> {
         let pods = self.pods().filter(|pod| scope.has(pod));
         let networks = self.networks().map(|(network, _)| network);
         let networks = networks.filter(|network| scope.has_network(network));
         let keys = pods.cloned().map(Key::Pod);
         let keys = keys.chain(networks.cloned().map(Key::Network));
+        let volumes = self.shared_volumes().map(|(volume, _)| volume);
+        let volumes = volumes.filter(|volume| scope.has_network(volume));
+        let keys = keys.chain(volumes.cloned().map(Key::SharedVolume));
         keys.filter_map(|key| {
             let hash = self.get(&key)?.hash;
             Some((key, hash))

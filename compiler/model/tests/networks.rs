@@ -92,6 +92,7 @@ fn config_of(stack: usize, (networks, pods): &Part) -> Config {
         networks: networks
             .map(|(index, kind)| (name(stack, &format!("n{index}")), network(*kind)))
             .collect(),
+        volumes: BTreeMap::new(),
         stack: None,
     }
 }

@@ -325,6 +325,7 @@ fn config_of(stack: usize, part: &BTreeMap<u8, (u8, u8)>) -> Config {
     Config {
         pods: part.iter().map(one).collect(),
         networks: BTreeMap::new(),
+        volumes: BTreeMap::new(),
         stack: None,
     }
 }

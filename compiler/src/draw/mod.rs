@@ -15,7 +15,7 @@ fn entries(graph: &Graph) -> Vec<(String, String, &'static str)> {
         Key::Container(..) => "box",
         Key::Image(_) => "cylinder",
         Key::Network(_) => "hexagon",
-        Key::Volume(..) => "folder",
+        Key::Volume(..) | Key::SharedVolume(_) => "folder",
         _ => "ellipse",
     };
     graph

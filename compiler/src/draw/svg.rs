@@ -90,13 +90,8 @@ fn card<'a>(graph: &'a Graph, name: &'a Name) -> Card<'a> {
     for (_, publish) in graph.published(name) {
         add("port", published(publish));
     }
-    for entry in graph.entries() {
-        if let (tank_model::Key::Volume(pod, volume), tank_model::Node::Volume(kind)) =
-            (&entry.key, &entry.node)
-            && pod == name
-        {
-            add("volume", format!("{volume}  {}", kept(kind)));
-        }
+    for (volume, kind) in graph.volumes(name) {
+        add("volume", format!("{volume}  {}", kept(kind)));
     }
     for line in networks(graph, name) {
         add("network", line);
@@ -185,6 +180,9 @@ fn published(publish: &Publish) -> String {
 }
 
 fn kept(volume: &Volume) -> String {
+    if let Some(shared) = &volume.shared {
+        return format!("shared {shared}");
+    }
     match (&volume.host, volume.tmpfs) {
         (Some(host), _) => host.clone(),
         (None, Some(size)) => format!("memory {size}"),

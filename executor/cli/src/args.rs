@@ -187,13 +187,13 @@ pub enum Command {
         #[arg(long)]
         replace: bool,
     },
-    /// Remove pods, a network that no pod is on, or a stack, as a new generation. Volumes stay.
+    /// Remove pods, a network or a shared volume that no pod uses, or a stack, as a new generation. What is in volumes stays.
     #[command(visible_alias = "rm")]
     Delete {
-        /// Pods, all in one change, or one `networks.NAME`.
+        /// Pods, all in one change, or one `networks.NAME` or `volumes.NAME`.
         #[arg(value_name = "POD", required_unless_present = "stack")]
         pods: Vec<String>,
-        /// All pods and networks of this stack.
+        /// All that this stack declares.
         #[arg(long, value_parser = stack, conflicts_with = "pods")]
         stack: Option<Name>,
     },

@@ -10,6 +10,7 @@ use std::{
 };
 use tank_image::{Registries, Rules};
 use tank_model::{
+    VolumeId,
     digest::Hasher,
     units::{Millis, nth_address, parse_network},
 };
@@ -291,8 +292,22 @@ impl Settings {
         self.state_dir.join("scratch").join(pod)
     }
 
-    pub fn volume_dir(&self, pod: &str, volume: &str) -> PathBuf {
-        self.state_dir.join("volumes").join(pod).join(volume)
+    pub fn volume_dir(&self, volume: &VolumeId) -> PathBuf {
+        let (own, shared) = (self.volumes_dir(), self.shared_volumes_dir());
+        match volume {
+            VolumeId::Own(pod, volume) => own.join(pod.as_str()).join(volume.as_str()),
+            VolumeId::Shared(volume) => shared.join(volume.as_str()),
+        }
+    }
+
+    /// The volumes of pods, each in a folder of its pod.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.state_dir.join("volumes")
+    }
+
+    /// The volumes that pods share.
+    pub fn shared_volumes_dir(&self) -> PathBuf {
+        self.state_dir.join("shared-volumes")
     }
 }
 

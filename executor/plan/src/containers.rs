@@ -268,7 +268,14 @@ impl Planner<'_> {
         let loses = volumes.iter().any(|volume| self.loses(pod, volume));
         let volumes: Vec<Changed> = volumes
             .into_iter()
-            .filter_map(|volume| named(Key::Volume(pod.clone(), volume.clone())))
+            .flat_map(|volume| {
+                let own = graph.volume(pod, volume);
+                let shared = own
+                    .and_then(|own| own.shared_of(pod))
+                    .map(Key::SharedVolume);
+                let own = Key::Volume(pod.clone(), volume.clone());
+                [Some(own), shared].into_iter().flatten().filter_map(named)
+            })
             .collect();
         let own = [Key::Container, Key::Files, Key::LiveFiles]
             .map(|key| self.change(&key(pod.clone(), name.clone())));

@@ -51,6 +51,7 @@ fn a_fresh_host_with_a_table_of_somebody_else() {
         path: spec.mounts[0].path.clone(),
     };
     let managed = MountSource::Managed {
+        shared: None,
         folder: Folder::default(),
         content: vec![begins_with],
         writers: [spec.image.digest].into(),

@@ -411,3 +411,17 @@ fn a_port_waits_for_the_pod_it_moves_to() {
         "#
     ));
 }
+
+#[test]
+fn a_volume_that_pods_share() {
+    insta::assert_snapshot!(scenario(
+        r#"
+        declare {"volumes":{"up":{}},"pods":{"a":{"containers":{"app":{"image":"a","mounts":{"u":{"volume":"own","path":"/u"}}}},"volumes":{"own":{"shared":"up"}}},"b":{"containers":{"app":{"image":"b","mounts":{"u":{"volume":"up","path":"/u","read_only":true}}}},"volumes":{"up":{"shared":"up"}}},"c":{"containers":{"app":{"image":"c"}},"volumes":{"up":{"shared":"up"}}}}}
+        converge
+        declare {"volumes":{"up":{"mode":"0700"}},"pods":{"a":{"containers":{"app":{"image":"a","mounts":{"u":{"volume":"own","path":"/u"}}}},"volumes":{"own":{"shared":"up"}}},"b":{"containers":{"app":{"image":"b","mounts":{"u":{"volume":"up","path":"/u","read_only":true}}}},"volumes":{"up":{"shared":"up"}}},"c":{"containers":{"app":{"image":"c"}},"volumes":{"up":{"shared":"up"}}}}}
+        converge
+        declare {"volumes":{"up":{"mode":"0700"},"other":{}},"pods":{"a":{"containers":{"app":{"image":"a","mounts":{"u":{"volume":"own","path":"/u"}}}},"volumes":{"own":{"shared":"other"}}},"b":{"containers":{"app":{"image":"b","mounts":{"u":{"volume":"up","path":"/u","read_only":true}}}},"volumes":{"up":{"shared":"up"}}}}}
+        converge
+        "#
+    ));
+}

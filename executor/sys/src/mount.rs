@@ -16,7 +16,7 @@ pub use overlay::{Way, overlay, overlay_by};
 
 use crate::{Context, Result, beneath};
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags},
+    fs::{AtFlags, CWD, Mode, OFlags, StatxFlags},
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
         OpenTreeFlags,
@@ -76,11 +76,29 @@ pub fn clone_beneath(from: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
 }
 
 /// A detached copy of the mount that `place` is in (it may be opened with `O_PATH`), with that as
-/// its root, optionally with everything mounted below it: nothing is resolved again.
+/// its root, optionally with everything mounted below it: nothing is resolved again. What is mounted
+/// later does not appear in it: a plain copy would be a slave of the host's, as this process's is.
 ///
 /// # Errors
-/// What `open_tree(2)` gives.
+/// What `open_tree(2)` and `mount_setattr(2)` give.
 pub fn clone_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
+    let mount = copy_place(place, recursive)?;
+    propagate(mount.as_fd(), libc::MS_PRIVATE)?;
+    Ok(mount)
+}
+
+/// As [`clone_place`] with everything mounted below it; what is mounted there later appears in it, and
+/// nothing that is mounted in it appears there.
+///
+/// # Errors
+/// What `open_tree(2)` and `mount_setattr(2)` give.
+pub fn clone_followed(place: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let mount = copy_place(place, true)?;
+    propagate(mount.as_fd(), libc::MS_SLAVE)?;
+    Ok(mount)
+}
+
+fn copy_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
@@ -88,6 +106,14 @@ pub fn clone_place(place: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     rustix::mount::open_tree(place, "", flags).doing(|| "copy a mount")
+}
+
+fn propagate(mount: BorrowedFd<'_>, propagation: u64) -> Result<()> {
+    let attr = MountAttr {
+        propagation,
+        ..MountAttr::default()
+    };
+    set_attributes(mount, &attr, true).doing(|| "set where mounts appear")
 }
 
 /// Sets attributes on `mount` and everything below it.
@@ -116,6 +142,29 @@ pub fn idmap(mount: BorrowedFd<'_>, user: BorrowedFd<'_>) -> Result<()> {
     set_attributes(mount, &attr, false)
         .doing(|| "map the ids of a mount (does its file system support it?)")
 }
+
+/// Whether the mount that `place` is in hands on what is mounted below it: it is `shared`, or a slave of
+/// one that is (mount_namespaces(7)).
+///
+/// # Errors
+/// What `statx(2)` gives, or reading the mounts of this process does.
+pub fn is_followed(place: BorrowedFd<'_>) -> io::Result<bool> {
+    let stat = rustix::fs::statx(place, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    let id = stat.stx_mnt_id.to_string();
+    let mounts = io::BufReader::new(std::fs::File::open("/proc/self/mountinfo")?);
+    for line in io::BufRead::lines(io::Read::take(mounts, MAX_MOUNTINFO)) {
+        let line = line?;
+        let mut fields = line.split(' ');
+        if fields.next() == Some(id.as_str()) {
+            let mut tags = fields.skip(5).take_while(|tag| *tag != "-");
+            return Ok(tags.any(|tag| tag.starts_with("shared:") || tag.starts_with("master:")));
+        }
+    }
+    Ok(false)
+}
+
+/// The most of the table of mounts that is read.
+const MAX_MOUNTINFO: u64 = 256 << 20;
 
 fn set_attributes(mount: BorrowedFd<'_>, attr: &MountAttr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };

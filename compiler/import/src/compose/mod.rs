@@ -277,6 +277,7 @@ impl Compose<'_> {
                 let path = format!("volumes.{name}.{key}");
                 let plain = match key.as_str() {
                     "driver" => value.as_str() == Some("local"),
+                    "driver_opts" => self.bound(name).is_some(),
                     "external" => !self.is_external(&path, value),
                     key => key.starts_with("x-"),
                 };
@@ -290,6 +291,22 @@ impl Compose<'_> {
                 }
             }
         }
+    }
+
+    /// The directory of the host that a named volume is, where the local driver's options say so.
+    fn bound(&mut self, volume: &str) -> Option<String> {
+        let options = self.whole.get("volumes")?.get(volume)?.get("driver_opts")?;
+        let text = |key: &str| options.get(key).and_then(text_of);
+        let known = options.as_object()?.keys();
+        let known = known
+            .map(String::as_str)
+            .all(|key| matches!(key, "type" | "o" | "device"));
+        let is_bind = known
+            && text("type").is_none_or(|kind| matches!(kind.as_str(), "none" | "bind" | ""))
+            && text("o").is_some_and(|options| matches!(options.as_str(), "bind" | "rbind"));
+        let device = text("device").filter(|_| is_bind)?;
+        self.plain(&device)
+            .filter(|device| device.starts_with(['/', '.']))
     }
 
     fn service(&mut self, name: &str, service: &Fields) {

@@ -1,7 +1,7 @@
 //! What a service sees: volumes, files, secrets, devices.
 
 use super::{
-    super::{SHARED, fresh, mount, name_of, normal, record, size_of, sub_path, text_of},
+    super::{fresh, mount, name_of, normal, record, size_of, sub_path, text_of},
     Compose, Service,
 };
 use serde_json::{Map, Value, json};
@@ -17,6 +17,8 @@ struct Mounted {
     read_only: bool,
     no_copy: bool,
     sub_path: Option<String>,
+    /// How what is mounted on the host later gets there, in Compose's word.
+    propagation: Option<String>,
 }
 
 impl Compose<'_> {
@@ -32,6 +34,7 @@ impl Compose<'_> {
             read_only,
             no_copy,
             sub_path,
+            propagation,
         }) = mounted
         else {
             return;
@@ -54,12 +57,23 @@ impl Compose<'_> {
         };
         let bind = bind || source.starts_with(['.', '/', '~']);
         if bind {
-            return self.bind(at, path, &source, &target, read_only);
+            self.bind(at, path, &source, &target, read_only);
+            if let Some(propagation) = propagation {
+                self.propagation(at, path, &target, &propagation);
+            }
+            return;
         }
-        if self.uses.get(&source).copied().unwrap_or(0) > 1 {
-            self.draft.note(format!("volumes.{source}"), SHARED);
+        if let Some(device) = self.bound(&source) {
+            let device = match sub_path {
+                Some(inner) => format!("{device}/{inner}"),
+                None => device,
+            };
+            return self.bind(at, path, &device, &target, read_only);
         }
-        let volume = managed(no_copy);
+        let volume = match self.uses.get(&source).copied().unwrap_or(0) > 1 {
+            true => self.draft.shared(path, &source, managed(no_copy)),
+            false => managed(no_copy),
+        };
         let mounted = mount(at.pod, at.container, &source, volume, &target, read_only);
         if let Some(path) = sub_path {
             mounted["sub_path"] = path.into();
@@ -83,9 +97,10 @@ impl Compose<'_> {
                     .as_object()
                     .is_some_and(|f| f.keys().all(|k| k == "nocopy" || k == "subpath"));
             let create = key == "bind"
-                && value
-                    .as_object()
-                    .is_some_and(|f| f.keys().all(|k| k == "create_host_path"));
+                && value.as_object().is_some_and(|f| {
+                    f.keys()
+                        .all(|k| k == "create_host_path" || k == "propagation")
+                });
             if !known && !plain && !create {
                 self.draft
                     .note(format!("{path}.{key}"), "Tank has no such key");
@@ -122,6 +137,7 @@ impl Compose<'_> {
             read_only,
             no_copy,
             sub_path: inner.and_then(Result::ok),
+            propagation: propagation_of(fields),
         })
     }
 
@@ -137,6 +153,7 @@ impl Compose<'_> {
         };
         let parts: Vec<&str> = text.split(':').collect();
         let mut no_copy = false;
+        let mut propagation = None;
         let (source, target, read_only) = match parts.as_slice() {
             [target] => (None, (*target).to_owned(), false),
             [source, target] => (Some((*source).to_owned()), (*target).to_owned(), false),
@@ -147,6 +164,9 @@ impl Compose<'_> {
                         "ro" => read_only = true,
                         "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
                         "nocopy" => no_copy = true,
+                        "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
+                            propagation = Some(option.to_owned());
+                        }
                         other => self.draft.note(path, format!("the option `{other}`")),
                     }
                 }
@@ -164,7 +184,32 @@ impl Compose<'_> {
             read_only,
             no_copy,
             sub_path: None,
+            propagation,
         })
+    }
+
+    /// What is mounted on the host later: from there to the container, and never back.
+    fn propagation(&mut self, at: &mut Service<'_>, path: &str, target: &str, said: &str) {
+        if matches!(said, "private" | "rprivate" | "") {
+            return;
+        }
+        let target = normal(target);
+        let mounts = record(at.container(), "mounts");
+        let entry = mounts.values_mut().find(|entry| entry["path"] == *target);
+        match (said, entry) {
+            ("slave" | "rslave", Some(entry)) if entry.get("read_only").is_none() => {
+                entry["propagation"] = "slave".into();
+            }
+            ("slave" | "rslave", Some(_)) => {
+                let why = "`slave` of a read-only mount: what is mounted later could be written";
+                self.draft.note(path, why);
+            }
+            (_, None) => {}
+            (other, _) => {
+                let why = format!("`{other}`: what a container mounts never appears on the host");
+                self.draft.note(path, why);
+            }
+        }
     }
 
     pub(super) fn bind(
@@ -388,6 +433,11 @@ impl Compose<'_> {
         }
         record(at.container(), "files").insert(normal(&target), entry);
     }
+}
+
+/// What `bind.propagation` says.
+fn propagation_of(fields: &Map<String, Value>) -> Option<String> {
+    fields.get("bind")?.get("propagation").and_then(text_of)
 }
 
 /// A volume that Tank keeps.

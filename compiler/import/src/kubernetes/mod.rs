@@ -7,9 +7,12 @@ mod container;
 mod service;
 mod volumes;
 
-use super::{Booleans, Draft, ImportError, SHARED, documents, name_of, record, text_of};
+use super::{Booleans, Draft, ImportError, documents, name_of, record, text_of};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 type Fields = Map<String, Value>;
 
@@ -30,7 +33,7 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
     let mut cluster = Cluster {
         draft,
         config_maps: BTreeMap::new(),
-        claims: BTreeMap::new(),
+        claims: claims(&objects),
         labels: Vec::new(),
     };
     for object in objects.iter().filter(|object| kind(object) == "ConfigMap") {
@@ -47,18 +50,32 @@ pub fn read(files: &[(&Path, String)], draft: &mut Draft) -> Result<(), ImportEr
     for object in objects.iter().filter(|object| kind(object) == "Service") {
         cluster.service(object);
     }
-    let shared: Vec<String> = cluster
-        .claims
-        .iter()
-        .filter(|(_, n)| **n > 1)
-        .map(|(claim, _)| claim.clone())
-        .collect();
-    for claim in shared {
-        cluster
-            .draft
-            .note(format!("PersistentVolumeClaim/{claim}"), SHARED);
-    }
     Ok(())
+}
+
+/// How many objects name each claim of a volume.
+fn claims(objects: &[Value]) -> BTreeMap<String, usize> {
+    fn within(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                let claim = fields.get("persistentVolumeClaim");
+                let claim = claim.and_then(|claim| claim["claimName"].as_str());
+                found.extend(claim.map(str::to_owned));
+                fields.values().for_each(|value| within(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| within(item, found)),
+            _ => {}
+        }
+    }
+    let mut uses = BTreeMap::new();
+    for object in objects {
+        let mut own = BTreeSet::new();
+        within(object, &mut own);
+        for claim in own {
+            *uses.entry(claim).or_insert(0) += 1;
+        }
+    }
+    uses
 }
 
 /// The objects of a document, those of a `List` one by one.
@@ -100,7 +117,7 @@ fn fields(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 struct Cluster<'a> {
     draft: &'a mut Draft,
     config_maps: BTreeMap<String, Fields>,
-    /// How many pods use each claim.
+    /// How many objects with pods use each claim.
     claims: BTreeMap<String, usize>,
     /// The labels of each pod's template, for the Services that select by them.
     labels: Vec<(String, Fields)>,

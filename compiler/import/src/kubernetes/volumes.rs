@@ -3,9 +3,10 @@
 use super::{Cluster, Fields, array, fields};
 use crate::{mount, name_of, normal, record, size_of, text_of};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl Cluster<'_> {
+    // long: a branch for each kind
     pub(super) fn volumes(
         &mut self,
         at: &str,
@@ -16,14 +17,18 @@ impl Cluster<'_> {
         let declared: BTreeMap<&str, &Value> = array(&spec["volumes"])
             .filter_map(|volume| Some((volume["name"].as_str()?, volume)))
             .collect();
-        let mut counted = BTreeSet::new();
         for (container, fields_of, group) in containers {
             for mounted in array(&fields_of["volumeMounts"]) {
                 let name = mounted["name"].as_str().unwrap_or_default();
                 let path = mounted["mountPath"].as_str().unwrap_or("/");
                 let at = format!("{at}.{container}.volumeMounts.{name}");
                 for (key, _) in fields(mounted) {
-                    if !matches!(key.as_str(), "name" | "mountPath" | "readOnly" | "subPath") {
+                    let known = match key.as_str() {
+                        "name" | "mountPath" | "readOnly" | "subPath" => true,
+                        "mountPropagation" => is_known(mounted, declared.get(name).copied()),
+                        _ => false,
+                    };
+                    if !known {
                         self.draft
                             .note(format!("{at}.{key}"), "Tank has no such key");
                     }
@@ -33,10 +38,13 @@ impl Cluster<'_> {
                     self.put(pod, group, container, name, json!({}), path, mounted);
                     continue;
                 };
-                if let Some(claim) = volume["persistentVolumeClaim"]["claimName"].as_str()
-                    && counted.insert(claim.to_owned())
-                {
-                    *self.claims.entry(claim.to_owned()).or_insert(0) += 1;
+                let claim = volume["persistentVolumeClaim"]["claimName"].as_str();
+                let uses = claim.and_then(|claim| self.claims.get(claim)).copied();
+                if let Some(claim) = claim.filter(|_| uses.unwrap_or(0) > 1) {
+                    let source = self.draft.shared(&at, claim, json!({}));
+                    self.note_sub_path(&at, mounted, &source);
+                    self.put(pod, group, container, name, source, path, mounted);
+                    continue;
                 }
                 if let Some(map) = volume["configMap"]["name"].as_str() {
                     self.files(
@@ -89,8 +97,12 @@ impl Cluster<'_> {
         let read_only = mounted["readOnly"] == Value::Bool(true);
         let sub_path = mounted["subPath"].as_str().and_then(crate::sub_path);
         let sub_path = sub_path.filter(|_| source.get("tmpfs").is_none());
+        let is_followed = follows(mounted) && source.get("host").is_some();
         if group == "containers" {
             let entry = mount(pod, container, name, source, path, read_only);
+            if is_followed {
+                entry["propagation"] = "slave".into();
+            }
             if let Some(sub_path) = sub_path {
                 entry["sub_path"] = sub_path.into();
             }
@@ -100,6 +112,9 @@ impl Cluster<'_> {
         let mut entry = json!({ "volume": name_of(name), "path": normal(path) });
         if read_only {
             entry["read_only"] = true.into();
+        }
+        if is_followed {
+            entry["propagation"] = "slave".into();
         }
         if let Some(sub_path) = sub_path {
             entry["sub_path"] = sub_path.into();
@@ -142,6 +157,17 @@ impl Cluster<'_> {
                 .insert(target, json!({ "text": text }));
         }
     }
+}
+
+/// Whether what the host mounts later is in a mount that may be written.
+fn follows(mounted: &Value) -> bool {
+    mounted["mountPropagation"] == "HostToContainer" && mounted["readOnly"] != Value::Bool(true)
+}
+
+/// Whether the propagation of a mount has a counterpart.
+fn is_known(mounted: &Value, volume: Option<&Value>) -> bool {
+    let is_host = volume.is_some_and(|volume| volume.get("hostPath").is_some());
+    mounted["mountPropagation"] == "None" || (is_host && follows(mounted))
 }
 
 fn volume_of(volume: &Value) -> Option<Value> {

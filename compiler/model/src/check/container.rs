@@ -11,8 +11,13 @@ use crate::{
 const MAX_VARIABLE: usize = 128 * 1024;
 
 impl Pass<'_> {
-    pub(super) fn container(&mut self, name: &Name, spec: &Container, pod: &Pod) {
-        self.mounts(name, spec, pod);
+    pub(super) fn container(
+        &mut self,
+        name: &Name,
+        spec: &Container,
+        (pod, shared): (&Pod, &[&str]),
+    ) {
+        self.mounts(name, spec, (pod, shared));
         self.command(name, spec);
         self.limits(spec);
         self.ulimits(spec);

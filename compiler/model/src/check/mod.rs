@@ -6,6 +6,7 @@
 //! * `pod`: what is a pod's own. `network`: its interfaces and ports. `networks`: those it shares.
 //! * `container`: what a container runs, limits and may do. `mounts`: what it sees, and where.
 //!   `probe`: how it is asked for its health.
+//! * `shared`: volumes that pods share.
 //! * `across`: what two pods cannot both have.
 
 mod across;
@@ -16,6 +17,7 @@ mod network;
 mod networks;
 mod pod;
 mod probe;
+mod shared;
 
 pub use across::{HOST_BY_ADDRESS, HOST_MAY};
 pub use mounts::MAX_MOUNTS;
@@ -92,6 +94,7 @@ fn fields(config: &Config, scope: &Scope, extent: Extent) -> Vec<Problem> {
         .pod(name, pod, (config, extent));
     }
     networks::networks(config, scope, &mut problems);
+    shared::volumes(config, scope, &mut problems);
     across::published_twice(config, scope, &mut problems);
     across::addresses_twice(config, scope, &mut problems);
     across::unknown_peers(config, extent == Extent::Host, &mut problems);

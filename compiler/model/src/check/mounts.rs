@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 pub const MAX_MOUNTS: usize = 1_000;
 
 impl Pass<'_> {
-    pub(super) fn mounts(&mut self, name: &Name, spec: &Container, pod: &Pod) {
+    /// `shared`: the volumes that pods of its stack share.
+    pub(super) fn mounts(&mut self, name: &Name, spec: &Container, (pod, shared): (&Pod, &[&str])) {
         if spec.mounts.len() > MAX_MOUNTS {
             let message = format!(
                 "container `{name}` has {} mounts, more than the {MAX_MOUNTS} it can start with",
@@ -29,12 +30,17 @@ impl Pass<'_> {
                     "mount `{mount}` names the volume `{}`, which its pod does not have",
                     at.volume
                 );
-                let declare = format!("declare it: `volumes.{} = {{}}`", at.volume);
-                let help = did_you_mean(
-                    at.volume.as_str(),
-                    pod.volumes.keys().map(Name::as_str),
-                    &declare,
-                );
+                let help = match shared.contains(&at.volume.as_str()) {
+                    true => format!(
+                        "it is declared beside `pods`: say in the pod that it shares it, `volumes.{0}.shared = \"{0}\"`",
+                        at.volume
+                    ),
+                    false => did_you_mean(
+                        at.volume.as_str(),
+                        pod.volumes.keys().map(Name::as_str),
+                        &format!("declare it: `volumes.{} = {{}}`", at.volume),
+                    ),
+                };
                 self.report(
                     "tank::mount::unknown_volume",
                     &["mounts", mount.as_str(), "volume"],
@@ -44,6 +50,7 @@ impl Pass<'_> {
             }
             self.target(&["mounts", mount.as_str(), "path"], &at.path, &mut targets);
             self.sub_path(mount, at, pod);
+            self.propagation(mount, at, pod);
         }
         for file in spec.files.keys() {
             self.target(&["files", file], file, &mut targets);
@@ -79,6 +86,31 @@ impl Pass<'_> {
         };
         let field = ["mounts", name.as_str(), "sub_path"];
         self.report("tank::mount::sub_path", &field, message, help);
+    }
+
+    fn propagation(&mut self, name: &Name, mount: &Mount, pod: &Pod) {
+        let Some(volume) = pod.volumes.get(&mount.volume) else {
+            return;
+        };
+        if !mount.propagation.is_slave() {
+            return;
+        }
+        let (message, help) = if volume.host.is_none() {
+            (
+                format!("volume `{}` is no directory of the host", mount.volume),
+                "leave `propagation` out: nothing is mounted below what Tank keeps",
+            )
+        } else if mount.read_only {
+            (
+                "what is mounted on the host later could be written, though this is `read_only`"
+                    .to_owned(),
+                "leave one of the two out: the kernel makes read-only what is there when the container starts, and no more",
+            )
+        } else {
+            return;
+        };
+        let field = ["mounts", name.as_str(), "propagation"];
+        self.report("tank::mount::propagation", &field, message, help);
     }
 
     /// Checks a path inside the container at which something is mounted; `seen` holds those before

@@ -99,6 +99,7 @@ impl Pass<'_> {
             );
         }
         self.volumes(pod);
+        self.shared_volumes(name, pod, among.0);
         self.dependencies(name, pod, among);
         if let Some(hostname) = &pod.hostname
             && !is_hostname(hostname)
@@ -118,6 +119,9 @@ impl Pass<'_> {
         self.memberships(name, pod, among);
         self.aliases_of_pods(name, pod, among.0);
         self.sysctls(pod);
+        let shared = among.0.volumes.keys();
+        let shared = shared.filter(|volume| volume.stack() == name.stack());
+        let shared: Vec<&str> = shared.map(Name::local).collect();
         for (group, containers) in [("containers", &pod.containers), ("init", &pod.init)] {
             for (container, spec) in containers {
                 let mut at = self.at.clone();
@@ -126,7 +130,7 @@ impl Pass<'_> {
                     problems: self.problems,
                     at,
                 };
-                pass.container(container, spec, pod);
+                pass.container(container, spec, (pod, &shared));
                 if group == "init" {
                     pass.init(spec);
                     if pod.containers.contains_key(container) {
@@ -160,6 +164,9 @@ impl Pass<'_> {
 
     /// Fields of a volume that its kind does not have.
     fn misplaced(&mut self, name: &Name, volume: &Volume) {
+        if volume.shared.is_some() {
+            return;
+        }
         let kind = match (&volume.host, volume.tmpfs) {
             (Some(_), _) => "a directory of the host",
             (None, Some(_)) => "in memory",

@@ -33,6 +33,10 @@ impl Graph {
             let key = Key::Network(name.clone());
             parts.push(graph.add(key, Node::Network(network.clone()), &[])?);
         }
+        for (name, volume) in &config.volumes {
+            let key = Key::SharedVolume(name.clone());
+            parts.push(graph.add(key, Node::SharedVolume(volume.clone()), &[])?);
+        }
         for (name, pod) in &config.pods {
             parts.push(graph.add_pod(name, pod, &digest_of)?);
         }
@@ -66,11 +70,11 @@ impl Graph {
         let mut parts = vec![sandbox.clone()];
         for (volume, source) in &pod.volumes {
             let key = Key::Volume(name.clone(), volume.clone());
-            parts.push(self.add(
-                key,
-                Node::Volume(source.clone()),
-                std::slice::from_ref(&sandbox),
-            )?);
+            // One that is not declared is the checks' to report.
+            let shared = source.shared_of(name).map(Key::SharedVolume);
+            let shared = shared.filter(|shared| self.index.contains_key(shared));
+            let needs: Vec<Key> = shared.into_iter().chain([sandbox.clone()]).collect();
+            parts.push(self.add(key, Node::Volume(source.clone()), &needs)?);
         }
         for (port, publish) in &pod.publish {
             let key = Key::Publish(name.clone(), port.clone());
@@ -210,18 +214,18 @@ impl Graph {
                 .networks()
                 .map(|(name, network)| (name.clone(), network.clone()))
                 .collect(),
+            volumes: self
+                .shared_volumes()
+                .map(|(name, volume)| (name.clone(), volume.clone()))
+                .collect(),
             stack: None,
         }
     }
 
     fn pod_config(&self, pod: &Name) -> Option<spec::Pod> {
         let (node, (sandbox, _)) = (self.pod(pod)?, self.sandbox(pod)?);
-        let first = Key::Volume(pod.clone(), Name::lowest());
-        let volumes = self.neighbours(first, |key| matches!(key, Key::Volume(of, _) if of == pod));
-        let volumes = volumes.filter_map(|entry| match (&entry.key, &entry.node) {
-            (Key::Volume(_, name), Node::Volume(volume)) => Some((name.clone(), volume.clone())),
-            _ => None,
-        });
+        let volumes = self.volumes(pod);
+        let volumes = volumes.map(|(name, volume)| (name.clone(), volume.clone()));
         let containers = self.containers(pod).map(|(name, container, _)| {
             let mut spec = self.container_config(pod, name, container);
             spec.pull = node.pull_of("containers", name);

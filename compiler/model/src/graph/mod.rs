@@ -7,10 +7,10 @@
 //! round, so editing them leaves the container's own hash, and the process, alone.
 //!
 //! ```text
-//! root ─► network
+//! root ─► network, shared volume
 //! root ─► pod ─┬─► lifecycle ─► container ─┬─► image
 //!              ├─► limits ────► container  ├─► volume ─► sandbox
-//!              ├─► live files ► container  │
+//!              ├─► live files ► container  │   volume ─► shared volume
 //!              └─► publish ───► sandbox    ├─► files     sandbox ─► network
 //!                                          ├─► init ──► image, volume, sandbox
 //!                                          └─► sandbox
@@ -28,7 +28,7 @@ pub use load::LoadError;
 pub use node::{ContainerNode, Key, LifecycleNode, Node, PodNode, SandboxNode};
 pub use survey::{Named, Survey};
 
-use crate::{digest::Digest, name::Name, reference::Reference, spec};
+use crate::{digest::Digest, name::Name, reference::Reference, spec, volume::VolumeId};
 use petgraph::{
     Direction,
     graph::{DiGraph, NodeIndex},
@@ -243,6 +243,51 @@ impl Graph {
         match &self.get(&Key::Volume(pod.clone(), volume.clone()))?.node {
             Node::Volume(volume) => Some(volume),
             _ => None,
+        }
+    }
+
+    /// The volumes that pods share, by name.
+    pub fn shared_volumes(&self) -> impl Iterator<Item = (&Name, &spec::SharedVolume)> {
+        let first = Key::SharedVolume(Name::lowest());
+        let volumes = self.neighbours(first, |key| matches!(key, Key::SharedVolume(_)));
+        volumes.filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::SharedVolume(name), Node::SharedVolume(volume)) => Some((name, volume)),
+            _ => None,
+        })
+    }
+
+    /// The shared volume of this name.
+    pub fn shared_volume(&self, name: &Name) -> Option<&spec::SharedVolume> {
+        match &self.get(&Key::SharedVolume(name.clone()))?.node {
+            Node::SharedVolume(volume) => Some(volume),
+            _ => None,
+        }
+    }
+
+    /// The volumes of `pod`, by name.
+    pub fn volumes<'a>(
+        &'a self,
+        pod: &'a Name,
+    ) -> impl Iterator<Item = (&'a Name, &'a spec::Volume)> {
+        let first = Key::Volume(pod.clone(), Name::lowest());
+        let own = self.neighbours(
+            first,
+            move |key| matches!(key, Key::Volume(of, _) if of == pod),
+        );
+        own.filter_map(|entry| match (&entry.key, &entry.node) {
+            (Key::Volume(_, name), Node::Volume(volume)) => Some((name, volume)),
+            _ => None,
+        })
+    }
+
+    /// What Tank keeps of the volume `volume` of `pod`: the pod's own, or one that it shares. None: it
+    /// is of the host, in memory, or not declared.
+    pub fn kept_volume(&self, pod: &Name, volume: &Name) -> Option<VolumeId> {
+        let declared = self.volume(pod, volume)?;
+        match declared.shared_of(pod) {
+            Some(shared) => Some(VolumeId::Shared(shared)),
+            None if declared.is_managed() => Some(VolumeId::Own(pod.clone(), volume.clone())),
+            None => None,
         }
     }
 

@@ -26,6 +26,8 @@ pub enum Key {
     Image(Reference),
     /// A network of some pods only.
     Network(Name),
+    /// A volume that pods share.
+    SharedVolume(Name),
     /// A pod.
     Pod(Name),
     /// The namespaces of a pod.
@@ -54,6 +56,7 @@ impl fmt::Display for Key {
             Self::Root => write!(f, "root"),
             Self::Image(reference) => write!(f, "image {reference}"),
             Self::Network(name) => write!(f, "network {name}"),
+            Self::SharedVolume(name) => write!(f, "volume {name}"),
             Self::Pod(pod) => write!(f, "pod {pod}"),
             Self::Sandbox(pod) => write!(f, "sandbox {pod}"),
             Self::Volume(pod, name) => write!(f, "volume {pod}/{name}"),
@@ -69,10 +72,10 @@ impl fmt::Display for Key {
 }
 
 impl Key {
-    /// The pod a node belongs to. Images, networks and the root belong to none.
+    /// The pod a node belongs to. Images, networks, shared volumes and the root belong to none.
     pub fn pod(&self) -> Option<&Name> {
         match self {
-            Self::Root | Self::Image(_) | Self::Network(_) => None,
+            Self::Root | Self::Image(_) | Self::Network(_) | Self::SharedVolume(_) => None,
             Self::Pod(pod) | Self::Sandbox(pod) => Some(pod),
             Self::Volume(pod, _)
             | Self::Publish(pod, _)
@@ -94,7 +97,7 @@ impl Key {
     reason = "most nodes of a graph are of the larger kinds"
 )]
 pub enum Node {
-    /// It says nothing itself: it needs every pod and every network.
+    /// It says nothing itself: it needs every pod, every network and every shared volume.
     Root {},
     /// The digest is none only in a graph that was compiled and not yet resolved.
     Image {
@@ -109,6 +112,8 @@ pub enum Node {
     Sandbox(SandboxNode),
     /// What the volume is kept in.
     Volume(spec::Volume),
+    /// What its directory is, and what it begins with.
+    SharedVolume(spec::SharedVolume),
     /// From which port of the host to which of the pod.
     Publish(spec::Publish),
     /// By absolute path in the container.
@@ -333,6 +338,7 @@ impl Node {
                 | (Self::Pod(_), Key::Pod(_))
                 | (Self::Sandbox(_), Key::Sandbox(_))
                 | (Self::Volume(_), Key::Volume(..))
+                | (Self::SharedVolume(_), Key::SharedVolume(_))
                 | (Self::Publish(_), Key::Publish(..))
                 | (Self::Files(_), Key::Files(..))
                 | (Self::LiveFiles(_), Key::LiveFiles(..))

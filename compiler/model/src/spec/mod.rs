@@ -25,8 +25,8 @@ pub use policy::{AllowFrom, Egress, INTERNET, MAX_PEERS, Peer, PeerError};
 pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
 pub use publish::{Addresses, Lead, MAX_PORTS, Ports, PortsError, Protocol, Protocols, Publish};
 pub use storage::{
-    Device, File, FolderMode, Mode, Mount, Owner, READS_AGAIN, Secret, Snapshots, Volume,
-    is_sub_path,
+    Device, File, FolderMode, MAX_SHARED_VOLUMES, Mode, Mount, Owner, Propagation, READS_AGAIN,
+    Secret, SharedVolume, Snapshots, Volume, is_sub_path,
 };
 
 use crate::{
@@ -46,6 +46,9 @@ pub struct Config {
     /// Networks of some pods only, by the names that they have on a host.
     #[serde(default, skip_serializing_if = "is_default")]
     pub networks: BTreeMap<Name, NamedNetwork>,
+    /// Volumes that pods share, by the names that they have on a host.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub volumes: BTreeMap<Name, SharedVolume>,
     /// The stack of a source: the pods are that stack's, and all of them. It is in no hash.
     #[serde(
         default,

@@ -18,6 +18,13 @@ pub struct Volume {
     /// Memory of at most this size, emptied when the container stops.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tmpfs: Option<Bytes>,
+    /// One of its stack's [`SharedVolume`]s, by its name there: who else mounts that has the same files.
+    #[serde(
+        default,
+        skip_serializing_if = "is_default",
+        deserialize_with = "plain_option"
+    )]
+    pub shared: Option<Name>,
     /// Whom its directory belongs to. None: whom the image's does, or root.
     #[serde(default, skip_serializing_if = "is_default")]
     pub owner: Option<Owner>,
@@ -45,15 +52,43 @@ pub enum Snapshots {
 }
 
 impl Volume {
-    /// Whether Tank keeps it.
+    /// Whether Tank keeps it for its pod alone.
     pub fn is_managed(&self) -> bool {
-        self.host.is_none() && self.tmpfs.is_none()
+        self.host.is_none() && self.tmpfs.is_none() && self.shared.is_none()
+    }
+
+    /// The host's name of the shared volume that it is, as a pod of `stack` says it.
+    pub fn shared_of(&self, pod: &Name) -> Option<Name> {
+        let stack = pod.stack().and_then(|stack| Name::new(stack).ok());
+        self.shared.as_ref()?.in_stack(stack.as_ref()).ok()
     }
 
     /// Whether what was written to `other` is there in this one.
     pub fn keeps(&self, other: &Self) -> bool {
-        (&self.host, self.tmpfs) == (&other.host, other.tmpfs)
+        (&self.host, self.tmpfs, &self.shared) == (&other.host, other.tmpfs, &other.shared)
     }
+}
+
+/// A volume that Tank keeps for the pods of a stack: each of them may mount it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedVolume {
+    /// As [`Volume::owner`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub owner: Option<Owner>,
+    /// As [`Volume::mode`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub mode: Option<FolderMode>,
+    /// As [`Volume::no_copy`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_copy: bool,
+}
+
+/// The most shared volumes of a host.
+pub const MAX_SHARED_VOLUMES: usize = 4096;
+
+fn plain_option<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Name>, D::Error> {
+    plain(from).map(Some)
 }
 
 /// A user and a group by their ids in the container, written `UID[:GID]`; without a group, the one
@@ -129,6 +164,27 @@ pub struct Mount {
     /// The directory inside of the volume that is mounted in its place: see [`is_sub_path`].
     #[serde(default, skip_serializing_if = "is_default")]
     pub sub_path: Option<String>,
+    /// Whether what is mounted on the host later appears in it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub propagation: Propagation,
+}
+
+/// What becomes of what is mounted on the host below a directory that a container has mounted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    /// Nothing of it is in the container.
+    #[default]
+    Private,
+    /// It is there as well, and so is what is mounted later, until it is unmounted on the host.
+    Slave,
+}
+
+impl Propagation {
+    /// Whether the container sees what the host mounts.
+    pub fn is_slave(&self) -> bool {
+        *self == Self::Slave
+    }
 }
 
 /// Whether this is a relative path of names alone: no `.`, no `..`, no `//`, none that is too long.

@@ -6,15 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use tank_model::spec::Ports;
 
 /// The contract, the field as it is called elsewhere, and what to do.
-const WORDS: [(&str, &str, &str); 107] = [
+const WORDS: [(&str, &str, &str); 115] = [
     ("Config", "services", IMPORT),
     ("Config", "apiVersion", IMPORT),
     ("Config", "kind", IMPORT),
-    (
-        "Config",
-        "volumes",
-        "volumes are a pod's: `pods.NAME.volumes`",
-    ),
     (
         "Config",
         "secrets",
@@ -128,6 +123,31 @@ const WORDS: [(&str, &str, &str); 107] = [
         "start_period",
         "write a `startup` beside it: as long as that fails, the others wait",
     ),
+    (
+        "SharedVolume",
+        "host",
+        "a directory of the host is named by each pod: `pods.NAME.volumes.NAME.host`",
+    ),
+    (
+        "SharedVolume",
+        "tmpfs",
+        "memory is one pod's: write `pods.NAME.volumes.NAME.tmpfs`",
+    ),
+    ("SharedVolume", "driver", KEPT),
+    ("SharedVolume", "driver_opts", KEPT),
+    ("SharedVolume", "external", KEPT),
+    (
+        "SharedVolume",
+        "name",
+        "leave it out: it has the name it is declared by, and its stack's",
+    ),
+    ("Volume", "driver", KEPT),
+    ("Volume", "driver_opts", KEPT),
+    (
+        "Volume",
+        "external",
+        "a volume of several pods is declared beside `pods`, `volumes.NAME = {}`, and `shared = \"NAME\"` here",
+    ),
     ("NamedNetwork", "external", JOIN),
     ("NamedNetwork", "name", JOIN),
     (
@@ -219,6 +239,8 @@ const PRIVILEGED: &str =
     "there is none: name what it needs, in `containers.NAME.capabilities.add` and `devices`";
 const EXPOSE: &str = "leave it out: pods that share a network reach each other's ports; one that outsiders reach is an entry of `publish`";
 const JOIN: &str = "a pod joins a network of another stack by its name there: `networks.\"STACK:NAME\" = {}`, and nothing is declared";
+const NO_SHARED: &str = "there is none: what a container mounts never appears on the host; `'slave` is the other direction";
+const KEPT: &str = "leave it out: Tank keeps it in a folder of its own; a directory of the host is `pods.NAME.volumes.NAME.host`";
 const BUILD: &str =
     "Tank builds no images: build it with another tool, and name it in a container's `image`";
 const ENV_FILE: &str = "write `containers.NAME.env`; a file of JSON, YAML or TOML can be imported: `env = import \"env.json\"`";
@@ -263,6 +285,11 @@ pub(super) fn tag(field: &str, text: &str, path: &[String]) -> Option<String> {
         ("egress", "internal") => {
             return Some("name whom it reaches in a list: pods, and subnets".to_owned());
         }
+        ("propagation", "rslave" | "HostToContainer" | "host_to_container") => "'slave",
+        ("propagation", "rprivate") => "'private",
+        ("propagation", "shared" | "rshared" | "Bidirectional" | "bidirectional") => {
+            return Some(NO_SHARED.to_owned());
+        }
         ("protocol", "sctp") => {
             return Some("there are `'tcp`, `'udp`, and `'both`".to_owned());
         }
@@ -284,7 +311,7 @@ pub(super) fn tag(field: &str, text: &str, path: &[String]) -> Option<String> {
 /// What to write in the place of names in a list, of which these are the first, where each is a field.
 pub(super) fn field_for_each(field: &str, names: &[String]) -> Option<String> {
     let value = match field {
-        "aliases" | "networks" => "{}",
+        "aliases" | "networks" | "volumes" => "{}",
         "depends_on" => "'started",
         _ => return None,
     };
@@ -358,7 +385,7 @@ pub(super) fn record(contract: &str, field: &str, text: &str) -> Option<String> 
         "Volume" if is_path => format!(
             "write `volumes.{field}.host`, with the absolute path of `{text}`; `volumes.{field} = {{}}` is one that Tank keeps"
         ),
-        "Volume" => format!("write `volumes.{field} = {{}}`: Tank keeps it"),
+        "Volume" | "SharedVolume" => format!("write `volumes.{field} = {{}}`: Tank keeps it"),
         "File" if is_path => format!("write `files.\"{field}\".source = \"{text}\"`"),
         "File" => format!("write `files.\"{field}\".text`"),
         _ => return None,

@@ -158,6 +158,7 @@ pub(super) fn suggested_key(of: &Kind, text: &str) -> String {
     let group = match of {
         Kind::Named(name) if name == "Pod" => Some("pods"),
         Kind::Named(name) if name == "NamedNetwork" => Some("networks"),
+        Kind::Named(name) if name == "SharedVolume" => Some("volumes"),
         _ => None,
     };
     match (group, Name::of_pod(text)) {

@@ -479,7 +479,13 @@ fn check_key(of: &Kind, key: &str) -> Result<(), NameError> {
 
 /// What stands in for an entry that is wrong, so that others can still name it.
 fn placeholder(kind: &Kind) -> Option<Value> {
-    const NAMED: [&str; 4] = ["Membership", "NamedNetwork", "Pod", "Volume"];
+    const NAMED: [&str; 5] = [
+        "Membership",
+        "NamedNetwork",
+        "Pod",
+        "SharedVolume",
+        "Volume",
+    ];
     matches!(kind, Kind::Named(name) if NAMED.contains(&name.as_str()))
         .then(|| Value::Object(Map::new()))
 }

@@ -147,7 +147,9 @@ fn help_for(value: &NickelValue, kind: &Kind, path: &[String]) -> String {
             let written = serde_json::to_value(value).unwrap_or_default();
             elsewhere::published(field, &written)
         }
-        (Kind::Named(of), Some("String")) if matches!(of.as_str(), "Dns" | "Volume" | "File") => {
+        (Kind::Named(of), Some("String"))
+            if matches!(of.as_str(), "Dns" | "Volume" | "SharedVolume" | "File") =>
+        {
             let written = serde_json::to_value(value).unwrap_or_default();
             elsewhere::record(of, field, written.as_str().unwrap_or_default()).unwrap_or_default()
         }

@@ -149,12 +149,13 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             let stack = stack.map(|stack| stack.to_string());
             let others = pods.split_off(pods.len().min(1));
             let pod = pods.pop();
-            let network = pod
-                .as_deref()
-                .and_then(|named| named.strip_prefix("networks."));
-            let network = network.map(str::to_owned);
-            let pod = pod.filter(|_| network.is_none());
-            let named = pod.as_deref().or(network.as_deref());
+            let below = |group: &str| {
+                let rest = pod.as_deref().and_then(|named| named.strip_prefix(group));
+                rest.map(str::to_owned)
+            };
+            let (network, volume) = (below("networks."), below("volumes."));
+            let pod = pod.filter(|_| network.is_none() && volume.is_none());
+            let named = pod.as_deref().or(network.as_deref()).or(volume.as_deref());
             let of_named = named.and_then(|named| named.split_once(':'));
             let own = stack
                 .clone()
@@ -165,6 +166,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
                     pod,
                     stack,
                     network,
+                    volume,
                     others: Some(others).filter(|others| !others.is_empty()),
                 },
                 (own, Timings::default()),

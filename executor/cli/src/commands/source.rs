@@ -144,6 +144,7 @@ fn host(folder: &Path, this_host: bool) -> Result<Source, Error> {
         });
         whole.pods.extend(config.pods);
         whole.networks.extend(config.networks);
+        whole.volumes.extend(config.volumes);
     }
     fits(&whole, &lines)?;
     let canonical = canonical::encode(&whole).map_err(|e| Error::failed("encode the host", e))?;

@@ -8,7 +8,14 @@ use std::{
 };
 use tank_proto::varlink::{Method, RemoveVolumesCall, TransferReply, Volume, VolumesReply};
 
-const HEADING: [&str; 5] = ["VOLUME", "SIZE", "STATE", "GENERATIONS", "LAST START"];
+const HEADING: [&str; 6] = [
+    "VOLUME",
+    "SIZE",
+    "STATE",
+    "GENERATIONS",
+    "LAST START",
+    "USED BY",
+];
 
 /// Every volume there is.
 pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
@@ -54,7 +61,21 @@ fn row(volume: &Volume) -> Vec<String> {
         state.to_owned(),
         ranges(&volume.generations),
         volume.used.map_or_else(|| "-".to_owned(), output::ago),
+        used_by(volume),
     ]
+}
+
+/// The pods that use it, where it is not one pod's: that one's name begins with it.
+fn used_by(volume: &Volume) -> String {
+    match &volume.pods {
+        Some(pods) if pods.is_empty() => "nobody".to_owned(),
+        Some(pods) => pods.join(", "),
+        None => volume
+            .name
+            .split_once('/')
+            .filter(|_| volume.declared)
+            .map_or_else(|| "-".to_owned(), |(pod, _)| pod.to_owned()),
+    }
 }
 
 /// Numbers in order, those in a row together: `1-3, 7`.

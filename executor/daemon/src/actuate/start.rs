@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 use tank_image::Images;
-use tank_model::{Digest, Name, spec, units::Bytes};
+use tank_model::{Digest, Name, VolumeId, spec, units::Bytes};
 use tank_plan::{
     Step,
     target::{self, ContainerSpec, Folder, Mount, MountSource},
@@ -245,13 +245,20 @@ impl Preparer {
             MountSource::Host { path } => {
                 let fd = host_volume(&self.sources, start, path, mount)?;
                 mount::idmap(fd.as_fd(), user_namespace)?;
+                if mount.propagation.is_slave() {
+                    // What is mounted there now; what comes later is as the host mounts it.
+                    mount::restrict(fd.as_fd(), own, true)?;
+                }
                 fd
             }
             MountSource::Managed {
                 folder,
                 content,
                 writers,
+                shared,
             } => {
+                let own = || VolumeId::Own(start.pod.clone(), mount.volume.clone());
+                let volume = shared.clone().map_or_else(own, VolumeId::Shared);
                 if !writers.is_empty() {
                     let of = (&start.pod, &mount.volume);
                     let noted = self
@@ -262,7 +269,8 @@ impl Preparer {
                         source,
                     })?;
                 }
-                let opened = self.volumes.open(&start.pod, mount, folder, content);
+                let sub_path = mount.sub_path.as_deref();
+                let opened = self.volumes.open(&volume, sub_path, (folder, content));
                 let opened = opened.map_err(|source| Error::ManagedVolume {
                     volume: mount.volume.clone(),
                     source,
@@ -354,15 +362,23 @@ fn host_volume(
     if !mount.read_only {
         sources.add_writable(&opened).map_err(failed)?;
     }
+    let follows = mount.propagation.is_slave();
+    if follows {
+        sources.refuse_private(path, &place).map_err(failed)?;
+    }
+    let copy = |place: BorrowedFd<'_>| match follows {
+        true => mount::clone_followed(place),
+        false => mount::clone_place(place, false),
+    };
     let Some(sub_path) = &mount.sub_path else {
-        return Ok(mount::clone_place(place.as_fd(), false)?);
+        return Ok(copy(place.as_fd())?);
     };
     let opened = sub_path::open(place, sub_path, None);
     let opened = opened.map_err(|source| Error::ManagedVolume {
         volume: mount.volume.clone(),
         source: source.into(),
     })?;
-    Ok(mount::clone_place(opened.as_fd(), false)?)
+    Ok(copy(opened.as_fd())?)
 }
 
 /// A file system of its own in memory, whose ids are the host's.

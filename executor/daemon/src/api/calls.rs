@@ -67,9 +67,11 @@ impl Client {
                 pod,
                 stack,
                 network,
+                volume,
                 others,
             } => {
-                let what = to_deleted((pod, stack, network), others.unwrap_or_default())?;
+                let named = (pod, stack, network, volume);
+                let what = to_deleted(named, others.unwrap_or_default())?;
                 let work = async move |progress: ProgressSender| {
                     generations.delete(&what, uid, &progress).await
                 };
@@ -274,15 +276,21 @@ fn to_host(stacks: Vec<StackSource>, asked: &str, uid: u32) -> Origins {
 }
 
 fn to_deleted(
-    named: (Option<String>, Option<String>, Option<String>),
+    named: (
+        Option<String>,
+        Option<String>,
+        Option<String>,
+        Option<String>,
+    ),
     others: Vec<String>,
 ) -> Result<Deleted, Error> {
     match named {
-        (Some(pod), None, None) => Ok(Deleted::Pods([vec![pod], others].concat())),
-        (None, Some(stack), None) if others.is_empty() => Ok(Deleted::Stack(stack)),
-        (None, None, Some(network)) if others.is_empty() => Ok(Deleted::Network(network)),
+        (Some(pod), None, None, None) => Ok(Deleted::Pods([vec![pod], others].concat())),
+        (None, Some(stack), None, None) if others.is_empty() => Ok(Deleted::Stack(stack)),
+        (None, None, Some(network), None) if others.is_empty() => Ok(Deleted::Network(network)),
+        (None, None, None, Some(volume)) if others.is_empty() => Ok(Deleted::Volume(volume)),
         _ => {
-            let problem = "name pods, a stack or a network, and no two of them";
+            let problem = "name pods, a stack, a network or a shared volume, and no two of them";
             Err(Error::invalid(vec![problem.to_owned()]))
         }
     }
@@ -372,6 +380,12 @@ async fn get_reply(
         .flat_map(|pod| pod.networks.keys().cloned())
         .collect();
     config.networks.retain(|network, _| own.contains(network));
+    let shared: BTreeSet<Name> = config
+        .pods
+        .iter()
+        .flat_map(|(name, pod)| pod.volumes.values().filter_map(|own| own.shared_of(name)))
+        .collect();
+    config.volumes.retain(|volume, _| shared.contains(volume));
     let inputs = reconciler.read_inputs(&graph).await?;
     let target = inputs.target(&graph, None);
     let pod = views::pod(&name, &graph, &observed);

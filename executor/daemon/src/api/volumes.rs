@@ -12,6 +12,7 @@ use crate::generations::{
 };
 use serde_json::json;
 use std::sync::Arc;
+use tank_model::{Name, VolumeId};
 use tank_proto::varlink::{self, Error, RemoveVolumesCall, TransferReply, VolumesReply};
 
 impl Client {
@@ -102,7 +103,9 @@ pub(super) fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Ref
 
 fn reply(volumes: Vec<Volume>) -> VolumesReply {
     let view = |volume: Volume| varlink::Volume {
-        name: format!("{}/{}", volume.pod, volume.volume),
+        pods: matches!(volume.id, VolumeId::Shared(_))
+            .then(|| volume.pods.iter().map(Name::to_string).collect()),
+        name: volume.id.to_string(),
         bytes: volume.size.bytes,
         at_least: volume.size.at_least,
         declared: volume.declared,

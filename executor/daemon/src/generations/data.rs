@@ -13,21 +13,23 @@
 //! kept; its failure says which command brings back what was there before.
 
 use super::{
-    Collected, Collector, Error, Generations, ProgressSender, Stage,
-    error::Context,
-    notify,
-    volumes::{Volume, managed},
+    Collected, Collector, Error, Generations, ProgressSender, Stage, error::Context, kept::managed,
+    notify, volumes::Volume,
 };
 use crate::actuate::volumes::Snapshot;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use tank_model::{Graph, Name};
+use tank_model::{Graph, Name, VolumeId};
 use tokio::task::spawn_blocking;
 
 /// By pod and volume, the generation whose snapshot takes the volume's place.
 pub type Wanted = BTreeMap<Name, BTreeMap<Name, u64>>;
+
+fn is_of(stack: Option<&str>, name: &Name) -> bool {
+    stack.is_none_or(|stack| name.stack() == Some(stack))
+}
 
 /// The earliest snapshot of a volume at or after a generation.
 fn earliest(all: &[Snapshot], (pod, volume): (&Name, &Name), at: u64) -> Option<u64> {
@@ -38,13 +40,10 @@ fn earliest(all: &[Snapshot], (pod, volume): (&Name, &Name), at: u64) -> Option<
 
 /// Says of volumes which snapshots of them there are.
 pub(super) fn add_snapshots(all: &[Snapshot], volumes: &mut [Volume]) {
-    for Volume {
-        pod,
-        volume,
-        snapshots,
-        ..
-    } in volumes
-    {
+    for Volume { id, snapshots, .. } in volumes {
+        let VolumeId::Own(pod, volume) = id else {
+            continue;
+        };
         let own = all
             .iter()
             .filter(|one| one.pod == *pod && one.volume == *volume);
@@ -110,9 +109,20 @@ impl Generations {
     ) -> Result<Wanted, Error> {
         let all = self.snapshots().await?;
         let mut wanted = Wanted::new();
-        let mut volumes = managed(graph);
-        volumes.retain(|(pod, _)| stack.is_none_or(|stack| pod.stack() == Some(stack)));
-        for (pod, volume) in volumes {
+        for id in managed(graph) {
+            let (pod, volume) = match &id {
+                VolumeId::Own(pod, volume) => (pod.clone(), volume.clone()),
+                VolumeId::Shared(name) if is_of(stack, name) => {
+                    let note =
+                        format!("{id} stays as it is: of one that pods share no snapshot is taken");
+                    notify(progress, Stage::Note, note);
+                    continue;
+                }
+                VolumeId::Shared(_) => continue,
+            };
+            if !is_of(stack, &pod) {
+                continue;
+            }
             let Some(from) = earliest(&all, (&pod, &volume), number) else {
                 let note = format!(
                     "{pod}/{volume} stays as it is: no snapshot of it is kept with generation {number} or a later one"
@@ -167,7 +177,10 @@ impl Generations {
     /// When the store or the disk refuses.
     pub fn adopt_volumes(&self) -> Result<(), Error> {
         let (_, graph) = self.current()?;
-        for (pod, volume) in managed(&graph) {
+        for id in managed(&graph) {
+            let VolumeId::Own(pod, volume) = id else {
+                continue;
+            };
             let images = graph.writers(&pod, &volume);
             let adopted = self.volumes.adopt_writers((&pod, &volume), images);
             adopted.doing("look at a volume")?;

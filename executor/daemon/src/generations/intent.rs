@@ -443,9 +443,11 @@ impl Generations {
 
 /// Whether the host has pods that a change does not mean.
 fn has_others(before: &Graph, scope: &Scope) -> bool {
-    // Where the scope is some pods, every network that they do not name stays.
-    let is_other = |network: &Name| matches!(scope, Scope::Pods(_)) || !scope.has(network);
-    before.pods().any(|pod| !scope.has(pod)) || before.networks().any(|(name, _)| is_other(name))
+    // Where the scope is some pods, every network and shared volume that they do not name stays.
+    let is_other = |name: &Name| matches!(scope, Scope::Pods(_)) || !scope.has(name);
+    let networks = before.networks().map(|(name, _)| name);
+    let mut beside = networks.chain(before.shared_volumes().map(|(name, _)| name));
+    before.pods().any(|pod| !scope.has(pod)) || beside.any(is_other)
 }
 
 fn unavailable(reference: &Reference, users: Vec<String>, source: tank_image::Error) -> Error {

@@ -11,10 +11,12 @@
 pub mod bundle;
 mod collector;
 mod data;
+mod deleted;
 mod error;
 mod history;
 mod inspect;
 pub mod intent;
+mod kept;
 mod leftovers;
 mod nics;
 pub mod origin;
@@ -32,10 +34,11 @@ mod way;
 mod why;
 
 pub use collector::{Collect, Collected, Collector};
+pub use deleted::Deleted;
 pub use error::{Error, Misfit};
 pub use inspect::{Damage, Inspected};
 pub use intent::Request;
-pub use switch::{Deleted, Switch};
+pub use switch::Switch;
 pub use way::Switched;
 pub use why::{Overridden, Reason};
 

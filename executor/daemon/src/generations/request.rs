@@ -58,7 +58,7 @@ pub fn read_config(text: &str, is_host: bool) -> Result<Config, Error> {
     problems.result(config)
 }
 
-/// The pods and networks that a configuration may not name. A source names those of its stack and no
+/// The pods, networks and shared volumes that a configuration may not name. A source names those of its stack and no
 /// others: a host, which names all, has no stack itself.
 fn foreign_pods(config: &Config, is_host: bool) -> Problems {
     let mut problems = Problems::default();
@@ -82,6 +82,13 @@ fn foreign_pods(config: &Config, is_host: bool) -> Problems {
             None => {
                 format!("networks.{network}: it is a network of a stack, and this names none")
             }
+        });
+    }
+    let volumes = config.volumes.keys();
+    for volume in volumes.filter(|volume| volume.stack() != stack) {
+        problems.add(match stack {
+            Some(stack) => format!("volumes.{volume}: it is no volume of the stack `{stack}`"),
+            None => format!("volumes.{volume}: it is a volume of a stack, and this names none"),
         });
     }
     problems

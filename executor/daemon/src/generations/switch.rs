@@ -3,6 +3,7 @@
 use super::{
     Error, Generations, ProgressSender, Stage,
     data::Wanted,
+    deleted::{Deleted, declared_network, declared_volume},
     error::{Context, UnderWay},
     intent::{Intent, MAX_SOURCE, Request},
     notify, ports,
@@ -37,13 +38,6 @@ pub struct Switch {
     pub rollback: bool,
     /// Where the time went is wanted.
     pub timings: bool,
-}
-
-/// What is to be removed, by its name on the host.
-pub enum Deleted {
-    Pods(Vec<String>),
-    Stack(String),
-    Network(String),
 }
 
 /// A generation that is about to be committed.
@@ -183,7 +177,7 @@ impl Generations {
         })
     }
 
-    /// Removes one pod, a stack's pods and networks, or one network, as a new generation.
+    /// Removes one pod, all that a stack declares, one network or one shared volume, as a new generation.
     ///
     /// # Errors
     /// As [`Generations::switch`].
@@ -226,6 +220,13 @@ impl Generations {
                 let mut config = stored.clone();
                 config.networks.remove(&name);
                 let source = format!("delete networks.{network}");
+                (Scope::Pods(BTreeSet::new()), config, source)
+            }
+            Deleted::Volume(volume) => {
+                let name = declared_volume(&before, volume)?;
+                let mut config = stored.clone();
+                config.volumes.remove(&name);
+                let source = format!("delete volumes.{volume}");
                 (Scope::Pods(BTreeSet::new()), config, source)
             }
         };
@@ -468,28 +469,13 @@ impl Generations {
     }
 }
 
-/// The name of a declared network, or an error with the nearest one.
-fn declared_network(graph: &Graph, network: &str) -> Result<Name, Error> {
-    let names = || graph.networks().map(|(name, _)| name);
-    let found = names().find(|name| name.as_str() == network).cloned();
-    found.ok_or_else(|| {
-        // One that is named without its stack is that of the first that has it.
-        let of_stack = names().find(|name| name.local() == network);
-        let nearest = tank_model::name::nearest(network, names().map(Name::as_str));
-        Error::NoSuchNetwork {
-            network: network.to_owned(),
-            nearest: of_stack.map(Name::as_str).or(nearest).map(str::to_owned),
-        }
-    })
-}
-
 /// The one stack in which two graphs differ. None: there are several, or pods that belong to none.
 fn stack_of_difference(before: &Graph, after: &Graph) -> Option<String> {
     let (before, after) = (before.part(&Scope::Host), after.part(&Scope::Host));
     let keys = before.keys().chain(after.keys());
     let differ = keys.filter(|key| before.get(key) != after.get(key));
     let stacks = differ.map(|key| match key {
-        Key::Pod(name) | Key::Network(name) => name.stack(),
+        Key::Pod(name) | Key::Network(name) | Key::SharedVolume(name) => name.stack(),
         _ => None,
     });
     let stacks: BTreeSet<Option<&str>> = stacks.collect();

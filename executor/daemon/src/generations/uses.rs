@@ -62,6 +62,12 @@ fn use_of((before, after): (&Config, &Config), problem: &Problem) -> Option<(Nam
             let goes = before.networks.contains_key(&network);
             goes.then(|| format!("pod `{user}` is on the network `{network}`"))?
         }
+        ("tank::volume::unknown_shared", _) => {
+            let own = after.pods.get(&user)?.volumes.get(&named(entry)?)?;
+            let shared = own.shared_of(&user)?;
+            let goes = before.volumes.contains_key(&shared);
+            goes.then(|| format!("pod `{user}` uses the shared volume `{shared}`"))?
+        }
         ("tank::policy::unknown_pod", field) => {
             let spec = after.pods.get(&user)?;
             let peers = match field {

@@ -6,20 +6,22 @@
 //! and of one that was started from something else than the current generation has, anything may be. What the
 //! kernel says of its mounts is not asked: a container chooses a part of that.
 
-use super::{Error, Generations, data::add_snapshots, error::Context};
+use super::{
+    Error, Generations,
+    data::add_snapshots,
+    error::Context,
+    kept::{declares, declaring, is_pod, local, managed, no_such, who_has, words},
+};
 use crate::actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, used};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 use tank_image::{Budget, Share};
-use tank_model::{Graph, Name, graph::Node, name::nearest};
-use tank_plan::{
-    Observed,
-    observed::{Run, State},
-};
+use tank_model::{Graph, Name, VolumeId};
+use tank_plan::Observed;
 use tokio::{net::unix::pipe, task::spawn_blocking};
 
 /// The most archives that are written or read at once.
@@ -41,9 +43,10 @@ const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// A volume that is kept.
 #[derive(Clone, Debug)]
 pub struct Volume {
-    pub pod: Name,
-    pub volume: Name,
+    pub id: VolumeId,
     pub size: Size,
+    /// The pods of the current generation that declare it as theirs.
+    pub pods: Vec<Name>,
     /// Whether the current generation declares it.
     pub declared: bool,
     /// The generations that declare it.
@@ -59,7 +62,7 @@ pub struct Volume {
 /// What is to be removed.
 #[derive(Clone, Debug)]
 pub enum Doomed {
-    /// These, each as `pod/volume`.
+    /// These, each as `pod/volume`, or as `volume` if pods share it.
     Named(Vec<String>),
     /// All that no generation declares.
     Orphans,
@@ -90,11 +93,8 @@ impl Generations {
         let mut measured = std::mem::take(volumes);
         let measure = move || {
             let deadline = Instant::now() + MEASURING;
-            for Volume {
-                pod, volume, size, ..
-            } in &mut measured
-            {
-                let places = this.volumes.places(pod.as_str(), volume.as_str());
+            for Volume { id, size, .. } in &mut measured {
+                let places = this.volumes.places(id);
                 let found = this.volumes.measure(&places, deadline);
                 *size = found.doing("measure a volume")?;
             }
@@ -113,8 +113,8 @@ impl Generations {
             let kept = this.volumes.kept().doing("list the volumes")?;
             let named = this.named()?;
             let mut list = Vec::new();
-            for (pod, volume) in kept {
-                list.push(this.volume((pod, volume), &graph, &named, &observed));
+            for id in kept {
+                list.push(this.volume(id, &graph, &named, &observed));
             }
             add_snapshots(&this.volumes.snapshots(), &mut list);
             Ok(list)
@@ -122,26 +122,17 @@ impl Generations {
         spawn_blocking(list).await.doing("list the volumes")?
     }
 
-    fn volume(
-        &self,
-        (pod, volume): (Name, Name),
-        graph: &Graph,
-        named: &Named,
-        observed: &Observed,
-    ) -> Volume {
-        let places = self.volumes.places(pod.as_str(), volume.as_str());
-        let key = (pod, volume);
-        let generations = named.get(&key).cloned().unwrap_or_default();
-        let (pod, volume) = key;
+    fn volume(&self, id: VolumeId, graph: &Graph, named: &Named, observed: &Observed) -> Volume {
+        let places = self.volumes.places(&id);
         Volume {
             size: Size::default(),
-            declared: declares(graph, &pod, &volume),
-            generations,
-            mounted: has_mounted(observed, graph, &pod, &volume),
+            pods: declaring(graph, &id),
+            declared: declares(graph, &id),
+            generations: named.get(&id).cloned().unwrap_or_default(),
+            mounted: who_has(observed, graph, &id).is_some(),
             used: used(&places),
             snapshots: Vec::new(),
-            pod,
-            volume,
+            id,
         }
     }
 
@@ -155,8 +146,8 @@ impl Generations {
         }
         for (root, numbers) in by_root {
             let graph = self.graphs.get(root)?;
-            for (pod, volume) in managed(&graph) {
-                let known: &mut Vec<u64> = named.entry((pod, volume)).or_default();
+            for id in managed(&graph) {
+                let known: &mut Vec<u64> = named.entry(id).or_default();
                 known.extend(&numbers);
             }
         }
@@ -189,7 +180,7 @@ impl Generations {
         let _switching = self.begin(self.store.current()?).await?;
         let now = self.unmeasured().await?;
         for one in &mut chosen {
-            let is_it = |other: &&Volume| (&other.pod, &other.volume) == (&one.pod, &one.volume);
+            let is_it = |other: &&Volume| other.id == one.id;
             if let Some(found) = now.iter().find(is_it) {
                 let size = one.size;
                 *one = Volume {
@@ -200,45 +191,49 @@ impl Generations {
         }
         let uses: Vec<String> = chosen.iter().filter_map(use_of).collect();
         if !uses.is_empty() {
-            let help =
-                "take it out of the configuration and switch first, or `tank delete` its pod";
-            return Err(Error::InUse {
-                uses,
-                help: help.to_owned(),
+            let deletes = chosen.iter().find_map(|one| match &one.id {
+                VolumeId::Shared(name) => Some(format!("`tank delete volumes.{name}`")),
+                VolumeId::Own(..) => None,
             });
+            let deletes = deletes.unwrap_or_else(|| "`tank delete` its pod".to_owned());
+            let help = format!("take it out of the configuration and switch first, or {deletes}");
+            return Err(Error::InUse { uses, help });
         }
         if dry_run {
             return Ok(chosen);
         }
         let this = Arc::clone(self);
         let remove = move || {
-            for Volume { pod, volume, .. } in &chosen {
-                let places = this.volumes.places(pod.as_str(), volume.as_str());
-                let snapshots = this.volumes.remove_snapshots_of(pod, volume);
-                snapshots.doing("remove the snapshots of a volume")?;
+            for Volume { id, .. } in &chosen {
+                let places = this.volumes.places(id);
+                if let VolumeId::Own(pod, volume) = id {
+                    let snapshots = this.volumes.remove_snapshots_of(pod, volume);
+                    snapshots.doing("remove the snapshots of a volume")?;
+                }
                 this.volumes.remove(&places).doing("remove a volume")?;
-                let message = format!("volume {pod}/{volume} is removed");
-                this.events.add("volume", Some(pod.as_str()), message);
+                let message = format!("volume {id} is removed");
+                let pod = id.pod().map(Name::as_str);
+                this.events.add("volume", pod, message);
             }
             Ok(chosen)
         };
         spawn_blocking(remove).await.doing("remove a volume")?
     }
 
-    /// A volume by its name, `pod/volume`, shown as it is: what is to be written into an archive.
+    /// A volume by its name, `pod/volume` or `volume`, shown as it is: what is to be written into an archive.
     ///
     /// # Errors
     /// When there is none of that name, or too many archives are on their way.
     pub async fn export(self: &Arc<Self>, name: &str) -> Result<Exported, Error> {
         let place = self.transfer()?;
         let kept = || self.volumes.kept().unwrap_or_default();
-        let (pod, volume) = split(name).ok_or_else(|| no_such(name, &kept()))?;
-        let places = self.volumes.places(pod.as_str(), volume.as_str());
+        let id = VolumeId::parse(name).ok_or_else(|| no_such(name, &kept()))?;
+        let places = self.volumes.places(&id);
         let this = Arc::clone(self);
         let name = name.to_owned();
         let show = move || {
             let kept = this.volumes.kept().doing("list the volumes")?;
-            if !kept.contains(&(pod, volume)) {
+            if !kept.contains(&id) {
                 return Err(no_such(&name, &kept));
             }
             let shown = this.volumes.show(&places).doing("look at a volume")?;
@@ -267,9 +262,14 @@ impl Generations {
         let _place = self.transfer()?;
         let what = "import a volume";
         let kept = || self.volumes.kept().unwrap_or_default();
-        let (pod, volume) = split(name).ok_or_else(|| no_such(name, &kept()))?;
-        let places = Arc::new(self.volumes.places(pod.as_str(), volume.as_str()));
-        self.may_replace((&pod, &volume), &places, replace).await?;
+        let id = VolumeId::parse(name).ok_or_else(|| no_such(name, &kept()))?;
+        let (_, graph) = self.current()?;
+        let all = kept();
+        if is_pod(&graph, &all, &id) {
+            return Err(no_such(name, &all));
+        }
+        let places = Arc::new(self.volumes.places(&id));
+        self.may_replace(&id, &places, replace).await?;
         rustix::io::ioctl_fionbio(&archive, true).doing(what)?;
         let archive = pipe::Receiver::from_owned_fd(archive).doing(what)?;
         let budget = Budget::of(ARCHIVE, &self.settings.state_dir, None);
@@ -282,32 +282,41 @@ impl Generations {
         // No container starts until it is in its place.
         let pass = tokio::time::timeout(LOCK_WAIT, self.reconciler.lock()).await;
         let _pass = pass.map_err(|_| Error::Busy(None))?;
-        self.may_replace((&pod, &volume), &places, replace).await?;
+        self.may_replace(&id, &places, replace).await?;
         begun.take().await?;
-        let message = format!("volume {pod}/{volume} is imported: {entries} entries");
-        self.events.add("volume", Some(pod.as_str()), message);
+        let message = format!("volume {id} is imported: {entries} entries");
+        let pod = id.pod().map(Name::as_str);
+        self.events.add("volume", pod, message);
         Ok(entries)
     }
 
     /// Refuses to put something in a volume's place.
     async fn may_replace(
         &self,
-        (pod, volume): (&Name, &Name),
+        id: &VolumeId,
         places: &Arc<Places>,
         replace: bool,
     ) -> Result<(), Error> {
         let (_, graph) = self.current()?;
-        let name = format!("{pod}/{volume}");
-        if let Some(declared) = graph.volume(pod, volume)
+        if let VolumeId::Own(pod, volume) = id
+            && let Some(declared) = graph.volume(pod, volume)
             && !declared.is_managed()
         {
-            let why = format!("`{name}` is none that Tank keeps: it is of the host, or in memory");
+            let why = match declared.shared_of(pod) {
+                Some(shared) => format!("`{id}` is the shared volume `{shared}`: name that"),
+                None => format!("`{id}` is none that Tank keeps: it is of the host, or in memory"),
+            };
             return Err(Error::Invalid(vec![why]));
         }
         let observed = self.reconciler.observe(&graph).await?;
-        if has_mounted(&observed, &graph, pod, volume) {
+        if let Some(pod) = who_has(&observed, &graph, id) {
+            let volume = local(id);
+            let all = match declaring(&graph, id) {
+                pods if pods.is_empty() => pod.to_string(),
+                pods => words(&pods, " "),
+            };
             let why = format!(
-                "a container of pod `{pod}` has `{volume}` mounted: `tank delete {pod}` ends it, and keeps its volumes"
+                "a container of pod `{pod}` has `{volume}` mounted: `tank delete {all}` ends it, and keeps its volumes"
             );
             return Err(why).doing("import a volume");
         }
@@ -315,7 +324,7 @@ impl Generations {
         let look = spawn_blocking(move || volumes.has_content(&places)).await;
         let has_content = look.doing("look at a volume")?.doing("look at a volume")?;
         if has_content && !replace {
-            let why = format!("`{name}` has something in it: `--replace` removes that");
+            let why = format!("`{id}` has something in it: `--replace` removes that");
             return Err(why).doing("import a volume");
         }
         Ok(())
@@ -403,91 +412,42 @@ impl Drop for Begun {
 }
 
 /// Which generations declare a volume.
-type Named = BTreeMap<(Name, Name), Vec<u64>>;
-
-pub(super) fn managed(graph: &Graph) -> BTreeSet<(Name, Name)> {
-    let volumes = graph.entries().filter_map(|entry| match &entry.key {
-        tank_model::Key::Volume(pod, volume) => Some((pod.clone(), volume.clone())),
-        _ => None,
-    });
-    volumes
-        .filter(|(pod, volume)| declares(graph, pod, volume))
-        .collect()
-}
-
-fn declares(graph: &Graph, pod: &Name, volume: &Name) -> bool {
-    let volume = graph.volume(pod, volume);
-    volume.is_some_and(tank_model::spec::Volume::is_managed)
-}
-
-/// Whether a container of a pod has a volume mounted, or may have: of a pod that does not answer, and of a
-/// container that the graph does not have as it runs, that is not known.
-fn has_mounted(observed: &Observed, graph: &Graph, pod: &Name, volume: &Name) -> bool {
-    let Some(found) = observed.pods.get(pod) else {
-        return false;
-    };
-    let may_have = |run: &Run| {
-        let entry = graph.entries().find(|entry| entry.hash == run.hash);
-        let mounts = entry.and_then(|entry| match &entry.node {
-            Node::Container(node) => Some(&node.mounts),
-            Node::Init(spec) => Some(&spec.mounts),
-            _ => None,
-        });
-        mounts.is_none_or(|mounts| mounts.values().any(|mount| mount.volume == *volume))
-    };
-    let mut runs = found.containers.values();
-    found.unresponsive.is_some()
-        || runs.any(|run| matches!(run.state, State::Running { .. }) && may_have(run))
-}
+type Named = BTreeMap<VolumeId, Vec<u64>>;
 
 /// Why a volume may not be removed.
 fn use_of(one: &Volume) -> Option<String> {
-    let Volume { pod, volume, .. } = one;
-    if one.declared {
-        return Some(format!("pod `{pod}` declares the volume `{volume}`"));
+    match &one.id {
+        VolumeId::Own(pod, volume) if one.declared => {
+            Some(format!("pod `{pod}` declares the volume `{volume}`"))
+        }
+        VolumeId::Own(pod, volume) => one
+            .mounted
+            .then(|| format!("a container of pod `{pod}` has `{volume}` mounted")),
+        VolumeId::Shared(name) if one.declared && one.pods.is_empty() => {
+            Some(format!("the shared volume `{name}` is declared"))
+        }
+        VolumeId::Shared(name) if one.declared => {
+            let pods = words(&one.pods, ", ");
+            Some(format!(
+                "the shared volume `{name}` is declared, and used by {pods}"
+            ))
+        }
+        VolumeId::Shared(name) => one
+            .mounted
+            .then(|| format!("a container has the shared volume `{name}` mounted")),
     }
-    one.mounted
-        .then(|| format!("a container of pod `{pod}` has `{volume}` mounted"))
 }
 
 fn choose(all: &[Volume], names: Vec<String>) -> Result<Vec<Volume>, Error> {
     let mut chosen: Vec<Volume> = Vec::new();
     for name in names {
-        let names = all.iter().map(|one| (one.pod.clone(), one.volume.clone()));
-        let names: Vec<(Name, Name)> = names.collect();
-        let (pod, volume) = split(&name).ok_or_else(|| no_such(&name, &names))?;
-        let is_it = |one: &&Volume| one.pod == pod && one.volume == volume;
-        let found = all
-            .iter()
-            .find(is_it)
-            .ok_or_else(|| no_such(&name, &names))?;
-        if !chosen.iter().any(|one| is_it(&one)) {
+        let id = VolumeId::parse(&name);
+        let found = all.iter().find(|one| Some(&one.id) == id.as_ref());
+        let kept = || all.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
+        let found = found.ok_or_else(|| no_such(&name, &kept()))?;
+        if !chosen.iter().any(|one| one.id == found.id) {
             chosen.push(found.clone());
         }
     }
     Ok(chosen)
-}
-
-fn no_such(name: &str, kept: &[(Name, Name)]) -> Error {
-    let names: Vec<String> = kept
-        .iter()
-        .map(|(pod, volume)| format!("{pod}/{volume}"))
-        .collect();
-    // The volume alone, or a pod without its stack.
-    let ends = |full: &&String| {
-        let rest = full.strip_suffix(name);
-        rest.is_some_and(|rest| rest.ends_with(['/', ':']))
-    };
-    let ending = names.iter().find(ends).map(String::as_str);
-    let nearest = ending.or_else(|| nearest(name, names.iter().map(String::as_str)));
-    Error::NoSuchVolume {
-        volume: name.to_owned(),
-        nearest: nearest.map(str::to_owned),
-    }
-}
-
-/// `pod/volume`, and a pod with its stack as everywhere: `blog:db/data`.
-fn split(name: &str) -> Option<(Name, Name)> {
-    let (pod, volume) = name.split_once('/')?;
-    Some((Name::of_pod(pod).ok()?, Name::new(volume).ok()?))
 }

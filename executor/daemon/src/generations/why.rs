@@ -1,6 +1,6 @@
 //! Why a value is what it is.
 
-use super::{Entry, Error, Generations};
+use super::{Entry, Error, Generations, deleted::declared_volume};
 use serde_json::Value;
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{
@@ -40,7 +40,7 @@ impl Generations {
     /// Where a value of the current generation comes from.
     ///
     /// # Errors
-    /// When the path names no pod and no network that is declared.
+    /// When the path names no pod, no network and no shared volume that is declared.
     pub fn why(&self, asked: &str) -> Result<Reason, Error> {
         let (current, graph) = self.current()?;
         let path = self.full_path(&graph, asked)?;
@@ -106,6 +106,13 @@ impl Generations {
             self.declared_network(graph, name)?;
             return Ok(path);
         }
+        if let [first, name, ..] = path.as_slice()
+            && first == "volumes"
+            && !graph.pods().any(|pod| pod.as_str() == first)
+        {
+            declared_volume(graph, name)?;
+            return Ok(path);
+        }
         if path.first().is_some_and(|first| first == "pods") {
             path.remove(0);
         }
@@ -137,6 +144,7 @@ impl Generations {
         let name = path.get(1).and_then(|name| Name::of_pod(name.clone()).ok());
         let key = name.map(|name| match path.first().map(String::as_str) {
             Some("networks") => Key::Network(name),
+            Some("volumes") => Key::SharedVolume(name),
             _ => Key::Pod(name),
         });
         let hash = |graph: &Graph| graph.get(key.as_ref()?).map(|entry| entry.hash);

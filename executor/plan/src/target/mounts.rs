@@ -17,8 +17,15 @@ pub struct Mount {
     /// The directory of the volume that is mounted in its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sub_path: Option<String>,
+    /// Whether what is mounted on the host later appears in it.
+    #[serde(default, skip_serializing_if = "is_private")]
+    pub propagation: spec::Propagation,
     /// Where its content comes from.
     pub source: MountSource,
+}
+
+fn is_private(propagation: &spec::Propagation) -> bool {
+    !propagation.is_slave()
 }
 
 /// What a volume's own directory is.
@@ -75,6 +82,9 @@ pub enum MountSource {
         /// only, none.
         #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
         writers: BTreeSet<Digest>,
+        /// By its name on the host: it is not this pod's alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shared: Option<Name>,
     },
 }
 
@@ -102,23 +112,14 @@ impl Target<'_> {
                     folder,
                 },
                 (None, Some(path)) => MountSource::Host { path: path.clone() },
-                (None, None) => MountSource::Managed {
-                    folder,
-                    content: match volume.no_copy {
-                        true => Vec::new(),
-                        false => self.content(pod, &at.volume),
-                    },
-                    writers: match at.read_only {
-                        true => BTreeSet::new(),
-                        false => self.graph.writers(pod, &at.volume),
-                    },
-                },
+                (None, None) => self.managed((pod, at), volume, folder)?,
             };
             mounts.push(Mount {
                 volume: at.volume.clone(),
                 path: at.path.clone(),
                 read_only: at.read_only,
                 sub_path: at.sub_path.clone(),
+                propagation: at.propagation,
                 source,
             });
         }
@@ -126,9 +127,55 @@ impl Target<'_> {
         Ok(mounts)
     }
 
+    /// What Tank keeps: for the pod, or for several.
+    fn managed(
+        &self,
+        (pod, at): (&Name, &spec::Mount),
+        volume: &spec::Volume,
+        folder: Folder,
+    ) -> Result<MountSource, TargetError> {
+        let name = &at.volume;
+        let Some(shared) = volume.shared_of(pod) else {
+            let content = match volume.no_copy {
+                true => Vec::new(),
+                false => self.content(pod, &BTreeSet::from([name])),
+            };
+            return Ok(MountSource::Managed {
+                folder,
+                content,
+                writers: match at.read_only {
+                    true => BTreeSet::new(),
+                    false => self.graph.writers(pod, name),
+                },
+                shared: None,
+            });
+        };
+        let declared = self.graph.shared_volume(&shared);
+        let declared = declared.ok_or_else(|| TargetError::NoVolume {
+            volume: name.clone(),
+        })?;
+        // By whichever of the pod's names for it.
+        let names = self.graph.volumes(pod);
+        let names = names.filter(|(_, own)| own.shared == volume.shared);
+        let content = match declared.no_copy {
+            true => Vec::new(),
+            false => self.content(pod, &names.map(|(name, _)| name).collect()),
+        };
+        let folder = Folder {
+            owner: declared.owner,
+            mode: declared.mode,
+        };
+        Ok(MountSource::Managed {
+            folder,
+            content,
+            writers: BTreeSet::new(),
+            shared: Some(shared),
+        })
+    }
+
     /// What the images of a pod have where its containers mount a volume as a whole, in the order in
-    /// which those start. It is the same whichever of them starts first.
-    fn content(&self, pod: &Name, volume: &Name) -> Vec<Content> {
+    /// which those start. It is the same whichever of them starts first. `names`: the volume's in the pod.
+    fn content(&self, pod: &Name, names: &BTreeSet<&Name>) -> Vec<Content> {
         let inits = self.graph.init(pod);
         let inits = inits.map(|(_, spec, _)| (&spec.image, &spec.mounts));
         let containers = self.graph.containers(pod);
@@ -140,7 +187,7 @@ impl Target<'_> {
             };
             let whole = mounts
                 .values()
-                .filter(|at| at.volume == *volume && at.sub_path.is_none());
+                .filter(|at| names.contains(&at.volume) && at.sub_path.is_none());
             for at in whole {
                 let path = at.path.clone();
                 let content = Content { image, path };

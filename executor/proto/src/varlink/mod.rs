@@ -52,16 +52,19 @@ pub enum Method {
     /// Makes the host what a configuration says.
     #[serde(rename = "io.tank.Executor.Switch")]
     Switch(SwitchCall),
-    /// Removes pods, a stack, or a network.
+    /// Removes pods, a stack, a network, or a shared volume.
     #[serde(rename = "io.tank.Executor.Delete")]
     Delete {
         /// The pod's name.
         pod: Option<String>,
-        /// The stack whose pods and networks are removed.
+        /// The stack of which all that is declared is removed.
         stack: Option<String>,
         /// The network's name on the host.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<String>,
+        /// The shared volume's name on the host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
         /// More pods, which go in the same change: those that use each other go together.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         others: Option<Vec<String>>,

@@ -323,7 +323,7 @@ pub struct NetworksReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::CustomType))]
 pub struct Volume {
-    /// `POD/VOLUME`.
+    /// `POD/VOLUME`, or `VOLUME` of one that pods share.
     pub name: String,
     /// What it takes of the disk.
     pub bytes: u64,
@@ -340,6 +340,8 @@ pub struct Volume {
     /// The generations that a snapshot of it is kept with. Absent: none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<Vec<u64>>,
+    /// Of one that pods share: those that say so in the current generation.
+    pub pods: Option<Vec<String>>,
 }
 
 /// The answer to [`super::Method::Volumes`] and [`super::Method::RemoveVolumes`].

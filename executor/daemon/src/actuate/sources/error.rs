@@ -52,6 +52,12 @@ pub enum Error {
         .0.display()
     )]
     SetId(PathBuf),
+    #[error(
+        "nothing that the host mounts below `{}` would appear in the container: its mount is private \
+         (`mount --make-shared` makes it hand that on, to a tankd that starts afterwards)",
+        .0.display()
+    )]
+    Private(PathBuf),
     #[error("it has more than {MAX_SECRET} bytes")]
     TooLarge,
     /// An attempt for this path has not come back.

@@ -53,7 +53,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tank_model::{Name, spec::Config};
+use tank_model::{
+    Name,
+    spec::{Config, Mount},
+};
 
 /// The most bytes of a secret.
 pub const MAX_SECRET: u64 = 1 << 20;
@@ -145,10 +148,14 @@ pub fn check(
                 let (place, _) = sources
                     .open_at(path, Kind::Directory, declared)
                     .map_err(what)?;
-                let mut mounts = spec
-                    .processes()
-                    .flat_map(|(_, _, container)| container.mounts.values());
-                if mounts.any(|mount| mount.volume == *name && !mount.read_only) {
+                let of_it = |mount: &&Mount| mount.volume == *name;
+                let all = spec.processes();
+                let all = all.flat_map(|(_, _, container)| container.mounts.values());
+                let mounts: Vec<&Mount> = all.filter(of_it).collect();
+                if mounts.iter().any(|mount| mount.propagation.is_slave()) {
+                    sources.refuse_private(path, &place).map_err(what)?;
+                }
+                if mounts.iter().any(|mount| !mount.read_only) {
                     sources.refuse_set_id(path, place).map_err(what)?;
                 }
             }
@@ -234,6 +241,17 @@ impl Sources {
     fn refuse_set_id(&self, path: &str, place: OwnedFd) -> Result<(), Error> {
         let found = limited::run(&self.stuck, path, move || Ok(set_id::find(place.as_fd())?))?;
         found.map_or(Ok(()), |program| Err(Error::SetId(program)))
+    }
+
+    /// Refuses a directory below which nothing appears that the host mounts later.
+    ///
+    /// # Errors
+    /// That, or why it is not known.
+    pub fn refuse_private(&self, path: &str, place: &OwnedFd) -> Result<(), Error> {
+        match tank_sys::mount::is_followed(place.as_fd())? {
+            true => Ok(()),
+            false => Err(Error::Private(PathBuf::from(path))),
+        }
     }
 
     /// What a device is. No link is followed, not even root's. Blocking.

@@ -1,15 +1,15 @@
 //! What there is of volumes on this host: found, measured, shown, replaced and removed.
 
-use super::{Places, Turn, VolumeError, Volumes, open_dir, remove, root, sync_parent};
+use super::{Places, Turn, VolumeError, Volumes, open_dir, remove, sync_parent};
 use crate::{faults, settings::Settings};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tank_model::Name;
+use tank_model::{Name, VolumeId};
 use tank_sys::mount::{self, attr};
 
 /// The longest that one volume is measured, and the most entries and levels of it.
@@ -26,22 +26,20 @@ pub struct Size {
 }
 
 impl Volumes {
-    /// Every volume that is kept, by pod and name. Blocking.
+    /// Every volume that is kept: those of pods by pod and name, then those that pods share. Blocking.
     ///
     /// # Errors
-    /// What reading the folder gives.
-    pub fn kept(&self) -> io::Result<Vec<(Name, Name)>> {
+    /// What reading the folders gives.
+    pub fn kept(&self) -> io::Result<Vec<VolumeId>> {
         let mut kept = Vec::new();
-        for pod in pods(&root(&self.settings))? {
-            for entry in fs::read_dir(root(&self.settings).join(pod.as_str()))? {
-                let name = entry?.file_name();
-                kept.extend(
-                    name.to_str()
-                        .and_then(|name| Name::new(name).ok())
-                        .map(|volume| (pod.clone(), volume)),
-                );
-            }
+        let root = self.settings.volumes_dir();
+        for pod in names(&root)?.into_iter().filter_map(pod) {
+            let own = names(&root.join(pod.as_str()))?.into_iter();
+            let own = own.filter_map(|name| Name::new(name).ok());
+            kept.extend(own.map(|volume| VolumeId::Own(pod.clone(), volume)));
         }
+        let shared = names(&self.settings.shared_volumes_dir())?.into_iter();
+        kept.extend(shared.filter_map(pod).map(VolumeId::Shared));
         kept.sort();
         Ok(kept)
     }
@@ -201,27 +199,32 @@ impl Volumes {
     }
 }
 
-/// The pods that have a folder below that of the volumes.
-fn pods(root: &Path) -> io::Result<Vec<Name>> {
-    let entries = match fs::read_dir(root) {
+/// What is in a folder, which need not be there.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
-    let mut pods = Vec::new();
+    let mut names = Vec::new();
     for entry in entries {
-        let name = entry?.file_name();
-        pods.extend(name.to_str().and_then(|name| Name::of_pod(name).ok()));
+        names.extend(entry?.file_name().into_string());
     }
-    Ok(pods)
+    Ok(names)
+}
+
+fn pod(name: String) -> Option<Name> {
+    Name::of_pod(name).ok()
 }
 
 /// Removes what imports and removals of an earlier daemon have left half done. Before anything is
 /// started.
 pub fn sweep(settings: &Settings) {
     super::snapshots::sweep(settings);
-    let root = root(settings);
-    for pod in pods(&root).unwrap_or_default() {
-        let dir = root.join(pod.as_str());
+    let root = settings.volumes_dir();
+    let pods = names(&root).unwrap_or_default().into_iter().filter_map(pod);
+    let own = pods.map(|pod| root.join(pod.as_str()));
+    let folders: Vec<PathBuf> = own.chain([settings.shared_volumes_dir()]).collect();
+    for dir in folders {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();

@@ -1,7 +1,9 @@
-//! Managed volumes: the directories that Tank keeps for pods, below `volumes/` of the state folder.
+//! Managed volumes: the directories that Tank keeps for pods, below `volumes/` of the state folder, and
+//! for several pods together, below `shared-volumes/`.
 //!
-//! On disk, ids are those of the container: a mount shows them through the pod's id map. Below
-//! `volumes/POD/` there is, for each volume (no name of one begins with a dot):
+//! On disk, ids are those of the container: a mount shows them through the pod's id map, so a file of
+//! user 33 is user 33's in every pod. Below `volumes/POD/`, and below `shared-volumes/`, there is for each
+//! volume (no name of one begins with a dot):
 //!
 //! | name | what it is |
 //! |---|---|
@@ -47,8 +49,8 @@ use std::{
     sync::{Arc, OnceLock},
 };
 use tank_image::{Budget, Images};
-use tank_model::Name;
-use tank_plan::target::{Content, Folder, Mount};
+use tank_model::{Name, VolumeId};
+use tank_plan::target::{Content, Folder};
 
 /// The mode of a volume's directory that nobody has set.
 const DEFAULT_MODE: u32 = 0o755;
@@ -77,9 +79,12 @@ pub struct Places {
 }
 
 impl Places {
-    fn new(settings: &Settings, pod: &str, volume: &str) -> Self {
-        let dir = settings.volume_dir(pod, volume);
-        let beside = |end: &str| dir.with_file_name(format!(".{volume}.{end}"));
+    fn new(settings: &Settings, volume: &VolumeId) -> Self {
+        let dir = settings.volume_dir(volume);
+        let name = match volume {
+            VolumeId::Own(_, name) | VolumeId::Shared(name) => name,
+        };
+        let beside = |end: &str| dir.with_file_name(format!(".{name}.{end}"));
         Self {
             new: beside("new"),
             whole: beside("whole"),
@@ -93,11 +98,6 @@ impl Places {
     }
 }
 
-/// The folder that all of them are in.
-fn root(settings: &Settings) -> PathBuf {
-    settings.state_dir.join("volumes")
-}
-
 impl Volumes {
     pub fn new(settings: Arc<Settings>, images: Arc<Images>) -> Self {
         Self {
@@ -109,8 +109,13 @@ impl Volumes {
         }
     }
 
-    pub fn places(&self, pod: &str, volume: &str) -> Places {
-        Places::new(&self.settings, pod, volume)
+    /// Of one that a pod does not share.
+    fn own(&self, pod: &Name, volume: &Name) -> Places {
+        self.places(&VolumeId::Own(pod.clone(), volume.clone()))
+    }
+
+    pub fn places(&self, volume: &VolumeId) -> Places {
+        Places::new(&self.settings, volume)
     }
 
     /// Waits until nobody else changes where the volume is.
@@ -125,19 +130,24 @@ impl Volumes {
     /// What of it can't be had.
     pub fn open(
         &self,
-        pod: &Name,
-        mount: &Mount,
-        folder: &Folder,
-        content: &[Content],
+        volume: &VolumeId,
+        sub_path: Option<&str>,
+        (folder, content): (&Folder, &[Content]),
     ) -> Result<OwnedFd, VolumeError> {
-        let places = self.places(pod.as_str(), mount.volume.as_str());
-        let turn = self.turn(&places);
+        let places = self.places(volume);
+        // Of a volume that pods share each may start: one makes what is missing, the others find it.
+        let _turn = self.turn(&places);
         let volume = self.ensure(&places, folder, content)?;
         kept::note_use(&places)?;
-        drop(turn);
-        match &mount.sub_path {
+        match sub_path {
             None => Ok(volume),
-            Some(path) => Ok(sub_path::open(volume, path, Some(folder))?),
+            Some(path) => {
+                let new = sub_path::New {
+                    folder,
+                    beside: &places.new,
+                };
+                Ok(sub_path::open(volume, path, Some(&new))?)
+            }
         }
     }
 
@@ -196,7 +206,7 @@ impl Volumes {
 }
 
 /// Makes an empty directory beside a volume, for what is to become it.
-fn make_at(path: &Path) -> Result<OwnedFd, VolumeError> {
+fn make_at(path: &Path) -> io::Result<OwnedFd> {
     make_private(path.parent().unwrap_or(Path::new("/")))?;
     remove(path)?;
     fs::DirBuilder::new().mode(0o700).create(path)?;

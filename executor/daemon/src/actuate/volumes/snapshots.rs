@@ -25,7 +25,7 @@ mod gone;
 
 pub(super) use gone::sweep;
 
-use super::{Places, VolumeError, Volumes, make_at, make_private, remove, root, sync_parent};
+use super::{Places, VolumeError, Volumes, make_at, make_private, remove, sync_parent};
 use crate::{faults, settings::Settings};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,7 @@ struct Writers {
 }
 
 fn folder(settings: &Settings) -> PathBuf {
-    root(settings).join(FOLDER)
+    settings.volumes_dir().join(FOLDER)
 }
 
 impl Kept {
@@ -236,7 +236,7 @@ impl Volumes {
     /// What is known of who wrote what a volume has, and whether it is decided what is kept with the
     /// generation `left`. None: there is no such volume. Blocking.
     pub fn data(&self, pod: &Name, volume: &Name, left: Option<u64>) -> Option<VolumeData> {
-        let places = self.places(pod.as_str(), volume.as_str());
+        let places = self.own(pod, volume);
         let disk = |path: &Path| fs::symlink_metadata(path).ok().map(|found| found.dev());
         let own = disk(&places.volume)?;
         let is_decided = |generation| self.kept_with(generation, pod, volume).is_decided();
@@ -244,7 +244,7 @@ impl Volumes {
             images: self.writers(&places, (pod, volume)),
             kept: left.is_some_and(is_decided),
             wanted: None,
-            apart: disk(&root(&self.settings)) != Some(own),
+            apart: disk(&self.settings.volumes_dir()) != Some(own),
         })
     }
 
@@ -266,7 +266,7 @@ impl Volumes {
         image: Digest,
         declared: &BTreeSet<Digest>,
     ) -> Result<(), VolumeError> {
-        let places = self.places(pod.as_str(), volume.as_str());
+        let places = self.own(pod, volume);
         let _turn = self.turn(&places);
         let known = self.writers(&places, (pod, volume));
         let mut data = VolumeData {
@@ -297,7 +297,7 @@ impl Volumes {
         (pod, volume): (&Name, &Name),
         images: BTreeSet<Digest>,
     ) -> Result<(), VolumeError> {
-        let places = self.places(pod.as_str(), volume.as_str());
+        let places = self.own(pod, volume);
         if is_there(&places.images) || !is_there(&places.volume) || images.is_empty() {
             return Ok(());
         }
@@ -319,7 +319,7 @@ impl Volumes {
         (pod, volume): (&Name, &Name),
         generation: u64,
     ) -> Result<(), VolumeError> {
-        let places = self.places(pod.as_str(), volume.as_str());
+        let places = self.own(pod, volume);
         let _turn = self.turn(&places);
         let kept = self.kept_with(generation, pod, volume);
         if kept.is_decided() {
@@ -381,7 +381,7 @@ impl Volumes {
         from: u64,
         generation: u64,
     ) -> Result<(), VolumeError> {
-        let places = self.places(pod.as_str(), volume.as_str());
+        let places = self.own(pod, volume);
         let _turn = self.turn(&places);
         let kept = self.kept_with(generation, pod, volume);
         if kept.is_decided() {
@@ -426,7 +426,7 @@ impl Volumes {
 
     /// A snapshot, where a volume would be.
     fn places_of_snapshot(&self, generation: u64, pod: &Name, volume: &Name) -> Places {
-        let mut places = self.places(pod.as_str(), volume.as_str());
+        let mut places = self.own(pod, volume);
         places.volume = self.kept_with(generation, pod, volume).whole;
         places
     }

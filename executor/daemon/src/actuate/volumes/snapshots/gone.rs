@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{faults, settings::Settings};
 use std::{collections::BTreeSet, fs, io, path::Path};
-use tank_model::Name;
+use tank_model::{Name, VolumeId};
 
 impl Volumes {
     /// All snapshots, by their generations. Blocking.
@@ -44,7 +44,7 @@ impl Volumes {
     /// # Errors
     /// What the disk gives.
     pub fn remove_snapshots_of(&self, pod: &Name, volume: &Name) -> Result<(), VolumeError> {
-        let places = self.places(pod.as_str(), volume.as_str());
+        let places = self.own(pod, volume);
         let _turn = self.turn(&places);
         for generation in numbers(&folder(&self.settings)) {
             let kept = self.kept_with(generation, pod, volume);
@@ -117,24 +117,22 @@ pub(in super::super) fn sweep(settings: &Settings) {
                 else {
                     continue;
                 };
-                let kept = Kept::new(settings, generation, &pod, volume);
-                warn(settle(settings, &kept, (&pod, volume), end));
+                let (Ok(of), Ok(volume)) = (Name::of_pod(&pod), Name::new(volume)) else {
+                    continue;
+                };
+                let kept = Kept::new(settings, generation, &pod, volume.as_str());
+                let places = Places::new(settings, &VolumeId::Own(of, volume));
+                warn(settle(&kept, &places, end));
             }
         }
     }
 }
 
-fn settle(
-    settings: &Settings,
-    kept: &Kept,
-    (pod, volume): (&str, &str),
-    end: &str,
-) -> Result<(), VolumeError> {
-    let places = Places::new(settings, pod, volume);
+fn settle(kept: &Kept, places: &Places, end: &str) -> Result<(), VolumeError> {
     match end {
         "new" => Ok(remove(&kept.new)?),
         "inode" if kept.is_decided() => Ok(unlink(&kept.inode)?),
-        "back" | "inode" if kept.is_exchanged(&places) => kept.finish(&places),
+        "back" | "inode" if kept.is_exchanged(places) => kept.finish(places),
         "back" | "inode" => {
             remove(&kept.back)?;
             Ok(unlink(&kept.inode)?)
