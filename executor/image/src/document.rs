@@ -3,9 +3,10 @@
 
 use crate::{Error, MAX_LAYERS};
 use oci_spec::image::{
-    Arch, Descriptor, ImageConfiguration, ImageConfigurationBuilder, ImageIndex, ImageManifest,
-    MediaType, Os, RootFs,
+    Arch, Descriptor, DescriptorBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndex,
+    ImageManifest, MediaType, Os, RootFs,
 };
+use std::str::FromStr;
 use tank_model::Digest;
 
 /// What a reference may name.
@@ -122,6 +123,22 @@ pub fn check_size(descriptor: &Descriptor, limit: u64) -> Result<(), Error> {
         }),
         false => Ok(()),
     }
+}
+
+/// A descriptor that is made here.
+///
+/// # Errors
+/// Nothing that is known.
+pub fn describe(media_type: MediaType, digest: Digest, size: u64) -> Result<Descriptor, Error> {
+    let digest = oci_spec::image::Digest::from_str(&digest.to_string());
+    let built = digest.map_err(Error::Made).map(|digest| {
+        DescriptorBuilder::default()
+            .media_type(media_type)
+            .digest(digest)
+            .size(size)
+            .build()
+    });
+    built?.map_err(Error::Made)
 }
 
 /// The digests of the layers' uncompressed bytes, the lowest first.

@@ -214,6 +214,12 @@ pub enum Error {
     /// The process that converts layers has ended, or was killed, without an answer.
     #[error("the process that converts layers has ended without an answer")]
     Converter,
+    /// A folder is no image, or changed while it was read.
+    #[error("can't take {} as an image", crate::http::shown(.0))]
+    Tree(String, #[source] crate::TreeError),
+    /// A closure of Nix can't be had.
+    #[error("can't take {0} with what it refers to")]
+    Nix(String, #[source] crate::NixError),
     /// An image's layers can't be mounted to be read.
     #[error("can't look into the image")]
     Mount(#[source] tank_sys::Error),
@@ -268,6 +274,8 @@ impl Error {
                 "use an image of a registry that is not, or change `registries` in tank.toml"
             }
             Self::Blob(error) => return error.help().map(str::to_owned),
+            Self::Tree(_, error) => return error.help().map(str::to_owned),
+            Self::Nix(_, error) => return error.help().map(str::to_owned),
             Self::NoLayout(_) => {
                 "`oci:` is a folder that `skopeo copy … oci:PATH:TAG` or `umoci` make, and `oci-archive:` a tar archive of one; what `docker save` writes is `docker-archive:`"
             }

@@ -25,6 +25,7 @@
 //! | `registry` | the distribution protocol, over `http` |
 //! | `guard` | where a registry may lead |
 //! | `local` | images on this host, by `layout` and `saved`: OCI image layouts, and what `docker save` writes |
+//! | `trees` | folders of this host, and closures of Nix, as images |
 //! | `files` | their files: of a folder, or members of an archive |
 //! | `intake` | a blob on its way: counted and hashed |
 //! | `progress` | [`LayerProgress`]: how far it is |
@@ -65,6 +66,7 @@ mod registries;
 mod registry;
 mod saved;
 mod store;
+mod trees;
 mod turns;
 
 pub use config::ImageConfig;
@@ -81,6 +83,7 @@ pub use tank_layer::{
     EntryError, LayerError,
     budget::{Budget, Refusal, Share},
 };
+pub use trees::{NixError, TreeError};
 
 /// The most bytes of a manifest, an index or a configuration.
 pub const MAX_DOCUMENT: u64 = 4 << 20;

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Images, error::Attempt, files::Files, intake::Intake, layout::Layout, saved::Saved,
-    store::Origin,
+    store::Origin, trees::Tree,
 };
 use oci_spec::image::Descriptor;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ pub enum Local {
     Layout(Layout),
     /// Of an archive that `docker save` wrote.
     Saved(Saved),
+    /// A folder, or a closure of Nix.
+    Tree(Box<Tree>),
 }
 
 impl Images {
@@ -37,6 +39,14 @@ impl Images {
                 return Ok(Local::Layout(Layout::new(Files::of_folder(path), tag)));
             }
             ImageSource::Archive { format, name, .. } => (format, name.as_deref()),
+            ImageSource::Folder { .. } => {
+                let tree = Tree::of_folder(path, self.budget());
+                return Ok(Local::Tree(Box::new(tree)));
+            }
+            ImageSource::Closure { path } => {
+                let tree = Tree::of_closure(path, self.budget()).await?;
+                return Ok(Local::Tree(Box::new(tree)));
+            }
             ImageSource::Registry { .. } => return Err(Error::NoRegistry),
         };
         let files = tokio::task::spawn_blocking(|| Files::of_archive(path)).await;
@@ -48,11 +58,22 @@ impl Images {
     }
 }
 
+impl Local {
+    /// What a mismatch means: a tree that gives another archive than before has changed.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        match (self, error) {
+            (Self::Tree(tree), Error::Mismatch { .. }) => tree.changed(),
+            (_, error) => error,
+        }
+    }
+}
+
 impl Origin for Local {
     async fn root(&self) -> Result<(Vec<u8>, Digest), Error> {
         match self {
             Self::Layout(layout) => layout.root().await,
             Self::Saved(saved) => saved.root().await,
+            Self::Tree(tree) => tree.root().await,
         }
     }
 
@@ -60,6 +81,7 @@ impl Origin for Local {
         match self {
             Self::Layout(layout) => layout.name(),
             Self::Saved(saved) => saved.name(),
+            Self::Tree(tree) => tree.name(),
         }
     }
 
@@ -67,6 +89,7 @@ impl Origin for Local {
         match self {
             Self::Layout(layout) => layout.document(digest).await,
             Self::Saved(saved) => saved.document(digest).await,
+            Self::Tree(tree) => tree.document(digest).await,
         }
     }
 
@@ -79,6 +102,7 @@ impl Origin for Local {
         match self {
             Self::Layout(layout) => layout.blob(descriptor, out, budget).await,
             Self::Saved(saved) => saved.blob(descriptor, out, budget).await,
+            Self::Tree(tree) => tree.blob(descriptor, out, budget).await,
         }
     }
 }

@@ -4,14 +4,14 @@
 
 use crate::{
     Error, MAX_LAYER, MAX_LAYERS,
-    document::{self, digest_of},
+    document::{self, describe, digest_of},
     files::{Files, GZIP, Part, ZSTANDARD},
     intake::{Intake, Way},
     store::Origin,
 };
-use oci_spec::image::{Descriptor, DescriptorBuilder, ImageManifestBuilder, MediaType};
+use oci_spec::image::{Descriptor, ImageManifestBuilder, MediaType};
 use serde::Deserialize;
-use std::{collections::BTreeMap, str::FromStr};
+use std::collections::BTreeMap;
 use tank_layer::budget::Budget;
 use tank_model::{
     Digest,
@@ -120,18 +120,6 @@ impl Saved {
         part.copy(u64::MAX, &mut intake, &self.budget).await?;
         Ok(intake.finish().0)
     }
-}
-
-fn describe(media_type: MediaType, digest: Digest, size: u64) -> Result<Descriptor, Error> {
-    let digest = oci_spec::image::Digest::from_str(&digest.to_string());
-    let built = digest.map_err(Error::Made).map(|digest| {
-        DescriptorBuilder::default()
-            .media_type(media_type)
-            .digest(digest)
-            .size(size)
-            .build()
-    });
-    built?.map_err(Error::Made)
 }
 
 /// Whether two names of images are the same one: `app` is `docker.io/library/app:latest`.

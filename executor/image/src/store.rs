@@ -173,7 +173,9 @@ impl Images {
             }
             source => {
                 let origin = self.local(source, base_dir).await?;
-                let found = self.fetch(&Watched { origin, watch }).await?;
+                let origin = Watched { origin, watch };
+                let found = self.fetch(&origin).await;
+                let found = found.map_err(|error| origin.origin.explain(error))?;
                 match reference.digest().filter(|pinned| *pinned != found) {
                     Some(pinned) => Err(Error::Repinned { pinned, found }),
                     None => Ok(found),
