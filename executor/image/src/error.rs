@@ -214,6 +214,23 @@ pub enum Error {
     /// The process that converts layers has ended, or was killed, without an answer.
     #[error("the process that converts layers has ended without an answer")]
     Converter,
+    /// Too many images are kept by hand.
+    #[error("{0} images are kept by hand, and no more can be")]
+    ManyByHand(usize),
+    /// An archive has no image, or too many.
+    #[error("the archive has {count} images, and 1 to {most} can be loaded")]
+    ImageCount {
+        /// How many it has.
+        count: usize,
+        /// The most that are taken.
+        most: usize,
+    },
+    /// An archive is neither what Docker saves nor an OCI image layout.
+    #[error("{} has neither manifest.json nor oci-layout: it is no archive of images", .0.display())]
+    NoImages(PathBuf),
+    /// What an archive calls an image can't be a name of one.
+    #[error("can't name the image: {0}")]
+    Name(String),
     /// A folder is no image, or changed while it was read.
     #[error("can't take {} as an image", crate::http::shown(.0))]
     Tree(String, #[source] crate::TreeError),
@@ -274,6 +291,10 @@ impl Error {
                 "use an image of a registry that is not, or change `registries` in tank.toml"
             }
             Self::Blob(error) => return error.help().map(str::to_owned),
+            Self::ManyByHand(_) => "`tank image remove` lets them go",
+            Self::NoImages(_) => {
+                "`docker save`, `podman save` and `skopeo copy … oci-archive:FILE` write one; of a root directory's own archive, unpack it and use `dir:`"
+            }
             Self::Tree(_, error) => return error.help().map(str::to_owned),
             Self::Nix(_, error) => return error.help().map(str::to_owned),
             Self::NoLayout(_) => {

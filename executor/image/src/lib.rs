@@ -19,6 +19,8 @@
 //! | `store/gc` | collecting what no image needs that is named |
 //! | `store/sums` | the digest of each layer's file |
 //! | `store/fsck` | checking all of it, and fetching again what is damaged |
+//! | `store/by_hand` | images that are kept until somebody lets them go |
+//! | `store/describe` | what an image is, and what it takes |
 //! | `document` | manifests, indexes and configurations |
 //! | `registries` | [`Registries`]: which hosts are asked, and how |
 //! | `credentials` | as whom they are asked |
@@ -26,6 +28,7 @@
 //! | `guard` | where a registry may lead |
 //! | `local` | images on this host, by `layout` and `saved`: OCI image layouts, and what `docker save` writes |
 //! | `trees` | folders of this host, and closures of Nix, as images |
+//! | `load` | archives that somebody sends |
 //! | `files` | their files: of a folder, or members of an archive |
 //! | `intake` | a blob on its way: counted and hashed |
 //! | `progress` | [`LayerProgress`]: how far it is |
@@ -59,6 +62,7 @@ mod guard;
 mod http;
 mod intake;
 mod layout;
+mod load;
 mod local;
 mod mounts;
 mod progress;
@@ -74,11 +78,15 @@ pub use converter::Converter;
 pub use credentials::CredentialError;
 pub use error::Error;
 pub use export::{Exported, export};
+pub use load::{Loaded, registry_name};
 pub use mounts::{Layer, Mounts};
 pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedIn, LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
-pub use store::{Collection, Image, Images, Part, Sweep, Swept, Tally, Verdict, folder_bytes};
+pub use store::{
+    ByHand, Collection, Described, DescribedLayer, Image, Images, Part, Sweep, Swept, Taken, Tally,
+    Verdict, folder_bytes,
+};
 pub use tank_layer::{
     EntryError, LayerError,
     budget::{Budget, Refusal, Share},

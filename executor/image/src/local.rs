@@ -1,8 +1,8 @@
 //! Images that are on this host already: from what a reference says to where they are read.
 
 use crate::{
-    Error, Images, error::Attempt, files::Files, intake::Intake, layout::Layout, saved::Saved,
-    store::Origin, trees::Tree,
+    Error, Images, error::Attempt, files::Files, intake::Intake, layout::Layout, load::Which,
+    saved::Saved, store::Origin, trees::Tree,
 };
 use oci_spec::image::Descriptor;
 use std::path::{Path, PathBuf};
@@ -36,9 +36,12 @@ impl Images {
         }
         let (format, name) = match source {
             ImageSource::Layout { tag, .. } => {
-                return Ok(Local::Layout(Layout::new(Files::of_folder(path), tag)));
+                let which = Which::Named(tag.clone());
+                return Ok(Local::Layout(Layout::new(Files::of_folder(path), which)));
             }
-            ImageSource::Archive { format, name, .. } => (format, name.as_deref()),
+            ImageSource::Archive { format, name, .. } => {
+                (format, name.clone().map_or(Which::Only, Which::Named))
+            }
             ImageSource::Folder { .. } => {
                 let tree = Tree::of_folder(path, self.budget());
                 return Ok(Local::Tree(Box::new(tree)));
@@ -52,7 +55,7 @@ impl Images {
         let files = tokio::task::spawn_blocking(|| Files::of_archive(path)).await;
         let files = files.attempt(|| "read the archive".to_owned())??;
         Ok(match format {
-            ArchiveFormat::Oci => Local::Layout(Layout::new(files, name.unwrap_or("latest"))),
+            ArchiveFormat::Oci => Local::Layout(Layout::new(files, name)),
             ArchiveFormat::Docker => Local::Saved(Saved::new(files, name, self.budget())),
         })
     }

@@ -19,7 +19,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -38,6 +38,8 @@ const AT_ONCE: usize = 3;
 /// How the files of layers end.
 const EXTENSION: &str = "erofs";
 
+mod by_hand;
+mod describe;
 mod fsck;
 mod gc;
 mod pins;
@@ -50,6 +52,8 @@ pub(crate) use writing::{Temporary, look_after};
 
 use writing::sync_dir;
 
+pub use by_hand::ByHand;
+pub use describe::{Described, DescribedLayer, Taken};
 pub use fsck::{Part, Verdict};
 pub use gc::{Collection, Sweep, Swept, Tally, folder_bytes};
 
@@ -98,6 +102,8 @@ pub struct Images {
     mounts: Mounts,
     turns: Turns,
     pins: pins::Pins,
+    /// Held by whoever changes what is kept by hand.
+    by_hand: Arc<Mutex<()>>,
     /// What it pulls is held by it: see [`Images::holding`].
     hold: Option<Arc<pins::Hold>>,
 }
@@ -117,6 +123,7 @@ impl Images {
             mounts: Mounts::new(dir.join("mounts")),
             turns: Turns::default(),
             pins: pins::Pins::default(),
+            by_hand: Arc::default(),
             hold: None,
         };
         for sub in ["blobs/sha256", "layers", "empty"] {
