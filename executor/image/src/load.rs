@@ -17,7 +17,6 @@ use std::{
     path::Path,
     time::Duration,
 };
-use tank_layer::budget::Budget;
 use tank_model::{
     Digest,
     reference::{ImageSource, Reference},
@@ -62,7 +61,8 @@ impl Images {
     ///
     /// # Errors
     /// What reading gives, or the budget refuses.
-    pub async fn put_down(&self, mut from: pipe::Receiver, budget: &Budget) -> Result<File, Error> {
+    pub async fn put_down(&self, mut from: pipe::Receiver) -> Result<File, Error> {
+        let budget = self.budget();
         let what = || "read an archive".to_owned();
         let temporary = Temporary(self.temporary(Digest::of(NAME.as_bytes())));
         let mut options = fs::File::options();

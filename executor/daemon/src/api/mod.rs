@@ -8,6 +8,7 @@ pub mod access;
 mod calls;
 mod client;
 mod exec;
+mod images;
 mod refusal;
 mod registries;
 mod streams;

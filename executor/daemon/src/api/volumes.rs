@@ -89,14 +89,14 @@ impl Client {
     }
 }
 
-fn expect_more(more: bool) -> Result<(), Refusal> {
+pub(super) fn expect_more(more: bool) -> Result<(), Refusal> {
     match more {
         true => Ok(()),
         false => Err(Refusal::Service("ExpectedMore", json!({}))),
     }
 }
 
-fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Refusal> {
+pub(super) fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Refusal> {
     tank_sys::namespace::pipe().map_err(|e| internal("make a pipe", e).into())
 }
 

@@ -158,6 +158,16 @@ impl Collector {
             }
             found.generations += 1;
         }
+        if let Err(error) = self.survey_by_hand(&mut known.survey) {
+            found.add(Damage {
+                what: "the list of images that are kept by hand".to_owned(),
+                why: error.message(),
+                ..Damage::default()
+            });
+        }
+        for image in known.survey.images.keys() {
+            known.users.entry(*image).or_default();
+        }
         found.nodes = known.survey.nodes.len() as u64;
         self.check_leases(found)?;
         Ok(known)

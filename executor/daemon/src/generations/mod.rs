@@ -11,6 +11,7 @@
 mod collector;
 mod error;
 mod history;
+pub mod images;
 mod inspect;
 pub mod intent;
 mod leftovers;
@@ -19,6 +20,7 @@ pub mod origin;
 mod part;
 mod ports;
 mod provenance;
+mod pull;
 mod reach;
 mod request;
 mod retention;

@@ -315,7 +315,7 @@ impl Generations {
         Ok(())
     }
 
-    fn transfer(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Error> {
+    pub(super) fn transfer(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Error> {
         let place = Arc::clone(&self.transfers).try_acquire_owned();
         place.map_err(|_| Error::TooManyTransfers)
     }

@@ -5,6 +5,7 @@
 //! `error` what is answered instead.
 
 mod error;
+mod images;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,10 @@ mod upkeep;
 mod words;
 
 pub use error::{Error, used_by};
+pub use images::{
+    Image, ImageLayer, ImagesReply, InspectImageReply, KeptImage, LoadImagesReply, PullImageReply,
+    RemoveImagesReply,
+};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
     Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
@@ -199,6 +204,33 @@ pub enum Method {
         /// Fetch again what of images is damaged.
         repair: Option<bool>,
     },
+    /// Every image of this host that something needs.
+    #[serde(rename = "io.tank.Executor.Images")]
+    Images {},
+    /// One image.
+    #[serde(rename = "io.tank.Executor.InspectImage")]
+    InspectImage {
+        /// A reference, or a digest or its begin.
+        image: String,
+    },
+    /// Fetches an image, and keeps it.
+    #[serde(rename = "io.tank.Executor.PullImage")]
+    PullImage {
+        /// A reference.
+        image: String,
+    },
+    /// Takes in the images of an archive, and keeps them.
+    #[serde(rename = "io.tank.Executor.LoadImages")]
+    LoadImages {
+        /// What the one image is called; none as the archive says.
+        name: Option<String>,
+    },
+    /// Keeps images no longer.
+    #[serde(rename = "io.tank.Executor.RemoveImages")]
+    RemoveImages {
+        /// References, or digests or their begins.
+        images: Vec<String>,
+    },
 }
 
 /// A text that is not shown.
@@ -213,7 +245,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 27] = [
+pub const METHODS: [&str; 32] = [
     "Status",
     "Diff",
     "Switch",
@@ -241,6 +273,11 @@ pub const METHODS: [&str; 27] = [
     "PinGeneration",
     "Collect",
     "CheckStore",
+    "Images",
+    "InspectImage",
+    "PullImage",
+    "LoadImages",
+    "RemoveImages",
 ];
 
 /// Methods by the names they had in the version before, for clients of that version. `Generation`
@@ -271,6 +308,8 @@ pub struct DiffCall {
     pub provenance: Option<String>,
     /// As of [`SwitchCall`].
     pub stacks: Option<Vec<StackSource>>,
+    /// Reply with how far each layer is that is fetched, before the last reply.
+    pub layers: Option<bool>,
 }
 
 /// What [`Method::Switch`] takes.
