@@ -1,5 +1,9 @@
 //! The arguments: every command and option there is.
 
+mod image;
+
+pub use image::Images;
+
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use tank_model::{Name, NameError};
@@ -196,6 +200,9 @@ pub enum Command {
     /// The volumes that Tank keeps: list, remove, export, import.
     #[command(subcommand, visible_alias = "volumes")]
     Volume(Volumes),
+    /// The images of this host: list, inspect, pull, load, remove.
+    #[command(subcommand)]
+    Image(Images),
     /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.
     Exec(Exec),
     /// Attach to the terminal of a main process. Ctrl-P Ctrl-Q detaches.

@@ -4,8 +4,10 @@ mod change;
 mod config;
 mod doctor;
 mod exec;
+mod feed;
 mod frames;
 mod gc;
+mod image;
 mod import;
 mod list;
 mod lock;
@@ -18,7 +20,7 @@ mod volume;
 pub use config::EVALUATE;
 
 use crate::{
-    args::{Args, Command, Configuration, Generations, Listed, Volumes},
+    args::{Args, Command, Configuration, Generations, Images, Listed, Volumes},
     client::Client,
     error::Error,
     timings::Timings,
@@ -234,6 +236,20 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         }) => {
             let into = (volume, replace);
             volume::import(&mut connect().await?, into, file.as_deref(), json).await
+        }
+        Command::Image(Images::List) => image::list(&mut connect().await?, json).await,
+        Command::Image(Images::Inspect { image }) => {
+            image::inspect(&mut connect().await?, image, json).await
+        }
+        Command::Image(Images::Pull { image }) => {
+            image::pull(&mut connect().await?, image, json).await
+        }
+        Command::Image(Images::Load { file, input, name }) => {
+            let file = file.or(input);
+            image::load(&mut connect().await?, file.as_deref(), name, json).await
+        }
+        Command::Image(Images::Remove { images }) => {
+            image::remove(&mut connect().await?, images, json).await
         }
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,

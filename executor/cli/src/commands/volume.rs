@@ -1,9 +1,10 @@
 //! `volume`: what Tank keeps for pods, removed, written into archives and read from them.
 
+use super::feed::{feed, last, source};
 use crate::{client::Client, error::Error, output};
 use std::{
     fs::File,
-    io::{self, IsTerminal, Read, Write},
+    io::{self, IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -130,7 +131,7 @@ pub async fn export(
         }
     });
     let pumped = pump.await;
-    let done = last(client).await;
+    let done = last::<TransferReply>(client).await;
     // That nobody reads on is what happened, where the file took no more.
     let written = pumped.map_err(|e| Error::failed("write an archive", e))?;
     written.map_err(|e| Error::failed("write an archive", e))?;
@@ -156,35 +157,11 @@ pub async fn import(
     file: Option<&Path>,
     json: bool,
 ) -> Result<u8, Error> {
-    let file = file.filter(|file| *file != Path::new("-"));
-    let mut source: Box<dyn Read + Send> = match file {
-        Some(path) => Box::new(
-            File::open(path).map_err(|e| Error::failed(format!("read {}", path.display()), e))?,
-        ),
-        None => Box::new(io::stdin()),
-    };
+    let source = source(file)?;
     let name = volume.clone();
     let replace = replace.then_some(true);
     let call = Method::ImportVolume { volume, replace };
-    client.send(call, Vec::new(), true).await?;
-    let mut pipe = File::from(first(client).await?);
-    // A thread of its own, which nobody waits for: it may wait for standard input for ever.
-    let (sender, mut pumped) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let copied = io::copy(&mut source, &mut pipe);
-        drop(pipe);
-        let _ = sender.send(copied);
-    });
-    let done = tokio::select! {
-        biased;
-        copied = &mut pumped => match copied {
-            Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-                return Err(Error::failed("read the archive", error));
-            }
-            _ => last(client).await?,
-        },
-        done = last(client) => done?,
-    };
+    let done: TransferReply = feed(client, call, source).await?;
     match json {
         true => output::json(&done)?,
         false => output::line(&format!(
@@ -199,10 +176,6 @@ pub async fn import(
 async fn first(client: &mut Client) -> Result<std::os::fd::OwnedFd, Error> {
     let (_, mut fds, _) = client.receive::<TransferReply>().await?;
     fds.pop().ok_or(Error::Answer("tankd sent no pipe"))
-}
-
-async fn last(client: &mut Client) -> Result<TransferReply, Error> {
-    Ok(client.receive::<TransferReply>().await?.0)
 }
 
 /// A file that goes again unless it becomes whole.
