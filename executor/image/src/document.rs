@@ -1,7 +1,10 @@
 //! Manifests, indexes and configurations: verified, then parsed (OCI image specification, "Image
 //! Manifest", "Image Index", "Image Configuration").
 
-use crate::{Error, MAX_LAYERS};
+use crate::{
+    Error, MAX_LAYERS,
+    platform::{self, Platform},
+};
 use oci_spec::image::{
     Arch, Descriptor, DescriptorBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndex,
     ImageManifest, MediaType, Os, RootFs,
@@ -158,35 +161,6 @@ pub fn diff_ids(
     ids.iter().map(|id| parse_digest(id)).collect()
 }
 
-/// The manifest for this machine.
-///
-/// # Errors
-/// When there is none.
-pub fn pick_platform(index: &ImageIndex) -> Result<Digest, Error> {
-    let arch = Arch::default();
-    let fits = |descriptor: &&Descriptor| {
-        let manifest = !matches!(descriptor.media_type(), MediaType::ImageIndex);
-        let platform = descriptor.platform().as_ref();
-        manifest
-            && platform.is_none_or(|platform| {
-                *platform.os() == Os::Linux && *platform.architecture() == arch
-            })
-    };
-    let mut candidates: Vec<&Descriptor> = index.manifests().iter().filter(fits).collect();
-    // One that says what it is for comes before one that does not.
-    candidates.sort_by_key(|descriptor| descriptor.platform().is_none());
-    let Some(found) = candidates.first() else {
-        let platforms = index
-            .manifests()
-            .iter()
-            .filter_map(|descriptor| descriptor.platform().as_ref());
-        let known =
-            platforms.map(|platform| format!("{}/{}", platform.os(), platform.architecture()));
-        return Err(Error::NoPlatform(known.collect()));
-    };
-    digest_of(found)
-}
-
 /// The configuration of an image, and the names of its layers, the lowest first, by the documents that `read` gives.
 ///
 /// # Errors
@@ -197,10 +171,23 @@ pub fn read_image(
 ) -> Result<(ImageConfiguration, Vec<LayerId>), Error> {
     let manifest = match parse(&read(image)?)? {
         Document::Manifest(manifest) => manifest,
-        Document::Index(index) => match parse(&read(pick_platform(&index)?)?)? {
-            Document::Manifest(manifest) => manifest,
-            Document::Index(_) => return Err(Error::NestedIndex),
-        },
+        // Of those that fit, that which was fetched.
+        Document::Index(index) => {
+            let mut last = Error::NestedIndex;
+            let read = platform::pick(&index, &Platform::host())?
+                .into_iter()
+                .find_map(|digest| match read(digest) {
+                    Ok(bytes) => Some(bytes),
+                    Err(error) => {
+                        last = error;
+                        None
+                    }
+                });
+            match parse(&read.ok_or(last)?)? {
+                Document::Manifest(manifest) => manifest,
+                Document::Index(_) => return Err(Error::NestedIndex),
+            }
+        }
     };
     let config = parse_config(&read(digest_of(manifest.config())?)?)?;
     let layers = chain(&diff_ids(&config, &manifest)?);

@@ -37,9 +37,15 @@ pub enum Error {
     /// An index names an index, which would go on for ever.
     #[error("the index names another index")]
     NestedIndex,
-    /// An index has no manifest for this machine; the platforms it has, as `os/architecture`.
-    #[error("it has nothing for linux/{}, only for {}", oci_spec::image::Arch::default(), some_of(.0))]
-    NoPlatform(Vec<String>),
+    /// An index has no manifest for a platform; those it has, as `os/architecture/variant`.
+    #[error("it has nothing for {0}, only for {known}", known = some_of(.1))]
+    NoPlatform(String, Vec<String>),
+    /// An image is for machines of another kind.
+    #[error("it is for {platform}, and this host is {}", crate::Platform::host())]
+    Foreign {
+        /// What it is for: `os/architecture`.
+        platform: String,
+    },
     /// A manifest and its configuration have not the same layers, or too many.
     #[error("the manifest has {layers} layers, its configuration {ids} (1 to {MAX_LAYERS})")]
     LayerCount {
@@ -291,6 +297,9 @@ impl Error {
                 "use an image of a registry that is not, or change `registries` in tank.toml"
             }
             Self::Blob(error) => return error.help().map(str::to_owned),
+            Self::Foreign { .. } => {
+                "use a tag that has this host's platform; programs of another one run where an emulator is registered with the flag F (Debian: `qemu-user-static`)"
+            }
             Self::ManyByHand(_) => "`tank image remove` lets them go",
             Self::NoImages(_) => {
                 "`docker save`, `podman save` and `skopeo copy … oci-archive:FILE` write one; of a root directory's own archive, unpack it and use `dir:`"

@@ -22,6 +22,7 @@
 //! | `store/by_hand` | images that are kept until somebody lets them go |
 //! | `store/describe` | what an image is, and what it takes |
 //! | `document` | manifests, indexes and configurations |
+//! | `platform` | for which machines an image is |
 //! | `registries` | [`Registries`]: which hosts are asked, and how |
 //! | `credentials` | as whom they are asked |
 //! | `registry` | the distribution protocol, over `http` |
@@ -65,6 +66,7 @@ mod layout;
 mod load;
 mod local;
 mod mounts;
+mod platform;
 mod progress;
 mod registries;
 mod registry;
@@ -80,6 +82,7 @@ pub use error::Error;
 pub use export::{Exported, export};
 pub use load::{Loaded, registry_name};
 pub use mounts::{Layer, Mounts};
+pub use platform::{Platform, PlatformError};
 pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedIn, LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};

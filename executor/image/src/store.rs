@@ -6,6 +6,7 @@ use crate::{
     document::{self, Document, LayerId},
     error::Attempt,
     intake::{Intake, Way},
+    platform::{self, Platform},
     progress::{Watch, Watched},
     registries::Registries,
     registry::Registry,
@@ -198,13 +199,23 @@ impl Images {
 
     /// Fetches what is not here of an image.
     pub(crate) async fn fetch(&self, origin: &impl Origin) -> Result<Digest, Error> {
+        let fetched = self.fetch_for(origin, &Platform::host()).await?;
+        Ok(fetched.0)
+    }
+
+    /// The same for a platform: the image, and its manifest for that.
+    async fn fetch_for(
+        &self,
+        origin: &impl Origin,
+        platform: &Platform,
+    ) -> Result<(Digest, Digest), Error> {
         let budget = self.budget();
         let _cancel = budget.cancel_on_drop();
         let (bytes, digest) = origin.root().await?;
         document::verify(&bytes, digest)?;
         let manifest_digest = match document::parse(&bytes)? {
             Document::Manifest(_) => digest,
-            Document::Index(index) => document::pick_platform(&index)?,
+            Document::Index(index) => platform::best(&index, platform)?,
         };
         let manifest_bytes = if manifest_digest == digest {
             bytes.clone()
@@ -220,6 +231,7 @@ impl Images {
         self.hold([digest, manifest_digest, config_digest]);
         let config_bytes = self.config_bytes(origin, &manifest, &budget).await?;
         let config = document::parse_config(&config_bytes)?;
+        platform.refuse_other(&config)?;
         let diff_ids = document::diff_ids(&config, &manifest)?;
         let ids = document::chain(&diff_ids);
         self.hold(ids.iter().flat_map(|id| [id.diff, id.chain]));
@@ -229,7 +241,7 @@ impl Images {
         self.keep(config_digest, &config_bytes)?;
         self.keep(manifest_digest, &manifest_bytes)?;
         self.keep(digest, &bytes)?;
-        Ok(digest)
+        Ok((digest, manifest_digest))
     }
 
     /// The verified configuration of an image, from the store where it is there.

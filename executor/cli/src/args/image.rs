@@ -19,6 +19,9 @@ pub enum Images {
     Pull {
         /// `nginx:1.27`, `ghcr.io/team/app@sha256:…`.
         image: String,
+        /// For machines of another kind: `linux/arm64`, `linux/arm/v7`.
+        #[arg(long, value_name = "PLATFORM")]
+        platform: Option<String>,
     },
     /// Take in the images of an archive that `docker save`, `podman save` or `skopeo` wrote, and keep them as `pull` does.
     Load {

@@ -123,9 +123,13 @@ pub async fn inspect(client: &mut Client, image: String, json: bool) -> Result<u
 }
 
 /// Fetches an image and keeps it.
-pub async fn pull(client: &mut Client, image: String, json: bool) -> Result<u8, Error> {
+pub async fn pull(
+    client: &mut Client,
+    (image, platform): (String, Option<String>),
+    json: bool,
+) -> Result<u8, Error> {
     let mut view = ProgressView::new();
-    let call = Method::PullImage { image };
+    let call = Method::PullImage { image, platform };
     client.send(call, Vec::new(), true).await?;
     let pulled = loop {
         let received = client.receive::<PullImageReply>().await;

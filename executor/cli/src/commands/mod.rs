@@ -241,8 +241,8 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Image(Images::Inspect { image }) => {
             image::inspect(&mut connect().await?, image, json).await
         }
-        Command::Image(Images::Pull { image }) => {
-            image::pull(&mut connect().await?, image, json).await
+        Command::Image(Images::Pull { image, platform }) => {
+            image::pull(&mut connect().await?, (image, platform), json).await
         }
         Command::Image(Images::Load { file, input, name }) => {
             let file = file.or(input);

@@ -196,7 +196,9 @@ impl Client {
             }
             Method::Images {} => self.images(&generations).await,
             Method::InspectImage { image } => self.inspect_image(&generations, image).await,
-            Method::PullImage { image } => self.pull_image(generations, image, more).await,
+            Method::PullImage { image, platform } => {
+                self.pull_image(generations, (image, platform), more).await
+            }
             Method::LoadImages { name } => self.load_images(&generations, name, more).await,
             Method::RemoveImages { images } => self.remove_images(&generations, images).await,
             Method::Events { follow } => self.events(follow == Some(true), more).await,

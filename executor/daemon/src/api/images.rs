@@ -78,11 +78,11 @@ impl Client {
     pub(super) async fn pull_image(
         &mut self,
         generations: Arc<Generations>,
-        image: String,
+        (image, platform): (String, Option<String>),
         more: bool,
     ) -> Result<(), Refusal> {
         let (sender, mut progress) = mpsc::channel(MAX_PROGRESS);
-        let mut work = std::pin::pin!(generations.pull_by_hand(image, &sender));
+        let mut work = std::pin::pin!(generations.pull_by_hand(image, platform, &sender));
         loop {
             let next = async {
                 tokio::select! {

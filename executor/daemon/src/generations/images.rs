@@ -12,7 +12,7 @@ use std::{
     os::fd::OwnedFd,
     sync::Arc,
 };
-use tank_image::{ByHand, Described, Taken, registry_name};
+use tank_image::{ByHand, Described, Platform, Taken, registry_name};
 use tank_model::{Digest, Name, Reference, graph::Survey, reference::ImageSource};
 use tokio::{net::unix::pipe, task::spawn_blocking};
 
@@ -97,6 +97,7 @@ impl Generations {
     pub async fn pull_by_hand(
         self: &Arc<Self>,
         image: String,
+        platform: Option<String>,
         progress: &ProgressSender,
     ) -> Result<Kept, Error> {
         let parsed = image.parse::<Reference>();
@@ -110,8 +111,11 @@ impl Generations {
             );
             return Err(Error::Invalid(vec![problem]));
         }
+        let platform = platform.map(|text| text.parse::<Platform>()).transpose();
+        let platform = platform.map_err(|error| Error::Invalid(vec![error.to_string()]))?;
         let held = self.images.holding();
-        let pulled = self.pull_with_space((&held, false), (None, &reference), progress);
+        let from = (None, &reference, platform.as_ref());
+        let pulled = self.pull_with_space((&held, false), from, progress);
         let digest = pulled.await.map_err(|source| Error::Image {
             image,
             users: Vec::new(),

@@ -332,18 +332,31 @@ impl Generations {
     ) -> Result<(Wanted, Digest), Error> {
         let Users { names, pull } = users;
         let pull = pull.unwrap_or_default();
-        if pull != Pull::Always && reference.source().path().is_none() {
-            if let Some(known) = self.here(images, &reference).await? {
-                return Ok(((base_dir, reference), known));
-            }
-            if pull == Pull::Never {
+        let asks_first = pull != Pull::Always && reference.source().path().is_none();
+        let known = match asks_first {
+            true => self.here(images, &reference).await?,
+            false => None,
+        };
+        let digest = match known {
+            Some(known) => known,
+            None if asks_first && pull == Pull::Never => {
                 return Err(unavailable(&reference, names, tank_image::Error::NotHere));
             }
+            None => {
+                let from = (base_dir.as_deref(), &reference, None);
+                let pulled = self.pull_with_space((images, looks), from, progress).await;
+                pulled.map_err(|e| unavailable(&reference, names.clone(), e))?
+            }
+        };
+        let images = images.clone();
+        let refuse = tokio::task::spawn_blocking(move || images.refuse_foreign(digest)).await;
+        match refuse.doing("look at an image")? {
+            Err(error @ tank_image::Error::Foreign { .. }) => {
+                Err(unavailable(&reference, names, error))
+            }
+            // What is damaged is found where it is used.
+            _ => Ok(((base_dir, reference), digest)),
         }
-        let from = (base_dir.as_deref(), &reference);
-        let pulled = self.pull_with_space((images, looks), from, progress).await;
-        let digest = pulled.map_err(|e| unavailable(&reference, names, e))?;
-        Ok(((base_dir, reference), digest))
     }
 
     /// What tags stand for now.

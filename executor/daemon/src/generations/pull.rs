@@ -2,7 +2,7 @@
 
 use super::{Error, Generations, Progress, ProgressSender, Stage, notify};
 use std::{path::Path, sync::Arc, time::Duration};
-use tank_image::{Images, Watch};
+use tank_image::{Images, Platform, Watch};
 use tank_model::{Digest, Graph, Reference};
 use tokio::{task::spawn_blocking, time::timeout};
 
@@ -64,7 +64,7 @@ impl Generations {
     pub(super) async fn pull_with_space(
         &self,
         (images, looks): (&Images, bool),
-        (base_dir, reference): (Option<&Path>, &Reference),
+        (base_dir, reference, platform): (Option<&Path>, &Reference, Option<&Platform>),
         progress: &ProgressSender,
     ) -> Result<Digest, tank_image::Error> {
         notify(progress, Stage::Pull, reference);
@@ -79,7 +79,12 @@ impl Generations {
         });
         let pull = async || {
             let watch = Some(Watch::clone(&watch));
-            let pull = images.pull(reference, base_dir, watch);
+            let pull = async {
+                match platform {
+                    Some(platform) => images.pull_for(reference, platform, watch).await,
+                    None => images.pull(reference, base_dir, watch).await,
+                }
+            };
             let late = || tank_image::Error::LatePull(PULL_TIME.as_secs() / 3600);
             timeout(PULL_TIME, pull)
                 .await
@@ -99,7 +104,11 @@ impl Generations {
             }
         }
         let digest = pulled?;
-        if !looks && reference.digest().is_none() && reference.source().path().is_none() {
+        if !looks
+            && platform.is_none()
+            && reference.digest().is_none()
+            && reference.source().path().is_none()
+        {
             let (images, reference) = (images.clone(), reference.clone());
             let renew = move || images.renew_by_hand(&reference, digest);
             // Who kept it keeps what it was, at worst.

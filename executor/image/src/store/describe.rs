@@ -5,10 +5,13 @@ use crate::{
     Error, Layer,
     document::{self, Document},
     error::Attempt,
+    platform::{self, Platform},
+    progress::{Watch, Watched},
+    registry::Registry,
 };
 use oci_spec::image::ImageConfiguration;
 use std::{collections::BTreeSet, fs, path::PathBuf};
-use tank_model::Digest;
+use tank_model::{Digest, Reference};
 
 /// An image, in detail.
 #[derive(Clone, Debug)]
@@ -54,7 +57,9 @@ impl Images {
         let (manifest_digest, manifest) = match document::parse(&read(image)?)? {
             Document::Manifest(manifest) => (image, manifest),
             Document::Index(index) => {
-                let picked = document::pick_platform(&index)?;
+                let mut picked = platform::pick(&index, &Platform::host())?.into_iter();
+                let is_here = |digest: &Digest| self.blob_path(*digest).is_file();
+                let picked = picked.find(is_here).ok_or(Error::NestedIndex)?;
                 match document::parse(&read(picked)?)? {
                     Document::Manifest(manifest) => (picked, manifest),
                     Document::Index(_) => return Err(Error::NestedIndex),
@@ -84,6 +89,38 @@ impl Images {
             config,
             layers,
         })
+    }
+
+    /// Fetches an image of a registry for a platform, which need not be this host's: its manifest for that, which is an image
+    /// by itself.
+    ///
+    /// # Errors
+    /// As [`Images::pull`].
+    pub async fn pull_for(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        watch: Option<Watch>,
+    ) -> Result<Digest, Error> {
+        let origin = Registry::new(reference, &self.registries)?;
+        let origin = Watched { origin, watch };
+        let fetched = Box::pin(self.fetch_for(&origin, platform)).await?;
+        Ok(fetched.1)
+    }
+
+    /// Refuses an image whose programs this host can't run. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`], or that it is not here.
+    pub fn refuse_foreign(&self, image: Digest) -> Result<(), Error> {
+        let config = self.find(image)?.config;
+        let (os, arch) = (config.os().to_string(), config.architecture().to_string());
+        match platform::runs(&os, &arch) {
+            true => Ok(()),
+            false => Err(Error::Foreign {
+                platform: format!("{os}/{arch}"),
+            }),
+        }
     }
 
     /// The files that an image has on the disk, with what they take. Blocking.

@@ -218,6 +218,8 @@ pub enum Method {
     PullImage {
         /// A reference.
         image: String,
+        /// `linux/ARCHITECTURE[/VARIANT]`; none for the host's own.
+        platform: Option<String>,
     },
     /// Takes in the images of an archive, and keeps them.
     #[serde(rename = "io.tank.Executor.LoadImages")]
