@@ -9,6 +9,7 @@ use rustix::{
 use std::{
     fs,
     io::Write,
+    os::fd::{AsRawFd, OwnedFd},
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -72,24 +73,23 @@ impl Desk {
             .replace(&self.dir.display().to_string(), "DIR")
     }
 
-    /// What the image has, each entry with its kind, mode, owner and time: as `fsck.erofs` takes it out.
-    fn entries(&self, image: Digest) -> Vec<String> {
+    /// The image's one layer, mounted where nobody else finds it.
+    fn open(&self, image: Digest) -> OwnedFd {
         let image = self.images.find(image).expect("it is whole");
-        let [tank_image::Layer::Image(file)] = image.layers.as_slice() else {
+        let [layer] = image.layers.as_slice() else {
             panic!("{image:?}");
         };
-        let out = self.dir.join("out");
-        let _ = fs::remove_dir_all(&out);
-        let extracted = Command::new("fsck.erofs")
-            .arg(format!("--extract={}", out.display()))
-            .args(["--preserve", "--xattrs"])
-            .arg(file)
-            .output()
-            .expect("fsck.erofs");
-        let said = String::from_utf8_lossy(&extracted.stderr);
-        assert!(extracted.status.success(), "{said}");
-        described(&out)
+        self.images.mounts().open(layer).expect("mounts")
     }
+
+    /// What the image has, each entry with its kind, mode, owner and time.
+    fn entries(&self, image: Digest) -> Vec<String> {
+        described(&path_of(&self.open(image)))
+    }
+}
+
+fn path_of(opened: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}/", opened.as_raw_fd()).into()
 }
 
 impl Drop for Desk {
@@ -185,7 +185,8 @@ fn what_is_in_a_folder_is_in_the_image_and_the_same_of_a_copy() {
         let length = rustix::fs::getxattr(path, name, &mut value)?;
         Ok::<_, Errno>(value[..length].to_vec())
     };
-    let out = desk.dir.join("out");
+    let opened = desk.open(image);
+    let out = path_of(&opened);
     assert_eq!(attribute(out.join("also"), "user.b"), Ok(b"\0two".to_vec()));
     assert_eq!(
         attribute(out.join("a"), "trusted.overlay.opaque"),
@@ -230,9 +231,16 @@ fn what_is_no_folder_or_not_its_own_is_refused() {
             &|| {
                 fs::remove_file(desk.root("sub/.wh.x")).expect("removes");
                 fs::create_dir(desk.root("sub/mnt")).expect("a folder");
+                fs::create_dir(desk.dir.join("elsewhere")).expect("a folder");
                 let bind = MountFlags::BIND;
-                rustix::mount::mount(Path::new("/etc"), desk.root("sub/mnt"), "", bind, None)
-                    .expect("mounts");
+                rustix::mount::mount(
+                    desk.dir.join("elsewhere"),
+                    desk.root("sub/mnt"),
+                    "",
+                    bind,
+                    None,
+                )
+                .expect("mounts");
             },
         ),
         ("dir:link", "is a link that somebody else", &|| {
