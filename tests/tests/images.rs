@@ -396,6 +396,82 @@ fn a_pulled_image_needs_no_registry_any_more() {
     host.finish();
 }
 
+/// What is sent before the last reply says how far each layer is, for who asks for it.
+#[test]
+fn a_diff_says_how_far_a_pull_is() {
+    const SCRIPT: &str = r"
+import json, socket, sys
+path, config, layers = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX)
+s.connect(path)
+parameters = {'config': config}
+if layers == 'yes': parameters['layers'] = True
+call = {'method': 'io.tank.Executor.Diff', 'parameters': parameters, 'more': True}
+s.sendall(json.dumps(call).encode() + b'\0')
+data, replies = b'', []
+while not replies or replies[-1].get('continues'):
+    while b'\0' not in data: data += s.recv(65536)
+    one, data = data.split(b'\0', 1)
+    replies.append(json.loads(one))
+way = [r['parameters']['progress'] for r in replies[:-1]]
+done = [p['layer']['done'] == p['layer']['size'] for p in way if p.get('layer')]
+print(way[0]['message'] if way else None, True in done, len(replies[-1]['parameters']['plan']))
+";
+    for (layers, expected) in [
+        ("yes", "localhost:5000/nginx True 71\n"),
+        ("no", "None False 71\n"),
+    ] {
+        let mut host = Host::new();
+        host.start_registry();
+        host.write("web.ncl", &pod("localhost:5000/nginx", ""));
+        let config = host.tank(&["build", "--canonical", "web.ncl"]).ok();
+        let asked = Command::new("python3")
+            .args(["-c", SCRIPT])
+            .arg(host.socket())
+            .args([config.trim(), layers])
+            .output()
+            .expect("python3");
+        let said = String::from_utf8_lossy(&asked.stderr);
+        assert_eq!(String::from_utf8_lossy(&asked.stdout), expected, "{said}");
+        host.finish();
+    }
+}
+
+/// Whoever loads, removes, lists and collects at once has each image whole, or not at all.
+#[test]
+fn loads_removals_and_collections_at_once_leave_whole_images() {
+    let host = Host::new();
+    let archive = saved(&host, "app.tar", &["app:1"]);
+    let archive = archive.to_str().expect("text");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..10 {
+                host.tank(&["image", "load", archive]).ok();
+            }
+        });
+        scope.spawn(|| {
+            for _ in 0..10 {
+                // It may not be there just now.
+                let removed = host.tank(&["image", "remove", "app:1"]);
+                assert!(removed.status == 0 || removed.stderr.contains("no such image"));
+            }
+        });
+        for _ in 0..10 {
+            host.tank(&["gc"]).ok();
+            for image in images(&host) {
+                assert_eq!(image["missing"], Value::Null, "{image}");
+            }
+        }
+    });
+    host.tank(&["image", "load", archive]).ok();
+    host.tank(&["gc"]).ok();
+    host.write("web.ncl", &pod("app:1", "pull = 'never"));
+    host.tank(&["switch", "web.ncl"]).ok();
+    let fsck = host.tank(&["--json", "fsck"]).json();
+    assert_eq!(fsck["damages"], serde_json::json!([]));
+    host.finish();
+}
+
 /// An image for machines of another kind is refused before anything changes.
 #[test]
 fn an_image_for_another_machine_is_refused() {

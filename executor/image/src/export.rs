@@ -191,7 +191,7 @@ impl Export<'_> {
         if stat.st_nlink > 1 {
             let id = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.links.get(&id) {
-                let mut entry = head(EntryType::Link, &path, stat, 0o1777, known_ids(&stat))?;
+                let mut entry = head(EntryType::Link, &path, stat, 0o1777, known_ids(stat))?;
                 entry.link_name(first);
                 return self.write(&mut entry);
             }
@@ -203,7 +203,7 @@ impl Export<'_> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.budget.bytes(size)?;
         self.exported.bytes += size;
-        let mut entry = head(EntryType::Regular, &path, stat, 0o1777, known_ids(&stat))?;
+        let mut entry = head(EntryType::Regular, &path, stat, 0o1777, known_ids(stat))?;
         attributes(file, &mut entry)?;
         let is_sparse = (stat.st_blocks as u64).saturating_mul(BLOCK) < size;
         let pieces = match is_sparse {

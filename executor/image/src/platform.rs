@@ -6,14 +6,14 @@
 
 use crate::{Error, document};
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, MediaType};
-use std::{fmt, fs, path::Path, str::FromStr};
+use std::{fmt, fs, io::Read, path::Path, str::FromStr};
 use tank_model::Digest;
 
 /// Where the kernel has the interpreters of programs (binfmt_misc, in the kernel's documentation).
 const INTERPRETERS: &str = "/proc/sys/fs/binfmt_misc";
 
 /// The most bytes of the description of an interpreter.
-const MAX_DESCRIPTION: usize = 4096;
+const MAX_DESCRIPTION: u64 = 4096;
 
 /// A platform. The operating system is Linux's.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -232,9 +232,10 @@ pub fn runs(os: &str, arch: &str) -> bool {
 }
 
 fn described(path: &Path) -> Option<String> {
-    let mut text = fs::read_to_string(path).ok()?;
-    text.truncate(text.floor_char_boundary(MAX_DESCRIPTION));
-    Some(text)
+    let mut text = Vec::new();
+    let file = fs::File::open(path).ok()?;
+    file.take(MAX_DESCRIPTION).read_to_end(&mut text).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// How a program of an architecture begins (elf(5)): class, byte order and machine.
