@@ -218,7 +218,6 @@ fn the_rest_is_refused() {
         "docker-archive:a.tar:",
         "docker-archive:a.tar:A",
         "docker://nginx",
-        "dir:./x",
         "https://docker.io/nginx",
         &long,
     ] {

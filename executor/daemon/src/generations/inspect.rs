@@ -109,6 +109,7 @@ impl Collector {
     }
 
     /// The database, and what it holds. Blocking.
+    // long: one look at each thing that the database has
     fn check_store(&self, found: &mut Inspected, to: &ProgressSender) -> Result<Known, Error> {
         notify(to, Stage::Note, "reading the database");
         if let Err(error) = self.store.verify() {
