@@ -6,7 +6,7 @@ set -eu
 build="gcc g++ libc6-dev clang libclang-dev pkg-config ca-certificates"
 demo="$build busybox-static curl iproute2"
 test="$demo nftables debootstrap docker-registry zstd python3 python3-venv util-linux procps qemu-system-x86 cpio kmod
-    e2fsprogs conntrack erofs-utils attr xfsprogs btrfs-progs"
+    e2fsprogs conntrack erofs-utils attr xfsprogs btrfs-progs nix-bin"
 case ${1:-} in
     build) wanted=$build ;;
     demo) wanted=$demo ;;

@@ -199,7 +199,7 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "Image" => Reference::from_str(text()?).map(drop).map_err(|e| Refusal {
             code: "tank::image::invalid",
             message: e.to_string(),
-            help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", \"oci:./image:tag\" for a layout on disk, or \"docker-archive:./app.tar\" for what `docker save` writes"
+            help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", \"oci:./image:tag\" for a layout on disk, \"docker-archive:./app.tar\" for what `docker save` writes, or \"dir:./rootfs\" for a root directory"
                 .to_owned(),
         }),
         "Name" => Name::new(text()?).map(drop).map_err(|e| Refusal {

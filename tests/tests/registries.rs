@@ -258,7 +258,7 @@ with tarfile.open(out, "w") as tar:
         .stderr
         .replace(&host.dir.display().to_string(), "DIR");
     insta::assert_snapshot!("no_such_name", text);
-    for image in ["docker://nginx", "dir:./x", "docker-daemon:nginx"] {
+    for image in ["docker://nginx", "docker-daemon:nginx"] {
         host.write("web.ncl", &config(image));
         let refused = host.tank(&["check", "web.ncl"]);
         assert_eq!(refused.status, 1);

@@ -8,8 +8,10 @@
 //! | `oci:PATH[:TAG]` | an OCI image layout: a folder |
 //! | `oci-archive:PATH[:TAG]` | the same in a tar archive |
 //! | `docker-archive:PATH[:NAME]` | what `docker save` writes |
+//! | `dir:PATH` | a folder that is the root directory (skopeo's `dir:` is another format) |
+//! | `nix:/nix/store/HASH-NAME` | a store path of Nix, with all that it refers to |
 //!
-//! Each of the last three may be pinned with `@sha256:…`. Defaults are the ones container users know: the registry
+//! Each but the first may be pinned with `@sha256:…` behind it. Defaults are the ones container users know: the registry
 //! `docker.io`, its `library/` for one-word names, the tag `latest`.
 
 use crate::digest::Digest;
@@ -76,6 +78,16 @@ pub enum ImageSource {
         /// tag. Without one, there is one image in it.
         name: Option<String>,
     },
+    /// A folder that is the root directory. The path is as that of a layout.
+    Folder {
+        /// The folder.
+        path: String,
+    },
+    /// A store path of Nix, with all that it refers to.
+    Closure {
+        /// `/nix/store/HASH-NAME`.
+        path: String,
+    },
 }
 
 impl ImageSource {
@@ -83,7 +95,10 @@ impl ImageSource {
     pub fn path(&self) -> Option<&str> {
         match self {
             Self::Registry { .. } => None,
-            Self::Layout { path, .. } | Self::Archive { path, .. } => Some(path),
+            Self::Layout { path, .. }
+            | Self::Archive { path, .. }
+            | Self::Folder { path }
+            | Self::Closure { path } => Some(path),
         }
     }
 }
@@ -98,10 +113,10 @@ pub enum ArchiveFormat {
 }
 
 /// What is written in place of a path alone.
-const A_PATH: &str = "an archive is written `docker-archive:PATH` or `oci-archive:PATH`, and a folder with an OCI image layout `oci:PATH`";
+const A_PATH: &str = "an archive is written `docker-archive:PATH` or `oci-archive:PATH`, a folder with an OCI image layout `oci:PATH`, and one that is the root directory `dir:PATH`";
 
 /// Texts before a `:` that mean something elsewhere, and what to write here.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("file:", A_PATH),
     ("tarball:", A_PATH),
     (
@@ -115,10 +130,6 @@ const ELSEWHERE: [(&str, &str); 8] = [
     (
         "containers-storage:",
         "Tank does not ask Podman: `podman save -o app.tar IMAGE`, and `docker-archive:app.tar`",
-    ),
-    (
-        "dir:",
-        "a folder is no image in this version: make one with `umoci` or `skopeo copy dir:… oci:…`",
     ),
     (
         "https://",
@@ -182,6 +193,8 @@ impl FromStr for Reference {
             Some(("oci", rest)) => parse_layout(rest),
             Some(("oci-archive", rest)) => parse_archive(rest, ArchiveFormat::Oci),
             Some(("docker-archive", rest)) => parse_archive(rest, ArchiveFormat::Docker),
+            Some(("dir", rest)) => parse_folder(rest),
+            Some(("nix", rest)) => parse_closure(rest),
             _ => parse_registry(text),
         };
         match parsed {
@@ -246,6 +259,47 @@ fn parse_layout(text: &str) -> Result<Parsed, &'static str> {
         },
         digest,
     ))
+}
+
+fn parse_folder(text: &str) -> Result<Parsed, &'static str> {
+    let (path, digest) = split_digest(text);
+    if path.is_empty() || path.contains('\0') {
+        return Err("the path of the folder is missing");
+    }
+    let path = path.to_owned();
+    Ok((ImageSource::Folder { path }, digest))
+}
+
+fn parse_closure(text: &str) -> Result<Parsed, &'static str> {
+    let (path, digest) = split_digest(text);
+    let name = path.strip_prefix("/nix/store/");
+    let name = name.ok_or("a store path is written `nix:/nix/store/HASH-NAME`; what a link such as `./result` leads to, `readlink -f` says")?;
+    if name.contains('/') {
+        return Err(
+            "it is something in a store path: write the store path alone, `nix:/nix/store/HASH-NAME`, and the program in `command`",
+        );
+    }
+    if !is_store_name(name) {
+        return Err(
+            "it is no store path: the name of one is a hash of 32 characters, `-`, and a name",
+        );
+    }
+    let path = path.to_owned();
+    Ok((ImageSource::Closure { path }, digest))
+}
+
+/// Whether a store path of Nix may be called so (the Nix manual, "store path"): a hash in base 32, which has no `e`, `o`, `u`
+/// and `t`, and a name.
+pub fn is_store_name(name: &str) -> bool {
+    let Some((hash, rest)) = name.split_once('-') else {
+        return false;
+    };
+    let in_hash = |b: u8| {
+        b.is_ascii_digit() || (b.is_ascii_lowercase() && !matches!(b, b'e' | b'o' | b'u' | b't'))
+    };
+    let in_name = |b: u8| b.is_ascii_alphanumeric() || b"+-._?=".contains(&b);
+    let is_name = !rest.is_empty() && rest.len() <= 211 && rest.bytes().all(in_name);
+    hash.len() == 32 && hash.bytes().all(in_hash) && is_name
 }
 
 fn parse_registry(text: &str) -> Result<Parsed, &'static str> {

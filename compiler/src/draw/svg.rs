@@ -160,6 +160,13 @@ fn short_image(source: &ImageSource) -> String {
             Some(name) => format!("{path}:{name}"),
             None => path.clone(),
         },
+        ImageSource::Folder { path } => path.clone(),
+        // The hash says nothing to people.
+        ImageSource::Closure { path } => {
+            let name = path.rsplit('/').next().unwrap_or(path);
+            name.split_once('-')
+                .map_or_else(|| name.to_owned(), |(_, name)| name.to_owned())
+        }
     }
 }
 

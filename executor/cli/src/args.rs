@@ -1,8 +1,10 @@
 //! The arguments: every command and option there is.
 
 mod bundle;
+mod image;
 
-pub use bundle::{Image, Import};
+pub use bundle::Import;
+pub use image::Images;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -200,9 +202,9 @@ pub enum Command {
     /// The volumes that Tank keeps: list, remove, export, import.
     #[command(subcommand, visible_alias = "volumes")]
     Volume(Volumes),
-    /// Images: save.
+    /// The images of this host: list, inspect, pull, load, save, remove.
     #[command(subcommand)]
-    Image(Image),
+    Image(Images),
     /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.
     Exec(Exec),
     /// Attach to the terminal of a main process. Ctrl-P Ctrl-Q detaches.

@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 35] = [
+const WORDS: [(&str, &str); 34] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -41,16 +41,18 @@ const WORDS: [(&str, &str); 35] = [
     ("convert", IMPORT),
     (
         "pull",
-        "`tank switch` pulls what is missing; `tank lock --update` asks again what a tag stands for",
+        "`tank image pull NAME` keeps one by hand; `tank switch` pulls what the configuration names, `tank lock --update` asks again what a tag stands for",
     ),
     ("load", ARCHIVE),
-    ("images", IMAGES),
-    ("image", IMAGES),
+    ("images", "`tank image list`"),
     ("push", IMAGES),
     ("tag", IMAGES),
     ("search", IMAGES),
     ("commit", IMAGES),
-    ("rmi", GC),
+    (
+        "rmi",
+        "`tank image remove NAME` ends what was pulled or loaded by hand, `tank gc` removes what nothing needs",
+    ),
     ("prune", GC),
     (
         "df",
@@ -71,8 +73,7 @@ const DELETE: &str = "`tank delete POD`, or `tank delete --stack NAME`; volumes 
 const STOP: &str = "no command of this version does that: take the pod out of the file, or `tank delete POD`, and switch to it again";
 const GC: &str = "`tank gc` removes what no generation needs, `tank gc --dry-run` says what that is; volumes stay";
 const IMPORT: &str = "`tank import compose.yaml` writes it as Nickel";
-const ARCHIVE: &str =
-    "an archive is used where it is: `image = \"docker-archive:./app.tar\"` in the configuration";
+const ARCHIVE: &str = "`tank image load FILE` keeps its images by their names; without that it is used where it is: `image = \"docker-archive:./app.tar\"` in the configuration";
 const LOGIN: &str = "a password among the arguments can be read by everybody on this host: `--password-stdin` takes it from standard input, and without it `tank login` asks";
 const IMAGES: &str = "no command of this version does that: images are built elsewhere, and named in the configuration";
 
@@ -90,11 +91,13 @@ pub fn here(error: &clap::Error) -> Option<&'static str> {
     match error.get(ContextKind::InvalidSubcommand) {
         Some(ContextValue::String(word)) => {
             let before: Vec<String> = std::env::args().take_while(|arg| arg != word).collect();
-            let of_volume = before.iter().any(|arg| arg == "volume");
-            of_volume
-                .then(|| volume(word))
-                .flatten()
-                .or_else(|| here_of(word))
+            let of = |family: &str| before.iter().any(|arg| arg == family);
+            let of_family = match (of("volume"), of("image")) {
+                (true, _) => volume(word),
+                (_, true) => image(word),
+                _ => None,
+            };
+            of_family.or_else(|| here_of(word))
         }
         _ => None,
     }
@@ -112,6 +115,20 @@ fn volume(word: &str) -> Option<&'static str> {
         ),
         "backup" | "save" | "cp" => Some("`tank volume export POD/VOLUME -o FILE`"),
         "restore" | "load" => Some("`tank volume import POD/VOLUME FILE`"),
+        _ => None,
+    }
+}
+
+/// What to type in the place of a command for images that there is not.
+fn image(word: &str) -> Option<&'static str> {
+    match word {
+        "prune" => Some(GC),
+        "show" | "get" => Some("`tank image inspect NAME`"),
+        "history" => Some("`tank image inspect NAME` shows the layers"),
+        "import" => Some(
+            "of a root directory's archive: unpack it, and `image = \"dir:./FOLDER\"` in the configuration",
+        ),
+        "tag" => Some("a loaded image gets its name by `tank image load --name NAME:TAG`"),
         _ => None,
     }
 }

@@ -43,8 +43,11 @@ impl ProgressView {
 
     /// The same change, which asks for what is drawn of layers.
     pub fn asking_for_layers(&self, mut method: Method) -> Method {
-        if let Method::Switch(call) = &mut method {
-            call.layers = self.0.is_some().then_some(true);
+        let layers = self.0.is_some().then_some(true);
+        match &mut method {
+            Method::Switch(call) => call.layers = layers,
+            Method::Diff(call) => call.layers = layers,
+            _ => {}
         }
         method
     }

@@ -1,11 +1,15 @@
 //! Manifests, indexes and configurations: verified, then parsed (OCI image specification, "Image
 //! Manifest", "Image Index", "Image Configuration").
 
-use crate::{Error, MAX_LAYERS};
-use oci_spec::image::{
-    Arch, Descriptor, ImageConfiguration, ImageConfigurationBuilder, ImageIndex, ImageManifest,
-    MediaType, Os, RootFs,
+use crate::{
+    Error, MAX_LAYERS,
+    platform::{self, Platform},
 };
+use oci_spec::image::{
+    Arch, Descriptor, DescriptorBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndex,
+    ImageManifest, MediaType, Os, RootFs,
+};
+use std::str::FromStr;
 use tank_model::Digest;
 
 /// What a reference may name.
@@ -124,6 +128,22 @@ pub fn check_size(descriptor: &Descriptor, limit: u64) -> Result<(), Error> {
     }
 }
 
+/// A descriptor that is made here.
+///
+/// # Errors
+/// Nothing that is known.
+pub fn describe(media_type: MediaType, digest: Digest, size: u64) -> Result<Descriptor, Error> {
+    let digest = oci_spec::image::Digest::from_str(&digest.to_string());
+    let built = digest.map_err(Error::Made).map(|digest| {
+        DescriptorBuilder::default()
+            .media_type(media_type)
+            .digest(digest)
+            .size(size)
+            .build()
+    });
+    built?.map_err(Error::Made)
+}
+
 /// The digests of the layers' uncompressed bytes, the lowest first.
 ///
 /// # Errors
@@ -141,35 +161,6 @@ pub fn diff_ids(
     ids.iter().map(|id| parse_digest(id)).collect()
 }
 
-/// The manifest for this machine.
-///
-/// # Errors
-/// When there is none.
-pub fn pick_platform(index: &ImageIndex) -> Result<Digest, Error> {
-    let arch = Arch::default();
-    let fits = |descriptor: &&Descriptor| {
-        let manifest = !matches!(descriptor.media_type(), MediaType::ImageIndex);
-        let platform = descriptor.platform().as_ref();
-        manifest
-            && platform.is_none_or(|platform| {
-                *platform.os() == Os::Linux && *platform.architecture() == arch
-            })
-    };
-    let mut candidates: Vec<&Descriptor> = index.manifests().iter().filter(fits).collect();
-    // One that says what it is for comes before one that does not.
-    candidates.sort_by_key(|descriptor| descriptor.platform().is_none());
-    let Some(found) = candidates.first() else {
-        let platforms = index
-            .manifests()
-            .iter()
-            .filter_map(|descriptor| descriptor.platform().as_ref());
-        let known =
-            platforms.map(|platform| format!("{}/{}", platform.os(), platform.architecture()));
-        return Err(Error::NoPlatform(known.collect()));
-    };
-    digest_of(found)
-}
-
 /// The configuration of an image, and the names of its layers, the lowest first, by the documents that `read` gives.
 ///
 /// # Errors
@@ -180,10 +171,23 @@ pub fn read_image(
 ) -> Result<(ImageConfiguration, Vec<LayerId>), Error> {
     let manifest = match parse(&read(image)?)? {
         Document::Manifest(manifest) => manifest,
-        Document::Index(index) => match parse(&read(pick_platform(&index)?)?)? {
-            Document::Manifest(manifest) => manifest,
-            Document::Index(_) => return Err(Error::NestedIndex),
-        },
+        // Of those that fit, that which was fetched.
+        Document::Index(index) => {
+            let mut last = Error::NestedIndex;
+            let read = platform::pick(&index, &Platform::host())?
+                .into_iter()
+                .find_map(|digest| match read(digest) {
+                    Ok(bytes) => Some(bytes),
+                    Err(error) => {
+                        last = error;
+                        None
+                    }
+                });
+            match parse(&read.ok_or(last)?)? {
+                Document::Manifest(manifest) => manifest,
+                Document::Index(_) => return Err(Error::NestedIndex),
+            }
+        }
     };
     let config = parse_config(&read(digest_of(manifest.config())?)?)?;
     let layers = chain(&diff_ids(&config, &manifest)?);

@@ -37,9 +37,15 @@ pub enum Error {
     /// An index names an index, which would go on for ever.
     #[error("the index names another index")]
     NestedIndex,
-    /// An index has no manifest for this machine; the platforms it has, as `os/architecture`.
-    #[error("it has nothing for linux/{}, only for {}", oci_spec::image::Arch::default(), some_of(.0))]
-    NoPlatform(Vec<String>),
+    /// An index has no manifest for a platform; those it has, as `os/architecture/variant`.
+    #[error("it has nothing for {0}, only for {known}", known = some_of(.1))]
+    NoPlatform(String, Vec<String>),
+    /// An image is for machines of another kind.
+    #[error("it is for {platform}, and this host is {}", crate::Platform::host())]
+    Foreign {
+        /// What it is for: `os/architecture`.
+        platform: String,
+    },
     /// A manifest and its configuration have not the same layers, or too many.
     #[error("the manifest has {layers} layers, its configuration {ids} (1 to {MAX_LAYERS})")]
     LayerCount {
@@ -232,6 +238,29 @@ pub enum Error {
     /// The process that converts layers has ended, or was killed, without an answer.
     #[error("the process that converts layers has ended without an answer")]
     Converter,
+    /// Too many images are kept by hand.
+    #[error("{0} images are kept by hand, and no more can be")]
+    ManyByHand(usize),
+    /// An archive has no image, or too many.
+    #[error("the archive has {count} images, and 1 to {most} can be loaded")]
+    ImageCount {
+        /// How many it has.
+        count: usize,
+        /// The most that are taken.
+        most: usize,
+    },
+    /// An archive is neither what Docker saves nor an OCI image layout.
+    #[error("{} has neither manifest.json nor oci-layout: it is no archive of images", .0.display())]
+    NoImages(PathBuf),
+    /// What an archive calls an image can't be a name of one.
+    #[error("can't name the image: {0}")]
+    Name(String),
+    /// A folder is no image, or changed while it was read.
+    #[error("can't take {} as an image", crate::http::shown(.0))]
+    Tree(String, #[source] crate::TreeError),
+    /// A closure of Nix can't be had.
+    #[error("can't take {0} with what it refers to")]
+    Nix(String, #[source] crate::NixError),
     /// An image's layers can't be mounted to be read.
     #[error("can't look into the image")]
     Mount(#[source] tank_sys::Error),
@@ -292,6 +321,15 @@ impl Error {
                 "use an image of a registry that is not, or change `registries` in tank.toml"
             }
             Self::Blob(error) => return error.help().map(str::to_owned),
+            Self::Foreign { .. } => {
+                "use a tag that has this host's platform; programs of another one run where an emulator is registered with the flag F (Debian: `qemu-user-static`)"
+            }
+            Self::ManyByHand(_) => "`tank image remove` lets them go",
+            Self::NoImages(_) => {
+                "`docker save`, `podman save` and `skopeo copy … oci-archive:FILE` write one; of a root directory's own archive, unpack it and use `dir:`"
+            }
+            Self::Tree(_, error) => return error.help().map(str::to_owned),
+            Self::Nix(_, error) => return error.help().map(str::to_owned),
             Self::NoLayout(_) => {
                 "`oci:` is a folder that `skopeo copy … oci:PATH:TAG` or `umoci` make, and `oci-archive:` a tar archive of one; what `docker save` writes is `docker-archive:`"
             }

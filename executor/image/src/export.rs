@@ -8,7 +8,7 @@
 //! are those of a container, and somebody may unpack it as the host's root.
 
 use crate::{
-    copy::{MAX_LINK_BYTES, NO_LINK, open_dir},
+    copy::{MAX_LINK_BYTES, NO_LINK, known_ids, open_dir},
     error::Attempt,
 };
 use rustix::{
@@ -163,11 +163,17 @@ impl Export<'_> {
                 let Ok(target) = rustix::fs::readlinkat(dir, name, Vec::new()) else {
                     return Ok(None);
                 };
-                let mut entry = head(EntryType::Symlink, &path, &stat, 0o777)?;
+                let mut entry = head(EntryType::Symlink, &path, &stat, 0o777, known_ids(&stat))?;
                 entry.link_name(target.as_bytes());
                 self.write(&mut entry)?;
             }
-            FileType::Fifo => self.write(&mut head(EntryType::Fifo, &path, &stat, 0o1777)?)?,
+            FileType::Fifo => self.write(&mut head(
+                EntryType::Fifo,
+                &path,
+                &stat,
+                0o1777,
+                known_ids(&stat),
+            )?)?,
             _ => return Ok(None),
         }
         self.exported.entries += 1;
@@ -176,7 +182,7 @@ impl Export<'_> {
 
     fn directory(&mut self, dir: &OwnedFd, path: &[u8]) -> io::Result<()> {
         let stat = rustix::fs::fstat(dir)?;
-        let mut entry = head(EntryType::Directory, path, &stat, 0o3777)?;
+        let mut entry = head(EntryType::Directory, path, &stat, 0o3777, known_ids(&stat))?;
         attributes(dir, &mut entry)?;
         self.write(&mut entry)
     }
@@ -185,7 +191,7 @@ impl Export<'_> {
         if stat.st_nlink > 1 {
             let id = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.links.get(&id) {
-                let mut entry = head(EntryType::Link, &path, stat, 0o1777)?;
+                let mut entry = head(EntryType::Link, &path, stat, 0o1777, known_ids(stat))?;
                 entry.link_name(first);
                 return self.write(&mut entry);
             }
@@ -197,7 +203,7 @@ impl Export<'_> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.budget.bytes(size)?;
         self.exported.bytes += size;
-        let mut entry = head(EntryType::Regular, &path, stat, 0o1777)?;
+        let mut entry = head(EntryType::Regular, &path, stat, 0o1777, known_ids(stat))?;
         attributes(file, &mut entry)?;
         let is_sparse = (stat.st_blocks as u64).saturating_mul(BLOCK) < size;
         let pieces = match is_sparse {
@@ -286,13 +292,18 @@ fn pieces(file: &OwnedFd, size: u64) -> io::Result<Option<Vec<SparseEntry>>> {
 }
 
 /// What an archive says of every entry.
-fn head(kind: EntryType, path: &[u8], stat: &Stat, bits: u32) -> io::Result<EntryBuilder> {
+pub(crate) fn head(
+    kind: EntryType,
+    path: &[u8],
+    stat: &Stat,
+    bits: u32,
+    (user, group): (u32, u32),
+) -> io::Result<EntryBuilder> {
     /// What the field of the time holds.
     const MAX_TIME: i64 = 0o777_7777_7777;
     let mut entry = EntryBuilder::new_ustar();
     let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec as i64);
     let in_field = seconds.clamp(0, MAX_TIME);
-    let (user, group) = crate::copy::known_ids(stat);
     let mut fill = || {
         entry
             .path(path)

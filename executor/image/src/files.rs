@@ -25,11 +25,11 @@ const MAX_LINKS: usize = 8;
 const PIECE: u64 = 1 << 20;
 
 /// The files of one image.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Files {
     /// The folder, or the archive.
     pub path: PathBuf,
-    members: Option<Members>,
+    members: Option<Arc<Members>>,
 }
 
 /// Where the members of an archive are.
@@ -66,7 +66,12 @@ impl Files {
 
     /// The members of an archive. Reads its heads, which blocks.
     pub fn of_archive(path: PathBuf) -> Result<Self, Error> {
-        let mut file = open(&path)?;
+        let file = open(&path)?;
+        Self::of_opened(path, file)
+    }
+
+    /// The same of one that is open; `path` is what errors call it.
+    pub fn of_opened(path: PathBuf, mut file: File) -> Result<Self, Error> {
         let mut magic = [0; 4];
         let known = file.read_exact_at(&mut magic, 0).is_ok();
         if known && is_compressed(&magic) {
@@ -74,7 +79,7 @@ impl Files {
         }
         let places = places(&mut file).attempt(|| format!("read {}", path.display()))?;
         let archive = Arc::new(file);
-        let members = Some(Members { archive, places });
+        let members = Some(Arc::new(Members { archive, places }));
         Ok(Self { path, members })
     }
 
@@ -189,7 +194,7 @@ impl Part {
 }
 
 /// Whether these are the first bytes of a compressed file: gzip (RFC 1952), Zstandard (RFC 8878), XZ or bzip2.
-fn is_compressed(magic: &[u8]) -> bool {
+pub fn is_compressed(magic: &[u8]) -> bool {
     let known: [&[u8]; 4] = [&GZIP, &ZSTANDARD, b"\xfd7zX", b"BZh"];
     known.iter().any(|known| magic.starts_with(known))
 }

@@ -8,7 +8,9 @@ pub use tank_layer::fuzzing::{archive, convert};
 pub fn documents(bytes: &[u8]) {
     let config = document::parse_config(bytes);
     match (document::parse(bytes), &config) {
-        (Ok(Document::Index(index)), _) => drop(document::pick_platform(&index)),
+        (Ok(Document::Index(index)), _) => {
+            drop(crate::platform::pick(&index, &crate::Platform::host()))
+        }
         (Ok(Document::Manifest(manifest)), Ok(config)) => {
             if let Ok(ids) = document::diff_ids(config, &manifest) {
                 assert_eq!(document::chain(&ids).len(), ids.len());

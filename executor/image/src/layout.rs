@@ -1,7 +1,7 @@
 //! OCI image layouts: a folder, or a tar archive, with `oci-layout`, `index.json` and `blobs/` (OCI image
 //! specification, "image layout").
 
-use crate::{Error, document::digest_of, files::Files, intake::Intake, store::Origin};
+use crate::{Error, document::digest_of, files::Files, intake::Intake, load::Which, store::Origin};
 use oci_spec::image::{Descriptor, ImageIndex};
 use tank_layer::budget::Budget;
 use tank_model::Digest;
@@ -9,18 +9,42 @@ use tank_model::Digest;
 /// The annotation that holds a manifest's tag.
 const TAG: &str = "org.opencontainers.image.ref.name";
 
+/// The annotation that holds an image's whole name, of containerd.
+const NAME: &str = "io.containerd.image.name";
+
 /// One image of a layout.
 pub struct Layout {
     files: Files,
-    tag: String,
+    which: Which,
 }
 
 impl Layout {
-    /// The image with the tag `tag` of the layout that these are the files of.
-    pub fn new(files: Files, tag: &str) -> Self {
-        let tag = tag.to_owned();
-        Self { files, tag }
+    /// An image of the layout that these are the files of, named by its tag.
+    pub fn new(files: Files, which: Which) -> Self {
+        Self { files, which }
     }
+
+    /// What each image of a layout is called: as containerd says it, or as a tag that is a whole name.
+    ///
+    /// # Errors
+    /// When it is no layout.
+    pub fn names(files: &Files) -> Result<Vec<Vec<String>>, Error> {
+        files.refuse_without("oci-layout")?;
+        let name = |descriptor: &Descriptor| {
+            let known = descriptor.annotations().as_ref();
+            let of = |key: &str| known.and_then(|known| known.get(key)).cloned();
+            let tag = of(TAG).filter(|tag| tag.contains(['/', ':']));
+            of(NAME).or(tag).into_iter().collect()
+        };
+        Ok(read_index(files)?.manifests().iter().map(name).collect())
+    }
+}
+
+fn read_index(files: &Files) -> Result<ImageIndex, Error> {
+    let parsed = serde_json::from_slice(&files.read("index.json")?);
+    parsed.map_err(|error| {
+        Error::Document(format!("read {}/index.json", files.path.display()), error)
+    })
 }
 
 fn blob_name(digest: Digest) -> String {
@@ -33,23 +57,28 @@ impl Origin for Layout {
         if !self.files.has("oci-layout") {
             return Err(Error::NoLayout(path.clone()));
         }
-        let index: ImageIndex =
-            serde_json::from_slice(&self.files.read("index.json")?).map_err(|error| {
-                Error::Document(format!("read {}/index.json", path.display()), error)
-            })?;
+        let index = read_index(&self.files)?;
         let tag = |descriptor: &Descriptor| descriptor.annotations().as_ref()?.get(TAG).cloned();
+        let wanted = match &self.which {
+            Which::Named(tag) => tag.as_str(),
+            Which::Only | Which::At(_) => "latest",
+        };
         let tagged = index
             .manifests()
             .iter()
-            .find(|descriptor| tag(descriptor).as_deref() == Some(self.tag.as_str()));
+            .find(|descriptor| tag(descriptor).as_deref() == Some(wanted));
         let only = || match index.manifests().as_slice() {
-            [one] if self.tag == "latest" => Some(one),
+            [one] if wanted == "latest" => Some(one),
             _ => None,
         };
-        let Some(found) = tagged.or_else(only) else {
+        let found = match self.which {
+            Which::At(place) => index.manifests().get(place),
+            _ => tagged.or_else(only),
+        };
+        let Some(found) = found else {
             return Err(Error::NoTag {
                 dir: path.clone(),
-                tag: self.tag.clone(),
+                tag: wanted.to_owned(),
                 known: index.manifests().iter().filter_map(tag).collect(),
             });
         };

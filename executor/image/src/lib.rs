@@ -21,12 +21,17 @@
 //! | `store/recipes` | what else it takes to write a layer's tar again |
 //! | `store/carry` | images that leave this host or come to it as a whole |
 //! | `store/fsck` | checking all of it, and fetching again what is damaged |
+//! | `store/by_hand` | images that are kept until somebody lets them go |
+//! | `store/describe` | what an image is, and what it takes |
 //! | `document` | manifests, indexes and configurations |
+//! | `platform` | for which machines an image is |
 //! | `registries` | [`Registries`]: which hosts are asked, and how |
 //! | `credentials` | as whom they are asked |
 //! | `registry` | the distribution protocol, over `http` |
 //! | `guard` | where a registry may lead |
 //! | `local` | images on this host, by `layout` and `saved`: OCI image layouts, and what `docker save` writes |
+//! | `trees` | folders of this host, and closures of Nix, as images |
+//! | `load` | archives that somebody sends |
 //! | `files` | their files: of a folder, or members of an archive |
 //! | `intake` | a blob on its way: counted and hashed |
 //! | `progress` | [`LayerProgress`]: how far it is |
@@ -63,15 +68,18 @@ mod guard;
 mod http;
 mod intake;
 mod layout;
+mod load;
 mod local;
 mod mounts;
 mod packed;
+mod platform;
 mod progress;
 mod registries;
 mod registry;
 mod save;
 mod saved;
 mod store;
+mod trees;
 mod turns;
 
 pub use clone::clone_tree;
@@ -80,19 +88,23 @@ pub use converter::Converter;
 pub use credentials::CredentialError;
 pub use error::Error;
 pub use export::{Exported, export};
+pub use load::{Loaded, registry_name};
 pub use mounts::{Layer, Mounts};
 pub use packed::{Packer, Unpacker};
+pub use platform::{Platform, PlatformError};
 pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedIn, LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};
 pub use save::Save;
 pub use store::{
-    Carried, Collection, Contents, Image, Images, Part, Sweep, Swept, Tally, Verdict, folder_bytes,
+    ByHand, Carried, Collection, Contents, Described, DescribedLayer, Image, Images, Part, Sweep,
+    Swept, Taken, Tally, Verdict, folder_bytes,
 };
 pub use tank_layer::{
     EntryError, LayerError,
     budget::{Budget, Refusal, Share},
 };
+pub use trees::{NixError, TreeError};
 
 /// The most bytes of a manifest, an index or a configuration.
 pub const MAX_DOCUMENT: u64 = 4 << 20;

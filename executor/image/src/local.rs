@@ -1,8 +1,8 @@
 //! Images that are on this host already: from what a reference says to where they are read.
 
 use crate::{
-    Error, Images, error::Attempt, files::Files, intake::Intake, layout::Layout, saved::Saved,
-    store::Origin,
+    Error, Images, error::Attempt, files::Files, intake::Intake, layout::Layout, load::Which,
+    saved::Saved, store::Origin, trees::Tree,
 };
 use oci_spec::image::Descriptor;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ pub enum Local {
     Layout(Layout),
     /// Of an archive that `docker save` wrote.
     Saved(Saved),
+    /// A folder, or a closure of Nix.
+    Tree(Box<Tree>),
 }
 
 impl Images {
@@ -34,17 +36,38 @@ impl Images {
         }
         let (format, name) = match source {
             ImageSource::Layout { tag, .. } => {
-                return Ok(Local::Layout(Layout::new(Files::of_folder(path), tag)));
+                let which = Which::Named(tag.clone());
+                return Ok(Local::Layout(Layout::new(Files::of_folder(path), which)));
             }
-            ImageSource::Archive { format, name, .. } => (format, name.as_deref()),
+            ImageSource::Archive { format, name, .. } => {
+                (format, name.clone().map_or(Which::Only, Which::Named))
+            }
+            ImageSource::Folder { .. } => {
+                let tree = Tree::of_folder(path, self.budget());
+                return Ok(Local::Tree(Box::new(tree)));
+            }
+            ImageSource::Closure { path } => {
+                let tree = Tree::of_closure(path, self.budget()).await?;
+                return Ok(Local::Tree(Box::new(tree)));
+            }
             ImageSource::Registry { .. } => return Err(Error::NoRegistry),
         };
         let files = tokio::task::spawn_blocking(|| Files::of_archive(path)).await;
         let files = files.attempt(|| "read the archive".to_owned())??;
         Ok(match format {
-            ArchiveFormat::Oci => Local::Layout(Layout::new(files, name.unwrap_or("latest"))),
+            ArchiveFormat::Oci => Local::Layout(Layout::new(files, name)),
             ArchiveFormat::Docker => Local::Saved(Saved::new(files, name, self.budget())),
         })
+    }
+}
+
+impl Local {
+    /// What a mismatch means: a tree that gives another archive than before has changed.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        match (self, error) {
+            (Self::Tree(tree), Error::Mismatch { .. }) => tree.changed(),
+            (_, error) => error,
+        }
     }
 }
 
@@ -53,6 +76,7 @@ impl Origin for Local {
         match self {
             Self::Layout(layout) => layout.root().await,
             Self::Saved(saved) => saved.root().await,
+            Self::Tree(tree) => tree.root().await,
         }
     }
 
@@ -60,6 +84,7 @@ impl Origin for Local {
         match self {
             Self::Layout(layout) => layout.name(),
             Self::Saved(saved) => saved.name(),
+            Self::Tree(tree) => tree.name(),
         }
     }
 
@@ -67,6 +92,7 @@ impl Origin for Local {
         match self {
             Self::Layout(layout) => layout.document(digest).await,
             Self::Saved(saved) => saved.document(digest).await,
+            Self::Tree(tree) => tree.document(digest).await,
         }
     }
 
@@ -79,6 +105,7 @@ impl Origin for Local {
         match self {
             Self::Layout(layout) => layout.blob(descriptor, out, budget).await,
             Self::Saved(saved) => saved.blob(descriptor, out, budget).await,
+            Self::Tree(tree) => tree.blob(descriptor, out, budget).await,
         }
     }
 }

@@ -4,14 +4,15 @@
 
 use crate::{
     Error, MAX_LAYER, MAX_LAYERS,
-    document::{self, digest_of},
+    document::{self, describe, digest_of},
     files::{Files, GZIP, Part, ZSTANDARD},
     intake::{Intake, Way},
+    load::Which,
     store::Origin,
 };
-use oci_spec::image::{Descriptor, DescriptorBuilder, ImageManifestBuilder, MediaType};
+use oci_spec::image::{Descriptor, ImageManifestBuilder, MediaType};
 use serde::Deserialize;
-use std::{collections::BTreeMap, str::FromStr};
+use std::collections::BTreeMap;
 use tank_layer::budget::Budget;
 use tank_model::{
     Digest,
@@ -25,8 +26,8 @@ const MAX_MANIFEST: u64 = 1 << 20;
 /// One image of an archive.
 pub struct Saved {
     files: Files,
-    /// Its name with its tag; without one, there is one image.
-    name: Option<String>,
+    /// Named by its name with its tag.
+    which: Which,
     /// The names of the files of blobs, by their digests.
     blobs: OnceCell<BTreeMap<Digest, String>>,
     /// What looks at the disk while compressed layers are read for their digests.
@@ -45,41 +46,50 @@ struct Entry {
 }
 
 impl Saved {
-    /// The image called `name` of the archive that these are the files of.
-    pub fn new(files: Files, name: Option<&str>, budget: Budget) -> Self {
+    /// An image of the archive that these are the files of.
+    pub fn new(files: Files, which: Which, budget: Budget) -> Self {
         Self {
             files,
-            name: name.map(str::to_owned),
+            which,
             blobs: OnceCell::new(),
             budget,
         }
     }
 
+    /// What each image of an archive is called.
+    ///
+    /// # Errors
+    /// When it is none that `docker save` wrote.
+    pub fn names(files: &Files) -> Result<Vec<Vec<String>>, Error> {
+        let entries = read_entries(files)?.into_iter();
+        Ok(entries
+            .map(|entry| entry.names.unwrap_or_default())
+            .collect())
+    }
+
     fn entry(&self) -> Result<Entry, Error> {
         let path = &self.files.path;
-        if !self.files.has("manifest.json") {
-            return Err(Error::NotSaved(path.clone()));
-        }
-        let entries: Vec<Entry> =
-            serde_json::from_slice(&self.files.read_most("manifest.json", MAX_MANIFEST)?).map_err(
-                |error| Error::Document(format!("read {}/manifest.json", path.display()), error),
-            )?;
+        let entries = read_entries(&self.files)?;
         let names = |entry: &Entry| entry.names.clone().unwrap_or_default();
         let known: Vec<String> = entries.iter().flat_map(names).collect();
-        let found = match self.name.as_deref() {
-            Some(wanted) => {
+        let found = match &self.which {
+            Which::Named(wanted) => {
                 let is = |name: &String| is_same(name, wanted);
                 entries
                     .into_iter()
                     .find(|entry| names(entry).iter().any(is))
             }
-            None => Some(entries)
+            Which::At(place) => entries.into_iter().nth(*place),
+            Which::Only => Some(entries)
                 .filter(|entries| entries.len() == 1)
                 .and_then(|entries| entries.into_iter().next()),
         };
         found.ok_or_else(|| Error::NoSuchName {
             path: path.clone(),
-            name: self.name.clone(),
+            name: match &self.which {
+                Which::Named(name) => Some(name.clone()),
+                Which::Only | Which::At(_) => None,
+            },
             known,
         })
     }
@@ -122,16 +132,13 @@ impl Saved {
     }
 }
 
-fn describe(media_type: MediaType, digest: Digest, size: u64) -> Result<Descriptor, Error> {
-    let digest = oci_spec::image::Digest::from_str(&digest.to_string());
-    let built = digest.map_err(Error::Made).map(|digest| {
-        DescriptorBuilder::default()
-            .media_type(media_type)
-            .digest(digest)
-            .size(size)
-            .build()
-    });
-    built?.map_err(Error::Made)
+fn read_entries(files: &Files) -> Result<Vec<Entry>, Error> {
+    let path = &files.path;
+    if !files.has("manifest.json") {
+        return Err(Error::NotSaved(path.clone()));
+    }
+    let parsed = serde_json::from_slice(&files.read_most("manifest.json", MAX_MANIFEST)?);
+    parsed.map_err(|error| Error::Document(format!("read {}/manifest.json", path.display()), error))
 }
 
 /// Whether two names of images are the same one: `app` is `docker.io/library/app:latest`.

@@ -6,6 +6,7 @@ use crate::{
     document::{self, Document, LayerId},
     error::Attempt,
     intake::{Intake, Way},
+    platform::{self, Platform},
     progress::{Watch, Watched},
     registries::Registries,
     registry::Registry,
@@ -19,7 +20,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -38,7 +39,9 @@ const AT_ONCE: usize = 3;
 /// How the files of layers end.
 const EXTENSION: &str = "erofs";
 
+mod by_hand;
 mod carry;
+mod describe;
 mod fsck;
 mod gc;
 mod pins;
@@ -52,8 +55,10 @@ pub(crate) use writing::{Temporary, look_after};
 
 use writing::sync_dir;
 
+pub use by_hand::ByHand;
 pub use carry::{Carried, Contents};
 pub(crate) use carry::{blob_name, describe};
+pub use describe::{Described, DescribedLayer, Taken};
 pub use fsck::{Part, Verdict};
 pub use gc::{Collection, Sweep, Swept, Tally, folder_bytes};
 
@@ -102,6 +107,8 @@ pub struct Images {
     mounts: Mounts,
     turns: Turns,
     pins: pins::Pins,
+    /// Held by whoever changes what is kept by hand.
+    by_hand: Arc<Mutex<()>>,
     /// What it pulls is held by it: see [`Images::holding`].
     hold: Option<Arc<pins::Hold>>,
 }
@@ -121,6 +128,7 @@ impl Images {
             mounts: Mounts::new(dir.join("mounts")),
             turns: Turns::default(),
             pins: pins::Pins::default(),
+            by_hand: Arc::default(),
             hold: None,
         };
         for sub in ["blobs/sha256", "layers", "empty"] {
@@ -177,7 +185,9 @@ impl Images {
             }
             source => {
                 let origin = self.local(source, base_dir).await?;
-                let found = self.fetch(&Watched { origin, watch }).await?;
+                let origin = Watched { origin, watch };
+                let found = self.fetch(&origin).await;
+                let found = found.map_err(|error| origin.origin.explain(error))?;
                 match reference.digest().filter(|pinned| *pinned != found) {
                     Some(pinned) => Err(Error::Repinned { pinned, found }),
                     None => Ok(found),
@@ -193,13 +203,23 @@ impl Images {
 
     /// Fetches what is not here of an image.
     pub(crate) async fn fetch(&self, origin: &impl Origin) -> Result<Digest, Error> {
+        let fetched = self.fetch_for(origin, &Platform::host()).await?;
+        Ok(fetched.0)
+    }
+
+    /// The same for a platform: the image, and its manifest for that.
+    async fn fetch_for(
+        &self,
+        origin: &impl Origin,
+        platform: &Platform,
+    ) -> Result<(Digest, Digest), Error> {
         let budget = self.budget();
         let _cancel = budget.cancel_on_drop();
         let (bytes, digest) = origin.root().await?;
         document::verify(&bytes, digest)?;
         let manifest_digest = match document::parse(&bytes)? {
             Document::Manifest(_) => digest,
-            Document::Index(index) => document::pick_platform(&index)?,
+            Document::Index(index) => platform::best(&index, platform)?,
         };
         let manifest_bytes = if manifest_digest == digest {
             bytes.clone()
@@ -215,6 +235,7 @@ impl Images {
         self.hold([digest, manifest_digest, config_digest]);
         let config_bytes = self.config_bytes(origin, &manifest, &budget).await?;
         let config = document::parse_config(&config_bytes)?;
+        platform.refuse_other(&config)?;
         let diff_ids = document::diff_ids(&config, &manifest)?;
         let ids = document::chain(&diff_ids);
         self.hold(ids.iter().flat_map(|id| [id.diff, id.chain]));
@@ -224,7 +245,7 @@ impl Images {
         self.keep(config_digest, &config_bytes)?;
         self.keep(manifest_digest, &manifest_bytes)?;
         self.keep(digest, &bytes)?;
-        Ok(digest)
+        Ok((digest, manifest_digest))
     }
 
     /// The verified configuration of an image, from the store where it is there.

@@ -120,6 +120,53 @@ fn archives_have_a_path_and_a_name() {
 }
 
 #[test]
+fn folders_and_store_paths_are_images() {
+    let app = "/nix/store/0123456789abcdfghijklmnpqrsvwxyz-app-1.2+b_c?d=e";
+    let [folder, closure] = ["./a:b@c", app].map(str::to_owned);
+    for (text, expected) in [
+        (
+            "dir:./a:b@c".to_owned(),
+            ImageSource::Folder { path: folder },
+        ),
+        (format!("nix:{app}"), ImageSource::Closure { path: closure }),
+    ] {
+        let reference: Reference = text.parse().expect("parses");
+        assert_eq!(reference.source, expected);
+        assert_eq!(reference.source.path().map(str::len), Some(text.len() - 4));
+        let pinned = reference.pinned(Digest::of(b"1")).expect("pins");
+        assert_eq!(
+            (&pinned.source, pinned.digest()),
+            (&expected, Some(Digest::of(b"1")))
+        );
+    }
+    for (text, why) in [
+        ("dir:", "the path of the folder is missing"),
+        ("nix:./result", "readlink -f"),
+        ("nix:/nix/store", "a store path is written"),
+        ("nix:/nix/store/../../etc", "the store path alone"),
+        (
+            "nix:/nix/store/0123456789abcdfghijklmnpqrsvwxyz-app/bin/app",
+            "the store path alone",
+        ),
+        (
+            "nix:/nix/store/0123456789abcdfghijklmnpqrsvwxye-app",
+            "it is no store path",
+        ),
+        (
+            "nix:/nix/store/0123456789abcdfghijklmnpqrsvwxyz-",
+            "it is no store path",
+        ),
+        (
+            "nix:/nix/store/0123456789abcdfghijklmnpqrsvwxyz-a b",
+            "it is no store path",
+        ),
+    ] {
+        let refused = text.parse::<Reference>().expect_err(text).to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
 fn what_was_resolved_can_be_pinned_again_and_again() {
     let (one, two) = (Digest::of(b"1"), Digest::of(b"2"));
     for text in [
@@ -171,7 +218,6 @@ fn the_rest_is_refused() {
         "docker-archive:a.tar:",
         "docker-archive:a.tar:A",
         "docker://nginx",
-        "dir:./x",
         "https://docker.io/nginx",
         &long,
     ] {

@@ -1,6 +1,6 @@
 //! The arguments of what leaves this host and comes to it.
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Args as ClapArgs;
 use std::path::PathBuf;
 
 #[derive(ClapArgs, Debug)]
@@ -22,18 +22,4 @@ pub struct Import {
     /// Leave a generation that does not become healthy as it is.
     #[arg(long)]
     pub no_rollback: bool,
-}
-
-#[derive(Subcommand, Debug)]
-pub enum Image {
-    /// Write images that generations have into one archive, which `docker load`, `podman load`,
-    /// `skopeo` and Tank take (`docker-archive:FILE`, `oci-archive:FILE`).
-    Save {
-        /// The images, as configurations name them.
-        #[arg(required = true, value_name = "IMAGE")]
-        images: Vec<String>,
-        /// Write to this file, which must not exist; `-` and nothing are standard output.
-        #[arg(short, long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
 }

@@ -115,6 +115,7 @@ fn show(bundle: &Bundle, mut reply: ImportGenerationReply, json: bool) -> Result
         return Ok(0);
     }
     let diff = DiffReply {
+        progress: None,
         changes: reply.changes.unwrap_or_default(),
         steps: reply.steps.unwrap_or_default(),
         waiting: reply.waiting.unwrap_or_default(),

@@ -57,8 +57,8 @@ pub async fn diff(
             ..call
         };
     }
-    let reply = client.call(Method::Diff(call)).await;
-    let mut reply: DiffReply = reply.map_err(|error| drawn(error, &lines))?;
+    let reply = look(client, call).await;
+    let mut reply = reply.map_err(|error| drawn(error, &lines))?;
     let dump = reply.dump.take().unwrap_or_default();
     let to_stdout = show.observed.as_deref() == Some(Path::new("-"));
     match &show.observed {
@@ -84,6 +84,25 @@ pub async fn diff(
 
 fn differs(reply: &DiffReply) -> bool {
     !reply.steps.is_empty() || !reply.changes.is_empty() || !reply.waiting.is_empty()
+}
+
+/// Asks what a switch would do, and shows how far the layers are that are fetched for that.
+async fn look(client: &mut Client, call: DiffCall) -> Result<DiffReply, Error> {
+    let mut view = ProgressView::new();
+    let method = view.asking_for_layers(Method::Diff(call));
+    let more = matches!(&method, Method::Diff(call) if call.layers.is_some());
+    client.send(method, Vec::new(), more).await?;
+    loop {
+        let received = client.receive::<DiffReply>().await;
+        let (reply, _, more) = received.inspect_err(|_| view.finish())?;
+        match reply.progress.as_ref().filter(|_| more) {
+            Some(progress) => view.show(progress),
+            None => {
+                view.finish();
+                return Ok(reply);
+            }
+        }
+    }
 }
 
 /// Writes a file that only its owner reads: it has the values of variables.

@@ -129,7 +129,7 @@ fn list_of(numbers: &[u64]) -> String {
 }
 
 /// Bytes, with three digits.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     let mut whole = bytes;

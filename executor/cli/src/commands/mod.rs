@@ -7,6 +7,7 @@ mod doctor;
 mod exec;
 mod frames;
 mod gc;
+mod image;
 mod image_save;
 mod import;
 mod list;
@@ -21,7 +22,7 @@ mod volume;
 pub use config::EVALUATE;
 
 use crate::{
-    args::{Args, Command, Configuration, Generations, Image, Listed, Volumes},
+    args::{Args, Command, Configuration, Generations, Images, Listed, Volumes},
     client::Client,
     error::Error,
     timings::Timings,
@@ -216,7 +217,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Generations(Generations::Import(asked)) => {
             bundle::import(&mut connect().await?, &asked, json).await
         }
-        Command::Image(Image::Save { images, output }) => {
+        Command::Image(Images::Save { images, output }) => {
             image_save::save(&mut connect().await?, images, output.as_deref(), json).await
         }
         Command::Gc {
@@ -253,6 +254,20 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         }) => {
             let into = (volume, replace);
             volume::import(&mut connect().await?, into, file.as_deref(), json).await
+        }
+        Command::Image(Images::List) => image::list(&mut connect().await?, json).await,
+        Command::Image(Images::Inspect { image }) => {
+            image::inspect(&mut connect().await?, image, json).await
+        }
+        Command::Image(Images::Pull { image, platform }) => {
+            image::pull(&mut connect().await?, (image, platform), json).await
+        }
+        Command::Image(Images::Load { file, input, name }) => {
+            let file = file.or(input);
+            image::load(&mut connect().await?, file.as_deref(), name, json).await
+        }
+        Command::Image(Images::Remove { images }) => {
+            image::remove(&mut connect().await?, images, json).await
         }
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,

@@ -1,12 +1,15 @@
 //! Archives between files of the caller and pipes of the daemon. Nothing is ever written to a terminal.
 
-use crate::error::Error;
+use crate::{client::Client, error::Error};
+use serde::de::DeserializeOwned;
 use std::{
+    fmt::Debug,
     fs::File,
     io::{self, Read, Write},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
+use tank_proto::varlink::Method;
 
 /// What is read: a file or, with `-` or none, standard input.
 pub fn open(file: Option<&Path>) -> Result<Box<dyn Read + Send>, Error> {
@@ -80,6 +83,23 @@ pub async fn read<T>(
         },
         done = &mut last => done,
     }
+}
+
+/// Calls a method that takes an archive, and sends it: what is answered at the end.
+pub async fn feed<R: DeserializeOwned + Debug>(
+    client: &mut Client,
+    method: Method,
+    source: Box<dyn Read + Send>,
+) -> Result<R, Error> {
+    client.send(method, Vec::new(), true).await?;
+    let (_, mut fds, _) = client.receive::<R>().await?;
+    let pipe = fds.pop().ok_or(Error::Answer("tankd sent no pipe"))?;
+    read(source, pipe, last(client)).await
+}
+
+/// The reply that ends a call.
+pub async fn last<R: DeserializeOwned + Debug>(client: &mut Client) -> Result<R, Error> {
+    Ok(client.receive::<R>().await?.0)
 }
 
 /// A file that goes again unless it becomes whole.

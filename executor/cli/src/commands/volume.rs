@@ -1,6 +1,6 @@
 //! `volume`: what Tank keeps for pods, removed, written into archives and read from them.
 
-use super::transfer::{self, Target};
+use super::transfer::{self, Target, feed, last};
 use crate::{client::Client, error::Error, output};
 use std::{
     io::{self, IsTerminal},
@@ -153,7 +153,7 @@ pub async fn export(
         .await?;
     let pipe = first(client).await?;
     let target = output.map(Target::new).transpose()?;
-    let (done, place) = transfer::write(pipe, target, last(client)).await?;
+    let (done, place) = transfer::write(pipe, target, last::<TransferReply>(client)).await?;
     if let Some(place) = place {
         match json {
             true => output::json(&done)?,
@@ -178,9 +178,7 @@ pub async fn import(
     let name = volume.clone();
     let replace = replace.then_some(true);
     let call = Method::ImportVolume { volume, replace };
-    client.send(call, Vec::new(), true).await?;
-    let pipe = first(client).await?;
-    let done = transfer::read(source, pipe, last(client)).await?;
+    let done: TransferReply = feed(client, call, source).await?;
     match json {
         true => output::json(&done)?,
         false => output::line(&format!(
@@ -195,10 +193,6 @@ pub async fn import(
 async fn first(client: &mut Client) -> Result<std::os::fd::OwnedFd, Error> {
     let (_, mut fds, _) = client.receive::<TransferReply>().await?;
     fds.pop().ok_or(Error::Answer("tankd sent no pipe"))
-}
-
-async fn last(client: &mut Client) -> Result<TransferReply, Error> {
-    Ok(client.receive::<TransferReply>().await?.0)
 }
 
 #[cfg(test)]

@@ -51,9 +51,7 @@ impl Client {
                     Some(true) => Some(self.long_reply().await?),
                     _ => None,
                 };
-                let diff = diff_reply(&generations, call, uid);
-                let diff = while_connected(&self.stream, diff).await?;
-                self.reply(&diff, false, Vec::new()).await
+                self.diff(&generations, call, more).await
             }
             Method::Switch(call) => {
                 let layers = call.layers == Some(true);
@@ -209,6 +207,13 @@ impl Client {
                 self.check_store(generations, repair == Some(true), more)
                     .await
             }
+            Method::Images {} => self.images(&generations).await,
+            Method::InspectImage { image } => self.inspect_image(&generations, image).await,
+            Method::PullImage { image, platform } => {
+                self.pull_image(generations, (image, platform), more).await
+            }
+            Method::LoadImages { name } => self.load_images(&generations, name, more).await,
+            Method::RemoveImages { images } => self.remove_images(&generations, images).await,
             Method::Events { follow } => self.events(follow == Some(true), more).await,
         }
     }
@@ -320,10 +325,11 @@ async fn status(
     })
 }
 
-async fn diff_reply(
+pub(super) async fn diff_reply(
     generations: &Generations,
     call: DiffCall,
     uid: u32,
+    progress: ProgressSender,
 ) -> Result<varlink::DiffReply, Refusal> {
     let wants_dump = call.dump == Some(true);
     // What was fetched for it is not collected while it is looked at.
@@ -334,7 +340,6 @@ async fn diff_reply(
             (parent, Arc::clone(&before), before)
         }
         Some(request) => {
-            let (progress, _) = mpsc::channel(1);
             let intent = generations.intend(&request, &progress).await?;
             _held = Some(intent.held);
             (intent.current, intent.before, intent.graph)
@@ -348,6 +353,7 @@ async fn diff_reply(
         plan: planned.plan.hash(after.root()).to_string(),
         parent,
         dump: None,
+        progress: None,
     };
     if !wants_dump {
         return Ok(reply);

@@ -9,6 +9,7 @@ mod bundles;
 mod calls;
 mod client;
 mod exec;
+mod images;
 mod refusal;
 mod registries;
 mod streams;

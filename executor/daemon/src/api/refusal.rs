@@ -125,6 +125,14 @@ fn wire(error: Refused) -> Error {
         Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
         Refused::NoSuchNetwork { network, nearest } => Error::NoSuchNetwork { network, nearest },
         Refused::NoSuchVolume { volume, nearest } => Error::NoSuchVolume { volume, nearest },
+        Refused::NoSuchImage { image, nearest } => Error::NoSuchImage { image, nearest },
+        Refused::Load(error) => failed(
+            "load images",
+            match error.help() {
+                Some(help) => format!("{}; {help}", error.message()),
+                None => error.message(),
+            },
+        ),
         error @ Refused::TooManyTransfers => Error::Busy {
             message: format!("{error}: try again when some of them are over"),
             ends: None,

@@ -399,7 +399,26 @@ impl Collector {
         collected: &mut Collected,
     ) -> Result<(), Error> {
         let images = found.survey.images.keys().chain(&found.running);
-        let needed: BTreeSet<Digest> = images.copied().collect();
+        let mut needed: BTreeSet<Digest> = images.copied().collect();
+        let own = Arc::clone(&self.images);
+        let by_hand = spawn_blocking(move || own.by_hand()).await;
+        match by_hand.doing("collect images")? {
+            Ok(by_hand) => {
+                if dry {
+                    Self::say_by_hand(&by_hand, &needed, collected);
+                }
+                needed.extend(by_hand.iter().map(|kept| kept.digest));
+            }
+            // Any image may be among them.
+            Err(error) => {
+                let why = error.message();
+                let left = format!(
+                    "documents and layers of images: what is kept by hand is not known ({why})"
+                );
+                collected.left.push(left);
+                return Ok(());
+            }
+        }
         let how = Sweep {
             dry,
             keep_folders: !found.all_known,

@@ -34,6 +34,13 @@ pub enum Error {
         volume: String,
         nearest: Option<String>,
     },
+    #[error("no such image: `{image}`")]
+    NoSuchImage {
+        image: String,
+        nearest: Option<String>,
+    },
+    #[error("can't load images")]
+    Load(#[source] Box<tank_image::Error>),
     #[error("too many archives are on their way")]
     TooManyTransfers,
     #[error("no such stack: `{stack}`")]

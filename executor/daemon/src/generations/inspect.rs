@@ -112,6 +112,7 @@ impl Collector {
     }
 
     /// The database, and what it holds. Blocking.
+    // long: one look at each thing that the database has
     fn check_store(&self, found: &mut Inspected, to: &ProgressSender) -> Result<Known, Error> {
         notify(to, Stage::Note, "reading the database");
         if let Err(error) = self.store.verify() {
@@ -160,6 +161,16 @@ impl Collector {
                 });
             }
             found.generations += 1;
+        }
+        if let Err(error) = self.survey_by_hand(&mut known.survey) {
+            found.add(Damage {
+                what: "the list of images that are kept by hand".to_owned(),
+                why: error.message(),
+                ..Damage::default()
+            });
+        }
+        for image in known.survey.images.keys() {
+            known.users.entry(*image).or_default();
         }
         found.nodes = known.survey.nodes.len() as u64;
         self.check_leases(found)?;

@@ -6,9 +6,8 @@
 //! graph has, and their paths are not looked at ([`tank_model::stack`]).
 
 use super::{
-    Error, Generations, Progress, ProgressSender, Stage,
+    Error, Generations, ProgressSender,
     error::Context,
-    notify,
     origin::{Origin, Origins, source},
     request,
 };
@@ -18,9 +17,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
-use tank_image::{Images, Watch};
+use tank_image::Images;
 use tank_model::{
     Config, Digest, Graph, Key, Name, Reference, Scope,
     provenance::{PodSource, Provenance},
@@ -66,12 +64,6 @@ pub struct Intent {
 
 /// A reference, and what it is relative to if it is.
 type Wanted = (Option<PathBuf>, Reference);
-
-/// The longest time that one image may take: a registry that sends slowly ends.
-const PULL_TIME: Duration = Duration::from_secs(6 * 3600);
-
-/// How many generations are looked into for what a tag stood for.
-const LOOKED_BACK: usize = 20;
 
 /// Who uses an image.
 #[derive(Default)]
@@ -340,72 +332,31 @@ impl Generations {
     ) -> Result<(Wanted, Digest), Error> {
         let Users { names, pull } = users;
         let pull = pull.unwrap_or_default();
-        if pull != Pull::Always && reference.source().path().is_none() {
-            if let Some(known) = self.here(images, &reference).await? {
-                return Ok(((base_dir, reference), known));
-            }
-            if pull == Pull::Never {
+        let asks_first = pull != Pull::Always && reference.source().path().is_none();
+        let known = match asks_first {
+            true => self.here(images, &reference).await?,
+            false => None,
+        };
+        let digest = match known {
+            Some(known) => known,
+            None if asks_first && pull == Pull::Never => {
                 return Err(unavailable(&reference, names, tank_image::Error::NotHere));
             }
-        }
-        notify(progress, Stage::Pull, &reference);
-        let (sender, image) = (progress.clone(), reference.to_string());
-        let watch: Watch = Arc::new(move |layer| {
-            // Who does not keep up misses one of ten in a second.
-            let _ = sender.try_send(Progress {
-                stage: Stage::Pull,
-                message: image.clone(),
-                layer: Some(layer),
-            });
-        });
-        let pull = async || {
-            let watch = Some(Watch::clone(&watch));
-            let pull = images.pull(&reference, base_dir.as_deref(), watch);
-            let late = || tank_image::Error::LatePull(PULL_TIME.as_secs() / 3600);
-            tokio::time::timeout(PULL_TIME, pull)
-                .await
-                .unwrap_or_else(|_| Err(late()))
+            None => {
+                let from = (base_dir.as_deref(), &reference, None);
+                let pulled = self.pull_with_space((images, looks), from, progress).await;
+                pulled.map_err(|e| unavailable(&reference, names.clone(), e))?
+            }
         };
-        let mut pulled = pull().await;
-        // Generations only where what none of them needs is not enough.
-        for with_generations in [false, true] {
-            let is_full = pulled.as_ref().is_err_and(tank_image::Error::is_no_space);
-            if !is_full || looks && with_generations {
-                break;
+        let images = images.clone();
+        let refuse = tokio::task::spawn_blocking(move || images.refuse_foreign(digest)).await;
+        match refuse.doing("look at an image")? {
+            Err(error @ tank_image::Error::Foreign { .. }) => {
+                Err(unavailable(&reference, names, error))
             }
-            let note = "no space for images: collecting what is not needed";
-            notify(progress, Stage::Note, note);
-            if self.make_space(with_generations).await {
-                pulled = pull().await;
-            }
+            // What is damaged is found where it is used.
+            _ => Ok(((base_dir, reference), digest)),
         }
-        let digest = pulled.map_err(|e| unavailable(&reference, names, e))?;
-        Ok(((base_dir, reference), digest))
-    }
-
-    /// What a reference stood for when it was asked for last, as far as that image is here: in the newest of the
-    /// last [`LOOKED_BACK`] generations that name it.
-    pub(super) async fn here(
-        &self,
-        images: &Images,
-        reference: &Reference,
-    ) -> Result<Option<Digest>, Error> {
-        if let Some(pinned) = reference.digest() {
-            return Ok(images.is_held_here(pinned).then_some(pinned));
-        }
-        let generations = self.store.generations()?;
-        for generation in generations.iter().rev().take(LOOKED_BACK) {
-            // Of one that can't be read nothing is known.
-            let Ok(graph) = self.graphs.get(generation.root) else {
-                continue;
-            };
-            if let Some(digest) = graph.images().get(reference)
-                && images.is_held_here(*digest)
-            {
-                return Ok(Some(*digest));
-            }
-        }
-        Ok(None)
     }
 
     /// What tags stand for now.

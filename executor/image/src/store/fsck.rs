@@ -201,7 +201,7 @@ impl Images {
         let bytes = fetch(image).await?;
         let manifest_digest = match document::parse(&bytes)? {
             Document::Manifest(_) => image,
-            Document::Index(index) => document::pick_platform(&index)?,
+            Document::Index(index) => crate::platform::best(&index, &crate::Platform::host())?,
         };
         let manifest_bytes = match manifest_digest == image {
             true => bytes.clone(),

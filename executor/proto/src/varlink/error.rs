@@ -35,6 +35,15 @@ pub enum Error {
         /// A volume with a similar name.
         nearest: Option<String>,
     },
+    /// No image of that name or digest is here.
+    #[error("no such image: `{image}`")]
+    #[serde(rename = "io.tank.Executor.NoSuchImage")]
+    NoSuchImage {
+        /// The name or the digest that was asked for.
+        image: String,
+        /// An image with a similar name.
+        nearest: Option<String>,
+    },
     /// No pod of that stack is declared, or was.
     #[error("no such stack: `{stack}`")]
     #[serde(rename = "io.tank.Executor.NoSuchStack")]
@@ -216,6 +225,10 @@ impl Error {
                 nearest: Some(nearest),
                 ..
             }
+            | Self::NoSuchImage {
+                nearest: Some(nearest),
+                ..
+            }
             | Self::NoSuchStack {
                 nearest: Some(nearest),
                 ..
@@ -228,6 +241,9 @@ impl Error {
             }
             Self::NoSuchVolume { nearest: None, .. } => {
                 Some("`tank volume list` shows the volumes there are".to_owned())
+            }
+            Self::NoSuchImage { nearest: None, .. } => {
+                Some("`tank image list` shows the images there are".to_owned())
             }
             Self::NoSuchStack { nearest: None, .. } => Some(
                 "`tank list` shows the pods there are, each with its stack before the `:`"

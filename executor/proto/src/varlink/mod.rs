@@ -6,6 +6,7 @@
 
 mod bundles;
 mod error;
+mod images;
 mod replies;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,10 @@ mod words;
 
 pub use bundles::{Bundle, ExportGenerationReply, ImportGenerationCall, ImportGenerationReply};
 pub use error::{Error, used_by};
+pub use images::{
+    Image, ImageLayer, ImagesReply, InspectImageReply, KeptImage, LoadImagesReply, PullImageReply,
+    RemoveImagesReply,
+};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
     Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
@@ -222,6 +227,35 @@ pub enum Method {
         /// Their references.
         images: Vec<String>,
     },
+    /// Every image of this host that something needs.
+    #[serde(rename = "io.tank.Executor.Images")]
+    Images {},
+    /// One image.
+    #[serde(rename = "io.tank.Executor.InspectImage")]
+    InspectImage {
+        /// A reference, or a digest or its begin.
+        image: String,
+    },
+    /// Fetches an image, and keeps it.
+    #[serde(rename = "io.tank.Executor.PullImage")]
+    PullImage {
+        /// A reference.
+        image: String,
+        /// `linux/ARCHITECTURE[/VARIANT]`; none for the host's own.
+        platform: Option<String>,
+    },
+    /// Takes in the images of an archive, and keeps them.
+    #[serde(rename = "io.tank.Executor.LoadImages")]
+    LoadImages {
+        /// What the one image is called; none as the archive says.
+        name: Option<String>,
+    },
+    /// Keeps images no longer.
+    #[serde(rename = "io.tank.Executor.RemoveImages")]
+    RemoveImages {
+        /// References, or digests or their begins.
+        images: Vec<String>,
+    },
 }
 
 /// A text that is not shown.
@@ -236,7 +270,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 30] = [
+pub const METHODS: [&str; 35] = [
     "Status",
     "Diff",
     "Switch",
@@ -267,6 +301,11 @@ pub const METHODS: [&str; 30] = [
     "ExportGeneration",
     "ImportGeneration",
     "SaveImages",
+    "Images",
+    "InspectImage",
+    "PullImage",
+    "LoadImages",
+    "RemoveImages",
 ];
 
 /// Methods by the names they had in the version before, for clients of that version. `Generation`
@@ -297,6 +336,8 @@ pub struct DiffCall {
     pub provenance: Option<String>,
     /// As of [`SwitchCall`].
     pub stacks: Option<Vec<StackSource>>,
+    /// Reply with how far each layer is that is fetched, before the last reply.
+    pub layers: Option<bool>,
 }
 
 /// What [`Method::Switch`] takes.

@@ -141,6 +141,9 @@ pub struct DiffReply {
     /// What the plan was made from, as JSON of `tank_plan::Dump`, where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<String>,
+    /// In every reply but the last, of which nothing else counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 /// A container, desired beside observed.

@@ -154,6 +154,11 @@ fn every_method_answers_what_the_file_says() {
         ("PinGeneration", outputs::<PinGenerationReply>()),
         ("Collect", outputs::<CollectReply>()),
         ("CheckStore", outputs::<CheckStoreReply>()),
+        ("Images", outputs::<ImagesReply>()),
+        ("InspectImage", outputs::<InspectImageReply>()),
+        ("PullImage", outputs::<PullImageReply>()),
+        ("LoadImages", outputs::<LoadImagesReply>()),
+        ("RemoveImages", outputs::<RemoveImagesReply>()),
     ]);
     let interface = interface();
     let described: BTreeMap<&str, Vec<String>> = interface
@@ -195,6 +200,9 @@ fn every_type_is_what_the_file_says() {
         Collected::CUSTOM_TYPE,
         Damage::CUSTOM_TYPE,
         StoreReport::CUSTOM_TYPE,
+        Image::CUSTOM_TYPE,
+        ImageLayer::CUSTOM_TYPE,
+        KeptImage::CUSTOM_TYPE,
     ];
     let shapes: BTreeMap<&str, Vec<String>> = types
         .iter()
