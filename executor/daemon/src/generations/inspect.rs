@@ -4,6 +4,10 @@
 //! Nothing is locked while it is read, and nothing is held in memory but names: what goes meanwhile is not damaged.
 //! What is damaged is named with the images, generations and pods that need it.
 
+mod found;
+
+pub use found::{Damage, Inspected};
+
 use super::{Collector, Error, ProgressSender, Stage, error::Context, notify, provenance};
 use crate::store::{LEASES, StoreError, leases};
 use std::{
@@ -19,45 +23,8 @@ use tokio::{task::spawn_blocking, time::timeout};
 /// The bytes between two words of progress.
 const PROGRESS_BYTES: u64 = 256 << 20;
 
-/// The most damages that are named, and the most generations of one.
-const MAX_DAMAGES: usize = 1_000;
+/// The most generations of a damage that are named.
 const MAX_NAMED: usize = 100;
-
-/// What is damaged, or not there.
-#[derive(Clone, Debug, Default)]
-pub struct Damage {
-    pub what: String,
-    pub why: String,
-    /// References of the images that need it.
-    pub images: BTreeSet<String>,
-    /// The generations that need it; not more than a hundred of them.
-    pub generations: BTreeSet<u64>,
-    pub pods: BTreeSet<Name>,
-    /// It was fetched again and is good now.
-    pub repaired: bool,
-    pub help: Option<String>,
-    /// Of an image: what it is.
-    part: Option<Part>,
-    /// The images that need it.
-    of: BTreeSet<Digest>,
-}
-
-/// What was found.
-#[derive(Clone, Debug, Default)]
-pub struct Inspected {
-    pub generations: u64,
-    pub nodes: u64,
-    pub leases: u64,
-    pub documents: u64,
-    pub layers: u64,
-    /// Bytes of images that were read.
-    pub bytes: u64,
-    /// Layers without a digest of their own, each named.
-    pub unverified: Vec<String>,
-    pub damages: Vec<Damage>,
-    /// Containers that run from a file that was damaged when they were started: `pod/container`.
-    pub restart: BTreeSet<String>,
-}
 
 /// Why a layer is made anew that is as it was made.
 const NO_RECIPE: &str = "an older version of Tank made it, and it can be run and not be exported";
@@ -493,14 +460,6 @@ impl Known {
             help: Some(help.to_owned()),
             part,
             of,
-        }
-    }
-}
-
-impl Inspected {
-    fn add(&mut self, damage: Damage) {
-        if self.damages.len() < MAX_DAMAGES {
-            self.damages.push(damage);
         }
     }
 }

@@ -11,6 +11,7 @@ mod replies;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod volumes;
 mod words;
 
 pub use bundles::{Bundle, ExportGenerationReply, ImportGenerationCall, ImportGenerationReply};
@@ -24,12 +25,13 @@ pub use replies::{
     Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
     LogoutReply, LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod,
     PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
-    TransferReply, Volume, VolumesReply, WhyReply,
+    WhyReply,
 };
 pub use upkeep::{
     CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply, Leftover,
     PinGenerationReply, StoreReport,
 };
+pub use volumes::{TransferReply, Volume, VolumesReply};
 pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
 
 use serde::{Deserialize, Serialize};
@@ -298,14 +300,14 @@ pub const METHODS: [&str; 35] = [
     "PinGeneration",
     "Collect",
     "CheckStore",
-    "ExportGeneration",
-    "ImportGeneration",
-    "SaveImages",
     "Images",
     "InspectImage",
     "PullImage",
     "LoadImages",
     "RemoveImages",
+    "ExportGeneration",
+    "ImportGeneration",
+    "SaveImages",
 ];
 
 /// Methods by the names they had in the version before, for clients of that version. `Generation`
