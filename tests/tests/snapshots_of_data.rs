@@ -282,26 +282,122 @@ fn a_switch_that_fails_brings_no_data_back_and_says_how() {
     host.finish();
 }
 
+/// Two versions of a database, and a pod that has nothing to do with them.
+fn with_other(versions: &Versions, db: &str) -> String {
+    let other = format!(
+        "pods.other.containers.app = {{ image = \"{}\", {RUN}, stop.signal = \"SIGKILL\" }}",
+        versions.new
+    );
+    format!("{}, {other} }}", db.strip_suffix('}').expect("a record"))
+}
+
+/// Somebody asks for data, which can't be had at once. Whatever else is changed meanwhile, the old version does not
+/// start on what the new one has left.
+#[test]
+fn what_was_to_be_brought_back_is_not_forgotten_over_other_changes() {
+    let host = on("xfs");
+    let versions = Versions::new(&host);
+    host.switch(&with_other(&versions, &versions.old()));
+    assert_eq!(data(&host), "row:one");
+    host.switch(&with_other(&versions, &versions.new_()));
+    assert_eq!(data(&host), "new:two");
+    let state = host.dir.join("state");
+    let fill =
+        "free=$(df --output=avail -B1 . | tail -1) && fallocate -l $((free - 30000000)) filled";
+    sh(&host, &format!("cd {} && {fill}", state.display()));
+    let back = ["generations", "rollback", "1", "--with-data"];
+    let failed = host.tank(&back);
+    assert_eq!(failed.status, 1, "{}", failed.stderr);
+    // A neighbour goes, and the same is asked for once more.
+    host.tank(&["delete", "other"]);
+    host.tank(&["generations", "rollback", "--with-data"]);
+    sh(&host, &format!("rm {}/filled", state.display()));
+    let again = host.tank(&["generations", "rollback", "--with-data"]);
+    eventually(&again.stderr, || data(&host) == "row:one");
+    // What the new one had is kept: nobody else wrote to it.
+    let newest = kept(&host).last().map(|one| one.0).expect("one");
+    with_data(&host, newest);
+    assert_eq!(host.exec("db", "cat /d/new"), "two");
+    host.finish();
+}
+
+/// The numbers of a new store begin anew beside volumes that stay: what is kept with those of the old one is nobody's.
+#[test]
+fn snapshots_of_another_store_are_put_aside() {
+    let mut host = on("xfs");
+    let versions = Versions::new(&host);
+    host.switch(&versions.old());
+    assert_eq!(data(&host), "row:one");
+    host.switch(&versions.new_());
+    assert_eq!(data(&host), "new:two");
+    assert_eq!(kept(&host), [(1, json!(["db/data"]))]);
+    host.switch("{}");
+    host.kill_daemon();
+    let state = host.dir.join("state");
+    sh(
+        &host,
+        &format!("cd {} && rm -r store store.*; ls", state.display()),
+    );
+    host.start_daemon();
+    host.switch(&versions.old());
+    assert_eq!(data(&host), "new:two\nrow:one");
+    assert_eq!(kept(&host), []);
+    let third = image(&host, "third", "file('version', b'3')");
+    host.switch(&pod(&third, "rm /d/new", ""));
+    eventually("the third one writes", || data(&host) == "row:one");
+    assert_eq!(kept(&host), [(1, json!(["db/data"]))]);
+    with_data(&host, 1);
+    assert_eq!(data(&host), "new:two\nrow:one");
+    let aside = state.join("volumes/.snapshots/.aside-1-0/db/data/row");
+    assert_eq!(std::fs::read_to_string(aside).expect("it is kept"), "one\n");
+    let events = host.tank(&["events"]).ok();
+    assert!(events.contains(".aside-1-0"), "{events}");
+    host.finish();
+}
+
+/// The snapshot of a version between goes with its generation: then what is left is another version's.
+#[test]
+fn what_other_images_have_written_is_not_brought_back() {
+    let host = on("xfs");
+    let versions = Versions::new(&host);
+    let third = image(&host, "third", "file('version', b'3')");
+    host.switch(&versions.old());
+    assert_eq!(data(&host), "row:one");
+    host.switch(&pod(&versions.old, OLD, "mode = \"0711\""));
+    host.switch(&versions.new_());
+    assert_eq!(data(&host), "new:two");
+    host.switch(&pod(&third, "echo three > /d/third", ""));
+    eventually("the third one writes", || {
+        host.exec("db", "cat /d/third 2>&1") == "three"
+    });
+    host.tank(&["generations", "delete", "2"]).ok();
+    let back = host.tank(&["generations", "rollback", "1", "--with-data"]);
+    assert_eq!(back.status, 0, "{}", back.stderr);
+    assert!(
+        back.stderr
+            .contains("`tank generations rollback 3 --with-data` brings that back"),
+        "{}",
+        back.stderr
+    );
+    assert_eq!(host.exec("db", "cat /d/third"), "three");
+    with_data(&host, 3);
+    assert_eq!(data(&host), "new:two");
+    host.finish();
+}
+
 /// What can't be kept is not run over: the switch fails, and the way back does not wait for it.
 #[test]
 fn a_full_disk_fails_the_switch_and_leaves_no_half() {
     let host = on("xfs");
     let versions = Versions::new(&host);
-    let with_other = |db: String| {
-        let other = format!(
-            "pods.other.containers.app = {{ image = \"{}\", {RUN}, stop.signal = \"SIGKILL\" }}",
-            versions.new
-        );
-        format!("{}, {other} }}", db.strip_suffix('}').expect("a record"))
-    };
-    host.switch(&with_other(versions.old()));
+    host.switch(&with_other(&versions, &versions.old()));
     assert_eq!(data(&host), "row:one");
     // Less is free than is kept for the store.
     let state = host.dir.join("state");
     let fill =
         "free=$(df --output=avail -B1 . | tail -1) && fallocate -l $((free - 30000000)) filled";
     sh(&host, &format!("cd {} && {fill}", state.display()));
-    host.write("next.ncl", &with_other(versions.new_()));
+    host.write("next.ncl", &with_other(&versions, &versions.new_()));
     let failed = host.tank(&["switch", "next.ncl", "--timeout", "20s"]);
     assert_eq!(failed.status, 3, "{}", failed.stderr);
     let text = tank_tests::words(&failed.stderr);

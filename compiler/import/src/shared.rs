@@ -19,8 +19,10 @@ impl Draft {
         if let Some(name) = self.shared.names.get(wanted) {
             let name = name.clone();
             if self.shared.declared.get(&name) != Some(&of) {
-                let why = "several use this volume, and not all of them with `nocopy`: it is as the first one says";
+                let why = "several use this volume, and not all of them with `nocopy`: it begins with what the image has";
                 self.note(key, why);
+                // Which of them starts first is not said here; what is lost would be content.
+                self.shared.declared.insert(name.clone(), json!({}));
             }
             return json!({ "shared": name });
         }

@@ -91,9 +91,8 @@ impl Level {
 struct Clone<'b> {
     top: OwnedFd,
     budget: &'b Budget,
-    disk: u64,
     /// Where the first name of each file with several is.
-    links: HashMap<u64, PathBuf>,
+    links: HashMap<(u64, u64), PathBuf>,
     link_bytes: usize,
     count: u64,
     /// For lists of attributes, and for values.
@@ -106,7 +105,6 @@ fn tree(from: BorrowedFd<'_>, into: BorrowedFd<'_>, budget: &Budget) -> io::Resu
     let mut clone = Clone {
         top: open_dir(into, c".")?,
         budget,
-        disk: first.stat.st_dev,
         links: HashMap::new(),
         link_bytes: 0,
         count: 0,
@@ -162,11 +160,9 @@ impl Clone<'_> {
             FileType::Directory => {
                 rustix::fs::mkdirat(into, name, Mode::RWXU)?;
                 let (from, into) = (open_dir(from, name)?, open_dir(into, name)?);
-                let below = Level::new(from, into, path.to_owned())?;
-                if below.stat.st_dev != self.disk {
-                    return Err(io::Error::other("it is another file system"));
-                }
-                return Ok(Some(below));
+                // A subvolume of btrfs has a device of its own, and shares nevertheless. Of what is mounted there is nothing
+                // to be found: what is copied from is a mount by itself.
+                return Ok(Some(Level::new(from, into, path.to_owned())?));
             }
             FileType::RegularFile => self.file(level, name, &stat, path)?,
             FileType::Symlink => {
@@ -221,7 +217,7 @@ impl Clone<'_> {
         if stat.st_nlink <= 1 {
             return Ok(false);
         }
-        if let Some(first) = self.links.get(&stat.st_ino) {
+        if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
             let none = AtFlags::empty();
             return match rustix::fs::linkat(&self.top, first, &level.into, name, none) {
                 Ok(()) => Ok(true),
@@ -233,7 +229,8 @@ impl Clone<'_> {
         let bytes = path.as_os_str().len();
         if self.link_bytes + bytes <= MAX_LINK_BYTES {
             self.link_bytes += bytes;
-            self.links.insert(stat.st_ino, path.to_owned());
+            self.links
+                .insert((stat.st_dev, stat.st_ino), path.to_owned());
         }
         Ok(false)
     }
@@ -252,7 +249,7 @@ impl Clone<'_> {
         let from = rustix::fs::openat(&level.from, name, read, Mode::empty())?;
         let found = rustix::fs::fstat(&from)?;
         let is_it = (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
-        if !is_it || found.st_dev != self.disk {
+        if !is_it || found.st_dev != stat.st_dev {
             return Err(io::Error::other("it was replaced meanwhile"));
         }
         let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | NO_LINK;
@@ -271,7 +268,8 @@ impl Clone<'_> {
         let (user, group) = ids(stat);
         rustix::fs::fchown(into, user, group)?;
         let length = match rustix::fs::flistxattr(from, &mut self.names) {
-            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
+            // More of them than the kernel lists at once are nobody's to read.
+            Ok(0) | Err(Errno::OPNOTSUPP | Errno::TOOBIG) => return Ok(()),
             length => length?,
         };
         let names = self.names.get(..length).unwrap_or_default();

@@ -61,7 +61,7 @@ pub enum Error {
     #[error("layer {0} is not on this host")]
     NoLayer(Digest),
     /// No generation names it, or it is not here any more.
-    #[error("no generation of this host has it")]
+    #[error("it is not on this host")]
     Unsaved,
     /// A layer that a version before this one made; the digest of its uncompressed bytes.
     #[error("layer {0} was made by a version of Tank that kept no recipe of its archive")]
@@ -301,7 +301,9 @@ impl Error {
                     "unpack it on the way: `{program} -dc FILE | tank generations import -`"
                 ));
             }
-            Self::NotHere => "`pull = 'missing` fetches it once",
+            Self::NotHere => {
+                "`tank image pull` fetches it, and `tank image load` takes it from an archive; `pull = 'missing` fetches it once"
+            }
             Self::Denied {
                 registry,
                 user: Some(_),

@@ -25,7 +25,7 @@ use std::{
     },
 };
 use tank_layer::{
-    budget::Budget,
+    budget::{Budget, MAX_BYTES},
     wire::{Reply, Request},
 };
 use tank_model::{
@@ -370,7 +370,12 @@ impl Images {
         below: Option<Vec<Layer>>,
         budget: &Budget,
     ) -> Result<(), Error> {
-        document::check_size(descriptor, MAX_LAYER)?;
+        // What is not compressed has as many bytes as what is made of it may have.
+        let most = match document::digest_of(descriptor)? == id.diff {
+            true => MAX_BYTES,
+            false => MAX_LAYER,
+        };
+        document::check_size(descriptor, most)?;
         let temporary = Temporary(self.temporary(id.diff));
         let what = || "make the file of a layer".to_owned();
         let mut options = fs::File::options();
@@ -424,16 +429,16 @@ impl Images {
     }
 
     fn keep(&self, digest: Digest, bytes: &[u8]) -> Result<(), Error> {
-        let (path, temporary) = (self.blob_path(digest), self.temporary(digest));
+        let (path, temporary) = (self.blob_path(digest), Temporary(self.temporary(digest)));
         // What has its name was synced before it got it.
         if fs::read(&path).is_ok_and(|known| known == bytes) {
             return Ok(());
         }
         let write = || -> std::io::Result<()> {
-            let mut file = fs::File::create(&temporary)?;
+            let mut file = fs::File::create(&temporary.0)?;
             file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&temporary, &path)?;
+            fs::rename(&temporary.0, &path)?;
             sync_dir(&path)
         };
         write().attempt(|| format!("keep {digest}"))

@@ -61,7 +61,7 @@ impl fmt::Display for Unmet {
             } => write!(
                 f,
                 "no snapshot of the volume {volume} is taken, since its file system shares no bytes of files (XFS and btrfs do): \
-                 `rollback {generation} --with-data` won't have what it has now"
+                 `tank generations rollback {generation} --with-data` won't have what it has now"
             ),
             Self::Port(cut_off) => cut_off.fmt(f),
         }

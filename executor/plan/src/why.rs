@@ -100,7 +100,7 @@ pub enum Why {
     LimitsDiffer,
     /// Files under the running container have another text than the declared one.
     FilesDiffer,
-    /// An image is about to write to a volume that has not written to it before.
+    /// An image is about to write to a volume that does not write to it now.
     NewImage,
     /// A rollback was asked to bring data back.
     DataWanted,
@@ -383,7 +383,7 @@ impl fmt::Display for Why {
             Self::ProbeFailed(probe) => probe.failure(),
             Self::LimitsDiffer => "the kernel has others",
             Self::FilesDiffer => "they do not say what they should",
-            Self::NewImage => "an image is about to write to it that has not before",
+            Self::NewImage => "another image is about to write to it",
             Self::DataWanted => "the rollback is with data",
             Self::VolumeAtRest { volume } => {
                 return write!(f, "nothing may have its volume {volume} mounted meanwhile");

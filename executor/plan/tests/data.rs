@@ -95,10 +95,7 @@ fn a_snapshot_is_taken_between_the_ends_of_those_that_write_and_the_starts() {
     assert!(report.unmet.is_empty());
     let why: Vec<String> = plan.steps.iter().map(|one| one.why.to_string()).collect();
     assert_eq!(why[1], "nothing may have its volume data mounted meanwhile");
-    assert_eq!(
-        why[2],
-        "an image is about to write to it that has not before"
-    );
+    assert_eq!(why[2], "another image is about to write to it");
     apply(&plan, &mut host);
     assert!(next(&second, &first, &host).0.is_empty());
     // What ends and starts again is no other image, whenever that is.

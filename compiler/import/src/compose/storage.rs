@@ -70,6 +70,11 @@ impl Compose<'_> {
             };
             return self.bind(at, path, &device, &target, read_only);
         }
+        let declares = self.whole.get("volumes").and_then(|all| all.get(&source));
+        if declares.is_none() && !source.contains('$') {
+            let why = "the file declares no such volume in `volumes`";
+            return self.draft.refuse(path, why);
+        }
         let volume = match self.uses.get(&source).copied().unwrap_or(0) > 1 {
             true => self.draft.shared(path, &source, managed(no_copy)),
             false => managed(no_copy),
@@ -118,6 +123,12 @@ impl Compose<'_> {
             self.tmpfs(at, path, &Value::String(entry));
             return None;
         }
+        let kind = text("type").unwrap_or_default();
+        if !matches!(kind.as_str(), "volume" | "bind" | "") {
+            let why = format!("Tank has no mounts of type `{kind}`");
+            self.draft.note(path, why);
+            return None;
+        }
         let read_only = fields
             .get("read_only")
             .is_some_and(|value| self.flag(&format!("{path}.read_only"), value));
@@ -131,7 +142,7 @@ impl Compose<'_> {
             self.draft.note(format!("{path}.volume.subpath"), why);
         }
         Some(Mounted {
-            bind: text("type").as_deref() == Some("bind"),
+            bind: kind == "bind",
             source: text("source"),
             target: text("target").unwrap_or_default(),
             read_only,

@@ -11,7 +11,7 @@ pub enum Images {
     List,
     /// One image: its configuration, its layers, and who needs it.
     Inspect {
-        /// A reference, a digest, or the begin of one.
+        /// A reference, a digest, or six or more of its first digits.
         image: String,
     },
     /// Fetch an image of a registry and keep it, whichever generations there are, until it is removed. A container with `pull =
@@ -37,7 +37,7 @@ pub enum Images {
     /// Keep images no longer that were pulled or loaded by hand. `tank gc` removes what nothing needs then.
     #[command(visible_alias = "rm")]
     Remove {
-        /// References, digests, or begins of digests.
+        /// References, digests, or six or more of a digest's first digits.
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },

@@ -102,6 +102,10 @@ pub async fn inspect(client: &mut Client, image: String, json: bool) -> Result<u
     for (name, values) in lines {
         for (at, value) in values.iter().filter(|value| !value.is_empty()).enumerate() {
             let name = if at == 0 { name } else { "" };
+            // What an image says of itself is one line, whatever is in it.
+            let value = output::visible(value)
+                .replace('\n', "\\n")
+                .replace('\t', "\\t");
             output::line(&format!("{name:<12} {value}"))?;
         }
     }

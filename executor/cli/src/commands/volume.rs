@@ -152,7 +152,7 @@ pub async fn export(
         .send(Method::ExportVolume { volume }, Vec::new(), true)
         .await?;
     let pipe = first(client).await?;
-    let target = output.map(Target::new).transpose()?;
+    let target = transfer::target(output)?;
     let (done, place) = transfer::write(pipe, target, last::<TransferReply>(client)).await?;
     if let Some(place) = place {
         match json {

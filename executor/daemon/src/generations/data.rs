@@ -14,14 +14,14 @@
 
 use super::{
     Collected, Collector, Error, Generations, ProgressSender, Stage, error::Context, kept::managed,
-    notify, volumes::Volume,
+    notify, switch::Candidate, volumes::Volume,
 };
 use crate::actuate::volumes::Snapshot;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-use tank_model::{Graph, Name, VolumeId};
+use tank_model::{Graph, Name, Outcome, Rollback, VolumeId};
 use tokio::task::spawn_blocking;
 
 /// By pod and volume, the generation whose snapshot takes the volume's place.
@@ -29,6 +29,12 @@ pub type Wanted = BTreeMap<Name, BTreeMap<Name, u64>>;
 
 fn is_of(stack: Option<&str>, name: &Name) -> bool {
     stack.is_none_or(|stack| name.stack() == Some(stack))
+}
+
+/// Those of generations before the current one: no other was left, and what is there all the same is of another store.
+pub(super) fn left(mut all: Vec<Snapshot>, current: Option<u64>) -> Vec<Snapshot> {
+    all.retain(|one| current.is_some_and(|current| one.generation < current));
+    all
 }
 
 /// The earliest snapshot of a volume at or after a generation.
@@ -85,14 +91,75 @@ impl Collector {
 }
 
 impl Generations {
-    /// All snapshots of volumes.
+    /// All snapshots of volumes, of generations that were left.
     ///
     /// # Errors
-    /// When the thread that reads them has panicked.
+    /// When the store can't be read, or the thread that reads them has panicked.
     pub(super) async fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
+        let current = self.store.current()?;
         let volumes = Arc::clone(&self.volumes);
-        let read = spawn_blocking(move || volumes.snapshots()).await;
+        let read = spawn_blocking(move || left(volumes.snapshots(), current)).await;
         read.doing("look for snapshots")
+    }
+
+    /// What data a generation wants that comes after `parent`: what was asked for, and what `parent`
+    /// was to bring back and has not, unless somebody asks for another generation. And puts aside what is
+    /// kept as if `parent` or a later one had been left.
+    ///
+    /// # Errors
+    /// When the store or the disk refuses.
+    pub(super) async fn carried_data(
+        &self,
+        parent: Option<u64>,
+        candidate: &Candidate,
+    ) -> Result<Wanted, Error> {
+        let mut wanted = candidate.data.clone();
+        for (pod, volume, from) in self.pending_data(parent, candidate)? {
+            wanted.entry(pod).or_default().entry(volume).or_insert(from);
+        }
+        let volumes = Arc::clone(&self.volumes);
+        let aside = spawn_blocking(move || volumes.put_aside(parent.unwrap_or(0))).await;
+        let aside = aside.doing("look for snapshots")?;
+        for (number, path) in aside.doing("put snapshots aside")? {
+            let path = path.display();
+            let message = format!(
+                "snapshots of a generation {number} are of another store, which had one of that number: they are at {path} now"
+            );
+            self.events.add("volume", None, message);
+        }
+        Ok(wanted)
+    }
+
+    /// What data a generation was to bring back and has not, as far as the next one has these volumes.
+    fn pending_data(
+        &self,
+        number: Option<u64>,
+        candidate: &Candidate,
+    ) -> Result<Vec<(Name, Name, u64)>, Error> {
+        let mut pending = Vec::new();
+        let before = number.map(|number| self.judged(number)).transpose()?;
+        let Some((before, outcome)) = before.flatten() else {
+            return Ok(pending);
+        };
+        let asks_for_another = matches!(candidate.rollback, Some(Rollback::To(_)));
+        let Some(left) = before.parent.filter(|_| !asks_for_another) else {
+            return Ok(pending);
+        };
+        // What was kept goes with the generation that it is kept with: without it nothing is proven.
+        if outcome == Outcome::Good || self.store.generation(left)?.is_none() {
+            return Ok(pending);
+        }
+        let managed = managed(&candidate.graph);
+        for (pod, own) in before.data {
+            for (volume, from) in own {
+                let id = VolumeId::Own(pod.clone(), volume.clone());
+                let is_there = managed.contains(&id) && self.store.generation(from)?.is_some();
+                if is_there && !self.volumes.is_decided((&pod, &volume), left) {
+                    pending.push((pod.clone(), volume, from));
+                }
+            }
+        }
+        Ok(pending)
     }
 
     /// Which snapshots make the volumes of a graph what they were when a generation was left; of one
@@ -130,11 +197,32 @@ impl Generations {
                 notify(progress, Stage::Note, note);
                 continue;
             };
+            if !self.is_written_by((&pod, &volume), from, graph)? {
+                let note = format!(
+                    "{pod}/{volume} stays as it is: the first that is kept of it is what generation {from} left, which has other images; `tank generations rollback {from} --with-data` brings that back"
+                );
+                notify(progress, Stage::Note, note);
+                continue;
+            }
             let note = format!("{pod}/{volume} becomes what generation {from} left");
             notify(progress, Stage::Note, note);
             wanted.entry(pod).or_default().insert(volume, from);
         }
         Ok(wanted)
+    }
+
+    /// Whether what a generation left of a volume was written by images that write to it in a graph as well. Between
+    /// the two there may have been others, of which nothing is kept.
+    fn is_written_by(
+        &self,
+        (pod, volume): (&Name, &Name),
+        from: u64,
+        graph: &Graph,
+    ) -> Result<bool, Error> {
+        let found = self.store.generation(from)?;
+        let found = found.ok_or_else(|| self.no_such(from))?;
+        let writers = self.graphs.get(found.root)?.writers(pod, volume);
+        Ok(writers.is_subset(&graph.writers(pod, volume)))
     }
 
     /// Refuses to commit what wants snapshots of generations that were deleted meanwhile.

@@ -109,10 +109,10 @@ impl Generations {
             let problem = format!(
                 "`{image}` is on this host already: a configuration names it where it is, and `tank image load` keeps the images of an archive"
             );
-            return Err(Error::Invalid(vec![problem]));
+            return Err(problem).doing("pull an image");
         }
         let platform = platform.map(|text| text.parse::<Platform>()).transpose();
-        let platform = platform.map_err(|error| Error::Invalid(vec![error.to_string()]))?;
+        let platform = platform.doing("pull an image")?;
         let held = self.images.holding();
         let from = (None, &reference, platform.as_ref());
         let pulled = self.pull_with_space((&held, false), from, progress);
@@ -121,7 +121,8 @@ impl Generations {
             users: Vec::new(),
             source,
         })?;
-        self.keep_by_hand(Some(reference), digest).await
+        let mut kept = self.keep_by_hand(vec![(Some(reference), digest)]).await?;
+        kept.pop().ok_or("it was not kept").doing("pull an image")
     }
 
     /// Takes in the images of an archive that comes out of a pipe, and keeps them.
@@ -146,20 +147,19 @@ impl Generations {
             let [only] = loaded.as_mut_slice() else {
                 let count = loaded.len();
                 let problem = format!("the archive has {count} images: one name is for one image");
-                return Err(Error::Invalid(vec![problem]));
+                return Err(problem).doing(what);
             };
             only.names = vec![name];
         }
-        let mut kept = Vec::new();
+        let mut wanted = Vec::new();
         for image in loaded {
             if image.names.is_empty() {
-                kept.push(self.keep_by_hand(None, image.digest).await?);
+                wanted.push((None, image.digest));
             }
-            for name in image.names {
-                kept.push(self.keep_by_hand(Some(name), image.digest).await?);
-            }
+            let named = image.names.into_iter();
+            wanted.extend(named.map(|name| (Some(name), image.digest)));
         }
-        Ok(kept)
+        self.keep_by_hand(wanted).await
     }
 
     /// Keeps images no longer that are kept by hand: all of them, or none.
@@ -177,13 +177,15 @@ impl Generations {
                 let Some(listed) = known.get(&digest) else {
                     continue;
                 };
-                uses.extend(generations.use_of(image, listed)?);
-                // A name takes itself away, a digest all names.
+                // A name takes itself away, a digest all names. What generations need stays with them.
                 let named = image.parse::<Reference>().ok();
                 let called =
                     |kept: &&ByHand| named.as_ref().is_none_or(|named| kept.is_called(named));
                 match listed.by_hand.iter().any(|kept| called(&kept)) {
                     true => removed.extend(listed.by_hand.iter().filter(called).cloned()),
+                    false if listed.by_hand.is_empty() => {
+                        uses.extend(generations.use_of(image, listed)?);
+                    }
                     false => removed.extend(listed.by_hand.iter().cloned()),
                 }
             }
@@ -245,25 +247,39 @@ impl Generations {
         )))
     }
 
+    /// Keeps images, all or none.
     async fn keep_by_hand(
         self: &Arc<Self>,
-        image: Option<Reference>,
-        digest: Digest,
-    ) -> Result<Kept, Error> {
-        let kept = ByHand {
+        wanted: Vec<(Option<Reference>, Digest)>,
+    ) -> Result<Vec<Kept>, Error> {
+        let by_hand = wanted.iter().map(|(image, digest)| ByHand {
             reference: image.clone(),
-            digest,
+            digest: *digest,
             since: now(),
+        });
+        let (images, by_hand) = (Arc::clone(&self.images), by_hand.collect());
+        let keep = spawn_blocking(move || images.keep_by_hand(by_hand)).await;
+        let were = keep.doing("keep images")?.map_err(not_loaded)?;
+        let kept = wanted.into_iter().zip(were);
+        let kept: Vec<Kept> = kept
+            .map(|((image, digest), before)| Kept {
+                image,
+                digest,
+                before: before.filter(|before| *before != digest),
+            })
+            .collect();
+        // Of many names one says how many there are: events are few.
+        let message = match kept.as_slice() {
+            [first, _, ..] => format!(
+                "{} images are kept, {} the first",
+                kept.len(),
+                first.words()
+            ),
+            _ => kept
+                .iter()
+                .map(|one| format!("image {} is kept", one.words()))
+                .collect(),
         };
-        let images = Arc::clone(&self.images);
-        let keep = spawn_blocking(move || images.keep_by_hand(kept)).await;
-        let before = keep.doing("keep an image")?.map_err(not_loaded)?;
-        let kept = Kept {
-            image,
-            digest,
-            before: before.filter(|before| *before != digest),
-        };
-        let message = format!("image {} is kept", kept.words());
         self.events.add("image", None, message);
         Ok(kept)
     }
@@ -374,7 +390,7 @@ impl Generations {
             several => {
                 let count = several.len();
                 let problem = format!("`{text}` is the begin of {count} digests: write more of it");
-                Err(Error::Invalid(vec![problem]))
+                Err(problem).doing("find an image")
             }
         }
     }

@@ -68,13 +68,14 @@ impl Generations {
         let pending = current.filter(is_pending);
         notify(progress, Stage::Note, note);
         let graph = self.graphs.get(target.root)?;
-        let data = match with_data {
-            true => {
-                self.wanted_data(target.number, &graph, None, progress)
-                    .await?
-            }
-            false => Wanted::new(),
+        // What is on its way to a generation is asked for once more, with its data.
+        let (asked, mut data) = match target.rollback {
+            Some(Rollback::To(asked)) if pending == Some(target.number) => (asked, target.data),
+            _ => (target.number, Wanted::new()),
         };
+        if with_data && data.is_empty() {
+            data = self.wanted_data(asked, &graph, None, progress).await?;
+        }
         let candidate = Candidate {
             graph,
             data,

@@ -429,6 +429,7 @@ impl Generations {
         let _history = self.history.lock().await;
         self.refuse_deleted_target(candidate.rollback)?;
         self.refuse_deleted_data(&candidate.data)?;
+        let data = self.carried_data(parent, candidate).await?;
         let number = store::next_number(self.store.as_ref())?;
         // Those of the generation before are there.
         let nodes = match parent {
@@ -452,7 +453,7 @@ impl Generations {
             source: candidate.source.clone(),
             provenance: candidate.provenance.as_ref().map(|lines| lines.digest),
             rollback: candidate.rollback,
-            data: candidate.data.clone(),
+            data,
         };
         faults::boundary("before the nodes");
         self.store.put_nodes(&nodes)?;

@@ -8,7 +8,7 @@
 
 use super::{
     Error, Generations,
-    data::add_snapshots,
+    data::{add_snapshots, left},
     error::Context,
     kept::{declares, declaring, is_pod, local, managed, no_such, who_has, words},
 };
@@ -116,7 +116,8 @@ impl Generations {
             for id in kept {
                 list.push(this.volume(id, &graph, &named, &observed));
             }
-            add_snapshots(&this.volumes.snapshots(), &mut list);
+            let snapshots = left(this.volumes.snapshots(), this.store.current()?);
+            add_snapshots(&snapshots, &mut list);
             Ok(list)
         };
         spawn_blocking(list).await.doing("list the volumes")?
@@ -279,6 +280,8 @@ impl Generations {
         let _cancel = budget.cancel_on_drop();
         let entries = self.images.unpack(archive, into, &budget).await;
         let entries = entries.doing("read the archive")?;
+        // All of it is on the disk before anybody has to wait for that.
+        begun.sync().await?;
         // No container starts until it is in its place.
         let pass = tokio::time::timeout(LOCK_WAIT, self.reconciler.lock()).await;
         let _pass = pass.map_err(|_| Error::Busy(None))?;
@@ -380,6 +383,13 @@ impl Begun {
         };
         let begun = spawn_blocking(begin).await.doing("make a volume")?;
         begun.doing("make a volume")?.ok_or(Error::TooManyTransfers)
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        let what = "write a volume to the disk";
+        let dir = self.dir.try_clone().doing(what)?;
+        let sync = move || rustix::fs::syncfs(&dir).map_err(std::io::Error::from);
+        spawn_blocking(sync).await.doing(what)?.doing(what)
     }
 
     async fn take(mut self) -> Result<(), Error> {

@@ -75,28 +75,32 @@ impl Images {
         }
     }
 
-    /// Keeps an image by hand; one that was called the same is so no more: what it was. Blocking.
+    /// Keeps images by hand, all or none; one that was called the same is so no more: what each was. Blocking.
     ///
     /// # Errors
     /// When there are too many, or the disk refuses.
-    pub fn keep_by_hand(&self, kept: ByHand) -> Result<Option<Digest>, Error> {
+    pub fn keep_by_hand(&self, wanted: Vec<ByHand>) -> Result<Vec<Option<Digest>>, Error> {
         let _one = self.by_hand.lock().unwrap_or_else(PoisonError::into_inner);
         let mut images = self.by_hand()?;
-        let mut before = None;
-        images.retain(|known| {
-            let same = match &kept.reference {
-                Some(reference) => known.is_called(reference),
-                None => known.reference.is_none() && known.digest == kept.digest,
-            };
-            before = before.or(same.then_some(known.digest));
-            !same
-        });
-        if images.len() >= MAX_KEPT {
-            return Err(Error::ManyByHand(MAX_KEPT));
+        let mut were = Vec::new();
+        for kept in wanted {
+            let mut before = None;
+            images.retain(|known| {
+                let same = match &kept.reference {
+                    Some(reference) => known.is_called(reference),
+                    None => known.reference.is_none() && known.digest == kept.digest,
+                };
+                before = before.or(same.then_some(known.digest));
+                !same
+            });
+            if images.len() >= MAX_KEPT {
+                return Err(Error::ManyByHand(MAX_KEPT));
+            }
+            images.push(kept);
+            were.push(before);
         }
-        images.push(kept);
         self.write_by_hand(images)?;
-        Ok(before)
+        Ok(were)
     }
 
     /// What a reference stands for now, where an image is kept by that name. Blocking.

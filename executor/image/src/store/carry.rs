@@ -8,7 +8,7 @@
 
 use super::{EXTENSION, Images, Origin, recipes};
 use crate::{
-    Error, Layer, MAX_DOCUMENT, MAX_LAYER,
+    Error, Layer, MAX_DOCUMENT,
     converter::Conversion,
     document::{self, LayerId},
     error::Attempt,
@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 use tank_layer::{
-    budget::Budget,
+    budget::{Budget, MAX_BYTES},
     wire::{Rebuild, Rebuilt},
 };
 use tank_model::Digest;
@@ -41,6 +41,9 @@ const MAX_CARRIED: usize = 4_000;
 
 /// The most bytes of all documents together.
 const MAX_DOCUMENTS: u64 = 256 << 20;
+
+/// The most bytes of documents that are read for all images together: several may name the same.
+const MAX_READ: u64 = 2 * MAX_DOCUMENTS;
 
 /// A layer that leaves or comes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -186,12 +189,12 @@ impl Images {
         let (mut conversion, pipe) = self.converter.rebuild(request, &root, files)?;
         let begun = timeout(BEGINNING, conversion.next()).await;
         let length = match begun.map_err(|_| Error::Converter)?? {
-            Rebuilt::Begun(length) if length <= MAX_LAYER => length,
+            Rebuilt::Begun(length) if length <= MAX_BYTES => length,
             Rebuilt::Begun(size) => {
                 return Err(Error::TooLarge {
                     digest: diff_id,
                     size,
-                    limit: MAX_LAYER,
+                    limit: MAX_BYTES,
                 });
             }
             Rebuilt::Failed(error) => return Err(damaged(diff_id, error.into())),
@@ -242,7 +245,14 @@ impl Images {
         each: impl Fn(&str),
     ) -> Result<(), Error> {
         let documents = self.unpack_documents(said, from).await?;
-        let (expected, chains) = expected(images, said, &documents)?;
+        let (wanted, claimed) = (images.clone(), said.clone());
+        let look = move || {
+            let found = expected(&wanted, &claimed, &documents);
+            found.map(|(expected, chains)| (documents, expected, chains))
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        let (documents, expected, chains) =
+            looked.attempt(|| "look at an image's documents".to_owned())??;
         if expected != *said {
             return Err(wrong(
                 "what it says that it has is not what its images need",
@@ -308,7 +318,7 @@ impl Images {
         let size = from
             .lock()
             .await
-            .begin(&blob_name(diff_id), MAX_LAYER)
+            .begin(&blob_name(diff_id), MAX_BYTES)
             .await?;
         let is_it =
             |id: &LayerId| id.diff == diff_id && chain_id.is_none_or(|chain| chain == id.chain);
@@ -356,6 +366,7 @@ fn expected(
     documents: &BTreeMap<Digest, Vec<u8>>,
 ) -> Result<(Contents, Vec<Vec<LayerId>>), Error> {
     let known: BTreeSet<Carried> = said.layers.iter().copied().collect();
+    let mut left = MAX_READ;
     let (mut contents, mut chains) = (Contents::default(), Vec::new());
     for image in images {
         let read = |digest: Digest| {
@@ -365,7 +376,11 @@ fn expected(
                     blob_name(digest)
                 ))
             };
-            documents.get(&digest).cloned().ok_or_else(missing)
+            let bytes = documents.get(&digest).ok_or_else(missing)?;
+            left = left
+                .checked_sub(bytes.len() as u64)
+                .ok_or_else(|| wrong("its images name the same documents too often"))?;
+            Ok(bytes.clone())
         };
         let parts = parts(*image, read)?;
         chains.push(parts.layers.clone());

@@ -168,6 +168,7 @@ impl Volumes {
                 remove(left)?;
             }
             fs::File::create(&places.filled)?;
+            super::snapshots::written_by_none(places)?;
             let flags = match places.volume.exists() {
                 true => RenameFlags::EXCHANGE,
                 false => RenameFlags::NOREPLACE,

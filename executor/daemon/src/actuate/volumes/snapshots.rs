@@ -197,6 +197,14 @@ fn write(path: &Path, writers: &Writers) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// Notes that no image has written to what a volume has.
+pub(super) fn written_by_none(places: &Places) -> io::Result<()> {
+    match is_there(&places.images) {
+        true => write(&places.images, &Writers::default()),
+        false => Ok(()),
+    }
+}
+
 fn read(path: &Path) -> Option<Writers> {
     let mut bytes = Vec::new();
     let file = fs::File::open(path).ok()?;
@@ -241,11 +249,19 @@ impl Volumes {
         let own = disk(&places.volume)?;
         let is_decided = |generation| self.kept_with(generation, pod, volume).is_decided();
         Some(VolumeData {
-            images: self.writers(&places, (pod, volume)),
+            // Of what a container had once, nobody may have kept who wrote to it: then any image is new.
+            images: self
+                .writers(&places, (pod, volume))
+                .or_else(|| is_there(&places.used).then(BTreeSet::new)),
             kept: left.is_some_and(is_decided),
             wanted: None,
             apart: disk(&self.settings.volumes_dir()) != Some(own),
         })
+    }
+
+    /// Whether it is decided what is kept of a volume with a generation. Blocking.
+    pub fn is_decided(&self, (pod, volume): (&Name, &Name), generation: u64) -> bool {
+        self.kept_with(generation, pod, volume).is_decided()
     }
 
     /// The images that have written to a volume since the last snapshot. None: nobody has kept that.

@@ -53,6 +53,11 @@ pub struct Bundle {
 /// What of the host the pods of a configuration need, and no bundle has.
 pub fn needs(config: &Config) -> Vec<String> {
     let mut needs = BTreeSet::new();
+    for volume in config.volumes.keys() {
+        needs.insert(format!(
+            "volume {volume}, which pods share: its content, unless it may begin anew"
+        ));
+    }
     for (pod, spec) in &config.pods {
         for (volume, source) in &spec.volumes {
             if let Some(path) = &source.host {

@@ -6,8 +6,19 @@ use super::{
     Kept, Snapshot, TRASH, folder, is_there, unlink,
 };
 use crate::{faults, settings::Settings};
-use std::{collections::BTreeSet, fs, io, path::Path};
+use rustix::{
+    fs::{CWD, RenameFlags},
+    io::Errno,
+};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
 use tank_model::{Name, VolumeId};
+
+/// How what is put aside is called, before its number.
+const ASIDE: &str = ".aside-";
 
 impl Volumes {
     /// All snapshots, by their generations. Blocking.
@@ -86,8 +97,36 @@ impl Volumes {
     /// What the disk gives.
     pub fn remove_swept(&self) -> io::Result<()> {
         let folder = folder(&self.settings);
-        let mut gone = names(&folder).filter(|name| name.starts_with(TRASH));
-        gone.try_for_each(|name| remove(&folder.join(name)))
+        let gone = names(&folder).filter(|name| name.starts_with(TRASH));
+        // What of one can't be removed keeps no other.
+        let removed: Vec<io::Result<()>> = gone.map(|name| remove(&folder.join(name))).collect();
+        removed.into_iter().collect()
+    }
+
+    /// Puts aside what is kept with generations from this number on: none of them was left yet, so it is of a store that
+    /// had others of these numbers. It is not removed, since it may be all that there is. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn put_aside(&self, from: u64) -> io::Result<Vec<(u64, PathBuf)>> {
+        let folder = folder(&self.settings);
+        let mut aside = Vec::new();
+        for number in numbers(&folder).filter(|number| *number >= from) {
+            let old = folder.join(number.to_string());
+            for copy in 0u64.. {
+                let path = folder.join(format!("{ASIDE}{number}-{copy}"));
+                let flags = RenameFlags::NOREPLACE;
+                match rustix::fs::renameat_with(CWD, &old, CWD, &path, flags) {
+                    Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                    other => {
+                        other?;
+                        aside.push((number, path));
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(aside)
     }
 }
 
