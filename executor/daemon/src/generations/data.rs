@@ -19,6 +19,7 @@ use super::{
 use crate::actuate::volumes::Snapshot;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 use tank_model::{Graph, Name, Outcome, Rollback, VolumeId};
@@ -120,14 +121,18 @@ impl Generations {
         let volumes = Arc::clone(&self.volumes);
         let aside = spawn_blocking(move || volumes.put_aside(parent.unwrap_or(0))).await;
         let aside = aside.doing("look for snapshots")?;
-        for (number, path) in aside.doing("put snapshots aside")? {
+        self.say_put_aside(aside.doing("put snapshots aside")?);
+        Ok(wanted)
+    }
+
+    fn say_put_aside(&self, aside: Vec<(u64, PathBuf)>) {
+        for (number, path) in aside {
             let path = path.display();
             let message = format!(
                 "snapshots of a generation {number} are of another store, which had one of that number: they are at {path} now"
             );
             self.events.add("volume", None, message);
         }
-        Ok(wanted)
     }
 
     /// What data a generation was to bring back and has not, as far as the next one has these volumes.
@@ -258,13 +263,16 @@ impl Generations {
         })
     }
 
-    /// Notes of volumes that containers of an older Tank write to which images those are of. Before
-    /// anything is started. Blocking.
+    /// Notes of volumes that containers of an older Tank write to which images those are of, and puts aside what is kept
+    /// of another store. Before anything is started. Blocking.
     ///
     /// # Errors
     /// When the store or the disk refuses.
     pub fn adopt_volumes(&self) -> Result<(), Error> {
-        let (_, graph) = self.current()?;
+        let (current, graph) = self.current()?;
+        // Before what no generation has is collected.
+        let aside = self.volumes.put_aside(current.unwrap_or(0));
+        self.say_put_aside(aside.doing("put snapshots aside")?);
         for id in managed(&graph) {
             let VolumeId::Own(pod, volume) = id else {
                 continue;
