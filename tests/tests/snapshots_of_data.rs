@@ -321,6 +321,40 @@ fn what_was_to_be_brought_back_is_not_forgotten_over_other_changes() {
     host.finish();
 }
 
+/// A container may make subvolumes of btrfs in its volume, and have nobody write to them: neither keeps its next version
+/// from starting, nor its volume from being removed.
+#[test]
+fn a_subvolume_in_a_volume_is_kept_and_removed_as_any_directory() {
+    let host = on("btrfs");
+    let versions = Versions::new(&host);
+    host.switch(&versions.old());
+    assert_eq!(data(&host), "row:one");
+    let volume = host.dir.join("state/volumes/db/data");
+    sh(
+        &host,
+        &format!(
+            "cd {} && btrfs -q subvolume create sub && mkdir sub/deep && echo in > sub/deep/file && btrfs property set sub ro true",
+            volume.display()
+        ),
+    );
+    host.switch(&versions.new_());
+    assert_eq!(host.exec("db", "cat /d/sub/deep/file"), "in");
+    with_data(&host, 1);
+    assert_eq!(host.exec("db", "cat /d/row /d/sub/deep/file"), "one\nin");
+    host.switch("{}");
+    host.tank(&["volume", "remove", "db/data"]).ok();
+    let left = sh(
+        &host,
+        &format!(
+            "ls -A {0}/db {0}/.snapshots",
+            host.dir.join("state/volumes").display()
+        ),
+    );
+    assert!(!left.contains("data"), "{left}");
+    assert!(!left.contains(".gone"), "{left}");
+    host.finish();
+}
+
 /// The numbers of a new store begin anew beside volumes that stay: what is kept with those of the old one is nobody's.
 #[test]
 fn snapshots_of_another_store_are_put_aside() {

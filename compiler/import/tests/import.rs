@@ -244,7 +244,8 @@ fn what_compose_refuses_is_not_guessed() {
         "services: { web: { image: x, networks: [back] } }\n",
         "services: { web: { image: x, depends_on: { db: { condition: service_ready } } }, db: { image: x } }\n",
         "services: { web: { image: x, read_only: readonly, tty: 2 } }\n",
-        "services: { web: { image: x, volumes: [{ type: volume, source: a, target: /a, read_only: never }] } }\n",
+        "services: { web: { image: x, volumes: [{ type: volume, source: a, target: /a, read_only: never }] } }\nvolumes: { a: {} }\n",
+        "services: { web: { image: x, volumes: ['undeclared:/a'] } }\n",
     ] {
         std::fs::write(&file, text).expect("write");
         let refused = import::import(std::slice::from_ref(&file), None, schema(), None);

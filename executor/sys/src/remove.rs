@@ -3,7 +3,8 @@
 //! `std::fs::remove_dir_all` takes a stack frame and a descriptor for each level. A container that
 //! makes twenty thousand levels would end its daemon by that, or keep its own remains from ever
 //! being removed. Here what is deeper than a bound is moved up to the top first, so depth becomes
-//! width.
+//! width. And a container may make a subvolume of btrfs, and have nobody write to it any more: that is
+//! taken back.
 
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags},
@@ -12,9 +13,12 @@ use rustix::{
 use std::{
     ffi::CStr,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::Path,
 };
+
+/// The file system btrfs (BTRFS_SUPER_MAGIC, statfs(2)).
+const BTRFS: i64 = 0x9123_683e;
 
 /// How many levels are gone down before they are moved up: so many descriptors are open at once.
 const LEVELS: usize = 48;
@@ -65,10 +69,26 @@ fn empty(dir: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> io::Res
             continue;
         }
         let below = open(dir.as_fd(), name)?;
+        make_writable(&below);
         again |= empty(&below, top, depth + 1, moved)?;
         rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
     }
     Ok(again)
+}
+
+/// Lets what is in a subvolume of btrfs be removed, if the directory is the top of one that may be read only. Where it can't
+/// be made so, removing says why.
+fn make_writable(dir: &OwnedFd) {
+    const TOP: u64 = 256; // BTRFS_FIRST_FREE_OBJECTID
+    const SET_FLAGS: libc::Ioctl = 0x4008_941a; // BTRFS_IOC_SUBVOL_SETFLAGS
+    let is_top = rustix::fs::fstat(dir).is_ok_and(|found| found.st_ino == TOP);
+    let is_btrfs = rustix::fs::fstatfs(dir).is_ok_and(|found| found.f_type == BTRFS);
+    if !is_top || !is_btrfs {
+        return;
+    }
+    let none = 0u64;
+    // SAFETY: the kernel reads eight bytes at the address, which is that of a number that lives longer.
+    let _ = unsafe { libc::ioctl(dir.as_raw_fd(), SET_FLAGS, &raw const none) };
 }
 
 /// Moves a directory to the top, under a name that nothing there has.

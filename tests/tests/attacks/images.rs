@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
-use tank_tests::{Host, RUN, eventually, fixtures, repo, sleeper};
+use tank_tests::{Host, RUN, eventually, fixtures, repo, sleeper, words};
 
 /// The most memory of a daemon that is attacked, in KiB. An attack offers at least half a GiB.
 const MOST_MEMORY: u64 = 200 << 10;
@@ -77,7 +77,7 @@ fn refused(host: &Host, image: &str) -> String {
     assert_eq!(ended.status, 1, "{}{}", ended.stdout, ended.stderr);
     // A thread that unpacks removes what it has made after its client was answered.
     eventually("nothing is left", || host.traces().is_empty());
-    ended.stderr
+    words(&ended.stderr)
 }
 
 /// How much of an endless body was taken.

@@ -1,6 +1,6 @@
 //! `volume`: what Tank keeps for pods, removed, written into archives and read from them.
 
-use super::transfer::{self, Target, feed, last};
+use super::transfer::{self, feed, last};
 use crate::{client::Client, error::Error, output};
 use std::{
     io::{self, IsTerminal},
