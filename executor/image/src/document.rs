@@ -161,6 +161,18 @@ pub fn diff_ids(
     ids.iter().map(|id| parse_digest(id)).collect()
 }
 
+/// Refuses a layer that is too long. What is not compressed may have as many bytes as what is made of it.
+///
+/// # Errors
+/// That.
+pub fn check_layer(descriptor: &Descriptor, diff_id: Digest) -> Result<(), Error> {
+    let most = match digest_of(descriptor)? == diff_id {
+        true => tank_layer::budget::MAX_BYTES,
+        false => crate::MAX_LAYER,
+    };
+    check_size(descriptor, most)
+}
+
 /// The configuration of an image, and the names of its layers, the lowest first, by the documents that `read` gives.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! The image store of a host: pulling, keeping and finding images.
 
 use crate::{
-    Converter, Error, Layer, MAX_DOCUMENT, MAX_LAYER, Mounts,
+    Converter, Error, Layer, MAX_DOCUMENT, Mounts,
     config::{Configs, ImageConfig},
     document::{self, Document, LayerId},
     error::Attempt,
@@ -25,7 +25,7 @@ use std::{
     },
 };
 use tank_layer::{
-    budget::{Budget, MAX_BYTES},
+    budget::Budget,
     wire::{Reply, Request},
 };
 use tank_model::{
@@ -370,12 +370,7 @@ impl Images {
         below: Option<Vec<Layer>>,
         budget: &Budget,
     ) -> Result<(), Error> {
-        // What is not compressed has as many bytes as what is made of it may have.
-        let most = match document::digest_of(descriptor)? == id.diff {
-            true => MAX_BYTES,
-            false => MAX_LAYER,
-        };
-        document::check_size(descriptor, most)?;
+        document::check_layer(descriptor, id.diff)?;
         let temporary = Temporary(self.temporary(id.diff));
         let what = || "make the file of a layer".to_owned();
         let mut options = fs::File::options();

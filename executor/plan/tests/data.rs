@@ -184,7 +184,7 @@ fn where_files_share_nothing_the_plan_says_what_is_missing() {
         unmet,
         [
             "no snapshot of the volume data is taken, since its file system shares no bytes of files (XFS and btrfs do): \
-             `rollback 1 --with-data` won't have what it has now"
+             `tank generations rollback 1 --with-data` won't have what it has now"
         ]
     );
     apply(&plan, &mut host);

@@ -4,6 +4,7 @@
 //!   is reached. [`networks`]: on which networks. [`names`]: by which names, and where it asks for
 //!   others. [`values`]: how scalars are read.
 
+mod configs;
 mod names;
 mod networks;
 mod ports;

@@ -8,6 +8,9 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use tank_model::spec::FolderMode;
 
+/// Why a mount is refused, as by Compose.
+const UNDECLARED: &str = "the file declares no such volume in `volumes`";
+
 /// A mount as a service has it.
 struct Mounted {
     /// Whether it says that its source is a path of the host.
@@ -70,10 +73,8 @@ impl Compose<'_> {
             };
             return self.bind(at, path, &device, &target, read_only);
         }
-        let declares = self.whole.get("volumes").and_then(|all| all.get(&source));
-        if declares.is_none() && !source.contains('$') {
-            let why = "the file declares no such volume in `volumes`";
-            return self.draft.refuse(path, why);
+        if !self.declares(&source) {
+            return self.draft.refuse(path, UNDECLARED);
         }
         let volume = match self.uses.get(&source).copied().unwrap_or(0) > 1 {
             true => self.draft.shared(path, &source, managed(no_copy)),
@@ -85,13 +86,14 @@ impl Compose<'_> {
         }
     }
 
-    /// A mount in the long syntax; none if it is in memory, which is put in place here.
-    fn long_volume(
-        &mut self,
-        at: &mut Service<'_>,
-        path: &str,
-        fields: &Map<String, Value>,
-    ) -> Option<Mounted> {
+    /// Whether the file declares a volume, as far as that can be known: a variable may stand for any.
+    fn declares(&self, volume: &str) -> bool {
+        let declared = self.whole.get("volumes").and_then(|all| all.get(volume));
+        declared.is_some() || volume.contains('$')
+    }
+
+    /// Notes what of a mount in the long syntax Tank does not have.
+    fn unknown_keys(&mut self, path: &str, fields: &Map<String, Value>) {
         for (key, value) in fields {
             let known = matches!(
                 key.as_str(),
@@ -111,6 +113,16 @@ impl Compose<'_> {
                     .note(format!("{path}.{key}"), "Tank has no such key");
             }
         }
+    }
+
+    /// A mount in the long syntax; none if it is in memory, which is put in place here.
+    fn long_volume(
+        &mut self,
+        at: &mut Service<'_>,
+        path: &str,
+        fields: &Map<String, Value>,
+    ) -> Option<Mounted> {
+        self.unknown_keys(path, fields);
         let text = |key: &str| fields.get(key).and_then(text_of);
         let of_tmpfs = |key: &str| fields.get("tmpfs").and_then(|tmpfs| tmpfs.get(key));
         if text("type").as_deref() == Some("tmpfs") {
@@ -400,50 +412,6 @@ impl Compose<'_> {
         entry["mode"] = mode.into();
         record(at.container(), "secrets").insert(name_of(&source), entry);
     }
-
-    pub(super) fn config(&mut self, at: &mut Service<'_>, path: &str, config: &Value) {
-        let source = config
-            .as_str()
-            .map(str::to_owned)
-            .or_else(|| config.get("source").and_then(text_of));
-        let source = source.unwrap_or_default();
-        let declared = self
-            .whole
-            .get("configs")
-            .and_then(|configs| configs.get(&source))
-            .cloned()
-            .unwrap_or_default();
-        let target = config
-            .get("target")
-            .and_then(text_of)
-            .unwrap_or_else(|| format!("/{source}"));
-        let mut entry = match (
-            declared.get("file").and_then(text_of),
-            declared.get("content").and_then(text_of),
-        ) {
-            (Some(file), _) => {
-                json!({ "source": if file.starts_with(['.', '/']) { file } else { format!("./{file}") } })
-            }
-            (None, Some(content)) => json!({ "text": self.text(&content) }),
-            (None, None) => {
-                self.draft
-                    .note(format!("configs.{source}"), "a config is a file or a text");
-                return;
-            }
-        };
-        if let Some(mode) = config.get("mode") {
-            entry["mode"] = mode_of(mode).into();
-        }
-        for key in config.as_object().into_iter().flatten().map(|(key, _)| key) {
-            if matches!(key.as_str(), "uid" | "gid") {
-                self.draft.note(
-                    format!("{path}.{source}.{key}"),
-                    "a file belongs to the container's root: see `mode`",
-                );
-            }
-        }
-        record(at.container(), "files").insert(normal(&target), entry);
-    }
 }
 
 /// What `bind.propagation` says.
@@ -492,7 +460,7 @@ fn folder_mode_of(value: &Value) -> String {
 }
 
 /// Compose writes modes as octal numbers, which YAML reads as decimals or, in quotes, as texts.
-fn mode_of(value: &Value) -> String {
+pub(super) fn mode_of(value: &Value) -> String {
     match value {
         Value::Number(number) => format!("{:04o}", number.as_u64().unwrap_or(0o400) & 0o777),
         other => format!(

@@ -100,14 +100,7 @@ pub async fn inspect(client: &mut Client, image: String, json: bool) -> Result<u
         ("pods", image.pods.clone()),
     ];
     for (name, values) in lines {
-        for (at, value) in values.iter().filter(|value| !value.is_empty()).enumerate() {
-            let name = if at == 0 { name } else { "" };
-            // What an image says of itself is one line, whatever is in it.
-            let value = output::visible(value)
-                .replace('\n', "\\n")
-                .replace('\t', "\\t");
-            output::line(&format!("{name:<12} {value}"))?;
-        }
+        print_field(name, &values)?;
     }
     output::line("")?;
     let layer = |layer: &ImageLayer| {
@@ -124,6 +117,17 @@ pub async fn inspect(client: &mut Client, image: String, json: bool) -> Result<u
     let rows: Vec<Vec<String>> = reply.layers.iter().map(layer).collect();
     output::table(&["LAYER", "DIFF ID", "SIZE", "ON DISK", "PACKED"], &rows)?;
     Ok(0)
+}
+
+/// Prints what an image says of itself, each value as one line, whatever is in it.
+fn print_field(name: &str, values: &[String]) -> Result<(), Error> {
+    for (at, value) in values.iter().filter(|value| !value.is_empty()).enumerate() {
+        let name = if at == 0 { name } else { "" };
+        let value = output::visible(value);
+        let value = value.replace('\n', "\\n").replace('\t', "\\t");
+        output::line(&format!("{name:<12} {value}"))?;
+    }
+    Ok(())
 }
 
 /// Fetches an image and keeps it.
