@@ -351,7 +351,7 @@ fn a_subvolume_in_a_volume_is_kept_and_removed_as_any_directory() {
 
 /// The numbers of a new store begin anew beside volumes that stay: what is kept with those of the old one is nobody's.
 #[test]
-fn snapshots_of_another_store_are_put_aside() {
+fn snapshots_of_another_store_are_stale() {
     let mut host = on("xfs");
     let versions = Versions::new(&host);
     host.switch(&versions.old());
@@ -376,11 +376,11 @@ fn snapshots_of_another_store_are_put_aside() {
     assert_eq!(kept(&host), [(1, json!(["db/data"]))]);
     with_data(&host, 1);
     assert_eq!(data(&host), "new:two\nrow:one");
-    let aside = "volumes/.snapshots/.aside-1-0/db/data/row";
-    let row = sh(&host, &format!("cd {} && cat {aside}", state.display()));
+    let stale = "volumes/.snapshots/.stale-1-0/db/data/row";
+    let row = sh(&host, &format!("cd {} && cat {stale}", state.display()));
     assert_eq!(row, "one\n");
     let events = host.tank(&["events"]).ok();
-    assert!(events.contains(".aside-1-0"), "{events}");
+    assert!(events.contains(".stale-1-0"), "{events}");
     host.finish();
 }
 

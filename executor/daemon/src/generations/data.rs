@@ -9,8 +9,7 @@
 //! is kept with the generation before it. So it happens once, whatever ends the daemon, and never again
 //! while that generation is the current one.
 //!
-//! *Never*: brings back data unasked. What a switch that failed has left may be what somebody was told is
-//! kept; its failure says which command brings back what was there before.
+//! *Never*: brings back data unasked. What a switch that failed has left may hold what somebody relies on; its failure says which command brings back what was there before.
 
 use super::{
     Collected, Collector, Error, Generations, ProgressSender, Stage, error::Context, kept::managed,
@@ -104,7 +103,7 @@ impl Generations {
     }
 
     /// What data a generation wants that comes after `parent`: what was asked for, and what `parent`
-    /// was to bring back and has not, unless somebody asks for another generation. And puts aside what is
+    /// was to bring back and has not, unless somebody asks for another generation. And marks as stale what is
     /// kept as if `parent` or a later one had been left.
     ///
     /// # Errors
@@ -119,14 +118,14 @@ impl Generations {
             wanted.entry(pod).or_default().entry(volume).or_insert(from);
         }
         let volumes = Arc::clone(&self.volumes);
-        let aside = spawn_blocking(move || volumes.put_aside(parent.unwrap_or(0))).await;
-        let aside = aside.doing("look for snapshots")?;
-        self.say_put_aside(aside.doing("put snapshots aside")?);
+        let stale = spawn_blocking(move || volumes.mark_stale(parent.unwrap_or(0))).await;
+        let stale = stale.doing("look for snapshots")?;
+        self.say_stale(stale.doing("mark snapshots as stale")?);
         Ok(wanted)
     }
 
-    fn say_put_aside(&self, aside: Vec<(u64, PathBuf)>) {
-        for (number, path) in aside {
+    fn say_stale(&self, stale: Vec<(u64, PathBuf)>) {
+        for (number, path) in stale {
             let path = path.display();
             let message = format!(
                 "snapshots of a generation {number} are of another store, which had one of that number: they are at {path} now"
@@ -263,7 +262,7 @@ impl Generations {
         })
     }
 
-    /// Notes of volumes that containers of an older Tank write to which images those are of, and puts aside what is kept
+    /// Notes of volumes that containers of an older Tank write to which images those are of, and marks as stale what is kept
     /// of another store. Before anything is started. Blocking.
     ///
     /// # Errors
@@ -271,8 +270,8 @@ impl Generations {
     pub fn adopt_volumes(&self) -> Result<(), Error> {
         let (current, graph) = self.current()?;
         // Before what no generation has is collected.
-        let aside = self.volumes.put_aside(current.unwrap_or(0));
-        self.say_put_aside(aside.doing("put snapshots aside")?);
+        let stale = self.volumes.mark_stale(current.unwrap_or(0));
+        self.say_stale(stale.doing("mark snapshots as stale")?);
         for id in managed(&graph) {
             let VolumeId::Own(pod, volume) = id else {
                 continue;

@@ -8,8 +8,8 @@
 //!
 //! Both are of files at rest: whatever runs with the volume ends before and starts after, also where
 //! nothing else of it has changed. Nothing is brought back that nobody has asked for. Where a switch
-//! fails its parent starts on what the new version has left, since that may hold what somebody was
-//! told is kept; the snapshot is there for whoever decides otherwise.
+//! fails its parent starts on what the new version has left, since that may hold what somebody
+//! relies on; the snapshot is there for whoever decides otherwise.
 
 use crate::{
     observed,

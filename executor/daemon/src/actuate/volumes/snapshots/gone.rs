@@ -17,8 +17,8 @@ use std::{
 };
 use tank_model::{Name, VolumeId};
 
-/// How what is put aside is called, before its number.
-const ASIDE: &str = ".aside-";
+/// How stale folders are called, before its number.
+const STALE: &str = ".stale-";
 
 impl Volumes {
     /// All snapshots, by their generations. Blocking.
@@ -103,30 +103,30 @@ impl Volumes {
         removed.into_iter().collect()
     }
 
-    /// Puts aside what is kept with generations from this number on: none of them was left yet, so it is of a store that
+    /// Marks as stale what is kept with generations from this number on: none of them was left yet, so it is of a store that
     /// had others of these numbers. It is not removed, since it may be all that there is. Blocking.
     ///
     /// # Errors
     /// What the disk gives.
-    pub fn put_aside(&self, from: u64) -> io::Result<Vec<(u64, PathBuf)>> {
+    pub fn mark_stale(&self, from: u64) -> io::Result<Vec<(u64, PathBuf)>> {
         let folder = folder(&self.settings);
-        let mut aside = Vec::new();
+        let mut stale = Vec::new();
         for number in numbers(&folder).filter(|number| *number >= from) {
             let old = folder.join(number.to_string());
             for copy in 0u64.. {
-                let path = folder.join(format!("{ASIDE}{number}-{copy}"));
+                let path = folder.join(format!("{STALE}{number}-{copy}"));
                 let flags = RenameFlags::NOREPLACE;
                 match rustix::fs::renameat_with(CWD, &old, CWD, &path, flags) {
                     Err(Errno::EXIST | Errno::NOTEMPTY) => {}
                     other => {
                         other?;
-                        aside.push((number, path));
+                        stale.push((number, path));
                         break;
                     }
                 }
             }
         }
-        Ok(aside)
+        Ok(stale)
     }
 }
 
