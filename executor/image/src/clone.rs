@@ -248,8 +248,7 @@ impl Clone<'_> {
         let read = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | NO_LINK;
         let from = rustix::fs::openat(&level.from, name, read, Mode::empty())?;
         let found = rustix::fs::fstat(&from)?;
-        let is_it = (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
-        if !is_it || found.st_dev != stat.st_dev {
+        if (found.st_dev, found.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(io::Error::other("it was replaced meanwhile"));
         }
         let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | NO_LINK;

@@ -18,7 +18,7 @@ pub async fn save(
     client.send(call, Vec::new(), true).await?;
     let (_, mut fds, _) = client.receive::<TransferReply>().await?;
     let pipe = fds.pop().ok_or(Error::Answer("tankd sent no pipe"))?;
-    let last = async { Ok(client.receive::<TransferReply>().await?.0) };
+    let last = transfer::last::<TransferReply>(client);
     let (done, place) = transfer::write(pipe, target, last).await?;
     if let Some(place) = place {
         let place = place.display();

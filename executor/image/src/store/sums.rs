@@ -30,7 +30,7 @@ const PIECES: &str = "pieces ";
 /// The most bytes of a record.
 const MAX_RECORD: u64 = 512;
 
-/// The bytes of a piece, the last one's aside.
+/// The bytes of a piece; the last one may have fewer.
 const PIECE: u64 = 1 << 20;
 
 /// The most threads that hash one file.

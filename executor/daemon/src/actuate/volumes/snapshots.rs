@@ -18,8 +18,8 @@
 //! taken twice, and what a volume has is brought back once.
 //!
 //! The folder is root's alone, as `volumes/` is: set-id files of a container stay what they are in it,
-//! and nobody else gets there. *Never*: takes or brings back what a container has mounted; the plan has
-//! seen to that.
+//! and nobody else gets there. *Never*: takes or brings back what a container has mounted; the plan makes
+//! sure of that.
 
 mod gone;
 

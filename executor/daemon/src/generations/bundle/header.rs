@@ -3,7 +3,7 @@
 use crate::generations::{Error, error::Context};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use tank_image::Contents;
+use tank_image::{Contents, Platform};
 use tank_model::{Config, Digest, Graph, Reference, provenance::Provenance};
 
 /// The file that it stands in.
@@ -83,13 +83,7 @@ pub fn needs(config: &Config) -> Vec<String> {
 }
 
 fn platform() -> String {
-    // As images call it (the Go language's GOARCH).
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("linux/{arch}")
+    Platform::host().to_string()
 }
 
 /// A bundle that is refused; what of it is wrong.
