@@ -2,15 +2,15 @@
 
 use crate::{
     format::Kind,
-    writer::{Attributes, Nid, Writer},
+    writer::{Attributes, Nid, Output, Writer},
 };
-use std::io;
+use std::{fs::File, io};
 
 /// The content of a file that is being written. One that is dropped unfinished leaves bytes that
 /// nothing leads to.
 #[derive(Debug)]
-pub struct Content<'w> {
-    writer: &'w mut Writer,
+pub struct Content<'w, O = File> {
+    writer: &'w mut Writer<O>,
     size: u64,
     /// The bytes that stand in blocks of their own; the others stand beside the inode.
     whole: u64,
@@ -19,9 +19,9 @@ pub struct Content<'w> {
     tail: Vec<u8>,
 }
 
-impl<'w> Content<'w> {
+impl<'w, O: Output> Content<'w, O> {
     /// Of a file of `size` bytes, of which `whole` go into blocks from block `first` on.
-    pub(crate) fn new(writer: &'w mut Writer, size: u64, whole: u64, first: u64) -> Self {
+    pub(crate) fn new(writer: &'w mut Writer<O>, size: u64, whole: u64, first: u64) -> Self {
         Self {
             writer,
             size,

@@ -3,7 +3,7 @@
 use crate::{
     format::{BLOCK, DIRENT, INODE_LENGTH, Kind, ROOT, SLOT},
     tree::{DirId, Directory, Entry, Tree},
-    writer::{Writer, xattrs},
+    writer::{Output, Writer, xattrs},
 };
 use std::{collections::HashMap, io};
 
@@ -15,7 +15,7 @@ pub(crate) struct Planned {
     is_inline: bool,
 }
 
-impl Writer {
+impl<O: Output> Writer<O> {
     /// Keeps the places of a directory's inode and entries.
     pub(crate) fn plan(&mut self, dir: DirId, directory: &Directory) -> io::Result<Planned> {
         let (blocks, last) = measure(directory);

@@ -34,4 +34,4 @@ pub use content::Content;
 pub use format::{BLOCK, Kind, MAX_NAME, Time};
 pub use reader::{Image, Inode};
 pub use tree::{DirId, Entry, Tree};
-pub use writer::{Attributes, Nid, Writer};
+pub use writer::{Attributes, Nid, Output, Writer};

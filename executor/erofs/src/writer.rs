@@ -43,10 +43,35 @@ pub struct Attributes {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-/// Writes an image into an empty file.
+/// Where an image goes: an empty file, or who passes on what is written to one.
+pub trait Output {
+    /// Writes bytes at a place, which may lie behind the end.
+    ///
+    /// # Errors
+    /// What writing gives.
+    fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()>;
+
+    /// Says how long the image is.
+    ///
+    /// # Errors
+    /// What the file system gives.
+    fn set_len(&mut self, length: u64) -> io::Result<()>;
+}
+
+impl Output for File {
+    fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
+        FileExt::write_all_at(self, bytes, at)
+    }
+
+    fn set_len(&mut self, length: u64) -> io::Result<()> {
+        Self::set_len(self, length)
+    }
+}
+
+/// Writes an image.
 #[derive(Debug)]
-pub struct Writer {
-    file: File,
+pub struct Writer<O = File> {
+    output: O,
     /// What is not written yet, and where it belongs. The image ends with it, always at a block's
     /// beginning.
     buffer: Vec<u8>,
@@ -58,11 +83,11 @@ pub struct Writer {
     links: HashMap<Nid, u32>,
 }
 
-impl Writer {
+impl<O: Output> Writer<O> {
     /// Begins an image.
-    pub fn new(file: File) -> Self {
+    pub fn new(output: O) -> Self {
         Self {
-            file,
+            output,
             // The superblock and the root, which are patched in the end.
             buffer: vec![0; BLOCK as usize],
             begin: 0,
@@ -76,7 +101,7 @@ impl Writer {
     ///
     /// # Errors
     /// What writing gives.
-    pub fn content(&mut self, size: u64, attributes: &Attributes) -> io::Result<Content<'_>> {
+    pub fn content(&mut self, size: u64, attributes: &Attributes) -> io::Result<Content<'_, O>> {
         let head = INODE_LENGTH as u64 + xattrs(attributes).len() as u64;
         let tail = size % BLOCK;
         let is_inline = tail > 0 && head + tail <= BLOCK;
@@ -122,7 +147,7 @@ impl Writer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.buffer, self.begin)?;
+        self.output.write_all_at(&self.buffer, self.begin)?;
         self.begin = self.end();
         self.buffer.clear();
         Ok(())
@@ -132,7 +157,7 @@ impl Writer {
     pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() >= BUFFER {
             self.flush()?;
-            self.file.write_all_at(bytes, self.begin)?;
+            self.output.write_all_at(bytes, self.begin)?;
             self.begin += bytes.len() as u64;
             return Ok(());
         }
@@ -179,7 +204,7 @@ impl Writer {
                 if at + bytes.len() as u64 > self.begin {
                     self.flush()?;
                 }
-                self.file.write_all_at(bytes, at)
+                self.output.write_all_at(bytes, at)
             }
         }
     }
@@ -262,11 +287,11 @@ impl Writer {
         Ok(bytes)
     }
 
-    /// Writes the directories, and with them the image is whole. The file is not synced.
+    /// Writes the directories, and with them the image is whole. Nothing is synced.
     ///
     /// # Errors
     /// What writing gives; the attributes of the root are more than the first block has room for.
-    pub fn finish(mut self, tree: &Tree) -> io::Result<File> {
+    pub fn finish(mut self, tree: &Tree) -> io::Result<O> {
         let walk = tree.walk();
         let mut plans: HashMap<DirId, Planned> = HashMap::new();
         for (dir, _) in &walk {
@@ -285,8 +310,8 @@ impl Writer {
         self.patch(SUPERBLOCK, &superblock)?;
         self.flush()?;
         // The last may be a hole.
-        self.file.set_len(self.end())?;
-        Ok(self.file)
+        self.output.set_len(self.end())?;
+        Ok(self.output)
     }
 
     fn superblock(&self) -> [u8; SUPERBLOCK_LENGTH] {

@@ -14,9 +14,16 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
-use tank_layer::wire::{BELOW_BESIDE, Order, Rebuild, Reply, Request};
+use tank_layer::{
+    budget::Budget,
+    sums::Sum,
+    wire::{BELOW_BESIDE, Order, Rebuild, Reply, Request},
+};
 use tank_sys::{packet, process};
 use tokio::net::unix::pipe;
+
+/// The bytes that a pipe to the program holds (pipe(7): what an unprivileged process may ask for, too).
+const PIPE: usize = 1 << 20;
 
 /// How layers are converted.
 #[derive(Clone, Debug)]
@@ -49,6 +56,8 @@ impl Converter {
     ) -> Result<(Conversion, pipe::Sender), Error> {
         let what = || format!("convert a layer by {}", self.program.display());
         let (input, feed) = tank_sys::namespace::pipe().map_err(Error::Convert)?;
+        // Fewer turns between who writes and who reads; where the kernel gives no more, it is as large as any.
+        let _ = rustix::pipe::fcntl_setpipe_size(&feed, PIPE);
         let request = Request {
             recipe: recipe.is_some(),
             ..request.clone()
@@ -146,6 +155,25 @@ impl Conversion {
         self.socket = Some(socket);
         let (bytes, _) = received.attempt(what)?.ok_or(Error::Converter)?;
         serde_json::from_slice(&bytes).map_err(|_| Error::Converter)
+    }
+}
+
+/// What has become of a layer that took its share of a budget: the sum of its file, and whether it has something of
+/// a layer below.
+///
+/// # Errors
+/// Why it can't be had.
+pub fn outcome(reply: Reply, budget: &Budget) -> Result<(Option<Sum>, bool), Error> {
+    match reply {
+        Reply::Failed(error) => Err(error.into()),
+        Reply::Done {
+            sum,
+            crosses,
+            taken,
+        } => {
+            budget.take(taken)?;
+            Ok((sum, crosses))
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     Converter, Error, Layer, MAX_DOCUMENT, Mounts,
     config::{Configs, ImageConfig},
+    converter,
     document::{self, Document, LayerId},
     error::Attempt,
     intake::{Intake, Way},
@@ -24,10 +25,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tank_layer::{
-    budget::Budget,
-    wire::{Reply, Request},
-};
+use tank_layer::{budget::Budget, wire::Request};
 use tank_model::{
     Digest,
     reference::{ImageSource, Reference},
@@ -408,17 +406,11 @@ impl Images {
             reply = converted => reply?,
             refused = look_after(&output, budget) => return Err(refused),
         };
-        let crosses = match reply {
-            Reply::Failed(error) => return Err(error.into()),
-            Reply::Done { crosses, taken } => {
-                budget.take(taken)?;
-                crosses
-            }
-        };
+        let (sum, crosses) = converter::outcome(reply, budget)?;
         let name = if crosses { id.chain } else { id.diff }.hex();
         let target = self.dir.join("layers").join(name).with_extension(EXTENSION);
         let record = Temporary(self.temporary(id.diff));
-        let named = move || sums::name_layer(&output, recipe, (temporary, record), &target);
+        let named = move || sums::name_layer((&output, sum), recipe, (temporary, record), &target);
         let named = tokio::task::spawn_blocking(named).await;
         named.attempt(|| "name a layer".to_owned())?
     }

@@ -7,37 +7,43 @@ use crate::{
     budget::Budget,
     layer::{self, Layer},
     recipe::Recipe,
+    sums::{Sum, Sums},
 };
 use std::{fs::File, io};
+use tank_erofs::Output;
 use tank_model::Digest;
 
 /// A layer that is whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Converted {
+    /// The sum of its file, where one was asked for.
+    pub sum: Option<Sum>,
     /// Whether it has something of a layer below, and so belongs on top of these alone.
     pub crosses: bool,
 }
 
 /// Converts a layer, of which `diff_id` is the digest of its uncompressed bytes, into the empty file
-/// `output`. Without one it is the archive of a volume, which hides nothing of others, and has an end. `below` are the layers under it, of which the nearest comes first; none where they are
-/// not known. Into the empty file `recipe` goes what else it takes to write the tar again. Blocking.
+/// of `output`. Without one it is the archive of a volume, which hides nothing of others, and has an end.
+/// `below` are the layers under it, of which the nearest comes first; none where they are not known. Into
+/// the empty file `recipe` goes what else it takes to write the tar again. Blocking.
 ///
 /// # Errors
 /// Why it can't be had. What is in the files then is nothing.
 pub fn convert(
     pipeline: Pipeline,
-    (output, recipe): (File, Option<File>),
+    (output, recipe): (Sums, Option<File>),
     below: Option<Vec<tank_erofs::Image>>,
     diff_id: Option<Digest>,
     budget: &Budget,
 ) -> Result<Converted, LayerError> {
     let mut decoded = pipeline.begin();
+    let (output, sum) = output.begin();
     let mut layer = Layer::new(output, Below::new(below), budget);
     if diff_id.is_none() {
         layer.hides_nothing();
     }
     let recipe = recipe.map(|file| Recipe::new(file, budget)).transpose();
-    let recipe = recipe.map_err(|error| LayerError::Write(error.into()))?;
+    let recipe = recipe.map_err(write)?;
     let has_end = entries(&mut decoded, &mut layer, recipe)?;
     let actual = decoded.finish().map_err(read)?;
     match diff_id {
@@ -48,16 +54,15 @@ pub fn convert(
         None if !has_end => return Err(unreadable(FormatError::Cut.into())),
         _ => {}
     }
-    let crosses = layer
-        .finish()
-        .map_err(|error| LayerError::Write(error.into()))?;
-    Ok(Converted { crosses })
+    let crosses = layer.finish().map_err(write)?;
+    let sum = sum.finish().map_err(write)?;
+    Ok(Converted { sum, crosses })
 }
 
 /// Adds what is in an archive; whether that says where it ends.
-fn entries(
+fn entries<O: Output>(
     reader: &mut impl io::Read,
-    layer: &mut Layer<'_>,
+    layer: &mut Layer<'_, O>,
     recipe: Option<Recipe>,
 ) -> Result<bool, LayerError> {
     let mut archive = Archive::new(reader);
@@ -90,6 +95,10 @@ fn unreadable(error: io::Error) -> LayerError {
 
 fn read(error: io::Error) -> LayerError {
     LayerError::Read(error.into())
+}
+
+fn write(error: io::Error) -> LayerError {
+    LayerError::Write(error.into())
 }
 
 impl LayerError {

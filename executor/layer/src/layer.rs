@@ -19,7 +19,9 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
-use tank_erofs::{Attributes, Content, DirId, Entry, Kind, MAX_NAME, Nid, Time, Tree, Writer};
+use tank_erofs::{
+    Attributes, Content, DirId, Entry, Kind, MAX_NAME, Nid, Output, Time, Tree, Writer,
+};
 use tar_core::EntryType;
 
 /// The longest path, and where a link may lead, in bytes (PATH_MAX, with its end).
@@ -64,8 +66,8 @@ pub fn clean(bytes: &[u8]) -> Result<PathBuf, EntryError> {
 }
 
 /// A layer that is being converted.
-pub struct Layer<'b> {
-    pub(crate) writer: Writer,
+pub struct Layer<'b, O = File> {
+    pub(crate) writer: Writer<O>,
     pub(crate) tree: Tree,
     /// Where symbolic links lead.
     pub(crate) links: HashMap<Nid, Box<[u8]>>,
@@ -77,6 +79,8 @@ pub struct Layer<'b> {
     /// The file of a layer below that was copied last, and its copy: many names may be links to it.
     pub(crate) copied: Option<(PathBuf, Entry)>,
     pub(crate) crosses: bool,
+    /// What content is copied through.
+    pub(crate) buffer: Vec<u8>,
     /// Names of whiteouts are whiteouts.
     hides: bool,
 }
@@ -91,9 +95,9 @@ pub(crate) enum Missed {
     Circle,
 }
 
-impl<'b> Layer<'b> {
+impl<'b, O: Output> Layer<'b, O> {
     /// One that is written into `output`, on top of those `below`.
-    pub fn new(output: File, below: Below, budget: &'b Budget) -> Self {
+    pub fn new(output: O, below: Below, budget: &'b Budget) -> Self {
         Self {
             writer: Writer::new(output),
             tree: Tree::new(Attributes {
@@ -107,6 +111,7 @@ impl<'b> Layer<'b> {
             entries: 0,
             copied: None,
             crosses: false,
+            buffer: vec![0; PIECE],
             hides: true,
         }
     }
@@ -370,7 +375,7 @@ impl<'b> Layer<'b> {
     ) -> Result<Nid, EntryError> {
         self.budget.bytes(member.size)?;
         let mut content = self.writer.content(member.size, attributes)?;
-        let mut buffer = [0; PIECE];
+        let buffer = &mut self.buffer;
         let whole = [(0, member.size)];
         let pieces = member.pieces.as_deref().unwrap_or(&whole);
         for (offset, length) in pieces {
@@ -394,7 +399,7 @@ impl<'b> Layer<'b> {
 }
 
 /// Appends what was read of a content that has not ended. Zeros are a hole, or what might be one.
-pub(crate) fn put(content: &mut Content<'_>, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn put<O: Output>(content: &mut Content<'_, O>, bytes: &[u8]) -> io::Result<()> {
     match bytes {
         [] => Err(io::ErrorKind::UnexpectedEof.into()),
         zeros if zeros.iter().all(|byte| *byte == 0) => content.hole(zeros.len() as u64),

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! compressed bytes ─▶ decode ─▶ Archive ─▶ Layer ─▶ tank_erofs::Writer ─▶ the image's file
+//!                        │                                    └─▶ the file's own digest, for its record
 //!                        └────▶ their digest, which has to be the configuration's
 //! ```
 //!
@@ -19,6 +20,7 @@
 //! | `layer`, `links` | what a member does to the layer; `below`: the layers under it |
 //! | `budget` | what one image may take of this host |
 //! | `recipe`, `rebuild` | what else it takes to write the tar again, and writing it |
+//! | `sums` | digests of the files, taken while they are written |
 //! | `wire` | what `tankd` and `tank-layer` say to each other |
 //! | `confine` | what the program gives up |
 //!
@@ -40,6 +42,7 @@ mod layer;
 mod links;
 pub mod rebuild;
 pub mod recipe;
+pub mod sums;
 pub mod wire;
 
 pub use convert::{Converted, convert};

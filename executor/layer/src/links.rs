@@ -3,12 +3,12 @@
 use crate::{
     EntryError,
     below::{Below, View, is_opaque},
-    layer::{Layer, Missed, PIECE, parts, put},
+    layer::{Layer, Missed, parts, put},
 };
 use std::{os::unix::ffi::OsStrExt, path::Path};
-use tank_erofs::{Attributes, DirId, Entry, Image, Inode, Kind, Nid};
+use tank_erofs::{Attributes, DirId, Entry, Image, Inode, Kind, Nid, Output};
 
-impl Layer<'_> {
+impl<O: Output> Layer<'_, O> {
     /// Makes a hard link to what this layer has as `target`, or to a copy of what a layer below
     /// has.
     pub(crate) fn link(
@@ -116,11 +116,11 @@ impl Layer<'_> {
     ) -> Result<Nid, EntryError> {
         self.budget.bytes(inode.size)?;
         let mut content = self.writer.content(inode.size, attributes)?;
-        let mut buffer = [0; PIECE];
+        let buffer = &mut self.buffer;
         while content.left() > 0 {
             self.budget.space()?;
             let position = inode.size - content.left();
-            let read = image.read_at(inode, &mut buffer, position)?;
+            let read = image.read_at(inode, buffer, position)?;
             put(&mut content, &buffer[..read])?;
         }
         Ok(content.finish(Kind::File, attributes)?)

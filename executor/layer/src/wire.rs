@@ -15,7 +15,7 @@
 //! | [`Rebuilt::Begun`], as JSON, before a byte is written | |
 //! | [`Rebuilt::Done`] or [`Rebuilt::Failed`], as JSON | |
 
-use crate::{Converted, LayerError, budget::Share};
+use crate::{Converted, LayerError, budget::Share, sums::Sum};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use tank_model::Digest;
@@ -77,6 +77,8 @@ pub struct Request {
 pub enum Reply {
     /// The file has the image.
     Done {
+        /// The sum of the file, if it is a layer's.
+        sum: Option<Sum>,
         /// Whether it has something of a layer below.
         crosses: bool,
         /// What it has taken.
@@ -91,7 +93,8 @@ impl Reply {
     pub fn of(outcome: Result<Converted, LayerError>, share: Share, left: Share) -> Self {
         match outcome {
             Err(error) => Self::Failed(error),
-            Ok(Converted { crosses }) => Self::Done {
+            Ok(Converted { sum, crosses }) => Self::Done {
+                sum,
                 crosses,
                 taken: Share {
                     bytes: share.bytes - left.bytes.min(share.bytes),

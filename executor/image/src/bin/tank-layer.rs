@@ -14,6 +14,7 @@ use tank_layer::{
     LayerError, Pipeline,
     budget::Budget,
     confine, convert, rebuild,
+    sums::Sums,
     wire::{Order, Rebuild, Rebuilt, Reply, Request},
 };
 use tank_sys::{Context, Result, packet, process, with_causes};
@@ -72,9 +73,15 @@ fn convert_layer(request: &Request, mut fds: Vec<OwnedFd>) -> Result<()> {
     let place = output.try_clone().doing(|| "take the request")?;
     let budget = Budget::of(request.share, &request.disk, Some(place.into()));
     let filter = confine::confine(request.id, root)?;
-    let pipeline = Pipeline::new(input, &request.media_type);
+    // Of a volume's archive nothing is kept.
+    let output = match request.diff_id {
+        Some(_) => Sums::new(output),
+        None => Ok(Sums::none(output)),
+    };
+    let threads =
+        Pipeline::new(input, &request.media_type).and_then(|pipeline| Ok((pipeline, output?)));
     filter.install()?;
-    let converted = pipeline.and_then(|pipeline| {
+    let converted = threads.and_then(|(pipeline, output)| {
         let below = request.below.map(|_| images(below)).transpose()?;
         convert(pipeline, (output, recipe), below, request.diff_id, &budget)
     });

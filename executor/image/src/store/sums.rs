@@ -4,22 +4,20 @@
 //! it is made, and written to a record (`layers/HEX.sum`) that is on the disk before the layer has its name: a line
 //! of the image, and one of its [recipe](super::recipes), where there is one.
 //!
-//! What is digested is the list of the file's pieces, each of [`PIECE`] bytes: of one that has anything but zeros its
-//! number and its SHA-256. So the pieces of a new file are hashed by several threads at once, and a hole costs
-//! nothing, however long it is. Records of a version before this one have the SHA-256 of the whole file.
+//! What is digested are the file's pieces, which `tank-layer` hashes while it writes them ([`tank_layer::sums`]):
+//! whoever makes the image may as well say what it is. Records of a version before this one have the SHA-256 of the
+//! whole file.
 
 use super::{Temporary, recipes, sync_dir};
 use crate::{Error, error::Attempt};
-use rustix::{fs::SeekFrom, io::Errno};
-use sha2::{Digest as _, Sha256};
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     thread,
 };
-use tank_model::Digest;
+pub(super) use tank_layer::sums::{Form, Sum};
 
 /// How the files of records end.
 pub(super) const EXTENSION: &str = "sum";
@@ -30,129 +28,31 @@ const PIECES: &str = "pieces ";
 /// The most bytes of a record.
 const MAX_RECORD: u64 = 512;
 
-/// The bytes of a piece; the last one may have fewer.
-const PIECE: u64 = 1 << 20;
-
-/// The most threads that hash one file.
-const THREADS: u64 = 4;
-
-/// Of what a file's digest is taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Form {
-    /// All of its bytes.
-    Whole,
-    /// Its pieces.
-    Pieces,
+/// What a line of a record says, without its end.
+fn of_line(line: &str) -> Option<Sum> {
+    let (form, line) = match line.strip_prefix(PIECES) {
+        Some(rest) => (Form::Pieces, rest),
+        None => (Form::Whole, line),
+    };
+    let (digest, length) = line.split_once(' ')?;
+    Some(Sum {
+        form,
+        digest: digest.parse().ok()?,
+        length: length.parse().ok()?,
+    })
 }
 
-/// What a record says of a file.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Sum {
-    pub form: Form,
-    pub digest: Digest,
-    pub length: u64,
-}
-
-/// A piece by its number.
-type Piece = (u64, [u8; 32]);
-
-impl Sum {
-    /// Reads a file to its end. `goes_on` is asked between pieces.
-    pub fn of(file: &fs::File, form: Form, goes_on: &mut dyn FnMut() -> bool) -> io::Result<Self> {
-        match form {
-            Form::Whole => Self::of_whole(file, goes_on),
-            Form::Pieces => {
-                let length = file.metadata()?.len();
-                let pieces = pieces(file, (0, length.div_ceil(PIECE)), goes_on)?;
-                Ok(Self::of_pieces(&pieces, length))
-            }
-        }
-    }
-
-    fn of_whole(file: &fs::File, goes_on: &mut dyn FnMut() -> bool) -> io::Result<Self> {
-        let (mut hasher, mut length) = (Sha256::new(), 0u64);
-        let mut bytes = vec![0; PIECE as usize];
-        loop {
-            if !goes_on() {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let read = read_piece(file, &mut bytes, length)?;
-            if read == 0 {
-                break;
-            }
-            hasher.update(&bytes[..read]);
-            length += read as u64;
-        }
-        let digest = Digest::from_bytes(hasher.finalize().into());
-        let form = Form::Whole;
-        Ok(Self {
-            form,
-            digest,
-            length,
-        })
-    }
-
-    /// As [`Form::Pieces`], of a file that nobody writes to any more, by as many threads as there are processors.
-    fn of_new(file: &fs::File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
-        let count = length.div_ceil(PIECE);
-        let threads = thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
-        let share = count.div_ceil(threads.min(THREADS)).max(1);
-        let found = thread::scope(|scope| {
-            let begins = (0..count).step_by(usize::try_from(share).unwrap_or(usize::MAX));
-            let shares: Vec<_> = begins
-                .map(|begin| (begin, (begin + share).min(count)))
-                .map(|share| scope.spawn(move || pieces(file, share, &mut || true)))
-                .collect();
-            let ended = |_| io::Error::other("a thread has ended early");
-            let join = |share: thread::ScopedJoinHandle<'_, _>| share.join().map_err(ended)?;
-            shares.into_iter().map(join).collect::<io::Result<Vec<_>>>()
-        })?;
-        Ok(Self::of_pieces(&found.concat(), length))
-    }
-
-    fn of_pieces(pieces: &[Piece], length: u64) -> Self {
-        let mut hasher = Sha256::new();
-        for (number, digest) in pieces {
-            hasher.update(number.to_le_bytes());
-            hasher.update(digest);
-        }
-        hasher.update(length.to_le_bytes());
-        Self {
-            form: Form::Pieces,
-            digest: Digest::from_bytes(hasher.finalize().into()),
-            length,
-        }
-    }
-}
-
-impl Sum {
-    /// What a line of a record says, without its end.
-    fn of_line(line: &str) -> Option<Self> {
-        let (form, line) = match line.strip_prefix(PIECES) {
-            Some(rest) => (Form::Pieces, rest),
-            None => (Form::Whole, line),
-        };
-        let (digest, length) = line.split_once(' ')?;
-        Some(Self {
-            form,
-            digest: digest.parse().ok()?,
-            length: length.parse().ok()?,
-        })
-    }
-
-    fn line(self) -> String {
-        let Self {
-            form,
-            digest,
-            length,
-        } = self;
-        let form = match form {
-            Form::Whole => "",
-            Form::Pieces => PIECES,
-        };
-        format!("{form}{digest} {length}\n")
-    }
+fn line(sum: Sum) -> String {
+    let Sum {
+        form,
+        digest,
+        length,
+    } = sum;
+    let form = match form {
+        Form::Whole => "",
+        Form::Pieces => PIECES,
+    };
+    format!("{form}{digest} {length}\n")
 }
 
 /// What a record says.
@@ -172,7 +72,7 @@ impl Record {
             .open(path.with_extension(EXTENSION));
         let mut text = String::new();
         file.ok()?.take(MAX_RECORD).read_to_string(&mut text).ok()?;
-        let mut lines = text.strip_suffix('\n')?.split('\n').map(Sum::of_line);
+        let mut lines = text.strip_suffix('\n')?.split('\n').map(of_line);
         Some(Self {
             image: lines.next()??,
             recipe: lines.next().map_or(Some(None), |recipe| recipe.map(Some))?,
@@ -187,61 +87,12 @@ impl Record {
             .mode(0o600)
             .open(&temporary.0)?;
         for sum in [self.image].into_iter().chain(self.recipe) {
-            file.write_all(sum.line().as_bytes())?;
+            file.write_all(line(sum).as_bytes())?;
         }
         file.sync_all()?;
         fs::rename(&temporary.0, path.with_extension(EXTENSION))?;
         sync_dir(path)
     }
-}
-
-/// Those of the pieces with the numbers from `begin` to before `end` that have anything but zeros.
-fn pieces(
-    file: &fs::File,
-    (begin, end): (u64, u64),
-    goes_on: &mut dyn FnMut() -> bool,
-) -> io::Result<Vec<Piece>> {
-    let mut found = Vec::new();
-    let mut bytes = vec![0; PIECE as usize];
-    let mut number = begin;
-    while number < end {
-        if !goes_on() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        let at = number * PIECE;
-        match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            // The next data begins in a later piece.
-            Ok(next) if next / PIECE > number => {
-                number = next / PIECE;
-                continue;
-            }
-            // There is nothing but a hole.
-            Err(Errno::NXIO) => break,
-            // What the file system does not say is read.
-            Ok(_) | Err(_) => {}
-        }
-        let read = read_piece(file, &mut bytes, at)?;
-        let piece = &bytes[..read];
-        if piece.iter().any(|byte| *byte != 0) {
-            found.push((number, Sha256::digest(piece).into()));
-        }
-        number += 1;
-    }
-    Ok(found)
-}
-
-/// Reads until there is a whole piece, or the end of the file.
-fn read_piece(file: &fs::File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while read < bytes.len() {
-        match file.read_at(&mut bytes[read..], at + read as u64) {
-            Ok(0) => break,
-            Ok(more) => read += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(read)
 }
 
 /// No link, and no FIFO that is waited for.
@@ -251,23 +102,27 @@ pub(super) const NO_FOLLOW: i32 =
 
 /// Gives a layer its name. One that has it is whole, also after a power cut, and its digest is known.
 pub(super) fn name_layer(
-    output: &fs::File,
+    (output, image): (&fs::File, Option<Sum>),
     recipe: recipes::Written,
     (temporary, record): (Temporary, Temporary),
     target: &Path,
 ) -> Result<(), Error> {
+    let length = output.metadata().map(|metadata| metadata.len()).ok();
+    let Some(image) = image.filter(|sum| Some(sum.length) == length) else {
+        return Err(Error::Converter);
+    };
     let write = || -> io::Result<()> {
-        // The one waits for the disk, and the other for a processor.
-        let (synced, image) = thread::scope(|scope| {
+        // Both wait for the disk.
+        let (synced, recipe) = thread::scope(|scope| {
             let synced = scope.spawn(|| output.sync_all());
-            let image = Sum::of_new(output);
+            let recipe = recipe.name(target);
             let ended = |_| Err(io::Error::other("a thread has ended early"));
-            (synced.join().unwrap_or_else(ended), image)
+            (synced.join().unwrap_or_else(ended), recipe)
         });
         synced?;
         let sums = Record {
-            image: image?,
-            recipe: Some(recipe.name(target)?),
+            image,
+            recipe: Some(recipe?),
         };
         // With the name of the recipe.
         sums.write(target, &record)?;
@@ -280,48 +135,7 @@ pub(super) fn name_layer(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn file(size: u64, written: &[(u64, &[u8])]) -> fs::File {
-        let flags = rustix::fs::MemfdFlags::CLOEXEC;
-        let file = rustix::fs::memfd_create("layer", flags).expect("makes");
-        let file = fs::File::from(file);
-        file.set_len(size).expect("has the size");
-        for (at, bytes) in written {
-            file.write_all_at(bytes, *at).expect("writes");
-        }
-        file
-    }
-
-    fn sum(file: &fs::File) -> Sum {
-        let sum = Sum::of(file, Form::Pieces, &mut || true).expect("reads");
-        assert_eq!(sum, Sum::of_new(file).expect("reads"), "by several threads");
-        sum
-    }
-
-    #[test]
-    fn a_hole_is_as_good_as_zeros_and_its_length_counts() {
-        let zeros = vec![0; 3 << 20];
-        let (hole, written) = (file(3 << 20, &[]), file(0, &[(0, &zeros)]));
-        assert_eq!(sum(&hole), sum(&written));
-        assert_ne!(sum(&hole), sum(&file((3 << 20) + 1, &[])));
-        let there = |at| sum(&file(5 << 20, &[(at, b"here")]));
-        assert_eq!(there(7), there(7));
-        // In another piece, and at another place of the same.
-        assert_ne!(there(7), there(7 + (1 << 20)));
-        assert_ne!(there(7), there(8));
-    }
-
-    #[test]
-    fn a_terabyte_of_nothing_is_passed_over() {
-        let huge = file(1 << 40, &[((1 << 40) - 4, b"here")]);
-        let mut asked = 0u64;
-        let mut goes_on = || {
-            asked += 1;
-            true
-        };
-        Sum::of(&huge, Form::Pieces, &mut goes_on).expect("reads");
-        assert_eq!(asked, 2, "the first piece, and the last");
-    }
+    use tank_model::Digest;
 
     #[test]
     fn a_record_of_the_whole_file_is_read_as_one() {
@@ -330,7 +144,11 @@ mod tests {
         let whole = Temporary(folder.clone());
         let layer = folder.join("layer.erofs");
         for form in [Form::Whole, Form::Pieces] {
-            let image = Sum::of(&file(9, &[(3, b"x")]), form, &mut || true).expect("reads");
+            let image = Sum {
+                form,
+                digest: Digest::from_bytes([9; 32]),
+                length: 9,
+            };
             for recipe in [None, Some(image)] {
                 let record = Record { image, recipe };
                 let temporary = Temporary(folder.join("temporary"));
