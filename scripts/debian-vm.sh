@@ -1,6 +1,7 @@
 #!/bin/sh
 # Boots a whole Debian 12 in qemu, systemd as its first process, and runs a script there as root:
 #     debian-vm.sh SCRIPT [FILE=NAME ...]
+#     debian-vm.sh --reboots SCRIPT [FILE=NAME ...]     the script runs again at each boot; what it has changed is there then
 # Where `vm.sh` has nothing but busybox, this one has what a server has: systemd-resolved and D-Bus, installed and not on.
 # Its disk is made once, under ~/.cache/tank, and never written to: what the script changes is gone with the machine. The
 # programs, the script and the files are on a second disk, at /tank in the machine: /tank/bin/tankd, /tank/script, /tank/NAME.
@@ -10,6 +11,11 @@ set -eu
 cd "$(dirname "$0")/.."
 bin=${TANK_BIN_DIR:-${CARGO_TARGET_DIR:-target}/debug}
 cache=${TANK_CACHE:-$HOME/.cache/tank}/debian-vm-2
+reboot=-no-reboot
+if [ "$1" = --reboots ]; then
+    reboot=
+    shift
+fi
 script=$1
 shift
 
@@ -111,7 +117,7 @@ for file in "$@"; do cp -rL "${file%%=*}" "$work/tank/${file#*=}"; done
 cp "$script" "$work/tank/script"
 truncate -s 256M "$work/disk"
 mkfs.ext4 -q -d "$work/tank" "$work/disk"
-timeout 1200 qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1536 -nographic -no-reboot -kernel "$cache/vmlinuz" -initrd "$cache/initrd" \
+timeout 1200 qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1536 -nographic $reboot -kernel "$cache/vmlinuz" -initrd "$cache/initrd" \
     -append 'console=ttyS0 quiet loglevel=3 systemd.show_status=0 panic=-1 net.ifnames=0 cgroup_no_v1=all' \
     -drive "file=$cache/root,format=raw,if=virtio,snapshot=on" -drive "file=$work/disk,format=raw,if=virtio" \
     < /dev/null > "$work/output" 2>&1 || true

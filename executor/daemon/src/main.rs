@@ -32,6 +32,7 @@ mod reconcile;
 mod rules;
 mod settings;
 mod store;
+mod supervisor;
 mod sysctls;
 mod timings;
 
@@ -47,7 +48,7 @@ use pods::{Names, Notification, Pods};
 use probe::Prober;
 use reconcile::Reconciler;
 use settings::{Flags, Settings};
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{os::unix::net::UnixListener, path::Path, process::ExitCode, sync::Arc};
 use store::{Store, graphs::Graphs, off_worker::OffWorker};
 use tank_image::{Converter, Images};
 use tank_proto::shim::{Event, ExitStatus};
@@ -82,6 +83,13 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .init();
     tank_sys::process::share_memory_arenas();
+    let handed = match supervisor::listener() {
+        Ok(handed) => handed,
+        Err(error) => {
+            eprintln!("tankd: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     // While there is one thread. Where it is not permitted, running as root is the first thing to
     // be missing.
     if let Err(error) = tank_sys::mount::own_namespace() {
@@ -94,7 +102,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
-        let outcome = runtime.block_on(run(&flags));
+        let outcome = runtime.block_on(run(&flags, handed));
         // What still copies may be ended anywhere.
         runtime.shutdown_timeout(SHUTDOWN_LIMIT);
         outcome
@@ -108,7 +116,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(flags: &Flags) -> Result<(), String> {
+async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> {
     let mut settings = Settings::settle(flags)?;
     if !rustix::process::geteuid().is_root() {
         return Err("it has to run as root".to_owned());
@@ -129,7 +137,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
     let images = Images::open(&settings.state_dir.join("images"), registries, converter)
         .map_err(|e| format!("open the image store: {e}"))?;
     // Before anything that runs is looked at.
-    let listener = ownership::bind(&settings.socket, api::access::restrict)?;
+    let listener = listen_at(&settings.socket, handed)?;
     let (sender, notifications) = mpsc::channel(MAX_NOTIFICATIONS);
     let house = House::build(
         settings,
@@ -161,11 +169,29 @@ async fn run(flags: &Flags) -> Result<(), String> {
     }
     keep(Arc::clone(&floors.reconciler), generations);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    tokio::spawn(supervisor::keep_alive());
+    supervisor::ready(&format!("serving {}", floors.settings.socket.display()));
     tokio::select! {
-        () = api::serve(floors, listener) => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        () = api::serve(floors, listener) => {}
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
     }
+    supervisor::stopping();
+    Ok(())
+}
+
+/// The socket that is served: one that a service manager has bound, or else one of its own.
+fn listen_at(
+    path: &Path,
+    handed: Option<UnixListener>,
+) -> Result<tokio::net::UnixListener, String> {
+    let Some(handed) = handed else {
+        return ownership::bind(path, api::access::restrict);
+    };
+    supervisor::check_place(&handed, path)?;
+    let at = |e: std::io::Error| format!("serve {}: {e}", path.display());
+    api::access::restrict(path).map_err(at)?;
+    tokio::net::UnixListener::from_std(handed).map_err(at)
 }
 
 /// Begins what goes on for ever.

@@ -205,18 +205,26 @@ impl Sums {
     }
 }
 
+impl Hashed {
+    /// Has what was written hashed, which may happen at once. A thread that has ended says why in the end.
+    fn note(&self, at: u64, length: u64) {
+        if let Some(written) = &self.written {
+            let _ = written.send((at, length));
+        }
+    }
+}
+
 impl Output for Hashed {
     fn write_all_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
         FileExt::write_all_at(&self.file, bytes, at)?;
-        // Not before it is written: it may be hashed at once. A thread that has ended says why in the end.
-        if let Some(written) = &self.written {
-            let _ = written.send((at, bytes.len() as u64));
-        }
+        self.note(at, bytes.len() as u64);
         Ok(())
     }
 
     fn set_len(&mut self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
+        self.file.set_len(length)?;
+        self.note(length, 0);
+        Ok(())
     }
 }
 
@@ -238,6 +246,7 @@ struct Pieces {
     hashed: BTreeMap<u64, Hash>,
     /// Those that were written since they were hashed, or not hashed yet.
     left: BTreeSet<u64>,
+    /// How long the file is, in bytes.
     end: u64,
 }
 
@@ -278,7 +287,7 @@ fn follow(file: &File, writes: &Receiver<(u64, u64)>) -> io::Result<Sum> {
         let hash = hash(file, &mut bytes, number)?;
         pieces.hashed.insert(number, hash);
     }
-    Ok(Sum::of_pieces(&pieces.hashed, file.metadata()?.len()))
+    Ok(Sum::of_pieces(&pieces.hashed, pieces.end))
 }
 
 #[cfg(test)]
