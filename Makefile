@@ -24,7 +24,7 @@ ROOTLESS = architecture compile language
 # Crates with tests that mount, as root: only their unit tests are part of `check`.
 ROOTED = tank-tests tank-image
 
-.PHONY: help demo check test test-debian test-release build lint doc release bench bench-language bench-drift bench-names bench-network soak fuzz
+.PHONY: help demo check test test-debian test-release build lint doc release install deb bench bench-language bench-drift bench-names bench-network soak fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' Makefile | expand -t 18
@@ -82,6 +82,15 @@ doc: ## the crates' documentation, with warnings as errors
 release: ## the five programs, optimised
 	scripts/setup.sh build
 	$(ROCKSDB_RELEASE) cargo build --release --locked -p tank -p tankd -p tank-shim -p tank-names -p tank-image
+
+# `make install PREFIX=/usr DESTDIR=/tmp/package`. Nothing is started: `systemctl enable --now tankd`.
+PREFIX ?= /usr/local
+install: release ## the programs, systemd's units, pages for man and completions, below PREFIX (/usr/local)
+	scripts/install.sh "$(DESTDIR)" "$(PREFIX)" $(CARGO_TARGET_DIR)/release
+
+deb: release ## a Debian package of that
+	scripts/setup.sh deb
+	scripts/deb.sh $(CARGO_TARGET_DIR)/release $(CARGO_TARGET_DIR)/debian
 
 # What evaluation costs, beside Nickel alone; the figures are kept in tests/bench/results.
 bench-language: ## what evaluation costs, beside Nickel alone

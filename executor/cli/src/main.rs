@@ -7,6 +7,7 @@
 //! * [`output`]: what is printed; what others wrote is made visible there before a terminal obeys
 //!   it.
 //! * [`progress`]: a change on its way, drawn.
+//! * [`shell`]: completions and pages for `man`.
 //! * [`terminal`]: raw mode, detaching, window size.
 //! * [`modes`]: the modes of a terminal that a program may leave switched on.
 //! * [`timings`]: the spans of a change, drawn.
@@ -25,12 +26,13 @@ mod error;
 mod modes;
 mod output;
 mod progress;
+mod shell;
 mod terminal;
 mod timings;
 
 use args::{Args, Command};
 use clap::Parser;
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
     // This program again, as the child that evaluates a configuration with limits.
@@ -40,6 +42,16 @@ fn main() -> ExitCode {
     {
         return ExitCode::from(tank_compiler::child::main());
     }
+    if let Some(folder) = shell::man_pages_asked() {
+        return match shell::man_pages(Path::new(&folder)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{}: {error}", folder.display());
+                ExitCode::FAILURE
+            }
+        };
+    }
+    shell::answer();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -38,7 +38,7 @@ mod timings;
 
 use actuate::{Actuator, sources::Sources, volumes::Volumes};
 use api::Floors;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use dirty::Dirty;
 use events::Events;
 use generations::Generations;
@@ -63,6 +63,9 @@ use tokio::{
     sync::mpsc,
 };
 
+/// The first argument that has the page for `man` printed.
+const MAN_PAGE: &str = "__man-page";
+
 /// The most notifications of shims that wait: beyond that, a shim waits.
 const MAX_NOTIFICATIONS: usize = 1_024;
 
@@ -73,6 +76,16 @@ const MAX_BLOCKING_THREADS: usize = 24;
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == MAN_PAGE)
+    {
+        let page = clap_mangen::Man::new(Flags::command()).section("8");
+        return match page.render(&mut std::io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let flags = Flags::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
@@ -164,6 +177,9 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     }
     tokio::spawn(listen(notifications, Arc::clone(&events), dirty));
     tokio::spawn(async move { observer.watch().await });
+    if flags.end_pods {
+        return generations.end_pods().await;
+    }
     if let Some(path) = &flags.seed {
         seed(&generations, path, &events).await?;
     }

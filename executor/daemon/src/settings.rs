@@ -74,6 +74,10 @@ pub struct Flags {
     /// looking into a host.
     #[arg(long)]
     pub no_repair: bool,
+    /// End every pod and what this host has for them, and then this daemon: for taking Tank off a
+    /// host. What is declared stays, and the next start begins it again.
+    #[arg(long, conflicts_with = "seed")]
+    pub end_pods: bool,
     /// Go on although the store has lost its newest generation: from the newest one it has. What
     /// there was is kept beside it.
     #[arg(long)]

@@ -12,6 +12,7 @@ pub mod bundle;
 mod collector;
 mod data;
 mod deleted;
+mod end;
 mod error;
 mod history;
 pub mod images;

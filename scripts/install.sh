@@ -1,0 +1,36 @@
+#!/bin/sh
+# Installs what is built: `install.sh DESTDIR PREFIX BIN` puts the programs of the folder BIN, systemd's units, pages for `man`
+# and completions below DESTDIR, as they are found below PREFIX (`/usr`, `/usr/local`). It starts nothing.
+set -eu
+cd "$(dirname "$0")/.."
+root=$1 prefix=$2 bin=$3
+case $prefix in /*) ;; *) echo "install.sh: $prefix is no absolute path" >&2; exit 2 ;; esac
+put() { install -D -m "$1" "$2" "$root$3"; }
+for program in tank tankd tank-shim tank-names tank-layer; do
+    put 755 "$bin/$program" "$prefix/bin/$program"
+done
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+sed "s|^ExecStart=/usr/bin/|ExecStart=$prefix/bin/|" packaging/tankd.service > "$work/tankd.service"
+units=$prefix/lib/systemd/system
+# Units are looked for below /usr/local/lib, too (systemd.unit(5)).
+put 644 "$work/tankd.service" "$units/tankd.service"
+put 644 packaging/tankd.socket "$units/tankd.socket"
+put 644 packaging/sysusers.conf "$prefix/lib/sysusers.d/tank.conf"
+[ -e "$root/etc/tank/tank.toml" ] || put 644 packaging/tank.toml /etc/tank/tank.toml
+
+mkdir "$work/man1"
+"$bin/tank" __man-pages "$work/man1"
+for page in "$work"/man1/*.1; do
+    gzip -9n "$page"
+    put 644 "$page.gz" "$prefix/share/man/man1/$(basename "$page").gz"
+done
+"$bin/tankd" __man-page > "$work/tankd.8"
+gzip -9n "$work/tankd.8"
+put 644 "$work/tankd.8.gz" "$prefix/share/man/man8/tankd.8.gz"
+# What they say asks the `tank` that is found in the shell's PATH.
+for shell in bash zsh fish; do (cd / && COMPLETE=$shell "$bin/tank" > "$work/$shell"); done
+put 644 "$work/bash" "$prefix/share/bash-completion/completions/tank"
+put 644 "$work/zsh" "$prefix/share/zsh/vendor-completions/_tank"
+put 644 "$work/fish" "$prefix/share/fish/vendor_completions.d/tank.fish"
+for file in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE; do put 644 "$file" "$prefix/share/doc/tank/$file"; done
