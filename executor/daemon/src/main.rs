@@ -171,6 +171,7 @@ async fn run(flags: &Flags) -> Result<(), String> {
 /// Begins what goes on for ever.
 fn keep(reconciler: Arc<Reconciler>, generations: Arc<Generations>) {
     tokio::spawn(Arc::clone(&generations).collect_when_due());
+    tokio::spawn(Arc::clone(&generations).back_up_when_due());
     tokio::spawn(reconciler.keep(generations));
 }
 
@@ -290,6 +291,7 @@ impl House {
             images,
             sources,
             volumes,
+            pods: Arc::clone(&pods),
             cgroups,
             prober,
             events: Arc::clone(&events),
