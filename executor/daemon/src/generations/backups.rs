@@ -400,6 +400,13 @@ impl Generations {
     }
 }
 
+impl Shown {
+    /// The pod and its volume.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.pod, self.volume)
+    }
+}
+
 impl Done {
     /// In words, for an event.
     fn words(&self, name: &str) -> String {
