@@ -54,7 +54,9 @@ impl Series {
     /// When the next one is due.
     pub fn due_at(&self) -> u64 {
         let spread = (self.every / 10).min(MOST_SPREAD);
-        let soon = self.known.saturating_add(self.spread % spread.saturating_add(1));
+        let soon = self
+            .known
+            .saturating_add(self.spread % spread.saturating_add(1));
         let every = i64::try_from(self.every).unwrap_or(i64::MAX);
         let old = self.newest.map(|newest| newest.saturating_add(every));
         let old = old.map_or(0, |old| u64::try_from(old).unwrap_or(0));

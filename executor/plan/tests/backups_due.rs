@@ -29,7 +29,10 @@ fn the_newest_may_get_so_old_and_no_older() {
     // One that was missed is due at once, and once.
     let missed = series(60 * MINUTE, 1_000, Some(-i64::MAX));
     assert_eq!(due(1_000, [("a", missed)]).begin, ["a"]);
-    assert_eq!(due(1_000, [("a", series(MINUTE, 1_000, None))]).begin, ["a"]);
+    assert_eq!(
+        due(1_000, [("a", series(MINUTE, 1_000, None))]).begin,
+        ["a"]
+    );
     // Several that were missed do not begin together.
     let spread = |spread| Series { spread, ..missed };
     let begin: Vec<u64> = [0, 7, 299_999].map(|n| spread(n).due_at()).to_vec();
@@ -42,13 +45,19 @@ fn the_newest_may_get_so_old_and_no_older() {
 fn a_failure_is_tried_again_ever_later_and_each_has_its_turn() {
     let failed = |count| {
         let failed = Some((count, 10 * MINUTE));
-        let one = Series { failed, ..series(24 * 60 * MINUTE, 0, None) };
+        let one = Series {
+            failed,
+            ..series(24 * 60 * MINUTE, 0, None)
+        };
         (one.due_at() - 10 * MINUTE) / MINUTE
     };
     let waits = [1, 2, 3, 6, 7, 1_000, u32::MAX].map(failed);
     assert_eq!(waits, [1, 2, 4, 32, 60, 60, 60]);
     // Never later than it would be made anyway.
-    let quick = Series { failed: Some((9, 0)), ..series(2 * MINUTE, 0, None) };
+    let quick = Series {
+        failed: Some((9, 0)),
+        ..series(2 * MINUTE, 0, None)
+    };
     assert_eq!(quick.due_at(), 2 * MINUTE);
     // Those first that have been due for longest.
     let all = ["a", "b", "c"].map(|name| {
@@ -68,11 +77,17 @@ fn a_failure_is_tried_again_ever_later_and_each_has_its_turn() {
 fn what_the_wall_clock_said_counts_by_how_old_it_is_now() {
     let year = 366 * 24 * 60 * MINUTE;
     assert_eq!(since_boot(1_000, 2 * year, &[2 * year - 400, 7]), Some(600));
-    assert_eq!(since_boot(1_000, 2 * year, &[2 * year - 4_000]), Some(-3_000));
+    assert_eq!(
+        since_boot(1_000, 2 * year, &[2 * year - 4_000]),
+        Some(-3_000)
+    );
     assert_eq!(since_boot(1_000, 2 * year, &[2 * year + 5]), Some(1_000));
     // It was made when the clock was wrong, or the clock is wrong now.
     assert_eq!(since_boot(1_000, 2 * year, &[3 * year]), None);
-    assert_eq!(since_boot(1_000, 2 * year, &[3 * year, year]), Some(1_000 - year as i64));
+    assert_eq!(
+        since_boot(1_000, 2 * year, &[3 * year, year]),
+        Some(1_000 - year as i64)
+    );
     assert_eq!(since_boot(1_000, 2 * year, &[]), None);
 }
 
@@ -110,13 +125,15 @@ struct Tick {
 }
 
 fn tick() -> impl Strategy<Value = Tick> {
-    (1..90_000u64, 0..10u8, 1..120_000u64, 0..200u8, -400..400i64).prop_map(|(passes, fails, takes, event, days)| Tick {
-        passes,
-        fails: fails == 0,
-        takes,
-        event,
-        jump: days * 24 * 60 * MINUTE as i64,
-    })
+    (1..90_000u64, 0..10u8, 1..120_000u64, 0..200u8, -400..400i64).prop_map(
+        |(passes, fails, takes, event, days)| Tick {
+            passes,
+            fails: fails == 0,
+            takes,
+            event,
+            jump: days * 24 * 60 * MINUTE as i64,
+        },
+    )
 }
 
 proptest! {

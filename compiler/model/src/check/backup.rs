@@ -84,26 +84,42 @@ impl Pass<'_> {
             let container = pod.containers.get(*name);
             container.is_some_and(|spec| spec.mounts.values().any(|at| at.volume == *volume))
         };
-        let mounting: Vec<&str> = pod.containers.keys().filter(mounts).map(Name::as_str).collect();
+        let mounting: Vec<&str> = pod
+            .containers
+            .keys()
+            .filter(mounts)
+            .map(Name::as_str)
+            .collect();
         match &hook.container {
             Some(named) if mounting.contains(&named.as_str()) => {}
             Some(named) => {
                 let message = match pod.containers.contains_key(named) {
                     true => format!("container `{named}` does not mount the volume `{volume}`"),
-                    false => format!("the hook is to run in `{named}`, which its pod does not have"),
+                    false => {
+                        format!("the hook is to run in `{named}`, which its pod does not have")
+                    }
                 };
                 let otherwise = match mounting.as_slice() {
-                    [] => format!("no container of the pod mounts `{volume}`: a hook can run in none"),
+                    [] => {
+                        format!("no container of the pod mounts `{volume}`: a hook can run in none")
+                    }
                     all => format!("name one that mounts it: `{}`", all.join("`, `")),
                 };
                 let help = did_you_mean(named.as_str(), mounting, &otherwise);
-                self.report("tank::backup::container", &[field, "container"], message, help);
+                self.report(
+                    "tank::backup::container",
+                    &[field, "container"],
+                    message,
+                    help,
+                );
             }
             None if mounting.len() == 1 => {}
             None => {
                 let (message, help) = match mounting.as_slice() {
                     [] => (
-                        format!("no container of the pod mounts `{volume}`: the hook can run in none"),
+                        format!(
+                            "no container of the pod mounts `{volume}`: the hook can run in none"
+                        ),
                         "mount it, or leave the hook out".to_owned(),
                     ),
                     [first, ..] => (
@@ -154,18 +170,60 @@ mod tests {
             ("every", json!("59s"), "tank::backup::every", "every"),
             ("every", json!("99999w"), "tank::backup::every", "every"),
             ("keep", json!(0), "tank::backup::keep", "keep"),
-            ("before", json!({ "exec": [] }), "tank::backup::command", "before.exec"),
-            ("before", json!({ "exec": ["a\0b"] }), "tank::backup::command", "before.exec"),
-            ("after", json!({ "exec": ["a", "b".repeat(200_000)] }), "tank::backup::command", "after.exec"),
-            ("after", json!({ "exec": ["a"], "timeout": "0s" }), "tank::backup::timeout", "after.timeout"),
-            ("after", json!({ "exec": ["a"], "timeout": "61m" }), "tank::backup::timeout", "after.timeout"),
-            ("before", json!({ "exec": ["a"], "container": "side" }), "tank::backup::container", "before.container"),
-            ("before", json!({ "exec": ["a"], "container": "dc" }), "tank::backup::container", "before.container"),
+            (
+                "before",
+                json!({ "exec": [] }),
+                "tank::backup::command",
+                "before.exec",
+            ),
+            (
+                "before",
+                json!({ "exec": ["a\0b"] }),
+                "tank::backup::command",
+                "before.exec",
+            ),
+            (
+                "after",
+                json!({ "exec": ["a", "b".repeat(200_000)] }),
+                "tank::backup::command",
+                "after.exec",
+            ),
+            (
+                "after",
+                json!({ "exec": ["a"], "timeout": "0s" }),
+                "tank::backup::timeout",
+                "after.timeout",
+            ),
+            (
+                "after",
+                json!({ "exec": ["a"], "timeout": "61m" }),
+                "tank::backup::timeout",
+                "after.timeout",
+            ),
+            (
+                "before",
+                json!({ "exec": ["a"], "container": "side" }),
+                "tank::backup::container",
+                "before.container",
+            ),
+            (
+                "before",
+                json!({ "exec": ["a"], "container": "dc" }),
+                "tank::backup::container",
+                "before.container",
+            ),
         ] {
-            assert_eq!(but(field, value.clone()), [(code, at.to_owned())], "{field} = {value}");
+            assert_eq!(
+                but(field, value.clone()),
+                [(code, at.to_owned())],
+                "{field} = {value}"
+            );
         }
         assert_eq!(but("every", json!("1m")), []);
-        assert_eq!(but("before", json!({ "exec": ["a"], "container": "db" })), []);
+        assert_eq!(
+            but("before", json!({ "exec": ["a"], "container": "db" })),
+            []
+        );
     }
 
     #[test]
@@ -174,7 +232,8 @@ mod tests {
         let container = json!({ "image": "a:1", "mounts": mounts });
         let with = |containers: Value| {
             let backup = json!({ "to": "/srv", "every": "1h", "before": { "exec": ["a"] } });
-            let pod = json!({ "containers": containers, "volumes": { "data": { "backup": backup } } });
+            let pod =
+                json!({ "containers": containers, "volumes": { "data": { "backup": backup } } });
             let config = serde_json::from_value(json!({ "pods": { "web": pod } }));
             let problems = check(&config.expect("it is one")).into_iter();
             problems.map(|one| (one.code, one.help)).collect::<Vec<_>>()

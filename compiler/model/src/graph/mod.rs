@@ -293,9 +293,7 @@ impl Graph {
 
     /// The backups that are declared: pod, volume of it, and when.
     pub fn backups(&self) -> impl Iterator<Item = (&Name, &Name, &spec::Backup)> {
-        let pods = self
-            .pods()
-            .filter_map(|name| Some((name, self.pod(name)?)));
+        let pods = self.pods().filter_map(|name| Some((name, self.pod(name)?)));
         pods.flat_map(|(pod, node)| {
             let own = node.volumes.iter();
             own.filter_map(move |(volume, policy)| Some((pod, volume, policy.backup.as_ref()?)))
@@ -308,8 +306,11 @@ impl Graph {
         pod: &'a Name,
         volume: &'a Name,
     ) -> impl Iterator<Item = &'a Name> {
-        let mounts = |node: &ContainerNode| node.mounts.values().any(|mount| mount.volume == *volume);
-        let containers = self.containers(pod).filter(move |(_, node, _)| mounts(node));
+        let mounts =
+            |node: &ContainerNode| node.mounts.values().any(|mount| mount.volume == *volume);
+        let containers = self
+            .containers(pod)
+            .filter(move |(_, node, _)| mounts(node));
         containers.map(|(name, ..)| name)
     }
 

@@ -44,7 +44,10 @@ pub struct Hook {
     #[serde(default, skip_serializing_if = "is_default")]
     pub container: Option<Name>,
     /// How long it may take; 5 min unless given.
-    #[serde(default = "default_timeout", skip_serializing_if = "is_default_timeout")]
+    #[serde(
+        default = "default_timeout",
+        skip_serializing_if = "is_default_timeout"
+    )]
     pub timeout: Millis,
 }
 

@@ -123,18 +123,37 @@ mod tests {
     #[test]
     fn what_failed_is_said_and_so_is_what_there_is() {
         let shown = row(&backup(None, Some("no space")));
-        let expected = ["db/data", "/srv", "2 of 7", "-", "in 2h", "failed 3 times in a row: no space"];
+        let expected = [
+            "db/data",
+            "/srv",
+            "2 of 7",
+            "-",
+            "in 2h",
+            "failed 3 times in a row: no space",
+        ];
         assert_eq!(shown, expected);
         assert_eq!(row(&backup(None, None))[5], "none yet");
         assert_eq!(row(&backup(Some(1), None))[5], "good");
         assert_eq!(in_short(&[]), "-");
         assert_eq!(in_short(&[backup(None, None)]), "none yet");
-        assert_eq!(in_short(&[backup(None, None), backup(None, Some("no"))]), "failed");
+        assert_eq!(
+            in_short(&[backup(None, None), backup(None, Some("no"))]),
+            "failed"
+        );
     }
 
     #[test]
     fn a_time_is_said_in_one_unit() {
-        let times = [0, 999, 1_000, 59_999, 60_000, 3_599_999, 3_600_000, 200_000_000];
+        let times = [
+            0,
+            999,
+            1_000,
+            59_999,
+            60_000,
+            3_599_999,
+            3_600_000,
+            200_000_000,
+        ];
         let said = times.map(rounded);
         assert_eq!(said, ["0s", "0s", "1s", "59s", "1m", "59m", "1h", "2d"]);
     }

@@ -26,7 +26,7 @@ use tank_model::{Graph, Name, VolumeId, spec::Backup};
 use tank_plan::backups::{AT_ONCE, Series, due, since_boot};
 use tank_sys::{clock::boot_millis, with_causes};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::spawn_blocking,
     time::timeout,
 };
@@ -36,6 +36,10 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// How long a folder may take to be read.
 const READ_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long after it was known a pod that has hooks is waited for, and when it is looked for again, in milliseconds.
+const START_WAIT: u64 = 120_000;
+const START_RETRY: u64 = 2_000;
 
 /// The pod and its volume.
 type Key = (Name, Name);
@@ -73,11 +77,22 @@ struct Known {
 }
 
 /// All of them.
-#[derive(Default)]
 pub struct Backups {
     known: Mutex<BTreeMap<Key, Known>>,
     /// One has ended, or something else may be declared.
     changed: Notify,
+    /// Held by the thread that reads a folder: where one hangs no other thread does.
+    reading: Arc<Semaphore>,
+}
+
+impl Default for Backups {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            changed: Notify::new(),
+            reading: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 /// The backups of one volume, to be shown.
@@ -193,8 +208,19 @@ impl Generations {
     async fn begin_due(self: &Arc<Self>) -> Result<Option<u64>, Error> {
         let graph = self.look_at_backups().await?;
         let known = self.backups.known().clone();
-        let all = known.into_iter().map(|(key, one)| (key, one.series));
-        let due = due(boot_millis(), all);
+        let declared = declared(&graph);
+        let now = boot_millis();
+        let all = known.into_iter().map(|(key, one)| {
+            let mut series = one.series;
+            let hooks = declared.get(&key).map_or(0, |one| one.hooks().count());
+            // After a boot it takes a while until a hook has a container to run in.
+            let is_early = now < series.known.saturating_add(START_WAIT);
+            if hooks > 0 && is_early && self.pods.get(&key.0).is_none() {
+                series.known = now.saturating_add(START_RETRY);
+            }
+            (key, series)
+        });
+        let due = due(now, all);
         for key in due.begin {
             if let Some(run) = self.run_of(&key, &graph)
                 && matches!(self.backups.take(&key), Taken::Begun)
@@ -258,12 +284,18 @@ impl Generations {
     async fn times(self: &Arc<Self>, key: &Key, to: &str, graph: &Arc<Graph>) -> Vec<u64> {
         let (this, graph) = (Arc::clone(self), Arc::clone(graph));
         let (key, to) = (key.clone(), to.to_owned());
-        let read = spawn_blocking(move || {
-            let folder = this.folder_of((&key.0, &key.1), &to, &graph)?;
-            folder.archives()
-        });
+        let read = async {
+            let place = Arc::clone(&self.backups.reading).acquire_owned().await;
+            let place = place.doing("read the folder of backups")?;
+            let read = spawn_blocking(move || {
+                let _place = place;
+                let folder = this.folder_of((&key.0, &key.1), &to, &graph)?;
+                folder.archives()
+            });
+            read.await.doing("read the folder of backups")?
+        };
         match timeout(READ_LIMIT, read).await {
-            Ok(Ok(Ok(times))) => times,
+            Ok(Ok(times)) => times,
             _ => Vec::new(),
         }
     }
@@ -288,14 +320,22 @@ impl Generations {
         say("backup", format!("a backup of {name} is begun"));
         let this = Arc::clone(&self);
         let made = tokio::spawn(async move { this.back_up_now(run).await });
-        let made = made.await.unwrap_or_else(|error| Err(error).doing("make a backup"));
-        let noted = made.as_ref().map(Done::clone).map_err(|error| with_causes(error));
+        let made = made
+            .await
+            .unwrap_or_else(|error| Err(error).doing("make a backup"));
+        let noted = made
+            .as_ref()
+            .map(Done::clone)
+            .map_err(|error| with_causes(error));
         self.backups.end(&key, begun, &noted);
         match &noted {
             Ok(done) => {
                 say("backup", done.words(&name));
                 if let Some(why) = &done.after {
-                    say("backup_failed", format!("after the backup of {name}: {why}"));
+                    say(
+                        "backup_failed",
+                        format!("after the backup of {name}: {why}"),
+                    );
                 }
                 for left in &done.left {
                     let why = format!("an old backup of {name} stays: {left}");

@@ -128,11 +128,8 @@ impl Folder {
             if rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
                 continue;
             }
-            let flags = OFlags::WRONLY
-                | OFlags::CREATE
-                | OFlags::EXCL
-                | OFlags::NOFOLLOW
-                | OFlags::CLOEXEC;
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mode = Mode::RUSR | Mode::WUSR;
             let file = match rustix::fs::openat(&self.dir, format!(".{name}{NEW}"), flags, mode) {
                 Err(Errno::EXIST) => continue,
@@ -218,13 +215,8 @@ impl New {
     pub fn take(mut self) -> Result<(), Error> {
         let what = "give the archive its name";
         let (dir, half) = (&self.folder.dir, format!(".{}{NEW}", self.name));
-        let renamed = rustix::fs::renameat_with(
-            dir,
-            &half,
-            dir,
-            self.name.as_str(),
-            RenameFlags::NOREPLACE,
-        );
+        let renamed =
+            rustix::fs::renameat_with(dir, &half, dir, self.name.as_str(), RenameFlags::NOREPLACE);
         match renamed {
             // A network file system that does not know the flag.
             Err(Errno::INVAL | Errno::NOSYS) => {
@@ -283,11 +275,7 @@ fn time_of(name: &str, prefix: &str) -> Option<u64> {
 }
 
 /// Refuses a directory that is, or is below, the state folder or what a container may write.
-fn refuse_inside(
-    dir: &OwnedFd,
-    state_dir: &Path,
-    roots: BTreeSet<PathBuf>,
-) -> Result<(), String> {
+fn refuse_inside(dir: &OwnedFd, state_dir: &Path, roots: BTreeSet<PathBuf>) -> Result<(), String> {
     let id = |path: &Path| std::fs::metadata(path).ok().map(|at| (at.dev(), at.ino()));
     let state = (id(state_dir), "Tank's own state folder".to_owned());
     let roots = roots.into_iter().map(|root| {
@@ -343,8 +331,14 @@ mod tests {
         ] {
             assert_eq!(of(other), None, "{other}");
         }
-        assert_eq!(time_of("web.data-1-20261127T153000Z.tar.zst", "web.data-1-"), Some(time));
-        assert_eq!(half(".web.data-20261127T153000Z.tar.zst.new"), Some("web.data-20261127T153000Z.tar.zst"));
+        assert_eq!(
+            time_of("web.data-1-20261127T153000Z.tar.zst", "web.data-1-"),
+            Some(time)
+        );
+        assert_eq!(
+            half(".web.data-20261127T153000Z.tar.zst.new"),
+            Some("web.data-20261127T153000Z.tar.zst")
+        );
         assert_eq!(half("web.new"), None);
     }
 }

@@ -44,7 +44,7 @@ const MAX_SHARED: u64 = 1_000_000;
 const LEVEL: i32 = 3;
 
 /// The bytes between two looks at what is free.
-const LOOK: u64 = 4 << 20;
+const LOOK: u64 = 1 << 20;
 
 /// What one backup is made of.
 pub struct Run {
@@ -63,7 +63,9 @@ impl Run {
     fn container(&self, hook: &Hook) -> Result<Name, Error> {
         let mut mounting = self.graph.mounting(&self.pod, &self.volume);
         let named = hook.container.clone().or_else(|| mounting.next().cloned());
-        named.ok_or("no container mounts the volume").doing("run a hook")
+        named
+            .ok_or("no container mounts the volume")
+            .doing("run a hook")
     }
 }
 
@@ -77,7 +79,10 @@ impl Generations {
         let run = Arc::new(run);
         let folder = Arc::new(self.open_folder(&run).await?);
         let before = match &run.backup.before {
-            Some(hook) => self.hook(&run, "before", hook, (&folder, begun), None).await,
+            Some(hook) => {
+                self.hook(&run, "before", hook, (&folder, begun), None)
+                    .await
+            }
             None => Ok(()),
         };
         let disk = folder.disk().doing("use the folder of backups")?;
@@ -99,7 +104,8 @@ impl Generations {
             Read::Written(written) => written,
             Read::Shared(shared) => {
                 let from = Source::Shared(shared);
-                self.write_archive(&run, &folder, (begun, &budget), from).await?
+                self.write_archive(&run, &folder, (begun, &budget), from)
+                    .await?
             }
         };
         let mut done = self.keep_archive(&run, written).await?;
@@ -118,7 +124,9 @@ impl Generations {
             }
             this.folder_of((&run.pod, &run.volume), &run.backup.to, &run.graph)
         };
-        spawn_blocking(open).await.doing("use the folder of backups")?
+        spawn_blocking(open)
+            .await
+            .doing("use the folder of backups")?
     }
 
     /// The folder of a volume's archives. Blocking.
@@ -129,7 +137,12 @@ impl Generations {
         graph: &Graph,
     ) -> Result<Folder, Error> {
         let config = graph.config();
-        Folder::open(&self.sources, (to, &config), &self.settings.state_dir, volume)
+        Folder::open(
+            &self.sources,
+            (to, &config),
+            &self.settings.state_dir,
+            volume,
+        )
     }
 
     /// Runs a hook. What of it failed, the error says with what it printed last.
@@ -190,7 +203,9 @@ impl Generations {
         match shared {
             Some(shared) => Ok(Read::Shared(shared)),
             None => {
-                let written = self.write_archive(run, folder, when, Source::Volume).await?;
+                let written = self
+                    .write_archive(run, folder, when, Source::Volume)
+                    .await?;
                 Ok(Read::Written(written))
             }
         }
@@ -232,7 +247,8 @@ impl Generations {
         };
         let mut packer = zstd::stream::write::Encoder::new(out, LEVEL).doing(what)?;
         packer.include_checksum(true).doing(what)?;
-        let tally = tank_image::export(shown.as_fd(), &mut packer, budget).doing(what)?;
+        let tally =
+            tank_image::export(shown.as_fd(), &mut packer, budget).doing("back up the volume")?;
         let bytes = packer.finish().doing(what)?.bytes;
         if matches!(from, Source::Volume) && !self.volumes.is_shown(&places, &shown) {
             return Err("the volume was removed or replaced meanwhile").doing(what);
@@ -249,7 +265,11 @@ impl Generations {
     }
 
     /// Gives the archive its name, and removes those that are beyond what is kept.
-    async fn keep_archive(self: &Arc<Self>, run: &Arc<Run>, written: Written) -> Result<Done, Error> {
+    async fn keep_archive(
+        self: &Arc<Self>,
+        run: &Arc<Run>,
+        written: Written,
+    ) -> Result<Done, Error> {
         let run = Arc::clone(run);
         let take = move || {
             let Written {
