@@ -252,6 +252,35 @@ fn it_is_made_by_itself_and_again_when_the_newest_is_too_old() {
 }
 
 #[test]
+fn one_that_fails_by_itself_is_shown_and_tried_again_once_it_is_declared_otherwise() {
+    let host = Host::new();
+    host.switch(&pod(&host, "every = \"1m\""));
+    eventually("it fails: there is no folder", || {
+        shown(&host)["failures"] == 1
+    });
+    let status = host.tank(&["status"]).ok();
+    assert!(status.contains("failed of db/data"), "{status}");
+    let said = events(&host, "backup_failed");
+    assert!(
+        said.iter()
+            .any(|said| said.contains("no backup of db/data: can't use the folder of backups")),
+        "{said:?}"
+    );
+    // It would be tried in a minute, and has no reason to wait any more.
+    assert!(shown(&host)["next"].as_u64().expect("a time") > 20_000);
+    make_folder(&host);
+    host.switch(&pod(&host, "every = \"1m\", keep = 5"));
+    eventually("it is made", || shown(&host)["count"] == 1);
+    assert_eq!(
+        host.tank(&["--json", "status"])
+            .json()
+            .get("failed_backups"),
+        None
+    );
+    host.finish();
+}
+
+#[test]
 fn as_many_are_kept_as_are_wanted_and_no_other_file_is_touched() {
     let host = Host::new();
     make_folder(&host);

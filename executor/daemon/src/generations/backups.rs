@@ -68,7 +68,8 @@ pub struct Done {
 #[derive(Clone, Debug)]
 struct Known {
     series: Series,
-    to: String,
+    /// As it was declared when this was begun to be known, or since.
+    backup: Backup,
     /// The newest's time, by its name.
     newest: Option<u64>,
     count: usize,
@@ -111,6 +112,17 @@ pub struct Shown {
     pub failed: Option<(String, u32, u64)>,
     /// In how many milliseconds the next one is due.
     pub next: Option<u64>,
+}
+
+impl Known {
+    /// It is declared like this. Where that has changed, what failed before says nothing of it.
+    fn is_to_be(&mut self, backup: &Backup) {
+        if self.backup != *backup {
+            self.backup = backup.clone();
+            self.series.every = backup.every.0;
+            self.series.failed = None;
+        }
+    }
 }
 
 impl Backups {
@@ -242,9 +254,9 @@ impl Generations {
             known.retain(|key, one| one.series.running || declared.contains_key(key));
             for (key, backup) in &declared {
                 match known.get_mut(key) {
-                    Some(one) if one.to == backup.to || one.series.running => {
-                        one.series.every = backup.every.0;
-                    }
+                    // What is declared meanwhile counts once it has ended.
+                    Some(one) if one.series.running => {}
+                    Some(one) if one.backup.to == backup.to => one.is_to_be(backup),
                     _ => drop(new.insert(key.clone())),
                 }
             }
@@ -265,14 +277,14 @@ impl Generations {
             };
             let one = Known {
                 series,
-                to: backup.to.clone(),
+                backup: backup.clone(),
                 newest: times.iter().copied().filter(|time| *time <= wall).max(),
                 count: times.len(),
                 failed: None,
             };
             let mut known = self.backups.known();
             // Somebody else may have looked at it meanwhile, and begun one.
-            let is_new = |there: &Known| there.to != one.to && !there.series.running;
+            let is_new = |there: &Known| there.backup.to != one.backup.to && !there.series.running;
             if known.get(&key).is_none_or(is_new) {
                 known.insert(key, one);
             }
