@@ -149,7 +149,7 @@ mod tests {
         });
         let config = serde_json::from_value(json!({ "pods": { "web": pod } })).expect("it is one");
         let problems = check(&config).into_iter();
-        let field = |path: &[String]| path[4..].join(".");
+        let field = |path: &[String]| path[5..].join(".");
         problems.map(|one| (one.code, field(&one.path))).collect()
     }
 
