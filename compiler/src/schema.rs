@@ -38,12 +38,14 @@ pub fn words(kind: &Kind, schema: &Schema) -> String {
 pub fn noun(contract: &str) -> &'static str {
     match contract {
         "Alias" => "an alias",
+        "Backup" => "a volume's `backup`",
         "Capabilities" => "a container's `capabilities`",
         "Config" => "the configuration",
         "Container" => "a container",
         "Device" => "a device",
         "Dns" => "a pod's `dns`",
         "File" => "a file",
+        "Hook" => "a hook",
         "HttpProbe" => "an HTTP probe",
         "Limits" => "a container's `limits`",
         "Membership" => "a network of a pod",
@@ -161,6 +163,7 @@ impl Refusal {
 ///
 /// # Errors
 /// What is wrong with it.
+// long: one arm a contract
 pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
     let wrong_type = || Refusal {
         code: "tank::value::type",

@@ -38,14 +38,16 @@ impl Drop for Scratch {
 }
 
 /// Where there is a record of each contract.
-const RECORDS: [(&str, &str); 25] = [
+const RECORDS: [(&str, &str); 27] = [
     ("Alias", "pods.web.aliases.x"),
+    ("Backup", "pods.web.volumes.v.backup"),
     ("Capabilities", "pods.web.containers.app.capabilities"),
     ("Config", ""),
     ("Container", "pods.web.containers.app"),
     ("Device", "pods.web.containers.app.devices.d"),
     ("Dns", "pods.web.dns"),
     ("File", "pods.web.containers.app.files.f"),
+    ("Hook", "pods.web.volumes.v.backup.before"),
     ("HttpProbe", "pods.web.containers.app.readiness.http"),
     ("Limits", "pods.web.containers.app.limits"),
     ("Membership", "pods.web.networks.back"),

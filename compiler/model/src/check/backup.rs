@@ -45,7 +45,7 @@ impl Pass<'_> {
             self.report("tank::backup::every", &["every"], message, help);
         }
         if backup.keep == 0 {
-            let message = "of backups of which none is kept there are none".to_owned();
+            let message = "no backup would be kept".to_owned();
             self.report(
                 "tank::backup::keep",
                 &["keep"],
@@ -80,6 +80,16 @@ impl Pass<'_> {
                 "give it more than 0, and at most \"1h\"",
             );
         }
+        self.container_of_hook(field, hook, (volume, pod));
+    }
+
+    /// The container that a hook runs in mounts the volume.
+    fn container_of_hook(
+        &mut self,
+        field: &'static str,
+        hook: &Hook,
+        (volume, pod): (&Name, &Pod),
+    ) {
         let mounts = |name: &&Name| {
             let container = pod.containers.get(*name);
             container.is_some_and(|spec| spec.mounts.values().any(|at| at.volume == *volume))
