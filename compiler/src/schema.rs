@@ -38,12 +38,14 @@ pub fn words(kind: &Kind, schema: &Schema) -> String {
 pub fn noun(contract: &str) -> &'static str {
     match contract {
         "Alias" => "an alias",
+        "Backup" => "a volume's `backup`",
         "Capabilities" => "a container's `capabilities`",
         "Config" => "the configuration",
         "Container" => "a container",
         "Device" => "a device",
         "Dns" => "a pod's `dns`",
         "File" => "a file",
+        "Hook" => "a hook",
         "HttpProbe" => "an HTTP probe",
         "Limits" => "a container's `limits`",
         "Membership" => "a network of a pod",
@@ -87,6 +89,7 @@ fn expected(contract: &str) -> &'static str {
         "Count" => "a whole number",
         "Amount" => "a whole number or \"unlimited\"",
         "Size" => "a number of bytes, or for example \"256MiB\"",
+        "Age" => "a time such as \"12h\", \"1d\" or \"2w\"",
         "Time" => "a time such as \"500ms\", \"30s\" or \"5m\"",
         "Cpu" => "a number of CPUs, for example 0.5, \"1.5\" or \"500m\"",
         "FolderMode" => "a directory's mode such as \"0750\"",
@@ -160,6 +163,7 @@ impl Refusal {
 ///
 /// # Errors
 /// What is wrong with it.
+// long: one arm a contract
 pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
     let wrong_type = || Refusal {
         code: "tank::value::type",
@@ -190,6 +194,7 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "Size" => quantity(&|text| Bytes::parse(text).map(drop).map_err(|e| e.to_string())),
         "Cpu" => quantity(&|text| MilliCpu::parse(text).map(drop).map_err(|e| e.to_string())),
         "Time" => Millis::parse(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
+        "Age" => Millis::parse_age(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
         "FolderMode" => FolderMode::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
         "Mode" => Mode::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
         "Owner" => Owner::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),

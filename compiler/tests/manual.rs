@@ -384,6 +384,18 @@ fn around(contract: &str, snippet: &str) -> String {
         }
         "Nics" => pod(&with("network", "")),
         "NamedNetwork" => format!("{{ {} }}", with("networks.back", "")),
+        "Backup" | "Hook" => {
+            let backup = match contract {
+                "Backup" => with("volumes.v.backup", "to = \"/srv\", every = \"1d\""),
+                _ => {
+                    let hook = with("before", "exec = [\"sync\"]");
+                    format!("volumes.v.backup = {{ to = \"/srv\", every = \"1d\", {hook} }}")
+                }
+            };
+            pod(&format!(
+                "containers.app = {{ image = \"nginx\", mounts.v = {{ volume = \"v\", path = \"/v\" }} }}, {backup}"
+            ))
+        }
         "SharedVolume" => format!("{{ {} }}", with("volumes.uploads", "")),
         "Membership" => pod(&with("networks.front", "")),
         other => panic!("no place for the examples of {other}"),
@@ -498,6 +510,7 @@ fn what_the_contracts_refuse_the_walk_refuses() {
         ("Count", vec!["-1", "0.5", "\"1\""]),
         ("Amount", vec!["-1", "\"much\"", "0.5"]),
         ("Size", vec!["\"lots\"", "\"1.\"", "-1", "true"]),
+        ("Age", vec!["30", "\"1 year\"", "1"]),
         ("Time", vec!["30", "\"30\"", "\"1 week\""]),
         ("Cpu", vec!["\"much\"", "-1", "true"]),
         ("Mode", vec!["644", "\"999\"", "\"rw\""]),

@@ -38,14 +38,16 @@ impl Drop for Scratch {
 }
 
 /// Where there is a record of each contract.
-const RECORDS: [(&str, &str); 25] = [
+const RECORDS: [(&str, &str); 27] = [
     ("Alias", "pods.web.aliases.x"),
+    ("Backup", "pods.web.volumes.v.backup"),
     ("Capabilities", "pods.web.containers.app.capabilities"),
     ("Config", ""),
     ("Container", "pods.web.containers.app"),
     ("Device", "pods.web.containers.app.devices.d"),
     ("Dns", "pods.web.dns"),
     ("File", "pods.web.containers.app.files.f"),
+    ("Hook", "pods.web.volumes.v.backup.before"),
     ("HttpProbe", "pods.web.containers.app.readiness.http"),
     ("Limits", "pods.web.containers.app.limits"),
     ("Membership", "pods.web.networks.back"),
@@ -95,6 +97,37 @@ fn records_are_called_what_they_are() {
     }
     let messages: Vec<&str> = messages.into_iter().collect();
     insta::assert_snapshot!(messages.join("\n"));
+}
+
+/// What is written in place of a backup or of a hook is answered with how it is written.
+#[test]
+fn a_backup_and_its_hooks_are_records() {
+    let scratch = Scratch::new("backups");
+    let help = |backup: &str| {
+        let text = format!(
+            "{{ pods.web = {{ containers.app.image = \"x\", volumes.v.backup = {backup} }} }}"
+        );
+        match scratch.compile(&[("pods.ncl", &text)]) {
+            Err(CompileError::Problems(problems)) => {
+                let help = problems
+                    .list
+                    .iter()
+                    .map(|problem| problem.help.clone().unwrap_or_default());
+                help.collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let whole = "write `backup = { to = \"/srv/backups\", every = \"1d\" }`";
+    assert_eq!(help("\"/srv/backups\""), [whole]);
+    let hook = "write `before.exec = [\"PROGRAM\", \"ARGUMENT\"]`";
+    let with = |before: &str| {
+        help(&format!(
+            "{{ to = \"/srv\", every = \"1d\", before = {before} }}"
+        ))
+    };
+    assert_eq!(with("[\"sync\"]"), [hook]);
+    assert_eq!(with("\"sync\""), [hook]);
 }
 
 /// What Compose calls the fields of networks is answered with what they are here, and not with a field that is

@@ -165,3 +165,35 @@ fn an_archive_is_the_database_of_another_pod() {
     assert_eq!(db.rows("copy"), "kept,more");
     db.host.finish();
 }
+
+#[test]
+fn a_dump_in_a_backup_brings_back_what_there_was() {
+    let db = Database::new();
+    let to = db.host.dir.join("backups");
+    std::fs::create_dir(&to).expect("a folder");
+    let dump = "pg_dump --clean --if-exists postgres > /var/lib/postgresql/data/dump.sql";
+    let backup = format!(
+        "pods.db.volumes.data.backup = {{ to = \"{}\", every = \"1d\", before.exec = [\"sh\", \"-c\", \"{dump}\"] }},",
+        to.display()
+    );
+    db.switch(&format!("{} {backup}", db.pod("db", "postgres", "")));
+    db.sql(
+        "db",
+        "CREATE TABLE rows (what text); INSERT INTO rows VALUES ('first')",
+    );
+    let made = db
+        .host
+        .tank(&["--json", "volume", "backup", "db/data"])
+        .json();
+    db.sql("db", "DROP TABLE rows");
+    let archive = made["archive"].as_str().expect("a path");
+    db.host
+        .tank(&["volume", "import", "old/data", archive])
+        .ok();
+    let dump = db.host.dir.join("state/volumes/old/data/dump.sql");
+    let dump = sh(&db.host, &format!("cat {}", dump.display()));
+    let psql = ["exec", "-T", "db", "--", "psql", "-q", "postgres"];
+    db.host.tank_with_input(&psql, dump.as_bytes()).ok();
+    assert_eq!(db.rows("db"), "first");
+    db.host.finish();
+}

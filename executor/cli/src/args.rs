@@ -1,8 +1,10 @@
 //! The arguments: every command and option there is.
 
+mod backup;
 mod bundle;
 mod image;
 
+pub use backup::Backups;
 pub use bundle::Import;
 pub use image::Images;
 
@@ -199,7 +201,7 @@ pub enum Command {
         #[arg(long, value_parser = stack, conflicts_with = "pods")]
         stack: Option<Name>,
     },
-    /// The volumes that Tank keeps: list, remove, export, import.
+    /// The volumes that Tank keeps: list, remove, export, import, back up.
     #[command(subcommand, visible_alias = "volumes")]
     Volume(Volumes),
     /// The images of this host: list, inspect, pull, load, save, remove.
@@ -361,6 +363,8 @@ pub enum Volumes {
         #[arg(long)]
         replace: bool,
     },
+    #[command(flatten)]
+    Backups(Backups),
 }
 
 #[derive(ClapArgs, Debug)]

@@ -213,6 +213,7 @@ fn listen_at(
 /// Begins what goes on for ever.
 fn keep(reconciler: Arc<Reconciler>, generations: Arc<Generations>) {
     tokio::spawn(Arc::clone(&generations).collect_when_due());
+    tokio::spawn(Arc::clone(&generations).back_up_when_due());
     tokio::spawn(reconciler.keep(generations));
 }
 
@@ -332,6 +333,7 @@ impl House {
             images,
             sources,
             volumes,
+            pods: Arc::clone(&pods),
             cgroups,
             prober,
             events: Arc::clone(&events),

@@ -13,6 +13,7 @@
 //! * [`inputs`]: all that a plan is made from, to be written down and planned from again.
 //! * [`health`]: whether what was changed is well.
 //! * [`backoff`]: when an ended container starts again.
+//! * [`backups`]: which backups of volumes are due.
 //! * [`ports`]: whether a port that is about to be published is somebody's already.
 //! * `model`, with the feature `model-host`: a host made of data, on which the properties of the
 //!   planner are tested. No program has it.
@@ -21,6 +22,7 @@
 #![warn(missing_docs)]
 
 pub mod backoff;
+pub mod backups;
 mod containers;
 pub mod flows;
 pub mod health;

@@ -6,10 +6,11 @@
 //! * `pod`: what is a pod's own. `network`: its interfaces and ports. `networks`: those it shares.
 //! * `container`: what a container runs, limits and may do. `mounts`: what it sees, and where.
 //!   `probe`: how it is asked for its health.
-//! * `shared`: volumes that pods share.
+//! * `shared`: volumes that pods share. `backup`: when volumes are written into archives.
 //! * `across`: what two pods cannot both have.
 
 mod across;
+mod backup;
 mod container;
 mod exposure;
 mod mounts;

@@ -159,6 +159,7 @@ impl Pass<'_> {
                 self.relative(&field, host);
             }
             self.misplaced(volume, source);
+            self.backup(volume, source, pod);
         }
     }
 
@@ -177,6 +178,7 @@ impl Pass<'_> {
             "set it on the host (`chown`, `chmod`), or let Tank keep the volume: leave `host` out";
         let copied = "leave it out: nothing of an image is put into it";
         let taken = "leave it out: snapshots are of volumes that Tank keeps";
+        let written = "leave it out: Tank backs up the volumes that it keeps";
         let fields = [
             ("owner", of_host && volume.owner.is_some(), owned),
             ("mode", of_host && volume.mode.is_some(), owned),
@@ -186,6 +188,7 @@ impl Pass<'_> {
                 volume.snapshots != Snapshots::OnNewImage,
                 taken,
             ),
+            ("backup", volume.backup.is_some(), written),
         ];
         for (field, _, help) in fields.iter().filter(|(_, wrong, _)| *wrong) {
             let message = format!("volume `{name}` is {kind}, which has no `{field}`");

@@ -74,7 +74,7 @@ impl Graph {
             let shared = source.shared_of(name).map(Key::SharedVolume);
             let shared = shared.filter(|shared| self.index.contains_key(shared));
             let needs: Vec<Key> = shared.into_iter().chain([sandbox.clone()]).collect();
-            parts.push(self.add(key, Node::Volume(source.clone()), &needs)?);
+            parts.push(self.add(key, Node::Volume(without_policy(source)), &needs)?);
         }
         for (port, publish) in &pod.publish {
             let key = Key::Publish(name.clone(), port.clone());
@@ -225,7 +225,12 @@ impl Graph {
     fn pod_config(&self, pod: &Name) -> Option<spec::Pod> {
         let (node, (sandbox, _)) = (self.pod(pod)?, self.sandbox(pod)?);
         let volumes = self.volumes(pod);
-        let volumes = volumes.map(|(name, volume)| (name.clone(), volume.clone()));
+        let volumes = volumes.map(|(name, volume)| {
+            let policy = node.volumes.get(name).cloned().unwrap_or_default();
+            let mut volume = volume.clone();
+            volume.backup = policy.backup;
+            (name.clone(), volume)
+        });
         let containers = self.containers(pod).map(|(name, container, _)| {
             let mut spec = self.container_config(pod, name, container);
             spec.pull = node.pull_of("containers", name);
@@ -293,6 +298,14 @@ impl Graph {
             ports: lifecycle.ports,
             stop: lifecycle.stop,
         }
+    }
+}
+
+/// When it is backed up is no part of what a volume is: its pod's node has that.
+fn without_policy(spec: &spec::Volume) -> spec::Volume {
+    spec::Volume {
+        backup: None,
+        ..spec.clone()
     }
 }
 

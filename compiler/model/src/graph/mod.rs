@@ -291,6 +291,29 @@ impl Graph {
         }
     }
 
+    /// The backups that are declared: pod, volume of it, and when.
+    pub fn backups(&self) -> impl Iterator<Item = (&Name, &Name, &spec::Backup)> {
+        let pods = self.pods().filter_map(|name| Some((name, self.pod(name)?)));
+        pods.flat_map(|(pod, node)| {
+            let own = node.volumes.iter();
+            own.filter_map(move |(volume, policy)| Some((pod, volume, policy.backup.as_ref()?)))
+        })
+    }
+
+    /// The containers of `pod` that mount its volume `volume`, by name.
+    pub fn mounting<'a>(
+        &'a self,
+        pod: &'a Name,
+        volume: &'a Name,
+    ) -> impl Iterator<Item = &'a Name> {
+        let mounts =
+            |node: &ContainerNode| node.mounts.values().any(|mount| mount.volume == *volume);
+        let containers = self
+            .containers(pod)
+            .filter(move |(_, node, _)| mounts(node));
+        containers.map(|(name, ..)| name)
+    }
+
     /// The ports that `pod` publishes, by name.
     pub fn published<'a>(
         &'a self,

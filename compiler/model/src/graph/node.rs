@@ -163,6 +163,9 @@ pub struct PodNode {
     /// fields, `containers.app`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pull: BTreeMap<String, spec::Pull>,
+    /// What of its volumes can change likewise, of those that have any of it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub volumes: BTreeMap<Name, spec::VolumePolicy>,
 }
 
 /// The namespaces a pod's containers share.
@@ -250,6 +253,15 @@ impl PodNode {
                 .processes()
                 .filter(|(.., container)| container.pull != spec::Pull::default())
                 .map(|(field, name, container)| (format!("{field}.{name}"), container.pull))
+                .collect(),
+            volumes: pod
+                .volumes
+                .iter()
+                .map(|(name, volume)| {
+                    let backup = volume.backup.clone();
+                    (name.clone(), spec::VolumePolicy { backup })
+                })
+                .filter(|(_, policy)| !is_default(policy))
                 .collect(),
         }
     }

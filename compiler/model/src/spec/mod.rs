@@ -6,6 +6,7 @@
 //! `stdlib/tank.ncl`; here are the shapes. Whatever equals its default is left out of the canonical
 //! bytes, so a field added to Tank later changes no hash of a configuration that does not use it.
 
+mod backup;
 mod dns;
 mod limits;
 mod names;
@@ -16,6 +17,7 @@ mod probe;
 mod publish;
 mod storage;
 
+pub use backup::{Backup, Hook, LEAST_EVERY, MOST_EVERY, MOST_HOOK, VolumePolicy};
 pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain, is_hostname, is_reserved};
 pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
 pub use names::{CAPABILITIES, SIGNALS, ULIMITS};

@@ -1,6 +1,6 @@
 //! What a container sees beside its image: volumes, files, secrets, devices.
 
-use super::is_default;
+use super::{Backup, is_default};
 use crate::{
     name::{Name, plain},
     units::Bytes,
@@ -37,6 +37,9 @@ pub struct Volume {
     /// When a snapshot is taken of a managed one.
     #[serde(default, skip_serializing_if = "is_default")]
     pub snapshots: Snapshots,
+    /// When it is written into archives. It is no part of what a container sees: its pod's node has it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub backup: Option<Backup>,
 }
 
 /// When a snapshot is taken of a volume, to be kept with the generation that is left.

@@ -162,6 +162,12 @@ fn help_for(value: &NickelValue, kind: &Kind, path: &[String]) -> String {
                 _ => format!("write `\"{tag}\"`: what is in the list is a text"),
             }
         }
+        (Kind::Named(of), Some("Array" | "String")) if of == "Hook" => {
+            format!("write `{field}.exec = [\"PROGRAM\", \"ARGUMENT\"]`")
+        }
+        (Kind::Named(of), Some("String")) if of == "Backup" => {
+            format!("write `{field} = {{ to = \"/srv/backups\", every = \"1d\" }}`")
+        }
         (Kind::Named(of), Some("Array")) if of == "Dns" => {
             elsewhere::record(of, field, "").unwrap_or_default()
         }

@@ -1,5 +1,6 @@
 //! One module for each family of commands.
 
+mod backup;
 mod bundle;
 mod change;
 mod config;
@@ -244,6 +245,9 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             orphans,
             dry_run,
         }) => volume::remove(&mut connect().await?, volumes, (orphans, dry_run), json).await,
+        Command::Volume(Volumes::Backups(command)) => {
+            backup::backups(&mut connect().await?, command, json).await
+        }
         Command::Volume(Volumes::Export { volume, output }) => {
             volume::export(&mut connect().await?, volume, output.as_deref(), json).await
         }

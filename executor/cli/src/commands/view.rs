@@ -124,6 +124,12 @@ pub async fn status(client: &mut Client, json: bool) -> Result<u8, Error> {
         "pods        {} of {} running",
         reply.running, reply.pods
     ))?;
+    if let Some(failed) = &reply.failed_backups {
+        let failed = failed.join(", ");
+        output::line(&format!(
+            "backups     failed of {failed}: `tank volume backups` says why"
+        ))?;
+    }
     Ok(0)
 }
 

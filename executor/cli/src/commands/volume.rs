@@ -1,6 +1,9 @@
 //! `volume`: what Tank keeps for pods, removed, written into archives and read from them.
 
-use super::transfer::{self, feed, last};
+use super::{
+    backup::in_short,
+    transfer::{self, feed, last},
+};
 use crate::{client::Client, error::Error, output};
 use std::{
     io::{self, IsTerminal},
@@ -38,6 +41,12 @@ pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
         heading.push("SNAPSHOTS");
         for (row, volume) in rows.iter_mut().zip(&reply.volumes) {
             row.push(ranges(volume.snapshots.as_deref().unwrap_or_default()));
+        }
+    }
+    if reply.volumes.iter().any(|volume| volume.backups.is_some()) {
+        heading.push("BACKUP");
+        for (row, volume) in rows.iter_mut().zip(&reply.volumes) {
+            row.push(in_short(volume.backups.as_deref().unwrap_or_default()));
         }
     }
     output::table(&heading, &rows)?;

@@ -132,6 +132,8 @@ impl Client {
                 let what = (volume.as_str(), replace == Some(true));
                 self.import_volume(&generations, what, more).await
             }
+            Method::BackUpVolume { volume } => self.back_up_volume(&generations, &volume).await,
+            Method::Backups {} => self.backups(&generations).await,
             Method::ExportGeneration { number } => {
                 self.export_generation(&generations, number, more).await
             }
@@ -308,6 +310,11 @@ async fn status(
     let (generation, graph) = generations.current()?;
     let observed = reconciler.observe(&graph).await?;
     let pods = views::pods(&graph, &observed);
+    let failed = generations.backups()?.into_iter();
+    let failed: Vec<String> = failed
+        .filter(|one| one.failed.is_some())
+        .map(|one| one.name())
+        .collect();
     Ok(varlink::StatusReply {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -322,6 +329,7 @@ async fn status(
             .release()
             .to_string_lossy()
             .into_owned(),
+        failed_backups: Some(failed).filter(|failed| !failed.is_empty()),
     })
 }
 

@@ -7,20 +7,53 @@ use super::{
     streams::while_connected,
 };
 use crate::generations::{
-    Generations,
+    Generations, backups,
     volumes::{Doomed, Volume},
 };
 use serde_json::json;
 use std::sync::Arc;
 use tank_model::{Name, VolumeId};
-use tank_proto::varlink::{self, Error, RemoveVolumesCall, TransferReply, VolumesReply};
+use tank_proto::varlink::{
+    self, BackUpVolumeReply, BackupsReply, Error, RemoveVolumesCall, TransferReply, VolumesReply,
+};
 
 impl Client {
     /// Every volume that is kept.
     pub(super) async fn volumes(&mut self, generations: &Arc<Generations>) -> Result<(), Refusal> {
         let list = async { Ok(generations.volumes().await?) };
         let list = while_connected(&self.stream, list).await?;
-        self.reply(&reply(list), false, Vec::new()).await
+        let mut reply = reply(list);
+        for backup in views(generations)? {
+            let mut volumes = reply.volumes.iter_mut();
+            if let Some(volume) = volumes.find(|volume| volume.name == backup.of) {
+                volume.backups.get_or_insert_default().push(backup);
+            }
+        }
+        self.reply(&reply, false, Vec::new()).await
+    }
+
+    /// The backups that are declared.
+    pub(super) async fn backups(&mut self, generations: &Generations) -> Result<(), Refusal> {
+        let backups = views(generations)?;
+        self.reply(&BackupsReply { backups }, false, Vec::new())
+            .await
+    }
+
+    /// Makes a backup. Once begun it goes on, whether the client stays or not.
+    pub(super) async fn back_up_volume(
+        &mut self,
+        generations: &Arc<Generations>,
+        volume: &str,
+    ) -> Result<(), Refusal> {
+        let made = async { Ok(generations.back_up(volume).await?) };
+        let made = while_connected(&self.stream, made).await?;
+        let reply = BackUpVolumeReply {
+            archive: made.path.display().to_string(),
+            entries: made.entries,
+            bytes: made.bytes,
+            failed: made.after,
+        };
+        self.reply(&reply, false, Vec::new()).await
     }
 
     /// Removes volumes. Once begun it goes on, whether the client stays or not.
@@ -101,6 +134,30 @@ pub(super) fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Ref
     tank_sys::namespace::pipe().map_err(|e| internal("make a pipe", e).into())
 }
 
+fn views(generations: &Generations) -> Result<Vec<varlink::Backup>, Refusal> {
+    let view = |shown: backups::Shown| {
+        let (failed, failures, at) = match shown.failed.clone() {
+            Some((why, count, at)) => (Some(why), Some(count.into()), Some(at)),
+            None => (None, None, None),
+        };
+        varlink::Backup {
+            volume: shown.name(),
+            of: shown.id.to_string(),
+            to: shown.backup.to,
+            every: shown.backup.every.0,
+            keep: shown.backup.keep,
+            count: shown.count as u64,
+            newest: shown.newest,
+            running: shown.running,
+            failed,
+            failures,
+            failed_at: at,
+            next: shown.next,
+        }
+    };
+    Ok(generations.backups()?.into_iter().map(view).collect())
+}
+
 fn reply(volumes: Vec<Volume>) -> VolumesReply {
     let view = |volume: Volume| varlink::Volume {
         pods: matches!(volume.id, VolumeId::Shared(_))
@@ -113,6 +170,7 @@ fn reply(volumes: Vec<Volume>) -> VolumesReply {
         mounted: volume.mounted,
         used: volume.used,
         snapshots: Some(volume.snapshots).filter(|all| !all.is_empty()),
+        backups: None,
     };
     VolumesReply {
         volumes: volumes.into_iter().map(view).collect(),

@@ -148,6 +148,7 @@ impl Generations {
     /// Has it looked, some time, whether something has become old.
     pub(super) fn collect_soon(&self) {
         self.collector.due.notify_one();
+        self.backups.wake();
     }
 
     /// Collects by itself, for ever.

@@ -8,6 +8,7 @@
 //! daemon that ends while it waits leaves the generation pending; the loop of the next one goes on
 //! with it: with its gate where it has one, and else until it is reached.
 
+pub mod backups;
 pub mod bundle;
 mod collector;
 mod data;
@@ -52,6 +53,7 @@ use crate::{
     },
     dirty::Dirty,
     events::Events,
+    pods::Pods,
     probe::Prober,
     reconcile::{Keeper, KeeperError, Planned, Reconciler},
     settings::Settings,
@@ -120,6 +122,7 @@ pub struct Handles {
     pub images: Arc<Images>,
     pub sources: Arc<Sources>,
     pub volumes: Arc<Volumes>,
+    pub pods: Arc<Pods>,
     pub cgroups: Arc<Cgroups>,
     pub prober: Arc<Prober>,
     pub events: Arc<Events>,
@@ -137,6 +140,8 @@ pub struct Generations {
     volumes: Arc<Volumes>,
     /// How many archives of volumes may still begin.
     transfers: Arc<Semaphore>,
+    pods: Arc<Pods>,
+    backups: backups::Backups,
     cgroups: Arc<Cgroups>,
     prober: Arc<Prober>,
     events: Arc<Events>,
@@ -161,6 +166,7 @@ impl Generations {
             images,
             sources,
             volumes,
+            pods,
             cgroups,
             prober,
             events,
@@ -194,6 +200,8 @@ impl Generations {
             dirty,
             reconciler,
             transfers: Arc::new(Semaphore::new(volumes::MAX_TRANSFERS)),
+            pods,
+            backups: backups::Backups::default(),
             switch_lock: Mutex::new(()),
             history,
             collector: Arc::new(collector),

@@ -3,6 +3,7 @@
 //! *Never*: decides what a pod should be, or reads the kernel's side of it. *Concurrency*: every
 //! method may be called by anybody; no lock is held while a shim is waited for.
 
+pub mod command;
 mod connection;
 mod error;
 pub mod files;

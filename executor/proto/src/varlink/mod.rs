@@ -31,7 +31,7 @@ pub use upkeep::{
     CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply, Leftover,
     PinGenerationReply, StoreReport,
 };
-pub use volumes::{TransferReply, Volume, VolumesReply};
+pub use volumes::{BackUpVolumeReply, Backup, BackupsReply, TransferReply, Volume, VolumesReply};
 pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
 
 use serde::{Deserialize, Serialize};
@@ -258,6 +258,15 @@ pub enum Method {
         /// References, or digests or their begins.
         images: Vec<String>,
     },
+    /// Makes a backup of a volume.
+    #[serde(rename = "io.tank.Executor.BackUpVolume")]
+    BackUpVolume {
+        /// Its name, `pod/volume`.
+        volume: String,
+    },
+    /// The backups that are declared.
+    #[serde(rename = "io.tank.Executor.Backups")]
+    Backups {},
 }
 
 /// A text that is not shown.
@@ -272,7 +281,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 35] = [
+pub const METHODS: [&str; 37] = [
     "Status",
     "Diff",
     "Switch",
@@ -308,6 +317,8 @@ pub const METHODS: [&str; 35] = [
     "ExportGeneration",
     "ImportGeneration",
     "SaveImages",
+    "BackUpVolume",
+    "Backups",
 ];
 
 /// Methods by the names they had in the version before, for clients of that version. `Generation`

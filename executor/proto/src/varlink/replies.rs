@@ -250,6 +250,9 @@ pub struct StatusReply {
     pub running: u64,
     /// The kernel's release, as uname(2) has it.
     pub kernel: String,
+    /// The volumes whose last backup failed, `pod/volume`. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_backups: Option<Vec<String>>,
 }
 
 /// The answer to [`super::Method::Generations`].

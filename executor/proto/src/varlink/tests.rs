@@ -159,6 +159,8 @@ fn every_method_answers_what_the_file_says() {
         ("PullImage", outputs::<PullImageReply>()),
         ("LoadImages", outputs::<LoadImagesReply>()),
         ("RemoveImages", outputs::<RemoveImagesReply>()),
+        ("BackUpVolume", outputs::<BackUpVolumeReply>()),
+        ("Backups", outputs::<BackupsReply>()),
     ]);
     let interface = interface();
     let described: BTreeMap<&str, Vec<String>> = interface
@@ -177,6 +179,7 @@ fn every_type_is_what_the_file_says() {
         GenerationOutcome::CUSTOM_TYPE,
         Generation::CUSTOM_TYPE,
         Volume::CUSTOM_TYPE,
+        Backup::CUSTOM_TYPE,
         Bundle::CUSTOM_TYPE,
         Span::CUSTOM_TYPE,
         Outcome::CUSTOM_TYPE,

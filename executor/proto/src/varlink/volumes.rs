@@ -25,6 +25,62 @@ pub struct Volume {
     pub snapshots: Option<Vec<u64>>,
     /// Of one that pods share: those that say so in the current generation.
     pub pods: Option<Vec<String>>,
+    /// What is known of its backups, of each pod that says so. Absent: none is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<Vec<Backup>>,
+}
+
+/// The backups of a volume that the current generation declares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Backup {
+    /// The pod that says so, and its volume.
+    pub volume: String,
+    /// What is written, as [`Volume::name`].
+    pub of: String,
+    /// The folder of the host.
+    pub to: String,
+    /// How old the newest may get, in milliseconds.
+    pub every: u64,
+    /// How many stay.
+    pub keep: u32,
+    /// How many there are.
+    pub count: u64,
+    /// When the newest was begun, in milliseconds since the epoch.
+    pub newest: Option<u64>,
+    /// Whether one is being made.
+    pub running: bool,
+    /// Why the last one was not made, or why the hook after it failed.
+    pub failed: Option<String>,
+    /// How often in a row.
+    pub failures: Option<u64>,
+    /// When it did last, in milliseconds since the epoch.
+    pub failed_at: Option<u64>,
+    /// In how many milliseconds the next is due.
+    pub next: Option<u64>,
+}
+
+/// The answer to [`super::Method::Backups`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct BackupsReply {
+    /// By pod and volume.
+    pub backups: Vec<Backup>,
+}
+
+/// The answer to [`super::Method::BackUpVolume`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct BackUpVolumeReply {
+    /// Its path on the host.
+    pub archive: String,
+    /// Files, directories and links in it.
+    pub entries: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Why the hook after it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// The answer to [`super::Method::Volumes`] and [`super::Method::RemoveVolumes`].

@@ -221,6 +221,7 @@ fn pod(name: String) -> Option<Name> {
 /// started.
 pub fn sweep(settings: &Settings) {
     super::snapshots::sweep(settings);
+    super::backup::sweep(settings);
     let root = settings.volumes_dir();
     let pods = names(&root).unwrap_or_default().into_iter().filter_map(pod);
     let own = pods.map(|pod| root.join(pod.as_str()));

@@ -19,6 +19,7 @@
 //! path up in what a container may write, but for a `sub_path`: beneath the volume's descriptor, a
 //! name at a time, through no link and onto no other file system.
 
+mod backup;
 mod error;
 mod kept;
 mod outlet;
@@ -26,6 +27,7 @@ pub(super) mod snapshots;
 pub(super) mod sub_path;
 mod turns;
 
+pub use backup::Shared;
 pub use error::{SubPathError, VolumeError};
 pub(super) use kept::sweep;
 pub use kept::{Size, used};

@@ -1,0 +1,160 @@
+//! `volume backup` and `volume backups`.
+
+use crate::{args::Backups, client::Client, error::Error, output};
+use tank_model::units::Millis;
+use tank_proto::varlink::{BackUpVolumeReply, Backup, BackupsReply, Method};
+
+const HEADING: [&str; 6] = ["VOLUME", "TO", "KEPT", "NEWEST", "NEXT", "LAST"];
+
+pub async fn backups(client: &mut Client, command: Backups, json: bool) -> Result<u8, Error> {
+    match command {
+        Backups::Backup { volume } => back_up(client, volume, json).await,
+        Backups::Backups { volume } => list(client, volume, json).await,
+    }
+}
+
+async fn back_up(client: &mut Client, volume: String, json: bool) -> Result<u8, Error> {
+    let reply: BackUpVolumeReply = client.call(Method::BackUpVolume { volume }).await?;
+    let (entries, bytes) = (reply.entries, reply.bytes);
+    match json {
+        true => output::json(&reply)?,
+        false => output::line(&format!(
+            "wrote {entries} entries to {} ({bytes} bytes)",
+            reply.archive
+        ))?,
+    }
+    match reply.failed {
+        Some(why) => Err(Error::failed("clean up after the backup", why)),
+        None => Ok(0),
+    }
+}
+
+async fn list(client: &mut Client, volume: Option<String>, json: bool) -> Result<u8, Error> {
+    let mut reply: BackupsReply = client.call(Method::Backups {}).await?;
+    if let Some(name) = &volume {
+        reply
+            .backups
+            .retain(|one| one.volume == *name || one.of == *name);
+        if reply.backups.is_empty() {
+            let why = "the current generation declares none";
+            return Err(Error::failed(format!("show backups of `{name}`"), why));
+        }
+    }
+    if json {
+        output::json(&reply)?;
+        return Ok(0);
+    }
+    if reply.backups.is_empty() {
+        output::line("no backups are declared")?;
+        return Ok(0);
+    }
+    let rows: Vec<Vec<String>> = reply.backups.iter().map(row).collect();
+    output::table_of_sentences(&HEADING, &rows)?;
+    Ok(0)
+}
+
+fn row(backup: &Backup) -> Vec<String> {
+    let last = match (&backup.failed, backup.failures) {
+        (Some(why), Some(count @ 2..)) => format!("failed {count} times in a row: {why}"),
+        (Some(why), _) => format!("failed: {why}"),
+        (None, _) if backup.newest.is_some() => "good".to_owned(),
+        (None, _) => "none yet".to_owned(),
+    };
+    vec![
+        backup.volume.clone(),
+        backup.to.clone(),
+        format!("{} of {}", backup.count, backup.keep),
+        backup.newest.map_or_else(|| "-".to_owned(), output::ago),
+        match (backup.running, backup.next) {
+            (true, _) => "now".to_owned(),
+            (false, Some(next)) => format!("in {}", rounded(next)),
+            (false, None) => "-".to_owned(),
+        },
+        last,
+    ]
+}
+
+/// In `volume list`: the newest, or that it failed.
+pub fn in_short(backups: &[Backup]) -> String {
+    let newest = backups.iter().filter_map(|one| one.newest).max();
+    let newest = newest.map(output::ago);
+    match (backups.iter().any(|one| one.failed.is_some()), newest) {
+        (false, Some(newest)) => newest,
+        (false, None) if backups.is_empty() => "-".to_owned(),
+        (false, None) => "none yet".to_owned(),
+        (true, Some(newest)) => format!("failed ({newest})"),
+        (true, None) => "failed".to_owned(),
+    }
+}
+
+/// In the largest unit of which there is one.
+fn rounded(millis: u64) -> String {
+    let unit = [86_400_000, 3_600_000, 60_000, 1_000]
+        .into_iter()
+        .find(|unit| millis >= *unit);
+    match unit {
+        Some(86_400_000) => format!("{}d", millis / 86_400_000),
+        Some(unit) => Millis(millis / unit * unit).to_string(),
+        None => "0s".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup(newest: Option<u64>, failed: Option<&str>) -> Backup {
+        Backup {
+            volume: "db/data".to_owned(),
+            of: "db/data".to_owned(),
+            to: "/srv".to_owned(),
+            every: 60_000,
+            keep: 7,
+            count: 2,
+            newest,
+            running: false,
+            failed: failed.map(str::to_owned),
+            failures: failed.map(|_| 3),
+            failed_at: failed.map(|_| 1),
+            next: Some(7_300_000),
+        }
+    }
+
+    #[test]
+    fn what_failed_is_said_and_so_is_what_there_is() {
+        let shown = row(&backup(None, Some("no space")));
+        let expected = [
+            "db/data",
+            "/srv",
+            "2 of 7",
+            "-",
+            "in 2h",
+            "failed 3 times in a row: no space",
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!(row(&backup(None, None))[5], "none yet");
+        assert_eq!(row(&backup(Some(1), None))[5], "good");
+        assert_eq!(in_short(&[]), "-");
+        assert_eq!(in_short(&[backup(None, None)]), "none yet");
+        assert_eq!(
+            in_short(&[backup(None, None), backup(None, Some("no"))]),
+            "failed"
+        );
+    }
+
+    #[test]
+    fn a_time_is_said_in_one_unit() {
+        let times = [
+            0,
+            999,
+            1_000,
+            59_999,
+            60_000,
+            3_599_999,
+            3_600_000,
+            200_000_000,
+        ];
+        let said = times.map(rounded);
+        assert_eq!(said, ["0s", "0s", "1s", "59s", "1m", "59m", "1h", "2d"]);
+    }
+}

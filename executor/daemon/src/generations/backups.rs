@@ -1,0 +1,483 @@
+//! Backups of volumes, made by themselves when they are due and by hand.
+//!
+//! *Flow*: [`Generations::back_up_when_due`] looks at what the current generation declares; `tank_plan::backups` decides what
+//! begins; each is a task ([`run`]) that writes one archive into a folder ([`folder`]) and notes how that went.
+//!
+//! *What is known after a restart* is what the folder has: the names of the archives say when each was begun. Not the store: an
+//! archive that somebody has removed counts no more, one that came back with a disk counts again, and a store that was lost or put
+//! back takes no backup with it. That one has failed is not kept: what is due is tried again soon after the start, and fails
+//! again where the reason is still there. The folder is read when tankd starts, when `to` changes and after each backup.
+//!
+//! *Concurrency*: one at a time of a volume, two at a time of all. No lock is held while anything is waited for.
+
+mod folder;
+mod run;
+
+use super::{Error, Generations, error::Context, kept::no_such};
+use crate::events::now;
+use run::Run;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tank_model::{Graph, Name, VolumeId, spec::Backup};
+use tank_plan::backups::{AT_ONCE, Series, due, since_boot};
+use tank_sys::{clock::boot_millis, with_causes};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+/// The longest time between two looks: the clock of a sleep stops while the host does.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// How long a folder may take to be read.
+const READ_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long after it was known a pod that has hooks is waited for, and when it is looked for again, in milliseconds.
+const START_WAIT: u64 = 120_000;
+const START_RETRY: u64 = 2_000;
+
+/// The pod and its volume.
+type Key = (Name, Name);
+
+/// A backup that was made.
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub path: PathBuf,
+    /// What its name says, in milliseconds since the epoch.
+    pub time: u64,
+    pub entries: u64,
+    /// Of the archive.
+    pub bytes: u64,
+    /// It is of a snapshot.
+    pub shared: bool,
+    /// How many there are now.
+    pub kept: usize,
+    /// Old ones that could not be removed, each with why.
+    pub left: Vec<String>,
+    /// Why the hook after it failed.
+    pub after: Option<String>,
+    pub took: Duration,
+}
+
+/// What is known of the backups of one volume.
+#[derive(Clone, Debug)]
+struct Known {
+    series: Series,
+    /// As it was declared when this was begun to be known, or since.
+    backup: Backup,
+    /// The newest's time, by its name.
+    newest: Option<u64>,
+    count: usize,
+    /// Why the last one failed, and when.
+    failed: Option<(String, u64)>,
+}
+
+/// All of them.
+pub struct Backups {
+    known: Mutex<BTreeMap<Key, Known>>,
+    /// One has ended, or something else may be declared.
+    changed: Notify,
+    /// Held by the thread that reads a folder: where one hangs no other thread does.
+    reading: Arc<Semaphore>,
+}
+
+impl Default for Backups {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            changed: Notify::new(),
+            reading: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+/// The backups of one volume, to be shown.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub pod: Name,
+    pub volume: Name,
+    /// What is written: the pod's own volume, or one that it shares.
+    pub id: VolumeId,
+    pub backup: Backup,
+    /// When the newest was begun, in milliseconds since the epoch. None: there is none, or nobody has looked yet.
+    pub newest: Option<u64>,
+    pub count: usize,
+    pub running: bool,
+    /// Why the last one failed, how often in a row, and when.
+    pub failed: Option<(String, u32, u64)>,
+    /// In how many milliseconds the next one is due.
+    pub next: Option<u64>,
+}
+
+impl Known {
+    /// It is declared like this. Where that has changed, what failed before says nothing of it.
+    fn is_to_be(&mut self, backup: &Backup) {
+        if self.backup != *backup {
+            self.backup = backup.clone();
+            self.series.every = backup.every.0;
+            self.series.failed = None;
+        }
+    }
+}
+
+impl Backups {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Key, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has it looked what is due.
+    pub fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Begins one, unless it is being made or too many are.
+    fn take(&self, key: &Key) -> Taken {
+        let mut known = self.known();
+        let running = known.values().filter(|one| one.series.running).count();
+        match known.get_mut(key) {
+            None => Taken::Unknown,
+            Some(one) if one.series.running => Taken::Running,
+            Some(_) if running >= AT_ONCE => Taken::Full,
+            Some(one) => {
+                one.series.running = true;
+                Taken::Begun
+            }
+        }
+    }
+
+    /// Notes how one has ended that was begun at `begun`, by the clock since boot.
+    fn end(&self, key: &Key, begun: u64, outcome: &Result<Done, String>) {
+        let mut known = self.known();
+        if let Some(one) = known.get_mut(key) {
+            one.series.running = false;
+            match outcome {
+                Ok(done) => {
+                    one.series.newest = i64::try_from(begun).ok();
+                    one.series.failed = None;
+                    (one.newest, one.count) = (Some(done.time), done.kept);
+                    // It is made: another one now would only take the place of an old one.
+                    one.failed = done.after.clone().map(|why| (why, now()));
+                }
+                Err(why) => {
+                    let count = one.series.failed.map_or(0, |(count, _)| count);
+                    one.series.failed = Some((count.saturating_add(1), boot_millis()));
+                    one.failed = Some((why.clone(), now()));
+                }
+            }
+        }
+        drop(known);
+        self.changed.notify_one();
+    }
+}
+
+enum Taken {
+    Begun,
+    Running,
+    Full,
+    Unknown,
+}
+
+/// What a graph declares.
+fn declared(graph: &Graph) -> BTreeMap<Key, Backup> {
+    let all = graph.backups();
+    all.map(|(pod, volume, backup)| ((pod.clone(), volume.clone()), backup.clone()))
+        .collect()
+}
+
+/// Some number that is a volume's own.
+fn spread(key: &Key) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    std::process::id().hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Generations {
+    /// Makes backups when they are due, for ever.
+    pub async fn back_up_when_due(self: Arc<Self>) {
+        loop {
+            let wake = match self.begin_due().await {
+                Ok(wake) => wake,
+                Err(error) => {
+                    let why = with_causes(&error);
+                    tracing::error!(why, "it is not known which backups are due");
+                    None
+                }
+            };
+            let wait = wake.map(|at| Duration::from_millis(at.saturating_sub(boot_millis())));
+            let wait = wait.map_or(LOOK, |wait| wait.clamp(Duration::from_millis(10), LOOK));
+            let _ = timeout(wait, self.backups.changed.notified()).await;
+        }
+    }
+
+    /// Begins what is due, and says when something will be.
+    async fn begin_due(self: &Arc<Self>) -> Result<Option<u64>, Error> {
+        let graph = self.look_at_backups().await?;
+        let known = self.backups.known().clone();
+        let declared = declared(&graph);
+        let now = boot_millis();
+        let all = known.into_iter().map(|(key, one)| {
+            let mut series = one.series;
+            let hooks = declared.get(&key).map_or(0, |one| one.hooks().count());
+            // After a boot it takes a while until a hook has a container to run in.
+            let is_early = now < series.known.saturating_add(START_WAIT);
+            if hooks > 0 && is_early && self.pods.get(&key.0).is_none() {
+                series.known = now.saturating_add(START_RETRY);
+            }
+            (key, series)
+        });
+        let due = due(now, all);
+        for key in due.begin {
+            if let Some(run) = self.run_of(&key, &graph)
+                && matches!(self.backups.take(&key), Taken::Begun)
+            {
+                tokio::spawn(Arc::clone(self).back_up_and_note(key, run));
+            }
+        }
+        Ok(due.wake)
+    }
+
+    /// Knows of each backup that is declared what its folder has, and of no other. Gives the current graph.
+    async fn look_at_backups(self: &Arc<Self>) -> Result<Arc<Graph>, Error> {
+        let (_, graph) = self.current()?;
+        let declared = declared(&graph);
+        let mut new = BTreeSet::new();
+        {
+            let mut known = self.backups.known();
+            // One that is being made is known until it has ended.
+            known.retain(|key, one| one.series.running || declared.contains_key(key));
+            for (key, backup) in &declared {
+                match known.get_mut(key) {
+                    // What is declared meanwhile counts once it has ended.
+                    Some(one) if one.series.running => {}
+                    Some(one) if one.backup.to == backup.to => one.is_to_be(backup),
+                    _ => drop(new.insert(key.clone())),
+                }
+            }
+        }
+        for key in new {
+            let Some(backup) = declared.get(&key) else {
+                continue;
+            };
+            let times = self.times(&key, &backup.to, &graph).await;
+            let (boot, wall) = (boot_millis(), now());
+            let series = Series {
+                every: backup.every.0,
+                known: boot,
+                newest: since_boot(boot, wall, &times),
+                failed: None,
+                running: false,
+                spread: spread(&key),
+            };
+            let one = Known {
+                series,
+                backup: backup.clone(),
+                newest: times.iter().copied().filter(|time| *time <= wall).max(),
+                count: times.len(),
+                failed: None,
+            };
+            let mut known = self.backups.known();
+            // Somebody else may have looked at it meanwhile, and begun one.
+            let is_new = |there: &Known| there.backup.to != one.backup.to && !there.series.running;
+            if known.get(&key).is_none_or(is_new) {
+                known.insert(key, one);
+            }
+        }
+        Ok(graph)
+    }
+
+    /// What a folder has. Of one that can't be read nothing is known: whoever writes to it finds out why.
+    async fn times(self: &Arc<Self>, key: &Key, to: &str, graph: &Arc<Graph>) -> Vec<u64> {
+        let (this, graph) = (Arc::clone(self), Arc::clone(graph));
+        let (key, to) = (key.clone(), to.to_owned());
+        let read = async {
+            let place = Arc::clone(&self.backups.reading).acquire_owned().await;
+            let place = place.doing("read the folder of backups")?;
+            let read = spawn_blocking(move || {
+                let _place = place;
+                let folder = this.folder_of((&key.0, &key.1), &to, &graph)?;
+                folder.archives()
+            });
+            read.await.doing("read the folder of backups")?
+        };
+        match timeout(READ_LIMIT, read).await {
+            Ok(Ok(times)) => times,
+            _ => Vec::new(),
+        }
+    }
+
+    fn run_of(&self, (pod, volume): &Key, graph: &Arc<Graph>) -> Option<Run> {
+        let mut all = graph.backups();
+        let (_, _, backup) = all.find(|(of, name, _)| *of == pod && *name == volume)?;
+        Some(Run {
+            id: graph.kept_volume(pod, volume)?,
+            pod: pod.clone(),
+            volume: volume.clone(),
+            backup: backup.clone(),
+            graph: Arc::clone(graph),
+        })
+    }
+
+    /// Makes a backup that was taken, and notes and says how that went.
+    async fn back_up_and_note(self: Arc<Self>, key: Key, run: Run) -> Result<Done, Error> {
+        let begun = boot_millis();
+        let (name, pod) = (format!("{}/{}", key.0, key.1), key.0.to_string());
+        let say = |kind, message: String| self.events.add(kind, Some(&pod), message);
+        say("backup", format!("a backup of {name} is begun"));
+        let this = Arc::clone(&self);
+        let made = tokio::spawn(async move { this.back_up_now(run).await });
+        let made = made
+            .await
+            .unwrap_or_else(|error| Err(error).doing("make a backup"));
+        let noted = made
+            .as_ref()
+            .map(Done::clone)
+            .map_err(|error| with_causes(error));
+        self.backups.end(&key, begun, &noted);
+        match &noted {
+            Ok(done) => {
+                say("backup", done.words(&name));
+                if let Some(why) = &done.after {
+                    say(
+                        "backup_failed",
+                        format!("after the backup of {name}: {why}"),
+                    );
+                }
+                for left in &done.left {
+                    let why = format!("an old backup of {name} stays: {left}");
+                    say("backup_failed", why);
+                }
+            }
+            Err(why) => say("backup_failed", format!("no backup of {name}: {why}")),
+        }
+        made
+    }
+
+    /// Makes a backup now, of a volume of which that is declared. Once begun it goes on.
+    ///
+    /// # Errors
+    /// When none is declared, one is being made, or it fails.
+    pub async fn back_up(self: &Arc<Self>, name: &str) -> Result<Done, Error> {
+        let graph = self.look_at_backups().await?;
+        let key = self.declared_backup(name, &graph)?;
+        let what = "make a backup";
+        let run = self.run_of(&key, &graph);
+        let run = run.ok_or("Tank does not keep that volume").doing(what)?;
+        match self.backups.take(&key) {
+            Taken::Begun => {}
+            Taken::Running => {
+                return Err("one of that volume is being made: `tank events` says when it is done")
+                    .doing(what);
+            }
+            Taken::Full => return Err(Error::TooManyTransfers),
+            Taken::Unknown => return Err("it is not declared any more").doing(what),
+        }
+        let this = Arc::clone(self);
+        let made = tokio::spawn(this.back_up_and_note(key, run)).await;
+        made.doing(what)?
+    }
+
+    /// The pod and the volume of a name, `pod/volume`, or that of a volume that pods share, of which one says how it is
+    /// backed up.
+    fn declared_backup(&self, name: &str, graph: &Graph) -> Result<Key, Error> {
+        let declared = declared(graph);
+        let wanted = VolumeId::parse(name);
+        let is_it = |(pod, volume): &&Key| match &wanted {
+            Some(VolumeId::Own(of, own)) => (of, own) == (pod, volume),
+            shared => graph.kept_volume(pod, volume) == *shared && shared.is_some(),
+        };
+        let found: Vec<&Key> = declared.keys().filter(is_it).collect();
+        match found.as_slice() {
+            [one] => Ok((*one).clone()),
+            [] => {
+                let kept = self.volumes.kept().unwrap_or_default();
+                let names = |(pod, volume): &Key| VolumeId::Own(pod.clone(), volume.clone());
+                let is_there = wanted.as_ref().is_some_and(|id| kept.contains(id));
+                if is_there {
+                    let why = format!(
+                        "`{name}` has no `backup` in the current generation: `tank volume export` writes it into a file"
+                    );
+                    return Err(why).doing("make a backup");
+                }
+                let all: Vec<VolumeId> = declared.keys().map(names).chain(kept).collect();
+                Err(no_such(name, &all))
+            }
+            several => {
+                let all: Vec<String> = several
+                    .iter()
+                    .map(|(pod, volume)| format!("`{pod}/{volume}`"))
+                    .collect();
+                let why = format!("several pods back it up: name one, {}", all.join(" or "));
+                Err(why).doing("make a backup")
+            }
+        }
+    }
+
+    /// What is known of the backups that the current generation declares. Blocking.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn backups(&self) -> Result<Vec<Shown>, Error> {
+        let (_, graph) = self.current()?;
+        let known = self.backups.known().clone();
+        let now = boot_millis();
+        let show = |((pod, volume), backup): (Key, Backup)| {
+            let id = graph.kept_volume(&pod, &volume)?;
+            let one = known.get(&(pod.clone(), volume.clone()));
+            let series = one.map(|one| one.series);
+            let failed = one.and_then(|one| {
+                let (why, at) = one.failed.clone()?;
+                let count = one.series.failed.map_or(1, |(count, _)| count);
+                Some((why, count, at))
+            });
+            Some(Shown {
+                pod,
+                volume,
+                id,
+                backup,
+                newest: one.and_then(|one| one.newest),
+                count: one.map_or(0, |one| one.count),
+                running: series.is_some_and(|series| series.running),
+                failed,
+                next: series.map(|series| series.due_at().saturating_sub(now)),
+            })
+        };
+        Ok(declared(&graph).into_iter().filter_map(show).collect())
+    }
+}
+
+impl Shown {
+    /// The pod and its volume.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.pod, self.volume)
+    }
+}
+
+impl Done {
+    /// In words, for an event.
+    fn words(&self, name: &str) -> String {
+        let Self {
+            path,
+            entries,
+            bytes,
+            took,
+            kept,
+            ..
+        } = self;
+        let of = match self.shared {
+            true => "of a snapshot",
+            false => "read as it was written to",
+        };
+        format!(
+            "{name} is backed up: {}, {bytes} bytes of {entries} entries in {:.1} s, {of}; {kept} are kept",
+            path.display(),
+            took.as_secs_f32()
+        )
+    }
+}

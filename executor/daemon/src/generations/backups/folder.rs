@@ -1,0 +1,344 @@
+//! The folder of the host that archives go into: opened so that nobody chooses what is behind its path, and nothing in it is
+//! touched that is not this volume's own.
+//!
+//! An archive is `POD.VOLUME-20261127T153000Z.tar.zst` (`STACK.POD.VOLUME-…`): no name of a pod, a stack or a volume has a
+//! dot or a capital letter, so no name is one of two volumes. While it is written it is called `.….new`, and is locked
+//! (flock(2)): one that nobody has locked is what a daemon that was killed has left. Only regular files of root's with
+//! exactly such a name are ever removed.
+
+use crate::{
+    actuate::sources::{Kind, Sources, writable},
+    generations::{Error, error::Context},
+};
+use rustix::{
+    fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat},
+    io::Errno,
+};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+use tank_model::{Config, Name};
+
+/// How an archive ends, and what is written of one.
+const END: &str = ".tar.zst";
+const NEW: &str = ".new";
+
+/// The most entries of a folder that are looked at.
+const MAX_ENTRIES: usize = 100_000;
+
+/// The most directories above a folder.
+const MAX_ABOVE: usize = 4_096;
+
+/// A folder, and the volume whose archives are meant.
+pub struct Folder {
+    dir: OwnedFd,
+    pub path: PathBuf,
+    prefix: String,
+}
+
+/// An archive that is being written. Without [`New::take`] it is removed.
+pub struct New {
+    folder: Arc<Folder>,
+    pub file: File,
+    name: String,
+    taken: bool,
+}
+
+impl Folder {
+    /// Opens the folder `to`. Blocking.
+    ///
+    /// # Errors
+    /// When it is not there, or may not be used.
+    pub fn open(
+        sources: &Sources,
+        (to, config): (&str, &Config),
+        state_dir: &Path,
+        (pod, volume): (&Name, &Name),
+    ) -> Result<Self, Error> {
+        let what = "use the folder of backups";
+        let roots = writable(config);
+        let opened = sources.open_at(to, Kind::Directory, || roots.clone());
+        let (place, path) = opened.doing(what)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&place, ".", flags, Mode::empty()).doing(what)?;
+        let stat = rustix::fs::fstat(&dir).doing(what)?;
+        if stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
+            let path = path.display();
+            let why = format!(
+                "`{path}` can be written by others than root: `chown root {path}` and `chmod go-w {path}`"
+            );
+            return Err(why).doing(what);
+        }
+        refuse_inside(&dir, state_dir, roots).doing(what)?;
+        Ok(Self {
+            dir,
+            path,
+            prefix: format!("{}.{volume}-", pod.as_str().replace(':', ".")),
+        })
+    }
+
+    /// The times that its whole archives say in their names, in milliseconds since the epoch.
+    /// Removes what a daemon that was killed has left. Blocking.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn archives(&self) -> Result<Vec<u64>, Error> {
+        let what = "read the folder of backups";
+        let mut times = Vec::new();
+        let entries = Dir::read_from(&self.dir).doing(what)?;
+        for entry in entries.take(MAX_ENTRIES) {
+            let entry = entry.doing(what)?;
+            let Ok(name) = entry.file_name().to_str() else {
+                continue;
+            };
+            if let Some(half) = half(name) {
+                if time_of(half, &self.prefix).is_some() {
+                    self.remove_half(name);
+                }
+                continue;
+            }
+            let Some(time) = time_of(name, &self.prefix) else {
+                continue;
+            };
+            let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
+            if stat.is_ok_and(|stat| is_own(&stat)) {
+                times.push(time);
+            }
+        }
+        Ok(times)
+    }
+
+    /// Begins an archive with the time `time`, or a second later where one of that time is there. Blocking.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn begin(self: &Arc<Self>, time: u64) -> Result<New, Error> {
+        let what = "begin an archive";
+        for second in 0..60 {
+            let name = self.name(time.saturating_add(second * 1_000));
+            if rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                continue;
+            }
+            let flags =
+                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = match rustix::fs::openat(&self.dir, format!(".{name}{NEW}"), flags, mode) {
+                Err(Errno::EXIST) => continue,
+                file => file.doing(what)?,
+            };
+            // Where files can't be locked, one daemon writes to the folder.
+            let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+            return Ok(New {
+                folder: Arc::clone(self),
+                file: file.into(),
+                name,
+                taken: false,
+            });
+        }
+        Err("there are archives of this minute for every second").doing(what)
+    }
+
+    /// Removes the archives of these times. Those that can't be are given back, each with why. Blocking.
+    pub fn remove(&self, times: &[u64]) -> Vec<String> {
+        let gone = |time: &u64| {
+            let name = self.name(*time);
+            let removed = self.remove_own(&name);
+            removed.err().map(|error| format!("{name}: {error}"))
+        };
+        let failed = times.iter().filter_map(gone).collect();
+        let _ = rustix::fs::fsync(&self.dir);
+        failed
+    }
+
+    fn remove_own(&self, name: &str) -> io::Result<()> {
+        let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match is_own(&stat) {
+            true => Ok(rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())?),
+            false => Err(io::Error::other("it is no file of root's")),
+        }
+    }
+
+    /// Removes half an archive that nobody writes any more.
+    fn remove_half(&self, name: &str) {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::openat(&self.dir, name, flags, Mode::empty()) else {
+            return;
+        };
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            != Err(Errno::WOULDBLOCK)
+        {
+            let _ = self.remove_own(name);
+        }
+    }
+
+    pub fn name(&self, time: u64) -> String {
+        format!("{}{}{END}", self.prefix, stamp(time))
+    }
+
+    pub fn disk(&self) -> io::Result<OwnedFd> {
+        self.dir.try_clone()
+    }
+}
+
+impl New {
+    /// The path that it will have.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path.join(&self.name)
+    }
+
+    /// The time that its name says.
+    pub fn time(&self) -> Option<u64> {
+        time_of(&self.name, &self.folder.prefix)
+    }
+
+    /// Has all of it be on the disk. Blocking.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file.sync_all().doing("write the archive to the disk")
+    }
+
+    /// Gives it its name, to stay. Blocking.
+    ///
+    /// # Errors
+    /// What the kernel gives.
+    pub fn take(mut self) -> Result<(), Error> {
+        let what = "give the archive its name";
+        let (dir, half) = (&self.folder.dir, format!(".{}{NEW}", self.name));
+        let renamed =
+            rustix::fs::renameat_with(dir, &half, dir, self.name.as_str(), RenameFlags::NOREPLACE);
+        match renamed {
+            // A network file system that does not know the flag.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::renameat(dir, &half, dir, self.name.as_str()).doing(what)?;
+            }
+            renamed => renamed.doing(what)?,
+        }
+        self.taken = true;
+        rustix::fs::fsync(dir).doing(what)
+    }
+}
+
+impl Drop for New {
+    fn drop(&mut self) {
+        if !self.taken {
+            let half = format!(".{}{NEW}", self.name);
+            let _ = rustix::fs::unlinkat(&self.folder.dir, half, AtFlags::empty());
+        }
+    }
+}
+
+/// The name that half an archive will have.
+fn half(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(NEW)
+}
+
+fn is_own(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_uid == 0
+}
+
+/// `20261127T153000Z`.
+fn stamp(time: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs((time / 1_000).min(253_402_300_799));
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    text.replace(['-', ':'], "")
+}
+
+/// The time that an archive's name says, in milliseconds since the epoch. None: it is not this volume's.
+fn time_of(name: &str, prefix: &str) -> Option<u64> {
+    let text = name.strip_prefix(prefix)?.strip_suffix(END)?;
+    let part = |range: std::ops::Range<usize>| text.get(range);
+    let rfc3339 = format!(
+        "{}-{}-{}T{}:{}:{}Z",
+        part(0..4)?,
+        part(4..6)?,
+        part(6..8)?,
+        part(9..11)?,
+        part(11..13)?,
+        part(13..15)?
+    );
+    let time = humantime::parse_rfc3339(&rfc3339).ok()?;
+    let since = time.duration_since(UNIX_EPOCH).ok()?;
+    let millis = u64::try_from(since.as_millis()).ok()?;
+    // There is one spelling of each time.
+    (stamp(millis) == text).then_some(millis)
+}
+
+/// Refuses a directory that is, or is below, the state folder or what a container may write.
+fn refuse_inside(dir: &OwnedFd, state_dir: &Path, roots: BTreeSet<PathBuf>) -> Result<(), String> {
+    let id = |path: &Path| std::fs::metadata(path).ok().map(|at| (at.dev(), at.ino()));
+    let state = (id(state_dir), "Tank's own state folder".to_owned());
+    let roots = roots.into_iter().map(|root| {
+        let what = format!("`{}`, which a container can write", root.display());
+        (id(&root), what)
+    });
+    let known: Vec<_> = std::iter::once(state).chain(roots).collect();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let step = |from: BorrowedFd<'_>, name: &str| {
+        let next = rustix::fs::openat(from, name, flags, Mode::empty());
+        let next = next.map_err(|error| error.to_string())?;
+        let stat = rustix::fs::fstat(&next).map_err(|error| error.to_string())?;
+        Ok::<_, String>((next, (stat.st_dev, stat.st_ino)))
+    };
+    let (mut at, mut own) = step(dir.as_fd(), ".")?;
+    for _ in 0..MAX_ABOVE {
+        if let Some((_, what)) = known.iter().find(|(id, _)| *id == Some(own)) {
+            return Err(format!("it is inside of {what}"));
+        }
+        let (above, id) = step(at.as_fd(), "..")?;
+        if id == own {
+            return Ok(());
+        }
+        (at, own) = (above, id);
+    }
+    Err("it is too deep".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_volumes_alone() {
+        let time = 1_795_793_400_000;
+        assert_eq!(stamp(time), "20261127T153000Z");
+        let of = |name: &str| time_of(name, "web.data-");
+        assert_eq!(of("web.data-20261127T153000Z.tar.zst"), Some(time));
+        for other in [
+            "web.data-20261127T153000Z.tar",
+            "web.data-20261127T153000Z.tar.zst.bak",
+            "web.data-1-20261127T153000Z.tar.zst",
+            "blog.web.data-20261127T153000Z.tar.zst",
+            "web.data-20261127t153000z.tar.zst",
+            "web.data-20261327T153000Z.tar.zst",
+            "web.data-20261127T153060Z.tar.zst",
+            "web.data-2026112 T153000Z.tar.zst",
+            "web.data-+0261127T153000Z.tar.zst",
+            "web.data-20261127T1530\u{e9}.tar.zst",
+            "web.data-.tar.zst",
+            "web.data",
+            "",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+        assert_eq!(
+            time_of("web.data-1-20261127T153000Z.tar.zst", "web.data-1-"),
+            Some(time)
+        );
+        assert_eq!(
+            half(".web.data-20261127T153000Z.tar.zst.new"),
+            Some("web.data-20261127T153000Z.tar.zst")
+        );
+        assert_eq!(half("web.new"), None);
+    }
+}

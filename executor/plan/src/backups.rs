@@ -1,0 +1,114 @@
+//! Which backups of volumes are due, when the next one is, and which old ones go.
+//!
+//! Pure: the time comes in. All decisions are by a clock that only goes forward and goes on while the host sleeps
+//! (`CLOCK_BOOTTIME`). The wall clock is asked once for each archive that another life of the daemon has left, since its
+//! name is all that says when that was begun ([`since_boot`]). So when somebody sets the clock, no backup that is due waits
+//! for a year to pass again, and none is made twice.
+//!
+//! *Guarantees*: a series is due when its newest backup is `every` old; one that was missed, or whose first is to be made,
+//! soon after it was known, each of several at a time of its own; one that failed, after a wait that doubles. At most
+//! [`AT_ONCE`] run, those first that have been due for longest, so none starves.
+
+use std::cmp::Reverse;
+
+/// The most backups that are made at once.
+pub const AT_ONCE: usize = 2;
+
+/// How long after a failure it is tried again at first, and at most, in milliseconds.
+const FIRST_RETRY: u64 = 60_000;
+const MOST_RETRY: u64 = 3_600_000;
+
+/// The longest that one which was missed waits so that not all begin together; a tenth of `every` where that is less.
+const MOST_SPREAD: u64 = 300_000;
+
+/// How far in the future an archive's time may be that is taken for one of now: clocks are set by seconds all the time.
+const SLACK: u64 = 60_000;
+
+/// What is known of the backups of one volume. Times are milliseconds of the clock since boot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Series {
+    /// How old the newest may get.
+    pub every: u64,
+    /// Since when this life of the daemon has known that it is to be made.
+    pub known: u64,
+    /// When the newest was begun: before zero if before the boot. None: there is none.
+    pub newest: Option<i64>,
+    /// How often in a row it has failed since, and when it did last.
+    pub failed: Option<(u32, u64)>,
+    /// One is being made.
+    pub running: bool,
+    /// Some number of its own.
+    pub spread: u64,
+}
+
+/// What to do now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Due<K> {
+    /// Those to begin, in this order.
+    pub begin: Vec<K>,
+    /// When to ask again, unless one ends or something else is declared before. None: not before that.
+    pub wake: Option<u64>,
+}
+
+impl Series {
+    /// When the next one is due.
+    pub fn due_at(&self) -> u64 {
+        let spread = (self.every / 10).min(MOST_SPREAD);
+        let soon = self
+            .known
+            .saturating_add(self.spread % spread.saturating_add(1));
+        let every = i64::try_from(self.every).unwrap_or(i64::MAX);
+        let old = self.newest.map(|newest| newest.saturating_add(every));
+        let old = old.map_or(0, |old| u64::try_from(old).unwrap_or(0));
+        // One that gets too old after it was known is due then, and no sooner.
+        let regular = old.max(soon);
+        let retry = self.failed.map(|(count, at)| {
+            let wait = FIRST_RETRY << count.saturating_sub(1).min(16);
+            at.saturating_add(wait.min(MOST_RETRY).min(self.every))
+        });
+        regular.max(retry.unwrap_or(0))
+    }
+}
+
+/// Decides what begins at `now`.
+pub fn due<K: Clone + Ord>(now: u64, all: impl IntoIterator<Item = (K, Series)>) -> Due<K> {
+    let (running, waiting): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(_, series)| series.running);
+    let mut waiting: Vec<(u64, K)> = waiting
+        .into_iter()
+        .map(|(key, series)| (series.due_at(), key))
+        .collect();
+    waiting.sort();
+    let places = AT_ONCE.saturating_sub(running.len());
+    let is_due = |(at, _): &&(u64, K)| *at <= now;
+    let begin: Vec<K> = waiting
+        .iter()
+        .take_while(is_due)
+        .take(places)
+        .map(|(_, key)| key.clone())
+        .collect();
+    let next = waiting.get(begin.len()).map(|(at, _)| *at);
+    // Where one is due and there is no place, the end of another is waited for.
+    let wake = next.filter(|at| *at > now);
+    Due { begin, wake }
+}
+
+/// When the newest of archives was begun, by the clock since boot, which is at `now` while the wall clock is at `wall`. One
+/// whose name says a time to come was made while the clock was wrong: how old it is, nobody knows, and it does not count.
+pub fn since_boot(now: u64, wall: u64, times: &[u64]) -> Option<i64> {
+    let past = times.iter().filter(|time| **time <= wall + SLACK);
+    let age = wall.saturating_sub(*past.max()?);
+    let signed = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+    Some(signed(now).saturating_sub(signed(age)))
+}
+
+/// Which archives go, the oldest first, when one begun at `made` is there and `keep` of them stay, that one among them. Those
+/// whose names say a time to come are taken for the oldest.
+pub fn outdated(wall: u64, times: &[u64], made: u64, keep: u32) -> Vec<u64> {
+    let mut others: Vec<u64> = times.iter().copied().filter(|time| *time != made).collect();
+    others.sort_by_key(|time| Reverse((*time <= wall + SLACK, *time)));
+    let stay = usize::try_from(keep.saturating_sub(1)).unwrap_or(usize::MAX);
+    let mut gone: Vec<u64> = others.into_iter().skip(stay).collect();
+    gone.reverse();
+    gone
+}
