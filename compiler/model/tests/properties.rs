@@ -138,7 +138,10 @@ fn any_change_of_a_value_changes_the_root() {
 
 #[test]
 fn a_graph_holds_the_whole_configuration() {
-    let config: Config = serde_json::from_value(full()).expect("a configuration");
+    let mut config: Config = serde_json::from_value(full()).expect("a configuration");
+    let shared = serde_json::from_value(serde_json::json!({})).expect("a volume");
+    let name = tank_model::Name::new("kept").expect("a name");
+    config.volumes.insert(name, shared);
     let graph = Graph::build(&config, |_| None).expect("builds");
     assert_eq!(graph.config(), config);
     let stored: std::collections::BTreeMap<_, _> =
@@ -161,8 +164,9 @@ fn a_graph_holds_the_whole_configuration() {
             config.pods.keys().collect()
         );
     }
-    // Its pods once, its root and its networks twice.
-    assert_eq!(reads, config.pods.len() + 2 * (1 + config.networks.len()));
+    // Its pods once; its root, its networks and its volumes twice.
+    let others = 1 + config.networks.len() + config.volumes.len();
+    assert_eq!(reads, config.pods.len() + 2 * others);
 }
 
 #[test]
