@@ -1,23 +1,25 @@
 #!/bin/sh
-# Installs what is built: `install.sh DESTDIR PREFIX BIN` puts the programs of the folder BIN, systemd's units, pages for `man`
-# and completions below DESTDIR, as they are found below PREFIX (`/usr`, `/usr/local`). It starts nothing.
+# Installs what is built: `install.sh DESTDIR PREFIX BIN [ETC]` puts the programs of the folder BIN, systemd's units, pages for
+# `man` and completions below DESTDIR, as they are found below PREFIX (`/usr`, `/usr/local`) and ETC (`/etc`). It starts nothing.
 set -eu
 cd "$(dirname "$0")/.."
-root=$1 prefix=$2 bin=$3
+root=$1 prefix=$2 bin=$3 etc=${4:-/etc}
 case $prefix in /*) ;; *) echo "install.sh: $prefix is no absolute path" >&2; exit 2 ;; esac
 put() { install -D -m "$1" "$2" "$root$3"; }
 for program in tank tankd tank-shim tank-names tank-layer; do
-    put 755 "$bin/$program" "$prefix/bin/$program"
+    # Nix has put them there already.
+    [ "$bin" = "$root$prefix/bin" ] || put 755 "$bin/$program" "$prefix/bin/$program"
 done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-sed "s|^ExecStart=/usr/bin/|ExecStart=$prefix/bin/|" packaging/tankd.service > "$work/tankd.service"
 units=$prefix/lib/systemd/system
 # Units are looked for below /usr/local/lib, too (systemd.unit(5)).
-put 644 "$work/tankd.service" "$units/tankd.service"
-put 644 packaging/tankd.socket "$units/tankd.socket"
+for unit in tankd.service tankd.socket tank-pods.service; do
+    sed "s|=/usr/bin/|=$prefix/bin/|" "packaging/$unit" > "$work/$unit"
+    put 644 "$work/$unit" "$units/$unit"
+done
 put 644 packaging/sysusers.conf "$prefix/lib/sysusers.d/tank.conf"
-[ -e "$root/etc/tank/tank.toml" ] || put 644 packaging/tank.toml /etc/tank/tank.toml
+[ -e "$root$etc/tank/tank.toml" ] || put 644 packaging/tank.toml "$etc/tank/tank.toml"
 
 mkdir "$work/man1"
 "$bin/tank" __man-pages "$work/man1"

@@ -258,6 +258,17 @@ impl Host {
         self.start_daemon_with(&[]);
     }
 
+    /// The daemon, as it is started.
+    pub fn daemon_command(&self) -> Command {
+        let mut command = self.inside(&bin("tankd").display().to_string());
+        command
+            .arg(format!("--state-dir={}", self.dir.join("state").display()))
+            .arg(format!("--run-dir={}", self.dir.join("run").display()))
+            .arg(format!("--config={}", self.dir.join("tank.toml").display()))
+            .args(&self.daemon_args);
+        command
+    }
+
     /// Starts the daemon with something in its environment.
     pub fn start_daemon_with(&mut self, env: &[(&str, &str)]) {
         let log = fs::OpenOptions::new()
@@ -265,12 +276,8 @@ impl Host {
             .append(true)
             .open(self.dir.join("tankd.log"))
             .expect("a log");
-        let mut command = self.inside(&bin("tankd").display().to_string());
+        let mut command = self.daemon_command();
         command
-            .arg(format!("--state-dir={}", self.dir.join("state").display()))
-            .arg(format!("--run-dir={}", self.dir.join("run").display()))
-            .arg(format!("--config={}", self.dir.join("tank.toml").display()))
-            .args(&self.daemon_args)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

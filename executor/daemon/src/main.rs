@@ -149,8 +149,11 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     };
     let images = Images::open(&settings.state_dir.join("images"), registries, converter)
         .map_err(|e| format!("open the image store: {e}"))?;
-    // Before anything that runs is looked at.
-    let listener = listen_at(&settings.socket, handed)?;
+    // Before anything that runs is looked at. To end it nobody needs to call.
+    let listener = match flags.end_pods {
+        true => None,
+        false => Some(listen_at(&settings.socket, handed)?),
+    };
     let (sender, notifications) = mpsc::channel(MAX_NOTIFICATIONS);
     let house = House::build(
         settings,
@@ -177,9 +180,9 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     }
     tokio::spawn(listen(notifications, Arc::clone(&events), dirty));
     tokio::spawn(async move { observer.watch().await });
-    if flags.end_pods {
+    let Some(listener) = listener else {
         return generations.end_pods().await;
-    }
+    };
     if let Some(path) = &flags.seed {
         seed(&generations, path, &events).await?;
     }
