@@ -251,6 +251,7 @@ const WITHOUT_EXAMPLE: [&str; 14] = [
     "tank::host::network",
     "tank::host::nic",
     "tank::host::image",
+    "tank::host::volume",
     "tank::update::shared_address",
     "tank::read",
     "tank::internal",

@@ -1,6 +1,6 @@
 //! What a pod declares beside its network and its containers.
 
-use super::{Extent, Pass, did_you_mean, exposure::no_destination, is_absolute, path};
+use super::{Extent, Pass, did_you_mean, exposure::no_destination, is_absolute, path, shared};
 use crate::{
     name::Name,
     spec::{
@@ -159,6 +159,10 @@ impl Pass<'_> {
                 self.relative(&field, host);
             }
             self.misplaced(volume, source);
+            let field = ["volumes", volume.as_str(), "size"];
+            if let Some(found) = shared::size(volume, source.size) {
+                self.report(shared::SIZE, &field, found.0, found.1);
+            }
         }
     }
 
@@ -177,7 +181,12 @@ impl Pass<'_> {
             "set it on the host (`chown`, `chmod`), or let Tank keep the volume: leave `host` out";
         let copied = "leave it out: nothing of an image is put into it";
         let taken = "leave it out: snapshots are of volumes that Tank keeps";
+        let bounded = match of_host {
+            true => "limit it on the host, or let Tank keep the volume: leave `host` out",
+            false => "leave it out: `tmpfs` says how large it is",
+        };
         let fields = [
+            ("size", volume.size.is_some(), bounded),
             ("owner", of_host && volume.owner.is_some(), owned),
             ("mode", of_host && volume.mode.is_some(), owned),
             ("no_copy", volume.no_copy, copied),

@@ -2,7 +2,7 @@
 
 use super::{
     Entry, Graph, Key, Node,
-    node::{ContainerNode, LifecycleNode, PodNode, SandboxNode, live_files, node_hash},
+    node::{ContainerNode, LifecycleNode, PodNode, SandboxNode, SizeNode, live_files, node_hash},
 };
 use crate::{
     canonical::CanonicalError,
@@ -10,6 +10,8 @@ use crate::{
     name::Name,
     reference::Reference,
     spec::{self, Config},
+    units::Bytes,
+    volume::VolumeId,
 };
 use petgraph::graph::{DiGraph, NodeIndex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +37,13 @@ impl Graph {
         }
         for (name, volume) in &config.volumes {
             let key = Key::SharedVolume(name.clone());
-            parts.push(graph.add(key, Node::SharedVolume(volume.clone()), &[])?);
+            let node = spec::SharedVolume {
+                size: None,
+                ..volume.clone()
+            };
+            parts.push(graph.add(key, Node::SharedVolume(node), &[])?);
+            let size = Key::SharedVolumeSize(name.clone());
+            parts.extend(graph.add_size(size, volume.size)?);
         }
         for (name, pod) in &config.pods {
             parts.push(graph.add_pod(name, pod, &digest_of)?);
@@ -74,7 +82,13 @@ impl Graph {
             let shared = source.shared_of(name).map(Key::SharedVolume);
             let shared = shared.filter(|shared| self.index.contains_key(shared));
             let needs: Vec<Key> = shared.into_iter().chain([sandbox.clone()]).collect();
-            parts.push(self.add(key, Node::Volume(source.clone()), &needs)?);
+            let node = spec::Volume {
+                size: None,
+                ..source.clone()
+            };
+            parts.push(self.add(key, Node::Volume(node), &needs)?);
+            let size = Key::VolumeSize(name.clone(), volume.clone());
+            parts.extend(self.add_size(size, source.size)?);
         }
         for (port, publish) in &pod.publish {
             let key = Key::Publish(name.clone(), port.clone());
@@ -101,6 +115,12 @@ impl Graph {
             parts.extend(self.add_container(name, container, spec, &inits, digest_of)?);
         }
         self.add(Key::Pod(name.clone()), Node::Pod(PodNode::of(pod)), &parts)
+    }
+
+    /// A size is a node of its own, and of a volume that has none there is none.
+    fn add_size(&mut self, key: Key, size: Option<Bytes>) -> Result<Option<Key>, CanonicalError> {
+        let node = |size| Node::Size(SizeNode { size });
+        size.map(|size| self.add(key, node(size), &[])).transpose()
     }
 
     /// The image, the sandbox and the volumes of a container.
@@ -216,7 +236,14 @@ impl Graph {
                 .collect(),
             volumes: self
                 .shared_volumes()
-                .map(|(name, volume)| (name.clone(), volume.clone()))
+                .map(|(name, volume)| {
+                    let size = self.size(&VolumeId::Shared(name.clone()));
+                    let volume = spec::SharedVolume {
+                        size,
+                        ..volume.clone()
+                    };
+                    (name.clone(), volume)
+                })
                 .collect(),
             stack: None,
         }
@@ -225,7 +252,14 @@ impl Graph {
     fn pod_config(&self, pod: &Name) -> Option<spec::Pod> {
         let (node, (sandbox, _)) = (self.pod(pod)?, self.sandbox(pod)?);
         let volumes = self.volumes(pod);
-        let volumes = volumes.map(|(name, volume)| (name.clone(), volume.clone()));
+        let volumes = volumes.map(|(name, volume)| {
+            let size = self.size(&VolumeId::Own(pod.clone(), name.clone()));
+            let volume = spec::Volume {
+                size,
+                ..volume.clone()
+            };
+            (name.clone(), volume)
+        });
         let containers = self.containers(pod).map(|(name, container, _)| {
             let mut spec = self.container_config(pod, name, container);
             spec.pull = node.pull_of("containers", name);
