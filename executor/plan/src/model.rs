@@ -170,6 +170,7 @@ fn note_writers(step: &Step, host: &mut Observed) {
         if let Some(quota) = quota {
             let volume = shared.clone().map_or_else(own, VolumeId::Shared);
             let found = host.data.counted.entry(volume.to_string()).or_default();
+            found.held = true;
             found.project.get_or_insert(quota.project);
             (found.bytes, found.inodes) = (quota.bytes & !1023, quota.inodes);
         }

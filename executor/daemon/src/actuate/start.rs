@@ -256,6 +256,7 @@ impl Preparer {
                 content,
                 writers,
                 shared,
+                quota,
             } => {
                 let own = || VolumeId::Own(start.pod.clone(), mount.volume.clone());
                 let volume = shared.clone().map_or_else(own, VolumeId::Shared);
@@ -270,7 +271,8 @@ impl Preparer {
                     })?;
                 }
                 let sub_path = mount.sub_path.as_deref();
-                let opened = self.volumes.open(&volume, sub_path, (folder, content));
+                let opened = self.volumes
+                        .open(&volume, sub_path, (folder, content), quota.as_ref());
                 let opened = opened.map_err(|source| Error::ManagedVolume {
                     volume: mount.volume.clone(),
                     source,

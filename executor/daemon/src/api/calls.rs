@@ -322,6 +322,7 @@ async fn status(
             .release()
             .to_string_lossy()
             .into_owned(),
+        unlimited: generations.unlimited().await,
     })
 }
 

@@ -29,6 +29,7 @@ mod reach;
 mod request;
 mod retention;
 mod rollback;
+mod sizes;
 mod switch;
 mod uses;
 pub mod volumes;
@@ -216,6 +217,7 @@ impl Generations {
         if !leases.change().is_empty() {
             self.store.take_leases(leases.change())?;
         }
+        self.release_unused_projects()?;
         self.adopt_volumes()
     }
 

@@ -20,9 +20,6 @@ pub struct Data {
     /// Those that are there, or are to be brought back: by pod and volume.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<Name, BTreeMap<Name, VolumeData>>,
-    /// Whether the file system that volumes are on holds them to their sizes. Looked at only where that matters.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub quotas: bool,
     /// Those that are there and have a size, or had one, by their [`tank_model::VolumeId`]s.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counted: BTreeMap<String, Counted>,
@@ -31,6 +28,8 @@ pub struct Data {
 /// What the kernel counts of a volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Counted {
+    /// Whether its file system holds it to a size.
+    pub held: bool,
     /// The project id that all of it counts to. None: to none, or not all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<u32>,

@@ -56,13 +56,13 @@ impl Planner<'_> {
             let Some(found) = self.observed.data.counted.get(&volume.to_string()) else {
                 continue;
             };
-            let (found, can) = (*found, self.observed.data.quotas);
+            let found = *found;
             let pod = pod_of(self.target.graph, &volume).cloned();
             if let Some(pod) = &pod
                 && quota.bytes > 0
             {
                 let over = found.used > quota.bytes || found.used_inodes > quota.inodes;
-                if !can {
+                if !found.held {
                     self.sizes.unmet.push(Unmet::NoQuotas {
                         pod: pod.clone(),
                         volume: volume.clone(),
@@ -74,7 +74,7 @@ impl Planner<'_> {
                     });
                 }
             }
-            if !can || is_so(&found, &quota) {
+            if !found.held || is_so(&found, &quota) {
                 continue;
             }
             let key = match &volume {

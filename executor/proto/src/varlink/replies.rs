@@ -250,6 +250,9 @@ pub struct StatusReply {
     pub running: u64,
     /// The kernel's release, as uname(2) has it.
     pub kernel: String,
+    /// Why volumes can't be held to a `size` on this host, and what to do. Absent: they can, or an older daemon answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlimited: Option<Vec<String>>,
 }
 
 /// The answer to [`super::Method::Generations`].

@@ -25,6 +25,9 @@ pub struct Volume {
     pub snapshots: Option<Vec<u64>>,
     /// Of one that pods share: those that say so in the current generation.
     pub pods: Option<Vec<String>>,
+    /// The most that it may take, as the current generation declares it. Absent: the disk is the bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
 }
 
 /// The answer to [`super::Method::Volumes`] and [`super::Method::RemoveVolumes`].
