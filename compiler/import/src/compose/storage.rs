@@ -76,10 +76,13 @@ impl Compose<'_> {
         if !self.declares(&source) {
             return self.draft.refuse(path, UNDECLARED);
         }
-        let volume = match self.uses.get(&source).copied().unwrap_or(0) > 1 {
-            true => self.draft.shared(path, &source, managed(no_copy)),
-            false => managed(no_copy),
-        };
+        let mut volume = managed(no_copy);
+        if let Some(size) = self.size(&source) {
+            volume["size"] = size;
+        }
+        if self.uses.get(&source).copied().unwrap_or(0) > 1 {
+            volume = self.draft.shared(path, &source, volume);
+        }
         let mounted = mount(at.pod, at.container, &source, volume, &target, read_only);
         if let Some(path) = sub_path {
             mounted["sub_path"] = path.into();
