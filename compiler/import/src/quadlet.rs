@@ -13,8 +13,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
-use volumes::volume;
 use units::{Entry, entries, is_container, is_network, is_yes, name_of_file, stem};
+use volumes::volume;
 
 type Fields = Map<String, Value>;
 

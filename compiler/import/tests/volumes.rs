@@ -122,13 +122,24 @@ fn what_limits_a_volume_where_it_comes_from_limits_it_here() {
     has(&nickel, &[r#"size = "500MiB""#]);
     assert!(notes.is_empty(), "{notes:?}");
     let (nickel, notes) = several(&[
-        ("db.container", "[Container]\nImage=db\nVolume=data.volume:/data\nVolume=disk.volume:/disk\n"),
+        (
+            "db.container",
+            "[Container]\nImage=db\nVolume=data.volume:/data\nVolume=disk.volume:/disk\n",
+        ),
         ("data.volume", "[Volume]\nOptions=size=2G\n"),
-        ("disk.volume", "[Volume]\nDevice=/dev/sdb\nOptions=size=2G\n"),
+        (
+            "disk.volume",
+            "[Volume]\nDevice=/dev/sdb\nOptions=size=2G\n",
+        ),
     ]);
     has(&nickel, &[r#"size = "2GiB""#]);
     assert_eq!(nickel.matches("size").count(), 1, "{nickel}");
-    assert!(notes.iter().any(|note| note.contains("disk.volume") && note.contains("Options")), "{notes:?}");
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("disk.volume") && note.contains("Options")),
+        "{notes:?}"
+    );
 }
 
 /// As the YAML of Compose and Kubernetes has it, `0750` is octal; a text is read as it is.

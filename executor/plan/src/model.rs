@@ -22,9 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
-use tank_model::{
-    Config, Digest, Graph, Name, VolumeId, reference::Reference, spec::NamedNetwork,
-};
+use tank_model::{Config, Digest, Graph, Name, VolumeId, reference::Reference, spec::NamedNetwork};
 
 /// Carries a whole plan out.
 pub fn apply(plan: &Plan, host: &mut Observed) {

@@ -9,7 +9,8 @@ use tank_plan::{
 };
 
 fn pods(own: &str, shared: &str) -> Inputs {
-    let volume = |text: &str| -> serde_json::Value { serde_json::from_str(text).expect("a volume") };
+    let volume =
+        |text: &str| -> serde_json::Value { serde_json::from_str(text).expect("a volume") };
     let mounts = serde_json::json!({ "data": { "volume": "data", "path": "/d" }, "up": { "volume": "up", "path": "/up" } });
     let pod = serde_json::json!({
         "volumes": { "data": volume(own), "up": { "shared": "up" } },
@@ -49,13 +50,21 @@ fn next(inputs: &Inputs, before: &Inputs, host: &Observed) -> (Plan, Report) {
 fn words(plan: &Plan) -> Vec<String> {
     let steps = plan.steps.iter();
     steps
-        .map(|one| format!("{} ({}, {}, drift: {})", one.step, one.class, one.why, one.drift))
+        .map(|one| {
+            format!(
+                "{} ({}, {}, drift: {})",
+                one.step, one.class, one.why, one.drift
+            )
+        })
         .collect()
 }
 
 #[test]
 fn a_size_is_set_changed_and_lifted_under_the_container() {
-    let (none, some) = (pods("{}", "{}"), pods(r#"{ "size": 4194304 }"#, r#"{ "size": 1048576 }"#));
+    let (none, some) = (
+        pods("{}", "{}"),
+        pods(r#"{ "size": 4194304 }"#, r#"{ "size": 1048576 }"#),
+    );
     let mut host = host(&none);
     let (plan, report) = next(&some, &none, &host);
     assert_eq!(
@@ -92,7 +101,11 @@ fn a_size_is_set_changed_and_lifted_under_the_container() {
 fn what_somebody_changed_by_hand_is_drift() {
     let some = pods(r#"{ "size": 4194304 }"#, "{}");
     let mut host = host(&some);
-    assert!(next(&some, &some, &host).0.is_empty(), "{:?}", next(&some, &some, &host).0);
+    assert!(
+        next(&some, &some, &host).0.is_empty(),
+        "{:?}",
+        next(&some, &some, &host).0
+    );
     let change = |host: &mut Observed, change: fn(&mut Counted)| {
         change(host.data.counted.get_mut("db/data").expect("it is there"));
     };
@@ -115,13 +128,18 @@ fn what_somebody_changed_by_hand_is_drift() {
         assert!(next(&some, &some, &host).0.is_empty());
     }
     // What was imported counts to the other one of the two.
-    change(&mut host, |found| found.project = found.project.map(|id| id + 1));
+    change(&mut host, |found| {
+        found.project = found.project.map(|id| id + 1)
+    });
     assert!(next(&some, &some, &host).0.is_empty());
 }
 
 #[test]
 fn who_starts_on_a_volume_waits_for_its_limit() {
-    let (none, some) = (pods("{}", "{}"), pods(r#"{ "size": 4194304 }"#, r#"{ "size": 1048576 }"#));
+    let (none, some) = (
+        pods("{}", "{}"),
+        pods(r#"{ "size": 4194304 }"#, r#"{ "size": 1048576 }"#),
+    );
     let mut host = host(&none);
     host.pods.clear();
     let (plan, _) = next(&some, &none, &host);
@@ -131,12 +149,19 @@ fn who_starts_on_a_volume_waits_for_its_limit() {
         .iter()
         .find(|one| matches!(one.step, Step::StartContainer { .. }))
         .expect("a start");
-    let limits = start.after.iter().filter(|id| is_limit(&plan.steps[**id].step));
+    let limits = start
+        .after
+        .iter()
+        .filter(|id| is_limit(&plan.steps[**id].step));
     assert_eq!(limits.count(), 2);
     // One that is not there begins with it, and needs no step.
     host.data.counted.clear();
     let (plan, _) = next(&some, &none, &host);
-    assert!(plan.steps.iter().all(|one| !is_limit(&one.step) && one.class != Class::InPlace));
+    assert!(
+        plan.steps
+            .iter()
+            .all(|one| !is_limit(&one.step) && one.class != Class::InPlace)
+    );
     apply(&plan, &mut host);
     assert!(next(&some, &none, &host).0.is_empty());
 }
@@ -148,7 +173,12 @@ fn what_has_more_in_it_or_is_held_by_nothing_is_said() {
     let said = |host: &Observed| -> Vec<String> {
         let (plan, report) = next(&some, &some, host);
         assert!(plan.is_empty());
-        assert!(report.unmet.iter().all(|one| one.pod() == &Name::new("db").expect("a name")));
+        assert!(
+            report
+                .unmet
+                .iter()
+                .all(|one| one.pod() == &Name::new("db").expect("a name"))
+        );
         report.unmet.iter().map(ToString::to_string).collect()
     };
     assert!(said(&host).is_empty());
@@ -162,13 +192,18 @@ fn what_has_more_in_it_or_is_held_by_nothing_is_said() {
     }
     assert_eq!(
         said(&host),
-        [format!("the volume db/data {over}"), format!("the volume up {over}")]
+        [
+            format!("the volume db/data {over}"),
+            format!("the volume up {over}")
+        ]
     );
     for found in host.data.counted.values_mut() {
         (found.held, found.project) = (false, None);
     }
     let unheld = |volume: &str| {
-        format!("nothing holds the volume {volume} to its `size`: its file system is no longer mounted with project quotas (`tank doctor`)")
+        format!(
+            "nothing holds the volume {volume} to its `size`: its file system is no longer mounted with project quotas (`tank doctor`)"
+        )
     };
     assert_eq!(said(&host), [unheld("db/data"), unheld("up")]);
 }
@@ -178,7 +213,10 @@ fn what_has_more_in_it_or_is_held_by_nothing_is_said() {
 fn a_container_keeps_its_hash_and_starts_with_the_limit() {
     let (none, some) = (pods("{}", "{}"), pods(r#"{ "size": 4194304 }"#, "{}"));
     let hash = |inputs: &Inputs| {
-        let (db, app) = (Name::new("db").expect("a name"), Name::new("app").expect("a name"));
+        let (db, app) = (
+            Name::new("db").expect("a name"),
+            Name::new("app").expect("a name"),
+        );
         inputs.graph.process(&db, &app).map(|(_, hash)| hash)
     };
     assert_eq!(hash(&none), hash(&some));
@@ -189,5 +227,8 @@ fn a_container_keeps_its_hash_and_starts_with_the_limit() {
     });
     let (plan, _) = plan(&some.target(), &Observed::default());
     let text = serde_json::to_string(&plan).expect("encodes");
-    assert!(text.contains(r#""quota":{"project":1413545984,"bytes":4194304,"inodes":1024}"#), "{text}");
+    assert!(
+        text.contains(r#""quota":{"project":1413545984,"bytes":4194304,"inodes":1024}"#),
+        "{text}"
+    );
 }

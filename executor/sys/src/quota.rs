@@ -321,11 +321,8 @@ fn below(dir: BorrowedFd<'_>, name: &CStr, kind: FileType, disk: u64) -> Result<
         }
         known => known,
     };
-    let mut flags = OFlags::RDONLY
-        | OFlags::NOFOLLOW
-        | OFlags::NONBLOCK
-        | OFlags::NOCTTY
-        | OFlags::CLOEXEC;
+    let mut flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     match kind {
         FileType::Directory => flags |= OFlags::DIRECTORY,
         FileType::RegularFile => {}

@@ -271,7 +271,8 @@ impl Preparer {
                     })?;
                 }
                 let sub_path = mount.sub_path.as_deref();
-                let opened = self.volumes
+                let opened =
+                    self.volumes
                         .open(&volume, sub_path, (folder, content), quota.as_ref());
                 let opened = opened.map_err(|source| Error::ManagedVolume {
                     volume: mount.volume.clone(),

@@ -62,7 +62,10 @@ impl Generations {
         let problems = found.into_iter().map(|(volume, lacks)| Problem {
             code: HOST_VOLUME,
             path: field(&volume),
-            message: format!("nothing would hold the volume {volume} to its size: {}", lacks.why),
+            message: format!(
+                "nothing would hold the volume {volume} to its size: {}",
+                lacks.why
+            ),
             help: lacks.help,
             related: None,
         });

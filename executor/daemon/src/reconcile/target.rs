@@ -20,8 +20,8 @@ use tank_model::{Digest, Graph, Name};
 use tank_plan::{
     Target,
     target::{
-        HostConfig, ImageConfig, NetworkLease, Pooled, Projects, Resolver, files::RESOLV_CONF, pools::Demand,
-        resolver::UPSTREAM,
+        HostConfig, ImageConfig, NetworkLease, Pooled, Projects, Resolver, files::RESOLV_CONF,
+        pools::Demand, resolver::UPSTREAM,
     },
 };
 

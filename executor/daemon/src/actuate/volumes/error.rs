@@ -17,7 +17,9 @@ pub enum VolumeError {
     /// Of an image, for a size in bytes.
     #[error("what the image has there takes more than its `size` of {}, or the disk is full", Bytes(*.0))]
     TooLarge(u64),
-    #[error("its file system is not mounted with project quotas, which hold it to its `size` (`tank doctor`)")]
+    #[error(
+        "its file system is not mounted with project quotas, which hold it to its `size` (`tank doctor`)"
+    )]
     NoQuotas,
     #[error("no snapshot of it is kept with generation {0}")]
     NoSnapshot(u64),

@@ -114,7 +114,12 @@ mod tests {
     #[test]
     fn each_volume_has_two_ids_of_its_own_which_nobody_else_has() {
         let volumes: Vec<VolumeId> = (0..200)
-            .flat_map(|n| [volume(&format!("p{n}/data")), volume(&format!("shared-{n}"))])
+            .flat_map(|n| {
+                [
+                    volume(&format!("p{n}/data")),
+                    volume(&format!("shared-{n}")),
+                ]
+            })
             .collect();
         let nobody = BTreeSet::new;
         let first = propose(&Leases::new(), &volumes, nobody).expect("there are enough");
@@ -123,9 +128,16 @@ mod tests {
         assert_eq!(ids.len(), 800);
         assert!(ids.iter().all(|id| is_own(*id)));
         // The same ones where a store is made anew, and none of them where others have them.
-        assert_eq!(propose(&Leases::new(), &volumes, nobody).expect("again"), first);
+        assert_eq!(
+            propose(&Leases::new(), &volumes, nobody).expect("again"),
+            first
+        );
         let others = propose(&Leases::new(), &volumes, || ids.clone()).expect("others");
-        assert!(others.values().all(|id| !ids.contains(id) && !ids.contains(&(id + 1))));
+        assert!(
+            others
+                .values()
+                .all(|id| !ids.contains(id) && !ids.contains(&(id + 1)))
+        );
         // What is leased stays, and nobody is asked then.
         let again = propose(&first, &volumes, || unreachable!("nothing is new"));
         assert_eq!(again.expect("nothing"), Leases::new());
@@ -135,9 +147,13 @@ mod tests {
 
     #[test]
     fn a_pod_or_an_interface_that_is_called_so_is_no_volume() {
-        let leases: Leases = [("quota", 7), ("quota/eth0@10.0.0.0/25/24", 8), ("quotas/x", 9)]
-            .map(|(name, number)| (name.to_owned(), number))
-            .into();
+        let leases: Leases = [
+            ("quota", 7),
+            ("quota/eth0@10.0.0.0/25/24", 8),
+            ("quotas/x", 9),
+        ]
+        .map(|(name, number)| (name.to_owned(), number))
+        .into();
         assert_eq!(of(&leases), Projects::new());
     }
 
