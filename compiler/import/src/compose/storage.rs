@@ -76,10 +76,7 @@ impl Compose<'_> {
         if !self.declares(&source) {
             return self.draft.refuse(path, UNDECLARED);
         }
-        let mut volume = managed(no_copy);
-        if let Some(size) = self.size(&source) {
-            volume["size"] = size;
-        }
+        let mut volume = self.kept(&source, no_copy);
         if self.uses.get(&source).copied().unwrap_or(0) > 1 {
             volume = self.draft.shared(path, &source, volume);
         }
@@ -423,7 +420,7 @@ fn propagation_of(fields: &Map<String, Value>) -> Option<String> {
 }
 
 /// A volume that Tank keeps.
-fn managed(no_copy: bool) -> Value {
+pub(super) fn managed(no_copy: bool) -> Value {
     match no_copy {
         true => json!({ "no_copy": true }),
         false => json!({}),

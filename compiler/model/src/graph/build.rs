@@ -76,20 +76,7 @@ impl Graph {
             .collect();
         self.add(sandbox.clone(), Node::Sandbox(node), &networks)?;
         let mut parts = vec![sandbox.clone()];
-        for (volume, source) in &pod.volumes {
-            let key = Key::Volume(name.clone(), volume.clone());
-            // One that is not declared is the checks' to report.
-            let shared = source.shared_of(name).map(Key::SharedVolume);
-            let shared = shared.filter(|shared| self.index.contains_key(shared));
-            let needs: Vec<Key> = shared.into_iter().chain([sandbox.clone()]).collect();
-            let node = spec::Volume {
-                size: None,
-                ..source.clone()
-            };
-            parts.push(self.add(key, Node::Volume(node), &needs)?);
-            let size = Key::VolumeSize(name.clone(), volume.clone());
-            parts.extend(self.add_size(size, source.size)?);
-        }
+        parts.extend(self.add_volumes((name, pod), &sandbox)?);
         for (port, publish) in &pod.publish {
             let key = Key::Publish(name.clone(), port.clone());
             parts.push(self.add(
@@ -115,6 +102,30 @@ impl Graph {
             parts.extend(self.add_container(name, container, spec, &inits, digest_of)?);
         }
         self.add(Key::Pod(name.clone()), Node::Pod(PodNode::of(pod)), &parts)
+    }
+
+    /// The volumes of a pod and their sizes; returns what it needs.
+    fn add_volumes(
+        &mut self,
+        (name, pod): (&Name, &spec::Pod),
+        sandbox: &Key,
+    ) -> Result<Vec<Key>, CanonicalError> {
+        let mut parts = Vec::new();
+        for (volume, source) in &pod.volumes {
+            let key = Key::Volume(name.clone(), volume.clone());
+            // One that is not declared is the checks' to report.
+            let shared = source.shared_of(name).map(Key::SharedVolume);
+            let shared = shared.filter(|shared| self.index.contains_key(shared));
+            let needs: Vec<Key> = shared.into_iter().chain([sandbox.clone()]).collect();
+            let node = spec::Volume {
+                size: None,
+                ..source.clone()
+            };
+            parts.push(self.add(key, Node::Volume(node), &needs)?);
+            let size = Key::VolumeSize(name.clone(), volume.clone());
+            parts.extend(self.add_size(size, source.size)?);
+        }
+        Ok(parts)
     }
 
     /// A size is a node of its own, and of a volume that has none there is none.

@@ -229,6 +229,7 @@ impl Preparer {
     }
 
     /// A detached mount of what a mount shows.
+    // long: one arm a source
     fn volume(
         &self,
         start: &Start,
