@@ -170,7 +170,11 @@ fn count(volume: &OwnedFd, id: u32) -> Result<(), VolumeError> {
 pub fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        let io = error.downcast_ref::<io::Error>();
+        let io = match error.downcast_ref::<VolumeError>() {
+            // Its own source is what is behind that one.
+            Some(VolumeError::Io(io)) => Some(io),
+            _ => error.downcast_ref::<io::Error>(),
+        };
         let kind = io.map(io::Error::kind);
         if matches!(
             kind,
