@@ -2,6 +2,7 @@
 
 mod networks;
 mod units;
+mod volumes;
 
 use super::{
     Draft, ImportError, capability_of, fresh, mount, name_of, normal, record, signal_of, size_of,
@@ -13,6 +14,7 @@ use std::{
     path::Path,
 };
 use units::{Entry, entries, is_container, is_network, is_yes, name_of_file, stem};
+use volumes::volume;
 
 type Fields = Map<String, Value>;
 
@@ -73,40 +75,6 @@ fn uses(files: &[(&Path, String)]) -> Result<BTreeMap<String, usize>, ImportErro
         }
     }
     Ok(uses)
-}
-
-/// A `.volume` file: without options it is what Tank makes anyway.
-fn volume(file: &str, entries: &[Entry], draft: &mut Draft) -> Value {
-    let mut volume = json!({});
-    let (mut user, mut group) = (None, None);
-    for (section, key, value) in entries {
-        let known = match (section.as_str(), key.as_str()) {
-            ("Unit" | "Install", _) | (_, "VolumeName" | "Label") => true,
-            (_, "User") => {
-                user = value.parse::<u16>().ok();
-                user.is_some()
-            }
-            (_, "Group") => {
-                group = value.parse::<u16>().ok();
-                group.is_some()
-            }
-            (_, "Copy") => {
-                if value == "false" {
-                    volume["no_copy"] = true.into();
-                }
-                true
-            }
-            _ => false,
-        };
-        if !known {
-            draft.note(format!("{file}.{section}.{key}"), "Tank has no such key");
-        }
-    }
-    if user.or(group).is_some() {
-        let owner = format!("{}:{}", user.unwrap_or(0), group.unwrap_or(0));
-        volume["owner"] = owner.into();
-    }
-    volume
 }
 
 struct Unit<'a> {

@@ -22,7 +22,11 @@ impl Draft {
                 let why = "several use this volume, and not all of them with `nocopy`: it begins with what the image has";
                 self.note(key, why);
                 // Which of them starts first is not said here; what is lost would be content.
-                self.shared.declared.insert(name.clone(), json!({}));
+                let mut both = json!({});
+                if let Some(size) = of.get("size") {
+                    both["size"] = size.clone();
+                }
+                self.shared.declared.insert(name.clone(), both);
             }
             return json!({ "shared": name });
         }

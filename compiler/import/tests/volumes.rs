@@ -109,6 +109,39 @@ fn quadlet() {
     assert!(notes.iter().any(|note| note.contains("User")), "{notes:?}");
 }
 
+#[test]
+fn what_limits_a_volume_where_it_comes_from_limits_it_here() {
+    let text = "services:\n  db:\n    image: db\n    volumes: [ 'data:/data', 'other:/other' ]\nvolumes:\n  data: { driver: local, driver_opts: { size: 10g } }\n  other: { driver_opts: { size: 1g, type: tmpfs } }\n";
+    let (nickel, notes) = imported("most.compose.yaml", text);
+    has(&nickel, &[r#"size = "10GiB""#]);
+    assert_eq!(nickel.matches("size =").count(), 1, "{nickel}");
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].contains("other.driver_opts"), "{notes:?}");
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: { name: db }\nspec:\n  volumes:\n    - { name: data, emptyDir: { sizeLimit: 500Mi } }\n  containers:\n    - { name: db, image: db, volumeMounts: [ { name: data, mountPath: /data } ] }\n";
+    let (nickel, notes) = imported("most.pod.yaml", text);
+    has(&nickel, &[r#"size = "500MiB""#]);
+    assert!(notes.is_empty(), "{notes:?}");
+    let (nickel, notes) = several(&[
+        (
+            "db.container",
+            "[Container]\nImage=db\nVolume=data.volume:/data\nVolume=disk.volume:/disk\n",
+        ),
+        ("data.volume", "[Volume]\nOptions=size=2G\n"),
+        (
+            "disk.volume",
+            "[Volume]\nDevice=/dev/sdb\nOptions=size=2G\n",
+        ),
+    ]);
+    has(&nickel, &[r#"size = "2GiB""#]);
+    assert_eq!(nickel.matches("size =").count(), 1, "{nickel}");
+    assert!(
+        notes
+            .iter()
+            .any(|note| note.contains("disk.volume") && note.contains("Options")),
+        "{notes:?}"
+    );
+}
+
 /// As the YAML of Compose and Kubernetes has it, `0750` is octal; a text is read as it is.
 #[test]
 fn modes_are_octal_however_they_are_written() {

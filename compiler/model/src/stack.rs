@@ -190,7 +190,13 @@ impl Graph {
         let keys = keys.chain(networks.cloned().map(Key::Network));
         let volumes = self.shared_volumes().map(|(volume, _)| volume);
         let volumes = volumes.filter(|volume| scope.has_network(volume));
-        let keys = keys.chain(volumes.cloned().map(Key::SharedVolume));
+        let volumes = volumes.flat_map(|volume| {
+            [
+                Key::SharedVolume(volume.clone()),
+                Key::SharedVolumeSize(volume.clone()),
+            ]
+        });
+        let keys = keys.chain(volumes);
         keys.filter_map(|key| {
             let hash = self.get(&key)?.hash;
             Some((key, hash))

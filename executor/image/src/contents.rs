@@ -23,7 +23,10 @@ use tank_layer::{
     wire::{Reply, Request},
 };
 use tank_model::Digest;
-use tank_sys::mount::{self, attr};
+use tank_sys::{
+    mount::{self, attr},
+    quota,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::unix::pipe,
@@ -53,7 +56,7 @@ impl Images {
             Err(error) if is_no_directory(&error) => return Ok(None),
             Err(error) => return Err(error).attempt(what),
         };
-        copy::tree(from.as_fd(), into, budget)
+        quota::within_limits(|| copy::tree(from.as_fd(), into, budget))
             .map(Some)
             .attempt(what)
     }
@@ -172,6 +175,6 @@ fn copy_image(image: &Temporary, into: &OwnedFd, budget: &Budget) -> Result<u64,
     let image = mount::erofs(&image.0).map_err(Error::Mount)?;
     let restricted = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
     mount::restrict(image.as_fd(), restricted, false).map_err(Error::Mount)?;
-    let copied = copy::tree(image.as_fd(), into.as_fd(), budget);
+    let copied = quota::within_limits(|| copy::tree(image.as_fd(), into.as_fd(), budget));
     copied.attempt(|| "copy what an archive has".to_owned())
 }

@@ -5,7 +5,7 @@ use crate::{
     planner,
     report::Report,
     step::Plan,
-    target::{HostConfig, ImageConfig, NetworkLease, Pooled, Resolver, Target},
+    target::{HostConfig, ImageConfig, NetworkLease, Pooled, Projects, Resolver, Target},
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub struct Inputs {
     pub pooled: Pooled,
     /// What every network has leased.
     pub networks: BTreeMap<Name, NetworkLease>,
+    /// The project ids of volumes.
+    pub projects: Projects,
     /// By the digests that references were resolved to.
     pub images: BTreeMap<Digest, ImageConfig>,
     /// What the host's resolver files say.
@@ -53,6 +55,7 @@ impl Inputs {
             leases: target.leases.clone(),
             pooled: target.pooled.clone(),
             networks: target.networks.clone(),
+            projects: target.projects.clone(),
             images: target.images.clone(),
             resolver: target.resolver.clone(),
         }
@@ -67,6 +70,7 @@ impl Inputs {
             leases: &self.leases,
             pooled: &self.pooled,
             networks: &self.networks,
+            projects: &self.projects,
             images: &self.images,
             resolver: &self.resolver,
         }
@@ -106,6 +110,8 @@ struct Stored {
     pooled: Pooled,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     networks: BTreeMap<Name, NetworkLease>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    projects: Projects,
     images: BTreeMap<Digest, ImageConfig>,
     resolver: Resolver,
 }
@@ -136,6 +142,7 @@ impl From<Inputs> for Stored {
             leases: inputs.leases,
             pooled: inputs.pooled,
             networks: inputs.networks,
+            projects: inputs.projects,
             images: inputs.images,
             resolver: inputs.resolver,
         }
@@ -153,6 +160,7 @@ impl TryFrom<Stored> for Inputs {
             leases: stored.leases,
             pooled: stored.pooled,
             networks: stored.networks,
+            projects: stored.projects,
             images: stored.images,
             resolver: stored.resolver,
         })

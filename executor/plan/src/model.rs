@@ -22,7 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
-use tank_model::{Config, Digest, Graph, Name, reference::Reference, spec::NamedNetwork};
+use tank_model::{Config, Digest, Graph, Name, VolumeId, reference::Reference, spec::NamedNetwork};
 
 /// Carries a whole plan out.
 pub fn apply(plan: &Plan, host: &mut Observed) {
@@ -51,6 +51,13 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
             if let Some(data) = of_pod.and_then(|volumes| volumes.get_mut(volume)) {
                 data.kept = true;
                 data.images = Some(BTreeSet::new());
+            }
+        }
+        Step::LimitVolume { volume, quota } => {
+            if let Some(found) = host.data.counted.get_mut(&volume.to_string()) {
+                let own = found.project.filter(|own| quota.has(*own));
+                found.project = own.or(Some(quota.project));
+                (found.bytes, found.inodes) = (quota.bytes & !1023, quota.inodes);
             }
         }
         Step::EnsureFirewall { table } => host.firewall = Some(table.clone()),
@@ -148,9 +155,23 @@ fn note_writers(step: &Step, host: &mut Observed) {
         return;
     };
     for mount in &spec.mounts {
-        let MountSource::Managed { writers, .. } = &mount.source else {
+        let MountSource::Managed {
+            writers,
+            shared,
+            quota,
+            ..
+        } = &mount.source
+        else {
             continue;
         };
+        let own = || VolumeId::Own(pod.clone(), mount.volume.clone());
+        if let Some(quota) = quota {
+            let volume = shared.clone().map_or_else(own, VolumeId::Shared);
+            let found = host.data.counted.entry(volume.to_string()).or_default();
+            found.held = true;
+            found.project.get_or_insert(quota.project);
+            (found.bytes, found.inodes) = (quota.bytes & !1023, quota.inodes);
+        }
         let volumes = host.data.volumes.entry(pod.clone()).or_default();
         let data = volumes.entry(mount.volume.clone()).or_default();
         if !writers.is_empty() {
@@ -295,8 +316,13 @@ pub fn inputs(config: &Config) -> Inputs {
     let leased = (0..).zip(graph.networks()).map(network).collect();
     let networks = vec![IpNet::new_assert(Ipv4Addr::new(10, 90, 0, 0).into(), 16)];
     let pooled = pooled(&Demand::of(&graph));
+    // Each has two.
+    let projects = graph.sizes().zip((0x5441_0000..).step_by(2));
+    let projects = projects.map(|((volume, _), project)| (volume.to_string(), project));
+    let projects = projects.collect();
     Inputs {
         graph,
+        projects,
         previous: None,
         host: HostConfig {
             bridge: "tank0".to_owned(),

@@ -4,7 +4,7 @@
 mod data;
 mod network;
 
-pub use data::{Data, VolumeData};
+pub use data::{Counted, Data, VolumeData};
 pub use network::{ChangedSetting, HostNetwork, Parent};
 
 use crate::target::{PodLink, PodNic, Table};

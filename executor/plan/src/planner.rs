@@ -9,6 +9,7 @@ mod network;
 mod nics;
 mod removals;
 mod shims;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use crate::{
 };
 use addresses::Holders;
 use data::DataSteps;
+use sizes::SizeSteps;
 use std::collections::BTreeMap;
 use tank_model::{Graph, Key, Name, diff};
 
@@ -52,6 +54,7 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         linked: BTreeMap::new(),
         holders: Holders::default(),
         data: DataSteps::default(),
+        sizes: SizeSteps::default(),
     };
     planner.resolve_nics();
     let removed = planner.removals();
@@ -62,6 +65,7 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
     planner.ensure_bridges();
     planner.ensure_names();
     planner.ensure_host_links();
+    planner.limit_volumes();
     for pod in target.graph.pods() {
         planner.pod(pod, removed.get(pod).copied());
     }
@@ -74,10 +78,12 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         plan,
         mut report,
         data,
+        sizes,
         ..
     } = planner;
     report.unmet = unmet(target.graph, observed);
     report.unmet.extend(data.without);
+    report.unmet.extend(sizes.unmet);
     let mut plan = backoff::hold_back(plan, &mut report, &observed.failures, observed.now);
     let starts = |planned: &PlannedStep| matches!(planned.step, Step::StartContainer { .. });
     if plan.steps.iter().any(starts) {
@@ -131,6 +137,8 @@ pub(crate) struct Planner<'a> {
     holders: Holders,
     /// What is done of the data of volumes.
     pub(crate) data: DataSteps,
+    /// What is done of the sizes of volumes.
+    sizes: SizeSteps,
 }
 
 impl Planner<'_> {

@@ -4,7 +4,7 @@ use crate::{
     flows::{Flows, Port},
     observed::ChangedSetting,
     target::{
-        Bridge, ContainerSpec, HostLink, PodLink, PodNic, SandboxSpec, Table, Zone,
+        Bridge, ContainerSpec, HostLink, PodLink, PodNic, Quota, SandboxSpec, Table, Zone,
         networks::is_bridge_name,
     },
     why::Why,
@@ -15,9 +15,10 @@ use std::{
     fmt,
 };
 use tank_model::{
-    Digest, Name, canonical,
+    Digest, Name, VolumeId, canonical,
     digest::Hasher,
     spec::{self, NicMode},
+    units::Bytes,
 };
 
 /// One idempotent thing to do. It says everything; the actuator chooses nothing.
@@ -133,6 +134,8 @@ pub enum Step {
         from: u64,
         generation: u64,
     },
+    /// Holds a volume that is there to its size, or lets it have what the disk has. What is in it by then counts.
+    LimitVolume { volume: VolumeId, quota: Quota },
 }
 
 /// A file that is written anew under a running container.
@@ -260,6 +263,7 @@ impl Step {
             | Self::RemoveHostLink { .. }
             | Self::EnsureNames { .. }
             | Self::RemoveNames => None,
+            Self::LimitVolume { volume, .. } => volume.pod(),
             Self::StartSandbox { pod, .. }
             | Self::StopSandbox { pod }
             | Self::SweepPod { pod }
@@ -360,6 +364,10 @@ impl fmt::Display for Step {
                 f,
                 "bring {pod}/{volume} back as generation {from} left it; what it has is kept with generation {generation}"
             ),
+            Self::LimitVolume { volume, quota } => match quota.bytes {
+                0 => write!(f, "let volume {volume} have what the disk has"),
+                bytes => write!(f, "limit volume {volume} to {}", Bytes(bytes)),
+            },
         }
     }
 }

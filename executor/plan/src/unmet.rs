@@ -8,7 +8,7 @@ use std::{
     fmt,
     net::IpAddr,
 };
-use tank_model::{Graph, Name, spec::Network};
+use tank_model::{Graph, Name, VolumeId, spec::Network};
 
 /// Something that is not there, or not free.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -30,6 +30,10 @@ pub enum Unmet {
         volume: Name,
         generation: u64,
     },
+    /// A volume has more in it than its size.
+    OverSize { pod: Name, volume: VolumeId },
+    /// A volume's file system does not hold it to its size.
+    NoQuotas { pod: Name, volume: VolumeId },
     /// A program of the host listens where a port leads to the pod.
     Port(CutOff),
 }
@@ -38,7 +42,11 @@ impl Unmet {
     /// The pod that needs it.
     pub fn pod(&self) -> &Name {
         match self {
-            Self::Address { pod, .. } | Self::Link { pod, .. } | Self::Snapshot { pod, .. } => pod,
+            Self::Address { pod, .. }
+            | Self::Link { pod, .. }
+            | Self::Snapshot { pod, .. }
+            | Self::OverSize { pod, .. }
+            | Self::NoQuotas { pod, .. } => pod,
             Self::Port(cut_off) => &cut_off.pod,
         }
     }
@@ -62,6 +70,14 @@ impl fmt::Display for Unmet {
                 f,
                 "no snapshot of the volume {volume} is taken, since its file system shares no bytes of files (XFS and btrfs do): \
                  `tank generations rollback {generation} --with-data` won't have what it has now"
+            ),
+            Self::OverSize { volume, .. } => write!(
+                f,
+                "the volume {volume} has more in it than its `size`: nothing can be written to it until it has less, and nothing of it is lost"
+            ),
+            Self::NoQuotas { volume, .. } => write!(
+                f,
+                "nothing holds the volume {volume} to its `size`: its file system is no longer mounted with project quotas (`tank doctor`)"
             ),
             Self::Port(cut_off) => cut_off.fmt(f),
         }

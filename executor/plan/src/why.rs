@@ -104,6 +104,8 @@ pub enum Why {
     NewImage,
     /// A rollback was asked to bring data back.
     DataWanted,
+    /// The kernel holds a volume to another size than the declared one, or to none.
+    SizeDiffers,
     /// A container has a volume mounted that is about to be another one, or of which a snapshot is
     /// about to be taken.
     VolumeAtRest {
@@ -385,6 +387,7 @@ impl fmt::Display for Why {
             Self::FilesDiffer => "they do not say what they should",
             Self::NewImage => "another image is about to write to it",
             Self::DataWanted => "the rollback is with data",
+            Self::SizeDiffers => "the kernel has another limit",
             Self::VolumeAtRest { volume } => {
                 return write!(f, "nothing may have its volume {volume} mounted meanwhile");
             }

@@ -52,6 +52,7 @@ fn a_fresh_host_with_a_table_of_somebody_else() {
     };
     let managed = MountSource::Managed {
         shared: None,
+        quota: None,
         folder: Folder::default(),
         content: vec![begins_with],
         writers: [spec.image.digest].into(),

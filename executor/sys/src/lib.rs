@@ -9,6 +9,7 @@
 //! | [`rootfs`] | what a container's first process does to its own mount namespace |
 //! | [`privilege`] | ids, capabilities, `no_new_privs`, [`seccomp`] |
 //! | [`pty`] | terminals, made inside a container |
+//! | [`quota`] | what the files of a directory may take of a file system (`quotactl_fd(2)`) |
 //! | [`remove`] | removing trees of any depth |
 //! | [`program`] | the caller's own program, out of reach of those it executes others for |
 //! | [`cgroup`] | version 2, and version 1 beside it, behind one interface |
@@ -43,6 +44,7 @@ pub mod privilege;
 pub mod process;
 pub mod program;
 pub mod pty;
+pub mod quota;
 pub mod remove;
 pub mod rootfs;
 pub mod route;

@@ -6,6 +6,7 @@
 //! width. And a container may make a subvolume of btrfs, and have nobody write to it any more: that is
 //! taken back.
 
+use crate::quota;
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags},
     io::Errno,
@@ -29,6 +30,15 @@ const LEVELS: usize = 48;
 /// What the kernel gives; `NotFound` when there is no such directory.
 pub fn tree(path: &Path) -> io::Result<()> {
     let top = open(rustix::fs::CWD, path)?;
+    let counted = quota::project(top.as_fd()).ok().flatten();
+    if let Some(counted) = counted.filter(|counted| counted.inherits) {
+        // What counts to another project, or to none, could not be moved up.
+        let alone = quota::Project {
+            inherits: false,
+            ..counted
+        };
+        let _ = quota::set_project(top.as_fd(), alone);
+    }
     let mut moved = 0;
     // Each round removes what there is, or moves what was deeper.
     while empty(&top, &top, 0, &mut moved)? {}

@@ -9,6 +9,7 @@ mod names;
 mod networks;
 mod ports;
 mod run;
+mod sizes;
 mod storage;
 mod values;
 
@@ -278,7 +279,7 @@ impl Compose<'_> {
                 let path = format!("volumes.{name}.{key}");
                 let plain = match key.as_str() {
                     "driver" => value.as_str() == Some("local"),
-                    "driver_opts" => self.bound(name).is_some(),
+                    "driver_opts" => self.bound(name).is_some() || self.size(name).is_some(),
                     "external" => !self.is_external(&path, value),
                     key => key.starts_with("x-"),
                 };

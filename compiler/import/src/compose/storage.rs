@@ -76,10 +76,10 @@ impl Compose<'_> {
         if !self.declares(&source) {
             return self.draft.refuse(path, UNDECLARED);
         }
-        let volume = match self.uses.get(&source).copied().unwrap_or(0) > 1 {
-            true => self.draft.shared(path, &source, managed(no_copy)),
-            false => managed(no_copy),
-        };
+        let mut volume = self.kept(&source, no_copy);
+        if self.uses.get(&source).copied().unwrap_or(0) > 1 {
+            volume = self.draft.shared(path, &source, volume);
+        }
         let mounted = mount(at.pod, at.container, &source, volume, &target, read_only);
         if let Some(path) = sub_path {
             mounted["sub_path"] = path.into();
@@ -420,7 +420,7 @@ fn propagation_of(fields: &Map<String, Value>) -> Option<String> {
 }
 
 /// A volume that Tank keeps.
-fn managed(no_copy: bool) -> Value {
+pub(super) fn managed(no_copy: bool) -> Value {
     match no_copy {
         true => json!({ "no_copy": true }),
         false => json!({}),

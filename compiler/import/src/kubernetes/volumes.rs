@@ -179,7 +179,8 @@ fn volume_of(volume: &Value) -> Option<Value> {
                 .unwrap_or_else(|| "64MiB".into());
             return Some(json!({ "tmpfs": size }));
         }
-        return Some(json!({}));
+        let size = empty["sizeLimit"].as_str().and_then(size_of);
+        return Some(size.map_or_else(|| json!({}), |size| json!({ "size": size })));
     }
     if let Some(host) = volume.get("hostPath") {
         let directory = matches!(

@@ -41,7 +41,7 @@ pub struct Problem {
     pub related: Option<(Vec<String>, &'static str)>,
 }
 
-/// A program of the host has a port that is to be published. This and the next three are codes of what only
+/// A program of the host has a port that is to be published. This and the next four are codes of what only
 /// whoever knows the host finds.
 pub const HOST_PORT: &str = "tank::host::port";
 /// A network can't be made on this host.
@@ -50,6 +50,8 @@ pub const HOST_NETWORK: &str = "tank::host::network";
 pub const HOST_NIC: &str = "tank::host::nic";
 /// The host can't get a container's image.
 pub const HOST_IMAGE: &str = "tank::host::image";
+/// The size of a volume can't be limited on the file system that it is on.
+pub const HOST_VOLUME: &str = "tank::host::volume";
 
 /// Every problem of what one source declares. A field of a feature that this version lacks has that
 /// one problem and no other. Pods of other stacks are not known here: that they are there is not
@@ -96,6 +98,7 @@ fn fields(config: &Config, scope: &Scope, extent: Extent) -> Vec<Problem> {
     }
     networks::networks(config, scope, &mut problems);
     shared::volumes(config, scope, &mut problems);
+    shared::sizes(config, &mut problems);
     across::published_twice(config, scope, &mut problems);
     across::addresses_twice(config, scope, &mut problems);
     across::unknown_peers(config, extent == Extent::Host, &mut problems);

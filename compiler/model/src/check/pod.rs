@@ -1,6 +1,6 @@
 //! What a pod declares beside its network and its containers.
 
-use super::{Extent, Pass, did_you_mean, exposure::no_destination, is_absolute, path};
+use super::{Extent, Pass, did_you_mean, exposure::no_destination, is_absolute, path, shared};
 use crate::{
     name::Name,
     spec::{
@@ -160,6 +160,10 @@ impl Pass<'_> {
             }
             self.misplaced(volume, source);
             self.backup(volume, source, pod);
+            let field = ["volumes", volume.as_str(), "size"];
+            if let Some(found) = shared::size(volume, source.size) {
+                self.report(shared::SIZE, &field, found.0, found.1);
+            }
         }
     }
 
@@ -179,7 +183,12 @@ impl Pass<'_> {
         let copied = "leave it out: nothing of an image is put into it";
         let taken = "leave it out: snapshots are of volumes that Tank keeps";
         let written = "leave it out: Tank backs up the volumes that it keeps";
+        let bounded = match of_host {
+            true => "limit it on the host, or let Tank keep the volume: leave `host` out",
+            false => "leave it out: `tmpfs` says how large it is",
+        };
         let fields = [
+            ("size", volume.size.is_some(), bounded),
             ("owner", of_host && volume.owner.is_some(), owned),
             ("mode", of_host && volume.mode.is_some(), owned),
             ("no_copy", volume.no_copy, copied),

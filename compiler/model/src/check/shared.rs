@@ -3,8 +3,9 @@
 use super::{Pass, Problem, did_you_mean, path};
 use crate::{
     name::Name,
-    spec::{Config, MAX_SHARED_VOLUMES, Pod, Volume},
+    spec::{Config, MAX_SHARED_VOLUMES, MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, Pod, Volume},
     stack::Scope,
+    units::Bytes,
 };
 
 impl Pass<'_> {
@@ -44,6 +45,7 @@ impl Pass<'_> {
             ("owner", source.owner.is_some()),
             ("mode", source.mode.is_some()),
             ("no_copy", source.no_copy),
+            ("size", source.size.is_some()),
         ];
         let kinds = kinds.map(|(field, said)| (field, said, "keep one of the two".to_owned()));
         let above = above.map(|(field, said)| {
@@ -57,6 +59,43 @@ impl Pass<'_> {
             let at = ["volumes", volume.as_str(), field];
             self.report("tank::volume::beside_shared", &at, message, help);
             self.relate(&["volumes", volume.as_str(), "shared"], "it is shared here");
+        }
+    }
+}
+
+/// A volume's size is none.
+pub(super) const SIZE: &str = "tank::volume::size";
+
+/// What is wrong with the size of a volume, and what to do.
+pub(super) fn size(volume: &Name, size: Option<Bytes>) -> Option<(String, String)> {
+    let size = size?;
+    if size < MIN_VOLUME_SIZE {
+        let message = format!(
+            "volume `{volume}` would have {size}, and {MIN_VOLUME_SIZE} are the least that one can have"
+        );
+        let help = "write a larger one, or leave `size` out: then the disk is the bound";
+        return Some((message, help.to_owned()));
+    }
+    (size > MAX_VOLUME_SIZE).then(|| {
+        let message = format!(
+            "volume `{volume}` would have {size}, and {MAX_VOLUME_SIZE} are the most that is counted"
+        );
+        let help = "leave `size` out: then the disk is the bound";
+        (message, help.to_owned())
+    })
+}
+
+/// The sizes of those that are declared beside the pods.
+pub(super) fn sizes(config: &Config, problems: &mut Vec<Problem>) {
+    for (name, volume) in &config.volumes {
+        if let Some((message, help)) = size(name, volume.size) {
+            problems.push(Problem {
+                code: SIZE,
+                path: path(["volumes", name.as_str(), "size"]),
+                message,
+                help,
+                related: None,
+            });
         }
     }
 }
@@ -133,6 +172,10 @@ mod tests {
             (
                 json!({ "no_copy": true }),
                 "write it where the volume is declared: `volumes.uploads.no_copy`",
+            ),
+            (
+                json!({ "size": "1GiB" }),
+                "write it where the volume is declared: `volumes.uploads.size`",
             ),
         ] {
             let mut own = beside.clone();

@@ -2,7 +2,7 @@
 
 use super::{
     Entry, Graph, Key, Node,
-    node::{ContainerNode, LifecycleNode, PodNode, SandboxNode, live_files, node_hash},
+    node::{ContainerNode, LifecycleNode, PodNode, SandboxNode, SizeNode, live_files, node_hash},
 };
 use crate::{
     canonical::CanonicalError,
@@ -10,6 +10,8 @@ use crate::{
     name::Name,
     reference::Reference,
     spec::{self, Config},
+    units::Bytes,
+    volume::VolumeId,
 };
 use petgraph::graph::{DiGraph, NodeIndex};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +37,13 @@ impl Graph {
         }
         for (name, volume) in &config.volumes {
             let key = Key::SharedVolume(name.clone());
-            parts.push(graph.add(key, Node::SharedVolume(volume.clone()), &[])?);
+            let node = spec::SharedVolume {
+                size: None,
+                ..volume.clone()
+            };
+            parts.push(graph.add(key, Node::SharedVolume(node), &[])?);
+            let size = Key::SharedVolumeSize(name.clone());
+            parts.extend(graph.add_size(size, volume.size)?);
         }
         for (name, pod) in &config.pods {
             parts.push(graph.add_pod(name, pod, &digest_of)?);
@@ -68,14 +76,7 @@ impl Graph {
             .collect();
         self.add(sandbox.clone(), Node::Sandbox(node), &networks)?;
         let mut parts = vec![sandbox.clone()];
-        for (volume, source) in &pod.volumes {
-            let key = Key::Volume(name.clone(), volume.clone());
-            // One that is not declared is the checks' to report.
-            let shared = source.shared_of(name).map(Key::SharedVolume);
-            let shared = shared.filter(|shared| self.index.contains_key(shared));
-            let needs: Vec<Key> = shared.into_iter().chain([sandbox.clone()]).collect();
-            parts.push(self.add(key, Node::Volume(without_policy(source)), &needs)?);
-        }
+        parts.extend(self.add_volumes((name, pod), &sandbox)?);
         for (port, publish) in &pod.publish {
             let key = Key::Publish(name.clone(), port.clone());
             parts.push(self.add(
@@ -101,6 +102,36 @@ impl Graph {
             parts.extend(self.add_container(name, container, spec, &inits, digest_of)?);
         }
         self.add(Key::Pod(name.clone()), Node::Pod(PodNode::of(pod)), &parts)
+    }
+
+    /// The volumes of a pod and their sizes; returns what it needs.
+    fn add_volumes(
+        &mut self,
+        (name, pod): (&Name, &spec::Pod),
+        sandbox: &Key,
+    ) -> Result<Vec<Key>, CanonicalError> {
+        let mut parts = Vec::new();
+        for (volume, source) in &pod.volumes {
+            let key = Key::Volume(name.clone(), volume.clone());
+            // One that is not declared is the checks' to report.
+            let shared = source.shared_of(name).map(Key::SharedVolume);
+            let shared = shared.filter(|shared| self.index.contains_key(shared));
+            let needs: Vec<Key> = shared.into_iter().chain([sandbox.clone()]).collect();
+            let node = spec::Volume {
+                size: None,
+                ..without_policy(source)
+            };
+            parts.push(self.add(key, Node::Volume(node), &needs)?);
+            let size = Key::VolumeSize(name.clone(), volume.clone());
+            parts.extend(self.add_size(size, source.size)?);
+        }
+        Ok(parts)
+    }
+
+    /// A size is a node of its own, and of a volume that has none there is none.
+    fn add_size(&mut self, key: Key, size: Option<Bytes>) -> Result<Option<Key>, CanonicalError> {
+        let node = |size| Node::Size(SizeNode { size });
+        size.map(|size| self.add(key, node(size), &[])).transpose()
     }
 
     /// The image, the sandbox and the volumes of a container.
@@ -216,7 +247,14 @@ impl Graph {
                 .collect(),
             volumes: self
                 .shared_volumes()
-                .map(|(name, volume)| (name.clone(), volume.clone()))
+                .map(|(name, volume)| {
+                    let size = self.size(&VolumeId::Shared(name.clone()));
+                    let volume = spec::SharedVolume {
+                        size,
+                        ..volume.clone()
+                    };
+                    (name.clone(), volume)
+                })
                 .collect(),
             stack: None,
         }
@@ -227,8 +265,12 @@ impl Graph {
         let volumes = self.volumes(pod);
         let volumes = volumes.map(|(name, volume)| {
             let policy = node.volumes.get(name).cloned().unwrap_or_default();
-            let mut volume = volume.clone();
-            volume.backup = policy.backup;
+            let size = self.size(&VolumeId::Own(pod.clone(), name.clone()));
+            let volume = spec::Volume {
+                backup: policy.backup,
+                size,
+                ..volume.clone()
+            };
             (name.clone(), volume)
         });
         let containers = self.containers(pod).map(|(name, container, _)| {

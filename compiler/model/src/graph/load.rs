@@ -121,7 +121,7 @@ impl Graph {
             }
             match stored(hash)?.key {
                 Key::Pod(name) => drop(known.insert(hash, name)),
-                Key::Network(_) | Key::SharedVolume(_) => {}
+                Key::Network(_) | Key::SharedVolume(_) | Key::SharedVolumeSize(_) => {}
                 other => return Err(LoadError::Malformed(other).into()),
             }
         }

@@ -7,8 +7,9 @@
 //! round, so editing them leaves the container's own hash, and the process, alone.
 //!
 //! ```text
-//! root ─► network, shared volume
-//! root ─► pod ─┬─► lifecycle ─► container ─┬─► image
+//! root ─► network, shared volume, its size
+//! root ─► pod ─┬─► size of a volume
+//!              ├─► lifecycle ─► container ─┬─► image
 //!              ├─► limits ────► container  ├─► volume ─► sandbox
 //!              ├─► live files ► container  │   volume ─► shared volume
 //!              └─► publish ───► sandbox    ├─► files     sandbox ─► network
@@ -25,10 +26,12 @@ mod node;
 mod survey;
 
 pub use load::LoadError;
-pub use node::{ContainerNode, Key, LifecycleNode, Node, PodNode, SandboxNode};
+pub use node::{ContainerNode, Key, LifecycleNode, Node, PodNode, SandboxNode, SizeNode};
 pub use survey::{Named, Survey};
 
-use crate::{digest::Digest, name::Name, reference::Reference, spec, volume::VolumeId};
+use crate::{
+    digest::Digest, name::Name, reference::Reference, spec, units::Bytes, volume::VolumeId,
+};
 use petgraph::{
     Direction,
     graph::{DiGraph, NodeIndex},
@@ -312,6 +315,31 @@ impl Graph {
             .containers(pod)
             .filter(move |(_, node, _)| mounts(node));
         containers.map(|(name, ..)| name)
+    }
+
+    /// The most that a volume which Tank keeps may take of the disk.
+    pub fn size(&self, volume: &VolumeId) -> Option<Bytes> {
+        let key = match volume {
+            VolumeId::Own(pod, name) => Key::VolumeSize(pod.clone(), name.clone()),
+            VolumeId::Shared(name) => Key::SharedVolumeSize(name.clone()),
+        };
+        match &self.get(&key)?.node {
+            Node::Size(SizeNode { size }) => Some(*size),
+            _ => None,
+        }
+    }
+
+    /// The volumes that have a size, and theirs.
+    pub fn sizes(&self) -> impl Iterator<Item = (VolumeId, Bytes)> {
+        let sized = self.entries().filter_map(|entry| match &entry.key {
+            Key::VolumeSize(pod, name) => Some(VolumeId::Own(pod.clone(), name.clone())),
+            Key::SharedVolumeSize(name) => Some(VolumeId::Shared(name.clone())),
+            _ => None,
+        });
+        sized.filter_map(|id| {
+            let size = self.size(&id)?;
+            Some((id, size))
+        })
     }
 
     /// The ports that `pod` publishes, by name.

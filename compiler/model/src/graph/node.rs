@@ -6,6 +6,7 @@ use crate::{
     name::Name,
     reference::Reference,
     spec::{self, is_default},
+    units::Bytes,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -48,6 +49,10 @@ pub enum Key {
     Lifecycle(Name, Name),
     /// An init container: pod, container.
     Init(Name, Name),
+    /// The size of a pod's own volume: pod, volume.
+    VolumeSize(Name, Name),
+    /// The size of a volume that pods share.
+    SharedVolumeSize(Name),
 }
 
 impl fmt::Display for Key {
@@ -67,6 +72,8 @@ impl fmt::Display for Key {
             Self::Limits(pod, name) => write!(f, "limits {pod}/{name}"),
             Self::Lifecycle(pod, name) => write!(f, "lifecycle {pod}/{name}"),
             Self::Init(pod, name) => write!(f, "init {pod}/{name}"),
+            Self::VolumeSize(pod, name) => write!(f, "size of volume {pod}/{name}"),
+            Self::SharedVolumeSize(name) => write!(f, "size of volume {name}"),
         }
     }
 }
@@ -75,7 +82,11 @@ impl Key {
     /// The pod a node belongs to. Images, networks, shared volumes and the root belong to none.
     pub fn pod(&self) -> Option<&Name> {
         match self {
-            Self::Root | Self::Image(_) | Self::Network(_) | Self::SharedVolume(_) => None,
+            Self::Root
+            | Self::Image(_)
+            | Self::Network(_)
+            | Self::SharedVolume(_)
+            | Self::SharedVolumeSize(_) => None,
             Self::Pod(pod) | Self::Sandbox(pod) => Some(pod),
             Self::Volume(pod, _)
             | Self::Publish(pod, _)
@@ -84,7 +95,8 @@ impl Key {
             | Self::Container(pod, _)
             | Self::Limits(pod, _)
             | Self::Lifecycle(pod, _)
-            | Self::Init(pod, _) => Some(pod),
+            | Self::Init(pod, _)
+            | Self::VolumeSize(pod, _) => Some(pod),
         }
     }
 }
@@ -128,6 +140,17 @@ pub enum Node {
     Lifecycle(LifecycleNode),
     /// The whole container: nothing of it changes in place.
     Init(spec::Container),
+    /// See [`SizeNode`].
+    Size(SizeNode),
+}
+
+/// The most that a volume may take of the disk. Nothing needs it but its pod, or the root: it changes
+/// under running containers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeNode {
+    /// In bytes.
+    pub size: Bytes,
 }
 
 /// What can change without a restart of any process of the pod.
@@ -358,6 +381,10 @@ impl Node {
                 | (Self::Limits(_), Key::Limits(..))
                 | (Self::Lifecycle(_), Key::Lifecycle(..))
                 | (Self::Init(_), Key::Init(..))
+                | (
+                    Self::Size(_),
+                    Key::VolumeSize(..) | Key::SharedVolumeSize(_)
+                )
         )
     }
 }

@@ -113,7 +113,7 @@ impl Survey {
                 self.pods.insert(name.clone());
                 self.met.insert(top, (name.clone(), images));
             }
-            Some(Key::Network(_) | Key::SharedVolume(_)) | None => {}
+            Some(Key::Network(_) | Key::SharedVolume(_) | Key::SharedVolumeSize(_)) | None => {}
             Some(other) => return Err(LoadError::Malformed(other.clone()).into()),
         }
         self.nodes.extend(found.into_keys());

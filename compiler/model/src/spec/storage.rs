@@ -40,6 +40,9 @@ pub struct Volume {
     /// When it is written into archives. It is no part of what a container sees: its pod's node has it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub backup: Option<Backup>,
+    /// The most that a managed one may take of the disk. None: the disk is the bound.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub size: Option<Bytes>,
 }
 
 /// When a snapshot is taken of a volume, to be kept with the generation that is left.
@@ -85,10 +88,19 @@ pub struct SharedVolume {
     /// As [`Volume::no_copy`].
     #[serde(default, skip_serializing_if = "is_default")]
     pub no_copy: bool,
+    /// As [`Volume::size`].
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub size: Option<Bytes>,
 }
 
 /// The most shared volumes of a host.
 pub const MAX_SHARED_VOLUMES: usize = 4096;
+
+/// The smallest [`Volume::size`].
+pub const MIN_VOLUME_SIZE: Bytes = Bytes(64 << 10);
+
+/// The largest [`Volume::size`] (1 EiB): what file systems count is below it.
+pub const MAX_VOLUME_SIZE: Bytes = Bytes(1 << 60);
 
 fn plain_option<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Name>, D::Error> {
     plain(from).map(Some)

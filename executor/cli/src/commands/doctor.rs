@@ -5,7 +5,7 @@
 
 use crate::{client::Client, error::Error, output};
 use serde::Serialize;
-use std::{fs, path::Path};
+use std::{borrow::Cow, fs, path::Path};
 use tank_proto::varlink::{Method, StatusReply};
 use tank_sys::nft::BaseChain;
 
@@ -15,7 +15,7 @@ struct Finding {
     /// None: this user can't find out.
     ok: Option<bool>,
     found: String,
-    help: Option<&'static str>,
+    help: Option<Cow<'static, str>>,
 }
 
 fn finding(what: &'static str, ok: bool, found: impl Into<String>, help: &'static str) -> Finding {
@@ -23,7 +23,7 @@ fn finding(what: &'static str, ok: bool, found: impl Into<String>, help: &'stati
         what,
         ok: Some(ok),
         found: found.into(),
-        help: (!ok).then_some(help),
+        help: (!ok).then_some(Cow::Borrowed(help)),
     }
 }
 
@@ -33,7 +33,7 @@ fn unknown(what: &'static str, found: impl Into<String>) -> Finding {
         what,
         ok: None,
         found: found.into(),
-        help: Some("run `tank doctor` as root"),
+        help: Some("run `tank doctor` as root".into()),
     }
 }
 
@@ -48,7 +48,7 @@ pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
         connections(),
     ];
     findings.extend(others_rules());
-    findings.push(daemon(socket).await);
+    findings.extend(daemon(socket).await);
     let well = findings.iter().all(|finding| finding.ok != Some(false));
     if json {
         output::json(&serde_json::json!({ "ok": well, "findings": findings }))?;
@@ -60,7 +60,7 @@ pub async fn doctor(socket: &Path, json: bool) -> Result<u8, Error> {
                 None => "?   ",
             };
             output::line(&format!("{mark}  {:<16} {}", finding.what, finding.found))?;
-            if let Some(help) = finding.help {
+            if let Some(help) = &finding.help {
                 output::line(&format!("      help: {help}"))?;
             }
         }
@@ -238,7 +238,7 @@ fn others_rules() -> Vec<Finding> {
         what: "others' rules",
         ok: None,
         found,
-        help: Some(help),
+        help: Some(Cow::Borrowed(help)),
     };
     let mut findings = Vec::new();
     let closed = names(&|chain| chain.hook == FORWARD && chain.drops);
@@ -272,28 +272,41 @@ fn is_not_permitted(error: &tank_sys::Error) -> bool {
         .is_some_and(|source| source.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-async fn daemon(socket: &Path) -> Finding {
+/// Whether the daemon answers, and what it knows of its host.
+async fn daemon(socket: &Path) -> Vec<Finding> {
     let status = match Client::connect(socket).await {
         Ok(mut client) => client.call::<StatusReply>(Method::Status {}).await,
         Err(error) => Err(error),
     };
     match status {
-        Ok(status) => finding(
-            "tankd",
-            true,
-            format!("{} answers at {}", status.version, socket.display()),
-            "",
-        ),
+        Ok(status) => {
+            let found = format!("{} answers at {}", status.version, socket.display());
+            vec![finding("tankd", true, found, ""), volume_sizes(&status)]
+        }
         // It is there: nobody is refused by a socket that is not listened to.
-        Err(Error::NotPermitted { socket }) => unknown(
+        Err(Error::NotPermitted { socket }) => vec![unknown(
             "tankd",
             format!("this user may not ask it at {socket}: that takes root or the group `tank`"),
-        ),
-        Err(_) => finding(
+        )],
+        Err(_) => vec![finding(
             "tankd",
             false,
             format!("does not answer at {}", socket.display()),
             "start it, as root: `tankd`",
-        ),
+        )],
+    }
+}
+
+/// Whether volumes can have a `size`. A host on which they can't is well all the same.
+fn volume_sizes(status: &StatusReply) -> Finding {
+    let what = "volume sizes";
+    match &status.unlimited {
+        None => finding(what, true, "held by project quotas", ""),
+        Some(words) => Finding {
+            what,
+            ok: None,
+            found: words.first().cloned().unwrap_or_default(),
+            help: words.get(1).cloned().map(Cow::Owned),
+        },
     }
 }

@@ -95,14 +95,22 @@ fn ranges(numbers: &[u64]) -> String {
     }
 }
 
+/// What it takes, and of how much where it has a size.
 fn size(volume: &Volume) -> String {
     let least = if volume.at_least { ">" } else { "" };
-    let bytes = volume.bytes as f64;
+    let takes = amount(volume.bytes);
+    match volume.size {
+        Some(most) => format!("{least}{takes} / {}", amount(most)),
+        None => format!("{least}{takes}"),
+    }
+}
+
+fn amount(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = units.iter().find(|(_, bits)| volume.bytes >= 1 << bits);
+    let unit = units.iter().find(|(_, bits)| bytes >= 1 << bits);
     match unit {
-        Some((unit, bits)) => format!("{least}{:.1} {unit}", bytes / f64::from(1 << bits)),
-        None => format!("{least}{} B", volume.bytes),
+        Some((unit, bits)) => format!("{:.1} {unit}", bytes as f64 / f64::from(1 << bits)),
+        None => format!("{bytes} B"),
     }
 }
 

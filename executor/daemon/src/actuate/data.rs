@@ -2,7 +2,8 @@
 
 use super::{Actuator, Error, blocking};
 use std::sync::Arc;
-use tank_plan::Step;
+use tank_model::VolumeId;
+use tank_plan::{Step, target::Quota};
 use tank_sys::with_causes;
 
 impl Actuator {
@@ -49,5 +50,15 @@ impl Actuator {
             _ => Ok(()),
         };
         blocking("keep the data of a volume", work).await
+    }
+
+    /// Holds a volume that is there to its size.
+    pub(super) async fn limit(&self, volume: &VolumeId, quota: Quota) -> Result<(), Error> {
+        let (volumes, volume) = (Arc::clone(&self.volumes), volume.clone());
+        let limit = move || {
+            let limited = volumes.limit(&volume, &quota);
+            limited.map_err(|source| Error::Limit { volume, source })
+        };
+        blocking("limit a volume", limit).await
     }
 }

@@ -3,7 +3,7 @@
 use super::{sources, volumes::VolumeError};
 use crate::pods::{self, NoShim};
 use std::{io, path::PathBuf};
-use tank_model::Name;
+use tank_model::{Name, VolumeId};
 use tank_proto::shim::{FailureKind, MAX_BESIDE, MAX_DESCRIPTORS, Reply};
 use tokio::task::JoinError;
 
@@ -44,6 +44,11 @@ pub enum Error {
     ShimLog(#[source] io::Error),
     #[error("use the volume `{volume}`")]
     ManagedVolume { volume: Name, source: VolumeError },
+    #[error("limit the volume {volume}")]
+    Limit {
+        volume: VolumeId,
+        source: VolumeError,
+    },
     #[error("take a snapshot of the volume `{volume}` (`snapshots = 'never` goes on without)")]
     Snapshot { volume: Name, source: VolumeError },
     #[error("use the volume `{volume}`")]

@@ -323,6 +323,7 @@ impl Actuator {
                 blocking("end the name server", move || Ok(names.remove()?)).await
             }
             Step::SnapshotVolume { .. } | Step::RestoreVolume { .. } => self.data(step).await,
+            Step::LimitVolume { volume, quota } => self.limit(volume, *quota).await,
         }
     }
 

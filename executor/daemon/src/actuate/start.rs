@@ -229,6 +229,7 @@ impl Preparer {
     }
 
     /// A detached mount of what a mount shows.
+    // long: one arm a source
     fn volume(
         &self,
         start: &Start,
@@ -256,6 +257,7 @@ impl Preparer {
                 content,
                 writers,
                 shared,
+                quota,
             } => {
                 let own = || VolumeId::Own(start.pod.clone(), mount.volume.clone());
                 let volume = shared.clone().map_or_else(own, VolumeId::Shared);
@@ -270,7 +272,9 @@ impl Preparer {
                     })?;
                 }
                 let sub_path = mount.sub_path.as_deref();
-                let opened = self.volumes.open(&volume, sub_path, (folder, content));
+                let opened =
+                    self.volumes
+                        .open(&volume, sub_path, (folder, content), quota.as_ref());
                 let opened = opened.map_err(|source| Error::ManagedVolume {
                     volume: mount.volume.clone(),
                     source,

@@ -330,6 +330,7 @@ async fn status(
             .to_string_lossy()
             .into_owned(),
         failed_backups: Some(failed).filter(|failed| !failed.is_empty()),
+        unlimited: generations.unlimited().await,
     })
 }
 

@@ -169,6 +169,7 @@ fn reply(volumes: Vec<Volume>) -> VolumesReply {
         generations: volume.generations,
         mounted: volume.mounted,
         used: volume.used,
+        size: volume.limit,
         snapshots: Some(volume.snapshots).filter(|all| !all.is_empty()),
         backups: None,
     };

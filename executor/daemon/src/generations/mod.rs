@@ -31,6 +31,7 @@ mod reach;
 mod request;
 mod retention;
 mod rollback;
+mod sizes;
 mod switch;
 mod uses;
 pub mod volumes;
@@ -225,6 +226,7 @@ impl Generations {
         if !leases.change().is_empty() {
             self.store.take_leases(leases.change())?;
         }
+        self.release_unused_projects()?;
         self.adopt_volumes()
     }
 

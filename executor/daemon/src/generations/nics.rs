@@ -1,5 +1,5 @@
-//! Refuses a change whose interfaces can't be connected on this host, or whose networks can't be made,
-//! before anything is disturbed.
+//! Refuses a change whose interfaces can't be connected on this host, whose networks can't be made, or whose
+//! volumes can't be limited, before anything is disturbed.
 
 use super::{Error, Generations, error::Unfit};
 use tank_model::{
@@ -9,7 +9,7 @@ use tank_model::{
 
 impl Generations {
     /// Refuses a change that declares an interface whose parent is not there, is down, or can't be
-    /// one, or a network whose subnet is somebody's already.
+    /// one, a network whose subnet is somebody's already, or a volume's size that nothing would hold it to.
     ///
     /// # Errors
     /// [`Error::Unfit`] with each of these; what the kernel gave where it can't be looked at.
@@ -18,6 +18,7 @@ impl Generations {
         before: &Graph,
         after: &Graph,
     ) -> Result<(), Error> {
+        self.refuse_unlimitable(before, after).await?;
         let nics = self.reconciler.unusable_nics(before, after).await?;
         let networks = self.reconciler.unusable_networks(before, after).await?;
         let nics = nics.into_iter().map(|found| (HOST_NIC, found));

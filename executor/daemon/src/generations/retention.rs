@@ -1,6 +1,9 @@
 //! Which generations may go, and what goes with them. Pure: data in, data out.
 
-use crate::store::{Removal, leases::Leases};
+use crate::store::{
+    Removal,
+    leases::{Leases, projects::volume_of},
+};
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Generation, Name, Outcome, generation::last_good, graph::Survey};
 
@@ -121,7 +124,7 @@ pub fn free_leases(leases: &Leases, survey: &Survey, there: &BTreeSet<Name>) -> 
     networks.extend(Name::of_pod(DEFAULT_NETWORK));
     let free = leases
         .keys()
-        .filter(|lease| !is_leased(lease, &pods, &networks));
+        .filter(|lease| !is_leased(lease, &pods, &networks) && volume_of(lease).is_none());
     free.cloned().collect()
 }
 

@@ -476,7 +476,10 @@ fn stack_of_difference(before: &Graph, after: &Graph) -> Option<String> {
     let keys = before.keys().chain(after.keys());
     let differ = keys.filter(|key| before.get(key) != after.get(key));
     let stacks = differ.map(|key| match key {
-        Key::Pod(name) | Key::Network(name) | Key::SharedVolume(name) => name.stack(),
+        Key::Pod(name)
+        | Key::Network(name)
+        | Key::SharedVolume(name)
+        | Key::SharedVolumeSize(name) => name.stack(),
         _ => None,
     });
     let stacks: BTreeSet<Option<&str>> = stacks.collect();

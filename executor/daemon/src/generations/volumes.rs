@@ -11,6 +11,7 @@ use super::{
     data::{add_snapshots, left},
     error::Context,
     kept::{declares, declaring, is_pod, local, managed, no_such, who_has, words},
+    sizes::not_taken,
 };
 use crate::actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, used};
 use std::{
@@ -21,7 +22,7 @@ use std::{
 };
 use tank_image::{Budget, Share};
 use tank_model::{Graph, Name, VolumeId};
-use tank_plan::Observed;
+use tank_plan::{Observed, target::Quota};
 use tokio::{net::unix::pipe, task::spawn_blocking};
 
 /// The most archives that are written or read at once.
@@ -53,6 +54,8 @@ pub struct Volume {
     pub generations: Vec<u64>,
     /// Whether a process has it mounted, or may have.
     pub mounted: bool,
+    /// The most that it may take, as the current generation declares it.
+    pub limit: Option<u64>,
     /// When a container with it was started last, in milliseconds since the epoch.
     pub used: Option<u64>,
     /// The generations that a snapshot of it is kept with.
@@ -94,8 +97,7 @@ impl Generations {
         let measure = move || {
             let deadline = Instant::now() + MEASURING;
             for Volume { id, size, .. } in &mut measured {
-                let places = this.volumes.places(id);
-                let found = this.volumes.measure(&places, deadline);
+                let found = this.volumes.size(id, deadline);
                 *size = found.doing("measure a volume")?;
             }
             Ok::<_, Error>(measured)
@@ -131,6 +133,7 @@ impl Generations {
             declared: declares(graph, &id),
             generations: named.get(&id).cloned().unwrap_or_default(),
             mounted: who_has(observed, graph, &id).is_some(),
+            limit: graph.size(&id).map(|size| size.0),
             used: used(&places),
             snapshots: Vec::new(),
             id,
@@ -138,7 +141,7 @@ impl Generations {
     }
 
     /// The volumes that any generation declares, and which. Blocking.
-    fn named(&self) -> Result<Named, Error> {
+    pub(super) fn named(&self) -> Result<Named, Error> {
         let mut named = Named::new();
         let mut by_root: BTreeMap<_, Vec<u64>> = BTreeMap::new();
         for generation in self.store.generations()? {
@@ -212,6 +215,7 @@ impl Generations {
                     snapshots.doing("remove the snapshots of a volume")?;
                 }
                 this.volumes.remove(&places).doing("remove a volume")?;
+                this.release_project(id)?;
                 let message = format!("volume {id} is removed");
                 let pod = id.pod().map(Name::as_str);
                 this.events.add("volume", pod, message);
@@ -274,12 +278,13 @@ impl Generations {
         rustix::io::ioctl_fionbio(&archive, true).doing(what)?;
         let archive = pipe::Receiver::from_owned_fd(archive).doing(what)?;
         let budget = Budget::of(ARCHIVE, &self.settings.state_dir, None);
-        let begun = Begun::new(&self.volumes, &places).await?;
+        let quota = self.quota(&graph, &id);
+        let begun = Begun::new(&self.volumes, &places, quota).await?;
         let into = begun.dir.try_clone().doing(what)?;
         // Whoever asked may leave: then this ends.
         let _cancel = budget.cancel_on_drop();
         let entries = self.images.unpack(archive, into, &budget).await;
-        let entries = entries.doing("read the archive")?;
+        let entries = entries.map_err(|error| not_taken(error, quota))?;
         // All of it is on the disk before anybody has to wait for that.
         begun.sync().await?;
         // No container starts until it is in its place.
@@ -370,10 +375,14 @@ struct Begun {
 }
 
 impl Begun {
-    async fn new(volumes: &Arc<Volumes>, places: &Arc<Places>) -> Result<Self, Error> {
+    async fn new(
+        volumes: &Arc<Volumes>,
+        places: &Arc<Places>,
+        quota: Option<Quota>,
+    ) -> Result<Self, Error> {
         let (volumes, places) = (Arc::clone(volumes), Arc::clone(places));
         let begin = move || {
-            let begun = volumes.begin_import(&places)?;
+            let begun = volumes.begin_import(&places, quota.as_ref())?;
             Ok::<_, VolumeError>(begun.map(|(dir, turn)| Self {
                 volumes,
                 places,
@@ -422,7 +431,7 @@ impl Drop for Begun {
 }
 
 /// Which generations declare a volume.
-type Named = BTreeMap<VolumeId, Vec<u64>>;
+pub(super) type Named = BTreeMap<VolumeId, Vec<u64>>;
 
 /// Why a volume may not be removed.
 fn use_of(one: &Volume) -> Option<String> {

@@ -4,7 +4,7 @@ use super::{Entry, Error, Generations, deleted::declared_volume};
 use serde_json::Value;
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{
-    Config, Graph, Key, Name,
+    Config, Graph, Key, Name, VolumeId,
     name::nearest,
     provenance::{field, parse_field},
 };
@@ -147,7 +147,14 @@ impl Generations {
             Some("volumes") => Key::SharedVolume(name),
             _ => Key::Pod(name),
         });
-        let hash = |graph: &Graph| graph.get(key.as_ref()?).map(|entry| entry.hash);
+        let hash = |graph: &Graph| {
+            let key = key.as_ref()?;
+            let size = match key {
+                Key::SharedVolume(name) => graph.size(&VolumeId::Shared(name.clone())),
+                _ => None,
+            };
+            graph.get(key).map(|entry| (entry.hash, size))
+        };
         let now = hash(graph);
         let mut since = store.generation(current)?;
         for _ in 0..MAX_BACK {

@@ -1,9 +1,16 @@
 //! What is known of the data of volumes, for a plan.
 
 use super::{Error, Reconciler};
-use std::{collections::BTreeMap, sync::Arc};
-use tank_model::{Digest, Graph, Key, Name};
-use tank_plan::observed::{Data, VolumeData};
+use crate::store::leases::projects;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tank_model::{Digest, Graph, Key, Name, VolumeId};
+use tank_plan::{
+    observed::{Data, VolumeData},
+    target::declares,
+};
 
 /// What is wanted of volumes' data on the way to a graph.
 #[derive(Default)]
@@ -20,7 +27,8 @@ impl Reconciler {
     /// When the store can't be read.
     pub(super) async fn read_data(&self, graph: &Graph) -> Result<Data, Error> {
         let managed: Vec<(Name, Name)> = managed(graph).collect();
-        if managed.is_empty() {
+        let sized: BTreeSet<VolumeId> = self.sized(graph);
+        if managed.is_empty() && sized.is_empty() {
             return Ok(Data::default());
         }
         let way = self.way(graph.root())?;
@@ -29,9 +37,15 @@ impl Reconciler {
             let mut data = Data {
                 left: way.left,
                 back: way.back,
-                reflinks: volumes.can_share(),
+                reflinks: !managed.is_empty() && volumes.can_share(),
                 volumes: BTreeMap::new(),
+                counted: BTreeMap::new(),
             };
+            for volume in sized {
+                let counted = volumes.counted(&volume);
+                let counted = counted.map(|counted| (volume.to_string(), counted));
+                data.counted.extend(counted);
+            }
             for (pod, volume) in managed {
                 let wanted = way.wanted.get(&pod).and_then(|own| own.get(&volume));
                 let found = volumes.data(&pod, &volume, way.left);
@@ -47,6 +61,15 @@ impl Reconciler {
         tokio::task::spawn_blocking(read)
             .await
             .map_err(Error::Inputs)
+    }
+
+    /// The volumes of a graph that have a size, or had one.
+    fn sized(&self, graph: &Graph) -> BTreeSet<VolumeId> {
+        let leased = self.store.leases();
+        let leased = leased.keys().filter_map(|name| projects::volume_of(name));
+        let declared = leased.filter(|volume| declares(graph, volume));
+        let sized = graph.sizes().map(|(volume, _)| volume);
+        declared.chain(sized).collect()
     }
 
     /// Which generation is left on the way to a graph. One that is the current generation's is on its

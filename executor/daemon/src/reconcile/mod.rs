@@ -117,7 +117,8 @@ impl Reconciler {
         (observer, actuator, prober): (Arc<Observer>, Arc<Actuator>, Arc<Prober>),
         (events, timings, dirty): (Arc<Events>, Arc<Timings>, Arc<Dirty>),
     ) -> Self {
-        let targets = TargetReader::new(&settings, Arc::clone(&store), images);
+        let beside = (images, Arc::clone(&actuator.volumes));
+        let targets = TargetReader::new(&settings, Arc::clone(&store), beside);
         Self {
             targets: Arc::new(targets),
             settings,
@@ -152,8 +153,11 @@ impl Reconciler {
     /// When the store can't be read, or has no lease left.
     pub fn propose_leases(&self, graph: &Graph) -> Result<Proposal, StoreError> {
         let pools = &self.settings.config.network_pools;
-        let proposal = Proposal::of(self.store.as_ref(), &Wanted::of(graph), pools);
-        proposal.map(|proposal| proposal.with_pools(&Demand::of(graph)))
+        let wanted = Wanted::of(graph);
+        let proposal = Proposal::of(self.store.as_ref(), &wanted, pools)?;
+        let others = || self.actuator.volumes.projects_in_use();
+        let proposal = proposal.with_projects(&wanted.volumes, others)?;
+        Ok(proposal.with_pools(&Demand::of(graph)))
     }
 
     /// What there is of a graph on this host, after every shim was asked whether it answers. Acts on

@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::{
+    actuate::volumes::Volumes,
     settings::Settings,
     store::{
         Store,
@@ -19,8 +20,8 @@ use tank_model::{Digest, Graph, Name};
 use tank_plan::{
     Target,
     target::{
-        HostConfig, ImageConfig, NetworkLease, Pooled, Resolver, files::RESOLV_CONF, pools::Demand,
-        resolver::UPSTREAM,
+        HostConfig, ImageConfig, NetworkLease, Pooled, Projects, Resolver, files::RESOLV_CONF,
+        pools::Demand, resolver::UPSTREAM,
     },
 };
 
@@ -35,6 +36,7 @@ pub struct TargetReader {
     host: HostConfig,
     store: Arc<dyn Store>,
     images: Arc<Images>,
+    volumes: Arc<Volumes>,
     /// The configurations of the graph that was planned last: an image never changes.
     configs: Mutex<Arc<Configs>>,
 }
@@ -45,16 +47,22 @@ pub struct HostInputs {
     leases: BTreeMap<Name, u32>,
     pooled: Pooled,
     networks: BTreeMap<Name, NetworkLease>,
+    projects: Projects,
     images: Arc<Configs>,
     resolver: Resolver,
 }
 
 impl TargetReader {
-    pub fn new(settings: &Settings, store: Arc<dyn Store>, images: Arc<Images>) -> Self {
+    pub fn new(
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        (images, volumes): (Arc<Images>, Arc<Volumes>),
+    ) -> Self {
         Self {
             host: settings.host_config(),
             store,
             images,
+            volumes,
             configs: Mutex::default(),
         }
     }
@@ -73,6 +81,8 @@ impl TargetReader {
     ) -> Result<HostInputs, Error> {
         let proposal = Proposal::of(self.store.as_ref(), wanted, &self.host.pools)?;
         let proposal = proposal.with_pools(demand);
+        let others = || self.volumes.projects_in_use();
+        let proposal = proposal.with_projects(&wanted.volumes, others)?;
         let lease = |pod: &Name| Ok::<_, Error>((pod.clone(), proposal.get(pod)?));
         let mut leases: BTreeMap<Name, u32> =
             wanted.pods.iter().map(lease).collect::<Result<_, _>>()?;
@@ -96,6 +106,7 @@ impl TargetReader {
             leases,
             networks,
             pooled: proposal.pooled().clone(),
+            projects: proposal.projects(),
             images: self.configs_of(images),
             resolver: read_resolver(),
         })
@@ -134,6 +145,7 @@ impl HostInputs {
             leases: &self.leases,
             pooled: &self.pooled,
             networks: &self.networks,
+            projects: &self.projects,
             images: &self.images,
             resolver: &self.resolver,
         }

@@ -7,12 +7,13 @@
 //! left. So it is with networks, and with pods on them ([`networks`]).
 
 pub mod networks;
+pub mod projects;
 
 use super::{FIRST_LEASE, LEASES, Store, StoreError, pools};
 use ipnet::IpNet;
 use networks::WantedNetwork;
 use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
-use tank_model::{Digest, Graph, Name};
+use tank_model::{Digest, Graph, Name, VolumeId};
 use tank_plan::target::{
     NetworkLease,
     pools::{Demand, Pooled},
@@ -84,6 +85,8 @@ pub struct Wanted {
     pub pods: Vec<Name>,
     /// Those that pods are on.
     pub networks: Vec<WantedNetwork>,
+    /// Those that have a size.
+    pub volumes: Vec<VolumeId>,
 }
 
 impl Wanted {
@@ -92,6 +95,7 @@ impl Wanted {
         Self {
             pods: graph.pods().cloned().collect(),
             networks: WantedNetwork::of(graph),
+            volumes: graph.sizes().map(|(volume, _)| volume).collect(),
         }
     }
 }
@@ -146,7 +150,10 @@ impl Proposal {
             let (named, others): (Leases, Leases) = kept
                 .iter()
                 .map(|(name, lease)| (name.clone(), *lease))
-                .partition(|(name, _)| named.contains(name) || pools::is_pooled(name));
+                .partition(|(name, _)| {
+                    let stays = pools::is_pooled(name) || projects::volume_of(name).is_some();
+                    stays || named.contains(name)
+                });
             if let Ok(new) = propose(&named) {
                 let released = others.into_keys().filter(|name| !new.contains_key(name));
                 let released = released.collect();
@@ -257,7 +264,7 @@ mod tests {
     fn of(store: &MemoryStore, pods: &[Name]) -> Result<Proposal, StoreError> {
         let wanted = Wanted {
             pods: pods.to_vec(),
-            networks: Vec::new(),
+            ..Wanted::default()
         };
         Proposal::of(store, &wanted, &[])
     }

@@ -61,6 +61,11 @@ pub enum StoreError {
     Gone(u64),
     #[error("all {LEASES} leases are taken")]
     NoLease,
+    #[error(
+        "{} volumes have a size already, which are the most of a host",
+        leases::projects::VOLUMES
+    )]
+    NoProject,
     #[error("no subnet is left for another network: `network_pools` in tank.toml has no more")]
     NoSubnet,
     #[error(

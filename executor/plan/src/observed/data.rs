@@ -20,6 +20,27 @@ pub struct Data {
     /// Those that are there, or are to be brought back: by pod and volume.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<Name, BTreeMap<Name, VolumeData>>,
+    /// Those that are there and have a size, or had one, by their [`tank_model::VolumeId`]s.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counted: BTreeMap<String, Counted>,
+}
+
+/// What the kernel counts of a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counted {
+    /// Whether its file system holds it to a size.
+    pub held: bool,
+    /// The project id that all of it counts to. None: to none, or not all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<u32>,
+    /// The limits of that project, as in [`crate::target::Quota`].
+    pub bytes: u64,
+    /// The same.
+    pub inodes: u64,
+    /// The bytes that it takes.
+    pub used: u64,
+    /// How many files, directories and others there are.
+    pub used_inodes: u64,
 }
 
 /// What is known of a volume.

@@ -166,6 +166,7 @@ impl Planner<'_> {
             return before;
         };
         for mount in mounts {
+            before.extend(self.limited(pod, &mount.volume));
             let key = (pod.clone(), mount.volume.clone());
             let due = self.data.resting.get(&key).copied();
             match due {

@@ -6,6 +6,7 @@
 //!
 //! * `process`: what a container is started with, by the rules of OCI images.
 //! * `mounts`: what it sees of its pod's volumes.
+//! * `quota`: what a volume may take of the disk.
 //! * [`user`]: who a process is.
 //! * [`files`], [`resolver`]: what is written into a container.
 //! * `network`: addresses, links, the bridges. [`networks`]: which there are, and who is on them.
@@ -24,6 +25,7 @@ pub mod networks;
 pub mod nics;
 pub mod pools;
 mod process;
+mod quota;
 pub mod resolver;
 pub mod signal;
 pub mod user;
@@ -38,6 +40,7 @@ pub use pools::Pooled;
 pub use process::{
     ContainerSpec, DEFAULT_CAPABILITIES, Device, File, Image, SandboxSpec, effective_limits,
 };
+pub use quota::{Projects, Quota, declares};
 pub use resolver::Resolver;
 pub use user::{User, UserError};
 
@@ -47,7 +50,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
-use tank_model::{Digest, Graph, Name, reference::Reference};
+use tank_model::{Digest, Graph, Name, VolumeId, reference::Reference};
 
 /// How many ids a pod's user namespace has.
 pub const ID_COUNT: u32 = 65_536;
@@ -68,6 +71,8 @@ pub struct Target<'a> {
     pub pooled: &'a Pooled,
     /// What every network has leased, and its pods on it, in the same way.
     pub networks: &'a BTreeMap<Name, NetworkLease>,
+    /// The project ids of volumes that have a size, or had one.
+    pub projects: &'a Projects,
     /// The images that are on this host, by the digests their references were resolved to.
     pub images: &'a BTreeMap<Digest, ImageConfig>,
     /// What the host's own resolver files say.
@@ -132,6 +137,9 @@ pub enum TargetError {
     /// The pod has no lease, or one so high that its ids would not fit.
     #[error("lease ids: pod `{pod}` has no lease")]
     NoLease { pod: Name },
+    /// The volume has a size, and no project id.
+    #[error("limit the volume {volume}: no project id is leased to it")]
+    NoProject { volume: VolumeId },
     /// The graph names the image and not what it was resolved to.
     #[error("start a container: its image has no digest")]
     NoDigest { image: Box<Reference> },

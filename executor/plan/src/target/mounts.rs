@@ -1,9 +1,9 @@
 //! What a container sees of its pod's volumes: where, and what they begin with.
 
-use super::{Target, TargetError};
+use super::{Quota, Target, TargetError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use tank_model::{Digest, Name, graph::ContainerNode, spec, units::Bytes};
+use tank_model::{Digest, Name, VolumeId, graph::ContainerNode, spec, units::Bytes};
 
 /// Something that is mounted into a container.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -85,6 +85,9 @@ pub enum MountSource {
         /// By its name on the host: it is not this pod's alone.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         shared: Option<Name>,
+        /// What it may take of the disk. None: the disk is the bound.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quota: Option<Quota>,
     },
 }
 
@@ -148,6 +151,7 @@ impl Target<'_> {
                     false => self.graph.writers(pod, name),
                 },
                 shared: None,
+                quota: self.quota(&VolumeId::Own(pod.clone(), name.clone()))?,
             });
         };
         let declared = self.graph.shared_volume(&shared);
@@ -169,6 +173,7 @@ impl Target<'_> {
             folder,
             content,
             writers: BTreeSet::new(),
+            quota: self.quota(&VolumeId::Shared(shared.clone()))?,
             shared: Some(shared),
         })
     }

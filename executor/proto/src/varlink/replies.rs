@@ -253,6 +253,9 @@ pub struct StatusReply {
     /// The volumes whose last backup failed, `pod/volume`. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_backups: Option<Vec<String>>,
+    /// Why volumes can't be held to a `size` on this host, and what to do. Absent: they can, or an older daemon answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlimited: Option<Vec<String>>,
 }
 
 /// The answer to [`super::Method::Generations`].

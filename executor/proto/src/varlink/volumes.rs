@@ -28,6 +28,9 @@ pub struct Volume {
     /// What is known of its backups, of each pod that says so. Absent: none is declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backups: Option<Vec<Backup>>,
+    /// The most that it may take, as the current generation declares it. Absent: the disk is the bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
 }
 
 /// The backups of a volume that the current generation declares.

@@ -1,6 +1,7 @@
 //! Why a volume can't be had.
 
 use std::io;
+use tank_model::units::Bytes;
 
 /// Why a volume can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,13 @@ pub enum VolumeError {
     Content(#[from] tank_image::Error),
     #[error(transparent)]
     SubPath(#[from] SubPathError),
+    /// Of an image, for a size in bytes.
+    #[error("what the image has there takes more than its `size` of {}, or the disk is full", Bytes(*.0))]
+    TooLarge(u64),
+    #[error(
+        "its file system is not mounted with project quotas, which hold it to its `size` (`tank doctor`)"
+    )]
+    NoQuotas,
     #[error("no snapshot of it is kept with generation {0}")]
     NoSnapshot(u64),
 }

@@ -1,6 +1,6 @@
 //! What there is of volumes on this host: found, measured, shown, replaced and removed.
 
-use super::{Places, Turn, VolumeError, Volumes, open_dir, remove, sync_parent};
+use super::{Places, Turn, VolumeError, Volumes, limits, open_dir, remove, sync_parent};
 use crate::{faults, settings::Settings};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
 use std::{
@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tank_model::{Name, VolumeId};
+use tank_plan::target::Quota;
 use tank_sys::mount::{self, attr};
 
 /// The longest that one volume is measured, and the most entries and levels of it.
@@ -42,6 +43,22 @@ impl Volumes {
         kept.extend(shared.filter_map(pod).map(VolumeId::Shared));
         kept.sort();
         Ok(kept)
+    }
+
+    /// What a volume takes of the disk: as the kernel counts it, of one that has had a size; of another one as
+    /// [`Volumes::measure`] finds it. Blocking.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn size(&self, volume: &VolumeId, until: Instant) -> Result<Size, VolumeError> {
+        let counted = self.counted(volume);
+        if let Some(counted) = counted.filter(|one| one.held && one.project.is_some()) {
+            return Ok(Size {
+                bytes: counted.used,
+                at_least: false,
+            });
+        }
+        self.measure(&self.places(volume), until)
     }
 
     /// What a volume takes of the disk; a file with several names counts once at most. Blocking.
@@ -127,7 +144,14 @@ impl Volumes {
         for left in [&places.new, &places.whole] {
             remove(left)?;
         }
-        for mark in [&places.filled, &places.used, &places.images] {
+        let Places {
+            filled,
+            used,
+            images,
+            counting,
+            ..
+        } = places;
+        for mark in [filled, used, images, counting] {
             match fs::remove_file(mark) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 _ => {}
@@ -143,15 +167,24 @@ impl Volumes {
     }
 
     /// Makes an empty directory for what will be a volume, which is the caller's for as long as the
-    /// turn is. None: somebody else imports it. Blocking.
+    /// turn is, and held to the volume's limit. None: somebody else imports it. Blocking.
     ///
     /// # Errors
     /// What the disk gives.
-    pub fn begin_import(&self, places: &Places) -> Result<Option<(OwnedFd, Turn)>, VolumeError> {
+    pub fn begin_import(
+        &self,
+        places: &Places,
+        quota: Option<&Quota>,
+    ) -> Result<Option<(OwnedFd, Turn)>, VolumeError> {
         let Some(turn) = self.imports.try_take(&places.import) else {
             return Ok(None);
         };
-        Ok(Some((super::make_at(&places.import)?, turn)))
+        let dir = super::make_at(&places.import)?;
+        if let Some(quota) = quota {
+            limits::hold(dir.as_fd(), quota)?;
+            limits::begin(dir.as_fd(), limits::other_id(places, quota)?)?;
+        }
+        Ok(Some((dir, turn)))
     }
 
     /// Puts what was imported in the volume's place, or lets go of it. Blocking.

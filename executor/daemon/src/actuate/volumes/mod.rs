@@ -12,6 +12,7 @@
 //! | `.VOLUME.whole` | what it will be, whole on the disk: put in its place when its turn comes |
 //! | `.VOLUME.filled` | that the image's content was put into it, or an archive's |
 //! | `.VOLUME.used` | when a container with it was started last: its time |
+//! | `.VOLUME.counting` | that what is in it does not count to its project yet: see `limits` |
 //! | `.VOLUME.images` | which images have written to it: see [`snapshots`] |
 //! | `.VOLUME.import`, `.VOLUME.gone` | half of what is imported, or removed: swept at the start |
 //!
@@ -22,6 +23,7 @@
 mod backup;
 mod error;
 mod kept;
+mod limits;
 mod outlet;
 pub(super) mod snapshots;
 pub(super) mod sub_path;
@@ -31,6 +33,7 @@ pub use backup::Shared;
 pub use error::{SubPathError, VolumeError};
 pub(super) use kept::sweep;
 pub use kept::{Size, used};
+pub use limits::{Unlimitable, is_full};
 pub use outlet::Outlet;
 pub use snapshots::Snapshot;
 pub use turns::Turn;
@@ -52,7 +55,7 @@ use std::{
 };
 use tank_image::{Budget, Images};
 use tank_model::{Name, VolumeId};
-use tank_plan::target::{Content, Folder};
+use tank_plan::target::{Content, Folder, Quota};
 
 /// The mode of a volume's directory that nobody has set.
 const DEFAULT_MODE: u32 = 0o755;
@@ -76,6 +79,7 @@ pub struct Places {
     filled: PathBuf,
     used: PathBuf,
     images: PathBuf,
+    counting: PathBuf,
     import: PathBuf,
     gone: PathBuf,
 }
@@ -93,6 +97,7 @@ impl Places {
             filled: beside("filled"),
             used: beside("used"),
             images: beside("images"),
+            counting: beside("counting"),
             import: beside("import"),
             gone: beside("gone"),
             volume: dir,
@@ -135,11 +140,12 @@ impl Volumes {
         volume: &VolumeId,
         sub_path: Option<&str>,
         (folder, content): (&Folder, &[Content]),
+        quota: Option<&Quota>,
     ) -> Result<OwnedFd, VolumeError> {
         let places = self.places(volume);
         // Of a volume that pods share each may start: one makes what is missing, the others find it.
         let _turn = self.turn(&places);
-        let volume = self.ensure(&places, folder, content)?;
+        let volume = self.ensure(&places, (folder, content), quota)?;
         kept::note_use(&places)?;
         match sub_path {
             None => Ok(volume),
@@ -156,8 +162,8 @@ impl Volumes {
     fn ensure(
         &self,
         places: &Places,
-        folder: &Folder,
-        content: &[Content],
+        (folder, content): (&Folder, &[Content]),
+        quota: Option<&Quota>,
     ) -> Result<OwnedFd, VolumeError> {
         make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
         adopt(places)?;
@@ -167,7 +173,7 @@ impl Volumes {
             Ok(dir) => !content.is_empty() && !places.filled.exists() && is_untouched(dir)?,
         };
         if begins {
-            match self.begin(places, content) {
+            match self.begin(places, content, quota) {
                 Ok(has) if has || found.is_err() => {
                     finish(places)?;
                     adopt(places)?;
@@ -175,9 +181,15 @@ impl Volumes {
                 other => {
                     // What was copied by then may be much.
                     remove(&places.new)?;
-                    other?;
+                    other.map_err(|error| match quota {
+                        Some(quota) if is_full(&error) => VolumeError::TooLarge(quota.bytes),
+                        _ => error,
+                    })?;
                 }
             }
+        }
+        if let Some(quota) = quota {
+            limits::limit(places, quota)?;
         }
         let volume = open_dir(&places.volume)?;
         set(&volume, folder)?;
@@ -185,8 +197,17 @@ impl Volumes {
     }
 
     /// Makes what a volume begins with, beside it; whether an image has a directory there.
-    fn begin(&self, places: &Places, content: &[Content]) -> Result<bool, VolumeError> {
+    fn begin(
+        &self,
+        places: &Places,
+        content: &[Content],
+        quota: Option<&Quota>,
+    ) -> Result<bool, VolumeError> {
         let new = make_at(&places.new)?;
+        if let Some(quota) = quota {
+            limits::hold(new.as_fd(), quota)?;
+            limits::begin(new.as_fd(), limits::id_of(places, quota)?)?;
+        }
         let budget = Budget::new(&self.settings.state_dir);
         let copy = |content: &Content| {
             self.images
@@ -246,6 +267,7 @@ fn adopt(places: &Places) -> Result<(), VolumeError> {
         }
         volume => volume?,
     };
+    limits::same(&whole, &volume)?;
     for entry in Dir::read_from(&whole).map_err(io::Error::from)? {
         let entry = entry.map_err(io::Error::from)?;
         let name = entry.file_name();

@@ -424,6 +424,7 @@ impl Volumes {
         record.sync_all()?;
         sync_parent(&kept.inode)?;
         faults::boundary("what is brought back is whole");
+        super::limits::uncount(&places)?;
         make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
         let flags = match is_there(&places.volume) {
             true => RenameFlags::EXCHANGE,

@@ -1,7 +1,7 @@
 //! A directory inside of a volume. Whoever has the volume mounted may change it meanwhile: whatever
 //! is opened is a directory of the volume.
 
-use super::{SubPathError, is_empty, make_at, own, remove, set};
+use super::{SubPathError, is_empty, limits, make_at, own, remove, set};
 use rustix::{
     fs::{FileType, Mode, OFlags, RenameFlags, ResolveFlags},
     io::Errno,
@@ -54,6 +54,7 @@ fn make(dir: &OwnedFd, name: &str, new: &New<'_>) -> Result<OwnedFd, Errno> {
     let made = make_at(new.beside).map_err(failed)?;
     own(&made, (0, 0))
         .and_then(|()| set(&made, new.folder))
+        .and_then(|()| limits::same(&made, dir))
         .map_err(failed)?;
     let keep = RenameFlags::NOREPLACE;
     match rustix::fs::renameat_with(rustix::fs::CWD, new.beside, dir, name, keep) {
