@@ -7,7 +7,7 @@
 use serde_json::Value;
 use std::{net::IpAddr, str::FromStr};
 use tank_model::{
-    Name, Reference,
+    Name, Platform, Reference,
     name::nearest,
     schema::{Kind, Schema, Shape},
     spec::{Amount, FolderMode, HostAddress, Mode, Owner, Peer, Ports},
@@ -95,6 +95,7 @@ fn expected(contract: &str) -> &'static str {
         "Signal" => "a signal such as \"SIGTERM\"",
         "Reload" => "a signal such as \"SIGHUP\", or \"none\"",
         "Image" => "an image such as \"nginx:1.27\"",
+        "Platform" => "a platform such as \"linux/arm64\"",
         "HostAddress" => "an address such as \"10.0.0.1\", or \"host-gateway\"",
         "Address" => "an address such as \"127.0.0.1\"",
         "Cidr" => "an address with its prefix, such as \"10.0.0.5/24\"",
@@ -201,6 +202,11 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
             message: e.to_string(),
             help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", \"oci:./image:tag\" for a layout on disk, \"docker-archive:./app.tar\" for what `docker save` writes, or \"dir:./rootfs\" for a root directory"
                 .to_owned(),
+        }),
+        "Platform" => Platform::from_str(text()?).map(drop).map_err(|e| Refusal {
+            code: "tank::platform::invalid",
+            message: e.to_string(),
+            help: "in the words of OCI images: \"linux/amd64\", \"linux/arm64\", \"linux/arm/v7\"".to_owned(),
         }),
         "Name" => Name::new(text()?).map(drop).map_err(|e| Refusal {
             code: "tank::name::invalid",

@@ -91,7 +91,7 @@ pub use export::{Exported, export};
 pub use load::{Loaded, registry_name};
 pub use mounts::{Layer, Mounts};
 pub use packed::{Packer, Unpacker};
-pub use platform::{Platform, PlatformError};
+pub use platform::Platform;
 pub use progress::{LayerProgress, Watch};
 pub use registries::{LoggedIn, LoggedOut, Mirror, Proxy, Registries, Rules};
 pub use registry::{BlobError, HttpError};

@@ -168,11 +168,8 @@ impl Client {
                 let reason = reply.map_err(|e| internal("look for the reason", e))??;
                 self.reply(&views::reason(reason), false, Vec::new()).await
             }
-            Method::Resolve { images } => {
-                let resolve = async { Ok(generations.resolve(images).await?) };
-                let resolved = while_connected(&self.stream, resolve).await?;
-                self.reply(&views::resolved(&resolved), false, Vec::new())
-                    .await
+            Method::Resolve { images, platform } => {
+                self.resolve(&generations, (images, platform)).await
             }
             Method::Login {
                 registry,

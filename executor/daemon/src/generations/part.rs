@@ -17,7 +17,7 @@ use super::{
 use std::sync::Arc;
 use tank_model::{
     Generation, Graph, Name, Outcome, Rollback, Scope, generation::last_good_that, name::nearest,
-    stack::settle,
+    spec::Container, stack::settle,
 };
 
 /// What one stack is taken back from, and to.
@@ -69,7 +69,7 @@ impl Generations {
         let then = then.unwrap_or_default();
         request::refuse_added_problems((&[&there, &earlier], &whole), &scope, &[&then, &known])?;
         let images = target.images();
-        let found = |_: &Name, reference: &_| images.get(reference).copied();
+        let found = |_: &Name, container: &Container| images.get(&container.image).copied();
         let graph = settle(whole, &base, &scope, found).doing("build the graph")?;
         let data = match with_data {
             true => {

@@ -167,6 +167,8 @@ pub enum Method {
     Resolve {
         /// The references.
         images: Vec<String>,
+        /// `linux/ARCHITECTURE[/VARIANT]`: their manifests for that; none for what the tags stand for.
+        platform: Option<String>,
     },
     /// Keeps a password for a registry that takes it.
     #[serde(rename = "io.tank.Executor.Login")]
