@@ -86,6 +86,14 @@ impl Client {
                 };
                 self.change(work, (more, false)).await
             }
+            Method::DiffRollback {
+                to,
+                stack,
+                with_data,
+            } => {
+                let back = (to, stack.as_deref(), with_data == Some(true));
+                self.diff_rollback(&generations, back, uid).await
+            }
             Method::Generations {} => {
                 let generations = generations.list()?.iter().map(views::generation).collect();
                 self.reply(
