@@ -129,10 +129,11 @@ in [ app (make "other" "echo secret > $out") ]
 
 #[test]
 fn a_closure_of_nix_runs_and_survives_its_store() {
+    // Where the store of this host alone is mounted; Debian's package has none. What Nix writes when that is gone goes into the
+    // mount below it, and with it.
+    let place = PlaceOfNix::new();
     let mut host = Host::without_daemon();
-    // Where the store of this host alone is mounted; Debian's package has none.
-    fs::create_dir_all("/nix").expect("a folder");
-    let script = "set -e; mount -t tmpfs none /nix; mkdir -p /nix/store /nix/var; chmod 755 /nix/store; \
+    let script = "set -e; mount -t tmpfs none /nix; mount -t tmpfs none /nix; mkdir -p /nix/store /nix/var; chmod 755 /nix/store; \
         nix-build --option sandbox false --option build-users-group '' --option substitute false --no-out-link ";
     host.write("app.nix", NIX);
     let mut build = host.inside("sh");
@@ -185,6 +186,42 @@ fn a_closure_of_nix_runs_and_survives_its_store() {
     assert_eq!(digest(&host), first);
     assert_eq!(exec(&host, &format!("cat {app}/share/words")), "hello");
     host.finish();
+    drop(place);
+}
+
+/// `/nix` of this machine: nothing is written there, and what was not there before is not there afterwards.
+struct PlaceOfNix {
+    before: Option<Vec<std::path::PathBuf>>,
+}
+
+impl PlaceOfNix {
+    fn new() -> Self {
+        let before = Self::entries();
+        fs::create_dir_all("/nix").expect("a folder");
+        Self { before }
+    }
+
+    fn entries() -> Option<Vec<std::path::PathBuf>> {
+        let entries = fs::read_dir("/nix").ok()?.flatten();
+        let mut entries: Vec<_> = entries.map(|entry| entry.path()).collect();
+        entries.sort();
+        Some(entries)
+    }
+}
+
+impl Drop for PlaceOfNix {
+    fn drop(&mut self) {
+        let now = Self::entries();
+        if self.before.is_none() {
+            let _ = fs::remove_dir("/nix");
+        }
+        if !std::thread::panicking() {
+            assert_eq!(
+                now.unwrap_or_default(),
+                self.before.clone().unwrap_or_default()
+            );
+        }
+    }
 }
 
 /// A script in a container that has no `/bin/sh`.
