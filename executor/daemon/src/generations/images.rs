@@ -135,11 +135,10 @@ impl Generations {
         archive: OwnedFd,
         name: Option<String>,
     ) -> Result<Vec<Kept>, Error> {
-        let _place = self.transfer()?;
         let what = "load images";
         let name = name.as_deref().map(registry_name).transpose();
         let name = name.doing(what)?;
-        rustix::io::ioctl_fionbio(&archive, true).doing(what)?;
+        let _place = self.transfer_from(&archive, what).await?;
         let archive = pipe::Receiver::from_owned_fd(archive).doing(what)?;
         let held = self.images.holding();
         let archive = held.put_down(archive).await.map_err(not_loaded)?;

@@ -32,6 +32,7 @@ mod request;
 mod retention;
 mod rollback;
 mod switch;
+mod transfers;
 mod uses;
 pub mod volumes;
 mod way;
@@ -194,7 +195,7 @@ impl Generations {
             timings,
             dirty,
             reconciler,
-            transfers: Arc::new(Semaphore::new(volumes::MAX_TRANSFERS)),
+            transfers: Arc::new(Semaphore::new(transfers::MAX_TRANSFERS)),
             switch_lock: Mutex::new(()),
             history,
             collector: Arc::new(collector),
