@@ -185,6 +185,8 @@ fn a_closure_of_nix_runs_and_survives_its_store() {
     host.tank(&["generations", "rollback", "1"]).ok();
     assert_eq!(digest(&host), first);
     assert_eq!(exec(&host, &format!("cat {app}/share/words")), "hello");
+    let below = host.inside("umount").arg("/nix").status().expect("umount");
+    assert!(below.success());
     host.finish();
     drop(place);
 }

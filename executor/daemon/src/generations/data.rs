@@ -269,8 +269,8 @@ impl Generations {
             pod: pod.clone(),
             volume: volume.clone(),
         };
-        // What was handed on was left by another one; what an older version took does not say by whom it was written.
-        let writers = match self.volumes.written_by(&snapshot) {
+        // What was handed on was left by another one, which is gone.
+        let writers = match self.volumes.handed_by(&snapshot) {
             Some(writers) => writers,
             None => self.graphs.get(found.root)?.writers(pod, volume),
         };

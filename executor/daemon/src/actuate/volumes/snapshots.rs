@@ -127,9 +127,9 @@ impl Kept {
         sync_parent(&self.none)
     }
 
-    /// Notes who wrote what is about to be kept, as far as that is known.
-    fn note_by(&self, images: &BTreeSet<Digest>) -> io::Result<()> {
-        let until = None;
+    /// Notes who wrote what is about to be kept, as far as that is known; `until`: the generation that it was taken for, where
+    /// that is another one.
+    fn note_by(&self, images: &BTreeSet<Digest>, until: Option<u64>) -> io::Result<()> {
         let images = images.clone();
         match images.is_empty() {
             true => unlink(&self.by),
@@ -367,7 +367,7 @@ impl Volumes {
         let from = self.show(&places)?;
         self.share_into(from.as_fd(), &kept.new)?;
         faults::boundary("a snapshot is written");
-        kept.note_by(&writers.images)?;
+        kept.note_by(&writers.images, None)?;
         fs::rename(&kept.new, &kept.whole)?;
         sync_parent(&kept.whole)?;
         faults::boundary("a snapshot is whole");
@@ -442,7 +442,7 @@ impl Volumes {
         sync_parent(&kept.inode)?;
         faults::boundary("what is brought back is whole");
         let by = self.writers(&places, (pod, volume)).unwrap_or_default();
-        kept.note_by(&by)?;
+        kept.note_by(&by, None)?;
         make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
         let flags = match is_there(&places.volume) {
             true => RenameFlags::EXCHANGE,

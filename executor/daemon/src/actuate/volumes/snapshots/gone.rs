@@ -78,6 +78,13 @@ impl Volumes {
         Some(images).filter(|images| !images.is_empty())
     }
 
+    /// The same of a snapshot that was handed on. None: its generation has left it itself. Blocking.
+    pub fn handed_by(&self, of: &Snapshot) -> Option<BTreeSet<Digest>> {
+        let kept = self.kept_with(of.generation, &of.pod, &of.volume);
+        let by = read(&kept.by)?;
+        by.until.map(|_| by.images)
+    }
+
     /// Has a snapshot be kept with another generation. Whatever ends the daemon, it is with one of the two, and with the
     /// first one it is handed on again. Blocking.
     fn hand(&self, of: &Snapshot, to: u64) -> io::Result<()> {
@@ -86,7 +93,8 @@ impl Volumes {
         let kept = |generation| self.kept_with(generation, &of.pod, &of.volume);
         let (from, to) = (kept(of.generation), kept(to));
         to.make_folder()?;
-        to.note_by(&self.written_by(of).unwrap_or_default())?;
+        let by = self.written_by(of).unwrap_or_default();
+        to.note_by(&by, Some(of.generation))?;
         let times = times(&from.whole);
         rustix::fs::renameat_with(CWD, &from.whole, CWD, &to.whole, RenameFlags::NOREPLACE)?;
         set_times(&to.whole, times);
