@@ -21,7 +21,7 @@ use super::{
     switch::Candidate,
     volumes::Volume,
 };
-use crate::actuate::volumes::Snapshot;
+use crate::actuate::volumes::{Snapshot, Volumes};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -41,6 +41,16 @@ fn is_of(stack: Option<&str>, name: &Name) -> bool {
 pub(super) fn left(mut all: Vec<Snapshot>, current: Option<u64>) -> Vec<Snapshot> {
     all.retain(|one| current.is_some_and(|current| one.generation < current));
     all
+}
+
+/// The same of what there is, each with who wrote it. Blocking.
+fn known(volumes: &Volumes, current: Option<u64>) -> Vec<Known> {
+    let all = left(volumes.snapshots(), current).into_iter();
+    all.map(|one| {
+        let by = volumes.written_by(&one);
+        (one, by)
+    })
+    .collect()
 }
 
 /// The earliest snapshot of a volume at or after a generation.
@@ -82,13 +92,7 @@ impl Collector {
             let kept = kept.filter(|one| !dry || !outdated.contains(&one.number));
             let roots: BTreeMap<u64, Digest> = kept.map(|one| (one.number, one.root)).collect();
             let kept: BTreeSet<u64> = roots.keys().copied().collect();
-            let known = left(volumes.snapshots(), store.current()?).into_iter();
-            let known: Vec<Known> = known
-                .map(|one| {
-                    let by = volumes.written_by(&one);
-                    (one, by)
-                })
-                .collect();
+            let known = known(&volumes, store.current()?);
             let handed = handed(&known, &kept, |number, (pod, volume)| {
                 let Some(root) = roots.get(&number) else {
                     return Ok(None);
