@@ -161,6 +161,7 @@ impl Refusal {
 ///
 /// # Errors
 /// What is wrong with it.
+// long: it has an arm for each contract
 pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
     let wrong_type = || Refusal {
         code: "tank::value::type",
