@@ -10,7 +10,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
 };
-use tank_model::{Digest, Reference, reference::ImageSource};
+use tank_model::{Digest, Platform, Reference, reference::ImageSource};
 
 /// The file's name.
 pub const FILE: &str = "tank.lock";
@@ -30,6 +30,9 @@ pub struct Lock {
     /// Digests by the reference as the configuration has it.
     #[serde(default)]
     pub images: BTreeMap<String, Digest>,
+    /// The same of containers with a `platform`, by that: of an image for several the digest of the manifest for this one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub platforms: BTreeMap<Platform, BTreeMap<String, Digest>>,
 }
 
 impl Default for Lock {
@@ -37,6 +40,7 @@ impl Default for Lock {
         Self {
             version: VERSION,
             images: BTreeMap::new(),
+            platforms: BTreeMap::new(),
         }
     }
 }
@@ -84,11 +88,39 @@ impl Lock {
         )
     }
 
-    /// A tag's reference with the digest the lock has for it. None for what is pinned already, is a
+    /// The digest of a tag for a platform; none: for whichever host.
+    pub fn digest(&self, image: &str, platform: Option<&Platform>) -> Option<Digest> {
+        let images = match platform {
+            Some(platform) => self.platforms.get(platform)?,
+            None => &self.images,
+        };
+        images.get(image).copied()
+    }
+
+    /// Adds the digest of a tag for a platform; none: for whichever host.
+    pub fn add(&mut self, image: String, platform: Option<Platform>, digest: Digest) {
+        let images = match platform {
+            Some(platform) => self.platforms.entry(platform).or_default(),
+            None => &mut self.images,
+        };
+        images.insert(image, digest);
+    }
+
+    /// Every tag it has, with the platform it is for.
+    pub fn tags(&self) -> impl Iterator<Item = (&String, Option<&Platform>, Digest)> {
+        let all = self.images.iter();
+        let all = all.map(|(image, digest)| (image, None, *digest));
+        all.chain(self.platforms.iter().flat_map(|(platform, images)| {
+            let images = images.iter();
+            images.map(move |(image, digest)| (image, Some(platform), *digest))
+        }))
+    }
+
+    /// A tag's reference with the digest the lock has for it and that platform. None for what is pinned already, is a
     /// layout on disk, or is not in the lock.
-    pub fn pin(&self, image: &Reference) -> Option<String> {
+    pub fn pin(&self, image: &Reference, platform: Option<&Platform>) -> Option<String> {
         lockable(image)
-            .then(|| self.images.get(image.as_str()))?
+            .then(|| self.digest(image.as_str(), platform))?
             .map(|digest| format!("{image}@{digest}"))
     }
 }
@@ -96,4 +128,40 @@ impl Lock {
 /// Whether an image's bytes can change under its name: a tag of a registry.
 pub fn lockable(image: &Reference) -> bool {
     matches!(image.source(), ImageSource::Registry { digest: None, .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_name_has_a_digest_for_each_platform() {
+        let (own, arm) = (Digest::of(b"own"), Digest::of(b"arm"));
+        let platform: Platform = "linux/aarch64".parse().expect("a platform");
+        let other: Platform = "linux/386".parse().expect("a platform");
+        let image: Reference = "nginx:1".parse().expect("a reference");
+        let mut lock = Lock::default();
+        lock.add(image.to_string(), None, own);
+        // What older versions wrote is written still.
+        let plain = lock.text();
+        assert!(!plain.contains("platforms"), "{plain}");
+        lock.add(image.to_string(), Some(platform.clone()), arm);
+        let read: Lock = toml::from_str(&lock.text()).expect("a lock");
+        assert_eq!(read, lock);
+        assert!(
+            lock.text().contains("[platforms.\"linux/arm64\"]"),
+            "{}",
+            lock.text()
+        );
+        assert_eq!(lock.pin(&image, None), Some(format!("nginx:1@{own}")));
+        assert_eq!(
+            lock.pin(&image, Some(&platform)),
+            Some(format!("nginx:1@{arm}"))
+        );
+        assert_eq!(lock.pin(&image, Some(&other)), None);
+        let tags: Vec<_> = lock.tags().collect();
+        let name = image.to_string();
+        assert_eq!(tags, [(&name, None, own), (&name, Some(&platform), arm)]);
+        assert!(toml::from_str::<Lock>("version = 1\n[platforms.arm64]\n").is_err());
+    }
 }

@@ -8,7 +8,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
 };
-use tank_model::{Config, Reference, name::nearest};
+use tank_model::{Config, Platform, Reference, name::nearest};
 
 /// The most bytes of a file put into a container; larger ones belong in an image or a volume.
 const MAX_FILE: u64 = 1 << 20;
@@ -86,12 +86,14 @@ fn container_of(
     let Some(fields) = spec.as_object_mut() else {
         return;
     };
+    let platform = fields.get("platform").and_then(Value::as_str);
+    let platform = platform.and_then(|platform| platform.parse::<Platform>().ok());
     match fields.get("image").and_then(Value::as_str) {
         Some(image) => {
             if let Some(pinned) = image
                 .parse::<Reference>()
                 .ok()
-                .and_then(|image| lock.pin(&image))
+                .and_then(|image| lock.pin(&image, platform.as_ref()))
             {
                 fields.insert("image".to_owned(), Value::String(pinned));
             }

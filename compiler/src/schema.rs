@@ -7,7 +7,7 @@
 use serde_json::Value;
 use std::{net::IpAddr, str::FromStr};
 use tank_model::{
-    Name, Reference,
+    Name, Platform, Reference,
     name::nearest,
     schema::{Kind, Schema, Shape},
     spec::{Amount, FolderMode, HostAddress, Mode, Owner, Peer, Ports},
@@ -98,6 +98,7 @@ fn expected(contract: &str) -> &'static str {
         "Signal" => "a signal such as \"SIGTERM\"",
         "Reload" => "a signal such as \"SIGHUP\", or \"none\"",
         "Image" => "an image such as \"nginx:1.27\"",
+        "Platform" => "a platform such as \"linux/arm64\"",
         "HostAddress" => "an address such as \"10.0.0.1\", or \"host-gateway\"",
         "Address" => "an address such as \"127.0.0.1\"",
         "Cidr" => "an address with its prefix, such as \"10.0.0.5/24\"",
@@ -179,7 +180,9 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
     match contract {
         "Port" => match value.as_u64() {
             Some(1..=65_535) => Ok(()),
-            _ if value.is_number() => Err(Refusal::invalid(format!("{value} is no port, use 1 to 65535"))),
+            _ if value.is_number() => Err(Refusal::invalid(format!(
+                "{value} is no port, use 1 to 65535"
+            ))),
             _ => Err(wrong_type()),
         },
         "Ports" if value.is_number() => check_value("Port", value),
@@ -187,26 +190,36 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "Peer" => peer(text()?),
         "Count" => match value.as_u64() {
             Some(0..=0xffff_ffff) => Ok(()),
-            _ if value.is_number() => Err(Refusal::invalid(format!("{value} is no whole number from 0 to 4294967295"))),
+            _ if value.is_number() => Err(Refusal::invalid(format!(
+                "{value} is no whole number from 0 to 4294967295"
+            ))),
             _ => Err(wrong_type()),
         },
-        "Amount" => Amount::try_from(value.clone()).map(drop).map_err(Refusal::invalid),
+        "Amount" => Amount::try_from(value.clone())
+            .map(drop)
+            .map_err(Refusal::invalid),
         "Size" => quantity(&|text| Bytes::parse(text).map(drop).map_err(|e| e.to_string())),
         "Cpu" => quantity(&|text| MilliCpu::parse(text).map(drop).map_err(|e| e.to_string())),
-        "Time" => Millis::parse(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
-        "Age" => Millis::parse_age(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
-        "FolderMode" => FolderMode::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
-        "Mode" => Mode::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
-        "Owner" => Owner::try_from(text()?.to_owned()).map(drop).map_err(Refusal::invalid),
+        "Time" => Millis::parse(text()?)
+            .map(drop)
+            .map_err(|e| Refusal::invalid(e.to_string())),
+        "Age" => Millis::parse_age(text()?)
+            .map(drop)
+            .map_err(|e| Refusal::invalid(e.to_string())),
+        "FolderMode" => FolderMode::try_from(text()?.to_owned())
+            .map(drop)
+            .map_err(Refusal::invalid),
+        "Mode" => Mode::try_from(text()?.to_owned())
+            .map(drop)
+            .map_err(Refusal::invalid),
+        "Owner" => Owner::try_from(text()?.to_owned())
+            .map(drop)
+            .map_err(Refusal::invalid),
         "Signal" => signal(text()?),
         "Reload" if value.as_str() == Some(tank_model::spec::READS_AGAIN) => Ok(()),
         "Reload" => signal(text()?),
-        "Image" => Reference::from_str(text()?).map(drop).map_err(|e| Refusal {
-            code: "tank::image::invalid",
-            message: e.to_string(),
-            help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", \"oci:./image:tag\" for a layout on disk, \"docker-archive:./app.tar\" for what `docker save` writes, or \"dir:./rootfs\" for a root directory"
-                .to_owned(),
-        }),
+        "Image" => image(text()?),
+        "Platform" => platform(text()?),
         "Name" => Name::new(text()?).map(drop).map_err(|e| Refusal {
             code: "tank::name::invalid",
             message: e.to_string(),
@@ -216,9 +229,13 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "HostAddress" => {
             let text = text()?;
             let wrong = format!("`{text}` is no IP address, and not `host-gateway`");
-            HostAddress::from_str(text).map(drop).map_err(|_| Refusal::invalid(wrong))
+            HostAddress::from_str(text)
+                .map(drop)
+                .map_err(|_| Refusal::invalid(wrong))
         }
-        "Cidr" => parse_network(text()?).map(drop).map_err(|e| Refusal::invalid(e.to_string())),
+        "Cidr" => parse_network(text()?)
+            .map(drop)
+            .map_err(|e| Refusal::invalid(e.to_string())),
         "Subnet" => subnet(text()?),
         "Capability" => capability(text()?),
         "SystemCall" => system_call(text()?),
@@ -236,6 +253,24 @@ pub fn kind_of(value: &Value) -> &'static str {
         Value::Array(_) => "an array",
         Value::Object(_) => "a record",
     }
+}
+
+fn image(text: &str) -> Result<(), Refusal> {
+    Reference::from_str(text).map(drop).map_err(|e| Refusal {
+        code: "tank::image::invalid",
+        message: e.to_string(),
+        help: "for example \"nginx:1.27\", \"ghcr.io/a/b@sha256:…\", \"oci:./image:tag\" for a layout on disk, \"docker-archive:./app.tar\" for what `docker save` writes, or \"dir:./rootfs\" for a root directory"
+            .to_owned(),
+    })
+}
+
+fn platform(text: &str) -> Result<(), Refusal> {
+    Platform::from_str(text).map(drop).map_err(|e| Refusal {
+        code: "tank::platform::invalid",
+        message: e.to_string(),
+        help: "in the words of OCI images: \"linux/amd64\", \"linux/arm64\", \"linux/arm/v7\""
+            .to_owned(),
+    })
 }
 
 fn address(text: &str) -> Result<(), Refusal> {

@@ -129,10 +129,11 @@ in [ app (make "other" "echo secret > $out") ]
 
 #[test]
 fn a_closure_of_nix_runs_and_survives_its_store() {
+    // Where the store of this host alone is mounted; Debian's package has none. What Nix writes when that is gone goes into the
+    // mount below it, and with it.
+    let place = PlaceOfNix::new();
     let mut host = Host::without_daemon();
-    // Where the store of this host alone is mounted; Debian's package has none.
-    fs::create_dir_all("/nix").expect("a folder");
-    let script = "set -e; mount -t tmpfs none /nix; mkdir -p /nix/store /nix/var; chmod 755 /nix/store; \
+    let script = "set -e; mount -t tmpfs none /nix; mount -t tmpfs none /nix; mkdir -p /nix/store /nix/var; chmod 755 /nix/store; \
         nix-build --option sandbox false --option build-users-group '' --option substitute false --no-out-link ";
     host.write("app.nix", NIX);
     let mut build = host.inside("sh");
@@ -184,7 +185,45 @@ fn a_closure_of_nix_runs_and_survives_its_store() {
     host.tank(&["generations", "rollback", "1"]).ok();
     assert_eq!(digest(&host), first);
     assert_eq!(exec(&host, &format!("cat {app}/share/words")), "hello");
+    let below = host.inside("umount").arg("/nix").status().expect("umount");
+    assert!(below.success());
     host.finish();
+    drop(place);
+}
+
+/// `/nix` of this machine: nothing is written there, and what was not there before is not there afterwards.
+struct PlaceOfNix {
+    before: Option<Vec<std::path::PathBuf>>,
+}
+
+impl PlaceOfNix {
+    fn new() -> Self {
+        let before = Self::entries();
+        fs::create_dir_all("/nix").expect("a folder");
+        Self { before }
+    }
+
+    fn entries() -> Option<Vec<std::path::PathBuf>> {
+        let entries = fs::read_dir("/nix").ok()?.flatten();
+        let mut entries: Vec<_> = entries.map(|entry| entry.path()).collect();
+        entries.sort();
+        Some(entries)
+    }
+}
+
+impl Drop for PlaceOfNix {
+    fn drop(&mut self) {
+        let now = Self::entries();
+        if self.before.is_none() {
+            let _ = fs::remove_dir("/nix");
+        }
+        if !std::thread::panicking() {
+            assert_eq!(
+                now.unwrap_or_default(),
+                self.before.clone().unwrap_or_default()
+            );
+        }
+    }
 }
 
 /// A script in a container that has no `/bin/sh`.
@@ -516,5 +555,262 @@ json.dump(index, open(f'{layout}/index.json', 'w'))
         "{said}"
     );
     assert!(said.contains("web/app"), "{said}");
+    host.finish();
+}
+
+/// A layout with an index for this host's platform, one that it runs beside that, and one that it does not run. Each has
+/// `PLATFORM` say which.
+const INDEX: &str = r"
+import hashlib, json, shutil, sys
+base, layout, *platforms = sys.argv[1:]
+shutil.copytree(base, layout)
+def put(value, media):
+    data = json.dumps(value).encode()
+    name = hashlib.sha256(data).hexdigest()
+    open(f'{layout}/blobs/sha256/{name}', 'wb').write(data)
+    return {'mediaType': f'application/vnd.oci.image.{media}.v1+json', 'digest': f'sha256:{name}', 'size': len(data)}
+read = lambda d: json.load(open(f'{layout}/blobs/sha256/' + d['digest'][7:]))
+index = json.load(open(f'{layout}/index.json'))
+base = read(index['manifests'][0])
+manifests = []
+for platform in platforms:
+    os, arch, *variant = platform.split('/')
+    config = read(base['config'])
+    config.update({'os': os, 'architecture': arch})
+    config['config'].setdefault('Env', []).append(f'PLATFORM={platform}')
+    manifest = dict(base, mediaType='application/vnd.oci.image.manifest.v1+json', config=put(config, 'config'))
+    of = {'os': os, 'architecture': arch}
+    if variant: of['variant'] = variant[0]
+    manifests.append(dict(put(manifest, 'manifest'), platform=of))
+media = 'application/vnd.oci.image.index.v1+json'
+whole = put({'schemaVersion': 2, 'mediaType': media, 'manifests': manifests}, 'index')
+whole['annotations'] = {'org.opencontainers.image.ref.name': 'latest'}
+json.dump({'schemaVersion': 2, 'manifests': [whole]}, open(f'{layout}/index.json', 'w'))
+";
+
+/// Serves the image of a layout as `localhost:5000/multi`, whatever its tag.
+const SERVE: &str = r"
+import http.server, json, os, sys
+layout = sys.argv[1]
+class Registry(http.server.BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    def log_message(self, *_): pass
+    def do_GET(self):
+        name = self.path.rsplit('/', 1)[1]
+        if '/manifests/' in self.path and ':' not in name:
+            name = json.load(open(f'{layout}/index.json'))['manifests'][0]['digest']
+        path = f'{layout}/blobs/' + name.replace(':', '/')
+        found = self.path == '/v2/' or os.path.isfile(path)
+        body = open(path, 'rb').read() if found and self.path != '/v2/' else b'{}'
+        self.send_response(200 if found else 404)
+        if '/manifests/' in self.path and found:
+            self.send_header('Content-Type', json.loads(body)['mediaType'])
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.ThreadingHTTPServer(('127.0.0.1', 5000), Registry).serve_forever()
+";
+
+/// A program that ends with its test.
+struct Served(std::process::Child);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// This host's platform, and another one of which it runs the programs by itself.
+fn platforms() -> (&'static str, &'static str) {
+    match std::env::consts::ARCH {
+        "aarch64" => ("linux/arm64", "linux/arm/v7"),
+        _ => ("linux/amd64", "linux/386"),
+    }
+}
+
+fn index(host: &Host, name: &str) {
+    let (own, other) = platforms();
+    let made = Command::new("python3")
+        .args(["-c", INDEX])
+        .args([&fixtures().join("busybox"), &host.dir.join(name)])
+        .args([own, other, "linux/s390x"])
+        .status();
+    assert!(made.expect("python3").success());
+}
+
+/// Two pods of one image: `web` for this host, `old` for another platform.
+fn two(image: &str, platform: &str, more: &str) -> String {
+    let of =
+        |more: &str| format!("{{ image = \"{image}\", {RUN}, stop.signal = \"SIGKILL\", {more} }}");
+    format!(
+        "{{\n  pods.web.containers.app = {},\n  pods.old.containers.app = {},\n}}",
+        of(more),
+        of(&format!("platform = \"{platform}\", {more}"))
+    )
+}
+
+fn pod_digest(host: &Host, pod: &str) -> String {
+    let digest = &host.pod(pod)["containers"][0]["digest"];
+    digest.as_str().expect("a digest").to_owned()
+}
+
+/// What two pods say that their images are for.
+fn run_for(host: &Host) -> (String, String) {
+    let said = |pod| host.exec(pod, "echo $PLATFORM");
+    (said("web"), said("old"))
+}
+
+#[test]
+fn a_container_has_the_image_for_its_platform() {
+    let host = Host::new();
+    let (own, other) = platforms();
+    index(&host, "multi");
+    host.write("web.ncl", &two("oci:./multi", other, ""));
+    host.tank(&["switch", "web.ncl"]).ok();
+    assert_eq!(run_for(&host), (own.to_owned(), other.to_owned()));
+    assert_ne!(pod_digest(&host, "web"), pod_digest(&host, "old"));
+    // The same again is nothing, also for the plan.
+    assert_eq!(host.tank(&["diff", "web.ncl", "--exit-code"]).status, 0);
+    host.tank(&["switch", "web.ncl"]).ok();
+    let generations =
+        || host.tank(&["--json", "generations", "list"]).json()["generations"].clone();
+    assert_eq!(generations().as_array().expect("a list").len(), 1);
+    // What this host does not run, and what there is none of, is refused at the line, and nothing changes.
+    let before = host.tank(&["--json", "list"]).stdout;
+    for (platform, why) in [
+        (
+            "linux/s390x",
+            "it is for linux/s390x, and this host is linux/",
+        ),
+        (
+            "linux/riscv64",
+            "it has nothing for linux/riscv64, only for linux/",
+        ),
+    ] {
+        host.write("web.ncl", &two("oci:./multi", platform, ""));
+        for command in ["switch", "diff"] {
+            let refused = host.tank(&[command, "web.ncl"]);
+            assert_eq!(refused.status, 1, "{platform}");
+            let said = words(&refused.stderr);
+            assert!(said.contains(why), "{said}");
+            assert!(
+                said.contains("tank::host::image") && said.contains("web.ncl:3:"),
+                "{said}"
+            );
+        }
+    }
+    assert_eq!(host.tank(&["--json", "list"]).stdout, before);
+    assert_eq!(generations().as_array().expect("a list").len(), 1);
+    // Another platform is another image: that pod is replaced, and no other.
+    host.write("web.ncl", &two("oci:./multi", own, ""));
+    let diff = host.tank(&["diff", "web.ncl"]).ok();
+    let (to, from) = (
+        format!("platform: \"{other}\" → \"{own}\""),
+        "replace  start old/app",
+    );
+    assert!(
+        diff.contains(&to) && words(&diff).contains(&words(from)),
+        "{diff}"
+    );
+    assert!(!diff.contains("web/app"), "{diff}");
+    host.tank(&["switch", "web.ncl"]).ok();
+    assert_eq!(run_for(&host), (own.to_owned(), own.to_owned()));
+    assert_eq!(
+        pod_digest(&host, "web").len(),
+        pod_digest(&host, "old").len()
+    );
+    // Back without what it came from.
+    fs::remove_dir_all(host.dir.join("multi")).expect("removes");
+    host.tank(&["gc"]).ok();
+    host.tank(&["generations", "rollback", "1"]).ok();
+    assert_eq!(run_for(&host), (own.to_owned(), other.to_owned()));
+    let fsck = host.tank(&["--json", "fsck"]).json();
+    assert_eq!(fsck["damages"], serde_json::json!([]));
+    // In an image for one platform only there is nothing for another.
+    host.write(
+        "one.ncl",
+        &pod("oci:./busybox", &format!("platform = \"{other}\"")),
+    );
+    let refused = host.tank(&["switch", "one.ncl", "--replace"]);
+    let said = words(&refused.stderr);
+    assert!(
+        said.contains(&format!("it has nothing for {other}, only for")),
+        "{said}"
+    );
+    host.finish();
+}
+
+#[test]
+fn a_lock_and_what_is_kept_by_name_have_an_image_for_each_platform() {
+    let host = Host::new();
+    let (own, other) = platforms();
+    index(&host, "multi");
+    let mut serve = host.inside("python3");
+    serve.args(["-c", SERVE]).arg(host.dir.join("multi"));
+    let (out, err) = (std::process::Stdio::null(), std::process::Stdio::null());
+    let child = serve.stdout(out).stderr(err).spawn();
+    let registry = Served(child.expect("python3"));
+    tank_tests::eventually("the registry answers", || {
+        host.get("http://localhost:5000/v2/").status == 0
+    });
+    let image = "localhost:5000/multi:1";
+    host.write("web.ncl", &two(image, other, ""));
+    let missing = host.tank(&["lock", "web.ncl", "--check"]);
+    let said = words(&missing.stderr);
+    assert!(said.contains(&format!("{image} ({other})")), "{said}");
+    let said = host.tank(&["lock", "web.ncl"]).ok();
+    assert_eq!(said.matches("(new)").count(), 2, "{said}");
+    host.tank(&["lock", "web.ncl", "--check"]).ok();
+    host.tank(&["switch", "web.ncl"]).ok();
+    assert_eq!(run_for(&host), (own.to_owned(), other.to_owned()));
+    // What the lock has is what runs, and the graph is the same one before and after it was found.
+    let lock = fs::read_to_string(host.dir.join("tank.lock")).expect("a lock");
+    assert!(lock.contains(&format!("[platforms.\"{other}\"]")), "{lock}");
+    assert!(lock.contains(&pod_digest(&host, "old")), "{lock}");
+    let built = host.tank(&["build", "web.ncl"]).ok();
+    let shown = host.tank(&["--json", "generations", "show", "1"]).json();
+    let root = built.lines().next().expect("a root");
+    assert_eq!(shown["generation"]["root"], root);
+    // For one platform less there is one entry less.
+    host.write("one.ncl", &pod(image, ""));
+    host.tank(&["lock", "one.ncl"]).ok();
+    assert!(
+        !fs::read_to_string(host.dir.join("tank.lock"))
+            .expect("a lock")
+            .contains("platforms")
+    );
+    fs::remove_file(host.dir.join("tank.lock")).expect("removes");
+    // By hand: one for each, by one name.
+    let pull = |more: &[&str]| {
+        let pulled = host
+            .tank(&[&["--json", "image", "pull", image], more].concat())
+            .json();
+        pulled["digest"].as_str().expect("a digest").to_owned()
+    };
+    let mine = pull(&[]);
+    assert_eq!(pull(&["--platform", other]), pod_digest(&host, "old"));
+    assert_eq!(pull(&[]), mine);
+    host.tank(&["delete", "web", "old"]).ok();
+    host.tank(&["generations", "delete", "1"]).ok();
+    host.tank(&["gc"]).ok();
+    drop(registry);
+    for pull in ["pull = 'missing", "pull = 'never"] {
+        host.write("web.ncl", &two(image, other, pull));
+        host.tank(&["switch", "web.ncl"]).ok();
+        assert_eq!(run_for(&host), (own.to_owned(), other.to_owned()), "{pull}");
+    }
+    // A name is let go of for all platforms; what a generation has is found there.
+    host.tank(&["image", "remove", image]).ok();
+    assert!(images(&host).iter().all(|image| image["by_hand"] == false));
+    host.write(
+        "web.ncl",
+        &two(image, other, "pull = 'never, env.A = \"1\""),
+    );
+    host.tank(&["switch", "web.ncl"]).ok();
+    assert_eq!(run_for(&host), (own.to_owned(), other.to_owned()));
+    // Of the third there is nothing here, whatever is called so.
+    host.write("web.ncl", &two(image, "linux/s390x", "pull = 'never"));
+    assert_eq!(host.tank(&["switch", "web.ncl"]).status, 1);
     host.finish();
 }

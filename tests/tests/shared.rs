@@ -517,3 +517,41 @@ fn what_the_host_mounts_later_is_in_the_container_and_is_nobody_s_there() {
     run(&host, "umount -l $M; rmdir $M");
     host.finish();
 }
+
+/// A pod's own volume that becomes a shared one of the same name, and the other way round: what it had stays, and where is said.
+#[test]
+fn what_stays_behind_in_the_volume_that_it_was_is_said() {
+    let host = Host::new();
+    let text = |beside: &str, volume: &str| {
+        format!(
+            "{{ {beside} pods.db = {{ volumes.data = {volume}, containers.app = {{ image = \"{BUSYBOX}\", {RUN}, stop.signal = \"SIGKILL\",
+                mounts.d = {{ volume = \"data\", path = \"/d\" }} }} }} }}"
+        )
+    };
+    let (own, shared) = (
+        text("", "{}"),
+        text("volumes.data = {},", "{ shared = \"data\" }"),
+    );
+    host.switch(&own);
+    host.exec("db", "echo mine > /d/file");
+    for (next, name, has) in [(&shared, "db/data", ""), (&own, "data", "mine")] {
+        host.write("next.ncl", next);
+        let said = format!("what it had stays in `{name}` (`tank volume export {name}` has it)");
+        let diff = tank_tests::words(&host.tank(&["diff", "next.ncl"]).ok());
+        assert!(diff.contains(&said), "{diff}");
+        let switched = host.tank(&["switch", "next.ncl"]);
+        assert_eq!(switched.status, 0, "{}", switched.stderr);
+        let warned = tank_tests::words(&switched.stderr);
+        assert!(
+            warned.contains("warning:") && warned.contains(&said),
+            "{warned}"
+        );
+        assert_eq!(host.exec("db", "cat /d/file 2>/dev/null || true"), has);
+    }
+    // Nothing is left to be said.
+    host.tank(&["volume", "export", "data", "-o", "data.tar"])
+        .ok();
+    let again = host.tank(&["diff", "next.ncl", "--exit-code"]);
+    assert_eq!((again.status, again.stdout.trim()), (0, "nothing to do"));
+    host.finish();
+}

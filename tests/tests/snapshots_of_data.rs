@@ -71,7 +71,15 @@ fn on_disk(host: &Host) -> Vec<String> {
             state.display()
         ),
     );
-    found.lines().map(str::to_owned).collect()
+    let all: Vec<String> = found.lines().map(str::to_owned).collect();
+    // Who wrote a snapshot stands beside it.
+    let of = |path: &str| {
+        let (dir, name) = path.rsplit_once('/')?;
+        let volume = name.strip_prefix('.')?.strip_suffix(".by")?;
+        Some(format!("{dir}/{volume}"))
+    };
+    let is_own = |path: &String| of(path).is_none_or(|of| !all.contains(&of));
+    all.iter().filter(|path| is_own(path)).cloned().collect()
 }
 
 fn data(host: &Host) -> String {
@@ -399,7 +407,16 @@ fn what_other_images_have_written_is_not_brought_back() {
     eventually("the third one writes", || {
         host.exec("db", "cat /d/third 2>&1") == "three"
     });
+    // An older Tank did not keep who wrote a snapshot: it is handed to nobody.
+    sh(
+        &host,
+        &format!(
+            "rm {}/state/volumes/.snapshots/2/db/.data.by",
+            host.dir.display()
+        ),
+    );
     host.tank(&["generations", "delete", "2"]).ok();
+    assert_eq!(kept(&host), [(3, json!(["db/data"]))]);
     let back = host.tank(&["generations", "rollback", "1", "--with-data"]);
     assert_eq!(back.status, 0, "{}", back.stderr);
     assert!(
@@ -553,5 +570,196 @@ fn whenever_the_daemon_dies_a_snapshot_is_whole_and_comes_back_once() {
         }
     }
     assert!(died >= 10, "{died} deaths of {boundaries} boundaries");
+    host.finish();
+}
+
+/// A change of the configuration takes none, so what the second generation left is what the first one goes back to.
+#[test]
+fn a_snapshot_is_handed_to_the_generation_that_goes_back_to_it() {
+    let host = on("btrfs");
+    let versions = Versions::new(&host);
+    let third = image(&host, "third", "file('version', b'3')");
+    host.switch(&versions.old());
+    assert_eq!(data(&host), "row:one");
+    host.switch(&pod(&versions.old, OLD, "mode = \"0711\""));
+    host.exec("db", "echo more > /d/more");
+    let before = listing(&host);
+    host.switch(&versions.new_());
+    assert_eq!(data(&host), "more:more\nnew:two");
+    host.switch(&pod(&third, "echo three > /d/third", ""));
+    eventually("the third one writes", || {
+        host.exec("db", "cat /d/third 2>&1") == "three"
+    });
+    let (second, other) = ((2, json!(["db/data"])), (3, json!(["db/data"])));
+    assert_eq!(kept(&host), [second, other.clone()]);
+    // What would be is said, and is so.
+    host.tank(&["generations", "pin", "1"]).ok();
+    let dry = host.tank(&["gc", "--dry-run", "--keep", "1"]);
+    let said =
+        "what generation 2 left of db/data: generation 1 goes back to it, and has it from then on";
+    let words = tank_tests::words(&format!("{}{}", dry.stdout, dry.stderr));
+    assert!(words.contains(said), "{words}");
+    let deleted = host.tank(&["generations", "delete", "2"]);
+    let words = tank_tests::words(&format!("{}{}", deleted.stdout, deleted.stderr));
+    assert!(words.contains(said), "{words}");
+    let first = (1, json!(["db/data"]));
+    assert_eq!(kept(&host), [first.clone(), other]);
+    assert_eq!(on_disk(&host), ["./1/db/data", "./3/db/data"]);
+    let volumes = host.tank(&["--json", "volume", "list"]).json();
+    assert_eq!(volumes["volumes"][0]["snapshots"], json!([1, 3]));
+    // What nobody goes back to goes: the first one's images have not written that.
+    host.tank(&["generations", "delete", "3"]).ok();
+    assert_eq!(on_disk(&host), ["./1/db/data"]);
+    let back = with_data(&host, 1);
+    assert_eq!(listing(&host), before, "{back}");
+    assert_eq!(kept(&host), [first, (4, json!(["db/data"]))]);
+    host.tank(&["generations", "unpin", "1"]).ok();
+    host.tank(&["generations", "delete", "1", "4"]).ok();
+    assert_eq!(on_disk(&host), [] as [String; 0]);
+    host.finish();
+}
+
+/// The daemon dies at every boundary of a deletion: what is handed on is there once, whole, and with one of the two.
+#[test]
+fn whenever_the_daemon_dies_a_snapshot_is_handed_on_once() {
+    let mut host = on("xfs");
+    let versions = Versions::new(&host);
+    let mut ended_by_itself = false;
+    for boundary in 1..60 {
+        // Not the same text twice: that would be no generation.
+        host.switch(&pod(
+            &versions.old,
+            OLD,
+            &format!("mode = \"0{:o}\"", 0o700 + boundary),
+        ));
+        host.exec("db", &format!("echo {boundary} > /d/mark"));
+        host.switch(&pod(
+            &versions.old,
+            OLD,
+            &format!("owner = \"{boundary}:1\""),
+        ));
+        host.switch(&versions.new_());
+        let current = host.tank(&["--json", "status"]).json()["generation"].as_u64();
+        let (to, from) = (current.expect("one") - 2, current.expect("one") - 1);
+        host.kill_daemon();
+        host.start_daemon_with(&[("TANKD_DIE_AT", &boundary.to_string())]);
+        let deleted = host.tank(&["generations", "delete", &from.to_string()]);
+        ended_by_itself = !host.daemon_has_ended();
+        match ended_by_itself {
+            true => host.kill_daemon(),
+            false => host.reap_daemon(),
+        }
+        host.start_daemon();
+        // It may be gone already.
+        host.tank(&["generations", "delete", &from.to_string()]);
+        host.tank(&["gc"]).ok();
+        let paths = on_disk(&host);
+        let (old, new) = (format!("./{from}/db/data"), format!("./{to}/db/data"));
+        let what = format!("at {boundary}: {paths:?}: {}", deleted.stderr);
+        assert!(paths.contains(&new) && !paths.contains(&old), "{what}");
+        assert!(!paths.iter().any(|path| path.contains("/.")), "{what}");
+        let mark = format!(
+            "cat {}/state/volumes/.snapshots/{to}/db/data/mark",
+            host.dir.display()
+        );
+        assert_eq!(sh(&host, &mark).trim(), boundary.to_string(), "{what}");
+        if ended_by_itself {
+            break;
+        }
+    }
+    assert!(ended_by_itself, "every deletion ends the daemon");
+    host.finish();
+}
+
+/// What a rollback would do is what it then does, and asking changes nothing.
+#[test]
+fn a_rollback_is_shown_before_it_is_made() {
+    let host = on("xfs");
+    let versions = Versions::new(&host);
+    host.switch(&with_other(&versions, &versions.old()));
+    assert_eq!(data(&host), "row:one");
+    host.switch(&with_other(&versions, &versions.new_()));
+    assert_eq!(data(&host), "new:two");
+    let state = || {
+        let list = |what: &[&str]| host.tank(what).json();
+        (
+            list(&["--json", "generations", "list"]),
+            host.pid("db", "app"),
+            data(&host),
+            on_disk(&host),
+        )
+    };
+    let begin = state();
+    let dry = ["generations", "rollback", "1", "--dry-run"];
+    let said = host.tank(&dry).ok();
+    assert!(said.starts_with("going back to generation 1 ("), "{said}");
+    assert!(said.contains("~ container db/app  image: "), "{said}");
+    let steps = tank_tests::words(&said);
+    assert!(
+        steps.contains("stop db/app") && steps.contains("start db/app"),
+        "{said}"
+    );
+    assert!(
+        steps.contains("snapshot db/data, kept with generation 2"),
+        "{said}"
+    );
+    assert!(
+        !steps.contains("other/app") && !steps.contains("data db/data: as generation"),
+        "{said}"
+    );
+    let with_data_too = [&dry[..], &["--with-data"]].concat();
+    let said = host.tank(&with_data_too).ok();
+    let words = tank_tests::words(&said);
+    assert!(
+        words.contains("db/data becomes what generation 1 left"),
+        "{said}"
+    );
+    assert!(
+        words.contains("data db/data: as generation 1 left it, "),
+        "{said}"
+    );
+    assert!(
+        words.contains("bring db/data back as generation 1 left it"),
+        "{said}"
+    );
+    // As a diff: 0, or 2 if it is asked for.
+    let coded = host.tank(&[&dry[..], &["--exit-code"]].concat());
+    assert_eq!(coded.status, 2, "{}", coded.stderr);
+    let json = host
+        .tank(&[&["--json"], &with_data_too[..]].concat())
+        .json();
+    assert_eq!(
+        (&json["generation"], &json["parent"]),
+        (&json!(1), &json!(2)),
+        "{json}"
+    );
+    let back = &json["data"][0];
+    assert_eq!(
+        (&back["volume"], &back["generation"]),
+        (&json!("db/data"), &json!(1))
+    );
+    assert!(back["time"].as_u64().is_some_and(|time| time > 0), "{json}");
+    // What is not there is no rollback, and of a stack that there is none of neither.
+    assert_eq!(
+        host.tank(&["generations", "rollback", "9", "--dry-run"])
+            .status,
+        1
+    );
+    let stack = ["generations", "rollback", "--stack", "none", "--dry-run"];
+    assert_eq!(host.tank(&stack).status, 1);
+    assert_eq!(
+        host.tank(&["generations", "rollback", "--exit-code"])
+            .status,
+        2
+    );
+    assert_eq!(state(), begin);
+    let shown: Vec<Value> = json["steps"].as_array().expect("steps").clone();
+    with_data(&host, 1);
+    assert_eq!(data(&host), "row:one");
+    assert!(shown.len() >= 3, "{json}");
+    // There is nothing to go back to any more than what runs.
+    let none = host.tank(&["generations", "rollback", "1", "--dry-run", "--exit-code"]);
+    assert_eq!(none.status, 0, "{}", none.stdout);
+    assert!(none.stdout.contains("nothing to do"), "{}", none.stdout);
     host.finish();
 }

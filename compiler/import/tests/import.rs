@@ -493,3 +493,28 @@ proptest! {
         prop_assert_eq!(&pod.containers.values().next().expect("a container").env["X"], &text);
     }
 }
+
+#[test]
+fn a_platform_of_compose_is_the_containers() {
+    let imported = |platform: &str| {
+        let text = format!("services:\n  a:\n    image: nginx\n    platform: {platform}\n");
+        let file = fixture(&format!("compose/.{}-platform.yaml", std::process::id()));
+        std::fs::write(&file, text).expect("write");
+        let made = import::import(std::slice::from_ref(&file), None, schema(), None);
+        std::fs::remove_file(&file).expect("remove");
+        let made = made.expect("imports");
+        (made.nickel, made.notes.len())
+    };
+    let (nickel, notes) = imported("linux/arm64/v8");
+    assert!(nickel.contains("platform = \"linux/arm64/v8\""), "{nickel}");
+    assert_eq!(notes, 0);
+    // Whichever the host's is; and what Tank has no word for.
+    let (nickel, notes) = imported("linux");
+    assert!(!nickel.contains("platform ="), "{nickel}");
+    assert_eq!(notes, 0);
+    for text in ["windows/amd64", "arm64", "${PLATFORM}"] {
+        let (nickel, notes) = imported(text);
+        assert!(!nickel.contains("platform = \"arm64\""), "{nickel}");
+        assert!(notes >= 1, "{text}");
+    }
+}

@@ -173,6 +173,14 @@ impl Reference {
         format!("{}@{digest}", name.unwrap_or(&self.text)).parse()
     }
 
+    /// The same without the digest that pins it. None: it has nothing else.
+    pub fn unpinned(&self) -> Option<Self> {
+        match self.digest {
+            None => Some(self.clone()),
+            Some(_) => self.text.rsplit_once('@')?.0.parse().ok(),
+        }
+    }
+
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -117,7 +117,8 @@ pub enum SettleError {
 ///
 /// A reference has one digest in a graph. Where a pod in the scope has another one than a pod that
 /// was there first, its reference is pinned (`nginx:1.27@sha256:…`). One that is pinned already
-/// stays so while it stands for the same: its spelling alone restarts nothing.
+/// stays so while it stands for the same: its spelling alone restarts nothing. One that was chosen for a
+/// platform is pinned to what was chosen: without that it is another image, for another container of this host too.
 ///
 /// # Errors
 /// When a pinned reference gets too long; or as [`Graph::build`].
@@ -125,17 +126,22 @@ pub fn settle(
     mut config: Config,
     before: &Graph,
     scope: &Scope,
-    found: impl Fn(&Name, &Reference) -> Option<Digest>,
+    found: impl Fn(&Name, &Container) -> Option<Digest>,
 ) -> Result<Graph, SettleError> {
     let (mut digests, others) = kept(&config, before, scope);
     let meant = config.pods.iter_mut().filter(|(pod, _)| scope.has(pod));
     for (pod, spec) in meant {
         for (name, container) in spec.containers.iter_mut().chain(&mut spec.init) {
-            let reference = &container.image;
-            let Some(digest) = found(pod, reference) else {
+            let Some(digest) = found(pod, container) else {
                 continue;
             };
+            let reference = &container.image;
             let pinned = reference.pinned(digest)?;
+            if container.platform.is_some() {
+                digests.insert(pinned.clone(), digest);
+                container.image = pinned;
+                continue;
+            }
             let is_pinned = || {
                 let there = before.process(pod, name);
                 reference.digest().is_none() && there.is_some_and(|(node, _)| node.image == pinned)

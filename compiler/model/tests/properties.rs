@@ -4,7 +4,9 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use tank_model::{Config, Digest, Graph, Key, Name, Reference, Scope, canonical, stack::settle};
+use tank_model::{
+    Config, Digest, Graph, Key, Name, Scope, canonical, spec::Container, stack::settle,
+};
 
 /// A configuration that says something in every field there is.
 fn full() -> Value {
@@ -18,7 +20,7 @@ fn full() -> Value {
         probe
     };
     let container = json!({
-        "image": "nginx:1", "pull": "missing", "command": ["/a1", "b1"], "args": ["c1"], "env": { "A1": "x1", "B1": "y1" },
+        "image": "nginx:1", "pull": "missing", "platform": "linux/a1", "command": ["/a1", "b1"], "args": ["c1"], "env": { "A1": "x1", "B1": "y1" },
         "working_dir": "/w1", "user": "u1", "tty": true,
         "mounts": { "m1": { "volume": "v1", "path": "/m1", "read_only": true, "sub_path": "s1" } },
         "files": { "/f1": { "text": "t1", "mode": "0601" }, "/f2": { "text": "t2", "reload": "SIG2" } },
@@ -302,11 +304,19 @@ fn a_pod_of_a_stack_is_another_pod_with_the_same_host_name() {
 }
 
 /// A pod of one container.
-fn pod(image: &str, label: u8) -> tank_model::spec::Pod {
+fn pod(container: &Value, label: u8) -> tank_model::spec::Pod {
     serde_json::from_value(json!({
-        "containers": { "app": { "image": image } }, "labels": { "l": label.to_string() },
+        "containers": { "app": container }, "labels": { "l": label.to_string() },
     }))
     .expect("a pod")
+}
+
+/// Of the third it is the first image for another platform.
+fn container(image: u8) -> Value {
+    match image {
+        2 => json!({ "image": "i0", "platform": "linux/arm64" }),
+        image => json!({ "image": format!("i{image}") }),
+    }
 }
 
 /// Some pods of a stack: by index, the image's index and a label.
@@ -326,7 +336,7 @@ fn config_of(stack: usize, part: &BTreeMap<u8, (u8, u8)>) -> Config {
     let one = |(index, (image, label)): (&u8, &(u8, u8))| {
         let name = Name::new(format!("p{index}")).expect("a name");
         let name = name.in_stack(stack.as_ref()).expect("a name");
-        (name, pod(&format!("i{image}"), *label))
+        (name, pod(&container(*image), *label))
     };
     Config {
         pods: part.iter().map(one).collect(),
@@ -359,10 +369,11 @@ proptest! {
         let mut host = Graph::build(&Config::default(), |_| None).expect("builds");
         for (stack, part, time) in switches {
             let (_, scope) = scope_of(stack);
-            let found = |_: &Name, image: &Reference| {
+            let found = |_: &Name, container: &Container| {
+                let image = &container.image;
                 // Half of the tags move.
                 let moves = image.as_str() == "i0";
-                let text = format!("{}@{}", image.as_str(), if moves { time } else { 0 });
+                let text = format!("{}@{}{:?}", image.as_str(), if moves { time } else { 0 }, container.platform);
                 Some(Digest::of(text.as_bytes()))
             };
             let part = config_of(stack, &part);
@@ -380,13 +391,13 @@ proptest! {
             let own: Vec<&Name> = own.keys().filter_map(Key::pod).collect();
             prop_assert_eq!(own, part.pods.keys().collect::<Vec<_>>());
             for (name, spec) in &part.pods {
-                let image = &spec.containers.values().next().expect("a container").image;
-                prop_assert_eq!(&runs(&after, |pod| pod == name)[name], &found(name, image));
+                let container = spec.containers.values().next().expect("a container");
+                prop_assert_eq!(&runs(&after, |pod| pod == name)[name], &found(name, container));
             }
             prop_assert_eq!(switch(&after).root(), after.root());
             // One stack of an earlier host, in today's: the digests that it had.
             let (known, all) = (host.images(), host.config());
-            let back = settle(after.config().with(&all, &scope), &after, &scope, |_, image| known.get(image).copied());
+            let back = settle(after.config().with(&all, &scope), &after, &scope, |_, container| known.get(&container.image).copied());
             let back = back.expect("settles");
             prop_assert_eq!(runs(&back, |_| true), runs(&host, |_| true));
             host = after;

@@ -295,6 +295,12 @@ pub enum Generations {
         /// kept as a snapshot.
         #[arg(long)]
         with_data: bool,
+        /// Show what it would do, and which data it would bring back; change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// With --dry-run: exit with status 2 if anything would be done.
+        #[arg(long, requires = "dry_run")]
+        exit_code: bool,
     },
     /// Delete generations, all of them or none. Their numbers are not used again. The current one, one
     /// that is on its way, what the host would be put back to, and pinned ones are not deleted.

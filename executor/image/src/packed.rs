@@ -3,8 +3,11 @@
 //! A member is a file with a plain name, of no owner and no time. The header is made of its name and its size alone:
 //! whoever reads one compares all of it with what it has to be, and parses nothing but the size.
 
-use crate::{Error, error::Attempt};
-use std::{io, time::Duration};
+use crate::{Error, Pace, error::Attempt};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::unix::pipe,
@@ -82,6 +85,7 @@ fn padding(size: u64) -> usize {
 pub struct Packer {
     pipe: pipe::Sender,
     written: u64,
+    pace: Pace,
 }
 
 impl Packer {
@@ -92,6 +96,7 @@ impl Packer {
         Ok(Self {
             pipe: pipe::Sender::from_owned_fd(pipe)?,
             written: 0,
+            pace: Pace::default(),
         })
     }
 
@@ -113,11 +118,10 @@ impl Packer {
 
     /// Writes bytes of a file.
     pub(crate) async fn content(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let written = timeout(PATIENCE, self.pipe.write_all(bytes)).await;
-        let written = written.unwrap_or_else(|_| {
-            let why = "nobody has read it for a minute";
-            Err(io::Error::new(io::ErrorKind::TimedOut, why))
-        });
+        let begin = Instant::now();
+        let written = timeout(self.pace.left(), self.pipe.write_all(bytes)).await;
+        let written = written.unwrap_or_else(|_| Err(Pace::late()));
+        self.pace.add(bytes.len() as u64, begin.elapsed());
         let written = written.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => io::Error::new(error.kind(), "nobody reads it"),
             _ => error,

@@ -1,12 +1,12 @@
 //! For which machines an image is (OCI image specification, "platform"), and which of them this one is.
 //!
 //! Of the manifests of an index that one is taken which fits best: the platform itself, then, for arm, older variants, of which
-//! every newer machine runs the code, and for this host what its processor runs beside its own (386 on amd64, arm on arm64). An
-//! architecture that is written otherwise elsewhere (`x86_64`, `aarch64`) is the same.
+//! every newer machine runs the code, and for this host what its processor runs beside its own (386 on amd64, arm on arm64). How a
+//! platform is written is [`tank_model::Platform`]'s.
 
 use crate::{Error, document};
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, MediaType};
-use std::{fmt, fs, io::Read, path::Path, str::FromStr};
+use std::{fmt, fs, io::Read, path::Path};
 use tank_model::Digest;
 
 /// Where the kernel has the interpreters of programs (binfmt_misc, in the kernel's documentation).
@@ -15,32 +15,27 @@ const INTERPRETERS: &str = "/proc/sys/fs/binfmt_misc";
 /// The most bytes of the description of an interpreter.
 const MAX_DESCRIPTION: u64 = 4096;
 
-/// A platform. The operating system is Linux's.
+/// What an image is wanted for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Platform {
-    arch: String,
-    variant: Option<String>,
+    named: tank_model::Platform,
     /// It is this host's, which runs more than its own.
     is_host: bool,
 }
 
-/// Why a text is no platform.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no platform: write `linux/ARCHITECTURE[/VARIANT]`, for example `linux/arm64` or `linux/arm/v7`"
-)]
-pub struct PlatformError(String);
+impl From<tank_model::Platform> for Platform {
+    fn from(named: tank_model::Platform) -> Self {
+        let is_host = false;
+        Self { named, is_host }
+    }
+}
 
 impl Platform {
     /// This host's.
     pub fn host() -> Self {
-        let (arch, variant) = normal(&Arch::default().to_string(), None);
+        let named = tank_model::Platform::of(&Arch::default().to_string(), None);
         let is_host = true;
-        Self {
-            arch,
-            variant,
-            is_host,
-        }
+        Self { named, is_host }
     }
 
     /// What fits, the best first. A variant of none is any.
@@ -52,7 +47,7 @@ impl Platform {
                 .skip(newer)
                 .map(|variant| ("arm", Some(variant)))
         };
-        let (arch, variant) = (self.arch.as_str(), self.variant.as_deref());
+        let (arch, variant) = (self.named.arch(), self.named.variant());
         let mut fitting = match (arch, variant) {
             ("arm", Some(variant)) if ARM.contains(&variant) => arm(variant).collect(),
             (arch, Some(variant)) => vec![(arch, Some(variant)), (arch, Some(""))],
@@ -77,7 +72,7 @@ impl Platform {
     /// [`Error::NoPlatform`].
     pub fn refuse_other(&self, config: &ImageConfiguration) -> Result<(), Error> {
         let has = config.architecture().to_string();
-        match self.is_host || normal(&has, None).0 == self.arch {
+        match self.is_host || tank_model::Platform::of(&has, None).arch() == self.named.arch() {
             true => Ok(()),
             false => {
                 let has = format!("{}/{has}", config.os());
@@ -88,74 +83,17 @@ impl Platform {
 
     /// How well something fits: the less, the better.
     fn rank(&self, arch: &str, variant: Option<&str>) -> Option<usize> {
-        let (arch, variant) = normal(arch, variant);
-        let own = variant.as_deref().unwrap_or_default();
-        let fits = |(a, v): (&str, Option<&str>)| a == arch && v.is_none_or(|v| v == own);
+        let has = tank_model::Platform::of(arch, variant);
+        let own = has.variant().unwrap_or_default();
+        let fits = |(a, v): (&str, Option<&str>)| a == has.arch() && v.is_none_or(|v| v == own);
         self.fitting().into_iter().position(fits)
     }
 }
 
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "linux/{}", self.arch)?;
-        match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
-            None => Ok(()),
-        }
+        self.named.fmt(f)
     }
-}
-
-impl FromStr for Platform {
-    type Err = PlatformError;
-
-    fn from_str(text: &str) -> Result<Self, PlatformError> {
-        let wrong = || PlatformError(text.chars().take(80).collect());
-        let parts: Vec<&str> = text.split('/').collect();
-        let (arch, variant) = match parts.as_slice() {
-            ["linux", arch] => (*arch, None),
-            ["linux", arch, variant] => (*arch, Some(*variant)),
-            _ => return Err(wrong()),
-        };
-        let legal = |text: &str| {
-            let mut bytes = text.bytes();
-            !text.is_empty()
-                && text.len() <= 32
-                && bytes.all(|b| b.is_ascii_alphanumeric() || b"._".contains(&b))
-        };
-        if !legal(arch) || !variant.is_none_or(legal) {
-            return Err(wrong());
-        }
-        let (arch, variant) = normal(arch, variant);
-        let is_host = false;
-        Ok(Self {
-            arch,
-            variant,
-            is_host,
-        })
-    }
-}
-
-/// The one way of writing an architecture and its variant: the variant that all machines have is none, but for arm.
-fn normal(arch: &str, variant: Option<&str>) -> (String, Option<String>) {
-    let variant = variant.unwrap_or_default().to_ascii_lowercase();
-    let variant = match variant.bytes().next() {
-        Some(b'0'..=b'9') => format!("v{variant}"),
-        _ => variant,
-    };
-    let arch = arch.to_ascii_lowercase();
-    let (arch, variant) = match (arch.as_str(), variant.as_str()) {
-        ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
-        ("x86_64" | "x86-64", variant) => ("amd64", variant),
-        ("i386" | "386", _) => ("386", ""),
-        ("aarch64" | "arm64", "v8") => ("arm64", ""),
-        ("aarch64", variant) => ("arm64", variant),
-        ("armhf", _) | ("arm", "") => ("arm", "v7"),
-        ("armel", _) => ("arm", "v6"),
-        ("loongarch64", variant) => ("loong64", variant),
-        (arch, variant) => (arch, variant),
-    };
-    let variant = Some(variant.to_owned()).filter(|variant| !variant.is_empty());
-    (arch.to_owned(), variant)
 }
 
 /// The manifests of an index for a platform, the best first.
@@ -217,7 +155,7 @@ pub fn runs(os: &str, arch: &str) -> bool {
     if os != "linux" {
         return false;
     }
-    let Some(head) = head_of(&normal(arch, None).0) else {
+    let Some(head) = head_of(tank_model::Platform::of(arch, None).arch()) else {
         return true;
     };
     host.rank(arch, None).is_some()
@@ -313,7 +251,8 @@ mod tests {
     use serde_json::json;
 
     fn platform(text: &str) -> Platform {
-        text.parse().expect("a platform")
+        let named: tank_model::Platform = text.parse().expect("a platform");
+        named.into()
     }
 
     /// What is taken of an index that has these.
@@ -413,24 +352,6 @@ mod tests {
             picked(&amd64, &has).expect_err("none"),
             "it has nothing for linux/amd64, only for linux/arm64/v8, linux/arm/v7"
         );
-    }
-
-    #[test]
-    fn what_is_no_platform_is_refused() {
-        for text in [
-            "",
-            "arm64",
-            "linux",
-            "linux/",
-            "windows/amd64",
-            "linux/a/b/c",
-            "linux/a b",
-            "linux/\u{1b}[2J",
-        ] {
-            assert!(text.parse::<Platform>().is_err(), "{text}");
-        }
-        assert_eq!(platform("linux/arm64/v8").to_string(), "linux/arm64");
-        assert_eq!(platform("linux/arm").to_string(), "linux/arm/v7");
     }
 
     #[test]

@@ -39,6 +39,7 @@ const EXTENSION: &str = "erofs";
 
 mod by_hand;
 mod carry;
+mod chosen;
 mod describe;
 mod fsck;
 mod gc;

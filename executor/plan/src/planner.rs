@@ -21,7 +21,7 @@ use crate::{
     report::{Blocked, Report, Waiting},
     step::{Class, Plan, PlannedStep, Step, StepId},
     target::{PodNic, Target, TargetError},
-    unmet::unmet,
+    unmet::{left_behind, unmet},
     why::{Changed, WaitsFor, Why},
 };
 use addresses::Holders;
@@ -84,6 +84,9 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
     report.unmet = unmet(target.graph, observed);
     report.unmet.extend(data.without);
     report.unmet.extend(sizes.unmet);
+    report
+        .unmet
+        .extend(left_behind(target.graph, target.previous));
     let mut plan = backoff::hold_back(plan, &mut report, &observed.failures, observed.now);
     let starts = |planned: &PlannedStep| matches!(planned.step, Step::StartContainer { .. });
     if plan.steps.iter().any(starts) {

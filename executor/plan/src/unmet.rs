@@ -34,6 +34,14 @@ pub enum Unmet {
     OverSize { pod: Name, volume: VolumeId },
     /// A volume's file system does not hold it to its size.
     NoQuotas { pod: Name, volume: VolumeId },
+    /// A volume of a pod is another one than before: what it had stays with the one that it was.
+    LeftBehind {
+        pod: Name,
+        volume: Name,
+        before: VolumeId,
+        /// None: it is of the host, or in memory.
+        now: Option<VolumeId>,
+    },
     /// A program of the host listens where a port leads to the pod.
     Port(CutOff),
 }
@@ -46,7 +54,8 @@ impl Unmet {
             | Self::Link { pod, .. }
             | Self::Snapshot { pod, .. }
             | Self::OverSize { pod, .. }
-            | Self::NoQuotas { pod, .. } => pod,
+            | Self::NoQuotas { pod, .. }
+            | Self::LeftBehind { pod, .. } => pod,
             Self::Port(cut_off) => &cut_off.pod,
         }
     }
@@ -79,9 +88,46 @@ impl fmt::Display for Unmet {
                 f,
                 "nothing holds the volume {volume} to its `size`: its file system is no longer mounted with project quotas (`tank doctor`)"
             ),
+            Self::LeftBehind {
+                volume,
+                before,
+                now,
+                ..
+            } => {
+                write!(f, "the volume {volume} is another one from now on")?;
+                if let Some(now) = now {
+                    write!(f, ", `{now}`")?;
+                }
+                write!(
+                    f,
+                    ": what it had stays in `{before}` (`tank volume export {before}` has it)"
+                )
+            }
             Self::Port(cut_off) => cut_off.fmt(f),
         }
     }
+}
+
+/// The volumes of pods that are kept elsewhere than in the graph before.
+pub fn left_behind(graph: &Graph, previous: Option<&Graph>) -> Vec<Unmet> {
+    let Some(previous) = previous else {
+        return Vec::new();
+    };
+    let one = |pod: &Name, volume: &Name| {
+        let before = previous.kept_volume(pod, volume)?;
+        let now = graph.kept_volume(pod, volume);
+        (now.as_ref() != Some(&before)).then(|| Unmet::LeftBehind {
+            pod: pod.clone(),
+            volume: volume.clone(),
+            before,
+            now,
+        })
+    };
+    let pods = graph.pods();
+    let volumes = pods.flat_map(|pod| graph.volumes(pod).map(move |(volume, _)| (pod, volume)));
+    volumes
+        .filter_map(|(pod, volume)| one(pod, volume))
+        .collect()
 }
 
 /// The addresses of the host that ports of pods on bridges are published on, by the pods: those among
@@ -130,4 +176,57 @@ pub fn unmet(graph: &Graph, observed: &Observed) -> Vec<Unmet> {
     }
     unmet.extend(network.cut_off.iter().cloned().map(Unmet::Port));
     unmet
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph(volume: &str) -> Graph {
+        let text = format!(
+            r#"{{"volumes":{{"data":{{}}}},"pods":{{"db":{{"containers":{{"app":{{"image":"a","mounts":{{"d":{{"volume":"data","path":"/d"}}}}}}}},"volumes":{{"data":{volume}}}}}}}}}"#
+        );
+        let config = serde_json::from_str(&text).expect("a configuration");
+        Graph::build(&config, |_| None).expect("a graph")
+    }
+
+    #[test]
+    fn what_stays_behind_is_named() {
+        let (own, shared, host) = (
+            graph("{}"),
+            graph(r#"{"shared":"data"}"#),
+            graph(r#"{"host":"/srv"}"#),
+        );
+        let said = |before: &Graph, now: &Graph| {
+            let all = left_behind(now, Some(before));
+            all.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            said(&own, &shared),
+            [
+                "the volume data is another one from now on, `data`: what it had stays in `db/data` (`tank volume export db/data` has it)"
+            ]
+        );
+        assert_eq!(
+            said(&shared, &own),
+            [
+                "the volume data is another one from now on, `db/data`: what it had stays in `data` (`tank volume export data` has it)"
+            ]
+        );
+        assert_eq!(
+            said(&own, &host),
+            [
+                "the volume data is another one from now on: what it had stays in `db/data` (`tank volume export db/data` has it)"
+            ]
+        );
+        for (before, now) in [
+            (&own, &own),
+            (&shared, &shared),
+            (&host, &own),
+            (&host, &shared),
+        ] {
+            assert_eq!(said(before, now), [] as [String; 0]);
+        }
+        assert_eq!(left_behind(&own, None), []);
+    }
 }

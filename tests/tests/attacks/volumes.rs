@@ -416,6 +416,56 @@ fn exports_that_nobody_reads_are_few_and_end_with_their_reader() {
     host.finish();
 }
 
+/// Whoever begins to send archives and sends nothing holds nobody up.
+#[test]
+fn who_sends_nothing_has_no_place_among_those_that_do() {
+    let host = Host::new();
+    host.switch(&pod("oci:./busybox", "/d"));
+    let mut held = Vec::new();
+    for command in [
+        ["image", "load", "-"],
+        ["volume", "import", "db/other"],
+        ["generations", "import", "-"],
+    ] {
+        for _ in 0..2 {
+            let mut command = host.command(command.as_slice());
+            let piped = std::process::Stdio::piped;
+            held.push(
+                command
+                    .stdin(piped())
+                    .stdout(piped())
+                    .stderr(piped())
+                    .spawn()
+                    .expect("runs"),
+            );
+        }
+    }
+    // They have asked.
+    let asked = || {
+        held.iter().all(|one| {
+            let wchan = fs::read_dir(format!("/proc/{}/fd", one.id())).expect("it runs");
+            let links = wchan
+                .flatten()
+                .filter_map(|fd| fs::read_link(fd.path()).ok());
+            links
+                .filter(|link| link.to_string_lossy().starts_with("pipe:"))
+                .count()
+                > 3
+        })
+    };
+    tank_tests::eventually("all of them have a pipe", asked);
+    host.tank(&["volume", "export", "db/data", "-o", "v.tar"])
+        .ok();
+    let archive = fs::read(host.dir.join("v.tar")).expect("an archive");
+    host.tank_with_input(&["volume", "import", "db/third"], &archive)
+        .ok();
+    for mut one in held {
+        one.kill().expect("ends");
+        one.wait().expect("ends");
+    }
+    host.finish();
+}
+
 /// Whether a container has a volume is not the container's to say: by a name that is no text, or since the volumes
 /// are on a file system of their own.
 #[test]

@@ -5,7 +5,7 @@ use super::{
     Compose, Fields, Service, env_lines, list, pairs,
 };
 use serde_json::{Value, json};
-use tank_model::units::Millis;
+use tank_model::{Platform, units::Millis};
 
 /// Of a service that is wanted more than once.
 const REPLICAS: &str = "use `tank.replicas`; one is imported";
@@ -96,9 +96,15 @@ impl Compose<'_> {
             ("logging", _) => self
                 .draft
                 .note(path, "Tank keeps and bounds the logs itself"),
-            ("platform", _) => self
-                .draft
-                .note(path, "images are those of this host's architecture"),
+            // Whichever this host's is.
+            ("platform", Some("linux")) => {}
+            ("platform", Some(platform)) if platform.parse::<Platform>().is_ok() => {
+                at.set("platform", platform.into());
+            }
+            ("platform", _) => self.draft.note(
+                path,
+                "write it as `platform = \"linux/ARCHITECTURE[/VARIANT]\"`; without one the image is that for this host",
+            ),
             ("pull_policy", Some("always")) => {}
             ("pull_policy", Some("missing" | "if_not_present")) => {
                 at.set("pull", "missing".into());

@@ -4,6 +4,7 @@ use super::{Pass, did_you_mean, is_absolute};
 use crate::{
     host_files::WITHHELD,
     name::Name,
+    reference::ImageSource,
     spec::{Amount, Container, Pod, ULIMITS},
 };
 
@@ -17,6 +18,7 @@ impl Pass<'_> {
         spec: &Container,
         (pod, shared): (&Pod, &[&str]),
     ) {
+        self.platform(spec);
         self.mounts(name, spec, (pod, shared));
         self.command(name, spec);
         self.limits(spec);
@@ -45,6 +47,22 @@ impl Pass<'_> {
             if let Some(probe) = probe {
                 self.probe(field, probe, pod);
             }
+        }
+    }
+
+    /// A platform where there is nothing to choose from.
+    fn platform(&mut self, spec: &Container) {
+        let is_tree = matches!(
+            spec.image.source(),
+            ImageSource::Folder { .. } | ImageSource::Closure { .. }
+        );
+        if let Some(platform) = spec.platform.as_ref().filter(|_| is_tree) {
+            let message = format!(
+                "`{}` is of no platform, and none to choose `{platform}` of",
+                spec.image
+            );
+            let help = "leave it out";
+            self.report("tank::platform::none", &["platform"], message, help);
         }
     }
 

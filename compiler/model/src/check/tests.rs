@@ -472,3 +472,27 @@ fn policies_name_pods_that_are_there() {
     );
     assert_eq!(there.len(), 1, "of a whole host every pod is known");
 }
+
+#[test]
+fn a_folder_has_no_platform_and_what_is_in_an_index_has() {
+    for (image, refused) in [
+        ("nginx", false),
+        (
+            "nginx:1@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            false,
+        ),
+        ("oci:./layout", false),
+        ("docker-archive:./app.tar", false),
+        ("dir:./rootfs", true),
+        ("nix:/nix/store/00000000000000000000000000000000-app", true),
+    ] {
+        let app = serde_json::json!({ "image": image, "platform": "linux/aarch64" });
+        let found = check(&config(serde_json::json!({ "containers": { "app": app } })));
+        let expected = (
+            "tank::platform::none",
+            "pods.web.containers.app.platform".to_owned(),
+        );
+        let expected = if refused { vec![expected] } else { Vec::new() };
+        assert_eq!(codes(&found), expected, "{image}");
+    }
+}

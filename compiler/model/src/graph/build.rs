@@ -317,6 +317,7 @@ impl Graph {
         let lifecycle = self.lifecycle(pod, name);
         spec::Container {
             image: node.image.clone(),
+            platform: node.platform.clone(),
             // The pod's node has it.
             pull: spec::Pull::default(),
             command: node.command.clone(),

@@ -4,6 +4,7 @@ use crate::{
     canonical::{self, CanonicalError},
     digest::{Digest, Hasher},
     name::Name,
+    platform::Platform,
     reference::Reference,
     spec::{self, is_default},
     units::Bytes,
@@ -215,6 +216,9 @@ pub struct SandboxNode {
 pub struct ContainerNode {
     /// As the configuration has it.
     pub image: Reference,
+    /// What the image was chosen for; none for the host's own. The image is pinned to what was chosen then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
     /// In place of the image's `Entrypoint` and `Cmd`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
@@ -300,6 +304,7 @@ impl ContainerNode {
     pub(super) fn of(spec: &spec::Container) -> Self {
         Self {
             image: spec.image.clone(),
+            platform: spec.platform.clone(),
             command: spec.command.clone(),
             args: spec.args.clone(),
             env: spec.env.clone(),

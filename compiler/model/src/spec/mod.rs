@@ -33,6 +33,7 @@ pub use storage::{
 
 use crate::{
     name::{Name, plain_keys},
+    platform::Platform,
     reference::Reference,
 };
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,9 @@ pub struct Container {
     /// When the registry is asked what the image's tag stands for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pull: Pull,
+    /// For which machines its image is; for those of this host unless given.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub platform: Option<Platform>,
     /// Replaces the image's `Entrypoint`; the image's `Cmd` is then not used.
     #[serde(default, skip_serializing_if = "is_default")]
     pub command: Option<Vec<String>>,

@@ -15,7 +15,7 @@ use tank_proto::varlink::{
 };
 
 /// The status of a diff that found something.
-const DIFFERS: u8 = 2;
+pub const DIFFERS: u8 = 2;
 
 /// What happens to pods that the configuration does not name, and to those of other sources.
 #[derive(Clone, Copy)]

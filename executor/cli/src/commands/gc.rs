@@ -30,6 +30,9 @@ pub async fn delete(client: &mut Client, numbers: Vec<u64>, json: bool) -> Resul
             "{count} snapshots of volumes went with them: of their bytes, those that no volume shares"
         ))?;
     }
+    for left in &reply.collected.left {
+        output::error(&format!("left: {left}\n"));
+    }
     Ok(0)
 }
 

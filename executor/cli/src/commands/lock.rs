@@ -11,8 +11,11 @@ use tank_compiler::{
     Inputs,
     lock::{self, Lock},
 };
-use tank_model::{Config, Digest};
+use tank_model::{Config, Digest, Platform};
 use tank_proto::varlink::{Method, ResolveReply};
+
+/// A tag, and the platform that it is used for if not the host's own.
+type Tag = (String, Option<Platform>);
 
 pub struct Request {
     pub files: Vec<PathBuf>,
@@ -40,23 +43,16 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
         return check(&known, &used, &path, json);
     }
     let again = again(&request, &config, &used)?;
-    let ask = used
-        .keys()
-        .filter(|image| !known.images.contains_key(*image) || again.contains(image.as_str()));
-    let ask: Vec<String> = ask.cloned().collect();
-    let resolved = resolve(socket, ask).await?;
-    let kept = known
-        .images
-        .iter()
-        .filter(|(image, _)| used.contains_key(*image));
-    let mut images: BTreeMap<String, Digest> = kept
-        .map(|(image, digest)| (image.clone(), *digest))
-        .collect();
-    images.extend(resolved);
-    let new = Lock {
-        images,
-        ..Lock::default()
-    };
+    let is_new = |tag: &&Tag| known.digest(&tag.0, tag.1.as_ref()).is_none() || again.contains(tag);
+    let ask = used.keys().filter(is_new).cloned().collect();
+    let mut new = Lock::default();
+    for (image, platform, digest) in known.tags() {
+        let tag = (image.clone(), platform.cloned());
+        if used.contains_key(&tag) {
+            new.add(tag.0, tag.1, digest);
+        }
+    }
+    resolve(socket, ask, &mut new).await?;
     report(&known, &new, json)?;
     if new != known || !path.exists() {
         write(&path, &new.text())?;
@@ -64,15 +60,15 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
     Ok(0)
 }
 
-/// The images that are resolved again although the lock has them.
+/// The tags that are resolved again although the lock has them.
 fn again<'a>(
     request: &Request,
     config: &Config,
-    used: &'a BTreeMap<String, BTreeSet<String>>,
-) -> Result<BTreeSet<&'a str>, Error> {
+    used: &'a BTreeMap<Tag, BTreeSet<String>>,
+) -> Result<BTreeSet<&'a Tag>, Error> {
     Ok(match request.update.as_deref() {
         None => BTreeSet::new(),
-        Some("") => used.keys().map(String::as_str).collect(),
+        Some("") => used.keys().collect(),
         Some(pod) => {
             let names = || config.pods.keys().map(tank_model::Name::local);
             if !names().any(|name| name == pod) {
@@ -82,62 +78,82 @@ fn again<'a>(
                     nearest: near.map(str::to_owned),
                 });
             }
-            used.iter()
-                .filter(|(_, pods)| pods.contains(pod))
-                .map(|(image, _)| image.as_str())
-                .collect()
+            let of_pod = used.iter().filter(|(_, pods)| pods.contains(pod));
+            of_pod.map(|(tag, _)| tag).collect()
         }
     })
 }
 
-/// Which digests the daemon finds the tags of `ask` to stand for; it is not called for none.
-async fn resolve(socket: &Path, ask: Vec<String>) -> Result<BTreeMap<String, Digest>, Error> {
-    let mut resolved: BTreeMap<String, Digest> = BTreeMap::new();
-    if !ask.is_empty() {
-        let reply: ResolveReply = Client::connect(socket)
-            .await?
-            .call(Method::Resolve { images: ask })
-            .await?;
+/// Adds the digests that the daemon finds tags to stand for, a platform at a time; it is not called for none.
+async fn resolve(socket: &Path, ask: Vec<Tag>, lock: &mut Lock) -> Result<(), Error> {
+    let mut by_platform: BTreeMap<Option<Platform>, Vec<String>> = BTreeMap::new();
+    for (image, platform) in ask {
+        by_platform.entry(platform).or_default().push(image);
+    }
+    for (platform, images) in by_platform {
+        let asked = platform.as_ref().map(ToString::to_string);
+        let call = Method::Resolve {
+            images,
+            platform: asked.clone(),
+        };
+        let reply: ResolveReply = Client::connect(socket).await?.call(call).await?;
+        if reply.platform != asked {
+            return Err(Error::Answer(
+                "tankd is of a version that knows no platforms of images: it said what this host's is",
+            ));
+        }
         for answer in reply.images {
             let digest = answer
                 .digest
                 .parse()
                 .map_err(|_| Error::Answer("tankd's answer holds no digest"))?;
-            resolved.insert(answer.image, digest);
+            lock.add(answer.image, platform.clone(), digest);
         }
     }
-    Ok(resolved)
+    Ok(())
 }
 
 /// Every image that a lock can hold, with the pods that use it: a source has one stack.
-fn used(config: &Config) -> BTreeMap<String, BTreeSet<String>> {
-    let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+fn used(config: &Config) -> BTreeMap<Tag, BTreeSet<String>> {
+    let mut used: BTreeMap<Tag, BTreeSet<String>> = BTreeMap::new();
     for (pod, spec) in &config.pods {
         for container in spec.containers.values().chain(spec.init.values()) {
             if lock::lockable(&container.image) {
-                used.entry(container.image.to_string())
-                    .or_default()
-                    .insert(pod.local().to_owned());
+                let tag = (container.image.to_string(), container.platform.clone());
+                used.entry(tag).or_default().insert(pod.local().to_owned());
             }
         }
     }
     used
 }
 
+/// A tag in words.
+fn words(image: &str, platform: Option<&Platform>) -> String {
+    match platform {
+        Some(platform) => format!("{image} ({platform})"),
+        None => image.to_owned(),
+    }
+}
+
 fn check(
     known: &Lock,
-    used: &BTreeMap<String, BTreeSet<String>>,
+    used: &BTreeMap<Tag, BTreeSet<String>>,
     path: &Path,
     json: bool,
 ) -> Result<u8, Error> {
-    let missing: Vec<&String> = used
+    let tags = used
         .keys()
-        .filter(|image| !known.images.contains_key(*image))
+        .map(|(image, platform)| (image, platform.as_ref()));
+    let missing = tags.filter(|(image, platform)| known.digest(image, *platform).is_none());
+    let missing: Vec<String> = missing
+        .map(|(image, platform)| words(image, platform))
         .collect();
-    let unused: Vec<&String> = known
-        .images
-        .keys()
-        .filter(|image| !used.contains_key(*image))
+    let is_unused = |(image, platform, _): &(&String, Option<&Platform>, Digest)| {
+        !used.contains_key(&((*image).clone(), platform.cloned()))
+    };
+    let unused = known.tags().filter(is_unused);
+    let unused: Vec<String> = unused
+        .map(|(image, platform, _)| words(image, platform))
         .collect();
     let fits = missing.is_empty() && unused.is_empty();
     if json {
@@ -148,35 +164,41 @@ fn check(
         output::line(&format!("{} locks {} images", path.display(), used.len()))?;
         return Ok(0);
     }
-    let owned = |images: Vec<&String>| images.into_iter().cloned().collect();
     Err(Error::LockDiffers {
         path: path.to_owned(),
-        missing: owned(missing),
-        unused: owned(unused),
+        missing,
+        unused,
     })
 }
 
 fn report(old: &Lock, new: &Lock, json: bool) -> Result<(), Error> {
     if json {
-        return output::json(&serde_json::json!({ "images": new.images }));
+        let mut reply = serde_json::json!({ "images": new.images });
+        if !new.platforms.is_empty() {
+            reply["platforms"] = serde_json::json!(new.platforms);
+        }
+        return output::json(&reply);
     }
     let short = |digest: &Digest| digest.short();
-    for (image, digest) in &new.images {
-        let line = match old.images.get(image) {
-            Some(before) if before == digest => format!("{image}  {}", short(digest)),
-            Some(before) => format!("{image}  {} (was {})", short(digest), short(before)),
-            None => format!("{image}  {} (new)", short(digest)),
+    for (image, platform, digest) in new.tags() {
+        let tag = words(image, platform);
+        let line = match old.digest(image, platform) {
+            Some(before) if before == digest => format!("{tag}  {}", short(&digest)),
+            Some(before) => format!("{tag}  {} (was {})", short(&digest), short(&before)),
+            None => format!("{tag}  {} (new)", short(&digest)),
         };
         output::line(&line)?;
     }
-    for image in old
-        .images
-        .keys()
-        .filter(|image| !new.images.contains_key(*image))
-    {
-        output::line(&format!("{image}  removed: nothing uses it"))?;
+    let gone = old
+        .tags()
+        .filter(|(image, platform, _)| new.digest(image, *platform).is_none());
+    for (image, platform, _) in gone {
+        output::line(&format!(
+            "{}  removed: nothing uses it",
+            words(image, platform)
+        ))?;
     }
-    if new.images.is_empty() {
+    if new.tags().next().is_none() {
         output::line("no image has a tag to lock")?;
     }
     Ok(())

@@ -15,6 +15,7 @@ mod list;
 mod lock;
 mod login;
 mod manual;
+mod rollback;
 mod source;
 mod transfer;
 mod view;
@@ -189,8 +190,19 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             to,
             stack,
             with_data,
+            dry_run,
+            exit_code,
         }) => {
             let stack = stack.map(|stack| stack.to_string());
+            if dry_run {
+                let call = Method::DiffRollback {
+                    to,
+                    stack,
+                    with_data: with_data.then_some(true),
+                };
+                let mut client = connect().await?;
+                return rollback::diff(&mut client, call, exit_code, json).await;
+            }
             change::follow(
                 &mut connect().await?,
                 Method::Rollback {

@@ -86,6 +86,14 @@ impl Client {
                 };
                 self.change(work, (more, false)).await
             }
+            Method::DiffRollback {
+                to,
+                stack,
+                with_data,
+            } => {
+                let back = (to, stack.as_deref(), with_data == Some(true));
+                self.diff_rollback(&generations, back, uid).await
+            }
             Method::Generations {} => {
                 let generations = generations.list()?.iter().map(views::generation).collect();
                 self.reply(
@@ -170,11 +178,8 @@ impl Client {
                 let reason = reply.map_err(|e| internal("look for the reason", e))??;
                 self.reply(&views::reason(reason), false, Vec::new()).await
             }
-            Method::Resolve { images } => {
-                let resolve = async { Ok(generations.resolve(images).await?) };
-                let resolved = while_connected(&self.stream, resolve).await?;
-                self.reply(&views::resolved(&resolved), false, Vec::new())
-                    .await
+            Method::Resolve { images, platform } => {
+                self.resolve(&generations, (images, platform)).await
             }
             Method::Login {
                 registry,

@@ -15,9 +15,10 @@ use crate::generations::{
 };
 use std::sync::Arc;
 use tank_image::{Described, DescribedLayer};
+use tank_model::{Digest, Reference};
 use tank_proto::varlink::{
     self, DiffCall, Error, ImageLayer, ImagesReply, InspectImageReply, KeptImage, LoadImagesReply,
-    PullImageReply, RemoveImagesReply,
+    PullImageReply, RemoveImagesReply, ResolveReply, Resolved,
 };
 use tokio::sync::mpsc;
 
@@ -71,6 +72,23 @@ impl Client {
         let inspect = async { Ok(generations.inspect_image(image).await?) };
         let (listed, described) = while_connected(&self.stream, inspect).await?;
         let reply = inspected(listed, described);
+        self.reply(&reply, false, Vec::new()).await
+    }
+
+    /// What tags stand for. The platform is said again: a daemon that does not know it does not say it.
+    pub(super) async fn resolve(
+        &mut self,
+        generations: &Arc<Generations>,
+        (images, platform): (Vec<String>, Option<String>),
+    ) -> Result<(), Refusal> {
+        let resolve = async { Ok(generations.resolve(images, platform.as_deref()).await?) };
+        let resolved = while_connected(&self.stream, resolve).await?;
+        let one = |(image, digest): &(Reference, Digest)| Resolved {
+            image: image.to_string(),
+            digest: digest.to_string(),
+        };
+        let images = resolved.iter().map(one).collect();
+        let reply = ResolveReply { images, platform };
         self.reply(&reply, false, Vec::new()).await
     }
 

@@ -8,10 +8,39 @@ use super::{
 };
 use crate::generations::{Collected, Damage, Generations, Inspected, MAX_PROGRESS};
 use std::sync::Arc;
-use tank_proto::varlink;
+use tank_model::diff;
+use tank_proto::varlink::{self, BroughtBack, DiffRollbackReply};
 use tokio::sync::mpsc;
 
 impl Client {
+    /// What a rollback would do.
+    pub(super) async fn diff_rollback(
+        &mut self,
+        generations: &Generations,
+        back: (Option<u64>, Option<&str>, bool),
+        uid: u32,
+    ) -> Result<(), Refusal> {
+        let look = async { Ok(generations.preview_rollback(back, uid).await?) };
+        let preview = while_connected(&self.stream, look).await?;
+        let data = preview.data.into_iter().map(|one| BroughtBack {
+            volume: one.volume,
+            generation: one.generation,
+            time: one.time,
+        });
+        let changes = diff::diff(&preview.before, &preview.after);
+        let planned = preview.planned;
+        let reply = DiffRollbackReply {
+            generation: preview.to,
+            notes: preview.notes,
+            data: data.collect(),
+            changes: views::changes(&changes),
+            steps: planned.plan.steps.iter().map(views::step).collect(),
+            waiting: views::not_done(&planned.report),
+            parent: preview.parent,
+        };
+        self.reply(&reply, false, Vec::new()).await
+    }
+
     pub(super) async fn delete_generations(
         &mut self,
         generations: &Generations,

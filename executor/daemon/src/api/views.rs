@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
 };
 use tank_model::{
-    Digest, Graph, Key, Name, Outcome, Reference,
+    Graph, Key, Name, Outcome,
     diff::{NodeChange, What},
     spec::Peer,
 };
@@ -123,16 +123,6 @@ pub fn reason(reason: Reason) -> varlink::WhyReply {
         overrode: reason.overrode.into_iter().map(overridden).collect(),
         since: reason.since.as_ref().map(generation),
         also: Some(reason.also).filter(|also| !also.is_empty()),
-    }
-}
-
-pub fn resolved(resolved: &[(Reference, Digest)]) -> varlink::ResolveReply {
-    let one = |(image, digest): &(Reference, Digest)| varlink::Resolved {
-        image: image.to_string(),
-        digest: digest.to_string(),
-    };
-    varlink::ResolveReply {
-        images: resolved.iter().map(one).collect(),
     }
 }
 

@@ -142,7 +142,7 @@ impl Generations {
         import: &Import,
         progress: &ProgressSender,
     ) -> Result<Imported, Error> {
-        let _place = self.transfer()?;
+        let _place = self.transfer_from(&pipe, "import a generation").await?;
         let taken = timeout(MAX_TIME, self.take(pipe, import, progress)).await;
         let late = || refused(format!("it takes longer than {} s", MAX_TIME.as_secs()));
         taken.map_err(|_| late())?

@@ -3,7 +3,8 @@
 //!
 //! A snapshot that is kept with a generation is what that one left, and also what those before it left,
 //! as far as no snapshot was taken then: the same images went on with the same data. So a rollback takes
-//! of each volume the earliest one at or after the generation that it leads to.
+//! of each volume the earliest one at or after the generation that it leads to; and where that one's generation goes, one
+//! that is kept and goes back to it has it from then on ([`super::handed`]).
 //!
 //! The generation that is committed says which ones it wants, and what is brought back is proven by what
 //! is kept with the generation before it. So it happens once, whatever ends the daemon, and never again
@@ -12,16 +13,21 @@
 //! *Never*: brings back data unasked. What a switch that failed has left may hold what somebody relies on; its failure says which command brings back what was there before.
 
 use super::{
-    Collected, Collector, Error, Generations, ProgressSender, Stage, error::Context, kept::managed,
-    notify, switch::Candidate, volumes::Volume,
+    Collected, Collector, Error, Generations, ProgressSender, Stage,
+    error::Context,
+    handed::{Known, handed},
+    kept::managed,
+    notify,
+    switch::Candidate,
+    volumes::Volume,
 };
-use crate::actuate::volumes::Snapshot;
+use crate::actuate::volumes::{Snapshot, Volumes};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
 };
-use tank_model::{Graph, Name, Outcome, Rollback, VolumeId};
+use tank_model::{Digest, Graph, Name, Outcome, Rollback, VolumeId};
 use tokio::task::spawn_blocking;
 
 /// By pod and volume, the generation whose snapshot takes the volume's place.
@@ -37,8 +43,18 @@ pub(super) fn left(mut all: Vec<Snapshot>, current: Option<u64>) -> Vec<Snapshot
     all
 }
 
+/// The same of what there is, each with who wrote it. Blocking.
+fn known(volumes: &Volumes, current: Option<u64>) -> Vec<Known> {
+    let all = left(volumes.snapshots(), current).into_iter();
+    all.map(|one| {
+        let by = volumes.written_by(&one);
+        (one, by)
+    })
+    .collect()
+}
+
 /// The earliest snapshot of a volume at or after a generation.
-fn earliest(all: &[Snapshot], (pod, volume): (&Name, &Name), at: u64) -> Option<u64> {
+pub(super) fn earliest(all: &[Snapshot], (pod, volume): (&Name, &Name), at: u64) -> Option<u64> {
     let own = all.iter().filter(|one| one.generation >= at);
     let own = own.filter(|one| one.pod == *pod && one.volume == *volume);
     own.map(|one| one.generation).min()
@@ -58,8 +74,8 @@ pub(super) fn add_snapshots(all: &[Snapshot], volumes: &mut [Volume]) {
 }
 
 impl Collector {
-    /// Removes what of volumes was kept with generations that are gone; `dry` only counts, as if
-    /// `outdated` were.
+    /// Removes what of volumes was kept with generations that are gone, unless one that is kept goes back to it: that has it from
+    /// then on. `dry` only counts, as if `outdated` were gone.
     pub(super) async fn sweep_snapshots(
         &self,
         outdated: &BTreeSet<u64>,
@@ -69,19 +85,46 @@ impl Collector {
         // No generation is committed, and with that none left, between the two looks.
         let history = Arc::clone(&self.history).lock_owned().await;
         let (store, volumes) = (Arc::clone(&self.store), Arc::clone(&self.volumes));
+        let graphs = Arc::clone(&self.graphs);
         let outdated = outdated.clone();
         let sweep = move || {
-            let kept = store.generations()?.into_iter().map(|one| one.number);
-            let kept = kept.filter(|number| !dry || !outdated.contains(number));
-            let count = volumes.sweep_snapshots(&kept.collect(), dry);
+            let kept = store.generations()?.into_iter();
+            let kept = kept.filter(|one| !dry || !outdated.contains(&one.number));
+            let roots: BTreeMap<u64, Digest> = kept.map(|one| (one.number, one.root)).collect();
+            let kept: BTreeSet<u64> = roots.keys().copied().collect();
+            let known = known(&volumes, store.current()?);
+            let handed = handed(&known, &kept, |number, (pod, volume)| {
+                let Some(root) = roots.get(&number) else {
+                    return Ok(None);
+                };
+                let graph = graphs.get(*root)?;
+                let is_there = graph.kept_volume(pod, volume);
+                let is_own = matches!(is_there, Some(VolumeId::Own(..)));
+                Ok::<_, Error>(is_own.then(|| graph.writers(pod, volume)))
+            })?;
+            let count = volumes.sweep_snapshots(&kept, &handed, dry);
             drop(history);
             let removed = if dry { Ok(()) } else { volumes.remove_swept() };
             let count = count.doing("look for snapshots of volumes")?;
-            Ok::<_, Error>((count, removed))
+            Ok::<_, Error>((count, handed, removed))
         };
         let swept = spawn_blocking(sweep).await.doing("remove snapshots")?;
-        let (count, removed) = swept?;
+        let (count, handed, removed) = swept?;
         collected.snapshots.count += count;
+        for (
+            Snapshot {
+                generation,
+                pod,
+                volume,
+            },
+            to,
+        ) in handed
+        {
+            let left = format!(
+                "what generation {generation} left of {pod}/{volume}: generation {to} goes back to it, and has it from then on"
+            );
+            collected.left.push(left);
+        }
         if let Err(error) = removed {
             let left = format!("snapshots of volumes: {error}");
             collected.left.push(left);
@@ -225,7 +268,16 @@ impl Generations {
     ) -> Result<bool, Error> {
         let found = self.store.generation(from)?;
         let found = found.ok_or_else(|| self.no_such(from))?;
-        let writers = self.graphs.get(found.root)?.writers(pod, volume);
+        let snapshot = Snapshot {
+            generation: from,
+            pod: pod.clone(),
+            volume: volume.clone(),
+        };
+        // What was handed on was left by another one, which is gone.
+        let writers = match self.volumes.handed_by(&snapshot) {
+            Some(writers) => writers,
+            None => self.graphs.get(found.root)?.writers(pod, volume),
+        };
         Ok(writers.is_subset(&graph.writers(pod, volume)))
     }
 

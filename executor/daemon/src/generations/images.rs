@@ -12,8 +12,8 @@ use std::{
     os::fd::OwnedFd,
     sync::Arc,
 };
-use tank_image::{ByHand, Described, Platform, Taken, registry_name};
-use tank_model::{Digest, Name, Reference, graph::Survey, reference::ImageSource};
+use tank_image::{ByHand, Described, Taken, registry_name};
+use tank_model::{Digest, Name, Platform, Reference, graph::Survey, reference::ImageSource};
 use tokio::{net::unix::pipe, task::spawn_blocking};
 
 /// The fewest digits of a digest that name an image, as Docker's short ids have more.
@@ -121,7 +121,8 @@ impl Generations {
             users: Vec::new(),
             source,
         })?;
-        let mut kept = self.keep_by_hand(vec![(Some(reference), digest)]).await?;
+        let wanted = vec![(Some(reference), digest)];
+        let mut kept = self.keep_by_hand(wanted, platform).await?;
         kept.pop().ok_or("it was not kept").doing("pull an image")
     }
 
@@ -134,11 +135,10 @@ impl Generations {
         archive: OwnedFd,
         name: Option<String>,
     ) -> Result<Vec<Kept>, Error> {
-        let _place = self.transfer()?;
         let what = "load images";
         let name = name.as_deref().map(registry_name).transpose();
         let name = name.doing(what)?;
-        rustix::io::ioctl_fionbio(&archive, true).doing(what)?;
+        let _place = self.transfer_from(&archive, what).await?;
         let archive = pipe::Receiver::from_owned_fd(archive).doing(what)?;
         let held = self.images.holding();
         let archive = held.put_down(archive).await.map_err(not_loaded)?;
@@ -159,7 +159,7 @@ impl Generations {
             let named = image.names.into_iter();
             wanted.extend(named.map(|name| (Some(name), image.digest)));
         }
-        self.keep_by_hand(wanted).await
+        self.keep_by_hand(wanted, None).await
     }
 
     /// Keeps images no longer that are kept by hand: all of them, or none.
@@ -173,19 +173,23 @@ impl Generations {
             let mut removed: Vec<ByHand> = Vec::new();
             let mut uses = Vec::new();
             for image in &images {
+                // A name takes itself away, for whichever platforms it is kept, a digest all names. What generations need
+                // stays with them.
+                let named = image.parse::<Reference>().ok();
+                let called =
+                    |kept: &&ByHand| named.as_ref().is_some_and(|named| kept.is_called(named));
+                let by_hand = known.values().flat_map(|listed| &listed.by_hand);
+                let by_name: Vec<ByHand> = by_hand.filter(called).cloned().collect();
+                if !by_name.is_empty() {
+                    removed.extend(by_name);
+                    continue;
+                }
                 let digest = generations.look_up(&known, image)?;
                 let Some(listed) = known.get(&digest) else {
                     continue;
                 };
-                // A name takes itself away, a digest all names. What generations need stays with them.
-                let named = image.parse::<Reference>().ok();
-                let called =
-                    |kept: &&ByHand| named.as_ref().is_none_or(|named| kept.is_called(named));
-                match listed.by_hand.iter().any(|kept| called(&kept)) {
-                    true => removed.extend(listed.by_hand.iter().filter(called).cloned()),
-                    false if listed.by_hand.is_empty() => {
-                        uses.extend(generations.use_of(image, listed)?);
-                    }
+                match listed.by_hand.is_empty() {
+                    true => uses.extend(generations.use_of(image, listed)?),
                     false => removed.extend(listed.by_hand.iter().cloned()),
                 }
             }
@@ -251,11 +255,13 @@ impl Generations {
     async fn keep_by_hand(
         self: &Arc<Self>,
         wanted: Vec<(Option<Reference>, Digest)>,
+        platform: Option<Platform>,
     ) -> Result<Vec<Kept>, Error> {
         let by_hand = wanted.iter().map(|(image, digest)| ByHand {
             reference: image.clone(),
             digest: *digest,
             since: now(),
+            platform: platform.clone(),
         });
         let (images, by_hand) = (Arc::clone(&self.images), by_hand.collect());
         let keep = spawn_blocking(move || images.keep_by_hand(by_hand)).await;
@@ -365,11 +371,12 @@ impl Generations {
             {
                 return Ok(digest);
             }
-            let mut by_hand = known.values().flat_map(|listed| &listed.by_hand);
-            if let Some(kept) = by_hand.find(|kept| kept.is_called(&reference)) {
+            let by_hand = || known.values().flat_map(|listed| &listed.by_hand);
+            let own = by_hand().find(|kept| kept.is_found(&reference, None));
+            if let Some(kept) = own.or_else(|| by_hand().find(|kept| kept.is_called(&reference))) {
                 return Ok(kept.digest);
             }
-            if let Some(digest) = self.of_generations(&reference, |_| true)? {
+            if let Some(digest) = self.of_generations((&reference, None), |_| true)? {
                 return Ok(digest);
             }
         }

@@ -20,9 +20,9 @@ use std::{
 };
 use tank_image::Images;
 use tank_model::{
-    Config, Digest, Graph, Key, Name, Reference, Scope,
+    Config, Digest, Graph, Key, Name, Platform, Reference, Scope,
     provenance::{PodSource, Provenance},
-    spec::{Peer, Pod, Pull},
+    spec::{Container, Peer, Pod, Pull},
     stack,
 };
 
@@ -62,8 +62,8 @@ pub struct Intent {
     pub held: Images,
 }
 
-/// A reference, and what it is relative to if it is.
-type Wanted = (Option<PathBuf>, Reference);
+/// A reference, what it is relative to if it is, and for which platform it is wanted if not for this host's.
+type Wanted = (Option<PathBuf>, Reference, Option<Platform>);
 
 /// Who uses an image.
 #[derive(Default)]
@@ -232,9 +232,14 @@ impl Generations {
             .cloned()
             .collect();
         self.check_sources(&config, &named, before).await?;
-        let wanted = |pod: &Name, reference: &Reference| -> Wanted {
-            let base_dir = request.origins.base_dir(pod, reference.source());
-            (base_dir.map(Path::to_owned), reference.clone())
+        let wanted = |pod: &Name, container: &Container| -> Wanted {
+            let base_dir = request.origins.base_dir(pod, container.image.source());
+            let base_dir = base_dir.map(Path::to_owned);
+            (
+                base_dir,
+                container.image.clone(),
+                container.platform.clone(),
+            )
         };
         let mut images: BTreeMap<Wanted, Users> = BTreeMap::new();
         let specs = named
@@ -242,7 +247,7 @@ impl Generations {
             .filter_map(|pod| Some((pod, config.pods.get(pod)?)));
         for (pod, spec) in specs {
             for (_, name, container) in spec.processes() {
-                let users = images.entry(wanted(pod, &container.image)).or_default();
+                let users = images.entry(wanted(pod, container)).or_default();
                 users.names.push(format!("{pod}/{name}"));
                 users.pull = users.pull.max(Some(container.pull));
             }
@@ -258,7 +263,7 @@ impl Generations {
             .await;
         let fetched: BTreeMap<Wanted, Digest> = fetched.into_iter().collect::<Result<_, _>>()?;
         let found =
-            |pod: &Name, reference: &Reference| fetched.get(&wanted(pod, reference)).copied();
+            |pod: &Name, container: &Container| fetched.get(&wanted(pod, container)).copied();
         let graph = stack::settle(config, before, scope, found);
         let graph = graph.doing("build the graph")?;
         self.check_targets(&graph, before, &named).await?;
@@ -326,7 +331,7 @@ impl Generations {
     async fn fetch(
         &self,
         (images, looks): (&Images, bool),
-        (base_dir, reference): Wanted,
+        (base_dir, reference, platform): Wanted,
         users: Users,
         progress: &ProgressSender,
     ) -> Result<(Wanted, Digest), Error> {
@@ -334,7 +339,7 @@ impl Generations {
         let pull = pull.unwrap_or_default();
         let asks_first = pull != Pull::Always && reference.source().path().is_none();
         let known = match asks_first {
-            true => self.here(images, &reference).await?,
+            true => self.here(images, &reference, platform.as_ref()).await?,
             false => None,
         };
         let digest = match known {
@@ -343,7 +348,7 @@ impl Generations {
                 return Err(unavailable(&reference, names, tank_image::Error::NotHere));
             }
             None => {
-                let from = (base_dir.as_deref(), &reference, None);
+                let from = (base_dir.as_deref(), &reference, platform.as_ref());
                 let pulled = self.pull_with_space((images, looks), from, progress).await;
                 pulled.map_err(|e| unavailable(&reference, names.clone(), e))?
             }
@@ -355,15 +360,19 @@ impl Generations {
                 Err(unavailable(&reference, names, error))
             }
             // What is damaged is found where it is used.
-            _ => Ok(((base_dir, reference), digest)),
+            _ => Ok(((base_dir, reference, platform), digest)),
         }
     }
 
-    /// What tags stand for now.
+    /// What tags stand for now; with a platform, their manifests for that.
     ///
     /// # Errors
     /// When one is no reference, or its registry does not say.
-    pub async fn resolve(&self, images: Vec<String>) -> Result<Vec<(Reference, Digest)>, Error> {
+    pub async fn resolve(
+        &self,
+        images: Vec<String>,
+        platform: Option<&str>,
+    ) -> Result<Vec<(Reference, Digest)>, Error> {
         if images.len() > MAX_RESOLVED {
             let count = images.len();
             let problem = format!("{count} images are asked for, and {MAX_RESOLVED} is the most");
@@ -380,8 +389,15 @@ impl Generations {
             .into_iter()
             .map(parse)
             .collect::<Result<BTreeSet<_>, _>>()?;
+        let platform = platform.map(str::parse::<Platform>).transpose();
+        let platform = platform.doing("find what tags stand for")?;
+        let platform = platform.map(tank_image::Platform::from);
+        let platform = &platform;
         let resolve = |reference: Reference| async move {
-            let resolved = self.images.resolve(&reference).await;
+            let resolved = match platform {
+                Some(platform) => self.images.resolve_for(&reference, platform).await,
+                None => self.images.resolve(&reference).await,
+            };
             let digest = resolved.map_err(|e| unavailable(&reference, Vec::new(), e))?;
             Ok((reference, digest))
         };

@@ -15,6 +15,7 @@ mod data;
 mod deleted;
 mod end;
 mod error;
+mod handed;
 mod history;
 pub mod images;
 mod inspect;
@@ -25,6 +26,7 @@ mod nics;
 pub mod origin;
 mod part;
 mod ports;
+mod preview;
 mod provenance;
 mod pull;
 mod reach;
@@ -33,6 +35,7 @@ mod retention;
 mod rollback;
 mod sizes;
 mod switch;
+mod transfers;
 mod uses;
 pub mod volumes;
 mod way;
@@ -200,7 +203,7 @@ impl Generations {
             timings,
             dirty,
             reconciler,
-            transfers: Arc::new(Semaphore::new(volumes::MAX_TRANSFERS)),
+            transfers: Arc::new(Semaphore::new(transfers::MAX_TRANSFERS)),
             pods,
             backups: backups::Backups::default(),
             switch_lock: Mutex::new(()),

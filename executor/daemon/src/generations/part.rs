@@ -10,14 +10,14 @@ use super::{
     error::Context,
     notify,
     provenance::Lines,
-    request,
+    request, rollback,
     switch::Candidate,
     way::{Aim, Switched},
 };
 use std::sync::Arc;
 use tank_model::{
     Generation, Graph, Name, Outcome, Rollback, Scope, generation::last_good_that, name::nearest,
-    stack::settle,
+    spec::Container, stack::settle,
 };
 
 /// What one stack is taken back from, and to.
@@ -50,7 +50,22 @@ impl Generations {
             None => self.begin(Some(back.current)).await?,
         };
         // Whatever was on its way when the lock was taken from it is over.
-        let (scope, back) = self.part_back(stack, to, back.ended.is_some())?;
+        let how = (to, with_data, back.ended.is_some());
+        let back = self.stack_back(stack, how, uid, progress).await?;
+        let parent = (back.current, back.before);
+        self.go_back(parent, back.ended, back.candidate, progress)
+            .await
+    }
+
+    /// What going back with one stack means as things are.
+    pub(super) async fn stack_back(
+        &self,
+        stack: &str,
+        (to, with_data, superseded): (Option<u64>, bool, bool),
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<rollback::Back, Error> {
+        let (scope, back) = self.part_back(stack, to, superseded)?;
         let base = self.graph_or_empty(back.base)?;
         let target = self.graphs.get(back.target.root)?;
         let note = match target.stacks().contains(stack) {
@@ -69,7 +84,7 @@ impl Generations {
         let then = then.unwrap_or_default();
         request::refuse_added_problems((&[&there, &earlier], &whole), &scope, &[&then, &known])?;
         let images = target.images();
-        let found = |_: &Name, reference: &_| images.get(reference).copied();
+        let found = |_: &Name, container: &Container| images.get(&container.image).copied();
         let graph = settle(whole, &base, &scope, found).doing("build the graph")?;
         let data = match with_data {
             true => {
@@ -87,8 +102,12 @@ impl Generations {
             rollback: Some(Rollback::Part(back.target.number)),
             aim: Aim::ChangedRunning,
         };
-        let parent = (Some(back.current), back.before);
-        self.go_back(parent, back.ended, candidate, progress).await
+        Ok(rollback::Back {
+            current: Some(back.current),
+            before: back.before,
+            ended: back.ended,
+            candidate,
+        })
     }
 
     /// Which generation the stack is taken from, and what is ended by that: a change that concerns the

@@ -2,8 +2,8 @@
 
 use super::{Error, Generations, Progress, ProgressSender, Stage, notify};
 use std::{path::Path, sync::Arc, time::Duration};
-use tank_image::{Images, Platform, Watch};
-use tank_model::{Digest, Graph, Reference};
+use tank_image::{Images, Watch};
+use tank_model::{Digest, Graph, Platform, Reference, spec::Pod};
 use tokio::{task::spawn_blocking, time::timeout};
 
 /// The longest time that one image may take: a registry that sends slowly ends.
@@ -19,26 +19,35 @@ impl Generations {
         &self,
         images: &Images,
         reference: &Reference,
+        platform: Option<&Platform>,
     ) -> Result<Option<Digest>, Error> {
+        let chosen = |digest: Digest| match platform {
+            Some(platform) => images.chosen_here(digest, &platform.clone().into()),
+            None => images.is_held_here(digest).then_some(digest),
+        };
         if let Some(pinned) = reference.digest() {
-            return Ok(images.is_held_here(pinned).then_some(pinned));
+            return Ok(chosen(pinned));
         }
         let by_hand = images.by_hand().map_err(|source| Error::Image {
             image: reference.to_string(),
             users: Vec::new(),
             source,
         })?;
-        let kept = by_hand.iter().find(|kept| kept.is_called(reference));
-        if let Some(kept) = kept.filter(|kept| images.is_held_here(kept.digest)) {
-            return Ok(Some(kept.digest));
+        // What is kept for no platform by name may be for this one: it was loaded, or is an index.
+        let names = [platform, None].into_iter().flat_map(|platform| {
+            let mut by_hand = by_hand.iter();
+            by_hand.find(|kept| kept.is_found(reference, platform))
+        });
+        if let Some(kept) = names.into_iter().find_map(|kept| chosen(kept.digest)) {
+            return Ok(Some(kept));
         }
-        self.of_generations(reference, |digest| images.is_held_here(*digest))
+        self.of_generations((reference, platform), |digest| images.is_held_here(*digest))
     }
 
     /// What the newest of the last [`LOOKED_BACK`] generations that names a reference has for it. Blocking.
     pub(super) fn of_generations(
         &self,
-        reference: &Reference,
+        wanted: (&Reference, Option<&Platform>),
         is_good: impl Fn(&Digest) -> bool,
     ) -> Result<Option<Digest>, Error> {
         let generations = self.store.generations()?;
@@ -47,7 +56,7 @@ impl Generations {
             let Ok(graph) = self.graphs.get(generation.root) else {
                 continue;
             };
-            if let Some(digest) = digest_in(&graph, reference)
+            if let Some(digest) = digest_in(&graph, wanted)
                 && is_good(&digest)
             {
                 return Ok(Some(digest));
@@ -81,7 +90,11 @@ impl Generations {
             let watch = Some(Watch::clone(&watch));
             let pull = async {
                 match platform {
-                    Some(platform) => images.pull_for(reference, platform, watch).await,
+                    Some(platform) => {
+                        let platform = platform.clone().into();
+                        let pull = images.pull_for(reference, &platform, base_dir, watch);
+                        pull.await
+                    }
                     None => images.pull(reference, base_dir, watch).await,
                 }
             };
@@ -104,13 +117,10 @@ impl Generations {
             }
         }
         let digest = pulled?;
-        if !looks
-            && platform.is_none()
-            && reference.digest().is_none()
-            && reference.source().path().is_none()
-        {
-            let (images, reference) = (images.clone(), reference.clone());
-            let renew = move || images.renew_by_hand(&reference, digest);
+        if !looks && reference.digest().is_none() && reference.source().path().is_none() {
+            let images = images.clone();
+            let (reference, platform) = (reference.clone(), platform.cloned());
+            let renew = move || images.renew_by_hand((&reference, platform.as_ref()), digest);
             // Who kept it keeps what it was, at worst.
             let _ = spawn_blocking(renew).await;
         }
@@ -118,8 +128,21 @@ impl Generations {
     }
 }
 
-/// The image that a graph has for a reference: `app` is `docker.io/library/app:latest`.
-fn digest_in(graph: &Graph, reference: &Reference) -> Option<Digest> {
+/// The image that a graph has for a reference: `app` is `docker.io/library/app:latest`. One for a platform is pinned there.
+fn digest_in(
+    graph: &Graph,
+    (reference, platform): (&Reference, Option<&Platform>),
+) -> Option<Digest> {
+    if platform.is_some() {
+        let config = graph.config();
+        let mut all = config.pods.values().flat_map(Pod::processes);
+        let found = all.find(|(_, _, container)| {
+            let written = container.image.unpinned();
+            container.platform.as_ref() == platform
+                && written.is_some_and(|written| written.source() == reference.source())
+        });
+        return graph.image(&found?.2.image);
+    }
     let images = graph.images();
     let same = |known: &&Reference| known.source() == reference.source();
     let known = images.get_key_value(reference);

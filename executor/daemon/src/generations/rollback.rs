@@ -22,6 +22,16 @@ use tokio::{sync::MutexGuard, time::sleep};
 /// stop.
 const PASS_LIMIT: Duration = Duration::from_secs(120);
 
+/// What is left, and what for.
+pub(super) struct Back {
+    pub current: Option<u64>,
+    /// What the current generation declares.
+    pub before: Arc<Graph>,
+    /// A change on its way, which is ended by it.
+    pub ended: Option<u64>,
+    pub candidate: Candidate,
+}
+
 impl Generations {
     /// Goes back to an earlier generation, as a new one; the newest good one that differs unless
     /// `to` names another. It ends a change that is on its way, and is done when all that it
@@ -58,6 +68,19 @@ impl Generations {
         // What can't be gone back to ends nothing.
         self.target(to)?;
         let _switching = self.supersede(progress).await?;
+        let back = self.whole_back((to, with_data), uid, progress).await?;
+        let parent = (back.current, back.before);
+        self.go_back(parent, back.ended, back.candidate, progress)
+            .await
+    }
+
+    /// What going back with the whole host means as things are.
+    pub(super) async fn whole_back(
+        &self,
+        (to, with_data): (Option<u64>, bool),
+        uid: u32,
+        progress: &ProgressSender,
+    ) -> Result<Back, Error> {
         let (current, before) = self.current()?;
         let (target, note) = self.target(to)?;
         let is_pending = |number: &u64| {
@@ -65,12 +88,12 @@ impl Generations {
                 .outcome(*number)
                 .is_ok_and(|outcome| outcome == Outcome::Pending)
         };
-        let pending = current.filter(is_pending);
+        let ended = current.filter(is_pending);
         notify(progress, Stage::Note, note);
         let graph = self.graphs.get(target.root)?;
         // What is on its way to a generation is asked for once more, with its data.
         let (asked, mut data) = match target.rollback {
-            Some(Rollback::To(asked)) if pending == Some(target.number) => (asked, target.data),
+            Some(Rollback::To(asked)) if ended == Some(target.number) => (asked, target.data),
             _ => (target.number, Wanted::new()),
         };
         if with_data && data.is_empty() {
@@ -85,8 +108,12 @@ impl Generations {
             rollback: Some(Rollback::To(target.number)),
             aim: Aim::Running,
         };
-        self.go_back((current, before), pending, candidate, progress)
-            .await
+        Ok(Back {
+            current,
+            before,
+            ended,
+            candidate,
+        })
     }
 
     /// Commits what is gone back to and brings the host there. `pending`: the generation that is ended

@@ -25,9 +25,6 @@ use tank_model::{Graph, Name, VolumeId};
 use tank_plan::{Observed, target::Quota};
 use tokio::{net::unix::pipe, task::spawn_blocking};
 
-/// The most archives that are written or read at once.
-pub const MAX_TRANSFERS: usize = 4;
-
 /// What an archive may have: the disk is the bound of its bytes.
 const ARCHIVE: Share = Share {
     bytes: 1 << 60,
@@ -264,7 +261,6 @@ impl Generations {
         replace: bool,
         archive: OwnedFd,
     ) -> Result<u64, Error> {
-        let _place = self.transfer()?;
         let what = "import a volume";
         let kept = || self.volumes.kept().unwrap_or_default();
         let id = VolumeId::parse(name).ok_or_else(|| no_such(name, &kept()))?;
@@ -275,7 +271,8 @@ impl Generations {
         }
         let places = Arc::new(self.volumes.places(&id));
         self.may_replace(&id, &places, replace).await?;
-        rustix::io::ioctl_fionbio(&archive, true).doing(what)?;
+        let _place = self.transfer_from(&archive, what).await?;
+        self.may_replace(&id, &places, replace).await?;
         let archive = pipe::Receiver::from_owned_fd(archive).doing(what)?;
         let budget = Budget::of(ARCHIVE, &self.settings.state_dir, None);
         let quota = self.quota(&graph, &id);
@@ -336,11 +333,6 @@ impl Generations {
             return Err(why).doing("import a volume");
         }
         Ok(())
-    }
-
-    pub(super) fn transfer(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Error> {
-        let place = Arc::clone(&self.transfers).try_acquire_owned();
-        place.map_err(|_| Error::TooManyTransfers)
     }
 }
 

@@ -14,24 +14,29 @@ use tank_plan::{
 
 /// What is wanted of volumes' data on the way to a graph.
 #[derive(Default)]
-struct Way {
-    left: Option<u64>,
-    back: bool,
-    wanted: BTreeMap<Name, BTreeMap<Name, u64>>,
+pub struct Way {
+    /// The generation that is left.
+    pub left: Option<u64>,
+    /// It leads back.
+    pub back: bool,
+    pub wanted: BTreeMap<Name, BTreeMap<Name, u64>>,
 }
 
 impl Reconciler {
-    /// What is known of the volumes that a graph declares.
+    /// What is known of the volumes that a graph declares; `way` is what leads to it, where that is not known from the store.
     ///
     /// # Errors
     /// When the store can't be read.
-    pub(super) async fn read_data(&self, graph: &Graph) -> Result<Data, Error> {
+    pub(super) async fn read_data(&self, graph: &Graph, way: Option<Way>) -> Result<Data, Error> {
         let managed: Vec<(Name, Name)> = managed(graph).collect();
         let sized: BTreeSet<VolumeId> = self.sized(graph);
         if managed.is_empty() && sized.is_empty() {
             return Ok(Data::default());
         }
-        let way = self.way(graph.root())?;
+        let way = match way {
+            Some(way) => way,
+            None => self.way(graph.root())?,
+        };
         let volumes = Arc::clone(&self.actuator.volumes);
         let read = move || {
             let mut data = Data {

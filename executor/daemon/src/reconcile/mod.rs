@@ -9,6 +9,7 @@ mod failures;
 mod keep;
 mod target;
 
+pub use data::Way;
 pub use keep::{Keeper, KeeperError};
 
 use crate::{
@@ -213,12 +214,25 @@ impl Reconciler {
     /// # Errors
     /// When something can't be read.
     pub async fn plan(&self, graph: &Graph, previous: Option<&Graph>) -> Result<Planned, Error> {
+        self.plan_on(graph, previous, None).await
+    }
+
+    /// As [`Self::plan`], on a way that no generation was committed for.
+    ///
+    /// # Errors
+    /// When something can't be read.
+    pub async fn plan_on(
+        &self,
+        graph: &Graph,
+        previous: Option<&Graph>,
+        way: Option<Way>,
+    ) -> Result<Planned, Error> {
         let inputs = self.read_inputs_beside(graph, previous).await?;
         let target = inputs.target(graph, previous);
         let (observed, version) = {
             let _span = self.timings.span(|| "observe the host".to_owned());
             let (mut observed, version) = self.read_host(graph, &files_of(&target)).await?;
-            observed.data = self.read_data(graph).await?;
+            observed.data = self.read_data(graph, way).await?;
             (observed, version)
         };
         let _span = self.timings.span(|| "plan".to_owned());

@@ -12,7 +12,7 @@ use std::{
     sync::PoisonError,
 };
 use tank_model::{
-    Digest,
+    Digest, Platform,
     reference::{ImageSource, Reference},
 };
 
@@ -36,14 +36,22 @@ pub struct ByHand {
     pub digest: Digest,
     /// Since when, in milliseconds since the epoch.
     pub since: u64,
+    /// What it was asked for; none for the host's own. By one name one is kept for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
 }
 
 impl ByHand {
-    /// Whether it is found by `reference`: `app` is `docker.io/library/app:latest`.
+    /// Whether it is called so, for whichever platform: `app` is `docker.io/library/app:latest`.
     pub fn is_called(&self, reference: &Reference) -> bool {
         let of_registry = matches!(reference.source(), ImageSource::Registry { .. });
         let own = self.reference.as_ref();
         of_registry && own.is_some_and(|own| own.source() == reference.source())
+    }
+
+    /// Whether it is found by `reference` where that is asked for a platform; none: the host's own.
+    pub fn is_found(&self, reference: &Reference, platform: Option<&Platform>) -> bool {
+        self.platform.as_ref() == platform && self.is_called(reference)
     }
 }
 
@@ -87,7 +95,7 @@ impl Images {
             let mut before = None;
             images.retain(|known| {
                 let same = match &kept.reference {
-                    Some(reference) => known.is_called(reference),
+                    Some(reference) => known.is_found(reference, kept.platform.as_ref()),
                     None => known.reference.is_none() && known.digest == kept.digest,
                 };
                 before = before.or(same.then_some(known.digest));
@@ -103,16 +111,20 @@ impl Images {
         Ok(were)
     }
 
-    /// What a reference stands for now, where an image is kept by that name. Blocking.
+    /// What a reference stands for now, where an image is kept by that name and for that platform. Blocking.
     ///
     /// # Errors
     /// As [`Images::keep_by_hand`].
-    pub fn renew_by_hand(&self, reference: &Reference, digest: Digest) -> Result<(), Error> {
+    pub fn renew_by_hand(
+        &self,
+        (reference, platform): (&Reference, Option<&Platform>),
+        digest: Digest,
+    ) -> Result<(), Error> {
         let _one = self.by_hand.lock().unwrap_or_else(PoisonError::into_inner);
         let mut images = self.by_hand()?;
         let mut changed = false;
         for known in &mut images {
-            if known.is_called(reference) && known.digest != digest {
+            if known.is_found(reference, platform) && known.digest != digest {
                 known.digest = digest;
                 changed = true;
             }

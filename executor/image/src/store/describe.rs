@@ -6,12 +6,10 @@ use crate::{
     document::{self, Document},
     error::Attempt,
     platform::{self, Platform},
-    progress::{Watch, Watched},
-    registry::Registry,
 };
 use oci_spec::image::ImageConfiguration;
 use std::{collections::BTreeSet, fs, path::PathBuf};
-use tank_model::{Digest, Reference};
+use tank_model::Digest;
 
 /// An image, in detail.
 #[derive(Clone, Debug)]
@@ -89,23 +87,6 @@ impl Images {
             config,
             layers,
         })
-    }
-
-    /// Fetches an image of a registry for a platform, which need not be this host's: its manifest for that, which is an image
-    /// by itself.
-    ///
-    /// # Errors
-    /// As [`Images::pull`].
-    pub async fn pull_for(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-        watch: Option<Watch>,
-    ) -> Result<Digest, Error> {
-        let origin = Registry::new(reference, &self.registries)?;
-        let origin = Watched { origin, watch };
-        let fetched = Box::pin(self.fetch_for(&origin, platform)).await?;
-        Ok(fetched.1)
     }
 
     /// Refuses an image whose programs this host can't run. Blocking.

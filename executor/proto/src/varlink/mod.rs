@@ -28,8 +28,8 @@ pub use replies::{
     WhyReply,
 };
 pub use upkeep::{
-    CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply, Leftover,
-    PinGenerationReply, StoreReport,
+    BroughtBack, CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply,
+    DiffRollbackReply, Leftover, PinGenerationReply, StoreReport,
 };
 pub use volumes::{BackUpVolumeReply, Backup, BackupsReply, TransferReply, Volume, VolumesReply};
 pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
@@ -167,6 +167,8 @@ pub enum Method {
     Resolve {
         /// The references.
         images: Vec<String>,
+        /// `linux/ARCHITECTURE[/VARIANT]`: their manifests for that; none for what the tags stand for.
+        platform: Option<String>,
     },
     /// Keeps a password for a registry that takes it.
     #[serde(rename = "io.tank.Executor.Login")]
@@ -252,6 +254,16 @@ pub enum Method {
         /// What the one image is called; none as the archive says.
         name: Option<String>,
     },
+    /// What a rollback would do.
+    #[serde(rename = "io.tank.Executor.DiffRollback")]
+    DiffRollback {
+        /// As of a rollback.
+        to: Option<u64>,
+        /// As of a rollback.
+        stack: Option<String>,
+        /// As of a rollback.
+        with_data: Option<bool>,
+    },
     /// Keeps images no longer.
     #[serde(rename = "io.tank.Executor.RemoveImages")]
     RemoveImages {
@@ -281,7 +293,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 37] = [
+pub const METHODS: [&str; 38] = [
     "Status",
     "Diff",
     "Switch",
@@ -319,6 +331,7 @@ pub const METHODS: [&str; 37] = [
     "SaveImages",
     "BackUpVolume",
     "Backups",
+    "DiffRollback",
 ];
 
 /// Methods by the names they had in the version before, for clients of that version. `Generation`

@@ -464,4 +464,7 @@ pub struct LogoutReply {
 pub struct ResolveReply {
     /// In the order they were asked for.
     pub images: Vec<Resolved>,
+    /// The one that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }

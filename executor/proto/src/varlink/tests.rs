@@ -141,6 +141,7 @@ fn every_method_answers_what_the_file_says() {
         ("ExportGeneration", outputs::<ExportGenerationReply>()),
         ("ImportGeneration", outputs::<ImportGenerationReply>()),
         ("SaveImages", outputs::<TransferReply>()),
+        ("DiffRollback", outputs::<DiffRollbackReply>()),
         ("Get", outputs::<GetReply>()),
         ("Exec", outputs::<ExecReply>()),
         ("Attach", outputs::<AttachReply>()),
@@ -206,6 +207,7 @@ fn every_type_is_what_the_file_says() {
         Image::CUSTOM_TYPE,
         ImageLayer::CUSTOM_TYPE,
         KeptImage::CUSTOM_TYPE,
+        BroughtBack::CUSTOM_TYPE,
     ];
     let shapes: BTreeMap<&str, Vec<String>> = types
         .iter()

@@ -1,6 +1,6 @@
 //! What the methods answer that keep a host in order: what was collected, and what is damaged.
 
-use super::{Generation, Progress};
+use super::{Change, Generation, Progress, Step};
 use serde::{Deserialize, Serialize};
 
 /// A kind of thing that was collected.
@@ -106,4 +106,36 @@ pub struct CheckStoreReply {
     pub progress: Option<Progress>,
     /// In the last reply.
     pub report: Option<StoreReport>,
+}
+
+/// A volume that becomes what a generation left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct BroughtBack {
+    /// As `tank volume` calls it.
+    pub volume: String,
+    /// The generation that the snapshot is kept with.
+    pub generation: u64,
+    /// When the one after that was committed, in milliseconds since the epoch.
+    pub time: Option<u64>,
+}
+
+/// The answer to [`super::Method::DiffRollback`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct DiffRollbackReply {
+    /// The one that is gone back to.
+    pub generation: u64,
+    /// What the rollback would say of itself.
+    pub notes: Vec<String>,
+    /// The volumes that would be brought back.
+    pub data: Vec<BroughtBack>,
+    /// As of a diff.
+    pub changes: Vec<Change>,
+    /// As of a diff.
+    pub steps: Vec<Step>,
+    /// As of a diff.
+    pub waiting: Vec<String>,
+    /// As of a diff.
+    pub parent: Option<u64>,
 }

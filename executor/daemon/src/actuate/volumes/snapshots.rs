@@ -7,6 +7,7 @@
 //! | name | what it is |
 //! |---|---|
 //! | `VOLUME` | the volume as that generation left it, whole |
+//! | `.VOLUME.by` | which images have written what is in it: with that it is handed to an older generation when its own goes |
 //! | `.VOLUME.none` | that none is kept with it: nothing was there, or it could not be taken |
 //! | `.VOLUME.new` | half of one, or of what is brought back: removed at the next try, and at the start |
 //! | `.VOLUME.back` | what takes the volume's place, whole; after that, what the volume was |
@@ -67,6 +68,7 @@ pub struct Snapshot {
 /// Where one snapshot is, and what is on the way to it.
 struct Kept {
     whole: PathBuf,
+    by: PathBuf,
     none: PathBuf,
     new: PathBuf,
     back: PathBuf,
@@ -92,6 +94,7 @@ impl Kept {
         let beside = |end: &str| dir.join(format!(".{volume}.{end}"));
         Self {
             whole: dir.join(volume),
+            by: beside("by"),
             none: beside("none"),
             new: beside("new"),
             back: beside("back"),
@@ -122,6 +125,16 @@ impl Kept {
         self.make_folder()?;
         fs::File::create(&self.none)?.sync_all()?;
         sync_parent(&self.none)
+    }
+
+    /// Notes who wrote what is about to be kept, as far as that is known; `until`: the generation that it was taken for, where
+    /// that is another one.
+    fn note_by(&self, images: &BTreeSet<Digest>, until: Option<u64>) -> io::Result<()> {
+        let images = images.clone();
+        match images.is_empty() {
+            true => unlink(&self.by),
+            false => write(&self.by, &Writers { images, until }),
+        }
     }
 
     /// Whether `back` is what the volume was, and no more what was made to take its place.
@@ -346,11 +359,15 @@ impl Volumes {
         }
         kept.make_folder()?;
         let images = self.writers(&places, (pod, volume)).unwrap_or_default();
-        let until = Some(generation);
-        write(&places.images, &Writers { images, until })?;
+        let writers = Writers {
+            images,
+            until: Some(generation),
+        };
+        write(&places.images, &writers)?;
         let from = self.show(&places)?;
         self.share_into(from.as_fd(), &kept.new)?;
         faults::boundary("a snapshot is written");
+        kept.note_by(&writers.images, None)?;
         fs::rename(&kept.new, &kept.whole)?;
         sync_parent(&kept.whole)?;
         faults::boundary("a snapshot is whole");
@@ -425,6 +442,8 @@ impl Volumes {
         sync_parent(&kept.inode)?;
         faults::boundary("what is brought back is whole");
         super::limits::uncount(&places)?;
+        let by = self.writers(&places, (pod, volume)).unwrap_or_default();
+        kept.note_by(&by, None)?;
         make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
         let flags = match is_there(&places.volume) {
             true => RenameFlags::EXCHANGE,

@@ -37,7 +37,7 @@ impl Generations {
                 image: image.clone(),
                 why: e.to_string(),
             })?;
-            let found = self.here(&self.images.holding(), &reference).await?;
+            let found = self.here(&self.images.holding(), &reference, None).await?;
             let digest = found.ok_or(Error::Image {
                 image,
                 users: Vec::new(),

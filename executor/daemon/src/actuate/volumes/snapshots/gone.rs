@@ -3,7 +3,7 @@
 
 use super::{
     super::{Places, VolumeError, Volumes, remove, sync_parent},
-    Kept, Snapshot, TRASH, folder, is_there, unlink,
+    Kept, Snapshot, TRASH, folder, is_there, read, set_times, times, unlink,
 };
 use crate::{faults, settings::Settings};
 use rustix::{
@@ -11,11 +11,11 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
-use tank_model::{Name, VolumeId};
+use tank_model::{Digest, Name, VolumeId};
 
 /// How stale folders are called, before its number.
 const STALE: &str = ".stale-";
@@ -65,21 +65,66 @@ impl Volumes {
                 fs::rename(&kept.whole, &kept.new)?;
                 sync_parent(&kept.new)?;
                 remove(&kept.new)?;
+                unlink(&kept.by)?;
             }
         }
         Ok(())
     }
 
-    /// Puts out of the way what is kept with generations other than these: how many snapshots there
-    /// were. With `dry` none goes. Blocking.
+    /// Which images have written what a snapshot is of. None: that was not kept. Blocking.
+    pub fn written_by(&self, of: &Snapshot) -> Option<BTreeSet<Digest>> {
+        let kept = self.kept_with(of.generation, &of.pod, &of.volume);
+        let images = read(&kept.by)?.images;
+        Some(images).filter(|images| !images.is_empty())
+    }
+
+    /// The same of a snapshot that was handed on. None: its generation has left it itself. Blocking.
+    pub fn handed_by(&self, of: &Snapshot) -> Option<BTreeSet<Digest>> {
+        let kept = self.kept_with(of.generation, &of.pod, &of.volume);
+        let by = read(&kept.by)?;
+        by.until.map(|_| by.images)
+    }
+
+    /// Has a snapshot be kept with another generation. Whatever ends the daemon, it is with one of the two, and with the
+    /// first one it is handed on again. Blocking.
+    fn hand(&self, of: &Snapshot, to: u64) -> io::Result<()> {
+        let places = self.own(&of.pod, &of.volume);
+        let _turn = self.turn(&places);
+        let kept = |generation| self.kept_with(generation, &of.pod, &of.volume);
+        let (from, to) = (kept(of.generation), kept(to));
+        to.make_folder()?;
+        let by = self.written_by(of).unwrap_or_default();
+        to.note_by(&by, Some(of.generation))?;
+        let times = times(&from.whole);
+        rustix::fs::renameat_with(CWD, &from.whole, CWD, &to.whole, RenameFlags::NOREPLACE)?;
+        set_times(&to.whole, times);
+        sync_parent(&to.whole)?;
+        sync_parent(&from.whole)?;
+        faults::boundary("a snapshot is handed on");
+        Ok(())
+    }
+
+    /// Puts out of the way what is kept with generations other than these, but for what is `handed` to one of them: how many
+    /// snapshots there were. With `dry` none goes. Blocking.
     ///
     /// # Errors
     /// What the disk gives.
-    pub fn sweep_snapshots(&self, kept: &BTreeSet<u64>, dry: bool) -> io::Result<u64> {
+    pub fn sweep_snapshots(
+        &self,
+        kept: &BTreeSet<u64>,
+        handed: &BTreeMap<Snapshot, u64>,
+        dry: bool,
+    ) -> io::Result<u64> {
         let folder = folder(&self.settings);
         let mut count = 0;
         for generation in numbers(&folder).filter(|number| !kept.contains(number)) {
-            count += self.snapshots_of(generation).len() as u64;
+            for snapshot in self.snapshots_of(generation) {
+                match handed.get(&snapshot) {
+                    Some(to) if !dry => self.hand(&snapshot, *to)?,
+                    Some(_) => {}
+                    None => count += 1,
+                }
+            }
             if dry {
                 continue;
             }
@@ -170,6 +215,13 @@ pub(in super::super) fn sweep(settings: &Settings) {
 fn settle(kept: &Kept, places: &Places, end: &str) -> Result<(), VolumeError> {
     match end {
         "new" => Ok(remove(&kept.new)?),
+        "by" if [&kept.whole, &kept.back, &kept.inode]
+            .into_iter()
+            .any(|path| is_there(path)) =>
+        {
+            Ok(())
+        }
+        "by" => Ok(unlink(&kept.by)?),
         "inode" if kept.is_decided() => Ok(unlink(&kept.inode)?),
         "back" | "inode" if kept.is_exchanged(places) => kept.finish(places),
         "back" | "inode" => {
