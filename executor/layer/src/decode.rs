@@ -13,9 +13,13 @@ use std::{
 };
 use tank_model::Digest;
 
-/// The bytes of one piece, and how many wait at most on each way.
-const PIECE: usize = 256 << 10;
-const WAITING: usize = 8;
+/// The bytes of one piece, and how many wait at most on each way. What inflates begins each piece with a copy of the last
+/// 32 KiB: the larger the pieces, the less of that.
+const PIECE: usize = 1 << 20;
+const WAITING: usize = 4;
+
+/// The compressed bytes that are read at once.
+const INPUT: usize = 256 << 10;
 
 /// A piece of the uncompressed bytes, or why there is none.
 type Piece = io::Result<Arc<Vec<u8>>>;
@@ -148,7 +152,7 @@ fn decode(
     to_reader: &SyncSender<Piece>,
     to_hasher: &SyncSender<Arc<Vec<u8>>>,
 ) {
-    let input = BufReader::with_capacity(PIECE, input);
+    let input = BufReader::with_capacity(INPUT, input);
     let decoder: io::Result<Box<dyn Read>> = match form {
         Form::Gzip => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
         Form::Zstd => zstd::stream::read::Decoder::with_buffer(input)
