@@ -1,6 +1,6 @@
 //! The digest of a file that this host has made, by which it is known whether it is still what it was.
 //!
-//! What is digested is the list of the file's pieces, each of [`PIECE`] bytes: of one that has anything but zeros its
+//! What is digested is the list of the file's pieces, each of 1 MiB: of one that has anything but zeros its
 //! number and its SHA-256. So the pieces of an image are hashed on a thread of their own while the image is written
 //! ([`Sums`]), and a hole costs nothing, however long it is.
 
