@@ -83,7 +83,7 @@ release: ## the five programs, optimised
 	scripts/setup.sh build
 	$(ROCKSDB_RELEASE) cargo build --release --locked -p tank -p tankd -p tank-shim -p tank-names -p tank-image
 
-# `make install PREFIX=/usr DESTDIR=/tmp/package`. Nothing is started: `systemctl enable --now tankd tank-pods`.
+# `make install PREFIX=/usr DESTDIR=/tmp/package`. Nothing is started: `systemd-sysusers`, `systemctl enable --now tankd tank-pods`.
 PREFIX ?= /usr/local
 install: release ## the programs, systemd's units, pages for man and completions, below PREFIX (/usr/local)
 	scripts/install.sh "$(DESTDIR)" "$(PREFIX)" $(CARGO_TARGET_DIR)/release

@@ -33,6 +33,11 @@ put 644 "$work/tankd.8.gz" "$prefix/share/man/man8/tankd.8.gz"
 # What they say asks the `tank` that is found in the shell's PATH.
 for shell in bash zsh fish; do (cd / && COMPLETE=$shell "$bin/tank" > "$work/$shell"); done
 put 644 "$work/bash" "$prefix/share/bash-completion/completions/tank"
-put 644 "$work/zsh" "$prefix/share/zsh/vendor-completions/_tank"
+# Where Debian's packages put theirs, and where whoever builds puts them.
+case $prefix in
+    /usr) zsh=vendor-completions ;;
+    *) zsh=site-functions ;;
+esac
+put 644 "$work/zsh" "$prefix/share/zsh/$zsh/_tank"
 put 644 "$work/fish" "$prefix/share/fish/vendor_completions.d/tank.fish"
 for file in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE; do put 644 "$file" "$prefix/share/doc/tank/$file"; done

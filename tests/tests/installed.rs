@@ -66,7 +66,7 @@ fn what_is_installed_is_where_it_is_looked_for() {
         ("usr/local/share/doc/tank/LICENSE-MIT", 0o644),
         ("usr/local/share/doc/tank/README.md", 0o644),
         ("usr/local/share/fish/vendor_completions.d/tank.fish", 0o644),
-        ("usr/local/share/zsh/vendor-completions/_tank", 0o644),
+        ("usr/local/share/zsh/site-functions/_tank", 0o644),
     ];
     let expected: Vec<(String, u32)> = expected.map(|(name, mode)| (name.to_owned(), mode)).into();
     assert_eq!(others.into_iter().cloned().collect::<Vec<_>>(), expected);
@@ -195,7 +195,6 @@ fn without_a_daemon_a_shell_offers_what_needs_none() {
     let host = Host::without_daemon();
     assert_eq!(offered(&host, &["exec", "w"]), [""; 0]);
     assert_eq!(offered(&host, &["generations", "rollb"]), ["rollback"]);
-    host.finish();
 }
 
 #[test]

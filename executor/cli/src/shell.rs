@@ -44,7 +44,7 @@ enum Named {
 }
 
 /// The arguments that name something, each by its command.
-const ARGUMENTS: [(&[&str], &str, Named); 24] = [
+const ARGUMENTS: [(&[&str], &str, Named); 27] = [
     (&["get"], "pod", Named::Pod),
     (&["delete"], "pods", Named::Pod),
     (&["exec"], "target", Named::Container),
@@ -67,6 +67,9 @@ const ARGUMENTS: [(&[&str], &str, Named); 24] = [
     (&["volume", "remove"], "volumes", Named::Volume),
     (&["volume", "export"], "volume", Named::Volume),
     (&["volume", "import"], "volume", Named::Volume),
+    (&["volume", "backup"], "volume", Named::Volume),
+    (&["volume", "backups"], "volume", Named::Volume),
+    (&["image", "save"], "images", Named::Image),
     (&["image", "inspect"], "image", Named::Image),
     (&["image", "remove"], "images", Named::Image),
 ];
@@ -92,7 +95,11 @@ fn command() -> Command {
 
 fn with(command: Command, path: &[&'static str], argument: &'static str, named: Named) -> Command {
     match path {
-        [] => command.mut_arg(argument, |arg| arg.add(ArgValueCompleter::new(named))),
+        // `mut_arg` would put the argument behind the others.
+        [] => command.mut_args(|arg| match arg.get_id() == argument {
+            true => arg.add(ArgValueCompleter::new(named)),
+            false => arg,
+        }),
         [first, rest @ ..] => {
             command.mut_subcommand(first, |inner| with(inner, rest, argument, named))
         }
@@ -108,13 +115,19 @@ impl ValueCompleter for Named {
         let found = self.candidates(current).unwrap_or_default();
         found
             .into_iter()
-            .filter(|(value, _)| value.starts_with(current))
+            .filter(|(value, _)| value.starts_with(current) && is_plain(value))
             .map(|(value, help)| {
                 let help = (!help.is_empty()).then(|| help.into());
                 CompletionCandidate::new(value).help(help)
             })
             .collect()
     }
+}
+
+/// Whether a shell takes a word as it stands: names of variables, of which some are offered, may have anything in them.
+fn is_plain(value: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_./:@-".contains(c);
+    value.chars().all(plain)
 }
 
 impl Named {
@@ -204,7 +217,10 @@ fn containers(reply: &ListReply) -> Vec<(String, String)> {
 /// The paths of what a pod declares, as `why` takes them: `web.app.env.LOG`.
 fn declared(pod: &str, config: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for (name, value) in config.as_object().into_iter().flatten() {
+    // A configuration with this pod alone.
+    let pods = config.get("pods").and_then(Value::as_object);
+    let own = pods.and_then(|pods| pods.values().next());
+    for (name, value) in own.and_then(Value::as_object).into_iter().flatten() {
         match (name.as_str(), value.as_object()) {
             ("containers" | "init", Some(containers)) => {
                 for (container, value) in containers {
