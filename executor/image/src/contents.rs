@@ -2,7 +2,7 @@
 //! path, with which a volume begins, and what an archive has.
 
 use crate::{
-    Error, Images,
+    Error, Images, Pace,
     config::mount_layers,
     copy,
     error::Attempt,
@@ -16,7 +16,7 @@ use std::{
         unix::fs::OpenOptionsExt,
     },
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tank_layer::{
     budget::Budget,
@@ -121,12 +121,12 @@ impl Images {
         let pump = async move {
             let fed = async {
                 feed.write_all(&first).await?;
-                tokio::io::copy(&mut archive, &mut feed).await
+                pass_on(&mut archive, &mut feed).await
             };
             match fed.await {
                 // It has ended, and says why.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-                other => other.map(drop),
+                other => other,
             }
         };
         let converted = async {
@@ -146,6 +146,22 @@ impl Images {
         let copy = move || copy_image(&temporary, &into, &budget);
         let copied = tokio::task::spawn_blocking(copy).await;
         copied.map_err(io::Error::from).attempt(what)?
+    }
+}
+
+/// Sends on what comes, to its end, for as long as somebody keeps sending ([`Pace`]).
+async fn pass_on(from: &mut pipe::Receiver, into: &mut pipe::Sender) -> io::Result<()> {
+    let (mut pace, mut bytes) = (Pace::default(), vec![0; PIECE]);
+    loop {
+        let begun = Instant::now();
+        let read = tokio::time::timeout(pace.left(), from.read(&mut bytes)).await;
+        let read = read.unwrap_or_else(|_| Err(Pace::late_to_send()))?;
+        if read == 0 {
+            return Ok(());
+        }
+        pace.add(read as u64, begun.elapsed());
+        into.write_all(bytes.get(..read).unwrap_or_default())
+            .await?;
     }
 }
 

@@ -1,5 +1,5 @@
-//! How long it is waited for whoever reads an archive: a minute, and a second more for each 16 KiB they have read. Only waiting
-//! counts, and not what making the archive takes.
+//! How long it is waited for whoever reads an archive, or sends one: a minute, and a second more for each 16 KiB of it. Only
+//! waiting counts, and not what making the archive takes, or taking it in.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const GRACE: Duration = Duration::from_secs(60);
 /// The bytes that make a second.
 const RATE: u64 = 16 << 10;
 
-/// How a reader has kept up by now.
+/// How a reader, or a sender, has kept up by now.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
     waited: Duration,
@@ -17,22 +17,28 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// What is waited at most for them to read on.
+    /// What is waited at most for them to go on.
     pub fn left(&self) -> Duration {
         let earned = Duration::from_millis(self.bytes.saturating_mul(1000) / RATE);
         let all = GRACE.saturating_add(earned);
         all.saturating_sub(self.waited).min(GRACE)
     }
 
-    /// They have read bytes, for which it was waited.
+    /// They have read or sent bytes, for which it was waited.
     pub fn add(&mut self, bytes: u64, waited: Duration) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.waited = self.waited.saturating_add(waited);
     }
 
-    /// That they have not.
+    /// That a reader has not.
     pub fn late() -> std::io::Error {
         let why = "less than 16 KiB a second of it are read, or nothing for a minute";
+        std::io::Error::new(std::io::ErrorKind::TimedOut, why)
+    }
+
+    /// That a sender has not.
+    pub fn late_to_send() -> std::io::Error {
+        let why = "less than 16 KiB a second of it come, or nothing for a minute";
         std::io::Error::new(std::io::ErrorKind::TimedOut, why)
     }
 }

@@ -1,7 +1,12 @@
 //! Through the volumes that Tank keeps: by what an image has at their place, and by a container that
 //! changes them while Tank is at it.
 
-use std::{fs, io::Read as _, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 use tank_tests::{Host, RUN, eventually, images::image};
 
 /// What no pod may ever have.
@@ -463,6 +468,35 @@ fn who_sends_nothing_has_no_place_among_those_that_do() {
         one.kill().expect("ends");
         one.wait().expect("ends");
     }
+    host.finish();
+}
+
+/// Four bytes and no more: the place is somebody else's a minute later.
+#[test]
+fn who_sends_no_further_loses_the_place() {
+    let host = Host::new();
+    host.switch(&pod("oci:./busybox", "/d"));
+    let mut held = Vec::new();
+    for number in 0..4 {
+        let mut command = host.command(&["volume", "import", &format!("db/held{number}")]);
+        let piped = std::process::Stdio::piped;
+        let command = command.stdin(piped()).stdout(piped()).stderr(piped());
+        let mut one = command.spawn().expect("runs");
+        let mut input = one.stdin.take().expect("a pipe");
+        input.write_all(b"\x28\xb5\x2f\xfd").expect("is sent");
+        held.push((one, input));
+    }
+    let export = || host.tank(&["volume", "export", "db/data"]);
+    let taken = || tank_tests::words(&export().stderr).contains("too many archives");
+    eventually("all places are taken", taken);
+    for (one, input) in held {
+        let ended: tank_tests::Ended = one.wait_with_output().expect("ends").into();
+        drop(input);
+        assert_ne!(ended.status, 0);
+        let words = tank_tests::words(&ended.stderr);
+        assert!(words.contains("nothing for a minute"), "{words}");
+    }
+    export().ok();
     host.finish();
 }
 
