@@ -67,6 +67,16 @@ fn back_up(host: &Host) -> PathBuf {
     PathBuf::from(made["archive"].as_str().expect("a path"))
 }
 
+/// Makes one by hand whose name says a later time than any other's: of a second there is one.
+#[track_caller]
+fn back_up_later(host: &Host) -> PathBuf {
+    eventually("it is later", || {
+        let now = sh(host, "date -u +db.data-%Y%m%dT%H%M%SZ");
+        files(host).iter().all(|name| name.as_str() < now.trim())
+    });
+    back_up(host)
+}
+
 /// One that fails: what is said of it, and that nothing of it is left beside what was there.
 #[track_caller]
 fn refused(host: &Host) -> String {
@@ -561,8 +571,19 @@ fn a_folder_that_is_not_root_s_alone_is_refused() {
     assert!(refused(&host).contains("can be written by others than root"));
     fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("a mode");
     std::os::unix::fs::chown(&to, Some(1000), None).expect("an owner");
-    assert!(refused(&host).contains("can be written by others than root"));
+    let said = refused(&host);
+    assert!(
+        said.contains("can be written by others than root") && said.contains("chown root"),
+        "{said}"
+    );
+    assert!(!said.contains("chmod"), "{said}");
     std::os::unix::fs::chown(&to, Some(0), None).expect("an owner");
+    // What everybody may write to on purpose is not to be changed.
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o1777)).expect("a mode");
+    let said = refused(&host);
+    assert!(said.contains("install -d -m 0700"), "{said}");
+    assert!(!said.contains("chown") && !said.contains("chmod"), "{said}");
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).expect("a mode");
     back_up(&host);
     assert_eq!(files(&host).len(), kept.len() + 1);
     // What is named instead: nothing, a file, a link that somebody may have put there, the state folder, what a container writes.
@@ -730,5 +751,102 @@ fn a_volume_that_pods_share_is_backed_up_by_the_one_that_says_so() {
     host.tank(&["volume", "backup", "blog:web/up"]).ok();
     let other = host.tank(&["volume", "backup", "blog:job/up"]);
     assert_eq!(other.status, 1, "{other:?}");
+    host.finish();
+}
+
+#[test]
+fn what_could_not_be_imported_is_no_backup() {
+    let mut host = Host::without_daemon().with_state_on_disk("xfs");
+    host.start_daemon();
+    make_folder(&host);
+    declare(&host, &pod(&host, "every = \"1d\", keep = 1"));
+    let volumes = host.dir.join("state/volumes/db");
+    let import = |archive: &std::path::Path, name: &str| {
+        let archive = archive.display().to_string();
+        host.tank(&["volume", "import", &format!("db/{name}"), &archive])
+            .ok();
+        assert_eq!(listing(&host, name), listing(&host, "data"));
+    };
+    // The deepest file there may be, and the most attributes.
+    let deep = format!("/d/{}", "d/".repeat(255));
+    host.exec(
+        "db",
+        &format!("mkdir -p {deep}; echo x > {deep}/file; echo x > /d/much"),
+    );
+    let attribute = |name: &str, bytes: usize| {
+        let (value, file) = ("v".repeat(bytes), volumes.join("data/much"));
+        sh(
+            &host,
+            &format!("setfattr -n user.{name} -v {value} {}", file.display()),
+        );
+    };
+    for name in ["a", "b", "c", "d"] {
+        attribute(name, 65_000);
+    }
+    // All that is left of 256 KiB.
+    attribute("e", (256 << 10) - 4 * 65_000 - 5 * ("user.a".len() + 32));
+    sh(
+        &host,
+        &format!("touch -d @77 {}", volumes.join("data").display()),
+    );
+    let good = back_up(&host);
+    import(&good, "copy");
+    let kept = files(&host);
+    host.exec("db", &format!("mkdir {deep}/d; echo x > {deep}/d/file"));
+    let why = refused(&host);
+    assert!(why.contains("it is deeper than 256 levels"), "{why}");
+    host.exec("db", &format!("rm -r {deep}/d"));
+    attribute("f", 10);
+    let why = refused(&host);
+    assert!(
+        why.contains("`much`: its attributes (`user.*`) have more than 256 KiB"),
+        "{why}"
+    );
+    // The one that is good was not removed for those.
+    assert_eq!(files(&host), kept);
+    host.exec("db", "rm /d/much");
+    back_up(&host);
+    host.finish();
+}
+
+#[test]
+fn backups_of_nothing_leave_those_of_something() {
+    let host = Host::new();
+    make_folder(&host);
+    declare(&host, &pod(&host, "every = \"1d\", keep = 2"));
+    host.exec("db", "echo 1 > /d/one");
+    let first = back_up_later(&host);
+    let second = back_up_later(&host);
+    host.exec("db", "rm /d/one");
+    let empty: Vec<PathBuf> = (0..3).map(|_| back_up_later(&host)).collect();
+    let expected = |paths: &[&PathBuf]| {
+        let name = |path: &&PathBuf| {
+            let name = path.file_name().expect("a name");
+            name.to_string_lossy().into_owned()
+        };
+        let mut names: Vec<String> = paths.iter().map(name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        files(&host),
+        expected(&[&first, &second, &empty[1], &empty[2]])
+    );
+    let why = "`db/data` is empty: older backups stay";
+    let failed = |host: &Host| shown(host)["failed"].as_str().map(str::to_owned);
+    assert_eq!(failed(&host).as_deref(), Some(why));
+    assert!(events(&host, "backup_failed").contains(&why.to_owned()));
+    let status = host.tank(&["status"]).ok();
+    assert!(status.contains("failed of db/data"), "{status}");
+    assert_eq!(shown(&host)["count"], 4);
+    // It is made: no other is due for a day.
+    assert!(shown(&host)["next"].as_u64().expect("a time") > 3_600_000);
+    // Once something is in it again, one goes for one that comes.
+    host.exec("db", "echo 2 > /d/two");
+    let third = back_up_later(&host);
+    assert_eq!(files(&host), expected(&[&second, &empty[2], &third]));
+    assert_eq!(failed(&host), None);
+    let fourth = back_up_later(&host);
+    assert_eq!(files(&host), expected(&[&third, &fourth]));
     host.finish();
 }

@@ -45,6 +45,11 @@ pub(crate) const MAX_LINK_BYTES: usize = 64 << 20;
 /// The most bytes of a list of attributes' names, and of one of them (xattr(7)).
 const MAX_ATTRIBUTE: usize = 64 << 10;
 
+/// The most bytes of one file's attributes, names and values, and what each takes beside those. EROFS has no more of a file
+/// (`i_xattr_icount`), and an archive is unpacked by way of one; what an archive may say of a file is more than that.
+const MAX_ATTRIBUTES: usize = 256 << 10;
+const PER_ATTRIBUTE: usize = 32;
+
 /// A directory on the way down.
 struct Level {
     from: OwnedFd,
@@ -234,14 +239,20 @@ fn attributes(from: &OwnedFd, into: &OwnedFd) -> io::Result<()> {
 }
 
 /// The attributes of a file that users may set.
+///
+/// # Errors
+/// What the kernel gives; and where they are more than an archive of the file could have.
 pub(crate) fn attributes_of(file: &OwnedFd) -> io::Result<Vec<(CString, Vec<u8>)>> {
+    let too_many = || io::Error::other("its attributes (`user.*`) have more than 256 KiB");
     let mut found = Vec::new();
     let mut names = vec![0; MAX_ATTRIBUTE];
     let length = match rustix::fs::flistxattr(file, &mut names) {
         Ok(length) => length,
         Err(Errno::OPNOTSUPP) => return Ok(found),
+        Err(Errno::TOOBIG | Errno::RANGE) => return Err(too_many()),
         Err(error) => return Err(error.into()),
     };
+    let mut left = MAX_ATTRIBUTES;
     let names = names.get(..length).unwrap_or_default();
     let mut value = vec![0; if length > 0 { MAX_ATTRIBUTE } else { 0 }];
     for name in names.split(|byte| *byte == 0) {
@@ -250,7 +261,11 @@ pub(crate) fn attributes_of(file: &OwnedFd) -> io::Result<Vec<(CString, Vec<u8>)
         }
         let name = CString::new(name)?;
         match rustix::fs::fgetxattr(file, &name, &mut value) {
-            Ok(length) => found.push((name, value.get(..length).unwrap_or_default().to_vec())),
+            Ok(length) => {
+                let bytes = name.as_bytes().len() + length + PER_ATTRIBUTE;
+                left = left.checked_sub(bytes).ok_or_else(too_many)?;
+                found.push((name, value.get(..length).unwrap_or_default().to_vec()));
+            }
             // Removed meanwhile.
             Err(Errno::NODATA) => {}
             Err(error) => return Err(error.into()),

@@ -20,13 +20,25 @@ use std::{
     ffi::CStr,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    thread::sleep,
+    time::{Duration, Instant},
 };
-use tank_layer::budget::Budget;
+use tank_layer::budget::{Budget, MAX_ENTRIES};
 use tar_core::{EntryType, SparseEntry, builder::EntryBuilder};
 
-/// The deepest tree and the longest path: what an archive of may be unpacked again.
+/// The most names of a path, and the longest path: what an archive of may be unpacked again.
 const MAX_LEVELS: usize = 256;
 const MAX_PATH: usize = 4_000;
+
+/// The most bytes of files, holes counted in, that may be unpacked again; as many entries may as an image has.
+const MAX_BYTES: u64 = 1 << 60;
+
+/// How long somebody may keep a file to himself by a lease (fcntl(2)), and how often it is tried.
+const LEASE: Duration = Duration::from_secs(10);
+const LEASE_LOOK: Duration = Duration::from_millis(50);
+
+/// The most characters of a path that an error says.
+const MAX_SHOWN: usize = 300;
 
 /// The most pieces of a file with holes. One with more is written as a whole.
 const MAX_PIECES: usize = 10_000;
@@ -49,15 +61,26 @@ pub struct Exported {
 /// Writes what is in the directory `from`, and that itself, into `out`. Blocking.
 ///
 /// # Errors
-/// What the kernel gives, or the budget refuses, or `out`.
+/// What the kernel gives, or the budget refuses, or `out`; and where it could not be unpacked again.
 pub fn export(
     from: BorrowedFd<'_>,
     out: &mut dyn Write,
     budget: &Budget,
 ) -> Result<Exported, crate::Error> {
+    // What unpacks it counts the top as well.
+    up_to(from, out, budget, MAX_ENTRIES - 1)
+}
+
+fn up_to(
+    from: BorrowedFd<'_>,
+    out: &mut dyn Write,
+    budget: &Budget,
+    entries: u64,
+) -> Result<Exported, crate::Error> {
     let mut export = Export {
         out,
         budget,
+        entries,
         links: HashMap::new(),
         link_bytes: 0,
         exported: Exported::default(),
@@ -71,6 +94,8 @@ pub fn export(
 struct Export<'e> {
     out: &'e mut dyn Write,
     budget: &'e Budget,
+    /// The most that there may be.
+    entries: u64,
     links: HashMap<(u64, u64), Vec<u8>>,
     link_bytes: usize,
     exported: Exported,
@@ -95,7 +120,11 @@ impl Export<'_> {
         let top = open_dir(from, c".")?;
         self.directory(&top, b"./")?;
         let mut levels = vec![Level::new(top, Vec::new())?];
-        while let Some(level) = levels.last_mut() {
+        loop {
+            let depth = levels.len();
+            let Some(level) = levels.last_mut() else {
+                break;
+            };
             let Some(entry) = level.entries.read() else {
                 levels.pop();
                 continue;
@@ -110,10 +139,10 @@ impl Export<'_> {
             if path.len() > MAX_PATH {
                 return Err(io::Error::other("a path in it has more than 4000 bytes"));
             }
+            if depth > MAX_LEVELS {
+                return named(&path, Err(io::Error::other("it is deeper than 256 levels")));
+            }
             if let Some(below) = self.entry(&level.dir, name, path)? {
-                if levels.len() > MAX_LEVELS {
-                    return Err(io::Error::other("it has more than 256 levels"));
-                }
                 levels.push(below);
             }
         }
@@ -133,24 +162,23 @@ impl Export<'_> {
         let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             // Removed meanwhile.
             Err(Errno::NOENT) => return Ok(None),
-            stat => stat?,
+            stat => named(&path, stat.map_err(Into::into))?,
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let below = match open_dir(dir.as_fd(), name) {
                     Err(error) if was_replaced(&error) => return Ok(None),
-                    below => below?,
+                    below => named(&path, below)?,
                 };
                 path.push(b'/');
                 self.directory(&below, &path)?;
-                self.exported.entries += 1;
+                self.count()?;
                 return Level::new(below, path).map(Some);
             }
             FileType::RegularFile => {
-                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | NO_LINK;
-                let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-                    Err(error) if was_replaced(&error.into()) => return Ok(None),
-                    file => file?,
+                let file = match self.open(dir, name) {
+                    Err(error) if was_replaced(&error) => return Ok(None),
+                    file => named(&path, file)?,
                 };
                 // It may be another one by now.
                 let stat = rustix::fs::fstat(&file)?;
@@ -176,14 +204,42 @@ impl Export<'_> {
             )?)?,
             _ => return Ok(None),
         }
-        self.exported.entries += 1;
+        self.count()?;
         Ok(None)
+    }
+
+    fn count(&mut self) -> io::Result<()> {
+        self.exported.entries += 1;
+        if self.exported.entries > self.entries {
+            let why = format!("it has more than {} entries", self.entries);
+            return Err(io::Error::other(why));
+        }
+        Ok(())
+    }
+
+    /// Opens a file. Somebody may have a lease on it, which the kernel asks him to give up.
+    fn open(&self, dir: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | NO_LINK;
+        let begin = Instant::now();
+        loop {
+            match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+                Err(Errno::AGAIN) if begin.elapsed() < LEASE => {
+                    self.budget.go_on()?;
+                    sleep(LEASE_LOOK);
+                }
+                Err(Errno::AGAIN) => {
+                    let why = "a process has a lease on it (fcntl(2)), and does not give it up";
+                    return Err(io::Error::other(why));
+                }
+                file => return Ok(file?),
+            }
+        }
     }
 
     fn directory(&mut self, dir: &OwnedFd, path: &[u8]) -> io::Result<()> {
         let stat = rustix::fs::fstat(dir)?;
         let mut entry = head(EntryType::Directory, path, &stat, 0o3777, known_ids(&stat))?;
-        attributes(dir, &mut entry)?;
+        named(path, attributes(dir, &mut entry))?;
         self.write(&mut entry)
     }
 
@@ -202,12 +258,16 @@ impl Export<'_> {
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.budget.bytes(size)?;
-        self.exported.bytes += size;
+        self.exported.bytes = self.exported.bytes.saturating_add(size);
+        if self.exported.bytes > MAX_BYTES {
+            let why = "with it files have more than 1 EiB, holes counted in";
+            return named(&path, Err(io::Error::other(why)));
+        }
         let mut entry = head(EntryType::Regular, &path, stat, 0o1777, known_ids(stat))?;
-        attributes(file, &mut entry)?;
+        named(&path, attributes(file, &mut entry))?;
         let is_sparse = (stat.st_blocks as u64).saturating_mul(BLOCK) < size;
         let pieces = match is_sparse {
-            true => pieces(file, size)?,
+            true => named(&path, pieces(file, size))?,
             false => None,
         };
         let stored = match &pieces {
@@ -343,4 +403,73 @@ fn was_replaced(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     let gone = [Errno::NOENT, Errno::LOOP, Errno::NOTDIR, Errno::NXIO];
     gone.iter().any(|errno| code == Some(errno.raw_os_error()))
+}
+
+/// An error with the entry that it is about.
+fn named<T>(path: &[u8], result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| {
+        let path = String::from_utf8_lossy(path);
+        let shown: String = path.escape_debug().take(MAX_SHOWN).collect();
+        io::Error::new(error.kind(), format!("`{shown}`: {error}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    fn folder(name: &str) -> PathBuf {
+        let name = format!("tank-export-{name}-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).expect("a folder");
+        dir
+    }
+
+    fn export_of(dir: &Path, entries: u64) -> Result<u64, String> {
+        let from = std::fs::File::open(dir).expect("it is there");
+        let budget = Budget::new(dir);
+        let exported = up_to(from.as_fd(), &mut io::sink(), &budget, entries);
+        let exported = exported.map_err(|error| error.message());
+        exported.map(|exported| exported.entries)
+    }
+
+    #[test]
+    fn what_has_too_many_entries_is_none() {
+        let dir = folder("entries");
+        for name in ["a", "b", "c"] {
+            std::fs::write(dir.join(name), name).expect("writes");
+        }
+        assert_eq!(export_of(&dir, 3), Ok(3));
+        let why = export_of(&dir, 2).expect_err("refused");
+        assert!(why.contains("it has more than 2 entries"), "{why}");
+        std::fs::remove_dir_all(&dir).expect("goes");
+    }
+
+    #[test]
+    fn what_is_too_deep_is_none() {
+        let dir = folder("deep");
+        let deep = dir.join("d/".repeat(MAX_LEVELS - 1));
+        std::fs::create_dir_all(&deep).expect("folders");
+        std::fs::write(deep.join("file"), "x").expect("writes");
+        assert_eq!(export_of(&dir, 1_000), Ok(MAX_LEVELS as u64));
+        std::fs::remove_file(deep.join("file")).expect("goes");
+        std::fs::create_dir(deep.join("d")).expect("a folder");
+        assert_eq!(export_of(&dir, 1_000), Ok(MAX_LEVELS as u64));
+        std::fs::write(deep.join("d/file"), "x").expect("writes");
+        let why = export_of(&dir, 1_000).expect_err("refused");
+        assert!(
+            why.contains("d/d/") && why.contains("it is deeper than 256 levels"),
+            "{why}"
+        );
+        std::fs::remove_dir_all(&dir).expect("goes");
+    }
+
+    #[test]
+    fn an_error_says_a_path_and_not_all_of_a_long_one() {
+        let error = || Err::<(), _>(io::Error::other("no"));
+        let said = |path: &[u8]| named(path, error()).expect_err("no").to_string();
+        assert_eq!(said(b"a\x1b[1m"), "`a\\u{1b}[1m`: no");
+        assert_eq!(said(&[b'x'; 4_000]).len(), MAX_SHOWN + 6);
+    }
 }

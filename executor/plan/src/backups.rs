@@ -112,3 +112,31 @@ pub fn outdated(wall: u64, times: &[u64], made: u64, keep: u32) -> Vec<u64> {
     gone.reverse();
     gone
 }
+
+/// An archive that is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Archive {
+    /// What its name says.
+    pub time: u64,
+    /// There is nothing in it beside the top.
+    pub empty: bool,
+}
+
+/// Which archives go, as [`outdated`] says, the one begun at `made` being among them. Empty ones take the place of empty ones alone:
+/// a volume that somebody has emptied by mistake does not use up what it can be had back from, neither as it is nor once
+/// something is in it again.
+pub fn replaced(wall: u64, all: &[Archive], made: u64, keep: u32) -> Vec<u64> {
+    let times: Vec<u64> = all.iter().map(|one| one.time).collect();
+    let full: Vec<u64> = all
+        .iter()
+        .filter(|one| !one.empty)
+        .map(|one| one.time)
+        .collect();
+    let may_go = match full.contains(&made) {
+        true => outdated(wall, &full, made, keep),
+        false => Vec::new(),
+    };
+    let goes = |time: &u64| !full.contains(time) || may_go.contains(time);
+    let old = outdated(wall, &times, made, keep).into_iter();
+    old.filter(goes).collect()
+}

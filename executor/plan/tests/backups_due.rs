@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use tank_plan::backups::{AT_ONCE, Series, due, outdated, since_boot};
+use tank_plan::backups::{AT_ONCE, Archive, Series, due, outdated, replaced, since_boot};
 
 const MINUTE: u64 = 60_000;
 
@@ -102,6 +102,44 @@ fn the_new_one_never_goes() {
     assert_eq!(outdated(1_000, &all, 50, 3), [200_000_000]);
     assert_eq!(outdated(1_000, &all, 50, 2), future);
     assert_eq!(outdated(1_000, &all, future[1], 1), [200_000_000, 40, 50]);
+}
+
+#[test]
+fn empty_ones_take_the_place_of_empty_ones_alone() {
+    let wall = 100_000_000;
+    let all = |text: &str| -> Vec<Archive> {
+        let of = |(time, letter): (usize, char)| Archive {
+            time: time as u64 + 1,
+            empty: letter == '-',
+        };
+        text.chars().enumerate().map(of).collect()
+    };
+    // Of those that are there, the oldest first, the last one being new: `x` has something in it, `-` has nothing.
+    let gone = |text: &str, keep| replaced(wall, &all(text), text.len() as u64, keep);
+    let none = Vec::<u64>::new();
+    assert_eq!(gone("xxx", 2), [1]);
+    assert_eq!(gone("xx-", 2), none);
+    assert_eq!(gone("xx--", 2), none);
+    assert_eq!(gone("xx---", 2), [3]);
+    assert_eq!(gone("xx--x", 2), [1, 3]);
+    assert_eq!(gone("xx-xx", 2), [1, 2, 3]);
+    assert_eq!(gone("---", 1), [1, 2]);
+    assert_eq!(gone("x-", 1), none);
+    assert_eq!(gone("x-x", 1), [1, 2]);
+    // What is there by then: twice as many at most, whatever comes in what order.
+    for bits in 0..1_u32 << 10 {
+        let mut there: Vec<Archive> = Vec::new();
+        for time in 1..=10_u64 {
+            let empty = bits >> (time - 1) & 1 == 1;
+            there.push(Archive { time, empty });
+            let gone = replaced(wall, &there, time, 3);
+            there.retain(|one| !gone.contains(&one.time));
+            let full = there.iter().filter(|one| !one.empty).count();
+            let made = (1..=time).filter(|time| bits >> (time - 1) & 1 == 0);
+            assert_eq!(full, made.count().min(3), "{bits:b} {time}");
+            assert!(there.len() <= 6 && there.iter().any(|one| one.time == time));
+        }
+    }
 }
 
 /// One backup of a host made of numbers.

@@ -59,6 +59,8 @@ pub struct Done {
     pub kept: usize,
     /// Old ones that could not be removed, each with why.
     pub left: Vec<String>,
+    /// Why old ones were not to be removed.
+    pub stay: Option<String>,
     /// Why the hook after it failed.
     pub after: Option<String>,
     pub took: Duration,
@@ -161,7 +163,8 @@ impl Backups {
                     one.series.failed = None;
                     (one.newest, one.count) = (Some(done.time), done.kept);
                     // It is made: another one now would only take the place of an old one.
-                    one.failed = done.after.clone().map(|why| (why, now()));
+                    let why = done.after.clone().or_else(|| done.stay.clone());
+                    one.failed = why.map(|why| (why, now()));
                 }
                 Err(why) => {
                     let count = one.series.failed.map_or(0, |(count, _)| count);
@@ -302,7 +305,8 @@ impl Generations {
             let read = spawn_blocking(move || {
                 let _place = place;
                 let folder = this.folder_of((&key.0, &key.1), &to, &graph)?;
-                folder.archives()
+                let all = folder.archives()?;
+                Ok::<_, Error>(all.iter().map(|one| one.time).collect())
             });
             read.await.doing("read the folder of backups")?
         };
@@ -348,6 +352,9 @@ impl Generations {
                         "backup_failed",
                         format!("after the backup of {name}: {why}"),
                     );
+                }
+                if let Some(why) = &done.stay {
+                    say("backup_failed", why.clone());
                 }
                 for left in &done.left {
                     let why = format!("an old backup of {name} stays: {left}");

@@ -17,7 +17,7 @@ use rustix::{
 use std::{
     collections::BTreeSet,
     fs::File,
-    io,
+    io::{self, Read},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -27,10 +27,20 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 use tank_model::{Config, Name};
+use tank_plan::backups::Archive;
 
 /// How an archive ends, and what is written of one.
 const END: &str = ".tar.zst";
 const NEW: &str = ".new";
+
+/// The most bytes of an archive that is taken for one of nothing, and of what it begins with.
+pub const MAX_EMPTY: u64 = 1 << 10;
+const MAX_TOP: u64 = 1 << 20;
+
+/// A block of an archive, and what is where in the first of an entry (pax(1), "ustar Interchange Format").
+const BLOCK: usize = 512;
+const SIZE: std::ops::Range<usize> = 124..136;
+const KIND: usize = 156;
 
 /// The most entries of a folder that are looked at.
 const MAX_ENTRIES: usize = 100_000;
@@ -71,11 +81,7 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(&place, ".", flags, Mode::empty()).doing(what)?;
         let stat = rustix::fs::fstat(&dir).doing(what)?;
-        if stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
-            let path = path.display();
-            let why = format!(
-                "`{path}` can be written by others than root: `chown root {path}` and `chmod go-w {path}`"
-            );
+        if let Some(why) = why_not(&path, stat.st_uid, stat.st_mode) {
             return Err(why).doing(what);
         }
         refuse_inside(&dir, state_dir, roots).doing(what)?;
@@ -86,14 +92,14 @@ impl Folder {
         })
     }
 
-    /// The times that its whole archives say in their names, in milliseconds since the epoch.
+    /// Its whole archives, with the times that their names say, in milliseconds since the epoch.
     /// Removes what a daemon that was killed has left. Blocking.
     ///
     /// # Errors
     /// What the kernel gives.
-    pub fn archives(&self) -> Result<Vec<u64>, Error> {
+    pub fn archives(&self) -> Result<Vec<Archive>, Error> {
         let what = "read the folder of backups";
-        let mut times = Vec::new();
+        let mut found = Vec::new();
         let entries = Dir::read_from(&self.dir).doing(what)?;
         for entry in entries.take(MAX_ENTRIES) {
             let entry = entry.doing(what)?;
@@ -110,11 +116,24 @@ impl Folder {
                 continue;
             };
             let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW);
-            if stat.is_ok_and(|stat| is_own(&stat)) {
-                times.push(time);
+            if let Some(stat) = stat.ok().filter(is_own) {
+                let is_small = u64::try_from(stat.st_size).is_ok_and(|size| size <= MAX_EMPTY);
+                let empty = is_small && self.is_empty(name).unwrap_or(false);
+                found.push(Archive { time, empty });
             }
         }
-        Ok(times)
+        Ok(found)
+    }
+
+    /// Whether an archive that is small has nothing but the top.
+    fn is_empty(&self, name: &str) -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
+        let mut begin = Vec::new();
+        zstd::stream::read::Decoder::new(File::from(file).take(MAX_EMPTY))?
+            .take(MAX_TOP)
+            .read_to_end(&mut begin)?;
+        Ok(has_no_entry(&begin))
     }
 
     /// Begins an archive with the time `time`, or a second later where one of that time is there. Blocking.
@@ -224,8 +243,13 @@ impl New {
             }
             renamed => renamed.doing(what)?,
         }
+        let synced = rustix::fs::fsync(dir);
+        if synced.is_err() {
+            // It counts as none, and would stay beside the next one.
+            let _ = rustix::fs::unlinkat(dir, self.name.as_str(), AtFlags::empty());
+        }
         self.taken = true;
-        rustix::fs::fsync(dir).doing(what)
+        synced.doing(what)
     }
 }
 
@@ -236,6 +260,46 @@ impl Drop for New {
             let _ = rustix::fs::unlinkat(&self.folder.dir, half, AtFlags::empty());
         }
     }
+}
+
+/// Why a folder is not to be used, and what to do about it.
+fn why_not(path: &Path, owner: u32, mode: u32) -> Option<String> {
+    let path = path.display();
+    let is_open = mode & 0o022 != 0;
+    // Somebody else relies on how that is: `/tmp`.
+    if is_open && mode & 0o1000 != 0 {
+        return Some(format!(
+            "`{path}` can be written by others than root, as it is meant to be: make a folder of its own, \
+             `install -d -m 0700 /srv/backups`, and name it in `to`"
+        ));
+    }
+    let commands = match (owner, is_open) {
+        (0, false) => return None,
+        (0, true) => format!("`chmod go-w {path}`"),
+        (_, false) => format!("`chown root {path}`"),
+        (_, true) => format!("`chown root {path}` and `chmod go-w {path}`"),
+    };
+    Some(format!(
+        "`{path}` can be written by others than root: {commands}, or name a folder of its own in `to`"
+    ))
+}
+
+/// Whether an archive, as it begins once unpacked, ends behind the entry of the top.
+fn has_no_entry(begin: &[u8]) -> bool {
+    let mut at = 0;
+    // What is said of the top beside its entry: the type, and how long it is.
+    if begin.get(KIND) == Some(&b'x') {
+        let size = begin
+            .get(SIZE)
+            .and_then(|size| std::str::from_utf8(size).ok());
+        let size =
+            size.and_then(|size| usize::from_str_radix(size.trim_matches(['\0', ' ']), 8).ok());
+        let Some(size) = size else { return false };
+        at = size.next_multiple_of(BLOCK) + BLOCK;
+    }
+    let block = |at: usize| begin.get(at..at.checked_add(BLOCK)?);
+    let is_top = block(at).is_some_and(|head| head.starts_with(b"./\0"));
+    is_top && block(at + BLOCK).is_some_and(|end| end.iter().all(|byte| *byte == 0))
 }
 
 /// The name that half an archive will have.
@@ -307,6 +371,65 @@ fn refuse_inside(dir: &OwnedFd, state_dir: &Path, roots: BTreeSet<PathBuf>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_to_do_about_a_folder_is_what_is_wrong_with_it() {
+        let said = |owner, mode| why_not(Path::new("/x"), owner, mode);
+        assert_eq!(said(0, 0o755), None);
+        assert_eq!(said(0, 0o1755), None);
+        let tmp = said(0, 0o1777).expect("refused");
+        assert!(
+            tmp.contains("`install -d -m 0700 /srv/backups`") && !tmp.contains("/x`,"),
+            "{tmp}"
+        );
+        for (owner, mode, chown, chmod) in [
+            (0, 0o777, false, true),
+            (7, 0o755, true, false),
+            (7, 0o775, true, true),
+            (7, 0o1777, false, false),
+        ] {
+            let said = said(owner, mode).expect("refused");
+            assert_eq!(
+                (
+                    said.contains("chown root /x"),
+                    said.contains("chmod go-w /x")
+                ),
+                (chown, chmod),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_archive_of_nothing_is_known() {
+        let head = |name: &str, kind: u8, size: &str| {
+            let mut block = vec![0; BLOCK];
+            block[..name.len()].copy_from_slice(name.as_bytes());
+            block[KIND] = kind;
+            block[SIZE.start..SIZE.start + size.len()].copy_from_slice(size.as_bytes());
+            block
+        };
+        let zeros = vec![0; BLOCK];
+        let (top, file) = (head("./", b'5', "0"), head("a", b'0', "0"));
+        let pax = head("pax", b'x', "00000000020");
+        let of = |blocks: &[&Vec<u8>]| {
+            let all: Vec<u8> = blocks
+                .iter()
+                .flat_map(|block| block.iter().copied())
+                .collect();
+            has_no_entry(&all)
+        };
+        assert!(of(&[&top, &zeros, &zeros]));
+        assert!(of(&[&pax, &file, &top, &zeros, &zeros]));
+        assert!(!of(&[&top, &file, &zeros, &zeros]));
+        assert!(!of(&[&pax, &file, &top, &pax, &file, &file, &zeros]));
+        assert!(!of(&[&file, &zeros, &zeros]));
+        assert!(!of(&[&top]));
+        assert!(!of(&[]));
+        let endless = head("pax", b'x', "77777777777");
+        assert!(!of(&[&endless, &top, &zeros]));
+        assert!(!of(&[&head("pax", b'x', "no"), &zeros, &top, &zeros]));
+    }
 
     #[test]
     fn a_name_is_one_volumes_alone() {

@@ -7,7 +7,7 @@
 
 use super::{
     Done,
-    folder::{Folder, New},
+    folder::{Folder, MAX_EMPTY, New},
 };
 use crate::{
     actuate::volumes::Shared,
@@ -27,10 +27,11 @@ use tank_model::{
     Graph, Name, VolumeId,
     spec::{Backup, Hook},
 };
-use tank_plan::backups::outdated;
+use tank_plan::backups::{Archive, replaced};
 use tokio::task::spawn_blocking;
 
-/// What an archive may have, and the snapshot that it is of: the disk is the bound of its bytes.
+/// What an archive may have, and the snapshot that it is of: the disk is the bound of its bytes, and what can't be imported
+/// again is not exported.
 const ARCHIVE: Share = Share {
     bytes: u64::MAX,
     entries: u64::MAX,
@@ -282,23 +283,39 @@ impl Generations {
             let (path, time) = (new.path(), new.time().unwrap_or_default());
             new.take()?;
             faults::boundary("a backup has its name");
-            let times = folder.archives()?;
-            let gone = outdated(now(), &times, time, run.backup.keep);
-            let left = folder.remove(&gone);
+            let empty = tally.entries == 0 && bytes <= MAX_EMPTY;
+            let (kept, left, stay) = rotate(&folder, Archive { time, empty }, &run);
             Ok(Done {
                 path,
                 time,
                 entries: tally.entries,
                 bytes,
                 shared,
-                kept: times.len() - gone.len() + left.len(),
+                kept,
                 left,
+                stay,
                 after: None,
                 took: std::time::Duration::ZERO,
             })
         };
         spawn_blocking(take).await.doing("keep an archive")?
     }
+}
+
+/// Removes the archives in whose place the new one is: how many there are now, which could not be removed, and why older
+/// ones stay. The new one is good whatever becomes of them: one that failed would be made again, beside it.
+fn rotate(folder: &Folder, new: Archive, run: &Run) -> (usize, Vec<String>, Option<String>) {
+    let mut all = match folder.archives() {
+        Ok(all) => all,
+        Err(error) => return (1, vec![tank_sys::with_causes(&error)], None),
+    };
+    all.retain(|one| one.time != new.time);
+    all.push(new);
+    let gone = replaced(now(), &all, new.time, run.backup.keep);
+    let left = folder.remove(&gone);
+    let stay = new.empty && all.iter().any(|one| !one.empty);
+    let stay = stay.then(|| format!("`{}` is empty: older backups stay", run.name()));
+    (all.len() - gone.len() + left.len(), left, stay)
 }
 
 /// What was read between the hooks.
