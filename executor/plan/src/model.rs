@@ -56,7 +56,10 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
         Step::LimitVolume { volume, quota } => {
             if let Some(found) = host.data.counted.get_mut(&volume.to_string()) {
                 let own = found.project.filter(|own| quota.has(*own));
-                found.project = own.or(Some(quota.project));
+                if quota.bytes > 0 {
+                    found.project = own.or(Some(quota.project));
+                }
+                (found.counting, found.limited) = (false, quota.bytes > 0);
                 (found.bytes, found.inodes) = (quota.bytes & !1023, quota.inodes);
             }
         }
@@ -170,6 +173,7 @@ fn note_writers(step: &Step, host: &mut Observed) {
             let found = host.data.counted.entry(volume.to_string()).or_default();
             found.held = true;
             found.project.get_or_insert(quota.project);
+            found.limited = true;
             (found.bytes, found.inodes) = (quota.bytes & !1023, quota.inodes);
         }
         let volumes = host.data.volumes.entry(pod.clone()).or_default();

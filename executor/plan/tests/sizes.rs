@@ -8,6 +8,9 @@ use tank_plan::{
     plan,
 };
 
+/// The first project id of a volume.
+const FIRST: u32 = 1_413_545_984;
+
 fn pods(own: &str, shared: &str) -> Inputs {
     let volume =
         |text: &str| -> serde_json::Value { serde_json::from_str(text).expect("a volume") };
@@ -109,9 +112,10 @@ fn what_somebody_changed_by_hand_is_drift() {
     let change = |host: &mut Observed, change: fn(&mut Counted)| {
         change(host.data.counted.get_mut("db/data").expect("it is there"));
     };
-    let changes: [fn(&mut Counted); 4] = [
+    let changes: [fn(&mut Counted); 5] = [
         |found| found.bytes = 0,
         |found| found.inodes += 1,
+        |found| found.counting = true,
         |found| found.project = None,
         // Somebody else's.
         |found| found.project = Some(7),
@@ -132,6 +136,32 @@ fn what_somebody_changed_by_hand_is_drift() {
         found.project = found.project.map(|id| id + 1)
     });
     assert!(next(&some, &some, &host).0.is_empty());
+}
+
+/// As after a size that could not be set, on the way back to what ran before.
+#[test]
+fn what_is_limited_or_half_counted_is_let_go_where_no_size_is_declared() {
+    let (none, some) = (pods("{}", "{}"), pods(r#"{ "size": 4194304 }"#, "{}"));
+    let mut host = host(&none);
+    assert!(next(&none, &some, &host).0.is_empty());
+    let rests: [fn(&mut Counted); 3] = [
+        |found| (found.project, found.counting, found.limited) = (Some(FIRST), true, true),
+        // Its directory was not changed, or somebody changed that alone.
+        |found| found.limited = true,
+        |found| found.counting = true,
+    ];
+    for rest in rests {
+        rest(host.data.counted.get_mut("db/data").expect("it is there"));
+        let (plan, _) = next(&none, &some, &host);
+        let lifts =
+            |step: &Step| matches!(step, Step::LimitVolume { quota, .. } if quota.bytes == 0);
+        assert!(
+            plan.steps.len() == 1 && lifts(&plan.steps[0].step),
+            "{plan:?}"
+        );
+        apply(&plan, &mut host);
+        assert!(next(&none, &some, &host).0.is_empty());
+    }
 }
 
 #[test]

@@ -7,16 +7,15 @@
 //!
 //! *Never*: follows a link, or opens what is no file and no directory.
 
+mod tree;
+
+pub use tree::count_tree;
+
 use caps::{CapSet, Capability};
-use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags},
-    io::Errno,
-};
+use rustix::io::Errno;
 use std::{
-    ffi::CStr,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    time::Instant,
+    os::fd::{AsRawFd, BorrowedFd},
 };
 
 /// Which project a file counts to.
@@ -83,9 +82,6 @@ const ENFORCED: u16 = 1 << 5; // FS_QUOTA_PDQ_ENFD
 
 /// The unit of limits (`QIF_DQBLKSIZE`).
 const BLOCK: u64 = 1024;
-
-/// The deepest tree: so many descriptors are open at once.
-const MAX_LEVELS: usize = 256;
 
 /// Which project a file or a directory counts to. None: its file system knows none.
 ///
@@ -246,117 +242,13 @@ pub fn within_limits<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Has a directory and all that is in it count to a project, or with 0 to none; others may write to it meanwhile. A directory is
-/// changed before what is in it: from then on nothing comes into it that does not count, so what is listed
-/// afterwards is all. Links, sockets and pipes can't be opened and stay what they are.
-///
-/// # Errors
-/// What the kernel gives; `TimedOut` after the deadline, and what is deeper than 256 levels. What was changed by then stays so.
-pub fn count_tree(top: OwnedFd, id: u32, deadline: Instant) -> io::Result<()> {
-    let disk = rustix::fs::fstat(&top)?.st_dev;
-    let wanted = Project {
-        id,
-        inherits: id != 0,
-    };
-    let mut failed = None;
-    let mut levels = vec![enter(top, wanted)?];
-    while let depth @ 1.. = levels.len()
-        && let Some(dir) = levels.last_mut()
-    {
-        let Some(entry) = dir.read() else {
-            levels.pop();
-            continue;
-        };
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        if Instant::now() > deadline {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "there is too much in it to be counted in time",
-            ));
-        }
-        let below = match below(dir.fd()?, name, entry.file_type(), disk) {
-            Ok(below) => below,
-            // It was removed or replaced meanwhile; what took its place counts already.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => continue,
-            // Somebody holds a lease of the file; the kernel has it given back by the next try.
-            Err(error @ Errno::AGAIN) => {
-                failed = Some(io::Error::from(error));
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        match below {
-            Below::Nothing => {}
-            Below::File(file) => {
-                let file_wanted = Project {
-                    inherits: false,
-                    ..wanted
-                };
-                change(file.as_fd(), file_wanted)?;
-            }
-            Below::Dir(_) if depth >= MAX_LEVELS => {
-                return Err(io::Error::other("it has more than 256 levels"));
-            }
-            Below::Dir(dir) => levels.push(enter(dir, wanted)?),
-        }
-    }
-    failed.map_or(Ok(()), Err)
-}
-
-enum Below {
-    Nothing,
-    File(OwnedFd),
-    Dir(OwnedFd),
-}
-
-fn below(dir: BorrowedFd<'_>, name: &CStr, kind: FileType, disk: u64) -> Result<Below, Errno> {
-    let kind = match kind {
-        FileType::Unknown => {
-            let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            FileType::from_raw_mode(stat.st_mode)
-        }
-        known => known,
-    };
-    let mut flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match kind {
-        FileType::Directory => flags |= OFlags::DIRECTORY,
-        FileType::RegularFile => {}
-        _ => return Ok(Below::Nothing),
-    }
-    let opened = rustix::fs::openat(dir, name, flags, Mode::empty())?;
-    let stat = rustix::fs::fstat(&opened)?;
-    if stat.st_dev != disk {
-        return Ok(Below::Nothing);
-    }
-    Ok(match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => Below::Dir(opened),
-        FileType::RegularFile => Below::File(opened),
-        _ => Below::Nothing,
-    })
-}
-
-/// Changes a directory, and then lists it.
-fn enter(dir: OwnedFd, wanted: Project) -> io::Result<Dir> {
-    change(dir.as_fd(), wanted)?;
-    Ok(Dir::new(dir)?)
-}
-
-fn change(file: BorrowedFd<'_>, wanted: Project) -> io::Result<()> {
-    match project(file)? {
-        Some(found) if found == wanted => Ok(()),
-        _ => set_project(file, wanted),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::{
+        os::fd::AsFd,
+        time::{Duration, Instant},
+    };
 
     #[test]
     fn the_kernel_s_structures_are_as_large_as_it_has_them() {

@@ -30,6 +30,7 @@ impl Reconciler {
     pub(super) async fn read_data(&self, graph: &Graph, way: Option<Way>) -> Result<Data, Error> {
         let managed: Vec<(Name, Name)> = managed(graph).collect();
         let sized: BTreeSet<VolumeId> = self.sized(graph);
+        let projects = projects::of(&self.store.leases());
         if managed.is_empty() && sized.is_empty() {
             return Ok(Data::default());
         }
@@ -47,7 +48,8 @@ impl Reconciler {
                 counted: BTreeMap::new(),
             };
             for volume in sized {
-                let counted = volumes.counted(&volume);
+                let leased = projects.get(&volume.to_string()).copied();
+                let counted = volumes.counted(&volume, leased);
                 let counted = counted.map(|counted| (volume.to_string(), counted));
                 data.counted.extend(counted);
             }

@@ -30,9 +30,15 @@ pub struct Data {
 pub struct Counted {
     /// Whether its file system holds it to a size.
     pub held: bool,
-    /// The project id that all of it counts to. None: to none, or not all of it.
+    /// The project id that its directory counts to, and hands on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<u32>,
+    /// Whether not all of it counts to that, as far as anybody knows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counting: bool,
+    /// Whether one of the two ids that it has is limited, whatever counts to that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub limited: bool,
     /// The limits of that project, as in [`crate::target::Quota`].
     pub bytes: u64,
     /// The same.

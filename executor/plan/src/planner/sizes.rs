@@ -26,9 +26,9 @@ pub(crate) struct SizeSteps {
 fn is_so(found: &Counted, quota: &Quota) -> bool {
     let own = found.project.filter(|project| quota.has(*project));
     match quota.bytes {
-        // What counts to no project of its own has no limit.
-        0 => own.is_none() || (found.bytes, found.inodes) == (0, 0),
-        _ => own.is_some() && (found.bytes, found.inodes) == limits(quota),
+        // Some of it may count to one of its ids, whatever its directory counts to.
+        0 => !found.limited && !found.counting,
+        _ => own.is_some() && !found.counting && (found.bytes, found.inodes) == limits(quota),
     }
 }
 

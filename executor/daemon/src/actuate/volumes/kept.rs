@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tank_model::{Name, VolumeId};
-use tank_plan::target::Quota;
+use tank_plan::{observed::Counted, target::Quota};
 use tank_sys::mount::{self, attr};
 
 /// The longest that one volume is measured, and the most entries and levels of it.
@@ -51,8 +51,9 @@ impl Volumes {
     /// # Errors
     /// The same.
     pub fn size(&self, volume: &VolumeId, until: Instant) -> Result<Size, VolumeError> {
-        let counted = self.counted(volume);
-        if let Some(counted) = counted.filter(|one| one.held && one.project.is_some()) {
+        let counted = self.counted(volume, None);
+        let is_all = |one: &Counted| one.held && one.project.is_some() && !one.counting;
+        if let Some(counted) = counted.filter(is_all) {
             return Ok(Size {
                 bytes: counted.used,
                 at_least: false,

@@ -115,7 +115,7 @@ pub(super) fn limit(places: &Places, quota: &Quota) -> Result<(), VolumeError> {
     let volume = open_dir(&places.volume)?;
     hold(volume.as_fd(), quota)?;
     if quota.bytes == 0 {
-        return Ok(());
+        return let_go(places, &volume, quota);
     }
     let found = own(volume.as_fd(), quota)?;
     if found.is_some() && !places.counting.exists() {
@@ -131,19 +131,40 @@ pub(super) fn limit(places: &Places, quota: &Quota) -> Result<(), VolumeError> {
     forget(&places.counting)
 }
 
-/// Has a volume's directory count to no project of Tank's: it is to be kept, and is no volume any more.
-pub(super) fn uncount(places: &Places) -> Result<(), VolumeError> {
-    let volume = match open_dir(&places.volume) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        volume => volume?,
-    };
-    match quota::project(volume.as_fd())? {
-        // The top is changed first: of one of which half counts nothing is taken to be so.
-        Some(found) if is_own(found.id) || places.counting.exists() => {
-            count(&volume, 0)?;
-            forget(&places.counting)
+/// Forgets that a volume of which the limit is lifted is being counted. Its directory hands nothing on then: with the next size
+/// all of it is counted.
+fn let_go(places: &Places, volume: &OwnedFd, quota: &Quota) -> Result<(), VolumeError> {
+    if !places.counting.exists() {
+        return Ok(());
+    }
+    if let Some(id) = own(volume.as_fd(), quota)? {
+        let alone = Project {
+            id,
+            inherits: false,
+        };
+        quota::set_project(volume.as_fd(), alone)?;
+        rustix::fs::syncfs(volume).map_err(io::Error::from)?;
+    }
+    forget(&places.counting)
+}
+
+/// Has what was a volume, and is kept as a snapshot, count to no project of Tank's. What can't be changed goes on counting until the
+/// snapshot is removed, and keeps no data from coming back.
+pub(super) fn uncount(was: &Path) {
+    let uncounted = || -> Result<(), VolumeError> {
+        let was = match open_dir(was) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            was => was?,
+        };
+        // The directory is changed first, so of one that is half counted it is so, too.
+        match quota::project(was.as_fd())? {
+            Some(found) if is_own(found.id) => count(&was, 0),
+            _ => Ok(()),
         }
-        _ => Ok(()),
+    };
+    if let Err(error) = uncounted() {
+        let (error, snapshot) = (tank_sys::with_causes(&error), was.display());
+        tracing::warn!(%snapshot, error, "what a volume was goes on counting to its size");
     }
 }
 
@@ -203,18 +224,25 @@ impl Volumes {
         limit(&places, quota)
     }
 
-    /// What the kernel counts of a volume. None: it is not there. Blocking.
-    pub fn counted(&self, volume: &VolumeId) -> Option<Counted> {
+    /// What the kernel counts of a volume, which has `leased` and the next one as its ids. None: it is not there. Blocking.
+    pub fn counted(&self, volume: &VolumeId, leased: Option<u32>) -> Option<Counted> {
         let places = self.places(volume);
         let dir = open_dir(&places.volume).ok()?;
         let found = quota::project(dir.as_fd()).ok().flatten();
         let found = found.filter(|found| found.inherits && is_own(found.id));
         let project = found.map(|found| found.id);
-        let usage = project.map_or(Ok(Usage::default()), |id| quota::usage(dir.as_fd(), id));
-        let usage = usage.unwrap_or_default();
+        let usage = |id| quota::usage(dir.as_fd(), id).unwrap_or_default();
+        let is_limited = |id| {
+            let usage = usage(id);
+            (usage.max_bytes, usage.max_inodes) != (0, 0)
+        };
+        let limited = leased.is_some_and(|id| is_limited(id) || is_limited(id + 1));
+        let usage = project.map_or(Usage::default(), usage);
         Some(Counted {
             held: quota::is_enforced(dir.as_fd()).unwrap_or(false),
-            project: project.filter(|_| !places.counting.exists()),
+            project,
+            counting: places.counting.exists(),
+            limited,
             bytes: usage.max_bytes,
             inodes: usage.max_inodes,
             used: usage.bytes,

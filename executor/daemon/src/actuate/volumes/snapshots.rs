@@ -157,6 +157,7 @@ impl Kept {
         fs::File::create(&places.filled)?;
         write(&places.images, &Writers::default())?;
         let times = times(&self.back);
+        super::limits::uncount(&self.back);
         match fs::rename(&self.back, &self.whole) {
             // There was no volume.
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.decide_none()?,
@@ -441,7 +442,6 @@ impl Volumes {
         record.sync_all()?;
         sync_parent(&kept.inode)?;
         faults::boundary("what is brought back is whole");
-        super::limits::uncount(&places)?;
         let by = self.writers(&places, (pod, volume)).unwrap_or_default();
         kept.note_by(&by, None)?;
         make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
