@@ -341,6 +341,9 @@ impl Collector {
         let remove = move || {
             let _history = history;
             let removal = collector.decide(&mut found, &choose, there.as_ref())?;
+            if !dry {
+                collector.note_written(&removal.generations)?;
+            }
             for batch in retention::in_batches(removal.clone(), MAX_NODES) {
                 if dry || batch.is_empty() {
                     continue;

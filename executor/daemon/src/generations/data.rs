@@ -15,19 +15,20 @@
 use super::{
     Collected, Collector, Error, Generations, ProgressSender, Stage,
     error::Context,
-    handed::{Known, handed},
+    handed::{Known, handed, is_used},
     kept::managed,
     notify,
     switch::Candidate,
     volumes::Volume,
+    written::{History, known},
 };
-use crate::actuate::volumes::{Snapshot, Volumes};
+use crate::actuate::volumes::Snapshot;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
 };
-use tank_model::{Digest, Graph, Name, Outcome, Rollback, VolumeId};
+use tank_model::{Graph, Name, Outcome, Rollback, VolumeId};
 use tokio::task::spawn_blocking;
 
 /// By pod and volume, the generation whose snapshot takes the volume's place.
@@ -41,16 +42,6 @@ fn is_of(stack: Option<&str>, name: &Name) -> bool {
 pub(super) fn left(mut all: Vec<Snapshot>, current: Option<u64>) -> Vec<Snapshot> {
     all.retain(|one| current.is_some_and(|current| one.generation < current));
     all
-}
-
-/// The same of what there is, each with who wrote it. Blocking.
-fn known(volumes: &Volumes, current: Option<u64>) -> Vec<Known> {
-    let all = left(volumes.snapshots(), current).into_iter();
-    all.map(|one| {
-        let by = volumes.written_by(&one);
-        (one, by)
-    })
-    .collect()
 }
 
 /// The earliest snapshot of a volume at or after a generation.
@@ -88,43 +79,30 @@ impl Collector {
         let graphs = Arc::clone(&self.graphs);
         let outdated = outdated.clone();
         let sweep = move || {
-            let kept = store.generations()?.into_iter();
-            let kept = kept.filter(|one| !dry || !outdated.contains(&one.number));
-            let roots: BTreeMap<u64, Digest> = kept.map(|one| (one.number, one.root)).collect();
-            let kept: BTreeSet<u64> = roots.keys().copied().collect();
-            let known = known(&volumes, store.current()?);
-            let handed = handed(&known, &kept, |number, (pod, volume)| {
-                let Some(root) = roots.get(&number) else {
-                    return Ok(None);
-                };
-                let graph = graphs.get(*root)?;
-                let is_there = graph.kept_volume(pod, volume);
-                let is_own = matches!(is_there, Some(VolumeId::Own(..)));
-                Ok::<_, Error>(is_own.then(|| graph.writers(pod, volume)))
-            })?;
+            let all = store.generations()?.into_iter().map(|one| one.number);
+            let kept = all.filter(|one| !dry || !outdated.contains(one));
+            let kept: BTreeSet<u64> = kept.collect();
+            let known = known(&volumes, left(volumes.snapshots(), store.current()?));
+            let read = History::read(&*store, &graphs, &volumes)?;
+            let declared = |number, of: (&Name, &Name)| read.declared(number, of);
+            let handed = handed(&known, &kept, declared, |of| read.written(of));
             let count = volumes.sweep_snapshots(&kept, &handed, dry);
             drop(history);
             let removed = if dry { Ok(()) } else { volumes.remove_swept() };
             let count = count.doing("look for snapshots of volumes")?;
-            Ok::<_, Error>((count, handed, removed))
+            let said = known.into_iter().filter_map(|Known { snapshot, origin }| {
+                let to = handed.get(&snapshot)?;
+                let Snapshot { pod, volume, .. } = snapshot;
+                Some(format!(
+                    "what generation {origin} left of {pod}/{volume}: generation {to} goes back to it, and has it from then on"
+                ))
+            });
+            Ok::<_, Error>((count, said.collect::<Vec<_>>(), removed))
         };
         let swept = spawn_blocking(sweep).await.doing("remove snapshots")?;
-        let (count, handed, removed) = swept?;
+        let (count, said, removed) = swept?;
         collected.snapshots.count += count;
-        for (
-            Snapshot {
-                generation,
-                pod,
-                volume,
-            },
-            to,
-        ) in handed
-        {
-            let left = format!(
-                "what generation {generation} left of {pod}/{volume}: generation {to} goes back to it, and has it from then on"
-            );
-            collected.left.push(left);
-        }
+        collected.left.extend(said);
         if let Err(error) = removed {
             let left = format!("snapshots of volumes: {error}");
             collected.left.push(left);
@@ -222,6 +200,7 @@ impl Generations {
         progress: &ProgressSender,
     ) -> Result<Wanted, Error> {
         let all = self.snapshots().await?;
+        let read = History::read(&*self.store, &self.graphs, &self.volumes)?;
         let mut wanted = Wanted::new();
         for id in managed(graph) {
             let (pod, volume) = match &id {
@@ -244,41 +223,25 @@ impl Generations {
                 notify(progress, Stage::Note, note);
                 continue;
             };
-            if !self.is_written_by((&pod, &volume), from, graph)? {
+            let snapshot = Snapshot {
+                generation: from,
+                pod: pod.clone(),
+                volume: volume.clone(),
+            };
+            let origin = self.volumes.origin(&snapshot);
+            let (of, own) = ((&pod, &volume), graph.writers(&pod, &volume));
+            if !is_used(&read.written(of), number, origin, &own) {
                 let note = format!(
-                    "{pod}/{volume} stays as it is: the first that is kept of it is what generation {from} left, which has other images; `tank generations rollback {from} --with-data` brings that back"
+                    "{pod}/{volume} stays as it is: the first that is kept of it is what generation {origin} left, and other images have written to it by then; `tank generations rollback {from} --with-data` brings that back"
                 );
                 notify(progress, Stage::Note, note);
                 continue;
             }
-            let note = format!("{pod}/{volume} becomes what generation {from} left");
+            let note = format!("{pod}/{volume} becomes what generation {origin} left");
             notify(progress, Stage::Note, note);
             wanted.entry(pod).or_default().insert(volume, from);
         }
         Ok(wanted)
-    }
-
-    /// Whether what a generation left of a volume was written by images that write to it in a graph as well. Between
-    /// the two there may have been others, of which nothing is kept.
-    fn is_written_by(
-        &self,
-        (pod, volume): (&Name, &Name),
-        from: u64,
-        graph: &Graph,
-    ) -> Result<bool, Error> {
-        let found = self.store.generation(from)?;
-        let found = found.ok_or_else(|| self.no_such(from))?;
-        let snapshot = Snapshot {
-            generation: from,
-            pod: pod.clone(),
-            volume: volume.clone(),
-        };
-        // What was handed on was left by another one, which is gone.
-        let writers = match self.volumes.handed_by(&snapshot) {
-            Some(writers) => writers,
-            None => self.graphs.get(found.root)?.writers(pod, volume),
-        };
-        Ok(writers.is_subset(&graph.writers(pod, volume)))
     }
 
     /// Refuses to commit what wants snapshots of generations that were deleted meanwhile.

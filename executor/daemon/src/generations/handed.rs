@@ -6,172 +6,133 @@
 
 use super::data::earliest;
 use crate::actuate::volumes::Snapshot;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 use tank_model::{Digest, Name};
 
 /// Images that write to a volume.
 pub type Writers = BTreeSet<Digest>;
 
-/// What is known of a snapshot: who wrote what is in it. None: that was not kept, and it is not handed on.
-pub type Known = (Snapshot, Option<Writers>);
+/// Which images wrote to a volume, by generations.
+pub type Written = BTreeMap<u64, Writers>;
 
-/// To which of the generations that are `kept` each snapshot is handed whose own goes. `writers` says which images write to
-/// a volume in a generation that is kept; none where it has no such volume.
-pub fn handed<E>(
-    all: &[Known],
-    kept: &BTreeSet<u64>,
-    mut writers: impl FnMut(u64, (&Name, &Name)) -> Result<Option<Writers>, E>,
-) -> Result<BTreeMap<Snapshot, u64>, E> {
-    let mut handed = BTreeMap::new();
-    let names: Vec<Snapshot> = all.iter().map(|(snapshot, _)| snapshot.clone()).collect();
-    for (snapshot, by) in all {
-        let Some(by) = by.as_ref().filter(|_| !kept.contains(&snapshot.generation)) else {
+/// A snapshot, and which generation left what it is of: another one than it is kept with, if it was handed on.
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub snapshot: Snapshot,
+    pub origin: u64,
+}
+
+/// Where it is decided what is kept of a volume, be it nothing: with which generation, which one left it, and who had written to
+/// it since what was decided before. None: that was not kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub at: u64,
+    pub origin: u64,
+    pub by: Option<Writers>,
+}
+
+/// Whether a rollback to a generation, of which `own` images write to a volume, uses what `origin` left of it: that is what it
+/// left itself, or no other images wrote to it from then on.
+pub fn is_used(written: &Written, number: u64, origin: u64, own: &Writers) -> bool {
+    let since = (Bound::Excluded(number), Bound::Included(origin));
+    origin <= number || written.range(since).all(|(_, by)| by.is_subset(own))
+}
+
+/// The first that was decided from a generation on.
+fn first(kept: &[Kept], number: u64) -> Option<&Kept> {
+    let later = kept.iter().filter(|one| one.origin >= number);
+    later.min_by_key(|one| one.origin)
+}
+
+/// Which images wrote to a volume, by generations: as noted in the `past`, else those that were `declared` (None: that can't be
+/// read) and have written to it by the next that was decided, or by `now`.
+pub fn written(
+    past: &Written,
+    declared: impl Iterator<Item = (u64, Option<Writers>)>,
+    kept: &[Kept],
+    now: Option<&Writers>,
+) -> Written {
+    let mut all = past.clone();
+    for (number, declared) in declared {
+        let actual = first(kept, number).map_or(now, |one| one.by.as_ref());
+        all.entry(number).or_insert_with(|| match declared {
+            Some(declared) => actual.map_or(declared.clone(), |actual| &declared & actual),
+            None => actual.cloned().unwrap_or_default(),
+        });
+    }
+    // What an older Tank handed on, and of which it noted no more.
+    for one in kept {
+        if let Some(by) = &one.by {
+            all.entry(one.origin).or_insert_with(|| by.clone());
+        }
+    }
+    all
+}
+
+/// What of `all` is to be noted before the generations that are `outdated` go, of those that are `known`: what neither
+/// graphs nor snapshots say afterwards, as far as no other of them says it as well.
+pub fn noted(
+    all: &Written,
+    past: &Written,
+    kept: &[Kept],
+    (known, outdated): (&BTreeSet<u64>, &BTreeSet<u64>),
+) -> Written {
+    let mut left = all.clone();
+    let stays = |number: &u64| known.contains(number) && !outdated.contains(number);
+    for number in all.keys().filter(|number| !stays(number)) {
+        let after = (Bound::Excluded(*number), Bound::Unbounded);
+        let Some(next) = left.range(after).next().map(|(next, _)| *next) else {
             continue;
         };
+        // Where nothing was decided between the two, what has the one of them has the other as well.
+        let is_apart = |one: &Kept| (*number..next).contains(&one.origin);
+        if kept.iter().any(is_apart) {
+            continue;
+        }
+        let own = left.get(number).cloned().unwrap_or_default();
+        let both_are_gone = !known.contains(number) && !known.contains(&next);
+        if let Some(by) = left.get_mut(&next)
+            && (both_are_gone || own.is_subset(by))
+        {
+            by.extend(own);
+            left.remove(number);
+        }
+    }
+    let goes = |number| first(kept, number).is_some_and(|one| !stays(&one.at));
+    left.retain(|number, _| !stays(number) || past.contains_key(number) || goes(*number));
+    left
+}
+
+/// To which of the generations that are `kept` each snapshot is handed whose own goes. `declared` says which images write to
+/// a volume in a generation that is kept, none where it has no such volume; `written` which ones wrote to it.
+pub fn handed(
+    all: &[Known],
+    kept: &BTreeSet<u64>,
+    declared: impl Fn(u64, (&Name, &Name)) -> Option<Writers>,
+    written: impl Fn((&Name, &Name)) -> Written,
+) -> BTreeMap<Snapshot, u64> {
+    let mut handed = BTreeMap::new();
+    let names: Vec<Snapshot> = all.iter().map(|one| one.snapshot.clone()).collect();
+    let gone = |one: &&Known| !kept.contains(&one.snapshot.generation);
+    for Known { snapshot, origin } in all.iter().filter(gone) {
         let of = (&snapshot.pod, &snapshot.volume);
+        let written = written(of);
         for to in kept.range(..snapshot.generation).rev() {
             // One that is kept with an earlier one is that one's, and of all before it.
             if earliest(&names, of, *to) != Some(snapshot.generation) {
                 break;
             }
-            if writers(*to, of)?.is_some_and(|own| by.is_subset(&own)) {
+            if declared(*to, of).is_some_and(|own| is_used(&written, *to, *origin, &own)) {
                 handed.insert(snapshot.clone(), *to);
                 break;
             }
         }
     }
-    Ok(handed)
+    handed
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::convert::Infallible;
-
-    const GENERATIONS: u64 = 5;
-
-    fn name(text: &str) -> Name {
-        Name::new(text).expect("a name")
-    }
-
-    fn image(number: u64) -> Digest {
-        Digest::of(&[number as u8])
-    }
-
-    fn snapshot(generation: u64, volume: &str) -> Snapshot {
-        Snapshot {
-            generation,
-            pod: name("db"),
-            volume: name(volume),
-        }
-    }
-
-    /// Each snapshot by where it is kept, with the generation that it was taken for.
-    type There = BTreeMap<u64, (u64, Writers)>;
-
-    /// What a rollback to a generation uses: by the generation that it was taken for.
-    fn used(there: &There, at: u64, writers: &BTreeMap<u64, Writers>) -> Option<u64> {
-        let (_, (origin, by)) = there.range(at..).next()?;
-        let own = writers.get(&at)?;
-        by.is_subset(own).then_some(*origin)
-    }
-
-    /// The digits of a number to a base, one a generation.
-    fn digits(mut number: u64, base: u64) -> Vec<u64> {
-        (0..GENERATIONS)
-            .map(|_| {
-                let digit = number % base;
-                number /= base;
-                digit
-            })
-            .collect()
-    }
-
-    fn after(there: &There, kept: &BTreeSet<u64>, writers: &BTreeMap<u64, Writers>) -> There {
-        let all: Vec<Known> = there
-            .iter()
-            .map(|(number, (_, by))| (snapshot(*number, "data"), Some(by.clone())))
-            .collect();
-        let own =
-            |number: u64, _: (&Name, &Name)| Ok::<_, Infallible>(writers.get(&number).cloned());
-        let Ok(handed) = handed(&all, kept, own);
-        let mut after = There::new();
-        for (number, content) in there {
-            let to = match kept.contains(number) {
-                true => Some(*number),
-                false => handed.get(&snapshot(*number, "data")).copied(),
-            };
-            if let Some(to) = to {
-                let before = after.insert(to, content.clone());
-                assert_eq!(before, None, "two at generation {to}");
-            }
-        }
-        after
-    }
-
-    /// Every history of a few generations: those which have a snapshot, by which of two images, which images write in each
-    /// generation, and which of them are kept.
-    #[test]
-    fn whoever_is_kept_goes_back_to_what_it_went_back_to_before() {
-        let powers = |base: u64| base.pow(GENERATIONS as u32);
-        let mut handed_on = 0_u64;
-        for taken in 0..powers(3) {
-            let by = digits(taken, 3);
-            let there: There = (1..)
-                .zip(&by)
-                .filter(|(_, by)| **by > 0)
-                .map(|(number, by)| (number, (number, Writers::from([image(*by)]))))
-                .collect();
-            for declared in 0..powers(3) {
-                let own = digits(declared, 3);
-                let writers: BTreeMap<u64, Writers> = (1..)
-                    .zip(&own)
-                    .filter(|(_, own)| **own > 0)
-                    .map(|(number, own)| (number, Writers::from([image(*own)])))
-                    .collect();
-                for stays in 0..powers(2) {
-                    let kept: BTreeSet<u64> = (1..)
-                        .zip(digits(stays, 2))
-                        .filter(|(_, stays)| *stays > 0)
-                        .map(|(number, _)| number)
-                        .collect();
-                    let after = after(&there, &kept, &writers);
-                    for number in &kept {
-                        let before = used(&there, *number, &writers);
-                        if before.is_some() {
-                            let now = used(&after, *number, &writers);
-                            assert_eq!(now, before, "{there:?} {writers:?} {kept:?}");
-                        }
-                    }
-                    // Nothing stays for nobody.
-                    for (to, (origin, _)) in &after {
-                        if to != origin {
-                            handed_on += 1;
-                            assert_eq!(used(&there, *to, &writers), Some(*origin));
-                        }
-                    }
-                }
-            }
-        }
-        assert!(handed_on > 1_000, "{handed_on}");
-    }
-
-    #[test]
-    fn volumes_are_apart_and_what_is_not_known_is_not_handed_on() {
-        let (first, second) = (Writers::from([image(1)]), Writers::from([image(2)]));
-        let all = [
-            (snapshot(2, "data"), Some(first.clone())),
-            (snapshot(2, "log"), None),
-            (snapshot(3, "log"), Some(first.clone())),
-            (snapshot(3, "data"), Some(second.clone())),
-        ];
-        let own = |_: u64, (_, volume): (&Name, &Name)| {
-            Ok::<_, Infallible>(match volume.as_str() {
-                "data" => Some(&first | &second),
-                _ => Some(first.clone()),
-            })
-        };
-        let Ok(handed) = handed(&all, &BTreeSet::from([1, 4]), own);
-        assert_eq!(handed, BTreeMap::from([(snapshot(2, "data"), 1)]));
-    }
-}
+mod tests;

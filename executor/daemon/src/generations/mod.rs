@@ -40,6 +40,7 @@ mod uses;
 pub mod volumes;
 mod way;
 mod why;
+mod written;
 
 pub use collector::{Collect, Collected, Collector};
 pub use deleted::Deleted;

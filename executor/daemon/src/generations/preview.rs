@@ -1,9 +1,12 @@
 //! What a rollback would do: the same as it does, up to its commit. Nothing is ended, taken or kept.
 
 use super::{Error, Generations, MAX_PROGRESS, Stage};
-use crate::reconcile::{Planned, Way};
+use crate::{
+    actuate::volumes::Snapshot,
+    reconcile::{Planned, Way},
+};
 use std::sync::Arc;
-use tank_model::{Graph, Rollback};
+use tank_model::{Graph, Name, Rollback};
 use tokio::sync::mpsc;
 
 /// What a rollback would do.
@@ -64,7 +67,14 @@ impl Generations {
             later.next().map(|next| next.time)
         };
         let volumes = candidate.data.iter().flat_map(|(pod, own)| {
-            let one = move |(volume, from): (_, &u64)| (format!("{pod}/{volume}"), *from);
+            let one = move |(volume, from): (&Name, &u64)| {
+                let snapshot = Snapshot {
+                    generation: *from,
+                    pod: pod.clone(),
+                    volume: volume.clone(),
+                };
+                (format!("{pod}/{volume}"), self.volumes.origin(&snapshot))
+            };
             own.iter().map(one)
         });
         let data = volumes.map(|(volume, generation)| BroughtBack {

@@ -14,6 +14,7 @@
 //! | `.VOLUME.used` | when a container with it was started last: its time |
 //! | `.VOLUME.counting` | that what is in it does not count to its project yet: see `limits` |
 //! | `.VOLUME.images` | which images have written to it: see [`snapshots`] |
+//! | `.VOLUME.past` | which images wrote to it in generations that are gone |
 //! | `.VOLUME.import`, `.VOLUME.gone` | half of what is imported, or removed: swept at the start |
 //!
 //! So whatever ends the daemon, no container starts with half of what an image has. *Never*: looks a
@@ -79,6 +80,7 @@ pub struct Places {
     filled: PathBuf,
     used: PathBuf,
     images: PathBuf,
+    past: PathBuf,
     counting: PathBuf,
     import: PathBuf,
     gone: PathBuf,
@@ -97,6 +99,7 @@ impl Places {
             filled: beside("filled"),
             used: beside("used"),
             images: beside("images"),
+            past: beside("past"),
             counting: beside("counting"),
             import: beside("import"),
             gone: beside("gone"),

@@ -7,7 +7,7 @@
 //! | name | what it is |
 //! |---|---|
 //! | `VOLUME` | the volume as that generation left it, whole |
-//! | `.VOLUME.by` | which images have written what is in it: with that it is handed to an older generation when its own goes |
+//! | `.VOLUME.by` | which images have written to it since the snapshot before, and which generation left it, if it was handed on from that |
 //! | `.VOLUME.none` | that none is kept with it: nothing was there, or it could not be taken |
 //! | `.VOLUME.new` | half of one, or of what is brought back: removed at the next try, and at the start |
 //! | `.VOLUME.back` | what takes the volume's place, whole; after that, what the volume was |
@@ -23,6 +23,7 @@
 //! sure of that.
 
 mod gone;
+mod past;
 
 pub(super) use gone::sweep;
 
@@ -131,7 +132,7 @@ impl Kept {
     /// that is another one.
     fn note_by(&self, images: &BTreeSet<Digest>, until: Option<u64>) -> io::Result<()> {
         let images = images.clone();
-        match images.is_empty() {
+        match images.is_empty() && until.is_none() {
             true => unlink(&self.by),
             false => write(&self.by, &Writers { images, until }),
         }

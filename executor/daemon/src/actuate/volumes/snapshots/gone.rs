@@ -68,21 +68,15 @@ impl Volumes {
                 unlink(&kept.by)?;
             }
         }
+        unlink(&places.past)?;
         Ok(())
     }
 
-    /// Which images have written what a snapshot is of. None: that was not kept. Blocking.
-    pub fn written_by(&self, of: &Snapshot) -> Option<BTreeSet<Digest>> {
+    /// Which images have written what a snapshot is of. None: that was not kept.
+    fn written_by(&self, of: &Snapshot) -> Option<BTreeSet<Digest>> {
         let kept = self.kept_with(of.generation, &of.pod, &of.volume);
         let images = read(&kept.by)?.images;
         Some(images).filter(|images| !images.is_empty())
-    }
-
-    /// The same of a snapshot that was handed on. None: its generation has left it itself. Blocking.
-    pub fn handed_by(&self, of: &Snapshot) -> Option<BTreeSet<Digest>> {
-        let kept = self.kept_with(of.generation, &of.pod, &of.volume);
-        let by = read(&kept.by)?;
-        by.until.map(|_| by.images)
     }
 
     /// Has a snapshot be kept with another generation. Whatever ends the daemon, it is with one of the two, and with the
@@ -94,7 +88,7 @@ impl Volumes {
         let (from, to) = (kept(of.generation), kept(to));
         to.make_folder()?;
         let by = self.written_by(of).unwrap_or_default();
-        to.note_by(&by, Some(of.generation))?;
+        to.note_by(&by, Some(self.origin(of)))?;
         let times = times(&from.whole);
         rustix::fs::renameat_with(CWD, &from.whole, CWD, &to.whole, RenameFlags::NOREPLACE)?;
         set_times(&to.whole, times);
@@ -156,6 +150,7 @@ impl Volumes {
     pub fn mark_stale(&self, from: u64) -> io::Result<Vec<(u64, PathBuf)>> {
         let folder = folder(&self.settings);
         let mut stale = Vec::new();
+        self.forget_past(from)?;
         for number in numbers(&folder).filter(|number| *number >= from) {
             let old = folder.join(number.to_string());
             for copy in 0u64.. {
@@ -175,13 +170,13 @@ impl Volumes {
     }
 }
 
-fn names(dir: &Path) -> impl Iterator<Item = String> + use<> {
+pub(super) fn names(dir: &Path) -> impl Iterator<Item = String> + use<> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// The generations that something is kept with.
-fn numbers(folder: &Path) -> impl Iterator<Item = u64> + use<> {
+pub(super) fn numbers(folder: &Path) -> impl Iterator<Item = u64> + use<> {
     names(folder).filter_map(|name| name.parse().ok())
 }
 
