@@ -200,10 +200,18 @@ fn without_a_daemon_a_shell_offers_what_needs_none() {
 #[test]
 fn pods_end_with_what_the_host_has_for_them_and_come_back() {
     let mut host = Host::new();
-    let config = format!(
-        "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN} }}, publish.http = {{ port = 8080, to = 80 }} }} }}"
-    );
-    host.switch(&config);
+    let config = r#"{
+        pods.web = {
+            containers.app = {
+                image = "oci:./busybox",
+                command = ["/bin/sh", "-c", "trap 'echo asked > /data/ended; exit 0' TERM USR1; while true; do sleep 0.1; done"],
+                mounts.data = { volume = "data", path = "/data" },
+            },
+            volumes.data = {},
+            publish.http = { port = 8080, to = 80 },
+        },
+    }"#;
+    host.switch(config);
     let pid = host.pid("web", "app");
     host.kill_daemon();
     let ended: Ended = host

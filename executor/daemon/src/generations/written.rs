@@ -14,12 +14,15 @@ use crate::{
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Graph, Name, VolumeId};
 
+/// Which images a generation declares that write to each volume, by pod and volume.
+type Declared = BTreeMap<(Name, Name), Writers>;
+
 /// Reads what is known of that. Blocking.
 pub struct History<'a> {
     volumes: &'a Volumes,
     /// Of each generation the volumes that are a pod's own, and which images write to them. Of one that can't be read
     /// nothing is known.
-    declared: BTreeMap<u64, Option<BTreeMap<(Name, Name), Writers>>>,
+    declared: BTreeMap<u64, Option<Declared>>,
 }
 
 impl<'a> History<'a> {
