@@ -132,6 +132,7 @@ fn is_plain(value: &str) -> bool {
 
 impl Named {
     /// What may stand where `current` begins, with a few words on it.
+    // long: an arm for each kind of name
     fn candidates(self, current: &str) -> Option<Vec<(String, String)>> {
         let bare = |values: Vec<String>| -> Vec<(String, String)> {
             values

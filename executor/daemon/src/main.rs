@@ -129,6 +129,7 @@ fn main() -> ExitCode {
     }
 }
 
+// long: what there is, in the order in which it begins
 async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> {
     let mut settings = Settings::settle(flags)?;
     if !rustix::process::geteuid().is_root() {

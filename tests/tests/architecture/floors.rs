@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 7] = [
 ];
 
 /// What every floor may name. These name no floor, and each other only without a circle.
-const LEAVES: [&str; 9] = [
+const LEAVES: [&str; 10] = [
     "cache",
     "dirty",
     "events",
@@ -25,6 +25,7 @@ const LEAVES: [&str; 9] = [
     "ownership",
     "rules",
     "settings",
+    "supervisor",
     "sysctls",
     "timings",
 ];

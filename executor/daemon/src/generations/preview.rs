@@ -35,6 +35,7 @@ impl Generations {
     ///
     /// # Errors
     /// As that, as far as it would not have begun.
+    // long: what a rollback does, step for step, and nothing done
     pub async fn preview_rollback(
         &self,
         (to, stack, with_data): (Option<u64>, Option<&str>, bool),
