@@ -1,4 +1,4 @@
-//! What a volume may take of the disk, as the kernel is told.
+//! What a volume may take of the disk, as the kernel has it.
 
 use super::{Target, TargetError};
 use serde::{Deserialize, Serialize};
