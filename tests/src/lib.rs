@@ -66,6 +66,19 @@ impl Ended {
     }
 }
 
+/// What a script in a virtual machine printed, of a command that has to have ended well and with `done`.
+#[track_caller]
+pub fn in_a_machine(command: &mut Command) -> String {
+    let ended: Ended = command.output().expect("a machine").into();
+    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
+    assert!(
+        ended.stdout.trim_end().ends_with("done"),
+        "{}",
+        ended.stdout
+    );
+    ended.stdout
+}
+
 /// What a diagnostic says, without the lines that it is broken into.
 pub fn words(text: &str) -> String {
     let words = text.split_whitespace().filter(|word| *word != "│");

@@ -7,26 +7,19 @@
 mod firewalls;
 
 use std::process::Command;
-use tank_tests::{Ended, bin, fixtures, repo};
+use tank_tests::{Ended, bin, fixtures, in_a_machine, repo};
 
 /// Runs a script in the machine, with an image of busybox and `files`, each as `FILE=NAME`.
 fn succeeds(flags: &[&str], script: &str, files: &[String]) {
     let programs = bin("tank").parent().expect("a folder").to_owned();
-    let ended: Ended = Command::new(repo().join("scripts/debian-vm.sh"))
+    let mut command = Command::new(repo().join("scripts/debian-vm.sh"));
+    let command = command
         .args(flags)
         .arg(repo().join("tests/fixtures").join(script))
         .arg(format!("{}=busybox", fixtures().join("busybox").display()))
         .args(files)
-        .env("TANK_BIN_DIR", programs)
-        .output()
-        .expect("debian-vm.sh")
-        .into();
-    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
-    assert!(
-        ended.stdout.trim_end().ends_with("done"),
-        "{}",
-        ended.stdout
-    );
+        .env("TANK_BIN_DIR", programs);
+    in_a_machine(command);
 }
 
 #[test]

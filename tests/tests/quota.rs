@@ -1,7 +1,7 @@
 //! Sizes of volumes: held by the kernel where it has project quotas, in a virtual machine, and refused where it has none.
 
 use std::process::Command;
-use tank_tests::{Ended, Host, RUN, bin, fixtures, repo, words};
+use tank_tests::{Host, RUN, bin, fixtures, repo, words};
 
 /// A program of the host, with the libraries that it needs, as files of a virtual machine.
 fn with_libraries(program: &str, at: &[&str]) -> Vec<String> {
@@ -19,7 +19,8 @@ fn in_a_machine(script: &str, files: &[String]) -> String {
         .and_then(std::path::Path::parent)
         .expect("the target folder")
         .to_owned();
-    let ended: Ended = Command::new(repo().join("scripts/vm.sh"))
+    let mut command = Command::new(repo().join("scripts/vm.sh"));
+    let command = command
         .arg(repo().join("tests/fixtures").join(script))
         .arg(format!(
             "{}=/tmp/busybox",
@@ -27,17 +28,8 @@ fn in_a_machine(script: &str, files: &[String]) -> String {
         ))
         .args(files)
         .env("CARGO_TARGET_DIR", target)
-        .env("TANK_VM_LIMIT", "540")
-        .output()
-        .expect("vm.sh")
-        .into();
-    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
-    assert!(
-        ended.stdout.trim_end().ends_with("done"),
-        "{}",
-        ended.stdout
-    );
-    ended.stdout
+        .env("TANK_VM_LIMIT", "540");
+    tank_tests::in_a_machine(command)
 }
 
 #[test]

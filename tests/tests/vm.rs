@@ -1,7 +1,7 @@
 //! Debian 12's own kernel and pure cgroup version 2, in a virtual machine of their own.
 
 use std::process::Command;
-use tank_tests::{Ended, bin, fixtures, repo};
+use tank_tests::{bin, fixtures, in_a_machine, repo};
 
 #[test]
 fn a_switch_on_cgroup_version_2_with_its_limits_enforced() {
@@ -10,27 +10,17 @@ fn a_switch_on_cgroup_version_2_with_its_limits_enforced() {
         .and_then(std::path::Path::parent)
         .expect("the target folder")
         .to_owned();
-    let ended: Ended = Command::new(repo().join("scripts/vm.sh"))
+    let mut command = Command::new(repo().join("scripts/vm.sh"));
+    let command = command
         .arg(repo().join("tests/fixtures/vm-switch.sh"))
         .arg(format!(
             "{}=/tmp/busybox",
             fixtures().join("busybox").display()
         ))
-        .env("CARGO_TARGET_DIR", target)
-        .output()
-        .expect("vm.sh")
-        .into();
-    assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
+        .env("CARGO_TARGET_DIR", target);
+    let output = in_a_machine(command);
     assert!(
-        ended
-            .stdout
-            .contains("memory 25165824 pids 12 cpu 25000 100000"),
-        "{}",
-        ended.stdout
-    );
-    assert!(
-        ended.stdout.trim_end().ends_with("done"),
-        "{}",
-        ended.stdout
+        output.contains("memory 25165824 pids 12 cpu 25000 100000"),
+        "{output}"
     );
 }
