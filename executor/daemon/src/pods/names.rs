@@ -168,6 +168,7 @@ impl Names {
             match ask(connection, &Request::State, &[]) {
                 Ok((Reply::State(state), _)) if asked => {
                     known.silent = false;
+                    known.watch.begin();
                     return Some(state);
                 }
                 Ok(_) | Err(_) => known.connection = None,
@@ -182,10 +183,13 @@ impl Names {
         None
     }
 
+    /// A connection to whoever accepts it. Its end is no news before it has answered: a server that is killed still
+    /// accepts for as long as the kernel has not come to its socket, after the end of the connection before.
     fn connect(&self) -> Option<(OwnedFd, Watch)> {
         let connection = packet::connect(&self.socket()).ok()?;
         let begin = self.log().end();
         let watch = self.keep(&connection, REPLY_LIMIT, begin).ok()?;
+        watch.expect();
         Some((connection, watch))
     }
 
