@@ -21,6 +21,10 @@ RELEASED = pods exec drift refusals attacks looking outcomes scenario names stac
 # have such tests only, but for those of ROOTED.
 ROOTLESS = architecture compile language
 
+# Those that boot virtual machines, which have one processor each: `test` runs them beside the others, half of its time.
+MACHINES = debian power quota vm
+TESTS = $(basename $(notdir $(wildcard compiler/tests/*.rs compiler/*/tests/*.rs executor/*/tests/*.rs tests/tests/*.rs)))
+
 # Crates with tests that mount, as root: only their unit tests are part of `check`.
 ROOTED = tank-tests tank-image
 
@@ -51,7 +55,11 @@ test: ## every test, as root: what `check` leaves out takes a daemon, a registry
 	scripts/nls.sh > /dev/null
 	scripts/firewalls.sh > /dev/null
 	scripts/sweep.sh
-	$(ROCKSDB) cargo test --workspace --locked --no-fail-fast --lib --bins --tests
+	$(ROCKSDB) cargo test --workspace --locked --no-fail-fast $(addprefix --test ,$(MACHINES)) > $(CARGO_TARGET_DIR)/machines.log 2>&1 & \
+	machines=$$!; $(ROCKSDB) cargo test --workspace --locked --no-fail-fast --lib --bins \
+		$(addprefix --test ,$(filter-out $(MACHINES) zz_leftovers,$(TESTS))); \
+	others=$$?; wait $$machines; machines=$$?; cat $(CARGO_TARGET_DIR)/machines.log; test $$machines$$others = 00
+	$(ROCKSDB) cargo test --workspace --locked --test zz_leftovers
 	$(MAKE) test-release
 
 test-release: release ## the end-to-end tests that need no fault points, against the released programs

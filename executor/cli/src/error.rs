@@ -3,6 +3,8 @@
 //!
 //! Commands and the client make an [`Error`] of what happened; none of them words it.
 
+pub mod json;
+
 use crate::output;
 use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyles};
 use std::{error::Error as StdError, fmt, io, path::PathBuf};

@@ -11,7 +11,7 @@
 //! * [`terminal`]: raw mode, detaching, window size.
 //! * [`modes`]: the modes of a terminal that a program may leave switched on.
 //! * [`timings`]: the spans of a change, drawn.
-//! * [`elsewhere`]: what commands are called elsewhere.
+//! * [`usage`]: arguments that are none; [`elsewhere`]: what commands are called elsewhere.
 //! * [`error`]: the message, cause, help and exit status of every error.
 //!
 //! Data goes to standard output, progress and diagnostics to standard error.
@@ -29,6 +29,7 @@ mod progress;
 mod shell;
 mod terminal;
 mod timings;
+mod usage;
 
 use args::{Args, Command};
 use clap::Parser;
@@ -54,17 +55,9 @@ fn main() -> ExitCode {
     shell::answer();
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
-            let here = elsewhere::here(&error);
-            let status = error.exit_code();
-            // As `clap` does where it prints: what can't be printed is not told to anybody.
-            let _ = error.print();
-            if let Some(here) = here {
-                eprintln!("\n{here}");
-            }
-            return ExitCode::from(u8::try_from(status).unwrap_or(2));
-        }
+        Err(error) => return ExitCode::from(usage::refuse(error)),
     };
+    let json = args.json;
     let exec = matches!(args.command, Command::Exec(_) | Command::Attach { .. });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -76,8 +69,12 @@ fn main() -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            error.print();
-            ExitCode::from(error.status(exec))
+            let status = error.status(exec);
+            match json {
+                true => error::json::print(&error.json(status)),
+                false => error.print(),
+            }
+            ExitCode::from(status)
         }
     }
 }

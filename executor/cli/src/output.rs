@@ -85,13 +85,20 @@ fn clean(
 /// Prints one JSON document on one line. JSON itself escapes only some controls; the others are
 /// escaped here as it allows, so they are the same to whoever reads it.
 pub fn json<T: Serialize>(value: &T) -> Result<(), Error> {
-    let text = serde_json::to_string(value).map_err(Error::Json)?;
-    // Controls stand in strings only, and all of them are of the basic plane.
-    line(&clean(
-        &text,
-        |_| None,
-        |character| format!("\\u{:04x}", u32::from(character)),
+    line(&escaped(
+        &serde_json::to_string(value).map_err(Error::Json)?,
     ))
+}
+
+/// A document as [`json`] prints it.
+pub fn json_text(value: &serde_json::Value) -> String {
+    escaped(&value.to_string()).into_owned()
+}
+
+/// Controls stand in strings only, and all of them are of the basic plane.
+fn escaped(json: &str) -> Cow<'_, str> {
+    let escape = |character| format!("\\u{:04x}", u32::from(character));
+    clean(json, |_| None, escape)
 }
 
 /// Writes to standard error what [`visible`] makes of it on a terminal.

@@ -4,11 +4,11 @@
 use super::source::{Asked, Source};
 use crate::{
     args::{Configuration, Drawing},
-    error::Error,
+    error::{Error, json::problems},
     output,
 };
 use std::{ffi::OsString, path::PathBuf};
-use tank_compiler::{CompileError, child, child::Settings, draw};
+use tank_compiler::{child, child::Settings, draw};
 use tank_model::units::{Bytes, Millis};
 
 /// The argument with which this program evaluates instead of being a command.
@@ -88,11 +88,7 @@ pub fn check(asked: &Configuration, json: bool) -> Result<u8, Error> {
     if json {
         let problems = match &compiled {
             Ok(_) => Vec::new(),
-            Err(Error::Compile(error)) => problems_json(error),
-            Err(error) => {
-                let code = serde_json::Value::Null;
-                vec![serde_json::json!({ "code": code, "message": error.to_string() })]
-            }
+            Err(error) => problems(error),
         };
         output::json(&serde_json::json!({ "ok": compiled.is_ok(), "problems": problems }))?;
         return Ok(u8::from(compiled.is_err()));
@@ -107,34 +103,6 @@ pub fn check(asked: &Configuration, json: bool) -> Result<u8, Error> {
     let containers = counted(containers, "container");
     output::line(&format!("{pods} with {containers}, nothing wrong"))?;
     Ok(0)
-}
-
-/// What `check --json` prints of an error: the same keys for every problem.
-fn problems_json(error: &CompileError) -> Vec<serde_json::Value> {
-    let CompileError::Problems(problems) = error else {
-        let code = match error {
-            CompileError::Limit { code, .. } => code,
-            CompileError::Read(..) => "tank::read",
-            _ => "tank::internal",
-        };
-        return vec![serde_json::json!({ "code": code, "message": error.to_string() })];
-    };
-    let problem = |problem: &tank_compiler::Problem| {
-        let location = problem
-            .labels
-            .first()
-            .and_then(|label| problems.location(&label.place));
-        serde_json::json!({
-            "code": problem.code,
-            "field": tank_model::provenance::field(&problem.path),
-            "message": problem.message,
-            "help": problem.help,
-            "file": location.map(|(file, _, _)| file),
-            "line": location.map(|(_, line, _)| line),
-            "column": location.map(|(_, _, column)| column),
-        })
-    };
-    problems.list.iter().map(problem).collect()
 }
 
 pub fn build(

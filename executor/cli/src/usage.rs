@@ -1,0 +1,60 @@
+//! Arguments that are none of this program's: what is wrong, and what to type.
+
+use crate::{elsewhere, error, output};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use std::ffi::OsStr;
+
+/// The status of a use that this program does not know.
+const MISUSED: u8 = 2;
+
+/// Prints what `clap` says (also `--help` and `--version`, which it has as errors); the status that the command ends with.
+pub fn refuse(mut error: clap::Error) -> u8 {
+    let status = u8::try_from(error.exit_code()).unwrap_or(MISUSED);
+    let here = elsewhere::here(&error);
+    if here.is_some() {
+        // The word is another program's: what is spelled like it here does something else.
+        for similar in [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg] {
+            error.insert(similar, ContextValue::None);
+        }
+    }
+    let asked = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    );
+    if !asked && std::env::args_os().any(|arg| arg == *OsStr::new("--json")) {
+        let text = error.render().to_string();
+        let (message, rest) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let message = message.trim_start_matches("error:").trim();
+        let tip = rest
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("tip: "));
+        error::json::usage(message, here.or(tip), status);
+        return status;
+    }
+    // As `clap` does where it prints: what can't be printed reaches nobody.
+    let _ = error.print();
+    if let Some(here) = here {
+        output::error(&format!("\n  help: {here}\n"));
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::args::Args;
+    use clap::{
+        Parser,
+        error::{ContextKind, ContextValue},
+    };
+
+    #[test]
+    fn what_is_spelled_alike_is_not_proposed_for_a_word_of_others() {
+        let mut error = Args::try_parse_from(["tank", "remove", "web"]).expect_err("no command");
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::None);
+        assert!(
+            !error.render().to_string().contains("tip:"),
+            "{}",
+            error.render()
+        );
+    }
+}
