@@ -2,8 +2,10 @@
 //! its error pages.
 
 mod fields;
+mod reference;
 
 pub use fields::fields;
+pub use reference::reference;
 
 use crate::{nickel, schema::one_of};
 use std::fmt::Write;

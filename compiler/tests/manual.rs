@@ -131,10 +131,11 @@ fn every_code_is_shown_by_its_page() {
 #[test]
 fn what_the_readme_shows_compiles() {
     let scratch = Scratch::new("readme");
-    let readme = package().join("../README.md");
-    let readme = std::fs::read_to_string(readme).expect("the README");
-    let examples = examples(&readme);
+    let read = |name: &str| std::fs::read_to_string(package().join("..").join(name)).expect(name);
+    let (readme, from_compose) = (read("README.md"), read("docs/from-compose.md"));
+    let mut examples = examples(&readme);
     assert!(examples.len() > 1, "{examples:?}");
+    examples.extend(manual::examples(&from_compose));
     for example in examples {
         let compiled = scratch.compile(example);
         compiled.unwrap_or_else(|e| panic!("{example}: {}", drawn(&e, &scratch.0)));
@@ -458,6 +459,31 @@ fn every_field_is_documented() {
     assert!(fields > 70, "{fields}");
 }
 
+/// A plan shows them as people write them.
+#[test]
+fn quantities_are_known_by_the_names_of_their_fields() {
+    use tank_model::units::{OF_BYTES, OF_MILLIS};
+    let schema = tank_compiler::schema();
+    let (mut bytes, mut millis) = (BTreeSet::new(), BTreeSet::new());
+    let mut others = BTreeSet::new();
+    for contract in schema.contracts.values() {
+        let Shape::Record(fields) = &contract.shape else {
+            continue;
+        };
+        for field in fields {
+            let of = match &field.kind {
+                Kind::Named(kind) if kind == "Size" => &mut bytes,
+                Kind::Named(kind) if kind == "Time" || kind == "Age" => &mut millis,
+                _ => &mut others,
+            };
+            of.insert(field.name.as_str());
+        }
+    }
+    assert_eq!(bytes, OF_BYTES.into());
+    assert_eq!(millis, OF_MILLIS.into());
+    assert!(others.is_disjoint(&bytes) && others.is_disjoint(&millis));
+}
+
 /// The examples of all fields compile, and what the contracts say of them is what the walk says: a
 /// configuration that goes through `tank.Config` in Nickel, with all its defaults filled in, is the
 /// same configuration.
@@ -592,6 +618,34 @@ fn the_pages_of_the_manual() {
     assert!(
         matches!(tank_compiler::schema().record("Pod"), Some(fields) if fields[0].kind == Kind::Dict(Box::new(Kind::Named("Container".to_owned()))))
     );
+}
+
+/// `UPDATE_REFERENCE=1` writes it.
+#[test]
+fn the_reference_says_what_the_contracts_say() {
+    let path = package().join("../docs/reference.md");
+    let reference = manual::reference();
+    if std::env::var_os("UPDATE_REFERENCE").is_some() {
+        std::fs::write(&path, &reference).expect("writes");
+    }
+    let kept = std::fs::read_to_string(&path).expect("docs/reference.md");
+    assert!(
+        kept == reference,
+        "docs/reference.md is not what the contracts say: UPDATE_REFERENCE=1"
+    );
+    // Every field of every record that is met, and every link leads somewhere.
+    for (path, _) in manual::fields() {
+        let name = path.rsplit('.').next().expect("a name");
+        assert!(reference.contains(&format!("\n### {name}\n")), "{path}");
+    }
+    for link in reference.split("](#").skip(1) {
+        let anchor = link.split(')').next().expect("an anchor");
+        let leads = reference.lines().any(|line| {
+            line.strip_prefix("## ")
+                .is_some_and(|to| to.to_lowercase() == anchor)
+        });
+        assert!(leads, "{anchor}");
+    }
 }
 
 #[test]

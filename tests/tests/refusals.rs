@@ -1,5 +1,6 @@
 //! Bad input: each gives its error and its status, and leaves everything as it was.
 
+use serde_json::json;
 use tank_tests::{Ended, Host, RUN, sleeper};
 
 /// Everything that a refusal must not change.
@@ -230,6 +231,71 @@ fn what_another_stack_lacks_is_shown_where_it_is_asked_for() {
         host.write("shop.ncl", &shop);
         host.tank(&["switch", "shop.ncl"]).ok();
     }
+    host.finish();
+}
+
+/// The one document on standard error of a command that fails.
+fn error(host: &Host, args: &[&str], status: i32) -> serde_json::Value {
+    let ended = host.tank(&[&["--json"], args].concat());
+    assert_eq!(ended.status, status, "{args:?}: {}", ended.stderr);
+    let error: serde_json::Value = serde_json::from_str(&ended.stderr).expect(&ended.stderr);
+    assert_eq!(error["status"], status, "{error}");
+    error
+}
+
+#[test]
+fn what_programs_read_of_an_error() {
+    let mut host = Host::without_daemon();
+    assert_eq!(error(&host, &["list"], 1)["error"], "tank.NoDaemon");
+    let usage = error(&host, &["ps"], 2);
+    assert_eq!(usage["error"], "tank.Usage");
+    assert!(
+        usage["help"]
+            .as_str()
+            .is_some_and(|help| help.contains("`tank list`")),
+        "{usage}"
+    );
+    host.start_daemon();
+    host.write("pods.ncl", &format!("{{\n{}}}\n", pod("web", &[])));
+    host.tank(&["switch", "pods.ncl"]).ok();
+    // As README has it.
+    let missing = json!({
+        "error": "io.tank.Executor.NoSuchPod",
+        "parameters": { "pod": "wbe", "nearest": "web" },
+        "message": "no such pod: `wbe`",
+        "cause": null,
+        "help": "did you mean `web`?",
+        "status": 1,
+        "problems": [],
+    });
+    assert_eq!(error(&host, &["get", "wbe"], 1), missing);
+    assert_eq!(
+        error(&host, &["exec", "web", "--", "nothing"], 127)["parameters"],
+        json!({ "program": "nothing" })
+    );
+    assert_eq!(
+        error(&host, &["exec", "wbe", "--", "true"], 125)["error"],
+        missing["error"]
+    );
+    host.write(
+        "wrong.ncl",
+        "{\n  pods.web.containers.app = { imgae = \"a\" },\n}\n",
+    );
+    let wrong = error(&host, &["switch", "wrong.ncl"], 1);
+    assert_eq!(wrong["error"], "tank.Compile");
+    let checked = host.tank(&["--json", "check", "wrong.ncl"]);
+    assert_eq!(checked.status, 1);
+    let checked: serde_json::Value = serde_json::from_str(&checked.stdout).expect("JSON");
+    assert_eq!(wrong["problems"], checked["problems"]);
+    assert_eq!(wrong["problems"][0]["line"], 2);
+    // What an image, a file or a registry put into an error ends no line and is no control.
+    let hostile = error(&host, &["get", "a\nb\u{1b}[31m"], 1);
+    assert!(
+        hostile["message"]
+            .as_str()
+            .is_some_and(|text| text.contains('\u{1b}')),
+        "{hostile}"
+    );
     host.finish();
 }
 

@@ -114,6 +114,23 @@ pub mod optional_network {
     }
 }
 
+/// The fields that hold [`Bytes`], and those that hold [`Millis`], by their own names: no other field has one of these.
+pub const OF_BYTES: [&str; 3] = ["memory", "size", "tmpfs"];
+pub const OF_MILLIS: [&str; 4] = ["delay", "every", "period", "timeout"];
+
+/// The value of a field as people write it, where it is a quantity: `128MiB` of `limits.memory`, `30s` of `stop.timeout`.
+pub fn written(field: &str, value: &Value) -> Option<String> {
+    let number = value.as_u64()?;
+    let name = field.rsplit('.').next().unwrap_or(field);
+    if OF_BYTES.contains(&name) {
+        Some(Bytes(number).to_string())
+    } else if OF_MILLIS.contains(&name) {
+        Some(Millis(number).to_string())
+    } else {
+        None
+    }
+}
+
 impl Bytes {
     /// # Errors
     /// When the text is no number of bytes, or one of 2⁶⁴ or more.

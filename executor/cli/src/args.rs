@@ -2,6 +2,8 @@
 
 mod backup;
 mod bundle;
+#[cfg(test)]
+mod documented;
 mod image;
 
 pub use backup::Backups;

@@ -4,6 +4,10 @@
 //! not obeyed. All that is printed goes through here, so nobody has to think of it. A pipe or a
 //! file gets every byte as it is.
 
+mod table;
+
+pub use table::{table, table_lines, table_of_sentences, table_width};
+
 use crate::error::Error;
 use serde::Serialize;
 use std::{
@@ -148,95 +152,6 @@ const COLUMNS: usize = 100;
 /// Fewer columns than this are none: a terminal that does not know its size says 0.
 const NARROWEST: usize = 40;
 
-/// What the last column of a table keeps, however wide the others are.
-const LAST: usize = 30;
-
-/// Prints rows below a heading, each column as wide as its widest cell.
-pub fn table(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Error> {
-    let lines = table_lines(heading, rows);
-    lines.iter().try_for_each(|text| line(text))
-}
-
-/// As [`table`], where the last cell of a row is several sentences: each is on a line of its own, and on a
-/// terminal none is longer than that is wide.
-pub fn table_of_sentences(heading: &[&str], rows: &[Vec<String>]) -> Result<(), Error> {
-    let most = if *OUT { width() } else { usize::MAX };
-    table(heading, &in_sentences(rows, most))
-}
-
-/// Rows in which the last cell has one line.
-fn in_sentences(rows: &[Vec<String>], most: usize) -> Vec<Vec<String>> {
-    let others = rows.iter().map(|row| row.len().saturating_sub(1)).max();
-    let before = (0..others.unwrap_or(0)).map(|column| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0) + 2
-    });
-    let rest = most.saturating_sub(before.sum::<usize>()).max(LAST);
-    let mut lines = Vec::new();
-    for row in rows {
-        let Some((last, others)) = row.split_last() else {
-            continue;
-        };
-        for (at, text) in wrapped(last, rest).into_iter().enumerate() {
-            let others = others.iter().map(|cell| match at {
-                0 => cell.clone(),
-                _ => String::new(),
-            });
-            lines.push(others.chain([text]).collect());
-        }
-    }
-    lines
-}
-
-/// The sentences of a text, in lines of `most` characters where its words allow that.
-fn wrapped(text: &str, most: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    for sentence in text.split("; ") {
-        let mut own = String::new();
-        for word in sentence.split(' ') {
-            if !own.is_empty() && own.chars().count() + 1 + word.chars().count() > most {
-                lines.push(std::mem::take(&mut own));
-            }
-            if !own.is_empty() {
-                own.push(' ');
-            }
-            own.push_str(word);
-        }
-        lines.push(own);
-    }
-    lines
-}
-
-/// How wide a table is.
-pub fn table_width(heading: &[&str], rows: &[Vec<String>]) -> usize {
-    let lines = table_lines(heading, rows);
-    let lines = lines.iter().map(|line| line.chars().count());
-    lines.max().unwrap_or(0)
-}
-
-/// The lines of a table.
-pub fn table_lines(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
-    let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
-        cells.chain([heading[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..heading.len()).map(width).collect();
-    let drawn = |cells: &[String]| {
-        let padded: Vec<String> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    let heading: Vec<String> = heading.iter().map(|name| (*name).to_owned()).collect();
-    let rows = rows.iter().map(|row| drawn(row));
-    [drawn(&heading)].into_iter().chain(rows).collect()
-}
-
 /// How long ago, in the largest fitting unit.
 pub fn ago(millis: u64) -> String {
     let now = std::time::SystemTime::now()
@@ -286,20 +201,6 @@ mod tests {
             "\\u{1b}]0;title\\u{7}\\u{d}\\u{8}\\u{7f}\\u{9b}31m\\u{0}"
         );
         assert_eq!(visible("ab\u{202e}cd\u{2066}"), "ab\\u{202e}cd\\u{2066}");
-    }
-
-    #[test]
-    fn sentences_have_lines_of_their_own() {
-        let why = "db is reached by web, shop:api, 10.0.0.0/8 and this host only; db reaches the internet only; Tank's rules are not there";
-        let rows = [
-            ["create", "create pod db", "it is declared"],
-            ["in place", "publish ports", why],
-        ];
-        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
-        let heading = ["CLASS", "STEP", "WHY"];
-        let drawn = |most| table_lines(&heading, &in_sentences(&rows, most)).join("\n");
-        insta::assert_snapshot!("sentences", drawn(usize::MAX));
-        insta::assert_snapshot!("sentences_narrow", drawn(60));
     }
 
     #[test]

@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, process::Command};
 use tank_tests::repo;
 
 /// The documents, below the repository.
-const DOCUMENTS: [&str; 4] = [
+const DOCUMENTS: [&str; 5] = [
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/design.md",
+    "docs/from-compose.md",
 ];
 
 /// The folders whose paths the documents write from the repository's root.

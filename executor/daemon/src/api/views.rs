@@ -14,6 +14,7 @@ use tank_model::{
     Graph, Key, Name, Outcome,
     diff::{NodeChange, What},
     spec::Peer,
+    units::written,
 };
 use tank_plan::{
     Class, Observed, PlannedStep, Report, Unmet,
@@ -180,7 +181,9 @@ pub fn changes(changes: &[NodeChange]) -> Vec<varlink::Change> {
             What::Modified { fields } => list.extend(fields.iter().map(|field| {
                 let side = |value: Option<&Value>| match (&change.key, field.field.as_str()) {
                     (Key::Pod(pod), "allow_from" | "egress") => Some(policy(pod, value)),
-                    _ => value.map(plain),
+                    (_, name) => {
+                        value.map(|value| written(name, value).unwrap_or_else(|| plain(value)))
+                    }
                 };
                 varlink::Change {
                     field: Some(field.field.clone()),
