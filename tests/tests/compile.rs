@@ -175,8 +175,9 @@ fn pictures_are_drawn() {
 fn every_example_compiles() {
     for entry in std::fs::read_dir(repo().join("examples")).expect("examples") {
         let file = entry.expect("an entry").path().join("pods.ncl");
-        let checked = tank(&["check", &file.display().to_string()]);
-        assert_eq!(checked.status, 0, "{}: {}", file.display(), checked.stderr);
+        // For any host: files of the host that one names are not on this one.
+        let built = tank(&["build", &file.display().to_string()]);
+        assert_eq!(built.status, 0, "{}: {}", file.display(), built.stderr);
     }
     let files = ["examples/shop/pods.ncl", "examples/shop/production.ncl"];
     let built = tank(&[&["build", "--canonical"], &files[..]].concat()).ok();
