@@ -106,7 +106,7 @@ fn a_compose_file_becomes_the_example_beside_it_and_runs() {
         .replace("compose/compose.yaml", "compose.yaml");
     assert_eq!(imported, kept);
     host.tank(&["switch", "compose/pods.ncl"]).ok();
-    assert!(page(&host, "http://127.0.0.1:8084/").contains("nginx"));
+    assert!(page(&host, "http://127.0.0.1:8084/").contains("It came from Compose"));
     assert_eq!(host.exec("journal:web", "echo $LOG"), "info");
     host.tank(&["delete", "--stack", "journal"]).ok();
     host.finish();

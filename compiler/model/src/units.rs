@@ -114,8 +114,10 @@ pub mod optional_network {
     }
 }
 
-/// The fields that hold [`Bytes`], and those that hold [`Millis`], by their own names: no other field has one of these.
+/// The fields that hold [`Bytes`], by their own names: no other field has one of these.
 pub const OF_BYTES: [&str; 3] = ["memory", "size", "tmpfs"];
+
+/// The fields that hold [`Millis`], likewise.
 pub const OF_MILLIS: [&str; 4] = ["delay", "every", "period", "timeout"];
 
 /// The value of a field as people write it, where it is a quantity: `128MiB` of `limits.memory`, `30s` of `stop.timeout`.

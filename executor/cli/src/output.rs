@@ -6,7 +6,9 @@
 
 mod table;
 
-pub use table::{table, table_lines, table_of_sentences, table_width};
+#[cfg(test)]
+pub use table::table_lines;
+pub use table::{table, table_of_sentences, table_width};
 
 use crate::error::Error;
 use serde::Serialize;
