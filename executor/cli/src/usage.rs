@@ -1,7 +1,7 @@
 //! Arguments that are none of this program's: what is wrong, and what to type.
 
 use crate::{elsewhere, error, output};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::{ContextKind, ErrorKind};
 use std::ffi::OsStr;
 
 /// The status of a use that this program does not know.
@@ -14,7 +14,7 @@ pub fn refuse(mut error: clap::Error) -> u8 {
     if here.is_some() {
         // The word is another program's: what is spelled like it here does something else.
         for similar in [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg] {
-            error.insert(similar, ContextValue::None);
+            error.remove(similar);
         }
     }
     let asked = matches!(
@@ -42,15 +42,12 @@ pub fn refuse(mut error: clap::Error) -> u8 {
 #[cfg(test)]
 mod tests {
     use crate::args::Args;
-    use clap::{
-        Parser,
-        error::{ContextKind, ContextValue},
-    };
+    use clap::{Parser, error::ContextKind};
 
     #[test]
     fn what_is_spelled_alike_is_not_proposed_for_a_word_of_others() {
         let mut error = Args::try_parse_from(["tank", "remove", "web"]).expect_err("no command");
-        error.insert(ContextKind::SuggestedSubcommand, ContextValue::None);
+        error.remove(ContextKind::SuggestedSubcommand);
         assert!(
             !error.render().to_string().contains("tip:"),
             "{}",

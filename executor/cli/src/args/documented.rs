@@ -70,15 +70,18 @@ fn what_the_documents_name_is_a_command() {
             let Err(error) = Args::try_parse_from(&words) else {
                 continue;
             };
-            // What lacks an argument is a command's name.
-            let is_name = matches!(
-                error.kind(),
-                ErrorKind::MissingRequiredArgument
-                    | ErrorKind::MissingSubcommand
-                    | ErrorKind::DisplayHelp
-                    | ErrorKind::DisplayVersion
-                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-            );
+            // What lacks an argument, or an option's value, is a name.
+            let is_option = words.last().is_some_and(|last| last.starts_with("--"));
+            let is_option = is_option && error.kind() == ErrorKind::InvalidValue;
+            let is_name = is_option
+                || matches!(
+                    error.kind(),
+                    ErrorKind::MissingRequiredArgument
+                        | ErrorKind::MissingSubcommand
+                        | ErrorKind::DisplayHelp
+                        | ErrorKind::DisplayVersion
+                        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                );
             if !is_name {
                 wrong.push(format!("{}: {command}: {}", file.display(), error.kind()));
             }
