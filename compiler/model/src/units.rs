@@ -323,6 +323,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn quantities_are_written_with_their_units() {
+        let of = |field: &str, number: u64| written(field, &Value::from(number));
+        assert_eq!(of("limits.memory", 128 << 20), Some("128MiB".to_owned()));
+        assert_eq!(of("stop.timeout", 90_000), Some("90s".to_owned()));
+        assert_eq!(of("limits.pids", 100), None);
+        assert_eq!(written("size", &Value::from("1GiB")), None);
+    }
+
+    #[test]
     fn quantities_read_what_people_write() {
         assert_eq!(Bytes::parse("256MiB"), Ok(Bytes(256 << 20)));
         assert_eq!(Bytes::parse("1.5 GiB"), Ok(Bytes(3 << 29)));
