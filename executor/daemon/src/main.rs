@@ -76,10 +76,14 @@ const MAX_BLOCKING_THREADS: usize = 24;
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|first| first == MAN_PAGE)
+    let first = std::env::args_os().nth(1);
+    if first
+        .as_ref()
+        .is_some_and(|first| first == generations::backups::wire::ARGUMENT)
     {
+        return generations::backups::archiver::main();
+    }
+    if first.is_some_and(|first| first == MAN_PAGE) {
         let page = clap_mangen::Man::new(Flags::command()).section("8");
         return match page.render(&mut std::io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
@@ -191,12 +195,14 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::spawn(supervisor::keep_alive());
     supervisor::ready(&format!("serving {}", floors.settings.socket.display()));
+    let backups = Arc::clone(&floors.generations);
     tokio::select! {
         () = api::serve(floors, listener) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
     supervisor::stopping();
+    backups.end_backups().await;
     Ok(())
 }
 

@@ -7,12 +7,16 @@
 //!
 //! *Guarantees*: a series is due when its newest backup is `every` old; one that was missed, or whose first is to be made,
 //! soon after it was known, each of several at a time of its own; one that failed, after a wait that doubles. At most
-//! [`AT_ONCE`] run, those first that have been due for longest, so none starves.
+//! [`AT_ONCE`] run, those first that have been due for longest, so none starves. One that hangs and can't be ended has no place,
+//! and keeps back those alone that would hang with it ([`hold`]), until [`MAX_HANGING`] do.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, fmt};
 
 /// The most backups that are made at once.
 pub const AT_ONCE: usize = 2;
+
+/// The most that may hang: each is a process that nobody can end.
+pub const MAX_HANGING: usize = 8;
 
 /// How long after a failure it is tried again at first, and at most, in milliseconds.
 const FIRST_RETRY: u64 = 60_000;
@@ -37,6 +41,8 @@ pub struct Series {
     pub failed: Option<(u32, u64)>,
     /// One is being made.
     pub running: bool,
+    /// None is begun now: see [`hold`].
+    pub held: bool,
     /// Some number of its own.
     pub spread: u64,
 }
@@ -76,6 +82,8 @@ pub fn due<K: Clone + Ord>(now: u64, all: impl IntoIterator<Item = (K, Series)>)
         all.into_iter().partition(|(_, series)| series.running);
     let mut waiting: Vec<(u64, K)> = waiting
         .into_iter()
+        // Their wait is over when something has ended.
+        .filter(|(_, series)| !series.held)
         .map(|(key, series)| (series.due_at(), key))
         .collect();
     waiting.sort();
@@ -93,11 +101,76 @@ pub fn due<K: Clone + Ord>(now: u64, all: impl IntoIterator<Item = (K, Series)>)
     Due { begin, wake }
 }
 
+/// What was begun for a backup, has done nothing for longer than it may, and can't be ended: the kernel waits for a disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hanging<K> {
+    /// The backup, or the first of those whose folder is read.
+    pub of: K,
+    /// The folder.
+    pub to: String,
+    /// It is the folder that does not answer, and not the volume.
+    pub in_folder: bool,
+}
+
+/// Why no backup is begun now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hold<K> {
+    /// What was begun for this one hangs in the same folder.
+    Folder(K, String),
+    /// What was begun for the same volume hangs in that.
+    Volume,
+    /// So many hang.
+    Many(usize),
+}
+
+impl<K: fmt::Display> fmt::Display for Hold<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(of, to) => write!(
+                f,
+                "`{to}` does not answer: what was begun for the backup of {of} hangs there and can't be ended, and no other is begun there before it has ended"
+            ),
+            Self::Volume => write!(
+                f,
+                "the volume can't be read: what was begun for its backup hangs there and can't be ended, and no other is begun before it has ended"
+            ),
+            Self::Many(count) => write!(
+                f,
+                "{count} backups hang and can't be ended, and no other is begun before one of them has ended"
+            ),
+        }
+    }
+}
+
+/// Whether the backup `of` into the folder `to` is kept from being begun by what hangs.
+pub fn hold<'h, K: Clone + Eq + 'h>(
+    of: &K,
+    to: &str,
+    hanging: impl IntoIterator<Item = &'h Hanging<K>>,
+) -> Option<Hold<K>> {
+    let mut count = 0;
+    for one in hanging {
+        count += 1;
+        if one.in_folder && one.to == to {
+            return Some(Hold::Folder(one.of.clone(), to.to_owned()));
+        }
+        if !one.in_folder && one.of == *of {
+            return Some(Hold::Volume);
+        }
+    }
+    (count >= MAX_HANGING).then_some(Hold::Many(count))
+}
+
+/// The newest of archives that are not of a time to come.
+pub fn newest_of_the_past(wall: u64, times: &[u64]) -> Option<u64> {
+    let past = times.iter().filter(|time| **time <= wall + SLACK);
+    past.max().copied()
+}
+
 /// When the newest of archives was begun, by the clock since boot, which is at `now` while the wall clock is at `wall`. One
 /// whose name says a time to come was made while the clock was wrong: how old it is, nobody knows, and it does not count.
 pub fn since_boot(now: u64, wall: u64, times: &[u64]) -> Option<i64> {
-    let past = times.iter().filter(|time| **time <= wall + SLACK);
-    let age = wall.saturating_sub(*past.max()?);
+    let age = wall.saturating_sub(newest_of_the_past(wall, times)?);
     let signed = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
     Some(signed(now).saturating_sub(signed(age)))
 }

@@ -3,7 +3,9 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use tank_plan::backups::{AT_ONCE, Archive, Series, due, outdated, replaced, since_boot};
+use tank_plan::backups::{
+    AT_ONCE, Archive, Hanging, Hold, MAX_HANGING, Series, due, hold, outdated, replaced, since_boot,
+};
 
 const MINUTE: u64 = 60_000;
 
@@ -14,6 +16,7 @@ fn series(every: u64, known: u64, newest: Option<i64>) -> Series {
         newest,
         failed: None,
         running: false,
+        held: false,
         spread: 0,
     }
 }
@@ -71,6 +74,41 @@ fn a_failure_is_tried_again_ever_later_and_each_has_its_turn() {
     all.get_mut("b").expect("b").running = true;
     let next = due(10, all);
     assert_eq!((next.begin, next.wake), (vec!["c"], None));
+}
+
+#[test]
+fn what_hangs_has_no_place_and_keeps_back_what_would_hang_with_it() {
+    let hanging = |of, to: &str, in_folder| Hanging {
+        of,
+        to: to.to_owned(),
+        in_folder,
+    };
+    let all = [hanging("a", "/nas", true), hanging("b", "/srv", false)];
+    let by = |of, to| hold(&of, to, &all);
+    assert_eq!(by("c", "/nas"), Some(Hold::Folder("a", "/nas".to_owned())));
+    // It was declared otherwise: the folder was the reason.
+    assert_eq!(by("a", "/srv"), None);
+    // The volume was, and is it in any folder.
+    assert_eq!(
+        (by("b", "/srv"), by("b", "/x")),
+        (Some(Hold::Volume), Some(Hold::Volume))
+    );
+    assert_eq!((by("c", "/srv"), by("c", "/nas/x")), (None, None));
+    let many: Vec<_> = (0..MAX_HANGING)
+        .map(|n| hanging("a", &format!("/nas{n}"), true))
+        .collect();
+    assert_eq!(hold(&"z", "/srv", &many[1..]), None);
+    assert_eq!(hold(&"z", "/srv", &many), Some(Hold::Many(MAX_HANGING)));
+    // Those that are held have no place, keep nobody else from one, and are not looked for again and again.
+    let held = Series {
+        held: true,
+        ..series(MINUTE, 0, None)
+    };
+    let free = series(MINUTE, 5, None);
+    let next = due(10, [("a", held), ("b", held), ("c", free), ("d", free)]);
+    assert_eq!((next.begin, next.wake), (vec!["c", "d"], None));
+    let next = due(10, [("a", held)]);
+    assert_eq!((next.begin, next.wake), (vec![], None));
 }
 
 #[test]

@@ -54,11 +54,12 @@ async fn list(client: &mut Client, volume: Option<String>, json: bool) -> Result
 }
 
 fn row(backup: &Backup) -> Vec<String> {
-    let last = match (&backup.failed, backup.failures) {
-        (Some(why), Some(count @ 2..)) => format!("failed {count} times in a row: {why}"),
-        (Some(why), _) => format!("failed: {why}"),
-        (None, _) if backup.newest.is_some() => "good".to_owned(),
-        (None, _) => "none yet".to_owned(),
+    let last = match (&backup.hangs, &backup.failed, backup.failures) {
+        (Some(why), ..) => format!("hangs: {why}"),
+        (None, Some(why), Some(count @ 2..)) => format!("failed {count} times in a row: {why}"),
+        (None, Some(why), _) => format!("failed: {why}"),
+        (None, None, _) if backup.newest.is_some() => "good".to_owned(),
+        (None, None, _) => "none yet".to_owned(),
     };
     vec![
         backup.volume.clone(),
@@ -67,6 +68,7 @@ fn row(backup: &Backup) -> Vec<String> {
         backup.newest.map_or_else(|| "-".to_owned(), output::ago),
         match (backup.running, backup.next) {
             (true, _) => "now".to_owned(),
+            (false, _) if backup.hangs.is_some() => "-".to_owned(),
             (false, Some(next)) => format!("in {}", rounded(next)),
             (false, None) => "-".to_owned(),
         },
@@ -78,7 +80,8 @@ fn row(backup: &Backup) -> Vec<String> {
 pub fn in_short(backups: &[Backup]) -> String {
     let newest = backups.iter().filter_map(|one| one.newest).max();
     let newest = newest.map(output::ago);
-    match (backups.iter().any(|one| one.failed.is_some()), newest) {
+    let is_bad = |one: &Backup| one.failed.is_some() || one.hangs.is_some();
+    match (backups.iter().any(is_bad), newest) {
         (false, Some(newest)) => newest,
         (false, None) if backups.is_empty() => "-".to_owned(),
         (false, None) => "none yet".to_owned(),
@@ -117,6 +120,7 @@ mod tests {
             failures: failed.map(|_| 3),
             failed_at: failed.map(|_| 1),
             next: Some(7_300_000),
+            hangs: None,
         }
     }
 
@@ -132,6 +136,12 @@ mod tests {
             "failed 3 times in a row: no space",
         ];
         assert_eq!(shown, expected);
+        let hangs = Backup {
+            hangs: Some("`/srv` does not answer".to_owned()),
+            ..backup(Some(1), Some("no space"))
+        };
+        assert_eq!(row(&hangs)[4..], ["-", "hangs: `/srv` does not answer"]);
+        assert!(in_short(&[hangs]).starts_with("failed ("));
         assert_eq!(row(&backup(None, None))[5], "none yet");
         assert_eq!(row(&backup(Some(1), None))[5], "good");
         assert_eq!(in_short(&[]), "-");

@@ -317,7 +317,7 @@ async fn status(
     let pods = views::pods(&graph, &observed);
     let failed = generations.backups()?.into_iter();
     let failed: Vec<String> = failed
-        .filter(|one| one.failed.is_some())
+        .filter(|one| one.failed.is_some() || one.hangs.is_some())
         .map(|one| one.name())
         .collect();
     Ok(varlink::StatusReply {

@@ -280,6 +280,7 @@ fn wire(error: Refused) -> Error {
                  shows them, and `tank generations rollback --stack {stack} N` goes to any"
             ),
         ),
+        Refused::Backup { what, source } => failed(what, tank_sys::with_causes(source.as_ref())),
         Refused::Internal { what, source } => failed(what, tank_sys::with_causes(source.as_ref())),
     }
 }

@@ -153,6 +153,7 @@ fn views(generations: &Generations) -> Result<Vec<varlink::Backup>, Refusal> {
             failures,
             failed_at: at,
             next: shown.next,
+            hangs: shown.hangs,
         }
     };
     Ok(generations.backups()?.into_iter().map(view).collect())

@@ -1,41 +1,40 @@
 //! Backups of volumes, made by themselves when they are due and by hand.
 //!
 //! *Flow*: [`Generations::back_up_when_due`] looks at what the current generation declares; `tank_plan::backups` decides what
-//! begins; each is a task ([`run`]) that writes one archive into a folder ([`folder`]) and notes how that went.
+//! begins; each is a task ([`run`]) that has one archive written into a folder ([`folder`]) and notes how that went. What waits for the
+//! folder is a process of its own ([`archiver`]), whose end is waited for as long as it gets on ([`writer`]).
 //!
 //! *What is known after a restart* is what the folder has: the names of the archives say when each was begun. Not the store: an
 //! archive that somebody has removed counts no more, one that came back with a disk counts again, and a store that was lost or put
 //! back takes no backup with it. That one has failed is not kept: what is due is tried again soon after the start, and fails
-//! again where the reason is still there. The folder is read when tankd starts, when `to` changes and after each backup.
+//! again where the reason is still there. The folder is read when tankd starts, when `to` changes and after each backup ([`listing`]).
 //!
 //! *Concurrency*: one at a time of a volume, two at a time of all. No lock is held while anything is waited for.
 
+pub mod archiver;
 mod folder;
+mod listing;
 mod run;
+pub mod wire;
+mod writer;
 
 use super::{Error, Generations, error::Context, kept::no_such};
 use crate::events::now;
 use run::Run;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tank_model::{Graph, Name, VolumeId, spec::Backup};
-use tank_plan::backups::{AT_ONCE, Series, due, since_boot};
+use tank_plan::backups::{AT_ONCE, Hold, Series, due, hold};
 use tank_sys::{clock::boot_millis, with_causes};
-use tokio::{
-    sync::{Notify, Semaphore},
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::{sync::Notify, time::timeout};
+use writer::{Writers, name};
 
 /// The longest time between two looks: the clock of a sleep stops while the host does.
 const LOOK: Duration = Duration::from_secs(60);
-
-/// How long a folder may take to be read.
-const READ_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long after it was known a pod that has hooks is waited for, and when it is looked for again, in milliseconds.
 const START_WAIT: u64 = 120_000;
@@ -77,25 +76,17 @@ struct Known {
     count: usize,
     /// Why the last one failed, and when.
     failed: Option<(String, u64)>,
+    /// The folder has not answered: when it is read again, unless something hangs there.
+    unread: Option<u64>,
 }
 
 /// All of them.
+#[derive(Default)]
 pub struct Backups {
     known: Mutex<BTreeMap<Key, Known>>,
     /// One has ended, or something else may be declared.
     changed: Notify,
-    /// Held by the thread that reads a folder: where one hangs no other thread does.
-    reading: Arc<Semaphore>,
-}
-
-impl Default for Backups {
-    fn default() -> Self {
-        Self {
-            known: Mutex::default(),
-            changed: Notify::new(),
-            reading: Arc::new(Semaphore::new(1)),
-        }
-    }
+    writers: Arc<Writers>,
 }
 
 /// The backups of one volume, to be shown.
@@ -112,6 +103,8 @@ pub struct Shown {
     pub running: bool,
     /// Why the last one failed, how often in a row, and when.
     pub failed: Option<(String, u32, u64)>,
+    /// Why none is begun now: something hangs.
+    pub hangs: Option<String>,
     /// In how many milliseconds the next one is due.
     pub next: Option<u64>,
 }
@@ -135,6 +128,11 @@ impl Backups {
     /// Has it looked what is due.
     pub fn wake(&self) {
         self.changed.notify_one();
+    }
+
+    /// What keeps a backup from being begun into a folder.
+    fn hold(&self, key: &Key, to: &str) -> Option<Hold<String>> {
+        hold(&name(key), to, &self.writers.hanging())
     }
 
     /// Begins one, unless it is being made or too many are.
@@ -219,6 +217,11 @@ impl Generations {
         }
     }
 
+    /// Has every process end that reads or writes a folder of backups, and waits for those that can.
+    pub async fn end_backups(&self) {
+        self.backups.writers.end_all().await;
+    }
+
     /// Begins what is due, and says when something will be.
     async fn begin_due(self: &Arc<Self>) -> Result<Option<u64>, Error> {
         let graph = self.look_at_backups().await?;
@@ -233,6 +236,7 @@ impl Generations {
             if hooks > 0 && is_early && self.pods.get(&key.0).is_none() {
                 series.known = now.saturating_add(START_RETRY);
             }
+            series.held = self.backups.hold(&key, &one.backup.to).is_some();
             (key, series)
         });
         let due = due(now, all);
@@ -246,83 +250,12 @@ impl Generations {
         Ok(due.wake)
     }
 
-    /// Knows of each backup that is declared what its folder has, and of no other. Gives the current graph.
-    async fn look_at_backups(self: &Arc<Self>) -> Result<Arc<Graph>, Error> {
-        let (_, graph) = self.current()?;
-        let declared = declared(&graph);
-        let mut new = BTreeSet::new();
-        {
-            let mut known = self.backups.known();
-            // One that is being made is known until it has ended.
-            known.retain(|key, one| one.series.running || declared.contains_key(key));
-            for (key, backup) in &declared {
-                match known.get_mut(key) {
-                    // What is declared meanwhile counts once it has ended.
-                    Some(one) if one.series.running => {}
-                    Some(one) if one.backup.to == backup.to => one.is_to_be(backup),
-                    _ => drop(new.insert(key.clone())),
-                }
-            }
-        }
-        for key in new {
-            let Some(backup) = declared.get(&key) else {
-                continue;
-            };
-            let times = self.times(&key, &backup.to, &graph).await;
-            let (boot, wall) = (boot_millis(), now());
-            let series = Series {
-                every: backup.every.0,
-                known: boot,
-                newest: since_boot(boot, wall, &times),
-                failed: None,
-                running: false,
-                spread: spread(&key),
-            };
-            let one = Known {
-                series,
-                backup: backup.clone(),
-                newest: times.iter().copied().filter(|time| *time <= wall).max(),
-                count: times.len(),
-                failed: None,
-            };
-            let mut known = self.backups.known();
-            // Somebody else may have looked at it meanwhile, and begun one.
-            let is_new = |there: &Known| there.backup.to != one.backup.to && !there.series.running;
-            if known.get(&key).is_none_or(is_new) {
-                known.insert(key, one);
-            }
-        }
-        Ok(graph)
-    }
-
-    /// What a folder has. Of one that can't be read nothing is known: whoever writes to it finds out why.
-    async fn times(self: &Arc<Self>, key: &Key, to: &str, graph: &Arc<Graph>) -> Vec<u64> {
-        let (this, graph) = (Arc::clone(self), Arc::clone(graph));
-        let (key, to) = (key.clone(), to.to_owned());
-        let read = async {
-            let place = Arc::clone(&self.backups.reading).acquire_owned().await;
-            let place = place.doing("read the folder of backups")?;
-            let read = spawn_blocking(move || {
-                let _place = place;
-                let folder = this.folder_of((&key.0, &key.1), &to, &graph)?;
-                let all = folder.archives()?;
-                Ok::<_, Error>(all.iter().map(|one| one.time).collect())
-            });
-            read.await.doing("read the folder of backups")?
-        };
-        match timeout(READ_LIMIT, read).await {
-            Ok(Ok(times)) => times,
-            _ => Vec::new(),
-        }
-    }
-
     fn run_of(&self, (pod, volume): &Key, graph: &Arc<Graph>) -> Option<Run> {
         let mut all = graph.backups();
         let (_, _, backup) = all.find(|(of, name, _)| *of == pod && *name == volume)?;
         Some(Run {
+            key: (pod.clone(), volume.clone()),
             id: graph.kept_volume(pod, volume)?,
-            pod: pod.clone(),
-            volume: volume.clone(),
             backup: backup.clone(),
             graph: Arc::clone(graph),
         })
@@ -331,7 +264,7 @@ impl Generations {
     /// Makes a backup that was taken, and notes and says how that went.
     async fn back_up_and_note(self: Arc<Self>, key: Key, run: Run) -> Result<Done, Error> {
         let begun = boot_millis();
-        let (name, pod) = (format!("{}/{}", key.0, key.1), key.0.to_string());
+        let (name, pod) = (name(&key), key.0.to_string());
         let say = |kind, message: String| self.events.add(kind, Some(&pod), message);
         say("backup", format!("a backup of {name} is begun"));
         let this = Arc::clone(&self);
@@ -376,6 +309,9 @@ impl Generations {
         let what = "make a backup";
         let run = self.run_of(&key, &graph);
         let run = run.ok_or("Tank does not keep that volume").doing(what)?;
+        if let Some(hold) = self.backups.hold(&key, &run.backup.to) {
+            return Err(hold.to_string()).doing(what);
+        }
         match self.backups.take(&key) {
             Taken::Begun => {}
             Taken::Running => {
@@ -436,7 +372,9 @@ impl Generations {
         let now = boot_millis();
         let show = |((pod, volume), backup): (Key, Backup)| {
             let id = graph.kept_volume(&pod, &volume)?;
-            let one = known.get(&(pod.clone(), volume.clone()));
+            let key = (pod.clone(), volume.clone());
+            let one = known.get(&key);
+            let hangs = self.backups.hold(&key, &backup.to);
             let series = one.map(|one| one.series);
             let failed = one.and_then(|one| {
                 let (why, at) = one.failed.clone()?;
@@ -453,6 +391,7 @@ impl Generations {
                 running: series.is_some_and(|series| series.running),
                 failed,
                 next: series.map(|series| series.due_at().saturating_sub(now)),
+                hangs: hangs.map(|hold| hold.to_string()),
             })
         };
         Ok(declared(&graph).into_iter().filter_map(show).collect())

@@ -119,6 +119,12 @@ pub enum Error {
     NothingGood(u64),
     #[error("no generation before {current} was good and has another `{stack}`")]
     NothingGoodOf { current: u64, stack: String },
+    /// What a process for backups could not do.
+    #[error("can't {what}")]
+    Backup {
+        what: String,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("can't {what}")]
     Internal {
         what: &'static str,

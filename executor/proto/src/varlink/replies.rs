@@ -250,7 +250,7 @@ pub struct StatusReply {
     pub running: u64,
     /// The kernel's release, as uname(2) has it.
     pub kernel: String,
-    /// The volumes whose last backup failed, `pod/volume`. Absent: none.
+    /// The volumes whose last backup failed, or of which none is begun since one hangs, `pod/volume`. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_backups: Option<Vec<String>>,
     /// Why volumes can't be held to a `size` on this host, and what to do. Absent: they can, or an older daemon answers.

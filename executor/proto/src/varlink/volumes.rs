@@ -61,6 +61,9 @@ pub struct Backup {
     pub failed_at: Option<u64>,
     /// In how many milliseconds the next is due.
     pub next: Option<u64>,
+    /// Why none is begun now: a process for backups hangs, and can't be ended. Absent: none is in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hangs: Option<String>,
 }
 
 /// The answer to [`super::Method::Backups`].

@@ -192,6 +192,11 @@ impl Sources {
         }
     }
 
+    /// How many directories are in the record, which only grows. None: it can't be read.
+    pub fn recorded(&self) -> Option<usize> {
+        lock(&self.record).as_ref().map(BTreeSet::len)
+    }
+
     /// Opens what is at `path`, as a place (`O_PATH`). `declared` gives the writable sources of
     /// what is declared; it is asked only when there is a link. Blocking.
     ///

@@ -1,13 +1,12 @@
 //! Snapshots of volumes for as long as a backup of one is written: in `.backups/` beside the volumes, which only root
 //! enters. What a daemon that was killed has left is removed at the start.
 
-use super::{Places, VolumeError, Volumes, make_at, make_private, open_dir, remove};
+use super::{Places, Turn, VolumeError, Volumes, make_at, make_private, open_dir, remove};
 use crate::settings::Settings;
 use std::{
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
-use tank_image::Budget;
 use tank_model::VolumeId;
 
 /// The folder of all of them. No pod and no volume is called so.
@@ -44,37 +43,52 @@ fn folder(settings: &Settings, volume: &VolumeId) -> PathBuf {
     }
 }
 
+/// A snapshot that is about to be taken. Nobody replaces the volume meanwhile.
+pub struct Sharing {
+    /// The volume.
+    pub from: OwnedFd,
+    /// The snapshot, which is empty.
+    pub into: OwnedFd,
+    shared: Shared,
+    _turn: Turn,
+}
+
+impl Sharing {
+    /// It is taken.
+    pub fn done(self) -> Shared {
+        self.shared
+    }
+}
+
 impl Volumes {
-    /// A snapshot of a volume that shares the bytes of its files, called `name`. None: the file system does not share, or
-    /// containers change the volume so that no copy can be made of it. Blocking.
+    /// Makes a place for a snapshot of a volume that shares the bytes of its files, called `name`. None: the file system does
+    /// not share. Blocking.
     ///
     /// # Errors
-    /// When the volume is not there, the disk has no space, or nobody waits any more.
-    pub fn share(
+    /// When the volume is not there, or the disk has no space.
+    pub fn begin_share(
         &self,
         volume: &VolumeId,
         name: &str,
-        budget: &Budget,
-    ) -> Result<Option<Shared>, VolumeError> {
+    ) -> Result<Option<Sharing>, VolumeError> {
         let places = self.places(volume);
         if !self.can_share() {
             return Ok(None);
         }
         let folder = folder(&self.settings, volume);
         make_private(&folder)?;
-        let _turn = self.turn(&places);
+        let turn = self.turn(&places);
         let from = self.show(&places)?;
         let shared = Shared {
             path: folder.join(name),
         };
         let into = make_at(&shared.path)?;
-        let copied = tank_image::clone_tree(from.as_fd(), into.as_fd(), budget);
-        budget.space().map_err(std::io::Error::from)?;
-        if let Err(error) = copied {
-            tracing::debug!(%volume, %error, "no snapshot could be taken for a backup");
-            return Ok(None);
-        }
-        Ok(Some(shared))
+        Ok(Some(Sharing {
+            from,
+            into,
+            shared,
+            _turn: turn,
+        }))
     }
 
     /// Whether a volume is there. Blocking.

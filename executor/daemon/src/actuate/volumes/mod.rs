@@ -30,7 +30,7 @@ pub(super) mod snapshots;
 pub(super) mod sub_path;
 mod turns;
 
-pub use backup::Shared;
+pub use backup::{Shared, Sharing};
 pub use error::{SubPathError, VolumeError};
 pub(super) use kept::sweep;
 pub use kept::{Size, used};

@@ -7,7 +7,7 @@
 //! exactly such a name are ever removed.
 
 use crate::{
-    actuate::sources::{Kind, Sources, writable},
+    actuate::sources::{Kind, Sources},
     generations::{Error, error::Context},
 };
 use rustix::{
@@ -26,7 +26,7 @@ use std::{
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
-use tank_model::{Config, Name};
+use tank_model::Name;
 use tank_plan::backups::Archive;
 
 /// How an archive ends, and what is written of one.
@@ -70,12 +70,11 @@ impl Folder {
     /// When it is not there, or may not be used.
     pub fn open(
         sources: &Sources,
-        (to, config): (&str, &Config),
+        (to, roots): (&str, &BTreeSet<PathBuf>),
         state_dir: &Path,
         (pod, volume): (&Name, &Name),
     ) -> Result<Self, Error> {
         let what = "use the folder of backups";
-        let roots = writable(config);
         let opened = sources.open_at(to, Kind::Directory, || roots.clone());
         let (place, path) = opened.doing(what)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -339,12 +338,12 @@ fn time_of(name: &str, prefix: &str) -> Option<u64> {
 }
 
 /// Refuses a directory that is, or is below, the state folder or what a container may write.
-fn refuse_inside(dir: &OwnedFd, state_dir: &Path, roots: BTreeSet<PathBuf>) -> Result<(), String> {
+fn refuse_inside(dir: &OwnedFd, state_dir: &Path, roots: &BTreeSet<PathBuf>) -> Result<(), String> {
     let id = |path: &Path| std::fs::metadata(path).ok().map(|at| (at.dev(), at.ino()));
     let state = (id(state_dir), "Tank's own state folder".to_owned());
-    let roots = roots.into_iter().map(|root| {
+    let roots = roots.iter().map(|root| {
         let what = format!("`{}`, which a container can write", root.display());
-        (id(&root), what)
+        (id(root), what)
     });
     let known: Vec<_> = std::iter::once(state).chain(roots).collect();
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
