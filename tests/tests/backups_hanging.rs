@@ -187,6 +187,52 @@ fn a_folder_that_does_not_answer_keeps_no_other_from_a_backup_and_the_daemon_fro
     host.finish();
 }
 
+/// As a network file system whose server is gone: who waits for it can be killed.
+#[test]
+fn a_folder_that_did_not_answer_is_tried_by_one_at_a_time() {
+    let mut host = host();
+    start(&mut host);
+    let hook = "before.exec = [\"/bin/sh\", \"-c\", \"touch /m/begun; while [ -e /m/begun ]; do sleep 0.1; done\"]";
+    let config = config(&host).replacen(
+        &format!("more.backup = {{ to = \"{}\", every = \"7d\", ", nas(&host)),
+        &format!(
+            "more.backup = {{ to = \"{}\", every = \"7d\", {hook}, ",
+            nas(&host)
+        ),
+        1,
+    );
+    host.switch(&config);
+    let made = begin(&host, "db/more");
+    eventually("it is on its way", || host.exec("db", "ls /m") == "begun");
+    let daemon = host.daemon_pid();
+    sh(&host, &format!("pkill -STOP -P {daemon} -f __archiver"));
+    host.exec("db", "rm /m/begun");
+    let said = end(made);
+    assert!(
+        said.contains("nothing was read or written for 2 s"),
+        "{said}"
+    );
+    assert_eq!(
+        sh(&host, &format!("pgrep -P {daemon} -f __archiver || true")),
+        ""
+    );
+    let hangs = |volume: &str| shown(&host, volume).get("hangs").is_some();
+    assert_eq!(
+        ["db/data", "db/third", "db/other"].map(hangs),
+        [true, true, false]
+    );
+    // Whoever asks for one has it tried, and then it is known to answer.
+    host.tank(&["volume", "backup", "db/data"]).ok();
+    assert_eq!(["db/data", "db/third", "db/other"].map(hangs), [false; 3]);
+    assert!(
+        names(&host)
+            .iter()
+            .all(|name| !name.starts_with(".db.data"))
+    );
+    sh(&host, &format!("umount {}", nas(&host)));
+    host.finish();
+}
+
 // long: a start and an end while a disk hangs
 #[test]
 fn a_daemon_ends_and_starts_while_a_folder_does_not_answer() {

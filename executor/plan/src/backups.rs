@@ -119,6 +119,8 @@ pub enum Hold<K> {
     Folder(K, String),
     /// What was begun for the same volume hangs in that.
     Volume,
+    /// The folder did not answer, and somebody else finds out whether it does again.
+    Silent(String),
     /// So many hang.
     Many(usize),
 }
@@ -134,6 +136,10 @@ impl<K: fmt::Display> fmt::Display for Hold<K> {
                 f,
                 "the volume can't be read: what was begun for its backup hangs there and can't be ended, and no other is begun before it has ended"
             ),
+            Self::Silent(to) => write!(
+                f,
+                "`{to}` did not answer: backups into it are tried again one at a time, until one is made"
+            ),
             Self::Many(count) => write!(
                 f,
                 "{count} backups hang and can't be ended, and no other is begun before one of them has ended"
@@ -142,11 +148,13 @@ impl<K: fmt::Display> fmt::Display for Hold<K> {
     }
 }
 
-/// Whether the backup `of` into the folder `to` is kept from being begun by what hangs.
+/// Whether the backup `of` into the folder `to` is kept from being begun by what hangs, or, at `now`, since the folder did not answer
+/// and is left alone until then.
 pub fn hold<'h, K: Clone + Eq + 'h>(
     of: &K,
     to: &str,
     hanging: impl IntoIterator<Item = &'h Hanging<K>>,
+    (now, alone): (u64, Option<u64>),
 ) -> Option<Hold<K>> {
     let mut count = 0;
     for one in hanging {
@@ -158,7 +166,11 @@ pub fn hold<'h, K: Clone + Eq + 'h>(
             return Some(Hold::Volume);
         }
     }
-    (count >= MAX_HANGING).then_some(Hold::Many(count))
+    if count >= MAX_HANGING {
+        return Some(Hold::Many(count));
+    }
+    let is_alone = alone.is_some_and(|until| now < until);
+    is_alone.then(|| Hold::Silent(to.to_owned()))
 }
 
 /// The newest of archives that are not of a time to come.

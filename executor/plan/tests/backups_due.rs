@@ -84,7 +84,7 @@ fn what_hangs_has_no_place_and_keeps_back_what_would_hang_with_it() {
         in_folder,
     };
     let all = [hanging("a", "/nas", true), hanging("b", "/srv", false)];
-    let by = |of, to| hold(&of, to, &all);
+    let by = |of, to| hold(&of, to, &all, (10, None));
     assert_eq!(by("c", "/nas"), Some(Hold::Folder("a", "/nas".to_owned())));
     // It was declared otherwise: the folder was the reason.
     assert_eq!(by("a", "/srv"), None);
@@ -97,8 +97,16 @@ fn what_hangs_has_no_place_and_keeps_back_what_would_hang_with_it() {
     let many: Vec<_> = (0..MAX_HANGING)
         .map(|n| hanging("a", &format!("/nas{n}"), true))
         .collect();
-    assert_eq!(hold(&"z", "/srv", &many[1..]), None);
-    assert_eq!(hold(&"z", "/srv", &many), Some(Hold::Many(MAX_HANGING)));
+    assert_eq!(hold(&"z", "/srv", &many[1..], (10, None)), None);
+    assert_eq!(
+        hold(&"z", "/srv", &many, (10, None)),
+        Some(Hold::Many(MAX_HANGING))
+    );
+    // A folder that did not answer is left alone for a while.
+    let silent = |of, to, until| hold(&of, to, &all, (10, Some(until)));
+    assert_eq!(silent("c", "/x", 11), Some(Hold::Silent("/x".to_owned())));
+    assert_eq!(silent("c", "/x", 10), None);
+    assert_eq!(silent("b", "/x", 11), Some(Hold::Volume));
     // Those that are held have no place, keep nobody else from one, and are not looked for again and again.
     let held = Series {
         held: true,

@@ -132,7 +132,8 @@ impl Backups {
 
     /// What keeps a backup from being begun into a folder.
     fn hold(&self, key: &Key, to: &str) -> Option<Hold<String>> {
-        hold(&name(key), to, &self.writers.hanging())
+        let alone = (boot_millis(), self.writers.left_alone(to));
+        hold(&name(key), to, &self.writers.hanging(), alone)
     }
 
     /// Begins one, unless it is being made or too many are.
@@ -242,6 +243,8 @@ impl Generations {
         let due = due(now, all);
         for key in due.begin {
             if let Some(run) = self.run_of(&key, &graph)
+                // The one before it may be what finds out whether the folder answers.
+                && self.backups.hold(&key, &run.backup.to).is_none()
                 && matches!(self.backups.take(&key), Taken::Begun)
             {
                 tokio::spawn(Arc::clone(self).back_up_and_note(key, run));
@@ -309,8 +312,10 @@ impl Generations {
         let what = "make a backup";
         let run = self.run_of(&key, &graph);
         let run = run.ok_or("Tank does not keep that volume").doing(what)?;
-        if let Some(hold) = self.backups.hold(&key, &run.backup.to) {
-            return Err(hold.to_string()).doing(what);
+        match self.backups.hold(&key, &run.backup.to) {
+            // Who asks for it wants to know whether it does.
+            None | Some(Hold::Silent(_)) => {}
+            Some(hold) => return Err(hold.to_string()).doing(what),
         }
         match self.backups.take(&key) {
             Taken::Begun => {}

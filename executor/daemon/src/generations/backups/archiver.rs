@@ -435,7 +435,7 @@ mod tests {
         assert_eq!(String::from_utf8(text).expect("text"), progress);
         drop(daemon);
         while budget.go_on().is_ok() {
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::yield_now();
         }
         out.unlooked = LOOK;
         out.write_all(&[7]).expect_err("nobody waits");

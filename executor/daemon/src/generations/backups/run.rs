@@ -25,7 +25,7 @@ use crate::{
 };
 use std::{
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    path::Path,
     sync::Arc,
     time::Instant,
 };
@@ -81,6 +81,7 @@ impl Generations {
         // Read first: what is recorded by the time that the folder is open was not counted.
         let recorded = self.sources.recorded();
         let order = self.order(&run.backup.to, &run.graph, work);
+        self.backups.writers.tries(&order.to);
         let mut writer = Writer::start(&self.backups.writers, &run.key, &order)?;
         let made = self.back_up_by(&run, &mut writer, recorded).await;
         let why = made
@@ -89,6 +90,7 @@ impl Generations {
             .map(|error| tank_sys::with_causes(error));
         self.end_writer(writer, &run.key, why).await;
         let mut done = made?;
+        self.backups.writers.note(&run.backup.to, true);
         done.took = begin.elapsed();
         Ok(done)
     }
@@ -190,7 +192,7 @@ impl Generations {
         run: &Run,
         which: &'static str,
         hook: &Hook,
-        archive: &PathBuf,
+        archive: &Path,
         ok: Option<bool>,
     ) -> Result<(), Error> {
         let container = run.container(hook)?;

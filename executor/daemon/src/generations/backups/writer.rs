@@ -2,7 +2,8 @@
 //! gets on, and no longer.
 //!
 //! One that does not is killed. Where the kernel keeps it all the same, since it waits for a disk, it *hangs*: it is kept a record of
-//! until it has ended, and what would hang with it is not begun ([`tank_plan::backups::hold`]).
+//! until it has ended, and what would hang with it is not begun ([`tank_plan::backups::hold`]). A folder that did not answer, whose
+//! process could be ended, is left alone for a while, and then tried by one at a time until it answers: so it never has all places.
 
 use super::{
     Key,
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 use tank_plan::backups::Hanging;
-use tank_sys::{packet, process};
+use tank_sys::{clock::boot_millis, packet, process};
 use tokio::{
     io::unix::AsyncFd,
     time::{Instant, timeout, timeout_at},
@@ -33,6 +34,9 @@ const MAX_STILL_VAR: &str = "TANKD_BACKUP_STILL";
 /// How long one that is done, and one that was killed, may take to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a folder that did not answer is left alone, in milliseconds.
+const LEFT_ALONE: u64 = 600_000;
+
 /// `SIGKILL`.
 const KILL: i32 = 9;
 
@@ -40,6 +44,8 @@ const KILL: i32 = 9;
 #[derive(Default)]
 pub struct Writers {
     hanging: Mutex<BTreeMap<i32, Hanging<String>>>,
+    /// Folders that did not answer, and until when they are left alone, by the clock since boot.
+    silent: Mutex<BTreeMap<String, u64>>,
     /// Their sockets and pidfds.
     live: Mutex<BTreeMap<i32, (OwnedFd, OwnedFd)>>,
 }
@@ -84,6 +90,30 @@ impl Writers {
     /// Those that hang.
     pub fn hanging(&self) -> Vec<Hanging<String>> {
         lock(&self.hanging).values().cloned().collect()
+    }
+
+    /// Until when a folder is left alone. None: it has not failed to answer.
+    pub fn left_alone(&self, to: &str) -> Option<u64> {
+        lock(&self.silent).get(to).copied()
+    }
+
+    /// A backup into a folder is begun: into one that did not answer before by no other meanwhile.
+    pub fn tries(&self, to: &str) {
+        if let Some(until) = lock(&self.silent).get_mut(to) {
+            let still = u64::try_from(max_still().as_millis()).unwrap_or(LEFT_ALONE);
+            *until = boot_millis()
+                .saturating_add(still)
+                .saturating_add(LEFT_ALONE);
+        }
+    }
+
+    /// A folder has answered, or not.
+    pub fn note(&self, to: &str, answered: bool) {
+        let mut silent = lock(&self.silent);
+        match answered {
+            true => drop(silent.remove(to)),
+            false => drop(silent.insert(to.to_owned(), boot_millis().saturating_add(LEFT_ALONE))),
+        }
     }
 
     /// Has all end that are there, which take along what is half written, and waits a while for that.
@@ -216,6 +246,9 @@ impl Writer {
     pub async fn end(self, ended: impl FnOnce() + Send + 'static) -> bool {
         let _ = rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Both);
         lock(&self.writers.live).remove(&self.pid);
+        if self.still && self.in_folder {
+            self.writers.note(&self.to, false);
+        }
         let waited = |limit| timeout(limit, self.ended.readable());
         if !self.still && waited(END_LIMIT).await.is_ok() {
             return false;
@@ -233,6 +266,8 @@ impl Writer {
         tokio::spawn(async move {
             let _ = self.ended.readable().await;
             lock(&self.writers.hanging).remove(&self.pid);
+            // What it has waited for has come.
+            self.writers.note(&self.to, true);
             ended();
         });
         true
