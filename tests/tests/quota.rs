@@ -13,6 +13,37 @@ fn with_libraries(program: &str, at: &[&str]) -> Vec<String> {
     libraries.chain(programs).collect()
 }
 
+/// The tests of `executor/sys/tests/quota_tree.rs`, built as those of the workspace are.
+fn quota_tree() -> String {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let built: tank_tests::Ended = Command::new(cargo)
+        .args([
+            "test",
+            "--workspace",
+            "--locked",
+            "--test",
+            "quota_tree",
+            "--no-run",
+        ])
+        .arg("--message-format=json")
+        .current_dir(repo())
+        .output()
+        .expect("cargo")
+        .into();
+    let messages = built.ok();
+    let all = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let mut programs = all.filter_map(|message: serde_json::Value| {
+        let is_it = message["target"]["name"] == "quota_tree";
+        message["executable"]
+            .as_str()
+            .filter(|_| is_it)
+            .map(str::to_owned)
+    });
+    programs.next().expect("it is built")
+}
+
 fn in_a_machine(script: &str, files: &[String]) -> String {
     let target = bin("tank")
         .parent()
@@ -36,6 +67,7 @@ fn in_a_machine(script: &str, files: &[String]) -> String {
 fn volumes_on_ext4_have_their_sizes_and_no_container_gets_past_them() {
     let mut files = with_libraries("/usr/bin/chattr", &["/bin/chattr", "/usr/tools/chattr"]);
     files.extend(with_libraries("/usr/bin/lsattr", &["/bin/lsattr"]));
+    files.extend(with_libraries(&quota_tree(), &["/bin/quota-tree"]));
     let output = in_a_machine("vm-quota.sh", &files);
     // Blocks of 4 KiB: what is full takes its size to the byte.
     assert!(output.contains("FULL 4194304 OF 4194304"), "{output}");

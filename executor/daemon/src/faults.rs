@@ -3,7 +3,7 @@
 //! In a debug build, `TANKD_DIE_AT=n` ends the process at the n-th boundary it comes to after it
 //! began to serve, as `kill -9` would; `TANKD_COUNT_TO=FILE` writes how many there were.
 //! `TANKD_HOLD_AT=n` makes `TANKD_HOLD=FILE` at the n-th one and goes on when it is gone (or after
-//! half a minute). A release build has none of this.
+//! a minute). Instead of a number both may be what a boundary is called. A release build has none of this.
 
 /// A boundary: between two steps, or two writes of the store.
 #[cfg(debug_assertions)]
@@ -18,23 +18,20 @@ pub fn boundary(what: &str) {
     if let Some(path) = std::env::var_os("TANKD_COUNT_TO") {
         let _ = std::fs::write(path, count.to_string());
     }
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .and_then(|text| text.parse::<u64>().ok())
+    let is_at = |name: &str| {
+        let wanted = std::env::var(name).ok();
+        wanted.is_some_and(|wanted| wanted == what || wanted.parse() == Ok(count))
     };
-    if let Some(path) =
-        std::env::var_os("TANKD_HOLD").filter(|_| number("TANKD_HOLD_AT") == Some(count))
-    {
+    if let Some(path) = std::env::var_os("TANKD_HOLD").filter(|_| is_at("TANKD_HOLD_AT")) {
         eprintln!("tankd: waits at boundary {count}: {what}");
         let _ = std::fs::write(&path, what);
         let gone = || !std::path::Path::new(&path).exists();
-        let _ = (0..3_000).find(|_| {
+        let _ = (0..6_000).find(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
             gone()
         });
     }
-    if number("TANKD_DIE_AT") == Some(count) {
+    if is_at("TANKD_DIE_AT") {
         eprintln!("tankd: dies at boundary {count}: {what}");
         // SIGKILL unwinds and flushes nothing, and no client gets an answer.
         let _ =

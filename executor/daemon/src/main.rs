@@ -311,7 +311,11 @@ impl House {
             Arc::clone(&dirty),
         )?;
         let observer = Arc::new(observer);
-        let volumes = Arc::new(Volumes::new(Arc::clone(&settings), Arc::clone(&images)));
+        let volumes = Arc::new(Volumes::new(
+            Arc::clone(&settings),
+            Arc::clone(&images),
+            Arc::clone(&dirty),
+        ));
         let actuator = Arc::new(Actuator {
             settings: Arc::clone(&settings),
             cgroups: Arc::clone(&cgroups),

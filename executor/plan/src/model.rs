@@ -59,7 +59,8 @@ pub fn apply_step(step: &Step, host: &mut Observed) {
                 if quota.bytes > 0 {
                     found.project = own.or(Some(quota.project));
                 }
-                (found.counting, found.limited) = (false, quota.bytes > 0);
+                (found.counting, found.in_progress) = (false, false);
+                found.limited = quota.bytes > 0;
                 (found.bytes, found.inodes) = (quota.bytes & !1023, quota.inodes);
             }
         }

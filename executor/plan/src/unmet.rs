@@ -32,6 +32,8 @@ pub enum Unmet {
     },
     /// A volume has more in it than its size.
     OverSize { pod: Name, volume: VolumeId },
+    /// Not all that is in a volume counts to its size yet.
+    Counting { pod: Name, volume: VolumeId },
     /// A volume's file system does not hold it to its size.
     NoQuotas { pod: Name, volume: VolumeId },
     /// A volume of a pod is another one than before: what it had stays with the one that it was.
@@ -54,6 +56,7 @@ impl Unmet {
             | Self::Link { pod, .. }
             | Self::Snapshot { pod, .. }
             | Self::OverSize { pod, .. }
+            | Self::Counting { pod, .. }
             | Self::NoQuotas { pod, .. }
             | Self::LeftBehind { pod, .. } => pod,
             Self::Port(cut_off) => &cut_off.pod,
@@ -83,6 +86,10 @@ impl fmt::Display for Unmet {
             Self::OverSize { volume, .. } => write!(
                 f,
                 "the volume {volume} has more in it than its `size`: nothing can be written to it until it has less, and nothing of it is lost"
+            ),
+            Self::Counting { volume, .. } => write!(
+                f,
+                "the volume {volume} is being counted: until that is done it may have more in it than its `size`, by what was there before"
             ),
             Self::NoQuotas { volume, .. } => write!(
                 f,

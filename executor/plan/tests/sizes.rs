@@ -165,6 +165,42 @@ fn what_is_limited_or_half_counted_is_let_go_where_no_size_is_declared() {
 }
 
 #[test]
+fn what_is_being_counted_is_said_and_waited_for_by_nobody() {
+    let some = pods(r#"{ "size": 4194304 }"#, "{}");
+    let mut host = host(&some);
+    let of = |host: &mut Observed, in_progress| {
+        let found = host.data.counted.get_mut("db/data").expect("it is there");
+        (found.counting, found.in_progress) = (true, in_progress);
+    };
+    of(&mut host, true);
+    let (plan, report) = next(&some, &some, &host);
+    assert!(plan.is_empty() && report.is_settled(), "{plan:?}");
+    let said: Vec<String> = report.unmet.iter().map(ToString::to_string).collect();
+    let counting = "the volume db/data is being counted: until that is done it may have more in it than its `size`, by what was there before";
+    assert_eq!(said, [counting]);
+    // A container starts on it meanwhile.
+    let mut stopped = host.clone();
+    stopped.pods.clear();
+    let (plan, _) = next(&some, &some, &stopped);
+    assert!(
+        plan.steps
+            .iter()
+            .all(|one| !matches!(one.step, Step::LimitVolume { .. })),
+        "{plan:?}"
+    );
+    // Another size is set at once, and that it has none stops the counting.
+    let more = pods(r#"{ "size": 8388608 }"#, "{}");
+    assert_eq!(next(&more, &some, &host).0.steps.len(), 1);
+    assert_eq!(next(&pods("{}", "{}"), &some, &host).0.steps.len(), 1);
+    // The daemon was killed meanwhile: it is counted anew.
+    of(&mut host, false);
+    let (plan, report) = next(&some, &some, &host);
+    assert_eq!((plan.steps.len(), report.unmet.len()), (1, 0));
+    apply(&plan, &mut host);
+    assert!(next(&some, &some, &host).0.is_empty());
+}
+
+#[test]
 fn who_starts_on_a_volume_waits_for_its_limit() {
     let (none, some) = (
         pods("{}", "{}"),

@@ -245,10 +245,7 @@ pub fn within_limits<T>(work: impl FnOnce() -> T) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{
-        os::fd::AsFd,
-        time::{Duration, Instant},
-    };
+    use std::os::fd::AsFd;
 
     #[test]
     fn the_kernel_s_structures_are_as_large_as_it_has_them() {
@@ -269,8 +266,7 @@ mod tests {
             inherits: true,
         };
         set_project(proc.as_fd(), one).expect_err("nothing counts there");
-        let deadline = Instant::now() + Duration::from_secs(60);
-        count_tree(proc.into(), 7, deadline).expect_err("nothing counts there");
+        count_tree(proc.into(), 7, &mut || Ok(())).expect_err("nothing counts there");
     }
 
     #[test]

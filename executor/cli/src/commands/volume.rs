@@ -100,6 +100,9 @@ fn size(volume: &Volume) -> String {
     let least = if volume.at_least { ">" } else { "" };
     let takes = amount(volume.bytes);
     match volume.size {
+        Some(most) if volume.counting == Some(true) => {
+            format!("{least}{takes} / {}, being counted", amount(most))
+        }
         Some(most) => format!("{least}{takes} / {}", amount(most)),
         None => format!("{least}{takes}"),
     }

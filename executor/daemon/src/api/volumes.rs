@@ -171,6 +171,7 @@ fn reply(volumes: Vec<Volume>) -> VolumesReply {
         mounted: volume.mounted,
         used: volume.used,
         size: volume.limit,
+        counting: volume.counting.then_some(true),
         snapshots: Some(volume.snapshots).filter(|all| !all.is_empty()),
         backups: None,
     };

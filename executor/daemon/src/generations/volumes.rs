@@ -53,6 +53,8 @@ pub struct Volume {
     pub mounted: bool,
     /// The most that it may take, as the current generation declares it.
     pub limit: Option<u64>,
+    /// Not all that was in it before counts to that yet.
+    pub counting: bool,
     /// When a container with it was started last, in milliseconds since the epoch.
     pub used: Option<u64>,
     /// The generations that a snapshot of it is kept with.
@@ -131,6 +133,7 @@ impl Generations {
             generations: named.get(&id).cloned().unwrap_or_default(),
             mounted: who_has(observed, graph, &id).is_some(),
             limit: graph.size(&id).map(|size| size.0),
+            counting: self.volumes.is_counting(&places),
             used: used(&places),
             snapshots: Vec::new(),
             id,

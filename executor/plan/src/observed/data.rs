@@ -36,6 +36,9 @@ pub struct Counted {
     /// Whether not all of it counts to that, as far as anybody knows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub counting: bool,
+    /// Whether what is in it is being counted now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_progress: bool,
     /// Whether one of the two ids that it has is limited, whatever counts to that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub limited: bool,

@@ -1,7 +1,7 @@
 //! The sizes of volumes: the kernel holds them to those, under running containers too.
 //!
 //! A volume that is not there yet begins with its limit, when the first container that mounts it starts; of one that is
-//! there, whoever starts on it waits for its limit.
+//! there, whoever starts on it waits for its limit. Nobody waits until all that was in it before counts: that goes on beside the passes.
 
 use crate::{
     observed::Counted,
@@ -28,7 +28,10 @@ fn is_so(found: &Counted, quota: &Quota) -> bool {
     match quota.bytes {
         // Some of it may count to one of its ids, whatever its directory counts to.
         0 => !found.limited && !found.counting,
-        _ => own.is_some() && !found.counting && (found.bytes, found.inodes) == limits(quota),
+        _ => {
+            let counts = !found.counting || found.in_progress;
+            own.is_some() && counts && (found.bytes, found.inodes) == limits(quota)
+        }
     }
 }
 
@@ -64,6 +67,11 @@ impl Planner<'_> {
                 let over = found.used > quota.bytes || found.used_inodes > quota.inodes;
                 if !found.held {
                     self.sizes.unmet.push(Unmet::NoQuotas {
+                        pod: pod.clone(),
+                        volume: volume.clone(),
+                    });
+                } else if found.in_progress && is_so(&found, &quota) {
+                    self.sizes.unmet.push(Unmet::Counting {
                         pod: pod.clone(),
                         volume: volume.clone(),
                     });

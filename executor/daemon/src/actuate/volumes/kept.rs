@@ -139,6 +139,7 @@ impl Volumes {
     /// # Errors
     /// What the disk gives.
     pub fn remove(&self, places: &Places) -> Result<(), VolumeError> {
+        self.counting.stop(places);
         let turn = self.turn(places);
         remove(&places.gone)?;
         fs::rename(&places.volume, &places.gone)?;
@@ -194,6 +195,7 @@ impl Volumes {
     /// What the disk gives.
     pub fn end_import(&self, places: &Places, take: bool) -> Result<(), VolumeError> {
         if take {
+            self.counting.stop(places);
             let turn = self.turn(places);
             let import = open_dir(&places.import)?;
             rustix::fs::syncfs(&import).map_err(io::Error::from)?;

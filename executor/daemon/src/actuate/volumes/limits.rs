@@ -8,10 +8,7 @@
 //! to none.
 
 use super::{Places, VolumeError, Volumes, open_dir, sync_parent};
-use crate::{
-    faults,
-    store::leases::projects::{FIRST_PROJECT, VOLUMES, is_own},
-};
+use crate::store::leases::projects::{FIRST_PROJECT, VOLUMES, is_own};
 use std::{
     collections::BTreeSet,
     fs,
@@ -27,8 +24,11 @@ use tank_sys::{
     quota::{self, Project, Usage},
 };
 
-/// The longest that it takes to have all of a volume count.
+/// The longest that it takes to have what is put into a volume count, or what was one.
 const COUNTING: Duration = Duration::from_secs(600);
+
+/// How long the end of counting is waited for by who declares the size: most volumes are counted by then.
+const SOON: Duration = Duration::from_secs(5);
 
 /// The most bytes that are read of a file of project ids.
 const MAX_FILE: u64 = 1 << 20;
@@ -50,7 +50,7 @@ pub struct Unlimitable {
 }
 
 /// The one of its two ids that a directory counts to.
-fn own(dir: BorrowedFd<'_>, quota: &Quota) -> io::Result<Option<u32>> {
+pub(super) fn own(dir: BorrowedFd<'_>, quota: &Quota) -> io::Result<Option<u32>> {
     let found = quota::project(dir)?;
     let own = found.filter(|found| found.inherits && quota.has(found.id));
     Ok(own.map(|found| found.id))
@@ -105,30 +105,45 @@ pub(super) fn same(moved: &OwnedFd, into: &OwnedFd) -> io::Result<()> {
         Some(found) if found == wanted => Ok(()),
         _ => {
             let moved = moved.try_clone()?;
-            quota::count_tree(moved, wanted.id, Instant::now() + COUNTING)
+            let deadline = Instant::now() + COUNTING;
+            quota::count_tree(moved, wanted.id, &mut || until(deadline))
         }
     }
 }
 
-/// Holds a volume that is there to its limit, whoever writes to it meanwhile. The caller has its turn.
-pub(super) fn limit(places: &Places, quota: &Quota) -> Result<(), VolumeError> {
+/// Refuses once that is over.
+pub(super) fn until(deadline: Instant) -> io::Result<()> {
+    match Instant::now() > deadline {
+        true => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "there is too much in it to be counted in time",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Holds a volume that is there to its limit, whoever writes to it meanwhile: what is made in it from now on counts. Whether all
+/// that was there does; if not, that is to be [counted](super::counting). The caller has its turn.
+pub(super) fn limit(places: &Places, quota: &Quota) -> Result<bool, VolumeError> {
     let volume = open_dir(&places.volume)?;
     hold(volume.as_fd(), quota)?;
     if quota.bytes == 0 {
-        return let_go(places, &volume, quota);
+        let_go(places, &volume, quota)?;
+        return Ok(true);
     }
     let found = own(volume.as_fd(), quota)?;
-    if found.is_some() && !places.counting.exists() {
-        return Ok(());
+    let is_marked = places.counting.exists();
+    if found.is_some() && !is_marked {
+        return Ok(true);
     }
-    fs::File::create(&places.counting)?.sync_all()?;
-    sync_parent(&places.counting)?;
-    faults::boundary("a volume is about to be counted");
-    count(&volume, found.unwrap_or(quota.project))?;
-    faults::boundary("a volume is counted");
-    // Which file counts to what has to be on the disk before that.
-    rustix::fs::syncfs(&volume).map_err(io::Error::from)?;
-    forget(&places.counting)
+    if !is_marked {
+        fs::File::create(&places.counting)?.sync_all()?;
+        sync_parent(&places.counting)?;
+    }
+    if found.is_none() {
+        begin(volume.as_fd(), quota.project)?;
+    }
+    Ok(false)
 }
 
 /// Forgets that a volume of which the limit is lifted is being counted. Its directory hands nothing on then: with the next size
@@ -158,7 +173,10 @@ pub(super) fn uncount(was: &Path) {
         };
         // The directory is changed first, so of one that is half counted it is so, too.
         match quota::project(was.as_fd())? {
-            Some(found) if is_own(found.id) => count(&was, 0),
+            Some(found) if is_own(found.id) => {
+                let deadline = Instant::now() + COUNTING;
+                count(&was, 0, &mut || until(deadline))
+            }
             _ => Ok(()),
         }
     };
@@ -168,7 +186,7 @@ pub(super) fn uncount(was: &Path) {
     }
 }
 
-fn forget(mark: &Path) -> Result<(), VolumeError> {
+pub(super) fn forget(mark: &Path) -> Result<(), VolumeError> {
     match fs::remove_file(mark) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => {
@@ -179,12 +197,16 @@ fn forget(mark: &Path) -> Result<(), VolumeError> {
 }
 
 /// Through a mount of its own, in which no device is opened and no link followed.
-fn count(volume: &OwnedFd, id: u32) -> Result<(), VolumeError> {
+pub(super) fn count(
+    volume: &OwnedFd,
+    id: u32,
+    go_on: &mut dyn FnMut() -> io::Result<()>,
+) -> Result<(), VolumeError> {
     let shown = mount::clone_place(volume.as_fd(), false)?;
     let attributes = attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
     mount::restrict(shown.as_fd(), attributes, false)?;
     let top = mount::open_root(&shown)?;
-    Ok(quota::count_tree(top, id, Instant::now() + COUNTING)?)
+    Ok(quota::count_tree(top, id, go_on)?)
 }
 
 /// Whether an error says that a limit, or the disk, is reached.
@@ -214,14 +236,30 @@ pub fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 impl Volumes {
-    /// Holds a volume that is there to its limit, or lets it have what the disk has. Blocking.
+    /// Holds a volume that is there to its limit, or lets it have what the disk has. What is in it may go on being counted
+    /// afterwards. Blocking.
     ///
     /// # Errors
-    /// What the kernel gives, or that there are no quotas.
+    /// What the kernel gives, that there are no quotas, or why not all of it counted the last time.
     pub fn limit(&self, volume: &VolumeId, quota: &Quota) -> Result<(), VolumeError> {
         let places = self.places(volume);
-        let _turn = self.turn(&places);
-        limit(&places, quota)
+        self.counting.outcome(&places)?;
+        if quota.bytes == 0 {
+            self.counting.stop(&places);
+        }
+        let turn = self.turn(&places);
+        let is_counted = limit(&places, quota)?;
+        drop(turn);
+        if is_counted {
+            return Ok(());
+        }
+        self.counting.begin(self.places(volume), *quota)?;
+        self.counting.wait(&places, SOON)
+    }
+
+    /// Whether what is in a volume is being counted.
+    pub fn is_counting(&self, places: &Places) -> bool {
+        self.counting.has(places)
     }
 
     /// What the kernel counts of a volume, which has `leased` and the next one as its ids. None: it is not there. Blocking.
@@ -242,6 +280,7 @@ impl Volumes {
             held: quota::is_enforced(dir.as_fd()).unwrap_or(false),
             project,
             counting: places.counting.exists(),
+            in_progress: self.counting.has(&places),
             limited,
             bytes: usage.max_bytes,
             inodes: usage.max_inodes,

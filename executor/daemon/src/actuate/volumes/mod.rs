@@ -22,6 +22,7 @@
 //! name at a time, through no link and onto no other file system.
 
 mod backup;
+mod counting;
 mod error;
 mod kept;
 mod limits;
@@ -31,6 +32,7 @@ pub(super) mod sub_path;
 mod turns;
 
 pub use backup::{Shared, Sharing};
+use counting::Counting;
 pub use error::{SubPathError, VolumeError};
 pub(super) use kept::sweep;
 pub use kept::{Size, used};
@@ -40,7 +42,7 @@ pub use snapshots::Snapshot;
 pub use turns::Turn;
 use turns::Turns;
 
-use crate::{faults, settings::Settings};
+use crate::{dirty::Dirty, faults, settings::Settings};
 use rustix::{
     fs::{Dir, Gid, Mode, OFlags, RenameFlags, Uid},
     io::Errno,
@@ -66,6 +68,7 @@ pub struct Volumes {
     settings: Arc<Settings>,
     images: Arc<Images>,
     turns: Turns,
+    counting: Counting,
     /// Those that an archive is being read for.
     imports: Turns,
     /// Whether files can share what they have, once that was tried.
@@ -109,11 +112,13 @@ impl Places {
 }
 
 impl Volumes {
-    pub fn new(settings: Arc<Settings>, images: Arc<Images>) -> Self {
+    pub fn new(settings: Arc<Settings>, images: Arc<Images>, dirty: Arc<Dirty>) -> Self {
+        let turns = Turns::default();
         Self {
             settings,
             images,
-            turns: Turns::default(),
+            counting: Counting::new(turns.clone(), dirty),
+            turns,
             imports: Turns::default(),
             shares: OnceLock::new(),
         }
@@ -140,15 +145,18 @@ impl Volumes {
     /// What of it can't be had.
     pub fn open(
         &self,
-        volume: &VolumeId,
+        id: &VolumeId,
         sub_path: Option<&str>,
         (folder, content): (&Folder, &[Content]),
         quota: Option<&Quota>,
     ) -> Result<OwnedFd, VolumeError> {
-        let places = self.places(volume);
+        let places = self.places(id);
         // Of a volume that pods share each may start: one makes what is missing, the others find it.
         let _turn = self.turn(&places);
-        let volume = self.ensure(&places, (folder, content), quota)?;
+        let (volume, is_counted) = self.ensure(&places, (folder, content), quota)?;
+        if let Some(quota) = quota.filter(|_| !is_counted) {
+            self.counting.begin(self.places(id), *quota)?;
+        }
         kept::note_use(&places)?;
         match sub_path {
             None => Ok(volume),
@@ -162,12 +170,13 @@ impl Volumes {
         }
     }
 
+    /// What of a volume is to be there, and whether all that is in it counts to its size.
     fn ensure(
         &self,
         places: &Places,
         (folder, content): (&Folder, &[Content]),
         quota: Option<&Quota>,
-    ) -> Result<OwnedFd, VolumeError> {
+    ) -> Result<(OwnedFd, bool), VolumeError> {
         make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
         adopt(places)?;
         let found = open_dir(&places.volume);
@@ -191,12 +200,10 @@ impl Volumes {
                 }
             }
         }
-        if let Some(quota) = quota {
-            limits::limit(places, quota)?;
-        }
+        let is_counted = quota.map_or(Ok(true), |quota| limits::limit(places, quota))?;
         let volume = open_dir(&places.volume)?;
         set(&volume, folder)?;
-        Ok(volume)
+        Ok((volume, is_counted))
     }
 
     /// Makes what a volume begins with, beside it; whether an image has a directory there.

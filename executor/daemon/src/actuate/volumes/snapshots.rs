@@ -422,6 +422,8 @@ impl Volumes {
         if kept.is_decided() {
             return Ok(());
         }
+        // What it was counts to none from then on.
+        self.counting.stop(&places);
         if kept.is_exchanged(&places) {
             return kept.finish(&places);
         }
