@@ -283,6 +283,8 @@ fn a_daemon_that_dies_while_it_copies_leaves_no_half() {
         let mut names: Vec<_> = beside
             .map(|entry| entry.expect("an entry").file_name())
             .collect();
+        // Once so many generations were made that the first ones go: who wrote to it in those.
+        names.retain(|name| name != ".data.past");
         names.sort();
         assert_eq!(
             names,
