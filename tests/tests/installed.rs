@@ -65,6 +65,8 @@ fn what_is_installed_is_where_it_is_looked_for() {
         ("usr/local/share/doc/tank/LICENSE-APACHE", 0o644),
         ("usr/local/share/doc/tank/LICENSE-MIT", 0o644),
         ("usr/local/share/doc/tank/README.md", 0o644),
+        ("usr/local/share/doc/tank/grafana.json", 0o644),
+        ("usr/local/share/doc/tank/tank.rules.yml", 0o644),
         ("usr/local/share/fish/vendor_completions.d/tank.fish", 0o644),
         ("usr/local/share/zsh/site-functions/_tank", 0o644),
     ];

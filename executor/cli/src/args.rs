@@ -5,10 +5,12 @@ mod bundle;
 #[cfg(test)]
 mod documented;
 mod image;
+mod stats;
 
 pub use backup::Backups;
 pub use bundle::Import;
 pub use image::Images;
+pub use stats::{Events, Stats};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -227,12 +229,10 @@ pub enum Command {
         #[arg(short = 'n', long, value_name = "LINES")]
         tail: Option<u64>,
     },
-    /// Print what happened.
-    Events {
-        /// Go on as more happens.
-        #[arg(short, long)]
-        follow: bool,
-    },
+    /// Print what happened, also before tankd was started.
+    Events(Events),
+    /// Show what pods use: processors, memory and whether they wait for it (PSI), disks, network, processes.
+    Stats(Stats),
     /// Give this host a user and a password for a registry. They are tried, and kept by the daemon
     /// (`auth.json` in its state folder, for root alone).
     Login {

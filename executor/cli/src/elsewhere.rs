@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 34] = [
+const WORDS: [(&str, &str); 33] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -26,10 +26,9 @@ const WORDS: [(&str, &str); 34] = [
         "ps",
         "`tank list` shows the pods, `tank get POD` one of them",
     ),
-    ("stats", "`tank get POD` shows what a pod uses"),
     (
         "top",
-        "`tank exec POD -- ps` shows the processes of a container that has `ps`",
+        "`tank stats` shows what pods use, `tank exec POD -- ps` the processes of a container that has `ps`",
     ),
     ("inspect", "`tank get POD --json`"),
     ("port", "`tank list` shows what is published"),

@@ -6,9 +6,7 @@
 
 mod table;
 
-#[cfg(test)]
-pub use table::table_lines;
-pub use table::{table, table_of_sentences, table_width};
+pub use table::{table, table_lines, table_of_sentences, table_width};
 
 use crate::error::Error;
 use serde::Serialize;
@@ -139,6 +137,38 @@ pub fn line(text: &str) -> Result<(), Error> {
         other => other.map_err(Error::Print),
     }
 }
+
+/// Whether standard output is a terminal.
+pub fn is_terminal() -> bool {
+    *OUT
+}
+
+/// Shows lines in the place of those before, on a terminal: each is written over the old one, so that nothing flickers. What does
+/// not fit is counted.
+pub fn screen(lines: &[String], first: bool) -> Result<(), Error> {
+    let rows = usize::from(crate::terminal::size().0).max(MIN_ROWS);
+    let mut text = if first { "\x1b[2J\x1b[H" } else { "\x1b[H" }.to_owned();
+    let shown = match lines.len() < rows {
+        true => lines.len(),
+        false => rows - 2,
+    };
+    for line in lines.iter().take(shown) {
+        text.push_str(&visible(line));
+        text.push_str("\x1b[K\r\n");
+    }
+    if shown < lines.len() {
+        text.push_str(&format!("… and {} more\x1b[K\r\n", lines.len() - shown));
+    }
+    text.push_str("\x1b[J");
+    let mut stdout = std::io::stdout();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(Error::Print)
+}
+
+/// Fewer rows than this are none.
+const MIN_ROWS: usize = 4;
 
 /// How many columns there are: the terminal's, or what people have where there is none.
 pub fn width() -> usize {

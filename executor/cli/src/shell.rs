@@ -44,8 +44,12 @@ enum Named {
 }
 
 /// The arguments that name something, each by its command.
-const ARGUMENTS: [(&[&str], &str, Named); 27] = [
+const ARGUMENTS: [(&[&str], &str, Named); 31] = [
     (&["get"], "pod", Named::Pod),
+    (&["stats"], "pods", Named::Pod),
+    (&["events"], "pods", Named::Pod),
+    (&["stats"], "stack", Named::Stack),
+    (&["events"], "stack", Named::Stack),
     (&["delete"], "pods", Named::Pod),
     (&["exec"], "target", Named::Container),
     (&["attach"], "target", Named::Container),

@@ -24,6 +24,7 @@ mod dirty;
 mod events;
 mod faults;
 mod generations;
+mod hooks;
 mod observe;
 mod ownership;
 mod pods;
@@ -40,7 +41,7 @@ use actuate::{Actuator, sources::Sources, volumes::Volumes};
 use api::Floors;
 use clap::{CommandFactory, Parser};
 use dirty::Dirty;
-use events::Events;
+use events::{Events, Kind, Subject};
 use generations::Generations;
 use observe::Observer;
 use ownership::Ownership;
@@ -75,20 +76,30 @@ const MAX_BLOCKING_THREADS: usize = 24;
 /// How long is waited at the end for what blocks.
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
-fn main() -> ExitCode {
-    let first = std::env::args_os().nth(1);
-    if first
-        .as_ref()
-        .is_some_and(|first| first == generations::backups::wire::ARGUMENT)
-    {
-        return generations::backups::archiver::main();
+/// What this program is by its first argument, where that is not the daemon.
+fn other_than_daemon() -> Option<ExitCode> {
+    let first = std::env::args_os().nth(1)?;
+    if first == generations::backups::wire::ARGUMENT {
+        return Some(generations::backups::archiver::main());
     }
-    if first.is_some_and(|first| first == MAN_PAGE) {
-        let page = clap_mangen::Man::new(Flags::command()).section("8");
-        return match page.render(&mut std::io::stdout()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        };
+    if first == hooks::child::ARGUMENT {
+        let order = std::env::args_os().nth(2);
+        let order = order.and_then(|order| order.into_string().ok());
+        return Some(hooks::child::run(order));
+    }
+    if first != MAN_PAGE {
+        return None;
+    }
+    let page = clap_mangen::Man::new(Flags::command()).section("8");
+    Some(match page.render(&mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+fn main() -> ExitCode {
+    if let Some(status) = other_than_daemon() {
+        return status;
     }
     let flags = Flags::parse();
     tracing_subscriber::fmt()
@@ -164,7 +175,7 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
         settings,
         Arc::new(OffWorker(store)),
         images,
-        cgroups,
+        Arc::clone(&cgroups),
         sender,
     );
     let House {
@@ -175,13 +186,13 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     let (generations, events) = (Arc::clone(&floors.generations), Arc::clone(&floors.events));
     for note in recovered {
         tracing::warn!("{note}");
-        events.add("recovered", None, note);
+        events.add(Kind::Recovered, None, note);
     }
     take_over(&floors.pods, Arc::clone(&dirty))?;
     actuate::remove_stale(&floors.settings);
     if let Err(error) = generations.lease_current() {
         let message = format!("can't lease what is declared: {}", with_causes(&error));
-        events.add("failed", None, message);
+        events.add(Kind::Failed, None, message);
     }
     tokio::spawn(listen(notifications, Arc::clone(&events), dirty));
     tokio::spawn(async move { observer.watch().await });
@@ -191,6 +202,7 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     if let Some(path) = &flags.seed {
         seed(&generations, path, &events).await?;
     }
+    hooks::keep(&floors.settings, &cgroups, &events);
     keep(Arc::clone(&floors.reconciler), generations);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::spawn(supervisor::keep_alive());
@@ -203,6 +215,7 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     }
     supervisor::stopping();
     backups.end_backups().await;
+    let _ = tokio::task::spawn_blocking(move || events.flush()).await;
     Ok(())
 }
 
@@ -285,7 +298,8 @@ impl House {
         cgroups: Arc<Cgroups>,
         notifications: mpsc::Sender<Notification>,
     ) -> Result<Self, tank_sys::Error> {
-        let (events, timings) = (Arc::<Events>::default(), Arc::<Timings>::default());
+        let (events, timings) = (Events::open(&settings.state_dir), Arc::<Timings>::default());
+        let events = Arc::new(events);
         let dirty = Arc::<Dirty>::default();
         let (images, routes) = (Arc::new(images), Arc::new(Routes::here()?));
         let leaves = (
@@ -390,22 +404,24 @@ async fn listen(
                         format!("was killed by {}", tank_sys::process::signal_name(signal))
                     }
                 };
-                events.add("exited", Some(&pod), format!("container {container} {how}"));
+                let of = Subject::container(&pod, &container);
+                events.add_of(Kind::Exited, of, format!("container {container} {how}"));
             }
             Notification::Event(pod, Event::Stopped { container }) => {
-                events.add(
-                    "stopped",
-                    Some(&pod),
+                let of = Subject::container(&pod, &container);
+                events.add_of(
+                    Kind::Stopped,
+                    of,
                     format!("container {container} was stopped"),
                 );
             }
-            Notification::Gone(pod) => events.add("gone", Some(&pod), "its shim is gone"),
-            Notification::Ended(pod) => events.add("ended", Some(&pod), "it was taken down"),
+            Notification::Gone(pod) => events.add(Kind::Gone, Some(&pod), "its shim is gone"),
+            Notification::Ended(pod) => events.add(Kind::Ended, Some(&pod), "it was taken down"),
             Notification::Silent(pod) => {
-                events.add("unresponsive", Some(&pod), "its shim does not answer");
+                events.add(Kind::Unresponsive, Some(&pod), "its shim does not answer");
             }
             Notification::Answers(pod) => {
-                events.add("responsive", Some(&pod), "its shim answers again");
+                events.add(Kind::Responsive, Some(&pod), "its shim answers again");
             }
             Notification::Changed(pod) => tracing::debug!(pod, "its network changed"),
         }
@@ -421,7 +437,7 @@ async fn seed(generations: &Arc<Generations>, path: &Path, events: &Events) -> R
     if current.is_some() {
         let path = path.display();
         let message = format!("the seed {path} is ignored: this store has generations");
-        events.add("note", None, message);
+        events.add(Kind::Note, None, message);
         return Ok(());
     }
     let generations = Arc::clone(generations);

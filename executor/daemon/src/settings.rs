@@ -1,6 +1,12 @@
 //! How a daemon is set up: flags, then the environment, then `/etc/tank/tank.toml`, then defaults.
 
+pub mod hooks;
+mod metrics;
+
+pub use metrics::Metrics;
+
 use clap::Parser;
+use hooks::Hook;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use std::{
@@ -136,6 +142,10 @@ pub struct Config {
     /// The percentage of the disk that is to be free: where less is, the age of generations does not count. 0: it
     /// is not looked at.
     pub keep_free: u8,
+    /// Where metrics are served.
+    pub metrics: Metrics,
+    /// What is done when something has happened.
+    pub on_event: Vec<Hook>,
 }
 
 /// One of [`Config::networks`], or [`Config::network_pools`]: `10.90.0.0/16`.
@@ -182,6 +192,8 @@ impl Default for Config {
             keep_generations: 20,
             keep_for: Millis(30 * 24 * 3_600_000),
             keep_free: 10,
+            metrics: Metrics::Off,
+            on_event: Vec::new(),
         }
     }
 }
@@ -368,6 +380,9 @@ fn check(config: &Config) -> Result<(), String> {
     }
     if config.keep_free > MAX_KEEP_FREE {
         return Err(format!("keep_free: at most {MAX_KEEP_FREE} percent"));
+    }
+    if config.on_event.len() > hooks::MAX_HOOKS {
+        return Err(format!("on_event: at most {} of them", hooks::MAX_HOOKS));
     }
     check_pools(config)?;
     for network in &config.networks {

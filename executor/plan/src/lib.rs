@@ -14,6 +14,7 @@
 //! * [`health`]: whether what was changed is well.
 //! * [`backoff`]: when an ended container starts again.
 //! * [`backups`]: which backups of volumes are due.
+//! * [`events`]: what has happened, and which of that somebody asks for.
 //! * [`ports`]: whether a port that is about to be published is somebody's already.
 //! * `model`, with the feature `model-host`: a host made of data, on which the properties of the
 //!   planner are tested. No program has it.
@@ -24,6 +25,7 @@
 pub mod backoff;
 pub mod backups;
 mod containers;
+pub mod events;
 pub mod flows;
 pub mod health;
 pub mod inputs;

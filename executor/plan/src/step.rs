@@ -281,6 +281,20 @@ impl Step {
             | Self::RestoreVolume { pod, .. } => Some(pod),
         }
     }
+
+    /// The container it is about, of its pod.
+    pub fn container(&self) -> Option<&Name> {
+        match self {
+            Self::StartContainer { container, .. }
+            | Self::StopContainer { container, .. }
+            | Self::EndContainer { container, .. }
+            | Self::SweepContainer { container, .. }
+            | Self::SetLimits { container, .. }
+            | Self::Resume { container, .. }
+            | Self::WriteFiles { container, .. } => Some(container),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Step {

@@ -1,4 +1,4 @@
-//! The clock that decisions are made by.
+//! The clock that decisions are made by, and the one that rates are.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -7,4 +7,10 @@ use rustix::time::{ClockId, clock_gettime};
 pub fn boot_millis() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     time.tv_sec as u64 * 1_000 + time.tv_nsec as u64 / 1_000_000
+}
+
+/// Microseconds of `CLOCK_MONOTONIC`: for how long something took.
+pub fn monotonic_micros() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1_000
 }

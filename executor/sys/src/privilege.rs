@@ -25,6 +25,13 @@ pub fn is_capability(name: &str) -> bool {
     name.parse::<Capability>().is_ok()
 }
 
+/// The ids of a user of the host and of its own group, as the name service has them (getpwnam(3)): it may read files or ask a
+/// network.
+pub fn user_ids(name: &str) -> Option<(u32, u32)> {
+    let user = nix::unistd::User::from_name(name).ok().flatten()?;
+    Some((user.uid.as_raw(), user.gid.as_raw()))
+}
+
 /// The id of a group of the host, as the name service has it (getgrnam(3)): it may read files or
 /// ask a network.
 pub fn group_id(name: &str) -> Option<u32> {

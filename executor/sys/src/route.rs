@@ -10,11 +10,13 @@
 //! (`rtnl`).
 
 mod bridge;
+mod counters;
 mod link;
 mod nic;
 mod reserved;
 
 use bridge::without_addresses;
+pub use counters::Counters;
 use link::read_link;
 pub use link::{Link, LinkKind};
 pub use nic::{Macvlan, Route, is_down};

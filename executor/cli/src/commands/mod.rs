@@ -17,6 +17,7 @@ mod login;
 mod manual;
 mod rollback;
 mod source;
+mod stats;
 mod transfer;
 mod view;
 mod volume;
@@ -292,7 +293,8 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             follow,
             tail,
         } => view::logs(&mut connect().await?, &target, follow, tail, json).await,
-        Command::Events { follow } => view::events(&mut connect().await?, follow, json).await,
+        Command::Events(asked) => stats::events(&mut connect().await?, asked, json).await,
+        Command::Stats(asked) => stats::stats(&mut connect().await?, asked, json).await,
         Command::Doctor => doctor::doctor(&args.socket, json).await,
     }
 }

@@ -10,8 +10,8 @@ use crate::{
 use tank_compiler::{manual::default_of, schema::entries_around};
 use tank_model::provenance;
 use tank_proto::varlink::{
-    ChangesReply, ContainerState, EventsReply, GenerationReply, GenerationsReply, GetReply,
-    LogsCall, LogsReply, Method, Pod, PodInterface, StatusReply, WhyReply,
+    ChangesReply, ContainerState, GenerationReply, GenerationsReply, GetReply, LogsCall, LogsReply,
+    Method, Pod, PodInterface, StatusReply, WhyReply,
 };
 
 /// What a container does, in words.
@@ -254,45 +254,6 @@ pub async fn logs(
             output::json(&reply)?
         } else {
             output::line(&reply.line)?
-        }
-    }
-}
-
-pub async fn events(client: &mut Client, follow: bool, json: bool) -> Result<u8, Error> {
-    client
-        .send(
-            Method::Events {
-                follow: Some(follow),
-            },
-            Vec::new(),
-            true,
-        )
-        .await?;
-    loop {
-        let (reply, _, more) = client.receive::<EventsReply>().await?;
-        if !more {
-            return Ok(0);
-        }
-        let event = &reply.event;
-        if json {
-            output::json(event)?;
-        } else {
-            let pod = event
-                .pod
-                .as_deref()
-                .map(|pod| format!("{pod}: "))
-                .unwrap_or_default();
-            let again = event
-                .count
-                .zip(event.since)
-                .map(|(count, since)| format!(" ({count} times, first {})", ago(since)));
-            output::line(&format!(
-                "{:>8}  {:<9}  {pod}{}{}",
-                ago(event.time),
-                event.kind,
-                event.message,
-                again.unwrap_or_default()
-            ))?;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Snapshots of volumes, as steps.
 
 use super::{Actuator, Error, blocking};
+use crate::events::Kind;
 use std::sync::Arc;
 use tank_model::VolumeId;
 use tank_plan::{Step, target::Quota};
@@ -27,7 +28,7 @@ impl Actuator {
                     }
                     let why = with_causes(&error);
                     let message = format!("going on without this: {step}: {why}");
-                    events.add("failed", Some(pod.as_str()), message);
+                    events.add(Kind::Failed, Some(pod.as_str()), message);
                     volumes.take_none(of, *generation)
                 });
                 taken.map_err(|source| Error::Snapshot {

@@ -20,7 +20,7 @@ use error::NoFiles;
 pub use layers::{make_skeleton, remove_stale};
 
 use crate::{
-    events::Events,
+    events::{Events, Kind, Subject},
     faults,
     pods::{Names, NoShim, Pods, Shim},
     settings::Settings,
@@ -103,7 +103,7 @@ impl Actuator {
                 "{place} can't be read: {error}; pods run on, and nothing is changed until it can be, or is removed"
             ),
         };
-        self.events.add("failed", None, message);
+        self.events.add(Kind::Failed, None, message);
     }
 
     /// Carries a plan out: each step when those before it are done. `progress` is called when a step
@@ -146,7 +146,7 @@ impl Actuator {
             match outcome {
                 Ok(()) => {
                     faults::boundary("after a step");
-                    self.add_event("step", &step, format!("{step}: {}", plan.steps[id].why));
+                    self.add_event(Kind::Step, &step, format!("{step}: {}", plan.steps[id].why));
                     order.done(id);
                     if let Step::StartSandbox { pod, .. } = &step {
                         for id in order.starts_once_connected(plan, pod, id) {
@@ -161,7 +161,7 @@ impl Actuator {
                 }
                 Err(error) => {
                     let message = format!("can't {step}: {}", with_causes(&error));
-                    self.add_event("failed", &step, message);
+                    self.add_event(Kind::Failed, &step, message);
                     carried.failed.push(Failed { step, error });
                 }
             }
@@ -188,8 +188,12 @@ impl Actuator {
         }
     }
 
-    fn add_event(&self, kind: &'static str, step: &Step, message: String) {
-        self.events.add(kind, step.pod().map(Name::as_str), message);
+    fn add_event(&self, kind: Kind, step: &Step, message: String) {
+        let of = Subject {
+            container: step.container().map(Name::to_string),
+            ..step.pod().map(Name::as_str).into()
+        };
+        self.events.add_of(kind, of, message);
     }
 
     async fn carry_out_step(

@@ -221,7 +221,8 @@ impl Client {
             }
             Method::LoadImages { name } => self.load_images(&generations, name, more).await,
             Method::RemoveImages { images } => self.remove_images(&generations, images).await,
-            Method::Events { follow } => self.events(follow == Some(true), more).await,
+            Method::Events(call) => self.events(&generations, call, more).await,
+            Method::Stats { pods, stack } => self.stats(&generations, pods, stack).await,
         }
     }
 

@@ -10,8 +10,10 @@ mod calls;
 mod client;
 mod exec;
 mod images;
+mod metrics;
 mod refusal;
 mod registries;
+mod stats;
 mod streams;
 mod upkeep;
 mod views;
@@ -51,8 +53,10 @@ pub struct Floors {
 
 /// Serves what was bound until the process ends.
 pub async fn serve(floors: Floors, listener: UnixListener) {
+    let floors = Arc::new(floors);
+    metrics::keep(&floors);
     let server = Arc::new(Server {
-        floors: Arc::new(floors),
+        floors,
         authorizer: Authorizer::default(),
         places: Arc::default(),
         long_of_root: Arc::new(Semaphore::new(LONG_CALLS_OF_ROOT)),

@@ -147,52 +147,12 @@ impl Client {
         self.send_encoded(&bytes, Vec::new()).await
     }
 
-    pub async fn events(&mut self, follow: bool, more: bool) -> Result<(), Refusal> {
-        if !more {
-            return Err(Refusal::Service("ExpectedMore", json!({})));
-        }
-        let (past, mut live) = self.floors.events.listen();
-        for event in past {
-            self.reply(
-                &varlink::EventsReply {
-                    event: views::event(event),
-                },
-                true,
-                Vec::new(),
-            )
-            .await?;
-        }
-        if follow {
-            loop {
-                // The channel drops the oldest events for a client that reads too slowly. Only the
-                // gap in their times shows it.
-                if let Ok(event) = self.while_listening(live.recv()).await? {
-                    self.reply(
-                        &varlink::EventsReply {
-                            event: views::event(event),
-                        },
-                        true,
-                        Vec::new(),
-                    )
-                    .await?;
-                }
-            }
-        }
-        let event = varlink::Event {
-            time: crate::events::now(),
-            kind: "end".to_owned(),
-            pod: None,
-            message: String::new(),
-            count: None,
-            since: None,
-        };
-        self.reply(&varlink::EventsReply { event }, false, Vec::new())
-            .await
-    }
-
     /// Waits for something, but no longer than the client stays: one that has gone has closed its
     /// side.
-    async fn while_listening<T>(&self, work: impl Future<Output = T>) -> Result<T, Refusal> {
+    pub(super) async fn while_listening<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Refusal> {
         tokio::select! {
             done = work => Ok(done),
             // Not readable but closed: what it calls next is read when this call is over.

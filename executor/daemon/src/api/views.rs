@@ -91,21 +91,16 @@ pub fn outcome(switched: Switched) -> varlink::Outcome {
 }
 
 pub fn event(event: Event) -> varlink::Event {
-    let Event {
-        time,
-        kind,
-        pod,
-        message,
-        count,
-        since,
-    } = event;
-    let is_again = count > 1;
+    let (since, is_again) = (event.since(), event.count > 1);
     varlink::Event {
-        time,
-        kind: kind.to_owned(),
-        pod,
-        message,
-        count: is_again.then_some(count),
+        time: event.time,
+        kind: event.kind.to_string(),
+        pod: event.of.pod,
+        container: event.of.container,
+        generation: event.of.generation,
+        uid: event.of.uid,
+        message: event.message,
+        count: is_again.then_some(event.count),
         since: is_again.then_some(since),
     }
 }

@@ -19,7 +19,7 @@ pub mod wire;
 mod writer;
 
 use super::{Error, Generations, error::Context, kept::no_such};
-use crate::events::now;
+use crate::events::{Kind, now};
 use run::Run;
 use std::{
     collections::BTreeMap,
@@ -269,7 +269,7 @@ impl Generations {
         let begun = boot_millis();
         let (name, pod) = (name(&key), key.0.to_string());
         let say = |kind, message: String| self.events.add(kind, Some(&pod), message);
-        say("backup", format!("a backup of {name} is begun"));
+        say(Kind::Backup, format!("a backup of {name} is begun"));
         let this = Arc::clone(&self);
         let made = tokio::spawn(async move { this.back_up_now(run).await });
         let made = made
@@ -282,22 +282,22 @@ impl Generations {
         self.backups.end(&key, begun, &noted);
         match &noted {
             Ok(done) => {
-                say("backup", done.words(&name));
+                say(Kind::Backup, done.words(&name));
                 if let Some(why) = &done.after {
                     say(
-                        "backup_failed",
+                        Kind::BackupFailed,
                         format!("after the backup of {name}: {why}"),
                     );
                 }
                 if let Some(why) = &done.stay {
-                    say("backup_failed", why.clone());
+                    say(Kind::BackupFailed, why.clone());
                 }
                 for left in &done.left {
                     let why = format!("an old backup of {name} stays: {left}");
-                    say("backup_failed", why);
+                    say(Kind::BackupFailed, why);
                 }
             }
-            Err(why) => say("backup_failed", format!("no backup of {name}: {why}")),
+            Err(why) => say(Kind::BackupFailed, format!("no backup of {name}: {why}")),
         }
         made
     }

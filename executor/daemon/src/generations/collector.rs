@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     actuate::volumes::Volumes,
-    events::{Events, now},
+    events::{Events, Kind, now},
     faults,
     reconcile::Reconciler,
     settings::Settings,
@@ -191,7 +191,7 @@ impl Collector {
             .left
             .extend(std::mem::take(&mut collected.images.left));
         if !how.dry && !collected.is_empty() {
-            self.events.add("collected", None, collected.words());
+            self.events.add(Kind::Collected, None, collected.words());
         }
         Ok(collected)
     }
@@ -212,7 +212,7 @@ impl Collector {
         self.sweep_snapshots(numbers, false, &mut collected).await?;
         let list: Vec<String> = numbers.iter().map(u64::to_string).collect();
         let message = format!("generations deleted: {}", list.join(", "));
-        self.events.add("deleted", None, message);
+        self.events.add(Kind::Deleted, None, message);
         Ok(collected)
     }
 

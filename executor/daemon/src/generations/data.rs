@@ -22,7 +22,7 @@ use super::{
     volumes::Volume,
     written::{History, known},
 };
-use crate::actuate::volumes::Snapshot;
+use crate::{actuate::volumes::Snapshot, events::Kind};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -151,7 +151,7 @@ impl Generations {
             let message = format!(
                 "snapshots of a generation {number} are of another store, which had one of that number: they are at {path} now"
             );
-            self.events.add("volume", None, message);
+            self.events.add(Kind::Volume, None, message);
         }
     }
 

@@ -5,6 +5,7 @@ use super::{
     Collect, Collected, Collector, Entry, Error, Generations, Inspected, ProgressSender,
     retention::{History, Needed, Policy},
 };
+use crate::events::{Kind, Subject};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tank_model::Rollback;
 use tokio::time::{Instant, sleep};
@@ -102,9 +103,10 @@ impl Generations {
         let found = self.store.generation(number)?;
         let found = found.ok_or_else(|| self.no_such(number))?;
         self.store.set_pin(number, pinned)?;
-        let verb = if pinned { "pinned" } else { "unpinned" };
+        let kind = if pinned { Kind::Pinned } else { Kind::Unpinned };
+        let of = Subject::generation(number, None);
         self.events
-            .add(verb, None, format!("generation {number} is {verb}"));
+            .add_of(kind, of, format!("generation {number} is {kind}"));
         self.entry(found, self.store.current()?, pinned)
     }
 
@@ -158,7 +160,7 @@ impl Generations {
             let begin = Instant::now();
             if let Err(error) = self.collector.collect_old().await {
                 let message = format!("can't collect: {}", tank_sys::with_causes(&error));
-                self.events.add("failed", None, message);
+                self.events.add(Kind::Failed, None, message);
             }
             // A long history is not looked at after each of many switches.
             sleep((begin.elapsed() * PAUSES).min(MAX_PAUSE)).await;
@@ -200,7 +202,7 @@ impl Collector {
             Err(error) => {
                 let why = tank_sys::with_causes(&error);
                 let message = format!("can't make space for an image: {why}");
-                self.events.add("failed", None, message);
+                self.events.add(Kind::Failed, None, message);
                 false
             }
         }

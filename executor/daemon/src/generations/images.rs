@@ -6,7 +6,10 @@
 //! place, as a tag of Docker's moves.
 
 use super::{Collected, Collector, Error, Generations, ProgressSender, error::Context};
-use crate::{events::now, store::StoreError};
+use crate::{
+    events::{Kind, now},
+    store::StoreError,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
@@ -210,7 +213,7 @@ impl Generations {
         let removed = spawn_blocking(remove).await.doing("remove images")??;
         for one in &removed {
             let message = format!("image {} is kept no longer", one.words());
-            self.events.add("image", None, message);
+            self.events.add(Kind::Image, None, message);
         }
         Ok(removed)
     }
@@ -286,7 +289,7 @@ impl Generations {
                 .map(|one| format!("image {} is kept", one.words()))
                 .collect(),
         };
-        self.events.add("image", None, message);
+        self.events.add(Kind::Image, None, message);
         Ok(kept)
     }
 

@@ -9,7 +9,10 @@ mod found;
 pub use found::{Damage, Inspected};
 
 use super::{Collector, Error, ProgressSender, Stage, error::Context, notify, provenance};
-use crate::store::{LEASES, StoreError, leases};
+use crate::{
+    events::Kind,
+    store::{LEASES, StoreError, leases},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -73,7 +76,7 @@ impl Collector {
             let left = found.damages.iter().filter(|one| !one.repaired).count();
             let repaired = found.damages.len() - left;
             let message = format!("{left} damages found in the store, and {repaired} repaired");
-            self.events.add("checked", None, message);
+            self.events.add(Kind::Checked, None, message);
         }
         Ok(found)
     }

@@ -10,6 +10,7 @@
 
 pub mod backups;
 pub mod bundle;
+mod chosen;
 mod collector;
 mod data;
 mod deleted;

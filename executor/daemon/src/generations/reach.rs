@@ -15,6 +15,7 @@ use super::{
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
 use crate::{
+    events::{Kind, Subject},
     faults,
     pods::logs,
     reconcile::{Pass, Planned},
@@ -80,7 +81,8 @@ impl Generations {
             return Ok(());
         };
         let message = format!("generation {number} is waited for again: it has a gate");
-        self.events.add("resumed", None, message);
+        let of = Subject::generation(number, None);
+        self.events.add_of(Kind::Resumed, of, message);
         let (progress, _kept) = mpsc::channel(MAX_PROGRESS);
         let committed = Committed {
             number,
@@ -134,15 +136,17 @@ impl Generations {
                     Outcome::Good => "good",
                     _ => "what was never good, and runs again",
                 };
-                self.events
-                    .add("switched", None, format!("generation {number} is {how}"));
+                let of = Subject::generation(number, Some(committed.uid));
+                let message = format!("generation {number} is {how}");
+                self.events.add_of(Kind::Switched, of, message);
                 self.collect_soon();
             }
             Verdict::Failed => {
                 self.store.set_outcome(number, Outcome::Failed)?;
                 let why = failure.as_deref().unwrap_or_default();
-                self.events
-                    .add("failed", None, format!("generation {number}: {why}"));
+                let of = Subject::generation(number, Some(committed.uid));
+                let message = format!("generation {number}: {why}");
+                self.events.add_of(Kind::Failed, of, message);
                 self.dirty.mark();
             }
             Verdict::GoOn => self.dirty.mark(),
@@ -166,7 +170,8 @@ impl Generations {
         failure.extend(self.left_data(parent, number).await);
         notify(progress, Stage::Rollback, &failure);
         let message = format!("generation {number} is put back: {failure}");
-        self.events.add("rollback", None, message);
+        let of = Subject::generation(number, Some(uid));
+        self.events.add_of(Kind::Rollback, of, message);
         let back = Candidate {
             graph: Arc::clone(before),
             source: format!("automatic rollback of {number}"),

@@ -11,7 +11,10 @@ use super::{
     request,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
-use crate::{events::now, faults, store};
+use crate::{
+    events::{Kind, Subject, now},
+    faults, store,
+};
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use tank_model::{Config, Gate, Generation, Graph, Key, Name, Outcome, Rollback, Scope};
 use tokio::{
@@ -284,7 +287,7 @@ impl Generations {
         };
         if let Err(error) = self.switch(&switch, &progress).await {
             let message = format!("the seed was not taken: {}", tank_sys::with_causes(&error));
-            self.events.add("failed", None, message);
+            self.events.add(Kind::Failed, None, message);
         }
     }
 
@@ -465,7 +468,8 @@ impl Generations {
         self.graphs.put(Arc::clone(&candidate.graph));
         faults::boundary("after the commit");
         let message = format!("generation {number}: {}", generation.source);
-        self.events.add("committed", None, message);
+        let of = Subject::generation(number, Some(generation.uid));
+        self.events.add_of(Kind::Committed, of, message);
         Ok(number)
     }
 }

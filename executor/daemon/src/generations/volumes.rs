@@ -13,7 +13,10 @@ use super::{
     kept::{declares, declaring, is_pod, local, managed, no_such, who_has, words},
     sizes::not_taken,
 };
-use crate::actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, used};
+use crate::{
+    actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, used},
+    events::Kind,
+};
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, OwnedFd},
@@ -218,7 +221,7 @@ impl Generations {
                 this.release_project(id)?;
                 let message = format!("volume {id} is removed");
                 let pod = id.pod().map(Name::as_str);
-                this.events.add("volume", pod, message);
+                this.events.add(Kind::Volume, pod, message);
             }
             Ok(chosen)
         };
@@ -294,7 +297,7 @@ impl Generations {
         begun.take().await?;
         let message = format!("volume {id} is imported: {entries} entries");
         let pod = id.pod().map(Name::as_str);
-        self.events.add("volume", pod, message);
+        self.events.add(Kind::Volume, pod, message);
         Ok(entries)
     }
 

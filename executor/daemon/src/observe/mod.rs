@@ -20,10 +20,12 @@ mod listing;
 mod nics;
 mod pod;
 mod resolver_watch;
+mod usage;
 mod watch;
 
 pub use error::Error;
 pub use listeners::listeners;
+pub use usage::{PodUsage, UsageSnapshot};
 
 use crate::{
     cache::Cached,

@@ -19,7 +19,12 @@ pub use error::{Error, NoShim, unexpected, why};
 pub use names::Names;
 pub use shim::Shim;
 
-use crate::{dirty::Dirty, events::Events, settings::Settings, timings::Timings};
+use crate::{
+    dirty::Dirty,
+    events::{Events, Kind},
+    settings::Settings,
+    timings::Timings,
+};
 use forkserver::Forkserver;
 use log_watch::LogWatch;
 use std::{
@@ -118,7 +123,7 @@ impl Pods {
                 Ok(shim) => {
                     self.shims().insert(pod.clone(), shim);
                     self.events
-                        .add("adopted", Some(pod.as_str()), "its shim is still there");
+                        .add(Kind::Adopted, Some(pod.as_str()), "its shim is still there");
                 }
                 Err(error) => tracing::info!(%pod, %error, "its shim is gone"),
             }
@@ -248,7 +253,7 @@ impl Pods {
                 && shim.is_alive()
             {
                 let message = format!("can't {}", with_causes(&error));
-                pods.events.add("failed", Some(run.0.as_str()), message);
+                pods.events.add(Kind::Failed, Some(run.0.as_str()), message);
                 sleep(END_RETRY_AFTER).await;
             }
             pods.ending().remove(&run);

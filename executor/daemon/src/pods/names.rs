@@ -10,7 +10,11 @@ mod bind;
 mod log;
 
 use super::error::{Attempt, Error, Reason, Words};
-use crate::{dirty::Dirty, events::Events, settings::Settings};
+use crate::{
+    dirty::Dirty,
+    events::{Events, Kind},
+    settings::Settings,
+};
 use log::{Log, Watch};
 use rustix::{
     fs::{Mode, OFlags},
@@ -223,7 +227,7 @@ impl Names {
                 }
             }
             if !watched.is_expected() {
-                events.add("failed", None, log.ended(begin));
+                events.add(Kind::Failed, None, log.ended(begin));
             }
             dirty.mark();
         });

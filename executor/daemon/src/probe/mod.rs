@@ -15,7 +15,7 @@ mod ask;
 
 use crate::{
     dirty::Dirty,
-    events::Events,
+    events::{Events, Kind, Subject},
     pods::{Pods, RunId},
 };
 use ask::{ProbeError, ask, pause};
@@ -220,15 +220,13 @@ impl Prober {
         let ((pod, container, _), _) = &target.run;
         if self.set(&target.run, |verdict| verdict.ready = ready) {
             let (kind, is) = if ready {
-                ("ready", "is ready")
+                (Kind::Ready, "is ready")
             } else {
-                ("unready", "is not ready")
+                (Kind::Unready, "is not ready")
             };
-            self.events.add(
-                kind,
-                Some(pod.as_str()),
-                format!("container {container} {is}"),
-            );
+            let of = Subject::container(pod.as_str(), container.as_str());
+            let message = format!("container {container} {is}");
+            self.events.add_of(kind, of, message);
             self.dirty.mark();
         }
     }
@@ -269,7 +267,8 @@ impl Prober {
             .map(|failure| format!(" ({failure})"))
             .unwrap_or_default();
         let message = format!("container {container}: {}{last}", probe.failure());
-        self.events.add("unhealthy", Some(pod.as_str()), message);
+        let of = Subject::container(pod.as_str(), container.as_str());
+        self.events.add_of(Kind::Unhealthy, of, message);
         self.set(&target.run, |verdict| verdict.failed = Some(probe));
         self.dirty.mark();
     }

@@ -1,6 +1,7 @@
 //! The loop: a pass whenever something happened, when a wait is over, and at least every `resync`.
 
 use super::{Pass, Reconciler};
+use crate::events::Kind;
 use std::{future::Future, sync::Arc, time::Duration};
 use tank_model::{Digest, Outcome};
 use tank_plan::health::PATIENCE;
@@ -97,7 +98,7 @@ impl Reconciler {
             };
             if let Err(error) = &pass {
                 self.events
-                    .add("failed", None, tank_sys::with_causes(error.as_ref()));
+                    .add(Kind::Failed, None, tank_sys::with_causes(error.as_ref()));
             }
             let pause = streak
                 .pause(pass.as_ref().map(Option::as_ref), resync)

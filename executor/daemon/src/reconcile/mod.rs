@@ -8,15 +8,17 @@ mod data;
 mod failures;
 mod keep;
 mod target;
+mod telemetry;
 
 pub use data::Way;
 pub use keep::{Keeper, KeeperError};
+pub use telemetry::Telemetry;
 
 use crate::{
     actuate::{Actuator, Carried, Failed},
     dirty::Dirty,
-    events::Events,
-    observe::{self, Files, Observer},
+    events::{Events, Kind},
+    observe::{self, Files, Observer, UsageSnapshot},
     pods::{Pods, RunId},
     probe::Prober,
     settings::Settings,
@@ -33,6 +35,7 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, PoisonError},
+    time::Instant,
 };
 use tank_image::Images;
 use tank_model::{Graph, Key, Name, spec::Network};
@@ -106,6 +109,7 @@ pub struct Reconciler {
     dirty: Arc<Dirty>,
     targets: Arc<TargetReader>,
     failures: Failures,
+    telemetry: Telemetry,
     /// What pods lacked of the host at the last pass.
     unmet: std::sync::Mutex<Vec<Unmet>>,
     lock: Mutex<()>,
@@ -133,9 +137,15 @@ impl Reconciler {
             timings,
             dirty,
             failures: Failures::default(),
+            telemetry: Telemetry::default(),
             unmet: std::sync::Mutex::default(),
             lock: Mutex::new(()),
         }
+    }
+
+    /// What passes have cost and done.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// Held by whoever observes and acts.
@@ -173,6 +183,19 @@ impl Reconciler {
         let wanted = files_of(&inputs.target(graph, None));
         let (observed, _) = self.read_host(graph, &wanted).await?;
         Ok(observed)
+    }
+
+    /// What pods use: these and, where that is asked for, all others that run.
+    ///
+    /// # Errors
+    /// When the host's links can't be read.
+    pub async fn usage(
+        &self,
+        pods: BTreeSet<Name>,
+        and_others: bool,
+    ) -> Result<UsageSnapshot, Error> {
+        let read = self.observer.usage(pods, and_others).await;
+        read.map_err(Error::Observe)
     }
 
     /// Reads what a plan for `graph` is made from. Takes no lease.
@@ -303,6 +326,19 @@ impl Reconciler {
         previous: Option<&Graph>,
         progress: &(dyn Fn(&Step) + Sync),
     ) -> Result<Pass, Error> {
+        let begun = Instant::now();
+        let pass = self.pass_once(graph, previous, progress).await;
+        let failed = pass.as_ref().map_or(true, |pass| !pass.failed.is_empty());
+        self.telemetry.add_pass(begun.elapsed(), failed);
+        pass
+    }
+
+    async fn pass_once(
+        &self,
+        graph: &Arc<Graph>,
+        previous: Option<&Graph>,
+        progress: &(dyn Fn(&Step) + Sync),
+    ) -> Result<Pass, Error> {
         let mut planned = self.plan(graph, previous).await;
         if let Err(Error::Observe(observe::Error::Settings { .. })) = planned {
             self.actuator.mend_record().await;
@@ -319,7 +355,7 @@ impl Reconciler {
         let mut known = self.unmet.lock().unwrap_or_else(PoisonError::into_inner);
         for one in report.unmet.iter().filter(|one| !known.contains(one)) {
             let pod = Some(one.pod().as_str());
-            self.events.add("unmet", pod, one.to_string());
+            self.events.add(Kind::Unmet, pod, one.to_string());
         }
         known.clone_from(&report.unmet);
     }
@@ -349,6 +385,10 @@ impl Reconciler {
         let were_read = observed.bridges.values().all(Option::is_some);
         self.observer.note_flows(have_ended && were_read);
         done.iter().for_each(|step| self.failures.remove(step));
+        let drift = plan.steps.iter().filter(|planned| planned.drift);
+        let repaired = drift.filter(|planned| done.contains(&planned.step));
+        self.telemetry.repairs.inc_by(repaired.count() as u64);
+        self.telemetry.steps.inc_by(done.len() as u64);
         for Failed { step, error } in &failed {
             self.failures.add(step, with_causes(error));
         }

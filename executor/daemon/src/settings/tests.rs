@@ -77,5 +77,122 @@ fn the_readme_has_every_key_with_its_default() {
     let read: Config = toml::from_str(&text).expect("what the README says is read");
     assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
     // Debug shows each field of the configuration: none is left out.
-    assert_eq!(text.lines().count(), 14, "{text}");
+    assert_eq!(text.lines().count(), 16, "{text}");
+}
+
+/// Each mistake is at its own line, and says what to write.
+#[test]
+fn metrics_are_for_this_host_unless_that_is_said() {
+    let read = |toml: &str| toml::from_str::<Config>(toml).map(|config| config.metrics);
+    let address = |text: &str| Metrics::Address(text.parse().expect("an address"));
+    assert_eq!(read("metrics = \"\""), Ok(Metrics::Off));
+    assert_eq!(
+        read("metrics = \"127.0.0.1:9464\""),
+        Ok(address("127.0.0.1:9464"))
+    );
+    assert_eq!(read("metrics = \"[::1]:9464\""), Ok(address("[::1]:9464")));
+    let socket = PathBuf::from("/run/tank/metrics.sock");
+    assert_eq!(
+        read("metrics = \"/run/tank/metrics.sock\""),
+        Ok(Metrics::Socket(socket))
+    );
+    let beyond = "metrics = { listen = \"10.0.0.5:9464\", beyond_loopback = true }";
+    assert_eq!(read(beyond), Ok(address("10.0.0.5:9464")));
+    for (wrong, why) in [
+        ("\"0.0.0.0:9464\"", "can be reached from elsewhere"),
+        (
+            "{ listen = \"[::]:9464\" }",
+            "can be reached from elsewhere",
+        ),
+        ("\"localhost:9464\"", "neither an address with a port"),
+        ("\"127.0.0.1:0\"", "no port that anybody could know"),
+        ("9464", "an address, the path of a socket"),
+        (
+            "{ listen = \"\", anywhere = true }",
+            "unknown field `anywhere`",
+        ),
+    ] {
+        let toml = format!("mtu = 1500\nmetrics = {wrong}\n");
+        let error = toml::from_str::<Config>(&toml)
+            .expect_err(wrong)
+            .to_string();
+        assert!(error.contains("line 2") && error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn a_hook_says_for_what_it_is_and_what_it_does() {
+    let hook = |rest: &str| {
+        let toml = format!("mtu = 1500\n[[on_event]]\n{rest}\n");
+        let config = toml::from_str::<Config>(&toml).map_err(|error| error.to_string())?;
+        Ok::<_, String>(config.on_event[0].action.clone())
+    };
+    let argv = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    assert_eq!(
+        hook("kinds = [\"failed\"]\ncommand = [\"/bin/page\", \"-x\"]"),
+        Ok(hooks::Action::Command {
+            argv: argv(&["/bin/page", "-x"]),
+            user: "nobody".to_owned(),
+            limit: Millis(30_000),
+        })
+    );
+    let url = "https://chat.example/hook/SECRET";
+    let shown = hook(&format!("kinds = [\"failed\"]\nwebhook = \"{url}\""));
+    assert_eq!(format!("{shown:?}"), "Ok(Webhook(chat.example))");
+    for (wrong, why) in [
+        ("kinds = []\ncommand = [\"/bin/page\"]", "name one at least"),
+        (
+            "kinds = [\"hook\"]\ncommand = [\"/bin/page\"]",
+            "would never end",
+        ),
+        (
+            "kinds = [\"fail\"]\ncommand = [\"/bin/page\"]",
+            "unknown variant `fail`",
+        ),
+        ("kinds = [\"failed\"]", "say `command` or `webhook`"),
+        (
+            "kinds = [\"failed\"]\ncommand = [\"page\"]",
+            "the absolute path",
+        ),
+        ("kinds = [\"failed\"]\ncommand = []", "the absolute path"),
+        (
+            "kinds = [\"failed\"]\ncommand = [\"/bin/page\"]\nlimit = \"1h\"",
+            "600 s at most",
+        ),
+        (
+            "kinds = [\"failed\"]\nwebhook = \"http://chat.example/\"",
+            "to this host only",
+        ),
+        (
+            "kinds = [\"failed\"]\nwebhook = \"file:///etc/passwd\"",
+            "write `https",
+        ),
+        (
+            "kinds = [\"failed\"]\nwebhook = \"https://a/\"\nuser = \"root\"",
+            "are of a command",
+        ),
+    ] {
+        let error = hook(wrong).expect_err(wrong);
+        assert!(error.contains("line ") && error.contains(why), "{error}");
+    }
+    assert!(hook("kinds = [\"failed\"]\nwebhook = \"http://[::1]:8080/\"").is_ok());
+}
+
+/// What is installed says what holds without it, and its example is read.
+#[test]
+fn the_installed_file_has_the_defaults() {
+    let package = std::env::var("CARGO_MANIFEST_DIR").expect("run by cargo");
+    let text = std::fs::read_to_string(format!("{package}/../../packaging/tank.toml"));
+    let text = text.expect("the file");
+    let commented = |begin: &str| -> String {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(begin));
+        let lines = lines.filter(|line| !line.starts_with(' '));
+        lines.map(|line| format!("{line}\n")).collect()
+    };
+    let defaults = commented("#");
+    assert!(defaults.lines().count() >= 6, "{defaults}");
+    let read: Config = toml::from_str(&defaults).expect("it is read");
+    assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
+    let example: Config = toml::from_str(&commented("#    ")).expect("it is read");
+    assert_eq!(example.on_event.len(), 1);
 }

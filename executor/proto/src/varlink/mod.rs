@@ -8,6 +8,7 @@ mod bundles;
 mod error;
 mod images;
 mod replies;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -27,6 +28,7 @@ pub use replies::{
     PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
     WhyReply,
 };
+pub use stats::{ContainerUsage, EventsCall, PodUsage, StatsReply, Traffic, Usage};
 pub use upkeep::{
     BroughtBack, CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply,
     DiffRollbackReply, Leftover, PinGenerationReply, StoreReport,
@@ -152,9 +154,14 @@ pub enum Method {
     Logs(LogsCall),
     /// What happened.
     #[serde(rename = "io.tank.Executor.Events")]
-    Events {
-        /// Go on for as long as the caller listens.
-        follow: Option<bool>,
+    Events(EventsCall),
+    /// What pods use.
+    #[serde(rename = "io.tank.Executor.Stats")]
+    Stats {
+        /// Their names; none for all.
+        pods: Option<Vec<String>>,
+        /// Those of this stack.
+        stack: Option<String>,
     },
     /// Where a value comes from.
     #[serde(rename = "io.tank.Executor.Why")]
@@ -293,7 +300,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 38] = [
+pub const METHODS: [&str; 39] = [
     "Status",
     "Diff",
     "Switch",
@@ -313,6 +320,7 @@ pub const METHODS: [&str; 38] = [
     "Attach",
     "Logs",
     "Events",
+    "Stats",
     "Why",
     "Resolve",
     "Login",

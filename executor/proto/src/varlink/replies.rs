@@ -217,10 +217,19 @@ pub struct Pod {
 pub struct Event {
     /// In milliseconds since the epoch.
     pub time: u64,
-    /// What kind of thing it was: an open set of words.
+    /// What kind of thing it was: a word of those that the interface names. There may be more in time.
     pub kind: String,
     /// The pod it happened to.
     pub pod: Option<String>,
+    /// The container of that pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The generation that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The user who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
     /// What happened, for people.
     pub message: String,
     /// How often, where it was more than once with nothing else of the pod between; `time` is that of the

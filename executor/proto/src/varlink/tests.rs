@@ -50,6 +50,7 @@ fn every_method_takes_what_the_file_says() {
         ("Switch", outputs::<SwitchCall>()),
         ("Exec", outputs::<ExecCall>()),
         ("Logs", outputs::<LogsCall>()),
+        ("Events", outputs::<EventsCall>()),
     ] {
         assert_eq!(inputs, described[name], "{name}");
     }
@@ -147,6 +148,7 @@ fn every_method_answers_what_the_file_says() {
         ("Attach", outputs::<AttachReply>()),
         ("Logs", outputs::<LogsReply>()),
         ("Events", outputs::<EventsReply>()),
+        ("Stats", outputs::<StatsReply>()),
         ("Why", outputs::<WhyReply>()),
         ("Resolve", outputs::<ResolveReply>()),
         ("Login", outputs::<LoginReply>()),
@@ -197,6 +199,10 @@ fn every_type_is_what_the_file_says() {
         Network::CUSTOM_TYPE,
         Problem::CUSTOM_TYPE,
         Event::CUSTOM_TYPE,
+        Usage::CUSTOM_TYPE,
+        Traffic::CUSTOM_TYPE,
+        ContainerUsage::CUSTOM_TYPE,
+        PodUsage::CUSTOM_TYPE,
         Overridden::CUSTOM_TYPE,
         StackSource::CUSTOM_TYPE,
         Resolved::CUSTOM_TYPE,

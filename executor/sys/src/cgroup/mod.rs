@@ -6,8 +6,10 @@
 //! (`cgroup.kill` ends a whole pod), and limits go to the version 1 controllers.
 
 mod layout;
+mod usage;
 
 pub use layout::{Layout, detect};
+pub use usage::Usage;
 
 use crate::{Context, Result, read_small};
 use std::{
@@ -188,10 +190,14 @@ impl Cgroups {
         let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
         for name in CONTROLLERS
             .iter()
+            .chain([&usage::IO])
             .filter(|name| has(&available, name) && !has(&passed_on, name))
         {
-            fs::write(&file, format!("+{name}"))
-                .doing(|| format!("pass {name} on in {}", parent.display()))?;
+            match fs::write(&file, format!("+{name}")) {
+                // It is for counting alone.
+                Err(_) if *name == usage::IO => {}
+                passed => passed.doing(|| format!("pass {name} on in {}", parent.display()))?,
+            }
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::{
         sources::writable,
         volumes::{Shared, Sharing},
     },
-    events::now,
+    events::{Kind, now},
     faults,
     generations::{Error, Generations, error::Context},
     pods::command::Command,
@@ -116,14 +116,15 @@ impl Generations {
         let ended = name.clone();
         let end = move || {
             let message = format!("what hung of the backup of {ended} has ended");
-            this.events.add("backup", Some(this_pod(&ended)), message);
+            this.events
+                .add(Kind::Backup, Some(this_pod(&ended)), message);
             this.backups.wake();
         };
         let hangs = writer.end(end).await;
         if hangs {
             let why = why.unwrap_or_else(|| "it does not end".to_owned());
             let message = format!("the backup of {name} hangs and can't be ended: {why}");
-            self.events.add("backup_hangs", Some(&pod), message);
+            self.events.add(Kind::BackupHangs, Some(&pod), message);
         }
         hangs
     }
