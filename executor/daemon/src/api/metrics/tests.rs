@@ -74,6 +74,7 @@ fn sample() -> Sample {
             newest: Some(1_800_000_000_500),
             count: 1,
             running: false,
+            hangs: None,
             failed: Some(("no space".to_owned(), 2, 0)),
             next: None,
         }],
