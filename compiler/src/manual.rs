@@ -3,6 +3,7 @@
 
 mod fields;
 mod reference;
+mod within;
 
 pub use fields::fields;
 pub use reference::reference;
@@ -57,11 +58,6 @@ enum Found<'a> {
     Contract(&'a str, &'a Contract),
 }
 
-/// The page of a code, as `tank doc CODE` has it.
-fn code_page(code: &str) -> Result<String, Unknown> {
-    error_page(code).map(|page| format!("{code}\n\n{page}\n"))
-}
-
 /// What a pod has and its containers have not, asked for in a container's place.
 fn of_pod<'a>(schema: &Schema, parts: &[&'a str]) -> Option<&'a str> {
     let (field, before) = parts.split_last()?;
@@ -82,7 +78,7 @@ fn of_pod<'a>(schema: &Schema, parts: &[&'a str]) -> Option<&'a str> {
 /// When the path leads nowhere.
 pub fn field_page(path: &str) -> Result<String, Unknown> {
     if path.contains("::") {
-        return code_page(path);
+        return error_page(path).map(|page| format!("{path}\n\n{page}\n"));
     }
     let schema = nickel::schema();
     let parts: Vec<&str> = path.split('.').filter(|part| !part.is_empty()).collect();
@@ -92,6 +88,9 @@ pub fn field_page(path: &str) -> Result<String, Unknown> {
         let heading = format!("pods.NAME.{field}");
         page(&mut out, schema, &heading, &find(schema, &of_pod)?);
         return Ok(out);
+    }
+    if let Some(pages) = within::pages(schema, &parts) {
+        return Ok(pages);
     }
     let found = find(schema, &parts)?;
     let both = match (&found, parts.first()) {

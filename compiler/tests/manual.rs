@@ -246,13 +246,14 @@ fn networks_belong_to_their_stack() {
 
 /// Codes that no configuration gives: they are the machine's, or another client's, or of what is
 /// not in this version.
-const WITHOUT_EXAMPLE: [&str; 15] = [
+const WITHOUT_EXAMPLE: [&str; 16] = [
     "tank::volume::many_shared",
     "tank::host::port",
     "tank::host::network",
     "tank::host::nic",
     "tank::host::image",
     "tank::host::volume",
+    "tank::host::backup",
     "tank::update::shared_address",
     "tank::read",
     "tank::internal",

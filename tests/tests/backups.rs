@@ -10,6 +10,8 @@ mod folder;
 mod hanging;
 #[path = "backups/hooks.rs"]
 mod hooks;
+#[path = "backups/restored.rs"]
+mod restored;
 
 use serde_json::Value;
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
@@ -274,8 +276,14 @@ fn it_is_made_by_itself_and_again_when_the_newest_is_too_old() {
 
 #[test]
 fn one_that_fails_by_itself_is_shown_and_tried_again_once_it_is_declared_otherwise() {
-    let host = Host::new();
+    let mut host = Host::new();
+    make_folder(&host);
+    declare(&host, &pod(&host, "every = \"1d\""));
+    // What is lost once it is declared is found by a backup. One that was missed is soon due.
+    fs::remove_dir(folder(&host)).expect("goes");
     host.switch(&pod(&host, "every = \"1m\""));
+    host.kill_daemon();
+    host.start_daemon();
     eventually("it fails: there is no folder", || {
         shown(&host)["failures"] == 1
     });

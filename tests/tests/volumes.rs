@@ -1,5 +1,10 @@
 //! Volumes that Tank keeps: what they begin with, whose they are, and that what is in them stays.
 
+#[path = "volumes/attributes.rs"]
+mod attributes;
+#[path = "volumes/replaced.rs"]
+mod replaced;
+
 use std::fs;
 use tank_tests::{Host, RUN, eventually, images::image};
 
@@ -566,13 +571,22 @@ fn an_archive_is_taken_as_a_whole_or_not_at_all() {
     };
     let count =
         || fs::read_to_string(&counter).map_or(0, |text| text.parse::<u64>().expect("a number"));
+    import(&host, &good).ok();
+    let whole = digest(&data);
+    let change = || {
+        fs::write(data.join("mine"), "x").expect("written");
+        digest(&data)
+    };
+    // With something that was replaced before, whose place is taken as well.
+    change();
+    import(&host, &good).ok();
+    change();
     let begin = count();
     import(&host, &good).ok();
     let most = count() - begin;
-    assert!(most >= 2, "{most}");
-    let whole = digest(&data);
-    fs::write(data.join("mine"), "x").expect("written");
-    let mine = digest(&data);
+    assert!(most >= 4, "{most}");
+    let mine = change();
+    let kept = on_disk(&host, ".data.replaced");
     for (bytes, says) in [
         (&good[..good.len() / 2], ""),
         // Members without the end that says that there are no more.
@@ -588,22 +602,23 @@ fn an_archive_is_taken_as_a_whole_or_not_at_all() {
     for at in 1..=most {
         host.kill_daemon();
         host.start_daemon_with(&[("TANKD_DIE_AT", &at.to_string())]);
+        let (mine, replaced) = (digest(&data), digest(&kept));
         import(&host, &good);
         eventually("it has ended", || host.daemon_has_ended());
         host.reap_daemon();
+        host.start_daemon();
         let now = digest(&data);
         assert!(now == mine || now == whole, "at {at}: {now}");
-        host.start_daemon();
+        // What was there is kept if it is another one now, and what was kept before if not.
+        let expected = if now == mine { &replaced } else { &mine };
+        assert_eq!(&digest(&kept), expected, "at {at}");
         eventually("nothing is left beside it", || {
             let left = fs::read_dir(data.parent().expect("a folder")).expect("a folder");
-            left.filter(|entry| entry.as_ref().expect("an entry").file_name() != "data")
-                .all(|entry| entry.expect("an entry").file_name() == ".data.filled")
+            let known = ["data", ".data.filled", ".data.replaced"];
+            left.map(|entry| entry.expect("an entry").file_name())
+                .all(|name| known.iter().any(|known| name == *known))
         });
-        assert_eq!(digest(&data), now, "at {at}");
-        if now == whole {
-            fs::write(data.join("mine"), "x").expect("written");
-        }
-        assert!(digest(&data).contains("mine"));
+        change();
     }
     host.finish();
 }

@@ -349,6 +349,9 @@ pub enum Volumes {
         /// All that no generation declares.
         #[arg(long, conflicts_with = "volumes")]
         orphans: bool,
+        /// Only what these were before the last `import --replace` or `restore`.
+        #[arg(long, conflicts_with = "orphans")]
+        replaced: bool,
         /// Say what would be removed.
         #[arg(long)]
         dry_run: bool,
@@ -367,7 +370,7 @@ pub enum Volumes {
         volume: String,
         /// Read from this file; standard input unless given.
         file: Option<PathBuf>,
-        /// Remove what is in the volume now.
+        /// Put it in the place of what is in the volume now, which is kept beside it.
         #[arg(long)]
         replace: bool,
     },

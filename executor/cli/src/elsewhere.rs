@@ -113,7 +113,7 @@ fn volume(word: &str) -> Option<&'static str> {
             "a volume is in its pod's configuration: `tank doc volumes`; `tank volume import` makes one of an archive",
         ),
         "backup" | "save" | "cp" => Some("`tank volume export POD/VOLUME -o FILE`"),
-        "restore" | "load" => Some("`tank volume import POD/VOLUME FILE`"),
+        "load" => Some("`tank volume import POD/VOLUME FILE`"),
         _ => None,
     }
 }

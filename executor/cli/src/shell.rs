@@ -44,7 +44,7 @@ enum Named {
 }
 
 /// The arguments that name something, each by its command.
-const ARGUMENTS: [(&[&str], &str, Named); 31] = [
+const ARGUMENTS: [(&[&str], &str, Named); 32] = [
     (&["get"], "pod", Named::Pod),
     (&["stats"], "pods", Named::Pod),
     (&["events"], "pods", Named::Pod),
@@ -73,6 +73,7 @@ const ARGUMENTS: [(&[&str], &str, Named); 31] = [
     (&["volume", "import"], "volume", Named::Volume),
     (&["volume", "backup"], "volume", Named::Volume),
     (&["volume", "backups"], "volume", Named::Volume),
+    (&["volume", "restore"], "volume", Named::Volume),
     (&["image", "save"], "images", Named::Image),
     (&["image", "inspect"], "image", Named::Image),
     (&["image", "remove"], "images", Named::Image),

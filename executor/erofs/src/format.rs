@@ -34,9 +34,16 @@ pub const FLAT_INLINE: u16 = 2;
 /// The length of an entry of a directory without its name.
 pub const DIRENT: usize = 12;
 
-/// The length of what stands before the attributes of an inode, and of each before its name.
+/// The length of what stands before the attributes of an inode.
 pub const XATTR_HEADER: usize = 12;
+
+/// The length of what stands before the name of an attribute; all of it is filled up to a multiple of that.
 pub const XATTR_ENTRY: usize = 4;
+
+/// The most bytes of the attributes of the root, whose inode lies in the first block: each has [`XATTR_ENTRY`] bytes beside its value
+/// and its name without the prefix, and is filled up to a multiple of that.
+pub const MAX_ROOT_XATTRS: usize =
+    BLOCK as usize - (ROOT * SLOT) as usize - INODE_LENGTH - XATTR_HEADER;
 
 /// The prefixes of attributes' names that are written as a number.
 pub const XATTR_PREFIXES: [(u8, &[u8]); 3] = [(1, b"user."), (4, b"trusted."), (6, b"security.")];

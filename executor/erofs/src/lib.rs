@@ -31,7 +31,7 @@ mod tree;
 mod writer;
 
 pub use content::Content;
-pub use format::{BLOCK, Kind, MAX_NAME, Time};
+pub use format::{BLOCK, Kind, MAX_NAME, MAX_ROOT_XATTRS, Time, XATTR_ENTRY};
 pub use reader::{Image, Inode};
 pub use tree::{DirId, Entry, Tree};
 pub use writer::{Attributes, Nid, Output, Writer};

@@ -4,7 +4,7 @@
 use crate::{
     Error, Images, Pace,
     config::mount_layers,
-    copy,
+    copy::{self, Untaken},
     error::Attempt,
     store::{Temporary, look_after},
 };
@@ -56,7 +56,7 @@ impl Images {
             Err(error) if is_no_directory(&error) => return Ok(None),
             Err(error) => return Err(error).attempt(what),
         };
-        quota::within_limits(|| copy::tree(from.as_fd(), into, budget))
+        quota::within_limits(|| copy::tree(from.as_fd(), into, budget, Untaken::LeftOut))
             .map(Some)
             .attempt(what)
     }
@@ -191,6 +191,7 @@ fn copy_image(image: &Temporary, into: &OwnedFd, budget: &Budget) -> Result<u64,
     let image = mount::erofs(&image.0).map_err(Error::Mount)?;
     let restricted = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
     mount::restrict(image.as_fd(), restricted, false).map_err(Error::Mount)?;
-    let copied = quota::within_limits(|| copy::tree(image.as_fd(), into.as_fd(), budget));
+    let copy = || copy::tree(image.as_fd(), into.as_fd(), budget, Untaken::Fails);
+    let copied = quota::within_limits(copy);
     copied.attempt(|| "copy what an archive has".to_owned())
 }

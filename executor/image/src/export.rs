@@ -8,8 +8,10 @@
 //! are those of a container, and somebody may unpack it as the host's root.
 
 use crate::{
-    copy::{MAX_LINK_BYTES, NO_LINK, known_ids, open_dir},
+    attributes,
+    copy::known_ids,
     error::Attempt,
+    pairs::{MAX_LINK_BYTES, NO_LINK, open_dir},
 };
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, SeekFrom, Stat},
@@ -45,6 +47,9 @@ const MAX_PIECES: usize = 10_000;
 
 /// The most bytes of a file with holes that are none: what the field of the size holds.
 const MAX_SPARSE: u64 = 4 << 30;
+
+/// What the directory itself is called.
+const TOP: &[u8] = b"./";
 
 const BLOCK: u64 = 512;
 const PIECE: usize = 128 << 10;
@@ -118,7 +123,7 @@ impl Level {
 impl Export<'_> {
     fn tree(&mut self, from: BorrowedFd<'_>) -> io::Result<()> {
         let top = open_dir(from, c".")?;
-        self.directory(&top, b"./")?;
+        self.directory(&top, TOP)?;
         let mut levels = vec![Level::new(top, Vec::new())?];
         loop {
             let depth = levels.len();
@@ -239,7 +244,7 @@ impl Export<'_> {
     fn directory(&mut self, dir: &OwnedFd, path: &[u8]) -> io::Result<()> {
         let stat = rustix::fs::fstat(dir)?;
         let mut entry = head(EntryType::Directory, path, &stat, 0o3777, known_ids(&stat))?;
-        named(path, attributes(dir, &mut entry))?;
+        named(path, attributes::describe(dir, path == TOP, &mut entry))?;
         self.write(&mut entry)
     }
 
@@ -264,7 +269,7 @@ impl Export<'_> {
             return named(&path, Err(io::Error::other(why)));
         }
         let mut entry = head(EntryType::Regular, &path, stat, 0o1777, known_ids(stat))?;
-        named(&path, attributes(file, &mut entry))?;
+        named(&path, attributes::describe(file, false, &mut entry))?;
         let is_sparse = (stat.st_blocks as u64).saturating_mul(BLOCK) < size;
         let pieces = match is_sparse {
             true => named(&path, pieces(file, size))?,
@@ -386,16 +391,6 @@ pub(crate) fn head(
         entry.add_pax("mtime", time);
     }
     Ok(entry)
-}
-
-fn attributes(file: &OwnedFd, entry: &mut EntryBuilder) -> io::Result<()> {
-    for (name, value) in crate::copy::attributes_of(file)? {
-        // A record ends its name with a `=`.
-        if let Some(name) = name.to_str().ok().filter(|name| !name.contains('=')) {
-            entry.add_pax(&format!("SCHILY.xattr.{name}"), value);
-        }
-    }
-    Ok(())
 }
 
 /// Whether something else has the name by now that was looked at.

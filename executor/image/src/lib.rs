@@ -40,6 +40,8 @@
 //! | `turns` | what several want is fetched once |
 //! | `config` | [`ImageConfig`]: how an image says it is run, with its users |
 //! | `contents`, `copy` | what an image has at a path, as files of the host |
+//! | `clone` | a volume's tree whose files share their bytes with it; `pairs`: two trees that are gone down together |
+//! | `attributes` | extended attributes of files |
 //! | `save` | [`Save`]: images as others load them |
 //! | `packed` | [`Packer`], [`Unpacker`]: archives of Tank's own |
 //! | `export` | a tree that somebody writes to, as an archive |
@@ -52,6 +54,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod attributes;
 mod clone;
 mod config;
 mod contents;
@@ -73,6 +76,7 @@ mod local;
 mod mounts;
 mod pace;
 mod packed;
+mod pairs;
 mod platform;
 mod progress;
 mod registries;

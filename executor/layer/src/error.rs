@@ -129,6 +129,12 @@ pub enum EntryError {
     /// It is a hard link to a directory or a socket.
     #[error("`{}` is nothing to link to", .0.display())]
     NotLinkable(PathBuf),
+    /// It has an attribute that no file can have, or none with this name.
+    #[error("it has an attribute whose name is none of at most 255 bytes without a NUL: `{0}`")]
+    AttributeName(String),
+    /// It has an attribute, with this name, of more bytes than the image of a layer can hold.
+    #[error("its attribute `{}` has {} bytes, and {} are the most", .0, .1, crate::names::MAX_VALUE)]
+    AttributeValue(String, usize),
     /// What the image may take of this host is taken.
     #[error(transparent)]
     Budget(#[from] Refusal),

@@ -10,9 +10,10 @@ use crate::{
     below::{Below, OPAQUE},
     budget::Budget,
     error::MAX_DEPTH,
+    names::{refuse_unusable, unescape},
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     ffi::OsStr,
     fs::File,
     io::{self, Read},
@@ -216,7 +217,7 @@ impl<'b, O: Output> Layer<'b, O> {
             self.budget.space()?;
         }
         self.entries += 1;
-        let attributes = attributes(member);
+        let attributes = attributes(member, self.hides)?;
         if path.as_os_str().is_empty() {
             self.set_dir(DirId::ROOT, attributes);
             return Ok(());
@@ -416,11 +417,21 @@ pub(crate) fn parts(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
 }
 
 /// Owner, mode and time of an entry, and the attributes users may set. Those of the kernel
-/// (`trusted.`, `security.`) are not an image's to choose.
-fn attributes(member: &Member) -> Attributes {
-    let users = member.xattrs.iter();
-    let users = users.filter(|(name, _)| name.len() > 5 && name.starts_with(b"user."));
-    Attributes {
+/// (`trusted.`, `security.`) are not an image's to choose. Names are as they stand in a layer, as Docker writes and reads them;
+/// in what is none they are escaped.
+fn attributes(member: &Member, is_layer: bool) -> Result<Attributes, EntryError> {
+    let mut xattrs = BTreeMap::new();
+    for (name, value) in &member.xattrs {
+        let name = match is_layer {
+            true => name.clone(),
+            false => unescape(name),
+        };
+        if name.len() > 5 && name.starts_with(b"user.") {
+            refuse_unusable(&name, value)?;
+            xattrs.insert(name, value.clone());
+        }
+    }
+    Ok(Attributes {
         // Masked where the archive is read.
         mode: (member.mode & 0o7777) as u16,
         uid: member.owner.0,
@@ -429,6 +440,6 @@ fn attributes(member: &Member) -> Attributes {
             seconds: member.time.tv_sec,
             nanoseconds: u32::try_from(member.time.tv_nsec).unwrap_or(0),
         },
-        xattrs: users.cloned().collect(),
-    }
+        xattrs,
+    })
 }

@@ -40,6 +40,7 @@ mod error;
 pub mod fuzzing;
 mod layer;
 mod links;
+pub mod names;
 pub mod rebuild;
 pub mod recipe;
 pub mod sums;

@@ -133,6 +133,9 @@ pub enum Step {
         volume: Name,
         from: u64,
         generation: u64,
+        /// The generation that left what is kept with `from`, where that is another one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<u64>,
     },
     /// Holds a volume that is there to its size, or lets it have what the disk has. What is in it by then counts.
     LimitVolume { volume: VolumeId, quota: Quota },
@@ -374,9 +377,11 @@ impl fmt::Display for Step {
                 volume,
                 from,
                 generation,
+                origin,
             } => write!(
                 f,
-                "bring {pod}/{volume} back as generation {from} left it; what it has is kept with generation {generation}"
+                "bring {pod}/{volume} back as generation {} left it; what it has is kept with generation {generation}",
+                origin.unwrap_or(*from)
             ),
             Self::LimitVolume { volume, quota } => match quota.bytes {
                 0 => write!(f, "let volume {volume} have what the disk has"),

@@ -102,6 +102,8 @@ pub enum Why {
     FilesDiffer,
     /// An image is about to write to a volume that does not write to it now.
     NewImage,
+    /// A container is about to write to what was put in a volume by hand.
+    Imported,
     /// A rollback was asked to bring data back.
     DataWanted,
     /// The kernel holds a volume to another size than the declared one, or to none.
@@ -386,6 +388,7 @@ impl fmt::Display for Why {
             Self::LimitsDiffer => "the kernel has others",
             Self::FilesDiffer => "they do not say what they should",
             Self::NewImage => "another image is about to write to it",
+            Self::Imported => "it was imported, and nothing has written to it since",
             Self::DataWanted => "the rollback is with data",
             Self::SizeDiffers => "the kernel has another limit",
             Self::VolumeAtRest { volume } => {

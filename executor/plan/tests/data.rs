@@ -232,3 +232,54 @@ fn what_is_brought_back_has_nothing_of_it_mounted_and_comes_once() {
     apply(&plan, &mut host);
     assert!(next(&first, &first, &host).0.is_empty());
 }
+
+/// A snapshot that was handed on is of what another generation left than the one that it is kept with.
+#[test]
+fn what_was_handed_on_is_called_by_the_generation_that_left_it() {
+    let first = pods("one", "side", "{}");
+    let mut host = host(&first);
+    host.data.left = Some(7);
+    let wanted = VolumeData {
+        wanted: Some(3),
+        origin: Some(5),
+        images: Some(BTreeSet::from([Digest::of(b"one")])),
+        ..VolumeData::default()
+    };
+    let volumes = host.data.volumes.entry(name("db")).or_default();
+    volumes.insert(name("data"), wanted);
+    let (plan, _) = next(&first, &first, &host);
+    let step = plan.steps.iter().find_map(|planned| match planned.step {
+        Step::RestoreVolume { from, .. } => Some((from, planned.step.to_string())),
+        _ => None,
+    });
+    let text = "bring db/data back as generation 5 left it; what it has is kept with generation 7";
+    assert_eq!(step, Some((3, text.to_owned())));
+}
+
+#[test]
+fn what_was_imported_is_said_to_be_that() {
+    let (first, second) = (pods("one", "side", "{}"), pods("two", "side", "{}"));
+    let mut host = host(&first);
+    let reason = |host: &Observed| {
+        let (plan, _) = next(&second, &first, host);
+        let mut steps = plan.steps.iter();
+        let snapshot = steps.find(|planned| matches!(planned.step, Step::SnapshotVolume { .. }));
+        snapshot.map(|planned| planned.why.to_string())
+    };
+    let another = "another image is about to write to it";
+    assert_eq!(reason(&host).as_deref(), Some(another));
+    let volumes = host.data.volumes.entry(name("db")).or_default();
+    let imported = VolumeData {
+        images: Some(BTreeSet::new()),
+        imported: true,
+        ..VolumeData::default()
+    };
+    volumes.insert(name("data"), imported);
+    let imported = "it was imported, and nothing has written to it since";
+    assert_eq!(reason(&host).as_deref(), Some(imported));
+    // Whoever starts with it has written to it.
+    let (plan, _) = next(&second, &first, &host);
+    apply(&plan, &mut host);
+    let data = host.data.of(&name("db"), &name("data"));
+    assert!(data.is_some_and(|data| !data.imported));
+}

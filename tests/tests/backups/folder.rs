@@ -97,6 +97,27 @@ fn a_folder_that_is_not_root_s_alone_is_refused() {
     std::os::unix::fs::chown(host.dir.join("others"), Some(1000), None).expect("an owner");
     std::os::unix::fs::symlink(&to, host.dir.join("others/link")).expect("a link");
     fs::create_dir(host.dir.join("state/mine")).expect("a folder");
+    // It is said at its line, by a diff as well, and nothing is disturbed.
+    let generations = host.tank(&["--json", "generations", "list"]).json();
+    let unusable = |config: &str| {
+        host.write("pods.ncl", config);
+        let said = ["diff", "switch"].map(|command| {
+            let ended = host.tank(&[command, "pods.ncl"]);
+            assert_eq!(ended.status, 1, "{ended:?}");
+            tank_tests::words(&ended.stderr)
+        });
+        for part in [
+            "tank::host::backup",
+            "to = \"",
+            "the backups of db/data can't go there",
+        ] {
+            assert!(
+                said[0].contains(part) && said[1].contains(part),
+                "{part}: {said:?}"
+            );
+        }
+        said[1].clone()
+    };
     for (name, why) in [
         ("missing", "there is no directory"),
         ("file", ""),
@@ -107,8 +128,7 @@ fn a_folder_that_is_not_root_s_alone_is_refused() {
             "it is inside of Tank's own state folder",
         ),
     ] {
-        host.switch(&named(name));
-        let said = refused(&host);
+        let said = unusable(&named(name));
         assert!(said.contains(why), "{name}: {said}");
     }
     fs::create_dir_all(host.dir.join("srv/sub")).expect("a folder");
@@ -116,9 +136,13 @@ fn a_folder_that_is_not_root_s_alone_is_refused() {
     let other = format!(
         "pods.db = {{ volumes.srv.host = \"{srv}\", containers.app.mounts.srv = {{ volume = \"srv\", path = \"/srv\" }} }}"
     );
-    host.switch(&format!("({}) & {{ {other} }}", named("srv/sub")));
-    let said = refused(&host);
+    let said = unusable(&format!("({}) & {{ {other} }}", named("srv/sub")));
     assert!(said.contains("which a container can write"), "{said}");
+    assert_eq!(
+        host.tank(&["--json", "generations", "list"]).json(),
+        generations
+    );
+    back_up_later(&host);
     host.finish();
 }
 
@@ -133,8 +157,20 @@ fn a_full_disk_fails_and_keeps_what_was_there() {
             folder(&host).display()
         ),
     );
+    let fixed = host.dir.join("fixed").display().to_string();
+    sh(
+        &host,
+        &format!("mkdir {fixed}; mount -t tmpfs -o ro,mode=755 fixed {fixed}"),
+    );
     let mut host = host;
     host.start_daemon();
+    // One in which nobody can make anything is none from the begin.
+    let config = pod(&host, "every = \"1d\"");
+    let to = folder(&host).display().to_string();
+    host.write("fixed.ncl", &config.replace(&to, &fixed));
+    let ended = host.tank(&["diff", "fixed.ncl"]);
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(ended.stderr.contains("read-only"), "{}", ended.stderr);
     let inside = |host: &Host| sh(host, &format!("ls -A {}", folder(host).display()));
     declare(&host, &pod(&host, "every = \"1d\", keep = 1"));
     host.exec("db", "head -c 1000000 /dev/urandom > /d/little");
@@ -147,7 +183,10 @@ fn a_full_disk_fails_and_keeps_what_was_there() {
     let why = tank_tests::words(&ended.stderr);
     assert!(why.contains("stay free"), "{why}");
     assert_eq!(inside(&host), kept);
-    sh(&host, &format!("umount {}", folder(&host).display()));
+    sh(
+        &host,
+        &format!("umount {} {fixed}", folder(&host).display()),
+    );
     host.finish();
 }
 

@@ -41,7 +41,7 @@ pub struct Problem {
     pub related: Option<(Vec<String>, &'static str)>,
 }
 
-/// A program of the host has a port that is to be published. This and the next four are codes of what only
+/// A program of the host has a port that is to be published. This and the next five are codes of what only
 /// whoever knows the host finds.
 pub const HOST_PORT: &str = "tank::host::port";
 /// A network can't be made on this host.
@@ -52,6 +52,8 @@ pub const HOST_NIC: &str = "tank::host::nic";
 pub const HOST_IMAGE: &str = "tank::host::image";
 /// The size of a volume can't be limited on the file system that it is on.
 pub const HOST_VOLUME: &str = "tank::host::volume";
+/// The folder that backups of a volume go to can't be used.
+pub const HOST_BACKUP: &str = "tank::host::backup";
 
 /// Every problem of what one source declares. A field of a feature that this version lacks has that
 /// one problem and no other. Pods of other stacks are not known here: that they are there is not

@@ -1,6 +1,8 @@
 //! What fields are called elsewhere, and how ports are written there: in Compose, and in Kubernetes. Whoever comes from there writes them
 //! first, and reads what they are here.
 
+mod backup;
+
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};
 use tank_model::spec::Ports;
@@ -252,9 +254,8 @@ const PUBLISH: &str = "write `publish.NAME = { port = 8080, to = 80 }` in the po
 
 /// What to write in the place of a field that the contract does not have.
 pub(super) fn here(contract: &str, field: &str) -> Option<&'static str> {
-    let known = WORDS
-        .iter()
-        .find(|(of, word, _)| *of == contract && *word == field);
+    let mut words = WORDS.iter().chain(&backup::WORDS);
+    let known = words.find(|(of, word, _)| *of == contract && *word == field);
     known.map(|(.., help)| *help)
 }
 

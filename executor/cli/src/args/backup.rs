@@ -9,9 +9,23 @@ pub enum Backups {
         /// The volume, as `POD/VOLUME`.
         volume: String,
     },
-    /// The backups that are declared: where they are, how old the newest is, and how the last one went.
-    Backups {
-        /// Only those of this volume.
+    /// The backups that are declared: where they are, how old the newest is, and how the last one went. Of one volume also its
+    /// archives, the newest first.
+    #[command(name = "backups")]
+    List {
+        /// Only those of this volume, as `POD/VOLUME`.
         volume: Option<String>,
+    },
+    /// Make a volume of one of its backups. No container may have it mounted; what is in it now is kept beside it.
+    Restore {
+        /// The volume, as `POD/VOLUME`.
+        volume: String,
+        /// The backup's number (1 is the newest), its time or its path, as `tank volume backups VOLUME` lists them; the newest unless
+        /// given.
+        #[arg(conflicts_with = "replaced")]
+        backup: Option<String>,
+        /// No backup: what the volume was before the last `import --replace` or `restore`. What it is now is kept in its place.
+        #[arg(long)]
+        replaced: bool,
     },
 }

@@ -1,15 +1,37 @@
 //! `volume backup` and `volume backups`.
 
+use super::volume;
 use crate::{args::Backups, client::Client, error::Error, output};
+use serde::Serialize;
 use tank_model::units::Millis;
-use tank_proto::varlink::{BackUpVolumeReply, Backup, BackupsReply, Method};
+use tank_proto::varlink::{
+    Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, Method,
+    RestoreVolumeCall,
+};
 
 const HEADING: [&str; 6] = ["VOLUME", "TO", "KEPT", "NEWEST", "NEXT", "LAST"];
+
+const ARCHIVES: [&str; 4] = ["NUMBER", "BEGUN", "SIZE", "PATH"];
 
 pub async fn backups(client: &mut Client, command: Backups, json: bool) -> Result<u8, Error> {
     match command {
         Backups::Backup { volume } => back_up(client, volume, json).await,
-        Backups::Backups { volume } => list(client, volume, json).await,
+        Backups::List { volume: None } => list(client, json).await,
+        Backups::List {
+            volume: Some(volume),
+        } => of_volume(client, volume, json).await,
+        Backups::Restore {
+            volume,
+            backup,
+            replaced,
+        } => {
+            let call = RestoreVolumeCall {
+                volume,
+                backup,
+                replaced: replaced.then_some(true),
+            };
+            volume::restore(client, call, json).await
+        }
     }
 }
 
@@ -29,28 +51,82 @@ async fn back_up(client: &mut Client, volume: String, json: bool) -> Result<u8, 
     }
 }
 
-async fn list(client: &mut Client, volume: Option<String>, json: bool) -> Result<u8, Error> {
-    let mut reply: BackupsReply = client.call(Method::Backups {}).await?;
-    if let Some(name) = &volume {
-        reply
-            .backups
-            .retain(|one| one.volume == *name || one.of == *name);
-        if reply.backups.is_empty() {
-            let why = "the current generation declares none";
-            return Err(Error::failed(format!("show backups of `{name}`"), why));
+async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
+    let reply: BackupsReply = client.call(Method::Backups {}).await?;
+    match (json, reply.backups.as_slice()) {
+        (true, _) => output::json(&reply)?,
+        (false, []) => output::line("no backups are declared")?,
+        (false, backups) => table(backups)?,
+    }
+    Ok(0)
+}
+
+fn table(backups: &[Backup]) -> Result<(), Error> {
+    let rows: Vec<Vec<String>> = backups.iter().map(row).collect();
+    output::table_of_sentences(&HEADING, &rows)
+}
+
+/// What is printed of one volume with `--json`.
+#[derive(Serialize)]
+struct OfVolume {
+    /// As the current generation declares them: none, if that does not.
+    backups: Vec<Backup>,
+    /// The newest first. None: the folder can't be read.
+    archives: Option<Vec<Archive>>,
+    /// Why it can't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<String>,
+}
+
+async fn of_volume(client: &mut Client, volume: String, json: bool) -> Result<u8, Error> {
+    let reply: BackupsReply = client.call(Method::Backups {}).await?;
+    let mut backups = reply.backups;
+    backups.retain(|one| one.volume == volume || one.of == volume);
+    let found: Result<BackupArchivesReply, Error> =
+        client.call(Method::BackupArchives { volume }).await;
+    let (archives, error) = match found {
+        Ok(found) => (Some(found.archives), None),
+        // Without a backup that is declared there is nothing else to be said.
+        Err(error) if backups.is_empty() => return Err(error),
+        Err(error) => (None, Some(error)),
+    };
+    if json {
+        let unreadable = error.as_ref().map(ToString::to_string);
+        output::json(&OfVolume {
+            backups,
+            archives,
+            unreadable,
+        })?;
+        return Ok(0);
+    }
+    if !backups.is_empty() {
+        table(&backups)?;
+        output::line("")?;
+    }
+    if let Some(error) = error {
+        return Err(error);
+    }
+    match archives.unwrap_or_default().as_slice() {
+        [] => output::line("no archives")?,
+        archives => {
+            let rows: Vec<Vec<String>> = archives.iter().map(archive_row).collect();
+            output::table(&ARCHIVES, &rows)?;
         }
     }
-    if json {
-        output::json(&reply)?;
-        return Ok(0);
-    }
-    if reply.backups.is_empty() {
-        output::line("no backups are declared")?;
-        return Ok(0);
-    }
-    let rows: Vec<Vec<String>> = reply.backups.iter().map(row).collect();
-    output::table_of_sentences(&HEADING, &rows)?;
     Ok(0)
+}
+
+fn archive_row(archive: &Archive) -> Vec<String> {
+    let size = match archive.empty {
+        true => "empty".to_owned(),
+        false => volume::amount(archive.bytes),
+    };
+    vec![
+        archive.number.to_string(),
+        output::ago(archive.time),
+        size,
+        archive.path.clone(),
+    ]
 }
 
 fn row(backup: &Backup) -> Vec<String> {
@@ -150,6 +226,22 @@ mod tests {
             in_short(&[backup(None, None), backup(None, Some("no"))]),
             "failed"
         );
+    }
+
+    #[test]
+    fn an_archive_is_a_line() {
+        let mut archive = Archive {
+            number: 1,
+            time: 1_795_793_400_000,
+            bytes: 3 << 20,
+            path: "/srv/db.data-20261127T153000Z.tar.zst".to_owned(),
+            empty: false,
+        };
+        let row = archive_row(&archive);
+        assert_eq!(row[0], "1");
+        assert_eq!(row[2..], ["3.0 MiB", &archive.path]);
+        archive.empty = true;
+        assert_eq!(archive_row(&archive)[2], "empty");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::{
     error::Error,
     timings::Timings,
 };
-use tank_proto::varlink::Method;
+use tank_proto::varlink::{Method, RemoveVolumesCall};
 
 /// Runs a command and returns the status it ends with.
 // long: it has an arm for each command
@@ -256,8 +256,17 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Volume(Volumes::Remove {
             volumes,
             orphans,
+            replaced,
             dry_run,
-        }) => volume::remove(&mut connect().await?, volumes, (orphans, dry_run), json).await,
+        }) => {
+            let call = RemoveVolumesCall {
+                volumes: (!orphans).then_some(volumes),
+                orphans: orphans.then_some(true),
+                dry_run: dry_run.then_some(true),
+                replaced: replaced.then_some(true),
+            };
+            volume::remove(&mut connect().await?, call, json).await
+        }
         Command::Volume(Volumes::Backups(command)) => {
             backup::backups(&mut connect().await?, command, json).await
         }

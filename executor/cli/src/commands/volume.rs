@@ -9,7 +9,10 @@ use std::{
     io::{self, IsTerminal},
     path::Path,
 };
-use tank_proto::varlink::{Method, RemoveVolumesCall, TransferReply, Volume, VolumesReply};
+use tank_proto::varlink::{
+    ImportVolumeReply, Method, RemoveVolumesCall, RestoreVolumeCall, RestoreVolumeReply,
+    TransferReply, Volume, VolumesReply,
+};
 
 const HEADING: [&str; 6] = [
     "VOLUME",
@@ -36,11 +39,11 @@ pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
     if reply
         .volumes
         .iter()
-        .any(|volume| volume.snapshots.is_some())
+        .any(|volume| volume.snapshots.is_some() || volume.replaced.is_some())
     {
         heading.push("SNAPSHOTS");
         for (row, volume) in rows.iter_mut().zip(&reply.volumes) {
-            row.push(ranges(volume.snapshots.as_deref().unwrap_or_default()));
+            row.push(snapshots(volume));
         }
     }
     if reply.volumes.iter().any(|volume| volume.backups.is_some()) {
@@ -87,6 +90,16 @@ fn used_by(volume: &Volume) -> String {
     }
 }
 
+/// The generations that one is kept with, and whether what it was before the last import is.
+fn snapshots(volume: &Volume) -> String {
+    let numbers = volume.snapshots.as_deref().unwrap_or_default();
+    match (numbers, volume.replaced) {
+        ([], Some(true)) => "replaced".to_owned(),
+        (_, Some(true)) => format!("{}, replaced", ranges(numbers)),
+        _ => ranges(numbers),
+    }
+}
+
 /// Numbers in order, those in a row together: `1-3, 7`.
 fn ranges(numbers: &[u64]) -> String {
     match output::runs(numbers) {
@@ -108,7 +121,7 @@ fn size(volume: &Volume) -> String {
     }
 }
 
-fn amount(bytes: u64) -> String {
+pub fn amount(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let unit = units.iter().find(|(_, bits)| bytes >= 1 << bits);
     match unit {
@@ -118,23 +131,21 @@ fn amount(bytes: u64) -> String {
 }
 
 /// Removes volumes, or says what would be removed.
-pub async fn remove(
-    client: &mut Client,
-    volumes: Vec<String>,
-    (orphans, dry_run): (bool, bool),
-    json: bool,
-) -> Result<u8, Error> {
-    let call = RemoveVolumesCall {
-        volumes: (!orphans).then_some(volumes),
-        orphans: orphans.then_some(true),
-        dry_run: dry_run.then_some(true),
-    };
+pub async fn remove(client: &mut Client, call: RemoveVolumesCall, json: bool) -> Result<u8, Error> {
+    let is_set = |flag: Option<bool>| flag == Some(true);
+    let (dry_run, replaced) = (is_set(call.dry_run), is_set(call.replaced));
     let reply: VolumesReply = client.call(Method::RemoveVolumes(call)).await?;
     if json {
         output::json(&reply)?;
         return Ok(0);
     }
     let done = if dry_run { "would remove" } else { "removed" };
+    if replaced {
+        for Volume { name, .. } in &reply.volumes {
+            output::line(&format!("{done} what {name} was before the last import"))?;
+        }
+        return Ok(0);
+    }
     for volume in &reply.volumes {
         let (name, size) = (&volume.name, size(volume));
         output::line(&format!("{done} {name} ({size})"))?;
@@ -198,15 +209,52 @@ pub async fn import(
     let name = volume.clone();
     let replace = replace.then_some(true);
     let call = Method::ImportVolume { volume, replace };
-    let done: TransferReply = feed(client, call, source).await?;
-    match json {
-        true => output::json(&done)?,
-        false => output::line(&format!(
-            "{name} has {} entries now",
-            done.entries.unwrap_or(0)
-        ))?,
+    let done: ImportVolumeReply = feed(client, call, source).await?;
+    if json {
+        output::json(&done)?;
+        return Ok(0);
     }
+    let entries = done.entries.unwrap_or(0);
+    output::line(&format!("{name} has {entries} entries now"))?;
+    say_kept(&name, done.kept.as_deref(), done.dropped == Some(true))?;
     Ok(0)
+}
+
+/// Makes a volume of a backup, or what it was before the last import.
+pub async fn restore(
+    client: &mut Client,
+    call: RestoreVolumeCall,
+    json: bool,
+) -> Result<u8, Error> {
+    let name = call.volume.clone();
+    let done: RestoreVolumeReply = client.call(Method::RestoreVolume(call)).await?;
+    if json {
+        output::json(&done)?;
+        return Ok(0);
+    }
+    let said = match (&done.archive, done.entries) {
+        (Some(archive), entries) => {
+            let entries = entries.unwrap_or(0);
+            format!("{name} has {entries} entries now, of {archive}")
+        }
+        (None, _) => format!("{name} is what it was before the last import"),
+    };
+    output::line(&said)?;
+    say_kept(&name, done.kept.as_deref(), done.dropped == Some(true))?;
+    Ok(0)
+}
+
+/// Where what was there is, and what can be done with it.
+fn say_kept(name: &str, kept: Option<&str>, dropped: bool) -> Result<(), Error> {
+    let Some(kept) = kept else { return Ok(()) };
+    output::line(&format!(
+        "  what it was is kept in {kept}, until the next import: `tank volume restore {name} --replaced` brings it back, \
+         `tank volume remove {name} --replaced` removes it"
+    ))?;
+    if dropped {
+        output::line("  what was kept there before is gone")?;
+    }
+    Ok(())
 }
 
 /// The pipe that the first of two replies comes with.

@@ -41,6 +41,7 @@ impl Actuator {
                 volume,
                 from,
                 generation,
+                ..
             } => {
                 let restored = volumes.restore((pod, volume), *from, *generation);
                 restored.map_err(|source| Error::ManagedVolume {

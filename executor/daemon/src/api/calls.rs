@@ -140,6 +140,8 @@ impl Client {
                 let what = (volume.as_str(), replace == Some(true));
                 self.import_volume(&generations, what, more).await
             }
+            Method::RestoreVolume(call) => self.restore_volume(&generations, call).await,
+            Method::BackupArchives { volume } => self.backup_archives(&generations, &volume).await,
             Method::BackUpVolume { volume } => self.back_up_volume(&generations, &volume).await,
             Method::Backups {} => self.backups(&generations).await,
             Method::ExportGeneration { number } => {

@@ -8,13 +8,15 @@ use super::{
 };
 use crate::generations::{
     Generations, backups,
+    imports::Imported,
     volumes::{Doomed, Volume},
 };
 use serde_json::json;
 use std::sync::Arc;
 use tank_model::{Name, VolumeId};
 use tank_proto::varlink::{
-    self, BackUpVolumeReply, BackupsReply, Error, RemoveVolumesCall, TransferReply, VolumesReply,
+    self, BackUpVolumeReply, BackupArchivesReply, BackupsReply, Error, ImportVolumeReply,
+    RemoveVolumesCall, RestoreVolumeCall, RestoreVolumeReply, TransferReply, VolumesReply,
 };
 
 impl Client {
@@ -62,9 +64,18 @@ impl Client {
         generations: &Arc<Generations>,
         call: RemoveVolumesCall,
     ) -> Result<(), Refusal> {
-        let doomed = match (call.volumes, call.orphans == Some(true)) {
-            (None, true) => Doomed::Orphans,
-            (Some(names), false) if !names.is_empty() => Doomed::Named(names),
+        let is_set = |flag: Option<bool>| flag == Some(true);
+        let flags = (is_set(call.orphans), is_set(call.replaced));
+        let doomed = match (call.volumes, flags) {
+            (None, (true, false)) => Doomed::Orphans,
+            (Some(names), (false, false)) if !names.is_empty() => Doomed::Named(names),
+            (Some(names), (false, true)) if !names.is_empty() => {
+                let (generations, dry_run) = (Arc::clone(generations), is_set(call.dry_run));
+                let work = async move { generations.remove_replaced(names, dry_run).await };
+                let removed = tokio::spawn(work).await;
+                let removed = removed.map_err(|e| internal("remove volumes", e))??;
+                return self.reply(&reply(removed), false, Vec::new()).await;
+            }
             _ => {
                 let problem = "name volumes, or say `orphans`, and not both";
                 return Err(Error::invalid(vec![problem.to_owned()]).into());
@@ -111,15 +122,67 @@ impl Client {
     ) -> Result<(), Refusal> {
         expect_more(more)?;
         let (read, write) = pipe()?;
-        self.reply(&TransferReply::default(), true, vec![write])
+        self.reply(&ImportVolumeReply::default(), true, vec![write])
             .await?;
         let work = async { Ok(generations.import(volume, replace, read).await?) };
-        let entries = while_connected(&self.stream, work).await?;
-        let reply = TransferReply {
-            entries: Some(entries),
+        let imported = while_connected(&self.stream, work).await?;
+        let (kept, dropped) = kept(&imported);
+        let reply = ImportVolumeReply {
+            entries: imported.entries,
             bytes: None,
+            kept,
+            dropped,
         };
         self.reply(&reply, false, Vec::new()).await
+    }
+
+    /// Makes a volume of a backup, or what it was before.
+    pub(super) async fn restore_volume(
+        &mut self,
+        generations: &Arc<Generations>,
+        call: RestoreVolumeCall,
+    ) -> Result<(), Refusal> {
+        let volume = call.volume.as_str();
+        let work = async {
+            let restored = match (call.replaced == Some(true), call.backup.as_deref()) {
+                (false, backup) => generations.restore(volume, backup).await?,
+                (true, None) => generations.put_back_replaced(volume).await?,
+                (true, Some(_)) => {
+                    let problem = "name a backup, or say `replaced`, and not both";
+                    return Err(Error::invalid(vec![problem.to_owned()]).into());
+                }
+            };
+            Ok::<_, Refusal>(restored)
+        };
+        let restored = while_connected(&self.stream, work).await?;
+        let (kept, dropped) = kept(&restored);
+        let reply = RestoreVolumeReply {
+            archive: restored.archive.map(|path| path.display().to_string()),
+            entries: restored.entries,
+            kept,
+            dropped,
+        };
+        self.reply(&reply, false, Vec::new()).await
+    }
+
+    /// The archives of a volume.
+    pub(super) async fn backup_archives(
+        &mut self,
+        generations: &Arc<Generations>,
+        volume: &str,
+    ) -> Result<(), Refusal> {
+        let list = async { Ok(generations.archives(volume).await?) };
+        let (_, found) = while_connected(&self.stream, list).await?;
+        let view = |(number, one): (u64, backups::Archived)| varlink::Archive {
+            number,
+            time: one.time,
+            bytes: one.bytes,
+            path: one.path.display().to_string(),
+            empty: one.empty,
+        };
+        let archives = (1..).zip(found.list).map(view).collect();
+        self.reply(&BackupArchivesReply { archives }, false, Vec::new())
+            .await
     }
 }
 
@@ -132,6 +195,14 @@ pub(super) fn expect_more(more: bool) -> Result<(), Refusal> {
 
 pub(super) fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Refusal> {
     tank_sys::namespace::pipe().map_err(|e| internal("make a pipe", e).into())
+}
+
+/// What of an answer says what became of what was there.
+fn kept(imported: &Imported) -> (Option<String>, Option<bool>) {
+    let replaced = &imported.replaced;
+    let kept = replaced.kept.as_ref();
+    let kept = kept.map(|path| path.display().to_string());
+    (kept, replaced.dropped.then_some(true))
 }
 
 fn views(generations: &Generations) -> Result<Vec<varlink::Backup>, Refusal> {
@@ -174,6 +245,7 @@ fn reply(volumes: Vec<Volume>) -> VolumesReply {
         counting: volume.counting.then_some(true),
         snapshots: Some(volume.snapshots).filter(|all| !all.is_empty()),
         backups: None,
+        replaced: volume.replaced.then_some(true),
     };
     VolumesReply {
         volumes: volumes.into_iter().map(view).collect(),

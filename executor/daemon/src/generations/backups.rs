@@ -12,14 +12,20 @@
 //! *Concurrency*: one at a time of a volume, two at a time of all. No lock is held while anything is waited for.
 
 pub mod archiver;
+mod archives;
 mod folder;
 mod listing;
+mod names;
 mod run;
+mod usable;
 pub mod wire;
 mod writer;
 
+pub use wire::Archived;
+
 use super::{Error, Generations, error::Context, kept::no_such};
 use crate::events::{Kind, now};
+use archives::{matching, several};
 use run::Run;
 use std::{
     collections::BTreeMap,
@@ -30,11 +36,17 @@ use std::{
 use tank_model::{Graph, Name, VolumeId, spec::Backup};
 use tank_plan::backups::{AT_ONCE, Hold, Series, due, hold};
 use tank_sys::{clock::boot_millis, with_causes};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 use writer::{Writers, name};
 
 /// The longest time between two looks: the clock of a sleep stops while the host does.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// The most archives that are restored at once, and folders that a question or a change looks at.
+const MAX_LOOKS: usize = 4;
 
 /// How long after it was known a pod that has hooks is waited for, and when it is looked for again, in milliseconds.
 const START_WAIT: u64 = 120_000;
@@ -87,6 +99,16 @@ pub struct Backups {
     /// One has ended, or something else may be declared.
     changed: Notify,
     writers: Arc<Writers>,
+    looks: Looks,
+}
+
+/// Places for what looks into a folder and is no backup.
+struct Looks(Arc<Semaphore>);
+
+impl Default for Looks {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_LOOKS)))
+    }
 }
 
 /// The backups of one volume, to be shown.
@@ -334,36 +356,23 @@ impl Generations {
     /// The pod and the volume of a name, `pod/volume`, or that of a volume that pods share, of which one says how it is
     /// backed up.
     fn declared_backup(&self, name: &str, graph: &Graph) -> Result<Key, Error> {
-        let declared = declared(graph);
-        let wanted = VolumeId::parse(name);
-        let is_it = |(pod, volume): &&Key| match &wanted {
-            Some(VolumeId::Own(of, own)) => (of, own) == (pod, volume),
-            shared => graph.kept_volume(pod, volume) == *shared && shared.is_some(),
-        };
-        let found: Vec<&Key> = declared.keys().filter(is_it).collect();
+        let found = matching(name, graph);
         match found.as_slice() {
-            [one] => Ok((*one).clone()),
+            [(one, _)] => Ok(one.clone()),
             [] => {
                 let kept = self.volumes.kept().unwrap_or_default();
                 let names = |(pod, volume): &Key| VolumeId::Own(pod.clone(), volume.clone());
-                let is_there = wanted.as_ref().is_some_and(|id| kept.contains(id));
+                let is_there = VolumeId::parse(name).is_some_and(|id| kept.contains(&id));
                 if is_there {
                     let why = format!(
                         "`{name}` has no `backup` in the current generation: `tank volume export` writes it into a file"
                     );
                     return Err(why).doing("make a backup");
                 }
-                let all: Vec<VolumeId> = declared.keys().map(names).chain(kept).collect();
+                let all: Vec<VolumeId> = declared(graph).keys().map(names).chain(kept).collect();
                 Err(no_such(name, &all))
             }
-            several => {
-                let all: Vec<String> = several
-                    .iter()
-                    .map(|(pod, volume)| format!("`{pod}/{volume}`"))
-                    .collect();
-                let why = format!("several pods back it up: name one, {}", all.join(" or "));
-                Err(why).doing("make a backup")
-            }
+            all => Err(several(all.iter().map(|(key, _)| key))).doing("make a backup"),
         }
     }
 

@@ -19,6 +19,7 @@ mod error;
 mod handed;
 mod history;
 pub mod images;
+pub mod imports;
 mod inspect;
 pub mod intent;
 mod kept;

@@ -10,11 +10,10 @@ use super::{
     Error, Generations,
     data::{add_snapshots, left},
     error::Context,
-    kept::{declares, declaring, is_pod, local, managed, no_such, who_has, words},
-    sizes::not_taken,
+    kept::{declares, declaring, managed, no_such, who_has, words},
 };
 use crate::{
-    actuate::volumes::{Outlet, Places, Size, Turn, VolumeError, Volumes, used},
+    actuate::volumes::{Outlet, Places, Size, Volumes, used},
     events::Kind,
 };
 use std::{
@@ -25,11 +24,11 @@ use std::{
 };
 use tank_image::{Budget, Share};
 use tank_model::{Graph, Name, VolumeId};
-use tank_plan::{Observed, target::Quota};
-use tokio::{net::unix::pipe, task::spawn_blocking};
+use tank_plan::Observed;
+use tokio::task::spawn_blocking;
 
 /// What an archive may have: the disk is the bound of its bytes.
-const ARCHIVE: Share = Share {
+pub(super) const ARCHIVE: Share = Share {
     bytes: 1 << 60,
     entries: 1_000_000,
     time: 2 * 3600 * 1000,
@@ -37,9 +36,6 @@ const ARCHIVE: Share = Share {
 
 /// The longest that the volumes of a list are measured, all together.
 const MEASURING: Duration = Duration::from_secs(20);
-
-/// What is longest waited for the containers of a pod to be known.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// A volume that is kept.
 #[derive(Clone, Debug)]
@@ -62,6 +58,8 @@ pub struct Volume {
     pub used: Option<u64>,
     /// The generations that a snapshot of it is kept with.
     pub snapshots: Vec<u64>,
+    /// Whether what it was before the last import is kept.
+    pub replaced: bool,
 }
 
 /// What is to be removed.
@@ -109,7 +107,7 @@ impl Generations {
         Ok(())
     }
 
-    async fn unmeasured(self: &Arc<Self>) -> Result<Vec<Volume>, Error> {
+    pub(super) async fn unmeasured(self: &Arc<Self>) -> Result<Vec<Volume>, Error> {
         let (_, graph) = self.current()?;
         let observed = self.reconciler.observe(&graph).await?;
         let this = Arc::clone(self);
@@ -139,6 +137,7 @@ impl Generations {
             counting: self.volumes.is_counting(&places),
             used: used(&places),
             snapshots: Vec::new(),
+            replaced: self.volumes.has_replaced(&places),
             id,
         }
     }
@@ -254,92 +253,6 @@ impl Generations {
         };
         spawn_blocking(show).await.doing("look at a volume")?
     }
-
-    /// Makes a volume of what comes out of a pipe: all of it is there, or nothing was changed. One
-    /// that has something in it is replaced only if that is said, and none while a process has it
-    /// mounted. It need not be declared yet.
-    ///
-    /// # Errors
-    /// When it may not be, or what comes is no archive.
-    pub async fn import(
-        self: &Arc<Self>,
-        name: &str,
-        replace: bool,
-        archive: OwnedFd,
-    ) -> Result<u64, Error> {
-        let what = "import a volume";
-        let kept = || self.volumes.kept().unwrap_or_default();
-        let id = VolumeId::parse(name).ok_or_else(|| no_such(name, &kept()))?;
-        let (_, graph) = self.current()?;
-        let all = kept();
-        if is_pod(&graph, &all, &id) {
-            return Err(no_such(name, &all));
-        }
-        let places = Arc::new(self.volumes.places(&id));
-        self.may_replace(&id, &places, replace).await?;
-        let _place = self.transfer_from(&archive, what).await?;
-        self.may_replace(&id, &places, replace).await?;
-        let archive = pipe::Receiver::from_owned_fd(archive).doing(what)?;
-        let budget = Budget::of(ARCHIVE, &self.settings.state_dir, None);
-        let quota = self.quota(&graph, &id);
-        let begun = Begun::new(&self.volumes, &places, quota).await?;
-        let into = begun.dir.try_clone().doing(what)?;
-        // Whoever asked may leave: then this ends.
-        let _cancel = budget.cancel_on_drop();
-        let entries = self.images.unpack(archive, into, &budget).await;
-        let entries = entries.map_err(|error| not_taken(error, quota))?;
-        // All of it is on the disk before anybody has to wait for that.
-        begun.sync().await?;
-        // No container starts until it is in its place.
-        let pass = tokio::time::timeout(LOCK_WAIT, self.reconciler.lock()).await;
-        let _pass = pass.map_err(|_| Error::Busy(None))?;
-        self.may_replace(&id, &places, replace).await?;
-        begun.take().await?;
-        let message = format!("volume {id} is imported: {entries} entries");
-        let pod = id.pod().map(Name::as_str);
-        self.events.add(Kind::Volume, pod, message);
-        Ok(entries)
-    }
-
-    /// Refuses to put something in a volume's place.
-    async fn may_replace(
-        &self,
-        id: &VolumeId,
-        places: &Arc<Places>,
-        replace: bool,
-    ) -> Result<(), Error> {
-        let (_, graph) = self.current()?;
-        if let VolumeId::Own(pod, volume) = id
-            && let Some(declared) = graph.volume(pod, volume)
-            && !declared.is_managed()
-        {
-            let why = match declared.shared_of(pod) {
-                Some(shared) => format!("`{id}` is the shared volume `{shared}`: name that"),
-                None => format!("`{id}` is none that Tank keeps: it is of the host, or in memory"),
-            };
-            return Err(Error::Invalid(vec![why]));
-        }
-        let observed = self.reconciler.observe(&graph).await?;
-        if let Some(pod) = who_has(&observed, &graph, id) {
-            let volume = local(id);
-            let all = match declaring(&graph, id) {
-                pods if pods.is_empty() => pod.to_string(),
-                pods => words(&pods, " "),
-            };
-            let why = format!(
-                "a container of pod `{pod}` has `{volume}` mounted: `tank delete {all}` ends it, and keeps its volumes"
-            );
-            return Err(why).doing("import a volume");
-        }
-        let (volumes, places) = (Arc::clone(&self.volumes), Arc::clone(places));
-        let look = spawn_blocking(move || volumes.has_content(&places)).await;
-        let has_content = look.doing("look at a volume")?.doing("look at a volume")?;
-        if has_content && !replace {
-            let why = format!("`{id}` has something in it: `--replace` removes that");
-            return Err(why).doing("import a volume");
-        }
-        Ok(())
-    }
 }
 
 impl Exported {
@@ -361,70 +274,6 @@ impl Exported {
             return Err("it was removed or replaced meanwhile").doing(what);
         }
         Ok(tally)
-    }
-}
-
-/// What is being imported: it goes with this.
-struct Begun {
-    volumes: Arc<Volumes>,
-    places: Arc<Places>,
-    dir: OwnedFd,
-    turn: Option<Turn>,
-}
-
-impl Begun {
-    async fn new(
-        volumes: &Arc<Volumes>,
-        places: &Arc<Places>,
-        quota: Option<Quota>,
-    ) -> Result<Self, Error> {
-        let (volumes, places) = (Arc::clone(volumes), Arc::clone(places));
-        let begin = move || {
-            let begun = volumes.begin_import(&places, quota.as_ref())?;
-            Ok::<_, VolumeError>(begun.map(|(dir, turn)| Self {
-                volumes,
-                places,
-                dir,
-                turn: Some(turn),
-            }))
-        };
-        let begun = spawn_blocking(begin).await.doing("make a volume")?;
-        begun.doing("make a volume")?.ok_or(Error::TooManyTransfers)
-    }
-
-    async fn sync(&self) -> Result<(), Error> {
-        let what = "write a volume to the disk";
-        let dir = self.dir.try_clone().doing(what)?;
-        let sync = move || rustix::fs::syncfs(&dir).map_err(std::io::Error::from);
-        spawn_blocking(sync).await.doing(what)?.doing(what)
-    }
-
-    async fn take(mut self) -> Result<(), Error> {
-        let turn = self.turn.take();
-        let (volumes, places) = (Arc::clone(&self.volumes), Arc::clone(&self.places));
-        let take = move || {
-            let taken = volumes.end_import(&places, true);
-            drop(turn);
-            taken
-        };
-        let taken = spawn_blocking(take).await.doing("make a volume")?;
-        taken.doing("make a volume")
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        let Some(turn) = self.turn.take() else { return };
-        let (volumes, places) = (Arc::clone(&self.volumes), Arc::clone(&self.places));
-        let remove = move || {
-            // What can't be removed now is swept at the next start.
-            let _ = volumes.end_import(&places, false);
-            drop(turn);
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
-        }
     }
 }
 
@@ -455,7 +304,7 @@ fn use_of(one: &Volume) -> Option<String> {
     }
 }
 
-fn choose(all: &[Volume], names: Vec<String>) -> Result<Vec<Volume>, Error> {
+pub(super) fn choose(all: &[Volume], names: Vec<String>) -> Result<Vec<Volume>, Error> {
     let mut chosen: Vec<Volume> = Vec::new();
     for name in names {
         let id = VolumeId::parse(&name);

@@ -1,7 +1,7 @@
 //! What is known of the data of volumes, for a plan.
 
 use super::{Error, Reconciler};
-use crate::store::leases::projects;
+use crate::{actuate::volumes::Snapshot, store::leases::projects};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -58,9 +58,23 @@ impl Reconciler {
                 let found = volumes.data(&pod, &volume, way.left);
                 let found = found.or_else(|| wanted.map(|_| VolumeData::default()));
                 if let Some(found) = found {
-                    let of_pod: &mut BTreeMap<_, _> = data.volumes.entry(pod).or_default();
+                    let of_pod: &mut BTreeMap<_, _> = data.volumes.entry(pod.clone()).or_default();
+                    let origin = wanted.and_then(|from| {
+                        let snapshot = Snapshot {
+                            generation: *from,
+                            pod: pod.clone(),
+                            volume: volume.clone(),
+                        };
+                        let origin = volumes.origin(&snapshot);
+                        Some(origin).filter(|origin| origin != from)
+                    });
                     let wanted = wanted.copied();
-                    of_pod.insert(volume, VolumeData { wanted, ..found });
+                    let found = VolumeData {
+                        wanted,
+                        origin,
+                        ..found
+                    };
+                    of_pod.insert(volume, found);
                 }
             }
             data

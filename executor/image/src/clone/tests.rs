@@ -1,11 +1,16 @@
 use super::*;
+use crate::pairs::MAX_LEVELS;
 use std::{
+    ffi::OsStr,
     fs,
-    os::unix::{
-        ffi::OsStringExt,
-        fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
+    os::{
+        fd::AsFd,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
+        },
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 use tank_layer::budget::Share;
 
@@ -64,7 +69,21 @@ fn all_of_a_tree_is_there_and_no_link_of_it_is_followed() {
     let fifo = FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, from.join("pipe"), fifo, Mode::RUSR, 0).expect("a pipe");
     let socket = std::os::unix::net::UnixListener::bind(from.join("s")).expect("a socket");
+    // Other than in an archive, what an overlay has noted stays.
+    let given = [c"user.a=b", c"user.overlay.opaque", c"user.\xff"];
+    let marked = fs::File::open(from.join("b")).expect("a file").into();
+    for name in given {
+        attributes::set(&marked, name, b"of it").expect("an attribute");
+    }
     assert_eq!(trees.clone_within(100).expect("a copy"), 8);
+    let copied = fs::File::open(trees.copy().join("b"))
+        .expect("a file")
+        .into();
+    let mut value = Vec::new();
+    for name in given {
+        let found = attributes::value(&copied, name, &mut value).expect("it is read");
+        assert_eq!(found, Some(&b"of it"[..]), "{name:?}");
+    }
     drop(socket);
     let into = trees.copy();
     let stat = |path: &Path| fs::symlink_metadata(path).expect("it is there");

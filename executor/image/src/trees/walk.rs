@@ -7,8 +7,9 @@
 
 use super::place;
 use crate::{
-    copy::{MAX_LINK_BYTES, attributes_of, open_dir},
+    attributes,
     export::head,
+    pairs::{MAX_LINK_BYTES, open_dir},
 };
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat},
@@ -404,16 +405,8 @@ impl<'w> Walk<'w> {
         if self.is_store {
             return Ok(());
         }
-        let found = attributes_of(file);
-        let mut found = found.map_err(|error| TreeError::Entry(path.to_owned(), error))?;
-        found.sort();
-        for (name, value) in found {
-            // A record ends its name with a `=`.
-            if let Some(name) = name.to_str().ok().filter(|name| !name.contains('=')) {
-                entry.add_pax(&format!("SCHILY.xattr.{name}"), value);
-            }
-        }
-        Ok(())
+        let described = attributes::describe_in_layer(file, entry);
+        described.map_err(|error| TreeError::Entry(path.to_owned(), error))
     }
 
     fn write(&mut self, entry: &mut EntryBuilder) -> Result<(), TreeError> {

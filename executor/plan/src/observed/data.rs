@@ -62,9 +62,15 @@ pub struct VolumeData {
     /// Whether it is decided what is kept with [`Data::left`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
+    /// Whether what it has was put there by hand, and nothing has written to it since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
     /// The generation whose snapshot is to be brought back on the way to what is declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<u64>,
+    /// The one that left what that snapshot is of, where it was handed on since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<u64>,
     /// Whether it is on another file system than its snapshots would be: nothing is shared then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub apart: bool,
@@ -80,6 +86,7 @@ impl VolumeData {
             images.extend(declared);
         }
         images.insert(image);
+        self.imported = false;
     }
 }
 

@@ -27,8 +27,14 @@ use tank_model::{
 /// What has to be done of a volume before anything starts on it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
-    Snapshot { generation: u64 },
-    Restore { from: u64, generation: u64 },
+    Snapshot {
+        generation: u64,
+    },
+    Restore {
+        from: u64,
+        origin: Option<u64>,
+        generation: u64,
+    },
 }
 
 /// The steps about data that are planned.
@@ -71,7 +77,11 @@ impl Planner<'_> {
         let graph = self.target.graph;
         let declared = graph.volume(pod, volume).filter(|one| one.is_managed())?;
         if let Some(from) = found.wanted {
-            let due = Due::Restore { from, generation };
+            let due = Due::Restore {
+                from,
+                origin: found.origin,
+                generation,
+            };
             return Some((due, BTreeSet::new()));
         }
         if declared.snapshots == Snapshots::Never {
@@ -215,20 +225,30 @@ impl Planner<'_> {
         let (step, class, why) = match due {
             Due::Snapshot { generation } => {
                 let optional = self.observed.data.back;
+                let found = self.observed.data.of(&pod, &volume);
+                let why = match found.is_some_and(|found| found.imported) {
+                    true => Why::Imported,
+                    false => Why::NewImage,
+                };
                 let step = Step::SnapshotVolume {
                     pod,
                     volume,
                     generation,
                     optional,
                 };
-                (step, Class::InPlace, Why::NewImage)
+                (step, Class::InPlace, why)
             }
-            Due::Restore { from, generation } => {
+            Due::Restore {
+                from,
+                origin,
+                generation,
+            } => {
                 let step = Step::RestoreVolume {
                     pod,
                     volume,
                     from,
                     generation,
+                    origin,
                 };
                 (step, Class::Replace, Why::DataWanted)
             }

@@ -33,7 +33,10 @@ pub use upkeep::{
     BroughtBack, CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply,
     DiffRollbackReply, Leftover, PinGenerationReply, StoreReport,
 };
-pub use volumes::{BackUpVolumeReply, Backup, BackupsReply, TransferReply, Volume, VolumesReply};
+pub use volumes::{
+    Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, ImportVolumeReply,
+    RestoreVolumeReply, TransferReply, Volume, VolumesReply,
+};
 pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
 
 use serde::{Deserialize, Serialize};
@@ -129,8 +132,17 @@ pub enum Method {
     ImportVolume {
         /// Its name, `pod/volume`.
         volume: String,
-        /// Whether what is in it goes.
+        /// Whether what is in it makes way.
         replace: Option<bool>,
+    },
+    /// A backup as a volume.
+    #[serde(rename = "io.tank.Executor.RestoreVolume")]
+    RestoreVolume(RestoreVolumeCall),
+    /// The archives of a volume.
+    #[serde(rename = "io.tank.Executor.BackupArchives")]
+    BackupArchives {
+        /// Its name, `pod/volume`.
+        volume: String,
     },
     /// One pod and its configuration.
     #[serde(rename = "io.tank.Executor.Get")]
@@ -300,7 +312,7 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 39] = [
+pub const METHODS: [&str; 41] = [
     "Status",
     "Diff",
     "Switch",
@@ -315,6 +327,8 @@ pub const METHODS: [&str; 39] = [
     "RemoveVolumes",
     "ExportVolume",
     "ImportVolume",
+    "RestoreVolume",
+    "BackupArchives",
     "Get",
     "Exec",
     "Attach",
@@ -431,6 +445,23 @@ pub struct RemoveVolumesCall {
     pub orphans: Option<bool>,
     /// Remove nothing.
     pub dry_run: Option<bool>,
+    /// Nothing but what they were before the last import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<bool>,
+}
+
+/// What [`Method::RestoreVolume`] takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct RestoreVolumeCall {
+    /// Its name, `pod/volume`.
+    pub volume: String,
+    /// The number, the time or the path of a backup; the newest unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// No backup: what it was before the last import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<bool>,
 }
 
 /// What [`Method::Exec`] takes.

@@ -34,6 +34,66 @@ pub struct Volume {
     /// Whether what was in it before is being counted to that. Absent: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counting: Option<bool>,
+    /// Whether what it was before the last import is kept. Absent: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<bool>,
+}
+
+/// An archive of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct Archive {
+    /// From 1 for the newest on.
+    pub number: u64,
+    /// When it was begun, in milliseconds since the epoch.
+    pub time: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Its path on the host.
+    pub path: String,
+    /// Whether it has nothing but the volume's own directory.
+    pub empty: bool,
+}
+
+/// The answer to [`super::Method::BackupArchives`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct BackupArchivesReply {
+    /// The newest first.
+    pub archives: Vec<Archive>,
+}
+
+/// The answer to [`super::Method::ImportVolume`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct ImportVolumeReply {
+    /// Files, directories and links; none in the reply that comes with the pipe.
+    pub entries: Option<u64>,
+    /// Nothing.
+    pub bytes: Option<u64>,
+    /// Where what was there is kept until the next time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// Whether what was kept before is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<bool>,
+}
+
+/// The answer to [`super::Method::RestoreVolume`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct RestoreVolumeReply {
+    /// The path of the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+    /// Files, directories and links in it.
+    pub entries: Option<u64>,
+    /// As in [`ImportVolumeReply`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<bool>,
 }
 
 /// The backups of a volume that the current generation declares.
@@ -100,7 +160,7 @@ pub struct VolumesReply {
     pub volumes: Vec<Volume>,
 }
 
-/// The answer to [`super::Method::ExportVolume`] and [`super::Method::ImportVolume`].
+/// The answer to [`super::Method::ExportVolume`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::Type))]
 pub struct TransferReply {

@@ -21,6 +21,10 @@ pub enum VolumeError {
         "its file system is not mounted with project quotas, which hold it to its `size` (`tank doctor`)"
     )]
     NoQuotas,
+    #[error("nothing was replaced of it, or what was is removed")]
+    NothingReplaced,
+    #[error("somebody imports it")]
+    Importing,
     #[error("no snapshot of it is kept with generation {0}")]
     NoSnapshot(u64),
 }

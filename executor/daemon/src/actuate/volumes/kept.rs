@@ -1,8 +1,8 @@
 //! What there is of volumes on this host: found, measured, shown, replaced and removed.
 
-use super::{Places, Turn, VolumeError, Volumes, limits, open_dir, remove, sync_parent};
+use super::{Places, Replaced, Turn, VolumeError, Volumes, limits, open_dir, remove, sync_parent};
 use crate::{faults, settings::Settings};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
@@ -142,6 +142,10 @@ impl Volumes {
         self.counting.stop(places);
         let turn = self.turn(places);
         remove(&places.gone)?;
+        // Without the volume it would be put back at the start.
+        for left in [&places.replaced, &places.older] {
+            remove(left)?;
+        }
         fs::rename(&places.volume, &places.gone)?;
         for left in [&places.new, &places.whole] {
             remove(left)?;
@@ -189,39 +193,30 @@ impl Volumes {
         Ok(Some((dir, turn)))
     }
 
-    /// Puts what was imported in the volume's place, or lets go of it. Blocking.
+    /// Puts what was imported in the volume's place: what became of what was there. [`Volumes::tidy`] does the rest. Blocking.
     ///
     /// # Errors
     /// What the disk gives.
-    pub fn end_import(&self, places: &Places, take: bool) -> Result<(), VolumeError> {
-        if take {
-            self.counting.stop(places);
-            let turn = self.turn(places);
-            let import = open_dir(&places.import)?;
-            rustix::fs::syncfs(&import).map_err(io::Error::from)?;
-            faults::boundary("what is imported is written");
-            for left in [&places.new, &places.whole] {
-                remove(left)?;
-            }
-            fs::File::create(&places.filled)?;
-            super::snapshots::written_by_none(places)?;
-            let flags = match places.volume.exists() {
-                true => RenameFlags::EXCHANGE,
-                false => RenameFlags::NOREPLACE,
-            };
-            let here = rustix::fs::CWD;
-            rustix::fs::renameat_with(here, &places.import, here, &places.volume, flags)
-                .map_err(io::Error::from)?;
-            sync_parent(&places.volume)?;
-            drop(turn);
-            faults::boundary("what is imported is in its place");
+    pub fn take_import(&self, places: &Places) -> Result<Replaced, VolumeError> {
+        self.counting.stop(places);
+        let _turn = self.turn(places);
+        let import = open_dir(&places.import)?;
+        rustix::fs::syncfs(&import).map_err(io::Error::from)?;
+        faults::boundary("what is imported is written");
+        for left in [&places.new, &places.whole] {
+            remove(left)?;
         }
-        let removed = remove(&places.import);
-        match take {
-            // It is what was there before: what of it stays is swept at the start.
-            true => Ok(()),
-            false => Ok(removed?),
-        }
+        fs::File::create(&places.filled)?;
+        super::snapshots::written_by_none(places)?;
+        super::replaced::replace(places)
+    }
+
+    /// Lets go of what was imported. Blocking.
+    ///
+    /// # Errors
+    /// What the disk gives.
+    pub fn drop_import(&self, places: &Places) -> Result<(), VolumeError> {
+        Ok(remove(&places.import)?)
     }
 
     /// Whether a volume is there and has something in it. Blocking.
@@ -266,11 +261,18 @@ pub fn sweep(settings: &Settings) {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let is_half = name.ends_with(".import") || name.ends_with(".gone");
-            if !name.starts_with('.') || !is_half {
+            let Some((volume, end)) = name
+                .strip_prefix('.')
+                .and_then(|name| name.rsplit_once('.'))
+            else {
                 continue;
-            }
-            if let Err(error) = remove(&entry.path()) {
+            };
+            let done = match end {
+                "import" | "gone" => remove(&entry.path()),
+                "replaced" | "older" => super::replaced::settle(&dir.join(volume)),
+                _ => Ok(()),
+            };
+            if let Err(error) = done {
                 tracing::warn!(path = %entry.path().display(), %error, "half a volume stays");
             }
         }

@@ -15,6 +15,8 @@
 //! | `.VOLUME.counting` | that what is in it does not count to its project yet: see `limits` |
 //! | `.VOLUME.images` | which images have written to it: see [`snapshots`] |
 //! | `.VOLUME.past` | which images wrote to it in generations that are gone |
+//! | `.VOLUME.replaced` | what it was before the last import: see `replaced` |
+//! | `.VOLUME.older` | the same of the import before, while that one's place is taken |
 //! | `.VOLUME.import`, `.VOLUME.gone` | half of what is imported, or removed: swept at the start |
 //!
 //! So whatever ends the daemon, no container starts with half of what an image has. *Never*: looks a
@@ -27,6 +29,7 @@ mod error;
 mod kept;
 mod limits;
 mod outlet;
+mod replaced;
 pub(super) mod snapshots;
 pub(super) mod sub_path;
 mod turns;
@@ -38,6 +41,7 @@ pub(super) use kept::sweep;
 pub use kept::{Size, used};
 pub use limits::{Unlimitable, is_full};
 pub use outlet::Outlet;
+pub use replaced::Replaced;
 pub use snapshots::Snapshot;
 pub use turns::Turn;
 use turns::Turns;
@@ -86,6 +90,8 @@ pub struct Places {
     past: PathBuf,
     counting: PathBuf,
     import: PathBuf,
+    replaced: PathBuf,
+    older: PathBuf,
     gone: PathBuf,
 }
 
@@ -105,6 +111,8 @@ impl Places {
             past: beside("past"),
             counting: beside("counting"),
             import: beside("import"),
+            replaced: beside("replaced"),
+            older: beside("older"),
             gone: beside("gone"),
             volume: dir,
         }

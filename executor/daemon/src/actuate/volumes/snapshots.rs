@@ -83,6 +83,19 @@ struct Writers {
     /// Those count no more once something is kept with this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<u64>,
+    /// None has, since what is there was put in its place by hand: an archive's, or what was there before one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    imported: bool,
+}
+
+impl Writers {
+    fn of(images: BTreeSet<Digest>, until: Option<u64>) -> Self {
+        Self {
+            images,
+            until,
+            imported: false,
+        }
+    }
 }
 
 fn folder(settings: &Settings) -> PathBuf {
@@ -134,7 +147,7 @@ impl Kept {
         let images = images.clone();
         match images.is_empty() && until.is_none() {
             true => unlink(&self.by),
-            false => write(&self.by, &Writers { images, until }),
+            false => write(&self.by, &Writers::of(images, until)),
         }
     }
 
@@ -212,12 +225,16 @@ fn write(path: &Path, writers: &Writers) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Notes that no image has written to what a volume has.
+/// Notes that no image has written to what a volume has, where anything was started with what it had before.
 pub(super) fn written_by_none(places: &Places) -> io::Result<()> {
-    match is_there(&places.images) {
-        true => write(&places.images, &Writers::default()),
-        false => Ok(()),
+    if !is_there(&places.images) && !is_there(&places.used) {
+        return Ok(());
     }
+    let imported = Writers {
+        imported: true,
+        ..Writers::default()
+    };
+    write(&places.images, &imported)
 }
 
 fn read(path: &Path) -> Option<Writers> {
@@ -269,7 +286,9 @@ impl Volumes {
                 .writers(&places, (pod, volume))
                 .or_else(|| is_there(&places.used).then(BTreeSet::new)),
             kept: left.is_some_and(is_decided),
+            imported: read(&places.images).is_some_and(|writers| writers.imported),
             wanted: None,
+            origin: None,
             apart: disk(&self.settings.volumes_dir()) != Some(own),
         })
     }
@@ -281,7 +300,7 @@ impl Volumes {
 
     /// The images that have written to a volume since the last snapshot. None: nobody has kept that.
     fn writers(&self, places: &Places, (pod, volume): (&Name, &Name)) -> Option<BTreeSet<Digest>> {
-        let Writers { images, until } = read(&places.images)?;
+        let Writers { images, until, .. } = read(&places.images)?;
         let counts = until.is_none_or(|until| !self.kept_with(until, pod, volume).is_decided());
         Some(if counts { images } else { BTreeSet::new() })
     }
@@ -310,13 +329,7 @@ impl Volumes {
         }
         make_private(places.volume.parent().unwrap_or(Path::new("/")))?;
         let images = data.images.unwrap_or_default();
-        Ok(write(
-            &places.images,
-            &Writers {
-                images,
-                until: None,
-            },
-        )?)
+        Ok(write(&places.images, &Writers::of(images, None))?)
     }
 
     /// Notes of a volume, of which nobody has kept that, which images have written to it. Blocking.
@@ -332,13 +345,7 @@ impl Volumes {
         if is_there(&places.images) || !is_there(&places.volume) || images.is_empty() {
             return Ok(());
         }
-        Ok(write(
-            &places.images,
-            &Writers {
-                images,
-                until: None,
-            },
-        )?)
+        Ok(write(&places.images, &Writers::of(images, None))?)
     }
 
     /// Takes a snapshot of a volume, which no container writes to, unless it is decided already. Blocking.
@@ -361,10 +368,7 @@ impl Volumes {
         }
         kept.make_folder()?;
         let images = self.writers(&places, (pod, volume)).unwrap_or_default();
-        let writers = Writers {
-            images,
-            until: Some(generation),
-        };
+        let writers = Writers::of(images, Some(generation));
         write(&places.images, &writers)?;
         let from = self.show(&places)?;
         self.share_into(from.as_fd(), &kept.new)?;

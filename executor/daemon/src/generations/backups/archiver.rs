@@ -5,6 +5,8 @@
 //! end of a socket. It gets on, or another thread of it says that it does not; it ends when the daemon has closed the other end, and takes with
 //! it what is half written. The daemon's side is [`super::writer`].
 
+mod reading;
+
 use super::{
     folder::{Folder, MAX_EMPTY, New},
     wire::{Kept, Listed, MAX_ORDER, Next, Order, Packet, Work},
@@ -196,6 +198,18 @@ fn work(doing: &Doing, order: &Order) -> Result<(), Error> {
             let folder = Arc::new(open(of)?);
             write(doing, order, (&folder, *begun, *keep))
         }
+        Work::Look(of) => {
+            let folder = open(of)?;
+            doing.in_folder(|| folder.refuse_unwritable())?;
+            let sent = doing.send(&Packet::Usable);
+            sent.doing("answer the daemon")
+        }
+        Work::Archives(of) => reading::list(doing, &open(of)?),
+        Work::Read { of, time } => {
+            let folder = open(of)?;
+            let file = doing.in_folder(|| folder.open_archive(*time))?;
+            reading::read(doing, file)
+        }
     }
 }
 
@@ -234,6 +248,7 @@ fn write(
                 written = Some(write_archive(doing, folder, begun, &from)?);
                 say(&Packet::Written)?;
             }
+            Next::Read => return Err("it is written").doing("read the backup"),
             Next::Keep => {
                 let written = written.take().ok_or("nothing is written");
                 let kept = doing

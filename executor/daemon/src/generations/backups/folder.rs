@@ -6,12 +6,13 @@
 //! (flock(2)): one that nobody has locked is what a daemon that was killed has left. Only regular files of root's with
 //! exactly such a name are ever removed.
 
+use super::names::{END, NEW, half, stamp, time_of};
 use crate::{
     actuate::sources::{Kind, Sources},
     generations::{Error, error::Context},
 };
 use rustix::{
-    fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat},
+    fs::{Access, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, Stat},
     io::Errno,
 };
 use std::{
@@ -24,14 +25,9 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
 };
 use tank_model::Name;
 use tank_plan::backups::Archive;
-
-/// How an archive ends, and what is written of one.
-const END: &str = ".tar.zst";
-const NEW: &str = ".new";
 
 /// The most bytes of an archive that is taken for one of nothing, and of what it begins with.
 pub const MAX_EMPTY: u64 = 1 << 10;
@@ -89,6 +85,22 @@ impl Folder {
             path,
             prefix: format!("{}.{volume}-", pod.as_str().replace(':', ".")),
         })
+    }
+
+    /// Refuses a folder in which nothing can be made. Blocking.
+    ///
+    /// # Errors
+    /// That, or what the kernel gives.
+    pub fn refuse_unwritable(&self) -> Result<(), Error> {
+        let what = "use the folder of backups";
+        match rustix::fs::accessat(&self.dir, ".", Access::WRITE_OK, AtFlags::EACCESS) {
+            Ok(()) => Ok(()),
+            Err(Errno::ROFS) => {
+                let path = self.path.display();
+                Err(format!("`{path}` is on a file system that is read-only")).doing(what)
+            }
+            Err(error) => Err(io::Error::from(error)).doing(what),
+        }
     }
 
     /// Its whole archives, with the times that their names say, in milliseconds since the epoch.
@@ -175,6 +187,28 @@ impl Folder {
         let failed = times.iter().filter_map(gone).collect();
         let _ = rustix::fs::fsync(&self.dir);
         failed
+    }
+
+    /// How many bytes the archive of a time has. None: there is none. Blocking.
+    pub fn size(&self, time: u64) -> Option<u64> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statat(&self.dir, self.name(time), flags).ok()?;
+        is_own(&stat).then(|| u64::try_from(stat.st_size).unwrap_or(0))
+    }
+
+    /// Opens the archive of a time to be read. Blocking.
+    ///
+    /// # Errors
+    /// When it is no file of root's, or what the kernel gives.
+    pub fn open_archive(&self, time: u64) -> Result<File, Error> {
+        let what = "open the backup";
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, self.name(time), flags, Mode::empty());
+        let file = file.doing(what)?;
+        match is_own(&rustix::fs::fstat(&file).doing(what)?) {
+            true => Ok(file.into()),
+            false => Err("it is no file of root's").doing(what),
+        }
     }
 
     fn remove_own(&self, name: &str) -> io::Result<()> {
@@ -301,40 +335,8 @@ fn has_no_entry(begin: &[u8]) -> bool {
     is_top && block(at + BLOCK).is_some_and(|end| end.iter().all(|byte| *byte == 0))
 }
 
-/// The name that half an archive will have.
-fn half(name: &str) -> Option<&str> {
-    name.strip_prefix('.')?.strip_suffix(NEW)
-}
-
 fn is_own(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_uid == 0
-}
-
-/// `20261127T153000Z`.
-fn stamp(time: u64) -> String {
-    let time = UNIX_EPOCH + Duration::from_secs((time / 1_000).min(253_402_300_799));
-    let text = humantime::format_rfc3339_seconds(time).to_string();
-    text.replace(['-', ':'], "")
-}
-
-/// The time that an archive's name says, in milliseconds since the epoch. None: it is not this volume's.
-fn time_of(name: &str, prefix: &str) -> Option<u64> {
-    let text = name.strip_prefix(prefix)?.strip_suffix(END)?;
-    let part = |range: std::ops::Range<usize>| text.get(range);
-    let rfc3339 = format!(
-        "{}-{}-{}T{}:{}:{}Z",
-        part(0..4)?,
-        part(4..6)?,
-        part(6..8)?,
-        part(9..11)?,
-        part(11..13)?,
-        part(13..15)?
-    );
-    let time = humantime::parse_rfc3339(&rfc3339).ok()?;
-    let since = time.duration_since(UNIX_EPOCH).ok()?;
-    let millis = u64::try_from(since.as_millis()).ok()?;
-    // There is one spelling of each time.
-    (stamp(millis) == text).then_some(millis)
 }
 
 /// Refuses a directory that is, or is below, the state folder or what a container may write.
@@ -428,39 +430,5 @@ mod tests {
         let endless = head("pax", b'x', "77777777777");
         assert!(!of(&[&endless, &top, &zeros]));
         assert!(!of(&[&head("pax", b'x', "no"), &zeros, &top, &zeros]));
-    }
-
-    #[test]
-    fn a_name_is_one_volumes_alone() {
-        let time = 1_795_793_400_000;
-        assert_eq!(stamp(time), "20261127T153000Z");
-        let of = |name: &str| time_of(name, "web.data-");
-        assert_eq!(of("web.data-20261127T153000Z.tar.zst"), Some(time));
-        for other in [
-            "web.data-20261127T153000Z.tar",
-            "web.data-20261127T153000Z.tar.zst.bak",
-            "web.data-1-20261127T153000Z.tar.zst",
-            "blog.web.data-20261127T153000Z.tar.zst",
-            "web.data-20261127t153000z.tar.zst",
-            "web.data-20261327T153000Z.tar.zst",
-            "web.data-20261127T153060Z.tar.zst",
-            "web.data-2026112 T153000Z.tar.zst",
-            "web.data-+0261127T153000Z.tar.zst",
-            "web.data-20261127T1530\u{e9}.tar.zst",
-            "web.data-.tar.zst",
-            "web.data",
-            "",
-        ] {
-            assert_eq!(of(other), None, "{other}");
-        }
-        assert_eq!(
-            time_of("web.data-1-20261127T153000Z.tar.zst", "web.data-1-"),
-            Some(time)
-        );
-        assert_eq!(
-            half(".web.data-20261127T153000Z.tar.zst.new"),
-            Some("web.data-20261127T153000Z.tar.zst")
-        );
-        assert_eq!(half("web.new"), None);
     }
 }

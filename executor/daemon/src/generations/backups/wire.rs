@@ -34,6 +34,12 @@ pub enum Work {
         begun: u64,
         keep: u32,
     },
+    /// Says whether archives of a volume can be made there.
+    Look((Name, Name)),
+    /// Says which there are of a volume, the newest first.
+    Archives((Name, Name)),
+    /// Sends the archive of a time into the pipe that comes with a [`Next`].
+    Read { of: (Name, Name), time: u64 },
 }
 
 /// What a process that writes does next.
@@ -46,6 +52,8 @@ pub enum Next {
     Write,
     /// Gives it its name, and removes those beyond what is kept.
     Keep,
+    /// Sends an archive into a pipe.
+    Read,
 }
 
 /// A packet from it.
@@ -69,6 +77,11 @@ pub enum Packet {
     Shared(bool),
     Written,
     Kept(Kept),
+    /// The folder, or the archive in it, can be used.
+    Usable,
+    Archived(Archived),
+    /// There are no more.
+    End,
     /// It ends.
     Failed {
         what: String,
@@ -83,6 +96,17 @@ pub struct Listed {
     /// The newest one's time: of those whose age is known, and of those that may be shown.
     pub dated: Option<u64>,
     pub newest: Option<u64>,
+}
+
+/// An archive that is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archived {
+    /// What its name says, in milliseconds since the epoch.
+    pub time: u64,
+    pub bytes: u64,
+    pub path: PathBuf,
+    /// It has nothing but the top.
+    pub empty: bool,
 }
 
 /// An archive that is made.

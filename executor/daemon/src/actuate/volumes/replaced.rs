@@ -1,0 +1,267 @@
+//! What a volume was before the last import, kept beside it until the next one: `.VOLUME.replaced`.
+//!
+//! It is the directory itself, under another name, so it costs no copy on any file system; but it takes the disk that it took. It
+//! counts to no size.
+//!
+//! *Whatever ends the daemon on the way*: the volume is what it was, with what was kept before, or what was imported, with what it was
+//! ([`settle`]). A volume that is not there has nothing beside it that was replaced, except on the way.
+
+use super::{Places, VolumeError, Volumes, is_empty, limits, open_dir, remove, sync_parent};
+use crate::faults;
+use rustix::fs::{CWD, RenameFlags};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// What became of what was there.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Replaced {
+    /// Where it is. None: there was nothing.
+    pub kept: Option<PathBuf>,
+    /// What the import before had replaced is gone for it.
+    pub dropped: bool,
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Puts what was imported, whole and on the disk, in a volume's place, and keeps what is there if it is anything.
+pub(super) fn replace(places: &Places) -> Result<Replaced, VolumeError> {
+    let Places {
+        volume,
+        import,
+        replaced,
+        older,
+        ..
+    } = places;
+    let has_content = match open_dir(volume) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::rename(import, volume)?;
+            sync_parent(volume)?;
+            faults::boundary("what is imported is in its place");
+            return Ok(Replaced::default());
+        }
+        dir => !is_empty(&dir?)?,
+    };
+    if !has_content {
+        let exchange = RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(CWD, import, CWD, volume, exchange).map_err(io::Error::from)?;
+        sync_parent(volume)?;
+        // It is empty: what of it stays is swept at the start.
+        let _ = remove(import);
+        return Ok(Replaced::default());
+    }
+    remove(older)?;
+    let dropped = is_there(replaced);
+    if dropped {
+        fs::rename(replaced, older)?;
+        faults::boundary("what was replaced before is out of the way");
+    }
+    fs::rename(volume, replaced)?;
+    faults::boundary("what a volume was has its place");
+    if let Err(error) = fs::rename(import, volume) {
+        settle(volume)?;
+        return Err(error.into());
+    }
+    sync_parent(volume)?;
+    faults::boundary("what is imported is in its place");
+    Ok(Replaced {
+        kept: Some(replaced.clone()),
+        dropped,
+    })
+}
+
+/// What takes its time of having replaced a volume: what it was counts to no size, and what was kept before goes.
+fn tidy(places: &Places) {
+    limits::uncount(&places.replaced);
+    // What of it stays is swept at the start.
+    let _ = remove(&places.older);
+}
+
+/// Finishes or takes back what a daemon before this one was at when it ended, of the volume at `volume`. Before anything is started.
+pub(super) fn settle(volume: &Path) -> io::Result<()> {
+    let Some(name) = volume.file_name().and_then(|name| name.to_str()) else {
+        return Ok(());
+    };
+    let beside = |end: &str| volume.with_file_name(format!(".{name}.{end}"));
+    let (replaced, older) = (beside("replaced"), beside("older"));
+    if is_there(&replaced) && !is_there(volume) {
+        fs::rename(&replaced, volume)?;
+    }
+    match is_there(&replaced) {
+        false if is_there(&older) => fs::rename(&older, &replaced)?,
+        _ => remove(&older)?,
+    }
+    sync_parent(volume)
+}
+
+impl Volumes {
+    /// Exchanges a volume, which no container has mounted, with what it was before the last import: how that is kept now. Blocking.
+    ///
+    /// # Errors
+    /// When nothing was replaced, or what the disk gives.
+    pub fn put_back(&self, places: &Places) -> Result<PathBuf, VolumeError> {
+        let Some(_import) = self.imports.try_take(&places.import) else {
+            return Err(VolumeError::Importing);
+        };
+        self.counting.stop(places);
+        let _turn = self.turn(places);
+        if !self.has_replaced(places) {
+            return Err(VolumeError::NothingReplaced);
+        }
+        for left in [&places.new, &places.whole] {
+            remove(left)?;
+        }
+        fs::File::create(&places.filled)?;
+        super::snapshots::written_by_none(places)?;
+        let exchange = RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(CWD, &places.replaced, CWD, &places.volume, exchange)
+            .map_err(io::Error::from)?;
+        sync_parent(&places.volume)?;
+        Ok(places.replaced.clone())
+    }
+
+    /// What takes its time once a volume is another one, and what it was is beside it. Whoever has the turn of the import is at it
+    /// alone. Blocking.
+    pub fn tidy(&self, places: &Places) {
+        tidy(places);
+    }
+
+    /// Whether what a volume was before the last import is kept. Blocking.
+    pub fn has_replaced(&self, places: &Places) -> bool {
+        is_there(&places.replaced)
+    }
+
+    /// Removes what a volume was before the last import. Blocking.
+    ///
+    /// # Errors
+    /// When nothing was replaced, or what the disk gives.
+    pub fn remove_replaced(&self, places: &Places) -> Result<(), VolumeError> {
+        let _turn = self.turn(places);
+        if !self.has_replaced(places) {
+            return Err(VolumeError::NothingReplaced);
+        }
+        remove(&places.gone)?;
+        // Nobody finds half of it.
+        fs::rename(&places.replaced, &places.gone)?;
+        sync_parent(&places.gone)?;
+        Ok(remove(&places.gone)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with a volume, gone at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let name = format!("tank-replaced-{name}-{}", std::process::id());
+            let dir = std::env::temp_dir().join(name);
+            fs::create_dir_all(&dir).expect("a folder");
+            Self(dir)
+        }
+
+        fn at(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+
+        fn places(&self) -> Places {
+            let at = |end: &str| self.at(&format!(".data.{end}"));
+            Places {
+                volume: self.at("data"),
+                new: at("new"),
+                whole: at("whole"),
+                filled: at("filled"),
+                used: at("used"),
+                images: at("images"),
+                past: at("past"),
+                counting: at("counting"),
+                import: at("import"),
+                replaced: at("replaced"),
+                older: at("older"),
+                gone: at("gone"),
+            }
+        }
+
+        /// Makes a directory with one file.
+        fn has(&self, name: &str, content: &str) {
+            fs::create_dir_all(self.at(name)).expect("a folder");
+            fs::write(self.at(name).join("f"), content).expect("a file");
+        }
+
+        /// Every directory, with what it has.
+        fn all(&self) -> Vec<String> {
+            let entries = fs::read_dir(&self.0).expect("a folder");
+            let mut all: Vec<String> = entries
+                .map(|entry| {
+                    let path = entry.expect("an entry").path();
+                    let name = path.file_name().expect("a name").to_string_lossy();
+                    let content = fs::read_to_string(path.join("f")).unwrap_or_default();
+                    format!("{name}={content}")
+                })
+                .collect();
+            all.sort();
+            all
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn what_was_there_is_kept_until_the_next_time() {
+        let folder = Folder::new("kept");
+        let (places, kept) = (folder.places(), Some(folder.at(".data.replaced")));
+        folder.has(".data.import", "1");
+        let first = replace(&places).expect("it is put there");
+        assert_eq!(first, Replaced::default());
+        folder.has(".data.import", "2");
+        let second = replace(&places).expect("it is put there");
+        assert_eq!((&second.kept, second.dropped), (&kept, false));
+        assert_eq!(folder.all(), [".data.replaced=1", "data=2"]);
+        folder.has(".data.import", "3");
+        let third = replace(&places).expect("it is put there");
+        assert_eq!((&third.kept, third.dropped), (&kept, true));
+        let untidy = [".data.older=1", ".data.replaced=2", "data=3"];
+        assert_eq!(folder.all(), untidy);
+        tidy(&places);
+        assert_eq!(folder.all(), [".data.replaced=2", "data=3"]);
+        // Of nothing there is nothing to be kept, and what is kept stays.
+        fs::remove_file(folder.at("data/f")).expect("goes");
+        folder.has(".data.import", "4");
+        let fourth = replace(&places).expect("it is put there");
+        assert_eq!(fourth, Replaced::default());
+        assert_eq!(folder.all(), [".data.replaced=2", "data=4"]);
+    }
+
+    #[test]
+    fn wherever_it_ends_the_volume_is_one_or_the_other() {
+        let folder = Folder::new("ends");
+        let move_to = |from: &str, to: &str| fs::rename(folder.at(from), folder.at(to));
+        let settled = || {
+            settle(&folder.at("data")).expect("it is settled");
+            folder.all()
+        };
+        folder.has("data", "2");
+        folder.has(".data.replaced", "1");
+        let before = [".data.replaced=1", "data=2"];
+        assert_eq!(settled(), before);
+        move_to(".data.replaced", ".data.older").expect("the first step");
+        assert_eq!(settled(), before);
+        move_to(".data.replaced", ".data.older").expect("the first step");
+        move_to("data", ".data.replaced").expect("the second step");
+        assert_eq!(settled(), before);
+        move_to(".data.replaced", ".data.older").expect("the first step");
+        move_to("data", ".data.replaced").expect("the second step");
+        folder.has("data", "3");
+        assert_eq!(settled(), [".data.replaced=2", "data=3"]);
+    }
+}
