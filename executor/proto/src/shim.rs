@@ -16,7 +16,7 @@
 //! [`VERSION`] is part of the state a shim reports: a newer `tankd` takes over the shims of an
 //! older one.
 
-use crate::timing::Span;
+use crate::{log, timing::Span};
 use serde::{Deserialize, Serialize};
 
 /// The version of these messages.
@@ -378,9 +378,37 @@ pub struct StartSpec {
     /// Beside those that every container has.
     #[serde(default)]
     pub devices: Vec<Device>,
+    /// What is kept of its output.
+    #[serde(default)]
+    pub logs: LogBounds,
     /// Send with the reply where the time went.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed: bool,
+}
+
+/// What is kept of a container's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogBounds {
+    /// The most bytes of one file.
+    pub max_size: u64,
+    /// How many files there are, the one that is written among them.
+    pub max_files: u32,
+    /// The most bytes that are written in a second; none: as many as there are.
+    pub rate: Option<u64>,
+    /// Lines go to systemd-journald as well.
+    #[serde(default)]
+    pub journald: bool,
+}
+
+impl Default for LogBounds {
+    fn default() -> Self {
+        Self {
+            max_size: log::DEFAULT_SIZE,
+            max_files: log::DEFAULT_FILES,
+            rate: Some(log::DEFAULT_RATE),
+            journald: false,
+        }
+    }
 }
 
 /// How the default system call filter is changed, by the numbers of the calls.

@@ -1,19 +1,22 @@
-//! The loop: one `poll(2)` over everything the shim waits for. It never wakes without an event.
+//! The loop: one `poll(2)` over everything the shim waits for. It never wakes without an event, but to note in a
+//! log what was dropped.
 
 mod ends;
 mod requests;
 
 use crate::{
     exec::{Exec, ExecGroup},
+    log::Now,
     run::{Output, Run},
     sysctls,
 };
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::{
     collections::BTreeMap,
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    time::{Duration, Instant},
 };
 use tank_proto::{
     shim::{FromShim, Reply, Setup, VERSION},
@@ -35,6 +38,10 @@ const MAX_EXECS: usize = 256;
 
 /// The most cgroups of ended second processes that wait for their last process to be gone.
 const MAX_EMPTYING: usize = 64;
+
+/// The most bytes of a container's output that are read at once: 64 KiB, which a pipe holds unless it was
+/// [widened](crate::run).
+const READ: usize = 64 << 10;
 
 pub struct Pod {
     /// As the host has it; the shim itself is the first process of a namespace.
@@ -121,7 +128,7 @@ impl Pod {
 
     /// Serves until [`tank_proto::shim::Request::Shutdown`], and then until no container runs.
     pub fn serve(mut self) -> Result<()> {
-        let mut buffer = vec![0; 32 << 10];
+        let mut buffer = vec![0; READ];
         loop {
             if self.shutting_down
                 && self
@@ -132,9 +139,11 @@ impl Pod {
                 let _ = fs::remove_file(&self.setup.socket);
                 return Ok(());
             }
-            for token in self.wait()? {
+            let tokens = self.wait()?;
+            for token in tokens {
                 self.handle(&token, &mut buffer);
             }
+            self.note_dropped();
             self.tidy();
         }
     }
@@ -148,7 +157,7 @@ impl Pod {
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         }
         loop {
-            match rustix::event::poll(&mut fds, None) {
+            match rustix::event::poll(&mut fds, self.notice_due().as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => break,
                 Err(error) => return Err(error).doing(|| "wait for events"),
@@ -159,6 +168,29 @@ impl Pod {
             .zip(&fds)
             .filter(|(_, fd)| !fd.revents().is_empty());
         Ok(ready.map(|(token, _)| token).collect())
+    }
+
+    /// How long until lines have to be noted that were dropped.
+    fn notice_due(&self) -> Option<Timespec> {
+        let due = self
+            .containers
+            .values()
+            .filter_map(|run| run.log.notice_due());
+        let left = due.min()?.saturating_duration_since(Instant::now());
+        // Never 0: what is due then is due in its own time.
+        (left + Duration::from_millis(1)).try_into().ok()
+    }
+
+    fn note_dropped(&mut self) {
+        for run in self.containers.values_mut() {
+            if run
+                .log
+                .notice_due()
+                .is_some_and(|due| due <= Instant::now())
+            {
+                run.log.note_dropped(Now::read());
+            }
+        }
     }
 
     fn watched(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {

@@ -18,6 +18,9 @@ const MAX_CLIENTS: usize = 32;
 /// The most input that waits for a terminal that does not read.
 const MAX_INPUT: usize = 64 << 10;
 
+/// The most output that is read at once.
+const MAX_OUTPUT: usize = 32 << 10;
+
 pub struct Relay {
     pub master: OwnedFd,
     pub clients: Vec<OwnedFd>,
@@ -50,6 +53,9 @@ impl Relay {
 
     /// Reads what the terminal has to say and passes it on. None: it has hung up.
     pub fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        // A packet to the clients holds it.
+        let most = buffer.len().min(MAX_OUTPUT);
+        let buffer = buffer.get_mut(..most)?;
         let length = match rustix::io::read(&self.master, &mut *buffer) {
             Ok(0) => return None,
             Ok(length) => length,

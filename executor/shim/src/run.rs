@@ -2,7 +2,7 @@
 
 use crate::{
     failure::{Attempt, Error, Reason},
-    log::{Lines, LogFile},
+    log::{Lines, Log},
     relay::Relay,
     start::Groups,
 };
@@ -21,13 +21,16 @@ pub struct Run {
     /// The mount of the files Tank wrote for it.
     pub files: Option<OwnedFd>,
     pub output: Output,
-    pub log: LogFile,
+    pub log: Log,
     pub started: u64,
     pub exited: Option<(ExitStatus, u64)>,
     /// The same of `CLOCK_BOOTTIME`.
     pub started_boot: u64,
     pub exited_boot: Option<u64>,
 }
+
+/// What a pipe holds that a container prints into as fast as it can: 512 KiB.
+const WIDE_PIPE: usize = 512 << 10;
 
 /// Where a main process's output comes from.
 pub enum Output {
@@ -59,19 +62,22 @@ impl Run {
         match &mut self.output {
             Output::Terminal(relay, lines) => {
                 let length = relay.read(buffer)?;
-                let _ = lines.push(&buffer[..length], log);
+                lines.push(buffer.get(..length)?, log);
                 Some(length)
             }
             Output::Pipes(pipes) => {
                 let (pipe, lines) = pipes.get_mut(source)?;
                 match rustix::io::read(&*pipe, &mut *buffer) {
                     Ok(length @ 1..) => {
-                        let _ = lines.push(&buffer[..length], log);
+                        if length == buffer.len() {
+                            widen(pipe);
+                        }
+                        lines.push(buffer.get(..length)?, log);
                         Some(length)
                     }
                     Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Some(0),
                     Ok(0) | Err(_) => {
-                        let _ = lines.finish(log);
+                        lines.finish(log);
                         None
                     }
                 }
@@ -91,6 +97,8 @@ impl Run {
 
     /// Reads what is still in the pipes of an ended process and closes them.
     pub fn drain(&mut self, buffer: &mut [u8]) {
+        // The last words are what matters most.
+        self.log.lift_rate();
         let sources = match &self.output {
             Output::Pipes(pipes) => pipes.len(),
             Output::Terminal(..) => 1,
@@ -108,12 +116,21 @@ impl Run {
         match &mut self.output {
             Output::Pipes(pipes) => {
                 for (_, lines) in pipes.iter_mut() {
-                    let _ = lines.finish(log);
+                    lines.finish(log);
                 }
                 pipes.clear();
             }
-            Output::Terminal(_, lines) => drop(lines.finish(log)),
+            Output::Terminal(_, lines) => lines.finish(log),
         }
+    }
+}
+
+/// Makes a pipe that is found full hold more, so that its container is not stopped for each turn of the shim's.
+/// Most containers never fill one, and what a pipe could hold costs memory.
+fn widen(pipe: &OwnedFd) {
+    if rustix::pipe::fcntl_getpipe_size(pipe).is_ok_and(|size| size < WIDE_PIPE) {
+        // Beyond what this user may have in pipes, it stays as it is.
+        let _ = rustix::pipe::fcntl_setpipe_size(pipe, WIDE_PIPE);
     }
 }
 

@@ -19,7 +19,11 @@
 use crate::{
     failure::{Attempt, Error, Reason},
     launch::{Program, Report, launch_in},
-    log::{Lines, LogFile, now_millis},
+    log::{
+        Lines, Log,
+        journal::{self, Journal},
+        now_millis,
+    },
     relay::Relay,
     run::{Output, Run, absolute, filter, set_limits},
 };
@@ -27,6 +31,7 @@ use rustix::thread::ThreadNameSpaceType;
 use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 use tank_proto::shim::{Setup, StartSpec};
 use tank_sys::{
@@ -54,7 +59,8 @@ pub fn start(
     absolute(&spec.cwd)?;
     let parts = Parts::sort(&spec, fds)?;
     let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
-    let log = LogFile::new(path);
+    let journal = || Journal::new(journal::SOCKET.into(), &setup.pod, &spec.name);
+    let log = Log::new(path, &spec.logs, spec.logs.journald.then(journal));
     let filter = filter(&spec.seccomp)?;
     let (streams, ends) = streams(setup.id_base + spec.user.uid)?;
     trace.end(Phase::Prepare);
@@ -67,6 +73,7 @@ pub fn start(
         ends: &ends,
         trace,
     };
+    let begin = SystemTime::now();
     let launched = launch_in(
         flags::NEWPID | flags::NEWNS,
         parts.cgroup.into.as_ref(),
@@ -75,6 +82,7 @@ pub fn start(
     )?;
     trace.end(Phase::Exec);
     drop(ends);
+    log.begin_run(begin);
     let (process, master) = launched.with_terminal(&streams.terminal)?;
     Ok(Run {
         output: output(streams, master)?,
