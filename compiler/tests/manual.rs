@@ -347,7 +347,7 @@ fn around(contract: &str, snippet: &str) -> String {
             "secrets.s",
             "file = \"/etc/hostname\", path = \"/s\"",
         )),
-        "Limits" | "Capabilities" | "Seccomp" | "Stop" => {
+        "Limits" | "Logs" | "Capabilities" | "Seccomp" | "Stop" => {
             container(&with(&contract.to_lowercase(), ""))
         }
         "Ulimit" => container(&with(

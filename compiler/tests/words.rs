@@ -38,7 +38,7 @@ impl Drop for Scratch {
 }
 
 /// Where there is a record of each contract.
-const RECORDS: [(&str, &str); 27] = [
+const RECORDS: [(&str, &str); 28] = [
     ("Alias", "pods.web.aliases.x"),
     ("Backup", "pods.web.volumes.v.backup"),
     ("Capabilities", "pods.web.containers.app.capabilities"),
@@ -50,6 +50,7 @@ const RECORDS: [(&str, &str); 27] = [
     ("Hook", "pods.web.volumes.v.backup.before"),
     ("HttpProbe", "pods.web.containers.app.readiness.http"),
     ("Limits", "pods.web.containers.app.limits"),
+    ("Logs", "pods.web.containers.app.logs"),
     ("Membership", "pods.web.networks.back"),
     ("Mount", "pods.web.containers.app.mounts.m"),
     ("NamedNetwork", "networks.back"),

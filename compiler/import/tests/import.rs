@@ -88,7 +88,7 @@ fn compose_with_one_of_each() {
     for key in [
         "privileged",
         "build",
-        "logging",
+        "logging.driver",
         "deploy.replicas",
         "depends_on.nobody",
         "ports.9000",
@@ -98,6 +98,46 @@ fn compose_with_one_of_each() {
             "{key} was dropped in silence"
         );
     }
+}
+
+/// Bounds of logs are taken over; one that Tank can't keep becomes the nearest, with a note.
+#[test]
+fn logging_of_services() {
+    let dir = std::env::temp_dir().join(format!("tank-logging-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let file = dir.join("compose.yaml");
+    let logs_of = |logging: &str| {
+        let text = format!("services: {{ a: {{ image: x, logging: {logging} }} }}");
+        std::fs::write(&file, text).expect("write");
+        let made = import::import(std::slice::from_ref(&file), None, schema(), None);
+        let made = made.expect("imports");
+        let written = made.nickel.lines().find(|line| line.contains("logs"));
+        let notes: Vec<String> = made.notes.iter().map(|note| note.why.clone()).collect();
+        (written.map(|line| line.trim().to_owned()), notes)
+    };
+    let plain = logs_of("{ driver: json-file, options: { max-size: 10m, max-file: 3 } }");
+    let written = "logs = { max_size = \"10MiB\", max_files = 3 },".to_owned();
+    assert_eq!(plain, (Some(written), Vec::new()));
+    let journald = logs_of("{ driver: journald }");
+    assert_eq!(
+        journald,
+        (Some("logs.journald = true,".to_owned()), Vec::new())
+    );
+    let (written, notes) = logs_of("{ options: { max-size: 10k, max-file: \"40\" } }");
+    assert_eq!(
+        written.as_deref(),
+        Some("logs = { max_size = \"64KiB\", max_files = 16 },")
+    );
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    for odd in [
+        "{ driver: none }",
+        "{ options: { max-size: big } }",
+        "{ options: { compress: true } }",
+    ] {
+        let (written, notes) = logs_of(odd);
+        assert_eq!((written, notes.len()), (None, 1), "{odd}");
+    }
+    std::fs::remove_dir_all(dir).expect("removes");
 }
 
 #[test]

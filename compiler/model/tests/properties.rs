@@ -27,6 +27,7 @@ fn full() -> Value {
         "secrets": { "s1": { "file": "/s1", "path": "/p1", "mode": "0401" } },
         "limits": { "memory": 4194305, "pids": 11, "cpu": "501m" },
         "ports": { "http1": 81 },
+        "logs": { "max_size": 1048577, "max_files": 3, "rate": 1048578, "journald": true },
         "ulimits": { "nofile": { "soft": 1, "hard": 2 }, "core": { "soft": 0, "hard": "unlimited" } },
         "capabilities": { "add": ["CAP_1"], "drop": ["CAP_2"] },
         "seccomp": { "profile": "unconfined", "allow": ["c1"], "deny": ["d1"] },

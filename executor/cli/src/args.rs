@@ -5,11 +5,13 @@ mod bundle;
 #[cfg(test)]
 mod documented;
 mod image;
+mod logs;
 mod stats;
 
 pub use backup::Backups;
 pub use bundle::Import;
 pub use image::Images;
+pub use logs::{Logs, Tail};
 pub use stats::{Events, Stats};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -218,17 +220,8 @@ pub enum Command {
         /// POD or POD/CONTAINER.
         target: String,
     },
-    /// Print what a container printed.
-    Logs {
-        /// POD or POD/CONTAINER.
-        target: String,
-        /// Go on as it prints more.
-        #[arg(short, long)]
-        follow: bool,
-        /// Only the last lines.
-        #[arg(short = 'n', long, value_name = "LINES")]
-        tail: Option<u64>,
-    },
+    /// Print what containers printed, several in the order of time.
+    Logs(Logs),
     /// Print what happened, also before tankd was started.
     Events(Events),
     /// Show what pods use: processors, memory and whether they wait for it (PSI), disks, network, processes.

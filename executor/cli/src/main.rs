@@ -11,6 +11,7 @@
 //! * [`terminal`]: raw mode, detaching, window size.
 //! * [`modes`]: the modes of a terminal that a program may leave switched on.
 //! * [`timings`]: the spans of a change, drawn.
+//! * [`when`]: times as people write them.
 //! * [`usage`]: arguments that are none; [`elsewhere`]: what commands are called elsewhere.
 //! * [`error`]: the message, cause, help and exit status of every error.
 //!
@@ -30,6 +31,7 @@ mod shell;
 mod terminal;
 mod timings;
 mod usage;
+mod when;
 
 use args::{Args, Command};
 use clap::Parser;

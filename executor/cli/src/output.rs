@@ -89,9 +89,13 @@ fn clean(
 /// Prints one JSON document on one line. JSON itself escapes only some controls; the others are
 /// escaped here as it allows, so they are the same to whoever reads it.
 pub fn json<T: Serialize>(value: &T) -> Result<(), Error> {
-    line(&escaped(
-        &serde_json::to_string(value).map_err(Error::Json)?,
-    ))
+    line(&json_of(value)?)
+}
+
+/// A value as [`json`] prints it.
+pub fn json_of<T: Serialize>(value: &T) -> Result<String, Error> {
+    let text = serde_json::to_string(value).map_err(Error::Json)?;
+    Ok(escaped(&text).into_owned())
 }
 
 /// A document as [`json`] prints it.
@@ -169,6 +173,21 @@ pub fn screen(lines: &[String], first: bool) -> Result<(), Error> {
 
 /// Fewer rows than this are none.
 const MIN_ROWS: usize = 4;
+
+/// Whether what is printed is shown on a terminal, and whether that is to have colours.
+pub fn to_terminal() -> (bool, bool) {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    (*OUT, *OUT && !plain)
+}
+
+/// Prints lines at once that are [fit](to_terminal) for where they go.
+pub fn lines(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(Error::Print),
+    }
+}
 
 /// How many columns there are: the terminal's, or what people have where there is none.
 pub fn width() -> usize {

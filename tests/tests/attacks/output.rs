@@ -55,14 +55,16 @@ fn nothing_is_read_for_an_asker_who_left() {
     let before = bytes_read(&host);
     let mut stream = connect(&host, 0, &[]).expect("connects");
     stream
-        .write_all(&call("Logs", &json!({ "pod": "web" }), true))
+        .write_all(&call("Logs", &json!({ "targets": ["web"] }), true))
         .expect("sends");
-    assert!(
-        reply(&mut stream).expect("a line")["parameters"]["line"]
-            .as_str()
-            .expect("a text")
-            .starts_with("line 0")
+    let names = reply(&mut stream).expect("whose they are");
+    assert_eq!(
+        names["parameters"]["logs"],
+        json!([{ "pod": "web", "container": "app" }])
     );
+    let lines = reply(&mut stream).expect("lines");
+    let first = lines["parameters"]["lines"][0]["line"].as_str();
+    assert!(first.expect("a text").starts_with("line 0"));
     drop(stream);
     // Until neither its descriptors nor what it has read changes any more.
     let sockets = || {

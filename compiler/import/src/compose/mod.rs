@@ -5,6 +5,7 @@
 //!   others. [`values`]: how scalars are read.
 
 mod configs;
+mod logging;
 mod names;
 mod networks;
 mod ports;

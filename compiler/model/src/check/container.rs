@@ -5,11 +5,16 @@ use crate::{
     host_files::WITHHELD,
     name::Name,
     reference::ImageSource,
-    spec::{Amount, Container, Pod, ULIMITS},
+    spec::{
+        Amount, Container, LOG_SIZES, LogRate, Logs, MAX_LOG_FILES, MIN_LOG_RATE, Pod, ULIMITS,
+    },
 };
 
 /// The most bytes of `NAME=VALUE` and its NUL: MAX_ARG_STRLEN of execve(2).
 const MAX_VARIABLE: usize = 128 * 1024;
+
+/// The code of a bound of a log that can't be.
+const LOGS: &str = "tank::logs::bounds";
 
 impl Pass<'_> {
     pub(super) fn container(
@@ -22,6 +27,7 @@ impl Pass<'_> {
         self.mounts(name, spec, (pod, shared));
         self.command(name, spec);
         self.limits(spec);
+        self.logs(&spec.logs);
         self.ulimits(spec);
         self.capabilities(spec, pod);
         self.devices(spec);
@@ -150,6 +156,28 @@ impl Pass<'_> {
                 message,
                 "give at least 0.01",
             );
+        }
+    }
+
+    /// Bounds that are none, or that hold nothing.
+    fn logs(&mut self, logs: &Logs) {
+        let (least, most) = LOG_SIZES;
+        if logs.max_size < least || logs.max_size > most {
+            let message = format!("a log's files can't be of {}", logs.max_size);
+            let help = format!("they have {least} to {most}");
+            self.report(LOGS, &["logs", "max_size"], message, help);
+        }
+        if !(1..=MAX_LOG_FILES).contains(&logs.max_files) {
+            let message = format!("a log can't have {} files", logs.max_files);
+            let help = format!("it has 1 to {MAX_LOG_FILES}");
+            self.report(LOGS, &["logs", "max_files"], message, help);
+        }
+        if let LogRate::Of(rate) = logs.rate
+            && rate < MIN_LOG_RATE
+        {
+            let message = format!("a log of {rate} a second would hold no line");
+            let help = format!("give at least {MIN_LOG_RATE}, or \"unlimited\"");
+            self.report(LOGS, &["logs", "rate"], message, help);
         }
     }
 

@@ -332,6 +332,7 @@ impl Graph {
             limits: self.limits(pod, name),
             capabilities: node.capabilities.clone(),
             read_only: node.read_only,
+            logs: node.logs,
             ulimits: node.ulimits.clone(),
             seccomp: node.seccomp.clone(),
             devices: node.devices.clone(),

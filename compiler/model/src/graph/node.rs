@@ -249,6 +249,9 @@ pub struct ContainerNode {
     /// Whether its root is mounted read-only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+    /// What is kept of its output.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logs: spec::Logs,
     /// By the resource's name in setrlimit(2), in lower case.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ulimits: BTreeMap<String, spec::Ulimit>,
@@ -315,6 +318,7 @@ impl ContainerNode {
             secrets: spec.secrets.clone(),
             capabilities: spec.capabilities.clone(),
             read_only: spec.read_only,
+            logs: spec.logs,
             ulimits: spec.ulimits.clone(),
             seccomp: spec.seccomp.clone(),
             devices: spec.devices.clone(),

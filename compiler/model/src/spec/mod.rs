@@ -9,6 +9,7 @@
 mod backup;
 mod dns;
 mod limits;
+mod logs;
 mod names;
 mod network;
 mod networks;
@@ -20,6 +21,7 @@ mod storage;
 pub use backup::{Backup, Hook, LEAST_EVERY, MOST_EVERY, MOST_HOOK, VolumePolicy};
 pub use dns::{Alias, Dns, HOST_GATEWAY, HostAddress, is_domain, is_hostname, is_reserved};
 pub use limits::{Amount, Capabilities, DEFAULT_PIDS, Limits, Seccomp, SeccompProfile, Ulimit};
+pub use logs::{LOG_SIZES, LogRate, Logs, MAX_LOG_FILES, MIN_LOG_RATE};
 pub use names::{CAPABILITIES, SIGNALS, ULIMITS};
 pub use network::{Network, Nic, NicMode, NicRoute, Pool};
 pub use networks::{DEFAULT_NETWORK, MAX_MEMBERSHIPS, MAX_NETWORKS, Membership, NamedNetwork};
@@ -195,6 +197,9 @@ pub struct Container {
     /// By the name `setrlimit(2)` has for it, in lower case: `nofile`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ulimits: BTreeMap<String, Ulimit>,
+    /// What is kept of its output.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logs: Logs,
     /// On top of, and taken from, the default set.
     #[serde(default, skip_serializing_if = "is_default")]
     pub capabilities: Capabilities,

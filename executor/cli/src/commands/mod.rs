@@ -14,6 +14,7 @@ mod import;
 mod list;
 mod lock;
 mod login;
+mod logs;
 mod manual;
 mod rollback;
 mod source;
@@ -297,11 +298,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         }
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,
-        Command::Logs {
-            target,
-            follow,
-            tail,
-        } => view::logs(&mut connect().await?, &target, follow, tail, json).await,
+        Command::Logs(call) => logs::logs(&mut connect().await?, call, json).await,
         Command::Events(asked) => stats::events(&mut connect().await?, asked, json).await,
         Command::Stats(asked) => stats::stats(&mut connect().await?, asked, json).await,
         Command::Doctor => doctor::doctor(&args.socket, json).await,

@@ -2,7 +2,6 @@
 
 use super::change::change_line;
 use crate::{
-    args::split_target,
     client::Client,
     error::Error,
     output::{self, ago, short},
@@ -10,8 +9,8 @@ use crate::{
 use tank_compiler::{manual::default_of, schema::entries_around};
 use tank_model::provenance;
 use tank_proto::varlink::{
-    ChangesReply, ContainerState, GenerationReply, GenerationsReply, GetReply, LogsCall, LogsReply,
-    Method, Pod, PodInterface, StatusReply, WhyReply,
+    ChangesReply, ContainerState, GenerationReply, GenerationsReply, GetReply, Method, Pod,
+    PodInterface, StatusReply, WhyReply,
 };
 
 /// What a container does, in words.
@@ -228,34 +227,6 @@ pub async fn generation_diff(
             .try_for_each(|change| output::line(&change_line(change)))?;
     }
     Ok(0)
-}
-
-pub async fn logs(
-    client: &mut Client,
-    target: &str,
-    follow: bool,
-    tail: Option<u64>,
-    json: bool,
-) -> Result<u8, Error> {
-    let (pod, container) = split_target(target);
-    let call = LogsCall {
-        pod,
-        container,
-        tail,
-        follow: Some(follow),
-    };
-    client.send(Method::Logs(call), Vec::new(), true).await?;
-    loop {
-        let (reply, _, more) = client.receive::<LogsReply>().await?;
-        if !more {
-            return Ok(0);
-        }
-        if json {
-            output::json(&reply)?
-        } else {
-            output::line(&reply.line)?
-        }
-    }
 }
 
 async fn ask_why(client: &mut Client, field: &str) -> Result<WhyReply, Error> {

@@ -21,7 +21,8 @@ use tank_plan::{
     target::{self, ContainerSpec, Folder, Mount, MountSource},
 };
 use tank_proto::shim::{
-    Device, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, Seccomp, StartSpec, User, WITH_IDS,
+    Device, LogBounds, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, Seccomp, StartSpec, User,
+    WITH_IDS,
 };
 use tank_sys::{
     cgroup::{Cgroups, ControllerLimits},
@@ -147,6 +148,16 @@ async fn bundle(shim: &Shim, spec: &mut StartSpec, fds: &mut Vec<OwnedFd>) -> Re
     Ok(())
 }
 
+/// What a shim is to keep of a container's output.
+fn log_bounds(declared: &spec::Logs) -> LogBounds {
+    LogBounds {
+        max_size: declared.max_size.0,
+        max_files: declared.max_files,
+        rate: declared.rate.bytes(),
+        journald: declared.journald,
+    }
+}
+
 impl Preparer {
     /// Mounts and makes what a container needs: all of that can be done while its pod is being
     /// connected. The namespaces of the pod's shim have to be known.
@@ -223,6 +234,7 @@ impl Preparer {
             ulimits: ulimits.collect(),
             seccomp: seccomp(&spec.seccomp, spec.writes_host)?,
             devices: devices.collect::<Result<_, Error>>()?,
+            logs: log_bounds(&spec.logs),
             timed: self.timings.is_on(),
         };
         Ok((request, parts.0))

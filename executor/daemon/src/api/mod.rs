@@ -10,6 +10,7 @@ mod calls;
 mod client;
 mod exec;
 mod images;
+mod logs;
 mod metrics;
 mod refusal;
 mod registries;

@@ -8,7 +8,6 @@ mod connection;
 mod error;
 pub mod files;
 pub mod forkserver;
-pub mod log_watch;
 pub mod logs;
 pub mod names;
 mod pending;
@@ -26,7 +25,7 @@ use crate::{
     timings::Timings,
 };
 use forkserver::Forkserver;
-use log_watch::LogWatch;
+use logs::watch::LogWatch;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,

@@ -90,6 +90,9 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// By the name setrlimit(2) has for it, in lower case: `nofile`.
     pub ulimits: BTreeMap<String, spec::Ulimit>,
+    /// What is kept of its output.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub logs: spec::Logs,
     /// Which system calls it may make.
     pub seccomp: spec::Seccomp,
     /// Devices of the host that it sees.
@@ -99,6 +102,10 @@ pub struct ContainerSpec {
     /// Whether a container of its pod writes files of the host: it may then set no bit on a file
     /// that gives its rights away (set-user-id).
     pub writes_host: bool,
+}
+
+fn is_default(logs: &spec::Logs) -> bool {
+    *logs == spec::Logs::default()
 }
 
 /// An image by the name it was declared with, and what that stood for.
@@ -196,6 +203,7 @@ impl Target<'_> {
             secrets: node.secrets.clone(),
             limits: effective_limits(&self.graph.limits(pod, name)),
             ulimits: node.ulimits.clone(),
+            logs: node.logs,
             seccomp: node.seccomp.clone(),
             devices: node.devices.values().map(Device::of).collect(),
             id_base,

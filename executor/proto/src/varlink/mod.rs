@@ -23,9 +23,9 @@ pub use images::{
 };
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
-    Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
-    LogoutReply, LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod,
-    PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
+    Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LogLine, LogName,
+    LoginReply, LogoutReply, LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden,
+    Pod, PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
     WhyReply,
 };
 pub use stats::{ContainerUsage, EventsCall, PodUsage, StatsReply, Traffic, Usage};
@@ -488,12 +488,20 @@ pub struct ExecCall {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::Type))]
 pub struct LogsCall {
-    /// The pod's name.
-    pub pod: String,
-    /// The container's name; none for all of the pod's.
-    pub container: Option<String>,
-    /// How many lines of what is there already; none for all.
+    /// Pods, or containers as `web/app`; none for all that are declared.
+    pub targets: Vec<String>,
+    /// Those of this stack.
+    pub stack: Option<String>,
+    /// Lines from this time on, in milliseconds since the epoch.
+    pub since: Option<u64>,
+    /// Lines before this time.
+    pub until: Option<u64>,
+    /// How many lines of each container, of what is there already; none for all.
     pub tail: Option<u64>,
+    /// A regular expression that finds something in each line.
+    pub grep: Option<String>,
+    /// The lines of the run before the last.
+    pub previous: Option<bool>,
     /// Go on for as long as the caller listens.
     pub follow: Option<bool>,
 }

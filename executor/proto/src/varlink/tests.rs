@@ -217,6 +217,8 @@ fn every_type_is_what_the_file_says() {
         ImageLayer::CUSTOM_TYPE,
         KeptImage::CUSTOM_TYPE,
         BroughtBack::CUSTOM_TYPE,
+        LogName::CUSTOM_TYPE,
+        LogLine::CUSTOM_TYPE,
     ];
     let shapes: BTreeMap<&str, Vec<String>> = types
         .iter()

@@ -183,11 +183,13 @@ fn what_is_beyond_the_rate_is_dropped_and_noted() {
     let mut log = Log::new(folder.path(), &bounds(1 << 20, 2, Some(1_000)), None);
     let mut lines = Lines::new("stdout");
     let begin = Now::read();
+    // A while ago, since `finish` below reads the clock.
+    let ago = begin.time - Duration::from_secs(60);
     let after = |millis| Now {
-        time: begin.time + Duration::from_millis(millis),
+        time: ago.time + Duration::from_millis(millis),
         instant: begin.instant + Duration::from_millis(millis),
     };
-    lines.push_at(begin, "0123456789\n".repeat(1_000).as_bytes(), &mut log);
+    lines.push_at(after(0), "0123456789\n".repeat(1_000).as_bytes(), &mut log);
     // Half a line of what is dropped; its other half is as well, whenever it comes.
     lines.push_at(after(500), b"half", &mut log);
     let due = log.notice_due().expect("something is to be noted");

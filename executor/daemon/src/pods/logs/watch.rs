@@ -7,13 +7,19 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tank_sys::watch::{WatchId, WriteEvents, Writes};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// The most logs that are read at once, by all clients together: each may have two files open, and a block
+/// of it in memory.
+pub const MAX_READ: usize = 1_024;
 
 /// The folders that are followed.
 pub struct LogWatch {
     /// None: the kernel has no instance of inotify(7) left, and followers look by the clock.
     writes: Option<Writes>,
     folders: Mutex<BTreeMap<WatchId, watch::Sender<()>>>,
+    /// A permit for each log that is read.
+    readers: Arc<Semaphore>,
 }
 
 /// A folder that somebody follows.
@@ -32,7 +38,13 @@ impl LogWatch {
         Self {
             writes: writes.ok(),
             folders: Mutex::default(),
+            readers: Arc::new(Semaphore::new(MAX_READ)),
         }
+    }
+
+    /// What a reader takes a permit of for each log.
+    pub fn readers(&self) -> &Arc<Semaphore> {
+        &self.readers
     }
 
     fn folders(&self) -> MutexGuard<'_, BTreeMap<WatchId, watch::Sender<()>>> {
@@ -78,6 +90,11 @@ impl Followed {
     /// What was written until now is known: [`Followed::changed`] is about what comes.
     pub fn mark_seen(&mut self) {
         self.written.mark_unchanged();
+    }
+
+    /// Whether something was written since. None: the folder is gone, and nothing will be.
+    pub fn has_changed(&self) -> Option<bool> {
+        self.written.has_changed().ok()
     }
 
     /// Returns when something was written. False: the folder is gone, and nothing will be.
