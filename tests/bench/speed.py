@@ -20,6 +20,7 @@ import time
 
 import hosts
 import peers
+from printing import printing
 from pull import pull
 from read import read
 
@@ -44,6 +45,7 @@ TARGETS = {
     ("pull nginx", "tank"): 700,
     ("remove large", "tank"): 20,
     ("remove nginx", "tank"): 20,
+    ("1 MB a second written down, % of a core", "tank"): 10,
 }
 
 POD = "p{}".format
@@ -266,7 +268,7 @@ def history(host, samples, generations=10_000):
     tank.switch("{}")
 
 
-PARTS = {"one": one, "grace": grace, "exec": exec_true, "many": many, "unchanged": unchanged, "killed": killed, "idle": idle, "scale": scale, "history": history, "pull": pull, "read": read}
+PARTS = {"one": one, "grace": grace, "exec": exec_true, "many": many, "unchanged": unchanged, "killed": killed, "idle": idle, "scale": scale, "history": history, "pull": pull, "read": read, "logs": printing}
 
 
 class Host:

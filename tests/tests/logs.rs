@@ -56,7 +56,7 @@ fn logs_of_all_kinds() {
             "{{ {} {} pods.pair = {{ containers = {{ a = {}, b = {} }}, init.first = {{ image = \"oci:./busybox\", command = [\"/bin/echo\", \"before all\"] }} }} }}",
             pod(
                 "web",
-                &format!("echo one; echo two >&2; echo run {run}"),
+                &format!("echo one >&2; sleep 0.3; echo two; echo run {run}"),
                 ""
             ),
             pod("gone", "echo remembered", ""),
@@ -112,12 +112,12 @@ fn logs_of_all_kinds() {
         .lines()
         .map(|line| line.split("| ").nth(1).expect("a time"))
         .collect();
-    assert!(times.is_sorted(), "{times:?}");
-    let first = host.tank(&["--json", "logs", "web", "-g", "two"]).json();
+    assert!(times.is_sorted_by_key(|line| &line[..30]), "{times:?}");
+    let first = host.tank(&["--json", "logs", "web", "-g", "one"]).json();
     let time = first["time"].as_str().expect("a time").to_owned();
     assert_eq!(
         first,
-        json!({ "pod": "web", "container": "app", "time": time, "stream": "stderr", "line": "two" })
+        json!({ "pod": "web", "container": "app", "time": time, "stream": "stderr", "line": "one" })
     );
 
     // Nothing is known of a run before, until there is one.
@@ -325,11 +325,7 @@ fn a_killed_shim_leaves_whole_lines() {
     let line = "0123456789".repeat(8);
     host.switch(&format!(
         "{{ {} }}",
-        pod(
-            "loud",
-            &format!("yes {line} & sleep 0"),
-            ""
-        )
+        pod("loud", &format!("yes {line} & sleep 0"), "")
     ));
     let shim = |pid: i64| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
@@ -354,11 +350,13 @@ fn a_killed_shim_leaves_whole_lines() {
     }
     host.switch("{}");
     let log = host.tank(&["logs", "loud"]).ok();
-    let odd: Vec<&str> = log
+    let mut lines = log
         .lines()
-        .filter(|found| *found != line && !found.starts_with("tank: dropped "))
-        .collect();
-    assert!(odd.is_empty(), "{odd:?}");
+        .filter(|found| !found.starts_with("tank: dropped "));
+    // The last one may be what its printer had not ended when it was.
+    let last = lines.next_back().expect("some");
+    assert!(line.starts_with(last), "{last}");
+    assert!(lines.all(|found| found == line), "half a line is shown");
     for (path, bytes) in files(&host, "loud") {
         let text = String::from_utf8(bytes).expect("text");
         let mut lines = text.lines();

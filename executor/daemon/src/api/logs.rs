@@ -75,10 +75,10 @@ impl Client {
         };
         reader = reader.look_for_logs(generations, false).await?;
         self.log_names(&reader.names).await?;
-        let mut looked = Instant::now();
+        let (mut looked, mut all) = (Instant::now(), false);
         loop {
             if follow {
-                reader.mark_seen(looked.elapsed() >= RECHECK_PERIOD);
+                reader.mark_seen(std::mem::take(&mut all));
             }
             // Lines are read when those before are sent, so an asker who left has the rest read to nobody.
             loop {
@@ -103,7 +103,7 @@ impl Client {
                 if reader.names.len() > known {
                     self.log_names(&reader.names).await?;
                 }
-                looked = Instant::now();
+                (looked, all) = (Instant::now(), true);
             }
         }
         let (logs, lines) = (None, Vec::new());
@@ -224,7 +224,9 @@ impl Reader {
         for (folder, (followed, numbers)) in &mut self.folders {
             let changed = followed.as_ref().and_then(Followed::has_changed);
             match (followed.as_mut(), changed) {
-                (Some(followed), Some(_)) => followed.mark_seen(),
+                // What is written from here on is a change again; not to mark it otherwise loses none.
+                (Some(followed), Some(true)) => followed.mark_seen(),
+                (Some(_), Some(false)) => {}
                 _ => *followed = self.watch.follow(folder),
             }
             if all || changed != Some(false) {

@@ -18,7 +18,7 @@ pub mod rate;
 use file::LogFile;
 use journal::Journal;
 use memchr::{memchr, memchr_iter};
-use rate::{Dropped, Window};
+use rate::{Dropped, LastWords, Window};
 use std::{
     io,
     path::PathBuf,
@@ -31,6 +31,9 @@ const MAX_LINE: usize = 16 << 10;
 
 /// Lines are written when they are this many bytes, or when what was read is at its end: 256 KiB.
 const BATCH: usize = 256 << 10;
+
+/// Standard output and standard error, as lines have them.
+const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
 /// One time, by the host's clock and by the one that nobody sets.
 #[derive(Clone, Copy)]
@@ -52,8 +55,12 @@ impl Now {
 pub struct Log {
     file: LogFile,
     window: Window,
+    /// What its limit was from the start.
+    rate: u64,
     /// What was printed beyond the rate, and is not noted in the log yet.
     over: Dropped,
+    /// The last of it, of each stream.
+    last: [LastWords; 2],
     /// What could not be written, and is not noted either.
     unwritten: Dropped,
     why: Option<io::Error>,
@@ -67,7 +74,9 @@ impl Log {
         Self {
             file: LogFile::new(path, bounds),
             window: Window::new(bounds.rate, Instant::now()),
+            rate: bounds.rate.unwrap_or(0),
             over: Dropped::default(),
+            last: Default::default(),
             unwritten: Dropped::default(),
             why: None,
             batch: Vec::new(),
@@ -100,11 +109,34 @@ impl Log {
         }
     }
 
+    /// Notes what was dropped, and writes the last lines of it after all: they may be what somebody looks for.
     fn note_over(&mut self, now: SystemTime) {
+        let last = self.last.each_mut().map(LastWords::take);
+        for lines in &last {
+            self.over
+                .remove(memchr_iter(b'\n', lines).count(), lines.len());
+        }
         if let Some(dropped) = self.over.take() {
-            let allowed = self.window.limit().unwrap_or(0);
-            let text = format!("{dropped}: more than {allowed} bytes a second (logs.rate)");
+            let text = format!(
+                "{dropped}: more than {} bytes a second (logs.rate)",
+                self.rate
+            );
             self.notice(now, &text);
+        }
+        for (lines, stream) in last.iter().zip(STREAMS) {
+            let head = head(now, stream, "F");
+            for line in lines.split_inclusive(|byte| *byte == b'\n') {
+                self.batch.extend(&head);
+                self.batch.extend(line);
+                if let Some(journal) = &mut self.journal {
+                    journal.send(
+                        stream,
+                        &[line.strip_suffix(b"\n").unwrap_or(line)],
+                        false,
+                        now,
+                    );
+                }
+            }
         }
     }
 
@@ -239,6 +271,9 @@ impl Lines {
     /// bytes are used up. Gives what is left.
     fn drop_some<'a>(&mut self, data: &'a [u8], log: &mut Log, now: SystemTime) -> &'a [u8] {
         let began = self.partial.len() as u64;
+        let last = &mut log.last[usize::from(self.stream == "stderr")];
+        last.keep(&self.partial, self.skipping || self.in_parts);
+        let is_within = self.skipping || self.in_parts || began > 0;
         if self.in_parts {
             // A reader takes a line in parts to its end: it ends here.
             let head = head(now, self.stream, "F");
@@ -248,6 +283,7 @@ impl Lines {
         self.in_parts = false;
         self.partial.clear();
         if log.window.is_full() {
+            last.keep(data, is_within);
             let lines = memchr_iter(b'\n', data).count() as u64;
             log.over.add(lines, began + data.len() as u64, now);
             self.skipping = data.last() != Some(&b'\n');
@@ -255,9 +291,11 @@ impl Lines {
         }
         match memchr(b'\n', data) {
             Some(end) => {
-                log.over.add(1, began + end as u64 + 1, now);
+                let (rest, behind) = data.split_at(end + 1);
+                last.keep(rest, is_within);
+                log.over.add(1, began + rest.len() as u64, now);
                 self.skipping = false;
-                data.get(end + 1..).unwrap_or_default()
+                behind
             }
             None => {
                 log.over.add(0, began + data.len() as u64, now);

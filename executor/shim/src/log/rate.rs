@@ -8,6 +8,9 @@ use std::{
 /// What a bound is for.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The most bytes of each stream that are written although they are beyond the limit: 4 KiB in a second.
+const MAX_LAST: usize = 4 << 10;
+
 /// The second under way, and what was written in it.
 pub struct Window {
     limit: Option<u64>,
@@ -23,10 +26,6 @@ impl Window {
             used: 0,
             since: now,
         }
-    }
-
-    pub fn limit(&self) -> Option<u64> {
-        self.limit
     }
 
     /// Begins the next second, if this one is over.
@@ -68,6 +67,15 @@ impl Dropped {
         self.between = Some((self.between.map_or(at, |(first, _)| first), at));
     }
 
+    /// Some of it is written after all.
+    pub fn remove(&mut self, lines: usize, bytes: usize) {
+        self.lines = self.lines.saturating_sub(lines as u64);
+        self.bytes = self.bytes.saturating_sub(bytes as u64);
+        if self.bytes == 0 {
+            self.between = None;
+        }
+    }
+
     pub fn is_none(&self) -> bool {
         self.between.is_none()
     }
@@ -78,6 +86,46 @@ impl Dropped {
 
     pub fn take(&mut self) -> Option<Self> {
         std::mem::take(self).some()
+    }
+}
+
+/// The last bytes of what was dropped, of which whole lines are written after all.
+#[derive(Default)]
+pub struct LastWords {
+    text: Vec<u8>,
+    /// It begins within a line.
+    is_torn: bool,
+}
+
+impl LastWords {
+    /// Keeps the end of what is dropped; `within` a line that has begun before.
+    pub fn keep(&mut self, data: &[u8], within: bool) {
+        if self.text.is_empty() {
+            self.is_torn = within;
+        }
+        let end = data.len().saturating_sub(MAX_LAST);
+        if end > 0 {
+            self.text.clear();
+            self.is_torn = true;
+        }
+        self.text.extend(data.get(end..).unwrap_or_default());
+        let excess = self.text.len().saturating_sub(MAX_LAST);
+        if excess > 0 {
+            self.text.drain(..excess);
+            self.is_torn = true;
+        }
+    }
+
+    /// Its whole lines, each with its end. What comes next is the rest of a line, if there was one.
+    pub fn take(&mut self) -> Vec<u8> {
+        let mut text = std::mem::take(&mut self.text);
+        let end = text.iter().rposition(|byte| *byte == b'\n');
+        text.truncate(end.map_or(0, |end| end + 1));
+        if std::mem::take(&mut self.is_torn) {
+            let begin = text.iter().position(|byte| *byte == b'\n');
+            text.drain(..begin.map_or(text.len(), |begin| begin + 1));
+        }
+        text
     }
 }
 

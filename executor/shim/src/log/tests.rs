@@ -186,7 +186,7 @@ fn what_is_beyond_the_rate_is_dropped_and_noted() {
     // A while ago, since `finish` below reads the clock.
     let ago = begin.time - Duration::from_secs(60);
     let after = |millis| Now {
-        time: ago.time + Duration::from_millis(millis),
+        time: ago + Duration::from_millis(millis),
         instant: begin.instant + Duration::from_millis(millis),
     };
     lines.push_at(after(0), "0123456789\n".repeat(1_000).as_bytes(), &mut log);
@@ -200,30 +200,61 @@ fn what_is_beyond_the_rate_is_dropped_and_noted() {
     assert_eq!(log.notice_due(), None);
     lines.push_at(after(1_100), b" of it\nnext\n", &mut log);
     let found = lines_of(&folder.path());
-    let written = found
-        .iter()
-        .filter(|line| *line == "stdout F 0123456789")
-        .count();
+    let is_line = |line: &&String| *line == "stdout F 0123456789";
     // Of 51 bytes each.
+    let written = found.iter().take_while(is_line).count();
     assert_eq!(written, 20);
-    let rest: Vec<&String> = found.iter().skip(written).collect();
-    let noted = |lines: usize, bytes: usize| {
-        format!("stderr F:notice tank: dropped {lines} lines, {bytes} bytes, printed from ")
-    };
-    assert!(
-        rest[0].starts_with(&noted(1_000 - written, 11 * (1_000 - written) + 4)),
-        "{rest:?}"
+    // The last 4 KiB are written after all, as far as they are whole lines.
+    let noted = format!(
+        "stderr F:notice tank: dropped {} lines, {} bytes, printed from ",
+        980 - 371,
+        (980 - 371) * 11 + 4
     );
+    assert!(found[20].starts_with(&noted), "{}", found[20]);
     assert!(
-        rest[0].ends_with(": more than 1000 bytes a second (logs.rate)"),
-        "{rest:?}"
+        found[20].ends_with(": more than 1000 bytes a second (logs.rate)"),
+        "{}",
+        found[20]
     );
-    assert_eq!(rest[1..], ["stdout F next"]);
+    let rest: Vec<&String> = found.iter().skip(21).skip_while(is_line).collect();
+    assert_eq!(found.iter().filter(is_line).count(), 20 + 371);
+    assert_eq!(rest, ["stdout F next"]);
     // The line of the two halves.
     lines.finish(&mut log);
     let last = lines_of(&folder.path()).pop().expect("some");
     let noted = "stderr F:notice tank: dropped 1 line, 7 bytes, ";
     assert!(last.starts_with(noted), "{last}");
+}
+
+/// Whoever ends after printing much leaves its last words, with a line end or without.
+#[test]
+fn the_last_words_are_never_dropped() {
+    for (name, end) in [
+        ("last-words", "the last words\n"),
+        ("last-word", "the last words"),
+    ] {
+        let folder = Folder::new(name);
+        let mut log = Log::new(folder.path(), &bounds(1 << 20, 2, Some(1_000)), None);
+        let mut lines = Lines::new("stderr");
+        let begin = Now::read();
+        lines.push_at(begin, "much\n".repeat(10_000).as_bytes(), &mut log);
+        lines.push_at(begin, end.as_bytes(), &mut log);
+        log.lift_rate();
+        lines.finish(&mut log);
+        let found = lines_of(&folder.path());
+        assert_eq!(found.last().expect("some"), "stderr F the last words");
+        let notice = found
+            .iter()
+            .find(|line| line.contains("F:notice"))
+            .expect("a notice");
+        let dropped: usize = notice
+            .split(' ')
+            .nth(4)
+            .expect("a word")
+            .parse()
+            .expect("a number");
+        assert_eq!(found.len() - 1 + dropped, 10_001);
+    }
 }
 
 #[test]
