@@ -260,6 +260,7 @@ fn what_no_generation_needs_goes_and_nothing_else() {
     );
     assert_eq!(numbers(&host), [1, 2, 3, 4, 5]);
     assert!(names(&host, "logs").contains("gone"));
+    host.tank(&["logs", "gone"]).ok();
     let sizes: BTreeMap<String, u64> = layers_before
         .iter()
         .map(|name| {
@@ -298,6 +299,7 @@ fn what_no_generation_needs_goes_and_nothing_else() {
     assert_eq!(kinds["logs"].0, 1, "{done}");
     assert!(kinds["nodes"].0 > 5, "{done}");
     assert!(!names(&host, "logs").contains("gone"));
+    assert_eq!(host.tank(&["logs", "gone"]).status, 1);
     let leases: Vec<&str> = done["collected"]["leases"]
         .as_array()
         .expect("leases")

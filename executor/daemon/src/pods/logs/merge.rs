@@ -12,6 +12,7 @@ use std::{
     io,
     path::PathBuf,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 /// The most bytes of text that are given at once, beyond one line: 64 KiB.
@@ -20,8 +21,8 @@ const BATCH: usize = 64 << 10;
 /// What the blocks of all logs of one reader are at most: 4 MiB.
 const BLOCKS: usize = 4 << 20;
 
-/// The most reads without a line before who waits is asked whether it still does.
-const MAX_READS: usize = 8;
+/// The longest that is read without a line before who waits is asked whether it still does.
+const MAX_TIME: Duration = Duration::from_millis(100);
 
 /// Logs that are read together.
 #[derive(Default)]
@@ -79,14 +80,11 @@ impl Merge {
     /// The next lines, and whether all logs are at their ends, for now. There may be none before that.
     pub fn next(&mut self) -> (Lines, bool) {
         let mut given = Vec::new();
-        let (mut bytes, mut reads) = (0, 0);
+        let (mut bytes, begin) = (0, Instant::now());
         loop {
             while let Some(number) = self.unread.pop() {
-                if !self.fill(number) {
-                    reads += 1;
-                    if reads > MAX_READS {
-                        return (given, false);
-                    }
+                if !self.fill(number) && begin.elapsed() > MAX_TIME {
+                    return (given, false);
                 }
             }
             let Some(Reverse((_, number))) = self.waiting.pop() else {

@@ -15,7 +15,7 @@ const MAX_LINE: usize = 64 << 10;
 /// The most bytes of a line that is put together of parts: what is longer is given in parts.
 const MAX_JOINED: usize = 64 << 10;
 
-/// The most bytes read at once where none of it is wanted: 1 MiB.
+/// The most bytes read at once where none of it is of the time that is wanted: 1 MiB.
 const MAX_SEARCHED: usize = 1 << 20;
 
 /// What is said where files were replaced before they were read.
@@ -84,9 +84,11 @@ impl Tail {
             }
             return (Vec::new(), false);
         }
+        // What is searched for a pattern takes its time: who waits may have left after each block.
+        let most = self.query.grep.as_ref().map_or(MAX_SEARCHED, |_| 0);
         let mut searched = 0;
         while let Some((file, offset)) = self.files.front_mut() {
-            if self.over || searched > MAX_SEARCHED {
+            if self.over || searched > most {
                 return (Vec::new(), self.over);
             }
             let begin = self.rest.len();
