@@ -160,7 +160,7 @@ fn logs_of_all_kinds() {
     host.finish();
 }
 
-/// A follower goes on over restarts, with names and colours on a terminal alone, and hears of pods that are new.
+/// A follower goes on over restarts; names are coloured on a terminal alone, and what containers print is not obeyed there.
 #[test]
 fn several_logs_are_followed() {
     let host = Host::new();

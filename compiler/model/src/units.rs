@@ -115,7 +115,7 @@ pub mod optional_network {
 }
 
 /// The fields that hold [`Bytes`], by their own names: no other field has one of these.
-pub const OF_BYTES: [&str; 3] = ["memory", "size", "tmpfs"];
+pub const OF_BYTES: [&str; 4] = ["max_size", "memory", "size", "tmpfs"];
 
 /// The fields that hold [`Millis`], likewise.
 pub const OF_MILLIS: [&str; 4] = ["delay", "every", "period", "timeout"];

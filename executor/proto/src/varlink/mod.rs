@@ -7,6 +7,7 @@
 mod bundles;
 mod error;
 mod images;
+mod logs;
 mod replies;
 mod stats;
 #[cfg(test)]
@@ -21,11 +22,12 @@ pub use images::{
     Image, ImageLayer, ImagesReply, InspectImageReply, KeptImage, LoadImagesReply, PullImageReply,
     RemoveImagesReply,
 };
+pub use logs::{LogLine, LogName, LogsReply};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
     Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LogLine, LogName,
-    LoginReply, LogoutReply, LogsReply, Network, NetworkPod, NetworksReply, Outcome, Overridden,
-    Pod, PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
+    LoginReply, LogoutReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod,
+    PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
     WhyReply,
 };
 pub use stats::{ContainerUsage, EventsCall, PodUsage, StatsReply, Traffic, Usage};

@@ -68,9 +68,15 @@ pub fn start_of_last(file: &File, end: u64, count: u64) -> io::Result<(u64, u64)
         file.read_exact_at(part, begin)?;
         for at in memrchr_iter(b'\n', part) {
             let start = begin + at as u64 + 1;
-            if let Some(line_end) = line_end.replace(start)
-                && !is_part(file, start, line_end)?
-            {
+            let Some(line_end) = line_end.replace(start) else {
+                continue;
+            };
+            let head = at + 1..at + 1 + head_length(start, line_end);
+            let is_part = match part.get(head) {
+                Some(head) => Line::begins_part(head),
+                None => is_part(file, start, line_end)?,
+            };
+            if !is_part {
                 if found == count {
                     return Ok((line_end, found));
                 }
@@ -88,10 +94,13 @@ pub fn start_of_last(file: &File, end: u64, count: u64) -> io::Result<(u64, u64)
 
 /// Whether the line at `start` is a part that another one follows.
 fn is_part(file: &File, start: u64, end: u64) -> io::Result<bool> {
-    let length = usize::try_from(end.saturating_sub(start).min(HEAD)).unwrap_or(0);
-    let mut head = vec![0; length];
+    let mut head = vec![0; head_length(start, end)];
     file.read_exact_at(&mut head, start)?;
     Ok(Line::begins_part(&head))
+}
+
+fn head_length(start: u64, end: u64) -> usize {
+    usize::try_from(end.saturating_sub(start).min(HEAD)).unwrap_or(0)
 }
 
 /// Where the first line begins that is of this time or later. Lines are in the order of their times, unless the

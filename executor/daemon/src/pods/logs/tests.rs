@@ -291,7 +291,11 @@ fn a_pattern_is_bounded() {
     assert!(pattern(&"a".repeat(2_000)).is_err());
     let why = pattern(r"(\pL{500}){500}").expect_err("too much");
     assert_eq!(why, "the pattern stands for too much");
-    for usual in [r"\w+ \d{3}", "(?i)größe|fehler", r"^\S+ (GET|POST) /\S* 5\d\d$"] {
+    for usual in [
+        r"\w+ \d{3}",
+        "(?i)größe|fehler",
+        r"^\S+ (GET|POST) /\S* 5\d\d$",
+    ] {
         assert!(pattern(usual).is_ok(), "{usual}");
     }
     // What would take for ever by trying takes no longer than another.
