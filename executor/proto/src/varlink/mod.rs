@@ -25,10 +25,9 @@ pub use images::{
 pub use logs::{LogLine, LogName, LogsReply};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
-    Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LogLine, LogName,
-    LoginReply, LogoutReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod,
-    PodInterface, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply,
-    WhyReply,
+    Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
+    LogoutReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod, PodInterface,
+    Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
 };
 pub use stats::{ContainerUsage, EventsCall, PodUsage, StatsReply, Traffic, Usage};
 pub use upkeep::{
