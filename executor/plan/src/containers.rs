@@ -34,8 +34,11 @@ impl Planner<'_> {
         self.undeclared(pod, found);
         let stopped = self.stop_changed(pod, found);
         self.restore(pod);
+        let overrides = self.target.overrides;
+        let is_wanted = |name: &Name| overrides.stopped(pod, name).is_none();
         let starting = graph
             .containers(pod)
+            .filter(|(name, ..)| is_wanted(name))
             .any(|(name, ..)| stopped.contains_key(name) || !found.containers.contains_key(name));
         let stops = stopped.values().map(|(id, _)| *id);
         let before: Vec<StepId> = after.iter().copied().chain(stops).collect();
@@ -44,7 +47,7 @@ impl Planner<'_> {
         } else {
             None
         };
-        for (name, _, hash) in graph.containers(pod) {
+        for (name, _, hash) in graph.containers(pod).filter(|(name, ..)| is_wanted(name)) {
             let start = Start {
                 pod,
                 name,
@@ -112,6 +115,13 @@ impl Planner<'_> {
             let Some((name, container)) = found.containers.get_key_value(name) else {
                 continue;
             };
+            if self.target.overrides.stopped(pod, name).is_some() {
+                continue;
+            }
+            if let Some((id, removal)) = self.by_hand.get(&(pod.clone(), name.clone())) {
+                stopped.insert(name, (*id, removal.clone()));
+                continue;
+            }
             let disturbed = disturbed.get(name).filter(|_| container.hash == hash);
             if container.hash == hash && disturbed.is_none() {
                 continue;
@@ -338,11 +348,12 @@ impl Planner<'_> {
         } else {
             of(Key::Init)
         };
-        let drift = self.is_declared_before(&key);
-        let usual = if drift {
-            Why::NotRunning
-        } else {
-            Why::Declared
+        let ended = self.target.overrides.ended(pod, name);
+        let drift = self.is_declared_before(&key) && ended.is_none();
+        let usual = match ended {
+            Some(one) => Why::StopEnded { uid: one.uid },
+            None if drift => Why::NotRunning,
+            None => Why::Declared,
         };
         let run = Run {
             hash,
@@ -410,11 +421,28 @@ impl Planner<'_> {
                 Condition::Ready => found.ready(containers),
                 Condition::Completed => found.completed(containers),
             });
-            (!met || !found.is_some_and(current)).then(|| WaitsFor::Dependency {
-                pod: other.clone(),
-                condition: *condition,
-            })
+            if met && found.is_some_and(|found| current(found) && !self.ends(other, found)) {
+                return None;
+            }
+            let overrides = self.target.overrides;
+            let mut names = self.target.graph.containers(other).map(|(name, ..)| name);
+            let pod = other.clone();
+            Some(
+                match names.any(|name| overrides.stopped(other, name).is_some()) {
+                    true => WaitsFor::Stopped { pod },
+                    false => WaitsFor::Dependency {
+                        pod,
+                        condition: *condition,
+                    },
+                },
+            )
         })
+    }
+
+    /// Whether a run of a pod has yet to end since it is restarted by hand.
+    fn ends(&self, pod: &Name, found: &observed::Pod) -> bool {
+        let mut runs = found.containers.iter();
+        runs.any(|(name, run)| self.target.overrides.restarts(pod, name, run).is_some())
     }
 
     fn limits(&mut self, pod: &Name, name: &Name, found: &observed::Run) {
@@ -445,6 +473,16 @@ impl Planner<'_> {
         let Some(node) = self.target.graph.pod(pod) else {
             return;
         };
+        if let Some(one) = self.target.overrides.restarts(pod, name, found) {
+            let run = Run {
+                hash: found.hash,
+                attempt: 0,
+                class: Class::Restart,
+                why: Why::RestartedByHand { uid: one.uid },
+                drift: false,
+            };
+            return self.run(pod, name, run, after);
+        }
         let verdict = backoff::verdict(node.restart, status == 0, found.attempt, found.started, at);
         let Verdict::Restart { attempt, at } = verdict else {
             return;

@@ -4,6 +4,7 @@
 use crate::{
     observed::{Observed, Run, State, Verdict},
     report::{Blocked, Report, Waiting},
+    why::WaitsFor,
 };
 use std::collections::BTreeSet;
 use tank_model::{Graph, Name, spec::Restart};
@@ -50,9 +51,14 @@ pub fn health(
                 return Health::Hopeless(format!("{pod}/{name} {why}"));
             }
         }
-        for (name, _, hash) in graph.containers(pod) {
+        let containers = graph.containers(pod);
+        for (name, _, hash) in containers.filter(|(name, ..)| !report.is_stopped(pod, name)) {
             let Some(found) = found.and_then(|found| found.current(name, hash)) else {
                 let reason = report.waiting.iter().find(|waiting| waiting.pod == *pod);
+                let is_stopped = |one: &&Waiting| matches!(one.why, WaitsFor::Stopped { .. });
+                if let Some(waiting) = reason.filter(is_stopped) {
+                    return Health::Hopeless(format!("{pod}/{name} {}", waiting.why));
+                }
                 let reason = reason_of(reason);
                 not_yet = Some(format!("{pod}/{name} {reason}"));
                 continue;
@@ -100,7 +106,8 @@ pub fn not_running(
             missing.list.push(blocked.to_string());
             continue;
         }
-        for (name, _, hash) in graph.containers(pod) {
+        let containers = graph.containers(pod);
+        for (name, _, hash) in containers.filter(|(name, ..)| !report.is_stopped(pod, name)) {
             let there = found.and_then(|found| found.current(name, hash));
             if there.is_some_and(over) {
                 continue;
@@ -119,7 +126,8 @@ pub fn not_running(
             missing
                 .list
                 .push(format!("{pod}/{name} {}", reason_of(reason)));
-            missing.may_come |= !stuck;
+            let is_stopped = |one: &Waiting| matches!(one.why, WaitsFor::Stopped { .. });
+            missing.may_come |= !stuck && !reason.is_some_and(is_stopped);
         }
     }
     missing
