@@ -16,10 +16,7 @@ use crate::{
     why::{Changed, WaitsFor, Why},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use tank_model::{
-    Digest, Key, Name,
-    spec::{Condition, Restart},
-};
+use tank_model::{Digest, Key, Name, spec::Restart};
 
 impl Planner<'_> {
     /// `class` is that of what was not there before.
@@ -397,52 +394,6 @@ impl Planner<'_> {
             spec,
         };
         self.plan.later.push(step.id());
-    }
-
-    /// The first dependency of `pod` that is not met.
-    fn blocker(&self, pod: &Name) -> Option<WaitsFor> {
-        let node = self.target.graph.pod(pod)?;
-        node.depends_on.iter().find_map(|(other, condition)| {
-            let containers: Vec<&Name> = self
-                .target
-                .graph
-                .containers(other)
-                .map(|(name, _, _)| name)
-                .collect();
-            let found = self.observed.pods.get(other);
-            let current = |found: &observed::Pod| {
-                self.target
-                    .graph
-                    .containers(other)
-                    .all(|(name, _, hash)| found.current(name, hash).is_some())
-            };
-            let met = found.is_some_and(|found| match condition {
-                Condition::Started => found.started(containers),
-                Condition::Ready => found.ready(containers),
-                Condition::Completed => found.completed(containers),
-            });
-            if met && found.is_some_and(|found| current(found) && !self.ends(other, found)) {
-                return None;
-            }
-            let overrides = self.target.overrides;
-            let mut names = self.target.graph.containers(other).map(|(name, ..)| name);
-            let pod = other.clone();
-            Some(
-                match names.any(|name| overrides.stopped(other, name).is_some()) {
-                    true => WaitsFor::Stopped { pod },
-                    false => WaitsFor::Dependency {
-                        pod,
-                        condition: *condition,
-                    },
-                },
-            )
-        })
-    }
-
-    /// Whether a run of a pod has yet to end since it is restarted by hand.
-    fn ends(&self, pod: &Name, found: &observed::Pod) -> bool {
-        let mut runs = found.containers.iter();
-        runs.any(|(name, run)| self.target.overrides.restarts(pod, name, run).is_some())
     }
 
     fn limits(&mut self, pod: &Name, name: &Name, found: &observed::Run) {

@@ -32,8 +32,19 @@ pub fn health(
     report: &Report,
     grace: u64,
 ) -> Health {
+    let all = |_: &Name, _: &Name| true;
+    health_of(graph, (changed, &all), (observed, report), grace)
+}
+
+/// The health of the containers that count, of these pods.
+pub fn health_of(
+    graph: &Graph,
+    (pods, counts): (&BTreeSet<Name>, &dyn Fn(&Name, &Name) -> bool),
+    (observed, report): (&Observed, &Report),
+    grace: u64,
+) -> Health {
     let mut not_yet = None;
-    for pod in changed {
+    for pod in pods {
         let Some(node) = graph.pod(pod) else { continue };
         let found = observed.pods.get(pod);
         if let Some(blocked) = report.blocked.iter().find(|blocked| blocked.pod == *pod) {
@@ -51,8 +62,8 @@ pub fn health(
                 return Health::Hopeless(format!("{pod}/{name} {why}"));
             }
         }
-        let containers = graph.containers(pod);
-        for (name, _, hash) in containers.filter(|(name, ..)| !report.is_stopped(pod, name)) {
+        let wanted = |name: &Name| counts(pod, name) && !report.is_stopped(pod, name);
+        for (name, _, hash) in graph.containers(pod).filter(|(name, ..)| wanted(name)) {
             let Some(found) = found.and_then(|found| found.current(name, hash)) else {
                 let reason = report.waiting.iter().find(|waiting| waiting.pod == *pod);
                 let is_stopped = |one: &&Waiting| matches!(one.why, WaitsFor::Stopped { .. });

@@ -12,6 +12,7 @@
 //! * [`report`]: what is left undone, and why.
 //! * [`overrides`]: what somebody has asked for by hand.
 //! * [`inputs`]: all that a plan is made from, to be written down and planned from again.
+//! * [`explain`]: why a pod is in the state it is in, for people.
 //! * [`health`]: whether what was changed is well.
 //! * [`backoff`]: when an ended container starts again.
 //! * [`backups`]: which backups of volumes are due.
@@ -27,6 +28,7 @@ pub mod backoff;
 pub mod backups;
 mod containers;
 pub mod events;
+pub mod explain;
 pub mod flows;
 pub mod health;
 pub mod inputs;

@@ -4,6 +4,7 @@
 mod addresses;
 mod by_hand;
 mod data;
+mod dependencies;
 mod files;
 mod flows;
 mod network;

@@ -108,7 +108,12 @@ fn a_gate_comes_with_its_generation() {
             wait: 60_000,
         };
         store
-            .commit_with(&generation(1, None), Some(&gate), &LeaseChange::default())
+            .commit_with(
+                &generation(1, None),
+                Some(&gate),
+                &LeaseChange::default(),
+                None,
+            )
             .expect("commits");
         store.commit(&generation(2, Some(1))).expect("commits");
         assert!(
@@ -116,7 +121,8 @@ fn a_gate_comes_with_its_generation() {
                 .commit_with(
                     &generation(3, Some(1)),
                     Some(&gate),
-                    &LeaseChange::default()
+                    &LeaseChange::default(),
+                    None,
                 )
                 .is_err()
         );
@@ -171,7 +177,12 @@ fn leases_are_taken_and_released_together() {
             .expect("takes");
         let before = store.leases();
         store
-            .commit_with(&generation(1, None), None, &change(&[("new", 9)], &["db"]))
+            .commit_with(
+                &generation(1, None),
+                None,
+                &change(&[("new", 9)], &["db"]),
+                None,
+            )
             .expect("takes");
         assert_eq!(
             *before,

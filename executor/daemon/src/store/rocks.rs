@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tank_model::{Digest, Gate, Generation, Outcome, canonical};
+use tank_plan::Overrides;
 
 /// The layout this code reads and writes.
 const FORMAT: u32 = 1;
@@ -29,6 +30,9 @@ const RECOVERY: Duration = Duration::from_secs(12);
 /// What has to be free beside what is written until that counts as space: the database's log is
 /// longer than its content.
 const SPARE: u64 = 4 << 20;
+
+/// The key of what somebody has asked for by hand.
+const OVERRIDES: &[u8] = b"p/overrides";
 
 /// A key and its value.
 type Pair = (Vec<u8>, Vec<u8>);
@@ -285,6 +289,7 @@ impl Store for RocksStore {
         generation: &Generation,
         gate: Option<&Gate>,
         leases: &LeaseChange,
+        overrides: Option<&Overrides>,
     ) -> Result<(), StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let actual = self.current()?;
@@ -300,11 +305,15 @@ impl Store for RocksStore {
             .map(serde_json::to_vec)
             .transpose()
             .map_err(|e| StoreError::Io("encode a gate", e.into()))?;
+        let overrides = overrides.map(encode_overrides).transpose()?;
         let batch = || {
             let mut batch = WriteBatch::default();
             batch.put(generation_key(generation.number), &record);
             gate.iter()
                 .for_each(|gate| batch.put(numbered(b"t/", generation.number), gate));
+            overrides
+                .iter()
+                .for_each(|overrides| batch.put(OVERRIDES, overrides));
             batch.put(b"p/current", generation.number.to_be_bytes());
             add_leases(&mut batch, leases);
             batch
@@ -369,6 +378,20 @@ impl Store for RocksStore {
                 .map_err(|_| StoreError::Corrupt(format!("the outcome of {number}")))
         };
         Ok(bytes.map(read).transpose()?.unwrap_or(Outcome::Pending))
+    }
+
+    fn overrides(&self) -> Result<Overrides, StoreError> {
+        let bytes = self.get(OVERRIDES)?;
+        let read = |bytes: Vec<u8>| {
+            let corrupt = |_| StoreError::Corrupt("p/overrides".to_owned());
+            serde_json::from_slice(&bytes).map_err(corrupt)
+        };
+        Ok(bytes.map(read).transpose()?.unwrap_or_default())
+    }
+
+    fn set_overrides(&self, overrides: &Overrides) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.put_synced(OVERRIDES, &encode_overrides(overrides)?)
     }
 
     fn leases(&self) -> Arc<Leases> {
@@ -479,6 +502,10 @@ impl Store for RocksStore {
         self.apply(&released);
         Ok(())
     }
+}
+
+fn encode_overrides(overrides: &Overrides) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(overrides).map_err(|e| StoreError::Io("encode overrides", e.into()))
 }
 
 fn add_leases(batch: &mut WriteBatch, change: &LeaseChange) {

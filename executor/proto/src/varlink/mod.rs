@@ -5,6 +5,7 @@
 //! `error` what is answered instead.
 
 mod bundles;
+mod by_hand;
 mod error;
 mod images;
 mod replies;
@@ -16,6 +17,7 @@ mod volumes;
 mod words;
 
 pub use bundles::{Bundle, ExportGenerationReply, ImportGenerationCall, ImportGenerationReply};
+pub use by_hand::{ExplainReply, OperateCall, OperateReply, Operated, Reason};
 pub use error::{Error, used_by};
 pub use images::{
     Image, ImageLayer, ImagesReply, InspectImageReply, KeptImage, LoadImagesReply, PullImageReply,
@@ -34,7 +36,9 @@ pub use upkeep::{
     DiffRollbackReply, Leftover, PinGenerationReply, StoreReport,
 };
 pub use volumes::{BackUpVolumeReply, Backup, BackupsReply, TransferReply, Volume, VolumesReply};
-pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
+pub use words::{
+    ChangeKind, ContainerState, GenerationOutcome, Operation, PodState, Stage, StepClass,
+};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -77,6 +81,15 @@ pub enum Method {
         /// More pods, which go in the same change: those that use each other go together.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         others: Option<Vec<String>>,
+    },
+    /// Stops, starts or restarts by hand.
+    #[serde(rename = "io.tank.Executor.Operate")]
+    Operate(OperateCall),
+    /// Why a pod is in the state it is in.
+    #[serde(rename = "io.tank.Executor.Explain")]
+    Explain {
+        /// The pod's name.
+        pod: String,
     },
     /// Goes back to an earlier generation.
     #[serde(rename = "io.tank.Executor.Rollback")]
@@ -300,11 +313,13 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 39] = [
+pub const METHODS: [&str; 41] = [
     "Status",
     "Diff",
     "Switch",
     "Delete",
+    "Operate",
+    "Explain",
     "Rollback",
     "Generations",
     "GetGeneration",
