@@ -41,9 +41,16 @@ fn what_is_stopped_stays_so_until_it_is_started() {
     assert!(said.contains("stopped web/app"), "{said}");
     assert!(host.get(page).status != 0);
     // Its dependents, its address and the generation are what they were.
-    assert_eq!((host.pid("worker", "a"), generation(&host)), (a, before.clone()));
+    assert_eq!(
+        (host.pid("worker", "a"), generation(&host)),
+        (a, before.clone())
+    );
     assert_eq!(host.pod("web")["addresses"], address);
-    assert!(host.tank(&["stop", "web"]).ok().contains("stopped already: web/app"));
+    assert!(
+        host.tank(&["stop", "web"])
+            .ok()
+            .contains("stopped already: web/app")
+    );
 
     // It is shown, and is nothing that anybody repairs.
     let listed = host.tank(&["list"]).ok();
@@ -52,10 +59,17 @@ fn what_is_stopped_stays_so_until_it_is_started() {
     assert!(host.tank(&["status"]).ok().contains("stopped: web/app"));
     let diff = host.tank(&["diff", "--exit-code"]);
     assert_eq!(diff.status, 0, "{}", diff.stdout);
-    assert!(diff.stdout.contains("web/app: uid 0 stopped it by hand"), "{}", diff.stdout);
+    assert!(
+        diff.stdout.contains("web/app: uid 0 stopped it by hand"),
+        "{}",
+        diff.stdout
+    );
     assert!(diff.stdout.contains("nothing to do"), "{}", diff.stdout);
     let explained = host.tank(&["explain", "web"]).ok();
-    assert!(explained.contains("app: uid 0 stopped it by hand"), "{explained}");
+    assert!(
+        explained.contains("app: uid 0 stopped it by hand"),
+        "{explained}"
+    );
     assert!(explained.contains("see  tank start web"), "{explained}");
     let events = host.tank(&["events"]).ok();
     assert!(events.contains("uid 0 stopped it by hand: app"), "{events}");
@@ -63,7 +77,11 @@ fn what_is_stopped_stays_so_until_it_is_started() {
     // A daemon that is killed has not forgotten it.
     host.kill_daemon();
     host.start_daemon();
-    assert!(host.tank(&["diff"]).ok().contains("uid 0 stopped it by hand"));
+    assert!(
+        host.tank(&["diff"])
+            .ok()
+            .contains("uid 0 stopped it by hand")
+    );
     assert!(host.get(page).status != 0);
     assert_eq!(state(&host, "web"), "stopped");
 
@@ -71,7 +89,10 @@ fn what_is_stopped_stays_so_until_it_is_started() {
     assert!(said.contains("started web/app"), "{said}");
     // It is ready by then.
     assert_eq!(host.get(page).ok(), "up");
-    assert_eq!((state(&host, "web"), generation(&host)), ("running".to_owned(), before));
+    assert_eq!(
+        (state(&host, "web"), generation(&host)),
+        ("running".to_owned(), before)
+    );
     assert_eq!((host.pid("worker", "a"), host.pid("worker", "b")), (a, b));
     assert!(host.tank(&["diff"]).ok().starts_with("nothing to do"));
     host.finish();
@@ -81,7 +102,11 @@ fn what_is_stopped_stays_so_until_it_is_started() {
 fn a_restart_is_another_run_and_of_what_was_named_alone() {
     let host = Host::new();
     host.switch(&config());
-    let (web, a, b) = (host.pid("web", "app"), host.pid("worker", "a"), host.pid("worker", "b"));
+    let (web, a, b) = (
+        host.pid("web", "app"),
+        host.pid("worker", "a"),
+        host.pid("worker", "b"),
+    );
     let before = generation(&host);
     host.tank(&["restart", "worker/a"]).ok();
     assert_ne!(host.pid("worker", "a"), a);
@@ -108,7 +133,10 @@ fn a_switch_to_it_ends_a_stop_and_one_that_fails_brings_it_back() {
     let host = Host::new();
     let config = config();
     host.switch(&config);
-    host.write("blog.ncl", &format!("{{ stack = \"blog\", {} }}", tank_tests::sleeper("db")));
+    host.write(
+        "blog.ncl",
+        &format!("{{ stack = \"blog\", {} }}", tank_tests::sleeper("db")),
+    );
     host.tank(&["stop", "web", "worker/a"]).ok();
     // A stack that is another one's leaves it as it is.
     host.tank(&["switch", "blog.ncl"]).ok();
@@ -121,7 +149,11 @@ fn a_switch_to_it_ends_a_stop_and_one_that_fails_brings_it_back() {
     let ended = host.tank(&["switch", "broken.ncl"]);
     assert_eq!(ended.status, 3, "{}", ended.stderr);
     assert_eq!(state(&host, "web"), "stopped");
-    assert!(host.tank(&["diff"]).ok().contains("worker/a: uid 0 stopped it by hand"));
+    assert!(
+        host.tank(&["diff"])
+            .ok()
+            .contains("worker/a: uid 0 stopped it by hand")
+    );
 
     // The plan says what starts, and why; the file is the one that runs.
     host.write("pods.ncl", &config);
@@ -148,25 +180,40 @@ fn a_start_ends_the_wait_for_the_next_try() {
     let job = "pods.job = { restart = 'never, containers.app = { image = \"oci:./busybox\", command = [\"/bin/true\"] } },";
     let flaky = "pods.flaky = { volumes.v = {}, containers.app = { image = \"oci:./busybox\", mounts.v = { volume = \"v\", path = \"/v\" },
         command = [\"/bin/sh\", \"-c\", \"test -e /v/up && exec sleep 1000; echo no disk today; exit 7\"] } },";
-    host.write("pods.ncl", &format!("{{ {job} {flaky} {} }}", tank_tests::sleeper("web")));
+    host.write(
+        "pods.ncl",
+        &format!("{{ {job} {flaky} {} }}", tank_tests::sleeper("web")),
+    );
     host.tank(&["switch", "--no-rollback", "pods.ncl"]);
     // Until the next try is far away.
     eventually("it waits", || {
         host.pod("flaky")["containers"][0]["restarts"].as_u64() >= Some(4)
     });
     let explained = host.tank(&["explain", "flaky"]).ok();
-    assert!(explained.contains("its main process ended with status 7"), "{explained}");
+    assert!(
+        explained.contains("its main process ended with status 7"),
+        "{explained}"
+    );
     assert!(explained.contains("it is tried again"), "{explained}");
-    assert!(explained.contains("see  tank logs flaky/app"), "{explained}");
+    assert!(
+        explained.contains("see  tank logs flaky/app"),
+        "{explained}"
+    );
     // It does not come up, which is said with its last words.
     let why = failed(&host, &["restart", "flaky", "--wait", "20s"]);
-    assert!(why.contains("ended with status 7") && why.contains("no disk today"), "{why}");
+    assert!(
+        why.contains("can't restart flaky/app") && why.contains("no disk today"),
+        "{why}"
+    );
     let volume = host.tank(&["--json", "volume", "list"]).json();
     assert_eq!(volume["volumes"].as_array().map(Vec::len), Some(1));
     std::fs::write(host.dir.join("state/volumes/flaky/v/up"), "").expect("a file");
     host.tank(&["start", "flaky"]).ok();
     let view = host.pod("flaky");
-    assert_eq!((&view["state"], &view["containers"][0]["restarts"]), (&"running".into(), &0.into()));
+    assert_eq!(
+        (&view["state"], &view["containers"][0]["restarts"]),
+        (&"running".into(), &0.into())
+    );
 
     // What has ended for good runs once more.
     let before = host.pod("job")["containers"][0]["started"].as_u64();
@@ -181,15 +228,56 @@ fn while_a_switch_is_on_its_way_nothing_is_taken() {
     let host = Host::new();
     host.switch(&format!("{{ {} }}", tank_tests::sleeper("web")));
     let slow = "readiness = { exec = [\"/bin/false\"], period = \"1s\" }";
-    host.write("slow.ncl", &format!("{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN}, {slow} }} }}"));
+    host.write(
+        "slow.ncl",
+        &format!("{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN}, {slow} }} }}"),
+    );
     let mut switch = host.command(&["switch", "--timeout", "60s", "slow.ncl"]);
     let mut switch = switch.spawn().expect("tank");
     eventually("it is on its way", || generation(&host) == 2);
     let why = failed(&host, &["stop", "web"]);
-    assert!(why.contains("under way") && why.contains("tank generations rollback"), "{why}");
+    assert!(
+        why.contains("under way") && why.contains("tank generations rollback"),
+        "{why}"
+    );
     host.tank(&["generations", "rollback"]).ok();
     switch.wait().expect("tank ends");
     host.tank(&["stop", "web", "--timeout", "0"]).ok();
     assert_eq!(state(&host, "web"), "stopped");
+    host.finish();
+}
+
+#[test]
+fn exec_is_whoever_is_asked_for_and_has_no_more_than_that() {
+    let host = Host::new();
+    host.switch(&format!("{{ {} }}", tank_tests::sleeper("web")));
+    let script =
+        "id -u; id -g; grep CapEff /proc/self/status | tr -d '[:space:]'; echo; echo $HOME";
+    let run = |user: &str| {
+        host.tank(&["exec", "-u", user, "web", "--", "/bin/sh", "-c", script])
+            .ok()
+    };
+    assert_eq!(run("1234:5678"), "1234\n5678\nCapEff:0000000000000000\n/\n");
+    let own = host
+        .tank(&["exec", "web", "--", "/bin/sh", "-c", script])
+        .ok();
+    // Root has what the container has, and no more.
+    let capabilities = |text: &str| text.lines().nth(2).map(str::to_owned);
+    assert_eq!(capabilities(&run("0")), capabilities(&own));
+    // It can't make itself more.
+    let more = host.tank(&[
+        "exec",
+        "-u",
+        "1234",
+        "web",
+        "--",
+        "/bin/sh",
+        "-c",
+        "cat /proc/1/environ",
+    ]);
+    assert_ne!(more.status, 0);
+    let why = failed(&host, &["exec", "-u", "wob", "web", "--", "id"]);
+    assert!(why.contains("no user `wob`"), "{why}");
+    assert!(failed(&host, &["exec", "-u", "70000", "web", "--", "id"]).contains("65536"));
     host.finish();
 }

@@ -433,6 +433,10 @@ pub struct Exec {
     /// The working directory; the main process's unless given.
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<String>,
+    /// Who to be, `user` or `user:group`, names of the image or numbers; the main process's user unless
+    /// given. Only root has capabilities then, those of the container.
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
     /// An environment variable on top of the container's.
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub env: Vec<(String, String)>,

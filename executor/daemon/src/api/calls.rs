@@ -159,7 +159,7 @@ impl Client {
                 self.reply(&reply, false, Vec::new()).await
             }
             Method::Exec(call) => {
-                let (pid, fds) = exec::exec(&generations, &floors.pods, call, fds).await?;
+                let (pid, fds) = exec::exec(&floors, call, fds).await?;
                 self.reply(&varlink::ExecReply { pid }, false, fds).await
             }
             Method::Attach { pod, container } => {

@@ -462,6 +462,9 @@ pub struct ExecCall {
     pub env: BTreeMap<String, String>,
     /// An absolute working directory; none for the main process's own.
     pub cwd: Option<String>,
+    /// `user[:group]`, names of the image or numbers; none for the main process's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// The terminal's height; none for no terminal.
     pub rows: Option<u16>,
     /// The terminal's width.
