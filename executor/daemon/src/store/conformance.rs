@@ -317,3 +317,39 @@ fn rocks_keeps_everything_when_it_is_opened_again() {
     drop(store);
     remove(&dir);
 }
+
+/// What was asked for by hand, of one container.
+fn overrides(ended: &str) -> Overrides {
+    let text = format!(
+        r#"{{"web":{{"app":{{"override":"stopped","timeout":1500,"uid":7,"time":9{ended}}}}},"db":{{"app":{{"override":"restarted","since":3,"uid":0,"time":9}}}}}}"#
+    );
+    serde_json::from_str(&text).expect("overrides")
+}
+
+#[test]
+fn overrides_stay_until_others_come_and_change_with_a_commit_or_not_at_all() {
+    both(|store| {
+        assert!(store.overrides().expect("reads").is_empty());
+        let (first, second) = (overrides(""), overrides(r#","ended":2"#));
+        store.set_overrides(&first).expect("writes");
+        assert_eq!(store.overrides().expect("reads"), first);
+        store.commit(&generation(1, None)).expect("commits");
+        assert_eq!(store.overrides().expect("reads"), first);
+        let none = LeaseChange::default();
+        let stale = store.commit_with(&generation(2, None), None, &none, Some(&second));
+        assert!(stale.is_err());
+        assert_eq!(store.overrides().expect("reads"), first);
+        store
+            .commit_with(&generation(2, Some(1)), None, &none, Some(&second))
+            .expect("commits");
+        assert_eq!(store.overrides().expect("reads"), second);
+    });
+}
+
+#[test]
+fn overrides_are_there_after_the_store_was_opened_again() {
+    let dir = fresh("overrides");
+    open(&dir).set_overrides(&overrides("")).expect("writes");
+    assert_eq!(open(&dir).overrides().expect("reads"), overrides(""));
+    remove(&dir);
+}

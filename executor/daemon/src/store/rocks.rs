@@ -5,6 +5,8 @@
 //! replays its log and writes what it finds to the disk anew, so what is then there is on the disk,
 //! whatever became of the write that failed.
 
+mod writes;
+
 use super::{
     Removal, Store, StoreError, check_removal,
     leases::{LeaseChange, Leases},
@@ -20,6 +22,7 @@ use std::{
 };
 use tank_model::{Digest, Gate, Generation, Outcome, canonical};
 use tank_plan::Overrides;
+use writes::{OVERRIDES, add_leases, encode_overrides, free_space, synced};
 
 /// The layout this code reads and writes.
 const FORMAT: u32 = 1;
@@ -30,9 +33,6 @@ const RECOVERY: Duration = Duration::from_secs(12);
 /// What has to be free beside what is written until that counts as space: the database's log is
 /// longer than its content.
 const SPARE: u64 = 4 << 20;
-
-/// The key of what somebody has asked for by hand.
-const OVERRIDES: &[u8] = b"p/overrides";
 
 /// A key and its value.
 type Pair = (Vec<u8>, Vec<u8>);
@@ -242,18 +242,6 @@ impl RocksStore {
         };
         self.with("list", scan)?.map_err(io("list"))
     }
-}
-
-/// The bytes that are free for this process on the file system of `path`.
-fn free_space(path: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(path).ok()?;
-    Some(found.f_bavail * found.f_frsize)
-}
-
-fn synced() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    options
 }
 
 pub fn read_number(bytes: &[u8], what: &str) -> Result<u64, StoreError> {
@@ -501,20 +489,5 @@ impl Store for RocksStore {
         self.write("remove generations", batch, &synced())?;
         self.apply(&released);
         Ok(())
-    }
-}
-
-fn encode_overrides(overrides: &Overrides) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(overrides).map_err(|e| StoreError::Io("encode overrides", e.into()))
-}
-
-fn add_leases(batch: &mut WriteBatch, change: &LeaseChange) {
-    let key = |pod: &str| [b"l/", pod.as_bytes()].concat();
-    change
-        .released
-        .iter()
-        .for_each(|pod| batch.delete(key(pod)));
-    for (pod, lease) in &change.new {
-        batch.put(key(pod), lease.to_be_bytes());
     }
 }
