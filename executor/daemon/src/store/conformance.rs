@@ -211,6 +211,7 @@ fn what_is_removed_goes_as_a_whole_and_its_numbers_are_not_used_again() {
                     &generation(number, parent),
                     Some(&gate),
                     &LeaseChange::default(),
+                    None,
                 )
                 .expect("commits");
             store.set_outcome(number, Outcome::Good).expect("writes");
