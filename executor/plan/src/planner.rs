@@ -87,11 +87,9 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
     } = planner;
     report.stopped = target.overrides.all_stopped(target.graph);
     report.unmet = unmet(target.graph, observed);
-    report.unmet.extend(data.without);
-    report.unmet.extend(sizes.unmet);
-    report
-        .unmet
-        .extend(left_behind(target.graph, target.previous));
+    let left_behind = left_behind(target.graph, target.previous);
+    let beside = data.without.into_iter().chain(sizes.unmet);
+    report.unmet.extend(beside.chain(left_behind));
     let mut plan = backoff::hold_back(plan, &mut report, &observed.failures, observed.now);
     let starts = |planned: &PlannedStep| matches!(planned.step, Step::StartContainer { .. });
     if plan.steps.iter().any(starts) {

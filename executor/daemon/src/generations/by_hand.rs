@@ -270,19 +270,26 @@ impl Generations {
                 Arrived::Yes => return Ok(None),
                 Arrived::NotYet(_) if !late => {}
                 Arrived::NotYet(why) | Arrived::Never(why) => {
-                    let grace = self.settings.config.grace.0;
-                    let pods = wanted.selected.keys().cloned().collect();
-                    let (observed, begin) = ((&pass.observed, grace), wanted.begin);
-                    let why = match wanted.operation {
-                        Operation::Stop => why,
-                        _ => self.with_log(why, &graph, &pods, observed, begin).await,
-                    };
-                    return Ok(Some(why));
+                    return Ok(Some(self.why_not(why, wanted, &graph, &pass).await));
                 }
             }
             if !left {
                 let dirty = self.dirty.changed_since(pass.version);
                 let _ = timeout(POLL_PERIOD, dirty).await;
+            }
+        }
+    }
+
+    /// Adds what containers that do not come up have printed.
+    async fn why_not(&self, why: String, wanted: &Wanted, graph: &Graph, pass: &Pass) -> String {
+        let grace = self.settings.config.grace.0;
+        let pods = wanted.selected.keys().cloned().collect();
+        let observed = (&pass.observed, grace);
+        match wanted.operation {
+            Operation::Stop => why,
+            _ => {
+                self.with_log(why, graph, &pods, observed, wanted.begin)
+                    .await
             }
         }
     }

@@ -309,7 +309,10 @@ impl Generations {
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
         if let Some(number) = parent.filter(|_| candidate.graph.root() == before.root()) {
-            return self.repair(number, candidate, verified, progress).await;
+            self.end_overrides(number, &candidate.scope, &candidate.graph)?;
+            let repaired = self.repair(number, candidate, verified, progress).await;
+            self.forget_ended()?;
+            return repaired;
         }
         let number = self.committed(parent, before, &candidate, progress).await?;
         let Candidate {
@@ -375,7 +378,6 @@ impl Generations {
         verified: Option<Verified<'_>>,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
-        self.end_overrides(number, &candidate.scope, &candidate.graph)?;
         let Candidate {
             graph, uid, aim, ..
         } = candidate;
@@ -422,7 +424,6 @@ impl Generations {
             self.store.set_outcome(number, how)?;
         }
         self.dirty.mark();
-        self.forget_ended()?;
         let switched = Switched::new(number, &graph, (failure, unmet), false);
         Ok(Switched {
             changed: !steps.is_empty(),
