@@ -85,11 +85,10 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         sizes,
         ..
     } = planner;
-    report.stopped = target.overrides.all_stopped(target.graph);
     report.unmet = unmet(target.graph, observed);
-    let left_behind = left_behind(target.graph, target.previous);
-    let beside = data.without.into_iter().chain(sizes.unmet);
-    report.unmet.extend(beside.chain(left_behind));
+    let left = left_behind(target.graph, target.previous);
+    let beside = data.without.into_iter().chain(sizes.unmet).chain(left);
+    report.unmet.extend(beside);
     let mut plan = backoff::hold_back(plan, &mut report, &observed.failures, observed.now);
     let starts = |planned: &PlannedStep| matches!(planned.step, Step::StartContainer { .. });
     if plan.steps.iter().any(starts) {

@@ -14,11 +14,12 @@ use tank_model::Name;
 type Ends = Vec<(Name, Removal)>;
 
 impl Planner<'_> {
-    /// Ends what is stopped or restarted by hand, of pods that stay.
+    /// Ends what is stopped or restarted by hand, of pods that stay, and reports what is stopped.
     pub(super) fn end_by_hand(&mut self, removed: &BTreeMap<Name, StepId>) {
         if self.target.overrides.is_empty() {
             return;
         }
+        self.report.stopped = self.target.overrides.all_stopped(self.target.graph);
         let mut left: BTreeMap<Name, Ends> = BTreeMap::new();
         for (pod, found) in &self.observed.pods {
             let is_known = found.sandbox.is_some() && found.unresponsive.is_none();
