@@ -2,6 +2,7 @@
 
 mod backup;
 mod bundle;
+mod by_hand;
 #[cfg(test)]
 mod documented;
 mod image;
@@ -10,6 +11,7 @@ mod stats;
 
 pub use backup::Backups;
 pub use bundle::Import;
+pub use by_hand::{Restart, Selection, Start, Stop};
 pub use image::Images;
 pub use logs::{Logs, Tail};
 pub use stats::{Events, Stats};
@@ -207,6 +209,15 @@ pub enum Command {
         #[arg(long, value_parser = stack, conflicts_with = "pods")]
         stack: Option<Name>,
     },
+    /// Stop pods or containers by hand. They stay so until they are started, or a switch to their pod.
+    Stop(Stop),
+    /// Start what was stopped by hand, has ended, or waits for its next restart; wait until it is ready.
+    Start(Start),
+    /// Stop and start pods or containers, of the same generation.
+    Restart(Restart),
+    /// Say why a pod is in the state it is in: what it waits for, what failed and when it is tried again,
+    /// who stopped it; and what to type next.
+    Explain { pod: String },
     /// The volumes that Tank keeps: list, remove, export, import, back up.
     #[command(subcommand, visible_alias = "volumes")]
     Volume(Volumes),
@@ -418,6 +429,10 @@ pub struct Exec {
     /// The working directory; the main process's unless given.
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<String>,
+    /// Who to be, `user` or `user:group`, names of the image or numbers; the main process's user unless
+    /// given. Only root has capabilities then, those of the container.
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
     /// An environment variable on top of the container's.
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub env: Vec<(String, String)>,

@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 33] = [
+const WORDS: [(&str, &str); 31] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -13,11 +13,18 @@ const WORDS: [(&str, &str); 33] = [
     ("run", SWITCH),
     ("deploy", SWITCH),
     ("down", DELETE),
-    ("kill", DELETE),
-    ("stop", STOP),
-    ("start", STOP),
-    ("restart", STOP),
-    ("pause", STOP),
+    (
+        "kill",
+        "`tank stop POD --timeout 0` kills it, and it stays so; `tank exec POD -- kill -HUP 1` sends another signal, where the image has `kill`",
+    ),
+    (
+        "pause",
+        "no command of this version freezes containers: `tank stop POD` ends them, and `tank start POD` starts them again",
+    ),
+    (
+        "unpause",
+        "`tank start POD` starts what `tank stop` stopped",
+    ),
     (
         "scale",
         "say it in the file: `tank doc tank.replicas`; then `tank switch pods.ncl`",
@@ -69,7 +76,6 @@ const WORDS: [(&str, &str); 33] = [
 
 const SWITCH: &str = "write it into a file (`tank init` begins one), then `tank switch pods.ncl`";
 const DELETE: &str = "`tank delete POD`, or `tank delete --stack NAME`; volumes stay";
-const STOP: &str = "no command of this version does that: take the pod out of the file, or `tank delete POD`, and switch to it again";
 const GC: &str = "`tank gc` removes what no generation needs, `tank gc --dry-run` says what that is; volumes stay";
 const IMPORT: &str = "`tank import compose.yaml` writes it as Nickel";
 const ARCHIVE: &str = "`tank image load FILE` keeps its images by their names; without that it is used where it is: `image = \"docker-archive:./app.tar\"` in the configuration";

@@ -44,8 +44,15 @@ enum Named {
 }
 
 /// The arguments that name something, each by its command.
-const ARGUMENTS: [(&[&str], &str, Named); 32] = [
+const ARGUMENTS: [(&[&str], &str, Named); 40] = [
     (&["get"], "pod", Named::Pod),
+    (&["explain"], "pod", Named::Pod),
+    (&["stop"], "pods", Named::Container),
+    (&["stop"], "stack", Named::Stack),
+    (&["start"], "pods", Named::Container),
+    (&["start"], "stack", Named::Stack),
+    (&["restart"], "pods", Named::Container),
+    (&["restart"], "stack", Named::Stack),
     (&["stats"], "pods", Named::Pod),
     (&["events"], "pods", Named::Pod),
     (&["stats"], "stack", Named::Stack),

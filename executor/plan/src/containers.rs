@@ -16,10 +16,7 @@ use crate::{
     why::{Changed, WaitsFor, Why},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use tank_model::{
-    Digest, Key, Name,
-    spec::{Condition, Restart},
-};
+use tank_model::{Digest, Key, Name, spec::Restart};
 
 impl Planner<'_> {
     /// `class` is that of what was not there before.
@@ -34,8 +31,11 @@ impl Planner<'_> {
         self.undeclared(pod, found);
         let stopped = self.stop_changed(pod, found);
         self.restore(pod);
+        let overrides = self.target.overrides;
+        let is_wanted = |name: &Name| overrides.stopped(pod, name).is_none();
         let starting = graph
             .containers(pod)
+            .filter(|(name, ..)| is_wanted(name))
             .any(|(name, ..)| stopped.contains_key(name) || !found.containers.contains_key(name));
         let stops = stopped.values().map(|(id, _)| *id);
         let before: Vec<StepId> = after.iter().copied().chain(stops).collect();
@@ -44,7 +44,7 @@ impl Planner<'_> {
         } else {
             None
         };
-        for (name, _, hash) in graph.containers(pod) {
+        for (name, _, hash) in graph.containers(pod).filter(|(name, ..)| is_wanted(name)) {
             let start = Start {
                 pod,
                 name,
@@ -112,6 +112,13 @@ impl Planner<'_> {
             let Some((name, container)) = found.containers.get_key_value(name) else {
                 continue;
             };
+            if self.target.overrides.stopped(pod, name).is_some() {
+                continue;
+            }
+            if let Some((id, removal)) = self.by_hand.get(&(pod.clone(), name.clone())) {
+                stopped.insert(name, (*id, removal.clone()));
+                continue;
+            }
             let disturbed = disturbed.get(name).filter(|_| container.hash == hash);
             if container.hash == hash && disturbed.is_none() {
                 continue;
@@ -338,11 +345,12 @@ impl Planner<'_> {
         } else {
             of(Key::Init)
         };
-        let drift = self.is_declared_before(&key);
-        let usual = if drift {
-            Why::NotRunning
-        } else {
-            Why::Declared
+        let ended = self.target.overrides.ended(pod, name);
+        let drift = self.is_declared_before(&key) && ended.is_none();
+        let usual = match ended {
+            Some(one) => Why::StopEnded { uid: one.uid },
+            None if drift => Why::NotRunning,
+            None => Why::Declared,
         };
         let run = Run {
             hash,
@@ -388,35 +396,6 @@ impl Planner<'_> {
         self.plan.later.push(step.id());
     }
 
-    /// The first dependency of `pod` that is not met.
-    fn blocker(&self, pod: &Name) -> Option<WaitsFor> {
-        let node = self.target.graph.pod(pod)?;
-        node.depends_on.iter().find_map(|(other, condition)| {
-            let containers: Vec<&Name> = self
-                .target
-                .graph
-                .containers(other)
-                .map(|(name, _, _)| name)
-                .collect();
-            let found = self.observed.pods.get(other);
-            let current = |found: &observed::Pod| {
-                self.target
-                    .graph
-                    .containers(other)
-                    .all(|(name, _, hash)| found.current(name, hash).is_some())
-            };
-            let met = found.is_some_and(|found| match condition {
-                Condition::Started => found.started(containers),
-                Condition::Ready => found.ready(containers),
-                Condition::Completed => found.completed(containers),
-            });
-            (!met || !found.is_some_and(current)).then(|| WaitsFor::Dependency {
-                pod: other.clone(),
-                condition: *condition,
-            })
-        })
-    }
-
     fn limits(&mut self, pod: &Name, name: &Name, found: &observed::Run) {
         let limits = effective_limits(&self.target.graph.limits(pod, name));
         if limits == found.limits {
@@ -445,6 +424,16 @@ impl Planner<'_> {
         let Some(node) = self.target.graph.pod(pod) else {
             return;
         };
+        if let Some(one) = self.target.overrides.restarts(pod, name, found) {
+            let run = Run {
+                hash: found.hash,
+                attempt: 0,
+                class: Class::Restart,
+                why: Why::RestartedByHand { uid: one.uid },
+                drift: false,
+            };
+            return self.run(pod, name, run, after);
+        }
         let verdict = backoff::verdict(node.restart, status == 0, found.attempt, found.started, at);
         let Verdict::Restart { attempt, at } = verdict else {
             return;

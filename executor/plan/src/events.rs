@@ -45,6 +45,8 @@ kinds! {
     BackupFailed = "backup_failed",
     /// A backup goes on and can't be ended: its folder does not answer.
     BackupHangs = "backup_hangs",
+    /// Somebody has stopped, started or restarted containers by hand.
+    ByHand = "by_hand",
     /// All that is kept was read and compared.
     Checked = "checked",
     /// What nothing needs was removed.

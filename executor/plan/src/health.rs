@@ -4,6 +4,7 @@
 use crate::{
     observed::{Observed, Run, State, Verdict},
     report::{Blocked, Report, Waiting},
+    why::WaitsFor,
 };
 use std::collections::BTreeSet;
 use tank_model::{Graph, Name, spec::Restart};
@@ -31,8 +32,19 @@ pub fn health(
     report: &Report,
     grace: u64,
 ) -> Health {
+    let all = |_: &Name, _: &Name| true;
+    health_of(graph, (changed, &all), (observed, report), grace)
+}
+
+/// The health of the containers that count, of these pods.
+pub fn health_of(
+    graph: &Graph,
+    (pods, counts): (&BTreeSet<Name>, &dyn Fn(&Name, &Name) -> bool),
+    (observed, report): (&Observed, &Report),
+    grace: u64,
+) -> Health {
     let mut not_yet = None;
-    for pod in changed {
+    for pod in pods {
         let Some(node) = graph.pod(pod) else { continue };
         let found = observed.pods.get(pod);
         if let Some(blocked) = report.blocked.iter().find(|blocked| blocked.pod == *pod) {
@@ -50,9 +62,14 @@ pub fn health(
                 return Health::Hopeless(format!("{pod}/{name} {why}"));
             }
         }
-        for (name, _, hash) in graph.containers(pod) {
+        let wanted = |name: &Name| counts(pod, name) && !report.is_stopped(pod, name);
+        for (name, _, hash) in graph.containers(pod).filter(|(name, ..)| wanted(name)) {
             let Some(found) = found.and_then(|found| found.current(name, hash)) else {
                 let reason = report.waiting.iter().find(|waiting| waiting.pod == *pod);
+                let is_stopped = |one: &&Waiting| matches!(one.why, WaitsFor::Stopped { .. });
+                if let Some(waiting) = reason.filter(is_stopped) {
+                    return Health::Hopeless(format!("{pod}/{name} {}", waiting.why));
+                }
                 let reason = reason_of(reason);
                 not_yet = Some(format!("{pod}/{name} {reason}"));
                 continue;
@@ -100,7 +117,8 @@ pub fn not_running(
             missing.list.push(blocked.to_string());
             continue;
         }
-        for (name, _, hash) in graph.containers(pod) {
+        let containers = graph.containers(pod);
+        for (name, _, hash) in containers.filter(|(name, ..)| !report.is_stopped(pod, name)) {
             let there = found.and_then(|found| found.current(name, hash));
             if there.is_some_and(over) {
                 continue;
@@ -119,7 +137,8 @@ pub fn not_running(
             missing
                 .list
                 .push(format!("{pod}/{name} {}", reason_of(reason)));
-            missing.may_come |= !stuck;
+            let is_stopped = |one: &Waiting| matches!(one.why, WaitsFor::Stopped { .. });
+            missing.may_come |= !stuck && !reason.is_some_and(is_stopped);
         }
     }
     missing

@@ -2,6 +2,7 @@
 
 use crate::{
     observed::Observed,
+    overrides::Overrides,
     planner,
     report::Report,
     step::Plan,
@@ -33,6 +34,8 @@ pub struct Inputs {
     pub images: BTreeMap<Digest, ImageConfig>,
     /// What the host's resolver files say.
     pub resolver: Resolver,
+    /// What somebody has asked for by hand.
+    pub overrides: Overrides,
 }
 
 /// The inputs of one plan. It holds what the configuration does, texts of files among it, and no
@@ -58,6 +61,7 @@ impl Inputs {
             projects: target.projects.clone(),
             images: target.images.clone(),
             resolver: target.resolver.clone(),
+            overrides: target.overrides.clone(),
         }
     }
 
@@ -73,6 +77,7 @@ impl Inputs {
             projects: &self.projects,
             images: &self.images,
             resolver: &self.resolver,
+            overrides: &self.overrides,
         }
     }
 }
@@ -114,6 +119,8 @@ struct Stored {
     projects: Projects,
     images: BTreeMap<Digest, ImageConfig>,
     resolver: Resolver,
+    #[serde(default, skip_serializing_if = "Overrides::is_empty")]
+    overrides: Overrides,
 }
 
 impl From<&Graph> for StoredGraph {
@@ -145,6 +152,7 @@ impl From<Inputs> for Stored {
             projects: inputs.projects,
             images: inputs.images,
             resolver: inputs.resolver,
+            overrides: inputs.overrides,
         }
     }
 }
@@ -163,6 +171,7 @@ impl TryFrom<Stored> for Inputs {
             projects: stored.projects,
             images: stored.images,
             resolver: stored.resolver,
+            overrides: stored.overrides,
         })
     }
 }

@@ -10,7 +10,9 @@
 //! * [`step`]: the closed set of things that can be done; [`why`]: the reasons for them.
 //! * [`planner`]: from the one to the other; `containers` is its part for one pod.
 //! * [`report`]: what is left undone, and why.
+//! * [`overrides`]: what somebody has asked for by hand.
 //! * [`inputs`]: all that a plan is made from, to be written down and planned from again.
+//! * [`explain`]: why a pod is in the state it is in, for people.
 //! * [`health`]: whether what was changed is well.
 //! * [`backoff`]: when an ended container starts again.
 //! * [`backups`]: which backups of volumes are due.
@@ -26,12 +28,14 @@ pub mod backoff;
 pub mod backups;
 mod containers;
 pub mod events;
+pub mod explain;
 pub mod flows;
 pub mod health;
 pub mod inputs;
 #[cfg(any(test, feature = "model-host"))]
 pub mod model;
 pub mod observed;
+pub mod overrides;
 pub mod planner;
 pub mod ports;
 pub mod report;
@@ -44,6 +48,7 @@ pub mod why;
 pub use health::Health;
 pub use inputs::{Dump, Inputs};
 pub use observed::Observed;
+pub use overrides::Overrides;
 pub use planner::plan;
 pub use report::{Blocked, Held, Report, Waiting};
 pub use step::{Class, Plan, PlannedStep, Step, StepId};

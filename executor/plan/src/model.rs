@@ -8,6 +8,7 @@ use crate::{
         ChangedSetting, FoundLink, HostNetwork, NameServer, Observed, Pod, Run, Sandbox, State,
         Verdict,
     },
+    overrides::Overrides,
     planner::SHIM_FILES,
     step::{Plan, Step},
     target::{
@@ -345,6 +346,7 @@ pub fn inputs(config: &Config) -> Inputs {
             host: "nameserver 192.0.2.53\n".to_owned(),
             upstream: String::new(),
         },
+        overrides: Overrides::default(),
     }
 }
 

@@ -2,7 +2,9 @@
 //! `containers`.
 
 mod addresses;
+mod by_hand;
 mod data;
+mod dependencies;
 mod files;
 mod flows;
 mod network;
@@ -55,6 +57,7 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         holders: Holders::default(),
         data: DataSteps::default(),
         sizes: SizeSteps::default(),
+        by_hand: BTreeMap::new(),
     };
     planner.resolve_nics();
     let removed = planner.removals();
@@ -66,6 +69,7 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
     planner.ensure_names();
     planner.ensure_host_links();
     planner.limit_volumes();
+    planner.end_by_hand(&removed);
     for pod in target.graph.pods() {
         planner.pod(pod, removed.get(pod).copied());
     }
@@ -82,11 +86,9 @@ pub fn plan(target: &Target<'_>, observed: &Observed) -> (Plan, Report) {
         ..
     } = planner;
     report.unmet = unmet(target.graph, observed);
-    report.unmet.extend(data.without);
-    report.unmet.extend(sizes.unmet);
-    report
-        .unmet
-        .extend(left_behind(target.graph, target.previous));
+    let left = left_behind(target.graph, target.previous);
+    let beside = data.without.into_iter().chain(sizes.unmet).chain(left);
+    report.unmet.extend(beside);
     let mut plan = backoff::hold_back(plan, &mut report, &observed.failures, observed.now);
     let starts = |planned: &PlannedStep| matches!(planned.step, Step::StartContainer { .. });
     if plan.steps.iter().any(starts) {
@@ -142,6 +144,9 @@ pub(crate) struct Planner<'a> {
     pub(crate) data: DataSteps,
     /// What is done of the sizes of volumes.
     sizes: SizeSteps,
+    /// The steps by which containers end that somebody stopped or restarted by hand, with why, by
+    /// pod and container.
+    pub(crate) by_hand: BTreeMap<(Name, Name), (StepId, Removal)>,
 }
 
 impl Planner<'_> {
@@ -192,10 +197,10 @@ impl Planner<'_> {
             .is_some_and(|previous| hash(previous) == hash(self.target.graph))
     }
 
-    /// Whether nothing at all of the declaration is new.
+    /// Whether nothing at all of the declaration is new, and nothing that was asked for by hand.
     fn is_declared_as_before(&self) -> bool {
         let previous = self.target.previous.map(Graph::root);
-        previous == Some(self.target.graph.root())
+        previous == Some(self.target.graph.root()) && !self.target.overrides.are_new(self.observed)
     }
 
     pub(crate) fn stop(
@@ -238,9 +243,10 @@ impl Planner<'_> {
     /// declared now counts; of a container that is not declared any more its own, from its start.
     fn stop_of(&self, pod: &Name, name: &Name, found: &observed::Run) -> (i32, u64) {
         let (signal, timeout) = self.target.stop(pod, name);
+        let by_hand = self.target.overrides.timeout(pod, name);
         (
             signal.unwrap_or(found.stop_signal),
-            timeout.unwrap_or(found.stop_timeout),
+            by_hand.or(timeout).unwrap_or(found.stop_timeout),
         )
     }
 
@@ -305,6 +311,9 @@ impl Planner<'_> {
 
     /// A pod that is not there, or is not any more after the step `removed`.
     fn new_pod(&mut self, pod: &Name, removed: Option<StepId>) {
+        if self.target.overrides.is_stopped(self.target.graph, pod) {
+            return;
+        }
         let Some((_, hash)) = self.target.graph.sandbox(pod) else {
             return;
         };

@@ -1,6 +1,7 @@
 //! What a plan leaves undone, and why.
 
 use crate::{
+    overrides::Stopped,
     step::Step,
     target::{TargetError, firewall::HeldPorts},
     unmet::Unmet,
@@ -22,6 +23,9 @@ pub struct Report {
     /// Published ports that lead to another pod than declared until that one is ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<HeldPorts>,
+    /// What is declared and stopped by hand: it is not missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stopped: Vec<Stopped>,
     /// What pods need of the host, and nothing waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unmet: Vec<Unmet>,
@@ -73,6 +77,12 @@ impl Report {
             && self.held.is_empty()
             && self.blocked.is_empty()
             && self.ports.is_empty()
+    }
+
+    /// Whether a container is stopped by hand.
+    pub fn is_stopped(&self, pod: &Name, container: &Name) -> bool {
+        let mut stopped = self.stopped.iter();
+        stopped.any(|one| one.pod == *pod && one.container == *container)
     }
 
     /// When to look again though nothing happened.

@@ -49,6 +49,21 @@ pub enum Why {
     TakesAddresses(Vec<Owned>),
     /// A pod's link is down, off the bridge, or has other addresses or routes.
     LinkDiffers,
+    /// Somebody stopped it.
+    StoppedByHand {
+        /// Who.
+        uid: u32,
+    },
+    /// Somebody restarted it, or started what had ended.
+    RestartedByHand {
+        /// Who.
+        uid: u32,
+    },
+    /// It was stopped by hand, which the change at hand ends.
+    StopEnded {
+        /// By whom it was stopped.
+        uid: u32,
+    },
     /// The host's own link to pods is not there, or not as it has to be.
     HostLinkDiffers,
     /// No pod needs it any more.
@@ -394,6 +409,11 @@ impl fmt::Display for Why {
             Self::VolumeAtRest { volume } => {
                 return write!(f, "nothing may have its volume {volume} mounted meanwhile");
             }
+            Self::StoppedByHand { uid } => return write!(f, "uid {uid} stopped it by hand"),
+            Self::RestartedByHand { uid } => return write!(f, "uid {uid} restarted it by hand"),
+            Self::StopEnded { uid } => {
+                return write!(f, "uid {uid} stopped it by hand, which this change ends");
+            }
             Self::Unresponsive(unresponsive) => return unresponsive.fmt(f),
             Self::RulesDiffer {
                 missing,
@@ -438,6 +458,8 @@ impl fmt::Display for Why {
 pub enum WaitsFor {
     /// Another pod, to be in this condition.
     Dependency { pod: Name, condition: Condition },
+    /// Another pod, which is stopped by hand.
+    Stopped { pod: Name },
     /// The good end of what runs before the containers, by name.
     Init { name: Name },
     /// Its pod's shim.
@@ -461,6 +483,10 @@ impl fmt::Display for WaitsFor {
                 };
                 write!(f, "waits for {pod} to be {what}")
             }
+            Self::Stopped { pod } => write!(
+                f,
+                "waits for {pod}, which is stopped by hand (`tank start {pod}`)"
+            ),
             Self::Init { name } => write!(f, "waits for {name} to end well"),
             Self::Shim(unresponsive) => unresponsive.fmt(f),
             Self::Address(owned) => write!(f, "waits for its address: {owned}"),

@@ -23,12 +23,15 @@ use serde::{Deserialize, Serialize};
 ///
 /// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`]. 3:
 /// [`StartSpec::into`], [`Setup::timed`]. 4: [`Call::id`], [`ExecSpec::kill_on_close`],
-/// [`StartSpec::descriptors`], [`Reply::Sealed`].
-pub const VERSION: u32 = 4;
+/// [`StartSpec::descriptors`], [`Reply::Sealed`]. 5: [`ExecSpec::user`].
+pub const VERSION: u32 = 5;
 
 /// The first version that answers with the request's id, and takes more descriptors than
 /// [`MAX_BESIDE`].
 pub const WITH_IDS: u32 = 4;
+
+/// The first version in which a second process can be another user than the main process.
+pub const WITH_EXEC_USER: u32 = 5;
 
 /// The most bytes of a start or exec specification: 4 MiB (`ARG_MAX` is 2 MiB).
 pub const MAX_SPEC: u64 = 4 << 20;
@@ -453,6 +456,9 @@ pub struct ExecSpec {
     pub cwd: Option<String>,
     /// Rows and columns. None: no terminal.
     pub terminal: Option<(u16, u16)>,
+    /// Who it is. None: as the main process. Another one has no capability, unless it is root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<User>,
     /// The process, and whatever it started, ends when its control socket is closed; it counts
     /// apart from those that an operator runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -19,7 +19,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
 };
-use tank_proto::shim::{ExecSpec, Setup};
+use tank_proto::shim::{ExecSpec, Setup, User};
 use tank_sys::{
     Context,
     beneath::Root,
@@ -194,6 +194,11 @@ struct Main<'a> {
 }
 
 impl Main<'_> {
+    /// Who it is.
+    fn user(&self) -> &User {
+        self.spec.user.as_ref().unwrap_or(&self.container.spec.user)
+    }
+
     /// The descriptors it needs.
     fn given(&self) -> impl Iterator<Item = &OwnedFd> {
         [&self.namespaces.user, self.terminal]
@@ -221,7 +226,7 @@ impl Main<'_> {
         report.close_all_but(self.given())?;
         let (root, container) = (Root::current()?, self.container);
         if let Some((rows, columns)) = self.spec.terminal {
-            let (master, slave) = pty::open(&root, self.setup.id_base + container.spec.user.uid)?;
+            let (master, slave) = pty::open(&root, self.setup.id_base + self.user().uid)?;
             if rows > 0 && columns > 0 {
                 pty::resize(master.as_fd(), rows, columns)?;
             }
@@ -239,10 +244,21 @@ impl Main<'_> {
             argv: &self.spec.argv,
             env: &self.env,
             cwd: self.cwd,
-            user: &container.spec.user,
+            user: self.user(),
         };
-        let (bounding, ambient) = (&container.spec.bounding, &container.spec.ambient);
-        program.run(root, bounding, ambient, self.filter, report, &Trace::none())
+        let is_same = *self.user() == container.spec.user;
+        let ambient = match is_same {
+            true => container.spec.ambient.as_slice(),
+            false => &[],
+        };
+        program.run(
+            root,
+            &container.spec.bounding,
+            ambient,
+            self.filter,
+            report,
+            &Trace::none(),
+        )
     }
 }
 

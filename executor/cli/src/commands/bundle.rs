@@ -121,6 +121,7 @@ fn show(bundle: &Bundle, mut reply: ImportGenerationReply, json: bool) -> Result
         waiting: reply.waiting.unwrap_or_default(),
         plan: String::new(),
         parent: None,
+        by_hand: None,
         dump: None,
     };
     say_needs(bundle);

@@ -128,6 +128,9 @@ const OF_A_FILE: &str = "the host is as its generation says; `tank diff pods.ncl
 
 /// Shows what would be done.
 pub fn print_diff(reply: &DiffReply, of_a_file: bool) -> Result<(), Error> {
+    for stopped in reply.by_hand.iter().flatten() {
+        output::line(&format!("by hand  {stopped}"))?;
+    }
     if !differs(reply) {
         output::line("nothing to do")?;
         if !of_a_file && Path::new("pods.ncl").exists() {

@@ -37,6 +37,7 @@ pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
         argv: args.argv,
         env: with_term(args.env, terminal).into_iter().collect(),
         cwd: args.cwd,
+        user: args.user,
         rows: size.map(|(rows, _)| rows),
         columns: size.map(|(_, columns)| columns),
     };

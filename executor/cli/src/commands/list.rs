@@ -243,6 +243,8 @@ mod tests {
                 restarts: 0,
                 started: None,
                 ready: true,
+                stopped: None,
+                stopped_by: None,
             }],
             reason: None,
             policies: None,

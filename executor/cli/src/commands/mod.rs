@@ -2,6 +2,7 @@
 
 mod backup;
 mod bundle;
+mod by_hand;
 mod change;
 mod config;
 mod doctor;
@@ -31,7 +32,7 @@ use crate::{
     error::Error,
     timings::Timings,
 };
-use tank_proto::varlink::{Method, RemoveVolumesCall};
+use tank_proto::varlink::{Method, Operation, RemoveVolumesCall};
 
 /// Runs a command and returns the status it ends with.
 // long: it has an arm for each command
@@ -179,6 +180,34 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             )
             .await
         }
+        Command::Stop(asked) => {
+            let asked = by_hand::Asked {
+                operation: Operation::Stop,
+                which: asked.which,
+                timeout: asked.timeout,
+                wait: None,
+            };
+            by_hand::operate(&mut connect().await?, asked, json).await
+        }
+        Command::Start(asked) => {
+            let asked = by_hand::Asked {
+                operation: Operation::Start,
+                which: asked.which,
+                timeout: None,
+                wait: asked.wait,
+            };
+            by_hand::operate(&mut connect().await?, asked, json).await
+        }
+        Command::Restart(asked) => {
+            let asked = by_hand::Asked {
+                operation: Operation::Restart,
+                which: asked.which,
+                timeout: asked.timeout,
+                wait: asked.wait,
+            };
+            by_hand::operate(&mut connect().await?, asked, json).await
+        }
+        Command::Explain { pod } => by_hand::explain(&mut connect().await?, pod, json).await,
         Command::Generations(Generations::List) => {
             view::generations(&mut connect().await?, json).await
         }

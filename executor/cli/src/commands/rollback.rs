@@ -38,6 +38,7 @@ pub async fn diff(
             // A rollback is not carried out by the name of a plan.
             plan: String::new(),
             parent: reply.parent,
+            by_hand: None,
             dump: None,
             progress: None,
         };

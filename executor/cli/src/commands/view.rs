@@ -15,6 +15,12 @@ use tank_proto::varlink::{
 
 /// What a container does, in words.
 pub fn container_state(container: &tank_proto::varlink::ContainerStatus) -> String {
+    if let (Some(stopped), false) = (
+        container.stopped,
+        container.state == ContainerState::Running,
+    ) {
+        return format!("stopped by hand {}", ago(stopped));
+    }
     match (container.state, container.ready, container.status) {
         (ContainerState::Running, false, _) => "running, not ready".to_owned(),
         (ContainerState::Exited, _, Some(status)) => format!("exited {status}"),
@@ -55,12 +61,16 @@ fn print_pod(pod: &Pod) -> Result<(), Error> {
             .pid
             .map(|pid| format!(", pid {pid}"))
             .unwrap_or_default();
+        let by = container
+            .stopped_by
+            .map(|uid| format!(" by uid {uid}"))
+            .unwrap_or_default();
         let since = container
             .started
             .map(|started| format!(", started {}", ago(started)))
             .unwrap_or_default();
         output::line(&format!(
-            "  container  {}: {}{pid}{since}",
+            "  container  {}: {}{by}{pid}{since}",
             container.name,
             container_state(container)
         ))?;
@@ -123,6 +133,10 @@ pub async fn status(client: &mut Client, json: bool) -> Result<u8, Error> {
         "pods        {} of {} running",
         reply.running, reply.pods
     ))?;
+    if let Some(stopped) = &reply.stopped {
+        let stopped = stopped.join(", ");
+        output::line(&format!("by hand     stopped: {stopped}"))?;
+    }
     if let Some(failed) = &reply.failed_backups {
         let failed = failed.join(", ");
         output::line(&format!(

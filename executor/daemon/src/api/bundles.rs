@@ -64,7 +64,8 @@ impl Client {
         self.reply(&reply, true, Vec::new()).await?;
         if dry_run {
             let intent = &imported.intent;
-            let planned = generations.preview(&intent.graph, &intent.before).await?;
+            let planned = generations.preview(&intent.graph, &intent.before, Some(&intent.scope));
+            let planned = planned.await?;
             let changes = views::changes(&diff::diff(&intent.before, &intent.graph));
             let reply = ImportGenerationReply {
                 changes: Some(changes),

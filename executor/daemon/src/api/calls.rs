@@ -2,6 +2,7 @@
 //! their results to its reply.
 
 use super::{
+    by_hand,
     client::Client,
     exec::{self, target},
     refusal::{Refusal, internal, of_shim},
@@ -75,6 +76,8 @@ impl Client {
                 };
                 self.change(work, (more, false)).await
             }
+            Method::Operate(call) => self.operate(generations, call, more).await,
+            Method::Explain { pod } => self.explain(&generations, &pod).await,
             Method::Rollback {
                 to,
                 stack,
@@ -120,7 +123,8 @@ impl Client {
             Method::List {} => {
                 let (_, graph) = generations.current()?;
                 let observed = floors.reconciler.observe(&graph).await?;
-                let pods = views::pods(&graph, &observed);
+                let mut pods = views::pods(&graph, &observed);
+                by_hand::mark(&mut pods, &generations.overrides()?);
                 self.reply(&varlink::ListReply { pods }, false, Vec::new())
                     .await
             }
@@ -157,7 +161,7 @@ impl Client {
                 self.reply(&reply, false, Vec::new()).await
             }
             Method::Exec(call) => {
-                let (pid, fds) = exec::exec(&generations, &floors.pods, call, fds).await?;
+                let (pid, fds) = exec::exec(&floors, call, fds).await?;
                 self.reply(&varlink::ExecReply { pid }, false, fds).await
             }
             Method::Attach { pod, container } => {
@@ -338,6 +342,7 @@ async fn status(
             .to_string_lossy()
             .into_owned(),
         failed_backups: Some(failed).filter(|failed| !failed.is_empty()),
+        stopped: by_hand::stopped(&generations.overrides()?, &graph),
         unlimited: generations.unlimited().await,
     })
 }
@@ -351,6 +356,7 @@ pub(super) async fn diff_reply(
     let wants_dump = call.dump == Some(true);
     // What was fetched for it is not collected while it is looked at.
     let mut _held = None;
+    let mut scope = None;
     let (parent, before, after) = match to_request(call, uid) {
         None => {
             let (parent, before) = generations.current()?;
@@ -359,16 +365,18 @@ pub(super) async fn diff_reply(
         Some(request) => {
             let intent = generations.intend(&request, &progress).await?;
             _held = Some(intent.held);
+            scope = Some(intent.scope);
             (intent.current, intent.before, intent.graph)
         }
     };
-    let planned = generations.preview(&after, &before).await?;
+    let planned = generations.preview(&after, &before, scope.as_ref()).await?;
     let reply = varlink::DiffReply {
         changes: views::changes(&diff::diff(&before, &after)),
         steps: planned.plan.steps.iter().map(views::step).collect(),
         waiting: views::not_done(&planned.report),
         plan: planned.plan.hash(after.root()).to_string(),
         parent,
+        by_hand: by_hand::sentences(&planned.report.stopped),
         dump: None,
         progress: None,
     };
@@ -411,7 +419,9 @@ async fn get_reply(
     config.volumes.retain(|volume, _| shared.contains(volume));
     let inputs = reconciler.read_inputs(&graph).await?;
     let target = inputs.target(&graph, None);
-    let pod = views::pod(&name, &graph, &observed);
+    let mut pods = [views::pod(&name, &graph, &observed)];
+    by_hand::mark(&mut pods, &generations.overrides()?);
+    let [pod] = pods;
     Ok(varlink::GetReply {
         pod: varlink::Pod {
             interfaces: views::interfaces(&name, &target, &observed),

@@ -1,6 +1,9 @@
 //! Processes in running containers.
 
-use super::refusal::{Refusal, internal, of_shim};
+use super::{
+    Floors,
+    refusal::{Refusal, internal, of_shim},
+};
 use crate::{
     generations::Generations,
     pods::{Pods, Shim, unexpected},
@@ -10,8 +13,9 @@ use std::{
     sync::Arc,
 };
 use tank_model::Name;
+use tank_plan::target::user::Resolved;
 use tank_proto::{
-    shim::{ExecSpec, FailureKind, Reply, Request},
+    shim::{self, ExecSpec, FailureKind, Reply, Request},
     varlink::{Error, ExecCall},
 };
 
@@ -63,22 +67,37 @@ fn check(call: &ExecCall, streams: &[OwnedFd]) -> Result<(), String> {
 
 /// Starts a process in a running container; gives its pid and the descriptors of its control.
 pub async fn exec(
-    generations: &Generations,
-    pods: &Pods,
+    floors: &Floors,
     call: ExecCall,
     streams: Vec<OwnedFd>,
 ) -> Result<(i32, Vec<OwnedFd>), Refusal> {
+    let (generations, pods) = (&floors.generations, &floors.pods);
     let (pod, container) = target(generations, &call.pod, call.container.as_deref())?;
     check(&call, &streams).map_err(|problem| Error::invalid(vec![problem]))?;
     let program = call.argv.first().cloned().unwrap_or_default();
     let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
     let shim = shim(pods, &pod, &container)?;
+    let user = match &call.user {
+        Some(user) => Some(as_user(floors, (&pod, &container), user, &shim).await?),
+        None => None,
+    };
+    let mut env: Vec<(String, String)> = call.env.into_iter().collect();
+    if let Some(found) = &user
+        && !env.iter().any(|(key, _)| key == "HOME")
+    {
+        env.push(("HOME".to_owned(), found.home.clone()));
+    }
     let spec = ExecSpec {
         container: container.to_string(),
         argv: call.argv,
-        env: call.env.into_iter().collect(),
+        env,
         cwd: call.cwd,
         terminal,
+        user: user.map(|found| shim::User {
+            uid: found.user.uid,
+            gid: found.user.gid,
+            groups: found.user.groups,
+        }),
         kill_on_close: false,
     };
     let text = serde_json::to_vec(&spec).map_err(|e| internal("write a specification", e))?;
@@ -97,6 +116,33 @@ pub async fn exec(
         },
     };
     Err(refused.into())
+}
+
+/// Who a second process is to be, by the names of its container's image.
+async fn as_user(
+    floors: &Floors,
+    (pod, container): (&Name, &Name),
+    user: &str,
+    shim: &Shim,
+) -> Result<Resolved, Refusal> {
+    let what = format!("run a command as `{user}`");
+    let failed = |why: String| Error::Failed {
+        what: what.clone(),
+        why,
+    };
+    let state = shim.state().await;
+    let state = state.map_err(|e| of_shim(&e, pod.as_str(), container.as_str()))?;
+    if state.version < shim::WITH_EXEC_USER {
+        return Err(failed(format!(
+            "the shim of pod `{pod}` is of a Tank before this and knows the main process's user alone: `tank delete {pod}` and \
+             another switch to it make it anew"
+        ))
+        .into());
+    }
+    let (_, graph) = floors.generations.current()?;
+    let inputs = floors.reconciler.read_inputs(&graph).await?;
+    let resolved = inputs.target(&graph, None).user_of(pod, container, user);
+    Ok(resolved.map_err(|error| failed(error.to_string()))?)
 }
 
 /// The shim of a pod whose container is asked for.

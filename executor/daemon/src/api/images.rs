@@ -172,6 +172,7 @@ fn of_diff(progress: Progress) -> varlink::DiffReply {
         waiting: Vec::new(),
         plan: String::new(),
         parent: None,
+        by_hand: None,
         dump: None,
         progress: Some(views::progress(progress)),
     }

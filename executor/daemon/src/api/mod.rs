@@ -6,6 +6,7 @@
 
 pub mod access;
 mod bundles;
+mod by_hand;
 mod calls;
 mod client;
 mod exec;

@@ -123,6 +123,17 @@ fn wire(error: Refused) -> Error {
         }
         Refused::InUse { uses, help } => Error::InUse { uses, help },
         Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
+        Refused::NoSuchContainer {
+            pod,
+            container,
+            known,
+        } => Error::NoSuchContainer {
+            pod: pod.to_string(),
+            container,
+            known,
+        },
+        Refused::NotByHand(why) => failed("do that by hand", why),
+        error @ Refused::Overtaken { .. } => failed("wait for it", error.to_string()),
         Refused::NoSuchNetwork { network, nearest } => Error::NoSuchNetwork { network, nearest },
         Refused::NoSuchVolume { volume, nearest } => Error::NoSuchVolume { volume, nearest },
         Refused::NoSuchImage { image, nearest } => Error::NoSuchImage { image, nearest },

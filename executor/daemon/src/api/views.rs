@@ -468,6 +468,8 @@ fn container(
         restarts: 0,
         started: None,
         ready: false,
+        stopped: None,
+        stopped_by: None,
     };
     let Some(there) = there else { return view };
     view.restarts = there.attempt;

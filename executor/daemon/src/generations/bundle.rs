@@ -230,6 +230,7 @@ impl Generations {
             before,
             graph: Arc::new(graph),
             provenance: Provenance::default().with(lines, &scope),
+            scope,
             held,
         })
     }
@@ -261,6 +262,7 @@ impl Generations {
                     current,
                     before,
                     graph,
+                    scope,
                     provenance,
                     held: _held,
                 },
@@ -274,6 +276,7 @@ impl Generations {
         );
         let candidate = Candidate {
             graph,
+            scope,
             source: source.chars().take(MAX_SOURCE).collect(),
             uid: import.uid,
             provenance: Some(Lines::new(&provenance)?),

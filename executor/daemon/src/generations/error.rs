@@ -24,6 +24,21 @@ pub enum Error {
         pod: String,
         nearest: Option<String>,
     },
+    #[error("no such container in pod `{pod}`")]
+    NoSuchContainer {
+        pod: Name,
+        /// None: it was not named.
+        container: Option<String>,
+        known: Vec<String>,
+    },
+    /// What is asked for by hand can't be done so: why.
+    #[error("{0}")]
+    NotByHand(String),
+    /// A change was committed that decides about what was asked for by hand.
+    #[error(
+        "generation {generation} ({by}) was committed meanwhile: what its pods are is what it says"
+    )]
+    Overtaken { generation: u64, by: String },
     #[error("no such network: `{network}`")]
     NoSuchNetwork {
         network: String,

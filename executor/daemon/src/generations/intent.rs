@@ -56,6 +56,8 @@ pub struct Intent {
     pub current: Option<u64>,
     pub before: Arc<Graph>,
     pub graph: Arc<Graph>,
+    /// The pods that are meant.
+    pub scope: Scope,
     /// Which line set each field of the whole host, and where each pod comes from.
     pub provenance: Provenance,
     /// Keeps the images from being collected.
@@ -149,6 +151,7 @@ impl Generations {
                 false => Provenance::default().with(lines, &scope),
             },
             before,
+            scope,
         })
     }
 

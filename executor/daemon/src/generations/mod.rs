@@ -10,12 +10,14 @@
 
 pub mod backups;
 pub mod bundle;
+pub mod by_hand;
 mod chosen;
 mod collector;
 mod data;
 mod deleted;
 mod end;
 mod error;
+mod explain;
 mod handed;
 mod history;
 pub mod images;
@@ -73,7 +75,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 use tank_image::{Images, LayerProgress, Registries};
-use tank_model::{Config, Digest, Generation, Graph, Name, Outcome};
+use tank_model::{Config, Digest, Generation, Graph, Name, Outcome, Scope};
 use tank_sys::cgroup::Cgroups;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 
@@ -271,14 +273,23 @@ impl Generations {
         })
     }
 
-    /// What a switch to `graph` would do. Acts on nothing.
+    /// What a switch to `graph` would do that changes the pods of a scope; without one, what the next pass
+    /// would. Acts on nothing.
     ///
     /// # Errors
     /// When it would be refused, or the host can't be read.
-    pub async fn preview(&self, graph: &Graph, previous: &Graph) -> Result<Planned, Error> {
+    pub async fn preview(
+        &self,
+        graph: &Graph,
+        previous: &Graph,
+        scope: Option<&Scope>,
+    ) -> Result<Planned, Error> {
         ports::refuse_taken(&self.cgroups, previous, graph).await?;
         self.refuse_unconnectable(previous, graph).await?;
-        Ok(self.reconciler.plan(graph, Some(previous)).await?)
+        let planned = self
+            .reconciler
+            .plan_on(graph, Some(previous), (None, scope));
+        Ok(planned.await?)
     }
 
     /// All generations, oldest first.

@@ -14,10 +14,10 @@ use super::{
     switch::Candidate,
     way::{Aim, Switched},
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{
-    Generation, Graph, Name, Outcome, Rollback, Scope, generation::last_good_that, name::nearest,
-    spec::Container, stack::settle,
+    Generation, Graph, Key, Name, Outcome, Rollback, Scope, generation::last_good_that,
+    name::nearest, spec::Container, stack::settle,
 };
 
 /// What one stack is taken back from, and to.
@@ -99,6 +99,7 @@ impl Generations {
             source: format!("rollback of {stack} to {}", back.target.number),
             uid,
             provenance: Some(Lines::new(&known.with(then, &scope))?),
+            scope,
             rollback: Some(Rollback::Part(back.target.number)),
             aim: Aim::ChangedRunning,
         };
@@ -220,5 +221,24 @@ impl Generations {
                 nearest: nearest(stack, known()).map(str::to_owned),
             }),
         }
+    }
+}
+
+/// The one stack in which two graphs differ. None: there are several, or pods that belong to none.
+pub(super) fn stack_of_difference(before: &Graph, after: &Graph) -> Option<String> {
+    let (before, after) = (before.part(&Scope::Host), after.part(&Scope::Host));
+    let keys = before.keys().chain(after.keys());
+    let differ = keys.filter(|key| before.get(key) != after.get(key));
+    let stacks = differ.map(|key| match key {
+        Key::Pod(name)
+        | Key::Network(name)
+        | Key::SharedVolume(name)
+        | Key::SharedVolumeSize(name) => name.stack(),
+        _ => None,
+    });
+    let stacks: BTreeSet<Option<&str>> = stacks.collect();
+    match stacks.iter().collect::<Vec<_>>().as_slice() {
+        [Some(stack)] => Some((*stack).to_owned()),
+        _ => None,
     }
 }

@@ -90,7 +90,8 @@ impl Generations {
             wanted: candidate.data,
         };
         let before = back.before;
-        let planned = self.reconciler.plan_on(&after, Some(&before), Some(way));
+        let change = (Some(way), Some(&candidate.scope));
+        let planned = self.reconciler.plan_on(&after, Some(&before), change);
         let planned = planned.await?;
         Ok(Preview {
             to,

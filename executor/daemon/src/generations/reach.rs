@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
-use tank_model::{Digest, Graph, Key, Name, Outcome, Rollback, generation::Verdict};
+use tank_model::{Digest, Graph, Key, Name, Outcome, Rollback, Scope, generation::Verdict};
 use tank_plan::{
     Health, Observed, Step,
     health::{self, PATIENCE},
@@ -132,6 +132,7 @@ impl Generations {
                 faults::boundary("before the outcome");
                 let how = self.outcome_of(number, graph.root(), aim)?;
                 self.store.set_outcome(number, how)?;
+                self.forget_ended()?;
                 let how = match how {
                     Outcome::Good => "good",
                     _ => "what was never good, and runs again",
@@ -143,6 +144,7 @@ impl Generations {
             }
             Verdict::Failed => {
                 self.store.set_outcome(number, Outcome::Failed)?;
+                self.forget_ended()?;
                 let why = failure.as_deref().unwrap_or_default();
                 let of = Subject::generation(number, Some(committed.uid));
                 let message = format!("generation {number}: {why}");
@@ -174,6 +176,7 @@ impl Generations {
         self.events.add_of(Kind::Rollback, of, message);
         let back = Candidate {
             graph: Arc::clone(before),
+            scope: Scope::Host,
             source: format!("automatic rollback of {number}"),
             uid,
             provenance: Lines::of(self.provenance_of(parent)),
@@ -419,7 +422,7 @@ impl Generations {
 
     /// Adds, of the containers that are not well, how their probes failed and what they printed
     /// since `begin`: nothing of the runs before.
-    async fn with_log(
+    pub(super) async fn with_log(
         &self,
         why: String,
         graph: &Graph,

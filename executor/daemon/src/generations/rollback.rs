@@ -15,7 +15,7 @@ use std::{
     },
     time::Duration,
 };
-use tank_model::{Generation, Graph, Outcome, Rollback, generation::last_good};
+use tank_model::{Generation, Graph, Outcome, Rollback, Scope, generation::last_good};
 use tokio::{sync::MutexGuard, time::sleep};
 
 /// How long a rollback waits for the pass under way: longer than containers are usually given to
@@ -101,6 +101,7 @@ impl Generations {
         }
         let candidate = Candidate {
             graph,
+            scope: Scope::Host,
             data,
             source: format!("rollback to {}", target.number),
             uid,

@@ -6,7 +6,9 @@ use super::{
     deleted::{Deleted, declared_network, declared_volume},
     error::{Context, UnderWay},
     intent::{Intent, MAX_SOURCE, Request},
-    notify, ports,
+    notify,
+    part::stack_of_difference,
+    ports,
     provenance::Lines,
     request,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
@@ -16,7 +18,7 @@ use crate::{
     faults, store,
 };
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
-use tank_model::{Config, Gate, Generation, Graph, Key, Name, Outcome, Rollback, Scope};
+use tank_model::{Config, Gate, Generation, Graph, Name, Outcome, Rollback, Scope};
 use tokio::{
     sync::{MutexGuard, mpsc},
     time::timeout,
@@ -46,6 +48,8 @@ pub struct Switch {
 /// A generation that is about to be committed.
 pub(super) struct Candidate {
     pub graph: Arc<Graph>,
+    /// The pods that are meant: what was asked for by hand of these ends.
+    pub scope: Scope,
     pub source: String,
     pub uid: u32,
     /// Which line set each field, if that is known.
@@ -85,6 +89,7 @@ impl Generations {
             current,
             before,
             graph,
+            scope,
             provenance,
             held: _held,
         } = intent;
@@ -92,7 +97,7 @@ impl Generations {
         ports::refuse_taken(&self.cgroups, &before, &graph).await?;
         self.refuse_unconnectable(&before, &graph).await?;
         let verified = match &switch.plan {
-            Some(expected) => Some(self.verify(expected, &graph, &before).await?),
+            Some(expected) => Some(self.verify(expected, (&graph, &scope), &before).await?),
             None => None,
         };
         let wait = switch.wait.unwrap_or(self.settings.config.wait.0);
@@ -105,6 +110,7 @@ impl Generations {
         let aim = Aim::Healthy(gate);
         let candidate = Candidate {
             graph,
+            scope,
             source,
             uid,
             provenance,
@@ -123,11 +129,12 @@ impl Generations {
     async fn verify(
         &self,
         expected: &str,
-        graph: &Arc<Graph>,
+        (graph, scope): (&Arc<Graph>, &Scope),
         before: &Graph,
     ) -> Result<Verified<'_>, Error> {
         let lock = self.reconciler.lock().await;
-        let planned = self.reconciler.plan(graph, Some(before)).await?;
+        let change = (None, Some(scope));
+        let planned = self.reconciler.plan_on(graph, Some(before), change).await?;
         let actual = planned.plan.hash(graph.root());
         if actual.to_string() != expected {
             return Err(Error::PlanChanged {
@@ -239,6 +246,7 @@ impl Generations {
         let graph = Graph::build(&config, |reference| images.get(reference).copied());
         let candidate = Candidate {
             graph: Arc::new(graph.doing("build the graph")?),
+            scope,
             source,
             uid,
             provenance: Lines::of(self.provenance_of(current)),
@@ -301,7 +309,10 @@ impl Generations {
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
         if let Some(number) = parent.filter(|_| candidate.graph.root() == before.root()) {
-            return self.repair(number, candidate, verified, progress).await;
+            self.end_overrides(number, &candidate.scope, &candidate.graph)?;
+            let repaired = self.repair(number, candidate, verified, progress).await;
+            self.forget_ended()?;
+            return repaired;
         }
         let number = self.committed(parent, before, &candidate, progress).await?;
         let Candidate {
@@ -463,32 +474,15 @@ impl Generations {
         let leases = self.reconciler.propose_leases(&candidate.graph)?;
         faults::boundary("between nodes and generation");
         let gate = candidate.aim.gate();
+        let overrides = self.overrides_of(&generation, candidate)?;
+        let (leases, overrides) = (leases.change(), overrides.as_ref());
         self.store
-            .commit_with(&generation, gate.as_ref(), leases.change())?;
+            .commit_with(&generation, gate.as_ref(), leases, overrides)?;
         self.graphs.put(Arc::clone(&candidate.graph));
         faults::boundary("after the commit");
         let message = format!("generation {number}: {}", generation.source);
         let of = Subject::generation(number, Some(generation.uid));
         self.events.add_of(Kind::Committed, of, message);
         Ok(number)
-    }
-}
-
-/// The one stack in which two graphs differ. None: there are several, or pods that belong to none.
-fn stack_of_difference(before: &Graph, after: &Graph) -> Option<String> {
-    let (before, after) = (before.part(&Scope::Host), after.part(&Scope::Host));
-    let keys = before.keys().chain(after.keys());
-    let differ = keys.filter(|key| before.get(key) != after.get(key));
-    let stacks = differ.map(|key| match key {
-        Key::Pod(name)
-        | Key::Network(name)
-        | Key::SharedVolume(name)
-        | Key::SharedVolumeSize(name) => name.stack(),
-        _ => None,
-    });
-    let stacks: BTreeSet<Option<&str>> = stacks.collect();
-    match stacks.iter().collect::<Vec<_>>().as_slice() {
-        [Some(stack)] => Some((*stack).to_owned()),
-        _ => None,
     }
 }

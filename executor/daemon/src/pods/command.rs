@@ -112,6 +112,7 @@ impl Pods {
             env: command.env.clone(),
             cwd: None,
             terminal: None,
+            user: None,
             kill_on_close: true,
         };
         let text = serde_json::to_vec(&spec)?;

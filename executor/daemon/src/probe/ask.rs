@@ -160,6 +160,7 @@ async fn execute(
         env: Vec::new(),
         cwd: None,
         terminal: None,
+        user: None,
         kill_on_close: true,
     };
     let text = serde_json::to_vec(&spec)?;

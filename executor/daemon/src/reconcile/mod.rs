@@ -23,7 +23,7 @@ use crate::{
     probe::Prober,
     settings::Settings,
     store::{
-        Store, StoreError,
+        self, Store, StoreError,
         graphs::Graphs,
         leases::{Proposal, Wanted},
     },
@@ -38,7 +38,7 @@ use std::{
     time::Instant,
 };
 use tank_image::Images;
-use tank_model::{Graph, Key, Name, spec::Network};
+use tank_model::{Graph, Key, Name, Scope, spec::Network};
 use tank_plan::{
     Dump, Observed, Plan, Report, Step, Target, Unmet,
     target::{
@@ -237,10 +237,11 @@ impl Reconciler {
     /// # Errors
     /// When something can't be read.
     pub async fn plan(&self, graph: &Graph, previous: Option<&Graph>) -> Result<Planned, Error> {
-        self.plan_on(graph, previous, None).await
+        self.plan_on(graph, previous, (None, None)).await
     }
 
-    /// As [`Self::plan`], on a way that no generation was committed for.
+    /// As [`Self::plan`], on a way that no generation was committed for, and for a change of the pods of a
+    /// scope that was not either: what was asked for by hand of those is over then.
     ///
     /// # Errors
     /// When something can't be read.
@@ -248,9 +249,13 @@ impl Reconciler {
         &self,
         graph: &Graph,
         previous: Option<&Graph>,
-        way: Option<Way>,
+        (way, scope): (Option<Way>, Option<&Scope>),
     ) -> Result<Planned, Error> {
-        let inputs = self.read_inputs_beside(graph, previous).await?;
+        let mut inputs = self.read_inputs_beside(graph, previous).await?;
+        if let Some(scope) = scope {
+            let number = store::next_number(self.store.as_ref())?;
+            inputs.begin(number, scope, graph);
+        }
         let target = inputs.target(graph, previous);
         let (observed, version) = {
             let _span = self.timings.span(|| "observe the host".to_owned());

@@ -16,9 +16,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 use tank_image::Images;
-use tank_model::{Digest, Graph, Name};
+use tank_model::{Digest, Graph, Name, Scope};
 use tank_plan::{
-    Target,
+    Overrides, Target,
     target::{
         HostConfig, ImageConfig, NetworkLease, Pooled, Projects, Resolver, files::RESOLV_CONF,
         pools::Demand, resolver::UPSTREAM,
@@ -50,6 +50,7 @@ pub struct HostInputs {
     projects: Projects,
     images: Arc<Configs>,
     resolver: Resolver,
+    overrides: Overrides,
 }
 
 impl TargetReader {
@@ -109,6 +110,7 @@ impl TargetReader {
             projects: proposal.projects(),
             images: self.configs_of(images),
             resolver: read_resolver(),
+            overrides: self.store.overrides()?,
         })
     }
 
@@ -136,6 +138,11 @@ impl TargetReader {
 }
 
 impl HostInputs {
+    /// Has the overrides be those with which the generation `number` would begin.
+    pub(super) fn begin(&mut self, number: u64, scope: &Scope, graph: &Graph) {
+        self.overrides = self.overrides.after_change(number, scope, graph);
+    }
+
     /// What the host should be by `graph`.
     pub fn target<'a>(&'a self, graph: &'a Graph, previous: Option<&'a Graph>) -> Target<'a> {
         Target {
@@ -148,6 +155,7 @@ impl HostInputs {
             projects: &self.projects,
             images: &self.images,
             resolver: &self.resolver,
+            overrides: &self.overrides,
         }
     }
 }

@@ -108,7 +108,12 @@ fn a_gate_comes_with_its_generation() {
             wait: 60_000,
         };
         store
-            .commit_with(&generation(1, None), Some(&gate), &LeaseChange::default())
+            .commit_with(
+                &generation(1, None),
+                Some(&gate),
+                &LeaseChange::default(),
+                None,
+            )
             .expect("commits");
         store.commit(&generation(2, Some(1))).expect("commits");
         assert!(
@@ -116,7 +121,8 @@ fn a_gate_comes_with_its_generation() {
                 .commit_with(
                     &generation(3, Some(1)),
                     Some(&gate),
-                    &LeaseChange::default()
+                    &LeaseChange::default(),
+                    None,
                 )
                 .is_err()
         );
@@ -171,7 +177,12 @@ fn leases_are_taken_and_released_together() {
             .expect("takes");
         let before = store.leases();
         store
-            .commit_with(&generation(1, None), None, &change(&[("new", 9)], &["db"]))
+            .commit_with(
+                &generation(1, None),
+                None,
+                &change(&[("new", 9)], &["db"]),
+                None,
+            )
             .expect("takes");
         assert_eq!(
             *before,
@@ -200,6 +211,7 @@ fn what_is_removed_goes_as_a_whole_and_its_numbers_are_not_used_again() {
                     &generation(number, parent),
                     Some(&gate),
                     &LeaseChange::default(),
+                    None,
                 )
                 .expect("commits");
             store.set_outcome(number, Outcome::Good).expect("writes");
@@ -304,5 +316,41 @@ fn rocks_keeps_everything_when_it_is_opened_again() {
     );
     assert_eq!(store.leases(), leases);
     drop(store);
+    remove(&dir);
+}
+
+/// What was asked for by hand, of one container.
+fn overrides(ended: &str) -> Overrides {
+    let text = format!(
+        r#"{{"web":{{"app":{{"override":"stopped","timeout":1500,"uid":7,"time":9{ended}}}}},"db":{{"app":{{"override":"restarted","since":3,"uid":0,"time":9}}}}}}"#
+    );
+    serde_json::from_str(&text).expect("overrides")
+}
+
+#[test]
+fn overrides_stay_until_others_come_and_change_with_a_commit_or_not_at_all() {
+    both(|store| {
+        assert!(store.overrides().expect("reads").is_empty());
+        let (first, second) = (overrides(""), overrides(r#","ended":2"#));
+        store.set_overrides(&first).expect("writes");
+        assert_eq!(store.overrides().expect("reads"), first);
+        store.commit(&generation(1, None)).expect("commits");
+        assert_eq!(store.overrides().expect("reads"), first);
+        let none = LeaseChange::default();
+        let stale = store.commit_with(&generation(2, None), None, &none, Some(&second));
+        assert!(stale.is_err());
+        assert_eq!(store.overrides().expect("reads"), first);
+        store
+            .commit_with(&generation(2, Some(1)), None, &none, Some(&second))
+            .expect("commits");
+        assert_eq!(store.overrides().expect("reads"), second);
+    });
+}
+
+#[test]
+fn overrides_are_there_after_the_store_was_opened_again() {
+    let dir = fresh("overrides");
+    open(&dir).set_overrides(&overrides("")).expect("writes");
+    assert_eq!(open(&dir).overrides().expect("reads"), overrides(""));
     remove(&dir);
 }

@@ -458,7 +458,7 @@ mod tests {
         let proposal = of(&graph).expect("proposes");
         assert_eq!(*store.leases(), Leases::new(), "it takes nothing");
         store
-            .commit_with(&generation, None, proposal.change())
+            .commit_with(&generation, None, proposal.change(), None)
             .expect("commits");
         let kept = store.leases();
         assert_eq!(kept.len(), 60, "a pod, a network and a pod on it each");

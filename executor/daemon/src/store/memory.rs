@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tank_model::{Digest, Gate, Generation, Outcome};
+use tank_plan::Overrides;
 
 #[derive(Default)]
 pub struct MemoryStore(Mutex<Inner>);
@@ -21,6 +22,7 @@ struct Inner {
     gates: BTreeMap<u64, Gate>,
     leases: Arc<Leases>,
     pins: BTreeSet<u64>,
+    overrides: Overrides,
     current: Option<u64>,
 }
 
@@ -45,6 +47,7 @@ impl Store for MemoryStore {
         generation: &Generation,
         gate: Option<&Gate>,
         leases: &LeaseChange,
+        overrides: Option<&Overrides>,
     ) -> Result<(), StoreError> {
         let mut inner = self.inner();
         if inner.current != generation.parent {
@@ -61,6 +64,9 @@ impl Store for MemoryStore {
             .extend(gate.map(|gate| (generation.number, *gate)));
         inner.current = Some(generation.number);
         leases.apply(Arc::make_mut(&mut inner.leases));
+        if let Some(overrides) = overrides {
+            inner.overrides.clone_from(overrides);
+        }
         Ok(())
     }
 
@@ -92,6 +98,15 @@ impl Store for MemoryStore {
             .get(&number)
             .copied()
             .unwrap_or(Outcome::Pending))
+    }
+
+    fn overrides(&self) -> Result<Overrides, StoreError> {
+        Ok(self.inner().overrides.clone())
+    }
+
+    fn set_overrides(&self, overrides: &Overrides) -> Result<(), StoreError> {
+        self.inner().overrides.clone_from(overrides);
+        Ok(())
     }
 
     fn leases(&self) -> Arc<Leases> {

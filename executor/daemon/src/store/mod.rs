@@ -16,6 +16,7 @@
 //! | `o/` and the number, 8 bytes big-endian | its [`Outcome`], as a JSON text |
 //! | `t/` and the number, 8 bytes big-endian | how it is judged, where it is: a [`Gate`], as JSON |
 //! | `p/current` | the number of the current generation, 8 bytes big-endian |
+//! | `p/overrides` | what somebody has asked for by hand: [`Overrides`], as JSON |
 //! | `k/` and the number, 8 bytes big-endian | nothing: that generation is pinned |
 //! | `l/` and a pod's name | the number of its lease (addresses, ids), 4 bytes big-endian |
 //! | `l/net/` and a network's name | its number (its subnets), in the same way |
@@ -38,6 +39,7 @@ pub mod rocks;
 use leases::{LeaseChange, Leases};
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Gate, Generation, Outcome};
+use tank_plan::Overrides;
 
 pub use crate::settings::{FIRST_LEASE, LEASES};
 
@@ -114,16 +116,18 @@ pub trait Store: Send + Sync {
     /// Makes `generation` the current one, and it alone, if its parent is the current one now.
     #[cfg(test)]
     fn commit(&self, generation: &Generation) -> Result<(), StoreError> {
-        self.commit_with(generation, None, &LeaseChange::default())
+        self.commit_with(generation, None, &LeaseChange::default(), None)
     }
 
     /// Makes `generation` the current one, and it alone, if its parent is the current one now. How it
-    /// is judged, and the leases of its pods, are written in the same batch.
+    /// is judged, the leases of its pods, and where these change the overrides that it begins with, are
+    /// written in the same batch.
     fn commit_with(
         &self,
         generation: &Generation,
         gate: Option<&Gate>,
         leases: &LeaseChange,
+        overrides: Option<&Overrides>,
     ) -> Result<(), StoreError>;
 
     /// How a generation is judged. None: it only has to be reached, or an older tankd committed it.
@@ -139,6 +143,12 @@ pub trait Store: Send + Sync {
     fn set_outcome(&self, number: u64, outcome: Outcome) -> Result<(), StoreError>;
 
     fn outcome(&self, number: u64) -> Result<Outcome, StoreError>;
+
+    /// What somebody has asked for by hand.
+    fn overrides(&self) -> Result<Overrides, StoreError>;
+
+    /// Puts others in their place, synced.
+    fn set_overrides(&self, overrides: &Overrides) -> Result<(), StoreError>;
 
     /// The leases that were taken.
     fn leases(&self) -> Arc<Leases>;

@@ -12,6 +12,7 @@ use super::{
 };
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Gate, Generation, Outcome};
+use tank_plan::Overrides;
 use tokio::task::block_in_place;
 
 /// Another store, each read and write of which the calling worker gives its tasks away for. To be
@@ -32,8 +33,9 @@ impl<S: Store> Store for OffWorker<S> {
         generation: &Generation,
         gate: Option<&Gate>,
         leases: &LeaseChange,
+        overrides: Option<&Overrides>,
     ) -> Result<(), StoreError> {
-        block_in_place(|| self.0.commit_with(generation, gate, leases))
+        block_in_place(|| self.0.commit_with(generation, gate, leases, overrides))
     }
 
     fn gate(&self, number: u64) -> Result<Option<Gate>, StoreError> {
@@ -58,6 +60,14 @@ impl<S: Store> Store for OffWorker<S> {
 
     fn outcome(&self, number: u64) -> Result<Outcome, StoreError> {
         block_in_place(|| self.0.outcome(number))
+    }
+
+    fn overrides(&self) -> Result<Overrides, StoreError> {
+        block_in_place(|| self.0.overrides())
+    }
+
+    fn set_overrides(&self, overrides: &Overrides) -> Result<(), StoreError> {
+        block_in_place(|| self.0.set_overrides(overrides))
     }
 
     // They are in memory.
@@ -120,6 +130,7 @@ mod tests {
             _: &Generation,
             _: Option<&Gate>,
             _: &LeaseChange,
+            _: Option<&Overrides>,
         ) -> Result<(), StoreError> {
             Ok(())
         }
@@ -146,6 +157,14 @@ mod tests {
 
         fn outcome(&self, _: u64) -> Result<Outcome, StoreError> {
             Ok(Outcome::Pending)
+        }
+
+        fn overrides(&self) -> Result<Overrides, StoreError> {
+            Ok(Overrides::default())
+        }
+
+        fn set_overrides(&self, _: &Overrides) -> Result<(), StoreError> {
+            Ok(())
         }
 
         fn leases(&self) -> Arc<Leases> {

@@ -5,6 +5,8 @@
 //! replays its log and writes what it finds to the disk anew, so what is then there is on the disk,
 //! whatever became of the write that failed.
 
+mod writes;
+
 use super::{
     Removal, Store, StoreError, check_removal,
     leases::{LeaseChange, Leases},
@@ -19,6 +21,8 @@ use std::{
     time::{Duration, Instant},
 };
 use tank_model::{Digest, Gate, Generation, Outcome, canonical};
+use tank_plan::Overrides;
+use writes::{OVERRIDES, add_leases, encode_overrides, free_space, synced};
 
 /// The layout this code reads and writes.
 const FORMAT: u32 = 1;
@@ -240,18 +244,6 @@ impl RocksStore {
     }
 }
 
-/// The bytes that are free for this process on the file system of `path`.
-fn free_space(path: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(path).ok()?;
-    Some(found.f_bavail * found.f_frsize)
-}
-
-fn synced() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    options
-}
-
 pub fn read_number(bytes: &[u8], what: &str) -> Result<u64, StoreError> {
     bytes
         .try_into()
@@ -285,6 +277,7 @@ impl Store for RocksStore {
         generation: &Generation,
         gate: Option<&Gate>,
         leases: &LeaseChange,
+        overrides: Option<&Overrides>,
     ) -> Result<(), StoreError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let actual = self.current()?;
@@ -300,11 +293,15 @@ impl Store for RocksStore {
             .map(serde_json::to_vec)
             .transpose()
             .map_err(|e| StoreError::Io("encode a gate", e.into()))?;
+        let overrides = overrides.map(encode_overrides).transpose()?;
         let batch = || {
             let mut batch = WriteBatch::default();
             batch.put(generation_key(generation.number), &record);
             gate.iter()
                 .for_each(|gate| batch.put(numbered(b"t/", generation.number), gate));
+            overrides
+                .iter()
+                .for_each(|overrides| batch.put(OVERRIDES, overrides));
             batch.put(b"p/current", generation.number.to_be_bytes());
             add_leases(&mut batch, leases);
             batch
@@ -369,6 +366,20 @@ impl Store for RocksStore {
                 .map_err(|_| StoreError::Corrupt(format!("the outcome of {number}")))
         };
         Ok(bytes.map(read).transpose()?.unwrap_or(Outcome::Pending))
+    }
+
+    fn overrides(&self) -> Result<Overrides, StoreError> {
+        let bytes = self.get(OVERRIDES)?;
+        let read = |bytes: Vec<u8>| {
+            let corrupt = |_| StoreError::Corrupt("p/overrides".to_owned());
+            serde_json::from_slice(&bytes).map_err(corrupt)
+        };
+        Ok(bytes.map(read).transpose()?.unwrap_or_default())
+    }
+
+    fn set_overrides(&self, overrides: &Overrides) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.put_synced(OVERRIDES, &encode_overrides(overrides)?)
     }
 
     fn leases(&self) -> Arc<Leases> {
@@ -478,16 +489,5 @@ impl Store for RocksStore {
         self.write("remove generations", batch, &synced())?;
         self.apply(&released);
         Ok(())
-    }
-}
-
-fn add_leases(batch: &mut WriteBatch, change: &LeaseChange) {
-    let key = |pod: &str| [b"l/", pod.as_bytes()].concat();
-    change
-        .released
-        .iter()
-        .for_each(|pod| batch.delete(key(pod)));
-    for (pod, lease) in &change.new {
-        batch.put(key(pod), lease.to_be_bytes());
     }
 }

@@ -54,9 +54,15 @@ impl Planner<'_> {
 
     /// What the declaration changed of who reaches what: what is closed, then what is opened.
     fn reach(&self) -> Vec<Reach> {
-        let before = self.target.previous.map(|graph| self.reach_of(graph));
+        let overrides = self.target.overrides;
+        // To a pod that was stopped by hand until now nothing has led.
+        let before = self
+            .target
+            .previous
+            .map(|graph| self.reach_of(graph, |pod| overrides.has_ended(graph, pod)));
         let before = before.unwrap_or_default();
-        let after = self.reach_of(self.target.graph);
+        let graph = self.target.graph;
+        let after = self.reach_of(graph, |pod| overrides.is_stopped(graph, pod));
         let leads = |one: &Reach| (one.at, one.last, one.protocol, one.pod.clone(), one.to);
         let stays = |one: &&Reach| !after.iter().any(|other| leads(other) == leads(one));
         // What leads to a pod until another is ready is said with that one.
@@ -86,8 +92,8 @@ impl Planner<'_> {
         held.find(|held| *pod(held) == reach.pod && held.ports.iter().any(is_of))
     }
 
-    /// Who reaches the published ports of a graph.
-    fn reach_of(&self, graph: &Graph) -> Vec<Reach> {
+    /// Who reaches the published ports of a graph, but of pods that are stopped by hand.
+    fn reach_of(&self, graph: &Graph, is_stopped: impl Fn(&Name) -> bool) -> Vec<Reach> {
         let bridged = |pod: &&Name| {
             let sandbox = graph.sandbox(pod);
             sandbox.is_some_and(|(node, _)| node.network == Network::Bridge)
@@ -123,7 +129,8 @@ impl Planner<'_> {
             .collect()
         };
         let published = |pod| graph.published(pod).map(move |(_, publish)| (pod, publish));
-        let all = graph.pods().filter(bridged).flat_map(published);
+        let pods = graph.pods().filter(bridged);
+        let all = pods.filter(|pod| !is_stopped(pod)).flat_map(published);
         all.flat_map(|(pod, publish)| of_publish(pod, publish))
             .collect()
     }

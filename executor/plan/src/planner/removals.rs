@@ -134,7 +134,10 @@ impl Planner<'_> {
     }
 
     /// Of each pod that goes, those that go with it and depend on it.
-    fn dependents(&self, going: &BTreeMap<Name, Removal>) -> BTreeMap<Name, BTreeSet<Name>> {
+    pub(super) fn dependents<V>(
+        &self,
+        going: &BTreeMap<Name, V>,
+    ) -> BTreeMap<Name, BTreeSet<Name>> {
         let mut dependents: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
         for pod in going.keys() {
             for dependency in self

@@ -44,6 +44,7 @@ pub use quota::{Projects, Quota, declares};
 pub use resolver::Resolver;
 pub use user::{User, UserError};
 
+use crate::overrides::Overrides;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -77,6 +78,8 @@ pub struct Target<'a> {
     pub images: &'a BTreeMap<Digest, ImageConfig>,
     /// What the host's own resolver files say.
     pub resolver: &'a Resolver,
+    /// What somebody has asked for by hand.
+    pub overrides: &'a Overrides,
 }
 
 /// What the operator of the host has settled.

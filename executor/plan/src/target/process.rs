@@ -1,7 +1,10 @@
 //! What a pod and its containers are started with: the rules that container users know from OCI
 //! images, and the policy on what a process may do.
 
-use crate::target::{ImageConfig, Mount, NulField, Target, TargetError, User, signal, user};
+use crate::target::{
+    ImageConfig, Mount, NulField, Target, TargetError, User, signal,
+    user::{self, Resolved},
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use tank_model::{
@@ -153,6 +156,24 @@ impl Target<'_> {
             sysctls: node.sysctls.clone(),
             default_sysctls: self.default_sysctls(pod)?,
         })
+    }
+
+    /// Somebody else in a container, `user[:group]` by the names of its image or numbers.
+    ///
+    /// # Errors
+    /// When the container is not declared, or its image knows no such user.
+    pub fn user_of(&self, pod: &Name, name: &Name, user: &str) -> Result<Resolved, TargetError> {
+        let (node, _) = self
+            .graph
+            .process(pod, name)
+            .ok_or(TargetError::NotDeclared)?;
+        let image = || Box::new(node.image.clone());
+        let digest = self.graph.image(&node.image);
+        let digest = digest.ok_or_else(|| TargetError::NoDigest { image: image() })?;
+        let config = self.images.get(&digest);
+        let config = config.ok_or_else(|| TargetError::NoImage { image: image() })?;
+        user::resolve(user, &config.passwd, &config.group)
+            .map_err(|why| TargetError::NoUser { why })
     }
 
     /// Everything a container, or what runs before them, is started with.

@@ -5,6 +5,7 @@
 //! `error` what is answered instead.
 
 mod bundles;
+mod by_hand;
 mod error;
 mod images;
 mod logs;
@@ -17,6 +18,7 @@ mod volumes;
 mod words;
 
 pub use bundles::{Bundle, ExportGenerationReply, ImportGenerationCall, ImportGenerationReply};
+pub use by_hand::{ExplainReply, OperateCall, OperateReply, Operated, Reason};
 pub use error::{Error, used_by};
 pub use images::{
     Image, ImageLayer, ImagesReply, InspectImageReply, KeptImage, LoadImagesReply, PullImageReply,
@@ -38,7 +40,9 @@ pub use volumes::{
     Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, ImportVolumeReply,
     RestoreVolumeReply, TransferReply, Volume, VolumesReply,
 };
-pub use words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
+pub use words::{
+    ChangeKind, ContainerState, GenerationOutcome, Operation, PodState, Stage, StepClass,
+};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -81,6 +85,15 @@ pub enum Method {
         /// More pods, which go in the same change: those that use each other go together.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         others: Option<Vec<String>>,
+    },
+    /// Stops, starts or restarts by hand.
+    #[serde(rename = "io.tank.Executor.Operate")]
+    Operate(OperateCall),
+    /// Why a pod is in the state it is in.
+    #[serde(rename = "io.tank.Executor.Explain")]
+    Explain {
+        /// The pod's name.
+        pod: String,
     },
     /// Goes back to an earlier generation.
     #[serde(rename = "io.tank.Executor.Rollback")]
@@ -313,11 +326,13 @@ impl std::fmt::Debug for Password {
 }
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 41] = [
+pub const METHODS: [&str; 43] = [
     "Status",
     "Diff",
     "Switch",
     "Delete",
+    "Operate",
+    "Explain",
     "Rollback",
     "Generations",
     "GetGeneration",
@@ -479,6 +494,9 @@ pub struct ExecCall {
     pub env: BTreeMap<String, String>,
     /// An absolute working directory; none for the main process's own.
     pub cwd: Option<String>,
+    /// `user[:group]`, names of the image or numbers; none for the main process's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// The terminal's height; none for no terminal.
     pub rows: Option<u16>,
     /// The terminal's width.

@@ -138,6 +138,9 @@ pub struct DiffReply {
     pub plan: String,
     /// The generation it was planned against.
     pub parent: Option<u64>,
+    /// What is stopped by hand, a sentence each: it stays so until the next change of its pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<Vec<String>>,
     /// What the plan was made from, as JSON of `tank_plan::Dump`, where it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump: Option<String>,
@@ -168,6 +171,12 @@ pub struct ContainerStatus {
     pub started: Option<u64>,
     /// It runs and its readiness probe, if it has one, succeeds.
     pub ready: bool,
+    /// When it was stopped by hand, in milliseconds since the epoch. Absent: it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<u64>,
+    /// Who stopped it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<u32>,
 }
 
 /// A network interface of a pod.
@@ -262,6 +271,9 @@ pub struct StatusReply {
     /// The volumes whose last backup failed, or of which none is begun since one hangs, `pod/volume`. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_backups: Option<Vec<String>>,
+    /// The containers that are stopped by hand, `pod/container`. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Vec<String>>,
     /// Why volumes can't be held to a `size` on this host, and what to do. Absent: they can, or an older daemon answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlimited: Option<Vec<String>>,

@@ -48,6 +48,7 @@ fn every_method_takes_what_the_file_says() {
     for (name, inputs) in [
         ("Diff", outputs::<DiffCall>()),
         ("Switch", outputs::<SwitchCall>()),
+        ("Operate", outputs::<OperateCall>()),
         ("Exec", outputs::<ExecCall>()),
         ("Logs", outputs::<LogsCall>()),
         ("Events", outputs::<EventsCall>()),
@@ -129,6 +130,8 @@ fn every_method_answers_what_the_file_says() {
         ("Diff", outputs::<DiffReply>()),
         ("Switch", outputs::<SwitchReply>()),
         ("Delete", outputs::<SwitchReply>()),
+        ("Operate", outputs::<OperateReply>()),
+        ("Explain", outputs::<ExplainReply>()),
         ("Rollback", outputs::<SwitchReply>()),
         ("Generations", outputs::<GenerationsReply>()),
         ("GetGeneration", outputs::<GenerationReply>()),
@@ -195,6 +198,9 @@ fn every_type_is_what_the_file_says() {
         Change::CUSTOM_TYPE,
         ContainerState::CUSTOM_TYPE,
         ContainerStatus::CUSTOM_TYPE,
+        Operation::CUSTOM_TYPE,
+        Operated::CUSTOM_TYPE,
+        Reason::CUSTOM_TYPE,
         PodState::CUSTOM_TYPE,
         PodInterface::CUSTOM_TYPE,
         Pod::CUSTOM_TYPE,
@@ -259,6 +265,7 @@ fn the_words_of_an_enum_are_what_is_sent() {
         StepClass::ALL,
         ChangeKind::ALL,
         ContainerState::ALL,
+        Operation::ALL,
         PodState::ALL
     ]);
     let described = [
@@ -267,6 +274,7 @@ fn the_words_of_an_enum_are_what_is_sent() {
         StepClass::CUSTOM_TYPE,
         ChangeKind::CUSTOM_TYPE,
         ContainerState::CUSTOM_TYPE,
+        Operation::CUSTOM_TYPE,
         PodState::CUSTOM_TYPE,
     ]
     .map(shape);

@@ -118,6 +118,18 @@ words! {
 }
 
 words! {
+    /// What is done by hand.
+    Operation {
+        /// Containers end, and stay so.
+        Stop = "stop",
+        /// What does not run starts.
+        Start = "start",
+        /// What runs ends, and all of it starts.
+        Restart = "restart",
+    }
+}
+
+words! {
     /// What a pod does, desired beside observed.
     PodState {
         /// All of its containers run and are ready.

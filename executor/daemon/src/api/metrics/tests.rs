@@ -24,6 +24,8 @@ fn sample() -> Sample {
             restarts: 2,
             started: None,
             ready: true,
+            stopped: None,
+            stopped_by: None,
         }],
         reason: None,
         policies: None,

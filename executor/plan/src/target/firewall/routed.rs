@@ -10,7 +10,10 @@ use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
-use tank_model::spec::{Lead, Protocol};
+use tank_model::{
+    Name,
+    spec::{Lead, Protocol},
+};
 
 /// Chains: name, type, hook, priority.
 const CHAINS: [(&str, &str, u32, i32); 5] = [
@@ -108,7 +111,10 @@ impl Target<'_> {
                     .map(move |kind| map(kind, family))
             })
             .collect();
-        for pod in self.graph.pods().filter(|pod| self.is_bridged(pod)) {
+        // Nothing leads to a pod that is stopped by hand.
+        let is_stopped = |pod: &Name| self.overrides.is_stopped(self.graph, pod);
+        let pods = self.graph.pods().filter(|pod| self.is_bridged(pod));
+        for pod in pods.filter(|pod| !is_stopped(pod)) {
             let addresses = self.published_at(pod);
             let published = self.graph.published(pod);
             for lead in published.flat_map(|(_, publish)| publish.leads()) {

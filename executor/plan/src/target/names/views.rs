@@ -165,9 +165,12 @@ impl Target<'_> {
             }
         }
         let answers = |pods: &BTreeMap<&Name, Vec<IpAddr>>| -> BTreeSet<IpAddr> {
-            let alone = pods.len() == 1;
+            // One that is stopped by hand is known, and nowhere.
+            let is_stopped = |pod: &Name| self.overrides.is_stopped(self.graph, pod);
+            let pods = || pods.iter().filter(|(pod, _)| !is_stopped(pod));
+            let alone = pods().count() == 1;
             let counts = |pod: &Name| alone || self.is_ready(pod, observed);
-            let pods = pods.iter().filter(|(pod, _)| counts(pod));
+            let pods = pods().filter(|(pod, _)| counts(pod));
             pods.flat_map(|(_, addresses)| addresses.iter().copied())
                 .collect()
         };
