@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 31] = [
+const WORDS: [(&str, &str); 34] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -45,6 +45,18 @@ const WORDS: [(&str, &str); 31] = [
         "`tank check pods.ncl` says whether it is right, `tank build pods.ncl` what it becomes",
     ),
     ("convert", IMPORT),
+    (
+        "cp",
+        "no command of this version copies files: `tank exec POD -- tar -c -C FOLDER . | tar -x` does where the image has `tar`, and `tank volume export` of a volume",
+    ),
+    (
+        "port-forward",
+        "no command of this version does that: `publish` of the pod opens a port of this host's loopback (`tank doc publish`)",
+    ),
+    (
+        "wait",
+        "`tank switch` waits until all is healthy, `tank events -f` shows what happens",
+    ),
     (
         "pull",
         "`tank image pull NAME` keeps one by hand; `tank switch` pulls what the configuration names, `tank lock --update` asks again what a tag stands for",

@@ -9,6 +9,7 @@ mod by_hand;
 mod error;
 mod images;
 mod logs;
+mod methods;
 mod replies;
 mod stats;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub use images::{
     RemoveImagesReply,
 };
 pub use logs::{LogLine, LogName, LogsReply};
+pub use methods::{METHODS, RENAMED};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
     Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
@@ -324,58 +326,6 @@ impl std::fmt::Debug for Password {
         f.write_str("***")
     }
 }
-
-/// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 43] = [
-    "Status",
-    "Diff",
-    "Switch",
-    "Delete",
-    "Operate",
-    "Explain",
-    "Rollback",
-    "Generations",
-    "GetGeneration",
-    "GenerationDiff",
-    "List",
-    "Networks",
-    "Volumes",
-    "RemoveVolumes",
-    "ExportVolume",
-    "ImportVolume",
-    "RestoreVolume",
-    "BackupArchives",
-    "Get",
-    "Exec",
-    "Attach",
-    "Logs",
-    "Events",
-    "Stats",
-    "Why",
-    "Resolve",
-    "Login",
-    "Logout",
-    "DeleteGenerations",
-    "PinGeneration",
-    "Collect",
-    "CheckStore",
-    "Images",
-    "InspectImage",
-    "PullImage",
-    "LoadImages",
-    "RemoveImages",
-    "ExportGeneration",
-    "ImportGeneration",
-    "SaveImages",
-    "BackUpVolume",
-    "Backups",
-    "DiffRollback",
-];
-
-/// Methods by the names they had in the version before, for clients of that version. `Generation`
-/// was a type as well, and clients that keep both in one table called the type. To be removed with
-/// the next version.
-pub const RENAMED: [(&str, &str); 1] = [("Generation", "GetGeneration")];
 
 /// What [`Method::Diff`] takes: the configuration and, as [`SwitchCall`] has them, what the switch
 /// would be made with.
