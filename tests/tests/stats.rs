@@ -84,7 +84,10 @@ fn events_outlive_the_daemon_and_are_found_again() {
             "did you mean `exited`?",
         ),
         (&["events", "wbe"], "web"),
-        (&["events", "--since", "yesterday"], "write for example `10m`"),
+        (
+            &["events", "--since", "yesterday"],
+            "write for example `10m`",
+        ),
     ] {
         let refused = host.tank(wrong);
         assert_ne!(refused.status, 0, "{wrong:?}");

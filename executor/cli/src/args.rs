@@ -427,7 +427,7 @@ pub struct Exec {
     /// POD or POD/CONTAINER.
     pub target: String,
     /// The working directory; the main process's unless given.
-    #[arg(long, value_name = "DIR")]
+    #[arg(short = 'w', long, alias = "workdir", value_name = "DIR")]
     pub cwd: Option<String>,
     /// Who to be, `user` or `user:group`, names of the image or numbers; the main process's user unless
     /// given. Only root has capabilities then, those of the container.

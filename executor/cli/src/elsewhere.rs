@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 34] = [
+const WORDS: [(&str, &str); 40] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -46,6 +46,21 @@ const WORDS: [(&str, &str); 34] = [
     ),
     ("convert", IMPORT),
     (
+        "compose",
+        "`tank` has Compose's commands itself: `tank switch pods.ncl` for `up`, `tank list` for `ps`; `tank import compose.yaml` makes the file",
+    ),
+    ("info", "`tank status`, `tank doctor`"),
+    ("version", "`tank --version`"),
+    (
+        "container",
+        "`tank list`, `tank get POD`, `tank stop POD`: a container is of a pod",
+    ),
+    ("save", "`tank image save NAME -o FILE`"),
+    (
+        "watch",
+        "`tank events -f` shows what happens, `tank stats` what pods use",
+    ),
+    (
         "cp",
         "no command of this version copies files: `tank exec POD -- tar -c -C FOLDER . | tar -x` does where the image has `tar`, and `tank volume export` of a volume",
     ),
@@ -81,7 +96,10 @@ const WORDS: [(&str, &str); 34] = [
         "network",
         "`tank list networks` shows them; they are in the configuration: `tank doc networks`",
     ),
-    ("history", "`tank generations list`"),
+    (
+        "history",
+        "`tank generations list`; of an image: `tank image inspect NAME`",
+    ),
     ("rollback", "`tank generations rollback`"),
     ("undo", "`tank generations rollback`"),
 ];
@@ -191,6 +209,7 @@ mod tests {
             &["exec", "-it", "web", "sh", "-c", "ls -l"][..],
             &["exec", "web", "--", "sh", "-c", "ls -l"],
             &["exec", "--cwd", "/", "web", "sh", "-c", "ls -l"],
+            &["exec", "-w", "/", "-u", "app", "web", "sh", "-c", "ls -l"],
         ] {
             let args = Args::try_parse_from([&["tank"], typed].concat()).expect("parses");
             let Command::Exec(exec) = args.command else {

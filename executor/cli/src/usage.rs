@@ -17,6 +17,10 @@ pub fn refuse(mut error: clap::Error) -> u8 {
             error.remove(similar);
         }
     }
+    if error.kind() == ErrorKind::UnknownArgument {
+        // "to pass it as a value": of all that there is, only what `exec` runs begins with a dash.
+        error.remove(ContextKind::Suggested);
+    }
     let asked = matches!(
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
