@@ -277,7 +277,7 @@ fn it_is_listed_exported_imported_and_removed_under_its_name() {
     let refused = host.tank(&["volume", "import", "up", tar, "--replace"]);
     assert!(
         refused.stderr.contains("has `up` mounted")
-            && refused.stderr.contains("tank delete web worker"),
+            && refused.stderr.contains("tank stop web worker"),
         "{}",
         refused.stderr
     );

@@ -267,7 +267,7 @@ impl Generations {
                 pods => words(&pods, " "),
             };
             let why = format!(
-                "a container of pod `{pod}` has `{volume}` mounted: `tank delete {all}` ends it, and keeps its volumes"
+                "a container of pod `{pod}` has `{volume}` mounted: `tank stop {all}` ends it, and `tank start {all}` starts it afterwards"
             );
             return Err(why).doing("import a volume");
         }
