@@ -117,6 +117,16 @@ fn a_restart_is_another_run_and_of_what_was_named_alone() {
     assert_ne!(host.pid("web", "app"), web);
     assert_eq!(generation(&host), before);
 
+    // What runs does without the rest as it did before; what is stopped waits for it.
+    host.tank(&["stop", "web"]).ok();
+    let a = host.pid("worker", "a");
+    host.tank(&["restart", "-t", "1", "worker"]).ok();
+    assert_ne!(host.pid("worker", "a"), a);
+    host.tank(&["stop", "-t", "1", "worker"]).ok();
+    let why = failed(&host, &["restart", "worker"]);
+    assert!(why.contains("web, which is stopped by hand"), "{why}");
+    host.tank(&["start", "--all"]).ok();
+
     // What is not there is refused, all of it, before anything is done.
     let web = host.pid("web", "app");
     let why = failed(&host, &["restart", "web", "wob"]);

@@ -5,9 +5,9 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
-use tank_tests::{Ended, Host, RUN, bin, eventually, repo};
+use tank_tests::{Ended, Host, RUN, bin, eventually, repo, sleeper};
 
 fn programs() -> PathBuf {
     bin("tank").parent().expect("a folder").to_owned()
@@ -293,4 +293,33 @@ fn the_flake_has_a_package_and_a_module() {
         "by_hand": {},
     });
     assert_eq!(evaluated.json(), expected);
+}
+
+/// The unit spares the daemon when memory runs out, and keeps its files from others: neither is a container's.
+#[test]
+fn what_the_service_manager_gives_the_daemon_is_not_the_containers() {
+    let mut host = Host::without_daemon();
+    let daemon = host.daemon_command();
+    let log = fs::File::create(host.dir.join("tankd.log")).expect("a log");
+    let script = "umask 0077; echo 300 > /proc/self/oom_score_adj; exec \"$@\"";
+    let mut daemon = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(daemon.get_program())
+        .args(daemon.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("tankd");
+    eventually("tankd answers", || host.tank(&["status"]).status == 0);
+    let given = fs::read_to_string(format!("/proc/{}/oom_score_adj", daemon.id())).expect("reads");
+    assert_eq!(given.trim(), "300");
+    host.switch(&format!("{{ {} }}", sleeper("web")));
+    let asked =
+        "cat /proc/1/oom_score_adj /proc/self/oom_score_adj; umask; grep Umask /proc/1/status";
+    assert_eq!(host.exec("web", asked), "0\n0\n0022\nUmask:\t0022");
+    daemon.kill().expect("kill");
+    daemon.wait().expect("wait");
+    host.start_daemon();
+    host.finish();
 }

@@ -620,5 +620,22 @@ fn an_archive_is_taken_as_a_whole_or_not_at_all() {
         });
         change();
     }
+    // A removal that ends on its way leaves what was replaced whole, or none of it.
+    let (mine, replaced) = (digest(&data), digest(&kept));
+    let boundary = "what was replaced is out of the way";
+    host.kill_daemon();
+    host.start_daemon_with(&[("TANKD_DIE_AT", boundary)]);
+    host.tank(&["volume", "remove", "db/data"]);
+    eventually("it has ended", || host.daemon_has_ended());
+    host.reap_daemon();
+    host.start_daemon();
+    assert_eq!(digest(&data), mine);
+    let back = host.tank(&["volume", "restore", "db/data", "--replaced"]);
+    assert!(
+        back.status != 0 || digest(&data) == replaced,
+        "{}",
+        back.stderr
+    );
+    assert_eq!(back.status, 1, "{}", back.stdout);
     host.finish();
 }

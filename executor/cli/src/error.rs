@@ -205,7 +205,7 @@ impl Error {
                 "start it with `systemctl start tankd` or, as root, `tankd`; another socket is named with --socket"
             }
             Self::Closed => {
-                "it may have ended or been started again; what it was asked to do goes on"
+                "it may have ended or been started again; a switch goes on (`tank generations list`), anything else is asked for again"
             }
             Self::Import(ImportError::Dialect(_)) => {
                 "say it: --from compose, --from kubernetes or --from quadlet"

@@ -184,6 +184,10 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
         dirty,
     } = house.map_err(|e| with_causes(&e))?;
     let (generations, events) = (Arc::clone(&floors.generations), Arc::clone(&floors.events));
+    if listener.is_some() {
+        // Before the first thing that it may be asked to run for.
+        hooks::keep(&floors.settings, &cgroups, &events);
+    }
     for note in recovered {
         tracing::warn!("{note}");
         events.add(Kind::Recovered, None, note);
@@ -202,7 +206,6 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     if let Some(path) = &flags.seed {
         seed(&generations, path, &events).await?;
     }
-    hooks::keep(&floors.settings, &cgroups, &events);
     keep(Arc::clone(&floors.reconciler), generations);
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
     tokio::spawn(supervisor::keep_alive());

@@ -335,7 +335,7 @@ impl Planner<'_> {
             why,
             waits,
         } = *start;
-        if let Some(waits) = self.blocker(pod).or_else(|| waits.cloned()) {
+        if let Some(waits) = self.blocker(pod, name).or_else(|| waits.cloned()) {
             self.later(pod, name, hash);
             return self.wait(pod, name, waits, None);
         }

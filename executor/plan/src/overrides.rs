@@ -7,9 +7,10 @@
 //! neither a restart of the daemon nor one of the host ends it.
 //!
 //! A run is named by its start, so a restart that was carried out asks for nothing any more, whoever
-//! carried it out.
+//! carried it out. What ran and is restarted waits only for what is restarted with it: it ran with the rest of
+//! its dependencies as they are.
 
-use crate::observed::{Observed, Run, State};
+use crate::observed::{Observed, Pod, Run, State};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Graph, Name, Scope};
@@ -47,6 +48,10 @@ pub enum OverrideKind {
     Restarted {
         /// Milliseconds since the Unix epoch.
         since: u64,
+        /// The dependencies that the other run waits for, where that one ran when it was restarted: those
+        /// that were restarted with it. None: it waits for all of them, as any other start.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        awaits: Option<BTreeSet<Name>>,
     },
 }
 
@@ -126,8 +131,37 @@ impl Overrides {
 
     /// The override by which another run has to follow this one.
     pub fn restarts(&self, pod: &Name, container: &Name, run: &Run) -> Option<&Override> {
-        self.in_force(pod, container)
-            .filter(|one| one.kind == OverrideKind::Restarted { since: run.since })
+        let is_of = |one: &&Override| matches!(one.kind, OverrideKind::Restarted { since, .. } if since == run.since);
+        self.in_force(pod, container).filter(is_of)
+    }
+
+    /// The only dependencies that a container waits for, since its next run takes the place of one that ran
+    /// when it was restarted by hand. None: it waits for all of them. After a reboot nothing takes a place.
+    pub fn awaits(&self, pod: &Name, container: &Name, found: &Pod) -> Option<&BTreeSet<Name>> {
+        self.replaced(pod, container, found)
+            .map(|(_, awaits)| awaits)
+    }
+
+    /// The run that ran when it was restarted by hand and has no successor yet, and what that waits for.
+    fn replaced(
+        &self,
+        pod: &Name,
+        container: &Name,
+        found: &Pod,
+    ) -> Option<(u64, &BTreeSet<Name>)> {
+        let kind = &self.in_force(pod, container)?.kind;
+        let OverrideKind::Restarted {
+            since,
+            awaits: Some(awaits),
+        } = kind
+        else {
+            return None;
+        };
+        let is_next = match found.containers.get(container) {
+            Some(run) => run.since == *since,
+            None => found.left_over.contains(container),
+        };
+        is_next.then_some((*since, awaits))
     }
 
     /// How long a container that has to end by hand has for that, in milliseconds, where that was asked
@@ -269,9 +303,14 @@ impl Overrides {
             ..Requested::default()
         };
         for (pod, containers) in selected {
+            let found = observed.pods.get(pod);
+            let depends_on = graph.pod(pod).into_iter().flat_map(|pod| &pod.depends_on);
+            let awaits = depends_on.map(|(other, _)| other);
+            let awaits = awaits.filter(|other| selected.contains_key(*other));
+            let awaits: BTreeSet<Name> = awaits.cloned().collect();
             for container in containers {
-                let run = run_of(observed, pod, container);
-                let is_new = result.overrides.request(request, (pod, container), run);
+                let overrides = &mut result.overrides;
+                let is_new = overrides.request(request, (pod, container), found, &awaits);
                 let set = match is_new {
                     true => &mut result.concerned,
                     false => &mut result.unchanged,
@@ -281,25 +320,25 @@ impl Overrides {
             // What runs before the containers and has failed is why they wait.
             let begins = request.operation != Operation::Stop;
             for (init, _, hash) in graph.init(pod).filter(|_| begins) {
-                let found = observed
-                    .pods
-                    .get(pod)
-                    .and_then(|found| found.current(init, hash));
-                if let Some(run) = found.filter(|run| run.failed()) {
-                    result.overrides.restart(request, (pod, init), run);
+                let run = found.and_then(|found| found.current(init, hash));
+                if let Some(run) = run.filter(|run| run.failed()) {
+                    let since = run.since;
+                    result.overrides.restart(request, (pod, init), since, None);
                 }
             }
         }
         result
     }
 
-    /// Whether something is done of one container.
+    /// Whether something is done of one container. `awaits` are the dependencies that are restarted with it.
     fn request(
         &mut self,
         request: &Request,
         (pod, container): (&Name, &Name),
-        run: Option<&Run>,
+        found: Option<&Pod>,
+        awaits: &BTreeSet<Name>,
     ) -> bool {
+        let run = found.and_then(|found| found.containers.get(container));
         let was_stopped = self.stopped(pod, container).is_some();
         let runs = run.is_some_and(|run| matches!(run.state, State::Running { .. }));
         match request.operation {
@@ -309,16 +348,30 @@ impl Overrides {
                 self.remove(pod, container);
                 return was_stopped;
             }
-            Operation::Start | Operation::Restart => match run {
-                Some(run) => self.restart(request, (pod, container), run),
-                None => self.remove(pod, container),
-            },
+            Operation::Start | Operation::Restart => {
+                let restarts = request.operation == Operation::Restart;
+                // One whose next run waits yet since it was restarted before.
+                let replaced = found.and_then(|found| self.replaced(pod, container, found));
+                let replaced = replaced.filter(|_| restarts).map(|(since, _)| since);
+                let ran = restarts && (runs || replaced.is_some());
+                let awaits = ran.then(|| awaits.clone());
+                match run.map(|run| run.since).or(replaced) {
+                    Some(since) => self.restart(request, (pod, container), since, awaits),
+                    None => self.remove(pod, container),
+                }
+            }
         }
         true
     }
 
-    fn restart(&mut self, request: &Request, (pod, container): (&Name, &Name), run: &Run) {
-        let kind = OverrideKind::Restarted { since: run.since };
+    fn restart(
+        &mut self,
+        request: &Request,
+        (pod, container): (&Name, &Name),
+        since: u64,
+        awaits: Option<BTreeSet<Name>>,
+    ) {
+        let kind = OverrideKind::Restarted { since, awaits };
         self.set(pod, container, request.of(kind));
     }
 }

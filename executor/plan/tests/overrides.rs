@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tank_model::{Graph, Name, Scope};
 use tank_plan::{
     Dump, Health, Inputs, Observed, Plan, Report, Step, WaitsFor, health, model,
-    observed::{Probed, Run, State},
+    observed::{Probed, Run, State, Verdict},
     overrides::{Operation, Override, OverrideKind, Overrides, Request},
     plan,
 };
@@ -384,6 +384,82 @@ fn what_waits_for_a_stopped_pod_says_so_and_nobody_waits_for_it() {
     world.request(Operation::Start, &["db"]);
     world.converge();
     assert_eq!(world.running(), but(&[]));
+}
+
+#[test]
+fn what_runs_and_is_restarted_does_not_wait_for_what_is_not_restarted_with_it() {
+    let mut world = World::new();
+    let not_ready = |world: &mut World| {
+        let now = world.host.now;
+        let verdict = Verdict::unasked(false, now);
+        world.run("db/app").state = State::Running { pid: 2, verdict };
+    };
+    for stopped in [true, false] {
+        match stopped {
+            true => {
+                world.request(Operation::Stop, &["db"]);
+                world.converge();
+            }
+            false => not_ready(&mut world),
+        }
+        let since = world.run("web/app").since;
+        assert_eq!(world.request(Operation::Restart, &["web"]).0, ["web/app"]);
+        let (steps, report) = world.plan();
+        assert!(report.waiting.is_empty(), "{report:?}");
+        let restart = [
+            "stop web/app: uid 1000 restarted it by hand",
+            "start web/app: uid 1000 restarted it by hand",
+        ];
+        assert!(texts(&steps).starts_with(&restart.map(str::to_owned)));
+        // The daemon dies between the two, and somebody asks for it once more.
+        model::apply_step(&steps.steps[0].step, &mut world.host);
+        world.host.now += 10;
+        world.request(Operation::Restart, &["web"]);
+        world.converge();
+        assert_ne!(world.run("web/app").since, since);
+        world.request(Operation::Start, &["db"]);
+        world.converge();
+    }
+    // A start of what is stopped waits, whatever it is called.
+    for operation in [Operation::Start, Operation::Restart] {
+        world.request(Operation::Stop, &["db", "web"]);
+        world.converge();
+        world.request(operation, &["web"]);
+        assert!(matches!(
+            world.converge().waiting[0].why,
+            WaitsFor::Stopped { .. }
+        ));
+    }
+}
+
+#[test]
+fn what_is_restarted_together_waits_for_that_and_for_nothing_else() {
+    let mut config = config();
+    config["pods"]["web"]["depends_on"] = serde_json::json!({ "db": "ready", "two": "ready" });
+    let mut world = World::of(config);
+    world.request(Operation::Stop, &["two"]);
+    world.converge();
+    world.request(Operation::Restart, &["db", "web"]);
+    let (steps, report) = world.plan();
+    let waits = |report: &Report| report.waiting[0].why.to_string();
+    assert!(waits(&report).contains("db"), "{report:?}");
+    world.host.now += 10;
+    model::apply(&steps, &mut world.host);
+    // The new `db` is there, and not ready: `web` waits for it, and no longer than that.
+    let verdict = Verdict::unasked(false, world.host.now);
+    world.run("db/app").state = State::Running { pid: 2, verdict };
+    let report = world.converge();
+    assert!(waits(&report).contains("db"), "{report:?}");
+    let kept = world.host.clone();
+    let verdict = Verdict::unasked(true, world.host.now);
+    world.run("db/app").state = State::Running { pid: 2, verdict };
+    world.converge();
+    assert_eq!(world.running(), but(&["two/a", "two/b"]));
+    // With a reboot in between it is a start as any other.
+    world.host = kept;
+    world.host.pods.clear();
+    let report = world.converge();
+    assert!(waits(&report).contains("`tank start two`"), "{report:?}");
 }
 
 #[test]

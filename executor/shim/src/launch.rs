@@ -69,6 +69,7 @@ impl Program<'_> {
             .doing(|| format!("enter the working directory {}", self.cwd))?;
         drop(root);
         process::reset_signals();
+        process::reset_umask();
         // Closed, and not at the program's execution: until it is found, a link in its path could
         // lead through them.
         report.close_all_but([])?;

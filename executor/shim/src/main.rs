@@ -83,5 +83,7 @@ fn out_of_reach(mount: Option<&str>) -> tank_sys::Result<()> {
 fn serve() -> Result<(), String> {
     // A name of its own beside the shims in a list of processes.
     let _ = rustix::thread::set_name(c"tank-forkserver");
+    // What spares the daemon when memory runs out does not spare the containers.
+    process::reset_oom_score();
     forkserver::serve().map_err(|e| e.to_string())
 }

@@ -369,5 +369,25 @@ fn a_rollback_of_a_stack_does_not_wait_for_a_broken_pod_of_another() {
     assert_eq!(failed.status, 3, "{}{}", failed.stdout, failed.stderr);
     let cause = "caused by: shop:web/bad ";
     assert!(failed.stderr.contains(cause), "{}", failed.stderr);
+    // Nor does a switch that changes nothing, whether what is current is good or not.
+    for outcome in ["good", "failed"] {
+        if outcome == "failed" {
+            write(&host, "m", &broken.replace("exit 7", "exit 8"));
+            let failed = host.tank(&["switch", "--no-rollback", "m/pods.ncl"]);
+            assert_ne!(failed.status, 0, "{}{}", failed.stdout, failed.stderr);
+        }
+        let before = outcomes(&host);
+        assert_eq!(
+            before.last().map(String::as_str),
+            Some(outcome),
+            "{before:?}"
+        );
+        write(&host, "shop", &project("shop", "1", ""));
+        let same = host.tank(&["switch", "shop/pods.ncl"]);
+        assert_eq!(same.status, 0, "{}{}", same.stdout, same.stderr);
+        assert_eq!(outcomes(&host), before);
+    }
+    let own = host.tank(&["switch", "m/pods.ncl"]);
+    assert!(own.status != 0 && own.stderr.contains("m:x/app"), "{own:?}");
     host.finish();
 }

@@ -119,7 +119,7 @@ impl Generations {
             this.may_replace(&id, &places, true).await?;
             let (volumes, of) = (Arc::clone(&this.volumes), Arc::clone(&places));
             let put = spawn_blocking(move || volumes.put_back(&of)).await;
-            let kept = put.doing(what)?.doing(what)?;
+            let (kept, _import) = put.doing(what)?.doing(what)?;
             drop(pass);
             let volumes = Arc::clone(&this.volumes);
             let tidied = spawn_blocking(move || volumes.tidy(&places)).await;

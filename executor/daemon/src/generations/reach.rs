@@ -119,7 +119,7 @@ impl Generations {
             previous: &before,
             aim,
             changed: changed_pods(&before, &graph),
-            repaired_counts: false,
+            repaired: None,
             verified: committed.verified,
         };
         let reached = self.reach(way, progress).await;
@@ -191,7 +191,7 @@ impl Generations {
             previous: graph,
             aim: Aim::ChangedRunning,
             changed: changed_pods(graph, before),
-            repaired_counts: false,
+            repaired: None,
             verified: None,
         };
         let again = self.reach(way, progress).await;
@@ -256,7 +256,7 @@ impl Generations {
             previous,
             aim,
             mut changed,
-            repaired_counts,
+            repaired: meant,
             verified,
         } = way;
         let (_lock, mut verified) = match verified {
@@ -298,7 +298,7 @@ impl Generations {
                     .iter()
                     .map(|planned| planned.step.to_string()),
             );
-            if repaired_counts {
+            if let Some(scope) = meant {
                 let repaired = pass
                     .plan
                     .steps
@@ -306,21 +306,32 @@ impl Generations {
                     .filter_map(|planned| planned.step.pod());
                 let waiting = pass.report.waiting.iter().map(|waiting| &waiting.pod);
                 let awaited = pass.report.ports.iter().map(|held| &held.to);
-                changed.extend(repaired.chain(waiting).chain(awaited).cloned());
+                let all = repaired.chain(waiting).chain(awaited);
+                changed.extend(all.filter(|pod| scope.has(pod)).cloned());
             }
             let late = Instant::now() >= deadline;
-            let failed = pass.failed.iter().find(|failed| failed.step.is_vital());
-            let left = pass
-                .plan
-                .steps
-                .iter()
-                .any(|planned| planned.step.is_vital());
+            let counts = |step: &Step| {
+                let is_meant = |pod| meant.is_none_or(|scope| scope.has(pod));
+                step.is_vital() && step.pod().is_none_or(is_meant)
+            };
+            let failed = pass.failed.iter().find(|failed| counts(&failed.step));
+            let left = pass.plan.steps.iter().any(|planned| counts(&planned.step));
             if failed.is_none() && !left {
                 match self
                     .arrived(aim, graph, &changed, &pass, (begin, late))
                     .await
                 {
-                    Arrived::Yes => return reached,
+                    Arrived::Yes => {
+                        let all = graph.pods().cloned().collect();
+                        let grace = self.settings.config.grace.0;
+                        let health =
+                            health::health(graph, &all, &pass.observed, &pass.report, grace);
+                        let all_healthy = health == Health::Good;
+                        return Reached {
+                            all_healthy,
+                            ..reached
+                        };
+                    }
                     Arrived::Never(why) => {
                         return Reached {
                             failure: Some(why),

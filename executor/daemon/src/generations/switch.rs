@@ -370,7 +370,8 @@ impl Generations {
     }
 
     /// A switch to what is current already: the same passes as any other. What was good stays it,
-    /// and the health of what was repaired counts; what was not is tried again as a whole.
+    /// and the health of what was repaired counts; what was not is tried again as a whole. Of either only
+    /// the pods that are meant: whether those of another stack work is not what was asked.
     async fn repair(
         &self,
         number: u64,
@@ -379,7 +380,11 @@ impl Generations {
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
         let Candidate {
-            graph, uid, aim, ..
+            graph,
+            uid,
+            aim,
+            scope,
+            ..
         } = candidate;
         let before = self.store.outcome(number)?;
         if before == Outcome::Pending && self.store.gate(number)?.is_some() {
@@ -396,32 +401,33 @@ impl Generations {
                 .await;
         }
         let was_good = before == Outcome::Good;
-        let all = graph.pods().filter(|_| !was_good);
+        let all = graph.pods().filter(|pod| !was_good && scope.has(pod));
         let changed: BTreeSet<_> = all.cloned().collect();
         let way = Way {
             graph: &graph,
             previous: &graph,
             aim,
             changed,
-            repaired_counts: was_good,
+            repaired: Some(&scope),
             verified,
         };
         let Reached {
             failure,
             superseded,
+            all_healthy,
             steps,
             unmet,
         } = self.reach(way, progress).await;
         if superseded {
             return Err(Error::Ended(number));
         }
-        if !was_good {
-            let how = if failure.is_none() {
-                Outcome::Good
-            } else {
-                Outcome::Failed
-            };
-            self.store.set_outcome(number, how)?;
+        let is_whole = graph.pods().all(|pod| scope.has(pod));
+        match failure {
+            _ if was_good => {}
+            Some(_) => self.store.set_outcome(number, Outcome::Failed)?,
+            None if is_whole || all_healthy => self.store.set_outcome(number, Outcome::Good)?,
+            // What is wrong with it may be another stack's.
+            None => {}
         }
         self.dirty.mark();
         let switched = Switched::new(number, &graph, (failure, unmet), false);

@@ -2,7 +2,7 @@
 
 use crate::reconcile::Planned;
 use std::{collections::BTreeSet, sync::Arc};
-use tank_model::{Digest, Gate, Graph, Name};
+use tank_model::{Digest, Gate, Graph, Name, Scope};
 use tank_plan::Unmet;
 use tank_proto::timing::Span;
 use tokio::sync::MutexGuard;
@@ -42,8 +42,9 @@ pub struct Way<'a> {
     pub aim: Aim,
     /// The pods whose health counts.
     pub changed: BTreeSet<Name>,
-    /// Whether the health of what was repaired on the way, or waits, counts too.
-    pub repaired_counts: bool,
+    /// Where nothing is declared anew, whose pods are meant: their health counts too where they were
+    /// repaired on the way, or wait, and no step of any other counts.
+    pub repaired: Option<&'a Scope>,
     pub verified: Option<Verified<'a>>,
 }
 
@@ -53,6 +54,8 @@ pub struct Reached {
     pub failure: Option<String>,
     /// A rollback ended it on the way: how this one would have ended is not known.
     pub superseded: bool,
+    /// Every pod was healthy in the end, whatever was waited for.
+    pub all_healthy: bool,
     /// What was done.
     pub steps: Vec<String>,
     /// What pods lacked of the host in the last pass.

@@ -54,6 +54,9 @@ fn start(order: Order) -> Result<i32, String> {
     let failed = |what: &str, error: &dyn std::fmt::Display| format!("can't {what}: {error}");
     rustix::process::setsid().map_err(|e| failed("begin a session", &e))?;
     rustix::thread::set_no_new_privs(true).map_err(|e| failed("give up new privileges", &e))?;
+    tank_sys::process::reset_signals();
+    tank_sys::process::reset_umask();
+    tank_sys::process::reset_oom_score();
     let mut argv = order.argv.iter();
     let program = argv.next().ok_or("there is no program")?;
     let stdout = stderr().as_fd().try_clone_to_owned();

@@ -4,10 +4,15 @@ use crate::{observed, planner::Planner, why::WaitsFor};
 use tank_model::{Name, spec::Condition};
 
 impl Planner<'_> {
-    /// The first dependency of `pod` that is not met.
-    pub(crate) fn blocker(&self, pod: &Name) -> Option<WaitsFor> {
+    /// The first dependency of `pod` that is not met, of those that `container` waits for.
+    pub(crate) fn blocker(&self, pod: &Name, container: &Name) -> Option<WaitsFor> {
         let node = self.target.graph.pod(pod)?;
-        node.depends_on.iter().find_map(|(other, condition)| {
+        let found = self.observed.pods.get(pod);
+        let only = found.and_then(|found| self.target.overrides.awaits(pod, container, found));
+        let depends_on = node.depends_on.iter();
+        let mut awaited =
+            depends_on.filter(|(other, _)| only.is_none_or(|only| only.contains(*other)));
+        awaited.find_map(|(other, condition)| {
             let containers: Vec<&Name> = self
                 .target
                 .graph

@@ -14,6 +14,17 @@ pub fn reset_signals() {
     }
 }
 
+/// What others may not do with a file that a program makes, as it expects that: 022, whatever the service manager gave the daemon.
+pub fn reset_umask() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
+
+/// No process of a container is spared, or chosen, before the host's own when memory runs out, whatever the service manager gave
+/// the daemon. Where that can't be written, it is as it was: only a value above 0 may need a capability for it.
+pub fn reset_oom_score() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+}
+
 /// The name of a signal, `SIGTERM`, or its number.
 pub fn signal_name(signal: i32) -> String {
     nix::sys::signal::Signal::try_from(signal)

@@ -144,7 +144,14 @@ impl Volumes {
         remove(&places.gone)?;
         // Without the volume it would be put back at the start.
         for left in [&places.replaced, &places.older] {
-            remove(left)?;
+            // Nobody finds half of it.
+            match fs::rename(left, &places.gone) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            }
+            sync_parent(&places.gone)?;
+            faults::boundary("what was replaced is out of the way");
+            remove(&places.gone)?;
         }
         fs::rename(&places.volume, &places.gone)?;
         for left in [&places.new, &places.whole] {

@@ -6,7 +6,7 @@
 //! *Whatever ends the daemon on the way*: the volume is what it was, with what was kept before, or what was imported, with what it was
 //! ([`settle`]). A volume that is not there has nothing beside it that was replaced, except on the way.
 
-use super::{Places, VolumeError, Volumes, is_empty, limits, open_dir, remove, sync_parent};
+use super::{Places, Turn, VolumeError, Volumes, is_empty, limits, open_dir, remove, sync_parent};
 use crate::faults;
 use rustix::fs::{CWD, RenameFlags};
 use std::{
@@ -102,8 +102,8 @@ impl Volumes {
     ///
     /// # Errors
     /// When nothing was replaced, or what the disk gives.
-    pub fn put_back(&self, places: &Places) -> Result<PathBuf, VolumeError> {
-        let Some(_import) = self.imports.try_take(&places.import) else {
+    pub fn put_back(&self, places: &Places) -> Result<(PathBuf, Turn), VolumeError> {
+        let Some(import) = self.imports.try_take(&places.import) else {
             return Err(VolumeError::Importing);
         };
         self.counting.stop(places);
@@ -120,7 +120,7 @@ impl Volumes {
         rustix::fs::renameat_with(CWD, &places.replaced, CWD, &places.volume, exchange)
             .map_err(io::Error::from)?;
         sync_parent(&places.volume)?;
-        Ok(places.replaced.clone())
+        Ok((places.replaced.clone(), import))
     }
 
     /// What takes its time once a volume is another one, and what it was is beside it. Whoever has the turn of the import is at it
