@@ -51,7 +51,8 @@ fn declare_of(host: &Host, volume: &str, config: &str) {
         "{}/{volume}-$(date -u +%Y%m%dT%H%M%SZ).tar.zst",
         folder(host).display()
     );
-    let fresh = sh(host, &format!("touch {name}; echo {name}"));
+    // The time is asked for once: it may be another one the second time.
+    let fresh = sh(host, &format!("name={name}; touch $name; echo $name"));
     host.switch(config);
     eventually("it is known that none is due", || {
         let list = host.tank(&["--json", "volume", "backups"]).json();

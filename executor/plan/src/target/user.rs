@@ -63,11 +63,13 @@ pub fn resolve(spec: &str, passwd: &str, group: &str) -> Result<Resolved, UserEr
     let gid = match group_name {
         None | Some("") => account.gid,
         Some(wanted) => {
-            let found = groups()
-                .find(|fields| fields[0] == wanted)
-                .and_then(|fields| fields[2].parse().ok());
-            let numbered = wanted.parse().ok();
-            found.or(numbered).ok_or_else(|| UserError::NoGroup {
+            // As with users: an image gives no other meaning to a number.
+            let named = || {
+                let mut named = groups().filter(|fields| fields[0] == wanted);
+                named.find_map(|fields| fields[2].parse().ok())
+            };
+            let id = wanted.parse().ok().or_else(named);
+            id.ok_or_else(|| UserError::NoGroup {
                 group: wanted.to_owned(),
             })?
         }
@@ -118,9 +120,14 @@ fn account<'a>(user: &str, passwd: &'a str) -> Result<Account<'a>, UserError> {
     let entry = passwd
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
+        // A number is an id, whatever an image calls its users: else one that calls its root `1000` has whoever was
+        // declared to be 1000 run as root (CVE-2016-3697).
         .find(|fields| {
             fields.len() >= 6
-                && (fields[0] == user || number.is_some() && fields[2].parse().ok() == number)
+                && match number {
+                    Some(number) => fields[2].parse() == Ok(number),
+                    None => fields[0] == user,
+                }
         });
     match (&entry, number) {
         (Some(fields), _) => {
@@ -172,6 +179,23 @@ mod tests {
             resolve("www-data", PASSWD, GROUP).expect("known").home,
             "/var/www"
         );
+    }
+
+    /// CVE-2016-3697: an image that calls its root by a number gives it to nobody who asked for that number.
+    #[test]
+    fn a_number_is_an_id_whatever_the_image_calls_its_users() {
+        let (passwd, group) = (
+            "1000:x:0:0::/:\napp:x:1001:7::/app:\n",
+            "1000:x:0:\n7:x:0:app\n",
+        );
+        let ids = |spec: &str| {
+            let user = resolve(spec, passwd, group).expect(spec).user;
+            (user.uid, user.gid)
+        };
+        assert_eq!(ids("1000"), (1000, 0));
+        assert_eq!(ids("1000:1000"), (1000, 1000));
+        assert_eq!(ids("app:7"), (1001, 7));
+        assert_eq!(resolve("1000", passwd, group).expect("ids").home, "/");
     }
 
     #[test]

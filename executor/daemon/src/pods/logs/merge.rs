@@ -21,6 +21,9 @@ const BATCH: usize = 64 << 10;
 /// What the blocks of all logs of one reader are at most: 4 MiB.
 const BLOCKS: usize = 4 << 20;
 
+/// What a line costs in a reply beside its text: 128 bytes. An empty one is not for nothing.
+const LINE_COST: usize = 128;
+
 /// The longest that is read without a line before who waits is asked whether it still does.
 const MAX_TIME: Duration = Duration::from_millis(100);
 
@@ -95,7 +98,7 @@ impl Merge {
             };
             while let Some(entry) = log.lines.pop_front() {
                 let is_part = entry.kind == Kind::Part;
-                bytes += entry.text.len();
+                bytes += entry.text.len() + LINE_COST;
                 given.push((number, entry));
                 // What goes on is not parted by another's line.
                 if !is_part {
@@ -103,7 +106,7 @@ impl Merge {
                 }
             }
             self.place(number);
-            if bytes > BATCH {
+            if bytes > BATCH || begin.elapsed() > MAX_TIME {
                 return (given, false);
             }
         }
