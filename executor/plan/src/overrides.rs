@@ -131,8 +131,11 @@ impl Overrides {
 
     /// The override by which another run has to follow this one.
     pub fn restarts(&self, pod: &Name, container: &Name, run: &Run) -> Option<&Override> {
-        let is_of = |one: &&Override| matches!(one.kind, OverrideKind::Restarted { since, .. } if since == run.since);
-        self.in_force(pod, container).filter(is_of)
+        let one = self.in_force(pod, container)?;
+        let OverrideKind::Restarted { since, .. } = one.kind else {
+            return None;
+        };
+        (since == run.since).then_some(one)
     }
 
     /// The only dependencies that a container waits for, since its next run takes the place of one that ran
