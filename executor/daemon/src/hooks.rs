@@ -57,7 +57,7 @@ pub fn keep(settings: &Settings, cgroups: &Arc<Cgroups>, events: &Arc<Events>) {
 
 /// Has each hook wait for its events.
 fn begin(hooks: Vec<Hook>, cgroups: &Arc<Cgroups>, events: &Arc<Events>) -> Vec<Queue> {
-    let queues = hooks
+    hooks
         .into_iter()
         .enumerate()
         .map(|(number, hook)| {
@@ -77,8 +77,7 @@ fn begin(hooks: Vec<Hook>, cgroups: &Arc<Cgroups>, events: &Arc<Events>) -> Vec<
                 dropped,
             }
         })
-        .collect();
-    queues
+        .collect()
 }
 
 /// What waits for one hook.

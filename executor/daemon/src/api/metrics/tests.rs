@@ -91,7 +91,7 @@ fn a_sample_is_open_metrics() {
     let is_zero = |line: &&str| line.starts_with("tank_events_total") && line.ends_with(" 0.0");
     let mut lines: Vec<&str> = text.lines().filter(|line| !is_zero(line)).collect();
     let is_about = |line: &&str| line.starts_with('#');
-    for values in lines.chunk_by_mut(|one, other| is_about(&one) == is_about(&other)) {
+    for values in lines.chunk_by_mut(|one, other| is_about(one) == is_about(other)) {
         if !values.iter().any(is_about) {
             values.sort_unstable();
         }
