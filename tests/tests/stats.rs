@@ -84,7 +84,7 @@ fn events_outlive_the_daemon_and_are_found_again() {
             "did you mean `exited`?",
         ),
         (&["events", "wbe"], "web"),
-        (&["events", "--since", "yesterday"], "write so long ago"),
+        (&["events", "--since", "yesterday"], "write for example"),
     ] {
         let refused = host.tank(wrong);
         assert_ne!(refused.status, 0, "{wrong:?}");
