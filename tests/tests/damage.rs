@@ -137,10 +137,10 @@ fn a_loss_is_accepted() {
             .join(log.file_name().expect("a name"))
             .exists()
     );
-    // From now on that is the newest one, and nothing has to be accepted again.
+    // From now on that is the newest one, and nothing has to be accepted again: what was is remembered, and nothing is new.
     host.kill_daemon();
     host = host.started_with(&[]);
-    assert_eq!((current(&host), recovered(&host)), (now, String::new()));
+    assert_eq!((current(&host), recovered(&host)), (now, noted));
     host.switch(&pod(9));
     assert_eq!(host.exec("web", "echo $STEP"), "9");
     host.finish();
@@ -199,14 +199,11 @@ fn half_a_manifest_and_no_pointer_to_it() {
     );
     host = host.started_with(&["--repair-store"]);
     assert_eq!(current(&host), 8);
-    assert!(
-        recovered(&host).contains("the store was repaired"),
-        "{}",
-        recovered(&host)
-    );
+    let noted = recovered(&host);
+    assert!(noted.contains("the store was repaired"), "{noted}");
     host.kill_daemon();
     host = host.started_with(&[]);
-    assert_eq!((current(&host), recovered(&host)), (8, String::new()));
+    assert_eq!((current(&host), recovered(&host)), (8, noted));
     host.finish();
 }
 

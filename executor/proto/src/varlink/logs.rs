@@ -1,6 +1,28 @@
-//! What the method answers that reads logs.
+//! Reading logs: what the method takes, and what it answers.
 
 use serde::{Deserialize, Serialize};
+
+/// What [`super::Method::Logs`] takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct LogsCall {
+    /// Pods, or containers as `web/app`; none for all that are declared.
+    pub targets: Vec<String>,
+    /// Those of this stack.
+    pub stack: Option<String>,
+    /// Lines from this time on, in milliseconds since the epoch.
+    pub since: Option<u64>,
+    /// Lines before this time.
+    pub until: Option<u64>,
+    /// How many lines of each container, of what is there already; none for all.
+    pub tail: Option<u64>,
+    /// A regular expression that finds something in each line.
+    pub grep: Option<String>,
+    /// The lines of the run before the last.
+    pub previous: Option<bool>,
+    /// Go on for as long as the caller listens.
+    pub follow: Option<bool>,
+}
 
 /// One answer to [`super::Method::Logs`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,7 +25,7 @@ pub use images::{
     Image, ImageLayer, ImagesReply, InspectImageReply, KeptImage, LoadImagesReply, PullImageReply,
     RemoveImagesReply,
 };
-pub use logs::{LogLine, LogName, LogsReply};
+pub use logs::{LogLine, LogName, LogsCall, LogsReply};
 pub use methods::{METHODS, RENAMED};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
@@ -40,7 +40,7 @@ pub use upkeep::{
 };
 pub use volumes::{
     Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, ImportVolumeReply,
-    RestoreVolumeReply, TransferReply, Volume, VolumesReply,
+    RestoreVolumeCall, RestoreVolumeReply, TransferReply, Volume, VolumesReply,
 };
 pub use words::{
     ChangeKind, ContainerState, GenerationOutcome, Operation, PodState, Stage, StepClass,
@@ -416,20 +416,6 @@ pub struct RemoveVolumesCall {
     pub replaced: Option<bool>,
 }
 
-/// What [`Method::RestoreVolume`] takes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(zlink::introspect::Type))]
-pub struct RestoreVolumeCall {
-    /// Its name, `pod/volume`.
-    pub volume: String,
-    /// The number, the time or the path of a backup; the newest unless given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub backup: Option<String>,
-    /// No backup: what it was before the last import.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replaced: Option<bool>,
-}
-
 /// What [`Method::Exec`] takes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::Type))]
@@ -451,26 +437,4 @@ pub struct ExecCall {
     pub rows: Option<u16>,
     /// The terminal's width.
     pub columns: Option<u16>,
-}
-
-/// What [`Method::Logs`] takes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(zlink::introspect::Type))]
-pub struct LogsCall {
-    /// Pods, or containers as `web/app`; none for all that are declared.
-    pub targets: Vec<String>,
-    /// Those of this stack.
-    pub stack: Option<String>,
-    /// Lines from this time on, in milliseconds since the epoch.
-    pub since: Option<u64>,
-    /// Lines before this time.
-    pub until: Option<u64>,
-    /// How many lines of each container, of what is there already; none for all.
-    pub tail: Option<u64>,
-    /// A regular expression that finds something in each line.
-    pub grep: Option<String>,
-    /// The lines of the run before the last.
-    pub previous: Option<bool>,
-    /// Go on for as long as the caller listens.
-    pub follow: Option<bool>,
 }

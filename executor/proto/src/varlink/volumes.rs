@@ -169,3 +169,17 @@ pub struct TransferReply {
     /// Bytes of files, holes counted in.
     pub bytes: Option<u64>,
 }
+
+/// What [`super::Method::RestoreVolume`] takes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct RestoreVolumeCall {
+    /// Its name, `pod/volume`.
+    pub volume: String,
+    /// The number, the time or the path of a backup; the newest unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// No backup: what it was before the last import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<bool>,
+}
