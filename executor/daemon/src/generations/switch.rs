@@ -389,16 +389,9 @@ impl Generations {
         let before = self.store.outcome(number)?;
         if before == Outcome::Pending && self.store.gate(number)?.is_some() {
             // A daemon that ended left it on its way.
-            let committed = self.unfinished(number, uid, graph, aim)?;
-            return self
-                .converge(
-                    Committed {
-                        verified,
-                        ..committed
-                    },
-                    progress,
-                )
-                .await;
+            let mut committed = self.unfinished(number, uid, graph, aim)?;
+            committed.verified = verified;
+            return self.converge(committed, progress).await;
         }
         let was_good = before == Outcome::Good;
         let all = graph.pods().filter(|pod| !was_good && scope.has(pod));
