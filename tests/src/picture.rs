@@ -317,10 +317,12 @@ fn network(host: &Host) -> Vec<String> {
     found
 }
 
-/// The names in the folders of running pods, and of their upper layers.
+/// The names in the folders of running pods, and of their upper layers. When a pod ran is kept until its log is collected,
+/// also of one that is gone, and does not count.
 fn folders(host: &Host) -> Vec<String> {
     let find = "find run -printf '%p %y %m %U:%G\\n'; find state/scratch -maxdepth 4 -printf '%p %y %m %U:%G\\n'; \
-                find state/volumes state/logs -printf '%p %y %m %U:%G\\n'";
+                find state/volumes -printf '%p %y %m %U:%G\\n'; \
+                find state/logs -mindepth 2 ! -name '*.runs' -printf '%p %y %m %U:%G\\n'";
     let output = Command::new("sh")
         .args(["-c", find])
         .current_dir(&host.dir)

@@ -36,10 +36,13 @@ pub fn health(
     health_of(graph, (changed, &all), (observed, report), grace)
 }
 
+/// Pods, and which of their containers count.
+pub type Counted<'a> = (&'a BTreeSet<Name>, &'a dyn Fn(&Name, &Name) -> bool);
+
 /// The health of the containers that count, of these pods.
 pub fn health_of(
     graph: &Graph,
-    (pods, counts): (&BTreeSet<Name>, &dyn Fn(&Name, &Name) -> bool),
+    (pods, counts): Counted<'_>,
     (observed, report): (&Observed, &Report),
     grace: u64,
 ) -> Health {
