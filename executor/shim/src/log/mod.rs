@@ -5,9 +5,9 @@
 //! a second tag (`F:notice`), which a container cannot write: what it prints comes behind the tags.
 //!
 //! What one read gives becomes one write: its lines have the same time, and nothing is allocated for a
-//! line. A write may end anywhere, so a reader takes a line when its end is there ([`file`]).
+//! line. A write may end anywhere, so a reader takes a line when its end is there ([`mod@file`]).
 //!
-//! * [`file`]: the files, their bounds, and the starts of runs beside them.
+//! * [`mod@file`]: the files, their bounds, and the starts of runs beside them.
 //! * [`rate`]: how much of it is written in a second.
 //! * [`journal`]: the same lines to systemd-journald, where that is asked for.
 

@@ -4,7 +4,7 @@
 //! there a log is read a block at a time, so that no more than a block and a line of it is in memory. All of
 //! it blocks: who is on the runtime goes through [`blocking`].
 //!
-//! * [`line`]: one line of a file.
+//! * [`mod@line`]: one line of a file.
 //! * [`files`]: the files of a log, and where in one to begin.
 //! * [`tail`]: one log, from there on.
 //! * [`merge`]: several, in the order of their times.
