@@ -170,7 +170,7 @@ fn answer(socket: &Path, request: &[u8]) -> String {
     stream
         .set_read_timeout(Some(Duration::from_secs(60)))
         .expect("a limit");
-    // One that has heard enough closes its side before all is written.
+    // One that has read enough closes its side before all is written.
     let _ = stream.write_all(request);
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);

@@ -139,7 +139,7 @@ impl HookRunner {
             let dropped = self.dropped.swap(0, Ordering::Relaxed);
             if dropped > 0 {
                 self.say(format!(
-                    "was not told of {dropped} events: it is slower than they come"
+                    "missed {dropped} events: it is slower than they come"
                 ));
             }
         }
