@@ -322,7 +322,9 @@ fn network(host: &Host) -> Vec<String> {
 fn folders(host: &Host) -> Vec<String> {
     let find = "find run -printf '%p %y %m %U:%G\\n'; find state/scratch -maxdepth 4 -printf '%p %y %m %U:%G\\n'; \
                 find state/volumes -printf '%p %y %m %U:%G\\n'; \
-                find state/logs -mindepth 2 ! -name '*.runs' -printf '%p %y %m %U:%G\\n'";
+                find state/logs -maxdepth 0 -printf '%p %y %m %U:%G\\n'; \
+                for pod in state/logs/*; do ls $pod | grep -qv '[.]runs$' && \
+                find $pod ! -name '*.runs' -printf '%p %y %m %U:%G\\n'; done";
     let output = Command::new("sh")
         .args(["-c", find])
         .current_dir(&host.dir)
