@@ -1,8 +1,8 @@
 //! What a volume was before an import: kept, brought back, removed.
 
 use super::{listed, on_disk};
-use std::fs;
-use tank_tests::{Host, RUN, words};
+use std::{fs, io::Write, process::Stdio};
+use tank_tests::{Host, RUN, eventually, words};
 
 fn plain(more: &str) -> String {
     format!(
@@ -155,5 +155,31 @@ fn a_snapshot_after_an_import_says_why() {
     assert!(!said.contains("another image"), "{said}");
     host.tank(&["switch", "pods.ncl"]).ok();
     assert_eq!(host.exec("db", "ls -A /d"), "one");
+    host.finish();
+}
+
+/// Two at once are not mixed, and what one that has ended leaves keeps nobody from trying again.
+#[test]
+fn an_import_waits_for_another_one_of_the_same_volume() {
+    let host = Host::new();
+    host.switch(&plain(""));
+    host.tank(&["delete", "db"]).ok();
+    let tar = fs::read(archive(&host, "one", "1")).expect("reads");
+    let import = ["volume", "import", "db/data", "--replace"];
+    let mut command = host.command(&import);
+    let mut first = command.stdin(Stdio::piped()).spawn().expect("runs");
+    let mut pipe = first.stdin.take().expect("a pipe");
+    pipe.write_all(&tar[..512]).expect("writes");
+    let begun = on_disk(&host, ".data.import");
+    eventually("it has begun", || begun.exists());
+    let refused = host.tank_with_input(&import, &tar);
+    assert_eq!(refused.status, 1, "{}", refused.stdout);
+    let says = "it is being imported by somebody else";
+    assert!(words(&refused.stderr).contains(says), "{}", refused.stderr);
+    first.kill().expect("ends");
+    first.wait().expect("ends");
+    host.tank_with_input(&import, &tar).ok();
+    assert_eq!(has(&host, "data"), ["one"]);
+    drop(pipe);
     host.finish();
 }

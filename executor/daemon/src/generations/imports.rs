@@ -301,15 +301,15 @@ impl Begun {
         let (volumes, places) = (Arc::clone(volumes), Arc::clone(places));
         let begin = move || {
             let begun = volumes.begin_import(&places, quota.as_ref())?;
-            Ok::<_, VolumeError>(begun.map(|(dir, turn)| Self {
+            Ok::<_, VolumeError>(Self {
                 volumes,
                 places,
-                dir,
-                turn: Some(turn),
-            }))
+                dir: begun.0,
+                turn: Some(begun.1),
+            })
         };
         let begun = spawn_blocking(begin).await.doing("make a volume")?;
-        begun.doing("make a volume")?.ok_or(Error::TooManyTransfers)
+        begun.doing("make a volume")
     }
 
     async fn sync(&self) -> Result<(), Error> {

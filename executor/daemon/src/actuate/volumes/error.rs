@@ -23,7 +23,7 @@ pub enum VolumeError {
     NoQuotas,
     #[error("nothing was replaced of it, or what was is removed")]
     NothingReplaced,
-    #[error("somebody imports it")]
+    #[error("it is being imported by somebody else, or what an import left is being removed")]
     Importing,
     #[error("no snapshot of it is kept with generation {0}")]
     NoSnapshot(u64),

@@ -18,6 +18,9 @@ const MEASURE_LIMIT: Duration = Duration::from_secs(5);
 const MAX_MEASURED: u64 = 1_000_000;
 const MAX_LEVELS: usize = 256;
 
+/// How long an import waits for another one of the same volume, or for what one that failed has left.
+const IMPORT_WAIT: Duration = Duration::from_secs(10);
+
 /// What a volume takes of the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Size {
@@ -180,24 +183,23 @@ impl Volumes {
     }
 
     /// Makes an empty directory for what will be a volume, which is the caller's for as long as the
-    /// turn is, and held to the volume's limit. None: somebody else imports it. Blocking.
+    /// turn is, and held to the volume's limit. What another import has left is waited for. Blocking.
     ///
     /// # Errors
-    /// What the disk gives.
+    /// When somebody else imports it, or what the disk gives.
     pub fn begin_import(
         &self,
         places: &Places,
         quota: Option<&Quota>,
-    ) -> Result<Option<(OwnedFd, Turn)>, VolumeError> {
-        let Some(turn) = self.imports.try_take(&places.import) else {
-            return Ok(None);
-        };
+    ) -> Result<(OwnedFd, Turn), VolumeError> {
+        let turn = self.imports.take_within(&places.import, IMPORT_WAIT);
+        let turn = turn.ok_or(VolumeError::Importing)?;
         let dir = super::make_at(&places.import)?;
         if let Some(quota) = quota {
             limits::hold(dir.as_fd(), quota)?;
             limits::begin(dir.as_fd(), limits::other_id(places, quota)?)?;
         }
-        Ok(Some((dir, turn)))
+        Ok((dir, turn))
     }
 
     /// Puts what was imported in the volume's place: what became of what was there. [`Volumes::tidy`] does the rest. Blocking.

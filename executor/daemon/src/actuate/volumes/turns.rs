@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
 };
 
 /// Which volumes somebody is at. Clones share it.
@@ -42,6 +43,15 @@ impl Turns {
         taken.insert(path.to_owned()).then(|| self.turn(path))
     }
 
+    /// As [`Turns::take`], waiting no longer than `limit`.
+    pub fn take_within(&self, path: &Path, limit: Duration) -> Option<Turn> {
+        let taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |taken: &mut BTreeSet<PathBuf>| taken.contains(path);
+        let free = self.0.freed.wait_timeout_while(taken, limit, wait);
+        let (mut taken, _) = free.unwrap_or_else(PoisonError::into_inner);
+        taken.insert(path.to_owned()).then(|| self.turn(path))
+    }
+
     fn turn(&self, path: &Path) -> Turn {
         Turn {
             turns: self.clone(),
@@ -71,9 +81,15 @@ mod tests {
         let other = turns.take(Path::new("b"));
         let waits = turns.clone();
         let waiting = std::thread::spawn(move || drop(waits.take(Path::new("a"))));
+        assert!(
+            turns
+                .take_within(Path::new("a"), Duration::from_millis(1))
+                .is_none()
+        );
         drop(first);
         waiting.join().expect("its turn comes");
         drop(other);
         assert!(turns.try_take(Path::new("b")).is_some());
+        assert!(turns.take_within(Path::new("a"), Duration::ZERO).is_some());
     }
 }
