@@ -69,7 +69,7 @@ test-release: release ## the end-to-end tests that need no fault points, against
 		cargo test --workspace --locked --no-fail-fast $(addprefix --test ,$(RELEASED)) -- \
 		--skip the_guard_is_there_before_the_host_forwards
 
-test-debian: ## of the tests, those with Debian's ufw, firewalld and systemd-resolved: README's commands for them
+test-debian: ## of the tests, those with Debian's ufw, firewalld and systemd-resolved: the commands that docs/ports.md has for them
 	scripts/setup.sh test
 	$(BUILD)
 	scripts/fixtures.sh

@@ -40,6 +40,8 @@ case $prefix in
 esac
 put 644 "$work/zsh" "$prefix/share/zsh/$zsh/_tank"
 put 644 "$work/fish" "$prefix/share/fish/vendor_completions.d/tank.fish"
-for file in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE; do put 644 "$file" "$prefix/share/doc/tank/$file"; done
+for file in README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE docs/*.md; do
+    put 644 "$file" "$prefix/share/doc/tank/$file"
+done
 put 644 packaging/grafana/tank.json "$prefix/share/doc/tank/grafana.json"
 put 644 packaging/prometheus/tank.rules.yml "$prefix/share/doc/tank/tank.rules.yml"

@@ -128,17 +128,76 @@ fn every_code_is_shown_by_its_page() {
     });
 }
 
+/// What is written for users: the README and the pages in `docs/`, by their names. Those of the reference are tried field by field.
+fn pages() -> Vec<(String, String)> {
+    let root = package().join("..");
+    let docs = std::fs::read_dir(root.join("docs")).expect("docs");
+    let mut names: Vec<String> = docs
+        .map(|entry| entry.expect("an entry").file_name())
+        .map(|name| format!("docs/{}", name.to_string_lossy()))
+        .filter(|name| name.ends_with(".md") && name != "docs/reference.md")
+        .collect();
+    names.push("README.md".to_owned());
+    names.sort();
+    let read = |name: String| {
+        let text = std::fs::read_to_string(root.join(&name)).expect(&name);
+        (name, text)
+    };
+    names.into_iter().map(read).collect()
+}
+
 #[test]
-fn what_the_readme_shows_compiles() {
-    let scratch = Scratch::new("readme");
-    let read = |name: &str| std::fs::read_to_string(package().join("..").join(name)).expect(name);
-    let (readme, from_compose) = (read("README.md"), read("docs/from-compose.md"));
-    let mut examples = examples(&readme);
-    assert!(examples.len() > 1, "{examples:?}");
-    examples.extend(manual::examples(&from_compose));
-    for example in examples {
-        let compiled = scratch.compile(example);
-        compiled.unwrap_or_else(|e| panic!("{example}: {}", drawn(&e, &scratch.0)));
+fn what_the_documents_show_compiles() {
+    let scratch = Scratch::new("documents");
+    let mut count = 0;
+    for (name, text) in pages() {
+        for example in examples(&text) {
+            count += 1;
+            let compiled = scratch.compile(example);
+            compiled.unwrap_or_else(|e| panic!("{name}: {example}: {}", drawn(&e, &scratch.0)));
+        }
+    }
+    assert!(count >= 8, "{count}");
+}
+
+/// The mistakes that the README and the page of the language show, made.
+#[test]
+fn mistakes_are_shown_as_the_documents_have_them() {
+    let scratch = Scratch::new("mistakes");
+    let library = "fun name => { image = name, limts.memory = \"1GiB\" }\n";
+    std::fs::write(scratch.0.join("lib.ncl"), library).expect("write");
+    let error = scratch
+        .compile(
+            r#"let service = import "lib.ncl" in
+{
+  pods.shop.containers.app = service "shop:2.1",
+  pods.db = {
+    containers.app = { image = "db", mounts.data = { volume = "dta", path = "/data" } },
+    volumes.data = {},
+  },
+}
+"#,
+        )
+        .expect_err("two mistakes");
+    let indented = |text: &str| -> String {
+        let lines = text.lines().map(|line| match line {
+            "" => "\n".to_owned(),
+            line => format!("    {line}\n"),
+        });
+        lines.collect()
+    };
+    let shown = drawn(&error, &scratch.0);
+    let all: Vec<&str> = shown.split("tank::").skip(1).map(str::trim_end).collect();
+    assert_eq!(all.len(), 2, "{shown}");
+    for (name, text) in pages() {
+        for (problem, pages) in all.iter().zip([
+            ["README.md", "docs/language.md"].as_slice(),
+            &["docs/language.md"],
+        ]) {
+            let problem = indented(&format!("tank::{problem}"));
+            let is_there = text.contains(&problem);
+            assert_eq!(is_there, pages.contains(&name.as_str()), "{name}: {problem}");
+        }
     }
 }
 

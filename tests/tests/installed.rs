@@ -62,6 +62,7 @@ fn what_is_installed_is_where_it_is_looked_for() {
         ("usr/local/lib/sysusers.d/tank.conf", 0o644),
         ("usr/local/share/bash-completion/completions/tank", 0o644),
         ("usr/local/share/doc/tank/CHANGELOG.md", 0o644),
+        ("usr/local/share/doc/tank/CONTRIBUTING.md", 0o644),
         ("usr/local/share/doc/tank/LICENSE-APACHE", 0o644),
         ("usr/local/share/doc/tank/LICENSE-MIT", 0o644),
         ("usr/local/share/doc/tank/README.md", 0o644),
@@ -70,7 +71,15 @@ fn what_is_installed_is_where_it_is_looked_for() {
         ("usr/local/share/fish/vendor_completions.d/tank.fish", 0o644),
         ("usr/local/share/zsh/site-functions/_tank", 0o644),
     ];
-    let expected: Vec<(String, u32)> = expected.map(|(name, mode)| (name.to_owned(), mode)).into();
+    let mut expected: Vec<(String, u32)> =
+        expected.map(|(name, mode)| (name.to_owned(), mode)).into();
+    let documents = fs::read_dir(repo().join("docs")).expect("docs");
+    let documents = documents.map(|entry| entry.expect("an entry").file_name());
+    expected.extend(documents.map(|name| {
+        let name = format!("usr/local/share/doc/tank/docs/{}", name.display());
+        (name, 0o644)
+    }));
+    expected.sort();
     assert_eq!(others.into_iter().cloned().collect::<Vec<_>>(), expected);
 
     // A page for the daemon, one for `tank`, and one for each command that `--help` names.

@@ -258,7 +258,7 @@ fn what_programs_read_of_an_error() {
     host.start_daemon();
     host.write("pods.ncl", &format!("{{\n{}}}\n", pod("web", &[])));
     host.tank(&["switch", "pods.ncl"]).ok();
-    // As README has it.
+    // As `docs/scripts.md` has it.
     let missing = json!({
         "error": "io.tank.Executor.NoSuchPod",
         "parameters": { "pod": "wbe", "nearest": "web" },

@@ -3,14 +3,28 @@
 use std::{collections::BTreeSet, process::Command};
 use tank_tests::repo;
 
-/// The documents, below the repository.
-const DOCUMENTS: [&str; 5] = [
-    "README.md",
-    "CONTRIBUTING.md",
+/// The documents, below the repository: those at its root, and every page of `docs/`.
+fn documents() -> Vec<String> {
+    let pages = std::fs::read_dir(repo().join("docs")).expect("docs");
+    let pages = pages.map(|entry| entry.expect("an entry").file_name());
+    let pages = pages.map(|name| format!("docs/{}", name.to_string_lossy()));
+    let mut documents: Vec<String> = pages.filter(|name| name.ends_with(".md")).collect();
+    documents.extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned));
+    documents.sort();
+    documents
+}
+
+/// How long a line of prose is at most, of the pages for users that are written by hand.
+const WIDTH: usize = 120;
+const ANY_WIDTH: [&str; 4] = [
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "docs/design.md",
-    "docs/from-compose.md",
+    "docs/reference.md",
 ];
+
+/// How long the README is at most: what is more belongs into a page of its own.
+const README: usize = 250;
 
 /// The folders whose paths the documents write from the repository's root.
 const ROOMS: [&str; 7] = [
@@ -37,8 +51,8 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_path_of_the_documents_is_there() {
     let mut found = 0;
-    for document in DOCUMENTS {
-        let text = text(document);
+    for document in documents() {
+        let text = text(&document);
         let paths = quoted(&text).filter(|path| {
             ROOMS.iter().any(|room| path.starts_with(room)) && !path.contains([' ', '*', '{', '<'])
         });
@@ -55,16 +69,71 @@ fn every_path_of_the_documents_is_there() {
 
 #[test]
 fn every_link_of_the_documents_leads_to_a_file() {
-    for document in DOCUMENTS {
-        let text = text(document);
-        let folder = repo().join(document).parent().expect("a folder").to_owned();
+    for document in documents() {
+        let text = text(&document);
+        let folder = repo().join(&document);
+        let folder = folder.parent().expect("a folder");
         for link in text.split("](").skip(1) {
             let link = link.split(')').next().expect("a first part");
-            if link.starts_with('#') || link.contains("://") {
+            if link.contains("://") {
                 continue;
             }
-            let file = link.split('#').next().expect("a first part");
-            assert!(folder.join(file).exists(), "{document}: {link}");
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let file = match file {
+                "" => repo().join(&document),
+                file => folder.join(file),
+            };
+            assert!(file.exists(), "{document}: {link}");
+            if !anchor.is_empty() {
+                let target = std::fs::read_to_string(&file).expect("a document");
+                assert!(
+                    anchors(&target).contains(anchor),
+                    "{document}: {link}: there is no such heading"
+                );
+            }
+        }
+    }
+}
+
+/// The names by which headings are linked to: in small letters, with hyphens for spaces and nothing for punctuation.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    let name = |heading: &str| -> String {
+        let heading = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter_map(|c| match c {
+            ' ' => Some('-'),
+            c if c.is_alphanumeric() || matches!(c, '-' | '_') => Some(c),
+            _ => None,
+        });
+        kept.collect()
+    };
+    headings.map(name).collect()
+}
+
+#[test]
+fn a_page_has_lines_that_a_terminal_shows() {
+    for document in documents() {
+        if ANY_WIDTH.contains(&document.as_str()) {
+            continue;
+        }
+        // A table's line is as long as the table is wide, and a figure's as long as the figure.
+        for (at, line) in text(&document).lines().enumerate() {
+            let is_prose = !line.starts_with('|') && !line.contains(['█', '│']);
+            let long = line.chars().count();
+            assert!(!is_prose || long <= WIDTH, "{document}:{}: {long}: {line}", at + 1);
+        }
+    }
+}
+
+#[test]
+fn the_readme_is_short_and_the_index_has_every_page() {
+    let readme = text("README.md");
+    assert!(readme.lines().count() <= README, "{}", readme.lines().count());
+    let index = text("docs/README.md");
+    for document in documents() {
+        let page = document.strip_prefix("docs/").filter(|page| *page != "README.md");
+        if let Some(page) = page {
+            assert!(index.contains(&format!("({page})")), "docs/README.md: {page}");
         }
     }
 }

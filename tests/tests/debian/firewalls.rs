@@ -1,5 +1,5 @@
 //! ufw and firewalld, the programs of Debian's packages (`scripts/firewalls.sh`), in the network of a host: which of a
-//! pod's packets they let through, after which of their commands. README's table is held here.
+//! pod's packets they let through, after which of their commands. The table of `docs/ports.md` is held here.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -251,7 +251,7 @@ fn own_rules(segment: &Segment) -> String {
 
 // long: one command after the other
 #[test]
-fn ufw_holds_and_opens_published_ports_as_the_readme_says() {
+fn ufw_holds_and_opens_published_ports_as_the_page_says() {
     let server = Server::new();
     let ufw = |words: &str, open: &[Way]| {
         server.run(&format!("ufw {words}"));
@@ -331,7 +331,7 @@ impl<'a> Firewalld<'a> {
 
 // long: one command after the other
 #[test]
-fn firewalld_holds_and_opens_published_ports_as_the_readme_says() {
+fn firewalld_holds_and_opens_published_ports_as_the_page_says() {
     let server = Server::new();
     server.opens("no firewall", &[In, Out, Name, Pod, Host, Itself]);
     let firewalld = Firewalld::start(&server);

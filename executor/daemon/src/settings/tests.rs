@@ -1,4 +1,4 @@
-//! What `tank.toml` may say, and the README's table of it.
+//! What `tank.toml` may say, and the table of it in `docs/installing.md`.
 
 use super::*;
 
@@ -49,13 +49,13 @@ fn pools_are_of_one_family_each_and_nobody_elses() {
     );
 }
 
-/// The README's table has every key with its default, and each line of it is read.
+/// The table has every key with its default, and each line of it is read.
 #[test]
-fn the_readme_has_every_key_with_its_default() {
+fn the_documents_have_every_key_with_its_default() {
     let package = std::env::var("CARGO_MANIFEST_DIR").expect("run by cargo");
-    let readme = std::fs::read_to_string(format!("{package}/../../README.md"));
-    let readme = readme.expect("the README");
-    let table = readme
+    let page = std::fs::read_to_string(format!("{package}/../../docs/installing.md"));
+    let page = page.expect("the page");
+    let table = page
         .split("| key | default | |")
         .nth(1)
         .expect("the table");
@@ -74,7 +74,7 @@ fn the_readme_has_every_key_with_its_default() {
         .filter_map(cells)
         .map(|(key, value)| format!("{key} = {value}\n"))
         .collect();
-    let read: Config = toml::from_str(&text).expect("what the README says is read");
+    let read: Config = toml::from_str(&text).expect("what the page says is read");
     assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
     // Debug shows each field of the configuration: none is left out.
     assert_eq!(text.lines().count(), 16, "{text}");
