@@ -30,6 +30,9 @@ done
 "$bin/tankd" __man-page > "$work/tankd.8"
 gzip -9n "$work/tankd.8"
 put 644 "$work/tankd.8.gz" "$prefix/share/man/man8/tankd.8.gz"
+"$bin/tankd" __man-page-of-settings > "$work/tank.toml.5"
+gzip -9n "$work/tank.toml.5"
+put 644 "$work/tank.toml.5.gz" "$prefix/share/man/man5/tank.toml.5.gz"
 # What they say asks the `tank` that is found in the shell's PATH.
 for shell in bash zsh fish; do (cd / && COMPLETE=$shell "$bin/tank" > "$work/$shell"); done
 put 644 "$work/bash" "$prefix/share/bash-completion/completions/tank"

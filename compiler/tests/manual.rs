@@ -196,7 +196,11 @@ fn mistakes_are_shown_as_the_documents_have_them() {
         ]) {
             let problem = indented(&format!("tank::{problem}"));
             let is_there = text.contains(&problem);
-            assert_eq!(is_there, pages.contains(&name.as_str()), "{name}: {problem}");
+            assert_eq!(
+                is_there,
+                pages.contains(&name.as_str()),
+                "{name}: {problem}"
+            );
         }
     }
 }

@@ -107,6 +107,7 @@ fn what_is_installed_is_where_it_is_looked_for() {
     for page in [
         "man1/tank.1.gz",
         "man1/tank-generations-rollback.1.gz",
+        "man5/tank.toml.5.gz",
         "man8/tankd.8.gz",
     ] {
         let page = format!("usr/local/share/man/{page}");

@@ -49,7 +49,7 @@ use pods::{Names, Notification, Pods};
 use probe::Prober;
 use reconcile::Reconciler;
 use settings::{Flags, Settings};
-use std::{os::unix::net::UnixListener, path::Path, process::ExitCode, sync::Arc};
+use std::{io::Write, os::unix::net::UnixListener, path::Path, process::ExitCode, sync::Arc};
 use store::{Store, graphs::Graphs, off_worker::OffWorker};
 use tank_image::{Converter, Images};
 use tank_proto::shim::{Event, ExitStatus};
@@ -64,8 +64,9 @@ use tokio::{
     sync::mpsc,
 };
 
-/// The first argument that has the page for `man` printed.
+/// The first argument that has a page for `man` printed: that of `tankd`, or that of `tank.toml`.
 const MAN_PAGE: &str = "__man-page";
+const MAN_PAGE_OF_SETTINGS: &str = "__man-page-of-settings";
 
 /// The most notifications of shims that wait: beyond that, a shim waits.
 const MAX_NOTIFICATIONS: usize = 1_024;
@@ -87,14 +88,16 @@ fn other_than_daemon() -> Option<ExitCode> {
         let order = order.and_then(|order| order.into_string().ok());
         return Some(hooks::child::run(order));
     }
-    if first != MAN_PAGE {
+    let mut out = std::io::stdout();
+    let printed = if first == MAN_PAGE {
+        let page = clap_mangen::Man::new(Flags::command()).section("8");
+        page.render(&mut out)
+    } else if first == MAN_PAGE_OF_SETTINGS {
+        out.write_all(settings::manual::page().as_bytes())
+    } else {
         return None;
-    }
-    let page = clap_mangen::Man::new(Flags::command()).section("8");
-    Some(match page.render(&mut std::io::stdout()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    })
+    };
+    Some(printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
 }
 
 fn main() -> ExitCode {

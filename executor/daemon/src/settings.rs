@@ -1,6 +1,7 @@
 //! How a daemon is set up: flags, then the environment, then `/etc/tank/tank.toml`, then defaults.
 
 pub mod hooks;
+pub mod manual;
 mod metrics;
 
 pub use metrics::Metrics;

@@ -3,12 +3,22 @@
 use std::{collections::BTreeSet, process::Command};
 use tank_tests::repo;
 
-/// The documents, below the repository: those at its root, and every page of `docs/`.
+/// The documents, below the repository: those at its root, every page of `docs/`, and the guides of examples.
 fn documents() -> Vec<String> {
-    let pages = std::fs::read_dir(repo().join("docs")).expect("docs");
-    let pages = pages.map(|entry| entry.expect("an entry").file_name());
-    let pages = pages.map(|name| format!("docs/{}", name.to_string_lossy()));
-    let mut documents: Vec<String> = pages.filter(|name| name.ends_with(".md")).collect();
+    let inside = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(repo().join(folder)).expect(folder);
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        let names = names.map(|name| format!("{folder}/{}", name.to_string_lossy()));
+        names.collect()
+    };
+    let (pages, examples) = (inside("docs"), inside("examples"));
+    let guides = examples
+        .iter()
+        .map(|example| format!("{example}/README.md"));
+    let guides = guides.filter(|guide| repo().join(guide).exists());
+    let mut documents: Vec<String> = pages.into_iter().chain(guides).collect();
+    documents.push("examples/README.md".to_owned());
+    documents.retain(|name| name.ends_with(".md"));
     documents.extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned));
     documents.sort();
     documents
@@ -120,7 +130,11 @@ fn a_page_has_lines_that_a_terminal_shows() {
         for (at, line) in text(&document).lines().enumerate() {
             let is_prose = !line.starts_with('|') && !line.contains(['█', '│']);
             let long = line.chars().count();
-            assert!(!is_prose || long <= WIDTH, "{document}:{}: {long}: {line}", at + 1);
+            assert!(
+                !is_prose || long <= WIDTH,
+                "{document}:{}: {long}: {line}",
+                at + 1
+            );
         }
     }
 }
@@ -128,12 +142,21 @@ fn a_page_has_lines_that_a_terminal_shows() {
 #[test]
 fn the_readme_is_short_and_the_index_has_every_page() {
     let readme = text("README.md");
-    assert!(readme.lines().count() <= README, "{}", readme.lines().count());
+    assert!(
+        readme.lines().count() <= README,
+        "{}",
+        readme.lines().count()
+    );
     let index = text("docs/README.md");
     for document in documents() {
-        let page = document.strip_prefix("docs/").filter(|page| *page != "README.md");
+        let page = document
+            .strip_prefix("docs/")
+            .filter(|page| *page != "README.md");
         if let Some(page) = page {
-            assert!(index.contains(&format!("({page})")), "docs/README.md: {page}");
+            assert!(
+                index.contains(&format!("({page})")),
+                "docs/README.md: {page}"
+            );
         }
     }
 }

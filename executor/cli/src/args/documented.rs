@@ -57,6 +57,12 @@ fn what_the_documents_name_is_a_command() {
     let docs = std::fs::read_dir(repository().join("docs")).expect("docs");
     let docs = docs.map(|entry| Path::new("docs").join(entry.expect("an entry").file_name()));
     files.extend(docs.filter(|file| file.extension().is_some_and(|end| end == "md")));
+    files.push("examples/README.md".into());
+    let examples = std::fs::read_dir(repository().join("examples")).expect("examples");
+    let examples =
+        examples.map(|entry| Path::new("examples").join(entry.expect("an entry").file_name()));
+    let guides = examples.map(|example| example.join("README.md"));
+    files.extend(guides.filter(|guide| repository().join(guide).exists()));
     let mut wrong = Vec::new();
     let mut count = 0;
     for file in files {

@@ -55,10 +55,7 @@ fn the_documents_have_every_key_with_its_default() {
     let package = std::env::var("CARGO_MANIFEST_DIR").expect("run by cargo");
     let page = std::fs::read_to_string(format!("{package}/../../docs/installing.md"));
     let page = page.expect("the page");
-    let table = page
-        .split("| key | default | |")
-        .nth(1)
-        .expect("the table");
+    let table = page.split("| key | default | |").nth(1).expect("the table");
     let rows = table
         .lines()
         .skip(2)
@@ -77,7 +74,7 @@ fn the_documents_have_every_key_with_its_default() {
     let read: Config = toml::from_str(&text).expect("what the page says is read");
     assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
     // Debug shows each field of the configuration: none is left out.
-    assert_eq!(text.lines().count(), 16, "{text}");
+    assert_eq!(text.lines().count(), keys_of("").len(), "{text}");
 }
 
 /// Each mistake is at its own line, and says what to write.
@@ -186,13 +183,50 @@ fn the_installed_file_has_the_defaults() {
     let text = text.expect("the file");
     let commented = |begin: &str| -> String {
         let lines = text.lines().filter_map(|line| line.strip_prefix(begin));
-        let lines = lines.filter(|line| !line.starts_with(' '));
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with(' '));
         lines.map(|line| format!("{line}\n")).collect()
     };
     let defaults = commented("#");
-    assert!(defaults.lines().count() >= 6, "{defaults}");
+    assert_eq!(defaults.lines().count(), keys_of("").len(), "{defaults}");
     let read: Config = toml::from_str(&defaults).expect("it is read");
     assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
     let example: Config = toml::from_str(&commented("#    ")).expect("it is read");
-    assert_eq!(example.on_event.len(), 1);
+    assert_eq!((example.on_event.len(), example.registries.len()), (2, 3));
+}
+
+/// The keys of a table: those that are named where an unknown one is refused.
+fn keys_of(table: &str) -> Vec<String> {
+    let error = toml::from_str::<Config>(&format!("{table}\nnone_of_them = 1\n"));
+    let error = error.expect_err("an unknown key").to_string();
+    let (_, expected) = error.split_once("expected ").expect("what is known");
+    let keys = expected.split('`').skip(1).step_by(2);
+    keys.map(str::to_owned).collect()
+}
+
+/// tank.toml(5) has every key, also those of the tables within.
+#[test]
+fn the_page_for_man_has_every_key() {
+    let page = manual::page();
+    let keys = keys_of("");
+    assert_eq!(keys.len(), 16, "{keys:?}");
+    for key in &keys {
+        let heading = format!("\n\\fB{key} = ");
+        assert_eq!(page.matches(&heading).count(), 1, "{key}: {page}");
+    }
+    let tables = ["[registries.\"*\"]", "[[on_event]]", "[metrics]"];
+    let inner: Vec<String> = tables.map(keys_of).concat();
+    assert_eq!(inner.len(), 4 + 7 + 2, "{inner:?}");
+    for key in &inner {
+        assert!(page.contains(&format!("`{key}`")), "{key}: {page}");
+    }
+    // Nothing of it is taken for a request of roff's.
+    for line in page.lines().filter(|line| line.starts_with(['.', '\''])) {
+        let known = [
+            ".TH", ".nh", ".SH", ".TP", ".TQ", ".RS", ".RE", ".PP", ".EX", ".EE",
+        ];
+        assert!(
+            known.contains(&line.split(' ').next().unwrap_or_default()),
+            "{line}"
+        );
+    }
 }
