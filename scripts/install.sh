@@ -43,7 +43,9 @@ case $prefix in
 esac
 put 644 "$work/zsh" "$prefix/share/zsh/$zsh/_tank"
 put 644 "$work/fish" "$prefix/share/fish/vendor_completions.d/tank.fish"
-for file in README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE docs/*.md; do
+# What the documents link to is beside them. `make demo` puts an image into an example, which is none of it.
+for file in README.md CHANGELOG.md CONTRIBUTING.md LICENSE-MIT LICENSE-APACHE docs/*.md stdlib/errors.md \
+    $(find examples -name image -prune -o -type f -print); do
     put 644 "$file" "$prefix/share/doc/tank/$file"
 done
 put 644 packaging/grafana/tank.json "$prefix/share/doc/tank/grafana.json"

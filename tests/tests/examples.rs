@@ -148,6 +148,42 @@ fn a_compose_file_becomes_the_example_beside_it_and_runs() {
     host.finish();
 }
 
+/// What the README shows first: it is switched to, a value is edited, and the plan is the one that it shows.
+#[test]
+fn the_readme_runs_and_its_plan_is_true() {
+    let host = Host::new();
+    let readme = fs::read_to_string(repo().join("README.md")).expect("the README");
+    let example = readme.split("```nickel").nth(1).expect("an example");
+    let example = example.split("```").next().expect("its end");
+    // A server that is here, in place of nginx.
+    let image = "image = \"oci:./busybox\", command = [\"/bin/httpd\", \"-f\", \"-h\", \"/etc\"], stop.signal = \"SIGKILL\"";
+    let here = example
+        .replace("image = \"nginx:1.27\"", image)
+        .replace("{ port = 80 } }", "{ port = 80, path = \"/passwd\" } }");
+    assert!(
+        here.contains("busybox") && here.contains("/passwd"),
+        "{here}"
+    );
+    host.switch(&here);
+    assert!(page(&host, "http://127.0.0.1:8081/passwd").contains("root"));
+    host.write("pods.ncl", &here.replace("\"info\"", "\"debug\""));
+    let diff = host.tank(&["diff", "pods.ncl"]).ok();
+    let shown = readme.split("the plan says what that costs before anything happens:\n\n");
+    let shown = shown
+        .last()
+        .and_then(|rest| rest.split("\n\nMistakes").next());
+    let shown = shown.expect("what it shows").lines();
+    let lines = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.trim().to_owned());
+        lines.filter(|line| !line.is_empty()).collect()
+    };
+    for line in lines(&shown.collect::<Vec<_>>().join("\n")) {
+        assert!(lines(&diff).contains(&line), "{line}: {diff}");
+    }
+    host.tank(&["delete", "web"]).ok();
+    host.finish();
+}
+
 #[test]
 fn a_folder_of_the_host_is_served_and_nginx_reads_its_file_again() {
     let mut host = Host::new();

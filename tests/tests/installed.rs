@@ -73,12 +73,19 @@ fn what_is_installed_is_where_it_is_looked_for() {
     ];
     let mut expected: Vec<(String, u32)> =
         expected.map(|(name, mode)| (name.to_owned(), mode)).into();
-    let documents = fs::read_dir(repo().join("docs")).expect("docs");
-    let documents = documents.map(|entry| entry.expect("an entry").file_name());
-    expected.extend(documents.map(|name| {
-        let name = format!("usr/local/share/doc/tank/docs/{}", name.display());
-        (name, 0o644)
-    }));
+    let beside = ["docs", "examples"].map(|folder| {
+        let names = files(&repo().join(folder));
+        names
+            .into_iter()
+            .map(move |(name, _)| format!("{folder}/{name}"))
+    });
+    // An image that the demo has packed is not installed.
+    let beside = beside
+        .into_iter()
+        .flatten()
+        .filter(|name| !name.contains("/image/"));
+    let beside = beside.chain(["stdlib/errors.md".to_owned()]);
+    expected.extend(beside.map(|name| (format!("usr/local/share/doc/tank/{name}"), 0o644)));
     expected.sort();
     assert_eq!(others.into_iter().cloned().collect::<Vec<_>>(), expected);
 
