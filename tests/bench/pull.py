@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -23,8 +24,7 @@ class Registry:
     """Debian's registry, with both images."""
 
     def __init__(self, host):
-        self.view, self.folder = host.beside.view, os.path.join(host.folder, "registry")
-        os.makedirs(self.folder)
+        self.view, self.folder = host.beside.view, tempfile.mkdtemp(prefix="registry-", dir=host.folder)
         self.layout = hosts.run([os.path.join(hosts.HERE, "../../scripts/pull-images.sh")], timeout=1800).strip()
         # In there, the cache is elsewhere.
         layout = os.path.join(self.folder, "layout")
@@ -49,6 +49,7 @@ class Registry:
     def stop(self):
         self.process.terminate()
         self.process.wait(20)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def same_disk(one, other):

@@ -82,3 +82,5 @@ def read(host, samples, runs):
                 if mode == "read":
                     samples.add("page cache for an image's files that were read, for each byte of them", name, grown * (1 << 20) / cold["bytes"])
     host.tank("delete", "reads")
+    # The next part has a registry of its own.
+    registry.stop()

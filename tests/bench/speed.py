@@ -17,6 +17,7 @@ import signal
 import subprocess
 import threading
 import time
+import traceback
 
 import hosts
 import peers
@@ -350,7 +351,7 @@ def main():
     arguments = parser.parse_args()
     programs, results = os.path.abspath(arguments.programs), arguments.results and os.path.abspath(arguments.results)
     hosts.enter_namespaces()
-    samples = Samples()
+    samples, failed = Samples(), []
     with hosts.workspace() as folder, contextlib.ExitStack() as ending:
         host = Host(folder, programs, ending, arguments.tools.split(","))
         versions = {tool.name: tool.version() for tool in host.all}
@@ -360,7 +361,11 @@ def main():
                 "scale": (3,), "idle": (), "history": (),
             }.get(part, (arguments.runs,))
             before = time.monotonic()
-            PARTS[part](host, samples, *more)
+            try:
+                PARTS[part](host, samples, *more)
+            except Exception:  # What the other parts have measured is printed.
+                traceback.print_exc()
+                failed.append(part)
             print(f"{part}: {time.monotonic() - before:.0f} s", flush=True)
     rows = list(samples.rows())
     about = {"date": datetime.date.today().isoformat(), "cores": os.cpu_count(), "kernel": os.uname().release, "bench": "speed", "versions": versions}
@@ -372,6 +377,8 @@ def main():
         with open(results, "a", encoding="utf-8") as out:
             for row in rows:
                 out.write(json.dumps({**about, **row}) + "\n")
+    if failed:
+        raise SystemExit(f"not measured to their end: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -291,3 +291,62 @@ fn exec_is_whoever_is_asked_for_and_has_no_more_than_that() {
     assert!(failed(&host, &["exec", "-u", "70000", "web", "--", "id"]).contains("65536"));
     host.finish();
 }
+
+/// What is waited for is of the pods that were named: a change of others does not end it, one of theirs does.
+#[test]
+fn a_change_of_other_pods_does_not_end_what_is_waited_for() {
+    let host = Host::new();
+    let web = "{ stack = \"shop\",
+        pods.web = { volumes.data = {}, containers.app = { image = \"oci:./busybox\", stop.signal = \"SIGKILL\",
+            command = [\"/bin/sh\", \"-c\", \"test -e /d/once || touch /d/ready; touch /d/once; exec sleep 1000\"],
+            readiness = { exec = [\"/bin/test\", \"-e\", \"/d/ready\"], period = \"100ms\" },
+            mounts.data = { volume = \"data\", path = \"/d\" } %MORE% } } }";
+    host.write("shop.ncl", &web.replace("%MORE%", ""));
+    let changed = web.replace("%MORE%", ", env.A = \"1\"");
+    host.tank(&["switch", "shop.ncl"]).ok();
+    let other = |name: &str| {
+        let text = format!("{{ stack = \"{name}\", {} }}", tank_tests::sleeper("db"));
+        host.write("other.ncl", &text);
+        host.tank(&["switch", "other.ncl"]).ok();
+    };
+    let restart = || {
+        host.exec("shop:web", "rm -f /d/ready");
+        let before = host.pid("shop:web", "app");
+        let mut command = host.command(&["restart", "shop:web"]);
+        let piped = command
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let restart = piped.spawn().expect("tank");
+        let is_other = || {
+            let containers = host.pod("shop:web")["containers"].clone();
+            let pid = containers[0]["pid"].as_i64();
+            pid.is_some_and(|pid| pid != before)
+        };
+        eventually("another run has begun", is_other);
+        restart
+    };
+    let waits = restart();
+    other("blog");
+    host.exec("shop:web", "touch /d/ready");
+    let ended = waits.wait_with_output().expect("tank ends");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{stderr}");
+
+    let waits = restart();
+    host.write("shop.ncl", &changed);
+    let mut switch = host.command(&["switch", "shop.ncl"]);
+    let piped = switch
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let switch = piped.spawn().expect("tank");
+    let ended = waits.wait_with_output().expect("tank ends");
+    let stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("switch shop.ncl"), "{stderr}");
+    let touch = ["exec", "shop:web", "--", "touch", "/d/ready"];
+    eventually("it is ready", || host.tank(&touch).status == 0);
+    let switched = switch.wait_with_output().expect("tank ends");
+    let stderr = String::from_utf8_lossy(&switched.stderr);
+    assert!(switched.status.success(), "{stderr}");
+    host.finish();
+}

@@ -167,10 +167,24 @@ impl Overrides {
         is_next.then_some((*since, awaits))
     }
 
-    /// How long a container that has to end by hand has for that, in milliseconds, where that was asked
-    /// for.
-    pub fn timeout(&self, pod: &Name, container: &Name) -> Option<u64> {
-        self.in_force(pod, container)?.timeout
+    /// How long a run that has to end by hand has for that, in milliseconds, where that was asked for.
+    pub fn timeout(&self, pod: &Name, container: &Name, run: &Run) -> Option<u64> {
+        let one = self.in_force(pod, container)?;
+        let ends = match one.kind {
+            OverrideKind::Stopped => true,
+            // Its successor ends as it is declared.
+            OverrideKind::Restarted { since, .. } => since == run.since,
+        };
+        one.timeout.filter(|_| ends)
+    }
+
+    /// Whether these have the same in force for containers as `others`.
+    pub fn agree(&self, others: &Self, containers: &BTreeMap<Name, BTreeSet<Name>>) -> bool {
+        let mut pods = containers.iter();
+        pods.all(|(pod, names)| {
+            let same = |name| self.in_force(pod, name) == others.in_force(pod, name);
+            names.iter().all(same)
+        })
     }
 
     /// Whether every container of a declared pod is stopped by hand.

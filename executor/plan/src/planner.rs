@@ -243,7 +243,7 @@ impl Planner<'_> {
     /// declared now counts; of a container that is not declared any more its own, from its start.
     fn stop_of(&self, pod: &Name, name: &Name, found: &observed::Run) -> (i32, u64) {
         let (signal, timeout) = self.target.stop(pod, name);
-        let by_hand = self.target.overrides.timeout(pod, name);
+        let by_hand = self.target.overrides.timeout(pod, name, found);
         (
             signal.unwrap_or(found.stop_signal),
             by_hand.or(timeout).unwrap_or(found.stop_timeout),

@@ -600,6 +600,37 @@ fn a_stop_that_was_asked_for_has_its_own_time() {
 }
 
 #[test]
+fn the_time_of_a_restart_is_that_of_the_run_that_ends() {
+    let world = World::new();
+    let (db, app) = (name("db"), name("app"));
+    let run = world.host.pods[&db].containers[&app].clone();
+    let selected = BTreeMap::from([(db.clone(), BTreeSet::from([app.clone()]))]);
+    let request = Request {
+        operation: Operation::Restart,
+        timeout: Some(1_500),
+        uid: 0,
+        time: 1,
+    };
+    let (graph, host) = (&world.inputs.graph, &world.host);
+    let made = world
+        .inputs
+        .overrides
+        .requested(&request, &selected, (graph, host));
+    let overrides = made.overrides;
+    assert_eq!(overrides.timeout(&db, &app, &run), Some(1_500));
+    let next = Run {
+        since: run.since + 1,
+        ..run
+    };
+    assert_eq!(overrides.timeout(&db, &app, &next), None);
+    // Another stack's change leaves it as it is, one of its own ends it.
+    let same = overrides.after_change(7, &stack("shop"), graph);
+    assert!(overrides.agree(&same, &selected));
+    let ended = overrides.after_change(7, &Scope::Host, graph);
+    assert!(!overrides.agree(&ended, &selected));
+}
+
+#[test]
 fn nothing_repairs_what_is_stopped_whatever_happens_to_it() {
     let mut world = World::new();
     world.request(Operation::Stop, &["two/a"]);

@@ -391,3 +391,44 @@ fn a_rollback_of_a_stack_does_not_wait_for_a_broken_pod_of_another() {
     assert!(own.status != 0 && own.stderr.contains("m:x/app"), "{own:?}");
     host.finish();
 }
+
+/// Nor do steps of another stack's pods that fail count, which nobody asked for.
+#[test]
+fn a_change_of_a_stack_does_not_fail_for_a_pod_of_another() {
+    let host = both();
+    let folder = host.dir.join("gone");
+    std::fs::create_dir(&folder).expect("a folder");
+    let broken = format!(
+        "{{ stack = \"m\", pods.x = {{ containers.app = {{ image = \"oci:../image\", mounts.data = {{ volume = \"data\", path = \"/data\" }}, \
+          command = [\"/bin/sh\", \"-c\", \"exec sleep 10000\"] }}, volumes.data.host = \"{}\" }} }}",
+        folder.display()
+    );
+    write(&host, "m", &broken);
+    host.tank(&["switch", "m/pods.ncl"]).ok();
+    std::fs::remove_dir(&folder).expect("removed");
+    let pid = i32::try_from(host.pid("m:x", "app")).expect("a pid");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid).expect("a pid"),
+        rustix::process::Signal::KILL,
+    )
+    .expect("kills");
+    let is_broken = || {
+        let events = host.tank(&["events", "-n", "50", "m:x"]).stdout;
+        events.contains("can't")
+    };
+    eventually("it can't be started", is_broken);
+    write(&host, "shop", &project("shop", "2", ""));
+    let switched = host.tank(&["switch", "shop/pods.ncl"]);
+    assert_eq!(switched.status, 0, "{}{}", switched.stdout, switched.stderr);
+    let back = host.tank(&["generations", "rollback", "--stack", "shop"]);
+    assert_eq!(back.status, 0, "{}{}", back.stdout, back.stderr);
+    let bad = "containers.bad = { image = \"oci:../image\", command = [\"/bin/false\"] },";
+    write(&host, "shop", &project("shop", "3", bad));
+    let failed = host.tank(&["switch", "shop/pods.ncl"]);
+    assert_eq!(failed.status, 3, "{}{}", failed.stdout, failed.stderr);
+    assert_eq!(outcomes(&host).last().map(String::as_str), Some("good"));
+    // A switch of its own stack says so.
+    let own = host.tank(&["switch", "m/pods.ncl"]);
+    assert!(own.status != 0 && own.stderr.contains("m:x"), "{own:?}");
+    host.finish();
+}

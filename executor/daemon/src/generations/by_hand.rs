@@ -6,31 +6,21 @@
 //! a change that is committed later decides ([`Error::Overtaken`]). *Never*: waits for, or fails because
 //! of, pods that were not named.
 
-use super::{Error, Generations, ProgressSender, Stage, notify, switch::Candidate};
-use crate::{
-    events::{Kind, Subject, now},
-    reconcile::Pass,
-};
+mod waiting;
+
+use self::waiting::Wanted;
+use super::{Error, Generations, ProgressSender, switch::Candidate};
+use crate::events::{Kind, Subject, now};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 use tank_model::{Generation, Graph, Name, Outcome, Rollback, Scope};
 use tank_plan::{
-    Health, Observed, Overrides, Step,
-    health::{self, PATIENCE},
-    observed::State,
+    Observed, Overrides,
     overrides::{Operation, Request},
 };
-use tank_sys::with_causes;
-use tokio::time::{Instant, sleep, timeout};
-
-/// How long a pass waits for another one, unless something happens.
-const POLL_PERIOD: Duration = Duration::from_millis(50);
-
-/// How long after a pass in which a step failed the next one is.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
+use tokio::time::Instant;
 
 /// How long the kernel has for ending what was killed.
 const AFTER_KILL: Duration = Duration::from_secs(30);
@@ -74,21 +64,6 @@ pub struct Operated {
 
 type Selected = BTreeMap<Name, BTreeSet<Name>>;
 
-/// What is waited for.
-struct Wanted {
-    generation: u64,
-    operation: Operation,
-    selected: Selected,
-    deadline: Instant,
-    begin: SystemTime,
-}
-
-enum Arrived {
-    Yes,
-    NotYet(String),
-    Never(String),
-}
-
 impl Generations {
     /// What somebody has asked for by hand.
     ///
@@ -109,7 +84,7 @@ impl Generations {
         progress: &ProgressSender,
     ) -> Result<Operated, Error> {
         let begin = SystemTime::now();
-        let (generation, requested, longest) = {
+        let (generation, graph, requested, longest) = {
             let _switching = self.begin(self.store.current()?).await?;
             let (current, graph) = self.current()?;
             let generation = current.ok_or(Error::NoSuchGeneration(None))?;
@@ -127,7 +102,7 @@ impl Generations {
                 self.store.set_overrides(&requested.overrides)?;
             }
             let longest = longest_end(asked, &selected, &observed);
-            (generation, requested, longest)
+            (generation, graph, requested, longest)
         };
         self.add_by_hand(asked, &requested.concerned);
         if asked.operation != Operation::Stop {
@@ -144,16 +119,13 @@ impl Generations {
         for (pod, container) in requested.concerned {
             selected.entry(pod).or_default().insert(container);
         }
-        let wait = match (asked.operation, asked.wait) {
-            (Operation::Stop, _) => AFTER_KILL,
-            (_, Some(wait)) => Duration::from_millis(wait).min(MAX_WAIT),
-            (_, None) => self.settings.config.wait.duration(),
-        };
         let wanted = Wanted {
             generation,
             operation: asked.operation,
             selected,
-            deadline: Instant::now() + longest + wait,
+            overrides: requested.overrides,
+            graph,
+            deadline: Instant::now() + longest + self.wait_of(asked),
             begin,
         };
         Ok(Operated {
@@ -161,6 +133,15 @@ impl Generations {
             concerned,
             unchanged,
         })
+    }
+
+    /// How long it is waited for, once what ran has ended.
+    fn wait_of(&self, asked: &ByHand) -> Duration {
+        match (asked.operation, asked.wait) {
+            (Operation::Stop, _) => AFTER_KILL,
+            (_, Some(wait)) => Duration::from_millis(wait).min(MAX_WAIT),
+            (_, None) => self.settings.config.wait.duration(),
+        }
     }
 
     /// The containers that are meant.
@@ -220,140 +201,6 @@ impl Generations {
                 ..Subject::default()
             };
             self.events.add_of(Kind::ByHand, of, message);
-        }
-    }
-
-    /// Passes until what was asked for is so. Returns why it is not.
-    async fn await_by_hand(
-        &self,
-        wanted: &Wanted,
-        progress: &ProgressSender,
-    ) -> Result<Option<String>, Error> {
-        if wanted.selected.is_empty() {
-            return Ok(None);
-        }
-        let begins = |step: &Step| {
-            if step
-                .pod()
-                .is_some_and(|pod| wanted.selected.contains_key(pod))
-            {
-                notify(progress, Stage::Step, step);
-            }
-        };
-        let concerns = |step: &Step| {
-            step.is_vital()
-                && step
-                    .pod()
-                    .is_none_or(|pod| wanted.selected.contains_key(pod))
-        };
-        let mut failures = 0;
-        loop {
-            let (graph, pass) = self.pass_by_hand(wanted, &begins).await?;
-            let late = Instant::now() >= wanted.deadline;
-            let mut failed = pass.failed.iter();
-            if let Some(first) = failed.find(|failed| concerns(&failed.step)) {
-                failures += 1;
-                if failures >= PATIENCE || late {
-                    let why = format!("can't {}: {}", first.step, with_causes(&first.error));
-                    return Ok(Some(why));
-                }
-                sleep(RETRY_AFTER).await;
-                continue;
-            }
-            let mut left = pass.plan.steps.iter();
-            let left = left.any(|planned| concerns(&planned.step));
-            let arrived = match left {
-                true => Arrived::NotYet("something is left to do after every pass".to_owned()),
-                false => self.arrived_by_hand(wanted, &graph, &pass),
-            };
-            match arrived {
-                Arrived::Yes => return Ok(None),
-                Arrived::NotYet(_) if !late => {}
-                Arrived::NotYet(why) | Arrived::Never(why) => {
-                    return Ok(Some(self.why_not(why, wanted, &graph, &pass).await));
-                }
-            }
-            if !left {
-                let dirty = self.dirty.changed_since(pass.version);
-                let _ = timeout(POLL_PERIOD, dirty).await;
-            }
-        }
-    }
-
-    /// Adds what containers that do not come up have printed.
-    async fn why_not(&self, why: String, wanted: &Wanted, graph: &Graph, pass: &Pass) -> String {
-        let grace = self.settings.config.grace.0;
-        let pods = wanted.selected.keys().cloned().collect();
-        let observed = (&pass.observed, grace);
-        match wanted.operation {
-            Operation::Stop => why,
-            _ => {
-                self.with_log(why, graph, &pods, observed, wanted.begin)
-                    .await
-            }
-        }
-    }
-
-    /// One pass towards the generation of which something was asked.
-    async fn pass_by_hand(
-        &self,
-        wanted: &Wanted,
-        progress: &(dyn Fn(&Step) + Sync),
-    ) -> Result<(Arc<Graph>, Pass), Error> {
-        let _lock = self.reconciler.lock().await;
-        let (current, graph) = self.current()?;
-        let newest = current.map(|number| self.store.generation(number));
-        let newest = newest.transpose()?.flatten();
-        let newest = newest.ok_or(Error::NoSuchGeneration(Some(wanted.generation)))?;
-        if newest.number != wanted.generation {
-            return Err(Error::Overtaken {
-                generation: newest.number,
-                by: newest.source,
-            });
-        }
-        // As the loop has it: what was not reached yet is change.
-        let pending = self.store.outcome(newest.number)? == Outcome::Pending;
-        let before = match newest.parent.filter(|_| pending) {
-            Some(parent) => self.graphs.of_generation(parent)?,
-            None => None,
-        };
-        let previous = before.as_deref().unwrap_or(&graph);
-        let pass = self
-            .reconciler
-            .pass(&graph, Some(previous), progress)
-            .await?;
-        Ok((graph, pass))
-    }
-
-    /// Whether the containers are what was asked for, after a pass that left nothing of them to do.
-    fn arrived_by_hand(&self, wanted: &Wanted, graph: &Graph, pass: &Pass) -> Arrived {
-        let Pass {
-            observed, report, ..
-        } = pass;
-        if wanted.operation == Operation::Stop {
-            return stopped(&wanted.selected, observed);
-        }
-        let pods: BTreeSet<Name> = wanted.selected.keys().cloned().collect();
-        let counts = |pod: &Name, name: &Name| {
-            let of_pod = wanted.selected.get(pod);
-            of_pod.is_some_and(|names| names.contains(name))
-        };
-        let grace = self.settings.config.grace.0;
-        let health = health::health_of(graph, (&pods, &counts), (observed, report), grace);
-        match health {
-            Health::Good => Arrived::Yes,
-            Health::NotYet(why) => {
-                let held = report.held.iter();
-                let mut held =
-                    held.filter(|held| held.pod.as_ref().is_none_or(|pod| pods.contains(pod)));
-                match held.next() {
-                    Some(held) => {
-                        Arrived::NotYet(format!("can't {}: {}", held.step, held.reason()))
-                    }
-                    None => Arrived::NotYet(format!("not healthy in time: {why}")),
-                }
-            }
-            Health::Hopeless(why) => Arrived::Never(why),
         }
     }
 
@@ -444,23 +291,4 @@ fn longest_end(asked: &ByHand, selected: &Selected, observed: &Observed) -> Dura
     });
     let each = named.map(|(_, run)| asked.timeout.unwrap_or(run.stop_timeout));
     Duration::from_millis(each.max().unwrap_or_default()).min(MAX_TIMEOUT)
-}
-
-/// Whether none of these runs.
-fn stopped(selected: &Selected, observed: &Observed) -> Arrived {
-    for (pod, containers) in selected {
-        let Some(found) = observed.pods.get(pod) else {
-            continue;
-        };
-        if let Some(why) = &found.unresponsive {
-            return Arrived::NotYet(format!("{pod}: {why}"));
-        }
-        let mut running = found.containers.iter().filter(|(name, run)| {
-            containers.contains(*name) && matches!(run.state, State::Running { .. })
-        });
-        if let Some((name, _)) = running.next() {
-            return Arrived::NotYet(format!("{pod}/{name} still runs"));
-        }
-    }
-    Arrived::Yes
 }

@@ -91,6 +91,7 @@ impl Generations {
             graph: self.graphs.get(generation.root)?,
             before: self.graph_or_empty(generation.parent)?,
             aim: Aim::Healthy(gate),
+            scope: Scope::Host,
             verified: None,
         };
         match self.converge(committed, &progress).await {
@@ -112,6 +113,7 @@ impl Generations {
             graph,
             before,
             aim,
+            scope,
             ..
         } = committed;
         let way = Way {
@@ -119,7 +121,8 @@ impl Generations {
             previous: &before,
             aim,
             changed: changed_pods(&before, &graph),
-            repaired: None,
+            scope: &scope,
+            repairs: false,
             verified: committed.verified,
         };
         let reached = self.reach(way, progress).await;
@@ -155,7 +158,7 @@ impl Generations {
             Verdict::PutBack => {
                 let (failure, graphs) = (failure.unwrap_or_default(), (&graph, &before));
                 let of = (number, committed.parent, committed.uid);
-                return self.put_back(of, graphs, failure, progress).await;
+                return self.put_back(of, (graphs, &scope), failure, progress).await;
             }
         }
         Ok(Switched::new(number, &graph, (failure, unmet), false))
@@ -165,7 +168,7 @@ impl Generations {
     async fn put_back(
         &self,
         (number, parent, uid): (u64, Option<u64>, u32),
-        (graph, before): (&Arc<Graph>, &Arc<Graph>),
+        ((graph, before), scope): ((&Arc<Graph>, &Arc<Graph>), &Scope),
         mut failure: String,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
@@ -191,7 +194,8 @@ impl Generations {
             previous: graph,
             aim: Aim::ChangedRunning,
             changed: changed_pods(graph, before),
-            repaired: None,
+            scope,
+            repairs: false,
             verified: None,
         };
         let again = self.reach(way, progress).await;
@@ -250,16 +254,15 @@ impl Generations {
 
     /// Passes until nothing is left to do and what is aimed at is so.
     // long: one loop over the ways in which a pass may end
-    pub(super) async fn reach(&self, way: Way<'_>, progress: &ProgressSender) -> Reached {
+    pub(super) async fn reach(&self, mut way: Way<'_>, progress: &ProgressSender) -> Reached {
         let Way {
             graph,
             previous,
             aim,
-            mut changed,
-            repaired: meant,
-            verified,
+            scope,
+            ..
         } = way;
-        let (_lock, mut verified) = match verified {
+        let (_lock, mut verified) = match way.verified.take() {
             Some(Verified { lock, planned }) => (lock, Some(planned)),
             None => (self.reconciler.lock().await, None),
         };
@@ -298,7 +301,7 @@ impl Generations {
                     .iter()
                     .map(|planned| planned.step.to_string()),
             );
-            if let Some(scope) = meant {
+            if way.repairs {
                 let repaired = pass
                     .plan
                     .steps
@@ -307,18 +310,17 @@ impl Generations {
                 let waiting = pass.report.waiting.iter().map(|waiting| &waiting.pod);
                 let awaited = pass.report.ports.iter().map(|held| &held.to);
                 let all = repaired.chain(waiting).chain(awaited);
-                changed.extend(all.filter(|pod| scope.has(pod)).cloned());
+                way.changed
+                    .extend(all.filter(|pod| scope.has(pod)).cloned());
             }
             let late = Instant::now() >= deadline;
-            let counts = |step: &Step| {
-                let is_meant = |pod| meant.is_none_or(|scope| scope.has(pod));
-                step.is_vital() && step.pod().is_none_or(is_meant)
-            };
-            let failed = pass.failed.iter().find(|failed| counts(&failed.step));
-            let left = pass.plan.steps.iter().any(|planned| counts(&planned.step));
+            let mut failed = pass.failed.iter();
+            let failed = failed.find(|failed| way.counts(&failed.step));
+            let mut left = pass.plan.steps.iter();
+            let left = left.any(|planned| way.counts(&planned.step));
             if failed.is_none() && !left {
                 match self
-                    .arrived(aim, graph, &changed, &pass, (begin, late))
+                    .arrived(aim, graph, &way.changed, &pass, (begin, late))
                     .await
                 {
                     Arrived::Yes => {

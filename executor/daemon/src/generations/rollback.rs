@@ -133,7 +133,11 @@ impl Generations {
             self.store.set_outcome(pending, Outcome::RolledBack)?;
         }
         let Candidate {
-            graph, uid, aim, ..
+            graph,
+            uid,
+            aim,
+            scope,
+            ..
         } = candidate;
         let committed = Committed {
             number,
@@ -142,6 +146,7 @@ impl Generations {
             graph,
             before,
             aim,
+            scope,
             verified: None,
         };
         self.converge(committed, progress).await

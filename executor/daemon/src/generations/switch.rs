@@ -316,7 +316,11 @@ impl Generations {
         }
         let number = self.committed(parent, before, &candidate, progress).await?;
         let Candidate {
-            graph, uid, aim, ..
+            graph,
+            uid,
+            aim,
+            scope,
+            ..
         } = candidate;
         let before = Arc::clone(before);
         let committed = Committed {
@@ -326,6 +330,7 @@ impl Generations {
             graph,
             before,
             aim,
+            scope,
             verified,
         };
         self.converge(committed, progress).await
@@ -365,6 +370,7 @@ impl Generations {
             graph,
             before,
             aim,
+            scope: Scope::Host,
             verified: None,
         })
     }
@@ -401,7 +407,8 @@ impl Generations {
             previous: &graph,
             aim,
             changed,
-            repaired: Some(&scope),
+            scope: &scope,
+            repairs: true,
             verified,
         };
         let Reached {

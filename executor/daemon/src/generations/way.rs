@@ -3,7 +3,7 @@
 use crate::reconcile::Planned;
 use std::{collections::BTreeSet, sync::Arc};
 use tank_model::{Digest, Gate, Graph, Name, Scope};
-use tank_plan::Unmet;
+use tank_plan::{Step, Unmet};
 use tank_proto::timing::Span;
 use tokio::sync::MutexGuard;
 
@@ -42,9 +42,12 @@ pub struct Way<'a> {
     pub aim: Aim,
     /// The pods whose health counts.
     pub changed: BTreeSet<Name>,
-    /// Where nothing is declared anew, whose pods are meant: their health counts too where they were
-    /// repaired on the way, or wait, and no step of any other counts.
-    pub repaired: Option<&'a Scope>,
+    /// Whose pods are meant: steps of these and of changed ones count. What can't be done of others is not
+    /// what was asked.
+    pub scope: &'a Scope,
+    /// Nothing is declared anew: the health of pods that are meant counts too where they were repaired on
+    /// the way, or wait.
+    pub repairs: bool,
     pub verified: Option<Verified<'a>>,
 }
 
@@ -71,7 +74,16 @@ pub struct Committed<'a> {
     /// The graph of its parent.
     pub before: Arc<Graph>,
     pub aim: Aim,
+    pub scope: Scope,
     pub verified: Option<Verified<'a>>,
+}
+
+impl Way<'_> {
+    /// Whether a step counts.
+    pub fn counts(&self, step: &Step) -> bool {
+        let is_meant = |pod: &Name| self.scope.has(pod) || self.changed.contains(pod);
+        step.is_vital() && step.pod().is_none_or(is_meant)
+    }
 }
 
 /// How a change went.

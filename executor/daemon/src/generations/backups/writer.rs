@@ -29,6 +29,7 @@ use tokio::{
 const MAX_STILL: Duration = Duration::from_secs(600);
 
 /// In a debug build, the same in seconds.
+#[cfg(debug_assertions)]
 const MAX_STILL_VAR: &str = "TANKD_BACKUP_STILL";
 
 /// How long one that is done, and one that was killed, may take to end.
