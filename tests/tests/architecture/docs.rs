@@ -161,6 +161,36 @@ fn the_readme_is_short_and_the_index_has_every_page() {
     }
 }
 
+/// The figures of the README are those of the page that says how they were measured, column by column.
+#[test]
+fn the_figures_of_the_readme_are_those_of_their_page() {
+    let cells = |line: &str| -> Vec<String> {
+        let cells = line.trim_matches('|').split('|');
+        cells.map(|cell| cell.trim().to_owned()).collect()
+    };
+    let (readme, page) = (text("README.md"), text("docs/speed.md"));
+    let table = readme
+        .split("\n| milliseconds |")
+        .nth(1)
+        .expect("the table");
+    let mut rows = table.lines().take_while(|line| !line.is_empty());
+    let names = cells(rows.next().expect("its head"));
+    let head = page.lines().find(|line| line.starts_with("| | Tank |"));
+    let head = cells(head.expect("the page's table"));
+    let mut found = 0;
+    for row in rows.skip(1).map(cells) {
+        let begin = format!("| {} |", row[0]);
+        let full = page.lines().find(|line| line.starts_with(&begin));
+        let full = cells(full.expect(&begin));
+        for (name, figure) in names.iter().zip(&row[1..]) {
+            let at = head.iter().position(|head| head == name).expect(name);
+            assert_eq!(*figure, full[at], "{begin} {name}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, 5 * 6);
+}
+
 /// The stops of the walk: the numbered paragraphs of its section.
 fn stops() -> Vec<String> {
     let text = text("docs/design.md");
