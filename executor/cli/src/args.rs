@@ -5,6 +5,7 @@ mod bundle;
 mod by_hand;
 #[cfg(test)]
 mod documented;
+mod forward;
 mod image;
 mod logs;
 mod stats;
@@ -12,6 +13,7 @@ mod stats;
 pub use backup::Backups;
 pub use bundle::Import;
 pub use by_hand::{Restart, Selection, Start, Stop};
+pub use forward::{PortForward, Ports};
 pub use image::Images;
 pub use logs::{Logs, Tail};
 pub use stats::{Events, Stats};
@@ -231,6 +233,8 @@ pub enum Command {
         /// POD or POD/CONTAINER.
         target: String,
     },
+    /// Connect to ports of a pod from this machine's loopback, until Ctrl-C.
+    PortForward(PortForward),
     /// Print what containers printed, several in the order of time.
     Logs(Logs),
     /// Print what happened, also before tankd was started.

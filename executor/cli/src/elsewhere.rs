@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 40] = [
+const WORDS: [(&str, &str); 39] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -38,7 +38,10 @@ const WORDS: [(&str, &str); 40] = [
         "`tank stats` shows what pods use, `tank exec POD -- ps` the processes of a container that has `ps`",
     ),
     ("inspect", "`tank get POD --json`"),
-    ("port", "`tank list` shows what is published"),
+    (
+        "port",
+        "`tank list` shows what is published, `tank port-forward POD PORT` leads to a port that is not",
+    ),
     ("describe", "`tank get POD`"),
     (
         "config",
@@ -63,10 +66,6 @@ const WORDS: [(&str, &str); 40] = [
     (
         "cp",
         "no command of this version copies files: `tank exec POD -- tar -c -C FOLDER . | tar -x` does where the image has `tar`, and `tank volume export` of a volume",
-    ),
-    (
-        "port-forward",
-        "no command of this version does that: `publish` of the pod opens a port of this host's loopback (`tank doc publish`)",
     ),
     (
         "wait",

@@ -7,6 +7,7 @@ mod change;
 mod config;
 mod doctor;
 mod exec;
+mod forward;
 mod frames;
 mod gc;
 mod image;
@@ -327,6 +328,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         }
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,
+        Command::PortForward(asked) => forward::forward(&args.socket, asked, json).await,
         Command::Logs(call) => logs::logs(&mut connect().await?, call, json).await,
         Command::Events(asked) => stats::events(&mut connect().await?, asked, json).await,
         Command::Stats(asked) => stats::stats(&mut connect().await?, asked, json).await,

@@ -178,6 +178,7 @@ impl Client {
                 };
                 self.reply(&reply, false, fds).await
             }
+            Method::Forward { pod, port } => self.forward(&pod, port).await,
             Method::Logs(call) => self.logs(&generations, call, more).await,
             Method::Why { field } => {
                 let reply = tokio::task::spawn_blocking(move || generations.why(&field)).await;

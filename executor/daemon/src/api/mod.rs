@@ -10,6 +10,7 @@ mod by_hand;
 mod calls;
 mod client;
 mod exec;
+mod forward;
 mod images;
 mod logs;
 mod metrics;

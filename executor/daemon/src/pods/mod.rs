@@ -8,6 +8,7 @@ mod connection;
 mod error;
 pub mod files;
 pub mod forkserver;
+pub mod forward;
 pub mod logs;
 pub mod names;
 mod pending;

@@ -1,7 +1,7 @@
 //! The names of the methods.
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 43] = [
+pub const METHODS: [&str; 44] = [
     "Status",
     "Diff",
     "Switch",
@@ -23,6 +23,7 @@ pub const METHODS: [&str; 43] = [
     "Get",
     "Exec",
     "Attach",
+    "Forward",
     "Logs",
     "Events",
     "Stats",

@@ -7,6 +7,7 @@
 mod bundles;
 mod by_hand;
 mod error;
+mod forward;
 mod images;
 mod logs;
 mod methods;
@@ -21,6 +22,7 @@ mod words;
 pub use bundles::{Bundle, ExportGenerationReply, ImportGenerationCall, ImportGenerationReply};
 pub use by_hand::{ExplainReply, OperateCall, OperateReply, Operated, Reason};
 pub use error::{Error, used_by};
+pub use forward::ForwardReply;
 pub use images::{
     Image, ImageLayer, ImagesReply, InspectImageReply, KeptImage, LoadImagesReply, PullImageReply,
     RemoveImagesReply,
@@ -176,6 +178,14 @@ pub enum Method {
         pod: String,
         /// The container's name; none if the pod has only one.
         container: Option<String>,
+    },
+    /// A connection to a port of a pod.
+    #[serde(rename = "io.tank.Executor.Forward")]
+    Forward {
+        /// The pod's name.
+        pod: String,
+        /// The port inside of the pod; none: whether the pod runs is all that is asked.
+        port: Option<u16>,
     },
     /// Lines of the logs.
     #[serde(rename = "io.tank.Executor.Logs")]

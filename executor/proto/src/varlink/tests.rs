@@ -151,6 +151,7 @@ fn every_method_answers_what_the_file_says() {
         ("Get", outputs::<GetReply>()),
         ("Exec", outputs::<ExecReply>()),
         ("Attach", outputs::<AttachReply>()),
+        ("Forward", outputs::<ForwardReply>()),
         ("Logs", outputs::<LogsReply>()),
         ("Events", outputs::<EventsReply>()),
         ("Stats", outputs::<StatsReply>()),
