@@ -8,6 +8,7 @@ mod documented;
 mod forward;
 mod image;
 mod logs;
+mod run;
 mod stats;
 
 pub use backup::Backups;
@@ -16,6 +17,7 @@ pub use by_hand::{Restart, Selection, Start, Stop};
 pub use forward::{PortForward, Ports};
 pub use image::Images;
 pub use logs::{Logs, Tail};
+pub use run::Run;
 pub use stats::{Events, Stats};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -228,6 +230,9 @@ pub enum Command {
     Image(Images),
     /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.
     Exec(Exec),
+    /// Run a command in a container of its own beside those of a pod, as they are declared. It ends with its
+    /// command, and with this one.
+    Run(Run),
     /// Attach to the terminal of a main process. Ctrl-P Ctrl-Q detaches.
     Attach {
         /// POD or POD/CONTAINER.

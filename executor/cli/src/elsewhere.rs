@@ -4,13 +4,12 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 39] = [
+const WORDS: [(&str, &str); 38] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
     ),
     ("create", SWITCH),
-    ("run", SWITCH),
     ("deploy", SWITCH),
     ("down", DELETE),
     (
@@ -103,12 +102,30 @@ const WORDS: [(&str, &str); 39] = [
     ("undo", "`tank generations rollback`"),
 ];
 
+/// Options of `docker run` that say what is declared here.
+const DECLARED: [&str; 13] = [
+    "-v",
+    "--volume",
+    "--mount",
+    "-p",
+    "--publish",
+    "-P",
+    "-d",
+    "--detach",
+    "--privileged",
+    "--cap-add",
+    "--network",
+    "--name",
+    "--device",
+];
+
 const SWITCH: &str = "write it into a file (`tank init` begins one), then `tank switch pods.ncl`";
 const DELETE: &str = "`tank delete POD`, or `tank delete --stack NAME`; volumes stay";
 const GC: &str = "`tank gc` removes what no generation needs, `tank gc --dry-run` says what that is; volumes stay";
 const IMPORT: &str = "`tank import compose.yaml` writes it as Nickel";
 const ARCHIVE: &str = "`tank image load FILE` keeps its images by their names; without that it is used where it is: `image = \"docker-archive:./app.tar\"` in the configuration";
 const LOGIN: &str = "a password among the arguments can be read by everybody on this host: `--password-stdin` takes it from standard input, and without it `tank login` asks";
+const RUN: &str = "`tank run POD -- CMD` has what its pod declares: volumes, networks and rights are declared (`tank doc pods`), and ports are reached by `tank port-forward`; `-e`, `-w`, `-u` and `--entrypoint` are its own";
 const IMAGES: &str = "no command of this version does that: images are built elsewhere, and named in the configuration";
 
 /// What to type in the place of a command that there is not.
@@ -116,8 +133,15 @@ pub fn here(error: &clap::Error) -> Option<&'static str> {
     if error.kind() == ErrorKind::UnknownArgument {
         let named = error.get(ContextKind::InvalidArg).map(ToString::to_string);
         let is_password = matches!(named.as_deref(), Some("-p" | "--password"));
-        let of_login = std::env::args().any(|word| word == "login");
-        return (is_password && of_login).then_some(LOGIN);
+        let of = |command: &str| std::env::args().any(|word| word == command);
+        let is_declared = named
+            .as_deref()
+            .is_some_and(|named| DECLARED.contains(&named));
+        return match () {
+            () if is_password && of("login") => Some(LOGIN),
+            () if is_declared && of("run") => Some(RUN),
+            () => None,
+        };
     }
     if error.kind() != ErrorKind::InvalidSubcommand {
         return None;

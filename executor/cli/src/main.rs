@@ -60,7 +60,10 @@ fn main() -> ExitCode {
         Err(error) => return ExitCode::from(usage::refuse(error)),
     };
     let json = args.json;
-    let exec = matches!(args.command, Command::Exec(_) | Command::Attach { .. });
+    let exec = matches!(
+        args.command,
+        Command::Exec(_) | Command::Run(_) | Command::Attach { .. }
+    );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();

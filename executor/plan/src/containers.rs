@@ -71,13 +71,14 @@ impl Planner<'_> {
                 (None, Some(_)) => {}
             }
         }
+        self.runs_by_hand(pod, found, class, after);
     }
 
     /// Ends and removes what is not declared any more.
     fn undeclared(&mut self, pod: &Name, found: &observed::Pod) {
         let graph = self.target.graph;
         for (name, container) in &found.containers {
-            if graph.process(pod, name).is_none() {
+            if graph.process(pod, name).is_none() && !self.is_run_by_hand(pod, name, container) {
                 let removal = Removal {
                     class: Class::Delete,
                     why: Why::NoLongerDeclared,

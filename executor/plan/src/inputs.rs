@@ -5,6 +5,7 @@ use crate::{
     overrides::Overrides,
     planner,
     report::Report,
+    runs::Runs,
     step::Plan,
     target::{HostConfig, ImageConfig, NetworkLease, Pooled, Projects, Resolver, Target},
 };
@@ -36,6 +37,8 @@ pub struct Inputs {
     pub resolver: Resolver,
     /// What somebody has asked for by hand.
     pub overrides: Overrides,
+    /// What somebody runs by hand.
+    pub runs: Runs,
 }
 
 /// The inputs of one plan. It holds what the configuration does, texts of files among it, and no
@@ -62,6 +65,7 @@ impl Inputs {
             images: target.images.clone(),
             resolver: target.resolver.clone(),
             overrides: target.overrides.clone(),
+            runs: target.runs.clone(),
         }
     }
 
@@ -78,6 +82,7 @@ impl Inputs {
             images: &self.images,
             resolver: &self.resolver,
             overrides: &self.overrides,
+            runs: &self.runs,
         }
     }
 }
@@ -121,6 +126,8 @@ struct Stored {
     resolver: Resolver,
     #[serde(default, skip_serializing_if = "Overrides::is_empty")]
     overrides: Overrides,
+    #[serde(default, skip_serializing_if = "Runs::is_empty")]
+    runs: Runs,
 }
 
 impl From<&Graph> for StoredGraph {
@@ -153,6 +160,7 @@ impl From<Inputs> for Stored {
             images: inputs.images,
             resolver: inputs.resolver,
             overrides: inputs.overrides,
+            runs: inputs.runs,
         }
     }
 }
@@ -172,6 +180,7 @@ impl TryFrom<Stored> for Inputs {
             images: stored.images,
             resolver: stored.resolver,
             overrides: stored.overrides,
+            runs: stored.runs,
         })
     }
 }

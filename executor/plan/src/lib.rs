@@ -11,6 +11,7 @@
 //! * [`planner`]: from the one to the other; `containers` is its part for one pod.
 //! * [`report`]: what is left undone, and why.
 //! * [`overrides`]: what somebody has asked for by hand.
+//! * [`runs`]: what somebody runs by hand.
 //! * [`inputs`]: all that a plan is made from, to be written down and planned from again.
 //! * [`explain`]: why a pod is in the state it is in, for people.
 //! * [`health`]: whether what was changed is well.
@@ -39,6 +40,7 @@ pub mod overrides;
 pub mod planner;
 pub mod ports;
 pub mod report;
+pub mod runs;
 pub mod step;
 pub mod target;
 pub mod unmet;
@@ -51,6 +53,7 @@ pub use observed::Observed;
 pub use overrides::Overrides;
 pub use planner::plan;
 pub use report::{Blocked, Held, Report, Waiting};
+pub use runs::{RunByHand, Runs};
 pub use step::{Class, Plan, PlannedStep, Step, StepId};
 pub use target::{Target, TargetError};
 pub use unmet::Unmet;

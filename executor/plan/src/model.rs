@@ -10,6 +10,7 @@ use crate::{
     },
     overrides::Overrides,
     planner::SHIM_FILES,
+    runs::Runs,
     step::{Plan, Step},
     target::{
         ContainerSpec, DEFAULT_MTU, File, HostConfig, ImageConfig, MountSource, NetworkLease,
@@ -347,6 +348,7 @@ pub fn inputs(config: &Config) -> Inputs {
             upstream: String::new(),
         },
         overrides: Overrides::default(),
+        runs: Runs::default(),
     }
 }
 

@@ -10,6 +10,7 @@ mod flows;
 mod network;
 mod nics;
 mod removals;
+mod runs;
 mod shims;
 mod sizes;
 #[cfg(test)]

@@ -1,5 +1,9 @@
 //! Why something is done, or waits: data that becomes text where people read it.
 
+mod waits;
+
+pub use waits::WaitsFor;
+
 use crate::observed::{Probed, Unresponsive};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -9,7 +13,7 @@ use std::{
 };
 use tank_model::{
     Key, Name, diff,
-    spec::{AllowFrom, Condition, Egress, Peer, Protocol},
+    spec::{AllowFrom, Egress, Peer, Protocol},
 };
 
 /// Why a step is planned.
@@ -56,6 +60,11 @@ pub enum Why {
     },
     /// Somebody restarted it, or started what had ended.
     RestartedByHand {
+        /// Who.
+        uid: u32,
+    },
+    /// Somebody runs it by hand.
+    RunByHand {
         /// Who.
         uid: u32,
     },
@@ -411,6 +420,7 @@ impl fmt::Display for Why {
             }
             Self::StoppedByHand { uid } => return write!(f, "uid {uid} stopped it by hand"),
             Self::RestartedByHand { uid } => return write!(f, "uid {uid} restarted it by hand"),
+            Self::RunByHand { uid } => return write!(f, "uid {uid} runs it by hand"),
             Self::StopEnded { uid } => {
                 return write!(f, "uid {uid} stopped it by hand, which this change ends");
             }
@@ -448,53 +458,5 @@ impl fmt::Display for Why {
                 return f.write_str(&texts.join(", "));
             }
         })
-    }
-}
-
-/// Why a start that is wanted has to wait.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the fields are described with their variants")]
-pub enum WaitsFor {
-    /// Another pod, to be in this condition.
-    Dependency { pod: Name, condition: Condition },
-    /// Another pod, which is stopped by hand.
-    Stopped { pod: Name },
-    /// The good end of what runs before the containers, by name.
-    Init { name: Name },
-    /// Its pod's shim.
-    Shim(Unresponsive),
-    /// An address of its pod's, which another pod has, or may have.
-    Address(Owned),
-    /// The end of the run before, which a probe began.
-    End(Probed),
-    /// Its next restart: the `attempt`th in a row, after a run that ended with `status`.
-    Restart { status: i32, attempt: u32 },
-}
-
-impl fmt::Display for WaitsFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Dependency { pod, condition } => {
-                let what = match condition {
-                    Condition::Started => "started",
-                    Condition::Ready => "ready",
-                    Condition::Completed => "completed",
-                };
-                write!(f, "waits for {pod} to be {what}")
-            }
-            Self::Stopped { pod } => write!(
-                f,
-                "waits for {pod}, which is stopped by hand (`tank start {pod}`)"
-            ),
-            Self::Init { name } => write!(f, "waits for {name} to end well"),
-            Self::Shim(unresponsive) => unresponsive.fmt(f),
-            Self::Address(owned) => write!(f, "waits for its address: {owned}"),
-            Self::End(probe) => write!(f, "is ending: {}", probe.failure()),
-            Self::Restart { status, attempt } => {
-                let why = Why::Ended { status: *status };
-                write!(f, "{why}; restart {attempt} in a row")
-            }
-        }
     }
 }

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`]. 3:
 /// [`StartSpec::into`], [`Setup::timed`]. 4: [`Call::id`], [`ExecSpec::kill_on_close`],
-/// [`StartSpec::descriptors`], [`Reply::Sealed`]. 5: [`ExecSpec::user`].
-pub const VERSION: u32 = 5;
+/// [`StartSpec::descriptors`], [`Reply::Sealed`]. 5: [`ExecSpec::user`]. 6: [`StartSpec::by_hand`].
+pub const VERSION: u32 = 6;
 
 /// The first version that answers with the request's id, and takes more descriptors than
 /// [`MAX_BESIDE`].
@@ -32,6 +32,9 @@ pub const WITH_IDS: u32 = 4;
 
 /// The first version in which a second process can be another user than the main process.
 pub const WITH_EXEC_USER: u32 = 5;
+
+/// The first version in which a main process can be one that somebody runs by hand.
+pub const WITH_BY_HAND: u32 = 6;
 
 /// The most bytes of a start or exec specification: 4 MiB (`ARG_MAX` is 2 MiB).
 pub const MAX_SPEC: u64 = 4 << 20;
@@ -387,6 +390,20 @@ pub struct StartSpec {
     /// Send with the reply where the time went.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub timed: bool,
+    /// Somebody runs it by hand: its streams are that client's, and nothing is logged. The answer comes
+    /// with a control socket ([`crate::terminal`]), at whose end it is killed, and with the master of its
+    /// terminal if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<ByHand>,
+}
+
+/// The streams of a main process that somebody runs by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByHand {
+    /// The places of stdin, stdout and stderr among the descriptors; none of one with a terminal.
+    pub streams: Vec<usize>,
+    /// Rows and columns of its terminal.
+    pub size: (u16, u16),
 }
 
 /// What is kept of a container's output.

@@ -1,7 +1,8 @@
 //! Packets between a client and a shim, each one a byte that says which and its content.
 //!
 //! `exec` uses it for its end only: the shim sends [`FromShim::Exited`]; a client that closes the
-//! socket detaches, and the command runs on. `attach` also carries the terminal's bytes and its
+//! socket detaches, and the command runs on. What a client runs by hand (`run`) ends when the client closes it, and
+//! takes signals over it. `attach` also carries the terminal's bytes and its
 //! size.
 
 /// The most bytes of terminal data in one packet.
@@ -19,6 +20,8 @@ pub enum FromClient {
         /// Its width.
         columns: u16,
     },
+    /// A signal for a main process that the client runs by hand, by the kernel's number.
+    Signal(u8),
 }
 
 /// What a shim sends.
@@ -31,13 +34,14 @@ pub enum FromShim {
 }
 
 impl FromClient {
-    /// The packet: `i` and the bytes, or `w` and both numbers, little-endian.
+    /// The packet: `i` and the bytes, `w` and both numbers, little-endian, or `s` and the number.
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Input(data) => tagged(b'i', data),
             Self::Resize { rows, columns } => {
                 tagged(b'w', &[rows.to_le_bytes(), columns.to_le_bytes()].concat())
             }
+            Self::Signal(signal) => tagged(b's', &[*signal]),
         }
     }
 
@@ -49,6 +53,7 @@ impl FromClient {
                 rows: u16::from_le_bytes([a, b]),
                 columns: u16::from_le_bytes([c, d]),
             }),
+            (b's', &[signal]) => Some(Self::Signal(signal)),
             _ => None,
         }
     }
@@ -89,6 +94,7 @@ mod tests {
                 rows: 40,
                 columns: 132,
             },
+            FromClient::Signal(15),
         ] {
             assert_eq!(FromClient::decode(&message.encode()), Some(message));
         }

@@ -146,7 +146,7 @@ pub fn start(
 }
 
 /// A control socket: the shim's end, and what the client gets.
-fn control() -> Result<(OwnedFd, Vec<OwnedFd>), Error> {
+pub fn control() -> Result<(OwnedFd, Vec<OwnedFd>), Error> {
     let (ours, theirs) = packet::pair()?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(|e| Attempt::WatchClient.failed(e))?;
     Ok((ours, vec![theirs]))

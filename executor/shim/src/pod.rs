@@ -70,6 +70,7 @@ enum Token {
     Exit(String),
     Output(String, usize),
     Client(String, usize),
+    Control(String),
     ExecExit(usize),
     ExecControl(usize),
     ExecTerminal(usize),
@@ -215,6 +216,9 @@ impl Pod {
                 container.process.pidfd.as_fd(),
                 read,
             ));
+            if let Some(control) = &container.control {
+                watched.push((Token::Control(name.clone()), control.as_fd(), read));
+            }
             match &container.output {
                 Output::Pipes(pipes) => {
                     for (i, (fd, _)) in pipes.iter().enumerate() {
@@ -251,6 +255,7 @@ impl Pod {
         watched
     }
 
+    // long: one arm a token
     fn handle(&mut self, token: &Token, buffer: &mut [u8]) {
         match token {
             Token::Listener => {
@@ -283,6 +288,11 @@ impl Pod {
                     && *index < relay.clients.len()
                 {
                     relay.clients.remove(*index);
+                }
+            }
+            Token::Control(name) => {
+                if let Some(container) = self.containers.get_mut(name) {
+                    container.receive();
                 }
             }
             Token::ExecExit(index) => self.exec_exited(*index),

@@ -91,7 +91,8 @@ impl Relay {
                 Some(FromClient::Resize { rows, columns }) => {
                     pty::resize(self.master.as_fd(), rows, columns).is_ok()
                 }
-                None => false,
+                // The terminal makes those.
+                Some(FromClient::Signal(_)) | None => false,
             },
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
             Ok(None) | Err(_) => false,

@@ -6,9 +6,16 @@ use crate::{
     relay::Relay,
     start::Groups,
 };
-use std::os::fd::OwnedFd;
-use tank_proto::shim::{ContainerState, ExitStatus, Setup, StartSpec};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+use tank_proto::{
+    shim::{ContainerState, ExitStatus, Setup, StartSpec},
+    terminal::FromClient,
+};
 use tank_sys::{
+    packet,
     process::{self, Exit, Process},
     seccomp,
 };
@@ -22,6 +29,8 @@ pub struct Run {
     pub files: Option<OwnedFd>,
     pub output: Output,
     pub log: Log,
+    /// Of one that somebody runs by hand, while it runs: at its end it is killed.
+    pub control: Option<OwnedFd>,
     pub started: u64,
     pub exited: Option<(ExitStatus, u64)>,
     /// The same of `CLOCK_BOOTTIME`.
@@ -39,6 +48,24 @@ pub enum Output {
 }
 
 impl Run {
+    /// What whoever runs it by hand sends: a signal. Anything else, and the end, is its end.
+    pub fn receive(&mut self) {
+        let Some(control) = &self.control else { return };
+        let signal = match packet::receive(control.as_fd()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(Some((bytes, _))) => match FromClient::decode(&bytes) {
+                Some(FromClient::Signal(signal)) => Some(signal),
+                _ => None,
+            },
+            Ok(None) | Err(_) => None,
+        };
+        if signal.is_none() {
+            self.control = None;
+        }
+        let signal = signal.map_or(libc::SIGKILL, i32::from);
+        let _ = process::signal(self.process.pidfd.as_fd(), signal);
+    }
+
     pub fn state(&self) -> ContainerState {
         ContainerState {
             name: self.spec.name.clone(),

@@ -55,7 +55,7 @@ pub fn start(
     spec: StartSpec,
     fds: Vec<OwnedFd>,
     trace: &Trace,
-) -> Result<Run, Error> {
+) -> Result<(Run, Vec<OwnedFd>), Error> {
     absolute(&spec.cwd)?;
     let parts = Parts::sort(&spec, fds)?;
     let path = PathBuf::from(&setup.log_dir).join(format!("{}.log", spec.name));
@@ -82,10 +82,21 @@ pub fn start(
     )?;
     trace.end(Phase::Exec);
     drop(ends);
-    log.begin_run(begin);
     let (process, master) = launched.with_terminal(&streams.terminal)?;
-    Ok(Run {
-        output: output(streams, master)?,
+    let (output, control, for_client) = match spec.by_hand {
+        None => {
+            log.begin_run(begin);
+            (output(streams, master)?, None, Vec::new())
+        }
+        Some(_) => {
+            let (control, mut for_client) = crate::exec::control()?;
+            for_client.extend(master);
+            (Output::Pipes(Vec::new()), Some(control), for_client)
+        }
+    };
+    let run = Run {
+        output,
+        control,
         spec,
         process,
         cgroup: parts.cgroup,
@@ -95,7 +106,8 @@ pub fn start(
         exited: None,
         started_boot: tank_sys::clock::boot_millis(),
         exited_boot: None,
-    })
+    };
+    Ok((run, for_client))
 }
 
 /// Either side of a main process's output: two pipes, and the socket over which its terminal comes.
@@ -169,6 +181,7 @@ impl Main<'_> {
         let given = given
             .into_iter()
             .chain(&self.parts.files)
+            .chain(&self.parts.streams)
             .chain(self.parts.mounts.iter().map(|(fd, _)| fd));
         report.close_all_but(given)?;
         self.trace.end(Phase::Namespaces);
@@ -227,11 +240,18 @@ impl Main<'_> {
     fn take_streams(&self, root: &Root, null: &OwnedFd) -> tank_sys::Result<()> {
         if self.spec.tty {
             let (master, slave) = pty::open(root, self.setup.id_base + self.spec.user.uid)?;
+            if let Some((rows @ 1.., columns @ 1..)) = self.spec.by_hand.as_ref().map(|by| by.size)
+            {
+                pty::resize(master.as_fd(), rows, columns)?;
+            }
             packet::send(self.ends.terminal.as_fd(), b"m", &[master.as_fd()])
                 .doing(|| "hand over a terminal")?;
             pty::adopt(slave.as_fd())
         } else {
             rustix::process::setsid().doing(|| "start a session")?;
+            if let [input, output, error] = self.parts.streams.as_slice() {
+                return pty::streams(input.as_fd(), output.as_fd(), error.as_fd());
+            }
             pty::streams(null.as_fd(), self.ends.out.as_fd(), self.ends.err.as_fd())
         }
     }
@@ -260,6 +280,8 @@ struct Parts {
     mounts: Vec<(OwnedFd, String)>,
     files: Option<OwnedFd>,
     cgroup: Groups,
+    /// Those of a client that runs it by hand.
+    streams: Vec<OwnedFd>,
 }
 
 /// The cgroups of a container: the one it is cloned into, and those it joins.
@@ -299,6 +321,18 @@ impl Parts {
                         .map(|index| take(*index))
                         .collect::<Result<_, _>>()?,
                 }
+            },
+            streams: {
+                let places = spec.by_hand.iter().flat_map(|by| &by.streams);
+                let streams: Vec<OwnedFd> =
+                    places.map(|place| take(*place)).collect::<Result<_, _>>()?;
+                if spec.by_hand.is_some() && !spec.tty && streams.len() != 3 {
+                    return Err(Attempt::ReadRequest.failed(Reason::NoStreams));
+                }
+                // `tankd` has looked at them; a stream is never trusted for that alone.
+                tank_proto::stream::check_all(streams.iter().map(AsFd::as_fd))
+                    .map_err(|bad| Attempt::UseStreams.failed(bad))?;
+                streams
             },
         })
     }

@@ -39,6 +39,7 @@ fn words(command: &str) -> Vec<String> {
             "N" | "A" | "B" => "1".to_owned(),
             "AGE" => "30d".to_owned(),
             "DURATION" => "30s".to_owned(),
+            "PORT" => "80".to_owned(),
             other => other.to_owned(),
         }
     };

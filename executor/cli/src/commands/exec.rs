@@ -1,7 +1,7 @@
 //! `exec` and `attach`: the byte pump lives here, where the terminal is.
 
 use crate::{
-    args::{Exec, split_target},
+    args::{Exec, Run, split_target},
     client::Client,
     error::Error,
     terminal::{self, Keys, Raw},
@@ -14,7 +14,7 @@ use std::{
 use tank_proto::{
     stream::{self, NoStream},
     terminal::{FromClient, FromShim, MAX_DATA},
-    varlink::{AttachReply, ExecCall, ExecReply, Method},
+    varlink::{AttachReply, ExecCall, ExecReply, Method, RunCall, RunReply},
 };
 use tank_sys::packet;
 use tokio::{
@@ -49,7 +49,7 @@ pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
             return Err(Error::Answer("tankd sent no terminal"));
         }
         let (control, master) = (fds.remove(0), fds.remove(0));
-        return on_terminal(control, master).await;
+        return on_terminal(control, master, Leaving::Detaches).await;
     }
     let (streams, pumps) = streams()?;
     let (_, mut fds) = client
@@ -58,12 +58,90 @@ pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
     if fds.is_empty() {
         return Err(Error::Answer("tankd sent no control socket"));
     }
-    let status = wait_for_end(fds.remove(0)).await?;
+    let status = wait_for_end(&watch(fds.remove(0))?).await?;
     // What the command wrote last may still be on its way to a terminal.
     for pump in pumps {
         let _ = pump.join();
     }
     Ok(status)
+}
+
+/// What becomes of a command when its client leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// It goes on.
+    Detaches,
+    /// It ends: nothing is typed that leaves.
+    Ends,
+}
+
+pub async fn run(client: &mut Client, args: Run) -> Result<u8, Error> {
+    let (pod, container) = split_target(&args.target);
+    let terminal =
+        !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if let Some(cwd) = args.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
+        return Err(Error::RelativeDirectory(cwd.to_owned()));
+    }
+    let size = terminal.then(terminal::size);
+    let call = RunCall {
+        pod,
+        container,
+        argv: args.argv,
+        entrypoint: args.entrypoint,
+        env: with_term(args.env, terminal).into_iter().collect(),
+        cwd: args.cwd,
+        user: args.user,
+        rows: size.map(|(rows, _)| rows),
+        columns: size.map(|(_, columns)| columns),
+    };
+    let (streams, pumps) = match terminal {
+        true => Default::default(),
+        false => streams()?,
+    };
+    let (_, mut fds) = client
+        .call_with::<RunReply>(Method::Run(call), streams)
+        .await?;
+    if terminal {
+        if fds.len() != 2 {
+            return Err(Error::Answer("tankd sent no terminal"));
+        }
+        let (control, master) = (fds.remove(0), fds.remove(0));
+        return on_terminal(control, master, Leaving::Ends).await;
+    }
+    if fds.is_empty() {
+        return Err(Error::Answer("tankd sent no control socket"));
+    }
+    let status = with_signals(&watch(fds.remove(0))?).await?;
+    // What the command wrote last may still be on its way to a terminal.
+    for pump in pumps {
+        let _ = pump.join();
+    }
+    Ok(status)
+}
+
+/// Waits for the end of what is run by hand, and passes on what this command is asked to end by; asked a second
+/// time, it ends at once, and the container with it.
+async fn with_signals(control: &AsyncFd<OwnedFd>) -> Result<u8, Error> {
+    let watch = |kind| signal(kind).map_err(|e| Error::failed("wait for signals", e));
+    let mut interrupted = watch(SignalKind::interrupt())?;
+    let mut terminated = watch(SignalKind::terminate())?;
+    let mut hung_up = watch(SignalKind::hangup())?;
+    let mut asked = false;
+    loop {
+        let number = tokio::select! {
+            biased;
+            status = wait_for_end(control) => return status,
+            _ = interrupted.recv() => SignalKind::interrupt(),
+            _ = terminated.recv() => SignalKind::terminate(),
+            _ = hung_up.recv() => SignalKind::hangup(),
+        };
+        let number = u8::try_from(number.as_raw_value()).unwrap_or_default();
+        if asked {
+            return Ok(128 + number);
+        }
+        asked = true;
+        send(control, &FromClient::Signal(number)).await;
+    }
 }
 
 /// The caller's `TERM` goes along with its terminal, unless it says otherwise.
@@ -139,10 +217,9 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> Option<FromShim> {
     }
 }
 
-async fn wait_for_end(control: OwnedFd) -> Result<u8, Error> {
-    let control = watch(control)?;
+async fn wait_for_end(control: &AsyncFd<OwnedFd>) -> Result<u8, Error> {
     loop {
-        match receive(&control).await {
+        match receive(control).await {
             Some(FromShim::Exited(status)) => return Ok(clamp(status)),
             Some(FromShim::Output(_)) => {}
             None => return Err(Error::PodGone),
@@ -178,7 +255,7 @@ fn leave(raw: Raw, status: u8, note: Option<&str>) -> ! {
     std::process::exit(status.into())
 }
 
-async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
+async fn on_terminal(control: OwnedFd, master: OwnedFd, leaving: Leaving) -> Result<u8, Error> {
     let (control, master) = (watch(control)?, watch(master)?);
     let mut raw = Raw::enter().map_err(|e| Error::failed("use the terminal", e))?;
     let mut typed = keys();
@@ -213,7 +290,7 @@ async fn on_terminal(control: OwnedFd, master: OwnedFd) -> Result<u8, Error> {
             input = typed.recv() => {
                 let typed = input.map_or_else(|| terminal::Typed { bytes: vec![4], detach: false }, |input| detacher.push(&input));
                 write_all(&master, &typed.bytes).await;
-                if typed.detach {
+                if typed.detach && leaving == Leaving::Detaches {
                     leave(raw, 0, Some("detached: the command goes on"));
                 }
             }

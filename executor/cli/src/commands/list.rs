@@ -245,6 +245,7 @@ mod tests {
                 ready: true,
                 stopped: None,
                 stopped_by: None,
+                run_by: None,
             }],
             reason: None,
             policies: None,

@@ -327,6 +327,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             image::remove(&mut connect().await?, images, json).await
         }
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
+        Command::Run(run) => exec::run(&mut connect().await?, run).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,
         Command::PortForward(asked) => forward::forward(&args.socket, asked, json).await,
         Command::Logs(call) => logs::logs(&mut connect().await?, call, json).await,

@@ -21,6 +21,9 @@ pub fn container_state(container: &tank_proto::varlink::ContainerStatus) -> Stri
     ) {
         return format!("stopped by hand {}", ago(stopped));
     }
+    if let Some(uid) = container.run_by {
+        return format!("run by hand, uid {uid}");
+    }
     match (container.state, container.ready, container.status) {
         (ContainerState::Running, false, _) => "running, not ready".to_owned(),
         (ContainerState::Exited, _, Some(status)) => format!("exited {status}"),

@@ -22,7 +22,7 @@ pub use layers::{make_skeleton, remove_stale};
 use crate::{
     events::{Events, Kind, Subject},
     faults,
-    pods::{Names, NoShim, Pods, Shim},
+    pods::{Names, NoShim, Pods, Shim, runs::NotStarted},
     settings::Settings,
     sysctls::Record,
     timings::Timings,
@@ -175,6 +175,7 @@ impl Actuator {
             images: Arc::clone(&self.images),
             sources: Arc::clone(&self.sources),
             volumes: Arc::clone(&self.volumes),
+            runs: Arc::clone(self.pods.runs()),
             timings: Arc::clone(&self.timings),
         }
     }
@@ -351,7 +352,19 @@ impl Actuator {
                 self.preparer().prepare_ahead(shim, start.clone())
             }
         };
-        start::start(&shim, (&self.settings, &self.timings), &start, prepared).await
+        let started = start::start(&shim, (&self.settings, &self.timings), &start, prepared).await;
+        let runs = self.pods.runs();
+        match started {
+            Ok(fds) => runs.answer(&start.pod, &start.container, Ok(fds)),
+            Err(error) => {
+                let kind = error.kind();
+                let why = with_causes(&error);
+                let failed = Err(NotStarted { kind, why });
+                runs.answer(&start.pod, &start.container, failed);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     async fn sweep(&self, pod: &Name, shim: Option<Arc<Shim>>) -> Result<(), Error> {

@@ -7,7 +7,14 @@ use super::{
     sources::{Kind, Sources},
     volumes::{Volumes, sub_path},
 };
-use crate::{pods::Shim, settings::Settings, timings::Timings};
+use crate::{
+    pods::{
+        Shim,
+        runs::{RunsByHand, Streams},
+    },
+    settings::Settings,
+    timings::Timings,
+};
 use std::{
     collections::BTreeSet,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -21,8 +28,8 @@ use tank_plan::{
     target::{self, ContainerSpec, Folder, Mount, MountSource},
 };
 use tank_proto::shim::{
-    Device, LogBounds, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, Seccomp, StartSpec, User,
-    WITH_IDS,
+    ByHand, Device, LogBounds, MAX_BESIDE, MAX_DESCRIPTORS, Reply, Request, Seccomp, StartSpec,
+    User, WITH_IDS,
 };
 use tank_sys::{
     cgroup::{Cgroups, ControllerLimits},
@@ -93,10 +100,11 @@ pub struct Preparer {
     pub images: Arc<Images>,
     pub sources: Arc<Sources>,
     pub volumes: Arc<Volumes>,
+    pub runs: Arc<RunsByHand>,
     pub timings: Arc<Timings>,
 }
 
-/// Starts a container.
+/// Starts a container. Gives what comes for whoever runs it by hand, if somebody does.
 ///
 /// # Errors
 /// What of it could not be prepared, or what its shim answers.
@@ -105,7 +113,7 @@ pub async fn start(
     (settings, timings): (&Settings, &Timings),
     start: &Start,
     prepared: Prepared,
-) -> Result<(), Error> {
+) -> Result<Vec<OwnedFd>, Error> {
     let Start { pod, container, .. } = start;
     let what = "prepare a container";
     let prepared = prepared.await;
@@ -124,9 +132,9 @@ pub async fn start(
         layers::remove_dir(&stale)
     }));
     match started? {
-        (Reply::Started { spans, .. }, _) => {
+        (Reply::Started { spans, .. }, fds) => {
             timings.add(&format!("{pod}/{container}"), spans);
-            Ok(())
+            Ok(fds)
         }
         (other, _) => Err(unexpected(other)),
     }
@@ -207,6 +215,13 @@ impl Preparer {
         let ulimits = spec.ulimits.iter();
         let ulimits =
             ulimits.map(|(name, limit)| (name.clone(), amount(limit.soft), amount(limit.hard)));
+        let by_hand = self
+            .runs
+            .take(pod, container)
+            .map(|Streams { fds, size }| ByHand {
+                streams: fds.into_iter().map(|fd| parts.push(fd)).collect(),
+                size,
+            });
         let devices = spec
             .devices
             .iter()
@@ -236,6 +251,7 @@ impl Preparer {
             devices: devices.collect::<Result<_, Error>>()?,
             logs: log_bounds(&spec.logs),
             timed: self.timings.is_on(),
+            by_hand,
         };
         Ok((request, parts.0))
     }

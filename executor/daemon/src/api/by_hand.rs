@@ -17,7 +17,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tank_model::{Graph, Name};
 use tank_plan::{
-    Overrides,
+    Overrides, Runs,
     explain::Reason,
     overrides::{Operation, Stopped},
 };
@@ -144,6 +144,23 @@ pub fn mark(pods: &mut [varlink::Pod], overrides: &Overrides) {
             });
             view.stopped = found.map(|(time, _)| time);
             view.stopped_by = found.map(|(_, uid)| uid);
+        }
+    }
+}
+
+/// Adds to pods which of their containers somebody runs by hand, and who.
+pub fn mark_runs(pods: &mut [varlink::Pod], runs: &Runs) {
+    for pod in pods {
+        let Ok(name) = Name::of_pod(pod.name.as_str()) else {
+            continue;
+        };
+        for view in &mut pod.containers {
+            let container = Name::new(view.name.as_str()).ok();
+            let run = container.and_then(|container| runs.get(&name, &container));
+            if let Some(run) = run {
+                view.run_by = Some(run.uid);
+                view.image = run.spec.image.name.to_string();
+            }
         }
     }
 }

@@ -125,6 +125,7 @@ impl Client {
                 let observed = floors.reconciler.observe(&graph).await?;
                 let mut pods = views::pods(&graph, &observed);
                 by_hand::mark(&mut pods, &generations.overrides()?);
+                by_hand::mark_runs(&mut pods, &floors.pods.runs().planned());
                 self.reply(&varlink::ListReply { pods }, false, Vec::new())
                     .await
             }
@@ -178,6 +179,7 @@ impl Client {
                 };
                 self.reply(&reply, false, fds).await
             }
+            Method::Run(call) => self.run_by_hand(call, fds).await,
             Method::Forward { pod, port } => self.forward(&pod, port).await,
             Method::Logs(call) => self.logs(&generations, call, more).await,
             Method::Why { field } => {

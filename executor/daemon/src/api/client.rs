@@ -144,7 +144,9 @@ impl Client {
         match method {
             // Descriptors of another call are closed before it is carried out.
             Some(method) => match method? {
-                exec @ Method::Exec(_) => self.dispatch(exec, head.more, fds).await,
+                with_fds @ (Method::Exec(_) | Method::Run(_)) => {
+                    self.dispatch(with_fds, head.more, fds).await
+                }
                 method => {
                     drop(fds);
                     self.dispatch(method, head.more, Vec::new()).await

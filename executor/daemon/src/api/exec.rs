@@ -48,15 +48,19 @@ pub fn target(
     Ok((pod, found))
 }
 
-/// What is wrong with a call.
-fn check(call: &ExecCall, streams: &[OwnedFd]) -> Result<(), String> {
-    if call.argv.first().is_none_or(String::is_empty) {
+/// What is wrong with a command, its working directory and its streams.
+pub fn check_command(
+    (argv, cwd): (&[String], Option<&str>),
+    has_terminal: bool,
+    streams: &[OwnedFd],
+) -> Result<(), String> {
+    if argv.first().is_none_or(String::is_empty) {
         return Err("no command is given".to_owned());
     }
-    if call.rows.is_none() && streams.len() != 3 {
+    if !has_terminal && streams.len() != 3 {
         return Err("without a terminal, three streams have to come along".to_owned());
     }
-    if let Some(cwd) = call.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
+    if let Some(cwd) = cwd.filter(|cwd| !cwd.starts_with('/')) {
         return Err(format!(
             "the working directory `{cwd}` is not absolute: name it from the container's `/`"
         ));
@@ -73,7 +77,9 @@ pub async fn exec(
 ) -> Result<(i32, Vec<OwnedFd>), Refusal> {
     let (generations, pods) = (&floors.generations, &floors.pods);
     let (pod, container) = target(generations, &call.pod, call.container.as_deref())?;
-    check(&call, &streams).map_err(|problem| Error::invalid(vec![problem]))?;
+    let of = (call.argv.as_slice(), call.cwd.as_deref());
+    let checked = check_command(of, call.rows.is_some(), &streams);
+    checked.map_err(|problem| Error::invalid(vec![problem]))?;
     let program = call.argv.first().cloned().unwrap_or_default();
     let terminal = call.rows.map(|rows| (rows, call.columns.unwrap_or(80)));
     let shim = shim(pods, &pod, &container)?;

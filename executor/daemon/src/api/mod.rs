@@ -16,6 +16,7 @@ mod logs;
 mod metrics;
 mod refusal;
 mod registries;
+mod run;
 mod stats;
 mod streams;
 mod upkeep;

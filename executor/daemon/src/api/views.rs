@@ -260,6 +260,7 @@ fn pod_that_lacks(
         })
         .collect();
     let declared = graph.pod(name).is_some();
+    let own = containers.len();
     let undeclared = found.into_iter().flat_map(|found| &found.containers);
     for (container, there) in
         undeclared.filter(|(container, _)| graph.process(name, container).is_none())
@@ -276,7 +277,10 @@ fn pod_that_lacks(
     let state = match unresponsive {
         _ if !declared => PodState::Undeclared,
         Some(_) => PodState::Unresponsive,
-        None => state_of(&containers, !unfinished.is_empty()),
+        None => {
+            let own = containers.get(..own).unwrap_or_default();
+            state_of(own, !unfinished.is_empty())
+        }
     };
     varlink::Pod {
         name: name.to_string(),
@@ -470,6 +474,7 @@ fn container(
         ready: false,
         stopped: None,
         stopped_by: None,
+        run_by: None,
     };
     let Some(there) = there else { return view };
     view.restarts = there.attempt;

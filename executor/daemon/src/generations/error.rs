@@ -34,6 +34,12 @@ pub enum Error {
     /// What is asked for by hand can't be done so: why.
     #[error("{0}")]
     NotByHand(String),
+    /// What is run by hand was not started.
+    #[error("can't run it: {why}")]
+    NotRun {
+        kind: tank_proto::shim::FailureKind,
+        why: String,
+    },
     /// A change was committed that decides about what was asked for by hand.
     #[error(
         "generation {generation} ({by}) was committed meanwhile: what its pods are is what it says"

@@ -37,6 +37,7 @@ mod reach;
 mod request;
 mod retention;
 mod rollback;
+pub mod run;
 mod sizes;
 mod switch;
 mod transfers;

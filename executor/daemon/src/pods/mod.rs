@@ -12,6 +12,7 @@ pub mod forward;
 pub mod logs;
 pub mod names;
 mod pending;
+pub mod runs;
 pub mod shim;
 
 pub use connection::{OBSERVE_LIMIT, Silence};
@@ -27,6 +28,7 @@ use crate::{
 };
 use forkserver::Forkserver;
 use logs::watch::LogWatch;
+use runs::RunsByHand;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -72,6 +74,7 @@ pub struct Pods {
     forkserver: Forkserver,
     notifications: mpsc::Sender<Notification>,
     logs: Arc<LogWatch>,
+    runs: Arc<RunsByHand>,
     shims: Mutex<BTreeMap<Name, Arc<Shim>>>,
     /// The runs that were asked to end and have not yet.
     ending: Mutex<BTreeSet<RunId>>,
@@ -93,6 +96,7 @@ impl Pods {
             dirty,
             notifications,
             logs: Arc::new(LogWatch::new()),
+            runs: Arc::default(),
             shims: Mutex::default(),
             ending: Mutex::default(),
         }
@@ -100,6 +104,11 @@ impl Pods {
 
     fn shims(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Shim>>> {
         self.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What clients run by hand.
+    pub fn runs(&self) -> &Arc<RunsByHand> {
+        &self.runs
     }
 
     /// What wakes whoever follows a log.

@@ -122,7 +122,8 @@ impl Reconciler {
         (observer, actuator, prober): (Arc<Observer>, Arc<Actuator>, Arc<Prober>),
         (events, timings, dirty): (Arc<Events>, Arc<Timings>, Arc<Dirty>),
     ) -> Self {
-        let beside = (images, Arc::clone(&actuator.volumes));
+        let runs = Arc::clone(pods.runs());
+        let beside = (images, Arc::clone(&actuator.volumes), runs);
         let targets = TargetReader::new(&settings, Arc::clone(&store), beside);
         Self {
             targets: Arc::new(targets),

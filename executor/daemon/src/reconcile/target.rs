@@ -3,6 +3,7 @@
 use super::Error;
 use crate::{
     actuate::volumes::Volumes,
+    pods::runs::RunsByHand,
     settings::Settings,
     store::{
         Store,
@@ -18,7 +19,7 @@ use std::{
 use tank_image::Images;
 use tank_model::{Digest, Graph, Name, Scope};
 use tank_plan::{
-    Overrides, Target,
+    Overrides, Runs, Target,
     target::{
         HostConfig, ImageConfig, NetworkLease, Pooled, Projects, Resolver, files::RESOLV_CONF,
         pools::Demand, resolver::UPSTREAM,
@@ -37,6 +38,7 @@ pub struct TargetReader {
     store: Arc<dyn Store>,
     images: Arc<Images>,
     volumes: Arc<Volumes>,
+    runs: Arc<RunsByHand>,
     /// The configurations of the graph that was planned last: an image never changes.
     configs: Mutex<Arc<Configs>>,
 }
@@ -51,19 +53,21 @@ pub struct HostInputs {
     images: Arc<Configs>,
     resolver: Resolver,
     overrides: Overrides,
+    runs: Runs,
 }
 
 impl TargetReader {
     pub fn new(
         settings: &Settings,
         store: Arc<dyn Store>,
-        (images, volumes): (Arc<Images>, Arc<Volumes>),
+        (images, volumes, runs): (Arc<Images>, Arc<Volumes>, Arc<RunsByHand>),
     ) -> Self {
         Self {
             host: settings.host_config(),
             store,
             images,
             volumes,
+            runs,
             configs: Mutex::default(),
         }
     }
@@ -111,6 +115,7 @@ impl TargetReader {
             images: self.configs_of(images),
             resolver: read_resolver(),
             overrides: self.store.overrides()?,
+            runs: self.runs.planned(),
         })
     }
 
@@ -156,6 +161,7 @@ impl HostInputs {
             images: &self.images,
             resolver: &self.resolver,
             overrides: &self.overrides,
+            runs: &self.runs,
         }
     }
 }

@@ -44,7 +44,7 @@ pub use quota::{Projects, Quota, declares};
 pub use resolver::Resolver;
 pub use user::{User, UserError};
 
-use crate::overrides::Overrides;
+use crate::{overrides::Overrides, runs::Runs};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -80,6 +80,8 @@ pub struct Target<'a> {
     pub resolver: &'a Resolver,
     /// What somebody has asked for by hand.
     pub overrides: &'a Overrides,
+    /// What somebody runs by hand.
+    pub runs: &'a Runs,
 }
 
 /// What the operator of the host has settled.

@@ -1,7 +1,7 @@
 //! The names of the methods.
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 44] = [
+pub const METHODS: [&str; 45] = [
     "Status",
     "Diff",
     "Switch",
@@ -23,6 +23,7 @@ pub const METHODS: [&str; 44] = [
     "Get",
     "Exec",
     "Attach",
+    "Run",
     "Forward",
     "Logs",
     "Events",

@@ -12,6 +12,7 @@ mod images;
 mod logs;
 mod methods;
 mod replies;
+mod run;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use replies::{
     LogoutReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod, PodInterface,
     Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
 };
+pub use run::{RunCall, RunReply};
 pub use stats::{ContainerUsage, EventsCall, PodUsage, StatsReply, Traffic, Usage};
 pub use upkeep::{
     BroughtBack, CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply,
@@ -179,6 +181,9 @@ pub enum Method {
         /// The container's name; none if the pod has only one.
         container: Option<String>,
     },
+    /// Runs a command in a container of its own.
+    #[serde(rename = "io.tank.Executor.Run")]
+    Run(RunCall),
     /// A connection to a port of a pod.
     #[serde(rename = "io.tank.Executor.Forward")]
     Forward {

@@ -177,6 +177,9 @@ pub struct ContainerStatus {
     /// Who stopped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<u32>,
+    /// Who runs it by hand. Absent: it is declared, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_by: Option<u32>,
 }
 
 /// A network interface of a pod.

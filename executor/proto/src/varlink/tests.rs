@@ -50,6 +50,7 @@ fn every_method_takes_what_the_file_says() {
         ("Switch", outputs::<SwitchCall>()),
         ("Operate", outputs::<OperateCall>()),
         ("Exec", outputs::<ExecCall>()),
+        ("Run", outputs::<RunCall>()),
         ("Logs", outputs::<LogsCall>()),
         ("Events", outputs::<EventsCall>()),
     ] {
@@ -151,6 +152,7 @@ fn every_method_answers_what_the_file_says() {
         ("Get", outputs::<GetReply>()),
         ("Exec", outputs::<ExecReply>()),
         ("Attach", outputs::<AttachReply>()),
+        ("Run", outputs::<RunReply>()),
         ("Forward", outputs::<ForwardReply>()),
         ("Logs", outputs::<LogsReply>()),
         ("Events", outputs::<EventsReply>()),

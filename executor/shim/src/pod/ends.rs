@@ -28,6 +28,10 @@ impl Pod {
             relay.broadcast(&terminal::FromShim::Exited(status(exit)));
             relay.clients.clear();
         }
+        if let Some(control) = container.control.take() {
+            let packet = terminal::FromShim::Exited(status(exit)).encode();
+            let _ = packet::send(control.as_fd(), &packet, &[]);
+        }
         let event = FromShim::Event(Event::Exited {
             container: name.to_owned(),
             exit,

@@ -143,12 +143,13 @@ impl Pod {
             take_bundled(&mut fds, count)?;
         }
         let trace = trace(spec.timed);
-        let container = start::start(&self.setup, &self.namespaces, spec, fds, &trace)?;
+        let (container, for_client) =
+            start::start(&self.setup, &self.namespaces, spec, fds, &trace)?;
         let pid = container.process.pid;
         let name = container.spec.name.clone();
         self.containers.insert(name, container);
         let spans = spans(&trace);
-        Ok((Reply::Started { pid, spans }, Vec::new()))
+        Ok((Reply::Started { pid, spans }, for_client))
     }
 
     fn signal(&self, container: &str, signal: i32) -> Result<Done, Error> {

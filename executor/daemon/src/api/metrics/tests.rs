@@ -26,6 +26,7 @@ fn sample() -> Sample {
             ready: true,
             stopped: None,
             stopped_by: None,
+            run_by: None,
         }],
         reason: None,
         policies: None,

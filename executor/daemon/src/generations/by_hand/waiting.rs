@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tank_model::{Graph, Name, Outcome};
+use tank_model::{Generation, Graph, Name, Outcome};
 use tank_plan::{
     Health, Observed, Overrides, Step,
     health::{self, PATIENCE},
@@ -146,18 +146,37 @@ impl Generations {
             });
         }
         let Ok(_lock) = lock else { return Ok(None) };
+        let pass = self.pass_to(&newest, &graph, progress).await?;
+        Ok(Some((graph, pass)))
+    }
+
+    /// One pass towards the current generation, if there is one.
+    pub(in super::super) async fn pass_to_current(&self) -> Result<(), Error> {
+        let _lock = self.reconciler.lock().await;
+        let (current, graph) = self.current()?;
+        let newest = current.map(|number| self.store.generation(number));
+        if let Some(newest) = newest.transpose()?.flatten() {
+            self.pass_to(&newest, &graph, &|_| {}).await?;
+        }
+        Ok(())
+    }
+
+    /// One pass towards the current generation and its graph, by whoever holds the lock.
+    async fn pass_to(
+        &self,
+        newest: &Generation,
+        graph: &Arc<Graph>,
+        progress: &(dyn Fn(&Step) + Sync),
+    ) -> Result<Pass, Error> {
         // As the loop has it: what was not reached yet is change.
         let pending = self.store.outcome(newest.number)? == Outcome::Pending;
         let before = match newest.parent.filter(|_| pending) {
             Some(parent) => self.graphs.of_generation(parent)?,
             None => None,
         };
-        let previous = before.as_deref().unwrap_or(&graph);
-        let pass = self
-            .reconciler
-            .pass(&graph, Some(previous), progress)
-            .await?;
-        Ok(Some((graph, pass)))
+        let previous = before.as_deref().unwrap_or(graph);
+        let pass = self.reconciler.pass(graph, Some(previous), progress);
+        Ok(pass.await?)
     }
 
     /// Whether a change that was committed later leaves what was asked for as it is: it meant other pods.

@@ -1,0 +1,38 @@
+//! The arguments of `run`.
+
+use super::key_value;
+use clap::Args as ClapArgs;
+
+#[derive(ClapArgs, Debug)]
+pub struct Run {
+    /// POD or POD/CONTAINER: whose image, environment, files, volumes and network the command has.
+    pub target: String,
+    /// What runs the command in the place of the image's entrypoint; an empty one for the command alone. Where
+    /// a container declares a `command`, the image's is not used anyway.
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// The working directory; the container's unless given.
+    #[arg(short = 'w', long, alias = "workdir", value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Who to be, `user` or `user:group`, names of the image or numbers; the container's user unless given.
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// An environment variable on top of the container's.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub env: Vec<(String, String)>,
+    /// Run without a terminal even where there is one.
+    #[arg(short = 'T', long)]
+    pub no_tty: bool,
+    /// Nothing: standard input is always there, and a terminal where the caller has one.
+    #[arg(short, hide = true)]
+    pub interactive: bool,
+    /// Nothing, likewise.
+    #[arg(short, hide = true)]
+    pub tty: bool,
+    /// Nothing: it is always removed when it ends.
+    #[arg(long, hide = true)]
+    pub rm: bool,
+    /// The command with its arguments; `--` may stand before it.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub argv: Vec<String>,
+}

@@ -1,0 +1,180 @@
+//! What clients run by hand in pods: which runs there are, as plans know them, and the streams of each until
+//! its shim has them.
+//!
+//! It is in memory alone: with the daemon the runs are over, and what is left of them is found as what nobody
+//! declares.
+
+use super::Pods;
+use crate::dirty::Dirty;
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tank_model::{Digest, Name};
+use tank_plan::{RunByHand, Runs};
+use tank_proto::shim::FailureKind;
+use tokio::{sync::oneshot, time::timeout};
+
+/// The most runs of one user at once, and of all users but root together.
+const MEMBER: usize = 8;
+const MEMBERS: usize = 32;
+
+/// How often a shim is asked whether a run is still there, should it send nothing.
+const ASK_PERIOD: Duration = Duration::from_secs(60);
+
+/// Why a run was not started.
+#[derive(Debug)]
+pub struct NotStarted {
+    pub kind: FailureKind,
+    pub why: String,
+}
+
+/// There are as many as there may be.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("{MEMBER} runs by hand at once are the most of a user, and {MEMBERS} of all but root")]
+pub struct TooMany;
+
+/// What comes with a run that was started: its control socket and, if it has one, its terminal's master.
+type Started = Result<Vec<OwnedFd>, NotStarted>;
+
+/// What a client hands to its run.
+#[derive(Debug, Default)]
+pub struct Streams {
+    pub fds: Vec<OwnedFd>,
+    /// Rows and columns of a terminal.
+    pub size: (u16, u16),
+}
+
+/// The runs that there are.
+#[derive(Default)]
+pub struct RunsByHand(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    runs: Runs,
+    streams: BTreeMap<(Name, Name), Streams>,
+    waiting: BTreeMap<(Name, Name), oneshot::Sender<Started>>,
+    names: u64,
+}
+
+/// A run that is wanted for as long as this is kept.
+pub struct Wanted {
+    runs: Arc<RunsByHand>,
+    dirty: Arc<Dirty>,
+    pub pod: Name,
+    pub container: Name,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let mut held = self.runs.lock();
+        let key = (self.pod.clone(), self.container.clone());
+        held.runs.remove(&key.0, &key.1);
+        held.streams.remove(&key);
+        held.waiting.remove(&key);
+        drop(held);
+        self.dirty.mark();
+    }
+}
+
+impl Wanted {
+    /// Keeps it for as long as its container runs.
+    pub async fn keep(self, pods: Arc<Pods>) {
+        while let Some(shim) = pods.get(&self.pod) {
+            let mut changes = shim.subscribe();
+            let runs = shim.state().await.map(|state| {
+                let mut containers = state.containers.iter();
+                containers
+                    .any(|found| found.name == self.container.as_str() && found.exited.is_none())
+            });
+            if !matches!(runs, Ok(true)) && shim.silence().is_none() {
+                return;
+            }
+            let _ = timeout(ASK_PERIOD, changes.changed()).await;
+        }
+    }
+}
+
+impl RunsByHand {
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As plans know them.
+    pub fn planned(&self) -> Runs {
+        self.lock().runs.clone()
+    }
+
+    /// A name for the next one: no other has had it, of this daemon or, as good as surely, of one before.
+    pub fn next_name(&self, now: u64) -> Option<Name> {
+        let number = {
+            let mut held = self.lock();
+            held.names += 1;
+            held.names
+        };
+        let digest = Digest::of(format!("{} {now} {number}", std::process::id()).as_bytes());
+        let bytes = digest.as_bytes().iter().take(4);
+        let hex: String = bytes.map(|byte| format!("{byte:02x}")).collect();
+        Name::new(format!("run-{hex}")).ok()
+    }
+
+    /// Adds one; what it is started with comes over the receiver.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn add(
+        self: &Arc<Self>,
+        (pod, container): (Name, Name),
+        run: RunByHand,
+        streams: Streams,
+        dirty: &Arc<Dirty>,
+    ) -> Result<(Wanted, oneshot::Receiver<Started>), TooMany> {
+        let (sender, receiver) = oneshot::channel();
+        let mut held = self.lock();
+        let of = |counts: &dyn Fn(u32) -> bool| {
+            let runs = held.runs.all();
+            runs.filter(|run| counts(run.uid)).count()
+        };
+        let uid = run.uid;
+        if of(&|other| other == uid) >= MEMBER || (uid != 0 && of(&|other| other != 0) >= MEMBERS) {
+            return Err(TooMany);
+        }
+        let key = (pod.clone(), container.clone());
+        held.runs.insert(pod.clone(), container.clone(), run);
+        held.streams.insert(key.clone(), streams);
+        held.waiting.insert(key, sender);
+        drop(held);
+        dirty.mark();
+        let wanted = Wanted {
+            runs: Arc::clone(self),
+            dirty: Arc::clone(dirty),
+            pod,
+            container,
+        };
+        Ok((wanted, receiver))
+    }
+
+    /// The streams of one that is about to be started: nobody starts it again. None: it is no run by hand, or
+    /// nobody wants it any more.
+    pub fn take(&self, pod: &Name, container: &Name) -> Option<Streams> {
+        let mut held = self.lock();
+        let streams = held.streams.remove(&(pod.clone(), container.clone()))?;
+        if let Some(run) = held.runs.get_mut(pod, container) {
+            run.started = true;
+        }
+        Some(streams)
+    }
+
+    /// Says what came of a start. Of one that nobody wants any more the control socket is closed, which ends it.
+    pub fn answer(&self, pod: &Name, container: &Name, started: Started) {
+        let waiting = self
+            .lock()
+            .waiting
+            .remove(&(pod.clone(), container.clone()));
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(started);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Containers that somebody runs by hand in a pod (`tank run`): beside those that are declared, in no
+//! generation, and for as long as whoever runs them stays.
+//!
+//! A run brings all that it is started with, worked out from what is declared when it was asked for. It is
+//! started once and never again, whatever becomes of it, and no run of a pod keeps others waiting: neither
+//! dependents nor health nor names know of it.
+
+use crate::target::ContainerSpec;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tank_model::{Digest, Name};
+
+/// What is run by hand, by pod and container.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Runs(BTreeMap<Name, BTreeMap<Name, RunByHand>>);
+
+/// One container that is run by hand.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RunByHand {
+    /// Who runs it.
+    pub uid: u32,
+    /// Since when, in milliseconds since the Unix epoch, for people.
+    pub time: u64,
+    /// Of the container node that it would be if it were declared.
+    pub hash: Digest,
+    /// What it is started with.
+    pub spec: Box<ContainerSpec>,
+    /// It was started, or that was tried.
+    pub started: bool,
+}
+
+impl Runs {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds one.
+    pub fn insert(&mut self, pod: Name, container: Name, run: RunByHand) {
+        self.0.entry(pod).or_default().insert(container, run);
+    }
+
+    /// Takes one away.
+    pub fn remove(&mut self, pod: &Name, container: &Name) {
+        if let Some(of_pod) = self.0.get_mut(pod) {
+            of_pod.remove(container);
+            if of_pod.is_empty() {
+                self.0.remove(pod);
+            }
+        }
+    }
+
+    /// One of them.
+    pub fn get(&self, pod: &Name, container: &Name) -> Option<&RunByHand> {
+        self.0.get(pod)?.get(container)
+    }
+
+    /// One of them, to be changed.
+    pub fn get_mut(&mut self, pod: &Name, container: &Name) -> Option<&mut RunByHand> {
+        self.0.get_mut(pod)?.get_mut(container)
+    }
+
+    /// Those of a pod.
+    pub fn of_pod(&self, pod: &Name) -> impl Iterator<Item = (&Name, &RunByHand)> {
+        self.0.get(pod).into_iter().flatten()
+    }
+
+    /// Of all pods.
+    pub fn all(&self) -> impl Iterator<Item = &RunByHand> {
+        self.0.values().flat_map(BTreeMap::values)
+    }
+}

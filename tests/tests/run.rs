@@ -1,0 +1,238 @@
+//! `run`: a command in a container of its own beside those of a pod, and that nothing of it stays.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+};
+use tank_tests::{Host, RUN, eventually, pty::Terminal};
+
+fn config() -> String {
+    format!(
+        "{{ pods.web = {{ volumes.data = {{}}, publish.http = {{ port = 8080, to = 80 }}, containers.app = {{
+                image = \"oci:./busybox\", {RUN}, env = {{ LEVEL = \"debug\", WHO = \"web\" }}, mounts.data = {{ volume = \"data\", path = \"/data\" }},
+                files.\"/etc/motd\" = {{ text = \"hello\" }}, stop.timeout = \"1s\", readiness = {{ exec = [\"true\"] }} }} }} }}"
+    )
+}
+
+/// The containers of the pod, as they are listed.
+fn containers(host: &Host) -> Vec<String> {
+    let pod = host.pod("web");
+    let all = pod["containers"].as_array().expect("containers").iter();
+    let mut names: Vec<String> = all
+        .map(|one| one["name"].as_str().expect("a name").to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn nothing_is_left(host: &Host) {
+    eventually("the container is gone", || containers(host) == ["app"]);
+    eventually("nothing is to be done", || {
+        host.tank(&["diff"]).stdout.starts_with("nothing to do")
+    });
+    let logs = host.dir.join("state/logs/web");
+    let logs = std::fs::read_dir(logs).into_iter().flatten();
+    let logs: Vec<_> = logs
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    let runs = logs
+        .iter()
+        .filter(|name| name.to_string_lossy().starts_with("run-"));
+    assert_eq!(runs.count(), 0, "{logs:?}");
+}
+
+/// A command that runs until its input is at its end; it says that it runs.
+fn waiting(host: &Host) -> Child {
+    let script = "echo runs; cat; echo ended";
+    let mut child = host
+        .command(&["run", "web", "--", "/bin/sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("tank");
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().expect("stdout");
+    let read = BufReader::with_capacity(1, stdout).read_line(&mut line);
+    assert_eq!((read.expect("reads"), line.as_str()), (5, "runs\n"));
+    child
+}
+
+#[test]
+fn a_command_has_what_its_pod_declares_and_leaves_nothing() {
+    let host = Host::new();
+    host.switch(&config());
+    let before = host.tank(&["--json", "status"]).json()["generation"].clone();
+    let pid = host.pid("web", "app");
+    let run = |args: &[&str]| host.tank(&[&["run"], args].concat());
+
+    let script =
+        "echo $LEVEL $WHO $MORE; cat /etc/motd; pwd; echo kept > /data/file; echo bad >&2; exit 7";
+    let ended = run(&[
+        "-e", "MORE=x", "-e", "WHO=me", "-w", "/etc", "web", "--", "/bin/sh", "-c", script,
+    ]);
+    assert_eq!(
+        (ended.status, ended.stdout.as_str(), ended.stderr.as_str()),
+        (7, "debug me x\nhello/etc\n", "bad\n")
+    );
+    // Its volume is the pod's, its processes and its file system are its own.
+    assert_eq!(host.exec("web", "cat /data/file"), "kept");
+    assert_eq!(
+        run(&["web", "--", "/bin/sh", "-c", "echo $$; touch /tmp/own"]).ok(),
+        "1\n"
+    );
+    assert_eq!(
+        host.exec("web", "ls /tmp/own 2>/dev/null || echo none"),
+        "none"
+    );
+    // Its network is the pod's: what listens there is found at loopback.
+    let listens = host.exec(
+        "web",
+        "nc -l -p 90 -e /bin/echo found >/dev/null 2>&1 & sleep 0.1; netstat -ltn",
+    );
+    assert!(listens.contains(":90 "), "{listens}");
+    assert_eq!(run(&["web", "--", "nc", "127.0.0.1", "90"]).ok(), "found\n");
+    // Bytes go through untouched.
+    let bytes: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+    let mut child = host
+        .command(&["run", "web", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tank");
+    let (mut stdin, input) = (child.stdin.take().expect("stdin"), bytes.clone());
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("wait");
+    writer.join().expect("a thread").expect("writes");
+    assert!(output.status.success() && output.stdout == bytes);
+
+    // What can't be run is said as container users expect it.
+    assert_eq!(run(&["web", "--", "nope"]).status, 127);
+    assert_eq!(run(&["web", "--", "/etc/passwd"]).status, 126);
+    assert_eq!(run(&["wbe", "--", "true"]).status, 125);
+    let refused = run(&["-u", "nobody-here", "web", "--", "true"]);
+    assert_eq!(refused.status, 125);
+    assert!(refused.stderr.contains("nobody-here"), "{}", refused.stderr);
+    let refused = run(&["-v", "/:/host", "web", "--", "true"]);
+    assert!(
+        refused.stderr.contains("tank doc pods"),
+        "{}",
+        refused.stderr
+    );
+
+    nothing_is_left(&host);
+    assert_eq!(
+        host.tank(&["--json", "status"]).json()["generation"],
+        before
+    );
+    assert_eq!(host.pid("web", "app"), pid);
+    host.finish();
+}
+
+#[test]
+fn a_terminal_is_a_terminal_and_ends_with_its_command() {
+    let host = Host::new();
+    host.switch(&config());
+    let mut terminal = Terminal::run(&host.command(&["run", "-it", "web", "--", "/bin/sh"]));
+    terminal.type_in("PS1='ready'\"> \"\r");
+    terminal.expect("ready> ");
+    terminal.type_in("tty; echo $LEVEL $TERM; stty size\r");
+    terminal.expect("/dev/pts/0");
+    terminal.expect("debug vt220");
+    terminal.expect("24 80");
+    terminal.resize(50, 132);
+    terminal.type_in("sleep 0.3; stty size\r");
+    terminal.expect("50 132");
+    terminal.type_in("sleep 1000\r");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    terminal.type_in("\x03");
+    terminal.type_in("echo st=$?\r");
+    terminal.expect("st=130");
+    terminal.type_in("exit 3\r");
+    assert_eq!(terminal.ended(), 3);
+    nothing_is_left(&host);
+    host.finish();
+}
+
+#[test]
+fn whoever_goes_takes_the_run_along() {
+    let mut host = Host::new();
+    host.switch(&config());
+
+    // It is listed, and in nobody's way.
+    let mut child = waiting(&host);
+    let list = host.tank(&["list"]).ok();
+    assert!(list.contains("run by hand, uid 0"), "{list}");
+    assert_eq!(host.pod("web")["state"], "running");
+    assert!(host.tank(&["diff"]).ok().starts_with("nothing to do"));
+    // A switch that changes something else of the pod leaves it.
+    host.switch(&config().replace("8080", "8081"));
+    drop(child.stdin.take());
+    let output = child.wait_with_output().expect("wait");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ended\n");
+    assert!(output.status.success());
+    nothing_is_left(&host);
+
+    // The client is killed.
+    let mut child = waiting(&host);
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    nothing_is_left(&host);
+
+    // It is asked to end, by a signal that the command obeys.
+    let script = "trap 'exit 9' TERM; echo runs; while true; do sleep 0.1; done";
+    let mut child = host
+        .command(&["run", "web", "--", "/bin/sh", "-c", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tank");
+    let mut line = String::new();
+    let read = BufReader::new(child.stdout.as_mut().expect("stdout")).read_line(&mut line);
+    read.expect("reads");
+    eventually("it passes signals on", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let status = status.expect("its status");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let mask = u64::from_str_radix(mask.expect("a mask").trim(), 16);
+        mask.expect("a number") & (1 << 14) != 0
+    });
+    let sent = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(sent.expect("kill").success());
+    assert_eq!(child.wait().expect("wait").code(), Some(9));
+    nothing_is_left(&host);
+
+    // The daemon is killed: the next one ends what nobody declares.
+    let mut child = waiting(&host);
+    // Waiting closes what is not taken.
+    let input = child.stdin.take();
+    host.kill_daemon();
+    host.start_daemon();
+    assert_ne!(child.wait().expect("wait").code(), Some(0));
+    nothing_is_left(&host);
+
+    // The pod is taken away.
+    let mut child = waiting(&host);
+    let input = (input, child.stdin.take());
+    host.tank(&["delete", "web"]).ok();
+    assert_ne!(child.wait().expect("wait").code(), Some(0));
+    drop(input);
+    host.switch(&config());
+    nothing_is_left(&host);
+
+    // There are no more than eight.
+    let children: Vec<Child> = (0..8).map(|_| waiting(&host)).collect();
+    let refused = host.tank(&["run", "web", "--", "true"]);
+    assert_eq!(refused.status, 125);
+    assert!(
+        refused.stderr.contains("8 runs by hand"),
+        "{}",
+        refused.stderr
+    );
+    for mut child in children {
+        drop(child.stdin.take());
+        assert!(child.wait().expect("wait").success());
+    }
+    host.tank(&["run", "web", "--", "true"]).ok();
+    nothing_is_left(&host);
+    host.finish();
+}
