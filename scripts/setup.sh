@@ -7,7 +7,7 @@ build="gcc g++ libc6-dev clang libclang-dev pkg-config ca-certificates"
 demo="$build busybox-static curl iproute2"
 deb="$build dpkg-dev"
 test="$demo dpkg-dev nftables debootstrap docker-registry zstd python3 python3-venv util-linux procps qemu-system-x86 cpio kmod
-    e2fsprogs conntrack erofs-utils attr xfsprogs btrfs-progs nix-bin"
+    e2fsprogs conntrack erofs-utils attr xfsprogs btrfs-progs nix-bin umoci"
 case ${1:-} in
     build) wanted=$build ;;
     demo) wanted=$demo ;;

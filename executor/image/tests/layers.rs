@@ -1,6 +1,9 @@
 //! Layers as the kernel shows them: real archives, real attributes and real mounts, so these tests
 //! run as root. Each packs images into a layout of its own and pulls them.
 
+#[path = "layers/umoci.rs"]
+mod umoci;
+
 use rustix::fs::{OFlags, ResolveFlags};
 use std::{
     fs,
@@ -44,7 +47,7 @@ fn link<'e>(name: &'e str, to: &'e str) -> Entry<'e> {
 fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (kind, name, text) in entries {
-        let (content, to) = if *kind == b'2' {
+        let (content, to) = if matches!(*kind, b'1' | b'2') {
             ("", *text)
         } else {
             (*text, "")
@@ -131,6 +134,9 @@ impl Place {
         let layers = layers.join(",");
         let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layers}]}}"#);
         let manifest = described("manifest.v1+json", self.blob(manifest.as_bytes()));
+        // Others find it by a tag.
+        let tag = r#","annotations":{"org.opencontainers.image.ref.name":"it"}}"#;
+        let manifest = format!("{}{tag}", manifest.trim_end_matches('}'));
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{manifest}]}}"#);
         fs::write(self.folder.join("layout/index.json"), index).expect("writes");
         let reference = format!("oci:{}/layout", self.folder.display());
