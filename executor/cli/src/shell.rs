@@ -44,9 +44,10 @@ enum Named {
 }
 
 /// The arguments that name something, each by its command.
-const ARGUMENTS: [(&[&str], &str, Named); 40] = [
+const ARGUMENTS: [(&[&str], &str, Named); 42] = [
     (&["get"], "pod", Named::Pod),
     (&["explain"], "pod", Named::Pod),
+    (&["port-forward"], "pod", Named::Pod),
     (&["stop"], "pods", Named::Container),
     (&["stop"], "stack", Named::Stack),
     (&["start"], "pods", Named::Container),
@@ -59,6 +60,7 @@ const ARGUMENTS: [(&[&str], &str, Named); 40] = [
     (&["events"], "stack", Named::Stack),
     (&["delete"], "pods", Named::Pod),
     (&["exec"], "target", Named::Container),
+    (&["run"], "target", Named::Container),
     (&["attach"], "target", Named::Container),
     (&["logs"], "targets", Named::Container),
     (&["why"], "field", Named::Declared),
