@@ -21,7 +21,7 @@ use std::{
 use tank_tests::repo;
 
 /// What each crate may use of Tank's own, as the design has it.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("tank-model", &[]),
     ("tank-compiler", &["tank-model"]),
     ("tank-import", &["tank-model"]),
@@ -33,8 +33,9 @@ const ROOMS: [(&str, &[&str]); 14] = [
         "tank-image",
         &["tank-erofs", "tank-layer", "tank-model", "tank-sys"],
     ),
+    ("tank-copy", &["tank-layer", "tank-sys"]),
     ("tank-proto", &["tank-model", "tank-plan"]),
-    ("tank-shim", &["tank-proto", "tank-sys"]),
+    ("tank-shim", &["tank-copy", "tank-proto", "tank-sys"]),
     ("tank-names", &["tank-plan", "tank-proto", "tank-sys"]),
     (
         "tankd",
@@ -52,6 +53,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
         "tank",
         &[
             "tank-compiler",
+            "tank-copy",
             "tank-import",
             "tank-model",
             "tank-proto",

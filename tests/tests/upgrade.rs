@@ -172,6 +172,14 @@ fn shims_of_version_3_are_taken_over() {
         assert_eq!(host.tank(&["exec", "web", "--", "nope"]).status, 127);
         assert_eq!(host.exec("web", "echo fine"), "fine");
     }
+    // What it does not know is refused by whoever does.
+    let refused = host.tank(&["cp", "web:/etc/hosts", "hosts"]);
+    assert_eq!(refused.status, 1, "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("its shim is of a Tank before this"),
+        "{}",
+        refused.stderr
+    );
     host.switch(&config("limits.pids = 77"));
     assert_eq!(host.pid("web", "app"), pid, "a limit disturbed it");
     // More mounts than its packets carry are refused before anything is sent, and it goes on.

@@ -3,8 +3,10 @@
 mod backup;
 mod bundle;
 mod by_hand;
+mod copy;
 #[cfg(test)]
 mod documented;
+mod exec;
 mod forward;
 mod image;
 mod logs;
@@ -14,6 +16,8 @@ mod stats;
 pub use backup::Backups;
 pub use bundle::Import;
 pub use by_hand::{Restart, Selection, Start, Stop};
+pub use copy::{Copy, Files};
+pub use exec::Exec;
 pub use forward::{PortForward, Ports};
 pub use image::Images;
 pub use logs::{Logs, Tail};
@@ -233,6 +237,8 @@ pub enum Command {
     /// Run a command in a container of its own beside those of a pod, as they are declared. It ends with its
     /// command, and with this one.
     Run(Run),
+    #[command(flatten)]
+    Files(Files),
     /// Attach to the terminal of a main process. Ctrl-P Ctrl-Q detaches.
     Attach {
         /// POD or POD/CONTAINER.
@@ -429,34 +435,6 @@ pub struct ChangeArgs {
     /// Show where the time went, down to the groups of system calls.
     #[arg(long)]
     pub timings: bool,
-}
-
-#[derive(ClapArgs, Debug)]
-pub struct Exec {
-    /// POD or POD/CONTAINER.
-    pub target: String,
-    /// The working directory; the main process's unless given.
-    #[arg(short = 'w', long, alias = "workdir", value_name = "DIR")]
-    pub cwd: Option<String>,
-    /// Who to be, `user` or `user:group`, names of the image or numbers; the main process's user unless
-    /// given. Only root has capabilities then, those of the container.
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    pub user: Option<String>,
-    /// An environment variable on top of the container's.
-    #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
-    pub env: Vec<(String, String)>,
-    /// Run without a terminal even where there is one.
-    #[arg(short = 'T', long)]
-    pub no_tty: bool,
-    /// Nothing: standard input is always there, and a terminal where the caller has one.
-    #[arg(short, hide = true)]
-    pub interactive: bool,
-    /// Nothing, likewise.
-    #[arg(short, hide = true)]
-    pub tty: bool,
-    /// The command with its arguments; `--` may stand before it.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub argv: Vec<String>,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]

@@ -4,7 +4,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// A command as it is called elsewhere, and what there is here.
-const WORDS: [(&str, &str); 38] = [
+const WORDS: [(&str, &str); 36] = [
     (
         "up",
         "`tank switch pods.ncl` makes the host what the file says, and waits for health",
@@ -63,10 +63,6 @@ const WORDS: [(&str, &str); 38] = [
         "`tank events -f` shows what happens, `tank stats` what pods use",
     ),
     (
-        "cp",
-        "no command of this version copies files: `tank exec POD -- tar -c -C FOLDER . | tar -x` does where the image has `tar`, and `tank volume export` of a volume",
-    ),
-    (
         "wait",
         "`tank switch` waits until all is healthy, `tank events -f` shows what happens",
     ),
@@ -86,10 +82,9 @@ const WORDS: [(&str, &str); 38] = [
     ),
     ("prune", GC),
     (
-        "df",
-        "`tank gc --dry-run` says what no generation needs, `tank volume list` what volumes take",
+        "system",
+        "`tank disk-usage` says what takes the disk, `tank gc` removes what no generation needs, `tank status` and `tank doctor` say how the host is",
     ),
-    ("system", GC),
     (
         "network",
         "`tank list networks` shows them; they are in the configuration: `tank doc networks`",

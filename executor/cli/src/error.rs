@@ -212,7 +212,7 @@ impl Error {
             }
             Self::RelativeDirectory(_) => "name it from the container's `/`: `--cwd /srv`",
             Self::NotAStream { why, .. } => match why {
-                NoStream::Directory => "to copy a directory: `tar -c . | tank exec POD -- tar -x`",
+                NoStream::Directory => "to copy a directory: `tank cp DIR POD:/PATH`",
                 _ => "redirect it to a file, a pipe or `/dev/null`",
             },
             Self::PodGone => "`tank events` says why",

@@ -3,7 +3,9 @@
 
 use crate::{args::Args, client::Client};
 use clap::{Command, CommandFactory};
-use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, ValueCompleter};
+use clap_complete::engine::{
+    ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::{
@@ -33,6 +35,8 @@ enum Named {
     Pod,
     Container,
     Generation,
+    /// A path of a container, or of this host.
+    Place,
     Volume,
     Image,
     Stack,
@@ -44,7 +48,7 @@ enum Named {
 }
 
 /// The arguments that name something, each by its command.
-const ARGUMENTS: [(&[&str], &str, Named); 42] = [
+const ARGUMENTS: [(&[&str], &str, Named); 44] = [
     (&["get"], "pod", Named::Pod),
     (&["explain"], "pod", Named::Pod),
     (&["port-forward"], "pod", Named::Pod),
@@ -61,6 +65,8 @@ const ARGUMENTS: [(&[&str], &str, Named); 42] = [
     (&["delete"], "pods", Named::Pod),
     (&["exec"], "target", Named::Container),
     (&["run"], "target", Named::Container),
+    (&["cp"], "from", Named::Place),
+    (&["cp"], "to", Named::Place),
     (&["attach"], "target", Named::Container),
     (&["logs"], "targets", Named::Container),
     (&["why"], "field", Named::Declared),
@@ -128,6 +134,10 @@ impl ValueCompleter for Named {
         };
         // Nobody hears of an error while typing.
         let found = self.candidates(current).unwrap_or_default();
+        let files = match self {
+            Self::Place => PathCompleter::any().complete(OsStr::new(current)),
+            _ => Vec::new(),
+        };
         found
             .into_iter()
             .filter(|(value, _)| value.starts_with(current) && is_plain(value))
@@ -135,6 +145,7 @@ impl ValueCompleter for Named {
                 let help = (!help.is_empty()).then(|| help.into());
                 CompletionCandidate::new(value).help(help)
             })
+            .chain(files)
             .collect()
     }
 }
@@ -160,6 +171,12 @@ impl Named {
             Self::Code => bare(manual::codes().map(str::to_owned).collect()),
             Self::Pod => bare(pods()?.pods.into_iter().map(|pod| pod.name).collect()),
             Self::Container => containers(&pods()?),
+            Self::Place => {
+                let found = containers(&pods()?).into_iter();
+                found
+                    .map(|(name, help)| (format!("{name}:/"), help))
+                    .collect()
+            }
             Self::Stack => {
                 let pods = pods()?.pods.into_iter();
                 let stacks = pods.filter_map(|pod| Some(pod.name.split_once(':')?.0.to_owned()));

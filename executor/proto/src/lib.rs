@@ -5,6 +5,7 @@
 //! * [`wire`]: how its messages are sent, and calls received within limits.
 //! * [`socket`]: how replies are received.
 //! * [`call`]: from a message to a method.
+//! * [`copy`]: what is copied into or out of a container, and how that went.
 //! * [`log`]: where the log of a container is.
 //! * [`shim`]: packets between `tankd` and a pod's shim, on a socket only root reaches.
 //! * [`names`]: packets between `tankd` and the name server.
@@ -18,6 +19,7 @@
 #![warn(missing_docs)]
 
 pub mod call;
+pub mod copy;
 pub mod log;
 pub mod names;
 pub mod shim;

@@ -16,6 +16,10 @@
 //! [`VERSION`] is part of the state a shim reports: a newer `tankd` takes over the shims of an
 //! older one.
 
+mod exec;
+
+pub use exec::ExecSpec;
+
 use crate::{log, timing::Span};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +28,8 @@ use serde::{Deserialize, Serialize};
 /// 1: the first. 2: [`Request::Files`], [`Event::Stopped`], [`Setup::nofile`]. 3:
 /// [`StartSpec::into`], [`Setup::timed`]. 4: [`Call::id`], [`ExecSpec::kill_on_close`],
 /// [`StartSpec::descriptors`], [`Reply::Sealed`]. 5: [`ExecSpec::user`]. 6: [`StartSpec::by_hand`].
-pub const VERSION: u32 = 6;
+/// 7: [`ExecSpec::copy`].
+pub const VERSION: u32 = 7;
 
 /// The first version that answers with the request's id, and takes more descriptors than
 /// [`MAX_BESIDE`].
@@ -35,6 +40,9 @@ pub const WITH_EXEC_USER: u32 = 5;
 
 /// The first version in which a main process can be one that somebody runs by hand.
 pub const WITH_BY_HAND: u32 = 6;
+
+/// The first version that copies files into and out of a container.
+pub const WITH_COPY: u32 = 7;
 
 /// The most bytes of a start or exec specification: 4 MiB (`ARG_MAX` is 2 MiB).
 pub const MAX_SPEC: u64 = 4 << 20;
@@ -458,28 +466,6 @@ pub struct Device {
     pub minor: u32,
     /// It can't be written.
     pub read_only: bool,
-}
-
-/// Everything a second process in a container is made from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecSpec {
-    /// The container's name.
-    pub container: String,
-    /// The program and its arguments.
-    pub argv: Vec<String>,
-    /// On top of the main process's environment.
-    pub env: Vec<(String, String)>,
-    /// An absolute working directory; none: the main process's own.
-    pub cwd: Option<String>,
-    /// Rows and columns. None: no terminal.
-    pub terminal: Option<(u16, u16)>,
-    /// Who it is. None: as the main process. Another one has no capability, unless it is root.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<User>,
-    /// The process, and whatever it started, ends when its control socket is closed; it counts
-    /// apart from those that an operator runs.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub kill_on_close: bool,
 }
 
 /// Ids inside the pod.

@@ -10,6 +10,7 @@
 //! container's, so that nothing it started, in whatever session, outlives it.
 
 use crate::{
+    copy,
     failure::{Attempt, Error, Reason},
     launch::{Launched, Place, Program, Report, launch},
     run::{Run, absolute, filter, set_limits},
@@ -18,6 +19,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
 };
 use tank_proto::shim::{ExecSpec, Setup, User};
 use tank_sys::{
@@ -40,7 +42,14 @@ pub struct Exec {
     pub kill_on_close: bool,
     /// The cgroup of one that does, as long as it runs.
     pub group: Option<ExecGroup>,
+    /// It copies files, and ends by itself when the client has gone.
+    pub copies: bool,
+    /// When it is ended, if it does not.
+    pub end_by: Option<Instant>,
 }
+
+/// How long a process that copies may take to end once its client has gone: it removes what it has not finished.
+const COPY_END_LIMIT: Duration = Duration::from_secs(10);
 
 /// A cgroup of version 2 for one second process and all it starts, below its container's.
 pub struct ExecGroup {
@@ -141,6 +150,8 @@ pub fn start(
         master,
         kill_on_close: spec.kill_on_close,
         group,
+        copies: spec.copy.is_some(),
+        end_by: None,
     };
     Ok((exec, for_client))
 }
@@ -240,6 +251,10 @@ impl Main<'_> {
         }
         set_limits(self.setup, &container.spec)?;
         privilege::become_root(self.namespaces.user.as_fd())?;
+        if let Some(copy) = &self.spec.copy {
+            let bounding = &container.spec.bounding;
+            return copy::run(copy, root, bounding, self.filter, report);
+        }
         let program = Program {
             argv: &self.spec.argv,
             env: &self.env,
@@ -273,8 +288,23 @@ impl Exec {
         }
     }
 
+    /// The client has closed the control socket.
+    pub fn client_gone(&mut self) {
+        match (self.kill_on_close, self.copies) {
+            (true, _) => self.kill(),
+            (false, true) => self.leave(),
+            (false, false) => self.detach(),
+        }
+    }
+
+    /// The client has gone, and so have both ends of its streams.
+    fn leave(&mut self) {
+        self.control = None;
+        self.end_by = Some(Instant::now() + COPY_END_LIMIT);
+    }
+
     /// The client has gone: from now on the terminal is read here.
-    pub fn detach(&mut self) {
+    fn detach(&mut self) {
         self.control = None;
         if let Some(master) = &self.master
             && let Err(error) = rustix::io::ioctl_fionbio(master, true)

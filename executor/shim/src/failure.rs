@@ -52,6 +52,8 @@ pub enum Attempt {
     StartContainer,
     #[error("run a command")]
     RunCommand,
+    #[error("copy files")]
+    CopyFiles,
     #[error("attach")]
     Attach,
     #[error("enter the working directory")]

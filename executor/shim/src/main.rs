@@ -26,6 +26,7 @@
 //! * [`pod`]: the loop, everything it waits for, and the requests it answers.
 //! * [`start`]: from a specification to a running main process.
 //! * [`exec`]: a second process inside a running container.
+//! * [`copy`]: one that copies files, and executes nothing.
 //! * [`launch`]: from a fork to an executed program, for both; [`handshake`]: what is due on the way.
 //! * [`run`]: a container that runs or has run.
 //! * [`log`]: what containers print, as lines in a bounded file.
@@ -33,6 +34,7 @@
 
 #![forbid(unsafe_code)]
 
+mod copy;
 mod exec;
 mod failure;
 mod forkserver;

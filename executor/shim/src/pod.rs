@@ -1,5 +1,5 @@
 //! The loop: one `poll(2)` over everything the shim waits for. It never wakes without an event, but to note in a
-//! log what was dropped.
+//! log what was dropped, and to end what copies for nobody.
 
 mod ends;
 mod requests;
@@ -35,6 +35,9 @@ const MAX_CONNECTIONS: usize = 16;
 /// The most second processes of operators at once, and the most that end with their control socket:
 /// one kind does not take the places of the other.
 const MAX_EXECS: usize = 256;
+
+/// The most that copy files.
+const MAX_COPIES: usize = 16;
 
 /// The most cgroups of ended second processes that wait for their last process to be gone.
 const MAX_EMPTYING: usize = 64;
@@ -145,6 +148,7 @@ impl Pod {
                 self.handle(&token, &mut buffer);
             }
             self.note_dropped();
+            self.end_overdue();
             self.tidy();
         }
     }
@@ -158,7 +162,7 @@ impl Pod {
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         }
         loop {
-            match rustix::event::poll(&mut fds, self.notice_due().as_ref()) {
+            match rustix::event::poll(&mut fds, self.next_due().as_ref()) {
                 Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => break,
                 Err(error) => return Err(error).doing(|| "wait for events"),
@@ -171,13 +175,17 @@ impl Pod {
         Ok(ready.map(|(token, _)| token).collect())
     }
 
-    /// How long until lines have to be noted that were dropped.
-    fn notice_due(&self) -> Option<Timespec> {
-        let due = self
+    /// How long until lines have to be noted that were dropped, or a process be ended.
+    fn next_due(&self) -> Option<Timespec> {
+        let notices = self
             .containers
             .values()
             .filter_map(|run| run.log.notice_due());
-        let left = due.min()?.saturating_duration_since(Instant::now());
+        let ends = self.execs.iter().filter_map(|exec| exec.end_by);
+        let left = notices
+            .chain(ends)
+            .min()?
+            .saturating_duration_since(Instant::now());
         // Never 0: what is due then is due in its own time.
         (left + Duration::from_millis(1)).try_into().ok()
     }
@@ -301,11 +309,7 @@ impl Pod {
                     && let Some(control) = &exec.control
                     && !matches!(packet::receive(control.as_fd()), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
                 {
-                    if exec.kill_on_close {
-                        exec.kill();
-                    } else {
-                        exec.detach();
-                    }
+                    exec.client_gone();
                 }
             }
             Token::ExecTerminal(index) => {

@@ -5,6 +5,8 @@ mod bundle;
 mod by_hand;
 mod change;
 mod config;
+mod copy;
+mod disk;
 mod doctor;
 mod exec;
 mod forward;
@@ -28,7 +30,7 @@ mod volume;
 pub use config::EVALUATE;
 
 use crate::{
-    args::{Args, Command, Configuration, Generations, Images, Listed, Volumes},
+    args::{Args, Command, Configuration, Files, Generations, Images, Listed, Volumes},
     client::Client,
     error::Error,
     timings::Timings,
@@ -326,6 +328,8 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Image(Images::Remove { images }) => {
             image::remove(&mut connect().await?, images, json).await
         }
+        Command::Files(Files::Cp(args)) => copy::copy(&mut connect().await?, args, json).await,
+        Command::Files(Files::DiskUsage) => disk::usage(&mut connect().await?, json).await,
         Command::Exec(exec) => exec::exec(&mut connect().await?, exec).await,
         Command::Run(run) => exec::run(&mut connect().await?, run).await,
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,

@@ -4,6 +4,7 @@
 use super::{
     by_hand,
     client::Client,
+    copies,
     exec::{self, target},
     refusal::{Refusal, internal, of_shim},
     registries,
@@ -25,6 +26,7 @@ use std::{
 };
 use tank_model::{Config, Name, canonical, diff};
 use tank_proto::{
+    copy::Copy,
     shim::Request as ShimRequest,
     varlink::{self, DiffCall, Error, Method, StackSource, SwitchCall},
 };
@@ -181,6 +183,27 @@ impl Client {
             }
             Method::Run(call) => self.run_by_hand(call, fds).await,
             Method::Forward { pod, port } => self.forward(&pod, port).await,
+            Method::CopyOut(call) => {
+                let copy = Copy::Out {
+                    path: call.path,
+                    name: call.name,
+                    follow: call.follow == Some(true),
+                };
+                let of = (call.pod.as_str(), call.container.as_deref());
+                let (reply, fds) = copies::begin(&floors, of, copy).await?;
+                self.reply(&reply, false, fds).await
+            }
+            Method::CopyIn(call) => {
+                let copy = Copy::In {
+                    path: call.path,
+                    archive: call.archive == Some(true),
+                    ids: call.ids == Some(true),
+                };
+                let of = (call.pod.as_str(), call.container.as_deref());
+                let (reply, fds) = copies::begin(&floors, of, copy).await?;
+                self.reply(&reply, false, fds).await
+            }
+            Method::DiskUsage {} => self.disk_usage(&generations).await,
             Method::Logs(call) => self.logs(&generations, call, more).await,
             Method::Why { field } => {
                 let reply = tokio::task::spawn_blocking(move || generations.why(&field)).await;

@@ -105,6 +105,7 @@ pub async fn exec(
             groups: found.user.groups,
         }),
         kill_on_close: false,
+        copy: None,
     };
     let text = serde_json::to_vec(&spec).map_err(|e| internal("write a specification", e))?;
     let sealed = tank_sys::packet::sealed("exec", &text)

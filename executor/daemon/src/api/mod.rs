@@ -9,6 +9,7 @@ mod bundles;
 mod by_hand;
 mod calls;
 mod client;
+mod copies;
 mod exec;
 mod forward;
 mod images;

@@ -6,7 +6,7 @@ use super::{
     streams::while_connected,
     views,
 };
-use crate::generations::{Collected, Damage, Generations, Inspected, MAX_PROGRESS};
+use crate::generations::{Collected, Damage, DiskUse, Generations, Inspected, MAX_PROGRESS};
 use std::sync::Arc;
 use tank_model::diff;
 use tank_proto::varlink::{self, BroughtBack, DiffRollbackReply};
@@ -76,6 +76,28 @@ impl Client {
         let collected = while_connected(&self.stream, done).await??;
         let collected = self::collected(collected);
         let reply = varlink::CollectReply { collected };
+        self.reply(&reply, false, Vec::new()).await
+    }
+
+    /// What takes the disk. Measuring ends when the client leaves.
+    pub(super) async fn disk_usage(
+        &mut self,
+        generations: &Arc<Generations>,
+    ) -> Result<(), Refusal> {
+        let measure = async { Ok(generations.disk().await?) };
+        let disk = while_connected(&self.stream, measure).await?;
+        let part = |part: DiskUse| varlink::DiskPart {
+            kind: part.kind.to_owned(),
+            count: part.count,
+            bytes: part.size.map(|size| size.bytes),
+            at_least: part.size.is_some_and(|size| size.at_least),
+            freed: part.freed,
+        };
+        let reply = varlink::DiskUsageReply {
+            parts: disk.parts.into_iter().map(part).collect(),
+            total: disk.total,
+            free: disk.free,
+        };
         self.reply(&reply, false, Vec::new()).await
     }
 

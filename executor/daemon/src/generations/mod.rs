@@ -15,6 +15,7 @@ mod chosen;
 mod collector;
 mod data;
 mod deleted;
+mod disk;
 mod end;
 mod error;
 mod explain;
@@ -49,6 +50,7 @@ mod written;
 
 pub use collector::{Collect, Collected, Collector};
 pub use deleted::Deleted;
+pub use disk::DiskUse;
 pub use error::{Error, Misfit};
 pub use inspect::{Damage, Inspected};
 pub use intent::Request;

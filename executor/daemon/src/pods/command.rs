@@ -114,6 +114,7 @@ impl Pods {
             terminal: None,
             user: None,
             kill_on_close: true,
+            copy: None,
         };
         let text = serde_json::to_vec(&spec)?;
         let spec = packet::sealed("command", &text)?;

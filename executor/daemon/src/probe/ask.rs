@@ -162,6 +162,7 @@ async fn execute(
         terminal: None,
         user: None,
         kill_on_close: true,
+        copy: None,
     };
     let text = serde_json::to_vec(&spec)?;
     let spec = packet::sealed("probe", &text)?;

@@ -1,7 +1,7 @@
 //! The names of the methods.
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 45] = [
+pub const METHODS: [&str; 48] = [
     "Status",
     "Diff",
     "Switch",
@@ -25,6 +25,9 @@ pub const METHODS: [&str; 45] = [
     "Attach",
     "Run",
     "Forward",
+    "CopyOut",
+    "CopyIn",
+    "DiskUsage",
     "Logs",
     "Events",
     "Stats",

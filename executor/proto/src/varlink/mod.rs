@@ -6,6 +6,7 @@
 
 mod bundles;
 mod by_hand;
+mod copies;
 mod error;
 mod forward;
 mod images;
@@ -22,6 +23,7 @@ mod words;
 
 pub use bundles::{Bundle, ExportGenerationReply, ImportGenerationCall, ImportGenerationReply};
 pub use by_hand::{ExplainReply, OperateCall, OperateReply, Operated, Reason};
+pub use copies::{CopyInCall, CopyOutCall, CopyReply, DiskPart, DiskUsageReply};
 pub use error::{Error, used_by};
 pub use forward::ForwardReply;
 pub use images::{
@@ -192,6 +194,15 @@ pub enum Method {
         /// The port inside of the pod; none: whether the pod runs is all that is asked.
         port: Option<u16>,
     },
+    /// Files out of a container.
+    #[serde(rename = "io.tank.Executor.CopyOut")]
+    CopyOut(CopyOutCall),
+    /// Files into a container.
+    #[serde(rename = "io.tank.Executor.CopyIn")]
+    CopyIn(CopyInCall),
+    /// What takes the disk.
+    #[serde(rename = "io.tank.Executor.DiskUsage")]
+    DiskUsage {},
     /// Lines of the logs.
     #[serde(rename = "io.tank.Executor.Logs")]
     Logs(LogsCall),

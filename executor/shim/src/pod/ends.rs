@@ -5,7 +5,7 @@ use crate::{
     log::now_millis,
     run::{Output, exit_status},
 };
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Instant};
 use tank_proto::{
     shim::{Event, ExitStatus, FromShim},
     terminal,
@@ -63,6 +63,17 @@ impl Pod {
     fn broadcast(&self, event: &FromShim) {
         for index in 0..self.connections.len() {
             self.send(index, event, &[]);
+        }
+    }
+
+    /// Ends processes that copy for nobody, and do not end by themselves.
+    pub(super) fn end_overdue(&mut self) {
+        let now = Instant::now();
+        for exec in &mut self.execs {
+            if exec.end_by.is_some_and(|by| by <= now) {
+                exec.end_by = None;
+                exec.kill();
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Requests and their answers.
 
-use super::{MAX_EXECS, Pod, id_of, spans, trace, version};
+use super::{MAX_COPIES, MAX_EXECS, Pod, id_of, spans, trace, version};
 use crate::{
     exec,
     failure::{Attempt, Error, Reason},
@@ -163,9 +163,14 @@ impl Pod {
     fn exec(&mut self, mut fds: Vec<OwnedFd>) -> Result<Done, Error> {
         let spec: ExecSpec = read_spec(&mut fds)?;
         let execs = self.execs.iter();
-        let alike = execs.filter(|exec| exec.kill_on_close == spec.kill_on_close);
-        if alike.count() >= MAX_EXECS {
-            return Err(Attempt::RunCommand.failed(Reason::TooManyExecs(MAX_EXECS)));
+        let kind = (spec.kill_on_close, spec.copy.is_some());
+        let alike = execs.filter(|exec| (exec.kill_on_close, exec.copies) == kind);
+        let (most, attempt) = match kind {
+            (_, true) => (MAX_COPIES, Attempt::CopyFiles),
+            (_, false) => (MAX_EXECS, Attempt::RunCommand),
+        };
+        if alike.count() >= most {
+            return Err(attempt.failed(Reason::TooManyExecs(most)));
         }
         self.exec_groups += 1;
         let container = self.running(&spec.container)?;

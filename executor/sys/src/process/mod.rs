@@ -2,7 +2,10 @@
 
 mod signals;
 
-pub use signals::{reset_oom_score, reset_signals, reset_umask, signal_name, signal_number};
+pub use signals::{
+    ignore_file_size_signal, reset_oom_score, reset_signals, reset_umask, signal_name,
+    signal_number,
+};
 
 use crate::{Context, Result};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};

@@ -14,6 +14,14 @@ pub fn reset_signals() {
     }
 }
 
+/// A file that becomes larger than `RLIMIT_FSIZE` lets is an error (`EFBIG`), and not this process's end (setrlimit(2)).
+pub fn ignore_file_size_signal() {
+    // SAFETY: sets one disposition of this single-threaded process; no handler is installed.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
 /// What others may not do with a file that a program makes, as it expects that: 022, whatever the service manager gave the daemon.
 pub fn reset_umask() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));

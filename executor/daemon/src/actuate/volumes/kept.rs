@@ -72,46 +72,7 @@ impl Volumes {
     pub fn measure(&self, places: &Places, until: Instant) -> Result<Size, VolumeError> {
         let deadline = until.min(Instant::now() + MEASURE_LIMIT);
         let top = self.show(places)?;
-        let mut size = Size::default();
-        let mut count = 0;
-        let mut levels = vec![(Dir::read_from(&top).map_err(io::Error::from)?, top)];
-        while let depth @ 1.. = levels.len()
-            && let Some((entries, dir)) = levels.last_mut()
-        {
-            let Some(Ok(entry)) = entries.read() else {
-                levels.pop();
-                continue;
-            };
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            count += 1;
-            if count > MAX_MEASURED || Instant::now() > deadline {
-                size.at_least = true;
-                break;
-            }
-            let Ok(stat) = rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
-                continue;
-            };
-            let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
-            let names = if is_dir { 1 } else { stat.st_nlink.max(1) };
-            size.bytes += stat.st_blocks as u64 * 512 / names;
-            if !is_dir {
-                continue;
-            }
-            if depth >= MAX_LEVELS {
-                size.at_least = true;
-                continue;
-            }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if let Ok(below) = rustix::fs::openat(&*dir, name, flags, Mode::empty())
-                && let Ok(entries) = Dir::read_from(&below)
-            {
-                levels.push((entries, below));
-            }
-        }
-        Ok(size)
+        Ok(measure_below(top, &|| Instant::now() > deadline)?)
     }
 
     /// A mount of a volume through which nothing can be written, no link followed and no device
@@ -238,6 +199,58 @@ impl Volumes {
             dir => Ok(!super::is_empty(&dir?)?),
         }
     }
+}
+
+/// What a folder of Tank's takes of the disk, by which nothing is followed. Blocking.
+///
+/// # Errors
+/// When it can't be opened.
+pub fn measure(path: &Path, stop: &dyn Fn() -> bool) -> io::Result<Size> {
+    measure_below(open_dir(path)?, stop)
+}
+
+/// What is below a directory, until there is too much of it or `stop` says so.
+fn measure_below(top: OwnedFd, stop: &dyn Fn() -> bool) -> io::Result<Size> {
+    let mut size = Size::default();
+    let mut count = 0;
+    let mut levels = vec![(Dir::read_from(&top)?, top)];
+    while let depth @ 1.. = levels.len()
+        && let Some((entries, dir)) = levels.last_mut()
+    {
+        let Some(Ok(entry)) = entries.read() else {
+            levels.pop();
+            continue;
+        };
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        count += 1;
+        if count > MAX_MEASURED || stop() {
+            size.at_least = true;
+            break;
+        }
+        let Ok(stat) = rustix::fs::statat(&*dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            continue;
+        };
+        let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
+        let names = if is_dir { 1 } else { stat.st_nlink.max(1) };
+        size.bytes += stat.st_blocks as u64 * 512 / names;
+        if !is_dir {
+            continue;
+        }
+        if depth >= MAX_LEVELS {
+            size.at_least = true;
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(below) = rustix::fs::openat(&*dir, name, flags, Mode::empty())
+            && let Ok(entries) = Dir::read_from(&below)
+        {
+            levels.push((entries, below));
+        }
+    }
+    Ok(size)
 }
 
 /// What is in a folder, which need not be there.

@@ -38,7 +38,7 @@ pub use backup::{Shared, Sharing};
 use counting::Counting;
 pub use error::{SubPathError, VolumeError};
 pub(super) use kept::sweep;
-pub use kept::{Size, used};
+pub use kept::{Size, measure, used};
 pub use limits::{Unlimitable, is_full};
 pub use outlet::Outlet;
 pub use replaced::Replaced;
