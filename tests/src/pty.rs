@@ -23,6 +23,12 @@ pub struct Terminal {
 impl Terminal {
     /// Runs a command with a terminal of 24 rows and 80 columns as its controlling one.
     pub fn run(command: &Command) -> Self {
+        Self::of(command, 80)
+    }
+
+    /// The same with so many columns. What the command's environment has beside the test's own is the
+    /// same, too.
+    pub fn of(command: &Command, columns: u16) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = rustix::pty::openpt(flags).expect("a terminal");
         rustix::pty::unlockpt(&master).expect("unlock");
@@ -32,7 +38,7 @@ impl Terminal {
                 rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
             rustix::fs::open(name.as_c_str(), flags, Mode::empty()).expect("open")
         };
-        resize(&master, 24, 80);
+        resize(&master, 24, columns);
         let mut setsid = Command::new("setsid");
         setsid
             .args(["--ctty", "--wait"])
@@ -40,6 +46,12 @@ impl Terminal {
             .args(command.get_args());
         if let Some(dir) = command.get_current_dir() {
             setsid.current_dir(dir);
+        }
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => setsid.env(name, value),
+                None => setsid.env_remove(name),
+            };
         }
         setsid.env("TERM", "vt220");
         let child = setsid

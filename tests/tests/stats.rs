@@ -362,6 +362,38 @@ fn panic_with(hooks: &[Value]) -> bool {
     false
 }
 
+/// One that runs when the daemon is ended ends with it: nobody would wait for it.
+#[test]
+fn a_hook_ends_with_the_daemon() {
+    let mut host = host_with(|dir| {
+        let marks = open_folder(dir);
+        let marks = marks.display();
+        let script = format!(
+            "test -e {marks}/pid && exit; echo $$ > {marks}/new; mv {marks}/new {marks}/pid; exec sleep 7656"
+        );
+        format!(
+            "[[on_event]]\nkinds = [\"switched\"]\ncommand = [\"/bin/sh\", \"-c\", '''{script}''']\nlimit = \"5m\"\n"
+        )
+    });
+    let pid = host.dir.join("marks/pid");
+    host.switch(&format!("{{ {} }}", sleeper("web")));
+    eventually("it runs", || pid.exists());
+    let pid = fs::read_to_string(pid).expect("a number");
+    let line = format!("/proc/{}/cmdline", pid.trim());
+    let runs = || fs::read_to_string(&line).is_ok_and(|line| line.contains("7656"));
+    eventually("it sleeps", runs);
+    let daemon = i32::try_from(host.daemon_pid()).expect("a pid");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(daemon).expect("a pid"),
+        rustix::process::Signal::TERM,
+    )
+    .expect("signals");
+    host.reap_daemon();
+    assert!(!runs());
+    host.start_daemon();
+    host.finish();
+}
+
 #[test]
 fn a_webhook_is_sent_what_happened_and_nobody_else_is() {
     let script = "

@@ -25,7 +25,10 @@ use std::{
     time::Duration,
 };
 use tank_sys::cgroup::Cgroups;
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    task::{JoinHandle, JoinSet, spawn_blocking},
+};
 use webhook::Poster;
 
 /// The most events that wait for one hook.
@@ -34,15 +37,32 @@ const MAX_QUEUE: usize = 64;
 /// The most of what a command printed that is shown, in bytes.
 const MAX_SHOWN: usize = 400;
 
+/// Hooks that are run.
+pub struct Hooks {
+    work: JoinHandle<()>,
+    cgroups: Arc<Cgroups>,
+}
+
+impl Hooks {
+    /// Ends those that run: nobody would wait for them.
+    pub async fn end(self) {
+        self.work.abort();
+        let _ = self.work.await;
+        let _ = spawn_blocking(move || command::sweep(&self.cgroups)).await;
+    }
+}
+
 /// Begins what goes on for ever, if any hook is declared. What a daemon before this one has left running ends.
-pub fn keep(settings: &Settings, cgroups: &Arc<Cgroups>, events: &Arc<Events>) {
+pub fn keep(settings: &Settings, cgroups: &Arc<Cgroups>, events: &Arc<Events>) -> Hooks {
     let (_, mut live) = events.listen();
-    let (hooks, cgroups) = (settings.config.on_event.clone(), Arc::clone(cgroups));
-    let events = Arc::clone(events);
-    tokio::spawn(async move {
+    let (hooks, own) = (settings.config.on_event.clone(), Arc::clone(cgroups));
+    let (events, cgroups) = (Arc::clone(events), Arc::clone(cgroups));
+    let work = tokio::spawn(async move {
         let left = Arc::clone(&cgroups);
-        let _ = tokio::task::spawn_blocking(move || command::sweep(&left)).await;
-        let queues = begin(hooks, &cgroups, &events);
+        let _ = spawn_blocking(move || command::sweep(&left)).await;
+        // They end with this.
+        let mut runners = JoinSet::new();
+        let queues = begin(hooks, (&cgroups, &events), &mut runners);
         while !queues.is_empty() {
             match live.recv().await {
                 Ok(event) => queues.iter().for_each(|queue| queue.add(&event)),
@@ -53,10 +73,15 @@ pub fn keep(settings: &Settings, cgroups: &Arc<Cgroups>, events: &Arc<Events>) {
             }
         }
     });
+    Hooks { work, cgroups: own }
 }
 
 /// Has each hook wait for its events.
-fn begin(hooks: Vec<Hook>, cgroups: &Arc<Cgroups>, events: &Arc<Events>) -> Vec<Queue> {
+fn begin(
+    hooks: Vec<Hook>,
+    (cgroups, events): (&Arc<Cgroups>, &Arc<Events>),
+    runners: &mut JoinSet<()>,
+) -> Vec<Queue> {
     hooks
         .into_iter()
         .enumerate()
@@ -70,7 +95,7 @@ fn begin(hooks: Vec<Hook>, cgroups: &Arc<Cgroups>, events: &Arc<Events>) -> Vec<
                 events: Arc::clone(events),
                 dropped: Arc::clone(&dropped),
             };
-            tokio::spawn(runner.run(waiting));
+            runners.spawn(runner.run(waiting));
             Queue {
                 hook,
                 sender,

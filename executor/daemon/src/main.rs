@@ -187,10 +187,9 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
         dirty,
     } = house.map_err(|e| with_causes(&e))?;
     let (generations, events) = (Arc::clone(&floors.generations), Arc::clone(&floors.events));
-    if listener.is_some() {
-        // Before the first thing that it may be asked to run for.
-        hooks::keep(&floors.settings, &cgroups, &events);
-    }
+    // Before the first thing that one may be asked to run for.
+    let begin = || hooks::keep(&floors.settings, &cgroups, &events);
+    let hooks = listener.is_some().then(begin);
     for note in recovered {
         tracing::warn!("{note}");
         events.add(Kind::Recovered, None, note);
@@ -220,6 +219,9 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
         _ = tokio::signal::ctrl_c() => {}
     }
     supervisor::stopping();
+    if let Some(hooks) = hooks {
+        hooks.end().await;
+    }
     backups.end_backups().await;
     let _ = tokio::task::spawn_blocking(move || events.flush()).await;
     Ok(())
