@@ -135,6 +135,7 @@ impl Planner<'_> {
             let id = self.stop(pod, name, container, &removal, &[]);
             stopped.insert(name, (id, removal));
         }
+        self.end_disturbing_runs(pod, found);
         stopped
     }
 

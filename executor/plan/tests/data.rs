@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use tank_model::{Config, Digest, Name};
 use tank_plan::{
-    Inputs, Observed, Plan, Report, Step, Target,
+    Inputs, Observed, Plan, Report, RunByHand, Step, Target,
     model::{apply, inputs},
     observed::{State, VolumeData},
     plan,
@@ -32,7 +32,7 @@ fn pods(database: &str, side: &str, volume: &str) -> Inputs {
 }
 
 /// A host that runs this, as its first generation, where files can share what they have.
-fn host(first: &Inputs) -> Observed {
+fn host_of(first: &Inputs) -> Observed {
     let mut host = Observed::default();
     host.data.reflinks = true;
     let (begin, _) = plan(&first.target(), &host);
@@ -72,7 +72,7 @@ fn before(plan: &Plan, text: &str) -> BTreeSet<String> {
 #[test]
 fn a_snapshot_is_taken_between_the_ends_of_those_that_write_and_the_starts() {
     let (first, second) = (pods("one", "side", "{}"), pods("two", "side", "{}"));
-    let mut host = host(&first);
+    let mut host = host_of(&first);
     let (plan, report) = next(&second, &first, &host);
     let snapshot = "snapshot db/data, kept with generation 1";
     assert_eq!(
@@ -114,10 +114,76 @@ fn a_snapshot_is_taken_between_the_ends_of_those_that_write_and_the_starts() {
     assert_eq!(texts(&next(&second, &second, &host).0), ["start db/app"]);
 }
 
+/// A command that somebody runs beside them, on the same volume.
+fn run(inputs: &mut Inputs, of: &str, started: bool) {
+    let spec = inputs.target().container(&name("db"), &name(of));
+    let run = RunByHand {
+        uid: 1000,
+        time: 7,
+        hash: Digest::of(b"a run"),
+        spec: Box::new(spec.expect("a specification")),
+        started,
+    };
+    inputs.runs.insert(name("db"), name("run-1"), run);
+}
+
+#[test]
+fn what_is_run_by_hand_is_not_on_a_volume_that_has_to_rest() {
+    let (mut first, mut second) = (pods("one", "side", "{}"), pods("two", "side", "{}"));
+    let mut host = host_of(&first);
+    run(&mut first, "app", false);
+    let (begins, _) = next(&first, &first, &host);
+    assert_eq!(texts(&begins), ["start db/run-1"]);
+    apply(&begins, &mut host);
+    run(&mut second, "app", true);
+    let (plan, _) = next(&second, &first, &host);
+    let (snapshot, stop) = ("snapshot db/data, kept with generation 1", "stop db/run-1");
+    assert!(before(&plan, snapshot).contains(stop), "{:?}", texts(&plan));
+    apply(&plan, &mut host);
+    let (sweep, _) = next(&second, &second, &host);
+    apply(&sweep, &mut host);
+    assert!(next(&second, &second, &host).0.is_empty());
+
+    // One that reads goes on while a snapshot is taken, and ends before another volume is in its place.
+    run(&mut second, "reads", false);
+    let (begins, _) = next(&second, &second, &host);
+    apply(&begins, &mut host);
+    let mut third = pods("three", "side", "{}");
+    run(&mut third, "reads", true);
+    host.data.left = Some(2);
+    let data = host.data.volumes.get_mut(&name("db")).expect("volumes");
+    let data = data.get_mut(&name("data")).expect("a volume");
+    data.kept = false;
+    let mut wanted = host.clone();
+    let (plan, _) = next(&third, &second, &host);
+    assert!(
+        !texts(&plan).contains(&stop.to_owned()),
+        "{:?}",
+        texts(&plan)
+    );
+    let data = wanted.data.volumes.get_mut(&name("db")).expect("volumes");
+    data.get_mut(&name("data")).expect("a volume").wanted = Some(1);
+    let (plan, _) = next(&third, &second, &wanted);
+    let steps = texts(&plan);
+    let restore = steps
+        .iter()
+        .find(|step| step.starts_with("bring db/data back"));
+    let restore = restore.expect("it is brought back");
+    assert!(before(&plan, restore).contains(stop), "{steps:?}");
+
+    // What is not started yet waits for it.
+    let mut second = pods("two", "side", "{}");
+    run(&mut second, "app", false);
+    let host = host_of(&pods("one", "side", "{}"));
+    let (plan, _) = next(&second, &pods("one", "side", "{}"), &host);
+    let start = before(&plan, "start db/run-1");
+    assert!(start.contains(snapshot), "{start:?}");
+}
+
 #[test]
 fn cut_after_any_step_the_snapshot_is_taken_once_and_before_anything_starts() {
     let (first, second) = (pods("one", "side", "{}"), pods("two", "side", "{}"));
-    let begin = host(&first);
+    let begin = host_of(&first);
     let (whole, _) = next(&second, &first, &begin);
     for cut in 0..=whole.steps.len() {
         let mut host = begin.clone();
@@ -148,7 +214,7 @@ fn who_only_reads_and_who_is_another_image_already_cause_none() {
         pods("one", "side", "{}"),
         pods("one", "side", r#"{ "mode": "0700" }"#),
     );
-    let mut host = host(&first);
+    let mut host = host_of(&first);
     let (plan, _) = next(&env, &first, &host);
     let snapshots = |plan: &Plan| {
         let steps = plan.steps.iter();
@@ -175,7 +241,7 @@ fn who_only_reads_and_who_is_another_image_already_cause_none() {
 #[test]
 fn where_files_share_nothing_the_plan_says_what_is_missing() {
     let (first, second) = (pods("one", "side", "{}"), pods("two", "side", "{}"));
-    let mut host = host(&first);
+    let mut host = host_of(&first);
     host.data.reflinks = false;
     let (plan, report) = next(&second, &first, &host);
     assert_eq!(texts(&plan), ["stop db/app", "start db/app"]);
@@ -195,7 +261,7 @@ fn where_files_share_nothing_the_plan_says_what_is_missing() {
 #[test]
 fn what_is_brought_back_has_nothing_of_it_mounted_and_comes_once() {
     let first = pods("one", "side", "{}");
-    let mut host = host(&first);
+    let mut host = host_of(&first);
     host.data.left = Some(7);
     let wanted = VolumeData {
         wanted: Some(3),
@@ -237,7 +303,7 @@ fn what_is_brought_back_has_nothing_of_it_mounted_and_comes_once() {
 #[test]
 fn what_was_handed_on_is_called_by_the_generation_that_left_it() {
     let first = pods("one", "side", "{}");
-    let mut host = host(&first);
+    let mut host = host_of(&first);
     host.data.left = Some(7);
     let wanted = VolumeData {
         wanted: Some(3),
@@ -259,7 +325,7 @@ fn what_was_handed_on_is_called_by_the_generation_that_left_it() {
 #[test]
 fn what_was_imported_is_said_to_be_that() {
     let (first, second) = (pods("one", "side", "{}"), pods("two", "side", "{}"));
-    let mut host = host(&first);
+    let mut host = host_of(&first);
     let reason = |host: &Observed| {
         let (plan, _) = next(&second, &first, host);
         let mut steps = plan.steps.iter();

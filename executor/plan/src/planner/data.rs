@@ -15,6 +15,7 @@ use crate::{
     observed,
     planner::Planner,
     step::{Class, Step, StepId},
+    target::{self, MountSource},
     unmet::Unmet,
     why::Why,
 };
@@ -207,7 +208,18 @@ impl Planner<'_> {
         }
     }
 
-    fn data_step(&mut self, pod: &Name, volume: &Name, due: Due) -> StepId {
+    /// What is due of a volume's data before anything has this mount, or while nothing has it.
+    pub(crate) fn due_of(&self, pod: &Name, mount: &target::Mount) -> Option<Due> {
+        if !matches!(mount.source, MountSource::Managed { .. }) {
+            return None;
+        }
+        let key = (pod.clone(), mount.volume.clone());
+        let due = self.data.resting.get(&key).copied()?;
+        let reads = mount.read_only && matches!(due, Due::Snapshot { .. });
+        (!reads).then_some(due)
+    }
+
+    pub(crate) fn data_step(&mut self, pod: &Name, volume: &Name, due: Due) -> StepId {
         let key = (pod.clone(), volume.clone());
         if let Some(planned) = self.data.planned.get(&key) {
             return *planned;

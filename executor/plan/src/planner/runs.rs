@@ -2,7 +2,7 @@
 
 use crate::{
     observed::{self, State},
-    planner::Planner,
+    planner::{Planner, Removal},
     step::{Class, Step, StepId},
     why::{WaitsFor, Why},
 };
@@ -13,6 +13,22 @@ impl Planner<'_> {
     pub(crate) fn is_run_by_hand(&self, pod: &Name, name: &Name, found: &observed::Run) -> bool {
         let runs = matches!(found.state, State::Running { .. });
         runs && self.target.runs.get(pod, name).is_some()
+    }
+
+    /// Ends what is run by hand and has a volume that has to be at rest.
+    pub(crate) fn end_disturbing_runs(&mut self, pod: &Name, found: &observed::Pod) {
+        let runs = self.target.runs;
+        for (name, run) in runs.of_pod(pod) {
+            let running = found.containers.get(name);
+            let running = running.filter(|found| self.is_run_by_hand(pod, name, found));
+            let Some(found) = running else { continue };
+            let mut mounts = run.spec.mounts.iter();
+            let disturbs = mounts.find(|mount| self.due_of(pod, mount).is_some());
+            if let Some(mount) = disturbs {
+                let removal = Removal::for_rest_of(&mount.volume);
+                self.stop(pod, name, found, &removal, &[]);
+            }
+        }
     }
 
     /// Starts what is to be run by hand and was not started yet, once what its pod waits for is there.
@@ -46,7 +62,14 @@ impl Planner<'_> {
                 attempt: 0,
                 spec: run.spec.clone(),
             };
-            self.add(step, class, Why::RunByHand { uid: run.uid }, false, after);
+            let mut after = after.to_vec();
+            for mount in &run.spec.mounts {
+                if let Some(due) = self.due_of(pod, mount) {
+                    after.push(self.data_step(pod, &mount.volume, due));
+                }
+            }
+            let why = Why::RunByHand { uid: run.uid };
+            self.add(step, class, why, false, &after);
         }
     }
 }
