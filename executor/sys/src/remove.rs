@@ -78,10 +78,17 @@ fn empty(dir: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> io::Res
             again = true;
             continue;
         }
-        let below = open(dir.as_fd(), name)?;
+        // Somebody else may be at it, too: what has gone below the top says nothing of that.
+        let below = match open(dir.as_fd(), name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            below => below?,
+        };
         make_writable(&below);
         again |= empty(&below, top, depth + 1, moved)?;
-        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?;
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(again)
 }

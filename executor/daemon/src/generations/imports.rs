@@ -260,8 +260,15 @@ impl Generations {
             return Err(Error::Invalid(vec![why]));
         }
         let observed = self.reconciler.observe(&graph).await?;
-        if let Some(pod) = who_has(&observed, &graph, id) {
+        if let Some((pod, undeclared)) = who_has(&observed, &graph, id) {
             let volume = local(id);
+            if let Some(name) = undeclared {
+                // `tank stop` ends what is declared.
+                let why = format!(
+                    "`{pod}/{name}`, which no generation declares, has `{volume}` mounted: a `tank run` ends with its command, and with whoever runs it"
+                );
+                return Err(why).doing("import a volume");
+            }
             let all = match declaring(&graph, id) {
                 pods if pods.is_empty() => pod.to_string(),
                 pods => words(&pods, " "),

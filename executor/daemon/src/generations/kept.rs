@@ -45,8 +45,12 @@ pub(super) fn declaring(graph: &Graph, id: &VolumeId) -> Vec<Name> {
 
 /// A pod of which a container has a volume mounted, or may have: of a pod that does not answer, and of a
 /// container that the graph does not have as it runs, that is not known. Of a shared volume it may be any
-/// pod of its stack.
-pub(super) fn who_has(observed: &Observed, graph: &Graph, id: &VolumeId) -> Option<Name> {
+/// pod of its stack. With it, the container's name if the graph has none of that name.
+pub(super) fn who_has(
+    observed: &Observed,
+    graph: &Graph,
+    id: &VolumeId,
+) -> Option<(Name, Option<Name>)> {
     let may_have = |pod: &Name, run: &Run| {
         let entry = graph.entries().find(|entry| entry.hash == run.hash);
         let mounts = entry.and_then(|entry| match &entry.node {
@@ -64,12 +68,20 @@ pub(super) fn who_has(observed: &Observed, graph: &Graph, id: &VolumeId) -> Opti
         VolumeId::Shared(name) => name.stack() == pod.stack(),
     };
     let mut pods = observed.pods.iter().filter(|(pod, _)| may_be(pod));
-    let found = pods.find(|(pod, found)| {
-        let mut runs = found.containers.values();
-        found.unresponsive.is_some()
-            || runs.any(|run| matches!(run.state, State::Running { .. }) && may_have(pod, run))
-    });
-    found.map(|(pod, _)| pod.clone())
+    pods.find_map(|(pod, found)| {
+        let has = |(_, run): &(&Name, &Run)| {
+            matches!(run.state, State::Running { .. }) && may_have(pod, run)
+        };
+        // Of several, one that is declared: who ends that ends what is known of.
+        let all = || found.containers.iter().filter(has);
+        let is_declared = |(name, _): &(&Name, &Run)| graph.process(pod, name).is_some();
+        let holder = all().find(is_declared).or_else(|| all().next());
+        match holder {
+            Some(holder) if !is_declared(&holder) => Some((pod.clone(), Some(holder.0.clone()))),
+            Some(_) => Some((pod.clone(), None)),
+            None => found.unresponsive.is_some().then(|| (pod.clone(), None)),
+        }
+    })
 }
 
 pub(super) fn words(pods: &[Name], between: &str) -> String {

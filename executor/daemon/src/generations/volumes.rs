@@ -93,14 +93,20 @@ impl Generations {
     /// Says of volumes what they take of the disk, within [`MEASURING`] for all of them.
     async fn measure(self: &Arc<Self>, volumes: &mut Vec<Volume>) -> Result<(), Error> {
         let this = Arc::clone(self);
-        let mut measured = std::mem::take(volumes);
+        let measured = std::mem::take(volumes);
         let measure = move || {
             let deadline = Instant::now() + MEASURING;
-            for Volume { id, size, .. } in &mut measured {
-                let found = this.volumes.size(id, deadline);
-                *size = found.doing("measure a volume")?;
+            let mut found = Vec::with_capacity(measured.len());
+            for mut one in measured {
+                match this.volumes.size(&one.id, deadline) {
+                    Ok(size) => one.size = size,
+                    // It was removed since it was listed.
+                    Err(_) if !this.volumes.is_there(&this.volumes.places(&one.id)) => continue,
+                    Err(error) => return Err(error).doing("measure a volume"),
+                }
+                found.push(one);
             }
-            Ok::<_, Error>(measured)
+            Ok::<_, Error>(found)
         };
         let measured = spawn_blocking(measure).await.doing("measure volumes")?;
         *volumes = measured?;

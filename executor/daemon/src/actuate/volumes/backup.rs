@@ -1,11 +1,12 @@
 //! Snapshots of volumes for as long as a backup of one is written: in `.backups/` beside the volumes, which only root
 //! enters. What a daemon that was killed has left is removed at the start.
 
-use super::{Places, Turn, VolumeError, Volumes, make_at, make_private, open_dir, remove};
+use super::{Places, VolumeError, Volumes, make_at, make_private, open_dir, remove};
 use crate::settings::Settings;
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 use tank_model::VolumeId;
 
@@ -43,26 +44,28 @@ fn folder(settings: &Settings, volume: &VolumeId) -> PathBuf {
     }
 }
 
-/// A snapshot that is about to be taken. Nobody replaces the volume meanwhile.
+/// A snapshot that is about to be taken. It may take long, so nobody who starts on the volume, or replaces it, waits
+/// for it.
 pub struct Sharing {
     /// The volume.
     pub from: OwnedFd,
     /// The snapshot, which is empty.
     pub into: OwnedFd,
     shared: Shared,
-    _turn: Turn,
+    places: Places,
 }
 
 impl Sharing {
-    /// It is taken.
-    pub fn done(self) -> Shared {
-        self.shared
+    /// It is taken. None: the volume was removed or replaced meanwhile. Blocking.
+    pub fn done(self, volumes: &Volumes) -> Option<Shared> {
+        let is_it = volumes.is_shown(&self.places, &self.from);
+        is_it.then_some(self.shared)
     }
 }
 
 impl Volumes {
-    /// Makes a place for a snapshot of a volume that shares the bytes of its files, called `name`. None: the file system does
-    /// not share. Blocking.
+    /// Makes a place for a snapshot of a volume that shares the bytes of its files; its name begins with `name`. None: the file
+    /// system does not share. Blocking.
     ///
     /// # Errors
     /// When the volume is not there, or the disk has no space.
@@ -79,15 +82,18 @@ impl Volumes {
         make_private(&folder)?;
         let turn = self.turn(&places);
         let from = self.show(&places)?;
+        drop(turn);
+        // The one before may be on its way out.
+        let number = self.shares_taken.fetch_add(1, Ordering::Relaxed);
         let shared = Shared {
-            path: folder.join(name),
+            path: folder.join(format!("{name}.{number}")),
         };
         let into = make_at(&shared.path)?;
         Ok(Some(Sharing {
             from,
             into,
             shared,
-            _turn: turn,
+            places,
         }))
     }
 

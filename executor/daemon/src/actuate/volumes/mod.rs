@@ -58,7 +58,7 @@ use std::{
         unix::fs::DirBuilderExt,
     },
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU64},
 };
 use tank_image::{Budget, Images};
 use tank_model::{Name, VolumeId};
@@ -77,6 +77,8 @@ pub struct Volumes {
     imports: Turns,
     /// Whether files can share what they have, once that was tried.
     shares: OnceLock<bool>,
+    /// How many snapshots were taken for backups: each has a name of its own.
+    shares_taken: AtomicU64,
 }
 
 /// Where the parts of one volume are.
@@ -129,6 +131,7 @@ impl Volumes {
             turns,
             imports: Turns::default(),
             shares: OnceLock::new(),
+            shares_taken: AtomicU64::new(0),
         }
     }
 

@@ -64,6 +64,9 @@ fn unexpected<T>(packet: &Packet) -> Result<T, Error> {
     Err(format!("its process said {packet:?}")).doing("make a backup")
 }
 
+/// Why what was read of a volume is no backup of it.
+const GONE: &str = "the volume was removed or replaced meanwhile";
+
 impl Generations {
     /// Makes a backup.
     ///
@@ -234,7 +237,7 @@ impl Generations {
         };
         let sharing = spawn_blocking(begin).await.doing(what)?.doing(what)?;
         if let Some(sharing) = sharing
-            && let Some(shared) = share(writer, sharing).await?
+            && let Some(shared) = self.share(writer, sharing).await?
         {
             return Ok(Read::Shared(shared));
         }
@@ -250,13 +253,37 @@ impl Generations {
         };
         match spawn_blocking(is_shown).await.doing(what)? {
             true => Ok(Read::Written),
-            false => Err("the volume was removed or replaced meanwhile").doing(what),
+            false => Err(GONE).doing(what),
         }
     }
 
     async fn write_shared(&self, writer: &mut Writer, shared: &Shared) -> Result<(), Error> {
         let from = shared.open().doing("write an archive")?;
         self.write(writer, &from).await
+    }
+
+    /// Takes a snapshot. None: containers change the volume so that none can be.
+    async fn share(
+        self: &Arc<Self>,
+        writer: &mut Writer,
+        sharing: Sharing,
+    ) -> Result<Option<Shared>, Error> {
+        let fds = [sharing.from.as_fd(), sharing.into.as_fd()];
+        let shared = match writer.has(Next::Share, &fds).await {
+            Ok(Packet::Shared(true)) => {
+                let what = "take a snapshot";
+                let this = Arc::clone(self);
+                let done = spawn_blocking(move || sharing.done(&this.volumes)).await;
+                let shared = done.doing(what)?.ok_or(GONE).doing(what)?;
+                return Ok(Some(shared));
+            }
+            Ok(Packet::Shared(false)) => Ok(None),
+            Ok(other) => unexpected(&other),
+            Err(error) => Err(error),
+        };
+        // What is there of it goes.
+        drop(spawn_blocking(move || drop(sharing)));
+        shared
     }
 
     /// Has the archive be written, all but its name.
@@ -268,20 +295,6 @@ impl Generations {
         faults::boundary("a backup is written");
         Ok(())
     }
-}
-
-/// Takes a snapshot. None: containers change the volume so that none can be.
-async fn share(writer: &mut Writer, sharing: Sharing) -> Result<Option<Shared>, Error> {
-    let fds = [sharing.from.as_fd(), sharing.into.as_fd()];
-    let shared = match writer.has(Next::Share, &fds).await {
-        Ok(Packet::Shared(true)) => return Ok(Some(sharing.done())),
-        Ok(Packet::Shared(false)) => Ok(None),
-        Ok(other) => unexpected(&other),
-        Err(error) => Err(error),
-    };
-    // What is there of it goes.
-    drop(spawn_blocking(move || drop(sharing)));
-    shared
 }
 
 /// The pod of a name.
