@@ -1,6 +1,7 @@
 //! The manual: what a field is for, what a code means. Printed by `tank doc`, from the stdlib and
 //! its error pages.
 
+mod elsewhere;
 mod fields;
 mod reference;
 mod within;
@@ -72,11 +73,15 @@ fn of_pod<'a>(schema: &Schema, parts: &[&'a str]) -> Option<&'a str> {
 /// The page of a field (`pods.containers.limits`, with or without the names that users choose
 /// between), of a contract (`Limits`) or of a helper (`replicas`); without a path, the top. What a
 /// configuration and a pod both have, `networks` and `volumes`, has two: what is declared comes first. Of a code
-/// (`tank::publish::range`) it is the code's page.
+/// (`tank::publish::range`) it is the code's page, and of a word of Compose's or Kubernetes' (`healthcheck`) what does it here.
 ///
 /// # Errors
 /// When the path leads nowhere.
 pub fn field_page(path: &str) -> Result<String, Unknown> {
+    elsewhere::pages(path).unwrap_or_else(|| page_of(path))
+}
+
+fn page_of(path: &str) -> Result<String, Unknown> {
     if path.contains("::") {
         return error_page(path).map(|page| format!("{path}\n\n{page}\n"));
     }

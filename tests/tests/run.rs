@@ -162,7 +162,7 @@ fn whoever_goes_takes_the_run_along() {
     // It is listed, and in nobody's way.
     let mut child = waiting(&host);
     let list = host.tank(&["list"]).ok();
-    assert!(list.contains("run by hand, uid 0"), "{list}");
+    assert!(list.contains("run by hand, root"), "{list}");
     assert_eq!(host.pod("web")["state"], "running");
     assert!(host.tank(&["diff"]).ok().starts_with("nothing to do"));
     // A switch that changes something else of the pod leaves it.

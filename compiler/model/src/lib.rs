@@ -20,6 +20,7 @@ pub mod digest;
 pub mod generation;
 pub mod graph;
 pub mod host_files;
+pub mod meant;
 pub mod name;
 pub mod platform;
 pub mod provenance;

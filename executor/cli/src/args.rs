@@ -9,6 +9,7 @@ mod documented;
 mod exec;
 mod forward;
 mod image;
+mod list;
 mod logs;
 mod run;
 mod stats;
@@ -20,6 +21,7 @@ pub use copy::{Copy, Files};
 pub use exec::Exec;
 pub use forward::{PortForward, Ports};
 pub use image::Images;
+pub use list::List;
 pub use logs::{Logs, Tail};
 pub use run::Run;
 pub use stats::{Events, Stats};
@@ -97,9 +99,12 @@ pub enum Command {
         /// What they are; guessed from their names and contents unless given.
         #[arg(long, value_enum)]
         from: Option<Dialect>,
-        /// Write to this file, which must not exist; standard output unless given.
+        /// Write to this file; standard output unless given.
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Overwrite that file.
+        #[arg(long, requires = "output")]
+        force: bool,
         /// The stack that they become, in place of the one they name; a Compose project without a
         /// name is called after its folder.
         #[arg(long, value_parser = stack)]
@@ -173,16 +178,7 @@ pub enum Command {
     /// List the pods, desired beside observed: `blog:web` is the pod `web` of the stack `blog`. Or
     /// the networks, with their subnets and who is on them.
     #[command(visible_alias = "ls")]
-    List {
-        #[arg(value_enum, default_value = "pods")]
-        what: Listed,
-        /// Shorten nothing: every address, every published one, and images with their registry.
-        #[arg(short, long)]
-        wide: bool,
-        /// Only those of this stack.
-        #[arg(long, value_parser = stack)]
-        stack: Option<Name>,
-    },
+    List(List),
     /// Show one pod with its configuration.
     Get { pod: String },
     /// Show the daemon and its host at a glance.
@@ -225,7 +221,10 @@ pub enum Command {
     Restart(Restart),
     /// Say why a pod is in the state it is in: what it waits for, what failed and when it is tried again,
     /// who stopped it; and what to type next.
-    Explain { pod: String },
+    Explain {
+        /// POD or POD/CONTAINER.
+        pod: String,
+    },
     /// The volumes that Tank keeps: list, remove, export, import, back up.
     #[command(subcommand, visible_alias = "volumes")]
     Volume(Volumes),
@@ -284,7 +283,7 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         keep: Option<u64>,
         /// Remove only generations that are older than this: `12h`, `30d`, `8w`.
-        #[arg(long, value_name = "AGE", value_parser = tank_model::units::Millis::parse_age)]
+        #[arg(long, value_name = "AGE", value_parser = crate::when::age)]
         older_than: Option<tank_model::units::Millis>,
     },
     /// Read all that is kept and compare it with its digests: the database, documents and layers of
@@ -426,8 +425,8 @@ pub struct Overrides {
 
 #[derive(ClapArgs, Debug)]
 pub struct ChangeArgs {
-    /// How long to wait for health: `30s`, `2m`.
-    #[arg(long, value_parser = tank_model::units::Millis::parse)]
+    /// How long to wait for health: `30s`, `1m30s`, or a number of seconds.
+    #[arg(long, value_parser = crate::when::duration)]
     pub timeout: Option<tank_model::units::Millis>,
     /// Leave a generation that does not become healthy as it is.
     #[arg(long)]

@@ -127,16 +127,8 @@ const IMAGES: &str = "no command of this version does that: images are built els
 pub fn here(error: &clap::Error) -> Option<&'static str> {
     if error.kind() == ErrorKind::UnknownArgument {
         let named = error.get(ContextKind::InvalidArg).map(ToString::to_string);
-        let is_password = matches!(named.as_deref(), Some("-p" | "--password"));
-        let of = |command: &str| std::env::args().any(|word| word == command);
-        let is_declared = named
-            .as_deref()
-            .is_some_and(|named| DECLARED.contains(&named));
-        return match () {
-            () if is_password && of("login") => Some(LOGIN),
-            () if is_declared && of("run") => Some(RUN),
-            () => None,
-        };
+        let words: Vec<String> = std::env::args().skip(1).collect();
+        return named.and_then(|named| option(&words, &named));
     }
     if error.kind() != ErrorKind::InvalidSubcommand {
         return None;
@@ -154,6 +146,97 @@ pub fn here(error: &clap::Error) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Options as they are called elsewhere, each of some commands, and what there is here.
+const OPTIONS: [(&[&str], &[&str], &str); 17] = [
+    (&["login"], &["-p", "--password"], LOGIN),
+    (&["run"], &DECLARED, RUN),
+    (
+        &["list", "ls"],
+        &["-a", "--all"],
+        "`tank list` shows all pods, also those that do not run",
+    ),
+    (
+        &["list", "ls"],
+        &["-q", "--quiet", "--names"],
+        "`tank list --json | jq -r '.pods[].name'` prints the names alone",
+    ),
+    (
+        &["list", "ls", "stats", "get", "events", "volume", "image"],
+        &["--format", "--template", "--output"],
+        "`--json` prints all there is, for `jq` and other programs",
+    ),
+    (
+        &["list", "ls", "get"],
+        &["-o"],
+        "`--json` prints all there is, and `tank list --wide` shortens nothing",
+    ),
+    (
+        &["list", "ls"],
+        &["-f", "--filter"],
+        "`tank list --stack NAME` shows one stack; `tank list --json` is for `jq`",
+    ),
+    (
+        &["events"],
+        &["--filter"],
+        "`tank events web --kind failed,exited`, `tank events --stack NAME`: by pods, kinds and stacks",
+    ),
+    (
+        &["events"],
+        &["--format"],
+        "`tank events --json` prints a document an event",
+    ),
+    (
+        &["delete", "rm"],
+        &["-f", "--force", "-y", "--yes"],
+        "nothing asks first: `tank delete POD` ends what runs, and `tank generations rollback` brings it back",
+    ),
+    (
+        &["delete", "rm"],
+        &["-v", "--volumes"],
+        "volumes stay: `tank volume remove POD/VOLUME` removes one that no pod declares any more",
+    ),
+    (
+        &["import"],
+        &["-f", "--file"],
+        "files are named without an option: `tank import compose.yaml`",
+    ),
+    (
+        &["switch", "apply", "diff", "check", "build", "lock"],
+        &["-f", "--file", "--filename"],
+        "files are named without an option: `tank switch base.ncl prod.ncl`",
+    ),
+    (
+        &["switch", "apply"],
+        &["-d", "--detach"],
+        "a switch waits until all is healthy, and goes back if it does not become so; what was begun goes on if it is interrupted",
+    ),
+    (
+        &["switch", "apply"],
+        &["--build", "--force-recreate"],
+        "images are built elsewhere; `tank restart POD` starts a pod anew, `tank lock --update` asks again what a tag stands for",
+    ),
+    (
+        &["exec"],
+        &["-d", "--detach"],
+        "a command runs while its caller stays; what is to run on is a container of its pod: `tank doc containers`",
+    ),
+    (
+        &["stats"],
+        &["-a", "--all"],
+        "`tank stats` shows every pod that is declared",
+    ),
+];
+
+/// What to type in the place of an option that there is not. `words`: all that was typed.
+fn option(words: &[String], named: &str) -> Option<&'static str> {
+    let is_command = |command: &&str| words.iter().any(|word| word == command);
+    let named = named.split('=').next().unwrap_or(named);
+    let found = OPTIONS.iter().find(|(commands, options, _)| {
+        options.contains(&named) && commands.iter().any(|command| is_command(&command))
+    });
+    found.map(|(.., help)| *help)
 }
 
 /// What to type in the place of a command for volumes that there is not.
@@ -211,6 +294,53 @@ mod tests {
                 assert!(command.find_subcommand(first).is_some(), "{word}: {help}");
             }
         }
+    }
+
+    #[test]
+    fn an_option_from_elsewhere_has_an_answer() {
+        let command = Args::command();
+        for (commands, options, help) in OPTIONS {
+            for (name, typed) in commands
+                .iter()
+                .flat_map(|name| options.iter().map(move |typed| (*name, *typed)))
+            {
+                let found = command.find_subcommand(name).expect(name);
+                if found.has_subcommands() {
+                    continue;
+                }
+                let error = Args::try_parse_from(["tank", name, typed, "x"]).expect_err(typed);
+                let words = ["tank", name, typed].map(str::to_owned);
+                let answer = option(
+                    &words,
+                    &error.get(ContextKind::InvalidArg).expect(typed).to_string(),
+                );
+                assert!(answer.is_some(), "{name} {typed}: {error}");
+            }
+            for typed in help.split("`tank ").skip(1) {
+                let line = typed.split(['`', '|']).next().expect("a command");
+                let words = shell_words(line);
+                let parsed = Args::try_parse_from(["tank".to_owned()].into_iter().chain(words));
+                let kind = parsed.err().map(|error| error.kind());
+                let is_there = kind.is_none_or(|kind| kind == ErrorKind::MissingRequiredArgument);
+                assert!(is_there, "{line}: {kind:?}");
+            }
+        }
+        let words = ["list", "--unknown"].map(str::to_owned);
+        assert_eq!(option(&words, "--unknown"), None);
+    }
+
+    /// With a number where one is meant.
+    fn shell_words(line: &str) -> Vec<String> {
+        let words = line.split_whitespace();
+        words
+            .map(|word| {
+                if word == "NAME" {
+                    "name".to_owned()
+                } else {
+                    word.to_owned()
+                }
+            })
+            .collect()
     }
 
     #[test]

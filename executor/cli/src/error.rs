@@ -75,6 +75,8 @@ pub enum Error {
         /// The command that takes it back.
         undo: String,
     },
+    /// Waiting for what is done by hand was interrupted: which operation.
+    GoesOn { what: String },
     /// `why` of a field that nothing declares and that has no default.
     NotDeclared { field: String },
     /// `lock` names a pod that the configuration lacks.
@@ -133,7 +135,7 @@ impl Error {
         if let Some(help) = self.help() {
             text = format!("{text}  help: {help}\n");
         }
-        output::error(&text);
+        output::error(&output::for_error(&text, 2));
     }
 
     /// The status the command ends with. Of `exec` and `attach` (`exec`), what container users
@@ -144,7 +146,7 @@ impl Error {
             Self::Refused(varlink::Error::NotExecutable { .. }) if exec => 126,
             _ if exec => 125,
             Self::Change { outcome, .. } if outcome.rolled_back => ROLLED_BACK,
-            Self::Interrupted { .. } => INTERRUPTED,
+            Self::Interrupted { .. } | Self::GoesOn { .. } => INTERRUPTED,
             _ => 1,
         }
     }
@@ -239,6 +241,7 @@ impl Error {
                      `tank list` how far it is"
                 ));
             }
+            Self::GoesOn { .. } => "`tank list` shows how far it is",
             Self::NotDeclared { .. } => "`tank get POD` shows what is",
             Self::LockDiffers { .. } => "run `tank lock`",
             Self::Exists { .. } => "`--force` overwrites it",
@@ -316,6 +319,7 @@ impl fmt::Display for Error {
                 committed: Some(generation),
                 ..
             } => write!(f, "interrupted, and {generation} goes on being reached"),
+            Self::GoesOn { what } => write!(f, "interrupted, and tankd goes on with the {what}"),
             Self::NotDeclared { field } => write!(f, "`{field}` is not declared"),
             Self::NoSuchPod { pod, .. } => write!(f, "the configuration has no pod `{pod}`"),
             Self::LockDiffers { path, .. } => {
@@ -388,6 +392,9 @@ impl From<ImportError> for Error {
     }
 }
 
+/// The most columns of a picture of problems.
+const MAX_WIDTH: usize = 100;
+
 /// The most problems that are drawn; who has more starts with these.
 const MAX_DRAWN: usize = 100;
 
@@ -404,7 +411,7 @@ fn draw(problems: &Problems, count: &str) -> String {
     };
     let handler = GraphicalReportHandler::new_themed(theme)
         .with_links(false)
-        .with_width(100);
+        .with_width(output::error_width().min(MAX_WIDTH));
     let mut text = String::new();
     let diagnostics = problems.diagnostics();
     for problem in diagnostics.iter().take(MAX_DRAWN) {

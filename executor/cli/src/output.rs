@@ -4,8 +4,10 @@
 //! not obeyed. All that is printed goes through here, so nobody has to think of it. A pipe or a
 //! file gets every byte as it is.
 
+mod prose;
 mod table;
 
+pub use prose::{error_width, for_error, in_lines, sentence};
 pub use table::{table, table_lines, table_of_sentences, table_width};
 
 use crate::error::Error;
@@ -215,6 +217,14 @@ pub fn ago(millis: u64) -> String {
         60..3_600 => format!("{}m ago", seconds / 60),
         3_600..86_400 => format!("{}h ago", seconds / 3_600),
         _ => format!("{}d ago", seconds / 86_400),
+    }
+}
+
+/// So many of something: `1 pod`, `2 pods`.
+pub fn counted(count: impl Into<u64>, one: &str, many: &str) -> String {
+    match count.into() {
+        1 => format!("1 {one}"),
+        count => format!("{count} {many}"),
     }
 }
 

@@ -55,6 +55,7 @@ impl ProgressView {
     pub fn show(&mut self, progress: &Progress) {
         let text = match progress.stage {
             Stage::Step | Stage::Note => progress.message.clone(),
+            Stage::Wait => format!("waiting: {}", progress.message),
             Stage::Rollback => "does not work, going back".to_owned(),
             stage => format!("{stage} {}", progress.message),
         };
@@ -68,8 +69,9 @@ impl ProgressView {
                 let text = output::visible(&text).into_owned();
                 picture.at.set_message(text);
             }
-            (None, Some(_)) => {}
-            (None, None) => output::error(&format!("{text}\n")),
+            // Where each step is a line, what is waited for is none.
+            (None, _) if progress.layer.is_some() || progress.stage == Stage::Wait => {}
+            (None, _) => output::error(&format!("{text}\n")),
         }
     }
 

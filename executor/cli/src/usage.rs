@@ -38,7 +38,8 @@ pub fn refuse(mut error: clap::Error) -> u8 {
     // As `clap` does where it prints: what can't be printed reaches nobody.
     let _ = error.print();
     if let Some(here) = here {
-        output::error(&format!("\n  help: {here}\n"));
+        let text = format!("\n  help: {here}\n");
+        output::error(&output::for_error(&text, 2));
     }
     status
 }

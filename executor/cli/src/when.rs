@@ -1,6 +1,7 @@
 //! Times as people write them: how long ago, or when.
 
 use std::time::{SystemTime, UNIX_EPOCH};
+use tank_model::units::Millis;
 
 const DAY: u64 = 86_400;
 
@@ -15,6 +16,33 @@ pub fn parse(text: &str) -> Result<u64, String> {
     read(text.trim(), now, tank_sys::clock::local_seconds).ok_or_else(|| {
         "write for example `10m`, `2026-11-27T10:00:00Z`, `2026-11-27 10:00` or `1764237600`"
             .to_owned()
+    })
+}
+
+/// How long: `30s`, `1m30s`, `500ms`, or a number of seconds as Docker takes it.
+///
+/// # Errors
+/// When it is none of these, in words.
+pub fn duration(text: &str) -> Result<Millis, String> {
+    let text = text.trim();
+    let seconds = || decimal(text, 1_000);
+    let millis = seconds().or_else(|| span(text));
+    millis.map(Millis).ok_or_else(|| {
+        "write for example `30s`, `1m30s`, `500ms`, or a number of seconds".to_owned()
+    })
+}
+
+/// How old: `12h`, `30d`, `1w2d`. A number without a unit is none: of days or of hours, nobody knows.
+///
+/// # Errors
+/// When it is none of these, in words.
+pub fn age(text: &str) -> Result<Millis, String> {
+    let text = text.trim();
+    let days = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty();
+    let words = "write for example `12h`, `30d` or `8w`".to_owned();
+    span(text).map(Millis).ok_or_else(|| match days {
+        true => format!("{words}: `{text}d` is {text} days"),
+        false => words,
     })
 }
 
@@ -240,5 +268,33 @@ mod tests {
         assert!((at("2026-11-27 10:00") - at("2026-11-27T10:00Z")).abs() <= 86_400_000);
         assert_eq!(at("2026-11-28 10:00") - at("2026-11-27 10:00"), 86_400_000);
         assert!(parse("soon").expect_err("none").contains("`10m`"));
+    }
+
+    #[test]
+    fn a_duration_is_in_seconds_unless_it_says_its_unit() {
+        for (text, millis) in [
+            ("5", 5_000),
+            ("0", 0),
+            ("1.5", 1_500),
+            ("1500ms", 1_500),
+            ("2m", 120_000),
+            ("1m30s", 90_000),
+            ("1h", 3_600_000),
+        ] {
+            assert_eq!(duration(text), Ok(Millis(millis)), "{text}");
+        }
+        for wrong in ["", "-1", "5 parsecs", "1m30", "99999999999999999999", "m"] {
+            let why = duration(wrong).expect_err(wrong);
+            assert!(why.contains("`1m30s`"), "{why}");
+        }
+    }
+
+    #[test]
+    fn an_age_has_its_unit() {
+        assert_eq!(age("1d12h"), Ok(Millis(129_600_000)));
+        assert_eq!(age("8w"), Ok(Millis(8 * 604_800_000)));
+        let why = age("30").expect_err("no unit");
+        assert!(why.ends_with("`30d` is 30 days"), "{why}");
+        assert!(age("").is_err() && age("x").is_err());
     }
 }

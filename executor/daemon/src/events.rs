@@ -3,7 +3,7 @@
 
 mod journal;
 
-pub use tank_plan::events::{Event, Filter, Kind, Subject};
+pub use tank_plan::events::{Event, Filter, Kind, LastEnd, Subject};
 
 use journal::Journal;
 use std::{
@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tank_model::Name;
 use tank_plan::events::History;
 use tokio::sync::broadcast;
 
@@ -85,6 +86,11 @@ impl Events {
     pub fn listen(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let history = self.history();
         (history.events().cloned().collect(), self.live.subscribe())
+    }
+
+    /// How the containers of a pod ended last, as far as that is remembered.
+    pub fn last_ends(&self, pod: &str) -> BTreeMap<Name, LastEnd> {
+        tank_plan::events::last_ends(pod, self.history().events())
     }
 
     /// How many there were of each kind since this process began.

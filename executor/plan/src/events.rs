@@ -1,11 +1,13 @@
 //! What has happened on a host, as data: the kinds of events, the bounded memory of them, and which of them somebody
 //! asks for. Pure.
 
+mod ends;
 mod filter;
 mod history;
 #[cfg(test)]
 mod tests;
 
+pub use ends::{LastEnd, last_ends};
 pub use filter::Filter;
 pub use history::{History, MAX_BYTES, MAX_EVENTS, MAX_MESSAGE};
 

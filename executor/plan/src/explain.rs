@@ -2,6 +2,7 @@
 //! pass would do and leaves. Nothing branches on it.
 
 use crate::{
+    events::LastEnd,
     observed::{FailedStep, Observed, Run, State},
     report::Report,
     step::Plan,
@@ -43,6 +44,10 @@ pub struct Subject<'a> {
     pub report: &'a Report,
     /// How the probes of the pod's containers failed last.
     pub probes: &'a BTreeMap<Name, String>,
+    /// How its containers ended last.
+    pub ends: &'a BTreeMap<Name, LastEnd>,
+    /// What users are called.
+    pub users: &'a BTreeMap<u32, String>,
 }
 
 impl Reason {
@@ -100,7 +105,9 @@ fn stopped(subject: &Subject<'_>) -> Vec<Reason> {
         .collect();
     let is_whole = own.len() == graph.containers(pod).count();
     let reasons = own.iter().map(|one| {
-        let text = format!("uid {} stopped it by hand", one.uid);
+        let who = subject.users.get(&one.uid).cloned();
+        let who = who.unwrap_or_else(|| crate::overrides::who(one.uid));
+        let text = format!("{who} stopped it by hand");
         let command = match is_whole {
             true => format!("tank start {pod}"),
             false => format!("tank start {pod}/{}", one.container),
@@ -248,8 +255,18 @@ fn of_run(subject: &Subject<'_>, name: &Name, run: &Run, restart: Option<Restart
                 reasons.push(Reason::of(name, "somebody stopped or froze it"));
             }
             if run.attempt > 0 {
-                let text = format!("it was restarted {} times in a row", run.attempt);
-                reasons.push(Reason::of(name, text).next(logs.clone()));
+                let times = match run.attempt {
+                    1 => "once".to_owned(),
+                    more => format!("{more} times in a row"),
+                };
+                let last = subject.ends.get(name);
+                let how = last.map_or_else(String::new, |last| format!("; {}", before(name, last)));
+                let text = format!("it was restarted {times}{how}");
+                let previous = format!("tank logs --previous {pod}/{name}");
+                reasons.push(Reason {
+                    since: last.map(|last| last.time),
+                    ..Reason::of(name, text).next(previous)
+                });
             }
         }
         State::Exited { status, at } => {
@@ -263,6 +280,11 @@ fn of_run(subject: &Subject<'_>, name: &Name, run: &Run, restart: Option<Restart
             };
             let text = format!("it ended with status {status} {since} ago{policy}");
             reasons.push(Reason::of(name, text).next(logs.clone()));
+            if let Some(probe) = subject.ends.get(name).and_then(|last| last.probe.as_ref()) {
+                let found = without_name(name, probe);
+                let text = format!("it was ended because of a probe: {found}");
+                reasons.push(Reason::of(name, text).next(format!("tank events {pod}")));
+            }
         }
     }
     if run.out_of_memory {
@@ -270,6 +292,25 @@ fn of_run(subject: &Subject<'_>, name: &Name, run: &Run, restart: Option<Restart
         reasons.push(Reason::of(name, text).next(format!("tank why {pod}.{name}.limits.memory")));
     }
     reasons
+}
+
+/// How the run before this one ended, and why.
+fn before(name: &Name, last: &LastEnd) -> String {
+    let how = without_name(name, &last.how);
+    match &last.probe {
+        Some(probe) => format!(
+            "the last time it {how}, because of a probe: {}",
+            without_name(name, probe)
+        ),
+        None => format!("the last time it {how}"),
+    }
+}
+
+/// The message of an event without the name of its container, with which it begins.
+fn without_name<'a>(name: &Name, message: &'a str) -> &'a str {
+    let rest = message.strip_prefix("container ");
+    let rest = rest.and_then(|rest| rest.strip_prefix(name.as_str()));
+    rest.map_or(message, |rest| rest.trim_start_matches([':', ' ']))
 }
 
 /// A span of time up to `now`, in words.

@@ -79,6 +79,19 @@ pub struct Request {
     pub time: u64,
 }
 
+/// A user where nothing is known of what they are called.
+pub fn who(uid: u32) -> String {
+    match uid {
+        0 => "root".to_owned(),
+        other => format!("uid {other}"),
+    }
+}
+
+/// Writes what somebody did.
+pub(crate) fn by_hand(f: &mut std::fmt::Formatter<'_>, uid: u32, did: &str) -> std::fmt::Result {
+    write!(f, "{} {did}", who(uid))
+}
+
 /// A container that is stopped by hand.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stopped {

@@ -5,6 +5,7 @@ mod waits;
 pub use waits::WaitsFor;
 
 use crate::observed::{Probed, Unresponsive};
+use crate::overrides::by_hand;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
@@ -418,11 +419,11 @@ impl fmt::Display for Why {
             Self::VolumeAtRest { volume } => {
                 return write!(f, "nothing may have its volume {volume} mounted meanwhile");
             }
-            Self::StoppedByHand { uid } => return write!(f, "uid {uid} stopped it by hand"),
-            Self::RestartedByHand { uid } => return write!(f, "uid {uid} restarted it by hand"),
-            Self::RunByHand { uid } => return write!(f, "uid {uid} runs it by hand"),
+            Self::StoppedByHand { uid } => return by_hand(f, *uid, "stopped it by hand"),
+            Self::RestartedByHand { uid } => return by_hand(f, *uid, "restarted it by hand"),
+            Self::RunByHand { uid } => return by_hand(f, *uid, "runs it by hand"),
             Self::StopEnded { uid } => {
-                return write!(f, "uid {uid} stopped it by hand, which this change ends");
+                return by_hand(f, *uid, "stopped it by hand, which this change ends");
             }
             Self::Unresponsive(unresponsive) => return unresponsive.fmt(f),
             Self::RulesDiffer {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use tank_model::Name;
 use tank_plan::{
     Inputs, Observed,
+    events::LastEnd,
     explain::{Subject, explain},
     model,
     observed::{FailedStep, Probed, State},
@@ -37,6 +38,17 @@ fn converged(inputs: &Inputs) -> Observed {
 
 /// Each as `container: text [until] (next)`.
 fn lines(inputs: &mut Inputs, host: &Observed, pod: &str, probe: Option<&str>) -> Vec<String> {
+    lines_after(inputs, host, (pod, None), probe)
+}
+
+/// As [`lines`], of a pod whose `app` ended so last.
+fn lines_after(
+    inputs: &mut Inputs,
+    host: &Observed,
+    (pod, last): (&str, Option<LastEnd>),
+    probe: Option<&str>,
+) -> Vec<String> {
+    let ends: BTreeMap<Name, LastEnd> = last.into_iter().map(|last| (name("app"), last)).collect();
     inputs.previous = Some(inputs.graph.clone());
     let (plan, report) = plan(&inputs.target(), host);
     let probes = probe.map(|answer| (name("app"), answer.to_owned()));
@@ -49,6 +61,8 @@ fn lines(inputs: &mut Inputs, host: &Observed, pod: &str, probe: Option<&str>) -
         plan: &plan,
         report: &report,
         probes: &probes,
+        ends: &ends,
+        users: &BTreeMap::from([(7, "anna".to_owned())]),
     };
     let reasons = explain(&subject).into_iter().map(|reason| {
         let of = reason
@@ -132,6 +146,62 @@ fn each_state_has_its_reason_and_what_to_type() {
     );
 }
 
+/// Whoever asks while it happens to run is told how it keeps ending, and where the words of that run are.
+#[test]
+fn a_container_that_keeps_ending_is_explained_while_it_runs() {
+    let mut inputs = inputs();
+    let mut host = converged(&inputs);
+    run(&mut host, "web").attempt = 3;
+    let last = |how: &str, probe: Option<&str>| {
+        let probe = probe.map(str::to_owned);
+        let how = how.to_owned();
+        Some(LastEnd {
+            how,
+            probe,
+            time: 7,
+        })
+    };
+    let ended = last("container app ended with status 1", None);
+    assert_eq!(
+        lines_after(&mut inputs, &host, ("web", ended), None),
+        [
+            "app: it was restarted 3 times in a row; the last time it ended with status 1 (tank logs --previous web/app)"
+        ]
+    );
+    run(&mut host, "web").attempt = 1;
+    let probed = last(
+        "container app was killed by SIGKILL",
+        Some("container app: it does not answer any more (GET / answers 503)"),
+    );
+    assert_eq!(
+        lines_after(&mut inputs, &host, ("web", probed.clone()), None),
+        [
+            "app: it was restarted once; the last time it was killed by SIGKILL, because of a probe: \
+             it does not answer any more (GET / answers 503) (tank logs --previous web/app)"
+        ]
+    );
+    // Before it runs again.
+    let now = host.now;
+    run(&mut host, "web").state = State::Exited {
+        status: 137,
+        at: now,
+    };
+    let all = lines_after(&mut inputs, &host, ("web", probed), None);
+    assert_eq!(
+        all.last().map(String::as_str),
+        Some(
+            "app: it was ended because of a probe: it does not answer any more (GET / answers 503) (tank events web)"
+        )
+    );
+    // Nothing is remembered of how it ended.
+    let mut host = converged(&inputs);
+    run(&mut host, "web").attempt = 2;
+    assert_eq!(
+        lines(&mut inputs, &host, "web", None),
+        ["app: it was restarted 2 times in a row (tank logs --previous web/app)"]
+    );
+}
+
 #[test]
 fn who_stopped_it_and_who_waits_for_that() {
     let mut inputs = inputs();
@@ -155,7 +225,7 @@ fn who_stopped_it_and_who_waits_for_that() {
     }
     assert_eq!(
         lines(&mut inputs, &host, "db", None),
-        ["app: uid 7 stopped it by hand (tank start db)"]
+        ["app: anna stopped it by hand (tank start db)"]
     );
     assert_eq!(
         lines(&mut inputs, &host, "web", None),

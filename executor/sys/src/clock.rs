@@ -24,6 +24,25 @@ pub fn local_seconds(year: i32, month: u32, day: u32, second: u64) -> Option<i64
     (seconds != -1).then_some(seconds)
 }
 
+/// A second since the epoch as this host's zone has it (localtime_r(3)): year, month and day from 1, hour, minute, second. None: there is
+/// no such time.
+pub fn local_time(seconds: i64) -> Option<[i32; 6]> {
+    // SAFETY: as in `local_seconds`.
+    let mut time: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both are borrowed for the call alone. The zone is read as by `mktime`, which sets it for this call.
+    let found = unsafe { libc::localtime_r(&raw const seconds, &raw mut time) };
+    let (year, month) = (time.tm_year.checked_add(1900)?, time.tm_mon + 1);
+    let all = [
+        year,
+        month,
+        time.tm_mday,
+        time.tm_hour,
+        time.tm_min,
+        time.tm_sec,
+    ];
+    (!found.is_null()).then_some(all)
+}
+
 /// Milliseconds of `CLOCK_BOOTTIME`: since the host started, its sleep included, and whatever its
 /// clock is set to (clock_gettime(2)). The same in every process of a host.
 pub fn boot_millis() -> u64 {

@@ -19,6 +19,7 @@
 //! | [`sockets`] | who listens where |
 //! | [`watch`] | notifications that links, routes, rules or files changed |
 //! | [`trace`] | the spans of a start |
+//! | [`users`] | what users are called |
 //! | [`packet`] | `SOCK_SEQPACKET` sockets that carry descriptors |
 //!
 //! It knows no pods: names, policies and the store are other crates' concern. Everything is
@@ -51,6 +52,7 @@ pub mod route;
 pub mod seccomp;
 pub mod sockets;
 pub mod trace;
+pub mod users;
 pub mod watch;
 
 use std::{fmt, io, path::Path};

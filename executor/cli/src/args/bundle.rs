@@ -16,8 +16,8 @@ pub struct Import {
     /// Replace what this host runs from other sources: pods that are not in the file are removed.
     #[arg(long)]
     pub replace: bool,
-    /// How long to wait for health: `30s`, `2m`.
-    #[arg(long, value_parser = tank_model::units::Millis::parse)]
+    /// How long to wait for health: `30s`, `1m30s`, or a number of seconds.
+    #[arg(long, value_parser = crate::when::duration)]
     pub timeout: Option<tank_model::units::Millis>,
     /// Leave a generation that does not become healthy as it is.
     #[arg(long)]

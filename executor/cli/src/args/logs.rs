@@ -19,7 +19,7 @@ pub struct Logs {
     #[arg(short, long, conflicts_with = "until")]
     pub follow: bool,
     /// Only the last lines of each container, of those that are wanted otherwise; `all` of them.
-    #[arg(short = 'n', long, value_name = "LINES", value_parser = tail)]
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = tail, allow_hyphen_values = true)]
     pub tail: Option<Tail>,
     /// Only lines of this time or later: `10m`, `1h30m`, `2d` ago, `2026-11-27T10:00:00Z`, `2026-11-27 10:00` (this host's time
     /// unless it names a zone), or seconds since 1970.
@@ -48,7 +48,8 @@ pub enum Tail {
 
 fn tail(text: &str) -> Result<Tail, String> {
     match text {
-        "all" => Ok(Tail::All),
+        // `-1` is what Docker calls it.
+        "all" | "-1" => Ok(Tail::All),
         number => number
             .parse()
             .map(Tail::Last)

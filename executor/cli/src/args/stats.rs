@@ -25,6 +25,9 @@ pub struct Events {
     /// Only those of the pods of this stack.
     #[arg(long, value_parser = stack)]
     pub stack: Option<Name>,
+    /// Show the time of each as well, in this host's zone, as --since takes it.
+    #[arg(short, long)]
+    pub wide: bool,
     /// Only the last of what there is already.
     #[arg(short = 'n', long, value_name = "EVENTS")]
     pub tail: Option<u64>,

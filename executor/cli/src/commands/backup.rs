@@ -41,7 +41,8 @@ async fn back_up(client: &mut Client, volume: String, json: bool) -> Result<u8, 
     match json {
         true => output::json(&reply)?,
         false => output::line(&format!(
-            "wrote {entries} entries to {} ({bytes} bytes)",
+            "wrote {} to {} ({bytes} bytes)",
+            output::counted(entries, "entry", "entries"),
             reply.archive
         ))?,
     }

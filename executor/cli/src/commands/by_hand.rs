@@ -45,8 +45,8 @@ pub async fn operate(client: &mut Client, asked: Asked, json: bool) -> Result<u8
             received = client.receive::<OperateReply>() => received,
             _ = &mut interrupt => {
                 view.finish();
-                let why = "it was interrupted; tankd goes on, and `tank list` shows how far it is";
-                return Err(Error::failed(format!("wait for the {operation}"), why));
+                let what = operation.to_string();
+                return Err(Error::GoesOn { what });
             }
         };
         let (reply, _, more) = received.inspect_err(|_| view.finish())?;
@@ -69,7 +69,7 @@ pub async fn operate(client: &mut Client, asked: Asked, json: bool) -> Result<u8
     }
     if !json {
         for line in lines(operation, &operated) {
-            output::line(&line)?;
+            output::sentence(&line, 2)?;
         }
     }
     Ok(0)
@@ -121,7 +121,7 @@ pub async fn explain(client: &mut Client, pod: String, json: bool) -> Result<u8,
         .unwrap_or_default()
         .as_millis() as u64;
     for reason in &reply.reasons {
-        output::line(&format!("  {}", sentence(reason, now)))?;
+        output::sentence(&format!("  {}", sentence(reason, now)), 2)?;
         if let Some(next) = &reason.next {
             output::line(&format!("    see  {next}"))?;
         }

@@ -19,15 +19,15 @@ pub async fn delete(client: &mut Client, numbers: Vec<u64>, json: bool) -> Resul
         output::json(&reply)?;
         return Ok(0);
     }
-    let numbers = list_of(&reply.collected.generations);
+    let numbers = named_generations(&reply.collected.generations);
     output::line(&format!(
-        "deleted generations {numbers}; `tank gc` removes the images that only they needed"
+        "deleted {numbers}; `tank gc` removes the images that only they needed"
     ))?;
     let kinds = reply.collected.kinds.iter();
     for kind in kinds.filter(|kind| kind.kind == "snapshots" && kind.count > 0) {
-        let count = kind.count;
+        let snapshots = output::counted(kind.count, "snapshot", "snapshots");
         output::line(&format!(
-            "{count} snapshots of volumes went with them: of their bytes, those that no volume shares"
+            "{snapshots} of volumes went with them: of their bytes, those that no volume shares"
         ))?;
     }
     for left in &reply.collected.left {
@@ -83,27 +83,28 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let verb = if dry_run { "would remove" } else { "removed" };
     if !collected.generations.is_empty() {
-        let numbers = list_of(&collected.generations);
-        lines.push(format!("{verb} generations {numbers}"));
+        let numbers = named_generations(&collected.generations);
+        lines.push(format!("{verb} {numbers}"));
     }
     for kind in collected.kinds.iter().filter(|kind| kind.count > 0) {
         if kind.kind == "snapshots" {
             let count = kind.count;
+            let snapshots = output::counted(count, "snapshot", "snapshots");
             lines.push(format!(
-                "{verb} {count} snapshots of volumes: of their bytes, those that no volume shares"
+                "{verb} {snapshots} of volumes: of their bytes, those that no volume shares"
             ));
             continue;
         }
-        let what = match kind.kind.as_str() {
-            "nodes" => "nodes of graphs",
-            "documents" => "documents of images",
-            "layers" => "layers of images",
-            "logs" => "pods' logs",
-            "scratch" => "pods' scratch folders",
-            other => other,
+        let (one, many) = match kind.kind.as_str() {
+            "nodes" => ("node of graphs", "nodes of graphs"),
+            "documents" => ("document of images", "documents of images"),
+            "layers" => ("layer of images", "layers of images"),
+            "logs" => ("pod's logs", "pods' logs"),
+            "scratch" => ("pod's scratch folder", "pods' scratch folders"),
+            other => (other, other),
         };
-        let (count, size) = (kind.count, size(kind.bytes));
-        lines.push(format!("{verb} {count} {what}: {size}"));
+        let (what, size) = (output::counted(kind.count, one, many), size(kind.bytes));
+        lines.push(format!("{verb} {what}: {size}"));
     }
     if !collected.leases.is_empty() {
         let verb = if dry_run { "would release" } else { "released" };
@@ -118,6 +119,16 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
         lines.push(format!("{verb} {}", size(all)));
     }
     lines
+}
+
+/// `generation 3`, `generations 3-7`.
+fn named_generations(numbers: &[u64]) -> String {
+    let what = if numbers.len() == 1 {
+        "generation"
+    } else {
+        "generations"
+    };
+    format!("{what} {}", list_of(numbers))
 }
 
 /// Numbers in order, runs of them as `3-7`.
@@ -205,7 +216,12 @@ fn report_lines(report: &StoreReport) -> Vec<String> {
         more => format!("{more} of it are damaged"),
     };
     lines.push(format!(
-        "read {generations} generations, {nodes} nodes, {leases} leases, {documents} documents and {layers} layers ({}): {how}",
+        "read {}, {}, {}, {} and {} ({}): {how}",
+        output::counted(*generations, "generation", "generations"),
+        output::counted(*nodes, "node", "nodes"),
+        output::counted(*leases, "lease", "leases"),
+        output::counted(*documents, "document", "documents"),
+        output::counted(*layers, "layer", "layers"),
         size(*bytes)
     ));
     lines
@@ -284,7 +300,7 @@ mod tests {
             [
                 "would remove generations 1-2",
                 "would remove 3 nodes of graphs: 300 B",
-                "would remove 1 layers of images: 2.0 MiB",
+                "would remove 1 layer of images: 2.0 MiB",
                 "would release the addresses of web",
                 "would free 2.0 MiB"
             ]

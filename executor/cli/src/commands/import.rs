@@ -11,7 +11,7 @@ use tank_model::Name;
 pub fn import(
     (files, from): (&[PathBuf], Option<args::Dialect>),
     stack: Option<&Name>,
-    out: Option<&Path>,
+    (out, force): (Option<&Path>, bool),
     strict: bool,
     json: bool,
 ) -> Result<u8, Error> {
@@ -23,11 +23,18 @@ pub fn import(
     let imported = tank_import::import(files, dialect, tank_compiler::schema(), stack)?;
     if let Some(path) = out {
         let failed = |e: std::io::Error| Error::failed(format!("write {}", path.display()), e);
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(failed)?;
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true);
+        let opened = match force {
+            true => options.create(true).truncate(true).open(path),
+            false => options.create_new(true).open(path),
+        };
+        let mut file = opened.map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::Exists {
+                file: path.to_owned(),
+            },
+            _ => failed(error),
+        })?;
         file.write_all(imported.nickel.as_bytes()).map_err(failed)?;
     }
     if json {

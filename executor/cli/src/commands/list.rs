@@ -2,8 +2,9 @@
 
 use super::view::container_state;
 use crate::{client::Client, error::Error, output};
+use std::collections::BTreeSet;
 use tank_model::Name;
-use tank_proto::varlink::{ListReply, Method, Network, NetworksReply, Pod, PodState};
+use tank_proto::varlink::{self, ListReply, Method, Network, NetworksReply, Pod};
 
 const HEADING: [&str; 7] = [
     "POD",
@@ -15,8 +16,8 @@ const HEADING: [&str; 7] = [
     "IMAGE",
 ];
 
-/// The pods, or those of one stack. What is wider than the terminal, or than 100 columns where there is
-/// none, is shortened unless `wide`.
+/// The pods, or those of one stack. What is wider than the terminal is shortened unless `wide`; where there is none, nothing is: programs
+/// read it.
 pub async fn list(
     client: &mut Client,
     stack: Option<&Name>,
@@ -25,32 +26,86 @@ pub async fn list(
 ) -> Result<u8, Error> {
     let mut reply: ListReply = client.call(Method::List {}).await?;
     if let Some(stack) = stack {
-        let is_of = |pod: &Pod| {
-            let name = Name::of_pod(pod.name.as_str());
-            name.is_ok_and(|name| name.stack() == Some(stack.as_str()))
-        };
-        reply.pods.retain(is_of);
+        let stacks = reply.pods.iter().filter_map(|pod| stack_of(&pod.name));
+        let stacks: BTreeSet<String> = stacks.map(str::to_owned).collect();
+        reply
+            .pods
+            .retain(|pod| stack_of(&pod.name) == Some(stack.as_str()));
+        if reply.pods.is_empty() {
+            let networks: NetworksReply = client.call(Method::Networks {}).await?;
+            refuse_unknown(stack, stacks, &networks.networks)?;
+        }
     }
     if json {
         output::json(&reply)?;
         return Ok(0);
     }
-    if let (Some(stack), true) = (stack, reply.pods.is_empty()) {
-        output::line(&format!("no pods of a stack `{stack}`"))?;
+    if reply.pods.is_empty() {
+        output::line(&match stack {
+            Some(stack) => format!("the stack `{stack}` has no pods"),
+            None => "no pods: `tank init` writes a first configuration".to_owned(),
+        })?;
         return Ok(0);
     }
-    let most = if wide { usize::MAX } else { output::width() };
+    let most = match wide || !output::is_terminal() {
+        true => usize::MAX,
+        false => output::width(),
+    };
     output::table(&HEADING, &fitting(&reply.pods, most))?;
     Ok(0)
+}
+
+fn stack_of(pod: &str) -> Option<&str> {
+    Some(pod.split_once(':')?.0)
+}
+
+/// Refuses the name of a stack that there is not, as the daemon does where it is told one.
+fn refuse_unknown(
+    stack: &Name,
+    mut known: BTreeSet<String>,
+    networks: &[Network],
+) -> Result<(), Error> {
+    known.extend(networks.iter().filter_map(|network| network.stack.clone()));
+    if known.contains(stack.as_str()) {
+        return Ok(());
+    }
+    let nearest = tank_model::name::nearest(stack.as_str(), known.iter().map(String::as_str));
+    Err(Error::Refused(varlink::Error::NoSuchStack {
+        stack: stack.to_string(),
+        nearest: nearest.map(str::to_owned),
+    }))
 }
 
 /// How much of a row is left out.
 #[derive(Clone, Copy)]
 struct Shortened {
-    addresses: bool,
+    addresses: Addresses,
     published: Published,
-    image: bool,
+    image: Image,
 }
+
+/// How the addresses of a pod are shown.
+#[derive(Clone, Copy)]
+enum Addresses {
+    All,
+    /// The first, and how many more there are.
+    Counted,
+    /// The first.
+    First,
+}
+
+/// How an image is shown.
+#[derive(Clone, Copy)]
+enum Image {
+    Whole,
+    /// Without its registry and its folders, and of a digest the first twelve digits.
+    Name,
+    /// So many of the last characters of that.
+    End(usize),
+}
+
+/// The fewest characters of an image that are shown.
+const MIN_IMAGE: usize = 8;
 
 /// How published ports are shown.
 #[derive(Clone, Copy)]
@@ -65,28 +120,33 @@ enum Published {
 
 /// The rows, with no more left out than it takes for them to have `most` columns at most, if that can be.
 fn fitting(pods: &[Pod], most: usize) -> Vec<Vec<String>> {
+    use {Addresses as A, Image as I, Published as P};
     let ways = [
-        (false, Published::All, false),
-        (true, Published::All, false),
-        (true, Published::Once, false),
-        (true, Published::Once, true),
-        (true, Published::First, true),
+        (A::All, P::All, I::Whole),
+        (A::Counted, P::All, I::Whole),
+        (A::First, P::All, I::Whole),
+        (A::First, P::Once, I::Whole),
+        (A::First, P::Once, I::Name),
+        (A::First, P::First, I::Name),
     ];
-    let ways = ways.map(|(addresses, published, image)| Shortened {
+    let way = |(addresses, published, image)| Shortened {
         addresses,
         published,
         image,
-    });
-    let tries = ways.iter().map(|way| rows(pods, *way));
+    };
+    let width = |rows: &[Vec<String>]| output::table_width(&HEADING, rows);
     let mut shortest = Vec::new();
-    for rows in tries {
-        let fits = output::table_width(&HEADING, &rows) <= most;
-        shortest = rows;
-        if fits {
-            break;
+    for one in ways {
+        shortest = rows(pods, way(one));
+        if width(&shortest) <= most {
+            return shortest;
         }
     }
-    shortest
+    // The image is what a row has last: the most of its end that there is room for.
+    let images = shortest.iter().filter_map(|row| row.last());
+    let longest = images.map(|image| image.chars().count()).max().unwrap_or(0);
+    let left = longest.saturating_sub(width(&shortest) - most);
+    rows(pods, way((A::First, P::First, I::End(left.max(MIN_IMAGE)))))
 }
 
 fn rows(pods: &[Pod], way: Shortened) -> Vec<Vec<String>> {
@@ -96,19 +156,18 @@ fn rows(pods: &[Pod], way: Shortened) -> Vec<Vec<String>> {
             rows.push(vec![
                 pod.name.clone(),
                 container.name.clone(),
-                match pod.state {
-                    PodState::Unresponsive => pod.state.to_string(),
-                    _ => container_state(container),
-                },
+                container_state(container),
                 container.restarts.to_string(),
-                match way.addresses || pod.addresses.is_empty() {
-                    true => first_of(&pod.addresses, " "),
-                    false => pod.addresses.join(", "),
+                match (way.addresses, pod.addresses.as_slice()) {
+                    (Addresses::All, [_, ..]) => pod.addresses.join(", "),
+                    (Addresses::First, [first, ..]) => first.clone(),
+                    (_, all) => first_of(all, " "),
                 },
                 published(&pod.published, way.published),
                 match way.image {
-                    true => short_image(&container.image),
-                    false => container.image.clone(),
+                    Image::Whole => container.image.clone(),
+                    Image::Name => short_image(&container.image),
+                    Image::End(most) => end_of(&short_image(&container.image), most),
                 },
             ]);
         }
@@ -179,12 +238,30 @@ fn short_image(image: &str) -> String {
     }
 }
 
+/// The last of a text, in `most` characters: of an image the tag says most.
+fn end_of(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    match count > most {
+        true => {
+            let end = text.chars().skip(count + 1 - most.max(1));
+            ['\u{2026}'].into_iter().chain(end).collect()
+        }
+        false => text.to_owned(),
+    }
+}
+
 /// The networks, or those of one stack, and who is on them.
 pub async fn networks(client: &mut Client, stack: Option<&Name>, json: bool) -> Result<u8, Error> {
     let mut reply: NetworksReply = client.call(Method::Networks {}).await?;
     if let Some(stack) = stack {
-        let is_of = |network: &Network| network.stack.as_deref() == Some(stack.as_str());
-        reply.networks.retain(is_of);
+        let all = std::mem::take(&mut reply.networks);
+        let is_of = |network: &&Network| network.stack.as_deref() == Some(stack.as_str());
+        reply.networks = all.iter().filter(is_of).cloned().collect();
+        if reply.networks.is_empty() {
+            let list: ListReply = client.call(Method::List {}).await?;
+            let stacks = list.pods.iter().filter_map(|pod| stack_of(&pod.name));
+            refuse_unknown(stack, stacks.map(str::to_owned).collect(), &all)?;
+        }
     }
     if json {
         output::json(&reply)?;
@@ -224,20 +301,20 @@ fn print_network(network: &Network) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tank_proto::varlink::{ContainerState, ContainerStatus};
+    use tank_proto::varlink::{ContainerStatus, State};
 
     fn pod(name: &str, published: &[&str], image: &str) -> Pod {
         let texts = |all: &[&str]| all.iter().map(|text| (*text).to_owned()).collect();
         Pod {
             name: name.to_owned(),
-            state: PodState::Running,
+            state: State::Running,
             addresses: texts(&["10.91.120.76", "fd74:616e:6b01:78::4c", "10.90.0.32"]),
             published: texts(published),
             containers: vec![ContainerStatus {
                 name: "app".to_owned(),
                 image: image.to_owned(),
                 digest: None,
-                state: ContainerState::Running,
+                state: State::Running,
                 pid: Some(7),
                 status: None,
                 restarts: 0,
@@ -289,5 +366,43 @@ mod tests {
         ];
         insta::assert_snapshot!("list_narrow", drawn(&wide, 100));
         insta::assert_snapshot!("list_wide", drawn(&wide, usize::MAX));
+        insta::assert_snapshot!("list_80", drawn(&wide, 80));
+    }
+
+    #[test]
+    fn a_pod_with_an_address_and_a_port_fits_80_columns() {
+        let one = pod(
+            "web",
+            &["127.0.0.1:8080->80"],
+            "ghcr.io/example-organization/frontend-service:2026.11.27-rc1",
+        );
+        let shown = drawn(&[one.clone(), pod("proj:database", &[], "postgres:16")], 80);
+        insta::assert_snapshot!("list_fits_80", shown);
+        let width = shown.lines().map(|line| line.chars().count()).max();
+        assert!(width.is_some_and(|width| width <= 80), "{shown}");
+        assert_eq!(end_of("nginx:1.27", 6), "\u{2026}:1.27");
+        assert_eq!(end_of("nginx", 5), "nginx");
+    }
+
+    #[test]
+    fn a_stack_that_there_is_not_is_refused_with_the_nearest() {
+        let stack = |text: &str| Name::new(text).expect("a name");
+        let known = || BTreeSet::from(["blog".to_owned()]);
+        let network = Network {
+            name: "shop:back".to_owned(),
+            stack: Some("shop".to_owned()),
+            internal: false,
+            subnets: Vec::new(),
+            bridge: None,
+            pods: Vec::new(),
+        };
+        let networks = [network];
+        assert!(refuse_unknown(&stack("blog"), known(), &networks).is_ok());
+        assert!(refuse_unknown(&stack("shop"), known(), &networks).is_ok());
+        let error = refuse_unknown(&stack("blgo"), known(), &networks).expect_err("none");
+        assert!(
+            matches!(&error, Error::Refused(varlink::Error::NoSuchStack { nearest: Some(near), .. }) if near == "blog"),
+            "{error}"
+        );
     }
 }

@@ -54,7 +54,9 @@ pub async fn lock(socket: &Path, request: Request, json: bool) -> Result<u8, Err
     }
     resolve(socket, ask, &mut new).await?;
     report(&known, &new, json)?;
-    if new != known || !path.exists() {
+    // Nothing to lock makes no file.
+    let is_there = path.exists();
+    if new != known || !is_there && new.tags().next().is_some() {
         write(&path, &new.text())?;
     }
     Ok(0)
@@ -161,7 +163,8 @@ fn check(
         return Ok(u8::from(!fits));
     }
     if fits {
-        output::line(&format!("{} locks {} images", path.display(), used.len()))?;
+        let images = output::counted(used.len() as u64, "image", "images");
+        output::line(&format!("{} locks {images}", path.display()))?;
         return Ok(0);
     }
     Err(Error::LockDiffers {

@@ -8,6 +8,7 @@ mod config;
 mod copy;
 mod disk;
 mod doctor;
+mod events;
 mod exec;
 mod forward;
 mod frames;
@@ -68,12 +69,13 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             files,
             from,
             output,
+            force,
             stack,
             strict,
         } => import::import(
             (&files, from),
             stack.as_ref(),
-            output.as_deref(),
+            (output.as_deref(), force),
             strict,
             json,
         ),
@@ -276,10 +278,10 @@ pub async fn run(args: Args) -> Result<u8, Error> {
             gc::collect(&mut connect().await?, dry_run, which, json).await
         }
         Command::Fsck { repair } => gc::fsck(&mut connect().await?, repair, json).await,
-        Command::List { what, wide, stack } => {
-            let (mut client, stack) = (connect().await?, stack.as_ref());
-            match what {
-                Listed::Pods => list::list(&mut client, stack, wide, json).await,
+        Command::List(asked) => {
+            let (mut client, stack) = (connect().await?, asked.stack.as_ref());
+            match asked.what {
+                Listed::Pods => list::list(&mut client, stack, asked.wide, json).await,
                 Listed::Networks => list::networks(&mut client, stack, json).await,
             }
         }
@@ -335,7 +337,7 @@ pub async fn run(args: Args) -> Result<u8, Error> {
         Command::Attach { target } => exec::attach(&mut connect().await?, &target).await,
         Command::PortForward(asked) => forward::forward(&args.socket, asked, json).await,
         Command::Logs(call) => logs::logs(&mut connect().await?, call, json).await,
-        Command::Events(asked) => stats::events(&mut connect().await?, asked, json).await,
+        Command::Events(asked) => events::events(&mut connect().await?, asked, json).await,
         Command::Stats(asked) => stats::stats(&mut connect().await?, asked, json).await,
         Command::Doctor => doctor::doctor(&args.socket, json).await,
     }

@@ -1,60 +1,14 @@
-//! What has happened, and what pods use.
+//! What pods use.
 
-use crate::{
-    args,
-    client::Client,
-    error::Error,
-    output::{self, ago},
-};
+use crate::{args, client::Client, error::Error, output};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
-use tank_proto::varlink::{EventsCall, EventsReply, Method, PodUsage, StatsReply, Usage};
+use tank_proto::varlink::{Method, PodUsage, StatsReply, Usage};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a rate is measured for where it is shown once, and where it is shown again and again.
 const ONCE: Duration = Duration::from_millis(500);
 const EACH: Duration = Duration::from_secs(1);
-
-pub async fn events(client: &mut Client, asked: args::Events, json: bool) -> Result<u8, Error> {
-    let some = |words: Vec<String>| Some(words).filter(|words| !words.is_empty());
-    let call = EventsCall {
-        follow: Some(asked.follow),
-        pods: some(asked.pods),
-        stack: asked.stack.map(|stack| stack.to_string()),
-        kinds: some(asked.kinds),
-        since: asked.since,
-        until: asked.until,
-        tail: asked.tail,
-    };
-    client.send(Method::Events(call), Vec::new(), true).await?;
-    loop {
-        let (reply, _, more) = client.receive::<EventsReply>().await?;
-        if !more {
-            return Ok(0);
-        }
-        let event = &reply.event;
-        if json {
-            output::json(event)?;
-        } else {
-            let pod = event
-                .pod
-                .as_deref()
-                .map(|pod| format!("{pod}: "))
-                .unwrap_or_default();
-            let again = event
-                .count
-                .zip(event.since)
-                .map(|(count, since)| format!(" ({count} times, first {})", ago(since)));
-            output::line(&format!(
-                "{:>8}  {:<9}  {pod}{}{}",
-                ago(event.time),
-                event.kind,
-                event.message,
-                again.unwrap_or_default()
-            ))?;
-        }
-    }
-}
 
 pub async fn stats(client: &mut Client, asked: args::Stats, json: bool) -> Result<u8, Error> {
     let call = Method::Stats {

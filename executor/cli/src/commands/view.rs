@@ -9,25 +9,20 @@ use crate::{
 use tank_compiler::{manual::default_of, schema::entries_around};
 use tank_model::provenance;
 use tank_proto::varlink::{
-    ChangesReply, ContainerState, GenerationReply, GenerationsReply, GetReply, Method, Pod,
-    PodInterface, StatusReply, WhyReply,
+    ChangesReply, GenerationReply, GenerationsReply, GetReply, Method, Pod, PodInterface,
+    PodStatus, State, StatusReply, WhyReply,
 };
 
 /// What a container does, in words.
 pub fn container_state(container: &tank_proto::varlink::ContainerStatus) -> String {
-    if let (Some(stopped), false) = (
-        container.stopped,
-        container.state == ContainerState::Running,
-    ) {
-        return format!("stopped by hand {}", ago(stopped));
-    }
     if let Some(uid) = container.run_by {
-        return format!("run by hand, uid {uid}");
+        return format!("run by hand, {}", tank_sys::users::named(uid));
     }
-    match (container.state, container.ready, container.status) {
-        (ContainerState::Running, false, _) => "running, not ready".to_owned(),
-        (ContainerState::Exited, _, Some(status)) => format!("exited {status}"),
-        (state, _, _) => state.to_string(),
+    match (container.state, container.status, container.stopped) {
+        (State::Running, ..) if !container.ready => "running, not ready".to_owned(),
+        (State::Failed, Some(status), _) => format!("failed ({status})"),
+        (State::Stopped, _, Some(when)) => format!("stopped {}", ago(when)),
+        (state, ..) => state.to_string(),
     }
 }
 
@@ -66,7 +61,7 @@ fn print_pod(pod: &Pod) -> Result<(), Error> {
             .unwrap_or_default();
         let by = container
             .stopped_by
-            .map(|uid| format!(" by uid {uid}"))
+            .map(|uid| format!(" by {}", tank_sys::users::named(uid)))
             .unwrap_or_default();
         let since = container
             .started
@@ -136,17 +131,37 @@ pub async fn status(client: &mut Client, json: bool) -> Result<u8, Error> {
         "pods        {} of {} running",
         reply.running, reply.pods
     ))?;
+    if let Some(failing) = &reply.failing {
+        output::sentence(&failing_line(failing), 12)?;
+    }
     if let Some(stopped) = &reply.stopped {
         let stopped = stopped.join(", ");
-        output::line(&format!("by hand     stopped: {stopped}"))?;
+        output::sentence(&format!("by hand     stopped: {stopped}"), 12)?;
     }
     if let Some(failed) = &reply.failed_backups {
         let failed = failed.join(", ");
-        output::line(&format!(
-            "backups     failed of {failed}: `tank volume backups` says why"
-        ))?;
+        let failed = format!("backups     failed of {failed}: `tank volume backups` says why");
+        output::sentence(&failed, 12)?;
     }
     Ok(0)
+}
+
+/// How many of the pods that are not as they should be are named.
+const MAX_FAILING: usize = 10;
+
+/// The pods that are not as they should be, and what to type.
+fn failing_line(failing: &[PodStatus]) -> String {
+    let named = failing.iter().take(MAX_FAILING);
+    let mut named: Vec<String> = named
+        .map(|one| format!("{} ({})", one.pod, one.state))
+        .collect();
+    let more = failing.len() - named.len();
+    named.extend((more > 0).then(|| format!("and {more} more")));
+    let first = failing.first().map_or("POD", |one| one.pod.as_str());
+    format!(
+        "failing     {}: `tank explain {first}` says why",
+        named.join(", ")
+    )
 }
 
 pub async fn generations(client: &mut Client, json: bool) -> Result<u8, Error> {
@@ -210,9 +225,9 @@ pub async fn generation(client: &mut Client, number: Option<u64>, json: bool) ->
         output::line(&format!("  parent  {parent}"))?;
     }
     output::line(&format!(
-        "  made    {} by user {}: {}",
+        "  made    {} by {}: {}",
         ago(generation.time),
-        generation.uid,
+        tank_sys::users::named(generation.uid),
         generation.source
     ))?;
     if let Some(snapshots) = &generation.snapshots {
@@ -315,4 +330,30 @@ pub async fn why(client: &mut Client, field: &str, json: bool) -> Result<u8, Err
         ))?;
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_well_is_named_and_bounded() {
+        let of = |pod: &str, state| PodStatus {
+            pod: pod.to_owned(),
+            state,
+        };
+        let few = [of("web", State::Failed), of("shop:api", State::Degraded)];
+        assert_eq!(
+            failing_line(&few),
+            "failing     web (failed), shop:api (degraded): `tank explain web` says why"
+        );
+        let many: Vec<PodStatus> = (0..30)
+            .map(|number| of(&format!("p{number}"), State::Absent))
+            .collect();
+        let line = failing_line(&many);
+        assert!(
+            line.contains("p9 (absent), and 20 more: `tank explain p0`"),
+            "{line}"
+        );
+    }
 }

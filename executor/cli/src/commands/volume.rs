@@ -163,9 +163,48 @@ pub async fn remove(client: &mut Client, call: RemoveVolumesCall, json: bool) ->
         }
     }
     if reply.volumes.is_empty() {
-        output::line("nothing to remove: every volume is in use, or some generation declares it")?;
+        let all: VolumesReply = client.call(Method::Volumes {}).await?;
+        for line in why_none(&all.volumes) {
+            output::sentence(&line, 2)?;
+        }
     }
     Ok(0)
+}
+
+/// How many volumes are named that an older generation keeps.
+const MAX_KEPT: usize = 5;
+
+/// Why no volume is an orphan, and how those go that only an older generation declares: a pod that was deleted can be gone back to, with
+/// what is in its volumes.
+fn why_none(all: &[Volume]) -> Vec<String> {
+    let is_kept = |volume: &&Volume| !volume.declared && !volume.mounted;
+    let kept: Vec<&Volume> = all.iter().filter(is_kept).collect();
+    let Some(first) = kept.first() else {
+        let why = match all.is_empty() {
+            true => "nothing to remove: there are no volumes",
+            false => "nothing to remove: every volume is in use, or declared",
+        };
+        return vec![why.to_owned()];
+    };
+    let mut lines = vec![
+        "nothing to remove: an older generation declares what the current one does not, and could be gone back to"
+            .to_owned(),
+    ];
+    lines.extend(kept.iter().take(MAX_KEPT).map(|volume| {
+        let (name, generations) = (&volume.name, ranges(&volume.generations));
+        format!(
+            "  {name} ({}): declared by generation {generations}",
+            size(volume)
+        )
+    }));
+    let more = kept.len().saturating_sub(MAX_KEPT);
+    lines.extend((more > 0).then(|| format!("  and {more} more: `tank volume list`")));
+    lines.push(format!(
+        "`tank volume remove {}` removes it now; with those generations (`tank generations delete N`, `tank gc`) they \
+         become orphans",
+        first.name
+    ));
+    lines
 }
 
 /// Writes a volume into a file that must not exist, or to standard output.
@@ -189,8 +228,8 @@ pub async fn export(
         match json {
             true => output::json(&done)?,
             false => output::line(&format!(
-                "wrote {} entries to {}",
-                done.entries.unwrap_or(0),
+                "wrote {} to {}",
+                entries(done.entries),
                 place.display()
             ))?,
         }
@@ -214,10 +253,13 @@ pub async fn import(
         output::json(&done)?;
         return Ok(0);
     }
-    let entries = done.entries.unwrap_or(0);
-    output::line(&format!("{name} has {entries} entries now"))?;
+    output::line(&format!("{name} has {} now", entries(done.entries)))?;
     say_kept(&name, done.kept.as_deref(), done.dropped == Some(true))?;
     Ok(0)
+}
+
+fn entries(count: Option<u64>) -> String {
+    output::counted(count.unwrap_or(0), "entry", "entries")
 }
 
 /// Makes a volume of a backup, or what it was before the last import.
@@ -233,9 +275,8 @@ pub async fn restore(
         return Ok(0);
     }
     let said = match (&done.archive, done.entries) {
-        (Some(archive), entries) => {
-            let entries = entries.unwrap_or(0);
-            format!("{name} has {entries} entries now, of {archive}")
+        (Some(archive), count) => {
+            format!("{name} has {} now, of {archive}", entries(count))
         }
         (None, _) => format!("{name} is what it was before the last import"),
     };
@@ -247,10 +288,11 @@ pub async fn restore(
 /// Where what was there is, and what can be done with it.
 fn say_kept(name: &str, kept: Option<&str>, dropped: bool) -> Result<(), Error> {
     let Some(kept) = kept else { return Ok(()) };
-    output::line(&format!(
+    let text = format!(
         "  what it was is kept in {kept}, until the next import: `tank volume restore {name} --replaced` brings it back, \
          `tank volume remove {name} --replaced` removes it"
-    ))?;
+    );
+    output::sentence(&text, 2)?;
     if dropped {
         output::line("  what was kept there before is gone")?;
     }
@@ -271,5 +313,35 @@ mod tests {
     fn numbers_in_a_row_are_one() {
         assert_eq!(ranges(&[]), "none");
         assert_eq!(ranges(&[1, 2, 3, 7, 9, 10]), "1-3, 7, 9-10");
+    }
+
+    #[test]
+    fn why_nothing_is_an_orphan_is_said() {
+        let volume = |name: &str, declared, generations: &[u64]| Volume {
+            name: name.to_owned(),
+            declared,
+            generations: generations.to_vec(),
+            ..serde_json::from_value(serde_json::json!({
+                "name": "", "bytes": 2048, "at_least": false, "declared": false, "mounted": false,
+                "generations": [],
+            }))
+            .expect("a volume")
+        };
+        assert_eq!(why_none(&[]), ["nothing to remove: there are no volumes"]);
+        assert_eq!(
+            why_none(&[volume("web/data", true, &[1])]),
+            ["nothing to remove: every volume is in use, or declared"]
+        );
+        let all = [
+            volume("web/data", true, &[1]),
+            volume("db/data", false, &[1, 2]),
+        ];
+        let lines = why_none(&all);
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[1], "  db/data (2.0 KiB): declared by generation 1-2");
+        assert!(
+            lines[2].starts_with("`tank volume remove db/data` removes it now"),
+            "{lines:?}"
+        );
     }
 }

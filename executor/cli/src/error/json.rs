@@ -42,7 +42,7 @@ impl Error {
             Self::Failed { .. } | Self::Start(_) | Self::Print(_) | Self::Json(_) => "Failed",
             Self::Change { outcome, .. } if outcome.rolled_back => "RolledBack",
             Self::Change { .. } => "NotReached",
-            Self::Interrupted { .. } => "Interrupted",
+            Self::Interrupted { .. } | Self::GoesOn { .. } => "Interrupted",
             Self::NotDeclared { .. } => "NotDeclared",
             Self::NoSuchPod { .. } => "NoSuchPod",
             Self::LockDiffers { .. } => "LockDiffers",

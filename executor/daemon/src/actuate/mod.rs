@@ -13,6 +13,7 @@ mod order;
 mod sandbox;
 pub mod sources;
 mod start;
+mod under_way;
 pub mod volumes;
 
 pub use error::Error;
@@ -42,6 +43,8 @@ use tank_model::Name;
 use tank_plan::{Plan, Step, StepId};
 use tank_proto::shim;
 use tank_sys::{cgroup::Cgroups, process::SIGCONT, route::Routes, with_causes};
+pub use under_way::At;
+use under_way::UnderWay;
 use volumes::Volumes;
 
 /// The most steps at once that do something.
@@ -107,11 +110,11 @@ impl Actuator {
     }
 
     /// Carries a plan out: each step when those before it are done. `progress` is called when a step
-    /// begins.
+    /// begins, and when another one is waited for than that.
     pub async fn carry_out(
         self: &Arc<Self>,
         plan: &Plan,
-        progress: &(dyn Fn(&Step) + Sync),
+        progress: &(dyn Fn(At<'_>) + Sync),
     ) -> Carried {
         let mut order = Order::of(plan);
         let mut carried = Carried::default();
@@ -119,30 +122,22 @@ impl Actuator {
         // dropped.
         let mut ahead: BTreeMap<StepId, Prepared> = BTreeMap::new();
         let mut running = FuturesUnordered::new();
-        let (mut working, mut ending) = (0, 0);
+        let mut under_way = UnderWay::default();
         loop {
-            while let Some(id) = order.take(|id| match is_an_end(&plan.steps[id].step) {
-                true => ending < MAX_ENDING,
-                false => working < MAX_WORKING,
-            }) {
+            while let Some(id) = order.take(|id| under_way.has_room(&plan.steps[id].step)) {
                 let step = plan.steps[id].step.clone();
-                *(if is_an_end(&step) {
-                    &mut ending
-                } else {
-                    &mut working
-                }) += 1;
-                progress(&step);
+                under_way.begin(id, &step);
+                progress(At::Begins(&step));
                 let prepared = ahead.remove(&id);
                 running.push(self.carry_out_step(id, step, prepared, &plan.host_writable));
+            }
+            if let Some(step) = under_way.to_show() {
+                progress(At::WaitsFor(step));
             }
             let Some((id, step, outcome)) = running.next().await else {
                 return carried;
             };
-            *(if is_an_end(&step) {
-                &mut ending
-            } else {
-                &mut working
-            }) -= 1;
+            under_way.end(id, &step);
             match outcome {
                 Ok(()) => {
                     faults::boundary("after a step");

@@ -4,6 +4,7 @@
 use super::{
     client::Client,
     refusal::{Refusal, internal},
+    states,
     streams::while_connected,
     views,
 };
@@ -76,7 +77,7 @@ impl Client {
         let reasons = explained.reasons.into_iter();
         let reply = ExplainReply {
             pod: explained.pod.to_string(),
-            state: state.unwrap_or(varlink::PodState::Undeclared),
+            state: state.unwrap_or(varlink::State::Undeclared),
             reasons: reasons.map(|reason| self::reason(reason, boot)).collect(),
         };
         self.reply(&reply, false, Vec::new()).await
@@ -145,6 +146,7 @@ pub fn mark(pods: &mut [varlink::Pod], overrides: &Overrides) {
             view.stopped = found.map(|(time, _)| time);
             view.stopped_by = found.map(|(_, uid)| uid);
         }
+        states::mark_stopped(pod);
     }
 }
 
@@ -162,6 +164,7 @@ pub fn mark_runs(pods: &mut [varlink::Pod], runs: &Runs) {
                 view.image = run.spec.image.name.to_string();
             }
         }
+        states::mark_stopped(pod);
     }
 }
 
@@ -177,9 +180,10 @@ pub fn stopped(overrides: &Overrides, graph: &Graph) -> Option<Vec<String>> {
 /// What is stopped by hand, a sentence each. None: nothing is.
 pub fn sentences(stopped: &[Stopped]) -> Option<Vec<String>> {
     let one = |one: &Stopped| {
-        let (pod, container, uid) = (&one.pod, &one.container, one.uid);
+        let (pod, container) = (&one.pod, &one.container);
+        let who = tank_sys::users::named(one.uid);
         format!(
-            "{pod}/{container}: uid {uid} stopped it by hand; `tank start {pod}`, or the next change of it, starts it"
+            "{pod}/{container}: {who} stopped it by hand; `tank start {pod}`, or the next change of it, starts it"
         )
     };
     let all: Vec<String> = stopped.iter().map(one).collect();

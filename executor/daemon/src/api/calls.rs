@@ -7,7 +7,7 @@ use super::{
     copies,
     exec::{self, target},
     refusal::{Refusal, internal, of_shim},
-    registries,
+    registries, states,
     streams::while_connected,
     views,
 };
@@ -347,7 +347,8 @@ async fn status(
 ) -> Result<varlink::StatusReply, Refusal> {
     let (generation, graph) = generations.current()?;
     let observed = reconciler.observe(&graph).await?;
-    let pods = views::pods(&graph, &observed);
+    let mut pods = views::pods(&graph, &observed);
+    by_hand::mark(&mut pods, &generations.overrides()?);
     let failed = generations.backups()?.into_iter();
     let failed: Vec<String> = failed
         .filter(|one| one.failed.is_some() || one.hangs.is_some())
@@ -361,7 +362,7 @@ async fn status(
         pods: pods.len() as u64,
         running: pods
             .iter()
-            .filter(|pod| pod.state == varlink::PodState::Running)
+            .filter(|pod| pod.state == varlink::State::Running)
             .count() as u64,
         kernel: rustix::system::uname()
             .release()
@@ -370,6 +371,7 @@ async fn status(
         failed_backups: Some(failed).filter(|failed| !failed.is_empty()),
         stopped: by_hand::stopped(&generations.overrides()?, &graph),
         unlimited: generations.unlimited().await,
+        failing: states::failing(&pods),
     })
 }
 

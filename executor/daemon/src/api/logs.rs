@@ -284,6 +284,9 @@ fn wanted(
     let (_, graph) = generations.current()?;
     let mut found = BTreeSet::new();
     if call.targets.is_empty() {
+        if let Some(stack) = &call.stack {
+            generations.known_stack(stack)?;
+        }
         let of_stack = |pod: &&Name| match call.stack.as_deref() {
             Some(stack) => pod.stack() == Some(stack),
             None => true,
@@ -326,7 +329,7 @@ fn of_target(
             (pod, known)
         }
         // One that is gone has its logs until they are collected.
-        Err(unknown) => match Name::of_pod(pod) {
+        Err(unknown) => match Name::of_pod(pod.strip_prefix(':').unwrap_or(pod)) {
             Ok(pod) => match logs::logged(settings, pod.as_str()) {
                 logged if logged.is_empty() => return Err(unknown.into()),
                 logged => (pod, logged.into_iter().collect()),

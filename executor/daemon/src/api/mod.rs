@@ -18,6 +18,7 @@ mod metrics;
 mod refusal;
 mod registries;
 mod run;
+mod states;
 mod stats;
 mod streams;
 mod upkeep;

@@ -106,7 +106,8 @@ fn wire(error: Refused) -> Error {
         Refused::Reconcile(ReconcileError::Inputs(error)) => {
             failed("read what is declared", error.to_string())
         }
-        Refused::Invalid(problems) => Error::invalid(problems),
+        Refused::Invalid(problems) => Error::of_configuration(problems),
+        Refused::Unaskable(problem) => Error::invalid(vec![problem]),
         Refused::Unfit(found) => {
             let detail = |misfit: Misfit| varlink::Problem {
                 code: misfit.problem.code.to_owned(),
@@ -119,10 +120,19 @@ fn wire(error: Refused) -> Error {
             Error::Invalid {
                 details: Some(found.list.into_iter().map(detail).collect()),
                 problems: found.words,
+                call: None,
             }
         }
         Refused::InUse { uses, help } => Error::InUse { uses, help },
-        Refused::NoSuchPod { pod, nearest } => Error::NoSuchPod { pod, nearest },
+        Refused::NoSuchPod {
+            pod,
+            nearest,
+            several,
+        } => Error::NoSuchPod {
+            pod,
+            nearest,
+            several: Some(several).filter(|several| !several.is_empty()),
+        },
         Refused::NoSuchContainer {
             pod,
             container,

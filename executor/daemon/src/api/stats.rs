@@ -52,9 +52,9 @@ impl Client {
         if !more {
             return Err(Refusal::Service("ExpectedMore", json!({})));
         }
-        let filter = filter(&call)?;
+        let mut filter = filter(&call)?;
         let (past, mut live) = self.floors.events.listen();
-        known(generations, &filter, &past)?;
+        resolve(generations, &mut filter, &past)?;
         for event in filter.select(past, call.tail) {
             self.event(event).await?;
         }
@@ -136,18 +136,35 @@ fn filter(call: &EventsCall) -> Result<Filter, Refusal> {
     })
 }
 
-/// A pod that is neither declared nor in any event is a word that was mistyped.
-fn known(generations: &Generations, filter: &Filter, past: &[Event]) -> Result<(), Refusal> {
-    let is_known = |pod: &str| {
-        past.iter()
-            .any(|event| event.of.pod.as_deref() == Some(pod))
+/// Puts whole names in the place of those without their stack. A pod, or a stack, that is neither declared nor in any event is a word that
+/// was mistyped.
+fn resolve(generations: &Generations, filter: &mut Filter, past: &[Event]) -> Result<(), Refusal> {
+    let stack = filter.stack.as_deref();
+    let is_of = |event: &Event| {
+        let of = event.of.pod.as_deref().and_then(|pod| pod.split_once(':'));
+        of.map(|(stack, _)| stack) == stack
     };
-    let mut unknown = filter.pods.iter().filter(|pod| !is_known(pod)).peekable();
-    if unknown.peek().is_none() {
+    if let Some(stack) = stack.filter(|_| !past.iter().any(is_of)) {
+        generations.known_stack(stack)?;
+    }
+    if filter.pods.is_empty() {
         return Ok(());
     }
     let (_, graph) = generations.current()?;
-    unknown.try_for_each(|pod| generations.declared(&graph, pod).map(drop))?;
+    let mut pods = BTreeSet::new();
+    for pod in &filter.pods {
+        let is_it = |event: &Event| event.of.pod.as_deref() == Some(pod);
+        let has_events = past.iter().any(is_it);
+        match generations.declared_in(&graph, stack, pod) {
+            Ok(name) => drop(pods.insert(name.to_string())),
+            Err(error) if !has_events => return Err(error.into()),
+            Err(_) => {}
+        }
+        if has_events {
+            pods.insert(pod.clone());
+        }
+    }
+    filter.pods = pods;
     Ok(())
 }
 

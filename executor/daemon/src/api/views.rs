@@ -1,5 +1,6 @@
 //! From the daemon's data to the shapes of the interface. Pure.
 
+use super::states;
 use crate::{
     events::Event,
     generations::{Entry, Overridden, Progress, Reason, Stage, Switched},
@@ -17,15 +18,12 @@ use tank_model::{
     units::written,
 };
 use tank_plan::{
-    Class, Observed, PlannedStep, Report, Unmet,
-    observed::{self, State},
+    Class, Observed, PlannedStep, Report, Unmet, observed,
     target::{Target, networks::declared},
     unmet::unmet,
     why,
 };
-use tank_proto::varlink::{
-    self, ChangeKind, ContainerState, GenerationOutcome, PodState, StepClass,
-};
+use tank_proto::varlink::{self, ChangeKind, GenerationOutcome, State, StepClass};
 
 pub fn generation(entry: &Entry) -> varlink::Generation {
     let Entry {
@@ -63,6 +61,7 @@ pub fn progress(progress: Progress) -> varlink::Progress {
         Stage::Pull => varlink::Stage::Pull,
         Stage::Commit => varlink::Stage::Commit,
         Stage::Step => varlink::Stage::Step,
+        Stage::Wait => varlink::Stage::Wait,
         Stage::Rollback => varlink::Stage::Rollback,
         Stage::Note => varlink::Stage::Note,
     };
@@ -252,9 +251,9 @@ fn pod_that_lacks(
             let there = found.and_then(|found| found.containers.get(container));
             let image = node.image.to_string();
             let digest = graph.image(&node.image).map(|digest| digest.to_string());
-            let mut view = self::container(container, image, digest, there);
+            let mut view = states::container(container, image, digest, there);
             if there.is_some_and(|there| there.hash != hash) {
-                view.state = ContainerState::Outdated;
+                view.state = State::Outdated;
             }
             view
         })
@@ -265,21 +264,26 @@ fn pod_that_lacks(
     for (container, there) in
         undeclared.filter(|(container, _)| graph.process(name, container).is_none())
     {
-        containers.push(self::container(container, String::new(), None, Some(there)));
+        containers.push(states::container(
+            container,
+            String::new(),
+            None,
+            Some(there),
+        ));
     }
     let unfinished = unfinished(name, graph, found);
     let unresponsive = found.and_then(|found| found.unresponsive.as_ref());
     if unresponsive.is_some() {
         containers
             .iter_mut()
-            .for_each(|container| container.state = ContainerState::Unknown);
+            .for_each(|container| container.state = State::Unresponsive);
     }
     let state = match unresponsive {
-        _ if !declared => PodState::Undeclared,
-        Some(_) => PodState::Unresponsive,
+        _ if !declared => State::Undeclared,
+        Some(_) => State::Unresponsive,
         None => {
             let own = containers.get(..own).unwrap_or_default();
-            state_of(own, !unfinished.is_empty())
+            states::of_pod(own, !unfinished.is_empty())
         }
     };
     varlink::Pod {
@@ -305,7 +309,7 @@ fn unfinished(
     let all = graph.init(name).filter_map(|(init, spec, hash)| {
         let there = found.and_then(|found| found.current(init, hash))?;
         let digest = graph.image(&spec.image).map(|digest| digest.to_string());
-        let view = self::container(init, spec.image.to_string(), digest, Some(there));
+        let view = states::container(init, spec.image.to_string(), digest, Some(there));
         (view.status != Some(0)).then_some(view)
     });
     all.collect()
@@ -432,63 +436,4 @@ fn policies(pod: &Name, graph: &Graph) -> Vec<String> {
         .map(|_| why::admitted(pod, &node.allow_from));
     let reached = node.egress.peers().map(|_| why::reached(pod, &node.egress));
     admitted.into_iter().chain(reached).collect()
-}
-
-/// The state of a declared pod whose shim answers. `unfinished`: what runs before its containers has
-/// not ended well.
-fn state_of(containers: &[varlink::ContainerStatus], unfinished: bool) -> PodState {
-    let is = |state: ContainerState| move |one: &varlink::ContainerStatus| one.state == state;
-    let all_run = !containers.is_empty() && containers.iter().all(is(ContainerState::Running));
-    let any_runs = containers.iter().any(is(ContainerState::Running));
-    if all_run && containers.iter().all(|container| container.ready) {
-        PodState::Running
-    } else if all_run || unfinished && !any_runs {
-        PodState::Starting
-    } else if containers
-        .iter()
-        .all(|container| container.status == Some(0))
-    {
-        PodState::Completed
-    } else if any_runs {
-        PodState::Degraded
-    } else {
-        PodState::Stopped
-    }
-}
-
-fn container(
-    name: &Name,
-    image: String,
-    digest: Option<String>,
-    there: Option<&observed::Run>,
-) -> varlink::ContainerStatus {
-    let mut view = varlink::ContainerStatus {
-        name: name.to_string(),
-        image,
-        digest,
-        state: ContainerState::Absent,
-        pid: None,
-        status: None,
-        restarts: 0,
-        started: None,
-        ready: false,
-        stopped: None,
-        stopped_by: None,
-        run_by: None,
-    };
-    let Some(there) = there else { return view };
-    view.restarts = there.attempt;
-    view.started = Some(there.since);
-    match there.state {
-        State::Running { pid, verdict } => {
-            view.state = ContainerState::Running;
-            view.pid = Some(pid);
-            view.ready = verdict.ready;
-        }
-        State::Exited { status, .. } => {
-            view.state = ContainerState::Exited;
-            view.status = Some(status);
-        }
-    }
-    view
 }

@@ -7,7 +7,7 @@ use super::{
     streams::while_connected,
 };
 use crate::generations::{
-    Generations, backups,
+    Error as Unknown, Generations, backups,
     imports::Imported,
     volumes::{Doomed, Volume},
 };
@@ -47,7 +47,8 @@ impl Client {
         generations: &Arc<Generations>,
         volume: &str,
     ) -> Result<(), Refusal> {
-        let made = async { Ok(generations.back_up(volume).await?) };
+        let volume = whole_name(generations, volume).await?;
+        let made = async { Ok(generations.back_up(&volume).await?) };
         let made = while_connected(&self.stream, made).await?;
         let reply = BackUpVolumeReply {
             archive: made.path.display().to_string(),
@@ -96,7 +97,8 @@ impl Client {
         more: bool,
     ) -> Result<(), Refusal> {
         expect_more(more)?;
-        let exported = generations.export(volume).await?;
+        let volume = whole_name(generations, volume).await?;
+        let exported = generations.export(&volume).await?;
         let (read, write) = pipe()?;
         self.reply(&TransferReply::default(), true, vec![read])
             .await?;
@@ -171,7 +173,16 @@ impl Client {
         generations: &Arc<Generations>,
         volume: &str,
     ) -> Result<(), Refusal> {
-        let list = async { Ok(generations.archives(volume).await?) };
+        let whole = whole_name(generations, volume).await?;
+        let list = async {
+            match generations.archives(volume).await {
+                // An older generation may have declared one by just this name.
+                Err(Unknown::NoSuchVolume { .. }) if whole != volume => {
+                    Ok(generations.archives(&whole).await?)
+                }
+                found => Ok(found?),
+            }
+        };
         let (_, found) = while_connected(&self.stream, list).await?;
         let view = |(number, one): (u64, backups::Archived)| varlink::Archive {
             number,
@@ -184,6 +195,14 @@ impl Client {
         self.reply(&BackupArchivesReply { archives }, false, Vec::new())
             .await
     }
+}
+
+/// The whole name of a volume that is read.
+async fn whole_name(generations: &Arc<Generations>, volume: &str) -> Result<String, Refusal> {
+    let (generations, volume) = (Arc::clone(generations), volume.to_owned());
+    let find = tokio::task::spawn_blocking(move || generations.volume_name(&volume));
+    find.await
+        .map_err(|e| internal("look for a volume", e).into())
 }
 
 pub(super) fn expect_more(more: bool) -> Result<(), Refusal> {

@@ -194,7 +194,8 @@ impl Generations {
         };
         for (pod, containers) in pods {
             let containers = containers.join(", ");
-            let message = format!("uid {uid} {verb} it by hand: {containers}");
+            let who = tank_sys::users::named(uid);
+            let message = format!("{who} {verb} it by hand: {containers}");
             let of = Subject {
                 pod: Some(pod.to_string()),
                 uid: Some(uid),

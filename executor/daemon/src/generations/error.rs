@@ -13,6 +13,9 @@ pub enum Error {
     /// Each problem is a sentence with its field.
     #[error("the configuration is not valid: {}", .0.join("; "))]
     Invalid(Vec<String>),
+    /// What is asked for is nothing that can be done: why.
+    #[error("{0}")]
+    Unaskable(String),
     /// What is asked for does not fit what the host has.
     #[error("the configuration is not valid: {}", .0.words.join("; "))]
     Unfit(Box<Unfit>),
@@ -23,6 +26,8 @@ pub enum Error {
     NoSuchPod {
         pod: String,
         nearest: Option<String>,
+        /// The pods of several stacks that are called so.
+        several: Vec<String>,
     },
     #[error("no such container in pod `{pod}`")]
     NoSuchContainer {

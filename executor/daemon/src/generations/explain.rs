@@ -18,13 +18,20 @@ pub struct Explained {
 }
 
 impl Generations {
-    /// Why a pod is in the state it is in.
+    /// Why a pod, or one container of it (`POD/CONTAINER`), is in the state it is in.
     ///
     /// # Errors
     /// When it is not declared, or something can't be read.
-    pub async fn explain(&self, pod: &str) -> Result<Explained, Error> {
+    pub async fn explain(&self, target: &str) -> Result<Explained, Error> {
         let (current, graph) = self.current()?;
+        let (pod, container) = match target.split_once('/') {
+            Some((pod, container)) => (pod, Some(container)),
+            None => (target, None),
+        };
         let pod = self.declared(&graph, pod)?;
+        let container = container
+            .map(|container| container_of(&graph, &pod, container))
+            .transpose()?;
         // A shim that does not answer is one of the reasons.
         self.pods.check().await;
         let planned = self.reconciler.plan(&graph, Some(&graph)).await?;
@@ -35,6 +42,10 @@ impl Generations {
             Some((name.clone(), self.prober.last_failure(&run)?))
         });
         let probes: BTreeMap<Name, String> = probes.collect();
+        let stoppers = planned.report.stopped.iter().map(|one| one.uid);
+        let users: BTreeMap<u32, String> = stoppers
+            .map(|uid| (uid, tank_sys::users::named(uid)))
+            .collect();
         let mut reasons = explain(&Subject {
             pod: &pod,
             graph: &graph,
@@ -42,6 +53,12 @@ impl Generations {
             plan: &planned.plan,
             report: &planned.report,
             probes: &probes,
+            ends: &self.events.last_ends(pod.as_str()),
+            users: &users,
+        });
+        // What is about the whole pod is about each of its containers.
+        reasons.retain(|reason| {
+            container.is_none() || reason.container.is_none() || reason.container == container
         });
         reasons.extend(self.on_its_way(current)?);
         Ok(Explained {
@@ -71,4 +88,19 @@ impl Generations {
             ..Reason::default()
         }))
     }
+}
+
+/// A container that a pod declares, or what runs before those.
+fn container_of(graph: &Graph, pod: &Name, container: &str) -> Result<Name, Error> {
+    let inits = graph.init(pod).map(|(name, ..)| name);
+    let all = inits.chain(graph.containers(pod).map(|(name, ..)| name));
+    let all: Vec<&Name> = all.collect();
+    let found = all.iter().find(|name| name.as_str() == container);
+    found
+        .map(|name| (*name).clone())
+        .ok_or_else(|| Error::NoSuchContainer {
+            pod: pod.clone(),
+            container: Some(container.to_owned()),
+            known: all.iter().map(ToString::to_string).collect(),
+        })
 }

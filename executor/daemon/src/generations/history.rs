@@ -87,7 +87,7 @@ impl Generations {
     pub async fn delete_generations(&self, numbers: Vec<u64>) -> Result<Collected, Error> {
         if numbers.is_empty() || numbers.len() > MAX_DELETED {
             let problem = format!("name 1 to {MAX_DELETED} generations");
-            return Err(Error::Invalid(vec![problem]));
+            return Err(Error::Unaskable(problem));
         }
         let numbers: BTreeSet<u64> = numbers.into_iter().collect();
         refuse_needed(&self.collector.history()?, &numbers)?;

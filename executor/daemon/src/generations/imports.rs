@@ -257,7 +257,7 @@ impl Generations {
                 Some(shared) => format!("`{id}` is the shared volume `{shared}`: name that"),
                 None => format!("`{id}` is none that Tank keeps: it is of the host, or in memory"),
             };
-            return Err(Error::Invalid(vec![why]));
+            return Err(Error::Unaskable(why));
         }
         let observed = self.reconciler.observe(&graph).await?;
         if let Some((pod, undeclared)) = who_has(&observed, &graph, id) {

@@ -379,7 +379,7 @@ impl Generations {
         if images.len() > MAX_RESOLVED {
             let count = images.len();
             let problem = format!("{count} images are asked for, and {MAX_RESOLVED} is the most");
-            return Err(Error::Invalid(vec![problem]));
+            return Err(Error::Unaskable(problem));
         }
         let parse = |image: String| {
             let reference = image.parse::<Reference>();

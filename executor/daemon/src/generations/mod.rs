@@ -60,6 +60,7 @@ pub use why::{Overridden, Reason};
 
 use crate::{
     actuate::{
+        At,
         sources::Sources,
         volumes::{Snapshot, Volumes},
     },
@@ -78,7 +79,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 use tank_image::{Images, LayerProgress, Registries};
-use tank_model::{Config, Digest, Generation, Graph, Name, Outcome, Scope};
+use tank_model::{Config, Digest, Generation, Graph, Outcome, Scope};
 use tank_sys::cgroup::Cgroups;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 
@@ -94,6 +95,8 @@ pub enum Stage {
     Pull,
     Commit,
     Step,
+    /// What is waited for.
+    Wait,
     Rollback,
     Note,
 }
@@ -105,6 +108,22 @@ pub struct Progress {
     pub message: String,
     /// How far a layer of the image that `message` names is.
     pub layer: Option<LayerProgress>,
+}
+
+/// Says which step begins, or is waited for.
+fn notify_step(progress: &ProgressSender, at: At<'_>) {
+    match at {
+        At::Begins(step) => notify(progress, Stage::Step, step),
+        At::WaitsFor(step) => notify(progress, Stage::Wait, step),
+    }
+}
+
+/// Says what is waited for, where that is something else than was said last.
+fn notify_wait(progress: &ProgressSender, said: &mut String, why: String) {
+    if *said != why {
+        notify(progress, Stage::Wait, &why);
+        *said = why;
+    }
 }
 
 fn notify(progress: &ProgressSender, stage: Stage, message: impl fmt::Display) {
@@ -257,23 +276,6 @@ impl Generations {
         graph
             .flatten()
             .map_or_else(|| empty_graph().map(Arc::new), Ok)
-    }
-
-    /// The name of a declared pod, or an error with the nearest one.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPod`].
-    pub fn declared(&self, graph: &Graph, pod: &str) -> Result<Name, Error> {
-        let found = graph.pods().find(|name| name.as_str() == pod).cloned();
-        found.ok_or_else(|| {
-            // One that is named without its stack is that stack's, if only one has it.
-            let of_stack = graph.pods().find(|name| name.local() == pod);
-            let nearest = tank_model::name::nearest(pod, graph.pods().map(Name::as_str));
-            Error::NoSuchPod {
-                pod: pod.to_owned(),
-                nearest: of_stack.map(Name::as_str).or(nearest).map(str::to_owned),
-            }
-        })
     }
 
     /// What a switch to `graph` would do that changes the pods of a scope; without one, what the next pass

@@ -9,12 +9,13 @@
 use super::{
     Error, Generations, MAX_PROGRESS, ProgressSender, Stage,
     data::Wanted,
-    notify,
+    notify, notify_step, notify_wait,
     provenance::Lines,
     switch::Candidate,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
 };
 use crate::{
+    actuate::At,
     events::{Kind, Subject},
     faults,
     pods::logs,
@@ -52,7 +53,8 @@ const LOG_LINES: u64 = 10;
 
 enum Arrived {
     Yes,
-    NotYet,
+    /// What is waited for.
+    NotYet(String),
     Never(String),
 }
 
@@ -273,7 +275,7 @@ impl Generations {
         self.reconciler.retry_failures();
         let mut reached = Reached::default();
         let begin = SystemTime::now();
-        let (mut failures, mut overdue) = (0u32, 0u32);
+        let (mut failures, mut overdue, mut waits_for) = (0u32, 0u32, String::new());
         loop {
             if self.superseding.load(Ordering::SeqCst) > 0 {
                 return Reached {
@@ -281,7 +283,7 @@ impl Generations {
                     ..reached
                 };
             }
-            let step_begins = |step: &Step| notify(progress, Stage::Step, step);
+            let step_begins = |at: At<'_>| notify_step(progress, at);
             let pass = match self
                 .pass_or(verified.take(), graph, previous, &step_begins)
                 .await
@@ -340,7 +342,7 @@ impl Generations {
                             ..reached
                         };
                     }
-                    Arrived::NotYet => {}
+                    Arrived::NotYet(why) => notify_wait(progress, &mut waits_for, why),
                 }
                 let dirty = self.dirty.changed_since(pass.version);
                 let _ = timeout(POLL_PERIOD, dirty).await;
@@ -383,7 +385,7 @@ impl Generations {
         verified: Option<Planned>,
         graph: &Arc<Graph>,
         previous: &Graph,
-        progress: &(dyn Fn(&Step) + Sync),
+        progress: &(dyn Fn(At<'_>) + Sync),
     ) -> Result<Pass, Error> {
         match verified {
             None => Ok(self
@@ -413,14 +415,14 @@ impl Generations {
                 } else if late || !missing.may_come {
                     Arrived::Never(format!("not running yet: {}", missing.list.join(", ")))
                 } else {
-                    Arrived::NotYet
+                    Arrived::NotYet(missing.list.join(", "))
                 };
             }
             Aim::Healthy(_) => {
                 let grace = self.settings.config.grace.0;
                 match health::health(graph, changed, &pass.observed, &pass.report, grace) {
                     Health::Good => return Arrived::Yes,
-                    Health::NotYet(_) if !late => return Arrived::NotYet,
+                    Health::NotYet(why) if !late => return Arrived::NotYet(why),
                     Health::NotYet(why) => format!("not healthy in time: {why}"),
                     Health::Hopeless(why) => why,
                 }

@@ -76,7 +76,8 @@ impl Generations {
             uid: Some(uid),
             ..Subject::default()
         };
-        let message = format!("uid {uid} runs a command of {} by hand", asked.container);
+        let who = tank_sys::users::named(uid);
+        let message = format!("{who} runs a command of {} by hand", asked.container);
         self.events.add_of(Kind::ByHand, of, message);
         // The loop has a pass of its own, unless it repairs nothing.
         let generations = Arc::clone(self);

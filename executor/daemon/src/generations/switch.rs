@@ -258,17 +258,19 @@ impl Generations {
             .await
     }
 
-    /// As [`Generations::declared`]; where a network or a stack is called so, the error names it as one.
+    /// As [`Generations::declared_exactly`]; where a network or a stack is called so, the error names it as one.
     fn declared_or_network(&self, graph: &Graph, pod: &str) -> Result<Name, Error> {
-        self.declared(graph, pod).map_err(|error| {
+        self.declared_exactly(graph, pod).map_err(|error| {
             let network = graph.networks().find(|(name, _)| name.as_str() == pod);
             let network = network.map(|(network, _)| format!("networks.{network}"));
             let stack = graph.stacks().contains(pod);
             let stack = stack.then(|| format!("--stack {pod}"));
             match (error, network.or(stack)) {
-                (Error::NoSuchPod { pod, .. }, nearest @ Some(_)) => {
-                    Error::NoSuchPod { pod, nearest }
-                }
+                (Error::NoSuchPod { pod, several, .. }, nearest @ Some(_)) => Error::NoSuchPod {
+                    pod,
+                    nearest,
+                    several,
+                },
                 (error, _) => error,
             }
         })

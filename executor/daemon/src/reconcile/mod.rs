@@ -15,7 +15,7 @@ pub use keep::{Keeper, KeeperError};
 pub use telemetry::Telemetry;
 
 use crate::{
-    actuate::{Actuator, Carried, Failed},
+    actuate::{Actuator, At, Carried, Failed},
     dirty::Dirty,
     events::{Events, Kind},
     observe::{self, Files, Observer, UsageSnapshot},
@@ -330,7 +330,7 @@ impl Reconciler {
         &self,
         graph: &Arc<Graph>,
         previous: Option<&Graph>,
-        progress: &(dyn Fn(&Step) + Sync),
+        progress: &(dyn Fn(At<'_>) + Sync),
     ) -> Result<Pass, Error> {
         let begun = Instant::now();
         let pass = self.pass_once(graph, previous, progress).await;
@@ -343,7 +343,7 @@ impl Reconciler {
         &self,
         graph: &Arc<Graph>,
         previous: Option<&Graph>,
-        progress: &(dyn Fn(&Step) + Sync),
+        progress: &(dyn Fn(At<'_>) + Sync),
     ) -> Result<Pass, Error> {
         let mut planned = self.plan(graph, previous).await;
         if let Err(Error::Observe(observe::Error::Settings { .. })) = planned {
@@ -376,7 +376,7 @@ impl Reconciler {
             report,
             ..
         }: Planned,
-        progress: &(dyn Fn(&Step) + Sync),
+        progress: &(dyn Fn(At<'_>) + Sync),
     ) -> Pass {
         let _span = self
             .timings

@@ -1,6 +1,6 @@
 //! What the methods take and answer that stop, start and restart by hand, and explain.
 
-use super::{replies::Progress, words::Operation, words::PodState};
+use super::{replies::Progress, words::Operation, words::State};
 use serde::{Deserialize, Serialize};
 
 /// What [`super::Method::Operate`] takes.
@@ -50,7 +50,7 @@ pub struct ExplainReply {
     /// The pod's name on the host.
     pub pod: String,
     /// What it does.
-    pub state: PodState,
+    pub state: State,
     /// Why it does; none where it does what is declared.
     pub reasons: Vec<Reason>,
 }

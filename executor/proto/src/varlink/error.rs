@@ -8,14 +8,20 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "error", content = "parameters")]
 #[cfg_attr(test, derive(zlink::introspect::ReplyError))]
 pub enum Error {
-    /// No pod of that name is declared or there.
-    #[error("no such pod: `{pod}`")]
+    /// No pod of that name is declared or there, or several stacks have one.
+    #[error("{}", match several {
+        Some(_) => format!("several stacks have a pod `{pod}`"),
+        None => format!("no such pod: `{pod}`"),
+    })]
     #[serde(rename = "io.tank.Executor.NoSuchPod")]
     NoSuchPod {
         /// The name that was asked for.
         pod: String,
         /// A pod with a similar name.
         nearest: Option<String>,
+        /// The pods of several stacks that are called so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        several: Option<Vec<String>>,
     },
     /// No network of that name is declared.
     #[error("no such network: `{network}`")]
@@ -156,8 +162,11 @@ pub enum Error {
         /// The source that names it now.
         asked: String,
     },
-    /// The configuration is refused.
-    #[error("the configuration is not valid: {}", problems.join("; "))]
+    /// The configuration is refused, or what a call asks for.
+    #[error("{}{}", match call {
+        Some(true) => "",
+        _ => "the configuration is not valid: ",
+    }, problems.join("; "))]
     #[serde(rename = "io.tank.Executor.Invalid")]
     Invalid {
         /// Everything that is wrong with it, for people.
@@ -165,6 +174,9 @@ pub enum Error {
         /// The same as data, where it does not fit what the host has.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         details: Option<Vec<Problem>>,
+        /// It is about what is asked for, and no configuration.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call: Option<bool>,
     },
     /// What would be removed is used by pods that stay.
     #[error("what others use can't be removed: {}", uses.join("; "))]
@@ -201,11 +213,21 @@ pub enum Error {
 }
 
 impl Error {
-    /// [`Error::Invalid`], in words alone.
+    /// [`Error::Invalid`] of a call.
     pub fn invalid(problems: Vec<String>) -> Self {
         Self::Invalid {
             problems,
             details: None,
+            call: Some(true),
+        }
+    }
+
+    /// [`Error::Invalid`] of a configuration, in words alone.
+    pub fn of_configuration(problems: Vec<String>) -> Self {
+        Self::Invalid {
+            problems,
+            details: None,
+            call: None,
         }
     }
 
@@ -213,6 +235,10 @@ impl Error {
     // long: it has an arm for each kind
     pub fn help(&self) -> Option<String> {
         match self {
+            Self::NoSuchPod {
+                several: Some(several),
+                ..
+            } => Some(format!("name one: `{}`", several.join("`, `"))),
             Self::NoSuchPod {
                 nearest: Some(nearest),
                 ..

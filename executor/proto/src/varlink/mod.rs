@@ -36,7 +36,7 @@ pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
     Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
     LogoutReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod, PodInterface,
-    Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
+    PodStatus, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
 };
 pub use run::{RunCall, RunReply};
 pub use stats::{ContainerUsage, EventsCall, PodUsage, StatsReply, Traffic, Usage};
@@ -48,9 +48,7 @@ pub use volumes::{
     Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, ImportVolumeReply,
     RestoreVolumeCall, RestoreVolumeReply, TransferReply, Volume, VolumesReply,
 };
-pub use words::{
-    ChangeKind, ContainerState, GenerationOutcome, Operation, PodState, Stage, StepClass,
-};
+pub use words::{ChangeKind, GenerationOutcome, Operation, Stage, State, StepClass};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! What the interface's methods answer.
 
-use super::words::{ChangeKind, ContainerState, GenerationOutcome, PodState, Stage, StepClass};
+use super::words::{ChangeKind, GenerationOutcome, Stage, State, StepClass};
 use crate::timing::Span;
 use serde::{Deserialize, Serialize};
 
@@ -160,7 +160,7 @@ pub struct ContainerStatus {
     /// The image's digest.
     pub digest: Option<String>,
     /// What it does.
-    pub state: ContainerState,
+    pub state: State,
     /// The main process, by the host's count.
     pub pid: Option<i32>,
     /// The status of a main process that has ended, 128 and the signal if one ended it.
@@ -205,7 +205,7 @@ pub struct Pod {
     /// Its name.
     pub name: String,
     /// What it does.
-    pub state: PodState,
+    pub state: State,
     /// The addresses of its own network, without their prefix lengths.
     pub addresses: Vec<String>,
     /// The ports it publishes: `address:port->target`, and `/udp` behind it.
@@ -280,6 +280,19 @@ pub struct StatusReply {
     /// Why volumes can't be held to a `size` on this host, and what to do. Absent: they can, or an older daemon answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlimited: Option<Vec<String>>,
+    /// The pods that are not as they should be: neither running nor completed, nor stopped by hand. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<Vec<PodStatus>>,
+}
+
+/// A pod, and what it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct PodStatus {
+    /// Its name.
+    pub pod: String,
+    /// What it does.
+    pub state: State,
 }
 
 /// The answer to [`super::Method::Generations`].

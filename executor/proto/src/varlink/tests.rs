@@ -204,12 +204,12 @@ fn every_type_is_what_the_file_says() {
         Step::CUSTOM_TYPE,
         ChangeKind::CUSTOM_TYPE,
         Change::CUSTOM_TYPE,
-        ContainerState::CUSTOM_TYPE,
+        State::CUSTOM_TYPE,
+        PodStatus::CUSTOM_TYPE,
         ContainerStatus::CUSTOM_TYPE,
         Operation::CUSTOM_TYPE,
         Operated::CUSTOM_TYPE,
         Reason::CUSTOM_TYPE,
-        PodState::CUSTOM_TYPE,
         PodInterface::CUSTOM_TYPE,
         Pod::CUSTOM_TYPE,
         NetworkPod::CUSTOM_TYPE,
@@ -273,18 +273,16 @@ fn the_words_of_an_enum_are_what_is_sent() {
         GenerationOutcome::ALL,
         StepClass::ALL,
         ChangeKind::ALL,
-        ContainerState::ALL,
         Operation::ALL,
-        PodState::ALL
+        State::ALL
     ]);
     let described = [
         Stage::CUSTOM_TYPE,
         GenerationOutcome::CUSTOM_TYPE,
         StepClass::CUSTOM_TYPE,
         ChangeKind::CUSTOM_TYPE,
-        ContainerState::CUSTOM_TYPE,
         Operation::CUSTOM_TYPE,
-        PodState::CUSTOM_TYPE,
+        State::CUSTOM_TYPE,
     ]
     .map(shape);
     assert_eq!(sent, json!(described));
@@ -294,11 +292,11 @@ fn the_words_of_an_enum_are_what_is_sent() {
 #[test]
 fn what_may_be_null_may_be_absent() {
     let pod = json!({ "name": "a", "state": "running", "addresses": [], "published": [],
-        "containers": [{ "name": "b", "image": "c", "state": "exited", "restarts": 0,
+        "containers": [{ "name": "b", "image": "c", "state": "failed", "restarts": 0,
             "ready": false }] });
     let pod: Pod = serde_json::from_value(pod).expect("a pod");
-    assert_eq!(pod.state, PodState::Running);
-    assert_eq!(pod.containers[0].state.to_string(), "exited");
+    assert_eq!(pod.state, State::Running);
+    assert_eq!(pod.containers[0].state.to_string(), "failed");
     let call: SwitchCall =
         serde_json::from_value(json!({ "config": "{}", "source": "a" })).expect("a call");
     assert_eq!(call.rollback, None);

@@ -102,22 +102,6 @@ words! {
 }
 
 words! {
-    /// What a container does.
-    ContainerState {
-        /// It is declared and was never started.
-        Absent = "absent",
-        /// Its main process runs.
-        Running = "running",
-        /// Its main process has ended.
-        Exited = "exited",
-        /// It is there as an earlier generation declared it.
-        Outdated = "outdated",
-        /// Its shim does not answer.
-        Unknown = "unknown",
-    }
-}
-
-words! {
     /// What is done by hand.
     Operation {
         /// Containers end, and stay so.
@@ -130,19 +114,25 @@ words! {
 }
 
 words! {
-    /// What a pod does, desired beside observed.
-    PodState {
-        /// All of its containers run and are ready.
-        Running = "running",
-        /// It is on its way there.
+    /// What a pod or a container does, desired beside observed: one word for one thing wherever it is shown.
+    State {
+        /// It is declared and was never started.
+        Absent = "absent",
+        /// A pod is on its way to run: its containers are not all ready, or what runs before them has not ended.
         Starting = "starting",
-        /// Some of its containers run.
+        /// It runs; of a pod all containers do, and are ready.
+        Running = "running",
+        /// Of a pod some containers run, and others do not.
         Degraded = "degraded",
-        /// All of its containers ended with 0.
+        /// It has ended with status 0, of a pod all containers have.
         Completed = "completed",
-        /// None of its containers runs, and not all of them ended well.
+        /// It has ended with another status, of a pod one container has and none runs.
+        Failed = "failed",
+        /// Somebody stopped it by hand, and it stays so.
         Stopped = "stopped",
-        /// It is there and no configuration declares it.
+        /// A container is there as an earlier generation declared it.
+        Outdated = "outdated",
+        /// A pod is there and no configuration declares it.
         Undeclared = "undeclared",
         /// Its shim does not answer; the pod's `reason` says since when.
         Unresponsive = "unresponsive",

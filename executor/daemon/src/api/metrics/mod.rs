@@ -8,7 +8,7 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-use super::{Floors, access, views};
+use super::{Floors, access, by_hand, views};
 use crate::{events::Kind, ownership, settings::Metrics};
 use http_body_util::Full;
 use hyper::{
@@ -210,17 +210,22 @@ impl Endpoint {
             };
             let backups = store.backups()?;
             let disk = rustix::fs::statvfs(&state_dir).ok();
-            Ok::<_, crate::generations::Error>((current, graph, backups, disk))
+            let overrides = store.overrides()?;
+            let read = (current, graph, backups, disk, overrides);
+            Ok::<_, crate::generations::Error>(read)
         };
         let looked = tokio::task::spawn_blocking(look).await;
         let looked = looked.map_err(|error| error.to_string())?;
-        let (current, graph, backups, disk) = looked.map_err(|error| with_causes(&error))?;
+        let (current, graph, backups, disk, overrides) =
+            looked.map_err(|error| with_causes(&error))?;
         let observed = reconciler.observe(&graph).await;
         let observed = observed.map_err(|error| with_causes(&error))?;
         let declared = graph.pods().cloned().collect();
         let usage = reconciler.usage(declared, false).await;
+        let mut pods = views::pods(&graph, &observed);
+        by_hand::mark(&mut pods, &overrides);
         Ok(Sample {
-            pods: views::pods(&graph, &observed),
+            pods,
             usage: usage.map_err(|error| with_causes(&error))?.pods,
             generation: current.map(|entry| (entry.generation.number, entry.outcome)),
             events: events.counted(),

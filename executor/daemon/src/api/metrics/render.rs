@@ -11,7 +11,7 @@ use prometheus_client::{
 };
 use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 use tank_model::Outcome;
-use tank_proto::varlink::{self, ContainerState, PodState};
+use tank_proto::varlink::{self, State};
 
 /// All that metrics are made of.
 pub struct Sample {
@@ -139,12 +139,12 @@ fn of_container(pod: &str, container: &str) -> Labels {
 }
 
 fn pods(table: &mut Table<'_>, pods: &[varlink::Pod]) {
-    let count = |state: &PodState| pods.iter().filter(|pod| pod.state == *state).count();
-    let counts = PodState::ALL
+    let count = |state: &State| pods.iter().filter(|pod| pod.state == *state).count();
+    let counts = State::ALL
         .iter()
         .map(|state| (vec![("state", state.to_string())], count(state) as f64));
     table.gauges("pods", "How many pods are in a state", counts);
-    let declared = || pods.iter().filter(|pod| pod.state != PodState::Undeclared);
+    let declared = || pods.iter().filter(|pod| pod.state != State::Undeclared);
     let states = declared().map(|pod| {
         let state = [("state", pod.state.to_string())];
         (of_pod(&pod.name).into_iter().chain(state).collect(), 1.0)
@@ -156,8 +156,7 @@ fn pods(table: &mut Table<'_>, pods: &[varlink::Pod]) {
             of.map(move |one| (of_container(&pod.name, &one.name), value(one)))
         })
     };
-    let runs =
-        |one: &varlink::ContainerStatus| f64::from(u8::from(one.state == ContainerState::Running));
+    let runs = |one: &varlink::ContainerStatus| f64::from(u8::from(one.state == State::Running));
     table.gauges(
         "container_running",
         "Whether a container runs",

@@ -4,7 +4,7 @@ use super::{is_here, render::*};
 use crate::{events::Kind, generations::backups::Shown, observe::PodUsage, reconcile::Telemetry};
 use std::{collections::BTreeSet, time::Duration};
 use tank_model::{Name, Outcome, VolumeId, spec::Backup};
-use tank_proto::varlink::{ContainerState, ContainerStatus, Pod, PodState};
+use tank_proto::varlink::{ContainerStatus, Pod, State};
 use tank_sys::{cgroup::Usage, route::Counters};
 
 /// A host on which everything there is has a value.
@@ -18,7 +18,7 @@ fn sample() -> Sample {
             name: "app".to_owned(),
             image: String::new(),
             digest: None,
-            state: ContainerState::Running,
+            state: State::Running,
             pid: Some(7),
             status: None,
             restarts: 2,
@@ -53,9 +53,9 @@ fn sample() -> Sample {
         serde_json::from_str(r#"{"to":"/backups","every":"1h","keep":3}"#).expect("a backup");
     Sample {
         pods: vec![
-            pod("web", PodState::Running),
-            pod("shop:db", PodState::Degraded),
-            pod("stranger", PodState::Undeclared),
+            pod("web", State::Running),
+            pod("shop:db", State::Degraded),
+            pod("stranger", State::Undeclared),
         ],
         usage: vec![PodUsage {
             pod: name("shop:db"),

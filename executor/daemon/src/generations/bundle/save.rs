@@ -26,9 +26,7 @@ impl Generations {
     pub async fn save_images(self: &Arc<Self>, images: Vec<String>) -> Result<Save, Error> {
         let place = self.transfer()?;
         if images.is_empty() || images.len() > MAX_SAVED {
-            return Err(Error::Invalid(vec![format!(
-                "name 1 to {MAX_SAVED} images"
-            )]));
+            return Err(Error::Unaskable(format!("name 1 to {MAX_SAVED} images")));
         }
         let mut wanted: Vec<(Reference, Digest)> = Vec::new();
         for image in images {

@@ -1,10 +1,10 @@
 //! What was asked for by hand, waited for: passes until it is so, or until somebody else has decided.
 
 use super::{
-    super::{Error, Generations, ProgressSender, Stage, notify},
+    super::{Error, Generations, ProgressSender, notify_step, notify_wait},
     Selected,
 };
-use crate::reconcile::Pass;
+use crate::{actuate::At, reconcile::Pass};
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -63,11 +63,13 @@ impl Generations {
         if wanted.selected.is_empty() {
             return Ok(None);
         }
-        let begins = |step: &Step| {
+        let begins = |at: At<'_>| {
+            let (At::Begins(step) | At::WaitsFor(step)) = at;
             if step.pod().is_some_and(|pod| wanted.has(pod)) {
-                notify(progress, Stage::Step, step);
+                notify_step(progress, at);
             }
         };
+        let mut waits_for = String::new();
         let concerns =
             |step: &Step| step.is_vital() && step.pod().is_none_or(|pod| wanted.has(pod));
         let mut failures = 0;
@@ -102,6 +104,9 @@ impl Generations {
             };
             match arrived {
                 Arrived::Yes => return Ok(None),
+                Arrived::NotYet(why) if !late && !left => {
+                    notify_wait(progress, &mut waits_for, why);
+                }
                 Arrived::NotYet(_) if !late => {}
                 Arrived::NotYet(why) | Arrived::Never(why) => {
                     return Ok(Some(self.why_not(why, wanted, &graph, &pass).await));
@@ -132,7 +137,7 @@ impl Generations {
     async fn pass_by_hand(
         &self,
         wanted: &Wanted,
-        progress: &(dyn Fn(&Step) + Sync),
+        progress: &(dyn Fn(At<'_>) + Sync),
     ) -> Result<Option<(Arc<Graph>, Pass)>, Error> {
         let lock = timeout(CHANGE_PERIOD, self.reconciler.lock()).await;
         let (current, graph) = self.current()?;
