@@ -487,7 +487,7 @@ mod tests {
             ("web", None),
             ("stak", Some("stack")),
             ("networking", Some("network")),
-            ("env_file", Some("env")),
+            ("env_fil", Some("env")),
             ("networks.back.internl", Some("internal")),
             ("networks.back.alaises", Some("aliases")),
             ("Limts", Some("Limits")),

@@ -54,25 +54,28 @@ fn what_is_stopped_stays_so_until_it_is_started() {
 
     // It is shown, and is nothing that anybody repairs.
     let listed = host.tank(&["list"]).ok();
-    assert!(listed.contains("stopped by hand"), "{listed}");
-    assert!(host.tank(&["get", "web"]).ok().contains("by uid 0"));
+    assert!(
+        listed.contains("  stopped ") && listed.contains(" ago "),
+        "{listed}"
+    );
+    assert!(host.tank(&["get", "web"]).ok().contains("by root"));
     assert!(host.tank(&["status"]).ok().contains("stopped: web/app"));
     let diff = host.tank(&["diff", "--exit-code"]);
     assert_eq!(diff.status, 0, "{}", diff.stdout);
     assert!(
-        diff.stdout.contains("web/app: uid 0 stopped it by hand"),
+        diff.stdout.contains("web/app: root stopped it by hand"),
         "{}",
         diff.stdout
     );
     assert!(diff.stdout.contains("nothing to do"), "{}", diff.stdout);
     let explained = host.tank(&["explain", "web"]).ok();
     assert!(
-        explained.contains("app: uid 0 stopped it by hand"),
+        explained.contains("app: root stopped it by hand"),
         "{explained}"
     );
     assert!(explained.contains("see  tank start web"), "{explained}");
     let events = host.tank(&["events"]).ok();
-    assert!(events.contains("uid 0 stopped it by hand: app"), "{events}");
+    assert!(events.contains("root stopped it by hand: app"), "{events}");
 
     // A daemon that is killed has not forgotten it.
     host.kill_daemon();
@@ -80,7 +83,7 @@ fn what_is_stopped_stays_so_until_it_is_started() {
     assert!(
         host.tank(&["diff"])
             .ok()
-            .contains("uid 0 stopped it by hand")
+            .contains("root stopped it by hand")
     );
     assert!(host.get(page).status != 0);
     assert_eq!(state(&host, "web"), "stopped");
@@ -162,7 +165,7 @@ fn a_switch_to_it_ends_a_stop_and_one_that_fails_brings_it_back() {
     assert!(
         host.tank(&["diff"])
             .ok()
-            .contains("worker/a: uid 0 stopped it by hand")
+            .contains("worker/a: root stopped it by hand")
     );
 
     // The plan says what starts, and why; the file is the one that runs.

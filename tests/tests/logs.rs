@@ -243,7 +243,7 @@ fn a_log_has_its_bounds() {
             r#"max_size = "16MiB", rate = "128KiB""#
         ),
     ));
-    let ended = |pod: &str| host.pod(pod)["containers"][0]["state"] == "exited";
+    let ended = |pod: &str| host.pod(pod)["containers"][0]["state"] == "completed";
     eventually("both have printed", || ended("many") && ended("fast"));
 
     let files_of_many = files(&host, "many");

@@ -291,7 +291,7 @@ fn broken() -> Host {
         .expect("kill");
     assert!(killed.success());
     eventually("it has ended", || {
-        host.pod("web")["containers"][0]["state"] == "exited"
+        host.pod("web")["containers"][0]["state"] == "failed"
     });
     host
 }
@@ -337,7 +337,7 @@ fn a_plan_of_nothing_but_drift_is_carried_out_or_refused() {
         wrong.status == 1 && wrong.stderr.contains("what would be done is not that plan"),
         "{wrong:?}"
     );
-    assert_eq!(host.pod("web")["containers"][0]["state"], "exited");
+    assert_eq!(host.pod("web")["containers"][0]["state"], "failed");
     let done = host.tank(&["switch", "--plan", plan, "pods.ncl"]);
     assert!(done.stdout.contains("repaired generation 1 ("), "{done:?}");
     assert_eq!(

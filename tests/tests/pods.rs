@@ -189,7 +189,7 @@ fn a_killed_container_comes_back_by_an_event() {
     // The second failure in a row has to wait a second.
     kill(host.pid("web", "app"));
     let state = || host.pod("web")["containers"][0]["state"].clone();
-    eventually("it is seen", || state() == "exited");
+    eventually("it is seen", || state() == "failed");
     let diff = host.tank(&["diff"]).ok();
     assert!(diff.contains("restart 2 in a row"), "{diff}");
     eventually("it comes back", || state() == "running");
@@ -405,7 +405,7 @@ fn the_death_of_the_daemon_disturbs_nothing() {
             &job["containers"][0]["state"],
             &job["containers"][0]["status"]
         ),
-        (&"exited".into(), &9.into()),
+        (&"failed".into(), &9.into()),
         "{job}"
     );
     // No line is lost.

@@ -141,11 +141,43 @@ fn two_projects_with_the_same_names_never_meet() {
     );
     let default = host.tank(&["why", "blog:web.restart"]).ok();
     assert!(default.contains("the default"), "{default}");
-    // One that is named without its stack is not guessed, and said.
+    // One that is named without its stack is not guessed where two have it, and both are said.
     let web = host.tank(&["exec", "web", "--", "true"]);
     assert_eq!(web.status, 125);
-    assert!(web.stderr.contains("did you mean `blog:web`?"), "{web:?}");
+    assert_eq!(
+        web.stderr,
+        "Error: several stacks have a pod `web`\n  help: name one: `blog:web`, `shop:web`\n"
+    );
+    host.tank(&["delete", "--stack", "shop"]).ok();
+    bare_names(&host);
     host.finish();
+}
+
+/// Where one stack has a pod of that name, its bare name is it, for all that does not remove it.
+fn bare_names(host: &Host) {
+    host.tank(&["exec", "web", "--", "true"]).ok();
+    assert_eq!(
+        host.tank(&["--json", "get", "web"]).json()["pod"]["name"],
+        "blog:web"
+    );
+    for command in [
+        &["logs", "web"][..],
+        &["events", "web"],
+        &["stats", "-1", "web"],
+        &["explain", "web/app"],
+        &["why", "web.app.env.STEP"],
+        &["restart", "web/app"],
+        &["stop", "web"],
+        &["start", "web"],
+    ] {
+        host.tank(command).ok();
+    }
+    assert!(host.tank(&["events", "web"]).ok().contains("blog:web: "));
+    // What a name without its stack means changes when another stack gets one: what removes wants the whole name.
+    let gone = host.tank(&["delete", "web"]);
+    assert_eq!(gone.status, 1, "{}", gone.stdout);
+    assert!(gone.stderr.contains("did you mean `blog:web`?"), "{gone:?}");
+    assert_eq!(host.pod("blog:web")["state"], "running");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn a_backup_is_brought_back_by_its_number_its_time_or_its_path() {
     let restore = |more: &[&str]| host.tank(&[&["volume", "restore", "db/data"], more].concat());
     let said = words(&restore(&[]).ok());
     assert!(
-        said.contains(&format!("db/data has 1 entries now, of {second}")),
+        said.contains(&format!("db/data has 1 entry now, of {second}")),
         "{said}"
     );
     assert!(

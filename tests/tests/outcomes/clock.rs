@@ -114,7 +114,7 @@ fn a_clock_set_back_stops_no_restart() {
     );
     // It waits some seconds for its next restart now.
     eventually("it has ended", || {
-        host.pod("web")["containers"][0]["state"] == "exited"
+        host.pod("web")["containers"][0]["state"] == "failed"
     });
     fs::write(marks(host).join("ok"), "").expect("a mark");
     clock.set_back();

@@ -345,12 +345,12 @@ fn a_rollback_of_a_stack_does_not_wait_for_a_broken_pod_of_another() {
     )
     .expect("kills");
     eventually("it is given up for a while", || {
-        host.tank(&["list"]).stdout.contains("exited 7")
+        host.tank(&["list"]).stdout.contains("failed (7)")
     });
     let back = host.tank(&["--json", "generations", "rollback", "--stack", "shop"]);
     assert_eq!(back.status, 0, "{}{}", back.stdout, back.stderr);
     assert!(
-        host.tank(&["list"]).stdout.contains("exited 7"),
+        host.tank(&["list"]).stdout.contains("failed (7)"),
         "it is still broken"
     );
     let shop = runs(&host, of_stack("shop"));

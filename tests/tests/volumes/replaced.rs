@@ -73,7 +73,7 @@ fn what_an_import_replaces_is_kept_and_comes_back() {
     let kept = on_disk(&host, ".data.replaced");
     let text = words(&said);
     for part in [
-        "db/data has 1 entries now",
+        "db/data has 1 entry now",
         &format!("what it was is kept in {}", kept.display()),
         "`tank volume restore db/data --replaced` brings it back",
         "`tank volume remove db/data --replaced` removes it",

@@ -6,10 +6,10 @@ use tank_model::Name;
 
 /// What the STATE of `list`, and the state that `get`, `explain` and `status` show, means.
 const STATES: &str = "\
-States, the same in `list`, `get`, `explain`, `status` and with --json:
+States, the same in `list`, `get`, `explain`, `status` and --json:
   absent        it was never started: `tank explain POD` says what it waits for
   starting      a pod: it is not ready yet
-  running       it runs; `running, not ready` while a readiness probe does not succeed
+  running       it runs; `running, not ready` until its readiness probe succeeds
   degraded      a pod: some of its containers run, and others do not
   completed     it ended with status 0
   failed        it ended with another status, which is shown: `failed (1)`

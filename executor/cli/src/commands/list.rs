@@ -16,6 +16,9 @@ const HEADING: [&str; 7] = [
     "IMAGE",
 ];
 
+/// Where in a row restarts are.
+const RESTARTS: usize = 3;
+
 /// The pods, or those of one stack. What is wider than the terminal is shortened unless `wide`; where there is none, nothing is: programs
 /// read it.
 pub async fn list(
@@ -51,7 +54,8 @@ pub async fn list(
         true => usize::MAX,
         false => output::width(),
     };
-    output::table(&HEADING, &fitting(&reply.pods, most))?;
+    let (heading, rows) = fitting(&reply.pods, most);
+    output::table(&heading, &rows)?;
     Ok(0)
 }
 
@@ -118,8 +122,8 @@ enum Published {
     First,
 }
 
-/// The rows, with no more left out than it takes for them to have `most` columns at most, if that can be.
-fn fitting(pods: &[Pod], most: usize) -> Vec<Vec<String>> {
+/// The heading and the rows, with no more left out than it takes for them to have `most` columns at most, if that can be.
+fn fitting(pods: &[Pod], most: usize) -> (Vec<&'static str>, Vec<Vec<String>>) {
     use {Addresses as A, Image as I, Published as P};
     let ways = [
         (A::All, P::All, I::Whole),
@@ -134,19 +138,34 @@ fn fitting(pods: &[Pod], most: usize) -> Vec<Vec<String>> {
         published,
         image,
     };
-    let width = |rows: &[Vec<String>]| output::table_width(&HEADING, rows);
+    let mut heading = HEADING.to_vec();
     let mut shortest = Vec::new();
     for one in ways {
         shortest = rows(pods, way(one));
-        if width(&shortest) <= most {
-            return shortest;
+        if output::table_width(&heading, &shortest) <= most {
+            return (heading, shortest);
         }
     }
+    // Where nothing was restarted, that is no news.
+    let restarts = shortest.iter().all(|row| row[RESTARTS] == "0");
+    let drop_restarts = |rows: &mut Vec<Vec<String>>| {
+        let rows = rows.iter_mut().filter(|_| restarts);
+        rows.for_each(|row| drop(row.remove(RESTARTS)));
+    };
+    if restarts {
+        heading.remove(RESTARTS);
+        drop_restarts(&mut shortest);
+    }
     // The image is what a row has last: the most of its end that there is room for.
-    let images = shortest.iter().filter_map(|row| row.last());
-    let longest = images.map(|image| image.chars().count()).max().unwrap_or(0);
-    let left = longest.saturating_sub(width(&shortest) - most);
-    rows(pods, way((A::First, P::First, I::End(left.max(MIN_IMAGE)))))
+    let over = output::table_width(&heading, &shortest).saturating_sub(most);
+    if over > 0 {
+        let images = shortest.iter().filter_map(|row| row.last());
+        let longest = images.map(|image| image.chars().count()).max().unwrap_or(0);
+        let left = longest.saturating_sub(over).max(MIN_IMAGE);
+        shortest = rows(pods, way((A::First, P::First, I::End(left))));
+        drop_restarts(&mut shortest);
+    }
+    (heading, shortest)
 }
 
 fn rows(pods: &[Pod], way: Shortened) -> Vec<Vec<String>> {
@@ -331,8 +350,8 @@ mod tests {
     }
 
     fn drawn(pods: &[Pod], most: usize) -> String {
-        let rows = fitting(pods, most);
-        let lines = output::table_lines(&HEADING, &rows);
+        let (heading, rows) = fitting(pods, most);
+        let lines = output::table_lines(&heading, &rows);
         let width = lines.iter().map(|line| line.chars().count()).max();
         format!("{} columns\n{}", width.unwrap_or(0), lines.join("\n"))
     }
