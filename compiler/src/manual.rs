@@ -489,11 +489,9 @@ mod tests {
             ("networking", Some("network")),
             ("env_fil", Some("env")),
             ("networks.back.internl", Some("internal")),
-            ("networks.back.alaises", Some("aliases")),
             ("Limts", Some("Limits")),
             ("replcas", Some("replicas")),
             ("limits.memroy", Some("memory")),
-            ("tank.replcas", Some("replicas")),
         ] {
             let unknown = field_page(path).expect_err(path);
             assert_eq!(unknown.nearest.as_deref(), near, "{path}");

@@ -22,20 +22,7 @@ pub fn import(
     });
     let imported = tank_import::import(files, dialect, tank_compiler::schema(), stack)?;
     if let Some(path) = out {
-        let failed = |e: std::io::Error| Error::failed(format!("write {}", path.display()), e);
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true);
-        let opened = match force {
-            true => options.create(true).truncate(true).open(path),
-            false => options.create_new(true).open(path),
-        };
-        let mut file = opened.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::Exists {
-                file: path.to_owned(),
-            },
-            _ => failed(error),
-        })?;
-        file.write_all(imported.nickel.as_bytes()).map_err(failed)?;
+        write(path, force, &imported.nickel)?;
     }
     if json {
         let notes: Vec<_> = imported
@@ -68,4 +55,43 @@ pub fn import(
         output::error(&format!("{pods}, {what}\n"));
     }
     Ok(u8::from(strict && !imported.notes.is_empty()))
+}
+
+/// Writes a file that must not be there, unless it is to be overwritten.
+fn write(path: &Path, force: bool, text: &str) -> Result<(), Error> {
+    let failed = |e: std::io::Error| Error::failed(format!("write {}", path.display()), e);
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true);
+    let opened = match force {
+        true => options.create(true).truncate(true).open(path),
+        false => options.create_new(true).open(path),
+    };
+    let mut file = opened.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Error::Exists {
+            file: path.to_owned(),
+        },
+        _ => failed(error),
+    })?;
+    file.write_all(text.as_bytes()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write;
+    use crate::error::Error;
+
+    #[test]
+    fn a_file_that_is_there_is_overwritten_only_where_that_is_said() {
+        let path = std::env::temp_dir().join(format!("tank-import-{}.ncl", std::process::id()));
+        write(&path, false, "first, and long").expect("it is written");
+        let refused = write(&path, false, "second").expect_err("it is there");
+        assert!(
+            matches!(&refused, Error::Exists { file } if *file == path),
+            "{refused}"
+        );
+        assert_eq!(std::fs::read(&path).expect("reads"), b"first, and long");
+        write(&path, true, "third").expect("it is overwritten");
+        assert_eq!(std::fs::read(&path).expect("reads"), b"third");
+        std::fs::remove_file(&path).expect("removes");
+    }
 }
