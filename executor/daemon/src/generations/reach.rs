@@ -28,7 +28,7 @@ use std::{
 };
 use tank_model::{Digest, Graph, Key, Name, Outcome, Rollback, Scope, generation::Verdict};
 use tank_plan::{
-    Health, Observed, Step,
+    Health, Observed,
     health::{self, PATIENCE},
     observed::{Run, State},
 };
