@@ -47,6 +47,10 @@ mod tests {
             .collect();
         let all: Vec<&str> = State::ALL.iter().map(|state| state.as_str()).collect();
         assert_eq!(explained, all);
+        let page = include_str!("../../../../docs/names-and-states.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
+        let of_page: Vec<&str> = rows.filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(of_page, all);
         let widest = STATES.lines().map(|line| line.chars().count()).max();
         assert!(widest.is_some_and(|widest| widest <= 80), "{widest:?}");
     }
