@@ -118,6 +118,9 @@ impl Generations {
         }
         let pod = path.first().cloned().unwrap_or_default();
         let name = self.declared(graph, &pod)?;
+        if let Some(first) = path.first_mut() {
+            *first = name.to_string();
+        }
         if let Some(second) = path.get(1)
             && graph
                 .containers(&name)

@@ -104,10 +104,7 @@ impl Generations {
             };
             match arrived {
                 Arrived::Yes => return Ok(None),
-                Arrived::NotYet(why) if !late && !left => {
-                    notify_wait(progress, &mut waits_for, why);
-                }
-                Arrived::NotYet(_) if !late => {}
+                Arrived::NotYet(why) if !late => notify_wait(progress, &mut waits_for, why),
                 Arrived::NotYet(why) | Arrived::Never(why) => {
                     return Ok(Some(self.why_not(why, wanted, &graph, &pass).await));
                 }
