@@ -233,9 +233,9 @@ const OPTIONS: [(&[&str], &[&str], &str); 17] = [
 fn option(words: &[String], named: &str) -> Option<&'static str> {
     let is_command = |command: &&str| words.iter().any(|word| word == command);
     let named = named.split('=').next().unwrap_or(named);
-    let found = OPTIONS.iter().find(|(commands, options, _)| {
-        options.contains(&named) && commands.iter().any(|command| is_command(&command))
-    });
+    let found = OPTIONS
+        .iter()
+        .find(|(commands, options, _)| options.contains(&named) && commands.iter().any(is_command));
     found.map(|(.., help)| *help)
 }
 

@@ -131,7 +131,7 @@ impl Actuator {
                 let prepared = ahead.remove(&id);
                 running.push(self.carry_out_step(id, step, prepared, &plan.host_writable));
             }
-            if let Some(step) = under_way.to_show() {
+            if let Some(step) = under_way.next_shown() {
                 progress(At::WaitsFor(step));
             }
             let Some((id, step, outcome)) = running.next().await else {

@@ -44,7 +44,7 @@ impl UnderWay {
     }
 
     /// The step that is waited for, where another one is shown that is over.
-    pub fn to_show(&mut self) -> Option<&Step> {
+    pub fn next_shown(&mut self) -> Option<&Step> {
         let is_shown = |(id, _): &(StepId, Step)| self.shown == Some(*id);
         if self.steps.iter().any(is_shown) {
             return None;
@@ -77,15 +77,15 @@ mod tests {
         let mut all = UnderWay::default();
         all.begin(0, &slow);
         all.begin(1, &quick);
-        assert_eq!(all.to_show(), None);
+        assert_eq!(all.next_shown(), None);
         all.end(1, &quick);
-        assert_eq!(all.to_show(), Some(&slow));
+        assert_eq!(all.next_shown(), Some(&slow));
         // It is shown by now.
-        assert_eq!(all.to_show(), None);
+        assert_eq!(all.next_shown(), None);
         all.begin(2, &last);
         all.end(0, &slow);
-        assert_eq!(all.to_show(), None);
+        assert_eq!(all.next_shown(), None);
         all.end(2, &last);
-        assert_eq!(all.to_show(), None);
+        assert_eq!(all.next_shown(), None);
     }
 }
