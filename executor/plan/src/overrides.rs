@@ -92,11 +92,6 @@ pub(crate) fn by_hand(f: &mut std::fmt::Formatter<'_>, uid: u32, did: &str) -> s
     write!(f, "{} {did}", who(uid))
 }
 
-/// Writes what a change of its pod does to what somebody has stopped.
-pub(crate) fn stop_ended(f: &mut std::fmt::Formatter<'_>, uid: u32) -> std::fmt::Result {
-    by_hand(f, uid, "stopped it by hand, which this change ends")
-}
-
 /// A container that is stopped by hand.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stopped {

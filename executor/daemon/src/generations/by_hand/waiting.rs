@@ -168,7 +168,7 @@ impl Generations {
         &self,
         newest: &Generation,
         graph: &Arc<Graph>,
-        progress: &(dyn Fn(&Step) + Sync),
+        progress: &(dyn Fn(At<'_>) + Sync),
     ) -> Result<Pass, Error> {
         // As the loop has it: what was not reached yet is change.
         let pending = self.store.outcome(newest.number)? == Outcome::Pending;
