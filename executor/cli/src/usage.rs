@@ -1,7 +1,7 @@
 //! Arguments that are none of this program's: what is wrong, and what to type.
 
 use crate::{elsewhere, error, output};
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::ffi::OsStr;
 
 /// The status of a use that this program does not know.
@@ -21,6 +21,7 @@ pub fn refuse(mut error: clap::Error) -> u8 {
         // "to pass it as a value": of all that there is, only what `exec` runs begins with a dash.
         error.remove(ContextKind::Suggested);
     }
+    without_socket(&mut error);
     let asked = matches!(
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
@@ -35,8 +36,13 @@ pub fn refuse(mut error: clap::Error) -> u8 {
         error::json::usage(message, here.or(tip), status);
         return status;
     }
-    // As `clap` does where it prints: what can't be printed reaches nobody.
-    let _ = error.print();
+    let text = error.render().to_string();
+    let shown = output::for_error(&text, 2);
+    match asked || shown == text {
+        // As `clap` does where it prints: what can't be printed reaches nobody.
+        true => drop(error.print()),
+        false => output::error(&shown),
+    }
     if let Some(here) = here {
         let text = format!("\n  help: {here}\n");
         output::error(&output::for_error(&text, 2));
@@ -44,10 +50,36 @@ pub fn refuse(mut error: clap::Error) -> u8 {
     status
 }
 
+/// Leaves the socket out of a usage line: it is there wherever the environment names one, and says nothing of what is wrong.
+fn without_socket(error: &mut clap::Error) {
+    let usage = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => usage.to_string(),
+        _ => return,
+    };
+    let plain = usage.replace(" --socket <SOCKET>", "");
+    if plain != usage {
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(plain.into()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::without_socket;
     use crate::args::Args;
     use clap::{Parser, error::ContextKind};
+
+    #[test]
+    fn a_usage_line_has_no_socket() {
+        let typed = ["tank", "--socket", "/tmp/x", "stop"];
+        let mut error = Args::try_parse_from(typed).expect_err("no pod");
+        assert!(error.render().to_string().contains("--socket <SOCKET>"));
+        without_socket(&mut error);
+        let text = error.render().to_string();
+        assert!(
+            text.contains("Usage: tank stop <POD[/CONTAINER]>..."),
+            "{text}"
+        );
+    }
 
     #[test]
     fn what_is_spelled_alike_is_not_proposed_for_a_word_of_others() {

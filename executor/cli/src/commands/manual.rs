@@ -25,7 +25,7 @@ pub fn doc(field: Option<&str>, error: Option<&str>, import_path: bool) -> Resul
         ),
         None => manual::field_page(field.unwrap_or_default()).map_err(|e| unknown("field", e))?,
     };
-    output::line(page.trim_end())?;
+    output::sentence(page.trim_end(), 2)?;
     Ok(0)
 }
 

@@ -7,8 +7,7 @@ use tank_proto::varlink::{ContainerStatus, Pod, PodStatus, State};
 /// A container as it was found; what is declared of it is for the caller to compare.
 pub fn container(
     name: &Name,
-    image: String,
-    digest: Option<String>,
+    (image, digest): (String, Option<String>),
     there: Option<&observed::Run>,
 ) -> ContainerStatus {
     let mut view = ContainerStatus {
@@ -117,7 +116,7 @@ mod tests {
     fn containers(all: &str) -> Vec<ContainerStatus> {
         let name = Name::new("app").expect("a name");
         let one = |word: char| {
-            let mut one = container(&name, String::new(), None, None);
+            let mut one = container(&name, (String::new(), None), None);
             (one.state, one.ready, one.status) = match word {
                 'r' => (State::Running, true, None),
                 'n' => (State::Running, false, None),

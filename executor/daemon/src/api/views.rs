@@ -251,7 +251,7 @@ fn pod_that_lacks(
             let there = found.and_then(|found| found.containers.get(container));
             let image = node.image.to_string();
             let digest = graph.image(&node.image).map(|digest| digest.to_string());
-            let mut view = states::container(container, image, digest, there);
+            let mut view = states::container(container, (image, digest), there);
             if there.is_some_and(|there| there.hash != hash) {
                 view.state = State::Outdated;
             }
@@ -264,12 +264,8 @@ fn pod_that_lacks(
     for (container, there) in
         undeclared.filter(|(container, _)| graph.process(name, container).is_none())
     {
-        containers.push(states::container(
-            container,
-            String::new(),
-            None,
-            Some(there),
-        ));
+        let undeclared = (String::new(), None);
+        containers.push(states::container(container, undeclared, Some(there)));
     }
     let unfinished = unfinished(name, graph, found);
     let unresponsive = found.and_then(|found| found.unresponsive.as_ref());
@@ -309,7 +305,7 @@ fn unfinished(
     let all = graph.init(name).filter_map(|(init, spec, hash)| {
         let there = found.and_then(|found| found.current(init, hash))?;
         let digest = graph.image(&spec.image).map(|digest| digest.to_string());
-        let view = states::container(init, spec.image.to_string(), digest, Some(there));
+        let view = states::container(init, (spec.image.to_string(), digest), Some(there));
         (view.status != Some(0)).then_some(view)
     });
     all.collect()
