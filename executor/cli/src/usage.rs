@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_usage_line_has_no_socket() {
-        let typed = ["tank", "--socket", "/tmp/x", "stop"];
+        let typed = ["tank", "stop", "--socket", "/tmp/x"];
         let mut error = Args::try_parse_from(typed).expect_err("no pod");
         assert!(error.render().to_string().contains("--socket <SOCKET>"));
         without_socket(&mut error);
