@@ -91,7 +91,7 @@ fn clean(
 /// Prints one JSON document on one line. JSON itself escapes only some controls; the others are
 /// escaped here as it allows, so they are the same to whoever reads it.
 pub fn json<T: Serialize>(value: &T) -> Result<(), Error> {
-    line(&json_of(value)?)
+    whole(&json_of(value)?)
 }
 
 /// A value as [`json`] prints it.
@@ -131,8 +131,17 @@ pub fn drawn_error(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints a line. A reader that went away ends the command quietly, as `head` expects.
+/// Prints a line. On a terminal that is narrower it goes on below, indented; no word is broken.
 pub fn line(text: &str) -> Result<(), Error> {
+    sentence(text, HANGING)
+}
+
+/// What a line that goes on is indented by, beside its own indentation.
+const HANGING: usize = 4;
+
+/// Prints a line as it is: a document, or what may be written into a file. A reader that went away ends the command
+/// quietly, as `head` expects.
+pub fn whole(text: &str) -> Result<(), Error> {
     let text = if *OUT {
         visible(text)
     } else {

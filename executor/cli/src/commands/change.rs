@@ -62,7 +62,7 @@ pub async fn diff(
     let dump = reply.dump.take().unwrap_or_default();
     let to_stdout = show.observed.as_deref() == Some(Path::new("-"));
     match &show.observed {
-        Some(_) if to_stdout => output::line(&dump)?,
+        Some(_) if to_stdout => output::whole(&dump)?,
         Some(path) => write_private(path, &dump).map_err(|error| Error::Failed {
             what: format!("write {}", path.display()),
             source: error.into(),

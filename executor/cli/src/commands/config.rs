@@ -113,7 +113,7 @@ pub fn build(
 ) -> Result<u8, Error> {
     let compiled = compile_for(asked, false)?;
     if canonical {
-        return output::line(&compiled.canonical).map(|()| 0);
+        return output::whole(&compiled.canonical).map(|()| 0);
     }
     let built = compiled.graph()?;
     if let Some(drawing) = graph {
@@ -122,7 +122,7 @@ pub fn build(
             Drawing::Mermaid => draw::mermaid(&built),
             Drawing::Svg => draw::svg(&built),
         };
-        output::line(text.trim_end())?;
+        output::whole(text.trim_end())?;
     } else if json {
         let nodes: Vec<serde_json::Value> = built
             .entries()

@@ -36,10 +36,13 @@ pub fn import(
         )?;
     } else {
         if out.is_none() {
-            output::line(imported.nickel.trim_end())?;
+            output::whole(imported.nickel.trim_end())?;
         }
         for note in &imported.notes {
-            output::error(&format!("not mapped: {}: {}\n", note.key, note.why));
+            output::error(&output::for_error(
+                &format!("not mapped: {}: {}\n", note.key, note.why),
+                2,
+            ));
         }
         let what = if imported.notes.is_empty() {
             "every key is mapped".to_owned()

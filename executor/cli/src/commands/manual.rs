@@ -15,7 +15,7 @@ pub fn doc(field: Option<&str>, error: Option<&str>, import_path: bool) -> Resul
             .as_deref()
             .and_then(tank_compiler::child::stdlib_dir);
         let dir = dir.ok_or(Error::NoStdlibFolder)?;
-        return output::line(&dir.display().to_string()).map(|()| 0);
+        return output::whole(&dir.display().to_string()).map(|()| 0);
     }
     let unknown = |what: &'static str, name: Unknown| Error::Unknown { what, name };
     let page = match error {

@@ -1,6 +1,6 @@
 //! Sentences on a terminal: broken between words, never within one. What is piped stays one line.
 
-use super::{ERR, OUT, line, visible, width};
+use super::{ERR, OUT, visible, whole, width};
 use crate::error::Error;
 
 /// The fewest characters that a line keeps for its words, however far it is indented.
@@ -9,8 +9,8 @@ const LEAST: usize = 20;
 /// Prints sentences to standard output; what does not fit on a line goes on below it, indented by `hanging` more.
 pub fn sentence(text: &str, hanging: usize) -> Result<(), Error> {
     match *OUT {
-        true => line(&wrapped(&visible(text), width(), hanging)),
-        false => line(text),
+        true => whole(&wrapped(&visible(text), width(), hanging)),
+        false => whole(text),
     }
 }
 

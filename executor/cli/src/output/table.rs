@@ -25,8 +25,15 @@ pub fn table_of_sentences(heading: &[&str], rows: &[Vec<String>]) -> Result<(), 
     lines.iter().try_for_each(|text| line(text))
 }
 
-/// Rows that are `most` characters wide, if that can be: the widest columns are narrowed to what their longest words take.
+/// Rows that are `most` characters wide, if that can be.
 fn in_columns(heading: &[&str], rows: &[Vec<String>], most: usize) -> Vec<Vec<String>> {
+    let widths = narrowed(heading, rows, most);
+    rows.iter().flat_map(|row| divided(row, &widths)).collect()
+}
+
+/// How wide each column is where all of them have `most` characters, if that can be: the widest are narrowed to what their
+/// longest words take.
+fn narrowed(heading: &[&str], rows: &[Vec<String>], most: usize) -> Vec<usize> {
     let mut widths = widths(heading, rows);
     let least: Vec<usize> = (0..heading.len())
         .map(|column| {
@@ -50,7 +57,7 @@ fn in_columns(heading: &[&str], rows: &[Vec<String>], most: usize) -> Vec<Vec<St
             _ => break,
         }
     }
-    rows.iter().flat_map(|row| divided(row, &widths)).collect()
+    widths
 }
 
 /// A row whose cells are no wider than their columns, as several.
@@ -67,26 +74,30 @@ fn divided(row: &[String], widths: &[usize]) -> Vec<Vec<String>> {
     (0..height).map(line).collect()
 }
 
-/// Rows in which the last cell has one line.
+/// Rows in which each cell has one line: the last has its sentences and words below each other, others their words if
+/// there is too little room for it.
 fn in_sentences(rows: &[Vec<String>], most: usize) -> Vec<Vec<String>> {
-    let others = rows.iter().map(|row| row.len().saturating_sub(1)).max();
-    let before = (0..others.unwrap_or(0)).map(|column| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0) + GAP.len()
-    });
-    let rest = most.saturating_sub(before.sum::<usize>()).max(LAST);
+    let count = rows.iter().map(|row| row.len().saturating_sub(1)).max();
+    let count = count.unwrap_or(0);
+    let others: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().take(count).cloned().collect())
+        .collect();
+    let gap = if count == 0 { 0 } else { GAP.len() };
+    let widths = narrowed(&vec![""; count], &others, most.saturating_sub(LAST + gap));
+    let before: usize = widths.iter().map(|width| width + GAP.len()).sum();
+    let rest = most.saturating_sub(before).max(LAST);
     let mut lines = Vec::new();
-    for row in rows {
-        let Some((last, others)) = row.split_last() else {
-            continue;
-        };
+    for (row, others) in rows.iter().zip(&others) {
+        let last = row.get(count).map_or("", String::as_str);
         let sentences = last.split("; ").flat_map(|text| of_words(text, rest));
-        for (at, text) in sentences.enumerate() {
-            let others = others.iter().map(|cell| match at {
-                0 => cell.clone(),
-                _ => String::new(),
-            });
-            lines.push(others.chain([text]).collect());
+        let sentences: Vec<String> = sentences.collect();
+        let others = divided(others, &widths);
+        for at in 0..sentences.len().max(others.len()) {
+            let others = others.get(at).cloned();
+            let mut line = others.unwrap_or_else(|| vec![String::new(); count]);
+            line.push(sentences.get(at).cloned().unwrap_or_default());
+            lines.push(line);
         }
     }
     lines
