@@ -147,5 +147,10 @@ fn digest_in(
     let same = |known: &&Reference| known.source() == reference.source();
     let known = images.get_key_value(reference);
     let known = known.or_else(|| images.iter().find(|(known, _)| same(known)));
-    known.map(|(_, digest)| *digest)
+    // With a lock the tag is written with its digest.
+    let locked = || {
+        let mut images = images.iter();
+        images.find(|(known, _)| known.unpinned().is_some_and(|known| same(&&known)))
+    };
+    known.or_else(locked).map(|(_, digest)| *digest)
 }
