@@ -236,3 +236,176 @@ fn whoever_goes_takes_the_run_along() {
     nothing_is_left(&host);
     host.finish();
 }
+
+/// What is left of a run in a pod of its own: neither the pod nor an address, a folder or a cgroup of it.
+fn no_pod_is_left(host: &Host) {
+    let runs = || {
+        let list = host.tank(&["--json", "list"]).json();
+        let pods = list["pods"].as_array().expect("pods").clone();
+        let names = pods.iter().map(|pod| pod["name"].as_str().expect("a name"));
+        names.filter(|name| name.starts_with("run-")).count()
+    };
+    eventually("its pod is gone", || runs() == 0);
+    eventually("nothing is to be done", || {
+        let diff = host.tank(&["diff"]);
+        diff.status != 0 || diff.stdout.starts_with("nothing to do")
+    });
+    for folder in ["run/pods", "state/logs", "state/pods"] {
+        let all = std::fs::read_dir(host.dir.join(folder))
+            .into_iter()
+            .flatten();
+        let left = all.filter(|entry| {
+            let name = entry.as_ref().expect("an entry").file_name();
+            name.to_string_lossy().starts_with("run-")
+        });
+        assert_eq!(left.count(), 0, "{folder}");
+    }
+}
+
+/// A command of an image that runs until its input is at its end; it says its address.
+fn waiting_alone(host: &Host) -> (Child, String) {
+    let script = "ip -4 addr show eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/\\1/p'; cat; echo ended";
+    let mut child = host
+        .command(&["run", "oci:./busybox", "--", "/bin/sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("tank");
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().expect("stdout");
+    let read = BufReader::with_capacity(1, stdout).read_line(&mut line);
+    read.expect("reads");
+    assert!(
+        line.trim().parse::<std::net::Ipv4Addr>().is_ok(),
+        "{line:?}"
+    );
+    (child, line.trim().to_owned())
+}
+
+#[test]
+fn an_image_runs_where_nothing_is_declared_and_leaves_nothing() {
+    let mut host = Host::new();
+    let run = |host: &Host, args: &[&str]| host.tank(&[&["run"], args].concat());
+    let script = "echo $MORE; pwd; id -u; ls /data 2>&1; echo bad >&2; exit 7";
+    let more = [
+        "-e",
+        "MORE=x",
+        "-w",
+        "/etc",
+        "-u",
+        "1000",
+        "oci:./busybox",
+        "--",
+    ];
+    let ended = run(&host, &[&more[..], &["/bin/sh", "-c", script]].concat());
+    assert_eq!(
+        (ended.status, ended.stdout.as_str(), ended.stderr.as_str()),
+        (
+            7,
+            "x\n/etc\n1000\nls: /data: No such file or directory\n",
+            "bad\n"
+        )
+    );
+    no_pod_is_left(&host);
+
+    // What can't be run is said as container users expect it.
+    assert_eq!(run(&host, &["oci:./busybox", "nope"]).status, 127);
+    let bare = run(&host, &["busybox", "true"]);
+    assert_eq!(bare.status, 125);
+    assert!(
+        bare.stderr.contains("no pod is called so") && bare.stderr.contains("`busybox:latest`"),
+        "{}",
+        bare.stderr
+    );
+    let missing = run(
+        &host,
+        &["--pull", "never", "nobody.invalid/nothing:1", "true"],
+    );
+    assert_eq!(missing.status, 125);
+    assert!(
+        missing.stderr.contains("nobody.invalid/nothing:1"),
+        "{}",
+        missing.stderr
+    );
+    let user = run(&host, &["-u", "nobody-here", "oci:./busybox", "true"]);
+    assert_eq!(user.status, 125);
+    assert!(user.stderr.contains("nobody-here"), "{}", user.stderr);
+    no_pod_is_left(&host);
+
+    // The daemon is killed: the next one ends it, where nothing was ever declared as well.
+    let (mut child, _) = waiting_alone(&host);
+    let input = child.stdin.take();
+    host.kill_daemon();
+    host.start_daemon();
+    assert_ne!(child.wait().expect("wait").code(), Some(0));
+    drop(input);
+    no_pod_is_left(&host);
+    let generations = host.tank(&["--json", "generations", "list"]).json();
+    assert_eq!(generations["generations"], serde_json::json!([]));
+    host.finish();
+}
+
+#[test]
+fn an_image_runs_beside_what_is_declared_and_in_nobodys_way() {
+    let host = Host::new();
+    host.switch(&config());
+    let pid = host.pid("web", "app");
+    let (mut child, own) = waiting_alone(&host);
+    let list = host.tank(&["list"]).ok();
+    assert!(list.contains("run by hand, root"), "{list}");
+    assert!(list.contains(&own), "{list}");
+    let status = host.tank(&["--json", "status"]).json();
+    assert_eq!(status["failing"], serde_json::Value::Null);
+    assert!(host.tank(&["diff"]).ok().starts_with("nothing to do"));
+    // What is declared, gone back to, collected and taken away meanwhile is not it.
+    host.switch(&config().replace("8080", "8081"));
+    host.tank(&["generations", "rollback"]).ok();
+    host.tank(&["generations", "delete", "1"]);
+    host.tank(&["gc"]).ok();
+    assert!(host.tank(&["diff"]).ok().starts_with("nothing to do"));
+    assert_eq!(host.pid("web", "app"), pid);
+    host.tank(&["delete", "web"]).ok();
+    let (mut other, another) = waiting_alone(&host);
+    assert_ne!(own, another);
+    for child in [&mut child, &mut other] {
+        drop(child.stdin.take());
+        let mut rest = String::new();
+        let stdout = child.stdout.as_mut().expect("stdout");
+        std::io::Read::read_to_string(stdout, &mut rest).expect("reads");
+        assert_eq!(
+            (rest.as_str(), child.wait().expect("wait").code()),
+            ("ended\n", Some(0))
+        );
+    }
+    no_pod_is_left(&host);
+
+    // The client is killed.
+    let (mut child, _) = waiting_alone(&host);
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    no_pod_is_left(&host);
+
+    // It knows the names of pods, and reaches those that let it.
+    let shut = config().replace("volumes.data = {}", "allow_from = [], volumes.data = {}");
+    for (config, reaches) in [(config(), true), (shut, false)] {
+        host.switch(&config);
+        host.exec(
+            "web",
+            "nc -l -p 91 -e /bin/echo found >/dev/null 2>&1 & sleep 0.1",
+        );
+        let asks = "nslookup web >/dev/null && echo known; nc -w 2 web 91 </dev/null";
+        let ended = host.tank(&["run", "oci:./busybox", "--", "/bin/sh", "-c", asks]);
+        let found = if reaches { "known\nfound\n" } else { "known\n" };
+        assert_eq!((ended.stdout.as_str(), ended.status == 0), (found, reaches));
+        no_pod_is_left(&host);
+    }
+
+    // A terminal is one.
+    let mut terminal = Terminal::run(&host.command(&["run", "oci:./busybox", "--", "/bin/sh"]));
+    terminal.type_in("tty; exit 3\r");
+    terminal.expect("/dev/pts/0");
+    assert_eq!(terminal.ended(), 3);
+    no_pod_is_left(&host);
+    host.finish();
+}

@@ -233,8 +233,8 @@ pub enum Command {
     Image(Images),
     /// Run a command in a container. Ctrl-P Ctrl-Q detaches from it.
     Exec(Exec),
-    /// Run a command in a container of its own beside those of a pod, as they are declared. It ends with its
-    /// command, and with this one.
+    /// Run a command in a container of its own: beside those of a pod, as they are declared, or of an image in a
+    /// pod of its own. It ends with its command, and with this one.
     Run(Run),
     #[command(flatten)]
     Files(Files),

@@ -120,7 +120,7 @@ const GC: &str = "`tank gc` removes what no generation needs, `tank gc --dry-run
 const IMPORT: &str = "`tank import compose.yaml` writes it as Nickel";
 const ARCHIVE: &str = "`tank image load FILE` keeps its images by their names; without that it is used where it is: `image = \"docker-archive:./app.tar\"` in the configuration";
 const LOGIN: &str = "a password among the arguments can be read by everybody on this host: `--password-stdin` takes it from standard input, and without it `tank login` asks";
-const RUN: &str = "`tank run POD -- CMD` has what its pod declares: volumes, networks and rights are declared (`tank doc pods`), and ports are reached by `tank port-forward`; `-e`, `-w`, `-u` and `--entrypoint` are its own";
+const RUN: &str = "`tank run POD -- CMD` has what its pod declares, and of an image nothing else: volumes, networks and rights are declared (`tank doc pods`), and ports are reached by `tank port-forward`; `-e`, `-w`, `-u` and `--entrypoint` are its own";
 const IMAGES: &str = "no command of this version does that: images are built elsewhere, and named in the configuration";
 
 /// What to type in the place of a command that there is not.

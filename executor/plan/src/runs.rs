@@ -8,7 +8,7 @@
 use crate::target::ContainerSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tank_model::{Digest, Name};
+use tank_model::{Digest, Graph, Name, spec::Pod};
 
 /// What is run by hand, by pod and container.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct RunByHand {
     pub spec: Box<ContainerSpec>,
     /// It was started, or that was tried.
     pub started: bool,
+    /// The pod that it is in alone, without its container. None: one that is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<Box<Pod>>,
 }
 
 impl Runs {
@@ -64,6 +67,30 @@ impl Runs {
     /// Those of a pod.
     pub fn of_pod(&self, pod: &Name) -> impl Iterator<Item = (&Name, &RunByHand)> {
         self.0.get(pod).into_iter().flatten()
+    }
+
+    /// Those in pods of their own.
+    pub fn alone(&self) -> impl Iterator<Item = (&Name, &Pod, &RunByHand)> {
+        let all = self.0.iter();
+        let all = all.flat_map(|(pod, runs)| runs.values().map(move |run| (pod, run)));
+        all.filter_map(|(pod, run)| Some((pod, run.own.as_deref()?, run)))
+    }
+
+    /// A graph with the pods of runs that are in none of those, as far as their runs are among `which`. None: it is as it is
+    /// without them. A pod that is declared by such a name is what is declared.
+    pub fn beside(&self, graph: &Graph, which: impl Fn(&RunByHand) -> bool) -> Option<Graph> {
+        let pods = self
+            .alone()
+            .filter(|(pod, _, run)| which(run) && graph.pod(pod).is_none());
+        let pods: Vec<_> = pods
+            .map(|(pod, own, _)| (pod.clone(), own.clone()))
+            .collect();
+        if pods.is_empty() {
+            return None;
+        }
+        let mut config = graph.config();
+        config.pods.extend(pods);
+        Graph::build(&config, |reference| graph.image(reference)).ok()
     }
 
     /// Of all pods.

@@ -67,6 +67,7 @@ impl World {
             hash: Digest::of(b"a run"),
             spec: Box::new(spec.expect("a specification")),
             started: false,
+            own: None,
         };
         self.inputs.runs.insert(name(pod), name(container), run);
     }
@@ -171,4 +172,61 @@ impl World {
         self.converge();
         assert!(self.is_there(pod, container));
     }
+}
+
+#[test]
+fn a_run_in_a_pod_of_its_own_is_started_once_and_goes_with_its_pod() {
+    let mut world = World::new();
+    world.converge();
+    let declared = world.inputs.graph.clone();
+    let spec = world.inputs.target().container(&name("web"), &name("app"));
+    let own = serde_json::json!({ "containers": {}, "restart": "never" });
+    let run = RunByHand {
+        uid: 1000,
+        time: 7,
+        hash: Digest::of(b"a run"),
+        spec: Box::new(spec.expect("a specification")),
+        started: false,
+        own: Some(serde_json::from_value(own).expect("a pod")),
+    };
+    let (pod, taken) = (name("run-1"), name("web"));
+    world
+        .inputs
+        .runs
+        .insert(pod.clone(), pod.clone(), run.clone());
+    // A pod that is declared by that name is what is declared.
+    world.inputs.runs.insert(
+        taken.clone(),
+        name("run-2"),
+        RunByHand {
+            started: true,
+            ..run
+        },
+    );
+    let runs = world.inputs.runs.clone();
+    let whole = runs.beside(&declared, |_| true).expect("a pod more");
+    assert_eq!(whole.pods().count(), declared.pods().count() + 1);
+    assert_eq!(whole.containers(&taken).count(), 1);
+    assert!(runs.beside(&declared, |run| run.started).is_none());
+
+    world.inputs.graph = whole;
+    world.inputs.leases.insert(pod.clone(), 77);
+    world.inputs.runs.remove(&taken, &name("run-2"));
+    let steps = world.steps();
+    let own: Vec<&String> = steps.iter().filter(|step| step.contains("run-1")).collect();
+    assert!(own.iter().any(|step| step.contains("start")), "{steps:?}");
+    let plan = world.plan();
+    model::apply(&plan, &mut world.host);
+    world.started("run-1", "run-1");
+    world.converge();
+    assert!(world.is_there("run-1", "run-1"));
+    // Its pod is killed: it does not come back.
+    world.host.pods.remove(&pod);
+    world.converge();
+    assert!(!world.is_there("run-1", "run-1"));
+    // It is over: the pod goes.
+    world.inputs.runs.remove(&pod, &pod);
+    world.inputs.graph = declared;
+    world.converge();
+    assert!(!world.host.pods.contains_key(&pod));
 }

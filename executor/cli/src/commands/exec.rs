@@ -4,6 +4,7 @@ use crate::{
     args::{Exec, Run, split_target},
     client::Client,
     error::Error,
+    progress::ProgressView,
     terminal::{self, Keys, Raw},
 };
 use rustix::{io::Errno, stdio};
@@ -93,14 +94,18 @@ pub async fn run(client: &mut Client, args: Run) -> Result<u8, Error> {
         user: args.user,
         rows: size.map(|(rows, _)| rows),
         columns: size.map(|(_, columns)| columns),
+        // The daemon knows whether a pod is called so.
+        image: Some(args.target),
+        base_dir: std::env::current_dir()
+            .ok()
+            .map(|dir| dir.display().to_string()),
+        pull: args.pull.map(Into::into),
     };
     let (streams, pumps) = match terminal {
         true => Default::default(),
         false => streams()?,
     };
-    let (_, mut fds) = client
-        .call_with::<RunReply>(Method::Run(call), streams)
-        .await?;
+    let mut fds = started(client, call, streams).await?;
     if terminal {
         if fds.len() != 2 {
             return Err(Error::Answer("tankd sent no terminal"));
@@ -117,6 +122,33 @@ pub async fn run(client: &mut Client, args: Run) -> Result<u8, Error> {
         let _ = pump.join();
     }
     Ok(status)
+}
+
+/// Has it started, and draws what that takes. Without a terminal nothing is said: standard error is the command's.
+async fn started(
+    client: &mut Client,
+    call: RunCall,
+    streams: Vec<OwnedFd>,
+) -> Result<Vec<OwnedFd>, Error> {
+    let mut view = std::io::stderr().is_terminal().then(ProgressView::new);
+    client
+        .send(Method::Run(call), streams, view.is_some())
+        .await?;
+    let received = loop {
+        match client.receive::<RunReply>().await {
+            Ok((reply, _, true)) => {
+                if let (Some(view), Some(progress)) = (&mut view, &reply.progress) {
+                    view.show(progress);
+                }
+            }
+            Ok((_, fds, false)) => break Ok(fds),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Some(mut view) = view {
+        view.finish();
+    }
+    received
 }
 
 /// Waits for the end of what is run by hand, and passes on what this command is asked to end by; asked a second

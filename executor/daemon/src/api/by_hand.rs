@@ -156,6 +156,9 @@ pub fn mark_runs(pods: &mut [varlink::Pod], runs: &Runs) {
         let Ok(name) = Name::of_pod(pod.name.as_str()) else {
             continue;
         };
+        if runs.alone().any(|(own, ..)| *own == name) && pod.state == varlink::State::Undeclared {
+            pod.state = varlink::State::Running;
+        }
         for view in &mut pod.containers {
             let container = Name::new(view.name.as_str()).ok();
             let run = container.and_then(|container| runs.get(&name, &container));

@@ -16,6 +16,7 @@ use crate::{
         Deleted, Generations, MAX_PROGRESS, ProgressSender, Request, Switch,
         origin::{self, Origin, Origins},
     },
+    pods::Pods,
     reconcile::Reconciler,
 };
 use std::{
@@ -46,7 +47,7 @@ impl Client {
         let uid = self.uid;
         match method {
             Method::Status {} => {
-                let status = status(&generations, &floors.reconciler).await?;
+                let status = status(&generations, (&floors.reconciler, &floors.pods)).await?;
                 self.reply(&status, false, Vec::new()).await
             }
             Method::Diff(call) => {
@@ -181,7 +182,7 @@ impl Client {
                 };
                 self.reply(&reply, false, fds).await
             }
-            Method::Run(call) => self.run_by_hand(call, fds).await,
+            Method::Run(call) => self.run_by_hand(call, fds, more).await,
             Method::Forward { pod, port } => self.forward(&pod, port).await,
             Method::CopyOut(call) => {
                 let copy = Copy::Out {
@@ -343,12 +344,13 @@ fn to_deleted(
 
 async fn status(
     generations: &Generations,
-    reconciler: &Reconciler,
+    (reconciler, there): (&Reconciler, &Pods),
 ) -> Result<varlink::StatusReply, Refusal> {
     let (generation, graph) = generations.current()?;
     let observed = reconciler.observe(&graph).await?;
     let mut pods = views::pods(&graph, &observed);
     by_hand::mark(&mut pods, &generations.overrides()?);
+    by_hand::mark_runs(&mut pods, &there.runs().planned());
     let failed = generations.backups()?.into_iter();
     let failed: Vec<String> = failed
         .filter(|one| one.failed.is_some() || one.hangs.is_some())

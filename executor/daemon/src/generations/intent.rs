@@ -367,6 +367,25 @@ impl Generations {
         }
     }
 
+    /// Fetches the image of one container that is in no configuration, as a switch would.
+    ///
+    /// # Errors
+    /// Why it can't be had.
+    pub(super) async fn fetch_one(
+        &self,
+        images: &Images,
+        (base_dir, reference, pull): (Option<PathBuf>, Reference, Pull),
+        progress: &ProgressSender,
+    ) -> Result<Digest, Error> {
+        let users = Users {
+            names: Vec::new(),
+            pull: Some(pull),
+        };
+        let wanted = (base_dir, reference, None);
+        let fetched = self.fetch((images, false), wanted, users, progress).await;
+        fetched.map(|(_, digest)| digest)
+    }
+
     /// What tags stand for now; with a platform, their manifests for that.
     ///
     /// # Errors

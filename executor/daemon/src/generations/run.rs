@@ -4,10 +4,14 @@
 //! added to what is run by hand ([`crate::pods::runs`]); the next pass starts it. *Guarantees*: it is in no
 //! generation, and whoever is not there any more when it has started has it ended.
 
+mod image;
+
+pub use image::ImageToRun;
+
 use super::{Error, Generations, request};
 use crate::{
     events::{Kind, Subject, now},
-    pods::runs::{NotStarted, Streams, Wanted},
+    pods::runs::{Alone, NotStarted, Streams, Wanted},
 };
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 use tank_model::{Graph, Name, Scope, spec::Container};
@@ -16,7 +20,8 @@ use tank_proto::shim::FailureKind;
 use tokio::time::timeout;
 
 /// How long a start may take, what its pod waits for among it.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: u64 = 60;
+const START_LIMIT: Duration = Duration::from_secs(LIMIT);
 
 /// What is to be run.
 #[derive(Debug)]
@@ -67,8 +72,25 @@ impl Generations {
             hash,
             spec,
             started: false,
+            own: None,
         };
-        let added = runs.add((pod.clone(), name), run, streams, &self.dirty);
+        let who = tank_sys::users::named(uid);
+        let message = format!("{who} runs a command of {} by hand", asked.container);
+        let of = (pod.clone(), name);
+        self.start_run(of, run, (streams, None), message).await
+    }
+
+    /// Has it started by a pass.
+    async fn start_run(
+        self: &Arc<Self>,
+        (pod, name): (Name, Name),
+        run: RunByHand,
+        with: (Streams, Option<Alone>),
+        message: String,
+    ) -> Result<(Wanted, Vec<OwnedFd>), Error> {
+        let (uid, is_alone) = (run.uid, run.own.is_some());
+        let runs = self.pods.runs();
+        let added = runs.add((pod.clone(), name), run, with, &self.dirty);
         let (wanted, started) = added.map_err(|error| Error::NotByHand(error.to_string()))?;
         let of = Subject {
             pod: Some(pod.to_string()),
@@ -76,8 +98,6 @@ impl Generations {
             uid: Some(uid),
             ..Subject::default()
         };
-        let who = tank_sys::users::named(uid);
-        let message = format!("{who} runs a command of {} by hand", asked.container);
         self.events.add_of(Kind::ByHand, of, message);
         // The loop has a pass of its own, unless it repairs nothing.
         let generations = Arc::clone(self);
@@ -91,11 +111,29 @@ impl Generations {
             Ok(Ok(Err(NotStarted { kind, why }))) => Err(Error::NotRun { kind, why }),
             _ => Err(Error::NotRun {
                 kind: FailureKind::Other,
-                why: format!(
-                    "it was not started in {} s: `tank explain {pod}` says what the pod waits for",
-                    START_LIMIT.as_secs()
-                ),
+                why: match is_alone {
+                    true => format!("it was not started in {LIMIT} s: `tank events` says why"),
+                    false => format!(
+                        "it was not started in {LIMIT} s: `tank explain {pod}` says what the pod waits for"
+                    ),
+                },
             }),
+        }
+    }
+}
+
+impl Generations {
+    /// Keeps a run for as long as its container runs, and what its own pod has until that is gone.
+    pub async fn keep_run(self: Arc<Self>, wanted: Wanted) {
+        let alone = wanted.keep(&self.pods).await;
+        // The loop takes away what is over, unless it repairs nothing.
+        if self.settings.no_repair
+            && let Err(error) = self.pass_to_current().await
+        {
+            tracing::debug!(error = tank_sys::with_causes(&error), "a pass after a run");
+        }
+        if let Some(alone) = alone {
+            alone.until_gone(&self.pods).await;
         }
     }
 }

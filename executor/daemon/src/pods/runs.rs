@@ -5,17 +5,21 @@
 //! declares.
 
 use super::Pods;
-use crate::dirty::Dirty;
+use crate::{dirty::Dirty, store::leases::Leases};
 use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tank_image::Images;
 use tank_model::{Digest, Name};
 use tank_plan::{RunByHand, Runs};
 use tank_proto::shim::FailureKind;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
 
 /// The most runs of one user at once, and of all users but root together.
 const MEMBER: usize = 8;
@@ -23,6 +27,13 @@ const MEMBERS: usize = 32;
 
 /// How often a shim is asked whether a run is still there, should it send nothing.
 const ASK_PERIOD: Duration = Duration::from_secs(60);
+
+/// How long a run's own pod has its leases when it is over, should it not be gone before, and how often it is looked.
+const LEASED_AFTER: Duration = Duration::from_secs(120);
+const GONE_PERIOD: Duration = Duration::from_millis(200);
+
+/// What the names of runs, and of their own pods, begin with.
+const PREFIX: &str = "run-";
 
 /// Why a run was not started.
 #[derive(Debug)]
@@ -57,6 +68,56 @@ struct Held {
     streams: BTreeMap<(Name, Name), Streams>,
     waiting: BTreeMap<(Name, Name), oneshot::Sender<Started>>,
     names: u64,
+    /// Of runs' own pods. No store has them: with the daemon they are given back.
+    leases: Leases,
+    were_alone: bool,
+}
+
+impl Alone {
+    /// Keeps it until the pod is gone, or that takes too long.
+    pub async fn until_gone(self, pods: &Pods) {
+        let until = Instant::now() + LEASED_AFTER;
+        while pods.get(&self.pod).is_some() && Instant::now() < until {
+            sleep(GONE_PERIOD).await;
+        }
+    }
+}
+
+impl Held {
+    fn refuse_more(&self, uid: u32) -> Result<(), TooMany> {
+        let of = |counts: &dyn Fn(u32) -> bool| {
+            let runs = self.runs.all();
+            runs.filter(|run| counts(run.uid)).count()
+        };
+        if of(&|other| other == uid) >= MEMBER || (uid != 0 && of(&|other| other != 0) >= MEMBERS) {
+            return Err(TooMany);
+        }
+        Ok(())
+    }
+}
+
+/// What a run in a pod of its own has for as long as this is kept.
+pub struct Leased {
+    runs: Arc<RunsByHand>,
+    names: Vec<String>,
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        let mut held = self.runs.lock();
+        for name in &self.names {
+            held.leases.remove(name);
+        }
+    }
+}
+
+/// What is kept with a run in a pod of its own.
+#[expect(dead_code, reason = "they are held, and nobody reads them")]
+pub struct Alone {
+    pub pod: Name,
+    pub leased: Leased,
+    /// Keeps its image from being collected.
+    pub image: Images,
 }
 
 /// A run that is wanted for as long as this is kept.
@@ -65,6 +126,7 @@ pub struct Wanted {
     dirty: Arc<Dirty>,
     pub pod: Name,
     pub container: Name,
+    alone: Option<Alone>,
 }
 
 impl Drop for Wanted {
@@ -80,8 +142,13 @@ impl Drop for Wanted {
 }
 
 impl Wanted {
-    /// Keeps it for as long as its container runs.
-    pub async fn keep(self, pods: Arc<Pods>) {
+    /// Keeps it for as long as its container runs; gives what its own pod has until that is gone.
+    pub async fn keep(mut self, pods: &Pods) -> Option<Alone> {
+        self.wait_for_end(pods).await;
+        self.alone.take()
+    }
+
+    async fn wait_for_end(&self, pods: &Pods) {
         while let Some(shim) = pods.get(&self.pod) {
             let mut changes = shim.subscribe();
             let runs = shim.state().await.map(|state| {
@@ -102,6 +169,31 @@ impl RunsByHand {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a pod is called as those of runs are.
+    pub fn is_pod(pod: &Name) -> bool {
+        pod.as_str().starts_with(PREFIX)
+    }
+
+    /// The leases of runs' own pods.
+    pub fn leases(&self) -> Leases {
+        self.lock().leases.clone()
+    }
+
+    /// Keeps leases that a run's own pod gets.
+    pub fn lease(self: &Arc<Self>, leases: Leases) -> Leased {
+        let names = leases.keys().cloned().collect();
+        self.lock().leases.extend(leases);
+        Leased {
+            runs: Arc::clone(self),
+            names,
+        }
+    }
+
+    /// Whether there was one in a pod of its own since the daemon was started.
+    pub fn were_alone(&self) -> bool {
+        self.lock().were_alone
+    }
+
     /// As plans know them.
     pub fn planned(&self) -> Runs {
         self.lock().runs.clone()
@@ -117,7 +209,7 @@ impl RunsByHand {
         let digest = Digest::of(format!("{} {now} {number}", std::process::id()).as_bytes());
         let bytes = digest.as_bytes().iter().take(4);
         let hex: String = bytes.map(|byte| format!("{byte:02x}")).collect();
-        Name::new(format!("run-{hex}")).ok()
+        Name::new(format!("{PREFIX}{hex}")).ok()
     }
 
     /// Adds one; what it is started with comes over the receiver.
@@ -128,19 +220,13 @@ impl RunsByHand {
         self: &Arc<Self>,
         (pod, container): (Name, Name),
         run: RunByHand,
-        streams: Streams,
+        (streams, alone): (Streams, Option<Alone>),
         dirty: &Arc<Dirty>,
     ) -> Result<(Wanted, oneshot::Receiver<Started>), TooMany> {
         let (sender, receiver) = oneshot::channel();
         let mut held = self.lock();
-        let of = |counts: &dyn Fn(u32) -> bool| {
-            let runs = held.runs.all();
-            runs.filter(|run| counts(run.uid)).count()
-        };
-        let uid = run.uid;
-        if of(&|other| other == uid) >= MEMBER || (uid != 0 && of(&|other| other != 0) >= MEMBERS) {
-            return Err(TooMany);
-        }
+        held.refuse_more(run.uid)?;
+        held.were_alone |= alone.is_some();
         let key = (pod.clone(), container.clone());
         held.runs.insert(pod.clone(), container.clone(), run);
         held.streams.insert(key.clone(), streams);
@@ -152,8 +238,17 @@ impl RunsByHand {
             dirty: Arc::clone(dirty),
             pod,
             container,
+            alone,
         };
         Ok((wanted, receiver))
+    }
+
+    /// Refuses a user that has as many as there may be.
+    ///
+    /// # Errors
+    /// When there are.
+    pub fn refuse_more(&self, uid: u32) -> Result<(), TooMany> {
+        self.lock().refuse_more(uid)
     }
 
     /// The streams of one that is about to be started: nobody starts it again. None: it is no run by hand, or
@@ -176,5 +271,36 @@ impl RunsByHand {
         if let Some(waiting) = waiting {
             let _ = waiting.send(started);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        leases::{Proposal, Wanted},
+        memory::MemoryStore,
+    };
+
+    #[test]
+    fn what_a_run_has_nobody_else_gets_until_it_is_over() {
+        let (store, web) = (MemoryStore::default(), Name::new("web").expect("a name"));
+        let runs = Arc::new(RunsByHand::default());
+        let wanted = Wanted {
+            pods: vec![web.clone()],
+            ..Wanted::default()
+        };
+        let proposed = || {
+            let proposal = Proposal::of(&store, &wanted, (&[], &runs.leases()));
+            let proposal = proposal.expect("proposes");
+            // What a store takes is none of a run's.
+            assert_eq!(proposal.change().new.len(), 1);
+            proposal.get(&web).expect("a lease")
+        };
+        let free = proposed();
+        let leased = runs.lease([("run-1".to_owned(), free)].into());
+        assert_eq!(proposed(), free + 1);
+        drop(leased);
+        assert_eq!(proposed(), free);
     }
 }

@@ -1,9 +1,9 @@
 //! The loop: a pass whenever something happened, when a wait is over, and at least every `resync`.
 
 use super::{Pass, Reconciler};
-use crate::events::Kind;
+use crate::{events::Kind, pods::runs::RunsByHand};
 use std::{future::Future, sync::Arc, time::Duration};
-use tank_model::{Digest, Outcome};
+use tank_model::{Config, Digest, Graph, Name, Outcome};
 use tank_plan::health::PATIENCE;
 use tank_sys::clock::boot_millis;
 use tokio::time::{Instant, sleep, timeout};
@@ -136,11 +136,23 @@ impl Reconciler {
         self.converge_current(keeper).await
     }
 
+    /// One pass where nothing was ever declared: of what is run by hand all the same, and of what is left of that.
+    async fn keep_runs_alone(&self) -> Result<Option<Pass>, KeeperError> {
+        let is_run = |(pod, _): &(Name, _)| RunsByHand::is_pod(pod);
+        let there = self.pods.living();
+        let are_runs = !there.is_empty() && there.iter().all(is_run);
+        if !are_runs && !self.pods.runs().were_alone() {
+            return Ok(None);
+        }
+        let nothing = Arc::new(Graph::build(&Config::default(), |_| None)?);
+        Ok(Some(self.pass(&nothing, Some(&nothing), &|_| {}).await?))
+    }
+
     /// One pass towards the current generation. None: there is none, or nothing is repaired.
     async fn converge_current(&self, keeper: &impl Keeper) -> Result<Option<Pass>, KeeperError> {
         let _lock = self.lock().await;
         let Some(current) = self.store.current()? else {
-            return Ok(None);
+            return self.keep_runs_alone().await;
         };
         let Some(graph) = self.graphs.of_generation(current)? else {
             return Ok(None);

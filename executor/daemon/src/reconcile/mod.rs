@@ -19,7 +19,7 @@ use crate::{
     dirty::Dirty,
     events::{Events, Kind},
     observe::{self, Files, Observer, UsageSnapshot},
-    pods::{Pods, RunId},
+    pods::{Pods, RunId, runs::Leased},
     probe::Prober,
     settings::Settings,
     store::{
@@ -91,6 +91,11 @@ pub struct Planned {
 impl Planned {
     /// All that the plan was made from, to be planned from again elsewhere.
     pub fn dump(&self, graph: &Graph, previous: Option<&Graph>) -> Dump {
+        let runs = &self.inputs.runs;
+        let with_runs = runs.beside(graph, |_| true);
+        let with_started = previous.and_then(|previous| runs.beside(previous, |run| run.started));
+        let graph = with_runs.as_ref().unwrap_or(graph);
+        let previous = with_started.as_ref().or(previous);
         Dump::of(&self.inputs.target(graph, previous), &self.observed)
     }
 }
@@ -166,10 +171,25 @@ impl Reconciler {
     pub fn propose_leases(&self, graph: &Graph) -> Result<Proposal, StoreError> {
         let pools = &self.settings.config.network_pools;
         let wanted = Wanted::of(graph);
-        let proposal = Proposal::of(self.store.as_ref(), &wanted, pools)?;
+        let beside = self.pods.runs().leases();
+        let proposal = Proposal::of(self.store.as_ref(), &wanted, (pools, &beside))?;
         let others = || self.actuator.volumes.projects_in_use();
         let proposal = proposal.with_projects(&wanted.volumes, others)?;
         Ok(proposal.with_pools(&Demand::of(graph)))
+    }
+
+    /// Leases what the pod of a run needs that is in none of the current graph, until the guard is dropped: no store keeps it.
+    /// `graph` has the pod, and the caller keeps generations from being committed meanwhile.
+    ///
+    /// # Errors
+    /// When the store can't be read, or has no lease left.
+    pub fn lease_run(&self, graph: &Graph, pod: &Name) -> Result<Leased, StoreError> {
+        let proposal = self.propose_leases(graph)?;
+        let on_network = format!("/{pod}");
+        let new = proposal.change().new.iter();
+        let own = new.filter(|(name, _)| *name == pod.as_str() || name.ends_with(&on_network));
+        let own = own.map(|(name, lease)| (name.clone(), *lease)).collect();
+        Ok(self.pods.runs().lease(own))
     }
 
     /// What there is of a graph on this host, after every shim was asked whether it answers. Acts on
@@ -252,15 +272,24 @@ impl Reconciler {
         previous: Option<&Graph>,
         (way, scope): (Option<Way>, Option<&Scope>),
     ) -> Result<Planned, Error> {
-        let mut inputs = self.read_inputs_beside(graph, previous).await?;
+        // With the pods of runs by hand; those that were not started yet are new.
+        let runs = self.pods.runs().planned();
+        let (with_runs, with_started) = (
+            runs.beside(graph, |_| true),
+            previous.and_then(|previous| runs.beside(previous, |run| run.started)),
+        );
+        let whole = with_runs.as_ref().unwrap_or(graph);
+        let before = with_started.as_ref().or(previous);
+        let mut inputs = self.read_inputs_beside(whole, before).await?;
+        inputs.runs = runs;
         if let Some(scope) = scope {
             let number = store::next_number(self.store.as_ref())?;
             inputs.begin(number, scope, graph);
         }
-        let target = inputs.target(graph, previous);
+        let target = inputs.target(whole, before);
         let (observed, version) = {
             let _span = self.timings.span(|| "observe the host".to_owned());
-            let (mut observed, version) = self.read_host(graph, &files_of(&target)).await?;
+            let (mut observed, version) = self.read_host(whole, &files_of(&target)).await?;
             observed.data = self.read_data(graph, way).await?;
             (observed, version)
         };

@@ -53,7 +53,7 @@ pub struct HostInputs {
     images: Arc<Configs>,
     resolver: Resolver,
     overrides: Overrides,
-    runs: Runs,
+    pub(super) runs: Runs,
 }
 
 impl TargetReader {
@@ -84,7 +84,11 @@ impl TargetReader {
         demand: &Demand,
         images: &BTreeSet<Digest>,
     ) -> Result<HostInputs, Error> {
-        let proposal = Proposal::of(self.store.as_ref(), wanted, &self.host.pools)?;
+        let proposal = Proposal::of(
+            self.store.as_ref(),
+            wanted,
+            (&self.host.pools, &self.runs.leases()),
+        )?;
         let proposal = proposal.with_pools(demand);
         let others = || self.volumes.projects_in_use();
         let proposal = proposal.with_projects(&wanted.volumes, others)?;

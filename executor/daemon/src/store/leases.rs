@@ -1,9 +1,8 @@
 //! Which pod has which lease: the number its addresses and its host ids are made from.
 //!
-//! A lease is proposed while planning, which writes nothing, and taken with the commit of a
-//! generation that names its pod; the same store proposes the same leases until one is taken. A
-//! lease belongs to a name for as long as a kept generation has a pod of that name. Those of other
-//! names (a commit that failed, a plan of an older Tank) are released when there are no others
+//! A lease is proposed while planning, which writes nothing, and taken with the commit of a generation that names its pod; the
+//! same store proposes the same leases until one is taken. A lease belongs to a name for as long as a kept generation has a pod
+//! of that name. Those of other names (a commit that failed, a plan of an older Tank) are released when there are no others
 //! left. So it is with networks, and with pods on them ([`networks`]).
 
 pub mod networks;
@@ -109,12 +108,19 @@ pub struct Proposal {
 }
 
 impl Proposal {
-    /// Of networks whose subnets are taken of `pools`.
+    /// Of networks whose subnets are taken of `pools`, where others have the leases `beside` that no store keeps.
     ///
     /// # Errors
     /// When the store can't be read, or has no lease left.
-    pub fn of(store: &dyn Store, wanted: &Wanted, pools: &[IpNet]) -> Result<Self, StoreError> {
-        let kept = store.leases();
+    pub fn of(
+        store: &dyn Store,
+        wanted: &Wanted,
+        (pools, beside): (&[IpNet], &Leases),
+    ) -> Result<Self, StoreError> {
+        let mut kept = store.leases();
+        if !beside.is_empty() {
+            Arc::make_mut(&mut kept).extend(beside.clone());
+        }
         let propose = |kept: &Leases| {
             let mut new = propose(kept, &wanted.pods)?;
             new.extend(networks::propose(kept, &wanted.networks, pools)?);
@@ -152,11 +158,11 @@ impl Proposal {
                 .map(|(name, lease)| (name.clone(), *lease))
                 .partition(|(name, _)| {
                     let stays = pools::is_pooled(name) || projects::volume_of(name).is_some();
-                    stays || named.contains(name)
+                    stays || named.contains(name) || beside.contains_key(name)
                 });
             if let Ok(new) = propose(&named) {
-                let released = others.into_keys().filter(|name| !new.contains_key(name));
-                let released = released.collect();
+                let others = others.into_keys();
+                let released = others.filter(|name| !new.contains_key(name)).collect();
                 return Ok(proposal(Arc::new(named), LeaseChange { new, released }));
             }
             // What runs now is gone back to if the change does not become healthy.
@@ -266,7 +272,7 @@ mod tests {
             pods: pods.to_vec(),
             ..Wanted::default()
         };
-        Proposal::of(store, &wanted, &[])
+        Proposal::of(store, &wanted, (&[], &Leases::new()))
     }
 
     fn take(store: &MemoryStore, pods: &[Name]) {
@@ -439,7 +445,7 @@ mod tests {
     fn networks_have_leases_beside_those_of_pods_and_for_as_long() {
         let store = MemoryStore::default();
         let pools = ["10.91.0.0/16".parse().expect("a network")];
-        let of = |graph: &Graph| Proposal::of(&store, &Wanted::of(graph), &pools);
+        let of = |graph: &Graph| Proposal::of(&store, &Wanted::of(graph), (&pools, &Leases::new()));
         let graph = networked(0..20);
         store
             .put_nodes(&graph.stored().expect("encodes"))
@@ -487,7 +493,8 @@ mod tests {
     }
 
     fn take_networks(store: &MemoryStore, graph: &Graph, pools: &[IpNet]) {
-        let proposal = Proposal::of(store, &Wanted::of(graph), pools).expect("proposes");
+        let proposal = Proposal::of(store, &Wanted::of(graph), (pools, &Leases::new()));
+        let proposal = proposal.expect("proposes");
         store.take_leases(proposal.change()).expect("takes");
     }
 }

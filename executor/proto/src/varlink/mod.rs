@@ -48,7 +48,7 @@ pub use volumes::{
     Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, ImportVolumeReply,
     RestoreVolumeCall, RestoreVolumeReply, TransferReply, Volume, VolumesReply,
 };
-pub use words::{ChangeKind, GenerationOutcome, Operation, Stage, State, StepClass};
+pub use words::{ChangeKind, GenerationOutcome, Operation, PullPolicy, Stage, State, StepClass};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! What [`super::Method::Run`] takes and answers.
 
+use super::{Progress, words::PullPolicy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -25,12 +26,23 @@ pub struct RunCall {
     pub rows: Option<u16>,
     /// The terminal's width.
     pub columns: Option<u16>,
+    /// The image that is run where no pod is called so; none for a pod alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// What the path of an image is relative to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_dir: Option<String>,
+    /// When the image's registry is asked; none for missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<PullPolicy>,
 }
 
-/// The answer to [`super::Method::Run`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One answer to [`super::Method::Run`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::Type))]
 pub struct RunReply {
-    /// The container that runs it.
-    pub container: String,
+    /// What is done for it.
+    pub progress: Option<Progress>,
+    /// The container that runs it, with the last answer.
+    pub container: Option<String>,
 }

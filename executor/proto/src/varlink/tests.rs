@@ -208,6 +208,7 @@ fn every_type_is_what_the_file_says() {
         PodStatus::CUSTOM_TYPE,
         ContainerStatus::CUSTOM_TYPE,
         Operation::CUSTOM_TYPE,
+        PullPolicy::CUSTOM_TYPE,
         Operated::CUSTOM_TYPE,
         Reason::CUSTOM_TYPE,
         PodInterface::CUSTOM_TYPE,

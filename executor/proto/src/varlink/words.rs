@@ -102,6 +102,18 @@ words! {
 }
 
 words! {
+    /// When the registry of an image is asked that is run by hand.
+    PullPolicy {
+        /// Each time.
+        Always = "always",
+        /// When the image is not on this host.
+        Missing = "missing",
+        /// Never.
+        Never = "never",
+    }
+}
+
+words! {
     /// What is done by hand.
     Operation {
         /// Containers end, and stay so.

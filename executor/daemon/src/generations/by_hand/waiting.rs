@@ -159,6 +159,8 @@ impl Generations {
         let newest = current.map(|number| self.store.generation(number));
         if let Some(newest) = newest.transpose()?.flatten() {
             self.pass_to(&newest, &graph, &|_| {}).await?;
+        } else if self.pods.runs().were_alone() {
+            self.reconciler.pass(&graph, Some(&graph), &|_| {}).await?;
         }
         Ok(())
     }
