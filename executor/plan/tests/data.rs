@@ -123,6 +123,7 @@ fn run(inputs: &mut Inputs, of: &str, started: bool) {
         hash: Digest::of(b"a run"),
         spec: Box::new(spec.expect("a specification")),
         started,
+        own: None,
     };
     inputs.runs.insert(name("db"), name("run-1"), run);
 }
