@@ -263,33 +263,35 @@ fn whoever_leaves_leaves_nothing_behind() {
     assert_eq!(host.exec("small", "ls -A /tmp"), "");
     // Whoever interrupts has nothing half of a file. What is copied has 20 GiB, and takes no place.
     host.exec("web", "truncate -s 20G /huge");
-    let mut command = host.command(&["cp", "web:/huge", "huge"]);
-    let child = command.stderr(Stdio::piped()).spawn().expect("tank");
-    let names = || -> Vec<String> {
-        let entries = fs::read_dir(&host.dir).expect("a folder").flatten();
-        entries
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect()
-    };
-    let is_half = |name: &String| name.starts_with(".tank-cp-");
-    eventually("a file is written", || names().iter().any(is_half));
-    let pid = child.id().to_string();
-    let sent = Command::new("kill")
-        .args(["-INT", &pid])
-        .status()
-        .expect("kill");
-    assert!(sent.success());
-    let ended: Ended = child.wait_with_output().expect("tank").into();
-    assert!(
-        ended.status == 130 && ended.stderr.contains("interrupted"),
-        "{}",
-        ended.stderr
-    );
-    assert!(
-        !names().iter().any(|name| is_half(name) || name == "huge"),
-        "{:?}",
-        names()
-    );
+    for (signal, status) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
+        let mut command = host.command(&["cp", "web:/huge", "huge"]);
+        let child = command.stderr(Stdio::piped()).spawn().expect("tank");
+        let names = || -> Vec<String> {
+            let entries = fs::read_dir(&host.dir).expect("a folder").flatten();
+            entries
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect()
+        };
+        let is_half = |name: &String| name.starts_with(".tank-cp-");
+        eventually("a file is written", || names().iter().any(is_half));
+        let pid = child.id().to_string();
+        let sent = Command::new("kill")
+            .args([signal, &pid])
+            .status()
+            .expect("kill");
+        assert!(sent.success());
+        let ended: Ended = child.wait_with_output().expect("tank").into();
+        assert!(
+            ended.status == status && ended.stderr.contains("interrupted"),
+            "{}",
+            ended.stderr
+        );
+        assert!(
+            !names().iter().any(|name| is_half(name) || name == "huge"),
+            "{:?}",
+            names()
+        );
+    }
     eventually("the process ended", || copier(&host).is_none());
     host.finish();
 }

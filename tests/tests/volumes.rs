@@ -293,7 +293,13 @@ fn a_daemon_that_dies_while_it_copies_leaves_no_half() {
         names.sort();
         assert_eq!(
             names,
-            [".data.filled", ".data.images", ".data.used", "data"],
+            [
+                ".data.began",
+                ".data.filled",
+                ".data.images",
+                ".data.used",
+                "data"
+            ],
             "at {at}"
         );
     }
@@ -576,7 +582,10 @@ fn an_archive_is_taken_as_a_whole_or_not_at_all() {
         || fs::read_to_string(&counter).map_or(0, |text| text.parse::<u64>().expect("a number"));
     import(&host, &good).ok();
     let whole = digest(&data);
+    let unused = on_disk(&host, ".data.imported");
     let change = || {
+        // As if a container had had it.
+        let _ = fs::remove_file(&unused);
         fs::write(data.join("mine"), "x").expect("written");
         digest(&data)
     };
@@ -617,7 +626,13 @@ fn an_archive_is_taken_as_a_whole_or_not_at_all() {
         assert_eq!(&digest(&kept), expected, "at {at}");
         eventually("nothing is left beside it", || {
             let left = fs::read_dir(data.parent().expect("a folder")).expect("a folder");
-            let known = ["data", ".data.filled", ".data.replaced"];
+            let known = [
+                "data",
+                ".data.began",
+                ".data.filled",
+                ".data.imported",
+                ".data.replaced",
+            ];
             left.map(|entry| entry.expect("an entry").file_name())
                 .all(|name| known.iter().any(|known| name == *known))
         });

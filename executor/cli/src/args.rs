@@ -279,7 +279,8 @@ pub enum Command {
         /// Show what would be removed, and remove nothing.
         #[arg(long)]
         dry_run: bool,
-        /// Keep so many of the newest generations.
+        /// Keep so many of the newest generations, however new the others are: `keep_for` of `tank.toml` (30 days) does
+        /// not hold then. The snapshots of volumes that are kept with those go, too.
         #[arg(long, value_name = "N")]
         keep: Option<u64>,
         /// Remove only generations that are older than this: `12h`, `30d`, `8w`.

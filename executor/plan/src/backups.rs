@@ -207,6 +207,28 @@ pub struct Archive {
     pub empty: bool,
 }
 
+/// Which archives go, as [`replaced`] says, where the volume began anew at `began`: those made before are of what was removed. They use up
+/// nothing of `keep`, and the newest `keep` of them that have something in them stay.
+pub fn replaced_since(
+    wall: u64,
+    all: &[Archive],
+    (made, began): (u64, Option<u64>),
+    keep: u32,
+) -> Vec<u64> {
+    // Names say seconds. One that began after what was made says that the clock was set.
+    let began = began.map(|began| began / 1_000 * 1_000);
+    let began = began.filter(|began| *began <= made).unwrap_or(0);
+    let (mut before, since): (Vec<Archive>, Vec<Archive>) =
+        all.iter().partition(|one| one.time < began);
+    before.sort_by_key(|one| (one.empty, Reverse(one.time)));
+    let stay = usize::try_from(keep).unwrap_or(usize::MAX);
+    let goes = |(at, one): (usize, &Archive)| (at >= stay || one.empty).then_some(one.time);
+    let mut gone: Vec<u64> = before.iter().enumerate().filter_map(goes).collect();
+    gone.sort_unstable();
+    gone.extend(replaced(wall, &since, made, keep));
+    gone
+}
+
 /// Which archives go, as [`outdated`] says, the one begun at `made` being among them. Empty ones take the place of empty ones alone:
 /// a volume that somebody has emptied by mistake does not use up what it can be had back from, neither as it is nor once
 /// something is in it again.

@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use tank_plan::backups::{
-    AT_ONCE, Archive, Hanging, Hold, MAX_HANGING, Series, due, hold, outdated, replaced, since_boot,
+    AT_ONCE, Archive, Hanging, Hold, MAX_HANGING, Series, due, hold, outdated, replaced,
+    replaced_since, since_boot,
 };
 
 const MINUTE: u64 = 60_000;
@@ -304,4 +305,39 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_was_kept_of_a_volume_that_was_removed_stays() {
+    let wall = 1_000_000_000;
+    let at = |second: u64| second * 1_000;
+    let full = |second| Archive {
+        time: at(second),
+        empty: false,
+    };
+    let empty = |second| Archive {
+        empty: true,
+        ..full(second)
+    };
+    let gone = |all: &[Archive], began: Option<u64>, keep| {
+        let made = all.last().expect("one").time;
+        replaced_since(wall, all, (made, began), keep)
+    };
+    // Three of a life that is over, and then more of the next one than are kept.
+    let mut all: Vec<Archive> = [10, 20, 30].map(full).to_vec();
+    for second in [50, 60, 70] {
+        all.push(full(second));
+        assert_eq!(gone(&all, Some(at(40) + 500), 3), [0_u64; 0]);
+    }
+    all.push(full(80));
+    assert_eq!(gone(&all, Some(at(40) + 500), 3), [at(50)]);
+    // An older Tank has not noted when it began.
+    assert_eq!(gone(&all, None, 3), [10, 20, 30, 50].map(at));
+    // One that begins later than what is made is of a clock that was set.
+    assert_eq!(gone(&all, Some(at(90)), 3), [10, 20, 30, 50].map(at));
+    // What was made in the second in which it began is its own.
+    assert_eq!(gone(&all, Some(at(50) + 999), 3), [at(50)]);
+    // Of what was before no more than `keep` stay, and of empty ones none.
+    let before = [full(5), full(10), empty(20), full(30), full(50)];
+    assert_eq!(gone(&before, Some(at(40)), 2), [at(5), at(20)]);
 }

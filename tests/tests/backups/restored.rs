@@ -85,7 +85,7 @@ fn a_backup_is_brought_back_by_its_number_its_time_or_its_path() {
         .tank(&["--json", "volume", "restore", "db/data", "1"])
         .json();
     assert_eq!(
-        (&json["archive"], &json["entries"], &json["dropped"]),
+        (&json["archive"], &json["entries"], &json["still"]),
         (&second.clone().into(), &1.into(), &true.into())
     );
     has("two");
@@ -109,7 +109,11 @@ fn a_backup_is_brought_back_by_its_number_its_time_or_its_path() {
     std::os::unix::fs::symlink(&first, &second).expect("a link");
     assert_eq!(archives(&host).len(), 1);
     // Also of a volume that is gone.
-    host.tank(&["volume", "remove", "db/data"]).ok();
+    let removed = host.tank(&["volume", "remove", "db/data"]).ok();
+    assert!(
+        removed.contains("`tank volume restore db/data`"),
+        "{removed}"
+    );
     restore(&[]).ok();
     has("one");
     fs::remove_dir_all(folder(&host)).expect("goes");

@@ -104,6 +104,23 @@ fn what_an_import_replaces_is_kept_and_comes_back() {
         (has(&host, "data"), has(&host, ".data.replaced")),
         (vec!["two".to_owned()], vec!["mine".to_owned()])
     );
+    // No container has had that: another one takes its place, and what was kept stays.
+    for archive in [&one, &two] {
+        let import = [
+            "--json",
+            "volume",
+            "import",
+            "db/data",
+            archive,
+            "--replace",
+        ];
+        let json = host.tank(&import).json();
+        assert_eq!(
+            (&json["still"], &json["dropped"]),
+            (&true.into(), &serde_json::Value::Null)
+        );
+        assert_eq!(has(&host, ".data.replaced"), ["mine"]);
+    }
     // It outlives the daemon, and a pod that starts does not see it.
     let mut host = host;
     host.kill_daemon();
@@ -128,7 +145,11 @@ fn what_an_import_replaces_is_kept_and_comes_back() {
     host.tank(&["delete", "db"]).ok();
     host.tank(&["volume", "import", "db/data", &one, "--replace"])
         .ok();
-    host.tank(&["volume", "remove", "db/data"]).ok();
+    let removed = host.tank(&["volume", "remove", "db/data"]).ok();
+    assert!(
+        removed.contains("what it was before the last import"),
+        "{removed}"
+    );
     assert!(!kept.exists() && !on_disk(&host, "data").exists());
     assert!(listed(&host).is_empty());
     host.finish();

@@ -20,8 +20,8 @@ pub enum Backups {
     Restore {
         /// The volume, as `POD/VOLUME`.
         volume: String,
-        /// The backup's number (1 is the newest), its time or its path, as `tank volume backups VOLUME` lists them; the newest unless
-        /// given.
+        /// The backup's number (1 is the newest), its path or its file's name, as `tank volume backups VOLUME` lists them, or its
+        /// time as in that name or in UTC: `20261127T153000Z`, `2026-11-27T15:30:00Z`. The newest unless given.
         #[arg(conflicts_with = "replaced")]
         backup: Option<String>,
         /// No backup: what the volume was before the last `import --replace` or `restore`. What it is now is kept in its place.

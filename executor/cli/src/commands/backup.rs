@@ -56,7 +56,10 @@ async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
     let reply: BackupsReply = client.call(Method::Backups {}).await?;
     match (json, reply.backups.as_slice()) {
         (true, _) => output::json(&reply)?,
-        (false, []) => output::line("no backups are declared")?,
+        (false, []) => output::line(
+            "no backups are declared now; `tank volume backups VOLUME` lists those of a volume of which an earlier generation \
+             declared one, and `tank volume restore VOLUME` brings the newest back",
+        )?,
         (false, backups) => table(backups)?,
     }
     Ok(0)

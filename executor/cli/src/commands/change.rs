@@ -245,6 +245,14 @@ pub async fn follow(
     json: bool,
 ) -> Result<u8, Error> {
     let undo = undo(stack.as_deref());
+    // Without it what the images of that generation wrote would stay under the others.
+    let undo = match &method {
+        Method::Rollback {
+            with_data: Some(true),
+            ..
+        } => format!("{undo} --with-data"),
+        _ => undo,
+    };
     let mut view = ProgressView::new();
     let begin = tank_sys::trace::now();
     let gated = matches!(method, Method::Switch(_));

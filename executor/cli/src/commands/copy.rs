@@ -12,6 +12,7 @@ use std::{
     io::{self, IsTerminal, Read, Write},
     os::fd::OwnedFd,
     path::Path,
+    task::Poll,
     time::Duration,
 };
 use stream::Stoppable;
@@ -21,13 +22,21 @@ use tank_proto::{
     varlink::{self, CopyInCall, CopyOutCall, CopyReply, Method},
 };
 use tank_sys::beneath::Root;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time::timeout,
+};
 
 /// How long what is not finished may take to be removed after an interrupt.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(5);
 
-/// 128 and SIGINT.
-const INTERRUPTED: u8 = 130;
+/// What ends this, with what the shell says of it: 128 and its number.
+const SIGNALS: [(SignalKind, u8); 3] = [
+    (SignalKind::interrupt(), 130),
+    (SignalKind::terminate(), 143),
+    (SignalKind::hangup(), 129),
+];
 
 /// What is said to programs.
 #[derive(Serialize)]
@@ -144,8 +153,9 @@ async fn to_host(
         tank_copy::receive(&target, &mut stream)
     };
     let what = format!("copy `{from}` to {}", to.shown);
-    let Some((here, there)) = work_until_interrupt(begun, work).await? else {
-        return Ok(interrupted(&what));
+    let (here, there) = match work_until_interrupt(begun, work).await? {
+        Ok(ends) => ends,
+        Err(number) => return Ok(interrupted(&what, number)),
     };
     let tally = judge(&what, (here, there.clone()))?;
     let left_out = there.map_or(0, |end| end.left_out);
@@ -173,8 +183,9 @@ async fn to_container(
         };
         tank_copy::send(&source, &mut stream)
     };
-    let Some((here, there)) = work_until_interrupt(begun, work).await? else {
-        return Ok(interrupted(&what));
+    let (here, there) = match work_until_interrupt(begun, work).await? {
+        Ok(ends) => ends,
+        Err(number) => return Ok(interrupted(&what, number)),
     };
     let tally = judge(&what, (here, there))?;
     say(asked, tally, &to.to_string())
@@ -231,11 +242,25 @@ fn read_end(end: impl Read) -> Option<CopyEnd> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Copies on a thread of its own. None: it was interrupted, and what was not finished is removed.
+/// The status to end with, once a signal comes.
+async fn ended_by(signals: &mut [(Signal, u8)]) -> u8 {
+    std::future::poll_fn(|cx| {
+        let mut all = signals.iter_mut();
+        let came =
+            all.find_map(|(signal, status)| signal.poll_recv(cx).is_ready().then_some(*status));
+        came.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// Copies on a thread of its own. An error is the status after a signal: what was not finished is removed.
 async fn work_until_interrupt(
     begun: Begun,
     work: impl FnOnce(Stoppable, &Root) -> Result<Tally, CopyError> + Send + 'static,
-) -> Result<Option<Ends>, Error> {
+) -> Result<Result<Ends, u8>, Error> {
+    let listen = |(kind, status)| Ok::<_, io::Error>((signal(kind)?, status));
+    let signals: Result<Vec<_>, _> = SIGNALS.into_iter().map(listen).collect();
+    let mut signals = signals.map_err(|e| Error::failed("copy files", e))?;
     let failed = |e: tank_sys::Error| Error::failed("copy files", e);
     let root = Root::current().map_err(failed)?;
     let (stopped, stop) = tank_sys::namespace::pipe().map_err(failed)?;
@@ -249,24 +274,24 @@ async fn work_until_interrupt(
         let there = read_end(end);
         let _ = sender.send((here, there));
     });
-    tokio::select! {
+    Ok(tokio::select! {
         done = &mut ends => {
             let done = done.map_err(|e| Error::failed("copy files", e))?;
-            Ok(Some(done))
+            Ok(done)
         }
-        _ = tokio::signal::ctrl_c() => {
+        number = ended_by(&mut signals) => {
             drop(stop);
             let _ = timeout(CLEAN_UP_LIMIT, ends).await;
-            Ok(None)
+            Err(number)
         }
-    }
+    })
 }
 
-fn interrupted(what: &str) -> u8 {
+fn interrupted(what: &str, status: u8) -> u8 {
     output::error(&format!(
         "interrupted: {what}; of a folder there is what had come, of a single file nothing\n"
     ));
-    INTERRUPTED
+    status
 }
 
 /// Which of the two ends has the reason.

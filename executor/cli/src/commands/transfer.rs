@@ -116,7 +116,16 @@ impl Target {
         let mut options = File::options();
         let options = options.write(true).create_new(true).mode(0o600);
         let file = options.open(path);
-        let failed = |e| Error::failed(format!("make {}", path.display()), e);
+        let failed = |e: io::Error| {
+            let what = format!("make {}", path.display());
+            match e.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    let why = "it is there already: remove it, or name another file";
+                    Error::failed(what, why)
+                }
+                _ => Error::failed(what, e),
+            }
+        };
         Ok(Self {
             path: path.to_owned(),
             file: file.map_err(failed)?,

@@ -10,8 +10,8 @@ use std::{
     path::Path,
 };
 use tank_proto::varlink::{
-    ImportVolumeReply, Method, RemoveVolumesCall, RestoreVolumeCall, RestoreVolumeReply,
-    TransferReply, Volume, VolumesReply,
+    BackupArchivesReply, ImportVolumeReply, Method, RemoveVolumesCall, RestoreVolumeCall,
+    RestoreVolumeReply, TransferReply, Volume, VolumesReply,
 };
 
 const HEADING: [&str; 6] = [
@@ -22,6 +22,9 @@ const HEADING: [&str; 6] = [
     "LAST START",
     "USED BY",
 ];
+
+/// The most volumes that are removed of which the backups are asked for.
+const MAX_ASKED: usize = 8;
 
 /// Every volume there is.
 pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
@@ -155,6 +158,9 @@ pub async fn remove(client: &mut Client, call: RemoveVolumesCall, json: bool) ->
                 "  and its snapshots, kept with generations {kept}"
             ))?;
         }
+        if volume.replaced == Some(true) {
+            output::line("  and what it was before the last import, which is not in that size")?;
+        }
         if !volume.generations.is_empty() {
             let named = ranges(&volume.generations);
             output::line(&format!(
@@ -162,6 +168,7 @@ pub async fn remove(client: &mut Client, call: RemoveVolumesCall, json: bool) ->
             ))?;
         }
     }
+    say_backups(client, &reply.volumes).await?;
     if reply.volumes.is_empty() {
         let all: VolumesReply = client.call(Method::Volumes {}).await?;
         for line in why_none(&all.volumes) {
@@ -205,6 +212,33 @@ fn why_none(all: &[Volume]) -> Vec<String> {
         first.name
     ));
     lines
+}
+
+/// Says which backups there are of volumes that are removed, as far as their folders say it.
+async fn say_backups(client: &mut Client, volumes: &[Volume]) -> Result<(), Error> {
+    for Volume { name, .. } in volumes.iter().take(MAX_ASKED) {
+        let call = Method::BackupArchives {
+            volume: name.clone(),
+        };
+        // Where none is declared there is nothing to be said.
+        let Ok(reply) = client.call::<BackupArchivesReply>(call).await else {
+            continue;
+        };
+        let newest = reply.archives.first();
+        let folder = newest.and_then(|one| Path::new(&one.path).parent());
+        if let Some(folder) = folder {
+            let (count, folder) = (reply.archives.len(), folder.display());
+            let verb = if count == 1 {
+                "backup is"
+            } else {
+                "backups are"
+            };
+            output::line(&format!(
+                "  {count} {verb} in {folder}: `tank volume restore {name}` brings the newest back"
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a volume into a file that must not exist, or to standard output.
@@ -254,7 +288,11 @@ pub async fn import(
         return Ok(0);
     }
     output::line(&format!("{name} has {} now", entries(done.entries)))?;
-    say_kept(&name, done.kept.as_deref(), done.dropped == Some(true))?;
+    say_kept(
+        &name,
+        done.kept.as_deref(),
+        (done.dropped == Some(true), done.still == Some(true)),
+    )?;
     Ok(0)
 }
 
@@ -281,15 +319,25 @@ pub async fn restore(
         (None, _) => format!("{name} is what it was before the last import"),
     };
     output::line(&said)?;
-    say_kept(&name, done.kept.as_deref(), done.dropped == Some(true))?;
+    say_kept(
+        &name,
+        done.kept.as_deref(),
+        (done.dropped == Some(true), done.still == Some(true)),
+    )?;
     Ok(0)
 }
 
 /// Where what was there is, and what can be done with it.
-fn say_kept(name: &str, kept: Option<&str>, dropped: bool) -> Result<(), Error> {
+fn say_kept(name: &str, kept: Option<&str>, (dropped, still): (bool, bool)) -> Result<(), Error> {
     let Some(kept) = kept else { return Ok(()) };
+    let what = match still {
+        true => {
+            "what was imported before is gone, since no container has had it; what it was before that is still kept"
+        }
+        false => "what it was is kept",
+    };
     let text = format!(
-        "  what it was is kept in {kept}, until the next import: `tank volume restore {name} --replaced` brings it back, \
+        "  {what} in {kept}, until the next import or restore: `tank volume restore {name} --replaced` brings it back, \
          `tank volume remove {name} --replaced` removes it"
     );
     output::sentence(&text, 2)?;

@@ -128,12 +128,13 @@ impl Client {
             .await?;
         let work = async { Ok(generations.import(volume, replace, read).await?) };
         let imported = while_connected(&self.stream, work).await?;
-        let (kept, dropped) = kept(&imported);
+        let (kept, dropped, still) = kept(&imported);
         let reply = ImportVolumeReply {
             entries: imported.entries,
             bytes: None,
             kept,
             dropped,
+            still,
         };
         self.reply(&reply, false, Vec::new()).await
     }
@@ -157,12 +158,13 @@ impl Client {
             Ok::<_, Refusal>(restored)
         };
         let restored = while_connected(&self.stream, work).await?;
-        let (kept, dropped) = kept(&restored);
+        let (kept, dropped, still) = kept(&restored);
         let reply = RestoreVolumeReply {
             archive: restored.archive.map(|path| path.display().to_string()),
             entries: restored.entries,
             kept,
             dropped,
+            still,
         };
         self.reply(&reply, false, Vec::new()).await
     }
@@ -217,11 +219,12 @@ pub(super) fn pipe() -> Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd), Ref
 }
 
 /// What of an answer says what became of what was there.
-fn kept(imported: &Imported) -> (Option<String>, Option<bool>) {
+fn kept(imported: &Imported) -> (Option<String>, Option<bool>, Option<bool>) {
     let replaced = &imported.replaced;
     let kept = replaced.kept.as_ref();
     let kept = kept.map(|path| path.display().to_string());
-    (kept, replaced.dropped.then_some(true))
+    let of = |flag: bool| flag.then_some(true);
+    (kept, of(replaced.dropped), of(replaced.still))
 }
 
 fn views(generations: &Generations) -> Result<Vec<varlink::Backup>, Refusal> {

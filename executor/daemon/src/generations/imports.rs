@@ -55,6 +55,7 @@ impl Generations {
         if is_pod(&graph, &all, &id) {
             return Err(no_such(name, &all));
         }
+        self.refuse_misspelt(name, &id, &all)?;
         let imported = self.take_in(&id, replace, archive).await?;
         let entries = imported.entries.unwrap_or(0);
         self.say_of(&id, format!("volume {id} is imported: {entries} entries"));
@@ -74,8 +75,9 @@ impl Generations {
         let (id, backups) = self.archives(name).await?;
         let chosen = backups.pick(backup).doing(what)?;
         // Refused before an archive is read, as an import is.
-        self.may_replace(&id, &Arc::new(self.volumes.places(&id)), true)
-            .await?;
+        let places = Arc::new(self.volumes.places(&id));
+        let may = self.may_replace(&id, &places, true).await;
+        may.map_err(as_restore)?;
         let (read, feed) = self.read_archive(&backups, &chosen).await?;
         let path = chosen.path;
         // Once the pipe is not read any more it ends.
@@ -87,7 +89,7 @@ impl Generations {
                 let fed = tokio::time::timeout(FEED_LIMIT, feed).await;
                 return match fed {
                     Ok(Ok(Err(fed))) => Err(fed),
-                    _ => Err(error),
+                    _ => Err(as_restore(error)),
                 };
             }
         };
@@ -133,6 +135,7 @@ impl Generations {
                 replaced: Replaced {
                     kept: Some(kept),
                     dropped: false,
+                    still: false,
                 },
                 archive: None,
             })
@@ -175,6 +178,21 @@ impl Generations {
             Ok(chosen)
         };
         spawn_blocking(remove).await.doing(what)?
+    }
+
+    /// Refuses a name that nothing declares and that is nearly one that is: another one is of a volume that is declared later.
+    fn refuse_misspelt(&self, name: &str, id: &VolumeId, kept: &[VolumeId]) -> Result<(), Error> {
+        let known: Vec<VolumeId> = self.named()?.into_keys().collect();
+        let is_own = matches!(id, VolumeId::Own(..));
+        if is_own || known.contains(id) || kept.contains(id) {
+            return Ok(());
+        }
+        match no_such(name, &known) {
+            error @ Error::NoSuchVolume {
+                nearest: Some(_), ..
+            } => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn say_of(&self, id: &VolumeId, message: String) {
@@ -288,6 +306,20 @@ impl Generations {
             return Err(why).doing("import a volume");
         }
         Ok(())
+    }
+}
+
+/// What of an import is refused, in the words of whoever asked for a restore.
+fn as_restore(error: Error) -> Error {
+    match error {
+        Error::Internal {
+            what: "import a volume",
+            source,
+        } => Error::Internal {
+            what: "restore a volume",
+            source,
+        },
+        other => other,
     }
 }
 

@@ -77,6 +77,9 @@ pub struct ImportVolumeReply {
     /// Whether what was kept before is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<bool>,
+    /// Whether that is what was kept before, since no container has had what was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub still: Option<bool>,
 }
 
 /// The answer to [`super::Method::RestoreVolume`].
@@ -94,6 +97,9 @@ pub struct RestoreVolumeReply {
     /// The same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<bool>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub still: Option<bool>,
 }
 
 /// The backups of a volume that the current generation declares.

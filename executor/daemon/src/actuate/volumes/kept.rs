@@ -126,9 +126,11 @@ impl Volumes {
             used,
             images,
             counting,
+            began,
+            imported,
             ..
         } = places;
-        for mark in [filled, used, images, counting] {
+        for mark in [filled, used, images, counting, began, imported] {
             match fs::remove_file(mark) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 _ => {}
@@ -303,13 +305,31 @@ pub fn sweep(settings: &Settings) {
 
 /// When a container that mounts it was started last, in milliseconds since the epoch. Blocking.
 pub fn used(places: &Places) -> Option<u64> {
-    let modified = fs::metadata(&places.used).ok()?.modified().ok()?;
+    time_of(&places.used)
+}
+
+/// When a volume began, of which there was nothing, in milliseconds since the epoch. None: an older Tank has made it. Blocking.
+pub fn began(places: &Places) -> Option<u64> {
+    time_of(&places.began)
+}
+
+fn time_of(mark: &Path) -> Option<u64> {
+    let modified = fs::metadata(mark).ok()?.modified().ok()?;
     let since = modified.duration_since(UNIX_EPOCH).ok()?;
     u64::try_from(since.as_millis()).ok()
 }
 
 /// Notes that a container that mounts it is about to start.
 pub(super) fn note_use(places: &Places) -> io::Result<()> {
-    let mark = fs::File::create(&places.used)?;
+    note_time(&places.used)
+}
+
+/// Notes that it begins. Before it is there: what ends the daemon in between begins it again.
+pub(super) fn note_begin(places: &Places) -> io::Result<()> {
+    note_time(&places.began)
+}
+
+fn note_time(mark: &Path) -> io::Result<()> {
+    let mark = fs::File::create(mark)?;
     mark.set_modified(SystemTime::now())
 }

@@ -12,6 +12,8 @@
 //! | `.VOLUME.whole` | what it will be, whole on the disk: put in its place when its turn comes |
 //! | `.VOLUME.filled` | that the image's content was put into it, or an archive's |
 //! | `.VOLUME.used` | when a container with it was started last: its time |
+//! | `.VOLUME.began` | when it began, since there was none: its time |
+//! | `.VOLUME.imported` | which directories were imported and never opened for a container since: see `replaced` |
 //! | `.VOLUME.counting` | that what is in it does not count to its project yet: see `limits` |
 //! | `.VOLUME.images` | which images have written to it: see [`snapshots`] |
 //! | `.VOLUME.past` | which images wrote to it in generations that are gone |
@@ -38,7 +40,7 @@ pub use backup::{Shared, Sharing};
 use counting::Counting;
 pub use error::{SubPathError, VolumeError};
 pub(super) use kept::sweep;
-pub use kept::{Size, measure, used};
+pub use kept::{Size, began, measure, used};
 pub use limits::{Unlimitable, is_full};
 pub use outlet::Outlet;
 pub use replaced::Replaced;
@@ -88,6 +90,8 @@ pub struct Places {
     whole: PathBuf,
     filled: PathBuf,
     used: PathBuf,
+    began: PathBuf,
+    imported: PathBuf,
     images: PathBuf,
     past: PathBuf,
     counting: PathBuf,
@@ -109,6 +113,8 @@ impl Places {
             whole: beside("whole"),
             filled: beside("filled"),
             used: beside("used"),
+            began: beside("began"),
+            imported: beside("imported"),
             images: beside("images"),
             past: beside("past"),
             counting: beside("counting"),
@@ -169,6 +175,7 @@ impl Volumes {
             self.counting.begin(self.places(id), *quota)?;
         }
         kept::note_use(&places)?;
+        replaced::note_use(&places, &volume)?;
         match sub_path {
             None => Ok(volume),
             Some(path) => {
@@ -198,6 +205,9 @@ impl Volumes {
         if begins {
             match self.begin(places, content, quota) {
                 Ok(has) if has || found.is_err() => {
+                    if found.is_err() {
+                        kept::note_begin(places)?;
+                    }
                     finish(places)?;
                     adopt(places)?;
                 }

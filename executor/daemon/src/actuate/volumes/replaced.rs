@@ -11,6 +11,7 @@ use crate::faults;
 use rustix::fs::{CWD, RenameFlags};
 use std::{
     fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +22,33 @@ pub struct Replaced {
     pub kept: Option<PathBuf>,
     /// What the import before had replaced is gone for it.
     pub dropped: bool,
+    /// It is what was kept there before: what was in its place by now was imported, and no container has had it.
+    pub still: bool,
+}
+
+/// Which directories of a volume were imported, and never opened for a container since: by their inodes.
+fn imported(places: &Places) -> Vec<u64> {
+    let text = fs::read_to_string(&places.imported).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn note_imported(places: &Places, all: &[u64]) -> io::Result<()> {
+    let lines: String = all.iter().map(|inode| format!("{inode}\n")).collect();
+    fs::write(&places.imported, lines)
+}
+
+fn inode(dir: &OwnedFd) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(dir)?.st_ino)
+}
+
+/// Notes that a container is about to have a volume: from then on it is not what was imported alone.
+pub(super) fn note_use(places: &Places, volume: &OwnedFd) -> io::Result<()> {
+    let (mut all, used) = (imported(places), inode(volume)?);
+    if !all.contains(&used) {
+        return Ok(());
+    }
+    all.retain(|inode| *inode != used);
+    note_imported(places, &all)
 }
 
 fn is_there(path: &Path) -> bool {
@@ -36,14 +64,29 @@ pub(super) fn replace(places: &Places) -> Result<Replaced, VolumeError> {
         older,
         ..
     } = places;
+    let known = imported(places);
+    let new = inode(&open_dir(import)?)?;
     let has_content = match open_dir(volume) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            note_imported(places, &[new])?;
+            super::kept::note_begin(places)?;
             fs::rename(import, volume)?;
             sync_parent(volume)?;
             faults::boundary("what is imported is in its place");
             return Ok(Replaced::default());
         }
-        dir => !is_empty(&dir?)?,
+        dir => {
+            let dir = dir?;
+            let old = inode(&dir)?;
+            let unused = known.contains(&old).then_some(old);
+            // Before it is there: wherever this ends, what is in the volume's place is known to be used or not.
+            let all: Vec<u64> = unused.into_iter().chain([new]).collect();
+            note_imported(places, &all)?;
+            if unused.is_some() && is_there(replaced) {
+                return replace_unused(places);
+            }
+            !is_empty(&dir)?
+        }
     };
     if !has_content {
         let exchange = RenameFlags::EXCHANGE;
@@ -70,6 +113,30 @@ pub(super) fn replace(places: &Places) -> Result<Replaced, VolumeError> {
     Ok(Replaced {
         kept: Some(replaced.clone()),
         dropped,
+        still: false,
+    })
+}
+
+/// Puts what was imported in the place of what was imported before, which no container has had: what was kept then stays.
+fn replace_unused(places: &Places) -> Result<Replaced, VolumeError> {
+    let Places {
+        volume,
+        import,
+        replaced,
+        older,
+        ..
+    } = places;
+    remove(older)?;
+    let exchange = RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(CWD, import, CWD, volume, exchange).map_err(io::Error::from)?;
+    sync_parent(volume)?;
+    faults::boundary("what is imported is in its place");
+    // What stays of it is swept at the start.
+    let _ = fs::rename(import, older);
+    Ok(Replaced {
+        kept: Some(replaced.clone()),
+        dropped: false,
+        still: true,
     })
 }
 
@@ -178,6 +245,8 @@ mod tests {
                 whole: at("whole"),
                 filled: at("filled"),
                 used: at("used"),
+                began: at("began"),
+                imported: at("imported"),
                 images: at("images"),
                 past: at("past"),
                 counting: at("counting"),
@@ -194,12 +263,17 @@ mod tests {
             fs::write(self.at(name).join("f"), content).expect("a file");
         }
 
+        fn content(&self, name: &str) -> String {
+            fs::read_to_string(self.at(name).join("f")).expect("a file")
+        }
+
         /// Every directory, with what it has.
         fn all(&self) -> Vec<String> {
             let entries = fs::read_dir(&self.0).expect("a folder");
-            let mut all: Vec<String> = entries
-                .map(|entry| {
-                    let path = entry.expect("an entry").path();
+            let paths = entries.map(|entry| entry.expect("an entry").path());
+            let mut all: Vec<String> = paths
+                .filter(|path| path.is_dir())
+                .map(|path| {
                     let name = path.file_name().expect("a name").to_string_lossy();
                     let content = fs::read_to_string(path.join("f")).unwrap_or_default();
                     format!("{name}={content}")
@@ -223,10 +297,13 @@ mod tests {
         folder.has(".data.import", "1");
         let first = replace(&places).expect("it is put there");
         assert_eq!(first, Replaced::default());
+        let use_it = || note_use(&places, &open_dir(&places.volume).expect("a volume"));
+        use_it().expect("noted");
         folder.has(".data.import", "2");
         let second = replace(&places).expect("it is put there");
         assert_eq!((&second.kept, second.dropped), (&kept, false));
         assert_eq!(folder.all(), [".data.replaced=1", "data=2"]);
+        use_it().expect("noted");
         folder.has(".data.import", "3");
         let third = replace(&places).expect("it is put there");
         assert_eq!((&third.kept, third.dropped), (&kept, true));
@@ -236,10 +313,39 @@ mod tests {
         assert_eq!(folder.all(), [".data.replaced=2", "data=3"]);
         // Of nothing there is nothing to be kept, and what is kept stays.
         fs::remove_file(folder.at("data/f")).expect("goes");
+        use_it().expect("noted");
         folder.has(".data.import", "4");
         let fourth = replace(&places).expect("it is put there");
         assert_eq!(fourth, Replaced::default());
         assert_eq!(folder.all(), [".data.replaced=2", "data=4"]);
+    }
+
+    #[test]
+    fn what_no_container_has_had_is_not_kept_in_the_place_of_what_one_had() {
+        let folder = Folder::new("unused");
+        let (places, kept) = (folder.places(), Some(folder.at(".data.replaced")));
+        let use_it = || {
+            let volume = open_dir(&places.volume).expect("a volume");
+            note_use(&places, &volume).expect("noted");
+        };
+        let import = |content: &str| {
+            folder.has(".data.import", content);
+            let done = replace(&places).expect("it is put there");
+            tidy(&places);
+            (done.kept == kept, done.dropped, done.still)
+        };
+        folder.has("data", "live");
+        assert_eq!(import("1"), (true, false, false));
+        // Nobody has had the first one: the second takes its place, and what was live stays.
+        assert_eq!(import("2"), (true, false, true));
+        assert_eq!(import("3"), (true, false, true));
+        assert_eq!(folder.content(".data.replaced"), "live");
+        assert_eq!(folder.content("data"), "3");
+        // A container has had the third one.
+        use_it();
+        assert_eq!(import("4"), (true, true, false));
+        assert_eq!(folder.content(".data.replaced"), "3");
+        assert_eq!(folder.content("data"), "4");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::{
 };
 use tank_image::{Budget, Exported, Refusal, Share};
 use tank_model::Name;
-use tank_plan::backups::{Archive, newest_of_the_past, replaced};
+use tank_plan::backups::{Archive, newest_of_the_past, replaced_since};
 use tank_sys::{packet, with_causes};
 
 /// How often it says whether it gets on.
@@ -194,9 +194,14 @@ fn work(doing: &Doing, order: &Order) -> Result<(), Error> {
             }
             Ok(())
         }
-        Work::Write { of, begun, keep } => {
+        Work::Write {
+            of,
+            begun,
+            keep,
+            began,
+        } => {
             let folder = Arc::new(open(of)?);
-            write(doing, order, (&folder, *begun, *keep))
+            write(doing, order, (&folder, *begun), (*keep, *began))
         }
         Work::Look(of) => {
             let folder = open(of)?;
@@ -216,7 +221,8 @@ fn work(doing: &Doing, order: &Order) -> Result<(), Error> {
 fn write(
     doing: &Doing,
     order: &Order,
-    (folder, begun, keep): (&Arc<Folder>, u64, u32),
+    (folder, begun): (&Arc<Folder>, u64),
+    stay: (u32, Option<u64>),
 ) -> Result<(), Error> {
     let say = |packet: &Packet| doing.send(packet).doing("answer the daemon");
     say(&Packet::Opened {
@@ -252,7 +258,7 @@ fn write(
             Next::Keep => {
                 let written = written.take().ok_or("nothing is written");
                 let kept = doing
-                    .in_folder(|| keep_archive(folder, written.doing("keep an archive")?, keep));
+                    .in_folder(|| keep_archive(folder, written.doing("keep an archive")?, stay));
                 return say(&Packet::Kept(kept?));
             }
         }
@@ -297,12 +303,16 @@ fn write_archive(
 }
 
 /// Gives an archive its name, and removes those that are beyond what is kept.
-fn keep_archive(folder: &Folder, written: Written, keep: u32) -> Result<Kept, Error> {
+fn keep_archive(
+    folder: &Folder,
+    written: Written,
+    stay: (u32, Option<u64>),
+) -> Result<Kept, Error> {
     let Written { new, tally, bytes } = written;
     let (path, time) = (new.path(), new.time().unwrap_or_default());
     new.take()?;
     let empty = tally.entries == 0 && bytes <= MAX_EMPTY;
-    let (count, left, stay) = rotate(folder, Archive { time, empty }, keep);
+    let (count, left, stay) = rotate(folder, Archive { time, empty }, stay);
     Ok(Kept {
         path,
         time,
@@ -326,14 +336,18 @@ fn bounded(all: Vec<String>) -> Vec<String> {
 
 /// Removes the archives in whose place the new one is: how many there are now, which could not be removed, and whether older
 /// ones stay since it is empty. The new one is good whatever becomes of them: one that failed would be made again, beside it.
-fn rotate(folder: &Folder, new: Archive, keep: u32) -> (usize, Vec<String>, bool) {
+fn rotate(
+    folder: &Folder,
+    new: Archive,
+    (keep, began): (u32, Option<u64>),
+) -> (usize, Vec<String>, bool) {
     let mut all = match folder.archives() {
         Ok(all) => all,
         Err(error) => return (1, vec![with_causes(&error)], false),
     };
     all.retain(|one| one.time != new.time);
     all.push(new);
-    let gone = replaced(now(), &all, new.time, keep);
+    let gone = replaced_since(now(), &all, (new.time, began), keep);
     let left = folder.remove(&gone);
     let stay = new.empty && all.iter().any(|one| !one.empty);
     (all.len() - gone.len() + left.len(), left, stay)

@@ -201,10 +201,15 @@ impl Generations {
         }
         let kept = self.volumes.kept().unwrap_or_default();
         let is_there = VolumeId::parse(name).is_some_and(|id| kept.contains(&id));
-        match is_there {
-            true => Err(format!("no generation declares a `backup` of `{name}`"))
-                .doing("find its backups"),
-            false => Err(no_such(name, &kept)),
+        match no_such(name, &kept) {
+            error @ Error::NoSuchVolume {
+                nearest: Some(_), ..
+            } if !is_there => Err(error),
+            _ => Err(format!(
+                "no generation that is there declares a `backup` of `{name}`: `tank volume import {name} FILE` makes it of an archive, and \
+                 with `--replace` in the place of what is there"
+            ))
+            .doing("find its backups"),
         }
     }
 }

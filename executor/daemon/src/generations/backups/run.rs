@@ -16,12 +16,12 @@ use super::{
 use crate::{
     actuate::{
         sources::writable,
-        volumes::{Shared, Sharing},
+        volumes::{Shared, Sharing, began},
     },
     events::{Kind, now},
     faults,
     generations::{Error, Generations, error::Context},
-    pods::command::Command,
+    pods::command::{Command, CommandError},
 };
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -33,6 +33,7 @@ use tank_model::{
     Graph, Name, VolumeId,
     spec::{Backup, Hook},
 };
+use tank_proto::shim::FailureKind;
 use tokio::task::spawn_blocking;
 
 /// What one backup is made of.
@@ -75,11 +76,12 @@ impl Generations {
     pub(super) async fn back_up_now(self: &Arc<Self>, run: Run) -> Result<Done, Error> {
         let (begun, begin) = (now(), Instant::now());
         let run = Arc::new(run);
-        self.find_volume(&run).await?;
+        let began = self.find_volume(&run).await?;
         let work = Work::Write {
             of: run.key.clone(),
             begun,
             keep: run.backup.keep,
+            began,
         };
         // Read first: what is recorded by the time that the folder is open was not counted.
         let recorded = self.sources.recorded();
@@ -179,14 +181,19 @@ impl Generations {
         Ok(done)
     }
 
-    async fn find_volume(self: &Arc<Self>, run: &Arc<Run>) -> Result<(), Error> {
+    async fn find_volume(self: &Arc<Self>, run: &Arc<Run>) -> Result<Option<u64>, Error> {
         let (this, run) = (Arc::clone(self), Arc::clone(run));
         let what = "find the volume";
-        let find = move || this.volumes.is_there(&this.volumes.places(&run.id));
+        let find = move || {
+            let places = this.volumes.places(&run.id);
+            (this.volumes.is_there(&places), began(&places))
+        };
         match spawn_blocking(find).await.doing(what)? {
-            true => Ok(()),
-            false => Err("it is not there yet: it is made when a container that mounts it starts")
-                .doing(what),
+            (true, began) => Ok(began),
+            (false, _) => {
+                Err("it is not there yet: it is made when a container that mounts it starts")
+                    .doing(what)
+            }
         }
     }
 
@@ -219,7 +226,18 @@ impl Generations {
             "before" => "run the hook `before`",
             _ => "run the hook `after`",
         };
-        self.pods.run(&run.key.0, command).await.doing(what)
+        let pod = &run.key.0;
+        let ran = self.pods.run(pod, command).await;
+        let not_running = match &ran {
+            Err(CommandError::Pod(error)) => error.kind() == FailureKind::NotRunning,
+            Err(CommandError::NoShim(_)) => true,
+            _ => false,
+        };
+        if not_running {
+            let why = format!("`{pod}/{container}` does not run: `tank start {pod}` starts it");
+            return Err(why).doing(what);
+        }
+        ran.doing(what)
     }
 
     /// What has to be done between the hooks.

@@ -33,6 +33,8 @@ pub enum Work {
         /// When that was begun, in milliseconds since the epoch.
         begun: u64,
         keep: u32,
+        /// When the volume began anew, in milliseconds since the epoch, where that is known.
+        began: Option<u64>,
     },
     /// Says whether archives of a volume can be made there.
     Look((Name, Name)),
