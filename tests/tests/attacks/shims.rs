@@ -11,7 +11,7 @@ use tank_tests::{Host, RUN, eventually, sleeper};
 
 /// Far more than it takes, and far less than a shim may be silent where nobody notices: ten
 /// minutes.
-const LONG: Duration = Duration::from_secs(90);
+const LONG: Duration = Duration::from_secs(240);
 
 /// As [`eventually`], for what takes as long as Tank is patient with a shim.
 #[track_caller]

@@ -265,7 +265,7 @@ fn calls_of_a_hundred_megabytes_are_refused_before_they_are_kept() {
     let answers = sending.map(|sending| sending.join().expect("no panic"));
     let too_long = json!({
         "error": "io.tank.Executor.Invalid",
-        "parameters": { "problems": ["a call may have 33554432 bytes at most"] }
+        "parameters": { "call": true, "problems": ["a call may have 33554432 bytes at most"] }
     });
     let denied = json!({ "error": "org.varlink.service.PermissionDenied" });
     for (answer, expected) in answers
