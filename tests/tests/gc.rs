@@ -352,7 +352,7 @@ fn a_link_among_the_layers_leads_nowhere() {
         "{done:?}"
     );
     let done = done.ok();
-    assert!(done.contains("removed 1 layers"), "{done}");
+    assert!(done.contains("removed 1 layer of images"), "{done}");
     assert_eq!(
         fs::read_to_string(victim.join("file")).expect("is there"),
         "theirs"

@@ -79,8 +79,11 @@ pub struct Committed<'a> {
 }
 
 impl Way<'_> {
-    /// Whether a step counts.
+    /// Whether a step counts. Data that is to be brought back counts to every change: a generation is not good without it.
     pub fn counts(&self, step: &Step) -> bool {
+        if !self.repairs && matches!(step, Step::RestoreVolume { .. }) {
+            return true;
+        }
         let is_meant = |pod: &Name| self.scope.has(pod) || self.changed.contains(pod);
         step.is_vital() && step.pod().is_none_or(is_meant)
     }
