@@ -350,12 +350,13 @@ impl Host {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("tank");
-        child
-            .stdin
-            .take()
-            .expect("stdin")
-            .write_all(input)
-            .expect("write");
+        let mut stdin = child.stdin.take().expect("stdin");
+        match stdin.write_all(input) {
+            // It has ended without reading: what it says tells why.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.expect("write"),
+        }
+        drop(stdin);
         child.wait_with_output().expect("wait").into()
     }
 
