@@ -115,7 +115,7 @@ for program in tank tankd tank-shim tank-names tank-layer; do
 done
 for file in "$@"; do cp -rL "${file%%=*}" "$work/tank/${file#*=}"; done
 cp "$script" "$work/tank/script"
-truncate -s 256M "$work/disk"
+truncate -s 1G "$work/disk"
 mkfs.ext4 -q -d "$work/tank" "$work/disk"
 timeout 1200 qemu-system-x86_64 -accel tcg -cpu max -smp 1 -m 1536 -nographic $reboot -kernel "$cache/vmlinuz" -initrd "$cache/initrd" \
     -append 'console=ttyS0 quiet loglevel=3 systemd.show_status=0 panic=-1 net.ifnames=0 cgroup_no_v1=all' \

@@ -173,8 +173,21 @@ fn pictures_are_drawn() {
 
 #[test]
 fn every_example_compiles() {
-    for entry in std::fs::read_dir(repo().join("examples")).expect("examples") {
-        let file = entry.expect("an entry").path().join("pods.ncl");
+    // An example has one configuration, or one in each of its folders; beside them is what they are.
+    let folders = |of: &std::path::Path| -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(of).expect("a folder");
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.filter(|path| path.is_dir()).collect()
+    };
+    let mut files = Vec::new();
+    for example in folders(&repo().join("examples")) {
+        match example.join("pods.ncl").exists() {
+            true => files.push(example.join("pods.ncl")),
+            false => files.extend(folders(&example).iter().map(|of| of.join("pods.ncl"))),
+        }
+    }
+    assert!(files.len() > 8, "{files:?}");
+    for file in files {
         // For any host: files of the host that one names are not on this one.
         let built = tank(&["build", &file.display().to_string()]);
         assert_eq!(built.status, 0, "{}: {}", file.display(), built.stderr);
