@@ -178,14 +178,14 @@ fn who_copies_can_do_what_the_container_can_and_is_out_of_its_reach() {
         })
         .collect();
     assert_eq!(open, Vec::<String>::new());
-    // From inside it is seen, and no more than that.
+    // From inside it is visible, and no more than that.
     let found = host.exec(
         "web",
         "for p in /proc/[0-9]*; do if [ \"$(cat $p/comm)\" = tank-copy ]; then \
          for f in exe root cwd; do readlink $p/$f; done; ls $p/fd/; cat $p/environ $p/maps $p/mem $p/exe; echo end; fi; done 2>/dev/null",
     );
     assert_eq!(found, "end");
-    // It can be killed, as whatever runs in the container: whoever waits is told.
+    // It can be killed, as whatever runs in the container: whoever waits is notified.
     host.exec("web", "for p in /proc/[0-9]*; do if [ \"$(cat $p/comm)\" = tank-copy ]; then kill -9 ${p#/proc/}; fi; done");
     let mut all = Vec::new();
     child

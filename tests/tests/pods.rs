@@ -189,7 +189,7 @@ fn a_killed_container_comes_back_by_an_event() {
     // The second failure in a row has to wait a second.
     kill(host.pid("web", "app"));
     let state = || host.pod("web")["containers"][0]["state"].clone();
-    eventually("it is seen", || state() == "failed");
+    eventually("it shows", || state() == "failed");
     let diff = host.tank(&["diff"]).ok();
     assert!(diff.contains("restart 2 in a row"), "{diff}");
     eventually("it comes back", || state() == "running");

@@ -193,7 +193,7 @@ fn repair_can_be_paused_to_look_at_what_is_wrong() {
         .args(["link", "set", "tank0", "down"])
         .status()
         .expect("ip");
-    eventually("it is seen", || {
+    eventually("it shows", || {
         host.pod("web")["containers"][0]["state"] != "running"
     });
     std::thread::sleep(std::time::Duration::from_millis(500));

@@ -18,7 +18,7 @@ pub use backup::Backups;
 pub use bundle::Import;
 pub use by_hand::{Restart, Selection, Start, Stop};
 pub use copy::{Copy, Files};
-pub use exec::Exec;
+pub use exec::{Exec, How};
 pub use forward::{PortForward, Ports};
 pub use image::Images;
 pub use list::List;

@@ -481,6 +481,28 @@ fn listed(at: &Path) -> Vec<String> {
     lines
 }
 
+/// Runs a script in a folder.
+fn run(script: &str, at: &Path) {
+    let mut sh = Command::new("sh");
+    let ended = sh.args(["-ec", script]).current_dir(at).status();
+    assert!(ended.expect("sh").success(), "{}", at.display());
+}
+
+/// A folder as GNU tar packs it.
+fn packed(from: &Path, more: &[&str]) -> Vec<u8> {
+    let tar = Command::new("tar")
+        .args(["--create", "--format=pax", "--xattrs", "--numeric-owner"])
+        .args(more)
+        .arg("--directory")
+        .arg(from)
+        .arg(".")
+        .output()
+        .expect("tar");
+    let stderr = String::from_utf8_lossy(&tar.stderr);
+    assert!(tar.status.success(), "{stderr}");
+    tar.stdout
+}
+
 /// A folder with what archives have, as GNU tar packs it, and some thousand files of the host's own.
 #[test]
 fn a_layer_shows_what_was_packed() {
@@ -498,30 +520,8 @@ fn a_layer_shows_what_was_packed() {
         for i in $(seq 3000); do : > many/file-with-a-name-of-some-length-$i; done
         printf 'a b\n\377' > "$(printf 'odd\tname\377')"
         setfattr -n user.text -v hello d/one; setfattr -n user.empty d; setfattr -n user.long -v "$(head -c 3000 /dev/zero | tr '\0' v)" nothing"#;
-    let made = Command::new("sh")
-        .args(["-ec", script])
-        .current_dir(&from)
-        .status();
-    assert!(made.expect("sh").success());
-    let tar = Command::new("tar")
-        .args([
-            "--create",
-            "--format=pax",
-            "--xattrs",
-            "--sparse",
-            "--numeric-owner",
-            "--directory",
-        ])
-        .arg(&from)
-        .arg(".")
-        .output()
-        .expect("tar");
-    assert!(
-        tar.status.success(),
-        "{}",
-        String::from_utf8_lossy(&tar.stderr)
-    );
-    let shown = place.shows(&[tar.stdout]);
+    run(script, &from);
+    let shown = place.shows(&[packed(&from, &["--sparse"])]);
     let at = PathBuf::from(format!("/proc/self/fd/{}", shown.0.as_raw_fd()));
     let (expected, found) = (listed(&from), listed(&at));
     assert!(expected.len() > 4_000, "{}", expected.len());

@@ -146,7 +146,7 @@ fn each_state_has_its_reason_and_what_to_type() {
     );
 }
 
-/// Whoever asks while it happens to run is told how it keeps ending, and where the words of that run are.
+/// Whoever asks while it happens to run learns how it keeps ending, and where the words of that run are.
 #[test]
 fn a_container_that_keeps_ending_is_explained_while_it_runs() {
     let mut inputs = inputs();

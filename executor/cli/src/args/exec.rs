@@ -7,11 +7,21 @@ use clap::Args as ClapArgs;
 pub struct Exec {
     /// POD or POD/CONTAINER.
     pub target: String,
-    /// The working directory; the main process's unless given.
+    #[command(flatten)]
+    pub how: How,
+    /// The command with its arguments; `--` may stand before it.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub argv: Vec<String>,
+}
+
+/// How a command is run, which `exec` and `run` have in common.
+#[derive(ClapArgs, Debug)]
+pub struct How {
+    /// The working directory; the container's unless given.
     #[arg(short = 'w', long, alias = "workdir", value_name = "DIR")]
     pub cwd: Option<String>,
-    /// Who to be, `user` or `user:group`, names of the image or numbers; the main process's user unless
-    /// given. Only root has capabilities then, those of the container.
+    /// Who to be, `user` or `user:group`, names of the image or numbers; the container's user unless given. Only root
+    /// has capabilities then, those of the container.
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
     /// An environment variable on top of the container's.
@@ -26,7 +36,4 @@ pub struct Exec {
     /// Nothing, likewise.
     #[arg(short, hide = true)]
     pub tty: bool,
-    /// The command with its arguments; `--` may stand before it.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub argv: Vec<String>,
 }

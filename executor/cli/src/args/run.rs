@@ -1,6 +1,6 @@
 //! The arguments of `run`.
 
-use super::key_value;
+use super::exec::How;
 use clap::{Args as ClapArgs, ValueEnum};
 use tank_proto::varlink::PullPolicy;
 
@@ -38,24 +38,8 @@ pub struct Run {
     /// a container declares a `command`, the image's is not used anyway.
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
-    /// The working directory; the container's unless given.
-    #[arg(short = 'w', long, alias = "workdir", value_name = "DIR")]
-    pub cwd: Option<String>,
-    /// Who to be, `user` or `user:group`, names of the image or numbers; the container's user unless given.
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    pub user: Option<String>,
-    /// An environment variable on top of the container's.
-    #[arg(short, long, value_name = "KEY=VALUE", value_parser = key_value)]
-    pub env: Vec<(String, String)>,
-    /// Run without a terminal even where there is one.
-    #[arg(short = 'T', long)]
-    pub no_tty: bool,
-    /// Nothing: standard input is always there, and a terminal where the caller has one.
-    #[arg(short, hide = true)]
-    pub interactive: bool,
-    /// Nothing, likewise.
-    #[arg(short, hide = true)]
-    pub tty: bool,
+    #[command(flatten)]
+    pub how: How,
     /// Nothing: it is always removed when it ends.
     #[arg(long, hide = true)]
     pub rm: bool,

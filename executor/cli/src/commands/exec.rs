@@ -1,7 +1,7 @@
 //! `exec` and `attach`: the byte pump lives here, where the terminal is.
 
 use crate::{
-    args::{Exec, Run, split_target},
+    args::{Exec, How, Run, split_target},
     client::Client,
     error::Error,
     progress::ProgressView,
@@ -26,45 +26,54 @@ use tokio::{
 
 pub async fn exec(client: &mut Client, args: Exec) -> Result<u8, Error> {
     let (pod, container) = split_target(&args.target);
-    let terminal =
-        !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    if let Some(cwd) = args.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
-        return Err(Error::RelativeDirectory(cwd.to_owned()));
-    }
+    let terminal = has_terminal(&args.how)?;
     let size = terminal.then(terminal::size);
     let call = ExecCall {
         pod,
         container,
         argv: args.argv,
-        env: with_term(args.env, terminal).into_iter().collect(),
-        cwd: args.cwd,
-        user: args.user,
+        env: with_term(args.how.env, terminal).into_iter().collect(),
+        cwd: args.how.cwd,
+        user: args.how.user,
         rows: size.map(|(rows, _)| rows),
         columns: size.map(|(_, columns)| columns),
     };
     if terminal {
-        let (_, mut fds) = client
+        let (_, fds) = client
             .call_with::<ExecReply>(Method::Exec(call), Vec::new())
             .await?;
-        if fds.len() != 2 {
-            return Err(Error::Answer("tankd sent no terminal"));
-        }
-        let (control, master) = (fds.remove(0), fds.remove(0));
-        return on_terminal(control, master, Leaving::Detaches).await;
+        return on_terminal(fds, Leaving::Detaches).await;
     }
     let (streams, pumps) = streams()?;
-    let (_, mut fds) = client
+    let (_, fds) = client
         .call_with::<ExecReply>(Method::Exec(call), streams)
         .await?;
+    let status = wait_for_end(&control_of(fds)?).await?;
+    finish(pumps);
+    Ok(status)
+}
+
+/// Whether a command has the caller's terminal. What can't be is refused before anything is asked.
+fn has_terminal(how: &How) -> Result<bool, Error> {
+    if let Some(cwd) = how.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
+        return Err(Error::RelativeDirectory(cwd.to_owned()));
+    }
+    Ok(!how.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal())
+}
+
+/// The socket on which the end of a command is said.
+fn control_of(mut fds: Vec<OwnedFd>) -> Result<AsyncFd<OwnedFd>, Error> {
     if fds.is_empty() {
         return Err(Error::Answer("tankd sent no control socket"));
     }
-    let status = wait_for_end(&watch(fds.remove(0))?).await?;
-    // What the command wrote last may still be on its way to a terminal.
+    watch(fds.remove(0))
+}
+
+/// What the command wrote last may still be on its way to a terminal.
+fn finish(pumps: Pumps) {
     for pump in pumps {
         let _ = pump.join();
     }
-    Ok(status)
 }
 
 /// What becomes of a command when its client leaves.
@@ -78,20 +87,16 @@ enum Leaving {
 
 pub async fn run(client: &mut Client, args: Run) -> Result<u8, Error> {
     let (pod, container) = split_target(&args.target);
-    let terminal =
-        !args.no_tty && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    if let Some(cwd) = args.cwd.as_deref().filter(|cwd| !cwd.starts_with('/')) {
-        return Err(Error::RelativeDirectory(cwd.to_owned()));
-    }
+    let terminal = has_terminal(&args.how)?;
     let size = terminal.then(terminal::size);
     let call = RunCall {
         pod,
         container,
         argv: args.argv,
         entrypoint: args.entrypoint,
-        env: with_term(args.env, terminal).into_iter().collect(),
-        cwd: args.cwd,
-        user: args.user,
+        env: with_term(args.how.env, terminal).into_iter().collect(),
+        cwd: args.how.cwd,
+        user: args.how.user,
         rows: size.map(|(rows, _)| rows),
         columns: size.map(|(_, columns)| columns),
         // The daemon knows whether a pod is called so.
@@ -105,22 +110,12 @@ pub async fn run(client: &mut Client, args: Run) -> Result<u8, Error> {
         true => Default::default(),
         false => streams()?,
     };
-    let mut fds = started(client, call, streams).await?;
+    let fds = started(client, call, streams).await?;
     if terminal {
-        if fds.len() != 2 {
-            return Err(Error::Answer("tankd sent no terminal"));
-        }
-        let (control, master) = (fds.remove(0), fds.remove(0));
-        return on_terminal(control, master, Leaving::Ends).await;
+        return on_terminal(fds, Leaving::Ends).await;
     }
-    if fds.is_empty() {
-        return Err(Error::Answer("tankd sent no control socket"));
-    }
-    let status = with_signals(&watch(fds.remove(0))?).await?;
-    // What the command wrote last may still be on its way to a terminal.
-    for pump in pumps {
-        let _ = pump.join();
-    }
+    let status = with_signals(&control_of(fds)?).await?;
+    finish(pumps);
     Ok(status)
 }
 
@@ -287,7 +282,10 @@ fn leave(raw: Raw, status: u8, note: Option<&str>) -> ! {
     std::process::exit(status.into())
 }
 
-async fn on_terminal(control: OwnedFd, master: OwnedFd, leaving: Leaving) -> Result<u8, Error> {
+async fn on_terminal(fds: Vec<OwnedFd>, leaving: Leaving) -> Result<u8, Error> {
+    let Ok([control, master]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return Err(Error::Answer("tankd sent no terminal"));
+    };
     let (control, master) = (watch(control)?, watch(master)?);
     let mut raw = Raw::enter().map_err(|e| Error::failed("use the terminal", e))?;
     let mut typed = keys();

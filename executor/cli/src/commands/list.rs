@@ -63,7 +63,7 @@ fn stack_of(pod: &str) -> Option<&str> {
     Some(pod.split_once(':')?.0)
 }
 
-/// Refuses the name of a stack that there is not, as the daemon does where it is told one.
+/// Refuses the name of a stack that there is not, as the daemon does where it is given one.
 fn refuse_unknown(
     stack: &Name,
     mut known: BTreeSet<String>,

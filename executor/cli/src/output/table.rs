@@ -1,6 +1,6 @@
 //! Tables: each column as wide as its widest cell, and on a terminal no wider than that where words allow it.
 
-use super::{OUT, line, width};
+use super::{OUT, in_lines, line, width};
 use crate::error::Error;
 
 /// What the last column of a table keeps, however wide the others are.
@@ -63,7 +63,9 @@ fn narrowed(heading: &[&str], rows: &[Vec<String>], most: usize) -> Vec<usize> {
 /// A row whose cells are no wider than their columns, as several.
 fn divided(row: &[String], widths: &[usize]) -> Vec<Vec<String>> {
     let cells = row.iter().zip(widths);
-    let cells: Vec<Vec<String>> = cells.map(|(cell, most)| of_words(cell, *most)).collect();
+    let cells: Vec<Vec<String>> = cells
+        .map(|(cell, most)| in_lines(cell, *most, *most))
+        .collect();
     let height = cells.iter().map(Vec::len).max().unwrap_or(0);
     let line = |at: usize| {
         let cells = cells.iter();
@@ -90,7 +92,7 @@ fn in_sentences(rows: &[Vec<String>], most: usize) -> Vec<Vec<String>> {
     let mut lines = Vec::new();
     for (row, others) in rows.iter().zip(&others) {
         let last = row.get(count).map_or("", String::as_str);
-        let sentences = last.split("; ").flat_map(|text| of_words(text, rest));
+        let sentences = last.split("; ").flat_map(|text| in_lines(text, rest, rest));
         let sentences: Vec<String> = sentences.collect();
         let others = divided(others, &widths);
         for at in 0..sentences.len().max(others.len()) {
@@ -100,23 +102,6 @@ fn in_sentences(rows: &[Vec<String>], most: usize) -> Vec<Vec<String>> {
             lines.push(line);
         }
     }
-    lines
-}
-
-/// A text in lines of `most` characters where its words allow that.
-fn of_words(text: &str, most: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut own = String::new();
-    for word in text.split(' ') {
-        if !own.is_empty() && own.chars().count() + 1 + word.chars().count() > most {
-            lines.push(std::mem::take(&mut own));
-        }
-        if !own.is_empty() {
-            own.push(' ');
-        }
-        own.push_str(word);
-    }
-    lines.push(own);
     lines
 }
 

@@ -1,6 +1,6 @@
 //! Images beside what `umoci unpack` makes of them: what is legal in a layer, entry by entry.
 
-use super::{BLOCK, Place, archive};
+use super::{BLOCK, Place, archive, packed, run};
 use std::{
     collections::BTreeMap,
     fs,
@@ -12,35 +12,14 @@ use std::{
 
 use tank_model::Digest;
 
-/// What a script makes in a folder of its own, as GNU tar packs it.
-fn packed(place: &Place, name: &str, script: &str) -> Vec<u8> {
+/// What a script makes in a folder of its own, packed.
+fn made(place: &Place, name: &str, script: &str) -> Vec<u8> {
     let from = place.folder.join(name);
     fs::create_dir_all(&from).expect("a folder");
-    let made = Command::new("sh")
-        .args(["-ec", script])
-        .current_dir(&from)
-        .status();
-    assert!(made.expect("sh").success(), "{name}");
-    let tar = Command::new("tar")
-        .args([
-            "--create",
-            "--format=pax",
-            "--xattrs",
-            "--xattrs-include=*",
-            "--numeric-owner",
-            "--directory",
-        ])
-        .arg(&from)
-        .arg(".")
-        .output()
-        .expect("tar");
-    assert!(
-        tar.status.success(),
-        "{}",
-        String::from_utf8_lossy(&tar.stderr)
-    );
+    run(script, &from);
+    let tar = packed(&from, &["--xattrs-include=*"]);
     fs::remove_dir_all(&from).expect("removed");
-    tar.stdout
+    tar
 }
 
 /// A layer of two archives, the first without its end.
@@ -116,7 +95,7 @@ fn attributes(path: &Path) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn an_image_is_what_umoci_makes_of_it() {
     let place = Place::new("umoci");
-    let lower = packed(
+    let lower = made(
         &place,
         "lower",
         r#"
@@ -131,7 +110,7 @@ fn an_image_is_what_umoci_makes_of_it() {
         setfattr -n user.text -v hello a/one; setfattr -n user.binary -v 0x00ff0a3d22 a/deep
         find . -type d -exec touch -d '2020-01-02 03:04:05.25 UTC' {} +"#,
     );
-    let upper = packed(
+    let upper = made(
         &place,
         "upper",
         r#"
