@@ -134,6 +134,8 @@ def ways(host, registry):
 
 def pull(host, samples, runs):
     """An image pulled and removed again, by turns."""
+    if getattr(host, "has_images", False):
+        raise RuntimeError("a pull of what is there is none: `pull` comes before `read`, which leaves the image (--only pull,read)")
     registry = Registry(host)
     host.ending.callback(registry.stop)
     tools = ways(host, registry)
@@ -152,3 +154,5 @@ def pull(host, samples, runs):
                 os.sync()
                 samples.time(f"remove {image}", name, lambda: remove(image))
                 time.sleep(1)
+    # The next part has a registry of its own.
+    registry.stop()

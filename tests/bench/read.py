@@ -68,6 +68,7 @@ def read(host, samples, runs):
     """Files of an image read in a container, cold and warm."""
     registry = Registry(host)
     host.ending.callback(registry.stop)
+    host.has_images = True
     found = tools(host)
     for _ in range(min(runs, 5)):
         for name, execute in found:
