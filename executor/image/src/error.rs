@@ -288,7 +288,7 @@ impl Error {
             Self::Registry(..) => return None,
             Self::Unreachable(registry, _) => {
                 return Some(format!(
-                    "is a registry running at `{registry}`, and can this host reach it? With `pull = 'missing` what is here needs none"
+                    "is a registry running at `{registry}`, and can this host reach it?"
                 ));
             }
             Self::NoProxy { .. } => {
@@ -301,6 +301,7 @@ impl Error {
                     "unpack it on the way: `{program} -dc FILE | tank generations import -`"
                 ));
             }
+            Self::Unsaved => "`tank image list` shows the images that are here",
             Self::NotHere => {
                 "`tank image pull` fetches it, and `tank image load` takes it from an archive; `pull = 'missing` fetches it once"
             }
@@ -358,6 +359,29 @@ impl Error {
             _ => return None,
         };
         Some(help.to_owned())
+    }
+
+    /// The same, of an archive that somebody sends: no path and no configuration is behind it.
+    pub fn help_of_sent(&self) -> Option<String> {
+        let help = match self {
+            Self::CompressedArchive(_) => {
+                "decompress it on the way: `zstd -dc FILE | tank image load`, or `gunzip -c`, `xz -dc`, `bzip2 -dc`"
+            }
+            Self::NoImages(_) => {
+                "`docker save`, `podman save` and `skopeo copy … oci-archive:FILE` write one; of a folder with an OCI image layout: `tar -C FOLDER -c . | tank image load`"
+            }
+            _ => return self.help(),
+        };
+        Some(help.to_owned())
+    }
+
+    /// Whether the registry is why, and asking none would do: it can't be reached.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable(..) | Self::NoProxy { .. } => true,
+            Self::Nowhere { registry, .. } => registry.is_unreachable(),
+            _ => false,
+        }
     }
 
     /// Whether the disk is why: there is no space for it, or none that is not kept for the store.

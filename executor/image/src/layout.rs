@@ -1,7 +1,14 @@
 //! OCI image layouts: a folder, or a tar archive, with `oci-layout`, `index.json` and `blobs/` (OCI image
 //! specification, "image layout").
 
-use crate::{Error, document::digest_of, files::Files, intake::Intake, load::Which, store::Origin};
+use crate::{
+    Error,
+    document::digest_of,
+    files::Files,
+    intake::Intake,
+    load::{Called, Which},
+    store::Origin,
+};
 use oci_spec::image::{Descriptor, ImageIndex};
 use tank_layer::budget::Budget;
 use tank_model::Digest;
@@ -28,13 +35,19 @@ impl Layout {
     ///
     /// # Errors
     /// When it is no layout.
-    pub fn names(files: &Files) -> Result<Vec<Vec<String>>, Error> {
+    pub fn names(files: &Files) -> Result<Vec<Called>, Error> {
         files.refuse_without("oci-layout")?;
         let name = |descriptor: &Descriptor| {
             let known = descriptor.annotations().as_ref();
             let of = |key: &str| known.and_then(|known| known.get(key)).cloned();
-            let tag = of(TAG).filter(|tag| tag.contains(['/', ':']));
-            of(NAME).or(tag).into_iter().collect()
+            let (whole, tag) = match of(TAG) {
+                Some(tag) if tag.contains(['/', ':']) => (Some(tag), None),
+                tag => (None, tag),
+            };
+            Called {
+                names: of(NAME).or(whole).into_iter().collect(),
+                tag,
+            }
         };
         Ok(read_index(files)?.manifests().iter().map(name).collect())
     }

@@ -40,8 +40,18 @@ const NAME: &str = "the archive";
 pub struct Loaded {
     /// What it is called there.
     pub names: Vec<Reference>,
+    /// Its tag there, where that is no whole name.
+    pub tag: Option<String>,
     /// What it is.
     pub digest: Digest,
+}
+
+/// What an archive calls an image.
+pub struct Called {
+    /// Names that tell it from all others.
+    pub names: Vec<String>,
+    /// A tag of the archive alone.
+    pub tag: Option<String>,
 }
 
 /// Which image of an archive is meant.
@@ -101,17 +111,17 @@ impl Images {
         let files = files.attempt(|| "read the archive".to_owned())??;
         // What Docker writes today is both.
         let is_saved = files.has("manifest.json");
-        let names = match is_saved {
+        let called = match is_saved {
             true => Saved::names(&files)?,
             false => Layout::names(&files)?,
         };
-        if names.is_empty() || names.len() > MAX_IMAGES {
-            let (count, most) = (names.len(), MAX_IMAGES);
+        if called.is_empty() || called.len() > MAX_IMAGES {
+            let (count, most) = (called.len(), MAX_IMAGES);
             return Err(Error::ImageCount { count, most });
         }
         let mut loaded = Vec::new();
-        for (at, names) in names.into_iter().enumerate() {
-            let names = names.iter().map(|name| registry_name(name));
+        for (at, called) in called.into_iter().enumerate() {
+            let names = called.names.iter().map(|name| registry_name(name));
             let names = names.collect::<Result<Vec<_>, _>>()?;
             let (files, which) = (files.clone(), Which::At(at));
             let origin = match is_saved {
@@ -120,7 +130,11 @@ impl Images {
             };
             let watch = watch.clone();
             let digest = self.fetch(&Watched { origin, watch }).await?;
-            loaded.push(Loaded { names, digest });
+            loaded.push(Loaded {
+                names,
+                tag: called.tag.map(|tag| crate::http::shown(&tag)),
+                digest,
+            });
         }
         Ok(loaded)
     }

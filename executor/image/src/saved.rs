@@ -7,7 +7,7 @@ use crate::{
     document::{self, describe, digest_of},
     files::{Files, GZIP, Part, ZSTANDARD},
     intake::{Intake, Way},
-    load::Which,
+    load::{Called, Which},
     store::Origin,
 };
 use oci_spec::image::{Descriptor, ImageManifestBuilder, MediaType};
@@ -60,11 +60,12 @@ impl Saved {
     ///
     /// # Errors
     /// When it is none that `docker save` wrote.
-    pub fn names(files: &Files) -> Result<Vec<Vec<String>>, Error> {
-        let entries = read_entries(files)?.into_iter();
-        Ok(entries
-            .map(|entry| entry.names.unwrap_or_default())
-            .collect())
+    pub fn names(files: &Files) -> Result<Vec<Called>, Error> {
+        let called = |entry: Entry| Called {
+            names: entry.names.unwrap_or_default(),
+            tag: None,
+        };
+        Ok(read_entries(files)?.into_iter().map(called).collect())
     }
 
     fn entry(&self) -> Result<Entry, Error> {

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 pub struct Import {
     /// What `export` wrote; `-` is standard input.
     pub file: PathBuf,
-    /// Refuse it unless this is its root hash, as `export` printed it.
+    /// Refuse it unless this is its root hash, as `export` printed it, or its first 12 digits or more: those keep you from taking
+    /// another file by mistake, the whole hash also from one that somebody made to have them.
     #[arg(long, value_name = "HASH")]
     pub root: Option<String>,
     /// Show what would be done. The images are kept until the next `gc`.

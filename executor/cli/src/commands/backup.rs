@@ -5,7 +5,7 @@ use crate::{args::Backups, client::Client, error::Error, output};
 use serde::Serialize;
 use tank_model::units::Millis;
 use tank_proto::varlink::{
-    Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, Method,
+    Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, FormerBackup, Method,
     RestoreVolumeCall,
 };
 
@@ -53,21 +53,43 @@ async fn back_up(client: &mut Client, volume: String, json: bool) -> Result<u8, 
 }
 
 async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
-    let reply: BackupsReply = client.call(Method::Backups {}).await?;
-    match (json, reply.backups.as_slice()) {
-        (true, _) => output::json(&reply)?,
-        (false, []) => output::line(
-            "no backups are declared now; `tank volume backups VOLUME` lists those of a volume of which an earlier generation \
-             declared one, and `tank volume restore VOLUME` brings the newest back",
-        )?,
-        (false, backups) => table(backups)?,
+    let reply: BackupsReply = client.call(Method::Backups { former: Some(true) }).await?;
+    if json {
+        output::json(&reply)?;
+        return Ok(0);
+    }
+    let former = reply.former.unwrap_or_default();
+    if reply.backups.is_empty() && former.is_empty() {
+        output::line(
+            "no backups are declared, and none is where an earlier generation that is there declared one",
+        )?;
+        return Ok(0);
+    }
+    table(&reply.backups, &former)?;
+    if !former.is_empty() {
+        output::line(
+            "`tank volume backups VOLUME` lists those that are not declared any more too, and `tank volume restore VOLUME` brings the \
+             newest back",
+        )?;
     }
     Ok(0)
 }
 
-fn table(backups: &[Backup]) -> Result<(), Error> {
-    let rows: Vec<Vec<String>> = backups.iter().map(row).collect();
+fn table(backups: &[Backup], former: &[FormerBackup]) -> Result<(), Error> {
+    let rows = backups.iter().map(row);
+    let rows: Vec<Vec<String>> = rows.chain(former.iter().map(former_row)).collect();
     output::table_of_sentences(&HEADING, &rows)
+}
+
+fn former_row(one: &FormerBackup) -> Vec<String> {
+    vec![
+        one.volume.clone(),
+        one.to.clone(),
+        one.count.to_string(),
+        one.newest.map_or_else(|| "-".to_owned(), output::ago),
+        "-".to_owned(),
+        format!("last declared by generation {}", one.generation),
+    ]
 }
 
 /// What is printed of one volume with `--json`.
@@ -83,7 +105,7 @@ struct OfVolume {
 }
 
 async fn of_volume(client: &mut Client, volume: String, json: bool) -> Result<u8, Error> {
-    let reply: BackupsReply = client.call(Method::Backups {}).await?;
+    let reply: BackupsReply = client.call(Method::Backups { former: None }).await?;
     let mut backups = reply.backups;
     backups.retain(|one| one.volume == volume || one.of == volume);
     let found: Result<BackupArchivesReply, Error> =
@@ -104,7 +126,7 @@ async fn of_volume(client: &mut Client, volume: String, json: bool) -> Result<u8
         return Ok(0);
     }
     if !backups.is_empty() {
-        table(&backups)?;
+        table(&backups, &[])?;
         output::line("")?;
     }
     if let Some(error) = error {
@@ -230,6 +252,27 @@ mod tests {
             in_short(&[backup(None, None), backup(None, Some("no"))]),
             "failed"
         );
+    }
+
+    #[test]
+    fn what_is_not_declared_any_more_is_a_line_too() {
+        let former = FormerBackup {
+            volume: "db/data".to_owned(),
+            of: "db/data".to_owned(),
+            to: "/srv".to_owned(),
+            generation: 4,
+            count: 2,
+            newest: None,
+        };
+        let expected = [
+            "db/data",
+            "/srv",
+            "2",
+            "-",
+            "-",
+            "last declared by generation 4",
+        ];
+        assert_eq!(former_row(&former), expected);
     }
 
     #[test]

@@ -123,6 +123,7 @@ fn show(bundle: &Bundle, mut reply: ImportGenerationReply, json: bool) -> Result
         parent: None,
         by_hand: None,
         dump: None,
+        notes: None,
     };
     say_needs(bundle);
     change::print_diff(&diff, true)?;

@@ -159,6 +159,9 @@ pub fn print_diff(reply: &DiffReply, of_a_file: bool) -> Result<(), Error> {
     for waiting in &reply.waiting {
         output::line(&format!("later  {waiting}"))?;
     }
+    for note in reply.notes.iter().flatten() {
+        output::sentence(&format!("note   {note}"), 7)?;
+    }
     if reply.plan.is_empty() {
         return Ok(());
     }
@@ -300,6 +303,8 @@ pub fn ended(outcome: Outcome, undo: &str, gated: bool, json: bool) -> Result<u8
     if !json {
         let warnings = outcome.unmet.iter().flatten();
         warnings.for_each(|unmet| output::error(&format!("warning: {unmet}\n")));
+        let notes = outcome.notes.iter().flatten();
+        notes.for_each(|note| output::error(&output::for_error(&format!("note: {note}\n"), 2)));
     }
     match outcome.failure.clone() {
         None => Ok(0),

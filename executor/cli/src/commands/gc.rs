@@ -3,7 +3,7 @@
 use crate::{client::Client, error::Error, output};
 use tank_proto::varlink::{
     CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply, Method,
-    PinGenerationReply, StoreReport,
+    PinGenerationReply, StoreReport, SweptSnapshot,
 };
 
 /// The status of a check that found something which is damaged still.
@@ -29,6 +29,9 @@ pub async fn delete(client: &mut Client, numbers: Vec<u64>, json: bool) -> Resul
         output::line(&format!(
             "{snapshots} of volumes went with them: of their bytes, those that no volume shares"
         ))?;
+        for line in snapshot_lines(&reply.collected) {
+            output::line(&line)?;
+        }
     }
     for left in &reply.collected.left {
         output::error(&format!("left: {left}\n"));
@@ -93,6 +96,7 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
             lines.push(format!(
                 "{verb} {snapshots} of volumes: of their bytes, those that no volume shares"
             ));
+            lines.extend(snapshot_lines(collected));
             continue;
         }
         let (one, many) = match kind.kind.as_str() {
@@ -117,6 +121,32 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
         let all = collected.kinds.iter().map(|kind| kind.bytes).sum();
         let verb = if dry_run { "would free" } else { "freed" };
         lines.push(format!("{verb} {}", size(all)));
+    }
+    lines
+}
+
+/// The most snapshots that are named.
+const MAX_SNAPSHOTS: usize = 20;
+
+/// Which snapshots of volumes go, each with what it takes where that is known.
+fn snapshot_lines(collected: &Collected) -> Vec<String> {
+    let all = collected.snapshots.as_deref().unwrap_or_default();
+    let line = |one: &SweptSnapshot| {
+        let least = if one.at_least { "more than " } else { "" };
+        let bytes = one.bytes.map(|bytes| format!(" ({least}{})", size(bytes)));
+        format!(
+            "  {} as generation {} left it{}",
+            one.volume,
+            one.generation,
+            bytes.unwrap_or_default()
+        )
+    };
+    let mut lines: Vec<String> = all.iter().take(MAX_SNAPSHOTS).map(line).collect();
+    if all.len() > MAX_SNAPSHOTS {
+        lines.push(format!(
+            "  and {} more: `--json` names them",
+            all.len() - MAX_SNAPSHOTS
+        ));
     }
     lines
 }
@@ -292,6 +322,7 @@ mod tests {
                 kind("layers", 1, 2 << 20),
                 kind("logs", 0, 0),
             ],
+            snapshots: None,
             leases: vec!["web".to_owned()],
             left: Vec::new(),
         };
@@ -309,5 +340,41 @@ mod tests {
         collected.kinds.clear();
         collected.leases.clear();
         assert_eq!(collected_lines(&collected, false), ["nothing to collect"]);
+    }
+    #[test]
+    fn snapshots_are_named_with_what_they_take() {
+        let one = |volume: &str, bytes| SweptSnapshot {
+            generation: 3,
+            volume: volume.to_owned(),
+            bytes,
+            at_least: false,
+        };
+        let collected = Collected {
+            generations: vec![3],
+            kinds: vec![Leftover {
+                kind: "snapshots".to_owned(),
+                count: 2,
+                bytes: 0,
+            }],
+            snapshots: Some(vec![one("db/data", Some(3 << 20)), one("web/up", None)]),
+            leases: Vec::new(),
+            left: Vec::new(),
+        };
+        let lines = collected_lines(&collected, true);
+        assert_eq!(
+            lines.get(2..4),
+            Some(
+                &[
+                    "  db/data as generation 3 left it (3.0 MiB)".to_owned(),
+                    "  web/up as generation 3 left it".to_owned()
+                ][..]
+            )
+        );
+        let many = Collected {
+            snapshots: Some(vec![one("db/data", None); MAX_SNAPSHOTS + 2]),
+            ..collected
+        };
+        let last = snapshot_lines(&many).pop().expect("a line");
+        assert_eq!(last, "  and 2 more: `--json` names them");
     }
 }

@@ -170,34 +170,80 @@ pub async fn load(
             "say where from: `tank image load FILE`, or `docker save IMAGE | tank image load`";
         return Err(Error::failed("read an archive from a terminal", why));
     }
+    if let Some(why) = file.and_then(no_archive) {
+        return Err(Error::failed(
+            format!("load {}", file.unwrap_or(Path::new("-")).display()),
+            why,
+        ));
+    }
     let source = open(file)?;
     let reply: LoadImagesReply = feed(client, Method::LoadImages { name }, source).await?;
     if json {
         output::json(&reply)?;
         return Ok(0);
     }
-    for image in reply.loaded.iter().flatten() {
+    let loaded = reply.loaded.unwrap_or_default();
+    for image in &loaded {
         say(image, "loaded")?;
+    }
+    if loaded.iter().any(|image| image.image.is_some()) {
+        output::sentence(USE, 2)?;
     }
     Ok(0)
 }
 
-fn say(image: &KeptImage, done: &str) -> Result<(), Error> {
-    let digest = &image.digest;
-    match &image.image {
-        Some(name) => output::line(&format!("{done} {name} ({digest})"))?,
-        None => output::line(&format!(
-            "{done} an image without a name: `image = \"NAME@{digest}\"`, or load it with `--name NAME:TAG`"
-        ))?,
+/// Why what is named is no archive, where that is plain: a reference as configurations have them, or a folder.
+fn no_archive(file: &Path) -> Option<String> {
+    if file.is_dir() {
+        let folder = file.display();
+        return Some(format!(
+            "it is a folder: of an OCI image layout, `tar -C {folder} -c . | tank image load`; a configuration takes it as it is, `image = \"oci:{folder}\"`"
+        ));
     }
+    let text = file.to_str().filter(|_| !file.exists())?;
+    let (kind, rest) = text.split_once(':')?;
+    let path = rest.split(':').next().unwrap_or(rest);
+    match kind {
+        "oci-archive" | "docker-archive" => Some(format!(
+            "that is a reference of a configuration, and this takes the file: `tank image load {path}`"
+        )),
+        "oci" => Some(format!(
+            "that is a reference of a configuration, and this takes an archive: `tar -C {path} -c . | tank image load`"
+        )),
+        "dir" | "nix" => Some(
+            "that is a reference of a configuration, which takes it as it is: this takes an archive that `docker save`, `podman save` or `skopeo` wrote".to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+fn say(image: &KeptImage, done: &str) -> Result<(), Error> {
+    said(image, done)
+        .iter()
+        .try_for_each(|line| output::line(line))
+}
+
+fn said(image: &KeptImage, done: &str) -> Vec<String> {
+    let digest = &image.digest;
+    let mut lines = match (&image.image, &image.tag) {
+        (Some(name), _) => vec![format!("{done} {name} ({digest})")],
+        (None, Some(tag)) => vec![
+            format!("{done} `{tag}` of the archive, which is no image's whole name ({digest})"),
+            format!("  a configuration has it by its digest: `image = \"NAME:{tag}@{digest}\"`"),
+        ],
+        (None, None) => vec![format!(
+            "{done} an image without a name: `image = \"NAME@{digest}\"`, or load it with `--name NAME:TAG`"
+        )],
+    };
     if let Some(before) = &image.before {
         let before = output::short(before);
-        output::line(&format!(
-            "  it was {before} before, which is kept no longer"
-        ))?;
+        lines.push(format!("  it was {before} before, which is kept no longer"));
     }
-    Ok(())
+    lines
 }
+
+/// How what was loaded is used. By its digest no registry is asked.
+const USE: &str = "containers with `pull = 'missing` or `'never` use what was loaded; with the default, `'always`, the registry is asked first";
 
 /// Keeps images no longer.
 pub async fn remove(client: &mut Client, images: Vec<String>, json: bool) -> Result<u8, Error> {
@@ -216,4 +262,39 @@ pub async fn remove(client: &mut Client, images: Vec<String>, json: bool) -> Res
         false => output::line("`tank gc` removes what nothing needs now"),
     }?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_loaded_is_named() {
+        let of = |image: Option<&str>, tag: Option<&str>| KeptImage {
+            image: image.map(str::to_owned),
+            digest: "sha256:00".to_owned(),
+            before: None,
+            tag: tag.map(str::to_owned),
+        };
+        let first = |image| said(&image, "loaded").into_iter().next();
+        assert_eq!(
+            first(of(Some("app:1"), None)).as_deref(),
+            Some("loaded app:1 (sha256:00)")
+        );
+        assert_eq!(
+            first(of(None, Some("v1"))).as_deref(),
+            Some("loaded `v1` of the archive, which is no image's whole name (sha256:00)")
+        );
+        let nameless = first(of(None, None)).expect("a line");
+        assert!(nameless.contains("--name NAME:TAG"), "{nameless}");
+    }
+
+    #[test]
+    fn what_is_no_archive_is_said_to_be_none() {
+        let why = |text: &str| no_archive(Path::new(text)).unwrap_or_default();
+        assert!(why("docker-archive:/no/app.tar:app:1").ends_with("`tank image load /no/app.tar`"));
+        assert!(why("oci:/no/layout:v1").contains("tar -C /no/layout -c . | tank image load"));
+        assert!(why("/").contains("it is a folder"));
+        assert_eq!(why("/no/such.tar"), "");
+    }
 }

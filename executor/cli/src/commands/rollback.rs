@@ -40,6 +40,7 @@ pub async fn diff(
             parent: reply.parent,
             by_hand: None,
             dump: None,
+            notes: None,
             progress: None,
         };
         print_diff(&shown, true)?;

@@ -10,10 +10,10 @@ use super::{
 };
 use crate::generations::{
     Generations, MAX_PROGRESS, Progress,
-    bundle::{Bundle, Import},
+    bundle::{AskedRoot, Bundle, Import},
 };
 use std::sync::Arc;
-use tank_model::{Digest, diff};
+use tank_model::diff;
 use tank_proto::varlink::{
     self, Error, ExportGenerationReply, ImportGenerationCall, ImportGenerationReply, TransferReply,
 };
@@ -130,7 +130,7 @@ impl Client {
 
 fn to_import(call: ImportGenerationCall, uid: u32) -> Result<Import, Error> {
     let root = call.root.map(|root| {
-        let parsed = root.parse::<Digest>();
+        let parsed = root.parse::<AskedRoot>();
         parsed.map_err(|error| Error::invalid(vec![format!("root: {error}")]))
     });
     Ok(Import {

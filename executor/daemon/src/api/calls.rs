@@ -151,7 +151,7 @@ impl Client {
             Method::RestoreVolume(call) => self.restore_volume(&generations, call).await,
             Method::BackupArchives { volume } => self.backup_archives(&generations, &volume).await,
             Method::BackUpVolume { volume } => self.back_up_volume(&generations, &volume).await,
-            Method::Backups {} => self.backups(&generations).await,
+            Method::Backups { former } => self.backups(&generations, former == Some(true)).await,
             Method::ExportGeneration { number } => {
                 self.export_generation(&generations, number, more).await
             }
@@ -387,6 +387,7 @@ pub(super) async fn diff_reply(
     // What was fetched for it is not collected while it is looked at.
     let mut _held = None;
     let mut scope = None;
+    let mut notes = None;
     let (parent, before, after) = match to_request(call, uid) {
         None => {
             let (parent, before) = generations.current()?;
@@ -395,6 +396,8 @@ pub(super) async fn diff_reply(
         Some(request) => {
             let intent = generations.intend(&request, &progress).await?;
             _held = Some(intent.held);
+            let new = generations.notes_of_new(&intent.graph, &intent.scope).await;
+            notes = Some(new).filter(|new| !new.is_empty());
             scope = Some(intent.scope);
             (intent.current, intent.before, intent.graph)
         }
@@ -408,6 +411,7 @@ pub(super) async fn diff_reply(
         parent,
         by_hand: by_hand::sentences(&planned.report.stopped),
         dump: None,
+        notes,
         progress: None,
     };
     if !wants_dump {

@@ -52,7 +52,7 @@ pub async fn begin(
         let why = format!(
             "its shim is of a Tank before this, and copies none: `tank delete {pod}` and another switch to it make it anew"
         );
-        return Err(Error::Failed { what, why }.into());
+        return Err(Error::failed(what, why).into());
     }
     let is_out = matches!(copy, Copy::Out { .. });
     let spec = ExecSpec {

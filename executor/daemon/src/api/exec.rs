@@ -133,10 +133,7 @@ async fn as_user(
     shim: &Shim,
 ) -> Result<Resolved, Refusal> {
     let what = format!("run a command as `{user}`");
-    let failed = |why: String| Error::Failed {
-        what: what.clone(),
-        why,
-    };
+    let failed = |why: String| Error::failed(what.clone(), why);
     let state = shim.state().await;
     let state = state.map_err(|e| of_shim(&e, pod.as_str(), container.as_str()))?;
     if state.version < shim::WITH_EXEC_USER {

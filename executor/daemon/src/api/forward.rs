@@ -15,10 +15,7 @@ impl Client {
             Some(port) => format!("connect to port {port} of pod `{pod}`"),
             None => format!("connect to pod `{pod}`"),
         };
-        let failed = |why: String| Error::Failed {
-            what: what.clone(),
-            why,
-        };
+        let failed = |why: String| Error::failed(what.clone(), why);
         if port == Some(0) {
             return Err(failed("there is no port 0".to_owned()).into());
         }

@@ -174,6 +174,7 @@ fn of_diff(progress: Progress) -> varlink::DiffReply {
         parent: None,
         by_hand: None,
         dump: None,
+        notes: None,
         progress: Some(views::progress(progress)),
     }
 }
@@ -199,6 +200,7 @@ fn kept(kept: Kept) -> KeptImage {
         image: kept.image.map(|image| image.to_string()),
         digest: kept.digest.to_string(),
         before: kept.before.map(|digest| digest.to_string()),
+        tag: kept.tag,
     }
 }
 

@@ -266,13 +266,13 @@ impl Reader {
 
 fn ended() -> Refusal {
     let (what, why) = ("read the log".to_owned(), "its reader ended".to_owned());
-    Error::Failed { what, why }.into()
+    Error::failed(what, why).into()
 }
 
 fn refused(name: &LogName, error: &io::Error) -> Refusal {
     let what = format!("read the log of {}/{}", name.pod, name.container);
     let why = error.to_string();
-    Error::Failed { what, why }.into()
+    Error::failed(what, why).into()
 }
 
 /// Whose logs a call is about, each once, in the order of their names.

@@ -87,10 +87,7 @@ impl From<ReconcileError> for Refusal {
 }
 
 fn failed(what: impl Into<String>, why: impl Into<String>) -> Error {
-    Error::Failed {
-        what: what.into(),
-        why: why.into(),
-    }
+    Error::failed(what, why)
 }
 
 /// An error of this daemon as one of the interface.
@@ -150,7 +147,7 @@ fn wire(error: Refused) -> Error {
         Refused::NoSuchImage { image, nearest } => Error::NoSuchImage { image, nearest },
         Refused::Load(error) => failed(
             "load images",
-            match error.help() {
+            match error.help_of_sent() {
                 Some(help) => format!("{}; {help}", error.message()),
                 None => error.message(),
             },
@@ -195,13 +192,14 @@ fn wire(error: Refused) -> Error {
             help: source.help(),
         },
         Refused::Bundle(why) => failed("use the bundle", why),
-        Refused::Carry(error) => Error::Failed {
-            what: "carry the images".to_owned(),
-            why: match error.help() {
+        Refused::Carry(error) => failed(
+            "carry the images",
+            match error.help() {
                 Some(help) => format!("{} ({help})", error.message()),
                 None => error.message(),
             },
-        },
+        ),
+        Refused::Helped { of, help } => wire(*of).with_help(help),
         Refused::Reference { image, why } => Error::ImageUnavailable {
             image,
             containers: None,

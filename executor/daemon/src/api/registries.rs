@@ -34,6 +34,5 @@ fn failed(what: &str, error: &tank_image::Error) -> Refusal {
         Some(help) => format!("{}; {help}", error.message()),
         None => error.message(),
     };
-    let what = what.to_owned();
-    Refusal::Error(Error::Failed { what, why })
+    Refusal::Error(Error::failed(what, why))
 }

@@ -134,11 +134,7 @@ impl Client {
             let why = format!(
                 "no pod is called so{nearest}, and an image is named with its tag, as `{image}:latest`"
             );
-            return Err(Error::Failed {
-                what: format!("run a command of `{image}`"),
-                why,
-            }
-            .into());
+            return Err(Error::failed(format!("run a command of `{image}`"), why).into());
         }
         Ok(Some(ImageToRun {
             image,
@@ -153,10 +149,8 @@ impl Client {
 
     /// Refuses a pod that does not run, and one whose shim knows no runs by hand.
     async fn check_shim(&self, pod: &Name, container: &Name) -> Result<(), Refusal> {
-        let failed = |why: String| Error::Failed {
-            what: format!("run a command beside {pod}/{container}"),
-            why,
-        };
+        let failed =
+            |why: String| Error::failed(format!("run a command beside {pod}/{container}"), why);
         let shim = self.floors.pods.get(pod);
         let shim = shim.ok_or_else(|| {
             failed(format!(

@@ -12,6 +12,9 @@ use tank_model::diff;
 use tank_proto::varlink::{self, BroughtBack, DiffRollbackReply};
 use tokio::sync::mpsc;
 
+/// The most snapshots that are named of a collection.
+const MAX_NAMED: usize = 1_000;
+
 impl Client {
     /// What a rollback would do.
     pub(super) async fn diff_rollback(
@@ -138,7 +141,16 @@ fn collected(collected: Collected) -> varlink::Collected {
         count: tally.count,
         bytes: tally.bytes,
     });
+    let swept = collected.swept.into_iter().take(MAX_NAMED);
+    let swept = swept.map(|(snapshot, size)| varlink::SweptSnapshot {
+        generation: snapshot.generation,
+        volume: format!("{}/{}", snapshot.pod, snapshot.volume),
+        bytes: size.map(|size| size.bytes),
+        at_least: size.is_some_and(|size| size.at_least),
+    });
+    let swept: Vec<_> = swept.collect();
     varlink::Collected {
+        snapshots: Some(swept).filter(|swept| !swept.is_empty()),
         kinds: kinds.collect(),
         generations: collected.generations.into_iter().collect(),
         leases: collected.leases.into_iter().collect(),

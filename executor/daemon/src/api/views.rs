@@ -86,6 +86,7 @@ pub fn outcome(switched: Switched) -> varlink::Outcome {
         repaired: switched.repaired,
         timings: switched.timings,
         unmet: Some(lacks(&switched.unmet)).filter(|unmet| !unmet.is_empty()),
+        notes: Some(switched.notes).filter(|notes| !notes.is_empty()),
     }
 }
 

@@ -34,11 +34,34 @@ impl Client {
         self.reply(&reply, false, Vec::new()).await
     }
 
-    /// The backups that are declared.
-    pub(super) async fn backups(&mut self, generations: &Generations) -> Result<(), Refusal> {
+    /// The backups that are declared, and, if that is asked, those that are there of volumes of which none is any more.
+    pub(super) async fn backups(
+        &mut self,
+        generations: &Arc<Generations>,
+        with_former: bool,
+    ) -> Result<(), Refusal> {
         let backups = views(generations)?;
-        self.reply(&BackupsReply { backups }, false, Vec::new())
-            .await
+        let look = async {
+            Ok(match with_former {
+                true => generations.former_backups().await?,
+                false => Vec::new(),
+            })
+        };
+        let former = while_connected(&self.stream, look).await?;
+        let view = |one: backups::Former| varlink::FormerBackup {
+            volume: one.name,
+            of: one.id.to_string(),
+            to: one.to,
+            generation: one.generation,
+            count: one.count as u64,
+            newest: one.newest,
+        };
+        let former: Vec<_> = former.into_iter().map(view).collect();
+        let reply = BackupsReply {
+            backups,
+            former: Some(former).filter(|former| !former.is_empty()),
+        };
+        self.reply(&reply, false, Vec::new()).await
     }
 
     /// Makes a backup. Once begun it goes on, whether the client stays or not.

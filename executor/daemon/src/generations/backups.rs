@@ -11,9 +11,11 @@
 //!
 //! *Concurrency*: one at a time of a volume, two at a time of all. No lock is held while anything is waited for.
 
+mod anew;
 pub mod archiver;
 mod archives;
 mod folder;
+mod former;
 mod listing;
 mod names;
 mod run;
@@ -21,6 +23,7 @@ mod usable;
 pub mod wire;
 mod writer;
 
+pub use former::Former;
 pub use wire::Archived;
 
 use super::{Error, Generations, error::Context, kept::no_such};

@@ -19,7 +19,7 @@
 mod header;
 mod save;
 
-pub use header::Bundle;
+pub use header::{AskedRoot, Bundle};
 
 use super::{
     Error, Generations, ProgressSender, Stage,
@@ -39,7 +39,7 @@ use header::{HEADER, Header, for_others, needs, refused};
 use std::{collections::BTreeMap, os::fd::OwnedFd, sync::Arc, time::Duration};
 use tank_image::{Images, Packer, Unpacker};
 use tank_model::{
-    Config, Digest, Gate, Graph, Scope, canonical,
+    Config, Gate, Graph, Scope, canonical,
     provenance::{PodSource, Provenance},
 };
 use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
@@ -68,7 +68,7 @@ pub struct Export {
 /// What is asked of an import.
 pub struct Import {
     /// The root that it has to have.
-    pub root: Option<Digest>,
+    pub root: Option<AskedRoot>,
     /// Pods of other sources are replaced, and go where the bundle has none of the name.
     pub replace: bool,
     /// What it is called, in words.
@@ -157,12 +157,7 @@ impl Generations {
         let mut from = Unpacker::new(pipe).doing("import a generation")?;
         let header = from.file(HEADER, MAX_HEADER).await.map_err(untaken)?;
         let header = Header::read(&header)?;
-        if let Some(root) = import.root.filter(|root| *root != header.root) {
-            let found = header.root;
-            return Err(refused(format!(
-                "it has the root {found}, and {root} is asked for"
-            )));
-        }
+        header.expect_root(import.root.as_ref())?;
         let most = canonical::MAX_BYTES as u64;
         let config = from.file(CONFIG, most).await.map_err(untaken)?;
         let lines = match header.provenance {
@@ -185,8 +180,11 @@ impl Generations {
         let (images, root) = (header.images(), header.root);
         notify(
             progress,
-            Stage::Pull,
-            format_args!("the images of generation {} ({root})", header.generation),
+            Stage::Note,
+            format_args!(
+                "taking in the images of generation {} ({root})",
+                header.generation
+            ),
         );
         let held = self.images.holding();
         let from = Mutex::new(from);

@@ -17,7 +17,7 @@ use super::{
     retention::{self, History, Policy},
 };
 use crate::{
-    actuate::volumes::Volumes,
+    actuate::volumes::{Size, Snapshot, Volumes},
     events::{Events, Kind, now},
     faults,
     reconcile::Reconciler,
@@ -63,6 +63,8 @@ pub struct Collected {
     /// What of volumes was kept with generations. Their bytes are not known: most are those of the volume
     /// too.
     pub snapshots: Tally,
+    /// Which those are, and what each takes with what it shares; none: it was not measured.
+    pub swept: Vec<(Snapshot, Option<Size>)>,
     /// What was left, a sentence each.
     pub left: Vec<String>,
 }

@@ -27,12 +27,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
+    time::{Duration, Instant},
 };
 use tank_model::{Graph, Name, Outcome, Rollback, VolumeId};
-use tokio::task::spawn_blocking;
+use tokio::{sync::mpsc, task::spawn_blocking};
 
 /// By pod and volume, the generation whose snapshot takes the volume's place.
 pub type Wanted = BTreeMap<Name, BTreeMap<Name, u64>>;
+
+/// The longest that snapshots are measured which a collection would remove.
+const MEASURING: Duration = Duration::from_secs(10);
 
 fn is_of(stack: Option<&str>, name: &Name) -> bool {
     stack.is_none_or(|stack| name.stack() == Some(stack))
@@ -86,10 +90,17 @@ impl Collector {
             let read = History::read(&*store, &graphs, &volumes)?;
             let declared = |number, of: (&Name, &Name)| read.declared(number, of);
             let handed = handed(&known, &kept, declared, |of| read.written(of));
-            let count = volumes.sweep_snapshots(&kept, &handed, dry);
+            let swept = volumes.sweep_snapshots(&kept, &handed, dry);
             drop(history);
             let removed = if dry { Ok(()) } else { volumes.remove_swept() };
-            let count = count.doing("look for snapshots of volumes")?;
+            let swept = swept.doing("look for snapshots of volumes")?;
+            let until = Instant::now() + MEASURING;
+            let size = |one: &Snapshot| match dry {
+                true => volumes.snapshot_size(one, until).ok(),
+                false => None,
+            };
+            let swept = swept.into_iter().map(|one| (size(&one), one));
+            let swept: Vec<_> = swept.map(|(size, one)| (one, size)).collect();
             let said = known.into_iter().filter_map(|Known { snapshot, origin }| {
                 let to = handed.get(&snapshot)?;
                 let Snapshot { pod, volume, .. } = snapshot;
@@ -97,11 +108,12 @@ impl Collector {
                     "what generation {origin} left of {pod}/{volume}: generation {to} goes back to it, and has it from then on"
                 ))
             });
-            Ok::<_, Error>((count, said.collect::<Vec<_>>(), removed))
+            Ok::<_, Error>((swept, said.collect::<Vec<_>>(), removed))
         };
         let swept = spawn_blocking(sweep).await.doing("remove snapshots")?;
-        let (count, said, removed) = swept?;
-        collected.snapshots.count += count;
+        let (swept, said, removed) = swept?;
+        collected.snapshots.count += swept.len() as u64;
+        collected.swept.extend(swept);
         collected.left.extend(said);
         if let Err(error) = removed {
             let left = format!("snapshots of volumes: {error}");
@@ -244,6 +256,22 @@ impl Generations {
         Ok(wanted)
     }
 
+    /// What a rollback without data says of it: that volumes stay, and which it could bring back.
+    pub(super) async fn note_left_data(
+        &self,
+        (number, stack): (u64, Option<&str>),
+        graph: &Graph,
+        progress: &ProgressSender,
+    ) -> Vec<String> {
+        let (unread, _) = mpsc::channel(1);
+        // Where that can't be found out, nothing is to be said.
+        let wanted = self.wanted_data(number, graph, stack, &unread).await;
+        let note = left_note((number, stack), &wanted.unwrap_or_default());
+        note.iter()
+            .for_each(|note| notify(progress, Stage::Note, note));
+        note.into_iter().collect()
+    }
+
     /// Refuses to commit what wants snapshots of generations that were deleted meanwhile.
     ///
     /// # Errors
@@ -299,9 +327,42 @@ impl Generations {
     }
 }
 
+/// That volumes stay as they are, where `wanted` would come back.
+fn left_note((number, stack): (u64, Option<&str>), wanted: &Wanted) -> Option<String> {
+    let volumes = wanted.iter();
+    let volumes =
+        volumes.flat_map(|(pod, own)| own.keys().map(move |name| format!("{pod}/{name}")));
+    let volumes: Vec<String> = volumes.collect();
+    if volumes.is_empty() {
+        return None;
+    }
+    let of = stack.map(|stack| format!("--stack {stack} "));
+    let (of, volumes) = (of.unwrap_or_default(), volumes.join(", "));
+    Some(format!(
+        "volumes stay as they are: `tank generations rollback {of}{number} --with-data` would bring back {volumes} as well"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rollback_without_data_says_which_it_leaves() {
+        let name = |text: &str| Name::new(text).expect("a name");
+        let own = BTreeMap::from([(name("data"), 4), (name("up"), 5)]);
+        let wanted = Wanted::from([(name("db"), own)]);
+        assert_eq!(left_note((3, None), &Wanted::new()), None);
+        assert_eq!(
+            left_note((3, None), &wanted).expect("a note"),
+            "volumes stay as they are: `tank generations rollback 3 --with-data` would bring back db/data, db/up as well"
+        );
+        let of = left_note((3, Some("blog")), &wanted).expect("a note");
+        assert!(
+            of.contains("`tank generations rollback --stack blog 3 --with-data`"),
+            "{of}"
+        );
+    }
 
     #[test]
     fn a_volume_goes_back_to_what_the_first_one_left_that_changed_it() {

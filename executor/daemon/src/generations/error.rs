@@ -145,6 +145,9 @@ pub enum Error {
     NothingGood(u64),
     #[error("no generation before {current} was good and has another `{stack}`")]
     NothingGoodOf { current: u64, stack: String },
+    /// What to do about another one, beside what it says by itself.
+    #[error("{}", tank_sys::with_causes(of.as_ref()))]
+    Helped { of: Box<Self>, help: String },
     /// What a process for backups could not do.
     #[error("can't {what}")]
     Backup {
@@ -156,6 +159,20 @@ pub enum Error {
         what: &'static str,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl Error {
+    /// The same, with something to do about it.
+    #[must_use]
+    pub fn helped(self, help: Option<String>) -> Self {
+        match help {
+            Some(help) => Self::Helped {
+                of: Box::new(self),
+                help,
+            },
+            None => self,
+        }
+    }
 }
 
 /// What is wrong with a configuration on this host.

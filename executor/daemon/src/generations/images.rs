@@ -44,6 +44,8 @@ pub struct Kept {
     pub digest: Digest,
     /// What was called so before.
     pub before: Option<Digest>,
+    /// The tag that the archive which it was loaded from has for it, where that is no name.
+    pub tag: Option<String>,
 }
 
 /// Every image that something needs.
@@ -154,15 +156,22 @@ impl Generations {
             };
             only.names = vec![name];
         }
-        let mut wanted = Vec::new();
+        let (mut wanted, mut tags) = (Vec::new(), Vec::new());
         for image in loaded {
             if image.names.is_empty() {
                 wanted.push((None, image.digest));
+                tags.push(image.tag);
             }
-            let named = image.names.into_iter();
-            wanted.extend(named.map(|name| (Some(name), image.digest)));
+            for name in image.names {
+                wanted.push((Some(name), image.digest));
+                tags.push(None);
+            }
         }
-        self.keep_by_hand(wanted, None).await
+        let mut kept = self.keep_by_hand(wanted, None).await?;
+        for (one, tag) in kept.iter_mut().zip(tags) {
+            one.tag = tag;
+        }
+        Ok(kept)
     }
 
     /// Keeps images no longer that are kept by hand: all of them, or none.
@@ -207,6 +216,7 @@ impl Generations {
                 image: one.reference,
                 digest: one.digest,
                 before: None,
+                tag: None,
             });
             Ok(kept.collect::<Vec<_>>())
         };
@@ -275,6 +285,7 @@ impl Generations {
                 image,
                 digest,
                 before: before.filter(|before| *before != digest),
+                tag: None,
             })
             .collect();
         // Of many names one says how many there are: events are few.

@@ -8,7 +8,9 @@ mod found;
 
 pub use found::{Damage, Inspected};
 
-use super::{Collector, Error, ProgressSender, Stage, error::Context, notify, provenance};
+use super::{
+    Collector, Error, ProgressSender, Stage, error::Context, notify, notify_image, provenance,
+};
 use crate::{
     events::Kind,
     store::{LEASES, StoreError, leases},
@@ -336,7 +338,7 @@ impl Collector {
         let folders = self.folders_of(known.users.get(&image));
         let mut why = "no generation says where it is from".to_owned();
         for reference in references.into_iter().flatten() {
-            notify(progress, Stage::Pull, reference);
+            notify_image(progress, reference);
             let bases = folders.iter().map(|folder| Some(folder.as_path()));
             let mut bases: Vec<Option<&Path>> = bases.collect();
             bases.push(None);

@@ -352,8 +352,18 @@ impl Generations {
             }
             None => {
                 let from = (base_dir.as_deref(), &reference, platform.as_ref());
-                let pulled = self.pull_with_space((images, looks), from, progress).await;
-                pulled.map_err(|e| unavailable(&reference, names.clone(), e))?
+                match self.pull_with_space((images, looks), from, progress).await {
+                    Ok(digest) => digest,
+                    Err(error) => {
+                        let help =
+                            match error.is_unreachable() && reference.source().path().is_none() {
+                                true => self.help_unreachable(images, from, pull).await,
+                                false => None,
+                            };
+                        let source = unavailable(&reference, names, error);
+                        return Err(source.helped(help));
+                    }
+                }
             }
         };
         let images = images.clone();
@@ -365,6 +375,30 @@ impl Generations {
             // What is damaged is found where it is used.
             _ => Ok(((base_dir, reference, platform), digest)),
         }
+    }
+
+    /// What does without a registry that can't be reached: only where it does.
+    async fn help_unreachable(
+        &self,
+        images: &Images,
+        (_, reference, platform): (Option<&Path>, &Reference, Option<&Platform>),
+        pull: Pull,
+    ) -> Option<String> {
+        // What is taken already is not advised.
+        let help = match pull {
+            Pull::Never | Pull::Missing => {
+                "without one, `tank image load` takes the image from an archive"
+            }
+            Pull::Always => match self.here(images, reference, platform).await {
+                Ok(Some(_)) => {
+                    "the image is on this host: with `pull = 'missing` it is used, and no registry asked"
+                }
+                _ => {
+                    "without one, `tank image load` takes the image from an archive, and `pull = 'missing` uses that"
+                }
+            },
+        };
+        Some(help.to_owned())
     }
 
     /// Fetches the image of one container that is in no configuration, as a switch would.

@@ -79,7 +79,7 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 use tank_image::{Images, LayerProgress, Registries};
-use tank_model::{Config, Digest, Generation, Graph, Outcome, Scope};
+use tank_model::{Config, Digest, Generation, Graph, Outcome, Reference, Scope};
 use tank_sys::cgroup::Cgroups;
 use tokio::sync::{Mutex, Notify, Semaphore, mpsc};
 
@@ -132,6 +132,14 @@ fn notify(progress: &ProgressSender, stage: Stage, message: impl fmt::Display) {
         message: message.to_string(),
         layer: None,
     });
+}
+
+/// Says which image is fetched, or read where it is on this host.
+fn notify_image(progress: &ProgressSender, image: &Reference) {
+    match image.source().path() {
+        None => notify(progress, Stage::Pull, image),
+        Some(_) => notify(progress, Stage::Note, format_args!("reading {image}")),
+    }
 }
 
 /// A generation and how it went.

@@ -7,7 +7,7 @@
 use super::{
     Error, Generations, ProgressSender, Stage,
     data::Wanted,
-    error::Context,
+    error::{Context, UnderWay},
     notify,
     provenance::Lines,
     request, rollback,
@@ -35,6 +35,17 @@ struct Back {
 }
 
 impl Generations {
+    /// A change that is on its way, as it is named to who has to wait.
+    pub(super) fn under_way(&self, newest: Generation) -> Result<UnderWay, Error> {
+        let before = self.graph_or_empty(newest.parent)?;
+        let after = self.graphs.get(newest.root)?;
+        Ok(UnderWay {
+            generation: newest.number,
+            source: newest.source,
+            stack: stack_of_difference(&before, &after),
+        })
+    }
+
     /// As [`Generations::rollback`], of one stack.
     pub(super) async fn rollback_part(
         &self,
@@ -86,12 +97,16 @@ impl Generations {
         let images = target.images();
         let found = |_: &Name, container: &Container| images.get(&container.image).copied();
         let graph = settle(whole, &base, &scope, found).doing("build the graph")?;
-        let data = match with_data {
-            true => {
-                self.wanted_data(back.target.number, &graph, Some(stack), progress)
-                    .await?
-            }
-            false => Wanted::new(),
+        let (to, of) = (back.target.number, Some(stack));
+        let (data, notes) = match with_data {
+            true => (
+                self.wanted_data(to, &graph, of, progress).await?,
+                Vec::new(),
+            ),
+            false => (
+                Wanted::new(),
+                self.note_left_data((to, of), &graph, progress).await,
+            ),
         };
         let candidate = Candidate {
             graph: Arc::new(graph),
@@ -108,6 +123,7 @@ impl Generations {
             before: back.before,
             ended: back.ended,
             candidate,
+            notes,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Fetching one image, and finding one that need not be fetched.
 
-use super::{Error, Generations, Progress, ProgressSender, Stage, notify};
+use super::{Error, Generations, Progress, ProgressSender, Stage, notify, notify_image};
 use std::{path::Path, sync::Arc, time::Duration};
 use tank_image::{Images, Watch};
 use tank_model::{Digest, Graph, Platform, Reference, spec::Pod};
@@ -76,7 +76,7 @@ impl Generations {
         (base_dir, reference, platform): (Option<&Path>, &Reference, Option<&Platform>),
         progress: &ProgressSender,
     ) -> Result<Digest, tank_image::Error> {
-        notify(progress, Stage::Pull, reference);
+        notify_image(progress, reference);
         let (sender, image) = (progress.clone(), reference.to_string());
         let watch: Watch = Arc::new(move |layer| {
             // Who does not keep up misses one of ten in a second.

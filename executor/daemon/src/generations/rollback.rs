@@ -30,6 +30,8 @@ pub(super) struct Back {
     /// A change on its way, which is ended by it.
     pub ended: Option<u64>,
     pub candidate: Candidate,
+    /// What is good to know of it.
+    pub notes: Vec<String>,
 }
 
 impl Generations {
@@ -70,8 +72,10 @@ impl Generations {
         let _switching = self.supersede(progress).await?;
         let back = self.whole_back((to, with_data), uid, progress).await?;
         let parent = (back.current, back.before);
-        self.go_back(parent, back.ended, back.candidate, progress)
-            .await
+        let gone = self
+            .go_back(parent, back.ended, back.candidate, progress)
+            .await;
+        gone.map(|switched| switched.noting(back.notes))
     }
 
     /// What going back with the whole host means as things are.
@@ -96,8 +100,11 @@ impl Generations {
             Some(Rollback::To(asked)) if ended == Some(target.number) => (asked, target.data),
             _ => (target.number, Wanted::new()),
         };
+        let mut notes = Vec::new();
         if with_data && data.is_empty() {
             data = self.wanted_data(asked, &graph, None, progress).await?;
+        } else if data.is_empty() {
+            notes = self.note_left_data((asked, None), &graph, progress).await;
         }
         let candidate = Candidate {
             graph,
@@ -114,6 +121,7 @@ impl Generations {
             before,
             ended,
             candidate,
+            notes,
         })
     }
 
@@ -126,6 +134,7 @@ impl Generations {
         candidate: Candidate,
         progress: &ProgressSender,
     ) -> Result<Switched, Error> {
+        let notes = self.notes_of_new(&candidate.graph, &candidate.scope).await;
         let number = self
             .committed(parent, &before, &candidate, progress)
             .await?;
@@ -149,7 +158,8 @@ impl Generations {
             scope,
             verified: None,
         };
-        self.converge(committed, progress).await
+        let switched = self.converge(committed, progress).await?;
+        Ok(switched.noting(notes))
     }
 
     /// Takes the right to change the desired state from whoever has it: they stop after the pass

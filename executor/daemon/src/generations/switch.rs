@@ -4,11 +4,9 @@ use super::{
     Error, Generations, ProgressSender, Stage,
     data::Wanted,
     deleted::{Deleted, declared_network, declared_volume},
-    error::{Context, UnderWay},
+    error::Context,
     intent::{Intent, MAX_SOURCE, Request},
-    notify,
-    part::stack_of_difference,
-    ports,
+    notify, ports,
     provenance::Lines,
     request,
     way::{Aim, Committed, Reached, Switched, Verified, Way},
@@ -177,16 +175,6 @@ impl Generations {
         }
     }
 
-    fn under_way(&self, newest: Generation) -> Result<UnderWay, Error> {
-        let before = self.graph_or_empty(newest.parent)?;
-        let after = self.graphs.get(newest.root)?;
-        Ok(UnderWay {
-            generation: newest.number,
-            source: newest.source,
-            stack: stack_of_difference(&before, &after),
-        })
-    }
-
     /// Removes one pod, all that a stack declares, one network or one shared volume, as a new generation.
     ///
     /// # Errors
@@ -316,6 +304,8 @@ impl Generations {
             self.forget_ended()?;
             return repaired;
         }
+        // Once it is committed they begin.
+        let notes = self.notes_of_new(&candidate.graph, &candidate.scope).await;
         let number = self.committed(parent, before, &candidate, progress).await?;
         let Candidate {
             graph,
@@ -335,7 +325,8 @@ impl Generations {
             scope,
             verified,
         };
-        self.converge(committed, progress).await
+        let switched = self.converge(committed, progress).await?;
+        Ok(switched.noting(notes))
     }
 
     /// Commits for a caller that is still there.

@@ -103,10 +103,18 @@ pub struct Switched {
     pub repaired: Option<Vec<String>>,
     /// What pods lack of the host, and nothing waits for.
     pub unmet: Vec<Unmet>,
+    /// What is good to know of it, a sentence each.
+    pub notes: Vec<String>,
     pub timings: Option<Vec<Span>>,
 }
 
 impl Switched {
+    /// The same, with what is good to know of it beside what it says.
+    pub(super) fn noting(mut self, notes: Vec<String>) -> Self {
+        self.notes.extend(notes);
+        self
+    }
+
     pub(super) fn new(
         generation: u64,
         graph: &Graph,
@@ -122,6 +130,7 @@ impl Switched {
             failure,
             repaired: None,
             unmet,
+            notes: Vec::new(),
             timings: None,
         }
     }

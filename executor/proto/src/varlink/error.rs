@@ -209,10 +209,34 @@ pub enum Error {
         what: String,
         /// Why it failed.
         why: String,
+        /// What to do about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        help: Option<String>,
     },
 }
 
 impl Error {
+    /// [`Error::Failed`], about which nothing can be done that is known.
+    pub fn failed(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Failed {
+            what: what.into(),
+            why: why.into(),
+            help: None,
+        }
+    }
+
+    /// The same error, with something to do about it beside what it says by itself, where it says that.
+    #[must_use]
+    pub fn with_help(mut self, more: String) -> Self {
+        if let Self::ImageUnavailable { help, .. } | Self::Failed { help, .. } = &mut self {
+            *help = Some(match help.take() {
+                Some(help) => format!("{help}; {more}"),
+                None => more,
+            });
+        }
+        self
+    }
+
     /// [`Error::Invalid`] of a call.
     pub fn invalid(problems: Vec<String>) -> Self {
         Self::Invalid {
@@ -312,7 +336,7 @@ impl Error {
                     "`{expected}` is no plan: `tank diff` prints its hash, `sha256:` and 64 digits"
                 ),
             }),
-            Self::ImageUnavailable { help, .. } => help.clone(),
+            Self::ImageUnavailable { help, .. } | Self::Failed { help, .. } => help.clone(),
             Self::InUse { help, .. } => Some(help.clone()),
             _ => None,
         }

@@ -52,6 +52,9 @@ pub struct KeptImage {
     pub digest: String,
     /// What was called so before, if that was another one.
     pub before: Option<String>,
+    /// The tag that the archive which it was loaded from has for it, where that is no name of an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
 }
 
 /// The answer to [`super::Method::Images`].

@@ -12,6 +12,7 @@ mod forward;
 mod images;
 mod logs;
 mod methods;
+mod outcomes;
 mod replies;
 mod run;
 mod stats;
@@ -32,21 +33,22 @@ pub use images::{
 };
 pub use logs::{LogLine, LogName, LogsCall, LogsReply};
 pub use methods::{METHODS, RENAMED};
+pub use outcomes::{Outcome, SwitchReply};
 pub use replies::{
     AttachReply, Change, ChangesReply, ContainerStatus, DiffReply, Event, EventsReply, ExecReply,
     Generation, GenerationReply, GenerationsReply, GetReply, Layer, ListReply, LoginReply,
-    LogoutReply, Network, NetworkPod, NetworksReply, Outcome, Overridden, Pod, PodInterface,
-    PodStatus, Problem, Progress, ResolveReply, Resolved, StatusReply, Step, SwitchReply, WhyReply,
+    LogoutReply, Network, NetworkPod, NetworksReply, Overridden, Pod, PodInterface, PodStatus,
+    Problem, Progress, ResolveReply, Resolved, StatusReply, Step, WhyReply,
 };
 pub use run::{RunCall, RunReply};
 pub use stats::{ContainerUsage, EventsCall, PodUsage, StatsReply, Traffic, Usage};
 pub use upkeep::{
     BroughtBack, CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply,
-    DiffRollbackReply, Leftover, PinGenerationReply, StoreReport,
+    DiffRollbackReply, Leftover, PinGenerationReply, StoreReport, SweptSnapshot,
 };
 pub use volumes::{
-    Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, ImportVolumeReply,
-    RestoreVolumeCall, RestoreVolumeReply, TransferReply, Volume, VolumesReply,
+    Archive, BackUpVolumeReply, Backup, BackupArchivesReply, BackupsReply, FormerBackup,
+    ImportVolumeReply, RestoreVolumeCall, RestoreVolumeReply, TransferReply, Volume, VolumesReply,
 };
 pub use words::{ChangeKind, GenerationOutcome, Operation, PullPolicy, Stage, State, StepClass};
 
@@ -337,7 +339,10 @@ pub enum Method {
     },
     /// The backups that are declared.
     #[serde(rename = "io.tank.Executor.Backups")]
-    Backups {},
+    Backups {
+        /// And those that are there of volumes of which none is declared any more: their folders are read.
+        former: Option<bool>,
+    },
 }
 
 /// A text that is not shown.

@@ -15,6 +15,20 @@ pub struct Leftover {
     pub bytes: u64,
 }
 
+/// A snapshot of a volume that was collected, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct SweptSnapshot {
+    /// The generation that it is kept with.
+    pub generation: u64,
+    /// `POD/VOLUME`.
+    pub volume: String,
+    /// What it takes, with what it shares with the volume and other snapshots. Absent: it was not measured.
+    pub bytes: Option<u64>,
+    /// It is that at least: there is too much to be measured.
+    pub at_least: bool,
+}
+
 /// What was collected, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::CustomType))]
@@ -23,6 +37,9 @@ pub struct Collected {
     pub generations: Vec<u64>,
     /// What went beside them, by what it is.
     pub kinds: Vec<Leftover>,
+    /// The snapshots of volumes among them, as many as a reply names. Absent: none, or an older daemon answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Vec<SweptSnapshot>>,
     /// The names of the leases that were released.
     pub leases: Vec<String>,
     /// What stays though it may not be needed, a sentence each.

@@ -135,12 +135,34 @@ pub struct Backup {
     pub hangs: Option<String>,
 }
 
+/// The backups of a volume that the current generation declares none of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct FormerBackup {
+    /// The pod that said so, and its volume.
+    pub volume: String,
+    /// What was written, as [`Volume::name`].
+    pub of: String,
+    /// The folder of the host.
+    pub to: String,
+    /// The newest generation that says it.
+    pub generation: u64,
+    /// How many there are.
+    pub count: u64,
+    /// When the newest was begun, in milliseconds since the epoch.
+    pub newest: Option<u64>,
+}
+
 /// The answer to [`super::Method::Backups`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::Type))]
 pub struct BackupsReply {
     /// By pod and volume.
     pub backups: Vec<Backup>,
+    /// Those of which an earlier generation says where they are, and the current one nothing. Absent: none is there, or an older
+    /// daemon answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Vec<FormerBackup>>,
 }
 
 /// The answer to [`super::Method::BackUpVolume`].

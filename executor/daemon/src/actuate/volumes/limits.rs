@@ -7,6 +7,8 @@
 //! *Never*: changes what counts to somebody else's project, unless that is what the volume is declared for; what snapshots keep counts
 //! to none.
 
+mod kernel;
+
 use super::{Places, VolumeError, Volumes, open_dir, sync_parent};
 use crate::store::leases::projects::{FIRST_PROJECT, VOLUMES, is_own};
 use std::{
@@ -375,11 +377,29 @@ fn unlimitable(folder: &Path) -> Result<Option<Unlimitable>, VolumeError> {
         return Ok(None);
     }
     let kind = rustix::fs::fstatfs(&dir).map_err(io::Error::from)?.f_type;
-    Ok(Some(lacking(folder, kind)))
+    let part = match kind {
+        EXT4 => Some(&kernel::EXT4),
+        XFS => Some(&kernel::XFS),
+        _ => None,
+    };
+    let lacks = part.filter(|part| part.is_lacking());
+    Ok(Some(lacking(folder, kind, lacks.map(|part| part.option))))
 }
 
-/// What a file system of a kind lacks, and how it gets that.
-fn lacking(folder: &Path, kind: i64) -> Unlimitable {
+/// What a file system of a kind lacks, and how it gets that. `option`: the kernel was built without what it takes.
+fn lacking(folder: &Path, kind: i64, option: Option<&str>) -> Unlimitable {
+    let folder = folder.display();
+    if let Some(option) = option {
+        return Unlimitable {
+            why: format!(
+                "{folder} is on {}, and this kernel has no quotas for it ({option})",
+                if kind == XFS { "XFS" } else { "ext4" }
+            ),
+            help:
+                "it takes a kernel that has them, as those of distributions do; or leave `size` out"
+                    .to_owned(),
+        };
+    }
     let (name, help) = match kind {
         EXT4 => (
             "ext4 without project quotas",
@@ -395,7 +415,7 @@ fn lacking(folder: &Path, kind: i64) -> Unlimitable {
         ),
     };
     Unlimitable {
-        why: format!("{} is on {name}", folder.display()),
+        why: format!("{folder} is on {name}"),
         help: format!("{help}; or leave `size` out"),
     }
 }
@@ -444,7 +464,7 @@ mod tests {
     #[test]
     fn what_is_lacking_is_said_with_what_to_do() {
         let folder = Path::new("/var/lib/tank/volumes");
-        let of = |kind| lacking(folder, kind);
+        let of = |kind| lacking(folder, kind, None);
         assert_eq!(
             of(EXT4).why,
             "/var/lib/tank/volumes is on ext4 without project quotas"
@@ -452,6 +472,12 @@ mod tests {
         assert!(of(EXT4).help.contains("tune2fs"));
         assert!(of(XFS).help.contains("pquota"));
         assert!(of(0x0102_1994).help.starts_with("have it on ext4 or XFS"));
+        let none = lacking(folder, EXT4, Some("CONFIG_QFMT_V2"));
+        assert_eq!(
+            none.why,
+            "/var/lib/tank/volumes is on ext4, and this kernel has no quotas for it (CONFIG_QFMT_V2)"
+        );
+        assert!(!none.help.contains("mount"), "{}", none.help);
     }
 
     #[test]

@@ -44,10 +44,10 @@ pub struct Archives {
 type Fed = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 /// Where the backups of a volume are.
-struct Place {
-    key: Key,
-    id: VolumeId,
-    to: String,
+pub(super) struct Place {
+    pub key: Key,
+    pub id: VolumeId,
+    pub to: String,
 }
 
 impl Archives {
@@ -95,9 +95,20 @@ impl Generations {
         let (this, owned) = (Arc::clone(self), name.to_owned());
         let find = move || this.place_of_backups(&owned);
         let place = spawn_blocking(find).await.doing(what)??;
-        let work = Work::Archives(place.key.clone());
         let (_, graph) = self.current()?;
-        let (mut writer, _looks) = self.look_into((&place.key, &place.to), &graph, work)?;
+        let list = self.list_archives(&place, &graph).await?;
+        Ok((place.id.clone(), Archives { place, list }))
+    }
+
+    /// Which archives there are, the newest first.
+    pub(super) async fn list_archives(
+        &self,
+        place: &Place,
+        graph: &Graph,
+    ) -> Result<Vec<Archived>, Error> {
+        let what = "read the folder of backups";
+        let work = Work::Archives(place.key.clone());
+        let (mut writer, _looks) = self.look_into((&place.key, &place.to), graph, work)?;
         let mut list = Vec::new();
         let deadline = Instant::now() + READ_LIMIT;
         let read = loop {
@@ -114,7 +125,7 @@ impl Generations {
         };
         writer.end(|| ()).await;
         read?;
-        Ok((place.id.clone(), Archives { place, list }))
+        Ok(list)
     }
 
     /// Begins to read one of them: what comes out of the pipe is the archive. It ends once nobody reads on, and says why the archive
@@ -178,7 +189,7 @@ impl Generations {
     }
 
     /// Where the backups of a volume are: of the newest generation that says it. Blocking.
-    fn place_of_backups(&self, name: &str) -> Result<Place, Error> {
+    pub(super) fn place_of_backups(&self, name: &str) -> Result<Place, Error> {
         let mut roots = BTreeSet::new();
         let (_, current) = self.current()?;
         if let Some(place) = place_in(name, &current)? {
@@ -234,7 +245,7 @@ pub(super) fn several<'k>(keys: impl Iterator<Item = &'k Key>) -> String {
 }
 
 /// Where a graph says that they are.
-fn place_in(name: &str, graph: &Graph) -> Result<Option<Place>, Error> {
+pub(super) fn place_in(name: &str, graph: &Graph) -> Result<Option<Place>, Error> {
     let found = matching(name, graph);
     let [(key, backup)] = found.as_slice() else {
         return match found.is_empty() {

@@ -122,7 +122,7 @@ impl Generations {
 
     /// What a folder has of some volumes, of as many as it says in time, and when it is to be asked again for the others. Of one that
     /// can't be read nothing is there: whoever writes to it finds out why.
-    async fn list_folder(
+    pub(super) async fn list_folder(
         self: &Arc<Self>,
         to: &str,
         keys: &[Key],

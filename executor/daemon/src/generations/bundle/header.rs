@@ -86,6 +86,43 @@ fn platform() -> String {
     Platform::host().to_string()
 }
 
+/// The fewest digits of a root that are asked for: as many as are shown where it is shown short.
+const SHORT: usize = 12;
+
+/// The root that a bundle has to have, or the first digits of it.
+#[derive(Clone, Debug)]
+pub struct AskedRoot(String);
+
+impl AskedRoot {
+    fn fits(&self, root: &Digest) -> bool {
+        root.hex().starts_with(&self.0)
+    }
+}
+
+impl std::fmt::Display for AskedRoot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "sha256:{}", self.0)
+    }
+}
+
+impl std::str::FromStr for AskedRoot {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        match (SHORT..=64).contains(&hex.len()) && hex.bytes().all(is_digit) {
+            true => Ok(Self(hex.to_owned())),
+            false => {
+                let shown: String = text.chars().take(80).collect();
+                Err(format!(
+                    "{shown:?} is no root: `sha256:` and 64 lowercase hex digits, or {SHORT} or more of the first of them"
+                ))
+            }
+        }
+    }
+}
+
 /// A bundle that is refused; what of it is wrong.
 pub fn refused(why: String) -> Error {
     Error::Bundle(why)
@@ -114,6 +151,20 @@ impl Header {
             contents,
             provenance,
             needs: needs(config),
+        }
+    }
+
+    /// Refuses what has another root than is asked for.
+    ///
+    /// # Errors
+    /// That.
+    pub fn expect_root(&self, asked: Option<&AskedRoot>) -> Result<(), Error> {
+        match asked.filter(|asked| !asked.fits(&self.root)) {
+            None => Ok(()),
+            Some(asked) => Err(refused(format!(
+                "it has the root {}, and {asked} is asked for",
+                self.root
+            ))),
         }
     }
 
@@ -214,6 +265,35 @@ pub fn for_others(mut lines: Provenance) -> Provenance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_is_asked_for_by_its_first_digits_too() {
+        let root = Digest::of(b"root");
+        let hex = root.hex();
+        let short = hex.get(..12).expect("digits");
+        for text in [
+            root.to_string(),
+            hex.clone(),
+            short.to_owned(),
+            format!("sha256:{short}"),
+        ] {
+            let asked: AskedRoot = text.parse().expect("a root");
+            assert!(
+                asked.fits(&root) && !asked.fits(&Digest::of(b"another")),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "sha256:",
+            &hex[..11],
+            "SHA256:00",
+            "xyz012345678",
+            &format!("{hex}0"),
+        ] {
+            text.parse::<AskedRoot>().expect_err(text);
+        }
+    }
 
     #[test]
     fn what_is_pinned_is_what_comes() {

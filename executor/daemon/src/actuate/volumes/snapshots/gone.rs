@@ -2,7 +2,7 @@
 //! left half done.
 
 use super::{
-    super::{Places, VolumeError, Volumes, remove, sync_parent},
+    super::{Places, Size, VolumeError, Volumes, remove, sync_parent},
     Kept, Snapshot, TRASH, folder, is_there, read, set_times, times, unlink,
 };
 use crate::{faults, settings::Settings};
@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 use tank_model::{Digest, Name, VolumeId};
 
@@ -98,8 +99,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Puts out of the way what is kept with generations other than these, but for what is `handed` to one of them: how many
-    /// snapshots there were. With `dry` none goes. Blocking.
+    /// Puts out of the way what is kept with generations other than these, but for what is `handed` to one of them: which
+    /// snapshots those were. With `dry` none goes. Blocking.
     ///
     /// # Errors
     /// What the disk gives.
@@ -108,15 +109,15 @@ impl Volumes {
         kept: &BTreeSet<u64>,
         handed: &BTreeMap<Snapshot, u64>,
         dry: bool,
-    ) -> io::Result<u64> {
+    ) -> io::Result<Vec<Snapshot>> {
         let folder = folder(&self.settings);
-        let mut count = 0;
+        let mut swept = Vec::new();
         for generation in numbers(&folder).filter(|number| !kept.contains(number)) {
             for snapshot in self.snapshots_of(generation) {
                 match handed.get(&snapshot) {
                     Some(to) if !dry => self.hand(&snapshot, *to)?,
                     Some(_) => {}
-                    None => count += 1,
+                    None => swept.push(snapshot),
                 }
             }
             if dry {
@@ -127,7 +128,16 @@ impl Volumes {
             fs::rename(folder.join(generation.to_string()), &gone)?;
             faults::boundary("a generation's snapshots are out of the way");
         }
-        Ok(count)
+        Ok(swept)
+    }
+
+    /// What a snapshot takes, with what it shares with the volume and with others. Blocking.
+    ///
+    /// # Errors
+    /// When it is not there any more, or can't be looked at.
+    pub fn snapshot_size(&self, of: &Snapshot, until: Instant) -> Result<Size, VolumeError> {
+        let places = self.places_of_snapshot(of.generation, &of.pod, &of.volume);
+        self.measure(&places, until)
     }
 
     /// Removes what is out of the way. Blocking.
