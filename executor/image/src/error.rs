@@ -463,6 +463,14 @@ mod tests {
     #[test]
     fn an_io_error_that_carries_a_type_says_its_text_once() {
         let carried = io::Error::from(budget::Refusal::Entries);
+        let top = Error::from(LayerError::Entry(
+            "".into(),
+            io::Error::from(budget::Refusal::Entries).into(),
+        ));
+        assert_eq!(
+            top.message(),
+            "can't unpack its top directory: it has more than 1000000 entries"
+        );
         let entry = Error::from(LayerError::Entry("f".into(), carried.into()));
         let expected = "can't unpack `f`: it has more than 1000000 entries";
         assert_eq!(entry.message(), expected);

@@ -202,6 +202,11 @@ impl Budget {
         Ok(())
     }
 
+    /// How many bytes of a disk stay free of images.
+    pub fn spare(total: u64) -> u64 {
+        spare_bytes(total)
+    }
+
     /// Refuses when what is free on the disk is kept for the store, which has to be able to commit.
     ///
     /// # Errors

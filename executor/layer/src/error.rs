@@ -84,8 +84,16 @@ pub enum LayerError {
     #[error(transparent)]
     Path(EntryError),
     /// The entry with this path can't be had.
-    #[error("can't unpack `{}`", .0.display())]
+    #[error("can't unpack {}", named(.0))]
     Entry(PathBuf, #[source] EntryError),
+}
+
+/// An entry by its path; the top of a layer has an empty one.
+fn named(path: &std::path::Path) -> String {
+    match path.as_os_str().is_empty() {
+        true => "its top directory".to_owned(),
+        false => format!("`{}`", path.display()),
+    }
 }
 
 /// Why an entry of a layer can't be had.

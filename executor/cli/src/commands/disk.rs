@@ -2,12 +2,13 @@
 
 use super::gc::size;
 use crate::{client::Client, error::Error, output};
+use std::time::Duration;
 use tank_proto::varlink::{DiskPart, DiskUsageReply, Method};
 
 const HEADING: [&str; 4] = ["WHAT", "COUNT", "SIZE", "GC FREES"];
 
 pub async fn usage(client: &mut Client, json: bool) -> Result<u8, Error> {
-    let reply: DiskUsageReply = client.call(Method::DiskUsage {}).await?;
+    let reply: DiskUsageReply = client.call(Method::DiskUsage { advice: None }).await?;
     if json {
         output::json(&reply)?;
         return Ok(0);
@@ -17,7 +18,29 @@ pub async fn usage(client: &mut Client, json: bool) -> Result<u8, Error> {
     for note in notes {
         output::line(&note)?;
     }
+    if reply.free < reply.total / FULL {
+        for advice in advice(client).await {
+            output::line(&advice)?;
+        }
+    }
     Ok(0)
+}
+
+/// Where a share of the disk is free that is less than one in so many, what would free some is said as well.
+const FULL: u64 = 10;
+
+/// The longest that is waited for what would free some of the disk.
+const ADVICE: Duration = Duration::from_secs(30);
+
+/// What would free some of the disk, as far as the daemon says that in time.
+pub async fn advice(client: &mut Client) -> Vec<String> {
+    let call = Method::DiskUsage { advice: Some(true) };
+    let reply = tokio::time::timeout(ADVICE, client.call::<DiskUsageReply>(call)).await;
+    match reply {
+        Ok(Ok(reply)) => reply.advice.unwrap_or_default(),
+        // Of an older daemon.
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
 }
 
 /// The rows of the table, and what is said below it.
@@ -102,6 +125,7 @@ mod tests {
             ],
             total: 100 << 30,
             free: 40 << 30,
+            advice: None,
         };
         let (rows, notes) = rows(&reply);
         let rows: Vec<String> = rows.iter().map(|row| row.join("|")).collect();

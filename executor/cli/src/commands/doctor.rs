@@ -274,14 +274,21 @@ fn is_not_permitted(error: &tank_sys::Error) -> bool {
 
 /// Whether the daemon answers, and what it knows of its host.
 async fn daemon(socket: &Path) -> Vec<Finding> {
-    let status = match Client::connect(socket).await {
-        Ok(mut client) => client.call::<StatusReply>(Method::Status {}).await,
-        Err(error) => Err(error),
+    let asked = async {
+        let mut client = Client::connect(socket).await?;
+        let status = client.call::<StatusReply>(Method::Status {}).await?;
+        let advice = match status.low {
+            Some(_) => super::disk::advice(&mut client).await,
+            None => Vec::new(),
+        };
+        Ok::<_, Error>((status, advice))
     };
-    match status {
-        Ok(status) => {
+    match asked.await {
+        Ok((status, advice)) => {
             let found = format!("{} answers at {}", status.version, socket.display());
-            vec![finding("tankd", true, found, ""), volume_sizes(&status)]
+            let mut findings = vec![finding("tankd", true, found, ""), volume_sizes(&status)];
+            findings.extend(low_disk(&status, &advice));
+            findings
         }
         // It is there: nobody is refused by a socket that is not listened to.
         Err(Error::NotPermitted { socket }) => vec![unknown(
@@ -295,6 +302,17 @@ async fn daemon(socket: &Path) -> Vec<Finding> {
             "start it, as root: `tankd`",
         )],
     }
+}
+
+/// That little of the disk is free. A host whose disk fills is well until it is full.
+fn low_disk(status: &StatusReply, advice: &[String]) -> Option<Finding> {
+    let found = status.low.clone()?;
+    Some(Finding {
+        what: "disk",
+        ok: None,
+        found,
+        help: (!advice.is_empty()).then(|| Cow::Owned(advice.join("; "))),
+    })
 }
 
 /// Whether volumes can have a `size`. A host on which they can't is well all the same.

@@ -143,6 +143,12 @@ pub async fn status(client: &mut Client, json: bool) -> Result<u8, Error> {
         let failed = format!("backups     failed of {failed}: `tank volume backups` says why");
         output::sentence(&failed, 12)?;
     }
+    if let Some(low) = &reply.low {
+        output::sentence(&format!("disk        {low}"), 12)?;
+        for advice in super::disk::advice(client).await {
+            output::sentence(&format!("            {advice}"), 12)?;
+        }
+    }
     Ok(0)
 }
 

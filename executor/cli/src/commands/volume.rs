@@ -65,6 +65,7 @@ fn row(volume: &Volume) -> Vec<String> {
         volume.declared,
         volume.generations.as_slice(),
     ) {
+        (true, ..) if volume.supposed == Some(true) => "may be in use",
         (true, ..) => "in use",
         (false, true, _) => "declared",
         (false, false, []) => "orphan",

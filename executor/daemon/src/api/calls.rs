@@ -204,7 +204,9 @@ impl Client {
                 let (reply, fds) = copies::begin(&floors, of, copy).await?;
                 self.reply(&reply, false, fds).await
             }
-            Method::DiskUsage {} => self.disk_usage(&generations).await,
+            Method::DiskUsage { advice } => {
+                self.disk_usage(&generations, advice == Some(true)).await
+            }
             Method::Logs(call) => self.logs(&generations, call, more).await,
             Method::Why { field } => {
                 let reply = tokio::task::spawn_blocking(move || generations.why(&field)).await;
@@ -373,6 +375,7 @@ async fn status(
         failed_backups: Some(failed).filter(|failed| !failed.is_empty()),
         stopped: by_hand::stopped(&generations.overrides()?, &graph),
         unlimited: generations.unlimited().await,
+        low: generations.low_space().await,
         failing: states::failing(&pods),
     })
 }

@@ -91,6 +91,7 @@ impl Client {
     }
 
     async fn fail(&mut self, refusal: Refusal) -> Result<(), Refusal> {
+        let refusal = refusal.explained(&self.floors.generations).await;
         let error = RawError::new(refusal).ok_or(Refusal::Gone)?;
         self.send(&error, Vec::new()).await
     }

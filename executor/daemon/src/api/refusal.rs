@@ -3,12 +3,13 @@
 
 use crate::{
     actuate::sources::SourceError,
-    generations::{Error as Refused, Misfit},
+    generations::{Error as Refused, Generations, Misfit},
     pods::{self, why},
     reconcile::Error as ReconcileError,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use tank_plan::TargetError;
 use tank_proto::{
     call::Wrong,
@@ -20,6 +21,8 @@ use tank_proto::{
 /// gone.
 pub enum Refusal {
     Error(Error),
+    /// What a full disk may be behind: what to do about that is found out where it is sent.
+    Full(Box<Refused>),
     Service(&'static str, Value),
     Gone,
 }
@@ -60,6 +63,7 @@ impl RawError {
             Refusal::Service(name, parameters) => {
                 (format!("org.varlink.service.{name}"), parameters)
             }
+            Refusal::Full(error) => return Self::new(Refusal::Error(wire(*error))),
             Refusal::Error(error) => {
                 let value = serde_json::to_value(&error).ok()?;
                 (
@@ -76,7 +80,23 @@ impl RawError {
 
 impl From<Refused> for Refusal {
     fn from(error: Refused) -> Self {
-        Self::Error(wire(error))
+        match error.may_be_no_space() {
+            true => Self::Full(Box::new(error)),
+            false => Self::Error(wire(error)),
+        }
+    }
+}
+
+impl Refusal {
+    /// The same, with what to do about a full disk where that is behind it.
+    pub async fn explained(self, generations: &Arc<Generations>) -> Self {
+        match self {
+            Self::Full(error) => {
+                let help = generations.help_where_full(&error).await;
+                Self::Error(wire(error.helped(help)))
+            }
+            other => other,
+        }
     }
 }
 

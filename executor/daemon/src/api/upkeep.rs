@@ -86,7 +86,20 @@ impl Client {
     pub(super) async fn disk_usage(
         &mut self,
         generations: &Arc<Generations>,
+        only_advice: bool,
     ) -> Result<(), Refusal> {
+        if only_advice {
+            let advise = async { Ok(generations.space_advice().await) };
+            let advice = while_connected(&self.stream, advise).await?;
+            let free = generations.free_space().await?;
+            let reply = varlink::DiskUsageReply {
+                parts: Vec::new(),
+                total: free.total,
+                free: free.free,
+                advice: Some(advice),
+            };
+            return self.reply(&reply, false, Vec::new()).await;
+        }
         let measure = async { Ok(generations.disk().await?) };
         let disk = while_connected(&self.stream, measure).await?;
         let part = |part: DiskUse| varlink::DiskPart {
@@ -100,6 +113,7 @@ impl Client {
             parts: disk.parts.into_iter().map(part).collect(),
             total: disk.total,
             free: disk.free,
+            advice: None,
         };
         self.reply(&reply, false, Vec::new()).await
     }

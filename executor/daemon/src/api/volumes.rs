@@ -285,6 +285,7 @@ fn reply(volumes: Vec<Volume>) -> VolumesReply {
         declared: volume.declared,
         generations: volume.generations,
         mounted: volume.mounted,
+        supposed: volume.supposed.then_some(true),
         used: volume.used,
         size: volume.limit,
         counting: volume.counting.then_some(true),

@@ -3,7 +3,7 @@
 //! Each file counts once: a layer that several images have is one file. What volumes share with their snapshots is known by the
 //! file system alone, so snapshots have a count and no size.
 
-use super::{Error, Generations, error::Context};
+use super::{Error, Generations, error::Context, space::Free};
 use crate::actuate::volumes::{Size, measure};
 use std::{
     fs, io,
@@ -65,9 +65,8 @@ impl Generations {
                 let (count, size) = of_folder(&state.join(folder), kind == "layers", &stop)?;
                 measured.push((kind, count, size));
             }
-            let found = rustix::fs::statvfs(&state)?;
-            let of = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-            Ok::<_, io::Error>((measured, of(found.f_blocks), of(found.f_bavail)))
+            let found = Free::of(&state)?;
+            Ok::<_, io::Error>((measured, found.total, found.free))
         };
         let look = spawn_blocking(look).await.doing(what)?;
         let (measured, total, free) = look.doing(what)?;

@@ -11,7 +11,7 @@ use super::{
     volumes::{ARCHIVE, Volume, choose},
 };
 use crate::{
-    actuate::volumes::{Places, Replaced, Turn, VolumeError, Volumes},
+    actuate::volumes::{Places, Replaced, Turn, VolumeError, Volumes, used},
     events::Kind,
 };
 use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
@@ -277,13 +277,25 @@ impl Generations {
             };
             return Err(Error::Unaskable(why));
         }
+        let of = Arc::clone(places);
+        let was_used = spawn_blocking(move || used(&of).is_some()).await;
+        let was_used = was_used.doing("look at a volume")?;
         let observed = self.reconciler.observe(&graph).await?;
-        if let Some((pod, undeclared)) = who_has(&observed, &graph, id) {
-            let volume = local(id);
-            if let Some(name) = undeclared {
+        if let Some(holder) = who_has(&observed, &graph, id, was_used) {
+            let (pod, volume) = (holder.pod, local(id));
+            if let Some(name) = holder.undeclared {
                 // `tank stop` ends what is declared.
+                let has = if holder.is_sure { "has" } else { "may have" };
                 let why = format!(
-                    "`{pod}/{name}`, which no generation declares, has `{volume}` mounted: a `tank run` ends with its command, and with whoever runs it"
+                    "`{pod}/{name}`, which no generation declares, {has} `{volume}` mounted: a `tank run` ends with its command, and with \
+                     whoever runs it; of what another store declared it is known after a switch to that"
+                );
+                return Err(why).doing("import a volume");
+            }
+            if !holder.is_sure {
+                let why = format!(
+                    "of pod `{pod}` it is not known what it has mounted, and `{volume}` was in use once: it does not answer, or is not yet what \
+                     the current generation declares; `tank explain {pod}` says which"
                 );
                 return Err(why).doing("import a volume");
             }

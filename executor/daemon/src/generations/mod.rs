@@ -40,6 +40,7 @@ mod retention;
 mod rollback;
 pub mod run;
 mod sizes;
+mod space;
 mod switch;
 mod transfers;
 mod uses;

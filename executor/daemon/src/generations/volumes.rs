@@ -50,6 +50,8 @@ pub struct Volume {
     pub generations: Vec<u64>,
     /// Whether a process has it mounted, or may have.
     pub mounted: bool,
+    /// It only may have.
+    pub supposed: bool,
     /// The most that it may take, as the current generation declares it.
     pub limit: Option<u64>,
     /// Not all that was in it before counts to that yet.
@@ -133,15 +135,18 @@ impl Generations {
 
     fn volume(&self, id: VolumeId, graph: &Graph, named: &Named, observed: &Observed) -> Volume {
         let places = self.volumes.places(&id);
+        let last_used = used(&places);
+        let holder = who_has(observed, graph, &id, last_used.is_some());
         Volume {
             size: Size::default(),
             pods: declaring(graph, &id),
             declared: declares(graph, &id),
             generations: named.get(&id).cloned().unwrap_or_default(),
-            mounted: who_has(observed, graph, &id).is_some(),
+            mounted: holder.is_some(),
+            supposed: holder.is_some_and(|holder| !holder.is_sure),
             limit: graph.size(&id).map(|size| size.0),
             counting: self.volumes.is_counting(&places),
-            used: used(&places),
+            used: last_used,
             snapshots: Vec::new(),
             replaced: self.volumes.has_replaced(&places),
             id,
@@ -292,6 +297,12 @@ fn use_of(one: &Volume) -> Option<String> {
         VolumeId::Own(pod, volume) if one.declared => {
             Some(format!("pod `{pod}` declares the volume `{volume}`"))
         }
+        VolumeId::Own(pod, volume) if one.supposed => Some(format!(
+            "a container of pod `{pod}` runs of which it is not known what it has mounted, and `{volume}` was in use once"
+        )),
+        VolumeId::Shared(name) if one.supposed && !one.declared => Some(format!(
+            "a container runs of which it is not known what it has mounted, and the shared volume `{name}` was in use once"
+        )),
         VolumeId::Own(pod, volume) => one
             .mounted
             .then(|| format!("a container of pod `{pod}` has `{volume}` mounted")),

@@ -68,4 +68,7 @@ pub struct DiskUsageReply {
     pub total: u64,
     /// Those of them that are free.
     pub free: u64,
+    /// What would free some of it, a sentence each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<Vec<String>>,
 }

@@ -202,7 +202,10 @@ pub enum Method {
     CopyIn(CopyInCall),
     /// What takes the disk.
     #[serde(rename = "io.tank.Executor.DiskUsage")]
-    DiskUsage {},
+    DiskUsage {
+        /// Only what would free some of it.
+        advice: Option<bool>,
+    },
     /// Lines of the logs.
     #[serde(rename = "io.tank.Executor.Logs")]
     Logs(LogsCall),

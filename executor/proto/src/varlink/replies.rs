@@ -247,6 +247,9 @@ pub struct StatusReply {
     /// Why volumes can't be held to a `size` on this host, and what to do. Absent: they can, or an older daemon answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlimited: Option<Vec<String>>,
+    /// What is free of the disk with the state folder, where little is. Absent: enough is, or an older daemon answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<String>,
     /// The pods that are not as they should be: neither running nor completed, nor stopped by hand. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<Vec<PodStatus>>,

@@ -16,8 +16,11 @@ pub struct Volume {
     pub declared: bool,
     /// The generations that declare it.
     pub generations: Vec<u64>,
-    /// Whether a container has it mounted.
+    /// Whether a container has it mounted, or may have.
     pub mounted: bool,
+    /// Whether it only may have: one runs of which it is not known. Absent: it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supposed: Option<bool>,
     /// When a container that mounts it was started last, in milliseconds since the epoch.
     pub used: Option<u64>,
     /// The generations that a snapshot of it is kept with. Absent: none is.
