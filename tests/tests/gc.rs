@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
 };
-use tank_tests::{Host, eventually, fixtures, layouts, repo};
+use tank_tests::{Host, eventually, fixtures, layouts, repo, words};
 
 /// As [`tank_tests::RUN`], and it prints something: a log is made with its first line.
 const RUN: &str = r#"command = ["/bin/sh", "-c", "echo begins; trap 'exit 0' TERM USR1; while true; do sleep 0.1; done"]"#;
@@ -622,10 +622,39 @@ fn a_full_disk_is_collected() {
             .expect("sh")
             .success()
     );
+    // Who asks is told what there is to do about it.
+    let status = words(&host.tank(&["status"]).ok());
+    for text in [
+        "of 64.0 MiB are free",
+        "`tank gc` frees 5.",
+        "`tank disk-usage` says",
+    ] {
+        assert!(status.contains(text), "{text}: {status}");
+    }
+    let doctor = words(&host.tank(&["doctor"]).stdout);
+    assert!(
+        doctor.contains("disk") && doctor.contains("`tank gc` frees"),
+        "{doctor}"
+    );
     let done = host.tank(&["--json", "gc", "--keep", "1"]);
     assert_eq!(done.status, 0, "{done:?}");
     let done = done.json();
     assert_eq!(kinds(&done)["layers"].0, 1, "{done}");
+    pack(&host, "more", 6 << 20);
+    let more = format!("{{ {} }}", pod("web", "oci:./more:big", 1));
+    host.write("more.ncl", &more);
+    let refused = host.tank(&["switch", "more.ncl"]);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    let said = words(&refused.stderr);
+    for text in [
+        "No space left",
+        "of 64.0 MiB are free",
+        "images are refused below",
+        "`tank gc` frees nothing now",
+    ] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    assert!(!said.contains("``"), "{said}");
     assert!(
         host.inside("rm")
             .arg(&filler)

@@ -67,7 +67,7 @@ fn another_client_introspects_lists_and_switches() {
          print(stages[0], stages[1], 'step' in stages, stages[-1])\n\
          print([(pod['name'], pod['state']) for pod in tank.List()['pods']])\n",
     );
-    assert_eq!(switched.ok(), "pull commit True 1\n[('web', 'running')]\n");
+    assert_eq!(switched.ok(), "note commit True 1\n[('web', 'running')]\n");
 
     // What has to do with generations: a client keeps types and methods in one table.
     let generations = script(

@@ -117,3 +117,49 @@ impl Origin for Layout {
         part.copy(descriptor.size(), out, budget).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_tag_that_is_no_whole_name_is_one_of_the_archive_alone() {
+        let folder = std::env::temp_dir().join(format!("tank-layout-names-{}", std::process::id()));
+        let image = |annotations: Value| {
+            json!({
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": Digest::of(b"image").to_string(),
+                "size": 5,
+                "annotations": annotations,
+            })
+        };
+        let index = json!({ "schemaVersion": 2, "manifests": [
+            image(json!({ TAG: "v1" })),
+            image(json!({ TAG: "app:2" })),
+            image(json!({ TAG: "v3", NAME: "docker.io/library/app:3" })),
+            image(json!({})),
+        ] });
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let write = |name: &str, text: String| std::fs::write(folder.join(name), text);
+        write(
+            "oci-layout",
+            "{\"imageLayoutVersion\":\"1.0.0\"}".to_owned(),
+        )
+        .expect("writes");
+        write("index.json", index.to_string()).expect("writes");
+        let called = Layout::names(&Files::of_folder(folder.clone())).expect("a layout");
+        std::fs::remove_dir_all(&folder).expect("goes");
+        let called: Vec<_> = called
+            .iter()
+            .map(|one| (one.names.join(" "), one.tag.as_deref()))
+            .collect();
+        let expected = [
+            (String::new(), Some("v1")),
+            ("app:2".to_owned(), None),
+            ("docker.io/library/app:3".to_owned(), Some("v3")),
+            (String::new(), None),
+        ];
+        assert_eq!(called, expected);
+    }
+}

@@ -114,8 +114,23 @@ fn a_backup_is_brought_back_by_its_number_its_time_or_its_path() {
         removed.contains("`tank volume restore db/data`"),
         "{removed}"
     );
+    // It is listed though nothing declares it now, and what declares it anew says how it comes back.
+    let listed = words(&host.tank(&["volume", "backups"]).ok());
+    assert!(listed.contains("last declared by generation 1"), "{listed}");
+    host.write("again.ncl", &pod(&host, "every = \"1d\""));
+    let note = "volume db/data begins anew, and";
+    let plan = words(&host.tank(&["diff", "again.ncl"]).ok());
+    let way = "`tank volume restore db/data` brings that back while its containers are stopped (`tank stop db`, then `tank start db`)";
+    assert!(plan.contains(note) && plan.contains(way), "{plan}");
     restore(&[]).ok();
     has("one");
+    let plan = words(&host.tank(&["diff", "again.ncl"]).ok());
+    assert!(!plan.contains(note), "{plan}");
+    host.tank(&["volume", "remove", "db/data"]).ok();
+    let switched = host.tank(&["switch", "again.ncl"]);
+    assert_eq!(switched.status, 0, "{switched:?}");
+    let said = words(&switched.stderr);
+    assert!(said.contains(note) && said.contains(way), "{said}");
     fs::remove_dir_all(folder(&host)).expect("goes");
     let refused = restore(&[]);
     assert_eq!(refused.status, 1);

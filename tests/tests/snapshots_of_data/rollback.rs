@@ -2,7 +2,7 @@
 
 use super::{Versions, data, kept, listing, on, on_disk, with_data, with_other};
 use serde_json::{Value, json};
-use tank_tests::{eventually, segment::sh};
+use tank_tests::{eventually, segment::sh, words};
 
 /// What may be in a volume, made by the root of a container.
 const ODD: &str = "cd /d && mkdir -m 2750 sub && echo a > sub/a && ln sub/a sub/b && ln -s /etc up && ln -s ../../.. sub/out &&
@@ -60,7 +60,15 @@ fn back_and_forth(kind: &str) {
             .contains("db/data as it left them")
     );
     // Back without data: it runs on what the second one left, which is kept as well.
-    host.tank(&["generations", "rollback", "1"]).ok();
+    let back = host.tank(&["generations", "rollback", "1"]);
+    assert_eq!(back.status, 0, "{back:?}");
+    assert!(
+        words(&back.stderr).contains(
+            "volumes stay as they are: `tank generations rollback 1 --with-data` would bring back db/data as well"
+        ),
+        "{}",
+        back.stderr
+    );
     eventually("the first one writes again", || {
         host.exec("db", "cat /d/row /d/new 2>&1") == "one\ntwo"
     });
@@ -84,7 +92,10 @@ fn back_and_forth(kind: &str) {
     assert_eq!(listing(&host), before);
     // What is kept goes with its generation.
     let dry = host.tank(&["gc", "--dry-run", "--keep", "1"]).ok();
-    assert!(dry.contains("snapshots of volumes"), "{dry}");
+    assert!(
+        dry.contains("snapshots of volumes") && dry.contains("  db/data as generation 1 left it ("),
+        "{dry}"
+    );
     host.tank(&["generations", "delete", "1", "2"]).ok();
     assert_eq!(
         on_disk(&host),

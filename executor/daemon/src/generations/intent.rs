@@ -387,14 +387,14 @@ impl Generations {
         // What is taken already is not advised.
         let help = match pull {
             Pull::Never | Pull::Missing => {
-                "without one, `tank image load` takes the image from an archive"
+                "Without one, `tank image load` takes the image from an archive"
             }
             Pull::Always => match self.here(images, reference, platform).await {
                 Ok(Some(_)) => {
-                    "the image is on this host: with `pull = 'missing` it is used, and no registry asked"
+                    "The image is on this host: with `pull = 'missing` it is used, and no registry asked"
                 }
                 _ => {
-                    "without one, `tank image load` takes the image from an archive, and `pull = 'missing` uses that"
+                    "Without one, `tank image load` takes the image from an archive, and `pull = 'missing` uses that"
                 }
             },
         };

@@ -230,6 +230,8 @@ impl Error {
     pub fn with_help(mut self, more: String) -> Self {
         if let Self::ImageUnavailable { help, .. } | Self::Failed { help, .. } = &mut self {
             *help = Some(match help.take() {
+                // A question is a sentence of its own.
+                Some(help) if help.ends_with('?') => format!("{help} {more}"),
                 Some(help) => format!("{help}; {more}"),
                 None => more,
             });
