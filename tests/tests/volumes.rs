@@ -1,5 +1,7 @@
 //! Volumes that Tank keeps: what they begin with, whose they are, and that what is in them stays.
 
+#[path = "volumes/another_store.rs"]
+mod another_store;
 #[path = "volumes/attributes.rs"]
 mod attributes;
 #[path = "volumes/replaced.rs"]
