@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use std::{fs, process::Command};
-use tank_tests::{Ended, Host, RUN, eventually, fixtures, repo};
+use tank_tests::{Ended, Host, RUN, eventually, fixtures, repo, words};
 
 fn pod(name: &str, image: &str, step: u32) -> String {
     format!("pods.{name}.containers.app = {{ image = \"{image}\", {RUN}, env.STEP = \"{step}\" }},")
@@ -47,6 +47,17 @@ fn refused_then_done(host: &Host, config: &str, says: &str, end: impl FnOnce()) 
         "it does not say `{says}`: {}",
         refused.stderr
     );
+    // What is to be done about a full disk is said with it.
+    if says.contains("No space left") {
+        let said = words(&refused.stderr);
+        for advice in [
+            " are free",
+            "`tank gc` frees ",
+            "`tank disk-usage` says what takes it",
+        ] {
+            assert!(said.contains(advice), "no `{advice}`: {said}");
+        }
+    }
     // A daemon that lacks something may not be able to say what there is; the kernel can.
     assert!(
         fs::metadata(format!("/proc/{pid}")).is_ok(),
