@@ -62,7 +62,7 @@ use tank_model::{
 pub const MAX_SECRET: u64 = 1 << 20;
 
 /// What has to be behind a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Directory,
     File,
@@ -137,6 +137,8 @@ pub fn check(
         paths.extend(writable(before));
         paths
     };
+    // What many pods share is looked at once: each look is a thread's.
+    let mut checked = BTreeSet::new();
     for (pod, spec) in config.pods.iter().filter(|(pod, _)| named.contains(*pod)) {
         for (name, volume) in &spec.volumes {
             if let Some(path) = &volume.host {
@@ -145,17 +147,22 @@ pub fn check(
                     volume: name.clone(),
                     source,
                 };
-                let (place, _) = sources
-                    .open_at(path, Kind::Directory, declared)
-                    .map_err(what)?;
                 let of_it = |mount: &&Mount| mount.volume == *name;
                 let all = spec.processes();
                 let all = all.flat_map(|(_, _, container)| container.mounts.values());
                 let mounts: Vec<&Mount> = all.filter(of_it).collect();
-                if mounts.iter().any(|mount| mount.propagation.is_slave()) {
+                let is_slave = mounts.iter().any(|mount| mount.propagation.is_slave());
+                let is_written = mounts.iter().any(|mount| !mount.read_only);
+                if !checked.insert((path, Kind::Directory, is_slave, is_written)) {
+                    continue;
+                }
+                let (place, _) = sources
+                    .open_at(path, Kind::Directory, declared)
+                    .map_err(what)?;
+                if is_slave {
                     sources.refuse_private(path, &place).map_err(what)?;
                 }
-                if mounts.iter().any(|mount| !mount.read_only) {
+                if is_written {
                     sources.refuse_set_id(path, place).map_err(what)?;
                 }
             }
@@ -166,9 +173,11 @@ pub fn check(
                     pod: pod.clone(),
                     source,
                 };
-                sources
-                    .open_at(&secret.file, Kind::File, declared)
-                    .map_err(what)?;
+                if checked.insert((&secret.file, Kind::File, false, false)) {
+                    sources
+                        .open_at(&secret.file, Kind::File, declared)
+                        .map_err(what)?;
+                }
             }
         }
     }
