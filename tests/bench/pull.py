@@ -3,7 +3,8 @@
 Everybody pulls the same two images of one layer of gzip (`scripts/pull-images.sh`) from the same registry, whose files are
 in memory after the first time. podman, docker and containerd unpack into folders of overlay, `skopeo` with `umoci` into a bundle;
 none of them waits until it is on the disk, and Tank does. `tank diff` fetches, makes the plan, and starts nothing; `tank gc` removes
-what no generation has. tar alone decompresses and unpacks the layer, and writes nothing else."""
+what no generation has. tar alone decompresses and unpacks the layer, and writes nothing else; the kernel alone removes one file that is as
+long as the layer is uncompressed."""
 
 import json
 import os
@@ -132,6 +133,20 @@ def ways(host, registry):
     return found
 
 
+def as_one_file(host, layer):
+    """A file on the disk as long as what a layer is decompressed (RFC 1952, 2.3.1: its last four bytes say how long that is)."""
+    with open(layer, "rb") as compressed:
+        compressed.seek(-4, os.SEEK_END)
+        length = int.from_bytes(compressed.read(4), "little")
+    path, piece = os.path.join(host.folder, "one-file"), os.urandom(1 << 20)
+    with open(path, "wb") as out:
+        for _ in range(length >> 20):
+            out.write(piece)
+        out.flush()
+        os.fsync(out.fileno())
+    return path
+
+
 def pull(host, samples, runs):
     """An image pulled and removed again, by turns."""
     if getattr(host, "has_images", False):
@@ -154,5 +169,7 @@ def pull(host, samples, runs):
                 os.sync()
                 samples.time(f"remove {image}", name, lambda: remove(image))
                 time.sleep(1)
+            written = as_one_file(host, registry.layer(image))
+            samples.time(f"remove {image}", "floor", lambda: os.unlink(written))
     # The next part has a registry of its own.
     registry.stop()
