@@ -306,6 +306,14 @@ impl Host {
         daemon.wait().expect("wait");
     }
 
+    /// Has it end as a service manager does, and waits for that.
+    pub fn end_daemon(&mut self) {
+        let pid = self.daemon_pid().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(sent.expect("kill").success());
+        self.reap_daemon();
+    }
+
     /// Whether it has ended by itself; waits a moment for one that is about to.
     pub fn daemon_has_ended(&mut self) -> bool {
         let daemon = self.daemon.as_mut().expect("tankd was started");

@@ -459,6 +459,7 @@ fn what_takes_the_disk_is_counted_once() {
             "documents",
             "logs",
             "scratch",
+            "figures",
             "generations",
             "volumes",
             "snapshots",

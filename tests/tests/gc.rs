@@ -230,6 +230,9 @@ fn what_no_generation_needs_goes_and_nothing_else() {
     host.switch(&old);
     host.exec("gone", "echo kept > /data/file");
     eventually("its log is there", || names(&host, "logs").contains("gone"));
+    // What it used, which a daemon writes once a minute, and when it ends.
+    fs::create_dir_all(host.dir.join("state/usage/gone")).expect("a folder");
+    fs::create_dir_all(host.dir.join("state/usage/web")).expect("a folder");
     host.switch(&format!(
         "{{ {} {} }}",
         pod("web", "oci:./busybox", 2),
@@ -297,6 +300,8 @@ fn what_no_generation_needs_goes_and_nothing_else() {
         "BusyBox and the layer of `two`: {layers_after:?}"
     );
     assert_eq!(kinds["logs"].0, 1, "{done}");
+    assert_eq!(kinds["figures"].0, 1, "{done}");
+    assert!(!names(&host, "usage").contains("gone") && names(&host, "usage").contains("web"));
     assert!(kinds["nodes"].0 > 5, "{done}");
     assert!(!names(&host, "logs").contains("gone"));
     assert_eq!(host.tank(&["logs", "gone"]).status, 1);

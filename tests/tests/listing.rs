@@ -44,6 +44,7 @@ fn networks_are_listed_with_who_is_on_them() {
         &["list", "networks"][..],
         &["list"],
         &["stats", "-1"],
+        &["stats", "--since", "1h"],
         &["logs"],
         &["events"],
     ] {

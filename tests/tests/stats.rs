@@ -6,12 +6,13 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::{
-        fs::{MetadataExt, PermissionsExt},
+        fs::{FileExt, MetadataExt, PermissionsExt},
         net::UnixStream,
     },
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tank_plan::figures::{FINE, Sample};
 use tank_tests::{Host, RUN, eventually, pty::Terminal, sleeper};
 
 /// A host whose `tank.toml` says more.
@@ -160,6 +161,193 @@ fn what_pods_use_is_what_the_kernel_counts() {
         refused.status != 0 && refused.stderr.contains("two"),
         "{}",
         refused.stderr
+    );
+    host.finish();
+}
+
+/// The points of a pod of this command's answer.
+fn points(host: &Host, pod: &str) -> Vec<Value> {
+    let history = host.tank(&["--json", "stats", pod, "--since", "1h"]).json();
+    assert_eq!(history["step"], 30_000, "{history}");
+    history["pods"][0]["points"]
+        .as_array()
+        .expect("points")
+        .clone()
+}
+
+#[test]
+fn what_pods_have_used_outlives_the_daemon() {
+    let mut host = Host::new();
+    let loops = r#"command = ["/bin/sh", "-c", "trap 'exit 0' TERM; while true; do :; done"]"#;
+    host.switch(&format!(
+        "{{ pods.busy.containers.app = {{ image = \"oci:./busybox\", {loops}, stop.timeout = \"1s\" }},
+            pods.two.containers = {{ one = {{ image = \"oci:./busybox\", {RUN} }},
+              other = {{ image = \"oci:./busybox\", {RUN} }} }} }}"
+    ));
+    // Of what is now there is a point before anything is written.
+    assert_eq!(points(&host, "busy").len(), 1);
+    let folder = host.dir.join("state/usage");
+    let kept = |pod: &str| -> Vec<String> {
+        let entries = fs::read_dir(folder.join(pod))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut names: Vec<String> = entries
+            .filter_map(|one| one.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    };
+    host.end_daemon();
+    assert_eq!(kept("busy"), ["_pod"]);
+    assert_eq!(kept("two"), ["_pod", "one", "other"]);
+    let found = fs::metadata(folder.join("busy/_pod")).expect("a file");
+    assert_eq!(
+        (found.mode() & 0o777, found.uid(), found.len()),
+        (0o600, 0, 144_448)
+    );
+    host.start_daemon();
+    let written = points(&host, "busy");
+    assert!(!written.is_empty(), "{written:#?}");
+    host.end_daemon();
+    // As it was two minutes ago: a point is of what was used since the one before it.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("a time");
+    let ago = Sample {
+        time: now.as_millis() as u64 - 120_000,
+        cpu: Some(1),
+        memory: Some(7 << 20),
+        ..Sample::default()
+    };
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(folder.join("busy/_pod"))
+        .expect("a file");
+    file.write_all_at(&ago.encode(), FINE.offset(ago.time))
+        .expect("written");
+    host.start_daemon();
+    let all = points(&host, "busy");
+    let number = |at: usize, field: &str| {
+        all[at][field]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{all:#?}"))
+    };
+    assert_eq!(
+        (number(0, "time"), number(0, "memory")),
+        (ago.time, 7 << 20),
+        "{all:#?}"
+    );
+    assert_eq!(
+        (&all[0]["span"], &all[0]["cpu"]),
+        (&Value::Null, &Value::Null),
+        "{all:#?}"
+    );
+    assert!(all.len() > 1, "{all:#?}");
+    // Of a time that is longer than three steps nothing is said.
+    assert_eq!(
+        (&all[1]["span"], &all[1]["cpu"]),
+        (&Value::Null, &Value::Null),
+        "{all:#?}"
+    );
+    let near = Sample {
+        time: number(1, "time") - 60_000,
+        ..ago
+    };
+    file.write_all_at(&near.encode(), FINE.offset(near.time))
+        .expect("written");
+    let all = points(&host, "busy");
+    let number = |at: usize, field: &str| {
+        all[at][field]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{all:#?}"))
+    };
+    let at = all
+        .iter()
+        .position(|one| one["time"] == near.time)
+        .expect("it is there")
+        + 1;
+    assert!(
+        number(at, "span") >= 60_000 && number(at, "span") < 90_000,
+        "{all:#?}"
+    );
+    assert!(
+        number(at, "cpu") > 1_000 && number(at, "memory") > 0 && number(at, "pids") >= 1,
+        "{all:#?}"
+    );
+    let table = host.tank(&["stats", "--since", "1h"]).ok();
+    let first: Vec<&str> = table
+        .lines()
+        .filter_map(|line| line.split("  ").next())
+        .collect();
+    assert_eq!(first, ["POD", "busy", "two", "", ""], "{table}");
+    // Garbage, half a file and none of Tank's: what runs and what is shown go on.
+    host.end_daemon();
+    fs::write(folder.join("busy/_pod"), vec![0x5a; 10_000]).expect("written");
+    fs::remove_file(folder.join("two/_pod")).expect("removed");
+    std::os::unix::fs::symlink("/etc/passwd", folder.join("two/_pod")).expect("a link");
+    host.start_daemon();
+    assert_eq!(points(&host, "busy").len(), 1);
+    assert_eq!(points(&host, "two").len(), 1);
+    host.end_daemon();
+    host.start_daemon();
+    let notes = events(&host, &["--kind", "note"]);
+    let is_said = |note: &Value| {
+        let message = note["message"].as_str().unwrap_or_default();
+        message.starts_with("figures over time are not kept: ")
+            && message.contains("usage/two/_pod")
+    };
+    assert!(notes.iter().any(is_said), "{notes:#?}");
+    for (wrong, why) in [
+        (
+            &["stats", "--since", "yesterday"][..],
+            "write for example `10m`",
+        ),
+        (
+            &["stats", "--since", "2099-01-01T00:00:00Z"],
+            "`since` is still to come",
+        ),
+        (&["stats", "tow", "--since", "1h"], "did you mean `two`?"),
+    ] {
+        let refused = host.tank(wrong);
+        assert_ne!(refused.status, 0, "{wrong:?}");
+        assert!(
+            refused.stderr.contains(why),
+            "{wrong:?}: {}",
+            refused.stderr
+        );
+    }
+    host.finish();
+}
+
+#[test]
+fn bytes_of_disks_are_counted_by_either_version() {
+    let host = Host::new();
+    let volume = "mounts.data = { volume = \"data\", path = \"/data\" }";
+    host.switch(&format!(
+        "{{ pods.web = {{ containers.app = {{ image = \"oci:./busybox\", {RUN}, {volume} }}, volumes.data = {{}} }} }}"
+    ));
+    let written = || {
+        let stats = host.tank(&["--json", "stats", "web"]).json();
+        let of = |usage: &Value| {
+            usage["written"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("{stats}"))
+        };
+        let pod = &stats["pods"][0];
+        (of(&pod["usage"]), of(&pod["containers"][0]["usage"]))
+    };
+    let before = written();
+    // Past the kernel's cache, so that it is the container's own.
+    host.exec(
+        "web",
+        "dd if=/dev/zero of=/data/file bs=65536 count=64 oflag=direct conv=fsync 2> /dev/null",
+    );
+    let after = written();
+    let least = 64 << 16;
+    assert!(
+        after.0 - before.0 >= least && after.1 - before.1 >= least,
+        "{before:?} {after:?}"
     );
     host.finish();
 }

@@ -199,3 +199,51 @@ fn shims_of_version_3_are_taken_over() {
     assert_eq!(host.exec("web", "echo fine"), "fine");
     host.finish();
 }
+
+/// A shim of the next version, which says more than is known here, and whose notifications are not all known: what a `tankd` that was put
+/// back by one version finds.
+#[test]
+fn shims_of_a_newer_version_are_taken_over() {
+    let host = Host::without_daemon();
+    let wrapper = host.dir.join("new-shim");
+    let shim = bin("tank-shim");
+    fs::write(
+        &wrapper,
+        format!(
+            "#!/bin/sh\nTANK_SHIM_VERSION=99 exec {} \"$@\"\n",
+            shim.display()
+        ),
+    )
+    .expect("written");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("executable");
+    let flag = format!("--shim={}", wrapper.display());
+    let mut host = host.started_with(&[&flag]);
+    let config = |pids: u32| {
+        format!(
+            "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN}, limits.pids = {pids} }} }}"
+        )
+    };
+    host.switch(&config(50));
+    let pid = host.pid("web", "app");
+    host.kill_daemon();
+    // What the newer one keeps beside the store, in a format that is not known.
+    let figures = host.dir.join("state/usage/web");
+    fs::create_dir_all(&figures).expect("a folder");
+    fs::write(figures.join("_pod"), "tank figures, format 2\nand so on").expect("written");
+    let host = host.started_with(&[]);
+    assert_eq!(host.tank(&["diff", "--exit-code"]).status, 0);
+    host.switch(&config(51));
+    assert_eq!(host.exec("web", "echo fine"), "fine");
+    assert_eq!(host.pid("web", "app"), pid, "a limit disturbed it");
+    let history = host
+        .tank(&["--json", "stats", "web", "--since", "1h"])
+        .json();
+    assert_eq!(
+        history["pods"][0]["points"].as_array().map(Vec::len),
+        Some(1),
+        "{history}"
+    );
+    // And it can be ended.
+    host.tank(&["delete", "web"]).ok();
+    host.finish();
+}

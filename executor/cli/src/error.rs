@@ -5,19 +5,13 @@
 
 pub mod json;
 
-use crate::output;
+use crate::{output, status};
 use miette::{GraphicalReportHandler, GraphicalTheme, ThemeCharacters, ThemeStyles};
 use std::{error::Error as StdError, fmt, io, path::PathBuf};
 use tank_compiler::{CompileError, Problems, manual::Unknown};
 use tank_import::ImportError;
 use tank_proto::stream::NoStream;
 use tank_proto::varlink::{self, Outcome};
-
-/// The status of a switch that was put back.
-const ROLLED_BACK: u8 = 3;
-
-/// The status of a command that was interrupted: 128 and SIGINT.
-const INTERRUPTED: u8 = 130;
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug)]
@@ -142,12 +136,12 @@ impl Error {
     /// expect: the command's own statuses are below 125.
     pub fn status(&self, exec: bool) -> u8 {
         match self {
-            Self::Refused(varlink::Error::NotFound { .. }) if exec => 127,
-            Self::Refused(varlink::Error::NotExecutable { .. }) if exec => 126,
-            _ if exec => 125,
-            Self::Change { outcome, .. } if outcome.rolled_back => ROLLED_BACK,
-            Self::Interrupted { .. } | Self::GoesOn { .. } => INTERRUPTED,
-            _ => 1,
+            Self::Refused(varlink::Error::NotFound { .. }) if exec => status::NOT_FOUND,
+            Self::Refused(varlink::Error::NotExecutable { .. }) if exec => status::NOT_EXECUTABLE,
+            _ if exec => status::NOT_RUN,
+            Self::Change { outcome, .. } if outcome.rolled_back => status::ROLLED_BACK,
+            Self::Interrupted { .. } | Self::GoesOn { .. } => status::INTERRUPTED,
+            _ => status::FAILED,
         }
     }
 

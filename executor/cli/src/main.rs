@@ -13,6 +13,7 @@
 //! * [`timings`]: the spans of a change, drawn.
 //! * [`when`]: times as people write them.
 //! * [`usage`]: arguments that are none; [`elsewhere`]: what commands are called elsewhere.
+//! * [`status`]: every status that the command ends with.
 //! * [`error`]: the message, cause, help and exit status of every error.
 //!
 //! Data goes to standard output, progress and diagnostics to standard error.
@@ -28,6 +29,7 @@ mod modes;
 mod output;
 mod progress;
 mod shell;
+mod status;
 mod terminal;
 mod timings;
 mod usage;

@@ -1,11 +1,8 @@
 //! Arguments that are none of this program's: what is wrong, and what to type.
 
-use crate::{elsewhere, error, output};
+use crate::{elsewhere, error, output, status::MISUSED};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::ffi::OsStr;
-
-/// The status of a use that this program does not know.
-const MISUSED: u8 = 2;
 
 /// Prints what `clap` says (also `--help` and `--version`, which it has as errors); the status that the command ends with.
 pub fn refuse(mut error: clap::Error) -> u8 {

@@ -23,6 +23,7 @@ mod cache;
 mod dirty;
 mod events;
 mod faults;
+mod figures;
 mod generations;
 mod hooks;
 mod observe;
@@ -76,6 +77,9 @@ const MAX_BLOCKING_THREADS: usize = 24;
 
 /// How long is waited at the end for what blocks.
 const SHUTDOWN_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long figures over time may take to be written then.
+const FIGURES_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// What this program is by its first argument, where that is not the daemon.
 fn other_than_daemon() -> Option<ExitCode> {
@@ -213,6 +217,7 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     tokio::spawn(supervisor::keep_alive());
     supervisor::ready(&format!("serving {}", floors.settings.socket.display()));
     let backups = Arc::clone(&floors.generations);
+    let reconciler = Arc::clone(&floors.reconciler);
     tokio::select! {
         () = api::serve(floors, listener) => {}
         _ = terminate.recv() => {}
@@ -223,6 +228,8 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
         hooks.end().await;
     }
     backups.end_backups().await;
+    let figures = tokio::task::spawn_blocking(move || reconciler.end_figures());
+    let _ = tokio::time::timeout(FIGURES_LIMIT, figures).await;
     let _ = tokio::task::spawn_blocking(move || events.flush()).await;
     Ok(())
 }
@@ -245,6 +252,7 @@ fn listen_at(
 fn keep(reconciler: Arc<Reconciler>, generations: Arc<Generations>) {
     tokio::spawn(Arc::clone(&generations).collect_when_due());
     tokio::spawn(Arc::clone(&generations).back_up_when_due());
+    reconciler.keep_figures();
     tokio::spawn(reconciler.keep(generations));
 }
 
@@ -285,6 +293,9 @@ fn claim(settings: &Settings) -> Result<(Ownership, Cgroups), String> {
     let cgroups = Cgroups::new(layout, &settings.config.cgroup);
     ownership.add_cgroup(&cgroups, &settings.state_dir)?;
     ownership.add_network()?;
+    if let Err(error) = cgroups.count_disk(&settings.state_dir) {
+        tracing::warn!(error = with_causes(&error), "what disks do is not counted");
+    }
     private_dir(&settings.run_dir.join("pods"), 0o700)?;
     private_dir(&settings.attach_dir(), 0o700)?;
     Ok((ownership, cgroups))

@@ -18,6 +18,7 @@
 //! * [`backoff`]: when an ended container starts again.
 //! * [`backups`]: which backups of volumes are due.
 //! * [`events`]: what has happened, and which of that somebody asks for.
+//! * [`figures`]: what pods have used over time, and what is shown of it.
 //! * [`ports`]: whether a port that is about to be published is somebody's already.
 //! * `model`, with the feature `model-host`: a host made of data, on which the properties of the
 //!   planner are tested. No program has it.
@@ -30,6 +31,7 @@ pub mod backups;
 mod containers;
 pub mod events;
 pub mod explain;
+pub mod figures;
 pub mod flows;
 pub mod health;
 pub mod inputs;

@@ -245,7 +245,8 @@ pub enum FailureKind {
     NotRunning,
     /// The container has no terminal.
     NotATty,
-    /// Anything else.
+    /// Anything else, and what a newer shim tells apart.
+    #[serde(other)]
     Other,
 }
 

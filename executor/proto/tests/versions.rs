@@ -1,7 +1,7 @@
 //! What shims of older versions say is still understood. The lines are as they were sent, and are
 //! never edited: a new version gets a file of its own.
 
-use tank_proto::shim::{FromShim, Setup, StartSpec, VERSION};
+use tank_proto::shim::{Answer, FailureKind, FromShim, Reply, Setup, StartSpec, VERSION};
 
 #[test]
 fn every_message_of_version_1_is_understood() {
@@ -50,6 +50,69 @@ fn every_message_of_version_3_is_understood() {
             "the lines of a version that is no longer the newest stay"
         )
     };
+}
+
+#[test]
+fn every_message_of_version_7_is_understood() {
+    let lines = include_str!("fixtures/shim-7.jsonl").lines();
+    for line in lines.clone() {
+        let message: FromShim =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let again = serde_json::to_value(&message).expect("encodes");
+        assert_eq!(
+            again,
+            serde_json::from_str::<serde_json::Value>(line).expect("JSON"),
+            "{line}"
+        );
+    }
+    assert_eq!(lines.count(), 17);
+    const {
+        assert!(
+            VERSION == 7,
+            "a new version gets a file of its own; these lines stay"
+        )
+    };
+}
+
+/// What a shim of the next version says more is no reason not to understand the rest: an older `tankd` takes it over.
+#[test]
+fn what_a_newer_shim_says_more_is_left_out() {
+    fn more(value: &mut serde_json::Value) {
+        let unknown = serde_json::json!({ "of": [1, null, "a newer version"] });
+        value["newer"] = unknown.clone();
+        for container in value["containers"].as_array_mut().into_iter().flatten() {
+            container["newer"] = unknown.clone();
+        }
+        // To look is to make.
+        let object = value.as_object_mut().expect("an object");
+        object.retain(|_, value| !value.is_null());
+    }
+    for line in include_str!("fixtures/shim-7.jsonl").lines() {
+        let known: FromShim = serde_json::from_str(line).expect("a message");
+        let mut newer: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        more(&mut newer);
+        let understood: FromShim =
+            serde_json::from_value(newer.clone()).unwrap_or_else(|e| panic!("{e}: {newer}"));
+        assert_eq!(understood, known, "{newer}");
+    }
+    // Why it failed is told apart more finely.
+    let failed = r#"{"id":9,"reply":"failed","what":"start","why":"no","kind":"too_hot"}"#;
+    let failed: FromShim = serde_json::from_str(failed).expect("a message");
+    let FromShim::Answer(Answer {
+        id: 9,
+        reply: Reply::Failed(failure),
+    }) = failed
+    else {
+        panic!("{failed:?}");
+    };
+    assert_eq!(failure.kind, FailureKind::Other);
+    // What is not known at all is an error, and no other message.
+    for unknown in [
+        r#"{"id":9,"reply":"moved","to":"x"}"#,
+        r#"{"event":"warmed","container":"app"}"#,
+    ] {
+        serde_json::from_str::<FromShim>(unknown).expect_err(unknown);
+    }
 }
 
 #[test]

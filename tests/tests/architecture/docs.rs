@@ -164,10 +164,6 @@ fn the_readme_is_short_and_the_index_has_every_page() {
 /// The figures of the README are those of the page that says how they were measured, column by column.
 #[test]
 fn the_figures_of_the_readme_are_those_of_their_page() {
-    let cells = |line: &str| -> Vec<String> {
-        let cells = line.trim_matches('|').split('|');
-        cells.map(|cell| cell.trim().to_owned()).collect()
-    };
     let (readme, page) = (text("README.md"), text("docs/speed.md"));
     let table = readme
         .split("\n| milliseconds |")
@@ -189,6 +185,79 @@ fn the_figures_of_the_readme_are_those_of_their_page() {
         }
     }
     assert_eq!(found, 5 * 6);
+}
+
+fn cells(line: &str) -> Vec<String> {
+    let cells = line.trim().trim_matches('|').split('|');
+    cells.map(|cell| cell.trim().to_owned()).collect()
+}
+
+/// The rows of the table that begins like this, without its head.
+fn rows(document: &str, begin: &str) -> Vec<Vec<String>> {
+    let text = text(document);
+    let lines = text.lines().skip_while(|line| !line.starts_with(begin));
+    let lines = lines.take_while(|line| line.starts_with('|')).skip(2);
+    lines.map(cells).collect()
+}
+
+/// What is between `[` and `](`, and what the link leads to.
+fn links(cell: &str) -> Vec<(String, String)> {
+    let parts = cell.split('[').skip(1);
+    let links = parts.filter_map(|part| {
+        let (name, rest) = part.split_once("](")?;
+        Some((name.to_owned(), rest.split_once(')')?.0.to_owned()))
+    });
+    links.collect()
+}
+
+/// Each row of the comparison has a page, a test that is there (or is one of what is not there, which has its own list), and a page of the
+/// documentation of each other.
+#[test]
+fn the_comparison_rests_on_something() {
+    /// Whose documentation is where, in the order of the columns.
+    const OTHERS: [&[&str]; 5] = [
+        &["https://docs.docker.com/"],
+        &["https://docs.podman.io/"],
+        &["https://nixos.org/manual/"],
+        &["https://developer.hashicorp.com/nomad/"],
+        &["https://docs.k3s.io/", "https://kubernetes.io/docs/"],
+    ];
+    let claims = rows("README.md", "| | Tank | Compose");
+    let proofs = rows("docs/compared.md", "| row |");
+    let names = |rows: &[Vec<String>]| -> Vec<String> {
+        rows.iter().map(|row| row[0].replace("**", "")).collect()
+    };
+    assert_eq!(names(&claims), names(&proofs));
+    assert!(claims.len() > 10, "{claims:?}");
+    for (claim, proof) in claims.iter().zip(&proofs) {
+        let [row, page, held, others] = proof.as_slice() else {
+            panic!("{proof:?}");
+        };
+        let own = links(page);
+        assert!(!own.is_empty(), "{row}: no page");
+        // That they lead somewhere is held for every link.
+        assert!(own.iter().all(|(_, to)| !to.contains("://")), "{row}");
+        let is_no = claim[1].starts_with("**no");
+        assert_eq!(is_no, held == "not there", "{row}: {}", claim[1]);
+        if !is_no {
+            let words: Vec<&str> = quoted(held).collect();
+            let [file, test] = words.as_slice() else {
+                panic!("{row}: {held}");
+            };
+            let test = format!("#[test]\nfn {test}() {{");
+            assert!(text(file).contains(&test), "{row}: {held}");
+        }
+        let sources = links(others);
+        assert_eq!(
+            (sources.len(), claim.len()),
+            (OTHERS.len(), OTHERS.len() + 2),
+            "{row}"
+        );
+        for ((name, source), known) in sources.iter().zip(OTHERS) {
+            let is_theirs = known.iter().any(|begin| source.starts_with(begin));
+            assert!(is_theirs, "{row}: {name} has {source}");
+        }
+    }
 }
 
 /// The stops of the walk: the numbered paragraphs of its section.

@@ -17,11 +17,12 @@ const FLOORS: [&[&str]; 7] = [
 ];
 
 /// What every floor may name. These name no floor, and each other only without a circle.
-const LEAVES: [&str; 11] = [
+const LEAVES: [&str; 12] = [
     "cache",
     "dirty",
     "events",
     "faults",
+    "figures",
     "hooks",
     "ownership",
     "rules",

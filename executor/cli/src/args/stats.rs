@@ -41,6 +41,9 @@ pub struct Stats {
     /// Only the pods of this stack.
     #[arg(long, value_parser = stack)]
     pub stack: Option<Name>,
+    /// What they have used since then: so long ago (`1h`, `7d`), or a time, as `tank logs` has it. A week is kept.
+    #[arg(long, value_name = "WHEN", value_parser = when::parse)]
+    pub since: Option<u64>,
     /// Print it once; a terminal is shown it every second otherwise.
     #[arg(short = '1', long)]
     pub no_stream: bool,

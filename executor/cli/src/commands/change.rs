@@ -7,15 +7,13 @@ use crate::{
     error::Error,
     output,
     progress::ProgressView,
+    status,
     timings::{Timings, picture},
 };
 use std::path::{Path, PathBuf};
 use tank_proto::varlink::{
     Change, ChangeKind, DiffCall, DiffReply, Method, Outcome, Stage, SwitchCall, SwitchReply,
 };
-
-/// The status of a diff that found something.
-pub const DIFFERS: u8 = 2;
 
 /// What happens to pods that the configuration does not name, and to those of other sources.
 #[derive(Clone, Copy)]
@@ -76,9 +74,9 @@ pub async fn diff(
         false => print_diff(&reply, of_a_file)?,
     }
     Ok(if show.exit_code && differs {
-        DIFFERS
+        status::DIFFERS
     } else {
-        0
+        status::DONE
     })
 }
 

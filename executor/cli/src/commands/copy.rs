@@ -5,7 +5,13 @@ mod place;
 mod stream;
 
 use super::{transfer, volume::amount};
-use crate::{args::Copy as Args, client::Client, error::Error, output};
+use crate::{
+    args::Copy as Args,
+    client::Client,
+    error::Error,
+    output,
+    status::{INTERRUPTED, SIGNALLED},
+};
 use place::{Local, Remote, Side};
 use serde::Serialize;
 use std::{
@@ -33,9 +39,9 @@ const CLEAN_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What ends this, with what the shell says of it: 128 and its number.
 const SIGNALS: [(SignalKind, u8); 3] = [
-    (SignalKind::interrupt(), 130),
-    (SignalKind::terminate(), 143),
-    (SignalKind::hangup(), 129),
+    (SignalKind::interrupt(), INTERRUPTED),
+    (SignalKind::terminate(), SIGNALLED + 15),
+    (SignalKind::hangup(), SIGNALLED + 1),
 ];
 
 /// What is said to programs.

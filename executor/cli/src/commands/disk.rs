@@ -78,6 +78,7 @@ fn row(part: &DiskPart) -> Vec<String> {
         "documents" => "documents of images",
         "scratch" => "scratch layers of pods",
         "logs" => "logs of pods",
+        "figures" => "figures of pods over time",
         "snapshots" => "snapshots of volumes",
         "replaced" => "volumes before an import",
         other => other,

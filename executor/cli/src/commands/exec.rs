@@ -5,6 +5,7 @@ use crate::{
     client::Client,
     error::Error,
     progress::ProgressView,
+    status::SIGNALLED,
     terminal::{self, Keys, Raw},
 };
 use rustix::{io::Errno, stdio};
@@ -164,7 +165,7 @@ async fn with_signals(control: &AsyncFd<OwnedFd>) -> Result<u8, Error> {
         };
         let number = u8::try_from(number.as_raw_value()).unwrap_or_default();
         if asked {
-            return Ok(128 + number);
+            return Ok(SIGNALLED.saturating_add(number));
         }
         asked = true;
         send(control, &FromClient::Signal(number)).await;

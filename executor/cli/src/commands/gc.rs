@@ -1,13 +1,10 @@
 //! The commands that keep a host in order: generations deleted and pinned, `gc`, `fsck`.
 
-use crate::{client::Client, error::Error, output};
+use crate::{client::Client, error::Error, output, status};
 use tank_proto::varlink::{
     CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply, Method,
     PinGenerationReply, StoreReport, SweptSnapshot,
 };
-
-/// The status of a check that found something which is damaged still.
-const DAMAGED: u8 = 1;
 
 /// The most numbers of generations on a line.
 const MAX_NUMBERS: usize = 12;
@@ -105,6 +102,7 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
             "layers" => ("layer of images", "layers of images"),
             "logs" => ("pod's logs", "pods' logs"),
             "scratch" => ("pod's scratch folder", "pods' scratch folders"),
+            "figures" => ("pod's figures over time", "pods' figures over time"),
             other => (other, other),
         };
         let (what, size) = (output::counted(kind.count, one, many), size(kind.bytes));
@@ -215,7 +213,12 @@ pub async fn fsck(client: &mut Client, repair: bool, json: bool) -> Result<u8, E
             .iter()
             .try_for_each(|line| output::line(line))?,
     }
-    Ok(if is_damaged { DAMAGED } else { 0 })
+    // What is damaged still.
+    Ok(if is_damaged {
+        status::FAILED
+    } else {
+        status::DONE
+    })
 }
 
 fn report_lines(report: &StoreReport) -> Vec<String> {

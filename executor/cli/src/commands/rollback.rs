@@ -1,7 +1,7 @@
 //! `generations rollback --dry-run`: what going back would do.
 
-use super::change::{DIFFERS, print_diff};
-use crate::{client::Client, error::Error, output};
+use super::change::print_diff;
+use crate::{client::Client, error::Error, output, status};
 use tank_proto::varlink::{DiffReply, DiffRollbackReply, Method};
 
 /// Shows what a rollback would do; `call` is the question.
@@ -45,5 +45,9 @@ pub async fn diff(
         };
         print_diff(&shown, true)?;
     }
-    Ok(if exit_code && differs { DIFFERS } else { 0 })
+    Ok(if exit_code && differs {
+        status::DIFFERS
+    } else {
+        status::DONE
+    })
 }

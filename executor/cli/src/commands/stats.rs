@@ -1,4 +1,6 @@
-//! What pods use.
+//! What pods use, and what they have used over time ([`history`]).
+
+mod history;
 
 use crate::{args, client::Client, error::Error, output};
 use serde_json::{Value, json};
@@ -11,6 +13,9 @@ const ONCE: Duration = Duration::from_millis(500);
 const EACH: Duration = Duration::from_secs(1);
 
 pub async fn stats(client: &mut Client, asked: args::Stats, json: bool) -> Result<u8, Error> {
+    if let Some(since) = asked.since {
+        return history::show(client, asked, since, json).await;
+    }
     let call = Method::Stats {
         pods: Some(asked.pods).filter(|pods| !pods.is_empty()),
         stack: asked.stack.map(|stack| stack.to_string()),
@@ -33,11 +38,11 @@ pub async fn stats(client: &mut Client, asked: args::Stats, json: bool) -> Resul
                 true => output::width(),
                 false => usize::MAX,
             };
-            let lines = fitted(&rows, width);
+            let lines = fitted(&HEADING, &rows, width);
             lines.iter().try_for_each(|text| output::line(text))?;
             return Ok(0);
         }
-        output::screen(&fitted(&rows, output::width()), !drawn)?;
+        output::screen(&fitted(&HEADING, &rows, output::width()), !drawn)?;
         (before, drawn) = (now, true);
         // Made once, so that what comes while a call is under way is not lost; a command that prints once ends as any.
         let interrupts = match &mut interrupts {
@@ -59,10 +64,11 @@ const HEADING: [&str; 10] = [
 const MIN_NAME: usize = 10;
 
 /// The lines of a table that is no wider than this: names are cut.
-fn fitted(rows: &[Vec<String>], width: usize) -> Vec<String> {
+fn fitted(heading: &[&str], rows: &[Vec<String>], width: usize) -> Vec<String> {
+    let first = heading.first().map_or(0, |name| name.len());
     let without = |row: &Vec<String>| [vec![String::new()], row[1..].to_vec()].concat();
     let others = rows.iter().map(without).collect::<Vec<_>>();
-    let others = output::table_width(&HEADING, &others) - HEADING[0].len();
+    let others = output::table_width(heading, &others).saturating_sub(first);
     let most = width.saturating_sub(others).max(MIN_NAME);
     let cut = |row: &Vec<String>| {
         let mut row = row.clone();
@@ -73,7 +79,7 @@ fn fitted(rows: &[Vec<String>], width: usize) -> Vec<String> {
         }
         row
     };
-    output::table_lines(&HEADING, &rows.iter().map(cut).collect::<Vec<_>>())
+    output::table_lines(heading, &rows.iter().map(cut).collect::<Vec<_>>())
 }
 
 /// How much of a processor each pod and container has had, in tenths of a percent of one.
@@ -259,7 +265,7 @@ mod tests {
         let (before, now) = (reply(0, 1_000), reply(500_000, 601_000));
         let rates = Rates::between(&before, &now);
         let rows: Vec<_> = now.pods.iter().flat_map(|pod| rates.rows(pod)).collect();
-        let lines = fitted(&rows, 80);
+        let lines = fitted(&HEADING, &rows, 80);
         assert!(
             lines.iter().all(|line| line.chars().count() <= 80),
             "{lines:#?}"

@@ -258,6 +258,9 @@ impl Client {
             Method::RemoveImages { images } => self.remove_images(&generations, images).await,
             Method::Events(call) => self.events(&generations, call, more).await,
             Method::Stats { pods, stack } => self.stats(&generations, pods, stack).await,
+            Method::UsageHistory { pods, stack, since } => {
+                self.usage_history(&generations, (pods, stack), since).await
+            }
         }
     }
 

@@ -11,6 +11,7 @@ mod calls;
 mod client;
 mod copies;
 mod exec;
+mod figures;
 mod forward;
 mod images;
 mod logs;

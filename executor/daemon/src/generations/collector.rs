@@ -20,6 +20,7 @@ use crate::{
     actuate::volumes::{Size, Snapshot, Volumes},
     events::{Events, Kind, now},
     faults,
+    figures::Figures,
     reconcile::Reconciler,
     settings::Settings,
     store::{Removal, Store, StoreError, graphs::Graphs},
@@ -60,6 +61,8 @@ pub struct Collected {
     pub images: Swept,
     pub logs: Tally,
     pub scratch: Tally,
+    /// What pods have used over time.
+    pub figures: Tally,
     /// What of volumes was kept with generations. Their bytes are not known: most are those of the volume
     /// too.
     pub snapshots: Tally,
@@ -78,13 +81,14 @@ impl Collected {
     }
 
     /// What has a size, by what it is.
-    pub fn tallies(&self) -> [(&'static str, Tally); 6] {
+    pub fn tallies(&self) -> [(&'static str, Tally); 7] {
         [
             ("nodes", self.nodes),
             ("documents", self.images.documents),
             ("layers", self.images.layers),
             ("logs", self.logs),
             ("scratch", self.scratch),
+            ("figures", self.figures),
             ("snapshots", self.snapshots),
         ]
     }
@@ -474,25 +478,24 @@ impl Collector {
             let state = &collector.settings.state_dir;
             let (logs, gone) = set_aside(&state.join("logs"), &pods, dry);
             let (scratch, more) = set_aside(&state.join("scratch"), &pods, dry);
+            let (figures, most) = set_aside(&Figures::folder(state), &pods, dry);
             drop(history);
-            let gone: Vec<PathBuf> = gone.into_iter().chain(more).collect();
-            Ok::<_, Error>((logs, scratch, gone))
+            let gone: Vec<PathBuf> = gone.into_iter().chain(more).chain(most).collect();
+            Ok::<_, Error>(((logs, scratch, figures), gone))
         };
         let swept = spawn_blocking(sweep).await.doing("look for folders")?;
-        let (logs, scratch, gone) = swept?;
+        let (tallies, gone) = swept?;
         drop(_pass);
         let remove = move || {
             let failed = gone.iter().filter_map(|path| {
                 faults::boundary("before a pod's folder is removed");
-                let removed = remove_folder(path);
-                removed
-                    .err()
-                    .map(|error| format!("{}: {error}", path.display()))
+                let why = |error| format!("{}: {error}", path.display());
+                remove_folder(path).err().map(why)
             });
             failed.collect::<Vec<_>>()
         };
         let failed = spawn_blocking(remove).await.doing("remove folders")?;
-        (collected.logs, collected.scratch) = (logs, scratch);
+        (collected.logs, collected.scratch, collected.figures) = tallies;
         collected.left.extend(failed);
         Ok(())
     }

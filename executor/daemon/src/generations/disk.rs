@@ -40,11 +40,12 @@ pub struct Disk {
 }
 
 /// The folders below the state folder that are measured, each with what its entries are.
-const FOLDERS: [(&str, &str); 5] = [
+const FOLDERS: [(&str, &str); 6] = [
     ("layers", "images/layers"),
     ("documents", "images/blobs/sha256"),
     ("logs", "logs"),
     ("scratch", "scratch"),
+    ("figures", crate::figures::FOLDER),
     ("generations", "store"),
 ];
 

@@ -2,7 +2,11 @@
 //! that is not known already, and one that does not answer costs its own pod [`STATE_LIMIT`] at most, all of them at once.
 
 use super::{Error, Observer};
-use crate::pods::{Shim, outer_link_name};
+use crate::{
+    events::now,
+    figures::Series,
+    pods::{Shim, outer_link_name, runs::RunsByHand},
+};
 use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +14,7 @@ use std::{
     time::Duration,
 };
 use tank_model::{Name, spec::MAX_MEMBERSHIPS};
+use tank_plan::figures::Sample;
 use tank_proto::shim::State;
 use tank_sys::{cgroup::Usage, clock::monotonic_micros, route::Counters};
 use tokio::time::timeout;
@@ -66,6 +71,40 @@ impl Observer {
         read.await.map_err(Error::Pods)?
     }
 
+    /// What every pod that runs has used by now, and each of its containers where it has several; nobody is asked for it. Runs by hand are no
+    /// pods that have a history. Blocking.
+    ///
+    /// # Errors
+    /// When the host's links can't be read.
+    pub fn sample(&self) -> Result<Vec<(Series, Sample)>, Error> {
+        let mut living = self.pods.living();
+        living.retain(|(pod, _)| !RunsByHand::is_pod(pod));
+        if living.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (links, time) = (self.routes.counters()?, now());
+        let mut samples = Vec::new();
+        for (pod, shim) in living {
+            let state = shim.last_state();
+            let state = state.as_deref();
+            if let Some(used) = self.cgroups.used(pod.as_str(), "") {
+                let traffic = state.and_then(|state| traffic(&shim, state, &links));
+                samples.push(((pod.clone(), None), figures(time, &used, traffic)));
+            }
+            // One container and its pod are one.
+            if state.is_none_or(|state| state.containers.len() < 2) {
+                continue;
+            }
+            for container in containers(state) {
+                if let Some(used) = self.cgroups.used(pod.as_str(), container.as_str()) {
+                    let sample = figures(time, &used, None);
+                    samples.push(((pod.clone(), Some(container)), sample));
+                }
+            }
+        }
+        Ok(samples)
+    }
+
     /// Blocking.
     fn read_usage(&self, pods: BTreeSet<Name>, running: &Running) -> Result<UsageSnapshot, Error> {
         let links = match running.is_empty() {
@@ -103,6 +142,21 @@ impl Observer {
             time: monotonic_micros(),
             pods: pods.into_iter().map(read).collect(),
         })
+    }
+}
+
+fn figures(time: u64, used: &Usage, traffic: Option<Counters>) -> Sample {
+    // As `tank stats` shows it: without what the kernel takes back first.
+    let inactive = used.inactive.unwrap_or(0);
+    Sample {
+        time,
+        cpu: used.cpu,
+        memory: used.memory.map(|all| all.saturating_sub(inactive)),
+        read: used.read,
+        written: used.written,
+        received: traffic.as_ref().map(|traffic| traffic.received),
+        sent: traffic.map(|traffic| traffic.sent),
+        pids: used.pids,
     }
 }
 

@@ -7,6 +7,7 @@
 mod data;
 mod failures;
 mod keep;
+mod sampler;
 mod target;
 mod telemetry;
 
@@ -18,6 +19,7 @@ use crate::{
     actuate::{Actuator, At, Carried, Failed},
     dirty::Dirty,
     events::{Events, Kind},
+    figures::Figures,
     observe::{self, Files, Observer, UsageSnapshot},
     pods::{Pods, RunId, runs::Leased},
     probe::Prober,
@@ -115,6 +117,7 @@ pub struct Reconciler {
     targets: Arc<TargetReader>,
     failures: Failures,
     telemetry: Telemetry,
+    figures: Arc<Figures>,
     /// What pods lacked of the host at the last pass.
     unmet: std::sync::Mutex<Vec<Unmet>>,
     lock: Mutex<()>,
@@ -132,6 +135,7 @@ impl Reconciler {
         let targets = TargetReader::new(&settings, Arc::clone(&store), beside);
         Self {
             targets: Arc::new(targets),
+            figures: Arc::new(Figures::new(&settings.state_dir)),
             settings,
             store,
             graphs,

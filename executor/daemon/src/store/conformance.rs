@@ -278,7 +278,7 @@ fn a_store_of_another_format_is_refused_and_stays_what_it_is() {
             .expect("refused");
         assert_eq!(
             refused.to_string(),
-            "the store has format 99, this tankd reads format 1"
+            "the store has format 99, this tankd reads format 1: another version of Tank wrote it, and it is left as it is; install that again"
         );
     }
     remove(&dir);

@@ -52,7 +52,9 @@ pub enum StoreError {
     ),
     #[error("the store holds `{0}`, which can't be read")]
     Corrupt(String),
-    #[error("the store has format {found}, this tankd reads format {known}")]
+    #[error(
+        "the store has format {found}, this tankd reads format {known}: another version of Tank wrote it, and it is left as it is; install that again"
+    )]
     Format { found: String, known: u32 },
     #[error("generation {expected:?} was the current one and now {actual:?} is")]
     StaleParent {

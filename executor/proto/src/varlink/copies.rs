@@ -46,7 +46,7 @@ pub struct CopyReply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::CustomType))]
 pub struct DiskPart {
-    /// `layers`, `documents`, `logs`, `scratch`, `generations`, `volumes`, `snapshots`, `replaced`: an open set of words.
+    /// `layers`, `documents`, `logs`, `scratch`, `figures`, `generations`, `volumes`, `snapshots`, `replaced`: an open set of words.
     pub kind: String,
     /// How many.
     pub count: u64,

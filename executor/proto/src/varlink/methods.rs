@@ -1,7 +1,7 @@
 //! The names of the methods.
 
 /// Every method's name, to tell an unknown one from wrong parameters.
-pub const METHODS: [&str; 48] = [
+pub const METHODS: [&str; 49] = [
     "Status",
     "Diff",
     "Switch",
@@ -31,6 +31,7 @@ pub const METHODS: [&str; 48] = [
     "Logs",
     "Events",
     "Stats",
+    "UsageHistory",
     "Why",
     "Resolve",
     "Login",

@@ -41,7 +41,10 @@ pub use replies::{
     Problem, Progress, ResolveReply, Resolved, StatusReply, Step, WhyReply,
 };
 pub use run::{RunCall, RunReply};
-pub use stats::{ContainerUsage, EventsCall, PodUsage, StatsReply, Traffic, Usage};
+pub use stats::{
+    ContainerHistory, ContainerUsage, EventsCall, PodHistory, PodUsage, StatsReply, Traffic, Usage,
+    UsageHistoryReply, UsagePoint,
+};
 pub use upkeep::{
     BroughtBack, CheckStoreReply, CollectReply, Collected, Damage, DeleteGenerationsReply,
     DiffRollbackReply, Leftover, PinGenerationReply, StoreReport, SweptSnapshot,
@@ -219,6 +222,16 @@ pub enum Method {
         pods: Option<Vec<String>>,
         /// Those of this stack.
         stack: Option<String>,
+    },
+    /// What pods have used over time.
+    #[serde(rename = "io.tank.Executor.UsageHistory")]
+    UsageHistory {
+        /// Their names; none for all.
+        pods: Option<Vec<String>>,
+        /// Those of this stack.
+        stack: Option<String>,
+        /// Not before this time, in milliseconds since the epoch; a week at most.
+        since: u64,
     },
     /// Where a value comes from.
     #[serde(rename = "io.tank.Executor.Why")]

@@ -97,3 +97,63 @@ pub struct StatsReply {
     /// By name.
     pub pods: Vec<PodUsage>,
 }
+
+/// What was used in a time. What is not known of it is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct UsagePoint {
+    /// Its end, in milliseconds since the epoch.
+    pub time: u64,
+    /// Milliseconds since the point before it. Absent: nothing was looked at before, or for long.
+    pub span: Option<u64>,
+    /// Microseconds of processors that were used in it.
+    pub cpu: Option<u64>,
+    /// The most bytes of memory, without what the kernel takes back first.
+    pub memory: Option<u64>,
+    /// Bytes read from disks in it.
+    pub read: Option<u64>,
+    /// Bytes written to disks in it.
+    pub written: Option<u64>,
+    /// Bytes that went to the pod in it.
+    pub received: Option<u64>,
+    /// Bytes that came from it.
+    pub sent: Option<u64>,
+    /// The most processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// A container, and what it has used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct ContainerHistory {
+    /// Its name.
+    pub name: String,
+    /// Oldest first.
+    pub points: Vec<UsagePoint>,
+}
+
+/// A pod, and what it has used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::CustomType))]
+pub struct PodHistory {
+    /// By its name on the host.
+    pub pod: String,
+    /// Oldest first.
+    pub points: Vec<UsagePoint>,
+    /// Those of a pod that has several.
+    pub containers: Vec<ContainerHistory>,
+}
+
+/// The answer to [`super::Method::UsageHistory`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(zlink::introspect::Type))]
+pub struct UsageHistoryReply {
+    /// What it is of, in milliseconds since the epoch.
+    pub since: u64,
+    /// When it was read.
+    pub until: u64,
+    /// How far points are apart at least, in milliseconds.
+    pub step: u64,
+    /// By name.
+    pub pods: Vec<PodHistory>,
+}

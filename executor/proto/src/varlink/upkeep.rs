@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(zlink::introspect::CustomType))]
 pub struct Leftover {
-    /// `nodes`, `documents`, `layers`, `logs` or `scratch`: an open set of words.
+    /// `nodes`, `documents`, `layers`, `logs`, `scratch` or `figures`: an open set of words.
     pub kind: String,
     /// How many.
     pub count: u64,

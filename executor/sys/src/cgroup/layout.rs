@@ -1,6 +1,6 @@
 //! Where the hierarchies are mounted.
 
-use super::CONTROLLERS;
+use super::{CONTROLLERS, usage::BLKIO};
 use crate::{Context, Result};
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
@@ -30,10 +30,8 @@ impl Layout {
             match (rest.next(), rest.nth(1)) {
                 (Some("cgroup2"), _) => v2 = v2.or_else(|| Some(PathBuf::from(point))),
                 (Some("cgroup"), Some(options)) => {
-                    for option in options
-                        .split(',')
-                        .filter(|option| CONTROLLERS.contains(option))
-                    {
+                    let is_used = |option: &&str| CONTROLLERS.contains(option) || *option == BLKIO;
+                    for option in options.split(',').filter(is_used) {
                         v1.entry(option.to_owned())
                             .or_insert_with(|| PathBuf::from(point));
                     }
@@ -42,6 +40,11 @@ impl Layout {
             }
         }
         Some(Self { v2: v2?, v1 })
+    }
+
+    /// Whether limits are set in version 1, in whole or in part.
+    pub fn limits_by_v1(&self) -> bool {
+        CONTROLLERS.iter().any(|name| self.v1.contains_key(*name))
     }
 }
 
@@ -73,6 +76,12 @@ mod tests {
             }
         );
 
+        // One controller that only counts makes no host of version 1.
+        let counts = "32 1 0:27 / /sys/fs/cgroup/blkio rw - cgroup none rw,blkio\n";
+        let layout = Layout::parse(&format!("{pure}{counts}")).expect("has version 2");
+        assert_eq!(layout.v1["blkio"], Path::new("/sys/fs/cgroup/blkio"));
+        assert!(!layout.limits_by_v1());
+
         let hybrid = "30 1 0:25 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n\
                       31 1 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup none rw,cpu,cpuacct\n\
                       32 1 0:27 / /sys/fs/cgroup/memory rw shared:3 - cgroup none rw,memory\n";
@@ -80,6 +89,7 @@ mod tests {
         assert_eq!(layout.v2, Path::new("/sys/fs/cgroup/unified"));
         assert_eq!(layout.v1["cpu"], Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         assert_eq!(layout.v1["memory"], Path::new("/sys/fs/cgroup/memory"));
+        assert!(layout.limits_by_v1());
         assert_eq!(Layout::parse("1 1 0:1 / / rw - ext4 /dev/vda rw\n"), None);
     }
 }

@@ -141,14 +141,6 @@ impl Cgroups {
         })
     }
 
-    /// The directories of `pod/part`, one in each hierarchy.
-    pub fn dirs(&self, pod: &str, part: &str) -> Vec<PathBuf> {
-        self.roots()
-            .into_iter()
-            .map(|root| root.join(pod).join(part))
-            .collect()
-    }
-
     /// The `tasks` files of `pod/part`, one in each hierarchy of version 1.
     pub fn tasks(&self, pod: &str, part: &str) -> Vec<PathBuf> {
         self.v1_roots()
@@ -168,7 +160,7 @@ impl Cgroups {
             // What is above it comes first.
             Err(_) => fs::create_dir_all(leaf).doing(|| format!("make {}", leaf.display()))?,
         }
-        if root.starts_with(&self.layout.v2) && self.layout.v1.is_empty() {
+        if root.starts_with(&self.layout.v2) && !self.layout.limits_by_v1() {
             // Controllers reach a leaf only where every parent passes them on (cgroups(7),
             // "subtree_control").
             let parents = [
