@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes what the end-to-end tests run, once, under ~/.cache/tank/fixtures:
 #   busybox/    an OCI layout of Debian's busybox-static
+#   promtool    of Debian's prometheus
 #   registry/   the storage of a docker-registry, with `nginx` (a Debian image made from Debian packages, two layers,
 #               gzip and zstd, a whiteout, behind an index for two platforms) and broken images for the refusals
 # A registry is started in a network namespace of its own, filled over its protocol, and ended.
@@ -8,7 +9,27 @@ set -eu
 cd "$(dirname "$0")/.."
 version=5
 cache=${TANK_CACHE:-$HOME/.cache/tank}/fixtures
-[ "$(cat "$cache/version" 2>/dev/null)" != $version ] || exit 0
+
+# The program alone: with what the package depends on it is 100 MB, and it starts a server.
+promtool() {
+    [ ! -x "$cache/promtool" ] || return 0
+    echo 'fixtures: promtool, from a Debian package' >&2
+    debs=$(mktemp -d /tmp/tank-fixtures.XXXXXX)
+    trap 'rm -rf "$debs"' EXIT
+    chmod 755 "$debs"
+    fetch() { (cd "$debs" && apt-get download -qq prometheus > log 2>&1); }
+    fetch || { apt-get update -qq && fetch; } || { cat "$debs/log" >&2; exit 1; }
+    dpkg-deb --fsys-tarfile "$debs"/prometheus_*.deb | tar --extract --to-stdout ./usr/bin/promtool > "$cache/promtool.new"
+    chmod 755 "$cache/promtool.new"
+    mv "$cache/promtool.new" "$cache/promtool"
+    rm -rf "$debs"
+    trap - EXIT
+}
+
+if [ "$(cat "$cache/version" 2>/dev/null)" = $version ]; then
+    promtool
+    exit 0
+fi
 case $(uname -m) in aarch64) here=arm64 there=amd64 ;; *) here=amd64 there=arm64 ;; esac
 
 images() {
@@ -131,6 +152,8 @@ work=$(mktemp -d /tmp/tank-fixtures.XXXXXX)
 trap 'rm -rf "$work"' EXIT
 rm -rf "$cache"
 mkdir -p "$cache"
+promtool
+trap 'rm -rf "$work"' EXIT
 images
 TANK_FIXTURES_WORK=$work unshare --net "$0"
 echo $version > "$cache/version"

@@ -10,10 +10,11 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tank_plan::figures::{FINE, Sample};
-use tank_tests::{Host, RUN, eventually, pty::Terminal, sleeper};
+use tank_tests::{Ended, Host, RUN, eventually, fixtures, pty::Terminal, repo, sleeper};
 
 /// A host whose `tank.toml` says more.
 fn host_with(more: impl FnOnce(&Path) -> String) -> Host {
@@ -372,6 +373,87 @@ fn get(socket: &Path, path: &str) -> String {
     )
 }
 
+/// Prometheus' own check, which has to find nothing.
+fn promtool(args: &[&str], input: &str) {
+    let mut child = Command::new(fixtures().join("promtool"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool, which `scripts/fixtures.sh` fetches");
+    let mut pipe = child.stdin.take().expect("piped");
+    pipe.write_all(input.as_bytes()).expect("written");
+    drop(pipe);
+    let ended: Ended = child.wait_with_output().expect("promtool").into();
+    assert_eq!(
+        (ended.status, ended.stderr.as_str()),
+        (0, ""),
+        "{}\n{input}",
+        ended.stdout
+    );
+}
+
+/// `promtool check metrics` reads the older text format, in which a counter's name ends with `_total` also where it is described, and
+/// there are no units.
+fn as_prometheus_text(open_metrics: &str) -> String {
+    let counter = |line: &str| {
+        line.strip_prefix("# TYPE ")?
+            .strip_suffix(" counter")
+            .map(str::to_owned)
+    };
+    let counters: Vec<String> = open_metrics.lines().filter_map(counter).collect();
+    assert!(counters.len() >= 5, "{open_metrics}");
+    let lines = open_metrics.lines().filter_map(|line| {
+        let mut words = line.splitn(4, ' ');
+        match (words.next()?, words.next(), words.next()) {
+            ("#", Some("EOF" | "UNIT"), _) => None,
+            ("#", Some(what), Some(name)) if counters.iter().any(|one| one == name) => {
+                Some(format!("# {what} {name}_total {}\n", words.next()?))
+            }
+            _ => Some(format!("{line}\n")),
+        }
+    });
+    lines.collect()
+}
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_alerts_and_the_dashboard() {
+    let read = |file: &str| fs::read_to_string(repo().join("packaging").join(file)).expect(file);
+    promtool(
+        &["check", "rules", "/dev/stdin"],
+        &read("prometheus/tank.rules.yml"),
+    );
+    let dashboard: Value = serde_json::from_str(&read("grafana/tank.json")).expect("JSON");
+    fn expressions(of: &Value, found: &mut Vec<String>) {
+        let inside: Vec<&Value> = match of {
+            Value::Array(list) => list.iter().collect(),
+            Value::Object(map) => map.values().collect(),
+            _ => Vec::new(),
+        };
+        found.extend(of.get("expr").and_then(Value::as_str).map(str::to_owned));
+        inside.into_iter().for_each(|one| expressions(one, found));
+    }
+    let mut found = Vec::new();
+    expressions(&dashboard, &mut found);
+    assert!(found.len() > 15, "{found:?}");
+    // Each is a rule, with what Grafana puts in the place of its variables.
+    let rules: Vec<Value> = found
+        .iter()
+        .enumerate()
+        .map(|(at, text)| {
+            let text = text
+                .replace("$__rate_interval", "5m")
+                .replace("$instance", ".*")
+                .replace("$pod", ".*");
+            assert!(!text.contains('$'), "{text}");
+            serde_json::json!({ "record": format!("dashboard:{at}"), "expr": text })
+        })
+        .collect();
+    let group = serde_json::json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    promtool(&["check", "rules", "/dev/stdin"], &group.to_string());
+}
+
 #[test]
 fn metrics_are_served_at_a_socket_within_bounds() {
     let host = host_with(|dir| format!("metrics = \"{}/run/metrics.sock\"\n", dir.display()));
@@ -396,6 +478,8 @@ fn metrics_are_served_at_a_socket_within_bounds() {
     ] {
         assert!(metrics.contains(expected), "{expected}: {metrics}");
     }
+    let (_, text) = metrics.split_once("\r\n\r\n").expect("a body");
+    promtool(&["check", "metrics"], &as_prometheus_text(text));
     assert!(get(&socket, "/healthz").ends_with("\r\n\r\nok\n"));
     assert!(get(&socket, "/").starts_with("HTTP/1.1 404 "));
     let post = b"POST /metrics HTTP/1.1\r\nHost: tank\r\nContent-Length: 5\r\n\r\nhello";

@@ -40,6 +40,10 @@ impl Reconciler {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a thread of its own may wait: it is no worker"
+    )]
     fn keep_sampling(&self, runtime: &Handle) {
         let (mut failing, mut waiting) = (false, 0);
         loop {
