@@ -458,9 +458,8 @@ impl Collector {
     ) -> Result<(), Error> {
         let left = |why: &str| format!("logs and scratch folders of pods that are gone: {why}");
         let Some(there) = there.cloned() else {
-            collected
-                .left
-                .push(left("it is not known which pods are there"));
+            let why = "it is not known which pods are there";
+            collected.left.push(left(why));
             return Ok(());
         };
         // Nothing is started meanwhile, and nothing new is declared.
@@ -483,8 +482,7 @@ impl Collector {
             let gone: Vec<PathBuf> = gone.into_iter().chain(more).chain(most).collect();
             Ok::<_, Error>(((logs, scratch, figures), gone))
         };
-        let swept = spawn_blocking(sweep).await.doing("look for folders")?;
-        let (tallies, gone) = swept?;
+        let (tallies, gone) = spawn_blocking(sweep).await.doing("look for folders")??;
         drop(_pass);
         let remove = move || {
             let failed = gone.iter().filter_map(|path| {
