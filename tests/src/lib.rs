@@ -343,6 +343,8 @@ impl Host {
             .current_dir(&self.dir)
             .stdin(Stdio::null());
         command.env("TANK_CACHE_DIR", self.dir.join("cache"));
+        // A test reads all at once.
+        command.env("TANK_PAGER", "");
         command
     }
 

@@ -1,7 +1,7 @@
 //! `stop`, `start`, `restart` and `explain`: what they do to a real host, and how long it lasts.
 
 use serde_json::Value;
-use tank_tests::{Host, RUN, eventually};
+use tank_tests::{Host, RUN, eventually, pty::Terminal};
 
 /// A server that says `up` on port 80 and needs a moment to be ready, one that needs it, and one of its own.
 fn config() -> String {
@@ -351,5 +351,48 @@ fn a_change_of_other_pods_does_not_end_what_is_waited_for() {
     let switched = switch.wait_with_output().expect("tank ends");
     let stderr = String::from_utf8_lossy(&switched.stderr);
     assert!(switched.status.success(), "{stderr}");
+    host.finish();
+}
+
+/// Ctrl-C ends the wait and not what is waited for.
+#[test]
+fn an_interrupt_says_what_goes_on() {
+    let host = Host::new();
+    // It is ready at first, and not once it was asked to end, which it does not do.
+    let script = "[ -e /data/first ] || touch /data/first /data/ready; \
+                  trap 'rm -f /data/ready; echo asked' TERM; while true; do sleep 0.1; done";
+    host.switch(&format!(
+        "{{ pods.web = {{ volumes.data = {{}}, containers.app = {{ image = \"oci:./busybox\", stop.timeout = \"1h\",
+            command = [\"/bin/sh\", \"-c\", \"{script}\"], mounts.data = {{ volume = \"data\", path = \"/data\" }},
+            readiness = {{ exec = [\"test\", \"-e\", \"/data/ready\"], period = \"100ms\" }} }} }} }}"
+    ));
+    let first = host.pid("web", "app");
+    let kill = |pid: i64| {
+        let mut kill = std::process::Command::new("kill");
+        let killed = kill.args(["-KILL", &pid.to_string()]).status();
+        assert!(killed.expect("kill").success());
+    };
+    let interrupted = |operation: &str, is_on_its_way: &dyn Fn() -> bool| {
+        let mut terminal = Terminal::run(&host.command(&[operation, "web"]));
+        eventually("it is on its way", is_on_its_way);
+        terminal.type_in("\x03");
+        terminal.expect(&format!("interrupted, and tankd goes on with the {operation}"));
+        terminal.expect("tank list");
+        assert_eq!(terminal.ended(), 130);
+    };
+    let asked = |times: usize| host.tank(&["logs", "web"]).ok().matches("asked").count() == times;
+    interrupted("stop", &|| asked(1));
+    kill(first);
+    eventually("it is stopped", || state(&host, "web") == "stopped");
+    interrupted("start", &|| host.pod("web")["containers"][0]["pid"].is_number());
+    let second = host.pid("web", "app");
+    interrupted("restart", &|| asked(2));
+    kill(second);
+    eventually("it is another run", || {
+        let pid = host.pod("web")["containers"][0]["pid"].as_i64();
+        pid.is_some_and(|pid| pid != second)
+    });
+    // It would have an hour to end otherwise.
+    host.tank(&["stop", "--timeout", "1ms", "web"]).ok();
     host.finish();
 }

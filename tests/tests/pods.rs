@@ -117,6 +117,7 @@ fn volumes_files_and_secrets() {
                 mounts.memory = {{ volume = "memory", path = "/cache" }},
                 files."/etc/app.conf" = {{ text = "{text}", mode = "0640" }},
                 secrets.db = {{ file = "{0}/password", path = "/run/secrets/db" }},
+                secrets.own = {{ file = "{0}/password", path = "/run/secrets/own", owner = "web" }},
             }},
             volumes = {{ data = {{}}, host.host = "{0}/shared", memory.tmpfs = "1MiB" }},
         }} }}"#,
@@ -130,6 +131,11 @@ fn volumes_files_and_secrets() {
     assert_eq!(root("cat /srv/seen").ok(), "by the pod");
     assert_ne!(root("cat /etc/app.conf").status, 0);
     assert_ne!(root("cat /run/secrets/db").status, 0);
+    // But one that is declared to be its own.
+    assert_eq!(root("cat /run/secrets/own").ok(), "s3cret-value");
+    let own = root("ls -ln /run/secrets/own").ok();
+    let words: Vec<&str> = own.split_whitespace().take(4).collect();
+    assert_eq!(words, ["-r--------", "1", "33", "44"]);
     assert_ne!(root("touch /srv/new").status, 0);
     root("echo scratch > /cache/x").ok();
     assert!(root("mount").ok().contains("size=1024k"));

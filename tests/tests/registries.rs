@@ -1,7 +1,12 @@
 //! Registries, as a user meets them: private ones, blocked ones, and what `tank.toml` says of them.
 
-use std::{fs, os::unix::fs::MetadataExt};
-use tank_tests::{Host, RUN, eventually, pty::Terminal, words};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    process::{Child, Stdio},
+};
+use tank_tests::{Host, RUN, eventually, layouts, pty::Terminal, words};
 
 /// `se:cret`, by bcrypt.
 const USERS: &str = "me:$2b$04$1.HdPsXb6ZmHbENmbCfNGuBZw0/Kh8FFft4p/A4GMkPsnpy1hM/B6\n";
@@ -325,6 +330,8 @@ blob = lambda digest: open(layout + "/blobs/" + digest.replace(":", "/"), "rb").
 class Slow(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
+        with open(ready + ".log", "a") as log:
+            log.write(self.path + "\n")
         name = self.path.rsplit("/", 1)[1]
         index = json.load(open(layout + "/index.json"))
         body = blob(index["manifests"][0]["digest"] if name == "latest" else name)
@@ -383,5 +390,110 @@ fn a_pull_shows_how_far_each_layer_is() {
     plain.ok();
     server.kill().expect("it ends");
     server.wait().expect("it ends");
+    host.finish();
+}
+
+/// Runs a command of an image until its input is at its end, once it says that it runs.
+fn waiting_of(host: &Host, image: &str) -> Child {
+    let script = "echo runs; cat";
+    let mut child = host
+        .command(&["run", "--pull", "never", image, "--", "/bin/sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .expect("tank");
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().expect("stdout");
+    let read = BufReader::with_capacity(1, stdout).read_line(&mut line);
+    assert_eq!((read.expect("reads"), line.as_str()), (5, "runs\n"));
+    child
+}
+
+#[test]
+fn a_run_asks_the_registry_when_it_is_wanted_and_keeps_its_image_while_it_lasts() {
+    let host = host("");
+    let (go, ready) = (host.dir.join("go"), host.dir.join("ready-to-serve"));
+    fs::write(&go, "").expect("writes");
+    let layout = layouts::copy_of_busybox(&host, "served");
+    let mut server = host.inside("python3");
+    let mut server = server
+        .args(["-c", SLOW])
+        .args([&layout, &go, &ready])
+        .spawn()
+        .expect("python3");
+    eventually("it serves", || ready.exists());
+    let asked = || {
+        let log = fs::read_to_string(host.dir.join("ready-to-serve.log"));
+        let log = log.unwrap_or_default();
+        let tags = log.lines().filter(|path| path.ends_with("/latest"));
+        (tags.count(), log.lines().count())
+    };
+    let image = "localhost:5000/busybox:latest";
+    let run = |pull: &str| host.tank(&["run", "--pull", pull, image, "--", "/bin/echo", "works"]);
+    let refused = run("never");
+    assert_eq!((refused.status, asked()), (125, (0, 0)), "{}", refused.stderr);
+    assert_eq!(run("missing").ok(), "works\n");
+    let (tags, first) = asked();
+    assert!(tags >= 1, "{tags}");
+    assert_eq!(run("missing").ok(), "works\n");
+    assert_eq!(run("never").ok(), "works\n");
+    assert_eq!(asked(), (tags, first), "it is here");
+    // What the tag stands for by now is asked for.
+    layouts::push_another(&layout);
+    let always = host.tank(&["run", "--pull", "always", image, "--", "/bin/echo", "works"]);
+    assert!(always.stderr.contains("pull localhost:5000/busybox"), "{}", always.stderr);
+    assert_eq!(always.ok(), "works\n");
+    assert!(asked().0 > tags);
+    server.kill().expect("it ends");
+    server.wait().expect("it ends");
+    let refused = run("always");
+    assert_eq!(refused.status, 125, "nobody is there to be asked");
+    assert!(words(&refused.stderr).contains(image), "{}", refused.stderr);
+
+    // Only a run that goes on has it: it is kept for that long.
+    let mut child = waiting_of(&host, image);
+    host.tank(&["gc"]).ok();
+    assert_eq!(run("never").ok(), "works\n");
+    drop(child.stdin.take());
+    assert!(child.wait().expect("wait").success());
+    eventually("it is freed", || {
+        host.tank(&["gc"]).ok();
+        run("never").status == 125
+    });
+    host.finish();
+}
+
+#[test]
+fn a_run_has_the_passwords_of_the_host() {
+    let mut host = Host::without_daemon();
+    let path = host.dir.join("tank.toml");
+    let text = fs::read_to_string(&path).expect("settings");
+    let auth = host.dir.join("auth.json");
+    let settings = format!("{text}auth_files = [\"{}\"]\n", auth.display());
+    fs::write(path, settings).expect("settings");
+    host.start_daemon();
+    host.start_registry_for(USERS);
+    let run = || {
+        let image = "localhost:5000/nginx:latest";
+        let command = ["--entrypoint", "", image, "--", "/bin/echo", "works"];
+        host.tank(&[&["run"], &command[..]].concat())
+    };
+    let refused = run();
+    assert_eq!(refused.status, 125);
+    let why = "localhost:5000 does not let anonymous users pull `nginx`";
+    assert!(words(&refused.stderr).contains(why), "{}", refused.stderr);
+    // `me:se:cret`, as Podman and Docker keep it.
+    let file = r#"{ "auths": { "localhost:5000": { "auth": "bWU6c2U6Y3JldA==" } } }"#;
+    fs::write(&auth, file).expect("writes");
+    fs::set_permissions(&auth, fs::Permissions::from_mode(0o600)).expect("chmod");
+    assert_eq!(run().ok(), "works\n");
+    // A password of another's is none of this one's.
+    fs::write(&auth, file.replace(":5000", ":5001")).expect("writes");
+    host.tank(&["gc"]).ok();
+    let refused = run();
+    assert_eq!(refused.status, 125);
+    assert!(words(&refused.stderr).contains(why), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("cret"), "{}", refused.stderr);
     host.finish();
 }

@@ -409,3 +409,129 @@ fn an_image_runs_beside_what_is_declared_and_in_nobodys_way() {
     no_pod_is_left(&host);
     host.finish();
 }
+
+/// A command that is ended with its test, however that ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The name of the only run there is.
+fn name_of_run(host: &Host) -> String {
+    let list = host.tank(&["--json", "list"]).json();
+    let pods = list["pods"].as_array().expect("pods").clone();
+    let containers = pods.iter().flat_map(|pod| {
+        let containers = pod["containers"].as_array().expect("containers");
+        containers.iter().map(|one| one["name"].as_str().expect("a name").to_owned())
+    });
+    let runs: Vec<String> = containers.filter(|name| name.starts_with("run-")).collect();
+    let [run] = runs.as_slice() else {
+        panic!("{runs:?}")
+    };
+    run.clone()
+}
+
+#[test]
+fn a_run_is_known_by_its_name_while_it_lasts() {
+    let host = Host::new();
+    let (mut child, own) = waiting_alone(&host);
+    let run = name_of_run(&host);
+    let run = run.as_str();
+    // Where nothing is declared as well.
+    assert_eq!(host.tank(&["exec", run, "--", "/bin/echo", "in"]).ok(), "in\n");
+    assert_eq!(host.tank(&["exec", "-u", "web", run, "--", "id", "-u"]).ok(), "33\n");
+    host.write("here", "from here");
+    host.tank(&["cp", "here", &format!("{run}:/tmp/there")]).ok();
+    assert_eq!(host.tank(&["exec", run, "--", "cat", "/tmp/there"]).ok(), "from here");
+    assert_eq!(host.tank(&["cp", &format!("{run}:/tmp/there"), "back"]).status, 0);
+    let explained = host.tank(&["explain", run]).ok();
+    assert!(explained.starts_with(&format!("{run}: running\n")), "{explained}");
+    assert!(
+        explained.contains("root runs it by hand: a command of oci:./busybox")
+            && explained.contains(&format!("tank stop {run}")),
+        "{explained}"
+    );
+    let used = host.tank(&["--json", "stats", "--no-stream", run]).json();
+    assert_eq!(used["pods"][0]["pod"], run);
+    assert!(used["pods"][0]["usage"].is_object(), "{used}");
+    // At its own address alone: that is what a port is forwarded to.
+    let script = format!("httpd -p {own}:90 -h /tmp");
+    host.tank(&["exec", run, "--", "/bin/sh", "-c", &script]).ok();
+    let forward = host
+        .command(&["--json", "port-forward", run, ":90"])
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut forward = Killed(forward.expect("tank"));
+    let mut line = String::new();
+    let read = BufReader::new(forward.0.stdout.as_mut().expect("stdout")).read_line(&mut line);
+    read.expect("reads");
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let address = line["addresses"][0].as_str().expect("an address");
+    let mut stream = std::net::TcpStream::connect(address).expect("connects");
+    stream.write_all(b"GET /there HTTP/1.0\r\n\r\n").expect("writes");
+    let mut page = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut page).expect("reads");
+    assert!(page.ends_with("from here"), "{page}");
+    drop(forward);
+    // What it is not is said.
+    for (args, why) in [
+        (vec!["logs", run], "goes to whoever runs it, and into no log"),
+        (vec!["get", run], "declared in no generation"),
+        (vec!["attach", run], "declared in no generation"),
+        (vec!["run", run, "--", "true"], "declared in no generation"),
+        (vec!["restart", run], "it runs until its command ends, once"),
+        (vec!["start", run], "it runs until its command ends, once"),
+        (vec!["stop", "--timeout", "1s", run], "it ends in the time that it was started with"),
+    ] {
+        let refused = host.tank(&args);
+        assert_ne!(refused.status, 0, "{args:?}");
+        let text = tank_tests::words(&refused.stderr);
+        assert!(text.contains(why), "{args:?}: {text}");
+    }
+    // It is stopped as a container is, and whoever runs it gets to know it.
+    let stopped = host.tank(&["stop", run]).ok();
+    assert!(stopped.starts_with(&format!("stopped {run}/{run}")), "{stopped}");
+    let status = child.wait().expect("wait").code();
+    assert!(matches!(status, Some(137 | 143)), "{status:?}");
+    no_pod_is_left(&host);
+    for args in [
+        vec!["exec", run, "--", "true"],
+        vec!["logs", run],
+        vec!["explain", run],
+        vec!["stats", "--no-stream", run],
+        vec!["cp", "here", &format!("{run}:/tmp/there")],
+        vec!["port-forward", run, ":90"],
+    ] {
+        let refused = host.tank(&args);
+        assert_ne!(refused.status, 0, "{args:?}");
+        let text = tank_tests::words(&refused.stderr);
+        assert!(text.contains("its run by hand has ended"), "{args:?}: {text}");
+    }
+    let events = host.tank(&["events", run]).ok();
+    assert!(events.contains("its run by hand has ended"), "{events}");
+    assert!(!events.contains("declared"), "{events}");
+
+    // Beside the containers of a pod it is one of that.
+    host.switch(&config());
+    let mut child = waiting(&host);
+    let run = name_of_run(&host);
+    let whole = format!("web/{run}");
+    assert_eq!(host.tank(&["exec", &whole, "--", "/bin/sh", "-c", "echo $LEVEL"]).ok(), "debug\n");
+    let explained = host.tank(&["explain", &whole]).ok();
+    assert!(explained.contains("root runs it by hand"), "{explained}");
+    let stopped = host.tank(&["stop", &whole]).ok();
+    assert!(stopped.starts_with(&format!("stopped {whole}")), "{stopped}");
+    assert_ne!(child.wait().expect("wait").code(), Some(0));
+    nothing_is_left(&host);
+    assert_eq!(host.pod("web")["state"], "running");
+    let events = host.tank(&["events", "web"]).ok();
+    assert!(
+        events.contains(&format!("stop {whole}: its run by hand has ended")),
+        "{events}"
+    );
+    host.finish();
+}

@@ -220,3 +220,62 @@ fn what_is_printed_fits_its_terminal() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     host.finish();
 }
+
+/// What is longer than a terminal is read in pages there, by the pager that is asked for, and nothing of the command changes by it.
+#[test]
+fn what_is_long_is_read_in_pages() {
+    let host = Host::new();
+    let pod = format!("{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {RUN} }} }}");
+    host.write("web.ncl", &pod);
+    let with = |pager: Option<&str>, args: &[&str]| {
+        let mut command = host.command(args);
+        command.env_remove("TANK_PAGER").env_remove("PAGER").env_remove("LESS");
+        if let Some(pager) = pager {
+            command.env("TANK_PAGER", pager);
+        }
+        command
+    };
+    let shown = |pager: Option<&str>, args: &[&str]| {
+        let mut terminal = Terminal::of(&with(pager, args), 80);
+        (terminal.ended(), terminal.shown.clone())
+    };
+    // By a shell, with its options; the status is the command's.
+    let marks = "sed 's/^/page: /'";
+    let (status, text) = shown(Some(marks), &["diff", "--exit-code", "web.ncl"]);
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("page: ") && text.contains("start web/app"), "{text}");
+    let (status, text) = shown(Some(marks), &["doc", "publish"]);
+    assert!(status == 0 && text.contains("page: "), "{text}");
+    // Nobody asks for one: lists, JSON, an option, an empty name.
+    for (pager, args) in [
+        (marks, &["list"][..]),
+        (marks, &["--json", "diff", "web.ncl"]),
+        (marks, &["--no-pager", "doc", "publish"]),
+        (marks, &["events", "-f", "--until", "1s"]),
+        ("", &["doc", "publish"]),
+        ("cat", &["doc", "publish"]),
+    ] {
+        let (status, text) = shown(Some(pager), args);
+        assert!(status == 0 && !text.contains("page: "), "{args:?}: {text}");
+        assert!(args == ["list"] || args[0] == "events" || !text.is_empty());
+    }
+    let piped = with(Some(marks), &["doc", "publish"]).output().expect("tank");
+    assert!(!String::from_utf8_lossy(&piped.stdout).contains("page: "));
+    // One that is not there loses nothing; one that is left early ends nothing.
+    let (status, text) = shown(Some("no-such-pager"), &["doc", "publish"]);
+    assert!(status == 0 && text.contains("```nickel") || text.contains("port"), "{text}");
+    let (status, text) = shown(Some("true"), &["diff", "--exit-code", "web.ncl"]);
+    assert_eq!((status, text.contains("panicked")), (2, false), "{text}");
+    // `less` itself: it waits where there is more than a page, whatever Ctrl-C does to others, and not where all fits.
+    let mut terminal = Terminal::of(&with(None, &["doc", "pods.containers.volumes"]), 80);
+    let page = terminal.ended();
+    assert_ne!(page, 0, "there is no such field, which is no page");
+    let mut terminal = Terminal::of(&with(None, &["doc", "publish"]), 80);
+    terminal.expect(":");
+    terminal.type_in("\x03");
+    terminal.type_in("q");
+    assert_eq!(terminal.ended(), 0);
+    let (status, text) = shown(None, &["diff", "--exit-code", "web.ncl"]);
+    assert_eq!(status, 2, "{text}");
+    host.finish();
+}

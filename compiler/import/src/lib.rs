@@ -15,6 +15,7 @@
 
 mod compose;
 mod kubernetes;
+mod logging;
 mod networks;
 mod quadlet;
 mod refused;

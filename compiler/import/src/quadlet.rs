@@ -5,7 +5,7 @@ mod units;
 mod volumes;
 
 use super::{
-    Draft, ImportError, capability_of, fresh, mount, name_of, normal, record, signal_of, size_of,
+    Draft, ImportError, capability_of, fresh, logging, mount, name_of, normal, record, signal_of, size_of,
     time_of, words,
 };
 use serde_json::{Map, Value, json};
@@ -297,6 +297,7 @@ impl Unit<'_> {
                     .insert("profile".to_owned(), "unconfined".into());
             }
             key if key.starts_with("Health") => self.health(entry),
+            "LogDriver" | "LogOpt" => self.logging(entry),
             "Secret" => self.note(
                 entry,
                 "a secret is a file of the host that is never stored: `secrets.NAME.file`",
@@ -317,6 +318,18 @@ impl Unit<'_> {
                 "a tag is looked up at each switch, or held by `tank.lock`",
             ),
             _ => self.note(entry, "Tank has no such key"),
+        }
+    }
+
+    fn logging(&mut self, entry: &Entry) {
+        let (section, key, value) = entry;
+        let path = format!("{}.{section}.{key}", self.file);
+        let container = record(record(&mut self.pod, "containers"), "app");
+        let to = (container, &mut *self.draft);
+        match (key.as_str(), value.split_once('=')) {
+            ("LogDriver", _) => logging::driver(to, &path, value),
+            (_, Some(option)) => logging::option(to, &path, option),
+            (_, None) => self.note(entry, "it is no option, which is `NAME=VALUE`"),
         }
     }
 

@@ -136,6 +136,30 @@ fn logging_of_services() {
         assert!(written.contains(expected), "{logging}: {written}");
         assert_eq!(notes.len(), count, "{notes:?}");
     }
+    let unit = dir.join("a.container");
+    for (keys, expected, count) in [
+        ("LogDriver=journald", "logs.journald = true", 0),
+        (
+            "LogDriver=k8s-file\nLogOpt=max-size=10mb\nLogOpt=tag=x",
+            "logs.max_size = \"10MiB\"",
+            1,
+        ),
+        ("LogDriver=passthrough", "", 1),
+        ("LogOpt=max-size", "", 1),
+    ] {
+        let text = format!("[Container]\nImage=docker.io/library/x:1\n{keys}\n");
+        std::fs::write(&unit, text).expect("write");
+        let made = import::import(std::slice::from_ref(&unit), None, schema(), None);
+        let made = made.expect("imports");
+        let is_written = |line: &str| !line.starts_with('#') && line.contains(expected);
+        assert!(made.nickel.lines().any(is_written), "{}", made.nickel);
+        let notes: Vec<&str> = made.notes.iter().map(|note| note.key.as_str()).collect();
+        assert_eq!(notes.len(), count, "{notes:?}");
+        assert!(
+            notes.iter().all(|key| key.starts_with("a.container.Container.Log")),
+            "{notes:?}"
+        );
+    }
     for odd in [
         "{ driver: none }",
         "{ options: { max-size: big } }",

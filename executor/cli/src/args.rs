@@ -11,6 +11,7 @@ mod forward;
 mod image;
 mod list;
 mod logs;
+mod paged;
 mod run;
 mod stats;
 
@@ -48,6 +49,9 @@ pub struct Args {
     /// Print JSON for programs.
     #[arg(long, global = true)]
     pub json: bool,
+    /// Print what is longer than the terminal at once, without a pager (`TANK_PAGER`, `PAGER`, `less`).
+    #[arg(long, global = true)]
+    pub no_pager: bool,
     #[command(subcommand)]
     pub command: Command,
 }

@@ -66,6 +66,9 @@ fn main() -> ExitCode {
         args.command,
         Command::Exec(_) | Command::Run(_) | Command::Attach { .. }
     );
+    if args.is_paged() {
+        output::pager::want();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime.block_on(commands::run(args)),
         Err(error) => Err(error::Error::Start(error)),
     };
+    output::pager::finish();
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

@@ -4,6 +4,7 @@
 //! not obeyed. All that is printed goes through here, so nobody has to think of it. A pipe or a
 //! file gets every byte as it is.
 
+pub mod pager;
 mod prose;
 mod table;
 
@@ -147,7 +148,7 @@ pub fn whole(text: &str) -> Result<(), Error> {
     } else {
         Cow::Borrowed(text)
     };
-    match writeln!(std::io::stdout(), "{text}") {
+    match pager::write(format!("{text}\n").as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => other.map_err(Error::Print),
     }

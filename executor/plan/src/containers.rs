@@ -81,7 +81,7 @@ impl Planner<'_> {
             if graph.process(pod, name).is_none() && !self.is_run_by_hand(pod, name, container) {
                 let removal = Removal {
                     class: Class::Delete,
-                    why: Why::NoLongerDeclared,
+                    why: self.undeclared_because(pod, name),
                     drift: false,
                 };
                 let id = self.stop(pod, name, container, &removal, &[]);
@@ -164,7 +164,9 @@ impl Planner<'_> {
             pod: pod.clone(),
             container: name.clone(),
         };
-        self.add(step, Class::Delete, Why::NoLongerDeclared, drift, after);
+        let why = self.undeclared_because(pod, name);
+        let drift = drift && why != Why::RunEnded;
+        self.add(step, Class::Delete, why, drift, after);
     }
 
     /// Runs what comes before the containers, one after the other. Returns what they wait for, if

@@ -352,7 +352,12 @@ fn to_come(subject: &Subject<'_>) -> Vec<Reason> {
         .filter(|planned| planned.step.pod() == Some(pod));
     let steps = steps.filter(|planned| !failed(planned));
     let reasons = steps.map(|planned| {
-        let text = format!("next comes: {}, since {}", planned.step, planned.why);
+        let called = |uid| {
+            let known = subject.users.get(&uid).cloned();
+            known.unwrap_or_else(|| crate::overrides::who(uid))
+        };
+        let why = planned.why.text(called);
+        let text = format!("next comes: {}, since {why}", planned.step);
         Reason::of_pod(text)
     });
     reasons.collect()

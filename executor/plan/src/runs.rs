@@ -10,6 +10,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tank_model::{Digest, Graph, Name, spec::Pod};
 
+/// What the names of runs, and of their own pods, begin with.
+pub const PREFIX: &str = "run-";
+
+/// Whether a container, or a pod, is called as those of runs are: [`PREFIX`] and 8 hexadecimal digits.
+pub fn is_name(name: &Name) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let digits = name.as_str().strip_prefix(PREFIX);
+    digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(is_digit))
+}
+
 /// What is run by hand, by pod and container.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -31,6 +31,8 @@ pub enum Why {
     Replaces,
     /// It is not declared any more, or nothing says whether it ever was.
     NoLongerDeclared,
+    /// It was run by hand, and that is over.
+    RunEnded,
     /// It is on the host, and neither this graph nor the one before declares it.
     NeverDeclared,
     /// What the declaration changed, in the order of the fields.
@@ -376,6 +378,29 @@ impl fmt::Display for Changed {
     }
 }
 
+impl Why {
+    /// Whose doing it is.
+    pub fn uid(&self) -> Option<u32> {
+        match self {
+            Self::StoppedByHand { uid }
+            | Self::RestartedByHand { uid }
+            | Self::RunByHand { uid }
+            | Self::StopEnded { uid } => Some(*uid),
+            _ => None,
+        }
+    }
+
+    /// As text, with what its user is called: this crate asks nobody.
+    pub fn text(&self, called: impl FnOnce(u32) -> String) -> String {
+        let text = self.to_string();
+        let Some(uid) = self.uid() else { return text };
+        match text.strip_prefix(crate::overrides::who(uid).as_str()) {
+            Some(rest) => format!("{}{rest}", called(uid)),
+            None => text,
+        }
+    }
+}
+
 impl fmt::Display for Why {
     // long: one arm a reason
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -385,6 +410,7 @@ impl fmt::Display for Why {
             Self::NotRunning => "it is declared and does not run",
             Self::Replaces => "in place of the one before",
             Self::NoLongerDeclared => "it is no longer declared",
+            Self::RunEnded => "its run by hand has ended",
             Self::NeverDeclared => "nobody declared it",
             Self::NeedsChanged => "what it needs has changed",
             Self::NamespacesDiffer => "its namespaces are not the declared ones",

@@ -276,7 +276,8 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Resu
     beneath::open_in(root, Path::new(path), flags)
 }
 
-/// Writes a new file into a directory (of a mount of Tank's own, so nothing can be in the way).
+/// Writes a new file into a directory (of a mount of Tank's own, so nothing can be in the way), which belongs to a user and
+/// a group by the host's ids.
 ///
 /// # Errors
 /// What the kernel gives.
@@ -285,7 +286,7 @@ pub fn write_file(
     name: &str,
     content: &[u8],
     mode: u32,
-    owner: u32,
+    (uid, gid): (u32, u32),
 ) -> Result<()> {
     use std::io::Write;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -294,8 +295,8 @@ pub fn write_file(
     let mut file = std::fs::File::from(file);
     file.write_all(content).doing(|| format!("write {name}"))?;
     let (uid, gid) = (
-        rustix::fs::Uid::from_raw(owner),
-        rustix::fs::Gid::from_raw(owner),
+        rustix::fs::Uid::from_raw(uid),
+        rustix::fs::Gid::from_raw(gid),
     );
     rustix::fs::fchown(&file, Some(uid), Some(gid)).doing(|| format!("own {name}"))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).doing(|| format!("set the mode of {name}"))

@@ -234,6 +234,83 @@ fn a_stranger_past_the_mode_is_refused_before_a_byte_is_read() {
     host.finish();
 }
 
+/// A member of the group copies files and connects to ports as root does; nobody else.
+#[test]
+fn a_member_copies_and_forwards_and_nobody_else() {
+    let host = host_with_group();
+    let serve = r#"command = ["/bin/httpd", "-f", "-p", "80", "-h", "/etc"], stop.signal = "SIGKILL""#;
+    host.switch(&format!(
+        "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {serve} }} }}"
+    ));
+    let tank = host.dir.join("tank");
+    fs::copy(tank_tests::bin("tank"), &tank).expect("copy");
+    let own = host.dir.join("of-member");
+    fs::create_dir(&own).expect("a folder");
+    std::os::unix::fs::chown(&own, Some(1000), Some(1000)).expect("chown");
+    let of = |groups: &str, args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=1000", "--regid=1000", &format!("--groups={groups}")])
+            .arg(&tank)
+            .arg("--socket")
+            .arg(host.socket())
+            .args(args)
+            .current_dir(&own);
+        command
+    };
+    let member = TANK.to_string();
+    let ended = |groups: &str, args: &[&str]| -> tank_tests::Ended {
+        of(groups, args).output().expect("setpriv").into()
+    };
+    // Both ways, and what comes here is the member's own.
+    ended(&member, &["cp", "web:/etc/passwd", "there"]).ok();
+    let there = fs::metadata(own.join("there")).expect("a file");
+    assert_eq!((there.uid(), there.gid()), (1000, 1000));
+    ended(&member, &["cp", "there", "web:/etc/back"]).ok();
+    assert!(host.exec("web", "cat /etc/back").contains("root:"));
+    // No file that the member itself may not read goes into a container, and none comes where it may not write.
+    host.write("roots", "secret");
+    let roots = host.dir.join("roots");
+    fs::set_permissions(&roots, fs::Permissions::from_mode(0o600)).expect("chmod");
+    let roots = roots.display().to_string();
+    let refused = ended(&member, &["cp", &roots, "web:/etc/roots"]);
+    assert_eq!(refused.status, 1, "{}", refused.stdout);
+    let refused = ended(&member, &["cp", "web:/etc/passwd", &roots]);
+    assert_eq!(refused.status, 1, "{}", refused.stdout);
+    assert_eq!(fs::read_to_string(&roots).expect("reads"), "secret");
+    let mut forward = of(&member, &["--json", "port-forward", "web", ":80"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("setpriv");
+    let mut line = String::new();
+    let read = io::BufRead::read_line(
+        &mut io::BufReader::new(forward.stdout.as_mut().expect("stdout")),
+        &mut line,
+    );
+    read.expect("reads");
+    let line: Value = serde_json::from_str(&line).expect("JSON");
+    let address = line["addresses"][0].as_str().expect("an address");
+    let mut stream = std::net::TcpStream::connect(address).expect("connects");
+    stream.write_all(b"GET /back HTTP/1.0\r\n\r\n").expect("writes");
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("reads");
+    forward.kill().expect("it ends");
+    forward.wait().expect("it ends");
+    assert!(page.contains("root:"), "{page}");
+    for args in [
+        &["cp", "web:/etc/passwd", "again"][..],
+        &["cp", "there", "web:/etc/again"],
+        &["port-forward", "web", ":80"],
+    ] {
+        let refused = ended("1001", args);
+        assert_eq!(refused.status, 1, "{args:?}: {}", refused.stdout);
+        let text = tank_tests::words(&refused.stderr);
+        assert!(text.contains("member of the group `tank`"), "{text}");
+    }
+    assert!(!own.join("again").exists());
+    host.finish();
+}
+
 #[test]
 fn calls_of_a_hundred_megabytes_are_refused_before_they_are_kept() {
     let host = host_with_group();

@@ -5,7 +5,6 @@
 //!   others. [`values`]: how scalars are read.
 
 mod configs;
-mod logging;
 mod names;
 mod networks;
 mod ports;

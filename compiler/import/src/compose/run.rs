@@ -93,7 +93,7 @@ impl Compose<'_> {
             ("extends", _) => self
                 .draft
                 .note(path, "write what is shared as a Nickel function or record"),
-            ("logging", _) => self.logging(at, path, value),
+            ("logging", _) => crate::logging::logging((at.container(), self.draft), path, value),
             // Whichever this host's is.
             ("platform", Some("linux")) => {}
             ("platform", Some(platform)) if platform.parse::<Platform>().is_ok() => {

@@ -372,14 +372,6 @@ impl Compose<'_> {
             .map(str::to_owned)
             .or_else(|| secret.get("source").and_then(text_of));
         let source = source.unwrap_or_default();
-        for key in secret.as_object().into_iter().flatten().map(|(key, _)| key) {
-            if matches!(key.as_str(), "uid" | "gid") {
-                self.draft.note(
-                    format!("{path}.{source}.{key}"),
-                    "a secret belongs to the container's root: see `mode`",
-                );
-            }
-        }
         let declared = self
             .whole
             .get("secrets")
@@ -410,6 +402,20 @@ impl Compose<'_> {
         // Compose's is readable by every user of the container, unless it says otherwise; Tank's is not.
         let mode = secret.get("mode").map_or_else(|| "0444".into(), mode_of);
         entry["mode"] = mode.into();
+        let id = |key: &str| secret.get(key).and_then(text_of);
+        match (id("uid"), id("gid")) {
+            (None, None) => {}
+            (uid, gid) => {
+                let both = [uid, gid].map(|id| id.unwrap_or_else(|| "0".to_owned()));
+                match both.iter().all(|id| id.parse::<u16>().is_ok()) {
+                    true => entry["owner"] = both.join(":").into(),
+                    false => self.draft.note(
+                        format!("{path}.{source}"),
+                        "its `uid` and `gid` are numbers below 65536",
+                    ),
+                }
+            }
+        }
         record(at.container(), "secrets").insert(name_of(&source), entry);
     }
 }

@@ -258,6 +258,9 @@ pub struct Secret {
         skip_serializing_if = "is_default_secret_mode"
     )]
     pub mode: Mode,
+    /// `user[:group]`, names of the image or numbers; root unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// Permission bits, written in octal.

@@ -25,17 +25,18 @@ pub fn mount(sources: &Sources, start: &Start) -> Result<(OwnedFd, Vec<(String, 
     let mount_fd = mount::filesystem("tmpfs", &options, attr::NOSUID | attr::NODEV);
     let mount_fd = mount_fd?;
     let dir = mount::open_root(&mount_fd)?;
-    let owner = start.spec.id_base;
+    let base = start.spec.id_base;
     let mut entries = Vec::new();
-    let mut add = |path: &str, content: &[u8], mode: u32| -> Result<(), Error> {
+    let mut add = |path: &str, content: &[u8], mode: u32, (uid, gid)| -> Result<(), Error> {
         let name = name_of(path);
+        let owner = (base + uid, base + gid);
         let written = mount::write_file(dir.as_fd(), &name, content, mode, owner);
         written?;
         entries.push((name, path.to_owned()));
         Ok(())
     };
     for (path, file) in &start.spec.files {
-        add(path, file.text.as_bytes(), file.mode.0)?;
+        add(path, file.text.as_bytes(), file.mode.0, (0, 0))?;
     }
     for (name, secret) in &start.spec.secrets {
         let content = sources.read_secret(&secret.file, || start.writable());
@@ -43,7 +44,8 @@ pub fn mount(sources: &Sources, start: &Start) -> Result<(OwnedFd, Vec<(String, 
             secret: name.clone(),
             source,
         })?;
-        add(&secret.path, &content, secret.mode.0)?;
+        let owner = start.spec.secret_owners.get(name).copied();
+        add(&secret.path, &content, secret.mode.0, owner.unwrap_or_default())?;
     }
     Ok((mount_fd, entries))
 }

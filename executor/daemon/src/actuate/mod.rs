@@ -141,7 +141,8 @@ impl Actuator {
             match outcome {
                 Ok(()) => {
                     faults::boundary("after a step");
-                    self.add_event(Kind::Step, &step, format!("{step}: {}", plan.steps[id].why));
+                    let why = plan.steps[id].why.text(tank_sys::users::named);
+                    self.add_event(Kind::Step, &step, format!("{step}: {why}"));
                     order.done(id);
                     if let Step::StartSandbox { pod, .. } = &step {
                         for id in order.starts_once_connected(plan, pod, id) {

@@ -73,7 +73,10 @@ impl Client {
             &explained.observed,
         )];
         mark(&mut pods, &generations.overrides()?);
-        let state = pods.first().map(|pod| pod.state);
+        let state = match explained.of_run {
+            true => Some(varlink::State::Running),
+            false => pods.first().map(|pod| pod.state),
+        };
         let reasons = explained.reasons.into_iter();
         let reply = ExplainReply {
             pod: explained.pod.to_string(),

@@ -5,7 +5,7 @@ use super::{
     by_hand,
     client::Client,
     copies,
-    exec::{self, target},
+    exec::{self, declared_target},
     refusal::{Refusal, internal, of_shim},
     registries, states,
     streams::while_connected,
@@ -169,7 +169,7 @@ impl Client {
                 self.reply(&varlink::ExecReply { pid }, false, fds).await
             }
             Method::Attach { pod, container } => {
-                let (pod, container) = target(&generations, &pod, container.as_deref())?;
+                let (pod, container) = declared_target(&generations, &pod, container.as_deref())?;
                 let shim = exec::shim(&floors.pods, &pod, &container)?;
                 let request = ShimRequest::Attach {
                     container: container.to_string(),

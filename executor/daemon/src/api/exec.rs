@@ -19,8 +19,21 @@ use tank_proto::{
     varlink::{Error, ExecCall},
 };
 
-/// The container a command is about: the one named, or the only one.
+/// The container a command is about: the one named, or the only one; or that of a run by hand.
 pub fn target(
+    generations: &Generations,
+    pod: &str,
+    container: Option<&str>,
+) -> Result<(Name, Name), Refusal> {
+    let (_, graph) = generations.current()?;
+    match generations.run_named(&graph, pod, container) {
+        Some(named) => Ok((named.pod, named.container)),
+        None => declared_target(generations, pod, container),
+    }
+}
+
+/// The same of what is declared alone.
+pub fn declared_target(
     generations: &Generations,
     pod: &str,
     container: Option<&str>,
@@ -144,8 +157,13 @@ async fn as_user(
         .into());
     }
     let (_, graph) = floors.generations.current()?;
-    let inputs = floors.reconciler.read_inputs(&graph).await?;
-    let resolved = inputs.target(&graph, None).user_of(pod, container, user);
+    let generations = &floors.generations;
+    let named = generations.run_named(&graph, pod.as_str(), Some(container.as_str()));
+    let with_run = named.map(|named| generations.graph_with(&graph, &named));
+    let with_run = with_run.transpose()?;
+    let graph = with_run.as_ref().unwrap_or(&graph);
+    let inputs = floors.reconciler.read_inputs(graph).await?;
+    let resolved = inputs.target(graph, None).user_of(pod, container, user);
     Ok(resolved.map_err(|error| failed(error.to_string()))?)
 }
 

@@ -10,7 +10,7 @@ impl Client {
     /// Hands a connection to a port of a pod to the client.
     pub(super) async fn forward(&mut self, pod: &str, port: Option<u16>) -> Result<(), Refusal> {
         let (_, graph) = self.floors.generations.current()?;
-        let pod = self.floors.generations.declared(&graph, pod)?;
+        let pod = self.floors.generations.declared_or_run(&graph, pod)?;
         let what = match port {
             Some(port) => format!("connect to port {port} of pod `{pod}`"),
             None => format!("connect to pod `{pod}`"),

@@ -323,6 +323,14 @@ fn of_target(
     graph: &Graph,
     (pod, container): (&str, Option<&str>),
 ) -> Result<Vec<LogName>, Refusal> {
+    if let Some(run) = generations.run_named(graph, pod, container) {
+        return Err(Error::Failed {
+            what: format!("read the log of {}", run.container),
+            why: "it is run by hand (`tank run`): what it prints goes to whoever runs it, and into no log"
+                .to_owned(),
+        }
+        .into());
+    }
     let (pod, known) = match generations.declared(graph, pod) {
         Ok(pod) => {
             let known = declared(graph, &pod);

@@ -160,6 +160,7 @@ fn wire(error: Refused) -> Error {
             known,
         },
         Refused::NotByHand(why) => failed("do that by hand", why),
+        Refused::OfRun { run, why } => failed(format!("use `{run}`"), why),
         Refused::NotRun { why, .. } => failed("run it", why),
         error @ Refused::Overtaken { .. } => failed("wait for it", error.to_string()),
         Refused::NoSuchNetwork { network, nearest } => Error::NoSuchNetwork { network, nearest },

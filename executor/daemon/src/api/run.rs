@@ -2,7 +2,7 @@
 
 use super::{
     client::Client,
-    exec::{self, target},
+    exec::{self, declared_target},
     refusal::{Refusal, of_shim},
     streams::while_connected,
     views,
@@ -43,7 +43,7 @@ impl Client {
                 (name.clone(), name)
             }
             None => {
-                let (pod, container) = target(generations, &call.pod, call.container.as_deref())?;
+                let (pod, container) = declared_target(generations, &call.pod, call.container.as_deref())?;
                 self.check_shim(&pod, &container).await?;
                 (pod, container)
             }

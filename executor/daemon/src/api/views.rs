@@ -154,7 +154,7 @@ pub fn step(planned: &PlannedStep) -> varlink::Step {
             Class::Delete => StepClass::Delete,
             Class::DataRisk => StepClass::DataRisk,
         },
-        why: planned.why.to_string(),
+        why: planned.why.text(tank_sys::users::named),
         drift: planned.drift,
     }
 }

@@ -13,6 +13,7 @@ use super::{Error, Generations, ProgressSender, switch::Candidate};
 use crate::events::{Kind, Subject, now};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 use tank_model::{Generation, Graph, Name, Outcome, Rollback, Scope};
@@ -23,7 +24,7 @@ use tank_plan::{
 use tokio::time::Instant;
 
 /// How long the kernel has for ending what was killed.
-const AFTER_KILL: Duration = Duration::from_secs(30);
+pub(super) const AFTER_KILL: Duration = Duration::from_secs(30);
 
 /// The longest that containers may be given to end.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -79,10 +80,21 @@ impl Generations {
     /// When nothing was taken: a name is unknown, a change is on its way, or the store refuses. And when a
     /// change was committed meanwhile.
     pub async fn by_hand(
-        &self,
+        self: &Arc<Self>,
         asked: &ByHand,
         progress: &ProgressSender,
     ) -> Result<Operated, Error> {
+        let (ended, rest) = self.stop_runs(asked).await?;
+        let mut operated = match &rest.which {
+            Which::Named(named) if named.is_empty() => Operated::default(),
+            _ => self.operate(&rest, progress).await?,
+        };
+        operated.concerned.extend(ended);
+        Ok(operated)
+    }
+
+    /// The same of what is declared.
+    async fn operate(&self, asked: &ByHand, progress: &ProgressSender) -> Result<Operated, Error> {
         let begin = SystemTime::now();
         let (generation, graph, requested, longest) = {
             let _switching = self.begin(self.store.current()?).await?;

@@ -13,13 +13,10 @@ impl Generations {
     /// could be meant.
     ///
     /// # Errors
-    /// [`Error::NoSuchPod`].
+    /// [`Error::NoSuchPod`], or [`Error::OfRun`].
     pub fn declared(&self, graph: &Graph, pod: &str) -> Result<Name, Error> {
-        found(
-            graph,
-            pod,
-            meant::meant(pod, graph.pods().map(Name::as_str)),
-        )
+        let meant = meant::meant(pod, graph.pods().map(Name::as_str));
+        found(graph, pod, meant).map_err(|unknown| self.refused_as_run(pod).unwrap_or(unknown))
     }
 
     /// As [`Generations::declared`], by its whole name alone: of what is removed.
@@ -49,7 +46,7 @@ impl Generations {
         own.map_or_else(|| self.declared(graph, pod), Ok)
     }
 
-    /// The declared pods that are named, those of a stack, or all of them; and the graph that declares them. Blocking for as long
+    /// The declared pods that are named, and those of runs by hand, those of a stack, or all of them; and the graph that declares them. Blocking for as long
     /// as the store is.
     ///
     /// # Errors
@@ -67,7 +64,10 @@ impl Generations {
             [] => graph.pods().cloned().collect(),
             named => named
                 .iter()
-                .map(|pod| self.declared_in(&graph, stack, pod))
+                .map(|pod| match self.run_named(&graph, pod, None) {
+                    Some(named) if stack.is_none() => Ok(named.pod),
+                    _ => self.declared_in(&graph, stack, pod),
+                })
                 .collect::<Result<BTreeSet<Name>, Error>>()?,
         };
         let is_of = |pod: &Name| scope.as_ref().is_none_or(|scope| scope.has(pod));

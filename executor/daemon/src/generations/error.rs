@@ -39,6 +39,9 @@ pub enum Error {
     /// What is asked for by hand can't be done so: why.
     #[error("{0}")]
     NotByHand(String),
+    /// A run by hand is named where one can't be meant, or one that is over.
+    #[error("`{run}`: {why}")]
+    OfRun { run: Name, why: &'static str },
     /// What is run by hand was not started.
     #[error("can't run it: {why}")]
     NotRun {

@@ -1,7 +1,7 @@
 //! Why a pod is in the state it is in: what the daemon knows of it, handed to the pure
 //! [`tank_plan::explain`]. Acts on nothing.
 
-use super::{Error, Generations};
+use super::{Error, Generations, run::NamedRun};
 use std::{collections::BTreeMap, sync::Arc};
 use tank_model::{Graph, Name, Outcome};
 use tank_plan::{
@@ -15,6 +15,8 @@ pub struct Explained {
     pub graph: Arc<Graph>,
     pub observed: Observed,
     pub reasons: Vec<Reason>,
+    /// Whether it is the pod of a run by hand, which is declared in no generation.
+    pub of_run: bool,
 }
 
 impl Generations {
@@ -28,6 +30,9 @@ impl Generations {
             Some((pod, container)) => (pod, Some(container)),
             None => (target, None),
         };
+        if let Some(named) = self.run_named(&graph, pod, container) {
+            return self.explain_run(graph, named).await;
+        }
         let pod = self.declared(&graph, pod)?;
         let container = container
             .map(|container| container_of(&graph, &pod, container))
@@ -43,7 +48,9 @@ impl Generations {
         });
         let probes: BTreeMap<Name, String> = probes.collect();
         let stoppers = planned.report.stopped.iter().map(|one| one.uid);
+        let doers = planned.plan.steps.iter().filter_map(|one| one.why.uid());
         let users: BTreeMap<u32, String> = stoppers
+            .chain(doers)
             .map(|uid| (uid, tank_sys::users::named(uid)))
             .collect();
         let mut reasons = explain(&Subject {
@@ -66,6 +73,40 @@ impl Generations {
             graph,
             observed: planned.observed,
             reasons,
+            of_run: false,
+        })
+    }
+
+    /// Of a run by hand there is one reason: somebody runs it.
+    async fn explain_run(&self, graph: Arc<Graph>, named: NamedRun) -> Result<Explained, Error> {
+        let NamedRun {
+            pod,
+            container,
+            run,
+        } = named;
+        let who = tank_sys::users::named(run.uid);
+        let image = &run.spec.image.name;
+        let text = format!(
+            "{who} runs it by hand: a command of {image}, in no generation. It ends with that command, or with the `tank run` of \
+             {who}"
+        );
+        let whole = match run.own {
+            Some(_) => pod.to_string(),
+            None => format!("{pod}/{container}"),
+        };
+        let reason = Reason {
+            container: Some(container),
+            text,
+            since: Some(run.time),
+            until: None,
+            next: Some(format!("tank stop {whole}")),
+        };
+        Ok(Explained {
+            observed: self.reconciler.observe(&graph).await?,
+            of_run: run.own.is_some(),
+            pod,
+            graph,
+            reasons: vec![reason],
         })
     }
 

@@ -5,8 +5,10 @@
 //! generation, and whoever is not there any more when it has started has it ended.
 
 mod image;
+mod named;
 
 pub use image::ImageToRun;
+pub use named::NamedRun;
 
 use super::{Error, Generations, request};
 use crate::{

@@ -14,7 +14,7 @@ use std::{
 };
 use tank_image::Images;
 use tank_model::{Digest, Name};
-use tank_plan::{RunByHand, Runs};
+use tank_plan::{RunByHand, Runs, runs};
 use tank_proto::shim::FailureKind;
 use tokio::{
     sync::oneshot,
@@ -31,9 +31,6 @@ const ASK_PERIOD: Duration = Duration::from_secs(60);
 /// How long a run's own pod has its leases when it is over, should it not be gone before, and how often it is looked.
 const LEASED_AFTER: Duration = Duration::from_secs(120);
 const GONE_PERIOD: Duration = Duration::from_millis(200);
-
-/// What the names of runs, and of their own pods, begin with.
-const PREFIX: &str = "run-";
 
 /// Why a run was not started.
 #[derive(Debug)]
@@ -144,23 +141,23 @@ impl Drop for Wanted {
 impl Wanted {
     /// Keeps it for as long as its container runs; gives what its own pod has until that is gone.
     pub async fn keep(mut self, pods: &Pods) -> Option<Alone> {
-        self.wait_for_end(pods).await;
+        until_ended(pods, &self.pod, &self.container).await;
         self.alone.take()
     }
+}
 
-    async fn wait_for_end(&self, pods: &Pods) {
-        while let Some(shim) = pods.get(&self.pod) {
-            let mut changes = shim.subscribe();
-            let runs = shim.state().await.map(|state| {
-                let mut containers = state.containers.iter();
-                containers
-                    .any(|found| found.name == self.container.as_str() && found.exited.is_none())
-            });
-            if !matches!(runs, Ok(true)) && shim.silence().is_none() {
-                return;
-            }
-            let _ = timeout(ASK_PERIOD, changes.changed()).await;
+/// Waits until a container does not run any more.
+pub async fn until_ended(pods: &Pods, pod: &Name, container: &Name) {
+    while let Some(shim) = pods.get(pod) {
+        let mut changes = shim.subscribe();
+        let runs = shim.state().await.map(|state| {
+            let mut containers = state.containers.iter();
+            containers.any(|found| found.name == container.as_str() && found.exited.is_none())
+        });
+        if !matches!(runs, Ok(true)) && shim.silence().is_none() {
+            return;
         }
+        let _ = timeout(ASK_PERIOD, changes.changed()).await;
     }
 }
 
@@ -171,7 +168,7 @@ impl RunsByHand {
 
     /// Whether a pod is called as those of runs are.
     pub fn is_pod(pod: &Name) -> bool {
-        pod.as_str().starts_with(PREFIX)
+        runs::is_name(pod)
     }
 
     /// The leases of runs' own pods.
@@ -199,6 +196,22 @@ impl RunsByHand {
         self.lock().runs.clone()
     }
 
+    /// One of them: a container of a pod, or, without a container, that of a pod of its own.
+    pub fn find(&self, pod: &Name, container: Option<&Name>) -> Option<(Name, RunByHand)> {
+        let held = self.lock();
+        let mut of_pod = held.runs.of_pod(pod);
+        let found = of_pod.find(|(name, run)| match container {
+            Some(container) => *name == container,
+            None => run.own.is_some(),
+        });
+        found.map(|(name, run)| (name.clone(), run.clone()))
+    }
+
+    /// Wants one no longer, while whoever runs it is still there: the next pass ends it.
+    pub fn forget(&self, pod: &Name, container: &Name) {
+        self.lock().runs.remove(pod, container);
+    }
+
     /// A name for the next one: no other has had it, of this daemon or, as good as surely, of one before.
     pub fn next_name(&self, now: u64) -> Option<Name> {
         let number = {
@@ -209,7 +222,7 @@ impl RunsByHand {
         let digest = Digest::of(format!("{} {now} {number}", std::process::id()).as_bytes());
         let bytes = digest.as_bytes().iter().take(4);
         let hex: String = bytes.map(|byte| format!("{byte:02x}")).collect();
-        Name::new(format!("{PREFIX}{hex}")).ok()
+        Name::new(format!("{}{hex}", runs::PREFIX)).ok()
     }
 
     /// Adds one; what it is started with comes over the receiver.

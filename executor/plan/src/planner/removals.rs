@@ -3,6 +3,7 @@
 use crate::{
     observed::{self, State},
     planner::{Planner, Removal, SHIM_FILES, shims::Care},
+    runs,
     step::{Class, Step, StepId},
     target::networks::memberships,
     why::{Changed, Why},
@@ -70,19 +71,13 @@ impl Planner<'_> {
             return None;
         }
         let Some((_, hash)) = self.target.graph.sandbox(pod) else {
-            let drift = self
-                .target
-                .previous
-                .is_some_and(|previous| previous.pod(pod).is_none());
-            return removal(
-                Class::Delete,
-                if drift {
-                    Why::NeverDeclared
-                } else {
-                    Why::NoLongerDeclared
-                },
-                drift,
-            );
+            let previous = self.target.previous;
+            let (why, drift) = match previous.map(|previous| previous.pod(pod).is_some()) {
+                Some(false) | None if runs::is_name(pod) => (Why::RunEnded, false),
+                Some(false) => (Why::NeverDeclared, true),
+                Some(true) | None => (Why::NoLongerDeclared, false),
+            };
+            return removal(Class::Delete, why, drift);
         };
         match care {
             Some((why, Care::Replace)) => {

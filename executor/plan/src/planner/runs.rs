@@ -3,6 +3,7 @@
 use crate::{
     observed::{self, State},
     planner::{Planner, Removal},
+    runs,
     step::{Class, Step, StepId},
     why::{WaitsFor, Why},
 };
@@ -13,6 +14,17 @@ impl Planner<'_> {
     pub(crate) fn is_run_by_hand(&self, pod: &Name, name: &Name, found: &observed::Run) -> bool {
         let runs = matches!(found.state, State::Running { .. });
         runs && self.target.runs.get(pod, name).is_some()
+    }
+
+    /// Why what no graph declares goes: it was run by hand, as its name says and no declaration before denies, or is not
+    /// declared any more.
+    pub(crate) fn undeclared_because(&self, pod: &Name, name: &Name) -> Why {
+        let before = self.target.previous;
+        let was_declared = before.is_some_and(|graph| graph.process(pod, name).is_some());
+        match runs::is_name(name) && !was_declared {
+            true => Why::RunEnded,
+            false => Why::NoLongerDeclared,
+        }
     }
 
     /// Ends what is run by hand and has a volume that has to be at rest.

@@ -147,6 +147,39 @@ fn what_can_t_be_started_ends_nothing_that_runs() {
     assert_eq!(report.blocked[0].to_string(), why);
 }
 
+#[test]
+fn a_secret_belongs_to_whom_the_image_calls_so() {
+    let config = |owner: Option<&str>| -> Config {
+        let mut secret = serde_json::json!({ "file": "/etc/hostname", "path": "/run/db" });
+        if let Some(owner) = owner {
+            secret["owner"] = owner.into();
+        }
+        let app = serde_json::json!({ "image": "x", "secrets": { "db": secret } });
+        let pod = serde_json::json!({ "network": "none", "containers": { "app": app } });
+        serde_json::from_value(serde_json::json!({ "pods": { "web": pod } })).expect("a pod")
+    };
+    let name = |text: &str| Name::new(text).expect("a name");
+    let (web, app) = (name("web"), name("app"));
+    let owner = |owner: Option<&str>| {
+        let mut inputs = inputs(&config(owner));
+        for image in inputs.images.values_mut() {
+            image.passwd.push_str("db:x:70:71::/:\n");
+            image.group.push_str("keys:x:9:\n");
+        }
+        let spec = inputs.target().container(&web, &app);
+        spec.map(|spec| spec.secret_owners.get(&name("db")).copied())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(owner(None), Ok(None));
+    assert_eq!(owner(Some("db")), Ok(Some((70, 71))));
+    assert_eq!(owner(Some("db:keys")), Ok(Some((70, 9))));
+    assert_eq!(owner(Some("999:1000")), Ok(Some((999, 1000))));
+    let why = "find the owner of the secret `db`: the image has no user `nobody` in /etc/passwd";
+    assert_eq!(owner(Some("nobody")), Err(why.to_owned()));
+    let why = "find the owner of the secret `db`: user `70000` is outside the 65536 ids of a pod";
+    assert_eq!(owner(Some("70000")), Err(why.to_owned()));
+}
+
 /// The inputs for pods on the bridge that publish these ports.
 fn bridged(pods: &[(&str, serde_json::Value)]) -> crate::Inputs {
     let pod = |publish: &serde_json::Value| serde_json::json!({ "containers": { "app": { "image": "x" } }, "publish": publish });

@@ -157,6 +157,13 @@ pub enum TargetError {
         #[source]
         why: UserError,
     },
+    /// Whom a secret is declared to belong to can't be resolved.
+    #[error("find the owner of the secret `{secret}`: {why}")]
+    NoOwner {
+        secret: Name,
+        #[source]
+        why: UserError,
+    },
     /// Neither `command` and `args` nor `Entrypoint` and `Cmd` hold anything.
     #[error("start a container: neither it nor its image names a command")]
     NoCommand,

@@ -89,6 +89,9 @@ pub struct ContainerSpec {
     pub files: BTreeMap<String, File>,
     /// What is copied into its memory from files of the host.
     pub secrets: BTreeMap<Name, spec::Secret>,
+    /// Whom those belong to that are not root's: user and group, by the ids of the pod.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_owners: BTreeMap<Name, (u32, u32)>,
     /// Of its cgroup, as [`effective_limits`] has them.
     pub limits: Limits,
     /// By the name setrlimit(2) has for it, in lower case: `nofile`.
@@ -193,6 +196,7 @@ impl Target<'_> {
         let user = user.map_or("", String::as_str);
         let resolved = user::resolve(user, &config.passwd, &config.group)
             .map_err(|why| TargetError::NoUser { why })?;
+        let secret_owners = secret_owners(&node, config)?;
         let argv = argv(&node, config);
         if argv.is_empty() {
             return Err(TargetError::NoCommand);
@@ -222,6 +226,7 @@ impl Target<'_> {
             mounts: self.mounts(pod, &node, id_base)?,
             files: self.written(pod, name),
             secrets: node.secrets.clone(),
+            secret_owners,
             limits: effective_limits(&self.graph.limits(pod, name)),
             ulimits: node.ulimits.clone(),
             logs: node.logs,
@@ -276,6 +281,24 @@ pub fn effective_limits(declared: &Limits) -> Limits {
         pids: Some(declared.pids.unwrap_or(DEFAULT_PIDS)),
         cpu: declared.cpu,
     }
+}
+
+/// Whom secrets belong to that are not root's.
+fn secret_owners(
+    node: &ContainerNode,
+    image: &ImageConfig,
+) -> Result<BTreeMap<Name, (u32, u32)>, TargetError> {
+    let owned = node
+        .secrets
+        .iter()
+        .filter_map(|(name, secret)| Some((name, secret.owner.as_deref()?)));
+    let owner = |(name, owner): (&Name, &str)| {
+        let found = user::resolve(owner, &image.passwd, &image.group);
+        let secret = name.clone();
+        let found = found.map_err(|why| TargetError::NoOwner { secret, why })?;
+        Ok((name.clone(), (found.user.uid, found.user.gid)))
+    };
+    owned.map(owner).collect()
 }
 
 /// The command line: `command` replaces the entry point and with it the image's arguments, `args`

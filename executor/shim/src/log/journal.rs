@@ -21,6 +21,17 @@ const NOTE_EVERY: Duration = Duration::from_secs(1);
 const INFO: u8 = 6;
 const ERROR: u8 = 3;
 
+/// What a line is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// One that the container printed.
+    Line,
+    /// A part of one, which goes on in the next.
+    Part,
+    /// Tank's own: what is missing of the container's.
+    Notice,
+}
+
 pub struct Journal {
     path: PathBuf,
     socket: Option<UnixDatagram>,
@@ -54,7 +65,7 @@ impl Journal {
     }
 
     /// Sends one line, which is given in pieces.
-    pub fn send(&mut self, stream: &str, text: &[&[u8]], is_part: bool, now: SystemTime) {
+    pub fn send(&mut self, stream: &str, text: &[&[u8]], kind: Kind, now: SystemTime) {
         self.datagram.clear();
         self.datagram.extend(&self.fields);
         let priority = if stream == "stderr" { ERROR } else { INFO };
@@ -63,8 +74,10 @@ impl Journal {
             "PRIORITY",
             &[priority.to_string().as_bytes()],
         );
-        if is_part {
-            field(&mut self.datagram, "CONTAINER_PARTIAL_MESSAGE", &[b"true"]);
+        match kind {
+            Kind::Line => {}
+            Kind::Part => field(&mut self.datagram, "CONTAINER_PARTIAL_MESSAGE", &[b"true"]),
+            Kind::Notice => field(&mut self.datagram, "TANK_NOTICE", &[b"1"]),
         }
         field(&mut self.datagram, "MESSAGE", text);
         if self.send_datagram().is_err() {
@@ -141,14 +154,14 @@ mod tests {
         let mut journal = Journal::new(path.clone(), "blog:web", "app");
         let now = SystemTime::now();
         // Nobody is there.
-        journal.send("stdout", &[b"lost"], false, now);
+        journal.send("stdout", &[b"lost"], Kind::Line, now);
         let unsent = journal.unsent(Instant::now(), true).expect("counted");
         assert!(
             unsent.to_string().starts_with("dropped 1 line, 5 bytes"),
             "{unsent}"
         );
         let journald = UnixDatagram::bind(&path).expect("binds");
-        journal.send("stderr", &[b"a\nPRIORITY=0", b"\xff"], true, now);
+        journal.send("stderr", &[b"a\nPRIORITY=0", b"\xff"], Kind::Part, now);
         let mut buffer = [0; 4096];
         let length = journald.recv(&mut buffer).expect("comes");
         let found = fields(&buffer[..length]);
@@ -160,16 +173,17 @@ mod tests {
         assert_eq!(of("PRIORITY"), [b"3".to_vec()]);
         assert_eq!(of("CONTAINER_NAME"), [b"blog:web/app".to_vec()]);
         assert_eq!(of("CONTAINER_PARTIAL_MESSAGE"), [b"true".to_vec()]);
+        assert!(of("TANK_NOTICE").is_empty());
         // One that does not read is not waited for, and what it misses is counted.
         for _ in 0..5_000 {
-            journal.send("stdout", &[&[b'x'; 1000]], false, now);
+            journal.send("stdout", &[&[b'x'; 1000]], Kind::Line, now);
         }
         assert!(journal.unsent(Instant::now(), false).is_none(), "not yet");
         assert!(journal.unsent(Instant::now(), true).is_some());
         // Read again, it gets more.
         journald.set_nonblocking(true).expect("sets");
         while journald.recv(&mut buffer).is_ok() {}
-        journal.send("stdout", &[b"again"], false, now);
+        journal.send("stdout", &[b"again"], Kind::Line, now);
         assert!(journald.recv(&mut buffer).is_ok());
         std::fs::remove_file(path).expect("removes");
     }

@@ -16,7 +16,7 @@ pub mod journal;
 pub mod rate;
 
 use file::LogFile;
-use journal::Journal;
+use journal::{Journal, Kind};
 use memchr::{memchr, memchr_iter};
 use rate::{Dropped, LastWords, Window};
 use std::{
@@ -132,7 +132,7 @@ impl Log {
                     journal.send(
                         stream,
                         &[line.strip_suffix(b"\n").unwrap_or(line)],
-                        false,
+                        Kind::Line,
                         now,
                     );
                 }
@@ -146,7 +146,7 @@ impl Log {
         self.batch.extend(text.as_bytes());
         self.batch.push(b'\n');
         if let Some(journal) = &mut self.journal {
-            journal.send("stderr", &[b"tank: ", text.as_bytes()], false, now);
+            journal.send("stderr", &[b"tank: ", text.as_bytes()], Kind::Notice, now);
         }
     }
 
@@ -261,8 +261,11 @@ impl Lines {
         log.batch.push(b'\n');
         log.window.spend(log.batch.len() - before);
         if let Some(journal) = &mut log.journal {
-            let is_part = head.ends_with(b" P ");
-            journal.send(self.stream, &[&self.partial, text], is_part, now);
+            let kind = match head.ends_with(b" P ") {
+                true => Kind::Part,
+                false => Kind::Line,
+            };
+            journal.send(self.stream, &[&self.partial, text], kind, now);
         }
         self.partial.clear();
     }
