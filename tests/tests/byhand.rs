@@ -362,7 +362,7 @@ fn an_interrupt_says_what_goes_on() {
     let script = "[ -e /data/first ] || touch /data/first /data/ready; \
                   trap 'rm -f /data/ready; echo asked' TERM; while true; do sleep 0.1; done";
     host.switch(&format!(
-        "{{ pods.web = {{ volumes.data = {{}}, containers.app = {{ image = \"oci:./busybox\", stop.timeout = \"1h\",
+        "{{ pods.web = {{ volumes.data = {{}}, containers.app = {{ image = \"oci:./busybox\", stop = {{ timeout = \"1h\", signal = \"SIGTERM\" }},
             command = [\"/bin/sh\", \"-c\", \"{script}\"], mounts.data = {{ volume = \"data\", path = \"/data\" }},
             readiness = {{ exec = [\"test\", \"-e\", \"/data/ready\"], period = \"100ms\" }} }} }} }}"
     ));

@@ -263,13 +263,10 @@ fn what_is_long_is_read_in_pages() {
     assert!(!String::from_utf8_lossy(&piped.stdout).contains("page: "));
     // One that is not there loses nothing; one that is left early ends nothing.
     let (status, text) = shown(Some("no-such-pager"), &["doc", "publish"]);
-    assert!(status == 0 && text.contains("```nickel") || text.contains("port"), "{text}");
+    assert!(status == 0 && text.contains("fields:"), "{text}");
     let (status, text) = shown(Some("true"), &["diff", "--exit-code", "web.ncl"]);
     assert_eq!((status, text.contains("panicked")), (2, false), "{text}");
     // `less` itself: it waits where there is more than a page, whatever Ctrl-C does to others, and not where all fits.
-    let mut terminal = Terminal::of(&with(None, &["doc", "pods.containers.volumes"]), 80);
-    let page = terminal.ended();
-    assert_ne!(page, 0, "there is no such field, which is no page");
     let mut terminal = Terminal::of(&with(None, &["doc", "publish"]), 80);
     terminal.expect(":");
     terminal.type_in("\x03");

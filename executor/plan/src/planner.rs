@@ -333,7 +333,7 @@ impl Planner<'_> {
         let (class, why) = match removed {
             Some(_) => (Class::Replace, Why::Replaces),
             None if drift => (Class::Create, Why::PodMissing),
-            None => (Class::Create, Why::Declared),
+            None => (Class::Create, self.new_because(pod)),
         };
         let step = Step::StartSandbox {
             pod: pod.clone(),

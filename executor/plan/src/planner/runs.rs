@@ -27,6 +27,13 @@ impl Planner<'_> {
         }
     }
 
+    /// Why a pod is made that was not there before.
+    pub(crate) fn new_because(&self, pod: &Name) -> Why {
+        let mut alone = self.target.runs.alone();
+        let run = alone.find(|(own, ..)| *own == pod);
+        run.map_or(Why::Declared, |(_, _, run)| Why::RunByHand { uid: run.uid })
+    }
+
     /// Ends what is run by hand and has a volume that has to be at rest.
     pub(crate) fn end_disturbing_runs(&mut self, pod: &Name, found: &observed::Pod) {
         let runs = self.target.runs;
