@@ -376,7 +376,9 @@ fn an_interrupt_says_what_goes_on() {
         let mut terminal = Terminal::run(&host.command(&[operation, "web"]));
         eventually("it is on its way", is_on_its_way);
         terminal.type_in("\x03");
-        terminal.expect(&format!("interrupted, and tankd goes on with the {operation}"));
+        terminal.expect(&format!(
+            "interrupted, and tankd goes on with the {operation}"
+        ));
         terminal.expect("tank list");
         assert_eq!(terminal.ended(), 130);
     };
@@ -384,7 +386,9 @@ fn an_interrupt_says_what_goes_on() {
     interrupted("stop", &|| asked(1));
     kill(first);
     eventually("it is stopped", || state(&host, "web") == "stopped");
-    interrupted("start", &|| host.pod("web")["containers"][0]["pid"].is_number());
+    interrupted("start", &|| {
+        host.pod("web")["containers"][0]["pid"].is_number()
+    });
     let second = host.pid("web", "app");
     interrupted("restart", &|| asked(2));
     kill(second);

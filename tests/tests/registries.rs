@@ -393,35 +393,28 @@ fn a_pull_shows_how_far_each_layer_is() {
     host.finish();
 }
 
-/// Runs a command of an image until its input is at its end, once it says that it runs.
-fn waiting_of(host: &Host, image: &str) -> Child {
-    let script = "echo runs; cat";
-    let mut child = host
-        .command(&["run", "--pull", "never", image, "--", "/bin/sh", "-c", script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .expect("tank");
-    let mut line = String::new();
-    let stdout = child.stdout.as_mut().expect("stdout");
-    let read = BufReader::with_capacity(1, stdout).read_line(&mut line);
-    assert_eq!((read.expect("reads"), line.as_str()), (5, "runs\n"));
-    child
+/// A program that is ended with its test, however that ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
-fn a_run_asks_the_registry_when_it_is_wanted_and_keeps_its_image_while_it_lasts() {
+fn a_run_asks_the_registry_when_it_is_wanted() {
     let host = host("");
     let (go, ready) = (host.dir.join("go"), host.dir.join("ready-to-serve"));
     fs::write(&go, "").expect("writes");
     let layout = layouts::copy_of_busybox(&host, "served");
     let mut server = host.inside("python3");
-    let mut server = server
+    let server = server
         .args(["-c", SLOW])
         .args([&layout, &go, &ready])
-        .spawn()
-        .expect("python3");
+        .spawn();
+    let server = Killed(server.expect("python3"));
     eventually("it serves", || ready.exists());
     let asked = || {
         let log = fs::read_to_string(host.dir.join("ready-to-serve.log"));
@@ -432,34 +425,72 @@ fn a_run_asks_the_registry_when_it_is_wanted_and_keeps_its_image_while_it_lasts(
     let image = "localhost:5000/busybox:latest";
     let run = |pull: &str| host.tank(&["run", "--pull", pull, image, "--", "/bin/echo", "works"]);
     let refused = run("never");
-    assert_eq!((refused.status, asked()), (125, (0, 0)), "{}", refused.stderr);
+    assert_eq!(
+        (refused.status, asked()),
+        (125, (0, 0)),
+        "{}",
+        refused.stderr
+    );
     assert_eq!(run("missing").ok(), "works\n");
-    let (tags, first) = asked();
-    assert!(tags >= 1, "{tags}");
-    assert_eq!(run("missing").ok(), "works\n");
-    assert_eq!(run("never").ok(), "works\n");
-    assert_eq!(asked(), (tags, first), "it is here");
+    let (tags, all) = asked();
+    assert!(tags >= 1 && all > tags, "{tags} {all}");
+    // What is kept by hand is here, and asked for by whoever wants that.
+    host.tank(&["image", "pull", image]).ok();
+    let (tags, all) = asked();
+    for pull in ["missing", "never"] {
+        assert_eq!(run(pull).ok(), "works\n");
+        assert_eq!(asked(), (tags, all), "{pull}");
+    }
     // What the tag stands for by now is asked for.
     layouts::push_another(&layout);
-    let always = host.tank(&["run", "--pull", "always", image, "--", "/bin/echo", "works"]);
-    assert!(always.stderr.contains("pull localhost:5000/busybox"), "{}", always.stderr);
-    assert_eq!(always.ok(), "works\n");
+    assert_eq!(run("always").ok(), "works\n");
     assert!(asked().0 > tags);
-    server.kill().expect("it ends");
-    server.wait().expect("it ends");
+    drop(server);
     let refused = run("always");
     assert_eq!(refused.status, 125, "nobody is there to be asked");
     assert!(words(&refused.stderr).contains(image), "{}", refused.stderr);
 
-    // Only a run that goes on has it: it is kept for that long.
-    let mut child = waiting_of(&host, image);
+    host.finish();
+}
+
+#[test]
+fn an_image_that_only_a_run_has_is_kept_for_as_long() {
+    let mut host = host("");
+    host.start_registry();
+    let layers = || {
+        let all = fs::read_dir(host.dir.join("state/images/layers"));
+        all.map(|all| all.count()).unwrap_or_default()
+    };
+    let script = "echo runs; cat";
+    let image = "localhost:5000/nginx:latest";
+    let child = host
+        .command(&[
+            "run",
+            "--entrypoint",
+            "",
+            image,
+            "--",
+            "/bin/sh",
+            "-c",
+            script,
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut child = Killed(child.expect("tank"));
+    let mut line = String::new();
+    let stdout = child.0.stdout.as_mut().expect("stdout");
+    let read = BufReader::with_capacity(1, stdout).read_line(&mut line);
+    assert_eq!((read.expect("reads"), line.as_str()), (5, "runs\n"));
+    let there = layers();
+    assert!(there > 0);
     host.tank(&["gc"]).ok();
-    assert_eq!(run("never").ok(), "works\n");
-    drop(child.stdin.take());
-    assert!(child.wait().expect("wait").success());
+    assert_eq!(layers(), there);
+    drop(child.0.stdin.take());
+    assert!(child.0.wait().expect("wait").success());
     eventually("it is freed", || {
         host.tank(&["gc"]).ok();
-        run("never").status == 125
+        layers() == 0
     });
     host.finish();
 }

@@ -426,7 +426,9 @@ fn name_of_run(host: &Host) -> String {
     let pods = list["pods"].as_array().expect("pods").clone();
     let containers = pods.iter().flat_map(|pod| {
         let containers = pod["containers"].as_array().expect("containers");
-        containers.iter().map(|one| one["name"].as_str().expect("a name").to_owned())
+        containers
+            .iter()
+            .map(|one| one["name"].as_str().expect("a name").to_owned())
     });
     let runs: Vec<String> = containers.filter(|name| name.starts_with("run-")).collect();
     let [run] = runs.as_slice() else {
@@ -451,14 +453,32 @@ fn a_run_is_known_by_its_name_while_it_lasts() {
     let run = name_of_run(&host);
     let run = run.as_str();
     // Where nothing is declared as well.
-    assert_eq!(host.tank(&["exec", run, "--", "/bin/echo", "in"]).ok(), "in\n");
-    assert_eq!(host.tank(&["exec", "-u", "web", run, "--", "id", "-u"]).ok(), "33\n");
+    assert_eq!(
+        host.tank(&["exec", run, "--", "/bin/echo", "in"]).ok(),
+        "in\n"
+    );
+    assert_eq!(
+        host.tank(&["exec", "-u", "web", run, "--", "id", "-u"])
+            .ok(),
+        "33\n"
+    );
     host.write("here", "from here");
-    host.tank(&["cp", "here", &format!("{run}:/tmp/there")]).ok();
-    assert_eq!(host.tank(&["exec", run, "--", "cat", "/tmp/there"]).ok(), "from here");
-    assert_eq!(host.tank(&["cp", &format!("{run}:/tmp/there"), "back"]).status, 0);
+    host.tank(&["cp", "here", &format!("{run}:/tmp/there")])
+        .ok();
+    assert_eq!(
+        host.tank(&["exec", run, "--", "cat", "/tmp/there"]).ok(),
+        "from here"
+    );
+    assert_eq!(
+        host.tank(&["cp", &format!("{run}:/tmp/there"), "back"])
+            .status,
+        0
+    );
     let explained = host.tank(&["explain", run]).ok();
-    assert!(explained.starts_with(&format!("{run}: running\n")), "{explained}");
+    assert!(
+        explained.starts_with(&format!("{run}: running\n")),
+        "{explained}"
+    );
     assert!(
         explained.contains("root runs it by hand: a command of oci:./busybox")
             && explained.contains(&format!("tank stop {run}")),
@@ -469,7 +489,8 @@ fn a_run_is_known_by_its_name_while_it_lasts() {
     assert!(used["pods"][0]["usage"].is_object(), "{used}");
     // At its own address alone: that is what a port is forwarded to.
     let script = format!("httpd -p {own}:90 -h /tmp");
-    host.tank(&["exec", run, "--", "/bin/sh", "-c", &script]).ok();
+    host.tank(&["exec", run, "--", "/bin/sh", "-c", &script])
+        .ok();
     let forward = host
         .command(&["--json", "port-forward", run, ":90"])
         .stdout(Stdio::piped())
@@ -481,20 +502,28 @@ fn a_run_is_known_by_its_name_while_it_lasts() {
     let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
     let address = line["addresses"][0].as_str().expect("an address");
     let mut stream = std::net::TcpStream::connect(address).expect("connects");
-    stream.write_all(b"GET /there HTTP/1.0\r\n\r\n").expect("writes");
+    stream
+        .write_all(b"GET /there HTTP/1.0\r\n\r\n")
+        .expect("writes");
     let mut page = String::new();
     std::io::Read::read_to_string(&mut stream, &mut page).expect("reads");
     assert!(page.ends_with("from here"), "{page}");
     drop(forward);
     // What it is not is said.
     for (args, why) in [
-        (vec!["logs", run], "goes to whoever runs it, and into no log"),
+        (
+            vec!["logs", run],
+            "goes to whoever runs it, and into no log",
+        ),
         (vec!["get", run], "declared in no generation"),
         (vec!["attach", run], "declared in no generation"),
         (vec!["run", run, "--", "true"], "declared in no generation"),
         (vec!["restart", run], "it runs until its command ends, once"),
         (vec!["start", run], "it runs until its command ends, once"),
-        (vec!["stop", "--timeout", "1s", run], "it ends in the time that it was started with"),
+        (
+            vec!["stop", "--timeout", "1s", run],
+            "it ends in the time that it was started with",
+        ),
     ] {
         let refused = host.tank(&args);
         assert_ne!(refused.status, 0, "{args:?}");
@@ -503,7 +532,10 @@ fn a_run_is_known_by_its_name_while_it_lasts() {
     }
     // It is stopped as a container is, and whoever runs it gets to know it.
     let stopped = host.tank(&["stop", run]).ok();
-    assert!(stopped.starts_with(&format!("stopped {run}/{run}")), "{stopped}");
+    assert!(
+        stopped.starts_with(&format!("stopped {run}/{run}")),
+        "{stopped}"
+    );
     assert_eq!(child.0.wait().expect("wait").code(), Some(3));
     no_pod_is_left(&host);
     for args in [
@@ -517,7 +549,10 @@ fn a_run_is_known_by_its_name_while_it_lasts() {
         let refused = host.tank(&args);
         assert_ne!(refused.status, 0, "{args:?}");
         let text = tank_tests::words(&refused.stderr);
-        assert!(text.contains("its run by hand has ended"), "{args:?}: {text}");
+        assert!(
+            text.contains("its run by hand has ended"),
+            "{args:?}: {text}"
+        );
     }
     let events = host.tank(&["events", run]).ok();
     assert!(events.contains("its run by hand has ended"), "{events}");
@@ -528,11 +563,18 @@ fn a_run_is_known_by_its_name_while_it_lasts() {
     let mut child = waiting(&host);
     let run = name_of_run(&host);
     let whole = format!("web/{run}");
-    assert_eq!(host.tank(&["exec", &whole, "--", "/bin/sh", "-c", "echo $LEVEL"]).ok(), "debug\n");
+    assert_eq!(
+        host.tank(&["exec", &whole, "--", "/bin/sh", "-c", "echo $LEVEL"])
+            .ok(),
+        "debug\n"
+    );
     let explained = host.tank(&["explain", &whole]).ok();
     assert!(explained.contains("root runs it by hand"), "{explained}");
     let stopped = host.tank(&["stop", &whole]).ok();
-    assert!(stopped.starts_with(&format!("stopped {whole}")), "{stopped}");
+    assert!(
+        stopped.starts_with(&format!("stopped {whole}")),
+        "{stopped}"
+    );
     assert_ne!(child.wait().expect("wait").code(), Some(0));
     nothing_is_left(&host);
     assert_eq!(host.pod("web")["state"], "running");

@@ -229,7 +229,10 @@ fn what_is_long_is_read_in_pages() {
     host.write("web.ncl", &pod);
     let with = |pager: Option<&str>, args: &[&str]| {
         let mut command = host.command(args);
-        command.env_remove("TANK_PAGER").env_remove("PAGER").env_remove("LESS");
+        command
+            .env_remove("TANK_PAGER")
+            .env_remove("PAGER")
+            .env_remove("LESS");
         if let Some(pager) = pager {
             command.env("TANK_PAGER", pager);
         }
@@ -243,7 +246,10 @@ fn what_is_long_is_read_in_pages() {
     let marks = "sed 's/^/page: /'";
     let (status, text) = shown(Some(marks), &["diff", "--exit-code", "web.ncl"]);
     assert_eq!(status, 2, "{text}");
-    assert!(text.contains("page: ") && text.contains("start web/app"), "{text}");
+    assert!(
+        text.contains("page: ") && text.contains("start web/app"),
+        "{text}"
+    );
     let (status, text) = shown(Some(marks), &["doc", "publish"]);
     assert!(status == 0 && text.contains("page: "), "{text}");
     // Nobody asks for one: lists, JSON, an option, an empty name.
@@ -259,7 +265,9 @@ fn what_is_long_is_read_in_pages() {
         assert!(status == 0 && !text.contains("page: "), "{args:?}: {text}");
         assert!(args == ["list"] || args[0] == "events" || !text.is_empty());
     }
-    let piped = with(Some(marks), &["doc", "publish"]).output().expect("tank");
+    let piped = with(Some(marks), &["doc", "publish"])
+        .output()
+        .expect("tank");
     assert!(!String::from_utf8_lossy(&piped.stdout).contains("page: "));
     // One that is not there loses nothing; one that is left early ends nothing.
     let (status, text) = shown(Some("no-such-pager"), &["doc", "publish"]);

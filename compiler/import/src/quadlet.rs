@@ -5,8 +5,8 @@ mod units;
 mod volumes;
 
 use super::{
-    Draft, ImportError, capability_of, fresh, logging, mount, name_of, normal, record, signal_of, size_of,
-    time_of, words,
+    Draft, ImportError, capability_of, fresh, logging, mount, name_of, normal, record, signal_of,
+    size_of, time_of, words,
 };
 use serde_json::{Map, Value, json};
 use std::{

@@ -156,7 +156,9 @@ fn logging_of_services() {
         let notes: Vec<&str> = made.notes.iter().map(|note| note.key.as_str()).collect();
         assert_eq!(notes.len(), count, "{notes:?}");
         assert!(
-            notes.iter().all(|key| key.starts_with("a.container.Container.Log")),
+            notes
+                .iter()
+                .all(|key| key.starts_with("a.container.Container.Log")),
             "{notes:?}"
         );
     }

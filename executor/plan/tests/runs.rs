@@ -230,3 +230,47 @@ fn a_run_in_a_pod_of_its_own_is_started_once_and_goes_with_its_pod() {
     world.converge();
     assert!(!world.host.pods.contains_key(&pod));
 }
+
+#[test]
+fn what_goes_is_said_to_have_ended_and_who_did_something_by_name() {
+    let mut world = World::new();
+    world.converge();
+    let reasons = |world: &mut World| -> Vec<String> {
+        let plan = world.plan();
+        let steps = plan.steps.iter();
+        steps
+            .map(|planned| format!("{}: {}, {}", planned.step, planned.why, planned.drift))
+            .collect()
+    };
+    for (run, why) in [
+        ("run-0123abcd", "its run by hand has ended"),
+        // No run is called so.
+        ("run-it", "it is no longer declared"),
+    ] {
+        world.run("job", run);
+        world.converge_started("job", run);
+        world.inputs.runs.remove(&name("job"), &name(run));
+        let expected = [
+            format!("stop job/{run}: {why}, false"),
+            format!("remove what is left of job/{run}: {why}, false"),
+        ];
+        assert_eq!(reasons(&mut world), expected);
+        world.converge();
+    }
+    for (pod, is_run) in [
+        ("run-0123abcd", true),
+        ("run-0123ABCD", false),
+        ("run-0123abcde", false),
+    ] {
+        let Ok(pod) = Name::new(pod) else { continue };
+        assert_eq!(tank_plan::runs::is_name(&pod), is_run, "{pod}");
+    }
+    let why = tank_plan::why::Why::RunByHand { uid: 1000 };
+    assert_eq!(why.to_string(), "uid 1000 runs it by hand");
+    assert_eq!(
+        why.text(|uid| format!("anna{uid}")),
+        "anna1000 runs it by hand"
+    );
+    let declared = tank_plan::why::Why::Declared;
+    assert_eq!(declared.text(|_| panic!("nobody")), "it is declared");
+}

@@ -238,7 +238,8 @@ fn a_stranger_past_the_mode_is_refused_before_a_byte_is_read() {
 #[test]
 fn a_member_copies_and_forwards_and_nobody_else() {
     let host = host_with_group();
-    let serve = r#"command = ["/bin/httpd", "-f", "-p", "80", "-h", "/etc"], stop.signal = "SIGKILL""#;
+    let serve =
+        r#"command = ["/bin/httpd", "-f", "-p", "80", "-h", "/etc"], stop.signal = "SIGKILL""#;
     host.switch(&format!(
         "{{ pods.web.containers.app = {{ image = \"oci:./busybox\", {serve} }} }}"
     ));
@@ -250,7 +251,11 @@ fn a_member_copies_and_forwards_and_nobody_else() {
     let of = |groups: &str, args: &[&str]| {
         let mut command = Command::new("setpriv");
         command
-            .args(["--reuid=1000", "--regid=1000", &format!("--groups={groups}")])
+            .args([
+                "--reuid=1000",
+                "--regid=1000",
+                &format!("--groups={groups}"),
+            ])
             .arg(&tank)
             .arg("--socket")
             .arg(host.socket())
@@ -291,7 +296,9 @@ fn a_member_copies_and_forwards_and_nobody_else() {
     let line: Value = serde_json::from_str(&line).expect("JSON");
     let address = line["addresses"][0].as_str().expect("an address");
     let mut stream = std::net::TcpStream::connect(address).expect("connects");
-    stream.write_all(b"GET /back HTTP/1.0\r\n\r\n").expect("writes");
+    stream
+        .write_all(b"GET /back HTTP/1.0\r\n\r\n")
+        .expect("writes");
     let mut page = String::new();
     stream.read_to_string(&mut page).expect("reads");
     forward.kill().expect("it ends");

@@ -45,7 +45,12 @@ pub fn mount(sources: &Sources, start: &Start) -> Result<(OwnedFd, Vec<(String, 
             source,
         })?;
         let owner = start.spec.secret_owners.get(name).copied();
-        add(&secret.path, &content, secret.mode.0, owner.unwrap_or_default())?;
+        add(
+            &secret.path,
+            &content,
+            secret.mode.0,
+            owner.unwrap_or_default(),
+        )?;
     }
     Ok((mount_fd, entries))
 }

@@ -43,7 +43,8 @@ impl Client {
                 (name.clone(), name)
             }
             None => {
-                let (pod, container) = declared_target(generations, &call.pod, call.container.as_deref())?;
+                let (pod, container) =
+                    declared_target(generations, &call.pod, call.container.as_deref())?;
                 self.check_shim(&pod, &container).await?;
                 (pod, container)
             }

@@ -174,6 +174,11 @@ mod tests {
         assert_eq!(of("CONTAINER_NAME"), [b"blog:web/app".to_vec()]);
         assert_eq!(of("CONTAINER_PARTIAL_MESSAGE"), [b"true".to_vec()]);
         assert!(of("TANK_NOTICE").is_empty());
+        // What is Tank's own says so.
+        journal.send("stderr", &[b"tank: dropped"], Kind::Notice, now);
+        let length = journald.recv(&mut buffer).expect("comes");
+        let notice = fields(&buffer[..length]);
+        assert!(notice.contains(&("TANK_NOTICE".to_owned(), b"1".to_vec())));
         // One that does not read is not waited for, and what it misses is counted.
         for _ in 0..5_000 {
             journal.send("stdout", &[&[b'x'; 1000]], Kind::Line, now);

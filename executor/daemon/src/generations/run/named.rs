@@ -31,12 +31,7 @@ pub struct NamedRun {
 impl Generations {
     /// The run that is called so: `run-0123abcd`, in a pod of its own, or that container beside those of a pod. None: there
     /// is none; a pod that is declared by that name is what is meant.
-    pub fn run_named(
-        &self,
-        graph: &Graph,
-        pod: &str,
-        container: Option<&str>,
-    ) -> Option<NamedRun> {
+    pub fn run_named(&self, graph: &Graph, pod: &str, container: Option<&str>) -> Option<NamedRun> {
         let container = container.map(Name::new).transpose().ok()?;
         let pod = match self.declared(graph, pod) {
             Ok(_) if container.is_none() => return None,
