@@ -252,7 +252,7 @@ fn what_goes_is_said_to_have_ended_and_who_did_something_by_name() {
         world.inputs.runs.remove(&name("job"), &name(run));
         let expected = [
             format!("stop job/{run}: {why}, false"),
-            format!("remove what is left of job/{run}: {why}, false"),
+            format!("sweep what is left of job/{run}: {why}, false"),
         ];
         assert_eq!(reasons(&mut world), expected);
         world.converge();

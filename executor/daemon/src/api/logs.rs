@@ -328,6 +328,7 @@ fn of_target(
             what: format!("read the log of {}", run.container),
             why: "it is run by hand (`tank run`): what it prints goes to whoever runs it, and into no log"
                 .to_owned(),
+            help: None,
         }
         .into());
     }
