@@ -33,7 +33,9 @@ impl Host {
         traces.extend(self.mounts());
         for dir in ["run/pods", "state/scratch", "state/images/tmp"] {
             let entries = fs::read_dir(self.dir.join(dir)).into_iter().flatten();
-            for entry in entries.flatten() {
+            // What is in a trash is on its way out, beside everything else.
+            let kept = |entry: &fs::DirEntry| entry.file_name() != ".trash";
+            for entry in entries.flatten().filter(kept) {
                 traces.push(format!("folder {}", entry.path().display()));
             }
         }

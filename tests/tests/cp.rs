@@ -461,6 +461,7 @@ fn what_takes_the_disk_is_counted_once() {
             "scratch",
             "figures",
             "generations",
+            "trash",
             "volumes",
             "snapshots",
             "replaced"

@@ -57,7 +57,7 @@ fn names(host: &Host, folder: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(host.dir.join("state").join(folder));
     let entries = entries.into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.collect()
+    names.filter(|name| name != ".trash").collect()
 }
 
 /// Everything that is kept of images.
@@ -858,5 +858,49 @@ fn an_image_of_a_registry_is_fetched_again_by_its_digest() {
     host.start_registry();
     host.tank(&["fsck", "--repair"]).ok();
     is_whole(&host);
+    host.finish();
+}
+
+/// A killed daemon has left half an import, with something mounted inside: it is out of the way at the next start, named while it is
+/// being removed, and what was mounted stays.
+#[test]
+fn what_a_killed_daemon_left_is_removed_in_the_background_and_named_while_it_is_there() {
+    let mut host = Host::new();
+    host.switch(&busybox(1));
+    host.kill_daemon();
+    let state = host.dir.join("state");
+    let half = state.join("volumes/web/.data.import");
+    fs::create_dir_all(half.join("a/mounted")).expect("a folder");
+    let mut mount = host.inside("mount");
+    let mount = mount
+        .args(["-t", "tmpfs", "none"])
+        .arg(half.join("a/mounted"));
+    assert!(mount.status().expect("mount").success());
+    host.start_daemon();
+    assert!(!half.exists());
+    let trash = state.join("volumes/.trash");
+    let stuck = || fs::read_dir(&trash).expect("a folder").count();
+    assert_eq!(stuck(), 1);
+    let is_stuck = |host: &Host| {
+        let doctor = host.tank(&["--json", "doctor"]);
+        doctor.stdout.contains("it can't be removed")
+    };
+    eventually("it is known that it can't be removed", || is_stuck(&host));
+    let usage = host.tank(&["--json", "disk-usage"]).json();
+    let parts = usage["parts"].as_array().expect("parts").iter();
+    let trash_part = parts.clone().find(|part| part["kind"] == "trash");
+    assert_eq!(trash_part.expect("a kind")["count"], 1);
+    let volumes = host.tank(&["--json", "volume", "list"]).json();
+    assert_eq!(volumes["volumes"].as_array().map(Vec::len), Some(0));
+    let collected = host.tank(&["gc"]).stderr;
+    assert!(collected.contains("it can't be removed"), "{collected}");
+    host.kill_daemon();
+    let left = fs::read_dir(&trash).expect("a folder").flatten().next();
+    let mounted = left.expect("an entry").path().join("a/mounted");
+    let mut umount = host.inside("umount");
+    assert!(umount.arg(mounted).status().expect("umount").success());
+    host.start_daemon();
+    eventually("it is removed", || stuck() == 0);
+    assert!(!is_stuck(&host));
     host.finish();
 }

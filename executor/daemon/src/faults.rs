@@ -12,6 +12,8 @@
     reason = "a test holds the whole daemon here"
 )]
 pub fn boundary(what: &str) {
+    #[cfg(test)]
+    unit::boundary();
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::SeqCst) + 1;
@@ -44,3 +46,41 @@ pub fn boundary(what: &str) {
 
 #[cfg(not(debug_assertions))]
 pub fn boundary(_what: &str) {}
+
+/// The same for unit tests: what a thread is at ends at a boundary, and the thread goes on.
+#[cfg(test)]
+pub mod unit {
+    use std::{
+        cell::Cell,
+        panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    };
+
+    thread_local! {
+        static LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    struct Ended;
+
+    pub(super) fn boundary() {
+        match LEFT.get() {
+            Some(1) => {
+                LEFT.set(None);
+                // Without the message of a panic: it is no failure.
+                resume_unwind(Box::new(Ended));
+            }
+            left => LEFT.set(left.map(|left| left - 1)),
+        }
+    }
+
+    /// Does it up to the `count`-th boundary. None: it was ended there.
+    pub fn up_to<T>(count: u32, work: impl FnOnce() -> T) -> Option<T> {
+        LEFT.set(Some(count));
+        let done = catch_unwind(AssertUnwindSafe(work));
+        LEFT.set(None);
+        match done {
+            Ok(done) => Some(done),
+            Err(why) if why.is::<Ended>() => None,
+            Err(why) => resume_unwind(why),
+        }
+    }
+}

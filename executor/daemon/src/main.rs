@@ -37,6 +37,7 @@ mod store;
 mod supervisor;
 mod sysctls;
 mod timings;
+mod trash;
 
 use actuate::{Actuator, sources::Sources, volumes::Volumes};
 use api::Floors;
@@ -162,6 +163,7 @@ async fn run(flags: &Flags, handed: Option<UnixListener>) -> Result<(), String> 
     // What is claimed is this daemon's for as long as it holds that.
     let (_ownership, cgroups) = claim(&settings)?;
     let cgroups = Arc::new(cgroups);
+    trash::begin(&settings);
     actuate::make_skeleton(&settings.skeleton_dir())
         .map_err(|e| format!("{}: {e}", settings.skeleton_dir().display()))?;
     let (store, recovered) = open_store(flags, &settings)?;

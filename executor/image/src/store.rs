@@ -30,6 +30,7 @@ use tank_model::{
     Digest,
     reference::{ImageSource, Reference},
 };
+use tank_sys::remove;
 
 /// How many layers of one image are fetched at once.
 const AT_ONCE: usize = 3;
@@ -133,10 +134,15 @@ impl Images {
         for sub in ["blobs/sha256", "layers", "empty"] {
             fs::create_dir_all(dir.join(sub))?;
         }
-        for swept in ["tmp", "mounts"].map(|name| dir.join(name)) {
-            if swept.exists() {
-                tank_sys::remove::tree(&swept)?;
-            }
+        let mounts = dir.join("mounts");
+        if mounts.exists() {
+            remove::tree(&mounts)?;
+        }
+        let half_done = dir.join("tmp");
+        // A layer that an older version has unpacked is many files: they are removed in the background.
+        if half_done.exists() && fs::remove_dir(&half_done).is_err() {
+            let trash = dir.join(remove::TRASH);
+            remove::put_away(&half_done, &trash).or_else(|_| remove::tree(&half_done))?;
         }
         fs::create_dir_all(dir.join("tmp"))?;
         Ok(images)

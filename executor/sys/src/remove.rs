@@ -4,11 +4,11 @@
 //! makes twenty thousand levels would end its daemon by that, or keep its own remains from ever
 //! being removed. Here what is deeper than a bound is moved up to the top first, so depth becomes
 //! width. And a container may make a subvolume of btrfs, and have nobody write to it any more: that is
-//! taken back.
+//! taken back. What somebody has mounted inside is not gone into: it is not what was to be removed.
 
 use crate::quota;
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags},
     io::Errno,
 };
 use std::{
@@ -23,6 +23,12 @@ const BTRFS: i64 = 0x9123_683e;
 
 /// How many levels are gone down before they are moved up: so many descriptors are open at once.
 const LEVELS: usize = 48;
+
+/// How a folder is called in which is what is being removed. No pod, volume or image is called so.
+pub const TRASH: &str = ".trash";
+
+/// How often another name is tried for what is put away.
+const ATTEMPTS: usize = 16;
 
 /// Removes a directory with everything in it. No link is followed.
 ///
@@ -43,6 +49,48 @@ pub fn tree(path: &Path) -> io::Result<()> {
     // Each round removes what there is, or moves what was deeper.
     while empty(&top, &top, 0, &mut moved)? {}
     Ok(rustix::fs::rmdir(path)?)
+}
+
+/// Removes what is there, whatever it is. No link is followed.
+///
+/// # Errors
+/// What the kernel gives; `NotFound` when nothing is there.
+pub fn anything(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path)?.is_dir() {
+        true => tree(path),
+        false => std::fs::remove_file(path),
+    }
+}
+
+/// Moves what is at `path` into the folder `trash`, which is root's alone and made if it is missing, under a name that nothing
+/// there has: one renaming, however much it is. `path` is free then.
+///
+/// # Errors
+/// What the kernel gives: `NotFound` when nothing is at `path`, `CrossesDevices` when the folder is on another file system.
+pub fn put_away(path: &Path, trash: &Path) -> io::Result<()> {
+    match rustix::fs::mkdir(trash, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let into = open(rustix::fs::CWD, trash)?;
+    for _ in 0..ATTEMPTS {
+        let mut bytes = [0; 8];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        let name = format!("{:016x}", u64::from_le_bytes(bytes));
+        let keep = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(rustix::fs::CWD, path, &into, name, keep) {
+            Err(Errno::EXIST) => {}
+            other => return Ok(other?),
+        }
+    }
+    Err(Errno::EXIST.into())
+}
+
+/// Opens a directory in another one, which nobody has mounted there.
+fn below(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)
 }
 
 fn open(parent: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
@@ -79,8 +127,8 @@ fn empty(dir: &OwnedFd, top: &OwnedFd, depth: usize, moved: &mut u64) -> io::Res
             continue;
         }
         // Somebody else may be at it, too: what has gone below the top says nothing of that.
-        let below = match open(dir.as_fd(), name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+        let below = match below(dir, name) {
+            Err(Errno::NOENT) => continue,
             below => below?,
         };
         make_writable(&below);
@@ -163,6 +211,37 @@ mod tests {
             tree(&dir).expect_err("gone").kind(),
             io::ErrorKind::NotFound
         );
+    }
+
+    #[test]
+    fn what_is_put_away_is_out_of_the_way_and_nothing_is_taken_for_it() {
+        let dir = folder("away");
+        let (trash, outside) = (dir.join(".trash"), folder("away-outside"));
+        for content in ["1", "2"] {
+            fs::create_dir(dir.join("a")).expect("made");
+            fs::write(dir.join("a/file"), content).expect("written");
+            put_away(&dir.join("a"), &trash).expect("moves");
+            assert!(!dir.join("a").exists());
+        }
+        // A link is moved as it is.
+        std::os::unix::fs::symlink(&outside, dir.join("a")).expect("linked");
+        put_away(&dir.join("a"), &trash).expect("moves");
+        let entries = || fs::read_dir(&trash).expect("a folder").flatten();
+        assert_eq!(entries().count(), 3);
+        let gone = put_away(&dir.join("a"), &trash).expect_err("nothing there");
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+        for entry in entries() {
+            anything(&entry.path()).expect("removes");
+        }
+        assert!(entries().next().is_none() && outside.exists());
+        // Nothing is put where a link leads to.
+        fs::remove_dir(&trash).expect("removes");
+        std::os::unix::fs::symlink(&outside, &trash).expect("linked");
+        fs::create_dir(dir.join("a")).expect("made");
+        assert!(put_away(&dir.join("a"), &trash).is_err() && dir.join("a").exists());
+        fs::remove_file(&trash).expect("removes");
+        tree(&dir).expect("removes");
+        fs::remove_dir(&outside).expect("removes");
     }
 
     #[test]

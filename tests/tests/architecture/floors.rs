@@ -30,6 +30,7 @@ const LEAVES: [&str; 12] = [
     "supervisor",
     "sysctls",
     "timings",
+    "trash",
 ];
 
 /// The floor of a module, counted from the top.

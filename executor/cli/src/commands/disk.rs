@@ -81,6 +81,7 @@ fn row(part: &DiskPart) -> Vec<String> {
         "figures" => "figures of pods over time",
         "snapshots" => "snapshots of volumes",
         "replaced" => "volumes before an import",
+        "trash" => "what is being removed",
         other => other,
     };
     let bytes = part.bytes.map(|bytes| amount(bytes, part.at_least));
@@ -123,6 +124,7 @@ mod tests {
                 part("volumes", 2, Some(5 << 20), 0),
                 part("snapshots", 3, None, 0),
                 part("replaced", 0, None, 0),
+                part("trash", 1, Some(7 << 20), 0),
             ],
             total: 100 << 30,
             free: 40 << 30,
@@ -136,6 +138,7 @@ mod tests {
                 "layers of images|12|3.0 GiB|1.0 MiB",
                 "volumes|2|>5.0 MiB|-",
                 "snapshots of volumes|3|-|-",
+                "what is being removed|1|7.0 MiB|-",
                 "all||>3.0 GiB|1.0 MiB",
             ]
         );

@@ -288,6 +288,7 @@ async fn daemon(socket: &Path) -> Vec<Finding> {
             let found = format!("{} answers at {}", status.version, socket.display());
             let mut findings = vec![finding("tankd", true, found, ""), volume_sizes(&status)];
             findings.extend(low_disk(&status, &advice));
+            findings.extend(stuck(&status));
             findings
         }
         // It is there: nobody is refused by a socket that is not listened to.
@@ -313,6 +314,14 @@ fn low_disk(status: &StatusReply, advice: &[String]) -> Option<Finding> {
         found,
         help: (!advice.is_empty()).then(|| Cow::Owned(advice.join("; "))),
     })
+}
+
+/// What is to be removed and can't be, if there is any.
+fn stuck(status: &StatusReply) -> Option<Finding> {
+    let stuck = status.stuck.as_ref()?;
+    let help =
+        "something is mounted there, or the disk refuses; once that is over `tank gc` removes it";
+    Some(finding("trash", false, stuck.join("; "), help))
 }
 
 /// Whether volumes can have a `size`. A host on which they can't is well all the same.

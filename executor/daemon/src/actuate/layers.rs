@@ -1,7 +1,7 @@
 //! A container's root: its image's layers under an upper layer of its own.
 
 use super::Error;
-use crate::settings::Settings;
+use crate::{settings::Settings, trash};
 use std::{
     fs,
     os::{
@@ -43,7 +43,8 @@ pub fn root_mount(
 ) -> Result<OwnedFd, Error> {
     let scratch = settings.scratch_dir(pod.as_str());
     let scratch = scratch.join(container.as_str());
-    move_away(&scratch, &stale(settings, pod, container)).map_err(|source| Error::EmptyDir {
+    // What the run before wrote can be much, and its successor need not wait until it is removed.
+    trash::put(&scratch).map_err(|source| Error::EmptyDir {
         path: scratch.clone(),
         source,
     })?;
@@ -67,45 +68,20 @@ pub fn root_mount(
     Ok(mount::overlay(&layers, &upper, &work, &places)?)
 }
 
-/// Where the upper directory of the run before is until it is removed. No container has such a
-/// name.
-pub fn stale(settings: &Settings, pod: &Name, container: &Name) -> PathBuf {
-    settings
-        .scratch_dir(pod.as_str())
-        .join(format!(".{container}"))
-}
-
-/// Moves a directory that may not be there away: what a container wrote can be much, and its
-/// successor need not wait until it is removed.
-fn move_away(dir: &Path, stale: &Path) -> std::io::Result<()> {
-    // Left by a daemon that ended meanwhile.
-    remove_dir(stale)?;
-    match fs::rename(dir, stale) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Removes what a daemon that ended on the way has moved away and not removed. Before anything is
-/// started.
+/// Has what a daemon that ended on the way has left half done be removed, in the background. Before anything is started.
 pub fn remove_stale(settings: &Settings) {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
-    for pod in entries(&settings.state_dir.join("scratch")) {
+    // Versions before this one kept the layer of a run that was over beside its successor's.
+    for pod in entries(&settings.state_dir.join("scratch"))
+        .filter(|pod| Name::of_pod(pod.file_name().to_string_lossy()).is_ok())
+    {
         for entry in entries(&pod.path())
             .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."))
         {
-            if let Err(error) = remove_dir(&entry.path()) {
-                tracing::warn!(path = %entry.path().display(), %error, "what was moved away stays");
+            if let Err(error) = trash::put(&entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "what is to be removed stays");
             }
         }
     }
     super::volumes::sweep(settings);
-}
-
-/// Removes a directory of Tank's own that may not be there.
-pub fn remove_dir(path: &Path) -> std::io::Result<()> {
-    match tank_sys::remove::tree(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }

@@ -348,7 +348,7 @@ impl Actuator {
                 self.preparer().prepare_ahead(shim, start.clone())
             }
         };
-        let started = start::start(&shim, (&self.settings, &self.timings), &start, prepared).await;
+        let started = start::start(&shim, &self.timings, &start, prepared).await;
         let runs = self.pods.runs();
         match started {
             Ok(fds) => runs.answer(&start.pod, &start.container, Ok(fds)),

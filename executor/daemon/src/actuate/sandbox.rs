@@ -1,10 +1,11 @@
 //! Pods: their shims and namespaces, and what they leave behind.
 
-use super::{Error, blocking, layers::remove_dir, network};
+use super::{Error, blocking, network};
 use crate::{
     pods::{Pods, Shim},
     settings::Settings,
     timings::Timings,
+    trash,
 };
 use std::{fs, os::fd::AsFd, path::PathBuf, sync::Arc};
 use tank_model::{Digest, Name};
@@ -130,6 +131,8 @@ impl Leavings {
     }
 }
 
+/// Out of the way at once, however much a container made there.
 fn remove(path: PathBuf) -> Result<(), Error> {
-    remove_dir(&path).map_err(|source| Error::RemoveDir { path, source })
+    let put = trash::put(&path).map(drop);
+    put.map_err(|source| Error::RemoveDir { path, source })
 }

@@ -110,7 +110,7 @@ pub struct Preparer {
 /// What of it could not be prepared, or what its shim answers.
 pub async fn start(
     shim: &Shim,
-    (settings, timings): (&Settings, &Timings),
+    timings: &Timings,
     start: &Start,
     prepared: Prepared,
 ) -> Result<Vec<OwnedFd>, Error> {
@@ -126,11 +126,6 @@ pub async fn start(
     let fds = fds.iter().map(AsFd::as_fd);
     let all: Vec<_> = std::iter::once(sealed.as_fd()).chain(fds).collect();
     let started = shim.request(&Request::Start, &all).await;
-    let stale = layers::stale(settings, pod, container);
-    // What can't be removed is tried again at the next start, and when the pod goes.
-    drop(tokio::task::spawn_blocking(move || {
-        layers::remove_dir(&stale)
-    }));
     match started? {
         (Reply::Started { spans, .. }, fds) => {
             timings.add(&format!("{pod}/{container}"), spans);

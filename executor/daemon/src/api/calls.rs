@@ -379,6 +379,7 @@ async fn status(
         stopped: by_hand::stopped(&generations.overrides()?, &graph),
         unlimited: generations.unlimited().await,
         low: generations.low_space().await,
+        stuck: crate::trash::words(),
         failing: states::failing(&pods),
     })
 }

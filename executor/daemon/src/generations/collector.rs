@@ -13,7 +13,7 @@
 use super::{
     Error,
     error::Context,
-    leftovers::{There, remove_folder, set_aside},
+    leftovers::{There, remove_all, set_aside},
     retention::{self, History, Policy},
 };
 use crate::{
@@ -24,8 +24,9 @@ use crate::{
     reconcile::Reconciler,
     settings::Settings,
     store::{Removal, Store, StoreError, graphs::Graphs},
+    trash,
 };
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tank_image::{Collection, Images, Sweep, Swept, Tally};
 use tank_model::{Digest, Graph, graph::Survey};
 use tokio::{
@@ -39,6 +40,9 @@ pub(super) const COLLECTION_WAIT: Duration = Duration::from_secs(60);
 
 /// How long it waits for the pass under way before it leaves the folders of pods.
 const PASS_WAIT: Duration = Duration::from_millis(500);
+
+/// How long it waits until what is removed in the background is gone.
+const REMOVING: Duration = Duration::from_secs(10);
 
 /// The nodes of one write, and of one look into the store.
 const MAX_NODES: usize = 50_000;
@@ -196,6 +200,12 @@ impl Collector {
         collected
             .left
             .extend(std::mem::take(&mut collected.images.left));
+        let state = self.settings.state_dir.clone();
+        let finish = move || trash::finish(&state, if how.dry { None } else { Some(REMOVING) });
+        let removing = spawn_blocking(finish)
+            .await
+            .doing("remove what is put away")?;
+        collected.left.extend(removing);
         if !how.dry && !collected.is_empty() {
             self.events.add(Kind::Collected, None, collected.words());
         }
@@ -475,26 +485,19 @@ impl Collector {
             let mut pods = found.survey.pods;
             pods.extend(there.pods.into_keys());
             let state = &collector.settings.state_dir;
-            let (logs, gone) = set_aside(&state.join("logs"), &pods, dry);
-            let (scratch, more) = set_aside(&state.join("scratch"), &pods, dry);
-            let (figures, most) = set_aside(&Figures::folder(state), &pods, dry);
+            let logs = set_aside(&state.join("logs"), &pods, dry);
+            let scratch = set_aside(&state.join("scratch"), &pods, dry);
+            let figures = set_aside(&Figures::folder(state), &pods, dry);
             drop(history);
-            let gone: Vec<PathBuf> = gone.into_iter().chain(more).chain(most).collect();
-            Ok::<_, Error>(((logs, scratch, figures), gone))
+            Ok::<_, Error>([logs, scratch, figures])
         };
-        let (tallies, gone) = spawn_blocking(sweep).await.doing("look for folders")??;
+        let aside = spawn_blocking(sweep).await.doing("look for folders")??;
         drop(_pass);
-        let remove = move || {
-            let failed = gone.iter().filter_map(|path| {
-                faults::boundary("before a pod's folder is removed");
-                let why = |error| format!("{}: {error}", path.display());
-                remove_folder(path).err().map(why)
-            });
-            failed.collect::<Vec<_>>()
-        };
-        let failed = spawn_blocking(remove).await.doing("remove folders")?;
-        (collected.logs, collected.scratch, collected.figures) = tallies;
-        collected.left.extend(failed);
+        let remove = move || aside.map(|aside| remove_all(&aside, dry));
+        let [logs, scratch, figures] = spawn_blocking(remove).await.doing("remove folders")?;
+        (collected.logs, collected.scratch, collected.figures) = (logs.0, scratch.0, figures.0);
+        let failed = [logs.1, scratch.1, figures.1];
+        collected.left.extend(failed.into_iter().flatten());
         Ok(())
     }
 }

@@ -92,7 +92,6 @@ impl Collector {
             let handed = handed(&known, &kept, declared, |of| read.written(of));
             let swept = volumes.sweep_snapshots(&kept, &handed, dry);
             drop(history);
-            let removed = if dry { Ok(()) } else { volumes.remove_swept() };
             let swept = swept.doing("look for snapshots of volumes")?;
             let until = Instant::now() + MEASURING;
             let size = |one: &Snapshot| match dry {
@@ -108,17 +107,13 @@ impl Collector {
                     "what generation {origin} left of {pod}/{volume}: generation {to} goes back to it, and has it from then on"
                 ))
             });
-            Ok::<_, Error>((swept, said.collect::<Vec<_>>(), removed))
+            Ok::<_, Error>((swept, said.collect::<Vec<_>>()))
         };
         let swept = spawn_blocking(sweep).await.doing("remove snapshots")?;
-        let (swept, said, removed) = swept?;
+        let (swept, said) = swept?;
         collected.snapshots.count += swept.len() as u64;
         collected.swept.extend(swept);
         collected.left.extend(said);
-        if let Err(error) = removed {
-            let left = format!("snapshots of volumes: {error}");
-            collected.left.push(left);
-        }
         Ok(())
     }
 }

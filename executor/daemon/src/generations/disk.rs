@@ -4,7 +4,10 @@
 //! file system alone, so snapshots have a count and no size.
 
 use super::{Error, Generations, error::Context, space::Free};
-use crate::actuate::volumes::{Size, measure};
+use crate::{
+    actuate::volumes::{Size, measure},
+    trash,
+};
 use std::{
     fs, io,
     path::Path,
@@ -14,6 +17,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tank_sys::remove::TRASH;
 use tokio::task::spawn_blocking;
 
 /// The longest that everything but volumes is measured: what is not measured by then is said to be at least so much.
@@ -66,6 +70,9 @@ impl Generations {
                 let (count, size) = of_folder(&state.join(folder), kind == "layers", &stop)?;
                 measured.push((kind, count, size));
             }
+            measured.push(of_trash(&state, &|| {
+                asked.load(Ordering::Relaxed) || Instant::now() > deadline
+            }));
             let found = Free::of(&state)?;
             Ok::<_, io::Error>((measured, found.total, found.free))
         };
@@ -142,5 +149,26 @@ fn of_folder(path: &Path, layers: bool, stop: &dyn Fn() -> bool) -> io::Result<(
     };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let count = names.filter(|name| is_one(name)).count();
-    Ok((count as u64, measure(path, stop)?))
+    Ok((count as u64, measure_but_trash(path, stop)?))
+}
+
+/// What is in it and is not being removed, which is a kind of its own.
+fn measure_but_trash(path: &Path, stop: &dyn Fn() -> bool) -> io::Result<Size> {
+    let all = measure(path, stop)?;
+    let removed = measure(&path.join(TRASH), stop).unwrap_or_default();
+    Ok(Size {
+        bytes: all.bytes.saturating_sub(removed.bytes),
+        at_least: all.at_least || removed.at_least,
+    })
+}
+
+/// What is being removed in the background.
+fn of_trash(state: &Path, stop: &dyn Fn() -> bool) -> (&'static str, u64, Size) {
+    let mut all = Size::default();
+    for trash in trash::places(state) {
+        let size = measure(&trash, stop).unwrap_or_default();
+        all.bytes = all.bytes.saturating_add(size.bytes);
+        all.at_least |= size.at_least;
+    }
+    ("trash", trash::count(state), all)
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     events::Kind,
     store::{LEASES, StoreError, leases},
+    trash,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -68,6 +69,14 @@ impl Collector {
             let mut found = Inspected::default();
             let known = collector.check_store(&mut found, &to)?;
             collector.check_images((&known, repair), &mut found, &to)?;
+            for (path, why) in trash::stuck() {
+                found.add(Damage {
+                    what: format!("{}, which is to be removed", path.display()),
+                    why,
+                    help: Some("once that is over `tank gc` removes it".to_owned()),
+                    ..Damage::default()
+                });
+            }
             Ok::<_, Error>((found, known))
         };
         let (mut found, known) = spawn_blocking(check).await.doing("check the store")??;

@@ -1,16 +1,21 @@
 //! The pods that are there, and the folders that others have left.
 
+use crate::{actuate::volumes::measure, faults, trash};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
-use tank_image::{Tally, folder_bytes};
+use tank_image::Tally;
 use tank_model::{Digest, Name, graph::Survey};
 use tank_plan::Observed;
 
 /// How the folder of a pod is called while it is removed. No pod is called so.
 const TRASH: &str = ".gone-";
+
+/// The longest that all of them are measured.
+const MEASURING: Duration = Duration::from_secs(5);
 
 /// The pods that are there, declared or not.
 #[derive(Clone, Debug, Default)]
@@ -51,18 +56,10 @@ impl There {
     }
 }
 
-/// Removes a folder that may be gone.
-pub fn remove_folder(path: &Path) -> std::io::Result<()> {
-    match tank_sys::remove::tree(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Renames the folders of pods that are none of these, so that nobody uses them any more: how many there are, and
-/// what is to be removed. What a collection before this one has renamed is among it.
-pub fn set_aside(dir: &Path, pods: &BTreeSet<Name>, dry: bool) -> (Tally, Vec<PathBuf>) {
-    let (mut tally, mut gone) = (Tally::default(), Vec::new());
+/// Renames the folders of pods that are none of these, so that nobody uses them any more: what is to be removed. What a collection
+/// before this one has renamed is among it. With `dry` none is renamed. It takes no longer for folders that have much in them.
+pub fn set_aside(dir: &Path, pods: &BTreeSet<Name>, dry: bool) -> Vec<PathBuf> {
+    let mut gone = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else {
             continue;
@@ -70,24 +67,34 @@ pub fn set_aside(dir: &Path, pods: &BTreeSet<Name>, dry: bool) -> (Tally, Vec<Pa
         let path = entry.path();
         let is_trash = name.starts_with(TRASH);
         let is_gone = Name::of_pod(name.as_str()).is_ok_and(|pod| !pods.contains(&pod));
-        if !is_trash && !is_gone {
+        // A link, or a file, is not Tank's.
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_folder || !(is_trash || is_gone) {
             continue;
         }
-        // A link, or a file, is not Tank's.
-        let Some(bytes) = folder_bytes(&path) else {
+        if dry || is_trash {
+            gone.push(path);
             continue;
-        };
+        }
         let to = dir.join(format!("{TRASH}{name}"));
-        let moved = if dry || is_trash {
-            Some(path)
-        } else {
-            let free = remove_folder(&to);
-            free.and_then(|()| fs::rename(&path, &to)).ok().map(|()| to)
-        };
-        if let Some(moved) = moved {
-            tally.add(bytes);
-            gone.extend((!dry).then_some(moved));
+        let moved = trash::put(&to).and_then(|_| fs::rename(&path, &to));
+        gone.extend(moved.ok().map(|()| to));
+    }
+    gone
+}
+
+/// How much they are, and, unless `dry`, has them be removed in the background: what could not be, a sentence each. Blocking.
+pub fn remove_all(gone: &[PathBuf], dry: bool) -> (Tally, Vec<String>) {
+    let (mut tally, mut failed) = (Tally::default(), Vec::new());
+    let deadline = Instant::now() + MEASURING;
+    for path in gone {
+        faults::boundary("before a pod's folder is removed");
+        if let Ok(size) = measure(path, &|| Instant::now() > deadline) {
+            tally.add(size.bytes);
+        }
+        if !dry && let Err(error) = trash::put(path) {
+            failed.push(format!("{}: {error}", path.display()));
         }
     }
-    (tally, gone)
+    (tally, failed)
 }

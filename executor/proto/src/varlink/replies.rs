@@ -250,6 +250,9 @@ pub struct StatusReply {
     /// What is free of the disk with the state folder, where little is. Absent: enough is, or an older daemon answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low: Option<String>,
+    /// What is to be removed and can't be, each with why. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stuck: Option<Vec<String>>,
     /// The pods that are not as they should be: neither running nor completed, nor stopped by hand. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing: Option<Vec<PodStatus>>,

@@ -1,7 +1,7 @@
 //! Snapshots of volumes for as long as a backup of one is written: in `.backups/` beside the volumes, which only root
 //! enters. What a daemon that was killed has left is removed at the start.
 
-use super::{Places, VolumeError, Volumes, make_at, make_private, open_dir, remove};
+use super::{Places, VolumeError, Volumes, make_at, make_private, open_dir, remove, remove_now};
 use crate::settings::Settings;
 use std::{
     os::fd::OwnedFd,
@@ -31,7 +31,7 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
+        if let Err(error) = remove_now(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "a snapshot stays until the next start");
         }
     }
@@ -103,7 +103,7 @@ impl Volumes {
     }
 }
 
-/// Removes what a daemon before this one has left. Before anything is started.
+/// Has what a daemon before this one has left be out of the way. Before anything is started.
 pub(super) fn sweep(settings: &Settings) {
     for dir in [settings.volumes_dir(), settings.shared_volumes_dir()] {
         let left: &Path = &dir.join(FOLDER);

@@ -1,6 +1,8 @@
 //! What there is of volumes on this host: found, measured, shown, replaced and removed.
 
-use super::{Places, Replaced, Turn, VolumeError, Volumes, limits, open_dir, remove, sync_parent};
+use super::{
+    Places, Replaced, Turn, VolumeError, Volumes, limits, open_dir, remove, remove_now, sync_parent,
+};
 use crate::{faults, settings::Settings};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use std::{
@@ -115,7 +117,7 @@ impl Volumes {
             }
             sync_parent(&places.gone)?;
             faults::boundary("what was replaced is out of the way");
-            remove(&places.gone)?;
+            remove_now(&places.gone)?;
         }
         fs::rename(&places.volume, &places.gone)?;
         for left in [&places.new, &places.whole] {
@@ -139,7 +141,7 @@ impl Volumes {
         sync_parent(&places.volume)?;
         drop(turn);
         faults::boundary("a volume is out of the way");
-        remove(&places.gone)?;
+        remove_now(&places.gone)?;
         // It is the last one of a pod.
         let _ = fs::remove_dir(places.volume.parent().unwrap_or(Path::new("/")));
         Ok(())
@@ -159,6 +161,7 @@ impl Volumes {
         let turn = turn.ok_or(VolumeError::Importing)?;
         let dir = super::make_at(&places.import)?;
         if let Some(quota) = quota {
+            super::settle(&places.import);
             limits::hold(dir.as_fd(), quota)?;
             limits::begin(dir.as_fd(), limits::other_id(places, quota)?)?;
         }
@@ -188,7 +191,7 @@ impl Volumes {
     /// # Errors
     /// What the disk gives.
     pub fn drop_import(&self, places: &Places) -> Result<(), VolumeError> {
-        Ok(remove(&places.import)?)
+        Ok(remove_now(&places.import)?)
     }
 
     /// Whether a volume is there and has something in it. Blocking.
@@ -272,8 +275,7 @@ fn pod(name: String) -> Option<Name> {
     Name::of_pod(name).ok()
 }
 
-/// Removes what imports and removals of an earlier daemon have left half done. Before anything is
-/// started.
+/// Has what imports and removals of an earlier daemon have left half done be out of the way. Before anything is started.
 pub fn sweep(settings: &Settings) {
     super::snapshots::sweep(settings);
     super::backup::sweep(settings);
@@ -281,24 +283,27 @@ pub fn sweep(settings: &Settings) {
     let pods = names(&root).unwrap_or_default().into_iter().filter_map(pod);
     let own = pods.map(|pod| root.join(pod.as_str()));
     let folders: Vec<PathBuf> = own.chain([settings.shared_volumes_dir()]).collect();
-    for dir in folders {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let Some((volume, end)) = name
-                .strip_prefix('.')
-                .and_then(|name| name.rsplit_once('.'))
-            else {
-                continue;
-            };
-            let done = match end {
-                "import" | "gone" => remove(&entry.path()),
-                "replaced" | "older" => super::replaced::settle(&dir.join(volume)),
-                _ => Ok(()),
-            };
-            if let Err(error) = done {
-                tracing::warn!(path = %entry.path().display(), %error, "half a volume stays");
-            }
+    folders.iter().for_each(|dir| sweep_folder(dir));
+}
+
+/// The same of the volumes in one folder.
+pub(super) fn sweep_folder(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let Some((volume, end)) = name
+            .strip_prefix('.')
+            .and_then(|name| name.rsplit_once('.'))
+        else {
+            continue;
+        };
+        let done = match end {
+            "import" | "gone" => remove(&entry.path()),
+            "replaced" | "older" => super::replaced::settle(&dir.join(volume)),
+            _ => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::warn!(path = %entry.path().display(), %error, "half a volume stays");
         }
     }
 }

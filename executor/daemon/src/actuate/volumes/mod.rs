@@ -19,7 +19,9 @@
 //! | `.VOLUME.past` | which images wrote to it in generations that are gone |
 //! | `.VOLUME.replaced` | what it was before the last import: see `replaced` |
 //! | `.VOLUME.older` | the same of the import before, while that one's place is taken |
-//! | `.VOLUME.import`, `.VOLUME.gone` | half of what is imported, or removed: swept at the start |
+//! | `.VOLUME.import`, `.VOLUME.gone` | half of what is imported, or removed: put away at the start |
+//!
+//! and in `volumes/.trash/` and `shared-volumes/.trash/` what is removed in the background: see [`trash`].
 //!
 //! So whatever ends the daemon, no container starts with half of what an image has. *Never*: looks a
 //! path up in what a container may write, but for a `sub_path`: beneath the volume's descriptor, a
@@ -48,7 +50,7 @@ pub use snapshots::Snapshot;
 pub use turns::Turn;
 use turns::Turns;
 
-use crate::{dirty::Dirty, faults, settings::Settings};
+use crate::{dirty::Dirty, faults, settings::Settings, trash};
 use rustix::{
     fs::{Dir, Gid, Mode, OFlags, RenameFlags, Uid},
     io::Errno,
@@ -61,6 +63,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, atomic::AtomicU64},
+    time::Duration,
 };
 use tank_image::{Budget, Images};
 use tank_model::{Name, VolumeId};
@@ -68,6 +71,9 @@ use tank_plan::target::{Content, Folder, Quota};
 
 /// The mode of a volume's directory that nobody has set.
 const DEFAULT_MODE: u32 = 0o755;
+
+/// The longest that is waited until what counts to a volume's size, and is being removed, is gone.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// The volumes of a host.
 pub struct Volumes {
@@ -236,6 +242,7 @@ impl Volumes {
     ) -> Result<bool, VolumeError> {
         let new = make_at(&places.new)?;
         if let Some(quota) = quota {
+            settle(&places.new);
             limits::hold(new.as_fd(), quota)?;
             limits::begin(new.as_fd(), limits::id_of(places, quota)?)?;
         }
@@ -259,10 +266,22 @@ impl Volumes {
     }
 }
 
+/// Gives what was beside a volume before, and counts to it until it is removed, some time to go: its successor is held to the same
+/// limit.
+fn settle(beside: &Path) {
+    for folder in beside.ancestors().skip(1).take(2) {
+        trash::wait(folder, SETTLING);
+    }
+}
+
 /// Makes an empty directory beside a volume, for what is to become it.
 fn make_at(path: &Path) -> io::Result<OwnedFd> {
     make_private(path.parent().unwrap_or(Path::new("/")))?;
     remove(path)?;
+    make_empty(path)
+}
+
+fn make_empty(path: &Path) -> io::Result<OwnedFd> {
     fs::DirBuilder::new().mode(0o700).create(path)?;
     let new = open_dir(path)?;
     rustix::fs::fchmod(&new, Mode::from_raw_mode(DEFAULT_MODE)).map_err(io::Error::from)?;
@@ -366,8 +385,17 @@ fn make_private(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
+/// Has what is Tank's own, and may not be there, be out of the way: what of it is much is removed in the background.
 fn remove(path: &Path) -> io::Result<()> {
-    super::layers::remove_dir(path)
+    trash::put(path).map(drop)
+}
+
+/// Removes what may not be there, before this returns: for who asked for its space.
+fn remove_now(path: &Path) -> io::Result<()> {
+    match tank_sys::remove::tree(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {

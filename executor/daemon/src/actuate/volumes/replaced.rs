@@ -6,7 +6,9 @@
 //! *Whatever ends the daemon on the way*: the volume is what it was, with what was kept before, or what was imported, with what it was
 //! ([`settle`]). A volume that is not there has nothing beside it that was replaced, except on the way.
 
-use super::{Places, Turn, VolumeError, Volumes, is_empty, limits, open_dir, remove, sync_parent};
+use super::{
+    Places, Turn, VolumeError, Volumes, is_empty, limits, open_dir, remove, remove_now, sync_parent,
+};
 use crate::faults;
 use rustix::fs::{CWD, RenameFlags};
 use std::{
@@ -68,12 +70,7 @@ pub(super) fn replace(places: &Places) -> Result<Replaced, VolumeError> {
     let new = inode(&open_dir(import)?)?;
     let has_content = match open_dir(volume) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            note_imported(places, &[new])?;
-            super::kept::note_begin(places)?;
-            fs::rename(import, volume)?;
-            sync_parent(volume)?;
-            faults::boundary("what is imported is in its place");
-            return Ok(Replaced::default());
+            return begin(places, new);
         }
         dir => {
             let dir = dir?;
@@ -82,6 +79,7 @@ pub(super) fn replace(places: &Places) -> Result<Replaced, VolumeError> {
             // Before it is there: wherever this ends, what is in the volume's place is known to be used or not.
             let all: Vec<u64> = unused.into_iter().chain([new]).collect();
             note_imported(places, &all)?;
+            faults::boundary("what is imported is noted");
             if unused.is_some() && is_there(replaced) {
                 return replace_unused(places);
             }
@@ -92,6 +90,7 @@ pub(super) fn replace(places: &Places) -> Result<Replaced, VolumeError> {
         let exchange = RenameFlags::EXCHANGE;
         rustix::fs::renameat_with(CWD, import, CWD, volume, exchange).map_err(io::Error::from)?;
         sync_parent(volume)?;
+        faults::boundary("what is imported is in its place");
         // It is empty: what of it stays is swept at the start.
         let _ = remove(import);
         return Ok(Replaced::default());
@@ -117,6 +116,17 @@ pub(super) fn replace(places: &Places) -> Result<Replaced, VolumeError> {
     })
 }
 
+/// Puts what was imported, of this inode, where there is no volume.
+fn begin(places: &Places, new: u64) -> Result<Replaced, VolumeError> {
+    note_imported(places, &[new])?;
+    super::kept::note_begin(places)?;
+    faults::boundary("what is imported is noted");
+    fs::rename(&places.import, &places.volume)?;
+    sync_parent(&places.volume)?;
+    faults::boundary("what is imported is in its place");
+    Ok(Replaced::default())
+}
+
 /// Puts what was imported in the place of what was imported before, which no container has had: what was kept then stays.
 fn replace_unused(places: &Places) -> Result<Replaced, VolumeError> {
     let Places {
@@ -127,12 +137,14 @@ fn replace_unused(places: &Places) -> Result<Replaced, VolumeError> {
         ..
     } = places;
     remove(older)?;
+    faults::boundary("there is a place for what was imported before");
     let exchange = RenameFlags::EXCHANGE;
     rustix::fs::renameat_with(CWD, import, CWD, volume, exchange).map_err(io::Error::from)?;
     sync_parent(volume)?;
     faults::boundary("what is imported is in its place");
     // What stays of it is swept at the start.
     let _ = fs::rename(import, older);
+    faults::boundary("what was imported before is out of the way");
     Ok(Replaced {
         kept: Some(replaced.clone()),
         dropped: false,
@@ -143,8 +155,8 @@ fn replace_unused(places: &Places) -> Result<Replaced, VolumeError> {
 /// What takes its time of having replaced a volume: what it was counts to no size, and what was kept before goes.
 fn tidy(places: &Places) {
     limits::uncount(&places.replaced);
-    // What of it stays is swept at the start.
-    let _ = remove(&places.older);
+    // What of it stays is put away at the start.
+    let _ = remove_now(&places.older);
 }
 
 /// Finishes or takes back what a daemon before this one was at when it ended, of the volume at `volume`. Before anything is started.
@@ -214,13 +226,13 @@ impl Volumes {
         // Nobody finds half of it.
         fs::rename(&places.replaced, &places.gone)?;
         sync_parent(&places.gone)?;
-        Ok(remove(&places.gone)?)
+        Ok(remove_now(&places.gone)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::kept, *};
 
     /// A folder with a volume, gone at the end.
     struct Folder(PathBuf);
@@ -346,6 +358,93 @@ mod tests {
         assert_eq!(import("4"), (true, true, false));
         assert_eq!(folder.content(".data.replaced"), "3");
         assert_eq!(folder.content("data"), "4");
+    }
+
+    /// What is there after an import of `content` that ended at its `count`-th step, and after the next start. None: it came to its end.
+    fn ended(folder: &Folder, count: u32, content: &str) -> Option<Vec<String>> {
+        let places = folder.places();
+        folder.has(".data.import", content);
+        let work = || {
+            replace(&places).expect("it is put there");
+            tidy(&places);
+        };
+        if faults::unit::up_to(count, work).is_some() {
+            return None;
+        }
+        kept::sweep_folder(&folder.0);
+        Some(folder.all())
+    }
+
+    /// Begins with what `make` makes, and ends an import of `3` at each of its steps: what was found after them. The next import, of
+    /// `4`, which nothing ends, leaves one of `last`.
+    fn at_each_step(name: &str, make: &dyn Fn(&Folder), last: &[&[&str]]) -> Vec<Vec<String>> {
+        let mut found = Vec::new();
+        for count in 1.. {
+            let folder = Folder::new(&format!("{name}-{count}"));
+            make(&folder);
+            let Some(all) = ended(&folder, count, "3") else {
+                break;
+            };
+            found.push(all);
+            folder.has(".data.import", "4");
+            replace(&folder.places()).expect("it is put there");
+            tidy(&folder.places());
+            let all = folder.all();
+            assert!(last.iter().any(|last| all == *last), "{count}: {all:?}");
+        }
+        found
+    }
+
+    fn import_and_use(folder: &Folder, content: &str, used: bool) {
+        let places = folder.places();
+        folder.has(".data.import", content);
+        replace(&places).expect("it is put there");
+        tidy(&places);
+        if used {
+            note_use(&places, &open_dir(&places.volume).expect("a volume")).expect("noted");
+        }
+    }
+
+    #[test]
+    fn wherever_an_import_over_an_unused_one_ends_what_containers_wrote_stays() {
+        let make = |folder: &Folder| {
+            folder.has("data", "live");
+            import_and_use(folder, "2", false);
+        };
+        let last: [&[&str]; 1] = [&[".data.replaced=live", "data=4"]];
+        let found = at_each_step("unused-steps", &make, &last);
+        let (before, after) = (
+            [".data.replaced=live", "data=2"],
+            [".data.replaced=live", "data=3"],
+        );
+        assert_eq!(found, [before, before, after, after]);
+    }
+
+    #[test]
+    fn wherever_an_import_over_a_used_one_ends_the_volume_is_one_or_the_other() {
+        let make = |folder: &Folder| {
+            folder.has("data", "1");
+            import_and_use(folder, "2", true);
+        };
+        // Nobody has had what was imported by then, if it is there: what was used before stays.
+        let last: [&[&str]; 1] = [&[".data.replaced=2", "data=4"]];
+        let found = at_each_step("used-steps", &make, &last);
+        let (before, after) = (
+            [".data.replaced=1", "data=2"],
+            [".data.replaced=2", "data=3"],
+        );
+        assert_eq!(found, [before, before, before, after]);
+    }
+
+    #[test]
+    fn wherever_the_first_import_ends_there_is_all_of_it_or_nothing() {
+        // What was imported by then, where nothing is kept, is kept.
+        let last: [&[&str]; 2] = [&["data=4"], &[".data.replaced=3", "data=4"]];
+        let found = at_each_step("first-steps", &|_| {}, &last);
+        assert_eq!(found, [vec![], vec!["data=3".to_owned()]]);
+        let make = |folder: &Folder| fs::create_dir(folder.at("data")).expect("a folder");
+        let found = at_each_step("empty-steps", &make, &last);
+        assert_eq!(found, [["data="], ["data=3"]]);
     }
 
     #[test]

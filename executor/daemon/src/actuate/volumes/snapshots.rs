@@ -45,7 +45,7 @@ use tank_plan::observed::VolumeData;
 /// The folder of all of them. No pod is called so.
 const FOLDER: &str = ".snapshots";
 
-/// How the folder of a generation is called while it is removed.
+/// How the folder of a generation began that versions before this one were removing.
 const TRASH: &str = ".gone-";
 
 /// What one snapshot may take: its bytes are those of the volume.
@@ -171,7 +171,6 @@ impl Kept {
         fs::File::create(&places.filled)?;
         write(&places.images, &Writers::default())?;
         let times = times(&self.back);
-        super::limits::uncount(&self.back);
         match fs::rename(&self.back, &self.whole) {
             // There was no volume.
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.decide_none()?,
@@ -181,6 +180,11 @@ impl Kept {
         sync_parent(&self.whole)?;
         faults::boundary("what a volume was is kept");
         Ok(unlink(&self.inode)?)
+    }
+
+    /// Has what is kept count to no volume's size: it may be millions of files.
+    fn uncount(&self) {
+        super::limits::uncount(&self.whole);
     }
 }
 
@@ -429,7 +433,9 @@ impl Volumes {
         // What it was counts to none from then on.
         self.counting.stop(&places);
         if kept.is_exchanged(&places) {
-            return kept.finish(&places);
+            kept.finish(&places)?;
+            kept.uncount();
+            return Ok(());
         }
         kept.make_folder()?;
         remove(&kept.back)?;
@@ -464,7 +470,9 @@ impl Volumes {
         sync_parent(&places.volume)?;
         sync_parent(&kept.back)?;
         faults::boundary("what is brought back is in its place");
-        kept.finish(&places)
+        kept.finish(&places)?;
+        kept.uncount();
+        Ok(())
     }
 
     /// A snapshot, where a volume would be.

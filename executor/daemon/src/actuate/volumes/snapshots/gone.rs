@@ -2,7 +2,7 @@
 //! left half done.
 
 use super::{
-    super::{Places, Size, VolumeError, Volumes, remove, sync_parent},
+    super::{Places, Size, VolumeError, Volumes, limits, remove, sync_parent},
     Kept, Snapshot, TRASH, folder, is_there, read, set_times, times, unlink,
 };
 use crate::{faults, settings::Settings};
@@ -61,11 +61,8 @@ impl Volumes {
         for generation in numbers(&folder(&self.settings)) {
             let kept = self.kept_with(generation, pod, volume);
             if is_there(&kept.whole) {
-                // Nobody finds half of it.
-                remove(&kept.new)?;
-                fs::rename(&kept.whole, &kept.new)?;
-                sync_parent(&kept.new)?;
-                remove(&kept.new)?;
+                remove(&kept.whole)?;
+                sync_parent(&kept.whole)?;
                 unlink(&kept.by)?;
             }
         }
@@ -99,8 +96,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Puts out of the way what is kept with generations other than these, but for what is `handed` to one of them: which
-    /// snapshots those were. With `dry` none goes. Blocking.
+    /// Has what is kept with generations other than these be removed in the background, but for what is `handed` to one of them:
+    /// which snapshots those were. With `dry` none goes. Blocking.
     ///
     /// # Errors
     /// What the disk gives.
@@ -123,9 +120,7 @@ impl Volumes {
             if dry {
                 continue;
             }
-            let gone = folder.join(format!("{TRASH}{generation}"));
-            remove(&gone)?;
-            fs::rename(folder.join(generation.to_string()), &gone)?;
+            remove(&folder.join(generation.to_string()))?;
             faults::boundary("a generation's snapshots are out of the way");
         }
         Ok(swept)
@@ -138,18 +133,6 @@ impl Volumes {
     pub fn snapshot_size(&self, of: &Snapshot, until: Instant) -> Result<Size, VolumeError> {
         let places = self.places_of_snapshot(of.generation, &of.pod, &of.volume);
         self.measure(&places, until)
-    }
-
-    /// Removes what is out of the way. Blocking.
-    ///
-    /// # Errors
-    /// What the disk gives.
-    pub fn remove_swept(&self) -> io::Result<()> {
-        let folder = folder(&self.settings);
-        let gone = names(&folder).filter(|name| name.starts_with(TRASH));
-        // What of one can't be removed keeps no other.
-        let removed: Vec<io::Result<()>> = gone.map(|name| remove(&folder.join(name))).collect();
-        removed.into_iter().collect()
     }
 
     /// Marks as stale what is kept with generations from this number on: none of them was left yet, so it is of a store that
@@ -228,7 +211,14 @@ fn settle(kept: &Kept, places: &Places, end: &str) -> Result<(), VolumeError> {
         }
         "by" => Ok(unlink(&kept.by)?),
         "inode" if kept.is_decided() => Ok(unlink(&kept.inode)?),
-        "back" | "inode" if kept.is_exchanged(places) => kept.finish(places),
+        "back" | "inode" if kept.is_exchanged(places) => {
+            kept.finish(places)?;
+            // Nobody waits for that.
+            let whole = kept.whole.clone();
+            let thread = std::thread::Builder::new().name("uncounting".to_owned());
+            thread.spawn(move || limits::uncount(&whole))?;
+            Ok(())
+        }
         "back" | "inode" => {
             remove(&kept.back)?;
             Ok(unlink(&kept.inode)?)
