@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 7] = [
 ];
 
 /// What every floor may name. These name no floor, and each other only without a circle.
-const LEAVES: [&str; 12] = [
+const LEAVES: [&str; 13] = [
     "cache",
     "dirty",
     "events",
