@@ -427,9 +427,8 @@ pub(super) async fn diff_reply(
     // It has the whole configuration, twice.
     let what = "write down what was observed";
     let write = move || serde_json::to_string(&planned.dump(&after, Some(&before)));
-    let written = tokio::task::spawn_blocking(write)
-        .await
-        .map_err(|e| internal(what, e))?;
+    let written = tokio::task::spawn_blocking(write).await;
+    let written = written.map_err(|e| internal(what, e))?;
     Ok(varlink::DiffReply {
         dump: Some(written.map_err(|e| internal(what, e))?),
         ..reply

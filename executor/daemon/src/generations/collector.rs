@@ -13,14 +13,13 @@
 use super::{
     Error,
     error::Context,
-    leftovers::{There, remove_all, set_aside},
+    leftovers::There,
     retention::{self, History, Policy},
 };
 use crate::{
     actuate::volumes::{Size, Snapshot, Volumes},
     events::{Events, Kind, now},
     faults,
-    figures::Figures,
     reconcile::Reconciler,
     settings::Settings,
     store::{Removal, Store, StoreError, graphs::Graphs},
@@ -39,7 +38,7 @@ use tokio::{
 pub(super) const COLLECTION_WAIT: Duration = Duration::from_secs(60);
 
 /// How long it waits for the pass under way before it leaves the folders of pods.
-const PASS_WAIT: Duration = Duration::from_millis(500);
+pub(super) const PASS_WAIT: Duration = Duration::from_millis(500);
 
 /// How long it waits until what is removed in the background is gone.
 const REMOVING: Duration = Duration::from_secs(10);
@@ -114,11 +113,11 @@ impl Collected {
 }
 
 /// What a collection has found out.
-struct Found {
+pub(super) struct Found {
     history: History,
     outdated: BTreeSet<u64>,
     /// Of what is kept.
-    survey: Survey,
+    pub(super) survey: Survey,
     /// Nodes that it does not have, with their bytes.
     nodes: Vec<(Digest, u64)>,
     /// Images of containers that run, which nothing kept declares.
@@ -322,7 +321,7 @@ impl Collector {
     }
 
     /// Adds every generation of `history` that stays and was not looked at before. Blocking.
-    fn survey(&self, found: &mut Found, history: History) -> Result<(), Error> {
+    pub(super) fn survey(&self, found: &mut Found, history: History) -> Result<(), Error> {
         let kept = history.without(&found.outdated);
         for (number, (generation, _)) in &kept.generations {
             let known = found.history.generations.get(number);
@@ -455,49 +454,6 @@ impl Collector {
             sum.bytes += more.bytes;
         }
         all.left = swept.left;
-        Ok(())
-    }
-
-    /// Removes logs and scratch folders of pods that no generation names and that are not there.
-    async fn sweep_folders(
-        self: &Arc<Self>,
-        mut found: Found,
-        there: Option<&There>,
-        dry: bool,
-        collected: &mut Collected,
-    ) -> Result<(), Error> {
-        let left = |why: &str| format!("logs and scratch folders of pods that are gone: {why}");
-        let Some(there) = there.cloned() else {
-            let why = "it is not known which pods are there";
-            collected.left.push(left(why));
-            return Ok(());
-        };
-        // Nothing is started meanwhile, and nothing new is declared.
-        let Ok(_pass) = timeout(PASS_WAIT, self.reconciler.lock()).await else {
-            collected.left.push(left("a change is under way"));
-            return Ok(());
-        };
-        let history = Arc::clone(&self.history).lock_owned().await;
-        let collector = Arc::clone(self);
-        let sweep = move || {
-            let history_now = collector.history()?;
-            collector.survey(&mut found, history_now)?;
-            let mut pods = found.survey.pods;
-            pods.extend(there.pods.into_keys());
-            let state = &collector.settings.state_dir;
-            let logs = set_aside(&state.join("logs"), &pods, dry);
-            let scratch = set_aside(&state.join("scratch"), &pods, dry);
-            let figures = set_aside(&Figures::folder(state), &pods, dry);
-            drop(history);
-            Ok::<_, Error>([logs, scratch, figures])
-        };
-        let aside = spawn_blocking(sweep).await.doing("look for folders")??;
-        drop(_pass);
-        let remove = move || aside.map(|aside| remove_all(&aside, dry));
-        let [logs, scratch, figures] = spawn_blocking(remove).await.doing("remove folders")?;
-        (collected.logs, collected.scratch, collected.figures) = (logs.0, scratch.0, figures.0);
-        let failed = [logs.1, scratch.1, figures.1];
-        collected.left.extend(failed.into_iter().flatten());
         Ok(())
     }
 }

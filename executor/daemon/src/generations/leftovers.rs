@@ -1,15 +1,22 @@
 //! The pods that are there, and the folders that others have left.
 
-use crate::{actuate::volumes::measure, faults, trash};
+use super::{
+    Error,
+    collector::{Collected, Collector, Found, PASS_WAIT},
+    error::Context,
+};
+use crate::{actuate::volumes::measure, faults, figures::Figures, trash};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tank_image::Tally;
 use tank_model::{Digest, Name, graph::Survey};
 use tank_plan::Observed;
+use tokio::{task::spawn_blocking, time::timeout};
 
 /// How the folder of a pod is called while it is removed. No pod is called so.
 const TRASH: &str = ".gone-";
@@ -97,4 +104,50 @@ pub fn remove_all(gone: &[PathBuf], dry: bool) -> (Tally, Vec<String>) {
         }
     }
     (tally, failed)
+}
+
+impl Collector {
+    /// Removes logs and scratch folders of pods that no generation names and that are not there.
+    pub(super) async fn sweep_folders(
+        self: &Arc<Self>,
+        mut found: Found,
+        there: Option<&There>,
+        dry: bool,
+        collected: &mut Collected,
+    ) -> Result<(), Error> {
+        let left = |why: &str| format!("logs and scratch folders of pods that are gone: {why}");
+        let Some(there) = there.cloned() else {
+            collected
+                .left
+                .push(left("it is not known which pods are there"));
+            return Ok(());
+        };
+        // Nothing is started meanwhile, and nothing new is declared.
+        let Ok(_pass) = timeout(PASS_WAIT, self.reconciler.lock()).await else {
+            collected.left.push(left("a change is under way"));
+            return Ok(());
+        };
+        let history = Arc::clone(&self.history).lock_owned().await;
+        let collector = Arc::clone(self);
+        let sweep = move || {
+            collector.survey(&mut found, collector.history()?)?;
+            let mut pods = found.survey.pods;
+            pods.extend(there.pods.into_keys());
+            let state = &collector.settings.state_dir;
+            let logs = set_aside(&state.join("logs"), &pods, dry);
+            let scratch = set_aside(&state.join("scratch"), &pods, dry);
+            let figures = set_aside(&Figures::folder(state), &pods, dry);
+            drop(history);
+            Ok::<_, Error>([logs, scratch, figures])
+        };
+        let aside = spawn_blocking(sweep).await.doing("look for folders")??;
+        drop(_pass);
+        let remove = move || aside.map(|aside| remove_all(&aside, dry));
+        let [logs, scratch, figures] = spawn_blocking(remove).await.doing("remove folders")?;
+        (collected.logs, collected.scratch, collected.figures) = (logs.0, scratch.0, figures.0);
+        collected
+            .left
+            .extend([logs.1, scratch.1, figures.1].into_iter().flatten());
+        Ok(())
+    }
 }
