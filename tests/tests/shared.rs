@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs};
-use tank_tests::{Host, RUN, images::image};
+use tank_tests::{Host, RUN, eventually, images::image};
 
 /// A pod that mounts the shared volume `up`. `more` are fields of its container, `mount` of its mount.
 fn pod(image: &str, more: &str, mount: &str) -> String {
@@ -329,7 +329,15 @@ fn it_is_listed_exported_imported_and_removed_under_its_name() {
             .contains("nothing to remove")
     );
     host.tank(&["volume", "remove", "up"]).ok();
-    assert!(!host.dir.join("state/shared-volumes").exists());
+    // What is removed goes by way of the trash, which stays.
+    let names = |path: &str| -> Vec<_> {
+        let all = fs::read_dir(host.dir.join(path)).expect("a folder");
+        all.map(|one| one.expect("an entry").file_name()).collect()
+    };
+    assert_eq!(names("state/shared-volumes"), [".trash"]);
+    eventually("the trash is empty", || {
+        names("state/shared-volumes/.trash").is_empty()
+    });
     assert_eq!(listed(&host).keys().collect::<Vec<_>>(), ["up/up"]);
     host.finish();
 }
