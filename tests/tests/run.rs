@@ -533,9 +533,10 @@ fn a_run_is_known_by_its_name_while_it_lasts() {
     // It is stopped as a container is, and whoever runs it gets to know it.
     let stopped = host.tank(&["stop", run]).ok();
     assert!(
-        stopped.starts_with(&format!("stopped {run}/{run}")),
+        stopped.starts_with(&format!("ended {run}/{run}:")),
         "{stopped}"
     );
+    assert!(!stopped.contains("tank start"), "{stopped}");
     assert_eq!(child.0.wait().expect("wait").code(), Some(3));
     no_pod_is_left(&host);
     for args in [
@@ -570,11 +571,21 @@ fn a_run_is_known_by_its_name_while_it_lasts() {
     );
     let explained = host.tank(&["explain", &whole]).ok();
     assert!(explained.contains("root runs it by hand"), "{explained}");
+    // Without its pod the error has its whole name.
+    for args in [
+        vec!["exec", &run, "--", "true"],
+        vec!["explain", &run],
+        vec!["stats", "--no-stream", &run],
+        vec!["stop", &run],
+    ] {
+        let refused = host.tank(&args);
+        assert_ne!(refused.status, 0, "{args:?}");
+        let text = tank_tests::words(&refused.stderr);
+        let why = format!("it is called `{whole}`");
+        assert!(text.contains(&why), "{args:?}: {text}");
+    }
     let stopped = host.tank(&["stop", &whole]).ok();
-    assert!(
-        stopped.starts_with(&format!("stopped {whole}")),
-        "{stopped}"
-    );
+    assert!(stopped.starts_with(&format!("ended {whole}:")), "{stopped}");
     assert_ne!(child.wait().expect("wait").code(), Some(0));
     nothing_is_left(&host);
     assert_eq!(host.pod("web")["state"], "running");

@@ -74,6 +74,12 @@ impl Runs {
         self.0.get_mut(pod)?.get_mut(container)
     }
 
+    /// The pod that a container runs beside those of, by hand.
+    pub fn pod_of(&self, container: &Name) -> Option<&Name> {
+        let mut all = self.0.iter();
+        all.find_map(|(pod, runs)| runs.contains_key(container).then_some(pod))
+    }
+
     /// Those of a pod.
     pub fn of_pod(&self, pod: &Name) -> impl Iterator<Item = (&Name, &RunByHand)> {
         self.0.get(pod).into_iter().flatten()

@@ -83,14 +83,27 @@ fn lines(operation: Operation, operated: &Operated) -> Vec<String> {
     } = operated;
     let mut lines = Vec::new();
     if !concerned.is_empty() {
-        let all = concerned.join(", ");
-        lines.push(match operation {
-            Operation::Stop => {
-                format!("stopped {all}; `tank start`, or the next switch to it, starts it again")
-            }
-            Operation::Start => format!("started {all}"),
-            Operation::Restart => format!("restarted {all}"),
-        });
+        let (runs, others): (Vec<&str>, Vec<&str>) = concerned
+            .iter()
+            .map(String::as_str)
+            .partition(|name| is_run(name));
+        let (all, runs) = (others.join(", "), runs.join(", "));
+        if !all.is_empty() {
+            lines.push(match operation {
+                Operation::Stop => {
+                    format!(
+                        "stopped {all}; `tank start`, or the next switch to it, starts it again"
+                    )
+                }
+                Operation::Start => format!("started {all}"),
+                Operation::Restart => format!("restarted {all}"),
+            });
+        }
+        if !runs.is_empty() {
+            lines.push(format!(
+                "ended {runs}: what is run by hand is not started again"
+            ));
+        }
     }
     if !unchanged.is_empty() {
         let all = unchanged.join(", ");
@@ -103,6 +116,13 @@ fn lines(operation: Operation, operated: &Operated) -> Vec<String> {
         lines.push("no pods are declared".to_owned());
     }
     lines
+}
+
+/// Whether it is the name of a run by hand, with its pod before it.
+fn is_run(name: &str) -> bool {
+    let container = name.rsplit('/').next().unwrap_or(name);
+    let digits = container.strip_prefix("run-");
+    digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Why a pod is in the state it is in.

@@ -41,7 +41,7 @@ pub enum Error {
     NotByHand(String),
     /// A run by hand is named where one can't be meant, or one that is over.
     #[error("`{run}`: {why}")]
-    OfRun { run: Name, why: &'static str },
+    OfRun { run: Name, why: String },
     /// What is run by hand was not started.
     #[error("can't run it: {why}")]
     NotRun {

@@ -71,8 +71,8 @@ impl Observer {
         read.await.map_err(Error::Pods)?
     }
 
-    /// What every pod that runs has used by now, and each of its containers where it has several; nobody is asked for it. Runs by hand are no
-    /// pods that have a history. Blocking.
+    /// What every pod that runs has used by now, and each of its containers where it has several; nobody is asked for it. Runs by hand have no
+    /// history of their own; what one beside a pod's containers uses is that pod's. Blocking.
     ///
     /// # Errors
     /// When the host's links can't be read.
@@ -92,10 +92,11 @@ impl Observer {
                 samples.push(((pod.clone(), None), figures(time, &used, traffic)));
             }
             // One container and its pod are one.
-            if state.is_none_or(|state| state.containers.len() < 2) {
+            if state.is_none_or(|state| count_declared(state) < 2) {
                 continue;
             }
-            for container in containers(state) {
+            let running = containers(state).into_iter();
+            for container in running.filter(|container| !RunsByHand::is_pod(container)) {
                 if let Some(used) = self.cgroups.used(pod.as_str(), container.as_str()) {
                     let sample = figures(time, &used, None);
                     samples.push(((pod.clone(), Some(container)), sample));
@@ -167,6 +168,13 @@ fn containers(state: Option<&State>) -> BTreeSet<Name> {
     running
         .filter_map(|container| Name::new(container.name.clone()).ok())
         .collect()
+}
+
+/// How many containers there are that are not run by hand.
+fn count_declared(state: &State) -> usize {
+    let names = state.containers.iter();
+    let names = names.filter_map(|container| Name::new(container.name.clone()).ok());
+    names.filter(|name| !RunsByHand::is_pod(name)).count()
 }
 
 /// What went over a pod's links: over those to Tank's bridges, from the host's ends, where no container counts for itself; over

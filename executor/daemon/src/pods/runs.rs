@@ -207,6 +207,11 @@ impl RunsByHand {
         found.map(|(name, run)| (name.clone(), run.clone()))
     }
 
+    /// The pod that one of this name runs beside the containers of.
+    pub fn pod_of(&self, container: &Name) -> Option<Name> {
+        self.lock().runs.pod_of(container).cloned()
+    }
+
     /// Wants one no longer, while whoever runs it is still there: the next pass ends it.
     pub fn forget(&self, pod: &Name, container: &Name) {
         self.lock().runs.remove(pod, container);

@@ -60,10 +60,12 @@ impl Generations {
     /// Why a name that no declared pod has means none: its run goes on, and can't be meant here, or has ended.
     pub(in crate::generations) fn refused_as_run(&self, pod: &str) -> Option<Error> {
         let name = Name::new(pod).ok()?;
-        let why = match self.pods.runs().find(&name, None) {
-            Some(_) => GOES_ON,
-            None if RunsByHand::is_pod(&name) => ENDED,
-            None => return None,
+        let runs = self.pods.runs();
+        let why = match (runs.find(&name, None), runs.pod_of(&name)) {
+            (Some(_), _) => GOES_ON.to_owned(),
+            (None, Some(pod)) => format!("it runs beside pod `{pod}`: it is called `{pod}/{name}`"),
+            (None, None) if RunsByHand::is_pod(&name) => ENDED.to_owned(),
+            (None, None) => return None,
         };
         Some(Error::OfRun { run: name, why })
     }
