@@ -200,6 +200,9 @@ class Containerd:
         for name in list(self.running):
             self.remove(name)
         hosts.run(self.command("image", "remove", self.image), self.view)
+        # Its namespace is a cgroup, which it leaves.
+        for group in glob.glob("/sys/fs/cgroup/*/bench") + glob.glob("/sys/fs/cgroup/bench"):
+            os.rmdir(group)
 
 
 class PodmanRun:
