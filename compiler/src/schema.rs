@@ -10,7 +10,7 @@ use tank_model::{
     Name, Platform, Reference,
     name::nearest,
     schema::{Kind, Schema, Shape},
-    spec::{Amount, FolderMode, HostAddress, Mode, Owner, Peer, Ports},
+    spec::{Amount, FileOwner, FolderMode, HostAddress, LogRate, Mode, Owner, Peer, Ports},
     units::{Bytes, MilliCpu, Millis, parse_network},
 };
 
@@ -97,6 +97,7 @@ fn expected(contract: &str) -> &'static str {
         "FolderMode" => "a directory's mode such as \"0750\"",
         "Mode" => "a file mode such as \"0644\"",
         "Owner" => "an owner such as \"999:999\"",
+        "FileOwner" => "an owner such as \"postgres\" or \"999:999\"",
         "Signal" => "a signal such as \"SIGTERM\"",
         "Reload" => "a signal such as \"SIGHUP\", or \"none\"",
         "Image" => "an image such as \"nginx:1.27\"",
@@ -200,6 +201,9 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
         "Amount" => Amount::try_from(value.clone())
             .map(drop)
             .map_err(Refusal::invalid),
+        "Rate" => LogRate::try_from(value.clone())
+            .map(drop)
+            .map_err(|error| Refusal::invalid(error.to_string())),
         "Size" => quantity(&|text| Bytes::parse(text).map(drop).map_err(|e| e.to_string())),
         "Cpu" => quantity(&|text| MilliCpu::parse(text).map(drop).map_err(|e| e.to_string())),
         "Time" => Millis::parse(text()?)
@@ -215,6 +219,9 @@ pub fn check_value(contract: &str, value: &Value) -> Result<(), Refusal> {
             .map(drop)
             .map_err(Refusal::invalid),
         "Owner" => Owner::try_from(text()?.to_owned())
+            .map(drop)
+            .map_err(Refusal::invalid),
+        "FileOwner" => FileOwner::try_from(text()?.to_owned())
             .map(drop)
             .map_err(Refusal::invalid),
         "Signal" => signal(text()?),

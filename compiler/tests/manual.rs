@@ -603,8 +603,28 @@ fn what_the_contracts_refuse_the_walk_refuses() {
         ("Size", vec!["\"lots\"", "\"1.\"", "-1", "true"]),
         ("Age", vec!["30", "\"1 year\"", "1"]),
         ("Time", vec!["30", "\"30\"", "\"1 week\""]),
+        ("Rate", vec!["\"lots\"", "-1", "true"]),
         ("Cpu", vec!["\"much\"", "-1", "true"]),
         ("Mode", vec!["644", "\"999\"", "\"rw\""]),
+        ("FolderMode", vec!["750", "\"7777\"", "\"rw\""]),
+        (
+            "Owner",
+            vec!["999", "\"postgres\"", "\"1:2:3\"", "\"65536\"", "\"\""],
+        ),
+        (
+            "FileOwner",
+            vec![
+                "33",
+                "\"\"",
+                "\":5\"",
+                "\"33:\"",
+                "\"a:b:c\"",
+                "\"-1\"",
+                "\"a b\"",
+                "\"65536\"",
+                "\"1:65536\"",
+            ],
+        ),
         ("Signal", vec!["9", "\"TERM\""]),
         ("Address", vec!["\"here\"", "1"]),
         ("HostAddress", vec!["\"gateway\"", "1"]),
@@ -614,6 +634,16 @@ fn what_the_contracts_refuse_the_walk_refuses() {
         ("SystemCall", vec!["\"Open\"", "1"]),
         ("Name", vec!["\"Blog\"", "\"a:b\"", "\"-a\"", "\"\"", "1"]),
     ];
+    // A contract that is not known takes whatever is written. Of these three the walk compares the tags before.
+    let nonsense = serde_json::json!({ "no": "value" });
+    let takes = |contract: &str| tank_compiler::schema::check_value(contract, &nonsense).is_ok();
+    let values = schema.contracts.iter();
+    let values = values.filter(|(_, found)| matches!(found.shape, Shape::Value));
+    let unknown: Vec<&String> = values
+        .map(|(name, _)| name)
+        .filter(|name| takes(name))
+        .collect();
+    assert_eq!(unknown, ["AllowFrom", "Egress", "Network"]);
     // One evaluation, with a pod on a line of its own for each value.
     let mut lines = Vec::new();
     for (contract, values) in &wrong {

@@ -627,7 +627,7 @@ fn a_full_disk_is_collected() {
             .expect("sh")
             .success()
     );
-    // Who asks is told what there is to do about it.
+    // Who asks gets what there is to do about it.
     let status = words(&host.tank(&["status"]).ok());
     for text in [
         "of 64.0 MiB are free",
@@ -876,6 +876,14 @@ fn what_a_killed_daemon_left_is_removed_in_the_background_and_named_while_it_is_
         .args(["-t", "tmpfs", "none"])
         .arg(half.join("a/mounted"));
     assert!(mount.status().expect("mount").success());
+    // And on a folder that no pod has: not even its top is gone into.
+    let (top, precious) = (state.join("scratch/other"), host.dir.join("precious"));
+    fs::create_dir_all(precious.join("deep")).expect("a folder");
+    fs::write(precious.join("deep/file"), "kept").expect("a file");
+    fs::create_dir_all(&top).expect("a folder");
+    let mut mount = host.inside("mount");
+    let mount = mount.arg("--bind").args([&precious, &top]);
+    assert!(mount.status().expect("mount").success());
     host.start_daemon();
     assert!(!half.exists());
     let trash = state.join("volumes/.trash");
@@ -894,11 +902,15 @@ fn what_a_killed_daemon_left_is_removed_in_the_background_and_named_while_it_is_
     assert_eq!(volumes["volumes"].as_array().map(Vec::len), Some(0));
     let collected = host.tank(&["gc"]).stderr;
     assert!(collected.contains("it can't be removed"), "{collected}");
+    let is_kept =
+        || fs::read_to_string(precious.join("deep/file")).is_ok_and(|text| text == "kept");
+    assert!(is_kept());
     host.kill_daemon();
     let left = fs::read_dir(&trash).expect("a folder").flatten().next();
     let mounted = left.expect("an entry").path().join("a/mounted");
     let mut umount = host.inside("umount");
-    assert!(umount.arg(mounted).status().expect("umount").success());
+    let umount = umount.arg(mounted).arg(&top).status();
+    assert!(umount.expect("umount").success() && is_kept());
     host.start_daemon();
     eventually("it is removed", || stuck() == 0);
     assert!(!is_stuck(&host));

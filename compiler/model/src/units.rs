@@ -154,6 +154,23 @@ impl Bytes {
             example: "a number of bytes, or for example \"256MiB\"",
         })
     }
+
+    /// About how many they are, for people: in the largest unit of which there is one, with a digit behind the point below 100. Rounded
+    /// down.
+    pub fn rounded(self) -> String {
+        const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let unit = (1..UNITS.len())
+            .rev()
+            .find(|unit| self.0 >> (10 * unit) > 0);
+        let unit = unit.unwrap_or(0);
+        let (shift, name) = (10 * unit, UNITS.get(unit).copied().unwrap_or_default());
+        let whole = self.0 >> shift;
+        if unit == 0 || whole >= 100 {
+            return format!("{whole} {name}");
+        }
+        let tenths = (u128::from(self.0) * 10) >> shift;
+        format!("{}.{} {name}", tenths / 10, tenths % 10)
+    }
 }
 
 impl Millis {
@@ -321,6 +338,24 @@ impl<'de> Deserialize<'de> for MilliCpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_rounded_to_a_few_digits() {
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (100 * 1024, "100 KiB"),
+            (5 << 20, "5.0 MiB"),
+            (5 << 30, "5.0 GiB"),
+            (2 << 40, "2.0 TiB"),
+            (u64::MAX, "16777215 TiB"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(Bytes(bytes).rounded(), expected);
+        }
+    }
 
     #[test]
     fn quantities_are_written_with_their_units() {

@@ -18,6 +18,7 @@ use std::{
     io::{IsTerminal, Write},
     sync::LazyLock,
 };
+use tank_model::units::Bytes;
 
 /// Whether standard output, or standard error, is a terminal.
 static OUT: LazyLock<bool> = LazyLock::new(|| std::io::stdout().is_terminal());
@@ -252,6 +253,11 @@ pub fn runs(numbers: &[u64]) -> Vec<String> {
         false => format!("{first}-{last}"),
     };
     runs.iter().map(text).collect()
+}
+
+/// About how many bytes, in the largest unit: `1.5 KiB`.
+pub fn bytes(bytes: u64) -> String {
+    Bytes(bytes).rounded()
 }
 
 /// The first twelve digits of a digest.

@@ -58,7 +58,7 @@ type Written = (SystemTime, PathBuf);
 impl Figures {
     pub fn new(state_dir: &Path) -> Self {
         Self {
-            folder: state_dir.join(FOLDER),
+            folder: Self::folder(state_dir),
             state: Mutex::default(),
             max_files: MAX_FILES,
         }
@@ -193,7 +193,11 @@ impl Figures {
             entries(&self.folder).filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let files = pods.flat_map(|pod| entries(&pod.path()));
         files
-            .filter_map(|file| Some((file.metadata().ok()?.modified().ok()?, file.path())))
+            .filter_map(|file| {
+                // What is no file is nobody's of Tank's.
+                let found = file.metadata().ok().filter(fs::Metadata::is_file)?;
+                Some((found.modified().ok()?, file.path()))
+            })
             .collect()
     }
 }

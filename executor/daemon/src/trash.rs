@@ -12,14 +12,14 @@
 use crate::settings::Settings;
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tank_sys::remove::{self, TRASH};
 
-/// The most things that can't be removed and are remembered: with more of them the others wait for the next try.
+/// The most things of one folder that can't be removed and are remembered: with more of them its others wait for the next try.
 const MAX_STUCK: usize = 64;
 
 /// How often whoever waits looks whether it is gone.
@@ -90,7 +90,7 @@ fn put_in(path: &Path, trashes: &[PathBuf]) -> io::Result<bool> {
             return Ok(true);
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
-        // The disk is full, or somebody has mounted one of theirs on the way.
+        // The disk is full, or somebody has mounted one of theirs on the way: what is mounted there is refused.
         Err(_) => remove::anything(path),
     };
     match gone {
@@ -139,14 +139,12 @@ fn empty(trash: &Path) {
 fn next(trash: &Path) -> Option<PathBuf> {
     // Nobody else waits while a disk is read.
     let stuck = stuck();
-    let is_full = stuck.len() >= MAX_STUCK;
-    let mut paths = paths(trash).filter(|_| !is_full);
+    let of_it = stuck.keys().filter(|path| path.starts_with(trash));
+    if of_it.count() >= MAX_STUCK {
+        return None;
+    }
+    let mut paths = remove::put_away_in(trash).into_iter();
     paths.find(|path| !stuck.contains_key(path))
-}
-
-fn paths(trash: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let entries = fs::read_dir(trash).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path())
 }
 
 /// Waits until all that is being removed below one of the folders, and can be, is gone; whether it is. Blocking.
@@ -159,7 +157,8 @@ pub fn wait(folder: &Path, limit: Duration) -> bool {
     let trash = folder.join(TRASH);
     loop {
         let stuck = stuck();
-        let is_gone = paths(&trash).all(|path| stuck.contains_key(&path));
+        let mut left = remove::put_away_in(&trash).into_iter();
+        let is_gone = left.all(|path| stuck.contains_key(&path));
         if is_gone || Instant::now() >= deadline {
             return is_gone;
         }
@@ -208,13 +207,15 @@ pub fn places(state_dir: &Path) -> [PathBuf; 5] {
 
 /// How many things are being removed. Blocking.
 pub fn count(state_dir: &Path) -> u64 {
-    let all = places(state_dir);
-    all.iter().map(|trash| paths(trash).count() as u64).sum()
+    let all = places(state_dir).into_iter();
+    all.map(|trash| remove::put_away_in(&trash).len() as u64)
+        .sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     /// A state folder of a test.
     struct Folder(PathBuf);
@@ -272,7 +273,11 @@ mod tests {
         let path = folder.has("volumes/db/.data.new");
         let put = put_in(&path, std::slice::from_ref(&trash));
         assert!(put.expect("removed") && !path.exists());
+        // Nor is what it leads to removed, or counted.
+        empty(&trash);
+        assert_eq!(count(&folder.0), 0);
         assert_eq!(fs::read_dir(&outside).expect("a folder").count(), 1);
+        assert!(outside.join("a/b/f").exists());
         // And one that is in it is removed, and not what it leads to.
         fs::remove_file(&trash).expect("removed");
         fs::create_dir(&trash).expect("made");

@@ -3,21 +3,23 @@
 
 use tank_proto::shim::{Answer, FailureKind, FromShim, Reply, Setup, StartSpec, VERSION};
 
-#[test]
-fn every_message_of_version_1_is_understood() {
-    let lines = include_str!("fixtures/shim-1.jsonl").lines();
-    for line in lines.clone() {
+/// Each line is understood, and nothing of it dropped: what is understood is what was sent.
+fn understood(lines: &str) -> Vec<FromShim> {
+    let each = lines.lines().map(|line| {
         let message: FromShim =
             serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        // Nothing of it is dropped: what is understood is what was said.
         let again = serde_json::to_value(&message).expect("encodes");
-        assert_eq!(
-            again,
-            serde_json::from_str::<serde_json::Value>(line).expect("JSON"),
-            "{line}"
-        );
-    }
-    assert_eq!(lines.count(), 9);
+        let sent: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(again, sent, "{line}");
+        message
+    });
+    each.collect()
+}
+
+#[test]
+fn every_message_of_version_1_is_understood() {
+    let messages = understood(include_str!("fixtures/shim-1.jsonl"));
+    assert_eq!(messages.len(), 9);
     const {
         assert!(
             VERSION >= 2,
@@ -28,22 +30,10 @@ fn every_message_of_version_1_is_understood() {
 
 #[test]
 fn every_message_of_version_3_is_understood() {
-    let lines = include_str!("fixtures/shim-3.jsonl").lines();
-    for line in lines.clone() {
-        let message: FromShim =
-            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        assert!(
-            !matches!(message, FromShim::Answer(_)),
-            "it has no id: {line}"
-        );
-        let again = serde_json::to_value(&message).expect("encodes");
-        assert_eq!(
-            again,
-            serde_json::from_str::<serde_json::Value>(line).expect("JSON"),
-            "{line}"
-        );
-    }
-    assert_eq!(lines.count(), 13);
+    let messages = understood(include_str!("fixtures/shim-3.jsonl"));
+    let has_id = |message: &FromShim| matches!(message, FromShim::Answer(_));
+    assert!(!messages.iter().any(has_id), "{messages:?}");
+    assert_eq!(messages.len(), 13);
     const {
         assert!(
             VERSION >= 4,
@@ -54,18 +44,8 @@ fn every_message_of_version_3_is_understood() {
 
 #[test]
 fn every_message_of_version_7_is_understood() {
-    let lines = include_str!("fixtures/shim-7.jsonl").lines();
-    for line in lines.clone() {
-        let message: FromShim =
-            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        let again = serde_json::to_value(&message).expect("encodes");
-        assert_eq!(
-            again,
-            serde_json::from_str::<serde_json::Value>(line).expect("JSON"),
-            "{line}"
-        );
-    }
-    assert_eq!(lines.count(), 17);
+    let messages = understood(include_str!("fixtures/shim-7.jsonl"));
+    assert_eq!(messages.len(), 17);
     const {
         assert!(
             VERSION == 7,
@@ -95,7 +75,7 @@ fn what_a_newer_shim_says_more_is_left_out() {
             serde_json::from_value(newer.clone()).unwrap_or_else(|e| panic!("{e}: {newer}"));
         assert_eq!(understood, known, "{newer}");
     }
-    // Why it failed is told apart more finely.
+    // Why it failed is said more finely.
     let failed = r#"{"id":9,"reply":"failed","what":"start","why":"no","kind":"too_hot"}"#;
     let failed: FromShim = serde_json::from_str(failed).expect("a message");
     let FromShim::Answer(Answer {

@@ -4,7 +4,7 @@
 //! makes twenty thousand levels would end its daemon by that, or keep its own remains from ever
 //! being removed. Here what is deeper than a bound is moved up to the top first, so depth becomes
 //! width. And a container may make a subvolume of btrfs, and have nobody write to it any more: that is
-//! taken back. What somebody has mounted inside is not gone into: it is not what was to be removed.
+//! taken back. What somebody has mounted there is not gone into, neither inside nor at the top: it is not what was to be removed.
 
 use crate::quota;
 use rustix::{
@@ -12,10 +12,13 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    ffi::CStr,
+    ffi::{CStr, OsStr},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    path::Path,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
 };
 
 /// The file system btrfs (BTRFS_SUPER_MAGIC, statfs(2)).
@@ -33,9 +36,15 @@ const ATTEMPTS: usize = 16;
 /// Removes a directory with everything in it. No link is followed.
 ///
 /// # Errors
-/// What the kernel gives; `NotFound` when there is no such directory.
+/// What the kernel gives; `NotFound` when there is no such directory, `CrossesDevices` when something is mounted there.
 pub fn tree(path: &Path) -> io::Result<()> {
-    let top = open(rustix::fs::CWD, path)?;
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let parent = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())?;
+    let top = below(&parent, name)?;
     let counted = quota::project(top.as_fd()).ok().flatten();
     if let Some(counted) = counted.filter(|counted| counted.inherits) {
         // What counts to another project, or to none, could not be moved up.
@@ -72,7 +81,7 @@ pub fn put_away(path: &Path, trash: &Path) -> io::Result<()> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
-    let into = open(rustix::fs::CWD, trash)?;
+    let into = entered(trash)?;
     for _ in 0..ATTEMPTS {
         let mut bytes = [0; 8];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -86,16 +95,26 @@ pub fn put_away(path: &Path, trash: &Path) -> io::Result<()> {
     Err(Errno::EXIST.into())
 }
 
+/// What has been [put away](put_away) in the folder `trash`. Nothing, where that is not there or a link.
+pub fn put_away_in(trash: &Path) -> Vec<PathBuf> {
+    let dir = entered(trash).and_then(|trash| Dir::read_from(&trash));
+    let names = dir.into_iter().flatten().flatten();
+    let names = names.map(|entry| OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
+    let names = names.filter(|name| name != "." && name != "..");
+    names.map(|name| trash.join(name)).collect()
+}
+
 /// Opens a directory in another one, which nobody has mounted there.
-fn below(parent: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+fn below(parent: &OwnedFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve)
 }
 
-fn open(parent: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+/// Opens a directory, which is no link.
+fn entered(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// Empties a directory. True: something was moved to the top, which has to be emptied once more.
@@ -176,7 +195,7 @@ fn move_up(dir: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> io::Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, path::PathBuf};
+    use std::fs;
 
     fn folder(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("tank-remove-{}-{name}", std::process::id()));

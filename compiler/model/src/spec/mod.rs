@@ -29,8 +29,9 @@ pub use policy::{AllowFrom, Egress, INTERNET, MAX_PEERS, Peer, PeerError};
 pub use probe::{DEFAULT_STOP_TIMEOUT, HttpProbe, Probe, Stop, TcpProbe};
 pub use publish::{Addresses, Lead, MAX_PORTS, Ports, PortsError, Protocol, Protocols, Publish};
 pub use storage::{
-    Device, File, FolderMode, MAX_SHARED_VOLUMES, MAX_VOLUME_SIZE, MIN_VOLUME_SIZE, Mode, Mount,
-    Owner, Propagation, READS_AGAIN, Secret, SharedVolume, Snapshots, Volume, is_sub_path,
+    Device, File, FileOwner, FolderMode, MAX_SHARED_VOLUMES, MAX_VOLUME_SIZE, MIN_VOLUME_SIZE,
+    Mode, Mount, Owner, Propagation, READS_AGAIN, Secret, SharedVolume, Snapshots, Volume,
+    is_sub_path,
 };
 
 use crate::{

@@ -260,7 +260,54 @@ pub struct Secret {
     pub mode: Mode,
     /// `user[:group]`, names of the image or numbers; root unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
+    pub owner: Option<FileOwner>,
+}
+
+/// A user, or a user and a group (`user:group`), by names of the image or by numbers in the container.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FileOwner(String);
+
+/// The longest name of a user or a group, in bytes.
+const MAX_OWNER: usize = 64;
+
+impl FileOwner {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for FileOwner {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_name = |part: &str| {
+            let is_plain = |c: char| c != ':' && !c.is_whitespace() && !c.is_control();
+            (1..=MAX_OWNER).contains(&part.len()) && part.chars().all(is_plain)
+        };
+        let (user, group) = text.split_once(':').unwrap_or((&text, "root"));
+        // A number is one of those that a pod has; what else begins with a sign is no name.
+        let is_id = |part: &str| match part.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => part.parse::<u16>().is_ok(),
+            false => !part.starts_with(['-', '+']),
+        };
+        let is_owner = [user, group]
+            .iter()
+            .all(|part| is_name(part) && is_id(part));
+        match is_owner {
+            true => Ok(Self(text)),
+            false => Err(format!(
+                "`{}` is no owner: a user, or a user and a group, such as \"postgres\" or \"999:999\"; ids are below 65536",
+                text.escape_debug()
+            )),
+        }
+    }
+}
+
+impl From<FileOwner> for String {
+    fn from(owner: FileOwner) -> Self {
+        owner.0
+    }
 }
 
 /// Permission bits, written in octal.

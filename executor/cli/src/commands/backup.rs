@@ -145,7 +145,7 @@ async fn of_volume(client: &mut Client, volume: String, json: bool) -> Result<u8
 fn archive_row(archive: &Archive) -> Vec<String> {
     let size = match archive.empty {
         true => "empty".to_owned(),
-        false => volume::amount(archive.bytes),
+        false => output::bytes(archive.bytes),
     };
     vec![
         archive.number.to_string(),

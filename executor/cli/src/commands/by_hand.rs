@@ -79,31 +79,25 @@ fn lines(operation: Operation, operated: &Operated) -> Vec<String> {
     let Operated {
         concerned,
         unchanged,
+        ended,
         ..
     } = operated;
     let mut lines = Vec::new();
     if !concerned.is_empty() {
-        let (runs, others): (Vec<&str>, Vec<&str>) = concerned
-            .iter()
-            .map(String::as_str)
-            .partition(|name| is_run(name));
-        let (all, runs) = (others.join(", "), runs.join(", "));
-        if !all.is_empty() {
-            lines.push(match operation {
-                Operation::Stop => {
-                    format!(
-                        "stopped {all}; `tank start`, or the next switch to it, starts it again"
-                    )
-                }
-                Operation::Start => format!("started {all}"),
-                Operation::Restart => format!("restarted {all}"),
-            });
-        }
-        if !runs.is_empty() {
-            lines.push(format!(
-                "ended {runs}: what is run by hand is not started again"
-            ));
-        }
+        let all = concerned.join(", ");
+        lines.push(match operation {
+            Operation::Stop => {
+                format!("stopped {all}; `tank start`, or the next switch to it, starts it again")
+            }
+            Operation::Start => format!("started {all}"),
+            Operation::Restart => format!("restarted {all}"),
+        });
+    }
+    if let Some(ended) = ended {
+        let all = ended.join(", ");
+        lines.push(format!(
+            "ended {all}: what is run by hand is not started again"
+        ));
     }
     if !unchanged.is_empty() {
         let all = unchanged.join(", ");
@@ -116,13 +110,6 @@ fn lines(operation: Operation, operated: &Operated) -> Vec<String> {
         lines.push("no pods are declared".to_owned());
     }
     lines
-}
-
-/// Whether it is the name of a run by hand, with its pod before it.
-fn is_run(name: &str) -> bool {
-    let container = name.rsplit('/').next().unwrap_or(name);
-    let digits = container.strip_prefix("run-");
-    digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Why a pod is in the state it is in.
@@ -174,8 +161,20 @@ mod tests {
         let operated = |concerned: &[&str], unchanged: &[&str]| Operated {
             concerned: concerned.iter().map(|one| (*one).to_owned()).collect(),
             unchanged: unchanged.iter().map(|one| (*one).to_owned()).collect(),
+            ended: None,
             failure: None,
         };
+        let with_run = Operated {
+            ended: Some(vec!["web/run-0123abcd".to_owned()]),
+            ..operated(&["db/app"], &[])
+        };
+        assert_eq!(
+            lines(Operation::Stop, &with_run),
+            [
+                "stopped db/app; `tank start`, or the next switch to it, starts it again",
+                "ended web/run-0123abcd: what is run by hand is not started again"
+            ]
+        );
         assert_eq!(
             lines(Operation::Stop, &operated(&["web/app"], &["db/app"])),
             [

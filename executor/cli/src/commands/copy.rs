@@ -4,7 +4,7 @@
 mod place;
 mod stream;
 
-use super::{transfer, volume::amount};
+use super::transfer;
 use crate::{
     args::Copy as Args,
     client::Client,
@@ -338,7 +338,10 @@ fn say(asked: &Asked, tally: Tally, to: &str) -> Result<u8, Error> {
             1 => "1 entry".to_owned(),
             more => format!("{more} entries"),
         };
-        output::line(&format!("copied {entries} ({}) to {to}", amount(bytes)))?;
+        output::line(&format!(
+            "copied {entries} ({}) to {to}",
+            output::bytes(bytes)
+        ))?;
     }
     if left_out > 0 {
         let _ = writeln!(

@@ -1,6 +1,5 @@
 //! `disk-usage`: what takes the disk.
 
-use super::gc::size;
 use crate::{client::Client, error::Error, output};
 use std::time::Duration;
 use tank_proto::varlink::{DiskPart, DiskUsageReply, Method};
@@ -59,7 +58,7 @@ fn rows(reply: &DiskUsageReply) -> (Vec<Vec<String>>, Vec<String>) {
         amount(bytes, at_least),
         amount(freed, false),
     ]);
-    let (free, total) = (size(reply.free), size(reply.total));
+    let (free, total) = (output::bytes(reply.free), output::bytes(reply.total));
     let mut notes = vec![format!("of the disk, {free} of {total} are free")];
     if shown.clone().any(|part| part.bytes.is_none()) {
         notes.push(
@@ -99,7 +98,7 @@ fn row(part: &DiskPart) -> Vec<String> {
 
 fn amount(bytes: u64, at_least: bool) -> String {
     let least = if at_least { ">" } else { "" };
-    format!("{least}{}", size(bytes))
+    format!("{least}{}", output::bytes(bytes))
 }
 
 #[cfg(test)]

@@ -105,7 +105,10 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
             "figures" => ("pod's figures over time", "pods' figures over time"),
             other => (other, other),
         };
-        let (what, size) = (output::counted(kind.count, one, many), size(kind.bytes));
+        let (what, size) = (
+            output::counted(kind.count, one, many),
+            output::bytes(kind.bytes),
+        );
         lines.push(format!("{verb} {what}: {size}"));
     }
     if !collected.leases.is_empty() {
@@ -118,7 +121,7 @@ fn collected_lines(collected: &Collected, dry_run: bool) -> Vec<String> {
     } else {
         let all = collected.kinds.iter().map(|kind| kind.bytes).sum();
         let verb = if dry_run { "would free" } else { "freed" };
-        lines.push(format!("{verb} {}", size(all)));
+        lines.push(format!("{verb} {}", output::bytes(all)));
     }
     lines
 }
@@ -131,7 +134,9 @@ fn snapshot_lines(collected: &Collected) -> Vec<String> {
     let all = collected.snapshots.as_deref().unwrap_or_default();
     let line = |one: &SweptSnapshot| {
         let least = if one.at_least { "more than " } else { "" };
-        let bytes = one.bytes.map(|bytes| format!(" ({least}{})", size(bytes)));
+        let bytes = one
+            .bytes
+            .map(|bytes| format!(" ({least}{})", output::bytes(bytes)));
         format!(
             "  {} as generation {} left it{}",
             one.volume,
@@ -168,24 +173,6 @@ fn list_of(numbers: &[u64]) -> String {
     };
     let named: Vec<String> = runs.into_iter().take(MAX_NUMBERS).collect();
     format!("{}{more}", named.join(", "))
-}
-
-/// Bytes, with three digits.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut unit = 0;
-    let mut whole = bytes;
-    while whole >= 1024 && unit + 1 < UNITS.len() {
-        whole /= 1024;
-        unit += 1;
-    }
-    let name = UNITS.get(unit).copied().unwrap_or_default();
-    if unit == 0 || whole >= 100 {
-        return format!("{whole} {name}");
-    }
-    let shift = 10 * u32::try_from(unit).unwrap_or_default();
-    let tenths = (u128::from(bytes) * 10) >> shift;
-    format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
 pub async fn fsck(client: &mut Client, repair: bool, json: bool) -> Result<u8, Error> {
@@ -255,7 +242,7 @@ fn report_lines(report: &StoreReport) -> Vec<String> {
         output::counted(*leases, "lease", "leases"),
         output::counted(*documents, "document", "documents"),
         output::counted(*layers, "layer", "layers"),
-        size(*bytes)
+        output::bytes(*bytes)
     ));
     lines
 }
@@ -283,22 +270,6 @@ fn damage_lines(damage: &Damage) -> Vec<String> {
 mod tests {
     use super::*;
     use tank_proto::varlink::Leftover;
-
-    #[test]
-    fn sizes_have_three_digits() {
-        let sizes = [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (100 * 1024, "100 KiB"),
-            (5 << 30, "5.0 GiB"),
-            (u64::MAX, "16777215 TiB"),
-        ];
-        for (bytes, expected) in sizes {
-            assert_eq!(size(bytes), expected);
-        }
-    }
 
     #[test]
     fn numbers_are_listed_as_runs() {

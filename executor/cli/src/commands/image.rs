@@ -1,9 +1,6 @@
 //! `image`: which there are, one in detail, and those that are kept by hand.
 
-use super::{
-    gc::size,
-    transfer::{feed, open},
-};
+use super::transfer::{feed, open};
 use crate::{client::Client, error::Error, output, progress::ProgressView};
 use std::{io::IsTerminal, path::Path};
 use tank_proto::varlink::{
@@ -40,7 +37,7 @@ pub async fn list(client: &mut Client, json: bool) -> Result<u8, Error> {
 fn row(image: &Image) -> Vec<String> {
     let [own, shared] = match &image.missing {
         Some(_) => ["not whole".to_owned(), String::new()],
-        None => [size(image.own), size(image.shared)],
+        None => [output::bytes(image.own), output::bytes(image.shared)],
     };
     vec![
         or_dash(image.references.join(", ")),
@@ -76,8 +73,8 @@ pub async fn inspect(client: &mut Client, image: String, json: bool) -> Result<u
     let kept = if image.by_hand { "by hand" } else { "" };
     let taken = format!(
         "{} of its own, {} shared",
-        size(image.own),
-        size(image.shared)
+        output::bytes(image.own),
+        output::bytes(image.shared)
     );
     let lines = [
         ("image", image.references.clone()),
@@ -109,8 +106,10 @@ pub async fn inspect(client: &mut Client, image: String, json: bool) -> Result<u
         vec![
             output::short(&layer.digest).to_owned(),
             output::short(&layer.diff_id).to_owned(),
-            size(layer.size),
-            layer.disk.map_or_else(|| "not here".to_owned(), size),
+            output::bytes(layer.size),
+            layer
+                .disk
+                .map_or_else(|| "not here".to_owned(), output::bytes),
             kind.unwrap_or_default(),
         ]
     };

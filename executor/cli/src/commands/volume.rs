@@ -115,22 +115,13 @@ fn ranges(numbers: &[u64]) -> String {
 /// What it takes, and of how much where it has a size.
 fn size(volume: &Volume) -> String {
     let least = if volume.at_least { ">" } else { "" };
-    let takes = amount(volume.bytes);
+    let takes = output::bytes(volume.bytes);
     match volume.size {
         Some(most) if volume.counting == Some(true) => {
-            format!("{least}{takes} / {}, being counted", amount(most))
+            format!("{least}{takes} / {}, being counted", output::bytes(most))
         }
-        Some(most) => format!("{least}{takes} / {}", amount(most)),
+        Some(most) => format!("{least}{takes} / {}", output::bytes(most)),
         None => format!("{least}{takes}"),
-    }
-}
-
-pub fn amount(bytes: u64) -> String {
-    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    let unit = units.iter().find(|(_, bits)| bytes >= 1 << bits);
-    match unit {
-        Some((unit, bits)) => format!("{:.1} {unit}", bytes as f64 / f64::from(1 << bits)),
-        None => format!("{bytes} B"),
     }
 }
 

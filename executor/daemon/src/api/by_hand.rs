@@ -53,6 +53,7 @@ impl Client {
             operated: Some(varlink::Operated {
                 concerned: operated.concerned,
                 unchanged: operated.unchanged,
+                ended: Some(operated.ended).filter(|ended| !ended.is_empty()),
                 failure: operated.failure,
             }),
         };

@@ -59,6 +59,8 @@ pub struct Operated {
     pub concerned: Vec<String>,
     /// Those that were what is asked for already.
     pub unchanged: Vec<String>,
+    /// Runs by hand that were ended.
+    pub ended: Vec<String>,
     /// Why it is not, or not yet, as asked for.
     pub failure: Option<String>,
 }
@@ -85,12 +87,11 @@ impl Generations {
         progress: &ProgressSender,
     ) -> Result<Operated, Error> {
         let (ended, rest) = self.stop_runs(asked).await?;
-        let mut operated = match &rest.which {
+        let operated = match &rest.which {
             Which::Named(named) if named.is_empty() => Operated::default(),
             _ => self.operate(&rest, progress).await?,
         };
-        operated.concerned.extend(ended);
-        Ok(operated)
+        Ok(Operated { ended, ..operated })
     }
 
     /// The same of what is declared.
@@ -144,6 +145,7 @@ impl Generations {
             failure: self.await_by_hand(&wanted, progress).await?,
             concerned,
             unchanged,
+            ended: Vec::new(),
         })
     }
 

@@ -19,7 +19,7 @@ use tank_plan::Observed;
 use tokio::{task::spawn_blocking, time::timeout};
 
 /// How the folder of a pod is called while it is removed. No pod is called so.
-const TRASH: &str = ".gone-";
+const GONE: &str = ".gone-";
 
 /// The longest that all of them are measured.
 const MEASURING: Duration = Duration::from_secs(5);
@@ -65,25 +65,25 @@ impl There {
 
 /// Renames the folders of pods that are none of these, so that nobody uses them any more: what is to be removed. What a collection
 /// before this one has renamed is among it. With `dry` none is renamed. It takes no longer for folders that have much in them.
-pub fn set_aside(dir: &Path, pods: &BTreeSet<Name>, dry: bool) -> Vec<PathBuf> {
+pub fn rename_gone(dir: &Path, pods: &BTreeSet<Name>, dry: bool) -> Vec<PathBuf> {
     let mut gone = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
         let path = entry.path();
-        let is_trash = name.starts_with(TRASH);
+        let is_renamed = name.starts_with(GONE);
         let is_gone = Name::of_pod(name.as_str()).is_ok_and(|pod| !pods.contains(&pod));
         // A link, or a file, is not Tank's.
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if !is_folder || !(is_trash || is_gone) {
+        if !is_folder || !(is_renamed || is_gone) {
             continue;
         }
-        if dry || is_trash {
+        if dry || is_renamed {
             gone.push(path);
             continue;
         }
-        let to = dir.join(format!("{TRASH}{name}"));
+        let to = dir.join(format!("{GONE}{name}"));
         let moved = trash::put(&to).and_then(|_| fs::rename(&path, &to));
         gone.extend(moved.ok().map(|()| to));
     }
@@ -107,7 +107,7 @@ pub fn remove_all(gone: &[PathBuf], dry: bool) -> (Tally, Vec<String>) {
 }
 
 impl Collector {
-    /// Removes logs and scratch folders of pods that no generation names and that are not there.
+    /// Removes logs, scratch folders and figures of pods that no generation names and that are not there.
     pub(super) async fn sweep_folders(
         self: &Arc<Self>,
         mut found: Found,
@@ -115,7 +115,8 @@ impl Collector {
         dry: bool,
         collected: &mut Collected,
     ) -> Result<(), Error> {
-        let left = |why: &str| format!("logs and scratch folders of pods that are gone: {why}");
+        let left =
+            |why: &str| format!("logs, scratch folders and figures of pods that are gone: {why}");
         let Some(there) = there.cloned() else {
             collected
                 .left
@@ -134,15 +135,15 @@ impl Collector {
             let mut pods = found.survey.pods;
             pods.extend(there.pods.into_keys());
             let state = &collector.settings.state_dir;
-            let logs = set_aside(&state.join("logs"), &pods, dry);
-            let scratch = set_aside(&state.join("scratch"), &pods, dry);
-            let figures = set_aside(&Figures::folder(state), &pods, dry);
+            let logs = rename_gone(&state.join("logs"), &pods, dry);
+            let scratch = rename_gone(&state.join("scratch"), &pods, dry);
+            let figures = rename_gone(&Figures::folder(state), &pods, dry);
             drop(history);
             Ok::<_, Error>([logs, scratch, figures])
         };
-        let aside = spawn_blocking(sweep).await.doing("look for folders")??;
+        let gone = spawn_blocking(sweep).await.doing("look for folders")??;
         drop(_pass);
-        let remove = move || aside.map(|aside| remove_all(&aside, dry));
+        let remove = move || gone.map(|gone| remove_all(&gone, dry));
         let [logs, scratch, figures] = spawn_blocking(remove).await.doing("remove folders")?;
         (collected.logs, collected.scratch, collected.figures) = (logs.0, scratch.0, figures.0);
         collected

@@ -7,6 +7,7 @@ use super::{Collected, Error, Generations, collector::Collect, error::Context, r
 use crate::{actuate::volumes::Size, store::StoreError};
 use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 use tank_image::Budget;
+use tank_model::units::Bytes;
 use tokio::{task::spawn_blocking, time::timeout};
 
 /// The longest that is looked for what could be removed.
@@ -105,20 +106,8 @@ impl Removable {
     }
 }
 
-/// Bytes, in the largest unit of which there is one, with a digit behind the point.
 fn shown(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let shift = (0..4u32)
-        .rev()
-        .map(|at| 10 * (at + 1))
-        .find(|shift| bytes >> shift > 0);
-    let shift = shift.unwrap_or(0);
-    let unit = UNITS.get(shift as usize / 10).copied().unwrap_or_default();
-    if shift == 0 {
-        return format!("{bytes} {unit}");
-    }
-    let tenths = (u128::from(bytes) * 10) >> shift;
-    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+    Bytes(bytes).rounded()
 }
 
 impl Generations {
@@ -242,22 +231,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_a_digit_behind_the_point() {
-        let of = [0, 1023, 1024, 1536, 5 << 20, 3 << 30, 2 << 40, u64::MAX];
-        let expected = [
-            "0 B",
-            "1023 B",
-            "1.0 KiB",
-            "1.5 KiB",
-            "5.0 MiB",
-            "3.0 GiB",
-            "2.0 TiB",
-            "16777215.9 TiB",
-        ];
-        assert_eq!(of.map(shown), expected);
-    }
-
-    #[test]
     fn a_disk_is_low_by_its_share_where_images_are_refused_and_without_inodes() {
         let free = |free, inodes| Free {
             free,
@@ -272,11 +245,11 @@ mod tests {
         assert!(free(999 << 20, Some(3)).is_low(0));
         assert_eq!(
             free(63 << 20, Some(3)).words(),
-            "63.0 MiB of 1000.0 MiB are free, and 3 inodes: images are refused below 64.0 MiB"
+            "63.0 MiB of 1000 MiB are free, and 3 inodes: images are refused below 64.0 MiB"
         );
         assert_eq!(
             free(99 << 20, None).words(),
-            "99.0 MiB of 1000.0 MiB are free"
+            "99.0 MiB of 1000 MiB are free"
         );
     }
 

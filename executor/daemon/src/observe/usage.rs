@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tank_model::{Name, spec::MAX_MEMBERSHIPS};
-use tank_plan::figures::Sample;
+use tank_plan::{figures::Sample, runs};
 use tank_proto::shim::State;
 use tank_sys::{cgroup::Usage, clock::monotonic_micros, route::Counters};
 use tokio::time::timeout;
@@ -96,7 +96,7 @@ impl Observer {
                 continue;
             }
             let running = containers(state).into_iter();
-            for container in running.filter(|container| !RunsByHand::is_pod(container)) {
+            for container in running.filter(|container| !runs::is_name(container)) {
                 if let Some(used) = self.cgroups.used(pod.as_str(), container.as_str()) {
                     let sample = figures(time, &used, None);
                     samples.push(((pod.clone(), Some(container)), sample));
@@ -174,7 +174,7 @@ fn containers(state: Option<&State>) -> BTreeSet<Name> {
 fn count_declared(state: &State) -> usize {
     let names = state.containers.iter();
     let names = names.filter_map(|container| Name::new(container.name.clone()).ok());
-    names.filter(|name| !RunsByHand::is_pod(name)).count()
+    names.filter(|name| !runs::is_name(name)).count()
 }
 
 /// What went over a pod's links: over those to Tank's bridges, from the host's ends, where no container counts for itself; over

@@ -265,6 +265,24 @@ fn what_is_removed_goes_as_a_whole_and_its_numbers_are_not_used_again() {
 }
 
 #[test]
+fn a_store_that_somebody_has_open_is_not_called_damaged() {
+    let dir = fresh("open");
+    let store = open(&dir);
+    store.commit(&generation(1, None)).expect("commits");
+    let refused = rocks::RocksStore::open(&dir, Recovery::default());
+    let refused = refused.err().expect("refused");
+    assert!(matches!(refused, StoreError::Open { .. }), "{refused}");
+    let said = refused.to_string();
+    assert!(
+        said.contains("Nothing is damaged") && !said.contains("repair"),
+        "{said}"
+    );
+    drop(store);
+    open(&dir);
+    remove(&dir);
+}
+
+#[test]
 fn a_store_of_another_format_is_refused_and_stays_what_it_is() {
     let dir = fresh("format");
     {

@@ -53,6 +53,11 @@ pub enum StoreError {
     #[error("the store holds `{0}`, which can't be read")]
     Corrupt(String),
     #[error(
+        "another tankd has the database of the store open, {dir}: one that is being ended waits for a disk that does not answer, or \
+         still runs elsewhere. Nothing is damaged; it can be started once that has ended"
+    )]
+    Open { dir: String },
+    #[error(
         "the store has format {found}, this tankd reads format {known}: another version of Tank wrote it, and it is left as it is; install that again"
     )]
     Format { found: String, known: u32 },

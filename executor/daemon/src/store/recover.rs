@@ -76,7 +76,7 @@ pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
     let mut notes = Vec::new();
     if recovery.repair {
         let kept = keep(dir)?;
-        DB::repair(&options(strict), dir).map_err(|error| damaged(dir, error.as_ref()))?;
+        DB::repair(&options(strict), dir).map_err(|error| not_opened(dir, &error))?;
         notes.push(format!(
             "the store was repaired; what it was before is kept in {}",
             kept.display()
@@ -127,7 +127,7 @@ pub fn open(dir: &Path, recovery: Recovery) -> Result<Opened, StoreError> {
             kept.display()
         ));
     }
-    let db = DB::open(&options(mode), dir).map_err(|error| damaged(dir, error.as_ref()))?;
+    let db = DB::open(&options(mode), dir).map_err(|error| not_opened(dir, &error))?;
     let write = || -> io::Result<Newest> {
         if agreement == Agreement::Behind && found.is_none() {
             fs::remove_file(&record)?;
@@ -237,6 +237,19 @@ fn shown(committed: Option<Committed>) -> String {
         || "no generation".to_owned(),
         |one| format!("generation {} ({})", one.number, one.root),
     )
+}
+
+/// Whoever has the database open holds its `LOCK`: the process that a killed daemon is until its last thread has ended, too.
+fn not_opened(dir: &Path, error: &rocksdb::Error) -> StoreError {
+    let lock = dir.join("LOCK");
+    let is_locked = error.kind() == rocksdb::ErrorKind::IOError
+        && error.as_ref().contains(&lock.display().to_string());
+    match is_locked {
+        true => StoreError::Open {
+            dir: dir.display().to_string(),
+        },
+        false => damaged(dir, error.as_ref()),
+    }
 }
 
 fn damaged(dir: &Path, why: &str) -> StoreError {

@@ -219,16 +219,18 @@ mod tests {
             fine,
             ..Kept::default()
         };
-        let sums = [240, 60, 7, 1].map(|most| {
+        // Steps that an hour has a whole number of begin where it begins.
+        for (most, count) in [(240, 120), (60, 60), (4, 4), (1, 1)] {
             let shown = points(&kept, Window::new(NOW - HOUR, NOW, most));
-            assert!(shown.len() as u64 <= most + 1, "{most}: {}", shown.len());
-            let last = shown.last().expect("points");
+            assert_eq!(shown.len(), count, "{most}");
             let sum: u64 = shown.iter().filter_map(|point| point.cpu).sum();
-            (last.time, sum >= 239 * 239 - 120 * 120)
-        });
-        assert!(
-            sums.iter().all(|sum| *sum == (NOW - 30_000, true)),
-            "{sums:?}"
-        );
+            let last = shown.last().map(|point| point.time);
+            let expected = (239 * 239 - 119 * 119, Some(NOW - 30_000));
+            assert_eq!((sum, last), expected, "{most}");
+        }
+        // Another begins earlier, with what was used by then.
+        let shown = points(&kept, Window::new(NOW - HOUR, NOW, 7));
+        let sum: u64 = shown.iter().filter_map(|point| point.cpu).sum();
+        assert_eq!((shown.len(), sum), (8, 239 * 239 - 107 * 107));
     }
 }

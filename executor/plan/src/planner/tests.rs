@@ -163,7 +163,7 @@ fn a_secret_belongs_to_whom_the_image_calls_so() {
     let owner = |owner: Option<&str>| {
         let mut inputs = inputs(&config(owner));
         for image in inputs.images.values_mut() {
-            image.passwd.push_str("db:x:70:71::/:\n");
+            image.passwd.push_str("db:x:70:71::/:\nfar:x:70000:1::/:\n");
             image.group.push_str("keys:x:9:\n");
         }
         let spec = inputs.target().container(&web, &app);
@@ -176,8 +176,8 @@ fn a_secret_belongs_to_whom_the_image_calls_so() {
     assert_eq!(owner(Some("999:1000")), Ok(Some((999, 1000))));
     let why = "find the owner of the secret `db`: the image has no user `nobody` in /etc/passwd";
     assert_eq!(owner(Some("nobody")), Err(why.to_owned()));
-    let why = "find the owner of the secret `db`: user `70000` is outside the 65536 ids of a pod";
-    assert_eq!(owner(Some("70000")), Err(why.to_owned()));
+    let why = "find the owner of the secret `db`: user `far` is outside the 65536 ids of a pod";
+    assert_eq!(owner(Some("far")), Err(why.to_owned()));
 }
 
 /// The inputs for pods on the bridge that publish these ports.

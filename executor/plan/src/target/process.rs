@@ -291,7 +291,7 @@ fn secret_owners(
     let owned = node
         .secrets
         .iter()
-        .filter_map(|(name, secret)| Some((name, secret.owner.as_deref()?)));
+        .filter_map(|(name, secret)| Some((name, secret.owner.as_ref()?.as_str())));
     let owner = |(name, owner): (&Name, &str)| {
         let found = user::resolve(owner, &image.passwd, &image.group);
         let secret = name.clone();

@@ -39,6 +39,9 @@ pub struct Operated {
     pub concerned: Vec<String>,
     /// Those that were what is asked for already.
     pub unchanged: Vec<String>,
+    /// Runs by hand (`POD/CONTAINER`) that were ended, and are not started again. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Vec<String>>,
     /// Why it is not, or not yet, as asked for.
     pub failure: Option<String>,
 }

@@ -13,7 +13,6 @@ use crate::{
     generations::{Error, Generations, error::Context, kept::no_such},
 };
 use std::{
-    collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
     sync::Arc,
@@ -190,22 +189,11 @@ impl Generations {
 
     /// Where the backups of a volume are: of the newest generation that says it. Blocking.
     pub(super) fn place_of_backups(&self, name: &str) -> Result<Place, Error> {
-        let mut roots = BTreeSet::new();
         let (_, current) = self.current()?;
         if let Some(place) = place_in(name, &current)? {
             return Ok(place);
         }
-        roots.insert(current.root());
-        let mut all = self.store.generations()?;
-        all.sort_by_key(|one| std::cmp::Reverse(one.number));
-        for generation in all {
-            if !roots.insert(generation.root) {
-                continue;
-            }
-            // Of one that can't be read nothing is known.
-            let Ok(graph) = self.graphs.get(generation.root) else {
-                continue;
-            };
+        for (_, graph) in self.other_graphs(current.root())? {
             if let Some(place) = place_in(name, &graph)? {
                 return Ok(place);
             }

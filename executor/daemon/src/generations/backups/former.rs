@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tank_model::{VolumeId, spec::Backup};
+use tank_model::{Digest, Graph, VolumeId, spec::Backup};
 
 /// The most volumes of these.
 const MAX_FORMER: usize = 100;
@@ -77,30 +77,33 @@ impl Generations {
     fn known_before(
         &self,
         now: &BTreeMap<Key, Backup>,
-        current: tank_model::Digest,
+        current: Digest,
     ) -> Result<BTreeMap<Key, Known>, Error> {
-        let mut roots = BTreeSet::from([current]);
         let mut known = BTreeMap::new();
-        let mut all = self.store.generations()?;
-        all.sort_by_key(|one| std::cmp::Reverse(one.number));
-        for generation in all {
-            if !roots.insert(generation.root) {
-                continue;
-            }
-            // Of one that can't be read nothing is known.
-            let Ok(graph) = self.graphs.get(generation.root) else {
-                continue;
-            };
+        for (number, graph) in self.other_graphs(current)? {
             for (key, backup) in declared(&graph) {
                 if now.contains_key(&key) || known.contains_key(&key) {
                     continue;
                 }
                 if let Some(id) = graph.kept_volume(&key.0, &key.1) {
-                    let (to, generation) = (backup.to, generation.number);
+                    let (to, generation) = (backup.to, number);
                     known.insert(key, Known { id, to, generation });
                 }
             }
         }
         Ok(known)
+    }
+
+    /// The graphs of generations that are not `current`, the newest first, each once with its newest generation's number. Of one
+    /// that can't be read nothing is known.
+    pub(super) fn other_graphs(
+        &self,
+        current: Digest,
+    ) -> Result<impl Iterator<Item = (u64, Arc<Graph>)> + '_, Error> {
+        let mut all = self.store.generations()?;
+        all.sort_by_key(|one| std::cmp::Reverse(one.number));
+        let mut roots = BTreeSet::from([current]);
+        let distinct = all.into_iter().filter(move |one| roots.insert(one.root));
+        Ok(distinct.filter_map(|one| Some((one.number, self.graphs.get(one.root).ok()?))))
     }
 }
